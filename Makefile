@@ -1,0 +1,57 @@
+# Two commands matter: `make demo` and `make test`. A fresh machine needs Python 3.11, pip and make.
+PYTHON ?= python3
+BIN := .venv/bin
+# Says that .venv holds what requirements.lock and pyproject.toml ask for.
+VENV := .venv/.installed
+# Arguments of `make demo`, for example DEMO="--orders 10000 --seed 7".
+DEMO ?=
+# A scenario and its arguments, for example BENCH="coordinator --mode batched --in-flight 256 --json".
+BENCH ?= coordinator
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test slow lint bench protos baseline lock clean
+
+help: ## what can be made
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: $(VENV) ## a flash sale with real processes; kills some of them; audits the books
+	$(BIN)/tccd demo $(DEMO)
+
+test: $(VENV) ## the tests, over real gRPC and real PostgreSQL
+	$(BIN)/pytest -n 2 -m "not slow"
+
+bench: $(VENV) ## how fast it is, beside the least that it would take
+	$(BIN)/python -m bench $(BENCH)
+
+slow: $(VENV) ## the long suites
+	$(BIN)/pytest -n 2 -m slow --timeout 1800
+
+lint: $(VENV) ## style, types, floors, the contract
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/buf lint
+	$(BIN)/buf breaking --against protos/baseline.binpb
+
+protos: $(VENV) ## generate tcc/v1 from protos
+	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=. --pyi_out=. --grpc_python_out=. protos/tcc/v1/*.proto
+
+baseline: $(VENV) ## what later contracts are compared with: the present one (at a release)
+	$(BIN)/buf build -o protos/baseline.binpb
+
+lock: $(VENV) ## choose the newest versions that fit, and write them down
+	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --upgrade --all-extras --strip-extras \
+		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
+		--unsafe-package tcc --output-file requirements.lock pyproject.toml
+
+clean: ## remove what was made
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(VENV): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@# setuptools warns of what an editable installation is; that is what is wanted.
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
