@@ -1,0 +1,390 @@
+import datetime
+
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class TransactionState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TRANSACTION_STATE_UNSPECIFIED: _ClassVar[TransactionState]
+    TRANSACTION_STATE_TRYING: _ClassVar[TransactionState]
+    TRANSACTION_STATE_CONFIRMING: _ClassVar[TransactionState]
+    TRANSACTION_STATE_CANCELLING: _ClassVar[TransactionState]
+    TRANSACTION_STATE_CONFIRMED: _ClassVar[TransactionState]
+    TRANSACTION_STATE_CANCELLED: _ClassVar[TransactionState]
+
+class WaitFor(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    WAIT_FOR_UNSPECIFIED: _ClassVar[WaitFor]
+    WAIT_FOR_DECISION: _ClassVar[WaitFor]
+    WAIT_FOR_COMPLETION: _ClassVar[WaitFor]
+    WAIT_FOR_ACCEPTED: _ClassVar[WaitFor]
+
+class CancelReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CANCEL_REASON_UNSPECIFIED: _ClassVar[CancelReason]
+    CANCEL_REASON_REJECTED: _ClassVar[CancelReason]
+    CANCEL_REASON_EXPIRED: _ClassVar[CancelReason]
+    CANCEL_REASON_REQUESTED: _ClassVar[CancelReason]
+    CANCEL_REASON_TRY_FAILED: _ClassVar[CancelReason]
+
+class BranchState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    BRANCH_STATE_UNSPECIFIED: _ClassVar[BranchState]
+    BRANCH_STATE_TRYING: _ClassVar[BranchState]
+    BRANCH_STATE_TRIED: _ClassVar[BranchState]
+    BRANCH_STATE_REJECTED: _ClassVar[BranchState]
+    BRANCH_STATE_FAILED: _ClassVar[BranchState]
+    BRANCH_STATE_CONFIRMED: _ClassVar[BranchState]
+    BRANCH_STATE_CANCELLED: _ClassVar[BranchState]
+TRANSACTION_STATE_UNSPECIFIED: TransactionState
+TRANSACTION_STATE_TRYING: TransactionState
+TRANSACTION_STATE_CONFIRMING: TransactionState
+TRANSACTION_STATE_CANCELLING: TransactionState
+TRANSACTION_STATE_CONFIRMED: TransactionState
+TRANSACTION_STATE_CANCELLED: TransactionState
+WAIT_FOR_UNSPECIFIED: WaitFor
+WAIT_FOR_DECISION: WaitFor
+WAIT_FOR_COMPLETION: WaitFor
+WAIT_FOR_ACCEPTED: WaitFor
+CANCEL_REASON_UNSPECIFIED: CancelReason
+CANCEL_REASON_REJECTED: CancelReason
+CANCEL_REASON_EXPIRED: CancelReason
+CANCEL_REASON_REQUESTED: CancelReason
+CANCEL_REASON_TRY_FAILED: CancelReason
+BRANCH_STATE_UNSPECIFIED: BranchState
+BRANCH_STATE_TRYING: BranchState
+BRANCH_STATE_TRIED: BranchState
+BRANCH_STATE_REJECTED: BranchState
+BRANCH_STATE_FAILED: BranchState
+BRANCH_STATE_CONFIRMED: BranchState
+BRANCH_STATE_CANCELLED: BranchState
+
+class BranchSpec(_message.Message):
+    __slots__ = ("branch_id", "participant", "action", "payload", "content_type", "stage")
+    BRANCH_ID_FIELD_NUMBER: _ClassVar[int]
+    PARTICIPANT_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_TYPE_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    branch_id: str
+    participant: str
+    action: str
+    payload: bytes
+    content_type: str
+    stage: int
+    def __init__(self, branch_id: _Optional[str] = ..., participant: _Optional[str] = ..., action: _Optional[str] = ..., payload: _Optional[bytes] = ..., content_type: _Optional[str] = ..., stage: _Optional[int] = ...) -> None: ...
+
+class BranchResult(_message.Message):
+    __slots__ = ("branch_id", "result", "content_type")
+    BRANCH_ID_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_TYPE_FIELD_NUMBER: _ClassVar[int]
+    branch_id: str
+    result: bytes
+    content_type: str
+    def __init__(self, branch_id: _Optional[str] = ..., result: _Optional[bytes] = ..., content_type: _Optional[str] = ...) -> None: ...
+
+class TransactionOutcome(_message.Message):
+    __slots__ = ("gid", "state", "cancel_reason", "cancel_branch_id", "cancel_detail", "results")
+    GID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_REASON_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_BRANCH_ID_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_DETAIL_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    gid: str
+    state: TransactionState
+    cancel_reason: CancelReason
+    cancel_branch_id: str
+    cancel_detail: str
+    results: _containers.RepeatedCompositeFieldContainer[BranchResult]
+    def __init__(self, gid: _Optional[str] = ..., state: _Optional[_Union[TransactionState, str]] = ..., cancel_reason: _Optional[_Union[CancelReason, str]] = ..., cancel_branch_id: _Optional[str] = ..., cancel_detail: _Optional[str] = ..., results: _Optional[_Iterable[_Union[BranchResult, _Mapping]]] = ...) -> None: ...
+
+class Error(_message.Message):
+    __slots__ = ("code", "reason", "message", "retry_after_ms")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    RETRY_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
+    code: int
+    reason: str
+    message: str
+    retry_after_ms: int
+    def __init__(self, code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., retry_after_ms: _Optional[int] = ...) -> None: ...
+
+class Transaction(_message.Message):
+    __slots__ = ("gid", "state", "initiator", "labels", "created_at", "expires_at", "decided_at", "ended_at", "cancel_reason", "cancel_branch_id", "cancel_detail", "stuck", "owner", "version", "branches")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    GID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    INITIATOR_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    DECIDED_AT_FIELD_NUMBER: _ClassVar[int]
+    ENDED_AT_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_REASON_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_BRANCH_ID_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_DETAIL_FIELD_NUMBER: _ClassVar[int]
+    STUCK_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    BRANCHES_FIELD_NUMBER: _ClassVar[int]
+    gid: str
+    state: TransactionState
+    initiator: str
+    labels: _containers.ScalarMap[str, str]
+    created_at: _timestamp_pb2.Timestamp
+    expires_at: _timestamp_pb2.Timestamp
+    decided_at: _timestamp_pb2.Timestamp
+    ended_at: _timestamp_pb2.Timestamp
+    cancel_reason: CancelReason
+    cancel_branch_id: str
+    cancel_detail: str
+    stuck: bool
+    owner: str
+    version: int
+    branches: _containers.RepeatedCompositeFieldContainer[Branch]
+    def __init__(self, gid: _Optional[str] = ..., state: _Optional[_Union[TransactionState, str]] = ..., initiator: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., decided_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cancel_reason: _Optional[_Union[CancelReason, str]] = ..., cancel_branch_id: _Optional[str] = ..., cancel_detail: _Optional[str] = ..., stuck: _Optional[bool] = ..., owner: _Optional[str] = ..., version: _Optional[int] = ..., branches: _Optional[_Iterable[_Union[Branch, _Mapping]]] = ...) -> None: ...
+
+class Branch(_message.Message):
+    __slots__ = ("spec", "state", "tried_by_initiator", "result", "result_content_type", "attempts", "last_error", "next_attempt_at")
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    TRIED_BY_INITIATOR_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    RESULT_CONTENT_TYPE_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    NEXT_ATTEMPT_AT_FIELD_NUMBER: _ClassVar[int]
+    spec: BranchSpec
+    state: BranchState
+    tried_by_initiator: bool
+    result: bytes
+    result_content_type: str
+    attempts: int
+    last_error: str
+    next_attempt_at: _timestamp_pb2.Timestamp
+    def __init__(self, spec: _Optional[_Union[BranchSpec, _Mapping]] = ..., state: _Optional[_Union[BranchState, str]] = ..., tried_by_initiator: _Optional[bool] = ..., result: _Optional[bytes] = ..., result_content_type: _Optional[str] = ..., attempts: _Optional[int] = ..., last_error: _Optional[str] = ..., next_attempt_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ExecuteTransactionRequest(_message.Message):
+    __slots__ = ("gid", "branches", "expiry", "labels", "wait_for", "initiator")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    GID_FIELD_NUMBER: _ClassVar[int]
+    BRANCHES_FIELD_NUMBER: _ClassVar[int]
+    EXPIRY_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FOR_FIELD_NUMBER: _ClassVar[int]
+    INITIATOR_FIELD_NUMBER: _ClassVar[int]
+    gid: str
+    branches: _containers.RepeatedCompositeFieldContainer[BranchSpec]
+    expiry: _duration_pb2.Duration
+    labels: _containers.ScalarMap[str, str]
+    wait_for: WaitFor
+    initiator: str
+    def __init__(self, gid: _Optional[str] = ..., branches: _Optional[_Iterable[_Union[BranchSpec, _Mapping]]] = ..., expiry: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., wait_for: _Optional[_Union[WaitFor, str]] = ..., initiator: _Optional[str] = ...) -> None: ...
+
+class ExecuteTransactionResponse(_message.Message):
+    __slots__ = ("outcome",)
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    outcome: TransactionOutcome
+    def __init__(self, outcome: _Optional[_Union[TransactionOutcome, _Mapping]] = ...) -> None: ...
+
+class ExecuteTransactionsRequest(_message.Message):
+    __slots__ = ("transactions",)
+    TRANSACTIONS_FIELD_NUMBER: _ClassVar[int]
+    transactions: _containers.RepeatedCompositeFieldContainer[ExecuteTransactionRequest]
+    def __init__(self, transactions: _Optional[_Iterable[_Union[ExecuteTransactionRequest, _Mapping]]] = ...) -> None: ...
+
+class ExecuteTransactionsResponse(_message.Message):
+    __slots__ = ("replies",)
+    REPLIES_FIELD_NUMBER: _ClassVar[int]
+    replies: _containers.RepeatedCompositeFieldContainer[ExecuteTransactionsReply]
+    def __init__(self, replies: _Optional[_Iterable[_Union[ExecuteTransactionsReply, _Mapping]]] = ...) -> None: ...
+
+class ExecuteTransactionsReply(_message.Message):
+    __slots__ = ("index", "outcome", "error")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    outcome: TransactionOutcome
+    error: Error
+    def __init__(self, index: _Optional[int] = ..., outcome: _Optional[_Union[TransactionOutcome, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
+
+class BeginTransactionRequest(_message.Message):
+    __slots__ = ("gid", "expiry", "labels", "initiator")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    GID_FIELD_NUMBER: _ClassVar[int]
+    EXPIRY_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    INITIATOR_FIELD_NUMBER: _ClassVar[int]
+    gid: str
+    expiry: _duration_pb2.Duration
+    labels: _containers.ScalarMap[str, str]
+    initiator: str
+    def __init__(self, gid: _Optional[str] = ..., expiry: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., initiator: _Optional[str] = ...) -> None: ...
+
+class BeginTransactionResponse(_message.Message):
+    __slots__ = ("gid", "expires_at")
+    GID_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    gid: str
+    expires_at: _timestamp_pb2.Timestamp
+    def __init__(self, gid: _Optional[str] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class TryBranchRequest(_message.Message):
+    __slots__ = ("gid", "branch")
+    GID_FIELD_NUMBER: _ClassVar[int]
+    BRANCH_FIELD_NUMBER: _ClassVar[int]
+    gid: str
+    branch: BranchSpec
+    def __init__(self, gid: _Optional[str] = ..., branch: _Optional[_Union[BranchSpec, _Mapping]] = ...) -> None: ...
+
+class TryBranchResponse(_message.Message):
+    __slots__ = ("state", "reason", "message", "result", "result_content_type")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    RESULT_CONTENT_TYPE_FIELD_NUMBER: _ClassVar[int]
+    state: BranchState
+    reason: str
+    message: str
+    result: bytes
+    result_content_type: str
+    def __init__(self, state: _Optional[_Union[BranchState, str]] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., result: _Optional[bytes] = ..., result_content_type: _Optional[str] = ...) -> None: ...
+
+class RegisterBranchRequest(_message.Message):
+    __slots__ = ("gid", "branch")
+    GID_FIELD_NUMBER: _ClassVar[int]
+    BRANCH_FIELD_NUMBER: _ClassVar[int]
+    gid: str
+    branch: BranchSpec
+    def __init__(self, gid: _Optional[str] = ..., branch: _Optional[_Union[BranchSpec, _Mapping]] = ...) -> None: ...
+
+class RegisterBranchResponse(_message.Message):
+    __slots__ = ("expires_at",)
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    expires_at: _timestamp_pb2.Timestamp
+    def __init__(self, expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ConfirmTransactionRequest(_message.Message):
+    __slots__ = ("gid", "wait_for")
+    GID_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FOR_FIELD_NUMBER: _ClassVar[int]
+    gid: str
+    wait_for: WaitFor
+    def __init__(self, gid: _Optional[str] = ..., wait_for: _Optional[_Union[WaitFor, str]] = ...) -> None: ...
+
+class ConfirmTransactionResponse(_message.Message):
+    __slots__ = ("outcome",)
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    outcome: TransactionOutcome
+    def __init__(self, outcome: _Optional[_Union[TransactionOutcome, _Mapping]] = ...) -> None: ...
+
+class CancelTransactionRequest(_message.Message):
+    __slots__ = ("gid", "reason", "wait_for")
+    GID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FOR_FIELD_NUMBER: _ClassVar[int]
+    gid: str
+    reason: str
+    wait_for: WaitFor
+    def __init__(self, gid: _Optional[str] = ..., reason: _Optional[str] = ..., wait_for: _Optional[_Union[WaitFor, str]] = ...) -> None: ...
+
+class CancelTransactionResponse(_message.Message):
+    __slots__ = ("outcome",)
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    outcome: TransactionOutcome
+    def __init__(self, outcome: _Optional[_Union[TransactionOutcome, _Mapping]] = ...) -> None: ...
+
+class GetTransactionRequest(_message.Message):
+    __slots__ = ("gid",)
+    GID_FIELD_NUMBER: _ClassVar[int]
+    gid: str
+    def __init__(self, gid: _Optional[str] = ...) -> None: ...
+
+class GetTransactionResponse(_message.Message):
+    __slots__ = ("transaction",)
+    TRANSACTION_FIELD_NUMBER: _ClassVar[int]
+    transaction: Transaction
+    def __init__(self, transaction: _Optional[_Union[Transaction, _Mapping]] = ...) -> None: ...
+
+class ListTransactionsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token", "states", "participant", "labels", "initiator", "stuck", "created_after", "created_before")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    PARTICIPANT_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    INITIATOR_FIELD_NUMBER: _ClassVar[int]
+    STUCK_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AFTER_FIELD_NUMBER: _ClassVar[int]
+    CREATED_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    states: _containers.RepeatedScalarFieldContainer[TransactionState]
+    participant: str
+    labels: _containers.ScalarMap[str, str]
+    initiator: str
+    stuck: bool
+    created_after: _timestamp_pb2.Timestamp
+    created_before: _timestamp_pb2.Timestamp
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., states: _Optional[_Iterable[_Union[TransactionState, str]]] = ..., participant: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., initiator: _Optional[str] = ..., stuck: _Optional[bool] = ..., created_after: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListTransactionsResponse(_message.Message):
+    __slots__ = ("transactions", "next_page_token")
+    TRANSACTIONS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    transactions: _containers.RepeatedCompositeFieldContainer[Transaction]
+    next_page_token: str
+    def __init__(self, transactions: _Optional[_Iterable[_Union[Transaction, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class WaitTransactionRequest(_message.Message):
+    __slots__ = ("gid", "wait_for")
+    GID_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FOR_FIELD_NUMBER: _ClassVar[int]
+    gid: str
+    wait_for: WaitFor
+    def __init__(self, gid: _Optional[str] = ..., wait_for: _Optional[_Union[WaitFor, str]] = ...) -> None: ...
+
+class WaitTransactionResponse(_message.Message):
+    __slots__ = ("outcome",)
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    outcome: TransactionOutcome
+    def __init__(self, outcome: _Optional[_Union[TransactionOutcome, _Mapping]] = ...) -> None: ...
