@@ -1,0 +1,137 @@
+"""What is refused, and why: one tree for the whole coordinator.
+
+Each class knows its stable `reason` (google.rpc.ErrorInfo) and the name of its
+canonical gRPC status `code`. Everything here is the caller's to handle; what a
+participant does wrong is an `Answer`, and what we do wrong is an assertion.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+
+class Refused(Exception):  # noqa: N818 - it names what happened, as the rest of the tree does
+    """A request cannot be carried out. Nothing has changed by it."""
+
+    code: ClassVar[str] = "FAILED_PRECONDITION"
+    reason: ClassVar[str] = "REFUSED"
+
+    def __init__(
+        self, message: str, *, retry_after_s: float = 0.0, metadata: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after_s = retry_after_s
+        self.metadata = metadata or {}
+
+
+class InvalidRequest(Refused):
+    """The request itself is wrong; `reason` says what about it."""
+
+    code = "INVALID_ARGUMENT"
+    reason = "INVALID_REQUEST"
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason  # type: ignore[misc] # one class, many reasons: each names a field
+
+
+class UnknownParticipant(Refused):
+    """The coordinator is not configured with this participant."""
+
+    code = "INVALID_ARGUMENT"
+    reason = "UNKNOWN_PARTICIPANT"
+
+
+class TransactionNotFound(Refused):
+    """The log holds no such transaction."""
+
+    code = "NOT_FOUND"
+    reason = "TRANSACTION_NOT_FOUND"
+
+
+class GidConflict(Refused):
+    """The gid belongs to a transaction with different content."""
+
+    code = "ALREADY_EXISTS"
+    reason = "GID_CONFLICT"
+
+
+class BranchConflict(Refused):
+    """The branch id belongs to a branch with different content."""
+
+    code = "ALREADY_EXISTS"
+    reason = "BRANCH_CONFLICT"
+
+
+class TooManyBranches(Refused):
+    """The transaction has as many branches as the limits allow."""
+
+    code = "INVALID_ARGUMENT"
+    reason = "TOO_MANY_BRANCHES"
+
+
+class TransactionTooLarge(Refused):
+    """The payloads of a transaction hold more than the limits allow."""
+
+    code = "INVALID_ARGUMENT"
+    reason = "TRANSACTION_TOO_LARGE"
+
+
+class NotInteractive(Refused):
+    """A transaction begun by ExecuteTransaction takes no steps from outside."""
+
+    reason = "NOT_INTERACTIVE"
+
+
+class AlreadyDecided(Refused):
+    """No branch joins after the decision, nor after CONFIRM was asked for."""
+
+    reason = "ALREADY_DECIDED"
+
+
+class DecisionConflict(Refused):
+    """The other decision was taken, and a decision never changes."""
+
+    reason = "DECISION_CONFLICT"
+
+
+class CallTooLong(Refused):
+    """The caller set no deadline, and the coordinator's own cap has passed. The transaction goes on."""
+
+    code = "DEADLINE_EXCEEDED"
+    reason = "CALL_TOO_LONG"
+
+
+class Overloaded(Refused):
+    """A bound is reached. Nothing was written; try again later."""
+
+    code = "RESOURCE_EXHAUSTED"
+    reason = "OVERLOADED"
+
+
+class ParticipantUnavailable(Refused):
+    """A participant has failed so often lately that new work for it is refused."""
+
+    code = "UNAVAILABLE"
+    reason = "PARTICIPANT_UNAVAILABLE"
+
+
+class LogUnavailable(Refused):
+    """The transaction log cannot be reached; nothing new is accepted."""
+
+    code = "UNAVAILABLE"
+    reason = "LOG_UNAVAILABLE"
+
+
+class Draining(Refused):
+    """The coordinator is shutting down; another one takes over."""
+
+    code = "UNAVAILABLE"
+    reason = "DRAINING"
+
+
+class OwnerChanged(Refused):
+    """Another coordinator took the transaction over while the request waited; repeat it."""
+
+    code = "UNAVAILABLE"
+    reason = "OWNER_CHANGED"

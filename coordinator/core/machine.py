@@ -1,0 +1,552 @@
+"""The state machine of a transaction. Everything that decides lives in this file.
+
+`step(transaction, event, now)` returns the transaction as the event leaves it
+and the effects to perform, in order. It does no I/O and knows no clock: time and
+jitter are arguments. An event that a state does not allow changes nothing and
+raises one of `core.errors`.
+
+The law, in the order in which a transaction meets it:
+
+1. Nothing leaves before it is durable. A branch's Try is called only when the
+   log holds the branch; Confirm and Cancel only when it holds the decision, and
+   until then nobody is refused because of it. The core therefore tracks what is
+   saved (`saved_state`, `saved_branches`) beside what is so, keeps at most one
+   write in flight, and compares when it lands.
+2. CONFIRM is decided only when every Try has succeeded, and before the expiry.
+   One business no, one failure that repeating cannot mend, the expiry or the
+   initiator's word decides CANCEL. A Try whose outcome is unknown is repeated
+   until then.
+3. The decision is taken once: TRANSITIONS has no way from one to the other.
+4. Every branch that is in the log gets the decision, also one whose Try never
+   answered: its participant's barrier makes an empty cancel a success.
+5. Phase two never gives up. When the calls that are due have all ended and some
+   failed, the transaction is parked: written to the log without an owner, due
+   at its next attempt, so that a million waiting ones cost no memory. Too many
+   failures make it stuck, which is a fact for operators and changes nothing else.
+6. An answer counts only while that very call is under way; any other is stale.
+"""
+
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any
+
+from msgspec.structs import replace
+
+from coordinator.core.backoff import delay_s
+from coordinator.core.errors import (
+    AlreadyDecided,
+    BranchConflict,
+    DecisionConflict,
+    NotInteractive,
+    TooManyBranches,
+    TransactionTooLarge,
+)
+from coordinator.core.events import (
+    Accepted,
+    Answered,
+    BecameStuck,
+    Begun,
+    BranchAdded,
+    BranchRegistered,
+    BranchTried,
+    Call,
+    CancelRequested,
+    Completed,
+    ConfirmRequested,
+    Decided,
+    Effect,
+    Event,
+    Parked,
+    Resumed,
+    Save,
+    Saved,
+    Woken,
+)
+from coordinator.core.model import (
+    NEVER,
+    NOW,
+    Answer,
+    Branch,
+    BranchSpec,
+    CancelReason,
+    Operation,
+    State,
+    Transaction,
+    TryState,
+    Verdict,
+)
+
+
+class Trigger(Enum):
+    """What makes a transaction change its state."""
+
+    EVERY_TRY_SUCCEEDED = "every Try succeeded"
+    TRY_REJECTED = "a Try was rejected"
+    TRY_FAILED = "a Try failed for good"
+    EXPIRED = "the expiry passed"
+    CANCEL_REQUESTED = "the initiator cancels"
+    EVERY_BRANCH_DONE = "every branch is done"
+
+
+TRANSITIONS: Mapping[State, Mapping[Trigger, State]] = {
+    State.TRYING: {
+        Trigger.EVERY_TRY_SUCCEEDED: State.CONFIRMING,
+        Trigger.TRY_REJECTED: State.CANCELLING,
+        Trigger.TRY_FAILED: State.CANCELLING,
+        Trigger.EXPIRED: State.CANCELLING,
+        Trigger.CANCEL_REQUESTED: State.CANCELLING,
+    },
+    State.CONFIRMING: {Trigger.EVERY_BRANCH_DONE: State.CONFIRMED},
+    State.CANCELLING: {Trigger.EVERY_BRANCH_DONE: State.CANCELLED},
+    State.CONFIRMED: {},
+    State.CANCELLED: {},
+}
+
+_CANCEL_REASONS = {
+    Trigger.TRY_REJECTED: CancelReason.REJECTED,
+    Trigger.TRY_FAILED: CancelReason.TRY_FAILED,
+    Trigger.EXPIRED: CancelReason.EXPIRED,
+    Trigger.CANCEL_REQUESTED: CancelReason.REQUESTED,
+}
+
+# The call by which a decided state is carried out.
+PHASE_TWO = {State.CONFIRMING: Operation.CONFIRM, State.CANCELLING: Operation.CANCEL}
+
+# A participant's words are kept, but never at any length.
+ERROR_CHARACTERS_MAX = 1_000
+
+Step = tuple[Transaction, tuple[Effect, ...]]
+
+
+def step(tx: Transaction, event: Event, now: float) -> Step:
+    """What `event` makes of `tx` at `now` (seconds, the log's clock).
+
+    Raises:
+        Refused: the state of `tx` does not allow the event. Nothing changes.
+    """
+    return _REACTIONS[tx.state][type(event)](tx, event, now)
+
+
+def same_branch(one: BranchSpec, other: BranchSpec) -> bool:
+    """Whether two descriptions of a branch ask for the same thing."""
+    return replace(one, cancel_in_stage_order=False) == replace(other, cancel_in_stage_order=False)
+
+
+# --- durability -----------------------------------------------------------
+
+
+def _begin(tx: Transaction, _event: Begun, _now: float) -> Step:
+    return _save(replace(tx, wake_at=tx.expires_at))
+
+
+def _save(tx: Transaction) -> Step:
+    """Writes `tx`, or leaves that to `_on_saved` while another write is in flight."""
+    if tx.saving:
+        return tx, ()
+    return (
+        replace(tx, saving=True, saving_state=tx.state, saving_branches=len(tx.branches)),
+        (Save(),),
+    )
+
+
+def _on_saved(tx: Transaction, _event: Saved, now: float) -> Step:
+    assert tx.saving, "a write landed that nobody sent"
+    before_state, before_branches = tx.saved_state, tx.saved_branches
+    tx = replace(
+        tx,
+        version=tx.version + 1,
+        saving=False,
+        saved_state=tx.saving_state,
+        saved_branches=tx.saving_branches,
+    )
+    news = _news(tx, before_state, before_branches)
+    if tx.saved_state is not tx.state or tx.saved_branches != len(tx.branches):
+        tx, effects = _save(tx)
+    elif tx.state is State.TRYING:
+        tx, effects = _go_on_trying(tx, now)
+    elif tx.state.ended or tx.parked_until:
+        effects = ()
+    else:
+        tx, effects = _go_on_with_phase_two(tx)
+    return tx, news + effects
+
+
+def _news(tx: Transaction, before_state: State | None, before_branches: int) -> tuple[Effect, ...]:
+    """What has become durable by the write that just landed."""
+    news: list[Effect] = []
+    if before_state is None:
+        news.append(Accepted())
+    if tx.interactive:
+        news.extend(BranchRegistered(index) for index in range(before_branches, tx.saved_branches))
+    state = tx.saved_state
+    assert state is not None
+    if state.decided and not (before_state and before_state.decided):
+        news.append(Decided())
+    if state.ended:
+        news.append(Completed())
+    elif tx.parked_until:
+        news.append(Parked())
+    return tuple(news)
+
+
+# --- phase one ------------------------------------------------------------
+
+
+def _go_on_trying(tx: Transaction, now: float) -> Step:
+    """Decides if it can be decided, else calls every Try that is due."""
+    if now >= tx.expires_at:
+        return _cancel(tx, Trigger.EXPIRED)
+    if _may_confirm(tx):
+        return _confirm(tx)
+    return _call_tries(tx, now)
+
+
+def _may_confirm(tx: Transaction) -> bool:
+    return (not tx.interactive or tx.confirm_requested) and all(
+        branch.tried is TryState.SUCCEEDED for branch in tx.branches
+    )
+
+
+def _call_tries(tx: Transaction, now: float) -> Step:
+    """Calls the Trys of the present stage that are durable, unanswered, due and not under way."""
+    stage = min((b.spec.stage for b in tx.branches if b.tried is not TryState.SUCCEEDED), default=0)
+    branches = list(tx.branches)
+    calls: list[Effect] = []
+    wake_at = tx.expires_at
+    for index, branch in enumerate(tx.branches[: tx.saved_branches]):
+        if branch.tried is not TryState.UNKNOWN or branch.calling or branch.spec.tried_by_initiator:
+            continue
+        if branch.due_at > now:
+            wake_at = min(wake_at, branch.due_at)
+        elif branch.spec.stage == stage:
+            branches[index] = replace(branch, calling=Operation.TRY)
+            calls.append(Call(index, Operation.TRY))
+    return replace(tx, branches=tuple(branches), wake_at=wake_at), tuple(calls)
+
+
+def _on_try_answered(tx: Transaction, event: Answered, now: float) -> Step:
+    branch, answer = tx.branches[event.index], event.answer
+    if branch.calling is not event.operation:
+        return tx, ()
+    match answer.verdict:
+        case Verdict.SUCCEEDED:
+            return _on_try_succeeded(tx, event.index, answer, now)
+        case Verdict.REJECTED:
+            return _on_try_refused(tx, event.index, answer, TryState.REJECTED, Trigger.TRY_REJECTED)
+        case Verdict.FAILED if answer.permanent:
+            return _on_try_refused(tx, event.index, answer, TryState.FAILED, Trigger.TRY_FAILED)
+        case Verdict.FAILED:
+            return _go_on_trying(_with_branch(tx, event.index, _failed(branch, event, now)), now)
+
+
+def _on_try_succeeded(tx: Transaction, index: int, answer: Answer, now: float) -> Step:
+    branch = replace(
+        tx.branches[index],
+        tried=TryState.SUCCEEDED,
+        calling=None,
+        result=answer.result,
+        result_content_type=answer.result_content_type,
+    )
+    tx, effects = _go_on_trying(_with_branch(tx, index, branch), now)
+    return tx, ((BranchTried(index), *effects) if tx.interactive else effects)
+
+
+def _on_try_refused(tx: Transaction, index: int, answer: Answer, tried: TryState, trigger: Trigger) -> Step:
+    branch = replace(tx.branches[index], tried=tried, calling=None, last_error=_words(answer))
+    tx = _with_branch(tx, index, branch)
+    return _cancel(tx, trigger, branch_id=branch.spec.branch_id, detail=answer.reason)
+
+
+def _add_branch(tx: Transaction, event: BranchAdded, now: float) -> Step:
+    if not tx.interactive:
+        raise NotInteractive("this transaction was begun whole; no branch can join it")
+    index = _find(tx, event.spec)
+    if index is not None:
+        return _repeat_branch(tx, index, now)
+    if tx.confirm_requested:
+        raise AlreadyDecided("CONFIRM was asked for; no branch can join any more")
+    if now >= tx.expires_at:
+        return _cancel(tx, Trigger.EXPIRED)
+    if len(tx.branches) >= event.branches_max:
+        raise TooManyBranches(f"at most {event.branches_max} branches")
+    bytes_before = sum(len(branch.spec.payload) for branch in tx.branches)
+    if bytes_before + len(event.spec.payload) > event.transaction_bytes_max:
+        raise TransactionTooLarge(
+            f"payloads of a transaction may hold at most {event.transaction_bytes_max} bytes"
+        )
+    return _save(replace(tx, branches=(*tx.branches, Branch(spec=event.spec))))
+
+
+def _repeat_branch(tx: Transaction, index: int, now: float) -> Step:
+    """The request is known: says again what is known of it, and repeats a Try that waits."""
+    if index >= tx.saved_branches:
+        return tx, ()
+    if tx.branches[index].tried is TryState.SUCCEEDED:
+        return tx, (BranchRegistered(index), BranchTried(index))
+    branch = replace(tx.branches[index], due_at=NOW)
+    tx, effects = _go_on_trying(_with_branch(tx, index, branch), now)
+    return tx, (BranchRegistered(index), *effects)
+
+
+def _find(tx: Transaction, spec: BranchSpec) -> int | None:
+    """The index of the branch with this id.
+
+    Raises:
+        BranchConflict: there is one, but it asks for something else.
+    """
+    for index, branch in enumerate(tx.branches):
+        if branch.spec.branch_id == spec.branch_id:
+            if not same_branch(branch.spec, spec):
+                raise BranchConflict(f"branch {spec.branch_id!r} exists with different content")
+            return index
+    return None
+
+
+def _request_confirm(tx: Transaction, _event: ConfirmRequested, now: float) -> Step:
+    if not tx.interactive:
+        raise NotInteractive("this transaction is decided by the coordinator alone")
+    branches = tuple(
+        replace(branch, tried=TryState.SUCCEEDED) if branch.spec.tried_by_initiator else branch
+        for branch in tx.branches
+    )
+    return _go_on_trying(replace(tx, branches=branches, confirm_requested=True), now)
+
+
+def _request_cancel(tx: Transaction, event: CancelRequested, _now: float) -> Step:
+    return _cancel(tx, Trigger.CANCEL_REQUESTED, detail=event.detail)
+
+
+def _wake(tx: Transaction, _event: Woken, now: float) -> Step:
+    return _go_on_trying(tx, now)
+
+
+# --- the decision ---------------------------------------------------------
+
+
+def _confirm(tx: Transaction) -> Step:
+    return _decide(tx, Trigger.EVERY_TRY_SUCCEEDED)
+
+
+def _cancel(tx: Transaction, trigger: Trigger, *, branch_id: str = "", detail: str = "") -> Step:
+    return _decide(
+        replace(
+            tx,
+            cancel_reason=_CANCEL_REASONS[trigger],
+            cancel_branch_id=branch_id,
+            cancel_detail=detail[:ERROR_CHARACTERS_MAX],
+        ),
+        trigger,
+    )
+
+
+def _decide(tx: Transaction, trigger: Trigger) -> Step:
+    """Takes the decision. Trys that are still under way become stale by it."""
+    branches = tuple(
+        replace(branch, calling=None, attempts=0, due_at=NOW)
+        if branch.calling or branch.attempts or branch.due_at != NOW
+        else branch
+        for branch in tx.branches
+    )
+    return _save(replace(tx, state=TRANSITIONS[tx.state][trigger], branches=branches, wake_at=NEVER))
+
+
+# --- phase two ------------------------------------------------------------
+
+
+def _go_on_with_phase_two(tx: Transaction) -> Step:
+    """Calls every branch that is due; when none is under way, ends or parks the transaction."""
+    operation = PHASE_TWO[tx.state]
+    calls: list[Effect] = []
+    branches = list(tx.branches)
+    under_way = False
+    all_done = True
+    for index, branch in enumerate(tx.branches):
+        if branch.done:
+            continue
+        all_done = False
+        if branch.calling is None and branch.due_at == NOW and not _waits_for_later_stage(tx, branch):
+            branches[index] = replace(branch, calling=operation)
+            calls.append(Call(index, operation))
+            under_way = True
+        elif branch.calling:
+            under_way = True
+    if all_done:
+        return _end(tx)
+    if not under_way:
+        return _park(tx)
+    if not calls:
+        return tx, ()
+    return replace(tx, branches=tuple(branches)), tuple(calls)
+
+
+def _waits_for_later_stage(tx: Transaction, branch: Branch) -> bool:
+    return (
+        branch.spec.cancel_in_stage_order
+        and tx.state is State.CANCELLING
+        and any(not other.done and other.spec.stage > branch.spec.stage for other in tx.branches)
+    )
+
+
+def _end(tx: Transaction) -> Step:
+    state = TRANSITIONS[tx.state][Trigger.EVERY_BRANCH_DONE]
+    return _save(replace(tx, state=state, stuck=False))
+
+
+def _park(tx: Transaction) -> Step:
+    waiting = min((b for b in tx.branches if not b.done and b.due_at != NOW), key=lambda b: b.due_at)
+    return _save(replace(tx, parked_until=waiting.due_at, waiting_on=waiting.spec.participant))
+
+
+def _on_phase_two_answered(tx: Transaction, event: Answered, now: float) -> Step:
+    branch = tx.branches[event.index]
+    if branch.calling is not event.operation:
+        return tx, ()
+    if event.answer.verdict is Verdict.SUCCEEDED:
+        branch = replace(branch, done=True, calling=None)
+        return _go_on_with_phase_two(_with_branch(tx, event.index, branch))
+    tx = _with_branch(tx, event.index, _failed(branch, event, now))
+    news: tuple[Effect, ...] = ()
+    if not tx.stuck and _is_stuck(tx.branches[event.index], event):
+        tx, news = replace(tx, stuck=True), (BecameStuck(event.index),)
+    tx, effects = _go_on_with_phase_two(tx)
+    return tx, news + effects
+
+
+def _is_stuck(branch: Branch, event: Answered) -> bool:
+    """A failure that repeating cannot mend needs an operator at once; others after N attempts."""
+    return not event.answer.withheld and (
+        event.answer.permanent or branch.attempts >= event.policy.attempts_before_stuck
+    )
+
+
+# --- both phases ----------------------------------------------------------
+
+
+def _failed(branch: Branch, event: Answered, now: float) -> Branch:
+    """The branch after a failed call: when to repeat it. A call that never left burns no attempt."""
+    answer = event.answer
+    if answer.withheld:
+        return replace(branch, calling=None, due_at=now + answer.retry_after_s)
+    attempts = branch.attempts + 1
+    wait_s = max(answer.retry_after_s, delay_s(attempts, event.policy, event.jitter))
+    return replace(branch, calling=None, attempts=attempts, due_at=now + wait_s, last_error=_words(answer))
+
+
+def _words(answer: Answer) -> str:
+    words = f"{answer.reason}: {answer.message}" if answer.message else answer.reason
+    return words[:ERROR_CHARACTERS_MAX]
+
+
+def _with_branch(tx: Transaction, index: int, branch: Branch) -> Transaction:
+    branches = tx.branches
+    return replace(tx, branches=(*branches[:index], branch, *branches[index + 1 :]))
+
+
+def _resume_trying(tx: Transaction, _event: Resumed, now: float) -> Step:
+    """Trys whose answers are not known are repeated; nobody can say that they never left."""
+    branches = tuple(
+        replace(branch, attempts=max(1, branch.attempts)) if branch.tried is TryState.UNKNOWN else branch
+        for branch in tx.branches
+    )
+    return _go_on_trying(replace(_unparked(tx, tx.expires_at), branches=branches), now)
+
+
+def _resume_phase_two(tx: Transaction, _event: Resumed, now: float) -> Step:
+    """Calls what is due, at least the earliest: clocks differ, and somebody found it due.
+
+    A branch that is due NOW may wait for a later stage, and is not what was found.
+    """
+    due_by = max(now, min((b.due_at for b in tx.branches if not b.done and b.due_at != NOW), default=now))
+    branches = tuple(
+        replace(branch, due_at=NOW) if not branch.done and branch.due_at <= due_by else branch
+        for branch in tx.branches
+    )
+    return _go_on_with_phase_two(replace(_unparked(tx, NEVER), branches=branches))
+
+
+def _unparked(tx: Transaction, wake_at: float) -> Transaction:
+    return replace(tx, parked_until=0.0, waiting_on="", wake_at=wake_at)
+
+
+def _ignore(tx: Transaction, _event: Event, _now: float) -> Step:
+    return tx, ()
+
+
+def _refuse_other_decision(tx: Transaction, _event: Event, _now: float) -> Step:
+    if not _is_decision_durable(tx):
+        return tx, ()
+    raise DecisionConflict(
+        f"the transaction is {tx.state.name}; a decision never changes",
+        metadata=whereabouts(tx),
+    )
+
+
+def _refuse_branch(tx: Transaction, event: BranchAdded, _now: float) -> Step:
+    """A repeat of a branch whose Try has an outcome is answered; any other comes too late."""
+    index = _find(tx, event.spec)
+    if not _is_decision_durable(tx):
+        return tx, ()
+    if index is None or tx.branches[index].tried is TryState.UNKNOWN:
+        raise AlreadyDecided(
+            f"the transaction is {tx.state.name}; no branch can join any more",
+            metadata=whereabouts(tx),
+        )
+    return tx, (BranchRegistered(index), BranchTried(index))
+
+
+def _is_decision_durable(tx: Transaction) -> bool:
+    """Until it is, nobody is told of the decision; whoever asked waits for `Decided`."""
+    return tx.saved_state is not None and tx.saved_state.decided
+
+
+def whereabouts(tx: Transaction) -> dict[str, str]:
+    """How `tx` stands, as an error's metadata."""
+    return {
+        "state": tx.state.name,
+        "cancel_reason": tx.cancel_reason.name,
+        "cancel_branch_id": tx.cancel_branch_id,
+        "cancel_detail": tx.cancel_detail,
+    }
+
+
+_Reaction = Callable[[Transaction, Any, float], Step]
+
+# What each state does with each event. Begun and Resumed cannot come later than first.
+_CONFIRM_WAS_DECIDED: dict[type[Event], _Reaction] = {
+    Saved: _on_saved,
+    BranchAdded: _refuse_branch,
+    ConfirmRequested: _ignore,
+    CancelRequested: _refuse_other_decision,
+    Woken: _ignore,
+}
+_CANCEL_WAS_DECIDED: dict[type[Event], _Reaction] = {
+    Saved: _on_saved,
+    BranchAdded: _refuse_branch,
+    ConfirmRequested: _refuse_other_decision,
+    CancelRequested: _ignore,
+    Woken: _ignore,
+}
+_REACTIONS: Mapping[State, Mapping[type[Event], _Reaction]] = {
+    State.TRYING: {
+        Begun: _begin,
+        Saved: _on_saved,
+        BranchAdded: _add_branch,
+        Answered: _on_try_answered,
+        ConfirmRequested: _request_confirm,
+        CancelRequested: _request_cancel,
+        Woken: _wake,
+        Resumed: _resume_trying,
+    },
+    State.CONFIRMING: {
+        **_CONFIRM_WAS_DECIDED,
+        Answered: _on_phase_two_answered,
+        Resumed: _resume_phase_two,
+    },
+    State.CANCELLING: {
+        **_CANCEL_WAS_DECIDED,
+        Answered: _on_phase_two_answered,
+        Resumed: _resume_phase_two,
+    },
+    State.CONFIRMED: {**_CONFIRM_WAS_DECIDED, Answered: _ignore},
+    State.CANCELLED: {**_CANCEL_WAS_DECIDED, Answered: _ignore},
+}

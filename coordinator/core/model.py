@@ -1,0 +1,158 @@
+"""The values the core works on. All frozen; times are seconds since the Unix epoch by the log's clock."""
+
+from enum import IntEnum
+from math import inf
+
+from msgspec import Struct
+
+NOW = 0.0
+NEVER = inf
+
+
+class State(IntEnum):
+    """How a transaction stands. Numbers are those of the contract and of the log."""
+
+    TRYING = 1
+    CONFIRMING = 2
+    CANCELLING = 3
+    CONFIRMED = 4
+    CANCELLED = 5
+
+    @property
+    def decided(self) -> bool:
+        return self is not State.TRYING
+
+    @property
+    def ended(self) -> bool:
+        return self in (State.CONFIRMED, State.CANCELLED)
+
+
+class CancelReason(IntEnum):
+    """Why a transaction was cancelled. NONE unless it was."""
+
+    NONE = 0
+    REJECTED = 1
+    EXPIRED = 2
+    REQUESTED = 3
+    TRY_FAILED = 4
+
+
+class Operation(IntEnum):
+    """The three calls."""
+
+    TRY = 1
+    CONFIRM = 2
+    CANCEL = 3
+
+
+class TryState(IntEnum):
+    """What is known of a branch's Try. UNKNOWN until it answered, and again after an adoption."""
+
+    UNKNOWN = 0
+    SUCCEEDED = 1
+    REJECTED = 2
+    FAILED = 3
+
+
+class Verdict(IntEnum):
+    """How a call ended. FAILED: it may or may not have taken effect."""
+
+    SUCCEEDED = 1
+    REJECTED = 2
+    FAILED = 3
+
+
+class Answer(Struct, frozen=True, kw_only=True, gc=False):
+    """What a participant, or the way to it, said to one call."""
+
+    verdict: Verdict
+    reason: str = ""
+    message: str = ""
+    result: bytes = b""
+    result_content_type: str = ""
+    # FAILED only: repeating the call cannot help.
+    permanent: bool = False
+    # FAILED only: the call never left, because the participant's breaker is open
+    # or its queue is full. Such a failure burns no attempt.
+    withheld: bool = False
+    # FAILED only: nobody was reached, or nobody answered in time.
+    unreachable: bool = False
+    # FAILED only: not before this many seconds.
+    retry_after_s: float = 0.0
+
+
+class BranchSpec(Struct, frozen=True, kw_only=True, gc=False):
+    """One participant's share of a transaction, as the initiator described it."""
+
+    branch_id: str
+    participant: str
+    action: str
+    payload: bytes = b""
+    content_type: str = ""
+    stage: int = 0
+    # The initiator calls the Try itself and vouches for it by asking for CONFIRM.
+    tried_by_initiator: bool = False
+    # Its Cancel waits until every later stage is cancelled.
+    cancel_in_stage_order: bool = False
+
+
+class Branch(Struct, frozen=True, kw_only=True, gc=False):
+    """A branch with its progress."""
+
+    spec: BranchSpec
+    tried: TryState = TryState.UNKNOWN
+    result: bytes = b""
+    result_content_type: str = ""
+    # The decision is carried out here.
+    done: bool = False
+    # Calls of the present phase that failed.
+    attempts: int = 0
+    last_error: str = ""
+    # When the next attempt is due; NOW until the first one failed.
+    due_at: float = NOW
+    # The call that is under way, if any. Lives in memory alone.
+    calling: Operation | None = None
+
+
+class Transaction(Struct, frozen=True, kw_only=True, gc=False):
+    """A transaction as its owner knows it, and how much of that is durable."""
+
+    gid: str
+    branches: tuple[Branch, ...]
+    expires_at: float
+    # The initiator drives it step by step; branches may still join.
+    interactive: bool = False
+    initiator: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+    # Identifies the content of the request that began it.
+    fingerprint: bytes = b""
+    state: State = State.TRYING
+    cancel_reason: CancelReason = CancelReason.NONE
+    cancel_branch_id: str = ""
+    cancel_detail: str = ""
+    stuck: bool = False
+    # Set while it waits in the log, owned by nobody, for its next attempt.
+    parked_until: float = 0.0
+    waiting_on: str = ""
+
+    # The rest lives in memory alone.
+    confirm_requested: bool = False
+    # When time alone changes something: the expiry, or a Try to repeat.
+    wake_at: float = NEVER
+    # The version of the log's row; 0 before the first write.
+    version: int = 0
+    # What that row holds.
+    saved_state: State | None = None
+    saved_branches: int = 0
+    # A write is in flight; it holds this much.
+    saving: bool = False
+    saving_branches: int = 0
+    saving_state: State | None = None
+
+
+class RetryPolicy(Struct, frozen=True, kw_only=True, gc=False):
+    """Capped exponential backoff with full jitter."""
+
+    delay_first_s: float = 0.1
+    delay_max_s: float = 30.0
+    attempts_before_stuck: int = 10

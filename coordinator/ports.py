@@ -1,0 +1,143 @@
+"""What the engine and the recovery need from the world: the log, the participants, the clock."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from coordinator.core.model import Answer, BranchSpec, Operation, State, Transaction
+
+
+class Record(Struct, frozen=True, kw_only=True):
+    """A transaction as the log holds it. Times are seconds since the Unix epoch; None: not yet."""
+
+    tx: Transaction
+    # The coordinator that drives it; None while it is parked or ended.
+    owner: str | None
+    created_at: float
+    decided_at: float | None = None
+    ended_at: float | None = None
+
+
+class ListFilter(Struct, frozen=True, kw_only=True):
+    """Which transactions a list holds. Empty fields do not narrow it."""
+
+    states: tuple[State, ...] = ()
+    participant: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+    initiator: str = ""
+    stuck: bool = False
+    created_after: float | None = None
+    created_before: float | None = None
+
+
+class ListPosition(Struct, frozen=True, kw_only=True):
+    """The last transaction of a page; the next page starts behind it."""
+
+    created_at_us: int
+    gid: str
+
+
+class Log(Protocol):
+    """The durable transaction log, as one coordinator (the `owner`) sees it.
+
+    Every method raises `core.errors.LogUnavailable` when the log cannot be
+    reached or the outcome of a write is unknown. Writes may be repeated after
+    that: a write that took effect already is recognised by re-reading and
+    reported as done.
+    """
+
+    async def transaction_insert(self, begun: Sequence[Transaction]) -> list[Record | None]:
+        """Inserts new transactions, owned by us, in one commit.
+
+        Returns, in the order of `begun`: None where it is inserted (now or by
+        an earlier try of ours); otherwise the other transaction that has this gid.
+        """
+        ...
+
+    async def transaction_save(self, changed: Sequence[Transaction]) -> list[bool]:
+        """Writes changed transactions in one commit.
+
+        Each is written only where the row still is ours and still has
+        `tx.version`; the row's version rises by one. A parked one (`parked_until`)
+        and an ended one lose their owner. Returns, in order, whether it is written
+        (now or by an earlier try of ours); False means that another owner has it.
+        """
+        ...
+
+    async def transaction_get(self, gids: Sequence[str]) -> dict[str, Record]:
+        """Reads transactions by gid; unknown ones are missing from the answer."""
+        ...
+
+    async def transaction_list(
+        self, chosen: ListFilter, *, after: ListPosition | None, limit: int
+    ) -> tuple[list[Record], ListPosition | None]:
+        """A page of transactions, newest first, and the position of the next one, if there is one."""
+        ...
+
+    async def transaction_take(self, gid: str, *, version: int) -> Record | None:
+        """Makes us the owner of a live transaction if its version still is this one."""
+        ...
+
+    async def transaction_claim_due(self, limits: Mapping[str, int]) -> list[Record]:
+        """Takes parked transactions that are due, at most `limits[participant]` of those
+        that wait for each participant. The key "" stands for those that wait for none.
+        """
+        ...
+
+    async def transaction_waiting_on(self) -> list[str]:
+        """The participants that parked transactions wait for."""
+        ...
+
+    async def transaction_adopt(self, limit: int) -> list[Record]:
+        """Takes at most `limit` live transactions of coordinators whose lease has run out."""
+        ...
+
+    async def transaction_release(self) -> int:
+        """Gives up everything we own, so that others may claim it at once. Returns how many."""
+        ...
+
+    async def transaction_purge(self, *, ended_before_s: float, limit: int) -> int:
+        """Deletes at most `limit` transactions that ended more than so many seconds ago."""
+        ...
+
+    async def coordinator_heartbeat(self, *, lease_s: float) -> float:
+        """Renews our lease. Returns the log's time (seconds since the Unix epoch)."""
+        ...
+
+    async def coordinator_leave(self) -> None:
+        """Ends our lease at once."""
+        ...
+
+
+class BranchCall(Struct, frozen=True, kw_only=True, gc=False):
+    """One operation on one branch, on its way to a participant."""
+
+    gid: str
+    index: int
+    operation: Operation
+    spec: BranchSpec
+    expires_at: float
+    attempt: int = 0
+    result: bytes = b""
+    result_content_type: str = ""
+
+
+class Participants(Protocol):
+    """The way to the participants."""
+
+    def execute(
+        self, participant: str, calls: Sequence[BranchCall]
+    ) -> AsyncIterator[list[tuple[int, Answer]]]:
+        """Sends a batch of calls; yields (position in `calls`, answer) as each is known.
+
+        Never raises for what a participant or the network does: each call gets
+        exactly one answer, FAILED where nothing better is known.
+        """
+        ...
+
+
+class Clock(Protocol):
+    """The time of the log, in seconds since the Unix epoch; never runs backwards by local jumps."""
+
+    def now(self) -> float: ...
