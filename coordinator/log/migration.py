@@ -1,0 +1,89 @@
+"""Brings the schema of the log up to date, however many coordinators start at once.
+
+They queue at the row lock of a one-row table, which every relative of PostgreSQL
+has (advisory locks they have not). Migrations run in the transaction that holds
+the lock, so that one which fails or dies leaves nothing behind, and the next in
+the queue finds the work done or does it.
+"""
+
+from importlib import resources
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, NullPool, create_engine, text
+from sqlalchemy.engine import Engine, make_url
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
+
+from coordinator.core.errors import LogUnavailable
+
+_LOCK_STATEMENTS = (
+    text("CREATE TABLE IF NOT EXISTS migration_lock (id SMALLINT PRIMARY KEY)"),
+    text("INSERT INTO migration_lock (id) VALUES (1) ON CONFLICT (id) DO NOTHING"),
+)
+_TAKE_LOCK = text("SELECT id FROM migration_lock WHERE id = 1 FOR UPDATE")
+
+
+class LogUrlError(Exception):
+    """The log's URL is wrong in a way that only connecting shows."""
+
+
+def migrate(url: str) -> None:
+    """Applies the migrations that the database lacks. Blocks while another process does.
+
+    Raises:
+        LogUnavailable: the database cannot be reached.
+        LogUrlError: the URL says something that no database can be reached by.
+    """
+    try:
+        _migrate(_engine(url))
+    except OperationalError as error:
+        raise LogUnavailable(f"the log cannot be reached: {_in_one_line(error.orig or error)}") from error
+    except ProgrammingError as error:
+        if getattr(error.orig, "sqlstate", None) is not None:
+            raise  # the server's word about a statement: a bug
+        raise LogUrlError(f"log.url: {_in_one_line(error.orig or error)}") from error
+
+
+def _migrate(engine: Engine) -> None:
+    _make_lock(engine)
+    with engine.begin() as connection:
+        connection.execute(_TAKE_LOCK)
+        command.upgrade(_config(connection), "head")
+
+
+def _in_one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def schema_is_current(url: str) -> bool:
+    """Whether every migration has been applied."""
+    with _engine(url).connect() as connection:
+        applied = MigrationContext.configure(connection).get_current_heads()
+        return set(applied) == set(ScriptDirectory.from_config(_config(connection)).get_heads())
+
+
+def _make_lock(engine: Engine) -> None:
+    """Creating a table "if not exists" is no protection against another who does the same now."""
+    try:
+        _run_lock_statements(engine)
+    except (IntegrityError, ProgrammingError):
+        _run_lock_statements(engine)
+
+
+def _run_lock_statements(engine: Engine) -> None:
+    for statement in _LOCK_STATEMENTS:
+        with engine.begin() as connection:
+            connection.execute(statement)
+
+
+def _engine(url: str) -> Engine:
+    return create_engine(make_url(url).set(drivername="postgresql+psycopg"), poolclass=NullPool)
+
+
+def _config(connection: Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(resources.files("coordinator.log") / "migrations"))
+    config.attributes["connection"] = connection
+    return config

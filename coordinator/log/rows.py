@@ -1,0 +1,323 @@
+"""Transactions as rows, and back.
+
+Branches travel as MessagePack arrays without names, in three columns: what was
+asked for (`branches`), the payloads, and the `progress`. The last one is NULL
+where the state implies it, which is all of the happy path: nothing is known of a
+Try before the decision, every Try has succeeded after CONFIRM, every branch is
+done at the end. A new field is added at the end of its array, with a default.
+"""
+
+from collections.abc import Sequence
+from itertools import repeat
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from coordinator.core.model import NOW, Branch, BranchSpec, CancelReason, State, Transaction, TryState
+from coordinator.log.statements import RECORD
+from coordinator.ports import Record
+
+Row = Sequence[Any]
+Columns = dict[str, list[Any]]
+
+# How exactly the database keeps a moment, with room for the way there and back.
+_MOMENT_ERROR_S = 1e-5
+
+_TRIED_BY_STATE = {
+    State.TRYING: TryState.UNKNOWN,
+    State.CONFIRMING: TryState.SUCCEEDED,
+    State.CONFIRMED: TryState.SUCCEEDED,
+    State.CANCELLING: TryState.UNKNOWN,
+    State.CANCELLED: TryState.UNKNOWN,
+}
+
+
+class _Spec(Struct, array_like=True, gc=False):
+    branch_id: str
+    participant: str
+    action: str
+    content_type: str
+    stage: int
+    tried_by_initiator: bool
+    cancel_in_stage_order: bool
+
+
+class _Progress(Struct, array_like=True, gc=False):
+    tried: TryState
+    result: bytes
+    result_content_type: str
+    done: bool
+    attempts: int
+    last_error: str
+    due_at: float
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_specs = msgspec.msgpack.Decoder(list[_Spec]).decode
+_decode_payloads = msgspec.msgpack.Decoder(list[bytes]).decode
+_decode_progress = msgspec.msgpack.Decoder(list[_Progress]).decode
+_encode_labels = msgspec.json.Encoder().encode
+_decode_labels = msgspec.json.Decoder(dict[str, str]).decode
+
+
+# --- transactions to columns -------------------------------------------------
+
+
+def insert_columns(begun: Sequence[Transaction]) -> Columns:
+    """The arrays of `statements.INSERT`."""
+    return {
+        "gid": [tx.gid for tx in begun],
+        "interactive": [tx.interactive for tx in begun],
+        "initiator": [_storable(tx.initiator) for tx in begun],
+        "labels": [_labels(tx) for tx in begun],
+        "fingerprint": [tx.fingerprint for tx in begun],
+        "branches": [_specs(tx) for tx in begun],
+        "payloads": [_payloads(tx) for tx in begun],
+        "participants": [_participants(tx) for tx in begun],
+        "expires_at": [tx.expires_at for tx in begun],
+    }
+
+
+def plain_columns(changed: Sequence[Transaction]) -> Columns:
+    """The arrays of `statements.SAVE_PLAIN`."""
+    return {
+        "gid": [tx.gid for tx in changed],
+        "version": [tx.version for tx in changed],
+        "state": [int(tx.state) for tx in changed],
+    }
+
+
+def full_columns(changed: Sequence[Transaction]) -> Columns:
+    """The arrays of `statements.SAVE_FULL`."""
+    joined = [len(tx.branches) != tx.saved_branches for tx in changed]
+    return plain_columns(changed) | {
+        "progress": [_progress(tx) for tx in changed],
+        "cancel_reason": [int(tx.cancel_reason) for tx in changed],
+        "cancel_branch_id": [_storable(tx.cancel_branch_id) for tx in changed],
+        "cancel_detail": [_storable(tx.cancel_detail) for tx in changed],
+        "stuck": [tx.stuck for tx in changed],
+        "waiting_on": [tx.waiting_on if _is_parked(tx) else "" for tx in changed],
+        "due_at": [tx.parked_until if _is_parked(tx) else None for tx in changed],
+        "branches": [_specs(tx) if new else None for tx, new in zip(changed, joined, strict=True)],
+        "payloads": [_payloads(tx) if new else None for tx, new in zip(changed, joined, strict=True)],
+        "participants": [_participants(tx) if new else None for tx, new in zip(changed, joined, strict=True)],
+    }
+
+
+def is_plain(tx: Transaction) -> bool:
+    """Whether its state says all that there is to save."""
+    return (
+        not tx.cancel_reason
+        and not tx.stuck
+        and not _is_parked(tx)
+        and len(tx.branches) == tx.saved_branches
+        and _is_implied(tx)
+    )
+
+
+def is_inserted(tx: Transaction, row: Row, owner: str) -> bool:
+    """Whether `row` is what inserting `tx` for `owner` has left."""
+    stored = dict(zip(RECORD, row, strict=True))
+    return (stored["owner"], stored["version"], stored["fingerprint"]) == (owner, 1, tx.fingerprint)
+
+
+def is_saved(tx: Transaction, row: Row, owner: str) -> bool:
+    """Whether `row` is what saving `tx` for `owner` has left, in every column that a save writes.
+
+    Nothing less would do: the next version could also come from another write of
+    the same owner, such as its release.
+    """
+    stored = dict(zip(RECORD, row, strict=True))
+    wanted = {name: values[0] for name, values in full_columns((tx,)).items()}
+    wanted["version"] += 1
+    due_at, wanted_due_at = stored["due_at"], wanted.pop("due_at")
+    del wanted["participants"]  # they follow from the branches
+    if (due_at is None) != (wanted_due_at is None):
+        return False
+    if due_at is not None and abs(due_at - wanted_due_at) > _MOMENT_ERROR_S:
+        return False
+    return stored["owner"] == owner and all(
+        stored[name] == value
+        for name, value in wanted.items()
+        if value is not None or name not in ("branches", "payloads")
+    )
+
+
+def _is_parked(tx: Transaction) -> bool:
+    return bool(tx.parked_until) and not tx.state.ended
+
+
+def _is_implied(tx: Transaction) -> bool:
+    tried, done = _TRIED_BY_STATE[tx.state], tx.state.ended
+    for branch in tx.branches:
+        if (
+            branch.tried is not tried
+            or branch.done is not done
+            or branch.attempts
+            or branch.due_at != NOW
+            or branch.result
+            or branch.result_content_type
+            or branch.last_error
+        ):
+            return False
+    return True
+
+
+def _progress(tx: Transaction) -> bytes | None:
+    if _is_implied(tx):
+        return None
+    return _encode(
+        [
+            (
+                branch.tried,
+                branch.result,
+                _unicode(branch.result_content_type),
+                branch.done,
+                branch.attempts,
+                _unicode(branch.last_error),
+                branch.due_at,
+            )
+            for branch in tx.branches
+        ]
+    )
+
+
+def _specs(tx: Transaction) -> bytes:
+    return _encode(
+        [
+            (
+                spec.branch_id,
+                spec.participant,
+                spec.action,
+                spec.content_type,
+                spec.stage,
+                spec.tried_by_initiator,
+                spec.cancel_in_stage_order,
+            )
+            for branch in tx.branches
+            for spec in (branch.spec,)
+        ]
+    )
+
+
+def _payloads(tx: Transaction) -> bytes:
+    return _encode([branch.spec.payload for branch in tx.branches])
+
+
+def _participants(tx: Transaction) -> str:
+    """One a line; `statements` splits them."""
+    return "\n".join({branch.spec.participant: None for branch in tx.branches})
+
+
+def _labels(tx: Transaction) -> str:
+    if not tx.labels:
+        return "{}"
+    return _encode_labels({_storable(key): _storable(value) for key, value in tx.labels}).decode()
+
+
+def _unicode(text: str) -> str:
+    """The text without lone surrogates, which UTF-8 cannot hold."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
+
+
+def _storable(text: str) -> str:
+    """The text as PostgreSQL can hold it. One row's odd characters must not fail a whole batch."""
+    return _unicode(text).replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+# --- rows to records ---------------------------------------------------------
+
+
+def record(row: Row) -> Record:
+    """What a row of `statements.RECORD` says."""
+    (
+        gid,
+        version,
+        number,
+        owner,
+        interactive,
+        initiator,
+        labels,
+        fingerprint,
+        specs,
+        payloads,
+        progress,
+        cancel_reason,
+        cancel_branch_id,
+        cancel_detail,
+        stuck,
+        waiting_on,
+        due_at,
+        created_at,
+        expires_at,
+        decided_at,
+        ended_at,
+    ) = row
+    state = State(number)
+    branches = _branches(state, specs, payloads, progress)
+    tx = Transaction(
+        gid=gid,
+        branches=branches,
+        expires_at=expires_at,
+        interactive=interactive,
+        initiator=initiator,
+        labels=tuple(sorted(_decode_labels(labels).items())),
+        fingerprint=fingerprint,
+        state=state,
+        cancel_reason=CancelReason(cancel_reason),
+        cancel_branch_id=cancel_branch_id,
+        cancel_detail=cancel_detail,
+        stuck=stuck,
+        parked_until=due_at or 0.0,
+        waiting_on=waiting_on,
+        version=version,
+        saved_state=state,
+        saved_branches=len(branches),
+    )
+    is_driven = due_at is None and ended_at is None
+    return Record(
+        tx=tx,
+        owner=owner if is_driven else None,
+        created_at=created_at,
+        decided_at=decided_at,
+        ended_at=ended_at,
+    )
+
+
+def _branches(
+    state: State, specs: bytes, payloads: bytes | None, progress: bytes | None
+) -> tuple[Branch, ...]:
+    each_payload = repeat(b"") if payloads is None else _decode_payloads(payloads)
+    asked = [_spec(spec, payload) for spec, payload in zip(_decode_specs(specs), each_payload, strict=False)]
+    if progress is None:
+        tried, done = _TRIED_BY_STATE[state], state.ended
+        return tuple([Branch(spec=spec, tried=tried, done=done) for spec in asked])
+    known = _decode_progress(progress)
+    return tuple([_branch(spec, far) for spec, far in zip(asked, known, strict=True)])
+
+
+def _spec(stored: _Spec, payload: bytes) -> BranchSpec:
+    return BranchSpec(
+        branch_id=stored.branch_id,
+        participant=stored.participant,
+        action=stored.action,
+        payload=payload,
+        content_type=stored.content_type,
+        stage=stored.stage,
+        tried_by_initiator=stored.tried_by_initiator,
+        cancel_in_stage_order=stored.cancel_in_stage_order,
+    )
+
+
+def _branch(spec: BranchSpec, far: _Progress) -> Branch:
+    return Branch(
+        spec=spec,
+        tried=far.tried,
+        result=far.result,
+        result_content_type=far.result_content_type,
+        done=far.done,
+        attempts=far.attempts,
+        last_error=far.last_error,
+        due_at=far.due_at,
+    )

@@ -1,0 +1,97 @@
+"""The tables of the transaction log. The migrations create them; this is what they come to.
+
+One row a transaction, because what a commit costs is tuples. Which index earns
+its keep is decided by what the happy path (insert, decision, completion) pays:
+
+- the primary key: every write finds its rows by it;
+- `transactions_owned`: what a coordinator drives, for adoption and release.
+  Left when the transaction ends;
+- `transactions_created`: pages, newest first, and the purge, oldest first. A
+  batch has one creation time, so without the gid in it the index stays tiny;
+- `transactions_parked`: what waits for its next attempt. Free on the happy path,
+  which never parks.
+
+The decision changes no indexed column, so it is a heap-only update as long as
+the page has room: hence the fill factor. At 50, nine of ten decisions find room
+(at 70, half of them), and the table ends up no larger, since what they leave
+behind is reused by the completions.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Index,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+metadata = MetaData()
+
+_Time = DateTime(timezone=True)
+
+transactions = Table(
+    "transactions",
+    metadata,
+    Column("gid", Text(collation="C"), primary_key=True),
+    # Rises by one with every write; whoever writes says which one it saw.
+    Column("version", BigInteger, nullable=False),
+    Column("state", SmallInteger, nullable=False),
+    # Who drives it, or drove it last: a parked or ended one is driven by nobody.
+    Column("owner", Text(collation="C"), nullable=False),
+    # The call by which the owner took it over, to find it again if the answer was lost.
+    Column("claim", Text),
+    Column("interactive", Boolean, nullable=False),
+    Column("initiator", Text, nullable=False),
+    Column("labels", JSONB, nullable=False),
+    Column("fingerprint", LargeBinary, nullable=False),
+    # The branches as they were asked for (`rows`). Payloads apart, since lists do without them.
+    Column("branches", LargeBinary, nullable=False),
+    Column("payloads", LargeBinary, nullable=False),
+    # How far each branch is; NULL where the state says it all.
+    Column("progress", LargeBinary),
+    Column("participants", ARRAY(Text), nullable=False),
+    Column("cancel_reason", SmallInteger, nullable=False, server_default="0"),
+    Column("cancel_branch_id", Text, nullable=False, server_default=""),
+    Column("cancel_detail", Text, nullable=False, server_default=""),
+    Column("stuck", Boolean, nullable=False, server_default="false"),
+    # The participant that a parked one waits for.
+    Column("waiting_on", Text, nullable=False, server_default=""),
+    # When a parked one is due; NULL while it is not parked.
+    Column("due_at", _Time),
+    Column("created_at", _Time, nullable=False),
+    Column("expires_at", _Time, nullable=False),
+    Column("decided_at", _Time),
+    Column("ended_at", _Time),
+    postgresql_with={"fillfactor": 50},
+)
+
+_columns = transactions.c
+
+Index(
+    "transactions_owned",
+    _columns.owner,
+    postgresql_where=_columns.due_at.is_(None) & _columns.ended_at.is_(None),
+)
+Index(
+    "transactions_parked",
+    _columns.waiting_on,
+    _columns.due_at,
+    postgresql_where=_columns.due_at.is_not(None),
+)
+Index("transactions_created", _columns.created_at)
+
+coordinators = Table(
+    "coordinators",
+    metadata,
+    Column("id", Text(collation="C"), primary_key=True),
+    # Where it runs, for people: host:pid.
+    Column("name", Text, nullable=False),
+    Column("started_at", _Time, nullable=False),
+    Column("lease_until", _Time, nullable=False),
+)

@@ -1,0 +1,463 @@
+"""Every statement that the log can send, compiled once. All are single statements: one commit each.
+
+The rows of a batch travel as arrays, one a column, which `unnest` makes a table
+of. What is due and whose lease has run out is judged by the clock of the
+database. The rules that keep the log portable (`docs/ARCHITECTURE.md`) hold for
+everything in here; a test reads it all and says so.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from types import MappingProxyType
+from typing import Any
+
+from msgspec import Struct
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    DateTime,
+    Double,
+    Interval,
+    LargeBinary,
+    Select,
+    SmallInteger,
+    Text,
+    and_,
+    any_,
+    bindparam,
+    case,
+    cast,
+    column,
+    delete,
+    extract,
+    false,
+    func,
+    literal_column,
+    null,
+    or_,
+    select,
+    true,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, array, insert
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.sql.elements import BindParameter, ColumnElement
+from sqlalchemy.sql.expression import Executable
+from sqlalchemy.sql.selectable import FromClause, TableValuedAlias
+from sqlalchemy.types import TypeEngine
+
+from coordinator.core.machine import TRANSITIONS
+from coordinator.core.model import State
+from coordinator.log.schema import coordinators, transactions
+
+t = transactions.c
+
+
+class Statement(Struct, frozen=True, kw_only=True):
+    """A compiled statement: psycopg's SQL and the names of its parameters, in order."""
+
+    name: str
+    sql: str
+    parameters: tuple[str, ...]
+
+    def bind(self, values: Mapping[str, Any]) -> list[Any]:
+        """The parameters in order. A missing one is a KeyError."""
+        return [values[name] for name in self.parameters]
+
+
+# Binary parameters ("%b"): text would hex-encode every payload.
+_DIALECT = PGDialect_psycopg(paramstyle="format")  # type: ignore[no-untyped-call] # ships none here
+
+
+def compiled(name: str, statement: Executable) -> Statement:
+    """Compiles a statement for psycopg."""
+    result = statement.compile(dialect=_DIALECT)  # type: ignore[attr-defined] # every Core construct has it
+    assert not any(value is not None for value in result.params.values()), "constants belong into the text"
+    return Statement(
+        name=name,
+        sql=str(result).replace("%s", "%b"),
+        parameters=tuple(result.positiontup or ()),
+    )
+
+
+def _batch(name: str, **columns: TypeEngine[Any]) -> TableValuedAlias:
+    """A table made of one array parameter a column."""
+    arrays = [bindparam(key, type_=ARRAY(kind)) for key, kind in columns.items()]
+    names = [column(key, kind) for key, kind in columns.items()]
+    return func.unnest(*arrays).table_valued(*names, name=name).render_derived()
+
+
+def _constant(value: int) -> ColumnElement[int]:
+    return literal_column(str(int(value)), SmallInteger)
+
+
+_NO_TEXT = literal_column("''", Text)
+
+
+def _seconds(moment: ColumnElement[Any]) -> ColumnElement[float]:
+    return cast(extract("epoch", moment), Double)
+
+
+def _text(name: str) -> BindParameter[str]:
+    return bindparam(name, type_=Text)
+
+
+def _number(name: str) -> BindParameter[int]:
+    return bindparam(name, type_=BigInteger)
+
+
+def _ago(name: str) -> ColumnElement[Any]:
+    """The moment so many seconds before now."""
+    return func.now() - _interval(name)
+
+
+def _interval(name: str) -> ColumnElement[Any]:
+    return bindparam(name, type_=Double) * literal_column("INTERVAL '1 second'", Interval)
+
+
+# --- the session ---------------------------------------------------------------
+
+# Plans are made once and have to be good for any table: by the indexes. A server
+# that is lazy about durability by default is not lazy for us. A statement that we
+# have given up is given up by the server too. Only settings that the server knows
+# are set, so that relatives of PostgreSQL may lack some.
+SESSION = Statement(
+    name="session",
+    sql="""
+        SELECT set_config(known.name, wanted.value, false)
+        FROM pg_settings AS known
+        JOIN (VALUES
+            ('plan_cache_mode', 'force_generic_plan'),
+            ('enable_seqscan', 'off'),
+            ('enable_hashjoin', 'off'),
+            ('enable_mergejoin', 'off'),
+            ('jit', 'off'),
+            ('synchronous_commit', 'on'),
+            ('statement_timeout', %b::TEXT)
+        ) AS wanted (name, value) ON wanted.name = known.name
+        WHERE known.name <> 'synchronous_commit' OR known.setting IN ('off', 'local')
+        """,
+    parameters=("statement_timeout_ms",),
+)
+
+
+def _row_of(gid: ColumnElement[str]) -> ColumnElement[bool]:
+    """Joins a batch to its rows, by the primary key and in no other way.
+
+    Plans are made while the table may be nearly empty, when reading all of it
+    looks cheapest, and kept until it is not. This spelling of equality can be
+    looked up but neither hashed nor merged, so that a look-up is all that is left.
+    """
+    return t.gid == any_(array([gid]))
+
+
+def _is_driven_by(owner: ColumnElement[str]) -> ColumnElement[bool]:
+    """Looked up in `transactions_owned`, likewise."""
+    return and_(t.owner == any_(array([owner])), t.due_at.is_(None), t.ended_at.is_(None))
+
+
+# --- reading -----------------------------------------------------------------
+
+# What a record is made of, in the order in which `rows` reads it.
+RECORD = {
+    "gid": t.gid,
+    "version": t.version,
+    "state": t.state,
+    "owner": t.owner,
+    "interactive": t.interactive,
+    "initiator": t.initiator,
+    "labels": cast(t.labels, Text),
+    "fingerprint": t.fingerprint,
+    "branches": t.branches,
+    "payloads": t.payloads,
+    "progress": t.progress,
+    "cancel_reason": t.cancel_reason,
+    "cancel_branch_id": t.cancel_branch_id,
+    "cancel_detail": t.cancel_detail,
+    "stuck": t.stuck,
+    "waiting_on": t.waiting_on,
+    "due_at": _seconds(t.due_at),
+    "created_at": _seconds(t.created_at),
+    "expires_at": _seconds(t.expires_at),
+    "decided_at": _seconds(t.decided_at),
+    "ended_at": _seconds(t.ended_at),
+}
+_record = tuple(RECORD.values())
+_brief_record = tuple(null() if name == "payloads" else value for name, value in RECORD.items())
+
+_ours = and_(t.owner == _text("owner"), t.due_at.is_(None), t.ended_at.is_(None))
+_gids = any_(bindparam("gids", type_=ARRAY(Text)))
+
+GET = compiled("transaction_get", select(*_record).where(t.gid == _gids))
+
+_LIST_CONDITIONS: Mapping[str, ColumnElement[bool]] = MappingProxyType(
+    {
+        "states": t.state == any_(bindparam("states", type_=ARRAY(SmallInteger))),
+        "participants": t.participants.contains(bindparam("participants", type_=ARRAY(Text))),
+        "labels": t.labels.contains(cast(_text("labels"), JSONB)),
+        "initiator": t.initiator == _text("initiator"),
+        "stuck": t.stuck == bindparam("stuck", type_=Boolean),
+        "created_after": t.created_at > bindparam("created_after", type_=DateTime(timezone=True)),
+        "created_before": t.created_at < bindparam("created_before", type_=DateTime(timezone=True)),
+        "after_gid": tuple_(t.created_at, t.gid)
+        < tuple_(bindparam("after_created_at", type_=DateTime(timezone=True)), _text("after_gid")),
+    }
+)
+LIST_CONDITIONS = tuple(_LIST_CONDITIONS)
+
+
+@cache
+def list_statement(conditions: frozenset[str]) -> Statement:
+    """A page of transactions that meet these of the `LIST_CONDITIONS`, newest first."""
+    chosen = [_LIST_CONDITIONS[name] for name in LIST_CONDITIONS if name in conditions]
+    page = select(*_brief_record).where(*chosen).order_by(t.created_at.desc(), t.gid.desc())
+    return compiled("transaction_list", page.limit(_number("limit")))
+
+
+# --- the three writes --------------------------------------------------------
+
+
+def _insert() -> Statement:
+    new = _batch(
+        "new",
+        gid=Text(),
+        interactive=Boolean(),
+        initiator=Text(),
+        labels=Text(),
+        fingerprint=LargeBinary(),
+        branches=LargeBinary(),
+        payloads=LargeBinary(),
+        participants=Text(),
+        expires_at=Double(),
+    )
+    values: dict[str, ColumnElement[Any]] = {
+        "gid": new.c.gid,
+        "version": _constant(1),
+        "state": _constant(State.TRYING),
+        "owner": _text("owner"),
+        "interactive": new.c.interactive,
+        "initiator": new.c.initiator,
+        "labels": cast(new.c.labels, JSONB),
+        "fingerprint": new.c.fingerprint,
+        "branches": new.c.branches,
+        "payloads": new.c.payloads,
+        "participants": _split(new.c.participants),
+        "created_at": func.now(),
+        "expires_at": func.to_timestamp(new.c.expires_at),
+    }
+    rows = select(*values.values()).select_from(new)
+    return compiled(
+        "transaction_insert",
+        insert(transactions).from_select(list(values), rows).on_conflict_do_nothing(index_elements=["gid"]),
+    )
+
+
+def _split(names: ColumnElement[str]) -> ColumnElement[Any]:
+    """An array out of a text with one name a line: arrays of arrays cannot be unnested."""
+    return func.string_to_array(names, func.chr(_constant(10)), type_=ARRAY(Text))
+
+
+def _is_lawful(new_state: ColumnElement[int]) -> ColumnElement[bool]:
+    """The core's transitions once more: not even a bug can flip a decision."""
+    moves = [
+        and_(t.state == _constant(before), new_state == _constant(after))
+        for before, ways in TRANSITIONS.items()
+        for after in sorted(set(ways.values()))
+    ]
+    return or_(t.state == new_state, *moves)
+
+
+def _save(name: str, new: TableValuedAlias, changes: Mapping[str, ColumnElement[Any]]) -> Statement:
+    """Writes the rows of `new` that still are ours, in the version that we know."""
+    decided = new.c.state != _constant(State.TRYING)
+    ended = new.c.state.in_([_constant(state) for state in State if state.ended])
+    statement = (
+        update(transactions)
+        .values(
+            version=t.version + _constant(1),
+            state=new.c.state,
+            decided_at=case((decided, func.coalesce(t.decided_at, func.now()))),
+            ended_at=case((ended, func.now())),
+            **changes,
+        )
+        .where(
+            _row_of(new.c.gid),
+            t.version == new.c.version,
+            t.owner == _text("owner"),
+            # Ours, but spelled so that `transactions_owned` is no way to find it (`_row_of`).
+            func.coalesce(t.due_at, t.ended_at).is_(None),
+            _is_lawful(new.c.state),
+        )
+    )
+    return compiled(name, statement)
+
+
+def _save_plain() -> Statement:
+    """For rows whose state says it all: three columns instead of twelve."""
+    new = _batch("new", gid=Text(), version=BigInteger(), state=SmallInteger())
+    changes: dict[str, ColumnElement[Any]] = {"progress": null(), "stuck": false(), "waiting_on": _NO_TEXT}
+    return _save("transaction_save_plain", new, changes)
+
+
+def _save_full() -> Statement:
+    new = _batch(
+        "new",
+        gid=Text(),
+        version=BigInteger(),
+        state=SmallInteger(),
+        progress=LargeBinary(),
+        cancel_reason=SmallInteger(),
+        cancel_branch_id=Text(),
+        cancel_detail=Text(),
+        stuck=Boolean(),
+        waiting_on=Text(),
+        due_at=Double(),
+        branches=LargeBinary(),
+        payloads=LargeBinary(),
+        participants=Text(),
+    )
+    as_they_are = ("progress", "cancel_reason", "cancel_branch_id", "cancel_detail", "stuck", "waiting_on")
+    changes: dict[str, ColumnElement[Any]] = {name: new.c[name] for name in as_they_are}
+    changes["due_at"] = func.to_timestamp(new.c.due_at)
+    # NULL where no branch has joined.
+    changes["branches"] = func.coalesce(new.c.branches, t.branches)
+    changes["payloads"] = func.coalesce(new.c.payloads, t.payloads)
+    changes["participants"] = func.coalesce(_split(new.c.participants), t.participants)
+    return _save("transaction_save_full", new, changes)
+
+
+INSERT = _insert()
+SAVE_PLAIN = _save_plain()
+SAVE_FULL = _save_full()
+
+
+# --- taking over -------------------------------------------------------------
+
+
+def _take_over(name: str, chosen: FromClause, *conditions: ColumnElement[bool]) -> Statement:
+    """Makes us the owner of the rows with the gids of `chosen`."""
+    statement = (
+        update(transactions)
+        .values(
+            owner=_text("owner"),
+            claim=_text("claim"),
+            version=t.version + _constant(1),
+            due_at=null(),
+            waiting_on=_NO_TEXT,
+        )
+        .where(_row_of(chosen.c.gid), *conditions)
+        .returning(*_record)
+    )
+    return compiled(name, statement)
+
+
+def _take() -> Statement:
+    wanted = select(_text("gid").label("gid")).subquery("wanted")
+    return _take_over("transaction_take", wanted, t.version == _number("version"), t.ended_at.is_(None))
+
+
+def _claim_due() -> Statement:
+    """The due ones of every participant at once, each at most as many as its limit."""
+    share = _batch("share", waiting_on=Text(), most=BigInteger())
+    due = (
+        select(t.gid)
+        .where(t.due_at <= func.now(), t.waiting_on == share.c.waiting_on)
+        .order_by(t.due_at)
+        .limit(share.c.most)
+        .with_for_update(skip_locked=True)
+        .correlate(share)
+        .lateral("due")
+    )
+    chosen: Select[Any] = select(due.c.gid).select_from(share.join(due, true()))
+    return _take_over("transaction_claim_due", chosen.cte("chosen"))
+
+
+def _adopt() -> Statement:
+    """Starts from the coordinators whose lease has run out: usually none, and then no transaction is read."""
+    limit = _number("limit")
+    dead = (
+        select(coordinators.c.id)
+        .where(coordinators.c.lease_until <= func.now(), coordinators.c.id != _text("owner"))
+        .cte("dead")
+    )
+    # A limit of its own keeps the planner from turning the join around.
+    left = (
+        select(t.gid)
+        .where(_is_driven_by(dead.c.id))
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .correlate(dead)
+        .lateral("left_behind")
+    )
+    chosen: Select[Any] = select(left.c.gid).select_from(dead.join(left, true())).limit(limit)
+    return _take_over("transaction_adopt", chosen.cte("chosen"))
+
+
+def _find_claimed() -> Statement:
+    """What we took over in calls whose answers were lost."""
+    claims = any_(bindparam("claims", type_=ARRAY(Text)))
+    return compiled("transaction_find_claimed", select(*_record).where(_ours, t.claim == claims))
+
+
+# Read from the index alone; the waiting rows themselves are not looked at.
+WAITING_ON = compiled("transaction_waiting_on", select(t.waiting_on).distinct().where(t.due_at.is_not(None)))
+TAKE = _take()
+CLAIM_DUE = _claim_due()
+ADOPT = _adopt()
+FIND_CLAIMED = _find_claimed()
+
+RELEASE = compiled(
+    "transaction_release",
+    update(transactions)
+    .values(version=t.version + _constant(1), due_at=func.now(), waiting_on=_NO_TEXT)
+    .where(_ours),
+)
+
+
+# --- keeping house -----------------------------------------------------------
+
+
+def _purge() -> Statement:
+    # What ended before then was created before then, and creation has the index.
+    old = (
+        select(t.gid)
+        .where(t.created_at < _ago("ended_before_s"), t.ended_at < _ago("ended_before_s"))
+        .order_by(t.created_at)
+        .limit(_number("limit"))
+        .with_for_update(skip_locked=True)
+        .cte("old")
+    )
+    return compiled("transaction_purge", delete(transactions).where(_row_of(old.c.gid)))
+
+
+def _forget_coordinators() -> Statement:
+    # One value and not EXISTS, which may become a join that reads what everybody drives.
+    drives = select(t.gid).where(_is_driven_by(coordinators.c.id)).limit(_constant(1)).scalar_subquery()
+    gone = coordinators.c.lease_until < _ago("gone_for_s")
+    return compiled("coordinator_forget", delete(coordinators).where(gone, drives.is_(None)))
+
+
+def _heartbeat() -> Statement:
+    lease_until = func.now() + _interval("lease_s")
+    statement = insert(coordinators).values(
+        id=_text("owner"), name=_text("name"), started_at=func.now(), lease_until=lease_until
+    )
+    return compiled(
+        "coordinator_heartbeat",
+        statement.on_conflict_do_update(
+            index_elements=["id"], set_={"lease_until": statement.excluded.lease_until}
+        ).returning(_seconds(func.clock_timestamp())),
+    )
+
+
+PURGE = _purge()
+FORGET_COORDINATORS = _forget_coordinators()
+HEARTBEAT = _heartbeat()
+LEAVE = compiled(
+    "coordinator_leave",
+    update(coordinators).values(lease_until=func.now()).where(coordinators.c.id == _text("owner")),
+)
+
+# Only these skip rows that others have locked.
+SWEEPERS = (CLAIM_DUE, ADOPT, PURGE)

@@ -1,0 +1,282 @@
+"""The transaction log in PostgreSQL: `ports.Log`.
+
+Per transaction there are three writes, each one statement and one commit for a
+whole batch: the insert, the decision, the completion. Three rules keep them
+sound:
+
+- *Compare and set.* A save names the version that it knows and changes only rows
+  that are ours: with our name on them, neither parked nor ended. The owner's name
+  stays on a row when it is parked or ended; `due_at` and `ended_at` say that
+  nobody drives it. So a row shows who wrote it last.
+- *Outcome unknown.* When a connection is lost, whether its statement took effect
+  is unknown and LogUnavailable says so. The caller repeats the call. Rows that
+  the repeat does not find as they were are read, and where they hold exactly
+  what we would have written, we wrote it.
+- *Lost claims.* Taking over has no caller who knows which rows to ask for again,
+  so every such call leaves its own mark (`claim`) on what it takes. What a call
+  took whose answer was lost is found by that mark, and handed out by the next
+  claim. The marks are looked for a while longer: a server that was slow may get
+  to a statement after its sender has gone.
+"""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from time import monotonic
+from typing import Any
+
+import msgspec
+
+from coordinator.core.model import State, Transaction
+from coordinator.log import statements
+from coordinator.log.connections import Connections, Outcome
+from coordinator.log.rows import (
+    Row,
+    full_columns,
+    insert_columns,
+    is_inserted,
+    is_plain,
+    is_saved,
+    plain_columns,
+    record,
+)
+from coordinator.log.statements import Statement
+from coordinator.ports import ListFilter, ListPosition, Record
+
+# A coordinator that has been gone for so long, and drives nothing, is forgotten.
+_COORDINATOR_GONE_S = 24 * 3600.0
+# How long the mark of a lost claim is looked for. A server ends each statement long before.
+_LOST_CLAIM_KEPT_S = 60.0
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class PostgresLog:
+    """The log as the coordinator `owner` sees it; `name` tells people where that runs.
+
+    The schema has to be there (`migration.migrate`). Statements share at most
+    `connections` connections. Heartbeats have one of their own, so that a busy
+    log costs nobody the lease, and lists have one, so that whoever looks for the
+    few among millions holds up no write.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        owner: str,
+        name: str,
+        connections: int = 4,
+        statement_timeout_s: float = 10.0,
+    ) -> None:
+        self._owner = owner
+        self._name = name
+        self._connections = Connections(url, most=connections, statement_timeout_s=statement_timeout_s)
+        self._heartbeats = Connections(url, most=1, statement_timeout_s=statement_timeout_s)
+        self._lists = Connections(url, most=1, statement_timeout_s=statement_timeout_s)
+        self._lost_claims = _LostClaims()
+
+    async def close(self) -> None:
+        await self._connections.close()
+        await self._heartbeats.close()
+        await self._lists.close()
+
+    # --- the three writes ----------------------------------------------------
+
+    async def transaction_insert(self, begun: Sequence[Transaction]) -> list[Record | None]:
+        """See `ports.Log`. A gid that is in the batch twice is inserted as it comes first."""
+        first = {tx.gid: tx for tx in reversed(begun)}
+        to_insert = _by_gid(first.values())
+        assert all(tx.state is State.TRYING and not tx.version for tx in to_insert), "not a new transaction"
+        others: dict[str, Row] = {}
+        while to_insert:
+            inserted = await self._execute(statements.INSERT, **insert_columns(to_insert))
+            if inserted.count == len(to_insert):
+                break
+            rows = await self._read([tx.gid for tx in to_insert])
+            others |= rows
+            # Purged between the insert and the read.
+            to_insert = [tx for tx in to_insert if tx.gid not in rows]
+        if len(first) < len(begun):
+            others |= await self._read([tx.gid for tx in begun if first[tx.gid] is not tx])
+        return [self._other(tx, others.get(tx.gid)) for tx in begun]
+
+    def _other(self, tx: Transaction, row: Row | None) -> Record | None:
+        if row is None or is_inserted(tx, row, self._owner):
+            return None
+        return record(row)
+
+    async def transaction_save(self, changed: Sequence[Transaction]) -> list[bool]:
+        """See `ports.Log`."""
+        rows = _by_gid(changed)
+        assert len({tx.gid for tx in rows}) == len(rows), "one write at a time for a transaction"
+        if not rows:
+            return []
+        if all(map(is_plain, rows)):
+            saved = await self._execute(statements.SAVE_PLAIN, **plain_columns(rows))
+        else:
+            saved = await self._execute(statements.SAVE_FULL, **full_columns(rows))
+        if saved.count == len(rows):
+            return [True] * len(rows)
+        stored = await self._read([tx.gid for tx in rows])
+        return [tx.gid in stored and is_saved(tx, stored[tx.gid], self._owner) for tx in changed]
+
+    # --- reading ---------------------------------------------------------------
+
+    async def transaction_get(self, gids: Sequence[str]) -> dict[str, Record]:
+        """See `ports.Log`."""
+        return {gid: record(row) for gid, row in (await self._read(gids)).items()}
+
+    async def transaction_list(
+        self, chosen: ListFilter, *, after: ListPosition | None, limit: int
+    ) -> tuple[list[Record], ListPosition | None]:
+        """See `ports.Log`. Payloads are left out."""
+        values = _list_values(chosen, after)
+        statement = statements.list_statement(frozenset(values) & set(statements.LIST_CONDITIONS))
+        page = await self._lists.execute(statement, {"limit": limit + 1, **values})
+        records = [record(row) for row in page.rows[:limit]]
+        if page.count <= limit:
+            return records, None
+        last = records[-1]
+        return records, ListPosition(created_at_us=round(last.created_at * 1e6), gid=last.tx.gid)
+
+    async def _read(self, gids: Sequence[str]) -> dict[str, Row]:
+        if not gids:
+            return {}
+        found = await self._execute(statements.GET, gids=list(gids))
+        return {row[0]: row for row in found.rows}
+
+    # --- taking over -----------------------------------------------------------
+
+    async def transaction_take(self, gid: str, *, version: int) -> Record | None:
+        """See `ports.Log`."""
+        taken = await self._take_over(statements.TAKE, gid=gid, version=version)
+        if taken:
+            return taken[0]
+        # It may have been taken by us, in a call whose answer was lost.
+        found = {record.tx.gid: record for record in await self._find_lost_claims()}
+        return found.get(gid)
+
+    async def transaction_claim_due(self, limits: Mapping[str, int]) -> list[Record]:
+        """See `ports.Log`. What earlier calls took whose answers were lost comes first, alone."""
+        if not limits:
+            return []
+        return await self._recover_lost_claims() or await self._take_over(
+            statements.CLAIM_DUE, waiting_on=list(limits), most=list(limits.values())
+        )
+
+    async def transaction_waiting_on(self) -> list[str]:
+        """See `ports.Log`."""
+        return [name for (name,) in (await self._execute(statements.WAITING_ON)).rows]
+
+    async def transaction_adopt(self, limit: int) -> list[Record]:
+        """See `ports.Log`. What earlier calls took whose answers were lost comes first, alone."""
+        return await self._recover_lost_claims() or await self._take_over(statements.ADOPT, limit=limit)
+
+    async def transaction_release(self) -> int:
+        """See `ports.Log`."""
+        return (await self._execute(statements.RELEASE)).count
+
+    async def _take_over(self, statement: Statement, **values: Any) -> list[Record]:
+        claim = secrets.token_hex(8)
+        try:
+            taken = await self._execute(statement, claim=claim, **values)
+        except BaseException:  # a caller that is cancelled leaves us just as ignorant
+            self._lost_claims.add(claim)
+            raise
+        return [record(row) for row in taken.rows]
+
+    async def _find_lost_claims(self) -> list[Record]:
+        claims = self._lost_claims.marks
+        if not claims:
+            return []
+        found = await self._execute(statements.FIND_CLAIMED, claims=claims)
+        return [record(row) for row in found.rows]
+
+    async def _recover_lost_claims(self) -> list[Record]:
+        lost = self._lost_claims.marks
+        found = await self._find_lost_claims()
+        return self._lost_claims.hand_out(lost, found, monotonic())
+
+    # --- keeping house -----------------------------------------------------------
+
+    async def transaction_purge(self, *, ended_before_s: float, limit: int) -> int:
+        """See `ports.Log`. Forgets long-gone coordinators too."""
+        purged = await self._execute(statements.PURGE, ended_before_s=float(ended_before_s), limit=limit)
+        await self._execute(statements.FORGET_COORDINATORS, gone_for_s=_COORDINATOR_GONE_S)
+        return purged.count
+
+    async def coordinator_heartbeat(self, *, lease_s: float) -> float:
+        """See `ports.Log`."""
+        values = {"owner": self._owner, "name": self._name, "lease_s": float(lease_s)}
+        beaten = await self._heartbeats.execute(statements.HEARTBEAT, values)
+        time: float = beaten.rows[0][0]
+        return time
+
+    async def coordinator_leave(self) -> None:
+        """See `ports.Log`."""
+        await self._heartbeats.execute(statements.LEAVE, {"owner": self._owner})
+
+    async def _execute(self, statement: Statement, **values: Any) -> Outcome:
+        return await self._connections.execute(statement, {"owner": self._owner, **values})
+
+
+class _LostClaims:
+    """The marks of claims whose answers were lost, and what has been handed out of what they took."""
+
+    def __init__(self) -> None:
+        # When each was looked for first; None: not yet.
+        self._looked_at: dict[str, float | None] = {}
+        self._handed_out: set[tuple[str, int]] = set()
+
+    @property
+    def marks(self) -> list[str]:
+        return list(self._looked_at)
+
+    def add(self, mark: str) -> None:
+        self._looked_at[mark] = None
+
+    def hand_out(self, marks: Sequence[str], found: Sequence[Record], now: float) -> list[Record]:
+        """What is new among `found`, now that `marks` have been looked for."""
+        for mark in marks:
+            looked_at = self._looked_at.get(mark) or now
+            self._looked_at[mark] = looked_at
+            if now - looked_at > _LOST_CLAIM_KEPT_S:
+                del self._looked_at[mark]
+        if not self._looked_at:
+            self._handed_out.clear()
+        new = [record for record in found if (record.tx.gid, record.tx.version) not in self._handed_out]
+        if self._looked_at:
+            self._handed_out.update((record.tx.gid, record.tx.version) for record in new)
+        return new
+
+
+def _by_gid(transactions: Any) -> list[Transaction]:
+    """In the order of their gids: batches that lock rows in one order cannot deadlock."""
+    return sorted(transactions, key=lambda tx: tx.gid)
+
+
+def _list_values(chosen: ListFilter, after: ListPosition | None) -> dict[str, Any]:
+    """The parameters of the conditions that narrow a list."""
+    values: dict[str, Any] = {}
+    if chosen.states:
+        values["states"] = [int(state) for state in chosen.states]
+    if chosen.participant:
+        values["participants"] = [chosen.participant]
+    if chosen.labels:
+        values["labels"] = msgspec.json.encode(dict(chosen.labels)).decode()
+    if chosen.initiator:
+        values["initiator"] = chosen.initiator
+    if chosen.stuck:
+        values["stuck"] = True
+    if chosen.created_after is not None:
+        values["created_after"] = _moment(chosen.created_after * 1e6)
+    if chosen.created_before is not None:
+        values["created_before"] = _moment(chosen.created_before * 1e6)
+    if after is not None:
+        values["after_created_at"] = _moment(after.created_at_us)
+        values["after_gid"] = after.gid
+    return values
+
+
+def _moment(us: float) -> datetime:
+    return _EPOCH + timedelta(microseconds=us)
