@@ -1,0 +1,5 @@
+"""`python -m coordinator` is `tccd`."""
+
+from coordinator.cli import main
+
+main()

@@ -1,0 +1,160 @@
+"""The composition root: one worker, from its connections to its drain."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable
+
+import structlog
+
+from coordinator.clock import LogClock
+from coordinator.core.errors import Draining, LogUnavailable
+from coordinator.engine.engine import Engine
+from coordinator.log.store import PostgresLog
+from coordinator.process import relax_garbage_collection
+from coordinator.recovery import Heartbeat, schedule
+from coordinator.rpc.participant_client import ParticipantClient
+from coordinator.rpc.server import Server
+from coordinator.settings import Settings
+from tcc.uuid7 import uuid7
+
+logger = structlog.get_logger(__name__)
+
+_POLL_S = 0.02
+# How long a coordinator that starts waits between looks for its log.
+_LOG_POLL_S = 0.2
+# How long calls that have been answered may take to leave.
+_FAREWELL_S = 1.0
+
+
+class Worker:
+    """One coordinator process: everything it is made of."""
+
+    def __init__(self, settings: Settings, url: str, *, share_port: bool) -> None:
+        self._settings = settings
+        self.owner = str(uuid7())
+        self.log = PostgresLog(
+            url,
+            owner=self.owner,
+            name=f"{socket.gethostname()}:{os.getpid()}",
+            connections=settings.log.connections,
+        )
+        self._channels = ParticipantClient(
+            {name: participant.address() for name, participant in settings.participants.items()},
+            result_bytes_max=settings.limits.payload_bytes_max,
+        )
+        self.engine = Engine(
+            log=self.log,
+            participants=self._channels,
+            policies={name: participant.policy() for name, participant in settings.participants.items()},
+            clock=LogClock(),
+            limits=settings.engine_limits(),
+        )
+        self._server = Server(
+            self.engine,
+            settings.request_limits(),
+            share_port=share_port,
+            calls_max=settings.listen.calls_max,
+        )
+        self._stop = asyncio.Event()
+        self._bug: Exception | None = None
+        self._health: set[asyncio.Task[None]] = set()
+
+    def stop(self) -> None:
+        """Asks for the drain."""
+        self._stop.set()
+
+    async def run(self, on_ready: Callable[[int, str], None]) -> None:
+        """Serves until `stop`, then drains. `on_ready` gets the port and the owner's id.
+
+        Raises:
+            Exception: a bug; the process should end and be started anew.
+        """
+        await self._first_heartbeat()
+        engine_task = asyncio.create_task(self.engine.run())
+        engine_task.add_done_callback(self._engine_ended)
+        scheduler = schedule(self.engine, self._settings.recovery_settings(), on_bug=self._fail)
+        self.engine.writer.on_availability = self._report_health
+        port = await self._server.start(self._settings.listen.address)
+        await self._server.set_serving(serving=True)
+        on_ready(port, self.owner)
+        await self._stop.wait()
+        await self._drain()
+        scheduler.shutdown(wait=False)
+        engine_task.cancel()
+        await asyncio.gather(engine_task, return_exceptions=True)
+        await self._leave()
+        await self._channels.close()
+        await self.log.close()
+        if self._bug is not None:
+            raise self._bug
+
+    async def _first_heartbeat(self) -> None:
+        """Waits for the log; until it answers there is no clock and nothing to serve."""
+        heartbeat = Heartbeat(self.engine, self._settings.recovery_settings())
+        while not self._stop.is_set():
+            try:
+                await heartbeat.run_once()
+            except LogUnavailable as error:
+                logger.warning("waiting for the log", error=error.message)
+                await asyncio.sleep(_LOG_POLL_S)
+            else:
+                return
+
+    async def _drain(self) -> None:
+        """Finishes what is under way; takes nothing new."""
+        await self._server.set_serving(serving=False)
+        self.engine.draining = True
+        deadline = self.engine.clock.monotonic() + self._settings.drain_s
+        # Only a drain asks: no event is worth its upkeep.
+        while self.engine.busy and self.engine.clock.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_S)
+        self.engine.fail_waiters(Draining("this coordinator is shutting down", retry_after_s=0.05))
+        await self._server.stop(_FAREWELL_S)
+
+    async def _leave(self) -> None:
+        """Leaves what is unfinished to the others at once, instead of by the end of the lease."""
+        try:
+            released = await self.log.transaction_release()
+            await self.log.coordinator_leave()
+        except LogUnavailable as error:
+            logger.warning("could not release transactions; they are adopted later", error=error.message)
+        else:
+            logger.info("coordinator left", released=released)
+
+    def _engine_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error if isinstance(error, Exception) else RuntimeError(str(error)))
+
+    def _fail(self, error: Exception) -> None:
+        self._bug = self._bug or error
+        self._stop.set()
+
+    def _report_health(self, available: bool) -> None:  # noqa: FBT001 - a callback
+        task = asyncio.ensure_future(self._server.set_serving(serving=available and not self.engine.draining))
+        self._health.add(task)
+        task.add_done_callback(self._health.discard)
+
+
+async def run_worker(
+    settings: Settings, url: str, *, share_port: bool, on_ready: Callable[[int, str], None]
+) -> None:
+    """One worker until SIGTERM or SIGINT."""
+    worker = Worker(settings, url, share_port=share_port)
+    relax_garbage_collection()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, worker.stop)
+    await worker.run(on_ready)
+
+
+async def end_lease(url: str, owner: str) -> None:
+    """Tells the log that this coordinator is dead, so that others adopt its work at once."""
+    log = PostgresLog(url, owner=owner, name="")
+    try:
+        await log.coordinator_leave()
+    except LogUnavailable as error:
+        logger.warning("the lease of a dead worker runs out by itself", error=error.message)
+    finally:
+        await log.close()

@@ -1,0 +1,615 @@
+"""The engine: what one coordinator process does with the transactions it drives.
+
+Live transactions stand in one dictionary. An event (a request, a write that
+landed, a participant's answer, time) goes through `core.machine.step`; the
+effects that come back go to queues: the log writer, one lane per participant,
+the requests that wait. The queues flush as batches, and what comes back from
+them is the next batch of events. There is no task, no lock and no future per
+transaction; everything here runs on one event loop and never awaits half-way
+through an event.
+
+The row in the log is the truth and the dictionary is a cache of what this
+process owns. A write that the log refuses because another owner has the row
+makes the engine forget the transaction; whoever waits for it here then watches
+the row. A transaction that is parked or ended is forgotten as well.
+"""
+
+import asyncio
+import math
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import structlog
+from msgspec import Struct
+
+from coordinator.clock import LogClock
+from coordinator.core.errors import (
+    Draining,
+    GidConflict,
+    LogUnavailable,
+    Overloaded,
+    OwnerChanged,
+    ParticipantUnavailable,
+    Refused,
+    TransactionNotFound,
+    UnknownParticipant,
+)
+from coordinator.core.events import (
+    Accepted,
+    Answered,
+    BecameStuck,
+    Begun,
+    BranchAdded,
+    BranchRegistered,
+    BranchTried,
+    Call,
+    CancelRequested,
+    Completed,
+    ConfirmRequested,
+    Decided,
+    Effect,
+    Event,
+    Parked,
+    Resumed,
+    Save,
+    Saved,
+    Woken,
+)
+from coordinator.core.machine import step
+from coordinator.core.model import Answer, BranchSpec, RetryPolicy, Transaction, Verdict
+from coordinator.engine.log_writer import LogWriter
+from coordinator.engine.participant_lane import Answers, ParticipantLane, ParticipantPolicy
+from coordinator.engine.waiting import Waiter, is_reached
+from coordinator.ports import BranchCall, Log, Participants, Record
+
+logger = structlog.get_logger(__name__)
+
+# How often a request tries to become the owner of a transaction that others move meanwhile.
+_TAKES_MAX = 8
+
+DUE_TICK_S = 0.1
+
+# New work leaves some room to what is decided already: adopted and retried transactions.
+NEW_WORK_SHARE = 0.9
+# How much of the live transactions' bound one participant may fill.
+PARTICIPANT_SHARE = 0.5
+# Every so many requests that wait for one transaction, those whose callers have gone are forgotten.
+WAITERS_SWEPT_EVERY = 256
+# For participants that are not configured (any more).
+_NO_POLICY = RetryPolicy()
+
+
+class EngineLimits(Struct, frozen=True, kw_only=True):
+    """Bounds beyond which new work is refused before anything is written."""
+
+    live_max: int = 20_000
+    log_backlog_max: int = 20_000
+
+
+class Live:
+    """A transaction that this process drives, and the requests that wait for it."""
+
+    __slots__ = ("rivals", "tx", "waiters")
+
+    def __init__(self, tx: Transaction) -> None:
+        self.tx = tx
+        self.waiters: list[Waiter] = []
+        # Requests for the same gid with other content, by their fingerprint. Until the
+        # log has said who was first, nobody here can say which of them is refused.
+        self.rivals: list[tuple[bytes, Waiter]] = []
+
+    def fail_all(self, error: Refused) -> None:
+        """Sends away every request that waits."""
+        for waiter in [*self.waiters, *(rival for _, rival in self.rivals)]:
+            waiter.fail(error)
+        self.waiters, self.rivals = [], []
+
+
+class Engine:
+    """Drives transactions. All methods belong to the event loop it was built on."""
+
+    def __init__(
+        self,
+        *,
+        log: Log,
+        participants: Participants,
+        policies: Mapping[str, ParticipantPolicy],
+        clock: LogClock,
+        limits: EngineLimits | None = None,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.clock = clock
+        self.log = log
+        self.limits = limits or EngineLimits()
+        self.draining = False
+        self.live: dict[str, Live] = {}
+        # Requests that wait for transactions that others drive.
+        self.watched: dict[str, list[Waiter]] = {}
+        # Participants that parked transactions wait for, though they are configured no more:
+        # such a transaction may have other branches, which must not wait with it.
+        self.unconfigured: frozenset[str] = frozenset()
+        # When transactions that this process parked are due, in whole ticks of DUE_TICK_S.
+        self.due_ticks: set[int] = set()
+        self._jitter = jitter
+        self.writer = LogWriter(
+            log,
+            on_inserted=self._on_inserted,
+            on_saved=self._on_saved,
+            on_refused=self._on_refused,
+            is_wanted=self._is_change_wanted,
+        )
+        self.lanes = {
+            name: ParticipantLane(
+                name,
+                policy,
+                participants=participants,
+                clock=clock,
+                is_wanted=self._is_call_wanted,
+                on_answers=self._on_answers,
+            )
+            for name, policy in policies.items()
+        }
+        self._perform: dict[type[Effect], Callable[[Live, object], None]] = {
+            Save: self._save,
+            Call: self._call,
+            Accepted: self._settle,
+            Decided: self._settle,
+            BranchRegistered: self._settle,
+            BranchTried: self._settle,
+            Completed: self._complete,
+            Parked: self._park,
+            BecameStuck: self._report_stuck,
+        }
+
+    async def run(self) -> None:
+        """Writes and calls until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.writer.run())
+            for lane in self.lanes.values():
+                tasks.create_task(lane.run())
+
+    # --- requests ---------------------------------------------------------
+
+    def begin(self, tx: Transaction, waiter: Waiter) -> None:
+        """Starts a transaction, or joins the one that this very request started before.
+
+        Raises:
+            Refused: nothing is written and nothing has changed.
+        """
+        known = self.live.get(tx.gid)
+        if known is not None:
+            self._join(known, tx, waiter)
+            return
+        self._check_room(tx)
+        entry = self._remember(tx)
+        entry.waiters.append(waiter)
+        self._apply(entry, Begun(), self.clock.now())
+
+    async def add_branch(
+        self, gid: str, spec: BranchSpec, waiter: Waiter, *, branches_max: int, transaction_bytes_max: int
+    ) -> None:
+        """Adds a branch to an interactive transaction."""
+        self._check_participants((spec,))
+        await self._command(gid, BranchAdded(spec, branches_max, transaction_bytes_max), waiter)
+
+    async def confirm(self, gid: str, waiter: Waiter) -> None:
+        """Asks for the decision CONFIRM."""
+        await self._command(gid, ConfirmRequested(), waiter)
+
+    async def cancel(self, gid: str, detail: str, waiter: Waiter) -> None:
+        """Asks for the decision CANCEL."""
+        await self._command(gid, CancelRequested(detail), waiter)
+
+    async def wait(self, gid: str, waiter: Waiter) -> None:
+        """Waits for a milestone of any transaction, whoever drives it.
+
+        Raises:
+            TransactionNotFound, LogUnavailable
+        """
+        entry = self.live.get(gid)
+        if entry is not None:
+            self._wait_for(entry, waiter)
+            return
+        self._settle_or_watch(await self.get(gid), waiter)
+
+    async def get(self, gid: str) -> Record:
+        """What the log holds of a transaction.
+
+        Raises:
+            TransactionNotFound, LogUnavailable
+        """
+        record = (await self.log.transaction_get((gid,))).get(gid)
+        if record is None:
+            raise _not_found(gid)
+        return record
+
+    # --- what recovery calls ----------------------------------------------
+
+    def wake_due(self) -> int:
+        """Sends `Woken` to every live transaction whose time has come. Returns how many."""
+        now = self.clock.now()
+        due = [entry for entry in self.live.values() if entry.tx.wake_at <= now]
+        for entry in due:
+            self._apply(entry, Woken(), now)
+        return len(due)
+
+    def resume(self, records: Iterable[Record]) -> int:
+        """Drives on what this process has just become the owner of. Returns how many."""
+        now = self.clock.now()
+        count = 0
+        for record in records:
+            known = self.live.get(record.tx.gid)
+            if known is not None and known.tx.version >= record.tx.version:
+                continue
+            if known is not None:
+                self._forget(known)
+            entry = self._remember(record.tx)
+            entry.waiters = self.watched.pop(record.tx.gid, [])
+            if known is not None:
+                self._hand_over(known, record)
+            self._apply(entry, Resumed(), now)
+            count += 1
+        return count
+
+    def stale_suspects(self) -> list[str]:
+        """Gids of live transactions that others may have taken over without our noticing.
+
+        Whatever writes or calls finds out by itself. What is left are interactive
+        transactions that only wait here, for a step that may be made elsewhere.
+        """
+        return [
+            gid
+            for gid, entry in self.live.items()
+            if entry.waiters and entry.tx.interactive and not entry.tx.saving
+        ]
+
+    def lose_stale(self, records: Mapping[str, Record]) -> int:
+        """Forgets live transactions whose rows, as just read, others have changed. Returns how many."""
+        count = 0
+        for gid, record in records.items():
+            entry = self.live.get(gid)
+            if entry is not None and not entry.tx.saving and record.tx.version > entry.tx.version:
+                self._lose(entry)
+                count += 1
+        return count
+
+    def forget_due(self, now: float) -> bool:
+        """Whether something that this process parked is due. It is told once."""
+        due = {tick for tick in self.due_ticks if tick * DUE_TICK_S <= now}
+        self.due_ticks -= due
+        return bool(due)
+
+    def claim_limits(self, most: int) -> dict[str, int]:
+        """How many parked transactions may be claimed now, by the participant they wait for.
+
+        Each participant has a share of its own, so that many that wait for one
+        never keep those of another waiting.
+        """
+        most = min(most, self.limits.live_max - len(self.live))
+        if most <= 0:
+            return {}
+        now = self.clock.now()
+        limits = {name: lane.claim_room(now, most) for name, lane in self.lanes.items()}
+        unconfigured = dict.fromkeys(self.unconfigured, most)
+        return {"": most} | unconfigured | {name: limit for name, limit in limits.items() if limit}
+
+    def settle_watched(self, gids: Sequence[str], records: Mapping[str, Record]) -> int:
+        """Answers requests that watch `gids`, now that `records` have been read for them.
+
+        Returns how many transactions need no watching any more.
+        """
+        for gid in gids:
+            record = records.get(gid)
+            for waiter in self.watched.pop(gid, ()):
+                if record is None:
+                    waiter.fail(_not_found(gid))
+                else:
+                    self._settle_or_watch(record, waiter)
+        return sum(gid not in self.watched for gid in gids)
+
+    def fail_waiters(self, error: Refused) -> None:
+        """Sends away every request that still waits."""
+        for entry in self.live.values():
+            entry.fail_all(error)
+        for waiters in self.watched.values():
+            for waiter in waiters:
+                waiter.fail(error)
+        self.watched = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether a write or a call is under way for any live transaction."""
+        return any(
+            entry.tx.saving or any(branch.calling for branch in entry.tx.branches)
+            for entry in self.live.values()
+        )
+
+    # --- requests, closer -------------------------------------------------
+
+    def _check_room(self, tx: Transaction) -> None:
+        if self.draining:
+            raise Draining("this coordinator is shutting down", retry_after_s=0.05)
+        self._check_log()
+        if len(self.live) >= self.limits.live_max * NEW_WORK_SHARE:
+            raise Overloaded("too many live transactions", retry_after_s=0.2)
+        if self.writer.backlog >= self.limits.log_backlog_max:
+            raise Overloaded("the log cannot keep up", retry_after_s=0.2)
+        self._check_participants(branch.spec for branch in tx.branches)
+
+    def _check_log(self) -> None:
+        if not self.writer.available:
+            raise LogUnavailable("the transaction log cannot be reached", retry_after_s=1.0)
+
+    def _check_participants(self, specs: Iterable[BranchSpec]) -> None:
+        for spec in specs:
+            lane = self.lanes.get(spec.participant)
+            if lane is None:
+                raise UnknownParticipant(
+                    f"participant {spec.participant!r} is not configured",
+                    metadata={"participant": spec.participant},
+                )
+            if not lane.breaker.closed:
+                raise ParticipantUnavailable(
+                    f"participant {spec.participant!r} is not answering",
+                    retry_after_s=lane.breaker.wait_s(self.clock.now()) + lane.policy.breaker.open_first_s,
+                    metadata={"participant": spec.participant},
+                )
+            too_many_live = lane.live >= self.limits.live_max * PARTICIPANT_SHARE
+            if too_many_live or lane.backlog >= lane.policy.backlog_max:
+                raise Overloaded(
+                    f"too much waits for participant {spec.participant!r}",
+                    retry_after_s=0.2,
+                    metadata={"participant": spec.participant},
+                )
+
+    def _join(self, known: Live, repeated: Transaction, waiter: Waiter) -> None:
+        if known.tx.fingerprint == repeated.fingerprint:
+            self._wait_for(known, waiter)
+        elif known.tx.saved_state is None:
+            known.rivals.append((repeated.fingerprint, waiter))
+        else:
+            raise _gid_conflict(repeated.gid)
+
+    async def _command(self, gid: str, event: Event, waiter: Waiter) -> None:
+        """Applies a request to a transaction, which this process takes over if it must.
+
+        Raises:
+            Refused: nothing has changed.
+        """
+        for _ in range(_TAKES_MAX):
+            entry = self.live.get(gid)
+            if entry is not None:
+                self._apply(entry, event, self.clock.now())
+                self._wait_for(entry, waiter)
+                return
+            self._check_log()
+            record = await self.get(gid)
+            step(record.tx, event, self.clock.now())  # what is refused moves nothing
+            if record.tx.state.decided:
+                self._settle_or_watch(record, waiter)
+                return
+            if self.draining:
+                raise Draining("this coordinator is shutting down", retry_after_s=0.05)
+            taken = await self.log.transaction_take(gid, version=record.tx.version)
+            if taken is not None:
+                self.resume((taken,))
+        raise Overloaded(f"transaction {gid!r} is being moved between coordinators", retry_after_s=0.1)
+
+    def _wait_for(self, entry: Live, waiter: Waiter) -> None:
+        if is_reached(waiter.milestone, entry.tx, waiter.branch_id):
+            waiter.settle(entry.tx)
+            return
+        if len(entry.waiters) % WAITERS_SWEPT_EVERY == WAITERS_SWEPT_EVERY - 1:
+            entry.waiters = [other for other in entry.waiters if not other.is_gone()]
+        entry.waiters.append(waiter)
+
+    def _settle_or_watch(self, record: Record, waiter: Waiter) -> None:
+        """For a transaction that others drive: its row tells how far it is."""
+        tx = record.tx
+        if waiter.is_gone():
+            return
+        if is_reached(waiter.milestone, tx, waiter.branch_id):
+            waiter.settle(tx)
+        elif tx.gid in self.live:
+            self._wait_for(self.live[tx.gid], waiter)
+        elif waiter.is_command and not tx.state.decided:
+            waiter.fail(_owner_changed())
+        else:
+            self.watched.setdefault(tx.gid, []).append(waiter)
+
+    def _remember(self, tx: Transaction) -> Live:
+        entry = self.live[tx.gid] = Live(tx)
+        self._count(tx, 1)
+        return entry
+
+    def _forget(self, entry: Live) -> None:
+        del self.live[entry.tx.gid]
+        self._count(entry.tx, -1)
+
+    def _count(self, tx: Transaction, change: int) -> None:
+        lanes = self.lanes
+        for branch in tx.branches:
+            lane = lanes.get(branch.spec.participant)
+            if lane is not None:
+                lane.live += change
+
+    # --- events -----------------------------------------------------------
+
+    def _apply(self, entry: Live, event: Event, now: float) -> None:
+        before = entry.tx
+        entry.tx, effects = step(before, event, now)
+        if len(before.branches) != len(entry.tx.branches):
+            self._count(before, -1)
+            self._count(entry.tx, 1)
+        for effect in effects:
+            self._perform[type(effect)](entry, effect)
+
+    def _on_inserted(self, begun: Sequence[Transaction], others: Sequence[Record | None]) -> None:
+        now = self.clock.now()
+        for tx, other in zip(begun, others, strict=True):
+            entry = self._unsaved(tx.gid)
+            if entry is None:
+                continue  # `resume` has brought the transaction that was there first
+            if other is None:
+                for _, rival in entry.rivals:
+                    rival.fail(_gid_conflict(tx.gid))
+                self._apply(entry, Saved(), now)
+            else:
+                self._forget(entry)
+                self._hand_over(entry, other)
+
+    def _unsaved(self, gid: str) -> Live | None:
+        """The live transaction of this gid, if it is one whose begin is on its way into the log."""
+        entry = self.live.get(gid)
+        return entry if entry is not None and entry.tx.saved_state is None else None
+
+    def _hand_over(self, entry: Live, other: Record) -> None:
+        """Whoever waits for a forgotten entry waits for the transaction of `other` from now on.
+
+        Where the entry was not durable, its gid turned out to be taken: by an
+        earlier delivery of one of these requests, or by something else. Commands
+        went to a memory that is gone, and have to be given again.
+        """
+        askers = [(entry.tx.fingerprint, waiter) for waiter in entry.waiters]
+        for fingerprint, waiter in askers + entry.rivals:
+            if fingerprint != other.tx.fingerprint:
+                waiter.fail(_gid_conflict(entry.tx.gid))
+            elif waiter.is_command:
+                waiter.fail(_owner_changed())
+            else:
+                self._settle_or_watch(other, waiter)
+
+    def _on_saved(self, changed: Sequence[Transaction], written: Sequence[bool]) -> None:
+        now = self.clock.now()
+        for tx, was_written in zip(changed, written, strict=True):
+            if not self._is_change_wanted(tx):
+                continue  # it was lost and taken again meanwhile
+            entry = self.live[tx.gid]
+            if was_written:
+                self._apply(entry, Saved(), now)
+            else:
+                self._lose(entry)
+
+    def _lose(self, entry: Live) -> None:
+        """Another coordinator has the transaction. Whoever waits for it here watches its row."""
+        gid = entry.tx.gid
+        logger.debug("transaction was taken over by another coordinator", gid=gid)
+        self._forget(entry)
+        for waiter in entry.waiters:
+            if waiter.is_command:
+                waiter.fail(_owner_changed())
+            else:
+                self.watched.setdefault(gid, []).append(waiter)
+
+    def _on_refused(self, begun: Sequence[Transaction], error: LogUnavailable) -> None:
+        for tx in begun:
+            entry = self._unsaved(tx.gid)
+            if entry is None:
+                continue
+            self._forget(entry)
+            entry.fail_all(error)
+
+    def _is_change_wanted(self, tx: Transaction) -> bool:
+        """Whether a change that waited for the log still is this process's latest word."""
+        entry = self.live.get(tx.gid)
+        return entry is not None and entry.tx.version == tx.version and entry.tx.saving
+
+    def _is_call_wanted(self, call: BranchCall) -> bool:
+        """Whether a call that waited in a lane still makes sense."""
+        entry = self.live.get(call.gid)
+        return entry is not None and entry.tx.branches[call.index].calling is call.operation
+
+    def _on_answers(self, answers: Answers) -> None:
+        now = self.clock.now()
+        for call, answer in answers:
+            entry = self.live.get(call.gid)
+            if entry is not None:
+                self._apply(entry, self._answered(call, answer), now)
+
+    def _answered(self, call: BranchCall, answer: Answer) -> Answered:
+        if answer.verdict is Verdict.SUCCEEDED:
+            return Answered(call.index, call.operation, answer)
+        lane = self.lanes.get(call.spec.participant)
+        policy = lane.policy.retry if lane else _NO_POLICY
+        return Answered(call.index, call.operation, answer, policy, self._jitter())
+
+    # --- effects ----------------------------------------------------------
+
+    def _save(self, entry: Live, _effect: object) -> None:
+        self.writer.put(entry.tx)
+
+    def _call(self, entry: Live, effect: object) -> None:
+        assert isinstance(effect, Call)
+        tx = entry.tx
+        branch = tx.branches[effect.index]
+        call = BranchCall(
+            gid=tx.gid,
+            index=effect.index,
+            operation=effect.operation,
+            spec=branch.spec,
+            expires_at=tx.expires_at,
+            attempt=branch.attempts,
+            result=branch.result,
+            result_content_type=branch.result_content_type,
+        )
+        lane = self.lanes.get(branch.spec.participant)
+        if lane is None:
+            # Answered later, as every call is: an event is never applied inside another.
+            answers = [(call, _not_configured(branch.spec.participant))]
+            asyncio.get_running_loop().call_soon(self._on_answers, answers)
+        else:
+            lane.put(call)
+
+    def _settle(self, entry: Live, _effect: object) -> None:
+        waiters = entry.waiters
+        if not waiters:
+            return
+        entry.waiters = []
+        for waiter in waiters:
+            self._wait_for(entry, waiter)
+
+    def _complete(self, entry: Live, effect: object) -> None:
+        self._settle(entry, effect)
+        self._forget(entry)
+
+    def _park(self, entry: Live, _effect: object) -> None:
+        tx = entry.tx
+        self._forget(entry)
+        self.due_ticks.add(math.ceil(tx.parked_until / DUE_TICK_S))
+        if entry.waiters:
+            self.watched.setdefault(tx.gid, []).extend(entry.waiters)
+
+    def _report_stuck(self, entry: Live, effect: object) -> None:
+        assert isinstance(effect, BecameStuck)
+        branch = entry.tx.branches[effect.index]
+        logger.error(
+            "transaction is stuck",
+            gid=entry.tx.gid,
+            branch_id=branch.spec.branch_id,
+            participant=branch.spec.participant,
+            state=entry.tx.state.name,
+            attempts=branch.attempts,
+            last_error=branch.last_error,
+        )
+
+
+def _gid_conflict(gid: str) -> GidConflict:
+    return GidConflict(f"transaction {gid!r} exists with different content", metadata={"gid": gid})
+
+
+def _not_found(gid: str) -> TransactionNotFound:
+    return TransactionNotFound(f"no transaction {gid!r}", metadata={"gid": gid})
+
+
+def _owner_changed() -> OwnerChanged:
+    return OwnerChanged("another coordinator drives the transaction now", retry_after_s=0.05)
+
+
+def _not_configured(participant: str) -> Answer:
+    return Answer(
+        verdict=Verdict.FAILED,
+        reason=UnknownParticipant.reason,
+        message=f"participant {participant!r} is not configured",
+        permanent=True,
+        retry_after_s=5.0,
+    )

@@ -1,0 +1,112 @@
+"""The way of transactions into the log: two queues of writes, each write one commit for its whole batch.
+
+Begins and changes have a queue each, so that neither waits for the other. A
+batch whose outcome is unknown is written again, for as long as it takes: the
+log recognises what took effect (`ports.Log`), so nothing is guessed.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import structlog
+
+from coordinator.core.errors import LogUnavailable
+from coordinator.core.model import Transaction
+from coordinator.ports import Log, Record
+from tcc.outbox import Outbox
+
+T = TypeVar("T")
+
+BATCH_MAX = 512
+BATCH_BYTES_MAX = 8 * 2**20
+# See tcc.outbox: what one commit costs is worth waiting for company.
+PACE_S = 0.01
+# Pauses between tries while the log is away.
+RETRY_FIRST_S = 0.05
+RETRY_MAX_S = 1.0
+
+logger = structlog.get_logger(__name__)
+
+
+class LogWriter:
+    """Writes transactions in batches and hands back what became of each."""
+
+    def __init__(
+        self,
+        log: Log,
+        *,
+        on_inserted: Callable[[Sequence[Transaction], Sequence[Record | None]], None],
+        on_saved: Callable[[Sequence[Transaction], Sequence[bool]], None],
+        on_refused: Callable[[Sequence[Transaction], LogUnavailable], None],
+        is_wanted: Callable[[Transaction], bool],
+    ) -> None:
+        self._log = log
+        self._on_inserted = on_inserted
+        self._on_saved = on_saved
+        self._on_refused = on_refused
+        self._is_wanted = is_wanted
+        self._inserts = Outbox[Transaction](
+            self._insert, items_max=BATCH_MAX, bytes_max=BATCH_BYTES_MAX, size=_size, pace_s=PACE_S
+        )
+        self._saves = Outbox[Transaction](
+            self._save, items_max=BATCH_MAX, bytes_max=BATCH_BYTES_MAX, size=_size, senders=2, pace_s=PACE_S
+        )
+        self.available = True
+        # Told whenever `available` changes.
+        self.on_availability: Callable[[bool], None] = lambda _: None
+
+    def put(self, tx: Transaction) -> None:
+        (self._saves if tx.version else self._inserts).put(tx)
+
+    @property
+    def backlog(self) -> int:
+        return len(self._inserts) + len(self._saves)
+
+    async def run(self) -> None:
+        """Writes until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._inserts.run())
+            tasks.create_task(self._saves.run())
+
+    def log_answered(self) -> None:
+        """The log can be reached (again)."""
+        if not self.available:
+            self.available = True
+            self.on_availability(True)
+            logger.info("log is back")
+
+    def log_failed(self, error: LogUnavailable) -> None:
+        """The log cannot be reached: begins that have not left are refused, the rest is kept."""
+        if self.available:
+            self.available = False
+            self.on_availability(False)
+            logger.warning("log is away", error=error.message)
+        self._on_refused(self._inserts.withdraw(), error)
+
+    async def _insert(self, batch: list[Transaction]) -> None:
+        self._on_inserted(batch, await self._until_known(lambda: self._log.transaction_insert(batch)))
+
+    async def _save(self, waiting: list[Transaction]) -> None:
+        # A transaction may have been lost, and taken again, while its change waited here.
+        batch = [tx for tx in waiting if self._is_wanted(tx)]
+        if not batch:
+            return
+        self._on_saved(batch, await self._until_known(lambda: self._log.transaction_save(batch)))
+
+    async def _until_known(self, write: Callable[[], Awaitable[T]]) -> T:
+        wait_s = RETRY_FIRST_S
+        while True:
+            try:
+                outcome = await write()
+            except LogUnavailable as error:
+                self.log_failed(error)
+            else:
+                self.log_answered()
+                return outcome
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 2, RETRY_MAX_S)
+
+
+def _size(tx: Transaction) -> int:
+    return sum(len(branch.spec.payload) + len(branch.result) for branch in tx.branches) + 256

@@ -1,0 +1,152 @@
+"""The way of calls to one participant: its queue, its bulkhead and its breaker.
+
+Each participant has a lane of its own, so that one that is dead or slow delays
+only its own transactions.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
+
+from coordinator.core.model import Answer, RetryPolicy, Verdict
+from coordinator.engine.breaker import Breaker, BreakerPolicy
+from coordinator.ports import BranchCall, Clock, Participants
+from tcc.outbox import Outbox
+
+# A call younger than this holds the next one back, so that batches form; an older
+# one waits for a slow branch and must not hold anybody.
+FRESH_S = 0.02
+# See tcc.outbox: what one RPC costs is worth waiting for company.
+PACE_S = 0.01
+
+
+class ParticipantPolicy(Struct, frozen=True, kw_only=True):
+    """How a participant is treated. Times in seconds, counts in branch calls."""
+
+    retry: RetryPolicy = RetryPolicy()
+    breaker: BreakerPolicy = BreakerPolicy()
+    # The bulkhead: how many branch calls may be under way at once.
+    concurrency_max: int = 2_048
+    # How many may wait for it before new transactions are refused.
+    backlog_max: int = 8_192
+    batch_max: int = 256
+    batch_bytes_max: int = 2 * 2**20
+    cancel_in_stage_order: bool = False
+
+
+Answers = list[tuple[BranchCall, Answer]]
+
+
+class ParticipantLane:
+    """Sends branch calls to one participant and hands back exactly one answer for each."""
+
+    def __init__(
+        self,
+        name: str,
+        policy: ParticipantPolicy,
+        *,
+        participants: Participants,
+        clock: Clock,
+        is_wanted: Callable[[BranchCall], bool],
+        on_answers: Callable[[Answers], None],
+    ) -> None:
+        self.name = name
+        self.policy = policy
+        self.breaker = Breaker(policy=policy.breaker)
+        self._participants = participants
+        self._clock = clock
+        self._is_wanted = is_wanted
+        self._on_answers = on_answers
+        self._under_way = 0
+        self._room = asyncio.Event()
+        self._room.set()
+        self._calls = asyncio.TaskGroup()
+        # Branches of live transactions at this participant; the engine counts them.
+        self.live = 0
+        self._outbox = Outbox[BranchCall](
+            self._send,
+            items_max=min(policy.batch_max, policy.concurrency_max),
+            bytes_max=policy.batch_bytes_max,
+            size=_size,
+            pace_s=PACE_S,
+        )
+
+    def put(self, call: BranchCall) -> None:
+        self._outbox.put(call)
+
+    @property
+    def backlog(self) -> int:
+        """How many calls wait or are under way."""
+        return len(self._outbox) + self._under_way
+
+    def claim_room(self, now: float, most: int) -> int:
+        """How many parked transactions may be claimed for this participant now."""
+        if not self.breaker.allows(now):
+            return 0
+        if not self.breaker.closed:
+            return 1
+        return max(0, min(most, self.policy.concurrency_max - self.backlog))
+
+    async def run(self) -> None:
+        """Sends until cancelled; what is under way then is cancelled with it.
+
+        An exception out of a call is a bug of ours, and ends the lane with it.
+        """
+        async with self._calls:
+            await self._outbox.run()
+
+    async def _send(self, batch: list[BranchCall]) -> None:
+        calls = self._admit([call for call in batch if self._is_wanted(call)])
+        if not calls:
+            return
+        self._under_way += len(calls)
+        task = self._calls.create_task(self._call(calls))
+        await asyncio.wait((task,), timeout=FRESH_S)
+        while self._under_way >= self.policy.concurrency_max:
+            self._room.clear()
+            await self._room.wait()
+
+    def _admit(self, calls: list[BranchCall]) -> list[BranchCall]:
+        """Those that may leave: all, one as a probe, or none. The rest is withheld."""
+        if not calls or self.breaker.closed:
+            return calls
+        now = self._clock.now()
+        admitted = 1 if self.breaker.allows(now) else 0
+        if admitted:
+            self.breaker = self.breaker.sent()
+        self._withhold(calls[admitted:], self.breaker.wait_s(now))
+        return calls[:admitted]
+
+    def _withhold(self, calls: Sequence[BranchCall], wait_s: float) -> None:
+        answer = Answer(
+            verdict=Verdict.FAILED,
+            reason="BREAKER_OPEN",
+            message=f"participant {self.name} is not answering",
+            withheld=True,
+            retry_after_s=wait_s,
+        )
+        if calls:
+            self._on_answers([(call, answer) for call in calls])
+
+    async def _call(self, calls: list[BranchCall]) -> None:
+        reached = False
+        missing = len(calls)
+        async for answers in self._participants.execute(self.name, calls):
+            missing -= len(answers)
+            self._free(len(answers))
+            if any(not answer.unreachable for _, answer in answers):
+                reached = True
+                self.breaker = self.breaker.succeeded()
+            self._on_answers([(calls[position], answer) for position, answer in answers])
+        assert missing == 0, "each call gets exactly one answer"
+        if not reached:
+            self.breaker = self.breaker.failed(self._clock.now())
+
+    def _free(self, count: int) -> None:
+        self._under_way -= count
+        self._room.set()
+
+
+def _size(call: BranchCall) -> int:
+    return len(call.spec.payload) + len(call.result) + 128

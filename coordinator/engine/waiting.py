@@ -1,0 +1,75 @@
+"""Who waits for what of a transaction."""
+
+from collections.abc import Callable
+from enum import IntEnum
+
+from coordinator.core.errors import Refused
+from coordinator.core.model import Transaction, TryState
+
+
+class Milestone(IntEnum):
+    """What a request can wait for."""
+
+    ACCEPTED = 1
+    BRANCH_REGISTERED = 2
+    BRANCH_TRIED = 3
+    DECIDED = 4
+    COMPLETED = 5
+
+
+class Waiter:
+    """One request that waits. It is answered exactly once, by `settle` or by `fail`.
+
+    `is_command`: it asked for something that lives in the owner's memory until
+    the next write. When the transaction is lost to another owner, such a request
+    fails with OwnerChanged and has to be made again; any other can go on waiting
+    by watching the row.
+
+    `is_gone`: whether nobody listens any more; such a request is forgotten.
+    """
+
+    __slots__ = ("branch_id", "fail", "is_command", "is_gone", "milestone", "settle")
+
+    def __init__(
+        self,
+        milestone: Milestone,
+        settle: Callable[[Transaction], None],
+        fail: Callable[[Refused], None],
+        *,
+        branch_id: str = "",
+        is_command: bool = False,
+        is_gone: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.milestone = milestone
+        self.settle = settle
+        self.fail = fail
+        self.branch_id = branch_id
+        self.is_command = is_command
+        self.is_gone = is_gone
+
+
+def is_reached(milestone: Milestone, tx: Transaction, branch_id: str = "") -> bool:
+    """Whether the durable part of `tx` holds what a request waits for.
+
+    A decision ends every wait for a branch: what its Try said, or that it came
+    too late, is known then.
+    """
+    state = tx.saved_state
+    if state is None:
+        return False
+    match milestone:
+        case Milestone.ACCEPTED:
+            return True
+        case Milestone.DECIDED:
+            return state.decided
+        case Milestone.COMPLETED:
+            return state.ended
+        case Milestone.BRANCH_REGISTERED:
+            return state.decided or any(
+                branch.spec.branch_id == branch_id for branch in tx.branches[: tx.saved_branches]
+            )
+        case Milestone.BRANCH_TRIED:
+            return state.decided or any(
+                branch.spec.branch_id == branch_id and branch.tried is TryState.SUCCEEDED
+                for branch in tx.branches
+            )

@@ -1,0 +1,245 @@
+"""The scheduler's jobs: what finishes the work that was interrupted.
+
+Each job is a bounded `run_once()` that returns how much it did, and decides
+nothing about transactions: it finds those whose time has come and hands them to
+the engine. `schedule` lets APScheduler tick them; it stores nothing.
+
+- heartbeat: this coordinator lives; what time the log has
+- expire: live transactions past their expiry, and Trys to repeat
+- retry: parked transactions whose next attempt is due
+- adopt: transactions of coordinators whose lease has run out
+- watch: requests here that wait for transactions driven elsewhere
+- recheck: transactions that others took over while requests wait for them here
+- purge: transactions that ended long ago
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from msgspec import Struct
+
+from coordinator.core.errors import LogUnavailable
+from coordinator.engine.engine import Engine
+
+logger = structlog.get_logger(__name__)
+
+
+class RecoverySettings(Struct, frozen=True, kw_only=True):
+    """How often the jobs run, and how much each may do at once."""
+
+    lease_s: float = 3.0
+    heartbeat_every_s: float = 1.0
+    sweep_every_s: float = 0.2
+    # How often to look for due transactions that other coordinators parked.
+    poll_every_s: float = 1.0
+    # How often to look whether they wait for participants that are configured no more.
+    unconfigured_every_s: float = 30.0
+    adopt_every_s: float = 1.0
+    purge_every_s: float = 10.0
+    claim_max: int = 1_000
+    # How many a statement deletes, and how many statements a run may take: together
+    # more than one worker can end meanwhile.
+    purge_max: int = 5_000
+    purge_batches_max: int = 20
+    retention_s: float = 7 * 24 * 3600.0
+
+
+class Job(Protocol):
+    """Something to do every so often."""
+
+    name: str
+    every_s: float
+
+    async def run_once(self) -> int: ...
+
+
+class Heartbeat:
+    """Renews this coordinator's lease and sets its clock by the log's."""
+
+    name = "heartbeat"
+
+    def __init__(self, engine: Engine, settings: RecoverySettings) -> None:
+        self.every_s = settings.heartbeat_every_s
+        self._engine = engine
+        self._lease_s = settings.lease_s
+
+    async def run_once(self) -> int:
+        clock = self._engine.clock
+        asked_at = clock.monotonic()
+        log_time = await self._engine.log.coordinator_heartbeat(lease_s=self._lease_s)
+        clock.set(log_time, asked_at=asked_at, answered_at=clock.monotonic())
+        self._engine.writer.log_answered()
+        return 1
+
+
+class Expire:
+    """Wakes live transactions past their expiry, and those with a Try to repeat."""
+
+    name = "expire"
+
+    def __init__(self, engine: Engine, settings: RecoverySettings) -> None:
+        self.every_s = settings.sweep_every_s
+        self._engine = engine
+
+    async def run_once(self) -> int:
+        return self._engine.wake_due()
+
+
+class Retry:
+    """Claims parked transactions that are due, a fair share for each participant."""
+
+    name = "retry"
+
+    def __init__(self, engine: Engine, settings: RecoverySettings) -> None:
+        self.every_s = settings.sweep_every_s
+        self._engine = engine
+        self._poll_every_s = settings.poll_every_s
+        self._claim_max = settings.claim_max
+        self._poll_at = 0.0
+        self._unconfigured_every_s = settings.unconfigured_every_s
+        self._unconfigured_at = 0.0
+
+    async def run_once(self) -> int:
+        engine = self._engine
+        now = engine.clock.now()
+        something_is_due = engine.forget_due(now)
+        if engine.draining or not (something_is_due or now >= self._poll_at):
+            return 0
+        if now >= self._unconfigured_at:
+            waiting_on = await engine.log.transaction_waiting_on()
+            engine.unconfigured = frozenset(waiting_on) - engine.lanes.keys() - {""}
+            self._unconfigured_at = now + self._unconfigured_every_s
+        limits = engine.claim_limits(self._claim_max)
+        claimed = await engine.log.transaction_claim_due(limits) if limits else []
+        # Where a limit may have been reached more may be due: look again at the next tick.
+        more = bool(limits) and len(claimed) >= min(limits.values())
+        self._poll_at = now if more else now + self._poll_every_s
+        return engine.resume(claimed)
+
+
+class Adopt:
+    """Takes over what dead coordinators were driving."""
+
+    name = "adopt"
+
+    def __init__(self, engine: Engine, settings: RecoverySettings) -> None:
+        self.every_s = settings.adopt_every_s
+        self._engine = engine
+        self._claim_max = settings.claim_max
+
+    async def run_once(self) -> int:
+        engine = self._engine
+        adopted = 0
+        while not engine.draining:
+            room = min(self._claim_max, engine.limits.live_max - len(engine.live))
+            if room <= 0:
+                break
+            records = await engine.log.transaction_adopt(room)
+            adopted += engine.resume(records)
+            if len(records) < room:
+                break
+        if adopted:
+            logger.warning("adopted transactions of a dead coordinator", count=adopted)
+        return adopted
+
+
+class Watch:
+    """Answers requests that wait for transactions driven elsewhere."""
+
+    name = "watch"
+
+    def __init__(self, engine: Engine, settings: RecoverySettings) -> None:
+        self.every_s = settings.sweep_every_s
+        self._engine = engine
+
+    async def run_once(self) -> int:
+        gids = list(self._engine.watched)
+        if not gids:
+            return 0
+        return self._engine.settle_watched(gids, await self._engine.log.transaction_get(gids))
+
+
+class Recheck:
+    """Forgets live transactions that others have taken over, so that whoever waits here learns it."""
+
+    name = "recheck"
+
+    def __init__(self, engine: Engine, settings: RecoverySettings) -> None:
+        self.every_s = settings.poll_every_s
+        self._engine = engine
+
+    async def run_once(self) -> int:
+        gids = self._engine.stale_suspects()
+        if not gids:
+            return 0
+        return self._engine.lose_stale(await self._engine.log.transaction_get(gids))
+
+
+class Purge:
+    """Deletes transactions that ended longer ago than they are kept."""
+
+    name = "purge"
+
+    def __init__(self, engine: Engine, settings: RecoverySettings) -> None:
+        self.every_s = settings.purge_every_s
+        self._engine = engine
+        self._retention_s = settings.retention_s
+        self._purge_max = settings.purge_max
+        self._batches_max = settings.purge_batches_max
+
+    async def run_once(self) -> int:
+        purged = 0
+        for _ in range(self._batches_max):
+            batch = await self._engine.log.transaction_purge(
+                ended_before_s=self._retention_s, limit=self._purge_max
+            )
+            purged += batch
+            if batch < self._purge_max:
+                break
+            # Others may have waited for the connection, or for this loop.
+            await asyncio.sleep(0)
+        return purged
+
+
+def jobs(engine: Engine, settings: RecoverySettings) -> list[Job]:
+    """All jobs of one coordinator."""
+    return [kind(engine, settings) for kind in (Heartbeat, Expire, Retry, Adopt, Watch, Recheck, Purge)]
+
+
+def schedule(
+    engine: Engine, settings: RecoverySettings, *, on_bug: Callable[[Exception], None]
+) -> AsyncIOScheduler:
+    """A started scheduler that ticks all jobs. The caller shuts it down.
+
+    A log that is away is part of life: the job does nothing and comes again. Any
+    other exception is a bug and goes to `on_bug`, which ends the process.
+    """
+    scheduler = AsyncIOScheduler(timezone="UTC")
+    for job in jobs(engine, settings):
+        scheduler.add_job(
+            _guarded,
+            "interval",
+            args=(engine, job, on_bug),
+            seconds=job.every_s,
+            name=job.name,
+            max_instances=1,
+            coalesce=True,
+            misfire_grace_time=None,
+        )
+    scheduler.start()
+    return scheduler
+
+
+async def _guarded(engine: Engine, job: Job, on_bug: Callable[[Exception], None]) -> None:
+    try:
+        await job.run_once()
+    except asyncio.CancelledError:
+        return  # the scheduler shuts down, and would report this as an error of the job
+    except LogUnavailable as error:
+        engine.writer.log_failed(error)
+    except Exception as error:
+        logger.exception("a recovery job failed", job=job.name)
+        on_bug(error)

@@ -1,0 +1,117 @@
+"""What initiators are told, from the core's values."""
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from coordinator.core.model import Branch, CancelReason, State, Transaction, TryState
+from coordinator.ports import Record
+from tcc.v1 import transaction_pb2 as pb
+
+_STATES = {
+    State.TRYING: pb.TRANSACTION_STATE_TRYING,
+    State.CONFIRMING: pb.TRANSACTION_STATE_CONFIRMING,
+    State.CANCELLING: pb.TRANSACTION_STATE_CANCELLING,
+    State.CONFIRMED: pb.TRANSACTION_STATE_CONFIRMED,
+    State.CANCELLED: pb.TRANSACTION_STATE_CANCELLED,
+}
+_CANCEL_REASONS = {
+    CancelReason.NONE: pb.CANCEL_REASON_UNSPECIFIED,
+    CancelReason.REJECTED: pb.CANCEL_REASON_REJECTED,
+    CancelReason.EXPIRED: pb.CANCEL_REASON_EXPIRED,
+    CancelReason.REQUESTED: pb.CANCEL_REASON_REQUESTED,
+    CancelReason.TRY_FAILED: pb.CANCEL_REASON_TRY_FAILED,
+}
+_TRIED = {
+    TryState.UNKNOWN: pb.BRANCH_STATE_TRYING,
+    TryState.SUCCEEDED: pb.BRANCH_STATE_TRIED,
+    TryState.REJECTED: pb.BRANCH_STATE_REJECTED,
+    TryState.FAILED: pb.BRANCH_STATE_FAILED,
+}
+
+
+def outcome(tx: Transaction) -> pb.TransactionOutcome:
+    """How a transaction stands durably, in brief."""
+    state = tx.saved_state or State.TRYING
+    reply = pb.TransactionOutcome(gid=tx.gid, state=_STATES[state])
+    if tx.cancel_reason and state.decided:
+        reply.cancel_reason = _CANCEL_REASONS[tx.cancel_reason]
+        reply.cancel_branch_id = tx.cancel_branch_id
+        reply.cancel_detail = tx.cancel_detail
+    for branch in tx.branches:
+        if branch.result:
+            reply.results.add(
+                branch_id=branch.spec.branch_id,
+                result=branch.result,
+                content_type=branch.result_content_type,
+            )
+    return reply
+
+
+def try_branch(branch: Branch) -> pb.TryBranchResponse:
+    """What a branch's Try has come to."""
+    reason, _, message = branch.last_error.partition(": ")
+    refused = branch.tried in (TryState.REJECTED, TryState.FAILED)
+    return pb.TryBranchResponse(
+        state=_TRIED[branch.tried],
+        reason=reason if refused else "",
+        message=message if refused else "",
+        result=branch.result,
+        result_content_type=branch.result_content_type,
+    )
+
+
+def transaction(record: Record, *, with_payloads: bool) -> pb.Transaction:
+    """A transaction in full; a list leaves payloads and results out."""
+    tx = record.tx
+    return pb.Transaction(
+        gid=tx.gid,
+        state=_STATES[tx.state],
+        initiator=tx.initiator,
+        labels=dict(tx.labels),
+        created_at=timestamp(record.created_at),
+        expires_at=timestamp(tx.expires_at),
+        decided_at=timestamp(record.decided_at),
+        ended_at=timestamp(record.ended_at),
+        cancel_reason=_CANCEL_REASONS[tx.cancel_reason],
+        cancel_branch_id=tx.cancel_branch_id,
+        cancel_detail=tx.cancel_detail,
+        stuck=tx.stuck,
+        owner=record.owner or "",
+        version=tx.version,
+        branches=[_branch(tx.state, branch, with_payloads=with_payloads) for branch in tx.branches],
+    )
+
+
+def timestamp(seconds: float | None) -> Timestamp | None:
+    """A moment in seconds since the Unix epoch, as the contract has it."""
+    if seconds is None:
+        return None
+    return Timestamp(seconds=int(seconds), nanos=int(seconds % 1 * 1e9))
+
+
+def _branch(state: State, branch: Branch, *, with_payloads: bool) -> pb.Branch:
+    spec = branch.spec
+    return pb.Branch(
+        spec=pb.BranchSpec(
+            branch_id=spec.branch_id,
+            participant=spec.participant,
+            action=spec.action,
+            payload=spec.payload if with_payloads else b"",
+            content_type=spec.content_type,
+            stage=spec.stage,
+        ),
+        state=_branch_state(state, branch),
+        tried_by_initiator=spec.tried_by_initiator,
+        result=branch.result if with_payloads else b"",
+        result_content_type=branch.result_content_type,
+        attempts=branch.attempts,
+        last_error=branch.last_error,
+        next_attempt_at=timestamp(branch.due_at) if branch.due_at and not branch.done else None,
+    )
+
+
+def _branch_state(state: State, branch: Branch) -> pb.BranchState:
+    if not branch.done:
+        return _TRIED[branch.tried]
+    if state in (State.CONFIRMING, State.CONFIRMED):
+        return pb.BRANCH_STATE_CONFIRMED
+    return pb.BRANCH_STATE_CANCELLED

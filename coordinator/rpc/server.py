@@ -1,0 +1,68 @@
+"""The coordinator's gRPC server: its services, health and reflection."""
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from coordinator.engine.engine import Engine
+from coordinator.rpc.requests import RequestLimits
+from coordinator.rpc.transaction_service import TransactionService
+from tcc.v1 import transaction_pb2, transaction_pb2_grpc
+
+# Room for the results of all branches of the largest transaction.
+MESSAGE_BYTES_MAX = 32 * 2**20
+
+SERVICE = transaction_pb2.DESCRIPTOR.services_by_name["TransactionService"].full_name
+
+
+class ListenError(Exception):
+    """The address is in use, or not one of this machine's."""
+
+
+class Server:
+    """A server for initiators on one address."""
+
+    def __init__(self, engine: Engine, limits: RequestLimits, *, share_port: bool, calls_max: int) -> None:
+        self._server = grpc.aio.server(
+            options=(
+                ("grpc.so_reuseport", int(share_port)),
+                ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+                ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+                # Clients may keep idle connections alive with pings.
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+            ),
+            maximum_concurrent_rpcs=calls_max,
+        )
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # the stubs lack it
+        transaction_pb2_grpc.add_TransactionServiceServicer_to_server(
+            TransactionService(engine, limits), self._server
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME),
+            self._server,
+        )
+
+    async def start(self, address: str) -> int:
+        """Listens on `address` ("host:port"). Returns the port.
+
+        Raises:
+            ListenError: somebody else does, or the address is not ours.
+        """
+        try:
+            port: int = self._server.add_insecure_port(address)
+        except RuntimeError as error:  # gRPC's word for it; the reason is in its own log only
+            raise ListenError(f"cannot listen on {address}") from error
+        await self._server.start()
+        return port
+
+    async def set_serving(self, *, serving: bool) -> None:
+        """What health checks are told."""
+        status = health_pb2.HealthCheckResponse.ServingStatus
+        for service in ("", SERVICE):
+            await self._health.set(service, status.SERVING if serving else status.NOT_SERVING)
+
+    async def stop(self, grace_s: float) -> None:
+        """Takes no new calls; those under way have `grace_s` seconds to end."""
+        await self._server.stop(grace_s)

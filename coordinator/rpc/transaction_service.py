@@ -1,0 +1,310 @@
+"""TransactionService: requests of initiators in, events to the engine, what they wait for out."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from coordinator.core.errors import AlreadyDecided, DecisionConflict, InvalidRequest, OwnerChanged, Refused
+from coordinator.core.machine import whereabouts
+from coordinator.core.model import Branch, State, Transaction, TryState
+from coordinator.engine.engine import Engine
+from coordinator.engine.waiting import Milestone, Waiter
+from coordinator.rpc import replies
+from coordinator.rpc.errors import Context, refusals_as_statuses, to_error
+from coordinator.rpc.requests import (
+    REASON_CHARACTERS_MAX,
+    RequestLimits,
+    branch_spec,
+    checked_gid,
+    list_filter,
+    list_position,
+    milestone_of,
+    new_interactive,
+    new_transaction,
+    page_size,
+    page_token,
+)
+from tcc.uuid7 import uuid7
+from tcc.v1 import transaction_pb2 as pb, transaction_pb2_grpc
+
+# How often a step is asked for again while coordinators take the transaction from each other.
+COMMAND_REPEATS_MAX = 4
+
+
+class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
+    """The front door for initiators."""
+
+    def __init__(self, engine: Engine, limits: RequestLimits) -> None:
+        self._engine = engine
+        self._limits = limits
+        self.call_max_s = limits.call_max_s
+        self._cancel_in_stage_order = frozenset(
+            name for name, lane in engine.lanes.items() if lane.policy.cancel_in_stage_order
+        )
+
+    # --- whole transactions -----------------------------------------------
+
+    @refusals_as_statuses
+    async def ExecuteTransaction(
+        self, request: pb.ExecuteTransactionRequest, context: Context
+    ) -> pb.ExecuteTransactionResponse:
+        milestone = milestone_of(request.wait_for)
+        tx = self._new_transaction(request, context.time_remaining())
+        return pb.ExecuteTransactionResponse(outcome=replies.outcome(await self._begun(tx, milestone)))
+
+    @refusals_as_statuses
+    async def ExecuteTransactions(self, request: pb.ExecuteTransactionsRequest, context: Context) -> None:
+        transactions = request.transactions
+        collected = _Replies(len(transactions))
+        time_left_s = context.time_remaining()
+        for index, item in enumerate(transactions):
+            try:
+                if index >= self._limits.batch_max:
+                    raise InvalidRequest("BATCH_TOO_LARGE", f"at most {self._limits.batch_max} at once")
+                self._engine.begin(
+                    self._new_transaction(item, time_left_s),
+                    collected.waiter(index, milestone_of(item.wait_for)),
+                )
+            except Refused as error:
+                collected.fail(index, error)
+        try:
+            while collected.missing:
+                await context.write(pb.ExecuteTransactionsResponse(replies=await collected.take()))
+        finally:
+            collected.closed = True
+
+    def _new_transaction(
+        self, request: pb.ExecuteTransactionRequest, time_left_s: float | None
+    ) -> Transaction:
+        return new_transaction(
+            request,
+            gid="" if request.gid else str(uuid7()),
+            now=self._engine.clock.now(),
+            time_left_s=time_left_s,
+            limits=self._limits,
+            cancel_in_stage_order=self._cancel_in_stage_order,
+        )
+
+    async def _begun(self, tx: Transaction, milestone: Milestone) -> Transaction:
+        async def begin(waiter: Waiter) -> None:
+            self._engine.begin(tx, waiter)
+
+        return await _until(milestone, begin)
+
+    # --- interactive transactions -----------------------------------------
+
+    @refusals_as_statuses
+    async def BeginTransaction(
+        self, request: pb.BeginTransactionRequest, _context: Context
+    ) -> pb.BeginTransactionResponse:
+        tx = new_interactive(
+            request,
+            gid="" if request.gid else str(uuid7()),
+            now=self._engine.clock.now(),
+            limits=self._limits,
+        )
+        begun = await self._begun(tx, Milestone.ACCEPTED)
+        return pb.BeginTransactionResponse(gid=begun.gid, expires_at=replies.timestamp(begun.expires_at))
+
+    @refusals_as_statuses
+    async def TryBranch(self, request: pb.TryBranchRequest, _context: Context) -> pb.TryBranchResponse:
+        tx, branch = await self._add_branch(request, Milestone.BRANCH_TRIED)
+        if branch.tried is TryState.UNKNOWN:
+            raise _too_late(tx)
+        return replies.try_branch(branch)
+
+    @refusals_as_statuses
+    async def RegisterBranch(
+        self, request: pb.RegisterBranchRequest, _context: Context
+    ) -> pb.RegisterBranchResponse:
+        tx, _ = await self._add_branch(request, Milestone.BRANCH_REGISTERED)
+        if tx.state.decided:
+            raise _too_late(tx)
+        return pb.RegisterBranchResponse(expires_at=replies.timestamp(tx.expires_at))
+
+    async def _add_branch(
+        self, request: pb.TryBranchRequest | pb.RegisterBranchRequest, milestone: Milestone
+    ) -> tuple[Transaction, Branch]:
+        gid = checked_gid(request.gid)
+        spec = branch_spec(
+            request.branch,
+            self._limits,
+            self._cancel_in_stage_order,
+            interactive=True,
+            tried_by_initiator=milestone is Milestone.BRANCH_REGISTERED,
+        )
+        tx = await _commanded(
+            milestone,
+            lambda waiter: self._engine.add_branch(
+                gid,
+                spec,
+                waiter,
+                branches_max=self._limits.branches_max,
+                transaction_bytes_max=self._limits.transaction_bytes_max,
+            ),
+            branch_id=spec.branch_id,
+        )
+        branch = next((b for b in tx.branches if b.spec.branch_id == spec.branch_id), None)
+        if branch is None:
+            raise _too_late(tx)
+        return tx, branch
+
+    @refusals_as_statuses
+    async def ConfirmTransaction(
+        self, request: pb.ConfirmTransactionRequest, _context: Context
+    ) -> pb.ConfirmTransactionResponse:
+        gid = checked_gid(request.gid)
+        tx = await _commanded(
+            _decision_or_completion(request.wait_for), lambda waiter: self._engine.confirm(gid, waiter)
+        )
+        if tx.state in (State.CANCELLING, State.CANCELLED):
+            raise _decided_otherwise(tx)
+        return pb.ConfirmTransactionResponse(outcome=replies.outcome(tx))
+
+    @refusals_as_statuses
+    async def CancelTransaction(
+        self, request: pb.CancelTransactionRequest, _context: Context
+    ) -> pb.CancelTransactionResponse:
+        gid = checked_gid(request.gid)
+        if len(request.reason) > REASON_CHARACTERS_MAX or "\0" in request.reason:
+            raise InvalidRequest(
+                "INVALID_REASON", f"a reason has at most {REASON_CHARACTERS_MAX} characters, none of them NUL"
+            )
+        tx = await _commanded(
+            _decision_or_completion(request.wait_for),
+            lambda waiter: self._engine.cancel(gid, request.reason, waiter),
+        )
+        if tx.state in (State.CONFIRMING, State.CONFIRMED):
+            raise _decided_otherwise(tx)
+        return pb.CancelTransactionResponse(outcome=replies.outcome(tx))
+
+    # --- reading ----------------------------------------------------------
+
+    @refusals_as_statuses
+    async def GetTransaction(
+        self, request: pb.GetTransactionRequest, _context: Context
+    ) -> pb.GetTransactionResponse:
+        record = await self._engine.get(checked_gid(request.gid))
+        return pb.GetTransactionResponse(transaction=replies.transaction(record, with_payloads=True))
+
+    @refusals_as_statuses
+    async def ListTransactions(
+        self, request: pb.ListTransactionsRequest, _context: Context
+    ) -> pb.ListTransactionsResponse:
+        records, position = await self._engine.log.transaction_list(
+            list_filter(request, self._limits),
+            after=list_position(request.page_token),
+            limit=page_size(request),
+        )
+        return pb.ListTransactionsResponse(
+            transactions=[replies.transaction(record, with_payloads=False) for record in records],
+            next_page_token=page_token(position) if position else "",
+        )
+
+    @refusals_as_statuses
+    async def WaitTransaction(
+        self, request: pb.WaitTransactionRequest, _context: Context
+    ) -> pb.WaitTransactionResponse:
+        gid = checked_gid(request.gid)
+        tx = await _until(milestone_of(request.wait_for), lambda waiter: self._engine.wait(gid, waiter))
+        return pb.WaitTransactionResponse(outcome=replies.outcome(tx))
+
+
+async def _commanded(
+    milestone: Milestone, ask: Callable[[Waiter], Awaitable[None]], *, branch_id: str = ""
+) -> Transaction:
+    """`_until` for a step of an interactive transaction.
+
+    It is asked for again when the transaction turns out to be another coordinator's
+    by now: an initiator's steps may reach different coordinators in turn.
+    """
+    for _ in range(COMMAND_REPEATS_MAX):
+        with suppress(OwnerChanged):
+            return await _until(milestone, ask, branch_id=branch_id, is_command=True)
+    return await _until(milestone, ask, branch_id=branch_id, is_command=True)
+
+
+async def _until(
+    milestone: Milestone,
+    ask: Callable[[Waiter], Awaitable[None]],
+    *,
+    branch_id: str = "",
+    is_command: bool = False,
+) -> Transaction:
+    """Asks the engine for something and waits until the transaction is that far."""
+    reached: asyncio.Future[Transaction] = asyncio.get_running_loop().create_future()
+
+    def settle(tx: Transaction) -> None:
+        if not reached.done():  # the caller may have gone
+            reached.set_result(tx)
+
+    def fail(error: Refused) -> None:
+        if not reached.done():
+            reached.set_exception(error)
+
+    await ask(
+        Waiter(
+            milestone,
+            settle,
+            fail,
+            branch_id=branch_id,
+            is_command=is_command,
+            # Cancelled with the call that awaits it.
+            is_gone=reached.done,
+        )
+    )
+    return await reached
+
+
+class _Replies:
+    """The replies to a batch, collected until the stream has room for them."""
+
+    def __init__(self, count: int) -> None:
+        self.missing = count
+        # Set when the caller has gone.
+        self.closed = False
+        self._ready: list[pb.ExecuteTransactionsReply] = []
+        self._some = asyncio.Event()
+
+    def waiter(self, index: int, milestone: Milestone) -> Waiter:
+        return Waiter(
+            milestone,
+            lambda tx: self._add(pb.ExecuteTransactionsReply(index=index, outcome=replies.outcome(tx))),
+            lambda error: self.fail(index, error),
+            is_gone=lambda: self.closed,
+        )
+
+    def fail(self, index: int, error: Refused) -> None:
+        self._add(pb.ExecuteTransactionsReply(index=index, error=to_error(error)))
+
+    async def take(self) -> list[pb.ExecuteTransactionsReply]:
+        """Everything that has become known since the last call, at least one."""
+        await self._some.wait()
+        self._some.clear()
+        ready, self._ready = self._ready, []
+        self.missing -= len(ready)
+        return ready
+
+    def _add(self, reply: pb.ExecuteTransactionsReply) -> None:
+        self._ready.append(reply)
+        self._some.set()
+
+
+def _decision_or_completion(wait_for: int) -> Milestone:
+    """A decision that is asked for is waited for, at least."""
+    return max(milestone_of(wait_for), Milestone.DECIDED)
+
+
+def _too_late(tx: Transaction) -> AlreadyDecided:
+    return AlreadyDecided(
+        f"the transaction became {tx.state.name} before this branch could be tried",
+        metadata=whereabouts(tx),
+    )
+
+
+def _decided_otherwise(tx: Transaction) -> DecisionConflict:
+    why = f": {tx.cancel_reason.name} {tx.cancel_detail}".rstrip() if tx.cancel_reason else ""
+    return DecisionConflict(
+        f"the transaction is {tx.state.name}{why}; a decision never changes",
+        metadata=whereabouts(tx),
+    )

@@ -1,0 +1,303 @@
+"""`tccd serve`: the log's server if it is embedded, the migrations, and the workers on one port."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+import structlog
+import uvloop
+
+from coordinator.app import end_lease, run_worker
+from coordinator.core.errors import LogUnavailable
+from coordinator.log.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from coordinator.log.migration import LogUrlError, migrate as migrate_log
+from coordinator.logging import configure_logging
+from coordinator.process import end_with_parent
+from coordinator.rpc.server import ListenError
+from coordinator.settings import Settings
+
+logger = structlog.get_logger(__name__)
+
+DATABASE = "tcc"
+# A worker that dies is started again after this pause, which grows while it keeps dying.
+_RESTART_FIRST_S = 0.2
+_RESTART_MAX_S = 5.0
+# How often the supervisor looks whether it is told to stop.
+_WATCH_S = 0.2
+_LOG_POLL_S = 1.0
+
+
+class StartError(Exception):
+    """What the user asked for cannot be done; the message says why in one line."""
+
+    status = 2
+
+
+class LogUnreachableError(StartError):
+    """The log's database does not answer now; it may do so later."""
+
+    status = 1
+
+
+def serve(settings: Settings) -> int:
+    """Runs a coordinator until SIGTERM or SIGINT. Returns the exit status.
+
+    Raises:
+        StartError: the address or the data directory is in use, or the log's URL is wrong.
+    """
+    # Before anything is started for nothing.
+    _listenable(settings.listen.address).close()
+    with log_url(settings) as url:
+        _migrate_when_there(url)
+        if settings.workers == 1:
+            return _serve_alone(settings, url)
+        return _Workers(settings, url).run()
+
+
+@contextmanager
+def log_url(settings: Settings) -> Iterator[str]:
+    """The URL of the log; where none is configured, a PostgreSQL of our own runs beside the block."""
+    if settings.log.url is not None:
+        yield settings.log.url.get_secret_value()
+        return
+    with own_postgres(settings.log.data_dir) as server:
+        server.create_database(DATABASE)
+        yield server.url(DATABASE)
+
+
+@contextmanager
+def own_postgres(data_dir: Path) -> Iterator[EmbeddedPostgres]:
+    """A PostgreSQL of our own beside the block.
+
+    Raises:
+        StartError: another process runs one there, which would stop when that process does.
+    """
+    server = EmbeddedPostgres(data_dir)
+    try:
+        _start(server)
+        if not server.owned:
+            raise StartError(
+                f"data directory {data_dir} is in use by another tccd; "
+                "for several coordinators give all the same [log] url"
+            )
+        yield server
+    finally:
+        server.stop()
+
+
+def _start(server: EmbeddedPostgres) -> None:
+    try:
+        server.start()
+    except (EmbeddedPostgresError, OSError) as error:
+        raise StartError(" ".join(str(error).split())) from error
+
+
+def migrate(url: str) -> None:
+    """Brings the log's tables up to date.
+
+    Raises:
+        LogUnreachableError: its database does not answer.
+        StartError: the URL is wrong.
+    """
+    try:
+        migrate_log(url)
+    except LogUnavailable as error:
+        raise LogUnreachableError(error.message) from error
+    except LogUrlError as error:
+        raise StartError(str(error)) from error
+
+
+def _migrate_when_there(url: str) -> None:
+    while True:
+        try:
+            return migrate(url)
+        except LogUnreachableError as error:
+            logger.warning("waiting for the log", error=str(error))
+            time.sleep(_LOG_POLL_S)
+
+
+def _serve_alone(settings: Settings, url: str) -> int:
+    def on_ready(port: int, _owner: str) -> None:
+        _say_ready(os.getpid())
+        _say_listening(settings, port)
+
+    try:
+        uvloop.run(run_worker(settings, url, share_port=False, on_ready=on_ready))
+    except ListenError as error:
+        raise StartError(str(error)) from error
+    return 0
+
+
+def _say_ready(pid: int) -> None:
+    print(f"worker {pid} ready", flush=True)  # noqa: T201 - it is what this command says
+
+
+def _say_listening(settings: Settings, port: int) -> None:
+    print(f"listening on {_host(settings)}:{port}", flush=True)  # noqa: T201 - as above
+
+
+def _host(settings: Settings) -> str:
+    return settings.listen.address.rpartition(":")[0]
+
+
+@dataclass(kw_only=True, slots=True)
+class _Child:
+    """A worker process."""
+
+    process: SpawnProcess
+    # Tells the owner's id once the worker is ready.
+    pipe: Connection
+    owner: str | None = None
+
+    def hear(self) -> bool:
+        """Whether it has become ready since the last time."""
+        if self.owner is not None or not self.pipe.poll():
+            return False
+        try:
+            self.owner = self.pipe.recv()
+        except EOFError:
+            return False  # it has died, which its sentinel tells, too
+        return True
+
+
+class _Workers:
+    """Worker processes that share one port.
+
+    One that dies is started again. What it was driving is adopted at once: nobody
+    knows sooner than we that its lease is void.
+    """
+
+    def __init__(self, settings: Settings, url: str) -> None:
+        self._settings = settings
+        self._url = url
+        self._context = multiprocessing.get_context("spawn")
+        self._stopping = threading.Event()
+        self._children: list[_Child] = []
+        self._announced = False
+        # The pause before the next restart, and its end on the monotonic clock.
+        self._pause_s = _RESTART_FIRST_S
+        self._start_at = 0.0
+
+    def run(self) -> int:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stopping.set())
+        with closing(_reserve_port(self._settings.listen.address)) as reserved:
+            port = reserved.getsockname()[1]
+            self._settings = _with_port(self._settings, port)
+            while not self._stopping.is_set():
+                self._start_missing()
+                self._wait_for_news()
+                # Who is dead may have become ready before: all are heard before any is buried.
+                dead = [child for child in self._children if not child.process.is_alive()]
+                self._hear_all(port)
+                if not self._stopping.is_set():
+                    self._bury(dead)
+        return self._stop_all()
+
+    def _start_missing(self) -> None:
+        if time.monotonic() >= self._start_at:
+            while len(self._children) < self._settings.workers:
+                self._children.append(self._start())
+
+    def _start(self) -> _Child:
+        ours, theirs = self._context.Pipe(duplex=False)
+        process = self._context.Process(
+            target=_work, args=(self._settings, self._url, os.getpid(), theirs), name="tcc-worker"
+        )
+        process.start()
+        theirs.close()
+        return _Child(process=process, pipe=ours)
+
+    def _wait_for_news(self) -> None:
+        sentinels = [child.process.sentinel for child in self._children]
+        pipes = [child.pipe for child in self._children if child.owner is None]
+        wait([*sentinels, *pipes], timeout=_WATCH_S)
+
+    def _hear_all(self, port: int) -> None:
+        for child in self._children:
+            if child.hear():
+                assert child.process.pid is not None
+                _say_ready(child.process.pid)
+                self._pause_s = _RESTART_FIRST_S
+        ready = sum(child.owner is not None for child in self._children)
+        if not self._announced and ready == self._settings.workers:
+            self._announced = True
+            _say_listening(self._settings, port)
+
+    def _bury(self, dead: list[_Child]) -> None:
+        for child in dead:
+            logger.error("worker died", pid=child.process.pid, exit_code=child.process.exitcode)
+            self._children.remove(child)
+            child.pipe.close()
+            self._start_at = time.monotonic() + self._pause_s
+            if child.owner is None:
+                self._pause_s = min(self._pause_s * 2, _RESTART_MAX_S)
+            else:
+                uvloop.run(end_lease(self._url, child.owner))
+
+    def _stop_all(self) -> int:
+        for child in self._children:
+            child.process.terminate()
+        deadline_s = self._settings.drain_s + 10.0
+        for child in self._children:
+            child.process.join(deadline_s)
+            if child.process.is_alive():
+                logger.error("worker did not drain in time", pid=child.process.pid)
+                child.process.kill()
+                child.process.join()
+        # One that is told to stop while it starts dies of the signal; it had nothing to finish.
+        orderly = {0, -signal.SIGTERM}
+        return int(any(child.process.exitcode not in orderly for child in self._children))
+
+
+def _work(settings: Settings, url: str, parent_pid: int, ready: Connection) -> None:
+    """The main function of a worker process."""
+    end_with_parent(parent_pid)
+    configure_logging()
+
+    def on_ready(_port: int, owner: str) -> None:
+        with suppress(BrokenPipeError), ready:  # it is stopping, and wants to know no more
+            ready.send(owner)
+
+    try:
+        uvloop.run(run_worker(settings, url, share_port=True, on_ready=on_ready))
+    except ListenError as error:
+        sys.exit(str(error))
+
+
+def _reserve_port(address: str) -> socket.socket:
+    """Holds the port for the workers, so that they get the same one and nobody else does."""
+    return _bind(address, socket.SO_REUSEPORT)
+
+
+def _listenable(address: str) -> socket.socket:
+    """A socket on an address where nobody listens, not even one who would share it."""
+    return _bind(address, socket.SO_REUSEADDR)
+
+
+def _bind(address: str, option: int) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, option, 1)
+        bound.bind((host.strip("[]"), int(port)))
+    except OSError as error:
+        bound.close()
+        raise StartError(f"cannot listen on {address}: {error.strerror}") from error
+    return bound
+
+
+def _with_port(settings: Settings, port: int) -> Settings:
+    listen = settings.listen.model_copy(update={"address": f"{_host(settings)}:{port}"})
+    return settings.model_copy(update={"listen": listen})
