@@ -1,0 +1,41 @@
+"""The SDK: what initiators and participants import."""
+
+from typing import TYPE_CHECKING, Any
+
+from tcc import errors
+from tcc.branch import Branch, Rejected
+from tcc.client import Client
+from tcc.context import TransactionContext
+from tcc.errors import TccError, TransactionCancelled
+from tcc.outcome import CancelReason, Outcome, TransactionState, TryResult
+from tcc.requests import BranchRequest
+from tcc.sync_client import SyncClient
+
+if TYPE_CHECKING:
+    from tcc.participant import Participant
+
+__all__ = [
+    "Branch",
+    "BranchRequest",
+    "CancelReason",
+    "Client",
+    "Outcome",
+    "Participant",
+    "Rejected",
+    "SyncClient",
+    "TccError",
+    "TransactionCancelled",
+    "TransactionContext",
+    "TransactionState",
+    "TryResult",
+    "errors",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # A participant needs the extra [sql]; initiators do not.
+    if name == "Participant":
+        from tcc.participant import Participant  # noqa: PLC0415 - only where it is wanted
+
+        return Participant
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,365 @@
+"""The barrier: what makes Try, Confirm and Cancel safe to repeat, reorder and race.
+
+One row per `(gid, branch_id)` in the participant's own database, written in the
+same local transaction as the business change. This table is the law; `LAW` below
+is the same table, and nothing else in the SDK decides:
+
+|         | no row                           | TRIED                 | CONFIRMED        | CANCELLED         |
+|---------|----------------------------------|-----------------------|------------------|-------------------|
+| Try     | write TRIED, run, keep result    | replay the result     | replay           | LATE_TRY          |
+| Confirm | NOT_TRIED                        | write CONFIRMED, run  | done already     | ALREADY_CANCELLED |
+| Cancel  | write CANCELLED: empty cancel    | write CANCELLED, run  | ALREADY_CONFIRMED| done already      |
+
+Why each odd cell is as it is:
+
+- *Empty cancel.* The coordinator cancels every branch whose Try it is not sure
+  of. A Try that never arrived has nothing to give back, so the Cancel succeeds,
+  and its row stays as a *tombstone*.
+- *Late Try.* The Try that the network held back finds the tombstone and is
+  refused: nobody would ever confirm or cancel what it reserves. Tombstones are
+  purged long after the transaction's expiry; a Try later still is refused by
+  its expiry (`EXPIRED`), judged by the database's clock where a row would be
+  made. A branch that is known already is answered from its row instead.
+- *Confirm without a row* is reported, never a silent success. It is not called
+  permanent: the row may be restored, or the initiator's own Try may still be in
+  flight, and a decision to confirm is repeated for ever anyway.
+- *The same key under another action* (`BRANCH_CONFLICT`) is refused: two callers
+  share a gid by mistake, and running either handler would corrupt the other's.
+
+How it stays right under concurrency: Try and Cancel first *claim* their keys by
+inserting rows where there are none; the unique key makes one of two racing
+calls wait for the other's commit. What exists already is then *locked*, judged
+and *moved*. Claims and locks each go in sorted order, and a transaction that
+locks never claims afterwards, so barriers alone cannot deadlock. Where the
+business tables do, the whole local transaction is run again.
+
+A Try that ends in a no leaves no row: alone, it is rolled back; within a batch,
+its row is deleted before the commit.
+
+Nothing here does I/O. The plans are generators that yield statements and the one
+call of the handler, and a front door (tcc.barrier_door) drives them over a sync
+or an async connection, as psycopg 3 does with its own protocol.
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, assert_never
+
+from tcc import payload
+from tcc.branch import BatchItem, Branch, Rejected
+
+T = TypeVar("T")
+Key: TypeAlias = tuple[str, str]
+
+
+class Operation(IntEnum):
+    """The three calls, numbered as in the contract."""
+
+    TRY = 1
+    CONFIRM = 2
+    CANCEL = 3
+
+
+class State(IntEnum):
+    """How a barrier row stands, numbered as in the table."""
+
+    TRIED = 1
+    CONFIRMED = 2
+    CANCELLED = 3
+
+
+class Verdict(Enum):
+    """What a cell of the law says."""
+
+    RUN = "run the handler"
+    EMPTY_CANCEL = "done: there was nothing to cancel"
+    REPLAY = "answer what Try answered"
+    DONE = "done by an earlier delivery"
+    LATE_TRY = "this branch was cancelled before its Try arrived"
+    EXPIRED = "the transaction expired before this Try arrived"
+    NOT_TRIED = "no Try of this branch is known here"
+    ALREADY_CONFIRMED = "this branch is confirmed and cannot be cancelled"
+    ALREADY_CANCELLED = "this branch is cancelled and cannot be confirmed"
+    BRANCH_CONFLICT = "this branch belongs to another action"
+
+
+# `None` is the absent row. A Try whose row is absent because its expiry refused
+# the claim is EXPIRED; `_judge` is the only other place that knows.
+LAW: dict[tuple[Operation, State | None], Verdict] = {
+    (Operation.TRY, None): Verdict.RUN,
+    (Operation.TRY, State.TRIED): Verdict.REPLAY,
+    (Operation.TRY, State.CONFIRMED): Verdict.REPLAY,
+    (Operation.TRY, State.CANCELLED): Verdict.LATE_TRY,
+    (Operation.CONFIRM, None): Verdict.NOT_TRIED,
+    (Operation.CONFIRM, State.TRIED): Verdict.RUN,
+    (Operation.CONFIRM, State.CONFIRMED): Verdict.DONE,
+    (Operation.CONFIRM, State.CANCELLED): Verdict.ALREADY_CANCELLED,
+    (Operation.CANCEL, None): Verdict.EMPTY_CANCEL,
+    (Operation.CANCEL, State.TRIED): Verdict.RUN,
+    (Operation.CANCEL, State.CONFIRMED): Verdict.ALREADY_CONFIRMED,
+    (Operation.CANCEL, State.CANCELLED): Verdict.DONE,
+}
+
+# The state that a claim or a move writes.
+WRITES = {
+    Operation.TRY: State.TRIED,
+    Operation.CONFIRM: State.CONFIRMED,
+    Operation.CANCEL: State.CANCELLED,
+}
+
+
+class Row(NamedTuple):
+    """A locked barrier row."""
+
+    gid: str
+    branch_id: str
+    action: str
+    state: int
+    try_result: bytes | None
+    try_result_content_type: str | None
+
+
+class Result(NamedTuple):
+    """What a Try returned, to be kept in its row."""
+
+    gid: str
+    branch_id: str
+    data: bytes
+    content_type: str
+
+
+class Code(IntEnum):
+    """How a call ended, numbered as in the contract."""
+
+    SUCCEEDED = 1
+    REJECTED = 2
+    FAILED = 3
+
+
+class Outcome(NamedTuple):
+    """The answer to one call; its fields are those of the contract's BranchOutcome."""
+
+    code: Code
+    reason: str = ""
+    message: str = ""
+    result: bytes = b""
+    content_type: str = ""
+    permanent: bool = False
+
+
+SUCCEEDED = Outcome(Code.SUCCEEDED)
+
+
+class Statement(NamedTuple):
+    """One statement to execute; a list of parameters means once for each."""
+
+    text: Any
+    parameters: dict[str, Any] | list[dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Invoke:
+    """One call of the handler, inside the transaction."""
+
+    items: list[BatchItem]
+
+
+# Yields what is to be done, is sent what came of it: rows, or the handler's answers.
+Plan: TypeAlias = Generator[Statement | Invoke, Any, T]
+
+
+class BarrierSql(Protocol):
+    """The barrier's statements in one dialect. Branches and keys come sorted and unique."""
+
+    def begin(self) -> Plan[None]:
+        """Whatever the dialect needs at the head of a transaction."""
+
+    def claim(self, operation: Operation, action: str, branches: Sequence[Branch]) -> Plan[set[Key]]:
+        """Inserts rows where there are none and answers whose it made.
+
+        A Try past its expiry gets none.
+        """
+
+    def lock(self, keys: Sequence[Key]) -> Plan[list[Row]]:
+        """Locks and reads the rows that exist."""
+
+    def move(self, keys: Sequence[Key], state: State) -> Plan[None]:
+        """Writes the state of locked rows."""
+
+    def keep(self, results: Sequence[Result]) -> Plan[None]:
+        """Writes the results of claimed rows."""
+
+    def drop(self, keys: Sequence[Key]) -> Plan[None]:
+        """Deletes claimed rows."""
+
+
+class ContendedError(Exception):
+    """A row vanished between claim and lock: the transaction is to be run again."""
+
+
+class HandlerAnswerError(TypeError):
+    """A batch handler's answer does not fit its items."""
+
+
+def settle(
+    sql: BarrierSql,
+    operation: Operation,
+    action: str,
+    items: Sequence[BatchItem],
+    *,
+    cancel_always: bool = False,
+) -> Plan[list[Outcome]]:
+    """One local transaction over a batch: one action, one operation, no key twice.
+
+    Answers in the order of its items. What the handler raises goes through, and
+    the front door rolls back.
+    """
+    order = sorted(range(len(items)), key=lambda index: items[index].branch.key)
+    branches = [items[index].branch for index in order]
+    yield from sql.begin()
+    verdicts, rows = yield from _admit(sql, operation, action, branches)
+    running = [
+        position
+        for position, verdict in enumerate(verdicts)
+        if verdict is Verdict.RUN or (cancel_always and verdict is Verdict.EMPTY_CANCEL)
+    ]
+    outcomes = [
+        SUCCEEDED if verdict is Verdict.RUN else _answer(verdict, rows.get(branch.key))
+        for verdict, branch in zip(verdicts, branches, strict=True)
+    ]
+    if running:
+        # The handler sees its items in order of arrival: who came first may be served first.
+        running.sort(key=order.__getitem__)
+        told = [_told(items[order[position]], rows.get(branches[position].key)) for position in running]
+        answers = _fitting((yield Invoke(items=told)), len(told), operation)
+        if operation is Operation.TRY:
+            tried = yield from _conclude_try(sql, [item.branch for item in told], answers)
+            for position, outcome in zip(running, tried, strict=True):
+                outcomes[position] = outcome
+    return _unsorted(outcomes, order)
+
+
+def _admit(
+    sql: BarrierSql, operation: Operation, action: str, branches: Sequence[Branch]
+) -> Plan[tuple[list[Verdict], dict[Key, Row]]]:
+    """Claims, locks, judges and moves; answers a verdict per branch and the rows there were."""
+    claimed: set[Key] = set()
+    if operation is not Operation.CONFIRM:
+        claimed = yield from sql.claim(operation, action, branches)
+        if len(claimed) == len(branches):
+            return [LAW[operation, None]] * len(branches), {}
+    found = yield from sql.lock([branch.key for branch in branches if branch.key not in claimed])
+    rows = {(row.gid, row.branch_id): row for row in found}
+    verdicts = [_judge(operation, action, branch.key in claimed, rows.get(branch.key)) for branch in branches]
+    if operation is not Operation.TRY:
+        moving = [
+            branch.key for branch, verdict in zip(branches, verdicts, strict=True) if verdict is Verdict.RUN
+        ]
+        if moving:
+            yield from sql.move(moving, WRITES[operation])
+    return verdicts, rows
+
+
+def _judge(operation: Operation, action: str, claimed: bool, row: Row | None) -> Verdict:  # noqa: FBT001 - a cell's coordinates
+    if row is not None:
+        return LAW[operation, State(row.state)] if row.action == action else Verdict.BRANCH_CONFLICT
+    if claimed or operation is Operation.CONFIRM:
+        return LAW[operation, None]
+    if operation is Operation.TRY:
+        return Verdict.EXPIRED
+    raise ContendedError
+
+
+def _answer(verdict: Verdict, row: Row | None) -> Outcome:
+    """The outcome of a verdict that does not run the handler."""
+    match verdict:
+        case Verdict.RUN | Verdict.DONE | Verdict.EMPTY_CANCEL:
+            return SUCCEEDED
+        case Verdict.REPLAY:
+            assert row is not None, "only a row can be replayed"
+            return Outcome(
+                Code.SUCCEEDED,
+                result=row.try_result or b"",
+                content_type=row.try_result_content_type or "",
+            )
+        case Verdict.NOT_TRIED:
+            return Outcome(Code.FAILED, verdict.name, verdict.value)
+        case (
+            Verdict.LATE_TRY
+            | Verdict.EXPIRED
+            | Verdict.ALREADY_CONFIRMED
+            | Verdict.ALREADY_CANCELLED
+            | Verdict.BRANCH_CONFLICT
+        ):
+            return Outcome(Code.FAILED, verdict.name, verdict.value, permanent=True)
+        case _:
+            assert_never(verdict)
+
+
+def _told(item: BatchItem, row: Row | None) -> BatchItem:
+    """The item as the handler sees it: with what the barrier knows of its Try."""
+    if row is None:
+        return item
+    branch = item.branch
+    return BatchItem(
+        Branch(
+            gid=branch.gid,
+            branch_id=branch.branch_id,
+            action=branch.action,
+            expires_at_ms=branch.expires_at_ms,
+            attempt=branch.attempt,
+            tried=True,
+            try_result=row.try_result or b"",
+            try_result_content_type=row.try_result_content_type or "",
+        ),
+        item.request,
+    )
+
+
+def _fitting(answers: Sequence[object] | None, count: int, operation: Operation) -> Sequence[object]:
+    """The handler's answers, one per item. An error among them is raised: the batch is redone."""
+    if answers is None:
+        return [None] * count
+    if len(answers) != count:
+        raise HandlerAnswerError(f"{count} items were given and {len(answers)} answers came back")
+    for answer in answers:
+        if isinstance(answer, BaseException) and not (
+            operation is Operation.TRY and isinstance(answer, Rejected)
+        ):
+            raise answer
+    return answers
+
+
+def _conclude_try(
+    sql: BarrierSql, branches: Sequence[Branch], answers: Sequence[object]
+) -> Plan[list[Outcome]]:
+    """Keeps the results, drops the rows of what was rejected."""
+    outcomes, results, dropped = [], [], []
+    for branch, answer in zip(branches, answers, strict=True):
+        if answer is None:
+            outcomes.append(SUCCEEDED)
+        elif isinstance(answer, Rejected):
+            dropped.append(branch.key)
+            outcomes.append(rejected(answer))
+        else:
+            data, content_type = payload.encode(answer)
+            results.append(Result(branch.gid, branch.branch_id, data, content_type))
+            outcomes.append(Outcome(Code.SUCCEEDED, result=data, content_type=content_type))
+    if results:
+        yield from sql.keep(results)
+    if dropped:
+        yield from sql.drop(dropped)
+    return outcomes
+
+
+def rejected(no: Rejected) -> Outcome:
+    """A business no as an outcome."""
+    return Outcome(Code.REJECTED, no.reason, no.message)
+
+
+def _unsorted(outcomes: list[Outcome], order: list[int]) -> list[Outcome]:
+    answers = outcomes.copy()
+    for position, index in enumerate(order):
+        answers[index] = outcomes[position]
+    return answers

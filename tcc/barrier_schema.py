@@ -1,0 +1,95 @@
+"""The barrier's table: its shape, how it is created and migrated, how it is purged.
+
+The table lives in the participant's own database, beside its business tables,
+because a barrier row and the business change commit together or not at all.
+
+`create_schema` brings a database to the newest version by the numbered steps
+below; each is recorded in `tcc_barrier_version`. It may be called by every
+process at every start. Teams with migrations of their own may instead add
+`metadata` to their Alembic target.
+"""
+
+from collections.abc import Callable
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    insert,
+    select,
+)
+from sqlalchemy.dialects.mysql import LONGBLOB, VARBINARY
+from sqlalchemy.exc import DBAPIError
+
+metadata = MetaData()
+
+
+def _key() -> String:
+    # Compared byte by byte everywhere: MySQL's default collations would take "A"
+    # for "a" and "a" for "a ", and on PostgreSQL "C" is also the fastest.
+    return (
+        String(128)
+        .with_variant(String(128, collation="C"), "postgresql")
+        .with_variant(VARBINARY(128), "mysql", "mariadb")
+    )
+
+
+barrier = Table(
+    "tcc_barrier",
+    metadata,
+    Column("gid", _key(), primary_key=True),
+    Column("branch_id", _key(), primary_key=True),
+    Column("action", String(128), nullable=False),
+    Column("state", SmallInteger, nullable=False),
+    # Milliseconds since the Unix epoch; 0 when the caller named no expiry.
+    Column("expires_at_ms", BigInteger, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
+    Column("try_result", LargeBinary().with_variant(LONGBLOB, "mysql", "mariadb")),
+    Column("try_result_content_type", String(128)),
+    # Every row is changed once, in place where its page has room.
+    postgresql_with={"fillfactor": 70},
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+)
+# For the purge. The column never changes, so updates stay in place.
+Index("tcc_barrier_expires_at_ms", barrier.c.expires_at_ms)
+
+_version = Table("tcc_barrier_version", MetaData(), Column("version", Integer, primary_key=True))
+
+
+def _create_barrier(connection: Connection) -> None:
+    metadata.create_all(connection)
+
+
+# Append only: a step that has shipped is never changed.
+STEPS: tuple[Callable[[Connection], None], ...] = (_create_barrier,)
+
+# How often a start that loses the race against another process looks again.
+_RACES_MAX = 5
+
+
+def migrate(connection: Connection) -> int:
+    """Applies the steps that this database has not seen; answers how many.
+
+    The caller owns the transaction. Two processes may race; the loser gets a
+    database error and finds the work done when it tries again.
+    """
+    _version.metadata.create_all(connection)
+    done = set(connection.scalars(select(_version.c.version)))
+    missing = [number for number in range(1, len(STEPS) + 1) if number not in done]
+    for number in missing:
+        STEPS[number - 1](connection)
+        connection.execute(insert(_version).values(version=number))
+    return len(missing)
+
+
+def lost_race(error: DBAPIError, races: int) -> bool:
+    """Whether a failed `migrate` may have lost a race and should look again."""
+    return races < _RACES_MAX and not error.connection_invalidated

@@ -1,0 +1,245 @@
+"""A participant: a service that owns resources and answers Try, Confirm and Cancel.
+
+    inventory = Participant("inventory", database=engine)
+
+    @inventory.action("reserve_stock", ReserveStock)
+    class Reserve:
+        async def try_(self, branch, request, db): ...
+        async def confirm(self, branch, request, db): ...
+        async def cancel(self, branch, request, db): ...
+
+    asyncio.run(inventory.serve("0.0.0.0:50051"))
+
+The handlers run inside the barrier's own database transaction (tcc.barrier) and
+write their business tables through `db`; they never commit.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import signal
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, TypeVar
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from tcc.action import Action, build_action
+from tcc.barrier_door import open_door
+from tcc.participant_service import ParticipantServicer
+from tcc.participant_work import ParticipantWork
+from tcc.v1 import participant_pb2 as pb, participant_pb2_grpc as pb_grpc
+
+logger = logging.getLogger("tcc.participant")
+
+H = TypeVar("H")
+
+SERVICE = pb.DESCRIPTOR.services_by_name["ParticipantService"].full_name
+_DAY_S = 24 * 3600.0
+_MESSAGE_BYTES_MAX = 16 * 2**20
+
+
+class Participant:
+    """Serves actions over gRPC, each call exactly once per `(gid, branch_id, operation)`.
+
+    `database`: a SQLAlchemy AsyncEngine (handlers are `async def`, `db` is an
+    AsyncConnection) or Engine (handlers are plain `def` and run in threads, `db`
+    is a Connection), on PostgreSQL, MySQL, MariaDB or SQLite. At most as many
+    transactions are open at once as the engine's pool keeps connections.
+
+    `retention_s`: how long an ended barrier row is kept after the transaction's
+    expiry and its own last change. `batch_items_max` and `batch_senders`: the
+    size of a batch handler's batches, and how many of one operation run at once.
+    `waiting_max`: calls beyond that are refused with RESOURCE_EXHAUSTED.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        database: Engine | AsyncEngine,
+        retention_s: float = 7 * _DAY_S,
+        purge_interval_s: float = 60.0,
+        purge_rows_max: int = 1_000,
+        batch_items_max: int = 256,
+        batch_senders: int = 2,
+        waiting_max: int = 20_000,
+    ) -> None:
+        self.name = name
+        # The port served on; 0 until the start.
+        self.port = 0
+        self._door = open_door(database)
+        self._actions: dict[str, Action] = {}
+        self._retention_ms = int(retention_s * 1000)
+        self._purge_interval_s = purge_interval_s
+        self._purge_rows_max = purge_rows_max
+        self._batch_items_max = batch_items_max
+        self._batch_senders = batch_senders
+        self._waiting_max = waiting_max
+        self._server: tuple[grpc.aio.Server, ParticipantWork] | None = None
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # its stubs know no aio
+        self._running = contextlib.AsyncExitStack()
+
+    def action(self, name: str, kind: type = dict, *, cancel_always: bool = False) -> Callable[[H], H]:
+        """Registers a class (made without arguments) or an object as the handlers of an action.
+
+        `kind`: what the payload is: a protobuf message class, a pydantic model, a
+        dataclass, `dict` (JSON) or `bytes`.
+
+        The handlers, per operation one of the two:
+
+        - `try_(branch, request, db)`, `confirm(...)`, `cancel(...)`: one item in
+          a transaction of its own. What `try_` returns (protobuf, pydantic,
+          dataclass, dict, bytes or None) is kept, replayed to a duplicate and
+          given to the other two as `branch.try_result`. `raise Rejected(...)`
+          says no; anything else raised is a failure that is tried again.
+        - `try_batch(items, db)`, `confirm_batch(...)`, `cancel_batch(...)`: many
+          items `(branch, request)`, no branch twice, in one transaction. Answers
+          None (all done) or a sequence with one entry per item: a result, None,
+          or a Rejected, whose item must then have changed nothing.
+
+        `screen(branch, request)`, if there is one, is asked about every Try before
+        a transaction is opened, on the event loop: it may raise Rejected for what
+        is certainly hopeless, and must be quick and change nothing.
+
+        `lane(request)`, if there is one, numbers the lane of a request. No two
+        batches of one operation are in flight with requests of the same lane, and
+        within a lane requests are handled in order of arrival. Give requests that
+        change the same row one lane (tcc.lanes). It must be quick and never raise.
+
+        `cancel_always`: for a Try with effects outside the database; its cancel
+        runs on an empty cancel too, with `branch.tried` False.
+
+        Raises TypeError or ValueError when a handler is missing or unfit, and
+        when the name is taken.
+        """
+
+        def register(handlers: H) -> H:
+            if name in self._actions:
+                raise ValueError(f"there is an action {name!r} already")
+            instance = handlers() if isinstance(handlers, type) else handlers
+            self._actions[name] = build_action(
+                name, kind, instance, is_async=self._door.is_async, cancel_always=cancel_always
+            )
+            return handlers
+
+        return register
+
+    async def create_schema(self) -> int:
+        """Creates or migrates the barrier's table; safe to call from every process at every start.
+
+        Answers how many migration steps were applied.
+        """
+        return await self._door.create_schema()
+
+    async def start(
+        self,
+        address: str = "127.0.0.1:0",
+        *,
+        credentials: grpc.ServerCredentials | None = None,
+        interceptors: Sequence[Any] = (),
+    ) -> int:
+        """Serves at the address, without TLS unless credentials are given; answers the port."""
+        assert self._server is None, "this participant is started already"
+        work = ParticipantWork(
+            self._door,
+            self._actions,
+            batch_items_max=self._batch_items_max,
+            batch_senders=self._batch_senders,
+            waiting_max=self._waiting_max,
+        )
+        server = grpc.aio.server(
+            interceptors=list(interceptors),
+            options=[("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX)],
+        )
+        pb_grpc.add_ParticipantServiceServicer_to_server(ParticipantServicer(work), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        port = (
+            server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+        )
+        await self._running.enter_async_context(work.running())
+        await self._running.enter_async_context(self._purging(work))
+        await server.start()
+        self.port = port
+        self._server = server, work
+        await self._report(health_pb2.HealthCheckResponse.SERVING)
+        logger.info("participant %s serves on port %d", self.name, port)
+        return port
+
+    async def stop(self, grace_s: float = 5.0) -> None:
+        """Reports NOT_SERVING, takes no new calls, finishes what it has, ends.
+
+        Calls that are not answered within the grace are cut off; a local
+        transaction that takes longer than a second grace is rolled back (behind a
+        sync engine, whose threads cannot be stopped, it runs to its end).
+        """
+        if self._server is None:
+            return
+        (server, work), self._server = self._server, None
+        await self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await server.stop(grace_s)
+        await work.drain(grace_s)
+        await self._running.aclose()
+
+    async def serve(
+        self,
+        address: str,
+        *,
+        grace_s: float = 5.0,
+        credentials: grpc.ServerCredentials | None = None,
+        interceptors: Sequence[Any] = (),
+    ) -> None:
+        """Creates the schema, starts, and stops gracefully on SIGTERM or SIGINT."""
+        stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopping.set)
+        await self.create_schema()
+        await self.start(address, credentials=credentials, interceptors=interceptors)
+        await stopping.wait()
+        await self.stop(grace_s)
+
+    @property
+    def waiting(self) -> int:
+        """How many calls are taken and not answered yet."""
+        return self._server[1].waiting if self._server else 0
+
+    async def purge_once(self) -> int:
+        """Deletes one bounded batch of barrier rows past their retention; answers how many."""
+        return await self._door.purge(margin_ms=self._retention_ms, rows_max=self._purge_rows_max)
+
+    async def _report(self, status: int) -> None:
+        for service in ("", SERVICE):
+            await self._health.set(service, status)
+
+    async def _purge_all(self, work: ParticipantWork) -> None:
+        purged = self._purge_rows_max
+        while purged == self._purge_rows_max:
+            async with work.transaction_slot():
+                try:
+                    purged = await self.purge_once()
+                except DBAPIError:
+                    logger.warning("barrier rows were not purged; the next round tries again", exc_info=True)
+                    return
+
+    @contextlib.asynccontextmanager
+    async def _purging(self, work: ParticipantWork) -> AsyncIterator[None]:
+        async def purge() -> None:
+            while True:
+                # Several processes of one participant should not purge in step.
+                await asyncio.sleep(self._purge_interval_s * random.uniform(0.5, 1.5))
+                await self._purge_all(work)
+
+        task = asyncio.create_task(purge())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task

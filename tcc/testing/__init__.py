@@ -1,0 +1,5 @@
+"""What participants' authors test their services with."""
+
+from tcc.testing import conformance
+
+__all__ = ["conformance"]
