@@ -1,0 +1,23 @@
+"""`python -m participants.audit`: prints one violation a line; exits with 1 if there is any."""
+
+import argparse
+import asyncio
+import sys
+
+from participants.audit import audit, list_transactions, read_books
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--coordinator", required=True, metavar="HOST:PORT")
+    for name in ("inventory", "coupon", "order"):
+        parser.add_argument(f"--{name}", required=True, metavar="URL", help="its database")
+    options = parser.parse_args()
+    books = asyncio.run(read_books(inventory=options.inventory, coupon=options.coupon, order=options.order))
+    violations = audit(books, list_transactions(options.coordinator))
+    print("\n".join(map(str, violations)) or "ok")  # noqa: T201 - this is its output
+    return 1 if violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

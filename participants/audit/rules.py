@@ -1,0 +1,198 @@
+"""The rules of the audit: pure functions over what was read."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from participants.audit.books import Books, Order, Stock
+from participants.audit.transactions import AuditedTransaction, End
+from participants.coupon.coupon import CouponState
+from participants.inventory.reservation import ReservationState
+from participants.order.order import OrderState
+
+# The names that the coordinator knows the participants by; others are none of our business.
+INVENTORY, COUPON, ORDER = "inventory", "coupon", "order"
+PARTICIPANTS = frozenset({INVENTORY, COUPON, ORDER})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """What a branch left at its participant, in words that all three share."""
+
+    participant: str
+    gid: str
+    branch_id: str
+    # What it is about, for people: a SKU, a coupon, an order.
+    subject: str
+    # CONFIRMED, CANCELLED, or OPEN while it waits for phase two.
+    end: End
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Violation:
+    """One broken rule; `rule` is a stable UPPER_SNAKE word."""
+
+    rule: str
+    subject: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.rule} {self.subject}: {self.detail}"
+
+
+def audit(books: Books, transactions: Iterable[AuditedTransaction]) -> list[Violation]:
+    """Every violation; none means that the books are right."""
+    by_gid = {transaction.gid: transaction for transaction in transactions}
+    records = _records(books)
+    return [
+        *_check_stock(books),
+        *_check_open(by_gid.values()),
+        *_check_records(records, by_gid),
+        *_check_missing(records, by_gid.values()),
+        *_check_coupons(books),
+    ]
+
+
+def _check_stock(books: Books) -> Iterator[Violation]:
+    """Nothing is made or lost, and the counts are the sums of the reservations."""
+    sums: Counter[tuple[str, ReservationState]] = Counter()
+    for reservation in books.reservations:
+        sums[reservation.sku, reservation.state] += reservation.quantity
+    stocks = {row.sku: row for row in books.stocks}
+    for sku in sorted(stocks.keys() | books.restocked.keys() | {sku for sku, _ in sums}):
+        yield from _check_sku(
+            stocks.get(sku, Stock(sku=sku, available=0, reserved=0, sold=0)),
+            restocked=books.restocked.get(sku, 0),
+            reserved=sums[sku, ReservationState.RESERVED],
+            sold=sums[sku, ReservationState.CONFIRMED],
+        )
+
+
+def _check_sku(row: Stock, *, restocked: int, reserved: int, sold: int) -> Iterator[Violation]:
+    if row.available + row.reserved + row.sold != restocked:
+        counts = f"{row.available} available + {row.reserved} reserved + {row.sold} sold"
+        yield Violation(rule="STOCK_NOT_CONSERVED", subject=row.sku, detail=f"{counts}, not {restocked}")
+    if min(row.available, row.reserved, row.sold) < 0:
+        yield Violation(rule="STOCK_NEGATIVE", subject=row.sku, detail=str(row))
+    if row.reserved != reserved:
+        detail = f"{row.reserved} in stock, {reserved} in reservations"
+        yield Violation(rule="RESERVED_DISAGREES", subject=row.sku, detail=detail)
+    if row.sold != sold:
+        detail = f"{row.sold} in stock, {sold} in reservations"
+        yield Violation(rule="SOLD_DISAGREES", subject=row.sku, detail=detail)
+
+
+def _check_open(transactions: Iterable[AuditedTransaction]) -> Iterator[Violation]:
+    for transaction in transactions:
+        if transaction.end is End.OPEN:
+            yield Violation(rule="TRANSACTION_OPEN", subject=transaction.gid, detail="it has not ended")
+
+
+def _check_records(
+    records: Iterable[Record], transactions: Mapping[str, AuditedTransaction]
+) -> Iterator[Violation]:
+    for record in records:
+        wrong = _wrong_with(record, transactions.get(record.gid))
+        if wrong is not None:
+            rule, detail = wrong
+            yield Violation(rule=rule, subject=f"{record.participant} {record.subject}", detail=detail)
+
+
+def _wrong_with(record: Record, transaction: AuditedTransaction | None) -> tuple[str, str] | None:
+    """The rule that a record breaks, with the details. It must have ended as its transaction did."""
+    if transaction is None:
+        return "ORPHAN", f"transaction {record.gid} is unknown to the coordinator"
+    if (record.participant, record.branch_id) not in transaction.branches:
+        return "BRANCH_UNKNOWN", f"transaction {record.gid} has no branch {record.branch_id}"
+    if transaction.end is End.OPEN or record.end is transaction.end:
+        return None  # an open transaction is reported once, as such
+    rule = "LEFT_OVER" if record.end is End.OPEN else "MIXED_OUTCOME"
+    return rule, f"it is {record.end}, transaction {record.gid} is {transaction.end}"
+
+
+def _check_missing(
+    records: Iterable[Record], transactions: Iterable[AuditedTransaction]
+) -> Iterator[Violation]:
+    """Each branch of a confirmed transaction left a record (a cancelled one need not)."""
+    known = {(record.participant, record.gid, record.branch_id) for record in records}
+    for transaction in transactions:
+        if transaction.end is not End.CONFIRMED:
+            continue
+        for participant, branch_id in transaction.branches:
+            if participant in PARTICIPANTS and (participant, transaction.gid, branch_id) not in known:
+                yield Violation(
+                    rule="RECORD_MISSING",
+                    subject=f"{participant} {branch_id}",
+                    detail=f"transaction {transaction.gid} is CONFIRMED and left nothing here",
+                )
+
+
+def _check_coupons(books: Books) -> Iterator[Violation]:
+    """No coupon paid for two orders, and the one it paid for is its holder's."""
+    spent: defaultdict[str, list[Order]] = defaultdict(list)
+    for order in books.orders:
+        if order.coupon_id is not None and order.state is OrderState.CONFIRMED:
+            spent[order.coupon_id].append(order)
+    users = {row.coupon_id: row.gid for row in books.coupons if row.state is CouponState.USED}
+    for coupon_id, spenders in sorted(spent.items()):
+        if len(spenders) > 1:
+            yield Violation(
+                rule="COUPON_USED_TWICE",
+                subject=coupon_id,
+                detail=f"by the orders {', '.join(order.order_id for order in spenders)}",
+            )
+        if users.get(coupon_id) not in {order.gid for order in spenders}:
+            yield Violation(
+                rule="COUPON_NOT_USED",
+                subject=coupon_id,
+                detail=f"order {spenders[0].order_id} names it, and its transaction does not hold it used",
+            )
+
+
+def _records(books: Books) -> list[Record]:
+    return [*_reservation_records(books), *_coupon_records(books), *_order_records(books)]
+
+
+def _reservation_records(books: Books) -> Iterator[Record]:
+    ends = {
+        ReservationState.RESERVED: End.OPEN,
+        ReservationState.CONFIRMED: End.CONFIRMED,
+        ReservationState.CANCELLED: End.CANCELLED,
+    }
+    for row in books.reservations:
+        yield Record(
+            participant=INVENTORY,
+            gid=row.gid,
+            branch_id=row.branch_id,
+            subject=row.sku,
+            end=ends[row.state],
+        )
+
+
+def _coupon_records(books: Books) -> Iterator[Record]:
+    """A coupon that was given back leaves no record: it is available again."""
+    ends = {CouponState.FROZEN: End.OPEN, CouponState.USED: End.CONFIRMED}
+    for row in books.coupons:
+        yield Record(
+            participant=COUPON,
+            gid=row.gid,
+            branch_id=row.branch_id,
+            subject=row.coupon_id,
+            end=ends[row.state],
+        )
+
+
+def _order_records(books: Books) -> Iterator[Record]:
+    ends = {
+        OrderState.PENDING: End.OPEN,
+        OrderState.CONFIRMED: End.CONFIRMED,
+        OrderState.CANCELLED: End.CANCELLED,
+    }
+    for row in books.orders:
+        yield Record(
+            participant=ORDER,
+            gid=row.gid,
+            branch_id=row.branch_id,
+            subject=row.order_id,
+            end=ends[row.state],
+        )

@@ -1,0 +1,56 @@
+"""How the coordinator says that every transaction ended."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+import grpc
+
+from tcc.v1 import transaction_pb2 as pb, transaction_pb2_grpc as pb_grpc
+
+_PAGE_SIZE = 1_000
+
+
+class End(StrEnum):
+    """How a transaction stands, as far as the audit cares."""
+
+    CONFIRMED = "CONFIRMED"
+    CANCELLED = "CANCELLED"
+    OPEN = "OPEN"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AuditedTransaction:
+    """A transaction as the coordinator tells it; `branches` are (participant, branch_id)."""
+
+    gid: str
+    end: End
+    branches: tuple[tuple[str, str], ...]
+
+
+_ENDS = {
+    pb.TRANSACTION_STATE_CONFIRMED: End.CONFIRMED,
+    pb.TRANSACTION_STATE_CANCELLED: End.CANCELLED,
+}
+
+
+def list_transactions(coordinator: str) -> Iterator[AuditedTransaction]:
+    """Every transaction of the coordinator at HOST:PORT. Raises grpc.RpcError."""
+    with grpc.insecure_channel(coordinator) as channel:
+        service = pb_grpc.TransactionServiceStub(channel)
+        page_token, more = "", True
+        while more:
+            page = service.ListTransactions(
+                pb.ListTransactionsRequest(page_size=_PAGE_SIZE, page_token=page_token)
+            )
+            yield from map(_audited, page.transactions)
+            page_token = page.next_page_token
+            more = bool(page_token)
+
+
+def _audited(transaction: pb.Transaction) -> AuditedTransaction:
+    return AuditedTransaction(
+        gid=transaction.gid,
+        end=_ENDS.get(transaction.state, End.OPEN),
+        branches=tuple((branch.spec.participant, branch.spec.branch_id) for branch in transaction.branches),
+    )

@@ -1,0 +1,1 @@
+"""Coupons that are frozen, then used or given back; none is ever used twice."""

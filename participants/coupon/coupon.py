@@ -1,0 +1,73 @@
+"""A coupon's states, its legal transitions, and every decision about it. No I/O."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from participants.transitions import IllegalTransitionError, advance
+from tcc import Rejected
+
+Key = tuple[str, str]
+
+
+class CouponState(StrEnum):
+    """How a coupon stands. USED is final."""
+
+    AVAILABLE = "AVAILABLE"
+    FROZEN = "FROZEN"
+    USED = "USED"
+
+
+class Verb(StrEnum):
+    """Try freezes, Confirm uses, Cancel unfreezes."""
+
+    FREEZE = "FREEZE"
+    USE = "USE"
+    UNFREEZE = "UNFREEZE"
+
+
+# What is not here is illegal.
+LAW: Mapping[tuple[CouponState, Verb], CouponState] = {
+    (CouponState.AVAILABLE, Verb.FREEZE): CouponState.FROZEN,
+    (CouponState.FROZEN, Verb.USE): CouponState.USED,
+    (CouponState.FROZEN, Verb.UNFREEZE): CouponState.AVAILABLE,
+}
+
+# Why a Try is refused where the law has no entry: ordinary, so a business no.
+_REFUSALS = {CouponState.FROZEN: "COUPON_FROZEN", CouponState.USED: "COUPON_USED"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Coupon:
+    """A coupon and the branch that holds it, frozen or used."""
+
+    coupon_id: str
+    state: CouponState
+    holder: Key | None
+
+
+def freeze_all(wanted: Sequence[str], coupons: Mapping[str, Coupon]) -> list[Rejected | None]:
+    """Who gets the coupon: the first that wants one that is available. One answer per wish."""
+    states = {coupon_id: coupon.state for coupon_id, coupon in coupons.items()}
+    return [_freeze_one(coupon_id, states) for coupon_id in wanted]
+
+
+def _freeze_one(coupon_id: str, states: dict[str, CouponState]) -> Rejected | None:
+    state = states.get(coupon_id)
+    if state is None:
+        return Rejected("COUPON_NOT_FOUND", f"there is no coupon {coupon_id!r}")
+    if state in _REFUSALS:
+        return Rejected(_REFUSALS[state], f"coupon {coupon_id!r} is {state}")
+    states[coupon_id] = LAW[state, Verb.FREEZE]
+    return None
+
+
+def check_held(held: Iterable[tuple[Key, str]], coupons: Mapping[str, Coupon], verb: Verb) -> None:
+    """Raises IllegalTransitionError unless each branch holds its coupon and the law allows the verb."""
+    for branch, coupon_id in held:
+        coupon = coupons.get(coupon_id)
+        if coupon is None:
+            raise IllegalTransitionError(coupon_id, None, verb)
+        if coupon.holder != branch:
+            raise IllegalTransitionError(coupon_id, f"{coupon.state} held by {coupon.holder}", verb)
+        advance(LAW, coupon.state, verb, subject=coupon_id)

@@ -1,0 +1,100 @@
+"""A flash sale with real processes: some are killed while it runs, and the books are audited."""
+
+import argparse
+import asyncio
+import json
+import secrets
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from participants.audit import audit, list_transactions, read_books
+from participants.demo.children import DemoError
+from participants.demo.cluster import Cluster
+from participants.demo.display import Display
+from participants.demo.plan import Plan, make_plan
+from participants.demo.storm import Storm, run_storm
+from participants.demo.summary import Summary, as_json, summarise
+
+ORDERS_DEFAULT = 2_000
+_SEEDS = 1_000_000
+_INTERRUPTED = 128 + signal.SIGINT
+
+
+def main() -> int:
+    """Exits with 0 only if every order is decided, the audit holds and the kills took place."""
+    options = _options()
+    # With --json standard output is for programs alone.
+    display = Display(Console(stderr=options.json))
+    plan = make_plan(orders=options.orders, seed=options.seed)
+    try:
+        summary = asyncio.run(_run(plan, display))
+    except DemoError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - the reason is this program's output
+        return 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print("interrupted", file=sys.stderr)  # noqa: T201
+        return _INTERRUPTED
+    display.show(summary)
+    if options.json:
+        print(json.dumps(as_json(summary)), flush=True)  # noqa: T201
+    return 0 if summary.is_well else 1
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="tccd demo", description=__doc__)
+    parser.add_argument(
+        "--orders", type=_count, default=ORDERS_DEFAULT, metavar="N", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=secrets.randbelow(_SEEDS), help="repeats an earlier run's plan"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    return parser.parse_args()
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return count
+
+
+async def _run(plan: Plan, display: Display) -> Summary:
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    with tempfile.TemporaryDirectory(prefix="tcc-demo-") as home:
+        display.note(f"starting PostgreSQL, three participants and a coordinator (seed {plan.seed})")
+        async with Cluster(Path(home)) as cluster:
+            await cluster.seed(plan.stock, plan.coupons)
+            storm = await _storm_unless_failed(plan, cluster, display)
+            display.note("auditing the books")
+            books = await read_books(
+                **{name: cluster.databases[name] for name in ("inventory", "coupon", "order")}
+            )
+            transactions = await asyncio.to_thread(lambda: list(list_transactions(cluster.address)))
+    return summarise(plan, storm, audit(books, transactions))
+
+
+async def _storm_unless_failed(plan: Plan, cluster: Cluster, display: Display) -> Storm:
+    """The storm; it is given up when a process ends that nobody killed."""
+    with display.placing(len(plan.orders)):
+        storm = asyncio.create_task(run_storm(plan, cluster, on_order=display.advance, on_kill=display.note))
+        failure = asyncio.create_task(cluster.failed())
+        try:
+            await asyncio.wait({storm, failure}, return_when=asyncio.FIRST_COMPLETED)
+            if failure.done():
+                failure.result()
+            return storm.result()
+        finally:
+            for task in (storm, failure):
+                task.cancel()
+            await asyncio.gather(storm, failure, return_exceptions=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""The demo's processes: what they say, how they end, and what they left in their logs."""
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+_LEASH = Path(__file__).with_name("leash.py")
+_LOG_TAIL_LINES = 25
+_READY_TIMEOUT_S = 60.0
+# A coordinator may take as long to drain.
+_STOP_TIMEOUT_S = 30.0
+
+
+class DemoError(Exception):
+    """The demo cannot go on; the message says why, with the end of the log concerned."""
+
+
+class Child:
+    """A running process of ours. It says on standard output that it is ready, and logs on standard error.
+
+    In a session of its own, so that a Ctrl-C at the terminal reaches the demo
+    alone, which then ends its children in order; on a leash, so that they end
+    with the demo even when that is killed.
+    """
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process, log: Path) -> None:
+        self.name = name
+        self._process = process
+        self._log = log
+        self._lines: list[str] = []
+        # Set with each line, and once there will be no more.
+        self._news = asyncio.Event()
+        self._is_silent = False
+        self._was_ready = False
+        self._end_is_expected = False
+        self._reading = asyncio.create_task(self._read())
+
+    @classmethod
+    async def start(cls, name: str, command: Sequence[str | Path], log: Path) -> "Child":
+        with log.open("ab") as errors:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", _LEASH, str(os.getpid())),
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,
+            )
+        return cls(name, process, log)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def said(self, pattern: str) -> list[str]:
+        """What the pattern's group held in each line so far that matches it."""
+        return [match[1] for line in self._lines if (match := re.fullmatch(pattern, line))]
+
+    async def lines(self, pattern: str, *, count: int = 1) -> list[str]:
+        """The same, once there are `count` of them.
+
+        Raises:
+            DemoError: the process has ended, or takes too long.
+        """
+        try:
+            async with asyncio.timeout(_READY_TIMEOUT_S):
+                while len(found := self.said(pattern)) < count and not self._is_silent:
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            raise self._failure("does not get ready") from None
+        if len(found) < count:
+            raise self._failure("ended before it was ready")
+        self._was_ready = True
+        return found
+
+    def kill(self) -> None:
+        """SIGKILL, as planned."""
+        self._end_is_expected = True
+        self._process.kill()
+
+    async def stop(self) -> None:
+        """SIGTERM, and SIGKILL for one that does not care.
+
+        Raises:
+            DemoError: it did not end as it should.
+        """
+        was_killed, self._end_is_expected = self._end_is_expected, True
+        try:
+            if not was_killed:
+                self._signal(signal.SIGTERM)
+            async with asyncio.timeout(_STOP_TIMEOUT_S):
+                status = await self._process.wait()
+        except TimeoutError:
+            raise self._failure("does not stop when it is told to") from None
+        finally:
+            self._signal(signal.SIGKILL)
+            self._reading.cancel()
+        # Told to stop while it started, it may not have known yet how to do that in order.
+        is_abrupt = status == -signal.SIGTERM and not self._was_ready
+        if status != 0 and not was_killed and not is_abrupt:
+            raise self._failure(f"was told to stop and ended with status {status}")
+
+    async def watch(self) -> None:
+        """Returns when the process has ended as it was to.
+
+        Raises:
+            DemoError: nobody wanted it to end.
+        """
+        status = await self._process.wait()
+        if not self._end_is_expected:
+            self._end_is_expected = True
+            raise self._failure(f"ended with status {status}")
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process.returncode is None:
+            self._process.send_signal(number)
+
+    async def _read(self) -> None:
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            self._lines.append(line.decode(errors="replace").rstrip())
+            self._news.set()
+        self._is_silent = True
+        self._news.set()
+
+    def _failure(self, what: str) -> DemoError:
+        lines = self._log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
+        return DemoError("\n".join([f"{self.name} (pid {self.pid}) {what}. The end of its log:", *lines]))

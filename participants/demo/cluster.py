@@ -1,0 +1,206 @@
+"""Everything that the demo runs: PostgreSQL, three participants, a coordinator with its workers.
+
+One PostgreSQL server holds a database for each of the four, which know nothing
+of each other's.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import sysconfig
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from participants.coupon.store import issue
+from participants.demo.children import Child, DemoError
+from participants.demo.plan import PARTICIPANTS, PlannedKill
+from participants.inventory.store import restock
+
+WORKERS = 2
+COORDINATOR = "coordinator"
+
+# Who interrupts the demo does not want to wait for what initiators have left behind.
+_DRAIN_S = 2.0
+
+_WORKER_LINE = r"worker (\d+) ready"
+_LISTENING_LINE = r"listening on (\S+)"
+# The order service answers some batches of calls slowly.
+_SLOW_ORDER = ("--slow-fraction", "0.05", "--slow-ms", "250")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Death:
+    """A process that was killed, and when. Times are in seconds since the Unix epoch."""
+
+    # "coordinator worker", or a participant's name.
+    victim: str
+    # None for the coordinator.
+    participant: str | None
+    pid: int
+    killed_at: float
+
+
+class Cluster:
+    """The running processes, as a context manager around their life."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._children: dict[str, Child] = {}
+        self._watches: set[asyncio.Task[None]] = set()
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._worker_deaths: list[int] = []
+        # Participant to HOST:PORT, and everybody's database.
+        self._addresses: dict[str, str] = {}
+        self.databases: Mapping[str, str] = {}
+        # Where initiators find the coordinator.
+        self.address = ""
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self._stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._stop()
+
+    async def failed(self) -> None:
+        """Returns never; raises DemoError when a process ends that should not."""
+        await asyncio.shield(self._failed)
+
+    async def seed(self, stock: Mapping[str, int], coupons: tuple[str, ...]) -> None:
+        """Puts stock into the inventory, and issues coupons."""
+        inventory, coupon = (create_async_engine(self.databases[name]) for name in ("inventory", "coupon"))
+        try:
+            async with inventory.begin() as db:
+                await restock(db, "opening", stock)
+            async with coupon.begin() as db:
+                await issue(db, coupons)
+        finally:
+            await inventory.dispose()
+            await coupon.dispose()
+
+    def kill(self, planned: PlannedKill) -> Death:
+        """SIGKILL, at once."""
+        if planned.participant is None:
+            victim, pid = "coordinator worker", self._kill_worker(planned.luck)
+        else:
+            victim, pid = planned.participant, self._kill_participant(planned.participant)
+        return Death(victim=victim, participant=planned.participant, pid=pid, killed_at=time.time())
+
+    async def is_back(self, death: Death) -> int:
+        """Starts what died, unless its supervisor does; answers the new pid once it is ready."""
+        if death.participant is not None:
+            await self._children[death.participant].stop()
+            await self._start_participant(death.participant)
+            return self._children[death.participant].pid
+        count = WORKERS + len(self._worker_deaths)
+        ready = await self._children[COORDINATOR].lines(_WORKER_LINE, count=count)
+        return int(ready[count - 1])
+
+    # --- the start ---------------------------------------------------------
+
+    async def _start(self) -> None:
+        await self._start_postgres()
+        await asyncio.gather(*(self._start_participant(name) for name in PARTICIPANTS))
+        await self._start_coordinator()
+
+    async def _start_postgres(self) -> None:
+        names = [COORDINATOR, *PARTICIPANTS]
+        wanted = [f"--database={name}" for name in names]
+        await self._start_child("postgres", _tccd(), "postgres", f"--data-dir={self._home}", *wanted)
+        urls = await self._children["postgres"].lines(r"database \S+ at (\S+)", count=len(names))
+        # SQLAlchemy and libpq spell the scheme differently; only the coordinator takes libpq's, too.
+        self.databases = {
+            name: url.replace("postgresql://", "postgresql+psycopg://", 1)
+            for name, url in zip(names, urls, strict=True)
+        }
+
+    async def _start_participant(self, name: str) -> None:
+        await self._start_child(
+            name,
+            *(sys.executable, "-m", f"participants.{name}"),
+            f"--listen={self._addresses.get(name, '127.0.0.1:0')}",
+            f"--database={self.databases[name]}",
+            *(_SLOW_ORDER if name == "order" else ()),
+        )
+        [self._addresses[name]] = await self._children[name].lines(_LISTENING_LINE)
+
+    async def _start_coordinator(self) -> None:
+        config = self._home / "tcc.toml"
+        config.write_text(coordinator_config(self.databases[COORDINATOR], self._addresses))
+        await self._start_child(
+            COORDINATOR,
+            *(_tccd(), "serve", f"--config={config}", f"--workers={WORKERS}", "--listen=127.0.0.1:0"),
+        )
+        [self.address] = await self._children[COORDINATOR].lines(_LISTENING_LINE)
+
+    async def _start_child(self, name: str, *command: str | Path) -> None:
+        child = await Child.start(name, command, self._home / f"{name}.log")
+        self._children[name] = child
+        watch = asyncio.create_task(child.watch())
+        self._watches.add(watch)
+        watch.add_done_callback(self._child_ended)
+
+    def _child_ended(self, watch: asyncio.Task[None]) -> None:
+        self._watches.discard(watch)
+        error = None if watch.cancelled() else watch.exception()
+        if error is not None and not self._failed.done():
+            self._failed.set_exception(error)
+
+    # --- the end -----------------------------------------------------------
+
+    def _kill_worker(self, luck: float) -> int:
+        started = map(int, self._children[COORDINATOR].said(_WORKER_LINE))
+        alive = [pid for pid in started if pid not in self._worker_deaths]
+        pid = alive[int(luck * len(alive))]
+        os.kill(pid, signal.SIGKILL)
+        self._worker_deaths.append(pid)
+        return pid
+
+    def _kill_participant(self, name: str) -> int:
+        self._children[name].kill()
+        return self._children[name].pid
+
+    async def _stop(self) -> None:
+        """The coordinator first, for it calls the participants; PostgreSQL last."""
+        async with AsyncExitStack() as stops:  # in reverse, each even if one before it fails
+            for name in ("postgres", *PARTICIPANTS, COORDINATOR):
+                if name in self._children:
+                    stops.push_async_callback(self._children[name].stop)
+        await asyncio.gather(*self._watches)
+        if self._failed.done():
+            self._failed.exception()  # seen; whoever awaited `failed` has raised it
+
+
+def coordinator_config(log_url: str, addresses: Mapping[str, str]) -> str:
+    """The coordinator's TOML file. JSON's strings are TOML's, too."""
+    tables = [f"drain_s = {_DRAIN_S}\n\n[log]\nurl = {json.dumps(log_url)}\n"]
+    tables += [
+        f"[participants.{name}]\ntarget = {json.dumps(addresses[name])}\n" for name in sorted(addresses)
+    ]
+    return "\n".join(tables)
+
+
+def _tccd() -> Path:
+    """The command that was installed beside this interpreter."""
+    command = Path(sysconfig.get_path("scripts")) / "tccd"
+    if not command.exists():
+        raise DemoError(f"there is no {command}: pip install 'tcc[coordinator]'")
+    return command

@@ -1,0 +1,126 @@
+"""How one order is placed, in each manner, and what its initiator was told."""
+
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from participants.coupon.requests import UseCoupon
+from participants.demo.plan import Manner, PlannedOrder
+from participants.inventory.requests import ReserveStock
+from participants.order.requests import OpenOrder
+from tcc.client import Client
+from tcc.errors import DeadlineExceeded, TccError, TransactionCancelled, Unavailable
+from tcc.interactive import Transaction
+from tcc.outcome import Outcome
+from tcc.requests import BranchRequest
+
+INITIATOR = "demo"
+
+EXPIRY_S = 20.0
+VANISHED_EXPIRY_S = 1.5
+# How long an initiator tries before it gives up; the client repeats all the while.
+_PATIENCE_S = 40.0
+# How soon an answer is lost, at the latest.
+_ANSWER_LOST_S = 0.03
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Placed:
+    """One order as its initiator saw it."""
+
+    gid: str
+    # Whether it was told CONFIRM; None where it was told nothing, or never asked.
+    confirmed: bool | None = None
+    # From the first request to the decision; None where there was none.
+    latency_s: float | None = None
+    # Why it was told nothing, although it asked.
+    error: str = ""
+
+
+class ChangedMindError(Exception):
+    """A customer wants none of it any more."""
+
+
+async def place(order: PlannedOrder, client: Client, other: Client) -> Placed:
+    """Places an order in its manner. `other` is a client with another connection."""
+    started = time.monotonic()
+    try:
+        confirmed = await _place(order, client, other)
+    except TccError as error:
+        return Placed(gid=order.gid, error=f"{type(error).__name__} {error}")
+    latency_s = None if confirmed is None else time.monotonic() - started
+    return Placed(gid=order.gid, confirmed=confirmed, latency_s=latency_s)
+
+
+async def _place(order: PlannedOrder, client: Client, other: Client) -> bool | None:
+    match order.manner:
+        case Manner.ONE_SHOT:
+            return (await _execute(order, client)).confirmed
+        case Manner.LOST_ANSWER:
+            with contextlib.suppress(DeadlineExceeded, Unavailable):
+                await _execute(order, client, timeout_s=order.luck * _ANSWER_LOST_S)
+            return (await _execute(order, other)).confirmed
+        case Manner.INTERACTIVE | Manner.CHANGES_MIND:
+            return await _interact(order, client)
+        case Manner.VANISHES:
+            await _vanish(order, client)
+            return None
+
+
+async def _execute(order: PlannedOrder, client: Client, timeout_s: float = _PATIENCE_S) -> Outcome:
+    return await client.execute(
+        branches(order), gid=order.gid, expiry_s=EXPIRY_S, timeout_s=timeout_s, raise_on_cancel=False
+    )
+
+
+async def _interact(order: PlannedOrder, client: Client) -> bool:
+    transaction = client.transaction(gid=order.gid, expiry_s=EXPIRY_S, timeout_s=_PATIENCE_S)
+    try:
+        async with transaction:
+            await _try_all(transaction, branches(order))
+            _think_again(order)
+    except TransactionCancelled:
+        return False
+    except ChangedMindError as error:
+        if transaction.outcome is None:
+            raise TccError("; ".join(error.__notes__)) from error
+    assert transaction.outcome is not None
+    return transaction.outcome.confirmed
+
+
+async def _vanish(order: PlannedOrder, client: Client) -> None:
+    transaction = client.transaction(gid=order.gid, expiry_s=VANISHED_EXPIRY_S, timeout_s=_PATIENCE_S)
+    await transaction.begin()
+    wanted = branches(order)
+    with contextlib.suppress(TransactionCancelled):
+        await _try_all(transaction, wanted[: 1 + int(order.luck * len(wanted))])
+
+
+async def _try_all(transaction: Transaction, wanted: Sequence[BranchRequest]) -> None:
+    """One after the other, as business logic between them would want it."""
+    for branch in wanted:
+        await transaction.try_(branch.participant, branch.action, branch.payload)
+
+
+def _think_again(order: PlannedOrder) -> None:
+    if order.manner is Manner.CHANGES_MIND:
+        raise ChangedMindError(order.customer_id)
+
+
+def branches(order: PlannedOrder) -> list[BranchRequest]:
+    """What an order asks of each participant."""
+    stock = ReserveStock(sku=order.sku, quantity=order.quantity)
+    opened = OpenOrder(
+        order_id=order.gid,
+        customer_id=order.customer_id,
+        sku=order.sku,
+        quantity=order.quantity,
+        coupon_id=order.coupon_id,
+    )
+    coupons = [] if order.coupon_id is None else [UseCoupon(coupon_id=order.coupon_id)]
+    return [
+        BranchRequest("inventory", "reserve_stock", stock),
+        *(BranchRequest("coupon", "use_coupon", coupon) for coupon in coupons),
+        BranchRequest("order", "open_order", opened),
+    ]

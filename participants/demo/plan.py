@@ -1,0 +1,152 @@
+"""What will happen in a demo: who orders what in which manner, and who is killed when.
+
+Everything is drawn from one seed, so that a run can be repeated. What the storm
+makes of it is not: which of two orders gets the last item is decided by a race.
+"""
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+PARTICIPANTS = ("inventory", "coupon", "order")
+
+SCARCE_SKUS = ("flash-phone", "flash-watch", "flash-shoes")
+PLENTY_SKUS = tuple(f"sku-{number:02}" for number in range(40))
+QUANTITY_MAX = 3
+
+# How many orders want something scarce, and how much of what they want there is.
+_SCARCE_FRACTION = 0.25
+_SCARCE_STOCK = 0.5
+# How many orders carry a coupon, and how many of these one that somebody else carries, too.
+_COUPON_FRACTION = 0.4
+_COUPON_AGAIN_FRACTION = 0.15
+# When the kills come, in fractions of the orders.
+_WORKER_KILL = (0.25, 0.35)
+_PARTICIPANT_KILL = (0.55, 0.65)
+
+
+class Manner(StrEnum):
+    """How an initiator goes about its order."""
+
+    # One call; the coordinator does the rest.
+    ONE_SHOT = "ONE_SHOT"
+    # One call whose answer is lost, then the same call again through another connection.
+    LOST_ANSWER = "LOST_ANSWER"
+    # Step by step, then confirm.
+    INTERACTIVE = "INTERACTIVE"
+    # Step by step, then cancel.
+    CHANGES_MIND = "CHANGES_MIND"
+    # Step by step, and never heard of again.
+    VANISHES = "VANISHES"
+
+
+_MANNERS: Mapping[Manner, float] = {
+    Manner.ONE_SHOT: 0.76,
+    Manner.LOST_ANSWER: 0.08,
+    Manner.INTERACTIVE: 0.08,
+    Manner.CHANGES_MIND: 0.04,
+    Manner.VANISHES: 0.04,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedOrder:
+    """One order; its number is the gid of its transaction."""
+
+    gid: str
+    customer_id: str
+    sku: str
+    quantity: int
+    coupon_id: str | None
+    manner: Manner
+    # In [0, 1): how soon an answer is lost, or after how many Trys the initiator vanishes.
+    luck: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedKill:
+    """Who is killed once so many orders are done. Without a participant it is a coordinator worker."""
+
+    after_orders: int
+    participant: str | None
+    # In [0, 1): which worker.
+    luck: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """A whole demo."""
+
+    seed: int
+    orders: tuple[PlannedOrder, ...]
+    # SKU to how much there is of it.
+    stock: Mapping[str, int]
+    coupons: tuple[str, ...]
+    kills: tuple[PlannedKill, ...]
+
+
+def make_plan(*, orders: int, seed: int) -> Plan:
+    """The plan that belongs to a seed."""
+    chance = random.Random(seed)
+    planned = tuple(_plan_orders(orders, chance))
+    return Plan(
+        seed=seed,
+        orders=planned,
+        stock=_stock(planned),
+        coupons=tuple(sorted({order.coupon_id for order in planned if order.coupon_id is not None})),
+        kills=_plan_kills(orders, chance),
+    )
+
+
+def _plan_orders(count: int, chance: random.Random) -> Iterator[PlannedOrder]:
+    coupons: list[str] = []
+    for number in range(count):
+        coupon_id = _choose_coupon(number, coupons, chance)
+        if coupon_id is not None:
+            coupons.append(coupon_id)
+        yield PlannedOrder(
+            gid=f"order-{number:06}",
+            customer_id=f"customer-{chance.randrange(count)}",
+            sku=chance.choice(SCARCE_SKUS if chance.random() < _SCARCE_FRACTION else PLENTY_SKUS),
+            quantity=chance.randint(1, QUANTITY_MAX),
+            coupon_id=coupon_id,
+            manner=chance.choices(list(_MANNERS), list(_MANNERS.values()))[0],
+            luck=chance.random(),
+        )
+
+
+def _choose_coupon(number: int, carried: list[str], chance: random.Random) -> str | None:
+    """None, a coupon of one's own, or one that an earlier order carried: the latest, or any."""
+    if chance.random() >= _COUPON_FRACTION:
+        return None
+    if carried and chance.random() < _COUPON_AGAIN_FRACTION:
+        return chance.choice([carried[-1], chance.choice(carried)])
+    return f"coupon-{number:06}"
+
+
+def _stock(orders: tuple[PlannedOrder, ...]) -> dict[str, int]:
+    """Plenty of everything, but for the scarce SKUs: too little for all who want one."""
+    wanted = dict.fromkeys(SCARCE_SKUS, 0)
+    for order in orders:
+        if order.sku in wanted:
+            wanted[order.sku] += order.quantity
+    scarce = {sku: max(1, int(quantity * _SCARCE_STOCK)) for sku, quantity in wanted.items()}
+    return scarce | dict.fromkeys(PLENTY_SKUS, max(1, len(orders)) * QUANTITY_MAX)
+
+
+def _plan_kills(orders: int, chance: random.Random) -> tuple[PlannedKill, ...]:
+    return (
+        PlannedKill(
+            after_orders=_after(orders, _WORKER_KILL, chance), participant=None, luck=chance.random()
+        ),
+        PlannedKill(
+            after_orders=_after(orders, _PARTICIPANT_KILL, chance),
+            participant=chance.choice(PARTICIPANTS),
+            luck=chance.random(),
+        ),
+    )
+
+
+def _after(orders: int, between: tuple[float, float], chance: random.Random) -> int:
+    return max(1, int(orders * chance.uniform(*between)))

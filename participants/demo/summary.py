@@ -1,0 +1,183 @@
+"""What came of a demo: counts, times and violations, and whether all of it is well. Pure functions."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from participants.demo.initiator import Placed
+from participants.demo.plan import Plan
+from participants.demo.storm import Kill, Storm
+from tcc.outcome import CancelReason, TransactionRecord, TransactionState
+
+PERCENTILES = (50, 95, 99)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """A demo's result.
+
+    - `undecided`: orders whose transaction has not ended, or that the coordinator does not know.
+    - `recovered`: transactions that were live when a process was killed that drove or served them,
+      and that have ended all the same. Which worker drove which transaction is not known
+      afterwards, so a worker's death counts all that were live.
+    - `recovered_within_s`: how long after the kill the last of them had ended.
+    - `unanswered`: what initiators were told instead of a decision, though they asked for one.
+    - `violations`: of the audit; and answers that the log contradicts.
+    - `latency_ms`: by percentile, from the first request to the known decision.
+    """
+
+    seed: int
+    orders: int
+    confirmed: int
+    cancelled_by_reason: Mapping[str, int]
+    recovered: int
+    recovered_within_s: float
+    unanswered: Sequence[str]
+    kills_planned: int
+    kills: Sequence[Kill]
+    violations: Sequence[str]
+    latency_ms: Mapping[int, float]
+    placed_s: float
+    settled_s: float
+
+    @property
+    def cancelled(self) -> int:
+        return sum(self.cancelled_by_reason.values())
+
+    @property
+    def undecided(self) -> int:
+        return self.orders - self.confirmed - self.cancelled
+
+    @property
+    def orders_per_s(self) -> float:
+        return self.orders / self.placed_s
+
+    @property
+    def is_well(self) -> bool:
+        return (
+            self.undecided == 0
+            and not self.violations
+            and not self.unanswered
+            and len(self.kills) == self.kills_planned
+        )
+
+
+def summarise(plan: Plan, storm: Storm, violations: Iterable[object]) -> Summary:
+    """`violations`: what the audit found."""
+    gids = {order.gid for order in plan.orders}
+    records = {record.gid: record for record in storm.records if record.gid in gids}
+    recoveries_s = list(_recoveries_s(records.values(), storm.kills))
+    return Summary(
+        seed=plan.seed,
+        orders=len(plan.orders),
+        confirmed=sum(record.state is TransactionState.CONFIRMED for record in records.values()),
+        cancelled_by_reason=cancelled_by_reason(records.values()),
+        recovered=len(recoveries_s),
+        recovered_within_s=max(recoveries_s, default=0.0),
+        unanswered=[f"{placed.gid}: {placed.error}" for placed in storm.placed if placed.error],
+        kills_planned=len(plan.kills),
+        kills=storm.kills,
+        violations=[*map(str, violations), *_contradicted(storm.placed, records)],
+        latency_ms=percentiles_ms(placed.latency_s for placed in storm.placed),
+        placed_s=storm.placed_s,
+        settled_s=storm.settled_s,
+    )
+
+
+def cancelled_by_reason(records: Iterable[TransactionRecord]) -> dict[str, int]:
+    """How many ended CANCELLED, by the participant's reason where one said no; the most frequent first."""
+    cancelled = (record for record in records if record.state is TransactionState.CANCELLED)
+    return dict(Counter(map(_reason, cancelled)).most_common())
+
+
+def _reason(record: TransactionRecord) -> str:
+    if record.cancel_reason is CancelReason.REJECTED:
+        # The participant's stable word; its message for people follows a colon.
+        return record.cancel_detail.partition(":")[0]
+    return record.cancel_reason.name
+
+
+def percentiles_ms(latencies_s: Iterable[float | None]) -> dict[int, float]:
+    """The latencies that the given percentages of orders did not exceed (nearest rank); empty without any."""
+    ordered = sorted(latency_s for latency_s in latencies_s if latency_s is not None)
+    if not ordered:
+        return {}
+    return {percent: ordered[-(-len(ordered) * percent // 100) - 1] * 1000 for percent in PERCENTILES}
+
+
+def as_json(summary: Summary) -> dict[str, Any]:
+    """The summary for programs: plain JSON values, times in seconds unless the name says otherwise."""
+    return {
+        "ok": summary.is_well,
+        "seed": summary.seed,
+        "orders": summary.orders,
+        "confirmed": summary.confirmed,
+        "cancelled": summary.cancelled,
+        "cancelled_by_reason": dict(summary.cancelled_by_reason),
+        "undecided": summary.undecided,
+        "unanswered": list(summary.unanswered),
+        "recovered": summary.recovered,
+        "recovered_within_s": round(summary.recovered_within_s, 3),
+        "kills": len(summary.kills),
+        "killed": [_kill_as_json(kill) for kill in summary.kills],
+        "audit": list(summary.violations) or "ok",
+        "latency_ms": {f"p{percent}": round(ms, 1) for percent, ms in summary.latency_ms.items()},
+        "orders_per_s": round(summary.orders_per_s, 1),
+        "seconds": round(summary.settled_s, 3),
+    }
+
+
+def _kill_as_json(kill: Kill) -> dict[str, Any]:
+    return {
+        "victim": kill.death.victim,
+        "pid": kill.death.pid,
+        "after_orders": kill.after_orders,
+        "at_s": round(kill.at_s, 3),
+        "back_pid": kill.back_pid,
+        "back_after_s": round(kill.back_after_s, 3),
+    }
+
+
+def _recoveries_s(records: Iterable[TransactionRecord], kills: Sequence[Kill]) -> Iterable[float]:
+    """For each transaction that was hit by a kill and has ended: how long after the kill it had."""
+    for record in records:
+        waits_s = [wait_s for kill in kills if (wait_s := _recovery_s(record, kill)) is not None]
+        if waits_s:
+            yield max(waits_s)
+
+
+def _recovery_s(record: TransactionRecord, kill: Kill) -> float | None:
+    """How long after a kill that hit it the transaction had ended; None if it was not hit, or has not."""
+    death = kill.death
+    if record.created_at is None or record.ended_at is None:
+        return None
+    served = death.participant is None or any(
+        branch.participant == death.participant for branch in record.branches
+    )
+    if not served or not record.created_at.timestamp() <= death.killed_at < record.ended_at.timestamp():
+        return None
+    return record.ended_at.timestamp() - death.killed_at
+
+
+def _contradicted(placed: Iterable[Placed], records: Mapping[str, TransactionRecord]) -> Iterable[str]:
+    """Decisions that an initiator was told, and that the log does not hold."""
+    for order in placed:
+        record = records.get(order.gid)
+        if order.confirmed is None:
+            continue
+        told = "CONFIRM" if order.confirmed else "CANCEL"
+        if record is None:
+            yield f"ANSWER_CONTRADICTED {order.gid}: told {told}, and the log knows no such transaction"
+        elif order.confirmed is not _is_confirmed(record):
+            yield f"ANSWER_CONTRADICTED {order.gid}: told {told}, and it is {record.state.name}"
+
+
+def _is_confirmed(record: TransactionRecord) -> bool | None:
+    match record.state:
+        case TransactionState.CONFIRMING | TransactionState.CONFIRMED:
+            return True
+        case TransactionState.CANCELLING | TransactionState.CANCELLED:
+            return False
+        case TransactionState.TRYING:
+            return None

@@ -1,0 +1,78 @@
+"""The inventory as a participant: three tiers, from the cheapest no to the durable yes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from participants.inventory import store
+from participants.inventory.gate import StockGate
+from participants.inventory.lanes import lane_of
+from participants.inventory.requests import ReserveStock
+from participants.inventory.reservation import Verb, admit, sold_out, stock_changes
+from tcc import Branch, Participant
+from tcc.uuid7 import uuid7
+
+Items = Sequence[tuple[Branch, ReserveStock]]
+
+
+class Reserve:
+    """The action `reserve_stock`: Try reserves, Confirm sells, Cancel gives back."""
+
+    def __init__(self, gate: StockGate) -> None:
+        self._gate = gate
+
+    def screen(self, branch: Branch, request: ReserveStock) -> None:
+        """Tier 1. A repeated Try is let through: its stock may be reserved already."""
+        if branch.attempt == 0 and self._gate.refuses(request.sku, request.quantity):
+            raise sold_out(request)
+
+    def lane(self, request: ReserveStock) -> int:
+        """Tier 2."""
+        return lane_of(request.sku)
+
+    async def try_batch(self, items: Items, db: AsyncConnection) -> list[Any]:
+        """Tier 3: who is admitted gets a reservation; its freeze id is the result."""
+        requests = [request for _, request in items]
+        tickets = {request.sku: self._gate.ticket(request.sku) for request in requests}
+        available = await store.stock_lock(db, tickets)
+        answers = admit(requests, available)
+        for request, answer in zip(requests, answers, strict=True):
+            if answer is not None and request.sku in available:
+                self._gate.ran_short(request.sku, available[request.sku], tickets[request.sku])
+        admitted = [item for item, answer in zip(items, answers, strict=True) if answer is None]
+        freezes = iter(await self._reserve(admitted, db))
+        return [next(freezes) if answer is None else answer for answer in answers]
+
+    async def _reserve(self, items: Items, db: AsyncConnection) -> list[dict[str, str]]:
+        if not items:
+            return []
+        new = [
+            store.NewReservation(branch.gid, branch.branch_id, uuid7(), request.sku, request.quantity)
+            for branch, request in items
+        ]
+        await store.reservation_insert(db, new)
+        moved = [(request.sku, request.quantity) for _, request in items]
+        await store.stock_change(db, stock_changes(Verb.RESERVE, moved))
+        return [{"freeze_id": str(row.freeze_id)} for row in new]
+
+    async def confirm_batch(self, items: Items, db: AsyncConnection) -> None:
+        await self._end(Verb.CONFIRM, items, db)
+
+    async def cancel_batch(self, items: Items, db: AsyncConnection) -> None:
+        for sku in await self._end(Verb.CANCEL, items, db):
+            self._gate.reopen(sku)
+
+    async def _end(self, verb: Verb, items: Items, db: AsyncConnection) -> set[str]:
+        """Moves reservations and their stock; answers the SKUs. Locks are held until the commit."""
+        moved = await store.reservation_move(db, [branch.key for branch, _ in items], verb)
+        changes = stock_changes(verb, moved)
+        await store.stock_change(db, changes)
+        return {change.sku for change in changes}
+
+
+def inventory(database: AsyncEngine, *, gate: StockGate | None = None) -> Participant:
+    """The participant over its database, whose schema must exist."""
+    participant = Participant("inventory", database=database)
+    participant.action("reserve_stock", ReserveStock)(Reserve(gate or StockGate()))
+    return participant

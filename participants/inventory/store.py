@@ -1,0 +1,209 @@
+"""The tables of the inventory and its statements.
+
+Every batch locks stock rows in the order of their SKUs, so that batches which
+share SKUs wait for each other and never deadlock.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    MetaData,
+    Table,
+    Text,
+    Uuid,
+    bindparam,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, insert as postgresql_insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from participants.arrays import arrays, unnested
+from participants.inventory.reservation import LAW, ReservationState, StockChange, Verb, illegal
+from participants.transitions import sources
+
+Key = tuple[str, str]
+
+metadata = MetaData()
+# Compared byte by byte: the fastest, and the same order everywhere.
+_key = Text(collation="C")
+
+stock = Table(
+    "stock",
+    metadata,
+    Column("sku", _key, primary_key=True),
+    Column("available", BigInteger, CheckConstraint("available >= 0"), nullable=False),
+    Column("reserved", BigInteger, CheckConstraint("reserved >= 0"), nullable=False),
+    Column("sold", BigInteger, CheckConstraint("sold >= 0"), nullable=False),
+    # Hot rows: room on the page keeps every change in place, without touching the index.
+    postgresql_with={"fillfactor": 50},
+)
+
+# What ever came in, kept apart from what is left: the audit compares the two.
+restock_entry = Table(
+    "restock_entry",
+    metadata,
+    Column("restock_id", _key, primary_key=True),
+    Column("sku", _key, primary_key=True),
+    Column("quantity", BigInteger, CheckConstraint("quantity > 0"), nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
+reservation = Table(
+    "reservation",
+    metadata,
+    Column("gid", _key, primary_key=True),
+    Column("branch_id", _key, primary_key=True),
+    # The reservation's own name, handed to the initiator as the result of its Try.
+    Column("freeze_id", Uuid, nullable=False, unique=True),
+    # No foreign key: Try holds the stock row's lock when it writes this.
+    Column("sku", _key, nullable=False),
+    Column("quantity", BigInteger, CheckConstraint("quantity > 0"), nullable=False),
+    Column(
+        "state",
+        Text,
+        CheckConstraint("state IN ('RESERVED', 'CONFIRMED', 'CANCELLED')"),
+        nullable=False,
+    ),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    # Every row is changed once, in place where its page has room.
+    postgresql_with={"fillfactor": 70},
+)
+
+
+class NewReservation(NamedTuple):
+    """A row of `reservation` to be written."""
+
+    gid: str
+    branch_id: str
+    freeze_id: UUID
+    sku: str
+    quantity: int
+
+
+class StockConflictError(Exception):
+    """A change would have made a count negative, or its SKU is gone. Nothing was changed."""
+
+
+_new = unnested("new", gid=Text(), branch_id=Text(), freeze_id=Uuid(), sku=Text(), quantity=BigInteger())
+_keys = unnested("wanted", gid=Text(), branch_id=Text())
+_changes = unnested("change", sku=Text(), available=BigInteger(), reserved=BigInteger(), sold=BigInteger())
+
+_LOCK_STOCK = (
+    select(stock.c.sku, stock.c.available)
+    .where(stock.c.sku == func.any(bindparam("skus", type_=ARRAY(Text))))
+    .order_by(stock.c.sku)
+    .with_for_update()
+)
+_RESERVE = insert(reservation).from_select(
+    ["gid", "branch_id", "freeze_id", "sku", "quantity", "state"],
+    select(*_new.c, literal(ReservationState.RESERVED.value, Text)),
+)
+_MOVE = (
+    update(reservation)
+    .where(
+        reservation.c.gid == _keys.c.gid,
+        reservation.c.branch_id == _keys.c.branch_id,
+        reservation.c.state == func.any(bindparam("sources", type_=ARRAY(Text))),
+    )
+    .values(state=bindparam("target", type_=Text), updated_at=func.now())
+    .returning(reservation.c.sku, reservation.c.quantity)
+)
+_STATES = select(reservation.c.gid, reservation.c.branch_id, reservation.c.state).where(
+    reservation.c.gid == _keys.c.gid, reservation.c.branch_id == _keys.c.branch_id
+)
+# Locks in order first, because an UPDATE takes its locks in any order it likes.
+_locked = (
+    select(*_changes.c)
+    .select_from(_changes.join(stock, stock.c.sku == _changes.c.sku))
+    .order_by(stock.c.sku)
+    .with_for_update(of=stock)
+    .cte("locked")
+)
+# The authority: no count ever goes below zero, whatever a gate or a reader believed.
+_CHANGE_STOCK = (
+    update(stock)
+    .where(
+        stock.c.sku == _locked.c.sku,
+        stock.c.available >= -_locked.c.available,
+        stock.c.reserved >= -_locked.c.reserved,
+        stock.c.sold >= -_locked.c.sold,
+    )
+    .values(
+        available=stock.c.available + _locked.c.available,
+        reserved=stock.c.reserved + _locked.c.reserved,
+        sold=stock.c.sold + _locked.c.sold,
+    )
+)
+
+
+async def stock_lock(db: AsyncConnection, skus: Iterable[str]) -> dict[str, int]:
+    """Locks the rows of these SKUs until the transaction ends; answers what is available."""
+    rows = await db.execute(_LOCK_STOCK, {"skus": sorted(set(skus))})
+    return {row.sku: row.available for row in rows}
+
+
+async def stock_change(db: AsyncConnection, changes: Sequence[StockChange]) -> None:
+    """Applies one change per SKU. Raises StockConflictError unless every one fits."""
+    result = await db.execute(_CHANGE_STOCK, arrays(StockChange._fields, changes))
+    if result.rowcount != len(changes):
+        raise StockConflictError(f"{len(changes) - result.rowcount} of {changes} do not fit the stock")
+
+
+async def reservation_insert(db: AsyncConnection, new: Sequence[NewReservation]) -> None:
+    await db.execute(_RESERVE, arrays(NewReservation._fields, new))
+
+
+async def reservation_move(db: AsyncConnection, keys: Sequence[Key], verb: Verb) -> list[tuple[str, int]]:
+    """Applies the verb to every reservation; answers (SKU, quantity) of each.
+
+    Raises IllegalTransitionError unless the law allows it for all of them.
+    """
+    legal = sources(LAW, verb)
+    target = LAW[legal[0], verb]
+    wanted = arrays(("gid", "branch_id"), keys)
+    rows = await db.execute(_MOVE, {**wanted, "sources": legal, "target": target})
+    moved = [(sku, quantity) for sku, quantity in rows]
+    if len(moved) != len(keys):
+        found = await db.execute(_STATES, wanted)
+        raise illegal(keys, {(gid, branch_id): state for gid, branch_id, state in found}, verb)
+    return moved
+
+
+async def restock(db: AsyncConnection, restock_id: str, quantities: Mapping[str, int]) -> int:
+    """Puts stock in, making SKUs as needed; answers how many SKUs got any.
+
+    Repeating a `restock_id` puts nothing in twice. Other processes' gates learn
+    of it when what they believe has gone stale, in a fraction of a second.
+    """
+    entries = unnested("entry", sku=Text(), quantity=BigInteger())
+    rows = arrays(("sku", "quantity"), sorted(quantities.items()))
+    recorded = (
+        postgresql_insert(restock_entry)
+        .from_select(
+            ["restock_id", "sku", "quantity"],
+            select(bindparam("entry_id", type_=Text), *entries.c),
+        )
+        .on_conflict_do_nothing()
+        .returning(restock_entry.c.sku, restock_entry.c.quantity)
+    )
+    new = [(sku, quantity) for sku, quantity in await db.execute(recorded, {**rows, "entry_id": restock_id})]
+    if not new:
+        return 0
+    missing = postgresql_insert(stock).from_select(
+        ["sku", "available", "reserved", "sold"],
+        select(entries.c.sku, literal(0), literal(0), literal(0)),
+    )
+    await db.execute(missing.on_conflict_do_nothing(), arrays(("sku", "quantity"), sorted(new)))
+    await stock_change(db, [StockChange(sku, quantity, 0, 0) for sku, quantity in sorted(new)])
+    return len(new)

@@ -1,0 +1,1 @@
+"""Orders that are opened pending, then confirmed or cancelled."""

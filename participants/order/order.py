@@ -1,0 +1,58 @@
+"""An order's states, its legal transitions, and every decision about it. No I/O."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from enum import StrEnum
+
+from participants.transitions import IllegalTransitionError, advance
+from tcc import Rejected
+
+Key = tuple[str, str]
+
+
+class OrderState(StrEnum):
+    """How an order stands. The last two are final."""
+
+    PENDING = "PENDING"
+    CONFIRMED = "CONFIRMED"
+    CANCELLED = "CANCELLED"
+
+
+class Verb(StrEnum):
+    """Try opens, Confirm confirms, Cancel cancels."""
+
+    OPEN = "OPEN"
+    CONFIRM = "CONFIRM"
+    CANCEL = "CANCEL"
+
+
+# `None` is the absent order. What is not here is illegal.
+LAW: Mapping[tuple[OrderState | None, Verb], OrderState | None] = {
+    (None, Verb.OPEN): OrderState.PENDING,
+    (OrderState.PENDING, Verb.CONFIRM): OrderState.CONFIRMED,
+    (OrderState.PENDING, Verb.CANCEL): OrderState.CANCELLED,
+}
+
+
+def unique(order_ids: Sequence[str]) -> list[int]:
+    """The positions of the first request for each order number."""
+    first = {order_id: position for position, order_id in reversed(list(enumerate(order_ids)))}
+    return sorted(first.values())
+
+
+def opened(order_ids: Sequence[str], new: Collection[int]) -> list[Rejected | None]:
+    """One answer per request; `new` holds the positions of those that made an order."""
+    return [
+        None if position in new else Rejected("ORDER_EXISTS", f"there is an order {order_id!r} already")
+        for position, order_id in enumerate(order_ids)
+    ]
+
+
+def illegal(keys: Iterable[Key], states: Mapping[Key, str], verb: Verb) -> IllegalTransitionError:
+    """The reason why not every one of these orders took the verb."""
+    try:
+        for key in keys:
+            state = OrderState(states[key]) if key in states else None
+            advance(LAW, state, verb, subject=key)
+    except IllegalTransitionError as error:
+        return error
+    raise AssertionError(f"every order allows {verb}, and yet one did not move")
