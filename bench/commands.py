@@ -1,0 +1,19 @@
+"""The other end of `children`: a process that does what it is told, line by line."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+Command = dict[str, Any]
+
+
+async def obey(handle: Callable[[Command], Awaitable[Command]]) -> None:
+    """Answers each command on standard input with a line on standard output, until the input ends."""
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
+    while line := await reader.readline():
+        print(json.dumps(await handle(json.loads(line))), flush=True)

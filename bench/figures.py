@@ -1,0 +1,175 @@
+"""From counters and latencies to what is printed. Pure functions."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counts:
+    """What has been used up to a moment. Only differences mean something."""
+
+    # Seconds by some clock.
+    at_s: float
+    # CPU seconds (user and system) by role.
+    cpu_s: Mapping[str, float]
+    # CPU seconds of the whole machine.
+    machine_cpu_s: float
+    # Transactions of PostgreSQL that wrote something.
+    commits: int
+    # Statements in the database of the log.
+    statements: int
+    wal_bytes: int
+    fsyncs: int
+    # gRPC calls of participants that count, and branch calls in them.
+    participant_calls: int
+    branch_calls: int
+
+    def since(self, before: "Counts") -> "Counts":
+        return Counts(
+            at_s=self.at_s - before.at_s,
+            cpu_s={role: used - before.cpu_s.get(role, 0.0) for role, used in self.cpu_s.items()},
+            machine_cpu_s=self.machine_cpu_s - before.machine_cpu_s,
+            commits=self.commits - before.commits,
+            statements=self.statements - before.statements,
+            wal_bytes=self.wal_bytes - before.wal_bytes,
+            fsyncs=self.fsyncs - before.fsyncs,
+            participant_calls=self.participant_calls - before.participant_calls,
+            branch_calls=self.branch_calls - before.branch_calls,
+        )
+
+    @property
+    def strangers_cpus(self) -> float:
+        """How many CPUs worked for others than us. More than a little spoils what was measured."""
+        return max(0.0, self.machine_cpu_s - sum(self.cpu_s.values())) / self.at_s
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Round:
+    """What was done in one stretch of time, and what it used."""
+
+    seconds: float
+    latencies_us: Sequence[int]
+    failed: Mapping[str, int]
+    # Over its own stretch (`used.at_s`), which is a little longer than `seconds`.
+    used: Counts
+
+    @property
+    def per_second(self) -> float:
+        return len(self.latencies_us) / self.seconds
+
+    @property
+    def done_while_used(self) -> float:
+        """Transactions in the stretch that `used` is about."""
+        return max(self.per_second * self.used.at_s, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figures:
+    """One configuration: medians of the rounds. What was used is per transaction."""
+
+    per_second: float
+    # The slowest and the fastest round.
+    per_second_range: tuple[float, float]
+    # None where nothing was done.
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    cpu_us: Mapping[str, float]
+    commits: float
+    statements: float
+    wal_bytes: float
+    fsyncs: float
+    # None where participants do not count.
+    participant_calls: float | None
+    # Less than what a transaction needs: phase two falls behind, and the rate cannot last.
+    branch_calls: float | None
+    # CPUs that worked for strangers meanwhile; not per transaction.
+    strangers_cpus: float
+    failed: Mapping[str, int]
+
+    @property
+    def cpu_us_total(self) -> float:
+        return sum(self.cpu_us.values())
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "per_second": round(self.per_second, 1),
+            "per_second_range": [round(rate, 1) for rate in self.per_second_range],
+            "p50_ms": self.p50_ms,
+            "p95_ms": self.p95_ms,
+            "p99_ms": self.p99_ms,
+            "commits_per_transaction": round(self.commits, 4),
+            "statements_per_transaction": round(self.statements, 4),
+            "fsyncs_per_transaction": round(self.fsyncs, 4),
+            "wal_bytes_per_transaction": round(self.wal_bytes),
+            "participant_calls_per_transaction": _rounded(self.participant_calls, 4),
+            "branch_calls_per_transaction": _rounded(self.branch_calls, 2),
+            "cpu_us_per_transaction": round(self.cpu_us_total, 1),
+            "cpu_us_by_process": {role: round(used, 1) for role, used in self.cpu_us.items()},
+            "strangers_cpus": round(self.strangers_cpus, 2),
+            "failed": dict(self.failed),
+        }
+
+
+def figures(rounds: Sequence[Round]) -> Figures:
+    """What the rounds (at least one) of one configuration come to.
+
+    Rates and latencies are medians over the rounds. What was used is the sum over
+    the rounds divided by the transactions in them: PostgreSQL's counters come up
+    to a second late, which a sum evens out.
+    """
+    rates = [each.per_second for each in rounds]
+    done = sum(each.done_while_used for each in rounds)
+    failed: Counter[str] = Counter()
+    for each in rounds:
+        failed.update(each.failed)
+
+    def per_transaction(used: Iterable[float]) -> float:
+        return sum(used) / done
+
+    return Figures(
+        per_second=median(rates),
+        per_second_range=(min(rates), max(rates)),
+        p50_ms=_latency_ms(rounds, 0.50),
+        p95_ms=_latency_ms(rounds, 0.95),
+        p99_ms=_latency_ms(rounds, 0.99),
+        cpu_us={
+            role: per_transaction(each.used.cpu_s[role] for each in rounds) * 1e6
+            for role in rounds[0].used.cpu_s
+        },
+        commits=per_transaction(each.used.commits for each in rounds),
+        statements=per_transaction(each.used.statements for each in rounds),
+        wal_bytes=per_transaction(each.used.wal_bytes for each in rounds),
+        fsyncs=per_transaction(each.used.fsyncs for each in rounds),
+        participant_calls=per_transaction(each.used.participant_calls for each in rounds) or None,
+        branch_calls=per_transaction(each.used.branch_calls for each in rounds) or None,
+        strangers_cpus=median(each.used.strangers_cpus for each in rounds),
+        failed=failed,
+    )
+
+
+def percentile(ordered: Sequence[int], share: float) -> int:
+    """The nearest-rank percentile of a sorted, non-empty sequence."""
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def paired_ratio(rounds: Sequence[Round], floor_rounds: Sequence[Round]) -> float | None:
+    """The median over pairs of rounds, measured one after the other, of rate to floor's rate."""
+    ratios = [
+        each.per_second / floor.per_second
+        for each, floor in zip(rounds, floor_rounds, strict=True)
+        if floor.latencies_us
+    ]
+    return median(ratios) if ratios else None
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+def _latency_ms(rounds: Sequence[Round], share: float) -> float | None:
+    found = [percentile(sorted(each.latencies_us), share) for each in rounds if each.latencies_us]
+    return round(median(found) / 1000, 3) if found else None

@@ -1,0 +1,213 @@
+"""Initiators: a process that keeps a number of transactions under way.
+
+Commands (`commands.obey`): `start` begins the load against a target, `begin` and
+`end` enclose what is measured, `stop` lets what is under way finish.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any
+
+import grpc
+import uvloop
+
+import tcc
+from bench import work
+from bench.commands import Command, obey
+from tcc.outcome import WaitFor
+from tcc.payload import encode
+from tcc.requests import branch_spec
+from tcc.uuid7 import uuid7
+from tcc.v1 import (
+    participant_pb2 as participant_pb,
+    participant_pb2_grpc,
+    transaction_pb2 as pb,
+    transaction_pb2_grpc,
+)
+
+# Does what one element of the work asks; answers how many were done.
+Execute = Callable[[work.Transaction], Awaitable[int]]
+
+_WAIT_FOR: Mapping[str, pb.WaitFor] = {
+    "decision": pb.WAIT_FOR_DECISION,
+    "completion": pb.WAIT_FOR_COMPLETION,
+    "accepted": pb.WAIT_FOR_ACCEPTED,
+}
+_TIMEOUT_S = 30.0
+
+
+class Batched:
+    """Whole transactions through the SDK, which batches them by itself."""
+
+    def __init__(self, target: str, wait_for: WaitFor) -> None:
+        self._client = tcc.Client(target, timeout_s=_TIMEOUT_S)
+        self._wait_for = wait_for
+
+    async def execute(self, branches: work.Transaction) -> int:
+        await self._client.execute(branches, wait_for=self._wait_for)
+        return 1
+
+    async def close(self) -> None:
+        await self._client.close()
+
+
+class Unary:
+    """Whole transactions through the generated stub, one call each."""
+
+    def __init__(self, target: str, wait_for: WaitFor) -> None:
+        self._channel = grpc.aio.insecure_channel(target)
+        self._stub = transaction_pb2_grpc.TransactionServiceStub(self._channel)
+        self._wait_for = _WAIT_FOR[wait_for]
+
+    async def execute(self, branches: work.Transaction) -> int:
+        specs = [
+            branch_spec(each.participant, each.action, each.payload, each.participant) for each in branches
+        ]
+        request = pb.ExecuteTransactionRequest(gid=str(uuid7()), branches=specs, wait_for=self._wait_for)
+        response = await self._stub.ExecuteTransaction(request, timeout=_TIMEOUT_S)
+        if response.outcome.state in (pb.TRANSACTION_STATE_CANCELLING, pb.TRANSACTION_STATE_CANCELLED):
+            raise RuntimeError("cancelled")
+        return 1
+
+    async def close(self) -> None:
+        await self._channel.close(None)
+
+
+class Interactive:
+    """Step by step through the SDK: begin, the Trys one after the other, confirm."""
+
+    def __init__(self, target: str, wait_for: WaitFor) -> None:
+        self._client = tcc.Client(target, timeout_s=_TIMEOUT_S)
+        self._wait_for = wait_for
+
+    async def execute(self, branches: work.Transaction) -> int:
+        async with self._client.transaction(wait_for=self._wait_for) as tx:
+            for each in branches:
+                await tx.try_(each.participant, each.action, each.payload)
+        return 1
+
+    async def close(self) -> None:
+        await self._client.close()
+
+
+class Direct:
+    """No coordinator: one element is one `ExecuteBranches` of Trys at a participant, the target.
+
+    Each is the branch of another transaction, as in a coordinator's batch.
+    """
+
+    def __init__(self, target: str, _wait_for: WaitFor) -> None:
+        self._channel = grpc.aio.insecure_channel(target)
+        self._stub = participant_pb2_grpc.ParticipantServiceStub(self._channel)
+
+    async def execute(self, branches: work.Transaction) -> int:
+        expires_at_ms = int((time.time() + _TIMEOUT_S) * 1000)
+        request = participant_pb.ExecuteBranchesRequest(
+            calls=[_try_call(each, expires_at_ms) for each in branches]
+        )
+        async for response in self._stub.ExecuteBranches(request, timeout=_TIMEOUT_S):
+            for outcome in response.outcomes:
+                if outcome.code != participant_pb.OUTCOME_CODE_SUCCEEDED:
+                    raise RuntimeError(f"{outcome.reason}: {outcome.message}")
+        return len(branches)
+
+    async def close(self) -> None:
+        await self._channel.close(None)
+
+
+def _try_call(branch: tcc.BranchRequest, expires_at_ms: int) -> participant_pb.BranchCall:
+    payload, content_type = encode(branch.payload)
+    return participant_pb.BranchCall(
+        gid=str(uuid7()),
+        branch_id=branch.participant,
+        operation=participant_pb.OPERATION_TRY,
+        action=branch.action,
+        payload=payload,
+        content_type=content_type,
+        expires_at_ms=expires_at_ms,
+    )
+
+
+MODES: Mapping[str, Callable[[str, WaitFor], Any]] = {
+    "batched": Batched,
+    "unary": Unary,
+    "interactive": Interactive,
+    "direct": Direct,
+}
+
+
+class Load:
+    """Keeps `in_flight` elements of the work under way until `stop`."""
+
+    def __init__(self, execute: Execute, wanted: Iterator[work.Transaction], in_flight: int) -> None:
+        self._execute = execute
+        self._wanted = wanted
+        self._running = True
+        self._loops = [asyncio.create_task(self._loop()) for _ in range(in_flight)]
+        self.begin()
+
+    def begin(self) -> None:
+        """Forgets what was measured so far."""
+        self._began_at = time.perf_counter()
+        self._latencies_us: list[int] = []
+        self._failed: Counter[str] = Counter()
+
+    def measured(self) -> Command:
+        """What was done since `begin`."""
+        return {
+            "seconds": time.perf_counter() - self._began_at,
+            "latencies_us": self._latencies_us,
+            "failed": self._failed,
+        }
+
+    async def stop(self) -> None:
+        self._running = False
+        await asyncio.gather(*self._loops)
+
+    async def _loop(self) -> None:
+        clock = time.perf_counter
+        while self._running:
+            asked_at = clock()
+            try:
+                done = await self._execute(next(self._wanted))
+            except (tcc.TccError, grpc.aio.AioRpcError, RuntimeError) as error:
+                self._failed[f"{type(error).__name__}: {error}"[:200]] += 1
+                # A refusal must not turn the closed loop into a storm.
+                await asyncio.sleep(0.01)
+            else:
+                self._latencies_us += [round((clock() - asked_at) * 1e6)] * done
+
+
+class Initiator:
+    """Does what it is told; one load at a time."""
+
+    def __init__(self) -> None:
+        self._front: Any = None
+        self._load: Load | None = None
+
+    async def handle(self, command: Command) -> Command:
+        match command["do"]:
+            case "start":
+                self._front = MODES[command["mode"]](command["target"], command["wait_for"])
+                wanted = work.transactions(command["work"], position=command["position"], of=command["of"])
+                self._load = Load(self._front.execute, wanted, command["in_flight"])
+                return {}
+            case "begin":
+                assert self._load is not None
+                self._load.begin()
+                return {}
+            case "end":
+                assert self._load is not None
+                return self._load.measured()
+            case "stop":
+                assert self._load is not None
+                await self._load.stop()
+                await self._front.close()
+                return {}
+        raise ValueError(command["do"])
+
+
+if __name__ == "__main__":
+    uvloop.run(obey(Initiator().handle))

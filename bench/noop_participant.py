@@ -1,0 +1,83 @@
+"""A participant that does nothing, as cheaply as gRPC allows: every call succeeds.
+
+What it costs is what any participant costs at least. It answers a batch with one
+message, which is the same for every batch of that size and made once.
+"""
+
+import argparse
+from collections.abc import AsyncIterator
+from functools import cache
+from typing import Any
+
+import grpc
+import uvloop
+
+from bench.commands import Command, obey
+from tcc.v1 import participant_pb2 as pb, participant_pb2_grpc
+
+_OPTIONS = (("grpc.max_receive_message_length", 64 * 2**20),)
+_DONE = pb.BranchOutcome(code=pb.OUTCOME_CODE_SUCCEEDED)
+
+
+@cache
+def _all_done(count: int) -> pb.ExecuteBranchesResponse:
+    return pb.ExecuteBranchesResponse(
+        outcomes=[pb.BranchOutcome(index=index, code=pb.OUTCOME_CODE_SUCCEEDED) for index in range(count)]
+    )
+
+
+class NoopParticipant(participant_pb2_grpc.ParticipantServiceServicer):
+    """Says yes, and counts: gRPC calls, and branch calls in them."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.items = 0
+
+    async def ExecuteBranches(  # noqa: N802 - gRPC names it
+        self, request: pb.ExecuteBranchesRequest, _context: Any
+    ) -> AsyncIterator[pb.ExecuteBranchesResponse]:
+        self._count(len(request.calls))
+        yield _all_done(len(request.calls))
+
+    async def TryBranch(  # noqa: N802 - gRPC names it
+        self, _request: pb.ParticipantServiceTryBranchRequest, _context: Any
+    ) -> pb.ParticipantServiceTryBranchResponse:
+        self._count(1)
+        return pb.ParticipantServiceTryBranchResponse(outcome=_DONE)
+
+    async def ConfirmBranch(  # noqa: N802 - gRPC names it
+        self, _request: pb.ConfirmBranchRequest, _context: Any
+    ) -> pb.ConfirmBranchResponse:
+        self._count(1)
+        return pb.ConfirmBranchResponse(outcome=_DONE)
+
+    async def CancelBranch(  # noqa: N802 - gRPC names it
+        self, _request: pb.CancelBranchRequest, _context: Any
+    ) -> pb.CancelBranchResponse:
+        self._count(1)
+        return pb.CancelBranchResponse(outcome=_DONE)
+
+    def _count(self, items: int) -> None:
+        self.calls += 1
+        self.items += items
+
+
+async def _serve(listen: str) -> None:
+    participant = NoopParticipant()
+    server = grpc.aio.server(options=_OPTIONS)
+    participant_pb2_grpc.add_ParticipantServiceServicer_to_server(participant, server)
+    port = server.add_insecure_port(listen)
+    await server.start()
+    print(f"listening on {listen.rpartition(':')[0]}:{port}", flush=True)
+
+    async def count(_command: Command) -> Command:
+        return {"calls": participant.calls, "items": participant.items}
+
+    await obey(count)
+    await server.stop(None)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--listen", default="127.0.0.1:0", metavar="HOST:PORT", help="0 picks a free port")
+    uvloop.run(_serve(parser.parse_args().listen))

@@ -1,0 +1,26 @@
+"""What the command line can ask of a scenario."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+# Ways to ask a coordinator.
+MODES = ("batched", "unary", "interactive")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """Fields that a scenario has no use for are ignored by it."""
+
+    # Of one round, and before each.
+    seconds: float = 3.0
+    warm_up_s: float = 1.0
+    rounds: int = 3
+    modes: tuple[str, ...] = MODES
+    # None: the scenario's own.
+    in_flight: tuple[int, ...] | None = None
+    wait_for: str = "decision"
+    # Processes that offer load.
+    initiators: int = 1
+    floor: bool = True
+    # Where PostgreSQL's data go; what fsync costs depends on it.
+    data_dir: Path | None = None

@@ -1,0 +1,186 @@
+"""What a scenario found: a table for people, an object for machines."""
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from bench.figures import Figures
+
+# More than this, and the numbers say as much about others as about us.
+_STRANGERS_CPUS_MAX = 0.15
+
+
+class Findings(Protocol):
+    """What any scenario returns."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything did not succeed. Numbers of such a run say nothing."""
+        ...
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines."""
+        ...
+
+    def print_to(self, console: Console) -> None:
+        """For people."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One configuration, and its floor where it has one."""
+
+    configuration: dict[str, Any]
+    figures: Figures
+    floor: Figures | None = None
+    # Rate to the floor's rate.
+    ratio: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            **self.configuration,
+            **self.figures.as_json(),
+            "floor_per_second": None if self.floor is None else round(self.floor.per_second, 1),
+            "ratio": None if self.ratio is None else round(self.ratio, 3),
+            "floor": None if self.floor is None else self.floor.as_json(),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """A scenario's rows; `headline` is the one that stands for the scenario."""
+
+    scenario: str
+    rows: Sequence[Row]
+    headline: Row
+    # What the scenario says of its rows beside their own figures.
+    comparisons: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> bool:
+        measured = [
+            figures for row in self.rows for figures in (row.figures, row.floor) if figures is not None
+        ]
+        return any(figures.failed for figures in measured)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "scenario": self.scenario,
+            **self.headline.as_json(),
+            **{name: round(value, 3) for name, value in self.comparisons.items()},
+            "machine": machine(),
+            "configurations": [row.as_json() for row in self.rows],
+        }
+
+    def print_to(self, console: Console) -> None:
+        about = ", ".join(f"{key} {value}" for key, value in machine().items())
+        console.print(f"[bold]{self.scenario}[/bold] on {about}", highlight=False)
+        console.print(_rates(self.rows))
+        console.print(_costs(self.rows))
+        for name, value in self.comparisons.items():
+            console.print(f"{name}: {value:,.3f}", highlight=False)
+        strangers_cpus = max(row.figures.strangers_cpus for row in self.rows)
+        if strangers_cpus > _STRANGERS_CPUS_MAX:
+            console.print(
+                f"[red]others kept up to {strangers_cpus:.1f} CPUs busy: measure again", highlight=False
+            )
+        for row in self.rows:
+            for reason, count in row.figures.failed.items():
+                console.print(f"[red]{_name(row)}: {count} failed: {reason}", highlight=False)
+
+
+def machine() -> dict[str, Any]:
+    """What it was measured on."""
+    return {
+        "cpus": len(os.sched_getaffinity(0)),
+        "cpu": _cpu_model(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _rates(rows: Sequence[Row]) -> Table:
+    table = _table("rate and latency")
+    for heading in ("per second", "(spread)", "p50 ms", "p95 ms", "p99 ms", "floor", "(spread)", "ratio"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        own, floor = row.figures, row.floor
+        table.add_row(
+            _name(row),
+            f"{own.per_second:,.0f}",
+            _spread(own),
+            *[_or_dash(value, ".2f") for value in (own.p50_ms, own.p95_ms, own.p99_ms)],
+            "-" if floor is None else f"{floor.per_second:,.0f}",
+            "-" if floor is None else _spread(floor),
+            _or_dash(row.ratio, ".2f"),
+        )
+    return table
+
+
+def _costs(rows: Sequence[Row]) -> Table:
+    table = _table("each transaction takes: CPU in microseconds; PostgreSQL by its own counters")
+    roles = list(dict.fromkeys(role for row in rows for role in row.figures.cpu_us))
+    for heading in (
+        *roles,
+        "all CPU",
+        "commits",
+        "statements",
+        "fsyncs",
+        "WAL bytes",
+        "branch RPCs",
+        "calls",
+    ):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        for name, figures in ((_name(row), row.figures), ("  floor", row.floor)):
+            if figures is None:
+                continue
+            # The floor stands where the coordinator stands.
+            cpu_us = dict(zip(row.figures.cpu_us, figures.cpu_us.values(), strict=True))
+            table.add_row(
+                name,
+                *[_or_dash(cpu_us.get(role), ",.0f") for role in roles],
+                f"{figures.cpu_us_total:,.0f}",
+                f"{figures.commits:.3f}",
+                f"{figures.statements:.3f}",
+                f"{figures.fsyncs:.3f}",
+                f"{figures.wal_bytes:,.0f}",
+                _or_dash(figures.participant_calls, ".3f"),
+                _or_dash(figures.branch_calls, ".2f"),
+            )
+    return table
+
+
+def _table(title: str) -> Table:
+    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    table.add_column("")
+    return table
+
+
+def _name(row: Row) -> str:
+    return " ".join(str(value) for value in row.configuration.values())
+
+
+def _spread(figures: Figures) -> str:
+    low, high = figures.per_second_range
+    return f"{low:,.0f}..{high:,.0f}"
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

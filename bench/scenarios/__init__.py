@@ -1,0 +1,14 @@
+"""One file for each scenario. Each says what it compares, and returns what it found."""
+
+from collections.abc import Callable, Mapping
+
+from bench.options import Options
+from bench.report import Findings
+from bench.scenarios import coordinator, hot_sku, idle, order_flow
+
+SCENARIOS: Mapping[str, Callable[[Options], Findings]] = {
+    "coordinator": coordinator.run,
+    "hot-sku": hot_sku.run,
+    "idle": idle.run,
+    "order-flow": order_flow.run,
+}

@@ -1,0 +1,70 @@
+"""The coordinator alone: three participants that do nothing, any number of initiators.
+
+Three ways to ask (batched by the SDK, one call a transaction, step by step) times
+how many transactions are under way at once. The floor is measured for whole
+transactions; a transaction that goes step by step is mostly waiting for its
+initiator.
+
+The headline is batched with 256 under way, or the last configuration if that is
+not among those asked for.
+"""
+
+from itertools import product
+
+from bench import work
+from bench.figures import Round, figures, paired_ratio
+from bench.options import Options
+from bench.report import Report, Row
+from bench.stage import Load, Participants, Stage, System, stage
+
+_IN_FLIGHT = (1, 16, 256, 1024)
+_HEADLINE = {"mode": "batched", "in_flight": 256}
+_MODES_WITH_FLOOR = ("batched", "unary")
+
+
+def run(options: Options) -> Report:
+    with stage(options.data_dir) as here:
+        here.start_initiators(options.initiators)
+        participants = here.start_participants()
+        coordinator = here.start_coordinator(participants)
+        floor = _Floor(here, participants) if options.floor else None
+        rows = [
+            _row(here, coordinator, floor, Load(mode=mode, in_flight=n, wait_for=options.wait_for), options)
+            for mode, n in product(options.modes, options.in_flight or _IN_FLIGHT)
+        ]
+    headline = [row for row in rows if row.configuration == _HEADLINE] or rows[-1:]
+    return Report(scenario="coordinator", rows=rows, headline=headline[0])
+
+
+class _Floor:
+    """The floor program, told which batches the coordinator made."""
+
+    def __init__(self, here: Stage, participants: Participants) -> None:
+        self.system, self._process = here.start_floor(participants)
+
+    def take_batches(self, measured: Round) -> None:
+        used = measured.used
+        rows = work.LOG_WRITES * measured.done_while_used / max(used.commits, 1)
+        calls = used.branch_calls / max(used.participant_calls, 1)
+        self._process.ask("batches", rows=max(1, round(rows)), calls=max(1, round(calls)))
+
+
+def _row(here: Stage, coordinator: System, floor: _Floor | None, load: Load, options: Options) -> Row:
+    """One configuration. Its rounds and its floor's alternate."""
+    rounds: list[Round] = []
+    floor_rounds: list[Round] = []
+    for _ in range(options.rounds):
+        rounds.append(_measure(here, coordinator, load, options))
+        if floor is not None and load.mode in _MODES_WITH_FLOOR:
+            floor.take_batches(rounds[-1])
+            floor_rounds.append(_measure(here, floor.system, load, options))
+    return Row(
+        configuration={"mode": load.mode, "in_flight": load.in_flight},
+        figures=figures(rounds),
+        floor=figures(floor_rounds) if floor_rounds else None,
+        ratio=paired_ratio(rounds, floor_rounds) if floor_rounds else None,
+    )
+
+
+def _measure(here: Stage, system: System, load: Load, options: Options) -> Round:
+    return here.measure(system, load, warm_up_s=options.warm_up_s, round_s=options.seconds)

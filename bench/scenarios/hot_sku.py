@@ -1,0 +1,68 @@
+"""Everybody wants the same SKU: through the coordinator, and at the inventory alone.
+
+- Through the coordinator, rounds of orders for one SKU alternate with rounds
+  spread over many, as in `order-flow`; `hot_to_spread` is the ratio of the two.
+- Alone, the inventory gets batches of Trys for one SKU as a coordinator sends
+  them, several at once, and nobody confirms. A "transaction" is one durable Try
+  there, and its latency is that of the whole call.
+
+There is no floor yet (the same SQL and messages without the SDK and without the
+coordinator's logic), so `floor_per_second` and `ratio` are null.
+"""
+
+from bench import work
+from bench.figures import Round, figures
+from bench.flow import IN_FLIGHT, SKUS, OrderFlow, fill_stock
+from bench.options import Options
+from bench.report import Report, Row
+from bench.stage import Load, Stage, stage
+
+# Of the inventory alone: branch calls in a message, and messages at once.
+_BATCH = 256
+_MESSAGES_IN_FLIGHT = 8
+_ALONE = "inventory-alone"
+
+
+def run(options: Options) -> Report:
+    with stage(options.data_dir) as here:
+        here.start_initiators(options.initiators)
+        hot, spread = _orders(here, options)
+        alone = _alone(here, options)
+    return Report(
+        scenario="hot-sku",
+        rows=[hot, spread, alone],
+        headline=hot,
+        comparisons={
+            "hot_to_spread": hot.figures.per_second / max(spread.figures.per_second, 1.0),
+            "inventory_alone_per_second": alone.figures.per_second,
+        },
+    )
+
+
+def _orders(here: Stage, options: Options) -> tuple[Row, Row]:
+    flow = OrderFlow(here)
+    in_flight = (options.in_flight or (IN_FLIGHT,))[-1]
+    rounds: dict[int, list[Round]] = {1: [], SKUS: []}
+    for _ in range(options.rounds):
+        for skus, measured in rounds.items():
+            measured.append(flow.measure(skus, in_flight, options))
+    hot, spread = (
+        Row(
+            configuration={"through": "coordinator", "skus": skus, "in_flight": in_flight},
+            figures=figures(measured),
+        )
+        for skus, measured in rounds.items()
+    )
+    return hot, spread
+
+
+def _alone(here: Stage, options: Options) -> Row:
+    system = here.start_alone("inventory", _ALONE)
+    fill_stock(here, _ALONE)
+    load = Load(mode="direct", in_flight=_MESSAGES_IN_FLIGHT, work=work.reservations(_BATCH))
+    rounds = [
+        here.measure(system, load, warm_up_s=options.warm_up_s, round_s=options.seconds)
+        for _ in range(options.rounds)
+    ]
+    configuration = {"through": "alone", "skus": 1, "in_flight": _MESSAGES_IN_FLIGHT * _BATCH}
+    return Row(configuration=configuration, figures=figures(rounds))

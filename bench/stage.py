@@ -1,0 +1,273 @@
+"""The processes that a scenario needs, and the counters of all of them.
+
+CPU time is what the kernel says of each process and its children (psutil).
+PostgreSQL is asked for the rest, over a connection to another database than the
+one that is measured:
+
+- commits: transaction ids handed out. Only transactions that write get one, and
+  the counter is exact at any moment;
+- WAL bytes: the position where the next record goes, exact as well;
+- statements: `pg_stat_database.xact_commit` of the log's database, because every
+  statement of the coordinator is a transaction of its own. Backends report it
+  with up to a second of delay;
+- fsyncs: `pg_stat_io`, object `wal`, with the same delay.
+"""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+
+from bench import work
+from bench.children import Child, child
+from bench.figures import Counts, Round
+from coordinator.log.embedded import EmbeddedPostgres
+
+_COUNTERS = """
+    SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
+           pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint,
+           (SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = %s),
+           (SELECT coalesce(sum(fsyncs), 0)::bigint FROM pg_stat_io WHERE object = 'wal')
+    """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Load:
+    """What initiators offer."""
+
+    mode: str
+    in_flight: int
+    wait_for: str = "decision"
+    work: Mapping[str, Any] = field(default_factory=lambda: work.NOOP)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timing:
+    """How long to look. Seconds."""
+
+    rounds: int
+    round_s: float
+    warm_up_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Participants:
+    """Running participants. They are called by the names that are the keys of `addresses`."""
+
+    addresses: Mapping[str, str]
+    # Processes by role.
+    pids: Mapping[str, Sequence[int]]
+    # Those that count their calls; the reference participants do not.
+    counting: Sequence[Child] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class System:
+    """What answers initiators, and everything that works for it."""
+
+    address: str
+    # The database of its log; a participant that stands alone: its own.
+    database: str
+    # Processes by role; each with its children.
+    pids: Mapping[str, Sequence[int]]
+    counting: Sequence[Child] = ()
+
+
+class Stage:
+    """A directory, a PostgreSQL and the processes beside them. Made by `stage`."""
+
+    def __init__(self, directory: Path, postgres: EmbeddedPostgres, cleanup: ExitStack) -> None:
+        self.directory = directory
+        self._postgres = postgres
+        self._cleanup = cleanup
+        self._counters = cleanup.enter_context(psycopg.connect(postgres.url(), autocommit=True))
+        self._postmaster = psutil.Process(self._counters.info.backend_pid).ppid()
+        self._initiators: list[Child] = []
+
+    # --- processes ----------------------------------------------------------
+
+    def start_initiators(self, count: int) -> None:
+        self._initiators = [self._child(f"initiator-{n}", "bench.initiator") for n in range(count)]
+
+    def start_participants(self, names: Sequence[str] = work.PARTICIPANTS) -> Participants:
+        """No-op participants."""
+        children = {name: self._child(name, "bench.noop_participant") for name in names}
+        return Participants(
+            addresses={name: each.address() for name, each in children.items()},
+            pids={"participants": [each.pid for each in children.values()]},
+            counting=list(children.values()),
+        )
+
+    def start_services(self, names: Sequence[str] = work.PARTICIPANTS) -> Participants:
+        """Reference participants, each with a database that has its name."""
+        children = {name: self._service(name, name) for name in names}
+        return Participants(
+            addresses={name: each.address() for name, each in children.items()},
+            pids={name: [each.pid] for name, each in children.items()},
+        )
+
+    def start_alone(self, name: str, database: str) -> System:
+        """A reference participant that initiators call themselves."""
+        process = self._service(name, database)
+        return self._system(process, name, database, Participants(addresses={}, pids={}))
+
+    def start_coordinator(self, participants: Participants) -> System:
+        """`tccd serve`, with a database of its own."""
+        config = self.directory / "coordinator.toml"
+        config.write_text(_coordinator_config(self._new_database("log"), participants.addresses))
+        process = self._child(
+            "coordinator", "coordinator", "serve", f"--config={config}", "--listen=127.0.0.1:0"
+        )
+        return self._system(process, "coordinator", "log", participants)
+
+    def start_floor(self, participants: Participants) -> tuple[System, Child]:
+        """The floor program (`bench.floor`), with a database of its own."""
+        url = self._new_database("floor")
+        targets = [f"--participant={name}={address}" for name, address in participants.addresses.items()]
+        process = self._child("floor", "bench.floor", f"--log={url}", *targets)
+        return self._system(process, "floor", "floor", participants), process
+
+    def url(self, database: str) -> str:
+        """As libpq wants it."""
+        return self._postgres.url(database)
+
+    def _service(self, name: str, database: str) -> Child:
+        url = self._new_database(database).replace("postgresql:", "postgresql+psycopg:", 1)
+        return self._child(database, f"participants.{name}", "--listen=127.0.0.1:0", f"--database={url}")
+
+    def _system(self, process: Child, role: str, database: str, participants: Participants) -> System:
+        return System(
+            address=process.address(),
+            database=database,
+            pids={
+                role: [process.pid],
+                "postgresql": [self._postmaster],
+                **participants.pids,
+                "initiators": [each.pid for each in self._initiators],
+            },
+            counting=participants.counting,
+        )
+
+    def _child(self, name: str, *arguments: str) -> Child:
+        return self._cleanup.enter_context(child(arguments, self.directory / f"{name}.err"))
+
+    def _new_database(self, name: str) -> str:
+        self._postgres.create_database(name)
+        return self._postgres.url(name)
+
+    # --- measuring ----------------------------------------------------------
+
+    def counts(self, system: System) -> Counts:
+        """What `system` has used so far."""
+        reports = [each.ask("count") for each in system.counting]
+        row = self._counters.execute(_COUNTERS, (system.database,)).fetchone()
+        assert row is not None
+        commits, wal_bytes, statements, fsyncs = row
+        return Counts(
+            at_s=time.perf_counter(),
+            cpu_s={role: sum(map(_cpu_s, pids)) for role, pids in system.pids.items()},
+            machine_cpu_s=_machine_cpu_s(),
+            commits=commits,
+            statements=statements,
+            wal_bytes=wal_bytes,
+            fsyncs=fsyncs,
+            participant_calls=sum(report["calls"] for report in reports),
+            branch_calls=sum(report["items"] for report in reports),
+        )
+
+    def measure(self, system: System, load: Load, *, warm_up_s: float, round_s: float) -> Round:
+        """Offers `load` for one round; returns when everything under way is answered."""
+        shares = _shares(load.in_flight, len(self._initiators))
+        loaded = self._initiators[: len(shares)]
+        for position, (initiator, share) in enumerate(zip(loaded, shares, strict=True)):
+            initiator.tell(
+                "start",
+                target=system.address,
+                mode=load.mode,
+                wait_for=load.wait_for,
+                in_flight=share,
+                work=load.work,
+                position=position,
+                of=len(loaded),
+            )
+        _answers(loaded)
+        time.sleep(warm_up_s)
+        before = self.counts(system)
+        _tell(loaded, "begin")
+        time.sleep(round_s)
+        measured = _tell(loaded, "end")
+        used = self.counts(system).since(before)
+        _tell(loaded, "stop")
+        failed: dict[str, int] = {}
+        for each in measured:
+            for reason, count in each["failed"].items():
+                failed[reason] = failed.get(reason, 0) + count
+        return Round(
+            seconds=sum(each["seconds"] for each in measured) / len(measured),
+            latencies_us=[latency for each in measured for latency in each["latencies_us"]],
+            failed=failed,
+            used=used,
+        )
+
+
+@contextmanager
+def stage(data_dir: Path | None = None) -> Iterator[Stage]:
+    """A stage beside the block. Its data are kept below `data_dir`, and removed at the end."""
+    directory = Path(tempfile.mkdtemp(prefix="tcc-bench-", dir=data_dir))
+    postgres = EmbeddedPostgres(directory)
+    try:
+        with ExitStack() as cleanup:
+            postgres.start()
+            cleanup.callback(postgres.stop)
+            yield Stage(directory, postgres, cleanup)
+    finally:
+        shutil.rmtree(directory)
+
+
+def _coordinator_config(url: str, addresses: Mapping[str, str]) -> str:
+    tables = [f'[participants.{name}]\ntarget = "{address}"' for name, address in addresses.items()]
+    return "\n".join([f'[log]\nurl = "{url}"', *tables])
+
+
+def _shares(in_flight: int, initiators: int) -> list[int]:
+    """How many transactions each initiator keeps under way; those without any are left out."""
+    most, rest = divmod(in_flight, initiators)
+    return [share for n in range(initiators) if (share := most + (n < rest))]
+
+
+def _tell(initiators: Sequence[Child], do: str) -> list[dict[str, Any]]:
+    """Tells all before it waits for any."""
+    for initiator in initiators:
+        initiator.tell(do)
+    return _answers(initiators)
+
+
+def _answers(initiators: Sequence[Child]) -> list[dict[str, Any]]:
+    return [initiator.answer() for initiator in initiators]
+
+
+def _machine_cpu_s() -> float:
+    """CPU seconds that all processes of the machine, and its kernel, have used."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice)
+
+
+def _cpu_s(pid: int) -> float:
+    """CPU seconds of a process, of its living children, and of those it has waited for."""
+    process = psutil.Process(pid)
+    times = process.cpu_times()
+    used = times.user + times.system + times.children_user + times.children_system
+    for each in process.children():
+        try:
+            own = each.cpu_times()
+        except psutil.NoSuchProcess:
+            continue  # its parent has its time now, or soon
+        used += own.user + own.system
+    return float(used)

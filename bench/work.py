@@ -1,0 +1,80 @@
+"""The transactions that are measured: what each of them asks, and of whom.
+
+A scenario names a *kind* of work and its parameters, as plain JSON because it is
+told to other processes; an initiator takes one transaction after the other out
+of `transactions`. The kinds are the functions of `_KINDS`.
+"""
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import count, repeat
+from typing import Any
+
+from tcc import BranchRequest
+
+Transaction = Sequence[BranchRequest]
+
+# The three that do nothing, and the one branch that each of them gets.
+PARTICIPANTS = ("inventory", "coupon", "order")
+ACTION = "reserve"
+PAYLOAD = b'{"sku":"KEYBOARD-17","quantity":1}'
+CONTENT_TYPE = "application/json"
+# What a success writes: the insert, the decision, the completion.
+LOG_WRITES = 3
+
+NOOP: Mapping[str, Any] = {"kind": "noop"}
+
+
+def orders(run: str, skus: int) -> dict[str, Any]:
+    """Orders of one item and one coupon each, spread evenly over SKUs. `run` makes their ids unique."""
+    return {"kind": "orders", "run": run, "skus": skus}
+
+
+def reservations(calls: int) -> dict[str, Any]:
+    """As many calls at once of the inventory, all for one SKU."""
+    return {"kind": "reservations", "calls": calls}
+
+
+def transactions(work: Mapping[str, Any], *, position: int = 0, of: int = 1) -> Iterator[Transaction]:
+    """Endless. Initiator `position` of as many as offer the same work."""
+    parameters = dict(work)
+    return _KINDS[parameters.pop("kind")](count(position, of), **parameters)
+
+
+def sku(number: int) -> str:
+    return f"SKU-{number:04}"
+
+
+def coupon_id(run: str, number: int) -> str:
+    return f"{run}-{number}"
+
+
+def _noop(_numbers: Iterable[int]) -> Iterator[Transaction]:
+    return repeat([BranchRequest(name, ACTION, PAYLOAD) for name in PARTICIPANTS])
+
+
+def _orders(numbers: Iterable[int], run: str, skus: int) -> Iterator[Transaction]:
+    choose = random.Random(run).randrange
+    for number in numbers:
+        yield _order(f"{run}-{number}", sku(choose(skus)), coupon_id(run, number))
+
+
+def _order(order_id: str, wanted: str, coupon: str) -> Transaction:
+    item = {"sku": wanted, "quantity": 1}
+    order = {**item, "order_id": order_id, "customer_id": "somebody", "coupon_id": coupon}
+    return [
+        BranchRequest("inventory", "reserve_stock", item),
+        BranchRequest("coupon", "use_coupon", {"coupon_id": coupon}),
+        BranchRequest("order", "open_order", order),
+    ]
+
+
+def _reservations(_numbers: Iterable[int], calls: int) -> Iterator[Transaction]:
+    return repeat([BranchRequest("inventory", "reserve_stock", {"sku": sku(0), "quantity": 1})] * calls)
+
+
+_KINDS: Mapping[str, Callable[..., Iterator[Transaction]]] = {
+    "noop": _noop,
+    "orders": _orders,
+    "reservations": _reservations,
+}
