@@ -1,0 +1,209 @@
+"""The coordinator as real processes: killed, stopped, started."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from tcc.v1 import participant_pb2, transaction_pb2 as pb
+from tests.support import daemon
+from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, serving
+from tests.support.worker import branch
+
+TRY = participant_pb2.OPERATION_TRY
+CONFIRM = participant_pb2.OPERATION_CONFIRM
+
+
+@pytest.fixture
+async def stock() -> AsyncIterator[ScriptedParticipant]:
+    participant = ScriptedParticipant()
+    async with serving(participant) as participant.address:
+        yield participant
+
+
+def config(stock: ScriptedParticipant, url: str) -> str:
+    return f"""
+        [log]
+        url = "{url}"
+        [participants.stock]
+        target = "{stock.address}"
+        call_timeout_s = 60
+        concurrency_max = 4096
+    """
+
+
+async def test_killing_a_coordinator_with_500_live_transactions_loses_none(
+    database_url: str, stock: ScriptedParticipant, tmp_path: Path
+) -> None:
+    """Half of them undecided, half decided; the worker that lives finishes all of them."""
+    hold = True
+
+    async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+        if hold and (call.operation == CONFIRM or call.gid.startswith("trying")):
+            await asyncio.Event().wait()
+        return SUCCEEDED
+
+    stock.script = script
+    gids = [f"trying-{n}" for n in range(250)] + [f"confirming-{n}" for n in range(250)]
+    async with daemon.serving(tmp_path, config(stock, database_url)) as victim:
+        async with daemon.stub(victim.address) as stub:
+            requests = [
+                pb.ExecuteTransactionRequest(
+                    gid=gid,
+                    branches=[branch("1")],
+                    wait_for=pb.WAIT_FOR_ACCEPTED if gid.startswith("trying") else pb.WAIT_FOR_DECISION,
+                )
+                for gid in gids
+            ]
+            await asyncio.gather(*(stub.ExecuteTransaction(request) for request in requests))
+            await stock.until(lambda: stock.count(TRY) == 500 and stock.count(CONFIRM) == 250)
+        survivor_directory = tmp_path / "survivor"
+        survivor_directory.mkdir()
+        async with daemon.serving(survivor_directory, config(stock, database_url)) as survivor:
+            hold = False
+            victim.kill_worker(victim.process.pid)
+            await victim.process.wait()
+            async with daemon.stub(survivor.address) as stub:
+                settled = await asyncio.gather(
+                    *(
+                        stub.WaitTransaction(
+                            pb.WaitTransactionRequest(gid=gid, wait_for=pb.WAIT_FOR_COMPLETION), timeout=60
+                        )
+                        for gid in gids
+                    )
+                )
+    assert {reply.outcome.state for reply in settled} == {pb.TRANSACTION_STATE_CONFIRMED}
+
+
+async def test_a_worker_that_is_killed_is_started_again_and_the_others_serve_on(
+    database_url: str, stock: ScriptedParticipant, tmp_path: Path
+) -> None:
+    async with daemon.serving(tmp_path, config(stock, database_url), workers=2) as coordinator:
+        assert len(set(coordinator.workers)) == 2
+        coordinator.kill_worker(coordinator.workers[0])
+        assert await coordinator.next_worker() in coordinator.workers
+        async with daemon.stub(coordinator.address) as stub:
+            request = pb.ExecuteTransactionRequest(gid="g", branches=[branch("1")])
+            reply = await stub.ExecuteTransaction(request, wait_for_ready=True, timeout=30)
+        assert reply.outcome.state == pb.TRANSACTION_STATE_CONFIRMING
+
+
+async def test_the_work_of_a_worker_that_is_killed_is_adopted_without_waiting_for_its_lease(
+    database_url: str, stock: ScriptedParticipant, tmp_path: Path
+) -> None:
+    hold = True
+
+    async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+        if hold and call.operation == CONFIRM:
+            await asyncio.Event().wait()
+        return SUCCEEDED
+
+    stock.script = script
+    hours = config(stock, database_url) + "\n[recovery]\nlease_s = 7200\nheartbeat_every_s = 1\n"
+    async with daemon.serving(tmp_path, hours, workers=2) as coordinator:
+        async with daemon.stub(coordinator.address) as stub:
+            await stub.ExecuteTransaction(pb.ExecuteTransactionRequest(gid="g", branches=[branch("1")]))
+            await stock.until(lambda: stock.count(CONFIRM) == 1)
+            hold = False
+            for pid in list(coordinator.workers):
+                coordinator.kill_worker(pid)
+                await coordinator.next_worker()
+        async with daemon.stub(coordinator.address) as stub:
+            wait = pb.WaitTransactionRequest(gid="g", wait_for=pb.WAIT_FOR_COMPLETION)
+            reply = await stub.WaitTransaction(wait, wait_for_ready=True, timeout=60)
+    assert reply.outcome.state == pb.TRANSACTION_STATE_CONFIRMED
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_sigterm_drains_and_exits_with_0(
+    database_url: str, stock: ScriptedParticipant, tmp_path: Path, workers: int
+) -> None:
+    """A transaction whose Confirm is under way when the signal comes is finished first."""
+    go = asyncio.Event()
+
+    async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+        if call.operation == CONFIRM:
+            await go.wait()
+        return SUCCEEDED
+
+    stock.script = script
+    async with daemon.serving(tmp_path, config(stock, database_url), workers=workers) as coordinator:
+        async with daemon.stub(coordinator.address) as stub:
+            await stub.ExecuteTransaction(pb.ExecuteTransactionRequest(gid="g", branches=[branch("1")]))
+            await stock.until(lambda: stock.count(CONFIRM) == 1)
+            stopping = asyncio.create_task(coordinator.stop())
+            await _until_refused(stub)
+            go.set()
+        assert await stopping == 0
+    assert stock.heard("g") == ["TRY 1", "CONFIRM 1"]
+    other_directory = tmp_path / "other"
+    other_directory.mkdir()
+    async with (
+        daemon.serving(other_directory, config(stock, database_url)) as other,
+        daemon.stub(other.address) as stub,
+    ):
+        tx = (await stub.GetTransaction(pb.GetTransactionRequest(gid="g"))).transaction
+    assert tx.state == pb.TRANSACTION_STATE_CONFIRMED
+
+
+async def _until_refused(stub) -> None:
+    """Returns when new work is refused."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                await stub.ExecuteTransaction(pb.ExecuteTransactionRequest(branches=[branch("1")]))
+            except grpc.aio.AioRpcError as error:
+                assert error.code() == grpc.StatusCode.UNAVAILABLE  # noqa: PT017
+                return
+
+
+async def test_without_a_url_it_brings_its_own_postgres(stock: ScriptedParticipant, tmp_path: Path) -> None:
+    embedded = f"""
+        [log]
+        data_dir = "{tmp_path / "data"}"
+        [participants.stock]
+        target = "{stock.address}"
+    """
+    for expected in (pb.TRANSACTION_STATE_CONFIRMING, pb.TRANSACTION_STATE_CONFIRMED):
+        async with (
+            daemon.serving(tmp_path, embedded) as coordinator,
+            daemon.stub(coordinator.address) as stub,
+        ):
+            request = pb.ExecuteTransactionRequest(gid="g", branches=[branch("1")])
+            reply = await stub.ExecuteTransaction(request)
+            wait = pb.WaitTransactionRequest(gid="g", wait_for=pb.WAIT_FOR_COMPLETION)
+            await stub.WaitTransaction(wait, timeout=30)
+        # The second time it is the same transaction: the data directory is durable.
+        assert reply.outcome.state == expected
+        assert coordinator.process.returncode == 0
+    assert stock.heard("g") == ["TRY 1", "CONFIRM 1"]
+    assert not _postgres_in(tmp_path)
+
+
+def _postgres_in(directory: Path) -> list[str]:
+    """The commands of processes that work in a directory."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                if (entry / "cwd").readlink().is_relative_to(directory):
+                    found.append((entry / "cmdline").read_text())
+            except OSError:
+                continue  # it has ended
+    return found
+
+
+async def test_migrate_may_be_run_again_and_by_several_at_once(database_url: str, tmp_path: Path) -> None:
+    command = (sys.executable, "-m", "coordinator", "migrate")
+    environment = os.environ | {"TCC_LOG__URL": database_url}
+    processes = [
+        await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.PIPE)
+        for _ in range(3)
+    ]
+    for process in processes:
+        out, _ = await process.communicate()
+        assert (process.returncode, out) == (0, b"the log is up to date\n")

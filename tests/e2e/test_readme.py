@@ -1,0 +1,125 @@
+"""What the README shows works as it stands."""
+
+import asyncio
+import re
+import sqlite3
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+
+from tests.support import daemon
+
+README = (Path(__file__).parent.parent.parent / "README.md").read_text()
+
+
+def block(name: str) -> str:
+    """The code block that starts with a comment that names a file."""
+    found = re.search(rf"```\w+\n# {re.escape(name)}\n(.*?)```", README, re.DOTALL)
+    assert found, name
+    return found.group(1)
+
+
+def code_lines(name: str) -> int:
+    return sum(bool(line.strip()) for line in block(name).splitlines())
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Shop:
+    """A directory with the README's files, their ports changed to free ones."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.inventory = f"127.0.0.1:{free_port()}"
+        self.coordinator = ""
+
+    def write(self, name: str) -> str:
+        text = block(name).replace("127.0.0.1:50051", self.inventory)
+        text = text.replace("127.0.0.1:50050", self.coordinator or "127.0.0.1:50050")
+        (self.directory / name).write_text(text)
+        return text
+
+    async def run(self, name: str, *arguments: str) -> tuple[str, str]:
+        """Standard output and the last line of standard error of one of the programs."""
+        self.write(name)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            name,
+            *arguments,
+            cwd=self.directory,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, error = await process.communicate()
+        return out.decode(), (error.decode().strip().splitlines() or [""])[-1]
+
+
+@asynccontextmanager
+async def participant(shop: Shop) -> AsyncIterator[None]:
+    shop.write("inventory.py")
+    process = await asyncio.create_subprocess_exec(sys.executable, "inventory.py", cwd=shop.directory)
+    try:
+        async with grpc.aio.insecure_channel(shop.inventory) as channel:
+            await asyncio.wait_for(channel.channel_ready(), 30)
+        yield
+    finally:
+        process.terminate()
+        assert await process.wait() == 0
+
+
+@pytest.fixture
+async def shop(tmp_path: Path, database_url: str) -> AsyncIterator[Shop]:
+    shop = Shop(tmp_path)
+    statements = re.search(r'sqlite3 stock.db "(.*)"', README)
+    assert statements
+    connection = sqlite3.connect(tmp_path / "stock.db")
+    connection.executescript(statements.group(1))
+    connection.close()
+    config = f'[log]\nurl = "{database_url}"\n' + shop.write("tcc.toml")
+    async with participant(shop), daemon.serving(tmp_path, config) as coordinator:
+        shop.coordinator = coordinator.address
+        yield shop
+
+
+def stock(shop: Shop) -> tuple[int, int]:
+    """What is free and what is held."""
+    connection = sqlite3.connect(shop.directory / "stock.db")
+    try:
+        return connection.execute("SELECT free, held FROM stock").fetchone()
+    finally:
+        connection.close()
+
+
+async def test_the_participant_and_the_initiator_of_the_readme_work(shop: Shop) -> None:
+    assert (await shop.run("buy.py", "order-1"))[0] in {"CONFIRMING\n", "CONFIRMED\n"}
+    again, _ = await shop.run("buy.py", "order-1")
+    assert again in {"CONFIRMING\n", "CONFIRMED\n"}
+    assert sum(stock(shop)) in {9, 10}  # confirmed, or still held
+    for number in range(2, 11):
+        await shop.run("buy.py", f"order-{number}")
+    out, error = await shop.run("buy.py", "order-11")
+    assert out == ""
+    assert "TransactionCancelled" in error
+    assert "SOLD_OUT" in error
+    assert stock(shop)[0] == 0
+
+
+async def test_the_stepwise_initiator_of_the_readme_works(shop: Shop) -> None:
+    out, _ = await shop.run("stepwise.py")
+    assert out.startswith("reserved in ")
+    assert stock(shop)[0] == 9
+
+
+def test_the_examples_are_as_short_as_promised() -> None:
+    assert code_lines("inventory.py") <= 25
+    assert code_lines("buy.py") <= 10

@@ -1,0 +1,169 @@
+"""Participants that answer nonsense, too much, always wrong, or that are configured no more."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+
+from tcc.v1 import participant_pb2, transaction_pb2 as pb
+from tests.support.errors import refused
+from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, failed, serving
+from tests.support.worker import branch, running, settings_for
+
+TRY = participant_pb2.OPERATION_TRY
+CONFIRM = participant_pb2.OPERATION_CONFIRM
+
+# No protobuf message: a field of type string that is not UTF-8.
+NONSENSE = b"\x0a\x04\x1a\x02\xff\xfe"
+
+
+@pytest.fixture
+async def stock() -> AsyncIterator[ScriptedParticipant]:
+    participant = ScriptedParticipant()
+    async with serving(participant) as participant.address:
+        yield participant
+
+
+def execute(gid: str, *branches: pb.BranchSpec, **fields: object) -> pb.ExecuteTransactionRequest:
+    return pb.ExecuteTransactionRequest(gid=gid, branches=branches or [branch("1")], **fields)
+
+
+class Nonsense(grpc.GenericRpcHandler):
+    """Answers Confirms with bytes that are no message until it is `mended`; everything else with success."""
+
+    def __init__(self) -> None:
+        self.mended = False
+        self.nonsense = 0
+        self.spoken = asyncio.Event()
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        if details.method.endswith("/ExecuteBranches"):
+            return grpc.unary_stream_rpc_method_handler(self._batch)
+        return grpc.unary_unary_rpc_method_handler(self._one)
+
+    async def _one(self, request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        # The three unary requests are alike.
+        call = participant_pb2.ConfirmBranchRequest.FromString(request).call
+        if self._is_sensible([call]):
+            return participant_pb2.ConfirmBranchResponse(outcome=SUCCEEDED).SerializeToString()
+        return NONSENSE
+
+    async def _batch(self, request: bytes, context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
+        calls = participant_pb2.ExecuteBranchesRequest.FromString(request).calls
+        if not self._is_sensible(calls):
+            yield NONSENSE
+            return
+        outcomes = [
+            participant_pb2.BranchOutcome(index=index, code=SUCCEEDED.code) for index in range(len(calls))
+        ]
+        yield participant_pb2.ExecuteBranchesResponse(outcomes=outcomes).SerializeToString()
+
+    def _is_sensible(self, calls) -> bool:
+        sensible = self.mended or all(call.operation != CONFIRM for call in calls)
+        if not sensible:
+            self.nonsense += 1
+            self.spoken.set()
+        return sensible
+
+
+@pytest.mark.parametrize("branches", [1, 2], ids=["unary", "batched"])
+async def test_an_answer_that_cannot_be_decoded_is_a_failure_and_the_call_is_repeated(
+    database_url: str, branches: int
+) -> None:
+    participant = Nonsense()
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((participant,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    settings = settings_for({"stock": {"target": f"127.0.0.1:{port}"}})
+    async with running(settings, database_url) as worker:
+        request = execute("g", *(branch(str(number)) for number in range(branches)))
+        await worker.stub.ExecuteTransaction(request)
+        while participant.nonsense < 3:
+            participant.spoken.clear()
+            await asyncio.wait_for(participant.spoken.wait(), 30)
+        tx = (await worker.stub.GetTransaction(pb.GetTransactionRequest(gid="g"))).transaction
+        assert tx.branches[0].last_error.startswith("BAD_ANSWER")
+        participant.mended = True
+        assert (await worker.settled("g")).state == pb.TRANSACTION_STATE_CONFIRMED
+    await server.stop(None)
+
+
+async def test_a_result_that_could_not_be_handed_on_cancels(
+    database_url: str, stock: ScriptedParticipant
+) -> None:
+    async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+        size = 101 if call.gid == "large" else 100
+        return participant_pb2.BranchOutcome(code=SUCCEEDED.code, result=bytes(size))
+
+    stock.script = script
+    settings = settings_for({"stock": {"target": stock.address}}, limits={"payload_bytes_max": 100})
+    async with running(settings, database_url) as worker:
+        assert (await worker.stub.ExecuteTransaction(execute("fits"))).outcome.results[0].result == bytes(100)
+        outcome = (await worker.stub.ExecuteTransaction(execute("large"))).outcome
+        assert (outcome.cancel_reason, outcome.cancel_detail) == (
+            pb.CANCEL_REASON_TRY_FAILED,
+            "RESULT_TOO_LARGE",
+        )
+        # What Confirm or Cancel return is nobody's business.
+        assert (await worker.settled("large")).state == pb.TRANSACTION_STATE_CANCELLED
+
+
+async def test_a_participant_that_is_configured_no_more_holds_nobody_but_itself(
+    database_url: str, stock: ScriptedParticipant
+) -> None:
+    gone = ScriptedParticipant()
+
+    async def refuse(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+        return failed("NOT_YET") if call.operation == CONFIRM else SUCCEEDED
+
+    gone.script = stock.script = refuse
+    async with serving(gone) as address:
+        # The one that goes is due first, so that the transaction waits for it.
+        slower = {"retry_first_s": 1, "retry_max_s": 1}
+        both = {"stock": {"target": stock.address} | slower, "gone": {"target": address}}
+        async with running(settings_for(both), database_url) as worker:
+            request = execute("g", branch("gone", "gone"), branch("stock"))
+            await worker.stub.ExecuteTransaction(request)
+            await gone.until(lambda: gone.count(CONFIRM) >= 2)
+
+        async def succeed(_call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+            return SUCCEEDED
+
+        stock.script = gone.script = succeed
+        before = stock.count(CONFIRM)
+        async with running(settings_for({"stock": {"target": stock.address}}), database_url) as worker:
+            await stock.until(lambda: stock.count(CONFIRM) > before)
+            assert await worker.state("g") == "CONFIRMING"
+            async with refused("INVALID_ARGUMENT", "UNKNOWN_PARTICIPANT"):
+                await worker.stub.ExecuteTransaction(request)
+        async with running(settings_for(both), database_url) as worker:
+            assert (await worker.settled("g")).state == pb.TRANSACTION_STATE_CONFIRMED
+
+
+async def test_a_participant_that_always_fails_leaves_room_to_the_others(
+    database_url: str, stock: ScriptedParticipant
+) -> None:
+    """Its transactions wait for their expiry; they may fill half of the bound, and no more."""
+    failing = ScriptedParticipant()
+
+    async def fail(_call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+        return failed("ALWAYS")
+
+    failing.script = fail
+    async with serving(failing) as address:
+        participants = {"stock": {"target": stock.address}, "failing": {"target": address}}
+        settings = settings_for(participants, limits={"live_max": 20})
+        async with running(settings, database_url) as worker:
+            for number in range(10):
+                request = execute(f"f{number}", branch("1", "failing"), wait_for=pb.WAIT_FOR_ACCEPTED)
+                await worker.stub.ExecuteTransaction(request)
+            async with refused("RESOURCE_EXHAUSTED", "OVERLOADED") as refusal:
+                await worker.stub.ExecuteTransaction(execute("one too many", branch("1", "failing")))
+            assert refusal.info.metadata["participant"] == "failing"
+            for number in range(20):
+                request = execute(f"g{number}", wait_for=pb.WAIT_FOR_COMPLETION)
+                await worker.stub.ExecuteTransaction(request)
+            assert worker.engine.lanes["stock"].live == 0
+            assert worker.engine.lanes["failing"].live == 10

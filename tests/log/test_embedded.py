@@ -1,0 +1,154 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from coordinator.log.embedded import EmbeddedPostgres, EmbeddedPostgresError
+
+OWNER = """
+import sys, time
+from coordinator.log.embedded import EmbeddedPostgres
+server = EmbeddedPostgres(sys.argv[1])
+server.start()
+print("started", flush=True)
+time.sleep(600)
+"""
+
+
+def ask(server: EmbeddedPostgres, statement: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        cursor = connection.execute(statement)
+        return cursor.fetchall() if cursor.description else []
+
+
+def server_pid(server: EmbeddedPostgres) -> int:
+    return int((server._cluster / "postmaster.pid").read_text().splitlines()[0])
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Waits for another process."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def data_dir(own_postgres: EmbeddedPostgres) -> Path:
+    """The data of a server that has ended."""
+    own_postgres.stop()
+    return own_postgres._home
+
+
+@pytest.fixture
+def owner(data_dir: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Another process that owns a running server in `data_dir`."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(data_dir)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    with process:
+        assert process.stdout.readline() == "started\n"
+        pid = server_pid(EmbeddedPostgres(data_dir))
+        yield process
+        process.kill()
+    until(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def test_commits_survive_a_crash_of_the_server(own_postgres: EmbeddedPostgres) -> None:
+    ask(own_postgres, "CREATE TABLE kept AS SELECT 1 AS n")
+    own_postgres.restart("immediate")
+    assert ask(own_postgres, "SELECT n FROM kept") == [(1,)]
+
+
+def test_it_is_durable(postgres: EmbeddedPostgres) -> None:
+    for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+        assert ask(postgres, f"SHOW {setting}") == [("on",)]
+
+
+def test_a_database_is_created_once(own_postgres: EmbeddedPostgres) -> None:
+    own_postgres.create_database("of mine/1")
+    own_postgres.create_database("of mine/1")
+    with psycopg.connect(own_postgres.url("of mine/1")) as connection:
+        assert connection.info.dbname == "of mine/1"
+
+
+def test_stopping_leaves_no_process(own_postgres: EmbeddedPostgres) -> None:
+    assert own_postgres._server is not None
+    assert own_postgres._watcher is not None
+    pids = own_postgres._server.pid, own_postgres._watcher.pid
+    own_postgres.stop()
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_the_server_ends_with_an_owner_that_is_killed(data_dir: Path, owner: "subprocess.Popen[str]") -> None:
+    pid = server_pid(EmbeddedPostgres(data_dir))
+    owner.kill()
+    until(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def test_a_second_process_attaches_and_never_stops_what_is_not_its_own(
+    data_dir: Path, owner: "subprocess.Popen[str]"
+) -> None:
+    second = EmbeddedPostgres(data_dir)
+    second.start()
+    assert not second.owned
+    second.stop()
+    assert ask(second, "SELECT 1") == [(1,)]
+
+
+def test_a_start_right_after_the_owner_was_killed_owns_a_server_of_its_own(
+    data_dir: Path, owner: "subprocess.Popen[str]"
+) -> None:
+    second = EmbeddedPostgres(data_dir)
+    before = server_pid(second)
+    ask(second, "CREATE TABLE kept AS SELECT 1 AS n")
+    owner.send_signal(signal.SIGKILL)
+    owner.wait()
+    second.start()
+    try:
+        assert second.owned
+        assert server_pid(second) != before
+        assert ask(second, "SELECT n FROM kept") == [(1,)]
+    finally:
+        second.stop()
+
+
+def test_a_pid_file_that_names_a_stranger_does_not_hinder(data_dir: Path) -> None:
+    server = EmbeddedPostgres(data_dir)
+    # A living process of the server's own user, so that PostgreSQL would believe the file.
+    stranger = subprocess.Popen(["sleep", "600"], user=server._cluster.stat().st_uid, cwd="/")
+    with stranger:
+        lines = [str(stranger.pid), str(server._cluster), "1700000000", "5432", str(server._cluster), "", ""]
+        (server._cluster / "postmaster.pid").write_text("\n".join(lines))
+        server.start()
+        assert server.owned
+        server.stop()
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+def test_a_server_that_cannot_start_says_why(data_dir: Path) -> None:
+    (data_dir / "postgres" / "PG_VERSION").write_text("9.6\n")
+    server = EmbeddedPostgres(data_dir)
+    with pytest.raises(EmbeddedPostgresError, match="incompatible with server"):
+        server.start()
+    assert not server.owned
+
+
+def test_a_long_path_is_no_hindrance(tmp_path: Path) -> None:
+    server = EmbeddedPostgres(tmp_path / ("long" * 30))
+    server.start()
+    try:
+        assert ask(server, "SELECT 1") == [(1,)]
+    finally:
+        server.stop()
+    assert not server._socket_dir.exists()

@@ -1,0 +1,77 @@
+import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import create_engine, make_url
+
+from coordinator.core.errors import LogUnavailable
+from coordinator.log.embedded import EmbeddedPostgres
+from coordinator.log.migration import migrate, schema_is_current
+from coordinator.log.schema import metadata
+
+
+def test_migrating_makes_the_schema_current_and_repeats_harmlessly(database_url: str) -> None:
+    assert not schema_is_current(database_url)
+    migrate(database_url)
+    assert schema_is_current(database_url)
+    migrate(database_url.replace("postgresql:", "postgresql+psycopg:"))
+    assert schema_is_current(database_url)
+
+
+def test_the_migrations_come_to_what_the_statements_use(log_url: str) -> None:
+    engine = create_engine(make_url(log_url).set(drivername="postgresql+psycopg"))
+    with engine.connect() as connection:
+        options = {"compare_type": True, "compare_server_default": True}
+        context = MigrationContext.configure(connection, opts=options)
+        differences = [
+            difference
+            for difference in compare_metadata(context, metadata)
+            if not (difference[0] == "remove_table" and difference[1].name == "migration_lock")
+        ]
+    engine.dispose()
+    assert differences == []
+
+
+def test_eight_coordinators_migrate_at_once(database_url: str) -> None:
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(8) as pool:
+        assert pool.map(migrate, [database_url] * 8, chunksize=1) == [None] * 8
+    assert schema_is_current(database_url)
+
+
+def test_who_comes_second_to_create_the_lock_goes_on(database_url: str) -> None:
+    """CREATE TABLE IF NOT EXISTS fails where another has created the table but not committed yet."""
+    with ThreadPoolExecutor(1) as thread, psycopg.connect(database_url) as first:
+        first.execute("CREATE TABLE migration_lock (id SMALLINT PRIMARY KEY)")
+        second = thread.submit(migrate, database_url)
+        with psycopg.connect(database_url, autocommit=True) as watcher:
+            while not watcher.execute(
+                """SELECT 1 FROM pg_stat_activity
+                   WHERE datname = current_database() AND wait_event_type = 'Lock'"""
+            ).fetchone():
+                assert not second.done()
+        first.commit()
+        second.result()
+    assert schema_is_current(database_url)
+
+
+def test_who_dies_while_migrating_leaves_nothing_and_blocks_nobody(database_url: str) -> None:
+    """The lock and the changes live and die with one transaction."""
+    migrate(database_url)
+    with psycopg.connect(database_url) as dying:
+        dying.execute("SELECT id FROM migration_lock FOR UPDATE")
+        dying.execute("DROP TABLE transactions")
+        dying.close()
+    migrate(database_url)
+    assert schema_is_current(database_url)
+    with psycopg.connect(database_url) as connection:
+        assert connection.execute("SELECT count(*) FROM transactions").fetchone() == (0,)
+
+
+def test_a_database_that_is_away_is_said(own_postgres: EmbeddedPostgres) -> None:
+    own_postgres.stop()
+    with pytest.raises(LogUnavailable):
+        migrate(own_postgres.url())

@@ -1,0 +1,91 @@
+"""`tccd serve` as the real process that it is."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+
+from tcc.v1 import transaction_pb2_grpc
+
+READY_TIMEOUT_S = 60
+
+
+class Daemon:
+    """A running `tccd serve`: its process, its workers' pids and its address."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.workers: list[int] = []
+        self.address = ""
+
+    async def next_worker(self) -> int:
+        """The pid of the next worker that says it is ready."""
+        while True:
+            words = await self._words()
+            if words[0] == "worker":
+                self.workers.append(int(words[1]))
+                return self.workers[-1]
+
+    async def listening(self) -> None:
+        """Returns when it serves; its workers are known then."""
+        while not self.address:
+            words = await self._words()
+            if words[0] == "worker":
+                self.workers.append(int(words[1]))
+            else:
+                self.address = words[-1]
+
+    def kill_worker(self, pid: int) -> None:
+        assert pid in self.workers
+        self.workers.remove(pid)
+        os.kill(pid, signal.SIGKILL)
+
+    async def stop(self) -> int:
+        """Asks it to drain; the exit status."""
+        if self.process.returncode is None:
+            self.process.terminate()
+        return await asyncio.wait_for(self.process.wait(), READY_TIMEOUT_S)
+
+    async def _words(self) -> list[str]:
+        assert self.process.stdout is not None
+        line = await asyncio.wait_for(self.process.stdout.readline(), READY_TIMEOUT_S)
+        assert line, f"tccd ended with {await self.process.wait()}"
+        return line.decode().split()
+
+
+@asynccontextmanager
+async def serving(
+    directory: Path, config: str, *, workers: int = 1, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[Daemon]:
+    """A coordinator beside the block, configured by this TOML; it drains at the end."""
+    path = directory / "tcc.toml"
+    path.write_text(config)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "coordinator",
+        "serve",
+        f"--config={path}",
+        f"--workers={workers}",
+        "--listen=127.0.0.1:0",
+        stdout=asyncio.subprocess.PIPE,
+        cwd=directory,
+        env=os.environ | dict(environment or {}),
+    )
+    daemon = Daemon(process)
+    try:
+        await daemon.listening()
+        yield daemon
+    finally:
+        await daemon.stop()
+
+
+@asynccontextmanager
+async def stub(address: str) -> AsyncIterator[transaction_pb2_grpc.TransactionServiceStub]:
+    async with grpc.aio.insecure_channel(address) as channel:
+        yield transaction_pb2_grpc.TransactionServiceStub(channel)

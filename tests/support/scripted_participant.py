@@ -1,0 +1,95 @@
+"""A participant over real gRPC that does what a test tells it, and remembers what it was asked.
+
+It has no barrier: what the coordinator sends is what the test sees.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import grpc
+
+from tcc.v1 import participant_pb2 as pb, participant_pb2_grpc
+
+SUCCEEDED = pb.BranchOutcome(code=pb.OUTCOME_CODE_SUCCEEDED)
+
+
+def rejected(reason: str, message: str = "") -> pb.BranchOutcome:
+    return pb.BranchOutcome(code=pb.OUTCOME_CODE_REJECTED, reason=reason, message=message)
+
+
+def failed(reason: str, *, permanent: bool = False) -> pb.BranchOutcome:
+    return pb.BranchOutcome(code=pb.OUTCOME_CODE_FAILED, reason=reason, permanent=permanent)
+
+
+Script = Callable[[pb.BranchCall], Awaitable[pb.BranchOutcome]]
+
+
+async def succeed(_call: pb.BranchCall) -> pb.BranchOutcome:
+    return SUCCEEDED
+
+
+class ScriptedParticipant(participant_pb2_grpc.ParticipantServiceServicer):
+    """Answers each call with what `script` returns for it."""
+
+    def __init__(self) -> None:
+        self.script: Script = succeed
+        self.calls: list[pb.BranchCall] = []
+        self.batches: list[int] = []
+        self._changed = asyncio.Condition()
+
+    def count(self, operation: "pb.Operation | None" = None, *, gid: str | None = None) -> int:
+        return sum(
+            (operation is None or call.operation == operation) and (gid is None or call.gid == gid)
+            for call in self.calls
+        )
+
+    def heard(self, gid: str) -> list[str]:
+        """The operations asked for on a transaction, in order, for example ["TRY 1", "CONFIRM 1"]."""
+        return [
+            f"{pb.Operation.Name(call.operation).removeprefix('OPERATION_')} {call.branch_id}"
+            for call in self.calls
+            if call.gid == gid
+        ]
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Returns when `condition` holds; it is looked at after each call that arrives."""
+        async with self._changed:
+            await self._changed.wait_for(condition)
+
+    async def _answer(self, call: pb.BranchCall, index: int = 0) -> pb.BranchOutcome:
+        self.calls.append(call)
+        async with self._changed:
+            self._changed.notify_all()
+        outcome = pb.BranchOutcome()
+        outcome.CopyFrom(await self.script(call))
+        outcome.index = index
+        return outcome
+
+    async def TryBranch(self, request, context):  # noqa: N802
+        return pb.ParticipantServiceTryBranchResponse(outcome=await self._answer(request.call))
+
+    async def ConfirmBranch(self, request, context):  # noqa: N802
+        return pb.ConfirmBranchResponse(outcome=await self._answer(request.call))
+
+    async def CancelBranch(self, request, context):  # noqa: N802
+        return pb.CancelBranchResponse(outcome=await self._answer(request.call))
+
+    async def ExecuteBranches(self, request, context):  # noqa: N802
+        self.batches.append(len(request.calls))
+        tasks = [asyncio.ensure_future(self._answer(call, index)) for index, call in enumerate(request.calls)]
+        for answered in asyncio.as_completed(tasks):
+            await context.write(pb.ExecuteBranchesResponse(outcomes=[await answered]))
+
+
+@asynccontextmanager
+async def serving(participant: ScriptedParticipant, port: int = 0) -> AsyncIterator[str]:
+    """The address of a server for `participant`, which runs beside the block."""
+    server = grpc.aio.server()
+    participant_pb2_grpc.add_ParticipantServiceServicer_to_server(participant, server)
+    bound = server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{bound}"
+    finally:
+        await server.stop(None)

@@ -1,0 +1,86 @@
+"""A coordinator worker in the test's own process: real log, real gRPC, all jobs running."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from coordinator.app import Worker
+from coordinator.log.migration import migrate
+from coordinator.settings import Settings
+from tcc.v1 import transaction_pb2 as pb, transaction_pb2_grpc
+
+# Fast enough that no test waits long, slow enough to be the real thing.
+QUICK = {"sweep_every_s": 0.02, "poll_every_s": 0.05, "adopt_every_s": 0.1, "heartbeat_every_s": 0.1}
+QUICK_RETRIES = {
+    "retry_first_s": 0.01,
+    "retry_max_s": 0.05,
+    "breaker_open_first_s": 0.02,
+    "breaker_open_max_s": 0.1,
+}
+
+
+def settings_for(participants: Mapping[str, Mapping[str, object]], **changes: object) -> Settings:
+    """Settings for a test; `participants` maps names to what differs from the quick defaults."""
+    return Settings.model_validate(
+        {
+            "listen": {"address": "127.0.0.1:0"},
+            "recovery": QUICK,
+            "drain_s": 2.0,
+            "participants": {name: QUICK_RETRIES | dict(table) for name, table in participants.items()},
+        }
+        | changes
+    )
+
+
+class Running:
+    """A worker that serves, and a stub for it."""
+
+    def __init__(self, worker: Worker, address: str, channel: grpc.aio.Channel) -> None:
+        self.worker = worker
+        self.engine = worker.engine
+        self.address = address
+        self.channel = channel
+        self.stub = transaction_pb2_grpc.TransactionServiceStub(channel)
+
+    async def state(self, gid: str) -> str:
+        reply = await self.stub.GetTransaction(pb.GetTransactionRequest(gid=gid))
+        return pb.TransactionState.Name(reply.transaction.state).removeprefix("TRANSACTION_STATE_")
+
+    async def until_health(self, status: int) -> None:
+        """Waits until health checks are told this status."""
+        stream = health_pb2_grpc.HealthStub(self.channel).Watch(health_pb2.HealthCheckRequest(), timeout=30)
+        async for response in stream:
+            if response.status == status:
+                stream.cancel()
+                return
+
+    async def settled(self, gid: str) -> pb.TransactionOutcome:
+        """Waits until the transaction has ended."""
+        request = pb.WaitTransactionRequest(gid=gid, wait_for=pb.WAIT_FOR_COMPLETION)
+        return (await self.stub.WaitTransaction(request, timeout=30)).outcome
+
+
+@asynccontextmanager
+async def running(settings: Settings, url: str) -> AsyncIterator[Running]:
+    """A worker beside the block; it drains at the end."""
+    await asyncio.to_thread(migrate, url)
+    worker = Worker(settings, url, share_port=False)
+    ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(worker.run(lambda port, _owner: ready.set_result(port)))
+    await asyncio.wait((task, ready), return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        task.result()
+    address = f"127.0.0.1:{ready.result()}"
+    async with grpc.aio.insecure_channel(address) as channel:
+        try:
+            yield Running(worker, address, channel)
+        finally:
+            worker.stop()
+            await task
+
+
+def branch(branch_id: str, participant: str = "stock", **fields: object) -> pb.BranchSpec:
+    return pb.BranchSpec(branch_id=branch_id, participant=participant, **({"action": "reserve"} | fields))

@@ -1,0 +1,30 @@
+"""Whose clock counts: the log's, and no other."""
+
+import ast
+from pathlib import Path
+
+import coordinator
+from coordinator.clock import LogClock
+
+PACKAGE = Path(coordinator.__file__).parent
+# What asks this machine for the time of day.
+WALL_CLOCKS = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
+
+
+def test_the_clock_tells_the_log_s_time_and_goes_on_by_the_monotonic_one() -> None:
+    monotonic = iter([107.0, 110.0])
+    clock = LogClock(lambda: next(monotonic))
+    clock.set(5_000.0, asked_at=100.0, answered_at=104.0)  # the log answered at 102, as far as we know
+    assert clock.now() == 5_005.0
+    assert clock.now() == 5_008.0
+
+
+def test_dtm_no_local_wall_clock_or_time_zone_can_move_a_deadline() -> None:
+    """DTM's retries shift by hours with a wrong clock; nothing of the coordinator ever asks one."""
+    asked = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno}"
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in WALL_CLOCKS
+    ]
+    assert asked == []
