@@ -7,9 +7,11 @@ VENV := .venv/.installed
 DEMO ?=
 # A scenario and its arguments, for example BENCH="coordinator --mode batched --in-flight 256 --json".
 BENCH ?= coordinator
+# How many seeds `make simulate` runs.
+SEEDS ?= 500
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint bench protos baseline lock clean
+.PHONY: help demo test slow lint bench explore simulate faults mutants protos baseline lock clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -25,6 +27,18 @@ bench: $(VENV) ## how fast it is, beside the least that it would take
 
 slow: $(VENV) ## the long suites
 	$(BIN)/pytest -n 2 -m slow --timeout 1800
+
+explore: $(VENV) ## every interleaving of a small system; checks every state
+	$(BIN)/python -m proof.explore
+
+simulate: $(VENV) ## many coordinators under a simulated clock, network and log, with faults, from seeds
+	$(BIN)/python -m proof.simulate --seeds $(SEEDS)
+
+faults: $(VENV) ## real processes, killed at every durable step, and worse
+	$(BIN)/python -m proof.faults
+
+mutants: $(VENV) ## planted bugs; each must be caught
+	$(BIN)/python -m proof.mutants
 
 lint: $(VENV) ## style, types, floors, the contract
 	$(BIN)/ruff check
