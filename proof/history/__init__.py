@@ -1,0 +1,1 @@
+"""What a run did, as its observers saw it, and the one judge of it."""
