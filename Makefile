@@ -5,8 +5,9 @@ BIN := .venv/bin
 VENV := .venv/.installed
 # Arguments of `make demo`, for example DEMO="--orders 10000 --seed 7".
 DEMO ?=
-# A scenario and its arguments, for example BENCH="coordinator --mode batched --in-flight 256 --json".
-BENCH ?= coordinator
+# A scenario and its arguments, for example BENCH="coordinator --mode batched --in-flight 256 --json",
+# or BENCH="all --save docs/bench", which keeps the figures and draws them.
+BENCH ?= all
 # How many seeds `make simulate` runs.
 SEEDS ?= 500
 

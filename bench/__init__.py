@@ -1,6 +1,8 @@
 """How fast it is, measured honestly.
 
     python -m bench coordinator --json
+    python -m bench all --save docs/bench
+    python -m bench plot docs/bench
 
 Everything is real: PostgreSQL with fsync on, the coordinator as `tccd serve`,
 participants and initiators in processes of their own, gRPC between them. This
@@ -13,6 +15,9 @@ process only starts them, reads the counters and sleeps.
   printed is the median of the rounds and how far they spread.
 - The *floor* does the least that any correct implementation must do (`floor`).
   Its rounds alternate with the coordinator's, so that both see the same machine.
+
+`all` runs every scenario (`suite`) and says how the targets fared (`targets`); with
+`--save DIR` the figures are kept (`results`), drawn (`plots`) and told (`page`).
 
 `scenarios` has one file for each scenario, and a scenario decides what is
 compared with what. Numbers of different machines, or of different runs, are not

@@ -1,33 +1,84 @@
-"""`python -m bench SCENARIO`: the command."""
+"""`python -m bench SCENARIO`, `all` and `plot`: the command."""
 
 import argparse
 import json
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
+from bench import results
 from bench.options import MODES, Options
 from bench.scenarios import SCENARIOS
+from bench.suite import command_line, run_scenarios
+from bench.targets import judge, targets_table
+
+_ALL = "all"
 
 
 def main() -> int:
-    """Runs one scenario. The exit status is 1 where something failed, and the numbers say nothing."""
+    """The exit status is 1 where something failed, and the numbers say nothing."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     arguments = _parser().parse_args()
-    found = SCENARIOS[arguments.scenario](_options(arguments))
+    do: Callable[[argparse.Namespace], int] = arguments.do
+    return do(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """One scenario, or all of them."""
     # Tables go where they are read: beside the object if that is wanted.
-    found.print_to(Console(stderr=arguments.json, width=None if sys.stderr.isatty() else 160))
+    console = Console(stderr=arguments.json, width=None if sys.stderr.isatty() else 160)
+    name = arguments.command
+    measured, failed = run_scenarios(
+        SCENARIOS if name == _ALL else {name: SCENARIOS[name]},
+        _options(arguments),
+        command=command_line(sys.argv[1:]),
+        console=console,
+        keep_in=arguments.save,
+    )
+    if name == _ALL:
+        console.print(targets_table(judge(measured.found)))
+    if arguments.save:
+        _draw(arguments.save)
     if arguments.json:
-        print(json.dumps(found.as_json()))
-    return int(found.failed)
+        print(json.dumps(measured.as_json() if name == _ALL else measured.found[name]))
+    return int(failed)
+
+
+def _plot(arguments: argparse.Namespace) -> int:
+    _draw(arguments.directory)
+    return 0
+
+
+def _draw(directory: Path) -> None:
+    # Nobody who only measures waits for matplotlib, or has it in memory.
+    from bench import page, plots  # noqa: PLC0415
+
+    kept = results.read(directory)
+    page.write(kept, plots.draw(kept, directory), directory)
 
 
 def _parser() -> argparse.ArgumentParser:
-    default = Options()
     parser = argparse.ArgumentParser(prog="bench", description="Measures the coordinator against its floor.")
-    parser.add_argument("scenario", choices=sorted(SCENARIOS))
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    load = _load_options()
+    for name, scenario in sorted(SCENARIOS.items()):
+        summary = (sys.modules[scenario.__module__].__doc__ or "").partition("\n")[0]
+        one = commands.add_parser(name, parents=[load], help=summary.replace("%", "%%"))
+        one.set_defaults(do=_run)
+    every = commands.add_parser(_ALL, parents=[load], help="every scenario, and how the targets fared")
+    every.set_defaults(do=_run)
+    plot = commands.add_parser("plot", help="draw again what `--save` kept")
+    plot.add_argument("directory", type=Path)
+    plot.set_defaults(do=_plot)
+    return parser
+
+
+def _load_options() -> argparse.ArgumentParser:
+    default = Options()
+    parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     parser.add_argument("--seconds", type=float, default=default.seconds, help="of one round")
     parser.add_argument("--warm-up", type=float, default=default.warm_up_s, help="seconds before each round")
@@ -55,11 +106,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--data-dir", type=Path, help="where PostgreSQL's data go; default: a temporary directory"
     )
+    parser.add_argument("--quick", action="store_true", help="a short run, to see that everything works")
+    parser.add_argument(
+        "--save",
+        type=Path,
+        metavar="DIR",
+        help=f"keep the figures in DIR/{results.FILE}, and draw them",
+    )
     return parser
 
 
 def _options(arguments: argparse.Namespace) -> Options:
-    return Options(
+    options = Options(
         seconds=arguments.seconds,
         warm_up_s=arguments.warm_up,
         rounds=arguments.rounds,
@@ -70,6 +128,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         floor=arguments.floor,
         data_dir=arguments.data_dir,
     )
+    return options.hurried() if arguments.quick else options
 
 
 def _numbers(text: str) -> tuple[int, ...]:

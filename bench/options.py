@@ -1,6 +1,6 @@
 """What the command line can ask of a scenario."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 # Ways to ask a coordinator.
@@ -24,3 +24,9 @@ class Options:
     floor: bool = True
     # Where PostgreSQL's data go; what fsync costs depends on it.
     data_dir: Path | None = None
+    # Shows that everything runs, in little time; what is measured says little.
+    quick: bool = False
+
+    def hurried(self) -> "Options":
+        """The same, short. Scenarios with sizes of their own make them small where `quick` is set."""
+        return replace(self, seconds=0.5, warm_up_s=0.2, rounds=1, in_flight=(1, 256), quick=True)

@@ -6,6 +6,7 @@ from bench.options import Options
 from bench.report import Findings
 from bench.scenarios import coordinator, hot_sku, idle, order_flow
 
+# In the order in which `all` runs them.
 SCENARIOS: Mapping[str, Callable[[Options], Findings]] = {
     "coordinator": coordinator.run,
     "hot-sku": hot_sku.run,

@@ -1,0 +1,295 @@
+"""Plots of kept results. The only file that knows matplotlib; no display is needed.
+
+Each plot is a function from one or several scenarios' findings to a figure, and
+None where the findings lack what it shows. Colours are those of Okabe and Ito,
+which everybody can tell apart; lines differ in their markers as well.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from bench.page import machine_line
+from bench.results import Entry, Results
+
+Row = Mapping[str, Any]
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+_MARKERS = ("o", "s", "^", "D", "v")
+_PERCENTILES = ("p50_ms", "p95_ms", "p99_ms")
+_DPI = 120
+_STYLE: dict[Any, Any] = {
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 10,
+    "font.size": 9,
+    "grid.alpha": 0.3,
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "lines.markersize": 4,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plot:
+    """One file. `draw` gets the entries of those `scenarios` (none named: of all) that were measured."""
+
+    file: str
+    about: str
+    scenarios: Sequence[str]
+    draw: Callable[[Mapping[str, Entry]], Figure | None]
+
+
+def draw(results: Results, directory: Path) -> dict[str, str]:
+    """Writes every plot for which there are figures. Returns their file names and what they show."""
+    drawn: dict[str, str] = {}
+    with mpl.rc_context(_STYLE):
+        for plot in _PLOTS:
+            wanted = plot.scenarios or list(results.scenarios)
+            entries = {name: results.scenarios[name] for name in wanted if name in results.scenarios}
+            figure = plot.draw(entries) if entries else None
+            if figure is not None:
+                _title(figure, plot.about, list(entries.values()))
+                # Without the time of drawing: the same figures make the same file.
+                figure.savefig(directory / plot.file, dpi=_DPI, backend="agg", metadata={"Software": None})
+                drawn[plot.file] = plot.about
+    return drawn
+
+
+# --- throughput and latency against concurrency ------------------------------
+
+
+def _throughput(entries: Mapping[str, Entry]) -> Figure | None:
+    """A panel for each way to ask. Whiskers: the slowest and the fastest round. Band: the floor's."""
+    by_mode = _by(_rows(entries, "coordinator"), "mode")
+    figure, panels = _panels(len(by_mode))
+    for panel, (mode, rows), colour in zip(panels, by_mode.items(), cycle(_COLOURS), strict=False):
+        in_flight = [row["in_flight"] for row in rows]
+        panel.errorbar(
+            in_flight,
+            [row["per_second"] for row in rows],
+            yerr=_whiskers(rows),
+            color=colour,
+            marker="o",
+            capsize=3,
+            label="coordinator",
+        )
+        with_floor = [row for row in rows if row["floor"]]
+        if with_floor:
+            x = [row["in_flight"] for row in with_floor]
+            ranges = [row["floor"]["per_second_range"] for row in with_floor]
+            panel.plot(
+                x, [row["floor_per_second"] for row in with_floor], color="#555555", ls="--", label="floor"
+            )
+            panel.fill_between(
+                x, [low for low, _ in ranges], [high for _, high in ranges], color="#555555", alpha=0.2, lw=0
+            )
+        panel.set_title(mode)
+        _concurrency(panel, in_flight)
+        panel.set_ylim(bottom=0)
+        panel.yaxis.set_major_formatter(_thousands())
+        panel.legend(loc="upper left")
+    panels[0].set_ylabel("transactions per second")
+    return figure
+
+
+def _latency(entries: Mapping[str, Entry]) -> Figure | None:
+    by_mode = _by(_rows(entries, "coordinator"), "mode")
+    figure, panels = _panels(len(by_mode), sharey=True)
+    for panel, (mode, rows) in zip(panels, by_mode.items(), strict=True):
+        in_flight = [row["in_flight"] for row in rows]
+        for key, colour, marker in zip(_PERCENTILES, _COLOURS, _MARKERS, strict=False):
+            panel.plot(
+                in_flight,
+                [_or_gap(row[key]) for row in rows],
+                color=colour,
+                marker=marker,
+                label=key.removesuffix("_ms"),
+            )
+        panel.set_title(mode)
+        _concurrency(panel, in_flight)
+        panel.set_yscale("log")
+        panel.yaxis.set_major_formatter(_plain())
+    panels[0].set_ylabel("latency, ms")
+    panels[0].legend(loc="upper left")
+    return figure
+
+
+# --- costs -------------------------------------------------------------------
+
+
+def _history(entries: Mapping[str, Entry]) -> Figure | None:
+    rows = sorted(_rows(entries, "history"), key=lambda row: row["rows"])
+    figure, (cost, rate) = _panels(2)
+    x = [row["rows"] for row in rows]
+    for key, unit, panel in (
+        ("cpu_us_per_transaction", "CPU of all processes, µs per transaction", cost),
+        ("per_second", "transactions per second", rate),
+    ):
+        whiskers = _whiskers(rows) if key == "per_second" else None
+        panel.errorbar(x, [row[key] for row in rows], yerr=whiskers, color=_COLOURS[0], marker="o", capsize=3)
+        panel.set_xscale("log")
+        panel.set_xticks(x, [_count(value) for value in x])
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.set_ylim(bottom=0)
+        panel.yaxis.set_major_formatter(_thousands())
+        panel.set_xlabel("ended transactions in the log")
+        panel.set_ylabel(unit)
+    return figure
+
+
+def _cpu(entries: Mapping[str, Entry]) -> Figure | None:
+    """A bar for each scenario whose headline says what its processes took."""
+    used = {
+        name: entry.found["cpu_us_by_process"]
+        for name, entry in entries.items()
+        if entry.found.get("cpu_us_by_process")
+    }
+    if not used:
+        return None
+    roles = list(dict.fromkeys(role for by_process in used.values() for role in by_process))
+    figure = Figure(figsize=(8, 1.6 + 0.4 * len(used)), layout="constrained")
+    panel = figure.subplots()
+    ends = [0.0] * len(used)
+    for role, colour in zip(roles, cycle(_COLOURS), strict=False):
+        widths = [by_process.get(role, 0.0) for by_process in used.values()]
+        panel.barh(list(used), widths, left=ends, color=colour, edgecolor="white", height=0.6, label=role)
+        ends = [end + width for end, width in zip(ends, widths, strict=True)]
+    panel.invert_yaxis()
+    panel.grid(visible=False, axis="y")
+    panel.xaxis.set_major_formatter(_thousands())
+    panel.set_xlabel("CPU, µs per transaction")
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+def _scaling(entries: Mapping[str, Entry]) -> Figure | None:
+    """Two lines of panels over the same axes: rate, and what one transaction takes."""
+    by_axis = _by(_rows(entries, "scaling"), "varied")
+    figure = Figure(figsize=(3.2 * len(by_axis) + 0.5, 5), layout="constrained")
+    grid = figure.subplots(2, len(by_axis), squeeze=False, sharey="row", sharex="col")
+    for column, (axis, rows) in enumerate(by_axis.items()):
+        x = [row[axis] for row in rows]
+        rate, cost = grid[0][column], grid[1][column]
+        rate.errorbar(
+            x,
+            [row["per_second"] for row in rows],
+            yerr=_whiskers(rows),
+            color=_COLOURS[0],
+            marker="o",
+            capsize=3,
+        )
+        cost.plot(x, [row["cpu_us_per_transaction"] for row in rows], color=_COLOURS[1], marker="s")
+        cost.set_xlabel(axis)
+        cost.set_xticks(x)
+        for panel in (rate, cost):
+            panel.set_ylim(bottom=0)
+            panel.yaxis.set_major_formatter(_thousands())
+    grid[0][0].set_ylabel("transactions per second")
+    grid[1][0].set_ylabel("CPU, µs per transaction")
+    return figure
+
+
+_PLOTS = (
+    Plot(
+        file="throughput.png",
+        about="Throughput against concurrency: median, slowest and fastest round",
+        scenarios=("coordinator",),
+        draw=_throughput,
+    ),
+    Plot(
+        file="latency.png",
+        about="Latency percentiles against concurrency",
+        scenarios=("coordinator",),
+        draw=_latency,
+    ),
+    Plot(
+        file="history.png",
+        about="Cost of a transaction against the size of the log",
+        scenarios=("history",),
+        draw=_history,
+    ),
+    Plot(
+        file="cpu.png",
+        about="Where the CPU time of one transaction goes, by process",
+        scenarios=(),
+        draw=_cpu,
+    ),
+    Plot(
+        file="scaling.png",
+        about="Workers, branches of a transaction, and participants, one varied at a time",
+        scenarios=("scaling",),
+        draw=_scaling,
+    ),
+)
+
+
+# --- pieces ------------------------------------------------------------------
+
+
+def _rows(entries: Mapping[str, Entry], scenario: str) -> list[Row]:
+    rows: list[Row] = entries[scenario].found["configurations"]
+    return rows
+
+
+def _by(rows: Sequence[Row], key: str) -> dict[Any, list[Row]]:
+    """Rows by their value of `key`, in the order of their first."""
+    found: dict[Any, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row[key], []).append(row)
+    return found
+
+
+def _panels(count: int, *, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(3.4 * count + 0.6, 3.6), layout="constrained")
+    grid = figure.subplots(1, count, squeeze=False, sharey=sharey)
+    return figure, list(grid[0])
+
+
+def _title(figure: Figure, about: str, entries: Sequence[Entry]) -> None:
+    machines = list(dict.fromkeys(machine_line(entry.machine) for entry in entries))
+    short = ["quick run: says little"] if any(entry.quick for entry in entries) else []
+    figure.suptitle("\n".join([about, *machines, *short]), fontsize=10)
+
+
+def _whiskers(rows: Sequence[Row]) -> list[list[float]]:
+    """Distances from the median down to the slowest and up to the fastest round."""
+    below = [max(0.0, row["per_second"] - row["per_second_range"][0]) for row in rows]
+    above = [max(0.0, row["per_second_range"][1] - row["per_second"]) for row in rows]
+    return [below, above]
+
+
+def _concurrency(panel: Axes, values: Sequence[int]) -> None:
+    """An axis of transactions under way."""
+    panel.set_xscale("log", base=2)
+    panel.set_xticks(values, [f"{value:,}" for value in values])
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.set_xlabel("transactions in flight")
+
+
+def _or_gap(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def _count(value: int) -> str:
+    """10k, 5M."""
+    for size, letter in ((10**6, "M"), (10**3, "k")):
+        if value >= size:
+            return f"{value / size:g}{letter}"
+    return str(value)
+
+
+def _thousands() -> FuncFormatter:
+    return FuncFormatter(lambda value, _: f"{value:,.0f}")
+
+
+def _plain() -> FuncFormatter:
+    return FuncFormatter(lambda value, _: f"{value:g}")
