@@ -7,14 +7,48 @@ parameters, so PostgreSQL parses and plans it once per connection.
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import TableValuedAlias, bindparam, column, func
+from sqlalchemy import (
+    Cast,
+    Dialect,
+    TableValuedAlias,
+    Text,
+    TypeDecorator,
+    bindparam,
+    cast,
+    column,
+    func,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import TypeEngine
+
+from tcc.arrays import plain_array, text_array
+
+
+class _TextArray(TypeDecorator[Sequence[str | None]]):
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str:  # noqa: ARG002 - SQLAlchemy's signature
+        return text_array(value)
+
+
+class _PlainArray(TypeDecorator[Sequence[object]]):
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str:  # noqa: ARG002 - SQLAlchemy's signature
+        return plain_array(value)
+
+
+def array(name: str, kind: TypeEngine[Any]) -> Cast[Any]:
+    """A parameter that takes a sequence; only texts may be None."""
+    travels_as = _TextArray() if isinstance(kind, Text) else _PlainArray()
+    return cast(bindparam(name, type_=travels_as), ARRAY(kind))
 
 
 def unnested(name: str, **kinds: TypeEngine[Any]) -> TableValuedAlias:
     """The parameters made by `arrays`, as a table of these columns."""
-    parameters = (bindparam(f"{key}_array", type_=ARRAY(kind)) for key, kind in kinds.items())
+    parameters = (array(f"{key}_array", kind) for key, kind in kinds.items())
     columns = (column(key, kind) for key, kind in kinds.items())
     return func.unnest(*parameters).table_valued(*columns, name=name).render_derived()
 

@@ -1,8 +1,8 @@
 """The barrier's statements, one class per dialect.
 
 All three say the same thing (tcc.barrier.BarrierSql); they differ in how a batch
-travels: PostgreSQL takes arrays, SQLite a JSON array, MySQL one placeholder per
-value. Text and parameters are built here, nothing is executed.
+travels: PostgreSQL takes arrays (tcc.arrays), SQLite a JSON array, MySQL one placeholder
+per value. Text and parameters are built here, nothing is executed.
 """
 
 import json
@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import TextClause, text
 
+from tcc.arrays import bytes_array, plain_array, text_array
 from tcc.barrier import WRITES, BarrierSql, Key, Operation, Plan, Result, Row, State, Statement
 from tcc.branch import Branch
 
@@ -36,13 +37,15 @@ class PostgresqlSql:
     the lock looks each key up by itself.
     """
 
-    _keys = "unnest(CAST(:gids AS text[]), CAST(:branch_ids AS text[])) AS key(gid, branch_id)"
+    _gids = "CAST(CAST(:gids AS text) AS text[])"
+    _branch_ids = "CAST(CAST(:branch_ids AS text) AS text[])"
+    _keys = f"unnest({_gids}, {_branch_ids}) AS key(gid, branch_id)"
     _now_ms = "(SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint))"
 
     _claim = text(f"""
         INSERT INTO tcc_barrier (gid, branch_id, action, state, expires_at_ms, updated_at_ms)
         SELECT gid, branch_id, :action, :state, expires_at_ms, {_now_ms}
-        FROM unnest(CAST(:gids AS text[]), CAST(:branch_ids AS text[]), CAST(:expiries AS bigint[]))
+        FROM unnest({_gids}, {_branch_ids}, CAST(CAST(:expiries AS text) AS bigint[]))
             AS mark(gid, branch_id, expires_at_ms)
         WHERE NOT CAST(:expires AS boolean) OR expires_at_ms = 0 OR expires_at_ms > {_now_ms}
         ON CONFLICT (gid, branch_id) DO NOTHING
@@ -58,15 +61,15 @@ class PostgresqlSql:
         SELECT gid, branch_id, '', :state, 0, {_now_ms} FROM {_keys}
         ON CONFLICT (gid, branch_id) DO UPDATE
         SET state = excluded.state, updated_at_ms = excluded.updated_at_ms""")  # noqa: S608 - constants
-    _keep = text("""
+    _keep = text(f"""
         INSERT INTO tcc_barrier
             (gid, branch_id, action, state, expires_at_ms, updated_at_ms, try_result, try_result_content_type)
         SELECT gid, branch_id, '', 1, 0, 0, data, content_type
-        FROM unnest(CAST(:gids AS text[]), CAST(:branch_ids AS text[]),
-                    CAST(:data AS bytea[]), CAST(:content_types AS text[]))
+        FROM unnest({_gids}, {_branch_ids},
+                    CAST(CAST(:data AS text) AS bytea[]), CAST(CAST(:content_types AS text) AS text[]))
             AS result(gid, branch_id, data, content_type)
         ON CONFLICT (gid, branch_id) DO UPDATE
-        SET try_result = excluded.try_result, try_result_content_type = excluded.try_result_content_type""")
+        SET try_result = excluded.try_result, try_result_content_type = excluded.try_result_content_type""")  # noqa: S608 - constants
     # The one statement with no form that binds the planner; the handler is done by now.
     _bind_planner = text("SELECT set_config('enable_seqscan', 'off', true)")
     _drop = text(f"""
@@ -82,9 +85,9 @@ class PostgresqlSql:
             {
                 "action": action,
                 "state": int(WRITES[operation]),
-                "gids": [branch.gid for branch in branches],
-                "branch_ids": [branch.branch_id for branch in branches],
-                "expiries": [branch.expires_at_ms for branch in branches],
+                "gids": text_array([branch.gid for branch in branches]),
+                "branch_ids": text_array([branch.branch_id for branch in branches]),
+                "expiries": plain_array([branch.expires_at_ms for branch in branches]),
                 "expires": operation is Operation.TRY,
             },
         )
@@ -98,10 +101,14 @@ class PostgresqlSql:
         yield Statement(self._move, {**self._parameters(keys), "state": int(state)})
 
     def keep(self, results: Sequence[Result]) -> Plan[None]:
-        gids, branch_ids, data, content_types = map(list, zip(*results, strict=True))
         yield Statement(
             self._keep,
-            {"gids": gids, "branch_ids": branch_ids, "data": data, "content_types": content_types},
+            {
+                "gids": text_array([result.gid for result in results]),
+                "branch_ids": text_array([result.branch_id for result in results]),
+                "data": bytes_array([result.data for result in results]),
+                "content_types": text_array([result.content_type for result in results]),
+            },
         )
 
     def drop(self, keys: Sequence[Key]) -> Plan[None]:
@@ -110,7 +117,10 @@ class PostgresqlSql:
 
     @staticmethod
     def _parameters(keys: Sequence[Key]) -> dict[str, Any]:
-        return {"gids": [gid for gid, _ in keys], "branch_ids": [branch_id for _, branch_id in keys]}
+        return {
+            "gids": text_array([gid for gid, _ in keys]),
+            "branch_ids": text_array([branch_id for _, branch_id in keys]),
+        }
 
 
 class SqliteSql:

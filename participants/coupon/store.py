@@ -14,17 +14,16 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
-    bindparam,
     func,
     literal,
     null,
     select,
     update,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from participants.arrays import arrays, unnested
+from participants.arrays import array, arrays, unnested
 from participants.coupon.coupon import Coupon, CouponState, Key
 
 metadata = MetaData()
@@ -46,7 +45,7 @@ coupon = Table(
     postgresql_with={"fillfactor": 70},
 )
 
-_ids = func.any(bindparam("coupon_ids", type_=ARRAY(Text)))
+_ids = func.any(array("coupon_ids", Text()))
 _freezes = unnested("freeze", coupon_id=Text(), gid=Text(), branch_id=Text())
 
 _LOCK = (

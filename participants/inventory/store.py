@@ -24,10 +24,10 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, insert as postgresql_insert
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from participants.arrays import arrays, unnested
+from participants.arrays import array, arrays, unnested
 from participants.inventory.reservation import LAW, ReservationState, StockChange, Verb, illegal
 from participants.transitions import sources
 
@@ -101,7 +101,7 @@ _changes = unnested("change", sku=Text(), available=BigInteger(), reserved=BigIn
 
 _LOCK_STOCK = (
     select(stock.c.sku, stock.c.available)
-    .where(stock.c.sku == func.any(bindparam("skus", type_=ARRAY(Text))))
+    .where(stock.c.sku == func.any(array("skus", Text())))
     .order_by(stock.c.sku)
     .with_for_update()
 )
@@ -114,7 +114,7 @@ _MOVE = (
     .where(
         reservation.c.gid == _keys.c.gid,
         reservation.c.branch_id == _keys.c.branch_id,
-        reservation.c.state == func.any(bindparam("sources", type_=ARRAY(Text))),
+        reservation.c.state == func.any(array("sources", Text())),
     )
     .values(state=bindparam("target", type_=Text), updated_at=func.now())
     .returning(reservation.c.sku, reservation.c.quantity)

@@ -18,10 +18,10 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from participants.arrays import arrays, unnested
+from participants.arrays import array, arrays, unnested
 from participants.order.order import LAW, Key, OrderState, Verb, illegal
 from participants.transitions import sources
 
@@ -81,7 +81,7 @@ _OPEN = (
 )
 _MOVE = (
     update(orders)
-    .where(_is_wanted, orders.c.state == func.any(bindparam("sources", type_=ARRAY(Text))))
+    .where(_is_wanted, orders.c.state == func.any(array("sources", Text())))
     .values(state=bindparam("target", type_=Text), updated_at=func.now())
 )
 _STATES = select(orders.c.gid, orders.c.branch_id, orders.c.state).where(_is_wanted)
