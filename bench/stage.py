@@ -118,14 +118,21 @@ class Stage:
         process = self._service(name, database)
         return self._system(process, name, database, Participants(addresses={}, pids={}))
 
-    def start_coordinator(self, participants: Participants) -> System:
+    def start_coordinator(
+        self, participants: Participants, *, database: str = "log", workers: int = 1
+    ) -> System:
         """`tccd serve`, with a database of its own."""
-        config = self.directory / "coordinator.toml"
-        config.write_text(_coordinator_config(self._new_database("log"), participants.addresses))
+        config = self.directory / f"coordinator-{database}.toml"
+        config.write_text(_coordinator_config(self._new_database(database), participants.addresses))
         process = self._child(
-            "coordinator", "coordinator", "serve", f"--config={config}", "--listen=127.0.0.1:0"
+            f"coordinator-{database}",
+            "coordinator",
+            "serve",
+            f"--config={config}",
+            f"--workers={workers}",
+            "--listen=127.0.0.1:0",
         )
-        return self._system(process, "coordinator", "log", participants)
+        return self._system(process, "coordinator", database, participants)
 
     def start_floor(self, participants: Participants) -> tuple[System, Child]:
         """The floor program (`bench.floor`), with a database of its own."""

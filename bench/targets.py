@@ -111,7 +111,7 @@ TARGETS = (
         key="throughput_kept",
         at_least=0.9,
     ),
-    Target(name="isolation, unaffected p99 grows", scenario="isolation", key="p99_growth", at_most=2),
+    Target(name="isolation, unaffected p99 grows", scenario="isolation", key="p99_grew", at_most=2),
     Target(name="overload, goodput to peak", scenario="overload", key="goodput_to_peak", at_least=0.9),
     Target(name="idle worker, MiB", scenario="memory", key="idle_worker_mib", at_most=120),
     Target(

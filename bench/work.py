@@ -25,6 +25,11 @@ LOG_WRITES = 3
 NOOP: Mapping[str, Any] = {"kind": "noop"}
 
 
+def spread(branches: int, participants: Sequence[str]) -> dict[str, Any]:
+    """So many branches each, which do nothing, given to the participants in turn."""
+    return {"kind": "spread", "branches": branches, "participants": list(participants)}
+
+
 def orders(run: str, skus: int) -> dict[str, Any]:
     """Orders of one item and one coupon each, spread evenly over SKUs. `run` makes their ids unique."""
     return {"kind": "orders", "run": run, "skus": skus}
@@ -53,6 +58,13 @@ def _noop(_numbers: Iterable[int]) -> Iterator[Transaction]:
     return repeat([BranchRequest(name, ACTION, PAYLOAD) for name in PARTICIPANTS])
 
 
+def _spread(numbers: Iterable[int], branches: int, participants: Sequence[str]) -> Iterator[Transaction]:
+    requests = [BranchRequest(name, ACTION, PAYLOAD) for name in participants]
+    size = len(requests)
+    starting = [[requests[(first + n) % size] for n in range(branches)] for first in range(size)]
+    return (starting[number % size] for number in numbers)
+
+
 def _orders(numbers: Iterable[int], run: str, skus: int) -> Iterator[Transaction]:
     choose = random.Random(run).randrange
     for number in numbers:
@@ -75,6 +87,7 @@ def _reservations(_numbers: Iterable[int], calls: int) -> Iterator[Transaction]:
 
 _KINDS: Mapping[str, Callable[..., Iterator[Transaction]]] = {
     "noop": _noop,
+    "spread": _spread,
     "orders": _orders,
     "reservations": _reservations,
 }

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from bench.options import Options
 from bench.report import Findings
-from bench.scenarios import coordinator, hot_sku, idle, order_flow
+from bench.scenarios import coordinator, hot_sku, idle, order_flow, scaling
 
 # In the order in which `all` runs them.
 SCENARIOS: Mapping[str, Callable[[Options], Findings]] = {
@@ -12,4 +12,5 @@ SCENARIOS: Mapping[str, Callable[[Options], Findings]] = {
     "hot-sku": hot_sku.run,
     "idle": idle.run,
     "order-flow": order_flow.run,
+    "scaling": scaling.run,
 }

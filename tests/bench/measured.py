@@ -66,18 +66,17 @@ def history() -> Entry:
 
 
 def scaling() -> Entry:
-    def at(per_second: float, varied: str, **changed: int) -> dict[str, Any]:
-        sizes = {"workers": 1, "branches": 3, "participants": 3}
-        return row(per_second, varied=varied, **(sizes | changed))
+    def at(per_second: float, **changed: int) -> dict[str, Any]:
+        return row(per_second, **({"workers": 1, "branches": 3, "participants": 3} | changed))
 
     return report(
         "scaling",
-        at(4_000, "workers", workers=1),
-        at(4_500, "workers", workers=2),
-        at(6_000, "branches", branches=1),
-        at(2_000, "branches", branches=8),
-        at(4_200, "participants", participants=1),
-        at(3_800, "participants", participants=6),
+        at(4_500, workers=2),
+        at(6_000, branches=1),
+        at(2_000, branches=8),
+        at(4_200, participants=1),
+        at(3_800, participants=6),
+        at(4_000),
     )
 
 
