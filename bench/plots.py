@@ -193,9 +193,10 @@ def _scaling(entries: Mapping[str, Entry]) -> Figure | None:
         cost.plot(x, [row["cpu_us_per_transaction"] for row in rows], color=_COLOURS[1], marker="s")
         cost.set_xlabel(axis)
         cost.set_xticks(x)
-        for panel in (rate, cost):
-            panel.set_ylim(bottom=0)
-            panel.yaxis.set_major_formatter(_thousands())
+    # Shared by their line, and fixed when everything is there.
+    for panel in grid[:, 0]:
+        panel.set_ylim(bottom=0)
+        panel.yaxis.set_major_formatter(_thousands())
     grid[0][0].set_ylabel("transactions per second")
     grid[1][0].set_ylabel("CPU, µs per transaction")
     return figure

@@ -34,6 +34,17 @@ def test_every_plot_is_drawn_where_there_are_figures_for_it(tmp_path: Path) -> N
         assert height >= 200
 
 
+@pytest.mark.parametrize("plot", plots._PLOTS, ids=lambda plot: plot.file)
+def test_nothing_is_drawn_outside_its_axes(plot: plots.Plot) -> None:
+    kept = measured.everything().scenarios
+    figure = plot.draw({name: kept[name] for name in plot.scenarios or kept})
+    assert figure is not None
+    for panel in figure.axes:
+        (left, low), (right, high) = panel.dataLim.min, panel.dataLim.max
+        assert min(panel.get_xlim()) <= left <= right <= max(panel.get_xlim())
+        assert min(panel.get_ylim()) <= low <= high <= max(panel.get_ylim())
+
+
 def test_what_was_not_measured_is_not_drawn(tmp_path: Path) -> None:
     only = Results(scenarios={"idle": measured.idle(), "history": measured.history()})
     assert plots.draw(only, tmp_path).keys() == {"history.png", "cpu.png"}
