@@ -24,8 +24,6 @@ Row = Mapping[str, Any]
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v")
 _PERCENTILES = ("p50_ms", "p95_ms", "p99_ms")
-# What the scenario `scaling` varies.
-_SIZES = ("workers", "branches", "participants")
 _DPI = 120
 _STYLE: dict[Any, Any] = {
     "axes.grid": True,
@@ -175,8 +173,7 @@ def _cpu(entries: Mapping[str, Entry]) -> Figure | None:
 
 def _scaling(entries: Mapping[str, Entry]) -> Figure | None:
     """Two lines of panels over the same axes: rate, and what one transaction takes."""
-    base = entries["scaling"].found
-    by_axis = {axis: _varied(_rows(entries, "scaling"), base, axis) for axis in _SIZES}
+    by_axis = _by(_rows(entries, "scaling"), "varied")
     figure = Figure(figsize=(3.2 * len(by_axis) + 0.5, 5), layout="constrained")
     grid = figure.subplots(2, len(by_axis), squeeze=False, sharey="row", sharex="col")
     for column, (axis, rows) in enumerate(by_axis.items()):
@@ -191,6 +188,8 @@ def _scaling(entries: Mapping[str, Entry]) -> Figure | None:
             capsize=3,
         )
         cost.plot(x, [row["cpu_us_per_transaction"] for row in rows], color=_COLOURS[1], marker="s")
+        initiators = rows[0]["initiators"]
+        rate.set_title(f"{initiators} initiator{'s' if initiators > 1 else ''}")
         cost.set_xlabel(axis)
         cost.set_xticks(x)
     # Shared by their line, and fixed when everything is there.
@@ -250,13 +249,6 @@ def _by(rows: Sequence[Row], key: str) -> dict[Any, list[Row]]:
     for row in rows:
         found.setdefault(row[key], []).append(row)
     return found
-
-
-def _varied(rows: Sequence[Row], base: Row, axis: str) -> list[Row]:
-    """Rows that differ from `base` in nothing but `axis`, in its order."""
-    others = [size for size in _SIZES if size != axis]
-    alike = [row for row in rows if all(row[size] == base[size] for size in others)]
-    return sorted(alike, key=lambda row: row[axis])
 
 
 def _panels(count: int, *, sharey: bool = False) -> tuple[Figure, list[Axes]]:

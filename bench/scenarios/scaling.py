@@ -1,16 +1,19 @@
 """How throughput and cost change with the coordinator's workers, a transaction's branches, and participants.
 
-One of them is varied at a time; the headline is what the others are varied from.
-Participants do nothing. A transaction gives its branches to them in turn, and the
-next one begins with the next participant.
+One of them is varied at a time, from one worker, three branches and three
+participants, which do nothing. A transaction gives its branches to the
+participants in turn, and the next one begins with the next participant. What is
+varied together is measured in turn within each round.
 
-The kernel gives each connection to one of the workers, as it likes. There are many
-initiators for that reason, in every configuration.
+The kernel gives each connection to one of the workers, as it likes, so many
+initiators share the load where workers are varied. Smaller batches and more
+processes are what they cost: those rows compare with each other alone.
 
-All configurations are measured in turn within each round. The machine's CPUs are
-shared by everybody here: more workers take them from PostgreSQL and participants.
+The machine's CPUs are shared by everybody here: more workers take them from
+PostgreSQL and participants.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from bench import work
@@ -20,12 +23,12 @@ from bench.report import Report, Row
 from bench.stage import Load, stage
 
 _IN_FLIGHT = 256
-_INITIATORS_MIN = 8
+_INITIATORS_OF_WORKERS = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sizes:
-    """What is varied. `branches` are those of one transaction."""
+    """`branches` are those of one transaction."""
 
     workers: int = 1
     branches: int = 3
@@ -33,26 +36,31 @@ class Sizes:
 
 
 _BASE = Sizes()
-_VARIED = (
-    _BASE,
-    Sizes(workers=2),
-    Sizes(branches=1),
-    Sizes(branches=8),
-    Sizes(participants=1),
-    Sizes(participants=6),
-)
+_VARIED = {
+    "workers": (_BASE, Sizes(workers=2)),
+    "branches": (Sizes(branches=1), _BASE, Sizes(branches=8)),
+    "participants": (Sizes(participants=1), _BASE, Sizes(participants=6)),
+}
+_HEADLINE = {"varied": "branches", **asdict(_BASE)}
 
 
 def run(options: Options) -> Report:
+    rows = [row for varied, all_sizes in _VARIED.items() for row in _vary(varied, all_sizes, options)]
+    (headline,) = [row for row in rows if _HEADLINE.items() <= row.configuration.items()]
+    return Report(scenario="scaling", rows=rows, headline=headline)
+
+
+def _vary(varied: str, all_sizes: Sequence[Sizes], options: Options) -> list[Row]:
+    initiators = max(options.initiators, _INITIATORS_OF_WORKERS if varied == "workers" else 1)
     in_flight = (options.in_flight or (_IN_FLIGHT,))[-1]
-    names = [f"participant-{n}" for n in range(max(sizes.participants for sizes in _VARIED))]
-    rounds: dict[Sizes, list[Round]] = {sizes: [] for sizes in _VARIED}
+    names = [f"participant-{n}" for n in range(max(sizes.participants for sizes in all_sizes))]
+    rounds: dict[Sizes, list[Round]] = {sizes: [] for sizes in all_sizes}
     with stage(options.data_dir) as here:
-        here.start_initiators(max(options.initiators, _INITIATORS_MIN))
+        here.start_initiators(initiators)
         participants = here.start_participants(names)
         coordinators = {
             workers: here.start_coordinator(participants, database=f"log-{workers}", workers=workers)
-            for workers in dict.fromkeys(sizes.workers for sizes in _VARIED)
+            for workers in {sizes.workers for sizes in all_sizes}
         }
         for _ in range(options.rounds):
             for sizes, measured in rounds.items():
@@ -62,16 +70,12 @@ def run(options: Options) -> Report:
                     wait_for=options.wait_for,
                     work=work.spread(sizes.branches, names[: sizes.participants]),
                 )
+                system = coordinators[sizes.workers]
                 measured.append(
-                    here.measure(
-                        coordinators[sizes.workers],
-                        load,
-                        warm_up_s=options.warm_up_s,
-                        round_s=options.seconds,
-                    )
+                    here.measure(system, load, warm_up_s=options.warm_up_s, round_s=options.seconds)
                 )
-    rows = {
-        sizes: Row(configuration={**asdict(sizes), "in_flight": in_flight}, figures=figures(measured))
+    beside = {"initiators": initiators, "in_flight": in_flight}
+    return [
+        Row(configuration={"varied": varied, **asdict(sizes), **beside}, figures=figures(measured))
         for sizes, measured in rounds.items()
-    }
-    return Report(scenario="scaling", rows=list(rows.values()), headline=rows[_BASE])
+    ]

@@ -66,17 +66,18 @@ def history() -> Entry:
 
 
 def scaling() -> Entry:
-    def at(per_second: float, **changed: int) -> dict[str, Any]:
-        return row(per_second, **({"workers": 1, "branches": 3, "participants": 3} | changed))
+    def at(per_second: float, varied: str, value: int, initiators: int = 1) -> dict[str, Any]:
+        sizes = {"workers": 1, "branches": 3, "participants": 3, varied: value}
+        return row(per_second, varied=varied, initiators=initiators, **sizes)
 
     return report(
         "scaling",
-        at(4_500, workers=2),
-        at(6_000, branches=1),
-        at(2_000, branches=8),
-        at(4_200, participants=1),
-        at(3_800, participants=6),
-        at(4_000),
+        at(4_000, "workers", 1, initiators=8),
+        at(4_500, "workers", 2, initiators=8),
+        at(6_000, "branches", 1),
+        at(2_000, "branches", 8),
+        at(4_200, "participants", 1),
+        at(3_800, "participants", 6),
     )
 
 
