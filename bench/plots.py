@@ -24,6 +24,8 @@ Row = Mapping[str, Any]
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v")
 _PERCENTILES = ("p50_ms", "p95_ms", "p99_ms")
+# Whose cost the size of the log could change.
+_LOG_ROLES = ("coordinator", "postgresql")
 _DPI = 120
 _STYLE: dict[Any, Any] = {
     "axes.grid": True,
@@ -130,19 +132,30 @@ def _history(entries: Mapping[str, Entry]) -> Figure | None:
     rows = sorted(_rows(entries, "history"), key=lambda row: row["rows"])
     figure, (cost, rate) = _panels(2)
     x = [row["rows"] for row in rows]
-    for key, unit, panel in (
-        ("cpu_us_per_transaction", "CPU of all processes, µs per transaction", cost),
-        ("per_second", "transactions per second", rate),
-    ):
-        whiskers = _whiskers(rows) if key == "per_second" else None
-        panel.errorbar(x, [row[key] for row in rows], yerr=whiskers, color=_COLOURS[0], marker="o", capsize=3)
+    bottom = [0.0] * len(rows)
+    for role, colour, marker in zip(_LOG_ROLES, _COLOURS, _MARKERS, strict=False):
+        top = [low + row["cpu_us_by_process"][role] for low, row in zip(bottom, rows, strict=True)]
+        cost.fill_between(x, bottom, top, color=colour, alpha=0.2, lw=0)
+        cost.plot(x, top, color=colour, marker=marker, label=role)
+        bottom = top
+    cost.set_ylabel("CPU, µs per transaction")
+    cost.legend(loc="lower left")
+    rate.errorbar(
+        x,
+        [row["per_second"] for row in rows],
+        yerr=_whiskers(rows),
+        color=_COLOURS[0],
+        marker="o",
+        capsize=3,
+    )
+    rate.set_ylabel("transactions per second")
+    for panel in (cost, rate):
         panel.set_xscale("log")
         panel.set_xticks(x, [_count(value) for value in x])
         panel.xaxis.set_minor_locator(NullLocator())
         panel.set_ylim(bottom=0)
         panel.yaxis.set_major_formatter(_thousands())
         panel.set_xlabel("ended transactions in the log")
-        panel.set_ylabel(unit)
     return figure
 
 
