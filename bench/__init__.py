@@ -13,8 +13,9 @@ process only starts them, reads the counters and sleeps.
   is answered.
 - Each configuration is warmed up and then measured in several *rounds*; what is
   printed is the median of the rounds and how far they spread.
-- The *floor* does the least that any correct implementation must do (`floor`).
-  Its rounds alternate with the coordinator's, so that both see the same machine.
+- The *floor* does the least that any correct implementation must do (`floor`,
+  `floor_participant`). Its rounds alternate with those of the real thing, so that
+  both see the same machine.
 
 `all` runs every scenario (`suite`) and says how the targets fared (`targets`); with
 `--save DIR` the figures are kept (`results`), drawn (`plots`) and told (`page`).

@@ -11,26 +11,26 @@ The batches are the coordinator's too: `batches` says how many rows it wrote in
 one statement and how many branch calls it sent in one message, as measured just
 before. Requests are gathered until there are enough for one batch of the larger
 kind, or nothing else is under way; such a group stays together to its end, and
-cuts the batches of the smaller kind out of itself.
+cuts the batches of the smaller kind out of itself. All transactions have to be
+alike: the same branches, but for payloads and for what Trys return.
 """
 
 import argparse
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grpc
 import uvloop
 
-from bench import work
 from bench.commands import Command, obey
-from coordinator.core.model import Branch, BranchSpec, State, Transaction
+from bench.floor_rows import Result, Rows
+from bench.gathering import Gathering, cut
+from coordinator.core.model import State
 from coordinator.log import statements
 from coordinator.log.connections import Connections
 from coordinator.log.migration import migrate
-from coordinator.log.rows import insert_columns
 from coordinator.rpc.participant_client import CHANNEL_OPTIONS
 from tcc.uuid7 import uuid7
 from tcc.v1 import (
@@ -44,41 +44,34 @@ _OWNER = str(uuid7())
 _EXPIRY_S = 30.0
 _CONNECTIONS = 4
 _MESSAGE_BYTES_MAX = 16 * 2**20
+_NO_RESULT: Result = (b"", "")
 
-# Every row is the same but for its gid; encoding what it holds is coordinator's work.
-_ROW = {
-    name: values[0]
-    for name, values in insert_columns(
-        (
-            Transaction(
-                gid="",
-                expires_at=0.0,
-                fingerprint=bytes(16),
-                branches=tuple(
-                    Branch(
-                        spec=BranchSpec(
-                            branch_id=name,
-                            participant=name,
-                            action=work.ACTION,
-                            payload=work.PAYLOAD,
-                            content_type=work.CONTENT_TYPE,
-                        )
-                    )
-                    for name in work.PARTICIPANTS
-                ),
-            ),
-        )
-    ).items()
-}
+
+class Transaction:
+    """A gid, its branches as they were asked for, and what their Trys returned."""
+
+    __slots__ = ("branches", "gid", "results")
+
+    def __init__(self, request: pb.ExecuteTransactionRequest) -> None:
+        self.gid = request.gid or str(uuid7())
+        self.branches = request.branches
+        self.results = [_NO_RESULT] * len(request.branches)
+
+    def outcome(self) -> pb.TransactionOutcome:
+        reply = pb.TransactionOutcome(gid=self.gid, state=pb.TRANSACTION_STATE_CONFIRMING)
+        for branch, (result, content_type) in zip(self.branches, self.results, strict=True):
+            if result:
+                reply.results.add(branch_id=branch.branch_id, result=result, content_type=content_type)
+        return reply
 
 
 class Arrival:
     """Transactions that came in one request, and the request's wait for their decision."""
 
-    __slots__ = ("decided", "gids")
+    __slots__ = ("decided", "transactions")
 
-    def __init__(self, gids: Sequence[str]) -> None:
-        self.gids = gids
+    def __init__(self, transactions: Sequence[Transaction]) -> None:
+        self.transactions = transactions
         self.decided: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
@@ -88,124 +81,125 @@ class Floor(transaction_pb2_grpc.TransactionServiceServicer):
     def __init__(self, log: Connections, participants: Mapping[str, Any]) -> None:
         self._log = log
         self._participants = participants
+        self._arrivals = Gathering(self._drive)
         # How many rows a statement writes, and how many branch calls a message carries.
-        self.rows = 1
-        self.calls = 1
-        self._waiting: list[Arrival] = []
-        self._waiting_count = 0
-        self._groups: set[asyncio.Task[None]] = set()
+        self._rows_max = 1
+        self._calls_max = 1
+        # As those of the first transaction.
+        self._rows: Rows | None = None
+
+    def take_batches(self, *, rows: int, calls: int) -> None:
+        self._rows_max, self._calls_max = rows, calls
+        self._arrivals.enough = max(rows, calls)
 
     async def ExecuteTransaction(  # noqa: N802 - gRPC names it
         self, request: pb.ExecuteTransactionRequest, _context: Any
     ) -> pb.ExecuteTransactionResponse:
-        gid = request.gid or str(uuid7())
-        await self._decided([gid])
-        return pb.ExecuteTransactionResponse(outcome=_confirming(gid))
+        transaction = Transaction(request)
+        await self._decided([transaction])
+        return pb.ExecuteTransactionResponse(outcome=transaction.outcome())
 
     async def ExecuteTransactions(  # noqa: N802 - gRPC names it
         self, request: pb.ExecuteTransactionsRequest, context: Any
     ) -> None:
-        gids = [item.gid for item in request.transactions]
-        await self._decided(gids)
+        transactions = [Transaction(item) for item in request.transactions]
+        await self._decided(transactions)
         replies = [
-            pb.ExecuteTransactionsReply(index=index, outcome=_confirming(gid))
-            for index, gid in enumerate(gids)
+            pb.ExecuteTransactionsReply(index=index, outcome=transaction.outcome())
+            for index, transaction in enumerate(transactions)
         ]
         await context.write(pb.ExecuteTransactionsResponse(replies=replies))
 
-    def _decided(self, gids: Sequence[str]) -> asyncio.Future[None]:
-        arrival = Arrival(gids)
-        self._waiting.append(arrival)
-        self._waiting_count += len(gids)
-        self._form_group()
-        return arrival.decided
-
-    def _form_group(self) -> None:
-        enough = self._waiting_count >= max(self.rows, self.calls)
-        if not self._waiting or (self._groups and not enough):
-            return
-        group, self._waiting, self._waiting_count = self._waiting, [], 0
-        task = asyncio.create_task(self._drive(group))
-        self._groups.add(task)
-        task.add_done_callback(self._group_done)
-
-    def _group_done(self, task: asyncio.Task[None]) -> None:
-        self._groups.discard(task)
-        task.result()
-        self._form_group()
+    async def _decided(self, transactions: Sequence[Transaction]) -> None:
+        arrival = Arrival(transactions)
+        if self._rows is None:
+            self._rows = Rows(transactions[0].branches)
+        self._arrivals.put(arrival, len(transactions))
+        await arrival.decided
 
     async def _drive(self, group: Sequence[Arrival]) -> None:
-        gids = sorted([gid for arrival in group for gid in arrival.gids])
+        transactions = [each for arrival in group for each in arrival.transactions]
+        transactions.sort(key=lambda each: each.gid)
         expires_at = time.time() + _EXPIRY_S
-        await self._insert(gids, expires_at)
-        await self._call_all(gids, participant_pb.OPERATION_TRY, expires_at)
-        await self._save(gids, version=1, state=State.CONFIRMING)
+        await self._insert(transactions, expires_at)
+        await self._call_all(transactions, participant_pb.OPERATION_TRY, expires_at)
+        await self._save(transactions, version=1, state=State.CONFIRMING)
         for arrival in group:
             arrival.decided.set_result(None)
-        await self._call_all(gids, participant_pb.OPERATION_CONFIRM, expires_at)
-        await self._save(gids, version=2, state=State.CONFIRMED)
+        await self._call_all(transactions, participant_pb.OPERATION_CONFIRM, expires_at)
+        await self._save(transactions, version=2, state=State.CONFIRMED)
 
-    async def _insert(self, gids: Sequence[str], expires_at: float) -> None:
-        async def insert(some: Sequence[str]) -> None:
-            columns: dict[str, Sequence[Any]] = {name: [value] * len(some) for name, value in _ROW.items()}
-            columns |= {"gid": some, "expires_at": [expires_at] * len(some)}
+    async def _insert(self, transactions: Sequence[Transaction], expires_at: float) -> None:
+        rows = self._rows
+        assert rows is not None
+
+        async def insert(some: Sequence[Transaction]) -> None:
+            columns = rows.insert([each.gid for each in some], [each.branches for each in some], expires_at)
             done = await self._log.execute(statements.INSERT, {"owner": _OWNER, **columns})
             assert done.count == len(some)
 
-        await asyncio.gather(*[insert(some) for some in _cut(gids, self.rows)])
+        await asyncio.gather(*[insert(some) for some in cut(transactions, self._rows_max)])
 
-    async def _save(self, gids: Sequence[str], *, version: int, state: State) -> None:
-        async def save(some: Sequence[str]) -> None:
-            columns = {"gid": some, "version": [version] * len(some), "state": [int(state)] * len(some)}
-            done = await self._log.execute(statements.SAVE_PLAIN, {"owner": _OWNER, **columns})
+    async def _save(self, transactions: Sequence[Transaction], *, version: int, state: State) -> None:
+        rows = self._rows
+        assert rows is not None
+
+        async def save(some: Sequence[Transaction]) -> None:
+            statement, columns = rows.save(
+                [each.gid for each in some], [each.results for each in some], version, state
+            )
+            done = await self._log.execute(statement, {"owner": _OWNER, **columns})
             assert done.count == len(some)
 
-        await asyncio.gather(*[save(some) for some in _cut(gids, self.rows)])
+        await asyncio.gather(*[save(some) for some in cut(transactions, self._rows_max)])
 
     async def _call_all(
-        self, gids: Sequence[str], operation: participant_pb.Operation, expires_at: float
+        self, transactions: Sequence[Transaction], operation: participant_pb.Operation, expires_at: float
     ) -> None:
         expires_at_ms = int(expires_at * 1000)
-
-        async def call(name: str, stub: Any, some: Sequence[str]) -> None:
-            calls = [
-                participant_pb.BranchCall(
-                    gid=gid,
-                    branch_id=name,
-                    operation=operation,
-                    action=work.ACTION,
-                    payload=work.PAYLOAD,
-                    content_type=work.CONTENT_TYPE,
-                    expires_at_ms=expires_at_ms,
-                )
-                for gid in some
-            ]
-            request = participant_pb.ExecuteBranchesRequest(calls=calls)
-            answered = 0
-            async for response in stub.ExecuteBranches(request, timeout=_EXPIRY_S):
-                for outcome in response.outcomes:
-                    assert outcome.code == participant_pb.OUTCOME_CODE_SUCCEEDED
-                    answered += 1
-            assert answered == len(some)
-
         await asyncio.gather(
             *[
-                call(name, stub, some)
-                for name, stub in self._participants.items()
-                for some in _cut(gids, self.calls)
+                self._call(position, some, operation, expires_at_ms)
+                for position in range(len(transactions[0].branches))
+                for some in cut(transactions, self._calls_max)
             ]
         )
 
-
-def _confirming(gid: str) -> pb.TransactionOutcome:
-    return pb.TransactionOutcome(gid=gid, state=pb.TRANSACTION_STATE_CONFIRMING)
-
-
-def _cut(gids: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    """Parts of about `size`, of one length as far as that is possible."""
-    parts = max(1, round(len(gids) / size))
-    bounds = [len(gids) * part // parts for part in range(parts + 1)]
-    return (gids[low:high] for low, high in pairwise(bounds))
+    async def _call(
+        self,
+        position: int,
+        transactions: Sequence[Transaction],
+        operation: participant_pb.Operation,
+        expires_at_ms: int,
+    ) -> None:
+        """One message: the calls of the branches at this position."""
+        calls = []
+        for each in transactions:
+            branch = each.branches[position]
+            result, content_type = each.results[position]
+            calls.append(
+                participant_pb.BranchCall(
+                    gid=each.gid,
+                    branch_id=branch.branch_id,
+                    operation=operation,
+                    action=branch.action,
+                    payload=branch.payload,
+                    content_type=branch.content_type,
+                    expires_at_ms=expires_at_ms,
+                    try_result=result,
+                    try_result_content_type=content_type,
+                )
+            )
+        request = participant_pb.ExecuteBranchesRequest(calls=calls)
+        stub = self._participants[transactions[0].branches[position].participant]
+        answered = 0
+        async for response in stub.ExecuteBranches(request, timeout=_EXPIRY_S):
+            answered += len(response.outcomes)
+            for outcome in response.outcomes:
+                assert outcome.code == participant_pb.OUTCOME_CODE_SUCCEEDED
+                if outcome.result:
+                    transactions[outcome.index].results[position] = (outcome.result, outcome.content_type)
+        assert answered == len(transactions)
 
 
 async def _serve(url: str, addresses: Mapping[str, str]) -> None:
@@ -224,7 +218,7 @@ async def _serve(url: str, addresses: Mapping[str, str]) -> None:
     print(f"listening on 127.0.0.1:{port}", flush=True)
 
     async def take_batches(command: Command) -> Command:
-        floor.rows, floor.calls = command["rows"], command["calls"]
+        floor.take_batches(rows=command["rows"], calls=command["calls"])
         return {}
 
     await obey(take_batches)

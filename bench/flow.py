@@ -1,4 +1,4 @@
-"""The order flow: the three reference participants, filled with goods, behind a coordinator.
+"""The order flow: the three reference participants, filled with goods, behind a coordinator; and its floor.
 
 An order is one item, one coupon and one order record. Stock never runs out, and
 each round has fresh coupons, issued before it begins: what is measured is all
@@ -6,15 +6,16 @@ successes, and anything else counts as failed.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import psycopg
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from bench import work
+from bench.batches import batches
 from bench.figures import Round
 from bench.options import Options
-from bench.stage import Load, Stage
+from bench.stage import Load, Stage, System, floor_database
 from participants.coupon.store import issue
 from participants.inventory.store import restock
 
@@ -26,13 +27,17 @@ _ORDERS_PER_SECOND_MAX = 8_000
 
 
 class OrderFlow:
-    """The processes, and how a round of orders is measured."""
+    """A system that takes orders, and how a round of them is measured.
 
-    def __init__(self, here: Stage) -> None:
+    `database_of` names the database of each participant.
+    """
+
+    def __init__(self, here: Stage, system: System, database_of: Callable[[str], str]) -> None:
         self._here = here
-        self._system = here.start_coordinator(here.start_services())
+        self._system = system
+        self._database_of = database_of
         self._rounds = 0
-        fill_stock(here, "inventory")
+        fill_stock(here, database_of("inventory"))
 
     def measure(self, skus: int, in_flight: int, options: Options) -> Round:
         """Offers orders spread over the first `skus` SKUs."""
@@ -48,16 +53,55 @@ class OrderFlow:
         # The counters are read, and what is under way is finished, in a second more.
         count = round(_ORDERS_PER_SECOND_MAX * (options.warm_up_s + options.seconds + 1.0))
         coupon_ids = [work.coupon_id(run, number) for number in range(count)]
-        _write(self._here, "coupon", lambda db: issue(db, coupon_ids))
-        # As after any bulk load; otherwise the server does it in the middle of the round.
-        with psycopg.connect(self._here.url("coupon"), autocommit=True) as connection:
-            connection.execute("VACUUM ANALYZE coupon")
+        issue_coupons(self._here, self._database_of("coupon"), coupon_ids)
+
+
+class FloorFlow(OrderFlow):
+    """The floor of the order flow: the floor program and what stands for the participants."""
+
+    def __init__(self, here: Stage) -> None:
+        participants = here.start_floor_services()
+        system, self._coordinator = here.start_floor(participants)
+        self._participants = participants.counting
+        super().__init__(here, system, floor_database)
+
+    def take_batches(self, measured: Round) -> None:
+        """Tells everybody which batches were made in that round."""
+        sizes = batches(measured)
+        self._coordinator.ask("batches", rows=sizes.rows, calls=sizes.calls)
+        for participant in self._participants:
+            participant.ask("batches", branches=sizes.branches)
+
+
+class Flows:
+    """The order flow and, if it is wanted, its floor."""
+
+    def __init__(self, here: Stage, options: Options) -> None:
+        self._options = options
+        self._real = OrderFlow(here, here.start_coordinator(here.start_services()), str)
+        self._floor = FloorFlow(here) if options.floor else None
+
+    def measure(self, skus: int, in_flight: int) -> tuple[Round, list[Round]]:
+        """A round, and one of the floor with the same batches after it."""
+        measured = self._real.measure(skus, in_flight, self._options)
+        if self._floor is None:
+            return measured, []
+        self._floor.take_batches(measured)
+        return measured, [self._floor.measure(skus, in_flight, self._options)]
 
 
 def fill_stock(here: Stage, database: str) -> None:
     """Plenty of every SKU, in the database of an inventory that runs."""
     quantities = {work.sku(number): _STOCK for number in range(SKUS)}
     _write(here, database, lambda db: restock(db, "opening", quantities))
+
+
+def issue_coupons(here: Stage, database: str, coupon_ids: Sequence[str]) -> None:
+    """Fresh coupons, in the database of a coupon service that runs."""
+    _write(here, database, lambda db: issue(db, coupon_ids))
+    # As after any bulk load; otherwise the server does it in the middle of the round.
+    with psycopg.connect(here.url(database), autocommit=True) as connection:
+        connection.execute("VACUUM ANALYZE coupon")
 
 
 def _write(here: Stage, database: str, do: Callable[[AsyncConnection], Awaitable[object]]) -> None:

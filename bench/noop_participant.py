@@ -20,7 +20,8 @@ _DONE = pb.BranchOutcome(code=pb.OUTCOME_CODE_SUCCEEDED)
 
 
 @cache
-def _all_done(count: int) -> pb.ExecuteBranchesResponse:
+def all_done(count: int) -> pb.ExecuteBranchesResponse:
+    """That each of so many calls has succeeded and returned nothing."""
     return pb.ExecuteBranchesResponse(
         outcomes=[pb.BranchOutcome(index=index, code=pb.OUTCOME_CODE_SUCCEEDED) for index in range(count)]
     )
@@ -37,7 +38,7 @@ class NoopParticipant(participant_pb2_grpc.ParticipantServiceServicer):
         self, request: pb.ExecuteBranchesRequest, _context: Any
     ) -> AsyncIterator[pb.ExecuteBranchesResponse]:
         self._count(len(request.calls))
-        yield _all_done(len(request.calls))
+        yield all_done(len(request.calls))
 
     async def TryBranch(  # noqa: N802 - gRPC names it
         self, _request: pb.ParticipantServiceTryBranchRequest, _context: Any
@@ -71,7 +72,7 @@ async def _serve(listen: str) -> None:
     print(f"listening on {listen.rpartition(':')[0]}:{port}", flush=True)
 
     async def count(_command: Command) -> Command:
-        return {"calls": participant.calls, "items": participant.items}
+        return {"calls": participant.calls, "items": participant.items, "commits": 0}
 
     await obey(count)
     await server.stop(None)

@@ -11,7 +11,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from bench.figures import Figures
+from bench.figures import Figures, Round, figures, paired_ratio
 
 # More than this, and the numbers say as much about others as about us.
 _STRANGERS_CPUS_MAX = 0.15
@@ -52,6 +52,18 @@ class Row:
             "ratio": None if self.ratio is None else round(self.ratio, 3),
             "floor": None if self.floor is None else self.floor.as_json(),
         }
+
+
+def compared(
+    configuration: dict[str, Any], rounds: Sequence[Round], floor_rounds: Sequence[Round] = ()
+) -> Row:
+    """One configuration's rounds, and its floor's, which came after each of them, if there are any."""
+    return Row(
+        configuration=configuration,
+        figures=figures(rounds),
+        floor=figures(floor_rounds) if floor_rounds else None,
+        ratio=paired_ratio(rounds, floor_rounds) if floor_rounds else None,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,21 +160,21 @@ def _costs(rows: Sequence[Row]) -> Table:
     ):
         table.add_column(heading, justify="right")
     for row in rows:
-        for name, figures in ((_name(row), row.figures), ("  floor", row.floor)):
-            if figures is None:
+        for name, own in ((_name(row), row.figures), ("  floor", row.floor)):
+            if own is None:
                 continue
             # The floor stands where the coordinator stands.
-            cpu_us = dict(zip(row.figures.cpu_us, figures.cpu_us.values(), strict=True))
+            cpu_us = dict(zip(row.figures.cpu_us, own.cpu_us.values(), strict=True))
             table.add_row(
                 name,
                 *[_or_dash(cpu_us.get(role), ",.0f") for role in roles],
-                f"{figures.cpu_us_total:,.0f}",
-                f"{figures.commits:.3f}",
-                f"{figures.statements:.3f}",
-                f"{figures.fsyncs:.3f}",
-                f"{figures.wal_bytes:,.0f}",
-                _or_dash(figures.participant_calls, ".3f"),
-                _or_dash(figures.branch_calls, ".2f"),
+                f"{own.cpu_us_total:,.0f}",
+                f"{own.commits:.3f}",
+                f"{own.statements:.3f}",
+                f"{own.fsyncs:.3f}",
+                f"{own.wal_bytes:,.0f}",
+                _or_dash(own.participant_calls, ".3f"),
+                _or_dash(own.branch_calls, ".2f"),
             )
     return table
 

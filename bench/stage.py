@@ -64,7 +64,7 @@ class Participants:
     addresses: Mapping[str, str]
     # Processes by role.
     pids: Mapping[str, Sequence[int]]
-    # Those that count their calls; the reference participants do not.
+    # Those that count their calls.
     counting: Sequence[Child] = ()
 
 
@@ -107,16 +107,19 @@ class Stage:
 
     def start_services(self, names: Sequence[str] = work.PARTICIPANTS) -> Participants:
         """Reference participants, each with a database that has its name."""
-        children = {name: self._service(name, name) for name in names}
-        return Participants(
-            addresses={name: each.address() for name, each in children.items()},
-            pids={name: [each.pid] for name, each in children.items()},
-        )
+        return _counting({name: self._service(name, name) for name in names})
+
+    def start_floor_services(self, names: Sequence[str] = work.PARTICIPANTS) -> Participants:
+        """What does the least that reference participants must do, each with a database: `floor_database`."""
+        return _counting({name: self._floor_service(name, floor_database(name)) for name in names})
 
     def start_alone(self, name: str, database: str) -> System:
         """A reference participant that initiators call themselves."""
-        process = self._service(name, database)
-        return self._system(process, name, database, Participants(addresses={}, pids={}))
+        return self._alone(self._service(name, database), name, database)
+
+    def start_floor_alone(self, name: str, database: str) -> System:
+        """What does the least that this participant must do; initiators call it themselves."""
+        return self._alone(self._floor_service(name, database), name, database)
 
     def start_coordinator(
         self, participants: Participants, *, database: str = "log", workers: int = 1
@@ -146,8 +149,17 @@ class Stage:
         return self._postgres.url(database)
 
     def _service(self, name: str, database: str) -> Child:
+        return self._with_database("bench.counted_participant", name, database)
+
+    def _floor_service(self, name: str, database: str) -> Child:
+        return self._with_database("bench.floor_participant", name, database)
+
+    def _with_database(self, program: str, name: str, database: str) -> Child:
         url = self._new_database(database).replace("postgresql:", "postgresql+psycopg:", 1)
-        return self._child(database, f"participants.{name}", "--listen=127.0.0.1:0", f"--database={url}")
+        return self._child(database, program, name, "--listen=127.0.0.1:0", f"--database={url}")
+
+    def _alone(self, process: Child, name: str, database: str) -> System:
+        return self._system(process, name, database, Participants(addresses={}, pids={}, counting=[process]))
 
     def _system(self, process: Child, role: str, database: str, participants: Participants) -> System:
         return System(
@@ -187,6 +199,7 @@ class Stage:
             fsyncs=fsyncs,
             participant_calls=sum(report["calls"] for report in reports),
             branch_calls=sum(report["items"] for report in reports),
+            participant_commits=sum(report["commits"] for report in reports),
         )
 
     def measure(self, system: System, load: Load, *, warm_up_s: float, round_s: float) -> Round:
@@ -236,6 +249,19 @@ def stage(data_dir: Path | None = None) -> Iterator[Stage]:
             yield Stage(directory, postgres, cleanup)
     finally:
         shutil.rmtree(directory)
+
+
+def floor_database(name: str) -> str:
+    """The database of what stands for this participant."""
+    return f"floor-{name}"
+
+
+def _counting(children: Mapping[str, Child]) -> Participants:
+    return Participants(
+        addresses={name: each.address() for name, each in children.items()},
+        pids={name: [each.pid] for name, each in children.items()},
+        counting=list(children.values()),
+    )
 
 
 def _coordinator_config(url: str, addresses: Mapping[str, str]) -> str:

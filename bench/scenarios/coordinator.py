@@ -11,10 +11,10 @@ not among those asked for.
 
 from itertools import product
 
-from bench import work
-from bench.figures import Round, figures, paired_ratio
+from bench.batches import batches
+from bench.figures import Round
 from bench.options import Options
-from bench.report import Report, Row
+from bench.report import Report, Row, compared
 from bench.stage import Load, Participants, Stage, System, stage
 
 _IN_FLIGHT = (1, 16, 256, 1024)
@@ -32,7 +32,7 @@ def run(options: Options) -> Report:
             _row(here, coordinator, floor, Load(mode=mode, in_flight=n, wait_for=options.wait_for), options)
             for mode, n in product(options.modes, options.in_flight or _IN_FLIGHT)
         ]
-    headline = [row for row in rows if row.configuration == _HEADLINE] or rows[-1:]
+    headline = [each for each in rows if each.configuration == _HEADLINE] or rows[-1:]
     return Report(scenario="coordinator", rows=rows, headline=headline[0])
 
 
@@ -43,10 +43,8 @@ class _Floor:
         self.system, self._process = here.start_floor(participants)
 
     def take_batches(self, measured: Round) -> None:
-        used = measured.used
-        rows = work.LOG_WRITES * measured.done_while_used / max(used.commits, 1)
-        calls = used.branch_calls / max(used.participant_calls, 1)
-        self._process.ask("batches", rows=max(1, round(rows)), calls=max(1, round(calls)))
+        sizes = batches(measured)
+        self._process.ask("batches", rows=sizes.rows, calls=sizes.calls)
 
 
 def _row(here: Stage, coordinator: System, floor: _Floor | None, load: Load, options: Options) -> Row:
@@ -58,12 +56,7 @@ def _row(here: Stage, coordinator: System, floor: _Floor | None, load: Load, opt
         if floor is not None and load.mode in _MODES_WITH_FLOOR:
             floor.take_batches(rounds[-1])
             floor_rounds.append(_measure(here, floor.system, load, options))
-    return Row(
-        configuration={"mode": load.mode, "in_flight": load.in_flight},
-        figures=figures(rounds),
-        floor=figures(floor_rounds) if floor_rounds else None,
-        ratio=paired_ratio(rounds, floor_rounds) if floor_rounds else None,
-    )
+    return compared({"mode": load.mode, "in_flight": load.in_flight}, rounds, floor_rounds)
 
 
 def _measure(here: Stage, system: System, load: Load, options: Options) -> Round:

@@ -6,16 +6,18 @@
   them, several at once, and nobody confirms. A "transaction" is one durable Try
   there, and its latency is that of the whole call.
 
-There is no floor yet (the same SQL and messages without the SDK and without the
-coordinator's logic), so `floor_per_second` and `ratio` are null.
+The floors are those of `order-flow`; alone, the inventory's own (`floor_participant`).
 """
 
+from itertools import product
+
 from bench import work
-from bench.figures import Round, figures
-from bench.flow import IN_FLIGHT, SKUS, OrderFlow, fill_stock
+from bench.batches import batches
+from bench.figures import Round
+from bench.flow import IN_FLIGHT, SKUS, Flows, fill_stock
 from bench.options import Options
-from bench.report import Report, Row
-from bench.stage import Load, Stage, stage
+from bench.report import Report, Row, compared
+from bench.stage import Load, Stage, System, floor_database, stage
 
 # Of the inventory alone: branch calls in a message, and messages at once.
 _BATCH = 256
@@ -40,16 +42,17 @@ def run(options: Options) -> Report:
 
 
 def _orders(here: Stage, options: Options) -> tuple[Row, Row]:
-    flow = OrderFlow(here)
+    flows = Flows(here, options)
     in_flight = (options.in_flight or (IN_FLIGHT,))[-1]
     rounds: dict[int, list[Round]] = {1: [], SKUS: []}
-    for _ in range(options.rounds):
-        for skus, measured in rounds.items():
-            measured.append(flow.measure(skus, in_flight, options))
+    floor_rounds: dict[int, list[Round]] = {1: [], SKUS: []}
+    for _, skus in product(range(options.rounds), rounds):
+        measured, floor_measured = flows.measure(skus, in_flight)
+        rounds[skus].append(measured)
+        floor_rounds[skus] += floor_measured
     hot, spread = (
-        Row(
-            configuration={"through": "coordinator", "skus": skus, "in_flight": in_flight},
-            figures=figures(measured),
+        compared(
+            {"through": "coordinator", "skus": skus, "in_flight": in_flight}, measured, floor_rounds[skus]
         )
         for skus, measured in rounds.items()
     )
@@ -59,10 +62,34 @@ def _orders(here: Stage, options: Options) -> tuple[Row, Row]:
 def _alone(here: Stage, options: Options) -> Row:
     system = here.start_alone("inventory", _ALONE)
     fill_stock(here, _ALONE)
-    load = Load(mode="direct", in_flight=_MESSAGES_IN_FLIGHT, work=work.reservations(_BATCH))
-    rounds = [
-        here.measure(system, load, warm_up_s=options.warm_up_s, round_s=options.seconds)
-        for _ in range(options.rounds)
-    ]
+    floor = _FloorAlone(here, options) if options.floor else None
+    rounds: list[Round] = []
+    floor_rounds: list[Round] = []
+    for _ in range(options.rounds):
+        rounds.append(_measure_alone(here, system, options))
+        if floor is not None:
+            floor_rounds.append(floor.measure(rounds[-1]))
     configuration = {"through": "alone", "skus": 1, "in_flight": _MESSAGES_IN_FLIGHT * _BATCH}
-    return Row(configuration=configuration, figures=figures(rounds))
+    return compared(configuration, rounds, floor_rounds)
+
+
+class _FloorAlone:
+    """The inventory's floor alone."""
+
+    def __init__(self, here: Stage, options: Options) -> None:
+        self._here = here
+        self._options = options
+        database = floor_database(_ALONE)
+        self._system = here.start_floor_alone("inventory", database)
+        fill_stock(here, database)
+
+    def measure(self, before: Round) -> Round:
+        """A round with the batches of the round before."""
+        [participant] = self._system.counting
+        participant.ask("batches", branches=batches(before).branches)
+        return _measure_alone(self._here, self._system, self._options)
+
+
+def _measure_alone(here: Stage, system: System, options: Options) -> Round:
+    load = Load(mode="direct", in_flight=_MESSAGES_IN_FLIGHT, work=work.reservations(_BATCH))
+    return here.measure(system, load, warm_up_s=options.warm_up_s, round_s=options.seconds)

@@ -4,25 +4,32 @@ Everything is paid for here: the coordinator and its log, the SDK's barriers, th
 participants' own SQL, all on one PostgreSQL. Commits are those of all four
 databases; statements are the log's alone.
 
-There is no floor yet (the same SQL and messages without the SDK and without the
-coordinator's logic), so `floor_per_second` and `ratio` are null.
+The floor is all of that without logic: the coordinator's floor (`floor`) before
+three of the participants' (`floor_participant`), with databases of their own. They
+write the same rows with the same statements, in batches of the same sizes as in
+the round just before.
 """
 
-from bench.figures import figures
-from bench.flow import IN_FLIGHT, SKUS, OrderFlow
+from bench.figures import Round
+from bench.flow import IN_FLIGHT, SKUS, Flows
 from bench.options import Options
-from bench.report import Report, Row
+from bench.report import Report, Row, compared
 from bench.stage import stage
 
 
 def run(options: Options) -> Report:
     with stage(options.data_dir) as here:
         here.start_initiators(options.initiators)
-        flow = OrderFlow(here)
-        rows = [_row(flow, in_flight, options) for in_flight in options.in_flight or (IN_FLIGHT,)]
+        flows = Flows(here, options)
+        rows = [_row(flows, in_flight, options) for in_flight in options.in_flight or (IN_FLIGHT,)]
     return Report(scenario="order-flow", rows=rows, headline=rows[-1])
 
 
-def _row(flow: OrderFlow, in_flight: int, options: Options) -> Row:
-    rounds = [flow.measure(SKUS, in_flight, options) for _ in range(options.rounds)]
-    return Row(configuration={"skus": SKUS, "in_flight": in_flight}, figures=figures(rounds))
+def _row(flows: Flows, in_flight: int, options: Options) -> Row:
+    rounds: list[Round] = []
+    floor_rounds: list[Round] = []
+    for _ in range(options.rounds):
+        measured, floor_measured = flows.measure(SKUS, in_flight)
+        rounds.append(measured)
+        floor_rounds += floor_measured
+    return compared({"skus": SKUS, "in_flight": in_flight}, rounds, floor_rounds)

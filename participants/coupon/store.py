@@ -48,13 +48,13 @@ coupon = Table(
 _ids = func.any(array("coupon_ids", Text()))
 _freezes = unnested("freeze", coupon_id=Text(), gid=Text(), branch_id=Text())
 
-_LOCK = (
+LOCK = (
     select(coupon.c.coupon_id, coupon.c.state, coupon.c.gid, coupon.c.branch_id)
     .where(coupon.c.coupon_id == _ids)
     .order_by(coupon.c.coupon_id)
     .with_for_update()
 )
-_FREEZE = (
+FREEZE = (
     update(coupon)
     .where(coupon.c.coupon_id == _freezes.c.coupon_id)
     .values(
@@ -64,7 +64,7 @@ _FREEZE = (
         updated_at=func.now(),
     )
 )
-_USE = (
+USE = (
     update(coupon)
     .where(coupon.c.coupon_id == _ids)
     .values(state=literal(CouponState.USED.value, Text), updated_at=func.now())
@@ -80,7 +80,7 @@ _UNFREEZE = (
 
 async def coupon_lock(db: AsyncConnection, coupon_ids: Iterable[str]) -> dict[str, Coupon]:
     """Locks these coupons until the transaction ends; answers those that exist, by id."""
-    rows = await db.execute(_LOCK, {"coupon_ids": sorted(set(coupon_ids))})
+    rows = await db.execute(LOCK, {"coupon_ids": sorted(set(coupon_ids))})
     return {
         coupon_id: Coupon(
             coupon_id=coupon_id,
@@ -94,12 +94,12 @@ async def coupon_lock(db: AsyncConnection, coupon_ids: Iterable[str]) -> dict[st
 async def coupon_freeze(db: AsyncConnection, freezes: Sequence[tuple[str, Key]]) -> None:
     """Gives each locked coupon to its branch."""
     rows = [(coupon_id, gid, branch_id) for coupon_id, (gid, branch_id) in freezes]
-    await db.execute(_FREEZE, arrays(("coupon_id", "gid", "branch_id"), rows))
+    await db.execute(FREEZE, arrays(("coupon_id", "gid", "branch_id"), rows))
 
 
 async def coupon_use(db: AsyncConnection, coupon_ids: Sequence[str]) -> None:
     """Marks locked coupons used; their holder stays on record."""
-    await db.execute(_USE, {"coupon_ids": coupon_ids})
+    await db.execute(USE, {"coupon_ids": coupon_ids})
 
 
 async def coupon_unfreeze(db: AsyncConnection, coupon_ids: Sequence[str]) -> None:

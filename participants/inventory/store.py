@@ -99,17 +99,17 @@ _new = unnested("new", gid=Text(), branch_id=Text(), freeze_id=Uuid(), sku=Text(
 _keys = unnested("wanted", gid=Text(), branch_id=Text())
 _changes = unnested("change", sku=Text(), available=BigInteger(), reserved=BigInteger(), sold=BigInteger())
 
-_LOCK_STOCK = (
+LOCK_STOCK = (
     select(stock.c.sku, stock.c.available)
     .where(stock.c.sku == func.any(array("skus", Text())))
     .order_by(stock.c.sku)
     .with_for_update()
 )
-_RESERVE = insert(reservation).from_select(
+RESERVE = insert(reservation).from_select(
     ["gid", "branch_id", "freeze_id", "sku", "quantity", "state"],
     select(*_new.c, literal(ReservationState.RESERVED.value, Text)),
 )
-_MOVE = (
+MOVE = (
     update(reservation)
     .where(
         reservation.c.gid == _keys.c.gid,
@@ -131,7 +131,7 @@ _locked = (
     .cte("locked")
 )
 # The authority: no count ever goes below zero, whatever a gate or a reader believed.
-_CHANGE_STOCK = (
+CHANGE_STOCK = (
     update(stock)
     .where(
         stock.c.sku == _locked.c.sku,
@@ -149,19 +149,19 @@ _CHANGE_STOCK = (
 
 async def stock_lock(db: AsyncConnection, skus: Iterable[str]) -> dict[str, int]:
     """Locks the rows of these SKUs until the transaction ends; answers what is available."""
-    rows = await db.execute(_LOCK_STOCK, {"skus": sorted(set(skus))})
+    rows = await db.execute(LOCK_STOCK, {"skus": sorted(set(skus))})
     return {row.sku: row.available for row in rows}
 
 
 async def stock_change(db: AsyncConnection, changes: Sequence[StockChange]) -> None:
     """Applies one change per SKU. Raises StockConflictError unless every one fits."""
-    result = await db.execute(_CHANGE_STOCK, arrays(StockChange._fields, changes))
+    result = await db.execute(CHANGE_STOCK, arrays(StockChange._fields, changes))
     if result.rowcount != len(changes):
         raise StockConflictError(f"{len(changes) - result.rowcount} of {changes} do not fit the stock")
 
 
 async def reservation_insert(db: AsyncConnection, new: Sequence[NewReservation]) -> None:
-    await db.execute(_RESERVE, arrays(NewReservation._fields, new))
+    await db.execute(RESERVE, arrays(NewReservation._fields, new))
 
 
 async def reservation_move(db: AsyncConnection, keys: Sequence[Key], verb: Verb) -> list[tuple[str, int]]:
@@ -172,7 +172,7 @@ async def reservation_move(db: AsyncConnection, keys: Sequence[Key], verb: Verb)
     legal = sources(LAW, verb)
     target = LAW[legal[0], verb]
     wanted = arrays(("gid", "branch_id"), keys)
-    rows = await db.execute(_MOVE, {**wanted, "sources": legal, "target": target})
+    rows = await db.execute(MOVE, {**wanted, "sources": legal, "target": target})
     moved = [(sku, quantity) for sku, quantity in rows]
     if len(moved) != len(keys):
         found = await db.execute(_STATES, wanted)

@@ -73,13 +73,13 @@ _new = unnested(
 _keys = unnested("wanted", gid=Text(), branch_id=Text())
 _is_wanted = (orders.c.gid == _keys.c.gid) & (orders.c.branch_id == _keys.c.branch_id)
 
-_OPEN = (
+OPEN = (
     insert(orders)
     .from_select([*NewOrder._fields, "state"], select(*_new.c, literal(OrderState.PENDING.value, Text)))
     .on_conflict_do_nothing(index_elements=["order_id"])
     .returning(orders.c.order_id)
 )
-_MOVE = (
+MOVE = (
     update(orders)
     .where(_is_wanted, orders.c.state == func.any(array("sources", Text())))
     .values(state=bindparam("target", type_=Text), updated_at=func.now())
@@ -91,7 +91,7 @@ async def order_open(db: AsyncConnection, new: Sequence[NewOrder]) -> set[str]:
     """Writes orders, no number twice; answers the numbers that were not taken already."""
     # In one order everywhere, so that batches which share numbers cannot deadlock.
     ordered = sorted(new, key=lambda row: row.order_id)
-    opened = await db.execute(_OPEN, arrays(NewOrder._fields, ordered))
+    opened = await db.execute(OPEN, arrays(NewOrder._fields, ordered))
     return set(opened.scalars())
 
 
@@ -102,7 +102,7 @@ async def order_move(db: AsyncConnection, keys: Sequence[Key], verb: Verb) -> No
     """
     legal = sources(LAW, verb)
     wanted = arrays(("gid", "branch_id"), keys)
-    result = await db.execute(_MOVE, {**wanted, "sources": legal, "target": LAW[legal[0], verb]})
+    result = await db.execute(MOVE, {**wanted, "sources": legal, "target": LAW[legal[0], verb]})
     if result.rowcount != len(keys):
         found = await db.execute(_STATES, wanted)
         raise illegal(keys, {(gid, branch_id): state for gid, branch_id, state in found}, verb)

@@ -12,7 +12,7 @@ import pytest
 from bench import work
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = ["--rounds=1", "--seconds=0.3", "--warm-up=0.1", "--in-flight=8", "--initiators=2"]
+TINY = ["--rounds=1", "--seconds=1.5", "--warm-up=0.1", "--in-flight=8", "--initiators=2"]
 
 
 def run(scenario: str, data_dir: Path) -> dict[str, Any]:
@@ -22,6 +22,16 @@ def run(scenario: str, data_dir: Path) -> dict[str, Any]:
     assert list(data_dir.iterdir()) == []
     said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return said
+
+
+def assert_compared(row: dict[str, Any]) -> None:
+    """With a floor that had the same success in the same run."""
+    assert row["floor"]["failed"] == {}
+    assert row["ratio"] == pytest.approx(row["per_second"] / row["floor_per_second"], rel=0.01)
+    for work_done in (row, row["floor"]):
+        assert work_done["branch_calls_per_transaction"] > 0
+        assert work_done["participant_calls_per_transaction"] > 0
+        assert work_done["wal_bytes_per_transaction"] > 0
 
 
 def test_orders_succeed_and_every_process_is_accounted_for(tmp_path: Path) -> None:
@@ -36,7 +46,7 @@ def test_orders_succeed_and_every_process_is_accounted_for(tmp_path: Path) -> No
     assert found["cpu_us_by_process"].keys() == {
         *("coordinator", "postgresql", "inventory", "coupon", "order", "initiators")
     }
-    assert (found["floor_per_second"], found["ratio"]) == (None, None)
+    assert_compared(found)
 
 
 def test_a_hot_sku_is_measured_beside_spread_ones_and_at_the_inventory_alone(tmp_path: Path) -> None:
@@ -50,6 +60,8 @@ def test_a_hot_sku_is_measured_beside_spread_ones_and_at_the_inventory_alone(tmp
     assert [row["failed"] for row in (hot, spread, alone)] == [{}, {}, {}]
     assert found["hot_to_spread"] == pytest.approx(hot["per_second"] / spread["per_second"], rel=0.01)
     assert found["inventory_alone_per_second"] == pytest.approx(alone["per_second"], rel=0.01)
+    for row in (hot, spread, alone):
+        assert_compared(row)
     assert alone["cpu_us_by_process"].keys() == {"inventory", "postgresql", "initiators"}
     # Durable, and together.
     assert 0 < alone["commits_per_transaction"] < 0.1

@@ -1,0 +1,31 @@
+"""The batches that were made in a round, so that its floor makes the same."""
+
+from dataclasses import dataclass
+
+from bench import work
+from bench.figures import Round
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batches:
+    """How many of something go together, on average and at least one."""
+
+    # Rows that one statement writes to the log.
+    rows: int
+    # Branch calls in a message.
+    calls: int
+    # Branches that a participant settles in one local transaction.
+    branches: int
+
+
+def batches(measured: Round) -> Batches:
+    used = measured.used
+    return Batches(
+        rows=_share(work.LOG_WRITES * measured.done_while_used, used.commits - used.participant_commits),
+        calls=_share(used.branch_calls, used.participant_calls),
+        branches=_share(used.branch_calls, used.participant_commits),
+    )
+
+
+def _share(things: float, batches: float) -> int:
+    return max(1, round(things / max(batches, 1)))
