@@ -23,6 +23,7 @@ from msgspec import Struct
 
 from coordinator.core.errors import LogUnavailable
 from coordinator.engine.engine import Engine
+from tcc.failpoint import failpoint
 
 logger = structlog.get_logger(__name__)
 
@@ -114,6 +115,8 @@ class Retry:
             self._unconfigured_at = now + self._unconfigured_every_s
         limits = engine.claim_limits(self._claim_max)
         claimed = await engine.log.transaction_claim_due(limits) if limits else []
+        if claimed:
+            failpoint("recovery.claimed")
         # Where a limit may have been reached more may be due: look again at the next tick.
         more = bool(limits) and len(claimed) >= min(limits.values())
         self._poll_at = now if more else now + self._poll_every_s
@@ -138,6 +141,8 @@ class Adopt:
             if room <= 0:
                 break
             records = await engine.log.transaction_adopt(room)
+            if records:
+                failpoint("recovery.adopted")
             adopted += engine.resume(records)
             if len(records) < room:
                 break

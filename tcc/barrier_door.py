@@ -19,6 +19,7 @@ from sqlalchemy.pool import QueuePool
 from tcc import barrier_schema, barrier_sql
 from tcc.barrier import BarrierSql, ContendedError, Invoke, Plan, Statement
 from tcc.branch import BatchItem
+from tcc.failpoint import failpoint
 
 T = TypeVar("T")
 
@@ -73,8 +74,12 @@ class AsyncDoor:
 
     async def transact(self, plan: Callable[[], Plan[T]], handler: Handler) -> T:
         async def once() -> T:
+            failpoint("barrier.begin.before")
             async with self._engine.begin() as connection:
-                return await _drive_async(plan(), connection, handler)
+                came = await _drive_async(plan(), connection, handler)
+                failpoint("barrier.commit.before")
+            failpoint("barrier.commit.after")
+            return came
 
         return await _again(once)
 
@@ -105,8 +110,12 @@ class SyncDoor:
 
     async def transact(self, plan: Callable[[], Plan[T]], handler: Handler) -> T:
         def once() -> T:
+            failpoint("barrier.begin.before")
             with self._engine.begin() as connection:
-                return _drive_sync(plan(), connection, handler)
+                came = _drive_sync(plan(), connection, handler)
+                failpoint("barrier.commit.before")
+            failpoint("barrier.commit.after")
+            return came
 
         return await _again(lambda: self._in_thread(once))
 
@@ -138,8 +147,11 @@ async def _drive_async(plan: Plan[T], connection: AsyncConnection, handler: Hand
                 case Statement(statement, parameters):
                     result = await connection.execute(statement, parameters)
                     came = result.all() if result.returns_rows else ()
+                    failpoint("barrier.statement.after")
                 case Invoke(items=items):
+                    failpoint("barrier.handler.before")
                     came = await handler(items, connection)
+                    failpoint("barrier.handler.after")
     except StopIteration as done:
         return cast("T", done.value)
 
@@ -152,8 +164,11 @@ def _drive_sync(plan: Plan[T], connection: Connection, handler: Handler) -> T:
                 case Statement(statement, parameters):
                     result = connection.execute(statement, parameters)
                     came = result.all() if result.returns_rows else ()
+                    failpoint("barrier.statement.after")
                 case Invoke(items=items):
+                    failpoint("barrier.handler.before")
                     came = handler(items, connection)
+                    failpoint("barrier.handler.after")
     except StopIteration as done:
         return cast("T", done.value)
 

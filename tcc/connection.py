@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 
 from tcc.errors import ClientClosed, error_from_rpc
+from tcc.failpoint import failpoint
 from tcc.retry import pause_s
 from tcc.submission import Submitter
 from tcc.v1 import transaction_pb2 as pb, transaction_pb2_grpc
@@ -65,7 +66,10 @@ class Connection:
         for attempt in count():
             time_left_s = max(0.0, deadline - self._loop.time())
             try:
-                return await self._attempt(method(self._stub), request, time_left_s)
+                failpoint("client.call.send")
+                response = await self._attempt(method(self._stub), request, time_left_s)
+                failpoint("client.call.answered")
+                return response
             except grpc.aio.AioRpcError as failure:
                 error = error_from_rpc(failure)
                 time_left_s = deadline - self._loop.time()

@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from tcc.barrier import Operation
+from tcc.failpoint import failpoint
 from tcc.participant_work import OverloadedError, ParticipantWork, Replies
 from tcc.v1 import participant_pb2 as pb, participant_pb2_grpc as pb_grpc
 
@@ -40,16 +41,20 @@ class ParticipantServicer(pb_grpc.ParticipantServiceServicer):
         self, request: pb.ExecuteBranchesRequest, context: Context
     ) -> AsyncIterator[pb.ExecuteBranchesResponse]:
         async for outcomes in await self._submit(request.calls, None, context):
+            failpoint("participant.reply.before")
             yield pb.ExecuteBranchesResponse(outcomes=outcomes)
+            failpoint("participant.reply.after")
 
     async def _one(self, call: pb.BranchCall, operation: Operation, context: Context) -> pb.BranchOutcome:
         async for outcomes in await self._submit([call], operation, context):
+            failpoint("participant.reply.before")
             return outcomes[0]
         raise AssertionError("every call is answered")
 
     async def _submit(
         self, calls: Sequence[pb.BranchCall], only: Operation | None, context: Context
     ) -> Replies:
+        failpoint("participant.request")
         replies = Replies(len(calls))
         try:
             self._work.submit(calls, replies, only=only)

@@ -27,6 +27,7 @@ from typing import Any
 import grpc
 
 from tcc.errors import ClientClosed, DeadlineExceeded, TccError, Unavailable, error_from_reply, error_from_rpc
+from tcc.failpoint import failpoint
 from tcc.outbox import Outbox
 from tcc.retry import is_retryable, pause_s
 from tcc.v1 import transaction_pb2 as pb
@@ -143,6 +144,7 @@ class Submitter:
     async def _call(self, items: list[_Item]) -> None:
         """One call for these items; afterwards each is answered, or on its way to another attempt."""
         failure: grpc.aio.AioRpcError | None = None
+        failpoint("client.execute.send")
         try:
             await (self._call_unary(items[0]) if len(items) == 1 else self._call_batch(items))
         except grpc.aio.AioRpcError as error:
@@ -151,6 +153,7 @@ class Submitter:
             for item in items:
                 _fail(item, error)
             return
+        failpoint("client.execute.answered")
         for item in items:
             if not item.answer.done():
                 self._retry_or_fail(item, _error_of(failure), in_batch=len(items) > 1)

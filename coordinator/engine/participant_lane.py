@@ -12,6 +12,7 @@ from msgspec import Struct
 from coordinator.core.model import Answer, RetryPolicy, Verdict
 from coordinator.engine.breaker import Breaker, BreakerPolicy
 from coordinator.ports import BranchCall, Clock, Participants
+from tcc.failpoint import failpoint
 from tcc.outbox import Outbox
 
 # A call younger than this holds the next one back, so that batches form; an older
@@ -132,13 +133,16 @@ class ParticipantLane:
     async def _call(self, calls: list[BranchCall]) -> None:
         reached = False
         missing = len(calls)
+        failpoint("call.before")
         async for answers in self._participants.execute(self.name, calls):
+            failpoint("call.answered")
             missing -= len(answers)
             self._free(len(answers))
             if any(not answer.unreachable for _, answer in answers):
                 reached = True
                 self.breaker = self.breaker.succeeded()
             self._on_answers([(calls[position], answer) for position, answer in answers])
+        failpoint("call.after")
         assert missing == 0, "each call gets exactly one answer"
         if not reached:
             self.breaker = self.breaker.failed(self._clock.now())

@@ -42,6 +42,7 @@ from coordinator.log.rows import (
 )
 from coordinator.log.statements import Statement
 from coordinator.ports import ListFilter, ListPosition, Record
+from tcc.failpoint import failpoint
 
 # A coordinator that has been gone for so long, and drives nothing, is forgotten.
 _COORDINATOR_GONE_S = 24 * 3600.0
@@ -89,7 +90,9 @@ class PostgresLog:
         assert all(tx.state is State.TRYING and not tx.version for tx in to_insert), "not a new transaction"
         others: dict[str, Row] = {}
         while to_insert:
+            failpoint("log.begin.before")
             inserted = await self._execute(statements.INSERT, **insert_columns(to_insert))
+            failpoint("log.begin.after")
             if inserted.count == len(to_insert):
                 break
             rows = await self._read([tx.gid for tx in to_insert])
@@ -111,10 +114,12 @@ class PostgresLog:
         assert len({tx.gid for tx in rows}) == len(rows), "one write at a time for a transaction"
         if not rows:
             return []
+        failpoint("log.save.before")
         if all(map(is_plain, rows)):
             saved = await self._execute(statements.SAVE_PLAIN, **plain_columns(rows))
         else:
             saved = await self._execute(statements.SAVE_FULL, **full_columns(rows))
+        failpoint("log.save.after")
         if saved.count == len(rows):
             return [True] * len(rows)
         stored = await self._read([tx.gid for tx in rows])
@@ -149,7 +154,9 @@ class PostgresLog:
 
     async def transaction_take(self, gid: str, *, version: int) -> Record | None:
         """See `ports.Log`."""
+        failpoint("log.take.before")
         taken = await self._take_over(statements.TAKE, gid=gid, version=version)
+        failpoint("log.take.after")
         if taken:
             return taken[0]
         # It may have been taken by us, in a call whose answer was lost.
@@ -174,15 +181,21 @@ class PostgresLog:
 
     async def transaction_release(self) -> int:
         """See `ports.Log`."""
-        return (await self._execute(statements.RELEASE)).count
+        failpoint("log.release.before")
+        released = await self._execute(statements.RELEASE)
+        failpoint("log.release.after")
+        return released.count
 
     async def _take_over(self, statement: Statement, **values: Any) -> list[Record]:
         claim = secrets.token_hex(8)
         try:
+            failpoint("log.claim.before")
             taken = await self._execute(statement, claim=claim, **values)
         except BaseException:  # a caller that is cancelled leaves us just as ignorant
             self._lost_claims.add(claim)
             raise
+        if taken.rows:
+            failpoint("log.claim.after")
         return [record(row) for row in taken.rows]
 
     async def _find_lost_claims(self) -> list[Record]:
@@ -201,20 +214,26 @@ class PostgresLog:
 
     async def transaction_purge(self, *, ended_before_s: float, limit: int) -> int:
         """See `ports.Log`. Forgets long-gone coordinators too."""
+        failpoint("log.purge.before")
         purged = await self._execute(statements.PURGE, ended_before_s=float(ended_before_s), limit=limit)
+        failpoint("log.purge.after")
         await self._execute(statements.FORGET_COORDINATORS, gone_for_s=_COORDINATOR_GONE_S)
         return purged.count
 
     async def coordinator_heartbeat(self, *, lease_s: float) -> float:
         """See `ports.Log`."""
         values = {"owner": self._owner, "name": self._name, "lease_s": float(lease_s)}
+        failpoint("log.heartbeat.before")
         beaten = await self._heartbeats.execute(statements.HEARTBEAT, values)
+        failpoint("log.heartbeat.after")
         time: float = beaten.rows[0][0]
         return time
 
     async def coordinator_leave(self) -> None:
         """See `ports.Log`."""
+        failpoint("log.leave.before")
         await self._heartbeats.execute(statements.LEAVE, {"owner": self._owner})
+        failpoint("log.leave.after")
 
     async def _execute(self, statement: Statement, **values: Any) -> Outcome:
         return await self._connections.execute(statement, {"owner": self._owner, **values})

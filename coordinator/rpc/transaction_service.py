@@ -24,6 +24,7 @@ from coordinator.rpc.requests import (
     page_size,
     page_token,
 )
+from tcc.failpoint import failpoint
 from tcc.uuid7 import uuid7
 from tcc.v1 import transaction_pb2 as pb, transaction_pb2_grpc
 
@@ -57,6 +58,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         transactions = request.transactions
         collected = _Replies(len(transactions))
         time_left_s = context.time_remaining()
+        failpoint("rpc.batch.request")
         for index, item in enumerate(transactions):
             try:
                 if index >= self._limits.batch_max:
@@ -69,7 +71,10 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
                 collected.fail(index, error)
         try:
             while collected.missing:
-                await context.write(pb.ExecuteTransactionsResponse(replies=await collected.take()))
+                response = pb.ExecuteTransactionsResponse(replies=await collected.take())
+                failpoint("rpc.batch.reply.before")
+                await context.write(response)
+                failpoint("rpc.batch.reply.after")
         finally:
             collected.closed = True
 
@@ -242,6 +247,7 @@ async def _until(
         if not reached.done():
             reached.set_exception(error)
 
+    failpoint("rpc.request")
     await ask(
         Waiter(
             milestone,
@@ -253,7 +259,9 @@ async def _until(
             is_gone=reached.done,
         )
     )
-    return await reached
+    tx = await reached
+    failpoint("rpc.reply.before")
+    return tx
 
 
 class _Replies:

@@ -18,7 +18,7 @@ from coordinator.log.migration import migrate
 from coordinator.log.statements import GET, Statement
 from coordinator.log.store import PostgresLog
 from coordinator.ports import ListFilter
-from tests.log.proxy import Fault, Proxy, proxied
+from proof.proxy import Fault, Proxy, proxied
 from tests.log.transactions import (
     begun,
     cancelling,
@@ -47,7 +47,7 @@ async def proxy(postgres: EmbeddedPostgres, log_url: str) -> AsyncIterator[Proxy
 @pytest.fixture
 async def log(proxy: Proxy) -> AsyncIterator[PostgresLog]:
     """A log behind the proxy, which has used each of its statements once and so prepared them."""
-    log = PostgresLog(proxy.url, owner="ours", name="host:1", connections=1)
+    log = PostgresLog(proxy.where, owner="ours", name="host:1", connections=1)
     await log.coordinator_heartbeat(lease_s=60)
     (tx,) = await insert(log, begun("warm"))
     tx = await save(log, parked(await save(log, confirming(tx))))
