@@ -78,6 +78,14 @@ class Child:
         self._was_ready = True
         return found
 
+    async def ended(self) -> int:
+        """The status that it ends with, whoever wanted that."""
+        return await self._process.wait()
+
+    def tell(self, number: signal.Signals) -> None:
+        """Sends it a signal, unless it has ended."""
+        self._signal(number)
+
     def kill(self) -> None:
         """SIGKILL, as planned."""
         self._end_is_expected = True

@@ -1,0 +1,132 @@
+"""After each round of faults: everything settles, the books are audited, the history is judged."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from itertools import takewhile
+
+import grpc
+
+from participants.audit import AuditedTransaction, End, audit, list_transactions, read_books
+from participants.demo.plan import PARTICIPANTS
+from proof.faults.system import System
+from proof.history.checker import violations
+from proof.history.events import AnyEvent, Books, Fault, Final, Settled, State
+from proof.history.recorder import ListRecorder
+
+SETTLE_TIMEOUT_S = 60.0
+_POLL_S = 0.05
+_READS_MAX = 20
+_STATES = {End.CONFIRMED: State.CONFIRMED, End.CANCELLED: State.CANCELLED, End.OPEN: State.TRYING}
+
+
+class Judge:
+    """Everything that was seen of one system, and what was wrong with it."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+        # What initiators in this process see, since the last verdict.
+        self.recorder = ListRecorder()
+        self.history: list[AnyEvent] = []
+        self.violations: list[str] = []
+        self._known: dict[str, AuditedTransaction] = {}
+        self._failures_seen = 0
+
+    @property
+    def transactions(self) -> int:
+        """How many there have been."""
+        return len(self._known)
+
+    def note(self, kind: str, target: str, detail: str = "") -> None:
+        """A fault, for the story."""
+        self.recorder.record(Fault(at=time.time(), kind=kind, target=target, detail=detail))
+
+    async def judge(self, round_name: str, journal: Sequence[AnyEvent] = ()) -> list[str]:
+        """Waits until all has settled; answers what is wrong since the last verdict.
+
+        Nobody may place orders meanwhile. `journal`: what initiators in other processes saw.
+        """
+        await self._settle()
+        new = await self._new_transactions()
+        found = [str(violation) for violation in await self._audit()]
+        events = await asyncio.to_thread(self._system.observers.read)
+        seen = sorted([*self.recorder.history, *journal, *events], key=lambda event: event.at)
+        self.recorder.history = []
+        end: list[AnyEvent] = [Settled(at=time.time()), *(_final(transaction) for transaction in new)]
+        self.history += seen
+        found += [str(violation) for violation in violations([*seen, *end])]
+        failures = self._system.failures
+        found += failures[self._failures_seen :]
+        self._failures_seen = len(failures)
+        found = [f"{round_name}: {what}" for what in found]
+        self.violations += found
+        return found
+
+    async def judge_all(self) -> list[str]:
+        """The whole run at once: every transaction is read anew, books and all."""
+        self._known = {}
+        await self._new_transactions()
+        found = [str(violation) for violation in await self._audit()]
+        self.history.append(Settled(at=time.time()))
+        self.history += map(_final, self._known.values())
+        self.history += await self._books()
+        found += [str(violation) for violation in violations(self.history)]
+        self.violations += [f"all: {what}" for what in found]
+        return found
+
+    async def _settle(self) -> None:
+        """What has not ended after the time is a violation by the audit's rules."""
+        deadline = time.monotonic() + SETTLE_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if not await asyncio.to_thread(self._system.observers.open_transactions):
+                return
+            await asyncio.sleep(_POLL_S)
+
+    async def _new_transactions(self) -> list[AuditedTransaction]:
+        """What is not known yet. The list is newest first, and what is known had ended."""
+        for attempt in range(_READS_MAX):
+            try:
+                new = await asyncio.to_thread(self._list, attempt)
+            except grpc.RpcError:
+                # An armed coordinator may die of the question; the next one is asked.
+                if attempt == _READS_MAX - 1:
+                    raise
+                await asyncio.sleep(0.5)
+            else:
+                break
+        self._known |= {transaction.gid: transaction for transaction in new}
+        return new
+
+    def _list(self, attempt: int) -> list[AuditedTransaction]:
+        members = list(self._system.coordinators.values())
+        listed = list_transactions(members[attempt % len(members)].address)
+        return list(takewhile(lambda transaction: transaction.gid not in self._known, listed))
+
+    async def _audit(self) -> list[object]:
+        urls = {name: self._system.sqlalchemy_url(name) for name in PARTICIPANTS}
+        books = await read_books(inventory=urls["inventory"], coupon=urls["coupon"], order=urls["order"])
+        return list(audit(books, self._known.values()))
+
+    async def _books(self) -> list[Books]:
+        """The inventory's own count; the others' are their rows, which the audit looks at."""
+        urls = {name: self._system.sqlalchemy_url(name) for name in PARTICIPANTS}
+        books = await read_books(inventory=urls["inventory"], coupon=urls["coupon"], order=urls["order"])
+        return [
+            Books(
+                at=time.time(),
+                participant="inventory",
+                initial=sum(books.restocked.values()),
+                available=sum(row.available for row in books.stocks),
+                reserved=sum(row.reserved for row in books.stocks),
+                taken=sum(row.sold for row in books.stocks),
+            )
+        ]
+
+
+def _final(transaction: AuditedTransaction) -> Final:
+    return Final(
+        at=time.time(),
+        gid=transaction.gid,
+        state=_STATES[transaction.end],
+        branch_ids=tuple(branch_id for _, branch_id in transaction.branches),
+    )

@@ -1,0 +1,152 @@
+"""Every failpoint kills, several times, under load; after each wave of kills all is judged.
+
+A wave: every process that is threatened dies at its failpoint, once or more, and is
+started again at once, armed with its next one. So each wave kills up to six
+processes, two coordinators, three participants and an initiator, at six different
+points.
+"""
+
+import asyncio
+import sys
+from collections import Counter, deque
+
+from participants.demo.plan import make_plan
+from proof.faults.member import Member
+from proof.faults.orders import renamed
+from proof.faults.plan import Provocation, Rule, Side, deal, provocation
+from proof.faults.stand import Stand, until
+from proof.history.events import AnyEvent
+from proof.history.recorder import read
+from tcc.failpoint import VARIABLE, rules
+
+WAVE_TIMEOUT_S = 40.0
+_PROVOKE_EVERY_S = 2.0
+_INITIATOR = "initiator"
+_INITIATOR_ORDERS = 60
+_INITIATOR_TIMEOUT_S = 90.0
+
+
+async def kill_everywhere(stand: Stand, names: list[str], *, times: int) -> Counter[str]:
+    """How often each failpoint has killed. Those that could not be reached in time are violations."""
+    system = stand.system
+    members = {
+        Side.COORDINATOR: list(system.coordinators),
+        Side.PARTICIPANT: list(system.participants),
+        Side.INITIATOR: [_INITIATOR],
+    }
+    hands = deal(names, members, times=times, chance=stand.chance)
+    initiator = _Initiator(stand, hands.pop(_INITIATOR))
+    for member in system.members:
+        member.deal(hands[member.name])
+        if member.is_threatened:
+            member.kill()  # the next incarnation is armed
+    wave = 0
+    while any(member.is_threatened for member in system.members) or initiator.hand:
+        wave += 1
+        await _wave(stand, initiator, f"wave-{wave}")
+        killed = sum(len(member.killed_at) for member in system.members) + len(initiator.killed_at)
+        stand.say(
+            f"wave {wave}: {killed} of {len(names) * times} kills, {stand.judge.transactions} transactions"
+        )
+    return Counter(name for member in system.members for name in member.killed_at) + Counter(
+        initiator.killed_at
+    )
+
+
+async def _wave(stand: Stand, initiator: "_Initiator", name: str) -> None:
+    threatened = [member for member in stand.system.members if member.is_threatened]
+    before = {member.name: len(member.killed_at) for member in threatened}
+    async with stand.load(name):
+        suffering = asyncio.create_task(initiator.suffer(name))
+        provoking = asyncio.create_task(_provoke(stand, threatened))
+        try:
+            await until(
+                lambda: all(
+                    len(member.killed_at) > before[member.name] or not member.is_threatened
+                    for member in threatened
+                ),
+                WAVE_TIMEOUT_S,
+            )
+        finally:
+            provoking.cancel()
+            await asyncio.gather(provoking, return_exceptions=True)
+        journal = await suffering
+    for member in threatened:
+        if len(member.killed_at) == before[member.name] and member.armed is not None:
+            stand.judge.violations.append(f"{name}: {member.name} never came to {member.armed}")
+            stand.say(f"VIOLATION {stand.judge.violations[-1]}")
+            member.kill()
+            member.armed = None
+    await asyncio.gather(*(member.comes_back() for member in stand.system.members))
+    await stand.settle(name, journal)
+
+
+async def _provoke(stand: Stand, threatened: list[Member]) -> None:
+    """Brings about what failpoints need that the load does not."""
+    while True:
+        await asyncio.sleep(_PROVOKE_EVERY_S)
+        for member in threatened:
+            match provocation(member.armed.name) if member.armed is not None else Provocation.NOTHING:
+                case Provocation.NOTHING:
+                    pass
+                case Provocation.SIGTERM:
+                    await member.comes_back()
+                    member.terminate()
+                case Provocation.PARTICIPANT_DIES:
+                    await member.comes_back()
+                    stand.chance.choice(list(stand.system.participants.values())).kill()
+                case Provocation.COORDINATOR_DIES:
+                    await member.comes_back()
+                    others = [m for m in stand.system.coordinators.values() if m is not member]
+                    stand.chance.choice(others).kill()
+
+
+class _Initiator:
+    """An initiator that dies at its failpoint, and is then started again to ask for everything once more."""
+
+    def __init__(self, stand: Stand, hand: deque[Rule]) -> None:
+        self.hand = hand
+        self.killed_at: list[str] = []
+        self._stand = stand
+        self._journal = stand.system.home / "initiator.journal"
+        self._read_to = 0
+
+    async def suffer(self, name: str) -> list[AnyEvent]:
+        """One failpoint. Answers what the initiator saw, in both its lives."""
+        if not self.hand:
+            return []
+        rule = self.hand.popleft()
+        seed = self._stand.chance.randrange(10**9)
+        plan = renamed(make_plan(orders=_INITIATOR_ORDERS, seed=seed), f"{name}-victim")
+        await self._stand.warehouse.fill(plan, f"{name}-victim")
+        status, words = await self._run(seed, f"{name}-victim", {VARIABLE: rules({rule.name: rule.hits})})
+        if f"killed at failpoint {rule.name}" in words:
+            self.killed_at.append(rule.name)
+            status, words = await self._run(seed, f"{name}-victim", {})
+        else:
+            self._stand.judge.violations.append(f"{name}: the initiator never came to {rule}")
+        if status != 0:
+            self._stand.judge.violations.append(f"{name}: the initiator ended with {status}: {words}")
+        history = await asyncio.to_thread(read, [self._journal])
+        new, self._read_to = history[self._read_to :], len(history)
+        return new
+
+    async def _run(self, seed: int, name: str, environment: dict[str, str]) -> tuple[int, str]:
+        process = await asyncio.create_subprocess_exec(
+            *("/usr/bin/env", *(f"{key}={value}" for key, value in environment.items())),
+            *(sys.executable, "-m", "proof.faults.initiator"),
+            f"--coordinators={self._stand.system.target}",
+            *(f"--seed={seed}", f"--name={name}"),
+            *(f"--orders={_INITIATOR_ORDERS}", f"--journal={self._journal}"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        try:
+            async with asyncio.timeout(_INITIATOR_TIMEOUT_S):
+                words, _ = await process.communicate()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+            return -1, "it does not end"
+        assert process.returncode is not None
+        return process.returncode, words.decode(errors="replace")[-2_000:]

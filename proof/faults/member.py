@@ -1,0 +1,194 @@
+"""A process of the system: it is started again whenever it ends, as a process manager would."""
+
+import asyncio
+import shutil
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from participants.demo.children import Child, DemoError
+from proof.faults.plan import Rule
+from tcc.failpoint import VARIABLE, rules
+
+_LISTENING = r"listening on (\S+)"
+_KILLED = "killed at failpoint "
+_RESTART_PAUSE_S = 0.05
+
+
+class Member:
+    """`command` gets the address to listen on and answers the program with its arguments.
+
+    `hand`: the failpoints that are to kill it, one incarnation each.
+    """
+
+    def __init__(self, name: str, command: Callable[[str], Sequence[str]], home: Path) -> None:
+        self.name = name
+        self.address = "127.0.0.1:0"
+        self.hand: deque[Rule] = deque()
+        # What the present incarnation is armed with.
+        self.armed: Rule | None = None
+        # The failpoints that killed it.
+        self.killed_at: list[str] = []
+        # How often it was killed from outside.
+        self.kills = 0
+        # Ends that nobody wanted.
+        self.failures: list[str] = []
+        self.environment: Mapping[str, str] = {}
+        self._command = command
+        self._log = home / f"{name}.log"
+        self._log_read_to = 0
+        self._child: Child | None = None
+        self._end_is_wanted = False
+        self._is_over = False
+        self._news = asyncio.Condition()
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Returns when it is ready.
+
+        Raises:
+            DemoError: it does not get ready.
+        """
+        await self._spawn()
+        await self.ready()
+        self._keeper = asyncio.create_task(self._keep())
+
+    async def ready(self) -> None:
+        """Returns when this incarnation serves.
+
+        Raises:
+            DemoError: it ends before that, or takes too long.
+        """
+        assert self._child is not None
+        [self.address] = await self._child.lines(_LISTENING)
+
+    async def comes_back(self, timeout_s: float = 60.0) -> None:
+        """Returns when an incarnation serves, even if some end before they do."""
+        async with asyncio.timeout(timeout_s):
+            while True:
+                try:
+                    await self.ready()
+                except DemoError:
+                    await asyncio.sleep(_RESTART_PAUSE_S)
+                else:
+                    return
+
+    def deal(self, hand: deque[Rule]) -> None:
+        """Its next incarnations are armed with these."""
+        self.hand = hand
+
+    @property
+    def is_threatened(self) -> bool:
+        """Whether failpoints are still to kill it."""
+        return self.armed is not None or bool(self.hand)
+
+    def kill(self) -> None:
+        """SIGKILL from outside."""
+        self.kills += 1
+        self._end_is_wanted = True
+        self._tell(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """SIGTERM: an end in order, after which it is started again."""
+        self._end_is_wanted = True
+        self._tell(signal.SIGTERM)
+
+    def stop_clock(self) -> None:
+        """SIGSTOP."""
+        self._tell(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """SIGCONT."""
+        self._tell(signal.SIGCONT)
+
+    async def changed(self, timeout_s: float) -> None:
+        """Returns when an incarnation ends, or the time is up."""
+        async with self._news:
+            try:
+                await asyncio.wait_for(self._news.wait(), timeout_s)
+            except TimeoutError:
+                return
+
+    async def restart(self) -> None:
+        """An end in order and a new start. Returns when the new incarnation is ready.
+
+        Raises:
+            DemoError: it does not get ready.
+        """
+        before = self._child
+        self.terminate()
+        while self._child is before:
+            await self.changed(1.0)
+        await self.ready()
+
+    async def stop(self) -> None:
+        """Ends it for good.
+
+        Raises:
+            DemoError: it did not end as it should.
+        """
+        self._is_over = True
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        if self._child is None:
+            return
+        if self.armed is not None:
+            self._child.kill()
+        await self._child.stop()
+
+    def _tell(self, number: signal.Signals) -> None:
+        assert self._child is not None
+        self._child.tell(number)
+
+    async def _spawn(self) -> None:
+        self.armed = self.hand.popleft() if self.hand else None
+        environment = dict(self.environment)
+        if self.armed is not None:
+            environment[VARIABLE] = rules({self.armed.name: self.armed.hits})
+        self._log_read_to = self._log.stat().st_size if self._log.exists() else 0
+        self._child = await Child.start(self.name, _with(environment, self._command(self.address)), self._log)
+
+    async def _keep(self) -> None:
+        while not self._is_over:
+            assert self._child is not None
+            status = await self._child.ended()
+            self._bury(status)
+            await asyncio.sleep(_RESTART_PAUSE_S)
+            await self._spawn()
+            async with self._news:
+                self._news.notify_all()
+
+    def _bury(self, status: int) -> None:
+        name = self._failpoint()
+        was_wanted, self._end_is_wanted = self._end_is_wanted, False
+        if name is not None:
+            self.killed_at.append(name)
+            return
+        if self.armed is not None:  # something else was faster
+            self.hand.appendleft(self.armed)
+        if not was_wanted or status not in (0, -signal.SIGKILL, -signal.SIGTERM):
+            self.failures.append(
+                f"{self.name} ended by itself with status {status} at {time.time():.3f}: {self._last_words()}"
+            )
+
+    def _failpoint(self) -> str | None:
+        """The failpoint that killed the last incarnation."""
+        lines = self._tail().splitlines()
+        return next((line.removeprefix(_KILLED) for line in lines if line.startswith(_KILLED)), None)
+
+    def _last_words(self) -> str:
+        return " | ".join(self._tail().splitlines()[-5:])
+
+    def _tail(self) -> str:
+        with self._log.open("rb") as log:
+            log.seek(self._log_read_to)
+            return log.read().decode(errors="replace")
+
+
+def _with(environment: Mapping[str, str], command: Sequence[str]) -> list[str]:
+    env = shutil.which("env")
+    assert env is not None, "there is no `env`"
+    return [env, *(f"{name}={value}" for name, value in environment.items()), *command]

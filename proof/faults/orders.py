@@ -1,0 +1,119 @@
+"""Orders of the demo without an end, and what their initiators asked and were told."""
+
+import itertools
+import os
+import random
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from participants.coupon.store import issue
+from participants.demo.initiator import Placed, place
+from participants.demo.plan import Manner, Plan, PlannedOrder, make_plan
+from participants.inventory.store import restock
+from proof.history.events import Outcome, Reply, Request, Verb
+from proof.history.recorder import Recorder
+from tcc.client import Client
+
+_CHUNK = 300
+_SEEDS = 10**9
+_numbers = itertools.count()
+
+
+def renamed(plan: Plan, prefix: str) -> Plan:
+    """The same plan with orders and coupons of its own; SKUs are everybody's."""
+    return replace(
+        plan,
+        orders=tuple(
+            replace(
+                order,
+                gid=f"{prefix}-{order.gid}",
+                coupon_id=order.coupon_id and f"{prefix}-{order.coupon_id}",
+            )
+            for order in plan.orders
+        ),
+        coupons=tuple(f"{prefix}-{coupon}" for coupon in plan.coupons),
+    )
+
+
+class Warehouse:
+    """Puts into stock what the orders of plans need."""
+
+    def __init__(self, inventory_url: str, coupon_url: str) -> None:
+        self._inventory = create_async_engine(inventory_url)
+        self._coupon = create_async_engine(coupon_url)
+
+    async def fill(self, plan: Plan, name: str) -> None:
+        """`name` is the delivery's; the same one is taken once only."""
+        async with self._inventory.begin() as db:
+            await restock(db, name, plan.stock)
+        async with self._coupon.begin() as db:
+            await issue(db, plan.coupons)
+
+    async def close(self) -> None:
+        engines: list[AsyncEngine] = [self._inventory, self._coupon]
+        for engine in engines:
+            await engine.dispose()
+
+
+async def orders(
+    warehouse: Warehouse, name: str, chance: random.Random, *, patient_only: bool = False
+) -> AsyncGenerator[PlannedOrder, None]:
+    """One order after the other. `patient_only`: no initiator vanishes, which would fail its own order."""
+    for number in itertools.count():
+        prefix = f"{name}-{number}"
+        plan = renamed(make_plan(orders=_CHUNK, seed=chance.randrange(_SEEDS)), prefix)
+        await warehouse.fill(plan, prefix)
+        for order in plan.orders:
+            if patient_only and order.manner is Manner.VANISHES:
+                continue
+            yield order
+
+
+async def place_and_record(
+    order: PlannedOrder, client: Client, other: Client, recorder: Recorder, initiator: str
+) -> Placed:
+    """Places an order and records it as one request, which it is to whoever wants the order."""
+    request = f"{initiator}/{os.getpid()}/{next(_numbers)}"
+    verb = _VERBS[order.manner]
+    content = f"{order.sku}/{order.quantity}/{order.coupon_id}"
+    recorder.record(
+        Request(
+            at=time.time(),
+            request=request,
+            initiator=initiator,
+            verb=verb,
+            gid=order.gid,
+            digest=content if verb is Verb.EXECUTE else "",
+        )
+    )
+    placed = await place(order, client, other)
+    recorder.record(
+        Reply(
+            at=time.time(),
+            request=request,
+            gid=order.gid,
+            outcome=_outcome(order, placed),
+            reason=placed.error,
+        )
+    )
+    return placed
+
+
+_VERBS = {
+    Manner.ONE_SHOT: Verb.EXECUTE,
+    Manner.LOST_ANSWER: Verb.EXECUTE,
+    Manner.INTERACTIVE: Verb.CONFIRM,
+    Manner.CHANGES_MIND: Verb.CANCEL,
+    Manner.VANISHES: Verb.BEGIN,
+}
+
+
+def _outcome(order: PlannedOrder, placed: Placed) -> Outcome:
+    if placed.error:
+        return Outcome.UNKNOWN
+    if placed.confirmed is None:
+        return Outcome.ACCEPTED if order.manner is Manner.VANISHES else Outcome.UNKNOWN
+    return Outcome.CONFIRMED if placed.confirmed else Outcome.CANCELLED

@@ -1,0 +1,126 @@
+"""The disk of PostgreSQL is full for a while.
+
+The scenario needs a small disk that may be filled: a tmpfs of its own in a mount
+namespace, made by `unshare`. Where that is not permitted it is skipped, and says why.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from coordinator.log.embedded import EmbeddedPostgresError
+from proof.faults.stand import Stand
+
+_DISK_BYTES = 400 * 2**20
+_FULL_S = 6.0
+_FILLS = 2
+_CALM_S = 1.5
+_BLOCK = b"\0" * 2**16
+_TIMEOUT_S = 180.0
+
+
+async def beside(say: Callable[[str], None]) -> dict[str, Any]:
+    """The scenario in a process with a disk of its own; its figures, and under `wrong` what was."""
+    reason = await asyncio.to_thread(_why_not)
+    if reason:
+        say(f"scenario disk-full skipped: {reason}")
+        return {"skipped": reason}
+    say("scenario disk-full")
+    process = await asyncio.create_subprocess_exec(
+        *("unshare", "--mount", sys.executable, "-m", "proof.faults"),
+        *("--points=none", "--scenarios=disk-full", "--inside-tmpfs"),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(_TIMEOUT_S):
+            said, _ = await process.communicate()
+    except TimeoutError:
+        process.terminate()
+        await process.wait()
+        return {"wrong": ["disk-full: it does not end"]}
+    if process.returncode not in (0, 1) or not said:
+        return {"wrong": [f"disk-full: ended with {process.returncode}"]}
+    figures = json.loads(said.splitlines()[-1])
+    wrong = [f"disk-full: {figures['violations']} violations; see above"] if figures["violations"] else []
+    return {**figures["scenarios"]["disk-full"], "wrong": wrong}
+
+
+def mount(home: Path) -> None:
+    """A small disk at `home`. Raises CalledProcessError where that is not permitted."""
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={_DISK_BYTES},mode=0755", "tmpfs", str(home)],
+        check=True,
+        capture_output=True,
+    )
+
+
+def unmount(home: Path) -> None:
+    """The disk and its directory are gone after this."""
+    subprocess.run(["umount", str(home)], check=True, capture_output=True)
+    home.rmdir()
+
+
+async def fill_the_disk(stand: Stand, _options: argparse.Namespace) -> dict[str, Any]:
+    """Fills it, leaves it full, makes room. An operator starts PostgreSQL again where it has ended."""
+    postgres = stand.system.postgres
+    ballast = stand.system.home / "ballast"
+    restarts = 0
+    async with stand.load("full") as load:
+        for _ in range(_FILLS):
+            await asyncio.sleep(_CALM_S)
+            stand.judge.note("disk full", "postgres")
+            deadline = asyncio.get_running_loop().time() + _FULL_S
+            while asyncio.get_running_loop().time() < deadline:
+                await asyncio.to_thread(_fill, ballast)
+                await asyncio.sleep(0.1)
+            ballast.unlink()
+            stand.judge.note("disk has room", "postgres")
+            if not await asyncio.to_thread(_answers, stand):
+                restarts += 1
+                with contextlib.suppress(EmbeddedPostgresError):
+                    await asyncio.to_thread(postgres.stop, "immediate")
+                await asyncio.to_thread(postgres.start)
+        await asyncio.sleep(_CALM_S)
+    return {"fills": _FILLS, "postgres_restarts": restarts, "orders": load.placed}
+
+
+def _fill(ballast: Path) -> None:
+    """Takes all the room that there is."""
+    with ballast.open("ab", buffering=0) as file:
+        while True:
+            try:
+                file.write(_BLOCK)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                return
+
+
+def _answers(stand: Stand) -> bool:
+    try:
+        stand.system.observers.open_transactions()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def _why_not() -> str:
+    """Why there can be no disk of our own; empty where there can."""
+    if os.geteuid() != 0:
+        return "only root may mount a disk for PostgreSQL, which runs as a user of its own"
+    probe = ["unshare", "--mount", "sh", "-c", "mount -t tmpfs tmpfs /mnt"]
+    try:
+        done = subprocess.run(probe, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return "there is no unshare"
+    return done.stderr.strip() if done.returncode else ""
