@@ -15,6 +15,8 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,8 @@ os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 from proof.faults.kills import kill_everywhere
 from proof.faults.plan import failpoints
 from proof.faults.scenarios import DISK_FULL, SCENARIOS, disk_full
-from proof.faults.stand import standing
+from proof.faults.stand import Stand, standing
+from proof.faults.system import DISK
 from proof.history.recorder import write
 from proof.history.story import story
 
@@ -44,7 +47,7 @@ def main() -> int:
     # Short: the path of a socket has to fit in about 100 bytes.
     home = Path(tempfile.mkdtemp(prefix="tcc-faults-"))
     if options.inside_tmpfs:
-        disk_full.mount(home)
+        disk_full.mount(home / DISK)
     say(f"seed {options.seed}, files in {home}")
     figures, wrong = asyncio.run(_run(options, home, say))
     figures = {**figures, "violations": len(wrong), "seconds": round(time.monotonic() - started, 1)}
@@ -52,10 +55,10 @@ def main() -> int:
         print(f"VIOLATION {what}", file=sys.stderr)
     if wrong:
         print(f"logs, data and history are kept in {home}", file=sys.stderr)
-    elif not options.inside_tmpfs:
-        shutil.rmtree(home)
     else:
-        disk_full.unmount(home)
+        if options.inside_tmpfs:
+            disk_full.unmount(home / DISK)
+        shutil.rmtree(home)
     print(json.dumps(figures), flush=True)
     return 1 if wrong else 0
 
@@ -68,18 +71,23 @@ async def _run(
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     names = options.points
     scenarios = options.scenarios
+    kills: Counter[str] = Counter()
+    done: dict[str, Any] = {}
     async with standing(home, random.Random(options.seed), say) as stand:
-        kills = await kill_everywhere(stand, names, times=options.times) if names else {}
-        done: dict[str, Any] = {}
-        for name in scenarios:
-            if name == DISK_FULL and not options.inside_tmpfs:
-                done[name] = await disk_full.beside(say)
-                stand.judge.violations += done[name].pop("wrong", [])
-                continue
-            say(f"scenario {name}")
-            done[name] = await SCENARIOS[name](stand, options)
-            await stand.settle(name)
-        await stand.judge.judge_all()
+        try:
+            kills = await kill_everywhere(stand, names, times=options.times)
+            stand.judge.violations += [
+                f"failpoint {name} killed {kills[name]} times of {options.times}"
+                for name in names
+                if kills[name] < options.times
+            ]
+            for name in scenarios:
+                done[name] = await _scenario(name, stand, options)
+            await stand.judge.judge_all()
+        except Exception as error:  # noqa: BLE001 - reported with the rest
+            # Everything is kept and told, as with any other thing that is wrong.
+            traceback.print_exc()
+            stand.judge.violations.append(f"the run itself failed: {error!r}")
         figures = {
             "failpoints": len(kills),
             "kills": sum(kills.values()),
@@ -93,6 +101,18 @@ async def _run(
             write(home / "history.jsonl", stand.judge.history)
             (home / "story.txt").write_text("\n".join(story(stand.judge.history)))
     return figures, wrong
+
+
+async def _scenario(name: str, stand: Stand, options: argparse.Namespace) -> dict[str, Any]:
+    if name == DISK_FULL and not options.inside_tmpfs:
+        figures = await disk_full.beside(stand.say)
+        stand.judge.violations += figures.pop("wrong", [])
+        return figures
+    started = time.monotonic()
+    figures = await SCENARIOS[name](stand, options)
+    await stand.settle(name)
+    stand.say(f"scenario {name}: {figures} in {time.monotonic() - started:.0f} s")
+    return figures
 
 
 def _options() -> argparse.Namespace:

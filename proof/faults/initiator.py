@@ -2,8 +2,8 @@
 
     python -m proof.faults.initiator --coordinators TARGET --seed N --name NAME --orders N --journal FILE
 
-It ends with 0 when all are answered. Started again with the same arguments it asks for all of them again, as an initiator
-does that does not know how far it came.
+It ends with 0 when all are answered. Started again with the same arguments it asks for
+all of them again, as an initiator does that does not know how far it came.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """Observers in the databases: triggers that write down what becomes durable.
 
-They do so in the very transaction that makes it durable: a killed process can neither hide an
-effect nor invent one. The log's observer sees branches and decisions. A participant's sees its business rows move,
-whatever its barrier believes: that is what has to happen at most once. It also sees
-the barrier's tombstones.
+They do so in the very transaction that makes it durable: a killed process can neither
+hide an effect nor invent one. The log's observer sees branches and decisions. A
+participant's sees its business rows move, whatever its barrier believes: that is what
+has to happen at most once. It also sees the barrier's tombstones.
 """
 
 from collections.abc import Iterator, Mapping

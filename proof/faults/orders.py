@@ -1,5 +1,6 @@
 """Orders of the demo without an end, and what their initiators asked and were told."""
 
+import asyncio
 import itertools
 import os
 import random
@@ -7,6 +8,8 @@ import time
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
+from sqlalchemy import NullPool
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from participants.coupon.store import issue
@@ -19,6 +22,8 @@ from tcc.client import Client
 
 _CHUNK = 300
 _SEEDS = 10**9
+_FILL_TIMEOUT_S = 60.0
+_FILL_PAUSE_S = 0.2
 _numbers = itertools.count()
 
 
@@ -42,15 +47,24 @@ class Warehouse:
     """Puts into stock what the orders of plans need."""
 
     def __init__(self, inventory_url: str, coupon_url: str) -> None:
-        self._inventory = create_async_engine(inventory_url)
-        self._coupon = create_async_engine(coupon_url)
+        self._inventory = create_async_engine(inventory_url, poolclass=NullPool)
+        self._coupon = create_async_engine(coupon_url, poolclass=NullPool)
 
     async def fill(self, plan: Plan, name: str) -> None:
-        """`name` is the delivery's; the same one is taken once only."""
-        async with self._inventory.begin() as db:
-            await restock(db, name, plan.stock)
-        async with self._coupon.begin() as db:
-            await issue(db, plan.coupons)
+        """`name` is the delivery's; the same one is taken once only. Waits for databases that are away."""
+        async with asyncio.timeout(_FILL_TIMEOUT_S):
+            while not await self._is_filled(plan, name):  # noqa: ASYNC110 - nobody tells when they are back
+                await asyncio.sleep(_FILL_PAUSE_S)
+
+    async def _is_filled(self, plan: Plan, name: str) -> bool:
+        try:
+            async with self._inventory.begin() as db:
+                await restock(db, name, plan.stock)
+            async with self._coupon.begin() as db:
+                await issue(db, plan.coupons)
+        except OperationalError:
+            return False
+        return True
 
     async def close(self) -> None:
         engines: list[AsyncEngine] = [self._inventory, self._coupon]

@@ -21,6 +21,8 @@ from proof.faults.observers import COORDINATOR, Observers
 # Gets the address to listen on; answers the program and its arguments.
 Command: TypeAlias = Callable[[str], list[str]]
 
+# The directory of PostgreSQL, below that of everything else.
+DISK = "disk"
 COORDINATORS = ("coordinator-a", "coordinator-b")
 LEASE_S = 1.5
 CALL_TIMEOUT_S = 2.0
@@ -86,9 +88,8 @@ class System:
         await asyncio.to_thread(self.observers.install)
 
     async def restart(self, *members: Member) -> None:
-        """These members, in order, each after the other is ready."""
-        for member in members:
-            await member.restart()
+        """These members, all at once; ready again when it returns."""
+        await asyncio.gather(*(member.restart() for member in members))
 
     async def stop(self) -> None:
         """Coordinators first, for they call the participants."""
@@ -123,7 +124,7 @@ class System:
 @asynccontextmanager
 async def running_system(home: Path) -> AsyncIterator[System]:
     """A system whose files are below `home`."""
-    postgres = EmbeddedPostgres(home)
+    postgres = EmbeddedPostgres(home / DISK)
     await asyncio.to_thread(postgres.start)
     try:
         system = System(home, postgres)

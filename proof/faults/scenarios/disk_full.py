@@ -20,6 +20,7 @@ import psycopg
 
 from coordinator.log.embedded import EmbeddedPostgresError
 from proof.faults.stand import Stand
+from proof.faults.system import DISK
 
 _DISK_BYTES = 400 * 2**20
 _FULL_S = 6.0
@@ -55,25 +56,25 @@ async def beside(say: Callable[[str], None]) -> dict[str, Any]:
     return {**figures["scenarios"]["disk-full"], "wrong": wrong}
 
 
-def mount(home: Path) -> None:
-    """A small disk at `home`. Raises CalledProcessError where that is not permitted."""
+def mount(directory: Path) -> None:
+    """Makes a directory that is a small disk. Raises CalledProcessError where that is not permitted."""
+    directory.mkdir()
     subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={_DISK_BYTES},mode=0755", "tmpfs", str(home)],
+        ["mount", "-t", "tmpfs", "-o", f"size={_DISK_BYTES},mode=0755", "tmpfs", str(directory)],
         check=True,
         capture_output=True,
     )
 
 
-def unmount(home: Path) -> None:
-    """The disk and its directory are gone after this."""
-    subprocess.run(["umount", str(home)], check=True, capture_output=True)
-    home.rmdir()
+def unmount(directory: Path) -> None:
+    """What was on it is gone after this."""
+    subprocess.run(["umount", str(directory)], check=True, capture_output=True)
 
 
 async def fill_the_disk(stand: Stand, _options: argparse.Namespace) -> dict[str, Any]:
     """Fills it, leaves it full, makes room. An operator starts PostgreSQL again where it has ended."""
     postgres = stand.system.postgres
-    ballast = stand.system.home / "ballast"
+    ballast = stand.system.home / DISK / "ballast"
     restarts = 0
     async with stand.load("full") as load:
         for _ in range(_FILLS):

@@ -63,6 +63,7 @@ async def restart_everything(stand: Stand, _options: argparse.Namespace) -> dict
         stand.judge.note("restart", "postgres")
         await asyncio.to_thread(system.postgres.restart)
         await asyncio.sleep(_CALM_S)
+    await stand.settle("rolling-restart")
     with psycopg.connect(system.postgres.url("coordinator")) as db:
         failed = db.execute(_FAILED).fetchall()
     stand.judge.violations += [f"rolling-restart: FAILED_ORDER {row}" for row in failed]

@@ -1,0 +1,80 @@
+"""Failpoints: how they are named, where they are, and that they kill."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from proof.faults.plan import Side, deal, failpoints, side
+from tcc.failpoint import VARIABLE, parse, rules
+
+MEMBERS = {
+    Side.COORDINATOR: ["a", "b"],
+    Side.PARTICIPANT: ["inventory", "coupon", "order"],
+    Side.INITIATOR: ["initiator"],
+}
+
+
+def test_rules_name_a_failpoint_and_how_often_it_is_passed() -> None:
+    assert parse("log.save.after=kill@5, call.before=kill") == {"log.save.after": 5, "call.before": 1}
+    assert parse("") == {}
+    assert parse(rules({"a.b": 3, "c": 1})) == {"a.b": 3, "c": 1}
+
+
+@pytest.mark.parametrize("wrong", ["a", "a=stop", "a=kill@0", "a=kill@x", "=kill", "A=kill"])
+def test_a_rule_that_makes_no_sense_is_an_error(wrong: str) -> None:
+    with pytest.raises(ValueError, match="TCC_FAILPOINTS"):
+        parse(wrong)
+
+
+def passing(environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    program = "from tcc.failpoint import failpoint\nfor n in range(4): print(n, flush=True); failpoint('a.b')"
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_an_armed_failpoint_kills_when_it_is_passed_for_the_nth_time() -> None:
+    done = passing({VARIABLE: "a.b=kill@3"})
+    assert done.returncode == -signal.SIGKILL
+    assert done.stdout.split() == ["0", "1", "2"]
+    assert done.stderr == "killed at failpoint a.b\n"
+
+
+def test_others_are_passed_unharmed() -> None:
+    done = passing({VARIABLE: "a=kill,b=kill,a.b.c=kill"})
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["0", "1", "2", "3"], "")
+
+
+def test_every_failpoint_of_the_source_has_a_name_that_can_be_armed_and_a_side_that_passes_it() -> None:
+    names = failpoints()
+    assert len(names) > 30
+    for name in names:
+        assert parse(f"{name}=kill") == {name: 1}
+        assert side(name) in MEMBERS
+
+
+def test_durable_steps_have_a_failpoint_before_and_after() -> None:
+    names = set(failpoints())
+    steps = {name.removesuffix(".before") for name in names if re.fullmatch(r"log\..*\.before", name)}
+    assert steps >= {"log.begin", "log.save", "log.take", "log.claim", "log.release"}
+    assert {f"{step}.after" for step in steps} <= names
+    assert {"barrier.commit.before", "barrier.commit.after"} <= names
+
+
+def test_a_run_arms_every_failpoint_as_often_as_it_is_to_kill_and_spreads_them_evenly() -> None:
+    hands = deal(failpoints(), MEMBERS, times=3, chance=random.Random(1))
+    dealt = [rule.name for hand in hands.values() for rule in hand]
+    assert sorted(dealt) == sorted(failpoints() * 3)
+    for members in MEMBERS.values():
+        sizes = [len(hands[member]) for member in members]
+        assert max(sizes) - min(sizes) <= 1
+        assert all(side(rule.name) is side(hands[members[0]][0].name) for m in members for rule in hands[m])

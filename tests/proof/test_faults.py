@@ -1,0 +1,40 @@
+"""The smallest run of `proof.faults`: real processes, one kill on each side, everything judged."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+
+def test_a_coordinator_and_a_participant_die_at_a_commit_and_nothing_is_wrong() -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "proof.faults", "--times=1", "--scenarios=none", "--seed=1"),
+            "--points=log.save.after,barrier.commit.after",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert (figures["failpoints"], figures["kills"], figures["violations"]) == (2, 2, 0)
+    assert figures["transactions"] >= figures["orders"] > 0
+    [home] = re.findall(r"files in (\S+)", done.stderr)
+    assert not Path(home).exists()
+    assert not [p.info for p in psutil.process_iter(["cmdline"]) if home in str(p.info["cmdline"])]
+
+
+def test_an_unknown_failpoint_is_refused() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "proof.faults", "--points=log.nothing"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "log.nothing" in done.stderr
