@@ -196,31 +196,29 @@ def _go_on_trying(tx: Transaction, now: float) -> Step:
     """Decides if it can be decided, else calls every Try that is due."""
     if now >= tx.expires_at:
         return _cancel(tx, Trigger.EXPIRED)
-    if _may_confirm(tx):
+    succeeded = TryState.SUCCEEDED
+    stages = [branch.spec.stage for branch in tx.branches if branch.tried is not succeeded]
+    if not stages and (tx.confirm_requested or not tx.interactive):
         return _confirm(tx)
-    return _call_tries(tx, now)
+    return _call_tries(tx, min(stages, default=0), now)
 
 
-def _may_confirm(tx: Transaction) -> bool:
-    return (not tx.interactive or tx.confirm_requested) and all(
-        branch.tried is TryState.SUCCEEDED for branch in tx.branches
-    )
-
-
-def _call_tries(tx: Transaction, now: float) -> Step:
-    """Calls the Trys of the present stage that are durable, unanswered, due and not under way."""
-    stage = min((b.spec.stage for b in tx.branches if b.tried is not TryState.SUCCEEDED), default=0)
+def _call_tries(tx: Transaction, stage: int, now: float) -> Step:
+    """Calls the Trys of `stage` that are durable, unanswered, due and not under way."""
+    unknown = TryState.UNKNOWN
     branches = list(tx.branches)
     calls: list[Effect] = []
     wake_at = tx.expires_at
     for index, branch in enumerate(tx.branches[: tx.saved_branches]):
-        if branch.tried is not TryState.UNKNOWN or branch.calling or branch.spec.tried_by_initiator:
+        if branch.tried is not unknown or branch.calling or branch.spec.tried_by_initiator:
             continue
         if branch.due_at > now:
             wake_at = min(wake_at, branch.due_at)
         elif branch.spec.stage == stage:
             branches[index] = replace(branch, calling=Operation.TRY)
             calls.append(Call(index, Operation.TRY))
+    if not calls:
+        return (tx if wake_at == tx.wake_at else replace(tx, wake_at=wake_at)), ()
     return replace(tx, branches=tuple(branches), wake_at=wake_at), tuple(calls)
 
 
@@ -438,8 +436,9 @@ def _words(answer: Answer) -> str:
 
 
 def _with_branch(tx: Transaction, index: int, branch: Branch) -> Transaction:
-    branches = tx.branches
-    return replace(tx, branches=(*branches[:index], branch, *branches[index + 1 :]))
+    branches = list(tx.branches)
+    branches[index] = branch
+    return replace(tx, branches=tuple(branches))
 
 
 def _resume_trying(tx: Transaction, _event: Resumed, now: float) -> Step:

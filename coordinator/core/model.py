@@ -2,6 +2,7 @@
 
 from enum import IntEnum
 from math import inf
+from typing import Self
 
 from msgspec import Struct
 
@@ -12,19 +13,21 @@ NEVER = inf
 class State(IntEnum):
     """How a transaction stands. Numbers are those of the contract and of the log."""
 
-    TRYING = 1
-    CONFIRMING = 2
-    CANCELLING = 3
-    CONFIRMED = 4
-    CANCELLED = 5
+    decided: bool
+    ended: bool
 
-    @property
-    def decided(self) -> bool:
-        return self is not State.TRYING
+    def __new__(cls, number: int, decided: bool = False, ended: bool = False) -> Self:  # noqa: FBT001, FBT002
+        state = int.__new__(cls, number)
+        state._value_ = number
+        # Plain attributes: they are asked for at every step, and properties cost more than a step may.
+        state.decided, state.ended = decided, ended
+        return state
 
-    @property
-    def ended(self) -> bool:
-        return self in (State.CONFIRMED, State.CANCELLED)
+    TRYING = (1, False, False)
+    CONFIRMING = (2, True, False)
+    CANCELLING = (3, True, False)
+    CONFIRMED = (4, True, True)
+    CANCELLED = (5, True, True)
 
 
 class CancelReason(IntEnum):

@@ -109,4 +109,4 @@ class LogWriter:
 
 
 def _size(tx: Transaction) -> int:
-    return sum(len(branch.spec.payload) + len(branch.result) for branch in tx.branches) + 256
+    return sum([len(branch.spec.payload) + len(branch.result) for branch in tx.branches]) + 256

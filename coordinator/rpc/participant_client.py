@@ -93,7 +93,9 @@ class ParticipantClient:
     async def _execute_batch(self, participant: str, calls: Sequence[BranchCall]) -> AsyncIterator[Answers]:
         missing = set(range(len(calls)))
         failure = _no_answer("the stream ended without an outcome for this call")
-        request = pb.ExecuteBranchesRequest(calls=[_message(call) for call in calls])
+        request = pb.ExecuteBranchesRequest()
+        for call in calls:
+            _write(request.calls.add(), call)
         timeout_s = self._addresses[participant].call_timeout_s
         stream = self._stubs[participant].ExecuteBranches(request, timeout=timeout_s)
         try:
@@ -135,7 +137,7 @@ class ParticipantClient:
     async def _execute_one(self, participant: str, position: int, call: BranchCall) -> tuple[int, Answer]:
         stub = self._stubs[participant]
         timeout_s = self._addresses[participant].call_timeout_s
-        message = _message(call)
+        message = _write(pb.BranchCall(), call)
         try:
             match call.operation:
                 case Operation.TRY:
@@ -156,33 +158,32 @@ class ParticipantClient:
         verdict = _VERDICTS.get(outcome.code)
         if verdict is None:
             return _no_answer(f"the participant answered with the unknown outcome {outcome.code}")
-        has_result = verdict is Verdict.SUCCEEDED and operation is Operation.TRY and bool(outcome.result)
-        if verdict is Verdict.SUCCEEDED and not has_result:
+        if verdict is not Verdict.SUCCEEDED:
+            return Answer(
+                verdict=verdict,
+                reason=outcome.reason,
+                message=outcome.message,
+                permanent=outcome.permanent,
+            )
+        result = outcome.result
+        if not result or operation is not Operation.TRY:
             return _DONE
-        if has_result and len(outcome.result) > self._result_bytes_max:
+        if len(result) > self._result_bytes_max:
             return _result_too_large(self._result_bytes_max)
-        return Answer(
-            verdict=verdict,
-            reason=outcome.reason,
-            message=outcome.message,
-            result=outcome.result if has_result else b"",
-            result_content_type=outcome.content_type if has_result else "",
-            permanent=outcome.permanent,
-        )
+        return Answer(verdict=verdict, result=result, result_content_type=outcome.content_type)
 
 
-def _message(call: BranchCall) -> pb.BranchCall:
+def _write(message: pb.BranchCall, call: BranchCall) -> pb.BranchCall:
+    """Writes `call` into the empty `message`, field by field: that costs half of what arguments cost."""
     spec = call.spec
-    message = pb.BranchCall(
-        gid=call.gid,
-        branch_id=spec.branch_id,
-        operation=_OPERATIONS[call.operation],
-        action=spec.action,
-        payload=spec.payload,
-        content_type=spec.content_type,
-        expires_at_ms=int(call.expires_at * 1000),
-        attempt=call.attempt,
-    )
+    message.gid = call.gid
+    message.branch_id = spec.branch_id
+    message.operation = _OPERATIONS[call.operation]
+    message.action = spec.action
+    message.payload = spec.payload
+    message.content_type = spec.content_type
+    message.expires_at_ms = int(call.expires_at * 1000)
+    message.attempt = call.attempt
     if call.result:
         message.try_result = call.result
         message.try_result_content_type = call.result_content_type

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from hashlib import blake2b
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -152,13 +153,19 @@ def branch_spec(
             if interactive
             else f"stages go from 0 to {limits.stage_max}",
         )
-    participant = _checked_id("PARTICIPANT", "participant", branch.participant)
+    branch_id, participant, action, content_type = (
+        branch.branch_id,
+        branch.participant,
+        branch.action,
+        branch.content_type,
+    )
+    _check_names(branch_id, participant, action, content_type)
     return BranchSpec(
-        branch_id=_checked_id("BRANCH_ID", "branch_id", branch.branch_id),
+        branch_id=branch_id,
         participant=participant,
-        action=_checked_id("ACTION", "action", branch.action),
+        action=action,
         payload=payload,
-        content_type=_checked_text("CONTENT_TYPE", "content_type", branch.content_type),
+        content_type=content_type,
         stage=stage,
         tried_by_initiator=tried_by_initiator,
         cancel_in_stage_order=participant in cancel_in_stage_order,
@@ -216,6 +223,15 @@ def list_position(token: str) -> ListPosition | None:
         raise InvalidRequest("INVALID_PAGE_TOKEN", "the page token names a time that never was")
     _checked_id("PAGE_TOKEN", "the gid in the page token", position.gid)
     return position
+
+
+@lru_cache(maxsize=4_096)
+def _check_names(branch_id: str, participant: str, action: str, content_type: str) -> None:
+    """Raises InvalidRequest. The same few names come again and again; a raise is not remembered."""
+    _checked_id("BRANCH_ID", "branch_id", branch_id)
+    _checked_id("PARTICIPANT", "participant", participant)
+    _checked_id("ACTION", "action", action)
+    _checked_text("CONTENT_TYPE", "content_type", content_type)
 
 
 def _moment_s(request: pb.ListTransactionsRequest, field: str) -> float | None:
