@@ -5,12 +5,13 @@ next one: an idle outbox sends its first item at once, and a busy one sends larg
 batches. Every hot edge of the system is an outbox.
 
 Where flushes are quick that alone can settle at tiny batches, each of which costs
-so much CPU that none ever grows. `pace_s` keeps a busy outbox out of that; one
-that sends its items singly never waits.
+so much CPU that none ever grows. A pace keeps a busy outbox out of that; one that
+sends its items singly never waits.
 """
 
 import asyncio
 import contextlib
+import sys
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Generic, TypeVar
@@ -30,9 +31,9 @@ class Outbox(Generic[T]):
     senders itself, failures included: an exception from `send` is a bug and
     ends the outbox, which `run` then raises.
 
-    `pace_s`: a sender that has sent more than one item starts its next batch no
-    sooner than this many seconds after it started that one, unless a full batch
-    waits already.
+    `pace_s`: a batch leaves no sooner than this many seconds after the one before
+    it, unless that was a single item and is done, or `enough` items wait already.
+    `enough` is asked whenever the outbox is about to wait; a full batch always is.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Outbox(Generic[T]):
         size: Callable[[T], int] = _one,
         senders: int = 1,
         pace_s: float = 0.0,
+        enough: Callable[[], int] = lambda: sys.maxsize,
     ) -> None:
         self._send = send
         self._items_max = items_max
@@ -51,9 +53,14 @@ class Outbox(Generic[T]):
         self._size = size
         self._senders = senders
         self._pace_s = pace_s
+        self._enough = enough
         self._queue: deque[T] = deque()
-        self._filled = asyncio.Event()
-        self._sending = 0
+        self._flights = 0
+        self._last_sent_at = -pace_s
+        self._last_was_single = True
+        # Wakes `run`: how many items must wait for that, and the alarm.
+        self._wanted = 1
+        self._wake = asyncio.Event()
 
     def __len__(self) -> int:
         """How many items wait; those in flight are not among them."""
@@ -62,16 +69,17 @@ class Outbox(Generic[T]):
     @property
     def idle(self) -> bool:
         """Whether nothing waits and nothing is in flight."""
-        return not self._queue and not self._sending
+        return not self._queue and not self._flights
 
     def put(self, item: T) -> None:
         self._queue.append(item)
-        self._filled.set()
+        if len(self._queue) >= self._wanted:
+            self._wake.set()
 
     def put_many(self, items: Iterable[T]) -> None:
         self._queue.extend(items)
-        if self._queue:
-            self._filled.set()
+        if len(self._queue) >= self._wanted:
+            self._wake.set()
 
     def withdraw(self) -> list[T]:
         """Takes back everything that still waits."""
@@ -81,9 +89,14 @@ class Outbox(Generic[T]):
 
     async def run(self) -> None:
         """Sends until cancelled. What is in flight then is cancelled with it."""
-        async with asyncio.TaskGroup() as senders:
-            for _ in range(self._senders):
-                senders.create_task(self._run_sender())
+        loop = asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as flights:
+            while True:
+                await self._until_due(loop)
+                batch = self._take()
+                self._last_sent_at, self._last_was_single = loop.time(), len(batch) == 1
+                self._flights += 1
+                flights.create_task(self._fly(batch))
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -96,22 +109,36 @@ class Outbox(Generic[T]):
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    async def _run_sender(self) -> None:
-        now = asyncio.get_running_loop().time
+    async def _until_due(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Returns when a batch is to leave."""
         while True:
-            while not self._queue:
-                self._filled.clear()
-                await self._filled.wait()
-            batch = self._take()
-            started_at = now()
-            self._sending += 1
+            self._wake.clear()
+            early_s = 0.0
+            if self._flights == self._senders:
+                self._wanted = sys.maxsize  # the end of a flight wakes us
+            elif not self._queue:
+                self._wanted = 1
+            else:
+                self._wanted = (
+                    self._items_max if self._enough is None else min(self._enough(), self._items_max)
+                )
+                early_s = self._last_sent_at + self._pace_s - loop.time()
+                goes_singly = self._last_was_single and not self._flights
+                if early_s <= 0 or goes_singly or len(self._queue) >= self._wanted:
+                    return
+            alarm = loop.call_later(early_s, self._wake.set) if early_s > 0 else None
             try:
-                await self._send(batch)
+                await self._wake.wait()
             finally:
-                self._sending -= 1
-            early_s = started_at + self._pace_s - now()
-            if early_s > 0 and len(batch) > 1 and len(self._queue) < self._items_max:
-                await asyncio.sleep(early_s)
+                if alarm is not None:
+                    alarm.cancel()
+
+    async def _fly(self, batch: list[T]) -> None:
+        try:
+            await self._send(batch)
+        finally:
+            self._flights -= 1
+            self._wake.set()
 
     def _take(self) -> list[T]:
         queue, size = self._queue, self._size

@@ -58,7 +58,7 @@ from coordinator.core.events import (
 from coordinator.core.machine import step
 from coordinator.core.model import Answer, BranchSpec, RetryPolicy, Transaction, Verdict
 from coordinator.engine.log_writer import LogWriter
-from coordinator.engine.participant_lane import Answers, ParticipantLane, ParticipantPolicy
+from coordinator.engine.participant_lane import BATCHES, Answers, ParticipantLane, ParticipantPolicy
 from coordinator.engine.waiting import Waiter, is_reached
 from coordinator.ports import BranchCall, Log, Participants, Record
 
@@ -137,6 +137,7 @@ class Engine:
             on_saved=self._on_saved,
             on_refused=self._on_refused,
             is_wanted=self._is_change_wanted,
+            enough=lambda: len(self.live) // BATCHES,
         )
         self.lanes = {
             name: ParticipantLane(

@@ -21,7 +21,9 @@ T = TypeVar("T")
 BATCH_MAX = 512
 BATCH_BYTES_MAX = 8 * 2**20
 # See tcc.outbox: what one commit costs is worth waiting for company.
-PACE_S = 0.01
+PACE_S = 0.025
+# How many of the queue's batches may be in the log's hands at once.
+SENDERS = 2
 # Pauses between tries while the log is away.
 RETRY_FIRST_S = 0.05
 RETRY_MAX_S = 1.0
@@ -40,17 +42,31 @@ class LogWriter:
         on_saved: Callable[[Sequence[Transaction], Sequence[bool]], None],
         on_refused: Callable[[Sequence[Transaction], LogUnavailable], None],
         is_wanted: Callable[[Transaction], bool],
+        enough: Callable[[], int],
     ) -> None:
+        """`enough`: how many writes are worth a commit of their own when others could come."""
         self._log = log
         self._on_inserted = on_inserted
         self._on_saved = on_saved
         self._on_refused = on_refused
         self._is_wanted = is_wanted
         self._inserts = Outbox[Transaction](
-            self._insert, items_max=BATCH_MAX, bytes_max=BATCH_BYTES_MAX, size=_size, pace_s=PACE_S
+            self._insert,
+            items_max=BATCH_MAX,
+            bytes_max=BATCH_BYTES_MAX,
+            size=_size,
+            senders=SENDERS,
+            pace_s=PACE_S,
+            enough=enough,
         )
         self._saves = Outbox[Transaction](
-            self._save, items_max=BATCH_MAX, bytes_max=BATCH_BYTES_MAX, size=_size, senders=2, pace_s=PACE_S
+            self._save,
+            items_max=BATCH_MAX,
+            bytes_max=BATCH_BYTES_MAX,
+            size=_size,
+            senders=SENDERS,
+            pace_s=PACE_S,
+            enough=enough,
         )
         self.available = True
         # Told whenever `available` changes.

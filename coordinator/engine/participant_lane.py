@@ -19,7 +19,11 @@ from tcc.outbox import Outbox
 # one waits for a slow branch and must not hold anybody.
 FRESH_S = 0.02
 # See tcc.outbox: what one RPC costs is worth waiting for company.
-PACE_S = 0.01
+PACE_S = 0.025
+# How many batches may be under way and fresh.
+SENDERS = 2
+# A busy queue waits for the part of all that could come that makes so many batches of it.
+BATCHES = 2
 
 
 class ParticipantPolicy(Struct, frozen=True, kw_only=True):
@@ -60,6 +64,8 @@ class ParticipantLane:
         self._is_wanted = is_wanted
         self._on_answers = on_answers
         self._under_way = 0
+        # Out of the queue, and waiting for room in the bulkhead.
+        self._held = 0
         self._room = asyncio.Event()
         self._room.set()
         self._calls = asyncio.TaskGroup()
@@ -70,7 +76,9 @@ class ParticipantLane:
             items_max=min(policy.batch_max, policy.concurrency_max),
             bytes_max=policy.batch_bytes_max,
             size=_size,
+            senders=SENDERS,
             pace_s=PACE_S,
+            enough=lambda: self.live // BATCHES,
         )
 
     def put(self, call: BranchCall) -> None:
@@ -79,7 +87,7 @@ class ParticipantLane:
     @property
     def backlog(self) -> int:
         """How many calls wait or are under way."""
-        return len(self._outbox) + self._under_way
+        return len(self._outbox) + self._held + self._under_way
 
     def claim_room(self, now: float, most: int) -> int:
         """How many parked transactions may be claimed for this participant now."""
@@ -98,15 +106,21 @@ class ParticipantLane:
             await self._outbox.run()
 
     async def _send(self, batch: list[BranchCall]) -> None:
-        calls = self._admit([call for call in batch if self._is_wanted(call)])
-        if not calls:
-            return
-        self._under_way += len(calls)
-        task = self._calls.create_task(self._call(calls))
-        await asyncio.wait((task,), timeout=FRESH_S)
-        while self._under_way >= self.policy.concurrency_max:
-            self._room.clear()
-            await self._room.wait()
+        """Starts the calls of a batch; returns when they have ended or are not fresh any more."""
+        self._held += len(batch)
+        while batch:
+            room = self.policy.concurrency_max - self._under_way
+            if room <= 0:
+                self._room.clear()
+                await self._room.wait()
+                continue
+            self._held -= min(room, len(batch))
+            calls = self._admit([call for call in batch[:room] if self._is_wanted(call)])
+            batch = batch[room:]
+            if calls:
+                self._under_way += len(calls)
+                task = self._calls.create_task(self._call(calls))
+                await asyncio.wait((task,), timeout=FRESH_S)
 
     def _admit(self, calls: list[BranchCall]) -> list[BranchCall]:
         """Those that may leave: all, one as a probe, or none. The rest is withheld."""

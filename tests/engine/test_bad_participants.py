@@ -137,7 +137,7 @@ async def test_a_participant_that_is_configured_no_more_holds_nobody_but_itself(
             await stock.until(lambda: stock.count(CONFIRM) > before)
             assert await worker.state("g") == "CONFIRMING"
             async with refused("INVALID_ARGUMENT", "UNKNOWN_PARTICIPANT"):
-                await worker.stub.ExecuteTransaction(request)
+                await worker.stub.ExecuteTransaction(execute("new", branch("gone", "gone")))
         async with running(settings_for(both), database_url) as worker:
             assert (await worker.settled("g")).state == pb.TRANSACTION_STATE_CONFIRMED
 

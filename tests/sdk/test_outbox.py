@@ -99,6 +99,57 @@ async def test_after_a_batch_the_pace_is_kept_unless_a_full_one_waits() -> None:
         assert recorder.outbox.withdraw() == [7]
 
 
+async def test_a_batch_leaves_before_its_time_when_enough_wait_even_beside_another() -> None:
+    enough = 3
+    async with Recorder(items_max=10, senders=2, pace_s=3600, enough=lambda: enough).running() as recorder:
+        recorder.go.clear()
+        recorder.outbox.put_many([1, 2])
+        await settle()
+        recorder.outbox.put(3)
+        await settle()
+        recorder.outbox.put(4)
+        await settle()
+        assert recorder.batches == [[1, 2]]
+        recorder.outbox.put(5)
+        await settle()
+        assert recorder.batches == [[1, 2], [3, 4, 5]]
+        # Both senders are busy now.
+        recorder.outbox.put_many([6, 7, 8])
+        await settle()
+        assert len(recorder.outbox) == 3
+        recorder.go.set()
+        await settle()
+        assert recorder.batches == [[1, 2], [3, 4, 5], [6, 7, 8]]
+
+
+async def test_a_single_item_that_is_still_under_way_holds_the_next_one_for_the_pace() -> None:
+    async with Recorder(senders=2, pace_s=3600).running() as recorder:
+        recorder.go.clear()
+        recorder.outbox.put(1)
+        await settle()
+        recorder.outbox.put(2)
+        await settle()
+        assert recorder.batches == [[1]]
+        recorder.go.set()
+        await settle()
+        assert recorder.batches == [[1], [2]]
+
+
+async def test_a_busy_outbox_sends_when_its_pace_has_passed() -> None:
+    sent = asyncio.Queue[list[int]]()
+
+    async def send(batch: list[int]) -> None:
+        await sent.put(batch)
+        await asyncio.Event().wait()
+
+    outbox = Outbox[int](send, items_max=4, senders=2, pace_s=0.01)
+    async with outbox.running(), asyncio.timeout(30):
+        outbox.put_many([1, 2])
+        assert await sent.get() == [1, 2]
+        outbox.put(3)
+        assert await sent.get() == [3]
+
+
 async def test_a_failing_send_ends_the_outbox() -> None:
     async def fail(batch: list[int]) -> None:
         raise RuntimeError("a bug")
