@@ -16,6 +16,7 @@ import uvloop
 import tcc
 from bench import work
 from bench.commands import Command, obey
+from bench.flood import Flood
 from tcc.outcome import WaitFor
 from tcc.payload import encode
 from tcc.requests import branch_spec
@@ -185,13 +186,22 @@ class Initiator:
 
     def __init__(self) -> None:
         self._front: Any = None
-        self._load: Load | None = None
+        self._load: Load | Flood | None = None
 
     async def handle(self, command: Command) -> Command:
         match command["do"]:
             case "start":
-                self._front = MODES[command["mode"]](command["target"], command["wait_for"])
                 wanted = work.transactions(command["work"], position=command["position"], of=command["of"])
+                if command["mode"] == "flood":
+                    self._load = self._front = Flood(
+                        command["target"],
+                        next(wanted),
+                        wait_for=_WAIT_FOR[command["wait_for"]],
+                        in_flight=command["in_flight"],
+                        arrivals_per_second=command["arrivals_per_second"],
+                    )
+                    return {}
+                self._front = MODES[command["mode"]](command["target"], command["wait_for"])
                 self._load = Load(self._front.execute, wanted, command["in_flight"])
                 return {}
             case "begin":

@@ -1,10 +1,13 @@
 """A participant that does nothing, as cheaply as gRPC allows: every call succeeds.
 
+Told to `hang`, it takes every call and answers none, until it is told to `answer`.
+
 What it costs is what any participant costs at least. It answers a batch with one
 message, which is the same for every batch of that size and made once.
 """
 
 import argparse
+import asyncio
 from collections.abc import AsyncIterator
 from functools import cache
 from typing import Any
@@ -33,34 +36,39 @@ class NoopParticipant(participant_pb2_grpc.ParticipantServiceServicer):
     def __init__(self) -> None:
         self.calls = 0
         self.items = 0
+        # Clear while it hangs.
+        self.answering = asyncio.Event()
+        self.answering.set()
 
     async def ExecuteBranches(  # noqa: N802 - gRPC names it
         self, request: pb.ExecuteBranchesRequest, _context: Any
     ) -> AsyncIterator[pb.ExecuteBranchesResponse]:
-        self._count(len(request.calls))
+        await self._take(len(request.calls))
         yield all_done(len(request.calls))
 
     async def TryBranch(  # noqa: N802 - gRPC names it
         self, _request: pb.ParticipantServiceTryBranchRequest, _context: Any
     ) -> pb.ParticipantServiceTryBranchResponse:
-        self._count(1)
+        await self._take(1)
         return pb.ParticipantServiceTryBranchResponse(outcome=_DONE)
 
     async def ConfirmBranch(  # noqa: N802 - gRPC names it
         self, _request: pb.ConfirmBranchRequest, _context: Any
     ) -> pb.ConfirmBranchResponse:
-        self._count(1)
+        await self._take(1)
         return pb.ConfirmBranchResponse(outcome=_DONE)
 
     async def CancelBranch(  # noqa: N802 - gRPC names it
         self, _request: pb.CancelBranchRequest, _context: Any
     ) -> pb.CancelBranchResponse:
-        self._count(1)
+        await self._take(1)
         return pb.CancelBranchResponse(outcome=_DONE)
 
-    def _count(self, items: int) -> None:
+    async def _take(self, items: int) -> None:
         self.calls += 1
         self.items += items
+        if not self.answering.is_set():
+            await self.answering.wait()
 
 
 async def _serve(listen: str) -> None:
@@ -71,10 +79,19 @@ async def _serve(listen: str) -> None:
     await server.start()
     print(f"listening on {listen.rpartition(':')[0]}:{port}", flush=True)
 
-    async def count(_command: Command) -> Command:
-        return {"calls": participant.calls, "items": participant.items, "commits": 0}
+    async def handle(command: Command) -> Command:
+        match command["do"]:
+            case "count":
+                return {"calls": participant.calls, "items": participant.items, "commits": 0}
+            case "hang":
+                participant.answering.clear()
+                return {}
+            case "answer":
+                participant.answering.set()
+                return {}
+        raise ValueError(command["do"])
 
-    await obey(count)
+    await obey(handle)
     await server.stop(None)
 
 

@@ -16,7 +16,7 @@ one that is measured:
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +46,8 @@ class Load:
     in_flight: int
     wait_for: str = "decision"
     work: Mapping[str, Any] = field(default_factory=lambda: work.NOOP)
+    # Mode "flood" alone: transactions come at this rate, whatever is under way. 0: a closed loop.
+    arrivals_per_second: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +66,7 @@ class Participants:
     addresses: Mapping[str, str]
     # Processes by role.
     pids: Mapping[str, Sequence[int]]
-    # Those that count their calls.
+    # Those that count their calls. In the order of `addresses`.
     counting: Sequence[Child] = ()
 
 
@@ -94,7 +96,15 @@ class Stage:
     # --- processes ----------------------------------------------------------
 
     def start_initiators(self, count: int) -> None:
-        self._initiators = [self._child(f"initiator-{n}", "bench.initiator") for n in range(count)]
+        self._initiators = [self.start_initiator(f"initiator-{n}") for n in range(count)]
+
+    def start_initiator(self, name: str) -> Child:
+        """One that `measure` does not use; `offering` does."""
+        return self._child(name, "bench.initiator")
+
+    def start_holder(self) -> Child:
+        """An initiator that leaves its transactions undecided (`bench.holder`)."""
+        return self._child("holder", "bench.holder")
 
     def start_participants(self, names: Sequence[str] = work.PARTICIPANTS) -> Participants:
         """No-op participants."""
@@ -122,11 +132,23 @@ class Stage:
         return self._alone(self._floor_service(name, database), name, database)
 
     def start_coordinator(
-        self, participants: Participants, *, database: str = "log", workers: int = 1
+        self,
+        participants: Participants,
+        *,
+        database: str = "log",
+        workers: int = 1,
+        limits: Mapping[str, str] | None = None,
+        policy: Mapping[str, str] | None = None,
     ) -> System:
-        """`tccd serve`, with a database of its own."""
+        """`tccd serve`, with a database of its own.
+
+        `limits` are dotted settings, and `policy` those of each participant, as TOML values.
+        """
         config = self.directory / f"coordinator-{database}.toml"
-        config.write_text(_coordinator_config(self._new_database(database), participants.addresses))
+        url = self._new_database(database)
+        config.write_text(
+            _coordinator_config(url, participants.addresses, limits=limits or {}, policy=policy or {})
+        )
         process = self._child(
             f"coordinator-{database}",
             "coordinator",
@@ -202,26 +224,37 @@ class Stage:
             participant_commits=sum(report["commits"] for report in reports),
         )
 
-    def measure(self, system: System, load: Load, *, warm_up_s: float, round_s: float) -> Round:
-        """Offers `load` for one round; returns when everything under way is answered."""
+    @contextmanager
+    def offering(self, initiator: Child, system: System, load: Load) -> Iterator[None]:
+        """`load` beside the block, unmeasured. What is under way at its end is waited for."""
+        initiator.ask("start", **_start(system, load, load.in_flight, position=0, of=1))
+        try:
+            yield
+        finally:
+            initiator.ask("stop")
+
+    def measure(
+        self,
+        system: System,
+        load: Load,
+        *,
+        warm_up_s: float,
+        round_s: float,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> Round:
+        """Offers `load` for one round; returns when everything under way is answered.
+
+        `sleep` passes the time of the round itself, in seconds.
+        """
         shares = _shares(load.in_flight, len(self._initiators))
         loaded = self._initiators[: len(shares)]
         for position, (initiator, share) in enumerate(zip(loaded, shares, strict=True)):
-            initiator.tell(
-                "start",
-                target=system.address,
-                mode=load.mode,
-                wait_for=load.wait_for,
-                in_flight=share,
-                work=load.work,
-                position=position,
-                of=len(loaded),
-            )
+            initiator.tell("start", **_start(system, load, share, position=position, of=len(loaded)))
         _answers(loaded)
         time.sleep(warm_up_s)
         before = self.counts(system)
         _tell(loaded, "begin")
-        time.sleep(round_s)
+        sleep(round_s)
         measured = _tell(loaded, "end")
         used = self.counts(system).since(before)
         _tell(loaded, "stop")
@@ -264,9 +297,29 @@ def _counting(children: Mapping[str, Child]) -> Participants:
     )
 
 
-def _coordinator_config(url: str, addresses: Mapping[str, str]) -> str:
-    tables = [f'[participants.{name}]\ntarget = "{address}"' for name, address in addresses.items()]
-    return "\n".join([f'[log]\nurl = "{url}"', *tables])
+def _coordinator_config(
+    url: str, addresses: Mapping[str, str], *, limits: Mapping[str, str], policy: Mapping[str, str]
+) -> str:
+    lines = [f"{name} = {value}" for name, value in limits.items()]
+    lines.append(f'log.url = "{url}"')
+    for name, address in addresses.items():
+        lines += [f"[participants.{name}]", f'target = "{address}"']
+        lines += [f"{setting} = {value}" for setting, value in policy.items()]
+    return "\n".join(lines)
+
+
+def _start(system: System, load: Load, in_flight: int, *, position: int, of: int) -> dict[str, Any]:
+    """What an initiator is told of its share of the load."""
+    return {
+        "target": system.address,
+        "mode": load.mode,
+        "wait_for": load.wait_for,
+        "in_flight": in_flight,
+        "arrivals_per_second": load.arrivals_per_second / of,
+        "work": load.work,
+        "position": position,
+        "of": of,
+    }
 
 
 def _shares(in_flight: int, initiators: int) -> list[int]:

@@ -4,13 +4,16 @@ from collections.abc import Callable, Mapping
 
 from bench.options import Options
 from bench.report import Findings
-from bench.scenarios import coordinator, hot_sku, idle, order_flow, scaling
+from bench.scenarios import coordinator, hot_sku, idle, isolation, memory, order_flow, overload, scaling
 
 # In the order in which `all` runs them.
 SCENARIOS: Mapping[str, Callable[[Options], Findings]] = {
     "coordinator": coordinator.run,
     "hot-sku": hot_sku.run,
     "idle": idle.run,
+    "isolation": isolation.run,
+    "memory": memory.run,
     "order-flow": order_flow.run,
+    "overload": overload.run,
     "scaling": scaling.run,
 }

@@ -1,0 +1,111 @@
+"""One of three participants hangs: what of the transactions that do not touch it?
+
+Measured are transactions of inventory and coupon. In every other round the third
+participant, order, takes every call and answers none, while another initiator
+process keeps as many transactions under way that want all three. That load is
+bounded, as a business is: each of its callers waits for its answer, repeats what
+was refused as the SDK does, and gives up after 30 s. Calls time out half-way
+through a round, so that it sees both: calls that hang, and an open breaker.
+
+The other rounds have the same load on inventory and coupon, and none on order:
+what the measured transactions could do at best.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import psycopg
+
+from bench import work
+from bench.children import Child
+from bench.figures import Round, figures, paired_ratio
+from bench.options import Options
+from bench.report import Report, Row
+from bench.stage import Load, Stage, stage
+
+_IN_FLIGHT = 256
+*_UNAFFECTED, _HANGING = work.PARTICIPANTS
+_SETTLED_TIMEOUT_S = 90.0
+_LOOK_EVERY_S = 0.1
+_UNFINISHED = "SELECT EXISTS (SELECT FROM transactions WHERE ended_at IS NULL)"
+
+
+def run(options: Options) -> Report:
+    in_flight = (options.in_flight or (_IN_FLIGHT,))[-1]
+    measured: dict[bool, list[Round]] = {False: [], True: []}
+    with stage(options.data_dir) as here:
+        isolation = _Isolation(here, in_flight, options)
+        for _ in range(options.rounds):
+            measured[False].append(isolation.measure_alone())
+            measured[True].append(isolation.measure_beside_hanging())
+    alone, beside = (
+        Row(
+            configuration={"third_participant": name, "in_flight": in_flight},
+            figures=figures(measured[hanging]),
+        )
+        for name, hanging in (("unused", False), ("hangs", True))
+    )
+    return Report(
+        scenario="isolation",
+        rows=[alone, beside],
+        headline=beside,
+        comparisons={
+            "throughput_kept": paired_ratio(measured[True], measured[False]) or 0.0,
+            "p99_grew": (beside.figures.p99_ms or 0.0) / (alone.figures.p99_ms or 1.0),
+        },
+    )
+
+
+class _Isolation:
+    """The processes, and both kinds of rounds."""
+
+    def __init__(self, here: Stage, in_flight: int, options: Options) -> None:
+        self._here = here
+        self._options = options
+        here.start_initiators(options.initiators)
+        self._other = here.start_initiator("initiator-of-all-three")
+        participants = here.start_participants()
+        timeout_s = options.warm_up_s + options.seconds / 2
+        system = here.start_coordinator(participants, policy={"call_timeout_s": f"{timeout_s}"})
+        self._hanging = participants.counting[-1]
+        # Whose load is not measured is not asked what it took either, but it is no stranger.
+        self._system = replace(system, pids={**system.pids, "other initiator": [self._other.pid]})
+        self._load = Load(
+            mode="batched", in_flight=in_flight, work=work.spread(len(_UNAFFECTED), _UNAFFECTED)
+        )
+        self._other_load = Load(mode="batched", in_flight=in_flight)
+
+    def measure_alone(self) -> Round:
+        return self._here.measure(
+            self._system,
+            self._load,
+            warm_up_s=self._options.warm_up_s,
+            round_s=self._options.seconds,
+        )
+
+    def measure_beside_hanging(self) -> Round:
+        with self._here.offering(self._other, self._system, self._other_load), _hung(self._hanging):
+            measured = self.measure_alone()
+        self._settle()
+        return measured
+
+    def _settle(self) -> None:
+        """Waits until what hung has ended, so that the next round finds nothing of it."""
+        deadline = time.monotonic() + _SETTLED_TIMEOUT_S
+        with psycopg.connect(self._here.url(self._system.database), autocommit=True) as log:
+            while log.execute(_UNFINISHED).fetchone() == (True,):
+                if time.monotonic() > deadline:
+                    raise TimeoutError("transactions of the participant that hung did not end")
+                time.sleep(_LOOK_EVERY_S)
+
+
+@contextmanager
+def _hung(participant: Child) -> Iterator[None]:
+    """The participant answers nothing during the block."""
+    participant.ask("hang")
+    try:
+        yield
+    finally:
+        participant.ask("answer")
