@@ -45,11 +45,9 @@ def test_transactions_go_on_beside_a_participant_that_hangs(tmp_path: Path) -> N
 
 
 def test_four_times_the_peak_is_refused_and_what_is_taken_is_done(tmp_path: Path) -> None:
-    found = run("overload", tmp_path, "--rounds=1", "--seconds=0.6", "--warm-up=0.2", "--in-flight=64,256")
+    found = run("overload", tmp_path, "--rounds=1", "--seconds=0.6", "--warm-up=0.2", "--in-flight=64")
     *tried, peak, overloaded = found["configurations"]
-    assert [row["load"] for row in (*tried, peak, overloaded)] == [
-        *("64 under way", "256 under way", "peak", "4 times")
-    ]
+    assert [row["load"] for row in (*tried, peak, overloaded)] == [*("64 under way", "peak", "4 times")]
     assert peak["failed"] == overloaded["failed"] == {}
     assert found["goodput_to_peak"] == pytest.approx(overloaded["per_second"] / peak["per_second"], rel=0.01)
     for role in ("coordinator", "postgresql", "participants", "initiators"):
@@ -59,12 +57,12 @@ def test_four_times_the_peak_is_refused_and_what_is_taken_is_done(tmp_path: Path
 
 
 def test_memory_of_a_live_transaction_is_what_more_of_them_take(tmp_path: Path) -> None:
-    found = run("memory", tmp_path, "--mode=batched,interactive", "--in-flight=1000,50")
+    found = run("memory", tmp_path, "--mode=batched,interactive", "--in-flight=400,50")
     assert found["per_second"] is None
     assert found["idle_mib"] > 10
     for row, mode in zip(found["configurations"], ("batched", "interactive"), strict=True):
         assert row["mode"] == mode
-        few, many = row["live_mib"]["50"], row["live_mib"]["1000"]
+        few, many = row["live_mib"]["50"], row["live_mib"]["400"]
         assert few < many
         # What is printed is rounded to a tenth of a MiB.
-        assert row["kib_per_transaction"] == pytest.approx((many - few) * 1024 / 950, abs=0.15)
+        assert row["kib_per_transaction"] == pytest.approx((many - few) * 1024 / 350, abs=0.4)
