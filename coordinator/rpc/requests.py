@@ -153,13 +153,9 @@ def branch_spec(
             if interactive
             else f"stages go from 0 to {limits.stage_max}",
         )
-    branch_id, participant, action, content_type = (
-        branch.branch_id,
-        branch.participant,
-        branch.action,
-        branch.content_type,
+    branch_id, participant, action, content_type = _checked_names(
+        branch.branch_id, branch.participant, branch.action, branch.content_type
     )
-    _check_names(branch_id, participant, action, content_type)
     return BranchSpec(
         branch_id=branch_id,
         participant=participant,
@@ -226,12 +222,22 @@ def list_position(token: str) -> ListPosition | None:
 
 
 @lru_cache(maxsize=4_096)
-def _check_names(branch_id: str, participant: str, action: str, content_type: str) -> None:
-    """Raises InvalidRequest. The same few names come again and again; a raise is not remembered."""
-    _checked_id("BRANCH_ID", "branch_id", branch_id)
-    _checked_id("PARTICIPANT", "participant", participant)
-    _checked_id("ACTION", "action", action)
-    _checked_text("CONTENT_TYPE", "content_type", content_type)
+def _checked_names(
+    branch_id: str, participant: str, action: str, content_type: str
+) -> tuple[str, str, str, str]:
+    """The names, each as it first came: live transactions share them.
+
+    The same few come again and again; a raise is not remembered.
+
+    Raises:
+        InvalidRequest
+    """
+    return (
+        _checked_id("BRANCH_ID", "branch_id", branch_id),
+        _checked_id("PARTICIPANT", "participant", participant),
+        _checked_id("ACTION", "action", action),
+        _checked_text("CONTENT_TYPE", "content_type", content_type),
+    )
 
 
 def _moment_s(request: pb.ListTransactionsRequest, field: str) -> float | None:
