@@ -4,7 +4,17 @@ from collections.abc import Callable, Mapping
 
 from bench.options import Options
 from bench.report import Findings
-from bench.scenarios import coordinator, hot_sku, idle, isolation, memory, order_flow, overload, scaling
+from bench.scenarios import (
+    coordinator,
+    hot_sku,
+    idle,
+    isolation,
+    memory,
+    order_flow,
+    overload,
+    scaling,
+    stages,
+)
 
 # In the order in which `all` runs them.
 SCENARIOS: Mapping[str, Callable[[Options], Findings]] = {
@@ -16,4 +26,5 @@ SCENARIOS: Mapping[str, Callable[[Options], Findings]] = {
     "order-flow": order_flow.run,
     "overload": overload.run,
     "scaling": scaling.run,
+    "stages": stages.run,
 }

@@ -93,9 +93,7 @@ class ParticipantClient:
     async def _execute_batch(self, participant: str, calls: Sequence[BranchCall]) -> AsyncIterator[Answers]:
         missing = set(range(len(calls)))
         failure = _no_answer("the stream ended without an outcome for this call")
-        request = pb.ExecuteBranchesRequest()
-        for call in calls:
-            _write(request.calls.add(), call)
+        request = batch_request(calls)
         timeout_s = self._addresses[participant].call_timeout_s
         stream = self._stubs[participant].ExecuteBranches(request, timeout=timeout_s)
         try:
@@ -171,6 +169,14 @@ class ParticipantClient:
         if len(result) > self._result_bytes_max:
             return _result_too_large(self._result_bytes_max)
         return Answer(verdict=verdict, result=result, result_content_type=outcome.content_type)
+
+
+def batch_request(calls: Sequence[BranchCall]) -> pb.ExecuteBranchesRequest:
+    """All `calls` in one message, in their order."""
+    request = pb.ExecuteBranchesRequest()
+    for call in calls:
+        _write(request.calls.add(), call)
+    return request
 
 
 def _write(message: pb.BranchCall, call: BranchCall) -> pb.BranchCall:
