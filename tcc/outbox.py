@@ -14,6 +14,7 @@ import contextlib
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from itertools import islice
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -142,11 +143,10 @@ class Outbox(Generic[T]):
 
     def _take(self) -> list[T]:
         queue, size = self._queue, self._size
-        batch = [queue.popleft()]
-        room = self._bytes_max - size(batch[0])
-        while queue and len(batch) < self._items_max:
-            room -= size(queue[0])
-            if room < 0:
+        count, room = 0, self._bytes_max
+        for item in islice(queue, self._items_max):
+            room -= size(item)
+            if room < 0 and count:
                 break
-            batch.append(queue.popleft())
-        return batch
+            count += 1
+        return [queue.popleft() for _ in range(count)]

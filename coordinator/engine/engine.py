@@ -56,7 +56,7 @@ from coordinator.core.events import (
     Woken,
 )
 from coordinator.core.machine import step
-from coordinator.core.model import Answer, BranchSpec, RetryPolicy, Transaction, Verdict
+from coordinator.core.model import Answer, Branch, BranchSpec, RetryPolicy, Transaction, Verdict
 from coordinator.engine.log_writer import LogWriter
 from coordinator.engine.participant_lane import BATCHES, Answers, ParticipantLane, ParticipantPolicy
 from coordinator.engine.waiting import Waiter, is_reached
@@ -380,7 +380,9 @@ class Engine:
         for _ in range(_TAKES_MAX):
             entry = self.live.get(gid)
             if entry is not None:
+                before = len(entry.tx.branches)
                 self._apply(entry, event, self.clock.now())
+                self._count(entry.tx.branches[before:], 1)
                 self._wait_for(entry, waiter)
                 return
             self._check_log()
@@ -420,16 +422,17 @@ class Engine:
 
     def _remember(self, tx: Transaction) -> Live:
         entry = self.live[tx.gid] = Live(tx)
-        self._count(tx, 1)
+        self._count(tx.branches, 1)
         return entry
 
     def _forget(self, entry: Live) -> None:
         del self.live[entry.tx.gid]
-        self._count(entry.tx, -1)
+        self._count(entry.tx.branches, -1)
 
-    def _count(self, tx: Transaction, change: int) -> None:
+    def _count(self, branches: Iterable[Branch], change: int) -> None:
+        """Tells the lanes how many branches they have among the live transactions."""
         lanes = self.lanes
-        for branch in tx.branches:
+        for branch in branches:
             lane = lanes.get(branch.spec.participant)
             if lane is not None:
                 lane.live += change
@@ -437,11 +440,7 @@ class Engine:
     # --- events -----------------------------------------------------------
 
     def _apply(self, entry: Live, event: Event, now: float) -> None:
-        before = entry.tx
-        entry.tx, effects = step(before, event, now)
-        if len(before.branches) != len(entry.tx.branches):
-            self._count(before, -1)
-            self._count(entry.tx, 1)
+        entry.tx, effects = step(entry.tx, event, now)
         for effect in effects:
             self._perform[type(effect)](entry, effect)
 
