@@ -44,6 +44,12 @@ class BranchState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     BRANCH_STATE_FAILED: _ClassVar[BranchState]
     BRANCH_STATE_CONFIRMED: _ClassVar[BranchState]
     BRANCH_STATE_CANCELLED: _ClassVar[BranchState]
+
+class HeuristicOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    HEURISTIC_OUTCOME_UNSPECIFIED: _ClassVar[HeuristicOutcome]
+    HEURISTIC_OUTCOME_CONFIRMED: _ClassVar[HeuristicOutcome]
+    HEURISTIC_OUTCOME_CANCELLED: _ClassVar[HeuristicOutcome]
 TRANSACTION_STATE_UNSPECIFIED: TransactionState
 TRANSACTION_STATE_TRYING: TransactionState
 TRANSACTION_STATE_CONFIRMING: TransactionState
@@ -66,6 +72,9 @@ BRANCH_STATE_REJECTED: BranchState
 BRANCH_STATE_FAILED: BranchState
 BRANCH_STATE_CONFIRMED: BranchState
 BRANCH_STATE_CANCELLED: BranchState
+HEURISTIC_OUTCOME_UNSPECIFIED: HeuristicOutcome
+HEURISTIC_OUTCOME_CONFIRMED: HeuristicOutcome
+HEURISTIC_OUTCOME_CANCELLED: HeuristicOutcome
 
 class BranchSpec(_message.Message):
     __slots__ = ("branch_id", "participant", "action", "payload", "content_type", "stage")
@@ -94,20 +103,24 @@ class BranchResult(_message.Message):
     def __init__(self, branch_id: _Optional[str] = ..., result: _Optional[bytes] = ..., content_type: _Optional[str] = ...) -> None: ...
 
 class TransactionOutcome(_message.Message):
-    __slots__ = ("gid", "state", "cancel_reason", "cancel_branch_id", "cancel_detail", "results")
+    __slots__ = ("gid", "state", "cancel_reason", "cancel_branch_id", "cancel_detail", "results", "heuristic", "mixed_outcome")
     GID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     CANCEL_REASON_FIELD_NUMBER: _ClassVar[int]
     CANCEL_BRANCH_ID_FIELD_NUMBER: _ClassVar[int]
     CANCEL_DETAIL_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
+    HEURISTIC_FIELD_NUMBER: _ClassVar[int]
+    MIXED_OUTCOME_FIELD_NUMBER: _ClassVar[int]
     gid: str
     state: TransactionState
     cancel_reason: CancelReason
     cancel_branch_id: str
     cancel_detail: str
     results: _containers.RepeatedCompositeFieldContainer[BranchResult]
-    def __init__(self, gid: _Optional[str] = ..., state: _Optional[_Union[TransactionState, str]] = ..., cancel_reason: _Optional[_Union[CancelReason, str]] = ..., cancel_branch_id: _Optional[str] = ..., cancel_detail: _Optional[str] = ..., results: _Optional[_Iterable[_Union[BranchResult, _Mapping]]] = ...) -> None: ...
+    heuristic: bool
+    mixed_outcome: bool
+    def __init__(self, gid: _Optional[str] = ..., state: _Optional[_Union[TransactionState, str]] = ..., cancel_reason: _Optional[_Union[CancelReason, str]] = ..., cancel_branch_id: _Optional[str] = ..., cancel_detail: _Optional[str] = ..., results: _Optional[_Iterable[_Union[BranchResult, _Mapping]]] = ..., heuristic: _Optional[bool] = ..., mixed_outcome: _Optional[bool] = ...) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("code", "reason", "message", "retry_after_ms")
@@ -122,7 +135,7 @@ class Error(_message.Message):
     def __init__(self, code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., retry_after_ms: _Optional[int] = ...) -> None: ...
 
 class Transaction(_message.Message):
-    __slots__ = ("gid", "state", "initiator", "labels", "created_at", "expires_at", "decided_at", "ended_at", "cancel_reason", "cancel_branch_id", "cancel_detail", "stuck", "owner", "version", "branches")
+    __slots__ = ("gid", "state", "initiator", "labels", "created_at", "expires_at", "decided_at", "ended_at", "cancel_reason", "cancel_branch_id", "cancel_detail", "stuck", "owner", "version", "branches", "held", "heuristic", "mixed_outcome")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -145,6 +158,9 @@ class Transaction(_message.Message):
     OWNER_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     BRANCHES_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    HEURISTIC_FIELD_NUMBER: _ClassVar[int]
+    MIXED_OUTCOME_FIELD_NUMBER: _ClassVar[int]
     gid: str
     state: TransactionState
     initiator: str
@@ -160,10 +176,13 @@ class Transaction(_message.Message):
     owner: str
     version: int
     branches: _containers.RepeatedCompositeFieldContainer[Branch]
-    def __init__(self, gid: _Optional[str] = ..., state: _Optional[_Union[TransactionState, str]] = ..., initiator: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., decided_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cancel_reason: _Optional[_Union[CancelReason, str]] = ..., cancel_branch_id: _Optional[str] = ..., cancel_detail: _Optional[str] = ..., stuck: _Optional[bool] = ..., owner: _Optional[str] = ..., version: _Optional[int] = ..., branches: _Optional[_Iterable[_Union[Branch, _Mapping]]] = ...) -> None: ...
+    held: bool
+    heuristic: bool
+    mixed_outcome: bool
+    def __init__(self, gid: _Optional[str] = ..., state: _Optional[_Union[TransactionState, str]] = ..., initiator: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., decided_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cancel_reason: _Optional[_Union[CancelReason, str]] = ..., cancel_branch_id: _Optional[str] = ..., cancel_detail: _Optional[str] = ..., stuck: _Optional[bool] = ..., owner: _Optional[str] = ..., version: _Optional[int] = ..., branches: _Optional[_Iterable[_Union[Branch, _Mapping]]] = ..., held: _Optional[bool] = ..., heuristic: _Optional[bool] = ..., mixed_outcome: _Optional[bool] = ...) -> None: ...
 
 class Branch(_message.Message):
-    __slots__ = ("spec", "state", "tried_by_initiator", "result", "result_content_type", "attempts", "last_error", "next_attempt_at")
+    __slots__ = ("spec", "state", "tried_by_initiator", "result", "result_content_type", "attempts", "last_error", "next_attempt_at", "heuristic_outcome", "heuristic_reason")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     TRIED_BY_INITIATOR_FIELD_NUMBER: _ClassVar[int]
@@ -172,6 +191,8 @@ class Branch(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
     NEXT_ATTEMPT_AT_FIELD_NUMBER: _ClassVar[int]
+    HEURISTIC_OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    HEURISTIC_REASON_FIELD_NUMBER: _ClassVar[int]
     spec: BranchSpec
     state: BranchState
     tried_by_initiator: bool
@@ -180,7 +201,9 @@ class Branch(_message.Message):
     attempts: int
     last_error: str
     next_attempt_at: _timestamp_pb2.Timestamp
-    def __init__(self, spec: _Optional[_Union[BranchSpec, _Mapping]] = ..., state: _Optional[_Union[BranchState, str]] = ..., tried_by_initiator: _Optional[bool] = ..., result: _Optional[bytes] = ..., result_content_type: _Optional[str] = ..., attempts: _Optional[int] = ..., last_error: _Optional[str] = ..., next_attempt_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    heuristic_outcome: HeuristicOutcome
+    heuristic_reason: str
+    def __init__(self, spec: _Optional[_Union[BranchSpec, _Mapping]] = ..., state: _Optional[_Union[BranchState, str]] = ..., tried_by_initiator: _Optional[bool] = ..., result: _Optional[bytes] = ..., result_content_type: _Optional[str] = ..., attempts: _Optional[int] = ..., last_error: _Optional[str] = ..., next_attempt_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., heuristic_outcome: _Optional[_Union[HeuristicOutcome, str]] = ..., heuristic_reason: _Optional[str] = ...) -> None: ...
 
 class ExecuteTransactionRequest(_message.Message):
     __slots__ = ("gid", "branches", "expiry", "labels", "wait_for", "initiator")
