@@ -1,0 +1,153 @@
+"""What the core makes of an event at one coordinator, and what may leave it."""
+
+from typing import Any, NamedTuple
+
+from coordinator.core.errors import Refused
+from coordinator.core.events import (
+    Accepted,
+    BranchRegistered,
+    BranchTried,
+    Call,
+    Completed,
+    Decided,
+    Effect,
+    Event,
+    Parked,
+    Save,
+)
+from coordinator.core.machine import step
+from coordinator.core.model import Branch, Operation, TryState
+from proof.explore.participants import Book
+from proof.explore.parts import DECISIONS, NONE, TRY, Move, Node, Parts, Place
+
+
+class _Stepped(NamedTuple):
+    """What a step of the core asks for."""
+
+    live: int
+    saves: bool
+    calls: tuple[tuple[int, int, int], ...]
+    told: tuple[Effect, ...]
+    forgets: bool
+    # By how many versions it knows more.
+    versions: int
+
+
+_TOLD = (Accepted, Decided, Completed, Parked, BranchRegistered, BranchTried)
+NEVER_TRIED = (Book.UNTOUCHED, Book.VOID)
+
+
+class Core:
+    """Applies events, as `Engine._apply` does."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._steps: dict[tuple[int, Event, float], _Stepped | None] = {}
+
+    def step(
+        self,
+        place: Place,
+        c: int,
+        node: Node,
+        event: Event,
+        what: tuple[Any, ...],
+        *,
+        now: float,
+        fair: bool = False,
+        fault: bool = False,
+    ) -> Move:
+        """`Engine._apply`: the core's answer to `event`; its effects are performed in order."""
+        words = (what[0], c, *what[1:])
+        stepped = self._stepped(node.live, event, now)
+        if stepped is None:
+            return Move(
+                (f"{words[0]}, which it refuses", *words[1:]), self._parts.put(place, c, node), fair, fault
+            )
+        broken = ""
+        if stepped.told or stepped.calls:
+            broken = self._broken_by_effects(place, stepped)
+        sent = place.sent
+        for b, operation, _ in stepped.calls:
+            sent |= self._parts.bit(b, operation)
+        for effect in stepped.told:
+            if isinstance(effect, BranchRegistered):
+                sent |= self._sent_by_initiator(stepped.live, effect.index)
+        assert not stepped.saves or node.write == NONE, "two writes in flight"
+        calls = node.calls
+        if stepped.calls:
+            calls = tuple(sorted({*calls, *stepped.calls}))
+        if stepped.forgets:
+            after = node._replace(live=NONE, lag=0, calls=calls)
+        else:
+            after = node._replace(
+                live=stepped.live,
+                lag=node.lag - stepped.versions,
+                write=stepped.live if stepped.saves else node.write,
+                calls=calls,
+            )
+        return Move(words, self._parts.put(place._replace(sent=sent), c, after), fair, fault, broken)
+
+    def _stepped(self, live: int, event: Event, now: float) -> _Stepped | None:
+        key = (live, event, now)
+        if key in self._steps:
+            return self._steps[key]
+        before = self._parts.transaction(live)
+        stepped: _Stepped | None
+        try:
+            tx, effects = step(before, event, now)
+        except Refused:
+            stepped = None
+        else:
+            calls = (effect for effect in effects if isinstance(effect, Call))
+            stepped = _Stepped(
+                live=self._parts.number(tx),
+                saves=any(isinstance(effect, Save) for effect in effects),
+                calls=tuple(
+                    (self._parts.position(tx.branches[e.index]), int(e.operation), NONE) for e in calls
+                ),
+                told=tuple(effect for effect in effects if isinstance(effect, _TOLD)),
+                forgets=any(isinstance(effect, Completed | Parked) for effect in effects),
+                versions=tx.version - before.version,
+            )
+        self._steps[key] = stepped
+        return stepped
+
+    def _broken_by_effects(self, place: Place, stepped: _Stepped) -> str:
+        """What may not leave before the log holds it, and what nobody may be told."""
+        tx = self._parts.transaction(stepped.live)
+        if not place.row:
+            return "something left before the transaction was durable"
+        row = self._parts.facts(place.row)
+        durable = {self._parts.position(branch) for branch in row.tx.branches}
+        for b, operation, _ in stepped.calls:
+            if b not in durable:
+                return "a call left before its branch was durable"
+            if operation not in (TRY, row.decision):
+                return f"{Operation(operation).name} left before its decision was durable"
+        books = self._parts.books(place)
+        for effect in stepped.told:
+            match effect:
+                case Accepted() if row.tx.fingerprint != tx.fingerprint:
+                    return "it was accepted, and the log holds something else"
+                case Decided() if row.decision is None or row.decision is not DECISIONS[tx.state]:
+                    return "a decision was told that is not durable"
+                case Completed() if not row.ended:
+                    return "an end was told that is not durable"
+                case Parked() if not row.parked and row.decision is not DECISIONS[tx.state]:
+                    return "it was let go of, and the log knows nothing of that"
+                case BranchRegistered(index) if self._parts.position(tx.branches[index]) not in durable:
+                    return "a branch was told to be durable, and is not"
+                case BranchTried(index) if self._is_false(tx.branches[index], books):
+                    return "a Try was told to have succeeded that took no effect"
+                case _:
+                    pass
+        return ""
+
+    def _is_false(self, branch: Branch, books: list[Book]) -> bool:
+        return branch.tried is TryState.SUCCEEDED and books[self._parts.position(branch)] in NEVER_TRIED
+
+    def _sent_by_initiator(self, live: int, index: int) -> int:
+        """An initiator that calls the Try itself does so once it knows that the branch is durable."""
+        tx = self._parts.transaction(live)
+        branch = tx.branches[index]
+        return self._parts.bit(self._parts.position(branch), TRY) if branch.spec.tried_by_initiator else 0

@@ -1,0 +1,52 @@
+"""The scopes that are explored: small ones by default, large ones on request."""
+
+from proof.explore.scope import Scope, branch
+
+A, B, C = branch("a"), branch("b"), branch("c")
+# Its Try is called by the initiator, who vouches for it by asking for CONFIRM.
+BY_INITIATOR = branch("i", tried_by_initiator=True)
+STAGES = (branch("a", cancel_in_stage_order=True), B, branch("c", stage=1))
+
+# The first is visited first: the largest.
+SMALL = (
+    Scope(name="two branches", branches=(A, B), may_reject=(0,), faults_max=4),
+    Scope(
+        name="one branch, every oddity",
+        branches=(A,),
+        faults_max=2,
+        may_reject=(0,),
+        attempts_before_stuck=2,
+        contents=2,
+        repeats=True,
+        slow_claims=True,
+        stale_answers=True,
+        releases=True,
+        clocks_apart=True,
+        purges=True,
+    ),
+    Scope(name="step by step", branches=(A, BY_INITIATOR), interactive=True, repeats=True, faults_max=3),
+    Scope(name="two transactions, one unit", branches=(A,), transactions=2, stock=1, faults_max=1),
+    Scope(name="three branches in two stages", branches=STAGES, may_reject=(2,), faults_max=1),
+    Scope(
+        name="two branches, owners keep what they drive",
+        branches=(A, B),
+        live_owners_lose=False,
+        due_apart=True,
+    ),
+    Scope(
+        name="one branch, any number of faults", branches=(A,), may_reject=(0,), releases=True, purges=True
+    ),
+)
+
+LARGE = (
+    Scope(name="two branches, any number of faults", branches=(A, B), may_reject=(0,)),
+    Scope(
+        name="step by step, more faults",
+        branches=(A, BY_INITIATOR),
+        interactive=True,
+        repeats=True,
+        faults_max=5,
+    ),
+    Scope(name="two branches in two transactions", branches=(A, B), transactions=2, stock=1, faults_max=1),
+    Scope(name="three branches", branches=(A, B, C), faults_max=2),
+)

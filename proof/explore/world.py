@@ -1,0 +1,115 @@
+"""One transaction's world: the log's row, two coordinators, the participants, the network; and all its moves.
+
+A state is a `Place`: numbers that stand for parts which are kept once (`_Parts`).
+`moves` gives every step that can be taken from a place, with the place that it
+leads to, whether a run without faults would take it in the end (`fair`), and what
+it breaks. The rules of the engine (`coordinator/engine/engine.py`) are named where
+they are followed.
+"""
+
+from collections.abc import Callable, Iterator
+
+from coordinator.core.events import BranchAdded, CancelRequested, ConfirmRequested, Woken
+from proof.explore.call_moves import CallMoves
+from proof.explore.core_steps import NEVER_TRIED, Core
+from proof.explore.log_moves import LogMoves
+from proof.explore.moments import EXPIRED, LATER, SOON
+from proof.explore.participants import Book
+from proof.explore.parts import LOG_LATE, NONE, PARTICIPANTS_LATE, Move, Node, Parts, Place
+from proof.explore.scope import Scope
+
+
+class World:
+    """The moves of one transaction under a scope's rules."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._parts = Parts(scope)
+        self._core = Core(self._parts)
+        self._log = LogMoves(self._parts, self._core)
+        self._calls = CallMoves(self._parts, self._core)
+        self.branches = self._parts.branches
+        self.lagging = self._parts.lagging
+        self.renamed = self._parts.renamed
+        self.ends = self._log.ends
+        self._kinds: list[Callable[[Place, int, Node], Iterator[Move]]] = [
+            self._log.write,
+            self._log.answer_of_log,
+            self._calls.call,
+            self._log.claim,
+            self._log.answer_of_claim,
+            self._wake,
+        ]
+        if scope.interactive:
+            self._kinds.append(self._command)
+
+    def by_coordinator(
+        self, place: Place, c: int, *, may_begin: bool, sold_out: tuple[bool, ...]
+    ) -> list[Move]:
+        """What one coordinator can do or meet, whatever the other one is at; its part of `place` is empty.
+
+        `sold_out`: which participants have to say no to a new Try.
+        """
+        self._calls.sold_out = sold_out
+        node = self._parts.nodes.values[place.nodes[c]]
+        found = [move for kind in self._kinds for move in kind(place, c, node)]
+        if may_begin:
+            found += self._log.begin(place, c, node)
+        return [move for move in found if move.broken or move.rewrites or move.place != place]
+
+    def elsewhere(self, place: Place, *, sold_out: tuple[bool, ...]) -> list[Move]:
+        """What happens where no coordinator is; both parts of `place` are empty."""
+        self._calls.sold_out = sold_out
+        found = [*self._calls.late_messages(place), *self._time(place), *self._calls.purge(place)]
+        return [move for move in found if move.broken or move.place != place]
+
+    def may_begin(self, row: int, other: int) -> bool:
+        """Whether an initiator's request may come now: the first one, until it is durable, or any repeat."""
+        return self._parts.scope.repeats or (not row and self._parts.nodes.values[other].live == NONE)
+
+    def holds(self, shelves: int, b: int) -> bool:
+        """Whether a branch holds a unit of its participant's stock."""
+        return self._parts.shelves.values[shelves][b].book in (Book.RESERVED, Book.TAKEN)
+
+    def unsettled(self, place: Place) -> str:
+        """Why nothing should be left to do here, and yet all is not well; empty when it is."""
+        if any(place.nodes):
+            return "a coordinator still waits for something that never comes"
+        if place.row and not self._parts.facts(place.row).ended:
+            return "the transaction has not ended, and nobody drives it"
+        return ""
+
+    def _wake(self, place: Place, c: int, node: Node) -> Iterator[Move]:
+        """`Engine.wake_due`."""
+        if node.live == NONE:
+            return
+        tx = self._parts.transaction(node.live)
+        moments = (EXPIRED,) if place.clock & LOG_LATE else (SOON, LATER)
+        for now in moments:
+            if tx.wake_at <= now:
+                yield self._core.step(place, c, node, Woken(), ("wakes",), fair=True, now=now)
+
+    def _command(self, place: Place, c: int, node: Node) -> Iterator[Move]:
+        """Steps of an initiator who asks for CONFIRM only of what it tried itself."""
+        if node.live == NONE:
+            return
+        now = self._parts.now(place)
+        for b in self._parts.branches:
+            event = BranchAdded(self._parts.scope.branches[b], len(self._parts.branches), 1)
+            yield self._core.step(place, c, node, event, ("is given branch {}", self._parts.name(b)), now=now)
+        yield self._core.step(place, c, node, CancelRequested(), ("is asked to cancel",), now=now)
+        books = self._parts.books(place)
+        if not any(
+            self._parts.scope.branches[b].tried_by_initiator and books[b] in NEVER_TRIED
+            for b in self._parts.branches
+        ):
+            yield self._core.step(place, c, node, ConfirmRequested(), ("is asked to confirm",), now=now)
+
+    def _time(self, place: Place) -> Iterator[Move]:
+        both = LOG_LATE | PARTICIPANTS_LATE
+        if place.clock == both:
+            return
+        yield Move(("the expiry passes", NONE), place._replace(clock=both), fair=True)
+        if self._parts.scope.clocks_apart and not place.clock:
+            yield Move(("the expiry passes for the log", NONE), place._replace(clock=LOG_LATE), fault=True)
+            late = place._replace(clock=PARTICIPANTS_LATE)
+            yield Move(("the expiry passes for participants", NONE), late, fault=True)

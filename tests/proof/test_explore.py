@@ -1,0 +1,240 @@
+"""The explorer: small scopes are clean, and broken code is found, with the shortest way there."""
+
+import json
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from coordinator.core import machine
+from coordinator.core.events import Answered, Begun, Call, CancelRequested, Decided, Resumed, Woken
+from coordinator.core.model import Branch, Operation, State, Transaction, TryState
+from proof.explore import __main__ as program
+from proof.explore.scope import Scope, branch
+from proof.explore.search import Visit, visit
+from proof.explore.system import System
+from tcc import barrier
+
+A, B = branch("a"), branch("b")
+ONE = Scope(name="one", branches=(A,))
+# Small enough to be visited to its end, which is when it is known that some run has none.
+BRIEF = replace(ONE, faults_max=1)
+TWO = Scope(name="two", branches=(A, B), live_owners_lose=False, lost_answers=False)
+PAIR = Scope(name="pair", branches=(A,), transactions=2, stock=1, faults_max=1)
+INTERACTIVE = Scope(name="interactive", branches=(A,), interactive=True)
+
+TRYING, CONFIRMING, CANCELLING = State.TRYING, State.CONFIRMING, State.CANCELLING
+
+
+def explored(scope: Scope) -> Visit:
+    return visit(System(scope))
+
+
+def found(scope: Scope) -> tuple[str, str]:
+    """What is broken, and the way there."""
+    (finding,) = explored(scope).findings
+    return finding.broken, "\n".join(finding.path)
+
+
+# --- code that is right --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [
+        replace(ONE, may_reject=(0,), live_owners_lose=False, purges=True, clocks_apart=True),
+        replace(ONE, attempts_before_stuck=2, faults_max=1, releases=True, slow_claims=True),
+        replace(ONE, repeats=True, contents=2, faults_max=1, stale_answers=True),
+        replace(TWO, faults_max=1, due_apart=True),
+        replace(PAIR, faults_max=0),
+        replace(INTERACTIVE, branches=(A, branch("i", tried_by_initiator=True)), faults_max=0),
+    ],
+    ids=["rejections", "stuck", "repeats", "two branches", "two transactions", "interactive"],
+)
+def test_nothing_is_broken_and_every_fair_run_ends(scope: Scope) -> None:
+    seen = explored(scope)
+    assert seen.findings == []
+    assert seen.complete
+    assert seen.fair_steps_max > 5
+    assert seen.states > 500
+
+
+def test_states_that_differ_by_names_only_are_one() -> None:
+    """Whichever coordinator, and whichever of two equal transactions, begins: it is one state."""
+    system = System(PAIR)
+    begun = {step.state for step in system.steps(system.start) if "begin" in step.what[0]}
+    assert len(begun) == 1
+
+
+def test_what_was_not_visited_is_said() -> None:
+    seen = visit(System(ONE), states_max=10)
+    assert (seen.states, seen.complete) == (10, False)
+
+
+# --- code that is wrong ----------------------------------------------------------------
+
+
+def decided_early(tx: Transaction) -> bool:
+    return any(branch.tried is TryState.SUCCEEDED for branch in tx.branches)
+
+
+def test_confirm_without_every_try_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_may_confirm", decided_early)
+    broken, path = found(TWO)
+    assert broken == "CONFIRM was decided though not every branch holds its reservation"
+    assert path.splitlines() == [
+        "coordinator A is asked to begin, with content 1",
+        "coordinator A inserts a row that is TRYING now",
+        "coordinator A learns that its write is durable",
+        "coordinator A calls a's TRY: SUCCEEDED",
+        "coordinator A is told of a's TRY: SUCCEEDED",
+        "coordinator A saves a row that is CONFIRMING now",
+    ]
+
+
+def test_a_path_keeps_the_names_of_transactions_and_coordinators(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_may_confirm", decided_early)
+    _, path = found(replace(PAIR, branches=(A, B)))
+    assert {line.split(":")[0] for line in path.splitlines()} == {"transaction 1"}
+
+
+def test_a_decision_that_is_sent_before_it_is_saved_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    decide = machine._decide
+
+    def hasty(tx: Transaction, trigger: machine.Trigger) -> machine.Step:
+        is_durable = tx.saved_state is not None
+        tx, effects = decide(tx, trigger)
+        operation = machine.PHASE_TWO[tx.state]
+        return tx, (*effects, *(Call(index, operation) for index in range(len(tx.branches)) if is_durable))
+
+    monkeypatch.setattr(machine, "_decide", hasty)
+    broken, _ = found(ONE)
+    assert broken.endswith("left before its decision was durable")
+
+
+def test_a_try_that_leaves_before_it_is_saved_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = machine._begin
+
+    def hasty(*arguments: Any) -> machine.Step:
+        tx, effects = begin(*arguments)
+        return tx, (*effects, Call(0, Operation.TRY))
+
+    monkeypatch.setitem(machine._REACTIONS[TRYING], Begun, hasty)
+    assert found(ONE)[0] == "something left before the transaction was durable"
+
+
+def test_a_late_try_that_is_accepted_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = (barrier.Operation.TRY, barrier.State.CANCELLED)
+    monkeypatch.setitem(barrier.LAW, key, barrier.Verdict.RUN)
+    broken, path = found(TWO)
+    assert broken.startswith("TRY took effect on a branch that is")
+    assert "a's CANCEL: SUCCEEDED" in path
+
+
+def test_a_second_confirm_that_runs_again_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = (barrier.Operation.CONFIRM, barrier.State.CONFIRMED)
+    monkeypatch.setitem(barrier.LAW, key, barrier.Verdict.RUN)
+    assert found(ONE)[0] == "CONFIRM took effect on a branch that is TAKEN"
+
+
+def test_a_branch_that_never_answered_and_gets_no_cancel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    decide = machine._decide
+
+    def forgetful(tx: Transaction, trigger: machine.Trigger) -> machine.Step:
+        known = tuple(replace(b, done=b.tried is TryState.UNKNOWN) for b in tx.branches)
+        return decide(replace(tx, branches=known), trigger)
+
+    monkeypatch.setattr(machine, "_decide", forgetful)
+    assert found(TWO)[0] == "it was called CANCELLED before every branch was"
+
+
+def test_a_failed_confirm_that_counts_as_done_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = machine._failed
+
+    def lenient(branch: Branch, event: Answered, now: float) -> Branch:
+        return replace(failed(branch, event, now), done=event.operation is Operation.CONFIRM)
+
+    monkeypatch.setattr(machine, "_failed", lenient)
+    assert found(TWO)[0] == "it was called CONFIRMED before every branch was"
+
+
+def test_a_decision_that_changes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def obedient(tx: Transaction, _event: object, _now: float) -> machine.Step:
+        return machine._save(replace(tx, state=tx.state if tx.saving else CANCELLING))
+
+    monkeypatch.setitem(machine._REACTIONS[CONFIRMING], CancelRequested, obedient)
+    assert found(INTERACTIVE)[0] == "a decision was changed"
+
+
+def test_an_answer_before_the_decision_is_durable_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    decide = machine._decide
+
+    def talkative(tx: Transaction, trigger: machine.Trigger) -> machine.Step:
+        is_durable = tx.saved_state is not None
+        tx, effects = decide(tx, trigger)
+        return tx, (*effects, Decided()) if is_durable else effects
+
+    monkeypatch.setattr(machine, "_decide", talkative)
+    assert found(ONE)[0] == "a decision was told that is not durable"
+
+
+def unheeding(tx: Transaction, _event: object, _now: float) -> machine.Step:
+    return tx, ()
+
+
+@pytest.mark.parametrize(
+    ("state", "event", "why"),
+    [
+        (TRYING, Woken, "a coordinator still waits for something that never comes"),
+        (CONFIRMING, Resumed, "a coordinator still waits for something that never comes"),
+    ],
+    ids=["the expiry is slept through", "what was adopted is not driven on"],
+)
+def test_a_run_that_stands_still_is_found(
+    monkeypatch: pytest.MonkeyPatch, state: State, event: type, why: str
+) -> None:
+    monkeypatch.setitem(machine._REACTIONS[state], event, unheeding)
+    assert found(BRIEF)[0] == why
+
+
+def test_a_run_that_turns_in_circles_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transaction that is parked where it should end is claimed, and parked, for ever."""
+
+    def parked_again(tx: Transaction) -> machine.Step:
+        return machine._save(replace(tx, parked_until=100.0))
+
+    monkeypatch.setattr(machine, "_end", parked_again)
+    assert found(BRIEF)[0] == "a run without faults goes on for ever"
+
+
+def test_a_write_that_is_never_sent_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transaction that is parked in memory alone waits for a write that nobody sends."""
+
+    def unsent(tx: Transaction) -> machine.Step:
+        return replace(tx, saving=True, saving_state=tx.state, saving_branches=1, parked_until=100.0), ()
+
+    monkeypatch.setattr(machine, "_park", unsent)
+    assert found(BRIEF)[0] == "a coordinator still waits for something that never comes"
+
+
+# --- the program ------------------------------------------------------------------------
+
+
+def test_the_program_ends_with_its_figures(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(program, "SMALL", (replace(ONE, faults_max=0),))
+    assert program.main(["--jobs", "1"]) == 0
+    figures = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert figures["violations"] == 0
+    assert figures["states"] > 20
+
+
+def test_the_program_tells_the_way_to_what_it_finds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(machine, "_may_confirm", decided_early)
+    program.tell_findings(TWO, explored(TWO))
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("scope two: CONFIRM was decided")
+    assert said[-1].split(maxsplit=1) == ["6", "coordinator A saves a row that is CONFIRMING now"]
