@@ -102,6 +102,12 @@ def _load_options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--initiators", type=int, default=default.initiators, help="processes that offer load"
     )
+    parser.add_argument(
+        "--transactions", type=int, default=default.transactions, help="left unfinished, to be drained"
+    )
+    parser.add_argument(
+        "--rows", type=_numbers, default=default.rows, metavar="N[,N...]", help="ended ones in the log"
+    )
     parser.add_argument("--no-floor", dest="floor", action="store_false", help="leave the floor out")
     parser.add_argument(
         "--data-dir", type=Path, help="where PostgreSQL's data go; default: a temporary directory"
@@ -126,6 +132,8 @@ def _options(arguments: argparse.Namespace) -> Options:
         wait_for=arguments.wait_for,
         initiators=arguments.initiators,
         floor=arguments.floor,
+        transactions=arguments.transactions,
+        rows=arguments.rows,
         data_dir=arguments.data_dir,
     )
     return options.hurried() if arguments.quick else options
@@ -134,7 +142,7 @@ def _options(arguments: argparse.Namespace) -> Options:
 def _numbers(text: str) -> tuple[int, ...]:
     numbers = tuple(int(word) for word in text.split(","))
     if not all(number > 0 for number in numbers):
-        raise argparse.ArgumentTypeError("at least one must be under way")
+        raise argparse.ArgumentTypeError("numbers have to be positive")
     return numbers
 
 

@@ -84,6 +84,11 @@ class Child:
             if stream is not None:
                 stream.close()
 
+    def kill(self) -> None:
+        """Ends it as a crash would."""
+        self._process.kill()
+        self._process.wait()
+
     def _line(self) -> str:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()

@@ -1,13 +1,15 @@
 """Initiators: a process that keeps a number of transactions under way.
 
 Commands (`commands.obey`): `start` begins the load against a target, `begin` and
-`end` enclose what is measured, `stop` lets what is under way finish.
+`end` enclose what is measured, `stop` lets what is under way finish. `execute` is a
+number of transactions and no load: it is answered when all of them are decided.
 """
 
 import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import grpc
@@ -37,6 +39,8 @@ _WAIT_FOR: Mapping[str, pb.WaitFor] = {
     "accepted": pb.WAIT_FOR_ACCEPTED,
 }
 _TIMEOUT_S = 30.0
+# Of `execute`.
+_IN_FLIGHT = 512
 
 
 class Batched:
@@ -211,12 +215,27 @@ class Initiator:
             case "end":
                 assert self._load is not None
                 return self._load.measured()
+            case "execute":
+                await _execute(command["target"], command["count"])
+                return {}
             case "stop":
                 assert self._load is not None
                 await self._load.stop()
                 await self._front.close()
                 return {}
         raise ValueError(command["do"])
+
+
+async def _execute(target: str, count: int) -> None:
+    front = Batched(target, "decision")
+    wanted = islice(work.transactions(work.NOOP), count)
+
+    async def execute_in_turn() -> None:
+        for branches in wanted:
+            await front.execute(branches)
+
+    await asyncio.gather(*[execute_in_turn() for _ in range(min(count, _IN_FLIGHT))])
+    await front.close()
 
 
 if __name__ == "__main__":

@@ -43,36 +43,36 @@ class NoopParticipant(participant_pb2_grpc.ParticipantServiceServicer):
     async def ExecuteBranches(  # noqa: N802 - gRPC names it
         self, request: pb.ExecuteBranchesRequest, _context: Any
     ) -> AsyncIterator[pb.ExecuteBranchesResponse]:
-        await self._take(len(request.calls))
+        await self.take(len(request.calls))
         yield all_done(len(request.calls))
 
     async def TryBranch(  # noqa: N802 - gRPC names it
         self, _request: pb.ParticipantServiceTryBranchRequest, _context: Any
     ) -> pb.ParticipantServiceTryBranchResponse:
-        await self._take(1)
+        await self.take(1)
         return pb.ParticipantServiceTryBranchResponse(outcome=_DONE)
 
     async def ConfirmBranch(  # noqa: N802 - gRPC names it
         self, _request: pb.ConfirmBranchRequest, _context: Any
     ) -> pb.ConfirmBranchResponse:
-        await self._take(1)
+        await self.take(1)
         return pb.ConfirmBranchResponse(outcome=_DONE)
 
     async def CancelBranch(  # noqa: N802 - gRPC names it
         self, _request: pb.CancelBranchRequest, _context: Any
     ) -> pb.CancelBranchResponse:
-        await self._take(1)
+        await self.take(1)
         return pb.CancelBranchResponse(outcome=_DONE)
 
-    async def _take(self, items: int) -> None:
+    async def take(self, items: int) -> None:
         self.calls += 1
         self.items += items
         if not self.answering.is_set():
             await self.answering.wait()
 
 
-async def _serve(listen: str) -> None:
-    participant = NoopParticipant()
+async def serve(participant: NoopParticipant, listen: str) -> None:
+    """Says where it listens, and serves until its standard input ends."""
     server = grpc.aio.server(options=_OPTIONS)
     participant_pb2_grpc.add_ParticipantServiceServicer_to_server(participant, server)
     port = server.add_insecure_port(listen)
@@ -98,4 +98,4 @@ async def _serve(listen: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--listen", default="127.0.0.1:0", metavar="HOST:PORT", help="0 picks a free port")
-    uvloop.run(_serve(parser.parse_args().listen))
+    uvloop.run(serve(NoopParticipant(), parser.parse_args().listen))

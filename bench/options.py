@@ -22,6 +22,10 @@ class Options:
     # Processes that offer load.
     initiators: int = 1
     floor: bool = True
+    # Left unfinished, to be drained.
+    transactions: int = 10_000
+    # Ended transactions in the log, one size after the other.
+    rows: tuple[int, ...] = (10_000, 1_000_000, 5_000_000)
     # Where PostgreSQL's data go; what fsync costs depends on it.
     data_dir: Path | None = None
     # Shows that everything runs, in little time; what is measured says little.

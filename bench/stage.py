@@ -16,6 +16,7 @@ one that is measured:
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -69,11 +70,21 @@ class Participants:
     # Those that count their calls. In the order of `addresses`.
     counting: Sequence[Child] = ()
 
+    def beside(self, others: "Participants") -> "Participants":
+        """These and the others."""
+        roles = {**self.pids, **others.pids}
+        return Participants(
+            addresses={**self.addresses, **others.addresses},
+            pids={role: [*self.pids.get(role, ()), *others.pids.get(role, ())] for role in roles},
+            counting=[*self.counting, *others.counting],
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class System:
     """What answers initiators, and everything that works for it."""
 
+    process: Child
     address: str
     # The database of its log; a participant that stands alone: its own.
     database: str
@@ -106,9 +117,11 @@ class Stage:
         """An initiator that leaves its transactions undecided (`bench.holder`)."""
         return self._child("holder", "bench.holder")
 
-    def start_participants(self, names: Sequence[str] = work.PARTICIPANTS) -> Participants:
-        """No-op participants."""
-        children = {name: self._child(name, "bench.noop_participant") for name in names}
+    def start_participants(
+        self, names: Sequence[str] = work.PARTICIPANTS, *, program: str = "bench.noop_participant"
+    ) -> Participants:
+        """No-op participants, or others that count as they do."""
+        children = {name: self._child(name, program) for name in names}
         return Participants(
             addresses={name: each.address() for name, each in children.items()},
             pids={"participants": [each.pid for each in children.values()]},
@@ -140,7 +153,7 @@ class Stage:
         limits: Mapping[str, str] | None = None,
         policy: Mapping[str, str] | None = None,
     ) -> System:
-        """`tccd serve`, with a database of its own.
+        """`tccd serve`, with a database that is made unless it is there.
 
         `limits` are dotted settings, and `policy` those of each participant, as TOML values.
         """
@@ -185,6 +198,7 @@ class Stage:
 
     def _system(self, process: Child, role: str, database: str, participants: Participants) -> System:
         return System(
+            process=process,
             address=process.address(),
             database=database,
             pids={
@@ -195,6 +209,10 @@ class Stage:
             },
             counting=participants.counting,
         )
+
+    def execute_many(self, system: System, count: int) -> None:
+        """So many transactions, no more; returns when all are decided."""
+        self._initiators[0].ask("execute", target=system.address, count=count)
 
     def _child(self, name: str, *arguments: str) -> Child:
         return self._cleanup.enter_context(child(arguments, self.directory / f"{name}.err"))
@@ -246,28 +264,52 @@ class Stage:
 
         `sleep` passes the time of the round itself, in seconds.
         """
+        offered = self.offer(system, load)
+        time.sleep(warm_up_s)
+        offered.begin()
+        sleep(round_s)
+        measured = offered.end()
+        offered.stop()
+        return measured
+
+    def offer(self, system: System, load: Load) -> "OfferedLoad":
+        """`load` that goes on until it is stopped."""
         shares = _shares(load.in_flight, len(self._initiators))
         loaded = self._initiators[: len(shares)]
         for position, (initiator, share) in enumerate(zip(loaded, shares, strict=True)):
             initiator.tell("start", **_start(system, load, share, position=position, of=len(loaded)))
         _answers(loaded)
-        time.sleep(warm_up_s)
-        before = self.counts(system)
-        _tell(loaded, "begin")
-        sleep(round_s)
-        measured = _tell(loaded, "end")
-        used = self.counts(system).since(before)
-        _tell(loaded, "stop")
-        failed: dict[str, int] = {}
+        return OfferedLoad(loaded, lambda: self.counts(system))
+
+
+class OfferedLoad:
+    """Initiators at work. What is between `begin` and `end` is a round; there may be several."""
+
+    def __init__(self, initiators: Sequence[Child], counts: Callable[[], Counts]) -> None:
+        self._initiators = initiators
+        self._counts = counts
+        self._before = counts()
+
+    def begin(self) -> None:
+        self._before = self._counts()
+        _tell(self._initiators, "begin")
+
+    def end(self) -> Round:
+        measured = _tell(self._initiators, "end")
+        used = self._counts().since(self._before)
+        failed: Counter[str] = Counter()
         for each in measured:
-            for reason, count in each["failed"].items():
-                failed[reason] = failed.get(reason, 0) + count
+            failed.update(each["failed"])
         return Round(
             seconds=sum(each["seconds"] for each in measured) / len(measured),
             latencies_us=[latency for each in measured for latency in each["latencies_us"]],
             failed=failed,
             used=used,
         )
+
+    def stop(self) -> None:
+        """Returns when everything under way is answered."""
+        _tell(self._initiators, "stop")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from bench.options import Options
 from bench.report import Findings
 from bench.scenarios import (
     coordinator,
+    drain,
     hot_sku,
     idle,
     isolation,
@@ -19,6 +20,7 @@ from bench.scenarios import (
 # In the order in which `all` runs them.
 SCENARIOS: Mapping[str, Callable[[Options], Findings]] = {
     "coordinator": coordinator.run,
+    "drain": drain.run,
     "hot-sku": hot_sku.run,
     "idle": idle.run,
     "isolation": isolation.run,
