@@ -33,4 +33,13 @@ class Options:
 
     def hurried(self) -> "Options":
         """The same, short. Scenarios with sizes of their own make them small where `quick` is set."""
-        return replace(self, seconds=0.5, warm_up_s=0.2, rounds=1, in_flight=(1, 256), quick=True)
+        return replace(
+            self,
+            seconds=0.5,
+            warm_up_s=0.2,
+            rounds=1,
+            in_flight=(1, 256),
+            transactions=500,
+            rows=(1_000, 20_000),
+            quick=True,
+        )

@@ -7,6 +7,7 @@ from bench.report import Findings
 from bench.scenarios import (
     coordinator,
     drain,
+    history,
     hot_sku,
     idle,
     isolation,
@@ -21,6 +22,7 @@ from bench.scenarios import (
 SCENARIOS: Mapping[str, Callable[[Options], Findings]] = {
     "coordinator": coordinator.run,
     "drain": drain.run,
+    "history": history.run,
     "hot-sku": hot_sku.run,
     "idle": idle.run,
     "isolation": isolation.run,
