@@ -14,7 +14,8 @@ the engine. `schedule` lets APScheduler tick them; it stores nothing.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Protocol
 
 import structlog
@@ -23,6 +24,7 @@ from msgspec import Struct
 
 from coordinator.core.errors import LogUnavailable
 from coordinator.engine.engine import Engine
+from coordinator.ports import Record
 from tcc.failpoint import failpoint
 
 logger = structlog.get_logger(__name__)
@@ -40,7 +42,11 @@ class RecoverySettings(Struct, frozen=True, kw_only=True):
     unconfigured_every_s: float = 30.0
     adopt_every_s: float = 1.0
     purge_every_s: float = 10.0
-    claim_max: int = 1_000
+    # What was interrupted comes back in bites, with pauses between them, so that what is
+    # asked now finds its turn. Bites of a run, which goes on at the next tick.
+    claim_max: int = 250
+    claim_pause_s: float = 0.04
+    claims_max: int = 8
     # How many a statement deletes, and how many statements a run may take: together
     # more than one worker can end meanwhile.
     purge_max: int = 5_000
@@ -98,7 +104,7 @@ class Retry:
         self.every_s = settings.sweep_every_s
         self._engine = engine
         self._poll_every_s = settings.poll_every_s
-        self._claim_max = settings.claim_max
+        self._settings = settings
         self._poll_at = 0.0
         self._unconfigured_every_s = settings.unconfigured_every_s
         self._unconfigured_at = 0.0
@@ -113,14 +119,17 @@ class Retry:
             waiting_on = await engine.log.transaction_waiting_on()
             engine.unconfigured = frozenset(waiting_on) - engine.lanes.keys() - {""}
             self._unconfigured_at = now + self._unconfigured_every_s
-        limits = engine.claim_limits(self._claim_max)
-        claimed = await engine.log.transaction_claim_due(limits) if limits else []
+        resumed, more = await _resume_in_bites(engine, self._settings, self._claim)
+        self._poll_at = now if more else now + self._poll_every_s
+        return resumed
+
+    async def _claim(self) -> tuple[list[Record], bool]:
+        limits = self._engine.claim_limits(self._settings.claim_max)
+        claimed = await self._engine.log.transaction_claim_due(limits) if limits else []
         if claimed:
             failpoint("recovery.claimed")
-        # Where a limit may have been reached more may be due: look again at the next tick.
-        more = bool(limits) and len(claimed) >= min(limits.values())
-        self._poll_at = now if more else now + self._poll_every_s
-        return engine.resume(claimed)
+        # Where a limit may have been reached more may be due.
+        return claimed, bool(limits) and len(claimed) >= min(limits.values())
 
 
 class Adopt:
@@ -129,26 +138,29 @@ class Adopt:
     name = "adopt"
 
     def __init__(self, engine: Engine, settings: RecoverySettings) -> None:
-        self.every_s = settings.adopt_every_s
+        self.every_s = settings.sweep_every_s
         self._engine = engine
-        self._claim_max = settings.claim_max
+        self._settings = settings
+        self._look_at = 0.0
 
     async def run_once(self) -> int:
         engine = self._engine
-        adopted = 0
-        while not engine.draining:
-            room = min(self._claim_max, engine.limits.live_max - len(engine.live))
-            if room <= 0:
-                break
-            records = await engine.log.transaction_adopt(room)
-            if records:
-                failpoint("recovery.adopted")
-            adopted += engine.resume(records)
-            if len(records) < room:
-                break
+        now = engine.clock.now()
+        if engine.draining or now < self._look_at:
+            return 0
+        adopted, more = await _resume_in_bites(engine, self._settings, self._adopt)
+        self._look_at = now if more else now + self._settings.adopt_every_s
         if adopted:
             logger.warning("adopted transactions of a dead coordinator", count=adopted)
         return adopted
+
+    async def _adopt(self) -> tuple[list[Record], bool]:
+        engine = self._engine
+        room = min(self._settings.claim_max, engine.limits.live_max - len(engine.live))
+        records = await engine.log.transaction_adopt(room) if room > 0 else []
+        if records:
+            failpoint("recovery.adopted")
+        return records, bool(records) and len(records) >= room
 
 
 class Watch:
@@ -209,6 +221,28 @@ class Purge:
         return purged
 
 
+async def _resume_in_bites(
+    engine: Engine,
+    settings: RecoverySettings,
+    claim: Callable[[], Awaitable[tuple[list[Record], bool]]],
+) -> tuple[int, bool]:
+    """Drives on what `claim` takes, which also says whether there may be more.
+
+    Returns how many, and whether there may be more still.
+    """
+    resumed, more = 0, True
+    for bite in range(settings.claims_max):
+        if bite:
+            await asyncio.sleep(settings.claim_pause_s)
+        if engine.draining:
+            break
+        records, more = await claim()
+        resumed += engine.resume(records)
+        if not more:
+            break
+    return resumed, more
+
+
 def jobs(engine: Engine, settings: RecoverySettings) -> list[Job]:
     """All jobs of one coordinator."""
     return [kind(engine, settings) for kind in (Heartbeat, Expire, Retry, Adopt, Watch, Recheck, Purge)]
@@ -232,6 +266,7 @@ def schedule(
             name=job.name,
             max_instances=1,
             coalesce=True,
+            next_run_time=datetime.now(UTC),
             misfire_grace_time=None,
         )
     scheduler.start()
