@@ -43,10 +43,8 @@ _PURGE_EVERY_S = 1.0
 _ROLES = ("coordinator", "postgresql")
 
 _TAKE_MODELS = """
-    CREATE TEMPORARY TABLE models AS
-    SELECT row_number() OVER () - 1 AS number, latest.*
-    FROM (SELECT * FROM transactions WHERE ended_at IS NOT NULL ORDER BY created_at DESC LIMIT %(models)s)
-        AS latest
+    CREATE TABLE models AS
+    SELECT row_number() OVER () - 1 AS number, transactions.* FROM transactions WHERE ended_at IS NOT NULL
     """
 # Ids are UUIDs of version 7, as the SDK makes them: milliseconds first.
 _FILL = """
@@ -138,6 +136,9 @@ class _Log:
         self._database = f"history-{rows}"
         turn_s = options.warm_up_s + options.seconds + _START_AND_STOP_S
         self._purged_in_a_turn = round(_ROWS_PER_SECOND * turn_s)
+        # Made by `_fill`, and not yet purged.
+        self._left = 0
+        self._take_models()
         self._fill()
 
     def turn(self) -> _Turn:
@@ -163,20 +164,23 @@ class _Log:
         system.process.stop()
         return measured
 
-    def _fill(self) -> None:
+    def _take_models(self) -> None:
+        """A coordinator's own rows, kept in a table beside them."""
         system = self._here.start_coordinator(self._participants, database=self._database)
         self._here.execute_many(system, _MODELS)
         # Whatever is under way is finished first.
         system.process.stop()
         with closing(psycopg.connect(self._here.url(self._database), autocommit=True)) as log:
-            _fill(log, self.rows + self._purged_in_a_turn)
-        # Made by this, and not yet purged.
+            log.execute(_TAKE_MODELS)
+
+    def _fill(self) -> None:
         self._left = self.rows + self._purged_in_a_turn
+        with closing(psycopg.connect(self._here.url(self._database), autocommit=True)) as log:
+            _fill(log, self._left)
 
 
 def _fill(log: psycopg.Connection[tuple[Any, ...]], rows: int) -> None:
-    """Copies of what ended last, and nothing else."""
-    log.execute(_TAKE_MODELS, {"models": _MODELS})
+    """Copies of the models, and nothing else."""
     log.execute("TRUNCATE transactions")
     values = {"until": _value(log, "SELECT now()"), "rows": rows, "per_second": _ROWS_PER_SECOND}
     for first in range(0, rows, _FILL_ROWS_MAX):
