@@ -16,12 +16,12 @@ from sqlalchemy import MetaData
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.sql.expression import Executable
 
-from participants.arrays import arrays
 from participants.coupon import store as coupon
 from participants.inventory import store as inventory
-from participants.inventory.reservation import ReservationState, StockChange, Verb, stock_changes
+from participants.inventory.reservation import ReservationState, Verb, stock_changes
 from participants.order import store as order
 from participants.order.order import OrderState
+from tcc.arrays import bytes_array, plain_array, text_array
 from tcc.barrier import WRITES, BarrierSql, Operation, Plan, Result, Statement as BarrierStatement
 from tcc.barrier_sql import statements
 from tcc.branch import Branch
@@ -42,7 +42,7 @@ class Sql(NamedTuple):
     text: str
     constants: Mapping[str, Any]
 
-    async def send(self, db: Connection, **values: Any) -> int:
+    async def send(self, db: Connection, **values: str | int) -> int:
         """Answers how many rows it read or wrote."""
         return (await db.execute(self.text, {**self.constants, **values})).rowcount
 
@@ -71,11 +71,12 @@ _LOCK = _first_of(_barrier.lock([_example.key]))
 _MOVE = _first_of(_barrier.move([_example.key], WRITES[Operation.CONFIRM]))
 
 
-def _keys(calls: Calls) -> tuple[list[str], list[str]]:
-    return [call.gid for call in calls], [call.branch_id for call in calls]
+def _keys(calls: Calls) -> tuple[str, str]:
+    """Gids and branch ids as arrays, written once for all statements of the batch."""
+    return text_array([call.gid for call in calls]), text_array([call.branch_id for call in calls])
 
 
-async def _claim(db: Connection, calls: Calls) -> tuple[list[str], list[str]]:
+async def _claim(db: Connection, calls: Calls) -> tuple[str, str]:
     """What a Try begins with. Answers the keys."""
     gids, branch_ids = _keys(calls)
     claimed = await _CLAIM.send(
@@ -84,14 +85,14 @@ async def _claim(db: Connection, calls: Calls) -> tuple[list[str], list[str]]:
         state=int(WRITES[Operation.TRY]),
         gids=gids,
         branch_ids=branch_ids,
-        expiries=[call.expires_at_ms for call in calls],
+        expiries=plain_array([call.expires_at_ms for call in calls]),
         expires=True,
     )
     assert claimed == len(calls)
     return gids, branch_ids
 
 
-async def _move(db: Connection, calls: Calls) -> tuple[list[str], list[str]]:
+async def _move(db: Connection, calls: Calls) -> tuple[str, str]:
     """What a Confirm begins with. Answers the keys."""
     gids, branch_ids = _keys(calls)
     locked = await _LOCK.send(db, gids=gids, branch_ids=branch_ids)
@@ -120,21 +121,23 @@ async def _reserve(db: Connection, calls: Calls) -> Results:
     skus = [each.sku for each in wanted]
     quantities = [each.quantity for each in wanted]
     gids, branch_ids = await _claim(db, calls)
-    await _LOCK_STOCK.send(db, skus=sorted(set(skus)))
+    await _LOCK_STOCK.send(db, skus=text_array(sorted(set(skus))))
     freeze_ids = [uuid7() for _ in calls]
     reserved = await _RESERVE.send(
         db,
         gid_array=gids,
         branch_id_array=branch_ids,
-        freeze_id_array=freeze_ids,
-        sku_array=skus,
-        quantity_array=quantities,
+        freeze_id_array=plain_array(freeze_ids),
+        sku_array=text_array(skus),
+        quantity_array=plain_array(quantities),
     )
     assert reserved == len(calls)
     await _change_stock(db, Verb.RESERVE, skus, quantities)
     results = [b'{"freeze_id":"%s"}' % str(freeze_id).encode() for freeze_id in freeze_ids]
-    content_types = [CONTENT_TYPE] * len(calls)
-    await _KEEP.send(db, gids=gids, branch_ids=branch_ids, data=results, content_types=content_types)
+    content_types = text_array([CONTENT_TYPE] * len(calls))
+    await _KEEP.send(
+        db, gids=gids, branch_ids=branch_ids, data=bytes_array(results), content_types=content_types
+    )
     return results
 
 
@@ -145,7 +148,7 @@ async def _sell(db: Connection, calls: Calls) -> None:
         db,
         gid_array=gids,
         branch_id_array=branch_ids,
-        sources=[ReservationState.RESERVED],
+        sources=text_array([ReservationState.RESERVED]),
         target=ReservationState.CONFIRMED,
     )
     assert sold == len(calls)
@@ -154,7 +157,15 @@ async def _sell(db: Connection, calls: Calls) -> None:
 
 async def _change_stock(db: Connection, verb: Verb, skus: Sequence[str], quantities: Sequence[int]) -> None:
     changes = stock_changes(verb, zip(skus, quantities, strict=True))
-    assert await _CHANGE_STOCK.send(db, **arrays(StockChange._fields, changes)) == len(changes)
+    changed, available, reserved, sold = zip(*changes, strict=True)
+    count = await _CHANGE_STOCK.send(
+        db,
+        sku_array=text_array(changed),
+        available_array=plain_array(available),
+        reserved_array=plain_array(reserved),
+        sold_array=plain_array(sold),
+    )
+    assert count == len(changes)
 
 
 # --- the coupons -------------------------------------------------------------
@@ -173,8 +184,10 @@ _USE = _sql(coupon.USE)
 async def _freeze(db: Connection, calls: Calls) -> Results:
     coupon_ids = [_decode_use(call.payload).coupon_id for call in calls]
     gids, branch_ids = await _claim(db, calls)
-    await _LOCK_COUPONS.send(db, coupon_ids=sorted(coupon_ids))
-    frozen = await _FREEZE.send(db, coupon_id_array=coupon_ids, gid_array=gids, branch_id_array=branch_ids)
+    await _LOCK_COUPONS.send(db, coupon_ids=text_array(sorted(coupon_ids)))
+    frozen = await _FREEZE.send(
+        db, coupon_id_array=text_array(coupon_ids), gid_array=gids, branch_id_array=branch_ids
+    )
     assert frozen == len(calls)
     return None
 
@@ -182,8 +195,8 @@ async def _freeze(db: Connection, calls: Calls) -> Results:
 async def _use(db: Connection, calls: Calls) -> None:
     coupon_ids = [_decode_use(call.payload).coupon_id for call in calls]
     await _move(db, calls)
-    await _LOCK_COUPONS.send(db, coupon_ids=sorted(coupon_ids))
-    assert await _USE.send(db, coupon_ids=coupon_ids) == len(calls)
+    await _LOCK_COUPONS.send(db, coupon_ids=text_array(sorted(coupon_ids)))
+    assert await _USE.send(db, coupon_ids=text_array(coupon_ids)) == len(calls)
 
 
 # --- the orders --------------------------------------------------------------
@@ -209,11 +222,11 @@ async def _open(db: Connection, calls: Calls) -> Results:
         db,
         gid_array=gids,
         branch_id_array=branch_ids,
-        order_id_array=[each.order_id for each in wanted],
-        customer_id_array=[each.customer_id for each in wanted],
-        sku_array=[each.sku for each in wanted],
-        quantity_array=[each.quantity for each in wanted],
-        coupon_id_array=[each.coupon_id for each in wanted],
+        order_id_array=text_array([each.order_id for each in wanted]),
+        customer_id_array=text_array([each.customer_id for each in wanted]),
+        sku_array=text_array([each.sku for each in wanted]),
+        quantity_array=plain_array([each.quantity for each in wanted]),
+        coupon_id_array=text_array([each.coupon_id for each in wanted]),
     )
     assert opened == len(calls)
     return None
@@ -225,7 +238,7 @@ async def _confirm(db: Connection, calls: Calls) -> None:
         db,
         gid_array=gids,
         branch_id_array=branch_ids,
-        sources=[OrderState.PENDING],
+        sources=text_array([OrderState.PENDING]),
         target=OrderState.CONFIRMED,
     )
     assert confirmed == len(calls)
