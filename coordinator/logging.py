@@ -1,5 +1,6 @@
 """Structured logs, one JSON object a line, on standard error."""
 
+import contextlib
 import logging
 import sys
 
@@ -19,6 +20,18 @@ def configure_logging() -> None:
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ],
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=_Diary()),  # type: ignore[arg-type] # it writes
         cache_logger_on_first_use=True,
     )
+
+
+class _Diary:
+    """Standard error. A line that it has no room for is lost: a full disk ends no coordinator."""
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()

@@ -23,6 +23,8 @@ from typing import Any
 
 # Servers are started while gRPC runs here, and its fork handlers crash the child now and then.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+# Connections that end are what this is about.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from proof.faults.kills import kill_everywhere
 from proof.faults.plan import failpoints
