@@ -349,10 +349,12 @@ class Engine:
                     f"participant {spec.participant!r} is not configured",
                     metadata={"participant": spec.participant},
                 )
-            if not lane.breaker.closed:
+            now = self.clock.now()
+            # New work may be the probe: what opened the breaker may be with another coordinator by now.
+            if not lane.breaker.allows(now):
                 raise ParticipantUnavailable(
                     f"participant {spec.participant!r} is not answering",
-                    retry_after_s=lane.breaker.wait_s(self.clock.now()) + lane.policy.breaker.open_first_s,
+                    retry_after_s=lane.breaker.wait_s(now) + lane.policy.breaker.open_first_s,
                     metadata={"participant": spec.participant},
                 )
             too_many_live = lane.live >= self.limits.live_max * PARTICIPANT_SHARE

@@ -1,9 +1,8 @@
 """Every failpoint kills, several times, under load; after each wave of kills all is judged.
 
-A wave: every process that is threatened dies at its failpoint, once or more, and is
-started again at once, armed with its next one. So each wave kills up to six
-processes, two coordinators, three participants and an initiator, at six different
-points.
+A wave: every process that is threatened dies at its failpoint, and is started again at
+once, armed with its next one, until it has died twice. So each wave kills two
+coordinators, three participants and an initiator, at up to eleven different points.
 """
 
 import asyncio
@@ -20,6 +19,8 @@ from proof.history.recorder import read
 from tcc.failpoint import VARIABLE, rules
 
 WAVE_TIMEOUT_S = 40.0
+# How often a process may die in a wave: more would leave no service in between.
+LIVES = 2
 _PROVOKE_EVERY_S = 2.0
 _INITIATOR = "initiator"
 _INITIATOR_ORDERS = 60
@@ -37,9 +38,7 @@ async def kill_everywhere(stand: Stand, names: list[str], *, times: int) -> Coun
     hands = deal(names, members, times=times, chance=stand.chance)
     initiator = _Initiator(stand, hands.pop(_INITIATOR))
     for member in system.members:
-        member.deal(hands[member.name])
-        if member.is_threatened:
-            member.kill()  # the next incarnation is armed
+        member.hand = hands[member.name]
     wave = 0
     while any(member.is_threatened for member in system.members) or initiator.hand:
         wave += 1
@@ -56,6 +55,8 @@ async def kill_everywhere(stand: Stand, names: list[str], *, times: int) -> Coun
 async def _wave(stand: Stand, initiator: "_Initiator", name: str) -> None:
     threatened = [member for member in stand.system.members if member.is_threatened]
     before = {member.name: len(member.killed_at) for member in threatened}
+    for member in threatened:
+        member.threaten(LIVES)
     async with stand.load(name):
         suffering = asyncio.create_task(initiator.suffer(name))
         provoking = asyncio.create_task(_provoke(stand, threatened))

@@ -29,6 +29,8 @@ class Member:
         self.hand: deque[Rule] = deque()
         # What the present incarnation is armed with.
         self.armed: Rule | None = None
+        # How often failpoints may still kill it; none is armed after that.
+        self.lives = 0
         # The failpoints that killed it.
         self.killed_at: list[str] = []
         # How often it was killed from outside.
@@ -75,9 +77,11 @@ class Member:
                 else:
                     return
 
-    def deal(self, hand: deque[Rule]) -> None:
-        """Its next incarnations are armed with these."""
-        self.hand = hand
+    def threaten(self, lives: int) -> None:
+        """Arms it now, unless it is armed; `lives` incarnations may die of their failpoints."""
+        self.lives = lives
+        if self.armed is None:
+            self.kill()
 
     @property
     def is_threatened(self) -> bool:
@@ -144,7 +148,7 @@ class Member:
         self._child.tell(number)
 
     async def _spawn(self) -> None:
-        self.armed = self.hand.popleft() if self.hand else None
+        self.armed = self.hand.popleft() if self.hand and self.lives else None
         environment = dict(self.environment)
         if self.armed is not None:
             environment[VARIABLE] = rules({self.armed.name: self.armed.hits})
@@ -166,6 +170,7 @@ class Member:
         was_wanted, self._end_is_wanted = self._end_is_wanted, False
         if name is not None:
             self.killed_at.append(name)
+            self.lives -= 1
             return
         if self.armed is not None:  # something else was faster
             self.hand.appendleft(self.armed)

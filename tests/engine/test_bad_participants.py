@@ -142,6 +142,21 @@ async def test_a_participant_that_is_configured_no_more_holds_nobody_but_itself(
             assert (await worker.settled("g")).state == pb.TRANSACTION_STATE_CONFIRMED
 
 
+async def test_new_work_closes_a_breaker_that_nothing_else_would_probe(
+    database_url: str, stock: ScriptedParticipant
+) -> None:
+    """What opened it was parked, claimed by another coordinator and finished there."""
+    settings = settings_for({"stock": {"target": stock.address}})
+    async with running(settings, database_url) as worker:
+        lane = worker.engine.lanes["stock"]
+        long_ago = worker.engine.clock.now() - 60
+        while lane.breaker.closed:
+            lane.breaker = lane.breaker.failed(long_ago)
+        outcome = (await worker.stub.ExecuteTransaction(execute("g"))).outcome
+        assert outcome.state == pb.TRANSACTION_STATE_CONFIRMING
+        assert lane.breaker.closed
+
+
 async def test_a_participant_that_always_fails_leaves_room_to_the_others(
     database_url: str, stock: ScriptedParticipant
 ) -> None:
