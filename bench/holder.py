@@ -1,10 +1,11 @@
 """An initiator that begins transactions and leaves them undecided.
 
-Told to `hold`, it begins so many more, in one of three ways, and answers when it
+Told to `hold`, it begins so many more, in one of four ways, and answers when it
 has asked for them all:
 
-- batched, unary: whole transactions. They stay undecided while a participant
-  answers no Try, and their calls stay open.
+- accepted: whole transactions whose acceptance alone is waited for. They stay
+  undecided while a participant answers no Try. No call stays open.
+- batched, unary: the same, but their decision is waited for: their calls stay open.
 - interactive: step by step, every branch tried, and then nothing more. No call
   stays open.
 
@@ -42,6 +43,8 @@ class Holder:
             channel = grpc.aio.insecure_channel(command["target"])
             self._stub = transaction_pb2_grpc.TransactionServiceStub(channel)
         match command["mode"]:
+            case "accepted":
+                await self._hold_accepted(command["count"])
             case "batched":
                 self._hold_batched(command["count"])
             case "unary":
@@ -49,6 +52,15 @@ class Holder:
             case "interactive":
                 await self._hold_interactive(command["count"])
         return {}
+
+    async def _hold_accepted(self, count: int) -> None:
+        for first in range(0, count, BATCH):
+            transactions = [_whole() for _ in range(min(BATCH, count - first))]
+            for each in transactions:
+                each.wait_for = pb.WAIT_FOR_ACCEPTED
+            request = pb.ExecuteTransactionsRequest(transactions=transactions)
+            async for _ in self._stub.ExecuteTransactions(request):
+                pass
 
     def _hold_batched(self, count: int) -> None:
         for first in range(0, count, BATCH):

@@ -1,6 +1,6 @@
 """Who waits for what of a transaction."""
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from enum import IntEnum
 
 from coordinator.core.errors import Refused
@@ -17,35 +17,33 @@ class Milestone(IntEnum):
     COMPLETED = 5
 
 
-class Waiter:
+class Waiter(ABC):
     """One request that waits. It is answered exactly once, by `settle` or by `fail`.
 
     `is_command`: it asked for something that lives in the owner's memory until
     the next write. When the transaction is lost to another owner, such a request
     fails with OwnerChanged and has to be made again; any other can go on waiting
     by watching the row.
-
-    `is_gone`: whether nobody listens any more; such a request is forgotten.
     """
 
-    __slots__ = ("branch_id", "fail", "is_command", "is_gone", "milestone", "settle")
+    __slots__ = ("branch_id", "is_command", "milestone")
 
-    def __init__(
-        self,
-        milestone: Milestone,
-        settle: Callable[[Transaction], None],
-        fail: Callable[[Refused], None],
-        *,
-        branch_id: str = "",
-        is_command: bool = False,
-        is_gone: Callable[[], bool] = lambda: False,
-    ) -> None:
+    def __init__(self, milestone: Milestone, *, branch_id: str = "", is_command: bool = False) -> None:
         self.milestone = milestone
-        self.settle = settle
-        self.fail = fail
         self.branch_id = branch_id
         self.is_command = is_command
-        self.is_gone = is_gone
+
+    @abstractmethod
+    def settle(self, tx: Transaction) -> None:
+        """The transaction is that far."""
+
+    @abstractmethod
+    def fail(self, error: Refused) -> None:
+        """It will not be, or nobody here can say."""
+
+    @abstractmethod
+    def is_gone(self) -> bool:
+        """Whether nobody listens any more; such a request is forgotten."""
 
 
 def is_reached(milestone: Milestone, tx: Transaction, branch_id: str = "") -> bool:

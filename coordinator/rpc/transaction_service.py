@@ -65,10 +65,10 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
                     raise InvalidRequest("BATCH_TOO_LARGE", f"at most {self._limits.batch_max} at once")
                 self._engine.begin(
                     self._new_transaction(item, time_left_s),
-                    collected.waiter(index, milestone_of(item.wait_for)),
+                    _Item(milestone_of(item.wait_for), collected, index),
                 )
             except Refused as error:
-                collected.fail(index, error)
+                collected.add(_refusal(index, error))
         try:
             while collected.missing:
                 response = pb.ExecuteTransactionsResponse(replies=await collected.take())
@@ -237,31 +237,33 @@ async def _until(
     is_command: bool = False,
 ) -> Transaction:
     """Asks the engine for something and waits until the transaction is that far."""
-    reached: asyncio.Future[Transaction] = asyncio.get_running_loop().create_future()
-
-    def settle(tx: Transaction) -> None:
-        if not reached.done():  # the caller may have gone
-            reached.set_result(tx)
-
-    def fail(error: Refused) -> None:
-        if not reached.done():
-            reached.set_exception(error)
-
+    caller = _Caller(milestone, branch_id=branch_id, is_command=is_command)
     failpoint("rpc.request")
-    await ask(
-        Waiter(
-            milestone,
-            settle,
-            fail,
-            branch_id=branch_id,
-            is_command=is_command,
-            # Cancelled with the call that awaits it.
-            is_gone=reached.done,
-        )
-    )
-    tx = await reached
+    await ask(caller)
+    tx = await caller.reached
     failpoint("rpc.reply.before")
     return tx
+
+
+class _Caller(Waiter):
+    """The call of one transaction, which awaits `reached`, and cancels it when it ends before."""
+
+    __slots__ = ("reached",)
+
+    def __init__(self, milestone: Milestone, *, branch_id: str, is_command: bool) -> None:
+        super().__init__(milestone, branch_id=branch_id, is_command=is_command)
+        self.reached: asyncio.Future[Transaction] = asyncio.get_running_loop().create_future()
+
+    def settle(self, tx: Transaction) -> None:
+        if not self.reached.done():
+            self.reached.set_result(tx)
+
+    def fail(self, error: Refused) -> None:
+        if not self.reached.done():
+            self.reached.set_exception(error)
+
+    def is_gone(self) -> bool:
+        return self.reached.done()
 
 
 class _Replies:
@@ -274,16 +276,9 @@ class _Replies:
         self._ready: list[pb.ExecuteTransactionsReply] = []
         self._some = asyncio.Event()
 
-    def waiter(self, index: int, milestone: Milestone) -> Waiter:
-        return Waiter(
-            milestone,
-            lambda tx: self._add(pb.ExecuteTransactionsReply(index=index, outcome=replies.outcome(tx))),
-            lambda error: self.fail(index, error),
-            is_gone=lambda: self.closed,
-        )
-
-    def fail(self, index: int, error: Refused) -> None:
-        self._add(pb.ExecuteTransactionsReply(index=index, error=to_error(error)))
+    def add(self, reply: pb.ExecuteTransactionsReply) -> None:
+        self._ready.append(reply)
+        self._some.set()
 
     async def take(self) -> list[pb.ExecuteTransactionsReply]:
         """Everything that has become known since the last call, at least one."""
@@ -293,9 +288,29 @@ class _Replies:
         self.missing -= len(ready)
         return ready
 
-    def _add(self, reply: pb.ExecuteTransactionsReply) -> None:
-        self._ready.append(reply)
-        self._some.set()
+
+class _Item(Waiter):
+    """One transaction of a batch."""
+
+    __slots__ = ("_index", "_replies")
+
+    def __init__(self, milestone: Milestone, collected: _Replies, index: int) -> None:
+        super().__init__(milestone)
+        self._replies = collected
+        self._index = index
+
+    def settle(self, tx: Transaction) -> None:
+        self._replies.add(pb.ExecuteTransactionsReply(index=self._index, outcome=replies.outcome(tx)))
+
+    def fail(self, error: Refused) -> None:
+        self._replies.add(_refusal(self._index, error))
+
+    def is_gone(self) -> bool:
+        return self._replies.closed
+
+
+def _refusal(index: int, error: Refused) -> pb.ExecuteTransactionsReply:
+    return pb.ExecuteTransactionsReply(index=index, error=to_error(error))
 
 
 def _decision_or_completion(wait_for: int) -> Milestone:

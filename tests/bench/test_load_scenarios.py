@@ -57,10 +57,10 @@ def test_four_times_the_peak_is_refused_and_what_is_taken_is_done(tmp_path: Path
 
 
 def test_memory_of_a_live_transaction_is_what_more_of_them_take(tmp_path: Path) -> None:
-    found = run("memory", tmp_path, "--mode=batched,interactive", "--in-flight=400,50")
+    found = run("memory", tmp_path, "--mode=interactive", "--in-flight=400,50")
     assert found["per_second"] is None
     assert found["idle_mib"] > 10
-    for row, mode in zip(found["configurations"], ("batched", "interactive"), strict=True):
+    for row, mode in zip(found["configurations"], ("accepted", "interactive"), strict=True):
         assert row["mode"] == mode
         few, many = row["live_mib"]["50"], row["live_mib"]["400"]
         assert few < many

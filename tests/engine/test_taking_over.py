@@ -9,6 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from grpc_health.v1 import health_pb2
 from msgspec.structs import replace
 
+from coordinator.core.errors import Refused
 from coordinator.core.model import Branch, BranchSpec, State, Transaction
 from coordinator.engine.waiting import Milestone, Waiter
 from coordinator.log.store import PostgresLog
@@ -37,6 +38,24 @@ async def pair(database_url: str, stock: ScriptedParticipant) -> AsyncIterator[t
 
 def execute(gid: str, wait_for: pb.WaitFor = pb.WAIT_FOR_DECISION) -> pb.ExecuteTransactionRequest:
     return pb.ExecuteTransactionRequest(gid=gid, branches=[branch("1")], wait_for=wait_for)
+
+
+class Noting(Waiter):
+    """Waits for completion, and notes what it is told."""
+
+    def __init__(self, name: str, replies: dict[str, object]) -> None:
+        super().__init__(Milestone.COMPLETED)
+        self._name = name
+        self._replies = replies
+
+    def settle(self, tx: Transaction) -> None:
+        self._replies[self._name] = tx.saved_state
+
+    def fail(self, error: Refused) -> None:
+        self._replies[self._name] = error.reason
+
+    def is_gone(self) -> bool:
+        return False
 
 
 async def test_any_coordinator_takes_any_step_of_an_interactive_transaction(
@@ -115,11 +134,7 @@ async def test_a_begin_that_meets_the_adoption_of_the_same_transaction_loses_not
         replies: dict[str, object] = {}
         for fingerprint in (b"other", b"ours"):
             name = fingerprint.decode()
-            waiter = Waiter(
-                Milestone.COMPLETED,
-                lambda tx, name=name: replies.__setitem__(name, tx.saved_state),
-                lambda error, name=name: replies.__setitem__(name, error.reason),
-            )
+            waiter = Noting(name, replies)
             worker.engine.begin(replace(original, fingerprint=fingerprint), waiter)
         # The insert is on its way now; the adoption comes in before it has an answer.
         assert worker.engine.resume([taken]) == 1
