@@ -63,6 +63,16 @@ class BranchConflict(Refused):
     reason = "BRANCH_CONFLICT"
 
 
+class BranchPending(Refused):
+    """A branch of this id and with different content is on its way into the log.
+
+    Who repeats the request learns which of them was first.
+    """
+
+    code = "UNAVAILABLE"
+    reason = "BRANCH_PENDING"
+
+
 class TooManyBranches(Refused):
     """The transaction has as many branches as the limits allow."""
 

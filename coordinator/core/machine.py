@@ -36,6 +36,7 @@ from coordinator.core.backoff import delay_s
 from coordinator.core.errors import (
     AlreadyDecided,
     BranchConflict,
+    BranchPending,
     DecisionConflict,
     NotInteractive,
     TooManyBranches,
@@ -132,6 +133,15 @@ def same_branch(one: BranchSpec, other: BranchSpec) -> bool:
     return replace(one, cancel_in_stage_order=False) == replace(other, cancel_in_stage_order=False)
 
 
+def is_calling(tx: Transaction, index: int, operation: Operation) -> bool:
+    """Whether this call is under way.
+
+    One that left before its sender lost the transaction may name a branch of which the
+    transaction, begun here again meanwhile, knows nothing.
+    """
+    return index < len(tx.branches) and tx.branches[index].calling is operation
+
+
 # --- durability -----------------------------------------------------------
 
 
@@ -223,9 +233,9 @@ def _call_tries(tx: Transaction, stage: int, now: float) -> Step:
 
 
 def _on_try_answered(tx: Transaction, event: Answered, now: float) -> Step:
-    branch, answer = tx.branches[event.index], event.answer
-    if branch.calling is not event.operation:
+    if not is_calling(tx, event.index, event.operation):
         return tx, ()
+    branch, answer = tx.branches[event.index], event.answer
     match answer.verdict:
         case Verdict.SUCCEEDED:
             return _on_try_succeeded(tx, event.index, answer, now)
@@ -291,10 +301,17 @@ def _find(tx: Transaction, spec: BranchSpec) -> int | None:
 
     Raises:
         BranchConflict: there is one, but it asks for something else.
+        BranchPending: the same, but the log has not said yet that it was first: another
+            coordinator may have been faster, with what is asked for here.
     """
     for index, branch in enumerate(tx.branches):
         if branch.spec.branch_id == spec.branch_id:
             if not same_branch(branch.spec, spec):
+                if index >= tx.saved_branches:
+                    raise BranchPending(
+                        f"branch {spec.branch_id!r} is being registered with different content",
+                        retry_after_s=0.05,
+                    )
                 raise BranchConflict(f"branch {spec.branch_id!r} exists with different content")
             return index
     return None
@@ -396,9 +413,9 @@ def _park(tx: Transaction) -> Step:
 
 
 def _on_phase_two_answered(tx: Transaction, event: Answered, now: float) -> Step:
-    branch = tx.branches[event.index]
-    if branch.calling is not event.operation:
+    if not is_calling(tx, event.index, event.operation):
         return tx, ()
+    branch = tx.branches[event.index]
     if event.answer.verdict is Verdict.SUCCEEDED:
         branch = replace(branch, done=True, calling=None)
         return _go_on_with_phase_two(_with_branch(tx, event.index, branch))

@@ -55,7 +55,7 @@ from coordinator.core.events import (
     Saved,
     Woken,
 )
-from coordinator.core.machine import step
+from coordinator.core.machine import is_calling, step
 from coordinator.core.model import Answer, Branch, BranchSpec, RetryPolicy, Transaction, Verdict
 from coordinator.engine.log_writer import LogWriter
 from coordinator.engine.participant_lane import BATCHES, Answers, ParticipantLane, ParticipantPolicy
@@ -519,7 +519,7 @@ class Engine:
     def _is_call_wanted(self, call: BranchCall) -> bool:
         """Whether a call that waited in a lane still makes sense."""
         entry = self.live.get(call.gid)
-        return entry is not None and entry.tx.branches[call.index].calling is call.operation
+        return entry is not None and is_calling(entry.tx, call.index, call.operation)
 
     def _on_answers(self, answers: Answers) -> None:
         now = self.clock.now()

@@ -6,6 +6,7 @@ from coordinator.core.backoff import delay_s
 from coordinator.core.errors import (
     AlreadyDecided,
     BranchConflict,
+    BranchPending,
     DecisionConflict,
     NotInteractive,
     TooManyBranches,
@@ -13,6 +14,7 @@ from coordinator.core.errors import (
 )
 from coordinator.core.events import (
     Accepted,
+    Answered,
     BecameStuck,
     BranchRegistered,
     BranchTried,
@@ -252,6 +254,15 @@ def test_a_stale_answer_changes_nothing() -> None:
     assert driver.tx == before
 
 
+def test_an_answer_to_a_branch_that_is_unknown_here_changes_nothing() -> None:
+    """Its sender lost the transaction, and has begun it again since; the log will say what it holds."""
+    driver = Driver(transaction(interactive=True))
+    driver.begin()
+    for operation in (TRY, CONFIRM, CANCEL):
+        answer = Answer(verdict=Verdict.SUCCEEDED)
+        assert driver.send(Answered(0, operation, answer)) == ()
+
+
 # --- interactive -----------------------------------------------------------------------
 
 
@@ -300,6 +311,17 @@ def test_a_branch_id_with_different_content_is_a_conflict_in_every_state(other) 
         with pytest.raises(BranchConflict):
             driver.add(other)
         assert driver.tx is before
+
+
+def test_a_branch_that_is_not_durable_is_no_reason_to_refuse_another_for_good() -> None:
+    """Another coordinator may have been faster, with the content that is refused here."""
+    driver = begun(interactive=True)
+    driver.add(branch("stock"))
+    with pytest.raises(BranchPending):
+        driver.add(branch("stock", payload=b"2"))
+    driver.saved()
+    with pytest.raises(BranchConflict):
+        driver.add(branch("stock", payload=b"2"))
 
 
 def test_how_a_participant_is_configured_is_no_conflict() -> None:
