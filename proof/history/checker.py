@@ -345,7 +345,9 @@ def _repeat_safety(case: _Case) -> Iterator[Violation]:
     for scope in scopes:
         asked = {request.digest for _, request in case.requests if _scope(request) == scope}
         replies = [(i, reply, request) for i, reply, request in case.replies if _scope(request) == scope]
-        taken = {request.digest: i for i, reply, request in replies if reply.outcome in _ACKNOWLEDGED}
+        # That the transaction is cancelled says nothing of a branch which was to join it.
+        accepting = _ACKNOWLEDGED if scope == "" else (Outcome.ACCEPTED, Outcome.TRIED)
+        taken = {request.digest: i for i, reply, request in replies if reply.outcome in accepting}
         if scope == "":
             taken |= {final.digest: i for i, final in case.finals if final.digest}
         if len(taken) > 1:

@@ -229,6 +229,13 @@ def test_different_branches_may_be_asked_for_with_different_content() -> None:
     assert violations(script.history) == []
 
 
+def test_branches_that_come_too_late_are_all_told_of_the_cancel_whatever_their_content() -> None:
+    script = cancelled()
+    for digest in ("one", "two"):
+        script.ask(Outcome.CANCELLED, Verb.TRY_BRANCH, branch_id="late", digest=digest)
+    assert violations(script.history) == []
+
+
 def test_other_content_may_be_refused() -> None:
     script = confirmed()
     script.ask(Outcome.REFUSED, digest="other", reason="GID_CONFLICT")
