@@ -259,7 +259,7 @@ def schedule(
     scheduler = AsyncIOScheduler(timezone="UTC")
     for job in jobs(engine, settings):
         scheduler.add_job(
-            _guarded,
+            run_guarded,
             "interval",
             args=(engine, job, on_bug),
             seconds=job.every_s,
@@ -273,7 +273,8 @@ def schedule(
     return scheduler
 
 
-async def _guarded(engine: Engine, job: Job, on_bug: Callable[[Exception], None]) -> None:
+async def run_guarded(engine: Engine, job: Job, on_bug: Callable[[Exception], None]) -> None:
+    """One tick of a job. Raises nothing: `schedule` says what becomes of an exception."""
     try:
         await job.run_once()
     except asyncio.CancelledError:

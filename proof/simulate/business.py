@@ -1,0 +1,94 @@
+"""The business of the simulated participants: accounts from which quantities are reserved and taken.
+
+Each handler also notes its effect in a table, in the same local transaction and
+without any key that could hide a second one: that table says what really happened.
+"""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from proof.simulate.participant_database import LocalTransaction
+from tcc.branch import BatchItem, Branch, Rejected
+from tcc.participant import Participant
+
+ACTION = "move"
+LANES = 4
+
+_RESERVE = """UPDATE accounts SET available = available - ?2, reserved = reserved + ?2
+              WHERE name = ?1 AND available >= ?2"""
+_TAKE = "UPDATE accounts SET reserved = reserved - ?2, taken = taken + ?2 WHERE name = ?1"
+_GIVE_BACK = "UPDATE accounts SET reserved = reserved - ?2, available = available + ?2 WHERE name = ?1"
+_NOTE = "INSERT INTO effects (gid, branch_id, operation, account, quantity) VALUES (?, ?, ?, ?, ?)"
+
+
+class HandlerError(Exception):
+    """A handler's own bug or bad day: nothing that the barrier knows of."""
+
+
+class Business:
+    """The three functions of an author. `fails` is the chance that one raises."""
+
+    def __init__(self, luck: random.Random) -> None:
+        self._luck = luck
+        self.fails = 0.0
+
+    async def try_(
+        self, branch: Branch, request: Any, db: LocalTransaction
+    ) -> dict[str, Any] | Rejected | None:
+        if not await db.execute(_RESERVE, (request["account"], request["quantity"])):
+            raise Rejected("SOLD_OUT", request["account"])
+        await self._note(branch, "TRY", request, db)
+        return {"account": request["account"]} if request["quantity"] % 2 else None
+
+    async def confirm(self, branch: Branch, request: Any, db: LocalTransaction) -> None:
+        await db.execute(_TAKE, (request["account"], request["quantity"]))
+        await self._note(branch, "CONFIRM", request, db)
+
+    async def cancel(self, branch: Branch, request: Any, db: LocalTransaction) -> None:
+        await db.execute(_GIVE_BACK, (request["account"], request["quantity"]))
+        await self._note(branch, "CANCEL", request, db)
+
+    async def _note(self, branch: Branch, operation: str, request: Any, db: LocalTransaction) -> None:
+        if self._luck.random() < self.fails:
+            raise HandlerError("a bad day")
+        await db.execute(
+            _NOTE, (branch.gid, branch.branch_id, operation, request["account"], request["quantity"])
+        )
+
+
+class BatchBusiness:
+    """The same with a handler for whole batches, and lanes."""
+
+    def __init__(self, business: Business) -> None:
+        self._business = business
+
+    def lane(self, request: Any) -> int:
+        return len(request["account"]) % LANES
+
+    async def try_batch(self, items: Sequence[BatchItem], db: LocalTransaction) -> list[Any]:
+        answers: list[Any] = []
+        for branch, request in items:
+            try:
+                answers.append(await self._business.try_(branch, request, db))
+            except Rejected as no:
+                answers.append(no)
+        return answers
+
+    async def confirm_batch(self, items: Sequence[BatchItem], db: LocalTransaction) -> None:
+        for branch, request in items:
+            await self._business.confirm(branch, request, db)
+
+    async def cancel_batch(self, items: Sequence[BatchItem], db: LocalTransaction) -> None:
+        for branch, request in items:
+            await self._business.cancel(branch, request, db)
+
+
+async def serve(participant: Participant, business: Business, address: str, *, batched: bool) -> None:
+    """A participant's process."""
+    handlers = BatchBusiness(business) if batched else business
+    participant.action(ACTION, dict)(handlers)
+    await participant.create_schema()
+    await participant.start(address)
+    await asyncio.Event().wait()

@@ -1,0 +1,38 @@
+"""The recovery's jobs, ticked by the simulated clock instead of by APScheduler."""
+
+import asyncio
+from collections.abc import Callable
+
+from coordinator.engine.engine import Engine
+from coordinator.recovery import Job, RecoverySettings, jobs, run_guarded
+
+
+class Ticking:
+    """Jobs under way, as APScheduler runs them: at once, one run of each at a time, none made up."""
+
+    def __init__(
+        self, engine: Engine, settings: RecoverySettings, on_bug: Callable[[Exception], None]
+    ) -> None:
+        self._engine = engine
+        self._on_bug = on_bug
+        self._stopped = False
+        self._tasks = [asyncio.ensure_future(self._tick(job)) for job in jobs(engine, settings)]
+
+    def shutdown(self, *, wait: bool) -> None:
+        assert not wait
+        self._stopped = True
+        for task in self._tasks:
+            task.cancel()
+
+    async def _tick(self, job: Job) -> None:
+        now = asyncio.get_running_loop().time
+        due_at = now()
+        while not self._stopped:
+            await asyncio.sleep(due_at - now())
+            await run_guarded(self._engine, job, self._on_bug)
+            due_at = max(due_at + job.every_s, now())
+
+
+def schedule(engine: Engine, settings: RecoverySettings, *, on_bug: Callable[[Exception], None]) -> Ticking:
+    """In place of `coordinator.recovery.schedule`."""
+    return Ticking(engine, settings, on_bug)

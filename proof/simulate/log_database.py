@@ -1,0 +1,457 @@
+"""The log's PostgreSQL, simulated: what each statement of the log does to the two tables.
+
+The coordinator's own `PostgresLog` runs above it, with its batches, its repeats and
+its lost claims. Below stand the rows and, in place of psycopg, `SimulatedConnections`.
+Each statement is carried out at one instant, as its transaction of its own is. What
+it does is written down here a second time, so a test compares the two databases call
+by call (`tests/proof/test_log_contract.py`); a statement, or a parameter, that is not
+known here is an error at once.
+
+What goes wrong is the way there and back: a statement may never arrive, its answer
+may be lost, and it may arrive after its sender has given it up.
+"""
+
+import asyncio
+import json
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from coordinator.core.errors import LogUnavailable
+from coordinator.core.machine import TRANSITIONS
+from coordinator.core.model import State
+from coordinator.log.connections import Outcome
+from coordinator.log.statements import RECORD, Statement
+from proof.simulate.network import Network
+from proof.simulate.virtual_loop import VirtualLoop, context_of, current_process
+
+Row = dict[str, Any]
+Values = Mapping[str, Any]
+# The statement's name and the owner's, then the row before and after; None: there was, or is, none.
+OnChange = Callable[[str, str, Row | None, Row | None], None]
+
+HOST = "postgres"
+_CONNECT_TIMEOUT_S = 5.0
+_LATE_MAX_S = 8.0
+
+
+@dataclass(kw_only=True)
+class LogHealth:
+    """How the database is now. Chances are for each statement."""
+
+    down: bool = False
+    # The way there loses it; the way back loses its answer; it comes after its sender has gone.
+    request_lost: float = 0.0
+    answer_lost: float = 0.0
+    comes_late: float = 0.0
+
+
+class LogDatabase:
+    """Both tables. `now` is the database's clock, in seconds since the Unix epoch."""
+
+    def __init__(self, now: Callable[[], float], luck: random.Random, on_change: OnChange) -> None:
+        self.transactions: dict[str, Row] = {}
+        self.coordinators: dict[str, Row] = {}
+        self.health = LogHealth()
+        self._clock = now
+        self._luck = luck
+        self._on_change = on_change
+
+    def execute(self, statement: Statement, parameters: list[Any]) -> Outcome:
+        """Carries out one statement, now."""
+        values = dict(zip(statement.parameters, parameters, strict=True))
+        if statement.name == "transaction_list":
+            return self._list(values)
+        carry_out, wanted = _STATEMENTS[statement.name]
+        assert set(values) == wanted, f"{statement.name} has other parameters now: {sorted(values)}"
+        return carry_out(self, values)
+
+    def _now(self) -> float:
+        return _moment(self._clock())
+
+    # --- reading ---------------------------------------------------------------------
+
+    def _get(self, values: Values) -> Outcome:
+        return self._records([gid for gid in dict.fromkeys(values["gids"]) if gid in self.transactions])
+
+    def _waiting_on(self, _values: Values) -> Outcome:
+        names = {row["waiting_on"]: None for row in self.transactions.values() if row["due_at"] is not None}
+        return Outcome([(name,) for name in names], len(names))
+
+    def _find_claimed(self, values: Values) -> Outcome:
+        claims = values["claims"]
+        return self._records(
+            [
+                gid
+                for gid, row in self.transactions.items()
+                if _is_driven_by(row, values["owner"]) and row["claim"] in claims
+            ]
+        )
+
+    def _list(self, values: Values) -> Outcome:
+        chosen = [row for row in self.transactions.values() if _is_listed(row, values)]
+        chosen.sort(key=lambda row: (row["created_at"], row["gid"]), reverse=True)
+        rows = [_record(row | {"payloads": None}) for row in chosen[: values["limit"]]]
+        return Outcome(rows, len(rows))
+
+    def _records(self, gids: list[str]) -> Outcome:
+        """In any order: no statement promises one."""
+        self._luck.shuffle(gids)
+        return Outcome([_record(self.transactions[gid]) for gid in gids], len(gids))
+
+    # --- the three writes --------------------------------------------------------------
+
+    def _insert(self, values: Values) -> Outcome:
+        now = self._now()
+        before = len(self.transactions)
+        for number, gid in enumerate(values["gid"]):
+            if gid in self.transactions:
+                continue
+            self._write(
+                "transaction_insert",
+                {
+                    "gid": gid,
+                    "version": 1,
+                    "state": int(State.TRYING),
+                    "owner": values["owner"],
+                    "claim": None,
+                    "interactive": values["interactive"][number],
+                    "initiator": values["initiator"][number],
+                    "labels": json.dumps(json.loads(values["labels"][number]), ensure_ascii=False),
+                    "fingerprint": values["fingerprint"][number],
+                    "branches": values["branches"][number],
+                    "payloads": values["payloads"][number],
+                    "progress": None,
+                    "participants": _names(values["participants"][number]),
+                    "cancel_reason": 0,
+                    "cancel_branch_id": "",
+                    "cancel_detail": "",
+                    "stuck": False,
+                    "waiting_on": "",
+                    "due_at": None,
+                    "created_at": now,
+                    "expires_at": _moment(values["expires_at"][number]),
+                    "decided_at": None,
+                    "ended_at": None,
+                },
+            )
+        count = len(self.transactions) - before
+        return Outcome([], count)
+
+    def _save_plain(self, values: Values) -> Outcome:
+        def changes(_row: Row, _number: int) -> Row:
+            return {"progress": None, "stuck": False, "waiting_on": ""}
+
+        return self._save("transaction_save_plain", values, changes)
+
+    def _save_full(self, values: Values) -> Outcome:
+        as_they_are = (
+            "progress", "cancel_reason", "cancel_branch_id", "cancel_detail", "stuck", "waiting_on",
+        )  # fmt: skip
+
+        def changes(row: Row, number: int) -> Row:
+            changed = {name: values[name][number] for name in as_they_are}
+            due_at = values["due_at"][number]
+            changed["due_at"] = None if due_at is None else _moment(due_at)
+            for name in ("branches", "payloads"):
+                new = values[name][number]
+                changed[name] = row[name] if new is None else new
+            names = values["participants"][number]
+            changed["participants"] = row["participants"] if names is None else _names(names)
+            return changed
+
+        return self._save("transaction_save_full", values, changes)
+
+    def _save(self, name: str, values: Values, changes: Callable[[Row, int], Row]) -> Outcome:
+        now, count = self._now(), 0
+        for number, gid in enumerate(values["gid"]):
+            row, state = self.transactions.get(gid), State(values["state"][number])
+            if (
+                row is None
+                or row["version"] != values["version"][number]
+                or not _is_driven_by(row, values["owner"])
+                or not _is_lawful(State(row["state"]), state)
+            ):
+                continue
+            count += 1
+            self._write(
+                name,
+                row
+                | changes(row, number)
+                | {
+                    "version": row["version"] + 1,
+                    "state": int(state),
+                    "decided_at": (row["decided_at"] or now) if state.decided else None,
+                    "ended_at": now if state.ended else None,
+                },
+            )
+        return Outcome([], count)
+
+    # --- taking over -------------------------------------------------------------------
+
+    def _take(self, values: Values) -> Outcome:
+        row = self.transactions.get(values["gid"])
+        if row is None or row["version"] != values["version"] or row["ended_at"] is not None:
+            return Outcome([], 0)
+        return self._take_over("transaction_take", [row["gid"]], values)
+
+    def _claim_due(self, values: Values) -> Outcome:
+        now = self._now()
+        chosen: list[str] = []
+        for waiting_on, most in zip(values["waiting_on"], values["most"], strict=True):
+            due = [
+                row
+                for row in self.transactions.values()
+                if row["waiting_on"] == waiting_on and row["due_at"] is not None and row["due_at"] <= now
+            ]
+            due.sort(key=lambda row: float(row["due_at"]))
+            chosen += [row["gid"] for row in due[:most]]
+        return self._take_over("transaction_claim_due", chosen, values)
+
+    def _adopt(self, values: Values) -> Outcome:
+        now = self._now()
+        dead = {
+            owner: None
+            for owner, row in self.coordinators.items()
+            if row["lease_until"] <= now and owner != values["owner"]
+        }
+        left = [
+            gid
+            for gid, row in self.transactions.items()
+            if row["owner"] in dead and row["due_at"] is None and row["ended_at"] is None
+        ]
+        return self._take_over("transaction_adopt", left[: values["limit"]], values)
+
+    def _take_over(self, name: str, gids: list[str], values: Values) -> Outcome:
+        for gid in gids:
+            row = self.transactions[gid]
+            self._write(
+                name,
+                row
+                | {
+                    "owner": values["owner"],
+                    "claim": values["claim"],
+                    "version": row["version"] + 1,
+                    "due_at": None,
+                    "waiting_on": "",
+                },
+            )
+        return self._records(gids)
+
+    def _release(self, values: Values) -> Outcome:
+        now = self._now()
+        ours = [row for row in self.transactions.values() if _is_driven_by(row, values["owner"])]
+        for row in ours:
+            changes = {"version": row["version"] + 1, "due_at": now, "waiting_on": ""}
+            self._write("transaction_release", row | changes)
+        return Outcome([], len(ours))
+
+    # --- keeping house -----------------------------------------------------------------
+
+    def _purge(self, values: Values) -> Outcome:
+        before = self._now() - values["ended_before_s"]
+        old = [
+            row
+            for row in self.transactions.values()
+            if row["created_at"] < before and row["ended_at"] is not None and row["ended_at"] < before
+        ]
+        old.sort(key=lambda row: float(row["created_at"]))
+        for row in old[: values["limit"]]:
+            del self.transactions[row["gid"]]
+            self._on_change("transaction_purge", "", row, None)
+        return Outcome([], len(old[: values["limit"]]))
+
+    def _forget(self, values: Values) -> Outcome:
+        before = self._now() - values["gone_for_s"]
+        gone = [
+            owner
+            for owner, row in self.coordinators.items()
+            if row["lease_until"] < before
+            and not any(_is_driven_by(driven, owner) for driven in self.transactions.values())
+        ]
+        for owner in gone:
+            del self.coordinators[owner]
+        return Outcome([], len(gone))
+
+    def _heartbeat(self, values: Values) -> Outcome:
+        now = self._now()
+        row = self.coordinators.setdefault(
+            values["owner"], {"id": values["owner"], "name": values["name"], "started_at": now}
+        )
+        row["lease_until"] = _moment(now + values["lease_s"])
+        return Outcome([(now,)], 1)
+
+    def _leave(self, values: Values) -> Outcome:
+        row = self.coordinators.get(values["owner"])
+        if row is None:
+            return Outcome([], 0)
+        row["lease_until"] = self._now()
+        return Outcome([], 1)
+
+    def _write(self, name: str, after: Row) -> None:
+        before = self.transactions.get(after["gid"])
+        self.transactions[after["gid"]] = after
+        self._on_change(name, after["owner"], before, after)
+
+
+_D = LogDatabase
+_SAVE = {"gid", "version", "state", "owner"}
+_SAVE_FULL = _SAVE | {
+    "progress", "cancel_reason", "cancel_branch_id", "cancel_detail", "stuck",
+    "waiting_on", "due_at", "branches", "payloads", "participants",
+}  # fmt: skip
+_INSERT = {
+    "owner", "gid", "interactive", "initiator", "labels", "fingerprint",
+    "branches", "payloads", "participants", "expires_at",
+}  # fmt: skip
+# How each is carried out, and the parameters that it has to have.
+_STATEMENTS: dict[str, tuple[Callable[[LogDatabase, Values], Outcome], set[str]]] = {
+    "transaction_insert": (_D._insert, _INSERT),  # noqa: SLF001 - the same file
+    "transaction_get": (_D._get, {"gids"}),  # noqa: SLF001 - the same file
+    "transaction_save_plain": (_D._save_plain, _SAVE),  # noqa: SLF001 - the same file
+    "transaction_save_full": (_D._save_full, _SAVE_FULL),  # noqa: SLF001 - the same file
+    "transaction_take": (_D._take, {"owner", "claim", "gid", "version"}),  # noqa: SLF001 - the same file
+    "transaction_claim_due": (_D._claim_due, {"owner", "claim", "waiting_on", "most"}),  # noqa: SLF001 - the same file
+    "transaction_adopt": (_D._adopt, {"owner", "claim", "limit"}),  # noqa: SLF001 - the same file
+    "transaction_find_claimed": (_D._find_claimed, {"owner", "claims"}),  # noqa: SLF001 - the same file
+    "transaction_waiting_on": (_D._waiting_on, set()),  # noqa: SLF001 - the same file
+    "transaction_release": (_D._release, {"owner"}),  # noqa: SLF001 - the same file
+    "transaction_purge": (_D._purge, {"ended_before_s", "limit"}),  # noqa: SLF001 - the same file
+    "coordinator_forget": (_D._forget, {"gone_for_s"}),  # noqa: SLF001 - the same file
+    "coordinator_heartbeat": (_D._heartbeat, {"owner", "name", "lease_s"}),  # noqa: SLF001 - the same file
+    "coordinator_leave": (_D._leave, {"owner"}),  # noqa: SLF001 - the same file
+}
+
+
+def _is_driven_by(row: Row, owner: str) -> bool:
+    return row["owner"] == owner and row["due_at"] is None and row["ended_at"] is None
+
+
+def _is_lawful(before: State, after: State) -> bool:
+    return before is after or after in TRANSITIONS[before].values()
+
+
+def _is_listed(row: Row, values: Values) -> bool:
+    conditions: dict[str, Callable[[Any], bool]] = {
+        "states": lambda states: row["state"] in states,
+        "participants": lambda names: set(names) <= set(row["participants"]),
+        "labels": lambda labels: json.loads(labels).items() <= json.loads(row["labels"]).items(),
+        "initiator": lambda initiator: row["initiator"] == initiator,
+        "stuck": lambda stuck: row["stuck"] == stuck,
+        "created_after": lambda moment: row["created_at"] > moment.timestamp(),
+        "created_before": lambda moment: row["created_at"] < moment.timestamp(),
+        "after_created_at": lambda moment: (
+            (row["created_at"], row["gid"]) < (moment.timestamp(), values["after_gid"])
+        ),
+    }
+    return all(holds(values[name]) for name, holds in conditions.items() if name in values)
+
+
+def _record(row: Row) -> tuple[Any, ...]:
+    return tuple([row[name] for name in RECORD])
+
+
+def _names(lines: str) -> list[str]:
+    return lines.split("\n") if lines else []
+
+
+def _moment(seconds: float) -> float:
+    """As exactly as PostgreSQL keeps it."""
+    return round(seconds * 1e6) / 1e6
+
+
+class SimulatedConnections:
+    """In place of `coordinator.log.connections.Connections`: statements travel, and may come to harm."""
+
+    def __init__(
+        self, database: LogDatabase, network: Network, *, most: int, statement_timeout_s: float
+    ) -> None:
+        process = current_process()
+        assert process is not None, "only processes connect"
+        self._process = process
+        self._database = database
+        self._network = network
+        self._room = asyncio.Semaphore(most)
+        self._statement_timeout_s = statement_timeout_s
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+    async def execute(self, statement: Statement, values: Mapping[str, Any]) -> Outcome:
+        """See `Connections.execute`."""
+        parameters = statement.bind(values)
+        async with self._room:
+            answer: asyncio.Future[Outcome] = self._loop.create_future()
+            failing = self._send(statement, parameters, answer)
+            alarm = self._loop.call_later(failing, self._fail, statement, answer)
+            try:
+                return await answer
+            finally:
+                alarm.cancel()
+
+    @property
+    def _loop(self) -> VirtualLoop:
+        return self._network.loop
+
+    def _send(self, statement: Statement, parameters: list[Any], answer: "asyncio.Future[Outcome]") -> float:
+        """Sends the statement on its way. Returns after how many seconds its sender gives it up."""
+        luck, health = self._network.luck, self._database.health
+        if health.down:
+            return luck.uniform(0.001, 0.05)
+        travel_s = self._network.travel_s(self._process.host, HOST)
+        if travel_s is None:
+            return self._patience_s()
+        if luck.random() < health.request_lost:
+            self._network.note(f"{self._process.name} -> {HOST} {statement.name} is lost")
+            return self._patience_s()
+        if luck.random() < health.comes_late:
+            late_s = luck.uniform(0.0, _LATE_MAX_S)
+            self._network.note(
+                f"{self._process.name} -> {HOST} {statement.name} comes {late_s:.1f} s after it was given up"
+            )
+            patience_s = self._patience_s()
+            self._later(patience_s + late_s, self._carry_out, statement, parameters, None)
+            return patience_s
+        self._later(travel_s, self._carry_out, statement, parameters, answer)
+        return self._statement_timeout_s
+
+    def _patience_s(self) -> float:
+        """A cut connection is noticed at once, or not before the time limit."""
+        luck = self._network.luck
+        return luck.uniform(0.001, 0.05) if luck.random() < 0.5 else self._statement_timeout_s
+
+    def _carry_out(
+        self, statement: Statement, parameters: list[Any], answer: "asyncio.Future[Outcome] | None"
+    ) -> None:
+        database, network = self._database, self._network
+        if database.health.down:
+            if answer is not None:
+                self._tell(0.001, self._fail, statement, answer)
+            return
+        outcome = database.execute(statement, parameters)
+        if answer is None:
+            return
+        travel_s = network.travel_s(HOST, self._process.host)
+        if travel_s is None or network.luck.random() < database.health.answer_lost:
+            network.note(f"the answer to {self._process.name}'s {statement.name} is lost")
+            self._tell(self._patience_s(), self._fail, statement, answer)
+        else:
+            self._tell(travel_s, _settle, answer, outcome)
+
+    def _fail(self, statement: Statement, answer: "asyncio.Future[Outcome]") -> None:
+        if not answer.done():
+            answer.set_exception(
+                LogUnavailable(f"the transaction log did not answer {statement.name}", retry_after_s=0.5)
+            )
+
+    def _later(self, delay_s: float, callback: Callable[..., None], *args: Any) -> None:
+        self._loop.call_later(delay_s, callback, *args, context=context_of(None))
+
+    def _tell(self, delay_s: float, callback: Callable[..., None], *args: Any) -> None:
+        self._loop.call_later(delay_s, callback, *args, context=context_of(self._process))
+
+
+def _settle(answer: "asyncio.Future[Outcome]", outcome: Outcome) -> None:
+    if not answer.done():
+        answer.set_result(outcome)

@@ -1,0 +1,420 @@
+"""gRPC without a wire: channels and servers of `grpc.aio` whose messages travel in simulated time.
+
+The product's stubs and servicers use them unchanged; messages are serialized and
+parsed as always. A call is a request one way and messages back, in order. Each
+message may be lost, late, or cut off by a partition of its direction; a request
+may be doubled. What a caller sees then is what gRPC shows: UNAVAILABLE where the
+connection breaks, DEADLINE_EXCEEDED where nothing ever comes. A server's deadline
+counts from the arrival of the request, as it does in gRPC.
+"""
+
+import asyncio
+import inspect
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import grpc
+
+from proof.simulate.virtual_loop import Process, VirtualLoop, context_of, current_process
+
+_REFUSED = (grpc.StatusCode.UNAVAILABLE, "connection refused", ())
+_RESET = (grpc.StatusCode.UNAVAILABLE, "connection reset", ())
+
+Status = tuple[grpc.StatusCode, str, Sequence[tuple[str, str | bytes]]]
+
+
+@dataclass(kw_only=True)
+class Weather:
+    """How the network is now. Chances are for each message."""
+
+    delay_s: float = 0.001
+    lost: float = 0.0
+    doubled: float = 0.0
+    # Late by up to minutes.
+    very_late: float = 0.0
+    very_late_s: float = 150.0
+    # Pairs of hosts, from and to, between which nothing passes; dicts, for their order.
+    cut: dict[tuple[str, str], None] = field(default_factory=dict)
+    # How much slower a host's traffic is.
+    slow: dict[str, float] = field(default_factory=dict)
+
+
+class Network:
+    """Hosts, the servers that listen on them, and the weather between them."""
+
+    def __init__(self, loop: VirtualLoop, luck: random.Random, note: Callable[[str], None]) -> None:
+        self.loop = loop
+        self.luck = luck
+        self.note = note
+        self.weather = Weather()
+        # Told of each request that a server begins: its host, the path, the message.
+        self.on_request: Callable[[str, str, Any], None] = lambda *_: None
+        self.servers: dict[str, Server] = {}
+        # What a target stands for, where that is several addresses.
+        self.names: dict[str, list[str]] = {}
+        self.open_calls: dict[int, Call] = {}
+        self._calls = 0
+
+    def travel_s(self, source: str, target: str) -> float | None:
+        """How long a message takes that leaves now; None: it is lost."""
+        weather, luck = self.weather, self.luck
+        if (source, target) in weather.cut or luck.random() < weather.lost:
+            return None
+        delay_s = luck.expovariate(1 / weather.delay_s) + 0.0001
+        if luck.random() < weather.very_late:
+            delay_s += luck.uniform(0.5, weather.very_late_s)
+        return delay_s * weather.slow.get(source, 1.0) * weather.slow.get(target, 1.0)
+
+    def addresses(self, target: str) -> list[str]:
+        name = target.rpartition("/")[2]
+        return self.names.get(name, [name])
+
+    def next_call_number(self) -> int:
+        self._calls += 1
+        return self._calls
+
+    def process_died(self, process: Process) -> None:
+        """Its connections are reset, those that anybody can still reach."""
+        for call in list(self.open_calls.values()):
+            if call.server_process is process:
+                call.server_died()
+            elif call.client is process:
+                call.client_left()
+        for address, server in list(self.servers.items()):
+            if server.process is process:
+                del self.servers[address]
+
+
+class Call:
+    """One RPC, seen from both ends. The client waits on `inbox`."""
+
+    def __init__(
+        self, network: Network, address: str, path: str, request: bytes, timeout_s: float | None
+    ) -> None:
+        client = current_process()
+        assert client is not None, "only processes make calls"
+        self.network = network
+        self.number = network.next_call_number()
+        self.client = client
+        self.address = address
+        self.host = address.partition(":")[0]
+        self.path = path
+        self.request = request
+        self.timeout_s = timeout_s
+        self.inbox: asyncio.Queue[bytes | Status] = asyncio.Queue()
+        self.over = False
+        self.server_process: Process | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._arrived_at = 0.0
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        network, loop = self.network, self.network.loop
+        network.open_calls[self.number] = self
+        if self.timeout_s is not None:
+            self._deadline = loop.call_later(max(0.0, self.timeout_s), self._deadline_passed)
+        copies = 1 + (network.luck.random() < network.weather.doubled)
+        for copy in range(copies):
+            travel_s = network.travel_s(self.client.host, self.host)
+            if copy:
+                network.note(f"{self} arrives twice")
+            if travel_s is None:
+                network.note(f"{self} is lost")
+                self._break_later()
+            else:
+                if travel_s > 1:
+                    network.note(f"{self} is late by {travel_s:.1f} s")
+                self._at(travel_s, None, self._arrive, copy)
+
+    def __str__(self) -> str:
+        return f"{self.client.name} -> {self.host} {self.path.rpartition('/')[2]} #{self.number}"
+
+    # --- at the server ---------------------------------------------------------------
+
+    def _arrive(self, copy: int) -> None:
+        server = self.network.servers.get(self.address)
+        if server is None:
+            self._reply(_REFUSED, copy)
+            return
+        self.server_process = server.process
+        server.process.run_soon(self._serve, server, copy)
+
+    def _serve(self, server: "Server", copy: int) -> None:
+        self._tasks.append(server.serve(self, copy))
+
+    def reply(self, message: "bytes | Status", copy: int) -> None:
+        """Sends a message of the server back. Of a doubled request only the first has a caller."""
+        if copy or self.over:
+            return
+        self._reply(message, copy)
+
+    def _reply(self, message: "bytes | Status", copy: int) -> None:
+        if copy:
+            return
+        travel_s = self.network.travel_s(self.host, self.client.host)
+        if travel_s is None:
+            self.network.note(f"an answer to {self} is lost")
+            self._break_later()
+            return
+        if travel_s > 1:
+            self.network.note(f"an answer to {self} is late by {travel_s:.1f} s")
+        now = self.network.loop.time()
+        self._arrived_at = max(self._arrived_at, now + travel_s)
+        self._at(self._arrived_at - now, self.client, self._deliver, message)
+
+    # --- at the client ---------------------------------------------------------------
+
+    def _deliver(self, message: "bytes | Status") -> None:
+        if self.over:
+            return
+        if isinstance(message, tuple):
+            self._end()
+        self.inbox.put_nowait(message)
+
+    def _deadline_passed(self) -> None:
+        self._deliver((grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", ()))
+        self._cancel_at_server()
+
+    def leave(self) -> None:
+        """The caller hangs up."""
+        if not self.over:
+            self._end()
+            self._cancel_at_server()
+
+    def _end(self) -> None:
+        self.over = True
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self.network.open_calls.pop(self.number, None)
+
+    # --- what goes wrong -------------------------------------------------------------
+
+    def server_died(self) -> None:
+        if self.network.luck.random() < 0.7:
+            self._at(0.001, self.client, self._deliver, _RESET)
+
+    def client_left(self) -> None:
+        self._end()
+        self._cancel_at_server()
+
+    def _break_later(self) -> None:
+        """A lost message breaks its connection, sooner or later; the deadline may be first."""
+        if self.network.luck.random() < 0.5:
+            self._at(self.network.luck.uniform(0.01, 5.0), self.client, self._deliver, _RESET)
+
+    def _cancel_at_server(self) -> None:
+        process = self.server_process
+        if process is not None and self.network.luck.random() < 0.8:
+            self._at(0.001, process, self._cancel_tasks)
+
+    def _cancel_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    def _at(self, delay_s: float, process: Process | None, callback: Callable[..., None], *args: Any) -> None:
+        """Runs it in the process's context, or in nobody's."""
+        loop = self.network.loop
+        loop.call_later(delay_s, callback, *args, context=context_of(process))
+
+
+class Channel:
+    """A client's end: what the product's stubs are made of."""
+
+    def __init__(self, network: Network, target: str) -> None:
+        self._network = network
+        self._addresses = network.addresses(target)
+        self._turn = network.luck.randrange(len(self._addresses))
+
+    def unary_unary(self, path: str, **kinds: Any) -> Callable[..., Any]:
+        async def call(request: Any, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - gRPC's own name
+            calling = self._start(path, kinds["request_serializer"](request), timeout)
+            try:
+                response = await calling.inbox.get()
+                if isinstance(response, tuple):
+                    raise _error(response)
+                status = await calling.inbox.get()
+                assert isinstance(status, tuple), "a unary call has one response"
+                _raise_unless_ok(status)
+                return kinds["response_deserializer"](response)
+            finally:
+                calling.leave()
+
+        return call
+
+    def unary_stream(self, path: str, **kinds: Any) -> Callable[..., "Stream"]:
+        def call(request: Any, timeout: float | None = None) -> Stream:
+            calling = self._start(path, kinds["request_serializer"](request), timeout)
+            return Stream(calling, kinds["response_deserializer"])
+
+        return call
+
+    async def close(self, _grace: float | None = None) -> None:
+        """Nothing is held."""
+
+    def _start(self, path: str, request: bytes, timeout_s: float | None) -> Call:
+        call = Call(self._network, self._pick(), path, request, timeout_s)
+        call.start()
+        return call
+
+    def _pick(self) -> str:
+        """The next address in turn, of those where somebody listens if there are any."""
+        addresses = self._addresses
+        for _ in addresses:
+            self._turn = (self._turn + 1) % len(addresses)
+            if addresses[self._turn] in self._network.servers:
+                break
+        return addresses[self._turn]
+
+
+class Stream:
+    """The responses of one call, as they come."""
+
+    def __init__(self, call: Call, parse: Callable[[bytes], Any]) -> None:
+        self._call = call
+        self._parse = parse
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        while True:
+            message = await self._call.inbox.get()
+            if isinstance(message, tuple):
+                _raise_unless_ok(message)
+                return
+            yield self._parse(message)
+
+    def cancel(self) -> None:
+        self._call.leave()
+
+
+def _raise_unless_ok(status: Status) -> None:
+    if status[0] is not grpc.StatusCode.OK:
+        raise _error(status)
+
+
+def _error(status: Status) -> grpc.aio.AioRpcError:
+    code, details, metadata = status
+    pairs: Any = tuple(metadata)
+    return grpc.aio.AioRpcError(
+        code,
+        grpc.aio.Metadata(),
+        grpc.aio.Metadata.from_tuple(pairs),
+        details=details,
+        debug_error_string=None,
+    )
+
+
+class _Aborted(Exception):  # noqa: N818 - it names what happened
+    """A servicer has ended its call with this status."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class AbortError(grpc.aio.AbortError, _Aborted):
+    """As gRPC raises it into the servicer."""
+
+
+class Context:
+    """What a servicer is given besides the request."""
+
+    def __init__(self, call: Call, copy: int, serialize: Callable[[Any], bytes], loop: VirtualLoop) -> None:
+        self._call = call
+        self._copy = copy
+        self._serialize = serialize
+        self._loop = loop
+        self._deadline = None if call.timeout_s is None else loop.time() + call.timeout_s
+
+    def time_remaining(self) -> float | None:
+        return None if self._deadline is None else max(0.0, self._deadline - self._loop.time())
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return ()
+
+    async def write(self, message: Any) -> None:
+        self._call.reply(self._serialize(message), self._copy)
+        await asyncio.sleep(0)
+
+    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()) -> NoReturn:
+        raise AbortError((code, details, tuple(trailing_metadata)))
+
+    async def abort_with_status(self, status: Any) -> NoReturn:
+        raise AbortError((status.code, status.details, tuple(status.trailing_metadata or ())))
+
+
+class Server:
+    """A server's end, in place of `grpc.aio.server`'s."""
+
+    def __init__(self, network: Network, *, calls_max: int | None) -> None:
+        process = current_process()
+        assert process is not None, "only processes serve"
+        self.process = process
+        self._network = network
+        self._calls_max = calls_max
+        self._methods: dict[str, Any] = {}
+        self._addresses: list[str] = []
+        self._tasks: dict[asyncio.Task[None], None] = {}
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        """The same methods come registered as well."""
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
+        for name, handler in handlers.items():
+            self._methods[f"/{service}/{name}"] = handler
+
+    def add_insecure_port(self, address: str) -> int:
+        self._addresses.append(address)
+        return int(address.rpartition(":")[2])
+
+    async def start(self) -> None:
+        for address in self._addresses:
+            self._network.servers[address] = self
+
+    async def stop(self, grace_s: float | None) -> None:
+        """Takes no new calls; those under way have `grace_s` seconds to end."""
+        for address in self._addresses:
+            if self._network.servers.get(address) is self:
+                del self._network.servers[address]
+        under_way = list(self._tasks)
+        if under_way and grace_s:
+            await asyncio.wait(under_way, timeout=grace_s)
+        for task in under_way:
+            task.cancel()
+
+    def serve(self, call: Call, copy: int) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(self._serve(call, copy))
+        self._tasks[task] = None
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+        if call.timeout_s is not None:
+            alarm = asyncio.get_running_loop().call_later(call.timeout_s, task.cancel)
+            task.add_done_callback(lambda _: alarm.cancel())
+        return task
+
+    async def _serve(self, call: Call, copy: int) -> None:
+        if self._calls_max is not None and len(self._tasks) > self._calls_max:
+            call.reply((grpc.StatusCode.RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!", ()), copy)
+            return
+        handler = self._methods[call.path]
+        context = Context(call, copy, handler.response_serializer, self._network.loop)
+        try:
+            request = handler.request_deserializer(call.request)
+            self._network.on_request(call.host, call.path, request)
+            await _run(handler, request, context)
+        except asyncio.CancelledError:
+            call.reply((grpc.StatusCode.CANCELLED, "the server cancelled the call", ()), copy)
+            raise
+        except AbortError as error:
+            call.reply(error.status, copy)
+        else:
+            call.reply((grpc.StatusCode.OK, "", ()), copy)
+
+
+async def _run(handler: Any, request: Any, context: Context) -> None:
+    if not handler.response_streaming:
+        await context.write(await handler.unary_unary(request, context))
+    elif inspect.isasyncgenfunction(handler.unary_stream):
+        async for response in handler.unary_stream(request, context):
+            await context.write(response)
+    else:
+        await handler.unary_stream(request, context)

@@ -1,0 +1,231 @@
+"""What can be seen from outside: it writes the history, and checks after every step what may never be.
+
+The judge of a whole history is `proof.history.checker`. What is checked here at once is
+what shows best where it happens: the moves of a row, the effects in a participant's
+tables, and that what leaves agrees with what is durable at that very moment.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from coordinator.core.model import State
+from coordinator.log.rows import record
+from coordinator.log.statements import RECORD
+from proof.history.events import (
+    LOG,
+    Call,
+    Decided,
+    Decision,
+    Effect,
+    Fault,
+    Operation,
+    Outcome,
+    Registered,
+    Reply,
+    Request,
+    Verb,
+)
+from proof.history.recorder import ListRecorder
+from proof.simulate.log_database import LogDatabase, Row
+from proof.simulate.participant_database import ParticipantDatabase
+from tcc.v1 import participant_pb2 as pb
+
+_DECISIONS = {
+    State.CONFIRMING: Decision.CONFIRM,
+    State.CONFIRMED: Decision.CONFIRM,
+    State.CANCELLING: Decision.CANCEL,
+    State.CANCELLED: Decision.CANCEL,
+}
+_OPERATIONS = {
+    pb.OPERATION_TRY: Operation.TRY,
+    pb.OPERATION_CONFIRM: Operation.CONFIRM,
+    pb.OPERATION_CANCEL: Operation.CANCEL,
+}
+_PATHS = {"TryBranch": Operation.TRY, "ConfirmBranch": Operation.CONFIRM, "CancelBranch": Operation.CANCEL}
+
+
+class Observer:
+    """Sees everything; the system sees nothing of it."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.recorder = ListRecorder()
+        # What may never be, and was. Collected and not raised: the product would catch it.
+        self.broken: list[str] = []
+        self._now = now
+        # Set when the world is built.
+        self.log: LogDatabase
+        self._effects_seen: dict[str, int] = {}
+        # What each branch has had: gid, branch, operation.
+        self._had: dict[tuple[str, str, str], None] = {}
+        self._requests = 0
+
+    # --- faults, for the story -----------------------------------------------------------
+
+    def note(self, detail: str) -> None:
+        self.fault("message", "", detail)
+
+    def fault(self, kind: str, target: str, detail: str = "") -> None:
+        self.recorder.record(Fault(at=self._now(), kind=kind, target=target, detail=detail))
+
+    def _promise(self, kept: bool, broken: str) -> None:  # noqa: FBT001 - an assertion of the simulation
+        if not kept:
+            self.broken.append(broken)
+
+    # --- the log ---------------------------------------------------------------------------
+
+    def row_changed(self, statement: str, owner: str, before: Row | None, after: Row | None) -> None:
+        """Called by the log's database at the instant of a commit."""
+        at = self._now()
+        if after is None:
+            self._promise(before is not None and State(before["state"]).ended, f"{before} was deleted undone")
+            return
+        gid, state = after["gid"], State(after["state"])
+        self.fault("row", gid, f"v{after['version']} {state.name} {statement} by {owner[-12:]}")
+        self._check_move(gid, before, after)
+        tx = record(as_read(after)).tx
+        branch_ids = tuple([branch.spec.branch_id for branch in tx.branches])
+        known = len(record(as_read(before)).tx.branches) if before else 0
+        if before is None or known < len(branch_ids):
+            self.recorder.record(Registered(at=at, gid=gid, branch_ids=branch_ids[known:]))
+        if state.decided and (before is None or not State(before["state"]).decided):
+            self.recorder.record(Decided(at=at, gid=gid, decision=_DECISIONS[state], observer=LOG))
+            if state is State.CONFIRMING:
+                for branch_id in branch_ids:
+                    tried = (gid, branch_id, "TRY") in self._had
+                    self._promise(tried, f"{gid}: CONFIRM is decided and {branch_id} was not tried")
+
+    def _check_move(self, gid: str, before: Row | None, after: Row) -> None:
+        """Guarantee 1, and that nothing is written behind anybody's back."""
+        if before is None:
+            self._promise(after["version"] == 1 and after["state"] == State.TRYING, f"{gid}: begun half-way")
+            return
+        was, now = State(before["state"]), State(after["state"])
+        self._promise(after["version"] == before["version"] + 1, f"{gid}: a version was skipped")
+        self._promise(not was.ended, f"{gid}: an end was written again")
+        self._promise(
+            not was.decided or _DECISIONS[was] is _DECISIONS.get(now),
+            f"{gid}: the decision changed from {was.name} to {now.name}",
+        )
+        self._promise(
+            was is State.TRYING or before["branches"] == after["branches"], f"{gid}: a branch joined late"
+        )
+        self._promise(before["fingerprint"] == after["fingerprint"], f"{gid}: its content changed")
+
+    # --- participants ------------------------------------------------------------------------
+
+    def request_arrived(self, host: str, path: str, message: Any) -> None:
+        """Called by the network when a server begins a call."""
+        if "ParticipantService" not in path:
+            return
+        calls = message.calls if path.endswith("ExecuteBranches") else [message.call]
+        for call in calls:
+            operation = _OPERATIONS.get(call.operation) or _PATHS[path.rpartition("/")[2]]
+            self._check_call(call.gid, call.branch_id, operation)
+            self.recorder.record(
+                Call(
+                    at=self._now(),
+                    gid=call.gid,
+                    branch_id=call.branch_id,
+                    participant=host,
+                    operation=operation,
+                )
+            )
+
+    def _check_call(self, gid: str, branch_id: str, operation: Operation) -> None:
+        row = self.log.transactions.get(gid)
+        self._promise(
+            row is not None, f"{gid}: {operation} of {branch_id} left before the transaction was durable"
+        )
+        if row is not None and operation is not Operation.TRY:
+            decision = _DECISIONS.get(State(row["state"]))
+            self._promise(
+                decision is not None and decision.value == operation.value,
+                f"{gid}: {operation} of {branch_id} left, the log says {State(row['state']).name}",
+            )
+
+    def committed(self, database: ParticipantDatabase) -> None:
+        """Called by a participant's database after each local commit."""
+        seen = self._effects_seen.get(database.host, 0)
+        rows = database.sqlite.execute("SELECT * FROM effects WHERE number > ? ORDER BY number", (seen,))
+        for number, gid, branch_id, operation, account, quantity in rows.fetchall():
+            self._effects_seen[database.host] = number
+            self._check_effect(gid, branch_id, operation, account)
+            self.recorder.record(
+                Effect(
+                    at=self._now(),
+                    gid=gid,
+                    branch_id=branch_id,
+                    participant=database.host,
+                    operation=Operation(operation),
+                    quantity=quantity,
+                )
+            )
+        wrong = database.sqlite.execute(
+            "SELECT * FROM accounts"
+            " WHERE available < 0 OR reserved < 0 OR taken < 0 OR available + reserved + taken <> initial"
+        ).fetchone()
+        self._promise(wrong is None, f"{database.host}: the account {wrong} is out of balance")
+
+    def _check_effect(self, gid: str, branch_id: str, operation: str, account: str) -> None:
+        key = (gid, branch_id, operation)
+        self._promise(key not in self._had, f"{gid}: {operation} of {branch_id} took effect twice")
+        self._had[key] = None
+        cancelled, confirmed = (
+            (gid, branch_id, "CANCEL") in self._had,
+            (gid, branch_id, "CONFIRM") in self._had,
+        )
+        self._promise(not (cancelled and confirmed), f"{gid}: {branch_id} is confirmed and cancelled")
+        tried = (gid, branch_id, "TRY") in self._had
+        self._promise(tried, f"{gid}: {operation} of {branch_id} took effect without a Try")
+        if operation == "TRY":
+            self._promise(not (cancelled or confirmed), f"{gid}: a late Try of {branch_id} took effect")
+        row = self.log.transactions.get(gid)
+        branches = record(as_read(row)).tx.branches if row else ()
+        asked = {b.spec.branch_id: b.spec.payload for b in branches}
+        self._promise(
+            f'"{account}"'.encode() in asked.get(branch_id, b""),
+            f"{gid}: {branch_id} took effect on {account}, which the log does not know of",
+        )
+
+    # --- initiators --------------------------------------------------------------------------
+
+    def asked(self, initiator: str, verb: Verb, gid: str, *, branch_id: str = "", digest: str = "") -> str:
+        """An initiator sends a request. Returns the request's name."""
+        self._requests += 1
+        name = f"{initiator}#{self._requests}"
+        self.recorder.record(
+            Request(
+                at=self._now(),
+                request=name,
+                initiator=initiator,
+                verb=verb,
+                gid=gid,
+                branch_id=branch_id,
+                digest=digest,
+            )
+        )
+        return name
+
+    def told(
+        self, request: str, gid: str, outcome: Outcome, *, completed: bool = False, reason: str = ""
+    ) -> None:
+        """An initiator learns what became of it."""
+        self.recorder.record(
+            Reply(
+                at=self._now(), request=request, gid=gid, outcome=outcome, completed=completed, reason=reason
+            )
+        )
+        row = self.log.transactions.get(gid)
+        if outcome in (Outcome.ACCEPTED, Outcome.TRIED, Outcome.CONFIRMED, Outcome.CANCELLED):
+            self._promise(row is not None, f"{gid}: acknowledged, and the log does not hold it")
+        if row is not None and outcome in (Outcome.CONFIRMED, Outcome.CANCELLED):
+            decision = _DECISIONS.get(State(row["state"]))
+            told = Decision.CONFIRM if outcome is Outcome.CONFIRMED else Decision.CANCEL
+            self._promise(decision is told, f"{gid}: told {outcome}, the log says {State(row['state']).name}")
+            if completed:
+                self._promise(State(row["state"]).ended, f"{gid}: told that all is done")
+
+
+def as_read(row: Row) -> tuple[Any, ...]:
+    """The row as `coordinator.log.rows.record` wants it."""
+    return tuple([row[name] for name in RECORD])

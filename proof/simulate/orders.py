@@ -1,0 +1,292 @@
+"""The initiators: what they want of the coordinators, and how they ask until they know.
+
+Each order is made beforehand, from the seed. An initiator that dies and comes back
+asks for its unfinished orders again, with the same gids and contents, as a service
+does that has written them down.
+"""
+
+import asyncio
+import random
+from enum import Enum, auto
+from typing import Any
+
+import grpc
+from msgspec import Struct
+
+from proof.history.events import Outcome, Verb
+from proof.simulate.business import ACTION
+from proof.simulate.observer import Observer
+from tcc import errors, payload
+from tcc.client import Client
+from tcc.interactive import Transaction
+from tcc.outcome import Outcome as TccOutcome, TransactionState, WaitFor
+from tcc.requests import BranchRequest
+from tcc.v1 import participant_pb2 as pb, participant_pb2_grpc as pb_grpc
+
+_CONFIRMED = (TransactionState.CONFIRMING, TransactionState.CONFIRMED)
+_CANCELLED = (TransactionState.CANCELLING, TransactionState.CANCELLED)
+_ENDED = (TransactionState.CONFIRMED, TransactionState.CANCELLED)
+
+
+class Shape(Enum):
+    """How an order is asked for."""
+
+    WHOLE = auto()
+    STEPS = auto()
+    # Begun step by step and then forgotten: its expiry ends it.
+    FORGOTTEN = auto()
+    # Asked for whole, and cancelled meanwhile by somebody else.
+    CANCELLED = auto()
+
+
+class Order(Struct, kw_only=True):
+    """One transaction that an initiator wants. `rival`: another content for the same gid."""
+
+    gid: str
+    shape: Shape
+    at: float
+    branches: list[BranchRequest]
+    rival: list[BranchRequest]
+    expiry_s: float
+    wait_for: WaitFor
+    timeout_s: float
+    # How many ask for it at the same time.
+    askers: int
+    # Step by step only: the initiator calls the Trys of these branches itself.
+    own_tries: list[str]
+    done: bool = False
+
+
+def make_orders(
+    luck: random.Random, participants: list[str], accounts: list[str], *, until_s: float
+) -> list[Order]:
+    """What one initiator will ask for, in order of time."""
+    count = luck.randint(4, 16)
+    return sorted(
+        (_order(luck, number, participants, accounts, until_s) for number in range(count)), key=lambda o: o.at
+    )
+
+
+def _order(
+    luck: random.Random, number: int, participants: list[str], accounts: list[str], until_s: float
+) -> Order:
+    shape = luck.choices(list(Shape), (10, 4, 1, 1))[0]
+    branches = _branches(luck, participants, accounts)
+    rival = _branches(luck, participants, accounts) if luck.random() < 0.1 else []
+    return Order(
+        gid=f"{number}",
+        shape=shape,
+        at=luck.choice((luck.uniform(0.0, until_s), luck.uniform(0.0, 2.0))),
+        branches=branches,
+        rival=rival,
+        expiry_s=luck.choice((2.0, 5.0, 15.0, 30.0)),
+        wait_for=luck.choice(("decision", "decision", "completion", "accepted")),
+        timeout_s=luck.choice((0.5, 3.0, 10.0, 30.0)),
+        askers=luck.choices((1, 2, 3), (8, 2, 1))[0],
+        own_tries=[branch.branch_id for branch in branches if luck.random() < 0.3],
+    )
+
+
+def _branches(luck: random.Random, participants: list[str], accounts: list[str]) -> list[BranchRequest]:
+    staged = luck.random() < 0.3
+    return [
+        BranchRequest(
+            participant=luck.choice(participants),
+            action=ACTION,
+            payload={"account": luck.choice(accounts), "quantity": luck.randint(1, 3)},
+            branch_id=f"b{number}",
+            stage=luck.randint(0, 2) if staged else 0,
+        )
+        for number in range(luck.randint(1, 3))
+    ]
+
+
+class Initiator:
+    """A service that places orders through the SDK's client. One life of it."""
+
+    def __init__(
+        self,
+        name: str,
+        orders: list[Order],
+        observer: Observer,
+        luck: random.Random,
+    ) -> None:
+        self._name = name
+        self._orders = orders
+        self._observer = observer
+        self._luck = luck
+        self._client = Client("dns:///coordinators", initiator=name)
+
+    async def run(self) -> None:
+        """Places every order that is not done, each at its time, until each outcome is known."""
+        async with asyncio.TaskGroup() as tasks:
+            for order in self._orders:
+                if not order.done:
+                    tasks.create_task(self._place(order))
+
+    async def _place(self, order: Order) -> None:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(max(0.0, order.at - loop.time()))
+        async with asyncio.TaskGroup() as askers:
+            for number in range(order.askers):
+                askers.create_task(self._ask(order, order.branches, number))
+            if order.rival:
+                askers.create_task(self._ask(order, order.rival, 0))
+            if order.shape is Shape.CANCELLED:
+                askers.create_task(self._cancel(order))
+        order.done = True
+
+    async def _ask(self, order: Order, branches: list[BranchRequest], number: int) -> None:
+        """Asks, again and again, until it is known what became of it."""
+        while True:
+            if order.shape is Shape.STEPS and number == 0:
+                known = await self._steps(order, branches)
+            elif order.shape in (Shape.STEPS, Shape.FORGOTTEN):
+                known = await self._begin_and_forget(order, branches)
+            else:
+                known = await self._execute(order, branches)
+            if known:
+                return
+            await asyncio.sleep(self._luck.uniform(0.05, 2.0))
+
+    async def _execute(self, order: Order, branches: list[BranchRequest]) -> bool:
+        async def ask() -> TccOutcome:
+            return await self._client.execute(
+                branches,
+                gid=order.gid,
+                expiry_s=order.expiry_s,
+                wait_for=order.wait_for,
+                timeout_s=order.timeout_s,
+                raise_on_cancel=False,
+            )
+
+        return await self._told(Verb.EXECUTE, order.gid, ask, digest=_digest(branches, "whole"))
+
+    async def _cancel(self, order: Order) -> None:
+        await asyncio.sleep(self._luck.uniform(0.0, 1.0))
+        await self._told(Verb.CANCEL, order.gid, lambda: self._client.cancel(order.gid, timeout_s=5.0))
+
+    async def _begin_and_forget(self, order: Order, branches: list[BranchRequest]) -> bool:
+        tx = self._transaction(order)
+        if not await self._begin(tx):
+            return False
+        await self._try(tx, branches[0])
+        return await self._wait(order)
+
+    async def _steps(self, order: Order, branches: list[BranchRequest]) -> bool:
+        tx = self._transaction(order)
+        if not await self._begin(tx):
+            return False
+        for branch in branches:
+            by_itself = branch.branch_id in order.own_tries
+            if not await (self._try_by_itself(tx, branch) if by_itself else self._try(tx, branch)):
+                break
+            await asyncio.sleep(self._luck.choice((0.0, 0.0, 0.5)))
+        else:
+            return await self._told(Verb.CONFIRM, order.gid, tx.confirm)
+        if self._luck.random() < 0.5:
+            return await self._told(Verb.CANCEL, order.gid, tx.cancel)
+        return await self._wait(order)
+
+    def _transaction(self, order: Order) -> Transaction:
+        return self._client.transaction(
+            gid=order.gid, expiry_s=order.expiry_s, wait_for=order.wait_for, timeout_s=order.timeout_s
+        )
+
+    async def _begin(self, tx: Transaction) -> bool:
+        return await self._told(Verb.BEGIN, tx.gid, tx.begin, digest="steps")
+
+    async def _try(self, tx: Transaction, branch: BranchRequest) -> bool:
+        """Whether the branch is tried now; if not, what has become of the transaction is not known."""
+        name = self._observer.asked(
+            self._name, Verb.TRY_BRANCH, tx.gid, branch_id=branch.branch_id, digest=_step_digest(branch)
+        )
+        try:
+            await tx.try_(branch.participant, branch.action, branch.payload, branch_id=branch.branch_id)
+        except errors.TccError as error:
+            outcome, reason = _outcome_of_error(error)
+            self._observer.told(name, tx.gid, outcome, reason=reason)
+            return False
+        self._observer.told(name, tx.gid, Outcome.TRIED)
+        return True
+
+    async def _try_by_itself(self, tx: Transaction, branch: BranchRequest) -> bool:
+        """Registers the branch, then calls its participant."""
+
+        expires_at_ms: list[int] = []
+
+        async def register() -> None:
+            context = await tx.register(
+                branch.participant, branch.action, branch.payload, branch_id=branch.branch_id
+            )
+            expires_at_ms.append(context.expires_at_ms)
+
+        digest = f"registered {_step_digest(branch)}"
+        await self._told(Verb.REGISTER_BRANCH, tx.gid, register, branch_id=branch.branch_id, digest=digest)
+        if not expires_at_ms:
+            return False
+        data, content_type = payload.encode(branch.payload)
+        call = pb.BranchCall(
+            gid=tx.gid,
+            branch_id=branch.branch_id,
+            operation=pb.OPERATION_TRY,
+            action=branch.action,
+            payload=data,
+            content_type=content_type,
+            expires_at_ms=expires_at_ms[0],
+        )
+        stub = pb_grpc.ParticipantServiceStub(grpc.aio.insecure_channel(f"{branch.participant}:1"))
+        try:
+            reply = await stub.TryBranch(pb.ParticipantServiceTryBranchRequest(call=call), timeout=2.0)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(reply.outcome.code == pb.OUTCOME_CODE_SUCCEEDED)
+
+    async def _wait(self, order: Order) -> bool:
+        return await self._told(
+            Verb.WAIT,
+            order.gid,
+            lambda: self._client.wait(order.gid, wait_for=order.wait_for, timeout_s=order.timeout_s),
+        )
+
+    async def _told(self, verb: Verb, gid: str, ask: Any, *, branch_id: str = "", digest: str = "") -> bool:
+        """Makes one request and notes it. Returns whether its outcome is known."""
+        name = self._observer.asked(self._name, verb, gid, branch_id=branch_id, digest=digest)
+        try:
+            answer: TccOutcome | None = await ask()
+        except errors.TccError as error:
+            outcome, reason = _outcome_of_error(error)
+            self._observer.told(name, gid, outcome, reason=reason)
+            return outcome is not Outcome.UNKNOWN
+        state = answer.state if answer is not None else TransactionState.TRYING
+        outcome = (
+            Outcome.CONFIRMED
+            if state in _CONFIRMED
+            else Outcome.CANCELLED
+            if state in _CANCELLED
+            else Outcome.ACCEPTED
+        )
+        self._observer.told(name, gid, outcome, completed=state in _ENDED)
+        return True
+
+
+def _digest(branches: list[BranchRequest], how: str) -> str:
+    return f"{how} " + " ".join(f"{b.branch_id}:{b.participant}:{b.stage}:{b.payload}" for b in branches)
+
+
+def _step_digest(branch: BranchRequest) -> str:
+    """A single step has no stage."""
+    return f"step {branch.branch_id}:{branch.participant}:{branch.payload}"
+
+
+def _outcome_of_error(error: errors.TccError) -> tuple[Outcome, str]:
+    """What an initiator knows after an error. A bug of the coordinator goes through."""
+    match error:
+        case errors.TransactionCancelled():
+            return Outcome.CANCELLED, error.reason
+        case errors.InternalError():
+            raise error
+        case errors.Unavailable() | errors.DeadlineExceeded() | errors.ResourceExhausted():
+            return Outcome.UNKNOWN, error.reason
+        case _:
+            return Outcome.REFUSED, error.reason

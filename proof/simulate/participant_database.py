@@ -1,0 +1,171 @@
+"""A participant's database: real SQLite in memory, with the SDK's own statements, under the simulated clock.
+
+It survives its participant's deaths. A transaction that is open then is rolled
+back, as a server does when a connection dies. What goes wrong: it is slow, it fails
+before a commit, and it commits although its answer is an error.
+"""
+
+import asyncio
+import random
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from sqlalchemy.exc import OperationalError
+
+from proof.simulate.virtual_loop import Process
+from tcc import barrier_sql
+from tcc.barrier import Invoke, Plan, Statement
+from tcc.barrier_door import Handler
+from tcc.barrier_schema import barrier
+
+T = TypeVar("T")
+
+# Julian days between the origin of that count and the Unix epoch.
+_EPOCH_JULIAN_DAY = 2440587.5
+_TABLES = """
+CREATE TABLE tcc_barrier (
+    gid TEXT NOT NULL, branch_id TEXT NOT NULL, action TEXT NOT NULL, state INTEGER NOT NULL,
+    expires_at_ms INTEGER NOT NULL, updated_at_ms INTEGER NOT NULL,
+    try_result BLOB, try_result_content_type TEXT, PRIMARY KEY (gid, branch_id));
+CREATE TABLE accounts (
+    name TEXT PRIMARY KEY, initial INTEGER NOT NULL, available INTEGER NOT NULL,
+    reserved INTEGER NOT NULL, taken INTEGER NOT NULL);
+CREATE TABLE effects (
+    number INTEGER PRIMARY KEY, gid TEXT NOT NULL, branch_id TEXT NOT NULL,
+    operation TEXT NOT NULL, account TEXT NOT NULL, quantity INTEGER NOT NULL);
+"""
+
+
+@dataclass(kw_only=True)
+class DatabaseHealth:
+    """How a participant's database is now. Chances are for each transaction."""
+
+    delay_s: float = 0.0005
+    fails: float = 0.0
+    commits_and_fails: float = 0.0
+
+
+class ParticipantDatabase:
+    """The tables of one participant, and the only connection to them."""
+
+    def __init__(
+        self,
+        host: str,
+        luck: random.Random,
+        *,
+        wall_clock: Callable[[], float],
+        accounts: dict[str, int],
+        on_commit: Callable[["ParticipantDatabase"], None],
+    ) -> None:
+        self.host = host
+        self.health = DatabaseHealth()
+        self.luck = luck
+        self.on_commit = on_commit
+        self.sqlite = sqlite3.connect(":memory:", isolation_level=None)
+        # The only place where the SDK's statements ask for the time.
+        self.sqlite.create_function("julianday", 1, lambda _: wall_clock() / 86_400 + _EPOCH_JULIAN_DAY)
+        self.sqlite.executescript(_TABLES)
+        columns = {name for _, name, *_ in self.sqlite.execute("PRAGMA table_info(tcc_barrier)")}
+        assert columns == set(barrier.c.keys()), "the barrier has other columns now"
+        self.sqlite.executemany(
+            "INSERT INTO accounts VALUES (?1, ?2, ?2, 0, 0)",
+            list(accounts.items()),
+        )
+        self._holder: Process | None = None
+
+    def process_died(self, process: Process) -> None:
+        if self._holder is process:
+            self.rollback()
+
+    def begin(self, process: Process) -> None:
+        self._holder = process
+        self.sqlite.execute("BEGIN")
+
+    def commit(self) -> None:
+        self.sqlite.execute("COMMIT")
+        self._holder = None
+        self.on_commit(self)
+
+    def rollback(self) -> None:
+        self.sqlite.execute("ROLLBACK")
+        self._holder = None
+
+
+class LocalTransaction:
+    """What a handler is given to write its business tables with."""
+
+    def __init__(self, database: ParticipantDatabase) -> None:
+        self._database = database
+
+    async def execute(self, statement: str, parameters: tuple[Any, ...]) -> int:
+        """Returns how many rows it changed."""
+        await asyncio.sleep(0)
+        return self._database.sqlite.execute(statement, parameters).rowcount
+
+
+class SimulatedDoor:
+    """In place of `tcc.barrier_door`'s doors: the same plans, over the simulated connection."""
+
+    is_async = True
+    dialect_name = "sqlite"
+    # SQLite has one writer at a time.
+    connections = 1
+
+    def __init__(self, database: ParticipantDatabase, process: Process) -> None:
+        self.sql = barrier_sql.statements(self.dialect_name)
+        self._database = database
+        self._process = process
+
+    async def transact(self, plan: Callable[[], Plan[T]], handler: Handler) -> T:
+        database, luck = self._database, self._database.luck
+        await self._take_time()
+        database.begin(self._process)
+        try:
+            outcome = await self._drive(plan(), handler)
+            await self._take_time()
+            _perhaps_lose_connection(luck, database.health.fails)
+        except BaseException:
+            database.rollback()
+            raise
+        database.commit()
+        await self._take_time()
+        _perhaps_lose_connection(luck, database.health.commits_and_fails)
+        return outcome
+
+    async def create_schema(self) -> int:
+        return 0
+
+    async def purge(self, *, margin_ms: int, rows_max: int) -> int:
+        statement = barrier_sql.purge(self.dialect_name)
+        parameters = {"margin_ms": margin_ms, "rows_max": rows_max}
+        return self._database.sqlite.execute(statement.text, parameters).rowcount
+
+    async def _drive(self, plan: Plan[T], handler: Handler) -> T:
+        came: Any = None
+        try:
+            while True:
+                match plan.send(came):
+                    case Statement(statement, parameters):
+                        came = self._execute(statement.text, parameters)
+                    case Invoke(items=items):
+                        await asyncio.sleep(0)
+                        came = await handler(items, LocalTransaction(self._database))
+        except StopIteration as done:
+            return cast("T", done.value)
+
+    def _execute(self, text: str, parameters: dict[str, Any] | list[dict[str, Any]]) -> list[Any]:
+        if isinstance(parameters, list):
+            self._database.sqlite.executemany(text, parameters)
+            return []
+        return self._database.sqlite.execute(text, parameters).fetchall()
+
+    async def _take_time(self) -> None:
+        await asyncio.sleep(self._database.luck.expovariate(1 / self._database.health.delay_s))
+
+
+def _perhaps_lose_connection(luck: random.Random, chance: float) -> None:
+    if luck.random() < chance:
+        cause = ConnectionError("the connection to the database is lost")
+        raise OperationalError("COMMIT", {}, cause, connection_invalidated=True)

@@ -1,0 +1,73 @@
+"""Where the product leaves Python, and what it meets there instead.
+
+The product is not changed for the simulation and knows nothing of it. While a
+`World` runs, the library calls by which it would ask the machine for time, luck, a
+connection or a server lead into the world; everything above them is what runs in
+production. A new way out of Python that is not listed here shows as a run that
+cannot be repeated, which a test looks for.
+"""
+
+import random
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import grpc
+
+import coordinator.app
+import coordinator.log.store
+import tcc.participant
+from coordinator.clock import LogClock
+from proof.simulate.jobs import schedule
+from proof.simulate.log_database import LogDatabase, SimulatedConnections
+from proof.simulate.network import Channel, Network, Server
+from proof.simulate.participant_database import ParticipantDatabase, SimulatedDoor
+from proof.simulate.virtual_loop import current_process
+
+
+@contextmanager
+def installed(
+    *,
+    luck: random.Random,
+    network: Network,
+    log: LogDatabase,
+    wall_clock: Callable[[], float],
+    monotonic: Callable[[], float],
+) -> Iterator[None]:
+    """Leads every way out of Python into this world, for the length of the block."""
+
+    def connections(_url: str, *, most: int, statement_timeout_s: float) -> SimulatedConnections:
+        return SimulatedConnections(log, network, most=most, statement_timeout_s=statement_timeout_s)
+
+    def open_door(database: ParticipantDatabase) -> SimulatedDoor:
+        process = current_process()
+        assert process is not None
+        return SimulatedDoor(database, process)
+
+    def server(*, maximum_concurrent_rpcs: int | None = None, **_: Any) -> Server:
+        return Server(network, calls_max=maximum_concurrent_rpcs)
+
+    replacements: list[tuple[Any, str, Any]] = [
+        (secrets, "token_hex", lambda count: luck.randbytes(count).hex()),
+        (secrets, "randbits", luck.getrandbits),
+        (time, "time", wall_clock),
+        (time, "time_ns", lambda: int(wall_clock() * 1e9)),
+        (time, "monotonic", monotonic),
+        (coordinator.log.store, "monotonic", monotonic),
+        (coordinator.log.store, "Connections", connections),
+        (coordinator.app, "LogClock", lambda: LogClock(monotonic)),
+        (coordinator.app, "schedule", schedule),
+        (tcc.participant, "open_door", open_door),
+        (grpc.aio, "insecure_channel", lambda target, **_: Channel(network, target)),
+        (grpc.aio, "server", server),
+    ]
+    with ExitStack() as stack:
+        # The module's own generator, whose methods the product has bound here and there.
+        stack.callback(random.setstate, random.getstate())
+        random.seed(luck.getrandbits(64))
+        for owner, name, replacement in replacements:
+            stack.enter_context(patch.object(owner, name, replacement))
+        yield

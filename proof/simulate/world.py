@@ -1,0 +1,368 @@
+"""A cluster made from a seed, driven through its faults, healed, and judged."""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import random
+import sys
+import warnings
+from collections.abc import Callable, Coroutine, Iterator
+from time import perf_counter
+from typing import Any
+
+import structlog
+from msgspec import Struct
+from msgspec.structs import replace
+
+import coordinator.app
+from coordinator.app import Worker
+from coordinator.core.model import State
+from coordinator.log.rows import record
+from coordinator.settings import ListenSettings, Settings
+from proof.history.checker import violations
+from proof.history.events import Books, Final, History, Settled, State as FinalState
+from proof.simulate import business, seams
+from proof.simulate.faults import Faults
+from proof.simulate.log_database import LogDatabase
+from proof.simulate.network import Network
+from proof.simulate.observer import Observer, as_read
+from proof.simulate.orders import Initiator, Order, make_orders
+from proof.simulate.participant_database import ParticipantDatabase
+from proof.simulate.virtual_loop import Process, VirtualLoop, context_of, current_process
+from tcc.participant import Participant
+
+# 2030-01-01T00:00:00Z: when every simulation begins, by the database's clock.
+EPOCH_S = 1_893_456_000.0
+# Faults stop; then everything has to settle within so much simulated time.
+SETTLE_MAX_S = 240.0
+# When everything has settled, how long until memories are empty. Longer than any expiry, by
+# which a coordinator forgets interactive transactions that others have taken over.
+EMPTY_MAX_S = 60.0
+# Now and then, so much more for what is minutes late.
+LATE_MAX_S = 180.0
+ACCOUNTS = ("a", "bb", "ccc")
+
+
+class Verdict(Struct, frozen=True, kw_only=True):
+    """What a seed came to."""
+
+    seed: int
+    broken: tuple[str, ...]
+    simulated_s: float
+    seconds: float
+    history: History
+
+
+class World:
+    """Everything of one run. Fields are named for what faults and tests reach for."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.luck = random.Random(seed)
+        self.loop = VirtualLoop(self._on_error)  # type: ignore[abstract] # nobody here asks for the rest
+        self.observer = Observer(self.loop.time)
+        self.network = Network(self.loop, self.luck, self.observer.note)
+        self.network.on_request = self.observer.request_arrived
+        self.log = LogDatabase(lambda: EPOCH_S + self.loop.time(), self.luck, self.observer.row_changed)
+        self.observer.log = self.log
+        self.broken = self.observer.broken
+
+        luck = self.luck
+        self.coordinators = [f"c{number}" for number in range(1, luck.randint(2, 4) + 1)]
+        self.participants = [f"p{number}" for number in range(1, luck.randint(2, 4) + 1)]
+        self.initiators = [f"i{number}" for number in range(1, luck.randint(1, 3) + 1)]
+        self.hosts = dict.fromkeys([*self.coordinators, *self.participants, *self.initiators])
+        self.network.names["coordinators"] = [f"{host}:1" for host in self.coordinators]
+        self.wall_errors_s = dict.fromkeys(self.hosts, 0.0)
+        self.down_s: dict[str, float] = {}
+        self.processes: dict[str, Process] = {}
+        self.workers: dict[str, Worker] = {}
+        self.served: dict[str, Participant] = {}
+        self.faults_last_s = luck.choice((5.0, 15.0, 30.0))
+        self.settings = _settings(luck, self.participants)
+        self.businesses = [business.Business(luck) for _ in self.participants]
+        self._batched = [luck.random() < 0.5 for _ in self.participants]
+        self._small_queues = luck.random() < 0.3
+        self.databases = {
+            host: ParticipantDatabase(
+                host,
+                luck,
+                wall_clock=lambda host=host: self._wall_clock_of(host),  # type: ignore[misc] # binds the loop's
+                accounts={name: luck.choice((3, 20, 1_000)) for name in ACCOUNTS},
+                on_commit=self.observer.committed,
+            )
+            for host in self.participants
+        }
+        self.orders = {host: self._orders_of(host) for host in self.initiators}
+        self._lives = dict.fromkeys(self.hosts, 0)
+        self._finished: dict[str, None] = {}
+
+    def _orders_of(self, host: str) -> list[Order]:
+        orders = make_orders(self.luck, self.participants, list(ACCOUNTS), until_s=self.faults_last_s)
+        for order in orders:
+            order.gid = f"{host}-{order.gid}"
+        return orders
+
+    # --- clocks --------------------------------------------------------------------------
+
+    def wall_clock(self) -> float:
+        """What `time.time` says to the process that asks."""
+        process = current_process()
+        return self._wall_clock_of(process.host) if process else EPOCH_S + self.loop.time()
+
+    def _wall_clock_of(self, host: str) -> float:
+        return EPOCH_S + self.loop.time() + self.wall_errors_s[host]
+
+    def monotonic(self) -> float:
+        process = current_process()
+        return self.loop.time() + (process.monotonic_origin_s if process else 0.0)
+
+    # --- processes -----------------------------------------------------------------------
+
+    def start(self, host: str) -> None:
+        """A new life of a host's process."""
+        self._lives[host] += 1
+        process = Process(self.loop, host, self._lives[host], self.kill)
+        process.monotonic_origin_s = self.luck.uniform(0.0, 1e6)
+        self.processes[host] = process
+        self.observer.fault("start", process.name)
+        if host in self.databases:
+            main: Coroutine[Any, Any, None] = self._participant(host)
+        elif host in self.orders:
+            main = Initiator(process.name, self.orders[host], self.observer, self.luck).run()
+        else:
+            main = self._coordinator(host)
+        process.spawn(main).add_done_callback(lambda task: self._ended(process, task))
+
+    def kill(self, process: Process) -> None:
+        """SIGKILL."""
+        self.observer.fault("kill", process.name)
+        process.kill()
+        self.network.process_died(process)
+        if process.host in self.databases:
+            self.databases[process.host].process_died(process)
+        if process.host in self.workers and self.luck.random() < 0.5:
+            self._supervise(process)
+        self._restart_later(process.host)
+
+    def _supervise(self, dead: Process) -> None:
+        """The supervisor saw its worker die, and tells the log."""
+        supervisor = Process(self.loop, dead.host, dead.life, self.kill)
+        supervisor.spawn(coordinator.app.end_lease("postgresql://simulated", self.workers[dead.host].owner))
+
+    def _restart_later(self, host: str) -> None:
+        self.loop.call_later(self.down_s.pop(host, 0.5), self.start, host, context=context_of(None))
+
+    async def _coordinator(self, host: str) -> None:
+        settings = self.settings.model_copy(update={"listen": ListenSettings(address=f"{host}:1")})
+        worker = self.workers[host] = Worker(settings, "postgresql://simulated", share_port=True)
+        self.observer.fault("owner", host, worker.owner[-12:])
+        await worker.run(lambda _port, _owner: None)
+
+    async def _participant(self, host: str) -> None:
+        number = self.participants.index(host)
+        participant = self.served[host] = Participant(
+            host,
+            database=self.databases[host],  # type: ignore[arg-type] # `seams` opens it
+            batch_items_max=5 if self._small_queues else 256,
+            waiting_max=8 if self._small_queues else 20_000,
+        )
+        await business.serve(participant, self.businesses[number], f"{host}:1", batched=self._batched[number])
+
+    def _ended(self, process: Process, task: "asyncio.Task[None]") -> None:
+        """A process's main function has come to its end: an initiator's work is done, a drained
+        coordinator is started again, and anything else is a bug."""
+        if not process.alive or task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            self.broken.append(f"{process.name} died of a bug: {_words(error)}")
+        elif process.host in self.orders:
+            self._finished[process.host] = None
+        else:
+            self.observer.fault("left", process.name)
+            process.kill()
+            self.network.process_died(process)
+            self._restart_later(process.host)
+
+    # --- the run -------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """All of it. What went wrong is in `broken`."""
+        faults = Faults(self, self.luck)
+        with self.loop.running():
+            for host in self.hosts:
+                self.start(host)
+            striking = self.loop.create_task(faults.strike())
+        self._until(self.faults_last_s)
+        with self.loop.running():
+            striking.cancel()
+            faults.heal()
+        if self._comes_true(self._is_settled, SETTLE_MAX_S):
+            if self.luck.random() < 0.2:
+                self._until(self.loop.time() + LATE_MAX_S)
+            if not self._comes_true(lambda: not self._what_is_held(), EMPTY_MAX_S) and not self.broken:
+                self.broken.append(f"memories are not empty: {self._what_is_held()}")
+            self._record_end()
+        elif not self.broken:
+            self.broken.append(f"it does not settle: {self._what_is_open()}")
+        self.broken += map(str, violations(self.observer.recorder.history))
+
+    def _comes_true(self, condition: Callable[[], bool], within_s: float) -> bool:
+        """Goes on until the condition holds or the time is up. A broken promise ends it as well."""
+        deadline = self.loop.time() + within_s
+        while not condition():
+            if self.broken or self.loop.time() >= deadline:
+                return False
+            self._until(self.loop.time() + 1.0)
+        return True
+
+    def _until(self, until_s: float) -> None:
+        self.loop.run_until(lambda: bool(self.broken), until_s=until_s)
+
+    def _is_settled(self) -> bool:
+        return not self._what_is_open()
+
+    def _what_is_open(self) -> list[str]:
+        waiting = [host for host in self.orders if host not in self._finished]
+        undone = [
+            f"{gid} is {State(row['state']).name}"
+            for gid, row in self.log.transactions.items()
+            if not State(row["state"]).ended
+        ]
+        return waiting + undone
+
+    def _what_is_held(self) -> list[str]:
+        """What is left in the memories of coordinators and participants."""
+        held = []
+        for host in self.coordinators:
+            engine = self.workers[host].engine
+            lanes = [name for name, lane in engine.lanes.items() if lane.live or lane.backlog]
+            if engine.live or engine.watched or engine.writer.backlog or lanes:
+                held.append(f"{host}: {[*engine.live, *engine.watched]}, lanes {lanes}")
+        held += [f"{host}: calls" for host in self.participants if self.served[host].waiting]
+        return held
+
+    def _record_end(self) -> None:
+        at, recorder = self.loop.time(), self.observer.recorder
+        recorder.record(Settled(at=at))
+        for gid, row in self.log.transactions.items():
+            branches = record(as_read(row)).tx.branches
+            recorder.record(
+                Final(
+                    at=at,
+                    gid=gid,
+                    state=FinalState(State(row["state"]).name),
+                    branch_ids=tuple([branch.spec.branch_id for branch in branches]),
+                )
+            )
+        for host, database in self.databases.items():
+            columns = "sum(initial), sum(available), sum(reserved), sum(taken)"
+            ((initial, available, reserved, taken),) = database.sqlite.execute(
+                f"SELECT {columns} FROM accounts"
+            )
+            recorder.record(
+                Books(
+                    at=at,
+                    participant=host,
+                    initial=initial,
+                    available=available,
+                    reserved=reserved,
+                    taken=taken,
+                )
+            )
+
+    def _on_error(self, context: dict[str, Any]) -> None:
+        """What asyncio has nobody to give to."""
+        error = context.get("exception")
+        self.broken.append(f"{context['message']}: {_words(error) if error else context}")
+
+
+def simulate(seed: int) -> Verdict:
+    """Runs one seed from its beginning to its judgement."""
+    began = perf_counter()
+    with _quiet():
+        world = World(seed)
+        with seams.installed(
+            luck=world.luck,
+            network=world.network,
+            log=world.log,
+            wall_clock=world.wall_clock,
+            monotonic=world.monotonic,
+        ):
+            world.run()
+            world.loop.close()
+    return Verdict(
+        seed=seed,
+        broken=tuple(world.broken),
+        simulated_s=world.loop.time(),
+        seconds=perf_counter() - began,
+        history=world.observer.recorder.history,
+    )
+
+
+def simulate_briefly(seed: int) -> Verdict:
+    """The same without the history where nobody will read it."""
+    verdict = simulate(seed)
+    return verdict if verdict.broken else replace(verdict, history=[])
+
+
+def _settings(luck: random.Random, participants: list[str]) -> Settings:
+    """Quick or as they are by default; roomy or so small that queues are full."""
+    small = luck.random() < 0.3
+    return Settings.model_validate(
+        {
+            "limits": {"live_max": luck.choice((4, 8, 16)) if small else 20_000},
+            "recovery": {"sweep_every_s": luck.choice((0.2, 0.5))},
+            "drain_s": luck.choice((0.0, 2.0, 10.0)),
+            "log": {"connections": luck.choice((2, 4))},
+            "participants": {
+                name: {
+                    "target": f"{name}:1",
+                    "batched": luck.random() < 0.7,
+                    "call_timeout_s": luck.choice((0.5, 2.0, 5.0)),
+                    "retry_max_s": luck.choice((1.0, 5.0, 15.0)),
+                    "attempts_before_stuck": luck.choice((2, 10)),
+                    "cancel_in_stage_order": luck.random() < 0.3,
+                }
+                | ({"concurrency_max": 3, "backlog_max": 6, "batch_max": 2} if small else {})
+                for name in participants
+            },
+        }
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No logging, no warnings about what dies unfinished, and no garbage collection in between."""
+    configuration = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    unraisable = sys.unraisablehook
+    sys.unraisablehook = lambda _: None
+    # What is there already is of no concern to the collection below.
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            gc.collect()
+        gc.enable()
+        gc.unfreeze()
+        sys.unraisablehook = unraisable
+        logging.disable(disabled)
+        structlog.configure(**configuration)
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(map(_words, error.exceptions))
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    where = f" ({at.tb_frame.f_code.co_qualname}:{at.tb_lineno})" if at else ""
+    return f"{type(error).__name__}: {error}{where}"

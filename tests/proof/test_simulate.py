@@ -1,0 +1,186 @@
+"""The simulation itself: it repeats exactly, it is clean, and it finds bugs that are planted."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from coordinator.core import machine
+from coordinator.core.errors import LogUnavailable
+from coordinator.core.model import Transaction
+from coordinator.engine.engine import Engine
+from coordinator.engine.log_writer import LogWriter
+from coordinator.engine.participant_lane import ParticipantLane
+from coordinator.log.connections import Outcome
+from coordinator.log.store import PostgresLog
+from proof.history.events import encode
+from proof.simulate.__main__ import main, remembered
+from proof.simulate.log_database import LogDatabase
+from proof.simulate.world import simulate
+from tcc import barrier
+
+pytestmark = pytest.mark.timeout(600)
+
+SEEDS = range(5)
+# How many seeds a planted bug may survive.
+SEEDS_MAX = 60
+
+
+def digest(seed: int) -> str:
+    return hashlib.sha256(b"".join(map(encode, simulate(seed).history))).hexdigest()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_seed_keeps_every_promise(seed: int) -> None:
+    assert simulate(seed).broken == ()
+
+
+@pytest.mark.slow
+def test_seeds_that_found_a_bug_once_find_none() -> None:
+    assert {seed: simulate(seed).broken for seed in remembered()} == dict.fromkeys(remembered(), ())
+
+
+def test_a_seed_is_the_same_run_twice_in_any_process() -> None:
+    """Byte for byte, whatever the process's own hash seed is."""
+    program = "from tests.proof.test_simulate import digest; print(digest(2), digest(8))"
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env=os.environ | {"PYTHONHASHSEED": hash_seed},
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=100,
+        ).stdout.split()
+        for hash_seed in ("1", "2")
+    ]
+    assert outputs[0] == outputs[1] == [digest(2), digest(8)]
+    assert digest(2) != digest(8)
+
+
+def test_a_run_tells_a_story_and_ends_with_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--seed", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any("kind=start" in line for line in lines)
+    figures = json.loads(lines[-1])
+    assert (figures["seeds"], figures["violations"]) == (1, 0)
+    assert figures["simulated_s"] > 1
+
+
+# --- planted bugs ------------------------------------------------------------------------
+
+
+def found(first: int = 0) -> tuple[str, ...]:
+    """What the first seed says that is not clean; nothing if all are. `first` finds it today."""
+    for seed in (first, *range(SEEDS_MAX)):
+        broken = simulate(seed).broken
+        if broken:
+            return broken
+    return ()
+
+
+def test_saves_without_compare_and_set_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A save changes the row whoever owns it and whatever version it has."""
+
+    def save(self: LogDatabase, name: str, values: dict[str, Any], changes: Any) -> Any:
+        rows = [self.transactions[gid] for gid in values["gid"]]
+        count = 0
+        for number, row in enumerate(rows):
+            one = {key: [value[number]] for key, value in values.items() if key != "owner"}
+            held = one | {"version": [row["version"]], "owner": row["owner"]}
+            count += real(self, name, held, lambda row, _, number=number: changes(row, number)).count
+        return Outcome([], count)
+
+    real = LogDatabase._save
+    monkeypatch.setattr(LogDatabase, "_save", save)
+    assert found()
+
+
+def test_a_decision_that_is_sent_before_it_is_saved_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decide(tx: Transaction, trigger: machine.Trigger) -> machine.Step:
+        tx, effects = real(tx, trigger)
+        if not tx.saving:
+            return tx, effects
+        tx, calls = machine._go_on_with_phase_two(tx)
+        return tx, effects + calls
+
+    real = machine._decide
+    monkeypatch.setattr(machine, "_decide", decide)
+    assert any("left" in broken for broken in found())
+
+
+def test_an_expiry_that_ignores_the_decision_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transaction past its expiry is cancelled, whatever was decided; the database is made to let it."""
+    for state in (machine.State.CONFIRMING,):
+        monkeypatch.setitem(
+            machine._REACTIONS,  # type: ignore[arg-type] # a dictionary, seen as a mapping
+            state,
+            {**machine._REACTIONS[state], machine.Resumed: _cancel_if_expired},
+        )
+    monkeypatch.setattr("proof.simulate.log_database._is_lawful", lambda _before, _after: True)
+    assert found(14)
+
+
+def _cancel_if_expired(tx: Transaction, event: machine.Resumed, now: float) -> machine.Step:
+    if now < tx.expires_at:
+        return machine._resume_phase_two(tx, event, now)
+    return machine._save(replace(machine._unparked(tx, machine.NEVER), state=machine.State.CANCELLING))
+
+
+def test_the_last_item_of_a_batch_that_is_dropped_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def send(self: ParticipantLane, batch: list[Any]) -> None:
+        await real(self, batch[:-1] if len(batch) > 1 else batch)
+
+    real = ParticipantLane._send
+    monkeypatch.setattr(ParticipantLane, "_send", send)
+    assert found()
+
+
+def test_an_unknown_commit_that_is_taken_for_a_failure_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def save(self: LogWriter, waiting: list[Transaction]) -> None:
+        batch = [tx for tx in waiting if self._is_wanted(tx)]
+        try:
+            self._on_saved(batch, await self._log.transaction_save(batch))
+        except LogUnavailable:
+            self._on_saved(batch, [False] * len(batch))
+
+    monkeypatch.setattr(LogWriter, "_save", save)
+    assert found(10)
+
+
+def test_a_late_try_that_is_accepted_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(barrier.LAW, (barrier.Operation.TRY, barrier.State.CANCELLED), barrier.Verdict.RUN)
+    assert found(19)
+
+
+def test_a_second_confirm_that_runs_again_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(
+        barrier.LAW, (barrier.Operation.CONFIRM, barrier.State.CONFIRMED), barrier.Verdict.RUN
+    )
+    assert found(9)
+
+
+def test_a_coordinator_that_never_adopts_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def adopt(_self: PostgresLog, _limit: int) -> list[Any]:
+        return []
+
+    monkeypatch.setattr(PostgresLog, "transaction_adopt", adopt)
+    assert any("it does not settle" in broken for broken in found())
+
+
+def test_a_lost_claim_that_is_forgotten_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def recover(_self: PostgresLog) -> list[Any]:
+        return []
+
+    monkeypatch.setattr(PostgresLog, "_recover_lost_claims", recover)
+    assert found(48)
+
+
+def test_a_request_that_waits_and_is_never_told_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Engine, "settle_watched", lambda *_: 0)
+    assert found()
