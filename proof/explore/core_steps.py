@@ -31,6 +31,8 @@ class _Stepped(NamedTuple):
     forgets: bool
     # By how many versions it knows more.
     versions: int
+    # It failed where a coordinator would have died of it.
+    broken: str = ""
 
 
 _TOLD = (Accepted, Decided, Completed, Parked, BranchRegistered, BranchTried)
@@ -63,16 +65,17 @@ class Core:
             return Move(
                 (f"{words[0]}, which it refuses", *words[1:]), self._parts.put(place, c, node), fair, fault
             )
-        broken = ""
+        broken = stepped.broken
         if stepped.told or stepped.calls:
             broken = self._broken_by_effects(place, stepped)
+        if stepped.saves and node.write != NONE:
+            broken = "two writes are in flight"
         sent = place.sent
         for b, operation, _ in stepped.calls:
             sent |= self._parts.bit(b, operation)
         for effect in stepped.told:
             if isinstance(effect, BranchRegistered):
                 sent |= self._sent_by_initiator(stepped.live, effect.index)
-        assert not stepped.saves or node.write == NONE, "two writes in flight"
         calls = node.calls
         if stepped.calls:
             calls = tuple(sorted({*calls, *stepped.calls}))
@@ -97,6 +100,9 @@ class Core:
             tx, effects = step(before, event, now)
         except Refused:
             stepped = None
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is what was looked for
+            why = f"the core failed at {type(event).__name__}: {error!r}"
+            stepped = _Stepped(live, saves=False, calls=(), told=(), forgets=False, versions=0, broken=why)
         else:
             calls = (effect for effect in effects if isinstance(effect, Call))
             stepped = _Stepped(

@@ -76,7 +76,6 @@ class LogMoves:
         written = self._parts.transaction(node.write)
         row = self._parts.rows.values[place.row]
         if row is None:
-            assert not written.version, "a save without a row"
             yield self._landed(place, c, Row(rows.inserted(written), c), "inserts", "")
             return
         mine = row.owner == c
@@ -189,13 +188,9 @@ class LogMoves:
             live=node.claim, lag=node.claim_lag, write=NONE, written=QUEUED, claim=NONE, claim_lag=0
         )
         tx = self._parts.transaction(node.claim)
-        moments = (
-            (EARLY, SOON, LATER)
-            if tx.state.decided
-            else (EXPIRED,)
-            if place.clock & LOG_LATE
-            else (EARLY, LATER)
-        )
+        moments: tuple[float, ...] = (EARLY, SOON, LATER)
+        if not tx.state.decided and place.clock & LOG_LATE:
+            moments = (EXPIRED,)
         seen: set[Place] = set()
         for now in moments:
             move = self._core.step(place, c, resumed, Resumed(), ("resumes",), fair=True, now=now)

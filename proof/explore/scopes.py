@@ -7,9 +7,9 @@ A, B, C = branch("a"), branch("b"), branch("c")
 BY_INITIATOR = branch("i", tried_by_initiator=True)
 STAGES = (branch("a", cancel_in_stage_order=True), B, branch("c", stage=1))
 
-# The first is visited first: the largest.
+# The largest first: each is visited by one process.
 SMALL = (
-    Scope(name="two branches", branches=(A, B), may_reject=(0,), faults_max=4),
+    Scope(name="two branches", branches=(A, B)),
     Scope(
         name="one branch, every oddity",
         branches=(A,),
@@ -24,29 +24,30 @@ SMALL = (
         clocks_apart=True,
         purges=True,
     ),
-    Scope(name="step by step", branches=(A, BY_INITIATOR), interactive=True, repeats=True, faults_max=3),
-    Scope(name="two transactions, one unit", branches=(A,), transactions=2, stock=1, faults_max=1),
-    Scope(name="three branches in two stages", branches=STAGES, may_reject=(2,), faults_max=1),
+    Scope(name="step by step", branches=(A, BY_INITIATOR), interactive=True, faults_max=1),
+    Scope(name="two transactions for one unit", branches=(A,), transactions=2, stock=1, faults_max=1),
     Scope(
-        name="two branches, owners keep what they drive",
+        name="two branches, whose owner keeps them",
         branches=(A, B),
+        may_reject=(0,),
         live_owners_lose=False,
         due_apart=True,
     ),
-    Scope(
-        name="one branch, any number of faults", branches=(A,), may_reject=(0,), releases=True, purges=True
-    ),
+    Scope(name="one branch", branches=(A,), may_reject=(0,), releases=True, purges=True),
+    Scope(name="three branches in two stages", branches=STAGES, may_reject=(2,), faults_max=1),
+    Scope(name="one branch, no faults", branches=(A,), faults_max=0),
 )
 
 LARGE = (
-    Scope(name="two branches, any number of faults", branches=(A, B), may_reject=(0,)),
+    Scope(name="two branches, one of which may say no", branches=(A, B), may_reject=(0,), releases=True),
     Scope(
-        name="step by step, more faults",
+        name="step by step, with repeats",
         branches=(A, BY_INITIATOR),
         interactive=True,
         repeats=True,
-        faults_max=5,
+        faults_max=2,
     ),
-    Scope(name="two branches in two transactions", branches=(A, B), transactions=2, stock=1, faults_max=1),
-    Scope(name="three branches", branches=(A, B, C), faults_max=2),
+    Scope(name="two transactions of two branches", branches=(A, B), transactions=2, stock=1, faults_max=1),
+    Scope(name="three branches in two stages, more faults", branches=STAGES, may_reject=(2,), faults_max=2),
+    Scope(name="three branches", branches=(A, B, C), faults_max=1),
 )

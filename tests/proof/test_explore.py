@@ -1,6 +1,8 @@
 """The explorer: small scopes are clean, and broken code is found, with the shortest way there."""
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -9,9 +11,10 @@ from msgspec.structs import replace
 from coordinator.core import machine
 from coordinator.core.events import Answered, Begun, Call, CancelRequested, Decided, Resumed, Woken
 from coordinator.core.model import Branch, Operation, State, Transaction, TryState
-from proof.explore import __main__ as program
+from proof.explore import program
 from proof.explore.scope import Scope, branch
-from proof.explore.search import Visit, visit
+from proof.explore.scopes import SMALL
+from proof.explore.search import Finding, Visit, visit
 from proof.explore.system import System
 from tcc import barrier
 
@@ -21,7 +24,7 @@ ONE = Scope(name="one", branches=(A,))
 BRIEF = replace(ONE, faults_max=1)
 TWO = Scope(name="two", branches=(A, B), live_owners_lose=False, lost_answers=False)
 PAIR = Scope(name="pair", branches=(A,), transactions=2, stock=1, faults_max=1)
-INTERACTIVE = Scope(name="interactive", branches=(A,), interactive=True)
+INTERACTIVE = Scope(name="interactive", branches=(A,), interactive=True, faults_max=0)
 
 TRYING, CONFIRMING, CANCELLING = State.TRYING, State.CONFIRMING, State.CANCELLING
 
@@ -47,7 +50,7 @@ def found(scope: Scope) -> tuple[str, str]:
         replace(ONE, repeats=True, contents=2, faults_max=1, stale_answers=True),
         replace(TWO, faults_max=1, due_apart=True),
         replace(PAIR, faults_max=0),
-        replace(INTERACTIVE, branches=(A, branch("i", tried_by_initiator=True)), faults_max=0),
+        replace(INTERACTIVE, branches=(A, branch("i", tried_by_initiator=True))),
     ],
     ids=["rejections", "stuck", "repeats", "two branches", "two transactions", "interactive"],
 )
@@ -74,12 +77,19 @@ def test_what_was_not_visited_is_said() -> None:
 # --- code that is wrong ----------------------------------------------------------------
 
 
-def decided_early(tx: Transaction) -> bool:
-    return any(branch.tried is TryState.SUCCEEDED for branch in tx.branches)
+def confirm_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = machine._go_on_trying
+
+    def hasty(tx: Transaction, now: float) -> machine.Step:
+        if any(branch.tried is TryState.SUCCEEDED for branch in tx.branches):
+            return machine._confirm(tx)
+        return go_on(tx, now)
+
+    monkeypatch.setattr(machine, "_go_on_trying", hasty)
 
 
 def test_confirm_without_every_try_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_may_confirm", decided_early)
+    confirm_early(monkeypatch)
     broken, path = found(TWO)
     assert broken == "CONFIRM was decided though not every branch holds its reservation"
     assert path.splitlines() == [
@@ -93,7 +103,7 @@ def test_confirm_without_every_try_is_found(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_path_keeps_the_names_of_transactions_and_coordinators(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_may_confirm", decided_early)
+    confirm_early(monkeypatch)
     _, path = found(replace(PAIR, branches=(A, B)))
     assert {line.split(":")[0] for line in path.splitlines()} == {"transaction 1"}
 
@@ -217,24 +227,37 @@ def test_a_write_that_is_never_sent_is_found(monkeypatch: pytest.MonkeyPatch) ->
     assert found(BRIEF)[0] == "a coordinator still waits for something that never comes"
 
 
+def test_a_core_that_fails_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_end", lambda tx: machine.TRANSITIONS[tx.state][None])
+    assert found(ONE)[0].startswith("the core failed at Answered")
+
+
 # --- the program ------------------------------------------------------------------------
 
 
-def test_the_program_ends_with_its_figures(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(program, "SMALL", (replace(ONE, faults_max=0),))
-    assert program.main(["--jobs", "1"]) == 0
-    figures = json.loads(capfd.readouterr().out.splitlines()[-1])
+def test_the_program_ends_with_its_figures() -> None:
+    """As `make explore` runs it, over one scope."""
+    name = "one branch, no faults"
+    ended = subprocess.run(
+        [sys.executable, "-m", "proof.explore", "--scope", name, "--jobs", "1"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
+    )
+    figures = json.loads(ended.stdout.splitlines()[-1])
     assert figures["violations"] == 0
     assert figures["states"] > 20
+    assert f"{name}: {figures['states']} states" in ended.stderr
 
 
-def test_the_program_tells_the_way_to_what_it_finds(
+def test_a_broken_promise_ends_the_program_with_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(machine, "_may_confirm", decided_early)
-    program.tell_findings(TWO, explored(TWO))
+    broken = Visit(7, 9, 0, [Finding("it is broken", ["somebody broke it"])], complete=False)
+    monkeypatch.setattr(program, "visits", lambda scopes, jobs: [broken for _ in scopes])
+    assert program.main(["--scope", SMALL[0].name]) == 1
     said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("scope two: CONFIRM was decided")
-    assert said[-1].split(maxsplit=1) == ["6", "coordinator A saves a row that is CONFIRMING now"]
+    assert said[0] == f"scope {SMALL[0].name}: it is broken"
+    assert said[1].split(maxsplit=1) == ["1", "somebody broke it"]
+    assert json.loads(said[2])["violations"] == 1
