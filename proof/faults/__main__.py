@@ -37,6 +37,7 @@ from proof.history.story import story
 _TIMES_CI, _TIMES_LONG = 3, 20
 _CRASH_CI_S, _CRASH_LONG_S = 120.0, 600.0
 _SHOWN_MAX = 30
+_INTERRUPTED = 128 + signal.SIGINT
 
 
 def main() -> int:
@@ -51,7 +52,12 @@ def main() -> int:
     if options.inside_tmpfs:
         disk_full.mount(home / DISK)
     say(f"seed {options.seed}, files in {home}")
-    figures, wrong = asyncio.run(_run(options, home, say))
+    try:
+        figures, wrong = asyncio.run(_run(options, home, say))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        shutil.rmtree(home, ignore_errors=options.inside_tmpfs)
+        say("interrupted")
+        return _INTERRUPTED
     figures = {**figures, "violations": len(wrong), "seconds": round(time.monotonic() - started, 1)}
     for what in wrong[:_SHOWN_MAX]:
         print(f"VIOLATION {what}", file=sys.stderr)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
 
 import grpc
@@ -31,6 +31,7 @@ class Judge:
         self.violations: list[str] = []
         self._known: dict[str, AuditedTransaction] = {}
         self._failures_seen = 0
+        self._ends_seen: dict[str, int] = {}
 
     @property
     def transactions(self) -> int:
@@ -50,7 +51,8 @@ class Judge:
         new = await self._new_transactions()
         found = [str(violation) for violation in await self._audit()]
         events = await asyncio.to_thread(self._system.observers.read)
-        seen = sorted([*self.recorder.history, *journal, *events], key=lambda event: event.at)
+        told = [*self.recorder.history, *journal, *events, *self._ends()]
+        seen = sorted(told, key=lambda event: event.at)
         self.recorder.history = []
         end: list[AnyEvent] = [Settled(at=time.time()), *(_final(transaction) for transaction in new)]
         self.history += seen
@@ -73,6 +75,13 @@ class Judge:
         found += [str(violation) for violation in violations(self.history)]
         self.violations += [f"all: {what}" for what in found]
         return found
+
+    def _ends(self) -> Iterator[Fault]:
+        """How processes have ended since the last verdict."""
+        for member in self._system.members:
+            for at, how in member.ends[self._ends_seen.get(member.name, 0) :]:
+                yield Fault(at=at, kind="end", target=member.name, detail=how)
+            self._ends_seen[member.name] = len(member.ends)
 
     async def _settle(self) -> None:
         """What has not ended after the time is a violation by the audit's rules."""

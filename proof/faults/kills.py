@@ -1,8 +1,8 @@
 """Every failpoint kills, several times, under load; after each wave of kills all is judged.
 
 A wave: every process that is threatened dies at its failpoint, and is started again at
-once, armed with its next one, until it has died twice. So each wave kills two
-coordinators, three participants and an initiator, at up to eleven different points.
+once, armed with its next one, until it has died two or three times. So each wave kills
+two coordinators, three participants and an initiator, at up to thirteen points.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from tcc.failpoint import VARIABLE, rules
 
 WAVE_TIMEOUT_S = 40.0
 # How often a process may die in a wave: more would leave no service in between.
-LIVES = 2
+_COORDINATOR_LIVES, _PARTICIPANT_LIVES = 3, 2
 _PROVOKE_EVERY_S = 2.0
 _INITIATOR = "initiator"
 _INITIATOR_ORDERS = 60
@@ -56,7 +56,8 @@ async def _wave(stand: Stand, initiator: "_Initiator", name: str) -> None:
     threatened = [member for member in stand.system.members if member.is_threatened]
     before = {member.name: len(member.killed_at) for member in threatened}
     for member in threatened:
-        member.threaten(LIVES)
+        is_coordinator = member.name in stand.system.coordinators
+        member.threaten(_COORDINATOR_LIVES if is_coordinator else _PARTICIPANT_LIVES)
     async with stand.load(name):
         suffering = asyncio.create_task(initiator.suffer(name))
         provoking = asyncio.create_task(_provoke(stand, threatened))

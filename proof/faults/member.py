@@ -33,6 +33,8 @@ class Member:
         self.lives = 0
         # The failpoints that killed it.
         self.killed_at: list[str] = []
+        # Every end: when, in seconds since the epoch, and how.
+        self.ends: list[tuple[float, str]] = []
         # How often it was killed from outside.
         self.kills = 0
         # Ends that nobody wanted.
@@ -168,6 +170,7 @@ class Member:
     def _bury(self, status: int) -> None:
         name = self._failpoint()
         was_wanted, self._end_is_wanted = self._end_is_wanted, False
+        self.ends.append((time.time(), name or f"status {status}"))
         if name is not None:
             self.killed_at.append(name)
             self.lives -= 1
