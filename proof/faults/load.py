@@ -10,7 +10,7 @@ from proof.faults.orders import place_and_record
 from proof.history.recorder import Recorder
 from tcc.client import Client
 
-PER_S = 60
+PER_S = 45
 IN_FLIGHT_MAX = 96
 _OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
 

@@ -77,6 +77,10 @@ _HITS_MAX: Mapping[str, int] = {
     "log.take.after": 3,
     "recovery.adopted": 1,
     "recovery.claimed": 1,
+    "client.call.send": 5,
+    "client.call.answered": 5,
+    "client.execute.send": 5,
+    "client.execute.answered": 5,
 }
 _HITS_MAX_DEFAULT = 12
 
