@@ -44,8 +44,8 @@ class RecoverySettings(Struct, frozen=True, kw_only=True):
     purge_every_s: float = 10.0
     # What was interrupted comes back in bites, with pauses between them, so that what is
     # asked now finds its turn. Bites of a run, which goes on at the next tick.
-    claim_max: int = 250
-    claim_pause_s: float = 0.04
+    claim_max: int = 200
+    claim_pause_s: float = 0.045
     claims_max: int = 8
     # How many a statement deletes, and how many statements a run may take: together
     # more than one worker can end meanwhile.

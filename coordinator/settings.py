@@ -155,7 +155,7 @@ class Settings(BaseSettings):
     participants: dict[str, ParticipantSettings] = Field(default_factory=dict)
 
     def engine_limits(self) -> EngineLimits:
-        return EngineLimits(live_max=self.limits.live_max, log_backlog_max=self.limits.live_max)
+        return EngineLimits(live_max=self.limits.live_max)
 
     def request_limits(self) -> RequestLimits:
         return RequestLimits(

@@ -83,16 +83,19 @@ class EngineLimits(Struct, frozen=True, kw_only=True):
     """Bounds beyond which new work is refused before anything is written."""
 
     live_max: int = 20_000
-    log_backlog_max: int = 20_000
+    # Writes that wait for the log. More would wait for so long that it is better to say no.
+    log_backlog_max: int = 8_192
 
 
 class Live:
     """A transaction that this process drives, and the requests that wait for it."""
 
-    __slots__ = ("rivals", "tx", "waiters")
+    __slots__ = ("begun", "rivals", "tx", "waiters")
 
-    def __init__(self, tx: Transaction) -> None:
+    def __init__(self, tx: Transaction, *, begun: bool) -> None:
         self.tx = tx
+        # By a request to this process; otherwise it was taken over.
+        self.begun = begun
         self.waiters: list[Waiter] = []
         # Requests for the same gid with other content, by their fingerprint. Until the
         # log has said who was first, nobody here can say which of them is refused.
@@ -123,6 +126,8 @@ class Engine:
         self.limits = limits or EngineLimits()
         self.draining = False
         self.live: dict[str, Live] = {}
+        # How many of them were begun here. They come in streams; what is taken over comes at once.
+        self._begun = 0
         # Requests that wait for transactions that others drive.
         self.watched: dict[str, list[Waiter]] = {}
         # Participants that parked transactions wait for, though they are configured no more:
@@ -137,7 +142,7 @@ class Engine:
             on_saved=self._on_saved,
             on_refused=self._on_refused,
             is_wanted=self._is_change_wanted,
-            enough=lambda: len(self.live) // BATCHES,
+            enough=lambda: self._begun // BATCHES,
         )
         self.lanes = {
             name: ParticipantLane(
@@ -182,7 +187,7 @@ class Engine:
             self._join(known, tx, waiter)
             return
         self._check_room(tx)
-        entry = self._remember(tx)
+        entry = self._remember(tx, begun=True)
         entry.waiters.append(waiter)
         self._apply(entry, Begun(), self.clock.now())
 
@@ -244,7 +249,7 @@ class Engine:
                 continue
             if known is not None:
                 self._forget(known)
-            entry = self._remember(record.tx)
+            entry = self._remember(record.tx, begun=False)
             entry.waiters = self.watched.pop(record.tx.gid, [])
             if known is not None:
                 self._hand_over(known, record)
@@ -327,19 +332,27 @@ class Engine:
 
     # --- requests, closer -------------------------------------------------
 
-    def _check_room(self, tx: Transaction) -> None:
+    def refusal(self) -> Refused | None:
+        """Why no new transaction at all is taken on now; None: it depends on the transaction."""
         if self.draining:
-            raise Draining("this coordinator is shutting down", retry_after_s=0.05)
-        self._check_log()
+            return Draining("this coordinator is shutting down", retry_after_s=0.05)
+        if not self.writer.available:
+            return _log_away()
         if len(self.live) >= self.limits.live_max * NEW_WORK_SHARE:
-            raise Overloaded("too many live transactions", retry_after_s=0.2)
+            return Overloaded("too many live transactions", retry_after_s=0.2)
         if self.writer.backlog >= self.limits.log_backlog_max:
-            raise Overloaded("the log cannot keep up", retry_after_s=0.2)
+            return Overloaded("the log cannot keep up", retry_after_s=0.2)
+        return None
+
+    def _check_room(self, tx: Transaction) -> None:
+        refusal = self.refusal()
+        if refusal is not None:
+            raise refusal
         self._check_participants(branch.spec for branch in tx.branches)
 
     def _check_log(self) -> None:
         if not self.writer.available:
-            raise LogUnavailable("the transaction log cannot be reached", retry_after_s=1.0)
+            raise _log_away()
 
     def _check_participants(self, specs: Iterable[BranchSpec]) -> None:
         for spec in specs:
@@ -384,7 +397,7 @@ class Engine:
             if entry is not None:
                 before = len(entry.tx.branches)
                 self._apply(entry, event, self.clock.now())
-                self._count(entry.tx.branches[before:], 1)
+                self._count(entry, entry.tx.branches[before:], 1)
                 self._wait_for(entry, waiter)
                 return
             self._check_log()
@@ -422,22 +435,25 @@ class Engine:
         else:
             self.watched.setdefault(tx.gid, []).append(waiter)
 
-    def _remember(self, tx: Transaction) -> Live:
-        entry = self.live[tx.gid] = Live(tx)
-        self._count(tx.branches, 1)
+    def _remember(self, tx: Transaction, *, begun: bool) -> Live:
+        entry = self.live[tx.gid] = Live(tx, begun=begun)
+        self._begun += begun
+        self._count(entry, tx.branches, 1)
         return entry
 
     def _forget(self, entry: Live) -> None:
         del self.live[entry.tx.gid]
-        self._count(entry.tx.branches, -1)
+        self._begun -= entry.begun
+        self._count(entry, entry.tx.branches, -1)
 
-    def _count(self, branches: Iterable[Branch], change: int) -> None:
+    def _count(self, entry: Live, branches: Iterable[Branch], change: int) -> None:
         """Tells the lanes how many branches they have among the live transactions."""
         lanes = self.lanes
         for branch in branches:
             lane = lanes.get(branch.spec.participant)
             if lane is not None:
                 lane.live += change
+                lane.begun += change * entry.begun
 
     # --- events -----------------------------------------------------------
 
@@ -601,6 +617,10 @@ def _gid_conflict(gid: str) -> GidConflict:
 
 def _not_found(gid: str) -> TransactionNotFound:
     return TransactionNotFound(f"no transaction {gid!r}", metadata={"gid": gid})
+
+
+def _log_away() -> LogUnavailable:
+    return LogUnavailable("the transaction log cannot be reached", retry_after_s=1.0)
 
 
 def _owner_changed() -> OwnerChanged:

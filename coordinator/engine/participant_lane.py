@@ -22,7 +22,7 @@ FRESH_S = 0.02
 PACE_S = 0.025
 # How many batches may be under way and fresh.
 SENDERS = 2
-# A busy queue waits for the part of all that could come that makes so many batches of it.
+# A busy queue waits until what was begun here and is live could be so many batches.
 BATCHES = 2
 
 
@@ -71,6 +71,8 @@ class ParticipantLane:
         self._calls = asyncio.TaskGroup()
         # Branches of live transactions at this participant; the engine counts them.
         self.live = 0
+        # Those of them whose transactions were begun here.
+        self.begun = 0
         self._outbox = Outbox[BranchCall](
             self._send,
             items_max=min(policy.batch_max, policy.concurrency_max),
@@ -78,7 +80,7 @@ class ParticipantLane:
             size=_size,
             senders=SENDERS,
             pace_s=PACE_S,
-            enough=lambda: self.live // BATCHES,
+            enough=lambda: self.begun // BATCHES,
         )
 
     def put(self, call: BranchCall) -> None:

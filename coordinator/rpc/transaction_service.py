@@ -59,7 +59,12 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         collected = _Replies(len(transactions))
         time_left_s = context.time_remaining()
         failpoint("rpc.batch.request")
+        # Whoever is refused anyway is refused before his request costs more than reading it.
+        refusal = self._engine.refusal()
         for index, item in enumerate(transactions):
+            if refusal is not None and item.gid not in self._engine.live:
+                collected.add(_refusal(index, refusal))
+                continue
             try:
                 if index >= self._limits.batch_max:
                     raise InvalidRequest("BATCH_TOO_LARGE", f"at most {self._limits.batch_max} at once")

@@ -286,6 +286,41 @@ async def test_work_beyond_the_bound_is_refused_before_it_is_written(
         go.set()
 
 
+async def test_a_full_coordinator_refuses_what_is_new_in_a_batch_and_answers_repeats(
+    database_url: str, stock: ScriptedParticipant
+) -> None:
+    go = asyncio.Event()
+
+    async def wait(_call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+        await go.wait()
+        return SUCCEEDED
+
+    stock.script = wait
+    both = {"stock": {"target": stock.address}, "second": {"target": stock.address}}
+    async with running(settings_for(both, limits={"live_max": 6}), database_url) as worker:
+        known = [
+            pb.ExecuteTransactionRequest(
+                gid=f"{name} {number}", branches=[branch("1", name)], wait_for=pb.WAIT_FOR_ACCEPTED
+            )
+            for name in both
+            for number in range(3)
+        ]
+        for request in known:
+            await worker.stub.ExecuteTransaction(request)
+        new = execute("new", pb.WAIT_FOR_ACCEPTED)
+        batch = pb.ExecuteTransactionsRequest(transactions=[new, known[0], new])
+        replies = {
+            reply.index: reply
+            async for response in worker.stub.ExecuteTransactions(batch)
+            for reply in response.replies
+        }
+        assert [replies[index].error.reason for index in range(3)] == ["OVERLOADED", "", "OVERLOADED"]
+        assert replies[0].error.retry_after_ms > 0
+        assert replies[1].outcome.gid == known[0].gid
+        assert len((await worker.stub.ListTransactions(pb.ListTransactionsRequest())).transactions) == 6
+        go.set()
+
+
 async def test_a_dead_participant_delays_only_its_own_transactions(
     database_url: str, stock: ScriptedParticipant
 ) -> None:
