@@ -50,6 +50,11 @@ class Load:
         if isinstance(error, Exception):
             raise error
 
+    async def caught_up(self) -> None:
+        """Returns when every order that is under way now is answered."""
+        if self._under_way:
+            await asyncio.wait(set(self._under_way))
+
     async def _offer(self, waiting: AsyncIterator[PlannedOrder]) -> None:
         loop = asyncio.get_running_loop()
         next_at = loop.time()
