@@ -1,7 +1,10 @@
 """The conformance suite passes on the SDK's own participant and catches participants that break the law."""
 
+import asyncio
 import dataclasses
 import time
+from contextlib import asynccontextmanager
+from itertools import count
 
 import grpc
 import pytest
@@ -13,7 +16,7 @@ from tcc.v1 import participant_pb2 as pb, participant_pb2_grpc as pb_grpc
 from .test_barrier import make_participant
 
 TRY, CONFIRM, CANCEL = pb.OPERATION_TRY, pb.OPERATION_CONFIRM, pb.OPERATION_CANCEL
-OK = pb.OUTCOME_CODE_SUCCEEDED
+OK, FAILED = pb.OUTCOME_CODE_SUCCEEDED, pb.OUTCOME_CODE_FAILED
 
 
 @pytest.mark.parametrize("action", ["single", "batch"])
@@ -40,7 +43,7 @@ async def test_sdk_participant_conforms(postgresql, call_participant, action):
     )
 
     assert report.ok, str(report)
-    assert not [result for result in report.results if result.skipped]
+    assert [result.case for result in report.results if result.skipped] == ["killed_half_way"]
 
 
 class Careless(pb_grpc.ParticipantServiceServicer):
@@ -52,35 +55,89 @@ class Careless(pb_grpc.ParticipantServiceServicer):
         self._results: dict[tuple[str, str], bytes] = {}
         self._effects: dict[tuple[str, str], list[str]] = {}
         self._tries = 0
+        # Set when this process dies, and then one of the next.
+        self._death = asyncio.Event()
+        # Whether one of its calls hangs in the middle already.
+        self._hangs = False
+
+    async def restart(self):
+        """What kill -9 does: calls are cut off, and what is not durable is gone."""
+        self._death.set()
+        self._death = asyncio.Event()
+        self._hangs = False
+        match self._fault:
+            case "keeps its barrier in memory":
+                self._states.clear()
+                self._results.clear()
+            case "keeps its results in memory":
+                self._results.clear()
+            case "keeps its tombstones in memory":
+                self._states = {key: state for key, state in self._states.items() if key in self._results}
+            case "answers before it commits" if self._states:
+                last = list(self._states)[-1]
+                for kept in (self._states, self._results, self._effects):
+                    kept.pop(last, None)
+            case "does not come back":
+                self._death.set()
 
     async def observe(self, gid, branch_id):
-        done = self._effects.get((gid, branch_id), [])
+        done = self._effects.get(self._key(gid, branch_id), [])
         reserved = done.count("try") - done.count("confirm") - done.count("cancel")
         return conformance.Effects(reserved=reserved, confirmed=done.count("confirm"))
 
-    def answer(self, call, index=0):
-        outcome = self._outcome(call)
+    def _key(self, gid, branch_id):
+        match self._fault:
+            case "keys by gid alone":
+                return gid, ""
+            case "ignores case":
+                return gid.lower(), branch_id
+            case "ignores spaces at the end":
+                return gid.rstrip(), branch_id
+            case "ignores accents":
+                return gid.replace("\u00e9", "e"), branch_id
+            case "cuts keys off":
+                return gid[:127], branch_id
+        return gid, branch_id
+
+    async def answer(self, call, context, index=0):
+        if self._death.is_set():
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "nobody is here")
+        outcome = await self._outcome(call, context)
         outcome.index = index
         return outcome
 
-    def _outcome(self, call):
-        key, fault = (call.gid, call.branch_id), self._fault
+    async def _outcome(self, call, context):
+        key, fault = self._key(call.gid, call.branch_id), self._fault
         state = self._states.get(key)
         if call.action != "reserve" and call.operation != CANCEL:
             return self._no("UNKNOWN_ACTION", unless="takes any action")
         if call.action != "reserve" and fault == "cannot cancel an unknown action":
             return self._no("UNKNOWN_ACTION")
+        is_late = call.expires_at_ms < time.time() * 1000
         if call.operation == TRY:
-            return self._try(call, key, state)
+            if fault == "looks before it writes":
+                await asyncio.sleep(0.02)
+            return await self._try(call, context, key, state, is_late)
+        if is_late and fault == "ends nothing past its expiry":
+            return self._no("EXPIRED")
         if call.operation == CONFIRM:
-            if state is None:
-                return self._no("NOT_TRIED", unless="confirms what was never tried")
-            if state == "cancelled":
-                return self._no("ALREADY_CANCELLED", unless="confirms what is cancelled")
-            if state == "tried" or fault == "confirms twice":
-                self._do(key, "confirm")
-            self._states[key] = "confirmed"
-            return pb.BranchOutcome(code=OK)
+            return await self._confirm(context, key, state)
+        return self._cancel(key, state)
+
+    async def _confirm(self, context, key, state):
+        fault = self._fault
+        if state is None:
+            return self._no("NOT_TRIED", unless="confirms what was never tried")
+        if state == "cancelled":
+            return self._no("ALREADY_CANCELLED", unless="confirms what is cancelled")
+        if state == "tried" or fault == "confirms twice":
+            self._do(key, "confirm", unless="confirms without doing it")
+            await self._hang(context, "confirms before it writes its row")
+        self._states[key] = "confirmed"
+        return pb.BranchOutcome(code=OK)
+
+    def _cancel(self, key, state):
+        fault = self._fault
         if state is None and fault == "fails an empty cancel":
             return self._no("NOT_FOUND")
         if state is None and fault == "forgets its tombstone":
@@ -88,11 +145,11 @@ class Careless(pb_grpc.ParticipantServiceServicer):
         if state == "confirmed":
             return self._no("ALREADY_CONFIRMED", unless="cancels what is confirmed")
         if state == "tried" or (state == "cancelled" and fault == "cancels twice"):
-            self._do(key, "cancel")
+            self._do(key, "cancel", unless="cancels without doing it")
         self._states[key] = "cancelled"
         return pb.BranchOutcome(code=OK)
 
-    def _try(self, call, key, state):
+    async def _try(self, call, context, key, state, is_late):
         fault = self._fault
         if state == "cancelled" and fault != "takes a late Try":
             return self._no("LATE_TRY")
@@ -101,12 +158,14 @@ class Careless(pb_grpc.ParticipantServiceServicer):
         if state in {"tried", "confirmed"} and fault == "forgets its result":
             return pb.BranchOutcome(code=OK)
         if state in {"tried", "confirmed"} and fault != "tries twice":
-            return pb.BranchOutcome(code=OK, result=self._results[key])
-        if call.expires_at_ms < time.time() * 1000 and fault != "takes an expired Try":
+            return pb.BranchOutcome(code=OK, result=self._results.get(key, b""))
+        if is_late and fault != "takes an expired Try":
             return self._no("EXPIRED")
-        return self._first_try(call, key)
+        if call.attempt and fault == "takes a repeated Try for a known one":
+            return pb.BranchOutcome(code=OK)
+        return await self._first_try(call, context, key)
 
-    def _first_try(self, call, key):
+    async def _first_try(self, call, context, key):
         if call.payload == b"reject":
             if self._fault == "reserves what it rejects":
                 self._do(key, "try")
@@ -115,15 +174,34 @@ class Careless(pb_grpc.ParticipantServiceServicer):
                 if self._fault == "fails instead of rejecting"
                 else pb.OUTCOME_CODE_REJECTED
             )
-            return pb.BranchOutcome(code=code, reason="SOLD_OUT")
+            reason = "" if self._fault == "rejects without a reason" else "SOLD_OUT"
+            return pb.BranchOutcome(code=code, reason=reason)
         self._tries += 1
-        self._do(key, "try")
+        if self._fault != "writes its row before it reserves":
+            self._do(key, "try", unless="reserves nothing")
+        await self._hang(context, "reserves before it writes its row")
         self._states[key] = "tried"
         self._results[key] = b"%d" % self._tries
+        if self._fault == "writes its row before it reserves":
+            await self._hang(context, self._fault)
+            self._do(key, "try")
         return pb.BranchOutcome(code=OK, result=self._results[key])
 
-    def _do(self, key, operation):
-        self._effects.setdefault(key, []).append(operation)
+    async def _hang(self, context, fault):
+        """Gets no further with one call of this life, so that a kill finds it half-way."""
+        if fault == self._fault and not self._hangs and self._is_old:
+            self._hangs = True
+            await self._death.wait()
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "cut off")
+
+    @property
+    def _is_old(self):
+        """Whether the case that kills has come to the calls that it cuts off."""
+        return any(branch_id.startswith("branch-0-") for _, branch_id in self._effects)
+
+    def _do(self, key, operation, unless=""):
+        if not unless or unless != self._fault:
+            self._effects.setdefault(key, []).append(operation)
 
     def _no(self, reason, unless=""):
         if unless and unless == self._fault:
@@ -133,80 +211,154 @@ class Careless(pb_grpc.ParticipantServiceServicer):
         )
 
     async def TryBranch(self, request, context):  # noqa: N802 - named by the contract
-        return pb.ParticipantServiceTryBranchResponse(outcome=self.answer(request.call))
+        return pb.ParticipantServiceTryBranchResponse(outcome=await self.answer(request.call, context))
 
     async def ConfirmBranch(self, request, context):  # noqa: N802 - named by the contract
-        return pb.ConfirmBranchResponse(outcome=self.answer(request.call))
+        return pb.ConfirmBranchResponse(outcome=await self.answer(request.call, context))
 
     async def CancelBranch(self, request, context):  # noqa: N802 - named by the contract
         if self._fault == "answers with a status":
             await context.abort(grpc.StatusCode.INTERNAL, "oops")
-        return pb.CancelBranchResponse(outcome=self.answer(request.call))
+        return pb.CancelBranchResponse(outcome=await self.answer(request.call, context))
 
     async def ExecuteBranches(self, request, context):  # noqa: N802 - named by the contract
         for index, call in enumerate(request.calls):
             if self._fault == "skips an item" and index == 1:
                 continue
+            if self._fault == "fails duplicates in a batch" and call.attempt and call.operation == TRY:
+                yield pb.ExecuteBranchesResponse(outcomes=[pb.BranchOutcome(index=index, code=FAILED)])
+                continue
             place = 0 if self._fault == "mixes up its indexes" else index
-            yield pb.ExecuteBranchesResponse(outcomes=[self.answer(call, place)])
+            yield pb.ExecuteBranchesResponse(outcomes=[await self.answer(call, context, place)])
 
 
-# A fault, and the cases that must catch it.
+# What asks for the same answer, and what asks for effects, wherever a branch goes through it.
+TRIES = {"duplicate_try", "try_after_confirm", "concurrent_duplicates", "duplicates_in_a_batch"}
+KILLED = {"killed_half_way"}
+# A fault, the cases that must catch it, and what the author is told.
 FAULTS = {
-    "": set(),
-    "tries twice": {"duplicate_try", "try_after_confirm", "concurrent_duplicates"},
-    "fails a duplicate Try": {"duplicate_try", "try_after_confirm", "concurrent_duplicates"},
-    "forgets its result": {"duplicate_try", "try_after_confirm", "concurrent_duplicates"},
-    "confirms twice": {"duplicate_confirm", "concurrent_duplicates"},
-    "cancels twice": {"duplicate_cancel", "empty_cancel"},
-    "takes a late Try": {"late_try", "try_after_cancel", "concurrent_try_and_cancel"},
-    "forgets its tombstone": {"late_try"},
-    "fails an empty cancel": {"empty_cancel", "late_try", "rejected_try", "unknown_action"},
-    "confirms what was never tried": {"confirm_without_try", "mixed_batch"},
-    "confirms what is cancelled": {"confirm_after_cancel"},
-    "cancels what is confirmed": {"cancel_after_confirm"},
-    "takes an expired Try": {"expired_try", "mixed_batch"},
-    "takes any action": {"unknown_action", "mixed_batch"},
-    "cannot cancel an unknown action": {"unknown_action"},
-    "reserves what it rejects": {"rejected_try"},
-    "fails instead of rejecting": {"rejected_try"},
-    "calls nothing permanent": {
-        "late_try", "try_after_cancel", "cancel_after_confirm", "confirm_after_cancel", "expired_try",
-        "unknown_action", "concurrent_try_and_cancel",
-    },
-    "skips an item": {"mixed_batch"},
-    "mixes up its indexes": {"mixed_batch"},
-    "answers with a status": {
-        "try_then_cancel", "rejected_try", "duplicate_cancel", "try_after_cancel", "empty_cancel", "late_try",
-        "cancel_after_confirm", "confirm_after_cancel", "concurrent_try_and_cancel", "mixed_batch",
-        "unknown_action",
-    },
+    "": (set(), ""),
+    "tries twice": (TRIES | KILLED, "store the result in the barrier's row"),
+    "fails a duplicate Try": (TRIES | KILLED, "must succeed without running again"),
+    "forgets its result": (TRIES | KILLED, "store the result in the barrier's row"),
+    "confirms twice": (
+        {"duplicate_confirm", "concurrent_duplicates", "duplicates_in_a_batch"} | KILLED,
+        "record CONFIRMED in the transaction of the change",
+    ),
+    "cancels twice": (
+        {"duplicate_cancel", "empty_cancel"} | KILLED, "record CANCELLED in the transaction of the change",
+    ),
+    "takes a late Try": (
+        {"late_try", "try_after_cancel", "concurrent_try_and_cancel"} | KILLED, "must leave a tombstone row",
+    ),
+    "forgets its tombstone": ({"late_try"} | KILLED, "must leave a tombstone row"),
+    "fails an empty cancel": (
+        {"empty_cancel", "late_try", "rejected_try", "unknown_action", "ended_after_expiry", "branches_apart",
+         "keys_apart"} | KILLED,
+        "there is nothing to give back",
+    ),
+    "confirms what was never tried": (
+        {"confirm_without_try", "mixed_batch", "branches_apart"}, "would hide a lost reservation",
+    ),
+    "confirms what is cancelled": ({"confirm_after_cancel"}, "never hidden"),
+    "cancels what is confirmed": ({"cancel_after_confirm"}, "never hidden"),
+    "takes an expired Try": ({"expired_try", "mixed_batch"}, "its tombstone may have been purged"),
+    "takes any action": ({"unknown_action", "mixed_batch"}, "UNKNOWN_ACTION"),
+    "cannot cancel an unknown action": ({"unknown_action"}, "is an empty cancel and must succeed"),
+    "reserves what it rejects": ({"rejected_try"}, "roll its local transaction back"),
+    "fails instead of rejecting": ({"rejected_try"}, "an outcome, not a failure"),
+    "rejects without a reason": ({"rejected_try"}, "REJECTED with a reason"),
+    "calls nothing permanent": (
+        {"late_try", "try_after_cancel", "cancel_after_confirm", "confirm_after_cancel", "expired_try",
+         "unknown_action", "concurrent_try_and_cancel"} | KILLED,
+        "permanent",
+    ),
+    "skips an item": ({"mixed_batch", "duplicates_in_a_batch"}, "under the `index` of its place"),
+    "mixes up its indexes": ({"mixed_batch", "duplicates_in_a_batch"}, "under the `index` of its place"),
+    "fails duplicates in a batch": ({"duplicates_in_a_batch"}, "answered twice, the same"),
+    "answers with a status": (
+        {"try_then_cancel", "rejected_try", "duplicate_cancel", "try_after_cancel", "empty_cancel",
+         "late_try", "cancel_after_confirm", "confirm_after_cancel", "concurrent_try_and_cancel",
+         "mixed_batch", "unknown_action", "first_try_lost", "ended_after_expiry", "branches_apart",
+         "keys_apart"} | KILLED,
+        "answer with an outcome and the status OK instead",
+    ),
+    "reserves nothing": (
+        {"try_then_confirm", "try_then_cancel", "duplicate_try", "duplicate_confirm", "duplicate_cancel",
+         "try_after_confirm", "try_after_cancel", "first_try_lost", "cancel_after_confirm",
+         "confirm_after_cancel", "ended_after_expiry", "branches_apart", "keys_apart",
+         "concurrent_duplicates", "concurrent_try_and_cancel", "mixed_batch",
+         "duplicates_in_a_batch"} | KILLED,
+        "a Try must reserve, once",
+    ),
+    "confirms without doing it": (
+        {"try_then_confirm", "duplicate_confirm", "try_after_confirm", "cancel_after_confirm",
+         "ended_after_expiry", "branches_apart", "keys_apart", "concurrent_duplicates", "mixed_batch",
+         "duplicates_in_a_batch"} | KILLED,
+        "into its final form, once",
+    ),
+    "cancels without doing it": (
+        {"try_then_cancel", "duplicate_cancel", "try_after_cancel", "confirm_after_cancel",
+         "ended_after_expiry", "concurrent_try_and_cancel", "mixed_batch"} | KILLED,
+        "a Cancel must give the reservation back",
+    ),
+    "takes a repeated Try for a known one": ({"first_try_lost"}, "earlier deliveries were lost"),
+    "ends nothing past its expiry": ({"ended_after_expiry"}, "never what was decided"),
+    "keys by gid alone": (
+        {"branches_apart", "ended_after_expiry", "mixed_batch", "concurrent_try_and_cancel"} | KILLED,
+        "the barrier's key is (gid, branch_id)",
+    ),
+    "ignores case": ({"keys_apart"}, "differ only in case"),
+    "ignores spaces at the end": ({"keys_apart"}, "differ only in a space at the end"),
+    "ignores accents": ({"keys_apart"}, "differ only in an accent"),
+    "cuts keys off": ({"keys_apart"}, "differ only in their last byte of 128"),
+    "looks before it writes": (
+        {"concurrent_duplicates", "concurrent_try_and_cancel"}, "let a unique key or a row lock",
+    ),
+    "keeps its barrier in memory": (KILLED, "not in memory"),
+    "keeps its results in memory": (KILLED, "must answer the first one's result"),
+    "keeps its tombstones in memory": (KILLED, "tombstones too"),
+    "answers before it commits": (KILLED, "committed before the answer"),
+    "reserves before it writes its row": (KILLED, "in ONE local transaction"),
+    "writes its row before it reserves": (KILLED, "in ONE local transaction"),
+    "confirms before it writes its row": (KILLED, "in ONE local transaction"),
+    "does not come back": (KILLED, "does `restart` start it?"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault or "no fault")
-async def test_every_fault_is_caught_and_named(fault):
-    servicer = Careless(fault)
+@asynccontextmanager
+async def serving(servicer):
     server = grpc.aio.server()
     pb_grpc.add_ParticipantServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault or "no fault")
+async def test_every_fault_is_caught_and_named(fault):
+    servicer = Careless(fault)
+    async with serving(servicer) as address:
         report = await conformance.run(
-            f"127.0.0.1:{port}",
+            address,
             action="reserve",
             payload=b"one",
             rejected_payload=b"reject",
             observe=servicer.observe,
+            restart=servicer.restart,
+            restart_timeout_s=0.5 if fault == "does not come back" else 60,
         )
-    finally:
-        await server.stop(None)
 
+    wanted, words = FAULTS[fault]
     failed = {result.case for result in report.results if result.failure}
     # What races may or may not meet the fault.
     racy = {"concurrent_try_and_cancel"}
-    assert failed - racy == FAULTS[fault] - racy, str(report)
+    assert failed - racy == wanted - racy, str(report)
     assert report.ok is not bool(fault)
+    assert words in str(report)
     assert all(len(result.failure) > 40 for result in report.results if result.failure)
 
 
@@ -218,20 +370,56 @@ async def test_one_test_per_case(sqlite, call_participant, case):
         f"127.0.0.1:{participant.port}", case, action="single", payload=b"{}", batched=False
     )
 
-    assert bool(skipped) == (case.name in {"rejected_try", "mixed_batch"})
+    unknown = {"rejected_try", "mixed_batch", "duplicates_in_a_batch", "killed_half_way"}
+    assert bool(skipped) == (case.name in unknown)
 
 
 async def test_single_case_raises_what_to_mend():
-    server = grpc.aio.server()
-    pb_grpc.add_ParticipantServiceServicer_to_server(Careless("forgets its tombstone"), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    [case] = [case for case in conformance.CASES if case.name == "late_try"]
-    try:
+    async with serving(Careless("forgets its tombstone")) as address:
         with pytest.raises(conformance.ConformanceError, match="leave a tombstone"):
-            await conformance.check(f"127.0.0.1:{port}", case, action="reserve", payload=b"one")
-    finally:
-        await server.stop(None)
+            await conformance.check(address, case("late_try"), action="reserve", payload=b"one")
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [("exit 0", ""), ("echo no such container >&2; exit 3", "ended with 3: no such container")],
+)
+async def test_service_may_be_restarted_by_a_command(command, words):
+    async with serving(Careless()) as address:
+        killed = conformance.check(
+            address,
+            case("killed_half_way"),
+            action="reserve",
+            payload=b"one",
+            restart=("sh", "-c", command),
+        )
+        if not words:
+            assert await killed == ""
+            return
+        with pytest.raises(conformance.ConformanceError, match=words):
+            await killed
+
+
+async def test_branches_get_payloads_of_their_own_and_keep_them():
+    payloads: dict[tuple[str, str], set[bytes]] = {}
+
+    class Recording(Careless):
+        async def _outcome(self, call, context):
+            payloads.setdefault((call.gid, call.branch_id), set()).add(call.payload)
+            return await super()._outcome(call, context)
+
+    numbers = count()
+    async with serving(Recording()) as address:
+        report = await conformance.run(address, action="reserve", payload=lambda: b"%d" % next(numbers))
+
+    assert report.ok, str(report)
+    assert all(len(each) == 1 for each in payloads.values())
+    assert len(set().union(*payloads.values())) == len(payloads) > len(conformance.CASES)
+
+
+def case(name):
+    [found] = [case for case in conformance.CASES if case.name == name]
+    return found
 
 
 def test_report_reads_one_line_a_case():

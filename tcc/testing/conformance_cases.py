@@ -1,0 +1,372 @@
+"""The cases of the conformance suite: each is one law, and how a participant is seen to keep it."""
+
+import asyncio
+
+from tcc.testing.conformance_subject import (
+    CANCEL,
+    CONFIRM,
+    EXPIRY_MS,
+    TIMEOUT_S,
+    TRY,
+    TRY_WORKS,
+    ConformanceError,
+    SkippedError,
+    Subject,
+    expect,
+    failed,
+)
+from tcc.v1 import participant_pb2 as pb
+
+# How many deliveries race in the concurrent cases, and how often.
+_RACERS = 8
+_ROUNDS = 8
+_GID_BYTES_MAX = 128
+
+_CONFIRM_WORKS = "a Confirm after a successful Try must succeed"
+_CANCEL_WORKS = "a Cancel after a successful Try must succeed"
+
+
+async def try_then_confirm(subject: Subject) -> None:
+    await subject.succeed(subject.call(TRY), TRY_WORKS)
+    await subject.effects(reserved=1, advice="a Try must reserve, once")
+    await subject.succeed(subject.call(CONFIRM), _CONFIRM_WORKS)
+    await subject.effects(confirmed=1, advice="a Confirm must turn the reservation into its final form, once")
+
+
+async def try_then_cancel(subject: Subject) -> None:
+    await subject.succeed(subject.call(TRY), TRY_WORKS)
+    await subject.succeed(subject.call(CANCEL), _CANCEL_WORKS)
+    await subject.effects(advice="a Cancel must give the reservation back")
+
+
+async def rejected_try(subject: Subject) -> None:
+    if subject.rejected_payload is None:
+        raise SkippedError("give `rejected_payload`, one that the action answers with REJECTED")
+    call = subject.call(TRY, payload=subject.rejected_payload)
+    for _ in range(2):
+        outcome = await subject.send(call)
+        expect(
+            outcome.code == pb.OUTCOME_CODE_REJECTED and bool(outcome.reason),
+            outcome,
+            "a business no must be answered REJECTED with a reason, each time: an outcome, not a failure",
+        )
+    await subject.effects(advice="a rejected Try must reserve nothing: roll its local transaction back")
+    await subject.succeed(
+        subject.call(CANCEL, payload=subject.rejected_payload),
+        "the Cancel of a rejected Try must succeed: there is nothing to give back",
+    )
+
+
+async def duplicate_try(subject: Subject) -> None:
+    first = await subject.succeed(subject.call(TRY), TRY_WORKS)
+    again = await subject.succeed(
+        subject.call(TRY, attempt=1),
+        "a repeated Try must succeed without running again: keep a row per (gid, branch_id), "
+        "written in the transaction of the reservation, and answer from it",
+    )
+    expect(
+        (first.result, first.content_type) == (again.result, again.content_type),
+        again,
+        "a repeated Try must answer the first one's result: store the result in the barrier's row",
+    )
+    await subject.effects(
+        reserved=1, advice="a repeated Try must not reserve again: look for the barrier's row first"
+    )
+
+
+async def duplicate_confirm(subject: Subject) -> None:
+    await subject.succeed(subject.call(TRY), TRY_WORKS)
+    await subject.succeed(subject.call(CONFIRM), _CONFIRM_WORKS)
+    await subject.succeed(
+        subject.call(CONFIRM, attempt=1),
+        "a repeated Confirm must succeed without running again: record CONFIRMED with the change",
+    )
+    await subject.effects(
+        confirmed=1,
+        advice="a repeated Confirm must change nothing: "
+        "record CONFIRMED in the transaction of the change, and look there first",
+    )
+
+
+async def duplicate_cancel(subject: Subject) -> None:
+    await subject.succeed(subject.call(TRY), TRY_WORKS)
+    await subject.succeed(subject.call(CANCEL), _CANCEL_WORKS)
+    await subject.succeed(
+        subject.call(CANCEL, attempt=1),
+        "a repeated Cancel must succeed without running again: record CANCELLED with the change",
+    )
+    await subject.effects(
+        advice="a repeated Cancel must change nothing: "
+        "record CANCELLED in the transaction of the change, and look there first"
+    )
+
+
+async def try_after_confirm(subject: Subject) -> None:
+    first = await subject.succeed(subject.call(TRY), TRY_WORKS)
+    await subject.succeed(subject.call(CONFIRM), _CONFIRM_WORKS)
+    again = await subject.succeed(
+        subject.call(TRY, attempt=1), "a repeated Try that arrives after the Confirm must be replayed"
+    )
+    expect(first.result == again.result, again, "and with the first one's result")
+    await subject.effects(
+        confirmed=1, advice="a Try that is replayed after the Confirm must not reserve again"
+    )
+
+
+async def empty_cancel(subject: Subject) -> None:
+    for attempt in range(2):
+        await subject.succeed(
+            subject.call(CANCEL, attempt=attempt),
+            "a Cancel whose Try never arrived must succeed: there is nothing to give back, and the "
+            "coordinator would repeat it for ever",
+        )
+    await subject.effects(advice="an empty cancel must change nothing")
+
+
+async def late_try(subject: Subject) -> None:
+    await subject.succeed(subject.call(CANCEL), "a Cancel whose Try never arrived must succeed")
+    await subject.fail(
+        subject.call(TRY),
+        "LATE_TRY",
+        "a Try that arrives after its Cancel must be refused with FAILED, permanent, LATE_TRY: an empty "
+        "cancel must leave a tombstone row that the Try finds, or its reservation is never released",
+    )
+    await subject.effects(advice="a refused late Try must reserve nothing")
+
+
+async def try_after_cancel(subject: Subject) -> None:
+    await subject.succeed(subject.call(TRY), TRY_WORKS)
+    await subject.succeed(subject.call(CANCEL), _CANCEL_WORKS)
+    await subject.fail(
+        subject.call(TRY, attempt=1),
+        "LATE_TRY",
+        "a repeated Try that arrives after the Cancel must be refused with FAILED, permanent, LATE_TRY",
+    )
+    await subject.effects(advice="a refused late Try must reserve nothing")
+
+
+async def confirm_without_try(subject: Subject) -> None:
+    await subject.fail(
+        subject.call(CONFIRM),
+        "NOT_TRIED",
+        "a Confirm without a recorded Try must be answered FAILED with NOT_TRIED: a silent success would "
+        "hide a lost reservation",
+        permanent=False,
+    )
+    await subject.effects(advice="a Confirm without a Try must change nothing")
+
+
+async def cancel_after_confirm(subject: Subject) -> None:
+    await subject.succeed(subject.call(TRY), TRY_WORKS)
+    await subject.succeed(subject.call(CONFIRM), _CONFIRM_WORKS)
+    await subject.fail(
+        subject.call(CANCEL),
+        "ALREADY_CONFIRMED",
+        "a Cancel of a confirmed branch must be answered FAILED, permanent, ALREADY_CONFIRMED: "
+        "a mixed outcome is reported, never hidden",
+    )
+    await subject.effects(confirmed=1, advice="a refused Cancel must leave the confirmed branch as it is")
+
+
+async def confirm_after_cancel(subject: Subject) -> None:
+    await subject.succeed(subject.call(TRY), TRY_WORKS)
+    await subject.succeed(subject.call(CANCEL), _CANCEL_WORKS)
+    await subject.fail(
+        subject.call(CONFIRM),
+        "ALREADY_CANCELLED",
+        "a Confirm of a cancelled branch must be answered FAILED, permanent, ALREADY_CANCELLED: "
+        "a mixed outcome is reported, never hidden",
+    )
+    await subject.effects(advice="a refused Confirm must change nothing")
+
+
+async def expired_try(subject: Subject) -> None:
+    await subject.fail(
+        subject.call(TRY, expires_in_ms=-EXPIRY_MS),
+        "EXPIRED",
+        "a first Try past `expires_at_ms` must be refused with FAILED, permanent, EXPIRED: its tombstone "
+        "may have been purged, and the expiry is what is left to tell that it is late",
+    )
+    await subject.effects(advice="an expired Try must reserve nothing")
+
+
+async def concurrent_duplicates(subject: Subject) -> None:
+    for round_ in range(_ROUNDS):
+        branch_id = f"branch-{round_}"
+        for operation in (TRY, CONFIRM):
+            outcomes = await asyncio.gather(
+                *(
+                    subject.send(subject.call(operation, branch_id=branch_id, attempt=attempt))
+                    for attempt in range(_RACERS)
+                )
+            )
+            for outcome in outcomes:
+                expect(
+                    outcome.code == pb.OUTCOME_CODE_SUCCEEDED and outcome.result == outcomes[0].result,
+                    outcome,
+                    "duplicates that arrive at the same moment must all get the one answer: let a unique key "
+                    "or a row lock make the later ones wait, then answer them from the row",
+                )
+        await subject.effects(
+            confirmed=1, branch_id=branch_id, advice="duplicates that arrive together must take effect once"
+        )
+
+
+async def concurrent_try_and_cancel(subject: Subject) -> None:
+    for round_ in range(_ROUNDS):
+        branch_id = f"branch-{round_}"
+        tried, cancelled = await asyncio.gather(
+            subject.send(subject.call(TRY, branch_id=branch_id)),
+            subject.send(subject.call(CANCEL, branch_id=branch_id)),
+        )
+        expect(
+            cancelled.code == pb.OUTCOME_CODE_SUCCEEDED,
+            cancelled,
+            "a Cancel that races with its Try must succeed, whoever wins",
+        )
+        expect(
+            tried.code == pb.OUTCOME_CODE_SUCCEEDED or failed(tried, "LATE_TRY"),
+            tried,
+            "a Try that races with its Cancel must either win and succeed or lose and be refused LATE_TRY",
+        )
+        await subject.fail(
+            subject.call(TRY, branch_id=branch_id, attempt=1),
+            "LATE_TRY",
+            "after a Try and its Cancel have raced the branch must be cancelled: write both under one lock "
+            "or unique key",
+        )
+        await subject.effects(
+            branch_id=branch_id, advice="after a Try and its Cancel have raced nothing may stay reserved"
+        )
+
+
+async def mixed_batch(subject: Subject) -> None:
+    if not subject.batched:
+        raise SkippedError("the service has no ExecuteBranches")
+    await subject.succeed(subject.call(TRY, branch_id="to-confirm"), TRY_WORKS)
+    await subject.succeed(subject.call(TRY, branch_id="to-cancel"), TRY_WORKS)
+    calls = [
+        subject.call(TRY, branch_id="to-try"),
+        subject.call(CONFIRM, branch_id="to-confirm"),
+        subject.call(CANCEL, branch_id="to-cancel"),
+        subject.call(CONFIRM, branch_id="unknown"),
+        subject.call(TRY, branch_id="late", expires_in_ms=-EXPIRY_MS),
+        subject.call(TRY, branch_id="of-no-action", action="conformance-no-such-action"),
+    ]
+    wanted = ["", "", "", "NOT_TRIED", "EXPIRED", "UNKNOWN_ACTION"]
+    outcomes = await _execute(subject, calls)
+    for outcome in outcomes:
+        expect(
+            outcome.reason == wanted[outcome.index]
+            and (outcome.code == pb.OUTCOME_CODE_SUCCEEDED) == (not wanted[outcome.index]),
+            outcome,
+            f"call {outcome.index} of the batch must be answered {wanted[outcome.index] or 'SUCCEEDED'}, "
+            "just as alone: one item must not change what another gets",
+        )
+    await subject.effects(reserved=1, branch_id="to-try", advice="a Try in a batch must reserve")
+    await subject.effects(confirmed=1, branch_id="to-confirm", advice="a Confirm in a batch must be final")
+    await subject.effects(branch_id="to-cancel", advice="a Cancel in a batch must give back")
+    await subject.succeed(subject.call(CANCEL, branch_id="to-try"), _CANCEL_WORKS)
+
+
+async def first_try_lost(subject: Subject) -> None:
+    await subject.succeed(
+        subject.call(TRY, attempt=3),
+        "a Try whose earlier deliveries were all lost must reserve like a first one: let the barrier's row "
+        "tell what is new, not `attempt`",
+    )
+    await subject.effects(reserved=1, advice="a Try whose earlier deliveries were lost must reserve, once")
+    await subject.succeed(subject.call(CANCEL), _CANCEL_WORKS)
+
+
+async def ended_after_expiry(subject: Subject) -> None:
+    for operation in (CONFIRM, CANCEL):
+        branch_id = f"branch-{operation}"
+        await subject.succeed(subject.call(TRY, branch_id=branch_id), TRY_WORKS)
+        await subject.succeed(
+            subject.call(operation, branch_id=branch_id, expires_in_ms=-EXPIRY_MS),
+            "Confirm and Cancel must be done however late they come: the expiry forbids a first Try, "
+            "never what was decided",
+        )
+    await subject.effects(
+        confirmed=1, branch_id=f"branch-{CONFIRM}", advice="a Confirm past the expiry must take effect"
+    )
+    await subject.effects(branch_id=f"branch-{CANCEL}", advice="a Cancel past the expiry must give back")
+    await subject.succeed(
+        subject.call(CANCEL, branch_id="never-tried", expires_in_ms=-EXPIRY_MS),
+        "an empty cancel past the expiry must succeed, or its transaction never ends",
+    )
+
+
+async def branches_apart(subject: Subject) -> None:
+    advice = (
+        "branches of one transaction must not know of each other: the barrier's key is (gid, branch_id), "
+        "both of them"
+    )
+    await subject.succeed(subject.call(CANCEL, branch_id="cancelled"), advice)
+    await subject.succeed(subject.call(TRY, branch_id="confirmed"), advice)
+    await subject.succeed(subject.call(CONFIRM, branch_id="confirmed"), advice)
+    await subject.fail(subject.call(CONFIRM, branch_id="untried"), "NOT_TRIED", advice, permanent=False)
+    await subject.succeed(subject.call(TRY, branch_id="tried"), advice)
+    await subject.effects(reserved=1, branch_id="tried", advice=advice)
+    await subject.effects(confirmed=1, branch_id="confirmed", advice=advice)
+    await subject.succeed(subject.call(CANCEL, branch_id="tried"), advice)
+
+
+async def keys_apart(subject: Subject) -> None:
+    long = subject.gid.ljust(_GID_BYTES_MAX, "x")
+    twins = {
+        "their last byte of 128": (long, f"{long[:-1]}y"),
+        "case": (f"{subject.gid}-a", f"{subject.gid}-A"),
+        "a space at the end": (f"{subject.gid}-b", f"{subject.gid}-b "),
+        "an accent": (f"{subject.gid}-e", f"{subject.gid}-\u00e9"),
+    }
+    for difference, (gid, other) in twins.items():
+        advice = (
+            f"gids that differ only in {difference} are two transactions: keep keys of up to 128 bytes "
+            "whole and compare them byte by byte (a binary collation or binary columns)"
+        )
+        await subject.succeed(subject.call(CANCEL, gid=other), advice)
+        await subject.succeed(subject.call(TRY, gid=gid), advice)
+        await subject.succeed(subject.call(CONFIRM, gid=gid), advice)
+        await subject.effects(gid=other, advice=advice)
+        await subject.effects(confirmed=1, gid=gid, advice=advice)
+
+
+async def duplicates_in_a_batch(subject: Subject) -> None:
+    if not subject.batched:
+        raise SkippedError("the service has no ExecuteBranches")
+    for operation in (TRY, CONFIRM):
+        calls = [subject.call(operation), subject.call(operation, attempt=1)]
+        outcomes = await _execute(subject, calls)
+        for outcome in outcomes:
+            expect(
+                outcome.code == pb.OUTCOME_CODE_SUCCEEDED and outcome.result == outcomes[0].result,
+                outcome,
+                "a call that is twice in one batch must take effect once and be answered twice, the same",
+            )
+    await subject.effects(confirmed=1, advice="a call that is twice in one batch must take effect once")
+
+
+async def unknown_action(subject: Subject) -> None:
+    await subject.fail(
+        subject.call(TRY, action="conformance-no-such-action"),
+        "UNKNOWN_ACTION",
+        "a Try of an unknown action must be refused with FAILED, permanent, UNKNOWN_ACTION",
+    )
+    await subject.succeed(
+        subject.call(CANCEL, action="conformance-no-such-action"),
+        "the Cancel of a Try that was refused for its unknown action is an empty cancel and must succeed, "
+        "or its transaction never ends",
+    )
+
+
+async def _execute(subject: Subject, calls: list[pb.BranchCall]) -> list[pb.BranchOutcome]:
+    responses = subject.stub.ExecuteBranches(pb.ExecuteBranchesRequest(calls=calls), timeout=TIMEOUT_S)
+    outcomes = [outcome async for response in responses for outcome in response.outcomes]
+    if sorted(outcome.index for outcome in outcomes) != list(range(len(calls))):
+        raise ConformanceError(
+            "ExecuteBranches must answer each call once, under the `index` of its place in the batch "
+            f"(answered the indexes {[outcome.index for outcome in outcomes]} to {len(calls)} calls)"
+        )
+    return outcomes

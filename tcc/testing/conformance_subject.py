@@ -1,0 +1,202 @@
+"""The participant under test, as the cases of the conformance suite speak to it."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias, cast
+
+import grpc
+
+from tcc.v1 import participant_pb2 as pb, participant_pb2_grpc as pb_grpc
+
+TRY, CONFIRM, CANCEL = pb.OPERATION_TRY, pb.OPERATION_CONFIRM, pb.OPERATION_CANCEL
+
+TIMEOUT_S = 10.0
+EXPIRY_MS = 10 * 60_000
+# How often an answered failure is repeated before it counts.
+_FAILURES_MAX = 10
+_PAUSE_S = 0.1
+# What says that nobody is there to answer. Any other status comes from someone.
+_ABSENT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
+# Without these a channel waits longer and longer before it looks for a service that died.
+CHANNEL_OPTIONS = (
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 500),
+)
+
+
+class ConformanceError(AssertionError):
+    """The participant breaks the law. The message says what to mend."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Effects:
+    """What a branch has in the participant's own tables now."""
+
+    # How many reservations are held for it: 0 or 1 in a correct participant.
+    reserved: int = 0
+    # How many times its reservation was made final: 0 or 1.
+    confirmed: int = 0
+
+
+Observe: TypeAlias = Callable[[str, str], Awaitable[Effects]]
+# One payload for all branches, or where each branch's comes from.
+Payload: TypeAlias = bytes | Callable[[], bytes]
+# How the service is killed and started again: a coroutine function or a command.
+Restart: TypeAlias = Callable[[], Awaitable[object]] | Sequence[str]
+
+
+class SkippedError(Exception):
+    """The case cannot be run with what the author gave."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Subject:
+    """The participant under test, and one branch of it."""
+
+    stub: pb_grpc.ParticipantServiceStub
+    action: str
+    payload: Payload
+    content_type: str
+    rejected_payload: bytes | None
+    batched: bool
+    observe: Observe | None
+    restart: Restart | None
+    restart_timeout_s: float
+    gid: str = field(default_factory=lambda: f"conformance-{uuid.uuid4()}")
+    # Every call of a branch carries the same payload.
+    _payloads: dict[tuple[str, str], bytes] = field(default_factory=dict)
+
+    def call(
+        self,
+        operation: pb.Operation,
+        *,
+        gid: str | None = None,
+        branch_id: str = "branch",
+        action: str | None = None,
+        payload: bytes | None = None,
+        expires_in_ms: int = EXPIRY_MS,
+        attempt: int = 0,
+    ) -> pb.BranchCall:
+        gid = self.gid if gid is None else gid
+        return pb.BranchCall(
+            gid=gid,
+            branch_id=branch_id,
+            operation=operation,
+            action=self.action if action is None else action,
+            payload=self._payload(gid, branch_id) if payload is None else payload,
+            content_type=self.content_type,
+            expires_at_ms=int(time.time() * 1000) + expires_in_ms,
+            attempt=attempt,
+        )
+
+    def _payload(self, gid: str, branch_id: str) -> bytes:
+        if isinstance(self.payload, bytes):
+            return self.payload
+        if (gid, branch_id) not in self._payloads:
+            self._payloads[gid, branch_id] = self.payload()
+        return self._payloads[gid, branch_id]
+
+    async def send(self, call: pb.BranchCall) -> pb.BranchOutcome:
+        """One delivery. Raises grpc.aio.AioRpcError for a status other than OK."""
+        request, method = {
+            TRY: (pb.ParticipantServiceTryBranchRequest, self.stub.TryBranch),
+            CONFIRM: (pb.ConfirmBranchRequest, self.stub.ConfirmBranch),
+            CANCEL: (pb.CancelBranchRequest, self.stub.CancelBranch),
+        }[call.operation]
+        response = await method(request(call=call), timeout=TIMEOUT_S)
+        return cast("pb.BranchOutcome", response.outcome)
+
+    async def persist(self, call: pb.BranchCall) -> pb.BranchOutcome:
+        """Delivers again and again, as a coordinator does, until the answer says something.
+
+        Raises:
+            ConformanceError: nobody answers within `restart_timeout_s`.
+            grpc.aio.AioRpcError: what answers says nothing but other statuses.
+        """
+        answer_by_s = time.monotonic() + self.restart_timeout_s
+        failures = 0
+        while True:
+            try:
+                outcome = await self.send(call)
+            except grpc.aio.AioRpcError as error:
+                if error.code() in _ABSENT:
+                    if time.monotonic() > answer_by_s:
+                        raise ConformanceError(
+                            f"after it was killed the service must answer again within "
+                            f"{self.restart_timeout_s:g} s, at the same address; does `restart` start it? "
+                            f"(the last call ended with {error.code().name}: {error.details()})"
+                        ) from error
+                elif failures == _FAILURES_MAX:
+                    raise
+                else:
+                    failures += 1
+            else:
+                if is_conclusive(outcome) or failures == _FAILURES_MAX:
+                    return outcome
+                failures += 1
+            call.attempt += 1
+            await asyncio.sleep(_PAUSE_S)
+
+    async def succeed(self, call: pb.BranchCall, advice: str) -> pb.BranchOutcome:
+        outcome = await self.send(call)
+        expect(outcome.code == pb.OUTCOME_CODE_SUCCEEDED, outcome, advice)
+        return outcome
+
+    async def fail(self, call: pb.BranchCall, reason: str, advice: str, *, permanent: bool = True) -> None:
+        outcome = await self.send(call)
+        expect(failed(outcome, reason, permanent=permanent), outcome, advice)
+
+    async def effects(
+        self,
+        *,
+        reserved: int = 0,
+        confirmed: int = 0,
+        gid: str | None = None,
+        branch_id: str = "branch",
+        advice: str,
+    ) -> None:
+        """Compares with the participant's own tables, where the author lets us see them."""
+        if self.observe is None:
+            return
+        seen, wanted = (
+            await self.observe(self.gid if gid is None else gid, branch_id),
+            Effects(reserved=reserved, confirmed=confirmed),
+        )
+        if seen != wanted:
+            raise ConformanceError(f"{advice} (observed {seen}, wanted {wanted})")
+
+
+# The barrier's own words: they stand, however often the call is repeated.
+_BARRIER = {"LATE_TRY", "EXPIRED", "NOT_TRIED", "ALREADY_CONFIRMED", "ALREADY_CANCELLED"}
+
+
+def is_conclusive(outcome: pb.BranchOutcome) -> bool:
+    """Whether repeating the call could change nothing."""
+    return outcome.code != pb.OUTCOME_CODE_FAILED or outcome.permanent or outcome.reason in _BARRIER
+
+
+def failed(outcome: pb.BranchOutcome, reason: str, *, permanent: bool = True) -> bool:
+    return (
+        outcome.code == pb.OUTCOME_CODE_FAILED
+        and outcome.reason == reason
+        # NOT_TRIED may be called either: the decision to confirm is repeated for ever anyway.
+        and (outcome.permanent or not permanent)
+    )
+
+
+def expect(holds: bool, outcome: pb.BranchOutcome, advice: str) -> None:  # noqa: FBT001 - reads as an assertion
+    if not holds:
+        raise ConformanceError(f"{advice} (answered {_words(outcome)})")
+
+
+def _words(outcome: pb.BranchOutcome) -> str:
+    code = pb.OutcomeCode.Name(outcome.code).removeprefix("OUTCOME_CODE_")
+    permanence = " permanent" if outcome.permanent else ""
+    return f"{code}{permanence} {outcome.reason} {outcome.message}".strip()
+
+
+TRY_WORKS = "a first Try of the given payload must succeed; is the payload one that can be reserved?"

@@ -1,0 +1,111 @@
+"""A participant by hand: unary calls, one table, no SDK. Its reservations are their own barrier.
+
+    python -m tests.sdk.plain_service DATABASE_URL HOST:PORT
+
+It prints `listening on HOST:PORT` once calls are welcome.
+"""
+
+import asyncio
+import signal
+import sys
+
+import grpc
+import psycopg
+
+from tcc.v1 import participant_pb2 as pb, participant_pb2_grpc as pb_grpc
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS seat (
+    gid bytea, branch_id bytea, state text NOT NULL, seat_number uuid, PRIMARY KEY (gid, branch_id)
+)"""
+# The unique key makes one of two racing calls wait for the other's commit.
+CLAIM = """
+INSERT INTO seat SELECT %s, %s, %s, gen_random_uuid()
+WHERE %s OR clock_timestamp() < to_timestamp(%s / 1000.0)
+ON CONFLICT DO NOTHING RETURNING seat_number"""
+LOCK = "SELECT state, seat_number FROM seat WHERE gid = %s AND branch_id = %s FOR UPDATE"
+MOVE = "UPDATE seat SET state = %s WHERE gid = %s AND branch_id = %s"
+
+OK = pb.OUTCOME_CODE_SUCCEEDED
+
+
+def refused(reason: str) -> pb.BranchOutcome:
+    return pb.BranchOutcome(code=pb.OUTCOME_CODE_FAILED, reason=reason, permanent=True)
+
+
+def seated(seat_number: object) -> pb.BranchOutcome:
+    return pb.BranchOutcome(code=OK, result=str(seat_number).encode(), content_type="text/plain")
+
+
+class Seats(pb_grpc.ParticipantServiceServicer):
+    """The action `take_seat`. ExecuteBranches is left out."""
+
+    def __init__(self, database_url: str) -> None:
+        self._database_url = database_url
+
+    async def TryBranch(self, request, context):
+        call = request.call
+        if call.action != "take_seat":
+            return pb.ParticipantServiceTryBranchResponse(outcome=refused("UNKNOWN_ACTION"))
+        if call.payload == b"no seat":
+            outcome = pb.BranchOutcome(code=pb.OUTCOME_CODE_REJECTED, reason="NO_SUCH_SEAT")
+            return pb.ParticipantServiceTryBranchResponse(outcome=outcome)
+        return pb.ParticipantServiceTryBranchResponse(outcome=await self._in_transaction(try_, call))
+
+    async def ConfirmBranch(self, request, context):
+        return pb.ConfirmBranchResponse(outcome=await self._in_transaction(confirm, request.call))
+
+    async def CancelBranch(self, request, context):
+        return pb.CancelBranchResponse(outcome=await self._in_transaction(cancel, request.call))
+
+    async def _in_transaction(self, handle, call):
+        async with await psycopg.AsyncConnection.connect(self._database_url) as db:
+            return await handle(db, call, (call.gid.encode(), call.branch_id.encode()))
+
+
+async def try_(db, call, key):
+    claimed = await (await db.execute(CLAIM, (*key, "TAKEN", False, call.expires_at_ms))).fetchone()
+    if claimed is not None:
+        return seated(claimed[0])
+    found = await (await db.execute(LOCK, key)).fetchone()
+    if found is None:
+        return refused("EXPIRED")
+    state, seat_number = found
+    return refused("LATE_TRY") if state == "FREE" else seated(seat_number)
+
+
+async def confirm(db, call, key):
+    found = await (await db.execute(LOCK, key)).fetchone()
+    if found is None:
+        return refused("NOT_TRIED")
+    if found[0] == "FREE":
+        return refused("ALREADY_CANCELLED")
+    await db.execute(MOVE, ("SOLD", *key))
+    return pb.BranchOutcome(code=OK)
+
+
+async def cancel(db, call, key):
+    await db.execute(CLAIM, (*key, "FREE", True, 0))
+    [state, _] = await (await db.execute(LOCK, key)).fetchone()
+    if state == "SOLD":
+        return refused("ALREADY_CONFIRMED")
+    await db.execute(MOVE, ("FREE", *key))
+    return pb.BranchOutcome(code=OK)
+
+
+async def main(database_url: str, address: str) -> None:
+    async with await psycopg.AsyncConnection.connect(database_url) as db:
+        await db.execute(SCHEMA)
+    server = grpc.aio.server()
+    pb_grpc.add_ParticipantServiceServicer_to_server(Seats(database_url), server)
+    port = server.add_insecure_port(address)
+    await server.start()
+    stopping = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
+    print(f"listening on {address.rpartition(':')[0]}:{port}", flush=True)
+    await stopping.wait()
+    await server.stop(None)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
