@@ -1,0 +1,1 @@
+"""`tccctl`: what an operator sees and does, over AdminService and nothing else."""

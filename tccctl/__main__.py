@@ -1,0 +1,5 @@
+"""`python -m tccctl`."""
+
+from tccctl.cli import main
+
+main()

@@ -1,0 +1,146 @@
+"""`tccctl audit`: what operators did, and whether the record of it is whole."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from tcc.v1 import admin_pb2 as admin
+from tccctl.audit_chain import Head, Verdict, verify as verify_chain
+from tccctl.blocks import Cell, Column, Table, Words, cell
+from tccctl.command import command
+from tccctl.exit_codes import ExitCode
+from tccctl.failures import UsageFailure
+from tccctl.formatting import instant
+from tccctl.session import Session
+
+app = typer.Typer(no_args_is_help=True, help="See what operators did; check that the record is whole.")
+
+_PAGE_SIZE = 1_000
+_HASH_BYTES = 32
+
+
+@command(
+    app,
+    "list",
+    examples=[
+        "tccctl audit list",
+        "tccctl audit list --target transaction/order-17",
+        "tccctl audit list --by ana",
+    ],
+)
+def list_(
+    session: Session,
+    by: Annotated[str, typer.Option(help="Only of this operator.")] = "",
+    target: Annotated[str, typer.Option(help="Only on this, for example transaction/order-17.")] = "",
+    action: Annotated[str, typer.Option(help="Only of this kind, for example transaction.hold.")] = "",
+    limit: Annotated[int, typer.Option(help="At most so many.", min=1)] = 100,
+) -> None:
+    """List what operators did, newest first."""
+    request = admin.ListAuditRecordsRequest(
+        operator=by, target=target, action=action, page_size=min(limit, _PAGE_SIZE)
+    )
+    found = [record for record, _ in zip(_records(session, request), range(limit), strict=False)]
+    columns = (
+        Column("NUMBER", right=True),
+        Column("AT"),
+        Column("OPERATOR"),
+        Column("ACTION"),
+        Column("TARGET"),
+        Column("REASON"),
+        Column("DETAIL", wide=True),
+        Column("HASH", wide=True),
+    )
+    table = Table(columns=columns, rows=[_row(record) for record in found], empty="nobody has acted yet")
+    session.output.answer([table], {"records": [session.record(record) for record in found]})
+
+
+@command(
+    app,
+    "verify",
+    examples=["tccctl audit verify", "tccctl audit verify --here", "tccctl audit verify --head 17:9f86d0..."],
+)
+def verify(
+    session: Session,
+    *,
+    here: Annotated[
+        bool, typer.Option("--here", help="Read all records and compute their hashes here.")
+    ] = False,
+    head: Annotated[
+        str,
+        typer.Option(
+            help="NUMBER:HASH, as kept from an earlier run: it must lie on the chain. Implies --here."
+        ),
+    ] = "",
+) -> None:
+    """Check the chain of audit records; ends with 6 where it is broken.
+
+    Keep the head that this prints elsewhere: it tells a chain that was rewritten as a whole.
+    """
+    kept = _head(head) if head else None
+    if here or kept:
+        request = admin.ListAuditRecordsRequest(page_size=_PAGE_SIZE)
+        verdict = verify_chain(_records(session, request), kept)
+    else:
+        verdict = _verdict(session.ask("VerifyAuditChain", admin.VerifyAuditChainRequest()))
+    session.output.answer([_verdict_words(verdict)], _verdict_record(verdict))
+    if verdict.problem:
+        raise typer.Exit(ExitCode.WRONG)
+
+
+def _records(session: Session, request: admin.ListAuditRecordsRequest) -> Iterator[admin.AuditRecord]:
+    while True:
+        reply = session.ask("ListAuditRecords", request)
+        yield from reply.records
+        if not reply.next_page_token:
+            return
+        request.page_token = reply.next_page_token
+
+
+def _row(record: admin.AuditRecord) -> list[Cell]:
+    return [
+        cell(record.sequence),
+        cell(instant(record.at)),
+        cell(record.operator),
+        cell(record.action),
+        cell(record.target),
+        cell(record.reason),
+        cell(record.detail),
+        cell(record.hash.hex()),
+    ]
+
+
+def _head(text: str) -> Head:
+    number, _, digits = text.partition(":")
+    try:
+        head = Head(int(number), bytes.fromhex(digits))
+    except ValueError:
+        head = Head(0, b"")
+    if head.sequence < 1 or len(head.hash) != _HASH_BYTES:
+        raise UsageFailure(f"--head {text!r} is not NUMBER:HASH", advice="`tccctl audit verify` prints it")
+    return head
+
+
+def _verdict(reply: admin.VerifyAuditChainResponse) -> Verdict:
+    problem = "" if reply.intact else reply.problem or "the chain is broken"
+    head = Head(reply.head_sequence, reply.head_hash) if reply.head_sequence else None
+    return Verdict(records=reply.records, head=head, broken_at=reply.broken_at_sequence, problem=problem)
+
+
+def _verdict_words(verdict: Verdict) -> Words:
+    if verdict.problem:
+        return Words(f"BROKEN at record {verdict.broken_at}: {verdict.problem}", "bold red")
+    if verdict.head is None:
+        return Words("intact: nobody has acted yet", "green")
+    head = f"{verdict.head.sequence}:{verdict.head.hash.hex()}"
+    return Words(f"intact: {verdict.records} records, head {head}", "green")
+
+
+def _verdict_record(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "intact": not verdict.problem,
+        "records": verdict.records,
+        "broken_at_sequence": verdict.broken_at or None,
+        "problem": verdict.problem or None,
+        "head": f"{verdict.head.sequence}:{verdict.head.hash.hex()}" if verdict.head else None,
+    }

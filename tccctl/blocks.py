@@ -1,0 +1,125 @@
+"""What a command shows, before it is known on what: tables, facts and sentences.
+
+On a terminal they become coloured tables; in a pipe plain columns, two spaces apart.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from rich.console import Group, RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from tccctl.formatting import NONE, harmless
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A piece of text with a style of `rich`."""
+
+    text: str
+    style: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table. A `wide` one is shown with `-o wide` only."""
+
+    title: str
+    wide: bool = False
+    right: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Rows below titles; without rows, the sentence `empty`."""
+
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell]] = field(default_factory=tuple)
+    empty: str
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Names and values, one pair a line."""
+
+    rows: Sequence[tuple[str, Cell]]
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """A sentence. An empty one is an empty line."""
+
+    text: str = ""
+    style: str = ""
+
+
+Block: TypeAlias = Table | Facts | Words
+
+
+def cell(text: object, style: str = "") -> Cell:
+    """A cell of one line; nothing is shown as "-"."""
+    return Cell(harmless(str(text)) or NONE, style)
+
+
+def plain_lines(blocks: Sequence[Block], *, wide: bool = False) -> Iterator[str]:
+    """The blocks as lines of plain text."""
+    for block in blocks:
+        match block:
+            case Words(text):
+                yield harmless(text)
+            case Facts(rows):
+                width = max((len(name) for name, _ in rows), default=0)
+                for name, value in rows:
+                    yield f"{name:<{width}}  {value.text}"
+            case Table():
+                yield from _plain_table(block, wide=wide)
+
+
+def rich_group(blocks: Sequence[Block], *, wide: bool = False) -> Group:
+    """The blocks for a terminal."""
+    return Group(*(_rich(block, wide=wide) for block in blocks))
+
+
+def _shown(table: Table, *, wide: bool) -> list[tuple[int, Column]]:
+    return [(index, column) for index, column in enumerate(table.columns) if wide or not column.wide]
+
+
+def _plain_table(table: Table, *, wide: bool) -> Iterator[str]:
+    if not table.rows:
+        yield table.empty
+        return
+    columns = _shown(table, wide=wide)
+    lines = [[column.title for _, column in columns]]
+    lines += [[row[index].text for index, _ in columns] for row in table.rows]
+    widths = [max(map(len, texts)) for texts in zip(*lines, strict=True)]
+    for line in lines:
+        aligned = (
+            f"{text:>{width}}" if column.right else f"{text:<{width}}"
+            for text, width, (_, column) in zip(line, widths, columns, strict=True)
+        )
+        yield "  ".join(aligned).rstrip()
+
+
+def _rich(block: Block, *, wide: bool) -> RenderableType:
+    match block:
+        case Words(text, style):
+            return Text(harmless(text), style=style)
+        case Facts(rows):
+            grid = RichTable.grid(padding=(0, 2))
+            grid.add_column(style="dim", no_wrap=True)
+            grid.add_column(overflow="fold")
+            for name, value in rows:
+                grid.add_row(Text(name), Text(value.text, style=value.style))
+            return grid
+        case Table() if not block.rows:
+            return Text(block.empty, style="dim")
+        case Table():
+            table = RichTable(box=None, header_style="bold", pad_edge=False, padding=(0, 1))
+            columns = _shown(block, wide=wide)
+            for _, column in columns:
+                table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
+            for row in block.rows:
+                table.add_row(*(Text(row[index].text, style=row[index].style) for index, _ in columns))
+            return table

@@ -1,0 +1,112 @@
+"""The same action on every transaction that a filter finds: dry run, confirmation, progress."""
+
+import shlex
+from collections.abc import Iterable
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from tcc.v1 import admin_pb2 as admin
+from tccctl.blocks import Block, Column, Table, Words, cell
+from tccctl.exit_codes import ExitCode
+from tccctl.failures import Failure
+from tccctl.formatting import enum_name
+from tccctl.session import Session, confirmed
+
+
+def run_bulk(
+    session: Session,
+    action: "admin.BulkAction",
+    filter_: str,
+    reason: str | None,
+    *,
+    dry_run: bool,
+    token: str,
+    yes: bool,
+) -> None:
+    """Does it, or says what it would do.
+
+    Ends the process with PARTLY where some transactions were not acted on. Raises Failure.
+    """
+    request = admin.RunBulkActionRequest(filter=filter_, action=action, act=session.act(reason))
+    if not token:
+        plan = _plan(session, request)
+        if dry_run or not plan.matched:
+            session.output.answer([*_plan_blocks(plan), *_how_to_go_on(plan, request)], session.record(plan))
+            return
+        if not session.output.is_data:
+            session.output.show(_plan_blocks(plan))
+        confirmed(
+            f"{_verb(action)} {plan.matched} transactions?",
+            yes=yes,
+            advice=f"add --yes, or --token {plan.confirmation_token}",
+        )
+        token = plan.confirmation_token
+    request.confirmation_token = token
+    _run(session, request)
+
+
+def _plan(session: Session, request: admin.RunBulkActionRequest) -> admin.RunBulkActionResponse:
+    for plan in session.stream("RunBulkAction", request):
+        return plan  # type: ignore[no-any-return]
+    raise Failure("the coordinator answered nothing")
+
+
+def _run(session: Session, request: admin.RunBulkActionRequest) -> None:
+    failures: list[admin.BulkFailure] = []
+    last: admin.RunBulkActionResponse | None = None
+    replies: Iterable[Any] = session.stream("RunBulkAction", request)
+    console = Console(file=session.output.error)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(_verb(request.action), total=None)
+        for last in replies:
+            failures += last.failures
+            progress.update(task, total=last.matched, completed=last.succeeded + last.failed)
+    if last is None or not last.finished:
+        raise Failure(
+            "the coordinator stopped before it had finished",
+            advice="do the dry run again: it finds what is left",
+        )
+    said = session.record(last) | {"failures": [session.record(failure) for failure in failures]}
+    summary = f"{last.succeeded} of {last.matched} transactions done, {last.failed} not"
+    session.output.answer([Words(summary), *_failure_blocks(failures)], said)
+    if last.failed:
+        raise typer.Exit(ExitCode.PARTLY)
+
+
+def _plan_blocks(plan: admin.RunBulkActionResponse) -> list[Block]:
+    words = f"{plan.matched} transactions match; nothing is done yet"
+    sample = f"for example {', '.join(plan.sample_gids)}" if plan.sample_gids else ""
+    blocks: list[Block] = [Words(words)]
+    if sample:
+        blocks.append(Words(sample))
+    return [*blocks, *_failure_blocks(plan.failures)]
+
+
+def _how_to_go_on(plan: admin.RunBulkActionResponse, request: admin.RunBulkActionRequest) -> list[Block]:
+    if not plan.matched:
+        return []
+    line = shlex.join(
+        [
+            "tccctl", "tx", _verb(request.action),
+            "--filter", request.filter,
+            "--token", plan.confirmation_token,
+            "--reason", request.act.reason,
+        ]
+    )  # fmt: skip
+    return [Words("to do it:"), Words(f"  {line}", "green")]
+
+
+def _failure_blocks(failures: Iterable[admin.BulkFailure]) -> list[Block]:
+    rows = [
+        [cell(failure.gid), cell(failure.error.reason, "red"), cell(failure.error.message)]
+        for failure in failures
+    ]
+    columns = (Column("GID"), Column("NOT DONE"), Column("WHY"))
+    return [Table(columns=columns, rows=rows, empty="")] if rows else []
+
+
+def _verb(action: "admin.BulkAction") -> str:
+    return enum_name(admin.BulkAction.DESCRIPTOR, action).lower()

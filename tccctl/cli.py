@@ -1,0 +1,38 @@
+"""The commands put together."""
+
+import typer
+
+from tccctl import audit, coordinators, participants, stats, transactions, watch
+from tccctl.exit_codes import ExitCode, meaning
+
+_EXIT_CODES = "\n\n".join(f"  {code:d}  {meaning(code)}" for code in ExitCode)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    epilog=(
+        "Examples:\n\n  tccctl watch\n\n  tccctl tx list --filter stuck\n\n  tccctl tx why order-17\n\n"
+        f"Exit codes:\n\n{_EXIT_CODES}"
+    ),
+)
+
+
+@app.callback()
+def _main() -> None:
+    """Find out why transactions are stuck, and end them safely.
+
+    Asks a coordinator's admin listener; never the database.
+    """
+
+
+app.add_typer(transactions.app, name="tx")
+app.add_typer(participants.app, name="participant")
+app.add_typer(coordinators.app, name="coordinator")
+app.add_typer(audit.app, name="audit")
+stats.register(app)
+watch.register(app)
+
+
+def main() -> None:
+    """The entry point of the command."""
+    app(prog_name="tccctl")

@@ -1,0 +1,136 @@
+"""Commands as functions of a session: the options that every command has stand here once."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tccctl.output import Output, OutputFormat
+from tccctl.session import failures_as_exits, session
+from tccctl.settings import DEFAULT_ADDRESS, Options
+
+_PANEL = "Options of every command"
+
+Reason = Annotated[str | None, typer.Option(help="Why; required, and asked for on a terminal.")]
+Version = Annotated[
+    int | None,
+    typer.Option(help="The version that you saw. Without it: the one that is read and shown now.", min=0),
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether it is meant.")]
+Gid = Annotated[str, typer.Argument(metavar="GID", help="The transaction's id.")]
+
+
+def command(
+    app: typer.Typer, name: str, *, examples: Sequence[str], notes: Sequence[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Makes a function of a session and its own options a command, with examples and notes in its help."""
+    epilog = "\n\n".join(["Examples:", *(f"  {example}" for example in examples), *notes])
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        @wraps(function)
+        def run(**arguments: Any) -> None:
+            common = {parameter.name: arguments.pop(parameter.name) for parameter in _COMMON}
+            output = Output(common.pop("output"))
+            with failures_as_exits(), session(Options(**common), output) as opened:
+                function(opened, **arguments)
+
+        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+        parameters = [
+            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in [*own, *_COMMON]
+        ]
+        # Typer reads both.
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        app.command(name, epilog=epilog)(run)
+        return function
+
+    return decorate
+
+
+def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+_COMMON = [
+    _option(
+        "output",
+        Annotated[
+            OutputFormat,
+            typer.Option("--output", "-o", help="How to answer.", rich_help_panel=_PANEL),
+        ],
+        OutputFormat.TEXT,
+    ),
+    _option(
+        "address",
+        Annotated[
+            str | None,
+            typer.Option(
+                help=f"HOST:PORT of a coordinator's admin listener: TCCCTL_ADDRESS, or {DEFAULT_ADDRESS}.",
+                rich_help_panel=_PANEL,
+            ),
+        ],
+        None,
+    ),
+    _option(
+        "operator",
+        Annotated[
+            str | None,
+            typer.Option(help="Who you are: TCCCTL_OPERATOR, or your user name.", rich_help_panel=_PANEL),
+        ],
+        None,
+    ),
+    _option(
+        "timeout_s",
+        Annotated[
+            float | None,
+            typer.Option(
+                "--timeout", help="Seconds to wait for an answer: 10.", min=0.001, rich_help_panel=_PANEL
+            ),
+        ],
+        None,
+    ),
+    _option(
+        "redact",
+        Annotated[
+            list[str],
+            typer.Option(
+                help="Hide what is at this path of payloads, as card.number or **.email: also TCCCTL_REDACT.",
+                rich_help_panel=_PANEL,
+            ),
+        ],
+        [],
+    ),
+    _option(
+        "descriptor_sets",
+        Annotated[
+            list[Path],
+            typer.Option(
+                "--descriptor-set", help="Descriptor set of protobuf payloads.", rich_help_panel=_PANEL
+            ),
+        ],
+        [],
+    ),
+    _option(
+        "messages",
+        Annotated[
+            list[str],
+            typer.Option(
+                "--message",
+                help="What a payload is: PARTICIPANT/ACTION=PACKAGE.MESSAGE.",
+                rich_help_panel=_PANEL,
+            ),
+        ],
+        [],
+    ),
+    _option(
+        "config",
+        Annotated[
+            Path | None,
+            typer.Option(help="TCCCTL_CONFIG, or ~/.config/tccctl.toml.", rich_help_panel=_PANEL),
+        ],
+        None,
+    ),
+]

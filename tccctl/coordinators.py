@@ -1,0 +1,105 @@
+"""`tccctl coordinator`: who runs, and who is to stop."""
+
+import time
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from tcc.v1 import admin_pb2 as admin
+from tccctl.blocks import Cell, Column, Table, Words, cell
+from tccctl.command import Reason, Yes, command
+from tccctl.exit_codes import ExitCode
+from tccctl.failures import Failure
+from tccctl.formatting import ago
+from tccctl.session import Session, confirmed
+
+app = typer.Typer(no_args_is_help=True, help="See coordinators with their leases; drain one.")
+
+
+@command(app, "list", examples=["tccctl coordinator list", "tccctl coordinator list -o json"])
+def list_(session: Session) -> None:
+    """List coordinators with their leases; * marks the one that answers."""
+    reply = session.ask("ListCoordinators", admin.ListCoordinatorsRequest())
+    table = coordinator_table(reply.coordinators, reply.answering_id, time.time())
+    session.output.answer([table], session.record(reply))
+
+
+@command(
+    app,
+    "drain",
+    examples=["tccctl coordinator drain host-1:4711 --reason 'the host is being upgraded' --yes"],
+)
+def drain(
+    session: Session,
+    name: Annotated[str, typer.Argument(metavar="COORDINATOR", help="Its id or its name.")],
+    *,
+    reason: Reason = None,
+    yes: Yes = False,
+) -> None:
+    """Ask a coordinator to finish its work, to take nothing new, and to end."""
+    chosen = _find(session, name)
+    confirmed(
+        f"Drain {chosen.name}, which drives {chosen.driving} transactions?", yes=yes, advice="add --yes"
+    )
+    request = admin.DrainCoordinatorRequest(coordinator_id=chosen.id, act=session.act(reason))
+    reply = session.do("DrainCoordinator", request)
+    words = f"{chosen.name} is asked to drain (audit record {reply.audit_record.sequence})"
+    session.output.answer([Words(words)], session.record(reply))
+
+
+def coordinator_table(coordinators: Sequence[admin.Coordinator], answering_id: str, now_s: float) -> Table:
+    """One line a coordinator."""
+    columns = (
+        Column("COORDINATOR"),
+        Column("STATE"),
+        Column("STARTED"),
+        Column("LEASE UNTIL"),
+        Column("DRIVING", right=True),
+        Column("LIVE", right=True),
+        Column("LOG BACKLOG", right=True),
+        Column("VERSION"),
+        Column("REPORTED", wide=True),
+        Column("ID"),
+    )
+    rows = [_row(coordinator, answering_id, now_s) for coordinator in coordinators]
+    return Table(columns=columns, rows=rows, empty="no coordinator has a lease")
+
+
+def _row(coordinator: admin.Coordinator, answering_id: str, now_s: float) -> list[Cell]:
+    state, style = "alive", "green"
+    if not coordinator.alive:
+        state, style = "dead", "bold red"
+    elif coordinator.HasField("drain_requested_at"):
+        state, style = "draining", "yellow"
+    mark = "*" if coordinator.id == answering_id else ""
+    return [
+        cell(f"{coordinator.name}{mark}", "bold"),
+        cell(state, style),
+        cell(ago(coordinator.started_at, now_s)),
+        cell(ago(coordinator.lease_until, now_s)),
+        cell(coordinator.driving),
+        cell(coordinator.live),
+        cell(coordinator.log_backlog),
+        cell(coordinator.version),
+        cell(ago(coordinator.reported_at, now_s)),
+        cell(coordinator.id),
+    ]
+
+
+def _find(session: Session, name: str) -> admin.Coordinator:
+    known = session.ask("ListCoordinators", admin.ListCoordinatorsRequest()).coordinators
+    found = [coordinator for coordinator in known if name in {coordinator.id, coordinator.name}]
+    if len(found) == 1:
+        return found[0]  # type: ignore[no-any-return]
+    if found:
+        raise Failure(
+            f"{len(found)} coordinators have the name {name}",
+            advice=f"name one by its id: {', '.join(coordinator.id for coordinator in found)}",
+            code=ExitCode.USAGE,
+        )
+    raise Failure(
+        f"there is no coordinator {name}",
+        advice="`tccctl coordinator list` shows them",
+        code=ExitCode.NOT_FOUND,
+    )

@@ -1,0 +1,75 @@
+"""Times, durations and names as people read them."""
+
+from datetime import UTC, datetime
+
+from google.protobuf.descriptor import EnumDescriptor
+from google.protobuf.timestamp_pb2 import Timestamp
+
+NONE = "-"
+
+_UNITS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1))
+
+
+def duration(seconds: float) -> str:
+    """The two largest units, as in the filter language: "1h30m", "3m12s", "40s", "250ms"."""
+    milliseconds = max(0, round(seconds * 1000))
+    if milliseconds >= 1_000:  # whole seconds say enough
+        milliseconds -= milliseconds % 1_000
+    parts: list[str] = []
+    for unit, size in _UNITS:
+        count, milliseconds = divmod(milliseconds, size)
+        if parts and not count:
+            break
+        if count:
+            parts.append(f"{count}{unit}")
+        if len(parts) == 2:
+            break
+    return "".join(parts) or "0s"
+
+
+def seconds_of(moment: Timestamp) -> float:
+    """Seconds since the Unix epoch."""
+    return moment.seconds + moment.nanos / 1e9
+
+
+def instant(moment: Timestamp) -> str:
+    """UTC, to the millisecond: "2026-11-21T11:30:54.120Z"; "-" when it is not set."""
+    if not (moment.seconds or moment.nanos):
+        return NONE
+    at = datetime.fromtimestamp(moment.seconds, UTC)
+    return f"{at:%Y-%m-%dT%H:%M:%S}.{moment.nanos // 1_000_000:03d}Z"
+
+
+def ago(moment: Timestamp, now_s: float) -> str:
+    """How long ago, or in how long: "3m12s ago", "in 4s"; "-" when it is not set."""
+    if not (moment.seconds or moment.nanos):
+        return NONE
+    passed = now_s - seconds_of(moment)
+    if passed > -0.001:
+        return f"{duration(passed)} ago"
+    return f"in {duration(-passed)}"
+
+
+def enum_name(descriptor: EnumDescriptor, number: int) -> str:
+    """The value's name without the enum's: "CONFIRMING". Empty for UNSPECIFIED.
+
+    A number that this version of the contract does not know is shown as it is.
+    """
+    value = descriptor.values_by_number.get(number)
+    if value is None:
+        return str(number)
+    name = value.name.removeprefix(f"{_upper_snake(descriptor.name)}_")
+    return "" if name == "UNSPECIFIED" else name
+
+
+def harmless(text: str) -> str:
+    """The text on one line, its control characters spelled out: others' words may not steer the terminal."""
+    return "".join(character if character.isprintable() else _spelled(character) for character in text)
+
+
+def _spelled(character: str) -> str:
+    return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(character, f"\\u{ord(character):04x}")
+
+
+def _upper_snake(camel: str) -> str:
+    return "".join(f"_{letter}" if letter.isupper() else letter for letter in camel).lstrip("_").upper()

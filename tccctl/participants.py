@@ -1,0 +1,133 @@
+"""`tccctl participant`: their health, and whether calls to them leave."""
+
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from tcc.v1 import admin_pb2 as admin
+from tccctl.blocks import Cell, Column, Table, Words, cell
+from tccctl.command import Reason, Version, command
+from tccctl.exit_codes import ExitCode
+from tccctl.failures import Failure
+from tccctl.formatting import ago, enum_name
+from tccctl.session import Session
+
+app = typer.Typer(
+    no_args_is_help=True, help="See participants as the coordinators do; pause and resume them."
+)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The participant's name.")]
+
+_BREAKER_STYLES = {"closed": "green", "half-open": "yellow", "open": "bold red"}
+
+
+@command(app, "list", examples=["tccctl participant list", "tccctl participant list -o wide"])
+def list_(session: Session) -> None:
+    """List participants, as each coordinator that lives sees them."""
+    reply = session.ask("ListParticipants", admin.ListParticipantsRequest())
+    session.output.answer([participant_table(reply.participants, time.time())], session.record(reply))
+
+
+@command(app, "pause", examples=["tccctl participant pause inventory --reason 'its database is being moved'"])
+def pause(session: Session, name: Name, reason: Reason = None, version: Version = None) -> None:
+    """Stop all calls to a participant. Its branches wait; new transactions for it are refused."""
+    _act(session, "PauseParticipant", admin.PauseParticipantRequest(participant=name), reason, version)
+
+
+@command(app, "resume", examples=["tccctl participant resume inventory --reason 'the move is over'"])
+def resume(session: Session, name: Name, reason: Reason = None, version: Version = None) -> None:
+    """Let calls to a participant leave again."""
+    _act(session, "ResumeParticipant", admin.ResumeParticipantRequest(participant=name), reason, version)
+
+
+@command(
+    app,
+    "reset-breaker",
+    examples=["tccctl participant reset-breaker inventory --reason 'the network is mended'"],
+)
+def reset_breaker(session: Session, name: Name, reason: Reason = None, version: Version = None) -> None:
+    """Close a participant's breaker at every coordinator, so that calls leave at once."""
+    _act(session, "ResetBreaker", admin.ResetBreakerRequest(participant=name), reason, version)
+
+
+def participant_table(participants: Sequence[admin.ParticipantStatus], now_s: float) -> Table:
+    """One line for each coordinator's view of each participant."""
+    columns = (
+        Column("PARTICIPANT"),
+        Column("STATE"),
+        Column("BREAKER"),
+        Column("PROBE"),
+        Column("WAITING", right=True),
+        Column("UNDER WAY", right=True),
+        Column("BACKLOG", right=True),
+        Column("ANSWERED", right=True),
+        Column("FAILED", right=True),
+        Column("SEEN BY"),
+        Column("TARGET", wide=True),
+        Column("VERSION", wide=True, right=True),
+        Column("CHANGED", wide=True),
+        Column("LAST ERROR"),
+    )
+    rows = [
+        _row(participant, report, now_s)
+        for participant in participants
+        for report in participant.reports or [None]
+    ]
+    return Table(columns=columns, rows=rows, empty="no participant is configured")
+
+
+def _row(
+    participant: admin.ParticipantStatus, report: admin.ParticipantReport | None, now_s: float
+) -> list[Cell]:
+    known = report or admin.ParticipantReport()
+    breaker = enum_name(admin.BreakerState.DESCRIPTOR, known.breaker).lower().replace("_", "-")
+    state = "paused" if participant.paused else "not configured" if report is None else "active"
+    numbers: list[object] = ["", "", "", ""]
+    if report is not None:
+        numbers = [report.under_way, report.backlog, report.calls_answered, report.calls_failed]
+    return [
+        cell(participant.name, "bold"),
+        cell(state, "" if state == "active" else "bold yellow"),
+        cell(breaker, _BREAKER_STYLES.get(breaker, "")),
+        cell(ago(known.probe_at, now_s)),
+        cell(participant.waiting),
+        *map(cell, numbers),
+        cell(known.coordinator_name or known.coordinator_id),
+        cell(known.target),
+        cell(participant.version),
+        cell(_changed(participant, now_s)),
+        cell(known.last_error, "red"),
+    ]
+
+
+def _changed(participant: admin.ParticipantStatus, now_s: float) -> str:
+    if not participant.operator:
+        return ""
+    return f"{ago(participant.changed_at, now_s)} by {participant.operator}: {participant.reason}"
+
+
+def _act(session: Session, method: str, request: Any, reason: str | None, version: int | None) -> None:
+    if version is None:
+        version = _read(session, request.participant).version
+    request.act.CopyFrom(session.act(reason, version=version))
+    reply = session.do(method, request)
+    participant, audit = reply.participant, reply.audit_record
+    state = "is paused" if participant.paused else "is active"
+    words = f"{participant.name} {state}, version {participant.version} (audit record {audit.sequence})"
+    session.output.answer([Words(words)], session.record(reply))
+
+
+def _read(session: Session, name: str) -> admin.ParticipantStatus:
+    """The participant as it is now, shown beside the answer. Raises Failure."""
+    known = session.ask("ListParticipants", admin.ListParticipantsRequest()).participants
+    for participant in known:
+        if participant.name == name:
+            paused = "paused" if participant.paused else "active"
+            session.output.note(
+                f"{name} is {paused}, version {participant.version}, {participant.waiting} transactions wait"
+            )
+            return participant  # type: ignore[no-any-return]
+    names = ", ".join(participant.name for participant in known) or "none"
+    raise Failure(f"there is no participant {name}", advice=f"there are: {names}", code=ExitCode.NOT_FOUND)

@@ -1,0 +1,132 @@
+"""One run of `tccctl`: its settings, its channel to a coordinator, its output."""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import typer
+from google.protobuf.message import Message
+
+from tcc.errors import error_from_rpc
+from tcc.v1 import admin_pb2, admin_pb2_grpc
+from tccctl.exit_codes import ExitCode
+from tccctl.failures import OUTCOME_UNKNOWN, Failure, UsageFailure, failure_of
+from tccctl.output import Output
+from tccctl.payloads import PayloadReader, payload_reader
+from tccctl.records import record
+from tccctl.settings import Options, Settings, settings_of
+
+# A bulk action may take long; its progress says that it is alive.
+BULK_TIMEOUT_S = 3_600.0
+_MESSAGE_BYTES_MAX = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """What every command works with."""
+
+    settings: Settings
+    output: Output
+    payloads: PayloadReader
+    stub: Any
+
+    def ask(self, method: str, request: Message) -> Any:
+        """Asks for something that changes nothing. Raises Failure."""
+        return self._call(method, request, acting=False)
+
+    def do(self, method: str, request: Message) -> Any:
+        """Asks for a change. Raises Failure."""
+        return self._call(method, request, acting=True)
+
+    def stream(self, method: str, request: Message) -> Iterator[Any]:
+        """Asks for a change whose progress streams back. Raises Failure while it is read."""
+        with self._failures(acting=True):
+            yield from getattr(self.stub, method)(request, timeout=BULK_TIMEOUT_S)
+
+    def act(self, reason: str | None, *, version: int = 0) -> admin_pb2.Act:
+        """Who acts and why; asks on a terminal for what is missing. Raises UsageFailure."""
+        if not self.settings.operator:
+            raise UsageFailure(
+                "nobody is named", advice="say who acts with --operator, or set TCCCTL_OPERATOR"
+            )
+        return admin_pb2.Act(operator=self.settings.operator, reason=_reason(reason), version=version)
+
+    def record(self, message: Message) -> dict[str, Any]:
+        """The message for JSON and YAML."""
+        return record(message, self.payloads)
+
+    def _call(self, method: str, request: Message, *, acting: bool) -> Any:
+        with self._failures(acting=acting):
+            return getattr(self.stub, method)(request, timeout=self.settings.timeout_s)
+
+    @contextmanager
+    def _failures(self, *, acting: bool) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise failure_of(error_from_rpc(error), address=self.settings.address, acting=acting) from error
+        except KeyboardInterrupt:
+            if not acting:
+                raise
+            raise Failure("interrupted", advice=OUTCOME_UNKNOWN, code=ExitCode.INTERRUPTED) from None
+
+
+@contextmanager
+def session(
+    options: Options, output: Output, environment: Mapping[str, str] = os.environ
+) -> Iterator[Session]:
+    """A session with a channel, which is closed at the end. Nothing is sent before the first call."""
+    settings = settings_of(options, environment)
+    payloads = payload_reader(settings.descriptor_sets, settings.messages, settings.redact)
+    channel_options = [("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX)]
+    with grpc.insecure_channel(settings.address, options=channel_options) as channel:
+        stub = admin_pb2_grpc.AdminServiceStub(channel)
+        yield Session(settings=settings, output=output, payloads=payloads, stub=stub)
+
+
+@contextmanager
+def failures_as_exits() -> Iterator[None]:
+    """Ends the process as a failure says, its words on standard error."""
+    try:
+        yield
+    except Failure as failure:
+        typer.echo(f"tccctl: {failure.message}", err=True)
+        if failure.advice:
+            typer.echo(f"  {failure.advice}", err=True)
+        raise typer.Exit(failure.code) from failure
+    except BrokenPipeError:
+        # Whoever read has enough; the interpreter must not complain when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(ExitCode.OK) from None
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("\ntccctl: interrupted", err=True)
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+
+
+def confirmed(question: str, *, yes: bool, advice: str) -> None:
+    """Returns when the operator means it. Raises Failure: nobody can be asked, or the answer is no."""
+    if yes:
+        return
+    if not _can_ask():
+        raise UsageFailure("nobody can be asked here whether this is meant", advice=advice)
+    if not typer.confirm(question, err=True):
+        raise Failure("nothing was done")
+
+
+def _reason(given: str | None) -> str:
+    reason = (given or "").strip()
+    if not reason and _can_ask():
+        reason = str(typer.prompt("reason", err=True)).strip()
+    if not reason:
+        raise UsageFailure(
+            "no reason is given", advice="say why with --reason: it stays in the audit chain for ever"
+        )
+    return reason
+
+
+def _can_ask() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()

@@ -1,0 +1,127 @@
+"""Where `tccctl` asks, as whom, and what it hides: options, above them nothing; below them the
+environment, then the file `~/.config/tccctl.toml`, then the defaults.
+
+    address = "127.0.0.1:7091"
+    operator = "ana"
+    timeout_s = 10.0
+    redact = ["card.number", "**.email"]
+    descriptor_sets = ["/etc/tcc/shop.binpb"]
+
+    [messages]
+    "inventory/reserve_stock" = "shop.v1.ReserveStock"
+    "inventory/reserve_stock/result" = "shop.v1.Reserved"
+
+What is to be hidden adds up: no option takes a path away that the file names.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tccctl.failures import UsageFailure
+
+DEFAULT_ADDRESS = "127.0.0.1:7091"
+DEFAULT_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What holds for one run."""
+
+    address: str = DEFAULT_ADDRESS
+    operator: str = ""
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    redact: Sequence[str] = ()
+    descriptor_sets: Sequence[Path] = ()
+    messages: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the command line says; None and nothing where it is silent."""
+
+    config: Path | None = None
+    address: str | None = None
+    operator: str | None = None
+    timeout_s: float | None = None
+    redact: Sequence[str] = ()
+    descriptor_sets: Sequence[Path] = ()
+    messages: Sequence[str] = ()
+
+
+def settings_of(options: Options, environment: Mapping[str, str]) -> Settings:
+    """What holds. Raises UsageFailure: the file cannot be read, or something in it is wrong."""
+    file = _file(options, environment)
+    return Settings(
+        address=options.address or environment.get("TCCCTL_ADDRESS") or file.address,
+        operator=(
+            options.operator
+            or environment.get("TCCCTL_OPERATOR")
+            or file.operator
+            or environment.get("USER", "")
+        ),
+        timeout_s=options.timeout_s or file.timeout_s,
+        redact=[*file.redact, *_listed(environment.get("TCCCTL_REDACT", "")), *options.redact],
+        descriptor_sets=[*file.descriptor_sets, *options.descriptor_sets],
+        messages={**file.messages, **dict(map(_pair, options.messages))},
+    )
+
+
+def _file(options: Options, environment: Mapping[str, str]) -> Settings:
+    named = options.config or environment.get("TCCCTL_CONFIG")
+    path = Path(named or _default_path(environment))
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        if named:
+            raise UsageFailure(f"there is no configuration file {path}") from None
+        return Settings()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageFailure(f"{path}: {error}") from error
+    try:
+        return Settings(**{key: _checked(key, value) for key, value in tomllib.loads(text).items()})
+    except (tomllib.TOMLDecodeError, UsageFailure) as error:
+        raise UsageFailure(f"{path}: {error}") from error
+
+
+def _default_path(environment: Mapping[str, str]) -> Path:
+    home = environment.get("XDG_CONFIG_HOME") or Path(environment.get("HOME", "/")) / ".config"
+    return Path(home) / "tccctl.toml"
+
+
+def _checked(key: str, value: Any) -> Any:
+    match key, value:
+        case (("address" | "operator"), str()):
+            return value
+        case "timeout_s", (int() | float()) if not isinstance(value, bool) and value > 0:
+            return float(value)
+        case "redact", list() if all(isinstance(path, str) and path for path in value):
+            return value
+        case "descriptor_sets", list() if all(isinstance(path, str) for path in value):
+            return [Path(path).expanduser() for path in value]
+        case "messages", dict() if all(isinstance(name, str) for name in value.values()):
+            return value
+    known = {
+        "address": "a string, HOST:PORT",
+        "operator": "a string",
+        "timeout_s": "a positive number of seconds",
+        "redact": "a list of paths",
+        "descriptor_sets": "a list of files",
+        "messages": 'a table: "participant/action" = "package.Message"',
+    }
+    if key in known:
+        raise UsageFailure(f"{key} must be {known[key]}")
+    raise UsageFailure(f"{key} is unknown; there are {', '.join(known)}")
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, name = text.partition("=")
+    if not (key and equals and name):
+        raise UsageFailure(f"--message {text!r} is not PARTICIPANT/ACTION=PACKAGE.MESSAGE")
+    return key, name

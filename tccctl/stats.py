@@ -1,0 +1,62 @@
+"""`tccctl stats`: what is going on, in numbers."""
+
+import typer
+
+from tcc.v1 import admin_pb2 as admin
+from tccctl.blocks import Block, Cell, Facts, Words, cell
+from tccctl.command import command
+from tccctl.coordinators import coordinator_table
+from tccctl.formatting import duration, instant, seconds_of
+from tccctl.participants import participant_table
+from tccctl.session import Session
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    command(app, "stats", examples=["tccctl stats", "tccctl stats -o json"])(stats)
+
+
+def stats(session: Session) -> None:
+    """Count what is going on: transactions, rates, participants, coordinators."""
+    reply = session.ask("GetStats", admin.GetStatsRequest())
+    session.output.answer(stats_blocks(reply), session.record(reply))
+
+
+def stats_blocks(reply: admin.GetStatsResponse) -> list[Block]:
+    """Everything that GetStats answers."""
+    now_s = seconds_of(reply.at)
+    return [
+        Facts(_facts(reply)),
+        Words(),
+        participant_table(reply.participants, now_s),
+        Words(),
+        coordinator_table(reply.coordinators, reply.answering_id, now_s),
+    ]
+
+
+def _facts(reply: admin.GetStatsResponse) -> list[tuple[str, Cell]]:
+    oldest = "nothing is unsettled"
+    if reply.oldest_unsettled_gid:
+        age = reply.oldest_unsettled_age
+        oldest = f"{reply.oldest_unsettled_gid}, for {duration(age.seconds + age.nanos / 1e9)}"
+    rates = (
+        f"{reply.begun_per_s:.1f} begun, {reply.confirmed_per_s:.1f} confirmed,"
+        f" {reply.cancelled_per_s:.1f} cancelled"
+    )
+    return [
+        ("at", cell(instant(reply.at))),
+        (
+            "live",
+            cell(f"{reply.trying} TRYING, {reply.confirming} CONFIRMING, {reply.cancelling} CANCELLING"),
+        ),
+        ("waiting for a retry", cell(reply.parked, "yellow" if reply.parked else "")),
+        ("stuck", cell(reply.stuck, "bold red" if reply.stuck else "")),
+        ("held", cell(reply.held, "yellow" if reply.held else "")),
+        ("oldest unsettled", cell(oldest)),
+        ("per second", cell(rates)),
+        ("calls per second", cell(_calls(reply), "red" if reply.failed_calls_per_s else "")),
+    ]
+
+
+def _calls(reply: admin.GetStatsResponse) -> str:
+    return f"{reply.calls_per_s:.1f}, of these {reply.failed_calls_per_s:.1f} failed"

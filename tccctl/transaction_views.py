@@ -1,0 +1,313 @@
+"""Transactions as people read them. Pure: messages and the present time go in, blocks come out."""
+
+import json
+from collections.abc import Iterator, Sequence
+
+from tcc.v1 import admin_pb2 as admin, transaction_pb2 as pb
+from tccctl.blocks import Block, Cell, Column, Facts, Table, Words, cell
+from tccctl.formatting import ago, duration, enum_name, instant, seconds_of
+from tccctl.payloads import PayloadReader
+from tccctl.records import branch_key
+
+_STATE_STYLES = {
+    "TRYING": "cyan",
+    "CONFIRMING": "yellow",
+    "CANCELLING": "yellow",
+    "CONFIRMED": "green",
+    "CANCELLED": "blue",
+}
+_FLAG_STYLE = "bold red"
+
+
+def state_name(state: "pb.TransactionState | int") -> str:
+    """For example "CONFIRMING"."""
+    return enum_name(pb.TransactionState.DESCRIPTOR, state)
+
+
+def flags(transaction: pb.Transaction) -> list[str]:
+    """What is out of the ordinary about a transaction."""
+    said = {
+        "stuck": transaction.stuck,
+        "held": transaction.held,
+        "heuristic": transaction.heuristic,
+        "MIXED OUTCOME": transaction.mixed_outcome,
+    }
+    return [flag for flag, holds in said.items() if holds]
+
+
+def brief(transaction: pb.Transaction) -> str:
+    """For example "CONFIRMING, stuck, version 12"."""
+    return ", ".join([state_name(transaction.state), *flags(transaction), f"version {transaction.version}"])
+
+
+def transaction_table(transactions: Sequence[pb.Transaction], now_s: float) -> Table:
+    """One line a transaction."""
+    columns = (
+        Column("GID"),
+        Column("STATE"),
+        Column("FLAGS"),
+        Column("AGE", right=True),
+        Column("INITIATOR"),
+        Column("PARTICIPANTS"),
+        Column("VERSION", wide=True, right=True),
+        Column("BEGAN", wide=True),
+        Column("EXPIRES", wide=True),
+        Column("OWNER", wide=True),
+        Column("LABELS", wide=True),
+    )
+    rows = [_transaction_row(transaction, now_s) for transaction in transactions]
+    return Table(columns=columns, rows=rows, empty="no transaction is found")
+
+
+def transaction_blocks(
+    reply: admin.InspectTransactionResponse, payloads: PayloadReader, now_s: float
+) -> list[Block]:
+    """Everything about one transaction but its history."""
+    transaction = reply.transaction
+    blocks: list[Block] = [
+        Facts(list(_facts(transaction, reply.owner_name, now_s))),
+        Words(),
+        _branch_table(transaction.branches, now_s),
+    ]
+    said = list(_payload_facts(transaction.branches, payloads))
+    if said:
+        blocks += [Words(), Facts(said)]
+    return blocks
+
+
+def timeline_blocks(reply: admin.InspectTransactionResponse) -> list[Block]:
+    """What happened, oldest first, with the time since it began."""
+    columns = (
+        Column("AT"),
+        Column("AFTER", right=True),
+        Column("WHAT"),
+        Column("BRANCH"),
+        Column("BY"),
+        Column("TIMES", right=True),
+        Column("DETAIL"),
+    )
+    began_s = seconds_of(reply.transaction.created_at)
+    rows = [_history_row(entry, began_s) for entry in reply.history]
+    transaction = reply.transaction
+    return [
+        Table(columns=columns, rows=rows, empty="nothing is recorded"),
+        Words(),
+        Words(f"{transaction.gid} is {brief(transaction)}", _style(transaction)),
+    ]
+
+
+def explanation_blocks(explanation: admin.ExplainTransactionResponse, now_s: float) -> list[Block]:
+    """Why a transaction has not ended, and what would help."""
+    blocks: list[Block] = [Words(explanation.summary, "bold"), Words()]
+    blocks.append(Facts(list(_explanation_facts(explanation, now_s))))
+    for branch in explanation.branches:
+        blocks += [Words(), *_branch_explanation(branch, now_s)]
+    advice = [Words(f"  {number}. {words}") for number, words in enumerate(explanation.advice, 1)]
+    if advice:
+        blocks += [Words(), Words("What would help:", "bold"), *advice]
+    commands = next_commands(explanation)
+    if commands:
+        blocks += [Words(), Words("Commands:", "bold"), *(Words(f"  {line}", "green") for line in commands)]
+    return blocks
+
+
+def next_commands(explanation: admin.ExplainTransactionResponse) -> list[str]:
+    """What could be typed next, most promising first."""
+    gid, version = explanation.gid, explanation.version
+    paused = [branch.participant for branch in explanation.branches if branch.paused]
+    decided = explanation.state in {
+        pb.TRANSACTION_STATE_CONFIRMING,
+        pb.TRANSACTION_STATE_CANCELLING,
+    }
+    lines = [f"tccctl participant resume {name}" for name in dict.fromkeys(paused)]
+    if explanation.held:
+        lines.append(f"tccctl tx release {gid} --version {version}")
+    elif decided and not paused:
+        lines.append(f"tccctl tx retry {gid} --version {version}")
+    if explanation.state == pb.TRANSACTION_STATE_TRYING:
+        lines.append(f"tccctl tx cancel {gid} --version {version}")
+    if decided and explanation.stuck:
+        lines += [
+            f"tccctl tx resolve {gid} {branch.branch_id} {_decided_outcome(explanation)} --version {version}"
+            for branch in explanation.branches
+        ]
+    return lines
+
+
+def _decided_outcome(explanation: admin.ExplainTransactionResponse) -> str:
+    return "confirmed" if explanation.state == pb.TRANSACTION_STATE_CONFIRMING else "cancelled"
+
+
+def _transaction_row(transaction: pb.Transaction, now_s: float) -> list[Cell]:
+    participants = dict.fromkeys(branch.spec.participant for branch in transaction.branches)
+    return [
+        cell(transaction.gid),
+        _state_cell(transaction),
+        cell(", ".join(flags(transaction)), _FLAG_STYLE),
+        cell(duration(now_s - seconds_of(transaction.created_at))),
+        cell(transaction.initiator),
+        cell(", ".join(participants)),
+        cell(transaction.version),
+        cell(instant(transaction.created_at)),
+        cell(instant(transaction.expires_at)),
+        cell(transaction.owner),
+        cell(_labels(transaction)),
+    ]
+
+
+def _facts(transaction: pb.Transaction, owner_name: str, now_s: float) -> Iterator[tuple[str, Cell]]:
+    yield "transaction", cell(transaction.gid, "bold")
+    yield "state", _state_cell(transaction)
+    yield "flags", cell(", ".join(flags(transaction)), _FLAG_STYLE)
+    if transaction.cancel_reason:
+        yield "cancelled because", cell(_cancel_words(transaction))
+    yield "initiator", cell(transaction.initiator)
+    yield "labels", cell(_labels(transaction))
+    for name, moment in (
+        ("began", transaction.created_at),
+        ("expires", transaction.expires_at),
+        ("decided", transaction.decided_at),
+        ("ended", transaction.ended_at),
+    ):
+        when = instant(moment)
+        yield name, cell(f"{when} ({ago(moment, now_s)})" if when != "-" else when)
+    yield "driven by", cell(owner_name or transaction.owner or "nobody now")
+    yield "version", cell(transaction.version)
+
+
+def _cancel_words(transaction: pb.Transaction) -> str:
+    reason = enum_name(pb.CancelReason.DESCRIPTOR, transaction.cancel_reason)
+    at = f"by branch {transaction.cancel_branch_id}" if transaction.cancel_branch_id else ""
+    detail = f"({transaction.cancel_detail})" if transaction.cancel_detail else ""
+    return " ".join(filter(None, (reason, at, detail)))
+
+
+def _branch_table(branches: Sequence[pb.Branch], now_s: float) -> Table:
+    columns = (
+        Column("BRANCH"),
+        Column("PARTICIPANT"),
+        Column("ACTION"),
+        Column("STAGE", wide=True, right=True),
+        Column("STATE"),
+        Column("FAILED", right=True),
+        Column("NEXT"),
+        Column("LAST ERROR"),
+        Column("OPERATOR'S WORD"),
+    )
+    rows = [
+        [
+            cell(branch.spec.branch_id),
+            cell(branch.spec.participant),
+            cell(branch.spec.action),
+            cell(branch.spec.stage),
+            cell(enum_name(pb.BranchState.DESCRIPTOR, branch.state)),
+            cell(branch.attempts, _FLAG_STYLE if branch.attempts else ""),
+            cell(ago(branch.next_attempt_at, now_s)),
+            cell(branch.last_error, "red"),
+            cell(_word(branch), _FLAG_STYLE),
+        ]
+        for branch in branches
+    ]
+    return Table(columns=columns, rows=rows, empty="it has no branches")
+
+
+def _word(branch: pb.Branch) -> str:
+    outcome = enum_name(pb.HeuristicOutcome.DESCRIPTOR, branch.heuristic_outcome)
+    return f"{outcome}: {branch.heuristic_reason}" if outcome else ""
+
+
+def _payload_facts(branches: Sequence[pb.Branch], payloads: PayloadReader) -> Iterator[tuple[str, Cell]]:
+    for branch in branches:
+        key = branch_key(branch.spec)
+        payload = payloads.read(branch.spec.payload, branch.spec.content_type, key=key)
+        if payload is not None:
+            yield f"payload of {branch.spec.branch_id}", cell(json.dumps(payload, ensure_ascii=False))
+        result = payloads.read(branch.result, branch.result_content_type, key=f"{key}/result")
+        if result is not None:
+            yield f"result of {branch.spec.branch_id}", cell(json.dumps(result, ensure_ascii=False))
+
+
+def _history_row(entry: admin.HistoryEntry, began_s: float) -> list[Cell]:
+    kind = enum_name(admin.HistoryKind.DESCRIPTOR, entry.kind)
+    what = kind.lower().replace("_", " ")
+    if entry.operation:
+        what = f"{entry.operation} failed" if kind == "CALL_FAILED" else f"{what} {entry.operation}"
+    where = f"{entry.branch_id} at {entry.participant}" if entry.participant else entry.branch_id
+    bad = kind in {"CALL_FAILED", "STUCK"}
+    return [
+        cell(instant(entry.at)),
+        cell(f"+{duration(seconds_of(entry.at) - began_s)}"),
+        cell(what, "red" if bad else ""),
+        cell(where),
+        cell(entry.actor),
+        cell(_times(entry)),
+        cell(entry.detail),
+    ]
+
+
+def _times(entry: admin.HistoryEntry) -> str:
+    if entry.count <= 1:
+        return ""
+    lasted = seconds_of(entry.last_at) - seconds_of(entry.at)
+    return f"{entry.count} in {duration(lasted)}" if entry.HasField("last_at") else str(entry.count)
+
+
+def _explanation_facts(
+    explanation: admin.ExplainTransactionResponse, now_s: float
+) -> Iterator[tuple[str, Cell]]:
+    state = state_name(explanation.state)
+    said = {"stuck": explanation.stuck, "held": explanation.held}
+    yield "transaction", cell(explanation.gid, "bold")
+    yield (
+        "state",
+        cell(
+            ", ".join([state, *(flag for flag, holds in said.items() if holds)]), _STATE_STYLES.get(state, "")
+        ),
+    )
+    owner = explanation.owner_name or explanation.owner
+    dead = "" if explanation.owner_alive else ", whose lease has run out"
+    yield (
+        "driven by",
+        cell(f"{owner}{dead}" if owner else "nobody now", "" if not dead or not owner else "red"),
+    )
+    if explanation.HasField("next_attempt_at"):
+        yield "next attempt", cell(ago(explanation.next_attempt_at, now_s))
+    yield "version", cell(explanation.version)
+
+
+def _branch_explanation(branch: admin.BranchExplanation, now_s: float) -> Iterator[Block]:
+    yield Words(
+        f"Branch {branch.branch_id}: {branch.operation} of {branch.action} at {branch.participant}", "bold"
+    )
+    yield Words(f"  {branch.summary}")
+    facts = [("  failed calls", cell(branch.attempts, "red" if branch.attempts else ""))]
+    if branch.last_error:
+        facts.append(("  last error", cell(branch.last_error, "red")))
+    if branch.HasField("next_attempt_at"):
+        facts.append(("  next attempt", cell(ago(branch.next_attempt_at, now_s))))
+    facts += [
+        (f"  seen by {report.coordinator_name or report.coordinator_id}", cell(_seen(report, now_s)))
+        for report in branch.reports
+    ]
+    yield Facts(facts)
+
+
+def _seen(report: admin.ParticipantReport, now_s: float) -> str:
+    breaker = enum_name(admin.BreakerState.DESCRIPTOR, report.breaker).lower().replace("_", "-")
+    words = [f"breaker {breaker or 'unknown'}"]
+    if report.HasField("probe_at"):
+        words.append(f"probe {ago(report.probe_at, now_s)}")
+    words.append(f"{report.failures_in_a_row} failures in a row")
+    return ", ".join(words)
+
+
+def _labels(transaction: pb.Transaction) -> str:
+    return " ".join(f"{name}={value}" for name, value in sorted(transaction.labels.items()))
+
+
+def _style(transaction: pb.Transaction) -> str:
+    return _STATE_STYLES.get(state_name(transaction.state), "")
+
+
+def _state_cell(transaction: pb.Transaction) -> Cell:
+    return cell(state_name(transaction.state), _style(transaction))

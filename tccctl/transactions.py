@@ -1,0 +1,313 @@
+"""`tccctl tx`: transactions, one at a time, and many by a filter."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from tcc.v1 import admin_pb2 as admin, transaction_pb2 as pb
+from tccctl.blocks import Words
+from tccctl.bulk import run_bulk
+from tccctl.command import Gid, Reason, Version, Yes, command
+from tccctl.failures import UsageFailure
+from tccctl.session import Session, confirmed
+from tccctl.transaction_views import (
+    brief,
+    explanation_blocks,
+    timeline_blocks,
+    transaction_blocks,
+    transaction_table,
+)
+
+app = typer.Typer(no_args_is_help=True, help="Find transactions, understand them, act on them.")
+
+_PAGE_SIZE_MAX = 1_000
+
+FILTER_LANGUAGE = (
+    "The filter: terms with spaces between them, all of which must hold:",
+    "  state=TRYING,CONFIRMING: one of these; there are TRYING, CONFIRMING, CANCELLING, CONFIRMED, CANCELLED",
+    "  live: not ended",
+    "  stuck, held, heuristic: so marked; !stuck: not so",
+    "  participant=inventory: with a branch there",
+    "  initiator=shop: begun by it",
+    "  label.region=eu: with this label",
+    "  age>5m, age<=1h30m: time since it began, in d, h, m, s, ms",
+    "  gid=order-17: this very one",
+    'A value with a space, a comma, a quote or a backslash stands in double quotes: label.shop="north, old".',
+)
+
+OptionalGid = Annotated[
+    str | None, typer.Argument(metavar="GID", help="The transaction's id; or many, by --filter.")
+]
+Filter = Annotated[
+    str,
+    typer.Option(
+        "--filter",
+        "-f",
+        help="Terms that must all hold, as 'stuck participant=inventory': see `tccctl tx list --help`.",
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="With --filter: say what would be done.")]
+Token = Annotated[str, typer.Option(help="With --filter: the token that the dry run answered with.")]
+
+
+@command(
+    app,
+    "list",
+    examples=[
+        "tccctl tx list --filter stuck",
+        "tccctl tx list --filter 'live participant=inventory age>5m' -o wide",
+        "tccctl tx list --filter state=TRYING --all -o json",
+    ],
+    notes=FILTER_LANGUAGE,
+)
+def list_(
+    session: Session,
+    *,
+    filter_: Filter = "",
+    limit: Annotated[int, typer.Option(help="At most so many.", min=1)] = 100,
+    everything: Annotated[bool, typer.Option("--all", help="As many as there are.")] = False,
+) -> None:
+    """List transactions, newest first."""
+    found: list[pb.Transaction] = []
+    more = False
+    for transaction in _search(
+        session, filter_, _PAGE_SIZE_MAX if everything else min(limit, _PAGE_SIZE_MAX)
+    ):
+        if len(found) == limit and not everything:
+            more = True
+            break
+        found.append(transaction)
+    data = {"transactions": [_without_payloads(session, transaction) for transaction in found], "more": more}
+    session.output.answer([transaction_table(found, time.time())], data)
+    if more and not session.output.is_data:
+        session.output.note(f"there are more than {limit}: --limit N, or --all")
+
+
+@command(
+    app, "show", examples=["tccctl tx show order-17", "tccctl tx show order-17 -o yaml --redact card.number"]
+)
+def show(session: Session, gid: Gid) -> None:
+    """Show one transaction with its branches and their payloads."""
+    reply = _inspect(session, gid)
+    blocks = transaction_blocks(reply, session.payloads, time.time())
+    session.output.answer(blocks, session.record(reply))
+
+
+@command(app, "timeline", examples=["tccctl tx timeline order-17"])
+def timeline(session: Session, gid: Gid) -> None:
+    """Show what has happened to one transaction, oldest first."""
+    reply = _inspect(session, gid)
+    session.output.answer(
+        timeline_blocks(reply), {"gid": gid, "history": [session.record(entry) for entry in reply.history]}
+    )
+
+
+@command(app, "why", examples=["tccctl tx why order-17"])
+def why(session: Session, gid: Gid) -> None:
+    """Say why one transaction has not ended, and what would help."""
+    explanation: admin.ExplainTransactionResponse = session.ask(
+        "ExplainTransaction", admin.ExplainTransactionRequest(gid=gid)
+    )
+    session.output.answer(explanation_blocks(explanation, time.time()), session.record(explanation))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Action:
+    """What can be done with one transaction, and with many."""
+
+    help: str
+    examples: Sequence[str]
+    method: str
+    request: Callable[..., Any]
+    bulk: "admin.BulkAction"
+    # What the answer begins with.
+    done: str
+
+
+_ACTIONS = {
+    "retry": _Action(
+        help="Try every branch that is not done again, now. Only after the decision.",
+        examples=[
+            "tccctl tx retry order-17 --reason 'inventory is back'",
+            "tccctl tx retry --filter 'stuck participant=inventory' --dry-run --reason 'inventory is back'",
+            "tccctl tx retry --filter 'stuck participant=inventory' --yes --reason 'inventory is back'",
+        ],
+        method="RetryTransaction",
+        request=admin.RetryTransactionRequest,
+        bulk=admin.BULK_ACTION_RETRY,
+        done="retrying",
+    ),
+    "hold": _Action(
+        help="Stop all work on transactions until they are released. A decision stays; an expiry passes.",
+        examples=[
+            "tccctl tx hold order-17 --reason 'we look into it'",
+            "tccctl tx hold --filter 'live label.shop=eu' --yes --reason 'audit of the EU shop'",
+        ],
+        method="HoldTransaction",
+        request=admin.HoldTransactionRequest,
+        bulk=admin.BULK_ACTION_HOLD,
+        done="holding",
+    ),
+    "release": _Action(
+        help="Let held transactions go on, at once.",
+        examples=[
+            "tccctl tx release order-17 --reason 'looked into it'",
+            "tccctl tx release --filter held --yes --reason 'the audit is over'",
+        ],
+        method="ReleaseTransaction",
+        request=admin.ReleaseTransactionRequest,
+        bulk=admin.BULK_ACTION_RELEASE,
+        done="released",
+    ),
+    "cancel": _Action(
+        help="Decide CANCEL. Only while TRYING; what is decided stays decided.",
+        examples=[
+            "tccctl tx cancel order-17 --reason 'its initiator is gone'",
+            "tccctl tx cancel --filter 'state=TRYING initiator=shop' --yes --reason 'shop is gone'",
+        ],
+        method="CancelTransaction",
+        request=admin.AdminServiceCancelTransactionRequest,
+        bulk=admin.BULK_ACTION_CANCEL,
+        done="cancelling",
+    ),
+}
+
+
+def _register(name: str, action: _Action) -> None:
+    def run(
+        session: Session,
+        gid: OptionalGid = None,
+        *,
+        reason: Reason = None,
+        version: Version = None,
+        filter_: Filter = "",
+        dry_run: DryRun = False,
+        token: Token = "",
+        yes: Yes = False,
+    ) -> None:
+        if _one(gid, filter_, version, dry_run=dry_run, token=token):
+            request = action.request(gid=gid)
+            _act(session, action.method, request, reason=reason, version=version, done=action.done)
+        else:
+            run_bulk(session, action.bulk, filter_, reason, dry_run=dry_run, token=token, yes=yes)
+
+    run.__doc__ = action.help
+    command(app, name, examples=action.examples)(run)
+
+
+for _name, _action in _ACTIONS.items():
+    _register(_name, _action)
+
+
+class Outcome(StrEnum):
+    """What has become of a branch by an operator's word."""
+
+    CONFIRMED = "confirmed"
+    CANCELLED = "cancelled"
+
+
+@command(
+    app,
+    "resolve",
+    examples=["tccctl tx resolve order-17 stock confirmed --reason 'shipped by hand, ticket 4711' --yes"],
+)
+def resolve(
+    session: Session,
+    gid: Gid,
+    branch_id: Annotated[str, typer.Argument(metavar="BRANCH", help="The branch's id.")],
+    outcome: Annotated[Outcome, typer.Argument(help="What has really become of it.")],
+    *,
+    reason: Reason = None,
+    version: Version = None,
+    yes: Yes = False,
+) -> None:
+    """End a branch by your word instead of by its participant's.
+
+    Nothing is called. The decision stays; where your word contradicts it, the
+    transaction is reported as a mixed outcome for ever.
+    """
+    version = _version(session, gid, version)
+    confirmed(
+        f"Record for ever that branch {branch_id} of {gid} was {outcome}?",
+        yes=yes,
+        advice="add --yes: this cannot be taken back",
+    )
+    request = admin.ResolveBranchRequest(
+        gid=gid,
+        branch_id=branch_id,
+        outcome=(
+            pb.HEURISTIC_OUTCOME_CONFIRMED if outcome is Outcome.CONFIRMED else pb.HEURISTIC_OUTCOME_CANCELLED
+        ),
+    )
+    _act(
+        session,
+        "ResolveBranch",
+        request,
+        reason=reason,
+        version=version,
+        done=f"branch {branch_id} {outcome}:",
+    )
+
+
+def _search(session: Session, filter_: str, page_size: int) -> Iterator[pb.Transaction]:
+    """Everything that the filter finds, page by page."""
+    token = ""
+    while True:
+        request = admin.SearchTransactionsRequest(filter=filter_, page_size=page_size, page_token=token)
+        reply = session.ask("SearchTransactions", request)
+        yield from reply.transactions
+        token = reply.next_page_token
+        if not token:
+            return
+
+
+def _inspect(session: Session, gid: str) -> admin.InspectTransactionResponse:
+    reply: admin.InspectTransactionResponse = session.ask(
+        "InspectTransaction", admin.InspectTransactionRequest(gid=gid)
+    )
+    return reply
+
+
+def _one(gid: str | None, filter_: str, version: int | None, *, dry_run: bool, token: str) -> bool:
+    """One transaction is meant; otherwise many. Raises UsageFailure: neither, or both."""
+    if bool(gid) == bool(filter_.strip()):
+        raise UsageFailure("name one transaction, or many by --filter")
+    if gid and (dry_run or token):
+        raise UsageFailure("--dry-run and --token go with --filter")
+    if filter_ and version is not None:
+        raise UsageFailure(
+            "--version goes with one transaction", advice="with --filter, the token says what you saw"
+        )
+    return bool(gid)
+
+
+def _version(session: Session, gid: str, version: int | None) -> int:
+    """The version that the operator saw: said, or read and shown now."""
+    if version is not None:
+        return version
+    transaction = _inspect(session, gid).transaction
+    session.output.note(f"{gid} is {brief(transaction)}")
+    return transaction.version
+
+
+def _act(
+    session: Session, method: str, request: Any, *, reason: str | None, version: int | None, done: str
+) -> None:
+    """Acts on one transaction and says what it is now."""
+    request.act.CopyFrom(session.act(reason, version=_version(session, request.gid, version)))
+    reply = session.do(method, request)
+    transaction, audit = reply.transaction, reply.audit_record
+    words = Words(f"{done} {transaction.gid}: {brief(transaction)} (audit record {audit.sequence})")
+    session.output.answer([words], session.record(reply))
+
+
+def _without_payloads(session: Session, transaction: pb.Transaction) -> dict[str, Any]:
+    """As the list has them: it carries no payloads, which must not look as if there were none."""
+    said = session.record(transaction)
+    for branch in said["branches"]:
+        del branch["result"], branch["spec"]["payload"]
+    return said

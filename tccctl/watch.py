@@ -1,0 +1,102 @@
+"""`tccctl watch`: a live view of the whole system, on a terminal."""
+
+import os
+import select
+import sys
+import termios
+import time
+import tty
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Annotated
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from tcc.v1 import admin_pb2 as admin
+from tccctl.blocks import Block, Words, rich_group
+from tccctl.command import command
+from tccctl.failures import Failure
+from tccctl.formatting import seconds_of
+from tccctl.session import Session
+from tccctl.stats import stats_blocks
+from tccctl.transaction_views import transaction_table
+
+_STUCK_SHOWN = 10
+_LEAVE = {"q", "Q", "\x03", "\x04", "\x1b"}
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    examples = ["tccctl watch", "tccctl watch --every 5", "tccctl watch --once"]
+    command(app, "watch", examples=examples)(watch)
+
+
+def watch(
+    session: Session,
+    *,
+    every: Annotated[float, typer.Option(help="Seconds between looks.", min=0.1)] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Show it once and leave, as in a pipe.")] = False,
+) -> None:
+    """Watch rates, the oldest unsettled, what is stuck, and breakers. Leaves on q or Ctrl-C."""
+    if once or not (session.output.is_terminal and sys.stdin.isatty()):
+        session.output.show(_frame(session))
+        return
+    console = Console(file=session.output.out, highlight=False)
+    # Ctrl-C is a way to leave, wherever it meets this.
+    with suppress(KeyboardInterrupt):
+        _follow(session, console, every)
+
+
+def _follow(session: Session, console: Console, every_s: float) -> None:
+    with _keys() as next_key, Live(console=console, screen=True, auto_refresh=False) as live:
+        shown: RenderableType = Text("asking …")
+        while True:
+            shown = _next(session, shown)
+            live.update(shown, refresh=True)
+            if next_key(every_s) in _LEAVE:
+                return
+
+
+def _next(session: Session, shown: RenderableType) -> RenderableType:
+    """The next frame. While nobody answers the last one stays, below what is wrong."""
+    try:
+        return Group(rich_group(_frame(session)), Text("\nq leaves", style="dim"))
+    except Failure as failure:
+        last = shown.renderables[-1] if isinstance(shown, _Stale) else shown
+        warning = Text(f"{time.strftime('%H:%M:%S')}  {failure.message}\n", style="bold white on red")
+        return _Stale(warning, last)
+
+
+class _Stale(Group):
+    """An older frame below a warning."""
+
+
+def _frame(session: Session) -> list[Block]:
+    stats = session.ask("GetStats", admin.GetStatsRequest())
+    blocks = stats_blocks(stats)
+    if stats.stuck:
+        request = admin.SearchTransactionsRequest(filter="stuck live", page_size=_STUCK_SHOWN)
+        found = session.ask("SearchTransactions", request).transactions
+        blocks += [Words(), Words("Stuck:", "bold red"), transaction_table(found, seconds_of(stats.at))]
+    return blocks
+
+
+@contextmanager
+def _keys() -> Iterator[Callable[[float], str]]:
+    """A function that waits so many seconds for a key, and returns it, or nothing."""
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+
+    def next_key(timeout_s: float) -> str:
+        ready, _, _ = select.select([terminal], [], [], timeout_s)
+        # An ended input leaves, too.
+        return (os.read(terminal, 1).decode(errors="replace") or "q") if ready else ""
+
+    tty.setcbreak(terminal)
+    try:
+        yield next_key
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)

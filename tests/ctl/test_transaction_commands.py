@@ -1,0 +1,340 @@
+"""`tccctl tx` in a pipe, over real gRPC, against an AdminService that answers as the test tells it."""
+
+import json
+
+import pytest
+import yaml
+from google.rpc.code_pb2 import Code
+
+from tcc.v1 import admin_pb2 as admin, transaction_pb2 as pb
+from tests.ctl.scripted_admin import refusal, scripted
+
+
+def transaction(gid: str = "order-1", **fields: object) -> pb.Transaction:
+    made = pb.Transaction(
+        gid=gid,
+        **(
+            {
+                "state": pb.TRANSACTION_STATE_CONFIRMING,
+                "initiator": "shop",
+                "stuck": True,
+                "version": 12,
+                "labels": {"region": "eu"},
+                "branches": [
+                    pb.Branch(
+                        spec=pb.BranchSpec(
+                            branch_id="stock",
+                            participant="inventory",
+                            action="reserve",
+                            payload=b'{"sku": "A", "card": {"number": "4111"}}',
+                            content_type="application/json",
+                        ),
+                        state=pb.BRANCH_STATE_TRIED,
+                        attempts=11,
+                        last_error="UNAVAILABLE: \x1b[31mdown",
+                    )
+                ],
+            }
+            | fields
+        ),
+    )
+    made.created_at.FromJsonString("2026-11-21T10:00:00Z")
+    return made
+
+
+def inspection(**fields: object) -> admin.InspectTransactionResponse:
+    return admin.InspectTransactionResponse(transaction=transaction(**fields), owner_name="host-1:42")
+
+
+def test_list_shows_a_line_for_each_transaction() -> None:
+    reply = admin.SearchTransactionsResponse(
+        transactions=[transaction(), transaction("order-2", stuck=False)]
+    )
+    with scripted(SearchTransactions=reply) as service:
+        result = service.tccctl("tx", "list", "--filter", "live")
+    header, first, second = [line.split() for line in result.stdout.splitlines()]
+    assert header == ["GID", "STATE", "FLAGS", "AGE", "INITIATOR", "PARTICIPANTS"]
+    assert (first[:3], first[4:]) == (["order-1", "CONFIRMING", "stuck"], ["shop", "inventory"])
+    assert (second[:3], second[4:]) == (["order-2", "CONFIRMING", "-"], ["shop", "inventory"])
+    assert service.requests[0].filter == "live"
+    assert result.exit_code == 0
+
+
+def test_list_reads_page_after_page() -> None:
+    pages = (
+        admin.SearchTransactionsResponse(
+            transactions=[transaction("a"), transaction("b")], next_page_token="2"
+        ),
+        admin.SearchTransactionsResponse(transactions=[transaction("c")]),
+    )
+    with scripted(SearchTransactions=pages) as service:
+        result = service.tccctl("tx", "list", "--all", "-o", "json")
+    listed = json.loads(result.stdout)
+    assert [each["gid"] for each in listed["transactions"]] == ["a", "b", "c"]
+    assert not listed["more"]
+    assert "payload" not in listed["transactions"][0]["branches"][0]["spec"]
+    assert [request.page_token for request in service.requests] == ["", "2"]
+
+
+def test_list_says_that_there_is_more_than_the_limit() -> None:
+    pages = admin.SearchTransactionsResponse(
+        transactions=[transaction("a"), transaction("b")], next_page_token="2"
+    )
+    with scripted(SearchTransactions=pages) as service:
+        result = service.tccctl("tx", "list", "--limit", "1")
+    assert len(result.stdout.splitlines()) == 2
+    assert "--all" in result.stderr
+
+
+def test_an_empty_list_says_so() -> None:
+    with scripted(SearchTransactions=admin.SearchTransactionsResponse()) as service:
+        assert service.tccctl("tx", "list").stdout == "no transaction is found\n"
+
+
+def test_show_decodes_payloads_redacts_them_and_steers_no_terminal() -> None:
+    with scripted(InspectTransaction=inspection()) as service:
+        result = service.tccctl("tx", "show", "order-1", "--redact", "card.number")
+    assert 'payload of stock  {"sku": "A", "card": {"number": "[redacted]"}}' in result.stdout
+    assert "4111" not in result.stdout
+    assert "UNAVAILABLE: \\u001b[31mdown" in result.stdout
+    assert "driven by    host-1:42" in result.stdout
+    assert "began        2026-11-21T10:00:00.000Z" in result.stdout
+
+
+def test_show_as_yaml_has_the_names_of_the_contract() -> None:
+    with scripted(InspectTransaction=inspection()) as service:
+        shown = yaml.safe_load(
+            service.tccctl("tx", "show", "order-1", "-o", "yaml", TCCCTL_REDACT="card").stdout
+        )
+    assert shown["owner_name"] == "host-1:42"
+    assert shown["transaction"]["state"] == "CONFIRMING"
+    assert shown["transaction"]["created_at"] == "2026-11-21T10:00:00.000Z"
+    assert shown["transaction"]["ended_at"] is None
+    assert shown["transaction"]["labels"] == {"region": "eu"}
+    assert shown["transaction"]["branches"][0]["spec"]["payload"] == {"sku": "A", "card": "[redacted]"}
+    assert shown["transaction"]["branches"][0]["heuristic_outcome"] is None
+
+
+def test_timeline_tells_what_happened_and_when() -> None:
+    reply = inspection()
+    entries = [
+        admin.HistoryEntry(kind=admin.HISTORY_KIND_BEGUN),
+        admin.HistoryEntry(
+            kind=admin.HISTORY_KIND_CALL_FAILED,
+            branch_id="stock",
+            participant="inventory",
+            operation="CONFIRM",
+            detail="DOWN",
+            count=11,
+        ),
+    ]
+    entries[0].at.FromJsonString("2026-11-21T10:00:00Z")
+    entries[1].at.FromJsonString("2026-11-21T10:00:02Z")
+    entries[1].last_at.FromJsonString("2026-11-21T10:05:02Z")
+    reply.history.extend(entries)
+    with scripted(InspectTransaction=reply) as service:
+        lines = service.tccctl("tx", "timeline", "order-1").stdout.splitlines()
+    assert lines[1].split() == ["2026-11-21T10:00:00.000Z", "+0s", "begun", "-", "-", "-", "-"]
+    assert "+2s  CONFIRM failed  stock at inventory  -   11 in 5m  DOWN" in lines[2]
+    assert lines[-1] == "order-1 is CONFIRMING, stuck, version 12"
+
+
+def explanation(**fields: object) -> admin.ExplainTransactionResponse:
+    return admin.ExplainTransactionResponse(
+        **(
+            {
+                "gid": "order-1",
+                "state": pb.TRANSACTION_STATE_CONFIRMING,
+                "version": 12,
+                "summary": "inventory does not confirm stock.",
+                "advice": ["Bring inventory back.", "Retry."],
+                "stuck": True,
+                "branches": [
+                    admin.BranchExplanation(
+                        branch_id="stock",
+                        participant="inventory",
+                        action="reserve",
+                        operation="CONFIRM",
+                        attempts=11,
+                        last_error="DOWN",
+                        configured=True,
+                        summary="11 calls failed.",
+                        reports=[
+                            admin.ParticipantReport(
+                                coordinator_name="host-1:42",
+                                breaker=admin.BREAKER_STATE_HALF_OPEN,
+                                failures_in_a_row=11,
+                            )
+                        ],
+                    )
+                ],
+            }
+            | fields
+        )
+    )
+
+
+def test_why_says_what_is_wrong_what_helps_and_what_to_type() -> None:
+    with scripted(ExplainTransaction=explanation()) as service:
+        lines = service.tccctl("tx", "why", "order-1").stdout.splitlines()
+    assert lines[0] == "inventory does not confirm stock."
+    assert "Branch stock: CONFIRM of reserve at inventory" in lines
+    assert "  seen by host-1:42  breaker half-open, 11 failures in a row" in lines
+    assert "  1. Bring inventory back." in lines
+    assert lines[-2:] == [
+        "  tccctl tx retry order-1 --version 12",
+        "  tccctl tx resolve order-1 stock confirmed --version 12",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "commands"),
+    [
+        ({"held": True, "stuck": False}, ["tccctl tx release order-1 --version 12"]),
+        (
+            {"state": pb.TRANSACTION_STATE_TRYING, "stuck": False},
+            ["tccctl tx cancel order-1 --version 12"],
+        ),
+        ({"state": pb.TRANSACTION_STATE_CONFIRMED, "stuck": False}, []),
+        (
+            {
+                "stuck": False,
+                "branches": [
+                    admin.BranchExplanation(branch_id="stock", participant="inventory", paused=True)
+                ],
+            },
+            ["tccctl participant resume inventory"],
+        ),
+    ],
+)
+def test_the_commands_that_why_proposes_fit_the_situation(fields: dict, commands: list[str]) -> None:
+    with scripted(ExplainTransaction=explanation(**fields)) as service:
+        lines = service.tccctl("tx", "why", "order-1").stdout.splitlines()
+    assert [line.strip() for line in lines if line.startswith("  tccctl")] == commands
+
+
+ACTIONS = [
+    ("retry", "RetryTransaction", admin.RetryTransactionResponse),
+    ("hold", "HoldTransaction", admin.HoldTransactionResponse),
+    ("release", "ReleaseTransaction", admin.ReleaseTransactionResponse),
+    ("cancel", "CancelTransaction", admin.AdminServiceCancelTransactionResponse),
+]
+
+
+@pytest.mark.parametrize(("verb", "method", "response"), ACTIONS)
+def test_an_action_sends_who_why_and_the_version_that_was_read_and_shown(verb, method, response) -> None:
+    reply = response(transaction=transaction(version=13), audit_record=admin.AuditRecord(sequence=7))
+    with scripted(InspectTransaction=inspection(), **{method: reply}) as service:
+        result = service.tccctl("tx", verb, "order-1", "--reason", "ticket 4711")
+    act = service.requests[-1].act
+    assert (act.operator, act.reason, act.version) == ("ana", "ticket 4711", 12)
+    assert "order-1 is CONFIRMING, stuck, version 12" in result.stderr
+    assert result.stdout.endswith(" order-1: CONFIRMING, stuck, version 13 (audit record 7)\n")
+    assert result.exit_code == 0
+
+
+def test_a_version_that_is_named_is_sent_without_reading_again() -> None:
+    reply = admin.HoldTransactionResponse(transaction=transaction())
+    with scripted(HoldTransaction=reply) as service:
+        result = service.tccctl(
+            "tx", "hold", "order-1", "--version", "9", "--reason", "r", "--operator", "bo", "-o", "json"
+        )
+    assert [(request.act.version, request.act.operator) for request in service.requests] == [(9, "bo")]
+    assert json.loads(result.stdout)["transaction"]["gid"] == "order-1"
+
+
+def test_a_change_in_between_ends_with_4_and_says_the_version() -> None:
+    changed = refusal(Code.ABORTED, "VERSION_CHANGED", "order-1 has changed", version="14")
+    with scripted(HoldTransaction=changed) as service:
+        result = service.tccctl("tx", "hold", "order-1", "--version", "9", "--reason", "r")
+    assert result.exit_code == 4
+    assert result.stdout == ""
+    assert "VERSION_CHANGED: order-1 has changed" in result.stderr
+    assert "version 14 now" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "exit_code", "advice"),
+    [
+        (Code.NOT_FOUND, "TRANSACTION_NOT_FOUND", 3, "tccctl tx list"),
+        (Code.FAILED_PRECONDITION, "TRANSACTION_ENDED", 1, "how it ended"),
+        (Code.UNAVAILABLE, "LOG_UNAVAILABLE", 5, "PostgreSQL"),
+        (Code.UNAVAILABLE, "DRAINING", 5, "another one with --address"),
+        (Code.INVALID_ARGUMENT, "INVALID_ARGUMENT", 2, ""),
+        (Code.INTERNAL, "INTERNAL", 1, "the coordinator's log"),
+    ],
+)
+def test_each_refusal_has_its_exit_code_and_its_advice(code, reason, exit_code: int, advice: str) -> None:
+    with scripted(InspectTransaction=refusal(code, reason, "because")) as service:
+        result = service.tccctl("tx", "show", "order-1")
+    assert (result.exit_code, result.stdout) == (exit_code, "")
+    assert f"{reason}: because" in result.stderr
+    assert advice in result.stderr
+
+
+def test_a_mistake_in_a_filter_is_pointed_at() -> None:
+    mistake = refusal(Code.INVALID_ARGUMENT, "INVALID_FILTER", "stukc is no term", position="5", term="stukc")
+    with scripted(SearchTransactions=mistake) as service:
+        result = service.tccctl("tx", "list", "--filter", "live stukc")
+    assert result.exit_code == 2
+    assert "stukc is no term (at 'stukc', after 5 characters)" in result.stderr
+
+
+def test_an_action_whose_outcome_is_not_known_says_so() -> None:
+    with scripted(HoldTransaction=refusal(Code.INTERNAL, "INTERNAL", "a bug")) as service:
+        result = service.tccctl("tx", "hold", "order-1", "--version", "9", "--reason", "r")
+    assert result.exit_code == 1
+    assert "whether the action took effect is not known" in result.stderr
+
+
+def test_an_address_where_nobody_answers_ends_with_5() -> None:
+    with scripted() as service:
+        address = service.address
+    result = service.tccctl("tx", "show", "order-1")
+    assert result.exit_code == 5
+    assert f"{address} does not answer" in result.stderr
+    assert "TCCCTL_ADDRESS" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("tx", "hold", "order-1", "--version", "1"), "--reason"),
+        (("tx", "hold", "order-1", "--version", "1", "--reason", "  "), "--reason"),
+        (("tx", "hold", "--reason", "r"), "name one transaction, or many by --filter"),
+        (("tx", "hold", "order-1", "--filter", "live", "--reason", "r"), "name one transaction, or many"),
+        (("tx", "hold", "order-1", "--dry-run", "--reason", "r"), "go with --filter"),
+        (("tx", "hold", "--filter", "live", "--version", "3", "--reason", "r"), "goes with one transaction"),
+        (("tx", "resolve", "order-1", "stock", "confirmed", "--version", "1", "--reason", "r"), "--yes"),
+        (("tx", "resolve", "order-1", "stock", "perhaps", "--yes", "--reason", "r"), "perhaps"),
+        (("tx", "frobnicate"), "frobnicate"),
+    ],
+)
+def test_a_command_that_is_wrong_ends_with_2_and_asks_nobody(arguments: tuple[str, ...], said: str) -> None:
+    with scripted() as service:
+        result = service.tccctl(*arguments)
+    assert (result.exit_code, service.requests) == (2, [])
+    assert said in result.stderr
+
+
+def test_nobody_acts_without_a_name() -> None:
+    with scripted() as service:
+        result = service.tccctl("tx", "hold", "order-1", "--version", "1", "--reason", "r", USER="")
+    assert (result.exit_code, service.requests) == (2, [])
+    assert "--operator" in result.stderr
+
+
+def test_resolve_records_the_operator_s_word() -> None:
+    reply = admin.ResolveBranchResponse(
+        transaction=transaction(heuristic=True, mixed_outcome=True, version=13),
+        audit_record=admin.AuditRecord(sequence=8),
+    )
+    with scripted(InspectTransaction=inspection(), ResolveBranch=reply) as service:
+        result = service.tccctl("tx", "resolve", "order-1", "stock", "cancelled", "--reason", "r", "--yes")
+    request = service.requests[-1]
+    assert (request.branch_id, request.outcome) == ("stock", pb.HEURISTIC_OUTCOME_CANCELLED)
+    assert request.act.version == 12
+    assert (
+        "branch stock cancelled: order-1: CONFIRMING, stuck, heuristic, MIXED OUTCOME, version 13"
+        in result.stdout
+    )
