@@ -9,12 +9,14 @@ from collections.abc import Callable
 import structlog
 
 from coordinator.clock import LogClock
+from coordinator.configuration import ConfigurationError, Source
 from coordinator.core.errors import Draining, LogUnavailable
 from coordinator.engine.engine import Engine
+from coordinator.engine.participant_lane import ParticipantPolicy
 from coordinator.log.store import PostgresLog
 from coordinator.process import relax_garbage_collection
 from coordinator.recovery import Heartbeat, schedule
-from coordinator.rpc.participant_client import ParticipantClient
+from coordinator.rpc.participant_client import ParticipantAddress, ParticipantClient
 from coordinator.rpc.server import Server
 from coordinator.settings import Settings
 from tcc.uuid7 import uuid7
@@ -41,13 +43,12 @@ class Worker:
             connections=settings.log.connections,
         )
         self._channels = ParticipantClient(
-            {name: participant.address() for name, participant in settings.participants.items()},
-            result_bytes_max=settings.limits.payload_bytes_max,
+            _addresses(settings), result_bytes_max=settings.limits.payload_bytes_max
         )
         self.engine = Engine(
             log=self.log,
             participants=self._channels,
-            policies={name: participant.policy() for name, participant in settings.participants.items()},
+            policies=_policies(settings),
             clock=LogClock(),
             limits=settings.engine_limits(),
         )
@@ -65,6 +66,29 @@ class Worker:
         """Asks for the drain."""
         self._stop.set()
 
+    def reload(self, settings: Settings) -> None:
+        """Takes over the participants of `settings`; the rest of them waits for a new start.
+
+        Raises:
+            OSError: a TLS file cannot be read. Nothing has changed.
+        """
+        addresses = _addresses(settings)
+        moved = frozenset(
+            name for name, address in addresses.items() if self._channels.is_elsewhere(name, address)
+        )
+        self.engine.configure(_policies(settings), moved=moved)
+        self._channels.readdress(addresses)
+        ours, theirs = self._settings.participants, settings.participants
+        logger.info(
+            "configuration reloaded",
+            added=sorted(theirs.keys() - ours.keys()),
+            removed=sorted(ours.keys() - theirs.keys()),
+            changed=sorted(name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name]),
+            moved=sorted(moved),
+            needs_restart=_needs_restart(self._settings, settings),
+        )
+        self._settings = self._settings.model_copy(update={"participants": theirs})
+
     async def run(self, on_ready: Callable[[int, str], None]) -> None:
         """Serves until `stop`, then drains. `on_ready` gets the port and the owner's id.
 
@@ -76,7 +100,8 @@ class Worker:
         engine_task.add_done_callback(self._engine_ended)
         scheduler = schedule(self.engine, self._settings.recovery_settings(), on_bug=self._fail)
         self.engine.writer.on_availability = self._report_health
-        port = await self._server.start(self._settings.listen.address)
+        listen = self._settings.listen
+        port = await self._server.start(listen.address, listen.tls.read() if listen.tls else None)
         await self._server.set_serving(serving=True)
         on_ready(port, self.owner)
         await self._stop.wait()
@@ -137,16 +162,59 @@ class Worker:
         task.add_done_callback(self._health.discard)
 
 
+def _addresses(settings: Settings) -> dict[str, ParticipantAddress]:
+    return {name: participant.address() for name, participant in settings.participants.items()}
+
+
+def _policies(settings: Settings) -> dict[str, ParticipantPolicy]:
+    return {name: participant.policy() for name, participant in settings.participants.items()}
+
+
+def _needs_restart(before: Settings, after: Settings) -> list[str]:
+    """The tables whose change takes a new start. Not `listen`: a worker's port may be its own choice."""
+    return [
+        name
+        for name in Settings.model_fields
+        if name not in {"participants", "listen"} and getattr(before, name) != getattr(after, name)
+    ]
+
+
+def reloaded(source: Source) -> Settings | None:
+    """The configuration as it stands now; None, and every mistake in the journal, where it is wrong."""
+    try:
+        return source.read().settings
+    except ConfigurationError as error:
+        for mistake in error.mistakes:
+            logger.error("configuration not reloaded", mistake=str(mistake))  # noqa: TRY400 - no bug of ours
+        return None
+
+
 async def run_worker(
-    settings: Settings, url: str, *, share_port: bool, on_ready: Callable[[int, str], None]
+    settings: Settings,
+    url: str,
+    *,
+    source: Source,
+    share_port: bool,
+    on_ready: Callable[[int, str], None],
 ) -> None:
-    """One worker until SIGTERM or SIGINT."""
+    """One worker until SIGTERM or SIGINT. SIGHUP makes it read `source` again."""
     worker = Worker(settings, url, share_port=share_port)
     relax_garbage_collection()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stop)
+    loop.add_signal_handler(signal.SIGHUP, _reload, worker, source)
     await worker.run(on_ready)
+
+
+def _reload(worker: Worker, source: Source) -> None:
+    settings = reloaded(source)
+    if settings is None:
+        return
+    try:
+        worker.reload(settings)
+    except OSError as error:
+        logger.error("configuration not reloaded", mistake=str(error))  # noqa: TRY400 - no bug of ours
 
 
 async def end_lease(url: str, owner: str) -> None:

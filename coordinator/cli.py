@@ -9,8 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
+from coordinator import config_commands
+from coordinator.configuration import ConfigurationError, Source, load
+from coordinator.doctor import Verdict, diagnose, in_json, in_words
 from coordinator.logging import configure_logging
-from coordinator.settings import ConfigurationError, load
 from coordinator.supervisor import (
     StartError,
     log_url,
@@ -20,6 +22,8 @@ from coordinator.supervisor import (
 )
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
+
+app.add_typer(config_commands.app, name="config")
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="TOML file; TCC_* environment variables override it.")
@@ -46,7 +50,7 @@ def serve(
     workers: Annotated[int | None, typer.Option(help="Processes on one port.", min=1, max=64)] = None,
     listen: Annotated[str | None, typer.Option(help="host:port for initiators.")] = None,
 ) -> None:
-    """Run a coordinator until SIGTERM.
+    """Run a coordinator until SIGTERM. SIGHUP reloads its participants.
 
     Without a log URL it starts a PostgreSQL of its own in the data directory.
     Prints `listening on HOST:PORT` when it serves.
@@ -56,7 +60,7 @@ def serve(
         overrides["workers"] = workers
     if listen is not None:
         overrides["listen"] = {"address": listen}
-    raise typer.Exit(serve_coordinator(load(config, overrides)))
+    raise typer.Exit(serve_coordinator(Source(path=config, overrides=overrides)))
 
 
 @app.command()
@@ -65,6 +69,21 @@ def migrate(config: ConfigOption = None) -> None:
     with log_url(load(config)) as url:
         migrate_log(url)
     typer.echo("the log is up to date")
+
+
+@app.command()
+def doctor(
+    config: ConfigOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON array, for programs.")] = False,  # noqa: FBT002
+) -> None:
+    """Look at the log, the port and the participants, and say what to mend.
+
+    Exit status: 0 when nothing is wrong (there may be warnings), 1 when there is a
+    problem, 2 when the configuration has mistakes.
+    """
+    findings = list(diagnose(load(config)))
+    typer.echo(in_json(findings) if as_json else in_words(findings))
+    raise typer.Exit(int(any(finding.verdict is Verdict.PROBLEM for finding in findings)))
 
 
 @app.command()

@@ -5,36 +5,55 @@ Environment variables start with `TCC_`; `__` goes one table down:
 """
 
 import re
-import tomllib
-from collections.abc import Mapping
+import ssl
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
-from pydantic_core import ErrorDetails, PydanticCustomError
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-    TomlConfigSettingsSource,
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
 )
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from coordinator.core.model import RetryPolicy
 from coordinator.engine.breaker import BreakerPolicy
 from coordinator.engine.engine import EngineLimits
 from coordinator.engine.participant_lane import ParticipantPolicy
 from coordinator.recovery import RecoverySettings
-from coordinator.rpc.participant_client import ParticipantAddress
+from coordinator.rpc.participant_client import ParticipantAddress, ParticipantTls
 from coordinator.rpc.requests import RequestLimits
+from coordinator.rpc.server import ServerTls
 
 _ADDRESS = re.compile(r"(\[[^\s\[\]]+\]|[^\s:\[\]/]+):([0-9]{1,5})")
+_DNS = re.compile(r"dns:(//[^/\s]*/)?")
+# Ways to name a participant that gRPC knows and that need no port of their own.
+_OTHER_SCHEMES = ("unix:", "unix-abstract:", "ipv4:", "ipv6:", "vsock:", "xds:")
 _PORT_MAX = 65_535
 
 
-class ConfigurationError(Exception):
-    """The configuration has mistakes; the message has a line for each."""
+def _readable(path: Path) -> Path:
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise PydanticCustomError(
+            "file", "cannot read {path}: {why}", {"path": str(path), "why": error.strerror}
+        ) from error
+    return path
+
+
+PemFile = Annotated[Path, AfterValidator(_readable)]
+
+
+def _at(key: str, message: str) -> PydanticCustomError:
+    """A mistake that shows only where several keys of a table are seen together; `key` is the one to mend."""
+    return PydanticCustomError("together", "{message}", {"key": key, "message": message})
 
 
 class _Table(BaseModel):
@@ -58,10 +77,64 @@ class LogSettings(_Table):
         return url
 
 
+class _TlsTable(_Table):
+    """A certificate of our own with its key, and the authorities that we believe. All files are PEM."""
+
+    def _check(
+        self, certificate: Path | None, key: Path | None, authorities: tuple[str, Path | None]
+    ) -> None:
+        """Raises where one file lacks the other, or does not hold what it should."""
+        if (certificate is None) is not (key is None):
+            missing, given = (
+                ("key_file", "certificate_file") if key is None else ("certificate_file", "key_file")
+            )
+            raise _at(given, f"{given} needs {missing} beside it")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        name, file = authorities
+        try:
+            if file is not None:
+                context.load_verify_locations(file)
+        except ssl.SSLError as error:
+            raise _at(name, f"{name} holds no certificate in PEM form") from error
+        try:
+            if certificate is not None:
+                # Without a password it would ask for one at the terminal.
+                context.load_cert_chain(certificate, key, password=lambda: b"")
+        except ssl.SSLError as error:
+            reason = (
+                "they do not belong together" if error.reason == "KEY_VALUES_MISMATCH" else "one is unusable"
+            )
+            raise _at(
+                "key_file", f"certificate_file and key_file: {reason}; PEM without a password is wanted"
+            ) from error
+
+
+class ListenTlsSettings(_TlsTable):
+    """TLS for initiators. With `client_ca_file` they need certificates of these authorities."""
+
+    certificate_file: PemFile
+    key_file: PemFile
+    client_ca_file: PemFile | None = None
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        self._check(self.certificate_file, self.key_file, ("client_ca_file", self.client_ca_file))
+        return self
+
+    def read(self) -> ServerTls:
+        return ServerTls(
+            certificate=self.certificate_file.read_bytes(),
+            key=self.key_file.read_bytes(),
+            client_ca=self.client_ca_file.read_bytes() if self.client_ca_file else None,
+        )
+
+
 class ListenSettings(_Table):
     """Where initiators find the coordinator."""
 
     address: str = "127.0.0.1:50050"
+    # None: no TLS.
+    tls: ListenTlsSettings | None = None
     # Calls under way at once; more are refused with RESOURCE_EXHAUSTED.
     calls_max: int = Field(default=8_192, ge=1)
 
@@ -85,6 +158,12 @@ class LimitSettings(_Table):
     expiry_default_s: float = Field(default=30.0, gt=0)
     expiry_max_s: float = Field(default=3_600.0, gt=0)
 
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.expiry_default_s > self.expiry_max_s:
+            raise _at("expiry_default_s", "expiry_default_s must not be more than expiry_max_s")
+        return self
+
 
 class RecoveryTable(_Table):
     """How often the scheduler's jobs run."""
@@ -96,11 +175,43 @@ class RecoveryTable(_Table):
     adopt_every_s: float = Field(default=1.0, gt=0)
     purge_every_s: float = Field(default=10.0, gt=0)
 
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.heartbeat_every_s >= self.lease_s:
+            raise _at("lease_s", "lease_s must be more than heartbeat_every_s")
+        return self
+
+
+class ParticipantTlsSettings(_TlsTable):
+    """TLS towards a participant. Without `ca_file` gRPC's list of public authorities is believed."""
+
+    ca_file: PemFile | None = None
+    # For a participant that asks for a certificate of ours.
+    certificate_file: PemFile | None = None
+    key_file: PemFile | None = None
+    # The name in its certificate, where that is not the target's.
+    server_name: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        self._check(self.certificate_file, self.key_file, ("ca_file", self.ca_file))
+        return self
+
+    def read(self) -> ParticipantTls:
+        return ParticipantTls(
+            ca=self.ca_file.read_bytes() if self.ca_file else None,
+            certificate=self.certificate_file.read_bytes() if self.certificate_file else None,
+            key=self.key_file.read_bytes() if self.key_file else None,
+            server_name=self.server_name,
+        )
+
 
 class ParticipantSettings(_Table):
     """One participant: where it is and how it is treated."""
 
-    target: str = Field(min_length=1)
+    target: str
+    # None: no TLS.
+    tls: ParticipantTlsSettings | None = None
     batched: bool = True
     call_timeout_s: float = Field(default=5.0, gt=0)
     concurrency_max: int = Field(default=2_048, ge=1)
@@ -114,9 +225,32 @@ class ParticipantSettings(_Table):
     breaker_open_max_s: float = Field(default=10.0, gt=0)
     cancel_in_stage_order: bool = False
 
+    @field_validator("target")
+    @classmethod
+    def _grpc_target(cls, target: str) -> str:
+        found = _ADDRESS.fullmatch(_DNS.sub("", target, count=1))
+        has_port = found is not None and 0 < int(found[2]) <= _PORT_MAX
+        if not has_port and not target.startswith(_OTHER_SCHEMES):
+            raise PydanticCustomError(
+                "target", "must be HOST:PORT or dns:///HOST:PORT, or another gRPC target"
+            )
+        return target
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.retry_first_s > self.retry_max_s:
+            raise _at("retry_first_s", "retry_first_s must not be more than retry_max_s")
+        if self.breaker_open_first_s > self.breaker_open_max_s:
+            raise _at("breaker_open_first_s", "breaker_open_first_s must not be more than breaker_open_max_s")
+        return self
+
     def address(self) -> ParticipantAddress:
+        """Raises OSError where a TLS file cannot be read any more."""
         return ParticipantAddress(
-            target=self.target, batched=self.batched, call_timeout_s=self.call_timeout_s
+            target=self.target,
+            tls=self.tls.read() if self.tls else None,
+            batched=self.batched,
+            call_timeout_s=self.call_timeout_s,
         )
 
     def policy(self) -> ParticipantPolicy:
@@ -169,44 +303,6 @@ class Settings(BaseSettings):
 
     def recovery_settings(self) -> RecoverySettings:
         return RecoverySettings(retention_s=self.log.retention_s, **self.recovery.model_dump())
-
-
-def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Settings:
-    """Reads the configuration: the file, above it the environment, above that `overrides`.
-
-    Raises:
-        ConfigurationError: there is no file at `path`, or something is wrong.
-    """
-    if path is not None and not path.is_file():
-        raise ConfigurationError(f"there is no configuration file {path}")
-
-    class FileSettings(Settings):
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
-            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=path)
-
-    try:
-        return Settings.model_validate(FileSettings(**overrides or {}).model_dump(exclude_unset=True))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ConfigurationError(f"{path}: {error}") from error
-    except SettingsError as error:
-        raise ConfigurationError(f"the environment: {str(error).partition(' from source')[0]}") from error
-    except ValidationError as error:
-        raise ConfigurationError("\n".join(map(_line, error.errors()))) from error
-
-
-def _line(mistake: ErrorDetails) -> str:
-    """One mistake in words, without what was given: that may be a secret."""
-    # Pydantic would name the class here; who writes TOML knows a table.
-    said = "Input should be a table" if mistake["type"] == "model_type" else mistake["msg"]
-    return f"{'.'.join(map(str, mistake['loc']))}: {said}"
 
 
 def _is_log_url(url: str) -> bool:

@@ -17,7 +17,8 @@ from pathlib import Path
 import structlog
 import uvloop
 
-from coordinator.app import end_lease, run_worker
+from coordinator.app import end_lease, reloaded, run_worker
+from coordinator.configuration import Source
 from coordinator.core.errors import LogUnavailable
 from coordinator.log.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from coordinator.log.migration import LogUrlError, migrate as migrate_log
@@ -49,19 +50,25 @@ class LogUnreachableError(StartError):
     status = 1
 
 
-def serve(settings: Settings) -> int:
+def serve(source: Source) -> int:
     """Runs a coordinator until SIGTERM or SIGINT. Returns the exit status.
+
+    SIGHUP reloads its participants.
 
     Raises:
         StartError: the address or the data directory is in use, or the log's URL is wrong.
+        ConfigurationError: the configuration is wrong.
     """
+    # Until somebody listens for it, it would end us, and a child of ours.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    settings = source.read().settings
     # Before anything is started for nothing.
     _listenable(settings.listen.address).close()
     with log_url(settings) as url:
         _migrate_when_there(url)
         if settings.workers == 1:
-            return _serve_alone(settings, url)
-        return _Workers(settings, url).run()
+            return _serve_alone(settings, url, source)
+        return _Workers(settings, url, source).run()
 
 
 @contextmanager
@@ -126,13 +133,13 @@ def _migrate_when_there(url: str) -> None:
             time.sleep(_LOG_POLL_S)
 
 
-def _serve_alone(settings: Settings, url: str) -> int:
+def _serve_alone(settings: Settings, url: str, source: Source) -> int:
     def on_ready(port: int, _owner: str) -> None:
         _say_ready(os.getpid())
         _say_listening(settings, port)
 
     try:
-        uvloop.run(run_worker(settings, url, share_port=False, on_ready=on_ready))
+        uvloop.run(run_worker(settings, url, source=source, share_port=False, on_ready=on_ready))
     except ListenError as error:
         raise StartError(str(error)) from error
     return 0
@@ -158,6 +165,8 @@ class _Child:
     # Tells the owner's id once the worker is ready.
     pipe: Connection
     owner: str | None = None
+    # It was started before the last reload and has not been told yet.
+    outdated: bool = False
 
     def hear(self) -> bool:
         """Whether it has become ready since the last time."""
@@ -177,11 +186,13 @@ class _Workers:
     knows sooner than we that its lease is void.
     """
 
-    def __init__(self, settings: Settings, url: str) -> None:
+    def __init__(self, settings: Settings, url: str, source: Source) -> None:
         self._settings = settings
         self._url = url
+        self._source = source
         self._context = multiprocessing.get_context("spawn")
         self._stopping = threading.Event()
+        self._reloading = threading.Event()
         self._children: list[_Child] = []
         self._announced = False
         # The pause before the next restart, and its end on the monotonic clock.
@@ -191,15 +202,18 @@ class _Workers:
     def run(self) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stopping.set())
+        signal.signal(signal.SIGHUP, lambda *_: self._reloading.set())
         with closing(_reserve_port(self._settings.listen.address)) as reserved:
             port = reserved.getsockname()[1]
             self._settings = _with_port(self._settings, port)
             while not self._stopping.is_set():
                 self._start_missing()
                 self._wait_for_news()
+                self._reload()
                 # Who is dead may have become ready before: all are heard before any is buried.
                 dead = [child for child in self._children if not child.process.is_alive()]
                 self._hear_all(port)
+                self._tell_outdated()
                 if not self._stopping.is_set():
                     self._bury(dead)
         return self._stop_all()
@@ -212,7 +226,9 @@ class _Workers:
     def _start(self) -> _Child:
         ours, theirs = self._context.Pipe(duplex=False)
         process = self._context.Process(
-            target=_work, args=(self._settings, self._url, os.getpid(), theirs), name="tcc-worker"
+            target=_work,
+            args=(self._settings, self._url, self._source, os.getpid(), theirs),
+            name="tcc-worker",
         )
         process.start()
         theirs.close()
@@ -222,6 +238,25 @@ class _Workers:
         sentinels = [child.process.sentinel for child in self._children]
         pipes = [child.pipe for child in self._children if child.owner is None]
         wait([*sentinels, *pipes], timeout=_WATCH_S)
+
+    def _reload(self) -> None:
+        """Has the workers read the configuration again, if it is right."""
+        if not self._reloading.is_set():
+            return
+        self._reloading.clear()
+        settings = reloaded(self._source)
+        if settings is not None:
+            self._settings = self._settings.model_copy(update={"participants": settings.participants})
+            for child in self._children:
+                child.outdated = True
+
+    def _tell_outdated(self) -> None:
+        """One that is not ready yet does not listen; it is told once it is."""
+        for child in self._children:
+            if child.outdated and child.owner is not None and child.process.is_alive():
+                assert child.process.pid is not None
+                os.kill(child.process.pid, signal.SIGHUP)
+                child.outdated = False
 
     def _hear_all(self, port: int) -> None:
         for child in self._children:
@@ -260,7 +295,7 @@ class _Workers:
         return int(any(child.process.exitcode not in orderly for child in self._children))
 
 
-def _work(settings: Settings, url: str, parent_pid: int, ready: Connection) -> None:
+def _work(settings: Settings, url: str, source: Source, parent_pid: int, ready: Connection) -> None:
     """The main function of a worker process."""
     end_with_parent(parent_pid)
     configure_logging()
@@ -270,7 +305,7 @@ def _work(settings: Settings, url: str, parent_pid: int, ready: Connection) -> N
             ready.send(owner)
 
     try:
-        uvloop.run(run_worker(settings, url, share_port=True, on_ready=on_ready))
+        uvloop.run(run_worker(settings, url, source=source, share_port=True, on_ready=on_ready))
     except ListenError as error:
         sys.exit(str(error))
 

@@ -49,7 +49,8 @@ class Outbox(Generic[T]):
         enough: Callable[[], int] = lambda: sys.maxsize,
     ) -> None:
         self._send = send
-        self._items_max = items_max
+        # May be changed at any time.
+        self.items_max = items_max
         self._bytes_max = bytes_max
         self._size = size
         self._senders = senders
@@ -120,9 +121,7 @@ class Outbox(Generic[T]):
             elif not self._queue:
                 self._wanted = 1
             else:
-                self._wanted = (
-                    self._items_max if self._enough is None else min(self._enough(), self._items_max)
-                )
+                self._wanted = self.items_max if self._enough is None else min(self._enough(), self.items_max)
                 early_s = self._last_sent_at + self._pace_s - loop.time()
                 goes_singly = self._last_was_single and not self._flights
                 if early_s <= 0 or goes_singly or len(self._queue) >= self._wanted:
@@ -144,7 +143,7 @@ class Outbox(Generic[T]):
     def _take(self) -> list[T]:
         queue, size = self._queue, self._size
         count, room = 0, self._bytes_max
-        for item in islice(queue, self._items_max):
+        for item in islice(queue, self.items_max):
             room -= size(item)
             if room < 0 and count:
                 break

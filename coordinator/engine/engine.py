@@ -58,7 +58,13 @@ from coordinator.core.events import (
 from coordinator.core.machine import is_calling, step
 from coordinator.core.model import Answer, Branch, BranchSpec, RetryPolicy, Transaction, Verdict
 from coordinator.engine.log_writer import LogWriter
-from coordinator.engine.participant_lane import BATCHES, Answers, ParticipantLane, ParticipantPolicy
+from coordinator.engine.participant_lane import (
+    BATCHES,
+    Answers,
+    ParticipantLane,
+    ParticipantPolicy,
+    not_configured,
+)
 from coordinator.engine.waiting import Waiter, is_reached
 from coordinator.ports import BranchCall, Log, Participants, Record
 
@@ -144,17 +150,12 @@ class Engine:
             is_wanted=self._is_change_wanted,
             enough=lambda: self._begun // BATCHES,
         )
-        self.lanes = {
-            name: ParticipantLane(
-                name,
-                policy,
-                participants=participants,
-                clock=clock,
-                is_wanted=self._is_call_wanted,
-                on_answers=self._on_answers,
-            )
-            for name, policy in policies.items()
-        }
+        self._participants = participants
+        self._tasks: asyncio.TaskGroup | None = None
+        self.lanes: dict[str, ParticipantLane] = {}
+        # Participants whose Cancels wait for those of later stages.
+        self.cancel_in_stage_order: frozenset[str] = frozenset()
+        self.configure(policies)
         self._perform: dict[type[Effect], Callable[[Live, object], None]] = {
             Save: self._save,
             Call: self._call,
@@ -169,10 +170,45 @@ class Engine:
 
     async def run(self) -> None:
         """Writes and calls until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.writer.run())
+        async with asyncio.TaskGroup() as self._tasks:
+            self._tasks.create_task(self.writer.run())
             for lane in self.lanes.values():
-                tasks.create_task(lane.run())
+                self._tasks.create_task(lane.run())
+
+    def configure(
+        self, policies: Mapping[str, ParticipantPolicy], *, moved: frozenset[str] = frozenset()
+    ) -> None:
+        """The participants from now on, and how they are treated; `moved`: those with a new address.
+
+        Calls under way end as they would have. What waits for one that is gone is
+        answered as if it had never been configured.
+        """
+        for name in self.lanes.keys() - policies.keys():
+            self.lanes.pop(name).retire()
+        for name, policy in policies.items():
+            if name in self.lanes:
+                self.lanes[name].change_policy(policy, moved=name in moved)
+            else:
+                self._open_lane(name, policy)
+        self.cancel_in_stage_order = frozenset(
+            name for name, policy in policies.items() if policy.cancel_in_stage_order
+        )
+
+    def _open_lane(self, name: str, policy: ParticipantPolicy) -> None:
+        lane = self.lanes[name] = ParticipantLane(
+            name,
+            policy,
+            participants=self._participants,
+            clock=self.clock,
+            is_wanted=self._is_call_wanted,
+            on_answers=self._on_answers,
+        )
+        for entry in self.live.values():
+            ours = sum(branch.spec.participant == name for branch in entry.tx.branches)
+            lane.live += ours
+            lane.begun += ours * entry.begun
+        if self._tasks is not None:
+            self._tasks.create_task(lane.run())
 
     # --- requests ---------------------------------------------------------
 
@@ -573,7 +609,7 @@ class Engine:
         lane = self.lanes.get(branch.spec.participant)
         if lane is None:
             # Answered later, as every call is: an event is never applied inside another.
-            answers = [(call, _not_configured(branch.spec.participant))]
+            answers = [(call, not_configured(branch.spec.participant))]
             asyncio.get_running_loop().call_soon(self._on_answers, answers)
         else:
             lane.put(call)
@@ -625,13 +661,3 @@ def _log_away() -> LogUnavailable:
 
 def _owner_changed() -> OwnerChanged:
     return OwnerChanged("another coordinator drives the transaction now", retry_after_s=0.05)
-
-
-def _not_configured(participant: str) -> Answer:
-    return Answer(
-        verdict=Verdict.FAILED,
-        reason=UnknownParticipant.reason,
-        message=f"participant {participant!r} is not configured",
-        permanent=True,
-        retry_after_s=5.0,
-    )

@@ -8,7 +8,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from coordinator.core.errors import UnknownParticipant
 from coordinator.core.model import Answer, RetryPolicy, Verdict
 from coordinator.engine.breaker import Breaker, BreakerPolicy
 from coordinator.ports import BranchCall, Clock, Participants
@@ -24,6 +26,8 @@ PACE_S = 0.025
 SENDERS = 2
 # A busy queue waits until what was begun here and is live could be so many batches.
 BATCHES = 2
+# How often a lane that is not wanted any more looks whether its calls have ended.
+_RETIRED_POLL_S = 0.05
 
 
 class ParticipantPolicy(Struct, frozen=True, kw_only=True):
@@ -69,6 +73,7 @@ class ParticipantLane:
         self._room = asyncio.Event()
         self._room.set()
         self._calls = asyncio.TaskGroup()
+        self._retired = asyncio.Event()
         # Branches of live transactions at this participant; the engine counts them.
         self.live = 0
         # Those of them whose transactions were begun here.
@@ -99,13 +104,29 @@ class ParticipantLane:
             return 1
         return max(0, min(most, self.policy.concurrency_max - self.backlog))
 
+    def change_policy(self, policy: ParticipantPolicy, *, moved: bool) -> None:
+        """From now on. `moved`: it is somewhere else; what the breaker knows says nothing of there."""
+        breaker = Breaker() if moved else self.breaker
+        self.policy = policy
+        self.breaker = replace(breaker, policy=policy.breaker)
+        self._outbox.items_max = min(policy.batch_max, policy.concurrency_max)
+        self._room.set()
+
+    def retire(self) -> None:
+        """Sends nothing more. What waits is refused, what is under way ends, and then `run` does."""
+        self._retired.set()
+
     async def run(self) -> None:
-        """Sends until cancelled; what is under way then is cancelled with it.
+        """Sends until retired or cancelled; what is under way when cancelled is cancelled with it.
 
         An exception out of a call is a bug of ours, and ends the lane with it.
         """
         async with self._calls:
-            await self._outbox.run()
+            sending = self._calls.create_task(self._outbox.run())
+            await self._retired.wait()
+            while not self._outbox.idle or self.backlog:  # noqa: ASYNC110 - too rare for an event of its own
+                await asyncio.sleep(_RETIRED_POLL_S)
+            sending.cancel()
 
     async def _send(self, batch: list[BranchCall]) -> None:
         """Starts the calls of a batch; returns when they have ended or are not fresh any more."""
@@ -126,6 +147,10 @@ class ParticipantLane:
 
     def _admit(self, calls: list[BranchCall]) -> list[BranchCall]:
         """Those that may leave: all, one as a probe, or none. The rest is withheld."""
+        if calls and self._retired.is_set():
+            answer = not_configured(self.name)
+            self._on_answers([(call, answer) for call in calls])
+            return []
         if not calls or self.breaker.closed:
             return calls
         now = self._clock.now()
@@ -166,6 +191,17 @@ class ParticipantLane:
     def _free(self, count: int) -> None:
         self._under_way -= count
         self._room.set()
+
+
+def not_configured(participant: str) -> Answer:
+    """What is said to a call to a participant that no configuration knows (any more)."""
+    return Answer(
+        verdict=Verdict.FAILED,
+        reason=UnknownParticipant.reason,
+        message=f"participant {participant!r} is not configured",
+        permanent=True,
+        retry_after_s=5.0,
+    )
 
 
 def _size(call: BranchCall) -> int:

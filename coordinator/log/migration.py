@@ -37,31 +37,31 @@ def migrate(url: str) -> None:
         LogUrlError: the URL says something that no database can be reached by.
     """
     try:
-        _migrate(_engine(url))
+        _migrate(database_engine(url))
     except OperationalError as error:
-        raise LogUnavailable(f"the log cannot be reached: {_in_one_line(error.orig or error)}") from error
+        raise LogUnavailable(f"the log cannot be reached: {in_one_line(error.orig or error)}") from error
     except ProgrammingError as error:
         if getattr(error.orig, "sqlstate", None) is not None:
             raise  # the server's word about a statement: a bug
-        raise LogUrlError(f"log.url: {_in_one_line(error.orig or error)}") from error
+        raise LogUrlError(f"log.url: {in_one_line(error.orig or error)}") from error
 
 
 def _migrate(engine: Engine) -> None:
     _make_lock(engine)
     with engine.begin() as connection:
         connection.execute(_TAKE_LOCK)
-        command.upgrade(_config(connection), "head")
+        command.upgrade(alembic_config(connection), "head")
 
 
-def _in_one_line(error: BaseException) -> str:
+def in_one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
 def schema_is_current(url: str) -> bool:
     """Whether every migration has been applied."""
-    with _engine(url).connect() as connection:
+    with database_engine(url).connect() as connection:
         applied = MigrationContext.configure(connection).get_current_heads()
-        return set(applied) == set(ScriptDirectory.from_config(_config(connection)).get_heads())
+        return set(applied) == set(ScriptDirectory.from_config(alembic_config(connection)).get_heads())
 
 
 def _make_lock(engine: Engine) -> None:
@@ -78,11 +78,11 @@ def _run_lock_statements(engine: Engine) -> None:
             connection.execute(statement)
 
 
-def _engine(url: str) -> Engine:
+def database_engine(url: str) -> Engine:
     return create_engine(make_url(url).set(drivername="postgresql+psycopg"), poolclass=NullPool)
 
 
-def _config(connection: Connection) -> Config:
+def alembic_config(connection: Connection) -> Config:
     config = Config()
     config.set_main_option("script_location", str(resources.files("coordinator.log") / "migrations"))
     config.attributes["connection"] = connection

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Self
 
 import grpc
 import structlog
 from msgspec import Struct
 
 from coordinator.core.model import Answer, Operation, Verdict
+from coordinator.engine.participant_lane import not_configured
 from coordinator.ports import BranchCall
 from tcc.v1 import participant_pb2 as pb, participant_pb2_grpc
 
@@ -53,49 +55,138 @@ _DONE = Answer(verdict=Verdict.SUCCEEDED)
 Answers = list[tuple[int, Answer]]
 
 
+class ParticipantTls(Struct, frozen=True, kw_only=True):
+    """Whom to believe and what to show, in PEM. Without `ca`: gRPC's list of public authorities."""
+
+    ca: bytes | None = None
+    certificate: bytes | None = None
+    key: bytes | None = None
+    # The name in the participant's certificate, where that is not the target's.
+    server_name: str | None = None
+
+
 class ParticipantAddress(Struct, frozen=True, kw_only=True):
     """Where a participant is, and how to call it."""
 
     # A gRPC target, for example "dns:///inventory:50051".
     target: str
+    # None: plain text.
+    tls: ParticipantTls | None = None
     # It implements ExecuteBranches; otherwise every branch is a call of its own.
     batched: bool = True
     call_timeout_s: float = 5.0
+
+
+class _Way:
+    """The channel to one participant, for as long as its address stays and calls are under way."""
+
+    def __init__(self, address: ParticipantAddress) -> None:
+        self.address = address
+        self._channel = open_channel(address)
+        self.stub = participant_pb2_grpc.ParticipantServiceStub(self._channel)
+        self._under_way = 0
+        self._free = asyncio.Event()
+        self._free.set()
+
+    def __enter__(self) -> Self:
+        self._under_way += 1
+        self._free.clear()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._under_way -= 1
+        if not self._under_way:
+            self._free.set()
+
+    async def close_when_free(self) -> None:
+        """Ends the channel once nothing is under way on it. Every call has a deadline."""
+        await self._free.wait()
+        await self.close()
+
+    async def close(self) -> None:
+        await self._channel.close(None)
+
+
+def open_channel(address: ParticipantAddress) -> grpc.aio.Channel:
+    """A new channel; it connects when it is first used."""
+    options, credentials = _channel_arguments(address)
+    if credentials is None:
+        return grpc.aio.insecure_channel(address.target, options=options)
+    return grpc.aio.secure_channel(address.target, credentials, options=options)
+
+
+def open_sync_channel(address: ParticipantAddress) -> grpc.Channel:
+    """Likewise, for who has no event loop."""
+    options, credentials = _channel_arguments(address)
+    if credentials is None:
+        return grpc.insecure_channel(address.target, options=options)
+    return grpc.secure_channel(address.target, credentials, options=options)
+
+
+def _channel_arguments(
+    address: ParticipantAddress,
+) -> tuple[tuple[tuple[str, str | int], ...], grpc.ChannelCredentials | None]:
+    tls = address.tls
+    if tls is None:
+        return CHANNEL_OPTIONS, None
+    override = () if tls.server_name is None else (("grpc.ssl_target_name_override", tls.server_name),)
+    return (*CHANNEL_OPTIONS, *override), grpc.ssl_channel_credentials(tls.ca, tls.key, tls.certificate)
 
 
 class ParticipantClient:
     """Channels to all configured participants."""
 
     def __init__(self, addresses: Mapping[str, ParticipantAddress], *, result_bytes_max: int) -> None:
-        self._addresses = addresses
         self._result_bytes_max = result_bytes_max
-        self._channels = {
-            name: grpc.aio.insecure_channel(address.target, options=CHANNEL_OPTIONS)
+        self._ways = {name: _Way(address) for name, address in addresses.items()}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def is_elsewhere(self, participant: str, address: ParticipantAddress) -> bool:
+        """Whether `address` says another place for a participant that is known already."""
+        way = self._ways.get(participant)
+        return way is not None and (way.address.target, way.address.tls) != (address.target, address.tls)
+
+    def readdress(self, addresses: Mapping[str, ParticipantAddress]) -> None:
+        """Where the participants are from now on. Calls under way end where they were sent."""
+        before = self._ways
+        self._ways = {
+            name: before[name] if name in before and before[name].address == address else _Way(address)
             for name, address in addresses.items()
         }
-        self._stubs = {
-            name: participant_pb2_grpc.ParticipantServiceStub(channel)
-            for name, channel in self._channels.items()
-        }
+        for name, way in before.items():
+            if self._ways.get(name) is not way:
+                task = asyncio.ensure_future(way.close_when_free())
+                self._closing.add(task)
+                task.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
-        for channel in self._channels.values():
-            await channel.close(None)
+        for task in list(self._closing):
+            task.cancel()
+        for way in self._ways.values():
+            await way.close()
 
-    def execute(self, participant: str, calls: Sequence[BranchCall]) -> AsyncIterator[Answers]:
+    async def execute(self, participant: str, calls: Sequence[BranchCall]) -> AsyncIterator[Answers]:
         """See `ports.Participants.execute`. A call that is alone costs least as a unary one."""
-        if len(calls) == 1:
-            return self._execute_alone(participant, calls[0])
-        if self._addresses[participant].batched:
-            return self._execute_batch(participant, calls)
-        return self._execute_singly(participant, calls)
+        way = self._ways.get(participant)
+        if way is None:  # it has been taken out of the configuration a moment ago
+            yield [(position, not_configured(participant)) for position in range(len(calls))]
+            return
+        with way:
+            async for answers in self._execute(way, calls):
+                yield answers
 
-    async def _execute_batch(self, participant: str, calls: Sequence[BranchCall]) -> AsyncIterator[Answers]:
+    def _execute(self, way: _Way, calls: Sequence[BranchCall]) -> AsyncIterator[Answers]:
+        if len(calls) == 1:
+            return self._execute_alone(way, calls[0])
+        if way.address.batched:
+            return self._execute_batch(way, calls)
+        return self._execute_singly(way, calls)
+
+    async def _execute_batch(self, way: _Way, calls: Sequence[BranchCall]) -> AsyncIterator[Answers]:
         missing = set(range(len(calls)))
         failure = _no_answer("the stream ended without an outcome for this call")
         request = batch_request(calls)
-        timeout_s = self._addresses[participant].call_timeout_s
-        stream = self._stubs[participant].ExecuteBranches(request, timeout=timeout_s)
+        stream = way.stub.ExecuteBranches(request, timeout=way.address.call_timeout_s)
         try:
             async for response in stream:
                 if response is None:  # gRPC could not decode it
@@ -117,12 +208,12 @@ class ParticipantClient:
         if missing:
             yield [(position, failure) for position in sorted(missing)]
 
-    async def _execute_alone(self, participant: str, call: BranchCall) -> AsyncIterator[Answers]:
-        yield [await self._execute_one(participant, 0, call)]
+    async def _execute_alone(self, way: _Way, call: BranchCall) -> AsyncIterator[Answers]:
+        yield [await self._execute_one(way, 0, call)]
 
-    async def _execute_singly(self, participant: str, calls: Sequence[BranchCall]) -> AsyncIterator[Answers]:
+    async def _execute_singly(self, way: _Way, calls: Sequence[BranchCall]) -> AsyncIterator[Answers]:
         tasks = [
-            asyncio.ensure_future(self._execute_one(participant, position, call))
+            asyncio.ensure_future(self._execute_one(way, position, call))
             for position, call in enumerate(calls)
         ]
         try:
@@ -132,9 +223,8 @@ class ParticipantClient:
             for task in tasks:
                 task.cancel()
 
-    async def _execute_one(self, participant: str, position: int, call: BranchCall) -> tuple[int, Answer]:
-        stub = self._stubs[participant]
-        timeout_s = self._addresses[participant].call_timeout_s
+    async def _execute_one(self, way: _Way, position: int, call: BranchCall) -> tuple[int, Answer]:
+        stub, timeout_s = way.stub, way.address.call_timeout_s
         message = _write(pb.BranchCall(), call)
         try:
             match call.operation:

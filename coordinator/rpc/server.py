@@ -3,6 +3,7 @@
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from msgspec import Struct
 
 from coordinator.engine.engine import Engine
 from coordinator.rpc.requests import RequestLimits
@@ -17,6 +18,14 @@ SERVICE = transaction_pb2.DESCRIPTOR.services_by_name["TransactionService"].full
 
 class ListenError(Exception):
     """The address is in use, or not one of this machine's."""
+
+
+class ServerTls(Struct, frozen=True, kw_only=True):
+    """What a server shows, in PEM; with `client_ca`, whom it believes and lets in."""
+
+    certificate: bytes
+    key: bytes
+    client_ca: bytes | None = None
 
 
 class Server:
@@ -44,14 +53,18 @@ class Server:
             self._server,
         )
 
-    async def start(self, address: str) -> int:
-        """Listens on `address` ("host:port"). Returns the port.
+    async def start(self, address: str, tls: ServerTls | None = None) -> int:
+        """Listens on `address` ("host:port"), without `tls` in plain text. Returns the port.
 
         Raises:
             ListenError: somebody else does, or the address is not ours.
         """
         try:
-            port: int = self._server.add_insecure_port(address)
+            port: int = (
+                self._server.add_insecure_port(address)
+                if tls is None
+                else self._server.add_secure_port(address, _credentials(tls))
+            )
         except RuntimeError as error:  # gRPC's word for it; the reason is in its own log only
             raise ListenError(f"cannot listen on {address}") from error
         await self._server.start()
@@ -66,3 +79,11 @@ class Server:
     async def stop(self, grace_s: float) -> None:
         """Takes no new calls; those under way have `grace_s` seconds to end."""
         await self._server.stop(grace_s)
+
+
+def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
+    return grpc.ssl_server_credentials(
+        [(tls.key, tls.certificate)],
+        root_certificates=tls.client_ca,
+        require_client_auth=tls.client_ca is not None,
+    )

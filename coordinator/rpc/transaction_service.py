@@ -39,9 +39,6 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         self._engine = engine
         self._limits = limits
         self.call_max_s = limits.call_max_s
-        self._cancel_in_stage_order = frozenset(
-            name for name, lane in engine.lanes.items() if lane.policy.cancel_in_stage_order
-        )
 
     # --- whole transactions -----------------------------------------------
 
@@ -92,7 +89,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
             now=self._engine.clock.now(),
             time_left_s=time_left_s,
             limits=self._limits,
-            cancel_in_stage_order=self._cancel_in_stage_order,
+            cancel_in_stage_order=self._engine.cancel_in_stage_order,
         )
 
     async def _begun(self, tx: Transaction, milestone: Milestone) -> Transaction:
@@ -139,7 +136,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         spec = branch_spec(
             request.branch,
             self._limits,
-            self._cancel_in_stage_order,
+            self._engine.cancel_in_stage_order,
             interactive=True,
             tried_by_initiator=milestone is Milestone.BRANCH_REGISTERED,
         )

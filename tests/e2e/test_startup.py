@@ -131,7 +131,7 @@ async def test_a_port_in_use_is_refused_before_anything_is_started(tmp_path: Pat
 
 async def test_a_wrong_address_is_refused() -> None:
     status, line = await refusal("serve", "--listen=127.0.0.1:99999")
-    assert (status, line.partition(":")[0]) == (2, "listen.address")
+    assert (status, line.split(": ")[:2]) == (2, ["command line", "listen.address"])
 
 
 async def test_a_wrong_configuration_is_refused(tmp_path: Path) -> None:
@@ -147,7 +147,8 @@ async def test_a_log_url_that_makes_no_sense_is_refused(command: str, url: str) 
     status, line = await refusal(
         command, environment={"TCC_LOG__URL": url, "TCC_LISTEN__ADDRESS": "127.0.0.1:0"}
     )
-    assert (status, line.partition(": ")[0]) == (2, "log.url")
+    assert status == 2
+    assert "log.url: " in line
     assert "secret" not in line
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import IO
 
 import grpc
 
@@ -60,7 +61,12 @@ class Daemon:
 
 @asynccontextmanager
 async def serving(
-    directory: Path, config: str, *, workers: int = 1, environment: Mapping[str, str] | None = None
+    directory: Path,
+    config: str,
+    *,
+    workers: int = 1,
+    environment: Mapping[str, str] | None = None,
+    stderr: IO[bytes] | None = None,
 ) -> AsyncIterator[Daemon]:
     """A coordinator beside the block, configured by this TOML; it drains at the end."""
     path = directory / "tcc.toml"
@@ -74,6 +80,7 @@ async def serving(
         f"--workers={workers}",
         "--listen=127.0.0.1:0",
         stdout=asyncio.subprocess.PIPE,
+        stderr=stderr,
         cwd=directory,
         env=os.environ | dict(environment or {}),
     )

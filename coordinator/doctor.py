@@ -1,0 +1,262 @@
+"""`tccd doctor`: looks at everything that a coordinator needs, and says what to mend.
+
+It changes nothing and may run beside a coordinator. Each check is a function that
+returns findings; a finding that is no problem needs no remedy.
+"""
+
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from pathlib import Path
+
+import grpc
+import msgspec
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from msgspec import Struct
+
+from coordinator.core.errors import LogUnavailable
+from coordinator.log.diagnosis import LogFacts, examine
+from coordinator.log.migration import LogUrlError
+from coordinator.rpc.participant_client import open_sync_channel
+from coordinator.rpc.server import SERVICE
+from coordinator.settings import ParticipantSettings, Settings
+
+_TIMEOUT_S = 5.0
+# PostgreSQL versions that the tests run on, as server_version_num says them.
+_OLDEST_VERSION = 140_000
+# Only people compare clocks; deadlines and leases go by the database's.
+_CLOCK_AHEAD_MAX_S = 1.0
+_ASK_ITS_LOG = "look at the participant's own log"
+
+
+class Verdict(Enum):
+    """OK, WARNING: it works, but look at it; PROBLEM: it does not work, or is not safe."""
+
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+class Finding(Struct, frozen=True, kw_only=True):
+    """What one check came to."""
+
+    check: str
+    verdict: Verdict
+    said: str
+    # What to do about it; empty where nothing is to be done.
+    remedy: str = ""
+
+
+def _ok(check: str, said: str) -> Finding:
+    return Finding(check=check, verdict=Verdict.OK, said=said)
+
+
+def _warning(check: str, said: str, remedy: str) -> Finding:
+    return Finding(check=check, verdict=Verdict.WARNING, said=said, remedy=remedy)
+
+
+def _problem(check: str, said: str, remedy: str) -> Finding:
+    return Finding(check=check, verdict=Verdict.PROBLEM, said=said, remedy=remedy)
+
+
+def diagnose(settings: Settings) -> Iterator[Finding]:
+    """All checks, one after the other; each takes a few seconds at most."""
+    if settings.log.url is None:
+        yield _data_dir(settings.log.data_dir)
+    else:
+        yield from _log(settings.log.url.get_secret_value())
+    yield _port(settings)
+    if not settings.participants:
+        yield _warning("participants", "none is configured", "add a table [participants.NAME] for each")
+    for name, participant in settings.participants.items():
+        yield _participant(name, participant)
+
+
+def in_words(findings: Sequence[Finding]) -> str:
+    """One line a finding, and one for what to do about it."""
+    lines: list[str] = []
+    for finding in findings:
+        lines.append(f"{finding.verdict.value:<8} {finding.check}: {finding.said}")
+        if finding.remedy:
+            lines.append(f"{'':<8} -> {finding.remedy}")
+    return "\n".join(lines)
+
+
+def in_json(findings: Sequence[Finding]) -> str:
+    """An array of objects with the fields of `Finding`."""
+    return msgspec.json.encode(findings).decode()
+
+
+# --- the log ------------------------------------------------------------------
+
+
+def _data_dir(data_dir: Path) -> Finding:
+    """Its own PostgreSQL is started by `serve`; here only whether it has a place."""
+    place = next(path for path in (data_dir.absolute(), *data_dir.absolute().parents) if path.exists())
+    probe = place / f".tccd-doctor-{time.time_ns()}"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        return _problem(
+            "log",
+            f"no [log] url, and {place} cannot be written: {error.strerror}",
+            "let the user of tccd write [log] data_dir, or give a [log] url",
+        )
+    return _ok("log", f"no [log] url: serve runs its own PostgreSQL in {data_dir}")
+
+
+def _log(url: str) -> Iterator[Finding]:
+    try:
+        facts = examine(url)
+    except LogUrlError as error:
+        yield _problem("log", str(error), "mend [log] url")
+        return
+    except LogUnavailable as error:
+        yield _problem(
+            "log",
+            f"the database cannot be reached: {error.message}",
+            "is PostgreSQL running, does [log] url say the right host, port, database and user, and does "
+            "pg_hba.conf let this machine in?",
+        )
+        return
+    yield _version(facts)
+    yield _writable(facts)
+    yield _migrations(facts)
+    yield from _durability(facts)
+    yield _clock(facts)
+
+
+def _version(facts: LogFacts) -> Finding:
+    version = facts.settings.get("server_version", "unknown")
+    if int(facts.settings.get("server_version_num", "0")) < _OLDEST_VERSION:
+        return _warning("version", f"the database is version {version}", "use PostgreSQL 14 or newer")
+    return _ok("version", f"the database answers; it is version {version}")
+
+
+def _writable(facts: LogFacts) -> Finding:
+    if facts.read_only:
+        return _problem(
+            "writable",
+            "the database is read-only: a standby, or default_transaction_read_only is on",
+            "let [log] url name the primary (target_session_attrs=read-write finds it)",
+        )
+    return _ok("writable", "the database takes writes")
+
+
+def _migrations(facts: LogFacts) -> Finding:
+    applied = ", ".join(sorted(facts.applied)) or "none"
+    if facts.applied == facts.wanted:
+        return _ok("migrations", f"at {applied}, as this version wants")
+    return _problem(
+        "migrations",
+        f"at {applied}, but this version wants {', '.join(sorted(facts.wanted))}",
+        "run tccd migrate (serve does it, too); if the database is newer, run the newer tccd everywhere",
+    )
+
+
+def _durability(facts: LogFacts) -> Iterator[Finding]:
+    lose = "a crash of the database's machine can lose acknowledged transactions"
+    for name in ("fsync", "full_page_writes"):
+        if facts.settings.get(name) == "off":
+            yield _problem(
+                name, f"{name} is off: {lose}", f"set {name} = on in postgresql.conf, and reload it"
+            )
+        else:
+            yield _ok(name, f"{name} is {facts.settings.get(name, 'not a setting of this server')}")
+    value = facts.settings.get("synchronous_commit", "on")
+    if value in {"off", "local"}:
+        yield _warning(
+            "synchronous_commit",
+            f"synchronous_commit is {value} by default; tccd sets it on for its own connections",
+            "set synchronous_commit = on, so that nothing depends on that",
+        )
+    else:
+        yield _ok("synchronous_commit", f"synchronous_commit is {value}")
+
+
+def _clock(facts: LogFacts) -> Finding:
+    ahead_s, error_s = facts.clock_ahead_s, facts.clock_error_s
+    said = f"this machine's clock is {ahead_s:+.3f} s from the database's (give or take {error_s:.3f} s)"
+    if abs(ahead_s) - error_s > _CLOCK_AHEAD_MAX_S:
+        return _warning(
+            "clock", said, "run NTP on both; tccd goes by the database's clock, but people read this one's"
+        )
+    return _ok("clock", said)
+
+
+# --- ports --------------------------------------------------------------------
+
+
+def _port(settings: Settings) -> Finding:
+    """Free, or a coordinator's already."""
+    address = settings.listen.address
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), int(port)))
+        except OSError as error:
+            reason = error.strerror
+        else:
+            return _ok("listen", f"{address} is free")
+    if settings.listen.tls is None and _is_coordinator(_reachable(host, port)):
+        return _ok("listen", f"{address} is in use, by a coordinator")
+    return _problem(
+        "listen",
+        f"{address} cannot be had: {reason}",
+        "stop whoever has it (ss -ltnp says who), or change [listen] address; with [listen] tls it may be a "
+        "coordinator that runs already",
+    )
+
+
+def _reachable(host: str, port: str) -> str:
+    """Where to find who listens at every address."""
+    anywhere = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - it is looked for, not bound
+    return f"{anywhere.get(host, host)}:{port}"
+
+
+def _is_coordinator(address: str) -> bool:
+    with grpc.insecure_channel(address) as channel:
+        try:
+            _health(channel, SERVICE)
+        except grpc.RpcError:
+            return False
+        return True
+
+
+# --- participants ---------------------------------------------------------------
+
+
+def _participant(name: str, participant: ParticipantSettings) -> Finding:
+    check = f"participant {name}"
+    status = health_pb2.HealthCheckResponse.ServingStatus
+    with open_sync_channel(participant.address()) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(_TIMEOUT_S)
+        except grpc.FutureTimeoutError:
+            return _problem(
+                check,
+                f"{participant.target} cannot be reached",
+                "is it running, does its name resolve here, does a firewall stand between, and do both sides "
+                "agree on TLS?",
+            )
+        try:
+            answer = _health(channel, "")
+        except grpc.RpcError as error:
+            code = error.code()
+            if code is grpc.StatusCode.UNIMPLEMENTED:
+                return _ok(check, f"{participant.target} answers; it has no health service to ask")
+            return _problem(check, f"{participant.target}: {code.name}", _ASK_ITS_LOG)
+    if answer != status.SERVING:
+        said = f"{participant.target} says that it is {status.Name(answer)}"
+        return _problem(check, said, _ASK_ITS_LOG)
+    return _ok(check, f"{participant.target} is SERVING")
+
+
+def _health(channel: grpc.Channel, service: str) -> int:
+    request = health_pb2.HealthCheckRequest(service=service)
+    answer: int = health_pb2_grpc.HealthStub(channel).Check(request, timeout=_TIMEOUT_S).status
+    return answer

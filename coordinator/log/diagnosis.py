@@ -1,0 +1,73 @@
+"""What a doctor wants to know of the log's database. Reads; changes nothing."""
+
+import time
+
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from msgspec import Struct
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import OperationalError, ProgrammingError
+
+from coordinator.core.errors import LogUnavailable
+from coordinator.log.migration import LogUrlError, alembic_config, database_engine, in_one_line
+
+_SETTINGS = ("server_version", "server_version_num", "fsync", "full_page_writes", "synchronous_commit")
+_CLOCK = text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION)")
+_READ_SETTINGS = text("SELECT name, setting FROM pg_settings WHERE name = ANY(:names)")
+_READ_ONLY = text("SELECT current_setting('transaction_read_only')")
+# The quickest of several answers bounds the error of the clock's offset best.
+_CLOCK_READINGS = 5
+
+
+class LogFacts(Struct, frozen=True, kw_only=True):
+    """A database that answered."""
+
+    # Those of `_SETTINGS` that this server knows.
+    settings: dict[str, str]
+    read_only: bool
+    # Migrations: what the database has, and what this version of tccd wants.
+    applied: frozenset[str]
+    wanted: frozenset[str]
+    # How much this machine's clock is ahead of the database's, and how wrong that may be.
+    clock_ahead_s: float
+    clock_error_s: float
+
+
+def examine(url: str) -> LogFacts:
+    """Asks the database.
+
+    Raises:
+        LogUnavailable: it cannot be reached.
+        LogUrlError: the URL says something that no database can be reached by.
+    """
+    try:
+        with database_engine(url).connect() as connection:
+            return _facts(connection)
+    except OperationalError as error:
+        raise LogUnavailable(in_one_line(error.orig or error)) from error
+    except ProgrammingError as error:
+        if getattr(error.orig, "sqlstate", None) is not None:
+            raise
+        raise LogUrlError(in_one_line(error.orig or error)) from error
+
+
+def _facts(connection: Connection) -> LogFacts:
+    rows = connection.execute(_READ_SETTINGS, {"names": list(_SETTINGS)}).all()
+    ahead_s, error_s = min((_clock(connection) for _ in range(_CLOCK_READINGS)), key=lambda read: read[1])
+    script = ScriptDirectory.from_config(alembic_config(connection))
+    return LogFacts(
+        settings={row[0]: row[1] for row in rows},
+        read_only=connection.execute(_READ_ONLY).scalar_one() == "on",
+        applied=frozenset(MigrationContext.configure(connection).get_current_heads()),
+        wanted=frozenset(script.get_heads()),
+        clock_ahead_s=ahead_s,
+        clock_error_s=error_s,
+    )
+
+
+def _clock(connection: Connection) -> tuple[float, float]:
+    """How much our clock is ahead, and by how much that may be wrong: half the time that asking took."""
+    asked_at = time.time()
+    theirs: float = connection.execute(_CLOCK).scalar_one()
+    answered_at = time.time()
+    return (asked_at + answered_at) / 2 - theirs, (answered_at - asked_at) / 2

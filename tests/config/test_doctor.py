@@ -1,0 +1,164 @@
+"""`tccd doctor`: what it finds, and that it says what to mend."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import psycopg
+import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from psycopg import sql
+
+from coordinator.doctor import Finding, Verdict, _clock, _durability, diagnose
+from coordinator.log.diagnosis import LogFacts
+from coordinator.settings import Settings
+from tests.e2e.test_startup import ended, tccd
+from tests.support.scripted_participant import ScriptedParticipant, serving
+from tests.support.worker import running, settings_for
+
+STATUS = health_pb2.HealthCheckResponse.ServingStatus
+NOWHERE = "postgresql://u:secret@127.0.0.1:1/tcc"
+
+
+async def findings(settings: Settings) -> dict[str, Finding]:
+    return {finding.check: finding for finding in await asyncio.to_thread(lambda: list(diagnose(settings)))}
+
+
+def settings(url: str | None, address: str = "127.0.0.1:0", **participants: str) -> Settings:
+    return settings_for(
+        {name: {"target": target} for name, target in participants.items()},
+        log={"url": url},
+        listen={"address": address},
+    )
+
+
+@pytest.fixture
+async def healthy() -> AsyncIterator[tuple[str, health.aio.HealthServicer]]:
+    """The address of a participant with a health service."""
+    servicer = health.aio.HealthServicer()
+    server = grpc.aio.server()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield f"127.0.0.1:{port}", servicer
+    await server.stop(None)
+
+
+async def test_nothing_is_wrong(log_url: str, healthy: tuple[str, health.aio.HealthServicer]) -> None:
+    address, servicer = healthy
+    await servicer.set("", STATUS.SERVING)
+    found = await findings(settings(log_url, stock=address))
+    assert {finding.verdict for finding in found.values()} == {Verdict.OK}
+    assert found.keys() >= {
+        *("version", "writable", "migrations", "fsync", "synchronous_commit", "clock", "listen"),
+        "participant stock",
+    }
+    assert not any(finding.remedy for finding in found.values())
+
+
+async def test_a_database_that_is_away_is_the_only_thing_said_of_it() -> None:
+    found = await findings(settings(NOWHERE))
+    assert found["log"].verdict is Verdict.PROBLEM
+    assert "pg_hba.conf" in found["log"].remedy
+    assert "secret" not in found["log"].said
+    assert "migrations" not in found
+
+
+async def test_missing_migrations_are_a_problem(database_url: str) -> None:
+    found = (await findings(settings(database_url)))["migrations"]
+    assert (found.verdict, found.said.partition(",")[0]) == (Verdict.PROBLEM, "at none")
+    assert "tccd migrate" in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "check", "verdict"),
+    [
+        ("synchronous_commit", "off", "synchronous_commit", Verdict.WARNING),
+        ("default_transaction_read_only", "on", "writable", Verdict.PROBLEM),
+    ],
+)
+async def test_settings_that_are_not_safe_are_told(
+    log_url: str, setting: str, value: str, check: str, verdict: Verdict
+) -> None:
+    with psycopg.connect(log_url, autocommit=True) as connection:
+        statement = sql.SQL("ALTER DATABASE {} SET {} = {}")
+        names = sql.Identifier(connection.info.dbname), sql.Identifier(setting)
+        connection.execute(statement.format(*names, sql.Literal(value)))
+    found = (await findings(settings(log_url)))[check]
+    assert (found.verdict, bool(found.remedy)) == (verdict, True)
+
+
+@pytest.mark.parametrize("setting", ["fsync", "full_page_writes"])
+def test_a_server_that_forgets_is_a_problem(setting: str) -> None:
+    """Such a server is not started for this."""
+    facts = LogFacts(
+        settings={"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"} | {setting: "off"},
+        read_only=False,
+        applied=frozenset(),
+        wanted=frozenset(),
+        clock_ahead_s=0.0,
+        clock_error_s=0.0,
+    )
+    problems = [finding.check for finding in _durability(facts) if finding.verdict is Verdict.PROBLEM]
+    assert problems == [setting]
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "verdict"), [(-5, Verdict.WARNING), (0.9, Verdict.OK), (1.2, Verdict.OK)]
+)
+def test_a_clock_is_wrong_only_beyond_its_error(ahead_s: float, verdict: Verdict) -> None:
+    facts = LogFacts(
+        settings={},
+        read_only=False,
+        applied=frozenset(),
+        wanted=frozenset(),
+        clock_ahead_s=ahead_s,
+        clock_error_s=0.5,
+    )
+    assert _clock(facts).verdict is verdict
+
+
+async def test_the_port_is_ours_if_a_coordinator_has_it(log_url: str) -> None:
+    async with running(settings_for({}), log_url) as worker:
+        found = (await findings(settings(log_url, worker.address)))["listen"]
+    assert (found.verdict, "by a coordinator" in found.said) == (Verdict.OK, True)
+
+
+async def test_the_port_of_somebody_else_is_a_problem(log_url: str) -> None:
+    async with serving(ScriptedParticipant()) as address:
+        found = (await findings(settings(log_url, address)))["listen"]
+    assert (found.verdict, "ss -ltnp" in found.remedy) == (Verdict.PROBLEM, True)
+
+
+async def test_participants_are_asked_how_they_are(
+    log_url: str, healthy: tuple[str, health.aio.HealthServicer]
+) -> None:
+    address, servicer = healthy
+    await servicer.set("", STATUS.NOT_SERVING)
+    async with serving(ScriptedParticipant()) as plain:
+        found = await findings(settings(log_url, sick=address, plain=plain, gone="127.0.0.1:1"))
+    assert found["participant sick"].said == f"{address} says that it is NOT_SERVING"
+    assert found["participant plain"].verdict is Verdict.OK
+    assert found["participant gone"].said == "127.0.0.1:1 cannot be reached"
+    assert {found[f"participant {name}"].verdict for name in ("sick", "gone")} == {Verdict.PROBLEM}
+
+
+async def test_the_command_says_it_in_words_and_in_json(log_url: str, tmp_path: Path) -> None:
+    path = tmp_path / "tcc.toml"
+    path.write_text('[listen]\naddress = "127.0.0.1:0"\n[participants.gone]\ntarget = "127.0.0.1:1"\n')
+    options, environment = ("--config", str(path)), {"TCC_LOG__URL": log_url}
+    async with tccd("doctor", *options, environment=environment) as process:
+        status, words, _ = await ended(process)
+    assert status == 1
+    lines = words.splitlines()
+    assert lines[-2] == "problem  participant gone: 127.0.0.1:1 cannot be reached"
+    assert lines[-1].startswith("         -> is it running")
+    path.write_text('[listen]\naddress = "127.0.0.1:0"\n')
+    async with tccd("doctor", "--json", *options, environment=environment) as process:
+        status, out, _ = await ended(process)
+    assert status == 0
+    checks = json.loads(out)
+    assert {check["verdict"] for check in checks} == {"ok", "warning"}
+    assert checks[-1]["check"] == "participants"
