@@ -14,11 +14,11 @@ from coordinator.core.errors import Draining, LogUnavailable
 from coordinator.engine.engine import Engine
 from coordinator.engine.participant_lane import ParticipantPolicy
 from coordinator.log.store import PostgresLog
-from coordinator.process import relax_garbage_collection
 from coordinator.recovery import Heartbeat, schedule
 from coordinator.rpc.participant_client import ParticipantAddress, ParticipantClient
 from coordinator.rpc.server import Server
 from coordinator.settings import Settings
+from tcc.garbage import relax_garbage_collection
 from tcc.uuid7 import uuid7
 
 logger = structlog.get_logger(__name__)
@@ -35,7 +35,7 @@ class Worker:
 
     def __init__(self, settings: Settings, url: str, *, share_port: bool) -> None:
         self._settings = settings
-        self.owner = str(uuid7())
+        self.owner = uuid7()
         self.log = PostgresLog(
             url,
             owner=self.owner,

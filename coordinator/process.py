@@ -1,7 +1,6 @@
 """What a coordinator process asks of the operating system."""
 
 import ctypes
-import gc
 import os
 import signal
 
@@ -15,13 +14,3 @@ def end_with_parent(parent_pid: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent_pid:  # it ended before we asked
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-def relax_garbage_collection() -> None:
-    """Looks for cycles less often: what flows through a coordinator is freed by reference counts.
-
-    What is alive now (modules, mostly) stays for good and is not looked at again.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)

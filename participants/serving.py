@@ -12,6 +12,7 @@ from sqlalchemy import MetaData, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from tcc import Participant
+from tcc.garbage import relax_garbage_collection
 
 # Any number will do, as long as all processes that create one schema use it.
 _SCHEMA_LOCK = 7_423_001
@@ -54,6 +55,7 @@ async def _serve(
         await create_schema(database, metadata)
         await participant.create_schema()
         port = await participant.start(options.listen, interceptors=interceptors)
+        relax_garbage_collection()
         host = options.listen.rpartition(":")[0]
         print(f"listening on {host}:{port}", flush=True)  # noqa: T201 - whoever started us waits for it
         await stopping.wait()
