@@ -40,7 +40,7 @@ from tcc.v1 import (
     transaction_pb2_grpc,
 )
 
-_OWNER = str(uuid7())
+_OWNER = uuid7()
 _EXPIRY_S = 30.0
 _CONNECTIONS = 4
 _MESSAGE_BYTES_MAX = 16 * 2**20
@@ -53,7 +53,7 @@ class Transaction:
     __slots__ = ("branches", "gid", "results")
 
     def __init__(self, request: pb.ExecuteTransactionRequest) -> None:
-        self.gid = request.gid or str(uuid7())
+        self.gid = request.gid or uuid7()
         self.branches = request.branches
         self.results = [_NO_RESULT] * len(request.branches)
 

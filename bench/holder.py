@@ -86,7 +86,7 @@ class Holder:
 
 
 def _whole() -> pb.ExecuteTransactionRequest:
-    request = pb.ExecuteTransactionRequest(gid=str(uuid7()), branches=_branches())
+    request = pb.ExecuteTransactionRequest(gid=uuid7(), branches=_branches())
     request.expiry.seconds = EXPIRY_S
     return request
 

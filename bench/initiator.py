@@ -70,7 +70,7 @@ class Unary:
         specs = [
             branch_spec(each.participant, each.action, each.payload, each.participant) for each in branches
         ]
-        request = pb.ExecuteTransactionRequest(gid=str(uuid7()), branches=specs, wait_for=self._wait_for)
+        request = pb.ExecuteTransactionRequest(gid=uuid7(), branches=specs, wait_for=self._wait_for)
         response = await self._stub.ExecuteTransaction(request, timeout=_TIMEOUT_S)
         if response.outcome.state in (pb.TRANSACTION_STATE_CANCELLING, pb.TRANSACTION_STATE_CANCELLED):
             raise RuntimeError("cancelled")
@@ -125,7 +125,7 @@ class Direct:
 def _try_call(branch: tcc.BranchRequest, expires_at_ms: int) -> participant_pb.BranchCall:
     payload, content_type = encode(branch.payload)
     return participant_pb.BranchCall(
-        gid=str(uuid7()),
+        gid=uuid7(),
         branch_id=branch.participant,
         operation=participant_pb.OPERATION_TRY,
         action=branch.action,

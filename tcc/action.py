@@ -34,6 +34,8 @@ class Action:
     handlers: dict[Operation, Handler]
     # The operations whose handler takes more than one item.
     batched: frozenset[Operation]
+    # Requests are values: the same bytes may be decoded once for several calls.
+    frozen: bool = False
     # The handler's cancel runs on an empty cancel too.
     cancel_always: bool = False
     # Says no to a Try before any transaction is opened; see Participant.action.
@@ -75,6 +77,7 @@ def build_action(name: str, kind: type, handlers: object, *, is_async: bool, can
         kind=kind,
         handlers=chosen,
         batched=frozenset(batched),
+        frozen=payload.is_frozen(kind),
         cancel_always=cancel_always,
         screen=getattr(handlers, "screen", None),
         lane=getattr(handlers, "lane", None),

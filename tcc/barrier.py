@@ -215,7 +215,8 @@ def settle(
     Answers in the order of its items. What the handler raises goes through, and
     the front door rolls back.
     """
-    order = sorted(range(len(items)), key=lambda index: items[index].branch.key)
+    keys = [item.branch.key for item in items]
+    order = sorted(range(len(items)), key=keys.__getitem__)
     branches = [items[index].branch for index in order]
     yield from sql.begin()
     verdicts, rows = yield from _admit(sql, operation, action, branches)

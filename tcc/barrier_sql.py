@@ -42,14 +42,20 @@ class PostgresqlSql:
     _keys = f"unnest({_gids}, {_branch_ids}) AS key(gid, branch_id)"
     _now_ms = "(SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint))"
 
+    # Says how many it made, and only where some are missing also which: nearly always
+    # that is one row for the whole batch.
     _claim = text(f"""
-        INSERT INTO tcc_barrier (gid, branch_id, action, state, expires_at_ms, updated_at_ms)
-        SELECT gid, branch_id, :action, :state, expires_at_ms, {_now_ms}
-        FROM unnest({_gids}, {_branch_ids}, CAST(CAST(:expiries AS text) AS bigint[]))
-            AS mark(gid, branch_id, expires_at_ms)
-        WHERE NOT CAST(:expires AS boolean) OR expires_at_ms = 0 OR expires_at_ms > {_now_ms}
-        ON CONFLICT (gid, branch_id) DO NOTHING
-        RETURNING gid, branch_id""")  # noqa: S608 - constants
+        WITH made AS (
+            INSERT INTO tcc_barrier (gid, branch_id, action, state, expires_at_ms, updated_at_ms)
+            SELECT gid, branch_id, :action, :state, expires_at_ms, {_now_ms}
+            FROM unnest({_gids}, {_branch_ids}, CAST(CAST(:expiries AS text) AS bigint[]))
+                AS mark(gid, branch_id, expires_at_ms)
+            WHERE NOT CAST(:expires AS boolean) OR expires_at_ms = 0 OR expires_at_ms > {_now_ms}
+            ON CONFLICT (gid, branch_id) DO NOTHING
+            RETURNING gid, branch_id
+        ), counted AS (SELECT count(*) AS made FROM made)
+        SELECT counted.made, made.gid, made.branch_id
+        FROM counted LEFT JOIN made ON counted.made < CAST(:wanted AS bigint)""")  # noqa: S608 - constants
     _lock = text(f"""
         SELECT found.* FROM {_keys}, LATERAL (
             SELECT gid, branch_id, action, state, try_result, try_result_content_type
@@ -89,9 +95,12 @@ class PostgresqlSql:
                 "branch_ids": text_array([branch.branch_id for branch in branches]),
                 "expiries": plain_array([branch.expires_at_ms for branch in branches]),
                 "expires": operation is Operation.TRY,
+                "wanted": len(branches),
             },
         )
-        return {(gid, branch_id) for gid, branch_id in made}
+        if made[0][0] == len(branches):
+            return {branch.key for branch in branches}
+        return {(gid, branch_id) for _, gid, branch_id in made if gid is not None}
 
     def lock(self, keys: Sequence[Key]) -> Plan[list[Row]]:
         rows = yield Statement(self._lock, self._parameters(keys))

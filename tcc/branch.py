@@ -1,6 +1,5 @@
 """What a handler sees of the branch it is called for, and how it says no."""
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar
 
@@ -26,8 +25,7 @@ class Rejected(Exception):  # noqa: N818 - a business no is an answer, not an er
         return f"{self.reason}: {self.message}" if self.message else self.reason
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Branch:
+class Branch(NamedTuple):
     """One participant's share of a global transaction, as one call delivers it."""
 
     gid: str

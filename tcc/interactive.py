@@ -198,7 +198,7 @@ class Transaction(Enlistment):
         initiator: str,
         timeout_s: float | None,
     ) -> None:
-        super().__init__(connection, TransactionContext(gid=gid or str(uuid7())))
+        super().__init__(connection, TransactionContext(gid=gid or uuid7()))
         self._names_branches = True
         self._timeout_s = timeout_s
         self._wait_for = wait_for

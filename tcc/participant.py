@@ -66,7 +66,7 @@ class Participant:
         retention_s: float = 7 * _DAY_S,
         purge_interval_s: float = 60.0,
         purge_rows_max: int = 1_000,
-        batch_items_max: int = 256,
+        batch_items_max: int = 1_024,
         batch_senders: int = 2,
         waiting_max: int = 20_000,
     ) -> None:
@@ -89,7 +89,8 @@ class Participant:
         """Registers a class (made without arguments) or an object as the handlers of an action.
 
         `kind`: what the payload is: a protobuf message class, a pydantic model, a
-        dataclass, `dict` (JSON) or `bytes`.
+        dataclass, `dict` (JSON) or `bytes`. Calls that come together with the same
+        bytes may share one object where the kind is frozen.
 
         The handlers, per operation one of the two:
 

@@ -40,15 +40,15 @@ class ParticipantServicer(pb_grpc.ParticipantServiceServicer):
     async def ExecuteBranches(
         self, request: pb.ExecuteBranchesRequest, context: Context
     ) -> AsyncIterator[pb.ExecuteBranchesResponse]:
-        async for outcomes in await self._submit(request.calls, None, context):
+        async for response in await self._submit(request.calls, None, context):
             failpoint("participant.reply.before")
-            yield pb.ExecuteBranchesResponse(outcomes=outcomes)
+            yield response
             failpoint("participant.reply.after")
 
     async def _one(self, call: pb.BranchCall, operation: Operation, context: Context) -> pb.BranchOutcome:
-        async for outcomes in await self._submit([call], operation, context):
+        async for response in await self._submit([call], operation, context):
             failpoint("participant.reply.before")
-            return outcomes[0]
+            return response.outcomes[0]
         raise AssertionError("every call is answered")
 
     async def _submit(

@@ -15,7 +15,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from sqlalchemy.exc import DBAPIError
 
@@ -33,7 +33,12 @@ logger = logging.getLogger("tcc.participant")
 KEY_BYTES_MAX = 128
 _MESSAGE_CHARS_MAX = 500
 _OPERATIONS = {int(operation): operation for operation in Operation}
-_SUCCEEDED = int(Code.SUCCEEDED)
+_CODES = {code: pb.OutcomeCode.Name(code) for code in Code}
+
+
+# What a call asks, in bytes (action, payload, content type) and decoded.
+Payload: TypeAlias = tuple[str, bytes, str]
+Understood: TypeAlias = tuple[Action, object]
 
 
 class OverloadedError(Exception):
@@ -45,34 +50,26 @@ class Replies:
 
     def __init__(self, count: int) -> None:
         self._missing = count
-        self._outcomes: list[pb.BranchOutcome] = []
+        self._ready = pb.ExecuteBranchesResponse()
         self._some = asyncio.Event()
 
     def deliver(self, index: int, outcome: Outcome) -> None:
         code, reason, message, result, content_type, permanent = outcome
-        if code == _SUCCEEDED and not content_type:
-            answer = pb.BranchOutcome(index=index, code=pb.OUTCOME_CODE_SUCCEEDED)
+        add = self._ready.outcomes.add
+        if code is Code.SUCCEEDED:
+            add(index=index, code=pb.OUTCOME_CODE_SUCCEEDED, result=result, content_type=content_type)
         else:
-            answer = pb.BranchOutcome(
-                index=index,
-                code=pb.OutcomeCode.Name(code),
-                reason=reason,
-                message=message,
-                result=result,
-                content_type=content_type,
-                permanent=permanent,
-            )
-        self._outcomes.append(answer)
+            add(index=index, code=_CODES[code], reason=reason, message=message, permanent=permanent)
         self._missing -= 1
         self._some.set()
 
-    async def __aiter__(self) -> AsyncIterator[list[pb.BranchOutcome]]:
+    async def __aiter__(self) -> AsyncIterator[pb.ExecuteBranchesResponse]:
         """Batches of answers, until each call has its own."""
-        while self._missing or self._outcomes:
+        while self._missing or self._ready.outcomes:
             await self._some.wait()
             self._some.clear()
-            outcomes, self._outcomes = self._outcomes, []
-            yield outcomes
+            ready, self._ready = self._ready, pb.ExecuteBranchesResponse()
+            yield ready
 
 
 class Delivery(NamedTuple):
@@ -152,8 +149,9 @@ class ParticipantWork:
         """
         if self.waiting + len(calls) > self._waiting_max:
             raise OverloadedError
+        understood: dict[Payload, Understood] = {}
         for index, call in enumerate(calls):
-            self._submit_one(call, index, replies, only)
+            self._submit_one(call, index, replies, only, understood)
 
     @asynccontextmanager
     async def transaction_slot(self) -> AsyncIterator[None]:
@@ -161,7 +159,14 @@ class ParticipantWork:
         async with self._transactions:
             yield
 
-    def _submit_one(self, call: pb.BranchCall, index: int, replies: Replies, only: Operation | None) -> None:
+    def _submit_one(
+        self,
+        call: pb.BranchCall,
+        index: int,
+        replies: Replies,
+        only: Operation | None,
+        understood: dict[Payload, Understood],
+    ) -> None:
         operation = _OPERATIONS.get(call.operation, only)
         gid, branch_id, name = call.gid, call.branch_id, call.action
         if operation is None or (only is not None and operation is not only):
@@ -170,15 +175,9 @@ class ParticipantWork:
         if not (_key_fits(gid) and _key_fits(branch_id) and len(name.encode()) <= NAME_BYTES_MAX):
             replies.deliver(index, _invalid(f"gid and branch_id have 1 to {KEY_BYTES_MAX} bytes and no NUL"))
             return
-        branch = Branch(
-            gid=gid,
-            branch_id=branch_id,
-            action=name,
-            expires_at_ms=call.expires_at_ms,
-            attempt=call.attempt,
-        )
+        branch = Branch(gid, branch_id, name, call.expires_at_ms, call.attempt)
         try:
-            action, request = self._understand(call)
+            action, request = self._understand(call, understood)
             if action.screen is not None and operation is Operation.TRY:
                 action.screen(branch, request)
         except RefusalError as error:
@@ -196,14 +195,22 @@ class ParticipantWork:
             return
         self._enqueue(action, operation, Delivery(BatchItem(branch, request), index, replies))
 
-    def _understand(self, call: pb.BranchCall) -> tuple[Action, object]:
+    def _understand(self, call: pb.BranchCall, earlier: dict[Payload, Understood]) -> Understood:
+        """The action and the decoded payload; `earlier` are those of the same RPC."""
+        key = call.action, call.payload, call.content_type
+        known = earlier.get(key)
+        if known is not None:
+            return known
         action = self._actions.get(call.action)
         if action is None:
             raise RefusalError("UNKNOWN_ACTION", f"this participant has no action {call.action!r}")
         try:
-            return action, payload.decode(action.kind, call.payload, call.content_type)
+            understood: Understood = action, payload.decode(action.kind, call.payload, call.content_type)
         except payload.InvalidPayloadError as error:
             raise RefusalError("INVALID_PAYLOAD", str(error)[:_MESSAGE_CHARS_MAX]) from error
+        if action.frozen:
+            earlier[key] = understood
+        return understood
 
     def _enqueue(self, action: Action, operation: Operation, delivery: Delivery) -> None:
         self.waiting += 1

@@ -34,11 +34,13 @@ class Encoded(NamedTuple):
 
 
 def encode(value: object) -> Encoded:
-    """A value as bytes with their content type. None is no bytes and no type.
+    """A value as bytes with their content type. None is no bytes and no type; Encoded is done already.
 
     Raises TypeError for a value of no known kind.
     """
     match value:
+        case Encoded():
+            return value
         case None:
             return Encoded(b"", "")
         case bytes():
@@ -66,6 +68,13 @@ def check_kind(kind: type) -> None:
             f"{kind.__name__} is no kind of payload: declare a protobuf message, a pydantic model, "
             "a dataclass, dict or bytes"
         )
+
+
+def is_frozen(kind: type) -> bool:
+    """Whether this kind's author declared its objects immutable."""
+    if dataclasses.is_dataclass(kind):
+        return bool(kind.__dataclass_params__.frozen)  # type: ignore[attr-defined] # its stubs leave it out
+    return kind is bytes or bool(getattr(kind, "model_config", {}).get("frozen"))
 
 
 def decode(kind: type[T], data: bytes, content_type: str) -> T:

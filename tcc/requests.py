@@ -64,7 +64,7 @@ def execute_request(
     branches = list(branches)
     ids = BranchIds([branch.branch_id for branch in branches if branch.branch_id])
     request = pb.ExecuteTransactionRequest(
-        gid=gid or str(uuid7()),
+        gid=gid or uuid7(),
         expiry=duration(expiry_s),
         labels=labels,
         wait_for=wait_for_number(wait_for),

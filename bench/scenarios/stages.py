@@ -139,9 +139,7 @@ def _request() -> pb.ExecuteTransactionsRequest:
         for name in work.PARTICIPANTS
     ]
     return pb.ExecuteTransactionsRequest(
-        transactions=[
-            pb.ExecuteTransactionRequest(gid=str(uuid7()), branches=branches) for _ in range(_BATCH)
-        ]
+        transactions=[pb.ExecuteTransactionRequest(gid=uuid7(), branches=branches) for _ in range(_BATCH)]
     )
 
 

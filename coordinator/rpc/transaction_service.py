@@ -85,7 +85,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
     ) -> Transaction:
         return new_transaction(
             request,
-            gid="" if request.gid else str(uuid7()),
+            gid="" if request.gid else uuid7(),
             now=self._engine.clock.now(),
             time_left_s=time_left_s,
             limits=self._limits,
@@ -106,7 +106,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
     ) -> pb.BeginTransactionResponse:
         tx = new_interactive(
             request,
-            gid="" if request.gid else str(uuid7()),
+            gid="" if request.gid else uuid7(),
             now=self._engine.clock.now(),
             limits=self._limits,
         )

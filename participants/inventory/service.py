@@ -11,6 +11,7 @@ from participants.inventory.lanes import lane_of
 from participants.inventory.requests import ReserveStock
 from participants.inventory.reservation import Verb, admit, sold_out, stock_changes
 from tcc import Branch, Participant
+from tcc.payload import JSON, Encoded
 from tcc.uuid7 import uuid7
 
 Items = Sequence[tuple[Branch, ReserveStock]]
@@ -34,7 +35,7 @@ class Reserve:
     async def try_batch(self, items: Items, db: AsyncConnection) -> list[Any]:
         """Tier 3: who is admitted gets a reservation; its freeze id is the result."""
         requests = [request for _, request in items]
-        tickets = {request.sku: self._gate.ticket(request.sku) for request in requests}
+        tickets = {sku: self._gate.ticket(sku) for sku in {request.sku for request in requests}}
         available = await store.stock_lock(db, tickets)
         answers = admit(requests, available)
         for request, answer in zip(requests, answers, strict=True):
@@ -44,7 +45,7 @@ class Reserve:
         freezes = iter(await self._reserve(admitted, db))
         return [next(freezes) if answer is None else answer for answer in answers]
 
-    async def _reserve(self, items: Items, db: AsyncConnection) -> list[dict[str, str]]:
+    async def _reserve(self, items: Items, db: AsyncConnection) -> list[Encoded]:
         if not items:
             return []
         new = [
@@ -54,7 +55,7 @@ class Reserve:
         await store.reservation_insert(db, new)
         moved = [(request.sku, request.quantity) for _, request in items]
         await store.stock_change(db, stock_changes(Verb.RESERVE, moved))
-        return [{"freeze_id": str(row.freeze_id)} for row in new]
+        return [Encoded(f'{{"freeze_id":"{row.freeze_id}"}}'.encode(), JSON) for row in new]
 
     async def confirm_batch(self, items: Items, db: AsyncConnection) -> None:
         await self._end(Verb.CONFIRM, items, db)

@@ -6,7 +6,6 @@ share SKUs wait for each other and never deadlock.
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
-from uuid import UUID
 
 from sqlalchemy import (
     BigInteger,
@@ -86,7 +85,7 @@ class NewReservation(NamedTuple):
 
     gid: str
     branch_id: str
-    freeze_id: UUID
+    freeze_id: str
     sku: str
     quantity: int
 
