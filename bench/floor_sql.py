@@ -79,7 +79,7 @@ def _keys(calls: Calls) -> tuple[str, str]:
 async def _claim(db: Connection, calls: Calls) -> tuple[str, str]:
     """What a Try begins with. Answers the keys."""
     gids, branch_ids = _keys(calls)
-    claimed = await _CLAIM.send(
+    answered = await _CLAIM.send(
         db,
         action=calls[0].action,
         state=int(WRITES[Operation.TRY]),
@@ -87,8 +87,9 @@ async def _claim(db: Connection, calls: Calls) -> tuple[str, str]:
         branch_ids=branch_ids,
         expiries=plain_array([call.expires_at_ms for call in calls]),
         expires=True,
+        wanted=len(calls),
     )
-    assert claimed == len(calls)
+    assert answered == 1, "one row says that every claim was made"
     return gids, branch_ids
 
 
@@ -133,7 +134,7 @@ async def _reserve(db: Connection, calls: Calls) -> Results:
     )
     assert reserved == len(calls)
     await _change_stock(db, Verb.RESERVE, skus, quantities)
-    results = [b'{"freeze_id":"%s"}' % str(freeze_id).encode() for freeze_id in freeze_ids]
+    results = [b'{"freeze_id":"%s"}' % freeze_id.encode() for freeze_id in freeze_ids]
     content_types = text_array([CONTENT_TYPE] * len(calls))
     await _KEEP.send(
         db, gids=gids, branch_ids=branch_ids, data=bytes_array(results), content_types=content_types
