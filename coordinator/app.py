@@ -13,8 +13,11 @@ from coordinator.configuration import ConfigurationError, Source
 from coordinator.core.errors import Draining, LogUnavailable
 from coordinator.engine.engine import Engine
 from coordinator.engine.participant_lane import ParticipantPolicy
+from coordinator.log.operator_store import PostgresOperatorLog
 from coordinator.log.store import PostgresLog
 from coordinator.recovery import Heartbeat, schedule
+from coordinator.reporting import Reporting
+from coordinator.rpc.admin_server import AdminServer
 from coordinator.rpc.participant_client import ParticipantAddress, ParticipantClient
 from coordinator.rpc.server import Server
 from coordinator.settings import Settings
@@ -58,6 +61,12 @@ class Worker:
             share_port=share_port,
             calls_max=settings.listen.calls_max,
         )
+        self._operator_log = PostgresOperatorLog(url, owner=self.owner)
+        self._admin_server = AdminServer(
+            self.engine, self._operator_log, owner=self.owner, share_port=share_port
+        )
+        # Known once it serves.
+        self.admin_port = 0
         self._stop = asyncio.Event()
         self._bug: Exception | None = None
         self._health: set[asyncio.Task[None]] = set()
@@ -98,11 +107,18 @@ class Worker:
         await self._first_heartbeat()
         engine_task = asyncio.create_task(self.engine.run())
         engine_task.add_done_callback(self._engine_ended)
-        scheduler = schedule(self.engine, self._settings.recovery_settings(), on_bug=self._fail)
+        scheduler = schedule(
+            self.engine, self._settings.recovery_settings(), on_bug=self._fail, more=(self._reporting(),)
+        )
         self.engine.writer.on_availability = self._report_health
         listen = self._settings.listen
         port = await self._server.start(listen.address, listen.tls.read() if listen.tls else None)
         await self._server.set_serving(serving=True)
+        admin = self._settings.admin
+        self.admin_port = await self._admin_server.start(
+            self._settings.admin_address(), admin.tls.read() if admin.tls else None
+        )
+        logger.info("listening for operators", port=self.admin_port)
         on_ready(port, self.owner)
         await self._stop.wait()
         await self._drain()
@@ -110,10 +126,21 @@ class Worker:
         engine_task.cancel()
         await asyncio.gather(engine_task, return_exceptions=True)
         await self._leave()
+        await self._admin_server.stop(_FAREWELL_S)
         await self._channels.close()
+        await self._operator_log.close()
         await self.log.close()
         if self._bug is not None:
             raise self._bug
+
+    def _reporting(self) -> Reporting:
+        return Reporting(
+            self.engine,
+            self._operator_log,
+            targets=lambda: {name: one.target for name, one in self._settings.participants.items()},
+            every_s=self._settings.admin.report_every_s,
+            on_drain=self.stop,
+        )
 
     async def _first_heartbeat(self) -> None:
         """Waits for the log; until it answers there is no clock and nothing to serve."""
@@ -171,11 +198,11 @@ def _policies(settings: Settings) -> dict[str, ParticipantPolicy]:
 
 
 def _needs_restart(before: Settings, after: Settings) -> list[str]:
-    """The tables whose change takes a new start. Not `listen`: a worker's port may be its own choice."""
+    """The tables whose change takes a new start. Not those with a port: a worker's may be its own choice."""
     return [
         name
         for name in Settings.model_fields
-        if name not in {"participants", "listen"} and getattr(before, name) != getattr(after, name)
+        if name not in {"participants", "listen", "admin"} and getattr(before, name) != getattr(after, name)
     ]
 
 

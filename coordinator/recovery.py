@@ -14,7 +14,7 @@ the engine. `schedule` lets APScheduler tick them; it stores nothing.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -249,15 +249,19 @@ def jobs(engine: Engine, settings: RecoverySettings) -> list[Job]:
 
 
 def schedule(
-    engine: Engine, settings: RecoverySettings, *, on_bug: Callable[[Exception], None]
+    engine: Engine,
+    settings: RecoverySettings,
+    *,
+    on_bug: Callable[[Exception], None],
+    more: Sequence[Job] = (),
 ) -> AsyncIOScheduler:
-    """A started scheduler that ticks all jobs. The caller shuts it down.
+    """A started scheduler that ticks all jobs, and `more`. The caller shuts it down.
 
     A log that is away is part of life: the job does nothing and comes again. Any
     other exception is a bug and goes to `on_bug`, which ends the process.
     """
     scheduler = AsyncIOScheduler(timezone="UTC")
-    for job in jobs(engine, settings):
+    for job in (*jobs(engine, settings), *more):
         scheduler.add_job(
             run_guarded,
             "interval",

@@ -77,6 +77,13 @@ class LogSettings(_Table):
         return url
 
 
+def _checked_address(address: str) -> str:
+    found = _ADDRESS.fullmatch(address)
+    if found is None or int(found[2]) > _PORT_MAX:
+        raise PydanticCustomError("address", "must be HOST:PORT, with a port from 0 to 65535")
+    return address
+
+
 class _TlsTable(_Table):
     """A certificate of our own with its key, and the authorities that we believe. All files are PEM."""
 
@@ -138,13 +145,20 @@ class ListenSettings(_Table):
     # Calls under way at once; more are refused with RESOURCE_EXHAUSTED.
     calls_max: int = Field(default=8_192, ge=1)
 
-    @field_validator("address")
-    @classmethod
-    def _host_and_port(cls, address: str) -> str:
-        found = _ADDRESS.fullmatch(address)
-        if found is None or int(found[2]) > _PORT_MAX:
-            raise PydanticCustomError("address", "must be HOST:PORT, with a port from 0 to 65535")
-        return address
+    _host_and_port = field_validator("address")(_checked_address)
+
+
+class AdminSettings(_Table):
+    """Where operators find the coordinator. Whoever reaches it may do what operators may."""
+
+    # Not set, and the port of `listen.address` is 0: any free port.
+    listen: str = "127.0.0.1:7091"
+    # None: no TLS. With `client_ca_file` operators need certificates.
+    tls: ListenTlsSettings | None = None
+    # How often coordinators tell the log how they are, and hear what operators want.
+    report_every_s: float = Field(default=1.0, gt=0)
+
+    _host_and_port = field_validator("listen")(_checked_address)
 
 
 class LimitSettings(_Table):
@@ -280,6 +294,7 @@ class Settings(BaseSettings):
     )
 
     listen: ListenSettings = ListenSettings()
+    admin: AdminSettings = AdminSettings()
     workers: int = Field(default=1, ge=1, le=64)
     # How long a coordinator that is told to stop may finish its work.
     drain_s: float = Field(default=10.0, ge=0)
@@ -287,6 +302,12 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     recovery: RecoveryTable = RecoveryTable()
     participants: dict[str, ParticipantSettings] = Field(default_factory=dict)
+
+    def admin_address(self) -> str:
+        """Where to listen for operators."""
+        if "listen" not in self.admin.model_fields_set and self.listen.address.endswith(":0"):
+            return "127.0.0.1:0"
+        return self.admin.listen
 
     def engine_limits(self) -> EngineLimits:
         return EngineLimits(live_max=self.limits.live_max)

@@ -64,6 +64,7 @@ def serve(source: Source) -> int:
     settings = source.read().settings
     # Before anything is started for nothing.
     _listenable(settings.listen.address).close()
+    _listenable(settings.admin_address()).close()
     with log_url(settings) as url:
         _migrate_when_there(url)
         if settings.workers == 1:
@@ -194,6 +195,8 @@ class _Workers:
         self._stopping = threading.Event()
         self._reloading = threading.Event()
         self._children: list[_Child] = []
+        # One fewer for each that an operator has drained.
+        self._wanted = settings.workers
         self._announced = False
         # The pause before the next restart, and its end on the monotonic clock.
         self._pause_s = _RESTART_FIRST_S
@@ -203,9 +206,12 @@ class _Workers:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stopping.set())
         signal.signal(signal.SIGHUP, lambda *_: self._reloading.set())
-        with closing(_reserve_port(self._settings.listen.address)) as reserved:
+        with (
+            closing(_reserve_port(self._settings.listen.address)) as reserved,
+            closing(_reserve_port(self._settings.admin_address())) as reserved_for_operators,
+        ):
             port = reserved.getsockname()[1]
-            self._settings = _with_port(self._settings, port)
+            self._settings = _with_ports(self._settings, port, reserved_for_operators.getsockname()[1])
             while not self._stopping.is_set():
                 self._start_missing()
                 self._wait_for_news()
@@ -220,7 +226,7 @@ class _Workers:
 
     def _start_missing(self) -> None:
         if time.monotonic() >= self._start_at:
-            while len(self._children) < self._settings.workers:
+            while len(self._children) < self._wanted:
                 self._children.append(self._start())
 
     def _start(self) -> _Child:
@@ -265,12 +271,15 @@ class _Workers:
                 _say_ready(child.process.pid)
                 self._pause_s = _RESTART_FIRST_S
         ready = sum(child.owner is not None for child in self._children)
-        if not self._announced and ready == self._settings.workers:
+        if not self._announced and ready == self._wanted:
             self._announced = True
             _say_listening(self._settings, port)
 
     def _bury(self, dead: list[_Child]) -> None:
         for child in dead:
+            if child.process.exitcode == 0 and child.owner is not None:
+                self._let_go(child)
+                continue
             logger.error("worker died", pid=child.process.pid, exit_code=child.process.exitcode)
             self._children.remove(child)
             child.pipe.close()
@@ -279,6 +288,15 @@ class _Workers:
                 self._pause_s = min(self._pause_s * 2, _RESTART_MAX_S)
             else:
                 uvloop.run(end_lease(self._url, child.owner))
+
+    def _let_go(self, child: _Child) -> None:
+        """It has ended in order, which it does only when an operator drains it."""
+        logger.warning("worker was drained", pid=child.process.pid)
+        self._children.remove(child)
+        child.pipe.close()
+        self._wanted -= 1
+        if not self._wanted:
+            self._stopping.set()
 
     def _stop_all(self) -> int:
         for child in self._children:
@@ -333,6 +351,8 @@ def _bind(address: str, option: int) -> socket.socket:
     return bound
 
 
-def _with_port(settings: Settings, port: int) -> Settings:
+def _with_ports(settings: Settings, port: int, admin_port: int) -> Settings:
     listen = settings.listen.model_copy(update={"address": f"{_host(settings)}:{port}"})
-    return settings.model_copy(update={"listen": listen})
+    host = settings.admin_address().rpartition(":")[0]
+    admin = settings.admin.model_copy(update={"listen": f"{host}:{admin_port}"})
+    return settings.model_copy(update={"listen": listen, "admin": admin})

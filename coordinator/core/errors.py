@@ -145,3 +145,86 @@ class OwnerChanged(Refused):
 
     code = "UNAVAILABLE"
     reason = "OWNER_CHANGED"
+
+
+class TransactionHeld(Refused):
+    """An operator holds the transaction; nothing moves until it is released."""
+
+    reason = "TRANSACTION_HELD"
+
+
+class TransactionNotHeld(Refused):
+    """Only what is held can be released."""
+
+    reason = "TRANSACTION_NOT_HELD"
+
+
+class NotDecided(Refused):
+    """There is no decision yet that could be carried out."""
+
+    reason = "NOT_DECIDED"
+
+
+class TransactionEnded(Refused):
+    """Every branch is done; nothing can be done any more."""
+
+    reason = "TRANSACTION_ENDED"
+
+
+class BranchNotFound(Refused):
+    """The transaction has no such branch."""
+
+    code = "NOT_FOUND"
+    reason = "BRANCH_NOT_FOUND"
+
+
+class BranchDone(Refused):
+    """The branch has carried the decision out."""
+
+    reason = "BRANCH_DONE"
+
+
+class VersionChanged(Refused):
+    """What the operator saw has changed since; look again."""
+
+    code = "ABORTED"
+    reason = "VERSION_CHANGED"
+
+
+class ParticipantPaused(Refused):
+    """An operator has paused the participant; new work for it is refused."""
+
+    code = "UNAVAILABLE"
+    reason = "PARTICIPANT_PAUSED"
+
+
+class SelectionChanged(Refused):
+    """The filter finds other transactions than it did in the dry run; look again."""
+
+    code = "ABORTED"
+    reason = "SELECTION_CHANGED"
+
+
+class SelectionTooLarge(Refused):
+    """The filter finds more transactions than one bulk action takes; narrow it."""
+
+    reason = "SELECTION_TOO_LARGE"
+
+
+class CoordinatorNotFound(Refused):
+    """The log remembers no such coordinator."""
+
+    code = "NOT_FOUND"
+    reason = "COORDINATOR_NOT_FOUND"
+
+
+class CoordinatorGone(Refused):
+    """The coordinator's lease has ended."""
+
+    reason = "COORDINATOR_GONE"
+
+
+class CoordinatorDraining(Refused):
+    """The coordinator has been asked to drain already."""
+
+    reason = "COORDINATOR_DRAINING"

@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from coordinator.core.model import Answer, BranchSpec, Operation, RetryPolicy
+from coordinator.core.model import Answer, BranchSpec, Heuristic, Operation, RetryPolicy
 
 # --- events ---------------------------------------------------------------
 
@@ -53,7 +53,38 @@ class Resumed(Struct, frozen=True, gc=False):
     """The transaction was read from the log by its new owner. No call is under way."""
 
 
-Event = Begun | Saved | BranchAdded | Answered | ConfirmRequested | CancelRequested | Woken | Resumed
+# Orders of an operator. They apply to a transaction as just read from the log, whoever drives
+# it: writing it back in the next version takes it from them.
+
+
+class HoldOrdered(Struct, frozen=True, gc=False):
+    """Nothing more is to be done with the transaction until it is released."""
+
+
+class ReleaseOrdered(Struct, frozen=True, gc=False):
+    """A held transaction is to go on."""
+
+
+class RetryOrdered(Struct, frozen=True, gc=False):
+    """Every branch that is not done is to be called now."""
+
+
+class CancelOrdered(Struct, frozen=True, gc=False):
+    """CANCEL is to be decided. Lifts a hold."""
+
+    detail: str
+
+
+class BranchResolved(Struct, frozen=True):
+    """A branch has ended by the operator's word."""
+
+    branch_id: str
+    outcome: Heuristic
+    reason: str
+
+
+Order = HoldOrdered | ReleaseOrdered | RetryOrdered | CancelOrdered | BranchResolved
+Event = Begun | Saved | BranchAdded | Answered | ConfirmRequested | CancelRequested | Woken | Resumed | Order
 
 # --- effects --------------------------------------------------------------
 

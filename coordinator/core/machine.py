@@ -24,6 +24,10 @@ The law, in the order in which a transaction meets it:
    at its next attempt, so that a million waiting ones cost no memory. Too many
    failures make it stuck, which is a fact for operators and changes nothing else.
 6. An answer counts only while that very call is under way; any other is stale.
+7. An operator's order applies to the row, and what it leaves is parked or ended: due
+   now, or held, which is to be parked without end. A hold stops no clock: what is
+   released past its expiry is cancelled. A branch may be ended by the operator's
+   word, after the decision, which that word never changes.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,10 +40,16 @@ from coordinator.core.backoff import delay_s
 from coordinator.core.errors import (
     AlreadyDecided,
     BranchConflict,
+    BranchDone,
+    BranchNotFound,
     BranchPending,
     DecisionConflict,
+    NotDecided,
     NotInteractive,
     TooManyBranches,
+    TransactionEnded,
+    TransactionHeld,
+    TransactionNotHeld,
     TransactionTooLarge,
 )
 from coordinator.core.events import (
@@ -49,21 +59,28 @@ from coordinator.core.events import (
     Begun,
     BranchAdded,
     BranchRegistered,
+    BranchResolved,
     BranchTried,
     Call,
+    CancelOrdered,
     CancelRequested,
     Completed,
     ConfirmRequested,
     Decided,
     Effect,
     Event,
+    HoldOrdered,
+    Order,
     Parked,
+    ReleaseOrdered,
     Resumed,
+    RetryOrdered,
     Save,
     Saved,
     Woken,
 )
 from coordinator.core.model import (
+    HELD_UNTIL,
     NEVER,
     NOW,
     Answer,
@@ -172,10 +189,10 @@ def _on_saved(tx: Transaction, _event: Saved, now: float) -> Step:
     news = _news(tx, before_state, before_branches)
     if tx.saved_state is not tx.state or tx.saved_branches != len(tx.branches):
         tx, effects = _save(tx)
-    elif tx.state is State.TRYING:
-        tx, effects = _go_on_trying(tx, now)
     elif tx.state.ended or tx.parked_until:
         effects = ()
+    elif tx.state is State.TRYING:
+        tx, effects = _go_on_trying(tx, now)
     else:
         tx, effects = _go_on_with_phase_two(tx)
     return tx, news + effects
@@ -244,7 +261,7 @@ def _on_try_answered(tx: Transaction, event: Answered, now: float) -> Step:
         case Verdict.FAILED if answer.permanent:
             return _on_try_refused(tx, event.index, answer, TryState.FAILED, Trigger.TRY_FAILED)
         case Verdict.FAILED:
-            return _go_on_trying(_with_branch(tx, event.index, _failed(branch, event, now)), now)
+            return _go_on_trying(with_branch(tx, event.index, _failed(branch, event, now)), now)
 
 
 def _on_try_succeeded(tx: Transaction, index: int, answer: Answer, now: float) -> Step:
@@ -255,19 +272,20 @@ def _on_try_succeeded(tx: Transaction, index: int, answer: Answer, now: float) -
         result=answer.result,
         result_content_type=answer.result_content_type,
     )
-    tx, effects = _go_on_trying(_with_branch(tx, index, branch), now)
+    tx, effects = _go_on_trying(with_branch(tx, index, branch), now)
     return tx, ((BranchTried(index), *effects) if tx.interactive else effects)
 
 
 def _on_try_refused(tx: Transaction, index: int, answer: Answer, tried: TryState, trigger: Trigger) -> Step:
-    branch = replace(tx.branches[index], tried=tried, calling=None, last_error=_words(answer))
-    tx = _with_branch(tx, index, branch)
+    branch = replace(tx.branches[index], tried=tried, calling=None, last_error=words(answer))
+    tx = with_branch(tx, index, branch)
     return _cancel(tx, trigger, branch_id=branch.spec.branch_id, detail=answer.reason)
 
 
 def _add_branch(tx: Transaction, event: BranchAdded, now: float) -> Step:
     if not tx.interactive:
         raise NotInteractive("this transaction was begun whole; no branch can join it")
+    _refuse_if_held(tx)
     index = _find(tx, event.spec)
     if index is not None:
         return _repeat_branch(tx, index, now)
@@ -292,7 +310,7 @@ def _repeat_branch(tx: Transaction, index: int, now: float) -> Step:
     if tx.branches[index].tried is TryState.SUCCEEDED:
         return tx, (BranchRegistered(index), BranchTried(index))
     branch = replace(tx.branches[index], due_at=NOW)
-    tx, effects = _go_on_trying(_with_branch(tx, index, branch), now)
+    tx, effects = _go_on_trying(with_branch(tx, index, branch), now)
     return tx, (BranchRegistered(index), *effects)
 
 
@@ -320,6 +338,7 @@ def _find(tx: Transaction, spec: BranchSpec) -> int | None:
 def _request_confirm(tx: Transaction, _event: ConfirmRequested, now: float) -> Step:
     if not tx.interactive:
         raise NotInteractive("this transaction is decided by the coordinator alone")
+    _refuse_if_held(tx)
     branches = tuple(
         replace(branch, tried=TryState.SUCCEEDED) if branch.spec.tried_by_initiator else branch
         for branch in tx.branches
@@ -328,7 +347,13 @@ def _request_confirm(tx: Transaction, _event: ConfirmRequested, now: float) -> S
 
 
 def _request_cancel(tx: Transaction, event: CancelRequested, _now: float) -> Step:
+    _refuse_if_held(tx)
     return _cancel(tx, Trigger.CANCEL_REQUESTED, detail=event.detail)
+
+
+def _refuse_if_held(tx: Transaction) -> None:
+    if tx.held:
+        raise TransactionHeld("an operator holds the transaction", metadata=whereabouts(tx))
 
 
 def _wake(tx: Transaction, _event: Woken, now: float) -> Step:
@@ -418,8 +443,8 @@ def _on_phase_two_answered(tx: Transaction, event: Answered, now: float) -> Step
     branch = tx.branches[event.index]
     if event.answer.verdict is Verdict.SUCCEEDED:
         branch = replace(branch, done=True, calling=None)
-        return _go_on_with_phase_two(_with_branch(tx, event.index, branch))
-    tx = _with_branch(tx, event.index, _failed(branch, event, now))
+        return _go_on_with_phase_two(with_branch(tx, event.index, branch))
+    tx = with_branch(tx, event.index, _failed(branch, event, now))
     news: tuple[Effect, ...] = ()
     if not tx.stuck and _is_stuck(tx.branches[event.index], event):
         tx, news = replace(tx, stuck=True), (BecameStuck(event.index),)
@@ -444,15 +469,17 @@ def _failed(branch: Branch, event: Answered, now: float) -> Branch:
         return replace(branch, calling=None, due_at=now + answer.retry_after_s)
     attempts = branch.attempts + 1
     wait_s = max(answer.retry_after_s, delay_s(attempts, event.policy, event.jitter))
-    return replace(branch, calling=None, attempts=attempts, due_at=now + wait_s, last_error=_words(answer))
+    return replace(branch, calling=None, attempts=attempts, due_at=now + wait_s, last_error=words(answer))
 
 
-def _words(answer: Answer) -> str:
+def words(answer: Answer) -> str:
+    """What a failed call said, at a bearable length."""
     words = f"{answer.reason}: {answer.message}" if answer.message else answer.reason
     return words[:ERROR_CHARACTERS_MAX]
 
 
-def _with_branch(tx: Transaction, index: int, branch: Branch) -> Transaction:
+def with_branch(tx: Transaction, index: int, branch: Branch) -> Transaction:
+    """The transaction with `branch` in the place of the one at `index`."""
     branches = list(tx.branches)
     branches[index] = branch
     return replace(tx, branches=tuple(branches))
@@ -482,6 +509,69 @@ def _resume_phase_two(tx: Transaction, _event: Resumed, now: float) -> Step:
 
 def _unparked(tx: Transaction, wake_at: float) -> Transaction:
     return replace(tx, parked_until=0.0, waiting_on="", wake_at=wake_at)
+
+
+# --- an operator's orders -------------------------------------------------
+
+
+def _hold(tx: Transaction, _event: HoldOrdered, _now: float) -> Step:
+    if tx.held:
+        raise TransactionHeld("the transaction is held already", metadata=whereabouts(tx))
+    return _save(_parked(tx, HELD_UNTIL))
+
+
+def _release(tx: Transaction, _event: ReleaseOrdered, now: float) -> Step:
+    if not tx.held:
+        raise TransactionNotHeld("the transaction is not held", metadata=whereabouts(tx))
+    return _save(_parked(tx, now))
+
+
+def _retry(tx: Transaction, _event: RetryOrdered, now: float) -> Step:
+    if tx.held:
+        raise TransactionHeld("the transaction is held; release it instead", metadata=whereabouts(tx))
+    branches = tuple(branch if branch.done else replace(branch, due_at=NOW) for branch in tx.branches)
+    return _save(_parked(replace(tx, branches=branches), now))
+
+
+def _cancel_by_order(tx: Transaction, event: CancelOrdered, now: float) -> Step:
+    return _cancel(_parked(tx, now), Trigger.CANCEL_REQUESTED, detail=event.detail)
+
+
+def _resolve_branch(tx: Transaction, event: BranchResolved, now: float) -> Step:
+    index = next((i for i, b in enumerate(tx.branches) if b.spec.branch_id == event.branch_id), None)
+    if index is None:
+        raise BranchNotFound(f"no branch {event.branch_id!r}", metadata={"branch_id": event.branch_id})
+    if tx.branches[index].done:
+        raise BranchDone(f"branch {event.branch_id!r} is done", metadata={"branch_id": event.branch_id})
+    branch = replace(
+        tx.branches[index],
+        done=True,
+        heuristic=event.outcome,
+        heuristic_reason=event.reason[:ERROR_CHARACTERS_MAX],
+    )
+    tx = with_branch(tx, index, branch)
+    if all(branch.done for branch in tx.branches):
+        return _end(tx)
+    return _save(tx if tx.held else _parked(tx, now))
+
+
+def _parked(tx: Transaction, until: float) -> Transaction:
+    return replace(tx, parked_until=until, waiting_on="")
+
+
+def _refuse_undecided(tx: Transaction, _event: Order, _now: float) -> Step:
+    raise NotDecided("nothing is decided yet that could be carried out", metadata=whereabouts(tx))
+
+
+def _refuse_ended(tx: Transaction, _event: Order, _now: float) -> Step:
+    raise TransactionEnded(f"the transaction is {tx.state.name}", metadata=whereabouts(tx))
+
+
+def _refuse_cancel(tx: Transaction, _event: CancelOrdered, _now: float) -> Step:
+    raise DecisionConflict(
+        f"the transaction is {tx.state.name}; only an undecided one can be cancelled",
+        metadata=whereabouts(tx),
+    )
 
 
 def _ignore(tx: Transaction, _event: Event, _now: float) -> Step:
@@ -527,6 +617,15 @@ def whereabouts(tx: Transaction) -> dict[str, str]:
 
 _Reaction = Callable[[Transaction, Any, float], Step]
 
+_ORDERS_AFTER_DECISION: dict[type[Event], _Reaction] = {
+    HoldOrdered: _hold,
+    ReleaseOrdered: _release,
+    RetryOrdered: _retry,
+    CancelOrdered: _refuse_cancel,
+    BranchResolved: _resolve_branch,
+}
+_ORDERS_AFTER_END: dict[type[Event], _Reaction] = dict.fromkeys(_ORDERS_AFTER_DECISION, _refuse_ended)
+
 # What each state does with each event. Begun and Resumed cannot come later than first.
 _CONFIRM_WAS_DECIDED: dict[type[Event], _Reaction] = {
     Saved: _on_saved,
@@ -552,17 +651,24 @@ _REACTIONS: Mapping[State, Mapping[type[Event], _Reaction]] = {
         CancelRequested: _request_cancel,
         Woken: _wake,
         Resumed: _resume_trying,
+        HoldOrdered: _hold,
+        ReleaseOrdered: _release,
+        RetryOrdered: _refuse_undecided,
+        CancelOrdered: _cancel_by_order,
+        BranchResolved: _refuse_undecided,
     },
     State.CONFIRMING: {
         **_CONFIRM_WAS_DECIDED,
+        **_ORDERS_AFTER_DECISION,
         Answered: _on_phase_two_answered,
         Resumed: _resume_phase_two,
     },
     State.CANCELLING: {
         **_CANCEL_WAS_DECIDED,
+        **_ORDERS_AFTER_DECISION,
         Answered: _on_phase_two_answered,
         Resumed: _resume_phase_two,
     },
-    State.CONFIRMED: {**_CONFIRM_WAS_DECIDED, Answered: _ignore},
-    State.CANCELLED: {**_CANCEL_WAS_DECIDED, Answered: _ignore},
+    State.CONFIRMED: {**_CONFIRM_WAS_DECIDED, **_ORDERS_AFTER_END, Answered: _ignore},
+    State.CANCELLED: {**_CANCEL_WAS_DECIDED, **_ORDERS_AFTER_END, Answered: _ignore},
 }

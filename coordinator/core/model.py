@@ -8,6 +8,8 @@ from msgspec import Struct
 
 NOW = 0.0
 NEVER = inf
+# What an operator holds is due at the end of the year 9999, the last that databases agree on.
+HELD_UNTIL = 253_402_300_799.0
 
 
 class State(IntEnum):
@@ -57,6 +59,14 @@ class TryState(IntEnum):
     FAILED = 3
 
 
+class Heuristic(IntEnum):
+    """What became of a branch by an operator's word. NONE: its participant has, or will have, said."""
+
+    NONE = 0
+    CONFIRMED = 1
+    CANCELLED = 2
+
+
 class Verdict(IntEnum):
     """How a call ended. FAILED: it may or may not have taken effect."""
 
@@ -99,6 +109,20 @@ class BranchSpec(Struct, frozen=True, kw_only=True, gc=False):
     cancel_in_stage_order: bool = False
 
 
+class Note(Struct, frozen=True, kw_only=True, gc=False):
+    """A failed call, for operators; the same again right after it is counted, not repeated."""
+
+    at: float
+    operation: Operation
+    words: str
+    count: int = 1
+    last_at: float = 0.0
+    # It made the transaction stuck.
+    stuck: bool = False
+    # It stands for so many that were left out, to keep a branch's notes few.
+    left_out: bool = False
+
+
 class Branch(Struct, frozen=True, kw_only=True, gc=False):
     """A branch with its progress."""
 
@@ -113,6 +137,11 @@ class Branch(Struct, frozen=True, kw_only=True, gc=False):
     last_error: str = ""
     # When the next attempt is due; NOW until the first one failed.
     due_at: float = NOW
+    # An operator ended it: done, without its participant's word.
+    heuristic: Heuristic = Heuristic.NONE
+    heuristic_reason: str = ""
+    # What went wrong so far. Decides nothing.
+    notes: tuple[Note, ...] = ()
     # The call that is under way, if any. Lives in memory alone.
     calling: Operation | None = None
 
@@ -134,7 +163,8 @@ class Transaction(Struct, frozen=True, kw_only=True, gc=False):
     cancel_branch_id: str = ""
     cancel_detail: str = ""
     stuck: bool = False
-    # Set while it waits in the log, owned by nobody, for its next attempt.
+    # Set while it waits in the log, owned by nobody, for its next attempt; HELD_UNTIL
+    # while an operator holds it.
     parked_until: float = 0.0
     waiting_on: str = ""
 
@@ -151,6 +181,23 @@ class Transaction(Struct, frozen=True, kw_only=True, gc=False):
     saving: bool = False
     saving_branches: int = 0
     saving_state: State | None = None
+
+    @property
+    def held(self) -> bool:
+        """An operator has stopped all work on it."""
+        return self.parked_until >= HELD_UNTIL
+
+    @property
+    def heuristic(self) -> bool:
+        """A branch was ended by an operator's word."""
+        return any(branch.heuristic for branch in self.branches)
+
+    @property
+    def mixed(self) -> bool:
+        """By an operator's word a branch went the other way than the decision."""
+        confirm = self.state in (State.CONFIRMING, State.CONFIRMED)
+        other = Heuristic.CANCELLED if confirm else Heuristic.CONFIRMED
+        return any(branch.heuristic is other for branch in self.branches)
 
 
 class RetryPolicy(Struct, frozen=True, kw_only=True, gc=False):

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 
 from coordinator.clock import LogClock
 from coordinator.core.errors import (
@@ -29,6 +30,7 @@ from coordinator.core.errors import (
     LogUnavailable,
     Overloaded,
     OwnerChanged,
+    ParticipantPaused,
     ParticipantUnavailable,
     Refused,
     TransactionNotFound,
@@ -55,8 +57,9 @@ from coordinator.core.events import (
     Saved,
     Woken,
 )
-from coordinator.core.machine import is_calling, step
-from coordinator.core.model import Answer, Branch, BranchSpec, RetryPolicy, Transaction, Verdict
+from coordinator.core.machine import is_calling, step, with_branch, words
+from coordinator.core.model import Answer, Branch, BranchSpec, Note, RetryPolicy, State, Transaction, Verdict
+from coordinator.core.notes import noted, with_stuck
 from coordinator.engine.log_writer import LogWriter
 from coordinator.engine.participant_lane import (
     BATCHES,
@@ -81,6 +84,8 @@ NEW_WORK_SHARE = 0.9
 PARTICIPANT_SHARE = 0.5
 # Every so many requests that wait for one transaction, those whose callers have gone are forgotten.
 WAITERS_SWEPT_EVERY = 256
+# How long a caller of a paused participant is asked to wait.
+PAUSED_RETRY_AFTER_S = 5.0
 # For participants that are not configured (any more).
 _NO_POLICY = RetryPolicy()
 
@@ -91,6 +96,17 @@ class EngineLimits(Struct, frozen=True, kw_only=True):
     live_max: int = 20_000
     # Writes that wait for the log. More would wait for so long that it is better to say no.
     log_backlog_max: int = 8_192
+
+
+class Totals:
+    """What one process has done so far."""
+
+    __slots__ = ("begun", "cancelled", "confirmed")
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.confirmed = 0
+        self.cancelled = 0
 
 
 class Live:
@@ -141,6 +157,8 @@ class Engine:
         self.unconfigured: frozenset[str] = frozenset()
         # When transactions that this process parked are due, in whole ticks of DUE_TICK_S.
         self.due_ticks: set[int] = set()
+        # Since this process started.
+        self.totals = Totals()
         self._jitter = jitter
         self.writer = LogWriter(
             log,
@@ -315,6 +333,10 @@ class Engine:
                 count += 1
         return count
 
+    def expect_due(self, at: float) -> None:
+        """Something in the log is due at `at` that this process could take up."""
+        self.due_ticks.add(math.ceil(at / DUE_TICK_S))
+
     def forget_due(self, now: float) -> bool:
         """Whether something that this process parked is due. It is told once."""
         due = {tick for tick in self.due_ticks if tick * DUE_TICK_S <= now}
@@ -396,6 +418,12 @@ class Engine:
             if lane is None:
                 raise UnknownParticipant(
                     f"participant {spec.participant!r} is not configured",
+                    metadata={"participant": spec.participant},
+                )
+            if lane.paused:
+                raise ParticipantPaused(
+                    f"participant {spec.participant!r} is paused by an operator",
+                    retry_after_s=PAUSED_RETRY_AFTER_S,
                     metadata={"participant": spec.participant},
                 )
             now = self.clock.now()
@@ -507,6 +535,7 @@ class Engine:
             if other is None:
                 for _, rival in entry.rivals:
                     rival.fail(_gid_conflict(tx.gid))
+                self.totals.begun += 1
                 self._apply(entry, Saved(), now)
             else:
                 self._forget(entry)
@@ -578,6 +607,8 @@ class Engine:
         for call, answer in answers:
             entry = self.live.get(call.gid)
             if entry is not None:
+                if answer.verdict is Verdict.FAILED and not answer.withheld:
+                    entry.tx = _with_note(entry.tx, call, answer, now)
                 self._apply(entry, self._answered(call, answer), now)
 
     def _answered(self, call: BranchCall, answer: Answer) -> Answered:
@@ -623,19 +654,24 @@ class Engine:
             self._wait_for(entry, waiter)
 
     def _complete(self, entry: Live, effect: object) -> None:
+        if entry.tx.state is State.CONFIRMED:
+            self.totals.confirmed += 1
+        else:
+            self.totals.cancelled += 1
         self._settle(entry, effect)
         self._forget(entry)
 
     def _park(self, entry: Live, _effect: object) -> None:
         tx = entry.tx
         self._forget(entry)
-        self.due_ticks.add(math.ceil(tx.parked_until / DUE_TICK_S))
+        self.expect_due(tx.parked_until)
         if entry.waiters:
             self.watched.setdefault(tx.gid, []).extend(entry.waiters)
 
     def _report_stuck(self, entry: Live, effect: object) -> None:
         assert isinstance(effect, BecameStuck)
         branch = entry.tx.branches[effect.index]
+        entry.tx = with_branch(entry.tx, effect.index, with_stuck(branch))
         logger.error(
             "transaction is stuck",
             gid=entry.tx.gid,
@@ -645,6 +681,15 @@ class Engine:
             attempts=branch.attempts,
             last_error=branch.last_error,
         )
+
+
+def _with_note(tx: Transaction, call: BranchCall, answer: Answer, now: float) -> Transaction:
+    """The transaction with a note of a failed call, unless its answer is stale."""
+    if not is_calling(tx, call.index, call.operation):
+        return tx
+    branch = tx.branches[call.index]
+    note = Note(at=now, operation=call.operation, words=words(answer))
+    return with_branch(tx, call.index, replace(branch, notes=noted(branch.notes, note)))
 
 
 def _gid_conflict(gid: str) -> GidConflict:

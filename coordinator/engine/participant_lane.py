@@ -11,6 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from coordinator.core.errors import UnknownParticipant
+from coordinator.core.machine import words
 from coordinator.core.model import Answer, RetryPolicy, Verdict
 from coordinator.engine.breaker import Breaker, BreakerPolicy
 from coordinator.ports import BranchCall, Clock, Participants
@@ -28,6 +29,16 @@ SENDERS = 2
 BATCHES = 2
 # How often a lane that is not wanted any more looks whether its calls have ended.
 _RETIRED_POLL_S = 0.05
+
+
+# What a call is told while an operator pauses the participant. It comes again this often.
+PAUSED = Answer(
+    verdict=Verdict.FAILED,
+    reason="PARTICIPANT_PAUSED",
+    message="an operator has paused the participant",
+    withheld=True,
+    retry_after_s=0.5,
+)
 
 
 class ParticipantPolicy(Struct, frozen=True, kw_only=True):
@@ -63,6 +74,13 @@ class ParticipantLane:
         self.name = name
         self.policy = policy
         self.breaker = Breaker(policy=policy.breaker)
+        # An operator lets no call leave.
+        self.paused = False
+        # Calls since this process started, and what the last one that failed said.
+        self.answered = 0
+        self.failed = 0
+        self.last_error = ""
+        self.last_error_at = 0.0
         self._participants = participants
         self._clock = clock
         self._is_wanted = is_wanted
@@ -96,9 +114,18 @@ class ParticipantLane:
         """How many calls wait or are under way."""
         return len(self._outbox) + self._held + self._under_way
 
+    @property
+    def under_way(self) -> int:
+        """How many calls have left and are not answered."""
+        return self._under_way
+
+    def reset_breaker(self) -> None:
+        """Lets calls leave again, whatever happened before."""
+        self.breaker = Breaker(policy=self.policy.breaker)
+
     def claim_room(self, now: float, most: int) -> int:
         """How many parked transactions may be claimed for this participant now."""
-        if not self.breaker.allows(now):
+        if self.paused or not self.breaker.allows(now):
             return 0
         if not self.breaker.closed:
             return 1
@@ -151,23 +178,28 @@ class ParticipantLane:
             answer = not_configured(self.name)
             self._on_answers([(call, answer) for call in calls])
             return []
-        if not calls or self.breaker.closed:
+        if not calls:
+            return calls
+        if self.paused:
+            self._withhold(calls, PAUSED)
+            return []
+        if self.breaker.closed:
             return calls
         now = self._clock.now()
         admitted = 1 if self.breaker.allows(now) else 0
         if admitted:
             self.breaker = self.breaker.sent()
-        self._withhold(calls[admitted:], self.breaker.wait_s(now))
-        return calls[:admitted]
-
-    def _withhold(self, calls: Sequence[BranchCall], wait_s: float) -> None:
-        answer = Answer(
+        breaker_open = Answer(
             verdict=Verdict.FAILED,
             reason="BREAKER_OPEN",
             message=f"participant {self.name} is not answering",
             withheld=True,
-            retry_after_s=wait_s,
+            retry_after_s=self.breaker.wait_s(now),
         )
+        self._withhold(calls[admitted:], breaker_open)
+        return calls[:admitted]
+
+    def _withhold(self, calls: Sequence[BranchCall], answer: Answer) -> None:
         if calls:
             self._on_answers([(call, answer) for call in calls])
 
@@ -179,6 +211,7 @@ class ParticipantLane:
             failpoint("call.answered")
             missing -= len(answers)
             self._free(len(answers))
+            self._note(answers)
             if any(not answer.unreachable for _, answer in answers):
                 reached = True
                 self.breaker = self.breaker.succeeded()
@@ -187,6 +220,14 @@ class ParticipantLane:
         assert missing == 0, "each call gets exactly one answer"
         if not reached:
             self.breaker = self.breaker.failed(self._clock.now())
+
+    def _note(self, answers: Sequence[tuple[int, Answer]]) -> None:
+        self.answered += len(answers)
+        for _, answer in answers:
+            if answer.verdict is Verdict.FAILED:
+                self.failed += 1
+                self.last_error = words(answer)
+                self.last_error_at = self._clock.now()
 
     def _free(self, count: int) -> None:
         self._under_way -= count

@@ -10,8 +10,8 @@ import contextlib
 import os
 import re
 import socket
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import psycopg
 from msgspec import Struct
@@ -20,6 +20,8 @@ from psycopg.pq import TransactionStatus
 
 from coordinator.core.errors import LogUnavailable
 from coordinator.log.statements import SESSION, Statement
+
+T = TypeVar("T")
 
 _CONFLICTS_MAX = 6
 _CONFLICT_PAUSE_S = 0.01
@@ -61,6 +63,36 @@ class Connections:
                 effect is unknown.
         """
         parameters = statement.bind(values)
+        return await self._until_no_conflict(
+            statement.name, lambda connection: self._ask(connection, statement, parameters)
+        )
+
+    async def execute_all(self, steps: Sequence[tuple[Statement, Mapping[str, Any]]]) -> int | None:
+        """Runs statements in one transaction, of which each has to write one row.
+
+        Returns None where all did, and all are durable; otherwise the position of
+        the first that did not, and nothing has changed.
+
+        Raises:
+            LogUnavailable: see `execute`.
+        """
+        bound = [(statement, statement.bind(values)) for statement, values in steps]
+
+        async def run(connection: AsyncConnection[tuple[Any, ...]]) -> int | None:
+            idle = None
+            with self._time_limit(connection):
+                async with connection.transaction() as transaction:
+                    for position, (statement, parameters) in enumerate(bound):
+                        if (await self._ask(connection, statement, parameters)).count != 1:
+                            idle = position
+                            raise psycopg.Rollback(transaction)
+            return idle
+
+        return await self._until_no_conflict(bound[0][0].name, run)
+
+    async def _until_no_conflict(
+        self, name: str, run: Callable[[AsyncConnection[tuple[Any, ...]]], Awaitable[T]]
+    ) -> T:
         conflict: Exception | None = None
         for earlier_tries in range(_CONFLICTS_MAX):
             if earlier_tries:
@@ -68,12 +100,12 @@ class Connections:
                 await asyncio.sleep(_CONFLICT_PAUSE_S * 2**earlier_tries)
             try:
                 async with self._room:
-                    return await self._execute(statement, parameters)
+                    return await self._with_connection(run)
             except (errors.SerializationFailure, errors.DeadlockDetected) as error:
                 conflict = error
             except (psycopg.OperationalError, psycopg.InterfaceError, errors.ReadOnlySqlTransaction) as error:
-                raise _unavailable(statement, error) from error
-        raise _unavailable(statement, conflict) from conflict
+                raise _unavailable(name, error) from error
+        raise _unavailable(name, conflict) from conflict
 
     async def close(self) -> None:
         """Closes what is idle; a connection in use closes when its statement is answered."""
@@ -84,10 +116,10 @@ class Connections:
         while self._idle:
             await self._idle.pop().close()
 
-    async def _execute(self, statement: Statement, parameters: list[Any]) -> Outcome:
+    async def _with_connection(self, run: Callable[[AsyncConnection[tuple[Any, ...]]], Awaitable[T]]) -> T:
         connection = self._idle.pop() if self._idle else await self._connect()
         try:
-            return await self._ask(connection, statement, parameters)
+            return await run(connection)
         finally:
             await self._put_back(connection)
 
@@ -145,7 +177,5 @@ def _shut_down(connection: AsyncConnection[tuple[Any, ...]]) -> None:
         theirs.shutdown(socket.SHUT_RDWR)  # the kernel's end of it may be gone already
 
 
-def _unavailable(statement: Statement, error: Exception | None) -> LogUnavailable:
-    return LogUnavailable(
-        f"the transaction log did not answer {statement.name}: {error}", retry_after_s=_RETRY_AFTER_S
-    )
+def _unavailable(name: str, error: Exception | None) -> LogUnavailable:
+    return LogUnavailable(f"the transaction log did not answer {name}: {error}", retry_after_s=_RETRY_AFTER_S)

@@ -14,7 +14,18 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from coordinator.core.model import NOW, Branch, BranchSpec, CancelReason, State, Transaction, TryState
+from coordinator.core.model import (
+    NOW,
+    Branch,
+    BranchSpec,
+    CancelReason,
+    Heuristic,
+    Note,
+    Operation,
+    State,
+    Transaction,
+    TryState,
+)
 from coordinator.log.statements import RECORD
 from coordinator.ports import Record
 
@@ -43,6 +54,16 @@ class _Spec(Struct, array_like=True, gc=False):
     cancel_in_stage_order: bool
 
 
+class _Note(Struct, array_like=True, gc=False):
+    at: float
+    operation: Operation
+    words: str
+    count: int
+    last_at: float
+    stuck: bool
+    left_out: bool
+
+
 class _Progress(Struct, array_like=True, gc=False):
     tried: TryState
     result: bytes
@@ -51,6 +72,9 @@ class _Progress(Struct, array_like=True, gc=False):
     attempts: int
     last_error: str
     due_at: float
+    heuristic: Heuristic = Heuristic.NONE
+    heuristic_reason: str = ""
+    notes: list[_Note] = []
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -159,6 +183,8 @@ def _is_implied(tx: Transaction) -> bool:
             or branch.result
             or branch.result_content_type
             or branch.last_error
+            or branch.heuristic
+            or branch.notes
         ):
             return False
     return True
@@ -167,20 +193,26 @@ def _is_implied(tx: Transaction) -> bool:
 def _progress(tx: Transaction) -> bytes | None:
     if _is_implied(tx):
         return None
-    return _encode(
-        [
-            (
-                branch.tried,
-                branch.result,
-                _unicode(branch.result_content_type),
-                branch.done,
-                branch.attempts,
-                _unicode(branch.last_error),
-                branch.due_at,
-            )
-            for branch in tx.branches
-        ]
+    return _encode([_far(branch) for branch in tx.branches])
+
+
+def _far(branch: Branch) -> tuple[Any, ...]:
+    far = (
+        branch.tried,
+        branch.result,
+        _unicode(branch.result_content_type),
+        branch.done,
+        branch.attempts,
+        _unicode(branch.last_error),
+        branch.due_at,
     )
+    if not branch.notes and not branch.heuristic:
+        return far
+    notes = [
+        (note.at, note.operation, _unicode(note.words), note.count, note.last_at, note.stuck, note.left_out)
+        for note in branch.notes
+    ]
+    return (*far, branch.heuristic, _unicode(branch.heuristic_reason), notes)
 
 
 def _specs(tx: Transaction) -> bytes:
@@ -320,4 +352,19 @@ def _branch(spec: BranchSpec, far: _Progress) -> Branch:
         attempts=far.attempts,
         last_error=far.last_error,
         due_at=far.due_at,
+        heuristic=far.heuristic,
+        heuristic_reason=far.heuristic_reason,
+        notes=tuple([_note(stored) for stored in far.notes]),
+    )
+
+
+def _note(stored: _Note) -> Note:
+    return Note(
+        at=stored.at,
+        operation=stored.operation,
+        words=stored.words,
+        count=stored.count,
+        last_at=stored.last_at,
+        stuck=stored.stuck,
+        left_out=stored.left_out,
     )

@@ -68,6 +68,11 @@ transactions = Table(
     Column("expires_at", _Time, nullable=False),
     Column("decided_at", _Time),
     Column("ended_at", _Time),
+    # A branch was ended by an operator's word; such a transaction is never purged.
+    Column("heuristic", Boolean, nullable=False, server_default="false"),
+    # The last time that it was taken over from a dead coordinator, and which.
+    Column("adopted_at", _Time),
+    Column("adopted_from", Text(collation="C")),
     postgresql_with={"fillfactor": 50},
 )
 
@@ -94,4 +99,48 @@ coordinators = Table(
     Column("name", Text, nullable=False),
     Column("started_at", _Time, nullable=False),
     Column("lease_until", _Time, nullable=False),
+    # An operator asks it to finish its work and to end.
+    Column("drain_requested_at", _Time),
+    # What it says of itself and of its participants (`ports.CoordinatorReport`), as JSON.
+    Column("report", LargeBinary),
+    Column("reported_at", _Time),
+)
+
+# Participants that an operator has acted on. Which ones there are, the configuration says.
+participants = Table(
+    "participants",
+    metadata,
+    Column("name", Text(collation="C"), primary_key=True),
+    Column("version", BigInteger, nullable=False, autoincrement=False),
+    Column("paused", Boolean, nullable=False),
+    # Each coordinator closes its breaker when it sees that this has risen.
+    Column("breaker_resets", BigInteger, nullable=False),
+    Column("operator", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("changed_at", _Time, nullable=False),
+)
+
+# Rows are only ever added. `audit_head` is where the chain ends: whoever adds a row moves
+# it, by a compare-and-set.
+audit = Table(
+    "audit",
+    metadata,
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("at_us", BigInteger, nullable=False),
+    Column("operator", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("target", Text(collation="C"), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("previous_hash", LargeBinary, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+)
+Index("audit_target", audit.c.target, audit.c.sequence)
+
+audit_head = Table(
+    "audit_head",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
 )

@@ -88,22 +88,22 @@ def _batch(name: str, **columns: TypeEngine[Any]) -> TableValuedAlias:
     return func.unnest(*arrays).table_valued(*names, name=name).render_derived()
 
 
-def _constant(value: int) -> ColumnElement[int]:
+def constant(value: int) -> ColumnElement[int]:
     return literal_column(str(int(value)), SmallInteger)
 
 
-_NO_TEXT = literal_column("''", Text)
+NO_TEXT = literal_column("''", Text)
 
 
-def _seconds(moment: ColumnElement[Any]) -> ColumnElement[float]:
+def seconds(moment: ColumnElement[Any]) -> ColumnElement[float]:
     return cast(extract("epoch", moment), Double)
 
 
-def _text(name: str) -> BindParameter[str]:
+def text(name: str) -> BindParameter[str]:
     return bindparam(name, type_=Text)
 
 
-def _number(name: str) -> BindParameter[int]:
+def number(name: str) -> BindParameter[int]:
     return bindparam(name, type_=BigInteger)
 
 
@@ -177,31 +177,41 @@ RECORD = {
     "cancel_detail": t.cancel_detail,
     "stuck": t.stuck,
     "waiting_on": t.waiting_on,
-    "due_at": _seconds(t.due_at),
-    "created_at": _seconds(t.created_at),
-    "expires_at": _seconds(t.expires_at),
-    "decided_at": _seconds(t.decided_at),
-    "ended_at": _seconds(t.ended_at),
+    "due_at": seconds(t.due_at),
+    "created_at": seconds(t.created_at),
+    "expires_at": seconds(t.expires_at),
+    "decided_at": seconds(t.decided_at),
+    "ended_at": seconds(t.ended_at),
 }
 _record = tuple(RECORD.values())
 _brief_record = tuple(null() if name == "payloads" else value for name, value in RECORD.items())
 
-_ours = and_(t.owner == _text("owner"), t.due_at.is_(None), t.ended_at.is_(None))
+_ours = and_(t.owner == text("owner"), t.due_at.is_(None), t.ended_at.is_(None))
 _gids = any_(bindparam("gids", type_=ARRAY(Text)))
 
 GET = compiled("transaction_get", select(*_record).where(t.gid == _gids))
+
+# Only what an operator holds is due that late.
+IS_FAR = t.due_at > func.now() + literal_column("INTERVAL '1000 years'", Interval)
+# Spelled by the predicates of the two indexes that hold nothing else.
+UNSETTLED = or_(t.due_at.is_not(None), and_(t.due_at.is_(None), t.ended_at.is_(None)))
 
 _LIST_CONDITIONS: Mapping[str, ColumnElement[bool]] = MappingProxyType(
     {
         "states": t.state == any_(bindparam("states", type_=ARRAY(SmallInteger))),
         "participants": t.participants.contains(bindparam("participants", type_=ARRAY(Text))),
-        "labels": t.labels.contains(cast(_text("labels"), JSONB)),
-        "initiator": t.initiator == _text("initiator"),
+        "labels": t.labels.contains(cast(text("labels"), JSONB)),
+        "initiator": t.initiator == text("initiator"),
         "stuck": t.stuck == bindparam("stuck", type_=Boolean),
+        "held": and_(t.due_at.is_not(None), IS_FAR) == bindparam("held", type_=Boolean),
+        "heuristic": t.heuristic == bindparam("heuristic", type_=Boolean),
+        "gids": t.gid == _gids,
+        "unsettled": UNSETTLED,
+        "ended": t.ended_at.is_not(None),
         "created_after": t.created_at > bindparam("created_after", type_=DateTime(timezone=True)),
         "created_before": t.created_at < bindparam("created_before", type_=DateTime(timezone=True)),
         "after_gid": tuple_(t.created_at, t.gid)
-        < tuple_(bindparam("after_created_at", type_=DateTime(timezone=True)), _text("after_gid")),
+        < tuple_(bindparam("after_created_at", type_=DateTime(timezone=True)), text("after_gid")),
     }
 )
 LIST_CONDITIONS = tuple(_LIST_CONDITIONS)
@@ -212,7 +222,7 @@ def list_statement(conditions: frozenset[str]) -> Statement:
     """A page of transactions that meet these of the `LIST_CONDITIONS`, newest first."""
     chosen = [_LIST_CONDITIONS[name] for name in LIST_CONDITIONS if name in conditions]
     page = select(*_brief_record).where(*chosen).order_by(t.created_at.desc(), t.gid.desc())
-    return compiled("transaction_list", page.limit(_number("limit")))
+    return compiled("transaction_list", page.limit(number("limit")))
 
 
 # --- the three writes --------------------------------------------------------
@@ -233,9 +243,9 @@ def _insert() -> Statement:
     )
     values: dict[str, ColumnElement[Any]] = {
         "gid": new.c.gid,
-        "version": _constant(1),
-        "state": _constant(State.TRYING),
-        "owner": _text("owner"),
+        "version": constant(1),
+        "state": constant(State.TRYING),
+        "owner": text("owner"),
         "interactive": new.c.interactive,
         "initiator": new.c.initiator,
         "labels": cast(new.c.labels, JSONB),
@@ -255,13 +265,13 @@ def _insert() -> Statement:
 
 def _split(names: ColumnElement[str]) -> ColumnElement[Any]:
     """An array out of a text with one name a line: arrays of arrays cannot be unnested."""
-    return func.string_to_array(names, func.chr(_constant(10)), type_=ARRAY(Text))
+    return func.string_to_array(names, func.chr(constant(10)), type_=ARRAY(Text))
 
 
-def _is_lawful(new_state: ColumnElement[int]) -> ColumnElement[bool]:
+def is_lawful(new_state: ColumnElement[int]) -> ColumnElement[bool]:
     """The core's transitions once more: not even a bug can flip a decision."""
     moves = [
-        and_(t.state == _constant(before), new_state == _constant(after))
+        and_(t.state == constant(before), new_state == constant(after))
         for before, ways in TRANSITIONS.items()
         for after in sorted(set(ways.values()))
     ]
@@ -270,12 +280,12 @@ def _is_lawful(new_state: ColumnElement[int]) -> ColumnElement[bool]:
 
 def _save(name: str, new: TableValuedAlias, changes: Mapping[str, ColumnElement[Any]]) -> Statement:
     """Writes the rows of `new` that still are ours, in the version that we know."""
-    decided = new.c.state != _constant(State.TRYING)
-    ended = new.c.state.in_([_constant(state) for state in State if state.ended])
+    decided = new.c.state != constant(State.TRYING)
+    ended = new.c.state.in_([constant(state) for state in State if state.ended])
     statement = (
         update(transactions)
         .values(
-            version=t.version + _constant(1),
+            version=t.version + constant(1),
             state=new.c.state,
             decided_at=case((decided, func.coalesce(t.decided_at, func.now()))),
             ended_at=case((ended, func.now())),
@@ -284,10 +294,10 @@ def _save(name: str, new: TableValuedAlias, changes: Mapping[str, ColumnElement[
         .where(
             _row_of(new.c.gid),
             t.version == new.c.version,
-            t.owner == _text("owner"),
+            t.owner == text("owner"),
             # Ours, but spelled so that `transactions_owned` is no way to find it (`_row_of`).
             func.coalesce(t.due_at, t.ended_at).is_(None),
-            _is_lawful(new.c.state),
+            is_lawful(new.c.state),
         )
     )
     return compiled(name, statement)
@@ -296,7 +306,7 @@ def _save(name: str, new: TableValuedAlias, changes: Mapping[str, ColumnElement[
 def _save_plain() -> Statement:
     """For rows whose state says it all: three columns instead of twelve."""
     new = _batch("new", gid=Text(), version=BigInteger(), state=SmallInteger())
-    changes: dict[str, ColumnElement[Any]] = {"progress": null(), "stuck": false(), "waiting_on": _NO_TEXT}
+    changes: dict[str, ColumnElement[Any]] = {"progress": null(), "stuck": false(), "waiting_on": NO_TEXT}
     return _save("transaction_save_plain", new, changes)
 
 
@@ -335,16 +345,22 @@ SAVE_FULL = _save_full()
 # --- taking over -------------------------------------------------------------
 
 
-def _take_over(name: str, chosen: FromClause, *conditions: ColumnElement[bool]) -> Statement:
+def _take_over(
+    name: str,
+    chosen: FromClause,
+    *conditions: ColumnElement[bool],
+    changes: Mapping[str, ColumnElement[Any]] = MappingProxyType({}),
+) -> Statement:
     """Makes us the owner of the rows with the gids of `chosen`."""
     statement = (
         update(transactions)
         .values(
-            owner=_text("owner"),
-            claim=_text("claim"),
-            version=t.version + _constant(1),
+            owner=text("owner"),
+            claim=text("claim"),
+            version=t.version + constant(1),
             due_at=null(),
-            waiting_on=_NO_TEXT,
+            waiting_on=NO_TEXT,
+            **changes,
         )
         .where(_row_of(chosen.c.gid), *conditions)
         .returning(*_record)
@@ -353,8 +369,8 @@ def _take_over(name: str, chosen: FromClause, *conditions: ColumnElement[bool]) 
 
 
 def _take() -> Statement:
-    wanted = select(_text("gid").label("gid")).subquery("wanted")
-    return _take_over("transaction_take", wanted, t.version == _number("version"), t.ended_at.is_(None))
+    wanted = select(text("gid").label("gid")).subquery("wanted")
+    return _take_over("transaction_take", wanted, t.version == number("version"), t.ended_at.is_(None))
 
 
 def _claim_due() -> Statement:
@@ -375,10 +391,10 @@ def _claim_due() -> Statement:
 
 def _adopt() -> Statement:
     """Starts from the coordinators whose lease has run out: usually none, and then no transaction is read."""
-    limit = _number("limit")
+    limit = number("limit")
     dead = (
         select(coordinators.c.id)
-        .where(coordinators.c.lease_until <= func.now(), coordinators.c.id != _text("owner"))
+        .where(coordinators.c.lease_until <= func.now(), coordinators.c.id != text("owner"))
         .cte("dead")
     )
     # A limit of its own keeps the planner from turning the join around.
@@ -391,7 +407,8 @@ def _adopt() -> Statement:
         .lateral("left_behind")
     )
     chosen: Select[Any] = select(left.c.gid).select_from(dead.join(left, true())).limit(limit)
-    return _take_over("transaction_adopt", chosen.cte("chosen"))
+    changes = {"adopted_at": func.now(), "adopted_from": t.owner}
+    return _take_over("transaction_adopt", chosen.cte("chosen"), changes=changes)
 
 
 def _find_claimed() -> Statement:
@@ -410,7 +427,7 @@ FIND_CLAIMED = _find_claimed()
 RELEASE = compiled(
     "transaction_release",
     update(transactions)
-    .values(version=t.version + _constant(1), due_at=func.now(), waiting_on=_NO_TEXT)
+    .values(version=t.version + constant(1), due_at=func.now(), waiting_on=NO_TEXT)
     .where(_ours),
 )
 
@@ -422,9 +439,13 @@ def _purge() -> Statement:
     # What ended before then was created before then, and creation has the index.
     old = (
         select(t.gid)
-        .where(t.created_at < _ago("ended_before_s"), t.ended_at < _ago("ended_before_s"))
+        .where(
+            t.created_at < _ago("ended_before_s"),
+            t.ended_at < _ago("ended_before_s"),
+            t.heuristic.is_(false()),
+        )
         .order_by(t.created_at)
-        .limit(_number("limit"))
+        .limit(number("limit"))
         .with_for_update(skip_locked=True)
         .cte("old")
     )
@@ -433,7 +454,7 @@ def _purge() -> Statement:
 
 def _forget_coordinators() -> Statement:
     # One value and not EXISTS, which may become a join that reads what everybody drives.
-    drives = select(t.gid).where(_is_driven_by(coordinators.c.id)).limit(_constant(1)).scalar_subquery()
+    drives = select(t.gid).where(_is_driven_by(coordinators.c.id)).limit(constant(1)).scalar_subquery()
     gone = coordinators.c.lease_until < _ago("gone_for_s")
     return compiled("coordinator_forget", delete(coordinators).where(gone, drives.is_(None)))
 
@@ -441,13 +462,13 @@ def _forget_coordinators() -> Statement:
 def _heartbeat() -> Statement:
     lease_until = func.now() + _interval("lease_s")
     statement = insert(coordinators).values(
-        id=_text("owner"), name=_text("name"), started_at=func.now(), lease_until=lease_until
+        id=text("owner"), name=text("name"), started_at=func.now(), lease_until=lease_until
     )
     return compiled(
         "coordinator_heartbeat",
         statement.on_conflict_do_update(
             index_elements=["id"], set_={"lease_until": statement.excluded.lease_until}
-        ).returning(_seconds(func.clock_timestamp())),
+        ).returning(seconds(func.clock_timestamp())),
     )
 
 
@@ -456,7 +477,7 @@ FORGET_COORDINATORS = _forget_coordinators()
 HEARTBEAT = _heartbeat()
 LEAVE = compiled(
     "coordinator_leave",
-    update(coordinators).values(lease_until=func.now()).where(coordinators.c.id == _text("owner")),
+    update(coordinators).values(lease_until=func.now()).where(coordinators.c.id == text("owner")),
 )
 
 # Only these skip rows that others have locked.

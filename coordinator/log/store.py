@@ -285,8 +285,18 @@ def _list_values(chosen: ListFilter, after: ListPosition | None) -> dict[str, An
         values["labels"] = msgspec.json.encode(dict(chosen.labels)).decode()
     if chosen.initiator:
         values["initiator"] = chosen.initiator
-    if chosen.stuck:
-        values["stuck"] = True
+    if chosen.stuck is not None:
+        values["stuck"] = chosen.stuck
+    if chosen.held is not None:
+        values["held"] = chosen.held
+    if chosen.heuristic is not None:
+        values["heuristic"] = chosen.heuristic
+    if chosen.gids:
+        values["gids"] = list(chosen.gids)
+    if _is_about_unsettled(chosen):
+        values["unsettled"] = True
+    if chosen.live is False:
+        values["ended"] = True
     if chosen.created_after is not None:
         values["created_after"] = _moment(chosen.created_after * 1e6)
     if chosen.created_before is not None:
@@ -295,6 +305,12 @@ def _list_values(chosen: ListFilter, after: ListPosition | None) -> dict[str, An
         values["after_created_at"] = _moment(after.created_at_us)
         values["after_gid"] = after.gid
     return values
+
+
+def _is_about_unsettled(chosen: ListFilter) -> bool:
+    """Whether nothing that has ended can be meant: then the many that have are not read."""
+    only_live_states = bool(chosen.states) and not any(state.ended for state in chosen.states)
+    return bool(chosen.live or chosen.stuck or chosen.held or only_live_states)
 
 
 def _moment(us: float) -> datetime:

@@ -2,7 +2,7 @@
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from coordinator.core.model import Branch, CancelReason, State, Transaction, TryState
+from coordinator.core.model import Branch, CancelReason, Heuristic, State, Transaction, TryState
 from coordinator.ports import Record
 from tcc.v1 import transaction_pb2 as pb
 
@@ -19,6 +19,15 @@ _CANCEL_REASONS = {
     CancelReason.EXPIRED: pb.CANCEL_REASON_EXPIRED,
     CancelReason.REQUESTED: pb.CANCEL_REASON_REQUESTED,
     CancelReason.TRY_FAILED: pb.CANCEL_REASON_TRY_FAILED,
+}
+_HEURISTIC = {
+    Heuristic.NONE: pb.HEURISTIC_OUTCOME_UNSPECIFIED,
+    Heuristic.CONFIRMED: pb.HEURISTIC_OUTCOME_CONFIRMED,
+    Heuristic.CANCELLED: pb.HEURISTIC_OUTCOME_CANCELLED,
+}
+_HEURISTIC_STATES = {
+    Heuristic.CONFIRMED: pb.BRANCH_STATE_CONFIRMED,
+    Heuristic.CANCELLED: pb.BRANCH_STATE_CANCELLED,
 }
 _TRIED = {
     TryState.UNKNOWN: pb.BRANCH_STATE_TRYING,
@@ -43,6 +52,8 @@ def outcome(tx: Transaction) -> pb.TransactionOutcome:
                 result=branch.result,
                 content_type=branch.result_content_type,
             )
+        if branch.heuristic:
+            reply.heuristic, reply.mixed_outcome = True, tx.mixed
     return reply
 
 
@@ -78,6 +89,9 @@ def transaction(record: Record, *, with_payloads: bool) -> pb.Transaction:
         owner=record.owner or "",
         version=tx.version,
         branches=[_branch(tx.state, branch, with_payloads=with_payloads) for branch in tx.branches],
+        held=tx.held,
+        heuristic=tx.heuristic,
+        mixed_outcome=tx.mixed,
     )
 
 
@@ -106,12 +120,16 @@ def _branch(state: State, branch: Branch, *, with_payloads: bool) -> pb.Branch:
         attempts=branch.attempts,
         last_error=branch.last_error,
         next_attempt_at=timestamp(branch.due_at) if branch.due_at and not branch.done else None,
+        heuristic_outcome=_HEURISTIC[branch.heuristic],
+        heuristic_reason=branch.heuristic_reason,
     )
 
 
 def _branch_state(state: State, branch: Branch) -> pb.BranchState:
     if not branch.done:
         return _TRIED[branch.tried]
+    if branch.heuristic:
+        return _HEURISTIC_STATES[branch.heuristic]
     if state in (State.CONFIRMING, State.CONFIRMED):
         return pb.BRANCH_STATE_CONFIRMED
     return pb.BRANCH_STATE_CANCELLED

@@ -179,7 +179,7 @@ def list_filter(request: pb.ListTransactionsRequest, limits: RequestLimits) -> L
         participant=_checked_text("PARTICIPANT", "participant", request.participant),
         labels=_checked_labels(request.labels, limits),
         initiator=_checked_text("INITIATOR", "initiator", request.initiator),
-        stuck=request.stuck,
+        stuck=request.stuck or None,
         created_after=_moment_s(request, "created_after"),
         created_before=_moment_s(request, "created_before"),
     )

@@ -59,16 +59,7 @@ class Server:
         Raises:
             ListenError: somebody else does, or the address is not ours.
         """
-        try:
-            port: int = (
-                self._server.add_insecure_port(address)
-                if tls is None
-                else self._server.add_secure_port(address, _credentials(tls))
-            )
-        except RuntimeError as error:  # gRPC's word for it; the reason is in its own log only
-            raise ListenError(f"cannot listen on {address}") from error
-        await self._server.start()
-        return port
+        return await listen(self._server, address, tls)
 
     async def set_serving(self, *, serving: bool) -> None:
         """What health checks are told."""
@@ -87,3 +78,21 @@ def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
         root_certificates=tls.client_ca,
         require_client_auth=tls.client_ca is not None,
     )
+
+
+async def listen(server: grpc.aio.Server, address: str, tls: ServerTls | None) -> int:
+    """Starts a server on `address`. Returns the port.
+
+    Raises:
+        ListenError: somebody else listens there, or the address is not ours.
+    """
+    try:
+        port: int = (
+            server.add_insecure_port(address)
+            if tls is None
+            else server.add_secure_port(address, _credentials(tls))
+        )
+    except RuntimeError as error:  # gRPC's word for it; the reason is in its own log only
+        raise ListenError(f"cannot listen on {address}") from error
+    await server.start()
+    return port

@@ -1,7 +1,7 @@
 """The recovery's jobs, ticked by the simulated clock instead of by APScheduler."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from coordinator.engine.engine import Engine
 from coordinator.recovery import Job, RecoverySettings, jobs, run_guarded
@@ -33,6 +33,12 @@ class Ticking:
             due_at = max(due_at + job.every_s, now())
 
 
-def schedule(engine: Engine, settings: RecoverySettings, *, on_bug: Callable[[Exception], None]) -> Ticking:
+def schedule(
+    engine: Engine,
+    settings: RecoverySettings,
+    *,
+    on_bug: Callable[[Exception], None],
+    more: Sequence[Job] = (),  # noqa: ARG001 - what operators ask is not part of the simulation
+) -> Ticking:
     """In place of `coordinator.recovery.schedule`."""
     return Ticking(engine, settings, on_bug)

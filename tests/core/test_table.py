@@ -1,5 +1,7 @@
 """Every cell of the law: what each state does with each event, and each transition with its trigger."""
 
+from typing import get_args
+
 import pytest
 from msgspec.structs import replace
 
@@ -8,15 +10,21 @@ from coordinator.core.events import (
     Answered,
     Begun,
     BranchAdded,
+    BranchResolved,
+    CancelOrdered,
     CancelRequested,
     ConfirmRequested,
     Event,
+    HoldOrdered,
+    Order,
+    ReleaseOrdered,
     Resumed,
+    RetryOrdered,
     Saved,
     Woken,
 )
 from coordinator.core.machine import _REACTIONS, TRANSITIONS, Trigger
-from coordinator.core.model import CancelReason, State, TryState
+from coordinator.core.model import CancelReason, Heuristic, State, TryState
 
 from .driver import (
     CANCEL,
@@ -36,7 +44,8 @@ from .driver import (
 )
 
 TRYING, CONFIRMING, CANCELLING, CONFIRMED, CANCELLED = State
-EVENTS = (Begun, Saved, BranchAdded, Answered, ConfirmRequested, CancelRequested, Woken, Resumed)
+EVENTS = get_args(Event)
+ORDERS = get_args(Order)
 # Happens only to a transaction that has just been accepted, or just been read.
 NEVER_THERE = "never there"
 NOTHING = ""
@@ -68,6 +77,31 @@ LAW: dict[tuple[State, type], str] = {
     (CANCELLING, CancelRequested): NOTHING,
     (CANCELLING, Woken): NOTHING,
     (CANCELLING, Resumed): "Call",
+    (TRYING, HoldOrdered): "Save",
+    (TRYING, ReleaseOrdered): "refused TRANSACTION_NOT_HELD",
+    (TRYING, RetryOrdered): "refused NOT_DECIDED",
+    (TRYING, CancelOrdered): "Save",
+    (TRYING, BranchResolved): "refused NOT_DECIDED",
+    (CONFIRMING, HoldOrdered): "Save",
+    (CONFIRMING, ReleaseOrdered): "refused TRANSACTION_NOT_HELD",
+    (CONFIRMING, RetryOrdered): "Save",
+    (CONFIRMING, CancelOrdered): "refused DECISION_CONFLICT",
+    (CONFIRMING, BranchResolved): "Save",
+    (CANCELLING, HoldOrdered): "Save",
+    (CANCELLING, ReleaseOrdered): "refused TRANSACTION_NOT_HELD",
+    (CANCELLING, RetryOrdered): "Save",
+    (CANCELLING, CancelOrdered): "refused DECISION_CONFLICT",
+    (CANCELLING, BranchResolved): "Save",
+    (CONFIRMED, HoldOrdered): "refused TRANSACTION_ENDED",
+    (CONFIRMED, ReleaseOrdered): "refused TRANSACTION_ENDED",
+    (CONFIRMED, RetryOrdered): "refused TRANSACTION_ENDED",
+    (CONFIRMED, CancelOrdered): "refused TRANSACTION_ENDED",
+    (CONFIRMED, BranchResolved): "refused TRANSACTION_ENDED",
+    (CANCELLED, HoldOrdered): "refused TRANSACTION_ENDED",
+    (CANCELLED, ReleaseOrdered): "refused TRANSACTION_ENDED",
+    (CANCELLED, RetryOrdered): "refused TRANSACTION_ENDED",
+    (CANCELLED, CancelOrdered): "refused TRANSACTION_ENDED",
+    (CANCELLED, BranchResolved): "refused TRANSACTION_ENDED",
     (CONFIRMED, Begun): NEVER_THERE,
     (CONFIRMED, Saved): "Completed",
     (CONFIRMED, BranchAdded): "refused ALREADY_DECIDED",
@@ -111,7 +145,7 @@ def _before(state: State, event: type) -> Driver:
     """The same, where the event asks for a step back: nothing begun, nothing saved, nothing read."""
     if event is Begun:
         return Driver(transaction(branch("stock")))
-    if event is Resumed:
+    if event is Resumed or event in ORDERS:
         driver = _in_state(state)
         driver.crash()
         return driver
@@ -145,6 +179,10 @@ def _event(state: State, event: type) -> Event:
         return BranchAdded(branch("coupon"), 64, 1_000)
     if event is Answered:
         return Answered(0, operation, SUCCEEDED, POLICY, 0.5)
+    if event is BranchResolved:
+        return BranchResolved("stock", Heuristic.CONFIRMED, "seen in their books")
+    if event is CancelOrdered:
+        return CancelOrdered("by hand")
     return event()
 
 

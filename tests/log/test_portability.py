@@ -8,7 +8,8 @@ import re
 import pytest
 from sqlalchemy import Engine, create_engine, event, make_url
 
-from coordinator.log import migration, statements
+from coordinator.log import migration, operator_statements, statements
+from coordinator.log.operator_statements import AUDIT_CONDITIONS, audit_list_statement
 from coordinator.log.schema import metadata
 from coordinator.log.statements import LIST_CONDITIONS, Statement, list_statement
 
@@ -35,6 +36,8 @@ def violations(sql: str) -> list[str]:
 # Those of the module, found by looking, so that none is forgotten; and a list for each filter.
 EVERY_STATEMENT = [
     *(value for value in vars(statements).values() if isinstance(value, Statement)),
+    *(value for value in vars(operator_statements).values() if isinstance(value, Statement)),
+    audit_list_statement(frozenset(AUDIT_CONDITIONS)),
     *(list_statement(frozenset({name})) for name in LIST_CONDITIONS),
     list_statement(frozenset(LIST_CONDITIONS)),
 ]
@@ -107,5 +110,5 @@ def test_the_gid_comes_first_in_the_key() -> None:
 
 def test_every_moment_has_a_time_zone(migration_sql: list[str]) -> None:
     create = "\n".join(sql for sql in migration_sql if "CREATE TABLE" in sql)
-    assert create.count("TIMESTAMP WITH TIME ZONE") == 7
+    assert create.count("TIMESTAMP WITH TIME ZONE") == 8
     assert "TIMESTAMP," not in create

@@ -1,0 +1,80 @@
+"""The chain of audit records: each holds the hash of the one before, so that none can be changed alone.
+
+`hash` is SHA-256 over the previous hash and the canonical form of the record. That
+form is part of the contract (`protos/tcc/v1/admin.proto`, AuditRecord): anybody can
+compute it anew. Pure: times are arguments, in microseconds since the Unix epoch.
+"""
+
+import json
+from collections.abc import Iterable
+from hashlib import sha256
+
+from msgspec import Struct
+
+NO_HASH = bytes(32)
+
+
+class AuditEntry(Struct, frozen=True, kw_only=True):
+    """What an operator does, before it has its place in the chain."""
+
+    operator: str
+    # For example "transaction.hold".
+    action: str
+    # For example "transaction/order-17".
+    target: str
+    reason: str
+    # More about it, as JSON.
+    detail: str = "{}"
+
+
+class AuditHead(Struct, frozen=True):
+    """The end of the chain."""
+
+    sequence: int = 0
+    hash: bytes = NO_HASH
+
+
+class AuditRecord(Struct, frozen=True, kw_only=True):
+    """An entry in its place."""
+
+    sequence: int
+    at_us: int
+    entry: AuditEntry
+    previous_hash: bytes
+    hash: bytes
+
+
+def chained(head: AuditHead, entry: AuditEntry, at_us: int) -> AuditRecord:
+    """The record that `entry` becomes behind `head`."""
+    sequence = head.sequence + 1
+    return AuditRecord(
+        sequence=sequence,
+        at_us=at_us,
+        entry=entry,
+        previous_hash=head.hash,
+        hash=_hash(head.hash, sequence, at_us, entry),
+    )
+
+
+def canonical(sequence: int, at_us: int, entry: AuditEntry) -> bytes:
+    """What is hashed."""
+    fields = [sequence, at_us, entry.operator, entry.action, entry.target, entry.reason, entry.detail]
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def first_break(head: AuditHead, records: Iterable[AuditRecord]) -> tuple[int, str] | None:
+    """The first of `records`, which ought to follow `head`, that is wrong or missing, and why."""
+    for record in records:
+        expected = head.sequence + 1
+        if record.sequence != expected:
+            return expected, f"record {expected} is missing"
+        if record.previous_hash != head.hash:
+            return expected, f"record {expected} does not follow from record {head.sequence}"
+        if record.hash != _hash(head.hash, record.sequence, record.at_us, record.entry):
+            return expected, f"record {expected} was changed"
+        head = AuditHead(record.sequence, record.hash)
+    return None
+
+
+def _hash(previous: bytes, sequence: int, at_us: int, entry: AuditEntry) -> bytes:
+    return sha256(previous + canonical(sequence, at_us, entry)).digest()

@@ -1,0 +1,247 @@
+"""The statements of operators: rare, so that each may cost what it likes, but never the happy path."""
+
+from collections.abc import Mapping
+from functools import cache
+from types import MappingProxyType
+from typing import Any
+
+from sqlalchemy import (
+    Boolean,
+    Double,
+    LargeBinary,
+    SmallInteger,
+    bindparam,
+    case,
+    func,
+    literal_column,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.sql.elements import BindParameter, ColumnElement
+
+from coordinator.core.model import State
+from coordinator.log.schema import audit, audit_head, coordinators, participants, transactions
+from coordinator.log.statements import (
+    IS_FAR,
+    NO_TEXT,
+    UNSETTLED,
+    Statement,
+    compiled,
+    constant,
+    is_lawful,
+    number,
+    seconds,
+    text,
+)
+
+t = transactions.c
+
+
+def _flag(name: str) -> BindParameter[bool]:
+    return bindparam(name, type_=Boolean)
+
+
+def _bytes(name: str) -> BindParameter[bytes]:
+    return bindparam(name, type_=LargeBinary)
+
+
+# --- transactions ----------------------------------------------------------------
+
+
+def _order() -> Statement:
+    """Writes one row in the version that the operator saw, whoever owns it; then it is parked or ended."""
+    state = bindparam("state", type_=SmallInteger)
+    due_at = func.to_timestamp(bindparam("due_at", type_=Double))
+    decided = state != constant(State.TRYING)
+    ended = state.in_([constant(each) for each in State if each.ended])
+    return compiled(
+        "transaction_order",
+        update(transactions)
+        .values(
+            version=t.version + constant(1),
+            # Nobody's, so that no earlier owner takes this for a write of its own.
+            owner=NO_TEXT,
+            state=state,
+            progress=_bytes("progress"),
+            cancel_reason=bindparam("cancel_reason", type_=SmallInteger),
+            cancel_branch_id=text("cancel_branch_id"),
+            cancel_detail=text("cancel_detail"),
+            stuck=_flag("stuck"),
+            heuristic=_flag("heuristic"),
+            waiting_on=text("waiting_on"),
+            due_at=due_at,
+            decided_at=case((decided, func.coalesce(t.decided_at, func.now()))),
+            ended_at=case((ended, func.now())),
+        )
+        .where(
+            t.gid == text("gid"),
+            t.version == number("version"),
+            t.ended_at.is_(None),
+            is_lawful(state),
+        ),
+    )
+
+
+TRANSACTION_ORDER = _order()
+TRANSACTION_ADOPTION = compiled(
+    "transaction_adoption",
+    select(seconds(t.adopted_at), t.adopted_from).where(t.gid == text("gid"), t.adopted_at.is_not(None)),
+)
+_parked = t.due_at.is_not(None)
+UNSETTLED_COUNTS = compiled(
+    "transaction_count_unsettled",
+    select(t.state, _parked, t.stuck, t.due_at.is_not(None) & IS_FAR, t.waiting_on, func.count())
+    .where(UNSETTLED)
+    .group_by(literal_column("1, 2, 3, 4, 5")),
+)
+UNSETTLED_OLDEST = compiled(
+    "transaction_oldest_unsettled",
+    select(t.gid, seconds(t.created_at)).where(UNSETTLED).order_by(t.created_at, t.gid).limit(constant(1)),
+)
+LOG_TIME = compiled("log_time", select(seconds(func.clock_timestamp())))
+
+
+# --- participants ----------------------------------------------------------------
+
+PARTICIPANT_LIST = compiled(
+    "participant_list",
+    select(
+        participants.c.name,
+        participants.c.version,
+        participants.c.paused,
+        participants.c.breaker_resets,
+        participants.c.operator,
+        participants.c.reason,
+        seconds(participants.c.changed_at),
+    ),
+)
+_participant: Mapping[str, ColumnElement[Any]] = MappingProxyType(
+    {
+        "paused": _flag("paused"),
+        "breaker_resets": number("breaker_resets"),
+        "operator": text("operator"),
+        "reason": text("reason"),
+        "changed_at": func.now(),
+    }
+)
+PARTICIPANT_INSERT = compiled(
+    "participant_insert",
+    insert(participants)
+    .values(name=text("name"), version=constant(1), **_participant)
+    .on_conflict_do_nothing(index_elements=["name"]),
+)
+PARTICIPANT_UPDATE = compiled(
+    "participant_update",
+    update(participants)
+    .values(version=participants.c.version + constant(1), **_participant)
+    .where(participants.c.name == text("name"), participants.c.version == number("version")),
+)
+
+
+# --- coordinators ----------------------------------------------------------------
+
+c = coordinators.c
+COORDINATOR_LIST = compiled(
+    "coordinator_list",
+    select(
+        c.id,
+        c.name,
+        seconds(c.started_at),
+        seconds(c.lease_until),
+        # The test of portability wants moments compared to the database's clock.
+        c.lease_until > func.now(),
+        seconds(c.drain_requested_at),
+        seconds(c.reported_at),
+        c.report,
+    ).order_by(c.started_at, c.id),
+)
+COORDINATOR_DRIVING = compiled(
+    "coordinator_driving",
+    select(t.owner, func.count())
+    .where(t.due_at.is_(None), t.ended_at.is_(None))
+    .group_by(literal_column("1")),
+)
+COORDINATOR_DRAIN = compiled(
+    "coordinator_drain",
+    update(coordinators)
+    .values(drain_requested_at=func.now())
+    .where(c.id == text("id"), c.lease_until > func.now(), c.drain_requested_at.is_(None)),
+)
+COORDINATOR_REPORT = compiled(
+    "coordinator_report",
+    update(coordinators)
+    .values(report=_bytes("report"), reported_at=func.now())
+    .where(c.id == text("owner"))
+    .returning(c.drain_requested_at.is_not(None)),
+)
+
+
+# --- the audit chain ---------------------------------------------------------------
+
+_record = (
+    audit.c.sequence,
+    audit.c.at_us,
+    audit.c.operator,
+    audit.c.action,
+    audit.c.target,
+    audit.c.reason,
+    audit.c.detail,
+    audit.c.previous_hash,
+    audit.c.hash,
+)
+AUDIT_HEAD = compiled(
+    "audit_head",
+    select(audit_head.c.sequence, audit_head.c.hash, seconds(func.clock_timestamp())).where(
+        audit_head.c.id == constant(1)
+    ),
+)
+AUDIT_MOVE_HEAD = compiled(
+    "audit_move_head",
+    update(audit_head)
+    .values(sequence=number("sequence"), hash=_bytes("hash"))
+    .where(
+        audit_head.c.id == constant(1),
+        audit_head.c.sequence == number("previous_sequence"),
+        audit_head.c.hash == _bytes("previous_hash"),
+    ),
+)
+AUDIT_INSERT = compiled(
+    "audit_insert",
+    insert(audit).values(
+        sequence=number("sequence"),
+        at_us=number("at_us"),
+        operator=text("operator"),
+        action=text("action"),
+        target=text("target"),
+        reason=text("reason"),
+        detail=text("detail"),
+        previous_hash=_bytes("previous_hash"),
+        hash=_bytes("hash"),
+    ),
+)
+AUDIT_GET = compiled("audit_get", select(*_record).where(audit.c.sequence == number("sequence")))
+AUDIT_AFTER = compiled(
+    "audit_after",
+    select(*_record)
+    .where(audit.c.sequence > number("sequence"))
+    .order_by(audit.c.sequence)
+    .limit(number("limit")),
+)
+_AUDIT_CONDITIONS: Mapping[str, ColumnElement[bool]] = MappingProxyType(
+    {
+        "operator": audit.c.operator == text("operator"),
+        "target": audit.c.target == text("target"),
+        "action": audit.c.action == text("action"),
+        "before": audit.c.sequence < number("before"),
+    }
+)
+AUDIT_CONDITIONS = tuple(_AUDIT_CONDITIONS)
+
+
+@cache
+def audit_list_statement(conditions: frozenset[str]) -> Statement:
+    """A page of records that meet these of the `AUDIT_CONDITIONS`, newest first."""
+    chosen = [_AUDIT_CONDITIONS[name] for name in AUDIT_CONDITIONS if name in conditions]
+    page = select(*_record).where(*chosen).order_by(audit.c.sequence.desc())
+    return compiled("audit_list", page.limit(number("limit")))

@@ -1,0 +1,209 @@
+"""What operators read in the log and do to it: `ports.OperatorLog`.
+
+Every action is one database transaction of three writes: the end of the audit
+chain moves by a compare-and-set, the action itself is a compare-and-set on what the
+operator saw, and the record is added. Whoever comes second at the end of the chain
+waits for the first one's commit, finds it moved, and tries again behind it.
+
+When the outcome of a commit is unknown, the record tells: it is there with the very
+hash that was to be written, or nothing has happened.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from coordinator.core.audit import AuditEntry, AuditHead, AuditRecord, chained
+from coordinator.core.errors import LogUnavailable, Overloaded, VersionChanged
+from coordinator.core.model import State, Transaction
+from coordinator.log import operator_statements as statements
+from coordinator.log.connections import Connections, Outcome
+from coordinator.log.rows import full_columns
+from coordinator.log.statements import Statement
+from coordinator.ports import (
+    Adoption,
+    AuditFilter,
+    CoordinatorRecord,
+    CoordinatorReport,
+    ParticipantRecord,
+    Unsettled,
+    Wishes,
+)
+
+# How often an action tries to become the next in the chain.
+_CHAIN_TRIES_MAX = 50
+_ORDER_COLUMNS = (
+    "gid",
+    "version",
+    "state",
+    "progress",
+    "cancel_reason",
+    "cancel_branch_id",
+    "cancel_detail",
+    "stuck",
+    "waiting_on",
+    "due_at",
+)
+_encode_report = msgspec.json.Encoder().encode
+_decode_report = msgspec.json.Decoder(CoordinatorReport).decode
+
+
+class PostgresOperatorLog:
+    """The log for operators, by connections of its own; `owner` is the coordinator that reports here."""
+
+    def __init__(self, url: str, *, owner: str, statement_timeout_s: float = 10.0) -> None:
+        self._owner = owner
+        self._connections = Connections(url, most=2, statement_timeout_s=statement_timeout_s)
+
+    async def close(self) -> None:
+        await self._connections.close()
+
+    # --- actions ---------------------------------------------------------------------
+
+    async def transaction_order(self, tx: Transaction, entry: AuditEntry) -> AuditRecord:
+        """See `ports.OperatorLog`."""
+        columns = {name: values[0] for name, values in full_columns((tx,)).items()}
+        values = {name: columns[name] for name in _ORDER_COLUMNS} | {"heuristic": tx.heuristic}
+        return await self._act(statements.TRANSACTION_ORDER, values, entry)
+
+    async def participant_change(self, changed: ParticipantRecord, entry: AuditEntry) -> AuditRecord:
+        """See `ports.OperatorLog`."""
+        statement = statements.PARTICIPANT_UPDATE if changed.version else statements.PARTICIPANT_INSERT
+        return await self._act(statement, msgspec.structs.asdict(changed), entry)
+
+    async def coordinator_ask_to_drain(self, coordinator_id: str, entry: AuditEntry) -> AuditRecord:
+        """See `ports.OperatorLog`."""
+        return await self._act(statements.COORDINATOR_DRAIN, {"id": coordinator_id}, entry)
+
+    async def _act(self, statement: Statement, values: Mapping[str, Any], entry: AuditEntry) -> AuditRecord:
+        for _ in range(_CHAIN_TRIES_MAX):
+            ((sequence, previous, now),) = (await self._execute(statements.AUDIT_HEAD)).rows
+            record = chained(AuditHead(sequence, previous), entry, round(now * 1e6))
+            idle = await self._write(statement, values, record)
+            if idle is None:
+                return record
+            if idle == 1:
+                raise VersionChanged(f"{entry.target} has changed; look again")
+        raise Overloaded("too many operators act at once", retry_after_s=0.5)
+
+    async def _write(
+        self, statement: Statement, values: Mapping[str, Any], record: AuditRecord
+    ) -> int | None:
+        """See `Connections.execute_all`; a record that turns out to be there was written."""
+        row = _audit_values(record)
+        move = row | {"previous_sequence": record.sequence - 1}
+        steps = (
+            (statements.AUDIT_MOVE_HEAD, move),
+            (statement, values),
+            (statements.AUDIT_INSERT, row),
+        )
+        try:
+            return await self._connections.execute_all(steps)
+        except LogUnavailable:
+            found = await self._execute(statements.AUDIT_GET, sequence=record.sequence)
+            if [_audit_record(row) for row in found.rows] == [record]:
+                return None
+            raise
+
+    # --- reading ---------------------------------------------------------------------
+
+    async def transaction_adoption(self, gid: str) -> Adoption | None:
+        """See `ports.OperatorLog`."""
+        found = await self._execute(statements.TRANSACTION_ADOPTION, gid=gid)
+        return Adoption(*found.rows[0]) if found.rows else None
+
+    async def participant_list(self) -> dict[str, ParticipantRecord]:
+        """See `ports.OperatorLog`."""
+        rows = (await self._execute(statements.PARTICIPANT_LIST)).rows
+        fields = ParticipantRecord.__struct_fields__
+        records = [ParticipantRecord(**dict(zip(fields, row, strict=True))) for row in rows]
+        return {record.name: record for record in records}
+
+    async def coordinator_list(self) -> list[CoordinatorRecord]:
+        """See `ports.OperatorLog`."""
+        rows = (await self._execute(statements.COORDINATOR_LIST)).rows
+        return [_coordinator(row) for row in rows]
+
+    async def coordinator_driving(self) -> dict[str, int]:
+        """See `ports.OperatorLog`."""
+        return dict((await self._execute(statements.COORDINATOR_DRIVING)).rows)
+
+    async def coordinator_report(self, report: CoordinatorReport) -> Wishes:
+        """See `ports.OperatorLog`."""
+        told = await self._execute(
+            statements.COORDINATOR_REPORT, owner=self._owner, report=_encode_report(report)
+        )
+        return Wishes(drain=told.rows == [(True,)], participants=await self.participant_list())
+
+    async def unsettled(self) -> Unsettled:
+        """See `ports.OperatorLog`."""
+        ((now,),) = (await self._execute(statements.LOG_TIME)).rows
+        counts = Unsettled(at=now, by_state={}, parked=0, stuck=0, held=0, waiting_on={})
+        for state, parked, stuck, held, waiting_on, count in (
+            await self._execute(statements.UNSETTLED_COUNTS)
+        ).rows:
+            counts.by_state[State(state)] = counts.by_state.get(State(state), 0) + count
+            if parked and waiting_on:
+                counts.waiting_on[waiting_on] = counts.waiting_on.get(waiting_on, 0) + count
+            counts = replace(
+                counts,
+                parked=counts.parked + count * parked,
+                stuck=counts.stuck + count * stuck,
+                held=counts.held + count * held,
+            )
+        for gid, created_at in (await self._execute(statements.UNSETTLED_OLDEST)).rows:
+            counts = replace(counts, oldest_gid=gid, oldest_created_at=created_at)
+        return counts
+
+    # --- the audit chain ---------------------------------------------------------------
+
+    async def audit_head(self) -> AuditHead:
+        """See `ports.OperatorLog`."""
+        ((sequence, head, _),) = (await self._execute(statements.AUDIT_HEAD)).rows
+        return AuditHead(sequence, head)
+
+    async def audit_after(self, sequence: int, limit: int) -> list[AuditRecord]:
+        """See `ports.OperatorLog`."""
+        found = await self._execute(statements.AUDIT_AFTER, sequence=sequence, limit=limit)
+        return [_audit_record(row) for row in found.rows]
+
+    async def audit_list(self, chosen: AuditFilter, *, before: int | None, limit: int) -> list[AuditRecord]:
+        """See `ports.OperatorLog`."""
+        values: dict[str, Any] = {
+            name: value for name, value in msgspec.structs.asdict(chosen).items() if value
+        }
+        if before is not None:
+            values["before"] = before
+        found = await self._execute(statements.audit_list_statement(frozenset(values)), limit=limit, **values)
+        return [_audit_record(row) for row in found.rows]
+
+    async def _execute(self, statement: Statement, **values: Any) -> Outcome:
+        return await self._connections.execute(statement, values)
+
+
+def _coordinator(row: tuple[Any, ...]) -> CoordinatorRecord:
+    *known, report = row
+    fields = ("id", "name", "started_at", "lease_until", "alive", "drain_requested_at", "reported_at")
+    return CoordinatorRecord(
+        **dict(zip(fields, known, strict=True)),
+        report=CoordinatorReport() if report is None else _decode_report(report),
+    )
+
+
+def _audit_values(record: AuditRecord) -> dict[str, Any]:
+    return msgspec.structs.asdict(record.entry) | {
+        "sequence": record.sequence,
+        "at_us": record.at_us,
+        "previous_hash": record.previous_hash,
+        "hash": record.hash,
+    }
+
+
+def _audit_record(row: tuple[Any, ...]) -> AuditRecord:
+    sequence, at_us, operator, action, target, reason, detail, previous_hash, own_hash = row
+    entry = AuditEntry(operator=operator, action=action, target=target, reason=reason, detail=detail)
+    return AuditRecord(
+        sequence=sequence, at_us=at_us, entry=entry, previous_hash=previous_hash, hash=own_hash
+    )

@@ -1,0 +1,182 @@
+"""What operators are told, from the log's values."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from coordinator.core.audit import AuditRecord
+from coordinator.core.model import Branch, Note
+from coordinator.ports import (
+    Adoption,
+    CoordinatorRecord,
+    ParticipantRecord,
+    ParticipantReport,
+    Record,
+)
+from coordinator.rpc.replies import timestamp
+from tcc.v1 import admin_pb2 as pb
+
+
+def history(record: Record, adoption: Adoption | None, acts: Sequence[AuditRecord]) -> list[pb.HistoryEntry]:
+    """What happened to a transaction, oldest first. `acts`: what operators did to it."""
+    entries = [
+        _milestone(record.created_at, pb.HISTORY_KIND_BEGUN, record.tx.initiator),
+        _milestone(record.decided_at, pb.HISTORY_KIND_DECIDED, _decision(record)),
+        _milestone(record.ended_at, pb.HISTORY_KIND_ENDED, ""),
+    ]
+    for branch in record.tx.branches:
+        for note in branch.notes:
+            entries += _noted(branch, note)
+    if adoption is not None:
+        entries.append(
+            pb.HistoryEntry(
+                at=timestamp(adoption.at),
+                kind=pb.HISTORY_KIND_ADOPTED,
+                detail="taken over from a coordinator that had died",
+                actor=adoption.former_owner,
+                count=1,
+            )
+        )
+    entries += [_act(act) for act in acts]
+    return sorted(filter(None, entries), key=lambda entry: (entry.at.seconds, entry.at.nanos))
+
+
+def _milestone(at: float | None, kind: pb.HistoryKind, detail: str) -> pb.HistoryEntry | None:
+    if at is None:
+        return None
+    return pb.HistoryEntry(at=timestamp(at), kind=kind, detail=detail, count=1)
+
+
+def _decision(record: Record) -> str:
+    tx = record.tx
+    if not tx.cancel_reason:
+        return "CONFIRM"
+    why = [tx.cancel_reason.name, tx.cancel_branch_id, tx.cancel_detail]
+    return "CANCEL: " + " ".join(filter(None, why))
+
+
+def _noted(branch: Branch, note: Note) -> Iterable[pb.HistoryEntry]:
+    entry = pb.HistoryEntry(
+        at=timestamp(note.at),
+        kind=pb.HISTORY_KIND_LEFT_OUT if note.left_out else pb.HISTORY_KIND_CALL_FAILED,
+        branch_id=branch.spec.branch_id,
+        participant=branch.spec.participant,
+        operation=note.operation.name,
+        detail=note.words,
+        count=note.count,
+        last_at=timestamp(note.last_at),
+    )
+    yield entry
+    if note.stuck:
+        stuck = pb.HistoryEntry()
+        stuck.CopyFrom(entry)
+        stuck.kind, stuck.count = pb.HISTORY_KIND_STUCK, 1
+        stuck.at.CopyFrom(entry.last_at)
+        yield stuck
+
+
+def _act(act: AuditRecord) -> pb.HistoryEntry:
+    return pb.HistoryEntry(
+        at=timestamp(act.at_us / 1e6),
+        kind=pb.HISTORY_KIND_OPERATOR,
+        detail=f"{act.entry.action}: {act.entry.reason}",
+        actor=act.entry.operator,
+        count=1,
+    )
+
+
+def audit_record(record: AuditRecord) -> pb.AuditRecord:
+    """A record with the exact microseconds that its hash covers."""
+    reply = pb.AuditRecord(
+        sequence=record.sequence,
+        operator=record.entry.operator,
+        action=record.entry.action,
+        target=record.entry.target,
+        reason=record.entry.reason,
+        detail=record.entry.detail,
+        previous_hash=record.previous_hash,
+        hash=record.hash,
+    )
+    reply.at.FromMicroseconds(record.at_us)
+    return reply
+
+
+def coordinator(record: CoordinatorRecord, driving: Mapping[str, int]) -> pb.Coordinator:
+    """A coordinator with its lease."""
+    return pb.Coordinator(
+        id=record.id,
+        name=record.name,
+        started_at=timestamp(record.started_at),
+        lease_until=timestamp(record.lease_until),
+        alive=record.alive,
+        drain_requested_at=timestamp(record.drain_requested_at),
+        driving=driving.get(record.id, 0),
+        reported_at=timestamp(record.reported_at),
+        live=record.report.live,
+        log_backlog=record.report.log_backlog,
+        version=record.report.version,
+    )
+
+
+def participants(
+    acted_on: Mapping[str, ParticipantRecord],
+    coordinators: Sequence[CoordinatorRecord],
+    waiting_on: Mapping[str, int],
+) -> list[pb.ParticipantStatus]:
+    """Every participant that a living coordinator knows, that waits, or that was acted on, by name."""
+    known = {name for one in coordinators if one.alive for name in one.report.participants}
+    return [
+        participant(acted_on.get(name, ParticipantRecord(name=name)), coordinators, waiting_on.get(name, 0))
+        for name in sorted(known | acted_on.keys() | waiting_on.keys())
+    ]
+
+
+def participant(
+    record: ParticipantRecord, coordinators: Sequence[CoordinatorRecord], waiting: int
+) -> pb.ParticipantStatus:
+    """One participant, as all coordinators that live see it."""
+    return pb.ParticipantStatus(
+        name=record.name,
+        paused=record.paused,
+        version=record.version,
+        operator=record.operator,
+        reason=record.reason,
+        changed_at=timestamp(record.changed_at),
+        waiting=waiting,
+        reports=reports(record.name, coordinators),
+    )
+
+
+def reports(name: str, coordinators: Sequence[CoordinatorRecord]) -> list[pb.ParticipantReport]:
+    """What the coordinators that live say of a participant."""
+    return [
+        _report(one, one.report.participants[name])
+        for one in coordinators
+        if one.alive and name in one.report.participants
+    ]
+
+
+def _report(reporter: CoordinatorRecord, said: ParticipantReport) -> pb.ParticipantReport:
+    return pb.ParticipantReport(
+        coordinator_id=reporter.id,
+        coordinator_name=reporter.name,
+        reported_at=timestamp(reporter.reported_at),
+        breaker=_breaker(said, reporter.reported_at or 0.0),
+        probe_at=timestamp(said.probe_at),
+        failures_in_a_row=said.failures_in_a_row,
+        backlog=said.backlog,
+        under_way=said.under_way,
+        live_branches=said.live_branches,
+        calls_answered=said.calls_answered,
+        calls_failed=said.calls_failed,
+        last_error=said.last_error,
+        last_error_at=timestamp(said.last_error_at or None),
+        target=said.target,
+        paused=said.paused,
+    )
+
+
+def _breaker(said: ParticipantReport, at: float) -> pb.BreakerState:
+    if said.probe_at is None:
+        return pb.BREAKER_STATE_CLOSED
+    if said.probing or said.probe_at <= at:
+        return pb.BREAKER_STATE_HALF_OPEN
+    return pb.BREAKER_STATE_OPEN

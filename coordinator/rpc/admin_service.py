@@ -1,0 +1,383 @@
+"""AdminService: questions of operators out of the log, their orders into it, with an audit record each."""
+
+from collections.abc import Mapping
+
+from msgspec.structs import replace
+
+from coordinator.core.audit import AuditEntry, AuditHead, AuditRecord, first_break
+from coordinator.core.errors import (
+    CoordinatorDraining,
+    CoordinatorGone,
+    CoordinatorNotFound,
+    UnknownParticipant,
+    VersionChanged,
+)
+from coordinator.core.events import (
+    BranchResolved,
+    CancelOrdered,
+    HoldOrdered,
+    Order,
+    ReleaseOrdered,
+    RetryOrdered,
+)
+from coordinator.core.model import State
+from coordinator.engine.engine import Engine
+from coordinator.ports import (
+    AuditFilter,
+    CoordinatorRecord,
+    OperatorLog,
+    ParticipantRecord,
+    Record,
+    Unsettled,
+)
+from coordinator.rpc import admin_bulk, admin_replies, replies
+from coordinator.rpc.admin_explanation import explain
+from coordinator.rpc.admin_filter import parse
+from coordinator.rpc.admin_orders import Orders
+from coordinator.rpc.admin_requests import (
+    audit_position,
+    audit_token,
+    checked_act,
+    checked_outcome,
+    checked_page_size,
+    checked_words,
+)
+from coordinator.rpc.errors import Context, refusals_as_statuses
+from coordinator.rpc.requests import checked_gid, list_position, page_token
+from tcc.v1 import admin_pb2 as pb, admin_pb2_grpc, transaction_pb2
+
+_VERIFY_PAGE = 1_000
+# How many records of what operators did to one transaction its history shows.
+_ACTS_SHOWN_MAX = 1_000
+
+
+class AdminService(admin_pb2_grpc.AdminServiceServicer):
+    """The door for operators. `owner`: the id of the coordinator that answers."""
+
+    def __init__(self, engine: Engine, log: OperatorLog, *, owner: str, call_max_s: float) -> None:
+        self._engine = engine
+        self._log = log
+        self._owner = owner
+        self._orders = Orders(engine, log)
+        self.call_max_s = call_max_s
+
+    # --- questions about transactions -------------------------------------
+
+    @refusals_as_statuses
+    async def SearchTransactions(
+        self, request: pb.SearchTransactionsRequest, _context: Context
+    ) -> pb.SearchTransactionsResponse:
+        records, position = await self._engine.log.transaction_list(
+            parse(request.filter, self._engine.clock.now()),
+            after=list_position(request.page_token),
+            limit=checked_page_size(request.page_size),
+        )
+        return pb.SearchTransactionsResponse(
+            transactions=[replies.transaction(record, with_payloads=False) for record in records],
+            next_page_token=page_token(position) if position else "",
+        )
+
+    @refusals_as_statuses
+    async def InspectTransaction(
+        self, request: pb.InspectTransactionRequest, _context: Context
+    ) -> pb.InspectTransactionResponse:
+        gid = checked_gid(request.gid)
+        record = await self._engine.get(gid)
+        adoption = await self._log.transaction_adoption(gid)
+        acts = await self._log.audit_list(
+            AuditFilter(target=f"transaction/{gid}"), before=None, limit=_ACTS_SHOWN_MAX
+        )
+        names = {one.id: one.name for one in await self._log.coordinator_list()}
+        return pb.InspectTransactionResponse(
+            transaction=replies.transaction(record, with_payloads=True),
+            history=admin_replies.history(record, adoption, acts),
+            owner_name=names.get(record.owner or "", ""),
+        )
+
+    @refusals_as_statuses
+    async def ExplainTransaction(
+        self, request: pb.ExplainTransactionRequest, _context: Context
+    ) -> pb.ExplainTransactionResponse:
+        record = await self._engine.get(checked_gid(request.gid))
+        return explain(
+            record,
+            await self._log.coordinator_list(),
+            await self._log.participant_list(),
+            self._engine.clock.now(),
+        )
+
+    # --- orders to transactions -------------------------------------------
+
+    @refusals_as_statuses
+    async def RetryTransaction(
+        self, request: pb.RetryTransactionRequest, _context: Context
+    ) -> pb.RetryTransactionResponse:
+        record, audited = await self._ordered(request.gid, request.act, RetryOrdered())
+        return pb.RetryTransactionResponse(transaction=_shown(record), audit_record=audited)
+
+    @refusals_as_statuses
+    async def HoldTransaction(
+        self, request: pb.HoldTransactionRequest, _context: Context
+    ) -> pb.HoldTransactionResponse:
+        record, audited = await self._ordered(request.gid, request.act, HoldOrdered())
+        return pb.HoldTransactionResponse(transaction=_shown(record), audit_record=audited)
+
+    @refusals_as_statuses
+    async def ReleaseTransaction(
+        self, request: pb.ReleaseTransactionRequest, _context: Context
+    ) -> pb.ReleaseTransactionResponse:
+        record, audited = await self._ordered(request.gid, request.act, ReleaseOrdered())
+        return pb.ReleaseTransactionResponse(transaction=_shown(record), audit_record=audited)
+
+    @refusals_as_statuses
+    async def CancelTransaction(
+        self, request: pb.AdminServiceCancelTransactionRequest, _context: Context
+    ) -> pb.AdminServiceCancelTransactionResponse:
+        order = CancelOrdered(request.act.reason.strip())
+        record, audited = await self._ordered(request.gid, request.act, order)
+        return pb.AdminServiceCancelTransactionResponse(transaction=_shown(record), audit_record=audited)
+
+    @refusals_as_statuses
+    async def ResolveBranch(
+        self, request: pb.ResolveBranchRequest, _context: Context
+    ) -> pb.ResolveBranchResponse:
+        order = BranchResolved(
+            request.branch_id, checked_outcome(request.outcome), request.act.reason.strip()
+        )
+        record, audited = await self._ordered(request.gid, request.act, order)
+        return pb.ResolveBranchResponse(transaction=_shown(record), audit_record=audited)
+
+    async def _ordered(self, gid: str, act: pb.Act, order: Order) -> tuple[Record, pb.AuditRecord]:
+        record, audited = await self._orders.give(
+            checked_gid(gid), checked_act(act, needs_version=True), order
+        )
+        return record, admin_replies.audit_record(audited)
+
+    @refusals_as_statuses
+    async def RunBulkAction(self, request: pb.RunBulkActionRequest, context: Context) -> None:
+        async for response in admin_bulk.run(self._engine, self._orders, request, checked_act(request.act)):
+            await context.write(response)
+
+    # --- participants -----------------------------------------------------
+
+    @refusals_as_statuses
+    async def ListParticipants(
+        self, _request: pb.ListParticipantsRequest, _context: Context
+    ) -> pb.ListParticipantsResponse:
+        unsettled = await self._log.unsettled()
+        participants = admin_replies.participants(
+            await self._log.participant_list(), await self._log.coordinator_list(), unsettled.waiting_on
+        )
+        return pb.ListParticipantsResponse(participants=participants)
+
+    @refusals_as_statuses
+    async def PauseParticipant(
+        self, request: pb.PauseParticipantRequest, _context: Context
+    ) -> pb.PauseParticipantResponse:
+        status, audited = await self._changed(request.participant, request.act, "pause", paused=True)
+        return pb.PauseParticipantResponse(participant=status, audit_record=audited)
+
+    @refusals_as_statuses
+    async def ResumeParticipant(
+        self, request: pb.ResumeParticipantRequest, _context: Context
+    ) -> pb.ResumeParticipantResponse:
+        status, audited = await self._changed(request.participant, request.act, "resume", paused=False)
+        return pb.ResumeParticipantResponse(participant=status, audit_record=audited)
+
+    @refusals_as_statuses
+    async def ResetBreaker(
+        self, request: pb.ResetBreakerRequest, _context: Context
+    ) -> pb.ResetBreakerResponse:
+        status, audited = await self._changed(request.participant, request.act, "reset_breaker")
+        return pb.ResetBreakerResponse(participant=status, audit_record=audited)
+
+    async def _changed(
+        self, name: str, asked: pb.Act, action: str, *, paused: bool | None = None
+    ) -> tuple[pb.ParticipantStatus, pb.AuditRecord]:
+        """A participant as an operator wants it; `paused` None: its breaker is to be closed."""
+        act = checked_act(asked)
+        coordinators = await self._log.coordinator_list()
+        known = await self._participant(name, coordinators)
+        if known.version != act.version:
+            raise _participant_changed(known)
+        wanted = replace(
+            known,
+            paused=known.paused if paused is None else paused,
+            breaker_resets=known.breaker_resets + (paused is None),
+            operator=act.operator,
+            reason=act.reason,
+        )
+        entry = AuditEntry(
+            operator=act.operator,
+            action=f"participant.{action}",
+            target=f"participant/{name}",
+            reason=act.reason,
+            detail=f'{{"version":{known.version}}}',
+        )
+        try:
+            audited = await self._log.participant_change(wanted, entry)
+        except VersionChanged:
+            raise _participant_changed(await self._participant(name, coordinators)) from None
+        changed = (await self._log.participant_list())[name]
+        return (
+            admin_replies.participant(changed, coordinators, waiting=0),
+            admin_replies.audit_record(audited),
+        )
+
+    async def _participant(self, name: str, coordinators: list[CoordinatorRecord]) -> ParticipantRecord:
+        known = (await self._log.participant_list()).get(name)
+        configured = name in self._engine.lanes or any(
+            name in one.report.participants for one in coordinators
+        )
+        if known is None and not configured:
+            raise UnknownParticipant(
+                f"no coordinator is configured with participant {name!r}", metadata={"participant": name}
+            )
+        return known or ParticipantRecord(name=name)
+
+    # --- coordinators -----------------------------------------------------
+
+    @refusals_as_statuses
+    async def ListCoordinators(
+        self, _request: pb.ListCoordinatorsRequest, _context: Context
+    ) -> pb.ListCoordinatorsResponse:
+        return pb.ListCoordinatorsResponse(coordinators=await self._coordinators(), answering_id=self._owner)
+
+    async def _coordinators(self) -> list[pb.Coordinator]:
+        driving = await self._log.coordinator_driving()
+        return [admin_replies.coordinator(one, driving) for one in await self._log.coordinator_list()]
+
+    @refusals_as_statuses
+    async def DrainCoordinator(
+        self, request: pb.DrainCoordinatorRequest, _context: Context
+    ) -> pb.DrainCoordinatorResponse:
+        act, wanted = checked_act(request.act), request.coordinator_id
+        self._check_can_drain(wanted, await self._log.coordinator_list())
+        entry = AuditEntry(
+            operator=act.operator,
+            action="coordinator.drain",
+            target=f"coordinator/{wanted}",
+            reason=act.reason,
+        )
+        try:
+            audited = await self._log.coordinator_ask_to_drain(wanted, entry)
+        except VersionChanged:
+            self._check_can_drain(wanted, await self._log.coordinator_list())
+            raise
+        (coordinator,) = [one for one in await self._coordinators() if one.id == wanted]
+        return pb.DrainCoordinatorResponse(
+            coordinator=coordinator, audit_record=admin_replies.audit_record(audited)
+        )
+
+    def _check_can_drain(self, wanted: str, coordinators: list[CoordinatorRecord]) -> None:
+        found = next((one for one in coordinators if one.id == wanted), None)
+        if found is None:
+            raise CoordinatorNotFound(f"no coordinator {wanted!r}")
+        if not found.alive:
+            raise CoordinatorGone(f"coordinator {found.name} is gone; others adopt what it was driving")
+        if found.drain_requested_at is not None:
+            raise CoordinatorDraining(f"coordinator {found.name} has been asked to drain already")
+
+    # --- the audit chain ----------------------------------------------------
+
+    @refusals_as_statuses
+    async def ListAuditRecords(
+        self, request: pb.ListAuditRecordsRequest, _context: Context
+    ) -> pb.ListAuditRecordsResponse:
+        chosen = AuditFilter(
+            operator=checked_words("operator", request.operator),
+            target=checked_words("target", request.target),
+            action=checked_words("action", request.action),
+        )
+        limit = checked_page_size(request.page_size)
+        records = await self._log.audit_list(
+            chosen, before=audit_position(request.page_token), limit=limit + 1
+        )
+        page, more = records[:limit], len(records) > limit
+        return pb.ListAuditRecordsResponse(
+            records=[admin_replies.audit_record(record) for record in page],
+            next_page_token=audit_token(page[-1].sequence) if more else "",
+        )
+
+    @refusals_as_statuses
+    async def VerifyAuditChain(
+        self, _request: pb.VerifyAuditChainRequest, _context: Context
+    ) -> pb.VerifyAuditChainResponse:
+        end = await self._log.audit_head()
+        known, count = AuditHead(), 0
+        while known.sequence < end.sequence:
+            records = await self._log.audit_after(known.sequence, _VERIFY_PAGE)
+            page = [record for record in records if record.sequence <= end.sequence]
+            broken = first_break(known, page) or _missing_end(known, page)
+            if broken is not None:
+                return _verified(end, count + len(page), broken)
+            count += len(page)
+            known = AuditHead(page[-1].sequence, page[-1].hash)
+        broken = None if known == end else (end.sequence, "the end of the chain was changed")
+        return _verified(end, count, broken)
+
+    # --- figures ------------------------------------------------------------
+
+    @refusals_as_statuses
+    async def GetStats(self, _request: pb.GetStatsRequest, _context: Context) -> pb.GetStatsResponse:
+        unsettled = await self._log.unsettled()
+        coordinators = await self._log.coordinator_list()
+        driving = await self._log.coordinator_driving()
+        reply = pb.GetStatsResponse(
+            at=replies.timestamp(unsettled.at),
+            trying=unsettled.by_state.get(State.TRYING, 0),
+            confirming=unsettled.by_state.get(State.CONFIRMING, 0),
+            cancelling=unsettled.by_state.get(State.CANCELLING, 0),
+            parked=unsettled.parked,
+            stuck=unsettled.stuck,
+            held=unsettled.held,
+            oldest_unsettled_gid=unsettled.oldest_gid,
+            participants=admin_replies.participants(
+                await self._log.participant_list(), coordinators, unsettled.waiting_on
+            ),
+            coordinators=[admin_replies.coordinator(one, driving) for one in coordinators],
+            answering_id=self._owner,
+        )
+        for name, rate in _rates(coordinators).items():
+            setattr(reply, name, rate)
+        _set_oldest(reply, unsettled)
+        return reply
+
+
+def _shown(record: Record) -> transaction_pb2.Transaction:
+    return replies.transaction(record, with_payloads=False)
+
+
+def _participant_changed(known: ParticipantRecord) -> VersionChanged:
+    return VersionChanged(
+        f"participant {known.name!r} has changed since you looked: it is in version {known.version} now",
+        metadata={"participant": known.name, "version": str(known.version)},
+    )
+
+
+def _missing_end(known: AuditHead, page: list[AuditRecord]) -> tuple[int, str] | None:
+    return None if page else (known.sequence + 1, f"record {known.sequence + 1} is missing")
+
+
+def _verified(end: AuditHead, count: int, broken: tuple[int, str] | None) -> pb.VerifyAuditChainResponse:
+    sequence, problem = broken or (0, "")
+    return pb.VerifyAuditChainResponse(
+        intact=broken is None,
+        records=count,
+        broken_at_sequence=sequence,
+        problem=problem,
+        head_sequence=end.sequence,
+        head_hash=end.hash,
+    )
+
+
+def _rates(coordinators: list[CoordinatorRecord]) -> Mapping[str, float]:
+    alive = [one.report for one in coordinators if one.alive]
+    names = ("begun_per_s", "confirmed_per_s", "cancelled_per_s", "calls_per_s", "failed_calls_per_s")
+    return {name: sum(getattr(report, name) for report in alive) for name in names}
+
+
+def _set_oldest(reply: pb.GetStatsResponse, unsettled: Unsettled) -> None:
+    if unsettled.oldest_created_at is not None:
+        age_s = max(0.0, unsettled.at - unsettled.oldest_created_at)
+        reply.oldest_unsettled_age.FromMicroseconds(round(age_s * 1e6))
