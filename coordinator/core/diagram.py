@@ -16,7 +16,8 @@ Made from `TRANSITIONS` in `coordinator/core/machine.py` by
 ```
 
 There is no way from one decision to the other, and none back. Whether a
-transaction is stuck, or parked until its next attempt, are facts beside its state.
+transaction is stuck, parked until its next attempt, held by an operator, or has a
+branch with a heuristic outcome, are facts beside its state.
 """
 
 

@@ -125,7 +125,7 @@ participants = Table(
 audit = Table(
     "audit",
     metadata,
-    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, key="sequence", primary_key=True, autoincrement=False),
     Column("at_us", BigInteger, nullable=False),
     Column("operator", Text, nullable=False),
     Column("action", Text, nullable=False),
@@ -141,6 +141,6 @@ audit_head = Table(
     "audit_head",
     metadata,
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
-    Column("sequence", BigInteger, nullable=False),
+    Column("position", BigInteger, key="sequence", nullable=False),
     Column("hash", LargeBinary, nullable=False),
 )

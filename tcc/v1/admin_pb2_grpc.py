@@ -49,8 +49,8 @@ class AdminServiceStub:
     age>5m  age<=1h30m          time since it began, in d, h, m, s, ms
     gid=order-17                this very transaction
 
-    A value that holds a space, a comma, a quote or a backslash stands in double quotes, where \" and \\
-    mean " and \. Names of states may be written in small letters. An empty filter holds for all.
+    A value that holds a space, a comma, a double quote or a backslash stands in double quotes; inside them
+    a backslash goes before each double quote and each backslash. Names of states may be written in small letters. An empty filter holds for all.
     A mistake is refused with INVALID_ARGUMENT and the reason INVALID_FILTER; ErrorInfo has
     the metadata "position" (characters before the mistake) and "term".
     """
@@ -177,8 +177,8 @@ class AdminServiceServicer:
     age>5m  age<=1h30m          time since it began, in d, h, m, s, ms
     gid=order-17                this very transaction
 
-    A value that holds a space, a comma, a quote or a backslash stands in double quotes, where \" and \\
-    mean " and \. Names of states may be written in small letters. An empty filter holds for all.
+    A value that holds a space, a comma, a double quote or a backslash stands in double quotes; inside them
+    a backslash goes before each double quote and each backslash. Names of states may be written in small letters. An empty filter holds for all.
     A mistake is refused with INVALID_ARGUMENT and the reason INVALID_FILTER; ErrorInfo has
     the metadata "position" (characters before the mistake) and "term".
     """
@@ -441,8 +441,8 @@ class AdminService:
     age>5m  age<=1h30m          time since it began, in d, h, m, s, ms
     gid=order-17                this very transaction
 
-    A value that holds a space, a comma, a quote or a backslash stands in double quotes, where \" and \\
-    mean " and \. Names of states may be written in small letters. An empty filter holds for all.
+    A value that holds a space, a comma, a double quote or a backslash stands in double quotes; inside them
+    a backslash goes before each double quote and each backslash. Names of states may be written in small letters. An empty filter holds for all.
     A mistake is refused with INVALID_ARGUMENT and the reason INVALID_FILTER; ErrorInfo has
     the metadata "position" (characters before the mistake) and "term".
     """
