@@ -92,6 +92,7 @@ def _counts(engine: Engine) -> _Counts:
     )
 
 
+# A lane that a reload has replaced counts from nought: hence `max`.
 def _report(engine: Engine, targets: Mapping[str, str], before: _Counts, now: _Counts) -> CoordinatorReport:
     passed_s = max(now.at - before.at, 1e-3)
     return CoordinatorReport(
