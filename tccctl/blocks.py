@@ -24,11 +24,15 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table. A `wide` one is shown with `-o wide` only."""
+    """A column of a table.
+
+    A `wide` one is shown with `-o wide` only. What is longer than `characters_max` is cut, but not there.
+    """
 
     title: str
     wide: bool = False
     right: bool = False
+    characters_max: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +96,7 @@ def _plain_table(table: Table, *, wide: bool) -> Iterator[str]:
         return
     columns = _shown(table, wide=wide)
     lines = [[column.title for _, column in columns]]
-    lines += [[row[index].text for index, _ in columns] for row in table.rows]
+    lines += [[_cut(row[index].text, column, wide=wide) for index, column in columns] for row in table.rows]
     widths = [max(map(len, texts)) for texts in zip(*lines, strict=True)]
     for line in lines:
         aligned = (
@@ -100,6 +104,12 @@ def _plain_table(table: Table, *, wide: bool) -> Iterator[str]:
             for text, width, (_, column) in zip(line, widths, columns, strict=True)
         )
         yield "  ".join(aligned).rstrip()
+
+
+def _cut(text: str, column: Column, *, wide: bool) -> str:
+    if wide or column.characters_max is None or len(text) <= column.characters_max:
+        return text
+    return f"{text[: column.characters_max - 1]}…"
 
 
 def _rich(block: Block, *, wide: bool) -> RenderableType:
@@ -121,5 +131,9 @@ def _rich(block: Block, *, wide: bool) -> RenderableType:
             for _, column in columns:
                 table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
             for row in block.rows:
-                table.add_row(*(Text(row[index].text, style=row[index].style) for index, _ in columns))
+                cells = (
+                    Text(_cut(row[index].text, column, wide=wide), style=row[index].style)
+                    for index, column in columns
+                )
+                table.add_row(*cells)
             return table

@@ -15,6 +15,8 @@ from tccctl.failures import Failure
 from tccctl.formatting import enum_name
 from tccctl.session import Session, confirmed
 
+_DRY_RUN = "dry run"
+
 
 def run_bulk(
     session: Session,
@@ -30,7 +32,9 @@ def run_bulk(
 
     Ends the process with PARTLY where some transactions were not acted on. Raises Failure.
     """
-    request = admin.RunBulkActionRequest(filter=filter_, action=action, act=session.act(reason))
+    # What is only planned needs no reason; the contract wants words all the same.
+    act = session.act(reason or (_DRY_RUN if dry_run else None))
+    request = admin.RunBulkActionRequest(filter=filter_, action=action, act=act)
     if not token:
         plan = _plan(session, request)
         if dry_run or not plan.matched:
@@ -39,7 +43,7 @@ def run_bulk(
         if not session.output.is_data:
             session.output.show(_plan_blocks(plan))
         confirmed(
-            f"{_verb(action)} {plan.matched} transactions?",
+            f"{_verb(action)} {plan.succeeded} transactions?",
             yes=yes,
             advice=f"add --yes, or --token {plan.confirmation_token}",
         )
@@ -77,7 +81,7 @@ def _run(session: Session, request: admin.RunBulkActionRequest) -> None:
 
 
 def _plan_blocks(plan: admin.RunBulkActionResponse) -> list[Block]:
-    words = f"{plan.matched} transactions match; nothing is done yet"
+    words = f"{plan.matched} transactions match, {plan.succeeded} can be acted on; nothing is done yet"
     sample = f"for example {', '.join(plan.sample_gids)}" if plan.sample_gids else ""
     blocks: list[Block] = [Words(words)]
     if sample:
@@ -88,15 +92,10 @@ def _plan_blocks(plan: admin.RunBulkActionResponse) -> list[Block]:
 def _how_to_go_on(plan: admin.RunBulkActionResponse, request: admin.RunBulkActionRequest) -> list[Block]:
     if not plan.matched:
         return []
-    line = shlex.join(
-        [
-            "tccctl", "tx", _verb(request.action),
-            "--filter", request.filter,
-            "--token", plan.confirmation_token,
-            "--reason", request.act.reason,
-        ]
-    )  # fmt: skip
-    return [Words("to do it:"), Words(f"  {line}", "green")]
+    words = ["tccctl", "tx", _verb(request.action), "--filter", request.filter]
+    words += ["--token", plan.confirmation_token, "--reason"]
+    words.append("WHY" if request.act.reason == _DRY_RUN else request.act.reason)
+    return [Words("to do it:"), Words(f"  {shlex.join(words)}", "green")]
 
 
 def _failure_blocks(failures: Iterable[admin.BulkFailure]) -> list[Block]:

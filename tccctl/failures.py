@@ -129,5 +129,10 @@ _ADVICE: dict[str, Callable[[Mapping[str, str]], str]] = {
     ),
     "LOG_UNAVAILABLE": lambda _: "the coordinator runs, its PostgreSQL does not answer: look there first",
     "DRAINING": lambda _: "this coordinator shuts down: ask another one with --address",
+    "UNKNOWN_PARTICIPANT": lambda _: "`tccctl participant list` shows those that are known",
+    "COORDINATOR_NOT_FOUND": lambda _: "`tccctl coordinator list` shows those that are known",
+    "COORDINATOR_GONE": lambda _: "nothing is to be drained: `tccctl coordinator list` shows who drives what",
+    "COORDINATOR_DRAINING": lambda _: "wait until it has ended: `tccctl coordinator list`",
+    "SELECTION_TOO_LARGE": lambda _: "narrow the filter, for example by age>1h, and do it in parts",
     "OVERLOADED": lambda _: "try again in a few seconds",
 }

@@ -50,6 +50,12 @@ def ago(moment: Timestamp, now_s: float) -> str:
     return f"in {duration(-passed)}"
 
 
+def due(moment: Timestamp, now_s: float) -> str:
+    """When it is to happen: "in 4s", "now"; "-" when it is not set."""
+    when = ago(moment, now_s)
+    return "now" if when.endswith(" ago") else when
+
+
 def enum_name(descriptor: EnumDescriptor, number: int) -> str:
     """The value's name without the enum's: "CONFIRMING". Empty for UNSPECIFIED.
 

@@ -11,7 +11,7 @@ from tccctl.blocks import Cell, Column, Table, Words, cell
 from tccctl.command import Reason, Version, command
 from tccctl.exit_codes import ExitCode
 from tccctl.failures import Failure
-from tccctl.formatting import ago, enum_name
+from tccctl.formatting import ago, due, enum_name
 from tccctl.session import Session
 
 app = typer.Typer(
@@ -68,7 +68,7 @@ def participant_table(participants: Sequence[admin.ParticipantStatus], now_s: fl
         Column("TARGET", wide=True),
         Column("VERSION", wide=True, right=True),
         Column("CHANGED", wide=True),
-        Column("LAST ERROR"),
+        Column("LAST ERROR", characters_max=40),
     )
     rows = [
         _row(participant, report, now_s)
@@ -91,7 +91,7 @@ def _row(
         cell(participant.name, "bold"),
         cell(state, "" if state == "active" else "bold yellow"),
         cell(breaker, _BREAKER_STYLES.get(breaker, "")),
-        cell(ago(known.probe_at, now_s)),
+        cell(due(known.probe_at, now_s)),
         cell(participant.waiting),
         *map(cell, numbers),
         cell(known.coordinator_name or known.coordinator_id),

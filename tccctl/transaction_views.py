@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from tcc.v1 import admin_pb2 as admin, transaction_pb2 as pb
 from tccctl.blocks import Block, Cell, Column, Facts, Table, Words, cell
-from tccctl.formatting import ago, duration, enum_name, instant, seconds_of
+from tccctl.formatting import ago, due, duration, enum_name, instant, seconds_of
 from tccctl.payloads import PayloadReader
 from tccctl.records import branch_key
 
@@ -84,7 +84,7 @@ def timeline_blocks(reply: admin.InspectTransactionResponse) -> list[Block]:
         Column("BRANCH"),
         Column("BY"),
         Column("TIMES", right=True),
-        Column("DETAIL"),
+        Column("DETAIL", characters_max=60),
     )
     began_s = seconds_of(reply.transaction.created_at)
     rows = [_history_row(entry, began_s) for entry in reply.history]
@@ -191,7 +191,7 @@ def _branch_table(branches: Sequence[pb.Branch], now_s: float) -> Table:
         Column("STATE"),
         Column("FAILED", right=True),
         Column("NEXT"),
-        Column("LAST ERROR"),
+        Column("LAST ERROR", characters_max=40),
         Column("OPERATOR'S WORD"),
     )
     rows = [
@@ -202,7 +202,7 @@ def _branch_table(branches: Sequence[pb.Branch], now_s: float) -> Table:
             cell(branch.spec.stage),
             cell(enum_name(pb.BranchState.DESCRIPTOR, branch.state)),
             cell(branch.attempts, _FLAG_STYLE if branch.attempts else ""),
-            cell(ago(branch.next_attempt_at, now_s)),
+            cell(due(branch.next_attempt_at, now_s)),
             cell(branch.last_error, "red"),
             cell(_word(branch), _FLAG_STYLE),
         ]
@@ -271,7 +271,7 @@ def _explanation_facts(
         cell(f"{owner}{dead}" if owner else "nobody now", "" if not dead or not owner else "red"),
     )
     if explanation.HasField("next_attempt_at"):
-        yield "next attempt", cell(ago(explanation.next_attempt_at, now_s))
+        yield "next attempt", cell(due(explanation.next_attempt_at, now_s))
     yield "version", cell(explanation.version)
 
 
@@ -280,11 +280,13 @@ def _branch_explanation(branch: admin.BranchExplanation, now_s: float) -> Iterat
         f"Branch {branch.branch_id}: {branch.operation} of {branch.action} at {branch.participant}", "bold"
     )
     yield Words(f"  {branch.summary}")
-    facts = [("  failed calls", cell(branch.attempts, "red" if branch.attempts else ""))]
-    if branch.last_error:
-        facts.append(("  last error", cell(branch.last_error, "red")))
-    if branch.HasField("next_attempt_at"):
-        facts.append(("  next attempt", cell(ago(branch.next_attempt_at, now_s))))
+    facts: list[tuple[str, Cell]] = []
+    # Where the calls are what is wrong, the summary says it.
+    if branch.last_error not in branch.summary:
+        facts += [
+            ("  failed calls", cell(branch.attempts, "red")),
+            ("  last error", cell(branch.last_error, "red")),
+        ]
     facts += [
         (f"  seen by {report.coordinator_name or report.coordinator_id}", cell(_seen(report, now_s)))
         for report in branch.reports
@@ -296,7 +298,7 @@ def _seen(report: admin.ParticipantReport, now_s: float) -> str:
     breaker = enum_name(admin.BreakerState.DESCRIPTOR, report.breaker).lower().replace("_", "-")
     words = [f"breaker {breaker or 'unknown'}"]
     if report.HasField("probe_at"):
-        words.append(f"probe {ago(report.probe_at, now_s)}")
+        words.append(f"probe {due(report.probe_at, now_s)}")
     words.append(f"{report.failures_in_a_row} failures in a row")
     return ", ".join(words)
 

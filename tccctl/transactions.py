@@ -302,11 +302,12 @@ def _act(
     reply = session.do(method, request)
     transaction, audit = reply.transaction, reply.audit_record
     words = Words(f"{done} {transaction.gid}: {brief(transaction)} (audit record {audit.sequence})")
-    session.output.answer([words], session.record(reply))
+    said = session.record(reply) | {"transaction": _without_payloads(session, transaction)}
+    session.output.answer([words], said)
 
 
 def _without_payloads(session: Session, transaction: pb.Transaction) -> dict[str, Any]:
-    """As the list has them: it carries no payloads, which must not look as if there were none."""
+    """As lists and orders answer: without payloads, which must not look as if there were none."""
     said = session.record(transaction)
     for branch in said["branches"]:
         del branch["result"], branch["spec"]["payload"]

@@ -9,7 +9,12 @@ from tests.ctl.scripted_admin import refusal, scripted
 
 PLAN = [
     admin.RunBulkActionResponse(
-        dry_run=True, matched=3, sample_gids=["a", "b"], confirmation_token="t0ken", finished=True
+        dry_run=True,
+        matched=3,
+        succeeded=2,
+        sample_gids=["a", "b"],
+        confirmation_token="t0ken",
+        finished=True,
     )
 ]
 NOT_HELD = admin.BulkFailure(
@@ -26,7 +31,7 @@ def test_a_dry_run_says_what_would_be_done_and_how_to_do_it() -> None:
     with scripted(RunBulkAction=PLAN) as service:
         result = service.tccctl(*COMMAND, "--dry-run")
     assert result.stdout.splitlines() == [
-        "3 transactions match; nothing is done yet",
+        "3 transactions match, 2 can be acted on; nothing is done yet",
         "for example a, b",
         "to do it:",
         """  tccctl tx release --filter 'held label.shop=eu' --token t0ken --reason 'it'"'"'s over'""",
@@ -34,6 +39,12 @@ def test_a_dry_run_says_what_would_be_done_and_how_to_do_it() -> None:
     (request,) = service.requests
     assert (request.action, request.confirmation_token) == (admin.BULK_ACTION_RELEASE, "")
     assert result.exit_code == 0
+
+
+def test_a_dry_run_needs_no_reason() -> None:
+    with scripted(RunBulkAction=PLAN) as service:
+        result = service.tccctl("tx", "retry", "--filter", "stuck", "--dry-run")
+    assert result.stdout.endswith("  tccctl tx retry --filter stuck --token t0ken --reason WHY\n")
 
 
 def test_with_yes_it_is_done_with_the_token_of_the_dry_run() -> None:
@@ -66,7 +77,7 @@ def test_without_anybody_to_ask_nothing_is_done() -> None:
 def test_a_filter_that_finds_nothing_is_no_failure() -> None:
     with scripted(RunBulkAction=[admin.RunBulkActionResponse(dry_run=True, finished=True)]) as service:
         result = service.tccctl(*COMMAND, "--yes")
-    assert result.stdout == "0 transactions match; nothing is done yet\n"
+    assert result.stdout == "0 transactions match, 0 can be acted on; nothing is done yet\n"
     assert (result.exit_code, len(service.requests)) == (0, 1)
 
 

@@ -2,7 +2,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tcc.v1 import admin_pb2 as admin, transaction_pb2 as pb
-from tccctl.formatting import ago, duration, enum_name, harmless, instant
+from tccctl.formatting import ago, due, duration, enum_name, harmless, instant
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,7 @@ def test_a_moment_is_said_in_utc_and_beside_now() -> None:
     assert instant(moment) == "2025-11-21T11:30:54.120Z"
     assert ago(moment, 1_763_724_664.2) == "10s ago"
     assert ago(moment, 1_763_724_650) == "in 4s"
+    assert (due(moment, 1_763_724_664), due(moment, 1_763_724_650)) == ("now", "in 4s")
     assert (instant(Timestamp()), ago(Timestamp(), 1.0)) == ("-", "-")
 
 

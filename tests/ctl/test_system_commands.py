@@ -31,7 +31,7 @@ INVENTORY = admin.ParticipantStatus(
             under_way=2,
             calls_answered=1_000,
             calls_failed=9,
-            last_error="DOWN",
+            last_error="DOWN: " + 50 * "x",
             target="dns:///inventory:50051",
         )
     ],
@@ -59,7 +59,7 @@ def test_participants_are_listed_with_their_breakers() -> None:
     with scripted(ListParticipants=PARTICIPANTS) as service:
         _, inventory, gone = service.tccctl("participant", "list").stdout.splitlines()
     assert columns(inventory)[:3] == ["inventory", "active", "open"]
-    assert columns(inventory)[4:] == ["17", "2", "5", "1000", "9", "host-1:42", "DOWN"]
+    assert columns(inventory)[4:] == ["17", "2", "5", "1000", "9", "host-1:42", f"DOWN: {33 * 'x'}…"]
     assert columns(gone)[:2] == ["gone", "paused"]
 
 
@@ -68,6 +68,7 @@ def test_wide_shows_more() -> None:
         wide = service.tccctl("participant", "list", "-o", "wide").stdout
     assert "dns:///inventory:50051" in wide
     assert "by bo: moved" in wide
+    assert 50 * "x" in wide
 
 
 @pytest.mark.parametrize(
