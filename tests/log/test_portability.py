@@ -53,7 +53,7 @@ def migration_sql(database_url: str, monkeypatch: pytest.MonkeyPatch) -> list[st
         event.listen(engine, "before_cursor_execute", lambda *args: sent.append(args[2]))
         return engine
 
-    monkeypatch.setattr(migration, "_engine", listening_engine)
+    monkeypatch.setattr(migration, "database_engine", listening_engine)
     migration.migrate(database_url)
     return sent
 
