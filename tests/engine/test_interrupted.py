@@ -60,6 +60,17 @@ async def test_what_is_due_is_claimed_in_bites_and_the_next_run_goes_on(engine: 
     assert engine.live.keys() == set(GIDS)
 
 
+@pytest.mark.parametrize("job", [Adopt, Retry])
+async def test_others_are_looked_after_again_and_again(
+    engine: Engine, log_url: str, job: type[Adopt | Retry]
+) -> None:
+    looking = job(engine, RecoverySettings(adopt_every_s=0.0, poll_every_s=0.0))
+    assert await looking.run_once() == 0
+    for gid in ("a", "b"):
+        await leave_behind(log_url, gid, is_parked=job is Retry)
+        assert await looking.run_once() == 1
+
+
 async def test_a_coordinator_that_leaves_takes_no_further_bite(
     engine: Engine, log_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -263,6 +263,21 @@ async def test_waiting_for_a_retry_costs_no_memory(database_url: str, stock: Scr
         assert [tx.owner for tx in listed.transactions] == [""] * 10
 
 
+async def test_who_waits_for_the_end_is_told_though_it_was_parked_meanwhile(
+    database_url: str, stock: ScriptedParticipant
+) -> None:
+    async def fail_first(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+        is_first = call.operation == CONFIRM and stock.count(CONFIRM) == 1
+        return failed("LATER") if is_first else SUCCEEDED
+
+    stock.script = fail_first
+    async with running(settings_for({"stock": {"target": stock.address}}), database_url) as worker:
+        request = execute("g", pb.WAIT_FOR_COMPLETION)
+        outcome = (await worker.stub.ExecuteTransaction(request, timeout=30)).outcome
+    assert outcome.state == pb.TRANSACTION_STATE_CONFIRMED
+    assert stock.count(CONFIRM) == 2
+
+
 async def test_work_beyond_the_bound_is_refused_before_it_is_written(
     database_url: str, stock: ScriptedParticipant
 ) -> None:

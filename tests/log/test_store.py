@@ -178,6 +178,19 @@ async def test_a_stale_version_is_refused_and_changes_nothing(ours: PostgresLog)
     assert await stored(ours, "a") == decided
 
 
+async def test_a_stale_version_is_refused_though_the_law_allows_its_state(ours: PostgresLog) -> None:
+    (tx,) = await insert(ours, begun("a"))
+    repeated = await save(ours, each_branch(tx, attempts=1))
+    assert await ours.transaction_save([confirming(tx)]) == [False]
+    assert await stored(ours, "a") == repeated
+
+
+async def test_only_the_owner_saves(ours: PostgresLog, theirs: PostgresLog) -> None:
+    (tx,) = await insert(ours, begun("a"))
+    assert await theirs.transaction_save([confirming(tx)]) == [False]
+    assert await stored(ours, "a") == tx
+
+
 async def test_a_batch_with_a_refused_one_writes_the_others(ours: PostgresLog, theirs: PostgresLog) -> None:
     one, two, three = await insert(ours, begun("1"), begun("2"), begun("3"))
     assert await theirs.transaction_take("2", version=1) is not None
@@ -360,6 +373,24 @@ async def test_who_leaves_is_adopted_from_at_once(ours: PostgresLog, theirs: Pos
     await insert(theirs, begun("a"))
     await theirs.coordinator_leave()
     assert [record.tx.gid for record in await ours.transaction_adopt(10)] == ["a"]
+
+
+async def test_who_leaves_ends_its_own_lease_alone(ours: PostgresLog, theirs: PostgresLog) -> None:
+    await insert(ours, begun("a"))
+    await theirs.coordinator_leave()
+    assert await theirs.transaction_adopt(10) == []
+
+
+async def test_a_heartbeat_renews_the_lease_of_its_sender_alone(
+    ours: PostgresLog, theirs: PostgresLog, log_url: str
+) -> None:
+    await insert(ours, begun("a"))
+    await insert(theirs, begun("b"))
+    await run_out_lease(log_url, "ours")
+    await run_out_lease(log_url, "theirs")
+    await ours.coordinator_heartbeat(lease_s=60)
+    assert await theirs.transaction_adopt(10) == []
+    assert [record.tx.gid for record in await ours.transaction_adopt(10)] == ["b"]
 
 
 async def test_the_heartbeat_tells_the_time_of_the_database(ours: PostgresLog, log_url: str) -> None:

@@ -215,6 +215,19 @@ async def test_rejected_try_leaves_no_trace_and_may_be_tried_again(database, cal
     assert _answer(await caller.try_(make_call(action=action))) == DONE
 
 
+async def test_rejected_items_of_a_batch_leave_no_row(database, call_participant):
+    engine, ledger = database
+    caller = await call_participant(make_participant(engine))
+
+    outcomes = await caller.execute(
+        make_call(branch_id="kept", action="batch", payload=b'{"result": 1}'),
+        make_call(branch_id="rejected", action="batch", payload=b'{"reject": 1}'),
+    )
+
+    assert [outcome.code for outcome in outcomes] == [SUCCEEDED, REJECTED]
+    assert ledger.rows() == [("kept", 1)]
+
+
 async def test_one_poison_item_harms_nobody_else_in_its_batch(database, call_participant):
     engine, ledger = database
     caller = await call_participant(make_participant(engine))

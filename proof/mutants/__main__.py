@@ -1,0 +1,8 @@
+"""`python -m proof.mutants`: plants every bug, one at a time; the last line of standard output is JSON."""
+
+import sys
+
+from proof.mutants.program import main
+
+if __name__ == "__main__":
+    sys.exit(main())

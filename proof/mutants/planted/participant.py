@@ -1,0 +1,143 @@
+"""Bugs of the participant's side: the barrier and what surrounds it."""
+
+from functools import partial
+
+from proof.mutants.mutant import Mutant, selection
+
+_BARRIER = "tests/sdk/test_barrier.py"
+_barrier = partial(Mutant, file="tcc/barrier.py")
+_law = partial(_barrier, check=selection(f"{_BARRIER}::test_every_cell_of_the_law[sqlite-single]"))
+_sql = partial(Mutant, file="tcc/barrier_sql.py")
+_work = partial(Mutant, file="tcc/participant_work.py")
+_PURGE = "tests/sdk/test_participant.py::test_purge_takes_old_ended_rows_in_bounded_batches_and_nothing_else"
+
+MUTANTS = (
+    _law(
+        name="late Try accepted",
+        breaks="a Try that finds its tombstone is refused",
+        old="(Operation.TRY, State.CANCELLED): Verdict.LATE_TRY,",
+        new="(Operation.TRY, State.CANCELLED): Verdict.RUN,",
+    ),
+    _law(
+        name="second Try executes again",
+        breaks="a call's effect happens at most once",
+        old="(Operation.TRY, State.TRIED): Verdict.REPLAY,",
+        new="(Operation.TRY, State.TRIED): Verdict.RUN,",
+    ),
+    _law(
+        name="second Confirm executes again",
+        breaks="a call's effect happens at most once",
+        old="(Operation.CONFIRM, State.CONFIRMED): Verdict.DONE,",
+        new="(Operation.CONFIRM, State.CONFIRMED): Verdict.RUN,",
+    ),
+    _law(
+        name="second Cancel executes again",
+        breaks="a call's effect happens at most once",
+        old="(Operation.CANCEL, State.CANCELLED): Verdict.DONE,",
+        new="(Operation.CANCEL, State.CANCELLED): Verdict.RUN,",
+    ),
+    _law(
+        name="Confirm without Try silently succeeds",
+        breaks="a Confirm without a recorded Try is reported",
+        old="(Operation.CONFIRM, None): Verdict.NOT_TRIED,",
+        new="(Operation.CONFIRM, None): Verdict.DONE,",
+    ),
+    _law(
+        name="empty cancel runs the handler",
+        breaks="an empty cancel changes nothing",
+        old="(Operation.CANCEL, None): Verdict.EMPTY_CANCEL,",
+        new="(Operation.CANCEL, None): Verdict.RUN,",
+    ),
+    _law(
+        name="Cancel of a confirmed branch hidden",
+        breaks="mixed outcomes are reported, never hidden",
+        old="(Operation.CANCEL, State.CONFIRMED): Verdict.ALREADY_CONFIRMED,",
+        new="(Operation.CANCEL, State.CONFIRMED): Verdict.DONE,",
+    ),
+    _law(
+        name="what is cancelled is not written down",
+        breaks="what was done once is known for ever",
+        old="        if moving:\n            yield from sql.move(",
+        new="        if moving and operation is Operation.CONFIRM:\n            yield from sql.move(",
+    ),
+    _barrier(
+        name="branch of another action not noticed",
+        breaks="two callers who share a gid by mistake are told",
+        old="return LAW[operation, State(row.state)] if row.action == action else Verdict.BRANCH_CONFLICT",
+        new="return LAW[operation, State(row.state)]",
+        check=selection(f"{_BARRIER}::test_same_branch_under_another_action_is_refused[sqlite-2]"),
+    ),
+    _barrier(
+        name="rejected Try leaves its row",
+        breaks="a Try that was rejected may be tried again, and its Cancel has nothing to give back",
+        old="    if dropped:\n",
+        new="    if dropped and not results:\n",
+        check=selection(f"{_BARRIER}::test_rejected_items_of_a_batch_leave_no_row[sqlite]"),
+    ),
+    _barrier(
+        name="results of single Trys are not kept",
+        breaks="a repeated Try is answered what the first one was",
+        old="    if results:\n",
+        new="    if len(results) > 1:\n",
+        check=selection(f"{_BARRIER}::test_every_cell_of_the_law[sqlite-single]"),
+    ),
+    _barrier(
+        name="answers of a batch in the order of their keys",
+        breaks="each call of a batch gets its own answer",
+        old="    return _unsorted(outcomes, order)",
+        new="    return outcomes",
+        check=selection(f"{_BARRIER}::test_mixed_batch_answers_each_item_by_the_law[sqlite-batch]"),
+    ),
+    _barrier(
+        name="handler's answer of the wrong length accepted",
+        breaks="each item of a batch gets its own answer",
+        old="    if len(answers) != count:\n",
+        new="    if len(answers) < count:\n",
+        check=selection("tests/sdk/test_participant.py::test_batch_answer_of_the_wrong_length_is_an_error"),
+    ),
+    _sql(
+        name="expired Try accepted",
+        breaks="a Try past its expiry is refused even when its tombstone is gone",
+        old="expires_at_ms = 0 OR expires_at_ms > {_now_ms}",
+        new="expires_at_ms >= 0",
+        check=selection(f"{_BARRIER}::test_try_past_its_expiry_is_refused_and_leaves_no_row[postgresql]"),
+    ),
+    _sql(
+        name="tombstone deleted too early",
+        breaks="a tombstone stays until its transaction's expiry is long past",
+        old="state <> 1 AND expires_at_ms < {now} - :margin_ms AND ",
+        new="state <> 1 AND ",
+        check=selection(f"{_PURGE}[sqlite]"),
+    ),
+    _sql(
+        name="purge deletes what is still to be confirmed",
+        breaks="a Confirm finds its Try, however late it comes",
+        old='old = "state <> 1 AND ',
+        new='old = "',
+        check=selection(f"{_PURGE}[sqlite]"),
+    ),
+    _work(
+        name="poison item takes its batch along",
+        breaks="one poison item harms nobody",
+        old="if len(batch) > 1 and not database_failed(error):",
+        new="if len(batch) > 1_000 and not database_failed(error):",
+        check=selection(f"{_BARRIER}::test_one_poison_item_harms_nobody_else_in_its_batch[sqlite]"),
+    ),
+    _work(
+        name="duplicate within a batch dropped",
+        breaks="every call is answered",
+        old="            delivery for delivery in batch if first[delivery.item.branch.key] is not delivery\n",
+        new="            delivery for delivery in batch if delivery not in batch\n",
+        check=selection(f"{_BARRIER}::test_same_call_twice_in_one_batch_takes_effect_once[sqlite-batch]"),
+    ),
+    Mutant(
+        name="answer before the local commit",
+        breaks="what a participant has answered it has done",
+        file="tcc/barrier_door.py",
+        old="            async with self._engine.begin() as connection:\n"
+        "                came = await _drive_async(plan(), connection, handler)",
+        new="            async with self._engine.connect() as connection:\n"
+        "                came = await _drive_async(plan(), connection, handler)",
+        check=selection(f"{_BARRIER}::test_every_cell_of_the_law[sqlite-async-single]"),
+    ),
+)
