@@ -26,7 +26,7 @@ _COPIED = (
     "docs",
     "pyproject.toml",
 )
-TIMEOUT_S = 100.0
+TIMEOUT_S = 60.0
 _TESTS_FAILED = 1
 
 

@@ -301,6 +301,34 @@ async def test_work_beyond_the_bound_is_refused_before_it_is_written(
         go.set()
 
 
+async def test_the_bound_holds_however_the_work_is_spread(
+    database_url: str, stock: ScriptedParticipant
+) -> None:
+    go = asyncio.Event()
+
+    async def wait(_call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+        await go.wait()
+        return SUCCEEDED
+
+    stock.script = wait
+    names = ("one", "two", "three")
+    participants = {name: {"target": stock.address} for name in names}
+    async with running(settings_for(participants, limits={"live_max": 6}), database_url) as worker:
+        # Two each, where each alone may have three.
+        for number, name in enumerate(names * 2):
+            await worker.stub.ExecuteTransaction(
+                pb.ExecuteTransactionRequest(
+                    gid=f"g{number}", branches=[branch("1", name)], wait_for=pb.WAIT_FOR_ACCEPTED
+                )
+            )
+        async with refused("RESOURCE_EXHAUSTED", "OVERLOADED") as refusal:
+            await worker.stub.ExecuteTransaction(
+                pb.ExecuteTransactionRequest(gid="one too many", branches=[branch("1", "one")]), timeout=30
+            )
+        assert "participant" not in refusal.info.metadata
+        go.set()
+
+
 async def test_a_full_coordinator_refuses_what_is_new_in_a_batch_and_answers_repeats(
     database_url: str, stock: ScriptedParticipant
 ) -> None:

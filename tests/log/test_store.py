@@ -160,6 +160,12 @@ async def test_results_and_errors_are_kept(ours: PostgresLog) -> None:
     assert await stored(ours, "a") == tx
 
 
+async def test_results_are_kept_where_nothing_else_is_odd(ours: PostgresLog) -> None:
+    (tx,) = await insert(ours, begun("a"))
+    tx = await save(ours, each_branch(confirming(tx), result=b"id", result_content_type="x/y"))
+    assert await stored(ours, "a") == tx
+
+
 async def test_a_branch_that_joins_is_kept_and_later_writes_leave_it(ours: PostgresLog) -> None:
     (tx,) = await insert(ours, begun("a", "inventory", interactive=True))
     tx = each_branch(tx, tried=TryState.SUCCEEDED)

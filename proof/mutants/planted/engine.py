@@ -50,9 +50,7 @@ MUTANTS = (
         breaks="new work is refused before anything is written",
         old="if len(self.live) >= self.limits.live_max * NEW_WORK_SHARE:",
         new="if len(self.live) > self.limits.live_max * 2:",
-        check=selection(
-            f"{_TAKING_OVER}::test_a_full_coordinator_refuses_what_is_new_in_a_batch_and_answers_repeats"
-        ),
+        check=selection(f"{_TAKING_OVER}::test_the_bound_holds_however_the_work_is_spread"),
     ),
     _engine(
         name="one participant may fill everything",

@@ -142,13 +142,13 @@ MUTANTS = (
         breaks="what Try returned survives every process",
         old="        and _is_implied(tx)\n",
         new="",
-        check=selection(f"{_STORE}::test_results_and_errors_are_kept"),
+        check=selection(f"{_STORE}::test_results_are_kept_where_nothing_else_is_odd"),
     ),
     _rows(
-        name="what our own release left is taken for our save",
+        name="what our own taking left is taken for our save",
         breaks="a write is done only if the row holds what it would have written",
         old='    return stored["owner"] == owner and all(',
         new='    return (stored["owner"], stored["version"]) == (owner, wanted["version"]) or all(',
-        check=selection(f"{_STORE}::test_a_save_behind_our_own_release_is_not_taken_for_done"),
+        check=selection(f"{_STORE}::test_a_save_behind_our_own_taking_is_not_taken_for_done"),
     ),
 )
