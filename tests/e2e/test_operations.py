@@ -1,0 +1,184 @@
+"""The incidents of docs/OPERATIONS.md, each prepared for real, with the commands that the guide shows."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+
+from tcc.v1 import participant_pb2, transaction_pb2 as pb
+from tests.support import daemon
+from tests.support.guide import steps, walk
+from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, failed, serving
+from tests.support.worker import Running, branch, running, settings_for
+
+GUIDE = Path(__file__).parent.parent.parent / "docs" / "OPERATIONS.md"
+TRY = participant_pb2.OPERATION_TRY
+CONFIRM = participant_pb2.OPERATION_CONFIRM
+# Stuck soon; then the breaker opens, and all is still.
+BREAKING = {
+    "retry_first_s": 0.05,
+    "retry_max_s": 0.2,
+    "attempts_before_stuck": 3,
+    "breaker_failures": 30,
+    "breaker_open_first_s": 600,
+    "breaker_open_max_s": 600,
+}
+# Stuck soon, and then tried so seldom that an operator can look at it.
+SLOWING = {"retry_first_s": 0.05, "retry_max_s": 600, "attempts_before_stuck": 3}
+
+
+def asked_by(address: str) -> dict[str, str]:
+    """The environment of an operator."""
+    return {"TCCCTL_ADDRESS": address, "TCCCTL_OPERATOR": "ana", "HOME": "/nonexistent", "NO_COLOR": "1"}
+
+
+async def begin(
+    coordinator: Running, gid: str, *branches: pb.BranchSpec, wait_for: "pb.WaitFor" = pb.WAIT_FOR_DECISION
+) -> None:
+    request = pb.ExecuteTransactionRequest(
+        gid=gid, branches=branches, initiator="shop", labels={"region": "eu"}, wait_for=wait_for
+    )
+    await coordinator.stub.ExecuteTransaction(request, timeout=60)
+
+
+@contextlib.asynccontextmanager
+async def coordinator(
+    url: str, participants: Mapping[str, str], policy: Mapping[str, object]
+) -> AsyncIterator[Running]:
+    """A worker that has these participants, by their addresses."""
+    tables = {name: {"target": target} | dict(policy) for name, target in participants.items()}
+    settings = settings_for(tables, admin={"report_every_s": 0.1})
+    async with running(settings, url) as worker:
+        yield worker
+
+
+async def walk_at(worker: Running, section: str, **events: Callable[[], Awaitable[None]]) -> None:
+    """Follows a section of the guide; the names of events have _ for spaces."""
+    address = f"127.0.0.1:{worker.worker.admin_port}"
+    named = {name.replace("_", " "): happens for name, happens in events.items()}
+    await walk(steps(GUIDE, section), asked_by(address), named)
+
+
+async def test_a_participant_is_down(log_url: str) -> None:
+    """It goes after its Trys have succeeded, before anything is decided."""
+    stock, coupons, gone = ScriptedParticipant(), ScriptedParticipant(), asyncio.Event()
+
+    async def wait_until_it_is_gone(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+        await gone.wait()
+        return SUCCEEDED
+
+    coupons.script = wait_until_it_is_gone
+    async with contextlib.AsyncExitStack() as again, serving(coupons) as coupon_address:
+        up = contextlib.AsyncExitStack()
+        address = await up.enter_async_context(serving(stock))
+
+        async def back() -> None:
+            await again.enter_async_context(serving(stock, int(address.rpartition(":")[2])))
+
+        participants = {"inventory": address, "coupon": coupon_address}
+        async with coordinator(log_url, participants, BREAKING) as worker:
+            branches = branch("stock", "inventory"), branch("coupon", "coupon", action="freeze")
+            for number in (1, 2, 3):
+                await begin(worker, f"order-{number}", *branches, wait_for=pb.WAIT_FOR_ACCEPTED)
+            await stock.until(lambda: stock.count(TRY) == 3)
+            await up.aclose()
+            gone.set()
+            await walk_at(worker, "A participant is down", inventory_is_back=back)
+        assert stock.count(CONFIRM) == 3
+
+
+async def test_a_confirm_always_fails(log_url: str) -> None:
+    stock, decided = ScriptedParticipant(), asyncio.Event()
+
+    async def fail_confirms(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+        if (call.gid, call.branch_id, call.operation) == ("order-17", "stock", CONFIRM):
+            await decided.wait()
+            return failed("SKU_DELETED")
+        return SUCCEEDED
+
+    stock.script = fail_confirms
+    async with (
+        serving(stock) as address,
+        coordinator(log_url, {"inventory": address, "coupon": address}, SLOWING) as worker,
+    ):
+        for gid in ("order-17", "order-18"):
+            payload = b'{"sku": "A-1", "quantity": 2, "card": {"number": "4111111111111111"}}'
+            reserve = branch("stock", "inventory", payload=payload, content_type="application/json")
+            await begin(worker, gid, reserve, branch("coupon", "coupon", action="freeze"))
+        await worker.settled("order-18")
+        decided.set()
+        await walk_at(worker, "A Confirm always fails")
+        assert (await worker.settled("order-17")).heuristic
+
+
+async def test_an_initiator_died(log_url: str) -> None:
+    stock = ScriptedParticipant()
+    async with serving(stock) as address, coordinator(log_url, {"inventory": address}, {}) as worker:
+        for number in (1, 2, 3):
+            gid = f"order-{number}"
+            request = pb.BeginTransactionRequest(gid=gid, initiator="shop", labels={"region": "eu"})
+            request.expiry.FromSeconds(3_600)
+            await worker.stub.BeginTransaction(request)
+            await worker.stub.TryBranch(pb.TryBranchRequest(gid=gid, branch=branch("stock", "inventory")))
+        await walk_at(worker, "An initiator died")
+        assert stock.count(participant_pb2.OPERATION_CANCEL) == 3
+
+
+def daemon_config(stock: str, url: str, admin: str) -> str:
+    return f"""
+        [log]
+        url = "{url}"
+        [admin]
+        listen = "{admin}"
+        report_every_s = 0.1
+        [participants.inventory]
+        target = "{stock}"
+        call_timeout_s = 60
+    """
+
+
+async def test_a_coordinator_is_gone(database_url: str, tmp_path: Path) -> None:
+    stock = ScriptedParticipant()
+    held = asyncio.Event()
+
+    async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+        if call.operation == CONFIRM:
+            await held.wait()
+        return SUCCEEDED
+
+    stock.script = script
+    homes = [tmp_path / "one", tmp_path / "two"]
+    for home in homes:
+        home.mkdir()
+    operators = f"127.0.0.1:{free_port()}"
+    async with serving(stock) as address:
+        config = daemon_config(address, database_url, f"127.0.0.1:{free_port()}")
+        async with daemon.serving(homes[0], config) as victim:
+            async with daemon.stub(victim.address) as stub:
+                for number in (1, 2, 3):
+                    request = pb.ExecuteTransactionRequest(
+                        gid=f"order-{number}", branches=[branch("stock", "inventory")], initiator="shop"
+                    )
+                    await stub.ExecuteTransaction(request, timeout=60)
+            config = daemon_config(address, database_url, operators)
+            async with daemon.serving(homes[1], config):
+
+                async def gone() -> None:
+                    victim.kill_worker(victim.process.pid)
+                    await victim.process.wait()
+
+                async def answering() -> None:
+                    held.set()
+
+                await walk(
+                    steps(GUIDE, "A coordinator is gone"),
+                    asked_by(operators),
+                    {"it is killed": gone, "inventory answers": answering},
+                )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,169 @@
+"""A guide whose console blocks are run: what it shows has to be what is answered.
+
+Times, durations, ids, addresses and counts of calls differ from run to run; everything
+else has to agree. A comment `<!-- meanwhile: WHAT -->` names what happens between commands.
+"""
+
+import asyncio
+import os
+import re
+import shlex
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+PATIENCE_S = 60.0
+
+# What only asks; it is asked again until the answer is the one that is shown. Orders are given once.
+_QUESTIONS = {"list", "show", "timeline", "why", "verify", "stats", "watch"}
+
+_STEPS = re.compile(
+    r"<!-- meanwhile: (?P<event>.*?) -->|^```console\n(?P<block>.*?)^```", re.DOTALL | re.MULTILINE
+)
+
+_VOLATILE = (
+    (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z"), "TIME"),
+    (re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}\b"), "ID"),
+    (re.compile(r"\b\d{16}\.[0-9a-f]{64}\b"), "TOKEN"),
+    (re.compile(r"\b[0-9a-f]{64}\b"), "HASH"),
+    (re.compile(r"(?:ipv4:)?\b127\.0\.0\.1:\d+"), "ADDRESS"),
+    (re.compile(r"[\w.-]+:\d+(?=\*?(?:\s|$|[),:]))"), "PROCESS"),
+    (re.compile(r"\bin \d+\.\d s\b"), "in AGE"),
+    (re.compile(r"\b(?:\d+(?:ms|d|h|m|s))+\b"), "AGE"),
+    (re.compile(r"\bversion \d+"), "version N"),
+    (re.compile(r"--version \d+"), "--version N"),
+    (re.compile(r"\bonce\b|\b\d+ times\b"), "N times"),
+    (re.compile(r"\b\d+ failures in a row"), "N failures in a row"),
+    (re.compile(r"\b\d+\.\d\b"), "RATE"),
+)
+# The columns of tables that hold counts of what happens all the time.
+_VOLATILE_COLUMNS = {
+    "FAILED",
+    "TIMES",
+    "NEXT",
+    "PROBE",
+    "ANSWERED",
+    "UNDER WAY",
+    "BACKLOG",
+    "LIVE",
+    "LOG BACKLOG",
+    "DRIVING",
+    "VERSION",
+}
+_VOLATILE_FACTS = {"version", "failed calls"}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something happens in the world."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command line, and what the guide shows below it."""
+
+    line: str
+    shown: str
+
+
+Step: TypeAlias = Event | Command
+
+
+def steps(guide: Path, section: str) -> list[Step]:
+    """What a section of a guide does, in order."""
+    text = guide.read_text()
+    found = re.search(rf"^## {re.escape(section)}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+    assert found, f"{guide} has no section {section!r}"
+    return list(_steps(found.group(1)))
+
+
+def _steps(text: str) -> Iterator[Step]:
+    for found in _STEPS.finditer(text):
+        if found["event"]:
+            yield Event(found["event"])
+            continue
+        for part in re.split(r"^\$ ", found["block"], flags=re.MULTILINE)[1:]:
+            line, _, shown = part.partition("\n")
+            yield Command(line, shown)
+
+
+async def walk(
+    walked: list[Step], environment: Mapping[str, str], events: Mapping[str, Callable[[], Awaitable[None]]]
+) -> None:
+    """Runs the steps one after the other, and compares."""
+    assert any(isinstance(step, Command) for step in walked)
+    assert {step.name for step in walked if isinstance(step, Event)} == set(events)
+    for step in walked:
+        match step:
+            case Event(name):
+                await events[name]()
+            case Command():
+                await _run(step, environment)
+
+
+async def _run(command: Command, environment: Mapping[str, str]) -> None:
+    words = shlex.split(command.line)
+    assert words[0] == "tccctl", command.line
+    async with asyncio.timeout(PATIENCE_S):
+        answered = await _answer(words, environment)
+        while lines(answered) != lines(command.shown) and _only_asks(words):
+            last = answered
+            try:
+                answered = await _answer(words, environment)
+            except asyncio.CancelledError:
+                assert lines(last) == lines(command.shown), f"$ {command.line}\n{last}"
+                raise
+    assert lines(answered) == lines(command.shown), f"$ {command.line}\n{answered}"
+
+
+def _only_asks(words: list[str]) -> bool:
+    return bool(_QUESTIONS & set(words[1:3]))
+
+
+async def _answer(words: list[str], environment: Mapping[str, str]) -> str:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        *words,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env=os.environ | dict(environment),
+    )
+    try:
+        answered, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return answered.decode()
+
+
+def lines(text: str) -> list[str]:
+    """The lines without what differs from run to run, and without the widths of columns."""
+    titles: list[str] = []
+    found = []
+    for line in text.rstrip().splitlines():
+        cells = re.split(r" {2,}", line.strip())
+        if not line:
+            titles = []
+        elif len(cells) > 1 and all(cell.isupper() for cell in cells):
+            titles = cells
+        elif len(cells) == len(titles):
+            cells = [
+                "N" if title in _VOLATILE_COLUMNS else cell for title, cell in zip(titles, cells, strict=True)
+            ]
+        elif len(cells) == 2 and cells[0] in _VOLATILE_FACTS:
+            cells[1] = "N"
+        found.append("  ".join(map(_steady, cells)))
+    return found
+
+
+def _steady(cell: str) -> str:
+    for pattern, stand_in in _VOLATILE:
+        cell = pattern.sub(stand_in, cell)
+    return cell
