@@ -22,7 +22,7 @@ from participants.inventory.reservation import ReservationState, Verb, stock_cha
 from participants.order import store as order
 from participants.order.order import OrderState
 from tcc.arrays import bytes_array, plain_array, text_array
-from tcc.barrier import WRITES, BarrierSql, Operation, Plan, Result, Statement as BarrierStatement
+from tcc.barrier import WRITES, BarrierSql, Operation, Plan, Statement as BarrierStatement
 from tcc.barrier_sql import statements
 from tcc.branch import Branch
 from tcc.uuid7 import uuid7
@@ -66,7 +66,9 @@ def _first_of(plan: Plan[Any]) -> Sql:
 
 
 _CLAIM = _first_of(_barrier.claim(Operation.TRY, "", [_example]))
-_KEEP = _first_of(_barrier.keep([Result("", "", b"", "")]))
+_CLAIM_WITH_RESULTS = _first_of(
+    _barrier.claim(Operation.TRY, "", [_example._replace(try_result_content_type=CONTENT_TYPE)])
+)
 _LOCK = _first_of(_barrier.lock([_example.key]))
 _MOVE = _first_of(_barrier.move([_example.key], WRITES[Operation.CONFIRM]))
 
@@ -76,10 +78,11 @@ def _keys(calls: Calls) -> tuple[str, str]:
     return text_array([call.gid for call in calls]), text_array([call.branch_id for call in calls])
 
 
-async def _claim(db: Connection, calls: Calls) -> tuple[str, str]:
+async def _claim(db: Connection, calls: Calls, results: Results = None) -> tuple[str, str]:
     """What a Try begins with. Answers the keys."""
     gids, branch_ids = _keys(calls)
-    answered = await _CLAIM.send(
+    kept = {} if results is None else _kept(results)
+    answered = await (_CLAIM_WITH_RESULTS if kept else _CLAIM).send(
         db,
         action=calls[0].action,
         state=int(WRITES[Operation.TRY]),
@@ -88,9 +91,15 @@ async def _claim(db: Connection, calls: Calls) -> tuple[str, str]:
         expiries=plain_array([call.expires_at_ms for call in calls]),
         expires=True,
         wanted=len(calls),
+        **kept,
     )
     assert answered == 1, "one row says that every claim was made"
     return gids, branch_ids
+
+
+def _kept(results: Sequence[bytes]) -> dict[str, str]:
+    """Results as the parameters of a claim that writes them."""
+    return {"data": bytes_array(results), "content_types": text_array([CONTENT_TYPE] * len(results))}
 
 
 async def _move(db: Connection, calls: Calls) -> tuple[str, str]:
@@ -121,9 +130,10 @@ async def _reserve(db: Connection, calls: Calls) -> Results:
     wanted = [_decode_reserve(call.payload) for call in calls]
     skus = [each.sku for each in wanted]
     quantities = [each.quantity for each in wanted]
-    gids, branch_ids = await _claim(db, calls)
-    await _LOCK_STOCK.send(db, skus=text_array(sorted(set(skus))))
     freeze_ids = [uuid7() for _ in calls]
+    results = [b'{"freeze_id":"%s"}' % freeze_id.encode() for freeze_id in freeze_ids]
+    gids, branch_ids = await _claim(db, calls, results)
+    await _LOCK_STOCK.send(db, skus=text_array(sorted(set(skus))))
     reserved = await _RESERVE.send(
         db,
         gid_array=gids,
@@ -134,11 +144,6 @@ async def _reserve(db: Connection, calls: Calls) -> Results:
     )
     assert reserved == len(calls)
     await _change_stock(db, Verb.RESERVE, skus, quantities)
-    results = [b'{"freeze_id":"%s"}' % freeze_id.encode() for freeze_id in freeze_ids]
-    content_types = text_array([CONTENT_TYPE] * len(calls))
-    await _KEEP.send(
-        db, gids=gids, branch_ids=branch_ids, data=bytes_array(results), content_types=content_types
-    )
     return results
 
 

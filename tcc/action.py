@@ -40,6 +40,8 @@ class Action:
     cancel_always: bool = False
     # Says no to a Try before any transaction is opened; see Participant.action.
     screen: Callable[[Branch, Any], None] | None = None
+    # Names what a Try will answer, before any transaction is opened; see Participant.action.
+    try_result: Callable[[Branch, Any], object] | None = None
     # Which requests a batch may not race; see Participant.action.
     lane: Callable[[Any], int] | None = None
 
@@ -80,6 +82,7 @@ def build_action(name: str, kind: type, handlers: object, *, is_async: bool, can
         frozen=payload.is_frozen(kind),
         cancel_always=cancel_always,
         screen=getattr(handlers, "screen", None),
+        try_result=getattr(handlers, "try_result", None),
         lane=getattr(handlers, "lane", None),
     )
 

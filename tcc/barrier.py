@@ -33,6 +33,9 @@ and *moved*. Claims and locks each go in sorted order, and a transaction that
 locks never claims afterwards, so barriers alone cannot deadlock. Where the
 business tables do, the whole local transaction is run again.
 
+A result that is known before the Try runs is written by the claim; one that the
+handler answers is *kept* afterwards, in a second write to the same row.
+
 A Try that ends in a no leaves no row: alone, it is rolled back; within a batch,
 its row is deleted before the commit.
 
@@ -178,7 +181,7 @@ class BarrierSql(Protocol):
     def claim(self, operation: Operation, action: str, branches: Sequence[Branch]) -> Plan[set[Key]]:
         """Inserts rows where there are none and answers whose it made.
 
-        A Try past its expiry gets none.
+        A Try past its expiry gets none. A result that a branch has already goes into its row.
         """
 
     def lock(self, keys: Sequence[Key]) -> Plan[list[Row]]:
@@ -339,7 +342,7 @@ def _conclude_try(
     outcomes, results, dropped = [], [], []
     for branch, answer in zip(branches, answers, strict=True):
         if answer is None:
-            outcomes.append(SUCCEEDED)
+            outcomes.append(_named(branch))
         elif isinstance(answer, Rejected):
             dropped.append(branch.key)
             outcomes.append(rejected(answer))
@@ -352,6 +355,13 @@ def _conclude_try(
     if dropped:
         yield from sql.drop(dropped)
     return outcomes
+
+
+def _named(branch: Branch) -> Outcome:
+    """The success of a Try that answered nothing: its result, if any, was named before the claim."""
+    if not branch.try_result_content_type:
+        return SUCCEEDED
+    return Outcome(Code.SUCCEEDED, "", "", branch.try_result, branch.try_result_content_type)
 
 
 def rejected(no: Rejected) -> Outcome:

@@ -39,23 +39,31 @@ class PostgresqlSql:
 
     _gids = "CAST(CAST(:gids AS text) AS text[])"
     _branch_ids = "CAST(CAST(:branch_ids AS text) AS text[])"
+    _data = "CAST(CAST(:data AS text) AS bytea[])"
+    _content_types = "CAST(CAST(:content_types AS text) AS text[])"
     _keys = f"unnest({_gids}, {_branch_ids}) AS key(gid, branch_id)"
     _now_ms = "(SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint))"
 
     # Says how many it made, and only where some are missing also which: nearly always
     # that is one row for the whole batch.
-    _claim = text(f"""
+    _claiming = f"""
         WITH made AS (
-            INSERT INTO tcc_barrier (gid, branch_id, action, state, expires_at_ms, updated_at_ms)
-            SELECT gid, branch_id, :action, :state, expires_at_ms, {_now_ms}
-            FROM unnest({_gids}, {_branch_ids}, CAST(CAST(:expiries AS text) AS bigint[]))
-                AS mark(gid, branch_id, expires_at_ms)
+            INSERT INTO tcc_barrier (gid, branch_id, action, state, expires_at_ms, updated_at_ms{{columns}})
+            SELECT gid, branch_id, :action, :state, expires_at_ms, {_now_ms}{{columns}}
+            FROM unnest({_gids}, {_branch_ids}, CAST(CAST(:expiries AS text) AS bigint[]){{arrays}})
+                AS mark(gid, branch_id, expires_at_ms{{columns}})
             WHERE NOT CAST(:expires AS boolean) OR expires_at_ms = 0 OR expires_at_ms > {_now_ms}
             ON CONFLICT (gid, branch_id) DO NOTHING
             RETURNING gid, branch_id
         ), counted AS (SELECT count(*) AS made FROM made)
         SELECT counted.made, made.gid, made.branch_id
-        FROM counted LEFT JOIN made ON counted.made < CAST(:wanted AS bigint)""")  # noqa: S608 - constants
+        FROM counted LEFT JOIN made ON counted.made < CAST(:wanted AS bigint)"""  # noqa: S608 - constants
+    _claim = text(_claiming.format(columns="", arrays=""))
+    _claim_with_results = text(
+        _claiming.format(
+            columns=", try_result, try_result_content_type", arrays=f", {_data}, {_content_types}"
+        )
+    )
     _lock = text(f"""
         SELECT found.* FROM {_keys}, LATERAL (
             SELECT gid, branch_id, action, state, try_result, try_result_content_type
@@ -71,8 +79,7 @@ class PostgresqlSql:
         INSERT INTO tcc_barrier
             (gid, branch_id, action, state, expires_at_ms, updated_at_ms, try_result, try_result_content_type)
         SELECT gid, branch_id, '', 1, 0, 0, data, content_type
-        FROM unnest({_gids}, {_branch_ids},
-                    CAST(CAST(:data AS text) AS bytea[]), CAST(CAST(:content_types AS text) AS text[]))
+        FROM unnest({_gids}, {_branch_ids}, {_data}, {_content_types})
             AS result(gid, branch_id, data, content_type)
         ON CONFLICT (gid, branch_id) DO UPDATE
         SET try_result = excluded.try_result, try_result_content_type = excluded.try_result_content_type""")  # noqa: S608 - constants
@@ -86,18 +93,22 @@ class PostgresqlSql:
         yield from ()
 
     def claim(self, operation: Operation, action: str, branches: Sequence[Branch]) -> Plan[set[Key]]:
-        made = yield Statement(
-            self._claim,
-            {
-                "action": action,
-                "state": int(WRITES[operation]),
-                "gids": text_array([branch.gid for branch in branches]),
-                "branch_ids": text_array([branch.branch_id for branch in branches]),
-                "expiries": plain_array([branch.expires_at_ms for branch in branches]),
-                "expires": operation is Operation.TRY,
-                "wanted": len(branches),
-            },
-        )
+        parameters: dict[str, Any] = {
+            "action": action,
+            "state": int(WRITES[operation]),
+            "gids": text_array([branch.gid for branch in branches]),
+            "branch_ids": text_array([branch.branch_id for branch in branches]),
+            "expiries": plain_array([branch.expires_at_ms for branch in branches]),
+            "expires": operation is Operation.TRY,
+            "wanted": len(branches),
+        }
+        content_types = [branch.try_result_content_type for branch in branches]
+        if any(content_types):
+            parameters["data"] = bytes_array([branch.try_result for branch in branches])
+            parameters["content_types"] = text_array(content_types)
+            made = yield Statement(self._claim_with_results, parameters)
+        else:
+            made = yield Statement(self._claim, parameters)
         if made[0][0] == len(branches):
             return {branch.key for branch in branches}
         return {(gid, branch_id) for _, gid, branch_id in made if gid is not None}
@@ -177,7 +188,9 @@ class SqliteSql:
                 "expires": operation is Operation.TRY,
             },
         )
-        return {(gid, branch_id) for gid, branch_id in made}
+        keys = {(gid, branch_id) for gid, branch_id in made}
+        yield from _keep_named(self, branches, keys)
+        return keys
 
     def lock(self, keys: Sequence[Key]) -> Plan[list[Row]]:
         rows = yield Statement(self._lock, {"keys": json.dumps(keys)})
@@ -230,7 +243,9 @@ class MysqlSql:
         made = [(gid.decode(), branch_id.decode()) for gid, branch_id in rows]
         if made:
             yield from self.move(made, WRITES[operation])
-        return set(made)
+        keys = set(made)
+        yield from _keep_named(self, branches, keys)
+        return keys
 
     def lock(self, keys: Sequence[Key]) -> Plan[list[Row]]:
         where, parameters = self._matching(keys)
@@ -295,6 +310,17 @@ class MysqlSql:
         for n, (gid, branch_id) in enumerate(keys):
             parameters[f"g{n}"], parameters[f"b{n}"] = gid.encode(), branch_id.encode()
         return where, parameters
+
+
+def _keep_named(sql: BarrierSql, branches: Sequence[Branch], made: set[Key]) -> Plan[None]:
+    """Writes the results that claimed branches have already, where the claim's own statement cannot."""
+    results = [
+        Result(branch.gid, branch.branch_id, branch.try_result, branch.try_result_content_type)
+        for branch in branches
+        if branch.try_result_content_type and branch.key in made
+    ]
+    if results:
+        yield from sql.keep(results)
 
 
 def purge(dialect_name: str) -> TextClause:

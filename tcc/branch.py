@@ -39,7 +39,8 @@ class Branch(NamedTuple):
     # Cancel of a `cancel_always` action whose Try was never seen.
     tried: bool = False
     # What Try returned, as the barrier kept it: the authority over what the
-    # caller says. Empty in a Try and where Try returned nothing.
+    # caller says. In a Try, what the action's `try_result` named for it. Empty
+    # where there was nothing to return.
     try_result: bytes = b""
     try_result_content_type: str = ""
 

@@ -108,6 +108,13 @@ class Participant:
         a transaction is opened, on the event loop: it may raise Rejected for what
         is certainly hopeless, and must be quick and change nothing.
 
+        `try_result(branch, request)`, if there is one, names what a Try will answer
+        if it succeeds, before a transaction is opened, on the event loop; it must be
+        quick and change nothing. The barrier then writes its row and the result in
+        one statement. The Try finds it as `branch.try_result` and answers None; an
+        answer of its own takes its place. A repeated Try is asked anew, and answered
+        what the first one was.
+
         `lane(request)`, if there is one, numbers the lane of a request. No two
         batches of one operation are in flight with requests of the same lane, and
         within a lane requests are handled in order of arrival. Give requests that

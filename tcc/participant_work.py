@@ -180,6 +180,8 @@ class ParticipantWork:
             action, request = self._understand(call, understood)
             if action.screen is not None and operation is Operation.TRY:
                 action.screen(branch, request)
+            if action.try_result is not None and operation is Operation.TRY:
+                branch = _with_result(branch, action.try_result(branch, request))
         except RefusalError as error:
             if operation is Operation.TRY:
                 replies.deliver(index, error.outcome)
@@ -277,6 +279,20 @@ class ParticipantWork:
             self.waiting -= 1
         if not self.waiting:
             self._idle.set()
+
+
+def _with_result(branch: Branch, result: object) -> Branch:
+    """A branch whose Try is to answer this."""
+    data, content_type = payload.encode(result)
+    return Branch(
+        branch.gid,
+        branch.branch_id,
+        branch.action,
+        branch.expires_at_ms,
+        branch.attempt,
+        try_result=data,
+        try_result_content_type=content_type,
+    )
 
 
 def _key_fits(key: str) -> bool:

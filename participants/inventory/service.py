@@ -1,17 +1,17 @@
 """The inventory as a participant: three tiers, from the cheapest no to the durable yes."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from participants.inventory import store
+from participants.inventory.freeze import freeze_id_of, freeze_result
 from participants.inventory.gate import StockGate
 from participants.inventory.lanes import lane_of
 from participants.inventory.requests import ReserveStock
 from participants.inventory.reservation import Verb, admit, sold_out, stock_changes
-from tcc import Branch, Participant
-from tcc.payload import JSON, Encoded
+from tcc import Branch, Participant, Rejected
+from tcc.payload import Encoded
 from tcc.uuid7 import uuid7
 
 Items = Sequence[tuple[Branch, ReserveStock]]
@@ -32,8 +32,12 @@ class Reserve:
         """Tier 2."""
         return lane_of(request.sku)
 
-    async def try_batch(self, items: Items, db: AsyncConnection) -> list[Any]:
-        """Tier 3: who is admitted gets a reservation; its freeze id is the result."""
+    def try_result(self, _branch: Branch, _request: ReserveStock) -> Encoded:
+        """A new freeze id: the name of the reservation that this Try may get."""
+        return freeze_result(uuid7())
+
+    async def try_batch(self, items: Items, db: AsyncConnection) -> list[Rejected | None]:
+        """Tier 3: who is admitted gets a reservation under its freeze id."""
         requests = [request for _, request in items]
         tickets = {sku: self._gate.ticket(sku) for sku in {request.sku for request in requests}}
         available = await store.stock_lock(db, tickets)
@@ -42,20 +46,24 @@ class Reserve:
             if answer is not None and request.sku in available:
                 self._gate.ran_short(request.sku, available[request.sku], tickets[request.sku])
         admitted = [item for item, answer in zip(items, answers, strict=True) if answer is None]
-        freezes = iter(await self._reserve(admitted, db))
-        return [next(freezes) if answer is None else answer for answer in answers]
+        if admitted:
+            await self._reserve(admitted, db)
+        return answers
 
-    async def _reserve(self, items: Items, db: AsyncConnection) -> list[Encoded]:
-        if not items:
-            return []
+    async def _reserve(self, items: Items, db: AsyncConnection) -> None:
         new = [
-            store.NewReservation(branch.gid, branch.branch_id, uuid7(), request.sku, request.quantity)
+            store.NewReservation(
+                branch.gid,
+                branch.branch_id,
+                freeze_id_of(branch.try_result),
+                request.sku,
+                request.quantity,
+            )
             for branch, request in items
         ]
         await store.reservation_insert(db, new)
         moved = [(request.sku, request.quantity) for _, request in items]
         await store.stock_change(db, stock_changes(Verb.RESERVE, moved))
-        return [Encoded(f'{{"freeze_id":"{row.freeze_id}"}}'.encode(), JSON) for row in new]
 
     async def confirm_batch(self, items: Items, db: AsyncConnection) -> None:
         await self._end(Verb.CONFIRM, items, db)
