@@ -23,6 +23,7 @@ from participants.order.service import order
 from participants.order.store import metadata as order_metadata
 from participants.serving import arguments, create_schema
 from tcc import Participant
+from tcc.garbage import relax_garbage_collection
 
 _PARTICIPANTS: Mapping[str, tuple[Callable[[AsyncEngine], Participant], MetaData]] = {
     "inventory": (inventory, inventory_metadata),
@@ -77,6 +78,7 @@ async def _serve(options: argparse.Namespace) -> None:
     await participant.create_schema()
     counter = Counter(database)
     port = await participant.start(options.listen, interceptors=[counter])
+    relax_garbage_collection()
     print(f"listening on {options.listen.rpartition(':')[0]}:{port}", flush=True)
 
     async def count(_command: Command) -> Command:

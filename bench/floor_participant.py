@@ -31,6 +31,7 @@ from coordinator.log.connections import libpq_url
 from coordinator.log.statements import SESSION
 from participants.serving import arguments, create_schema
 from tcc import barrier_schema
+from tcc.garbage import relax_garbage_collection
 from tcc.v1 import participant_pb2 as pb, participant_pb2_grpc
 
 _OPTIONS = (("grpc.max_receive_message_length", 16 * 2**20),)
@@ -160,6 +161,7 @@ async def _serve(options: argparse.Namespace) -> None:
     participant_pb2_grpc.add_ParticipantServiceServicer_to_server(floor, server)
     port = server.add_insecure_port(options.listen)
     await server.start()
+    relax_garbage_collection()
     print(f"listening on {options.listen.rpartition(':')[0]}:{port}", flush=True)
 
     async def handle(command: Command) -> Command:
