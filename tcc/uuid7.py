@@ -3,10 +3,16 @@
 import os
 import time
 
-_VERSION = 7 << 76
-_VARIANT = 0b10 << 62
-_RANDOM_A = 0xFFF << 64
-_RANDOM_B = (1 << 62) - 1
+# The random ends of UUIDs, each used once. The system is asked for many at a time: a
+# call for each lets go of the interpreter's lock and waits for it behind other threads.
+_ENDS_PER_CALL = 256
+_BYTES_PER_END = 10
+_unused_ends: list[str] = []
+# A child that went on with its parent's would repeat its parent's UUIDs.
+os.register_at_fork(after_in_child=_unused_ends.clear)
+
+# A digit with its two high bits as the variant wants them.
+_VARIANT_OF = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
 
 
 def uuid7() -> str:
@@ -14,9 +20,21 @@ def uuid7() -> str:
 
     Source: RFC 9562, section 5.7.
     """
-    random = int.from_bytes(os.urandom(10))
-    milliseconds = time.time_ns() // 1_000_000
-    value = milliseconds << 80 | _VERSION | random & _RANDOM_A | _VARIANT | random & _RANDOM_B
-    # As uuid.UUID would write it, in a third of the time: an initiator makes one a transaction.
-    digits = f"{value:032x}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    milliseconds = f"{time.time_ns() // 1_000_000:012x}"
+    return f"{milliseconds[:8]}-{milliseconds[8:]}-{_end()}"
+
+
+def _end() -> str:
+    try:
+        return _unused_ends.pop()
+    except IndexError:  # asking first would race with another thread
+        digits = os.urandom(_BYTES_PER_END * _ENDS_PER_CALL).hex()
+        step = 2 * _BYTES_PER_END
+        end, *others = [_written(digits[start : start + step]) for start in range(0, len(digits), step)]
+        _unused_ends.extend(others)
+        return end
+
+
+def _written(digits: str) -> str:
+    """Random digits, of which one is not used and one only by half, behind the version and the variant."""
+    return f"7{digits[:3]}-{_VARIANT_OF[digits[3]]}{digits[4:7]}-{digits[7:19]}"

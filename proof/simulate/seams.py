@@ -21,6 +21,7 @@ import grpc
 import coordinator.app
 import coordinator.log.store
 import tcc.participant
+import tcc.uuid7
 from coordinator.clock import LogClock
 from proof.simulate.jobs import schedule
 from proof.simulate.log_database import LogDatabase, SimulatedConnections
@@ -54,6 +55,7 @@ def installed(
     replacements: list[tuple[Any, str, Any]] = [
         (secrets, "token_hex", lambda count: luck.randbytes(count).hex()),
         (os, "urandom", luck.randbytes),
+        (tcc.uuid7, "_unused_ends", []),
         (time, "time", wall_clock),
         (time, "time_ns", lambda: int(wall_clock() * 1e9)),
         (time, "monotonic", monotonic),
