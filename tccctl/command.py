@@ -93,6 +93,37 @@ _COMMON = [
         None,
     ),
     _option(
+        "ca_file",
+        Annotated[
+            Path | None,
+            typer.Option(
+                "--ca-file",
+                help="Ask by TLS, believing these authorities: TCCCTL_CA_FILE.",
+                rich_help_panel=_PANEL,
+            ),
+        ],
+        None,
+    ),
+    _option(
+        "certificate_file",
+        Annotated[
+            Path | None,
+            typer.Option(
+                "--certificate-file",
+                help="Who you are, by TLS: TCCCTL_CERTIFICATE_FILE.",
+                rich_help_panel=_PANEL,
+            ),
+        ],
+        None,
+    ),
+    _option(
+        "key_file",
+        Annotated[
+            Path | None, typer.Option("--key-file", help="Its key: TCCCTL_KEY_FILE.", rich_help_panel=_PANEL)
+        ],
+        None,
+    ),
+    _option(
         "redact",
         Annotated[
             list[str],

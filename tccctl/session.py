@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 
 from tcc.errors import error_from_rpc
 from tcc.v1 import admin_pb2, admin_pb2_grpc
+from tccctl.channel import open_channel
 from tccctl.exit_codes import ExitCode
 from tccctl.failures import OUTCOME_UNKNOWN, Failure, UsageFailure, failure_of
 from tccctl.output import Output
@@ -22,7 +23,6 @@ from tccctl.settings import Options, Settings, settings_of
 
 # A bulk action may take long; its progress says that it is alive.
 BULK_TIMEOUT_S = 3_600.0
-_MESSAGE_BYTES_MAX = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +82,7 @@ def session(
     """A session with a channel, which is closed at the end. Nothing is sent before the first call."""
     settings = settings_of(options, environment)
     payloads = payload_reader(settings.descriptor_sets, settings.messages, settings.redact)
-    channel_options = [("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX)]
-    with grpc.insecure_channel(settings.address, options=channel_options) as channel:
+    with open_channel(settings) as channel:
         stub = admin_pb2_grpc.AdminServiceStub(channel)
         yield Session(settings=settings, output=output, payloads=payloads, stub=stub)
 

@@ -4,6 +4,9 @@ environment, then the file `~/.config/tccctl.toml`, then the defaults.
     address = "127.0.0.1:7091"
     operator = "ana"
     timeout_s = 10.0
+    ca_file = "/etc/tcc/ca.crt"
+    certificate_file = "/home/ana/ana.crt"
+    key_file = "/home/ana/ana.key"
     redact = ["card.number", "**.email"]
     descriptor_sets = ["/etc/tcc/shop.binpb"]
 
@@ -11,6 +14,8 @@ environment, then the file `~/.config/tccctl.toml`, then the defaults.
     "inventory/reserve_stock" = "shop.v1.ReserveStock"
     "inventory/reserve_stock/result" = "shop.v1.Reserved"
 
+With `ca_file` the coordinator must show a certificate of these authorities, and nothing is
+sent in plain text; the other two are shown to a coordinator that wants to know who asks.
 What is to be hidden adds up: no option takes a path away that the file names.
 """
 
@@ -33,6 +38,9 @@ class Settings:
     address: str = DEFAULT_ADDRESS
     operator: str = ""
     timeout_s: float = DEFAULT_TIMEOUT_S
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
     redact: Sequence[str] = ()
     descriptor_sets: Sequence[Path] = ()
     messages: Mapping[str, str] = field(default_factory=dict)
@@ -46,6 +54,9 @@ class Options:
     address: str | None = None
     operator: str | None = None
     timeout_s: float | None = None
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
     redact: Sequence[str] = ()
     descriptor_sets: Sequence[Path] = ()
     messages: Sequence[str] = ()
@@ -63,6 +74,11 @@ def settings_of(options: Options, environment: Mapping[str, str]) -> Settings:
             or environment.get("USER", "")
         ),
         timeout_s=options.timeout_s or file.timeout_s,
+        ca_file=options.ca_file or _path(environment, "TCCCTL_CA_FILE") or file.ca_file,
+        certificate_file=(
+            options.certificate_file or _path(environment, "TCCCTL_CERTIFICATE_FILE") or file.certificate_file
+        ),
+        key_file=options.key_file or _path(environment, "TCCCTL_KEY_FILE") or file.key_file,
         redact=[*file.redact, *_listed(environment.get("TCCCTL_REDACT", "")), *options.redact],
         descriptor_sets=[*file.descriptor_sets, *options.descriptor_sets],
         messages={**file.messages, **dict(map(_pair, options.messages))},
@@ -86,6 +102,10 @@ def _file(options: Options, environment: Mapping[str, str]) -> Settings:
         raise UsageFailure(f"{path}: {error}") from error
 
 
+def _path(environment: Mapping[str, str], name: str) -> Path | None:
+    return Path(environment[name]) if environment.get(name) else None
+
+
 def _default_path(environment: Mapping[str, str]) -> Path:
     home = environment.get("XDG_CONFIG_HOME") or Path(environment.get("HOME", "/")) / ".config"
     return Path(home) / "tccctl.toml"
@@ -97,6 +117,8 @@ def _checked(key: str, value: Any) -> Any:
             return value
         case "timeout_s", (int() | float()) if not isinstance(value, bool) and value > 0:
             return float(value)
+        case (("ca_file" | "certificate_file" | "key_file"), str()):
+            return Path(value).expanduser()
         case "redact", list() if all(isinstance(path, str) and path for path in value):
             return value
         case "descriptor_sets", list() if all(isinstance(path, str) for path in value):
@@ -107,6 +129,9 @@ def _checked(key: str, value: Any) -> Any:
         "address": "a string, HOST:PORT",
         "operator": "a string",
         "timeout_s": "a positive number of seconds",
+        "ca_file": "a file",
+        "certificate_file": "a file",
+        "key_file": "a file",
         "redact": "a list of paths",
         "descriptor_sets": "a list of files",
         "messages": 'a table: "participant/action" = "package.Message"',
