@@ -4,8 +4,8 @@ It changes nothing and may run beside a coordinator. Each check is a function th
 returns findings; a finding that is no problem needs no remedy.
 """
 
+import secrets
 import socket
-import time
 from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
@@ -94,7 +94,7 @@ def in_json(findings: Sequence[Finding]) -> str:
 def _data_dir(data_dir: Path) -> Finding:
     """Its own PostgreSQL is started by `serve`; here only whether it has a place."""
     place = next(path for path in (data_dir.absolute(), *data_dir.absolute().parents) if path.exists())
-    probe = place / f".tccd-doctor-{time.time_ns()}"
+    probe = place / f".tccd-doctor-{secrets.token_hex(8)}"
     try:
         probe.touch()
         probe.unlink()

@@ -1,12 +1,16 @@
 """Whose clock counts: the log's, and no other."""
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import coordinator
 from coordinator.clock import LogClock
 
 PACKAGE = Path(coordinator.__file__).parent
+# Uses that move no deadline, by file: when the scheduler ticks first; how far this machine's
+# clock is from the log's, which the doctor reports.
+HARMLESS = {"recovery.py": 1, "log/diagnosis.py": 2}
 # What asks this machine for the time of day.
 WALL_CLOCKS = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
 
@@ -20,11 +24,11 @@ def test_the_clock_tells_the_log_s_time_and_goes_on_by_the_monotonic_one() -> No
 
 
 def test_dtm_no_local_wall_clock_or_time_zone_can_move_a_deadline() -> None:
-    """DTM's retries shift by hours with a wrong clock; nothing of the coordinator ever asks one."""
-    asked = [
-        f"{path.relative_to(PACKAGE)}:{node.lineno}"
+    """DTM's retries shift by hours with a wrong clock; nothing that decides ever asks one."""
+    asked = Counter(
+        str(path.relative_to(PACKAGE))
         for path in PACKAGE.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and ast.unparse(node) in WALL_CLOCKS
-    ]
-    assert asked == []
+    )
+    assert asked == HARMLESS

@@ -210,7 +210,8 @@ async def test_a_batch_is_bounded_by_count_and_bytes(service):
     async with serving(service) as target:
         async with tcc.Client(target, batch_items_max=10) as client:
             await asyncio.gather(*(client.execute(BRANCHES) for _ in range(25)))
-        assert [len(batch.transactions) for batch in service.batches] == [10, 10, 5]
+        # Calls that are under way at once arrive in any order.
+        assert sorted(len(batch.transactions) for batch in service.batches) == [5, 10, 10]
         service.batches.clear()
         async with tcc.Client(target, batch_bytes_max=2_500) as client:
             await asyncio.gather(*(client.execute(large) for _ in range(6)))
