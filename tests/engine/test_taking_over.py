@@ -273,7 +273,7 @@ async def test_who_waits_for_the_end_is_told_though_it_was_parked_meanwhile(
     stock.script = fail_first
     async with running(settings_for({"stock": {"target": stock.address}}), database_url) as worker:
         request = execute("g", pb.WAIT_FOR_COMPLETION)
-        outcome = (await worker.stub.ExecuteTransaction(request, timeout=30)).outcome
+        outcome = (await worker.stub.ExecuteTransaction(request, timeout=15)).outcome
     assert outcome.state == pb.TRANSACTION_STATE_CONFIRMED
     assert stock.count(CONFIRM) == 2
 
@@ -323,7 +323,7 @@ async def test_the_bound_holds_however_the_work_is_spread(
             )
         async with refused("RESOURCE_EXHAUSTED", "OVERLOADED") as refusal:
             await worker.stub.ExecuteTransaction(
-                pb.ExecuteTransactionRequest(gid="one too many", branches=[branch("1", "one")]), timeout=30
+                pb.ExecuteTransactionRequest(gid="one too many", branches=[branch("1", "one")]), timeout=15
             )
         assert "participant" not in refusal.info.metadata
         go.set()

@@ -7,6 +7,7 @@ from proof.mutants.mutant import Mutant, explore, selection
 _FILE = "coordinator/core/machine.py"
 _machine = partial(Mutant, file=_FILE)
 _CORE = selection("tests/core/test_machine.py", "tests/core/test_table.py", "tests/core/test_scars.py")
+_ORDERS = selection("tests/core/test_orders.py")
 _EXPLORER = explore("one branch, no faults")
 
 MUTANTS = (
@@ -197,6 +198,34 @@ MUTANTS = (
         old="return replace(one, cancel_in_stage_order=False) == replace(other, cancel_in_stage_order=False)",
         new="return one.branch_id == other.branch_id",
         check=_CORE,
+    ),
+    _machine(
+        name="held transaction moved by its initiator",
+        breaks="while an operator holds a transaction no initiator moves it",
+        old='    if tx.held:\n        raise TransactionHeld("an operator holds',
+        new='    if tx.held and tx.state.decided:\n        raise TransactionHeld("an operator holds',
+        check=_ORDERS,
+    ),
+    _machine(
+        name="one resolved branch ends the whole transaction",
+        breaks="an operator's word ends one branch",
+        old="    if all(branch.done for branch in tx.branches):\n        return _end(tx)",
+        new="    if any(branch.done for branch in tx.branches):\n        return _end(tx)",
+        check=_ORDERS,
+    ),
+    _machine(
+        name="heuristic outcome not recorded",
+        breaks="mixed outcomes are reported, never hidden",
+        old="        heuristic=event.outcome,\n",
+        new="",
+        check=_ORDERS,
+    ),
+    _machine(
+        name="resolving a branch lifts the hold",
+        breaks="a hold ends when the operator says so",
+        old="return _save(tx if tx.held else _parked(tx, now))",
+        new="return _save(_parked(tx, now))",
+        check=_ORDERS,
     ),
     Mutant(
         name="pauses without a cap",
