@@ -23,6 +23,7 @@ from sqlalchemy.sql.elements import BindParameter, ColumnElement
 from coordinator.core.model import State
 from coordinator.log.schema import audit, audit_head, coordinators, participants, transactions
 from coordinator.log.statements import (
+    CREATED_UNINDEXED,
     IS_FAR,
     NO_TEXT,
     UNSETTLED,
@@ -97,7 +98,10 @@ UNSETTLED_COUNTS = compiled(
 )
 UNSETTLED_OLDEST = compiled(
     "transaction_oldest_unsettled",
-    select(t.gid, seconds(t.created_at)).where(UNSETTLED).order_by(t.created_at, t.gid).limit(constant(1)),
+    select(t.gid, seconds(t.created_at))
+    .where(UNSETTLED)
+    .order_by(CREATED_UNINDEXED, t.gid)
+    .limit(constant(1)),
 )
 LOG_TIME = compiled("log_time", select(seconds(func.clock_timestamp())))
 

@@ -1,5 +1,6 @@
 """What operators are told, from the log's values."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from coordinator.core.audit import AuditRecord
@@ -74,10 +75,13 @@ def _noted(branch: Branch, note: Note) -> Iterable[pb.HistoryEntry]:
 
 
 def _act(act: AuditRecord) -> pb.HistoryEntry:
+    said = json.loads(act.entry.detail)
+    what = " ".join(filter(None, (act.entry.action, said.get("outcome", ""))))
     return pb.HistoryEntry(
         at=timestamp(act.at_us / 1e6),
         kind=pb.HISTORY_KIND_OPERATOR,
-        detail=f"{act.entry.action}: {act.entry.reason}",
+        branch_id=said.get("branch_id", ""),
+        detail=f"{what}: {act.entry.reason}",
         actor=act.entry.operator,
         count=1,
     )

@@ -152,6 +152,9 @@ async def test_a_heuristic_outcome_ends_the_transaction_and_is_shown_for_ever(
     (branch_,) = shown.branches
     assert branch_.state == pb.BRANCH_STATE_CANCELLED
     assert (branch_.heuristic_outcome, branch_.heuristic_reason) == (outcome, "they sold it twice")
+    history = (await inspect(admin, "g")).history
+    words = [(e.branch_id, e.detail) for e in history if e.kind == apb.HISTORY_KIND_OPERATOR]
+    assert words == [("1", "branch.resolve CANCELLED: they sold it twice")]
     assert await tcc.engine.log.transaction_purge(ended_before_s=0.0, limit=100) == 0
     found = await admin.SearchTransactions(apb.SearchTransactionsRequest(filter="heuristic"))
     assert [tx.gid for tx in found.transactions] == ["g"]
