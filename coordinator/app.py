@@ -12,10 +12,13 @@ from coordinator.clock import LogClock
 from coordinator.configuration import ConfigurationError, Source
 from coordinator.core.errors import Draining, LogUnavailable
 from coordinator.engine.engine import Engine
+from coordinator.engine.observer import Anomaly
 from coordinator.engine.participant_lane import ParticipantPolicy
 from coordinator.log.operator_store import PostgresOperatorLog
 from coordinator.log.store import PostgresLog
-from coordinator.recovery import Heartbeat, schedule
+from coordinator.metrics import LogGauges
+from coordinator.monitoring import Monitoring
+from coordinator.recovery import Heartbeat, Job, schedule
 from coordinator.reporting import Reporting
 from coordinator.rpc.admin_server import AdminServer
 from coordinator.rpc.participant_client import ParticipantAddress, ParticipantClient
@@ -36,7 +39,7 @@ _FAREWELL_S = 1.0
 class Worker:
     """One coordinator process: everything it is made of."""
 
-    def __init__(self, settings: Settings, url: str, *, share_port: bool) -> None:
+    def __init__(self, settings: Settings, url: str, *, share_port: bool, slot: int = 0) -> None:
         self._settings = settings
         self.owner = uuid7()
         self.log = PostgresLog(
@@ -48,12 +51,17 @@ class Worker:
         self._channels = ParticipantClient(
             _addresses(settings), result_bytes_max=settings.limits.payload_bytes_max
         )
+        clock = LogClock()
+        self.monitoring = Monitoring(
+            settings, monotonic=clock.monotonic, coordinator=self.log.name, slot=slot
+        )
         self.engine = Engine(
             log=self.log,
             participants=self._channels,
             policies=_policies(settings),
-            clock=LogClock(),
+            clock=clock,
             limits=settings.engine_limits(),
+            observer=self.monitoring.metrics,
         )
         self._server = Server(
             self.engine,
@@ -67,6 +75,9 @@ class Worker:
         )
         # Known once it serves.
         self.admin_port = 0
+        self._log_gauges = LogGauges(self._operator_log.unsettled, clock.monotonic)
+        self.monitoring.watch(self.engine, self._log_gauges)
+        self._serving = False
         self._stop = asyncio.Event()
         self._bug: Exception | None = None
         self._health: set[asyncio.Task[None]] = set()
@@ -104,11 +115,19 @@ class Worker:
         Raises:
             Exception: a bug; the process should end and be started anew.
         """
+        monitoring = asyncio.create_task(self.monitoring.run(self._not_ready))
+        try:
+            await self._run(on_ready)
+        finally:
+            monitoring.cancel()
+            await asyncio.gather(monitoring, return_exceptions=True)
+
+    async def _run(self, on_ready: Callable[[int, str], None]) -> None:
         await self._first_heartbeat()
         engine_task = asyncio.create_task(self.engine.run())
         engine_task.add_done_callback(self._engine_ended)
         scheduler = schedule(
-            self.engine, self._settings.recovery_settings(), on_bug=self._fail, more=(self._reporting(),)
+            self.engine, self._settings.recovery_settings(), on_bug=self._fail, more=self._more_jobs()
         )
         self.engine.writer.on_availability = self._report_health
         listen = self._settings.listen
@@ -119,6 +138,7 @@ class Worker:
             self._settings.admin_address(), admin.tls.read() if admin.tls else None
         )
         logger.info("listening for operators", port=self.admin_port)
+        self._serving = True
         on_ready(port, self.owner)
         await self._stop.wait()
         await self._drain()
@@ -133,6 +153,10 @@ class Worker:
         if self._bug is not None:
             raise self._bug
 
+    def _more_jobs(self) -> list[Job]:
+        # Nobody could read the gauges where there is no port for them.
+        return [self._reporting(), *([self._log_gauges] if self._settings.metrics.listen else [])]
+
     def _reporting(self) -> Reporting:
         return Reporting(
             self.engine,
@@ -141,6 +165,14 @@ class Worker:
             every_s=self._settings.admin.report_every_s,
             on_drain=self.stop,
         )
+
+    def _not_ready(self) -> str:
+        """Why this worker takes no new transactions; empty: it does."""
+        if not self._serving:
+            return "tcc: starting"
+        if self.engine.draining:
+            return "tcc: draining"
+        return "" if self.engine.writer.available else "tcc: the log cannot be reached"
 
     async def _first_heartbeat(self) -> None:
         """Waits for the log; until it answers there is no clock and nothing to serve."""
@@ -222,10 +254,11 @@ async def run_worker(
     *,
     source: Source,
     share_port: bool,
+    slot: int = 0,
     on_ready: Callable[[int, str], None],
 ) -> None:
     """One worker until SIGTERM or SIGINT. SIGHUP makes it read `source` again."""
-    worker = Worker(settings, url, share_port=share_port)
+    worker = Worker(settings, url, share_port=share_port, slot=slot)
     relax_garbage_collection()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -237,11 +270,13 @@ async def run_worker(
 def _reload(worker: Worker, source: Source) -> None:
     settings = reloaded(source)
     if settings is None:
+        worker.engine.observer.anomaly(Anomaly.RELOAD_REFUSED)
         return
     try:
         worker.reload(settings)
     except OSError as error:
         logger.error("configuration not reloaded", mistake=str(error))  # noqa: TRY400 - no bug of ours
+        worker.engine.observer.anomaly(Anomaly.RELOAD_REFUSED)
 
 
 async def end_lease(url: str, owner: str) -> None:

@@ -90,12 +90,14 @@ def _written(value: Any) -> str:
 
 
 def masked(url: str) -> str:
-    """A URL without the passwords in it."""
+    """A URL without what may be secret in it: passwords, and of a webhook all but its host."""
     scheme, mark, rest = url.partition("://")
     place, slash, more = rest.partition("/")
     if "@" in more:  # a bare slash in a password, most likely
         return scheme + mark + _HIDDEN
     account, at, host = place.rpartition("@")
+    if scheme in {"http", "https"}:
+        return f"{scheme}://{host}/{_HIDDEN}"
     user, colon, _ = account.partition(":")
     return "".join(
         (scheme, mark, user, colon, _HIDDEN if colon else "", at, host, slash)

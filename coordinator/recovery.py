@@ -24,6 +24,7 @@ from msgspec import Struct
 
 from coordinator.core.errors import LogUnavailable
 from coordinator.engine.engine import Engine
+from coordinator.engine.observer import Anomaly
 from coordinator.ports import Record
 from tcc.failpoint import failpoint
 
@@ -79,6 +80,7 @@ class Heartbeat:
         log_time = await self._engine.log.coordinator_heartbeat(lease_s=self._lease_s)
         clock.set(log_time, asked_at=asked_at, answered_at=clock.monotonic())
         self._engine.writer.log_answered()
+        self._engine.observer.heartbeat()
         return 1
 
 
@@ -121,6 +123,8 @@ class Retry:
             self._unconfigured_at = now + self._unconfigured_every_s
         resumed, more = await _resume_in_bites(engine, self._settings, self._claim)
         self._poll_at = now if more else now + self._poll_every_s
+        if resumed:
+            engine.observer.resumed("retried", resumed)
         return resumed
 
     async def _claim(self) -> tuple[list[Record], bool]:
@@ -152,6 +156,8 @@ class Adopt:
         self._look_at = now if more else now + self._settings.adopt_every_s
         if adopted:
             logger.warning("adopted transactions of a dead coordinator", count=adopted)
+            engine.observer.resumed("adopted", adopted)
+            engine.observer.anomaly(Anomaly.ADOPTED, count=adopted)
         return adopted
 
     async def _adopt(self) -> tuple[list[Record], bool]:
@@ -214,6 +220,7 @@ class Purge:
                 ended_before_s=self._retention_s, limit=self._purge_max
             )
             purged += batch
+            self._engine.observer.purged(batch, finished=batch < self._purge_max)
             if batch < self._purge_max:
                 break
             # Others may have waited for the connection, or for this loop.

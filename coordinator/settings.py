@@ -161,6 +161,37 @@ class AdminSettings(_Table):
     _host_and_port = field_validator("listen")(_checked_address)
 
 
+class MetricsSettings(_Table):
+    """Where Prometheus finds the metrics, and who looks after processes their health."""
+
+    # Worker n of several has the port n above this one (the first is 0). Empty: nowhere.
+    listen: str = "127.0.0.1:9464"
+
+    @field_validator("listen")
+    @classmethod
+    def _host_and_port(cls, listen: str) -> str:
+        return _checked_address(listen) if listen else listen
+
+    def place(self, slot: int) -> tuple[str, int]:
+        """Host and port of the worker in this slot. With port 0 each takes any free one."""
+        host, _, port = self.listen.rpartition(":")
+        return host, int(port) + slot if int(port) else 0
+
+
+class AlertSettings(_Table):
+    """Whom to tell at once when something is out of the ordinary."""
+
+    # An http or https URL that takes POSTs of JSON; None: nobody. Tokens in it are secret.
+    webhook_url: SecretStr | None = None
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _http(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not re.match(r"https?://[^/\s]+", url.get_secret_value()):
+            raise PydanticCustomError("webhook_url", "must be an http:// or https:// URL")
+        return url
+
+
 class LimitSettings(_Table):
     """Bounds on requests and on what one worker keeps in memory."""
 
@@ -300,6 +331,8 @@ class Settings(BaseSettings):
     drain_s: float = Field(default=10.0, ge=0)
     log: LogSettings = LogSettings()
     limits: LimitSettings = LimitSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    alerts: AlertSettings = AlertSettings()
     recovery: RecoveryTable = RecoveryTable()
     participants: dict[str, ParticipantSettings] = Field(default_factory=dict)
 

@@ -166,6 +166,8 @@ class _Child:
     # Tells the owner's id once the worker is ready.
     pipe: Connection
     owner: str | None = None
+    # Which of the workers it is; who takes its place has its number.
+    slot: int = 0
     # It was started before the last reload and has not been told yet.
     outdated: bool = False
 
@@ -227,18 +229,20 @@ class _Workers:
     def _start_missing(self) -> None:
         if time.monotonic() >= self._start_at:
             while len(self._children) < self._wanted:
-                self._children.append(self._start())
+                taken = {child.slot for child in self._children}
+                self._children.append(self._start(min(set(range(self._settings.workers)) - taken)))
 
-    def _start(self) -> _Child:
+    def _start(self, slot: int) -> _Child:
         ours, theirs = self._context.Pipe(duplex=False)
         process = self._context.Process(
             target=_work,
-            args=(self._settings, self._url, self._source, os.getpid(), theirs),
+            args=(self._settings, self._url, self._source),
+            kwargs={"slot": slot, "parent_pid": os.getpid(), "ready": theirs},
             name="tcc-worker",
         )
         process.start()
         theirs.close()
-        return _Child(process=process, pipe=ours)
+        return _Child(process=process, pipe=ours, slot=slot)
 
     def _wait_for_news(self) -> None:
         sentinels = [child.process.sentinel for child in self._children]
@@ -313,7 +317,9 @@ class _Workers:
         return int(any(child.process.exitcode not in orderly for child in self._children))
 
 
-def _work(settings: Settings, url: str, source: Source, parent_pid: int, ready: Connection) -> None:
+def _work(
+    settings: Settings, url: str, source: Source, *, slot: int, parent_pid: int, ready: Connection
+) -> None:
     """The main function of a worker process."""
     end_with_parent(parent_pid)
     configure_logging()
@@ -323,7 +329,7 @@ def _work(settings: Settings, url: str, source: Source, parent_pid: int, ready: 
             ready.send(owner)
 
     try:
-        uvloop.run(run_worker(settings, url, source=source, share_port=True, on_ready=on_ready))
+        uvloop.run(run_worker(settings, url, source=source, share_port=True, slot=slot, on_ready=on_ready))
     except ListenError as error:
         sys.exit(str(error))
 

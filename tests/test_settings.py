@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from coordinator.configuration import ConfigurationError, load
-from coordinator.settings import ListenSettings, LogSettings, ParticipantSettings, Settings
+from coordinator.settings import ListenSettings, LogSettings, MetricsSettings, ParticipantSettings, Settings
 
 DEPLOYED = Path(__file__).parent.parent / "deploy" / "tcc.toml"
 
@@ -25,7 +25,7 @@ def test_the_deployed_example_names_every_setting() -> None:
     told = load(DEPLOYED).model_dump(exclude_unset=True)
     # Files that must be there where they are named: commented out.
     told["listen"]["tls"] = told["participants"]["inventory"]["tls"] = None
-    for table in ("listen", "limits", "recovery"):
+    for table in ("listen", "metrics", "limits", "recovery"):
         assert told[table].keys() == Settings().model_dump()[table].keys()
     assert told["participants"]["inventory"].keys() == ParticipantSettings(target="x:1").model_dump().keys()
 
@@ -185,3 +185,15 @@ def test_the_command_line_overrides_single_settings(tmp_path: Path) -> None:
 
 def test_secrets_are_not_printed() -> None:
     assert "secret" not in repr(load(None, {"log": {"url": "postgresql://u:secret@h/d"}}))
+
+
+@pytest.mark.parametrize("url", ["ftp://h/x", "h/x", "https://", ""])
+def test_a_webhook_is_http_and_is_not_said(url: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load(None, {"alerts": {"webhook_url": url}})
+    assert str(caught.value) == "command line: alerts.webhook_url: must be an http:// or https:// URL"
+
+
+def test_workers_have_ports_side_by_side() -> None:
+    assert [MetricsSettings(listen="h:9").place(slot) for slot in (0, 2)] == [("h", 9), ("h", 11)]
+    assert MetricsSettings(listen="h:0").place(2) == ("h", 0)

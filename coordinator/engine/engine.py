@@ -18,6 +18,7 @@ import asyncio
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import compress
 
 import structlog
 from msgspec import Struct
@@ -61,6 +62,7 @@ from coordinator.core.machine import is_calling, step, with_branch, words
 from coordinator.core.model import Answer, Branch, BranchSpec, Note, RetryPolicy, State, Transaction, Verdict
 from coordinator.core.notes import noted, with_stuck
 from coordinator.engine.log_writer import LogWriter
+from coordinator.engine.observer import SILENT, Anomaly, Observer
 from coordinator.engine.participant_lane import (
     BATCHES,
     Answers,
@@ -88,6 +90,13 @@ WAITERS_SWEPT_EVERY = 256
 PAUSED_RETRY_AFTER_S = 5.0
 # For participants that are not configured (any more).
 _NO_POLICY = RetryPolicy()
+# What has ended when a transaction comes to a state.
+_PHASES = {
+    State.CONFIRMING: "try",
+    State.CANCELLING: "try",
+    State.CONFIRMED: "confirm",
+    State.CANCELLED: "cancel",
+}
 
 
 class EngineLimits(Struct, frozen=True, kw_only=True):
@@ -112,12 +121,14 @@ class Totals:
 class Live:
     """A transaction that this process drives, and the requests that wait for it."""
 
-    __slots__ = ("begun", "rivals", "tx", "waiters")
+    __slots__ = ("begun", "phase_began_at", "rivals", "tx", "waiters")
 
     def __init__(self, tx: Transaction, *, begun: bool) -> None:
         self.tx = tx
         # By a request to this process; otherwise it was taken over.
         self.begun = begun
+        # By the log's clock; 0: before this process had it.
+        self.phase_began_at = 0.0
         self.waiters: list[Waiter] = []
         # Requests for the same gid with other content, by their fingerprint. Until the
         # log has said who was first, nobody here can say which of them is refused.
@@ -142,7 +153,9 @@ class Engine:
         clock: LogClock,
         limits: EngineLimits | None = None,
         jitter: Callable[[], float] = random.random,
+        observer: Observer = SILENT,
     ) -> None:
+        self.observer = observer
         self.clock = clock
         self.log = log
         self.limits = limits or EngineLimits()
@@ -167,6 +180,8 @@ class Engine:
             on_refused=self._on_refused,
             is_wanted=self._is_change_wanted,
             enough=lambda: self._begun // BATCHES,
+            clock=clock,
+            observer=observer,
         )
         self._participants = participants
         self._tasks: asyncio.TaskGroup | None = None
@@ -220,6 +235,7 @@ class Engine:
             clock=self.clock,
             is_wanted=self._is_call_wanted,
             on_answers=self._on_answers,
+            observer=self.observer,
         )
         for entry in self.live.values():
             ours = sum(branch.spec.participant == name for branch in entry.tx.branches)
@@ -243,7 +259,8 @@ class Engine:
         self._check_room(tx)
         entry = self._remember(tx, begun=True)
         entry.waiters.append(waiter)
-        self._apply(entry, Begun(), self.clock.now())
+        entry.phase_began_at = self.clock.now()
+        self._apply(entry, Begun(), entry.phase_began_at)
 
     async def add_branch(
         self, gid: str, spec: BranchSpec, waiter: Waiter, *, branches_max: int, transaction_bytes_max: int
@@ -564,14 +581,20 @@ class Engine:
 
     def _on_saved(self, changed: Sequence[Transaction], written: Sequence[bool]) -> None:
         now = self.clock.now()
+        self.observer.changed(list(compress(changed, written)))
+        sample = changed[len(changed) // 2]
         for tx, was_written in zip(changed, written, strict=True):
             if not self._is_change_wanted(tx):
                 continue  # it was lost and taken again meanwhile
             entry = self.live[tx.gid]
-            if was_written:
-                self._apply(entry, Saved(), now)
-            else:
+            if not was_written:
                 self._lose(entry)
+                continue
+            if tx.saving_state is not tx.saved_state:
+                if tx is sample and entry.phase_began_at:
+                    self.observer.phase_ended(_PHASES[tx.state], now - entry.phase_began_at)
+                entry.phase_began_at = now
+            self._apply(entry, Saved(), now)
 
     def _lose(self, entry: Live) -> None:
         """Another coordinator has the transaction. Whoever waits for it here watches its row."""
@@ -674,6 +697,15 @@ class Engine:
         entry.tx = with_branch(entry.tx, effect.index, with_stuck(branch))
         logger.error(
             "transaction is stuck",
+            gid=entry.tx.gid,
+            branch_id=branch.spec.branch_id,
+            participant=branch.spec.participant,
+            state=entry.tx.state.name,
+            attempts=branch.attempts,
+            last_error=branch.last_error,
+        )
+        self.observer.anomaly(
+            Anomaly.STUCK,
             gid=entry.tx.gid,
             branch_id=branch.spec.branch_id,
             participant=branch.spec.participant,

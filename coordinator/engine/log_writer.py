@@ -13,7 +13,8 @@ import structlog
 
 from coordinator.core.errors import LogUnavailable
 from coordinator.core.model import Transaction
-from coordinator.ports import Log, Record
+from coordinator.engine.observer import SILENT, Anomaly, Observer
+from coordinator.ports import Clock, Log, Record
 from tcc.outbox import Outbox
 
 T = TypeVar("T")
@@ -43,6 +44,8 @@ class LogWriter:
         on_refused: Callable[[Sequence[Transaction], LogUnavailable], None],
         is_wanted: Callable[[Transaction], bool],
         enough: Callable[[], int],
+        clock: Clock,
+        observer: Observer = SILENT,
     ) -> None:
         """`enough`: how many writes are worth a commit of their own when others could come."""
         self._log = log
@@ -50,6 +53,8 @@ class LogWriter:
         self._on_saved = on_saved
         self._on_refused = on_refused
         self._is_wanted = is_wanted
+        self._clock = clock
+        self._observer = observer
         self._inserts = Outbox[Transaction](
             self._insert,
             items_max=BATCH_MAX,
@@ -90,6 +95,7 @@ class LogWriter:
         if not self.available:
             self.available = True
             self.on_availability(True)
+            self._observer.anomaly(Anomaly.LOG_BACK)
             logger.info("log is back")
 
     def log_failed(self, error: LogUnavailable) -> None:
@@ -97,18 +103,25 @@ class LogWriter:
         if self.available:
             self.available = False
             self.on_availability(False)
+            self._observer.anomaly(Anomaly.LOG_AWAY, error=error.message)
             logger.warning("log is away", error=error.message)
         self._on_refused(self._inserts.withdraw(), error)
 
     async def _insert(self, batch: list[Transaction]) -> None:
-        self._on_inserted(batch, await self._until_known(lambda: self._log.transaction_insert(batch)))
+        asked_at = self._clock.now()
+        others = await self._until_known(lambda: self._log.transaction_insert(batch))
+        self._observer.written("begin", len(batch), self._clock.now() - asked_at)
+        self._on_inserted(batch, others)
 
     async def _save(self, waiting: list[Transaction]) -> None:
         # A transaction may have been lost, and taken again, while its change waited here.
         batch = [tx for tx in waiting if self._is_wanted(tx)]
         if not batch:
             return
-        self._on_saved(batch, await self._until_known(lambda: self._log.transaction_save(batch)))
+        asked_at = self._clock.now()
+        written = await self._until_known(lambda: self._log.transaction_save(batch))
+        self._observer.written("change", len(batch), self._clock.now() - asked_at)
+        self._on_saved(batch, written)
 
     async def _until_known(self, write: Callable[[], Awaitable[T]]) -> T:
         wait_s = RETRY_FIRST_S
@@ -116,6 +129,7 @@ class LogWriter:
             try:
                 outcome = await write()
             except LogUnavailable as error:
+                self._observer.write_failed()
                 self.log_failed(error)
             else:
                 self.log_answered()

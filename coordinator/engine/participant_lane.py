@@ -14,6 +14,7 @@ from coordinator.core.errors import UnknownParticipant
 from coordinator.core.machine import words
 from coordinator.core.model import Answer, RetryPolicy, Verdict
 from coordinator.engine.breaker import Breaker, BreakerPolicy
+from coordinator.engine.observer import SILENT, Anomaly, Observer
 from coordinator.ports import BranchCall, Clock, Participants
 from tcc.failpoint import failpoint
 from tcc.outbox import Outbox
@@ -70,6 +71,7 @@ class ParticipantLane:
         clock: Clock,
         is_wanted: Callable[[BranchCall], bool],
         on_answers: Callable[[Answers], None],
+        observer: Observer = SILENT,
     ) -> None:
         self.name = name
         self.policy = policy
@@ -85,6 +87,7 @@ class ParticipantLane:
         self._clock = clock
         self._is_wanted = is_wanted
         self._on_answers = on_answers
+        self._observer = observer
         self._under_way = 0
         # Out of the queue, and waiting for room in the bulkhead.
         self._held = 0
@@ -201,11 +204,14 @@ class ParticipantLane:
 
     def _withhold(self, calls: Sequence[BranchCall], answer: Answer) -> None:
         if calls:
+            self._observer.withheld(self.name, len(calls))
             self._on_answers([(call, answer) for call in calls])
 
     async def _call(self, calls: list[BranchCall]) -> None:
         reached = False
         missing = len(calls)
+        sent_at = self._clock.now()
+        self._observer.sent(self.name, calls)
         failpoint("call.before")
         async for answers in self._participants.execute(self.name, calls):
             failpoint("call.answered")
@@ -214,12 +220,20 @@ class ParticipantLane:
             self._note(answers)
             if any(not answer.unreachable for _, answer in answers):
                 reached = True
-                self.breaker = self.breaker.succeeded()
-            self._on_answers([(calls[position], answer) for position, answer in answers])
+                self._set_breaker(self.breaker.succeeded())
+            of_calls = [(calls[position], answer) for position, answer in answers]
+            self._observer.answered(self.name, of_calls, self._clock.now() - sent_at)
+            self._on_answers(of_calls)
         failpoint("call.after")
         assert missing == 0, "each call gets exactly one answer"
         if not reached:
-            self.breaker = self.breaker.failed(self._clock.now())
+            self._set_breaker(self.breaker.failed(self._clock.now()))
+
+    def _set_breaker(self, breaker: Breaker) -> None:
+        was_closed, self.breaker = self.breaker.closed, breaker
+        if breaker.closed is not was_closed:
+            kind = Anomaly.BREAKER_CLOSED if breaker.closed else Anomaly.BREAKER_OPENED
+            self._observer.anomaly(kind, participant=self.name)
 
     def _note(self, answers: Sequence[tuple[int, Answer]]) -> None:
         self.answered += len(answers)

@@ -70,7 +70,7 @@ class PostgresLog:
         statement_timeout_s: float = 10.0,
     ) -> None:
         self._owner = owner
-        self._name = name
+        self.name = name
         self._connections = Connections(url, most=connections, statement_timeout_s=statement_timeout_s)
         self._heartbeats = Connections(url, most=1, statement_timeout_s=statement_timeout_s)
         self._lists = Connections(url, most=1, statement_timeout_s=statement_timeout_s)
@@ -222,7 +222,7 @@ class PostgresLog:
 
     async def coordinator_heartbeat(self, *, lease_s: float) -> float:
         """See `ports.Log`."""
-        values = {"owner": self._owner, "name": self._name, "lease_s": float(lease_s)}
+        values = {"owner": self._owner, "name": self.name, "lease_s": float(lease_s)}
         failpoint("log.heartbeat.before")
         beaten = await self._heartbeats.execute(statements.HEARTBEAT, values)
         failpoint("log.heartbeat.after")

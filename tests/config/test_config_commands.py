@@ -77,6 +77,7 @@ def test_show_says_where_each_value_came_from(tmp_path: Path, monkeypatch: pytes
         ),
         ("postgresql://h/d?sslpassword=secret", "postgresql://h/d?sslpassword=***"),
         ("postgresql://u:1/secret@h/d", "postgresql://***"),
+        ("https://u:secret@hooks.example/secret?token=secret", "https://hooks.example/***"),
         ("postgresql://u@/d?host=%2Frun", "postgresql://u@/d?host=%2Frun"),
     ],
 )

@@ -82,7 +82,7 @@ async def serving(
         stdout=asyncio.subprocess.PIPE,
         stderr=stderr,
         cwd=directory,
-        env=os.environ | dict(environment or {}),
+        env=os.environ | {"TCC_METRICS__LISTEN": ""} | dict(environment or {}),
     )
     daemon = Daemon(process)
     try:

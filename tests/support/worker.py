@@ -29,6 +29,7 @@ def settings_for(participants: Mapping[str, Mapping[str, object]], **changes: ob
             "listen": {"address": "127.0.0.1:0"},
             "recovery": QUICK,
             "drain_s": 2.0,
+            "metrics": {"listen": ""},
             "participants": {name: QUICK_RETRIES | dict(table) for name, table in participants.items()},
         }
         | changes

@@ -1,0 +1,328 @@
+"""All metrics, what each means, and how they come about.
+
+Counters and histograms are fed by the engine, once a batch (`engine.observer`).
+Gauges cost nothing until somebody asks: they are read from the engine then. What
+only the log knows (`LogGauges`) is asked for by a job, every few seconds.
+
+Each worker process has metrics of its own, and a port of its own. Prometheus sums
+what may be summed; what the log says is the same at every worker, so take `max`.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from coordinator.core.model import Answer, Operation, State, Transaction, Verdict
+from coordinator.engine.engine import Engine
+from coordinator.engine.observer import Anomaly, Observer
+from coordinator.engine.participant_lane import ParticipantLane
+from coordinator.ports import BranchCall, Unsettled
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_SPANS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+_PHASES = {Operation.TRY: "try", Operation.CONFIRM: "confirm", Operation.CANCEL: "cancel"}
+_DECISIONS = {State.CONFIRMING: "confirm", State.CANCELLING: "cancel"}
+_ENDS = {State.CONFIRMED: "confirmed", State.CANCELLED: "cancelled"}
+_LIVE_STATES = (State.TRYING, State.CONFIRMING, State.CANCELLING)
+
+
+class Metrics(Observer):
+    """The counters and histograms of one worker. `text` is what Prometheus reads."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        # Monotonic moments; None: not yet.
+        self.heartbeat_at: float | None = None
+        self.purged_at: float | None = None
+        # Whom anomalies are passed on to.
+        self.alert: Callable[[Anomaly, Mapping[str, object]], None] = lambda *_: None
+        self.registry = CollectorRegistry()
+        registry = self.registry
+        ProcessCollector(registry=registry)
+        self._begun = Counter(
+            "tcc_transactions_begun", "Transactions that became durable here.", registry=registry
+        )
+        self._decided = Counter(
+            "tcc_transactions_decided", "Durable decisions, by decision.", ["decision"], registry=registry
+        )
+        self._ended = Counter(
+            "tcc_transactions_ended", "Transactions that ended, by final state.", ["state"], registry=registry
+        )
+        self._parked = Counter(
+            "tcc_transactions_parked",
+            "Transactions given back to the log until their next attempt is due.",
+            registry=registry,
+        )
+        self._resumed = Counter(
+            "tcc_transactions_resumed",
+            "Transactions taken up again: retried (they were due) or adopted (their coordinator died).",
+            ["how"],
+            registry=registry,
+        )
+        self._stuck = Counter(
+            "tcc_transactions_became_stuck",
+            "Transactions whose phase two failed more often than attempts_before_stuck.",
+            ["participant"],
+            registry=registry,
+        )
+        self._purged = Counter(
+            "tcc_transactions_purged", "Ended transactions deleted after their retention.", registry=registry
+        )
+        self._phase = Histogram(
+            "tcc_transaction_phase_seconds",
+            "How long a phase of a transaction took, durable writes included: try until the decision, "
+            "confirm or cancel until the end. One transaction of each batch is looked at.",
+            ["phase"],
+            buckets=_SPANS_S,
+            registry=registry,
+        )
+        self._write = Histogram(
+            "tcc_log_write_seconds",
+            "How long one durable write of a batch took: begin or change.",
+            ["write"],
+            buckets=_SPANS_S,
+            registry=registry,
+        )
+        self._write_size = Histogram(
+            "tcc_log_batch_size",
+            "Transactions in one durable write.",
+            ["write"],
+            buckets=_SIZES,
+            registry=registry,
+        )
+        self._write_failures = Counter(
+            "tcc_log_write_failures", "Writes that got no answer; they are repeated.", registry=registry
+        )
+        self._calls = Counter(
+            "tcc_calls",
+            "Answered branch calls; outcome: succeeded, rejected, failed, or unreachable "
+            "(nobody there, or no answer in time).",
+            ["participant", "phase", "outcome"],
+            registry=registry,
+        )
+        self._call = Histogram(
+            "tcc_call_seconds",
+            "From sending a batch of calls to an answer, once for each message of answers.",
+            ["participant", "phase"],
+            buckets=_SPANS_S,
+            registry=registry,
+        )
+        self._call_size = Histogram(
+            "tcc_call_batch_size",
+            "Branch calls in one batch.",
+            ["participant"],
+            buckets=_SIZES,
+            registry=registry,
+        )
+        self._retries = Counter(
+            "tcc_call_retries", "Calls that had failed before.", ["participant"], registry=registry
+        )
+        self._withheld = Counter(
+            "tcc_calls_withheld",
+            "Calls that did not leave because the participant's breaker is open.",
+            ["participant"],
+            registry=registry,
+        )
+        self._anomalies = Counter(
+            "tcc_anomalies", "What operators are alerted of, by kind.", ["kind"], registry=registry
+        )
+        self._alerts = Counter(
+            "tcc_webhook_alerts",
+            "Alerts for the webhook: delivered, failed (after all attempts), dropped (its queue was full).",
+            ["outcome"],
+            registry=registry,
+        )
+
+    def text(self) -> bytes:
+        """Everything in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def written(self, write: str, count: int, span_s: float) -> None:
+        self._write.labels(write).observe(span_s)
+        self._write_size.labels(write).observe(count)
+        if write == "begin":
+            self._begun.inc(count)
+
+    def write_failed(self) -> None:
+        self._write_failures.inc()
+
+    def changed(self, batch: Sequence[Transaction]) -> None:
+        # What is saved, not what is so by now: more may have happened meanwhile.
+        states = [tx.saving_state for tx in batch if tx.saving_state is not tx.saved_state]
+        if parked := len(batch) - [tx.parked_until for tx in batch].count(0.0):
+            self._parked.inc(parked)
+        for decided, decision in _DECISIONS.items():
+            if count := states.count(decided):
+                self._decided.labels(decision).inc(count)
+        for ended, name in _ENDS.items():
+            if count := states.count(ended):
+                self._ended.labels(name).inc(count)
+
+    def phase_ended(self, phase: str, span_s: float) -> None:
+        self._phase.labels(phase).observe(span_s)
+
+    def sent(self, participant: str, calls: Sequence[BranchCall]) -> None:
+        self._call_size.labels(participant).observe(len(calls))
+        if retries := len(calls) - [call.attempt for call in calls].count(0):
+            self._retries.labels(participant).inc(retries)
+
+    def answered(self, participant: str, answers: Sequence[tuple[BranchCall, Answer]], span_s: float) -> None:
+        operations = [call.operation for call, _ in answers]
+        all_succeeded = [answer.verdict for _, answer in answers].count(Verdict.SUCCEEDED) == len(answers)
+        for operation, phase in _PHASES.items():
+            count = operations.count(operation)
+            if not count:
+                continue
+            self._call.labels(participant, phase).observe(span_s)
+            if all_succeeded:
+                self._calls.labels(participant, phase, "succeeded").inc(count)
+                continue
+            for call, answer in answers:
+                if call.operation is operation:
+                    self._calls.labels(participant, phase, _outcome(answer)).inc()
+
+    def withheld(self, participant: str, count: int) -> None:
+        self._withheld.labels(participant).inc(count)
+
+    def resumed(self, how: str, count: int) -> None:
+        self._resumed.labels(how).inc(count)
+
+    def heartbeat(self) -> None:
+        self.heartbeat_at = self._monotonic()
+
+    def purged(self, count: int, *, finished: bool) -> None:
+        self._purged.inc(count)
+        if finished:
+            self.purged_at = self._monotonic()
+
+    def anomaly(self, kind: Anomaly, **facts: object) -> None:
+        self._anomalies.labels(kind.name).inc()
+        if kind is Anomaly.STUCK:
+            self._stuck.labels(facts["participant"]).inc()
+        self.alert(kind, facts)
+
+    def alerted(self, outcome: str, count: int) -> None:
+        """What became of alerts for the webhook."""
+        self._alerts.labels(outcome).inc(count)
+
+
+def _outcome(answer: Answer) -> str:
+    return "unreachable" if answer.unreachable else answer.verdict.name.lower()
+
+
+class LogGauges:
+    """The job that asks the log for what only it knows, and what it said last.
+
+    Counting reads an index entry for each that has not ended, so that asking pauses
+    for many times as long as it took.
+    """
+
+    name = "log gauges"
+    every_s = 5.0
+    _PAUSE_FACTOR = 20
+
+    def __init__(self, ask: Callable[[], Awaitable[Unsettled]], monotonic: Callable[[], float]) -> None:
+        self._ask = ask
+        self._monotonic = monotonic
+        self._ask_at = 0.0
+        self.said: Unsettled | None = None
+        self.said_at = 0.0
+
+    async def run_once(self) -> int:
+        """Asks, unless it did so a moment ago. Raises LogUnavailable."""
+        began_at = self._monotonic()
+        if began_at < self._ask_at:
+            return 0
+        self.said = await self._ask()
+        self.said_at = self._monotonic()
+        self._ask_at = self.said_at + self._PAUSE_FACTOR * (self.said_at - began_at)
+        return 1
+
+
+class Gauges(Collector):
+    """Reads engine, metrics and log gauges whenever somebody asks."""
+
+    def __init__(self, engine: Engine, metrics: Metrics, log: LogGauges | None) -> None:
+        self._engine = engine
+        self._metrics = metrics
+        self._log = log
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: until its first heartbeat the engine has no clock to be read by."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._of_worker()
+        yield from self._of_participants()
+        if self._log is not None and self._log.said is not None:
+            yield from self._of_log(self._log.said, self._log.said_at)
+
+    def _of_worker(self) -> Iterator[Metric]:
+        engine, metrics = self._engine, self._metrics
+        now = engine.clock.monotonic()
+        live_max = engine.limits.live_max
+        yield _gauge("tcc_live_transactions", "Transactions in this worker's memory.", len(engine.live))
+        yield _gauge("tcc_live_transactions_max", "limits.live_max; new work is refused before.", live_max)
+        yield _gauge("tcc_log_queue_length", "Writes that wait for the log.", engine.writer.backlog)
+        yield _gauge(
+            "tcc_watched_transactions",
+            "Transactions driven elsewhere that requests wait for here.",
+            len(engine.watched),
+        )
+        yield _gauge("tcc_log_available", "1 while the log answers.", int(engine.writer.available))
+        yield _gauge("tcc_draining", "1 while this worker takes nothing new.", int(engine.draining))
+        if metrics.heartbeat_at is not None:
+            yield _gauge(
+                "tcc_lease_lag_seconds", "Since the lease was renewed last.", now - metrics.heartbeat_at
+            )
+        if metrics.purged_at is not None:
+            yield _gauge(
+                "tcc_purge_lag_seconds", "Since a purge left nothing to delete.", now - metrics.purged_at
+            )
+
+    def _of_participants(self) -> Iterator[Metric]:
+        backlog = _by("participant", "tcc_participant_queue_length", "Calls that wait or are under way.")
+        live = _by("participant", "tcc_participant_live_branches", "Branches of live transactions.")
+        breaker = _by("participant", "tcc_breaker_state", "0: closed, 1: half-open, 2: open.")
+        for name, lane in self._engine.lanes.items():
+            backlog.add_metric([name], lane.backlog)
+            live.add_metric([name], lane.live)
+            breaker.add_metric([name], _breaker_state(lane, self._engine))
+        yield from (backlog, live, breaker)
+
+    def _of_log(self, said: Unsettled, said_at: float) -> Iterator[Metric]:
+        states = _by("state", "tcc_unsettled_transactions", "What has not ended, in the whole log.")
+        for state in _LIVE_STATES:
+            states.add_metric([state.name.lower()], said.by_state.get(state, 0))
+        waiting = _by("participant", "tcc_waiting_transactions", "Of these: parked, by whom they wait for.")
+        for name, count in said.waiting_on.items():
+            waiting.add_metric([name], count)
+        yield from (states, waiting)
+        yield _gauge("tcc_parked_transactions", "Of these: waiting for their next attempt.", said.parked)
+        yield _gauge("tcc_stuck_transactions", "Of these: stuck.", said.stuck)
+        yield _gauge("tcc_held_transactions", "Of these: held by an operator.", said.held)
+        yield _gauge("tcc_oldest_unsettled_seconds", "Age of the oldest of these.", _oldest_age_s(said))
+        age_s = self._engine.clock.monotonic() - said_at
+        yield _gauge("tcc_log_gauges_age_seconds", "Since the log was asked for these.", age_s)
+
+
+def _oldest_age_s(said: Unsettled) -> float:
+    return 0.0 if said.oldest_created_at is None else max(0.0, said.at - said.oldest_created_at)
+
+
+def _gauge(name: str, explanation: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, explanation, value=value)
+
+
+def _by(label: str, name: str, explanation: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, explanation, labels=[label])
+
+
+def _breaker_state(lane: ParticipantLane, engine: Engine) -> int:
+    if lane.breaker.closed:
+        return 0
+    return 1 if lane.breaker.probing or lane.breaker.allows(engine.clock.now()) else 2

@@ -1,0 +1,43 @@
+"""What one worker shows of itself: metrics and health on a port of its own, alerts to a webhook."""
+
+import asyncio
+from collections.abc import Callable
+
+from coordinator.alerts import WebhookAlerts
+from coordinator.engine.engine import Engine
+from coordinator.metrics import CONTENT_TYPE, Gauges, LogGauges, Metrics
+from coordinator.metrics_server import MetricsServer
+from coordinator.settings import Settings
+
+
+class Monitoring:
+    """Give `metrics` to the engine as its observer, then `watch` the engine, then `run`.
+
+    `slot`: which of the workers of one `tccd serve` this is, from 0.
+    """
+
+    def __init__(
+        self, settings: Settings, *, monotonic: Callable[[], float], coordinator: str, slot: int
+    ) -> None:
+        self.metrics = Metrics(monotonic)
+        self._place = settings.metrics.place(slot) if settings.metrics.listen else None
+        url = settings.alerts.webhook_url
+        self._alerts: WebhookAlerts | None = None
+        if url is not None:
+            self._alerts = WebhookAlerts(
+                url.get_secret_value(), coordinator=coordinator, on_outcome=self.metrics.alerted
+            )
+            self.metrics.alert = self._alerts.put
+
+    def watch(self, engine: Engine, log: LogGauges | None) -> None:
+        """Shows how this engine, and the whole log, stand."""
+        self.metrics.registry.register(Gauges(engine, self.metrics, log))
+
+    async def run(self, not_ready: Callable[[], str]) -> None:
+        """Serves and alerts until cancelled. `not_ready` says why this worker is not; empty: it is."""
+        async with asyncio.TaskGroup() as tasks:
+            if self._alerts is not None:
+                tasks.create_task(self._alerts.run())
+            if self._place is not None:
+                server = MetricsServer(text=self.metrics.text, content_type=CONTENT_TYPE, not_ready=not_ready)
+                tasks.create_task(server.run(*self._place))

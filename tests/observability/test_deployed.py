@@ -1,0 +1,126 @@
+"""What is deployed beside it names only metrics that exist, and every alert has its entry in the runbook."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from coordinator.clock import LogClock
+from coordinator.core.model import State
+from coordinator.engine.engine import Engine
+from coordinator.engine.participant_lane import ParticipantPolicy
+from coordinator.log.store import PostgresLog
+from coordinator.metrics import Gauges, LogGauges, Metrics
+from coordinator.ports import Unsettled
+from coordinator.rpc.participant_client import ParticipantClient
+
+ROOT = Path(__file__).parents[2]
+DASHBOARD = ROOT / "deploy" / "monitoring" / "grafana-dashboard.json"
+RULES = ROOT / "deploy" / "monitoring" / "alerts.yaml"
+RUNBOOK = (ROOT / "docs" / "RUNBOOK.md").read_text()
+
+
+async def known_metrics() -> dict[str, set[str]]:
+    """The names of all samples that a worker can show, with their labels."""
+
+    async def ask() -> Unsettled:
+        return Unsettled(
+            by_state={State.TRYING: 1},
+            parked=1,
+            stuck=1,
+            held=1,
+            at=2.0,
+            oldest_created_at=1.0,
+            waiting_on={"stock": 1},
+        )
+
+    clock = LogClock()
+    clock.set(0.0, asked_at=0.0, answered_at=0.0)
+    metrics = Metrics(clock.monotonic)
+    metrics.heartbeat()
+    metrics.purged(0, finished=True)
+    log = LogGauges(ask, clock.monotonic)
+    await log.run_once()
+    engine = Engine(
+        log=PostgresLog("postgresql://nowhere/tcc", owner="o", name="n"),
+        participants=ParticipantClient({}, result_bytes_max=1),
+        policies={"stock": ParticipantPolicy()},
+        clock=clock,
+        observer=metrics,
+    )
+    metrics.registry.register(Gauges(engine, metrics, log))
+    known: dict[str, set[str]] = {"process_cpu_seconds_total": set()}
+    for collector in (vars(metrics) | {"gauges": Gauges(engine, metrics, log)}).values():
+        if not hasattr(collector, "collect") or collector is metrics.registry:
+            continue
+        for family in collector.collect():
+            labels = set(getattr(collector, "_labelnames", ()))
+            labels |= {label for sample in family.samples for label in sample.labels}
+            suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}
+            for suffix in suffixes.get(family.type, [""]):
+                known[family.name + suffix] = labels | ({"le"} if suffix == "_bucket" else set())
+    return known
+
+
+def expressions() -> list[str]:
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    of_panels = [target["expr"] for panel in panels for target in panel.get("targets", ())]
+    return of_panels + [rule["expr"] for rule in rules()]
+
+
+def rules() -> list[dict[str, object]]:
+    (group,) = yaml.safe_load(RULES.read_text())["groups"]
+    return group["rules"]
+
+
+def names(expression: str) -> set[str]:
+    return set(re.findall(r"\b(?:tcc|process)_[a-z_]+\b", expression))
+
+
+async def test_every_metric_that_is_asked_for_exists() -> None:
+    known = await known_metrics()
+    asked = {name for expression in expressions() for name in names(expression)}
+    assert len(asked) > 20
+    assert asked - known.keys() == set()
+
+
+async def test_every_label_that_is_asked_for_exists() -> None:
+    known = await known_metrics()
+    for expression in expressions():
+        labels = {
+            label.strip()
+            for group in re.findall(r"\bby \(([^)]*)\)", expression)
+            for label in group.split(",")
+        }
+        labels |= set(re.findall(r"[{,]\s*([a-z_]+)\s*=", expression))
+        # Prometheus adds the instance.
+        allowed = {"instance"}.union(*(known[name] for name in names(expression)))
+        assert labels <= allowed, expression
+
+
+async def test_every_metric_of_ours_is_in_the_dashboard_or_a_rule_or_explained_away() -> None:
+    asked = {name for expression in expressions() for name in names(expression)}
+    ours = {re.sub(r"_(bucket|sum|count)$", "", name) for name in await known_metrics()}
+    shown = {re.sub(r"_(bucket|sum|count)$", "", name) for name in asked}
+    not_shown = {
+        *("tcc_transactions_decided_total", "tcc_transactions_purged_total", "tcc_watched_transactions"),
+        *("tcc_draining", "tcc_log_gauges_age_seconds"),
+    }
+    assert ours - shown == not_shown
+
+
+def test_every_alert_has_its_entry_and_every_entry_its_alert() -> None:
+    alerts = [str(rule["alert"]) for rule in rules()]
+    assert re.findall(r"^## (\w+)$", RUNBOOK, re.MULTILINE) == alerts
+    for rule in rules():
+        annotations = rule["annotations"]
+        assert annotations["runbook"] == f"docs/RUNBOOK.md#{str(rule['alert']).lower()}"  # type: ignore[index]
+        assert rule["labels"]["severity"] in {"page", "ticket"}  # type: ignore[index]
+
+
+@pytest.mark.parametrize("entry", re.split(r"^## ", RUNBOOK, flags=re.MULTILINE)[1:])
+def test_an_entry_says_what_to_look_at_and_what_to_do(entry: str) -> None:
+    assert "\nLook: " in entry
+    assert "\nDo: " in entry

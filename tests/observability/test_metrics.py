@@ -1,0 +1,167 @@
+"""What a worker says of itself, as Prometheus reads it."""
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from coordinator.log.embedded import EmbeddedPostgres
+from coordinator.log.migration import migrate
+from tcc.v1 import participant_pb2, transaction_pb2 as pb
+from tests.observability.scraping import free_port, get, scrape, until_scraped, value
+from tests.support import daemon
+from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, failed, rejected, serving
+from tests.support.worker import branch, running, settings_for
+
+TRY = participant_pb2.OPERATION_TRY
+CONFIRM = participant_pb2.OPERATION_CONFIRM
+
+
+@pytest.fixture
+async def stock() -> AsyncIterator[ScriptedParticipant]:
+    participant = ScriptedParticipant()
+    async with serving(participant) as participant.address:
+        yield participant
+
+
+def execute(gid: str) -> pb.ExecuteTransactionRequest:
+    return pb.ExecuteTransactionRequest(
+        gid=gid, branches=[branch("1"), branch("2")], wait_for=pb.WAIT_FOR_COMPLETION
+    )
+
+
+def settings(port: int, stock: ScriptedParticipant, **participant: object):
+    return settings_for(
+        {"stock": {"target": stock.address} | participant}, metrics={"listen": f"127.0.0.1:{port}"}
+    )
+
+
+async def test_transactions_and_calls_are_counted(log_url: str, stock: ScriptedParticipant) -> None:
+    async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+        is_refused = (call.gid, call.branch_id, call.operation) == ("no", "2", TRY)
+        return rejected("SOLD_OUT") if is_refused else SUCCEEDED
+
+    stock.script = script
+    port = free_port()
+    async with running(settings(port, stock), log_url) as worker:
+        for gid in ("a", "b", "no"):
+            await worker.stub.ExecuteTransaction(execute(gid))
+        # The last write is counted before the initiator is answered.
+        samples = await scrape(port)
+    assert value(samples, "tcc_transactions_begun_total") == 3
+    assert value(samples, "tcc_transactions_decided_total", decision="confirm") == 2
+    assert value(samples, "tcc_transactions_decided_total", decision="cancel") == 1
+    assert value(samples, "tcc_transactions_ended_total", state="confirmed") == 2
+    assert value(samples, "tcc_transactions_ended_total", state="cancelled") == 1
+    calls = {"participant": "stock"}
+    assert value(samples, "tcc_calls_total", **calls, phase="try", outcome="succeeded") == 5
+    assert value(samples, "tcc_calls_total", **calls, phase="try", outcome="rejected") == 1
+    assert value(samples, "tcc_calls_total", **calls, phase="confirm", outcome="succeeded") == 4
+    assert value(samples, "tcc_calls_total", **calls, phase="cancel", outcome="succeeded") == 2
+    # Singly executed: every batch is one transaction.
+    assert value(samples, "tcc_log_batch_size_count", write="begin") == 3
+    assert value(samples, "tcc_log_batch_size_sum", write="change") == 6
+    assert value(samples, "tcc_log_write_seconds_count", write="change") == 6
+    assert value(samples, "tcc_transaction_phase_seconds_count", phase="try") == 3
+    assert value(samples, "tcc_transaction_phase_seconds_count", phase="confirm") == 2
+    assert value(samples, "tcc_transaction_phase_seconds_count", phase="cancel") == 1
+    assert value(samples, "tcc_call_batch_size_sum", **calls) == 12
+    assert value(samples, "tcc_live_transactions") == 0
+    assert value(samples, "tcc_log_available") == 1
+    assert value(samples, "tcc_breaker_state", **calls) == 0
+    assert 0 <= value(samples, "tcc_lease_lag_seconds") < 30
+
+
+async def test_failures_are_counted_until_stuck(log_url: str, stock: ScriptedParticipant) -> None:
+    mended = False
+
+    async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+        return failed("BROKEN") if call.operation == CONFIRM and not mended else SUCCEEDED
+
+    stock.script = script
+    port = free_port()
+    async with running(settings(port, stock, attempts_before_stuck=3), log_url) as worker:
+        request = pb.ExecuteTransactionRequest(gid="g", branches=[branch("1")])
+        await worker.stub.ExecuteTransaction(request)
+        stuck = ("tcc_transactions_became_stuck_total", (("participant", "stock"),))
+        samples = await until_scraped(port, lambda now: now.get(stuck, 0) == 1)
+        assert value(samples, "tcc_anomalies_total", kind="STUCK") == 1
+        assert value(samples, "tcc_call_retries_total", participant="stock") >= 2
+        assert value(samples, "tcc_transactions_parked_total") >= 2
+        assert value(samples, "tcc_transactions_resumed_total", how="retried") >= 2
+        assert value(samples, "tcc_calls_total", participant="stock", phase="confirm", outcome="failed") >= 3
+        stuck_now = ("tcc_stuck_transactions", ())
+        samples = await until_scraped(port, lambda now: now.get(stuck_now, 0) == 1)
+        assert value(samples, "tcc_unsettled_transactions", state="confirming") == 1
+        assert value(samples, "tcc_unsettled_transactions", state="trying") == 0
+        assert value(samples, "tcc_oldest_unsettled_seconds") > 0
+        mended = True
+        await worker.settled("g")
+
+
+async def test_a_breaker_that_opens_shows(log_url: str, stock: ScriptedParticipant) -> None:
+    port = free_port()
+    nobody = {"target": f"127.0.0.1:{free_port()}", "breaker_failures": 1, "breaker_open_first_s": 60}
+    table = settings_for(
+        {"gone": nobody | {"breaker_open_max_s": 60}}, metrics={"listen": f"127.0.0.1:{port}"}
+    )
+    async with running(table, log_url) as worker:
+        request = pb.ExecuteTransactionRequest(
+            gid="g", branches=[branch("1", "gone")], wait_for=pb.WAIT_FOR_ACCEPTED
+        )
+        await worker.stub.ExecuteTransaction(request)
+        breaker = ("tcc_breaker_state", (("participant", "gone"),))
+        samples = await until_scraped(port, lambda now: now[breaker] == 2)
+        assert value(samples, "tcc_anomalies_total", kind="BREAKER_OPENED") == 1
+        assert value(samples, "tcc_calls_total", participant="gone", phase="try", outcome="unreachable") == 1
+
+
+async def test_health_follows_the_log(own_postgres: EmbeddedPostgres) -> None:
+    migrate(own_postgres.url())
+    port = free_port()
+    table = settings_for({}, metrics={"listen": f"127.0.0.1:{port}"})
+    async with running(table, own_postgres.url()):
+        assert await get(port, "/readyz") == (200, "tcc: ready\n")
+        own_postgres.stop("immediate")
+        await until_scraped(port, lambda now: value(now, "tcc_log_available") == 0)
+        assert await get(port, "/readyz") == (503, "tcc: the log cannot be reached\n")
+        # It lives all the same: to kill it would help nobody.
+        assert await get(port, "/healthz") == (200, "tcc: alive\n")
+        own_postgres.start()
+        samples = await until_scraped(port, lambda now: value(now, "tcc_log_available") == 1)
+        assert value(samples, "tcc_anomalies_total", kind="LOG_AWAY") == 1
+        assert value(samples, "tcc_anomalies_total", kind="LOG_BACK") == 1
+
+
+async def test_only_get_and_only_what_is_there(log_url: str) -> None:
+    port = free_port()
+    async with running(settings_for({}, metrics={"listen": f"127.0.0.1:{port}"}), log_url):
+        assert (await get(port, "/"))[0] == 404
+        assert (await get(port, "/metrics", "POST"))[0] == 405
+        assert await get(port, "/healthz", "HEAD") == (200, "")
+        assert (await get(port, "/healthz?verbose"))[0] == 200
+
+
+async def test_each_worker_has_a_port_and_keeps_it(database_url: str, tmp_path: Path) -> None:
+    port = free_port()
+    config = f'[log]\nurl = "{database_url}"\n'
+    environment = {"TCC_METRICS__LISTEN": f"127.0.0.1:{port}"}
+    async with daemon.serving(tmp_path, config, workers=2, environment=environment) as coordinator:
+        for number in (0, 1):
+            assert (await get(port + number, "/readyz"))[0] == 200
+            assert value(await scrape(port + number), "tcc_live_transactions") == 0
+        for pid in list(coordinator.workers):
+            os.kill(pid, signal.SIGKILL)
+            await coordinator.next_worker()
+        for number in (0, 1):
+            assert (await get(port + number, "/healthz"))[0] == 200
+
+
+async def test_a_port_in_use_holds_nothing_up(log_url: str, stock: ScriptedParticipant) -> None:
+    port = free_port()
+    first = settings(port, stock)
+    async with running(first, log_url), running(first, log_url) as second:
+        reply = await second.stub.ExecuteTransaction(execute("g"))
+        assert reply.outcome.state == pb.TRANSACTION_STATE_CONFIRMED
