@@ -155,7 +155,7 @@ class Worker:
 
     def _more_jobs(self) -> list[Job]:
         # Nobody could read the gauges where there is no port for them.
-        return [self._reporting(), *([self._log_gauges] if self._settings.metrics.listen else [])]
+        return [self._reporting(), *([self._log_gauges] if self._settings.metrics_address() else [])]
 
     def _reporting(self) -> Reporting:
         return Reporting(

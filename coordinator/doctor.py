@@ -4,9 +4,11 @@ It changes nothing and may run beside a coordinator. Each check is a function th
 returns findings; a finding that is no problem needs no remedy.
 """
 
+import http.client
 import secrets
 import socket
-from collections.abc import Iterator, Sequence
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from msgspec import Struct
 from coordinator.core.errors import LogUnavailable
 from coordinator.log.diagnosis import LogFacts, examine
 from coordinator.log.migration import LogUrlError
+from coordinator.rpc.admin_server import SERVICE as ADMIN_SERVICE
 from coordinator.rpc.participant_client import open_sync_channel
 from coordinator.rpc.server import SERVICE
 from coordinator.settings import ParticipantSettings, Settings
@@ -66,7 +69,7 @@ def diagnose(settings: Settings) -> Iterator[Finding]:
         yield _data_dir(settings.log.data_dir)
     else:
         yield from _log(settings.log.url.get_secret_value())
-    yield _port(settings)
+    yield from _ports(settings)
     if not settings.participants:
         yield _warning("participants", "none is configured", "add a table [participants.NAME] for each")
     for name, participant in settings.participants.items():
@@ -189,9 +192,20 @@ def _clock(facts: LogFacts) -> Finding:
 # --- ports --------------------------------------------------------------------
 
 
-def _port(settings: Settings) -> Finding:
-    """Free, or a coordinator's already."""
-    address = settings.listen.address
+def _ports(settings: Settings) -> Iterator[Finding]:
+    """Each is free, or a coordinator's already."""
+    listen, admin = settings.listen, settings.admin
+    yield _port("listen", listen.address, lambda at: listen.tls is None and _serves(at, SERVICE))
+    yield _port(
+        "admin.listen", settings.admin_address(), lambda at: admin.tls is None and _serves(at, ADMIN_SERVICE)
+    )
+    if settings.metrics_address():
+        for slot in range(settings.workers):
+            host, port = settings.metrics.place(slot)
+            yield _port("metrics.listen", f"{host}:{port}", _has_health_page)
+
+
+def _port(check: str, address: str, is_ours: Callable[[str], bool]) -> Finding:
     host, _, port = address.rpartition(":")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -201,15 +215,24 @@ def _port(settings: Settings) -> Finding:
         except OSError as error:
             reason = error.strerror
         else:
-            return _ok("listen", f"{address} is free")
-    if settings.listen.tls is None and _is_coordinator(_reachable(host, port)):
-        return _ok("listen", f"{address} is in use, by a coordinator")
+            return _ok(check, f"{address} is free")
+    if is_ours(_reachable(host, port)):
+        return _ok(check, f"{address} is in use, by a coordinator")
     return _problem(
-        "listen",
+        check,
         f"{address} cannot be had: {reason}",
-        "stop whoever has it (ss -ltnp says who), or change [listen] address; with [listen] tls it may be a "
-        "coordinator that runs already",
+        f"stop whoever has it (ss -ltnp says who), or change {check} in the configuration; where it has TLS "
+        "it may be a coordinator that runs already",
     )
+
+
+def _has_health_page(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{address}/healthz", timeout=_TIMEOUT_S) as response:
+            page: bytes = response.read(64)
+    except (OSError, http.client.HTTPException):
+        return False
+    return page.startswith(b"tcc:")
 
 
 def _reachable(host: str, port: str) -> str:
@@ -218,10 +241,10 @@ def _reachable(host: str, port: str) -> str:
     return f"{anywhere.get(host, host)}:{port}"
 
 
-def _is_coordinator(address: str) -> bool:
+def _serves(address: str, service: str) -> bool:
     with grpc.insecure_channel(address) as channel:
         try:
-            _health(channel, SERVICE)
+            _health(channel, service)
         except grpc.RpcError:
             return False
         return True

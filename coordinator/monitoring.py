@@ -20,7 +20,7 @@ class Monitoring:
         self, settings: Settings, *, monotonic: Callable[[], float], coordinator: str, slot: int
     ) -> None:
         self.metrics = Metrics(monotonic)
-        self._place = settings.metrics.place(slot) if settings.metrics.listen else None
+        self._place = settings.metrics.place(slot) if settings.metrics_address() else None
         url = settings.alerts.webhook_url
         self._alerts: WebhookAlerts | None = None
         if url is not None:

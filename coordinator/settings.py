@@ -342,6 +342,12 @@ class Settings(BaseSettings):
             return "127.0.0.1:0"
         return self.admin.listen
 
+    def metrics_address(self) -> str:
+        """Where the first worker shows its metrics; empty: nowhere, as where `listen` is any free port."""
+        if "listen" not in self.metrics.model_fields_set and self.listen.address.endswith(":0"):
+            return ""
+        return self.metrics.listen
+
     def engine_limits(self) -> EngineLimits:
         return EngineLimits(live_max=self.limits.live_max)
 

@@ -361,4 +361,5 @@ def _with_ports(settings: Settings, port: int, admin_port: int) -> Settings:
     listen = settings.listen.model_copy(update={"address": f"{_host(settings)}:{port}"})
     host = settings.admin_address().rpartition(":")[0]
     admin = settings.admin.model_copy(update={"listen": f"{host}:{admin_port}"})
-    return settings.model_copy(update={"listen": listen, "admin": admin})
+    metrics = settings.metrics.model_copy(update={"listen": settings.metrics_address()})
+    return settings.model_copy(update={"listen": listen, "admin": admin, "metrics": metrics})

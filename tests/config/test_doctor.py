@@ -13,8 +13,9 @@ from psycopg import sql
 
 from coordinator.doctor import Finding, Verdict, _clock, _durability, diagnose
 from coordinator.log.diagnosis import LogFacts
-from coordinator.settings import Settings
+from coordinator.settings import MetricsSettings, Settings
 from tests.e2e.test_startup import ended, tccd
+from tests.observability.scraping import free_port, get
 from tests.support.scripted_participant import ScriptedParticipant, serving
 from tests.support.worker import running, settings_for
 
@@ -124,6 +125,28 @@ async def test_the_port_is_ours_if_a_coordinator_has_it(log_url: str) -> None:
     async with running(settings_for({}), log_url) as worker:
         found = (await findings(settings(log_url, worker.address)))["listen"]
     assert (found.verdict, "by a coordinator" in found.said) == (Verdict.OK, True)
+
+
+async def test_every_port_is_looked_at(log_url: str) -> None:
+    port = free_port()
+    table = settings_for({}, metrics={"listen": f"127.0.0.1:{port}"})
+    async with running(table, log_url) as worker:
+        await get(port, "/healthz")
+        admin = f"127.0.0.1:{worker.worker.admin_port}"
+        theirs = settings_for(
+            {},
+            log={"url": log_url},
+            listen={"address": worker.address},
+            admin={"listen": admin},
+            metrics={"listen": f"127.0.0.1:{port}"},
+        )
+        found = await findings(theirs)
+        # One port for another's purpose is no good.
+        wrong = theirs.model_copy(update={"metrics": MetricsSettings(listen=worker.address)})
+        not_found = await findings(wrong)
+    for check in ("listen", "admin.listen", "metrics.listen"):
+        assert found[check].said.endswith("is in use, by a coordinator"), check
+    assert not_found["metrics.listen"].verdict is Verdict.PROBLEM
 
 
 async def test_the_port_of_somebody_else_is_a_problem(log_url: str) -> None:
