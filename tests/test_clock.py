@@ -9,8 +9,8 @@ from coordinator.clock import LogClock
 
 PACKAGE = Path(coordinator.__file__).parent
 # Uses that move no deadline, by file: when the scheduler ticks first; how far this machine's
-# clock is from the log's, which the doctor reports.
-HARMLESS = {"recovery.py": 1, "log/diagnosis.py": 2}
+# clock is from the log's, which the doctor reports; when something happened, for who is alerted.
+HARMLESS = {"recovery.py": 1, "log/diagnosis.py": 2, "alerts.py": 1}
 # What asks this machine for the time of day.
 WALL_CLOCKS = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
 
