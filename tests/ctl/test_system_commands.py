@@ -1,6 +1,9 @@
 """`tccctl participant`, `coordinator`, `audit`, `stats` and `watch` in a pipe."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -260,3 +263,16 @@ def test_help_has_the_exit_codes_and_every_command_examples() -> None:
                 assert f"tccctl {group} {name}" in shown.partition("Examples:")[2]
         for name in ("stats", "watch"):
             assert f"tccctl {name}" in service.tccctl(name, "--help").stdout.partition("Examples:")[2]
+
+
+def test_a_shell_can_complete_commands_and_options() -> None:
+    def offered(words: str, number: int) -> list[str]:
+        asked = {"_TCCCTL_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(number)}
+        command = [sys.executable, "-m", "tccctl"]
+        return subprocess.run(
+            command, env=os.environ | asked, capture_output=True, text=True, check=True
+        ).stdout.split()
+
+    assert offered("tccctl tx re", 2) == ["retry", "release", "resolve"]
+    assert offered("tccctl tx list --fil", 3) == ["--filter"]
+    assert offered("tccctl stats -o ", 3) == ["text", "wide", "json", "yaml"]
