@@ -8,7 +8,7 @@ DEMO ?=
 # A scenario and its arguments, for example BENCH="coordinator --mode batched --in-flight 256 --json",
 # or BENCH="all --save docs/bench", which keeps the figures and draws them.
 BENCH ?= all
-# How many seeds `make simulate` runs.
+# How many seeds `make simulate` runs, and from which one on (BASE=...; any, unless given).
 SEEDS ?= 500
 
 .DEFAULT_GOAL := help
@@ -33,7 +33,7 @@ explore: $(VENV) ## every interleaving of a small system; checks every state
 	$(BIN)/python -m proof.explore
 
 simulate: $(VENV) ## many coordinators under a simulated clock, network and log, with faults, from seeds
-	$(BIN)/python -m proof.simulate --seeds $(SEEDS)
+	$(BIN)/python -m proof.simulate --seeds $(SEEDS) $(if $(BASE),--base $(BASE))
 
 faults: $(VENV) ## real processes, killed at every durable step, and worse
 	$(BIN)/python -m proof.faults

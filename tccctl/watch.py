@@ -45,7 +45,7 @@ def watch(
         session.output.show(_frame(session))
         return
     console = Console(file=session.output.out, highlight=False)
-    # Ctrl-C is a way to leave, wherever it meets this.
+    # Ctrl-C is a way to leave, also before it is read as a key.
     with suppress(KeyboardInterrupt):
         _follow(session, console, every)
 
@@ -96,6 +96,10 @@ def _keys() -> Iterator[Callable[[float], str]]:
         return (os.read(terminal, 1).decode(errors="replace") or "q") if ready else ""
 
     tty.setcbreak(terminal)
+    # Ctrl-C comes as a key: an interrupt could meet code that swallows it.
+    mode = termios.tcgetattr(terminal)
+    mode[tty.LFLAG] &= ~termios.ISIG
+    termios.tcsetattr(terminal, termios.TCSADRAIN, mode)
     try:
         yield next_key
     finally:

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+# Real processes and databases, for many seconds.
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 COUNT = 60
 TINY = ["--rounds=1", "--seconds=0.3", "--in-flight=8", f"--transactions={COUNT}"]

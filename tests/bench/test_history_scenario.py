@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+# Real processes and databases, for many seconds.
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 # More rounds than the smaller log lasts: it is made anew.
 TINY = ["--rounds=2", "--seconds=0.3", "--warm-up=1.2", "--in-flight=8", "--rows=50000,500"]

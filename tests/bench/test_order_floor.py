@@ -23,6 +23,9 @@ from bench.flow import fill_stock, issue_coupons
 from bench.stage import Stage, System, floor_database, stage
 from coordinator.core.model import State
 
+# Real processes and databases, for many seconds.
+pytestmark = pytest.mark.slow
+
 ORDERS = 40
 SKUS = 7
 RUN = "R1"

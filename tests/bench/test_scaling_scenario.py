@@ -11,6 +11,9 @@ import pytest
 
 from bench import work
 
+# Real processes and databases, for many seconds.
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--rounds=1", "--seconds=0.4", "--warm-up=0.1", "--in-flight=8"]
 

@@ -21,6 +21,9 @@ from proof.faults.member import Member
 from proof.faults.plan import Rule
 from tcc.testing import conformance
 
+# Real processes, killed again and again.
+pytestmark = pytest.mark.slow
+
 # Each kills one incarnation of the service by itself, half-way through a call: the local
 # commit is done and the answer is not sent, and so on.
 HALF_WAY = [

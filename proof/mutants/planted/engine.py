@@ -20,8 +20,8 @@ MUTANTS = (
     _engine(
         name="refused write taken for done",
         breaks="one decision per transaction, whoever was paused",
-        old="            if was_written:",
-        new="            if was_written or tx.state.decided:",
+        old="            if not was_written:",
+        new="            if not was_written and not tx.state.decided:",
         check=_SIMULATION,
     ),
     _engine(
@@ -94,8 +94,8 @@ MUTANTS = (
     _lane(
         name="withheld calls never answered",
         breaks="branches behind an open breaker wait and are then repeated",
-        old="        if calls:\n            self._on_answers(",
-        new="        if not calls:\n            self._on_answers(",
+        old="withheld(self.name, len(calls))\n            self._on_answers(",
+        new="withheld(self.name, len(calls))\n            list(",
         check=selection("tests/engine/test_participant_lane.py"),
     ),
     _recovery(
