@@ -55,24 +55,20 @@ class LogWriter:
         self._is_wanted = is_wanted
         self._clock = clock
         self._observer = observer
-        self._inserts = Outbox[Transaction](
-            self._insert,
-            items_max=BATCH_MAX,
-            bytes_max=BATCH_BYTES_MAX,
-            size=_size,
-            senders=SENDERS,
-            pace_s=PACE_S,
-            enough=enough,
-        )
-        self._saves = Outbox[Transaction](
-            self._save,
-            items_max=BATCH_MAX,
-            bytes_max=BATCH_BYTES_MAX,
-            size=_size,
-            senders=SENDERS,
-            pace_s=PACE_S,
-            enough=enough,
-        )
+
+        def outbox(send: Callable[[list[Transaction]], Awaitable[None]]) -> Outbox[Transaction]:
+            return Outbox(
+                send,
+                items_max=BATCH_MAX,
+                bytes_max=BATCH_BYTES_MAX,
+                size=_size,
+                senders=SENDERS,
+                pace_s=PACE_S,
+                enough=enough,
+            )
+
+        self._inserts = outbox(self._insert)
+        self._saves = outbox(self._save)
         self.available = True
         # Told whenever `available` changes.
         self.on_availability: Callable[[bool], None] = lambda _: None
