@@ -1,10 +1,13 @@
 """What operators are told, from the log's values."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from msgspec.structs import replace
+
 from coordinator.core.audit import AuditRecord
-from coordinator.core.model import Branch, Note
+from coordinator.core.model import Branch, Note, Operation
 from coordinator.ports import (
     Adoption,
     CoordinatorRecord,
@@ -17,7 +20,11 @@ from tcc.v1 import admin_pb2 as pb
 
 
 def history(record: Record, adoption: Adoption | None, acts: Sequence[AuditRecord]) -> list[pb.HistoryEntry]:
-    """What happened to a transaction, oldest first. `acts`: what operators did to it."""
+    """What happened to a transaction, oldest first. `acts`: what operators did to it.
+
+    Milestones are told by the database's clock and calls by a coordinator's reading of
+    it, which is some milliseconds off: a call is shown within the phase it belongs to.
+    """
     entries = [
         _milestone(record.created_at, pb.HISTORY_KIND_BEGUN, record.tx.initiator),
         _milestone(record.decided_at, pb.HISTORY_KIND_DECIDED, _decision(record)),
@@ -25,7 +32,7 @@ def history(record: Record, adoption: Adoption | None, acts: Sequence[AuditRecor
     ]
     for branch in record.tx.branches:
         for note in branch.notes:
-            entries += _noted(branch, note)
+            entries += _noted(branch, _within_its_phase(note, record))
     if adoption is not None:
         entries.append(
             pb.HistoryEntry(
@@ -37,7 +44,29 @@ def history(record: Record, adoption: Adoption | None, acts: Sequence[AuditRecor
             )
         )
     entries += [_act(act) for act in acts]
-    return sorted(filter(None, entries), key=lambda entry: (entry.at.seconds, entry.at.nanos))
+    return sorted(filter(None, entries), key=_order)
+
+
+def _within_its_phase(note: Note, record: Record) -> Note:
+    if note.operation is Operation.TRY:
+        begun_at, over_at = record.created_at, record.decided_at or math.inf
+    else:
+        begun_at, over_at = record.decided_at or record.created_at, record.ended_at or math.inf
+    at = min(max(note.at, begun_at), over_at)
+    return replace(note, at=at, last_at=min(max(note.last_at, at), over_at))
+
+
+def _order(entry: pb.HistoryEntry) -> tuple[int, int, int]:
+    """By time; of what has one time, the cause first."""
+    if entry.kind == pb.HISTORY_KIND_BEGUN:
+        rank = 0
+    elif entry.operation == Operation.TRY.name:
+        rank = 1
+    elif entry.kind == pb.HISTORY_KIND_DECIDED:
+        rank = 2
+    else:
+        rank = 4 if entry.kind == pb.HISTORY_KIND_ENDED else 3
+    return entry.at.seconds, entry.at.nanos, rank
 
 
 def _milestone(at: float | None, kind: pb.HistoryKind, detail: str) -> pb.HistoryEntry | None:
