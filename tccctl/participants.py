@@ -48,7 +48,7 @@ def resume(session: Session, name: Name, reason: Reason = None, version: Version
     examples=["tccctl participant reset-breaker inventory --reason 'the network is mended'"],
 )
 def reset_breaker(session: Session, name: Name, reason: Reason = None, version: Version = None) -> None:
-    """Close a participant's breaker at every coordinator, so that calls leave at once."""
+    """Close a participant's breaker at every coordinator. `tx retry` hurries what waits."""
     _act(session, "ResetBreaker", admin.ResetBreakerRequest(participant=name), reason, version)
 
 

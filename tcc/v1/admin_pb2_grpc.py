@@ -275,7 +275,8 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResetBreaker(self, request, context):
-        """Closes the breaker of a participant at every coordinator.
+        """Closes the breaker of a participant at every coordinator: calls leave again. What waits
+        is called when it is due by its own backoff; RetryTransaction hurries it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -113,22 +113,31 @@ async def test_resetting_a_breaker_lets_calls_leave_at_once(
         async def is_open() -> bool:
             return await breaker() == apb.BREAKER_STATE_OPEN
 
+        async def is_closed() -> bool:
+            return await breaker() == apb.BREAKER_STATE_CLOSED
+
         await until(is_open)
         shown = (await status(admin)).reports[0]
         assert shown.HasField("probe_at")
         assert shown.calls_failed >= 5
         assert shown.last_error
+        async with refused("UNAVAILABLE", "PARTICIPANT_UNAVAILABLE"):
+            await tcc.stub.ExecuteTransaction(execute("refused"))
         failed_before = tcc.engine.lanes["stock"].failed
         reset = await admin.ResetBreaker(apb.ResetBreakerRequest(participant="stock", act=act()))
         assert reset.audit_record.action == "participant.reset_breaker"
+
+        # Its next call would have left in an hour.
+        await until(is_closed)
+        asked_anew = asyncio.ensure_future(tcc.stub.ExecuteTransaction(execute("taken on")))
 
         async def called_again() -> bool:
             await status(admin)
             return tcc.engine.lanes["stock"].failed > failed_before
 
-        # Its next call would have left in an hour.
         await until(called_again)
         asked.cancel()
+        asked_anew.cancel()
 
 
 async def test_one_of_two_coordinators_is_drained(database_url: str, stock: ScriptedParticipant) -> None:
