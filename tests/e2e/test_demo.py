@@ -82,7 +82,7 @@ def test_a_storm_with_kills_loses_nothing(scratch: Path):
     assert_nothing_is_left([], scratch)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_demo_leaves_no_process_and_no_file(scratch: Path, number: signal.Signals):
     with demo_process(scratch, "--orders", MANY) as demo:
         running = until_first_kill(demo)

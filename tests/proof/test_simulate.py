@@ -113,6 +113,7 @@ def test_a_decision_that_is_sent_before_it_is_saved_is_found(monkeypatch: pytest
     assert any("left" in broken for broken in found())
 
 
+@pytest.mark.slow
 def test_an_expiry_that_ignores_the_decision_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A transaction past its expiry is cancelled, whatever was decided; the database is made to let it."""
     for state in (machine.State.CONFIRMING,):
@@ -140,6 +141,7 @@ def test_the_last_item_of_a_batch_that_is_dropped_is_found(monkeypatch: pytest.M
     assert found()
 
 
+@pytest.mark.slow
 def test_an_unknown_commit_that_is_taken_for_a_failure_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     async def save(self: LogWriter, waiting: list[Transaction]) -> None:
         batch = [tx for tx in waiting if self._is_wanted(tx)]
@@ -152,6 +154,7 @@ def test_an_unknown_commit_that_is_taken_for_a_failure_is_found(monkeypatch: pyt
     assert found(10)
 
 
+@pytest.mark.slow
 def test_a_late_try_that_is_accepted_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(barrier.LAW, (barrier.Operation.TRY, barrier.State.CANCELLED), barrier.Verdict.RUN)
     assert found(2)
@@ -164,6 +167,7 @@ def test_a_second_confirm_that_runs_again_is_found(monkeypatch: pytest.MonkeyPat
     assert found()
 
 
+@pytest.mark.slow
 def test_a_coordinator_that_never_adopts_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     async def adopt(_self: PostgresLog, _limit: int) -> list[Any]:
         return []
@@ -172,6 +176,7 @@ def test_a_coordinator_that_never_adopts_is_found(monkeypatch: pytest.MonkeyPatc
     assert any("it does not settle" in broken for broken in found())
 
 
+@pytest.mark.slow
 def test_a_lost_claim_that_is_forgotten_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     async def recover(_self: PostgresLog) -> list[Any]:
         return []

@@ -338,7 +338,19 @@ async def serving(servicer):
         await server.stop(None)
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault or "no fault")
+# One call of these is never answered; the kit waits for it as long as for any.
+HANGING = {
+    "reserves before it writes its row",
+    "writes its row before it reserves",
+    "confirms before it writes its row",
+}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [pytest.param(fault, marks=[pytest.mark.slow] if fault in HANGING else []) for fault in FAULTS],
+    ids=lambda fault: fault or "no fault",
+)
 async def test_every_fault_is_caught_and_named(fault):
     servicer = Careless(fault)
     async with serving(servicer) as address:
