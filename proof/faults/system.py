@@ -26,8 +26,11 @@ DISK = "disk"
 COORDINATORS = ("coordinator-a", "coordinator-b")
 LEASE_S = 1.5
 CALL_TIMEOUT_S = 2.0
-# Quick to notice and to repeat, so that a run is short.
+# Quick to notice and to repeat, so that a run is short; two on one machine, without
+# doors that both would want.
 _QUICK = {
+    "TCC_ADMIN__LISTEN": "127.0.0.1:0",
+    "TCC_METRICS__LISTEN": "",
     "TCC_RECOVERY__LEASE_S": str(LEASE_S),
     "TCC_RECOVERY__HEARTBEAT_EVERY_S": "0.4",
     "TCC_RECOVERY__ADOPT_EVERY_S": "0.3",
