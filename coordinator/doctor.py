@@ -120,8 +120,8 @@ def _log(url: str) -> Iterator[Finding]:
         yield _problem(
             "log",
             f"the database cannot be reached: {error.message}",
-            "is PostgreSQL running, does [log] url say the right host, port, database and user, and does "
-            "pg_hba.conf let this machine in?",
+            "is PostgreSQL running (its own log says why not: a full disk?), does [log] url say the right "
+            "host, port, database and user, and does pg_hba.conf let this machine in?",
         )
         return
     yield _version(facts)

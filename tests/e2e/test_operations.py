@@ -6,11 +6,18 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 
-from tcc.v1 import participant_pb2, transaction_pb2 as pb
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+
+from proof.faults.scenarios import disk_full
+from tcc.v1 import participant_pb2, transaction_pb2 as pb, transaction_pb2_grpc
 from tests.support import daemon
+from tests.support.errors import refused
 from tests.support.guide import steps, walk
 from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, failed, serving
-from tests.support.worker import Running, branch, running, settings_for
+from tests.support.small_disk import postgres_on_a_small_disk
+from tests.support.worker import Running, branch, running, settings_for, until_health
 
 GUIDE = Path(__file__).parent.parent.parent / "docs" / "OPERATIONS.md"
 TRY = participant_pb2.OPERATION_TRY
@@ -123,6 +130,58 @@ async def test_an_initiator_died(log_url: str) -> None:
             await worker.stub.TryBranch(pb.TryBranchRequest(gid=gid, branch=branch("stock", "inventory")))
         await walk_at(worker, "An initiator died")
         assert stock.count(participant_pb2.OPERATION_CANCEL) == 3
+
+
+async def test_postgresql_is_full(tmp_path: Path) -> None:
+    """Its disk fills up while Trys are under way; they succeed while nothing can be written."""
+    if reason := await asyncio.to_thread(disk_full.why_not):
+        pytest.skip(reason)
+    stock, full = ScriptedParticipant(), asyncio.Event()
+
+    async def wait_until_it_is_full(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+        await full.wait()
+        return SUCCEEDED
+
+    stock.script = wait_until_it_is_full
+    address, operators = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    async with serving(stock) as target, postgres_on_a_small_disk() as disk:
+        config = f'[listen]\naddress = "{address}"\n' + daemon_config(target, disk.url, operators)
+        async with (
+            daemon.serving(tmp_path, config, listen=address),
+            grpc.aio.insecure_channel(address) as channel,
+        ):
+            stub = transaction_pb2_grpc.TransactionServiceStub(channel)
+
+            async def place(gid: str) -> None:
+                request = pb.ExecuteTransactionRequest(
+                    gid=gid,
+                    branches=[branch("stock", "inventory")],
+                    initiator="shop",
+                    wait_for=pb.WAIT_FOR_ACCEPTED,
+                )
+                await stub.ExecuteTransaction(request, timeout=60)
+
+            for number in (1, 2, 3):
+                await place(f"order-{number}")
+            await stock.until(lambda: stock.count(TRY) == 3)
+
+            async def fill() -> None:
+                await disk.fill()
+                full.set()
+                await until_health(channel, health_pb2.HealthCheckResponse.NOT_SERVING)
+                async with refused("UNAVAILABLE", "LOG_UNAVAILABLE"):
+                    await place("order-4")
+
+            await walk(
+                steps(GUIDE, "PostgreSQL is full"),
+                asked_by(operators) | {"TCC_METRICS__LISTEN": ""},
+                {"its disk is full": fill, "it has room again": disk.extend},
+                tmp_path,
+            )
+            await place("order-4")
+    # Nothing was asked for twice, and what was refused was not begun.
+    assert all(stock.heard(f"order-{number}") == ["TRY stock", "CONFIRM stock"] for number in (1, 2, 3))
+    assert stock.heard("order-4")[0] == "TRY stock"
 
 
 def daemon_config(stock: str, url: str, admin: str) -> str:

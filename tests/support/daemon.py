@@ -65,6 +65,7 @@ async def serving(
     config: str,
     *,
     workers: int = 1,
+    listen: str = "127.0.0.1:0",
     environment: Mapping[str, str] | None = None,
     stderr: IO[bytes] | None = None,
 ) -> AsyncIterator[Daemon]:
@@ -78,7 +79,7 @@ async def serving(
         "serve",
         f"--config={path}",
         f"--workers={workers}",
-        "--listen=127.0.0.1:0",
+        f"--listen={listen}",
         stdout=asyncio.subprocess.PIPE,
         stderr=stderr,
         cwd=directory,

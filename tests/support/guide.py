@@ -17,7 +17,11 @@ from typing import TypeAlias
 PATIENCE_S = 60.0
 
 # What only asks; it is asked again until the answer is the one that is shown. Orders are given once.
-_QUESTIONS = {"list", "show", "timeline", "why", "verify", "stats", "watch"}
+_QUESTIONS = {"list", "show", "timeline", "why", "verify", "stats", "watch", "doctor"}
+# Commands, and the modules that they are.
+_PROGRAMS = {"tccctl": "tccctl", "tccd": "coordinator"}
+# What a line ends with that shows the exit code below the answer.
+_ASKS_FOR_CODE = "; echo $?"
 
 _STEPS = re.compile(
     r"<!-- meanwhile: (?P<event>.*?) -->|^```console\n(?P<block>.*?)^```", re.DOTALL | re.MULTILINE
@@ -28,6 +32,8 @@ _VOLATILE = (
     (re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}\b"), "ID"),
     (re.compile(r"\b\d{16}\.[0-9a-f]{64}\b"), "TOKEN"),
     (re.compile(r"\b[0-9a-f]{64}\b"), "HASH"),
+    (re.compile(r"did not answer \w+"), "did not answer STATEMENT"),
+    (re.compile(r"/\S*/\.s\.PGSQL\.\d+"), "SOCKET"),
     (re.compile(r"(?:ipv4:)?\b127\.0\.0\.1:\d+"), "ADDRESS"),
     (re.compile(r"[\w.-]+:\d+(?=\*?(?:\s|$|[),:]))"), "PROCESS"),
     (re.compile(r"\bin \d+\.\d s\b"), "in AGE"),
@@ -92,9 +98,12 @@ def _steps(text: str) -> Iterator[Step]:
 
 
 async def walk(
-    walked: list[Step], environment: Mapping[str, str], events: Mapping[str, Callable[[], Awaitable[None]]]
+    walked: list[Step],
+    environment: Mapping[str, str],
+    events: Mapping[str, Callable[[], Awaitable[None]]],
+    directory: Path | None = None,
 ) -> None:
-    """Runs the steps one after the other, and compares."""
+    """Runs the steps one after the other, in `directory`, and compares."""
     assert any(isinstance(step, Command) for step in walked)
     assert {step.name for step in walked if isinstance(step, Event)} == set(events)
     for step in walked:
@@ -102,18 +111,23 @@ async def walk(
             case Event(name):
                 await events[name]()
             case Command():
-                await _run(step, environment)
+                await _run(step, environment, directory)
 
 
-async def _run(command: Command, environment: Mapping[str, str]) -> None:
-    words = shlex.split(command.line)
-    assert words[0] == "tccctl", command.line
+async def _run(command: Command, environment: Mapping[str, str], directory: Path | None) -> None:
+    words = shlex.split(command.line.removesuffix(_ASKS_FOR_CODE))
+    asks_for_code = command.line.endswith(_ASKS_FOR_CODE)
+
+    async def answer() -> str:
+        said, code = await _answer(words, environment, directory)
+        return f"{said}{code}\n" if asks_for_code else said
+
     async with asyncio.timeout(PATIENCE_S):
-        answered = await _answer(words, environment)
+        answered = await answer()
         while lines(answered) != lines(command.shown) and _only_asks(words):
             last = answered
             try:
-                answered = await _answer(words, environment)
+                answered = await answer()
             except asyncio.CancelledError:
                 assert lines(last) == lines(command.shown), f"$ {command.line}\n{last}"
                 raise
@@ -124,15 +138,20 @@ def _only_asks(words: list[str]) -> bool:
     return bool(_QUESTIONS & set(words[1:3]))
 
 
-async def _answer(words: list[str], environment: Mapping[str, str]) -> str:
+async def _answer(
+    words: list[str], environment: Mapping[str, str], directory: Path | None
+) -> tuple[str, int | None]:
+    """What a command says on both outputs, and its exit code."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        *words,
+        _PROGRAMS[words[0]],
+        *words[1:],
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         env=os.environ | dict(environment),
+        cwd=directory,
     )
     try:
         answered, _ = await process.communicate()
@@ -140,7 +159,7 @@ async def _answer(words: list[str], environment: Mapping[str, str]) -> str:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    return answered.decode()
+    return answered.decode(), process.returncode
 
 
 def lines(text: str) -> list[str]:

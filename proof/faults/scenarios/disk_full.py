@@ -32,7 +32,7 @@ _TIMEOUT_S = 180.0
 
 async def beside(say: Callable[[str], None]) -> dict[str, Any]:
     """The scenario in a process with a disk of its own; its figures, and under `wrong` what was."""
-    reason = await asyncio.to_thread(_why_not)
+    reason = await asyncio.to_thread(why_not)
     if reason:
         say(f"scenario disk-full skipped: {reason}")
         return {"skipped": reason}
@@ -56,11 +56,11 @@ async def beside(say: Callable[[str], None]) -> dict[str, Any]:
     return {**figures["scenarios"]["disk-full"], "wrong": wrong}
 
 
-def mount(directory: Path) -> None:
+def mount(directory: Path, size_bytes: int = _DISK_BYTES) -> None:
     """Makes a directory that is a small disk. Raises CalledProcessError where that is not permitted."""
     directory.mkdir()
     subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={_DISK_BYTES},mode=0755", "tmpfs", str(directory)],
+        ["mount", "-t", "tmpfs", "-o", f"size={size_bytes},mode=0755", "tmpfs", str(directory)],
         check=True,
         capture_output=True,
     )
@@ -69,6 +69,30 @@ def mount(directory: Path) -> None:
 def unmount(directory: Path) -> None:
     """What was on it is gone after this."""
     subprocess.run(["umount", str(directory)], check=True, capture_output=True)
+
+
+def fill(ballast: Path) -> None:
+    """Takes all the room that there is."""
+    with ballast.open("ab", buffering=0) as file:
+        while True:
+            try:
+                file.write(_BLOCK)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                return
+
+
+def why_not() -> str:
+    """Why there can be no disk of our own; empty where there can."""
+    if os.geteuid() != 0:
+        return "only root may mount a disk for PostgreSQL, which runs as a user of its own"
+    probe = ["unshare", "--mount", "sh", "-c", "mount -t tmpfs tmpfs /mnt"]
+    try:
+        done = subprocess.run(probe, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return "there is no unshare"
+    return done.stderr.strip() if done.returncode else ""
 
 
 async def fill_the_disk(stand: Stand, _options: argparse.Namespace) -> dict[str, Any]:
@@ -82,7 +106,7 @@ async def fill_the_disk(stand: Stand, _options: argparse.Namespace) -> dict[str,
             stand.judge.note("disk full", "postgres")
             deadline = asyncio.get_running_loop().time() + _FULL_S
             while asyncio.get_running_loop().time() < deadline:
-                await asyncio.to_thread(_fill, ballast)
+                await asyncio.to_thread(fill, ballast)
                 await asyncio.sleep(0.1)
             ballast.unlink()
             stand.judge.note("disk has room", "postgres")
@@ -95,33 +119,9 @@ async def fill_the_disk(stand: Stand, _options: argparse.Namespace) -> dict[str,
     return {"fills": _FILLS, "postgres_restarts": restarts, "orders": load.placed}
 
 
-def _fill(ballast: Path) -> None:
-    """Takes all the room that there is."""
-    with ballast.open("ab", buffering=0) as file:
-        while True:
-            try:
-                file.write(_BLOCK)
-            except OSError as error:
-                if error.errno != errno.ENOSPC:
-                    raise
-                return
-
-
 def _answers(stand: Stand) -> bool:
     try:
         stand.system.observers.open_transactions()
     except psycopg.OperationalError:
         return False
     return True
-
-
-def _why_not() -> str:
-    """Why there can be no disk of our own; empty where there can."""
-    if os.geteuid() != 0:
-        return "only root may mount a disk for PostgreSQL, which runs as a user of its own"
-    probe = ["unshare", "--mount", "sh", "-c", "mount -t tmpfs tmpfs /mnt"]
-    try:
-        done = subprocess.run(probe, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return "there is no unshare"
-    return done.stderr.strip() if done.returncode else ""

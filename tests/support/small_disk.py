@@ -1,0 +1,114 @@
+"""A PostgreSQL on a small disk of its own, which can be filled up and extended.
+
+The disk is a tmpfs in the mount namespace of a process beside the test, so that it is gone
+when that process is. What is on it is seen there alone; the server's socket is elsewhere,
+since the path of the data is too long for a socket's address.
+"""
+
+import asyncio
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import cycle
+from pathlib import Path
+
+import psycopg
+
+from coordinator.log.embedded import EmbeddedPostgres
+from proof.faults.scenarios import disk_full
+
+_DISK_BYTES = 160 * 2**20
+_EXTENDED_BYTES = 2 * _DISK_BYTES
+_TIMEOUT_S = 60.0
+# Smaller and smaller, so that not even the record that would end a recovery finds room.
+_WRITES_BYTES = (2**20, 2**16, 2**12, 2**8, 2**4, 0)
+
+
+class SmallDisk:
+    """The server on it, at `url`."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self.url = ""
+
+    async def fill(self) -> None:
+        """Takes all the room that there is, and writes until the server has ended for want of it."""
+        await self._say("fill")
+
+    async def extend(self) -> None:
+        """Makes the disk larger, and starts the server again."""
+        await self._say("extend")
+
+    async def _say(self, word: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{word}\n".encode())
+        assert await self.answer() == "done"
+
+    async def answer(self) -> str:
+        """The next line of the process beside us."""
+        assert self._process.stdout is not None
+        line = await asyncio.wait_for(self._process.stdout.readline(), _TIMEOUT_S)
+        return line.decode().strip()
+
+
+@asynccontextmanager
+async def postgres_on_a_small_disk() -> AsyncIterator[SmallDisk]:
+    """Beside the block. `disk_full.why_not` says where that is not permitted."""
+    place = Path(tempfile.mkdtemp(prefix="tcc-test-"))
+    process = await asyncio.create_subprocess_exec(
+        *("unshare", "--mount", sys.executable, "-m", __name__, str(place / ("d" * 80))),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    disk = SmallDisk(process)
+    try:
+        disk.url = await disk.answer()
+        yield disk
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        await asyncio.wait_for(process.wait(), _TIMEOUT_S)
+        shutil.rmtree(place)
+
+
+def main(home: Path) -> None:
+    """The process beside: says the URL, then does what it is told until nobody says anything more."""
+    disk_full.mount(home, _DISK_BYTES)
+    server = EmbeddedPostgres(home)
+    server.start()
+    try:
+        print(server.url(), flush=True)
+        for word in sys.stdin:
+            if word.strip() == "fill":
+                _fill(home / "ballast", server.url())
+            else:
+                subprocess.run(["mount", "-o", f"remount,size={_EXTENDED_BYTES}", str(home)], check=True)
+                server.restart("immediate")
+            print("done", flush=True)
+    finally:
+        server.stop("immediate")
+        disk_full.unmount(home)
+
+
+def _fill(ballast: Path, url: str) -> None:
+    for size in cycle(_WRITES_BYTES):
+        disk_full.fill(ballast)
+        try:
+            with psycopg.connect(url, autocommit=True) as connection:
+                while True:
+                    connection.execute("SELECT pg_logical_emit_message(true, '', repeat('x', %s))", (size,))
+        except psycopg.OperationalError as error:
+            if _has_ended(error):
+                return
+
+
+def _has_ended(error: psycopg.OperationalError) -> bool:
+    """Whether nobody listens any more; one that recovers does, and says so."""
+    return "No such file or directory" in str(error) or "Connection refused" in str(error)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
