@@ -38,6 +38,8 @@ class Action:
     frozen: bool = False
     # The handler's cancel runs on an empty cancel too.
     cancel_always: bool = False
+    # Confirm and Cancel want the request; without it they are refused.
+    needs_request: bool = True
     # Says no to a Try before any transaction is opened; see Participant.action.
     screen: Callable[[Branch, Any], None] | None = None
     # Names what a Try will answer, before any transaction is opened; see Participant.action.
@@ -54,7 +56,15 @@ class RefusalError(Exception):
         self.outcome = Outcome(Code.FAILED, reason, message, permanent=True)
 
 
-def build_action(name: str, kind: type, handlers: object, *, is_async: bool, cancel_always: bool) -> Action:
+def build_action(
+    name: str,
+    kind: type,
+    handlers: object,
+    *,
+    is_async: bool,
+    cancel_always: bool = False,
+    needs_request: bool = True,
+) -> Action:
     """An author's object as an action.
 
     Raises TypeError where a handler is missing or is of the wrong colour: behind
@@ -81,6 +91,7 @@ def build_action(name: str, kind: type, handlers: object, *, is_async: bool, can
         batched=frozenset(batched),
         frozen=payload.is_frozen(kind),
         cancel_always=cancel_always,
+        needs_request=needs_request,
         screen=getattr(handlers, "screen", None),
         try_result=getattr(handlers, "try_result", None),
         lane=getattr(handlers, "lane", None),

@@ -28,6 +28,17 @@ def statements(dialect_name: str) -> BarrierSql:
     raise ValueError(f"the barrier works on PostgreSQL, MySQL, MariaDB and SQLite, not on {dialect_name}")
 
 
+def now_ms(dialect_name: str) -> str:
+    """The database's clock in a dialect, in milliseconds since the Unix epoch."""
+    match dialect_name:
+        case "postgresql":
+            return PostgresqlSql._now_ms  # noqa: SLF001 - the same file
+        case "sqlite":
+            return SqliteSql._now_ms  # noqa: SLF001 - the same file
+        case _:
+            return MysqlSql._now_ms  # noqa: SLF001 - the same file
+
+
 class PostgresqlSql:
     """Arrays in, one fixed text per verb, whatever the size of the batch.
 
@@ -328,20 +339,18 @@ def purge(dialect_name: str) -> TextClause:
 
     A row that is TRIED is never deleted: its Confirm or Cancel is still to come.
     """
-    old = "state <> 1 AND expires_at_ms < {now} - :margin_ms AND updated_at_ms < {now} - :margin_ms"
+    now = now_ms(dialect_name)
+    old = f"state <> 1 AND expires_at_ms < {now} - :margin_ms AND updated_at_ms < {now} - :margin_ms"
     match dialect_name:
         case "postgresql":
-            old = old.format(now=PostgresqlSql._now_ms)  # noqa: SLF001 - the same file
             return text(f"""
                 DELETE FROM tcc_barrier WHERE ctid IN (
                     SELECT ctid FROM tcc_barrier WHERE {old}
                     ORDER BY expires_at_ms LIMIT :rows_max FOR UPDATE SKIP LOCKED)""")  # noqa: S608 - constants
         case "sqlite":
-            old = old.format(now=SqliteSql._now_ms)  # noqa: SLF001 - the same file
             return text(f"""
                 DELETE FROM tcc_barrier WHERE rowid IN (
                     SELECT rowid FROM tcc_barrier WHERE {old}
                     ORDER BY expires_at_ms LIMIT :rows_max)""")  # noqa: S608 - constants
         case _:
-            old = old.format(now=MysqlSql._now_ms)  # noqa: SLF001 - the same file
             return text(f"DELETE FROM tcc_barrier WHERE {old} ORDER BY expires_at_ms LIMIT :rows_max")  # noqa: S608 - constants

@@ -85,7 +85,9 @@ class Participant:
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # its stubs know no aio
         self._running = contextlib.AsyncExitStack()
 
-    def action(self, name: str, kind: type = dict, *, cancel_always: bool = False) -> Callable[[H], H]:
+    def action(
+        self, name: str, kind: type = dict, *, cancel_always: bool = False, needs_request: bool = True
+    ) -> Callable[[H], H]:
         """Registers a class (made without arguments) or an object as the handlers of an action.
 
         `kind`: what the payload is: a protobuf message class, a pydantic model, a
@@ -123,6 +125,10 @@ class Participant:
         `cancel_always`: for a Try with effects outside the database; its cancel
         runs on an empty cancel too, with `branch.tried` False.
 
+        `needs_request`: False says that Confirm and Cancel find in the branch's own rows
+        what it reserved. Then an operator can end an orphan, whose transaction and
+        payload nobody knows any more (docs/OPERATIONS.md): they are given None for its request.
+
         Raises TypeError or ValueError when a handler is missing or unfit, and
         when the name is taken.
         """
@@ -132,7 +138,12 @@ class Participant:
                 raise ValueError(f"there is an action {name!r} already")
             instance = handlers() if isinstance(handlers, type) else handlers
             self._actions[name] = build_action(
-                name, kind, instance, is_async=self._door.is_async, cancel_always=cancel_always
+                name,
+                kind,
+                instance,
+                is_async=self._door.is_async,
+                cancel_always=cancel_always,
+                needs_request=needs_request,
             )
             return handlers
 

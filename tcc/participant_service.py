@@ -1,14 +1,20 @@
 """The gRPC face of a participant: from the contract's messages to its work and back."""
 
+import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, TypeAlias
 
 import grpc
+from sqlalchemy.exc import DBAPIError
 
-from tcc.barrier import Operation
+from tcc import barrier_books
+from tcc.barrier import Operation, State
+from tcc.barrier_books import BooksRow, Listing, Position
 from tcc.failpoint import failpoint
 from tcc.participant_work import OverloadedError, ParticipantWork, Replies
 from tcc.v1 import participant_pb2 as pb, participant_pb2_grpc as pb_grpc
+
+logger = logging.getLogger("tcc.participant")
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -44,6 +50,37 @@ class ParticipantServicer(pb_grpc.ParticipantServiceServicer):
             failpoint("participant.reply.before")
             yield response
             failpoint("participant.reply.after")
+
+    async def ListBranches(
+        self, request: pb.ListBranchesRequest, context: Context
+    ) -> pb.ListBranchesResponse:
+        try:
+            rows, behind = await self._list(request)
+        except ValueError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except DBAPIError:
+            logger.warning("the barrier's rows could not be listed", exc_info=True)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the participant's database does not answer")
+        return pb.ListBranchesResponse(
+            rows=[pb.BarrierRow(**row._asdict()) for row in rows],
+            next_page_token=barrier_books.page_token(behind),
+        )
+
+    async def _list(self, request: pb.ListBranchesRequest) -> tuple[list[BooksRow], Position | None]:
+        dialect_name = self._work.dialect_name
+        if request.keys:
+            keys = [(key.gid, key.branch_id) for key in request.keys]
+            if len(keys) > barrier_books.ROWS_MAX:
+                raise ValueError(f"at most {barrier_books.ROWS_MAX} keys")
+            return await self._work.read(lambda: barrier_books.find_rows(dialect_name, keys)), None
+        asked = Listing(
+            states=frozenset(map(State, request.states)) or frozenset({State.TRIED}),
+            min_age_ms=request.min_age_ms,
+            max_age_ms=request.max_age_ms,
+            rows_max=min(request.page_size or barrier_books.ROWS_MAX, barrier_books.ROWS_MAX),
+            after=barrier_books.position(request.page_token),
+        )
+        return await self._work.read(lambda: barrier_books.list_rows(dialect_name, asked))
 
     async def _one(self, call: pb.BranchCall, operation: Operation, context: Context) -> pb.BranchOutcome:
         async for response in await self._submit([call], operation, context):

@@ -13,15 +13,15 @@ work is idempotent, and the caller will ask again.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
 from tcc import payload
 from tcc.action import NAME_BYTES_MAX, Action, RefusalError, refusing_action
-from tcc.barrier import Code, Operation, Outcome, rejected, settle
+from tcc.barrier import Code, Operation, Outcome, Plan, rejected, settle
 from tcc.barrier_door import Door, database_failed
 from tcc.branch import BatchItem, Branch, Rejected
 from tcc.lanes import LaneOutbox
@@ -29,6 +29,8 @@ from tcc.outbox import Outbox
 from tcc.v1 import participant_pb2 as pb
 
 logger = logging.getLogger("tcc.participant")
+
+T = TypeVar("T")
 
 KEY_BYTES_MAX = 128
 _MESSAGE_CHARS_MAX = 500
@@ -159,6 +161,15 @@ class ParticipantWork:
         async with self._transactions:
             yield
 
+    async def read(self, plan: Callable[[], Plan[T]]) -> T:
+        """Runs a plan that calls no handler, when its turn has come. Raises DBAPIError."""
+        async with self._transactions:
+            return await self._door.transact(plan, _nobody)
+
+    @property
+    def dialect_name(self) -> str:
+        return self._door.dialect_name
+
     def _submit_one(
         self,
         call: pb.BranchCall,
@@ -206,6 +217,8 @@ class ParticipantWork:
         action = self._actions.get(call.action)
         if action is None:
             raise RefusalError("UNKNOWN_ACTION", f"this participant has no action {call.action!r}")
+        if call.content_type == payload.UNKNOWN:
+            return _without_request(action, call)
         try:
             understood: Understood = action, payload.decode(action.kind, call.payload, call.content_type)
         except payload.InvalidPayloadError as error:
@@ -218,7 +231,8 @@ class ParticipantWork:
         self.waiting += 1
         self._idle.clear()
         outbox = self._outboxes.get((action.name, operation)) if operation in action.batched else None
-        if outbox is not None:
+        # A call without a request has no lane; it goes alone.
+        if outbox is not None and delivery.item.request is not None:
             outbox.put(delivery)
             return
         task = asyncio.create_task(self._settle_alone(action, operation, delivery))
@@ -279,6 +293,17 @@ class ParticipantWork:
             self.waiting -= 1
         if not self.waiting:
             self._idle.set()
+
+
+def _nobody(*_: object) -> None:
+    raise AssertionError("this plan calls no handler")
+
+
+def _without_request(action: Action, call: pb.BranchCall) -> Understood:
+    """For an operator who ends a branch whose payload nobody knows any more."""
+    if action.needs_request or call.payload or call.operation == pb.OPERATION_TRY:
+        raise RefusalError("PAYLOAD_NEEDED", f"action {action.name!r} needs the payload of its branch")
+    return action, None
 
 
 def _with_result(branch: Branch, result: object) -> Branch:

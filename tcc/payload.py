@@ -17,6 +17,8 @@ T = TypeVar("T")
 JSON = "application/json"
 PROTOBUF = "application/x-protobuf"
 OCTETS = "application/octet-stream"
+# Of the contract: nobody knows the payload any more.
+UNKNOWN = "application/x-tcc-unknown"
 
 # Made once: json.dumps makes a new encoder per call, which costs as much as encoding a small dict.
 _to_json = json.JSONEncoder(separators=(",", ":")).encode

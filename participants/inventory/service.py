@@ -83,5 +83,5 @@ class Reserve:
 def inventory(database: AsyncEngine, *, gate: StockGate | None = None) -> Participant:
     """The participant over its database, whose schema must exist."""
     participant = Participant("inventory", database=database)
-    participant.action("reserve_stock", ReserveStock)(Reserve(gate or StockGate()))
+    participant.action("reserve_stock", ReserveStock, needs_request=False)(Reserve(gate or StockGate()))
     return participant

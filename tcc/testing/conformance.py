@@ -95,6 +95,7 @@ CASES: tuple[Case, ...] = tuple(
         cases.mixed_batch,
         cases.duplicates_in_a_batch,
         cases.unknown_action,
+        cases.books_agree,
         killed_half_way,
     )
 )

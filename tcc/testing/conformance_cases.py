@@ -2,6 +2,8 @@
 
 import asyncio
 
+import grpc
+
 from tcc.testing.conformance_subject import (
     CANCEL,
     CONFIRM,
@@ -359,6 +361,37 @@ async def unknown_action(subject: Subject) -> None:
         "the Cancel of a Try that was refused for its unknown action is an empty cancel and must succeed, "
         "or its transaction never ends",
     )
+
+
+async def books_agree(subject: Subject) -> None:
+    """ListBranches may be left out; where it is, it says how each row of the barrier stands."""
+    await _on_the_books(subject, None)
+    for operation, state in ((TRY, pb.BARRIER_STATE_TRIED), (CONFIRM, pb.BARRIER_STATE_CONFIRMED)):
+        await subject.succeed(subject.call(operation), TRY_WORKS)
+        await _on_the_books(subject, state)
+    page = await subject.stub.ListBranches(pb.ListBranchesRequest(page_size=1), timeout=TIMEOUT_S)
+    if len(page.rows) > 1 or any(row.state != pb.BARRIER_STATE_TRIED for row in page.rows):
+        raise ConformanceError(
+            "ListBranches must answer with no more than page_size rows, and where it is asked "
+            f"for no state with open ones only (answered {list(page.rows)})"
+        )
+
+
+async def _on_the_books(subject: Subject, state: "pb.BarrierState | None") -> None:
+    keys = [pb.BranchKey(gid=subject.gid, branch_id=name) for name in ("branch", "never tried")]
+    try:
+        page = await subject.stub.ListBranches(pb.ListBranchesRequest(keys=keys), timeout=TIMEOUT_S)
+    except grpc.aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            raise SkippedError("the service has no ListBranches, so that it cannot be reconciled") from error
+        raise
+    found = [(row.gid, row.branch_id, row.action, row.state) for row in page.rows]
+    wanted = [] if state is None else [(subject.gid, "branch", subject.action, state)]
+    if found != wanted:
+        raise ConformanceError(
+            "ListBranches with keys must answer with those of these rows that there are, and with how "
+            f"each stands (answered {found}, wanted {wanted})"
+        )
 
 
 async def _execute(subject: Subject, calls: list[pb.BranchCall]) -> list[pb.BranchOutcome]:

@@ -2,6 +2,7 @@ import datetime
 
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from tcc.v1 import participant_pb2 as _participant_pb2
 from tcc.v1 import transaction_pb2 as _transaction_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -38,6 +39,21 @@ class BreakerState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     BREAKER_STATE_CLOSED: _ClassVar[BreakerState]
     BREAKER_STATE_OPEN: _ClassVar[BreakerState]
     BREAKER_STATE_HALF_OPEN: _ClassVar[BreakerState]
+
+class ReconciliationOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RECONCILIATION_OUTCOME_UNSPECIFIED: _ClassVar[ReconciliationOutcome]
+    RECONCILIATION_OUTCOME_COMPARED: _ClassVar[ReconciliationOutcome]
+    RECONCILIATION_OUTCOME_NOT_OFFERED: _ClassVar[ReconciliationOutcome]
+    RECONCILIATION_OUTCOME_PAUSED: _ClassVar[ReconciliationOutcome]
+    RECONCILIATION_OUTCOME_UNREACHABLE: _ClassVar[ReconciliationOutcome]
+
+class FindingKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FINDING_KIND_UNSPECIFIED: _ClassVar[FindingKind]
+    FINDING_KIND_ORPHAN: _ClassVar[FindingKind]
+    FINDING_KIND_LEAK: _ClassVar[FindingKind]
+    FINDING_KIND_MIXED: _ClassVar[FindingKind]
 HISTORY_KIND_UNSPECIFIED: HistoryKind
 HISTORY_KIND_BEGUN: HistoryKind
 HISTORY_KIND_DECIDED: HistoryKind
@@ -56,6 +72,15 @@ BREAKER_STATE_UNSPECIFIED: BreakerState
 BREAKER_STATE_CLOSED: BreakerState
 BREAKER_STATE_OPEN: BreakerState
 BREAKER_STATE_HALF_OPEN: BreakerState
+RECONCILIATION_OUTCOME_UNSPECIFIED: ReconciliationOutcome
+RECONCILIATION_OUTCOME_COMPARED: ReconciliationOutcome
+RECONCILIATION_OUTCOME_NOT_OFFERED: ReconciliationOutcome
+RECONCILIATION_OUTCOME_PAUSED: ReconciliationOutcome
+RECONCILIATION_OUTCOME_UNREACHABLE: ReconciliationOutcome
+FINDING_KIND_UNSPECIFIED: FindingKind
+FINDING_KIND_ORPHAN: FindingKind
+FINDING_KIND_LEAK: FindingKind
+FINDING_KIND_MIXED: FindingKind
 
 class Act(_message.Message):
     __slots__ = ("operator", "reason", "version")
@@ -418,6 +443,90 @@ class ResetBreakerResponse(_message.Message):
     participant: ParticipantStatus
     audit_record: AuditRecord
     def __init__(self, participant: _Optional[_Union[ParticipantStatus, _Mapping]] = ..., audit_record: _Optional[_Union[AuditRecord, _Mapping]] = ...) -> None: ...
+
+class ReconcileRequest(_message.Message):
+    __slots__ = ("participants", "min_age", "ended_within")
+    PARTICIPANTS_FIELD_NUMBER: _ClassVar[int]
+    MIN_AGE_FIELD_NUMBER: _ClassVar[int]
+    ENDED_WITHIN_FIELD_NUMBER: _ClassVar[int]
+    participants: _containers.RepeatedScalarFieldContainer[str]
+    min_age: _duration_pb2.Duration
+    ended_within: _duration_pb2.Duration
+    def __init__(self, participants: _Optional[_Iterable[str]] = ..., min_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., ended_within: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class ReconcileResponse(_message.Message):
+    __slots__ = ("findings", "ended")
+    FINDINGS_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    findings: _containers.RepeatedCompositeFieldContainer[Finding]
+    ended: ParticipantReconciliation
+    def __init__(self, findings: _Optional[_Iterable[_Union[Finding, _Mapping]]] = ..., ended: _Optional[_Union[ParticipantReconciliation, _Mapping]] = ...) -> None: ...
+
+class ParticipantReconciliation(_message.Message):
+    __slots__ = ("participant", "outcome", "detail", "rows", "findings")
+    PARTICIPANT_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    FINDINGS_FIELD_NUMBER: _ClassVar[int]
+    participant: str
+    outcome: ReconciliationOutcome
+    detail: str
+    rows: int
+    findings: int
+    def __init__(self, participant: _Optional[str] = ..., outcome: _Optional[_Union[ReconciliationOutcome, str]] = ..., detail: _Optional[str] = ..., rows: _Optional[int] = ..., findings: _Optional[int] = ...) -> None: ...
+
+class Finding(_message.Message):
+    __slots__ = ("participant", "gid", "branch_id", "action", "kind", "barrier_state", "transaction_state", "age", "explanation", "repair")
+    PARTICIPANT_FIELD_NUMBER: _ClassVar[int]
+    GID_FIELD_NUMBER: _ClassVar[int]
+    BRANCH_ID_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    BARRIER_STATE_FIELD_NUMBER: _ClassVar[int]
+    TRANSACTION_STATE_FIELD_NUMBER: _ClassVar[int]
+    AGE_FIELD_NUMBER: _ClassVar[int]
+    EXPLANATION_FIELD_NUMBER: _ClassVar[int]
+    REPAIR_FIELD_NUMBER: _ClassVar[int]
+    participant: str
+    gid: str
+    branch_id: str
+    action: str
+    kind: FindingKind
+    barrier_state: _participant_pb2.BarrierState
+    transaction_state: _transaction_pb2.TransactionState
+    age: _duration_pb2.Duration
+    explanation: str
+    repair: _participant_pb2.Operation
+    def __init__(self, participant: _Optional[str] = ..., gid: _Optional[str] = ..., branch_id: _Optional[str] = ..., action: _Optional[str] = ..., kind: _Optional[_Union[FindingKind, str]] = ..., barrier_state: _Optional[_Union[_participant_pb2.BarrierState, str]] = ..., transaction_state: _Optional[_Union[_transaction_pb2.TransactionState, str]] = ..., age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., explanation: _Optional[str] = ..., repair: _Optional[_Union[_participant_pb2.Operation, str]] = ...) -> None: ...
+
+class RepairBranchRequest(_message.Message):
+    __slots__ = ("participant", "gid", "branch_id", "operation", "payload", "content_type", "act")
+    PARTICIPANT_FIELD_NUMBER: _ClassVar[int]
+    GID_FIELD_NUMBER: _ClassVar[int]
+    BRANCH_ID_FIELD_NUMBER: _ClassVar[int]
+    OPERATION_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_TYPE_FIELD_NUMBER: _ClassVar[int]
+    ACT_FIELD_NUMBER: _ClassVar[int]
+    participant: str
+    gid: str
+    branch_id: str
+    operation: _participant_pb2.Operation
+    payload: bytes
+    content_type: str
+    act: Act
+    def __init__(self, participant: _Optional[str] = ..., gid: _Optional[str] = ..., branch_id: _Optional[str] = ..., operation: _Optional[_Union[_participant_pb2.Operation, str]] = ..., payload: _Optional[bytes] = ..., content_type: _Optional[str] = ..., act: _Optional[_Union[Act, _Mapping]] = ...) -> None: ...
+
+class RepairBranchResponse(_message.Message):
+    __slots__ = ("finding", "outcome", "audit_record")
+    FINDING_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    AUDIT_RECORD_FIELD_NUMBER: _ClassVar[int]
+    finding: Finding
+    outcome: _participant_pb2.BranchOutcome
+    audit_record: AuditRecord
+    def __init__(self, finding: _Optional[_Union[Finding, _Mapping]] = ..., outcome: _Optional[_Union[_participant_pb2.BranchOutcome, _Mapping]] = ..., audit_record: _Optional[_Union[AuditRecord, _Mapping]] = ...) -> None: ...
 
 class Coordinator(_message.Message):
     __slots__ = ("id", "name", "started_at", "lease_until", "alive", "drain_requested_at", "driving", "reported_at", "live", "log_backlog", "version")

@@ -126,6 +126,16 @@ class AdminServiceStub:
                 request_serializer=tcc_dot_v1_dot_admin__pb2.ResetBreakerRequest.SerializeToString,
                 response_deserializer=tcc_dot_v1_dot_admin__pb2.ResetBreakerResponse.FromString,
                 _registered_method=True)
+        self.Reconcile = channel.unary_stream(
+                '/tcc.v1.AdminService/Reconcile',
+                request_serializer=tcc_dot_v1_dot_admin__pb2.ReconcileRequest.SerializeToString,
+                response_deserializer=tcc_dot_v1_dot_admin__pb2.ReconcileResponse.FromString,
+                _registered_method=True)
+        self.RepairBranch = channel.unary_unary(
+                '/tcc.v1.AdminService/RepairBranch',
+                request_serializer=tcc_dot_v1_dot_admin__pb2.RepairBranchRequest.SerializeToString,
+                response_deserializer=tcc_dot_v1_dot_admin__pb2.RepairBranchResponse.FromString,
+                _registered_method=True)
         self.ListCoordinators = channel.unary_unary(
                 '/tcc.v1.AdminService/ListCoordinators',
                 request_serializer=tcc_dot_v1_dot_admin__pb2.ListCoordinatorsRequest.SerializeToString,
@@ -282,6 +292,23 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Reconcile(self, request, context):
+        """Compares what participants have on their books with the log, and says what does not agree; changes nothing.
+        Findings stream back as they are made; each participant ends with a response that has `ended`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RepairBranch(self, request, context):
+        """Ends an open reservation that does not agree with the log: an orphan or a leak. Looks again first, and is refused
+        with ABORTED and the reason FINDING_GONE where nothing is to be repaired any more. The audit record, whose target is
+        the transaction, is durable before the participant is called. Repeating is harmless.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListCoordinators(self, request, context):
         """Lists coordinators with their leases.
         """
@@ -384,6 +411,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ResetBreaker,
                     request_deserializer=tcc_dot_v1_dot_admin__pb2.ResetBreakerRequest.FromString,
                     response_serializer=tcc_dot_v1_dot_admin__pb2.ResetBreakerResponse.SerializeToString,
+            ),
+            'Reconcile': grpc.unary_stream_rpc_method_handler(
+                    servicer.Reconcile,
+                    request_deserializer=tcc_dot_v1_dot_admin__pb2.ReconcileRequest.FromString,
+                    response_serializer=tcc_dot_v1_dot_admin__pb2.ReconcileResponse.SerializeToString,
+            ),
+            'RepairBranch': grpc.unary_unary_rpc_method_handler(
+                    servicer.RepairBranch,
+                    request_deserializer=tcc_dot_v1_dot_admin__pb2.RepairBranchRequest.FromString,
+                    response_serializer=tcc_dot_v1_dot_admin__pb2.RepairBranchResponse.SerializeToString,
             ),
             'ListCoordinators': grpc.unary_unary_rpc_method_handler(
                     servicer.ListCoordinators,
@@ -789,6 +826,60 @@ class AdminService:
             '/tcc.v1.AdminService/ResetBreaker',
             tcc_dot_v1_dot_admin__pb2.ResetBreakerRequest.SerializeToString,
             tcc_dot_v1_dot_admin__pb2.ResetBreakerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reconcile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tcc.v1.AdminService/Reconcile',
+            tcc_dot_v1_dot_admin__pb2.ReconcileRequest.SerializeToString,
+            tcc_dot_v1_dot_admin__pb2.ReconcileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RepairBranch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tcc.v1.AdminService/RepairBranch',
+            tcc_dot_v1_dot_admin__pb2.RepairBranchRequest.SerializeToString,
+            tcc_dot_v1_dot_admin__pb2.RepairBranchResponse.FromString,
             options,
             channel_credentials,
             insecure,

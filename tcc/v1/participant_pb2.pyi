@@ -20,6 +20,13 @@ class OutcomeCode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OUTCOME_CODE_SUCCEEDED: _ClassVar[OutcomeCode]
     OUTCOME_CODE_REJECTED: _ClassVar[OutcomeCode]
     OUTCOME_CODE_FAILED: _ClassVar[OutcomeCode]
+
+class BarrierState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    BARRIER_STATE_UNSPECIFIED: _ClassVar[BarrierState]
+    BARRIER_STATE_TRIED: _ClassVar[BarrierState]
+    BARRIER_STATE_CONFIRMED: _ClassVar[BarrierState]
+    BARRIER_STATE_CANCELLED: _ClassVar[BarrierState]
 OPERATION_UNSPECIFIED: Operation
 OPERATION_TRY: Operation
 OPERATION_CONFIRM: Operation
@@ -28,6 +35,10 @@ OUTCOME_CODE_UNSPECIFIED: OutcomeCode
 OUTCOME_CODE_SUCCEEDED: OutcomeCode
 OUTCOME_CODE_REJECTED: OutcomeCode
 OUTCOME_CODE_FAILED: OutcomeCode
+BARRIER_STATE_UNSPECIFIED: BarrierState
+BARRIER_STATE_TRIED: BarrierState
+BARRIER_STATE_CONFIRMED: BarrierState
+BARRIER_STATE_CANCELLED: BarrierState
 
 class BranchCall(_message.Message):
     __slots__ = ("gid", "branch_id", "operation", "action", "payload", "content_type", "try_result", "try_result_content_type", "expires_at_ms", "attempt")
@@ -118,3 +129,49 @@ class ExecuteBranchesResponse(_message.Message):
     OUTCOMES_FIELD_NUMBER: _ClassVar[int]
     outcomes: _containers.RepeatedCompositeFieldContainer[BranchOutcome]
     def __init__(self, outcomes: _Optional[_Iterable[_Union[BranchOutcome, _Mapping]]] = ...) -> None: ...
+
+class BranchKey(_message.Message):
+    __slots__ = ("gid", "branch_id")
+    GID_FIELD_NUMBER: _ClassVar[int]
+    BRANCH_ID_FIELD_NUMBER: _ClassVar[int]
+    gid: str
+    branch_id: str
+    def __init__(self, gid: _Optional[str] = ..., branch_id: _Optional[str] = ...) -> None: ...
+
+class BarrierRow(_message.Message):
+    __slots__ = ("gid", "branch_id", "action", "state", "age_ms")
+    GID_FIELD_NUMBER: _ClassVar[int]
+    BRANCH_ID_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    AGE_MS_FIELD_NUMBER: _ClassVar[int]
+    gid: str
+    branch_id: str
+    action: str
+    state: BarrierState
+    age_ms: int
+    def __init__(self, gid: _Optional[str] = ..., branch_id: _Optional[str] = ..., action: _Optional[str] = ..., state: _Optional[_Union[BarrierState, str]] = ..., age_ms: _Optional[int] = ...) -> None: ...
+
+class ListBranchesRequest(_message.Message):
+    __slots__ = ("states", "min_age_ms", "max_age_ms", "page_size", "page_token", "keys")
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    MIN_AGE_MS_FIELD_NUMBER: _ClassVar[int]
+    MAX_AGE_MS_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    states: _containers.RepeatedScalarFieldContainer[BarrierState]
+    min_age_ms: int
+    max_age_ms: int
+    page_size: int
+    page_token: str
+    keys: _containers.RepeatedCompositeFieldContainer[BranchKey]
+    def __init__(self, states: _Optional[_Iterable[_Union[BarrierState, str]]] = ..., min_age_ms: _Optional[int] = ..., max_age_ms: _Optional[int] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., keys: _Optional[_Iterable[_Union[BranchKey, _Mapping]]] = ...) -> None: ...
+
+class ListBranchesResponse(_message.Message):
+    __slots__ = ("rows", "next_page_token")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    rows: _containers.RepeatedCompositeFieldContainer[BarrierRow]
+    next_page_token: str
+    def __init__(self, rows: _Optional[_Iterable[_Union[BarrierRow, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...

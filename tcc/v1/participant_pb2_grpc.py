@@ -60,6 +60,11 @@ class ParticipantServiceStub:
                 request_serializer=tcc_dot_v1_dot_participant__pb2.ExecuteBranchesRequest.SerializeToString,
                 response_deserializer=tcc_dot_v1_dot_participant__pb2.ExecuteBranchesResponse.FromString,
                 _registered_method=True)
+        self.ListBranches = channel.unary_unary(
+                '/tcc.v1.ParticipantService/ListBranches',
+                request_serializer=tcc_dot_v1_dot_participant__pb2.ListBranchesRequest.SerializeToString,
+                response_deserializer=tcc_dot_v1_dot_participant__pb2.ListBranchesResponse.FromString,
+                _registered_method=True)
 
 
 class ParticipantServiceServicer:
@@ -100,6 +105,14 @@ class ParticipantServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListBranches(self, request, context):
+        """Says what the barrier has on its books, so that it can be compared with the coordinators' log.
+        May be left out; then there is no reconciliation with this participant.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ParticipantServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -122,6 +135,11 @@ def add_ParticipantServiceServicer_to_server(servicer, server):
                     servicer.ExecuteBranches,
                     request_deserializer=tcc_dot_v1_dot_participant__pb2.ExecuteBranchesRequest.FromString,
                     response_serializer=tcc_dot_v1_dot_participant__pb2.ExecuteBranchesResponse.SerializeToString,
+            ),
+            'ListBranches': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBranches,
+                    request_deserializer=tcc_dot_v1_dot_participant__pb2.ListBranchesRequest.FromString,
+                    response_serializer=tcc_dot_v1_dot_participant__pb2.ListBranchesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -238,6 +256,33 @@ class ParticipantService:
             '/tcc.v1.ParticipantService/ExecuteBranches',
             tcc_dot_v1_dot_participant__pb2.ExecuteBranchesRequest.SerializeToString,
             tcc_dot_v1_dot_participant__pb2.ExecuteBranchesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBranches(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tcc.v1.ParticipantService/ListBranches',
+            tcc_dot_v1_dot_participant__pb2.ListBranchesRequest.SerializeToString,
+            tcc_dot_v1_dot_participant__pb2.ListBranchesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -105,8 +105,8 @@ MUTANTS = (
     _sql(
         name="purge deletes what is still to be confirmed",
         breaks="a Confirm finds its Try, however late it comes",
-        old='old = "state <> 1 AND ',
-        new='old = "',
+        old='old = f"state <> 1 AND ',
+        new='old = f"',
         check=selection(f"{_PURGE}[sqlite]"),
     ),
     _work(
