@@ -14,6 +14,7 @@ from coordinator.core.errors import Draining, LogUnavailable
 from coordinator.engine.engine import Engine
 from coordinator.engine.observer import Anomaly
 from coordinator.engine.participant_lane import ParticipantPolicy
+from coordinator.engine.reconciler import Reconciler
 from coordinator.log.operator_store import PostgresOperatorLog
 from coordinator.log.store import PostgresLog
 from coordinator.metrics import LogGauges
@@ -70,8 +71,11 @@ class Worker:
             calls_max=settings.listen.calls_max,
         )
         self._operator_log = PostgresOperatorLog(url, owner=self.owner)
+        reconciler = Reconciler(
+            self.engine, self._operator_log, self._channels, settings.reconcile_settings()
+        )
         self._admin_server = AdminServer(
-            self.engine, self._operator_log, owner=self.owner, share_port=share_port
+            self.engine, self._operator_log, reconciler, owner=self.owner, share_port=share_port
         )
         # Known once it serves.
         self.admin_port = 0

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from coordinator.core.audit import AuditEntry, AuditHead, AuditRecord
 from coordinator.core.model import Answer, BranchSpec, Operation, State, Transaction
+from coordinator.core.reconciliation import BarrierRow, BarrierState
 
 
 class Record(Struct, frozen=True, kw_only=True):
@@ -227,6 +228,10 @@ class OperatorLog(Protocol):
         """
         ...
 
+    async def transaction_brief(self, gids: Sequence[str]) -> dict[str, Transaction]:
+        """Reads transactions without payloads; unknown ones are missing from the answer."""
+        ...
+
     async def transaction_adoption(self, gid: str) -> Adoption | None:
         """When it was adopted, if it was."""
         ...
@@ -267,6 +272,10 @@ class OperatorLog(Protocol):
         """Counts what has not ended."""
         ...
 
+    async def audit_append(self, entry: AuditEntry) -> AuditRecord:
+        """Records what is about to be done elsewhere than in the log."""
+        ...
+
     async def audit_head(self) -> AuditHead:
         """The end of the chain."""
         ...
@@ -304,6 +313,44 @@ class Participants(Protocol):
         Never raises for what a participant or the network does: each call gets
         exactly one answer, FAILED where nothing better is known.
         """
+        ...
+
+
+class BooksPage(Struct, frozen=True, kw_only=True):
+    """Rows of a participant's barrier, and where the next page starts; empty: there is none."""
+
+    rows: list[BarrierRow]
+    next_page_token: str = ""
+
+
+class BooksQuery(Struct, frozen=True, kw_only=True):
+    """Which rows a listing holds, by the participant's clock.
+
+    Those of these states, whose last change and whose transaction's expiry lie at least
+    `min_age_s` back, and the expiry at most `max_age_s` (0: however far).
+    """
+
+    states: tuple[BarrierState, ...] = (BarrierState.TRIED,)
+    min_age_s: float = 0.0
+    max_age_s: float = 0.0
+    page_size: int = 500
+
+
+class Books(Participants, Protocol):
+    """What participants have on their books.
+
+    Raises:
+        core.errors.BooksNotOffered: the participant has no way to say.
+        core.errors.ParticipantUnreachable: it does not answer, or not what it should.
+        core.errors.UnknownParticipant
+    """
+
+    async def list_branches(self, participant: str, asked: BooksQuery, page_token: str) -> BooksPage:
+        """A page of rows; "" asks for the first. It may be empty, and yet not be the last."""
+        ...
+
+    async def find_branches(self, participant: str, keys: Sequence[tuple[str, str]]) -> list[BarrierRow]:
+        """Those of these rows, (gid, branch_id), that there are."""
         ...
 
 

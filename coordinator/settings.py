@@ -26,6 +26,7 @@ from coordinator.core.model import RetryPolicy
 from coordinator.engine.breaker import BreakerPolicy
 from coordinator.engine.engine import EngineLimits
 from coordinator.engine.participant_lane import ParticipantPolicy
+from coordinator.engine.reconciler import ReconcileSettings
 from coordinator.recovery import RecoverySettings
 from coordinator.rpc.participant_client import ParticipantAddress, ParticipantTls
 from coordinator.rpc.requests import RequestLimits
@@ -227,6 +228,17 @@ class RecoveryTable(_Table):
         return self
 
 
+class ReconcileTable(_Table):
+    """How often, and which, rows of participants' barriers are compared with the log."""
+
+    # 0: only when an operator asks.
+    every_s: float = Field(default=3_600.0, ge=0)
+    # Only rows whose last change, and whose transaction's expiry, lie so far back.
+    min_age_s: float = Field(default=300.0, ge=0)
+    # Confirmed and cancelled rows are compared, too, for so long after their transaction's expiry. 0: never.
+    ended_within_s: float = Field(default=0.0, ge=0)
+
+
 class ParticipantTlsSettings(_TlsTable):
     """TLS towards a participant. Without `ca_file` gRPC's list of public authorities is believed."""
 
@@ -334,6 +346,7 @@ class Settings(BaseSettings):
     metrics: MetricsSettings = MetricsSettings()
     alerts: AlertSettings = AlertSettings()
     recovery: RecoveryTable = RecoveryTable()
+    reconcile: ReconcileTable = ReconcileTable()
     participants: dict[str, ParticipantSettings] = Field(default_factory=dict)
 
     def admin_address(self) -> str:
@@ -363,6 +376,9 @@ class Settings(BaseSettings):
 
     def recovery_settings(self) -> RecoverySettings:
         return RecoverySettings(retention_s=self.log.retention_s, **self.recovery.model_dump())
+
+    def reconcile_settings(self) -> ReconcileSettings:
+        return ReconcileSettings(retention_s=self.log.retention_s, **self.reconcile.model_dump())
 
 
 def _is_log_url(url: str) -> bool:

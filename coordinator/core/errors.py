@@ -228,3 +228,29 @@ class CoordinatorDraining(Refused):
     """The coordinator has been asked to drain already."""
 
     reason = "COORDINATOR_DRAINING"
+
+
+class BooksNotOffered(Refused):
+    """The participant does not say what it has on its books; there is no reconciliation with it."""
+
+    reason = "BOOKS_NOT_OFFERED"
+
+
+class ParticipantUnreachable(Refused):
+    """The participant does not answer, or answers with an error."""
+
+    code = "UNAVAILABLE"
+    reason = "PARTICIPANT_UNREACHABLE"
+
+
+class FindingGone(Refused):
+    """What the participant has on its books agrees with the log by now; nothing is to be repaired."""
+
+    code = "ABORTED"
+    reason = "FINDING_GONE"
+
+
+class RepairNotAllowed(Refused):
+    """What was found would not be mended by that."""
+
+    reason = "REPAIR_NOT_ALLOWED"

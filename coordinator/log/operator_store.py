@@ -9,7 +9,7 @@ When the outcome of a commit is unknown, the record tells: it is there with the 
 hash that was to be written, or nothing has happened.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -20,8 +20,8 @@ from coordinator.core.errors import LogUnavailable, Overloaded, VersionChanged
 from coordinator.core.model import State, Transaction
 from coordinator.log import operator_statements as statements
 from coordinator.log.connections import Connections, Outcome
-from coordinator.log.rows import full_columns
-from coordinator.log.statements import Statement
+from coordinator.log.rows import full_columns, record as transaction_record
+from coordinator.log.statements import GET_BRIEF, Statement
 from coordinator.ports import (
     Adoption,
     AuditFilter,
@@ -77,7 +77,9 @@ class PostgresOperatorLog:
         """See `ports.OperatorLog`."""
         return await self._act(statements.COORDINATOR_DRAIN, {"id": coordinator_id}, entry)
 
-    async def _act(self, statement: Statement, values: Mapping[str, Any], entry: AuditEntry) -> AuditRecord:
+    async def _act(
+        self, statement: Statement | None, values: Mapping[str, Any], entry: AuditEntry
+    ) -> AuditRecord:
         for _ in range(_CHAIN_TRIES_MAX):
             ((sequence, previous, now),) = (await self._execute(statements.AUDIT_HEAD)).rows
             record = chained(AuditHead(sequence, previous), entry, round(now * 1e6))
@@ -89,16 +91,13 @@ class PostgresOperatorLog:
         raise Overloaded("too many operators act at once", retry_after_s=0.5)
 
     async def _write(
-        self, statement: Statement, values: Mapping[str, Any], record: AuditRecord
+        self, statement: Statement | None, values: Mapping[str, Any], record: AuditRecord
     ) -> int | None:
         """See `Connections.execute_all`; a record that turns out to be there was written."""
         row = _audit_values(record)
         move = row | {"previous_sequence": record.sequence - 1}
-        steps = (
-            (statements.AUDIT_MOVE_HEAD, move),
-            (statement, values),
-            (statements.AUDIT_INSERT, row),
-        )
+        done = () if statement is None else ((statement, values),)
+        steps = ((statements.AUDIT_MOVE_HEAD, move), *done, (statements.AUDIT_INSERT, row))
         try:
             return await self._connections.execute_all(steps)
         except LogUnavailable:
@@ -107,7 +106,16 @@ class PostgresOperatorLog:
                 return None
             raise
 
+    async def audit_append(self, entry: AuditEntry) -> AuditRecord:
+        """See `ports.OperatorLog`."""
+        return await self._act(None, {}, entry)
+
     # --- reading ---------------------------------------------------------------------
+
+    async def transaction_brief(self, gids: Sequence[str]) -> dict[str, Transaction]:
+        """See `ports.OperatorLog`."""
+        found = await self._execute(GET_BRIEF, gids=list(gids))
+        return {row[0]: transaction_record(row).tx for row in found.rows}
 
     async def transaction_adoption(self, gid: str) -> Adoption | None:
         """See `ports.OperatorLog`."""

@@ -190,6 +190,7 @@ _ours = and_(t.owner == text("owner"), t.due_at.is_(None), t.ended_at.is_(None))
 _gids = any_(bindparam("gids", type_=ARRAY(Text)))
 
 GET = compiled("transaction_get", select(*_record).where(t.gid == _gids))
+GET_BRIEF = compiled("transaction_get_brief", select(*_brief_record).where(t.gid == _gids))
 
 # Only what an operator holds is due that late.
 IS_FAR = t.due_at > func.now() + literal_column("INTERVAL '1000 years'", Interval)

@@ -5,6 +5,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from coordinator.engine.engine import Engine
+from coordinator.engine.reconciler import Reconciler
 from coordinator.ports import OperatorLog
 from coordinator.rpc.admin_service import AdminService
 from coordinator.rpc.server import MESSAGE_BYTES_MAX, ServerTls, listen
@@ -19,7 +20,9 @@ CALL_MAX_S = 60.0
 class AdminServer:
     """A server for operators on one address."""
 
-    def __init__(self, engine: Engine, log: OperatorLog, *, owner: str, share_port: bool) -> None:
+    def __init__(
+        self, engine: Engine, log: OperatorLog, reconciler: Reconciler, *, owner: str, share_port: bool
+    ) -> None:
         self._server = grpc.aio.server(
             options=(
                 ("grpc.so_reuseport", int(share_port)),
@@ -28,7 +31,7 @@ class AdminServer:
             maximum_concurrent_rpcs=CALLS_MAX,
         )
         admin_pb2_grpc.add_AdminServiceServicer_to_server(
-            AdminService(engine, log, owner=owner, call_max_s=CALL_MAX_S), self._server
+            AdminService(engine, log, reconciler, owner=owner, call_max_s=CALL_MAX_S), self._server
         )
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # the stubs lack it
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

@@ -22,6 +22,7 @@ from coordinator.core.events import (
 )
 from coordinator.core.model import State
 from coordinator.engine.engine import Engine
+from coordinator.engine.reconciler import Reconciler
 from coordinator.ports import (
     AuditFilter,
     CoordinatorRecord,
@@ -30,7 +31,7 @@ from coordinator.ports import (
     Record,
     Unsettled,
 )
-from coordinator.rpc import admin_bulk, admin_replies, replies
+from coordinator.rpc import admin_bulk, admin_reconciliation, admin_replies, replies
 from coordinator.rpc.admin_explanation import explain
 from coordinator.rpc.admin_filter import parse
 from coordinator.rpc.admin_orders import Orders
@@ -54,9 +55,12 @@ _ACTS_SHOWN_MAX = 1_000
 class AdminService(admin_pb2_grpc.AdminServiceServicer):
     """The door for operators. `owner`: the id of the coordinator that answers."""
 
-    def __init__(self, engine: Engine, log: OperatorLog, *, owner: str, call_max_s: float) -> None:
+    def __init__(
+        self, engine: Engine, log: OperatorLog, reconciler: Reconciler, *, owner: str, call_max_s: float
+    ) -> None:
         self._engine = engine
         self._log = log
+        self._reconciler = reconciler
         self._owner = owner
         self._orders = Orders(engine, log)
         self.call_max_s = call_max_s
@@ -234,6 +238,19 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
                 f"no coordinator is configured with participant {name!r}", metadata={"participant": name}
             )
         return known or ParticipantRecord(name=name)
+
+    @refusals_as_statuses
+    async def Reconcile(self, request: pb.ReconcileRequest, context: Context) -> None:
+        async for response in admin_reconciliation.compare(self._reconciler, request):
+            await context.write(response)
+
+    @refusals_as_statuses
+    async def RepairBranch(
+        self, request: pb.RepairBranchRequest, _context: Context
+    ) -> pb.RepairBranchResponse:
+        return await admin_reconciliation.repair(
+            self._reconciler, self._log, request, checked_act(request.act)
+        )
 
     # --- coordinators -----------------------------------------------------
 

@@ -1,16 +1,19 @@
-"""The way to the participants over gRPC. Implements `ports.Participants`."""
+"""The way to the participants over gRPC. Implements `ports.Participants` and `ports.Books`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+import math
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Self
 
 import grpc
 import structlog
 from msgspec import Struct
 
+from coordinator.core.errors import BooksNotOffered, ParticipantUnreachable, UnknownParticipant
 from coordinator.core.model import Answer, Operation, Verdict
+from coordinator.core.reconciliation import BarrierRow, BarrierState
 from coordinator.engine.participant_lane import not_configured
-from coordinator.ports import BranchCall
+from coordinator.ports import BooksPage, BooksQuery, BranchCall
 from tcc.v1 import participant_pb2 as pb, participant_pb2_grpc
 
 logger = structlog.get_logger(__name__)
@@ -49,6 +52,11 @@ _VERDICTS = {
     pb.OUTCOME_CODE_SUCCEEDED: Verdict.SUCCEEDED,
     pb.OUTCOME_CODE_REJECTED: Verdict.REJECTED,
     pb.OUTCOME_CODE_FAILED: Verdict.FAILED,
+}
+_STATES = {
+    BarrierState.TRIED: pb.BARRIER_STATE_TRIED,
+    BarrierState.CONFIRMED: pb.BARRIER_STATE_CONFIRMED,
+    BarrierState.CANCELLED: pb.BARRIER_STATE_CANCELLED,
 }
 _DONE = Answer(verdict=Verdict.SUCCEEDED)
 
@@ -175,6 +183,45 @@ class ParticipantClient:
             async for answers in self._execute(way, calls):
                 yield answers
 
+    async def list_branches(self, participant: str, asked: BooksQuery, page_token: str) -> BooksPage:
+        """See `ports.Books`."""
+        request = pb.ListBranchesRequest(
+            states=[_STATES[state] for state in asked.states],
+            min_age_ms=round(asked.min_age_s * 1000),
+            max_age_ms=math.ceil(asked.max_age_s * 1000),
+            page_size=asked.page_size,
+            page_token=page_token,
+        )
+        page = await self._ask_books(participant, request)
+        return BooksPage(rows=_rows(participant, page.rows), next_page_token=page.next_page_token)
+
+    async def find_branches(self, participant: str, keys: Sequence[tuple[str, str]]) -> list[BarrierRow]:
+        """See `ports.Books`."""
+        request = pb.ListBranchesRequest(
+            keys=[pb.BranchKey(gid=gid, branch_id=branch_id) for gid, branch_id in keys]
+        )
+        return _rows(participant, (await self._ask_books(participant, request)).rows)
+
+    async def _ask_books(self, participant: str, request: pb.ListBranchesRequest) -> pb.ListBranchesResponse:
+        way = self._ways.get(participant)
+        if way is None:
+            raise UnknownParticipant(f"participant {participant!r} is not configured")
+        with way:
+            try:
+                page: pb.ListBranchesResponse | None = await way.stub.ListBranches(
+                    request, timeout=way.address.call_timeout_s
+                )
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                    raise BooksNotOffered(
+                        f"participant {participant} does not say what it has on its books (ListBranches)"
+                    ) from error
+                said = f"{error.code().name}: {error.details()}"
+                raise ParticipantUnreachable(f"participant {participant}: {said}") from error
+        if page is None:  # gRPC could not decode it
+            raise ParticipantUnreachable(f"participant {participant}: {_UNREADABLE.message}")
+        return page
+
     def _execute(self, way: _Way, calls: Sequence[BranchCall]) -> AsyncIterator[Answers]:
         if len(calls) == 1:
             return self._execute_alone(way, calls[0])
@@ -259,6 +306,22 @@ class ParticipantClient:
         if len(result) > self._result_bytes_max:
             return _result_too_large(self._result_bytes_max)
         return Answer(verdict=verdict, result=result, result_content_type=outcome.content_type)
+
+
+def _rows(participant: str, rows: Iterable[pb.BarrierRow]) -> list[BarrierRow]:
+    try:
+        return [
+            BarrierRow(
+                gid=row.gid,
+                branch_id=row.branch_id,
+                action=row.action,
+                state=BarrierState(row.state),
+                age_s=row.age_ms / 1000,
+            )
+            for row in rows
+        ]
+    except ValueError as error:
+        raise ParticipantUnreachable(f"participant {participant} has a row of no known state") from error
 
 
 def batch_request(calls: Sequence[BranchCall]) -> pb.ExecuteBranchesRequest:

@@ -6,7 +6,7 @@ from coordinator.core.model import Branch, CancelReason, Heuristic, State, Trans
 from coordinator.ports import Record
 from tcc.v1 import transaction_pb2 as pb
 
-_STATES = {
+STATES = {
     State.TRYING: pb.TRANSACTION_STATE_TRYING,
     State.CONFIRMING: pb.TRANSACTION_STATE_CONFIRMING,
     State.CANCELLING: pb.TRANSACTION_STATE_CANCELLING,
@@ -40,7 +40,7 @@ _TRIED = {
 def outcome(tx: Transaction) -> pb.TransactionOutcome:
     """How a transaction stands durably, in brief."""
     state = tx.saved_state or State.TRYING
-    reply = pb.TransactionOutcome(gid=tx.gid, state=_STATES[state])
+    reply = pb.TransactionOutcome(gid=tx.gid, state=STATES[state])
     if tx.cancel_reason and state.decided:
         reply.cancel_reason = _CANCEL_REASONS[tx.cancel_reason]
         reply.cancel_branch_id = tx.cancel_branch_id
@@ -75,7 +75,7 @@ def transaction(record: Record, *, with_payloads: bool) -> pb.Transaction:
     tx = record.tx
     return pb.Transaction(
         gid=tx.gid,
-        state=_STATES[tx.state],
+        state=STATES[tx.state],
         initiator=tx.initiator,
         labels=dict(tx.labels),
         created_at=timestamp(record.created_at),

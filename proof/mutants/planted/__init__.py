@@ -6,6 +6,12 @@ small scopes where a history is needed, single tests on PostgreSQL where only th
 """
 
 from proof.mutants.mutant import Mutant
-from proof.mutants.planted import core, engine, log, participant
+from proof.mutants.planted import core, engine, log, participant, reconciliation
 
-MUTANTS: tuple[Mutant, ...] = (*core.MUTANTS, *engine.MUTANTS, *log.MUTANTS, *participant.MUTANTS)
+MUTANTS: tuple[Mutant, ...] = (
+    *core.MUTANTS,
+    *engine.MUTANTS,
+    *log.MUTANTS,
+    *participant.MUTANTS,
+    *reconciliation.MUTANTS,
+)

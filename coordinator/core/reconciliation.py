@@ -1,0 +1,174 @@
+"""What participants have on their books, compared with the log: what does not agree, and what would mend it.
+
+The order of looking makes it sound: first the participant's row, then the log. A branch
+is durable in the log before its Try leaves, so a row whose branch the log does not know
+belongs to nobody. A branch is done in the log only after its participant has said so,
+so a row that is still open when it is looked at once more, after the log, leaks. And a
+decision never changes, nor does a row that has ended: what contradicts, does so for good.
+
+Pure: whoever looks, and calls, is `coordinator.engine.reconciler`.
+"""
+
+from enum import IntEnum
+
+from msgspec import Struct
+
+from coordinator.core.model import Branch, Heuristic, Operation, State, Transaction
+
+
+class BarrierState(IntEnum):
+    """How a row of a participant's barrier stands. Numbers are those of the contract."""
+
+    TRIED = 1
+    CONFIRMED = 2
+    CANCELLED = 3
+
+
+class BarrierRow(Struct, frozen=True, kw_only=True):
+    """A row of a participant's barrier. `age_s`: since its last change, by the participant's clock."""
+
+    gid: str
+    branch_id: str
+    action: str
+    state: BarrierState
+    age_s: float
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.gid, self.branch_id
+
+
+class FindingKind(IntEnum):
+    """What does not agree. Numbers are those of the contract."""
+
+    ORPHAN = 1
+    LEAK = 2
+    MIXED = 3
+
+
+class Finding(Struct, frozen=True, kw_only=True):
+    """A row that does not agree with the log."""
+
+    participant: str
+    row: BarrierRow
+    kind: FindingKind
+    # None: the log does not know the transaction.
+    state: State | None
+    explanation: str
+    # What is proposed; None: people have to find out first.
+    repair: Operation | None = None
+    # What an operator may order.
+    repairs: frozenset[Operation] = frozenset()
+
+
+_DECISIONS = {
+    State.CONFIRMING: Operation.CONFIRM,
+    State.CONFIRMED: Operation.CONFIRM,
+    State.CANCELLING: Operation.CANCEL,
+    State.CANCELLED: Operation.CANCEL,
+}
+_ENDS = {Operation.CONFIRM: BarrierState.CONFIRMED, Operation.CANCEL: BarrierState.CANCELLED}
+_WORDS = {Heuristic.CONFIRMED: Operation.CONFIRM, Heuristic.CANCELLED: Operation.CANCEL}
+_EITHER = frozenset(_ENDS)
+
+
+def judge(participant: str, row: BarrierRow, tx: Transaction | None, *, retention_s: float) -> Finding | None:
+    """What is wrong with a row of this participant; None: nothing, or nothing yet.
+
+    `tx`: its transaction as the log says after the row was read; None: the log does not know it.
+    `retention_s`: how long the log keeps what has ended.
+    """
+    if tx is None:
+        return _unknown(participant, row, retention_s)
+    branch = next((one for one in tx.branches if one.spec.branch_id == row.branch_id), None)
+    decision = _DECISIONS.get(tx.state)
+    if branch is None or (branch.spec.participant, branch.spec.action) != (participant, row.action):
+        return _without_branch(participant, row, tx, branch, decision)
+    if row.state is BarrierState.TRIED:
+        return _leak(participant, row, tx, branch, decision) if branch.done else None
+    return _mixed(participant, row, tx, _WORDS.get(branch.heuristic, decision))
+
+
+def _unknown(participant: str, row: BarrierRow, retention_s: float) -> Finding | None:
+    if row.state is not BarrierState.TRIED:
+        return None  # The log forgets what has ended.
+    if row.age_s < retention_s:
+        words, repair = "the log knows no such transaction, so nobody will end this", Operation.CANCEL
+    else:
+        words, repair = (
+            (
+                "the log knows no such transaction; this is older than what the log keeps, "
+                "so that it may have been confirmed or cancelled: find out which"
+            ),
+            None,
+        )
+    return Finding(
+        participant=participant,
+        row=row,
+        kind=FindingKind.ORPHAN,
+        state=None,
+        explanation=words,
+        repair=repair,
+        repairs=_EITHER,
+    )
+
+
+def _without_branch(
+    participant: str, row: BarrierRow, tx: Transaction, branch: Branch | None, decision: Operation | None
+) -> Finding | None:
+    if branch is not None and branch.spec.participant != participant:
+        # Two participants may share a database, and one may get a new name: the branch is judged at its own.
+        return None
+    if row.state is BarrierState.TRIED:
+        known = "no such branch" if branch is None else f"this branch with the action {branch.spec.action}"
+        return Finding(
+            participant=participant,
+            row=row,
+            kind=FindingKind.ORPHAN,
+            state=tx.state,
+            explanation=f"the transaction has {known}, so nobody will end this",
+            repair=Operation.CANCEL,
+            repairs=_EITHER,
+        )
+    # What was cancelled changed nothing; what was confirmed did.
+    return _mixed(participant, row, tx, decision) if row.state is BarrierState.CONFIRMED else None
+
+
+def _leak(
+    participant: str, row: BarrierRow, tx: Transaction, branch: Branch, decision: Operation | None
+) -> Finding:
+    if branch.heuristic or decision is None:
+        words = (
+            f"an operator has ended the branch by a word ({branch.heuristic.name}), "
+            "and its reservation is still open"
+        )
+        repair, repairs = None, _EITHER
+    else:
+        words = f"the log knows that its {decision.name.capitalize()} was done, and yet this is open"
+        repair, repairs = decision, frozenset({decision})
+    return Finding(
+        participant=participant,
+        row=row,
+        kind=FindingKind.LEAK,
+        state=tx.state,
+        explanation=words,
+        repair=repair,
+        repairs=repairs,
+    )
+
+
+def _mixed(participant: str, row: BarrierRow, tx: Transaction, wanted: Operation | None) -> Finding | None:
+    """`wanted`: what ought to have become of the branch; None: nothing is decided."""
+    if wanted is None and row.state is BarrierState.CONFIRMED:
+        words = "it is confirmed, though nothing was decided yet"
+    elif wanted is not None and row.state is not _ENDS[wanted]:
+        words = f"it is {row.state.name.lower()}, where {wanted.name} was decided"
+    else:
+        return None
+    return Finding(
+        participant=participant,
+        row=row,
+        kind=FindingKind.MIXED,
+        state=tx.state,
+        explanation=f"{words}; no call can mend that",
+    )

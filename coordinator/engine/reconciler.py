@@ -1,0 +1,180 @@
+"""Looks at what participants have on their books, compares it with the log, and calls what mends it.
+
+Page by page, so that memory is bounded whatever a participant holds. Each finding has
+been looked at twice: the participant's row, then the log, then the row once more; see
+`coordinator.core.reconciliation` for why that is enough. Nothing is called while an
+operator pauses the participant, or while its breaker is open.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from coordinator.core.errors import (
+    FindingGone,
+    ParticipantPaused,
+    ParticipantUnreachable,
+    RepairNotAllowed,
+    UnknownParticipant,
+)
+from coordinator.core.model import Answer, BranchSpec, Operation
+from coordinator.core.reconciliation import BarrierRow, BarrierState, Finding, FindingKind, judge
+from coordinator.engine.engine import Engine
+from coordinator.ports import Books, BooksQuery, BranchCall, OperatorLog
+from tcc.payload import UNKNOWN
+
+_ENDED = (BarrierState.CONFIRMED, BarrierState.CANCELLED)
+
+
+class ReconcileSettings(Struct, frozen=True, kw_only=True):
+    """When rows of a participant are old enough to be looked at, and how often that is done."""
+
+    # 0: only on demand.
+    every_s: float = 3_600.0
+    min_age_s: float = 300.0
+    # Rows that have ended are looked at, too, for so long after their expiry; 0: never.
+    ended_within_s: float = 0.0
+    page_size: int = 500
+    # How long the log keeps what has ended.
+    retention_s: float = 7 * 24 * 3600.0
+
+
+class Compared(Struct, frozen=True, kw_only=True):
+    """A page of rows that were compared with the log, and what does not agree among them."""
+
+    rows: int
+    findings: list[Finding]
+
+
+class Reconciler:
+    """Compares, and repairs on command."""
+
+    def __init__(self, engine: Engine, log: OperatorLog, books: Books, settings: ReconcileSettings) -> None:
+        self.settings = settings
+        self._engine = engine
+        self._log = log
+        self._books = books
+
+    @property
+    def participants(self) -> list[str]:
+        """Whom this coordinator can look at, by name."""
+        return sorted(self._engine.lanes)
+
+    async def compare(
+        self, participant: str, *, min_age_s: float, ended_within_s: float
+    ) -> AsyncIterator[Compared]:
+        """The pages of a participant: its open rows, then those that ended, where any are wanted.
+
+        Raises:
+            BooksNotOffered, ParticipantPaused, ParticipantUnreachable, UnknownParticipant, LogUnavailable
+        """
+        page_size = self.settings.page_size
+        looks = [BooksQuery(min_age_s=min_age_s, page_size=page_size)]
+        if ended_within_s > 0:
+            looks.append(
+                BooksQuery(states=_ENDED, min_age_s=min_age_s, max_age_s=ended_within_s, page_size=page_size)
+            )
+        for asked in looks:
+            token = ""
+            while True:
+                self._check_may_call(participant)
+                page = await self._books.list_branches(participant, asked, token)
+                yield Compared(rows=len(page.rows), findings=await self._findings(participant, page.rows))
+                token = page.next_page_token
+                if not token:
+                    break
+
+    async def find(self, participant: str, gid: str, branch_id: str) -> Finding:
+        """What is wrong with this row.
+
+        Raises:
+            FindingGone: nothing is, by now.
+            BooksNotOffered, ParticipantPaused, ParticipantUnreachable, UnknownParticipant, LogUnavailable
+        """
+        self._check_may_call(participant)
+        rows = await self._books.find_branches(participant, [(gid, branch_id)])
+        for finding in await self._findings(participant, rows):
+            return finding
+        raise FindingGone(
+            f"what {participant} has on its books of branch {branch_id!r} of transaction {gid!r} "
+            "agrees with the log; nothing is to be repaired"
+        )
+
+    def checked_repair(self, finding: Finding, wanted: Operation | None) -> Operation:
+        """The operation that is to mend a finding; `wanted` None: as proposed.
+
+        Raises:
+            RepairNotAllowed
+        """
+        operation = wanted or finding.repair
+        if operation is None and finding.repairs:
+            raise RepairNotAllowed(f"no repair is proposed: say which; {finding.explanation}")
+        if operation is None or operation not in finding.repairs:
+            raise RepairNotAllowed(f"that would not mend it: {finding.explanation}")
+        return operation
+
+    async def repair(
+        self, finding: Finding, operation: Operation, *, payload: bytes, content_type: str
+    ) -> Answer:
+        """Calls the operation on a finding's row; returns what the participant answers.
+
+        `payload`: an orphan's, where the operator knows it; what the log knows otherwise.
+        """
+        call = await self._call(finding, operation)
+        if finding.kind is FindingKind.ORPHAN and (payload or content_type):
+            call = replace(call, spec=replace(call.spec, payload=payload, content_type=content_type))
+        async for answers in self._books.execute(finding.participant, [call]):
+            for _, answer in answers:
+                return answer
+        raise AssertionError("each call gets exactly one answer")
+
+    async def _call(self, finding: Finding, operation: Operation) -> BranchCall:
+        row = finding.row
+        if finding.kind is not FindingKind.ORPHAN:
+            tx = (await self._engine.get(row.gid)).tx
+            for index, branch in enumerate(tx.branches):
+                if branch.spec.branch_id == row.branch_id:
+                    return BranchCall(
+                        gid=row.gid,
+                        index=index,
+                        operation=operation,
+                        spec=branch.spec,
+                        expires_at=tx.expires_at,
+                        attempt=1,
+                        result=branch.result,
+                        result_content_type=branch.result_content_type,
+                    )
+        spec = BranchSpec(
+            branch_id=row.branch_id,
+            participant=finding.participant,
+            action=row.action,
+            content_type=UNKNOWN,
+        )
+        return BranchCall(gid=row.gid, index=0, operation=operation, spec=spec, expires_at=0.0, attempt=1)
+
+    async def _findings(self, participant: str, rows: Sequence[BarrierRow]) -> list[Finding]:
+        """What is wrong with these rows, as far as it still is when it is looked at again."""
+        if not rows:
+            return []
+        known = await self._log.transaction_brief(list({row.gid for row in rows}))
+        retention_s = self.settings.retention_s
+        found = [judge(participant, row, known.get(row.gid), retention_s=retention_s) for row in rows]
+        findings = [finding for finding in found if finding is not None]
+        if not findings:
+            return []
+        again = await self._books.find_branches(participant, [finding.row.key for finding in findings])
+        states = {row.key: row.state for row in again}
+        return [finding for finding in findings if states.get(finding.row.key) is finding.row.state]
+
+    def _check_may_call(self, participant: str) -> None:
+        lane = self._engine.lanes.get(participant)
+        if lane is None:
+            raise UnknownParticipant(
+                f"this coordinator is not configured with participant {participant!r}",
+                metadata={"participant": participant},
+            )
+        if lane.paused:
+            raise ParticipantPaused(f"an operator has paused participant {participant}; nothing is called")
+        if not lane.breaker.closed:
+            raise ParticipantUnreachable(f"participant {participant} does not answer: its breaker is open")

@@ -1,0 +1,108 @@
+"""What does not agree between a participant's row and the log, cell by cell."""
+
+import pytest
+from msgspec.structs import replace
+
+from coordinator.core.model import Branch, BranchSpec, Heuristic, Operation, State, Transaction
+from coordinator.core.reconciliation import BarrierRow, BarrierState, Finding, FindingKind, judge
+
+TRIED, CONFIRMED, CANCELLED = BarrierState
+CONFIRM, CANCEL = Operation.CONFIRM, Operation.CANCEL
+ORPHAN, LEAK, MIXED = FindingKind
+DAY_S = 86_400.0
+
+
+def row(state: BarrierState = TRIED, **fields: object) -> BarrierRow:
+    return BarrierRow(
+        **({"gid": "g", "branch_id": "1", "action": "reserve", "state": state, "age_s": 600.0} | fields)
+    )
+
+
+def transaction(
+    state: State, *, done: bool = False, word: Heuristic = Heuristic.NONE, **spec: str
+) -> Transaction:
+    asked = {"branch_id": "1", "participant": "stock", "action": "reserve"} | spec
+    branch = Branch(spec=BranchSpec(**asked), done=done or state.ended, heuristic=word)
+    return Transaction(gid="g", branches=(branch,), expires_at=0.0, state=state)
+
+
+def judged(state: BarrierState, tx: Transaction | None) -> Finding | None:
+    return judge("stock", row(state), tx, retention_s=7 * DAY_S)
+
+
+def brief(finding: Finding | None) -> tuple[FindingKind, Operation | None, frozenset[Operation]] | None:
+    return finding and (finding.kind, finding.repair, finding.repairs)
+
+
+EITHER = frozenset({CONFIRM, CANCEL})
+NONE_ = frozenset[Operation]()
+ONLY_CONFIRM = (LEAK, CONFIRM, frozenset({CONFIRM}))
+ONLY_CANCEL = (LEAK, CANCEL, frozenset({CANCEL}))
+HOPELESS = (MIXED, None, NONE_)
+
+
+@pytest.mark.parametrize(
+    ("barrier", "tx", "wanted"),
+    [
+        # What lives, or agrees, is no finding.
+        (TRIED, transaction(State.TRYING), None),
+        (TRIED, transaction(State.CONFIRMING), None),
+        (TRIED, transaction(State.CANCELLING), None),
+        (CONFIRMED, transaction(State.CONFIRMING), None),
+        (CONFIRMED, transaction(State.CONFIRMED), None),
+        (CANCELLED, transaction(State.CANCELLING), None),
+        (CANCELLED, transaction(State.CANCELLED), None),
+        # A Cancel may come before anything is decided: nothing was changed by it.
+        (CANCELLED, transaction(State.TRYING), None),
+        # Open, though the log knows that it is done.
+        (TRIED, transaction(State.CONFIRMED), ONLY_CONFIRM),
+        (TRIED, transaction(State.CANCELLED), ONLY_CANCEL),
+        (TRIED, transaction(State.CONFIRMING, done=True), ONLY_CONFIRM),
+        (TRIED, transaction(State.CANCELLING, done=True), ONLY_CANCEL),
+        # Done by an operator's word: what was done by hand must not be done again.
+        (TRIED, transaction(State.CONFIRMED, word=Heuristic.CONFIRMED), (LEAK, None, EITHER)),
+        (TRIED, transaction(State.CONFIRMED, word=Heuristic.CANCELLED), (LEAK, None, EITHER)),
+        # The other way than was decided.
+        (CANCELLED, transaction(State.CONFIRMING), HOPELESS),
+        (CANCELLED, transaction(State.CONFIRMED), HOPELESS),
+        (CONFIRMED, transaction(State.CANCELLING), HOPELESS),
+        (CONFIRMED, transaction(State.CANCELLED), HOPELESS),
+        (CONFIRMED, transaction(State.TRYING), HOPELESS),
+        # As an operator has recorded it, and not.
+        (CANCELLED, transaction(State.CONFIRMED, word=Heuristic.CANCELLED), None),
+        (CONFIRMED, transaction(State.CONFIRMED, word=Heuristic.CANCELLED), HOPELESS),
+        # A transaction that nobody knows: only what is open is anybody's loss.
+        (TRIED, None, (ORPHAN, CANCEL, EITHER)),
+        (CONFIRMED, None, None),
+        (CANCELLED, None, None),
+        # A branch that nobody knows.
+        (TRIED, transaction(State.TRYING, branch_id="2"), (ORPHAN, CANCEL, EITHER)),
+        (TRIED, transaction(State.CONFIRMED, action="other"), (ORPHAN, CANCEL, EITHER)),
+        (CANCELLED, transaction(State.CONFIRMED, branch_id="2"), None),
+        (CONFIRMED, transaction(State.CONFIRMED, branch_id="2"), None),
+        (CONFIRMED, transaction(State.CANCELLED, branch_id="2"), HOPELESS),
+        # A branch at another participant: two may share a database.
+        (TRIED, transaction(State.CONFIRMED, participant="coupon"), None),
+        (CONFIRMED, transaction(State.CANCELLED, participant="coupon"), None),
+    ],
+)
+def test_every_cell(barrier: BarrierState, tx: Transaction | None, wanted: object) -> None:
+    assert brief(judged(barrier, tx)) == wanted
+
+
+def test_an_orphan_older_than_the_log_s_memory_gets_no_proposal() -> None:
+    """It may have been confirmed, and forgotten: cancelling it could undo what was sold."""
+    just = judge("stock", row(age_s=7 * DAY_S - 1), None, retention_s=7 * DAY_S)
+    older = judge("stock", row(age_s=7 * DAY_S), None, retention_s=7 * DAY_S)
+    assert brief(just) == (ORPHAN, CANCEL, EITHER)
+    assert brief(older) == (ORPHAN, None, EITHER)
+    assert older is not None
+    assert "may have been confirmed" in older.explanation
+
+
+def test_a_finding_says_where_and_what() -> None:
+    finding = judge("stock", row(CANCELLED), transaction(State.CONFIRMED), retention_s=DAY_S)
+    assert finding is not None
+    assert (finding.participant, finding.row, finding.state) == ("stock", row(CANCELLED), State.CONFIRMED)
+    assert finding.explanation == "it is cancelled, where CONFIRM was decided; no call can mend that"
+    assert replace(finding.row, state=TRIED).key == ("g", "1")
