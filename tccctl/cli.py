@@ -2,7 +2,7 @@
 
 import typer
 
-from tccctl import audit, coordinators, participants, stats, transactions, watch
+from tccctl import audit, coordinators, participants, reconciliation, stats, transactions, watch
 from tccctl.exit_codes import ExitCode, meaning
 
 _EXIT_CODES = "\n\n".join(f"  {code:d}  {meaning(code)}" for code in ExitCode)
@@ -29,6 +29,7 @@ app.add_typer(transactions.app, name="tx")
 app.add_typer(participants.app, name="participant")
 app.add_typer(coordinators.app, name="coordinator")
 app.add_typer(audit.app, name="audit")
+reconciliation.register(app)
 stats.register(app)
 watch.register(app)
 

@@ -36,7 +36,7 @@ def meaning(code: ExitCode) -> str:
         case ExitCode.WRONG:
             return "what was checked is not in order"
         case ExitCode.PARTLY:
-            return "of many transactions, some were not acted on"
+            return "of many, some were not acted on, or could not be looked at"
         case ExitCode.INTERRUPTED:
             return "interrupted from the keyboard"
     assert_never(code)

@@ -134,5 +134,10 @@ _ADVICE: dict[str, Callable[[Mapping[str, str]], str]] = {
     "COORDINATOR_GONE": lambda _: "nothing is to be drained: `tccctl coordinator list` shows who drives what",
     "COORDINATOR_DRAINING": lambda _: "wait until it has ended: `tccctl coordinator list`",
     "SELECTION_TOO_LARGE": lambda _: "narrow the filter, for example by age>1h, and do it in parts",
+    "FINDING_GONE": lambda _: "`tccctl reconcile` shows what does not agree now",
+    "REPAIR_NOT_ALLOWED": lambda _: "`tccctl reconcile` says what is proposed; --as names another operation",
+    "PARTICIPANT_PAUSED": lambda _: "`tccctl participant resume NAME` lets calls leave again",
+    "PARTICIPANT_UNREACHABLE": lambda _: "`tccctl participant list` says how it is",
+    "BOOKS_NOT_OFFERED": lambda _: "it has to be served by a newer SDK, or to implement ListBranches",
     "OVERLOADED": lambda _: "try again in a few seconds",
 }

@@ -42,9 +42,9 @@ class Session:
         """Asks for a change. Raises Failure."""
         return self._call(method, request, acting=True)
 
-    def stream(self, method: str, request: Message) -> Iterator[Any]:
-        """Asks for a change whose progress streams back. Raises Failure while it is read."""
-        with self._failures(acting=True):
+    def stream(self, method: str, request: Message, *, acting: bool = True) -> Iterator[Any]:
+        """Asks for what streams back: a change's progress where `acting`. Raises Failure while it is read."""
+        with self._failures(acting=acting):
             yield from getattr(self.stub, method)(request, timeout=BULK_TIMEOUT_S)
 
     def act(self, reason: str | None, *, version: int = 0) -> admin_pb2.Act:

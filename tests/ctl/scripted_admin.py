@@ -58,12 +58,6 @@ class ScriptedAdmin(admin_pb2_grpc.AdminServiceServicer):
             context.abort_with_status(rpc_status.to_status(answer))
         return answer
 
-    def RunBulkAction(self, request, context):  # noqa: N802
-        for item in self._next("RunBulkAction", request, context):
-            if isinstance(item, Status):
-                context.abort_with_status(rpc_status.to_status(item))
-            yield item
-
 
 def _unary(name: str) -> Any:
     def answer(self: ScriptedAdmin, request: Any, context: Any) -> Any:
@@ -72,9 +66,20 @@ def _unary(name: str) -> Any:
     return answer
 
 
+def _streaming(name: str) -> Any:
+    def answer(self: ScriptedAdmin, request: Any, context: Any) -> Any:
+        for item in self._next(name, request, context):
+            if isinstance(item, Status):
+                context.abort_with_status(rpc_status.to_status(item))
+            yield item
+
+    return answer
+
+
 for _name in vars(admin_pb2_grpc.AdminServiceServicer):
-    if not _name.startswith("_") and _name != "RunBulkAction":
-        setattr(ScriptedAdmin, _name, _unary(_name))
+    if not _name.startswith("_"):
+        _kind = _streaming if _name in {"RunBulkAction", "Reconcile"} else _unary
+        setattr(ScriptedAdmin, _name, _kind(_name))
 
 
 @contextlib.contextmanager

@@ -1,0 +1,300 @@
+"""`tccctl reconcile`: what participants have on their books and the log do not agree on, and its repair."""
+
+import re
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from google.protobuf.duration_pb2 import Duration
+from rich.console import Console
+from rich.progress import Progress
+
+from tcc.v1 import admin_pb2 as admin, participant_pb2 as pb, transaction_pb2
+from tccctl.blocks import Block, Cell, Column, Table, Words, cell
+from tccctl.command import Reason, Yes, command
+from tccctl.exit_codes import ExitCode
+from tccctl.failures import Failure, UsageFailure
+from tccctl.formatting import duration, enum_name
+from tccctl.session import Session, confirmed
+
+_KIND_STYLES = {
+    admin.FINDING_KIND_ORPHAN: "yellow",
+    admin.FINDING_KIND_LEAK: "yellow",
+    admin.FINDING_KIND_MIXED: "bold red",
+}
+_PEOPLE = "by people"
+_UNITS_S = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_DURATION = re.compile(r"(\d+)(ms|d|h|m|s)")
+
+
+class Ending(StrEnum):
+    """What `--as` takes."""
+
+    CONFIRM = "confirm"
+    CANCEL = "cancel"
+
+
+_OPERATIONS = {None: pb.OPERATION_UNSPECIFIED, "confirm": pb.OPERATION_CONFIRM, "cancel": pb.OPERATION_CANCEL}
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    command(
+        app,
+        "reconcile",
+        examples=[
+            "tccctl reconcile",
+            "tccctl reconcile --participant inventory --min-age 1h --ended-within 1d -o json",
+            "tccctl reconcile --repair order-7 stock --participant inventory --reason 'the shop never asked'",
+            "tccctl reconcile --repair-all --participant inventory --reason 'the log was restored'",
+        ],
+    )(reconcile)
+
+
+def reconcile(
+    session: Session,
+    *,
+    participant: Annotated[
+        list[str] | None, typer.Option(help="Only of this one; may be given again for more.")
+    ] = None,
+    min_age: Annotated[
+        str, typer.Option(help="Only what has been so for so long, as 5m; default: as configured.")
+    ] = "",
+    ended_within: Annotated[
+        str,
+        typer.Option(
+            help="Look for mixed outcomes among what has expired within so long; 0s: among nothing."
+        ),
+    ] = "1h",
+    repair: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="GID BRANCH", help="Repair this one, of one --participant."),
+    ] = None,
+    ending: Annotated[
+        Ending | None,
+        typer.Option("--as", help="With --repair: the operation, where none or another one is proposed."),
+    ] = None,
+    payload: Annotated[
+        str, typer.Option(help="With --repair: the orphan's payload, as JSON, if its action needs it.")
+    ] = "",
+    repair_all: Annotated[
+        bool, typer.Option("--repair-all", help="Repair all for which a repair is proposed.")
+    ] = False,
+    reason: Reason = None,
+    yes: Yes = False,
+) -> None:
+    """Compare what participants have reserved with the log; repair what does not agree, on command.
+
+    Ends with 6 where anything does not agree, and with 7 where somebody could not be looked at.
+    An orphan is an open reservation that the log does not know, a leak one whose branch the log
+    knows to be done. Never repair orphans of a participant that coordinators with another log call, too.
+    """
+    names = participant or []
+    if repair is not None:
+        if repair_all or len(names) != 1:
+            raise UsageFailure("--repair takes one --participant, and no --repair-all")
+        order = admin.RepairBranchRequest(
+            participant=names[0],
+            gid=repair[0],
+            branch_id=repair[1],
+            operation=_OPERATIONS[ending],
+            payload=payload.encode(),
+            content_type="application/json" if payload else "",
+        )
+        _repair_one(session, order, reason)
+        return
+    if ending or payload:
+        raise UsageFailure("--as and --payload are for --repair")
+    request = admin.ReconcileRequest(participants=names)
+    if min_age:
+        request.min_age.CopyFrom(_duration("--min-age", min_age))
+    request.ended_within.CopyFrom(_duration("--ended-within", ended_within))
+    findings, ended = _compare(session, request)
+    if repair_all:
+        _repair_all(session, findings, ended, reason, yes=yes)
+        return
+    data = {
+        "findings": [session.record(finding) for finding in findings],
+        "participants": [session.record(one) for one in ended],
+    }
+    session.output.answer([*_blocks(findings, ended), *_how_to_repair(findings)], data)
+    if findings:
+        raise typer.Exit(ExitCode.WRONG)
+    _exit_if_not_compared(ended)
+
+
+def _compare(
+    session: Session, request: admin.ReconcileRequest
+) -> tuple[list[admin.Finding], list[admin.ParticipantReconciliation]]:
+    findings: list[admin.Finding] = []
+    ended: list[admin.ParticipantReconciliation] = []
+    for response in session.stream("Reconcile", request, acting=False):
+        findings += response.findings
+        if response.HasField("ended"):
+            ended.append(response.ended)
+    return findings, ended
+
+
+def _repair_one(session: Session, order: admin.RepairBranchRequest, reason: str | None) -> None:
+    order.act.CopyFrom(session.act(reason))
+    reply = session.do("RepairBranch", order)
+    _check(reply)
+    session.output.answer([Words(_done(reply))], session.record(reply))
+
+
+def _repair_all(
+    session: Session,
+    findings: Sequence[admin.Finding],
+    ended: Sequence[admin.ParticipantReconciliation],
+    reason: str | None,
+    *,
+    yes: bool,
+) -> None:
+    proposed = [finding for finding in findings if finding.repair]
+    if not session.output.is_data:
+        session.output.show(_blocks(findings, ended))
+    if not proposed:
+        session.output.answer([Words("nothing is to be repaired")], {"repaired": [], "failures": []})
+        _exit_if_not_compared(ended)
+        return
+    act = session.act(reason)
+    confirmed(f"repair {len(proposed)} of them, as proposed?", yes=yes, advice="add --yes")
+    repaired: list[admin.RepairBranchResponse] = []
+    failures: list[tuple[admin.Finding, str]] = []
+    console = Console(file=session.output.error)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        for finding in progress.track(proposed, description="repair"):
+            request = admin.RepairBranchRequest(
+                participant=finding.participant,
+                gid=finding.gid,
+                branch_id=finding.branch_id,
+                operation=finding.repair,
+                act=act,
+            )
+            try:
+                reply = session.do("RepairBranch", request)
+                _check(reply)
+            except Failure as failure:
+                if failure.code in {ExitCode.UNREACHABLE, ExitCode.INTERRUPTED, ExitCode.USAGE}:
+                    raise
+                failures.append((finding, failure.message))
+            else:
+                repaired.append(reply)
+    rows = [
+        [cell(finding.participant), cell(finding.gid), cell(finding.branch_id), cell(why, "red")]
+        for finding, why in failures
+    ]
+    columns = (Column("PARTICIPANT"), Column("GID"), Column("BRANCH"), Column("NOT REPAIRED, SINCE"))
+    table: list[Block] = [Table(columns=columns, rows=rows, empty="")] if rows else []
+    data = {
+        "repaired": [session.record(reply) for reply in repaired],
+        "failures": [session.record(finding) | {"failure": why} for finding, why in failures],
+    }
+    words = f"{len(repaired)} of {len(proposed)} repaired, {len(failures)} not"
+    session.output.answer([Words(words), *table], data)
+    if failures:
+        raise typer.Exit(ExitCode.PARTLY)
+
+
+def _check(reply: admin.RepairBranchResponse) -> None:
+    """Raises Failure where the participant did not do it."""
+    outcome = reply.outcome
+    if outcome.code == pb.OUTCOME_CODE_SUCCEEDED:
+        return
+    said = ": ".join(filter(None, (outcome.reason, outcome.message))) or "it failed"
+    advice = "nothing was changed by it, as far as is known; look again, and repeat it when that is mended"
+    if outcome.reason == "PAYLOAD_NEEDED":
+        advice = "say with --payload what the initiator asked for; its own log may know"
+    raise Failure(f"{reply.finding.participant} did not do it: {said}", advice=advice)
+
+
+def _done(reply: admin.RepairBranchResponse) -> str:
+    finding, record = reply.finding, reply.audit_record
+    return (
+        f"{finding.branch_id} of {finding.gid} at {finding.participant} is repaired "
+        f"(audit record {record.sequence})"
+    )
+
+
+def _blocks(
+    findings: Sequence[admin.Finding], ended: Sequence[admin.ParticipantReconciliation]
+) -> list[Block]:
+    blocks: list[Block] = [_table(findings), *([Words()] if findings else [])]
+    compared = [one for one in ended if one.outcome == admin.RECONCILIATION_OUTCOME_COMPARED]
+    kinds = Counter(finding.kind for finding in findings)
+    counts = [f"{count} {_kind(kind)}" for kind, count in sorted(kinds.items())]
+    rows = sum(one.rows for one in compared)
+    who = ", ".join(one.participant for one in compared) or "nobody"
+    blocks.append(Words(f"{', '.join(counts) or 'no finding'} in {rows} rows of {who}"))
+    rest = [one for one in ended if one.outcome != admin.RECONCILIATION_OUTCOME_COMPARED]
+    blocks += [Words(f"not compared: {one.detail}", "yellow") for one in rest]
+    return blocks
+
+
+def _table(findings: Sequence[admin.Finding]) -> Table:
+    columns = (
+        Column("PARTICIPANT"),
+        Column("KIND"),
+        Column("GID"),
+        Column("BRANCH"),
+        Column("ACTION", wide=True),
+        Column("ON ITS BOOKS"),
+        Column("IN THE LOG"),
+        Column("AGE", right=True),
+        Column("REPAIR"),
+        Column("BECAUSE", characters_max=80),
+    )
+    return Table(columns=columns, rows=list(map(_row, findings)), empty="participants and the log agree")
+
+
+def _row(finding: admin.Finding) -> list[Cell]:
+    state = enum_name(transaction_pb2.TransactionState.DESCRIPTOR, finding.transaction_state)
+    repair = enum_name(pb.Operation.DESCRIPTOR, finding.repair).lower()
+    return [
+        cell(finding.participant),
+        cell(_kind(finding.kind), _KIND_STYLES.get(finding.kind, "")),
+        cell(finding.gid, "bold"),
+        cell(finding.branch_id),
+        cell(finding.action),
+        cell(enum_name(pb.BarrierState.DESCRIPTOR, finding.barrier_state)),
+        cell(state or "unknown"),
+        cell(duration(finding.age.seconds + finding.age.nanos / 1e9)),
+        cell(repair or _PEOPLE, "green" if repair else "red"),
+        cell(finding.explanation),
+    ]
+
+
+def _kind(kind: "admin.FindingKind") -> str:
+    return enum_name(admin.FindingKind.DESCRIPTOR, kind).lower()
+
+
+def _how_to_repair(findings: Sequence[admin.Finding]) -> list[Block]:
+    for finding in findings:
+        if finding.repair:
+            key = ["--repair", finding.gid, finding.branch_id, "--participant", finding.participant]
+            one = shlex.join(["tccctl", "reconcile", *key, "--reason", "WHY"])
+            return [
+                Words("to repair one, or all that has a proposal:"),
+                Words(f"  {one}", "green"),
+                Words("  tccctl reconcile --repair-all --reason WHY", "green"),
+            ]
+    return []
+
+
+def _exit_if_not_compared(ended: Sequence[admin.ParticipantReconciliation]) -> None:
+    """What a participant does not offer is no failure; what it could not be asked is."""
+    fine = {admin.RECONCILIATION_OUTCOME_COMPARED, admin.RECONCILIATION_OUTCOME_NOT_OFFERED}
+    if any(one.outcome not in fine for one in ended):
+        raise typer.Exit(ExitCode.PARTLY)
+
+
+def _duration(option: str, text: str) -> Duration:
+    parts = _DURATION.findall(text)
+    if not parts or "".join(f"{number}{unit}" for number, unit in parts) != text:
+        raise UsageFailure(f"{option} {text!r} is no duration", advice="write 5m, 1h30m, 0s")
+    given = Duration()
+    given.FromMilliseconds(round(sum(int(number) * _UNITS_S[unit] for number, unit in parts) * 1000))
+    return given

@@ -1,0 +1,207 @@
+"""`tccctl reconcile`: findings, how it ends, and repairs one by one or all that are proposed."""
+
+import json
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.code_pb2 import Code
+
+from tcc.v1 import admin_pb2 as admin, participant_pb2 as ppb, transaction_pb2 as pb
+from tests.ctl.scripted_admin import refusal, scripted
+
+
+def finding(gid: str, kind: "admin.FindingKind", **fields: object) -> admin.Finding:
+    known = {
+        "participant": "inventory",
+        "branch_id": "stock",
+        "action": "reserve",
+        "barrier_state": ppb.BARRIER_STATE_TRIED,
+        "age": Duration(seconds=600),
+        "explanation": "nobody will end this",
+    }
+    return admin.Finding(gid=gid, kind=kind, **(known | fields))
+
+
+ORPHAN = finding("order-7", admin.FINDING_KIND_ORPHAN, repair=ppb.OPERATION_CANCEL)
+LEAK = finding(
+    "order-8",
+    admin.FINDING_KIND_LEAK,
+    repair=ppb.OPERATION_CONFIRM,
+    transaction_state=pb.TRANSACTION_STATE_CONFIRMED,
+)
+MIXED = finding(
+    "order-9",
+    admin.FINDING_KIND_MIXED,
+    barrier_state=ppb.BARRIER_STATE_CANCELLED,
+    transaction_state=pb.TRANSACTION_STATE_CONFIRMED,
+)
+
+
+def ended(participant: str = "inventory", **fields: object) -> admin.ReconcileResponse:
+    known = {"outcome": admin.RECONCILIATION_OUTCOME_COMPARED} | fields
+    return admin.ReconcileResponse(ended=admin.ParticipantReconciliation(participant=participant, **known))
+
+
+FOUND = [
+    admin.ReconcileResponse(findings=[ORPHAN, LEAK]),
+    admin.ReconcileResponse(findings=[MIXED]),
+    ended(rows=17, findings=3),
+]
+DONE = ppb.BranchOutcome(code=ppb.OUTCOME_CODE_SUCCEEDED)
+
+
+def repaired(of: admin.Finding, outcome: ppb.BranchOutcome = DONE) -> admin.RepairBranchResponse:
+    return admin.RepairBranchResponse(finding=of, outcome=outcome, audit_record=admin.AuditRecord(sequence=4))
+
+
+def columns(line: str) -> list[str]:
+    return [text.strip() for text in line.split("  ") if text.strip()]
+
+
+def test_findings_are_shown_with_the_proposed_repair_and_end_with_6() -> None:
+    with scripted(Reconcile=FOUND) as service:
+        result = service.tccctl("reconcile")
+    titles, orphan, leak, mixed, _, counts, *advice = result.stdout.splitlines()
+    assert columns(titles)[-2:] == ["REPAIR", "BECAUSE"]
+    assert columns(orphan) == [
+        *("inventory", "orphan", "order-7", "stock", "TRIED", "unknown", "10m", "cancel"),
+        "nobody will end this",
+    ]
+    assert columns(leak)[4:8] == ["TRIED", "CONFIRMED", "10m", "confirm"]
+    assert columns(mixed)[4:8] == ["CANCELLED", "CONFIRMED", "10m", "by people"]
+    assert counts == "1 orphan, 1 leak, 1 mixed in 17 rows of inventory"
+    assert advice[1] == ("  tccctl reconcile --repair order-7 stock --participant inventory --reason WHY")
+    assert result.exit_code == 6
+    [request] = service.requests
+    assert not request.HasField("min_age")
+    assert request.ended_within.ToSeconds() == 3_600
+
+
+def test_without_findings_it_ends_with_0() -> None:
+    not_offered = ended("old", outcome=admin.RECONCILIATION_OUTCOME_NOT_OFFERED, detail="old says nothing")
+    with scripted(Reconcile=[ended(rows=3), not_offered]) as service:
+        result = service.tccctl("reconcile", "--min-age", "1h30m", "--ended-within", "0s")
+    assert result.stdout.splitlines() == [
+        "participants and the log agree",
+        "no finding in 3 rows of inventory",
+        "not compared: old says nothing",
+    ]
+    assert result.exit_code == 0
+    [request] = service.requests
+    assert request.min_age.ToSeconds() == 5_400
+    assert request.ended_within.ToMilliseconds() == 0
+
+
+@pytest.mark.parametrize(
+    "outcome", [admin.RECONCILIATION_OUTCOME_PAUSED, admin.RECONCILIATION_OUTCOME_UNREACHABLE]
+)
+def test_who_could_not_be_asked_makes_it_end_with_7(outcome: "admin.ReconciliationOutcome") -> None:
+    with scripted(Reconcile=[ended("gone", outcome=outcome, detail="gone is gone")]) as service:
+        result = service.tccctl("reconcile")
+    assert "not compared: gone is gone" in result.stdout
+    assert result.exit_code == 7
+
+
+def test_programs_get_everything() -> None:
+    with scripted(Reconcile=FOUND) as service:
+        result = service.tccctl("reconcile", "-o", "json", "--participant", "inventory")
+    said = json.loads(result.stdout)
+    assert [each["kind"] for each in said["findings"]] == ["ORPHAN", "LEAK", "MIXED"]
+    assert said["findings"][0]["repair"] == "CANCEL"
+    assert said["findings"][2]["repair"] is None
+    assert said["participants"][0]["rows"] == 17
+    assert result.exit_code == 6
+    assert list(service.requests[0].participants) == ["inventory"]
+
+
+def test_one_is_repaired_as_proposed() -> None:
+    with scripted(RepairBranch=repaired(ORPHAN)) as service:
+        result = service.tccctl(
+            *("reconcile", "--repair", "order-7", "stock", "--participant", "inventory", "--reason", "why")
+        )
+    assert result.stdout == "stock of order-7 at inventory is repaired (audit record 4)\n"
+    assert result.exit_code == 0
+    [request] = service.requests
+    assert (request.participant, request.gid, request.branch_id) == ("inventory", "order-7", "stock")
+    assert (request.operation, request.act.reason, request.content_type) == (0, "why", "")
+
+
+def test_one_is_repaired_by_the_operator_s_word_and_payload() -> None:
+    needs = ppb.BranchOutcome(code=ppb.OUTCOME_CODE_FAILED, reason="PAYLOAD_NEEDED", message="it does")
+    one = ("reconcile", "--repair", "order/7", "stock/1", "--participant", "inventory", "--reason", "why")
+    with scripted(RepairBranch=(repaired(ORPHAN, needs), repaired(ORPHAN))) as service:
+        refused = service.tccctl(*one, "--as", "confirm")
+        result = service.tccctl(*one, "--as", "confirm", "--payload", '{"sku": "A"}')
+    assert refused.exit_code == 1
+    assert "inventory did not do it: PAYLOAD_NEEDED: it does" in refused.stderr
+    assert "--payload" in refused.stderr
+    assert result.exit_code == 0
+    request = service.requests[-1]
+    assert (request.gid, request.branch_id, request.operation) == (
+        "order/7",
+        "stock/1",
+        ppb.OPERATION_CONFIRM,
+    )
+    assert (request.payload, request.content_type) == (b'{"sku": "A"}', "application/json")
+
+
+def test_what_agrees_by_now_ends_with_4() -> None:
+    gone = refusal(Code.ABORTED, "FINDING_GONE", "it agrees")
+    with scripted(RepairBranch=gone) as service:
+        result = service.tccctl(
+            *("reconcile", "--repair", "order-7", "stock", "--participant", "inventory", "--reason", "why")
+        )
+    assert result.exit_code == 4
+    assert "`tccctl reconcile` shows what does not agree now" in result.stderr
+
+
+def test_all_that_are_proposed_are_repaired_and_the_rest_is_named() -> None:
+    closed = ppb.BranchOutcome(code=ppb.OUTCOME_CODE_FAILED, reason="BOOKS_CLOSED")
+    with scripted(Reconcile=FOUND, RepairBranch=(repaired(ORPHAN), repaired(LEAK, closed))) as service:
+        result = service.tccctl("reconcile", "--repair-all", "--reason", "why", "--yes")
+    assert [(each.gid, each.operation) for each in service.requests[1:]] == [
+        ("order-7", ppb.OPERATION_CANCEL),
+        ("order-8", ppb.OPERATION_CONFIRM),
+    ]
+    assert "1 of 2 repaired, 1 not" in result.stdout
+    assert "order-8  stock   inventory did not do it: BOOKS_CLOSED" in result.stdout
+    assert result.exit_code == 7
+
+
+def test_without_anybody_to_ask_nothing_is_repaired() -> None:
+    with scripted(Reconcile=FOUND) as service:
+        result = service.tccctl("reconcile", "--repair-all", "--reason", "why")
+    assert (result.exit_code, len(service.requests)) == (2, 1)
+    assert "add --yes" in result.stderr
+
+
+def test_all_of_nothing_is_no_failure() -> None:
+    with scripted(Reconcile=[admin.ReconcileResponse(findings=[MIXED]), ended(rows=1)]) as service:
+        result = service.tccctl("reconcile", "--repair-all", "--reason", "why", "--yes")
+    assert result.stdout.endswith("nothing is to be repaired\n")
+    assert (result.exit_code, len(service.requests)) == (0, 1)
+
+
+def test_a_log_that_goes_away_meanwhile_is_no_answer() -> None:
+    away = refusal(Code.UNAVAILABLE, "LOG_UNAVAILABLE", "the log is down")
+    with scripted(Reconcile=[FOUND[0], away]) as service:
+        result = service.tccctl("reconcile")
+    assert (result.exit_code, result.stdout) == (5, "")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--repair", "order-7", "stock", "--reason", "why"),
+        ("--repair", "g", "b", "--participant", "a", "--participant", "b", "--reason", "why"),
+        ("--repair", "g", "b", "--participant", "a", "--repair-all", "--reason", "why"),
+        ("--as", "cancel"),
+        ("--payload", "{}"),
+        ("--min-age", "5 minutes"),
+        ("--ended-within", "x"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_asked(arguments: tuple[str, ...]) -> None:
+    with scripted() as service:
+        result = service.tccctl("reconcile", *arguments)
+    assert (result.exit_code, service.requests) == (2, [])
