@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import structlog
 
-from coordinator.clock import LogClock
+from coordinator.clock import LogClock, ThreadLoad
 from coordinator.configuration import ConfigurationError, Source
 from coordinator.core.errors import Draining, LogUnavailable
 from coordinator.engine.engine import Engine
@@ -63,6 +63,7 @@ class Worker:
             clock=clock,
             limits=settings.engine_limits(),
             observer=self.monitoring.metrics,
+            is_full=ThreadLoad().is_full,
         )
         self._server = Server(
             self.engine,

@@ -3,6 +3,12 @@
 import time
 from collections.abc import Callable
 
+# A thread that computed for the first share of a window is full, and is so until it falls below
+# the second. A loop in Python that has no pause left stays some way below 1: other threads of its
+# process, which serve its connections, hold the interpreter for the rest.
+_FULL_SHARE, _ROOM_SHARE = 0.7, 0.5
+_WINDOW_S = 0.1
+
 
 class LogClock:
     """The log's time, told between two of its answers by this machine's monotonic clock.
@@ -27,3 +33,29 @@ class LogClock:
     def set(self, log_time: float, *, asked_at: float, answered_at: float) -> None:
         """Learns that the log said `log_time` somewhere between two monotonic moments."""
         self._offset_s = log_time - (asked_at + answered_at) / 2
+
+
+class ThreadLoad:
+    """Whether the thread that asks has hardly had a pause lately."""
+
+    def __init__(
+        self,
+        monotonic: Callable[[], float] = time.monotonic,
+        computed: Callable[[], float] = time.thread_time,
+    ) -> None:
+        """`computed`: seconds of CPU that the thread has had."""
+        self._monotonic = monotonic
+        self._computed = computed
+        self._since, self._before = monotonic(), computed()
+        self._full = False
+
+    def is_full(self) -> bool:
+        """To be asked by one thread only, often: each answer is about the time since an earlier one."""
+        now = self._monotonic()
+        passed_s = now - self._since
+        if passed_s >= _WINDOW_S:
+            computed = self._computed()
+            share = (computed - self._before) / passed_s
+            self._full = share >= (_ROOM_SHARE if self._full else _FULL_SHARE)
+            self._since, self._before = now, computed
+        return self._full

@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import coordinator
-from coordinator.clock import LogClock
+from coordinator.clock import LogClock, ThreadLoad
 
 PACKAGE = Path(coordinator.__file__).parent
 # Uses that move no deadline, by file: when the scheduler ticks first; how far this machine's
@@ -21,6 +21,26 @@ def test_the_clock_tells_the_log_s_time_and_goes_on_by_the_monotonic_one() -> No
     clock.set(5_000.0, asked_at=100.0, answered_at=104.0)  # the log answered at 102, as far as we know
     assert clock.now() == 5_005.0
     assert clock.now() == 5_008.0
+
+
+def test_a_thread_is_full_while_it_has_hardly_a_pause() -> None:
+    now = computed = 0.0
+    load = ThreadLoad(lambda: now, lambda: computed)
+
+    def after(passed_s: float, share: float) -> bool:
+        nonlocal now, computed
+        now += passed_s
+        computed += passed_s * share
+        return load.is_full()
+
+    assert not after(0.2, 0.65)
+    assert after(0.2, 0.75)
+    assert after(0.01, 0.0)  # too short to say anything new
+    assert after(0.19, 0.7)
+    assert after(0.2, 0.55)  # it does not change its mind at every breath
+    assert not after(0.2, 0.45)
+    assert not after(0.2, 0.65)
+    assert not after(3_600.0, 0.001)
 
 
 def test_dtm_no_local_wall_clock_or_time_zone_can_move_a_deadline() -> None:

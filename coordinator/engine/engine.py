@@ -61,10 +61,10 @@ from coordinator.core.events import (
 from coordinator.core.machine import is_calling, step, with_branch, words
 from coordinator.core.model import Answer, Branch, BranchSpec, Note, RetryPolicy, State, Transaction, Verdict
 from coordinator.core.notes import noted, with_stuck
+from coordinator.engine.batching import enough
 from coordinator.engine.log_writer import LogWriter
 from coordinator.engine.observer import SILENT, Anomaly, Observer
 from coordinator.engine.participant_lane import (
-    BATCHES,
     Answers,
     ParticipantLane,
     ParticipantPolicy,
@@ -154,7 +154,9 @@ class Engine:
         limits: EngineLimits | None = None,
         jitter: Callable[[], float] = random.random,
         observer: Observer = SILENT,
+        is_full: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`is_full`: whether the process has hardly a pause, so that requests wait outside."""
         self.observer = observer
         self.clock = clock
         self.log = log
@@ -173,13 +175,14 @@ class Engine:
         # Since this process started.
         self.totals = Totals()
         self._jitter = jitter
+        self._is_full = is_full
         self.writer = LogWriter(
             log,
             on_inserted=self._on_inserted,
             on_saved=self._on_saved,
             on_refused=self._on_refused,
             is_wanted=self._is_change_wanted,
-            enough=lambda: self._begun // BATCHES,
+            enough=lambda: self._enough(self._begun),
             clock=clock,
             observer=observer,
         )
@@ -235,6 +238,7 @@ class Engine:
             clock=self.clock,
             is_wanted=self._is_call_wanted,
             on_answers=self._on_answers,
+            enough=self._enough,
             observer=self.observer,
         )
         for entry in self.live.values():
@@ -535,6 +539,9 @@ class Engine:
             if lane is not None:
                 lane.live += change
                 lane.begun += change * entry.begun
+
+    def _enough(self, begun: int) -> int:
+        return enough(begun, is_full=self._is_full())
 
     # --- events -----------------------------------------------------------
 

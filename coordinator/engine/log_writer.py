@@ -13,6 +13,7 @@ import structlog
 
 from coordinator.core.errors import LogUnavailable
 from coordinator.core.model import Transaction
+from coordinator.engine.batching import PACE_S, SENDERS
 from coordinator.engine.observer import SILENT, Anomaly, Observer
 from coordinator.ports import Clock, Log, Record
 from tcc.outbox import Outbox
@@ -21,10 +22,6 @@ T = TypeVar("T")
 
 BATCH_MAX = 512
 BATCH_BYTES_MAX = 8 * 2**20
-# See tcc.outbox: what one commit costs is worth waiting for company.
-PACE_S = 0.025
-# How many of the queue's batches may be in the log's hands at once.
-SENDERS = 2
 # Pauses between tries while the log is away.
 RETRY_FIRST_S = 0.05
 RETRY_MAX_S = 1.0

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from coordinator.core.errors import UnknownParticipant
 from coordinator.core.machine import words
 from coordinator.core.model import Answer, RetryPolicy, Verdict
+from coordinator.engine.batching import PACE_S, SENDERS
 from coordinator.engine.breaker import Breaker, BreakerPolicy
 from coordinator.engine.observer import SILENT, Anomaly, Observer
 from coordinator.ports import BranchCall, Clock, Participants
@@ -22,12 +23,6 @@ from tcc.outbox import Outbox
 # A call younger than this holds the next one back, so that batches form; an older
 # one waits for a slow branch and must not hold anybody.
 FRESH_S = 0.02
-# See tcc.outbox: what one RPC costs is worth waiting for company.
-PACE_S = 0.025
-# How many batches may be under way and fresh.
-SENDERS = 2
-# A busy queue waits until what was begun here and is live could be so many batches.
-BATCHES = 2
 # How often a lane that is not wanted any more looks whether its calls have ended.
 _RETIRED_POLL_S = 0.05
 
@@ -71,8 +66,10 @@ class ParticipantLane:
         clock: Clock,
         is_wanted: Callable[[BranchCall], bool],
         on_answers: Callable[[Answers], None],
+        enough: Callable[[int], int],
         observer: Observer = SILENT,
     ) -> None:
+        """`enough`: how many calls are worth a batch of their own, given `begun`."""
         self.name = name
         self.policy = policy
         self.breaker = Breaker(policy=policy.breaker)
@@ -106,7 +103,7 @@ class ParticipantLane:
             size=_size,
             senders=SENDERS,
             pace_s=PACE_S,
-            enough=lambda: self.begun // BATCHES,
+            enough=lambda: enough(self.begun),
         )
 
     def put(self, call: BranchCall) -> None:

@@ -22,12 +22,14 @@ import coordinator.app
 import coordinator.log.store
 import tcc.participant
 import tcc.uuid7
-from coordinator.clock import LogClock
+from coordinator.clock import LogClock, ThreadLoad
 from proof.simulate.jobs import schedule
 from proof.simulate.log_database import LogDatabase, SimulatedConnections
 from proof.simulate.network import Channel, Network, Server
 from proof.simulate.participant_database import ParticipantDatabase, SimulatedDoor
 from proof.simulate.virtual_loop import current_process
+
+_FULL_CHANCE = 0.5
 
 
 @contextmanager
@@ -52,6 +54,9 @@ def installed(
     def server(*, maximum_concurrent_rpcs: int | None = None, **_: Any) -> Server:
         return Server(network, calls_max=maximum_concurrent_rpcs)
 
+    # In this world all processes have much to do, or none.
+    load = float(luck.random() < _FULL_CHANCE)
+
     replacements: list[tuple[Any, str, Any]] = [
         (secrets, "token_hex", lambda count: luck.randbytes(count).hex()),
         (os, "urandom", luck.randbytes),
@@ -62,6 +67,7 @@ def installed(
         (coordinator.log.store, "monotonic", monotonic),
         (coordinator.log.store, "Connections", connections),
         (coordinator.app, "LogClock", lambda: LogClock(monotonic)),
+        (coordinator.app, "ThreadLoad", lambda: ThreadLoad(monotonic, lambda: load * monotonic())),
         (coordinator.app, "schedule", schedule),
         (tcc.participant, "open_door", open_door),
         (grpc.aio, "insecure_channel", lambda target, **_: Channel(network, target)),

@@ -78,6 +78,7 @@ async def running(
         clock=Noon(),
         is_wanted=lambda _: True,
         on_answers=answered,
+        enough=lambda begun: begun,
     )
     task = asyncio.create_task(lane.run())
     try:
