@@ -32,6 +32,7 @@ from coordinator.log import statements
 from coordinator.log.connections import Connections
 from coordinator.log.migration import migrate
 from coordinator.rpc.participant_client import CHANNEL_OPTIONS
+from tcc.garbage import relax_garbage_collection
 from tcc.uuid7 import uuid7
 from tcc.v1 import (
     participant_pb2 as participant_pb,
@@ -215,6 +216,7 @@ async def _serve(url: str, addresses: Mapping[str, str]) -> None:
     transaction_pb2_grpc.add_TransactionServiceServicer_to_server(floor, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
+    relax_garbage_collection()
     print(f"listening on 127.0.0.1:{port}", flush=True)
 
     async def take_batches(command: Command) -> Command:
