@@ -19,6 +19,7 @@ from coordinator.log.operator_store import PostgresOperatorLog
 from coordinator.log.store import PostgresLog
 from coordinator.metrics import LogGauges
 from coordinator.monitoring import Monitoring
+from coordinator.reconciling import Reconciling
 from coordinator.recovery import Heartbeat, Job, schedule
 from coordinator.reporting import Reporting
 from coordinator.rpc.admin_server import AdminServer
@@ -81,7 +82,8 @@ class Worker:
         # Known once it serves.
         self.admin_port = 0
         self._log_gauges = LogGauges(self._operator_log.unsettled, clock.monotonic)
-        self.monitoring.watch(self.engine, self._log_gauges)
+        self._reconciling = Reconciling(self.engine, self._operator_log, reconciler, owner=self.owner)
+        self.monitoring.watch(self.engine, self._log_gauges, lambda: self._reconciling.looks)
         self._serving = False
         self._stop = asyncio.Event()
         self._bug: Exception | None = None
@@ -159,8 +161,13 @@ class Worker:
             raise self._bug
 
     def _more_jobs(self) -> list[Job]:
+        more: list[Job] = [self._reporting()]
         # Nobody could read the gauges where there is no port for them.
-        return [self._reporting(), *([self._log_gauges] if self._settings.metrics_address() else [])]
+        if self._settings.metrics_address():
+            more.append(self._log_gauges)
+        if self._settings.reconcile.every_s:
+            more.append(self._reconciling)
+        return more
 
     def _reporting(self) -> Reporting:
         return Reporting(

@@ -15,10 +15,12 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from coordinator.core.model import Answer, Operation, State, Transaction, Verdict
+from coordinator.core.reconciliation import FindingKind
 from coordinator.engine.engine import Engine
 from coordinator.engine.observer import Anomaly, Observer
 from coordinator.engine.participant_lane import ParticipantLane
 from coordinator.ports import BranchCall, Unsettled
+from coordinator.reconciling import Look
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -246,10 +248,18 @@ class LogGauges:
 class Gauges(Collector):
     """Reads engine, metrics and log gauges whenever somebody asks."""
 
-    def __init__(self, engine: Engine, metrics: Metrics, log: LogGauges | None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        metrics: Metrics,
+        log: LogGauges | None,
+        looks: Callable[[], Mapping[str, Look]] = dict,
+    ) -> None:
+        """`looks`: how each participant's books agreed with the log when they were last compared."""
         self._engine = engine
         self._metrics = metrics
         self._log = log
+        self._looks = looks
 
     def describe(self) -> Iterator[Metric]:
         """Nothing: until its first heartbeat the engine has no clock to be read by."""
@@ -260,6 +270,7 @@ class Gauges(Collector):
         yield from self._of_participants()
         if self._log is not None and self._log.said is not None:
             yield from self._of_log(self._log.said, self._log.said_at)
+        yield from self._of_reconciliation()
 
     def _of_worker(self) -> Iterator[Metric]:
         engine, metrics = self._engine, self._metrics
@@ -308,6 +319,21 @@ class Gauges(Collector):
         yield _gauge("tcc_oldest_unsettled_seconds", "Age of the oldest of these.", _oldest_age_s(said))
         age_s = self._engine.clock.monotonic() - said_at
         yield _gauge("tcc_log_gauges_age_seconds", "Since the log was asked for these.", age_s)
+
+    def _of_reconciliation(self) -> Iterator[Metric]:
+        findings = GaugeMetricFamily(
+            "tcc_reconcile_findings",
+            "Rows on a participant's books that do not agree with the log, by kind: orphan, leak, mixed. "
+            "Shown by the one coordinator that compares.",
+            labels=["participant", "kind"],
+        )
+        age = _by("participant", "tcc_reconcile_age_seconds", "Since all of its books were compared.")
+        now = self._engine.clock.monotonic()
+        for participant, look in self._looks().items():
+            for kind in FindingKind:
+                findings.add_metric([participant, kind.name.lower()], look.findings.get(kind, 0))
+            age.add_metric([participant], now - look.at)
+        yield from (findings, age)
 
 
 def _oldest_age_s(said: Unsettled) -> float:

@@ -1,12 +1,13 @@
 """What one worker shows of itself: metrics and health on a port of its own, alerts to a webhook."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from coordinator.alerts import WebhookAlerts
 from coordinator.engine.engine import Engine
 from coordinator.metrics import CONTENT_TYPE, Gauges, LogGauges, Metrics
 from coordinator.metrics_server import MetricsServer
+from coordinator.reconciling import Look
 from coordinator.settings import Settings
 
 
@@ -29,9 +30,11 @@ class Monitoring:
             )
             self.metrics.alert = self._alerts.put
 
-    def watch(self, engine: Engine, log: LogGauges | None) -> None:
-        """Shows how this engine, and the whole log, stand."""
-        self.metrics.registry.register(Gauges(engine, self.metrics, log))
+    def watch(
+        self, engine: Engine, log: LogGauges | None, looks: Callable[[], Mapping[str, Look]] = dict
+    ) -> None:
+        """Shows how this engine, the whole log and the participants' books (`looks`) stand."""
+        self.metrics.registry.register(Gauges(engine, self.metrics, log, looks))
 
     async def run(self, not_ready: Callable[[], str]) -> None:
         """Serves and alerts until cancelled. `not_ready` says why this worker is not; empty: it is."""

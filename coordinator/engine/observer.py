@@ -20,6 +20,7 @@ class Anomaly(Enum):
     LOG_AWAY = "the transaction log cannot be reached"
     LOG_BACK = "the transaction log is back"
     ADOPTED = "transactions of a dead coordinator were adopted"
+    UNRECONCILED = "what a participant has on its books does not agree with the log"
     RELOAD_REFUSED = "a changed configuration has mistakes and was not taken over"
 
 

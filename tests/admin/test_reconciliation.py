@@ -11,6 +11,7 @@ from tcc import Participant
 from tcc.v1 import admin_pb2 as apb, participant_pb2 as ppb, participant_pb2_grpc, transaction_pb2 as pb
 from tests.sdk.conftest import RECORD, Ledger, make_engine
 from tests.support.errors import refused
+from tests.support.scripted_books import ScriptedBooks, tried
 from tests.support.scripted_participant import ScriptedParticipant, failed, serving
 from tests.support.worker import Running, branch, running, settings_for
 
@@ -239,31 +240,6 @@ async def test_nothing_is_called_while_a_participant_is_paused(shop: Shop, admin
     async with refused("UNAVAILABLE", "PARTICIPANT_PAUSED"):
         await repair(admin, "lost")
     assert shop.ledger.effects("lost") == ["try"]
-
-
-class ScriptedBooks(ScriptedParticipant):
-    """Says of its books what a test tells it: pages of a listing, and what a second look finds."""
-
-    def __init__(self, pages: list[list[ppb.BarrierRow]], found: list[ppb.BarrierRow]) -> None:
-        super().__init__()
-        self.pages = pages
-        self.found = found
-
-    async def ListBranches(self, request, context):  # noqa: N802
-        if request.keys:
-            keys = [(key.gid, key.branch_id) for key in request.keys]
-            return ppb.ListBranchesResponse(
-                rows=[row for row in self.found if (row.gid, row.branch_id) in keys]
-            )
-        number = int(request.page_token or 0)
-        more = number + 1 < len(self.pages)
-        return ppb.ListBranchesResponse(
-            rows=self.pages[number], next_page_token=str(number + 1) if more else ""
-        )
-
-
-def tried(gid: str) -> ppb.BarrierRow:
-    return ppb.BarrierRow(gid=gid, branch_id="1", action="reserve", state=ppb.BARRIER_STATE_TRIED)
 
 
 async def test_all_pages_are_read_and_what_changes_meanwhile_is_no_finding(database_url: str) -> None:

@@ -9,11 +9,13 @@ import yaml
 
 from coordinator.clock import LogClock
 from coordinator.core.model import State
+from coordinator.core.reconciliation import FindingKind
 from coordinator.engine.engine import Engine
 from coordinator.engine.participant_lane import ParticipantPolicy
 from coordinator.log.store import PostgresLog
 from coordinator.metrics import Gauges, LogGauges, Metrics
 from coordinator.ports import Unsettled
+from coordinator.reconciling import Look
 from coordinator.rpc.participant_client import ParticipantClient
 
 ROOT = Path(__file__).parents[2]
@@ -50,9 +52,10 @@ async def known_metrics() -> dict[str, set[str]]:
         clock=clock,
         observer=metrics,
     )
-    metrics.registry.register(Gauges(engine, metrics, log))
+    looks = {"stock": Look(at=0.0, findings={FindingKind.ORPHAN: 1})}
+    gauges = Gauges(engine, metrics, log, lambda: looks)
     known: dict[str, set[str]] = {"process_cpu_seconds_total": set()}
-    for collector in (vars(metrics) | {"gauges": Gauges(engine, metrics, log)}).values():
+    for collector in (vars(metrics) | {"gauges": gauges}).values():
         if not hasattr(collector, "collect") or collector is metrics.registry:
             continue
         for family in collector.collect():

@@ -6,6 +6,7 @@ from proof.mutants.mutant import Mutant, selection
 
 _CELLS = "tests/core/test_reconciliation.py"
 _ADMIN = "tests/admin/test_reconciliation.py"
+_JOB = "tests/observability/test_reconciling.py"
 _BOOKS = "tests/sdk/test_books.py"
 _judge = partial(Mutant, file="coordinator/core/reconciliation.py", check=selection(_CELLS))
 _reconciler = partial(Mutant, file="coordinator/engine/reconciler.py")
@@ -55,6 +56,14 @@ MUTANTS = (
         old="        if lane.paused:",
         new="        if lane.paused and not lane.paused:",
         check=selection(f"{_ADMIN}::test_nothing_is_called_while_a_participant_is_paused"),
+    ),
+    Mutant(
+        name="every coordinator compares",
+        breaks="what participants are asked does not grow with the coordinators",
+        file="coordinator/reconciling.py",
+        old="return alive[:1] == [self._owner]",
+        new="return self._owner in alive",
+        check=selection(f"{_JOB}::test_one_coordinator_looks_for_all_and_another_after_it"),
     ),
     Mutant(
         name="reservation ended by a handler that was told nothing",

@@ -1,0 +1,84 @@
+"""The scheduled look at participants' books, as its metrics show it."""
+
+from contextlib import AsyncExitStack
+
+from tcc.v1 import participant_pb2 as ppb
+from tests.observability.scraping import Samples, free_port, until_scraped, value
+from tests.support.scripted_books import ScriptedBooks, tried
+from tests.support.scripted_participant import ScriptedParticipant, serving
+from tests.support.worker import running, settings_for
+
+SOON = {"every_s": 0.05, "min_age_s": 0}
+
+
+def settings(port: int, address: str, **reconcile: float):
+    tables = {"stock": {"target": address}}
+    return settings_for(tables, metrics={"listen": f"127.0.0.1:{port}"}, reconcile=SOON | reconcile)
+
+
+def findings(samples: Samples, kind: str = "orphan") -> float | None:
+    return samples.get(("tcc_reconcile_findings", (("kind", kind), ("participant", "stock"))))
+
+
+async def test_findings_are_counted_until_they_are_mended(log_url: str) -> None:
+    books = ScriptedBooks([[tried("a")], [tried("b")]], [tried("a"), tried("b")])
+    port = free_port()
+    async with serving(books) as address, running(settings(port, address), log_url):
+        samples = await until_scraped(port, lambda now: findings(now) == 2)
+        assert (findings(samples, "leak"), findings(samples, "mixed")) == (0, 0)
+        assert value(samples, "tcc_reconcile_age_seconds", participant="stock") >= 0
+        books.pages = [[]]
+        samples = await until_scraped(port, lambda now: findings(now) == 0)
+        # Told once, however often it was looked.
+        assert value(samples, "tcc_anomalies_total", kind="UNRECONCILED") == 1
+    assert not books.calls, "the job repairs nothing"
+
+
+async def test_one_coordinator_looks_for_all_and_another_after_it(log_url: str) -> None:
+    books = ScriptedBooks([[tried("a")]], [tried("a")])
+    ports = free_port(), free_port()
+    async with serving(books) as address, AsyncExitStack() as second:
+        async with running(settings(ports[0], address), log_url):
+            await until_scraped(ports[0], lambda now: findings(now) == 1)
+            other = await second.enter_async_context(running(settings(ports[1], address), log_url))
+            job = other.worker._reconciling
+            assert await job.run_once() == 0
+            assert job.looks == {}
+        await until_scraped(ports[1], lambda now: findings(now) == 1)
+
+
+async def test_ended_rows_are_looked_at_where_that_is_wanted(log_url: str) -> None:
+    asked: list[ppb.ListBranchesRequest] = []
+
+    class Listening(ScriptedBooks):
+        async def ListBranches(self, request, context):  # noqa: N802
+            asked.append(request)
+            return await super().ListBranches(request, context)
+
+    port = free_port()
+    async with (
+        serving(Listening([[]], [])) as address,
+        running(settings(port, address, ended_within_s=60, min_age_s=2), log_url),
+    ):
+        age = ("tcc_reconcile_age_seconds", (("participant", "stock"),))
+        await until_scraped(port, lambda now: age in now)
+    opened, ended = asked[:2]
+    assert (list(opened.states), opened.min_age_ms, opened.max_age_ms) == (
+        [ppb.BARRIER_STATE_TRIED],
+        2_000,
+        0,
+    )
+    assert list(ended.states) == [ppb.BARRIER_STATE_CONFIRMED, ppb.BARRIER_STATE_CANCELLED]
+    assert (ended.min_age_ms, ended.max_age_ms) == (2_000, 60_000)
+
+
+async def test_whoever_does_not_offer_it_is_left_alone(log_url: str) -> None:
+    port = free_port()
+    async with (
+        serving(ScriptedParticipant()) as address,
+        running(settings(port, address), log_url) as worker,
+    ):
+        job = worker.worker._reconciling
+        await job.run_once()
+        assert job.looks == {}
+        assert "stock" in job._due_at, "it is asked again as seldom as the others"
