@@ -105,11 +105,12 @@ def _noted(branch: Branch, note: Note) -> Iterable[pb.HistoryEntry]:
 
 def _act(act: AuditRecord) -> pb.HistoryEntry:
     said = json.loads(act.entry.detail)
-    what = " ".join(filter(None, (act.entry.action, said.get("outcome", ""))))
+    what = " ".join(filter(None, (act.entry.action, said.get("outcome") or said.get("operation"))))
     return pb.HistoryEntry(
         at=timestamp(act.at_us / 1e6),
         kind=pb.HISTORY_KIND_OPERATOR,
         branch_id=said.get("branch_id", ""),
+        participant=said.get("participant", ""),
         detail=f"{what}: {act.entry.reason}",
         actor=act.entry.operator,
         count=1,

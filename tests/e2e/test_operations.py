@@ -9,8 +9,13 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
 
 from proof.faults.scenarios import disk_full
+from tcc import Participant
+from tcc.barrier import State
 from tcc.v1 import participant_pb2, transaction_pb2 as pb, transaction_pb2_grpc
 from tests.support import daemon
 from tests.support.errors import refused
@@ -235,6 +240,64 @@ async def test_a_coordinator_is_gone(database_url: str, tmp_path: Path) -> None:
                     asked_by(operators),
                     {"it is killed": gone, "inventory answers": answering},
                 )
+
+
+class Held:
+    """Holds stock, one row a reservation, which Confirm and Cancel find by their branch."""
+
+    async def try_(self, branch, request, db):
+        await db.execute(text("INSERT INTO held VALUES (:gid, :branch_id)"), branch._asdict())
+
+    async def confirm(self, branch, request, db):
+        await self._let_go(branch, db)
+
+    async def cancel(self, branch, request, db):
+        await self._let_go(branch, db)
+
+    async def _let_go(self, branch, db):
+        gone = await db.execute(text("DELETE FROM held WHERE gid = :gid"), {"gid": branch.gid})
+        assert gone.rowcount == 1
+
+
+async def test_an_orphaned_reservation(log_url: str, database_url: str, tmp_path: Path) -> None:
+    """One log is lost after a Try; the participant's table is as before a Confirm."""
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'stock.db'}", poolclass=NullPool)
+    inventory = Participant("inventory", database=engine)
+    inventory.action("reserve", needs_request=False)(Held)
+
+    async def run(*statements: str) -> list[tuple[object, ...]]:
+        async with engine.begin() as db:
+            for statement in statements:
+                result = await db.execute(text(statement))
+            return [tuple(row) for row in result.all()] if result.returns_rows else []
+
+    await inventory.create_schema()
+    await run("CREATE TABLE held (gid TEXT, branch_id TEXT)")
+    address = f"127.0.0.1:{await inventory.start()}"
+    settings = settings_for({"inventory": {"target": address}}, reconcile={"every_s": 0, "min_age_s": 0})
+    try:
+        reserve = branch("stock", "inventory", payload=b"{}")
+        async with running(settings, database_url) as lost:
+            await lost.stub.BeginTransaction(pb.BeginTransactionRequest(gid="order-7"))
+            await lost.stub.TryBranch(pb.TryBranchRequest(gid="order-7", branch=reserve))
+        async with running(settings, log_url) as worker:
+            await begin(worker, "order-8", reserve, wait_for=pb.WAIT_FOR_COMPLETION)
+            assert await run("SELECT gid FROM held") == [("order-7",)]
+            await run(
+                "INSERT INTO held VALUES ('order-8', 'stock')",
+                "UPDATE tcc_barrier SET state = 1 WHERE gid = 'order-8'",
+                f"UPDATE tcc_barrier SET updated_at_ms = updated_at_ms - {40 * 60_000}",
+                "UPDATE tcc_barrier SET expires_at_ms = updated_at_ms",
+            )
+            await walk_at(worker, "An orphaned reservation")
+        assert await run("SELECT gid FROM held") == []
+        assert await run("SELECT gid, state FROM tcc_barrier ORDER BY gid") == [
+            ("order-7", State.CANCELLED),
+            ("order-8", State.CONFIRMED),
+        ]
+    finally:
+        await inventory.stop(0.5)
+        await engine.dispose()
 
 
 def free_port() -> int:

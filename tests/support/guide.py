@@ -17,7 +17,7 @@ from typing import TypeAlias
 PATIENCE_S = 60.0
 
 # What only asks; it is asked again until the answer is the one that is shown. Orders are given once.
-_QUESTIONS = {"list", "show", "timeline", "why", "verify", "stats", "watch", "doctor"}
+_QUESTIONS = {"list", "show", "timeline", "why", "verify", "stats", "watch", "doctor", "reconcile"}
 # Commands, and the modules that they are.
 _PROGRAMS = {"tccctl": "tccctl", "tccd": "coordinator"}
 # What a line ends with that shows the exit code below the answer.
@@ -135,7 +135,7 @@ async def _run(command: Command, environment: Mapping[str, str], directory: Path
 
 
 def _only_asks(words: list[str]) -> bool:
-    return bool(_QUESTIONS & set(words[1:3]))
+    return bool(_QUESTIONS & set(words[1:3])) and not any(word.startswith("--repair") for word in words)
 
 
 async def _answer(
