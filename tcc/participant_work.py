@@ -12,6 +12,7 @@ work is idempotent, and the caller will ask again.
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -217,7 +218,7 @@ class ParticipantWork:
         action = self._actions.get(call.action)
         if action is None:
             raise RefusalError("UNKNOWN_ACTION", f"this participant has no action {call.action!r}")
-        if call.content_type == payload.UNKNOWN:
+        if key[2] == payload.UNKNOWN:
             return _without_request(action, call)
         try:
             understood: Understood = action, payload.decode(action.kind, call.payload, call.content_type)
@@ -231,8 +232,7 @@ class ParticipantWork:
         self.waiting += 1
         self._idle.clear()
         outbox = self._outboxes.get((action.name, operation)) if operation in action.batched else None
-        # A call without a request has no lane; it goes alone.
-        if outbox is not None and delivery.item.request is not None:
+        if outbox is not None:
             outbox.put(delivery)
             return
         task = asyncio.create_task(self._settle_alone(action, operation, delivery))
@@ -300,10 +300,10 @@ def _nobody(*_: object) -> None:
 
 
 def _without_request(action: Action, call: pb.BranchCall) -> Understood:
-    """For an operator who ends a branch whose payload nobody knows any more."""
+    """For an operator who ends a branch whose payload nobody knows any more. Without a lane it goes alone."""
     if action.needs_request or call.payload or call.operation == pb.OPERATION_TRY:
         raise RefusalError("PAYLOAD_NEEDED", f"action {action.name!r} needs the payload of its branch")
-    return action, None
+    return dataclasses.replace(action, batched=frozenset()), None
 
 
 def _with_result(branch: Branch, result: object) -> Branch:

@@ -36,6 +36,8 @@ _QUICK = {
     "TCC_RECOVERY__ADOPT_EVERY_S": "0.3",
     "TCC_RECOVERY__POLL_EVERY_S": "0.3",
     "TCC_RECOVERY__PURGE_EVERY_S": "1",
+    # Its looks would pass the failpoints where calls are to be killed.
+    "TCC_RECONCILE__EVERY_S": "0",
 }
 _QUICK_PARTICIPANT = {
     "CALL_TIMEOUT_S": str(CALL_TIMEOUT_S),

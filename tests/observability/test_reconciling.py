@@ -2,6 +2,7 @@
 
 from contextlib import AsyncExitStack
 
+from coordinator.core.reconciliation import FindingKind
 from tcc.v1 import participant_pb2 as ppb
 from tests.observability.scraping import Samples, free_port, until_scraped, value
 from tests.support.scripted_books import ScriptedBooks, tried
@@ -82,3 +83,22 @@ async def test_whoever_does_not_offer_it_is_left_alone(log_url: str) -> None:
         await job.run_once()
         assert job.looks == {}
         assert "stock" in job._due_at, "it is asked again as seldom as the others"
+
+
+async def test_who_was_away_is_looked_at_when_it_is_back_and_then_as_seldom_as_the_others(
+    log_url: str,
+) -> None:
+    books = ScriptedBooks([[tried("a")]], [tried("a")])
+    away = free_port()
+    table = settings(free_port(), f"127.0.0.1:{away}", every_s=3_600)
+    async with running(table, log_url) as worker:
+        job = worker.worker._reconciling
+        await job.run_once()
+        assert (job.looks, job._due_at) == ({}, {})
+        async with serving(books, away):
+            while not job.looks:  # until the channel has found it
+                assert await job.run_once() in {0, 1}
+            assert job.looks["stock"].findings == {FindingKind.ORPHAN: 1}
+            books.pages = [[]]
+            assert await job.run_once() == 0
+            assert job.looks["stock"].findings == {FindingKind.ORPHAN: 1}, "it is not due yet"
