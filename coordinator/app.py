@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -12,7 +13,7 @@ from coordinator.clock import LogClock, ThreadLoad
 from coordinator.configuration import ConfigurationError, Source
 from coordinator.core.errors import Draining, LogUnavailable
 from coordinator.engine.engine import Engine
-from coordinator.engine.observer import Anomaly
+from coordinator.engine.observer import NO_SPANS, Anomaly
 from coordinator.engine.participant_lane import ParticipantPolicy
 from coordinator.engine.reconciler import Reconciler
 from coordinator.log.operator_store import PostgresOperatorLog
@@ -25,9 +26,12 @@ from coordinator.reporting import Reporting
 from coordinator.rpc.admin_server import AdminServer
 from coordinator.rpc.participant_client import ParticipantAddress, ParticipantClient
 from coordinator.rpc.server import Server
-from coordinator.settings import Settings
+from coordinator.settings import Settings, TracingSettings
 from tcc.garbage import relax_garbage_collection
 from tcc.uuid7 import uuid7
+
+if TYPE_CHECKING:
+    from coordinator.tracing import Tracing
 
 logger = structlog.get_logger(__name__)
 
@@ -57,20 +61,23 @@ class Worker:
         self.monitoring = Monitoring(
             settings, monotonic=clock.monotonic, coordinator=self.log.name, slot=slot
         )
+        self._tracing = _tracing(settings.tracing, self.owner)
         self.engine = Engine(
             log=self.log,
-            participants=self._channels,
+            participants=self._tracing.seeing(self._channels, clock) if self._tracing else self._channels,
             policies=_policies(settings),
             clock=clock,
             limits=settings.engine_limits(),
             observer=self.monitoring.metrics,
             is_full=ThreadLoad().is_full,
+            spans=self._tracing or NO_SPANS,
         )
         self._server = Server(
             self.engine,
             settings.request_limits(),
             share_port=share_port,
             calls_max=settings.listen.calls_max,
+            new_trace=self._tracing.new_trace if self._tracing else None,
         )
         self._operator_log = PostgresOperatorLog(url, owner=self.owner)
         reconciler = Reconciler(
@@ -148,7 +155,8 @@ class Worker:
         self._serving = True
         on_ready(port, self.owner)
         await self._stop.wait()
-        await self._drain()
+        drained_by = self.engine.clock.monotonic() + self._settings.drain_s
+        await self._drain(drained_by)
         scheduler.shutdown(wait=False)
         engine_task.cancel()
         await asyncio.gather(engine_task, return_exceptions=True)
@@ -157,6 +165,8 @@ class Worker:
         await self._channels.close()
         await self._operator_log.close()
         await self.log.close()
+        if self._tracing is not None:
+            await self._tracing.close(max(_FAREWELL_S, drained_by - self.engine.clock.monotonic()))
         if self._bug is not None:
             raise self._bug
 
@@ -198,11 +208,10 @@ class Worker:
             else:
                 return
 
-    async def _drain(self) -> None:
-        """Finishes what is under way; takes nothing new."""
+    async def _drain(self, deadline: float) -> None:
+        """Finishes what is under way, until then at most; takes nothing new."""
         await self._server.set_serving(serving=False)
         self.engine.draining = True
-        deadline = self.engine.clock.monotonic() + self._settings.drain_s
         # Only a drain asks: no event is worth its upkeep.
         while self.engine.busy and self.engine.clock.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_S)
@@ -231,6 +240,19 @@ class Worker:
         task = asyncio.ensure_future(self._server.set_serving(serving=available and not self.engine.draining))
         self._health.add(task)
         task.add_done_callback(self._health.discard)
+
+
+def _tracing(settings: TracingSettings, owner: str) -> "Tracing | None":
+    if settings.endpoint is None:
+        return None
+    from coordinator.tracing import Tracing  # noqa: PLC0415 - memory and start-up time that only traces need
+
+    return Tracing(
+        endpoint=settings.endpoint,
+        ratio=settings.ratio,
+        service_name=settings.service_name,
+        coordinator=owner,
+    )
 
 
 def _addresses(settings: Settings) -> dict[str, ParticipantAddress]:

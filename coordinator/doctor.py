@@ -70,6 +70,8 @@ def diagnose(settings: Settings) -> Iterator[Finding]:
     else:
         yield from _log(settings.log.url.get_secret_value())
     yield from _ports(settings)
+    if settings.tracing.endpoint is not None:
+        yield _collector(settings.tracing.endpoint)
     if not settings.participants:
         yield _warning("participants", "none is configured", "add a table [participants.NAME] for each")
     for name, participant in settings.participants.items():
@@ -248,6 +250,23 @@ def _serves(address: str, service: str) -> bool:
         except grpc.RpcError:
             return False
         return True
+
+
+# --- traces -------------------------------------------------------------------
+
+
+def _collector(endpoint: str) -> Finding:
+    """Only whether anybody listens: what a collector takes, it says when spans come."""
+    host, _, port = endpoint.partition("://")[2].rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _TIMEOUT_S).close()
+    except OSError as error:
+        return _warning(
+            "tracing.endpoint",
+            f"{endpoint} cannot be reached: {error.strerror or error}",
+            "start the collector, or mend [tracing] endpoint; until then spans are lost, and nothing else",
+        )
+    return _ok("tracing.endpoint", f"somebody listens at {endpoint}")
 
 
 # --- participants ---------------------------------------------------------------

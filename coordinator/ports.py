@@ -6,7 +6,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from coordinator.core.audit import AuditEntry, AuditHead, AuditRecord
-from coordinator.core.model import Answer, BranchSpec, Operation, State, Transaction
+from coordinator.core.model import Answer, BranchSpec, Operation, State, TraceContext, Transaction
 from coordinator.core.reconciliation import BarrierRow, BarrierState
 
 
@@ -19,6 +19,8 @@ class Record(Struct, frozen=True, kw_only=True):
     created_at: float
     decided_at: float | None = None
     ended_at: float | None = None
+    # The dead coordinator that it was taken over from last; empty: none.
+    adopted_from: str = ""
 
 
 class ListFilter(Struct, frozen=True, kw_only=True):
@@ -300,6 +302,9 @@ class BranchCall(Struct, frozen=True, kw_only=True, gc=False):
     attempt: int = 0
     result: bytes = b""
     result_content_type: str = ""
+    trace: TraceContext | None = None
+    # The span of the attempt before, where one was made.
+    failed_span_id: str = ""
 
 
 class Participants(Protocol):

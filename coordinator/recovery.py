@@ -166,6 +166,9 @@ class Adopt:
         records = await engine.log.transaction_adopt(room) if room > 0 else []
         if records:
             failpoint("recovery.adopted")
+        for record in records:
+            if record.tx.trace is not None:
+                engine.spans.adopted(record, engine.clock.now())
         return records, bool(records) and len(records) >= room
 
 

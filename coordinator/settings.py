@@ -193,6 +193,27 @@ class AlertSettings(_Table):
         return url
 
 
+class TracingSettings(_Table):
+    """Where OpenTelemetry traces go. OTEL_* variables say the rest: headers, certificates, batches."""
+
+    # A collector that speaks OTLP over gRPC; http: in plain text, https: with TLS. None: no traces.
+    endpoint: str | None = None
+    # Of the transactions that come without a trace, so many get one of their own.
+    ratio: float = Field(default=1.0, ge=0, le=1)
+    # Empty: what OTEL_SERVICE_NAME says, or else tccd.
+    service_name: str = ""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _http(cls, endpoint: str | None) -> str | None:
+        scheme, _, place = (endpoint or "").partition("://")
+        found = _ADDRESS.fullmatch(place)
+        is_right = scheme in {"http", "https"} and found is not None and 0 < int(found[2]) <= _PORT_MAX
+        if endpoint is not None and not is_right:
+            raise PydanticCustomError("otlp", "must be http://HOST:PORT, or https://HOST:PORT for TLS")
+        return endpoint
+
+
 class LimitSettings(_Table):
     """Bounds on requests and on what one worker keeps in memory."""
 
@@ -345,6 +366,7 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     metrics: MetricsSettings = MetricsSettings()
     alerts: AlertSettings = AlertSettings()
+    tracing: TracingSettings = TracingSettings()
     recovery: RecoveryTable = RecoveryTable()
     reconcile: ReconcileTable = ReconcileTable()
     participants: dict[str, ParticipantSettings] = Field(default_factory=dict)

@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 from sqlalchemy import Connection, Engine
@@ -136,7 +137,8 @@ class SyncDoor:
         return await self._in_thread(purge)
 
     def _in_thread(self, work: Callable[[], T]) -> Awaitable[T]:
-        return asyncio.get_running_loop().run_in_executor(self._threads, work)
+        # What is current here (a span, the author's own) is current there.
+        return asyncio.get_running_loop().run_in_executor(self._threads, copy_context().run, work)
 
 
 async def _drive_async(plan: Plan[T], connection: AsyncConnection, handler: Handler) -> T:

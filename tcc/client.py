@@ -27,7 +27,7 @@ outcome is not known: repeat with the same gid, `wait` or `get`.
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
@@ -47,6 +47,11 @@ from tcc.outcome import (
 from tcc.requests import BranchRequest, execute_request, timestamp
 from tcc.v1 import transaction_pb2 as pb
 
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+
+    from tcc.initiator_tracing import InitiatorTracing
+
 TIMEOUT_DEFAULT_S = 10.0
 BATCH_ITEMS_MAX = 256
 BATCH_BYTES_MAX = 2**20
@@ -64,6 +69,9 @@ class Client:
     - `credentials`: for TLS; without them the channel is plain.
     - `channel_options`: further gRPC channel options; they win over the client's own.
     - `batch_items_max`, `batch_bytes_max`: the largest batch; one larger item travels alone.
+    - `tracer_provider`: OpenTelemetry's, for example `opentelemetry.trace.get_tracer_provider()`: each
+      transaction gets a span below the current one, and the coordinator's and the participants'
+      spans below that. None: no traces, and OpenTelemetry (the extra [tracing]) is not needed.
     """
 
     def __init__(
@@ -76,8 +84,10 @@ class Client:
         channel_options: Sequence[tuple[str, Any]] = (),
         batch_items_max: int = BATCH_ITEMS_MAX,
         batch_bytes_max: int = BATCH_BYTES_MAX,
+        tracer_provider: "TracerProvider | None" = None,
     ) -> None:
         self._initiator = initiator
+        self._tracing = _tracing(tracer_provider)
         self._connection = Connection(
             target,
             timeout_s=timeout_s,
@@ -144,7 +154,11 @@ class Client:
             wait_for=wait_for,
             initiator=self._initiator,
         )
-        outcome = outcome_of(await self._connection.execute(request, timeout_s))
+
+        async def execute() -> Outcome:
+            return outcome_of(await self._connection.execute(request, timeout_s))
+
+        outcome = await (execute() if self._tracing is None else self._tracing.execute(request, execute))
         return checked(outcome) if raise_on_cancel else outcome
 
     def transaction(
@@ -175,6 +189,7 @@ class Client:
             wait_for=wait_for,
             initiator=self._initiator,
             timeout_s=timeout_s,
+            tracing=self._tracing,
         )
 
     def join(self, context: TransactionContext) -> Enlistment:
@@ -277,3 +292,11 @@ class Client:
             TccError: As in `get`.
         """
         return await cancel(self._connection, gid, reason, wait_for, timeout_s)
+
+
+def _tracing(provider: "TracerProvider | None") -> "InitiatorTracing | None":
+    if provider is None:
+        return None
+    from tcc.initiator_tracing import InitiatorTracing  # noqa: PLC0415 - OpenTelemetry may not be there
+
+    return InitiatorTracing(provider)

@@ -8,7 +8,7 @@ and decides nothing.
 from collections.abc import Awaitable, Generator, Mapping
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -36,6 +36,9 @@ from tcc.outcome import (
 from tcc.requests import BranchIds, branch_spec, duration
 from tcc.uuid7 import uuid7
 from tcc.v1 import transaction_pb2 as pb
+
+if TYPE_CHECKING:
+    from tcc.initiator_tracing import InitiatorTracing, TransactionSpan
 
 _CANCEL_REASONS = {
     pb.BRANCH_STATE_REJECTED: CancelReason.REJECTED,
@@ -197,6 +200,7 @@ class Transaction(Enlistment):
         wait_for: WaitFor,
         initiator: str,
         timeout_s: float | None,
+        tracing: "InitiatorTracing | None" = None,
     ) -> None:
         super().__init__(connection, TransactionContext(gid=gid or uuid7()))
         self._names_branches = True
@@ -205,6 +209,8 @@ class Transaction(Enlistment):
         self._begin_request = pb.BeginTransactionRequest(
             gid=self.gid, expiry=duration(expiry_s), labels=labels or {}, initiator=initiator
         )
+        self._tracing = tracing
+        self._span: TransactionSpan | None = None
         wait_for_number(wait_for)  # a wrong word is refused before anything is begun
         #: How the transaction ended; None until it has.
         self.outcome: Outcome | None = None
@@ -216,9 +222,15 @@ class Transaction(Enlistment):
 
     async def begin(self) -> None:
         """Begins the transaction durably. Entering the block does this."""
-        response: pb.BeginTransactionResponse = await self._call(
-            lambda stub: stub.BeginTransaction, self._begin_request, None
-        )
+        if self._tracing is not None and self._span is None:
+            self._span = self._tracing.start("tcc.transaction", self._begin_request)
+        try:
+            response: pb.BeginTransactionResponse = await self._call(
+                lambda stub: stub.BeginTransaction, self._begin_request, None
+            )
+        except BaseException as error:
+            self._end_span(error)
+            raise
         self._context = TransactionContext(gid=self.gid, expires_at_ms=_milliseconds(response.expires_at))
 
     async def confirm(self) -> Outcome:
@@ -233,7 +245,9 @@ class Transaction(Enlistment):
             self.outcome = await confirm(self._connection, self.gid, self._wait_for, self._timeout_s)
         except TransactionCancelled as error:
             self.outcome = error.outcome
+            self._end_span()
             raise
+        self._end_span()
         return self.outcome
 
     async def cancel(self, reason: str = "") -> Outcome:
@@ -244,18 +258,40 @@ class Transaction(Enlistment):
             TccError: As in `Client.execute`. If it is not cancelled now, its expiry will.
         """
         self.outcome = await cancel(self._connection, self.gid, reason, self._wait_for, self._timeout_s)
+        self._end_span()
         return self.outcome
 
     async def finish(self, error: BaseException | None) -> None:
         """Confirms, or cancels because of `error`. Leaving the block does this."""
         if self.outcome is not None:
             return
-        if error is None:
-            await self.confirm()
-        elif isinstance(error, TransactionCancelled) and error.outcome.gid == self.gid:
-            self.outcome = error.outcome
-        else:
-            await self._cancel_because_of(error)
+        try:
+            if error is None:
+                await self.confirm()
+            elif isinstance(error, TransactionCancelled) and error.outcome.gid == self.gid:
+                self.outcome = error.outcome
+            else:
+                await self._cancel_because_of(error)
+        except BaseException as failure:
+            self._end_span(failure)
+            raise
+        self._end_span(error)
+
+    def enter(self) -> None:
+        """Makes its context the current one, and its span, if it has one. Entering the block does this."""
+        self._context.__enter__()
+        if self._span is not None:
+            self._span.enter()
+
+    def leave(self) -> None:
+        """The reverse."""
+        if self._span is not None:
+            self._span.leave()
+        self._context.__exit__(None, None, None)
+
+    def _end_span(self, error: BaseException | None = None) -> None:
+        if self._span is not None:
+            self._span.end(self.outcome, error)
 
     async def _cancel_because_of(self, error: BaseException) -> None:
         try:
@@ -266,7 +302,7 @@ class Transaction(Enlistment):
 
     async def __aenter__(self) -> Self:
         await self.begin()
-        self._context.__enter__()
+        self.enter()
         return self
 
     async def __aexit__(
@@ -275,7 +311,7 @@ class Transaction(Enlistment):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._context.__exit__(kind, error, traceback)
+        self.leave()
         await self.finish(error)
 
 

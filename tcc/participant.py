@@ -20,7 +20,7 @@ import logging
 import random
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -34,6 +34,11 @@ from tcc.barrier_door import open_door
 from tcc.participant_service import ParticipantServicer
 from tcc.participant_work import ParticipantWork
 from tcc.v1 import participant_pb2 as pb, participant_pb2_grpc as pb_grpc
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+
+    from tcc.participant_tracing import ParticipantTracing
 
 logger = logging.getLogger("tcc.participant")
 
@@ -56,6 +61,8 @@ class Participant:
     expiry and its own last change. `batch_items_max` and `batch_senders`: the
     size of a batch handler's batches, and how many of one operation run at once.
     `waiting_max`: calls beyond that are refused with RESOURCE_EXHAUSTED.
+    `tracer_provider`: OpenTelemetry's (the extra [tracing]): calls of traced transactions
+    get spans, and handlers run in them. None: no spans.
     """
 
     def __init__(
@@ -69,8 +76,10 @@ class Participant:
         batch_items_max: int = 1_024,
         batch_senders: int = 2,
         waiting_max: int = 20_000,
+        tracer_provider: "TracerProvider | None" = None,
     ) -> None:
         self.name = name
+        self._tracing = _tracing(tracer_provider, name)
         # The port served on; 0 until the start.
         self.port = 0
         self._door = open_door(database)
@@ -171,6 +180,7 @@ class Participant:
             batch_items_max=self._batch_items_max,
             batch_senders=self._batch_senders,
             waiting_max=self._waiting_max,
+            tracing=self._tracing,
         )
         server = grpc.aio.server(
             interceptors=list(interceptors),
@@ -262,3 +272,11 @@ class Participant:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+
+
+def _tracing(provider: "TracerProvider | None", participant: str) -> "ParticipantTracing | None":
+    if provider is None:
+        return None
+    from tcc.participant_tracing import ParticipantTracing  # noqa: PLC0415 - OpenTelemetry may not be there
+
+    return ParticipantTracing(provider, participant)

@@ -16,7 +16,7 @@ import dataclasses
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
@@ -28,6 +28,9 @@ from tcc.branch import BatchItem, Branch, Rejected
 from tcc.lanes import LaneOutbox
 from tcc.outbox import Outbox
 from tcc.v1 import participant_pb2 as pb
+
+if TYPE_CHECKING:
+    from tcc.participant_tracing import CallSpan, ParticipantTracing
 
 logger = logging.getLogger("tcc.participant")
 
@@ -81,6 +84,8 @@ class Delivery(NamedTuple):
     item: BatchItem
     position: int
     replies: Replies
+    # Of a traced call.
+    span: "CallSpan | None" = None
 
 
 class ParticipantWork:
@@ -94,8 +99,10 @@ class ParticipantWork:
         batch_items_max: int,
         batch_senders: int,
         waiting_max: int,
+        tracing: "ParticipantTracing | None" = None,
     ) -> None:
         self._door = door
+        self._tracing = tracing
         self._actions = actions
         # Calls taken and not answered yet.
         self.waiting = 0
@@ -207,7 +214,8 @@ class ParticipantWork:
         except Exception as error:  # noqa: BLE001 - an author's screen may raise anything
             replies.deliver(index, _handler_error(branch, operation, error))
             return
-        self._enqueue(action, operation, Delivery(BatchItem(branch, request), index, replies))
+        span = None if self._tracing is None else self._tracing.start(call, operation)
+        self._enqueue(action, operation, Delivery(BatchItem(branch, request), index, replies, span))
 
     def _understand(self, call: pb.BranchCall, earlier: dict[Payload, Understood]) -> Understood:
         """The action and the decoded payload; `earlier` are those of the same RPC."""
@@ -240,6 +248,8 @@ class ParticipantWork:
         task.add_done_callback(self._tasks.discard)
 
     async def _settle_alone(self, action: Action, operation: Operation, delivery: Delivery) -> None:
+        if delivery.span is not None:
+            delivery.span.enter()
         async with self._transactions:
             outcome = await self._outcome(action, operation, delivery.item)
         self._answer([(delivery, outcome)])
@@ -249,7 +259,7 @@ class ParticipantWork:
         batch = self._defer_repeated(action, operation, batch)
         try:
             async with self._transactions:
-                outcomes = await self._transact(action, operation, [delivery.item for delivery in batch])
+                outcomes = await self._transact_batch(action, operation, batch)
         except Exception as error:
             # A handler may raise anything; each item meets its own below.
             if len(batch) > 1 and not database_failed(error):
@@ -263,6 +273,17 @@ class ParticipantWork:
                 return
             outcomes = [_failure(delivery.item.branch, operation, error) for delivery in batch]
         self._answer(zip(batch, outcomes, strict=True))
+
+    async def _transact_batch(
+        self, action: Action, operation: Operation, batch: list[Delivery]
+    ) -> list[Outcome]:
+        items = [delivery.item for delivery in batch]
+        spans = self._tracing and [delivery.span for delivery in batch if delivery.span is not None]
+        if not spans:
+            return await self._transact(action, operation, items)
+        assert self._tracing is not None, "who makes no spans has none"
+        with self._tracing.together(action.name, operation, spans):
+            return await self._transact(action, operation, items)
 
     def _defer_repeated(self, action: Action, operation: Operation, batch: list[Delivery]) -> list[Delivery]:
         """Each key once; a duplicate that came meanwhile goes with the next batch, and finds the row."""
@@ -290,6 +311,8 @@ class ParticipantWork:
     def _answer(self, outcomes: Iterable[tuple[Delivery, Outcome]]) -> None:
         for delivery, outcome in outcomes:
             delivery.replies.deliver(delivery.position, outcome)
+            if delivery.span is not None:
+                delivery.span.end(outcome)
             self.waiting -= 1
         if not self.waiting:
             self._idle.set()

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from datetime import datetime
 from functools import wraps
 from types import TracebackType
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 import grpc
 
@@ -29,6 +29,9 @@ from tcc.context import TransactionContext
 from tcc.errors import ClientClosed
 from tcc.interactive import Enlistment, Transaction
 from tcc.outcome import Outcome
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -151,7 +154,7 @@ class SyncTransaction(SyncEnlistment[Transaction]):
 
     def __enter__(self) -> Self:
         self.begin()
-        self.context.__enter__()
+        self._original.enter()
         return self
 
     def __exit__(
@@ -160,7 +163,7 @@ class SyncTransaction(SyncEnlistment[Transaction]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.context.__exit__(kind, error, traceback)
+        self._original.leave()
         self._finish(error)
 
 
@@ -192,6 +195,7 @@ class SyncClient(_Twin[Client]):
         channel_options: Sequence[tuple[str, Any]] = (),
         batch_items_max: int = BATCH_ITEMS_MAX,
         batch_bytes_max: int = BATCH_BYTES_MAX,
+        tracer_provider: "TracerProvider | None" = None,
     ) -> None:
         client = Client(
             target,
@@ -201,6 +205,7 @@ class SyncClient(_Twin[Client]):
             channel_options=channel_options,
             batch_items_max=batch_items_max,
             batch_bytes_max=batch_bytes_max,
+            tracer_provider=tracer_provider,
         )
         super().__init__(client, _LoopThread())
 

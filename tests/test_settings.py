@@ -25,7 +25,9 @@ def test_the_deployed_example_names_every_setting() -> None:
     told = load(DEPLOYED).model_dump(exclude_unset=True)
     # Files that must be there where they are named: commented out.
     told["listen"]["tls"] = told["participants"]["inventory"]["tls"] = None
-    for table in ("listen", "metrics", "limits", "recovery"):
+    # Not on by default.
+    told["tracing"]["endpoint"] = None
+    for table in ("listen", "metrics", "tracing", "limits", "recovery"):
         assert told[table].keys() == Settings().model_dump()[table].keys()
     assert told["participants"]["inventory"].keys() == ParticipantSettings(target="x:1").model_dump().keys()
 
@@ -174,6 +176,21 @@ def test_a_malformed_log_url_is_refused_and_not_said(url: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load(None, {"log": {"url": url}})
     assert str(caught.value) == "command line: log.url: must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+
+
+@pytest.mark.parametrize("endpoint", ["http://collector:4317", "https://[::1]:4317"])
+def test_traces_go_to_a_collector(endpoint: str) -> None:
+    assert load(None, {"tracing": {"endpoint": endpoint}}).tracing.endpoint == endpoint
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["", "collector:4317", "http://collector", "http://a:0", "http://a:1/v1"]
+)
+def test_what_is_no_collector_is_refused(endpoint: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load(None, {"tracing": {"endpoint": endpoint}})
+    said = "command line: tracing.endpoint: must be http://HOST:PORT, or https://HOST:PORT for TLS"
+    assert str(caught.value) == said
 
 
 def test_the_command_line_overrides_single_settings(tmp_path: Path) -> None:

@@ -75,6 +75,27 @@ class Verdict(IntEnum):
     FAILED = 3
 
 
+class TraceContext(Struct, frozen=True, kw_only=True, gc=False):
+    """A place in a trace, as the two headers of W3C Trace Context say it. Decides nothing."""
+
+    # 00-TRACE_ID-SPAN_ID-FLAGS, all of it checked.
+    traceparent: str
+    tracestate: str = ""
+
+    @property
+    def trace_id(self) -> str:
+        return self.traceparent[3:35]
+
+    @property
+    def span_id(self) -> str:
+        return self.traceparent[36:52]
+
+    @property
+    def sampled(self) -> bool:
+        """Whether spans are to be made."""
+        return bool(int(self.traceparent[53:55], 16) & 1)
+
+
 class Answer(Struct, frozen=True, kw_only=True, gc=False):
     """What a participant, or the way to it, said to one call."""
 
@@ -92,6 +113,8 @@ class Answer(Struct, frozen=True, kw_only=True, gc=False):
     unreachable: bool = False
     # FAILED only: not before this many seconds.
     retry_after_s: float = 0.0
+    # FAILED only: the call's span, where one was made.
+    span_id: str = ""
 
 
 class BranchSpec(Struct, frozen=True, kw_only=True, gc=False):
@@ -142,6 +165,8 @@ class Branch(Struct, frozen=True, kw_only=True, gc=False):
     heuristic_reason: str = ""
     # What went wrong so far. Decides nothing.
     notes: tuple[Note, ...] = ()
+    # The span of the last call that failed, for the next one to point to. Decides nothing.
+    failed_span_id: str = ""
     # The call that is under way, if any. Lives in memory alone.
     calling: Operation | None = None
 
@@ -158,6 +183,8 @@ class Transaction(Struct, frozen=True, kw_only=True, gc=False):
     labels: tuple[tuple[str, str], ...] = ()
     # Identifies the content of the request that began it.
     fingerprint: bytes = b""
+    # The initiator's place in the trace that it belongs to; None: in none.
+    trace: TraceContext | None = None
     state: State = State.TRYING
     cancel_reason: CancelReason = CancelReason.NONE
     cancel_branch_id: str = ""

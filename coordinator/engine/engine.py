@@ -63,7 +63,7 @@ from coordinator.core.model import Answer, Branch, BranchSpec, Note, RetryPolicy
 from coordinator.core.notes import noted, with_stuck
 from coordinator.engine.batching import enough
 from coordinator.engine.log_writer import LogWriter
-from coordinator.engine.observer import SILENT, Anomaly, Observer
+from coordinator.engine.observer import NO_SPANS, SILENT, Anomaly, Observer, Spans
 from coordinator.engine.participant_lane import (
     Answers,
     ParticipantLane,
@@ -127,7 +127,7 @@ class Live:
         self.tx = tx
         # By a request to this process; otherwise it was taken over.
         self.begun = begun
-        # By the log's clock; 0: before this process had it.
+        # By the log's clock.
         self.phase_began_at = 0.0
         self.waiters: list[Waiter] = []
         # Requests for the same gid with other content, by their fingerprint. Until the
@@ -155,9 +155,11 @@ class Engine:
         jitter: Callable[[], float] = random.random,
         observer: Observer = SILENT,
         is_full: Callable[[], bool] = lambda: False,
+        spans: Spans = NO_SPANS,
     ) -> None:
         """`is_full`: whether the process has hardly a pause, so that requests wait outside."""
         self.observer = observer
+        self.spans = spans
         self.clock = clock
         self.log = log
         self.limits = limits or EngineLimits()
@@ -325,6 +327,7 @@ class Engine:
             if known is not None:
                 self._forget(known)
             entry = self._remember(record.tx, begun=False)
+            entry.phase_began_at = record.decided_at or record.created_at
             entry.waiters = self.watched.pop(record.tx.gid, [])
             if known is not None:
                 self._hand_over(known, record)
@@ -598,8 +601,11 @@ class Engine:
                 self._lose(entry)
                 continue
             if tx.saving_state is not tx.saved_state:
-                if tx is sample and entry.phase_began_at:
+                # What was taken over may have waited for days; it says nothing of how fast we are.
+                if tx is sample and entry.begun:
                     self.observer.phase_ended(_PHASES[tx.state], now - entry.phase_began_at)
+                if tx.trace is not None:
+                    self.spans.phase_ended(tx, entry.phase_began_at, now)
                 entry.phase_began_at = now
             self._apply(entry, Saved(), now)
 
@@ -666,6 +672,8 @@ class Engine:
             attempt=branch.attempts,
             result=branch.result,
             result_content_type=branch.result_content_type,
+            trace=tx.trace,
+            failed_span_id=branch.failed_span_id if branch.attempts else "",
         )
         lane = self.lanes.get(branch.spec.participant)
         if lane is None:
@@ -702,6 +710,7 @@ class Engine:
         assert isinstance(effect, BecameStuck)
         branch = entry.tx.branches[effect.index]
         entry.tx = with_branch(entry.tx, effect.index, with_stuck(branch))
+        trace = {} if entry.tx.trace is None else {"trace_id": entry.tx.trace.trace_id}
         logger.error(
             "transaction is stuck",
             gid=entry.tx.gid,
@@ -710,6 +719,7 @@ class Engine:
             state=entry.tx.state.name,
             attempts=branch.attempts,
             last_error=branch.last_error,
+            **trace,
         )
         self.observer.anomaly(
             Anomaly.STUCK,
@@ -719,6 +729,7 @@ class Engine:
             state=entry.tx.state.name,
             attempts=branch.attempts,
             last_error=branch.last_error,
+            **trace,
         )
 
 
@@ -728,7 +739,8 @@ def _with_note(tx: Transaction, call: BranchCall, answer: Answer, now: float) ->
         return tx
     branch = tx.branches[call.index]
     note = Note(at=now, operation=call.operation, words=words(answer))
-    return with_branch(tx, call.index, replace(branch, notes=noted(branch.notes, note)))
+    notes = noted(branch.notes, note)
+    return with_branch(tx, call.index, replace(branch, notes=notes, failed_span_id=answer.span_id))
 
 
 def _gid_conflict(gid: str) -> GidConflict:

@@ -1,14 +1,14 @@
 """What the engine tells whoever wants to know: one call for each batch, none for each transaction.
 
-This one does nothing. `coordinator.metrics` counts what it is told; the engine
-knows neither that nor how.
+The observer here does nothing. `coordinator.metrics` counts what it is told; the engine
+knows neither that nor how. Traced transactions alone are told of one by one (`Spans`).
 """
 
 from collections.abc import Sequence
 from enum import Enum
 
 from coordinator.core.model import Answer, Transaction
-from coordinator.ports import BranchCall
+from coordinator.ports import BranchCall, Record
 
 
 class Anomaly(Enum):
@@ -61,4 +61,18 @@ class Observer:
         """Something out of the ordinary; `facts` are JSON values."""
 
 
+class Spans:
+    """Is told what becomes of transactions that belong to a trace, and of no others.
+
+    This one does nothing; `coordinator.tracing` makes spans of it. Times are those of the log.
+    """
+
+    def phase_ended(self, tx: Transaction, began_at: float, ended_at: float) -> None:
+        """It is durable that `tx` is decided, or ended: that is its state."""
+
+    def adopted(self, record: Record, at: float) -> None:
+        """A transaction was taken over from a dead coordinator."""
+
+
 SILENT = Observer()
+NO_SPANS = Spans()

@@ -23,6 +23,7 @@ from coordinator.core.model import (
     Note,
     Operation,
     State,
+    TraceContext,
     Transaction,
     TryState,
 )
@@ -75,6 +76,7 @@ class _Progress(Struct, array_like=True, gc=False):
     heuristic: Heuristic = Heuristic.NONE
     heuristic_reason: str = ""
     notes: list[_Note] = []
+    failed_span_id: str = ""
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -100,6 +102,7 @@ def insert_columns(begun: Sequence[Transaction]) -> Columns:
         "payloads": [_payloads(tx) for tx in begun],
         "participants": [_participants(tx) for tx in begun],
         "expires_at": [tx.expires_at for tx in begun],
+        "trace": [None if tx.trace is None else _trace_text(tx.trace) for tx in begun],
     }
 
 
@@ -212,7 +215,13 @@ def _far(branch: Branch) -> tuple[Any, ...]:
         (note.at, note.operation, _unicode(note.words), note.count, note.last_at, note.stuck, note.left_out)
         for note in branch.notes
     ]
-    return (*far, branch.heuristic, _unicode(branch.heuristic_reason), notes)
+    noted = (*far, branch.heuristic, _unicode(branch.heuristic_reason), notes)
+    return (*noted, branch.failed_span_id) if branch.failed_span_id else noted
+
+
+def _trace_text(trace: TraceContext) -> str:
+    """Both headers, a space between them: the first has none."""
+    return f"{trace.traceparent} {trace.tracestate}" if trace.tracestate else trace.traceparent
 
 
 def _specs(tx: Transaction) -> bytes:
@@ -285,6 +294,8 @@ def record(row: Row) -> Record:
         expires_at,
         decided_at,
         ended_at,
+        adopted_from,
+        trace,
     ) = row
     state = State(number)
     branches = _branches(state, specs, payloads, progress)
@@ -296,6 +307,7 @@ def record(row: Row) -> Record:
         initiator=initiator,
         labels=tuple(sorted(_decode_labels(labels).items())),
         fingerprint=fingerprint,
+        trace=None if trace is None else _trace(trace),
         state=state,
         cancel_reason=CancelReason(cancel_reason),
         cancel_branch_id=cancel_branch_id,
@@ -314,7 +326,13 @@ def record(row: Row) -> Record:
         created_at=created_at,
         decided_at=decided_at,
         ended_at=ended_at,
+        adopted_from=adopted_from or "",
     )
+
+
+def _trace(text: str) -> TraceContext:
+    traceparent, _, tracestate = text.partition(" ")
+    return TraceContext(traceparent=traceparent, tracestate=tracestate)
 
 
 def _branches(
@@ -355,6 +373,7 @@ def _branch(spec: BranchSpec, far: _Progress) -> Branch:
         heuristic=far.heuristic,
         heuristic_reason=far.heuristic_reason,
         notes=tuple([_note(stored) for stored in far.notes]),
+        failed_span_id=far.failed_span_id,
     )
 
 

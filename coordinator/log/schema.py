@@ -73,6 +73,8 @@ transactions = Table(
     # The last time that it was taken over from a dead coordinator, and which.
     Column("adopted_at", _Time),
     Column("adopted_from", Text(collation="C")),
+    # The trace that it belongs to (`rows`); NULL: to none.
+    Column("trace", Text),
     postgresql_with={"fillfactor": 50},
 )
 

@@ -182,6 +182,8 @@ RECORD = {
     "expires_at": seconds(t.expires_at),
     "decided_at": seconds(t.decided_at),
     "ended_at": seconds(t.ended_at),
+    "adopted_from": t.adopted_from,
+    "trace": t.trace,
 }
 _record = tuple(RECORD.values())
 _brief_record = tuple(null() if name == "payloads" else value for name, value in RECORD.items())
@@ -249,6 +251,7 @@ def _insert() -> Statement:
         payloads=LargeBinary(),
         participants=Text(),
         expires_at=Double(),
+        trace=Text(),
     )
     values: dict[str, ColumnElement[Any]] = {
         "gid": new.c.gid,
@@ -264,6 +267,7 @@ def _insert() -> Statement:
         "participants": _split(new.c.participants),
         "created_at": func.now(),
         "expires_at": func.to_timestamp(new.c.expires_at),
+        "trace": new.c.trace,
     }
     rows = select(*values.values()).select_from(new)
     return compiled(

@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from msgspec import MsgspecError, Struct, msgpack
 
 from coordinator.core.errors import InvalidRequest, TooManyBranches, TransactionTooLarge
-from coordinator.core.model import Branch, BranchSpec, State, Transaction
+from coordinator.core.model import Branch, BranchSpec, State, TraceContext, Transaction
 from coordinator.engine.waiting import Milestone
 from coordinator.ports import ListFilter, ListPosition
 from tcc.v1 import transaction_pb2 as pb
@@ -90,12 +90,14 @@ def new_transaction(
     time_left_s: float | None,
     limits: RequestLimits,
     cancel_in_stage_order: frozenset[str],
+    trace: TraceContext | None = None,
 ) -> Transaction:
     """A whole transaction, as an initiator asked for it.
 
     `gid` stands where the request has none; `time_left_s` is what the caller's
     deadline leaves, and bounds an expiry that the request does not set;
-    `cancel_in_stage_order` names the participants that ask for that.
+    `cancel_in_stage_order` names the participants that ask for that; `trace` is
+    what `trace_contexts` has found.
 
     Raises:
         InvalidRequest, TooManyBranches, TransactionTooLarge
@@ -112,19 +114,33 @@ def new_transaction(
             f"payloads of a transaction may hold at most {limits.transaction_bytes_max} bytes"
         )
     return _transaction(
-        request, specs, gid=gid, now=now, time_left_s=time_left_s, limits=limits, interactive=False
+        request,
+        specs,
+        gid=gid,
+        now=now,
+        time_left_s=time_left_s,
+        limits=limits,
+        interactive=False,
+        trace=trace,
     )
 
 
 def new_interactive(
-    request: pb.BeginTransactionRequest, *, gid: str, now: float, limits: RequestLimits
+    request: pb.BeginTransactionRequest,
+    *,
+    gid: str,
+    now: float,
+    limits: RequestLimits,
+    trace: TraceContext | None = None,
 ) -> Transaction:
     """An interactive transaction without branches yet.
 
     Raises:
         InvalidRequest
     """
-    return _transaction(request, [], gid=gid, now=now, time_left_s=None, limits=limits, interactive=True)
+    return _transaction(
+        request, [], gid=gid, now=now, time_left_s=None, limits=limits, interactive=True, trace=trace
+    )
 
 
 def branch_spec(
@@ -259,6 +275,7 @@ def _transaction(
     time_left_s: float | None,
     limits: RequestLimits,
     interactive: bool,
+    trace: TraceContext | None,
 ) -> Transaction:
     labels = _checked_labels(request.labels, limits)
     return Transaction(
@@ -269,6 +286,7 @@ def _transaction(
         initiator=_checked_text("INITIATOR", "initiator", request.initiator),
         labels=labels,
         fingerprint=_fingerprint(specs, labels, interactive=interactive),
+        trace=trace,
     )
 
 

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from coordinator.engine.engine import Engine
 from coordinator.rpc.requests import RequestLimits
+from coordinator.rpc.trace_contexts import NewTrace
 from coordinator.rpc.transaction_service import TransactionService
 from tcc.v1 import transaction_pb2, transaction_pb2_grpc
 
@@ -31,7 +32,15 @@ class ServerTls(Struct, frozen=True, kw_only=True):
 class Server:
     """A server for initiators on one address."""
 
-    def __init__(self, engine: Engine, limits: RequestLimits, *, share_port: bool, calls_max: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        limits: RequestLimits,
+        *,
+        share_port: bool,
+        calls_max: int,
+        new_trace: NewTrace | None = None,
+    ) -> None:
         self._server = grpc.aio.server(
             options=(
                 ("grpc.so_reuseport", int(share_port)),
@@ -45,7 +54,7 @@ class Server:
         )
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # the stubs lack it
         transaction_pb2_grpc.add_TransactionServiceServicer_to_server(
-            TransactionService(engine, limits), self._server
+            TransactionService(engine, limits, new_trace=new_trace), self._server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from coordinator.core.errors import AlreadyDecided, DecisionConflict, InvalidRequest, OwnerChanged, Refused
 from coordinator.core.machine import whereabouts
-from coordinator.core.model import Branch, State, Transaction, TryState
+from coordinator.core.model import Branch, State, TraceContext, Transaction, TryState
 from coordinator.engine.engine import Engine
 from coordinator.engine.waiting import Milestone, Waiter
 from coordinator.rpc import replies
@@ -24,6 +24,7 @@ from coordinator.rpc.requests import (
     page_size,
     page_token,
 )
+from coordinator.rpc.trace_contexts import NewTrace, trace_of
 from tcc.failpoint import failpoint
 from tcc.uuid7 import uuid7
 from tcc.v1 import transaction_pb2 as pb, transaction_pb2_grpc
@@ -35,9 +36,11 @@ COMMAND_REPEATS_MAX = 4
 class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
     """The front door for initiators."""
 
-    def __init__(self, engine: Engine, limits: RequestLimits) -> None:
+    def __init__(self, engine: Engine, limits: RequestLimits, *, new_trace: NewTrace | None = None) -> None:
+        """`new_trace`: where this coordinator makes spans."""
         self._engine = engine
         self._limits = limits
+        self._new_trace = new_trace
         self.call_max_s = limits.call_max_s
 
     # --- whole transactions -----------------------------------------------
@@ -47,7 +50,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         self, request: pb.ExecuteTransactionRequest, context: Context
     ) -> pb.ExecuteTransactionResponse:
         milestone = milestone_of(request.wait_for)
-        tx = self._new_transaction(request, context.time_remaining())
+        tx = self._new_transaction(request, context.time_remaining(), context)
         return pb.ExecuteTransactionResponse(outcome=replies.outcome(await self._begun(tx, milestone)))
 
     @refusals_as_statuses
@@ -81,7 +84,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
             collected.closed = True
 
     def _new_transaction(
-        self, request: pb.ExecuteTransactionRequest, time_left_s: float | None
+        self, request: pb.ExecuteTransactionRequest, time_left_s: float | None, call: "Context | None" = None
     ) -> Transaction:
         return new_transaction(
             request,
@@ -90,7 +93,15 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
             time_left_s=time_left_s,
             limits=self._limits,
             cancel_in_stage_order=self._engine.cancel_in_stage_order,
+            trace=self._trace_of(request, call),
         )
+
+    def _trace_of(
+        self, request: pb.ExecuteTransactionRequest | pb.BeginTransactionRequest, call: "Context | None"
+    ) -> TraceContext | None:
+        if not request.traceparent and self._new_trace is None:
+            return None
+        return trace_of(request, call, self._new_trace)
 
     async def _begun(self, tx: Transaction, milestone: Milestone) -> Transaction:
         async def begin(waiter: Waiter) -> None:
@@ -102,13 +113,14 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
 
     @refusals_as_statuses
     async def BeginTransaction(
-        self, request: pb.BeginTransactionRequest, _context: Context
+        self, request: pb.BeginTransactionRequest, context: Context
     ) -> pb.BeginTransactionResponse:
         tx = new_interactive(
             request,
             gid="" if request.gid else uuid7(),
             now=self._engine.clock.now(),
             limits=self._limits,
+            trace=self._trace_of(request, context),
         )
         begun = await self._begun(tx, Milestone.ACCEPTED)
         return pb.BeginTransactionResponse(gid=begun.gid, expires_at=replies.timestamp(begun.expires_at))

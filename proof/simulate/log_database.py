@@ -134,6 +134,8 @@ class LogDatabase:
                     "expires_at": _moment(values["expires_at"][number]),
                     "decided_at": None,
                     "ended_at": None,
+                    "adopted_from": None,
+                    "trace": values["trace"][number],
                 },
             )
         count = len(self.transactions) - before
@@ -221,9 +223,9 @@ class LogDatabase:
             for gid, row in self.transactions.items()
             if row["owner"] in dead and row["due_at"] is None and row["ended_at"] is None
         ]
-        return self._take_over("transaction_adopt", left[: values["limit"]], values)
+        return self._take_over("transaction_adopt", left[: values["limit"]], values, adopts=True)
 
-    def _take_over(self, name: str, gids: list[str], values: Values) -> Outcome:
+    def _take_over(self, name: str, gids: list[str], values: Values, *, adopts: bool = False) -> Outcome:
         for gid in gids:
             row = self.transactions[gid]
             self._write(
@@ -235,6 +237,7 @@ class LogDatabase:
                     "version": row["version"] + 1,
                     "due_at": None,
                     "waiting_on": "",
+                    "adopted_from": row["owner"] if adopts else row["adopted_from"],
                 },
             )
         return self._records(gids)
@@ -303,7 +306,7 @@ _SAVE_FULL = _SAVE | {
 }  # fmt: skip
 _INSERT = {
     "owner", "gid", "interactive", "initiator", "labels", "fingerprint",
-    "branches", "payloads", "participants", "expires_at",
+    "branches", "payloads", "participants", "expires_at", "trace",
 }  # fmt: skip
 # How each is carried out, and the parameters that it has to have.
 _STATEMENTS: dict[str, tuple[Callable[[LogDatabase, Values], Outcome], set[str]]] = {

@@ -206,7 +206,7 @@ class Branch(_message.Message):
     def __init__(self, spec: _Optional[_Union[BranchSpec, _Mapping]] = ..., state: _Optional[_Union[BranchState, str]] = ..., tried_by_initiator: _Optional[bool] = ..., result: _Optional[bytes] = ..., result_content_type: _Optional[str] = ..., attempts: _Optional[int] = ..., last_error: _Optional[str] = ..., next_attempt_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., heuristic_outcome: _Optional[_Union[HeuristicOutcome, str]] = ..., heuristic_reason: _Optional[str] = ...) -> None: ...
 
 class ExecuteTransactionRequest(_message.Message):
-    __slots__ = ("gid", "branches", "expiry", "labels", "wait_for", "initiator")
+    __slots__ = ("gid", "branches", "expiry", "labels", "wait_for", "initiator", "traceparent", "tracestate")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -220,13 +220,17 @@ class ExecuteTransactionRequest(_message.Message):
     LABELS_FIELD_NUMBER: _ClassVar[int]
     WAIT_FOR_FIELD_NUMBER: _ClassVar[int]
     INITIATOR_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    TRACESTATE_FIELD_NUMBER: _ClassVar[int]
     gid: str
     branches: _containers.RepeatedCompositeFieldContainer[BranchSpec]
     expiry: _duration_pb2.Duration
     labels: _containers.ScalarMap[str, str]
     wait_for: WaitFor
     initiator: str
-    def __init__(self, gid: _Optional[str] = ..., branches: _Optional[_Iterable[_Union[BranchSpec, _Mapping]]] = ..., expiry: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., wait_for: _Optional[_Union[WaitFor, str]] = ..., initiator: _Optional[str] = ...) -> None: ...
+    traceparent: str
+    tracestate: str
+    def __init__(self, gid: _Optional[str] = ..., branches: _Optional[_Iterable[_Union[BranchSpec, _Mapping]]] = ..., expiry: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., wait_for: _Optional[_Union[WaitFor, str]] = ..., initiator: _Optional[str] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ...) -> None: ...
 
 class ExecuteTransactionResponse(_message.Message):
     __slots__ = ("outcome",)
@@ -257,7 +261,7 @@ class ExecuteTransactionsReply(_message.Message):
     def __init__(self, index: _Optional[int] = ..., outcome: _Optional[_Union[TransactionOutcome, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
 
 class BeginTransactionRequest(_message.Message):
-    __slots__ = ("gid", "expiry", "labels", "initiator")
+    __slots__ = ("gid", "expiry", "labels", "initiator", "traceparent", "tracestate")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -269,11 +273,15 @@ class BeginTransactionRequest(_message.Message):
     EXPIRY_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     INITIATOR_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    TRACESTATE_FIELD_NUMBER: _ClassVar[int]
     gid: str
     expiry: _duration_pb2.Duration
     labels: _containers.ScalarMap[str, str]
     initiator: str
-    def __init__(self, gid: _Optional[str] = ..., expiry: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., initiator: _Optional[str] = ...) -> None: ...
+    traceparent: str
+    tracestate: str
+    def __init__(self, gid: _Optional[str] = ..., expiry: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., initiator: _Optional[str] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ...) -> None: ...
 
 class BeginTransactionResponse(_message.Message):
     __slots__ = ("gid", "expires_at")

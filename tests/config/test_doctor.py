@@ -13,7 +13,7 @@ from psycopg import sql
 
 from coordinator.doctor import Finding, Verdict, _clock, _durability, diagnose
 from coordinator.log.diagnosis import LogFacts
-from coordinator.settings import MetricsSettings, Settings
+from coordinator.settings import MetricsSettings, Settings, TracingSettings
 from tests.e2e.test_startup import ended, tccd
 from tests.observability.scraping import free_port, get
 from tests.support.scripted_participant import ScriptedParticipant, serving
@@ -153,6 +153,18 @@ async def test_the_port_of_somebody_else_is_a_problem(log_url: str) -> None:
     async with serving(ScriptedParticipant()) as address:
         found = (await findings(settings(log_url, address)))["listen"]
     assert (found.verdict, "ss -ltnp" in found.remedy) == (Verdict.PROBLEM, True)
+
+
+async def test_a_collector_that_is_away_is_a_warning(log_url: str) -> None:
+    async with serving(ScriptedParticipant()) as somebody:
+        there = settings(log_url).model_copy(
+            update={"tracing": TracingSettings(endpoint=f"http://{somebody}")}
+        )
+        assert (await findings(there))["tracing.endpoint"].verdict is Verdict.OK
+    away = there.model_copy(update={"tracing": TracingSettings(endpoint="http://127.0.0.1:1")})
+    found = (await findings(away))["tracing.endpoint"]
+    assert (found.verdict, "spans are lost" in found.remedy) == (Verdict.WARNING, True)
+    assert "tracing.endpoint" not in await findings(settings(log_url))
 
 
 async def test_participants_are_asked_how_they_are(

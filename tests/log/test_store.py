@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from coordinator.core.model import Branch, CancelReason, State, TryState
+from coordinator.core.model import Branch, CancelReason, Note, Operation, State, TraceContext, TryState
 from coordinator.log.statements import ADOPT, CLAIM_DUE, PURGE, SAVE_FULL, SAVE_PLAIN, Statement
 from coordinator.log.store import PostgresLog
 from coordinator.ports import ListFilter, Log
@@ -64,6 +64,30 @@ async def test_what_is_inserted_is_read_again(ours: PostgresLog) -> None:
     assert record.owner == "ours"
     assert record.created_at > 0
     assert (record.decided_at, record.ended_at) == (None, None)
+
+
+async def test_the_trace_is_kept_and_nothing_where_there_is_none(ours: PostgresLog, log_url: str) -> None:
+    traceparent = f"00-{'a' * 32}-{'b' * 16}-01"
+    contexts = {
+        "none": None,
+        "bare": TraceContext(traceparent=traceparent),
+        "state": TraceContext(traceparent=traceparent, tracestate="shop=1, bank=2"),
+    }
+    for gid, trace in contexts.items():
+        tx = (await insert(ours, begun(gid, trace=trace)))[0]
+        await save(ours, ended(await save(ours, confirming(tx))))
+    assert {gid: (await stored(ours, gid)).trace for gid in contexts} == contexts
+    assert await sql(log_url, "SELECT gid FROM transactions WHERE trace IS NULL") == [("none",)]
+
+
+async def test_the_span_of_a_failure_is_kept_with_it(ours: PostgresLog) -> None:
+    (tx,) = await insert(ours, begun("a"))
+    waiting = parked(await save(ours, confirming(tx)))
+    failed = waiting.branches[0]
+    note = Note(at=1.0, operation=Operation.CONFIRM, words="IT_FAILED", last_at=1.0)
+    failed = replace(failed, notes=(note,), failed_span_id="b7ad6b7169203331")
+    await save(ours, replace(waiting, branches=(failed, *waiting.branches[1:])))
+    assert (await stored(ours, "a")).branches[0] == failed
 
 
 async def test_inserting_again_is_recognised_as_ours(ours: PostgresLog) -> None:
@@ -344,6 +368,14 @@ async def test_of_two_who_take_at_once_one_wins(ours: PostgresLog, theirs: Postg
             *[log.transaction_take(f"g{number}", version=1) for log in (ours, theirs)]
         )
         assert sum(record is not None for record in taken) == 1
+
+
+async def test_who_adopts_is_told_from_whom(ours: PostgresLog, theirs: PostgresLog, log_url: str) -> None:
+    await insert(theirs, begun("a"))
+    assert (await ours.transaction_get(["a"]))["a"].adopted_from == ""
+    await run_out_lease(log_url, "theirs")
+    (adopted,) = await ours.transaction_adopt(10)
+    assert (adopted.owner, adopted.adopted_from) == ("ours", "theirs")
 
 
 async def test_adopting_takes_from_the_dead_alone(

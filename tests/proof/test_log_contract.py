@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from coordinator.core.model import NEVER, Branch, State, Transaction
+from coordinator.core.model import NEVER, Branch, State, TraceContext, Transaction
 from coordinator.log import statements, store
 from coordinator.log.connections import Connections, Outcome
 from coordinator.log.statements import Statement
@@ -35,6 +35,11 @@ from tests.log.transactions import (
 OWNERS = ("one", "two", "three")
 GIDS = [f"g{number:02}" for number in range(12)]
 CALLS = 220
+_TRACEPARENT = f"00-{'a' * 32}-{'b' * 16}-01"
+TRACES = (
+    TraceContext(traceparent=_TRACEPARENT),
+    TraceContext(traceparent=_TRACEPARENT, tracestate="a=1, b=2"),
+)
 # Long ago, and long after any test.
 PAST, FUTURE = 1.0, EXPIRES_AT
 
@@ -89,7 +94,7 @@ def plain(answer: Any) -> Any:
             # What a release has parked is due by its own clock.
             if tx.parked_until > 10 and tx.parked_until < FUTURE - 10:
                 tx = replace(tx, parked_until=-1.0)
-            return (tx, answer.owner, *moments)
+            return (tx, answer.owner, answer.adopted_from, *moments)
         case dict():
             return {key: plain(value) for key, value in sorted(answer.items())}
         case tuple() if len(answer) == 2:  # a page
@@ -138,7 +143,8 @@ class Driver:
         participants = self._luck.sample(("inventory", "coupon", "order"), self._luck.randint(1, 3))
         interactive = self._luck.random() < 0.5
         fingerprint = f"{participants} {interactive}".encode()
-        return begun(gid, *participants, interactive=interactive, fingerprint=fingerprint)
+        trace = self._luck.choice((None, *TRACES))
+        return begun(gid, *participants, interactive=interactive, fingerprint=fingerprint, trace=trace)
 
     async def _save(self, owner: str) -> None:
         mine = [tx for (other, _), tx in sorted(self._known.items()) if other == owner and not tx.state.ended]
