@@ -23,7 +23,9 @@ from sqlalchemy.sql.elements import BindParameter, ColumnElement
 from coordinator.core.model import State
 from coordinator.log.schema import audit, audit_head, coordinators, participants, transactions
 from coordinator.log.statements import (
+    BRIEF_RECORD,
     CREATED_UNINDEXED,
+    GIDS,
     IS_FAR,
     NO_TEXT,
     UNSETTLED,
@@ -48,6 +50,8 @@ def _bytes(name: str) -> BindParameter[bytes]:
 
 
 # --- transactions ----------------------------------------------------------------
+
+TRANSACTION_BRIEF = compiled("transaction_brief", select(*BRIEF_RECORD).where(t.gid == GIDS))
 
 
 def _order() -> Statement:

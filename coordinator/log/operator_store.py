@@ -21,7 +21,7 @@ from coordinator.core.model import State, Transaction
 from coordinator.log import operator_statements as statements
 from coordinator.log.connections import Connections, Outcome
 from coordinator.log.rows import full_columns, record as transaction_record
-from coordinator.log.statements import GET_BRIEF, Statement
+from coordinator.log.statements import Statement
 from coordinator.ports import (
     Adoption,
     AuditFilter,
@@ -114,7 +114,7 @@ class PostgresOperatorLog:
 
     async def transaction_brief(self, gids: Sequence[str]) -> dict[str, Transaction]:
         """See `ports.OperatorLog`."""
-        found = await self._execute(GET_BRIEF, gids=list(gids))
+        found = await self._execute(statements.TRANSACTION_BRIEF, gids=list(gids))
         return {row[0]: transaction_record(row).tx for row in found.rows}
 
     async def transaction_adoption(self, gid: str) -> Adoption | None:

@@ -186,13 +186,12 @@ RECORD = {
     "trace": t.trace,
 }
 _record = tuple(RECORD.values())
-_brief_record = tuple(null() if name == "payloads" else value for name, value in RECORD.items())
+BRIEF_RECORD = tuple(null() if name == "payloads" else value for name, value in RECORD.items())
 
 _ours = and_(t.owner == text("owner"), t.due_at.is_(None), t.ended_at.is_(None))
-_gids = any_(bindparam("gids", type_=ARRAY(Text)))
+GIDS = any_(bindparam("gids", type_=ARRAY(Text)))
 
-GET = compiled("transaction_get", select(*_record).where(t.gid == _gids))
-GET_BRIEF = compiled("transaction_get_brief", select(*_brief_record).where(t.gid == _gids))
+GET = compiled("transaction_get", select(*_record).where(t.gid == GIDS))
 
 # Only what an operator holds is due that late.
 IS_FAR = t.due_at > func.now() + literal_column("INTERVAL '1000 years'", Interval)
@@ -214,7 +213,7 @@ def _list_conditions(created_at: ColumnElement[Any]) -> dict[str, ColumnElement[
         "stuck": t.stuck == bindparam("stuck", type_=Boolean),
         "held": and_(t.due_at.is_not(None), IS_FAR) == bindparam("held", type_=Boolean),
         "heuristic": t.heuristic == bindparam("heuristic", type_=Boolean),
-        "gids": t.gid == _gids,
+        "gids": t.gid == GIDS,
         "unsettled": UNSETTLED,
         "ended": t.ended_at.is_not(None),
         "created_after": created_at > bindparam("created_after", type_=moment),
@@ -232,7 +231,7 @@ def list_statement(conditions: frozenset[str]) -> Statement:
     """A page of transactions that meet these of the `LIST_CONDITIONS`, newest first."""
     created_at = CREATED_UNINDEXED if "unsettled" in conditions else t.created_at
     chosen = [value for name, value in _list_conditions(created_at).items() if name in conditions]
-    page = select(*_brief_record).where(*chosen).order_by(created_at.desc(), t.gid.desc())
+    page = select(*BRIEF_RECORD).where(*chosen).order_by(created_at.desc(), t.gid.desc())
     return compiled("transaction_list", page.limit(number("limit")))
 
 
