@@ -4,6 +4,11 @@ Page by page, so that memory is bounded whatever a participant holds. Each findi
 been looked at twice: the participant's row, then the log, then the row once more; see
 `coordinator.core.reconciliation` for why that is enough. Nothing is called while an
 operator pauses the participant, or while its breaker is open.
+
+What is left open: an initiator that begins the gid of an orphan anew, long after its
+expiry, in the very moment in which an operator cancels that. Its Try finds the old
+reservation, and its Confirm may find it cancelled: the transaction is then stuck, and
+says so.
 """
 
 from collections.abc import AsyncIterator, Sequence

@@ -5,13 +5,17 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from coordinator.core.audit import AuditEntry
+from coordinator.core.audit import AuditEntry, AuditHead, first_break
 from coordinator.core.errors import LogUnavailable
 from coordinator.log.operator_statements import COORDINATOR_DRIVING, UNSETTLED_COUNTS, UNSETTLED_OLDEST
 from coordinator.log.operator_store import PostgresOperatorLog
 from coordinator.log.statements import Statement, list_statement
+from coordinator.log.store import PostgresLog
 from coordinator.ports import ParticipantRecord
+
+from .transactions import begun, insert
 
 ENTRY = AuditEntry(operator="ann", action="participant.pause", target="participant/p", reason="r")
 
@@ -51,6 +55,26 @@ async def test_an_action_that_never_arrived_is_not_said_to_be_done(
     assert await log.audit_after(0, 10) == []
     assert await log.participant_list() == {}
     await log.participant_change(ParticipantRecord(name="p", paused=True), ENTRY)
+
+
+async def test_what_is_recorded_alone_is_a_link_of_the_chain(log: PostgresOperatorLog) -> None:
+    first = await log.audit_append(ENTRY)
+    await log.participant_change(ParticipantRecord(name="p", paused=True), ENTRY)
+    third = await log.audit_append(ENTRY)
+    records = await log.audit_after(0, 10)
+    assert (records[0], records[2]) == (first, third)
+    assert first_break(AuditHead(), records) is None
+
+
+async def test_transactions_are_read_in_brief(log: PostgresOperatorLog, log_url: str) -> None:
+    store = PostgresLog(log_url, owner="ours", name="here")
+    known, _ = await insert(store, begun("a"), begun("b"))
+    await store.close()
+    read = await log.transaction_brief(["a", "unknown"])
+    without_payloads = [replace(branch, spec=replace(branch.spec, payload=b"")) for branch in known.branches]
+    assert read.keys() == {"a"}
+    assert list(read["a"].branches) == without_payloads
+    assert await log.transaction_brief([]) == {}
 
 
 @pytest.mark.parametrize(
