@@ -22,6 +22,7 @@ class Breaker(Struct, frozen=True, kw_only=True):
     """How the way to a participant stands."""
 
     policy: BreakerPolicy = BreakerPolicy()
+    # In a row: those that opened it, and the probes since then.
     failures: int = 0
     # Closed while None.
     probe_at: float | None = None
@@ -56,10 +57,10 @@ class Breaker(Struct, frozen=True, kw_only=True):
         """After a call found nobody, or no answer in time."""
         if self.probe_at is not None and not self.probing:
             return self  # it was sent before the breaker opened, and says nothing new
-        if self.probe_at is not None:
-            open_s = min(self.open_s * 2, self.policy.open_max_s)
-            return replace(self, probe_at=now + open_s, open_s=open_s, probing=False)
-        if self.failures + 1 < self.policy.failures_to_open:
+        if self.probe_at is None and self.failures + 1 < self.policy.failures_to_open:
             return replace(self, failures=self.failures + 1)
         open_s = self.policy.open_first_s
-        return replace(self, failures=0, probe_at=now + open_s, open_s=open_s, probing=False)
+        if self.probe_at is not None:
+            open_s = min(self.open_s * 2, self.policy.open_max_s)
+        failures = self.failures + 1
+        return replace(self, failures=failures, probe_at=now + open_s, open_s=open_s, probing=False)

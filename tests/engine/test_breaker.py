@@ -87,6 +87,14 @@ def test_a_late_answer_of_an_earlier_call_closes_it() -> None:
     assert _failed(3).succeeded().closed
 
 
+def test_it_counts_on_while_it_is_open() -> None:
+    opened = _failed(3)
+    assert opened.failures == 3
+    assert _failed(100, opened).failures == 3
+    assert _probe_failed(_probe_failed(opened)).failures == 5
+    assert opened.sent().succeeded().failures == 0
+
+
 @pytest.mark.parametrize("failures", [0, 1, 2])
 def test_steps_leave_the_value_as_it_was(failures: int) -> None:
     breaker = _failed(failures)
