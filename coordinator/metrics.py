@@ -219,8 +219,7 @@ def _outcome(answer: Answer) -> str:
 class LogGauges:
     """The job that asks the log for what only it knows, and what it said last.
 
-    Counting reads an index entry for each that has not ended, so that asking pauses
-    for many times as long as it took.
+    Asking pauses for many times as long as it took.
     """
 
     name = "log gauges"
@@ -306,16 +305,21 @@ class Gauges(Collector):
         yield from (backlog, live, breaker)
 
     def _of_log(self, said: Unsettled, said_at: float) -> Iterator[Metric]:
-        states = _by("state", "tcc_unsettled_transactions", "What has not ended, in the whole log.")
+        up_to = f" (counted to {said.count_max}, those that wait for each participant apart)"
+        states = _by("state", "tcc_unsettled_transactions", f"What has not ended, in the whole log{up_to}.")
         for state in _LIVE_STATES:
             states.add_metric([state.name.lower()], said.by_state.get(state, 0))
-        waiting = _by("participant", "tcc_waiting_transactions", "Of these: parked, by whom they wait for.")
+        waiting = _by(
+            "participant", "tcc_waiting_transactions", f"Of these: parked, by whom they wait for{up_to}."
+        )
         for name, count in said.waiting_on.items():
             waiting.add_metric([name], count)
         yield from (states, waiting)
-        yield _gauge("tcc_parked_transactions", "Of these: waiting for their next attempt.", said.parked)
-        yield _gauge("tcc_stuck_transactions", "Of these: stuck.", said.stuck)
-        yield _gauge("tcc_held_transactions", "Of these: held by an operator.", said.held)
+        yield _gauge(
+            "tcc_parked_transactions", f"Of these: waiting for their next attempt{up_to}.", said.parked
+        )
+        yield _gauge("tcc_stuck_transactions", f"Of these: stuck{up_to}.", said.stuck)
+        yield _gauge("tcc_held_transactions", f"Of these: held by an operator{up_to}.", said.held)
         yield _gauge("tcc_oldest_unsettled_seconds", "Age of the oldest of these.", _oldest_age_s(said))
         age_s = self._engine.clock.monotonic() - said_at
         yield _gauge("tcc_log_gauges_age_seconds", "Since the log was asked for these.", age_s)

@@ -95,7 +95,7 @@ class Log(Protocol):
         ...
 
     async def transaction_waiting_on(self) -> list[str]:
-        """The participants that parked transactions wait for."""
+        """The participants that parked transactions wait for, by name."""
         ...
 
     async def transaction_adopt(self, limit: int) -> list[Record]:
@@ -201,9 +201,15 @@ class Adoption(Struct, frozen=True):
 
 
 class Unsettled(Struct, frozen=True, kw_only=True):
-    """What has not ended, by the log, at `at` (its clock)."""
+    """What has not ended, by the log, at `at` (its clock).
+
+    Counts of stuck and held ones, and of those that wait for each participant, go no further
+    than `count_max`. `at_least`: more is parked than is counted in `by_state` and `parked`.
+    """
 
     at: float
+    count_max: int
+    at_least: bool = False
     by_state: dict[State, int]
     parked: int
     stuck: int
@@ -271,7 +277,7 @@ class OperatorLog(Protocol):
         ...
 
     async def unsettled(self) -> Unsettled:
-        """Counts what has not ended."""
+        """Counts what has not ended, as far as that is cheap."""
         ...
 
     async def audit_append(self, entry: AuditEntry) -> AuditRecord:

@@ -119,7 +119,7 @@ class Retry:
             return 0
         if now >= self._unconfigured_at:
             waiting_on = await engine.log.transaction_waiting_on()
-            engine.unconfigured = frozenset(waiting_on) - engine.lanes.keys() - {""}
+            engine.unconfigured = frozenset(waiting_on) - engine.lanes.keys()
             self._unconfigured_at = now + self._unconfigured_every_s
         resumed, more = await _resume_in_bites(engine, self._settings, self._claim)
         self._poll_at = now if more else now + self._poll_every_s

@@ -27,6 +27,11 @@ def duration(seconds: float) -> str:
     return "".join(parts) or "0s"
 
 
+def counted(count: int, *, at_least: bool) -> str:
+    """A number, or "10000+" where counting stopped there."""
+    return f"{count}+" if at_least else str(count)
+
+
 def seconds_of(moment: Timestamp) -> float:
     """Seconds since the Unix epoch."""
     return moment.seconds + moment.nanos / 1e9

@@ -11,7 +11,7 @@ from tccctl.blocks import Cell, Column, Table, Words, cell
 from tccctl.command import Reason, Version, command
 from tccctl.exit_codes import ExitCode
 from tccctl.failures import Failure
-from tccctl.formatting import ago, due, enum_name
+from tccctl.formatting import ago, counted, due, enum_name
 from tccctl.session import Session
 
 app = typer.Typer(
@@ -92,7 +92,7 @@ def _row(
         cell(state, "" if state == "active" else "bold yellow"),
         cell(breaker, _BREAKER_STYLES.get(breaker, "")),
         cell(due(known.probe_at, now_s)),
-        cell(participant.waiting),
+        cell(_waiting(participant)),
         *map(cell, numbers),
         cell(known.coordinator_name or known.coordinator_id),
         cell(known.target),
@@ -100,6 +100,10 @@ def _row(
         cell(_changed(participant, now_s)),
         cell(known.last_error, "red"),
     ]
+
+
+def _waiting(participant: admin.ParticipantStatus) -> str:
+    return counted(participant.waiting, at_least=participant.waiting_at_least)
 
 
 def _changed(participant: admin.ParticipantStatus, now_s: float) -> str:
@@ -125,8 +129,9 @@ def _read(session: Session, name: str) -> admin.ParticipantStatus:
     for participant in known:
         if participant.name == name:
             paused = "paused" if participant.paused else "active"
+            waiting = _waiting(participant)
             session.output.note(
-                f"{name} is {paused}, version {participant.version}, {participant.waiting} transactions wait"
+                f"{name} is {paused}, version {participant.version}, {waiting} transactions wait"
             )
             return participant  # type: ignore[no-any-return]
     names = ", ".join(participant.name for participant in known) or "none"

@@ -6,7 +6,7 @@ from tcc.v1 import admin_pb2 as admin
 from tccctl.blocks import Block, Cell, Facts, Words, cell
 from tccctl.command import command
 from tccctl.coordinators import coordinator_table
-from tccctl.formatting import duration, instant, seconds_of
+from tccctl.formatting import counted, duration, instant, seconds_of
 from tccctl.participants import participant_table
 from tccctl.session import Session
 
@@ -45,17 +45,26 @@ def _facts(reply: admin.GetStatsResponse) -> list[tuple[str, Cell]]:
     )
     return [
         ("at", cell(instant(reply.at))),
+        ("live", cell(_live(reply))),
         (
-            "live",
-            cell(f"{reply.trying} TRYING, {reply.confirming} CONFIRMING, {reply.cancelling} CANCELLING"),
+            "waiting for a retry",
+            cell(counted(reply.parked, at_least=reply.at_least), "yellow" if reply.parked else ""),
         ),
-        ("waiting for a retry", cell(reply.parked, "yellow" if reply.parked else "")),
-        ("stuck", cell(reply.stuck, "bold red" if reply.stuck else "")),
-        ("held", cell(reply.held, "yellow" if reply.held else "")),
+        ("stuck", cell(_marked(reply, reply.stuck), "bold red" if reply.stuck else "")),
+        ("held", cell(_marked(reply, reply.held), "yellow" if reply.held else "")),
         ("oldest unsettled", cell(oldest)),
         ("per second", cell(rates)),
         ("calls per second", cell(_calls(reply), "red" if reply.failed_calls_per_s else "")),
     ]
+
+
+def _live(reply: admin.GetStatsResponse) -> str:
+    states = {"TRYING": reply.trying, "CONFIRMING": reply.confirming, "CANCELLING": reply.cancelling}
+    return ", ".join(f"{counted(count, at_least=reply.at_least)} {state}" for state, count in states.items())
+
+
+def _marked(reply: admin.GetStatsResponse, count: int) -> str:
+    return counted(count, at_least=0 < reply.count_max <= count)
 
 
 def _calls(reply: admin.GetStatsResponse) -> str:

@@ -10,26 +10,32 @@ from sqlalchemy import (
     Double,
     LargeBinary,
     SmallInteger,
+    Text,
+    and_,
     bindparam,
     case,
+    cast,
     func,
     literal_column,
+    null,
     select,
+    true,
+    union_all,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.elements import BindParameter, ColumnElement
 
 from coordinator.core.model import State
-from coordinator.log.schema import audit, audit_head, coordinators, participants, transactions
+from coordinator.log.schema import IS_PARKED, audit, audit_head, coordinators, participants, transactions
 from coordinator.log.statements import (
     BRIEF_RECORD,
     CREATED_UNINDEXED,
     GIDS,
     IS_FAR,
     NO_TEXT,
-    UNSETTLED,
     Statement,
+    batch,
     compiled,
     constant,
     is_lawful,
@@ -93,21 +99,55 @@ TRANSACTION_ADOPTION = compiled(
     "transaction_adoption",
     select(seconds(t.adopted_at), t.adopted_from).where(t.gid == text("gid"), t.adopted_at.is_not(None)),
 )
-_parked = t.due_at.is_not(None)
-UNSETTLED_COUNTS = compiled(
-    "transaction_count_unsettled",
-    select(t.state, _parked, t.stuck, t.due_at.is_not(None) & IS_FAR, t.waiting_on, func.count())
-    .where(UNSETTLED)
-    .group_by(literal_column("1, 2, 3, 4, 5")),
-)
-UNSETTLED_OLDEST = compiled(
-    "transaction_oldest_unsettled",
-    select(t.gid, seconds(t.created_at))
-    .where(UNSETTLED)
-    .order_by(CREATED_UNINDEXED, t.gid)
-    .limit(constant(1)),
-)
-LOG_TIME = compiled("log_time", select(seconds(func.clock_timestamp())))
+_driven = and_(t.due_at.is_(None), t.ended_at.is_(None))
+
+
+def _unsettled_marked() -> Statement:
+    """What time it is, and how many are stuck and held, each at most `most`."""
+
+    def count(order: ColumnElement[Any], *conditions: ColumnElement[bool]) -> ColumnElement[Any]:
+        # In the order of an index, or the index would be read to its end first.
+        found = select(constant(1)).where(*conditions).order_by(order).limit(number("most")).subquery()
+        return select(func.count()).select_from(found).scalar_subquery()
+
+    stuck = count(t.created_at, t.stuck, t.ended_at.is_(None))
+    # They wait for nobody, which is where the index has them.
+    held = count(t.due_at, t.waiting_on == NO_TEXT, t.due_at.is_not(None), IS_FAR)
+    return compiled("transaction_count_marked", select(seconds(func.clock_timestamp()), stuck, held))
+
+
+def _unsettled_counts() -> Statement:
+    """By whom they wait for (NULL: somebody drives them) and state; of those that wait at most `most` each.
+
+    In one statement, since they move: each is in one place at a time.
+    """
+    driven = select(cast(null(), Text), t.state, func.count()).where(_driven).group_by(t.state)
+    share = batch("share", waiting_on=Text())
+    parked = (
+        select(t.state)
+        .where(t.due_at.is_not(None), t.waiting_on == share.c.waiting_on)
+        .order_by(t.due_at)
+        .limit(number("most"))
+        .correlate(share)
+        .lateral("parked")
+    )
+    waiting = select(share.c.waiting_on, parked.c.state, func.count()).select_from(share.join(parked, true()))
+    return compiled(
+        "transaction_count_unsettled", union_all(driven, waiting.group_by(literal_column("1, 2")))
+    )
+
+
+def _unsettled_oldest() -> Statement:
+    """The oldest that somebody drives, and the oldest that waits."""
+    found = select(t.gid, seconds(t.created_at)).limit(constant(1))
+    driven = found.where(_driven).order_by(CREATED_UNINDEXED, t.gid).subquery()
+    parked = found.where(IS_PARKED).order_by(t.created_at).subquery()
+    return compiled("transaction_oldest_unsettled", union_all(select(driven), select(parked)))
+
+
+UNSETTLED_MARKED = _unsettled_marked()
+UNSETTLED_COUNTS = _unsettled_counts()
+UNSETTLED_OLDEST = _unsettled_oldest()
 
 
 # --- participants ----------------------------------------------------------------

@@ -13,15 +13,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from msgspec.structs import replace
 
 from coordinator.core.audit import AuditEntry, AuditHead, AuditRecord, chained
 from coordinator.core.errors import LogUnavailable, Overloaded, VersionChanged
-from coordinator.core.model import State, Transaction
+from coordinator.core.model import Transaction
 from coordinator.log import operator_statements as statements
 from coordinator.log.connections import Connections, Outcome
 from coordinator.log.rows import full_columns, record as transaction_record
 from coordinator.log.statements import Statement
+from coordinator.log.unsettled import COUNT_MAX, unsettled
 from coordinator.ports import (
     Adoption,
     AuditFilter,
@@ -53,8 +53,11 @@ _decode_report = msgspec.json.Decoder(CoordinatorReport).decode
 class PostgresOperatorLog:
     """The log for operators, by connections of its own; `owner` is the coordinator that reports here."""
 
-    def __init__(self, url: str, *, owner: str, statement_timeout_s: float = 10.0) -> None:
+    def __init__(
+        self, url: str, *, owner: str, statement_timeout_s: float = 10.0, count_max: int = COUNT_MAX
+    ) -> None:
         self._owner = owner
+        self._count_max = count_max
         self._connections = Connections(url, most=2, statement_timeout_s=statement_timeout_s)
 
     async def close(self) -> None:
@@ -147,23 +150,7 @@ class PostgresOperatorLog:
 
     async def unsettled(self) -> Unsettled:
         """See `ports.OperatorLog`."""
-        ((now,),) = (await self._execute(statements.LOG_TIME)).rows
-        counts = Unsettled(at=now, by_state={}, parked=0, stuck=0, held=0, waiting_on={})
-        for state, parked, stuck, held, waiting_on, count in (
-            await self._execute(statements.UNSETTLED_COUNTS)
-        ).rows:
-            counts.by_state[State(state)] = counts.by_state.get(State(state), 0) + count
-            if parked and waiting_on:
-                counts.waiting_on[waiting_on] = counts.waiting_on.get(waiting_on, 0) + count
-            counts = replace(
-                counts,
-                parked=counts.parked + count * parked,
-                stuck=counts.stuck + count * stuck,
-                held=counts.held + count * held,
-            )
-        for gid, created_at in (await self._execute(statements.UNSETTLED_OLDEST)).rows:
-            counts = replace(counts, oldest_gid=gid, oldest_created_at=created_at)
-        return counts
+        return await unsettled(self._execute, self._count_max)
 
     # --- the audit chain ---------------------------------------------------------------
 

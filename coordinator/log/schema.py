@@ -9,7 +9,10 @@ its keep is decided by what the happy path (insert, decision, completion) pays:
 - `transactions_created`: pages, newest first, and the purge, oldest first. A
   batch has one creation time, so without the gid in it the index stays tiny;
 - `transactions_parked`: what waits for its next attempt. Free on the happy path,
-  which never parks.
+  which never parks;
+- `transactions_parked_created`: the oldest of these. Its condition is spelled as
+  nothing else is, so that it is no way to find anything else;
+- `transactions_stuck`: the few that are. Free while nothing is.
 
 The decision changes no indexed column, so it is a heap-only update as long as
 the page has room: hence the fill factor. At 50, nine of ten decisions find room
@@ -28,6 +31,7 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    false,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
@@ -92,6 +96,13 @@ Index(
     postgresql_where=_columns.due_at.is_not(None),
 )
 Index("transactions_created", _columns.created_at)
+IS_PARKED = _columns.due_at.is_(None).is_(false())
+Index("transactions_parked_created", _columns.created_at, postgresql_where=IS_PARKED)
+Index(
+    "transactions_stuck",
+    _columns.created_at,
+    postgresql_where=_columns.stuck & _columns.ended_at.is_(None),
+)
 
 coordinators = Table(
     "coordinators",

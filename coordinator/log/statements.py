@@ -81,7 +81,7 @@ def compiled(name: str, statement: Executable) -> Statement:
     )
 
 
-def _batch(name: str, **columns: TypeEngine[Any]) -> TableValuedAlias:
+def batch(name: str, **columns: TypeEngine[Any]) -> TableValuedAlias:
     """A table made of one array parameter a column."""
     arrays = [bindparam(key, type_=ARRAY(kind)) for key, kind in columns.items()]
     names = [column(key, kind) for key, kind in columns.items()]
@@ -239,7 +239,7 @@ def list_statement(conditions: frozenset[str]) -> Statement:
 
 
 def _insert() -> Statement:
-    new = _batch(
+    new = batch(
         "new",
         gid=Text(),
         interactive=Boolean(),
@@ -317,13 +317,13 @@ def _save(name: str, new: TableValuedAlias, changes: Mapping[str, ColumnElement[
 
 def _save_plain() -> Statement:
     """For rows whose state says it all: three columns instead of twelve."""
-    new = _batch("new", gid=Text(), version=BigInteger(), state=SmallInteger())
+    new = batch("new", gid=Text(), version=BigInteger(), state=SmallInteger())
     changes: dict[str, ColumnElement[Any]] = {"progress": null(), "stuck": false(), "waiting_on": NO_TEXT}
     return _save("transaction_save_plain", new, changes)
 
 
 def _save_full() -> Statement:
-    new = _batch(
+    new = batch(
         "new",
         gid=Text(),
         version=BigInteger(),
@@ -387,7 +387,7 @@ def _take() -> Statement:
 
 def _claim_due() -> Statement:
     """The due ones of every participant at once, each at most as many as its limit."""
-    share = _batch("share", waiting_on=Text(), most=BigInteger())
+    share = batch("share", waiting_on=Text(), most=BigInteger())
     due = (
         select(t.gid)
         .where(t.due_at <= func.now(), t.waiting_on == share.c.waiting_on)
@@ -429,8 +429,14 @@ def _find_claimed() -> Statement:
     return compiled("transaction_find_claimed", select(*_record).where(_ours, t.claim == claims))
 
 
-# Read from the index alone; the waiting rows themselves are not looked at.
-WAITING_ON = compiled("transaction_waiting_on", select(t.waiting_on).distinct().where(t.due_at.is_not(None)))
+# The next by name, so that the many that wait for one participant are passed over.
+NEXT_WAITED_FOR = compiled(
+    "transaction_next_waited_for",
+    select(t.waiting_on)
+    .where(t.due_at.is_not(None), t.waiting_on > text("after"))
+    .order_by(t.waiting_on)
+    .limit(constant(1)),
+)
 TAKE = _take()
 CLAIM_DUE = _claim_due()
 ADOPT = _adopt()

@@ -41,6 +41,7 @@ from coordinator.log.rows import (
     record,
 )
 from coordinator.log.statements import Statement
+from coordinator.log.unsettled import participants_waited_for
 from coordinator.ports import ListFilter, ListPosition, Record
 from tcc.failpoint import failpoint
 
@@ -173,7 +174,7 @@ class PostgresLog:
 
     async def transaction_waiting_on(self) -> list[str]:
         """See `ports.Log`."""
-        return [name for (name,) in (await self._execute(statements.WAITING_ON)).rows]
+        return await participants_waited_for(self._execute)
 
     async def transaction_adopt(self, limit: int) -> list[Record]:
         """See `ports.Log`. What earlier calls took whose answers were lost comes first, alone."""

@@ -14,6 +14,7 @@ from coordinator.ports import (
     ParticipantRecord,
     ParticipantReport,
     Record,
+    Unsettled,
 )
 from coordinator.rpc.replies import timestamp
 from tcc.v1 import admin_pb2 as pb
@@ -153,20 +154,21 @@ def coordinator(record: CoordinatorRecord, driving: Mapping[str, int]) -> pb.Coo
 def participants(
     acted_on: Mapping[str, ParticipantRecord],
     coordinators: Sequence[CoordinatorRecord],
-    waiting_on: Mapping[str, int],
+    unsettled: Unsettled,
 ) -> list[pb.ParticipantStatus]:
     """Every participant that a living coordinator knows, that waits, or that was acted on, by name."""
     known = {name for one in coordinators if one.alive for name in one.report.participants}
     return [
-        participant(acted_on.get(name, ParticipantRecord(name=name)), coordinators, waiting_on.get(name, 0))
-        for name in sorted(known | acted_on.keys() | waiting_on.keys())
+        participant(acted_on.get(name, ParticipantRecord(name=name)), coordinators, unsettled)
+        for name in sorted(known | acted_on.keys() | unsettled.waiting_on.keys())
     ]
 
 
 def participant(
-    record: ParticipantRecord, coordinators: Sequence[CoordinatorRecord], waiting: int
+    record: ParticipantRecord, coordinators: Sequence[CoordinatorRecord], unsettled: Unsettled
 ) -> pb.ParticipantStatus:
     """One participant, as all coordinators that live see it."""
+    waiting = unsettled.waiting_on.get(record.name, 0)
     return pb.ParticipantStatus(
         name=record.name,
         paused=record.paused,
@@ -175,6 +177,7 @@ def participant(
         reason=record.reason,
         changed_at=timestamp(record.changed_at),
         waiting=waiting,
+        waiting_at_least=waiting >= unsettled.count_max,
         reports=reports(record.name, coordinators),
     )
 

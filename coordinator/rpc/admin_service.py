@@ -170,7 +170,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     ) -> pb.ListParticipantsResponse:
         unsettled = await self._log.unsettled()
         participants = admin_replies.participants(
-            await self._log.participant_list(), await self._log.coordinator_list(), unsettled.waiting_on
+            await self._log.participant_list(), await self._log.coordinator_list(), unsettled
         )
         return pb.ListParticipantsResponse(participants=participants)
 
@@ -224,7 +224,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             raise _participant_changed(await self._participant(name, coordinators)) from None
         changed = (await self._log.participant_list())[name]
         return (
-            admin_replies.participant(changed, coordinators, waiting=0),
+            admin_replies.participant(changed, coordinators, await self._log.unsettled()),
             admin_replies.audit_record(audited),
         )
 
@@ -350,10 +350,12 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             held=unsettled.held,
             oldest_unsettled_gid=unsettled.oldest_gid,
             participants=admin_replies.participants(
-                await self._log.participant_list(), coordinators, unsettled.waiting_on
+                await self._log.participant_list(), coordinators, unsettled
             ),
             coordinators=[admin_replies.coordinator(one, driving) for one in coordinators],
             answering_id=self._owner,
+            count_max=unsettled.count_max,
+            at_least=unsettled.at_least,
         )
         for name, rate in _rates(coordinators).items():
             setattr(reply, name, rate)

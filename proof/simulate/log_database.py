@@ -75,9 +75,10 @@ class LogDatabase:
     def _get(self, values: Values) -> Outcome:
         return self._records([gid for gid in dict.fromkeys(values["gids"]) if gid in self.transactions])
 
-    def _waiting_on(self, _values: Values) -> Outcome:
-        names = {row["waiting_on"]: None for row in self.transactions.values() if row["due_at"] is not None}
-        return Outcome([(name,) for name in names], len(names))
+    def _next_waited_for(self, values: Values) -> Outcome:
+        parked = [row["waiting_on"] for row in self.transactions.values() if row["due_at"] is not None]
+        name = min((name for name in parked if name > values["after"]), default=None)
+        return Outcome([], 0) if name is None else Outcome([(name,)], 1)
 
     def _find_claimed(self, values: Values) -> Outcome:
         claims = values["claims"]
@@ -318,7 +319,7 @@ _STATEMENTS: dict[str, tuple[Callable[[LogDatabase, Values], Outcome], set[str]]
     "transaction_claim_due": (_D._claim_due, {"owner", "claim", "waiting_on", "most"}),  # noqa: SLF001 - the same file
     "transaction_adopt": (_D._adopt, {"owner", "claim", "limit"}),  # noqa: SLF001 - the same file
     "transaction_find_claimed": (_D._find_claimed, {"owner", "claims"}),  # noqa: SLF001 - the same file
-    "transaction_waiting_on": (_D._waiting_on, set()),  # noqa: SLF001 - the same file
+    "transaction_next_waited_for": (_D._next_waited_for, {"after"}),  # noqa: SLF001 - the same file
     "transaction_release": (_D._release, {"owner"}),  # noqa: SLF001 - the same file
     "transaction_purge": (_D._purge, {"ended_before_s", "limit"}),  # noqa: SLF001 - the same file
     "coordinator_forget": (_D._forget, {"gone_for_s"}),  # noqa: SLF001 - the same file

@@ -367,7 +367,7 @@ class ParticipantReport(_message.Message):
     def __init__(self, coordinator_id: _Optional[str] = ..., coordinator_name: _Optional[str] = ..., reported_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., breaker: _Optional[_Union[BreakerState, str]] = ..., probe_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., failures_in_a_row: _Optional[int] = ..., backlog: _Optional[int] = ..., under_way: _Optional[int] = ..., live_branches: _Optional[int] = ..., calls_answered: _Optional[int] = ..., calls_failed: _Optional[int] = ..., last_error: _Optional[str] = ..., last_error_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., target: _Optional[str] = ..., paused: _Optional[bool] = ...) -> None: ...
 
 class ParticipantStatus(_message.Message):
-    __slots__ = ("name", "paused", "version", "operator", "reason", "changed_at", "waiting", "reports")
+    __slots__ = ("name", "paused", "version", "operator", "reason", "changed_at", "waiting", "reports", "waiting_at_least")
     NAME_FIELD_NUMBER: _ClassVar[int]
     PAUSED_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -376,6 +376,7 @@ class ParticipantStatus(_message.Message):
     CHANGED_AT_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
     REPORTS_FIELD_NUMBER: _ClassVar[int]
+    WAITING_AT_LEAST_FIELD_NUMBER: _ClassVar[int]
     name: str
     paused: bool
     version: int
@@ -384,7 +385,8 @@ class ParticipantStatus(_message.Message):
     changed_at: _timestamp_pb2.Timestamp
     waiting: int
     reports: _containers.RepeatedCompositeFieldContainer[ParticipantReport]
-    def __init__(self, name: _Optional[str] = ..., paused: _Optional[bool] = ..., version: _Optional[int] = ..., operator: _Optional[str] = ..., reason: _Optional[str] = ..., changed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., waiting: _Optional[int] = ..., reports: _Optional[_Iterable[_Union[ParticipantReport, _Mapping]]] = ...) -> None: ...
+    waiting_at_least: bool
+    def __init__(self, name: _Optional[str] = ..., paused: _Optional[bool] = ..., version: _Optional[int] = ..., operator: _Optional[str] = ..., reason: _Optional[str] = ..., changed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., waiting: _Optional[int] = ..., reports: _Optional[_Iterable[_Union[ParticipantReport, _Mapping]]] = ..., waiting_at_least: _Optional[bool] = ...) -> None: ...
 
 class ListParticipantsRequest(_message.Message):
     __slots__ = ()
@@ -651,7 +653,7 @@ class GetStatsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatsResponse(_message.Message):
-    __slots__ = ("at", "trying", "confirming", "cancelling", "parked", "stuck", "held", "oldest_unsettled_gid", "oldest_unsettled_age", "begun_per_s", "confirmed_per_s", "cancelled_per_s", "calls_per_s", "failed_calls_per_s", "participants", "coordinators", "answering_id")
+    __slots__ = ("at", "trying", "confirming", "cancelling", "parked", "stuck", "held", "oldest_unsettled_gid", "oldest_unsettled_age", "begun_per_s", "confirmed_per_s", "cancelled_per_s", "calls_per_s", "failed_calls_per_s", "participants", "coordinators", "answering_id", "count_max", "at_least")
     AT_FIELD_NUMBER: _ClassVar[int]
     TRYING_FIELD_NUMBER: _ClassVar[int]
     CONFIRMING_FIELD_NUMBER: _ClassVar[int]
@@ -669,6 +671,8 @@ class GetStatsResponse(_message.Message):
     PARTICIPANTS_FIELD_NUMBER: _ClassVar[int]
     COORDINATORS_FIELD_NUMBER: _ClassVar[int]
     ANSWERING_ID_FIELD_NUMBER: _ClassVar[int]
+    COUNT_MAX_FIELD_NUMBER: _ClassVar[int]
+    AT_LEAST_FIELD_NUMBER: _ClassVar[int]
     at: _timestamp_pb2.Timestamp
     trying: int
     confirming: int
@@ -686,4 +690,6 @@ class GetStatsResponse(_message.Message):
     participants: _containers.RepeatedCompositeFieldContainer[ParticipantStatus]
     coordinators: _containers.RepeatedCompositeFieldContainer[Coordinator]
     answering_id: str
-    def __init__(self, at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trying: _Optional[int] = ..., confirming: _Optional[int] = ..., cancelling: _Optional[int] = ..., parked: _Optional[int] = ..., stuck: _Optional[int] = ..., held: _Optional[int] = ..., oldest_unsettled_gid: _Optional[str] = ..., oldest_unsettled_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., begun_per_s: _Optional[float] = ..., confirmed_per_s: _Optional[float] = ..., cancelled_per_s: _Optional[float] = ..., calls_per_s: _Optional[float] = ..., failed_calls_per_s: _Optional[float] = ..., participants: _Optional[_Iterable[_Union[ParticipantStatus, _Mapping]]] = ..., coordinators: _Optional[_Iterable[_Union[Coordinator, _Mapping]]] = ..., answering_id: _Optional[str] = ...) -> None: ...
+    count_max: int
+    at_least: bool
+    def __init__(self, at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trying: _Optional[int] = ..., confirming: _Optional[int] = ..., cancelling: _Optional[int] = ..., parked: _Optional[int] = ..., stuck: _Optional[int] = ..., held: _Optional[int] = ..., oldest_unsettled_gid: _Optional[str] = ..., oldest_unsettled_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., begun_per_s: _Optional[float] = ..., confirmed_per_s: _Optional[float] = ..., cancelled_per_s: _Optional[float] = ..., calls_per_s: _Optional[float] = ..., failed_calls_per_s: _Optional[float] = ..., participants: _Optional[_Iterable[_Union[ParticipantStatus, _Mapping]]] = ..., coordinators: _Optional[_Iterable[_Union[Coordinator, _Mapping]]] = ..., answering_id: _Optional[str] = ..., count_max: _Optional[int] = ..., at_least: _Optional[bool] = ...) -> None: ...

@@ -227,6 +227,20 @@ def test_stats_counts_what_is_going_on() -> None:
     assert any(columns(line)[:2] == ["host-2:42", "dead"] for line in lines)
 
 
+def test_where_counting_stopped_there_is_a_plus() -> None:
+    many = admin.GetStatsResponse(
+        at=NOW, confirming=12, parked=10, stuck=10, held=9, count_max=10, at_least=True
+    )
+    many.participants.add(name="inventory", waiting=10, waiting_at_least=True).reports.add()
+    with scripted(GetStats=many) as service:
+        lines = service.tccctl("stats").stdout.splitlines()
+    assert "live                 0+ TRYING, 12+ CONFIRMING, 0+ CANCELLING" in lines
+    assert "waiting for a retry  10+" in lines
+    assert "stuck                10+" in lines
+    assert "held                 9" in lines
+    assert any(columns(line)[:1] == ["inventory"] and "10+" in columns(line) for line in lines)
+
+
 def test_stats_for_programs_are_numbers() -> None:
     with scripted(GetStats=STATS) as service:
         stats = json.loads(service.tccctl("stats", "-o", "json").stdout)

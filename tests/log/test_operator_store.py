@@ -1,17 +1,25 @@
 """The operators' side of the log: answers that are lost, and plans that never read what has ended."""
 
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
+import psycopg
 import pytest
 from msgspec.structs import replace
+from psycopg import sql
 
 from coordinator.core.audit import AuditEntry, AuditHead, first_break
 from coordinator.core.errors import LogUnavailable
-from coordinator.log.operator_statements import COORDINATOR_DRIVING, UNSETTLED_COUNTS, UNSETTLED_OLDEST
+from coordinator.core.model import State
+from coordinator.log.operator_statements import (
+    COORDINATOR_DRIVING,
+    UNSETTLED_COUNTS,
+    UNSETTLED_MARKED,
+    UNSETTLED_OLDEST,
+)
 from coordinator.log.operator_store import PostgresOperatorLog
-from coordinator.log.statements import Statement, list_statement
+from coordinator.log.statements import NEXT_WAITED_FOR, Statement, list_statement
 from coordinator.log.store import PostgresLog
 from coordinator.ports import ParticipantRecord
 
@@ -80,7 +88,9 @@ async def test_transactions_are_read_in_brief(log: PostgresOperatorLog, log_url:
 @pytest.mark.parametrize(
     "statement",
     [
+        NEXT_WAITED_FOR,
         UNSETTLED_COUNTS,
+        UNSETTLED_MARKED,
         UNSETTLED_OLDEST,
         COORDINATOR_DRIVING,
         list_statement(frozenset({"unsettled", "stuck"})),
@@ -99,4 +109,78 @@ async def test_what_has_ended_is_not_read_to_find_what_has_not(
     plan = "\n".join(line for (line,) in await cursor.fetchall())
     assert "Seq Scan on transactions" not in plan, plan
     scans = set(re.findall(r"Index.*Scan.* (?:on|using) (transactions_\w+)", plan))
-    assert scans <= {"transactions_owned", "transactions_parked"}, plan
+    assert scans <= {
+        *("transactions_owned", "transactions_parked", "transactions_parked_created", "transactions_stuck"),
+    }, plan
+
+
+# Parked ones, of two participants and of nobody, some of them stuck; and held ones.
+MANY = """
+    INSERT INTO transactions (
+        gid, version, state, owner, interactive, initiator, labels, fingerprint, branches, payloads,
+        participants, stuck, waiting_on, due_at, created_at, expires_at, decided_at
+    )
+    SELECT 'order-' || n, 3, 1 + n % 2, '', false, 'shop', '{}', '', '', '', ARRAY['stock'], n % 4 = 0,
+        (ARRAY['', 'coupon', 'inventory', 'inventory'])[1 + n % 4],
+        CASE WHEN n % 8 = 4 THEN TIMESTAMPTZ '9999-12-31' ELSE now() + n * INTERVAL '1 second' END,
+        now() - n * INTERVAL '1 second', now(), now()
+    FROM generate_series(1, 4000) AS n
+"""
+BOUND = 100
+FIGURES = [NEXT_WAITED_FOR, UNSETTLED_COUNTS, UNSETTLED_MARKED, UNSETTLED_OLDEST]
+
+
+@pytest.fixture
+async def many(log_url: str) -> AsyncIterator[PostgresOperatorLog]:
+    """A log in which thousands wait, and whose figures stop at a hundred."""
+    with psycopg.connect(log_url, autocommit=True) as connection:
+        connection.execute(MANY)
+    log = PostgresOperatorLog(log_url, owner="ours", count_max=BOUND)
+    yield log
+    await log.close()
+
+
+async def test_figures_stop_at_their_bound(many: PostgresOperatorLog) -> None:
+    figures = await many.unsettled()
+    assert figures.waiting_on == {"coupon": BOUND, "inventory": BOUND}
+    assert (figures.parked, figures.stuck, figures.held) == (3 * BOUND, BOUND, BOUND)
+    assert sum(figures.by_state.values()) == 3 * BOUND
+    assert (figures.at_least, figures.count_max) == (True, BOUND)
+    assert figures.oldest_gid == "order-4000"
+
+
+async def test_figures_below_their_bound_are_exact(log_url: str, many: PostgresOperatorLog) -> None:
+    exact = PostgresOperatorLog(log_url, owner="ours", count_max=2_001)
+    figures = await exact.unsettled()
+    await exact.close()
+    assert figures.waiting_on == {"coupon": 1_000, "inventory": 2_000}
+    assert (figures.parked, figures.stuck, figures.held) == (4_000, 1_000, 500)
+    assert figures.by_state == {State(1): 2_000, State(2): 2_000}
+    assert not figures.at_least
+
+
+@pytest.mark.parametrize("statement", FIGURES, ids=lambda statement: statement.name)
+async def test_figures_read_no_more_than_they_count(many: PostgresOperatorLog, statement: Statement) -> None:
+    await many.audit_head()
+    (connection,) = many._connections._idle
+    numbers = iter(range(1, 100))
+    numbered = re.sub("%b", lambda _: f"${next(numbers)}", statement.sql)
+    values = {"most": BOUND, "after": "coupon", "waiting_on": ["", "coupon", "inventory"]}
+    given = sql.SQL(", ").join(map(sql.Literal, statement.bind(values)))
+    # Planned without knowing its parameters, as all statements of the log are.
+    await connection.execute(f"PREPARE figures AS {numbered}", prepare=False)
+    execute = sql.SQL("EXECUTE figures ({})" if statement.parameters else "EXECUTE figures").format(given)
+    cursor = await connection.execute(
+        sql.SQL("EXPLAIN (ANALYZE, FORMAT JSON) {}").format(execute), prepare=False
+    )
+    ((found,),) = await cursor.fetchall()
+    assert sum(_rows_read(found[0]["Plan"])) <= 3 * BOUND, found
+
+
+def _rows_read(plan: Mapping[str, Any]) -> Iterator[int]:
+    """What each scan of the table has looked at."""
+    if plan.get("Relation Name") == "transactions":
+        removed = plan.get("Rows Removed by Filter", 0) + plan.get("Rows Removed by Index Recheck", 0)
+        yield round((plan["Actual Rows"] + removed) * plan["Actual Loops"])
+    for part in plan.get("Plans", ()):
+        yield from _rows_read(part)

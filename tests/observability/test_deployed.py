@@ -34,6 +34,7 @@ async def known_metrics() -> dict[str, set[str]]:
             stuck=1,
             held=1,
             at=2.0,
+            count_max=10,
             oldest_created_at=1.0,
             waiting_on={"stock": 1},
         )

@@ -1,0 +1,62 @@
+"""What has not ended, counted as far as that is cheap.
+
+While a participant is down millions of transactions may wait for it, and every
+coordinator asks for these figures every few seconds. So what waits is counted to a
+bound, for each participant apart, that none hides another; the oldest, the stuck and
+the held ones are found by an index each. What coordinators drive is counted to the
+last: it is in their memory, which has a bound of its own (`limits.live_max`).
+"""
+
+from typing import Any, Protocol
+
+from coordinator.core.model import State
+from coordinator.log import operator_statements as statements
+from coordinator.log.connections import Outcome
+from coordinator.log.statements import NEXT_WAITED_FOR, Statement
+from coordinator.ports import Unsettled
+
+# How far each count goes. Each row is looked up: 5 us, where it is in the database's memory.
+COUNT_MAX = 5_000
+
+
+class Ask(Protocol):
+    """Executes a statement."""
+
+    async def __call__(self, statement: Statement, **values: Any) -> Outcome: ...
+
+
+async def unsettled(ask: Ask, count_max: int) -> Unsettled:
+    """The figures. No count of what is parked goes further than `count_max`. Raises LogUnavailable."""
+    ((at, stuck, held),) = (await ask(statements.UNSETTLED_MARKED, most=count_max)).rows
+    # Those that were released, adopted or held wait for nobody.
+    names = ["", *await participants_waited_for(ask)]
+    by_state: dict[State, int] = {}
+    waiting_on: dict[str, int] = {}
+    for name, state, count in (await ask(statements.UNSETTLED_COUNTS, waiting_on=names, most=count_max)).rows:
+        by_state[State(state)] = by_state.get(State(state), 0) + count
+        if name is not None:
+            waiting_on[name] = waiting_on.get(name, 0) + count
+    oldest = [(created_at, gid) for gid, created_at in (await ask(statements.UNSETTLED_OLDEST)).rows]
+    created_at, gid = min(oldest, default=(None, ""))
+    return Unsettled(
+        at=at,
+        by_state=by_state,
+        parked=sum(waiting_on.values()),
+        stuck=stuck,
+        held=held,
+        oldest_gid=gid,
+        oldest_created_at=created_at,
+        waiting_on={name: count for name, count in waiting_on.items() if name},
+        count_max=count_max,
+        at_least=any(count >= count_max for count in waiting_on.values()),
+    )
+
+
+async def participants_waited_for(ask: Ask) -> list[str]:
+    """The participants that parked transactions wait for: one look into the index for each."""
+    names: list[str] = []
+    after = ""
+    while found := (await ask(NEXT_WAITED_FOR, after=after)).rows:
+        ((after,),) = found
+        names.append(after)
+    return names
