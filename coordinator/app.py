@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger(__name__)
 
+# By which a supervisor tells one of its workers that it has refused a changed configuration.
+RELOAD_REFUSED = signal.SIGUSR1
+
 _POLL_S = 0.02
 # How long a coordinator that starts waits between looks for its log.
 _LOG_POLL_S = 0.2
@@ -291,13 +294,18 @@ async def run_worker(
     slot: int = 0,
     on_ready: Callable[[int, str], None],
 ) -> None:
-    """One worker until SIGTERM or SIGINT. SIGHUP makes it read `source` again."""
+    """One worker until SIGTERM or SIGINT.
+
+    SIGHUP makes it read `source` again; RELOAD_REFUSED has it count, and alert of, what its
+    supervisor has refused.
+    """
     worker = Worker(settings, url, share_port=share_port, slot=slot)
     relax_garbage_collection()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stop)
     loop.add_signal_handler(signal.SIGHUP, _reload, worker, source)
+    loop.add_signal_handler(RELOAD_REFUSED, worker.engine.observer.anomaly, Anomaly.RELOAD_REFUSED)
     await worker.run(on_ready)
 
 

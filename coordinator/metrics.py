@@ -138,6 +138,13 @@ class Metrics(Observer):
             ["outcome"],
             registry=registry,
         )
+        # From nought on: what appears as one has not increased, to Prometheus.
+        for how in ("retried", "adopted"):
+            self._resumed.labels(how)
+        for kind in Anomaly:
+            self._anomalies.labels(kind.name)
+        for outcome in ("delivered", "failed", "dropped"):
+            self._alerts.labels(outcome)
 
     def text(self) -> bytes:
         """Everything in Prometheus' text format."""

@@ -17,7 +17,7 @@ from pathlib import Path
 import structlog
 import uvloop
 
-from coordinator.app import end_lease, reloaded, run_worker
+from coordinator.app import RELOAD_REFUSED, end_lease, reloaded, run_worker
 from coordinator.configuration import Source
 from coordinator.core.errors import LogUnavailable
 from coordinator.log.embedded import EmbeddedPostgres, EmbeddedPostgresError
@@ -196,6 +196,8 @@ class _Workers:
         self._context = multiprocessing.get_context("spawn")
         self._stopping = threading.Event()
         self._reloading = threading.Event()
+        # A changed configuration was refused, and nobody has been told yet.
+        self._refused = False
         self._children: list[_Child] = []
         # One fewer for each that an operator has drained.
         self._wanted = settings.workers
@@ -222,6 +224,7 @@ class _Workers:
                 dead = [child for child in self._children if not child.process.is_alive()]
                 self._hear_all(port)
                 self._tell_outdated()
+                self._tell_of_refusal()
                 if not self._stopping.is_set():
                     self._bury(dead)
         return self._stop_all()
@@ -255,6 +258,7 @@ class _Workers:
             return
         self._reloading.clear()
         settings = reloaded(self._source)
+        self._refused = settings is None
         if settings is not None:
             self._settings = self._settings.model_copy(update={"participants": settings.participants})
             for child in self._children:
@@ -267,6 +271,16 @@ class _Workers:
                 assert child.process.pid is not None
                 os.kill(child.process.pid, signal.SIGHUP)
                 child.outdated = False
+
+    def _tell_of_refusal(self) -> None:
+        """One of them counts it, and alerts: the supervisor has neither metrics nor a webhook."""
+        ready = [child for child in self._children if child.owner is not None and child.process.is_alive()]
+        if not self._refused or not ready:
+            return
+        teller = min(ready, key=lambda child: child.slot)
+        assert teller.process.pid is not None
+        os.kill(teller.process.pid, RELOAD_REFUSED)
+        self._refused = False
 
     def _hear_all(self, port: int) -> None:
         for child in self._children:

@@ -3,13 +3,14 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from tcc.v1 import participant_pb2, transaction_pb2 as pb
+from tests.observability.scraping import free_port, scrape, value
 from tests.support import daemon
 from tests.support.errors import refused
 from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, serving
@@ -56,12 +57,14 @@ async def until(condition: Callable[[], bool]) -> None:
 
 @asynccontextmanager
 async def coordinator(
-    directory: Path, text: str, *, workers: int = 1
+    directory: Path, text: str, *, workers: int = 1, environment: Mapping[str, str] | None = None
 ) -> AsyncIterator[tuple[daemon.Daemon, Journal, Callable[[str], None]]]:
     """A coordinator, what it says, and a way to give it another configuration."""
     said = directory / "stderr"
     with said.open("wb") as stderr:
-        async with daemon.serving(directory, text, workers=workers, stderr=stderr) as process:
+        async with daemon.serving(
+            directory, text, workers=workers, stderr=stderr, environment=environment
+        ) as process:
 
             def change(changed: str) -> None:
                 (directory / "tcc.toml").write_text(changed)
@@ -185,6 +188,36 @@ async def test_a_broken_file_changes_nothing_and_says_every_mistake(
         async with daemon.stub(process.address) as stub:
             reply = await stub.ExecuteTransaction(execute("g"), timeout=TIMEOUT_S)
         assert reply.outcome.state == pb.TRANSACTION_STATE_CONFIRMED
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_refused_file_is_counted_once_whatever_the_number_of_workers(
+    database_url: str, tmp_path: Path, workers: int
+) -> None:
+    port = free_port()
+
+    async def refusals() -> float:
+        pages = [await scrape(port + number) for number in range(workers)]
+        return sum(value(page, "tcc_anomalies_total", kind="RELOAD_REFUSED") for page in pages)
+
+    metrics = {"TCC_METRICS__LISTEN": f"127.0.0.1:{port}"}
+    right = config(database_url)
+    async with coordinator(tmp_path, right, workers=workers, environment=metrics) as (
+        process,
+        journal,
+        change,
+    ):
+        # There from nought on: an alert goes by the increase.
+        assert await refusals() == 0
+        for refused_so_far in (1, 2):
+            change(right + "\nretry = 1\n")
+            async with asyncio.timeout(TIMEOUT_S):
+                while await refusals() < refused_so_far:
+                    pass
+            change(right)
+            await journal.until("configuration reloaded", workers * refused_so_far)
+            assert await refusals() == refused_so_far
+        assert len(process.workers) == workers
 
 
 async def test_a_worker_that_starts_later_knows_the_new_participants(
