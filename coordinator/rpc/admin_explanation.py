@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from coordinator.core.machine import PHASE_TWO
-from coordinator.core.model import Branch, Operation, State, TryState
+from coordinator.core.model import Branch, Operation, State, Transaction, TryState
 from coordinator.ports import CoordinatorRecord, ParticipantRecord, Record
 from coordinator.rpc import admin_replies, replies
 from tcc.v1 import admin_pb2 as pb
@@ -11,16 +11,24 @@ from tcc.v1 import admin_pb2 as pb
 
 def explain(
     record: Record,
+    driven: Transaction | None,
     coordinators: Sequence[CoordinatorRecord],
     acted_on: Mapping[str, ParticipantRecord],
     now: float,
 ) -> pb.ExplainTransactionResponse:
-    """The explanation. `now`: seconds since the Unix epoch, by the log's clock."""
+    """The explanation. `now`: seconds since the Unix epoch, by the log's clock.
+
+    The log hears of Trys with the decision, and before that only their coordinator knows how they
+    stand. `driven`: the transaction as this very process drives it, if it does.
+    """
     tx = record.tx
     owner = next((one for one in coordinators if one.id == record.owner), None)
+    here = driven is not None and driven.state is tx.state
+    known = driven.branches if driven is not None and here else tx.branches
+    asked = "" if here or tx.state is not State.TRYING else _name(record, owner)
     branches = [
-        _branch(record, branch, coordinators, acted_on, now)
-        for branch in tx.branches
+        _branch(tx.state, branch, coordinators, acted_on, now=now, asked=asked)
+        for branch in known
         if not _is_settled(tx.state, branch)
     ]
     reply = pb.ExplainTransactionResponse(
@@ -35,9 +43,14 @@ def explain(
         stuck=tx.stuck,
         held=tx.held,
     )
-    reply.summary = _summary(record, reply, now)
+    reply.summary = _summary(record, reply, now, asked)
     reply.advice.extend(_advice(record, reply, now))
     return reply
+
+
+def _name(record: Record, owner: CoordinatorRecord | None) -> str:
+    """Who drives it; empty: nobody does."""
+    return owner.name if owner else record.owner or ""
 
 
 def _is_settled(state: State, branch: Branch) -> bool:
@@ -52,11 +65,13 @@ def _next_attempt(record: Record) -> float | None:
 
 
 def _branch(
-    record: Record,
+    state: State,
     branch: Branch,
     coordinators: Sequence[CoordinatorRecord],
     acted_on: Mapping[str, ParticipantRecord],
+    *,
     now: float,
+    asked: str,
 ) -> pb.BranchExplanation:
     name = branch.spec.participant
     reports = admin_replies.reports(name, coordinators)
@@ -64,7 +79,7 @@ def _branch(
         branch_id=branch.spec.branch_id,
         participant=name,
         action=branch.spec.action,
-        operation=PHASE_TWO.get(record.tx.state, Operation.TRY).name,
+        operation=PHASE_TWO.get(state, Operation.TRY).name,
         attempts=branch.attempts,
         last_error=branch.last_error,
         next_attempt_at=replies.timestamp(branch.due_at or None),
@@ -72,11 +87,12 @@ def _branch(
         paused=name in acted_on and acted_on[name].paused,
         configured=bool(reports),
     )
-    explained.summary = _branch_summary(branch, explained, now)
+    explained.summary = _branch_summary(branch, explained, now, asked)
     return explained
 
 
-def _branch_summary(branch: Branch, explained: pb.BranchExplanation, now: float) -> str:
+def _branch_summary(branch: Branch, explained: pb.BranchExplanation, now: float, asked: str) -> str:
+    """`asked`: the coordinator that alone knows how its Try stands; empty: what is said of it is all."""
     call, name = explained.operation.capitalize(), explained.participant
     if not explained.configured:
         return f"no living coordinator is configured with participant {name}"
@@ -84,6 +100,8 @@ def _branch_summary(branch: Branch, explained: pb.BranchExplanation, now: float)
         return f"participant {name} is paused by an operator; {call} waits"
     if branch.spec.tried_by_initiator and call == "Try":
         return "the initiator calls this Try itself and has not confirmed yet"
+    if asked:
+        return f"whether {call} at {name} has succeeded is known to its coordinator only: {asked}"
     if explained.attempts:
         when = f", next attempt {_in(branch.due_at - now)}" if branch.due_at else ""
         times = "once" if explained.attempts == 1 else f"{explained.attempts} times"
@@ -93,7 +111,7 @@ def _branch_summary(branch: Branch, explained: pb.BranchExplanation, now: float)
     return f"{call} at {name} has not answered yet"
 
 
-def _summary(record: Record, reply: pb.ExplainTransactionResponse, now: float) -> str:
+def _summary(record: Record, reply: pb.ExplainTransactionResponse, now: float, asked: str) -> str:
     tx = record.tx
     if tx.state.ended:
         return f"it has ended: {tx.state.name}" + (" with a mixed outcome" if tx.mixed else "")
@@ -105,6 +123,9 @@ def _summary(record: Record, reply: pb.ExplainTransactionResponse, now: float) -
     if not reply.branches and tx.state is State.TRYING:
         what = "the initiator to confirm" if tx.interactive else "its decision"
         return f"every Try has succeeded; it waits for {what}, until its expiry {_in(tx.expires_at - now)}"
+    if asked:
+        expiry = f"until its expiry {_in(tx.expires_at - now)}"
+        return f"{asked} drives it, and alone knows which Trys have succeeded, {expiry}"
     waiting = len(reply.branches)
     first = next((b for b in reply.branches if b.attempts or b.paused or not b.configured), None)
     summary = f"{waiting} of {len(tx.branches)} branches {'is' if waiting == 1 else 'are'} not done"

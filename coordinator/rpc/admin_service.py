@@ -103,8 +103,10 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self, request: pb.ExplainTransactionRequest, _context: Context
     ) -> pb.ExplainTransactionResponse:
         record = await self._engine.get(checked_gid(request.gid))
+        live = self._engine.live.get(record.tx.gid)
         return explain(
             record,
+            live.tx if live is not None and record.owner == self._owner else None,
             await self._log.coordinator_list(),
             await self._log.participant_list(),
             self._engine.clock.now(),

@@ -302,3 +302,53 @@ async def test_explain_says_what_is_wrong_and_what_would_help(
     undecided = await admin.ExplainTransaction(apb.ExplainTransactionRequest(gid="g2"))
     assert "waits for the initiator to confirm" in undecided.summary
     assert undecided.owner_alive
+
+
+async def test_explain_says_of_a_try_what_is_known(database_url: str, stock: ScriptedParticipant) -> None:
+    """Before the decision only the coordinator that drives a transaction knows how its Trys stand."""
+    answering = asyncio.Event()
+
+    async def wait(_call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+        await answering.wait()
+        return SUCCEEDED
+
+    stock.script = wait
+    settings = settings_for({"stock": {"target": stock.address, "call_timeout_s": 60}}, **REPORTS)
+    async with (
+        running(settings, database_url) as driver,
+        running(settings, database_url) as other,
+        operators_of(driver) as there,
+        operators_of(other) as elsewhere,
+    ):
+
+        async def explained(asked: Stub) -> apb.ExplainTransactionResponse:
+            return await asked.ExplainTransaction(apb.ExplainTransactionRequest(gid="g"))
+
+        async def reported() -> bool:
+            return all(branch.reports for branch in (await explained(elsewhere)).branches)
+
+        await driver.stub.BeginTransaction(pb.BeginTransactionRequest(gid="g"))
+        tried = asyncio.ensure_future(
+            driver.stub.TryBranch(pb.TryBranchRequest(gid="g", branch=branch("1")), timeout=60)
+        )
+        await stock.until(lambda: stock.count(TRY) == 1)
+        await until(reported)
+        (asked_there,) = (await explained(there)).branches
+        assert asked_there.summary == "Try at stock has not answered yet"
+        answering.set()
+        await tried
+        here = await explained(there)
+        assert not here.branches
+        assert here.summary.startswith("every Try has succeeded; it waits for the initiator to confirm")
+        reply = await explained(elsewhere)
+        name = reply.owner_name
+        assert name == driver.worker.log.name
+        assert reply.summary.startswith(f"{name} drives it, and alone knows which Trys have succeeded")
+        assert [one.summary for one in reply.branches] == [
+            f"whether Try at stock has succeeded is known to its coordinator only: {name}"
+        ]
+        await driver.stub.RegisterBranch(pb.RegisterBranchRequest(gid="g", branch=branch("2")))
+        # With the registration the log has heard of the first one.
+        own = "the initiator calls this Try itself and has not confirmed yet"
+        assert [one.summary for one in (await explained(there)).branches] == [own]
+        assert [one.summary for one in (await explained(elsewhere)).branches] == [own]
