@@ -396,12 +396,16 @@ async def test_a_real_coordinator_sends_what_waits_before_it_ends(
     assert {span.resource["region"] for span in collector.spans} == {"here"}
 
 
-async def test_a_collector_that_does_not_answer_holds_no_end_up(collector: Collector) -> None:
+async def test_a_collector_that_does_not_answer_holds_no_end_up(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # By itself the exporter would wait for an hour.
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3600")
     tracing = Tracing(endpoint=collector.endpoint, ratio=1.0, service_name="shop", coordinator="me")
     collector.answering.clear()
     tx = confirming(begun("g", trace=tracing.new_trace()))
     tracing.phase_ended(tx, 1.0, 2.0)
-    await tracing.close(0.1)
+    await asyncio.wait_for(tracing.close(0.1), 20)
     assert collector.spans == []
     collector.answering.set()
 
