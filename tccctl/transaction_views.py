@@ -163,6 +163,8 @@ def _facts(transaction: pb.Transaction, owner_name: str, now_s: float) -> Iterat
         yield "cancelled because", cell(_cancel_words(transaction))
     yield "initiator", cell(transaction.initiator)
     yield "labels", cell(_labels(transaction))
+    if transaction.trace_id:
+        yield "trace", cell(transaction.trace_id)
     for name, moment in (
         ("began", transaction.created_at),
         ("expires", transaction.expires_at),

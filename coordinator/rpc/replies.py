@@ -92,6 +92,7 @@ def transaction(record: Record, *, with_payloads: bool) -> pb.Transaction:
         held=tx.held,
         heuristic=tx.heuristic,
         mixed_outcome=tx.mixed,
+        trace_id="" if tx.trace is None else tx.trace.trace_id,
     )
 
 

@@ -101,6 +101,14 @@ def test_show_decodes_payloads_redacts_them_and_steers_no_terminal() -> None:
     assert "began        2026-11-21T10:00:00.000Z" in result.stdout
 
 
+def test_show_names_the_trace_of_what_has_one() -> None:
+    traced, untraced = inspection(trace_id="0af7651916cd43dd8448eb211c80319c"), inspection()
+    with scripted(InspectTransaction=(traced, untraced)) as service:
+        shown = [service.tccctl("tx", "show", "order-1").stdout.splitlines() for _ in range(2)]
+    traces = [[line.split() for line in lines if line.startswith("trace")] for lines in shown]
+    assert traces == [[["trace", "0af7651916cd43dd8448eb211c80319c"]], []]
+
+
 def test_show_as_yaml_has_the_names_of_the_contract() -> None:
     with scripted(InspectTransaction=inspection()) as service:
         shown = yaml.safe_load(

@@ -287,6 +287,8 @@ async def test_a_coordinator_that_makes_no_spans_hands_the_trace_on(
         # Only who makes spans looks into the metadata.
         await worker.stub.ExecuteTransaction(execute("bare", ""), metadata=[("traceparent", TRACEPARENT)])
         assert await stored(log_url, "bare") is None
+        shown = await worker.stub.GetTransaction(pb.GetTransactionRequest(gid="g"))
+        assert shown.transaction.trace_id == TRACE_ID
     heard = {(call.traceparent, call.tracestate) for call in stock.calls if call.gid == "g"}
     assert heard == {(TRACEPARENT, "shop=1,bank=2 3")}
 
