@@ -144,7 +144,11 @@ class Worker:
         engine_task = asyncio.create_task(self.engine.run())
         engine_task.add_done_callback(self._engine_ended)
         scheduler = schedule(
-            self.engine, self._settings.recovery_settings(), on_bug=self._fail, more=self._more_jobs()
+            self.engine,
+            self._settings.recovery_settings(),
+            on_bug=self._fail,
+            more=self._more_jobs(),
+            later=[self._reconciling] if self._settings.reconcile.every_s else [],
         )
         self.engine.writer.on_availability = self._report_health
         listen = self._settings.listen
@@ -174,13 +178,8 @@ class Worker:
             raise self._bug
 
     def _more_jobs(self) -> list[Job]:
-        more: list[Job] = [self._reporting()]
         # Nobody could read the gauges where there is no port for them.
-        if self._settings.metrics_address():
-            more.append(self._log_gauges)
-        if self._settings.reconcile.every_s:
-            more.append(self._reconciling)
-        return more
+        return [self._reporting(), *([self._log_gauges] if self._settings.metrics_address() else [])]
 
     def _reporting(self) -> Reporting:
         return Reporting(

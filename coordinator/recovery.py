@@ -15,7 +15,7 @@ the engine. `schedule` lets APScheduler tick them; it stores nothing.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 import structlog
@@ -264,14 +264,18 @@ def schedule(
     *,
     on_bug: Callable[[Exception], None],
     more: Sequence[Job] = (),
+    later: Sequence[Job] = (),
 ) -> AsyncIOScheduler:
-    """A started scheduler that ticks all jobs, and `more`. The caller shuts it down.
+    """A started scheduler that ticks all jobs, `more`, and `later`. The caller shuts it down.
+
+    All run at once and then every so often; `later` those that have time until then.
 
     A log that is away is part of life: the job does nothing and comes again. Any
     other exception is a bug and goes to `on_bug`, which ends the process.
     """
     scheduler = AsyncIOScheduler(timezone="UTC")
-    for job in (*jobs(engine, settings), *more):
+    now = datetime.now(UTC)
+    for job in (*jobs(engine, settings), *more, *later):
         scheduler.add_job(
             run_guarded,
             "interval",
@@ -280,7 +284,7 @@ def schedule(
             name=job.name,
             max_instances=1,
             coalesce=True,
-            next_run_time=datetime.now(UTC),
+            next_run_time=now + timedelta(seconds=job.every_s) if job in later else now,
             misfire_grace_time=None,
         )
     scheduler.start()

@@ -15,8 +15,12 @@ TRY, CONFIRM = participant_pb2.OPERATION_TRY, participant_pb2.OPERATION_CONFIRM
 
 
 async def status(admin: Stub, name: str = "stock") -> apb.ParticipantStatus:
-    reply = await admin.ListParticipants(apb.ListParticipantsRequest())
-    return next(one for one in reply.participants if one.name == name)
+    """The participant, once a coordinator has reported that it is configured with it."""
+    while True:
+        reply = await admin.ListParticipants(apb.ListParticipantsRequest())
+        for one in reply.participants:
+            if one.name == name:
+                return one
 
 
 async def until_paused(admin: Stub, *, paused: bool) -> None:
