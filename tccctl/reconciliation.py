@@ -26,6 +26,8 @@ _KIND_STYLES = {
     admin.FINDING_KIND_MIXED: "bold red",
 }
 _PEOPLE = "by people"
+# After these the next one would fare no better.
+_HOPELESS = {ExitCode.UNREACHABLE, ExitCode.INTERRUPTED, ExitCode.USAGE}
 _UNITS_S = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _DURATION = re.compile(r"(\d+)(ms|d|h|m|s)")
 
@@ -178,9 +180,9 @@ def _repair_all(
                 reply = session.do("RepairBranch", request)
                 _check(reply)
             except Failure as failure:
-                if failure.code in {ExitCode.UNREACHABLE, ExitCode.INTERRUPTED, ExitCode.USAGE}:
-                    raise
                 failures.append((finding, failure.message))
+                if failure.code in _HOPELESS:
+                    break
             else:
                 repaired.append(reply)
     rows = [
@@ -193,7 +195,7 @@ def _repair_all(
         "repaired": [session.record(reply) for reply in repaired],
         "failures": [session.record(finding) | {"failure": why} for finding, why in failures],
     }
-    words = f"{len(repaired)} of {len(proposed)} repaired, {len(failures)} not"
+    words = f"{len(repaired)} of {len(proposed)} repaired, {len(proposed) - len(repaired)} not"
     session.output.answer([Words(words), *table], data)
     if failures:
         raise typer.Exit(ExitCode.PARTLY)

@@ -168,6 +168,16 @@ def test_all_that_are_proposed_are_repaired_and_the_rest_is_named() -> None:
     assert result.exit_code == 7
 
 
+def test_who_goes_away_meanwhile_ends_it_and_what_was_done_is_said() -> None:
+    away = refusal(Code.UNAVAILABLE, "PARTICIPANT_UNREACHABLE", "its breaker is open")
+    with scripted(Reconcile=FOUND, RepairBranch=(away,)) as service:
+        result = service.tccctl("reconcile", "--repair-all", "--reason", "why", "--yes")
+    assert len(service.requests) == 2, "the second one is not tried"
+    assert "0 of 2 repaired, 2 not" in result.stdout
+    assert "order-7  stock   PARTICIPANT_UNREACHABLE: its breaker is open" in result.stdout
+    assert result.exit_code == 7
+
+
 def test_without_anybody_to_ask_nothing_is_repaired() -> None:
     with scripted(Reconcile=FOUND) as service:
         result = service.tccctl("reconcile", "--repair-all", "--reason", "why")
