@@ -154,12 +154,14 @@ class Client:
             wait_for=wait_for,
             initiator=self._initiator,
         )
-
-        async def execute() -> Outcome:
-            return outcome_of(await self._connection.execute(request, timeout_s))
-
-        outcome = await (execute() if self._tracing is None else self._tracing.execute(request, execute))
+        if self._tracing is None:
+            outcome = await self._execute(request, timeout_s)
+        else:
+            outcome = await self._tracing.execute(request, lambda: self._execute(request, timeout_s))
         return checked(outcome) if raise_on_cancel else outcome
+
+    async def _execute(self, request: pb.ExecuteTransactionRequest, timeout_s: float | None) -> Outcome:
+        return outcome_of(await self._connection.execute(request, timeout_s))
 
     def transaction(
         self,

@@ -63,6 +63,9 @@ class Orders:
             detail=_detail(record, order, bulk),
         )
         audit_record = await self._log.transaction_order(tx, entry)
+        if tx.trace is not None and tx.state is not record.tx.state:
+            began_at = record.decided_at or record.created_at
+            self._engine.spans.phase_ended(tx, began_at, self._engine.clock.now())
         # Whoever drives it learns by its next write; we need not wait for that here.
         self._engine.lose_stale(await self._engine.log.transaction_get((tx.gid,)))
         self._engine.expect_due(now)

@@ -18,6 +18,7 @@ import tcc
 from coordinator.core.model import TraceContext
 from coordinator.tracing import Tracing, new_span, transaction_span
 from tcc.v1 import participant_pb2, transaction_pb2 as pb
+from tests.admin.conftest import act_on, operators_of
 from tests.log.transactions import begun, confirming, sql
 from tests.observability.collector import Collector, collecting
 from tests.support import daemon
@@ -262,6 +263,32 @@ async def test_who_adopts_goes_on_in_the_same_trace(
         assert span.attributes["tcc.owner"] == other.worker.owner
         assert (span.trace_id, span.parent_id) == (TRACE_ID, transactions[gid].span_id)
     assert {span.trace_id for span in collector.spans} == {TRACE_ID}
+
+
+async def test_what_an_operator_decides_or_ends_belongs_to_it_too(
+    log_url: str, stock: ScriptedParticipant, collector: Collector
+) -> None:
+    async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+        return failed("BROKEN") if call.operation == CONFIRM else SUCCEEDED
+
+    stock.script = script
+    async with running(settings(stock, collector), log_url) as worker, operators_of(worker) as admin:
+        await worker.stub.BeginTransaction(pb.BeginTransactionRequest(gid="open", traceparent=TRACEPARENT))
+        await worker.stub.TryBranch(pb.TryBranchRequest(gid="open", branch=branch("1")))
+        await act_on(admin, "CancelTransaction", "open")
+        await worker.settled("open")
+        request = execute("failing")
+        request.wait_for = pb.WAIT_FOR_DECISION
+        await worker.stub.ExecuteTransaction(request)
+        outcome = pb.HEURISTIC_OUTCOME_CONFIRMED
+        await act_on(admin, "ResolveBranch", "failing", branch_id="1", outcome=outcome)
+        await collector.until(lambda: len(collector.named("tcc.phase_two")) == 2)
+    decisions = {s.attributes["tcc.gid"]: s.attributes for s in collector.named("tcc.transaction")}
+    assert decisions["open"]["tcc.decision"] == "CANCEL"
+    assert decisions["open"]["tcc.cancel_detail"] == "incident 7"
+    ends = {s.attributes["tcc.gid"]: s.attributes for s in collector.named("tcc.phase_two")}
+    assert (ends["open"]["tcc.state"], ends["open"]["tcc.heuristic"]) == ("CANCELLED", False)
+    assert (ends["failing"]["tcc.state"], ends["failing"]["tcc.heuristic"]) == ("CONFIRMED", True)
 
 
 @pytest.mark.parametrize("traces", ["on", "off"])
