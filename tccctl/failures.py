@@ -43,7 +43,8 @@ def failure_of(error: TccError, *, address: str, acting: bool) -> Failure:
     elif error.code is grpc.StatusCode.UNAVAILABLE:
         advice = (
             f"is tccd running, and is {address} its admin listener?"
-            " Name another one with --address or TCCCTL_ADDRESS"
+            " Name another one with --address or TCCCTL_ADDRESS; where it has TLS, --ca-file, and"
+            " --certificate-file with --key-file where it asks who you are"
         )
     else:
         advice = _ADVICE_BY_CODE.get(error.code, "")

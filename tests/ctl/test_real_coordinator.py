@@ -157,8 +157,11 @@ async def test_both_sides_show_certificates(log_url: str, tmp_path: Path) -> Non
             "TCCCTL_KEY_FILE": key,
         }
         assert (await tccctl(worker, "tx", "list", **by_environment))[0] == 0
-        assert (await tccctl(worker, "tx", "list"))[0] == 5
-        assert (await tccctl(worker, "tx", "list", "--ca-file", ca))[0] == 5
+        for without in ((), ("--ca-file", ca)):
+            code, out, error = await tccctl(worker, "tx", "list", *without)
+            assert (code, out) == (5, "")
+            assert "does not answer" in error
+            assert "where it has TLS, --ca-file, and --certificate-file" in " ".join(error.split())
         assert (await tccctl(worker, "tx", "list", *pair))[0] == 2
         assert (await tccctl(worker, "tx", "list", "--ca-file", ca, *pair[:2]))[0] == 2
         assert (await tccctl(worker, "tx", "list", "--ca-file", "/nonexistent"))[0] == 2

@@ -351,7 +351,9 @@ async def test_a_full_coordinator_refuses_what_is_new_in_a_batch_and_answers_rep
         for request in known:
             await worker.stub.ExecuteTransaction(request)
         new = execute("new", pb.WAIT_FOR_ACCEPTED)
-        batch = pb.ExecuteTransactionsRequest(transactions=[new, known[0], new])
+        # It has no branches; but nobody has looked into it.
+        wrong = pb.ExecuteTransactionRequest(gid="wrong")
+        batch = pb.ExecuteTransactionsRequest(transactions=[new, known[0], wrong])
         replies = {
             reply.index: reply
             async for response in worker.stub.ExecuteTransactions(batch)
