@@ -1,5 +1,6 @@
 """What a worker says of itself, as Prometheus reads it."""
 
+import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -161,7 +162,14 @@ async def test_each_worker_has_a_port_and_keeps_it(database_url: str, tmp_path: 
 
 async def test_a_port_in_use_holds_nothing_up(log_url: str, stock: ScriptedParticipant) -> None:
     port = free_port()
-    first = settings(port, stock)
-    async with running(first, log_url), running(first, log_url) as second:
-        reply = await second.stub.ExecuteTransaction(execute("g"))
-        assert reply.outcome.state == pb.TRANSACTION_STATE_CONFIRMED
+    both = settings(port, stock)
+    async with contextlib.AsyncExitStack() as first:
+        await first.enter_async_context(running(both, log_url))
+        assert (await get(port, "/readyz"))[0] == 200
+        async with running(both, log_url) as second:
+            reply = await second.stub.ExecuteTransaction(execute("g"))
+            assert reply.outcome.state == pb.TRANSACTION_STATE_CONFIRMED
+            assert value(await scrape(port), "tcc_transactions_begun_total") == 0
+            await first.aclose()
+            # It is tried again until it is free.
+            assert value(await scrape(port), "tcc_transactions_begun_total") == 1
