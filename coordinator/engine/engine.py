@@ -672,9 +672,10 @@ class Engine:
             attempt=branch.attempts,
             result=branch.result,
             result_content_type=branch.result_content_type,
-            trace=tx.trace,
-            failed_span_id=branch.failed_span_id if branch.attempts else "",
         )
+        if tx.trace is not None:
+            before = branch.failed_span_id if branch.attempts else ""
+            call = replace(call, trace=tx.trace, failed_span_id=before)
         lane = self.lanes.get(branch.spec.participant)
         if lane is None:
             # Answered later, as every call is: an event is never applied inside another.

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from coordinator.core.errors import AlreadyDecided, DecisionConflict, InvalidRequest, OwnerChanged, Refused
 from coordinator.core.machine import whereabouts
-from coordinator.core.model import Branch, State, TraceContext, Transaction, TryState
+from coordinator.core.model import Branch, State, Transaction, TryState
 from coordinator.engine.engine import Engine
 from coordinator.engine.waiting import Milestone, Waiter
 from coordinator.rpc import replies
@@ -86,6 +86,8 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
     def _new_transaction(
         self, request: pb.ExecuteTransactionRequest, time_left_s: float | None, call: "Context | None" = None
     ) -> Transaction:
+        # Asked here already: whole transactions come by the thousand, and most in no trace.
+        traced = self._new_trace is not None or request.traceparent
         return new_transaction(
             request,
             gid="" if request.gid else uuid7(),
@@ -93,15 +95,8 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
             time_left_s=time_left_s,
             limits=self._limits,
             cancel_in_stage_order=self._engine.cancel_in_stage_order,
-            trace=self._trace_of(request, call),
+            trace=trace_of(request, call, self._new_trace) if traced else None,
         )
-
-    def _trace_of(
-        self, request: pb.ExecuteTransactionRequest | pb.BeginTransactionRequest, call: "Context | None"
-    ) -> TraceContext | None:
-        if not request.traceparent and self._new_trace is None:
-            return None
-        return trace_of(request, call, self._new_trace)
 
     async def _begun(self, tx: Transaction, milestone: Milestone) -> Transaction:
         async def begin(waiter: Waiter) -> None:
@@ -120,7 +115,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
             gid="" if request.gid else uuid7(),
             now=self._engine.clock.now(),
             limits=self._limits,
-            trace=self._trace_of(request, context),
+            trace=trace_of(request, context, self._new_trace),
         )
         begun = await self._begun(tx, Milestone.ACCEPTED)
         return pb.BeginTransactionResponse(gid=begun.gid, expires_at=replies.timestamp(begun.expires_at))
