@@ -38,7 +38,8 @@ def schedule(
     settings: RecoverySettings,
     *,
     on_bug: Callable[[Exception], None],
-    more: Sequence[Job] = (),  # noqa: ARG001 - what operators ask is not part of the simulation
+    more: Sequence[Job] = (),  # noqa: ARG001 - as below
+    later: Sequence[Job] = (),  # noqa: ARG001 - as below
 ) -> Ticking:
-    """In place of `coordinator.recovery.schedule`."""
+    """In place of `coordinator.recovery.schedule`; what serves operators is not part of the simulation."""
     return Ticking(engine, settings, on_bug)
