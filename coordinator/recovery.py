@@ -44,10 +44,12 @@ class RecoverySettings(Struct, frozen=True, kw_only=True):
     adopt_every_s: float = 1.0
     purge_every_s: float = 10.0
     # What was interrupted comes back in bites, with pauses between them, so that what is
-    # asked now finds its turn. Bites of a run, which goes on at the next tick.
-    claim_max: int = 200
-    claim_pause_s: float = 0.045
-    claims_max: int = 8
+    # asked now finds its turn; short ones while nobody asks. Bites of a run, which goes on at
+    # the next tick.
+    claim_max: int = 100
+    claim_pause_s: float = 0.04
+    claim_pause_alone_s: float = 0.01
+    claims_max: int = 32
     # How many a statement deletes, and how many statements a run may take: together
     # more than one worker can end meanwhile.
     purge_max: int = 5_000
@@ -243,7 +245,7 @@ async def _resume_in_bites(
     resumed, more = 0, True
     for bite in range(settings.claims_max):
         if bite:
-            await asyncio.sleep(settings.claim_pause_s)
+            await asyncio.sleep(settings.claim_pause_s if engine.begun else settings.claim_pause_alone_s)
         if engine.draining:
             break
         records, more = await claim()

@@ -166,7 +166,7 @@ class Engine:
         self.draining = False
         self.live: dict[str, Live] = {}
         # How many of them were begun here. They come in streams; what is taken over comes at once.
-        self._begun = 0
+        self.begun = 0
         # Requests that wait for transactions that others drive.
         self.watched: dict[str, list[Waiter]] = {}
         # Participants that parked transactions wait for, though they are configured no more:
@@ -184,7 +184,7 @@ class Engine:
             on_saved=self._on_saved,
             on_refused=self._on_refused,
             is_wanted=self._is_change_wanted,
-            enough=lambda: self._enough(self._begun),
+            enough=lambda: self._enough(self.begun),
             clock=clock,
             observer=observer,
         )
@@ -525,13 +525,13 @@ class Engine:
 
     def _remember(self, tx: Transaction, *, begun: bool) -> Live:
         entry = self.live[tx.gid] = Live(tx, begun=begun)
-        self._begun += begun
+        self.begun += begun
         self._count(entry, tx.branches, 1)
         return entry
 
     def _forget(self, entry: Live) -> None:
         del self.live[entry.tx.gid]
-        self._begun -= entry.begun
+        self.begun -= entry.begun
         self._count(entry, entry.tx.branches, -1)
 
     def _count(self, entry: Live, branches: Iterable[Branch], change: int) -> None:

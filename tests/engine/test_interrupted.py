@@ -17,7 +17,12 @@ from tests.support.worker import running, settings_for
 
 # Two bites of two in a run; whoever has found less looks again in an hour.
 BITES = RecoverySettings(
-    claim_max=2, claims_max=2, claim_pause_s=0.0, adopt_every_s=3600.0, poll_every_s=3600.0
+    claim_max=2,
+    claims_max=2,
+    claim_pause_s=0.0,
+    claim_pause_alone_s=0.0,
+    adopt_every_s=3600.0,
+    poll_every_s=3600.0,
 )
 GIDS = ("a", "b", "c", "d", "e")
 
