@@ -104,7 +104,7 @@ class EngineLimits(Struct, frozen=True, kw_only=True):
 
     live_max: int = 20_000
     # Writes that wait for the log. More would wait for so long that it is better to say no.
-    log_backlog_max: int = 8_192
+    log_backlog_max: int = 4_096
 
 
 class Totals:

@@ -61,9 +61,10 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         failpoint("rpc.batch.request")
         # Whoever is refused anyway is refused before his request costs more than reading it.
         refusal = self._engine.refusal()
+        refused = None if refusal is None else to_error(refusal)
         for index, item in enumerate(transactions):
-            if refusal is not None and item.gid not in self._engine.live:
-                collected.add(_refusal(index, refusal))
+            if refused is not None and item.gid not in self._engine.live:
+                collected.add(pb.ExecuteTransactionsReply(index=index, error=refused))
                 continue
             try:
                 if index >= self._limits.batch_max:
