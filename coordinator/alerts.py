@@ -10,6 +10,7 @@ journal says. Delivery is at least once, so a receiver may see an alert twice.
 """
 
 import asyncio
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -22,6 +23,16 @@ import structlog
 from coordinator.engine.observer import Anomaly
 
 logger = structlog.get_logger(__name__)
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A POST that is followed elsewhere comes there as an empty GET; so a redirect is an error."""
+
+    def redirect_request(self, *_args: object, **_kwargs: object) -> None:
+        """Nothing: the request is not made elsewhere."""
+
+
+_OPENER = urllib.request.build_opener(_NoRedirects)
 
 QUEUE_MAX = 1_000
 BATCH_MAX = 100
@@ -87,10 +98,10 @@ class WebhookAlerts:
         headers = {"Content-Type": "application/json", "User-Agent": "tccd"}
         request = urllib.request.Request(self._url, body, headers)  # noqa: S310 - settings allow http(s) only
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_S):  # noqa: S310 - likewise
+            with _OPENER.open(request, timeout=TIMEOUT_S):
                 return ""
         except urllib.error.HTTPError as error:
             with error:
                 return f"status {error.code}"
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             return type(error).__name__

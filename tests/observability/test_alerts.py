@@ -16,7 +16,10 @@ from tests.support.worker import branch, running, settings_for
 
 
 class Webhook:
-    """Answers each POST with the next of `statuses`, and with 200 when there are no more."""
+    """Answers each request with the next of `statuses` (0: not in HTTP), and with 200 when there are no more.
+
+    `posts` are the alerts of those that were POSTs.
+    """
 
     def __init__(self) -> None:
         self.statuses: list[int] = []
@@ -29,11 +32,14 @@ class Webhook:
             await self._posted.wait_for(lambda: len(self.posts) >= posts)
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
-        length = int(head.partition("content-length: ")[2].split("\r\n")[0])
-        self.posts.append(json.loads(await reader.readexactly(length))["alerts"])
+        asked = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        length = int(asked.partition("content-length: ")[2].split("\r\n")[0] or 0)
+        if asked.startswith("post"):
+            self.posts.append(json.loads(await reader.readexactly(length))["alerts"])
         status = self.statuses.pop(0) if self.statuses else 200
-        writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+        location = f"Location: {self.url}\r\n" if status in range(300, 400) else ""
+        head = f"HTTP/1.1 {status} X\r\n{location}Content-Length: 0\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode() if status else b"SSH-2.0-OpenSSH\r\n")
         await writer.drain()
         writer.close()
         async with self._posted:
@@ -107,6 +113,18 @@ async def test_a_post_that_fails_is_repeated(webhook: Webhook) -> None:
         alerts.put(Anomaly.LOG_AWAY, {"error": "gone"})
         await outcomes.until("delivered", 1)
     assert [[alert["kind"] for alert in post] for post in webhook.posts] == [["LOG_AWAY"]] * 3
+
+
+@pytest.mark.parametrize("status", [0, 301, 302, 307])
+async def test_an_answer_that_says_nothing_of_the_alerts_is_a_failure_and_ends_nothing(
+    webhook: Webhook, status: int
+) -> None:
+    """A redirected POST would come as an empty GET, and what speaks no HTTP has taken nothing."""
+    webhook.statuses = [status]
+    async with alerting(webhook.url) as (alerts, outcomes):
+        alerts.put(Anomaly.STUCK, {"gid": "g"})
+        await outcomes.until("delivered", 1)
+    assert [post[0]["gid"] for post in webhook.posts] == ["g", "g"]
 
 
 async def test_alerts_are_given_up_after_some_attempts_and_the_next_are_sent(webhook: Webhook) -> None:
