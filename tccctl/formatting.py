@@ -78,6 +78,14 @@ def harmless(text: str) -> str:
     return "".join(character if character.isprintable() else _spelled(character) for character in text)
 
 
+def harmless_lines(text: str) -> str:
+    """The same for text that may have several lines, and tabs in them."""
+    return "".join(
+        character if character.isprintable() or character in "\n\t" else _spelled(character)
+        for character in text
+    )
+
+
 def _spelled(character: str) -> str:
     return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(character, f"\\u{ord(character):04x}")
 

@@ -16,6 +16,7 @@ from tcc.v1 import admin_pb2, admin_pb2_grpc
 from tccctl.channel import open_channel
 from tccctl.exit_codes import ExitCode
 from tccctl.failures import OUTCOME_UNKNOWN, Failure, UsageFailure, failure_of
+from tccctl.formatting import harmless_lines
 from tccctl.output import Output
 from tccctl.payloads import PayloadReader, payload_reader
 from tccctl.records import record
@@ -93,9 +94,9 @@ def failures_as_exits() -> Iterator[None]:
     try:
         yield
     except Failure as failure:
-        typer.echo(f"tccctl: {failure.message}", err=True)
+        typer.echo(f"tccctl: {harmless_lines(failure.message)}", err=True)
         if failure.advice:
-            typer.echo(f"  {failure.advice}", err=True)
+            typer.echo(f"  {harmless_lines(failure.advice)}", err=True)
         raise typer.Exit(failure.code) from failure
     except BrokenPipeError:
         # Whoever read has enough; the interpreter must not complain when it flushes at its end.

@@ -1,6 +1,7 @@
 """Transactions as people read them. Pure: messages and the present time go in, blocks come out."""
 
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 
 from tcc.v1 import admin_pb2 as admin, transaction_pb2 as pb
@@ -113,13 +114,14 @@ def explanation_blocks(explanation: admin.ExplainTransactionResponse, now_s: flo
 
 def next_commands(explanation: admin.ExplainTransactionResponse) -> list[str]:
     """What could be typed next, most promising first."""
-    gid, version = explanation.gid, explanation.version
+    # The initiator's words: a shell must not read them as its own.
+    gid, version = shlex.quote(explanation.gid), explanation.version
     paused = [branch.participant for branch in explanation.branches if branch.paused]
     decided = explanation.state in {
         pb.TRANSACTION_STATE_CONFIRMING,
         pb.TRANSACTION_STATE_CANCELLING,
     }
-    lines = [f"tccctl participant resume {name}" for name in dict.fromkeys(paused)]
+    lines = [f"tccctl participant resume {shlex.quote(name)}" for name in dict.fromkeys(paused)]
     if explanation.held:
         lines.append(f"tccctl tx release {gid} --version {version}")
     elif decided and not paused:
@@ -128,7 +130,8 @@ def next_commands(explanation: admin.ExplainTransactionResponse) -> list[str]:
         lines.append(f"tccctl tx cancel {gid} --version {version}")
     if decided and explanation.stuck:
         lines += [
-            f"tccctl tx resolve {gid} {branch.branch_id} {_decided_outcome(explanation)} --version {version}"
+            f"tccctl tx resolve {gid} {shlex.quote(branch.branch_id)} {_decided_outcome(explanation)}"
+            f" --version {version}"
             for branch in explanation.branches
         ]
     return lines

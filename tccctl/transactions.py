@@ -81,7 +81,7 @@ def list_(
             more = True
             break
         found.append(transaction)
-    data = {"transactions": [_without_payloads(session, transaction) for transaction in found], "more": more}
+    data = {"transactions": [without_payloads(session, transaction) for transaction in found], "more": more}
     session.output.answer([transaction_table(found, time.time())], data)
     if more and not session.output.is_data:
         session.output.note(f"there are more than {limit}: --limit N, or --all")
@@ -302,11 +302,11 @@ def _act(
     reply = session.do(method, request)
     transaction, audit = reply.transaction, reply.audit_record
     words = Words(f"{done} {transaction.gid}: {brief(transaction)} (audit record {audit.sequence})")
-    said = session.record(reply) | {"transaction": _without_payloads(session, transaction)}
+    said = session.record(reply) | {"transaction": without_payloads(session, transaction)}
     session.output.answer([words], said)
 
 
-def _without_payloads(session: Session, transaction: pb.Transaction) -> dict[str, Any]:
+def without_payloads(session: Session, transaction: pb.Transaction) -> dict[str, Any]:
     """As lists and orders answer: without payloads, which must not look as if there were none."""
     said = session.record(transaction)
     for branch in said["branches"]:

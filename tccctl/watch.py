@@ -6,7 +6,7 @@ import sys
 import termios
 import time
 import tty
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Annotated
 
@@ -15,14 +15,16 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from tcc.v1 import admin_pb2 as admin
+from tcc.v1 import admin_pb2 as admin, transaction_pb2 as pb
 from tccctl.blocks import Block, Words, rich_group
 from tccctl.command import command
 from tccctl.failures import Failure
-from tccctl.formatting import seconds_of
+from tccctl.formatting import harmless, seconds_of
+from tccctl.output import OutputFormat
 from tccctl.session import Session
 from tccctl.stats import stats_blocks
 from tccctl.transaction_views import transaction_table
+from tccctl.transactions import without_payloads
 
 _STUCK_SHOWN = 10
 _LEAVE = {"q", "Q", "\x03", "\x04", "\x1b"}
@@ -40,9 +42,14 @@ def watch(
     every: Annotated[float, typer.Option(help="Seconds between looks.", min=0.1)] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Show it once and leave, as in a pipe.")] = False,
 ) -> None:
-    """Watch rates, the oldest unsettled, what is stuck, and breakers. Leaves on q or Ctrl-C."""
-    if once or not (session.output.is_terminal and sys.stdin.isatty()):
-        session.output.show(_frame(session))
+    """Watch rates, the oldest unsettled, what is stuck, and breakers. Leaves on q or Ctrl-C.
+
+    In a pipe, and as JSON or YAML, it is shown once.
+    """
+    if once or session.output.is_data or not (session.output.is_terminal and sys.stdin.isatty()):
+        stats, stuck = _look(session)
+        listed = [without_payloads(session, transaction) for transaction in stuck]
+        session.output.answer(_blocks(stats, stuck), session.record(stats) | {"stuck_transactions": listed})
         return
     console = Console(file=session.output.out, highlight=False)
     # Ctrl-C is a way to leave, also before it is read as a key.
@@ -63,10 +70,14 @@ def _follow(session: Session, console: Console, every_s: float) -> None:
 def _next(session: Session, shown: RenderableType) -> RenderableType:
     """The next frame. While nobody answers the last one stays, below what is wrong."""
     try:
-        return Group(rich_group(_frame(session)), Text("\nq leaves", style="dim"))
+        blocks = _blocks(*_look(session))
+        wide = session.output.format is OutputFormat.WIDE
+        return Group(rich_group(blocks, wide=wide), Text("\nq leaves", style="dim"))
     except Failure as failure:
         last = shown.renderables[-1] if isinstance(shown, _Stale) else shown
-        warning = Text(f"{time.strftime('%H:%M:%S')}  {failure.message}\n", style="bold white on red")
+        warning = Text(
+            f"{time.strftime('%H:%M:%S')}  {harmless(failure.message)}\n", style="bold white on red"
+        )
         return _Stale(warning, last)
 
 
@@ -74,13 +85,20 @@ class _Stale(Group):
     """An older frame below a warning."""
 
 
-def _frame(session: Session) -> list[Block]:
+def _look(session: Session) -> tuple[admin.GetStatsResponse, Sequence[pb.Transaction]]:
+    """The figures, and some of what is stuck."""
     stats = session.ask("GetStats", admin.GetStatsRequest())
+    if not stats.stuck:
+        return stats, []
+    request = admin.SearchTransactionsRequest(filter="stuck live", page_size=_STUCK_SHOWN)
+    return stats, session.ask("SearchTransactions", request).transactions
+
+
+def _blocks(stats: admin.GetStatsResponse, stuck: Sequence[pb.Transaction]) -> list[Block]:
     blocks = stats_blocks(stats)
     if stats.stuck:
-        request = admin.SearchTransactionsRequest(filter="stuck live", page_size=_STUCK_SHOWN)
-        found = session.ask("SearchTransactions", request).transactions
-        blocks += [Words(), Words("Stuck:", "bold red"), transaction_table(found, seconds_of(stats.at))]
+        table = transaction_table(stuck, seconds_of(stats.at))
+        blocks += [Words(), Words("Stuck:", "bold red"), table]
     return blocks
 
 

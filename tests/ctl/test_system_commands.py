@@ -257,6 +257,13 @@ def test_watch_in_a_pipe_shows_one_frame_with_what_is_stuck() -> None:
     assert result.exit_code == 0
 
 
+def test_watch_for_programs_is_data() -> None:
+    with scripted(GetStats=STATS, SearchTransactions=STUCK) as service:
+        shown = json.loads(service.tccctl("watch", "--once", "-o", "json").stdout)
+    assert shown["stuck"] == STATS.stuck
+    assert [one["gid"] for one in shown["stuck_transactions"]] == ["order-9"]
+
+
 def test_watch_that_finds_nobody_ends_with_5() -> None:
     with scripted(GetStats=refusal(Code.UNAVAILABLE, "LOG_UNAVAILABLE", "the log is down")) as service:
         assert service.tccctl("watch", "--once").exit_code == 5

@@ -1,6 +1,7 @@
 """`tccctl tx` in a pipe, over real gRPC, against an AdminService that answers as the test tells it."""
 
 import json
+import shlex
 
 import pytest
 import yaml
@@ -221,6 +222,17 @@ def test_the_commands_that_why_proposes_fit_the_situation(fields: dict, commands
     assert [line.strip() for line in lines if line.startswith("  tccctl")] == commands
 
 
+def test_the_commands_that_why_proposes_can_be_pasted_whatever_the_initiator_chose_as_gid() -> None:
+    evil = explanation(gid="a; touch $(id)")
+    evil.branches[0].branch_id = "stock & co"
+    with scripted(ExplainTransaction=evil) as service:
+        lines = service.tccctl("tx", "why", "a; touch $(id)").stdout.splitlines()
+    assert [shlex.split(line, comments=True) for line in lines[-2:]] == [
+        ["tccctl", "tx", "retry", "a; touch $(id)", "--version", "12"],
+        ["tccctl", "tx", "resolve", "a; touch $(id)", "stock & co", "confirmed", "--version", "12"],
+    ]
+
+
 ACTIONS = [
     ("retry", "RetryTransaction", admin.RetryTransactionResponse),
     ("hold", "HoldTransaction", admin.HoldTransactionResponse),
@@ -278,6 +290,13 @@ def test_each_refusal_has_its_exit_code_and_its_advice(code, reason, exit_code: 
     assert (result.exit_code, result.stdout) == (exit_code, "")
     assert f"{reason}: because" in result.stderr
     assert advice in result.stderr
+
+
+def test_a_refusal_in_others_words_steers_no_terminal() -> None:
+    said = refusal(Code.UNAVAILABLE, "LOG_UNAVAILABLE", "gone: \x1b]0;mine\x07\x9b2J\n\tis it running?\r")
+    with scripted(InspectTransaction=said) as service:
+        result = service.tccctl("tx", "show", "order-1")
+    assert "gone: \\u001b]0;mine\\u0007\\u009b2J\n\tis it running?\\r\n" in result.stderr
 
 
 def test_a_mistake_in_a_filter_is_pointed_at() -> None:
