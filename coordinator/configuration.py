@@ -188,7 +188,7 @@ def _line(mistake: Mistake) -> tuple[int, str]:
 def _mistake(details: ErrorDetails, layers: _Layers) -> Mistake:
     path = tuple(map(str, details["loc"]))
     if details["type"] == "together":
-        path = (*path, details["ctx"]["key"])
+        path = (*path, *details["ctx"]["key"].split("."))
     return Mistake(place=layers.nearest_place(path), key=".".join(path), message=_in_words(details, path))
 
 

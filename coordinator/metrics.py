@@ -37,7 +37,7 @@ class Metrics(Observer):
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        # Monotonic moments; None: not yet.
+        # Monotonic moments; None: not yet. `purged_at`: nothing was left to delete, or we started.
         self.heartbeat_at: float | None = None
         self.purged_at: float | None = None
         # Whom anomalies are passed on to.
@@ -202,6 +202,9 @@ class Metrics(Observer):
 
     def heartbeat(self) -> None:
         self.heartbeat_at = self._monotonic()
+        if self.purged_at is None:
+            # Lagging counts from here on: a purge that never gets through must show, too.
+            self.purged_at = self.heartbeat_at
 
     def purged(self, count: int, *, finished: bool) -> None:
         self._purged.inc(count)
@@ -298,7 +301,9 @@ class Gauges(Collector):
             )
         if metrics.purged_at is not None:
             yield _gauge(
-                "tcc_purge_lag_seconds", "Since a purge left nothing to delete.", now - metrics.purged_at
+                "tcc_purge_lag_seconds",
+                "Since a purge left nothing to delete, or since the start.",
+                now - metrics.purged_at,
             )
 
     def _of_participants(self) -> Iterator[Metric]:

@@ -6,6 +6,7 @@ Environment variables start with `TCC_`; `__` goes one table down:
 
 import re
 import ssl
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import urlsplit
@@ -371,6 +372,21 @@ class Settings(BaseSettings):
     reconcile: ReconcileTable = ReconcileTable()
     participants: dict[str, ParticipantSettings] = Field(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        """Of two at one place the second cannot listen, or, with several workers, gets calls of the first."""
+        places = [("listen.address", self.listen.address), ("admin.listen", self.admin_address())]
+        if self.metrics_address():
+            metrics = [self.metrics.place(slot) for slot in range(self.workers)]
+            if metrics[-1][1] > _PORT_MAX:
+                message = f"needs a port for each of {self.workers} workers, from this one up to 65535"
+                raise _at("metrics.listen", message)
+            places += [("metrics.listen", f"{host}:{port}") for host, port in metrics]
+        for (one, here), (other, there) in combinations(places, 2):
+            if one != other and _is_same_place(here, there):
+                raise _at(other, f"{there} is taken by {one}, {here}")
+        return self
+
     def admin_address(self) -> str:
         """Where to listen for operators."""
         if "listen" not in self.admin.model_fields_set and self.listen.address.endswith(":0"):
@@ -401,6 +417,12 @@ class Settings(BaseSettings):
 
     def reconcile_settings(self) -> ReconcileSettings:
         return ReconcileSettings(retention_s=self.log.retention_s, **self.reconcile.model_dump())
+
+
+def _is_same_place(here: str, there: str) -> bool:
+    (host, _, port), (other, _, other_port) = here.rpartition(":"), there.rpartition(":")
+    anywhere = {"0.0.0.0", "[::]"}  # noqa: S104 - it is looked for, not bound
+    return int(port) == int(other_port) != 0 and (host == other or bool(anywhere & {host, other}))
 
 
 def _is_log_url(url: str) -> bool:

@@ -79,6 +79,18 @@ def mistakes(directory: Path, text: str) -> list[str]:
             '[participants.a]\ntarget = "a:1"\ntls = {ca_file = "/no/such"}',
             "3: participants.a.tls.ca_file: cannot read /no/such: No such file or directory",
         ),
+        (
+            '[listen]\naddress = "0.0.0.0:7091"\n[admin]\nlisten = "127.0.0.1:7091"',
+            "4: admin.listen: 127.0.0.1:7091 is taken by listen.address, 0.0.0.0:7091",
+        ),
+        (
+            'workers = 3\n[listen]\naddress = "h:9001"\n[metrics]\nlisten = "h:9000"',
+            "5: metrics.listen: h:9001 is taken by listen.address, h:9001",
+        ),
+        (
+            'workers = 2\n[metrics]\nlisten = "h:65535"',
+            "3: metrics.listen: needs a port for each of 2 workers, from this one up to 65535",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_with_its_place(tmp_path: Path, text: str, said: str) -> None:
@@ -127,6 +139,11 @@ def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:65535", "[::1]:50050", "coordinator.local:1"])
 def test_an_address_is_host_and_port(address: str) -> None:
     assert load(None, {"listen": {"address": address}}).listen.address == address
+
+
+def test_one_port_at_different_addresses_is_not_the_same_place() -> None:
+    settings = load(None, {"listen": {"address": "10.0.0.1:7091"}, "metrics": {"listen": "10.0.0.2:7091"}})
+    assert settings.admin_address() == "127.0.0.1:7091"
 
 
 @pytest.mark.parametrize("address", ["", "50050", ":50050", "h:", "h:65536", "h:-1", "h:http", "::1:50050"])

@@ -10,6 +10,7 @@ import pytest
 
 from coordinator.log.embedded import EmbeddedPostgres
 from coordinator.log.migration import migrate
+from coordinator.metrics import Metrics
 from tcc.v1 import participant_pb2, transaction_pb2 as pb
 from tests.observability.scraping import free_port, get, scrape, until_scraped, value
 from tests.support import daemon
@@ -134,6 +135,17 @@ async def test_health_follows_the_log(own_postgres: EmbeddedPostgres) -> None:
         samples = await until_scraped(port, lambda now: value(now, "tcc_log_available") == 1)
         assert value(samples, "tcc_anomalies_total", kind="LOG_AWAY") == 1
         assert value(samples, "tcc_anomalies_total", kind="LOG_BACK") == 1
+
+
+def test_a_purge_that_never_gets_through_lags_from_the_start() -> None:
+    moments = iter((100.0, 101.0, 160.0))
+    metrics = Metrics(lambda: next(moments))
+    for _ in range(2):
+        metrics.heartbeat()
+    metrics.purged(5_000, finished=False)
+    assert metrics.purged_at == 100.0
+    metrics.purged(1, finished=True)
+    assert metrics.purged_at == 160.0
 
 
 async def test_only_get_and_only_what_is_there(log_url: str) -> None:
