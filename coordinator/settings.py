@@ -38,6 +38,7 @@ _DNS = re.compile(r"dns:(//[^/\s]*/)?")
 # Ways to name a participant that gRPC knows and that need no port of their own.
 _OTHER_SCHEMES = ("unix:", "unix-abstract:", "ipv4:", "ipv6:", "vsock:", "xds:")
 _PORT_MAX = 65_535
+_BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 def _readable(path: Path) -> Path:
@@ -76,6 +77,9 @@ class LogSettings(_Table):
     def _postgresql(cls, url: SecretStr | None) -> SecretStr | None:
         if url is not None and not _is_log_url(url.get_secret_value()):
             raise PydanticCustomError("log_url", "must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+        if url is not None and _BARE_PERCENT.search(url.get_secret_value()):
+            # The driver would say the whole word, which may be the password.
+            raise PydanticCustomError("log_url", "has a bare %; write %25 for it")
         return url
 
 

@@ -1,5 +1,9 @@
 """The commands put together."""
 
+import sys
+from io import TextIOWrapper
+from typing import cast
+
 import typer
 
 from tccctl import audit, coordinators, participants, reconciliation, stats, transactions, watch
@@ -36,4 +40,7 @@ watch.register(app)
 
 def main() -> None:
     """The entry point of the command."""
+    for stream in (sys.stdout, sys.stderr):
+        # What the terminal's alphabet lacks is spelled out.
+        cast("TextIOWrapper", stream).reconfigure(errors="backslashreplace")
     app(prog_name="tccctl")

@@ -16,7 +16,7 @@ from tcc.v1 import admin_pb2, admin_pb2_grpc
 from tccctl.channel import open_channel
 from tccctl.exit_codes import ExitCode
 from tccctl.failures import OUTCOME_UNKNOWN, Failure, UsageFailure, failure_of
-from tccctl.formatting import harmless_lines
+from tccctl.formatting import harmless, harmless_lines
 from tccctl.output import Output
 from tccctl.payloads import PayloadReader, payload_reader
 from tccctl.records import record
@@ -102,6 +102,12 @@ def failures_as_exits() -> Iterator[None]:
         # Whoever read has enough; the interpreter must not complain when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(ExitCode.OK) from None
+    except UnicodeEncodeError as error:
+        typer.echo(f"tccctl: {harmless(error.object)} is no text in UTF-8", err=True)
+        raise typer.Exit(ExitCode.USAGE) from None
+    except OSError as error:
+        typer.echo(f"tccctl: the answer could not be written: {error.strerror}", err=True)
+        raise typer.Exit(ExitCode.REFUSED) from error
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("\ntccctl: interrupted", err=True)
         raise typer.Exit(ExitCode.INTERRUPTED) from None

@@ -195,6 +195,14 @@ def test_a_malformed_log_url_is_refused_and_not_said(url: str) -> None:
     assert str(caught.value) == "command line: log.url: must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
 
 
+@pytest.mark.parametrize("password", ["50%secret", "secret%", "%zzsecret"])
+def test_a_bare_percent_sign_in_the_log_url_is_refused_and_not_said(password: str) -> None:
+    """The database's driver would say the password when it refuses that."""
+    with pytest.raises(ConfigurationError) as caught:
+        load(None, {"log": {"url": f"postgresql://u:{password}@h/d"}})
+    assert str(caught.value) == "command line: log.url: has a bare %; write %25 for it"
+
+
 @pytest.mark.parametrize("endpoint", ["http://collector:4317", "https://[::1]:4317"])
 def test_traces_go_to_a_collector(endpoint: str) -> None:
     assert load(None, {"tracing": {"endpoint": endpoint}}).tracing.endpoint == endpoint

@@ -1,14 +1,18 @@
 """`tccctl tx` in a pipe, over real gRPC, against an AdminService that answers as the test tells it."""
 
 import json
+import os
 import shlex
+import subprocess
+import sys
+from typing import Any
 
 import pytest
 import yaml
 from google.rpc.code_pb2 import Code
 
 from tcc.v1 import admin_pb2 as admin, transaction_pb2 as pb
-from tests.ctl.scripted_admin import refusal, scripted
+from tests.ctl.scripted_admin import NO_SETTINGS, ScriptedAdmin, refusal, scripted
 
 
 def transaction(gid: str = "order-1", **fields: object) -> pb.Transaction:
@@ -342,6 +346,43 @@ def test_a_command_that_is_wrong_ends_with_2_and_asks_nobody(arguments: tuple[st
         result = service.tccctl(*arguments)
     assert (result.exit_code, service.requests) == (2, [])
     assert said in result.stderr
+
+
+def process(service: ScriptedAdmin, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | NO_SETTINGS | {"TCCCTL_ADDRESS": service.address, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "tccctl", *arguments]
+    return subprocess.run(
+        command, env=environment, stderr=subprocess.PIPE, text=True, check=False, timeout=60, **options
+    )
+
+
+def test_words_that_are_no_text_are_a_mistake_of_the_command() -> None:
+    with scripted() as service:
+        ended = process(service, "tx", "show", os.fsdecode(b"order-\xff"))
+    assert (ended.returncode, service.requests) == (2, [])
+    assert ended.stderr == "tccctl: order-\\udcff is no text in UTF-8\n"
+
+
+def test_what_the_terminal_cannot_show_is_spelled_out() -> None:
+    with scripted(InspectTransaction=inspection(initiator="Bäcker")) as service:
+        ended = process(service, "tx", "show", "order-1", stdout=subprocess.PIPE)
+    assert ended.returncode == 0
+    assert "initiator    B\\xe4cker\n" in ended.stdout
+
+
+def test_an_answer_that_nobody_can_take_is_told_in_one_line() -> None:
+    with (
+        scripted(
+            SearchTransactions=admin.SearchTransactionsResponse(transactions=[transaction()])
+        ) as service,
+        open("/dev/full", "w") as full,  # noqa: PTH123 - a device
+    ):
+        ended = process(service, "tx", "list", stdout=full)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[0] == (
+        "tccctl: the answer could not be written: No space left on device"
+    )
+    assert "Traceback" not in ended.stderr
 
 
 def test_nobody_acts_without_a_name() -> None:
