@@ -143,10 +143,13 @@ class Submitter:
 
     async def _call(self, items: list[_Item]) -> None:
         """One call for these items; afterwards each is answered, or on its way to another attempt."""
+        # Those that this call has not told anything. Who was told to come again may be under way
+        # anew while the call goes on for the others, and its end is none of their business.
+        missing = dict(enumerate(items))
         failure: grpc.aio.AioRpcError | None = None
         failpoint("client.execute.send")
         try:
-            await (self._call_unary(items[0]) if len(items) == 1 else self._call_batch(items))
+            await (self._call_unary(items[0]) if len(items) == 1 else self._call_batch(missing))
         except grpc.aio.AioRpcError as error:
             failure = error
         except Exception as error:  # noqa: BLE001 - a bug of ours: every caller must see it, not the log alone
@@ -154,7 +157,7 @@ class Submitter:
                 _fail(item, error)
             return
         failpoint("client.execute.answered")
-        for item in items:
+        for item in missing.values():
             if not item.answer.done():
                 self._retry_or_fail(item, _error_of(failure), in_batch=len(items) > 1)
 
@@ -164,17 +167,19 @@ class Submitter:
         self._measure(started)
         _settle(item, response.outcome)
 
-    async def _call_batch(self, items: list[_Item]) -> None:
+    async def _call_batch(self, missing: dict[int, _Item]) -> None:
+        """Takes those that are replied to out of `missing`: items by their place in the batch."""
         started = self._loop.time()
+        items = list(missing.values())
         deadline = max(item.deadline for item in items)
         request = pb.ExecuteTransactionsRequest(transactions=[item.request for item in items])
-        missing, half = len(items), len(items) // 2
+        half = len(items) // 2
         async for response in self._execute_transactions(request, timeout=max(0.0, deadline - started)):
+            before = len(missing)
             for reply in response.replies:
-                self._take(items[reply.index], reply)
-            if missing > half >= missing - len(response.replies):
+                self._take(missing.pop(reply.index), reply)
+            if before > half >= len(missing):
                 self._measure(started)
-            missing -= len(response.replies)
 
     def _take(self, item: _Item, reply: pb.ExecuteTransactionsReply) -> None:
         if reply.HasField("error"):
