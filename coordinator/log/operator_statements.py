@@ -35,7 +35,6 @@ from coordinator.log.statements import (
     IS_FAR,
     NO_TEXT,
     Statement,
-    batch,
     compiled,
     constant,
     is_lawful,
@@ -119,19 +118,34 @@ def _unsettled_marked() -> Statement:
 def _unsettled_counts() -> Statement:
     """By whom they wait for (NULL: somebody drives them) and state; of those that wait at most `most` each.
 
-    In one statement, since they move: each is in one place at a time.
+    In one statement, since they move: each is in one place at a time. So it also finds by itself
+    for whom they wait, by one look into the index for each.
     """
     driven = select(cast(null(), Text), t.state, func.count()).where(_driven).group_by(t.state)
-    share = batch("share", waiting_on=Text())
+    # Those that were released, adopted or held wait for nobody.
+    waited_for = select(cast(NO_TEXT, Text).label("waiting_on")).cte("waited_for", recursive=True)
+    following = (
+        select(t.waiting_on)
+        .where(t.due_at.is_not(None), t.waiting_on > waited_for.c.waiting_on)
+        .order_by(t.waiting_on)
+        .limit(constant(1))
+        .correlate(waited_for)
+        .lateral("following")
+    )
+    waited_for = waited_for.union_all(
+        select(following.c.waiting_on).select_from(waited_for.join(following, true()))
+    )
     parked = (
         select(t.state)
-        .where(t.due_at.is_not(None), t.waiting_on == share.c.waiting_on)
+        .where(t.due_at.is_not(None), t.waiting_on == waited_for.c.waiting_on)
         .order_by(t.due_at)
         .limit(number("most"))
-        .correlate(share)
+        .correlate(waited_for)
         .lateral("parked")
     )
-    waiting = select(share.c.waiting_on, parked.c.state, func.count()).select_from(share.join(parked, true()))
+    waiting = select(waited_for.c.waiting_on, parked.c.state, func.count()).select_from(
+        waited_for.join(parked, true())
+    )
     return compiled(
         "transaction_count_unsettled", union_all(driven, waiting.group_by(literal_column("1, 2")))
     )

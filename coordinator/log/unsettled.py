@@ -28,11 +28,9 @@ class Ask(Protocol):
 async def unsettled(ask: Ask, count_max: int) -> Unsettled:
     """The figures. No count of what is parked goes further than `count_max`. Raises LogUnavailable."""
     ((at, stuck, held),) = (await ask(statements.UNSETTLED_MARKED, most=count_max)).rows
-    # Those that were released, adopted or held wait for nobody.
-    names = ["", *await participants_waited_for(ask)]
     by_state: dict[State, int] = {}
     waiting_on: dict[str, int] = {}
-    for name, state, count in (await ask(statements.UNSETTLED_COUNTS, waiting_on=names, most=count_max)).rows:
+    for name, state, count in (await ask(statements.UNSETTLED_COUNTS, most=count_max)).rows:
         by_state[State(state)] = by_state.get(State(state), 0) + count
         if name is not None:
             waiting_on[name] = waiting_on.get(name, 0) + count
