@@ -31,8 +31,14 @@ class LogClock:
         return self._monotonic()
 
     def set(self, log_time: float, *, asked_at: float, answered_at: float) -> None:
-        """Learns that the log said `log_time` somewhere between two monotonic moments."""
-        self._offset_s = log_time - (asked_at + answered_at) / 2
+        """Learns that the log said `log_time` somewhere between two monotonic moments.
+
+        What was known before stays as far as it can be true. An answer that took long says
+        little: to believe in its middle would move the time to and fro by half of what it took.
+        """
+        least_s, most_s = log_time - answered_at, log_time - asked_at
+        known_s = (least_s + most_s) / 2 if self._offset_s is None else self._offset_s
+        self._offset_s = min(max(known_s, least_s), most_s)
 
 
 class ThreadLoad:

@@ -23,6 +23,17 @@ def test_the_clock_tells_the_log_s_time_and_goes_on_by_the_monotonic_one() -> No
     assert clock.now() == 5_008.0
 
 
+def test_a_slow_answer_moves_the_clock_no_further_than_it_must() -> None:
+    clock = LogClock(lambda: 100.0)
+    clock.set(5_000.0, asked_at=100.0, answered_at=100.0)
+    clock.set(5_002.0, asked_at=99.0, answered_at=103.0)  # at 102 the log's time may well be 5,002
+    assert clock.now() == 5_000.0
+    clock.set(5_002.0, asked_at=99.0, answered_at=101.0)  # it went on by more than it can have here
+    assert clock.now() == 5_001.0
+    clock.set(4_000.0, asked_at=100.0, answered_at=101.0)
+    assert clock.now() == 4_000.0
+
+
 def test_a_thread_is_full_while_it_has_hardly_a_pause() -> None:
     now = computed = 0.0
     load = ThreadLoad(lambda: now, lambda: computed)
