@@ -100,7 +100,7 @@ _LEAVES_OPEN = {
 }
 
 # The coordinator says these before it does anything.
-_NOTHING_DONE = {"DRAINING", "OVERLOADED"}
+_NOTHING_DONE = {"DRAINING", "OVERLOADED", "PARTICIPANT_PAUSED", "PARTICIPANT_UNREACHABLE"}
 
 _ADVICE_BY_CODE: dict[grpc.StatusCode, str] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: "give it longer with --timeout, or ask another one with --address",

@@ -224,13 +224,19 @@ def _done(reply: admin.RepairBranchResponse) -> str:
 def _blocks(
     findings: Sequence[admin.Finding], ended: Sequence[admin.ParticipantReconciliation]
 ) -> list[Block]:
-    blocks: list[Block] = [_table(findings), *([Words()] if findings else [])]
     compared = [one for one in ended if one.outcome == admin.RECONCILIATION_OUTCOME_COMPARED]
+    blocks: list[Block] = []
+    # Who was not looked at agrees with nothing.
+    if compared or findings:
+        blocks += [_table(findings), *([Words()] if findings else [])]
     kinds = Counter(finding.kind for finding in findings)
     counts = [f"{count} {_kind(kind)}" for kind, count in sorted(kinds.items())]
     rows = sum(one.rows for one in compared)
     who = ", ".join(one.participant for one in compared) or "nobody"
-    blocks.append(Words(f"{', '.join(counts) or 'no finding'} in {rows} rows of {who}"))
+    if compared or findings:
+        blocks.append(Words(f"{', '.join(counts) or 'no finding'} in {rows} rows of {who}"))
+    else:
+        blocks.append(Words("nobody could be compared with the log"))
     rest = [one for one in ended if one.outcome != admin.RECONCILIATION_OUTCOME_COMPARED]
     blocks += [Words(f"not compared: {one.detail}", "yellow") for one in rest]
     return blocks

@@ -102,6 +102,25 @@ def test_who_could_not_be_asked_makes_it_end_with_7(outcome: "admin.Reconciliati
     assert result.exit_code == 7
 
 
+def test_where_nobody_was_compared_nobody_is_said_to_agree() -> None:
+    paused = admin.ParticipantReconciliation(
+        participant="inventory", outcome=admin.RECONCILIATION_OUTCOME_PAUSED, detail="inventory is paused"
+    )
+    with scripted(Reconcile=[admin.ReconcileResponse(ended=paused)]) as service:
+        result = service.tccctl("reconcile")
+    assert result.stdout == "nobody could be compared with the log\nnot compared: inventory is paused\n"
+
+
+@pytest.mark.parametrize("reason", ["PARTICIPANT_PAUSED", "PARTICIPANT_UNREACHABLE"])
+def test_a_repair_that_was_refused_before_it_began_leaves_nothing_open(reason: str) -> None:
+    with scripted(RepairBranch=refusal(Code.UNAVAILABLE, reason, "no")) as service:
+        result = service.tccctl(
+            "reconcile", "--repair", "g", "stock", "--participant", "inventory", "--reason", "r"
+        )
+    assert result.exit_code == 5
+    assert "took effect" not in result.stderr
+
+
 def test_programs_get_everything() -> None:
     with scripted(Reconcile=FOUND) as service:
         result = service.tccctl("reconcile", "-o", "json", "--participant", "inventory")
