@@ -116,7 +116,7 @@ def _log(url: str) -> Iterator[Finding]:
     try:
         facts = examine(url)
     except LogUrlError as error:
-        yield _problem("log", str(error), "mend [log] url")
+        yield _problem("log", str(error), "mend [log] url, or grant its user what is denied")
         return
     except LogUnavailable as error:
         yield _problem(

@@ -9,7 +9,13 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from coordinator.core.errors import LogUnavailable
-from coordinator.log.migration import LogUrlError, alembic_config, database_engine, in_one_line
+from coordinator.log.migration import (
+    LogUrlError,
+    alembic_config,
+    database_engine,
+    in_one_line,
+    is_about_the_url,
+)
 
 _SETTINGS = ("server_version", "server_version_num", "fsync", "full_page_writes", "synchronous_commit")
 _CLOCK = text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION)")
@@ -46,7 +52,7 @@ def examine(url: str) -> LogFacts:
     except OperationalError as error:
         raise LogUnavailable(in_one_line(error.orig or error)) from error
     except ProgrammingError as error:
-        if getattr(error.orig, "sqlstate", None) is not None:
+        if not is_about_the_url(error):
             raise
         raise LogUrlError(in_one_line(error.orig or error)) from error
 

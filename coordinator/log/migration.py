@@ -22,6 +22,7 @@ _LOCK_STATEMENTS = (
     text("CREATE TABLE IF NOT EXISTS migration_lock (id SMALLINT PRIMARY KEY)"),
     text("INSERT INTO migration_lock (id) VALUES (1) ON CONFLICT (id) DO NOTHING"),
 )
+_INSUFFICIENT_PRIVILEGE = "42501"
 _TAKE_LOCK = text("SELECT id FROM migration_lock WHERE id = 1 FOR UPDATE")
 
 
@@ -41,7 +42,7 @@ def migrate(url: str) -> None:
     except OperationalError as error:
         raise LogUnavailable(f"the log cannot be reached: {in_one_line(error.orig or error)}") from error
     except ProgrammingError as error:
-        if getattr(error.orig, "sqlstate", None) is not None:
+        if not is_about_the_url(error):
             raise  # the server's word about a statement: a bug
         raise LogUrlError(f"log.url: {in_one_line(error.orig or error)}") from error
 
@@ -51,6 +52,11 @@ def _migrate(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(_TAKE_LOCK)
         command.upgrade(alembic_config(connection), "head")
+
+
+def is_about_the_url(error: ProgrammingError) -> bool:
+    """Whether the URL is wrong, or names a user who may not do what is needed."""
+    return getattr(error.orig, "sqlstate", None) in {None, _INSUFFICIENT_PRIVILEGE}
 
 
 def in_one_line(error: BaseException) -> str:

@@ -4,15 +4,18 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from uuid import uuid4
 
 import grpc
 import psycopg
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from psycopg import sql
+from sqlalchemy import make_url
 
 from coordinator.doctor import Finding, Verdict, _clock, _durability, diagnose
 from coordinator.log.diagnosis import LogFacts
+from coordinator.log.migration import LogUrlError, migrate
 from coordinator.settings import MetricsSettings, Settings, TracingSettings
 from tests.e2e.test_startup import ended, tccd
 from tests.observability.scraping import free_port, get
@@ -71,6 +74,21 @@ async def test_missing_migrations_are_a_problem(database_url: str) -> None:
     found = (await findings(settings(database_url)))["migrations"]
     assert (found.verdict, found.said.partition(",")[0]) == (Verdict.PROBLEM, "at none")
     assert "tccd migrate" in found.remedy
+
+
+async def test_a_user_who_may_not_read_the_tables_is_a_problem(log_url: str) -> None:
+    role = f"reader_{uuid4().hex}"
+    with psycopg.connect(log_url, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role)))
+        try:
+            url = make_url(log_url).set(username=role).render_as_string(hide_password=False)
+            found = (await findings(settings(url)))["log"]
+            with pytest.raises(LogUrlError, match="permission denied"):
+                migrate(url)
+        finally:
+            connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
+    assert found.verdict is Verdict.PROBLEM
+    assert "permission denied" in found.said
 
 
 @pytest.mark.parametrize(
