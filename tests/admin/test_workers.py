@@ -1,21 +1,15 @@
 """Workers share the operators' port, answer for each other, and are drained one by one."""
 
 import asyncio
-import socket
 from pathlib import Path
 
 import grpc
 
 from tcc.v1 import admin_pb2 as apb
 from tests.support.daemon import serving
+from tests.support.ports import free_port
 
 from .conftest import Stub, act, until
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 async def alive(address: str) -> set[str]:
@@ -47,4 +41,4 @@ async def test_drained_workers_leave_and_are_not_started_again(tmp_path: Path, l
 
         await until(only_second)
         await drain(address, second)
-        assert await asyncio.wait_for(daemon.process.wait(), 60) == 0
+        assert await asyncio.wait_for(daemon.process.wait(), 180) == 0

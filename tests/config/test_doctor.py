@@ -18,7 +18,8 @@ from coordinator.log.diagnosis import LogFacts
 from coordinator.log.migration import LogUrlError, migrate
 from coordinator.settings import MetricsSettings, Settings, TracingSettings
 from tests.e2e.test_startup import ended, tccd
-from tests.observability.scraping import free_port, get
+from tests.observability.scraping import get
+from tests.support.ports import free_port
 from tests.support.scripted_participant import ScriptedParticipant, serving
 from tests.support.worker import running, settings_for
 

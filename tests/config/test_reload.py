@@ -10,15 +10,16 @@ from pathlib import Path
 import pytest
 
 from tcc.v1 import participant_pb2, transaction_pb2 as pb
-from tests.observability.scraping import free_port, scrape, value
+from tests.observability.scraping import scrape, value
 from tests.support import daemon
 from tests.support.errors import refused
+from tests.support.ports import free_ports
 from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, serving
 from tests.support.worker import branch
 
 TRY = participant_pb2.OPERATION_TRY
 CONFIRM = participant_pb2.OPERATION_CONFIRM
-TIMEOUT_S = 60
+TIMEOUT_S = 120
 
 
 @pytest.fixture
@@ -194,7 +195,7 @@ async def test_a_broken_file_changes_nothing_and_says_every_mistake(
 async def test_a_refused_file_is_counted_once_whatever_the_number_of_workers(
     database_url: str, tmp_path: Path, workers: int
 ) -> None:
-    port = free_port()
+    port = free_ports(workers)
 
     async def refusals() -> float:
         pages = [await scrape(port + number) for number in range(workers)]

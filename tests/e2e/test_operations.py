@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from coordinator.settings import Settings
 from proof.faults.scenarios import disk_full
 from tcc import Participant
 from tcc.barrier import State
@@ -20,6 +20,7 @@ from tcc.v1 import participant_pb2, transaction_pb2 as pb, transaction_pb2_grpc
 from tests.support import daemon
 from tests.support.errors import refused
 from tests.support.guide import steps, walk
+from tests.support.ports import free_port
 from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, failed, serving
 from tests.support.small_disk import postgres_on_a_small_disk
 from tests.support.worker import Running, branch, running, settings_for, until_health
@@ -36,8 +37,10 @@ BREAKING = {
     "breaker_open_first_s": 600,
     "breaker_open_max_s": 600,
 }
-# Stuck soon, and then tried so seldom that an operator can look at it.
-SLOWING = {"retry_first_s": 0.05, "retry_max_s": 600, "attempts_before_stuck": 3}
+# Stuck soon; and then tried so seldom that nothing changes between an operator's look and act.
+STUCK_AT = 3
+BRISK = {"retry_first_s": 0.05, "retry_max_s": 0.2, "attempts_before_stuck": STUCK_AT}
+SELDOM = {"retry_first_s": 36_000, "retry_max_s": 36_000}
 
 
 def asked_by(address: str) -> dict[str, str]:
@@ -51,6 +54,8 @@ async def begin(
     request = pb.ExecuteTransactionRequest(
         gid=gid, branches=branches, initiator="shop", labels={"region": "eu"}, wait_for=wait_for
     )
+    # However long the commands take, what the guide shows as to come is to come.
+    request.expiry.FromSeconds(3_600)
     await coordinator.stub.ExecuteTransaction(request, timeout=60)
 
 
@@ -59,10 +64,13 @@ async def coordinator(
     url: str, participants: Mapping[str, str], policy: Mapping[str, object]
 ) -> AsyncIterator[Running]:
     """A worker that has these participants, by their addresses."""
-    tables = {name: {"target": target} | dict(policy) for name, target in participants.items()}
-    settings = settings_for(tables, admin={"report_every_s": 0.1})
-    async with running(settings, url) as worker:
+    async with running(treated(participants, policy), url) as worker:
         yield worker
+
+
+def treated(participants: Mapping[str, str], policy: Mapping[str, object]) -> Settings:
+    tables = {name: {"target": target} | dict(policy) for name, target in participants.items()}
+    return settings_for(tables, admin={"report_every_s": 0.1})
 
 
 async def walk_at(worker: Running, section: str, **events: Callable[[], Awaitable[None]]) -> None:
@@ -102,6 +110,7 @@ async def test_a_participant_is_down(log_url: str) -> None:
 
 async def test_a_confirm_always_fails(log_url: str) -> None:
     stock, decided = ScriptedParticipant(), asyncio.Event()
+    failing = "CONFIRM stock"
 
     async def fail_confirms(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
         if (call.gid, call.branch_id, call.operation) == ("order-17", "stock", CONFIRM):
@@ -110,16 +119,18 @@ async def test_a_confirm_always_fails(log_url: str) -> None:
         return SUCCEEDED
 
     stock.script = fail_confirms
-    async with (
-        serving(stock) as address,
-        coordinator(log_url, {"inventory": address, "coupon": address}, SLOWING) as worker,
-    ):
+    async with contextlib.AsyncExitStack() as stack:
+        address = await stack.enter_async_context(serving(stock))
+        participants = {"inventory": address, "coupon": address}
+        worker = await stack.enter_async_context(coordinator(log_url, participants, BRISK))
         for gid in ("order-17", "order-18"):
             payload = b'{"sku": "A-1", "quantity": 2, "card": {"number": "4111111111111111"}}'
             reserve = branch("stock", "inventory", payload=payload, content_type="application/json")
             await begin(worker, gid, reserve, branch("coupon", "coupon", action="freeze"))
         await worker.settled("order-18")
         decided.set()
+        await stock.until(lambda: stock.heard("order-17").count(failing) > STUCK_AT)
+        worker.worker.reload(treated(participants, SELDOM))
         await walk_at(worker, "A Confirm always fails")
         assert (await worker.settled("order-17")).heuristic
 
@@ -298,9 +309,3 @@ async def test_an_orphaned_reservation(log_url: str, database_url: str, tmp_path
     finally:
         await inventory.stop(0.5)
         await engine.dispose()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

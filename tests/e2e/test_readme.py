@@ -12,6 +12,7 @@ import grpc
 import pytest
 
 from tests.support import daemon
+from tests.support.ports import free_port
 
 README = (Path(__file__).parent.parent.parent / "README.md").read_text()
 
@@ -25,14 +26,6 @@ def block(name: str) -> str:
 
 def code_lines(name: str) -> int:
     return sum(bool(line.strip()) for line in block(name).splitlines())
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Shop:
@@ -70,7 +63,7 @@ async def participant(shop: Shop) -> AsyncIterator[None]:
     process = await asyncio.create_subprocess_exec(sys.executable, "inventory.py", cwd=shop.directory)
     try:
         async with grpc.aio.insecure_channel(shop.inventory) as channel:
-            await asyncio.wait_for(channel.channel_ready(), 30)
+            await asyncio.wait_for(channel.channel_ready(), 120)
         yield
     finally:
         process.terminate()

@@ -1,7 +1,6 @@
 """Reads the HTTP port of a worker."""
 
 import asyncio
-import socket
 from collections.abc import Callable, Mapping
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -9,16 +8,9 @@ from prometheus_client.parser import text_string_to_metric_families
 Samples = Mapping[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 async def get(port: int, path: str, method: str = "GET") -> tuple[int, str]:
     """Status and body, once somebody listens."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while True:
             try:
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -47,7 +39,7 @@ def value(samples: Samples, name: str, **labels: str) -> float:
 
 
 async def until_scraped(port: int, condition: Callable[[Samples], bool]) -> Samples:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while not condition(samples := await scrape(port)):  # noqa: ASYNC110 - it is asked, and sets no event
             await asyncio.sleep(0.02)
     return samples

@@ -12,8 +12,9 @@ from coordinator.log.embedded import EmbeddedPostgres
 from coordinator.log.migration import migrate
 from coordinator.metrics import Metrics
 from tcc.v1 import participant_pb2, transaction_pb2 as pb
-from tests.observability.scraping import free_port, get, scrape, until_scraped, value
+from tests.observability.scraping import get, scrape, until_scraped, value
 from tests.support import daemon
+from tests.support.ports import free_port, free_ports
 from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, failed, rejected, serving
 from tests.support.worker import branch, running, settings_for
 
@@ -133,8 +134,9 @@ async def test_health_follows_the_log(own_postgres: EmbeddedPostgres) -> None:
         assert await get(port, "/healthz") == (200, "tcc: alive\n")
         own_postgres.start()
         samples = await until_scraped(port, lambda now: value(now, "tcc_log_available") == 1)
-        assert value(samples, "tcc_anomalies_total", kind="LOG_AWAY") == 1
-        assert value(samples, "tcc_anomalies_total", kind="LOG_BACK") == 1
+        # Whoever still has a connection from before may find it broken once more.
+        away = value(samples, "tcc_anomalies_total", kind="LOG_AWAY")
+        assert value(samples, "tcc_anomalies_total", kind="LOG_BACK") == away > 0
 
 
 def test_a_purge_that_never_gets_through_lags_from_the_start() -> None:
@@ -158,7 +160,7 @@ async def test_only_get_and_only_what_is_there(log_url: str) -> None:
 
 
 async def test_each_worker_has_a_port_and_keeps_it(database_url: str, tmp_path: Path) -> None:
-    port = free_port()
+    port = free_ports(2)
     config = f'[log]\nurl = "{database_url}"\n'
     environment = {"TCC_METRICS__LISTEN": f"127.0.0.1:{port}"}
     async with daemon.serving(tmp_path, config, workers=2, environment=environment) as coordinator:

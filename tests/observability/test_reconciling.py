@@ -4,7 +4,8 @@ from contextlib import AsyncExitStack
 
 from coordinator.core.reconciliation import FindingKind
 from tcc.v1 import participant_pb2 as ppb
-from tests.observability.scraping import Samples, free_port, until_scraped, value
+from tests.observability.scraping import Samples, until_scraped, value
+from tests.support.ports import free_port
 from tests.support.scripted_books import ScriptedBooks, tried
 from tests.support.scripted_participant import ScriptedParticipant, serving
 from tests.support.worker import running, settings_for
