@@ -68,6 +68,17 @@ def own_postgres() -> Iterator[EmbeddedPostgres]:
     shutil.rmtree(data_dir)
 
 
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A directory that a PostgreSQL may work in.
+
+    It runs as another user, whom a run of pytest that begins shuts out of those below /tmp/pytest-of-root.
+    """
+    home = _data_dir()
+    yield home
+    shutil.rmtree(home)
+
+
 def _data_dir() -> Path:
     """A short path: a socket's address has to fit in about 100 bytes."""
     return Path(tempfile.mkdtemp(prefix="tcc-test-"))

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "bench", "coordinator", "--json"]
-TINY = ["--rounds=1", "--seconds=0.4", "--warm-up=0.1", "--mode=batched,unary,interactive", "--in-flight=4"]
+TINY = ["--rounds=1", "--seconds=1.0", "--warm-up=0.1", "--mode=batched,unary,interactive", "--in-flight=4"]
 
 
 @pytest.fixture(scope="module")

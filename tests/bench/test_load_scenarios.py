@@ -36,7 +36,7 @@ def run(scenario: str, data_dir: Path, *options: str) -> dict[str, Any]:
 
 
 def test_transactions_go_on_beside_a_participant_that_hangs(tmp_path: Path) -> None:
-    found = run("isolation", tmp_path, "--rounds=1", "--seconds=0.5", "--warm-up=0.2", "--in-flight=8")
+    found = run("isolation", tmp_path, "--rounds=1", "--seconds=1.0", "--warm-up=0.2", "--in-flight=8")
     alone, beside = found["configurations"]
     assert (alone["third_participant"], beside["third_participant"]) == ("unused", "hangs")
     assert (alone["failed"], beside["failed"]) == ({}, {})

@@ -16,7 +16,7 @@ from google.rpc.code_pb2 import Code
 from tcc.v1 import admin_pb2 as admin, transaction_pb2 as pb
 from tests.ctl.scripted_admin import NO_SETTINGS, ScriptedAdmin, refusal, scripted
 
-PATIENCE_S = 60
+PATIENCE_S = 180
 
 
 class Terminal:

@@ -57,14 +57,14 @@ def command_line(process: psutil.Process) -> list[str]:
 
 
 def assert_nothing_is_left(processes: list[psutil.Process], scratch: Path) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=10)
+    _, alive = psutil.wait_procs(processes, timeout=60)
     assert not alive
     assert list(scratch.iterdir()) == []
 
 
 def test_a_storm_with_kills_loses_nothing(scratch: Path):
     with demo_process(scratch, "--orders", "150", "--json", "--seed", "3") as demo:
-        output, notes = demo.communicate(timeout=100)
+        output, notes = demo.communicate(timeout=400)
     assert demo.returncode == 0, notes
     result = json.loads(output.splitlines()[-1])
 
@@ -87,7 +87,7 @@ def test_an_interrupted_demo_leaves_no_process_and_no_file(scratch: Path, number
     with demo_process(scratch, "--orders", MANY) as demo:
         running = until_first_kill(demo)
         demo.send_signal(number)
-        _, errors = demo.communicate(timeout=60)
+        _, errors = demo.communicate(timeout=400)
     assert len(running) > 6  # three participants, PostgreSQL, the coordinator and a worker at the least
     assert (demo.returncode, errors.strip()) == (130, "interrupted")
     assert_nothing_is_left(running, scratch)
@@ -98,7 +98,7 @@ def test_a_process_that_ends_by_itself_ends_the_demo_and_its_log_is_shown(scratc
         running = until_first_kill(demo)
         [coupon] = [process for process in running if "participants.coupon" in command_line(process)]
         coupon.send_signal(signal.SIGSEGV)
-        _, errors = demo.communicate(timeout=60)
+        _, errors = demo.communicate(timeout=400)
     assert demo.returncode == 1
     assert f"coupon (pid {coupon.pid}) ended with status -11" in errors
     assert "participant coupon serves on port" in errors

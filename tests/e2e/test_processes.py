@@ -71,7 +71,7 @@ async def test_killing_a_coordinator_with_500_live_transactions_loses_none(
                 settled = await asyncio.gather(
                     *(
                         stub.WaitTransaction(
-                            pb.WaitTransactionRequest(gid=gid, wait_for=pb.WAIT_FOR_COMPLETION), timeout=60
+                            pb.WaitTransactionRequest(gid=gid, wait_for=pb.WAIT_FOR_COMPLETION), timeout=120
                         )
                         for gid in gids
                     )
@@ -88,7 +88,7 @@ async def test_a_worker_that_is_killed_is_started_again_and_the_others_serve_on(
         assert await coordinator.next_worker() in coordinator.workers
         async with daemon.stub(coordinator.address) as stub:
             request = pb.ExecuteTransactionRequest(gid="g", branches=[branch("1")])
-            reply = await stub.ExecuteTransaction(request, wait_for_ready=True, timeout=30)
+            reply = await stub.ExecuteTransaction(request, wait_for_ready=True, timeout=120)
         assert reply.outcome.state == pb.TRANSACTION_STATE_CONFIRMING
 
 
@@ -114,7 +114,7 @@ async def test_the_work_of_a_worker_that_is_killed_is_adopted_without_waiting_fo
                 await coordinator.next_worker()
         async with daemon.stub(coordinator.address) as stub:
             wait = pb.WaitTransactionRequest(gid="g", wait_for=pb.WAIT_FOR_COMPLETION)
-            reply = await stub.WaitTransaction(wait, wait_for_ready=True, timeout=60)
+            reply = await stub.WaitTransaction(wait, wait_for_ready=True, timeout=120)
     assert reply.outcome.state == pb.TRANSACTION_STATE_CONFIRMED
 
 
@@ -152,7 +152,7 @@ async def test_sigterm_drains_and_exits_with_0(
 
 async def _until_refused(stub) -> None:
     """Returns when new work is refused."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while True:
             try:
                 await stub.ExecuteTransaction(pb.ExecuteTransactionRequest(branches=[branch("1")]))
@@ -161,10 +161,12 @@ async def _until_refused(stub) -> None:
                 return
 
 
-async def test_without_a_url_it_brings_its_own_postgres(stock: ScriptedParticipant, tmp_path: Path) -> None:
+async def test_without_a_url_it_brings_its_own_postgres(
+    stock: ScriptedParticipant, home: Path, tmp_path: Path
+) -> None:
     embedded = f"""
         [log]
-        data_dir = "{tmp_path / "data"}"
+        data_dir = "{home / "data"}"
         [participants.stock]
         target = "{stock.address}"
     """
@@ -176,12 +178,12 @@ async def test_without_a_url_it_brings_its_own_postgres(stock: ScriptedParticipa
             request = pb.ExecuteTransactionRequest(gid="g", branches=[branch("1")])
             reply = await stub.ExecuteTransaction(request)
             wait = pb.WaitTransactionRequest(gid="g", wait_for=pb.WAIT_FOR_COMPLETION)
-            await stub.WaitTransaction(wait, timeout=30)
+            await stub.WaitTransaction(wait, timeout=120)
         # The second time it is the same transaction: the data directory is durable.
         assert reply.outcome.state == expected
         assert coordinator.process.returncode == 0
     assert stock.heard("g") == ["TRY 1", "CONFIRM 1"]
-    assert not _postgres_in(tmp_path)
+    assert not _postgres_in(home)
 
 
 def _postgres_in(directory: Path) -> list[str]:

@@ -61,7 +61,7 @@ class Answered:
         self._news.set()
 
     async def until(self, count: int) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(self.answers) < count:
                 self._news.clear()
                 await self._news.wait()
@@ -94,7 +94,7 @@ async def test_the_bulkhead_holds_and_everybody_gets_in_at_last() -> None:
     async with running(hall, answered, policy) as lane:
         for number in range(20):
             lane.put(call(number))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while hall.came < 4:
                 hall.news.clear()
                 await hall.news.wait()

@@ -9,14 +9,15 @@ from google.protobuf.duration_pb2 import Duration
 from grpc_health.v1 import health_pb2
 from msgspec.structs import replace
 
-from coordinator.core.errors import Refused
+from coordinator.core.errors import LogUnavailable, Refused
 from coordinator.core.model import Branch, BranchSpec, State, Transaction
 from coordinator.engine.waiting import Milestone, Waiter
 from coordinator.log.store import PostgresLog
 from tcc.v1 import participant_pb2, transaction_pb2 as pb
+from tests.log.transactions import sql
 from tests.support.errors import refused
 from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, failed, serving
-from tests.support.worker import Running, branch, running, settings_for
+from tests.support.worker import QUICK, Running, branch, running, settings_for
 
 TRY = participant_pb2.OPERATION_TRY
 CONFIRM = participant_pb2.OPERATION_CONFIRM
@@ -172,8 +173,10 @@ async def test_a_coordinator_without_a_lease_is_succeeded_by_another(
     database_url: str, stock: ScriptedParticipant
 ) -> None:
     """The first one stops dead: no drain, no heartbeat. Its transactions are decided and undecided ones."""
-    settings = settings_for({"stock": {"target": stock.address}})
-    brief = settings.model_copy(update={"recovery": settings.recovery.model_copy(update={"lease_s": 0.3})})
+    # A lease that no pause of this machine ends.
+    settings = settings_for(
+        {"stock": {"target": stock.address, "call_timeout_s": 60}}, recovery=QUICK | {"lease_s": 3_600}
+    )
     refuse_confirms = asyncio.Event()
 
     async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
@@ -184,9 +187,12 @@ async def test_a_coordinator_without_a_lease_is_succeeded_by_another(
         return SUCCEEDED
 
     stock.script = script
-    async with running(brief, database_url) as other:
-        dead = await _stopped_dead(brief, database_url, stock, refuse_confirms)
+    async with running(settings, database_url) as other:
+        dead = await _stopped_dead(settings, database_url, stock, refuse_confirms)
         refuse_confirms.clear()
+        driven = "SELECT count(*) FROM transactions WHERE owner = %s AND due_at IS NULL AND ended_at IS NULL"
+        assert await sql(database_url, driven, dead.owner) == [(2,)]
+        await sql(database_url, "UPDATE coordinators SET lease_until = now() WHERE id = %s", dead.owner)
         for gid in ("trying", "confirming"):
             assert (await other.settled(gid)).state == pb.TRANSACTION_STATE_CONFIRMED
         assert dead.owner != other.worker.owner
@@ -210,8 +216,13 @@ async def _stopped_dead(settings, database_url: str, stock: ScriptedParticipant,
     task = asyncio.create_task(live())
     one = await started
     worker = one.worker
-    # Nothing of it may reach the log any more; then its tasks end however they end.
-    await worker.log.close()
+
+    async def unreachable(*_: object) -> None:
+        raise LogUnavailable("it is dead")
+
+    # Nothing of it reaches the log any more; then its tasks end however they end.
+    for connections in (worker.log._connections, worker.log._heartbeats, worker._operator_log._connections):
+        connections.execute = unreachable  # type: ignore[method-assign, assignment] # that is how it dies
     task.cancel()
     worker.stop()
     await asyncio.gather(task, return_exceptions=True)
@@ -256,7 +267,7 @@ async def test_waiting_for_a_retry_costs_no_memory(database_url: str, stock: Scr
             await worker.stub.ExecuteTransaction(execute(f"g{number}"))
         await stock.until(lambda: stock.count(CONFIRM) == 10)
         confirming = pb.ListTransactionsRequest(states=[pb.TRANSACTION_STATE_CONFIRMING])
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while worker.engine.live:
                 await worker.stub.ListTransactions(confirming)  # each turn of the loop is a round trip
         listed = await worker.stub.ListTransactions(confirming)
@@ -273,7 +284,7 @@ async def test_who_waits_for_the_end_is_told_though_it_was_parked_meanwhile(
     stock.script = fail_first
     async with running(settings_for({"stock": {"target": stock.address}}), database_url) as worker:
         request = execute("g", pb.WAIT_FOR_COMPLETION)
-        outcome = (await worker.stub.ExecuteTransaction(request, timeout=15)).outcome
+        outcome = (await worker.stub.ExecuteTransaction(request, timeout=60)).outcome
     assert outcome.state == pb.TRANSACTION_STATE_CONFIRMED
     assert stock.count(CONFIRM) == 2
 
@@ -381,7 +392,7 @@ async def test_a_dead_participant_delays_only_its_own_transactions(
             gid="dead", branches=[branch("1", "dead")], wait_for=pb.WAIT_FOR_ACCEPTED
         )
         await worker.stub.ExecuteTransaction(dead)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while worker.engine.lanes["dead"].breaker.closed:
                 await worker.stub.ExecuteTransaction(execute(""))
         dead.gid = "dead 2"
@@ -432,7 +443,7 @@ async def test_parallel_steps_at_two_coordinators_are_all_answered(
         request = pb.TryBranchRequest(gid="g", branch=branch(str(number)))
         for _ in range(20):
             try:
-                return await pair[number % 2].stub.TryBranch(request, timeout=10)
+                return await pair[number % 2].stub.TryBranch(request, timeout=60)
             except grpc.aio.AioRpcError as error:
                 # The SDK repeats these; anything else, a deadline above all, is an error.
                 if error.code() not in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}:
@@ -471,7 +482,7 @@ async def test_requests_whose_callers_have_gone_are_forgotten(
         for _ in range(3):
             gone = [worker.stub.WaitTransaction(wait, timeout=0.1) for _ in range(100)]
             await asyncio.gather(*gone, return_exceptions=True)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while worker.engine.watched or any(entry.waiters for entry in worker.engine.live.values()):
                 await worker.state("g")  # each turn is a round trip
 

@@ -73,7 +73,7 @@ async def fail(log: PostgresLog, proxy: Proxy, fault: Fault, call: Callable[[], 
     """Makes the call while the fault strikes. Patience is short for this call alone."""
     patience_s = log._connections._statement_timeout_s
     if fault in (Fault.HANG, Fault.DELAY):
-        log._connections._statement_timeout_s = 0.2
+        log._connections._statement_timeout_s = 1.0
     proxy.arm(fault)
     with pytest.raises(LogUnavailable):
         await call()
@@ -196,7 +196,7 @@ async def test_what_a_cancelled_call_took_is_handed_out_by_the_next(
 ) -> None:
     """The caller of a request may hang up at any moment."""
     await insert(other, begun("a"))
-    log._connections._statement_timeout_s = 0.2
+    log._connections._statement_timeout_s = 1.0
     proxy.arm(Fault.HANG)
     call = asyncio.create_task(log.transaction_take("a", version=1))
     await proxy.struck.wait()
@@ -230,7 +230,8 @@ async def test_a_deadlock_is_over_when_it_is_reported(log_url: str) -> None:
     """Another who locks in another order is the deadlock's winner; the write goes again."""
     log = PostgresLog(log_url, owner="ours", name="host:1")
     one, two = await insert(log, begun("a"), begun("b"))
-    await log._connections._idle[0].execute("SET deadlock_timeout = '300ms'")
+    # PostgreSQL looks once, after this time; by then the rival has to be in its way.
+    await log._connections._idle[0].execute("SET deadlock_timeout = '3s'")
     async with await psycopg.AsyncConnection.connect(log_url) as rival:
         await rival.execute("SET deadlock_timeout = '60s'")
         await rival.execute("SELECT 1 FROM transactions WHERE gid = 'b' FOR UPDATE")
@@ -346,7 +347,7 @@ async def test_a_write_never_waits_for_slow_lists(log_url: str, monkeypatch: pyt
 
 async def until_blocked(url: str) -> None:
     """Waits until a statement in this database waits for a lock."""
-    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as watcher, asyncio.timeout(20):
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as watcher, asyncio.timeout(60):
         while True:
             cursor = await watcher.execute(
                 """SELECT 1 FROM pg_stat_activity

@@ -28,7 +28,7 @@ class Webhook:
         self._posted = asyncio.Condition()
 
     async def until(self, posts: int) -> None:
-        async with asyncio.timeout(30), self._posted:
+        async with asyncio.timeout(120), self._posted:
             await self._posted.wait_for(lambda: len(self.posts) >= posts)
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -67,7 +67,7 @@ class Outcomes(Counter[str]):
         self.changed.set()
 
     async def until(self, outcome: str, count: int) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while self[outcome] < count:
                 self.changed.clear()
                 await self.changed.wait()

@@ -149,7 +149,7 @@ async def test_a_sold_out_sku_is_refused_without_the_database(
     assert await inventory_caller.one(TRY, "g2", sku="A", quantity=1) == "SOLD_OUT"
     async with database.connect() as db:
         await stock_lock(db, ["A"])
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert await inventory_caller.one(TRY, "g3", sku="A", quantity=1) == "SOLD_OUT"
 
 

@@ -31,7 +31,7 @@ _WAITING = text(
 
 
 async def somebody_waits(database: AsyncEngine) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             async with database.connect() as db:
                 if await db.scalar(_WAITING):

@@ -24,10 +24,10 @@ def test_a_service_starts_on_an_empty_database_and_ends_on_sigterm(name: str, da
             assert words[:2] == ["listening", "on"]
             with grpc.insecure_channel(words[2]) as channel:
                 health = health_pb2_grpc.HealthStub(channel)
-                answer = health.Check(health_pb2.HealthCheckRequest(), timeout=20)
+                answer = health.Check(health_pb2.HealthCheckRequest(), timeout=60)
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
             process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=30) == 0
+            assert process.wait(timeout=60) == 0
         finally:
             process.kill()
 

@@ -243,7 +243,7 @@ def test_the_program_ends_with_its_figures() -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=100,
+        timeout=400,
     )
     figures = json.loads(ended.stdout.splitlines()[-1])
     assert figures["violations"] == 0

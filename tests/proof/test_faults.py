@@ -18,7 +18,7 @@ def test_a_coordinator_and_a_participant_die_at_a_commit_and_nothing_is_wrong() 
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=400,
     )
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)

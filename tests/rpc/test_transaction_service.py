@@ -371,7 +371,7 @@ async def test_a_whole_transaction_takes_no_steps_from_outside(
 async def test_an_abandoned_transaction_is_cancelled_by_its_expiry(
     tcc: Running, stock: ScriptedParticipant
 ) -> None:
-    await tcc.stub.BeginTransaction(begin("g", expiry=Duration(nanos=300_000_000)))
+    await tcc.stub.BeginTransaction(begin("g", expiry=Duration(seconds=3)))
     await tcc.stub.TryBranch(pb.TryBranchRequest(gid="g", branch=branch("1")))
     outcome = await tcc.settled("g")
     assert outcome.cancel_reason == pb.CANCEL_REASON_EXPIRED
@@ -444,13 +444,13 @@ async def test_the_ends_of_time_are_times(tcc: Running) -> None:
 
 async def test_a_call_without_a_deadline_gets_one(database_url: str, stock: ScriptedParticipant) -> None:
     async with running(settings_for({}, limits={"call_max_s": 0.05}), database_url) as worker:
-        await worker.stub.BeginTransaction(begin("g"), timeout=10)
+        await worker.stub.BeginTransaction(begin("g"), timeout=60)
         wait = pb.WaitTransactionRequest(gid="g")
         async with refused("DEADLINE_EXCEEDED", "CALL_TOO_LONG"):
             await worker.stub.WaitTransaction(wait)
         # The transaction goes on, and a deadline of the caller's own counts.
-        waiting = asyncio.ensure_future(worker.stub.WaitTransaction(wait, timeout=30))
-        await worker.stub.ConfirmTransaction(pb.ConfirmTransactionRequest(gid="g"), timeout=10)
+        waiting = asyncio.ensure_future(worker.stub.WaitTransaction(wait, timeout=60))
+        await worker.stub.ConfirmTransaction(pb.ConfirmTransactionRequest(gid="g"), timeout=60)
         assert (await waiting).outcome.state in {
             pb.TRANSACTION_STATE_CONFIRMING,
             pb.TRANSACTION_STATE_CONFIRMED,

@@ -157,4 +157,4 @@ async def test_a_failing_send_ends_the_outbox() -> None:
     outbox = Outbox[int](fail, items_max=1)
     outbox.put(1)
     with pytest.raises(ExceptionGroup):
-        await asyncio.wait_for(outbox.run(), 10)
+        await asyncio.wait_for(outbox.run(), 60)

@@ -556,7 +556,7 @@ def test_serve_ends_gracefully_on_sigterm(tmp_path):
         assert int(program.stdout.readline()) > 0
         program.send_signal(signal.SIGTERM)
         assert program.stdout.read() == "ended\n"
-        assert program.wait(20) == 0
+        assert program.wait(60) == 0
     finally:
         program.kill()
         program.wait()
@@ -610,7 +610,7 @@ async def test_running_participant_purges_by_itself(postgresql, call_participant
     caller = await call_participant(participant)
     await _call(caller, CANCEL, expires_at_ms=1)
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while ledger.rows():  # noqa: ASYNC110 - only the table shows it
             await asyncio.sleep(0.01)
 

@@ -13,7 +13,7 @@ import grpc
 
 from tcc.v1 import transaction_pb2_grpc
 
-READY_TIMEOUT_S = 60
+READY_TIMEOUT_S = 180
 
 
 class Daemon:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-PATIENCE_S = 60.0
+# For the answer to become the one that is shown. On a busy machine a command alone takes seconds to start.
+PATIENCE_S = 240.0
 
 # What only asks; it is asked again until the answer is the one that is shown. Orders are given once.
 _QUESTIONS = {"list", "show", "timeline", "why", "verify", "stats", "watch", "doctor", "reconcile"}

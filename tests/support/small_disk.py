@@ -22,7 +22,7 @@ from proof.faults.scenarios import disk_full
 
 _DISK_BYTES = 160 * 2**20
 _EXTENDED_BYTES = 2 * _DISK_BYTES
-_TIMEOUT_S = 60.0
+_TIMEOUT_S = 180.0
 # Smaller and smaller, so that not even the record that would end a recovery finds room.
 _WRITES_BYTES = (2**20, 2**16, 2**12, 2**8, 2**4, 0)
 

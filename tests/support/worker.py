@@ -57,12 +57,12 @@ class Running:
     async def settled(self, gid: str) -> pb.TransactionOutcome:
         """Waits until the transaction has ended."""
         request = pb.WaitTransactionRequest(gid=gid, wait_for=pb.WAIT_FOR_COMPLETION)
-        return (await self.stub.WaitTransaction(request, timeout=30)).outcome
+        return (await self.stub.WaitTransaction(request, timeout=120)).outcome
 
 
 async def until_health(channel: grpc.aio.Channel, status: int) -> None:
     """Waits until health checks of whoever serves there are told this status."""
-    stream = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=30)
+    stream = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=120)
     async for response in stream:
         if response.status == status:
             stream.cancel()
