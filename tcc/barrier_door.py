@@ -196,6 +196,8 @@ async def _racing(migrate: Callable[[], Awaitable[int]]) -> int:
             races += 1
             if not barrier_schema.lost_race(error, races):
                 raise
+        # MariaDB refuses even a look at a table that somebody is just creating: let them get through.
+        await asyncio.sleep(random.uniform(0.5, 1.0) * _RETRY_WAIT_S * 2**races)
 
 
 def lost_race(error: Exception) -> bool:

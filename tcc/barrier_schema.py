@@ -80,7 +80,7 @@ def _leave_room_for_results(connection: Connection) -> None:
 STEPS: tuple[Callable[[Connection], None], ...] = (_create_barrier, _leave_room_for_results)
 
 # How often a start that loses the race against another process looks again.
-_RACES_MAX = 5
+_RACES_MAX = 8
 
 
 def migrate(connection: Connection) -> int:
