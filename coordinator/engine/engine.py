@@ -560,7 +560,8 @@ class Engine:
             if entry is None:
                 continue  # `resume` has brought the transaction that was there first
             if other is None:
-                for _, rival in entry.rivals:
+                rivals, entry.rivals = entry.rivals, []
+                for _, rival in rivals:
                     rival.fail(_gid_conflict(tx.gid))
                 self.totals.begun += 1
                 self._apply(entry, Saved(), now)

@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from coordinator.core.errors import Draining
 from coordinator.ports import ListPosition
 from coordinator.rpc.requests import TIME_MAX_S, page_token
 from tcc.v1 import participant_pb2, transaction_pb2 as pb
@@ -233,6 +234,34 @@ async def test_the_same_gid_with_different_content_is_refused(
 
 
 # --- batches ----------------------------------------------------------------
+
+
+async def test_who_lost_a_race_for_a_gid_is_told_so_once_whatever_becomes_of_the_winner(
+    tcc: Running, stock: ScriptedParticipant
+) -> None:
+    async def wait(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+        if call.operation == participant_pb2.OPERATION_TRY:
+            await asyncio.Event().wait()
+        return SUCCEEDED
+
+    stock.script = wait
+    batch = [
+        execute("g", branch("1")),
+        execute("g", branch("1", payload=b"other")),
+        execute("h", branch("1")),
+    ]
+    stream = tcc.stub.ExecuteTransactions(pb.ExecuteTransactionsRequest(transactions=batch), timeout=20)
+    replies = list((await stream.read()).replies)
+    assert [(reply.index, reply.error.reason) for reply in replies] == [(1, "GID_CONFLICT")]
+    await stock.until(lambda: stock.count() == 2)
+    tcc.engine.fail_waiters(Draining("this coordinator is shutting down"))
+    while (response := await stream.read()) is not grpc.aio.EOF:
+        replies += response.replies
+    assert sorted((reply.index, reply.error.reason) for reply in replies) == [
+        (0, "DRAINING"),
+        (1, "GID_CONFLICT"),
+        (2, "DRAINING"),
+    ]
 
 
 async def test_each_transaction_of_a_batch_gets_its_own_reply(
