@@ -9,6 +9,9 @@ from typing import Any
 import psutil
 import pytest
 
+# Each run starts a database and six processes.
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "bench", "coordinator", "--json"]
 TINY = ["--rounds=1", "--seconds=1.0", "--warm-up=0.1", "--mode=batched,unary,interactive", "--in-flight=4"]

@@ -47,7 +47,9 @@ async def worker(log_url: str) -> AsyncIterator[Running]:
     stock.script = wait
     async with (
         serving(stock) as address,
-        running(settings_for({"stock": {"target": address, "call_timeout_s": 60}}), log_url) as worker,
+        running(
+            settings_for({"stock": {"target": address, "call_timeout_s": 60}}, drain_s=0.1), log_url
+        ) as worker,
     ):
         for gid in ("order-1", "order-2"):
             request = pb.ExecuteTransactionRequest(

@@ -93,6 +93,7 @@ def test_an_interrupted_demo_leaves_no_process_and_no_file(scratch: Path, number
     assert_nothing_is_left(running, scratch)
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_by_itself_ends_the_demo_and_its_log_is_shown(scratch: Path):
     with demo_process(scratch, "--orders", MANY) as demo:
         running = until_first_kill(demo)

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 
+@pytest.mark.slow
 def test_a_coordinator_and_a_participant_die_at_a_commit_and_nothing_is_wrong() -> None:
     done = subprocess.run(
         [

@@ -73,6 +73,7 @@ def test_a_stale_one_fails_the_run(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_what_is_caught_and_what_survives(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--jobs", "2"], [CAUGHT]) == 0
     said = capsys.readouterr().out.splitlines()
