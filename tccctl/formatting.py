@@ -1,5 +1,6 @@
 """Times, durations and names as people read them."""
 
+import re
 from datetime import UTC, datetime
 
 from google.protobuf.descriptor import EnumDescriptor
@@ -8,6 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 NONE = "-"
 
 _UNITS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1))
+_DURATION_PART = re.compile(r"(\d+)(ms|d|h|m|s)")
 
 
 def duration(seconds: float) -> str:
@@ -25,6 +27,15 @@ def duration(seconds: float) -> str:
         if len(parts) == 2:
             break
     return "".join(parts) or "0s"
+
+
+def milliseconds_in(text: str) -> int | None:
+    """A duration as `duration` writes it, in milliseconds; None: it is none."""
+    parts = _DURATION_PART.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        return None
+    sizes = dict(_UNITS)
+    return sum(int(number) * sizes[unit] for number, unit in parts)
 
 
 def counted(count: int, *, at_least: bool) -> str:

@@ -1,6 +1,5 @@
 """`tccctl reconcile`: what participants have on their books and the log do not agree on, and its repair."""
 
-import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from tccctl.blocks import Block, Cell, Column, Table, Words, cell
 from tccctl.command import Reason, Yes, command
 from tccctl.exit_codes import ExitCode
 from tccctl.failures import Failure, UsageFailure
-from tccctl.formatting import duration, enum_name
+from tccctl.formatting import duration, enum_name, milliseconds_in
 from tccctl.session import Session, confirmed
 
 _KIND_STYLES = {
@@ -28,8 +27,6 @@ _KIND_STYLES = {
 _PEOPLE = "by people"
 # After these the next one would fare no better.
 _HOPELESS = {ExitCode.UNREACHABLE, ExitCode.INTERRUPTED, ExitCode.USAGE}
-_UNITS_S = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-_DURATION = re.compile(r"(\d+)(ms|d|h|m|s)")
 
 
 class Ending(StrEnum):
@@ -300,9 +297,9 @@ def _exit_if_not_compared(ended: Sequence[admin.ParticipantReconciliation]) -> N
 
 
 def _duration(option: str, text: str) -> Duration:
-    parts = _DURATION.findall(text)
-    if not parts or "".join(f"{number}{unit}" for number, unit in parts) != text:
+    milliseconds = milliseconds_in(text)
+    if milliseconds is None:
         raise UsageFailure(f"{option} {text!r} is no duration", advice="write 5m, 1h30m, 0s")
     given = Duration()
-    given.FromMilliseconds(round(sum(int(number) * _UNITS_S[unit] for number, unit in parts) * 1000))
+    given.FromMilliseconds(milliseconds)
     return given
