@@ -17,6 +17,9 @@ from coordinator.ports import CoordinatorReport, OperatorLog, ParticipantRecord,
 
 logger = structlog.get_logger(__name__)
 
+# Read once: that parses the package's metadata, and a report leaves every second.
+_VERSION = metadata.version("tcc")
+
 
 class _Counts(Struct, frozen=True):
     """The counters at a moment of the monotonic clock."""
@@ -96,7 +99,7 @@ def _counts(engine: Engine) -> _Counts:
 def _report(engine: Engine, targets: Mapping[str, str], before: _Counts, now: _Counts) -> CoordinatorReport:
     passed_s = max(now.at - before.at, 1e-3)
     return CoordinatorReport(
-        version=metadata.version("tcc"),
+        version=_VERSION,
         live=len(engine.live),
         log_backlog=engine.writer.backlog,
         begun_per_s=max(0, now.begun - before.begun) / passed_s,

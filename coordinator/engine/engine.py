@@ -712,27 +712,18 @@ class Engine:
         assert isinstance(effect, BecameStuck)
         branch = entry.tx.branches[effect.index]
         entry.tx = with_branch(entry.tx, effect.index, with_stuck(branch))
-        trace = {} if entry.tx.trace is None else {"trace_id": entry.tx.trace.trace_id}
-        logger.error(
-            "transaction is stuck",
-            gid=entry.tx.gid,
-            branch_id=branch.spec.branch_id,
-            participant=branch.spec.participant,
-            state=entry.tx.state.name,
-            attempts=branch.attempts,
-            last_error=branch.last_error,
-            **trace,
-        )
-        self.observer.anomaly(
-            Anomaly.STUCK,
-            gid=entry.tx.gid,
-            branch_id=branch.spec.branch_id,
-            participant=branch.spec.participant,
-            state=entry.tx.state.name,
-            attempts=branch.attempts,
-            last_error=branch.last_error,
-            **trace,
-        )
+        facts = {
+            "gid": entry.tx.gid,
+            "branch_id": branch.spec.branch_id,
+            "participant": branch.spec.participant,
+            "state": entry.tx.state.name,
+            "attempts": branch.attempts,
+            "last_error": branch.last_error,
+        }
+        if entry.tx.trace is not None:
+            facts["trace_id"] = entry.tx.trace.trace_id
+        logger.error("transaction is stuck", **facts)
+        self.observer.anomaly(Anomaly.STUCK, **facts)
 
 
 def _with_note(tx: Transaction, call: BranchCall, answer: Answer, now: float) -> Transaction:
