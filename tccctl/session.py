@@ -22,8 +22,8 @@ from tccctl.payloads import PayloadReader, payload_reader
 from tccctl.records import record
 from tccctl.settings import Options, Settings, settings_of
 
-# A bulk action may take long; its progress says that it is alive.
-BULK_TIMEOUT_S = 3_600.0
+# A stream may take long; that the coordinator is alive, pings find out: see `open_channel`.
+STREAM_TIMEOUT_S = 3_600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class Session:
     def stream(self, method: str, request: Message, *, acting: bool = True) -> Iterator[Any]:
         """Asks for what streams back: a change's progress where `acting`. Raises Failure while it is read."""
         with self._failures(acting=acting):
-            yield from getattr(self.stub, method)(request, timeout=BULK_TIMEOUT_S)
+            yield from getattr(self.stub, method)(request, timeout=STREAM_TIMEOUT_S)
 
     def act(self, reason: str | None, *, version: int = 0) -> admin_pb2.Act:
         """Who acts and why; asks on a terminal for what is missing. Raises UsageFailure."""

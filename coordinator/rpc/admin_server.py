@@ -15,6 +15,8 @@ SERVICE = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 # Operators are few; a program that asks too often must not take the coordinator's time.
 CALLS_MAX = 64
 CALL_MAX_S = 60.0
+# tccctl pings once a second at most while it waits for a stream; the way here may push two pings together.
+_PING_EVERY_MIN_MS = 500
 
 
 class AdminServer:
@@ -27,6 +29,7 @@ class AdminServer:
             options=(
                 ("grpc.so_reuseport", int(share_port)),
                 ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+                ("grpc.http2.min_ping_interval_without_data_ms", _PING_EVERY_MIN_MS),
             ),
             maximum_concurrent_rpcs=CALLS_MAX,
         )

@@ -20,8 +20,12 @@ needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="no o
 
 
 async def tccctl(worker: Running, *arguments: str, **environment: str) -> tuple[int, str, str]:
+    """What `tccctl_at` answers of this worker."""
+    return await tccctl_at(f"127.0.0.1:{worker.worker.admin_port}", *arguments, **environment)
+
+
+async def tccctl_at(address: str, *arguments: str, **environment: str) -> tuple[int, str, str]:
     """The exit code, standard output and standard error of the command as a process."""
-    address = f"127.0.0.1:{worker.worker.admin_port}"
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tccctl", *arguments),
         stdin=asyncio.subprocess.DEVNULL,
