@@ -8,6 +8,7 @@ import typer
 
 from tccctl import audit, coordinators, participants, reconciliation, stats, transactions, watch
 from tccctl.exit_codes import ExitCode, meaning
+from tccctl.termination import Terminated, raise_when_told_to_end
 
 _EXIT_CODES = "\n\n".join(f"  {code:d}  {meaning(code)}" for code in ExitCode)
 
@@ -43,4 +44,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         # What the terminal's alphabet lacks is spelled out.
         cast("TextIOWrapper", stream).reconfigure(errors="backslashreplace")
-    app(prog_name="tccctl")
+    raise_when_told_to_end()
+    try:
+        app(prog_name="tccctl")
+    except Terminated:
+        typer.echo(f"tccctl: {meaning(ExitCode.TERMINATED)}", err=True)
+        sys.exit(ExitCode.TERMINATED)

@@ -16,6 +16,7 @@ class ExitCode(IntEnum):
     WRONG = 6
     PARTLY = 7
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 def meaning(code: ExitCode) -> str:
@@ -39,4 +40,6 @@ def meaning(code: ExitCode) -> str:
             return "of many, some were not acted on, or could not be looked at"
         case ExitCode.INTERRUPTED:
             return "interrupted from the keyboard"
+        case ExitCode.TERMINATED:
+            return "ended by SIGTERM"
     assert_never(code)

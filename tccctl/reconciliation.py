@@ -26,7 +26,7 @@ _KIND_STYLES = {
 }
 _PEOPLE = "by people"
 # After these the next one would fare no better.
-_HOPELESS = {ExitCode.UNREACHABLE, ExitCode.INTERRUPTED, ExitCode.USAGE}
+_HOPELESS = {ExitCode.UNREACHABLE, ExitCode.INTERRUPTED, ExitCode.TERMINATED, ExitCode.USAGE}
 
 
 class Ending(StrEnum):

@@ -14,13 +14,14 @@ from google.protobuf.message import Message
 from tcc.errors import error_from_rpc
 from tcc.v1 import admin_pb2, admin_pb2_grpc
 from tccctl.channel import open_channel
-from tccctl.exit_codes import ExitCode
+from tccctl.exit_codes import ExitCode, meaning
 from tccctl.failures import OUTCOME_UNKNOWN, Failure, UsageFailure, failure_of
 from tccctl.formatting import harmless, harmless_lines
 from tccctl.output import Output
 from tccctl.payloads import PayloadReader, payload_reader
 from tccctl.records import record
 from tccctl.settings import Options, Settings, settings_of
+from tccctl.termination import Terminated
 
 # A stream may take long; that the coordinator is alive, pings find out: see `open_channel`.
 STREAM_TIMEOUT_S = 3_600.0
@@ -74,6 +75,12 @@ class Session:
             if not acting:
                 raise
             raise Failure("interrupted", advice=OUTCOME_UNKNOWN, code=ExitCode.INTERRUPTED) from None
+        except Terminated:
+            if not acting:
+                raise
+            raise Failure(
+                meaning(ExitCode.TERMINATED), advice=OUTCOME_UNKNOWN, code=ExitCode.TERMINATED
+            ) from None
 
 
 @contextmanager

@@ -5,8 +5,10 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 
@@ -151,3 +153,18 @@ def test_watch_leaves_on_ctrl_c() -> None:
         screen.type("\x03")
         assert screen.end() == 0
     assert "\x1b[?1049l" in screen.raw
+
+
+def test_watch_gives_the_terminal_back_when_it_is_told_to_end() -> None:
+    with (
+        scripted(GetStats=(stats(),) * 10_000) as service,
+        terminal(service, "watch", "--every", "600") as screen,
+    ):
+        before = termios.tcgetattr(screen.keyboard)
+        screen.until("4 TRYING")
+        assert termios.tcgetattr(screen.keyboard) != before
+        screen.process.send_signal(signal.SIGTERM)
+        screen.until("tccctl: ended by SIGTERM")
+        assert termios.tcgetattr(screen.keyboard) == before
+        assert screen.end() == 143
+    assert "\x1b[?1049l" in screen.raw.partition("tccctl: ended by SIGTERM")[0]
