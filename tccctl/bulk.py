@@ -1,6 +1,5 @@
 """The same action on every transaction that a filter finds: dry run, confirmation, progress."""
 
-import shlex
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,6 +12,7 @@ from tccctl.blocks import Block, Column, Table, Words, cell
 from tccctl.exit_codes import ExitCode
 from tccctl.failures import Failure
 from tccctl.formatting import enum_name
+from tccctl.proposals import command_line
 from tccctl.session import Session, confirmed
 
 _DRY_RUN = "dry run"
@@ -92,10 +92,10 @@ def _plan_blocks(plan: admin.RunBulkActionResponse) -> list[Block]:
 def _how_to_go_on(plan: admin.RunBulkActionResponse, request: admin.RunBulkActionRequest) -> list[Block]:
     if not plan.matched:
         return []
-    words = ["tccctl", "tx", _verb(request.action), "--filter", request.filter]
-    words += ["--token", plan.confirmation_token, "--reason"]
-    words.append("WHY" if request.act.reason == _DRY_RUN else request.act.reason)
-    return [Words("to do it:"), Words(f"  {shlex.join(words)}", "green")]
+    reason = "WHY" if request.act.reason == _DRY_RUN else request.act.reason
+    options = ["--filter", request.filter, "--token", plan.confirmation_token, "--reason", reason]
+    line = command_line("tccctl", "tx", _verb(request.action), options=options)
+    return [Words("to do it:"), Words(f"  {line}", "green")]
 
 
 def _failure_blocks(failures: Iterable[admin.BulkFailure]) -> list[Block]:

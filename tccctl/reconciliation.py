@@ -1,6 +1,5 @@
 """`tccctl reconcile`: what participants have on their books and the log do not agree on, and its repair."""
 
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
@@ -17,6 +16,7 @@ from tccctl.command import Reason, Yes, command
 from tccctl.exit_codes import ExitCode
 from tccctl.failures import Failure, UsageFailure
 from tccctl.formatting import duration, enum_name, milliseconds_in
+from tccctl.proposals import command_line
 from tccctl.session import Session, confirmed
 
 _KIND_STYLES = {
@@ -280,7 +280,7 @@ def _how_to_repair(findings: Sequence[admin.Finding]) -> list[Block]:
     for finding in findings:
         if finding.repair:
             key = ["--repair", finding.gid, finding.branch_id, "--participant", finding.participant]
-            one = shlex.join(["tccctl", "reconcile", *key, "--reason", "WHY"])
+            one = command_line("tccctl", "reconcile", options=[*key, "--reason", "WHY"])
             return [
                 Words("to repair one, or all that has a proposal:"),
                 Words(f"  {one}", "green"),

@@ -1,13 +1,13 @@
 """Transactions as people read them. Pure: messages and the present time go in, blocks come out."""
 
 import json
-import shlex
 from collections.abc import Iterator, Sequence
 
 from tcc.v1 import admin_pb2 as admin, transaction_pb2 as pb
 from tccctl.blocks import Block, Cell, Column, Facts, Table, Words, cell
 from tccctl.formatting import ago, due, duration, enum_name, instant, seconds_of
 from tccctl.payloads import PayloadReader
+from tccctl.proposals import command_line
 from tccctl.records import branch_key
 
 _STATE_STYLES = {
@@ -114,24 +114,27 @@ def explanation_blocks(explanation: admin.ExplainTransactionResponse, now_s: flo
 
 def next_commands(explanation: admin.ExplainTransactionResponse) -> list[str]:
     """What could be typed next, most promising first."""
-    # The initiator's words: a shell must not read them as its own.
-    gid, version = shlex.quote(explanation.gid), explanation.version
+    gid, version = explanation.gid, ("--version", str(explanation.version))
     paused = [branch.participant for branch in explanation.branches if branch.paused]
     decided = explanation.state in {
         pb.TRANSACTION_STATE_CONFIRMING,
         pb.TRANSACTION_STATE_CANCELLING,
     }
-    lines = [f"tccctl participant resume {shlex.quote(name)}" for name in dict.fromkeys(paused)]
+    lines = [
+        command_line("tccctl", "participant", "resume", arguments=[name]) for name in dict.fromkeys(paused)
+    ]
     if explanation.held:
-        lines.append(f"tccctl tx release {gid} --version {version}")
+        lines.append(command_line("tccctl", "tx", "release", arguments=[gid], options=version))
     elif decided and not paused:
-        lines.append(f"tccctl tx retry {gid} --version {version}")
+        lines.append(command_line("tccctl", "tx", "retry", arguments=[gid], options=version))
     if explanation.state == pb.TRANSACTION_STATE_TRYING:
-        lines.append(f"tccctl tx cancel {gid} --version {version}")
+        lines.append(command_line("tccctl", "tx", "cancel", arguments=[gid], options=version))
     if decided and explanation.stuck:
+        outcome = _decided_outcome(explanation)
         lines += [
-            f"tccctl tx resolve {gid} {shlex.quote(branch.branch_id)} {_decided_outcome(explanation)}"
-            f" --version {version}"
+            command_line(
+                *("tccctl", "tx", "resolve"), arguments=[gid, branch.branch_id, outcome], options=version
+            )
             for branch in explanation.branches
         ]
     return lines

@@ -1,6 +1,7 @@
 """Many transactions by a filter: dry run, token, progress."""
 
 import json
+import shlex
 
 from google.rpc.code_pb2 import Code
 
@@ -45,6 +46,16 @@ def test_a_dry_run_needs_no_reason() -> None:
     with scripted(RunBulkAction=PLAN) as service:
         result = service.tccctl("tx", "retry", "--filter", "stuck", "--dry-run")
     assert result.stdout.endswith("  tccctl tx retry --filter stuck --token t0ken --reason WHY\n")
+
+
+def test_what_a_dry_run_proposes_works_when_words_look_like_options() -> None:
+    done = [admin.RunBulkActionResponse(matched=3, succeeded=3, finished=True)]
+    with scripted(RunBulkAction=(PLAN, done)) as service:
+        planned = service.tccctl("tx", "hold", "--filter", "-v", "--dry-run", "--reason", "-h")
+        result = service.tccctl(*shlex.split(planned.stdout.splitlines()[-1])[1:])
+    assert result.exit_code == 0
+    second = service.requests[-1]
+    assert (second.filter, second.act.reason, second.confirmation_token) == ("-v", "-h", "t0ken")
 
 
 def test_with_yes_it_is_done_with_the_token_of_the_dry_run() -> None:

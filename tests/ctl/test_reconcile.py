@@ -1,6 +1,7 @@
 """`tccctl reconcile`: findings, how it ends, and repairs one by one or all that are proposed."""
 
 import json
+import shlex
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -143,6 +144,19 @@ def test_one_is_repaired_as_proposed() -> None:
     [request] = service.requests
     assert (request.participant, request.gid, request.branch_id) == ("inventory", "order-7", "stock")
     assert (request.operation, request.act.reason, request.content_type) == (0, "why", "")
+
+
+def test_the_repair_that_is_proposed_works_when_words_look_like_options() -> None:
+    odd = finding("-g", admin.FINDING_KIND_ORPHAN, branch_id="--yes", repair=ppb.OPERATION_CANCEL)
+    odd.participant = "--participant"
+    with scripted(
+        Reconcile=[admin.ReconcileResponse(findings=[odd]), ended()], RepairBranch=repaired(odd)
+    ) as service:
+        proposed = service.tccctl("reconcile").stdout.splitlines()[-2]
+        result = service.tccctl(*shlex.split(proposed)[1:])
+    assert result.exit_code == 0
+    request = service.requests[-1]
+    assert (request.participant, request.gid, request.branch_id) == ("--participant", "-g", "--yes")
 
 
 def test_one_is_repaired_by_the_operator_s_word_and_payload() -> None:

@@ -237,6 +237,32 @@ def test_the_commands_that_why_proposes_can_be_pasted_whatever_the_initiator_cho
     ]
 
 
+@pytest.mark.parametrize("gid", ["-order", "--help", "-"])
+def test_the_commands_that_why_proposes_work_when_what_others_chose_looks_like_an_option(gid: str) -> None:
+    odd = explanation(gid=gid)
+    odd.branches[0].branch_id = "--yes"
+    waiting = explanation(stuck=False)
+    waiting.branches[0].participant, waiting.branches[0].paused = "-p", True
+    known = admin.ListParticipantsResponse(participants=[admin.ParticipantStatus(name="-p", version=3)])
+    with scripted(
+        ExplainTransaction=(odd, waiting),
+        RetryTransaction=admin.RetryTransactionResponse(),
+        ResolveBranch=admin.ResolveBranchResponse(),
+        ListParticipants=known,
+        ResumeParticipant=admin.ResumeParticipantResponse(),
+    ) as service:
+        for _ in range(2):
+            answered = service.tccctl("tx", "why", "--", gid).stdout.splitlines()
+            for line in (line for line in answered if line.startswith("  tccctl")):
+                _, noun, verb, *rest = shlex.split(line)
+                service.tccctl(noun, verb, "--reason", "r", *(["--yes"] * (verb == "resolve")), *rest)
+    _, retry, resolve, _, _, resume = service.requests
+    assert (retry.gid, retry.act.version) == (gid, 12)
+    assert (resolve.gid, resolve.branch_id) == (gid, "--yes")
+    assert resolve.outcome == pb.HEURISTIC_OUTCOME_CONFIRMED
+    assert resume.participant == "-p"
+
+
 ACTIONS = [
     ("retry", "RetryTransaction", admin.RetryTransactionResponse),
     ("hold", "HoldTransaction", admin.HoldTransactionResponse),
