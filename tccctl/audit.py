@@ -1,6 +1,7 @@
 """`tccctl audit`: what operators did, and whether the record of it is whole."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ from tccctl.command import command
 from tccctl.exit_codes import ExitCode
 from tccctl.failures import UsageFailure
 from tccctl.formatting import instant
+from tccctl.paging import Limited
 from tccctl.session import Session
 
 app = typer.Typer(no_args_is_help=True, help="See what operators did; check that the record is whole.")
@@ -40,19 +42,16 @@ def list_(
     request = admin.ListAuditRecordsRequest(
         operator=by, target=target, action=action, page_size=min(limit, _PAGE_SIZE)
     )
-    found = [record for record, _ in zip(_records(session, request), range(limit), strict=False)]
-    columns = (
-        Column("NUMBER", right=True),
-        Column("AT"),
-        Column("OPERATOR"),
-        Column("ACTION"),
-        Column("TARGET"),
-        Column("REASON"),
-        Column("DETAIL", wide=True),
-        Column("HASH", wide=True),
+    found = Limited(_pages(session, request), limit)
+    session.output.answer_in_pages(
+        "records",
+        found,
+        table=_table,
+        record=session.record,
+        rest=lambda: ([] if found.count else [_table([])], {"more": found.more}),
     )
-    table = Table(columns=columns, rows=[_row(record) for record in found], empty="nobody has acted yet")
-    session.output.answer([table], {"records": [session.record(record) for record in found]})
+    if found.more and not session.output.is_data:
+        session.output.note(f"there are more than {limit}: --limit N")
 
 
 @command(
@@ -80,7 +79,7 @@ def verify(
     kept = _head(head) if head else None
     if here or kept:
         request = admin.ListAuditRecordsRequest(page_size=_PAGE_SIZE)
-        verdict = verify_chain(_records(session, request), kept)
+        verdict = verify_chain(chain.from_iterable(_pages(session, request)), kept)
     else:
         verdict = _verdict(session.ask("VerifyAuditChain", admin.VerifyAuditChainRequest()))
     session.output.answer([_verdict_words(verdict)], _verdict_record(verdict))
@@ -88,13 +87,27 @@ def verify(
         raise typer.Exit(ExitCode.WRONG)
 
 
-def _records(session: Session, request: admin.ListAuditRecordsRequest) -> Iterator[admin.AuditRecord]:
+def _pages(session: Session, request: admin.ListAuditRecordsRequest) -> Iterator[Sequence[admin.AuditRecord]]:
     while True:
         reply = session.ask("ListAuditRecords", request)
-        yield from reply.records
+        yield reply.records
         if not reply.next_page_token:
             return
         request.page_token = reply.next_page_token
+
+
+def _table(records: Sequence[admin.AuditRecord]) -> Table:
+    columns = (
+        Column("NUMBER", right=True),
+        Column("AT"),
+        Column("OPERATOR"),
+        Column("ACTION"),
+        Column("TARGET"),
+        Column("REASON"),
+        Column("DETAIL", wide=True),
+        Column("HASH", wide=True),
+    )
+    return Table(columns=columns, rows=[_row(record) for record in records], empty="nobody has acted yet")
 
 
 def _row(record: admin.AuditRecord) -> list[Cell]:

@@ -78,7 +78,38 @@ def plain_lines(blocks: Sequence[Block], *, wide: bool = False) -> Iterator[str]
                 for name, value in rows:
                     yield f"{name:<{width}}  {value.text}"
             case Table():
-                yield from _plain_table(block, wide=wide)
+                yield from PlainTables(wide=wide).lines(block)
+
+
+class PlainTables:
+    """Tables with the same columns as one, which is not known as a whole: titles stand above the first.
+
+    Columns get wider where a later table needs that.
+    """
+
+    def __init__(self, *, wide: bool = False) -> None:
+        self._wide = wide
+        self._widths: list[int] = []
+
+    def lines(self, table: Table) -> Iterator[str]:
+        """The next table as lines of plain text."""
+        if not table.rows:
+            yield table.empty
+            return
+        columns = _shown(table, wide=self._wide)
+        titles = [] if self._widths else [[column.title for _, column in columns]]
+        lines = titles + [
+            [_cut(row[index].text, column, wide=self._wide) for index, column in columns]
+            for row in table.rows
+        ]
+        needed = [max(map(len, texts)) for texts in zip(*lines, strict=True)]
+        self._widths = list(map(max, needed, self._widths or needed))
+        for line in lines:
+            aligned = (
+                f"{text:>{width}}" if column.right else f"{text:<{width}}"
+                for text, width, (_, column) in zip(line, self._widths, columns, strict=True)
+            )
+            yield "  ".join(aligned).rstrip()
 
 
 def rich_group(blocks: Sequence[Block], *, wide: bool = False) -> Group:
@@ -88,22 +119,6 @@ def rich_group(blocks: Sequence[Block], *, wide: bool = False) -> Group:
 
 def _shown(table: Table, *, wide: bool) -> list[tuple[int, Column]]:
     return [(index, column) for index, column in enumerate(table.columns) if wide or not column.wide]
-
-
-def _plain_table(table: Table, *, wide: bool) -> Iterator[str]:
-    if not table.rows:
-        yield table.empty
-        return
-    columns = _shown(table, wide=wide)
-    lines = [[column.title for _, column in columns]]
-    lines += [[_cut(row[index].text, column, wide=wide) for index, column in columns] for row in table.rows]
-    widths = [max(map(len, texts)) for texts in zip(*lines, strict=True)]
-    for line in lines:
-        aligned = (
-            f"{text:>{width}}" if column.right else f"{text:<{width}}"
-            for text, width, (_, column) in zip(line, widths, columns, strict=True)
-        )
-        yield "  ".join(aligned).rstrip()
 
 
 def _cut(text: str, column: Column, *, wide: bool) -> str:

@@ -2,14 +2,17 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import Any, TextIO
+from itertools import chain
+from typing import Any, TextIO, TypeVar
 
 import yaml
 from rich.console import Console
 
-from tccctl.blocks import Block, plain_lines, rich_group
+from tccctl.blocks import Block, PlainTables, Table, plain_lines, rich_group
+
+T = TypeVar("T")
 
 
 class OutputFormat(StrEnum):
@@ -45,12 +48,56 @@ class Output:
         """Writes one of the two: `blocks` for people, or `data` for programs."""
         match self.format:
             case OutputFormat.JSON:
-                self.out.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+                self.out.write(_json(data) + "\n")
             case OutputFormat.YAML:
-                yaml.safe_dump(data, self.out, sort_keys=False, allow_unicode=True)
+                self._write_yaml(data)
             case OutputFormat.TEXT | OutputFormat.WIDE:
                 self.show(blocks)
         self.out.flush()
+
+    def answer_in_pages(
+        self,
+        name: str,
+        pages: Iterable[Sequence[T]],
+        *,
+        table: Callable[[Sequence[T]], Table],
+        record: Callable[[T], Any],
+        rest: Callable[[], tuple[Sequence[Block], Mapping[str, Any]]],
+    ) -> None:
+        """Writes an answer with a long list in it, each page as soon as it is known.
+
+        For people each page is a `table`, for programs all are a list of `record`s by the name of
+        `name`. What comes behind, `rest`, is asked for at the end. Where reading a page fails, the
+        answer breaks off; nothing is written before the first page is there.
+        """
+        left = iter(pages)
+        first = next(left, ())
+        match self.format:
+            case OutputFormat.JSON:
+                chunks = _json_object(name, map(record, _items(first, left)), lambda: rest()[1])
+                for chunk in chunks:
+                    self.out.write(chunk)
+            case OutputFormat.YAML:
+                for number, page in enumerate(chain([first], left)):
+                    records = [record(item) for item in page]
+                    self._write_yaml(records if number else {name: records})
+                self._write_yaml(rest()[1])
+            case OutputFormat.TEXT | OutputFormat.WIDE:
+                self._show_pages(table, chain([first] if first else [], left))
+                self.show(rest()[0])
+        self.out.flush()
+
+    def _show_pages(self, table: Callable[[Sequence[T]], Table], pages: Iterable[Sequence[T]]) -> None:
+        plain = PlainTables(wide=self.format is OutputFormat.WIDE)
+        for page in pages:
+            if self.is_terminal:
+                self.show([table(page)])
+            else:
+                self.out.writelines(f"{line}\n" for line in plain.lines(table(page)))
+                self.out.flush()
+
+    def _write_yaml(self, data: Any) -> None:
+        yaml.safe_dump(data, self.out, sort_keys=False, allow_unicode=True)
 
     def show(self, blocks: Sequence[Block]) -> None:
         """Writes blocks for people."""
@@ -66,3 +113,24 @@ class Output:
         """Writes a line to standard error: it is no part of the answer."""
         self.error.write(f"{text}\n")
         self.error.flush()
+
+
+def _items(first: Sequence[T], more: Iterable[Sequence[T]]) -> Iterator[T]:
+    return chain(first, chain.from_iterable(more))
+
+
+def _json_object(name: str, records: Iterable[Any], rest: Callable[[], Mapping[str, Any]]) -> Iterator[str]:
+    """What `_json` makes of {name: [*records], **rest()}, in pieces."""
+    yield f"{{\n  {_json(name)}: ["
+    count = 0
+    for count, record in enumerate(records, start=1):
+        yield ("," if count > 1 else "") + _json(record, indented_by=4, on_a_line_of_its_own=True)
+    yield "\n  ]" if count else "]"
+    for key, value in rest().items():
+        yield f",\n  {_json(key)}: {_json(value, indented_by=2)}"
+    yield "\n}\n"
+
+
+def _json(data: Any, *, indented_by: int = 0, on_a_line_of_its_own: bool = False) -> str:
+    text = json.dumps(data, indent=2, ensure_ascii=False)
+    return ("\n" * on_a_line_of_its_own + text).replace("\n", "\n" + " " * indented_by)

@@ -1,8 +1,9 @@
 """`tccctl reconcile`: what participants have on their books and the log do not agree on, and its repair."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
+from itertools import chain
 from typing import Annotated
 
 import typer
@@ -27,6 +28,9 @@ _KIND_STYLES = {
 _PEOPLE = "by people"
 # After these the next one would fare no better.
 _HOPELESS = {ExitCode.UNREACHABLE, ExitCode.INTERRUPTED, ExitCode.TERMINATED, ExitCode.USAGE}
+
+# So many findings are shown, or written, at once.
+_PAGE_MIN = 1_000
 
 
 class Ending(StrEnum):
@@ -111,30 +115,54 @@ def reconcile(
     if min_age:
         request.min_age.CopyFrom(_duration("--min-age", min_age))
     request.ended_within.CopyFrom(_duration("--ended-within", ended_within))
-    findings, ended = _compare(session, request)
+    comparison = _Comparison()
+    pages = comparison.pages(session.stream("Reconcile", request, acting=False))
     if repair_all:
-        _repair_all(session, findings, ended, reason, yes=yes)
+        _repair_all(session, list(chain.from_iterable(pages)), comparison, reason, yes=yes)
         return
-    data = {
-        "findings": [session.record(finding) for finding in findings],
-        "participants": [session.record(one) for one in ended],
-    }
-    session.output.answer([*_blocks(findings, ended), *_how_to_repair(findings)], data)
-    if findings:
+    session.output.answer_in_pages(
+        "findings",
+        pages,
+        table=_table,
+        record=session.record,
+        rest=lambda: (
+            [*_summary(comparison), *_how_to_repair(comparison)],
+            {"participants": [session.record(one) for one in comparison.ended]},
+        ),
+    )
+    if comparison.kinds:
         raise typer.Exit(ExitCode.WRONG)
-    _exit_if_not_compared(ended)
+    _exit_if_not_compared(comparison.ended)
 
 
-def _compare(
-    session: Session, request: admin.ReconcileRequest
-) -> tuple[list[admin.Finding], list[admin.ParticipantReconciliation]]:
-    findings: list[admin.Finding] = []
-    ended: list[admin.ParticipantReconciliation] = []
-    for response in session.stream("Reconcile", request, acting=False):
-        findings += response.findings
-        if response.HasField("ended"):
-            ended.append(response.ended)
-    return findings, ended
+class _Comparison:
+    """What is said at the end of a comparison, of which the findings themselves have passed by."""
+
+    def __init__(self) -> None:
+        self.kinds: Counter[admin.FindingKind] = Counter()
+        # The first one for which a repair is proposed.
+        self.repairable: admin.Finding | None = None
+        self.ended: list[admin.ParticipantReconciliation] = []
+
+    def pages(self, responses: Iterable[admin.ReconcileResponse]) -> Iterator[list[admin.Finding]]:
+        """The findings. Responses may have few; a page has enough of them for columns that fit."""
+        page: list[admin.Finding] = []
+        for response in responses:
+            for finding in response.findings:
+                self._note(finding)
+                page.append(finding)
+            if response.HasField("ended"):
+                self.ended.append(response.ended)
+            if len(page) >= _PAGE_MIN:
+                yield page
+                page = []
+        if page:
+            yield page
+
+    def _note(self, finding: admin.Finding) -> None:
+        self.kinds[finding.kind] += 1
+        if finding.repair and self.repairable is None:
+            self.repairable = finding
 
 
 def _repair_one(session: Session, order: admin.RepairBranchRequest, reason: str | None) -> None:
@@ -147,17 +175,17 @@ def _repair_one(session: Session, order: admin.RepairBranchRequest, reason: str 
 def _repair_all(
     session: Session,
     findings: Sequence[admin.Finding],
-    ended: Sequence[admin.ParticipantReconciliation],
+    comparison: _Comparison,
     reason: str | None,
     *,
     yes: bool,
 ) -> None:
     proposed = [finding for finding in findings if finding.repair]
     if not session.output.is_data:
-        session.output.show(_blocks(findings, ended))
+        session.output.show([*([_table(findings)] if findings else []), *_summary(comparison)])
     if not proposed:
         session.output.answer([Words("nothing is to be repaired")], {"repaired": [], "failures": []})
-        _exit_if_not_compared(ended)
+        _exit_if_not_compared(comparison.ended)
         return
     act = session.act(reason)
     confirmed(f"repair {len(proposed)} of them, as proposed?", yes=yes, advice="add --yes")
@@ -218,23 +246,20 @@ def _done(reply: admin.RepairBranchResponse) -> str:
     )
 
 
-def _blocks(
-    findings: Sequence[admin.Finding], ended: Sequence[admin.ParticipantReconciliation]
-) -> list[Block]:
-    compared = [one for one in ended if one.outcome == admin.RECONCILIATION_OUTCOME_COMPARED]
-    blocks: list[Block] = []
-    # Who was not looked at agrees with nothing.
-    if compared or findings:
-        blocks += [_table(findings), *([Words()] if findings else [])]
-    kinds = Counter(finding.kind for finding in findings)
-    counts = [f"{count} {_kind(kind)}" for kind, count in sorted(kinds.items())]
+def _summary(comparison: _Comparison) -> list[Block]:
+    """What stands below the findings."""
+    compared = [one for one in comparison.ended if one.outcome == admin.RECONCILIATION_OUTCOME_COMPARED]
+    counts = [f"{count} {_kind(kind)}" for kind, count in sorted(comparison.kinds.items())]
     rows = sum(one.rows for one in compared)
     who = ", ".join(one.participant for one in compared) or "nobody"
-    if compared or findings:
+    blocks: list[Block] = []
+    # Who was not looked at agrees with nothing.
+    if compared or counts:
+        blocks.append(Words() if counts else _table([]))
         blocks.append(Words(f"{', '.join(counts) or 'no finding'} in {rows} rows of {who}"))
     else:
         blocks.append(Words("nobody could be compared with the log"))
-    rest = [one for one in ended if one.outcome != admin.RECONCILIATION_OUTCOME_COMPARED]
+    rest = [one for one in comparison.ended if one.outcome != admin.RECONCILIATION_OUTCOME_COMPARED]
     blocks += [Words(f"not compared: {one.detail}", "yellow") for one in rest]
     return blocks
 
@@ -276,17 +301,17 @@ def _kind(kind: "admin.FindingKind") -> str:
     return enum_name(admin.FindingKind.DESCRIPTOR, kind).lower()
 
 
-def _how_to_repair(findings: Sequence[admin.Finding]) -> list[Block]:
-    for finding in findings:
-        if finding.repair:
-            key = ["--repair", finding.gid, finding.branch_id, "--participant", finding.participant]
-            one = command_line("tccctl", "reconcile", options=[*key, "--reason", "WHY"])
-            return [
-                Words("to repair one, or all that has a proposal:"),
-                Words(f"  {one}", "green"),
-                Words("  tccctl reconcile --repair-all --reason WHY", "green"),
-            ]
-    return []
+def _how_to_repair(comparison: _Comparison) -> list[Block]:
+    finding = comparison.repairable
+    if finding is None:
+        return []
+    key = ["--repair", finding.gid, finding.branch_id, "--participant", finding.participant]
+    one = command_line("tccctl", "reconcile", options=[*key, "--reason", "WHY"])
+    return [
+        Words("to repair one, or all that has a proposal:"),
+        Words(f"  {one}", "green"),
+        Words("  tccctl reconcile --repair-all --reason WHY", "green"),
+    ]
 
 
 def _exit_if_not_compared(ended: Sequence[admin.ParticipantReconciliation]) -> None:

@@ -13,6 +13,7 @@ from tccctl.blocks import Words
 from tccctl.bulk import run_bulk
 from tccctl.command import Gid, Reason, Version, Yes, command
 from tccctl.failures import UsageFailure
+from tccctl.paging import Limited
 from tccctl.session import Session, confirmed
 from tccctl.transaction_views import (
     brief,
@@ -72,18 +73,16 @@ def list_(
     everything: Annotated[bool, typer.Option("--all", help="As many as there are.")] = False,
 ) -> None:
     """List transactions, newest first."""
-    found: list[pb.Transaction] = []
-    more = False
-    for transaction in _search(
-        session, filter_, _PAGE_SIZE_MAX if everything else min(limit, _PAGE_SIZE_MAX)
-    ):
-        if len(found) == limit and not everything:
-            more = True
-            break
-        found.append(transaction)
-    data = {"transactions": [without_payloads(session, transaction) for transaction in found], "more": more}
-    session.output.answer([transaction_table(found, time.time())], data)
-    if more and not session.output.is_data:
+    page_size = _PAGE_SIZE_MAX if everything else min(limit, _PAGE_SIZE_MAX)
+    found = Limited(_search(session, filter_, page_size), None if everything else limit)
+    session.output.answer_in_pages(
+        "transactions",
+        found,
+        table=lambda page: transaction_table(page, time.time()),
+        record=lambda transaction: without_payloads(session, transaction),
+        rest=lambda: ([] if found.count else [transaction_table([], time.time())], {"more": found.more}),
+    )
+    if found.more and not session.output.is_data:
         session.output.note(f"there are more than {limit}: --limit N, or --all")
 
 
@@ -253,13 +252,13 @@ def resolve(
     )
 
 
-def _search(session: Session, filter_: str, page_size: int) -> Iterator[pb.Transaction]:
+def _search(session: Session, filter_: str, page_size: int) -> Iterator[Sequence[pb.Transaction]]:
     """Everything that the filter finds, page by page."""
     token = ""
     while True:
         request = admin.SearchTransactionsRequest(filter=filter_, page_size=page_size, page_token=token)
         reply = session.ask("SearchTransactions", request)
-        yield from reply.transactions
+        yield reply.transactions
         token = reply.next_page_token
         if not token:
             return

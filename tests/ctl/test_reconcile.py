@@ -232,6 +232,17 @@ def test_a_log_that_goes_away_meanwhile_is_no_answer() -> None:
     assert (result.exit_code, result.stdout) == (5, "")
 
 
+def test_many_findings_are_shown_before_the_last_is_known() -> None:
+    away = refusal(Code.UNAVAILABLE, "LOG_UNAVAILABLE", "the log is down")
+    many = [admin.ReconcileResponse(findings=[ORPHAN] * 250)] * 4
+    with scripted(Reconcile=([*many, away], [*many, FOUND[1], ended(rows=1_001)])) as service:
+        broken_off, whole = (service.tccctl("reconcile") for _ in range(2))
+    assert (broken_off.exit_code, len(broken_off.stdout.splitlines())) == (5, 1_001)
+    lines = whole.stdout.splitlines()
+    assert (whole.exit_code, lines[1_003]) == (6, "1000 orphan, 1 mixed in 1001 rows of inventory")
+    assert columns(lines[1_001])[1] == "mixed"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

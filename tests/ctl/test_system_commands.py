@@ -147,6 +147,20 @@ def audit_records() -> list[admin.AuditRecord]:
     return records
 
 
+def test_the_list_of_audit_records_says_that_there_are_more() -> None:
+    newest, *rest = audit_records()
+    pages = (
+        admin.ListAuditRecordsResponse(records=[newest], next_page_token="3"),
+        admin.ListAuditRecordsResponse(records=rest),
+    )
+    with scripted(ListAuditRecords=pages * 2) as service:
+        words = service.tccctl("audit", "list", "--limit", "1")
+        data = json.loads(service.tccctl("audit", "list", "--limit", "1", "-o", "json").stdout)
+    assert len(words.stdout.splitlines()) == 2
+    assert words.stderr == "there are more than 1: --limit N\n"
+    assert ([each["sequence"] for each in data["records"]], data["more"]) == ([newest.sequence], True)
+
+
 def test_audit_records_are_listed_page_by_page() -> None:
     first, second, third = audit_records()
     pages = (

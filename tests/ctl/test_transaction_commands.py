@@ -81,6 +81,59 @@ def test_list_reads_page_after_page() -> None:
     assert [request.page_token for request in service.requests] == ["", "2"]
 
 
+LONG = (
+    admin.SearchTransactionsResponse(transactions=[transaction("a"), transaction("b")], next_page_token="2"),
+    admin.SearchTransactionsResponse(transactions=[transaction("order-3")], next_page_token="3"),
+)
+SILENCE = refusal(Code.UNAVAILABLE, "LOG_UNAVAILABLE", "the log is down")
+END = admin.SearchTransactionsResponse()
+
+
+def test_a_long_list_has_its_titles_once_and_columns_that_get_wider() -> None:
+    with scripted(SearchTransactions=(*LONG, END)) as service:
+        titles, *lines = service.tccctl("tx", "list", "--all").stdout.splitlines()
+    assert titles.index("STATE") == 5
+    assert [line.index("CONFIRMING") for line in lines] == [5, 5, 9]
+
+
+@pytest.mark.parametrize("pages", [(END,), (LONG[0], END), (*LONG, END)])
+def test_a_list_in_pages_is_written_as_if_it_were_known_as_a_whole(pages: tuple[Any, ...]) -> None:
+    everything = ("tx", "list", "--all", "-o")
+    with scripted(SearchTransactions=pages * 2) as service:
+        as_json, as_yaml = (service.tccctl(*everything, kind).stdout for kind in ("json", "yaml"))
+    whole = json.loads(as_json)
+    assert [each["gid"] for each in whole["transactions"]] == [
+        each.gid for page in pages for each in page.transactions
+    ]
+    assert as_json == json.dumps(whole, indent=2) + "\n"
+    assert as_yaml == yaml.safe_dump(whole, sort_keys=False)
+
+
+@pytest.mark.parametrize(
+    ("output", "shown"), [("text", "b  "), ("json", '"gid": "b"'), ("yaml", "- gid: b\n")]
+)
+def test_each_page_is_written_as_soon_as_it_is_known(output: str, shown: str) -> None:
+    with scripted(SearchTransactions=(LONG[0], SILENCE)) as service:
+        result = service.tccctl("tx", "list", "--all", "-o", output)
+    assert result.exit_code == 5
+    assert shown in result.stdout
+
+
+@pytest.mark.parametrize("output", ["text", "json", "yaml"])
+def test_of_what_cannot_be_read_at_all_nothing_is_written(output: str) -> None:
+    with scripted(SearchTransactions=SILENCE) as service:
+        result = service.tccctl("tx", "list", "-o", output)
+    assert (result.exit_code, result.stdout) == (5, "")
+
+
+@pytest.mark.parametrize(("limit", "more"), [(1, True), (2, True), (3, False), (4, False)])
+def test_a_limit_counts_over_pages_and_says_whether_it_has_cut_anything_off(limit: int, more: bool) -> None:  # noqa: FBT001
+    with scripted(SearchTransactions=(*LONG, END)) as service:
+        listed = json.loads(service.tccctl("tx", "list", "--limit", str(limit), "-o", "json").stdout)
+    assert [each["gid"] for each in listed["transactions"]] == ["a", "b", "order-3"][:limit]
+    assert listed["more"] is more
+
+
 def test_list_says_that_there_is_more_than_the_limit() -> None:
     pages = admin.SearchTransactionsResponse(
         transactions=[transaction("a"), transaction("b")], next_page_token="2"
