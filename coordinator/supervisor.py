@@ -30,7 +30,7 @@ from coordinator.settings import Settings
 logger = structlog.get_logger(__name__)
 
 DATABASE = "tcc"
-# A worker that dies is started again after this pause, which grows while it keeps dying.
+# A worker or a PostgreSQL that dies is started again after this pause, which grows while it keeps dying.
 _RESTART_FIRST_S = 0.2
 _RESTART_MAX_S = 5.0
 # How often the supervisor looks whether it is told to stop.
@@ -98,9 +98,37 @@ def own_postgres(data_dir: Path) -> Iterator[EmbeddedPostgres]:
                 f"data directory {data_dir} is in use by another tccd; "
                 "for several coordinators give all the same [log] url"
             )
-        yield server
+        with _kept_alive(server):
+            yield server
     finally:
         server.stop()
+
+
+@contextmanager
+def _kept_alive(server: EmbeddedPostgres) -> Iterator[None]:
+    """Starts the server again whenever it ends by itself; whoever uses it connects again unaided."""
+    over = threading.Event()
+    keeper = threading.Thread(target=_keep_alive, args=(server, over), name="tcc-postgres-keeper")
+    keeper.start()
+    try:
+        yield
+    finally:
+        over.set()
+        keeper.join()
+
+
+def _keep_alive(server: EmbeddedPostgres, over: threading.Event) -> None:
+    pause_s = _RESTART_FIRST_S
+    while not over.wait(pause_s):
+        try:
+            died = server.revive()
+        except (EmbeddedPostgresError, OSError) as error:
+            logger.error("PostgreSQL cannot be started again", error=str(error))  # noqa: TRY400 - no bug of ours
+            died = True
+        else:
+            if died:
+                logger.error("PostgreSQL ended by itself and is started again")
+        pause_s = min(pause_s * 2, _RESTART_MAX_S) if died else _RESTART_FIRST_S
 
 
 def _start(server: EmbeddedPostgres) -> None:

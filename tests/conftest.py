@@ -1,6 +1,5 @@
 """Real PostgreSQL for every test that needs one: one server a test process, one database a test."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -8,10 +7,6 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-
-# Tests start servers while gRPC runs in the same process. Its fork handlers, which no
-# coordinator meets, crash the child now and then before it becomes that server.
-os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 from coordinator.log.embedded import EmbeddedPostgres
 from coordinator.log.migration import migrate

@@ -71,6 +71,9 @@ _POLL_S = 0.02
 _READY_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 60.0
 _LOG_TAIL_CHARACTERS = 2_000
+# The line of postmaster.pid that names the server's shared memory, and where the system lists all of it.
+_PID_FILE_SHARED_MEMORY = 6
+_SHARED_MEMORY = Path("/proc/sysvipc/shm")
 
 
 class EmbeddedPostgresError(Exception):
@@ -136,6 +139,20 @@ class EmbeddedPostgres:
             raise EmbeddedPostgresError(f"PostgreSQL in {self._home} does not stop") from None
         self._abandon()
 
+    def revive(self) -> bool:
+        """Launches our server again if it has ended by itself. Returns whether it had; it may not answer yet.
+
+        Raises:
+            EmbeddedPostgresError: processes of the ended one do not end.
+        """
+        assert self._server is not None, "only an owner may revive its server"
+        if self._server.poll() is None:
+            return False
+        self._dismiss_watcher()
+        _end_left_over_server(self._cluster, self._socket_dir)
+        self._launch(_identity())
+        return True
+
     def restart(self, mode: StopMode = "fast") -> None:
         self.stop(mode)
         self.start()
@@ -174,13 +191,14 @@ class EmbeddedPostgres:
 
     def _start_owned(self) -> None:
         identity = _identity()
-        _end_left_over_server(self._cluster)
+        _end_left_over_server(self._cluster, self._socket_dir)
         if identity.user is not None:
             _open_ways(self._home)
         if not self._cluster.exists():
             self._initialise(identity)
         if self._socket_dir != self._cluster:
             _own_directory(self._socket_dir, identity)
+        self._log_path.write_bytes(b"")
         self._launch(identity)
         self._wait_ready()
 
@@ -209,7 +227,7 @@ class EmbeddedPostgres:
         settings = SETTINGS | {"unix_socket_directories": str(self._socket_dir)}
         command = [str(_bin_dir() / "postgres"), "-D", str(self._cluster)]
         command += [f"--{name}={value}" for name, value in settings.items()]
-        with self._log_path.open("wb") as log:
+        with self._log_path.open("ab") as log:
             self._server = _shell(_SERVER_SCRIPT, command, identity, log.fileno())
             self._watcher = _shell(_WATCHER_SCRIPT, [str(self._server.pid)], identity, log.fileno())
         _say(self._server, b"go\n")
@@ -242,14 +260,18 @@ class EmbeddedPostgres:
             if self._server.poll() is None:
                 self._server.send_signal(signal.SIGQUIT)
             self._server.wait()
-        if self._watcher is not None:
-            _say(self._watcher, b"over\n")
-            self._watcher.wait()
+        self._dismiss_watcher()
         if self._socket_dir != self._cluster:
             shutil.rmtree(self._socket_dir, ignore_errors=True)
         if self._lock is not None:
             os.close(self._lock)
-        self._server = self._watcher = self._lock = None
+        self._server = self._lock = None
+
+    def _dismiss_watcher(self) -> None:
+        if self._watcher is not None:
+            _say(self._watcher, b"over\n")
+            self._watcher.wait()
+            self._watcher = None
 
 
 class _Identity:
@@ -346,24 +368,29 @@ def _allow(path: Path, bits: int) -> None:
         path.chmod(stat.S_IMODE(mode) | bits)
 
 
-def _end_left_over_server(cluster: Path) -> None:
-    """Waits for the end of a server that has lost its owner; removes a pid file that lies.
+def _end_left_over_server(cluster: Path, socket_dir: Path) -> None:
+    """Waits for the end of a server that has lost its owner; removes lock files that lie.
 
-    PostgreSQL takes any process of its user that has the pid in the file for
-    itself, and pids come round. We hold the owner's lock, and know better.
+    PostgreSQL takes any process of its user that has the pid in one of these files for
+    itself, and pids come round. We hold the owner's lock, and know better. But processes
+    that outlive their postmaster may still write, and with the file goes what PostgreSQL
+    would know them by: its shared memory.
     """
     pid_file = cluster / "postmaster.pid"
-    try:
-        pid = int(pid_file.read_text().splitlines()[0])
-    except (FileNotFoundError, IndexError, ValueError):
-        pid_file.unlink(missing_ok=True)
-        return
-    if _serves(pid, cluster):
-        os.kill(pid, signal.SIGINT)
+    lines = pid_file.read_text().splitlines() if pid_file.exists() else []
+    if lines and lines[0].isdigit() and _serves(int(lines[0]), cluster):
+        os.kill(int(lines[0]), signal.SIGINT)
         _wait_until(
-            lambda: not _serves(pid, cluster), f"the server of a former owner (pid {pid}) does not stop"
+            lambda: not _serves(int(lines[0]), cluster),
+            f"the server of a former owner (pid {lines[0]}) does not stop",
+        )
+    if len(lines) > _PID_FILE_SHARED_MEMORY:
+        segment = lines[_PID_FILE_SHARED_MEMORY].split()
+        _wait_until(
+            lambda: not _is_attached(segment), f"processes of a former server in {cluster} do not end"
         )
     pid_file.unlink(missing_ok=True)
+    (socket_dir / f"{_SOCKET_NAME}.lock").unlink(missing_ok=True)
 
 
 def _serves(pid: int, cluster: Path) -> bool:
@@ -372,6 +399,16 @@ def _serves(pid: int, cluster: Path) -> bool:
         return Path(f"/proc/{pid}/cwd").readlink() == cluster
     except OSError:  # it has ended, or is not ours
         return False
+
+
+def _is_attached(segment: list[str]) -> bool:
+    """Whether any process uses this shared memory, given by key and id as PostgreSQL writes them."""
+    with _SHARED_MEMORY.open() as table:
+        columns = next(table).split()
+        rows = (dict(zip(columns, line.split(), strict=True)) for line in table)
+        # The system's keys have a sign.
+        keys = {str(int(row["key"]) % 2**64): row for row in rows if row["nattch"] != "0"}
+    return bool(segment) and segment[0] in keys and keys[segment[0]]["shmid"] == segment[1]
 
 
 def _wait_until(condition: Callable[[], bool], otherwise: str) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -184,6 +185,52 @@ async def test_without_a_url_it_brings_its_own_postgres(
         assert coordinator.process.returncode == 0
     assert stock.heard("g") == ["TRY 1", "CONFIRM 1"]
     assert not _postgres_in(home)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_its_own_postgres_is_started_again_when_it_dies(
+    stock: ScriptedParticipant, home: Path, tmp_path: Path, workers: int
+) -> None:
+    """No restart of the coordinator is needed, and what was acknowledged is finished."""
+    go = asyncio.Event()
+
+    async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+        if call.operation == CONFIRM:
+            await go.wait()
+        return SUCCEEDED
+
+    stock.script = script
+    embedded = f"""
+        [log]
+        data_dir = "{home / "data"}"
+        [participants.stock]
+        target = "{stock.address}"
+    """
+    async with (
+        daemon.serving(tmp_path, embedded, workers=workers) as coordinator,
+        daemon.stub(coordinator.address) as stub,
+    ):
+        await stub.ExecuteTransaction(pb.ExecuteTransactionRequest(gid="before", branches=[branch("1")]))
+        pid_file = home / "data" / "postgres" / "postmaster.pid"
+        os.kill(int(pid_file.read_text().split()[0]), signal.SIGKILL)
+        go.set()
+        for gid in ("before", "after"):
+            request = pb.ExecuteTransactionRequest(
+                gid=gid, branches=[branch("1")], wait_for=pb.WAIT_FOR_COMPLETION
+            )
+            reply = await _once_available(stub, request)
+            assert reply.outcome.state == pb.TRANSACTION_STATE_CONFIRMED
+    assert coordinator.process.returncode == 0
+    assert not _postgres_in(home)
+
+
+async def _once_available(stub, request: pb.ExecuteTransactionRequest) -> pb.ExecuteTransactionResponse:
+    async with asyncio.timeout(120):
+        while True:
+            try:
+                return await stub.ExecuteTransaction(request)
+            except grpc.aio.AioRpcError as error:
+                assert error.code() == grpc.StatusCode.UNAVAILABLE  # noqa: PT017
 
 
 def _postgres_in(directory: Path) -> list[str]:

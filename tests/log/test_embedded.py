@@ -9,6 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from coordinator.log import embedded
 from coordinator.log.embedded import EmbeddedPostgres, EmbeddedPostgresError
 
 OWNER = """
@@ -122,18 +123,57 @@ def test_a_start_right_after_the_owner_was_killed_owns_a_server_of_its_own(
         second.stop()
 
 
-def test_a_pid_file_that_names_a_stranger_does_not_hinder(data_dir: Path) -> None:
+@pytest.mark.parametrize("lock_file", ["postmaster.pid", ".s.PGSQL.5432.lock"])
+def test_a_lock_file_that_names_a_stranger_does_not_hinder(data_dir: Path, lock_file: str) -> None:
     server = EmbeddedPostgres(data_dir)
     # A living process of the server's own user, so that PostgreSQL would believe the file.
-    stranger = subprocess.Popen(["sleep", "600"], user=server._cluster.stat().st_uid, cwd="/")
-    with stranger:
+    with subprocess.Popen(["sleep", "600"], user=server._cluster.stat().st_uid, cwd="/") as stranger:
         lines = [str(stranger.pid), str(server._cluster), "1700000000", "5432", str(server._cluster), "", ""]
-        (server._cluster / "postmaster.pid").write_text("\n".join(lines))
-        server.start()
-        assert server.owned
-        server.stop()
-        assert stranger.poll() is None
-        stranger.kill()
+        (server._cluster / lock_file).write_text("\n".join(lines))
+        try:
+            server.start()
+            assert server.owned
+            server.stop()
+            assert stranger.poll() is None
+        finally:
+            stranger.kill()
+
+
+def test_a_server_that_died_is_revived_and_keeps_what_was_committed(own_postgres: EmbeddedPostgres) -> None:
+    ask(own_postgres, "CREATE TABLE kept AS SELECT 1 AS n")
+    assert not own_postgres.revive()
+    assert own_postgres._server is not None
+    own_postgres._server.kill()
+    until(own_postgres.revive)
+    until(own_postgres._answers)
+    assert ask(own_postgres, "SELECT n FROM kept") == [(1,)]
+    # Its end is still bound to its owner's.
+    assert own_postgres._watcher is not None
+    assert own_postgres._watcher.poll() is None
+
+
+def test_no_server_starts_beside_a_process_of_one_that_died(
+    own_postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has lost its postmaster may still write; PostgreSQL's own protection goes with the pid file."""
+    session = psycopg.connect(own_postgres.url())
+    left_over = session.info.backend_pid
+    os.kill(left_over, signal.SIGSTOP)
+    assert own_postgres._server is not None
+    own_postgres._server.kill()
+    own_postgres._server.wait()
+    waited_for: list[str] = []
+
+    def wait_until(condition: Callable[[], bool], otherwise: str) -> None:
+        if not condition():
+            waited_for.append(otherwise)
+            os.kill(left_over, signal.SIGCONT)
+        until(condition)
+
+    monkeypatch.setattr(embedded, "_wait_until", wait_until)
+    assert own_postgres.revive()
+    assert waited_for == [f"processes of a former server in {own_postgres._cluster} do not end"]
+    until(own_postgres._answers)
 
 
 def test_a_server_that_cannot_start_says_why(data_dir: Path) -> None:
