@@ -104,3 +104,11 @@ def test_a_process_that_ends_by_itself_ends_the_demo_and_its_log_is_shown(scratc
     assert f"coupon (pid {coupon.pid}) ended with status -11" in errors
     assert "participant coupon serves on port" in errors
     assert_nothing_is_left(running, scratch)
+
+
+@pytest.mark.parametrize("count", ["0", "-5", "many", ""])
+def test_a_number_of_orders_that_is_none_is_refused_in_words(scratch: Path, count: str):
+    with demo_process(scratch, f"--orders={count}") as demo:
+        _, errors = demo.communicate()
+    assert demo.returncode == 2
+    assert errors.splitlines()[-1].endswith("argument --orders: a whole number, at least 1")
