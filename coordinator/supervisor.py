@@ -21,7 +21,7 @@ from coordinator.app import RELOAD_REFUSED, end_lease, reloaded, run_worker
 from coordinator.configuration import Source
 from coordinator.core.errors import LogUnavailable
 from coordinator.log.embedded import EmbeddedPostgres, EmbeddedPostgresError
-from coordinator.log.migration import LogUrlError, migrate as migrate_log
+from coordinator.log.migration import LogTooNewError, LogUrlError, migrate as migrate_log
 from coordinator.logging import configure_logging
 from coordinator.process import end_with_parent
 from coordinator.rpc.server import ListenError
@@ -143,13 +143,13 @@ def migrate(url: str) -> None:
 
     Raises:
         LogUnreachableError: its database does not answer.
-        StartError: the URL is wrong.
+        StartError: the URL is wrong, or the log is that of a newer version.
     """
     try:
         migrate_log(url)
     except LogUnavailable as error:
         raise LogUnreachableError(error.message) from error
-    except LogUrlError as error:
+    except (LogUrlError, LogTooNewError) as error:
         raise StartError(str(error)) from error
 
 

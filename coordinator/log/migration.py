@@ -30,12 +30,17 @@ class LogUrlError(Exception):
     """The log's URL is wrong in a way that only connecting shows."""
 
 
+class LogTooNewError(Exception):
+    """A newer version has migrated the log; what it made of it is not ours to judge."""
+
+
 def migrate(url: str) -> None:
     """Applies the migrations that the database lacks. Blocks while another process does.
 
     Raises:
         LogUnavailable: the database cannot be reached.
         LogUrlError: the URL says something that no database can be reached by.
+        LogTooNewError: the database has a migration that this version does not know.
     """
     try:
         _migrate(database_engine(url))
@@ -51,7 +56,19 @@ def _migrate(engine: Engine) -> None:
     _make_lock(engine)
     with engine.begin() as connection:
         connection.execute(_TAKE_LOCK)
-        command.upgrade(alembic_config(connection), "head")
+        config = alembic_config(connection)
+        _refuse_newer(connection, ScriptDirectory.from_config(config))
+        command.upgrade(config, "head")
+
+
+def _refuse_newer(connection: Connection, ours: ScriptDirectory) -> None:
+    known = {migration.revision for migration in ours.walk_revisions()}
+    newer = set(MigrationContext.configure(connection).get_current_heads()) - known
+    if newer:
+        raise LogTooNewError(
+            f"the log is at {', '.join(newer)}, and this version of tccd knows it to "
+            f"{ours.get_current_head()}: run the version that migrated it"
+        )
 
 
 def is_about_the_url(error: ProgrammingError) -> bool:

@@ -159,6 +159,17 @@ async def test_migrate_says_in_one_line_that_the_log_is_unreachable() -> None:
     assert "secret" not in line
 
 
+@pytest.mark.parametrize("command", ["migrate", "serve"])
+async def test_the_log_of_a_newer_version_is_refused(command: str, log_url: str) -> None:
+    """As after a rollback, or when an older coordinator starts anew during an upgrade."""
+    with psycopg.connect(log_url) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'of tomorrow'")
+    environment = {"TCC_LOG__URL": log_url, "TCC_LISTEN__ADDRESS": "127.0.0.1:0"}
+    status, line = await refusal(command, environment=environment)
+    assert status == 2
+    assert line.startswith("the log is at of tomorrow, and this version of tccd knows it to ")
+
+
 async def test_serve_waits_for_its_log(postgres: EmbeddedPostgres) -> None:
     name = "log_that_comes_later"
     environment = {"TCC_LOG__URL": postgres.url(name)}
