@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import cycle
 from pathlib import Path
+from time import monotonic
 
 import psycopg
 
@@ -23,6 +24,7 @@ from proof.faults.scenarios import disk_full
 _DISK_BYTES = 160 * 2**20
 _EXTENDED_BYTES = 2 * _DISK_BYTES
 _TIMEOUT_S = 180.0
+_RECOVERY_S = 20.0
 # Smaller and smaller, so that not even the record that would end a recovery finds room.
 _WRITES_BYTES = (2**20, 2**16, 2**12, 2**8, 2**4, 0)
 
@@ -83,7 +85,7 @@ def main(home: Path) -> None:
         print(server.url(), flush=True)
         for word in sys.stdin:
             if word.strip() == "fill":
-                _fill(home / "ballast", server.url())
+                _fill(home / "ballast", server)
             else:
                 subprocess.run(["mount", "-o", f"remount,size={_EXTENDED_BYTES}", str(home)], check=True)
                 server.restart("immediate")
@@ -93,15 +95,20 @@ def main(home: Path) -> None:
         disk_full.unmount(home)
 
 
-def _fill(ballast: Path, url: str) -> None:
+def _fill(ballast: Path, server: EmbeddedPostgres) -> None:
+    """Until the server has ended, or is ended: one whose recovery failed may hang and let nobody in."""
+    hangs_at = monotonic() + _RECOVERY_S
     for size in cycle(_WRITES_BYTES):
         disk_full.fill(ballast)
         try:
-            with psycopg.connect(url, autocommit=True) as connection:
+            with psycopg.connect(server.url(), autocommit=True) as connection:
                 while True:
                     connection.execute("SELECT pg_logical_emit_message(true, '', repeat('x', %s))", (size,))
         except psycopg.OperationalError as error:
             if _has_ended(error):
+                return
+            if monotonic() > hangs_at:
+                server.stop("immediate")
                 return
 
 
