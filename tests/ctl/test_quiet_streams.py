@@ -128,7 +128,7 @@ async def shop(log_url: str, tmp_path: Path) -> AsyncIterator[Shop]:
 
 async def given_up(shop: Shop, command: "asyncio.Task[Ended]") -> None:
     """The command ends while the coordinator hangs, before one with more patience, which is answered."""
-    patient = asyncio.create_task(tccctl_at(shop.admin, "stats", "--timeout", "40"))
+    patient = asyncio.create_task(tccctl_at(shop.admin, "stats", "--timeout", "15"))
     ended, _ = await asyncio.wait((command, patient), return_when=asyncio.FIRST_COMPLETED)
     shop.coordinator.process.send_signal(signal.SIGCONT)
     assert (await patient)[0] == 0

@@ -90,10 +90,15 @@ END = admin.SearchTransactionsResponse()
 
 
 def test_a_long_list_has_its_titles_once_and_columns_that_get_wider() -> None:
-    with scripted(SearchTransactions=(*LONG, END)) as service:
+    pages = [["a", "b"], ["order-3", "c"], ["d"]]
+    replies = [
+        admin.SearchTransactionsResponse(transactions=map(transaction, page), next_page_token=token)
+        for page, token in zip(pages, ["2", "3", ""], strict=True)
+    ]
+    with scripted(SearchTransactions=tuple(replies)) as service:
         titles, *lines = service.tccctl("tx", "list", "--all").stdout.splitlines()
     assert titles.index("STATE") == 5
-    assert [line.index("CONFIRMING") for line in lines] == [5, 5, 9]
+    assert [line.index("CONFIRMING") for line in lines] == [5, 5, 9, 9, 9]
 
 
 @pytest.mark.parametrize("pages", [(END,), (LONG[0], END), (*LONG, END)])
