@@ -25,7 +25,7 @@ from coordinator.recovery import Heartbeat, Job, schedule
 from coordinator.reporting import Reporting
 from coordinator.rpc.admin_server import AdminServer
 from coordinator.rpc.participant_client import ParticipantAddress, ParticipantClient
-from coordinator.rpc.server import Server
+from coordinator.rpc.server import Server, ServerTls
 from coordinator.settings import Settings, TracingSettings
 from tcc.garbage import relax_garbage_collection
 from tcc.uuid7 import uuid7
@@ -91,6 +91,7 @@ class Worker:
         )
         # Known once it serves.
         self.admin_port = 0
+        self._tls: dict[str, ServerTls | None] = {}
         self._log_gauges = LogGauges(self._operator_log.unsettled, clock.monotonic)
         self._reconciling = Reconciling(self.engine, self._operator_log, reconciler, owner=self.owner)
         self.monitoring.watch(self.engine, self._log_gauges, lambda: self._reconciling.looks)
@@ -103,8 +104,11 @@ class Worker:
         """Asks for the drain."""
         self._stop.set()
 
-    def reload(self, settings: Settings) -> None:
+    def reload(self, settings: Settings, started_with: Settings) -> None:
         """Takes over the participants of `settings`; the rest of them waits for a new start.
+
+        `started_with`: the configuration as it was read at the start. This worker's own settings may
+        name ports that were chosen for it.
 
         Raises:
             OSError: a TLS file cannot be read. Nothing has changed.
@@ -122,9 +126,13 @@ class Worker:
             removed=sorted(ours.keys() - theirs.keys()),
             changed=sorted(name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name]),
             moved=sorted(moved),
-            needs_restart=_needs_restart(self._settings, settings),
+            needs_restart=_needs_restart(started_with, settings, self._not_shown(settings)),
         )
         self._settings = self._settings.model_copy(update={"participants": theirs})
+
+    def _not_shown(self, settings: Settings) -> set[str]:
+        """The listeners that show, or believe, something else than what is in their TLS files now."""
+        return {name for name, tls in _listeners_tls(settings).items() if self._tls.get(name, tls) != tls}
 
     async def run(self, on_ready: Callable[[int, str], None]) -> None:
         """Serves until `stop`, then drains. `on_ready` gets the port and the owner's id.
@@ -151,13 +159,10 @@ class Worker:
             later=[self._reconciling] if self._settings.reconcile.every_s else [],
         )
         self.engine.writer.on_availability = self._report_health
-        listen = self._settings.listen
-        port = await self._server.start(listen.address, listen.tls.read() if listen.tls else None)
+        self._tls = _listeners_tls(self._settings)
+        port = await self._server.start(self._settings.listen.address, self._tls["listen"])
         await self._server.set_serving(serving=True)
-        admin = self._settings.admin
-        self.admin_port = await self._admin_server.start(
-            self._settings.admin_address(), admin.tls.read() if admin.tls else None
-        )
+        self.admin_port = await self._admin_server.start(self._settings.admin_address(), self._tls["admin"])
         logger.info("listening for operators", port=self.admin_port)
         self._serving = True
         on_ready(port, self.owner)
@@ -265,12 +270,17 @@ def _policies(settings: Settings) -> dict[str, ParticipantPolicy]:
     return {name: participant.policy() for name, participant in settings.participants.items()}
 
 
-def _needs_restart(before: Settings, after: Settings) -> list[str]:
-    """The tables whose change takes a new start. Not those with a port: a worker's may be its own choice."""
+def _listeners_tls(settings: Settings) -> dict[str, ServerTls | None]:
+    listeners = {"listen": settings.listen.tls, "admin": settings.admin.tls}
+    return {name: tls.read() if tls else None for name, tls in listeners.items()}
+
+
+def _needs_restart(before: Settings, after: Settings, not_shown: set[str]) -> list[str]:
+    """The tables whose change takes a new start."""
     return [
         name
         for name in Settings.model_fields
-        if name not in {"participants", "listen", "admin"} and getattr(before, name) != getattr(after, name)
+        if name != "participants" and (name in not_shown or getattr(before, name) != getattr(after, name))
     ]
 
 
@@ -289,32 +299,33 @@ async def run_worker(
     url: str,
     *,
     source: Source,
+    started_with: Settings,
     share_port: bool,
     slot: int = 0,
     on_ready: Callable[[int, str], None],
 ) -> None:
     """One worker until SIGTERM or SIGINT.
 
-    SIGHUP makes it read `source` again; RELOAD_REFUSED has it count, and alert of, what its
-    supervisor has refused.
+    SIGHUP makes it read `source` again, which has said `started_with` at the start; RELOAD_REFUSED has
+    it count, and alert of, what its supervisor has refused.
     """
     worker = Worker(settings, url, share_port=share_port, slot=slot)
     relax_garbage_collection()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stop)
-    loop.add_signal_handler(signal.SIGHUP, _reload, worker, source)
+    loop.add_signal_handler(signal.SIGHUP, _reload, worker, source, started_with)
     loop.add_signal_handler(RELOAD_REFUSED, worker.engine.observer.anomaly, Anomaly.RELOAD_REFUSED)
     await worker.run(on_ready)
 
 
-def _reload(worker: Worker, source: Source) -> None:
+def _reload(worker: Worker, source: Source, started_with: Settings) -> None:
     settings = reloaded(source)
     if settings is None:
         worker.engine.observer.anomaly(Anomaly.RELOAD_REFUSED)
         return
     try:
-        worker.reload(settings)
+        worker.reload(settings, started_with)
     except OSError as error:
         logger.error("configuration not reloaded", mistake=str(error))  # noqa: TRY400 - no bug of ours
         worker.engine.observer.anomaly(Anomaly.RELOAD_REFUSED)

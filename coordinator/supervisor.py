@@ -168,7 +168,11 @@ def _serve_alone(settings: Settings, url: str, source: Source) -> int:
         _say_listening(settings, port)
 
     try:
-        uvloop.run(run_worker(settings, url, source=source, share_port=False, on_ready=on_ready))
+        uvloop.run(
+            run_worker(
+                settings, url, source=source, started_with=settings, share_port=False, on_ready=on_ready
+            )
+        )
     except ListenError as error:
         raise StartError(str(error)) from error
     return 0
@@ -218,6 +222,7 @@ class _Workers:
     """
 
     def __init__(self, settings: Settings, url: str, source: Source) -> None:
+        self._started_with = settings
         self._settings = settings
         self._url = url
         self._source = source
@@ -267,7 +272,7 @@ class _Workers:
         ours, theirs = self._context.Pipe(duplex=False)
         process = self._context.Process(
             target=_work,
-            args=(self._settings, self._url, self._source),
+            args=(self._settings, self._url, self._source, self._started_with),
             kwargs={"slot": slot, "parent_pid": os.getpid(), "ready": theirs},
             name="tcc-worker",
         )
@@ -360,7 +365,14 @@ class _Workers:
 
 
 def _work(
-    settings: Settings, url: str, source: Source, *, slot: int, parent_pid: int, ready: Connection
+    settings: Settings,
+    url: str,
+    source: Source,
+    started_with: Settings,
+    *,
+    slot: int,
+    parent_pid: int,
+    ready: Connection,
 ) -> None:
     """The main function of a worker process."""
     end_with_parent(parent_pid)
@@ -371,7 +383,17 @@ def _work(
             ready.send(owner)
 
     try:
-        uvloop.run(run_worker(settings, url, source=source, share_port=True, slot=slot, on_ready=on_ready))
+        uvloop.run(
+            run_worker(
+                settings,
+                url,
+                source=source,
+                started_with=started_with,
+                share_port=True,
+                slot=slot,
+                on_ready=on_ready,
+            )
+        )
     except ListenError as error:
         sys.exit(str(error))
 

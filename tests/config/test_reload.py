@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from tcc.v1 import participant_pb2, transaction_pb2 as pb
+from tests.ctl.test_real_coordinator import make_certificates, needs_openssl
 from tests.observability.scraping import scrape, value
 from tests.support import daemon
 from tests.support.errors import refused
-from tests.support.ports import free_ports
+from tests.support.ports import free_port, free_ports
 from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, serving
 from tests.support.worker import branch
 
@@ -238,7 +239,25 @@ async def test_a_worker_that_starts_later_knows_the_new_participants(
     assert reply.outcome.state == pb.TRANSACTION_STATE_CONFIRMED
 
 
-async def test_what_a_reload_cannot_change_is_said(database_url: str, tmp_path: Path) -> None:
-    async with coordinator(tmp_path, config(database_url)) as (_, journal, change):
-        change(config(database_url) + "\n[limits]\nlive_max = 5\n")
-        await journal.until('"needs_restart": ["limits"]', 1)
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_what_a_reload_cannot_change_is_said(database_url: str, tmp_path: Path, workers: int) -> None:
+    before = config(database_url)
+    admin = f'[admin]\nlisten = "127.0.0.1:{free_port()}"\n'
+    async with coordinator(tmp_path, before, workers=workers) as (_, journal, change):
+        change(before)
+        await journal.until('"needs_restart": []', workers)
+        change(f"{before}\n[listen]\ncalls_max = 7\n{admin}[limits]\nlive_max = 5\n")
+        await journal.until('"needs_restart": ["listen", "admin", "limits"]', workers)
+
+
+@needs_openssl
+async def test_a_listener_that_shows_an_older_certificate_is_said(database_url: str, tmp_path: Path) -> None:
+    make_certificates(tmp_path)
+    pair = f'certificate_file = "{tmp_path}/tcc.crt"\nkey_file = "{tmp_path}/tcc.key"\n'
+    text = f'{config(database_url)}[admin]\nlisten = "127.0.0.1:{free_port()}"\n[admin.tls]\n{pair}'
+    async with coordinator(tmp_path, text) as (_, journal, change):
+        change(text)
+        await journal.until('"needs_restart": []', 1)
+        make_certificates(tmp_path)
+        change(text)
+        await journal.until('"needs_restart": ["admin"]', 1)

@@ -130,7 +130,7 @@ async def test_a_confirm_always_fails(log_url: str) -> None:
         await worker.settled("order-18")
         decided.set()
         await stock.until(lambda: stock.heard("order-17").count(failing) > STUCK_AT)
-        worker.worker.reload(treated(participants, SELDOM))
+        worker.worker.reload(treated(participants, SELDOM), treated(participants, BRISK))
         await walk_at(worker, "A Confirm always fails")
         assert (await worker.settled("order-17")).heuristic
 
