@@ -19,11 +19,13 @@ from msgspec import Struct
 
 from coordinator.core.errors import LogUnavailable
 from coordinator.log.diagnosis import LogFacts, examine
+from coordinator.log.embedded import EmbeddedPostgres
 from coordinator.log.migration import LogUrlError
 from coordinator.rpc.admin_server import SERVICE as ADMIN_SERVICE
 from coordinator.rpc.participant_client import open_sync_channel
 from coordinator.rpc.server import SERVICE
 from coordinator.settings import ParticipantSettings, Settings
+from coordinator.supervisor import DATABASE
 
 _TIMEOUT_S = 5.0
 # PostgreSQL versions that the tests run on, as server_version_num says them.
@@ -31,6 +33,10 @@ _OLDEST_VERSION = 140_000
 # Only people compare clocks; deadlines and leases go by the database's.
 _CLOCK_AHEAD_MAX_S = 1.0
 _ASK_ITS_LOG = "look at the participant's own log"
+_WHERE_TO_LOOK = (
+    "is PostgreSQL running (its own log says why not: a full disk?), does [log] url say the right "
+    "host, port, database and user, and does pg_hba.conf let this machine in?"
+)
 
 
 class Verdict(Enum):
@@ -66,9 +72,9 @@ def _problem(check: str, said: str, remedy: str) -> Finding:
 def diagnose(settings: Settings) -> Iterator[Finding]:
     """All checks, one after the other; each takes a few seconds at most."""
     if settings.log.url is None:
-        yield _data_dir(settings.log.data_dir)
+        yield from _own_log(settings.log.data_dir)
     else:
-        yield from _log(settings.log.url.get_secret_value())
+        yield from _log(settings.log.url.get_secret_value(), _WHERE_TO_LOOK)
     yield from _ports(settings)
     if settings.tracing.endpoint is not None:
         yield _collector(settings.tracing.endpoint)
@@ -96,8 +102,29 @@ def in_json(findings: Sequence[Finding]) -> str:
 # --- the log ------------------------------------------------------------------
 
 
+def _own_log(data_dir: Path) -> Iterator[Finding]:
+    """The PostgreSQL that `serve` starts: where it does not run, only whether it has a place."""
+    server = EmbeddedPostgres(data_dir)
+    try:
+        is_running = server.is_running()
+    except OSError as error:
+        yield _problem(
+            "log",
+            f"no [log] url, and {error.filename} cannot be looked at: {error.strerror}",
+            "run tccd doctor as the user of tccd",
+        )
+        return
+    if not is_running:
+        yield _data_dir(data_dir)
+        return
+    yield _ok("log", f"no [log] url: a tccd runs, with a PostgreSQL of its own in {data_dir}")
+    yield from _log(
+        server.url(DATABASE),
+        f"{data_dir}/postgres.log says why (a full disk?); mend that, and start the tccd anew",
+    )
+
+
 def _data_dir(data_dir: Path) -> Finding:
-    """Its own PostgreSQL is started by `serve`; here only whether it has a place."""
     place = next(path for path in (data_dir.absolute(), *data_dir.absolute().parents) if path.exists())
     probe = place / f".tccd-doctor-{secrets.token_hex(8)}"
     try:
@@ -109,22 +136,21 @@ def _data_dir(data_dir: Path) -> Finding:
             f"no [log] url, and {place} cannot be written: {error.strerror}",
             "let the user of tccd write [log] data_dir, or give a [log] url",
         )
-    return _ok("log", f"no [log] url: serve runs its own PostgreSQL in {data_dir}")
+    return _ok(
+        "log",
+        f"no [log] url: serve runs its own PostgreSQL in {data_dir}; none runs there now, so that there is "
+        "no more to look at",
+    )
 
 
-def _log(url: str) -> Iterator[Finding]:
+def _log(url: str, where_to_look: str) -> Iterator[Finding]:
     try:
         facts = examine(url)
     except LogUrlError as error:
         yield _problem("log", str(error), "mend [log] url, or grant its user what is denied")
         return
     except LogUnavailable as error:
-        yield _problem(
-            "log",
-            f"the database cannot be reached: {error.message}",
-            "is PostgreSQL running (its own log says why not: a full disk?), does [log] url say the right "
-            "host, port, database and user, and does pg_hba.conf let this machine in?",
-        )
+        yield _problem("log", f"the database cannot be reached: {error.message}", where_to_look)
         return
     yield _version(facts)
     yield _writable(facts)

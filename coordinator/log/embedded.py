@@ -157,6 +157,14 @@ class EmbeddedPostgres:
         self.stop(mode)
         self.start()
 
+    def is_running(self) -> bool:
+        """Whether the server answers, or a living process owns it. Makes and starts nothing.
+
+        Raises:
+            OSError: we may not look.
+        """
+        return self._answers() or self._is_owned()
+
     def url(self, database: str = "postgres") -> str:
         """The libpq URL of a database; SQLAlchemy takes it too, with or without `+psycopg`."""
         return f"postgresql://{SUPERUSER}@/{quote(database)}?host={quote(str(self._socket_dir), safe='')}"
@@ -188,6 +196,19 @@ class EmbeddedPostgres:
             return False
         self._lock = lock
         return True
+
+    def _is_owned(self) -> bool:
+        try:
+            lock = os.open(self._home / "owner.lock", os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(lock)
+        return False
 
     def _start_owned(self) -> None:
         identity = _identity()

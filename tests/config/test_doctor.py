@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import uuid4
@@ -15,6 +17,7 @@ from sqlalchemy import make_url
 
 from coordinator.doctor import Finding, Verdict, _clock, _durability, diagnose
 from coordinator.log.diagnosis import LogFacts
+from coordinator.log.embedded import EmbeddedPostgres
 from coordinator.log.migration import LogUrlError, migrate
 from coordinator.settings import MetricsSettings, Settings, TracingSettings
 from tests.e2e.test_startup import ended, tccd
@@ -61,6 +64,53 @@ async def test_nothing_is_wrong(log_url: str, healthy: tuple[str, health.aio.Hea
         "participant stock",
     }
     assert not any(finding.remedy for finding in found.values())
+
+
+def findings_in(home: Path) -> dict[str, Finding]:
+    """Of a coordinator with a PostgreSQL of its own there."""
+    return {finding.check: finding for finding in diagnose(settings_for({}, log={"data_dir": home}))}
+
+
+def test_a_postgresql_of_its_own_that_runs_is_looked_at_like_any(home: Path) -> None:
+    server = EmbeddedPostgres(home)
+    server.start()
+    try:
+        server.create_database("tcc")
+        before = findings_in(home)
+        migrate(server.url("tcc"))
+        found = findings_in(home)
+    finally:
+        server.stop("immediate")
+    assert before["migrations"].verdict is Verdict.PROBLEM
+    for check in ("log", "version", "writable", "migrations", "fsync", "synchronous_commit", "clock"):
+        assert found[check].verdict is Verdict.OK, check
+    assert "a tccd runs" in found["log"].said
+
+
+def test_a_postgresql_of_its_own_that_has_ended_beside_its_tccd_is_a_problem(home: Path) -> None:
+    owner = EmbeddedPostgres(home)
+    owner.start()
+    try:
+        pid = int((home / "postgres" / "postmaster.pid").read_text().splitlines()[0])
+        os.kill(pid, signal.SIGQUIT)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        found = findings_in(home)
+    finally:
+        owner.stop()
+    assert (found["log"].verdict, "version" in found) == (Verdict.PROBLEM, False)
+    assert found["log"].remedy.startswith(f"{home}/postgres.log says why")
+
+
+def test_where_no_postgresql_of_its_own_runs_that_is_said_and_nothing_is_made(home: Path) -> None:
+    never = findings_in(home)
+    assert list(home.iterdir()) == []
+    server = EmbeddedPostgres(home)
+    server.start()
+    server.stop()
+    ended = findings_in(home)
+    for found in (never, ended):
+        assert (found["log"].verdict, "version" in found) == (Verdict.OK, False)
+        assert "none runs there now" in found["log"].said
 
 
 async def test_a_database_that_is_away_is_the_only_thing_said_of_it() -> None:
