@@ -81,7 +81,11 @@ class Log(Protocol):
     async def transaction_list(
         self, chosen: ListFilter, *, after: ListPosition | None, limit: int
     ) -> tuple[list[Record], ListPosition | None]:
-        """A page of transactions, newest first, and the position of the next one, if there is one."""
+        """A page of transactions, newest first, and the position of the next one, if there is one.
+
+        Raises:
+            SearchTooLong
+        """
         ...
 
     async def transaction_take(self, gid: str, *, version: int) -> Record | None:
@@ -293,7 +297,11 @@ class OperatorLog(Protocol):
         ...
 
     async def audit_list(self, chosen: AuditFilter, *, before: int | None, limit: int) -> list[AuditRecord]:
-        """Records newest first; with `before` those in front of that one."""
+        """Records newest first; with `before` those in front of that one.
+
+        Raises:
+            SearchTooLong
+        """
         ...
 
 

@@ -100,7 +100,13 @@ _LEAVES_OPEN = {
 }
 
 # The coordinator says these before it does anything.
-_NOTHING_DONE = {"DRAINING", "OVERLOADED", "PARTICIPANT_PAUSED", "PARTICIPANT_UNREACHABLE"}
+_NOTHING_DONE = {
+    "DRAINING",
+    "OVERLOADED",
+    "PARTICIPANT_PAUSED",
+    "PARTICIPANT_UNREACHABLE",
+    "SEARCH_TOO_LONG",
+}
 
 _ADVICE_BY_CODE: dict[grpc.StatusCode, str] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: "give it longer with --timeout, or ask another one with --address",
@@ -127,6 +133,10 @@ _ADVICE: dict[str, Callable[[Mapping[str, str]], str]] = {
     "BRANCH_DONE": lambda _: "the branch has carried the decision out; there is nothing to resolve",
     "DECISION_CONFLICT": lambda _: (
         "a decision never changes; end single branches with `tccctl tx resolve GID BRANCH OUTCOME`"
+    ),
+    "SEARCH_TOO_LONG": lambda _: (
+        "narrow what is looked for: transactions for example by live, age<1h or gid=GID,"
+        " audit records by --target"
     ),
     "LOG_UNAVAILABLE": lambda _: "the coordinator runs, its PostgreSQL does not answer: look there first",
     "DRAINING": lambda _: "this coordinator shuts down: ask another one with --address",

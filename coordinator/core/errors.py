@@ -112,6 +112,13 @@ class CallTooLong(Refused):
     reason = "CALL_TOO_LONG"
 
 
+class SearchTooLong(Refused):
+    """The log has given up a search that took too long; a narrower filter helps."""
+
+    code = "DEADLINE_EXCEEDED"
+    reason = "SEARCH_TOO_LONG"
+
+
 class Overloaded(Refused):
     """A bound is reached. Nothing was written; try again later."""
 

@@ -26,6 +26,12 @@ T = TypeVar("T")
 _CONFLICTS_MAX = 6
 _CONFLICT_PAUSE_S = 0.01
 _RETRY_AFTER_S = 0.5
+# Of the time that a statement has, before the connection is given up together with it.
+_SERVER_SHARE = 0.9
+
+
+class StatementTooLong(LogUnavailable):
+    """The server has given the statement up, which then had no effect; it is there, and answers others."""
 
 
 class Outcome(Struct, frozen=True):
@@ -39,7 +45,8 @@ class Outcome(Struct, frozen=True):
 class Connections:
     """At most `most` connections to one database.
 
-    `statement_timeout_s` bounds a statement from being sent to being answered.
+    `statement_timeout_s` bounds a statement from being sent to being answered. A server that is
+    there gives it up a little earlier, and says so.
     """
 
     def __init__(
@@ -59,6 +66,7 @@ class Connections:
         tried again.
 
         Raises:
+            StatementTooLong: the server has given it up.
             LogUnavailable: the database is away, or whether the statement took
                 effect is unknown.
         """
@@ -103,6 +111,8 @@ class Connections:
                     return await self._with_connection(run)
             except (errors.SerializationFailure, errors.DeadlockDetected) as error:
                 conflict = error
+            except errors.QueryCanceled as error:
+                raise StatementTooLong(_no_answer(name, error), retry_after_s=_RETRY_AFTER_S) from error
             except (psycopg.OperationalError, psycopg.InterfaceError, errors.ReadOnlySqlTransaction) as error:
                 raise _unavailable(name, error) from error
         raise _unavailable(name, conflict) from conflict
@@ -131,7 +141,7 @@ class Connections:
             connect_timeout=max(1, round(self._connect_timeout_s)),
         )
         try:
-            timeout_ms = str(round(self._statement_timeout_s * 1_000))
+            timeout_ms = str(round(self._statement_timeout_s * _SERVER_SHARE * 1_000))
             await self._ask(connection, SESSION, SESSION.bind({"statement_timeout_ms": timeout_ms}))
         except BaseException:
             await connection.close()
@@ -178,4 +188,8 @@ def _shut_down(connection: AsyncConnection[tuple[Any, ...]]) -> None:
 
 
 def _unavailable(name: str, error: Exception | None) -> LogUnavailable:
-    return LogUnavailable(f"the transaction log did not answer {name}: {error}", retry_after_s=_RETRY_AFTER_S)
+    return LogUnavailable(_no_answer(name, error), retry_after_s=_RETRY_AFTER_S)
+
+
+def _no_answer(name: str, error: Exception | None) -> str:
+    return f"the transaction log did not answer {name}: {error}"

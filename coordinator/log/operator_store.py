@@ -15,10 +15,10 @@ from typing import Any
 import msgspec
 
 from coordinator.core.audit import AuditEntry, AuditHead, AuditRecord, chained
-from coordinator.core.errors import LogUnavailable, Overloaded, VersionChanged
+from coordinator.core.errors import LogUnavailable, Overloaded, SearchTooLong, VersionChanged
 from coordinator.core.model import Transaction
 from coordinator.log import operator_statements as statements
-from coordinator.log.connections import Connections, Outcome
+from coordinator.log.connections import Connections, Outcome, StatementTooLong
 from coordinator.log.rows import full_columns, record as transaction_record
 from coordinator.log.statements import Statement
 from coordinator.log.unsettled import COUNT_MAX, unsettled
@@ -171,7 +171,11 @@ class PostgresOperatorLog:
         }
         if before is not None:
             values["before"] = before
-        found = await self._execute(statements.audit_list_statement(frozenset(values)), limit=limit, **values)
+        statement = statements.audit_list_statement(frozenset(values))
+        try:
+            found = await self._execute(statement, limit=limit, **values)
+        except StatementTooLong as error:
+            raise SearchTooLong("the log has given the search up, which took too long") from error
         return [_audit_record(row) for row in found.rows]
 
     async def _execute(self, statement: Statement, **values: Any) -> Outcome:

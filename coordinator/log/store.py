@@ -27,9 +27,10 @@ from typing import Any
 
 import msgspec
 
+from coordinator.core.errors import SearchTooLong
 from coordinator.core.model import State, Transaction
 from coordinator.log import statements
-from coordinator.log.connections import Connections, Outcome
+from coordinator.log.connections import Connections, Outcome, StatementTooLong
 from coordinator.log.rows import (
     Row,
     full_columns,
@@ -138,7 +139,10 @@ class PostgresLog:
         """See `ports.Log`. Payloads are left out."""
         values = _list_values(chosen, after)
         statement = statements.list_statement(frozenset(values) & set(statements.LIST_CONDITIONS))
-        page = await self._lists.execute(statement, {"limit": limit + 1, **values})
+        try:
+            page = await self._lists.execute(statement, {"limit": limit + 1, **values})
+        except StatementTooLong as error:
+            raise SearchTooLong("the log has given the search up, which took too long") from error
         records = [record(row) for row in page.rows[:limit]]
         if page.count <= limit:
             return records, None

@@ -52,7 +52,8 @@ class AdminServiceStub:
     A value that holds a space, a comma, a double quote or a backslash stands in double quotes; inside them
     a backslash goes before each double quote and each backslash. Names of states may be written in small letters. An empty filter holds for all.
     A mistake is refused with INVALID_ARGUMENT and the reason INVALID_FILTER; ErrorInfo has
-    the metadata "position" (characters before the mistake) and "term".
+    the metadata "position" (characters before the mistake) and "term". A search that would take the log
+    too long is given up with DEADLINE_EXCEEDED and the reason SEARCH_TOO_LONG; a narrower filter helps.
     """
 
     def __init__(self, channel):
@@ -190,7 +191,8 @@ class AdminServiceServicer:
     A value that holds a space, a comma, a double quote or a backslash stands in double quotes; inside them
     a backslash goes before each double quote and each backslash. Names of states may be written in small letters. An empty filter holds for all.
     A mistake is refused with INVALID_ARGUMENT and the reason INVALID_FILTER; ErrorInfo has
-    the metadata "position" (characters before the mistake) and "term".
+    the metadata "position" (characters before the mistake) and "term". A search that would take the log
+    too long is given up with DEADLINE_EXCEEDED and the reason SEARCH_TOO_LONG; a narrower filter helps.
     """
 
     def SearchTransactions(self, request, context):
@@ -482,7 +484,8 @@ class AdminService:
     A value that holds a space, a comma, a double quote or a backslash stands in double quotes; inside them
     a backslash goes before each double quote and each backslash. Names of states may be written in small letters. An empty filter holds for all.
     A mistake is refused with INVALID_ARGUMENT and the reason INVALID_FILTER; ErrorInfo has
-    the metadata "position" (characters before the mistake) and "term".
+    the metadata "position" (characters before the mistake) and "term". A search that would take the log
+    too long is given up with DEADLINE_EXCEEDED and the reason SEARCH_TOO_LONG; a narrower filter helps.
     """
 
     @staticmethod

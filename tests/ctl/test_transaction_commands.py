@@ -124,6 +124,22 @@ def test_each_page_is_written_as_soon_as_it_is_known(output: str, shown: str) ->
     assert shown in result.stdout
 
 
+def test_a_search_that_takes_too_long_is_told_as_that_and_leaves_nothing_open() -> None:
+    too_long = refusal(Code.DEADLINE_EXCEEDED, "SEARCH_TOO_LONG", "the log has given the search up")
+    filtered = ("--filter", "initiator=nobody")
+    with scripted(SearchTransactions=too_long, RunBulkAction=[too_long]) as service:
+        ended = [
+            service.tccctl("tx", "list", *filtered),
+            service.tccctl("tx", "hold", *filtered, "--yes", "--reason", "r"),
+        ]
+    for result in ended:
+        assert result.exit_code == 5
+        words, advice = result.stderr.splitlines()
+        assert words == "tccctl: SEARCH_TOO_LONG: the log has given the search up"
+        assert advice.startswith("  narrow what is looked for")
+        assert "took effect" not in advice
+
+
 @pytest.mark.parametrize("output", ["text", "json", "yaml"])
 def test_of_what_cannot_be_read_at_all_nothing_is_written(output: str) -> None:
     with scripted(SearchTransactions=SILENCE) as service:

@@ -10,8 +10,9 @@ from msgspec.structs import replace
 from psycopg import sql
 
 from coordinator.core.audit import AuditEntry, AuditHead, first_break
-from coordinator.core.errors import LogUnavailable
+from coordinator.core.errors import LogUnavailable, SearchTooLong
 from coordinator.core.model import State
+from coordinator.log.connections import StatementTooLong
 from coordinator.log.operator_statements import (
     COORDINATOR_DRIVING,
     UNSETTLED_COUNTS,
@@ -21,7 +22,7 @@ from coordinator.log.operator_statements import (
 from coordinator.log.operator_store import PostgresOperatorLog
 from coordinator.log.statements import NEXT_WAITED_FOR, Statement, list_statement
 from coordinator.log.store import PostgresLog
-from coordinator.ports import ParticipantRecord
+from coordinator.ports import AuditFilter, ParticipantRecord
 
 from .transactions import begun, confirming, insert, parked, save
 
@@ -32,6 +33,18 @@ ENTRY = AuditEntry(operator="ann", action="participant.pause", target="participa
 async def log(log_url: str) -> AsyncIterator[PostgresOperatorLog]:
     log = PostgresOperatorLog(log_url, owner="ours")
     yield log
+    await log.close()
+
+
+async def test_a_search_of_records_that_takes_too_long_is_told_as_that(log_url: str) -> None:
+    log = PostgresOperatorLog(log_url, owner="ours", statement_timeout_s=2.0)
+    async with await psycopg.AsyncConnection.connect(log_url) as blocker:
+        await blocker.execute("LOCK TABLE audit IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(SearchTooLong):
+            await log.audit_list(AuditFilter(operator="ann"), before=None, limit=9)
+        with pytest.raises(StatementTooLong):
+            await log.audit_after(0, 9)
+    assert await log.audit_list(AuditFilter(operator="ann"), before=None, limit=9) == []
     await log.close()
 
 
