@@ -268,6 +268,25 @@ class Engine:
         entry.phase_began_at = self.clock.now()
         self._apply(entry, Begun(), entry.phase_began_at)
 
+    async def rejoin(self, refused: Sequence[tuple[Transaction, Waiter, Refused]]) -> None:
+        """Answers requests that `begin` refused for good, unless they repeat what the log holds.
+
+        Coordinators may be configured differently for a while. Where another one has taken on
+        what is asked for here, "no" would be a lie that the initiator acts upon.
+
+        Raises:
+            LogUnavailable
+        """
+        records = await self.log.transaction_get(tuple({tx.gid for tx, _, _ in refused}))
+        for tx, waiter, refusal in refused:
+            record = records.get(tx.gid)
+            if record is None:
+                waiter.fail(refusal)
+            elif record.tx.fingerprint != tx.fingerprint:
+                waiter.fail(_gid_conflict(tx.gid))
+            else:
+                self._settle_or_watch(record, waiter)
+
     async def add_branch(
         self, gid: str, spec: BranchSpec, waiter: Waiter, *, branches_max: int, transaction_bytes_max: int
     ) -> None:

@@ -4,7 +4,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from coordinator.core.errors import AlreadyDecided, DecisionConflict, InvalidRequest, OwnerChanged, Refused
+from coordinator.core.errors import (
+    AlreadyDecided,
+    DecisionConflict,
+    InvalidRequest,
+    OwnerChanged,
+    Refused,
+    UnknownParticipant,
+)
 from coordinator.core.machine import whereabouts
 from coordinator.core.model import Branch, State, Transaction, TryState
 from coordinator.engine.engine import Engine
@@ -62,6 +69,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         # Whoever is refused anyway is refused before his request costs more than reading it.
         refusal = self._engine.refusal()
         refused = None if refusal is None else to_error(refusal)
+        unknown: list[tuple[Transaction, _Item, Refused]] = []
         for index, item in enumerate(transactions):
             if refused is not None and item.gid not in self._engine.live:
                 collected.add(pb.ExecuteTransactionsReply(index=index, error=refused))
@@ -69,13 +77,17 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
             try:
                 if index >= self._limits.batch_max:
                     raise InvalidRequest("BATCH_TOO_LARGE", f"at most {self._limits.batch_max} at once")
-                self._engine.begin(
-                    self._new_transaction(item, time_left_s),
-                    _Item(milestone_of(item.wait_for), collected, index),
-                )
+                waiter = _Item(milestone_of(item.wait_for), collected, index)
+                tx = self._new_transaction(item, time_left_s)
+                try:
+                    self._engine.begin(tx, waiter)
+                except UnknownParticipant as error:
+                    unknown.append((tx, waiter, error))
             except Refused as error:
                 collected.add(_refusal(index, error))
         try:
+            if unknown:
+                await self._engine.rejoin(unknown)
             while collected.missing:
                 response = pb.ExecuteTransactionsResponse(replies=await collected.take())
                 failpoint("rpc.batch.reply.before")
@@ -101,7 +113,10 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
 
     async def _begun(self, tx: Transaction, milestone: Milestone) -> Transaction:
         async def begin(waiter: Waiter) -> None:
-            self._engine.begin(tx, waiter)
+            try:
+                self._engine.begin(tx, waiter)
+            except UnknownParticipant as error:
+                await self._engine.rejoin([(tx, waiter, error)])
 
         return await _until(milestone, begin)
 

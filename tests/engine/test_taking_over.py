@@ -75,6 +75,32 @@ async def test_any_coordinator_takes_any_step_of_an_interactive_transaction(
     assert stock.count(participant_pb2.OPERATION_CANCEL) == 0
 
 
+async def test_a_coordinator_that_does_not_know_the_participant_denies_no_transaction_that_another_began(
+    database_url: str, stock: ScriptedParticipant
+) -> None:
+    """As while a changed configuration is rolled out: the initiator would take the no for an answer."""
+    knowing = settings_for({"stock": {"target": stock.address}})
+    async with running(knowing, database_url) as one, running(settings_for({}), database_url) as other:
+        await one.stub.ExecuteTransaction(execute("g", pb.WAIT_FOR_COMPLETION))
+        reply = await other.stub.ExecuteTransaction(execute("g"))
+        assert reply.outcome.state == pb.TRANSACTION_STATE_CONFIRMED
+        different = pb.ExecuteTransactionRequest(gid="g", branches=[branch("2")])
+        async with refused("ALREADY_EXISTS", "GID_CONFLICT"):
+            await other.stub.ExecuteTransaction(different)
+        async with refused("INVALID_ARGUMENT", "UNKNOWN_PARTICIPANT"):
+            await other.stub.ExecuteTransaction(execute("new"))
+        batch = pb.ExecuteTransactionsRequest(transactions=[execute("g"), different, execute("new")])
+        replies = [
+            reply
+            async for response in other.stub.ExecuteTransactions(batch, timeout=60)
+            for reply in response.replies
+        ]
+        said = {reply.index: reply.error.reason or reply.outcome.state for reply in replies}
+        assert said == {0: pb.TRANSACTION_STATE_CONFIRMED, 1: "GID_CONFLICT", 2: "UNKNOWN_PARTICIPANT"}
+        async with refused("NOT_FOUND", "TRANSACTION_NOT_FOUND"):
+            await one.state("new")
+
+
 async def test_a_request_repeated_elsewhere_waits_for_the_owner(
     pair: tuple[Running, Running], stock: ScriptedParticipant
 ) -> None:
