@@ -44,17 +44,24 @@ class RecoverySettings(Struct, frozen=True, kw_only=True):
     adopt_every_s: float = 1.0
     purge_every_s: float = 10.0
     # What was interrupted comes back in bites, with pauses between them, so that what is
-    # asked now finds its turn; short ones while nobody asks. Bites of a run, which goes on at
-    # the next tick.
+    # asked now finds its turn. A pause is so many times as long as it took to take the bite,
+    # which tells how fast the machine is and how busy; fewer times while nobody asks.
     claim_max: int = 100
-    claim_pause_s: float = 0.04
-    claim_pause_alone_s: float = 0.01
+    claim_pauses: float = 12.0
+    claim_pauses_alone: float = 2.0
+    claim_pause_max_s: float = 0.5
+    # Bites of a run, which goes on at the next tick.
     claims_max: int = 32
     # How many a statement deletes, and how many statements a run may take: together
     # more than one worker can end meanwhile.
     purge_max: int = 5_000
     purge_batches_max: int = 20
     retention_s: float = 7 * 24 * 3600.0
+
+    def claim_pause_s(self, took_s: float, *, somebody_asks: bool) -> float:
+        """How long to leave the loop, the log and the participants to others after a bite."""
+        pauses = self.claim_pauses if somebody_asks else self.claim_pauses_alone
+        return min(pauses * took_s, self.claim_pause_max_s)
 
 
 class Job(Protocol):
@@ -243,15 +250,16 @@ async def _resume_in_bites(
     Returns how many, and whether there may be more still.
     """
     resumed, more = 0, True
-    for bite in range(settings.claims_max):
-        if bite:
-            await asyncio.sleep(settings.claim_pause_s if engine.begun else settings.claim_pause_alone_s)
+    for _ in range(settings.claims_max):
         if engine.draining:
             break
+        asked_at = engine.clock.monotonic()
         records, more = await claim()
         resumed += engine.resume(records)
         if not more:
             break
+        took_s = engine.clock.monotonic() - asked_at
+        await asyncio.sleep(settings.claim_pause_s(took_s, somebody_asks=engine.begun > 0))
     return resumed, more
 
 

@@ -16,7 +16,7 @@ the last one is confirmed. A latency is one transaction's time from that moment.
 Each is measured alone, and then beside live load. That is offered to the coordinator
 that has just returned, because so it is in an outage: clients reconnect when it
 listens, and then one loop has both to do. When the backlog is gone the same load
-goes on, and `live_kept` is its rate before that to its rate after.
+goes on for as long again, and `live_kept` is its rate before that to its rate after.
 
 Nothing can be compared with a floor here; `floor_per_second` and `ratio` are null.
 """
@@ -183,10 +183,10 @@ def _watch(
     _wait_until_none(log, _UNFINISHED, since)
     beside = live.end() if live else None
     backlog = _backlog(log, since, here.counts(system).since(before))
-    if live is None:
+    if live is None or beside is None:
         return _Drain(backlog=backlog)
     live.begin()
-    time.sleep(live_after_s)
+    time.sleep(max(beside.seconds, live_after_s))
     after = live.end()
     live.stop()
     return _Drain(backlog=backlog, live_beside=beside, live_after=after)

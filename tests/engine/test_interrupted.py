@@ -2,9 +2,12 @@
 
 import time
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 
+from coordinator import recovery
 from coordinator.clock import LogClock
 from coordinator.engine.engine import Engine
 from coordinator.log.store import PostgresLog
@@ -19,12 +22,19 @@ from tests.support.worker import running, settings_for
 BITES = RecoverySettings(
     claim_max=2,
     claims_max=2,
-    claim_pause_s=0.0,
-    claim_pause_alone_s=0.0,
+    claim_pauses=0.0,
+    claim_pauses_alone=0.0,
     adopt_every_s=3600.0,
     poll_every_s=3600.0,
 )
 GIDS = ("a", "b", "c", "d", "e")
+
+
+class Bite(NamedTuple):
+    """How long it takes to take one, and the pause after it."""
+
+    took_s: float
+    pause_s: float
 
 
 @pytest.fixture
@@ -63,6 +73,39 @@ async def test_what_is_due_is_claimed_in_bites_and_the_next_run_goes_on(engine: 
     await leave_behind(log_url, *GIDS, is_parked=True)
     assert await runs(Retry(engine, BITES)) == [4, 1, 0]
     assert engine.live.keys() == set(GIDS)
+
+
+@pytest.mark.parametrize(
+    ("begun", "bite"),
+    [
+        pytest.param(0, Bite(took_s=0.01, pause_s=0.03), id="nobody asks"),
+        pytest.param(1, Bite(took_s=0.01, pause_s=0.1), id="somebody asks"),
+        pytest.param(1, Bite(took_s=1.0, pause_s=0.5), id="at most so long"),
+    ],
+)
+async def test_after_a_bite_others_have_many_times_as_long_as_it_took(
+    engine: Engine, log_url: str, monkeypatch: pytest.MonkeyPatch, begun: int, bite: Bite
+) -> None:
+    await leave_behind(log_url, *GIDS)
+    now_s = 0.0
+    paused: list[float] = []
+    adopt = engine.log.transaction_adopt
+
+    async def slowly(limit: int) -> object:
+        nonlocal now_s
+        now_s += bite.took_s
+        return await adopt(limit)
+
+    async def pause(seconds: float) -> None:
+        paused.append(seconds)
+
+    monkeypatch.setattr(engine.log, "transaction_adopt", slowly)
+    monkeypatch.setattr(engine.clock, "monotonic", lambda: now_s)
+    monkeypatch.setattr(engine, "begun", begun)
+    monkeypatch.setattr(recovery, "asyncio", SimpleNamespace(sleep=pause))
+    settings = RecoverySettings(claim_max=2, claim_pauses=10.0, claim_pauses_alone=3.0, claim_pause_max_s=0.5)
+    assert await Adopt(engine, settings).run_once() == len(GIDS)
+    assert paused == pytest.approx([bite.pause_s, bite.pause_s])
 
 
 @pytest.mark.parametrize("job", [Adopt, Retry])
