@@ -14,8 +14,11 @@ coordinator takes for refusing, is missing for the goodput: everything is on one
 machine. `goodput_per_cpu_to_peak` compares what a CPU achieved of those that
 initiators left. A round begins when the bounds are reached.
 
-Memory is that of the overloaded rounds; its growth is from their second third to
-their last one.
+At last one overload is held, and memory is looked at. For a third of that time calls
+still gather in gRPC's queue: it turns some away when a thousand wait, and the more of
+them the more there are, until as many come in as go out. What is said of memory is
+said of the time after that; its growth is from the second third of that time to its
+last one. `memory_mib_coordinator`, about one figure a second, shows all of it.
 """
 
 from dataclasses import replace
@@ -30,6 +33,10 @@ _IN_FLIGHT = (256, 1024, 4096)
 _TIMES = 4
 # An overloaded round takes this many times as long as another one.
 _LONGER = 3
+# Memory is looked at for `_HELD` such times, after `_FILLING` of them for the queues to fill.
+_FILLING, _HELD = 10, 20
+# One of so many looks is kept for the series.
+_EVERY = 5
 _REFUSED = "RESOURCE_EXHAUSTED"
 _TURNED_AWAY = "CANCELLED:"
 
@@ -50,12 +57,14 @@ class _Overload:
         self._here = here
         self._system = system
         self._options = options
-        self._watch = Watch(system.pids)
+        self._filling = Watch(system.pids)
+        self._full = Watch(system.pids)
         self._tried: dict[int, Round] = {}
         self._peak: list[Round] = []
         self._overloaded: list[Round] = []
         # The rates, added up.
         self._offered = 0.0
+        self._held: list[Round] = []
 
     def measure(self) -> None:
         for in_flight in self._options.in_flight or _IN_FLIGHT:
@@ -66,6 +75,7 @@ class _Overload:
             arrivals_per_second = _TIMES * self._peak[-1].per_second
             self._overloaded.append(self._open(arrivals_per_second))
             self._offered += arrivals_per_second
+        self._held.append(self._hold(self._offered / self._options.rounds))
 
     def report(self) -> Report:
         peak = Row(configuration={"load": "peak"}, figures=figures(self._peak))
@@ -76,7 +86,11 @@ class _Overload:
             figures=figures([_without_refusals(each) for each in self._overloaded]),
         )
         seconds = sum(each.seconds for each in self._overloaded)
-        samples = self._watch.samples
+        held = Row(
+            configuration={"load": f"{_TIMES} times, held"},
+            figures=figures([_without_refusals(each) for each in self._held]),
+        )
+        samples = self._full.samples
         return Report(
             scenario="overload",
             rows=[
@@ -86,6 +100,7 @@ class _Overload:
                 ],
                 peak,
                 overloaded,
+                held,
             ],
             headline=overloaded,
             comparisons={
@@ -98,6 +113,7 @@ class _Overload:
                 **{f"memory_max_mib_{role}": used / 2**20 for role, used in most(samples).items()},
                 **{f"memory_growth_mib_{role}": used / 2**20 for role, used in growth(samples).items()},
             },
+            series={"memory_mib_coordinator": self._memory_mib()},
         )
 
     def _closed(self, in_flight: int) -> Round:
@@ -107,19 +123,33 @@ class _Overload:
         )
 
     def _open(self, per_second: float) -> Round:
-        load = Load(
+        return self._here.measure(
+            self._system,
+            self._arriving(per_second),
+            warm_up_s=_LONGER * self._options.warm_up_s,
+            round_s=_LONGER * self._options.seconds,
+        )
+
+    def _hold(self, per_second: float) -> Round:
+        offered = self._here.offer(self._system, self._arriving(per_second))
+        self._filling.sleep(_FILLING * self._options.seconds)
+        offered.begin()
+        self._full.sleep(_HELD * self._options.seconds)
+        measured = offered.end()
+        offered.stop()
+        return measured
+
+    def _arriving(self, per_second: float) -> Load:
+        return Load(
             mode="flood",
             in_flight=self._options.initiators,
             wait_for=self._options.wait_for,
             arrivals_per_second=per_second,
         )
-        return self._here.measure(
-            self._system,
-            load,
-            warm_up_s=_LONGER * self._options.warm_up_s,
-            round_s=_LONGER * self._options.seconds,
-            sleep=self._watch.sleep,
-        )
+
+    def _memory_mib(self) -> list[float]:
+        samples = [*self._filling.samples, *self._full.samples]
+        return [sample["coordinator"] / 2**20 for sample in samples[::_EVERY]]
 
 
 def _count(each: Round, start: str) -> int:
