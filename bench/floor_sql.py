@@ -134,16 +134,16 @@ async def _reserve(db: Connection, calls: Calls) -> Results:
     results = [b'{"freeze_id":"%s"}' % freeze_id.encode() for freeze_id in freeze_ids]
     gids, branch_ids = await _claim(db, calls, results)
     await _LOCK_STOCK.send(db, skus=text_array(sorted(set(skus))))
-    reserved = await _RESERVE.send(
+    changed = await _RESERVE.send(
         db,
         gid_array=gids,
         branch_id_array=branch_ids,
         freeze_id_array=plain_array(freeze_ids),
-        sku_array=text_array(skus),
+        reserved_sku_array=text_array(skus),
         quantity_array=plain_array(quantities),
+        **_changes(Verb.RESERVE, skus, quantities),
     )
-    assert reserved == len(calls)
-    await _change_stock(db, Verb.RESERVE, skus, quantities)
+    assert changed == len(set(skus))
     return results
 
 
@@ -158,20 +158,19 @@ async def _sell(db: Connection, calls: Calls) -> None:
         target=ReservationState.CONFIRMED,
     )
     assert sold == len(calls)
-    await _change_stock(db, Verb.CONFIRM, [each.sku for each in wanted], [each.quantity for each in wanted])
+    changes = _changes(Verb.CONFIRM, [each.sku for each in wanted], [each.quantity for each in wanted])
+    assert await _CHANGE_STOCK.send(db, **changes) == len({each.sku for each in wanted})
 
 
-async def _change_stock(db: Connection, verb: Verb, skus: Sequence[str], quantities: Sequence[int]) -> None:
+def _changes(verb: Verb, skus: Sequence[str], quantities: Sequence[int]) -> dict[str, str]:
     changes = stock_changes(verb, zip(skus, quantities, strict=True))
     changed, available, reserved, sold = zip(*changes, strict=True)
-    count = await _CHANGE_STOCK.send(
-        db,
-        sku_array=text_array(changed),
-        available_array=plain_array(available),
-        reserved_array=plain_array(reserved),
-        sold_array=plain_array(sold),
-    )
-    assert count == len(changes)
+    return {
+        "sku_array": text_array(changed),
+        "available_array": plain_array(available),
+        "reserved_array": plain_array(reserved),
+        "sold_array": plain_array(sold),
+    }
 
 
 # --- the coupons -------------------------------------------------------------

@@ -61,9 +61,8 @@ class Reserve:
             )
             for branch, request in items
         ]
-        await store.reservation_insert(db, new)
         moved = [(request.sku, request.quantity) for _, request in items]
-        await store.stock_change(db, stock_changes(Verb.RESERVE, moved))
+        await store.reserve(db, new, stock_changes(Verb.RESERVE, moved))
 
     async def confirm_batch(self, items: Items, db: AsyncConnection) -> None:
         await self._end(Verb.CONFIRM, items, db)

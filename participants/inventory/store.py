@@ -15,6 +15,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    Update,
     Uuid,
     bindparam,
     func,
@@ -86,7 +87,8 @@ class NewReservation(NamedTuple):
     gid: str
     branch_id: str
     freeze_id: str
-    sku: str
+    # Travels in one statement with the `sku` of a StockChange.
+    reserved_sku: str
     quantity: int
 
 
@@ -94,7 +96,9 @@ class StockConflictError(Exception):
     """A change would have made a count negative, or its SKU is gone. Nothing was changed."""
 
 
-_new = unnested("new", gid=Text(), branch_id=Text(), freeze_id=Uuid(), sku=Text(), quantity=BigInteger())
+_new = unnested(
+    "new", gid=Text(), branch_id=Text(), freeze_id=Uuid(), reserved_sku=Text(), quantity=BigInteger()
+)
 _keys = unnested("wanted", gid=Text(), branch_id=Text())
 _changes = unnested("change", sku=Text(), available=BigInteger(), reserved=BigInteger(), sold=BigInteger())
 
@@ -103,10 +107,6 @@ LOCK_STOCK = (
     .where(stock.c.sku == func.any(array("skus", Text())))
     .order_by(stock.c.sku)
     .with_for_update()
-)
-RESERVE = insert(reservation).from_select(
-    ["gid", "branch_id", "freeze_id", "sku", "quantity", "state"],
-    select(*_new.c, literal(ReservationState.RESERVED.value, Text)),
 )
 MOVE = (
     update(reservation)
@@ -144,6 +144,15 @@ CHANGE_STOCK = (
         sold=stock.c.sold + _locked.c.sold,
     )
 )
+# One statement, for whoever wants the SKU next waits until it is done.
+RESERVE = CHANGE_STOCK.add_cte(
+    insert(reservation)
+    .from_select(
+        ["gid", "branch_id", "freeze_id", "sku", "quantity", "state"],
+        select(*_new.c, literal(ReservationState.RESERVED.value, Text)),
+    )
+    .cte("inserted")
+)
 
 
 async def stock_lock(db: AsyncConnection, skus: Iterable[str]) -> dict[str, int]:
@@ -154,13 +163,23 @@ async def stock_lock(db: AsyncConnection, skus: Iterable[str]) -> dict[str, int]
 
 async def stock_change(db: AsyncConnection, changes: Sequence[StockChange]) -> None:
     """Applies one change per SKU. Raises StockConflictError unless every one fits."""
-    result = await db.execute(CHANGE_STOCK, arrays(StockChange._fields, changes))
+    await _change_stock(db, CHANGE_STOCK, changes, {})
+
+
+async def reserve(db: AsyncConnection, new: Sequence[NewReservation], changes: Sequence[StockChange]) -> None:
+    """Writes reservations and what they change, one change per SKU. Raises as `stock_change` does."""
+    await _change_stock(db, RESERVE, changes, arrays(NewReservation._fields, new))
+
+
+async def _change_stock(
+    db: AsyncConnection,
+    statement: Update,
+    changes: Sequence[StockChange],
+    beside: Mapping[str, object],
+) -> None:
+    result = await db.execute(statement, {**beside, **arrays(StockChange._fields, changes)})
     if result.rowcount != len(changes):
         raise StockConflictError(f"{len(changes) - result.rowcount} of {changes} do not fit the stock")
-
-
-async def reservation_insert(db: AsyncConnection, new: Sequence[NewReservation]) -> None:
-    await db.execute(RESERVE, arrays(NewReservation._fields, new))
 
 
 async def reservation_move(db: AsyncConnection, keys: Sequence[Key], verb: Verb) -> list[tuple[str, int]]:
