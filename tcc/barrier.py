@@ -220,28 +220,27 @@ def settle(
     """
     keys = [item.branch.key for item in items]
     order = sorted(range(len(items)), key=keys.__getitem__)
-    branches = [items[index].branch for index in order]
     yield from sql.begin()
-    verdicts, rows = yield from _admit(sql, operation, action, branches)
+    judged, rows = yield from _admit(sql, operation, action, [items[index].branch for index in order])
+    # From here on in order of arrival: who came first may be served first.
+    verdicts = _unsorted(judged, order)
     running = [
-        position
-        for position, verdict in enumerate(verdicts)
+        index
+        for index, verdict in enumerate(verdicts)
         if verdict is Verdict.RUN or (cancel_always and verdict is Verdict.EMPTY_CANCEL)
     ]
     outcomes = [
-        SUCCEEDED if verdict is Verdict.RUN else _answer(verdict, rows.get(branch.key))
-        for verdict, branch in zip(verdicts, branches, strict=True)
+        SUCCEEDED if verdict is Verdict.RUN else _answer(verdict, rows.get(key))
+        for verdict, key in zip(verdicts, keys, strict=True)
     ]
     if running:
-        # The handler sees its items in order of arrival: who came first may be served first.
-        running.sort(key=order.__getitem__)
-        told = [_told(items[order[position]], rows.get(branches[position].key)) for position in running]
+        told = [_told(items[index], rows.get(keys[index])) if rows else items[index] for index in running]
         answers = _fitting((yield Invoke(items=told)), len(told), operation)
         if operation is Operation.TRY:
             tried = yield from _conclude_try(sql, [item.branch for item in told], answers)
-            for position, outcome in zip(running, tried, strict=True):
-                outcomes[position] = outcome
-    return _unsorted(outcomes, order)
+            for index, outcome in zip(running, tried, strict=True):
+                outcomes[index] = outcome
+    return outcomes
 
 
 def _admit(
@@ -369,8 +368,8 @@ def rejected(no: Rejected) -> Outcome:
     return Outcome(Code.REJECTED, no.reason, no.message)
 
 
-def _unsorted(outcomes: list[Outcome], order: list[int]) -> list[Outcome]:
-    answers = outcomes.copy()
-    for position, index in enumerate(order):
-        answers[index] = outcomes[position]
-    return answers
+def _unsorted(things: list[T], order: list[int]) -> list[T]:
+    unsorted = things.copy()
+    for thing, index in zip(things, order, strict=True):
+        unsorted[index] = thing
+    return unsorted

@@ -84,8 +84,8 @@ MUTANTS = (
     _barrier(
         name="answers of a batch in the order of their keys",
         breaks="each call of a batch gets its own answer",
-        old="    return _unsorted(outcomes, order)",
-        new="    return outcomes",
+        old="    verdicts = _unsorted(judged, order)",
+        new="    verdicts = judged",
         check=selection(f"{_BARRIER}::test_mixed_batch_answers_each_item_by_the_law[sqlite-batch]"),
     ),
     _sql(
