@@ -343,6 +343,126 @@ async def test_waiting_calls_of_many_rpcs_share_one_transaction(postgresql, call
     assert sizes == [1, 10]
 
 
+class OneLane(AsyncBatch):
+    """The first batch is held in its handler until it is released."""
+
+    def __init__(self) -> None:
+        self.first_runs, self.release = asyncio.Event(), asyncio.Event()
+        self.batches: list[list[str]] = []
+
+    def lane(self, request):
+        return 0
+
+    async def try_batch(self, items, db):
+        self.batches.append([branch.branch_id for branch, _ in items])
+        if len(self.batches) == 1:
+            self.first_runs.set()
+            await self.release.wait()
+        return await super().try_batch(items, db)
+
+
+async def _claim_of(engine, branch_id: str) -> None:
+    """Returns when a transaction that is still open has made the barrier's row."""
+    async with engine.connect() as db:
+        while True:
+            await db.execute(text("SET LOCAL lock_timeout = '5ms'"))
+            try:
+                await db.execute(
+                    text("INSERT INTO tcc_barrier VALUES ('g', :branch_id, 'probe', 1, 0, 0)"),
+                    {"branch_id": branch_id},
+                )
+            except OperationalError:
+                return
+            finally:
+                await db.rollback()
+
+
+async def test_batch_claims_while_the_one_ahead_in_its_lane_runs(postgresql, call_participant):
+    engine, ledger = postgresql
+    handlers = OneLane()
+    caller = await call_participant(_participant(engine, handlers))
+    first = asyncio.create_task(caller.try_(make_call(action="act", branch_id="first")))
+    await handlers.first_runs.wait()
+    second = asyncio.create_task(caller.try_(make_call(action="act", branch_id="second")))
+
+    await _claim_of(engine, "second")
+
+    assert handlers.batches == [["first"]]
+    handlers.release.set()
+    assert [_answer(await each) for each in (first, second)] == [DONE, DONE]
+    assert handlers.batches == [["first"], ["second"]]
+    assert ledger.rows() == [("first", 1), ("second", 1)]
+
+
+async def test_failed_batch_wants_what_the_next_has_claimed(postgresql, call_participant):
+    """Both have the same branch: the next one waits in the barrier, and must not be waited for in turn."""
+
+    class Failing(OneLane):
+        async def try_batch(self, items, db):
+            answers = await super().try_batch(items, db)
+            if len(self.batches) == 1:
+                raise RuntimeError("the first batch fails as a whole")
+            return answers
+
+    engine, ledger = postgresql
+    handlers = Failing()
+    caller = await call_participant(_participant(engine, handlers))
+    calls = [make_call(action="act", branch_id=branch_id) for branch_id in ("b0", "b1")]
+    first = asyncio.create_task(caller.execute(*calls))
+    await handlers.first_runs.wait()
+    again = asyncio.create_task(caller.execute(calls[1], make_call(action="act", branch_id="b2")))
+    await _waits_for_a_row(engine)
+    handlers.release.set()
+
+    outcomes = [*(await first), *(await again)]
+
+    assert [_answer(outcome) for outcome in outcomes] == [DONE] * 4
+    assert ledger.rows() == [("b0", 1), ("b1", 1), ("b2", 1)]
+    assert ledger.effects("g") == ["try"] * 3
+
+
+async def test_batches_of_a_lane_do_not_overlap_where_that_would_fail(postgresql, call_participant):
+    """A transaction that sees what there was when it began fails on a row that was changed since."""
+    engine, ledger = postgresql
+    ledger.execute("CREATE TABLE stock (held INT NOT NULL)")
+    ledger.execute("INSERT INTO stock VALUES (0)")
+    handled = []
+
+    class Held(OneLane):
+        async def try_batch(self, items, db):
+            handled.append(len(items))
+            await db.execute(text("UPDATE stock SET held = held + :n"), {"n": len(items)})
+            answers = await super().try_batch(items, db)
+            # Time enough for whoever would get ready beside this.
+            for _ in range(100):
+                await db.execute(text("SELECT 1"))
+            return answers
+
+    handlers = Held()
+    participant = _participant(engine.execution_options(isolation_level="REPEATABLE READ"), handlers)
+    caller = await call_participant(participant)
+    first = asyncio.create_task(caller.try_(make_call(action="act", branch_id="first")))
+    await handlers.first_runs.wait()
+    second = asyncio.create_task(caller.try_(make_call(action="act", branch_id="second")))
+    while participant.waiting < 2:  # noqa: ASYNC110 - the calls arrive on this very loop
+        await asyncio.sleep(0)
+    handlers.release.set()
+
+    assert [_answer(await each) for each in (first, second)] == [DONE, DONE]
+    assert handled == [1, 1], "none was run again"
+
+
+async def _waits_for_a_row(engine) -> None:
+    """Returns when a transaction waits for another."""
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    async with engine.connect() as db:
+        while not await db.scalar(waiting):
+            await db.rollback()
+
+
 async def test_slow_item_holds_nobody(postgresql, call_participant):
     release = asyncio.Event()
 
