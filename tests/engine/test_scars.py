@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from coordinator.app import end_lease
 from tcc.v1 import participant_pb2, transaction_pb2 as pb
 from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, failed, rejected, serving
-from tests.support.worker import branch, running, settings_for
+from tests.support.worker import QUICK, branch, running, settings_for
 
 TRY = participant_pb2.OPERATION_TRY
 CONFIRM = participant_pb2.OPERATION_CONFIRM
@@ -121,6 +122,32 @@ async def test_seata_a_hundred_poison_transactions_starve_no_other_retry(
             await worker.stub.ExecuteTransaction(execute("good"))
             assert (await worker.settled("good")).state == pb.TRANSACTION_STATE_CONFIRMED
             assert poisoned.count(CANCEL) == 0
+
+
+async def test_seata_what_a_dead_coordinator_left_confirming_waits_for_its_lease_alone(
+    database_url: str, stock: ScriptedParticipant
+) -> None:
+    """Seata shows such rows as Committing until a threshold of 130 s has passed."""
+    hold = asyncio.Event()
+
+    async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+        if call.operation == CONFIRM and call.attempt == 0 and not hold.is_set():
+            hold.set()
+            await asyncio.Event().wait()
+        return SUCCEEDED
+
+    stock.script = script
+    # Without adoption the call would be given up, and repeated, in an hour.
+    participants = {"stock": {"target": stock.address, "call_timeout_s": 3_600.0}}
+    # Its heart stops with the first beat, and its lease is ended by hand.
+    still = QUICK | {"heartbeat_every_s": 3_600.0, "lease_s": 7_200.0}
+    settings = settings_for(participants, drain_s=0.0, recovery=still)
+    async with running(settings, database_url) as dead, running(settings, database_url) as other:
+        await dead.stub.ExecuteTransaction(execute("g"))
+        await hold.wait()
+        await end_lease(database_url, dead.worker.owner)
+        assert (await other.settled("g")).state == pb.TRANSACTION_STATE_CONFIRMED
+    assert stock.heard("g") == ["TRY 1", "CONFIRM 1", "CONFIRM 1"]
 
 
 async def test_a_black_hole_holds_nobody_but_its_own(database_url: str, stock: ScriptedParticipant) -> None:
