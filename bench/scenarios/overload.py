@@ -14,11 +14,12 @@ coordinator takes for refusing, is missing for the goodput: everything is on one
 machine. `goodput_per_cpu_to_peak` compares what a CPU achieved of those that
 initiators left. A round begins when the bounds are reached.
 
-At last one overload is held, and memory is looked at. For a third of that time calls
+At last one overload is held, and memory is looked at. For the first minute calls
 still gather in gRPC's queue: it turns some away when a thousand wait, and the more of
 them the more there are, until as many come in as go out. What is said of memory is
 said of the time after that; its growth is from the second third of that time to its
-last one. `memory_mib_coordinator`, about one figure a second, shows all of it.
+last one. `memory_mib_coordinator`, about one figure a second, shows all of it. Whoever
+waits in that queue for longer than its deadline is counted in `held_too_late_per_second`.
 """
 
 from dataclasses import replace
@@ -34,11 +35,12 @@ _TIMES = 4
 # An overloaded round takes this many times as long as another one.
 _LONGER = 3
 # Memory is looked at for `_HELD` such times, after `_FILLING` of them for the queues to fill.
-_FILLING, _HELD = 10, 20
+_FILLING, _HELD = 20, 15
 # One of so many looks is kept for the series.
 _EVERY = 5
 _REFUSED = "RESOURCE_EXHAUSTED"
 _TURNED_AWAY = "CANCELLED:"
+_TOO_LATE = "DEADLINE_EXCEEDED:"
 
 
 def run(options: Options) -> Report:
@@ -83,12 +85,13 @@ class _Overload:
         turned_away = sum(_count(each, _TURNED_AWAY) for each in self._overloaded)
         overloaded = Row(
             configuration={"load": f"{_TIMES} times"},
-            figures=figures([_without_refusals(each) for each in self._overloaded]),
+            figures=figures([_without(each, _REFUSED, _TURNED_AWAY) for each in self._overloaded]),
         )
         seconds = sum(each.seconds for each in self._overloaded)
+        too_late = sum(_count(each, _TOO_LATE) for each in self._held)
         held = Row(
             configuration={"load": f"{_TIMES} times, held"},
-            figures=figures([_without_refusals(each) for each in self._held]),
+            figures=figures([_without(each, _REFUSED, _TURNED_AWAY, _TOO_LATE) for each in self._held]),
         )
         samples = self._full.samples
         return Report(
@@ -109,6 +112,7 @@ class _Overload:
                 "offered_per_second": self._offered / len(self._overloaded),
                 "refused_per_second": refused / seconds,
                 "turned_away_per_second": turned_away / seconds,
+                "held_too_late_per_second": too_late / sum(each.seconds for each in self._held),
                 **{f"cpus_{role}": used for role, used in _cpus(self._overloaded).items()},
                 **{f"memory_max_mib_{role}": used / 2**20 for role, used in most(samples).items()},
                 **{f"memory_growth_mib_{role}": used / 2**20 for role, used in growth(samples).items()},
@@ -156,13 +160,9 @@ def _count(each: Round, start: str) -> int:
     return sum(count for reason, count in each.failed.items() if reason.startswith(start))
 
 
-def _without_refusals(each: Round) -> Round:
-    """To be refused or turned away is no failure here."""
-    failed = {
-        reason: count
-        for reason, count in each.failed.items()
-        if not reason.startswith((_REFUSED, _TURNED_AWAY))
-    }
+def _without(each: Round, *starts: str) -> Round:
+    """Its failures but for those that begin so: they are no failures here, and said elsewhere."""
+    failed = {reason: count for reason, count in each.failed.items() if not reason.startswith(starts)}
     return replace(each, failed=failed)
 
 

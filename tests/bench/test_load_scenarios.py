@@ -58,6 +58,7 @@ def test_four_times_the_peak_is_refused_and_what_is_taken_is_done(tmp_path: Path
         assert found[f"memory_max_mib_{role}"] > 1
         assert f"memory_growth_mib_{role}" in found
         assert found[f"cpus_{role}"] >= 0
+    assert found["held_too_late_per_second"] >= 0
     assert len(found["memory_mib_coordinator"]) > 2
     assert min(found["memory_mib_coordinator"]) <= found["memory_max_mib_coordinator"]
 
