@@ -3,15 +3,13 @@
 import shutil
 import tempfile
 from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
 
 import pytest
 
 from coordinator.log.embedded import EmbeddedPostgres
-from coordinator.log.migration import migrate
-
-_numbers = count()
+from tests.support.databases import Databases
+from tests.support.log_schema import LogSchema
 
 
 @pytest.fixture(scope="session")
@@ -25,31 +23,30 @@ def postgres() -> Iterator[EmbeddedPostgres]:
     shutil.rmtree(data_dir)
 
 
+@pytest.fixture(scope="session")
+def databases(postgres: EmbeddedPostgres) -> Databases:
+    return Databases(postgres)
+
+
 @pytest.fixture
-def database_url(postgres: EmbeddedPostgres) -> Iterator[str]:
+def database_url(databases: Databases) -> Iterator[str]:
     """The URL of an empty database for this test alone."""
-    name = f"test_{next(_numbers)}"
-    postgres.create_database(name)
-    yield postgres.url(name)
-    postgres.drop_database(name)
+    with databases.one() as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
-def log_template(postgres: EmbeddedPostgres) -> str:
-    """The name of a database that has the schema of the log; copying it is cheaper than migrating."""
-    name = "log_template"
-    postgres.create_database(name)
-    migrate(postgres.url(name))
-    return name
+def log_schema(databases: Databases) -> LogSchema:
+    with databases.one() as url:
+        return LogSchema(url)
 
 
 @pytest.fixture
-def log_url(postgres: EmbeddedPostgres, log_template: str) -> Iterator[str]:
+def log_url(databases: Databases, log_schema: LogSchema) -> Iterator[str]:
     """The URL of an empty transaction log for this test alone."""
-    name = f"log_{next(_numbers)}"
-    postgres.create_database(name, template=log_template)
-    yield postgres.url(name)
-    postgres.drop_database(name)
+    with databases.one() as url:
+        log_schema.make(url)
+        yield url
 
 
 @pytest.fixture

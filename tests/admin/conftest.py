@@ -57,9 +57,9 @@ async def stock() -> AsyncIterator[ScriptedParticipant]:
 
 
 @pytest.fixture
-async def tcc(database_url: str, stock: ScriptedParticipant) -> AsyncIterator[Running]:
+async def tcc(log_url: str, stock: ScriptedParticipant) -> AsyncIterator[Running]:
     settings = settings_for({"stock": {"target": stock.address, "attempts_before_stuck": 3}}, **REPORTS)
-    async with running(settings, database_url) as worker:
+    async with running(settings, log_url) as worker:
         yield worker
 
 

@@ -63,9 +63,9 @@ async def _verify(admin: Stub) -> apb.VerifyAuditChainResponse:
     return await admin.VerifyAuditChain(apb.VerifyAuditChainRequest())
 
 
-async def test_an_intact_chain_is_said_to_be(admin: Stub, database_url: str) -> None:
+async def test_an_intact_chain_is_said_to_be(admin: Stub, log_url: str) -> None:
     assert (await _verify(admin)).intact
-    await act_often(database_url)
+    await act_often(log_url)
     verified = await _verify(admin)
     assert (verified.intact, verified.records, verified.head_sequence) == (True, COUNT, COUNT)
 
@@ -82,17 +82,17 @@ async def test_an_intact_chain_is_said_to_be(admin: Stub, database_url: str) -> 
         ("UPDATE audit_head SET hash = decode('00', 'hex')", 12),
     ],
 )
-async def test_tampering_is_found(admin: Stub, database_url: str, tampering: str, broken_at: int) -> None:
-    await act_often(database_url)
-    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
+async def test_tampering_is_found(admin: Stub, log_url: str, tampering: str, broken_at: int) -> None:
+    await act_often(log_url)
+    async with await psycopg.AsyncConnection.connect(log_url, autocommit=True) as connection:
         await connection.execute(tampering)
     verified = await _verify(admin)
     assert (verified.intact, verified.broken_at_sequence) == (False, broken_at)
     assert verified.problem
 
 
-async def test_records_come_in_pages_and_by_filter(admin: Stub, database_url: str) -> None:
-    await act_often(database_url)
+async def test_records_come_in_pages_and_by_filter(admin: Stub, log_url: str) -> None:
+    await act_often(log_url)
     await admin.PauseParticipant(apb.PauseParticipantRequest(participant="stock", act=act(operator="bob")))
     seen: list[int] = []
     token = ""

@@ -13,10 +13,10 @@ from .conftest import Stub, act
 
 
 @pytest.fixture
-async def busy_log(tcc: Running, database_url: str) -> AsyncIterator[Running]:
+async def busy_log(tcc: Running, log_url: str) -> AsyncIterator[Running]:
     """A coordinator whose log answers no search, and which waits two seconds for one."""
     tcc.worker.log._lists._statement_timeout_s = 2.0
-    async with await psycopg.AsyncConnection.connect(database_url) as blocker:
+    async with await psycopg.AsyncConnection.connect(log_url) as blocker:
         await blocker.execute("LOCK TABLE transactions IN ACCESS EXCLUSIVE MODE")
         yield tcc
 

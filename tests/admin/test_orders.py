@@ -75,7 +75,7 @@ async def test_holding_takes_a_transaction_from_whoever_drives_it(
 
 
 async def test_a_transaction_released_past_its_expiry_is_cancelled(
-    database_url: str, tcc: Running, admin: Stub, stock: ScriptedParticipant
+    log_url: str, tcc: Running, admin: Stub, stock: ScriptedParticipant
 ) -> None:
     await tcc.stub.BeginTransaction(pb.BeginTransactionRequest(gid="g", expiry=Duration(seconds=3_000)))
     await tcc.stub.TryBranch(pb.TryBranchRequest(gid="g", branch=branch("1")))
@@ -83,7 +83,7 @@ async def test_a_transaction_released_past_its_expiry_is_cancelled(
     async with refused("FAILED_PRECONDITION", "TRANSACTION_HELD"):
         await tcc.stub.ConfirmTransaction(pb.ConfirmTransactionRequest(gid="g"))
     # As if so much time had passed; whoever were to cancel it by that would do so now.
-    await sql(database_url, "UPDATE transactions SET expires_at = now() - INTERVAL '1 minute'")
+    await sql(log_url, "UPDATE transactions SET expires_at = now() - INTERVAL '1 minute'")
     await tcc.stub.ExecuteTransaction(execute("other", wait_for=pb.WAIT_FOR_COMPLETION))
     assert (await inspect(admin, "g")).transaction.state == pb.TRANSACTION_STATE_TRYING
     await act_on(admin, "ReleaseTransaction", "g")
@@ -91,10 +91,10 @@ async def test_a_transaction_released_past_its_expiry_is_cancelled(
     assert outcome.cancel_reason == pb.CANCEL_REASON_EXPIRED
 
 
-async def test_retry_calls_at_once_what_would_wait(database_url: str, stock: ScriptedParticipant) -> None:
+async def test_retry_calls_at_once_what_would_wait(log_url: str, stock: ScriptedParticipant) -> None:
     patient = {"target": stock.address, "retry_first_s": 36_000.0, "retry_max_s": 36_000.0}
     async with (
-        running(settings_for({"stock": patient}, **REPORTS), database_url) as tcc,
+        running(settings_for({"stock": patient}, **REPORTS), log_url) as tcc,
         operators_of(tcc) as admin,
     ):
         script = stock.script = Refusing(CONFIRM)
@@ -301,7 +301,7 @@ async def test_explain_says_what_is_wrong_and_what_would_help(
     assert undecided.owner_alive
 
 
-async def test_explain_says_of_a_try_what_is_known(database_url: str, stock: ScriptedParticipant) -> None:
+async def test_explain_says_of_a_try_what_is_known(log_url: str, stock: ScriptedParticipant) -> None:
     """Before the decision only the coordinator that drives a transaction knows how its Trys stand."""
     answering = asyncio.Event()
 
@@ -312,8 +312,8 @@ async def test_explain_says_of_a_try_what_is_known(database_url: str, stock: Scr
     stock.script = wait
     settings = settings_for({"stock": {"target": stock.address, "call_timeout_s": 60}}, **REPORTS)
     async with (
-        running(settings, database_url) as driver,
-        running(settings, database_url) as other,
+        running(settings, log_url) as driver,
+        running(settings, log_url) as other,
         operators_of(driver) as there,
         operators_of(other) as elsewhere,
     ):

@@ -91,23 +91,21 @@ async def test_actions_on_participants_need_reason_and_version(tcc: Running, adm
     assert (await status(admin)).version == 1
 
 
-async def test_a_pause_outlives_the_coordinator(database_url: str, stock: ScriptedParticipant) -> None:
+async def test_a_pause_outlives_the_coordinator(log_url: str, stock: ScriptedParticipant) -> None:
     settings = settings_for({"stock": {"target": stock.address}}, **REPORTS)
-    async with running(settings, database_url) as one, operators_of(one) as admin:
+    async with running(settings, log_url) as one, operators_of(one) as admin:
         await pause(admin)
-    async with running(settings, database_url) as other, operators_of(other) as admin:
+    async with running(settings, log_url) as other, operators_of(other) as admin:
         await until_paused(admin, paused=True)
         async with refused("UNAVAILABLE", "PARTICIPANT_PAUSED"):
             await other.stub.ExecuteTransaction(execute("g"))
     assert stock.count() == 0
 
 
-async def test_resetting_a_breaker_lets_calls_leave_at_once(
-    database_url: str, stock: ScriptedParticipant
-) -> None:
+async def test_resetting_a_breaker_lets_calls_leave_at_once(log_url: str, stock: ScriptedParticipant) -> None:
     slow = {"target": "127.0.0.1:1", "breaker_open_first_s": 3_600.0, "breaker_open_max_s": 3_600.0}
     settings = settings_for({"stock": slow}, **REPORTS)
-    async with running(settings, database_url) as tcc, operators_of(tcc) as admin:
+    async with running(settings, log_url) as tcc, operators_of(tcc) as admin:
         asked = asyncio.ensure_future(tcc.stub.ExecuteTransaction(execute("g")))
 
         async def breaker() -> int:
@@ -144,10 +142,10 @@ async def test_resetting_a_breaker_lets_calls_leave_at_once(
         asked_anew.cancel()
 
 
-async def test_one_of_two_coordinators_is_drained(database_url: str, stock: ScriptedParticipant) -> None:
+async def test_one_of_two_coordinators_is_drained(log_url: str, stock: ScriptedParticipant) -> None:
     settings = settings_for({"stock": {"target": stock.address}}, **REPORTS)
-    async with running(settings, database_url) as stays, operators_of(stays) as admin:
-        async with running(settings, database_url) as goes:
+    async with running(settings, log_url) as stays, operators_of(stays) as admin:
+        async with running(settings, log_url) as goes:
             listed = await admin.ListCoordinators(apb.ListCoordinatorsRequest())
             assert {one.id for one in listed.coordinators if one.alive} == {
                 stays.worker.owner,
@@ -181,12 +179,12 @@ async def test_one_of_two_coordinators_is_drained(database_url: str, stock: Scri
 
 
 async def test_stats_count_what_is_unsettled_for_all_coordinators(
-    database_url: str, stock: ScriptedParticipant
+    log_url: str, stock: ScriptedParticipant
 ) -> None:
     settings = settings_for({"stock": {"target": stock.address}}, **REPORTS)
     async with (
-        running(settings, database_url) as one,
-        running(settings, database_url) as other,
+        running(settings, log_url) as one,
+        running(settings, log_url) as other,
         operators_of(one) as admin,
     ):
         await one.stub.BeginTransaction(pb.BeginTransactionRequest(gid="oldest"))
@@ -248,15 +246,15 @@ async def test_the_door_for_operators_is_no_door_for_initiators(tcc: Running) ->
     assert code is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_an_unknown_participant_explains_itself(database_url: str, stock: ScriptedParticipant) -> None:
+async def test_an_unknown_participant_explains_itself(log_url: str, stock: ScriptedParticipant) -> None:
     """It was configured when the transaction began, and is no more."""
     stock.script = Refusing(CONFIRM)
-    async with running(settings_for({"stock": {"target": stock.address}}, **REPORTS), database_url) as tcc:
+    async with running(settings_for({"stock": {"target": stock.address}}, **REPORTS), log_url) as tcc:
         await tcc.stub.ExecuteTransaction(execute("g"))
     other = ScriptedParticipant()
     async with (
         serving(other) as address,
-        running(settings_for({"other": {"target": address}}, **REPORTS), database_url) as tcc,
+        running(settings_for({"other": {"target": address}}, **REPORTS), log_url) as tcc,
         operators_of(tcc) as admin,
     ):
         explained = await admin.ExplainTransaction(apb.ExplainTransactionRequest(gid="g"))

@@ -68,7 +68,7 @@ class Shop:
 
 
 @pytest.fixture
-async def shop(database_url: str, tmp_path: Path) -> AsyncIterator[Shop]:
+async def shop(log_url: str, tmp_path: Path) -> AsyncIterator[Shop]:
     url = make_url(f"sqlite+aiosqlite:///{tmp_path / 'stock.db'}")
     engine = make_engine("sqlite-async", url)
     participant = Participant("stock", database=engine)
@@ -78,7 +78,7 @@ async def shop(database_url: str, tmp_path: Path) -> AsyncIterator[Shop]:
     address = f"127.0.0.1:{await participant.start()}"
     try:
         settings = settings_for({"stock": {"target": address}}, **REPORTS, **NOW)
-        async with running(settings, database_url) as worker, grpc.aio.insecure_channel(address) as channel:
+        async with running(settings, log_url) as worker, grpc.aio.insecure_channel(address) as channel:
             ledger = Ledger(url.set(drivername="sqlite+pysqlite"))
             yield Shop(ledger, worker, participant_pb2_grpc.ParticipantServiceStub(channel))
     finally:
@@ -242,18 +242,18 @@ async def test_nothing_is_called_while_a_participant_is_paused(shop: Shop, admin
     assert shop.ledger.effects("lost") == ["try"]
 
 
-async def test_all_pages_are_read_and_what_changes_meanwhile_is_no_finding(database_url: str) -> None:
+async def test_all_pages_are_read_and_what_changes_meanwhile_is_no_finding(log_url: str) -> None:
     changed = ppb.BarrierRow(gid="b", branch_id="1", action="reserve", state=ppb.BARRIER_STATE_CONFIRMED)
     books = ScriptedBooks([[], [tried("a"), tried("b")], [], [tried("c")]], [tried("a"), changed, tried("c")])
     async with serving(books) as address:
         settings = settings_for({"stock": {"target": address}}, **REPORTS, **NOW)
-        async with running(settings, database_url) as worker, operators_of(worker) as admin:
+        async with running(settings, log_url) as worker, operators_of(worker) as admin:
             findings, ended = await compared(admin)
             assert [finding.gid for finding in findings] == ["a", "c"]
             assert (ended["stock"].rows, ended["stock"].findings) == (3, 2)
 
 
-async def test_who_cannot_be_looked_at_is_named(database_url: str, stock: ScriptedParticipant) -> None:
+async def test_who_cannot_be_looked_at_is_named(log_url: str, stock: ScriptedParticipant) -> None:
     odd = ScriptedBooks([[ppb.BarrierRow(gid="g", branch_id="1", state=7)]], [])
     async with serving(odd) as address:
         tables = {
@@ -262,7 +262,7 @@ async def test_who_cannot_be_looked_at_is_named(database_url: str, stock: Script
             "odd": {"target": address},
         }
         settings = settings_for(tables, **REPORTS, **NOW)
-        async with running(settings, database_url) as worker, operators_of(worker) as admin:
+        async with running(settings, log_url) as worker, operators_of(worker) as admin:
             findings, ended = await compared(admin)
             assert findings == []
             assert {name: one.outcome for name, one in ended.items()} == {
@@ -278,7 +278,7 @@ async def test_who_cannot_be_looked_at_is_named(database_url: str, stock: Script
             assert list(ended) == ["gone"]
 
 
-async def test_what_a_repair_was_answered_is_said(database_url: str) -> None:
+async def test_what_a_repair_was_answered_is_said(log_url: str) -> None:
     books = ScriptedBooks([[tried("a")]], [tried("a")])
 
     async def refuse(call: ppb.BranchCall) -> ppb.BranchOutcome:
@@ -287,7 +287,7 @@ async def test_what_a_repair_was_answered_is_said(database_url: str) -> None:
     books.script = refuse
     async with serving(books) as address:
         settings = settings_for({"stock": {"target": address}}, **REPORTS, **NOW)
-        async with running(settings, database_url) as worker, operators_of(worker) as admin:
+        async with running(settings, log_url) as worker, operators_of(worker) as admin:
             outcome = (await repair(admin, "a")).outcome
             assert (outcome.code, outcome.reason) == (ppb.OUTCOME_CODE_FAILED, "BOOKS_CLOSED")
     [call] = books.calls

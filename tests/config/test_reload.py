@@ -83,7 +83,7 @@ def execute(gid: str, participant: str = "stock") -> pb.ExecuteTransactionReques
 
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_a_participant_moves_under_load_and_no_call_is_lost(
-    database_url: str, participants: dict[str, ScriptedParticipant], tmp_path: Path, workers: int
+    log_url: str, participants: dict[str, ScriptedParticipant], tmp_path: Path, workers: int
 ) -> None:
     here, there = participants["here"], participants["there"]
     go = asyncio.Event()
@@ -94,8 +94,8 @@ async def test_a_participant_moves_under_load_and_no_call_is_lost(
         return SUCCEEDED
 
     here.script = hold
-    before = config(database_url, stock=here.address)
-    after = config(database_url, stock=there.address)
+    before = config(log_url, stock=here.address)
+    after = config(log_url, stock=there.address)
     async with (
         coordinator(tmp_path, before, workers=workers) as (process, journal, change),
         daemon.stub(process.address) as stub,
@@ -139,7 +139,7 @@ async def _load(stub, stop: asyncio.Event) -> list[str]:
 
 
 async def test_participants_come_and_go(
-    database_url: str, participants: dict[str, ScriptedParticipant], tmp_path: Path
+    log_url: str, participants: dict[str, ScriptedParticipant], tmp_path: Path
 ) -> None:
     here, there = participants["here"], participants["there"]
     go = asyncio.Event()
@@ -151,14 +151,14 @@ async def test_participants_come_and_go(
 
     here.script = hold_confirms
     async with (
-        coordinator(tmp_path, config(database_url, stock=here.address)) as (process, journal, change),
+        coordinator(tmp_path, config(log_url, stock=here.address)) as (process, journal, change),
         daemon.stub(process.address) as stub,
     ):
         under_way = asyncio.ensure_future(stub.ExecuteTransaction(execute("g")))
         await here.until(lambda: here.count(CONFIRM) == 1)
         async with refused("INVALID_ARGUMENT", "UNKNOWN_PARTICIPANT"):
             await stub.ExecuteTransaction(execute("early", "coupon"))
-        change(config(database_url, coupon=there.address))
+        change(config(log_url, coupon=there.address))
         await journal.until("configuration reloaded", 1)
         reply = await stub.ExecuteTransaction(execute("c", "coupon"), timeout=TIMEOUT_S)
         assert reply.outcome.state == pb.TRANSACTION_STATE_CONFIRMED
@@ -167,7 +167,7 @@ async def test_participants_come_and_go(
         go.set()
         # The call that was under way ends well, though its participant is gone from the configuration.
         assert (await under_way).outcome.state == pb.TRANSACTION_STATE_CONFIRMED
-        change(config(database_url, stock=here.address))
+        change(config(log_url, stock=here.address))
         await journal.until("configuration reloaded", 2)
         assert (await stub.ExecuteTransaction(execute("again"), timeout=TIMEOUT_S)).outcome.state == (
             pb.TRANSACTION_STATE_CONFIRMED
@@ -178,10 +178,10 @@ async def test_participants_come_and_go(
 
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_a_broken_file_changes_nothing_and_says_every_mistake(
-    database_url: str, participants: dict[str, ScriptedParticipant], tmp_path: Path, workers: int
+    log_url: str, participants: dict[str, ScriptedParticipant], tmp_path: Path, workers: int
 ) -> None:
-    right = config(database_url, stock=participants["here"].address)
-    wrong = config(database_url, stock="nowhere") + "\nretry = 1\n"
+    right = config(log_url, stock=participants["here"].address)
+    wrong = config(log_url, stock="nowhere") + "\nretry = 1\n"
     async with coordinator(tmp_path, right, workers=workers) as (process, journal, change):
         change(wrong)
         await journal.until("configuration not reloaded", 2)
@@ -194,7 +194,7 @@ async def test_a_broken_file_changes_nothing_and_says_every_mistake(
 
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_a_refused_file_is_counted_once_whatever_the_number_of_workers(
-    database_url: str, tmp_path: Path, workers: int
+    log_url: str, tmp_path: Path, workers: int
 ) -> None:
     port = free_ports(workers)
 
@@ -203,7 +203,7 @@ async def test_a_refused_file_is_counted_once_whatever_the_number_of_workers(
         return sum(value(page, "tcc_anomalies_total", kind="RELOAD_REFUSED") for page in pages)
 
     metrics = {"TCC_METRICS__LISTEN": f"127.0.0.1:{port}"}
-    right = config(database_url)
+    right = config(log_url)
     async with coordinator(tmp_path, right, workers=workers, environment=metrics) as (
         process,
         journal,
@@ -223,12 +223,12 @@ async def test_a_refused_file_is_counted_once_whatever_the_number_of_workers(
 
 
 async def test_a_worker_that_starts_later_knows_the_new_participants(
-    database_url: str, participants: dict[str, ScriptedParticipant], tmp_path: Path
+    log_url: str, participants: dict[str, ScriptedParticipant], tmp_path: Path
 ) -> None:
     here, there = participants["here"], participants["there"]
-    before = config(database_url, stock=here.address)
+    before = config(log_url, stock=here.address)
     async with coordinator(tmp_path, before, workers=2) as (process, journal, change):
-        change(config(database_url, coupon=there.address))
+        change(config(log_url, coupon=there.address))
         await journal.until("configuration reloaded", 2)
         for pid in list(process.workers):
             process.kill_worker(pid)
@@ -240,8 +240,8 @@ async def test_a_worker_that_starts_later_knows_the_new_participants(
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_what_a_reload_cannot_change_is_said(database_url: str, tmp_path: Path, workers: int) -> None:
-    before = config(database_url)
+async def test_what_a_reload_cannot_change_is_said(log_url: str, tmp_path: Path, workers: int) -> None:
+    before = config(log_url)
     admin = f'[admin]\nlisten = "127.0.0.1:{free_port()}"\n'
     async with coordinator(tmp_path, before, workers=workers) as (_, journal, change):
         change(before)
@@ -251,10 +251,10 @@ async def test_what_a_reload_cannot_change_is_said(database_url: str, tmp_path: 
 
 
 @needs_openssl
-async def test_a_listener_that_shows_an_older_certificate_is_said(database_url: str, tmp_path: Path) -> None:
+async def test_a_listener_that_shows_an_older_certificate_is_said(log_url: str, tmp_path: Path) -> None:
     make_certificates(tmp_path)
     pair = f'certificate_file = "{tmp_path}/tcc.crt"\nkey_file = "{tmp_path}/tcc.key"\n'
-    text = f'{config(database_url)}[admin]\nlisten = "127.0.0.1:{free_port()}"\n[admin.tls]\n{pair}'
+    text = f'{config(log_url)}[admin]\nlisten = "127.0.0.1:{free_port()}"\n[admin.tls]\n{pair}'
     async with coordinator(tmp_path, text) as (_, journal, change):
         change(text)
         await journal.until('"needs_restart": []', 1)

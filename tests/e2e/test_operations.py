@@ -12,6 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from coordinator.log.migration import migrate
 from coordinator.settings import Settings
 from proof.faults.scenarios import disk_full
 from tcc import Participant
@@ -213,7 +214,7 @@ def daemon_config(stock: str, url: str, admin: str) -> str:
     """
 
 
-async def test_a_coordinator_is_gone(database_url: str, tmp_path: Path) -> None:
+async def test_a_coordinator_is_gone(log_url: str, tmp_path: Path) -> None:
     stock = ScriptedParticipant()
     held = asyncio.Event()
 
@@ -228,7 +229,7 @@ async def test_a_coordinator_is_gone(database_url: str, tmp_path: Path) -> None:
         home.mkdir()
     operators = f"127.0.0.1:{free_port()}"
     async with serving(stock) as address:
-        config = daemon_config(address, database_url, f"127.0.0.1:{free_port()}")
+        config = daemon_config(address, log_url, f"127.0.0.1:{free_port()}")
         async with daemon.serving(homes[0], config) as victim:
             async with daemon.stub(victim.address) as stub:
                 for number in (1, 2, 3):
@@ -236,7 +237,7 @@ async def test_a_coordinator_is_gone(database_url: str, tmp_path: Path) -> None:
                         gid=f"order-{number}", branches=[branch("stock", "inventory")], initiator="shop"
                     )
                     await stub.ExecuteTransaction(request, timeout=60)
-            config = daemon_config(address, database_url, operators)
+            config = daemon_config(address, log_url, operators)
             async with daemon.serving(homes[1], config):
 
                 async def gone() -> None:
@@ -272,6 +273,7 @@ class Held:
 
 async def test_an_orphaned_reservation(log_url: str, database_url: str, tmp_path: Path) -> None:
     """One log is lost after a Try; the participant's table is as before a Confirm."""
+    migrate(database_url)
     engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'stock.db'}", poolclass=NullPool)
     inventory = Participant("inventory", database=engine)
     inventory.action("reserve", needs_request=False)(Held)

@@ -38,7 +38,7 @@ def config(stock: ScriptedParticipant, url: str) -> str:
 
 
 async def test_killing_a_coordinator_with_500_live_transactions_loses_none(
-    database_url: str, stock: ScriptedParticipant, tmp_path: Path
+    log_url: str, stock: ScriptedParticipant, tmp_path: Path
 ) -> None:
     """Half of them undecided, half decided; the worker that lives finishes all of them."""
     hold = True
@@ -50,7 +50,7 @@ async def test_killing_a_coordinator_with_500_live_transactions_loses_none(
 
     stock.script = script
     gids = [f"trying-{n}" for n in range(250)] + [f"confirming-{n}" for n in range(250)]
-    async with daemon.serving(tmp_path, config(stock, database_url)) as victim:
+    async with daemon.serving(tmp_path, config(stock, log_url)) as victim:
         async with daemon.stub(victim.address) as stub:
             requests = [
                 pb.ExecuteTransactionRequest(
@@ -64,7 +64,7 @@ async def test_killing_a_coordinator_with_500_live_transactions_loses_none(
             await stock.until(lambda: stock.count(TRY) == 500 and stock.count(CONFIRM) == 250)
         survivor_directory = tmp_path / "survivor"
         survivor_directory.mkdir()
-        async with daemon.serving(survivor_directory, config(stock, database_url)) as survivor:
+        async with daemon.serving(survivor_directory, config(stock, log_url)) as survivor:
             hold = False
             victim.kill_worker(victim.process.pid)
             await victim.process.wait()
@@ -81,9 +81,9 @@ async def test_killing_a_coordinator_with_500_live_transactions_loses_none(
 
 
 async def test_a_worker_that_is_killed_is_started_again_and_the_others_serve_on(
-    database_url: str, stock: ScriptedParticipant, tmp_path: Path
+    log_url: str, stock: ScriptedParticipant, tmp_path: Path
 ) -> None:
-    async with daemon.serving(tmp_path, config(stock, database_url), workers=2) as coordinator:
+    async with daemon.serving(tmp_path, config(stock, log_url), workers=2) as coordinator:
         assert len(set(coordinator.workers)) == 2
         coordinator.kill_worker(coordinator.workers[0])
         assert await coordinator.next_worker() in coordinator.workers
@@ -94,7 +94,7 @@ async def test_a_worker_that_is_killed_is_started_again_and_the_others_serve_on(
 
 
 async def test_the_work_of_a_worker_that_is_killed_is_adopted_without_waiting_for_its_lease(
-    database_url: str, stock: ScriptedParticipant, tmp_path: Path
+    log_url: str, stock: ScriptedParticipant, tmp_path: Path
 ) -> None:
     hold = True
 
@@ -104,7 +104,7 @@ async def test_the_work_of_a_worker_that_is_killed_is_adopted_without_waiting_fo
         return SUCCEEDED
 
     stock.script = script
-    hours = config(stock, database_url) + "\n[recovery]\nlease_s = 7200\nheartbeat_every_s = 1\n"
+    hours = config(stock, log_url) + "\n[recovery]\nlease_s = 7200\nheartbeat_every_s = 1\n"
     async with daemon.serving(tmp_path, hours, workers=2) as coordinator:
         async with daemon.stub(coordinator.address) as stub:
             await stub.ExecuteTransaction(pb.ExecuteTransactionRequest(gid="g", branches=[branch("1")]))
@@ -121,7 +121,7 @@ async def test_the_work_of_a_worker_that_is_killed_is_adopted_without_waiting_fo
 
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_sigterm_drains_and_exits_with_0(
-    database_url: str, stock: ScriptedParticipant, tmp_path: Path, workers: int
+    log_url: str, stock: ScriptedParticipant, tmp_path: Path, workers: int
 ) -> None:
     """A transaction whose Confirm is under way when the signal comes is finished first."""
     go = asyncio.Event()
@@ -132,7 +132,7 @@ async def test_sigterm_drains_and_exits_with_0(
         return SUCCEEDED
 
     stock.script = script
-    async with daemon.serving(tmp_path, config(stock, database_url), workers=workers) as coordinator:
+    async with daemon.serving(tmp_path, config(stock, log_url), workers=workers) as coordinator:
         async with daemon.stub(coordinator.address) as stub:
             await stub.ExecuteTransaction(pb.ExecuteTransactionRequest(gid="g", branches=[branch("1")]))
             await stock.until(lambda: stock.count(CONFIRM) == 1)
@@ -144,7 +144,7 @@ async def test_sigterm_drains_and_exits_with_0(
     other_directory = tmp_path / "other"
     other_directory.mkdir()
     async with (
-        daemon.serving(other_directory, config(stock, database_url)) as other,
+        daemon.serving(other_directory, config(stock, log_url)) as other,
         daemon.stub(other.address) as stub,
     ):
         tx = (await stub.GetTransaction(pb.GetTransactionRequest(gid="g"))).transaction

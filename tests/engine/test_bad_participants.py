@@ -69,7 +69,7 @@ class Nonsense(grpc.GenericRpcHandler):
 
 @pytest.mark.parametrize("branches", [1, 2], ids=["unary", "batched"])
 async def test_an_answer_that_cannot_be_decoded_is_a_failure_and_the_call_is_repeated(
-    database_url: str, branches: int
+    log_url: str, branches: int
 ) -> None:
     participant = Nonsense()
     server = grpc.aio.server()
@@ -77,7 +77,7 @@ async def test_an_answer_that_cannot_be_decoded_is_a_failure_and_the_call_is_rep
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     settings = settings_for({"stock": {"target": f"127.0.0.1:{port}"}})
-    async with running(settings, database_url) as worker:
+    async with running(settings, log_url) as worker:
         request = execute("g", *(branch(str(number)) for number in range(branches)))
         await worker.stub.ExecuteTransaction(request)
         while participant.nonsense < 3:
@@ -90,16 +90,14 @@ async def test_an_answer_that_cannot_be_decoded_is_a_failure_and_the_call_is_rep
     await server.stop(None)
 
 
-async def test_a_result_that_could_not_be_handed_on_cancels(
-    database_url: str, stock: ScriptedParticipant
-) -> None:
+async def test_a_result_that_could_not_be_handed_on_cancels(log_url: str, stock: ScriptedParticipant) -> None:
     async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
         size = 101 if call.gid == "large" else 100
         return participant_pb2.BranchOutcome(code=SUCCEEDED.code, result=bytes(size))
 
     stock.script = script
     settings = settings_for({"stock": {"target": stock.address}}, limits={"payload_bytes_max": 100})
-    async with running(settings, database_url) as worker:
+    async with running(settings, log_url) as worker:
         assert (await worker.stub.ExecuteTransaction(execute("fits"))).outcome.results[0].result == bytes(100)
         outcome = (await worker.stub.ExecuteTransaction(execute("large"))).outcome
         assert (outcome.cancel_reason, outcome.cancel_detail) == (
@@ -111,7 +109,7 @@ async def test_a_result_that_could_not_be_handed_on_cancels(
 
 
 async def test_a_participant_that_is_configured_no_more_holds_nobody_but_itself(
-    database_url: str, stock: ScriptedParticipant
+    log_url: str, stock: ScriptedParticipant
 ) -> None:
     gone = ScriptedParticipant()
 
@@ -123,7 +121,7 @@ async def test_a_participant_that_is_configured_no_more_holds_nobody_but_itself(
         # The one that goes is due first, so that the transaction waits for it.
         slower = {"retry_first_s": 1, "retry_max_s": 1}
         both = {"stock": {"target": stock.address} | slower, "gone": {"target": address}}
-        async with running(settings_for(both), database_url) as worker:
+        async with running(settings_for(both), log_url) as worker:
             request = execute("g", branch("gone", "gone"), branch("stock"))
             await worker.stub.ExecuteTransaction(request)
             await gone.until(lambda: gone.count(CONFIRM) >= 2)
@@ -133,21 +131,21 @@ async def test_a_participant_that_is_configured_no_more_holds_nobody_but_itself(
 
         stock.script = gone.script = succeed
         before = stock.count(CONFIRM)
-        async with running(settings_for({"stock": {"target": stock.address}}), database_url) as worker:
+        async with running(settings_for({"stock": {"target": stock.address}}), log_url) as worker:
             await stock.until(lambda: stock.count(CONFIRM) > before)
             assert await worker.state("g") == "CONFIRMING"
             async with refused("INVALID_ARGUMENT", "UNKNOWN_PARTICIPANT"):
                 await worker.stub.ExecuteTransaction(execute("new", branch("gone", "gone")))
-        async with running(settings_for(both), database_url) as worker:
+        async with running(settings_for(both), log_url) as worker:
             assert (await worker.settled("g")).state == pb.TRANSACTION_STATE_CONFIRMED
 
 
 async def test_new_work_closes_a_breaker_that_nothing_else_would_probe(
-    database_url: str, stock: ScriptedParticipant
+    log_url: str, stock: ScriptedParticipant
 ) -> None:
     """What opened it was parked, claimed by another coordinator and finished there."""
     settings = settings_for({"stock": {"target": stock.address}})
-    async with running(settings, database_url) as worker:
+    async with running(settings, log_url) as worker:
         lane = worker.engine.lanes["stock"]
         long_ago = worker.engine.clock.now() - 60
         while lane.breaker.closed:
@@ -158,7 +156,7 @@ async def test_new_work_closes_a_breaker_that_nothing_else_would_probe(
 
 
 async def test_a_participant_that_always_fails_leaves_room_to_the_others(
-    database_url: str, stock: ScriptedParticipant
+    log_url: str, stock: ScriptedParticipant
 ) -> None:
     """Its transactions wait for their expiry; they may fill half of the bound, and no more."""
     failing = ScriptedParticipant()
@@ -170,7 +168,7 @@ async def test_a_participant_that_always_fails_leaves_room_to_the_others(
     async with serving(failing) as address:
         participants = {"stock": {"target": stock.address}, "failing": {"target": address}}
         settings = settings_for(participants, limits={"live_max": 20})
-        async with running(settings, database_url) as worker:
+        async with running(settings, log_url) as worker:
             for number in range(10):
                 request = execute(f"f{number}", branch("1", "failing"), wait_for=pb.WAIT_FOR_ACCEPTED)
                 await worker.stub.ExecuteTransaction(request)

@@ -27,7 +27,7 @@ def execute(gid: str, *branches: pb.BranchSpec, **fields: object) -> pb.ExecuteT
 
 
 async def test_dtm_a_second_confirm_does_not_stand_for_the_first(
-    database_url: str, stock: ScriptedParticipant
+    log_url: str, stock: ScriptedParticipant
 ) -> None:
     """DTM marks a transaction that is submitted again as succeeded without a Confirm."""
     go = asyncio.Event()
@@ -38,7 +38,7 @@ async def test_dtm_a_second_confirm_does_not_stand_for_the_first(
         return SUCCEEDED
 
     stock.script = script
-    async with running(settings_for({"stock": {"target": stock.address}}), database_url) as worker:
+    async with running(settings_for({"stock": {"target": stock.address}}), log_url) as worker:
         await worker.stub.BeginTransaction(pb.BeginTransactionRequest(gid="g"))
         await worker.stub.TryBranch(pb.TryBranchRequest(gid="g", branch=branch("1")))
         confirm = pb.ConfirmTransactionRequest(gid="g")
@@ -51,9 +51,9 @@ async def test_dtm_a_second_confirm_does_not_stand_for_the_first(
 
 
 async def test_dtm_registering_a_branch_twice_makes_one_branch(
-    database_url: str, stock: ScriptedParticipant
+    log_url: str, stock: ScriptedParticipant
 ) -> None:
-    async with running(settings_for({"stock": {"target": stock.address}}), database_url) as worker:
+    async with running(settings_for({"stock": {"target": stock.address}}), log_url) as worker:
         await worker.stub.BeginTransaction(pb.BeginTransactionRequest(gid="g"))
         register = pb.RegisterBranchRequest(gid="g", branch=branch("1"))
         await asyncio.gather(*(worker.stub.RegisterBranch(register) for _ in range(3)))
@@ -62,13 +62,13 @@ async def test_dtm_registering_a_branch_twice_makes_one_branch(
 
 
 async def test_dtm_a_long_error_text_does_not_stop_the_cancel(
-    database_url: str, stock: ScriptedParticipant
+    log_url: str, stock: ScriptedParticipant
 ) -> None:
     async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
         return rejected("NO", "\0é" * 100_000) if call.operation == TRY else SUCCEEDED
 
     stock.script = script
-    async with running(settings_for({"stock": {"target": stock.address}}), database_url) as worker:
+    async with running(settings_for({"stock": {"target": stock.address}}), log_url) as worker:
         await worker.stub.ExecuteTransaction(execute("g"))
         outcome = await worker.settled("g")
         tx = (await worker.stub.GetTransaction(pb.GetTransactionRequest(gid="g"))).transaction
@@ -78,7 +78,7 @@ async def test_dtm_a_long_error_text_does_not_stop_the_cancel(
 
 
 async def test_dtm_a_branch_that_fails_does_not_stop_the_others(
-    database_url: str, stock: ScriptedParticipant
+    log_url: str, stock: ScriptedParticipant
 ) -> None:
     """DTM's phase two goes branch by branch and stops at the first error."""
 
@@ -86,7 +86,7 @@ async def test_dtm_a_branch_that_fails_does_not_stop_the_others(
         return failed("BROKEN") if call.operation == CONFIRM and call.branch_id == "1" else SUCCEEDED
 
     stock.script = script
-    async with running(settings_for({"stock": {"target": stock.address}}), database_url) as worker:
+    async with running(settings_for({"stock": {"target": stock.address}}), log_url) as worker:
         await worker.stub.ExecuteTransaction(execute("g", branch("1"), branch("2"), branch("3")))
         await stock.until(lambda: stock.heard("g").count("CONFIRM 1") >= 3)
         tx = (await worker.stub.GetTransaction(pb.GetTransactionRequest(gid="g"))).transaction
@@ -100,7 +100,7 @@ async def test_dtm_a_branch_that_fails_does_not_stop_the_others(
 
 
 async def test_seata_a_hundred_poison_transactions_starve_no_other_retry(
-    database_url: str, stock: ScriptedParticipant
+    log_url: str, stock: ScriptedParticipant
 ) -> None:
     """All wait for one participant and are always due; another participant's single retry gets its turn."""
     poisoned = ScriptedParticipant()
@@ -115,7 +115,7 @@ async def test_seata_a_hundred_poison_transactions_starve_no_other_retry(
     poisoned.script, stock.script = poison, fail_once
     async with serving(poisoned) as address:
         settings = settings_for({"stock": {"target": stock.address}, "poisoned": {"target": address}})
-        async with running(settings, database_url) as worker:
+        async with running(settings, log_url) as worker:
             poison_requests = (execute(f"p{n}", branch("1", "poisoned")) for n in range(100))
             await asyncio.gather(*(worker.stub.ExecuteTransaction(request) for request in poison_requests))
             await poisoned.until(lambda: poisoned.count(CONFIRM) > 200)
@@ -125,7 +125,7 @@ async def test_seata_a_hundred_poison_transactions_starve_no_other_retry(
 
 
 async def test_seata_what_a_dead_coordinator_left_confirming_waits_for_its_lease_alone(
-    database_url: str, stock: ScriptedParticipant
+    log_url: str, stock: ScriptedParticipant
 ) -> None:
     """Seata shows such rows as Committing until a threshold of 130 s has passed."""
     hold = asyncio.Event()
@@ -142,15 +142,15 @@ async def test_seata_what_a_dead_coordinator_left_confirming_waits_for_its_lease
     # Its heart stops with the first beat, and its lease is ended by hand.
     still = QUICK | {"heartbeat_every_s": 3_600.0, "lease_s": 7_200.0}
     settings = settings_for(participants, drain_s=0.0, recovery=still)
-    async with running(settings, database_url) as dead, running(settings, database_url) as other:
+    async with running(settings, log_url) as dead, running(settings, log_url) as other:
         await dead.stub.ExecuteTransaction(execute("g"))
         await hold.wait()
-        await end_lease(database_url, dead.worker.owner)
+        await end_lease(log_url, dead.worker.owner)
         assert (await other.settled("g")).state == pb.TRANSACTION_STATE_CONFIRMED
     assert stock.heard("g") == ["TRY 1", "CONFIRM 1", "CONFIRM 1"]
 
 
-async def test_a_black_hole_holds_nobody_but_its_own(database_url: str, stock: ScriptedParticipant) -> None:
+async def test_a_black_hole_holds_nobody_but_its_own(log_url: str, stock: ScriptedParticipant) -> None:
     """DTM's one recovery routine waits for a participant that does not answer."""
     hole = ScriptedParticipant()
 
@@ -164,7 +164,7 @@ async def test_a_black_hole_holds_nobody_but_its_own(database_url: str, stock: S
             "stock": {"target": stock.address},
             "hole": {"target": address, "call_timeout_s": 60, "concurrency_max": 8, "backlog_max": 16},
         }
-        async with running(settings_for(participants, drain_s=0.1), database_url) as worker:
+        async with running(settings_for(participants, drain_s=0.1), log_url) as worker:
             into_the_hole = (
                 execute(f"h{n}", branch("1", "hole"), wait_for=pb.WAIT_FOR_ACCEPTED) for n in range(16)
             )

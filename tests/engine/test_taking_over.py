@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from coordinator.core.errors import LogUnavailable, Refused
 from coordinator.core.model import Branch, BranchSpec, State, Transaction
 from coordinator.engine.waiting import Milestone, Waiter
+from coordinator.log.migration import migrate
 from coordinator.log.store import PostgresLog
 from tcc.v1 import participant_pb2, transaction_pb2 as pb
 from tests.log.transactions import sql
@@ -31,9 +32,9 @@ async def stock() -> AsyncIterator[ScriptedParticipant]:
 
 
 @pytest.fixture
-async def pair(database_url: str, stock: ScriptedParticipant) -> AsyncIterator[tuple[Running, Running]]:
+async def pair(log_url: str, stock: ScriptedParticipant) -> AsyncIterator[tuple[Running, Running]]:
     settings = settings_for({"stock": {"target": stock.address}})
-    async with running(settings, database_url) as one, running(settings, database_url) as other:
+    async with running(settings, log_url) as one, running(settings, log_url) as other:
         yield one, other
 
 
@@ -76,11 +77,11 @@ async def test_any_coordinator_takes_any_step_of_an_interactive_transaction(
 
 
 async def test_a_coordinator_that_does_not_know_the_participant_denies_no_transaction_that_another_began(
-    database_url: str, stock: ScriptedParticipant
+    log_url: str, stock: ScriptedParticipant
 ) -> None:
     """As while a changed configuration is rolled out: the initiator would take the no for an answer."""
     knowing = settings_for({"stock": {"target": stock.address}})
-    async with running(knowing, database_url) as one, running(settings_for({}), database_url) as other:
+    async with running(knowing, log_url) as one, running(settings_for({}), log_url) as other:
         await one.stub.ExecuteTransaction(execute("g", pb.WAIT_FOR_COMPLETION))
         reply = await other.stub.ExecuteTransaction(execute("g"))
         assert reply.outcome.state == pb.TRANSACTION_STATE_CONFIRMED
@@ -142,12 +143,12 @@ async def test_a_coordinator_that_lost_a_transaction_forgets_it_and_changes_noth
 
 
 async def test_a_begin_that_meets_the_adoption_of_the_same_transaction_loses_nothing(
-    database_url: str, stock: ScriptedParticipant
+    log_url: str, stock: ScriptedParticipant
 ) -> None:
     """A client repeats its request while the coordinator that it asks adopts the transaction."""
     settings = settings_for({"stock": {"target": stock.address}})
-    async with running(settings, database_url) as worker:
-        dead = PostgresLog(database_url, owner="dead", name="dead")
+    async with running(settings, log_url) as worker:
+        dead = PostgresLog(log_url, owner="dead", name="dead")
         await dead.coordinator_heartbeat(lease_s=3600)
         original = Transaction(
             gid="g",
@@ -174,7 +175,7 @@ async def test_a_begin_that_meets_the_adoption_of_the_same_transaction_loses_not
 
 
 async def test_a_coordinator_that_drains_leaves_its_work_to_others_at_once(
-    database_url: str, stock: ScriptedParticipant
+    log_url: str, stock: ScriptedParticipant
 ) -> None:
     settings = settings_for({"stock": {"target": stock.address}}, drain_s=0.1)
 
@@ -184,8 +185,8 @@ async def test_a_coordinator_that_drains_leaves_its_work_to_others_at_once(
         return SUCCEEDED
 
     stock.script = hang_first
-    async with running(settings, database_url) as other:
-        async with running(settings, database_url) as one:
+    async with running(settings, log_url) as other:
+        async with running(settings, log_url) as one:
             await one.stub.BeginTransaction(pb.BeginTransactionRequest(gid="open"))
             accepted = pb.WAIT_FOR_ACCEPTED
             await one.stub.ExecuteTransaction(execute("hanging", accepted))
@@ -196,7 +197,7 @@ async def test_a_coordinator_that_drains_leaves_its_work_to_others_at_once(
 
 
 async def test_a_coordinator_without_a_lease_is_succeeded_by_another(
-    database_url: str, stock: ScriptedParticipant
+    log_url: str, stock: ScriptedParticipant
 ) -> None:
     """The first one stops dead: no drain, no heartbeat. Its transactions are decided and undecided ones."""
     # A lease that no pause of this machine ends.
@@ -213,24 +214,24 @@ async def test_a_coordinator_without_a_lease_is_succeeded_by_another(
         return SUCCEEDED
 
     stock.script = script
-    async with running(settings, database_url) as other:
-        dead = await _stopped_dead(settings, database_url, stock, refuse_confirms)
+    async with running(settings, log_url) as other:
+        dead = await _stopped_dead(settings, log_url, stock, refuse_confirms)
         refuse_confirms.clear()
         driven = "SELECT count(*) FROM transactions WHERE owner = %s AND due_at IS NULL AND ended_at IS NULL"
-        assert await sql(database_url, driven, dead.owner) == [(2,)]
-        await sql(database_url, "UPDATE coordinators SET lease_until = now() WHERE id = %s", dead.owner)
+        assert await sql(log_url, driven, dead.owner) == [(2,)]
+        await sql(log_url, "UPDATE coordinators SET lease_until = now() WHERE id = %s", dead.owner)
         for gid in ("trying", "confirming"):
             assert (await other.settled(gid)).state == pb.TRANSACTION_STATE_CONFIRMED
         assert dead.owner != other.worker.owner
         assert stock.heard("confirming").count("TRY 1") == 1
 
 
-async def _stopped_dead(settings, database_url: str, stock: ScriptedParticipant, hold: asyncio.Event):
+async def _stopped_dead(settings, log_url: str, stock: ScriptedParticipant, hold: asyncio.Event):
     """Runs a coordinator until it has one transaction in each phase, and stops it dead."""
     task: asyncio.Task[None]
 
     async def live() -> None:
-        async with running(settings, database_url) as one:
+        async with running(settings, log_url) as one:
             hold.set()
             await one.stub.ExecuteTransaction(execute("trying", pb.WAIT_FOR_ACCEPTED))
             await one.stub.ExecuteTransaction(execute("confirming"))
@@ -256,7 +257,7 @@ async def _stopped_dead(settings, database_url: str, stock: ScriptedParticipant,
 
 
 async def test_a_confirm_that_fails_for_ever_is_stuck_and_never_becomes_a_cancel(
-    database_url: str, stock: ScriptedParticipant
+    log_url: str, stock: ScriptedParticipant
 ) -> None:
     mended = asyncio.Event()
 
@@ -267,7 +268,7 @@ async def test_a_confirm_that_fails_for_ever_is_stuck_and_never_becomes_a_cancel
 
     stock.script = script
     settings = settings_for({"stock": {"target": stock.address, "attempts_before_stuck": 3}})
-    async with running(settings, database_url) as worker:
+    async with running(settings, log_url) as worker:
         await worker.stub.ExecuteTransaction(execute("g"))
         await stock.until(lambda: stock.count(CONFIRM) >= 6)
         listed = await worker.stub.ListTransactions(pb.ListTransactionsRequest(stuck=True))
@@ -282,13 +283,13 @@ async def test_a_confirm_that_fails_for_ever_is_stuck_and_never_becomes_a_cancel
         assert stock.count(participant_pb2.OPERATION_CANCEL) == 0
 
 
-async def test_waiting_for_a_retry_costs_no_memory(database_url: str, stock: ScriptedParticipant) -> None:
+async def test_waiting_for_a_retry_costs_no_memory(log_url: str, stock: ScriptedParticipant) -> None:
     async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
         return failed("HANDLER_ERROR") if call.operation == CONFIRM else SUCCEEDED
 
     stock.script = script
     settings = settings_for({"stock": {"target": stock.address, "retry_first_s": 3600, "retry_max_s": 3600}})
-    async with running(settings, database_url) as worker:
+    async with running(settings, log_url) as worker:
         for number in range(10):
             await worker.stub.ExecuteTransaction(execute(f"g{number}"))
         await stock.until(lambda: stock.count(CONFIRM) == 10)
@@ -301,14 +302,14 @@ async def test_waiting_for_a_retry_costs_no_memory(database_url: str, stock: Scr
 
 
 async def test_who_waits_for_the_end_is_told_though_it_was_parked_meanwhile(
-    database_url: str, stock: ScriptedParticipant
+    log_url: str, stock: ScriptedParticipant
 ) -> None:
     async def fail_first(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
         is_first = call.operation == CONFIRM and stock.count(CONFIRM) == 1
         return failed("LATER") if is_first else SUCCEEDED
 
     stock.script = fail_first
-    async with running(settings_for({"stock": {"target": stock.address}}), database_url) as worker:
+    async with running(settings_for({"stock": {"target": stock.address}}), log_url) as worker:
         request = execute("g", pb.WAIT_FOR_COMPLETION)
         outcome = (await worker.stub.ExecuteTransaction(request, timeout=60)).outcome
     assert outcome.state == pb.TRANSACTION_STATE_CONFIRMED
@@ -316,7 +317,7 @@ async def test_who_waits_for_the_end_is_told_though_it_was_parked_meanwhile(
 
 
 async def test_work_beyond_the_bound_is_refused_before_it_is_written(
-    database_url: str, stock: ScriptedParticipant
+    log_url: str, stock: ScriptedParticipant
 ) -> None:
     go = asyncio.Event()
 
@@ -326,7 +327,7 @@ async def test_work_beyond_the_bound_is_refused_before_it_is_written(
 
     stock.script = wait
     settings = settings_for({"stock": {"target": stock.address}}, limits={"live_max": 6})
-    async with running(settings, database_url) as worker:
+    async with running(settings, log_url) as worker:
         for number in range(3):
             await worker.stub.ExecuteTransaction(execute(f"g{number}", pb.WAIT_FOR_ACCEPTED))
         async with refused("RESOURCE_EXHAUSTED", "OVERLOADED") as refusal:
@@ -338,9 +339,7 @@ async def test_work_beyond_the_bound_is_refused_before_it_is_written(
         go.set()
 
 
-async def test_the_bound_holds_however_the_work_is_spread(
-    database_url: str, stock: ScriptedParticipant
-) -> None:
+async def test_the_bound_holds_however_the_work_is_spread(log_url: str, stock: ScriptedParticipant) -> None:
     go = asyncio.Event()
 
     async def wait(_call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
@@ -350,7 +349,7 @@ async def test_the_bound_holds_however_the_work_is_spread(
     stock.script = wait
     names = ("one", "two", "three")
     participants = {name: {"target": stock.address} for name in names}
-    async with running(settings_for(participants, limits={"live_max": 6}), database_url) as worker:
+    async with running(settings_for(participants, limits={"live_max": 6}), log_url) as worker:
         # Two each, where each alone may have three.
         for number, name in enumerate(names * 2):
             await worker.stub.ExecuteTransaction(
@@ -367,7 +366,7 @@ async def test_the_bound_holds_however_the_work_is_spread(
 
 
 async def test_a_full_coordinator_refuses_what_is_new_in_a_batch_and_answers_repeats(
-    database_url: str, stock: ScriptedParticipant
+    log_url: str, stock: ScriptedParticipant
 ) -> None:
     go = asyncio.Event()
 
@@ -377,7 +376,7 @@ async def test_a_full_coordinator_refuses_what_is_new_in_a_batch_and_answers_rep
 
     stock.script = wait
     both = {"stock": {"target": stock.address}, "second": {"target": stock.address}}
-    async with running(settings_for(both, limits={"live_max": 6}), database_url) as worker:
+    async with running(settings_for(both, limits={"live_max": 6}), log_url) as worker:
         known = [
             pb.ExecuteTransactionRequest(
                 gid=f"{name} {number}", branches=[branch("1", name)], wait_for=pb.WAIT_FOR_ACCEPTED
@@ -404,7 +403,7 @@ async def test_a_full_coordinator_refuses_what_is_new_in_a_batch_and_answers_rep
 
 
 async def test_a_dead_participant_delays_only_its_own_transactions(
-    database_url: str, stock: ScriptedParticipant
+    log_url: str, stock: ScriptedParticipant
 ) -> None:
     settings = settings_for(
         {
@@ -413,7 +412,7 @@ async def test_a_dead_participant_delays_only_its_own_transactions(
             "dead": {"target": "127.0.0.1:1", "breaker_open_first_s": 60, "breaker_open_max_s": 60},
         }
     )
-    async with running(settings, database_url) as worker:
+    async with running(settings, log_url) as worker:
         dead = pb.ExecuteTransactionRequest(
             gid="dead", branches=[branch("1", "dead")], wait_for=pb.WAIT_FOR_ACCEPTED
         )
@@ -432,7 +431,7 @@ async def test_a_dead_participant_delays_only_its_own_transactions(
 async def test_a_log_that_is_away_refuses_new_work_and_loses_nothing(
     own_postgres, stock: ScriptedParticipant
 ) -> None:
-    own_postgres.create_database("tcc")
+    migrate(own_postgres.url())
     settings = settings_for({"stock": {"target": stock.address}})
     go = asyncio.Event()
 
@@ -441,7 +440,7 @@ async def test_a_log_that_is_away_refuses_new_work_and_loses_nothing(
         return SUCCEEDED
 
     stock.script = wait
-    async with running(settings, own_postgres.url("tcc")) as worker:
+    async with running(settings, own_postgres.url()) as worker:
         pending = [asyncio.ensure_future(worker.stub.ExecuteTransaction(execute(f"g{n}"))) for n in range(20)]
         await stock.until(lambda: stock.count(TRY) == 20)
         await asyncio.to_thread(own_postgres.stop, "immediate")
@@ -496,13 +495,13 @@ async def test_who_waits_at_a_former_owner_learns_how_it_ended(pair: tuple[Runni
 
 
 async def test_requests_whose_callers_have_gone_are_forgotten(
-    database_url: str, stock: ScriptedParticipant
+    log_url: str, stock: ScriptedParticipant
 ) -> None:
     async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
         return failed("STUCK") if call.operation == CONFIRM else SUCCEEDED
 
     stock.script = script
-    async with running(settings_for({"stock": {"target": stock.address}}), database_url) as worker:
+    async with running(settings_for({"stock": {"target": stock.address}}), log_url) as worker:
         await worker.stub.ExecuteTransaction(execute("g"))
         wait = pb.WaitTransactionRequest(gid="g", wait_for=pb.WAIT_FOR_COMPLETION)
         for _ in range(3):

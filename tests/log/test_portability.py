@@ -6,12 +6,12 @@ Every statement that can be sent is read, and every one that a migration sends.
 import re
 
 import pytest
-from sqlalchemy import Engine, create_engine, event, make_url
 
-from coordinator.log import migration, operator_statements, statements
+from coordinator.log import operator_statements, statements
 from coordinator.log.operator_statements import AUDIT_CONDITIONS, audit_list_statement
 from coordinator.log.schema import metadata
 from coordinator.log.statements import LIST_CONDITIONS, Statement, list_statement
+from tests.support.log_schema import LogSchema
 
 FORBIDDEN = {
     "sequences": r"\b(SERIAL|BIGSERIAL|SEQUENCE|IDENTITY|nextval)\b",
@@ -43,29 +43,14 @@ EVERY_STATEMENT = [
 ]
 
 
-@pytest.fixture
-def migration_sql(database_url: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """All that migrating an empty database sends."""
-    sent: list[str] = []
-
-    def listening_engine(url: str) -> Engine:
-        engine = create_engine(make_url(url).set(drivername="postgresql+psycopg"))
-        event.listen(engine, "before_cursor_execute", lambda *args: sent.append(args[2]))
-        return engine
-
-    monkeypatch.setattr(migration, "database_engine", listening_engine)
-    migration.migrate(database_url)
-    return sent
-
-
 @pytest.mark.parametrize("statement", EVERY_STATEMENT, ids=lambda statement: statement.name)
 def test_statements_use_nothing_that_relatives_lack(statement: Statement) -> None:
     assert violations(statement.sql) == []
 
 
-def test_migrations_use_nothing_that_relatives_lack(migration_sql: list[str]) -> None:
-    assert any("CREATE TABLE transactions" in sql for sql in migration_sql)
-    assert [(sql, found) for sql in migration_sql if (found := violations(sql))] == []
+def test_migrations_use_nothing_that_relatives_lack(log_schema: LogSchema) -> None:
+    assert any("CREATE TABLE transactions" in sql for sql in log_schema.statements)
+    assert [(sql, found) for sql in log_schema.statements if (found := violations(sql))] == []
 
 
 @pytest.mark.parametrize(
@@ -108,7 +93,7 @@ def test_the_gid_comes_first_in_the_key() -> None:
         assert not any(index.unique for index in table.indexes), "uniqueness beside the key needs all nodes"
 
 
-def test_every_moment_has_a_time_zone(migration_sql: list[str]) -> None:
-    create = "\n".join(sql for sql in migration_sql if "CREATE TABLE" in sql)
+def test_every_moment_has_a_time_zone(log_schema: LogSchema) -> None:
+    create = "\n".join(sql for sql in log_schema.statements if "CREATE TABLE" in sql)
     assert create.count("TIMESTAMP WITH TIME ZONE") == 8
     assert "TIMESTAMP," not in create

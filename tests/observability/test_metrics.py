@@ -159,9 +159,9 @@ async def test_only_get_and_only_what_is_there(log_url: str) -> None:
         assert (await get(port, "/healthz?verbose"))[0] == 200
 
 
-async def test_each_worker_has_a_port_and_keeps_it(database_url: str, tmp_path: Path) -> None:
+async def test_each_worker_has_a_port_and_keeps_it(log_url: str, tmp_path: Path) -> None:
     port = free_ports(2)
-    config = f'[log]\nurl = "{database_url}"\n'
+    config = f'[log]\nurl = "{log_url}"\n'
     environment = {"TCC_METRICS__LISTEN": f"127.0.0.1:{port}"}
     async with daemon.serving(tmp_path, config, workers=2, environment=environment) as coordinator:
         for number in (0, 1):

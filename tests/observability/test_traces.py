@@ -402,12 +402,12 @@ async def test_a_stuck_transaction_is_told_with_its_trace(
 
 
 async def test_a_real_coordinator_sends_what_waits_before_it_ends(
-    database_url: str, tmp_path: Path, stock: ScriptedParticipant, collector: Collector
+    log_url: str, tmp_path: Path, stock: ScriptedParticipant, collector: Collector
 ) -> None:
     """By itself it would send after an hour."""
     config = f"""
         [log]
-        url = "{database_url}"
+        url = "{log_url}"
         [tracing]
         endpoint = "{collector.endpoint}"
         [participants.stock]

@@ -1,13 +1,12 @@
 """What the observers in the databases write down, against the real log and real participants' tables."""
 
 from collections.abc import Iterator
-from itertools import count
+from contextlib import ExitStack
 
 import psycopg
 import pytest
 from sqlalchemy import create_engine
 
-from coordinator.log.embedded import EmbeddedPostgres
 from coordinator.log.store import PostgresLog
 from participants.coupon.store import metadata as coupon_metadata
 from participants.inventory.store import metadata as inventory_metadata
@@ -16,25 +15,22 @@ from proof.faults.observers import Observers
 from proof.history.events import LOG, Decided, Decision, Effect, Operation, Registered
 from tcc.barrier_schema import migrate as migrate_barrier
 from tests.log.transactions import begun, confirming, ended, insert, save
+from tests.support.databases import Databases
 
 PARTICIPANTS = {"inventory": inventory_metadata, "coupon": coupon_metadata, "order": order_metadata}
-_numbers = count()
 
 
 @pytest.fixture
-def urls(postgres: EmbeddedPostgres, log_url: str) -> Iterator[dict[str, str]]:
-    names = {name: f"observed_{name}_{next(_numbers)}" for name in PARTICIPANTS}
-    for name, database in names.items():
-        postgres.create_database(database)
-        url = postgres.url(database).replace("postgresql:", "postgresql+psycopg:", 1)
-        engine = create_engine(url)
-        with engine.begin() as db:
-            PARTICIPANTS[name].create_all(db)
-            migrate_barrier(db)
-        engine.dispose()
-    yield {"coordinator": log_url} | {name: postgres.url(database) for name, database in names.items()}
-    for database in names.values():
-        postgres.drop_database(database)
+def urls(databases: Databases, log_url: str) -> Iterator[dict[str, str]]:
+    with ExitStack() as stack:
+        urls = {name: stack.enter_context(databases.one()) for name in PARTICIPANTS}
+        for name, url in urls.items():
+            engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:", 1))
+            with engine.begin() as db:
+                PARTICIPANTS[name].create_all(db)
+                migrate_barrier(db)
+            engine.dispose()
+        yield {"coordinator": log_url} | urls
 
 
 async def test_branches_and_the_decision_are_seen_once(urls: dict[str, str]) -> None:

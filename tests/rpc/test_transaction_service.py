@@ -41,15 +41,13 @@ async def plain() -> AsyncIterator[ScriptedParticipant]:
 
 
 @pytest.fixture
-async def tcc(
-    database_url: str, stock: ScriptedParticipant, plain: ScriptedParticipant
-) -> AsyncIterator[Running]:
+async def tcc(log_url: str, stock: ScriptedParticipant, plain: ScriptedParticipant) -> AsyncIterator[Running]:
     async with serving(stock) as stock_address, serving(plain) as plain_address:
         participants = {
             "stock": {"target": stock_address},
             "plain": {"target": plain_address, "batched": False},
         }
-        async with running(settings_for(participants), database_url) as worker:
+        async with running(settings_for(participants), log_url) as worker:
             yield worker
 
 
@@ -471,8 +469,8 @@ async def test_the_ends_of_time_are_times(tcc: Running) -> None:
     assert [tx.gid for tx in (await tcc.stub.ListTransactions(ends)).transactions] == ["g"]
 
 
-async def test_a_call_without_a_deadline_gets_one(database_url: str, stock: ScriptedParticipant) -> None:
-    async with running(settings_for({}, limits={"call_max_s": 0.05}), database_url) as worker:
+async def test_a_call_without_a_deadline_gets_one(log_url: str, stock: ScriptedParticipant) -> None:
+    async with running(settings_for({}, limits={"call_max_s": 0.05}), log_url) as worker:
         await worker.stub.BeginTransaction(begin("g"), timeout=60)
         wait = pb.WaitTransactionRequest(gid="g")
         async with refused("DEADLINE_EXCEEDED", "CALL_TOO_LONG"):

@@ -8,7 +8,6 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from coordinator.app import Worker
-from coordinator.log.migration import migrate
 from coordinator.settings import Settings
 from tcc.v1 import transaction_pb2 as pb, transaction_pb2_grpc
 
@@ -72,7 +71,6 @@ async def until_health(channel: grpc.aio.Channel, status: int) -> None:
 @asynccontextmanager
 async def running(settings: Settings, url: str) -> AsyncIterator[Running]:
     """A worker beside the block; it drains at the end."""
-    await asyncio.to_thread(migrate, url)
     worker = Worker(settings, url, share_port=False)
     ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     task = asyncio.create_task(worker.run(lambda port, _owner: ready.set_result(port)))

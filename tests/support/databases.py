@@ -1,0 +1,66 @@
+"""Databases on a server that many tests share, each for one test alone.
+
+To make one and to drop it writes and removes three hundred files, which takes longer than most tests. So a
+database is wiped after its test, and the next test gets it under a name of its own: whoever still holds
+the former one finds nothing there.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+
+import psycopg
+from psycopg import sql
+
+from coordinator.log.embedded import EmbeddedPostgres
+
+_FORBID = "ALTER DATABASE {} ALLOW_CONNECTIONS false"
+_END_ONE_THAT_IS_CONNECTED = (
+    "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = %s"
+)
+_RENAME = "ALTER DATABASE {} RENAME TO {}"
+_RESET = "ALTER DATABASE {} RESET ALL"
+_ALLOW = "ALTER DATABASE {} ALLOW_CONNECTIONS true"
+# As a new database has it.
+_EMPTY = """
+    DROP SCHEMA public CASCADE;
+    CREATE SCHEMA public AUTHORIZATION pg_database_owner;
+    GRANT USAGE ON SCHEMA public TO PUBLIC;
+    SELECT pg_stat_reset()
+"""
+
+
+class Databases:
+    """Empty databases of one server."""
+
+    def __init__(self, server: EmbeddedPostgres, prefix: str = "test") -> None:
+        self._server = server
+        self._names = (f"{prefix}_{number}" for number in count())
+        self._wiped: list[str] = []
+
+    @contextmanager
+    def one(self) -> Iterator[str]:
+        """The URL of an empty database; whoever is connected to it at the end of the block is cut off."""
+        name = self._wiped.pop() if self._wiped else self._made()
+        yield self._server.url(name)
+        self._wiped.append(self._wipe(name))
+
+    def _made(self) -> str:
+        name = next(self._names)
+        self._server.create_database(name)
+        return name
+
+    def _wipe(self, name: str) -> str:
+        """Leaves it as new, under another name, which is returned."""
+        old, new_name = sql.Identifier(name), next(self._names)
+        new = sql.Identifier(new_name)
+        with psycopg.connect(self._server.url(), autocommit=True) as db:
+            db.execute(sql.SQL(_FORBID).format(old))
+            db.execute(_END_ONE_THAT_IS_CONNECTED, (name,))
+            with db.transaction():
+                db.execute(sql.SQL(_RENAME).format(old, new))
+                db.execute(sql.SQL(_RESET).format(new))
+                db.execute(sql.SQL(_ALLOW).format(new))
+        with psycopg.connect(self._server.url(new_name)) as db:
+            db.execute(_EMPTY)
+        return new_name
