@@ -38,7 +38,7 @@ class Ledger:
     """What the handlers of a test did, in their own database: the truth that tests compare with."""
 
     def __init__(self, url: URL) -> None:
-        self._engine = create_engine(url, poolclass=NullPool)
+        self._engine = _engine(url)
         with self._engine.begin() as db:
             db.execute(
                 text("CREATE TABLE effects (gid VARCHAR(128), branch_id VARCHAR(128), operation VARCHAR(8))")
@@ -87,11 +87,13 @@ def sqlite(tmp_path: Path) -> tuple[AsyncEngine, Ledger]:
 
 
 def make_engine(kind: str, url: URL) -> Database:
-    return (
-        create_async_engine(url, poolclass=NullPool)
-        if kind.endswith("async")
-        else create_engine(url, poolclass=NullPool)
-    )
+    return create_async_engine(url, poolclass=NullPool) if kind.endswith("async") else _engine(url)
+
+
+def _engine(url: URL) -> Engine:
+    # It is a socket. To get ready for TLS takes PyMySQL longer than most tests.
+    arguments = {"ssl_disabled": True} if url.drivername == "mysql+pymysql" else {}
+    return create_engine(url, poolclass=NullPool, connect_args=arguments)
 
 
 # psycopg is both.
@@ -112,7 +114,7 @@ def _url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[
     else:
         server: URL = request.getfixturevalue("mariadb_server")
         name = f"test_{next(_numbers)}"
-        admin = create_engine(server, poolclass=NullPool)
+        admin = _engine(server)
         with admin.begin() as db:
             db.execute(text(f"CREATE DATABASE {name} CHARACTER SET utf8mb4"))
         yield server.set(drivername=driver, database=name)
@@ -166,7 +168,7 @@ def mariadb_server() -> Iterator[URL]:
 
 
 def _wait_ready(url: URL, server: "subprocess.Popen[bytes]") -> None:
-    engine = create_engine(url, poolclass=NullPool)
+    engine = _engine(url)
     for _ in range(600):
         try:
             engine.connect().close()
