@@ -7,10 +7,12 @@ returns findings; a finding that is no problem needs no remedy.
 import http.client
 import secrets
 import socket
+import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 import grpc
 import msgspec
@@ -302,9 +304,7 @@ def _participant(name: str, participant: ParticipantSettings) -> Finding:
     check = f"participant {name}"
     status = health_pb2.HealthCheckResponse.ServingStatus
     with open_sync_channel(participant.address()) as channel:
-        try:
-            grpc.channel_ready_future(channel).result(_TIMEOUT_S)
-        except grpc.FutureTimeoutError:
+        if not _connects(channel):
             return _problem(
                 check,
                 f"{participant.target} cannot be reached",
@@ -322,6 +322,22 @@ def _participant(name: str, participant: ParticipantSettings) -> Finding:
         said = f"{participant.target} says that it is {status.Name(answer)}"
         return _problem(check, said, _ASK_ITS_LOG)
     return _ok(check, f"{participant.target} is SERVING")
+
+
+def _connects(channel: grpc.Channel) -> bool:
+    """Whether somebody is there. Who refuses, at every address there is, is not asked again."""
+    states = SimpleQueue[grpc.ChannelConnectivity]()
+    channel.subscribe(states.put, try_to_connect=True)
+    deadline = time.monotonic() + _TIMEOUT_S
+    while True:
+        try:
+            state = states.get(timeout=max(0.0, deadline - time.monotonic()))
+        except Empty:
+            return False
+        if state is grpc.ChannelConnectivity.READY:
+            return True
+        if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+            return False
 
 
 def _health(channel: grpc.Channel, service: str) -> int:
