@@ -10,7 +10,7 @@ import pytest
 
 from coordinator.log.embedded import EmbeddedPostgres
 from coordinator.log.migration import migrate
-from coordinator.metrics import Metrics
+from coordinator.metrics import LogGauges, Metrics
 from tcc.v1 import participant_pb2, transaction_pb2 as pb
 from tests.observability.scraping import get, scrape, until_scraped, value
 from tests.support import daemon
@@ -77,7 +77,10 @@ async def test_transactions_and_calls_are_counted(log_url: str, stock: ScriptedP
     assert 0 <= value(samples, "tcc_lease_lag_seconds") < 30
 
 
-async def test_failures_are_counted_until_stuck(log_url: str, stock: ScriptedParticipant) -> None:
+async def test_failures_are_counted_until_stuck(
+    log_url: str, stock: ScriptedParticipant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LogGauges, "every_s", 0.1)
     mended = False
 
     async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
