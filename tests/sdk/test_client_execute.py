@@ -194,17 +194,6 @@ async def test_a_slow_transaction_in_a_batch_holds_neither_its_batch_nor_the_nex
     assert (await batch[0]).gid == "slow"
 
 
-async def test_256_callers_that_repeat_fill_batches_of_32_and_more(client, service):
-    async def caller(number):
-        for turn in range(8):
-            await client.execute(BRANCHES, gid=f"{number}-{turn}")
-
-    await asyncio.gather(*(caller(number) for number in range(256)))
-    assert len(service.gids) == 256 * 8
-    calls = len(service.batches) + len(service.unary)
-    assert len(service.gids) / calls >= 32
-
-
 async def test_a_batch_is_bounded_by_count_and_bytes(service):
     large = [tcc.BranchRequest("inventory", "reserve_stock", b"x" * 1_000)]
     async with serving(service) as target:
