@@ -1,11 +1,12 @@
 """What `tccd` does before it serves: mistakes in one line, signals, a log that is not there yet."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -188,15 +189,30 @@ async def test_serve_that_waits_for_its_log_can_be_told_to_stop() -> None:
     assert process.returncode == 0
 
 
+@pytest.fixture
+def blocked_log(home: Path) -> Iterator[int]:
+    """A full pipe in place of the embedded PostgreSQL's log: until it is read, the server gets no further."""
+    path = home / "postgres.log"
+    os.mkfifo(path)
+    pipe = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(pipe, b"\n")
+    yield pipe
+    os.close(pipe)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_while_its_postgres_starts_ends_all_in_order(
-    home: Path, number: signal.Signals
+    home: Path, blocked_log: int, number: signal.Signals
 ) -> None:
     environment = {"TCC_LOG__DATA_DIR": str(home)}
     async with tccd("serve", "--listen=127.0.0.1:0", environment=environment) as process:
-        await until((home / "postgres.log").exists)
+        await until(lambda: bool(working_in(home / "postgres")))
         process.send_signal(number)
+        asyncio.get_running_loop().add_reader(blocked_log, os.read, blocked_log, 65_536)
         assert await ended(process) == (0, "", "")
+        asyncio.get_running_loop().remove_reader(blocked_log)
     await until(lambda: not working_in(home))
 
 
