@@ -1,8 +1,12 @@
 """Whose clock counts: the log's, and no other."""
 
 import ast
+import time
 from collections import Counter
 from pathlib import Path
+from threading import Thread
+
+import pytest
 
 import coordinator
 from coordinator.clock import LogClock, ThreadLoad
@@ -52,6 +56,26 @@ def test_a_thread_is_full_while_it_has_hardly_a_pause() -> None:
     assert not after(0.2, 0.45)
     assert not after(0.2, 0.65)
     assert not after(3_600.0, 0.001)
+
+
+@pytest.mark.parametrize("asks_itself", [True, False])
+def test_only_what_the_asking_thread_computes_makes_it_full(asks_itself: bool) -> None:  # noqa: FBT001
+    """Other threads of its process may compute all the time: the loop has its pauses."""
+    load = ThreadLoad(time.process_time)
+    if asks_itself:
+        compute()
+    else:
+        other = Thread(target=compute)
+        other.start()
+        other.join()
+    assert load.is_full() is asks_itself
+
+
+def compute() -> None:
+    """Takes a while of CPU time, be it slowly."""
+    until_s = time.process_time() + 0.3
+    while time.process_time() < until_s:
+        pass
 
 
 def test_dtm_no_local_wall_clock_or_time_zone_can_move_a_deadline() -> None:
