@@ -41,13 +41,6 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def data_dir(own_postgres: EmbeddedPostgres) -> Path:
-    """The data of a server that has ended."""
-    own_postgres.stop()
-    return own_postgres._home
-
-
-@pytest.fixture
 def owner(data_dir: Path) -> Iterator["subprocess.Popen[str]"]:
     """Another process that owns a running server in `data_dir`."""
     process = subprocess.Popen(
