@@ -11,17 +11,25 @@ sends its items singly never waits.
 
 import asyncio
 import contextlib
+import math
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
 
 def _one(_: object) -> int:
     return 1
+
+
+class Pace(NamedTuple):
+    """A batch leaves `seconds` after the one before it, or as soon as `enough` items wait."""
+
+    seconds: float = 0.0
+    enough: int = sys.maxsize
 
 
 class Outbox(Generic[T]):
@@ -32,9 +40,8 @@ class Outbox(Generic[T]):
     senders itself, failures included: an exception from `send` is a bug and
     ends the outbox, which `run` then raises.
 
-    `pace_s`: a batch leaves no sooner than this many seconds after the one before
-    it, unless that was a single item and is done, or `enough` items wait already.
-    `enough` is asked whenever the outbox is about to wait; a full batch always is.
+    `pace` is asked whenever the outbox is about to wait. An item that follows a single
+    one which is done needs no company, and a full batch is always enough.
     """
 
     def __init__(
@@ -45,8 +52,7 @@ class Outbox(Generic[T]):
         bytes_max: int = 4 * 2**20,
         size: Callable[[T], int] = _one,
         senders: int = 1,
-        pace_s: float = 0.0,
-        enough: Callable[[], int] = lambda: sys.maxsize,
+        pace: Callable[[], Pace] = Pace,
     ) -> None:
         self._send = send
         # May be changed at any time.
@@ -54,11 +60,10 @@ class Outbox(Generic[T]):
         self._bytes_max = bytes_max
         self._size = size
         self._senders = senders
-        self._pace_s = pace_s
-        self._enough = enough
+        self._pace = pace
         self._queue: deque[T] = deque()
         self._flights = 0
-        self._last_sent_at = -pace_s
+        self._last_sent_at = -math.inf
         self._last_was_single = True
         # Wakes `run`: how many items must wait for that, and the alarm.
         self._wanted = 1
@@ -121,8 +126,9 @@ class Outbox(Generic[T]):
             elif not self._queue:
                 self._wanted = 1
             else:
-                self._wanted = self.items_max if self._enough is None else min(self._enough(), self.items_max)
-                early_s = self._last_sent_at + self._pace_s - loop.time()
+                pace = self._pace()
+                self._wanted = min(pace.enough, self.items_max)
+                early_s = self._last_sent_at + pace.seconds - loop.time()
                 goes_singly = self._last_was_single and not self._flights
                 if early_s <= 0 or goes_singly or len(self._queue) >= self._wanted:
                     return

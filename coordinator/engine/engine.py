@@ -61,7 +61,7 @@ from coordinator.core.events import (
 from coordinator.core.machine import is_calling, step, with_branch, words
 from coordinator.core.model import Answer, Branch, BranchSpec, Note, RetryPolicy, State, Transaction, Verdict
 from coordinator.core.notes import noted, with_stuck
-from coordinator.engine.batching import enough
+from coordinator.engine.batching import pace
 from coordinator.engine.log_writer import LogWriter
 from coordinator.engine.observer import NO_SPANS, SILENT, Anomaly, Observer, Spans
 from coordinator.engine.participant_lane import (
@@ -72,6 +72,7 @@ from coordinator.engine.participant_lane import (
 )
 from coordinator.engine.waiting import Waiter, is_reached
 from coordinator.ports import BranchCall, Log, Participants, Record
+from tcc.outbox import Pace
 
 logger = structlog.get_logger(__name__)
 
@@ -184,7 +185,7 @@ class Engine:
             on_saved=self._on_saved,
             on_refused=self._on_refused,
             is_wanted=self._is_change_wanted,
-            enough=lambda: self._enough(self.begun),
+            pace=lambda: self._pace(self.begun),
             clock=clock,
             observer=observer,
         )
@@ -240,7 +241,7 @@ class Engine:
             clock=self.clock,
             is_wanted=self._is_call_wanted,
             on_answers=self._on_answers,
-            enough=self._enough,
+            pace=self._pace,
             observer=self.observer,
         )
         for entry in self.live.values():
@@ -562,8 +563,8 @@ class Engine:
                 lane.live += change
                 lane.begun += change * entry.begun
 
-    def _enough(self, begun: int) -> int:
-        return enough(begun, is_full=self._is_full())
+    def _pace(self, begun: int) -> Pace:
+        return pace(begun, is_full=self._is_full())
 
     # --- events -----------------------------------------------------------
 

@@ -13,10 +13,10 @@ import structlog
 
 from coordinator.core.errors import LogUnavailable
 from coordinator.core.model import Transaction
-from coordinator.engine.batching import PACE_S, SENDERS
+from coordinator.engine.batching import SENDERS
 from coordinator.engine.observer import SILENT, Anomaly, Observer
 from coordinator.ports import Clock, Log, Record
-from tcc.outbox import Outbox
+from tcc.outbox import Outbox, Pace
 
 T = TypeVar("T")
 
@@ -40,11 +40,11 @@ class LogWriter:
         on_saved: Callable[[Sequence[Transaction], Sequence[bool]], None],
         on_refused: Callable[[Sequence[Transaction], LogUnavailable], None],
         is_wanted: Callable[[Transaction], bool],
-        enough: Callable[[], int],
+        pace: Callable[[], Pace],
         clock: Clock,
         observer: Observer = SILENT,
     ) -> None:
-        """`enough`: how many writes are worth a commit of their own when others could come."""
+        """`pace`: that of commits."""
         self._log = log
         self._on_inserted = on_inserted
         self._on_saved = on_saved
@@ -60,8 +60,7 @@ class LogWriter:
                 bytes_max=BATCH_BYTES_MAX,
                 size=_size,
                 senders=SENDERS,
-                pace_s=PACE_S,
-                enough=enough,
+                pace=pace,
             )
 
         self._inserts = outbox(self._insert)

@@ -13,12 +13,12 @@ from msgspec.structs import replace
 from coordinator.core.errors import UnknownParticipant
 from coordinator.core.machine import words
 from coordinator.core.model import Answer, RetryPolicy, Verdict
-from coordinator.engine.batching import PACE_S, SENDERS
+from coordinator.engine.batching import SENDERS
 from coordinator.engine.breaker import Breaker, BreakerPolicy
 from coordinator.engine.observer import SILENT, Anomaly, Observer
 from coordinator.ports import BranchCall, Clock, Participants
 from tcc.failpoint import failpoint
-from tcc.outbox import Outbox
+from tcc.outbox import Outbox, Pace
 
 # A call younger than this holds the next one back, so that batches form; an older
 # one waits for a slow branch and must not hold anybody.
@@ -66,10 +66,10 @@ class ParticipantLane:
         clock: Clock,
         is_wanted: Callable[[BranchCall], bool],
         on_answers: Callable[[Answers], None],
-        enough: Callable[[int], int],
+        pace: Callable[[int], Pace],
         observer: Observer = SILENT,
     ) -> None:
-        """`enough`: how many calls are worth a batch of their own, given `begun`."""
+        """`pace`: that of batches of calls, given `begun`."""
         self.name = name
         self.policy = policy
         self.breaker = Breaker(policy=policy.breaker)
@@ -102,8 +102,7 @@ class ParticipantLane:
             bytes_max=policy.batch_bytes_max,
             size=_size,
             senders=SENDERS,
-            pace_s=PACE_S,
-            enough=lambda: enough(self.begun),
+            pace=lambda: pace(self.begun),
         )
 
     def put(self, call: BranchCall) -> None:

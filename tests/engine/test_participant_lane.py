@@ -8,6 +8,7 @@ from coordinator.core.model import Answer, BranchSpec, Operation, Verdict
 from coordinator.engine.breaker import BreakerPolicy
 from coordinator.engine.participant_lane import Answers, ParticipantLane, ParticipantPolicy
 from coordinator.ports import BranchCall
+from tcc.outbox import Pace
 
 SUCCEEDED = Answer(verdict=Verdict.SUCCEEDED)
 NOBODY = Answer(verdict=Verdict.FAILED, reason="UNAVAILABLE", unreachable=True)
@@ -78,7 +79,7 @@ async def running(
         clock=Noon(),
         is_wanted=lambda _: True,
         on_answers=answered,
-        enough=lambda begun: begun,
+        pace=lambda begun: Pace(enough=begun),
     )
     task = asyncio.create_task(lane.run())
     try:

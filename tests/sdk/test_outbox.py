@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tcc.outbox import Outbox
+from tcc.outbox import Outbox, Pace
 
 
 class Recorder:
@@ -77,7 +77,7 @@ async def test_what_waits_can_be_taken_back() -> None:
 
 
 async def test_items_that_go_singly_never_wait_for_the_pace() -> None:
-    async with Recorder(pace_s=3600).running() as recorder:
+    async with Recorder(pace=lambda: Pace(3600)).running() as recorder:
         for item in (1, 2, 3):
             recorder.outbox.put(item)
             await settle()
@@ -85,7 +85,7 @@ async def test_items_that_go_singly_never_wait_for_the_pace() -> None:
 
 
 async def test_after_a_batch_the_pace_is_kept_unless_a_full_one_waits() -> None:
-    async with Recorder(pace_s=3600).running() as recorder:
+    async with Recorder(pace=lambda: Pace(3600)).running() as recorder:
         recorder.go.clear()
         recorder.outbox.put_many([1, 2])
         await settle()
@@ -101,7 +101,7 @@ async def test_after_a_batch_the_pace_is_kept_unless_a_full_one_waits() -> None:
 
 async def test_a_batch_leaves_before_its_time_when_enough_wait_even_beside_another() -> None:
     enough = 3
-    async with Recorder(items_max=10, senders=2, pace_s=3600, enough=lambda: enough).running() as recorder:
+    async with Recorder(items_max=10, senders=2, pace=lambda: Pace(3600, enough)).running() as recorder:
         recorder.go.clear()
         recorder.outbox.put_many([1, 2])
         await settle()
@@ -123,7 +123,7 @@ async def test_a_batch_leaves_before_its_time_when_enough_wait_even_beside_anoth
 
 
 async def test_a_single_item_that_is_still_under_way_holds_the_next_one_for_the_pace() -> None:
-    async with Recorder(senders=2, pace_s=3600).running() as recorder:
+    async with Recorder(senders=2, pace=lambda: Pace(3600)).running() as recorder:
         recorder.go.clear()
         recorder.outbox.put(1)
         await settle()
@@ -142,7 +142,7 @@ async def test_a_busy_outbox_sends_when_its_pace_has_passed() -> None:
         await sent.put(batch)
         await asyncio.Event().wait()
 
-    outbox = Outbox[int](send, items_max=4, senders=2, pace_s=0.01)
+    outbox = Outbox[int](send, items_max=4, senders=2, pace=lambda: Pace(0.01))
     async with outbox.running(), asyncio.timeout(30):
         outbox.put_many([1, 2])
         assert await sent.get() == [1, 2]
