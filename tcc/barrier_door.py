@@ -72,20 +72,6 @@ class AsyncDoor:
         self.sql = barrier_sql.statements(self.dialect_name)
         self.connections = _connections(engine.sync_engine)
         self._purge = barrier_sql.purge(self.dialect_name)
-        # Of its connections, as soon as one was asked.
-        self._isolation_level: str | None = None
-
-    async def sees_commits(self, connection: AsyncConnection) -> bool:
-        """Whether a handler sees what others committed after its transaction's claims.
-
-        PostgreSQL above READ COMMITTED shows what there was at the first statement, and fails where a
-        row has changed since. Elsewhere what counts is the first read, and claims do not read.
-        """
-        if self.dialect_name != "postgresql":
-            return True
-        if self._isolation_level is None:
-            self._isolation_level = await connection.run_sync(Connection.get_isolation_level)
-        return self._isolation_level == "READ COMMITTED"
 
     async def transact(self, plan: Callable[[], Plan[T]], handler: Handler) -> T:
         async def once() -> T:

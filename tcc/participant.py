@@ -127,9 +127,8 @@ class Participant:
         what the first one was.
 
         `lane(request)`, if there is one, numbers the lane of a request. No two
-        batches of one operation are being handled with requests of the same lane: the
-        next one's handler is called when the transaction of the one before has ended,
-        and within a lane requests are handled in order of arrival. Give requests that
+        batches of one operation are in flight with requests of the same lane, and
+        within a lane requests are handled in order of arrival. Give requests that
         change the same row one lane (tcc.lanes). It must be quick and never raise.
 
         `cancel_always`: for a Try with effects outside the database; its cancel

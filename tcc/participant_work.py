@@ -16,16 +16,16 @@ import dataclasses
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
 from tcc import payload
 from tcc.action import NAME_BYTES_MAX, Action, RefusalError, refusing_action
 from tcc.barrier import Code, Operation, Outcome, Plan, rejected, settle
-from tcc.barrier_door import AsyncDoor, Door, Handler, database_failed
+from tcc.barrier_door import Door, database_failed
 from tcc.branch import BatchItem, Branch, Rejected
-from tcc.lanes import LaneOutbox, Turn
+from tcc.lanes import LaneOutbox
 from tcc.outbox import Outbox
 from tcc.v1 import participant_pb2 as pb
 
@@ -120,12 +120,12 @@ class ParticipantWork:
     def _outbox(
         self, action: Action, operation: Operation, items_max: int, senders: int
     ) -> Outbox[Delivery] | LaneOutbox[Delivery]:
-        async def send(batch: list[Delivery], turn: Turn) -> None:
-            await self._settle_batch(action, operation, batch, turn)
+        async def send(batch: list[Delivery]) -> None:
+            await self._settle_batch(action, operation, batch)
 
         lane = action.lane
         if lane is None:
-            return Outbox(lambda batch: send(batch, Turn()), items_max=items_max, senders=senders)
+            return Outbox(send, items_max=items_max, senders=senders)
         return LaneOutbox(
             send,
             lane=lambda delivery: lane(delivery.item.request),
@@ -254,14 +254,12 @@ class ParticipantWork:
             outcome = await self._outcome(action, operation, delivery.item)
         self._answer([(delivery, outcome)])
 
-    async def _settle_batch(
-        self, action: Action, operation: Operation, batch: list[Delivery], turn: Turn
-    ) -> None:
+    async def _settle_batch(self, action: Action, operation: Operation, batch: list[Delivery]) -> None:
         """One transaction for all; where that fails, one for each."""
         batch = self._defer_repeated(action, operation, batch)
         try:
             async with self._transactions:
-                outcomes = await self._transact_batch(action, operation, batch, turn)
+                outcomes = await self._transact_batch(action, operation, batch)
         except Exception as error:
             # A handler may raise anything; each item meets its own below.
             if len(batch) > 1 and not database_failed(error):
@@ -274,20 +272,18 @@ class ParticipantWork:
                 await asyncio.gather(*(self._settle_alone(action, operation, delivery) for delivery in batch))
                 return
             outcomes = [_failure(delivery.item.branch, operation, error) for delivery in batch]
-        # Whoever waited for the turn asks the database now, and the answers are written meanwhile.
-        await asyncio.sleep(0)
         self._answer(zip(batch, outcomes, strict=True))
 
     async def _transact_batch(
-        self, action: Action, operation: Operation, batch: list[Delivery], turn: Turn
+        self, action: Action, operation: Operation, batch: list[Delivery]
     ) -> list[Outcome]:
         items = [delivery.item for delivery in batch]
         spans = self._tracing and [delivery.span for delivery in batch if delivery.span is not None]
         if not spans:
-            return await self._transact(action, operation, items, turn)
+            return await self._transact(action, operation, items)
         assert self._tracing is not None, "who makes no spans has none"
         with self._tracing.together(action.name, operation, spans):
-            return await self._transact(action, operation, items, turn)
+            return await self._transact(action, operation, items)
 
     def _defer_repeated(self, action: Action, operation: Operation, batch: list[Delivery]) -> list[Delivery]:
         """Each key once; a duplicate that came meanwhile goes with the next batch, and finds the row."""
@@ -301,41 +297,16 @@ class ParticipantWork:
 
     async def _outcome(self, action: Action, operation: Operation, item: BatchItem) -> Outcome:
         try:
-            [outcome] = await self._transact(action, operation, [item], Turn())
+            [outcome] = await self._transact(action, operation, [item])
         except Exception as error:  # noqa: BLE001 - a handler may raise anything
             return _failure(item.branch, operation, error)
         return outcome
 
-    async def _transact(
-        self, action: Action, operation: Operation, items: list[BatchItem], turn: Turn
-    ) -> list[Outcome]:
-        """The handler runs in its turn; what the barrier does before may run beside another's.
-
-        Whoever waits for its turn holds rows of the barrier, so whoever is waited for must not want any.
-        That is why a turn that has begun ends with the first attempt, and others are out of turn.
-        """
-
-        def plan() -> Plan[list[Outcome]]:
-            turn.end()
-            return settle(self._door.sql, operation, action.name, items, cancel_always=action.cancel_always)
-
-        try:
-            return await self._door.transact(plan, self._in_turn(action.handlers[operation], turn))
-        finally:
-            turn.end()
-
-    def _in_turn(self, handler: Handler, turn: Turn) -> Handler:
-        door = self._door
-        if not isinstance(door, AsyncDoor):
-            # It runs in a thread, which cannot wait for the loop: its turn is the whole transaction.
-            return handler
-
-        async def in_turn(items: list[BatchItem], db: Any) -> Any:
-            if await door.sees_commits(db):
-                await turn.begin()
-            return await handler(items, db)
-
-        return in_turn
+    async def _transact(self, action: Action, operation: Operation, items: list[BatchItem]) -> list[Outcome]:
+        return await self._door.transact(
+            lambda: settle(self._door.sql, operation, action.name, items, cancel_always=action.cancel_always),
+            action.handlers[operation],
+        )
 
     def _answer(self, outcomes: Iterable[tuple[Delivery, Outcome]]) -> None:
         for delivery, outcome in outcomes:

@@ -1,8 +1,8 @@
-"""Lanes: one batch at a time has its turn in a lane, and a batch carries every lane that is free."""
+"""Lanes: a lane is in one batch at a time, and a batch carries every lane that is free."""
 
 import asyncio
 
-from tcc.lanes import LaneOutbox, Turn
+from tcc.lanes import LaneOutbox
 
 
 class Sent:
@@ -10,13 +10,11 @@ class Sent:
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
-        self.turns: list[Turn] = []
         self.gates: list[asyncio.Event] = []
         self.changed = asyncio.Event()
 
-    async def __call__(self, batch: list[str], turn: Turn) -> None:
+    async def __call__(self, batch: list[str]) -> None:
         self.batches.append(batch)
-        self.turns.append(turn)
         self.gates.append(gate := asyncio.Event())
         self.changed.set()
         await gate.wait()
@@ -76,57 +74,4 @@ async def test_a_lane_longer_than_a_batch_keeps_its_order_and_starves_no_other()
         sent.gates[number - 1].set()
     await sent.settle()
     assert sent.batches == [["a1", "a2"], ["b1", "a3"], ["a4", "a5"]]
-    running.cancel()
-
-
-async def test_the_next_batch_gets_ready_while_a_turn_lasts_and_begins_at_its_end() -> None:
-    sent = Sent()
-    outbox = LaneOutbox(sent, lane=lane_of, items_max=1, senders=3)
-    running = asyncio.create_task(outbox.run())
-    outbox.put_many(["a1", "a2", "a3"])
-    await sent.count(1)
-    await sent.settle()
-    assert sent.batches == [["a1"]]
-    await sent.turns[0].begin()
-    await sent.count(2)
-    await sent.settle()
-    assert sent.batches == [["a1"], ["a2"]], "only one gets ready"
-    second = asyncio.create_task(sent.turns[1].begin())
-    await sent.settle()
-    assert not second.done()
-    sent.turns[0].end()
-    await second
-    await sent.count(3)
-    running.cancel()
-
-
-async def test_a_turn_comes_when_all_before_it_are_over() -> None:
-    earlier = [Turn(), Turn()]
-    for turn in earlier:
-        await turn.begin()
-    next_ready = asyncio.Event()
-    begun = asyncio.create_task(Turn(earlier, next_ready.set).begin())
-    for turn in earlier:
-        await asyncio.sleep(0)
-        assert not begun.done()
-        assert not next_ready.is_set()
-        turn.end()
-    await begun
-    assert next_ready.is_set()
-
-
-async def test_a_batch_that_needs_no_turn_lets_nobody_past_the_one_ahead() -> None:
-    sent = Sent()
-    outbox = LaneOutbox(sent, lane=lane_of, items_max=1, senders=3)
-    running = asyncio.create_task(outbox.run())
-    outbox.put_many(["a1", "a2", "a3"])
-    await sent.count(1)
-    await sent.turns[0].begin()
-    await sent.count(2)
-    sent.turns[1].end()
-    sent.gates[1].set()
-    await sent.settle()
-    assert sent.batches == [["a1"], ["a2"]]
-    sent.turns[0].end()
-    await sent.count(3)
     running.cancel()

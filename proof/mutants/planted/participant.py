@@ -124,14 +124,6 @@ MUTANTS = (
         check=selection(f"{_BARRIER}::test_same_call_twice_in_one_batch_takes_effect_once[sqlite-batch]"),
     ),
     Mutant(
-        name="turn begun before the one ahead is over",
-        breaks="in a lane one batch is handled after the other",
-        file="tcc/lanes.py",
-        old="            await turn._over.wait()",
-        new="            await asyncio.sleep(0)",
-        check=selection("tests/sdk/test_lanes.py"),
-    ),
-    Mutant(
         name="answer before the local commit",
         breaks="what a participant has answered it has done",
         file="tcc/barrier_door.py",
