@@ -14,12 +14,11 @@ coordinator takes for refusing, is missing for the goodput: everything is on one
 machine. `goodput_per_cpu_to_peak` compares what a CPU achieved of those that
 initiators left. A round begins when the bounds are reached.
 
-At last one overload is held, and memory is looked at. For the first minute calls
-still gather in gRPC's queue: it turns some away when a thousand wait, and the more of
-them the more there are, until as many come in as go out. What is said of memory is
-said of the time after that; its growth is from the second third of that time to its
-last one. `memory_mib_coordinator`, about one figure a second, shows all of it. Whoever
-waits in that queue for longer than its deadline is counted in `held_too_late_per_second`.
+At last one overload is held, and memory is looked at. At first calls still gather in
+gRPC's queue, until as many come in as go out or have waited there for too long. What is
+said of memory is said of the time after that; its growth is from the second third of
+that time to its last one. `memory_mib_coordinator`, about one figure a second, shows all
+of it. Whoever waits for longer than its deadline is counted in `held_too_late_per_second`.
 """
 
 from dataclasses import replace
@@ -35,7 +34,7 @@ _TIMES = 4
 # An overloaded round takes this many times as long as another one.
 _LONGER = 3
 # Memory is looked at for `_HELD` such times, after `_FILLING` of them for the queues to fill.
-_FILLING, _HELD = 20, 15
+_FILLING, _HELD = 10, 15
 # One of so many looks is kept for the series.
 _EVERY = 5
 _REFUSED = "RESOURCE_EXHAUSTED"

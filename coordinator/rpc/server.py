@@ -13,6 +13,9 @@ from tcc.v1 import transaction_pb2, transaction_pb2_grpc
 
 # Room for the results of all branches of the largest transaction.
 MESSAGE_BYTES_MAX = 32 * 2**20
+# Whoever has waited for so many whole seconds until we could look at its request is turned away
+# by gRPC, with CANCELLED. Otherwise those whom an overload lets wait would soon wait in vain.
+UNSEEN_MAX_S = 3
 
 SERVICE = transaction_pb2.DESCRIPTOR.services_by_name["TransactionService"].full_name
 
@@ -49,6 +52,7 @@ class Server:
                 # Clients may keep idle connections alive with pings.
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
                 ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.server_max_unrequested_time_in_server", UNSEEN_MAX_S),
             ),
             maximum_concurrent_rpcs=calls_max,
         )
