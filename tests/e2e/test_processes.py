@@ -124,14 +124,7 @@ async def test_sigterm_drains_and_exits_with_0(
     log_url: str, stock: ScriptedParticipant, tmp_path: Path, workers: int
 ) -> None:
     """A transaction whose Confirm is under way when the signal comes is finished first."""
-    go = asyncio.Event()
-
-    async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
-        if call.operation == CONFIRM:
-            await go.wait()
-        return SUCCEEDED
-
-    stock.script = script
+    go = stock.hold_confirms()
     async with daemon.serving(tmp_path, config(stock, log_url), workers=workers) as coordinator:
         async with daemon.stub(coordinator.address) as stub:
             await stub.ExecuteTransaction(pb.ExecuteTransactionRequest(gid="g", branches=[branch("1")]))
@@ -192,14 +185,7 @@ async def test_its_own_postgres_is_started_again_when_it_dies(
     stock: ScriptedParticipant, home: Path, tmp_path: Path, workers: int
 ) -> None:
     """No restart of the coordinator is needed, and what was acknowledged is finished."""
-    go = asyncio.Event()
-
-    async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
-        if call.operation == CONFIRM:
-            await go.wait()
-        return SUCCEEDED
-
-    stock.script = script
+    go = stock.hold_confirms()
     embedded = f"""
         [log]
         data_dir = "{home / "data"}"

@@ -30,14 +30,7 @@ async def test_dtm_a_second_confirm_does_not_stand_for_the_first(
     log_url: str, stock: ScriptedParticipant
 ) -> None:
     """DTM marks a transaction that is submitted again as succeeded without a Confirm."""
-    go = asyncio.Event()
-
-    async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
-        if call.operation == CONFIRM:
-            await go.wait()
-        return SUCCEEDED
-
-    stock.script = script
+    go = stock.hold_confirms()
     async with running(settings_for({"stock": {"target": stock.address}}), log_url) as worker:
         await worker.stub.BeginTransaction(pb.BeginTransactionRequest(gid="g"))
         await worker.stub.TryBranch(pb.TryBranchRequest(gid="g", branch=branch("1")))

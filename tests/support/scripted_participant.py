@@ -38,6 +38,18 @@ class ScriptedParticipant(participant_pb2_grpc.ParticipantServiceServicer):
         self.batches: list[int] = []
         self._changed = asyncio.Condition()
 
+    def hold_confirms(self) -> asyncio.Event:
+        """From now on everything succeeds, but a Confirm only once the event is set."""
+        go = asyncio.Event()
+
+        async def script(call: pb.BranchCall) -> pb.BranchOutcome:
+            if call.operation == pb.OPERATION_CONFIRM:
+                await go.wait()
+            return SUCCEEDED
+
+        self.script = script
+        return go
+
     def count(self, operation: "pb.Operation | None" = None, *, gid: str | None = None) -> int:
         return sum(
             (operation is None or call.operation == operation) and (gid is None or call.gid == gid)
