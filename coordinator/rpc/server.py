@@ -1,5 +1,8 @@
 """The coordinator's gRPC server: its services, health and reflection."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -32,6 +35,21 @@ class ServerTls(Struct, frozen=True, kw_only=True):
     client_ca: bytes | None = None
 
 
+class Services:
+    """What generated code adds services to, with one queue of calls for all methods.
+
+    With one for each, as that code would have it, gRPC's server looks at all of them for every call.
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
+
+    def add_registered_method_handlers(
+        self, service_name: str, method_handlers: "Mapping[str, grpc.RpcMethodHandler[Any, Any]]"
+    ) -> None:
+        """They are served as generic ones, which generated code adds as well."""
+
+
 class Server:
     """A server for initiators on one address."""
 
@@ -56,11 +74,12 @@ class Server:
             ),
             maximum_concurrent_rpcs=calls_max,
         )
+        services = Services(self._server)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # the stubs lack it
         transaction_pb2_grpc.add_TransactionServiceServicer_to_server(
-            TransactionService(engine, limits, new_trace=new_trace), self._server
+            TransactionService(engine, limits, new_trace=new_trace), services
         )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
         reflection.enable_server_reflection(
             (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME),
             self._server,
