@@ -110,6 +110,12 @@ def _load_options() -> argparse.ArgumentParser:
     )
     parser.add_argument("--no-floor", dest="floor", action="store_false", help="leave the floor out")
     parser.add_argument(
+        "--unpinned",
+        dest="pinned",
+        action="store_false",
+        help="coordinator and floor on any CPU (pin_workers = false)",
+    )
+    parser.add_argument(
         "--data-dir", type=Path, help="where PostgreSQL's data go; default: a temporary directory"
     )
     parser.add_argument("--quick", action="store_true", help="a short run, to see that everything works")
@@ -132,6 +138,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         wait_for=arguments.wait_for,
         initiators=arguments.initiators,
         floor=arguments.floor,
+        pinned=arguments.pinned,
         transactions=arguments.transactions,
         rows=arguments.rows,
         data_dir=arguments.data_dir,

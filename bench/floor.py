@@ -31,8 +31,11 @@ from coordinator.core.model import State
 from coordinator.log import statements
 from coordinator.log.connections import Connections
 from coordinator.log.migration import migrate
+from coordinator.process import stay_on_one_cpu
 from coordinator.rpc.participant_client import CHANNEL_OPTIONS
+from coordinator.rpc.server import Services
 from tcc.garbage import relax_garbage_collection
+from tcc.helper_threads import helper_threads
 from tcc.uuid7 import uuid7
 from tcc.v1 import (
     participant_pb2 as participant_pb,
@@ -205,6 +208,8 @@ class Floor(transaction_pb2_grpc.TransactionServiceServicer):
 
 async def _serve(url: str, addresses: Mapping[str, str]) -> None:
     log = Connections(url, most=_CONNECTIONS)
+    with helper_threads():  # as in the coordinator
+        server = grpc.aio.server(options=(("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),))
     stubs = {
         name: participant_pb2_grpc.ParticipantServiceStub(
             grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
@@ -212,8 +217,7 @@ async def _serve(url: str, addresses: Mapping[str, str]) -> None:
         for name, address in addresses.items()
     }
     floor = Floor(log, stubs)
-    server = grpc.aio.server(options=(("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),))
-    transaction_pb2_grpc.add_TransactionServiceServicer_to_server(floor, server)
+    transaction_pb2_grpc.add_TransactionServiceServicer_to_server(floor, Services(server))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     relax_garbage_collection()
@@ -232,6 +236,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--log", required=True, metavar="URL", help="the database for its log")
     parser.add_argument("--participant", action="append", default=[], metavar="NAME=HOST:PORT")
+    parser.add_argument("--pin", action="store_true", help="keep to one CPU, as `pin_workers` has it")
     options = parser.parse_args()
+    if options.pin:
+        stay_on_one_cpu(0)
     migrate(options.log)
     uvloop.run(_serve(options.log, dict(each.split("=", 1) for each in options.participant)))

@@ -22,6 +22,8 @@ class Options:
     # Processes that offer load.
     initiators: int = 1
     floor: bool = True
+    # The coordinator, and its floor, keep to one CPU.
+    pinned: bool = True
     # Left unfinished, to be drained.
     transactions: int = 10_000
     # Ended transactions in the log, one size after the other.

@@ -29,6 +29,7 @@ import psycopg
 from bench import work
 from bench.children import Child, child
 from bench.figures import Counts, Round
+from bench.options import Options
 from coordinator.log.embedded import EmbeddedPostgres
 
 _COUNTERS = """
@@ -96,8 +97,11 @@ class System:
 class Stage:
     """A directory, a PostgreSQL and the processes beside them. Made by `stage`."""
 
-    def __init__(self, directory: Path, postgres: EmbeddedPostgres, cleanup: ExitStack) -> None:
+    def __init__(
+        self, directory: Path, postgres: EmbeddedPostgres, cleanup: ExitStack, *, pinned: bool
+    ) -> None:
         self.directory = directory
+        self._pinned = pinned
         self._postgres = postgres
         self._cleanup = cleanup
         self._counters = cleanup.enter_context(psycopg.connect(postgres.url(), autocommit=True))
@@ -159,8 +163,9 @@ class Stage:
         """
         config = self.directory / f"coordinator-{database}.toml"
         url = self._new_database(database)
+        settings = {"pin_workers": str(self._pinned).lower(), **(limits or {})}
         config.write_text(
-            _coordinator_config(url, participants.addresses, limits=limits or {}, policy=policy or {})
+            _coordinator_config(url, participants.addresses, settings=settings, policy=policy or {})
         )
         process = self._child(
             f"coordinator-{database}",
@@ -176,7 +181,8 @@ class Stage:
         """The floor program (`bench.floor`), with a database of its own."""
         url = self._new_database("floor")
         targets = [f"--participant={name}={address}" for name, address in participants.addresses.items()]
-        process = self._child("floor", "bench.floor", f"--log={url}", *targets)
+        pin = ["--pin"] if self._pinned else []
+        process = self._child("floor", "bench.floor", f"--log={url}", *targets, *pin)
         return self._system(process, "floor", "floor", participants), process
 
     def url(self, database: str) -> str:
@@ -313,15 +319,15 @@ class OfferedLoad:
 
 
 @contextmanager
-def stage(data_dir: Path | None = None) -> Iterator[Stage]:
-    """A stage beside the block. Its data are kept below `data_dir`, and removed at the end."""
-    directory = Path(tempfile.mkdtemp(prefix="tcc-bench-", dir=data_dir))
+def stage(options: Options) -> Iterator[Stage]:
+    """A stage beside the block. Its data are kept below `options.data_dir`, and removed at the end."""
+    directory = Path(tempfile.mkdtemp(prefix="tcc-bench-", dir=options.data_dir))
     postgres = EmbeddedPostgres(directory)
     try:
         with ExitStack() as cleanup:
             postgres.start()
             cleanup.callback(postgres.stop)
-            yield Stage(directory, postgres, cleanup)
+            yield Stage(directory, postgres, cleanup, pinned=options.pinned)
     finally:
         shutil.rmtree(directory)
 
@@ -340,9 +346,9 @@ def _counting(children: Mapping[str, Child]) -> Participants:
 
 
 def _coordinator_config(
-    url: str, addresses: Mapping[str, str], *, limits: Mapping[str, str], policy: Mapping[str, str]
+    url: str, addresses: Mapping[str, str], *, settings: Mapping[str, str], policy: Mapping[str, str]
 ) -> str:
-    lines = [f"{name} = {value}" for name, value in limits.items()]
+    lines = [f"{name} = {value}" for name, value in settings.items()]
     lines.append(f'log.url = "{url}"')
     for name, address in addresses.items():
         lines += [f"[participants.{name}]", f'target = "{address}"']

@@ -28,6 +28,7 @@ from coordinator.rpc.participant_client import ParticipantAddress, ParticipantCl
 from coordinator.rpc.server import Server, ServerTls
 from coordinator.settings import Settings, TracingSettings
 from tcc.garbage import relax_garbage_collection
+from tcc.helper_threads import helper_threads
 from tcc.uuid7 import uuid7
 
 if TYPE_CHECKING:
@@ -309,7 +310,8 @@ async def run_worker(
     SIGHUP makes it read `source` again, which has said `started_with` at the start; RELOAD_REFUSED has
     it count, and alert of, what its supervisor has refused.
     """
-    worker = Worker(settings, url, share_port=share_port, slot=slot)
+    with helper_threads():  # those of gRPC start with its first server or channel
+        worker = Worker(settings, url, share_port=share_port, slot=slot)
     relax_garbage_collection()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -23,7 +23,7 @@ from coordinator.core.errors import LogUnavailable
 from coordinator.log.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from coordinator.log.migration import LogTooNewError, LogUrlError, migrate as migrate_log
 from coordinator.logging import configure_logging
-from coordinator.process import end_with_parent
+from coordinator.process import end_with_parent, stay_on_one_cpu
 from coordinator.rpc.server import ListenError
 from coordinator.settings import Settings
 
@@ -167,6 +167,8 @@ def _serve_alone(settings: Settings, url: str, source: Source) -> int:
         _say_ready(os.getpid())
         _say_listening(settings, port)
 
+    if settings.pin_workers:
+        stay_on_one_cpu(0)
     try:
         uvloop.run(
             run_worker(
@@ -377,6 +379,8 @@ def _work(
     """The main function of a worker process."""
     end_with_parent(parent_pid)
     configure_logging()
+    if settings.pin_workers:
+        stay_on_one_cpu(slot)
 
     def on_ready(_port: int, owner: str) -> None:
         with suppress(BrokenPipeError), ready:  # it is stopping, and wants to know no more

@@ -23,7 +23,7 @@ _MODES_WITH_FLOOR = ("batched", "unary")
 
 
 def run(options: Options) -> Report:
-    with stage(options.data_dir) as here:
+    with stage(options) as here:
         here.start_initiators(options.initiators)
         participants = here.start_participants()
         coordinator = here.start_coordinator(participants)

@@ -70,7 +70,7 @@ class _Drain:
 
 
 def run(options: Options) -> Report:
-    with stage(options.data_dir) as here:
+    with stage(options) as here:
         here.start_initiators(1)
         backlogs = _Backlogs(here, here.start_participants(_STEADY), options)
         alone: dict[str, list[_Drain]] = {way: [] for way in _WAYS}

@@ -97,7 +97,7 @@ class _Turn:
 
 
 def run(options: Options) -> Report:
-    with stage(options.data_dir) as here:
+    with stage(options) as here:
         here.start_initiators(options.initiators)
         participants = here.start_participants()
         # The small ones last: they are made anew most often.

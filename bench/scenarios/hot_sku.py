@@ -26,7 +26,7 @@ _ALONE = "inventory-alone"
 
 
 def run(options: Options) -> Report:
-    with stage(options.data_dir) as here:
+    with stage(options) as here:
         here.start_initiators(options.initiators)
         hot, spread = _orders(here, options)
         alone = _alone(here, options)

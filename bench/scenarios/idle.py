@@ -57,7 +57,7 @@ class IdleReport:
 
 
 def run(options: Options) -> IdleReport:
-    with stage(options.data_dir) as here:
+    with stage(options) as here:
         here.start_initiators(1)
         participants = here.start_participants()
         coordinator = here.start_coordinator(participants)

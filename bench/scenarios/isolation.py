@@ -35,7 +35,7 @@ _UNFINISHED = "SELECT EXISTS (SELECT FROM transactions WHERE ended_at IS NULL)"
 def run(options: Options) -> Report:
     in_flight = (options.in_flight or (_IN_FLIGHT,))[-1]
     measured: dict[bool, list[Round]] = {False: [], True: []}
-    with stage(options.data_dir) as here:
+    with stage(options) as here:
         isolation = _Isolation(here, in_flight, options)
         for _ in range(options.rounds):
             measured[False].append(isolation.measure_alone())

@@ -104,7 +104,7 @@ class MemoryReport:
 def run(options: Options) -> MemoryReport:
     held = []
     for mode in ("accepted", *options.modes):
-        with stage(options.data_dir) as here:
+        with stage(options) as here:
             held.append(_held(here, mode, sorted(options.in_flight or _LIVE)))
     return MemoryReport(held=held)
 

@@ -18,7 +18,7 @@ from bench.stage import stage
 
 
 def run(options: Options) -> Report:
-    with stage(options.data_dir) as here:
+    with stage(options) as here:
         here.start_initiators(options.initiators)
         flows = Flows(here, options)
         rows = [_row(flows, in_flight, options) for in_flight in options.in_flight or (IN_FLIGHT,)]

@@ -43,7 +43,7 @@ _TOO_LATE = "DEADLINE_EXCEEDED:"
 
 
 def run(options: Options) -> Report:
-    with stage(options.data_dir) as here:
+    with stage(options) as here:
         here.start_initiators(options.initiators)
         system = here.start_coordinator(here.start_participants())
         found = _Overload(here, system, options)

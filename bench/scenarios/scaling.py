@@ -55,7 +55,7 @@ def _vary(varied: str, all_sizes: Sequence[Sizes], options: Options) -> list[Row
     in_flight = (options.in_flight or (_IN_FLIGHT,))[-1]
     names = [f"participant-{n}" for n in range(max(sizes.participants for sizes in all_sizes))]
     rounds: dict[Sizes, list[Round]] = {sizes: [] for sizes in all_sizes}
-    with stage(options.data_dir) as here:
+    with stage(options) as here:
         here.start_initiators(initiators)
         participants = here.start_participants(names)
         coordinators = {

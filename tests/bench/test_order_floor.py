@@ -20,6 +20,7 @@ from psycopg.rows import dict_row
 import tcc
 from bench import work
 from bench.flow import fill_stock, issue_coupons
+from bench.options import Options
 from bench.stage import Stage, System, floor_database, stage
 from coordinator.core.model import State
 
@@ -44,7 +45,10 @@ Rows = dict[str, list[dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def here() -> Iterator[Stage]:
-    with tempfile.TemporaryDirectory(prefix="tcc-test-") as directory, stage(Path(directory)) as made:
+    with (
+        tempfile.TemporaryDirectory(prefix="tcc-test-") as directory,
+        stage(Options(data_dir=Path(directory))) as made,
+    ):
         yield made
 
 

@@ -210,6 +210,53 @@ async def test_its_own_postgres_is_started_again_when_it_dies(
     assert not _postgres_in(home)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_pinned_workers_keep_to_a_cpu_each_and_leave_postgres_all(
+    stock: ScriptedParticipant, home: Path, tmp_path: Path, workers: int
+) -> None:
+    usable = os.sched_getaffinity(0)
+    pinned = f"""
+        pin_workers = true
+        [log]
+        data_dir = "{home / "data"}"
+        [participants.stock]
+        target = "{stock.address}"
+    """
+    async with daemon.serving(tmp_path, pinned, workers=workers) as coordinator:
+        cpus = [os.sched_getaffinity(pid) for pid in coordinator.workers]
+        assert all(len(each) == 1 for each in cpus)
+        assert len(set().union(*cpus)) == min(workers, len(usable))
+        first = second = _postmaster(home)
+        assert first is not None
+        assert os.sched_getaffinity(first) == usable
+        os.kill(first, signal.SIGKILL)
+        async with daemon.stub(coordinator.address) as stub:
+            while second in (first, None):
+                await _once_available(stub, pb.ExecuteTransactionRequest(branches=[branch("1")]))
+                second = _postmaster(home)
+        assert os.sched_getaffinity(second) == usable
+
+
+def _postmaster(home: Path) -> int | None:
+    try:
+        return int((home / "data" / "postgres" / "postmaster.pid").read_text().split()[0])
+    except (FileNotFoundError, IndexError):
+        return None  # it is being started
+
+
+async def test_threads_of_grpc_do_not_take_the_cpu_from_the_loop(log_url: str, tmp_path: Path) -> None:
+    async with daemon.serving(tmp_path, f'[log]\nurl = "{log_url}"') as coordinator:
+        (worker,) = coordinator.workers
+        policies = {thread: os.sched_getscheduler(thread) for thread in _threads(worker)}
+    assert policies.pop(worker) == os.SCHED_OTHER
+    assert len(policies) > 1
+    assert set(policies.values()) == {os.SCHED_BATCH}
+
+
+def _threads(pid: int) -> list[int]:
+    return [int(entry.name) for entry in Path(f"/proc/{pid}/task").iterdir()]
+
+
 async def _once_available(stub, request: pb.ExecuteTransactionRequest) -> pb.ExecuteTransactionResponse:
     async with asyncio.timeout(120):
         while True:
