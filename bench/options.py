@@ -14,7 +14,7 @@ class Options:
     # Of one round, and before each.
     seconds: float = 3.0
     warm_up_s: float = 1.0
-    rounds: int = 3
+    rounds: int = 5
     modes: tuple[str, ...] = MODES
     # None: the scenario's own.
     in_flight: tuple[int, ...] | None = None
