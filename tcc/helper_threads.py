@@ -1,9 +1,12 @@
 """Threads that help the one that computes, and should not push it aside."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -12,12 +15,18 @@ def helper_threads() -> Iterator[None]:
 
     gRPC wakes threads of its own for almost every event. Otherwise they would take the event loop's
     CPU at once, several times a call, each for a few microseconds. Linux only (its scheduling policy
-    SCHED_BATCH); elsewhere, and where the process has a policy that somebody has chosen, nothing changes.
+    SCHED_BATCH); elsewhere, in sandboxes that refuse it, and where somebody has chosen another policy for
+    the process, nothing changes.
     """
     if sys.platform != "linux" or os.sched_getscheduler(0) != os.SCHED_OTHER:
         yield
         return
-    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    try:
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    except OSError as error:
+        logger.info("gRPC's threads keep the ordinary scheduling policy: %s", error)
+        yield
+        return
     try:
         yield
     finally:
