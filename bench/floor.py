@@ -31,11 +31,10 @@ from coordinator.core.model import State
 from coordinator.log import statements
 from coordinator.log.connections import Connections
 from coordinator.log.migration import migrate
-from coordinator.process import stay_on_one_cpu
+from coordinator.process import background_threads, stay_on_one_cpu
 from coordinator.rpc.participant_client import CHANNEL_OPTIONS
 from coordinator.rpc.server import Services
 from tcc.garbage import relax_garbage_collection
-from tcc.helper_threads import helper_threads
 from tcc.uuid7 import uuid7
 from tcc.v1 import (
     participant_pb2 as participant_pb,
@@ -208,7 +207,7 @@ class Floor(transaction_pb2_grpc.TransactionServiceServicer):
 
 async def _serve(url: str, addresses: Mapping[str, str]) -> None:
     log = Connections(url, most=_CONNECTIONS)
-    with helper_threads():  # as in the coordinator
+    with background_threads():  # as in the coordinator
         server = grpc.aio.server(options=(("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),))
     stubs = {
         name: participant_pb2_grpc.ParticipantServiceStub(

@@ -10,7 +10,11 @@ from bench.targets import Verdict, figure, judge
 _PAGE = "README.md"
 _INTRODUCTION = f"""\
 Written by `python -m bench`, as are the plots; all figures are in [{FILE}]({FILE}).
-Compare ratios: another machine, or another run, has other numbers."""
+Compare ratios: another machine, or another run, has other numbers.
+
+The coordinator and its floor keep to one CPU (`pin_workers = true`, not the default) where the command
+does not say `--unpinned`. What it does without, and how far runs differ, is told in
+docs/PERFORMANCE.md."""
 _NOBODY = "Nothing has been measured yet: `python -m bench all --save DIR`."
 
 

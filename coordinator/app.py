@@ -20,6 +20,7 @@ from coordinator.log.operator_store import PostgresOperatorLog
 from coordinator.log.store import PostgresLog
 from coordinator.metrics import LogGauges
 from coordinator.monitoring import Monitoring
+from coordinator.process import background_threads
 from coordinator.reconciling import Reconciling
 from coordinator.recovery import Heartbeat, Job, schedule
 from coordinator.reporting import Reporting
@@ -28,7 +29,6 @@ from coordinator.rpc.participant_client import ParticipantAddress, ParticipantCl
 from coordinator.rpc.server import Server, ServerTls
 from coordinator.settings import Settings, TracingSettings
 from tcc.garbage import relax_garbage_collection
-from tcc.helper_threads import helper_threads
 from tcc.uuid7 import uuid7
 
 if TYPE_CHECKING:
@@ -310,7 +310,7 @@ async def run_worker(
     SIGHUP makes it read `source` again, which has said `started_with` at the start; RELOAD_REFUSED has
     it count, and alert of, what its supervisor has refused.
     """
-    with helper_threads():  # those of gRPC start with its first server or channel
+    with background_threads():  # gRPC starts its own with the first server or channel
         worker = Worker(settings, url, share_port=share_port, slot=slot)
     relax_garbage_collection()
     loop = asyncio.get_running_loop()

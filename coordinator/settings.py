@@ -365,7 +365,7 @@ class Settings(BaseSettings):
     listen: ListenSettings = ListenSettings()
     admin: AdminSettings = AdminSettings()
     workers: int = Field(default=1, ge=1, le=64)
-    # Each worker keeps to a CPU of its own, of those the process may use. Linux only.
+    # Each worker keeps to one CPU, taken in turns from those the process may use. Linux only.
     pin_workers: bool = False
     # How long a coordinator that is told to stop may finish its work.
     drain_s: float = Field(default=10.0, ge=0)

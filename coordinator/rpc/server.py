@@ -5,7 +5,7 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from msgspec import Struct
 
 from coordinator.engine.engine import Engine
@@ -80,9 +80,10 @@ class Server:
             TransactionService(engine, limits, new_trace=new_trace), services
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
-        reflection.enable_server_reflection(
-            (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME),
-            self._server,
+        names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+            reflection.aio.ReflectionServicer(names),  # type: ignore[attr-defined] # the stubs lack it
+            services,
         )
 
     async def start(self, address: str, tls: ServerTls | None = None) -> int:

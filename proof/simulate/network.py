@@ -343,6 +343,14 @@ class Context:
         raise AbortError((status.code, status.details, tuple(status.trailing_metadata or ())))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _HandlerCallDetails(grpc.HandlerCallDetails):
+    """What a generic handler is asked for."""
+
+    method: str
+    invocation_metadata: tuple[tuple[str, str | bytes], ...] = ()
+
+
 class Server:
     """A server's end, in place of `grpc.aio.server`'s."""
 
@@ -352,16 +360,15 @@ class Server:
         self.process = process
         self._network = network
         self._calls_max = calls_max
-        self._methods: dict[str, Any] = {}
+        self._handlers: list[Any] = []
         self._addresses: list[str] = []
         self._tasks: dict[asyncio.Task[None], None] = {}
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
-        """The same methods come registered as well."""
+        self._handlers.extend(handlers)
 
     def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
-        for name, handler in handlers.items():
-            self._methods[f"/{service}/{name}"] = handler
+        """The same methods come as generic ones as well."""
 
     def add_insecure_port(self, address: str) -> int:
         self._addresses.append(address)
@@ -395,7 +402,8 @@ class Server:
         if self._calls_max is not None and len(self._tasks) > self._calls_max:
             call.reply((grpc.StatusCode.RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!", ()), copy)
             return
-        handler = self._methods[call.path]
+        asked = _HandlerCallDetails(method=call.path)
+        handler = next(found for each in self._handlers if (found := each.service(asked)) is not None)
         context = Context(call, copy, handler.response_serializer, self._network.loop)
         try:
             request = handler.request_deserializer(call.request)
