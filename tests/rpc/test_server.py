@@ -17,6 +17,6 @@ async def test_methods_have_no_queues_of_their_own(monkeypatch: pytest.MonkeyPat
     def note(_: grpc.aio.Server, service: str, __: object) -> None:
         queued.append(service)
 
-    monkeypatch.setattr(grpc.aio.Server, "add_registered_method_handlers", note)
+    monkeypatch.setattr(type(grpc.aio.server()), "add_registered_method_handlers", note)
     Server(cast("Engine", None), settings_for({}).request_limits(), share_port=False, calls_max=1)
     assert queued == []
