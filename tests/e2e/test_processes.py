@@ -197,8 +197,9 @@ async def test_its_own_postgres_is_started_again_when_it_dies(
         daemon.stub(coordinator.address) as stub,
     ):
         await stub.ExecuteTransaction(pb.ExecuteTransactionRequest(gid="before", branches=[branch("1")]))
-        pid_file = home / "data" / "postgres" / "postmaster.pid"
-        os.kill(int(pid_file.read_text().split()[0]), signal.SIGKILL)
+        postmaster = _postmaster(home)
+        assert postmaster is not None
+        os.kill(postmaster, signal.SIGKILL)
         go.set()
         for gid in ("before", "after"):
             request = pb.ExecuteTransactionRequest(
