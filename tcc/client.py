@@ -144,7 +144,7 @@ class Client:
             Unavailable, ResourceExhausted: No coordinator took it until the time was up.
             DeadlineExceeded: It was not decided in time. It goes on without the caller.
             ClientClosed: The client was closed meanwhile.
-            TypeError: A payload is of no known kind.
+            TypeError: A payload cannot be encoded.
         """
         request = execute_request(
             branches,

@@ -3,7 +3,6 @@
 The enums are numbered as in the contract.
 """
 
-import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -67,8 +66,8 @@ class TryResult:
     content_type: str = ""
 
     def json(self) -> Any:
-        """The result as plain JSON. Raises ValueError if it is none."""
-        return json.loads(self.data)
+        """The result as plain JSON. Raises InvalidPayloadError, a ValueError, if it is none."""
+        return payload.decode_json(self.data)
 
     def as_(self, kind: type[T]) -> T:
         """The result decoded as `kind` (see tcc.payload). Raises InvalidPayloadError."""

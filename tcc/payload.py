@@ -1,31 +1,55 @@
 """How payloads and Try results become bytes, and bytes become them again.
 
-A kind is what an action declares: a protobuf message class, a pydantic model, a
-dataclass, `dict` (a JSON object) or `bytes` (as they are). pydantic is used
+A kind is what an action declares: a protobuf message class, a pydantic model, a msgspec
+Struct, a dataclass, `dict` (a JSON object) or `bytes` (as they are). pydantic is used
 where it is installed and is never required.
+
+Within dicts, lists, dataclasses and Structs these types have a JSON form. A kind that
+declares the type decodes it again; in a `dict` it stays the JSON form:
+
+| type | JSON form |
+|---|---|
+| Decimal | string: `"1.50"` |
+| datetime, date, time | string, RFC 3339: `"2026-01-31T12:00:00Z"`, `"2026-01-31"`, `"12:00:00"` |
+| timedelta | string, ISO 8601: `"P1DT5S"` |
+| UUID | string |
+| Enum | its value |
+| bytes | string, base64 |
+| tuple, set, frozenset | array; sets are sorted |
+
+NaN, infinities and text with a lone surrogate are refused. Equal values become equal bytes,
+so that a repeated gid is no conflict: keys are sorted, protobuf is serialised deterministically.
+
+Dataclasses and Structs are validated strictly: `"3"` is no int, no field may be missing, and a
+dataclass has no fields that it does not declare (a Struct: see its `forbid_unknown_fields`).
 """
 
 import dataclasses
 import json
+import re
+from functools import cache
 from typing import Any, NamedTuple, TypeVar, cast
 
+import msgspec
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
+
+from tcc.plain_text import plain_text
 
 T = TypeVar("T")
 
 JSON = "application/json"
 PROTOBUF = "application/x-protobuf"
 OCTETS = "application/octet-stream"
-# Of the contract: nobody knows the payload any more.
+# Of the contract: the payload is not known any more.
 UNKNOWN = "application/x-tcc-unknown"
 
-# Made once: json.dumps makes a new encoder per call, which costs as much as encoding a small dict.
-_to_json = json.JSONEncoder(separators=(",", ":")).encode
+CONTENT_TYPE_BYTES_MAX = 128
+_ERRORS_SHOWN_MAX = 5
 
 
 class InvalidPayloadError(ValueError):
-    """The bytes are not what the action declares."""
+    """The bytes are not what the action declares. The text names fields and shows no values."""
 
 
 class Encoded(NamedTuple):
@@ -36,67 +60,162 @@ class Encoded(NamedTuple):
 
 
 def encode(value: object) -> Encoded:
-    """A value as bytes with their content type. None is no bytes and no type; Encoded is done already.
+    """Return a value as bytes with their content type. None is no bytes and no type; Encoded is done already.
 
-    Raises TypeError for a value of no known kind.
+    Raises:
+        TypeError: The value is of no known kind, or cannot be encoded.
     """
+    try:
+        return _encode(value)
+    except TypeError:
+        raise
+    except Exception as error:
+        name = type(error).__name__
+        raise TypeError(plain_text(f"{type(value).__name__} cannot be encoded: {name}: {error}")) from error
+
+
+def _encode(value: object) -> Encoded:
     match value:
         case Encoded():
-            return value
+            return _checked(value)
         case None:
             return Encoded(b"", "")
         case bytes():
             return Encoded(value, OCTETS)
         case Message():
-            return Encoded(value.SerializeToString(), PROTOBUF)
-        case dict() | list():
+            return Encoded(value.SerializeToString(deterministic=True), PROTOBUF)
+        case dict() | list() | msgspec.Struct():
             return Encoded(_to_json(value).encode(), JSON)
     if hasattr(value, "model_dump_json"):
         return Encoded(value.model_dump_json().encode(), JSON)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return Encoded(_to_json(dataclasses.asdict(value)).encode(), JSON)
+        return Encoded(_to_json(value).encode(), JSON)
     raise TypeError(
         f"{type(value).__name__} is no payload: give a protobuf message, a pydantic model, "
-        "a dataclass, a dict, a list, bytes or None"
+        "a msgspec Struct, a dataclass, a dict, a list, bytes or None"
     )
 
 
+def _json_form(value: object) -> object:
+    """Return what the json module does not know as what it knows. Raises TypeError."""
+    return msgspec.to_builtins(value, str_keys=True, order="deterministic", enc_hook=_no_json_form)
+
+
+def _no_json_form(value: object) -> object:
+    raise TypeError(f"a value of class {type(value).__name__} cannot be encoded as JSON")
+
+
+# Made once: json.dumps makes a new encoder per call, which costs as much as encoding a small dict.
+_to_json = json.JSONEncoder(
+    separators=(",", ":"), sort_keys=True, allow_nan=False, ensure_ascii=False, default=_json_form
+).encode
+
+
+def _checked(encoded: Encoded) -> Encoded:
+    data: object = encoded.data
+    content_type: object = encoded.content_type
+    if not isinstance(data, bytes) or not isinstance(content_type, str):
+        raise TypeError("Encoded holds bytes and a content type: Encoded(b'…', 'image/png')")
+    if not content_type.isprintable() or len(content_type.encode()) > CONTENT_TYPE_BYTES_MAX:
+        raise TypeError(f"a content type has at most {CONTENT_TYPE_BYTES_MAX} bytes of printable text")
+    return encoded
+
+
 def check_kind(kind: type) -> None:
-    """Raises TypeError unless `decode` knows this kind."""
-    if kind not in {bytes, dict} and not (
-        issubclass(kind, Message) or hasattr(kind, "model_validate_json") or dataclasses.is_dataclass(kind)
+    """Raise TypeError unless `decode` knows this kind."""
+    if not isinstance(kind, type) or not (
+        kind in {bytes, dict}
+        or issubclass(kind, Message | msgspec.Struct)
+        or hasattr(kind, "model_validate_json")
+        or dataclasses.is_dataclass(kind)
     ):
         raise TypeError(
-            f"{kind.__name__} is no kind of payload: declare a protobuf message, a pydantic model, "
-            "a dataclass, dict or bytes"
+            f"{getattr(kind, '__name__', kind)} is no kind of payload: declare a protobuf message, "
+            "a pydantic model, a msgspec Struct, a dataclass, dict or bytes"
         )
 
 
 def is_frozen(kind: type) -> bool:
-    """Whether this kind's author declared its objects immutable."""
+    """Return whether this kind's author declared its objects immutable."""
     if dataclasses.is_dataclass(kind):
         return bool(kind.__dataclass_params__.frozen)  # type: ignore[attr-defined] # its stubs leave it out
+    if issubclass(kind, msgspec.Struct):
+        return kind.__struct_config__.frozen
     return kind is bytes or bool(getattr(kind, "model_config", {}).get("frozen"))
 
 
 def decode(kind: type[T], data: bytes, content_type: str) -> T:
-    """Bytes as a value of the kind. Raises InvalidPayloadError, which says what is wrong."""
+    """Return bytes as a value of the kind.
+
+    Raises:
+        InvalidPayloadError: The bytes are no such value. No bytes raise anything else.
+    """
     if kind is bytes:
         return cast("T", data)
     try:
         return cast("T", _decode(kind, data, content_type))
-    except (DecodeError, json_format.ParseError, TypeError, ValueError) as error:
-        raise InvalidPayloadError(f"not a {kind.__name__}: {error}") from error
+    except Exception as error:  # noqa: BLE001 - an author's validators may raise anything
+        text = plain_text(f"not a {kind.__name__}: {_reason(error)}")
+        # The library's own exception quotes the payload; it must not come along.
+        raise InvalidPayloadError(text) from None
+
+
+def decode_json(data: bytes) -> Any:
+    """Return any JSON as plain values. Raises InvalidPayloadError."""
+    try:
+        return msgspec.json.decode(data)
+    except Exception as error:  # noqa: BLE001 - deep nesting is a RecursionError
+        raise InvalidPayloadError(f"not JSON: {_reason(error)}") from None
 
 
 def _decode(kind: Any, data: bytes, content_type: str) -> object:
     if issubclass(kind, Message):
-        if content_type == JSON:
-            return json_format.Parse(data, kind())
-        return kind.FromString(data)
+        return json_format.Parse(data, kind()) if content_type == JSON else kind.FromString(data)
     if hasattr(kind, "model_validate_json"):
         return kind.model_validate_json(data)
-    fields = json.loads(data)
-    if not isinstance(fields, dict):
-        raise TypeError("a JSON object is wanted")
-    return fields if kind is dict else kind(**fields)
+    if issubclass(kind, msgspec.Struct):
+        return msgspec.json.decode(data, type=kind)
+    fields = _decode_object(data)
+    if kind is dict:
+        return fields
+    unknown = fields.keys() - _field_names(kind)
+    if unknown:
+        raise msgspec.ValidationError(f"unknown fields {', '.join(sorted(unknown))}")
+    return msgspec.convert(fields, kind, str_keys=True)
+
+
+_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+@cache
+def _field_names(kind: Any) -> frozenset[str]:
+    return frozenset(field.name for field in dataclasses.fields(kind) if field.init)
+
+
+def _reason(error: Exception) -> str:
+    """Return why bytes could not be decoded, without the values that libraries quote."""
+    match error:
+        case msgspec.ValidationError():
+            # "Invalid enum value 'x' - at `$.colour`"
+            return re.sub(r"(Invalid (?:enum )?value) .*?( - at|$)", r"\1\2", str(error), flags=re.DOTALL)
+        case msgspec.DecodeError():
+            return str(error)
+        case json_format.ParseError():
+            fields = re.findall(r"Failed to parse (\w+) field", str(error))
+            return f"cannot parse field {'.'.join(fields)}" if fields else "cannot parse its JSON"
+        case DecodeError():
+            return "malformed protobuf"
+        case RecursionError():
+            return "it is nested too deeply"
+    errors = getattr(error, "errors", None)
+    if callable(errors) and type(error).__module__.startswith("pydantic_core"):
+        found = errors(include_input=False, include_url=False, include_context=False)
+        return "; ".join(_pydantic_reason(each) for each in found[:_ERRORS_SHOWN_MAX])
+    return f"{type(error).__name__} was raised while it was decoded"
+
+
+def _pydantic_reason(error: dict[str, Any]) -> str:
+    # Past the first, names may be keys of a dict; the message may quote a part of the value.
+    first, *others = error["loc"] or ("$",)
+    path = f"{first}{''.join(f'[{step}]' for step in others if isinstance(step, int))}"
+    return f"{path}: {error['type']}"

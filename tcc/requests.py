@@ -20,7 +20,8 @@ class BranchRequest:
     - `participant`: the name that the coordinator's configuration knows, never an address.
     - `action`: which of the participant's actions to call.
     - `payload`: the argument of Try, Confirm and Cancel: a protobuf message, a pydantic model,
-      a dataclass, a dict or list (JSON), bytes as they are, or None.
+      a msgspec Struct, a dataclass, a dict or list (JSON), bytes as they are, or None. Equal
+      payloads travel as equal bytes (see tcc.payload).
     - `branch_id`: unique within the transaction. By default the participant's name, for its
       second branch `name-2`, and so on in the order of the branches.
     - `stage`: stage n+1 is tried only after every Try of stage n succeeded.
@@ -60,7 +61,10 @@ def execute_request(
     wait_for: WaitFor,
     initiator: str,
 ) -> pb.ExecuteTransactionRequest:
-    """A whole transaction. Raises TypeError for a payload of no known kind, ValueError for `wait_for`."""
+    """Return a whole transaction.
+
+    Raises TypeError for a payload that cannot be encoded, ValueError for `wait_for`.
+    """
     branches = list(branches)
     ids = BranchIds([branch.branch_id for branch in branches if branch.branch_id])
     request = pb.ExecuteTransactionRequest(
