@@ -7,13 +7,14 @@ operation that takes a list of items and answers one thing per item.
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tcc import payload
-from tcc.barrier import Code, Operation, Outcome
+from tcc.barrier import Code, InvalidResultError, Operation, Outcome
 from tcc.barrier_door import Handler
-from tcc.branch import Branch
-from tcc.context import TransactionContext
+from tcc.branch import BatchItem, Branch
+from tcc.context import TransactionContext, handling_participant
+from tcc.plain_text import plain_text
 
 NAME_BYTES_MAX = 128
 
@@ -53,7 +54,22 @@ class RefusalError(Exception):
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(reason, message)
-        self.outcome = Outcome(Code.FAILED, reason, message, permanent=True)
+        self.outcome = Outcome(Code.FAILED, reason, plain_text(message), permanent=True)
+
+
+class Undecoded(NamedTuple):
+    """A payload whose decoding waits until the handler is to run."""
+
+    kind: type
+    data: bytes
+    content_type: str
+
+    def decode(self) -> object:
+        """Return the request. Raises RefusalError."""
+        try:
+            return payload.decode(self.kind, self.data, self.content_type)
+        except payload.InvalidPayloadError as error:
+            raise RefusalError("INVALID_PAYLOAD", str(error)) from error
 
 
 def build_action(
@@ -61,14 +77,15 @@ def build_action(
     kind: type,
     handlers: object,
     *,
+    participant: str,
     is_async: bool,
     cancel_always: bool = False,
     needs_request: bool = True,
 ) -> Action:
-    """An author's object as an action.
+    """Return an author's object as an action.
 
-    Raises TypeError where a handler is missing or is of the wrong colour: behind
-    an AsyncEngine handlers are `async def`, behind an Engine plain `def`.
+    Raises TypeError where a handler is missing, has other parameters than it is called with, or is
+    of the wrong kind: behind an AsyncEngine handlers are `async def`, behind an Engine plain `def`.
     """
     if not 0 < len(name.encode()) <= NAME_BYTES_MAX:
         raise ValueError(f"an action's name has 1 to {NAME_BYTES_MAX} bytes")
@@ -76,14 +93,17 @@ def build_action(
     chosen: dict[Operation, Handler] = {}
     batched: set[Operation] = set()
     for operation, (single_name, batch_name) in HANDLER_NAMES.items():
-        batch, single = getattr(handlers, batch_name, None), getattr(handlers, single_name, None)
-        handler = batch or single
-        if handler is None:
-            raise TypeError(f"action {name!r} has neither {single_name} nor {batch_name}")
-        _check_colour(name, handler, is_async=is_async)
+        single = _checked(name, handlers, single_name, ("branch", "request", "db"), is_async=is_async)
+        batch = _checked(name, handlers, batch_name, ("items", "db"), is_async=is_async)
         if batch is not None:
             batched.add(operation)
-        chosen[operation] = handler if batch is not None else _one_item(handler, is_async=is_async)
+            chosen[operation] = _prepared(batch, participant, is_async=is_async)
+        elif single is not None:
+            chosen[operation] = _prepared(
+                _one_item(single, is_async=is_async), participant, is_async=is_async
+            )
+        else:
+            raise TypeError(f"action {name!r} has neither {single_name} nor {batch_name}")
     return Action(
         name=name,
         kind=kind,
@@ -92,13 +112,13 @@ def build_action(
         frozen=payload.is_frozen(kind),
         cancel_always=cancel_always,
         needs_request=needs_request,
-        screen=getattr(handlers, "screen", None),
-        try_result=getattr(handlers, "try_result", None),
-        lane=getattr(handlers, "lane", None),
+        screen=_checked(name, handlers, "screen", ("branch", "request"), is_async=False),
+        try_result=_checked(name, handlers, "try_result", ("branch", "request"), is_async=False),
+        lane=_checked(name, handlers, "lane", ("request",), is_async=False),
     )
 
 
-def refusing_action(name: str, reason: str, message: str, *, is_async: bool) -> Action:
+def refusing_action(name: str, refusal: RefusalError, *, is_async: bool) -> Action:
     """An action that can run nothing, for a call whose action or payload is unusable.
 
     The barrier still answers what it can answer without a handler: above all,
@@ -106,19 +126,74 @@ def refusing_action(name: str, reason: str, message: str, *, is_async: bool) -> 
     """
 
     def refuse(*_: object) -> None:
-        raise RefusalError(reason, message)
+        raise refusal
 
     async def refuse_async(*_: object) -> None:
-        raise RefusalError(reason, message)
+        raise refusal
 
     handler = refuse_async if is_async else refuse
     return Action(name=name, kind=bytes, handlers=dict.fromkeys(Operation, handler), batched=frozenset())
 
 
-def _check_colour(name: str, handler: Any, *, is_async: bool) -> None:
-    if inspect.iscoroutinefunction(handler) is not is_async:
-        wanted, engine = ("async def", "an AsyncEngine") if is_async else ("plain def", "a sync Engine")
-        raise TypeError(f"{handler.__name__} of action {name!r} must be {wanted}: its database is {engine}")
+def _checked(
+    action: str, handlers: object, method: str, parameters: tuple[str, ...], *, is_async: bool
+) -> Any:
+    """Return a method of the author's object, or None if there is none. Raises TypeError."""
+    handler = getattr(handlers, method, None)
+    if handler is None:
+        return None
+    head = f"{'async def' if is_async else 'def'} {method}(self, {', '.join(parameters)})"
+    if not callable(handler):
+        raise TypeError(f"{method} of action {action!r} is not callable; write: {head}")
+    if _is_generator(handler) or inspect.iscoroutinefunction(handler) is not is_async:
+        reason = ""
+        if method in _DATABASE_METHODS:
+            reason = f" because its database is {'an AsyncEngine' if is_async else 'a sync Engine'}"
+        raise TypeError(
+            f"{method} of action {action!r} must be {'async def' if is_async else 'plain def'}{reason}; "
+            f"write: {head}"
+        )
+    try:
+        inspect.signature(handler).bind(*parameters)
+    except TypeError as error:
+        raise TypeError(f"{method} of action {action!r}: {error}; write: {head}") from error
+    except ValueError:
+        pass  # a callable in C has no signature that could be read
+    return handler
+
+
+_DATABASE_METHODS = frozenset(name for names in HANDLER_NAMES.values() for name in names)
+
+
+def _is_generator(handler: Any) -> bool:
+    return inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler)
+
+
+def _prepared(handler: Any, participant: str, *, is_async: bool) -> Handler:
+    """A handler that gets its requests decoded, and whose code knows whose handler it is."""
+
+    async def prepared_async(items: Any, db: Any) -> Any:
+        token = handling_participant.set(participant)
+        try:
+            return await handler(_decoded(items), db)
+        finally:
+            handling_participant.reset(token)
+
+    def prepared(items: Any, db: Any) -> Any:
+        token = handling_participant.set(participant)
+        try:
+            return _not_awaitable(handler(_decoded(items), db))
+        finally:
+            handling_participant.reset(token)
+
+    return prepared_async if is_async else prepared
+
+
+def _decoded(items: list[BatchItem]) -> list[BatchItem]:
+    return [
+        BatchItem(item.branch, item.request.decode()) if isinstance(item.request, Undecoded) else item
+        for item in items
+    ]
 
 
 def _one_item(handler: Any, *, is_async: bool) -> Handler:
@@ -132,9 +207,18 @@ def _one_item(handler: Any, *, is_async: bool) -> Handler:
     def one(items: Any, db: Any) -> list[object]:
         [(branch, request)] = items
         with _context(branch):
-            return [handler(branch, request, db)]
+            return [_not_awaitable(handler(branch, request, db))]
 
     return one_async if is_async else one
+
+
+def _not_awaitable(result: object) -> object:
+    """Raise InvalidResultError for a coroutine: the work of its handler was not done."""
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()
+        raise InvalidResultError("a handler behind a sync Engine returned a coroutine; make it a plain def")
+    return result
 
 
 def _context(branch: Branch) -> TransactionContext:

@@ -23,8 +23,11 @@ Why each odd cell is as it is:
 - *Confirm without a row* is reported, never a silent success. It is not called
   permanent: the row may be restored, or the initiator's own Try may still be in
   flight, and a decision to confirm is repeated for ever anyway.
-- *The same key under another action* (`BRANCH_CONFLICT`) is refused: two callers
-  share a gid by mistake, and running either handler would corrupt the other's.
+- *The same key with other content* (`BRANCH_CONFLICT`) is refused: two callers share a
+  gid by mistake, or a gid is used again after the coordinator's log was purged, and
+  running either handler would corrupt the other's. Content is the action, and the digest
+  of action, payload and content type that Try writes into its row. A call that does not
+  know what Try was given has no digest and is not compared.
 
 How it stays right under concurrency: Try and Cancel first *claim* their keys by
 inserting rows where there are none; the unique key makes one of two racing
@@ -47,13 +50,19 @@ or an async connection, as psycopg 3 does with its own protocol.
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from hashlib import sha256
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, assert_never
 
 from tcc import payload
 from tcc.branch import BatchItem, Branch, Rejected
+from tcc.plain_text import plain_text
 
 T = TypeVar("T")
 Key: TypeAlias = tuple[str, str]
+
+# A result travels with every Confirm, Cancel and answer of its transaction.
+RESULT_BYTES_MAX = 2**20
+REASON_CHARACTERS_MAX = 128
 
 
 class Operation(IntEnum):
@@ -84,7 +93,7 @@ class Verdict(Enum):
     NOT_TRIED = "no Try of this branch is known here"
     ALREADY_CONFIRMED = "this branch is confirmed and cannot be cancelled"
     ALREADY_CANCELLED = "this branch is cancelled and cannot be confirmed"
-    BRANCH_CONFLICT = "this branch belongs to another action"
+    BRANCH_CONFLICT = "this branch was tried with another action, payload or content type"
 
 
 # `None` is the absent row. A Try whose row is absent because its expiry refused
@@ -121,6 +130,8 @@ class Row(NamedTuple):
     state: int
     try_result: bytes | None
     try_result_content_type: str | None
+    # Of rows that a Try wrote.
+    digest: bytes | None = None
 
 
 class Result(NamedTuple):
@@ -201,8 +212,8 @@ class ContendedError(Exception):
     """A row vanished between claim and lock: the transaction is to be run again."""
 
 
-class HandlerAnswerError(TypeError):
-    """A batch handler's answer does not fit its items."""
+class InvalidResultError(TypeError):
+    """What a handler returned cannot be its answer. Repeating the call cannot help."""
 
 
 def settle(
@@ -254,7 +265,10 @@ def _admit(
             return [LAW[operation, None]] * len(branches), {}
     found = yield from sql.lock([branch.key for branch in branches if branch.key not in claimed])
     rows = {(row.gid, row.branch_id): row for row in found}
-    verdicts = [_judge(operation, action, branch.key in claimed, rows.get(branch.key)) for branch in branches]
+    verdicts = [
+        _judge(operation, action, branch, claimed=branch.key in claimed, row=rows.get(branch.key))
+        for branch in branches
+    ]
     if operation is not Operation.TRY:
         moving = [
             branch.key for branch, verdict in zip(branches, verdicts, strict=True) if verdict is Verdict.RUN
@@ -264,9 +278,12 @@ def _admit(
     return verdicts, rows
 
 
-def _judge(operation: Operation, action: str, claimed: bool, row: Row | None) -> Verdict:  # noqa: FBT001 - a cell's coordinates
+def _judge(operation: Operation, action: str, branch: Branch, *, claimed: bool, row: Row | None) -> Verdict:
     if row is not None:
-        return LAW[operation, State(row.state)] if row.action == action else Verdict.BRANCH_CONFLICT
+        is_same = row.action == action and (
+            not row.digest or not branch.digest or row.digest == branch.digest
+        )
+        return LAW[operation, State(row.state)] if is_same else Verdict.BRANCH_CONFLICT
     if claimed or operation is Operation.CONFIRM:
         return LAW[operation, None]
     if operation is Operation.TRY:
@@ -315,17 +332,22 @@ def _told(item: BatchItem, row: Row | None) -> BatchItem:
             tried=True,
             try_result=row.try_result or b"",
             try_result_content_type=row.try_result_content_type or "",
+            digest=branch.digest,
         ),
         item.request,
     )
 
 
-def _fitting(answers: Sequence[object] | None, count: int, operation: Operation) -> Sequence[object]:
+def _fitting(answers: object, count: int, operation: Operation) -> Sequence[object]:
     """The handler's answers, one per item. An error among them is raised: the batch is redone."""
     if answers is None:
         return [None] * count
+    if not isinstance(answers, Sequence) or isinstance(answers, str | bytes):
+        raise InvalidResultError(
+            f"a batch handler returns None or a list with one entry per item, not {type(answers).__name__}"
+        )
     if len(answers) != count:
-        raise HandlerAnswerError(f"{count} items were given and {len(answers)} answers came back")
+        raise InvalidResultError(f"{count} items were given and {len(answers)} answers came back")
     for answer in answers:
         if isinstance(answer, BaseException) and not (
             operation is Operation.TRY and isinstance(answer, Rejected)
@@ -346,7 +368,7 @@ def _conclude_try(
             dropped.append(branch.key)
             outcomes.append(rejected(answer))
         else:
-            data, content_type = payload.encode(answer)
+            data, content_type = encoded_result(answer)
             results.append(Result(branch.gid, branch.branch_id, data, content_type))
             outcomes.append(Outcome(Code.SUCCEEDED, result=data, content_type=content_type))
     if results:
@@ -356,6 +378,19 @@ def _conclude_try(
     return outcomes
 
 
+def encoded_result(answer: object) -> payload.Encoded:
+    """A Try's result as bytes. Raises InvalidResultError."""
+    try:
+        encoded = payload.encode(answer)
+    except (TypeError, ValueError) as error:
+        raise InvalidResultError(f"the result of a Try cannot be encoded: {error}") from error
+    if len(encoded.data) > RESULT_BYTES_MAX:
+        raise InvalidResultError(
+            f"the result of a Try has {len(encoded.data)} bytes; at most {RESULT_BYTES_MAX} are allowed"
+        )
+    return encoded
+
+
 def _named(branch: Branch) -> Outcome:
     """The success of a Try that answered nothing: its result, if any, was named before the claim."""
     if not branch.try_result_content_type:
@@ -363,9 +398,16 @@ def _named(branch: Branch) -> Outcome:
     return Outcome(Code.SUCCEEDED, "", "", branch.try_result, branch.try_result_content_type)
 
 
+def digest_of(action: str, payload_data: bytes, content_type: str) -> bytes:
+    """What a call asks for, in 32 bytes (SHA-256)."""
+    action_bytes, type_bytes = action.encode(), content_type.encode()
+    head = b"%d,%d," % (len(action_bytes), len(type_bytes))
+    return sha256(head + action_bytes + type_bytes + payload_data).digest()
+
+
 def rejected(no: Rejected) -> Outcome:
     """A business no as an outcome."""
-    return Outcome(Code.REJECTED, no.reason, no.message)
+    return Outcome(Code.REJECTED, plain_text(no.reason, REASON_CHARACTERS_MAX), plain_text(no.message))
 
 
 def _unsorted(things: list[T], order: list[int]) -> list[T]:

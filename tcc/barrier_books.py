@@ -146,7 +146,7 @@ def position(token: str) -> Position | None:
         return None
     try:
         expires_at_ms, gid, branch_id = json.loads(base64.urlsafe_b64decode(token))
-    except (binascii.Error, ValueError, TypeError) as error:
+    except (binascii.Error, ValueError, TypeError, RecursionError) as error:
         raise InvalidPositionError("the page token is none of ours") from error
     if not (isinstance(expires_at_ms, int) and isinstance(gid, str) and isinstance(branch_id, str)):
         raise InvalidPositionError("the page token is none of ours")

@@ -3,6 +3,10 @@
 A door opens one local transaction, performs what a plan yields and commits. The
 async one does it on the event loop; the sync one in threads of its own, so that
 plain SQLAlchemy code serves without blocking anybody.
+
+The handler works in that transaction and cannot end it (tcc.guarded_connection).
+What it does otherwise is found out before COMMIT: a transaction that the database
+would roll back, or that is no longer the one that was begun, is never committed.
 """
 
 import asyncio
@@ -10,21 +14,24 @@ import random
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from typing import Any, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import QueuePool
+from sqlalchemy.util import greenlet_spawn
 
 from tcc import barrier_schema, barrier_sql
 from tcc.barrier import BarrierSql, ContendedError, Invoke, Plan, Statement
 from tcc.branch import BatchItem
 from tcc.failpoint import failpoint
+from tcc.failures import HandlerLeakError, may_pass
+from tcc.guarded_connection import GuardedConnection
 
 T = TypeVar("T")
 
-# Takes items and the transaction's connection; answers one thing per item. A
+# Takes items and the transaction's connection; returns one thing per item. A
 # coroutine function behind an AsyncEngine, a plain one behind an Engine.
 Handler: TypeAlias = Callable[[list[BatchItem], Any], Any]
 
@@ -47,20 +54,37 @@ class Door(Protocol):
     connections: int
 
     async def transact(self, plan: Callable[[], Plan[T]], handler: Handler) -> T:
-        """Runs a plan in a transaction of its own; a plan that lost a race is run again."""
+        """Run a plan in a transaction of its own; a plan that lost a race is run again."""
+
+    async def check(self) -> None:
+        """Raise ValueError where the engine's connections have no transactions (AUTOCOMMIT).
+
+        Raises DBAPIError if the database cannot be reached or has no barrier table.
+        """
 
     async def create_schema(self) -> int:
-        """Brings the barrier's table to the newest version; answers how many steps that took."""
+        """Bring the barrier's table to the newest version; return how many steps that took."""
 
     async def purge(self, *, margin_ms: int, rows_max: int) -> int:
-        """Deletes one bounded batch of old rows; answers how many."""
+        """Delete one bounded batch of old rows; return how many."""
 
 
 def open_door(database: Engine | AsyncEngine) -> Door:
-    """The door to an engine. Raises ValueError for a dialect that the barrier does not know."""
+    """Return the door to an engine. Raises ValueError for a dialect that the barrier does not know."""
+    if not isinstance(database, Engine | AsyncEngine):
+        raise TypeError(
+            f"database is a SQLAlchemy Engine or AsyncEngine, not {type(database).__name__}: "
+            'create_async_engine("postgresql+psycopg://…")'
+        )
     if database.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
-        raise ValueError("the barrier needs transactions; this engine is set to AUTOCOMMIT")
+        raise ValueError(_AUTOCOMMIT)
     return AsyncDoor(database) if isinstance(database, AsyncEngine) else SyncDoor(database)
+
+
+_AUTOCOMMIT = (
+    "the barrier needs transactions, and the connections of this engine are in AUTOCOMMIT mode "
+    "(see isolation_level, connect_args and the URL)"
+)
 
 
 class AsyncDoor:
@@ -76,13 +100,23 @@ class AsyncDoor:
     async def transact(self, plan: Callable[[], Plan[T]], handler: Handler) -> T:
         async def once() -> T:
             failpoint("barrier.begin.before")
-            async with self._engine.begin() as connection:
-                came = await _drive_async(plan(), connection, handler)
+            guarded = await greenlet_spawn(GuardedConnection.begun, self._engine.sync_engine)
+            try:
+                came = await _drive_async(plan(), guarded, AsyncConnection(self._engine, guarded), handler)
                 failpoint("barrier.commit.before")
+                await greenlet_spawn(guarded.finish)
+            except BaseException:
+                # Also where this task is cancelled, and cancelled again: the pool gets its connection back.
+                await asyncio.shield(asyncio.create_task(greenlet_spawn(guarded.abandon)))
+                raise
             failpoint("barrier.commit.after")
             return came
 
         return await _again(once)
+
+    async def check(self) -> None:
+        if not await greenlet_spawn(_has_transactions, self._engine.sync_engine, self.sql):
+            raise ValueError(_AUTOCOMMIT)
 
     async def create_schema(self) -> int:
         async def migrate() -> int:
@@ -112,13 +146,22 @@ class SyncDoor:
     async def transact(self, plan: Callable[[], Plan[T]], handler: Handler) -> T:
         def once() -> T:
             failpoint("barrier.begin.before")
-            with self._engine.begin() as connection:
-                came = _drive_sync(plan(), connection, handler)
+            guarded = GuardedConnection.begun(self._engine)
+            try:
+                came = _drive_sync(plan(), guarded, handler)
                 failpoint("barrier.commit.before")
+                guarded.finish()
+            except BaseException:
+                guarded.abandon()
+                raise
             failpoint("barrier.commit.after")
             return came
 
         return await _again(lambda: self._in_thread(once))
+
+    async def check(self) -> None:
+        if not await self._in_thread(lambda: _has_transactions(self._engine, self.sql)):
+            raise ValueError(_AUTOCOMMIT)
 
     async def create_schema(self) -> int:
         def migrate() -> int:
@@ -141,42 +184,105 @@ class SyncDoor:
         return asyncio.get_running_loop().run_in_executor(self._threads, copy_context().run, work)
 
 
-async def _drive_async(plan: Plan[T], connection: AsyncConnection, handler: Handler) -> T:
-    came: Any = None
-    try:
-        while True:
-            match plan.send(came):
-                case Statement(statement, parameters):
-                    result = await connection.execute(statement, parameters)
-                    came = result.all() if result.returns_rows else ()
-                    failpoint("barrier.statement.after")
-                case Invoke(items=items):
-                    failpoint("barrier.handler.before")
-                    came = await handler(items, connection)
-                    failpoint("barrier.handler.after")
-    except StopIteration as done:
-        return cast("T", done.value)
+class _Finished(NamedTuple):
+    """A plan has ended; its result."""
+
+    value: Any
 
 
-def _drive_sync(plan: Plan[T], connection: Connection, handler: Handler) -> T:
-    came: Any = None
+def _advance(plan: Plan[T], came: Any) -> Statement | Invoke | _Finished:
+    """Return what the plan wants next. Only here does StopIteration mean the end of a plan."""
     try:
-        while True:
-            match plan.send(came):
-                case Statement(statement, parameters):
-                    result = connection.execute(statement, parameters)
-                    came = result.all() if result.returns_rows else ()
-                    failpoint("barrier.statement.after")
-                case Invoke(items=items):
-                    failpoint("barrier.handler.before")
-                    came = handler(items, connection)
-                    failpoint("barrier.handler.after")
+        return plan.send(came)
     except StopIteration as done:
-        return cast("T", done.value)
+        return _Finished(done.value)
+
+
+async def _drive_async(
+    plan: Plan[T], guarded: GuardedConnection, connection: AsyncConnection, handler: Handler
+) -> T:
+    step = _advance(plan, None)
+    while True:
+        match step:
+            case Statement(statement, parameters):
+                result = await connection.execute(statement, parameters)
+                came: Any = result.all() if result.returns_rows else ()
+                failpoint("barrier.statement.after")
+            case Invoke(items=items):
+                failpoint("barrier.handler.before")
+                await greenlet_spawn(guarded.before_handler)
+                came = await _call_async(handler, items, connection)
+                await greenlet_spawn(guarded.after_handler)
+                failpoint("barrier.handler.after")
+            case _Finished(value):
+                return cast("T", value)
+        step = _advance(plan, came)
+
+
+def _drive_sync(plan: Plan[T], guarded: GuardedConnection, handler: Handler) -> T:
+    step = _advance(plan, None)
+    while True:
+        match step:
+            case Statement(statement, parameters):
+                result = guarded.execute(statement, parameters)
+                came: Any = result.all() if result.returns_rows else ()
+                failpoint("barrier.statement.after")
+            case Invoke(items=items):
+                failpoint("barrier.handler.before")
+                guarded.before_handler()
+                came = _call_sync(handler, items, guarded)
+                guarded.after_handler()
+                failpoint("barrier.handler.after")
+            case _Finished(value):
+                return cast("T", value)
+        step = _advance(plan, came)
+
+
+async def _call_async(handler: Handler, items: list[BatchItem], connection: AsyncConnection) -> Any:
+    """Call the handler; whatever it raises leaves as an ordinary exception."""
+    try:
+        return await handler(items, connection)
+    except BaseException as error:
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            raise  # this call itself is cancelled: the participant stops
+        if may_pass(error):
+            raise
+        raise HandlerLeakError from error
+
+
+def _call_sync(handler: Handler, items: list[BatchItem], connection: GuardedConnection) -> Any:
+    """Call the handler; whatever it raises leaves as an ordinary exception."""
+    try:
+        return handler(items, connection)
+    except BaseException as error:
+        if may_pass(error):
+            raise
+        raise HandlerLeakError from error
+
+
+def _has_transactions(engine: Engine, sql: BarrierSql) -> bool:
+    """Return whether connections of the engine have transactions, by asking one of them."""
+    guarded = GuardedConnection.begun(engine)
+    try:
+        _drive_sync(_look(sql), guarded, _no_handler)
+        return guarded.is_in_transaction()
+    finally:
+        guarded.abandon()
+
+
+def _look(sql: BarrierSql) -> Plan[None]:
+    """Read a row that is never there: only a statement begins a transaction."""
+    yield from sql.begin()
+    yield from sql.lock([("", "")])
+
+
+def _no_handler(*_: object) -> None:
+    raise AssertionError("this plan calls no handler")
 
 
 async def _again(once: Callable[[], Awaitable[T]]) -> T:
-    """Runs a transaction until it loses no race, a bounded number of times."""
+    """Run a transaction until it loses no race, a bounded number of times."""
     for attempt in range(1, TRANSACTION_ATTEMPTS_MAX):
         try:
             return await once()
@@ -201,7 +307,7 @@ async def _racing(migrate: Callable[[], Awaitable[int]]) -> int:
 
 
 def lost_race(error: Exception) -> bool:
-    """Whether the database ended this transaction for another's sake, so that running it again is right."""
+    """Return whether the database ended this transaction for another's sake, so that it may be run again."""
     if isinstance(error, ContendedError):
         return True
     if not isinstance(error, DBAPIError) or error.orig is None:
@@ -215,11 +321,6 @@ def lost_race(error: Exception) -> bool:
     if cause.args and cause.args[0] in {1213, 1205}:
         return True
     return str(getattr(cause, "sqlite_errorname", "")).startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
-
-
-def database_failed(error: BaseException) -> bool:
-    """Whether the database itself is out of reach, so that trying item by item is pointless."""
-    return isinstance(error, DBAPIError) and error.connection_invalidated
 
 
 def _connections(engine: Engine) -> int:

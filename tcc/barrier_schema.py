@@ -23,6 +23,7 @@ from sqlalchemy import (
     String,
     Table,
     insert,
+    inspect,
     select,
     text,
 )
@@ -55,6 +56,8 @@ barrier = Table(
     Column("updated_at_ms", BigInteger, nullable=False),
     Column("try_result", LargeBinary().with_variant(LONGBLOB, "mysql", "mariadb")),
     Column("try_result_content_type", String(128)),
+    # SHA-256 of what Try was given; absent in a tombstone.
+    Column("digest", LargeBinary().with_variant(VARBINARY(32), "mysql", "mariadb")),
     # Every row is changed once or twice, in place where its page has room: the result
     # of Try, then Confirm or Cancel. A change that moves to another page costs twice as much.
     postgresql_with={"fillfactor": _FILLFACTOR},
@@ -76,8 +79,15 @@ def _leave_room_for_results(connection: Connection) -> None:
         connection.execute(text(f"ALTER TABLE tcc_barrier SET (fillfactor = {_FILLFACTOR})"))
 
 
+def _add_digest(connection: Connection) -> None:
+    # A table that the first step has just made has it already.
+    if "digest" not in {column["name"] for column in inspect(connection).get_columns("tcc_barrier")}:
+        kind = barrier.c.digest.type.compile(connection.dialect)
+        connection.execute(text(f"ALTER TABLE tcc_barrier ADD COLUMN digest {kind}"))
+
+
 # Append only: a step that has shipped is never changed.
-STEPS: tuple[Callable[[Connection], None], ...] = (_create_barrier, _leave_room_for_results)
+STEPS: tuple[Callable[[Connection], None], ...] = (_create_barrier, _leave_room_for_results, _add_digest)
 
 # How often a start that loses the race against another process looks again.
 _RACES_MAX = 8

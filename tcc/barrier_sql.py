@@ -52,6 +52,7 @@ class PostgresqlSql:
     _branch_ids = "CAST(CAST(:branch_ids AS text) AS text[])"
     _data = "CAST(CAST(:data AS text) AS bytea[])"
     _content_types = "CAST(CAST(:content_types AS text) AS text[])"
+    _digests = "CAST(CAST(:digests AS text) AS bytea[])"
     _keys = f"unnest({_gids}, {_branch_ids}) AS key(gid, branch_id)"
     _now_ms = "(SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint))"
 
@@ -69,15 +70,17 @@ class PostgresqlSql:
         ), counted AS (SELECT count(*) AS made FROM made)
         SELECT counted.made, made.gid, made.branch_id
         FROM counted LEFT JOIN made ON counted.made < CAST(:wanted AS bigint)"""  # noqa: S608 - constants
-    _claim = text(_claiming.format(columns="", arrays=""))
-    _claim_with_results = text(
+    _claim_cancel = text(_claiming.format(columns="", arrays=""))
+    _claim_try = text(_claiming.format(columns=", digest", arrays=f", {_digests}"))
+    _claim_try_with_results = text(
         _claiming.format(
-            columns=", try_result, try_result_content_type", arrays=f", {_data}, {_content_types}"
+            columns=", digest, try_result, try_result_content_type",
+            arrays=f", {_digests}, {_data}, {_content_types}",
         )
     )
     _lock = text(f"""
         SELECT found.* FROM {_keys}, LATERAL (
-            SELECT gid, branch_id, action, state, try_result, try_result_content_type
+            SELECT gid, branch_id, action, state, try_result, try_result_content_type, digest
             FROM tcc_barrier WHERE gid = key.gid AND branch_id = key.branch_id FOR UPDATE
         ) AS found""")  # noqa: S608 - constants
     # Its rows are locked, so the insert always turns into the update.
@@ -113,13 +116,16 @@ class PostgresqlSql:
             "expires": operation is Operation.TRY,
             "wanted": len(branches),
         }
-        content_types = [branch.try_result_content_type for branch in branches]
-        if any(content_types):
-            parameters["data"] = bytes_array([branch.try_result for branch in branches])
-            parameters["content_types"] = text_array(content_types)
-            made = yield Statement(self._claim_with_results, parameters)
-        else:
-            made = yield Statement(self._claim, parameters)
+        statement = self._claim_cancel
+        if operation is Operation.TRY:
+            statement = self._claim_try
+            parameters["digests"] = bytes_array([branch.digest for branch in branches])
+            content_types = [branch.try_result_content_type for branch in branches]
+            if any(content_types):
+                statement = self._claim_try_with_results
+                parameters["data"] = bytes_array([branch.try_result for branch in branches])
+                parameters["content_types"] = text_array(content_types)
+        made = yield Statement(statement, parameters)
         if made[0][0] == len(branches):
             return {branch.key for branch in branches}
         return {(gid, branch_id) for _, gid, branch_id in made if gid is not None}
@@ -167,15 +173,15 @@ class SqliteSql:
 
     _begin = text("UPDATE tcc_barrier SET state = state WHERE 0")
     _claim = text(f"""
-        INSERT INTO tcc_barrier (gid, branch_id, action, state, expires_at_ms, updated_at_ms)
+        INSERT INTO tcc_barrier (gid, branch_id, action, state, expires_at_ms, updated_at_ms, digest)
         SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), :action, :state,
-               json_extract(value, '$[2]'), {_now_ms}
+               json_extract(value, '$[2]'), {_now_ms}, json_extract(value, '$[3]')
         FROM json_each(:marks)
         WHERE NOT :expires OR json_extract(value, '$[2]') = 0 OR json_extract(value, '$[2]') > {_now_ms}
         ON CONFLICT (gid, branch_id) DO NOTHING
         RETURNING gid, branch_id""")  # noqa: S608 - constants
     _lock = text(f"""
-        SELECT gid, branch_id, action, state, try_result, try_result_content_type
+        SELECT gid, branch_id, action, state, try_result, try_result_content_type, digest
         FROM tcc_barrier WHERE (gid, branch_id) IN {_keys}""")  # noqa: S608 - constants
     _move = text(f"""
         UPDATE tcc_barrier SET state = :state, updated_at_ms = {_now_ms}
@@ -189,7 +195,10 @@ class SqliteSql:
         yield Statement(self._begin, {})
 
     def claim(self, operation: Operation, action: str, branches: Sequence[Branch]) -> Plan[set[Key]]:
-        marks = [(branch.gid, branch.branch_id, branch.expires_at_ms) for branch in branches]
+        marks = [
+            (branch.gid, branch.branch_id, branch.expires_at_ms, _digest(operation, branch).hex())
+            for branch in branches
+        ]
         made = yield Statement(
             self._claim,
             {
@@ -205,7 +214,8 @@ class SqliteSql:
 
     def lock(self, keys: Sequence[Key]) -> Plan[list[Row]]:
         rows = yield Statement(self._lock, {"keys": json.dumps(keys)})
-        return [Row(*row) for row in rows]
+        # Digests travel in the claim's JSON, and so as hexadecimal digits.
+        return [_with_bytes(row) for row in rows]
 
     def move(self, keys: Sequence[Key], state: State) -> Plan[None]:
         yield Statement(self._move, {"keys": json.dumps(keys), "state": int(state)})
@@ -245,7 +255,7 @@ class MysqlSql:
             ]
         if not branches:
             return set()
-        yield self._insert(action, branches)
+        yield self._insert(operation, action, branches)
         where, parameters = self._matching([branch.key for branch in branches])
         rows = yield Statement(
             text(f"SELECT gid, branch_id FROM tcc_barrier WHERE state = :claimed AND ({where}) FOR UPDATE"),  # noqa: S608 - placeholders
@@ -262,7 +272,7 @@ class MysqlSql:
         where, parameters = self._matching(keys)
         rows = yield Statement(
             text(
-                "SELECT gid, branch_id, action, state, try_result, try_result_content_type "  # noqa: S608 - placeholders
+                "SELECT gid, branch_id, action, state, try_result, try_result_content_type, digest "  # noqa: S608 - placeholders
                 f"FROM tcc_barrier WHERE {where} ORDER BY gid, branch_id FOR UPDATE"
             ),
             parameters,
@@ -294,20 +304,21 @@ class MysqlSql:
         where, parameters = self._matching(keys)
         yield Statement(text(f"DELETE FROM tcc_barrier WHERE {where}"), parameters)  # noqa: S608 - placeholders
 
-    def _insert(self, action: str, branches: Sequence[Branch]) -> Statement:
+    def _insert(self, operation: Operation, action: str, branches: Sequence[Branch]) -> Statement:
         rows: list[str] = []
         parameters: dict[str, Any] = {"action": action, "claimed": self._CLAIMED}
         for n, branch in enumerate(branches):
-            rows.append(f"(:g{n}, :b{n}, :action, :claimed, :e{n}, {self._now_ms})")
+            rows.append(f"(:g{n}, :b{n}, :action, :claimed, :e{n}, {self._now_ms}, :d{n})")
             parameters |= {
                 f"g{n}": branch.gid.encode(),
                 f"b{n}": branch.branch_id.encode(),
                 f"e{n}": branch.expires_at_ms,
+                f"d{n}": _digest(operation, branch),
             }
         return Statement(
             text(
                 "INSERT INTO tcc_barrier "  # noqa: S608 - placeholders
-                "(gid, branch_id, action, state, expires_at_ms, updated_at_ms) "
+                "(gid, branch_id, action, state, expires_at_ms, updated_at_ms, digest) "
                 f"VALUES {', '.join(rows)} ON DUPLICATE KEY UPDATE tcc_barrier.state = tcc_barrier.state"
             ),
             parameters,
@@ -321,6 +332,16 @@ class MysqlSql:
         for n, (gid, branch_id) in enumerate(keys):
             parameters[f"g{n}"], parameters[f"b{n}"] = gid.encode(), branch_id.encode()
         return where, parameters
+
+
+def _with_bytes(row: Sequence[Any]) -> Row:
+    gid, branch_id, action, state, try_result, content_type, digest = row
+    return Row(gid, branch_id, action, state, try_result, content_type, bytes.fromhex(digest or ""))
+
+
+def _digest(operation: Operation, branch: Branch) -> bytes:
+    """What a claim writes: a tombstone stands for a branch whose content is not known."""
+    return branch.digest if operation is Operation.TRY else b""
 
 
 def _keep_named(sql: BarrierSql, branches: Sequence[Branch], made: set[Key]) -> Plan[None]:

@@ -1,6 +1,7 @@
 """What a handler sees of the branch it is called for, and how it says no."""
 
 from datetime import UTC, datetime
+from enum import Enum
 from typing import Any, NamedTuple, TypeVar
 
 from tcc import payload
@@ -16,7 +17,17 @@ class Rejected(Exception):  # noqa: N818 - a business no is an answer, not an er
     programs compare (`SOLD_OUT`); `message` is for people.
     """
 
+    # For a subclass that does not call this class's __init__.
+    reason = "REJECTED"
+    message = ""
+
     def __init__(self, reason: str, message: str = "") -> None:
+        if isinstance(reason, Enum):
+            reason = reason.value if isinstance(reason.value, str) else reason.name
+        if not isinstance(reason, str) or not isinstance(message, str):
+            raise TypeError(
+                'Rejected wants a reason and perhaps a message: Rejected("SOLD_OUT", "only 2 are left")'
+            )
         super().__init__(reason, message)
         self.reason = reason
         self.message = message
@@ -43,6 +54,8 @@ class Branch(NamedTuple):
     # where there was nothing to return.
     try_result: bytes = b""
     try_result_content_type: str = ""
+    # SHA-256 of action, payload and content type, which the barrier compares; empty where not known.
+    digest: bytes = b""
 
     @property
     def key(self) -> tuple[str, str]:

@@ -83,6 +83,10 @@ class TransactionContext:
 _entered: ContextVar[tuple[TransactionContext, ...]] = ContextVar("tcc_transaction_contexts", default=())
 
 
+# The participant whose handler the running code is; empty outside a handler.
+handling_participant: ContextVar[str] = ContextVar("tcc_handling_participant", default="")
+
+
 class InvalidContextError(ValueError):
     """The metadata of a call claims a transaction context that cannot be read."""
 

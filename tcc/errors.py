@@ -7,6 +7,7 @@ code, reason, message, metadata and retry hint, and one table makes the error.
 
 # ruff: noqa: N818 - they name what happened, as the rest of the vocabulary does
 
+import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
@@ -201,14 +202,15 @@ def error_from_rpc(error: grpc.RpcError) -> TccError:
     `error` is an AioRpcError, or the error of a sync call; both are calls themselves.
     """
     assert isinstance(error, grpc.Call | grpc.aio.AioRpcError)
-    info, retry_after_s = ErrorInfo(), 0.0
-    for detail in _details_of(error):
-        if detail.Is(ErrorInfo.DESCRIPTOR):
-            detail.Unpack(info)
-        elif detail.Is(RetryInfo.DESCRIPTOR):
-            hint = RetryInfo()
-            detail.Unpack(hint)
-            retry_after_s = hint.retry_delay.seconds + hint.retry_delay.nanos / 1e9
+    info, hint = ErrorInfo(), RetryInfo()
+    # Details that cannot be read must not hide the status.
+    with contextlib.suppress(DecodeError):
+        for detail in _details_of(error):
+            if detail.Is(ErrorInfo.DESCRIPTOR):
+                detail.Unpack(info)
+            elif detail.Is(RetryInfo.DESCRIPTOR):
+                detail.Unpack(hint)
+    retry_after_s = hint.retry_delay.seconds + hint.retry_delay.nanos / 1e9
     return _error(
         _Facts(error.code(), info.reason, error.details() or "", dict(info.metadata), retry_after_s)
     )

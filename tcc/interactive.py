@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tcc.connection import Connection
-from tcc.context import TransactionContext
+from tcc.context import TransactionContext, handling_participant
 from tcc.errors import (
     AlreadyDecided,
     DecisionConflict,
@@ -92,8 +92,16 @@ class Enlistment:
                 participant's reason) or cannot succeed (TRY_FAILED), or the transaction was
                 cancelled before, for example because it expired.
             AlreadyDecided: The transaction is being confirmed.
+            InvalidRequest: `NESTED_TRY`: the caller is a handler of this very participant.
             TccError: As in `Client.execute`. Whether the branch was added is not known then.
         """
+        if handling_participant.get() == participant:
+            raise InvalidRequest(
+                f"a handler of participant {participant} cannot enlist a branch at {participant} itself: it "
+                "holds a connection, and the inner Try needs another; do this work in the handler, or let "
+                "the initiator add the branch",
+                reason="NESTED_TRY",
+            )
         spec = branch_spec(participant, action, payload, self._branch_id(participant, branch_id))
         response: pb.TryBranchResponse = await self._add(
             lambda stub: stub.TryBranch, pb.TryBranchRequest(gid=self.gid, branch=spec), timeout_s

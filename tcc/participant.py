@@ -15,24 +15,25 @@ write their business tables through `db`; they never commit.
 """
 
 import asyncio
-import contextlib
 import logging
 import random
+import re
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tcc.action import Action, build_action
 from tcc.barrier_door import open_door
+from tcc.failures import error_text
 from tcc.participant_service import ParticipantServicer
 from tcc.participant_work import ParticipantWork
+from tcc.supervision import TaskSupervisor
 from tcc.v1 import participant_pb2 as pb, participant_pb2_grpc as pb_grpc
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ class Participant:
         self._waiting_max = waiting_max
         self._server: tuple[grpc.aio.Server, ParticipantWork] | None = None
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # its stubs know no aio
-        self._running = contextlib.AsyncExitStack()
+        self._tasks = TaskSupervisor()
+        self._on_failure: Callable[[], None] = lambda: None
 
     def action(
         self, name: str, kind: type = dict, *, cancel_always: bool = False, needs_request: bool = True
@@ -141,6 +143,8 @@ class Participant:
         Raises TypeError or ValueError when a handler is missing or unfit, and
         when the name is taken.
         """
+        if not isinstance(name, str):
+            raise TypeError(f'an action has a name; write: @participant.action("{_action_name(name)}")')
 
         def register(handlers: H) -> H:
             if name in self._actions:
@@ -150,6 +154,7 @@ class Participant:
                 name,
                 kind,
                 instance,
+                participant=self.name,
                 is_async=self._door.is_async,
                 cancel_always=cancel_always,
                 needs_request=needs_request,
@@ -171,12 +176,24 @@ class Participant:
         *,
         credentials: grpc.ServerCredentials | None = None,
         interceptors: Sequence[Any] = (),
+        reuse_port: bool = False,
     ) -> int:
-        """Serves at the address, without TLS unless credentials are given; answers the port."""
+        """Serve at the address, without TLS unless credentials are given; return the port.
+
+        `reuse_port`: let several processes of this participant listen on one port (SO_REUSEPORT).
+
+        Raises:
+            OSError: The address is taken, or none of this machine's.
+            ValueError: The database's connections are in AUTOCOMMIT mode.
+            sqlalchemy.exc.DBAPIError: The database cannot be reached, or has no barrier table.
+        """
         assert self._server is None, "this participant is started already"
+        await self._door.check()
+        tasks = self._tasks = TaskSupervisor()
         work = ParticipantWork(
             self._door,
             self._actions,
+            tasks,
             batch_items_max=self._batch_items_max,
             batch_senders=self._batch_senders,
             waiting_max=self._waiting_max,
@@ -184,16 +201,18 @@ class Participant:
         )
         server = grpc.aio.server(
             interceptors=list(interceptors),
-            options=[("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX)],
+            options=[
+                ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
+                ("grpc.so_reuseport", int(reuse_port)),
+            ],
         )
         pb_grpc.add_ParticipantServiceServicer_to_server(ParticipantServicer(work), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        port = (
-            server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
-        )
-        await self._running.enter_async_context(work.running())
-        await self._running.enter_async_context(self._purging(work))
+        port = _listen(server, address, credentials)
+        work.start()
+        tasks.start(self._purge_regularly(work), "the purge of barrier rows", endless=True)
+        tasks.start(self._report_failure(tasks), "the watch of background tasks")
         await server.start()
         self.port = port
         self._server = server, work
@@ -214,7 +233,7 @@ class Participant:
         await self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
         await server.stop(grace_s)
         await work.drain(grace_s)
-        await self._running.aclose()
+        await self._tasks.stop()
 
     async def serve(
         self,
@@ -223,16 +242,26 @@ class Participant:
         grace_s: float = 5.0,
         credentials: grpc.ServerCredentials | None = None,
         interceptors: Sequence[Any] = (),
+        reuse_port: bool = False,
     ) -> None:
-        """Creates the schema, starts, and stops gracefully on SIGTERM or SIGINT."""
-        stopping = asyncio.Event()
+        """Create the schema, start, and stop gracefully on SIGTERM or SIGINT.
+
+        Raises as `start` does, and BackgroundTaskError, after the stop, if a task that serving
+        depends on has ended.
+        """
+        ended = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stopping.set)
+            loop.add_signal_handler(number, ended.set)
         await self.create_schema()
-        await self.start(address, credentials=credentials, interceptors=interceptors)
-        await stopping.wait()
+        await self.start(address, credentials=credentials, interceptors=interceptors, reuse_port=reuse_port)
+        self._on_failure = ended.set
+        if self._tasks.error is not None:
+            ended.set()
+        await ended.wait()
         await self.stop(grace_s)
+        if self._tasks.error is not None:
+            raise self._tasks.error
 
     @property
     def waiting(self) -> int:
@@ -247,31 +276,45 @@ class Participant:
         for service in ("", SERVICE):
             await self._health.set(service, status)
 
+    async def _report_failure(self, tasks: TaskSupervisor) -> None:
+        await tasks.failed.wait()
+        await self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._on_failure()
+
+    async def _purge_regularly(self, work: ParticipantWork) -> None:
+        while True:
+            # Several processes of one participant should not purge in step.
+            await asyncio.sleep(self._purge_interval_s * random.uniform(0.5, 1.5))
+            try:
+                await self._purge_all(work)
+            except Exception as error:  # noqa: BLE001 - a driver may raise anything; calls go on all the same
+                logger.warning(
+                    "barrier rows were not purged; the next round tries again: %s", error_text(error)
+                )
+
     async def _purge_all(self, work: ParticipantWork) -> None:
         purged = self._purge_rows_max
         while purged == self._purge_rows_max:
             async with work.transaction_slot():
-                try:
-                    purged = await self.purge_once()
-                except DBAPIError:
-                    logger.warning("barrier rows were not purged; the next round tries again", exc_info=True)
-                    return
+                purged = await self.purge_once()
 
-    @contextlib.asynccontextmanager
-    async def _purging(self, work: ParticipantWork) -> AsyncIterator[None]:
-        async def purge() -> None:
-            while True:
-                # Several processes of one participant should not purge in step.
-                await asyncio.sleep(self._purge_interval_s * random.uniform(0.5, 1.5))
-                await self._purge_all(work)
 
-        task = asyncio.create_task(purge())
-        try:
-            yield
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+def _listen(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
+    """Bind the server to the address; return the port. Raises OSError."""
+    try:
+        port = (
+            server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+        )
+    except RuntimeError as error:
+        raise OSError(
+            f"cannot listen on {address}: it is taken, or not an address of this machine"
+        ) from error
+    return port
+
+
+def _action_name(handlers: object) -> str:
+    name = getattr(handlers, "__name__", type(handlers).__name__)
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 def _tracing(provider: "TracerProvider | None", participant: str) -> "ParticipantTracing | None":

@@ -7,26 +7,44 @@ operation without one runs its items side by side, each in its own transaction.
 
 A batch that fails as a whole is done again item by item, so that one poison item
 harms nobody. What a call started is finished even when its caller hangs up: the
-work is idempotent, and the caller will ask again.
+work is idempotent, and the caller will ask again. A copy of a call that is still
+running takes no connection: it gets the running one's answer.
+
+Whatever an author's code does, each call is answered once: there is one boundary
+around each handler (tcc.barrier_door), one around what is decided before it, and the
+tasks are supervised, so that a bug of the SDK's own ends the service instead of
+leaving it half alive.
 """
 
 import asyncio
 import contextlib
 import dataclasses
 import logging
+import operator
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
-from sqlalchemy.exc import DBAPIError
-
 from tcc import payload
-from tcc.action import NAME_BYTES_MAX, Action, RefusalError, refusing_action
-from tcc.barrier import Code, Operation, Outcome, Plan, rejected, settle
-from tcc.barrier_door import Door, database_failed
+from tcc.action import NAME_BYTES_MAX, Action, RefusalError, Undecoded, refusing_action
+from tcc.barrier import (
+    Code,
+    InvalidResultError,
+    Operation,
+    Outcome,
+    Plan,
+    digest_of,
+    encoded_result,
+    rejected,
+    settle,
+)
+from tcc.barrier_door import Door
 from tcc.branch import BatchItem, Branch, Rejected
+from tcc.failures import FailureLog, error_text, is_database_unavailable
+from tcc.guarded_connection import TransactionControlError, TransactionLostError
 from tcc.lanes import LaneOutbox
 from tcc.outbox import Outbox
+from tcc.supervision import TaskSupervisor
 from tcc.v1 import participant_pb2 as pb
 
 if TYPE_CHECKING:
@@ -37,14 +55,14 @@ logger = logging.getLogger("tcc.participant")
 T = TypeVar("T")
 
 KEY_BYTES_MAX = 128
-_MESSAGE_CHARS_MAX = 500
 _OPERATIONS = {int(operation): operation for operation in Operation}
 _CODES = {code: pb.OutcomeCode.Name(code) for code in Code}
 
 
-# What a call asks, in bytes (action, payload, content type) and decoded.
-Payload: TypeAlias = tuple[str, bytes, str]
-Understood: TypeAlias = tuple[Action, object]
+# Of the calls of one RPC: by digest, what payloads were decoded to.
+Decoded: TypeAlias = dict[bytes, object]
+# Of a call, within one participant.
+CallKey: TypeAlias = tuple[str, str, Operation]
 
 
 class OverloadedError(Exception):
@@ -82,10 +100,19 @@ class Delivery(NamedTuple):
     """One call on its way, and where its answer goes."""
 
     item: BatchItem
+    action: Action
+    operation: Operation
     position: int
     replies: Replies
+    # What it has in common with the calls that it must not be in one batch with.
+    partition: int = 0
     # Of a traced call.
     span: "CallSpan | None" = None
+
+    @property
+    def key(self) -> CallKey:
+        branch = self.item.branch
+        return branch.gid, branch.branch_id, self.operation
 
 
 class ParticipantWork:
@@ -95,6 +122,7 @@ class ParticipantWork:
         self,
         door: Door,
         actions: dict[str, Action],
+        tasks: TaskSupervisor,
         *,
         batch_items_max: int,
         batch_senders: int,
@@ -104,11 +132,14 @@ class ParticipantWork:
         self._door = door
         self._tracing = tracing
         self._actions = actions
+        self._tasks = tasks
+        self._failures = FailureLog(logger)
         # Calls taken and not answered yet.
         self.waiting = 0
         self._waiting_max = waiting_max
         self._transactions = asyncio.Semaphore(door.connections)
-        self._tasks: set[asyncio.Task[None]] = set()
+        # The calls that are running, with the copies of each that came in the meantime.
+        self._running: dict[CallKey, list[Delivery]] = {}
         self._idle = asyncio.Event()
         self._idle.set()
         self._outboxes = {
@@ -123,56 +154,47 @@ class ParticipantWork:
         async def send(batch: list[Delivery]) -> None:
             await self._settle_batch(action, operation, batch)
 
-        lane = action.lane
-        if lane is None:
+        if action.lane is None:
             return Outbox(send, items_max=items_max, senders=senders)
         return LaneOutbox(
-            send,
-            lane=lambda delivery: lane(delivery.item.request),
-            items_max=items_max,
-            senders=senders,
+            send, lane=lambda delivery: delivery.partition, items_max=items_max, senders=senders
         )
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Works beside the block; what is unfinished at its end is rolled back."""
-        senders = [asyncio.create_task(outbox.run()) for outbox in self._outboxes.values()]
-        try:
-            yield
-        finally:
-            unfinished = [*senders, *self._tasks]
-            for task in unfinished:
-                task.cancel()
-            await asyncio.gather(*unfinished, return_exceptions=True)
+    def start(self) -> None:
+        """Start what sends batches. The supervisor ends it; what is unfinished then is rolled back."""
+        for (action_name, operation), outbox in self._outboxes.items():
+            self._tasks.start(outbox.run(), f"{operation.name} of {action_name}", endless=True)
 
     async def drain(self, timeout_s: float) -> None:
-        """Waits until everything submitted is finished, or until the time is up."""
+        """Wait until everything submitted is finished, or until the time is up."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), timeout_s)
 
     def submit(
         self, calls: Sequence[pb.BranchCall], replies: Replies, *, only: Operation | None = None
     ) -> None:
-        """Takes calls; their answers go to `replies`. `only`: the operation that the RPC stands for.
+        """Take calls; their answers go to `replies`. `only`: the operation that the RPC stands for.
 
         Raises OverloadedError when too many wait already; then none is taken.
         """
         if self.waiting + len(calls) > self._waiting_max:
             raise OverloadedError
-        understood: dict[Payload, Understood] = {}
+        decoded: Decoded = {}
         for index, call in enumerate(calls):
-            self._submit_one(call, index, replies, only, understood)
+            outcome = self._submit_one(call, index, replies, only, decoded)
+            if outcome is not None:
+                replies.deliver(index, outcome)
 
     @asynccontextmanager
     async def transaction_slot(self) -> AsyncIterator[None]:
-        """Waits for its turn to open a transaction."""
+        """Wait for a turn to open a transaction."""
         async with self._transactions:
             yield
 
     async def read(self, plan: Callable[[], Plan[T]]) -> T:
-        """Runs a plan that calls no handler, when its turn has come. Raises DBAPIError."""
+        """Run a plan that calls no handler, when its turn has come. Raises DBAPIError."""
         async with self._transactions:
-            return await self._door.transact(plan, _nobody)
+            return await self._door.transact(plan, _no_handler)
 
     @property
     def dialect_name(self) -> str:
@@ -184,94 +206,108 @@ class ParticipantWork:
         index: int,
         replies: Replies,
         only: Operation | None,
-        understood: dict[Payload, Understood],
-    ) -> None:
+        decoded: Decoded,
+    ) -> Outcome | None:
+        """Take a call; return its outcome if that is certain before any transaction."""
         operation = _OPERATIONS.get(call.operation, only)
         gid, branch_id, name = call.gid, call.branch_id, call.action
         if operation is None or (only is not None and operation is not only):
-            replies.deliver(index, _invalid("the operation is missing or is not that of the method"))
-            return
+            return _invalid("the operation is missing or is not that of the method")
         if not (_key_fits(gid) and _key_fits(branch_id) and len(name.encode()) <= NAME_BYTES_MAX):
-            replies.deliver(index, _invalid(f"gid and branch_id have 1 to {KEY_BYTES_MAX} bytes and no NUL"))
-            return
-        branch = Branch(gid, branch_id, name, call.expires_at_ms, call.attempt)
+            return _invalid(f"gid and branch_id have 1 to {KEY_BYTES_MAX} bytes and no NUL")
+        digest = b""
+        if not call.tried_by_initiator and call.content_type != payload.UNKNOWN:
+            digest = digest_of(name, call.payload, call.content_type)
+        branch = Branch(gid, branch_id, name, call.expires_at_ms, call.attempt, digest=digest)
         try:
-            action, request = self._understand(call, understood)
-            if action.screen is not None and operation is Operation.TRY:
-                action.screen(branch, request)
-            if action.try_result is not None and operation is Operation.TRY:
-                branch = _with_result(branch, action.try_result(branch, request))
+            action, item, partition = self._prepare(call, branch, operation, decoded)
         except RefusalError as error:
             if operation is Operation.TRY:
-                replies.deliver(index, error.outcome)
-                return
-            reason, message = error.outcome.reason, error.outcome.message
-            action = refusing_action(name, reason, message, is_async=self._door.is_async)
-            request = None
+                return self._failure(branch, operation, error)
+            # The barrier may be able to answer without the handler.
+            action = refusing_action(name, error, is_async=self._door.is_async)
+            item, partition = BatchItem(branch, None), 0
         except Rejected as no:
-            replies.deliver(index, rejected(no))
-            return
-        except Exception as error:  # noqa: BLE001 - an author's screen may raise anything
-            replies.deliver(index, _handler_error(branch, operation, error))
-            return
+            return rejected(no)
+        except BaseException as error:  # noqa: BLE001 - an author's own code may raise anything
+            return self._failure(branch, operation, error)
         span = None if self._tracing is None else self._tracing.start(call, operation)
-        self._enqueue(action, operation, Delivery(BatchItem(branch, request), index, replies, span))
+        self._enqueue(Delivery(item, action, operation, index, replies, partition, span))
+        return None
 
-    def _understand(self, call: pb.BranchCall, earlier: dict[Payload, Understood]) -> Understood:
-        """The action and the decoded payload; `earlier` are those of the same RPC."""
-        key = call.action, call.payload, call.content_type
-        known = earlier.get(key)
-        if known is not None:
-            return known
+    def _prepare(
+        self, call: pb.BranchCall, branch: Branch, operation: Operation, decoded: Decoded
+    ) -> tuple[Action, BatchItem, int]:
+        """Return a call's action, its item and its partition; ask the author's hooks. Raises what they raise.
+
+        Only a Try and a partitioned batch need the payload now. Elsewhere it is decoded when the barrier
+        has said that the handler is to run.
+        """
         action = self._actions.get(call.action)
         if action is None:
             raise RefusalError("UNKNOWN_ACTION", f"this participant has no action {call.action!r}")
-        if key[2] == payload.UNKNOWN:
-            return _without_request(action, call)
-        try:
-            understood: Understood = action, payload.decode(action.kind, call.payload, call.content_type)
-        except payload.InvalidPayloadError as error:
-            raise RefusalError("INVALID_PAYLOAD", str(error)[:_MESSAGE_CHARS_MAX]) from error
-        if action.frozen:
-            earlier[key] = understood
-        return understood
+        if call.content_type == payload.UNKNOWN:
+            return _without_request(action, call), BatchItem(branch, None), 0
+        undecoded = Undecoded(action.kind, call.payload, call.content_type)
+        if operation is not Operation.TRY and action.lane is None:
+            return action, BatchItem(branch, undecoded), 0
+        request = decoded.get(branch.digest) if branch.digest else None
+        if request is None:
+            request = undecoded.decode()
+            if action.frozen and branch.digest:
+                decoded[branch.digest] = request
+        if operation is Operation.TRY:
+            if action.screen is not None:
+                action.screen(branch, request)
+            if action.try_result is not None:
+                branch = _with_result(branch, action.try_result(branch, request))
+        partition = 0 if action.lane is None else operator.index(action.lane(request))
+        return action, BatchItem(branch, request), partition
 
-    def _enqueue(self, action: Action, operation: Operation, delivery: Delivery) -> None:
+    def _enqueue(self, delivery: Delivery) -> None:
         self.waiting += 1
         self._idle.clear()
+        copies = self._running.get(delivery.key)
+        if copies is not None:
+            copies.append(delivery)
+            return
+        self._running[delivery.key] = []
+        self._run(delivery)
+
+    def _run(self, delivery: Delivery) -> None:
+        action, operation = delivery.action, delivery.operation
         outbox = self._outboxes.get((action.name, operation)) if operation in action.batched else None
         if outbox is not None:
             outbox.put(delivery)
-            return
-        task = asyncio.create_task(self._settle_alone(action, operation, delivery))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        else:
+            self._tasks.start(self._settle_alone(delivery), f"{operation.name} of {action.name}")
 
-    async def _settle_alone(self, action: Action, operation: Operation, delivery: Delivery) -> None:
+    async def _settle_alone(self, delivery: Delivery) -> None:
         if delivery.span is not None:
             delivery.span.enter()
         async with self._transactions:
-            outcome = await self._outcome(action, operation, delivery.item)
+            outcome = await self._outcome(delivery)
         self._answer([(delivery, outcome)])
 
     async def _settle_batch(self, action: Action, operation: Operation, batch: list[Delivery]) -> None:
         """One transaction for all; where that fails, one for each."""
-        batch = self._defer_repeated(action, operation, batch)
         try:
             async with self._transactions:
                 outcomes = await self._transact_batch(action, operation, batch)
-        except Exception as error:
-            # A handler may raise anything; each item meets its own below.
-            if len(batch) > 1 and not database_failed(error):
-                logger.warning(
-                    "a batch of %d failed and is done again item by item",
-                    len(batch),
-                    extra={"action": action.name, "operation": operation.name},
-                    exc_info=not isinstance(error, Rejected),
-                )
-                await asyncio.gather(*(self._settle_alone(action, operation, delivery) for delivery in batch))
+        except Exception as error:  # noqa: BLE001 - a handler may raise anything
+            if len(batch) > 1 and not is_database_unavailable(error):
+                if not isinstance(error, Rejected):
+                    logger.warning(
+                        "a batch of %d of %s of action %s failed and is done again item by item: %s",
+                        len(batch),
+                        operation.name,
+                        action.name,
+                        error_text(error),
+                        extra={"action": action.name, "operation": operation.name},
+                    )
+                await asyncio.gather(*(self._settle_alone(delivery) for delivery in batch))
                 return
-            outcomes = [_failure(delivery.item.branch, operation, error) for delivery in batch]
+            outcomes = [self._failure(delivery.item.branch, operation, error) for delivery in batch]
         self._answer(zip(batch, outcomes, strict=True))
 
     async def _transact_batch(
@@ -285,21 +321,11 @@ class ParticipantWork:
         with self._tracing.together(action.name, operation, spans):
             return await self._transact(action, operation, items)
 
-    def _defer_repeated(self, action: Action, operation: Operation, batch: list[Delivery]) -> list[Delivery]:
-        """Each key once; a duplicate that came meanwhile goes with the next batch, and finds the row."""
-        first = {delivery.item.branch.key: delivery for delivery in reversed(batch)}
-        if len(first) == len(batch):
-            return batch
-        self._outboxes[action.name, operation].put_many(
-            delivery for delivery in batch if first[delivery.item.branch.key] is not delivery
-        )
-        return list(first.values())
-
-    async def _outcome(self, action: Action, operation: Operation, item: BatchItem) -> Outcome:
+    async def _outcome(self, delivery: Delivery) -> Outcome:
         try:
-            [outcome] = await self._transact(action, operation, [item])
+            [outcome] = await self._transact(delivery.action, delivery.operation, [delivery.item])
         except Exception as error:  # noqa: BLE001 - a handler may raise anything
-            return _failure(item.branch, operation, error)
+            return self._failure(delivery.item.branch, delivery.operation, error)
         return outcome
 
     async def _transact(self, action: Action, operation: Operation, items: list[BatchItem]) -> list[Outcome]:
@@ -308,39 +334,57 @@ class ParticipantWork:
             action.handlers[operation],
         )
 
+    def _failure(self, branch: Branch, operation: Operation, error: BaseException) -> Outcome:
+        """What an exception means to the caller. A failure is logged."""
+        try:
+            if isinstance(error, Rejected) and operation is Operation.TRY:
+                return rejected(error)
+            outcome = _failed_outcome(error)
+        except Exception as second:  # noqa: BLE001 - an author's exception may have broken attributes
+            text = f"{type(error).__name__} (its text cannot be made: {type(second).__name__})"
+            outcome = Outcome(Code.FAILED, "HANDLER_ERROR", text)
+        self._failures.record(branch, operation, outcome.reason, outcome.message, error)
+        return outcome
+
     def _answer(self, outcomes: Iterable[tuple[Delivery, Outcome]]) -> None:
         for delivery, outcome in outcomes:
-            delivery.replies.deliver(delivery.position, outcome)
-            if delivery.span is not None:
-                delivery.span.end(outcome)
-            self.waiting -= 1
+            self._deliver(delivery, outcome)
+            digest = delivery.item.branch.digest
+            others = []
+            for copy in self._running.pop(delivery.key):
+                if copy.item.branch.digest == digest:
+                    self._deliver(copy, outcome)
+                else:
+                    others.append(copy)
+            # The same branch with other content: the barrier is to judge it.
+            for copy in others:
+                self.waiting -= 1
+                self._enqueue(copy)
         if not self.waiting:
             self._idle.set()
 
+    def _deliver(self, delivery: Delivery, outcome: Outcome) -> None:
+        delivery.replies.deliver(delivery.position, outcome)
+        if delivery.span is not None:
+            delivery.span.end(outcome)
+        self.waiting -= 1
 
-def _nobody(*_: object) -> None:
+
+def _no_handler(*_: object) -> None:
     raise AssertionError("this plan calls no handler")
 
 
-def _without_request(action: Action, call: pb.BranchCall) -> Understood:
-    """For an operator who ends a branch whose payload nobody knows any more. Without a lane it goes alone."""
+def _without_request(action: Action, call: pb.BranchCall) -> Action:
+    """For an operator who ends a branch whose payload is not known any more. It goes alone."""
     if action.needs_request or call.payload or call.operation == pb.OPERATION_TRY:
         raise RefusalError("PAYLOAD_NEEDED", f"action {action.name!r} needs the payload of its branch")
-    return dataclasses.replace(action, batched=frozenset()), None
+    return dataclasses.replace(action, batched=frozenset())
 
 
 def _with_result(branch: Branch, result: object) -> Branch:
     """A branch whose Try is to answer this."""
-    data, content_type = payload.encode(result)
-    return Branch(
-        branch.gid,
-        branch.branch_id,
-        branch.action,
-        branch.expires_at_ms,
-        branch.attempt,
-        try_result=data,
-        try_result_content_type=content_type,
-    )
+    data, content_type = encoded_result(result)
+    return branch._replace(try_result=data, try_result_content_type=content_type)
 
 
 def _key_fits(key: str) -> bool:
@@ -352,27 +396,14 @@ def _invalid(message: str) -> Outcome:
     return Outcome(Code.FAILED, "INVALID_CALL", message, permanent=True)
 
 
-def _failure(branch: Branch, operation: Operation, error: Exception) -> Outcome:
-    """What a transaction's exception means to the caller."""
+def _failed_outcome(error: BaseException) -> Outcome:
     match error:
-        case Rejected() if operation is Operation.TRY:
-            return rejected(error)
-        case RefusalError():
+        case RefusalError() | TransactionLostError():
             return error.outcome
+        case InvalidResultError():
+            return Outcome(Code.FAILED, "INVALID_RESULT", error_text(error), permanent=True)
+        case TransactionControlError():
+            return Outcome(Code.FAILED, "HANDLER_ERROR", error_text(error), permanent=True)
         case _:
-            return _handler_error(branch, operation, error)
-
-
-def _handler_error(branch: Branch, operation: Operation, error: Exception) -> Outcome:
-    reason = "DATABASE_UNAVAILABLE" if database_failed(error) else "HANDLER_ERROR"
-    logger.error(
-        "%s of %s failed: %s",
-        operation.name,
-        branch.action,
-        reason,
-        exc_info=error,
-        extra={"gid": branch.gid, "branch_id": branch.branch_id, "action": branch.action},
-    )
-    # SQLAlchemy's own text carries the parameters, which may be nobody's business.
-    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-    return Outcome(Code.FAILED, reason, f"{type(cause).__name__}: {cause}"[:_MESSAGE_CHARS_MAX])
+            reason = "DATABASE_UNAVAILABLE" if is_database_unavailable(error) else "HANDLER_ERROR"
+            return Outcome(Code.FAILED, reason, error_text(error))

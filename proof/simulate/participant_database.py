@@ -28,7 +28,7 @@ _TABLES = """
 CREATE TABLE tcc_barrier (
     gid TEXT NOT NULL, branch_id TEXT NOT NULL, action TEXT NOT NULL, state INTEGER NOT NULL,
     expires_at_ms INTEGER NOT NULL, updated_at_ms INTEGER NOT NULL,
-    try_result BLOB, try_result_content_type TEXT, PRIMARY KEY (gid, branch_id));
+    try_result BLOB, try_result_content_type TEXT, digest BLOB, PRIMARY KEY (gid, branch_id));
 CREATE TABLE accounts (
     name TEXT PRIMARY KEY, initial INTEGER NOT NULL, available INTEGER NOT NULL,
     reserved INTEGER NOT NULL, taken INTEGER NOT NULL);
@@ -133,6 +133,9 @@ class SimulatedDoor:
         await self._take_time()
         _perhaps_lose_connection(luck, database.health.commits_and_fails)
         return outcome
+
+    async def check(self) -> None:
+        pass
 
     async def create_schema(self) -> int:
         return 0

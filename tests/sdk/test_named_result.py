@@ -92,7 +92,7 @@ async def test_an_answer_of_the_handlers_own_takes_its_place(named) -> None:
     caller, _, _ = named
 
     [first] = await caller.execute(call("a", b'{"own": 1}'))
-    [again] = await caller.execute(call("a"))
+    [again] = await caller.execute(call("a", b'{"own": 1}'))
 
     assert first.result == again.result == b"its own"
 

@@ -66,9 +66,9 @@ def test_registration_says_which_handler_is_missing(sqlite):
 
 
 def test_handlers_must_be_of_their_engine_s_colour(sqlite):
-    with pytest.raises(TypeError, match="must be async def: its database is an AsyncEngine"):
+    with pytest.raises(TypeError, match="must be async def because its database is an AsyncEngine"):
         _participant(sqlite[0], SyncSingle)
-    with pytest.raises(TypeError, match="must be plain def: its database is a sync Engine"):
+    with pytest.raises(TypeError, match="must be plain def because its database is a sync Engine"):
         _participant(create_engine("sqlite://"), AsyncSingle)
 
 
@@ -110,8 +110,8 @@ _JSON = b'{"sku":"a","quantity":2}'
     ("kind", "payload", "value", "result", "content_type"),
     [
         (Model, _JSON, Model(sku="a", quantity=2), _JSON, "application/json"),
-        (Record, _JSON, Record("a", 2), _JSON, "application/json"),
-        (dict, _JSON, json.loads(_JSON), _JSON, "application/json"),
+        (Record, _JSON, Record("a", 2), b'{"quantity":2,"sku":"a"}', "application/json"),
+        (dict, _JSON, json.loads(_JSON), b'{"quantity":2,"sku":"a"}', "application/json"),
         (bytes, b"\0\xff", b"\0\xff", b"\0\xff", "application/octet-stream"),
         (pb.BranchCall, b"\n\x01a", pb.BranchCall(gid="a"), b"\n\x01a", "application/x-protobuf"),
     ],
@@ -154,7 +154,9 @@ async def test_cancel_that_cannot_be_understood_keeps_the_reservation(sqlite, ca
     caller = await call_participant(_participant(engine, Idle, Model))
     await _call(caller, payload=_JSON)
 
-    assert _answer(await _call(caller, CANCEL, payload=b"{")) == (FAILED, "INVALID_PAYLOAD", True)
+    cancelled = await _call(caller, CANCEL, payload=b"{", tried_by_initiator=True)
+
+    assert _answer(cancelled) == (FAILED, "INVALID_PAYLOAD", True)
     assert ledger.rows() == [("b", 1)]
 
 
@@ -261,7 +263,7 @@ async def test_batch_answer_of_the_wrong_length_is_an_error(sqlite, call_partici
 
     outcome = await _call(caller)
 
-    assert _answer(outcome) == (FAILED, "HANDLER_ERROR", False)
+    assert _answer(outcome) == (FAILED, "INVALID_RESULT", True)
     assert "1 items were given and 0 answers" in outcome.message
     assert ledger.rows() == []
 
@@ -403,6 +405,7 @@ async def test_empty_batch_is_answered_with_nothing(sqlite, call_participant):
 
 async def test_health_and_reflection(sqlite):
     participant = _participant(sqlite[0], Idle)
+    await participant.create_schema()
     port = await participant.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         health = health_pb2_grpc.HealthStub(channel)

@@ -9,6 +9,7 @@ _barrier = partial(Mutant, file="tcc/barrier.py")
 _law = partial(_barrier, check=selection(f"{_BARRIER}::test_every_cell_of_the_law[sqlite-single]"))
 _sql = partial(Mutant, file="tcc/barrier_sql.py")
 _work = partial(Mutant, file="tcc/participant_work.py")
+_OUTCOMES = "tests/sdk/test_handler_outcomes.py"
 _PURGE = "tests/sdk/test_participant.py::test_purge_takes_old_ended_rows_in_bounded_batches_and_nothing_else"
 
 MUTANTS = (
@@ -63,9 +64,16 @@ MUTANTS = (
     _barrier(
         name="branch of another action not noticed",
         breaks="two callers who share a gid by mistake are told",
-        old="return LAW[operation, State(row.state)] if row.action == action else Verdict.BRANCH_CONFLICT",
-        new="return LAW[operation, State(row.state)]",
+        old="        is_same = row.action == action and (",
+        new="        is_same = (",
         check=selection(f"{_BARRIER}::test_same_branch_under_another_action_is_refused[sqlite-2]"),
+    ),
+    _barrier(
+        name="other content of a branch not noticed",
+        breaks="a gid that is used again with other content is refused",
+        old="or row.digest == branch.digest",
+        new="or row.digest != b''",
+        check=selection(f"{_OUTCOMES}::test_branch_tried_with_other_content_is_a_conflict[sqlite]"),
     ),
     _barrier(
         name="rejected Try leaves its row",
@@ -112,25 +120,39 @@ MUTANTS = (
     _work(
         name="poison item takes its batch along",
         breaks="one poison item harms nobody",
-        old="if len(batch) > 1 and not database_failed(error):",
-        new="if len(batch) > 1_000 and not database_failed(error):",
+        old="if len(batch) > 1 and not is_database_unavailable(error):",
+        new="if len(batch) > 1_000 and not is_database_unavailable(error):",
         check=selection(f"{_BARRIER}::test_one_poison_item_harms_nobody_else_in_its_batch[sqlite]"),
     ),
     _work(
         name="one branch twice in a local transaction",
         breaks="a call's effect happens at most once",
-        old="        if len(first) == len(batch):\n",
-        new="        if len(first) <= len(batch):\n",
+        old="        if copies is not None:\n            copies.append(delivery)\n            return\n",
+        new="",
         check=selection(f"{_BARRIER}::test_same_call_twice_in_one_batch_takes_effect_once[sqlite-batch]"),
     ),
     Mutant(
         name="answer before the local commit",
         breaks="what a participant has answered it has done",
-        file="tcc/barrier_door.py",
-        old="            async with self._engine.begin() as connection:\n"
-        "                came = await _drive_async(plan(), connection, handler)",
-        new="            async with self._engine.connect() as connection:\n"
-        "                came = await _drive_async(plan(), connection, handler)",
+        file="tcc/guarded_connection.py",
+        old="        self._begun.commit()\n        self.close()",
+        new="        self.close()",
         check=selection(f"{_BARRIER}::test_every_cell_of_the_law[sqlite-async-single]"),
+    ),
+    Mutant(
+        name="an aborted transaction is committed",
+        breaks="SUCCEEDED means committed",
+        file="tcc/guarded_connection.py",
+        old="            _check_status(driver.info.transaction_status)",
+        new="            _check_status(_IN_TRANSACTION)",
+        check=selection(f"{_OUTCOMES}::test_swallowed_violation_fails_the_call[postgresql]"),
+    ),
+    Mutant(
+        name="a sender of batches ends unnoticed",
+        breaks="a participant that is half dead does not serve on",
+        file="tcc/supervision.py",
+        old="        self.failed.set()",
+        new="        return",
+        check=selection(f"{_OUTCOMES}::test_serve_raises_when_a_background_task_has_ended"),
     ),
 )
