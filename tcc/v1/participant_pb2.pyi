@@ -41,7 +41,7 @@ BARRIER_STATE_CONFIRMED: BarrierState
 BARRIER_STATE_CANCELLED: BarrierState
 
 class BranchCall(_message.Message):
-    __slots__ = ("gid", "branch_id", "operation", "action", "payload", "content_type", "try_result", "try_result_content_type", "expires_at_ms", "attempt", "traceparent", "tracestate")
+    __slots__ = ("gid", "branch_id", "operation", "action", "payload", "content_type", "try_result", "try_result_content_type", "expires_at_ms", "attempt", "traceparent", "tracestate", "tried_by_initiator")
     GID_FIELD_NUMBER: _ClassVar[int]
     BRANCH_ID_FIELD_NUMBER: _ClassVar[int]
     OPERATION_FIELD_NUMBER: _ClassVar[int]
@@ -54,6 +54,7 @@ class BranchCall(_message.Message):
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     TRACESTATE_FIELD_NUMBER: _ClassVar[int]
+    TRIED_BY_INITIATOR_FIELD_NUMBER: _ClassVar[int]
     gid: str
     branch_id: str
     operation: Operation
@@ -66,7 +67,8 @@ class BranchCall(_message.Message):
     attempt: int
     traceparent: str
     tracestate: str
-    def __init__(self, gid: _Optional[str] = ..., branch_id: _Optional[str] = ..., operation: _Optional[_Union[Operation, str]] = ..., action: _Optional[str] = ..., payload: _Optional[bytes] = ..., content_type: _Optional[str] = ..., try_result: _Optional[bytes] = ..., try_result_content_type: _Optional[str] = ..., expires_at_ms: _Optional[int] = ..., attempt: _Optional[int] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ...) -> None: ...
+    tried_by_initiator: bool
+    def __init__(self, gid: _Optional[str] = ..., branch_id: _Optional[str] = ..., operation: _Optional[_Union[Operation, str]] = ..., action: _Optional[str] = ..., payload: _Optional[bytes] = ..., content_type: _Optional[str] = ..., try_result: _Optional[bytes] = ..., try_result_content_type: _Optional[str] = ..., expires_at_ms: _Optional[int] = ..., attempt: _Optional[int] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ..., tried_by_initiator: _Optional[bool] = ...) -> None: ...
 
 class BranchOutcome(_message.Message):
     __slots__ = ("index", "code", "reason", "message", "result", "content_type", "permanent")

@@ -103,7 +103,7 @@ class BranchResult(_message.Message):
     def __init__(self, branch_id: _Optional[str] = ..., result: _Optional[bytes] = ..., content_type: _Optional[str] = ...) -> None: ...
 
 class TransactionOutcome(_message.Message):
-    __slots__ = ("gid", "state", "cancel_reason", "cancel_branch_id", "cancel_detail", "results", "heuristic", "mixed_outcome")
+    __slots__ = ("gid", "state", "cancel_reason", "cancel_branch_id", "cancel_detail", "results", "heuristic", "mixed_outcome", "cancel_message")
     GID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     CANCEL_REASON_FIELD_NUMBER: _ClassVar[int]
@@ -112,6 +112,7 @@ class TransactionOutcome(_message.Message):
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     HEURISTIC_FIELD_NUMBER: _ClassVar[int]
     MIXED_OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_MESSAGE_FIELD_NUMBER: _ClassVar[int]
     gid: str
     state: TransactionState
     cancel_reason: CancelReason
@@ -120,7 +121,8 @@ class TransactionOutcome(_message.Message):
     results: _containers.RepeatedCompositeFieldContainer[BranchResult]
     heuristic: bool
     mixed_outcome: bool
-    def __init__(self, gid: _Optional[str] = ..., state: _Optional[_Union[TransactionState, str]] = ..., cancel_reason: _Optional[_Union[CancelReason, str]] = ..., cancel_branch_id: _Optional[str] = ..., cancel_detail: _Optional[str] = ..., results: _Optional[_Iterable[_Union[BranchResult, _Mapping]]] = ..., heuristic: _Optional[bool] = ..., mixed_outcome: _Optional[bool] = ...) -> None: ...
+    cancel_message: str
+    def __init__(self, gid: _Optional[str] = ..., state: _Optional[_Union[TransactionState, str]] = ..., cancel_reason: _Optional[_Union[CancelReason, str]] = ..., cancel_branch_id: _Optional[str] = ..., cancel_detail: _Optional[str] = ..., results: _Optional[_Iterable[_Union[BranchResult, _Mapping]]] = ..., heuristic: _Optional[bool] = ..., mixed_outcome: _Optional[bool] = ..., cancel_message: _Optional[str] = ...) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("code", "reason", "message", "retry_after_ms")
@@ -135,7 +137,7 @@ class Error(_message.Message):
     def __init__(self, code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., retry_after_ms: _Optional[int] = ...) -> None: ...
 
 class Transaction(_message.Message):
-    __slots__ = ("gid", "state", "initiator", "labels", "created_at", "expires_at", "decided_at", "ended_at", "cancel_reason", "cancel_branch_id", "cancel_detail", "stuck", "owner", "version", "branches", "held", "heuristic", "mixed_outcome", "trace_id")
+    __slots__ = ("gid", "state", "initiator", "labels", "created_at", "expires_at", "decided_at", "ended_at", "cancel_reason", "cancel_branch_id", "cancel_detail", "stuck", "owner", "version", "branches", "held", "heuristic", "mixed_outcome", "trace_id", "cancel_message")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -162,6 +164,7 @@ class Transaction(_message.Message):
     HEURISTIC_FIELD_NUMBER: _ClassVar[int]
     MIXED_OUTCOME_FIELD_NUMBER: _ClassVar[int]
     TRACE_ID_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_MESSAGE_FIELD_NUMBER: _ClassVar[int]
     gid: str
     state: TransactionState
     initiator: str
@@ -181,7 +184,8 @@ class Transaction(_message.Message):
     heuristic: bool
     mixed_outcome: bool
     trace_id: str
-    def __init__(self, gid: _Optional[str] = ..., state: _Optional[_Union[TransactionState, str]] = ..., initiator: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., decided_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cancel_reason: _Optional[_Union[CancelReason, str]] = ..., cancel_branch_id: _Optional[str] = ..., cancel_detail: _Optional[str] = ..., stuck: _Optional[bool] = ..., owner: _Optional[str] = ..., version: _Optional[int] = ..., branches: _Optional[_Iterable[_Union[Branch, _Mapping]]] = ..., held: _Optional[bool] = ..., heuristic: _Optional[bool] = ..., mixed_outcome: _Optional[bool] = ..., trace_id: _Optional[str] = ...) -> None: ...
+    cancel_message: str
+    def __init__(self, gid: _Optional[str] = ..., state: _Optional[_Union[TransactionState, str]] = ..., initiator: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., decided_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cancel_reason: _Optional[_Union[CancelReason, str]] = ..., cancel_branch_id: _Optional[str] = ..., cancel_detail: _Optional[str] = ..., stuck: _Optional[bool] = ..., owner: _Optional[str] = ..., version: _Optional[int] = ..., branches: _Optional[_Iterable[_Union[Branch, _Mapping]]] = ..., held: _Optional[bool] = ..., heuristic: _Optional[bool] = ..., mixed_outcome: _Optional[bool] = ..., trace_id: _Optional[str] = ..., cancel_message: _Optional[str] = ...) -> None: ...
 
 class Branch(_message.Message):
     __slots__ = ("spec", "state", "tried_by_initiator", "result", "result_content_type", "attempts", "last_error", "next_attempt_at", "heuristic_outcome", "heuristic_reason")
