@@ -6,7 +6,7 @@ from tcc import errors
 from tcc.branch import Branch, Rejected
 from tcc.client import Client
 from tcc.context import TransactionContext
-from tcc.errors import TccError, TransactionCancelled
+from tcc.errors import TccError, TransactionCancelled, TryTimedOut
 from tcc.outcome import CancelReason, Outcome, TransactionState, TryResult
 from tcc.requests import BranchRequest
 from tcc.sync_client import SyncClient
@@ -28,6 +28,7 @@ __all__ = [
     "TransactionContext",
     "TransactionState",
     "TryResult",
+    "TryTimedOut",
     "errors",
 ]
 

@@ -129,7 +129,8 @@ class Client:
           the same gid with the same content is the same transaction, whoever asks and whenever.
           A new UUIDv7 by default.
         - `expiry_s`: undecided by then, the transaction is cancelled. By default the
-          coordinator's, which also bounds it by the deadline of the call.
+          coordinator's, which also bounds it by the deadline of the call: a little before it,
+          so that the caller hears of the cancel and why.
         - `labels`: for finding it again; at most 16.
         - `wait_for`: "decision" (it is durable), "completion" (every branch has carried it out)
           or "accepted" (the transaction is durable; its outcome is TRYING).
@@ -138,11 +139,13 @@ class Client:
 
         Raises:
             TransactionCancelled: The decision is CANCEL: a Try was rejected, failed for good, or
-                the transaction expired.
+                the transaction expired; TryTimedOut where a branch kept failing until then.
             InvalidRequest: A field is wrong; UnknownParticipant is one of these.
             GidConflict: The gid belongs to a transaction with different content.
             Unavailable, ResourceExhausted: No coordinator took it until the time was up.
-            DeadlineExceeded: It was not decided in time. It goes on without the caller.
+            DeadlineExceeded: It was not decided in time. It goes on without the caller. Where the
+                coordinator knows a branch that keeps failing, `metadata` has `branch_id` and
+                `last_error`.
             ClientClosed: The client was closed meanwhile.
             TypeError: A payload cannot be encoded.
         """

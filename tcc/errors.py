@@ -141,6 +141,8 @@ class DeadlineExceeded(TccError):
     """The caller's time was up while the coordinator worked.
 
     The transaction goes on without the caller: repeat with the same gid, `wait` for it or `get` it.
+    Where the coordinator knows a branch that keeps failing, the message says so and `metadata` has
+    its `branch_id` and `last_error`.
     """
 
     default_code = grpc.StatusCode.DEADLINE_EXCEEDED
@@ -174,19 +176,22 @@ class TransactionCancelled(TccError):
     - `cancel_reason`: why, as a `CancelReason`; its name is `reason`, too.
     - `cancel_branch_id`: the branch whose Try caused it; empty if none did.
     - `detail`: the participant's stable reason (`SOLD_OUT`), or the initiator's words.
+    - `cancel_message`: what the participant said beside its reason ("only 2 left"), for people.
+    - `message`: all of this in one line.
     - `outcome`: the whole `Outcome`.
     """
 
     default_code = grpc.StatusCode.ABORTED
     default_reason = "TRANSACTION_CANCELLED"
 
-    def __init__(self, outcome: "Outcome", *, message: str = "") -> None:
+    def __init__(self, outcome: "Outcome") -> None:
         self.outcome = outcome
         self.cancel_reason: CancelReason = outcome.cancel_reason
         self.cancel_branch_id = outcome.cancel_branch_id
         self.detail = outcome.cancel_detail
+        self.cancel_message = outcome.cancel_message
         super().__init__(
-            message or _cancel_message(outcome),
+            self._text(outcome),
             reason=outcome.cancel_reason.name,
             metadata={"gid": outcome.gid},
         )
@@ -194,6 +199,38 @@ class TransactionCancelled(TccError):
     def __reduce__(self) -> tuple[Any, ...]:
         # Exceptions are copied and pickled by their `args`, which hold the message only.
         return type(self), (self.outcome,), self.__dict__
+
+    @staticmethod
+    def _text(outcome: "Outcome") -> str:
+        words = [f"transaction {outcome.gid} was cancelled"]
+        if outcome.cancel_branch_id:
+            words.append(f"by branch {outcome.cancel_branch_id}")
+        if outcome.cancel_detail:
+            words.append(f"({outcome.cancel_detail})")
+        text = " ".join(words)
+        return f"{text}: {outcome.cancel_message}" if outcome.cancel_message else text
+
+
+class TryTimedOut(TransactionCancelled):
+    """The transaction's time was up while a Try kept failing. `cancel_reason` is EXPIRED.
+
+    - `cancel_branch_id`: the branch whose Try it was.
+    - `detail` and `cancel_message`: the reason and the message of its last error.
+    """
+
+    @staticmethod
+    def _text(outcome: "Outcome") -> str:
+        last_error = " ".join(filter(None, (outcome.cancel_detail, outcome.cancel_message)))
+        return (
+            f"transaction {outcome.gid} was cancelled: its time was up while a Try kept failing; "
+            f"branch {outcome.cancel_branch_id}: {last_error}"
+        )
+
+
+def error_from_outcome(outcome: "Outcome") -> TransactionCancelled:
+    """Return the error of a transaction that was cancelled."""
+    timed_out = outcome.cancel_reason.name == "EXPIRED" and outcome.cancel_branch_id
+    return TryTimedOut(outcome) if timed_out else TransactionCancelled(outcome)
 
 
 def error_from_rpc(error: grpc.RpcError) -> TccError:
@@ -219,7 +256,9 @@ def error_from_rpc(error: grpc.RpcError) -> TccError:
 def error_from_reply(error: pb.Error) -> TccError:
     """The error of one item of a batch."""
     code = _CODES.get(error.code, grpc.StatusCode.UNKNOWN)
-    return _error(_Facts(code, error.reason, error.message, {}, error.retry_after_ms / 1000))
+    return _error(
+        _Facts(code, error.reason, error.message, dict(error.metadata), error.retry_after_ms / 1000)
+    )
 
 
 class _Facts(NamedTuple):
@@ -281,12 +320,3 @@ def _details_of(error: "grpc.Call | grpc.aio.AioRpcError") -> list[AnyMessage]:
         # Details that cannot be read, or that contradict the status, must not hide the status.
         return []
     return list(status.details) if status else []
-
-
-def _cancel_message(outcome: "Outcome") -> str:
-    words = [f"transaction {outcome.gid} was cancelled"]
-    if outcome.cancel_branch_id:
-        words.append(f"by branch {outcome.cancel_branch_id}")
-    if outcome.cancel_detail:
-        words.append(f"({outcome.cancel_detail})")
-    return " ".join(words)

@@ -22,6 +22,7 @@ from tcc.errors import (
     PreconditionFailed,
     TccError,
     TransactionCancelled,
+    error_from_outcome,
 )
 from tcc.outcome import (
     CancelReason,
@@ -89,8 +90,9 @@ class Enlistment:
 
         Raises:
             TransactionCancelled: The Try was rejected (`cancel_reason` REJECTED, `detail` is the
-                participant's reason) or cannot succeed (TRY_FAILED), or the transaction was
-                cancelled before, for example because it expired.
+                participant's reason, `cancel_message` what it said) or cannot succeed
+                (TRY_FAILED), or the transaction was cancelled before, for example because it
+                expired; TryTimedOut where a branch kept failing until then.
             AlreadyDecided: The transaction is being confirmed.
             InvalidRequest: `NESTED_TRY`: the caller is a handler of this very participant.
             TccError: As in `Client.execute`. Whether the branch was added is not known then.
@@ -346,7 +348,7 @@ async def cancel(
 def checked(outcome: Outcome) -> Outcome:
     """The outcome, unless it is CANCEL: that is raised as TransactionCancelled."""
     if outcome.cancelled:
-        raise TransactionCancelled(outcome)
+        raise error_from_outcome(outcome)
     return outcome
 
 
@@ -362,9 +364,10 @@ async def raise_if_cancelled(connection: Connection, gid: str, error: Preconditi
         cancel_reason=record.cancel_reason,
         cancel_branch_id=record.cancel_branch_id,
         cancel_detail=record.cancel_detail,
+        cancel_message=record.cancel_message,
     )
     if outcome.cancelled:
-        raise TransactionCancelled(outcome) from error
+        raise error_from_outcome(outcome) from error
 
 
 def _not_tried(gid: str, branch_id: str, response: pb.TryBranchResponse) -> TccError:
@@ -377,8 +380,9 @@ def _not_tried(gid: str, branch_id: str, response: pb.TryBranchResponse) -> TccE
         cancel_reason=reason,
         cancel_branch_id=branch_id,
         cancel_detail=response.reason,
+        cancel_message=response.message,
     )
-    return TransactionCancelled(outcome, message=response.message)
+    return error_from_outcome(outcome)
 
 
 def _reason_of(error: BaseException) -> str:

@@ -78,7 +78,9 @@ class TryResult:
 class Outcome:
     """How a transaction stands, in brief.
 
-    `results` holds what the Trys returned, by branch id; a Try that returned nothing has no entry.
+    `cancel_detail` is the stable reason that programs compare, `cancel_message` what the participant
+    said beside it, for people. `results` holds what the Trys returned, by branch id; a Try that
+    returned nothing has no entry.
     """
 
     gid: str
@@ -86,6 +88,7 @@ class Outcome:
     cancel_reason: CancelReason = CancelReason.NONE
     cancel_branch_id: str = ""
     cancel_detail: str = ""
+    cancel_message: str = ""
     results: dict[str, TryResult] = field(default_factory=dict)
 
     @property
@@ -137,6 +140,7 @@ class TransactionRecord:
     cancel_reason: CancelReason
     cancel_branch_id: str
     cancel_detail: str
+    cancel_message: str = ""
     stuck: bool
     owner: str
     version: int
@@ -167,6 +171,7 @@ def outcome_of(message: pb.TransactionOutcome) -> Outcome:
         cancel_reason=_CANCEL_REASONS[message.cancel_reason],
         cancel_branch_id=message.cancel_branch_id,
         cancel_detail=message.cancel_detail,
+        cancel_message=message.cancel_message,
         results={
             item.branch_id: TryResult(
                 branch_id=item.branch_id, data=item.result, content_type=item.content_type
@@ -190,6 +195,7 @@ def record_of(message: pb.Transaction) -> TransactionRecord:
         cancel_reason=_CANCEL_REASONS[message.cancel_reason],
         cancel_branch_id=message.cancel_branch_id,
         cancel_detail=message.cancel_detail,
+        cancel_message=message.cancel_message,
         stuck=message.stuck,
         owner=message.owner,
         version=message.version,

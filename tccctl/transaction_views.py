@@ -185,9 +185,12 @@ def _facts(transaction: pb.Transaction, owner_name: str, now_s: float) -> Iterat
 
 def _cancel_words(transaction: pb.Transaction) -> str:
     reason = enum_name(pb.CancelReason.DESCRIPTOR, transaction.cancel_reason)
-    at = f"by branch {transaction.cancel_branch_id}" if transaction.cancel_branch_id else ""
+    timed_out = transaction.cancel_reason == pb.CANCEL_REASON_EXPIRED
+    at = f"while branch {transaction.cancel_branch_id} kept failing" if timed_out else ""
+    at = at or f"by branch {transaction.cancel_branch_id}"
     detail = f"({transaction.cancel_detail})" if transaction.cancel_detail else ""
-    return " ".join(filter(None, (reason, at, detail)))
+    words = " ".join(filter(None, (reason, at if transaction.cancel_branch_id else "", detail)))
+    return f"{words}: {transaction.cancel_message}" if transaction.cancel_message else words
 
 
 def _branch_table(branches: Sequence[pb.Branch], now_s: float) -> Table:

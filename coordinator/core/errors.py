@@ -112,6 +112,13 @@ class CallTooLong(Refused):
     reason = "CALL_TOO_LONG"
 
 
+class KeepsFailing(Refused):
+    """The caller's time is nearly up, and a branch keeps failing. The transaction goes on."""
+
+    code = "DEADLINE_EXCEEDED"
+    reason = "DEADLINE_EXCEEDED"
+
+
 class SearchTooLong(Refused):
     """The log has given up a search that took too long; a narrower filter helps."""
 

@@ -132,6 +132,8 @@ PHASE_TWO = {State.CONFIRMING: Operation.CONFIRM, State.CANCELLING: Operation.CA
 
 # A participant's words are kept, but never at any length.
 ERROR_CHARACTERS_MAX = 1_000
+# What the initiator is told of a participant's message.
+CANCEL_MESSAGE_CHARACTERS_MAX = 500
 
 Step = tuple[Transaction, tuple[Effect, ...]]
 
@@ -222,7 +224,7 @@ def _news(tx: Transaction, before_state: State | None, before_branches: int) -> 
 def _go_on_trying(tx: Transaction, now: float) -> Step:
     """Decides if it can be decided, else calls every Try that is due."""
     if now >= tx.expires_at:
-        return _cancel(tx, Trigger.EXPIRED)
+        return _expire(tx)
     succeeded = TryState.SUCCEEDED
     stages = [branch.spec.stage for branch in tx.branches if branch.tried is not succeeded]
     if not stages and (tx.confirm_requested or not tx.interactive):
@@ -279,7 +281,7 @@ def _on_try_succeeded(tx: Transaction, index: int, answer: Answer, now: float) -
 def _on_try_refused(tx: Transaction, index: int, answer: Answer, tried: TryState, trigger: Trigger) -> Step:
     branch = replace(tx.branches[index], tried=tried, calling=None, last_error=words(answer))
     tx = with_branch(tx, index, branch)
-    return _cancel(tx, trigger, branch_id=branch.spec.branch_id, detail=answer.reason)
+    return _cancel(tx, trigger, branch_id=branch.spec.branch_id, detail=answer.reason, message=answer.message)
 
 
 def _add_branch(tx: Transaction, event: BranchAdded, now: float) -> Step:
@@ -292,7 +294,7 @@ def _add_branch(tx: Transaction, event: BranchAdded, now: float) -> Step:
     if tx.confirm_requested:
         raise AlreadyDecided("CONFIRM was asked for; no branch can join any more")
     if now >= tx.expires_at:
-        return _cancel(tx, Trigger.EXPIRED)
+        return _expire(tx)
     if len(tx.branches) >= event.branches_max:
         raise TooManyBranches(f"at most {event.branches_max} branches")
     bytes_before = sum(len(branch.spec.payload) for branch in tx.branches)
@@ -367,13 +369,37 @@ def _confirm(tx: Transaction) -> Step:
     return _decide(tx, Trigger.EVERY_TRY_SUCCEEDED)
 
 
-def _cancel(tx: Transaction, trigger: Trigger, *, branch_id: str = "", detail: str = "") -> Step:
+def _expire(tx: Transaction) -> Step:
+    """Cancels because the time is up. If a Try kept failing until then, that is why."""
+    branch = failing_branch(tx)
+    if branch is None:
+        return _cancel(tx, Trigger.EXPIRED)
+    reason, message = reason_and_message(branch.last_error)
+    return _cancel(tx, Trigger.EXPIRED, branch_id=branch.spec.branch_id, detail=reason, message=message)
+
+
+def failing_branch(tx: Transaction) -> Branch | None:
+    """Return the branch that keeps `tx` from going on, as far as is known: the one that failed most.
+
+    A Try may have failed without an attempt: the call was not sent.
+    """
+    if tx.state is State.TRYING:
+        failing = [b for b in tx.branches if b.tried is TryState.UNKNOWN and b.last_error]
+    else:
+        failing = [b for b in tx.branches if not b.done and b.attempts and b.last_error]
+    return max(failing, key=lambda branch: branch.attempts, default=None)
+
+
+def _cancel(
+    tx: Transaction, trigger: Trigger, *, branch_id: str = "", detail: str = "", message: str = ""
+) -> Step:
     return _decide(
         replace(
             tx,
             cancel_reason=_CANCEL_REASONS[trigger],
             cancel_branch_id=branch_id,
-            cancel_detail=detail[:ERROR_CHARACTERS_MAX],
+            cancel_detail=bounded_text(detail, ERROR_CHARACTERS_MAX),
+            cancel_message=bounded_text(message, CANCEL_MESSAGE_CHARACTERS_MAX),
         ),
         trigger,
     )
@@ -466,7 +492,9 @@ def _failed(branch: Branch, event: Answered, now: float) -> Branch:
     """The branch after a failed call: when to repeat it. A call that never left burns no attempt."""
     answer = event.answer
     if answer.withheld:
-        return replace(branch, calling=None, due_at=now + answer.retry_after_s)
+        # What an attempt said tells more than why there is none.
+        last_error = branch.last_error or words(answer)
+        return replace(branch, calling=None, due_at=now + answer.retry_after_s, last_error=last_error)
     attempts = branch.attempts + 1
     wait_s = max(answer.retry_after_s, delay_s(attempts, event.policy, event.jitter))
     return replace(branch, calling=None, attempts=attempts, due_at=now + wait_s, last_error=words(answer))
@@ -476,6 +504,20 @@ def words(answer: Answer) -> str:
     """What a failed call said, at a bearable length."""
     words = f"{answer.reason}: {answer.message}" if answer.message else answer.reason
     return words[:ERROR_CHARACTERS_MAX]
+
+
+def reason_and_message(last_error: str) -> tuple[str, str]:
+    """Return the two parts that `words` has put together."""
+    reason, _, message = last_error.partition(": ")
+    return reason, message
+
+
+def bounded_text(text: str, characters_max: int) -> str:
+    """Return the text as the log can hold it, so that the first answer is the same as any later one."""
+    text = text[:characters_max]
+    if not text.isascii():
+        text = text.encode(errors="replace").decode()  # UTF-8 holds no lone surrogates
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def with_branch(tx: Transaction, index: int, branch: Branch) -> Transaction:

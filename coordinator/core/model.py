@@ -189,6 +189,8 @@ class Transaction(Struct, frozen=True, kw_only=True, gc=False):
     cancel_reason: CancelReason = CancelReason.NONE
     cancel_branch_id: str = ""
     cancel_detail: str = ""
+    # What the branch's participant said beside its reason. Untrusted; decides nothing.
+    cancel_message: str = ""
     stuck: bool = False
     # Set while it waits in the log, owned by nobody, for its next attempt; HELD_UNTIL
     # while an operator holds it.

@@ -77,6 +77,7 @@ def _order() -> Statement:
             cancel_reason=bindparam("cancel_reason", type_=SmallInteger),
             cancel_branch_id=text("cancel_branch_id"),
             cancel_detail=text("cancel_detail"),
+            cancel_message=text("cancel_message"),
             stuck=_flag("stuck"),
             heuristic=_flag("heuristic"),
             waiting_on=text("waiting_on"),

@@ -42,6 +42,7 @@ _ORDER_COLUMNS = (
     "cancel_reason",
     "cancel_branch_id",
     "cancel_detail",
+    "cancel_message",
     "stuck",
     "waiting_on",
     "due_at",

@@ -63,6 +63,8 @@ transactions = Table(
     Column("cancel_reason", SmallInteger, nullable=False, server_default="0"),
     Column("cancel_branch_id", Text, nullable=False, server_default=""),
     Column("cancel_detail", Text, nullable=False, server_default=""),
+    # What the participant said beside its reason, for people.
+    Column("cancel_message", Text, nullable=False, server_default=""),
     Column("stuck", Boolean, nullable=False, server_default="false"),
     # The participant that a parked one waits for.
     Column("waiting_on", Text, nullable=False, server_default=""),

@@ -175,6 +175,7 @@ RECORD = {
     "cancel_reason": t.cancel_reason,
     "cancel_branch_id": t.cancel_branch_id,
     "cancel_detail": t.cancel_detail,
+    "cancel_message": t.cancel_message,
     "stuck": t.stuck,
     "waiting_on": t.waiting_on,
     "due_at": seconds(t.due_at),
@@ -316,7 +317,7 @@ def _save(name: str, new: TableValuedAlias, changes: Mapping[str, ColumnElement[
 
 
 def _save_plain() -> Statement:
-    """For rows whose state says it all: three columns instead of twelve."""
+    """For rows whose state says it all: three columns instead of fifteen."""
     new = batch("new", gid=Text(), version=BigInteger(), state=SmallInteger())
     changes: dict[str, ColumnElement[Any]] = {"progress": null(), "stuck": false(), "waiting_on": NO_TEXT}
     return _save("transaction_save_plain", new, changes)
@@ -332,6 +333,7 @@ def _save_full() -> Statement:
         cancel_reason=SmallInteger(),
         cancel_branch_id=Text(),
         cancel_detail=Text(),
+        cancel_message=Text(),
         stuck=Boolean(),
         waiting_on=Text(),
         due_at=Double(),
@@ -339,7 +341,10 @@ def _save_full() -> Statement:
         payloads=LargeBinary(),
         participants=Text(),
     )
-    as_they_are = ("progress", "cancel_reason", "cancel_branch_id", "cancel_detail", "stuck", "waiting_on")
+    as_they_are = (
+        "progress", "cancel_reason", "cancel_branch_id", "cancel_detail", "cancel_message", "stuck",
+        "waiting_on",
+    )  # fmt: skip
     changes: dict[str, ColumnElement[Any]] = {name: new.c[name] for name in as_they_are}
     changes["due_at"] = func.to_timestamp(new.c.due_at)
     # NULL where no branch has joined.

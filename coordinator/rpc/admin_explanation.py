@@ -114,7 +114,8 @@ def _branch_summary(branch: Branch, explained: pb.BranchExplanation, now: float,
 def _summary(record: Record, reply: pb.ExplainTransactionResponse, now: float, asked: str) -> str:
     tx = record.tx
     if tx.state.ended:
-        return f"it has ended: {tx.state.name}" + (" with a mixed outcome" if tx.mixed else "")
+        why = f", because {admin_replies.cancel_words(tx)}" if tx.cancel_reason else ""
+        return f"it has ended: {tx.state.name}" + (" with a mixed outcome" if tx.mixed else "") + why
     if tx.held:
         return "an operator holds it; nothing is called until it is released"
     if record.owner and not reply.owner_alive:

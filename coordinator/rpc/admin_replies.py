@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from msgspec.structs import replace
 
 from coordinator.core.audit import AuditRecord
-from coordinator.core.model import Branch, Note, Operation
+from coordinator.core.model import Branch, Note, Operation, Transaction
 from coordinator.ports import (
     Adoption,
     CoordinatorRecord,
@@ -78,10 +78,13 @@ def _milestone(at: float | None, kind: pb.HistoryKind, detail: str) -> pb.Histor
 
 def _decision(record: Record) -> str:
     tx = record.tx
-    if not tx.cancel_reason:
-        return "CONFIRM"
-    why = [tx.cancel_reason.name, tx.cancel_branch_id, tx.cancel_detail]
-    return "CANCEL: " + " ".join(filter(None, why))
+    return f"CANCEL: {cancel_words(tx)}" if tx.cancel_reason else "CONFIRM"
+
+
+def cancel_words(tx: Transaction) -> str:
+    """Return why `tx` was cancelled, with what the participant said."""
+    words = " ".join(filter(None, (tx.cancel_reason.name, tx.cancel_branch_id, tx.cancel_detail)))
+    return f"{words}: {tx.cancel_message}" if tx.cancel_message else words
 
 
 def _noted(branch: Branch, note: Note) -> Iterable[pb.HistoryEntry]:

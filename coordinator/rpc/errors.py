@@ -70,6 +70,7 @@ def to_error(error: Refused) -> pb.Error:
         reason=error.reason,
         message=error.message,
         retry_after_ms=round(error.retry_after_s * 1000),
+        metadata=error.metadata,
     )
 
 

@@ -356,6 +356,8 @@ def _write(message: pb.BranchCall, call: BranchCall) -> pb.BranchCall:
     if call.result:
         message.try_result = call.result
         message.try_result_content_type = call.result_content_type
+    if spec.tried_by_initiator:
+        message.tried_by_initiator = True
     if call.trace is not None:
         message.traceparent = call.trace.traceparent
         message.tracestate = call.trace.tracestate

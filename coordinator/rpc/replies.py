@@ -2,6 +2,7 @@
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from coordinator.core.machine import CANCEL_MESSAGE_CHARACTERS_MAX, bounded_text, reason_and_message
 from coordinator.core.model import Branch, CancelReason, Heuristic, State, Transaction, TryState
 from coordinator.ports import Record
 from tcc.v1 import transaction_pb2 as pb
@@ -45,6 +46,7 @@ def outcome(tx: Transaction) -> pb.TransactionOutcome:
         reply.cancel_reason = _CANCEL_REASONS[tx.cancel_reason]
         reply.cancel_branch_id = tx.cancel_branch_id
         reply.cancel_detail = tx.cancel_detail
+        reply.cancel_message = tx.cancel_message
     for branch in tx.branches:
         if branch.result:
             reply.results.add(
@@ -59,12 +61,12 @@ def outcome(tx: Transaction) -> pb.TransactionOutcome:
 
 def try_branch(branch: Branch) -> pb.TryBranchResponse:
     """What a branch's Try has come to."""
-    reason, _, message = branch.last_error.partition(": ")
+    reason, message = reason_and_message(branch.last_error)
     refused = branch.tried in (TryState.REJECTED, TryState.FAILED)
     return pb.TryBranchResponse(
         state=_TRIED[branch.tried],
         reason=reason if refused else "",
-        message=message if refused else "",
+        message=bounded_text(message, CANCEL_MESSAGE_CHARACTERS_MAX) if refused else "",
         result=branch.result,
         result_content_type=branch.result_content_type,
     )
@@ -85,6 +87,7 @@ def transaction(record: Record, *, with_payloads: bool) -> pb.Transaction:
         cancel_reason=_CANCEL_REASONS[tx.cancel_reason],
         cancel_branch_id=tx.cancel_branch_id,
         cancel_detail=tx.cancel_detail,
+        cancel_message=tx.cancel_message,
         stuck=tx.stuck,
         owner=record.owner or "",
         version=tx.version,

@@ -16,6 +16,10 @@ from tcc.v1 import transaction_pb2 as pb
 
 ID_BYTES_MAX = 128
 REASON_CHARACTERS_MAX = 1_000
+# By how much of the caller's time, and by how much at most, an expiry that follows from
+# the deadline of the call comes before it.
+EXPIRY_MARGIN = 0.2
+EXPIRY_MARGIN_MAX_S = 0.5
 PAGE_SIZE_DEFAULT = 100
 PAGE_SIZE_MAX = 1_000
 # The longest of ours has 212, and none is nested.
@@ -297,7 +301,11 @@ def _expiry_s(
 ) -> float:
     if not request.HasField("expiry"):
         default_s = limits.expiry_default_s
-        return default_s if time_left_s is None else max(limits.expiry_min_s, min(default_s, time_left_s))
+        if time_left_s is None:
+            return default_s
+        # The caller is still there when the transaction is cancelled, and hears why.
+        before_deadline_s = time_left_s - min(EXPIRY_MARGIN_MAX_S, time_left_s * EXPIRY_MARGIN)
+        return max(limits.expiry_min_s, min(default_s, before_deadline_s))
     expiry_s = request.expiry.seconds + request.expiry.nanos / 1e9
     if not limits.expiry_min_s <= expiry_s <= limits.expiry_max_s:
         raise InvalidRequest(

@@ -1,18 +1,19 @@
 """TransactionService: requests of initiators in, events to the engine, what they wait for out."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 from coordinator.core.errors import (
     AlreadyDecided,
     DecisionConflict,
     InvalidRequest,
+    KeepsFailing,
     OwnerChanged,
     Refused,
     UnknownParticipant,
 )
-from coordinator.core.machine import whereabouts
+from coordinator.core.machine import CANCEL_MESSAGE_CHARACTERS_MAX, bounded_text, failing_branch, whereabouts
 from coordinator.core.model import Branch, State, Transaction, TryState
 from coordinator.engine.engine import Engine
 from coordinator.engine.waiting import Milestone, Waiter
@@ -38,6 +39,12 @@ from tcc.v1 import transaction_pb2 as pb, transaction_pb2_grpc
 
 # How often a step is asked for again while coordinators take the transaction from each other.
 COMMAND_REPEATS_MAX = 4
+# By how much of the caller's time, and by how much at most, a caller hears before its deadline
+# that a branch keeps failing. Less than an expiry comes before it: that says more.
+REPLY_MARGIN = 0.05
+REPLY_MARGIN_MAX_S = 0.1
+# The error travels twice in headers, which have little room.
+LAST_ERROR_BYTES_MAX = 1_000
 
 
 class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
@@ -58,7 +65,9 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
     ) -> pb.ExecuteTransactionResponse:
         milestone = milestone_of(request.wait_for)
         tx = self._new_transaction(request, context.time_remaining(), context)
-        return pb.ExecuteTransactionResponse(outcome=replies.outcome(await self._begun(tx, milestone)))
+        return pb.ExecuteTransactionResponse(
+            outcome=replies.outcome(await self._begun(tx, milestone, context))
+        )
 
     @refusals_as_statuses
     async def ExecuteTransactions(self, request: pb.ExecuteTransactionsRequest, context: Context) -> None:
@@ -70,6 +79,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         refusal = self._engine.refusal()
         refused = None if refusal is None else to_error(refusal)
         unknown: list[tuple[Transaction, _Item, Refused]] = []
+        begun: list[tuple[str, _Item]] = []
         for index, item in enumerate(transactions):
             if refused is not None and item.gid not in self._engine.live:
                 collected.add(pb.ExecuteTransactionsReply(index=index, error=refused))
@@ -83,8 +93,12 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
                     self._engine.begin(tx, waiter)
                 except UnknownParticipant as error:
                     unknown.append((tx, waiter, error))
+                begun.append((tx.gid, waiter))
             except Refused as error:
                 collected.add(_refusal(index, error))
+        alarm = asyncio.get_running_loop().call_later(
+            self._reply_in_s(context), self._fail_if_branches_fail, begun
+        )
         try:
             if unknown:
                 await self._engine.rejoin(unknown)
@@ -94,6 +108,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
                 await context.write(response)
                 failpoint("rpc.batch.reply.after")
         finally:
+            alarm.cancel()
             collected.closed = True
 
     def _new_transaction(
@@ -111,14 +126,14 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
             trace=trace_of(request, call, self._new_trace) if traced else None,
         )
 
-    async def _begun(self, tx: Transaction, milestone: Milestone) -> Transaction:
+    async def _begun(self, tx: Transaction, milestone: Milestone, context: Context) -> Transaction:
         async def begin(waiter: Waiter) -> None:
             try:
                 self._engine.begin(tx, waiter)
             except UnknownParticipant as error:
                 await self._engine.rejoin([(tx, waiter, error)])
 
-        return await _until(milestone, begin)
+        return await self._until(tx.gid, milestone, begin, context)
 
     # --- interactive transactions -----------------------------------------
 
@@ -133,27 +148,30 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
             limits=self._limits,
             trace=trace_of(request, context, self._new_trace),
         )
-        begun = await self._begun(tx, Milestone.ACCEPTED)
+        begun = await self._begun(tx, Milestone.ACCEPTED, context)
         return pb.BeginTransactionResponse(gid=begun.gid, expires_at=replies.timestamp(begun.expires_at))
 
     @refusals_as_statuses
-    async def TryBranch(self, request: pb.TryBranchRequest, _context: Context) -> pb.TryBranchResponse:
-        tx, branch = await self._add_branch(request, Milestone.BRANCH_TRIED)
+    async def TryBranch(self, request: pb.TryBranchRequest, context: Context) -> pb.TryBranchResponse:
+        tx, branch = await self._add_branch(request, Milestone.BRANCH_TRIED, context)
         if branch.tried is TryState.UNKNOWN:
             raise _too_late(tx)
         return replies.try_branch(branch)
 
     @refusals_as_statuses
     async def RegisterBranch(
-        self, request: pb.RegisterBranchRequest, _context: Context
+        self, request: pb.RegisterBranchRequest, context: Context
     ) -> pb.RegisterBranchResponse:
-        tx, _ = await self._add_branch(request, Milestone.BRANCH_REGISTERED)
+        tx, _ = await self._add_branch(request, Milestone.BRANCH_REGISTERED, context)
         if tx.state.decided:
             raise _too_late(tx)
         return pb.RegisterBranchResponse(expires_at=replies.timestamp(tx.expires_at))
 
     async def _add_branch(
-        self, request: pb.TryBranchRequest | pb.RegisterBranchRequest, milestone: Milestone
+        self,
+        request: pb.TryBranchRequest | pb.RegisterBranchRequest,
+        milestone: Milestone,
+        context: Context,
     ) -> tuple[Transaction, Branch]:
         gid = checked_gid(request.gid)
         spec = branch_spec(
@@ -163,7 +181,8 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
             interactive=True,
             tried_by_initiator=milestone is Milestone.BRANCH_REGISTERED,
         )
-        tx = await _commanded(
+        tx = await self._commanded(
+            gid,
             milestone,
             lambda waiter: self._engine.add_branch(
                 gid,
@@ -172,6 +191,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
                 branches_max=self._limits.branches_max,
                 transaction_bytes_max=self._limits.transaction_bytes_max,
             ),
+            context,
             branch_id=spec.branch_id,
         )
         branch = next((b for b in tx.branches if b.spec.branch_id == spec.branch_id), None)
@@ -181,11 +201,14 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
 
     @refusals_as_statuses
     async def ConfirmTransaction(
-        self, request: pb.ConfirmTransactionRequest, _context: Context
+        self, request: pb.ConfirmTransactionRequest, context: Context
     ) -> pb.ConfirmTransactionResponse:
         gid = checked_gid(request.gid)
-        tx = await _commanded(
-            _decision_or_completion(request.wait_for), lambda waiter: self._engine.confirm(gid, waiter)
+        tx = await self._commanded(
+            gid,
+            _decision_or_completion(request.wait_for),
+            lambda waiter: self._engine.confirm(gid, waiter),
+            context,
         )
         if tx.state in (State.CANCELLING, State.CANCELLED):
             raise _decided_otherwise(tx)
@@ -193,16 +216,18 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
 
     @refusals_as_statuses
     async def CancelTransaction(
-        self, request: pb.CancelTransactionRequest, _context: Context
+        self, request: pb.CancelTransactionRequest, context: Context
     ) -> pb.CancelTransactionResponse:
         gid = checked_gid(request.gid)
         if len(request.reason) > REASON_CHARACTERS_MAX or "\0" in request.reason:
             raise InvalidRequest(
                 "INVALID_REASON", f"a reason has at most {REASON_CHARACTERS_MAX} characters, none of them NUL"
             )
-        tx = await _commanded(
+        tx = await self._commanded(
+            gid,
             _decision_or_completion(request.wait_for),
             lambda waiter: self._engine.cancel(gid, request.reason, waiter),
+            context,
         )
         if tx.state in (State.CONFIRMING, State.CONFIRMED):
             raise _decided_otherwise(tx)
@@ -233,41 +258,83 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
 
     @refusals_as_statuses
     async def WaitTransaction(
-        self, request: pb.WaitTransactionRequest, _context: Context
+        self, request: pb.WaitTransactionRequest, context: Context
     ) -> pb.WaitTransactionResponse:
         gid = checked_gid(request.gid)
-        tx = await _until(milestone_of(request.wait_for), lambda waiter: self._engine.wait(gid, waiter))
+        tx = await self._until(
+            gid,
+            milestone_of(request.wait_for),
+            lambda waiter: self._engine.wait(gid, waiter),
+            context,
+        )
         return pb.WaitTransactionResponse(outcome=replies.outcome(tx))
 
+    # --- waiting ----------------------------------------------------------
 
-async def _commanded(
-    milestone: Milestone, ask: Callable[[Waiter], Awaitable[None]], *, branch_id: str = ""
-) -> Transaction:
-    """`_until` for a step of an interactive transaction.
+    async def _commanded(
+        self,
+        gid: str,
+        milestone: Milestone,
+        ask: Callable[[Waiter], Awaitable[None]],
+        context: Context,
+        *,
+        branch_id: str = "",
+    ) -> Transaction:
+        """`_until` for a step of an interactive transaction.
 
-    It is asked for again when the transaction turns out to be another coordinator's
-    by now: an initiator's steps may reach different coordinators in turn.
-    """
-    for _ in range(COMMAND_REPEATS_MAX):
-        with suppress(OwnerChanged):
-            return await _until(milestone, ask, branch_id=branch_id, is_command=True)
-    return await _until(milestone, ask, branch_id=branch_id, is_command=True)
+        It is asked for again when the transaction turns out to be another coordinator's
+        by now: an initiator's steps may reach different coordinators in turn.
+        """
+        for _ in range(COMMAND_REPEATS_MAX):
+            with suppress(OwnerChanged):
+                return await self._until(gid, milestone, ask, context, branch_id=branch_id, is_command=True)
+        return await self._until(gid, milestone, ask, context, branch_id=branch_id, is_command=True)
 
+    async def _until(
+        self,
+        gid: str,
+        milestone: Milestone,
+        ask: Callable[[Waiter], Awaitable[None]],
+        context: Context,
+        *,
+        branch_id: str = "",
+        is_command: bool = False,
+    ) -> Transaction:
+        """Asks the engine for something and waits until the transaction is that far.
 
-async def _until(
-    milestone: Milestone,
-    ask: Callable[[Waiter], Awaitable[None]],
-    *,
-    branch_id: str = "",
-    is_command: bool = False,
-) -> Transaction:
-    """Asks the engine for something and waits until the transaction is that far."""
-    caller = _Caller(milestone, branch_id=branch_id, is_command=is_command)
-    failpoint("rpc.request")
-    await ask(caller)
-    tx = await caller.reached
-    failpoint("rpc.reply.before")
-    return tx
+        Raises:
+            KeepsFailing: the caller's time is nearly up, and this is why.
+        """
+        caller = _Caller(milestone, branch_id=branch_id, is_command=is_command)
+        failpoint("rpc.request")
+        alarm = asyncio.get_running_loop().call_later(
+            self._reply_in_s(context), self._fail_if_branch_fails, gid, caller
+        )
+        try:
+            await ask(caller)
+            tx = await caller.reached
+        finally:
+            alarm.cancel()
+        failpoint("rpc.reply.before")
+        return tx
+
+    def _reply_in_s(self, context: Context) -> float:
+        """Return how long a caller may wait while a branch keeps failing."""
+        time_left_s = context.time_remaining()
+        if time_left_s is None:
+            time_left_s = self.call_max_s
+        return time_left_s - min(REPLY_MARGIN_MAX_S, time_left_s * REPLY_MARGIN)
+
+    def _fail_if_branch_fails(self, gid: str, waiter: Waiter) -> None:
+        """Answers `waiter` with the branch that keeps failing, if this coordinator knows one."""
+        entry = self._engine.live.get(gid)
+        branch = None if entry is None or waiter.is_gone() else failing_branch(entry.tx)
+        if branch is not None:
+            waiter.fail(_keeps_failing(gid, branch))
+
+    def _fail_if_branches_fail(self, items: Sequence[tuple[str, "_Item"]]) -> None:
+        for gid, waiter in items:
+            self._fail_if_branch_fails(gid, waiter)
 
 
 class _Caller(Waiter):
@@ -317,21 +384,28 @@ class _Replies:
 class _Item(Waiter):
     """One transaction of a batch."""
 
-    __slots__ = ("_index", "_replies")
+    __slots__ = ("_answered", "_index", "_replies")
 
     def __init__(self, milestone: Milestone, collected: _Replies, index: int) -> None:
         super().__init__(milestone)
         self._replies = collected
         self._index = index
+        # Shortly before the deadline it may be answered while the engine still has it.
+        self._answered = False
 
     def settle(self, tx: Transaction) -> None:
-        self._replies.add(pb.ExecuteTransactionsReply(index=self._index, outcome=replies.outcome(tx)))
+        self._add(pb.ExecuteTransactionsReply(index=self._index, outcome=replies.outcome(tx)))
 
     def fail(self, error: Refused) -> None:
-        self._replies.add(_refusal(self._index, error))
+        self._add(_refusal(self._index, error))
 
     def is_gone(self) -> bool:
-        return self._replies.closed
+        return self._answered or self._replies.closed
+
+    def _add(self, reply: pb.ExecuteTransactionsReply) -> None:
+        if not self._answered:
+            self._answered = True
+            self._replies.add(reply)
 
 
 def _refusal(index: int, error: Refused) -> pb.ExecuteTransactionsReply:
@@ -341,6 +415,19 @@ def _refusal(index: int, error: Refused) -> pb.ExecuteTransactionsReply:
 def _decision_or_completion(wait_for: int) -> Milestone:
     """A decision that is asked for is waited for, at least."""
     return max(milestone_of(wait_for), Milestone.DECIDED)
+
+
+def _keeps_failing(gid: str, branch: Branch) -> KeepsFailing:
+    branch_id, last_error = branch.spec.branch_id, _header_text(branch.last_error)
+    return KeepsFailing(
+        f"transaction {gid} was not answered in time, branch {branch_id}: {last_error}",
+        metadata={"gid": gid, "branch_id": branch_id, "last_error": last_error},
+    )
+
+
+def _header_text(text: str) -> str:
+    text = bounded_text(text, CANCEL_MESSAGE_CHARACTERS_MAX)
+    return text.encode()[:LAST_ERROR_BYTES_MAX].decode(errors="ignore")
 
 
 def _too_late(tx: Transaction) -> AlreadyDecided:

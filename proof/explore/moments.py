@@ -35,6 +35,7 @@ def settled_in_time(tx: Transaction, *, attempts_max: int) -> Transaction:
         cancel_reason=CancelReason.REQUESTED if tx.cancel_reason else CancelReason.NONE,
         cancel_branch_id="",
         cancel_detail="",
+        cancel_message="",
         # Released rows are due at once, whatever their branches are.
         parked_until=min(due, default=EARLY) if tx.parked_until else 0.0,
         waiting_on="",

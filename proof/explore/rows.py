@@ -31,7 +31,7 @@ def inserted(tx: Transaction) -> Row:
     """The row that `statements.INSERT` makes."""
     values: dict[str, Any] = dict.fromkeys(RECORD)
     values |= {"state": int(State.TRYING), "created_at": _THEN, "stuck": False, "waiting_on": ""}
-    values |= {"cancel_reason": 0, "cancel_branch_id": "", "cancel_detail": ""}
+    values |= {"cancel_reason": 0, "cancel_branch_id": "", "cancel_detail": "", "cancel_message": ""}
     values |= _only(insert_columns((tx,)))
     return _row(values)
 

@@ -128,6 +128,7 @@ class LogDatabase:
                     "cancel_reason": 0,
                     "cancel_branch_id": "",
                     "cancel_detail": "",
+                    "cancel_message": "",
                     "stuck": False,
                     "waiting_on": "",
                     "due_at": None,
@@ -150,7 +151,8 @@ class LogDatabase:
 
     def _save_full(self, values: Values) -> Outcome:
         as_they_are = (
-            "progress", "cancel_reason", "cancel_branch_id", "cancel_detail", "stuck", "waiting_on",
+            "progress", "cancel_reason", "cancel_branch_id", "cancel_detail", "cancel_message", "stuck",
+            "waiting_on",
         )  # fmt: skip
 
         def changes(row: Row, number: int) -> Row:
@@ -302,7 +304,7 @@ class LogDatabase:
 _D = LogDatabase
 _SAVE = {"gid", "version", "state", "owner"}
 _SAVE_FULL = _SAVE | {
-    "progress", "cancel_reason", "cancel_branch_id", "cancel_detail", "stuck",
+    "progress", "cancel_reason", "cancel_branch_id", "cancel_detail", "cancel_message", "stuck",
     "waiting_on", "due_at", "branches", "payloads", "participants",
 }  # fmt: skip
 _INSERT = {

@@ -7,7 +7,7 @@ import pytest
 from coordinator.core.audit import AuditEntry, AuditRecord
 from coordinator.core.model import Branch, BranchSpec, CancelReason, Note, Operation, State, Transaction
 from coordinator.ports import Record
-from coordinator.rpc import admin_replies
+from coordinator.rpc import admin_explanation, admin_replies
 from tcc.v1 import admin_pb2 as pb
 
 BEGUN, DECIDED, ENDED = 100.0, 200.0, 300.0
@@ -21,6 +21,9 @@ def recorded(*notes: Note) -> Record:
         expires_at=1_000.0,
         state=State.CANCELLED,
         cancel_reason=CancelReason.TRY_FAILED,
+        cancel_branch_id="1",
+        cancel_detail="NO_BOOKS",
+        cancel_message="the books are lost",
     )
     return Record(tx=tx, owner=None, created_at=BEGUN, decided_at=DECIDED, ended_at=ENDED)
 
@@ -71,3 +74,14 @@ def test_what_an_operator_did_stands_between_its_cause_and_the_end() -> None:
     record = recorded(note(Operation.CANCEL, 201.0, 202.0))
     kinds = [kind for kind, _ in told(record, held)]
     assert kinds == ["BEGUN", "DECIDED", "OPERATOR", "CALL_FAILED", "STUCK", "ENDED"]
+
+
+def test_the_decision_is_told_with_what_the_participant_said() -> None:
+    entries = admin_replies.history(recorded(), None, ())
+    (decided,) = [entry for entry in entries if entry.kind == pb.HISTORY_KIND_DECIDED]
+    assert decided.detail == "CANCEL: TRY_FAILED 1 NO_BOOKS: the books are lost"
+
+
+def test_what_has_ended_is_explained_with_what_the_participant_said() -> None:
+    explained = admin_explanation.explain(recorded(), None, (), {}, now=ENDED)
+    assert explained.summary == ("it has ended: CANCELLED, because TRY_FAILED 1 NO_BOOKS: the books are lost")

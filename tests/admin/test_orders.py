@@ -9,7 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from tcc.v1 import admin_pb2 as apb, participant_pb2, transaction_pb2 as pb
 from tests.log.transactions import sql
 from tests.support.errors import refused
-from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant
+from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, failed, rejected
 from tests.support.worker import Running, branch, running, settings_for
 
 from .conftest import REPORTS, Refusing, Stub, act, act_on, execute, inspect, operators_of, until
@@ -72,6 +72,20 @@ async def test_holding_takes_a_transaction_from_whoever_drives_it(
     await act_on(admin, "ReleaseTransaction", "g")
     assert (await asked).outcome.state == pb.TRANSACTION_STATE_CONFIRMING
     assert (await tcc.settled("g")).state == pb.TRANSACTION_STATE_CONFIRMED
+
+
+async def test_an_order_leaves_why_a_transaction_was_cancelled(
+    tcc: Running, admin: Stub, stock: ScriptedParticipant
+) -> None:
+    async def sold_out(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+        return rejected("SOLD_OUT", "only 2 left") if call.operation == TRY else failed("BOOKS_CLOSED")
+
+    stock.script = sold_out
+    await tcc.stub.ExecuteTransaction(execute("g"))
+    await stock.until(lambda: stock.count(CANCEL) == 1)
+    held = (await act_on(admin, "HoldTransaction", "g")).transaction
+    assert (held.held, held.cancel_detail, held.cancel_message) == (True, "SOLD_OUT", "only 2 left")
+    assert (await inspect(admin, "g")).transaction.cancel_message == "only 2 left"
 
 
 async def test_a_transaction_released_past_its_expiry_is_cancelled(

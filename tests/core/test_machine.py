@@ -27,7 +27,7 @@ from coordinator.core.events import (
     Saved,
     Woken,
 )
-from coordinator.core.machine import ERROR_CHARACTERS_MAX
+from coordinator.core.machine import CANCEL_MESSAGE_CHARACTERS_MAX, ERROR_CHARACTERS_MAX, failing_branch
 from coordinator.core.model import NOW, Answer, CancelReason, RetryPolicy, State, TryState, Verdict
 
 from .driver import (
@@ -38,6 +38,7 @@ from .driver import (
     LOST,
     SOLD_OUT,
     STARTED_AT,
+    SUCCEEDED,
     TRY,
     WITHHELD,
     Driver,
@@ -229,7 +230,7 @@ def test_a_participant_may_ask_for_a_longer_pause_but_not_for_a_shorter_one() ->
 def test_a_withheld_try_burns_no_attempt() -> None:
     driver = begun("stock")
     driver.answer(TRY, "stock", WITHHELD)
-    assert (driver.tx.branches[0].attempts, driver.tx.branches[0].last_error) == (0, "")
+    assert (driver.tx.branches[0].attempts, driver.tx.branches[0].last_error) == (0, "BREAKER_OPEN")
     assert driver.tx.wake_at == STARTED_AT + 3.0
 
 
@@ -601,7 +602,84 @@ def test_a_no_is_kept_in_full_and_cancels_with_its_stable_reason() -> None:
     driver = begun("stock")
     driver.answer(TRY, "stock", SOLD_OUT)
     assert driver.tx.branches[0].last_error == "SOLD_OUT: none left"
-    assert driver.tx.cancel_detail == "SOLD_OUT"
+    assert (driver.tx.cancel_detail, driver.tx.cancel_message) == ("SOLD_OUT", "none left")
+
+
+# --- why the time was up --------------------------------------------------------------
+
+
+KEY_ERROR = Answer(verdict=Verdict.FAILED, reason="HANDLER_ERROR", message="KeyError: 'sku'")
+
+
+def expired(driver: Driver) -> tuple[CancelReason, str, str, str]:
+    """Lets the time be up. Returns why `driver`'s transaction was cancelled."""
+    driver.now = EXPIRES_AT
+    driver.send(Woken())
+    tx = driver.tx
+    return tx.cancel_reason, tx.cancel_branch_id, tx.cancel_detail, tx.cancel_message
+
+
+def test_an_expiry_names_the_branch_that_kept_failing_and_its_last_error() -> None:
+    driver = begun("stock", "coupon")
+    driver.answer(TRY, "coupon", LOST)
+    driver.now += 1.0
+    driver.send(Woken())
+    driver.answer(TRY, "coupon", KEY_ERROR)
+    assert expired(driver) == (CancelReason.EXPIRED, "coupon", "HANDLER_ERROR", "KeyError: 'sku'")
+
+
+def test_an_expiry_of_several_failing_branches_names_the_one_that_failed_most() -> None:
+    driver = begun("stock", "coupon")
+    driver.answer(TRY, "stock", LOST)
+    driver.answer(TRY, "coupon", KEY_ERROR)
+    driver.now += 1.0
+    driver.send(Woken())
+    driver.answer(TRY, "coupon", KEY_ERROR)
+    assert expired(driver)[1] == "coupon"
+
+
+def test_an_expiry_does_not_name_a_branch_whose_try_succeeded_in_the_end() -> None:
+    driver = begun("stock", "coupon")
+    driver.answer(TRY, "stock", KEY_ERROR)
+    driver.now += 1.0
+    driver.send(Woken())
+    driver.answer(TRY, "stock", SUCCEEDED)
+    assert expired(driver) == (CancelReason.EXPIRED, "", "", "")
+
+
+def test_an_expiry_says_why_a_try_was_not_sent_only_if_none_was_answered() -> None:
+    driver = begun("stock")
+    driver.answer(TRY, "stock", WITHHELD)
+    assert expired(driver)[1:] == ("stock", "BREAKER_OPEN", "")
+
+    driver = begun("stock")
+    driver.answer(TRY, "stock", LOST)
+    driver.now += 1.0
+    driver.send(Woken())
+    driver.answer(TRY, "stock", WITHHELD)
+    assert expired(driver)[1:] == ("stock", "UNAVAILABLE", "")
+
+
+def test_a_branch_that_joins_too_late_finds_the_one_that_kept_failing_named() -> None:
+    driver = begun("stock", interactive=True)
+    driver.answer(TRY, "stock", KEY_ERROR)
+    driver.now = EXPIRES_AT
+    driver.add(branch("coupon"))
+    assert (driver.tx.cancel_reason, driver.tx.cancel_branch_id) == (CancelReason.EXPIRED, "stock")
+
+
+def test_no_branch_is_failing_that_has_not_failed_in_the_present_phase() -> None:
+    driver = begun("stock")
+    assert failing_branch(driver.tx) is None
+    driver.answer(TRY, "stock", KEY_ERROR)
+    assert failing_branch(driver.tx) == driver.branch("stock")
+    driver.now += 1.0
+    driver.send(Woken())
+    driver.answer(TRY, "stock", SUCCEEDED)
+    driver.saved()
+    assert (driver.tx.state, failing_branch(driver.tx)) == (State.CONFIRMING, None)
+    driver.answer(CONFIRM, "stock", LOST)
+    assert failing_branch(driver.tx) == driver.branch("stock")
 
 
 # --- words, delays --------------------------------------------------------------------
@@ -612,6 +690,7 @@ def test_words_are_kept_but_never_at_any_length() -> None:
     driver = begun("stock")
     driver.answer(TRY, "stock", long)
     assert len(driver.tx.cancel_detail) == len(driver.tx.branches[0].last_error) == ERROR_CHARACTERS_MAX
+    assert driver.tx.cancel_message == "x" * CANCEL_MESSAGE_CHARACTERS_MAX
 
     driver = confirming("stock")
     driver.answer(CONFIRM, "stock", long)
@@ -620,6 +699,17 @@ def test_words_are_kept_but_never_at_any_length() -> None:
     driver = begun("stock")
     driver.send(CancelRequested("x" * 100_000))
     assert len(driver.tx.cancel_detail) == ERROR_CHARACTERS_MAX
+
+
+def test_what_is_told_of_a_cancel_is_what_the_log_can_hold() -> None:
+    """So that the first answer, from memory, and any later one, from the log, are the same."""
+    driver = begun("stock")
+    odd = Answer(verdict=Verdict.REJECTED, reason="N\0", message="a\0b \ud800 \N{SNOWMAN}")
+    driver.answer(TRY, "stock", odd)
+    assert (driver.tx.cancel_detail, driver.tx.cancel_message) == (
+        "N\N{REPLACEMENT CHARACTER}",
+        "a\N{REPLACEMENT CHARACTER}b ? \N{SNOWMAN}",
+    )
 
 
 def test_delays_double_up_to_their_cap_and_are_spread_by_jitter() -> None:

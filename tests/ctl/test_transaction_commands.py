@@ -180,6 +180,38 @@ def test_show_decodes_payloads_redacts_them_and_steers_no_terminal() -> None:
     assert "began        2026-11-21T10:00:00.000Z" in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("reason", "shown"),
+    [
+        (
+            pb.CANCEL_REASON_REJECTED,
+            "cancelled because  REJECTED by branch stock (SOLD_OUT): only \\u001b[31m2 left",
+        ),
+        (
+            pb.CANCEL_REASON_EXPIRED,
+            "cancelled because  EXPIRED while branch stock kept failing (SOLD_OUT): only \\u001b[31m2 left",
+        ),
+    ],
+    ids=["rejected", "expired"],
+)
+def test_show_says_why_in_the_participants_words_and_steers_no_terminal(reason, shown) -> None:
+    cancelled = inspection(
+        state=pb.TRANSACTION_STATE_CANCELLED,
+        cancel_reason=reason,
+        cancel_branch_id="stock",
+        cancel_detail="SOLD_OUT",
+        cancel_message="only \x1b[31m2 left",
+    )
+    with scripted(InspectTransaction=cancelled) as service:
+        assert shown in service.tccctl("tx", "show", "order-1").stdout.splitlines()
+
+
+def test_show_of_an_expired_transaction_without_a_failure_names_no_branch() -> None:
+    expired = inspection(state=pb.TRANSACTION_STATE_CANCELLED, cancel_reason=pb.CANCEL_REASON_EXPIRED)
+    with scripted(InspectTransaction=expired) as service:
+        assert "cancelled because  EXPIRED" in service.tccctl("tx", "show", "order-1").stdout.splitlines()
+
+
 def test_show_names_the_trace_of_what_has_one() -> None:
     traced, untraced = inspection(trace_id="0af7651916cd43dd8448eb211c80319c"), inspection()
     with scripted(InspectTransaction=(traced, untraced)) as service:

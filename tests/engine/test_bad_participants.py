@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
+import tcc
 from tcc.v1 import participant_pb2, transaction_pb2 as pb
 from tests.support.errors import refused
 from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, failed, serving
@@ -180,3 +181,27 @@ async def test_a_participant_that_always_fails_leaves_room_to_the_others(
                 await worker.stub.ExecuteTransaction(request)
             assert worker.engine.lanes["stock"].live == 0
             assert worker.engine.lanes["failing"].live == 10
+
+
+async def _raise_key_error(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    return failed("HANDLER_ERROR", "KeyError: 'sku'") if call.operation == TRY else SUCCEEDED
+
+
+async def test_an_initiator_is_told_of_a_bug_of_a_participant(
+    log_url: str, stock: ScriptedParticipant
+) -> None:
+    """By a transaction that is executed and by one that is driven step by step, each with defaults."""
+    stock.script = _raise_key_error
+    settings = settings_for({"stock": {"target": stock.address}})
+    said = "branch stock: HANDLER_ERROR KeyError: 'sku'"
+    async with running(settings, log_url) as worker, tcc.Client(worker.address) as client:
+        with pytest.raises(tcc.TryTimedOut, match=said):
+            await client.execute([tcc.BranchRequest("stock", "reserve")], timeout_s=2)
+        async with asyncio.timeout(60):
+            with pytest.raises(tcc.TryTimedOut, match=said):
+                async with client.transaction(expiry_s=1) as tx:
+                    await tx.try_("stock", "reserve")
+        with pytest.raises(tcc.errors.DeadlineExceeded) as raised:
+            await client.execute([tcc.BranchRequest("stock", "reserve")], expiry_s=60, timeout_s=2)
+        assert raised.value.metadata["branch_id"] == "stock"
+        assert raised.value.metadata["last_error"] == "HANDLER_ERROR: KeyError: 'sku'"

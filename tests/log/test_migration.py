@@ -3,13 +3,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine, make_url
 
 from coordinator.core.errors import LogUnavailable
 from coordinator.log.embedded import EmbeddedPostgres
-from coordinator.log.migration import migrate, schema_is_current
+from coordinator.log.migration import alembic_config, database_engine, migrate, schema_is_current
 from coordinator.log.schema import metadata
 
 
@@ -33,6 +34,24 @@ def test_the_migrations_come_to_what_the_statements_use(log_url: str) -> None:
         ]
     engine.dispose()
     assert differences == []
+
+
+def test_transactions_from_before_the_cancel_message_have_an_empty_one(database_url: str) -> None:
+    """Also those that an older coordinator, which does not know the column, still writes."""
+    insert = """INSERT INTO transactions
+        (gid, version, state, owner, interactive, initiator, labels, fingerprint, branches, payloads,
+         participants, cancel_reason, cancel_detail, created_at, expires_at)
+        VALUES (%s, 2, 3, 'c', false, '', '{}', '', '', '', '{}', 1, 'SOLD_OUT', now(), now())"""
+    engine = database_engine(database_url)
+    with engine.begin() as connection:
+        command.upgrade(alembic_config(connection), "0004")
+    engine.dispose()
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(insert, ("before",))
+        migrate(database_url)
+        connection.execute(insert, ("after",))
+        rows = connection.execute("SELECT gid, cancel_detail, cancel_message FROM transactions ORDER BY gid")
+        assert rows.fetchall() == [("after", "SOLD_OUT", ""), ("before", "SOLD_OUT", "")]
 
 
 def test_eight_coordinators_migrate_at_once(database_url: str) -> None:

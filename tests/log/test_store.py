@@ -176,7 +176,8 @@ async def test_results_and_errors_are_kept(ours: PostgresLog) -> None:
         state=State.CANCELLING,
         cancel_reason=CancelReason.REJECTED,
         cancel_branch_id="b-coupon",
-        cancel_detail="SOLD_OUT: nothing left",
+        cancel_detail="SOLD_OUT",
+        cancel_message="nothing left of \N{SNOWMAN}",
     )
     tx = await save(ours, tx)
     assert await stored(ours, "a") == tx
@@ -257,11 +258,13 @@ async def test_one_rows_odd_characters_harm_nobody(ours: PostgresLog) -> None:
     odd = replace(
         cancelling(odd),
         cancel_detail=words,
+        cancel_message=words,
         cancel_branch_id="b\0",
         branches=(replace(odd.branches[0], last_error=words), *odd.branches[1:]),
     )
     assert await ours.transaction_save([odd, cancelling(plain)]) == [True, True]
-    assert (await stored(ours, "odd")).cancel_detail == "IT\N{REPLACEMENT CHARACTER}BROKE: ? lone"
+    read = await stored(ours, "odd")
+    assert read.cancel_detail == read.cancel_message == "IT\N{REPLACEMENT CHARACTER}BROKE: ? lone"
     assert await ours.transaction_save([odd]) == [True], "a repeat is recognised all the same"
 
 

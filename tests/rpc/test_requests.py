@@ -307,10 +307,10 @@ def test_a_gid_is_made_only_where_there_is_none() -> None:
 
 @pytest.mark.parametrize(
     ("time_left_s", "expiry_s"),
-    [(None, 30.0), (1_000.0, 30.0), (5.0, 5.0), (0.01, 0.05), (-1.0, 0.05)],
-    ids=["no deadline", "far deadline", "near deadline", "hardly any time", "too late"],
+    [(None, 30.0), (1_000.0, 30.0), (5.0, 4.5), (1.0, 0.8), (0.01, 0.05), (-1.0, 0.05)],
+    ids=["no deadline", "far deadline", "near deadline", "nearer", "hardly any time", "too late"],
 )
-def test_a_missing_expiry_is_the_default_within_the_callers_deadline(
+def test_a_missing_expiry_is_the_default_and_a_little_before_the_callers_deadline(
     time_left_s: float | None, expiry_s: float
 ) -> None:
     assert _accept(_request(), time_left_s=time_left_s).expires_at == NOW + expiry_s

@@ -9,12 +9,14 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from structlog.testing import capture_logs
 
 from coordinator.core.errors import Draining
 from coordinator.ports import ListPosition
 from coordinator.rpc.requests import TIME_MAX_S, page_token
 from tcc.v1 import participant_pb2, transaction_pb2 as pb
 from tests.support.errors import refused
+from tests.support.ports import free_port
 from tests.support.scripted_participant import (
     SUCCEEDED,
     ScriptedParticipant,
@@ -97,6 +99,7 @@ async def test_one_business_no_cancels_every_branch(tcc: Running, stock: Scripte
     assert outcome.state == pb.TRANSACTION_STATE_CANCELLED
     assert outcome.cancel_reason == pb.CANCEL_REASON_REJECTED
     assert (outcome.cancel_branch_id, outcome.cancel_detail) == ("2", "SOLD_OUT")
+    assert outcome.cancel_message == "none left"
     assert {call for call in stock.heard("g") if call.startswith("CANCEL")} == {
         "CANCEL 1",
         "CANCEL 2",
@@ -107,12 +110,14 @@ async def test_one_business_no_cancels_every_branch(tcc: Running, stock: Scripte
 
 async def test_a_try_that_cannot_be_mended_cancels_at_once(tcc: Running, stock: ScriptedParticipant) -> None:
     async def unknown_action(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
-        return failed("UNKNOWN_ACTION", permanent=True) if call.operation == TRY else SUCCEEDED
+        no = failed("UNKNOWN_ACTION", "no action 'reserve'", permanent=True)
+        return no if call.operation == TRY else SUCCEEDED
 
     stock.script = unknown_action
     outcome = (await tcc.stub.ExecuteTransaction(execute("g", branch("1")))).outcome
     assert outcome.cancel_reason == pb.CANCEL_REASON_TRY_FAILED
-    assert outcome.cancel_detail == "UNKNOWN_ACTION"
+    assert (outcome.cancel_detail, outcome.cancel_message) == ("UNKNOWN_ACTION", "no action 'reserve'")
+    assert stock.count(TRY) == 1
 
 
 async def test_an_unknown_try_is_repeated_until_it_is_known(tcc: Running, stock: ScriptedParticipant) -> None:
@@ -137,6 +142,121 @@ async def test_an_unknown_try_is_cancelled_when_the_expiry_has_passed(
     assert outcome.state == pb.TRANSACTION_STATE_CANCELLED
     assert outcome.cancel_reason == pb.CANCEL_REASON_EXPIRED
     assert stock.count(CANCEL) == 1
+
+
+async def fail_every_try(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    return failed("HANDLER_ERROR", "KeyError: 'sku'") if call.operation == TRY else SUCCEEDED
+
+
+async def test_an_expiry_says_which_branch_kept_failing_and_how(
+    tcc: Running, stock: ScriptedParticipant
+) -> None:
+    async def second_fails(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+        return await fail_every_try(call) if call.branch_id == "2" else SUCCEEDED
+
+    stock.script = second_fails
+    request = execute("g", branch("1"), branch("2"), expiry=Duration(nanos=200_000_000))
+    outcome = (await tcc.stub.ExecuteTransaction(request)).outcome
+    assert outcome.cancel_reason == pb.CANCEL_REASON_EXPIRED
+    assert outcome.cancel_branch_id == "2"
+    assert (outcome.cancel_detail, outcome.cancel_message) == ("HANDLER_ERROR", "KeyError: 'sku'")
+
+
+async def test_an_expiry_says_that_a_participant_was_not_reached(log_url: str) -> None:
+    nobody = {"stock": {"target": f"127.0.0.1:{free_port()}"}}
+    async with running(settings_for(nobody), log_url) as tcc:
+        request = execute("g", branch("1"), expiry=Duration(nanos=500_000_000))
+        outcome = (await tcc.stub.ExecuteTransaction(request)).outcome
+    assert (outcome.cancel_reason, outcome.cancel_branch_id) == (pb.CANCEL_REASON_EXPIRED, "1")
+    assert outcome.cancel_detail == "UNAVAILABLE"
+    assert "refused" in outcome.cancel_message
+
+
+async def test_the_deadline_of_a_call_cancels_in_time_to_say_why(
+    tcc: Running, stock: ScriptedParticipant
+) -> None:
+    stock.script = fail_every_try
+    outcome = (await tcc.stub.ExecuteTransaction(execute("g", branch("1")), timeout=2)).outcome
+    assert (outcome.cancel_reason, outcome.cancel_branch_id) == (pb.CANCEL_REASON_EXPIRED, "1")
+    assert (outcome.cancel_detail, outcome.cancel_message) == ("HANDLER_ERROR", "KeyError: 'sku'")
+
+
+async def test_a_caller_whose_time_is_up_before_the_expiry_is_told_what_keeps_failing(
+    tcc: Running, stock: ScriptedParticipant
+) -> None:
+    stock.script = fail_every_try
+    request = execute("g", branch("1"), expiry=Duration(seconds=300))
+    async with refused("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED") as refusal:
+        await tcc.stub.ExecuteTransaction(request, timeout=2)
+    last_error = "HANDLER_ERROR: KeyError: 'sku'"
+    assert refusal.info.metadata == {"gid": "g", "branch_id": "1", "last_error": last_error}
+    assert refusal.error.details() == f"transaction g was not answered in time, branch 1: {last_error}"
+    batch = pb.ExecuteTransactionsRequest(transactions=[request])
+    async with asyncio.timeout(60):
+        (response,) = [r async for r in tcc.stub.ExecuteTransactions(batch, timeout=2)]
+    (reply,) = response.replies
+    assert (reply.error.code, reply.error.reason) == (4, "DEADLINE_EXCEEDED")
+    assert reply.error.metadata == refusal.info.metadata
+    assert await tcc.state("g") == "TRYING", "it goes on without its caller"
+
+
+async def test_one_step_of_an_interactive_transaction_is_told_what_keeps_failing(
+    tcc: Running, stock: ScriptedParticipant
+) -> None:
+    stock.script = fail_every_try
+    await tcc.stub.BeginTransaction(begin("g", expiry=Duration(seconds=300)))
+    async with refused("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED") as refusal:
+        await tcc.stub.TryBranch(pb.TryBranchRequest(gid="g", branch=branch("1")), timeout=2)
+    assert refusal.info.metadata["branch_id"] == "1"
+
+
+async def test_an_error_of_any_length_and_alphabet_fits_into_the_headers(
+    tcc: Running, stock: ScriptedParticipant
+) -> None:
+    async def shout(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+        return failed("HANDLER_ERROR", "\N{SNOWMAN}" * 10_000) if call.operation == TRY else SUCCEEDED
+
+    stock.script = shout
+    request = execute("g", branch("1"), expiry=Duration(seconds=300))
+    async with refused("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED") as refusal:
+        await tcc.stub.ExecuteTransaction(request, timeout=2)
+    assert refusal.info.metadata["last_error"].startswith("HANDLER_ERROR: \N{SNOWMAN}\N{SNOWMAN}")
+
+
+@pytest.mark.parametrize("wait_for", [pb.WAIT_FOR_DECISION, pb.WAIT_FOR_COMPLETION])
+async def test_a_repeated_request_is_told_the_same_of_a_cancel(
+    tcc: Running, stock: ScriptedParticipant, wait_for: pb.WaitFor
+) -> None:
+    """From memory first, from the log later: bounded, and without what the log cannot hold."""
+
+    async def sold_out(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+        return rejected("SOLD_OUT", "only 2\0left " + "x" * 1_000) if call.operation == TRY else SUCCEEDED
+
+    stock.script = sold_out
+    request = execute("g", branch("1"), wait_for=wait_for)
+    first = (await tcc.stub.ExecuteTransaction(request)).outcome
+    await tcc.settled("g")
+    later = (await tcc.stub.ExecuteTransaction(request)).outcome
+    assert first.cancel_message == ("only 2\N{REPLACEMENT CHARACTER}left " + "x" * 1_000)[:500]
+    assert (later.cancel_detail, later.cancel_message) == (first.cancel_detail, first.cancel_message)
+    stored = (await tcc.stub.GetTransaction(pb.GetTransactionRequest(gid="g"))).transaction
+    assert stored.cancel_message == first.cancel_message
+
+
+async def test_a_failure_that_repeating_cannot_mend_is_stuck_at_once_in_phase_two(
+    tcc: Running, stock: ScriptedParticipant
+) -> None:
+    async def broken(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+        if call.operation == CONFIRM and stock.count(CONFIRM) == 1:
+            return failed("HANDLER_ERROR", "TypeError: confirm()", permanent=True)
+        return SUCCEEDED
+
+    stock.script = broken
+    with capture_logs() as logged:
+        await tcc.stub.ExecuteTransaction(execute("g", branch("1")))
+        await tcc.settled("g")
+    (stuck,) = [line for line in logged if line["event"] == "transaction is stuck"]
+    assert (stuck["attempts"], stuck["last_error"]) == (1, "HANDLER_ERROR: TypeError: confirm()")
 
 
 async def test_what_a_try_returns_reaches_its_confirm_and_the_initiator(
@@ -324,6 +444,8 @@ async def test_an_interactive_transaction_step_by_step(tcc: Running, stock: Scri
     heard = stock.heard("g")
     assert heard[0] == "TRY 1"
     assert sorted(heard[1:]) == ["CONFIRM 1", "CONFIRM own"]
+    vouched = {call.branch_id: call.tried_by_initiator for call in stock.calls if call.operation == CONFIRM}
+    assert vouched == {"1": False, "own": True}
     assert await tcc.stub.ConfirmTransaction(request) == confirmed
 
 

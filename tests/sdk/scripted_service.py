@@ -45,13 +45,14 @@ def confirmed(gid: str, **results: bytes) -> pb.TransactionOutcome:
     )
 
 
-def rejected(gid: str, branch_id: str, detail: str) -> pb.TransactionOutcome:
+def rejected(gid: str, branch_id: str, detail: str, message: str = "") -> pb.TransactionOutcome:
     return pb.TransactionOutcome(
         gid=gid,
         state=pb.TRANSACTION_STATE_CANCELLING,
         cancel_reason=pb.CANCEL_REASON_REJECTED,
         cancel_branch_id=branch_id,
         cancel_detail=detail,
+        cancel_message=message,
     )
 
 

@@ -65,14 +65,32 @@ def test_missing_broken_or_contradicting_details_do_not_hide_the_status(trailing
     assert (error.reason, error.message, error.retry_after_s) == ("UNAVAILABLE", "socket closed", 0.0)
 
 
+def test_metadata_of_an_item_of_a_batch_is_kept():
+    facts = {"branch_id": "stock", "last_error": "HANDLER_ERROR: KeyError: 'sku'"}
+    error = error_from_reply(
+        pb.Error(code=Code.DEADLINE_EXCEEDED, reason="DEADLINE_EXCEEDED", metadata=facts)
+    )
+    assert isinstance(error, errors.DeadlineExceeded)
+    assert error.metadata == facts
+
+
 def test_one_except_catches_every_error():
     assert all(issubclass(kind, tcc.TccError) for _, _, kind in CASES)
     assert issubclass(tcc.TransactionCancelled, tcc.TccError)
+    assert issubclass(tcc.TryTimedOut, tcc.TransactionCancelled)
 
 
 def test_errors_travel_between_processes():
-    outcome = tcc.Outcome(gid="g", state=tcc.TransactionState.CANCELLED, cancel_detail="SOLD_OUT")
-    for error in (tcc.TransactionCancelled(outcome, message="none left"), errors.GidConflict("taken")):
+    outcome = tcc.Outcome(
+        gid="g",
+        state=tcc.TransactionState.CANCELLED,
+        cancel_reason=tcc.CancelReason.EXPIRED,
+        cancel_branch_id="stock",
+        cancel_detail="HANDLER_ERROR",
+        cancel_message="KeyError: 'sku'",
+    )
+    cancelled = [kind(outcome) for kind in (tcc.TransactionCancelled, tcc.TryTimedOut)]
+    for error in (*cancelled, errors.GidConflict("taken")):
         copy = pickle.loads(pickle.dumps(error))
         assert (type(copy), copy.__dict__, str(copy)) == (type(error), error.__dict__, str(error))
 

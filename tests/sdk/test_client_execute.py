@@ -136,12 +136,15 @@ async def test_a_wrong_wait_for_or_payload_is_refused_before_anything_is_sent(cl
 
 async def test_a_cancelled_transaction_is_raised_with_its_reason(client, service):
     async def execute(request):
-        return rejected(request.gid, "inventory", "SOLD_OUT")
+        return rejected(request.gid, "inventory", "SOLD_OUT", "only 2 left")
 
     service.execute = execute
-    with pytest.raises(tcc.TransactionCancelled, match="SOLD_OUT") as raised:
+    with pytest.raises(tcc.TransactionCancelled) as raised:
         await client.execute(BRANCHES, gid="order-17")
     error = raised.value
+    assert error.message == "transaction order-17 was cancelled by branch inventory (SOLD_OUT): only 2 left"
+    assert error.cancel_message == error.outcome.cancel_message == "only 2 left"
+    assert type(error) is tcc.TransactionCancelled
     assert error.cancel_reason is tcc.CancelReason.REJECTED
     assert (error.reason, error.cancel_branch_id, error.detail) == ("REJECTED", "inventory", "SOLD_OUT")
     assert error.outcome.gid == "order-17"
@@ -150,6 +153,44 @@ async def test_a_cancelled_transaction_is_raised_with_its_reason(client, service
     outcome = await client.execute(BRANCHES, gid="order-17", raise_on_cancel=False)
     assert outcome == error.outcome
     assert outcome.cancelled
+
+
+async def test_a_transaction_whose_time_was_up_names_the_branch_that_kept_failing(client, service):
+    async def execute(request):
+        return pb.TransactionOutcome(
+            gid=request.gid,
+            state=pb.TRANSACTION_STATE_CANCELLING,
+            cancel_reason=pb.CANCEL_REASON_EXPIRED,
+            cancel_branch_id="inventory",
+            cancel_detail="HANDLER_ERROR",
+            cancel_message="KeyError: 'sku'",
+        )
+
+    service.execute = execute
+    with pytest.raises(tcc.TryTimedOut) as raised:
+        await client.execute(BRANCHES, gid="order-1")
+    error = raised.value
+    assert str(error) == (
+        "EXPIRED: transaction order-1 was cancelled: its time was up while a Try kept failing; "
+        "branch inventory: HANDLER_ERROR KeyError: 'sku'"
+    )
+    assert (error.cancel_reason, error.cancel_branch_id) == (tcc.CancelReason.EXPIRED, "inventory")
+    assert (error.detail, error.cancel_message) == ("HANDLER_ERROR", "KeyError: 'sku'")
+
+
+async def test_a_transaction_whose_time_was_up_without_a_failure_names_none(client, service):
+    async def execute(request):
+        return pb.TransactionOutcome(
+            gid=request.gid,
+            state=pb.TRANSACTION_STATE_CANCELLING,
+            cancel_reason=pb.CANCEL_REASON_EXPIRED,
+        )
+
+    service.execute = execute
+    with pytest.raises(tcc.TransactionCancelled) as raised:
+        await client.execute(BRANCHES, gid="order-1")
+    assert type(raised.value) is tcc.TransactionCancelled
+    assert str(raised.value) == "EXPIRED: transaction order-1 was cancelled"
 
 
 # --- batches ------------------------------------------------------------------

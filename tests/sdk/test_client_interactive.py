@@ -173,7 +173,8 @@ async def test_a_try_that_is_no_success_raises_and_needs_no_cancel(client, servi
             await tx.try_("inventory", "reserve_stock", branch_id="stock")
     error = raised.value
     assert (error.cancel_reason, error.cancel_branch_id, error.detail) == (reason, "stock", "SOLD_OUT")
-    assert error.message == "no A left"
+    assert error.cancel_message == error.outcome.cancel_message == "no A left"
+    assert error.message == f"transaction {GID} was cancelled by branch stock (SOLD_OUT): no A left"
     assert kinds(service) == ["Begin", "TryBranch"]
 
 
@@ -184,6 +185,23 @@ async def test_a_try_in_an_expired_transaction_says_so(client, service):
             await tx.try_("inventory", "reserve_stock")
     assert raised.value.cancel_reason is tcc.CancelReason.EXPIRED
     assert kinds(service) == ["Begin", "TryBranch", "Get"]
+
+
+async def test_a_try_that_kept_failing_until_the_expiry_says_so(client, service):
+    record = pb.Transaction(
+        gid=GID,
+        state=pb.TRANSACTION_STATE_CANCELLED,
+        cancel_reason=pb.CANCEL_REASON_EXPIRED,
+        cancel_branch_id="stock",
+        cancel_detail="UNAVAILABLE",
+        cancel_message="connection refused",
+    )
+    service.answers = [BEGUN, ALREADY_DECIDED, pb.GetTransactionResponse(transaction=record)]
+    with pytest.raises(tcc.TryTimedOut, match="branch stock: UNAVAILABLE connection refused") as raised:
+        async with client.transaction(gid=GID) as tx:
+            await tx.try_("inventory", "reserve_stock", branch_id="stock")
+    assert raised.value.cancel_message == "connection refused"
+    assert tx.outcome == raised.value.outcome
 
 
 async def test_the_cancel_of_another_transaction_cancels_this_one(client, service):

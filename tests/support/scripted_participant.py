@@ -18,8 +18,8 @@ def rejected(reason: str, message: str = "") -> pb.BranchOutcome:
     return pb.BranchOutcome(code=pb.OUTCOME_CODE_REJECTED, reason=reason, message=message)
 
 
-def failed(reason: str, *, permanent: bool = False) -> pb.BranchOutcome:
-    return pb.BranchOutcome(code=pb.OUTCOME_CODE_FAILED, reason=reason, permanent=permanent)
+def failed(reason: str, message: str = "", *, permanent: bool = False) -> pb.BranchOutcome:
+    return pb.BranchOutcome(code=pb.OUTCOME_CODE_FAILED, reason=reason, message=message, permanent=permanent)
 
 
 Script = Callable[[pb.BranchCall], Awaitable[pb.BranchOutcome]]

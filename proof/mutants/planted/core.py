@@ -48,9 +48,8 @@ MUTANTS = (
     _machine(
         name="CONFIRM past the expiry",
         breaks="nothing is confirmed after its expiry",
-        old="    if now >= tx.expires_at:\n        return _cancel(tx, Trigger.EXPIRED)\n    succeeded",
-        new="    if now >= tx.expires_at and not tx.branches:\n"
-        "        return _cancel(tx, Trigger.EXPIRED)\n    succeeded",
+        old="    if now >= tx.expires_at:\n        return _expire(tx)\n    succeeded",
+        new="    if now >= tx.expires_at and not tx.branches:\n        return _expire(tx)\n    succeeded",
         check=_CORE,
     ),
     _machine(
@@ -138,9 +137,30 @@ MUTANTS = (
     _machine(
         name="breaker burns attempts",
         breaks="a call that never left burns no attempt",
-        old="    if answer.withheld:\n        return replace(branch, calling=None,",
-        new="    if answer.withheld:\n"
-        "        return replace(branch, calling=None, attempts=branch.attempts + 1,",
+        old="        return replace(branch, calling=None, due_at=now + answer.retry_after_s,",
+        new="        return replace(branch, calling=None, attempts=branch.attempts + 1,"
+        " due_at=now + answer.retry_after_s,",
+        check=_CORE,
+    ),
+    _machine(
+        name="an expiry names a branch whose Try succeeded in the end",
+        breaks="an initiator is told the branch that kept failing until the expiry",
+        old="if b.tried is TryState.UNKNOWN and b.last_error",
+        new="if b.last_error",
+        check=_CORE,
+    ),
+    _machine(
+        name="the message of a no is dropped",
+        breaks="an initiator is told what a participant said beside its reason",
+        old="detail=answer.reason, message=answer.message",
+        new="detail=answer.reason",
+        check=_CORE,
+    ),
+    _machine(
+        name="a cancel message of any length",
+        breaks="a participant's words are bounded",
+        old="cancel_message=bounded_text(message, CANCEL_MESSAGE_CHARACTERS_MAX)",
+        new="cancel_message=message",
         check=_CORE,
     ),
     _machine(
