@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -36,15 +35,12 @@ def rig(kind: str, request: pytest.FixtureRequest) -> Iterator[Rig]:
 
 @pytest.fixture(scope="module", autouse=True)
 def quiet_log() -> Iterator[None]:
-    """The participant's log is written, as it may fail itself, but hundreds of tracebacks help nobody."""
-    logger = logging.getLogger("tcc.participant")
-    with Path(os.devnull).open("w") as stream:
-        handler = logging.StreamHandler(stream)
-        logger.addHandler(handler)
-        logger.propagate = False
-        yield
-        logger.propagate = True
-        logger.removeHandler(handler)
+    """Hundreds of tracebacks help nobody, and pytest-xdist takes no lone surrogates in them."""
+    logger = logging.getLogger("tcc")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    yield
+    logger.setLevel(level)
 
 
 def _maker(kind: str, url: URL) -> Callable[[], Database]:

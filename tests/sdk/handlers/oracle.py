@@ -105,9 +105,9 @@ def judge(
         raise finding("no outcome", program, facts)
 
 
-def judge_repetition(program: Program, first: pb.BranchOutcome | None, second: pb.BranchOutcome) -> None:
+def judge_repetition(program: Program, first: pb.BranchOutcome, second: pb.BranchOutcome) -> None:
     """Raise a Finding unless a repetition says the same of what was done."""
-    if first is None or first.code != SUCCEEDED:
+    if first.code != SUCCEEDED:
         return
     if second.code != SUCCEEDED or (program.operation == TRY and second.result != first.result):
         raise finding("another answer at the second time", program, f"{first} and then {second}")

@@ -68,12 +68,14 @@ class Host:
     @property
     def tasks(self) -> set[str]:
         """The tasks of the loop, as text."""
-        return self.call(self._tasks())
+        tasks: set[str] = self.call(self._tasks())
+        return tasks
 
     @property
     def checked_out(self) -> int:
         pool: Any = self.engine.pool
-        return pool.checkedout()
+        count: int = pool.checkedout()
+        return count
 
     async def _start(self) -> int:
         await self.participant.create_schema()
@@ -170,7 +172,7 @@ class Rig:
                 second = self._patiently(program, calls)
                 self._settle(program)
                 self.judge(program, performance, calls, second)
-                for before, after in zip(first or [None] * len(second), second, strict=True):
+                for before, after in zip(first or (), second, strict=first is not None):
                     judge_repetition(program, before, after)
                 self.check_around(program)
             finally:

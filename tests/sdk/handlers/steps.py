@@ -71,7 +71,7 @@ class Call:
     swallows: bool
 
     def __str__(self) -> str:
-        return f"db.{self.method}(){_swallowing(swallows=self.swallows)}"
+        return f"db.{self.method}{_swallowing(swallows=self.swallows)}"
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,19 @@ def _swallowing(*, swallows: bool) -> str:
 
 Step: TypeAlias = Write | Violate | Savepoint | Call | Sql | Wait | Lock
 
-CALLS = ("commit", "rollback", "close", "begin")
-STATEMENTS = ("COMMIT", "ROLLBACK", "BEGIN")
+# A call on the connection. Its result is awaited behind an async engine.
+Action: TypeAlias = Callable[[Any], Any]
+
+CALLS: dict[str, Action] = {
+    "commit()": lambda db: db.commit(),
+    "rollback()": lambda db: db.rollback(),
+    "close()": lambda db: db.close(),
+    "begin()": lambda db: db.begin(),
+    "get_transaction().commit()": lambda db: db.get_transaction().commit(),
+    "get_transaction().rollback()": lambda db: db.get_transaction().rollback(),
+}
+# Not every database knows all of them; then they are an error as any other.
+STATEMENTS = ("COMMIT", "ROLLBACK", "BEGIN", "END", "START TRANSACTION", "/* done */ commit")
 
 
 @dataclass
@@ -124,8 +135,6 @@ class Run:
     written: list[int] = field(default_factory=list)
     writes: int = 0
     left_open: bool = False
-    # A statement failed outside of savepoints that were rolled back, and the handler went on.
-    swallowed: bool = False
     returned: bool = False
 
     @property
@@ -134,8 +143,6 @@ class Run:
         return frozenset((self.number, written) for written in self.written)
 
 
-# A call on the connection. Its result is awaited behind an async engine.
-Action: TypeAlias = Callable[[Any], Any]
 Play: TypeAlias = Generator[Action, Any, None]
 
 
@@ -146,11 +153,11 @@ def play(steps: Sequence[Step], run: Run, wait: Action) -> Play:
             case Write():
                 yield from _write(run)
             case Violate():
-                yield from _violate(step, run)
+                yield from _attempt(lambda db: db.execute(VIOLATE), swallows=step.swallows)
             case Savepoint():
                 yield from _savepoint(step, run, wait)
             case Call(method, swallows):
-                yield from _attempt(lambda db, method=method: getattr(db, method)(), swallows=swallows)
+                yield from _attempt(CALLS[method], swallows=swallows)
             case Sql(statement, swallows):
                 yield from _attempt(
                     lambda db, statement=statement: db.execute(text(statement)), swallows=swallows
@@ -168,17 +175,8 @@ def _write(run: Run) -> Play:
     run.written.append(number)
 
 
-def _violate(step: Violate, run: Run) -> Play:
-    try:
-        yield lambda db: db.execute(VIOLATE)
-    except Exception:
-        if not step.swallows:
-            raise
-        run.swallowed = True
-
-
 def _savepoint(step: Savepoint, run: Run, wait: Action) -> Play:
-    before, swallowed = list(run.written), run.swallowed
+    before = list(run.written)
     savepoint = yield lambda db: db.begin_nested()
     try:
         yield from play(step.body, run, wait)
@@ -190,7 +188,7 @@ def _savepoint(step: Savepoint, run: Run, wait: Action) -> Play:
             yield lambda _: savepoint.commit()
         case SavepointEnd.ROLLED_BACK:
             yield lambda _: savepoint.rollback()
-            run.written, run.swallowed = before, swallowed
+            run.written = before
         case SavepointEnd.LEFT_OPEN:
             run.left_open = True
 

@@ -63,7 +63,7 @@ def test_statement_that_ends_the_transaction(rig: Rig, statement: str, swallows,
 
 
 @FORMS
-@pytest.mark.parametrize("last", [Call("rollback", swallows=True), Sql("ROLLBACK", swallows=True)], ids=str)
+@pytest.mark.parametrize("last", [Call("rollback()", swallows=True), Sql("ROLLBACK", swallows=True)], ids=str)
 def test_rollback_at_the_end(rig: Rig, last: Step, is_batch):
     rig.check(Program(operation=CONFIRM, is_batch=is_batch, items=2, culprit=1, steps=(Write(), last)))
 
