@@ -26,7 +26,7 @@ Database = Engine | AsyncEngine
 OPERATIONS = {TRY: pb.OPERATION_TRY, CONFIRM: pb.OPERATION_CONFIRM, CANCEL: pb.OPERATION_CANCEL}
 
 # For what hangs. After the first hang the run fails anyway, and the rest of it is to be quick.
-PATIENCE_S = 10.0
+PATIENCE_S = 20.0
 PATIENCE_LOST_S = 0.5
 # For a participant that a program broke, to stop.
 STOP_S = 1.0
