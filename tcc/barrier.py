@@ -352,7 +352,9 @@ def _fitting(answers: object, count: int, operation: Operation) -> Sequence[obje
         if isinstance(answer, BaseException) and not (
             operation is Operation.TRY and isinstance(answer, Rejected)
         ):
-            raise answer
+            if isinstance(answer, Exception):
+                raise answer
+            raise InvalidResultError(f"{type(answer).__name__} is no answer to an item")
     return answers
 
 

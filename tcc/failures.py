@@ -9,6 +9,7 @@ import re
 import time
 import traceback
 from collections.abc import Callable
+from concurrent import futures
 from types import TracebackType
 from typing import Any
 
@@ -29,7 +30,8 @@ class HandlerLeakError(Exception):
 
 def may_pass(error: BaseException) -> bool:
     """Return whether an error may pass through futures, generators and tasks as it is."""
-    return isinstance(error, Exception) and not isinstance(error, StopIteration)
+    # asyncio takes a thread's CancelledError for the cancellation of the task that waits for it.
+    return isinstance(error, Exception) and not isinstance(error, StopIteration | futures.CancelledError)
 
 
 def origin(error: BaseException) -> BaseException:

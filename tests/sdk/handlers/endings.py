@@ -87,7 +87,8 @@ EXCEPTIONS: dict[str, Callable[[], BaseException]] = {
 # The endings whose REJECTED is right in a Try.
 REJECTIONS = frozenset(name for name in EXCEPTIONS if name.startswith("Rejected"))
 
-HUGE = b"x" * (3 * 2**20)
+# What a result may hold at most; see tcc.barrier.
+HUGE = b"x" * 2**20
 
 
 async def _never_awaited() -> None:
@@ -100,6 +101,7 @@ VALUES: dict[str, Callable[[], object]] = {
     "bytes": lambda: b"\0\xff",
     "list": lambda: [1, "two"],
     "huge bytes": lambda: HUGE,
+    "more bytes than a result may have": lambda: HUGE + b"x",
     "dict with a lone surrogate": lambda: {"a": SURROGATE},
     "int": lambda: 3,
     "object": object,
@@ -111,7 +113,17 @@ VALUES: dict[str, Callable[[], object]] = {
 # What every participant can encode.
 ENCODABLE = frozenset({RETURNS_NOTHING.name, "dict", "bytes", "list", "huge bytes"})
 # What none can.
-UNENCODABLE = frozenset({"int", "object", "lambda", "dict with an unencodable value", "coroutine", "set"})
+UNENCODABLE = frozenset(
+    {
+        "int",
+        "object",
+        "lambda",
+        "dict with an unencodable value",
+        "coroutine",
+        "set",
+        "more bytes than a result may have",
+    }
+)
 
 # What a batch handler answers as a whole: made of the right list and the misbehaving item's place.
 BATCH_VALUES: dict[str, Callable[[list[object], int], Any]] = {
