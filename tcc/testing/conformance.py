@@ -19,6 +19,7 @@ reservations confirmed: the payload should ask for little.
 
 Over gRPC alone only answers can be seen. With `observe` the suite also asks, of
 the participant's own tables, whether the effects are there, and there once. With
+`break_confirm` it has a Confirm fail in the participant's own database. With
 `restart` it also kills the service in the midst of calls, again and again, and
 asks what has become of them.
 """
@@ -33,6 +34,7 @@ from tcc.testing import conformance_cases as cases
 from tcc.testing.conformance_kills import killed_half_way
 from tcc.testing.conformance_subject import (
     CHANNEL_OPTIONS,
+    BreakConfirm,
     ConformanceError,
     Effects,
     Observe,
@@ -45,6 +47,7 @@ from tcc.v1 import participant_pb2_grpc as pb_grpc
 
 __all__ = [
     "CASES",
+    "BreakConfirm",
     "Case",
     "ConformanceError",
     "Effects",
@@ -86,6 +89,12 @@ CASES: tuple[Case, ...] = tuple(
         cases.confirm_without_try,
         cases.cancel_after_confirm,
         cases.confirm_after_cancel,
+        cases.try_with_another_payload,
+        cases.ended_with_another_payload,
+        cases.tried_by_initiator,
+        cases.undecodable_cancel,
+        cases.undecodable_confirm,
+        cases.broken_confirm,
         cases.expired_try,
         cases.ended_after_expiry,
         cases.branches_apart,
@@ -143,8 +152,10 @@ async def run(
     payload: Payload,
     content_type: str = "application/json",
     rejected_payload: bytes | None = None,
+    other_payload: bytes | None = None,
     batched: bool = True,
     observe: Observe | None = None,
+    break_confirm: BreakConfirm | None = None,
     restart: Restart | None = None,
     restart_timeout_s: float = 60.0,
 ) -> Report:
@@ -155,6 +166,27 @@ async def run(
     for each branch, where each needs its own (a coupon, an order number).
     `rejected_payload` is one that it answers with REJECTED. `batched`: whether the service has
     ExecuteBranches. `observe(gid, branch_id)` looks into the participant's tables.
+
+    Some cases repeat a branch's calls with another payload, which must be refused BRANCH_CONFLICT.
+    It is `other_payload` if that is given; else what a `payload` function makes next; else, for
+    JSON, `payload` with a space at its end: it means the same, but what the barrier compares is
+    bytes, and a coordinator never changes them. With any other `content_type` and one fixed
+    `payload` these cases are skipped unless there is an `other_payload`. It must be one that the
+    action takes, so that a participant may decode a Try's payload before it asks its barrier.
+
+    `break_confirm(gid, branch_id)` is an async context manager: while its block runs, a Confirm of
+    that branch violates a constraint of the participant's database. With PostgreSQL for example:
+
+        @contextlib.asynccontextmanager
+        async def break_confirm(gid, branch_id):
+            await execute(
+                "ALTER TABLE reservation ADD CONSTRAINT broken "
+                f"CHECK (gid <> '{gid}' OR branch_id <> '{branch_id}' OR state <> 'CONFIRMED')"
+            )
+            try:
+                yield
+            finally:
+                await execute("ALTER TABLE reservation DROP CONSTRAINT broken")
 
     `restart` kills the service as `kill -9` does and starts it again at the same
     address: a coroutine function, or a command such as
@@ -170,8 +202,10 @@ async def run(
                 payload=payload,
                 content_type=content_type,
                 rejected_payload=rejected_payload,
+                other_payload=other_payload,
                 batched=batched,
                 observe=observe,
+                break_confirm=break_confirm,
                 restart=restart,
                 restart_timeout_s=restart_timeout_s,
             )
@@ -187,8 +221,10 @@ async def check(
     payload: Payload,
     content_type: str = "application/json",
     rejected_payload: bytes | None = None,
+    other_payload: bytes | None = None,
     batched: bool = True,
     observe: Observe | None = None,
+    break_confirm: BreakConfirm | None = None,
     restart: Restart | None = None,
     restart_timeout_s: float = 60.0,
 ) -> str:
@@ -203,8 +239,10 @@ async def check(
             payload=payload,
             content_type=content_type,
             rejected_payload=rejected_payload,
+            other_payload=other_payload,
             batched=batched,
             observe=observe,
+            break_confirm=break_confirm,
             restart=restart,
             restart_timeout_s=restart_timeout_s,
         )

@@ -23,9 +23,18 @@ from tcc.v1 import participant_pb2 as pb
 _RACERS = 8
 _ROUNDS = 8
 _GID_BYTES_MAX = 128
+# No payload of any action: no text, and JSON that is cut off, deeper than a recursive decoder can go.
+_UNDECODABLE = (b"\xff" * 16, b'{"a":' * 50_000)
 
 _CONFIRM_WORKS = "a Confirm after a successful Try must succeed"
 _CANCEL_WORKS = "a Cancel after a successful Try must succeed"
+_DIGEST = (
+    "let the Try store a digest of action, payload and content type (SHA-256 of their bytes) in the "
+    "barrier's row, and compare every later call's with it before anything else is done"
+)
+_DECODE_LATE = (
+    "ask the barrier first, and decode the payload only where it says that the business change has to be made"
+)
 
 
 async def try_then_confirm(subject: Subject) -> None:
@@ -180,6 +189,167 @@ async def confirm_after_cancel(subject: Subject) -> None:
         "a mixed outcome is reported, never hidden",
     )
     await subject.effects(advice="a refused Confirm must change nothing")
+
+
+async def try_with_another_payload(subject: Subject) -> None:
+    another = subject.another_payload()
+    await subject.succeed(subject.call(TRY), TRY_WORKS)
+    await subject.fail(
+        subject.call(TRY, payload=another, attempt=1),
+        "BRANCH_CONFLICT",
+        "a Try that is repeated with another payload must be refused with FAILED, permanent, "
+        f"BRANCH_CONFLICT: two callers share a gid by mistake; {_DIGEST}",
+    )
+    outcome = await subject.send(subject.call(TRY, content_type=subject.another_content_type, attempt=1))
+    expect(
+        # A participant may look at a Try's content type before it asks its barrier.
+        failed(outcome, "BRANCH_CONFLICT") or failed(outcome, "INVALID_PAYLOAD"),
+        outcome,
+        "a Try that is repeated with another content type must be refused with FAILED, permanent, "
+        f"BRANCH_CONFLICT: {_DIGEST}",
+    )
+    await subject.effects(
+        reserved=1,
+        advice="a Try that is refused BRANCH_CONFLICT must leave the first one's reservation as it is",
+    )
+    await subject.succeed(
+        subject.call(CONFIRM),
+        "after a Try was refused BRANCH_CONFLICT the Confirm with the first Try's payload must succeed: "
+        "leave the row and its digest as the first Try wrote them",
+    )
+    await subject.effects(confirmed=1, advice="and it must take effect, once")
+
+
+async def ended_with_another_payload(subject: Subject) -> None:
+    for operation in (CONFIRM, CANCEL):
+        branch_id = f"branch-{operation}"
+        another = subject.another_payload(branch_id)
+        await subject.succeed(subject.call(TRY, branch_id=branch_id), TRY_WORKS)
+        await subject.fail(
+            subject.call(operation, branch_id=branch_id, payload=another),
+            "BRANCH_CONFLICT",
+            "a Confirm or Cancel with another payload than its Try's must be refused with FAILED, permanent, "
+            f"BRANCH_CONFLICT: {_DIGEST}",
+        )
+        await subject.fail(
+            subject.call(operation, branch_id=branch_id, content_type=subject.another_content_type),
+            "BRANCH_CONFLICT",
+            "a Confirm or Cancel with another content type than its Try's must be refused with FAILED, "
+            f"permanent, BRANCH_CONFLICT: {_DIGEST}",
+        )
+        await subject.effects(
+            reserved=1,
+            branch_id=branch_id,
+            advice="a Confirm or Cancel that is refused BRANCH_CONFLICT must change nothing",
+        )
+        await subject.succeed(
+            subject.call(operation, branch_id=branch_id, attempt=1),
+            "a Confirm or Cancel with its Try's own payload must succeed, also after one was refused "
+            "BRANCH_CONFLICT",
+        )
+        await subject.effects(
+            confirmed=1 if operation == CONFIRM else 0,
+            branch_id=branch_id,
+            advice="and it must take effect, once",
+        )
+
+
+async def tried_by_initiator(subject: Subject) -> None:
+    for operation in (CONFIRM, CANCEL):
+        branch_id = f"branch-{operation}"
+        payload = subject.same_payload_in_other_bytes(branch_id)
+        await subject.succeed(subject.call(TRY, branch_id=branch_id), TRY_WORKS)
+        await subject.succeed(
+            subject.call(operation, branch_id=branch_id, payload=payload, tried_by_initiator=True),
+            "a Confirm or Cancel with `tried_by_initiator` must succeed whatever bytes the Try had: the "
+            "coordinator never saw them, so do not compare digests then",
+        )
+        await subject.effects(
+            confirmed=1 if operation == CONFIRM else 0,
+            branch_id=branch_id,
+            advice="a Confirm or Cancel with `tried_by_initiator` must take effect, once",
+        )
+
+
+async def undecodable_cancel(subject: Subject) -> None:
+    for number, payload in enumerate(_UNDECODABLE):
+        branch_id = f"branch-{number}"
+        for attempt in range(2):
+            await subject.succeed(
+                subject.call(CANCEL, branch_id=branch_id, payload=payload, attempt=attempt),
+                "a Cancel whose Try never arrived must succeed even if its payload cannot be decoded, each "
+                f"time: such a Try is refused, and its Cancel must end; {_DECODE_LATE}",
+            )
+        await subject.fail(
+            subject.call(TRY, branch_id=branch_id),
+            "LATE_TRY",
+            "a Try after an empty cancel whose payload could not be decoded must be refused with FAILED, "
+            "permanent, LATE_TRY: that cancel leaves a tombstone too, without a digest, which only a Try "
+            "stores",
+        )
+        await subject.effects(
+            branch_id=branch_id,
+            advice="a Cancel that cannot be decoded, and its late Try, must change nothing",
+        )
+
+
+async def undecodable_confirm(subject: Subject) -> None:
+    for number, payload in enumerate(_UNDECODABLE):
+        branch_id = f"branch-{number}"
+        await subject.fail(
+            subject.call(CONFIRM, branch_id=branch_id, payload=payload),
+            "NOT_TRIED",
+            "a Confirm without a recorded Try must be answered FAILED with NOT_TRIED even if its payload "
+            f"cannot be decoded: {_DECODE_LATE}",
+            permanent=False,
+        )
+        await subject.succeed(subject.call(TRY, branch_id=branch_id), TRY_WORKS)
+        await subject.fail(
+            subject.call(CONFIRM, branch_id=branch_id, payload=payload),
+            "BRANCH_CONFLICT",
+            "a Confirm whose payload cannot be decoded is none of its Try's and must be refused with FAILED, "
+            f"permanent, BRANCH_CONFLICT: {_DIGEST}",
+        )
+        await subject.effects(
+            reserved=1, branch_id=branch_id, advice="a Confirm that cannot be decoded must change nothing"
+        )
+        await subject.succeed(subject.call(CONFIRM, branch_id=branch_id, attempt=1), _CONFIRM_WORKS)
+        await subject.effects(
+            confirmed=1, branch_id=branch_id, advice="a Confirm after a refused one must take effect, once"
+        )
+
+
+async def broken_confirm(subject: Subject) -> None:
+    if subject.break_confirm is None:
+        raise SkippedError("give `break_confirm`, in whose block a branch's Confirm violates a constraint")
+    await subject.succeed(subject.call(TRY), TRY_WORKS)
+    async with subject.break_confirm(subject.gid, "branch"):
+        outcome = await subject.send(subject.call(CONFIRM))
+    expect(
+        outcome.code == pb.OUTCOME_CODE_FAILED,
+        outcome,
+        "a Confirm whose change violates a constraint must be answered FAILED: answer SUCCEEDED only when "
+        "COMMIT has succeeded, and swallow no error of the database; or does `break_confirm` break nothing?",
+    )
+    expect(
+        not outcome.permanent,
+        outcome,
+        "a Confirm whose change violates a constraint must not be called permanent: it can be done once the "
+        "rows are put right, so let it be repeated",
+    )
+    await subject.effects(
+        reserved=1,
+        advice="a Confirm that violates a constraint must change nothing: roll its local transaction back",
+    )
+    await subject.succeed(
+        subject.call(CONFIRM, attempt=1),
+        "a Confirm that failed must succeed when it is repeated and nothing is in its way any more",
+    )
+    await subject.effects(
+        confirmed=1,
+        advice="a Confirm that is repeated after a failure must take effect, once: record CONFIRMED in ONE "
+        "local transaction with the change, so that both are rolled back together",
+    )
 
 
 async def expired_try(subject: Subject) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TypeAlias, cast
 
@@ -18,6 +19,7 @@ EXPIRY_MS = 10 * 60_000
 # How often an answered failure is repeated before it counts.
 _FAILURES_MAX = 10
 _PAUSE_S = 0.1
+_JSON = "application/json"
 # What says that nobody is there to answer. Any other status comes from someone.
 _ABSENT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
 # Without these a channel waits longer and longer before it looks for a service that died.
@@ -45,6 +47,8 @@ class Effects:
 Observe: TypeAlias = Callable[[str, str], Awaitable[Effects]]
 # One payload for all branches, or where each branch's comes from.
 Payload: TypeAlias = bytes | Callable[[], bytes]
+# Of (gid, branch_id): while the block runs, a Confirm of that branch violates a constraint.
+BreakConfirm: TypeAlias = Callable[[str, str], AbstractAsyncContextManager[object]]
 # How the service is killed and started again: a coroutine function or a command.
 Restart: TypeAlias = Callable[[], Awaitable[object]] | Sequence[str]
 
@@ -62,12 +66,14 @@ class Subject:
     payload: Payload
     content_type: str
     rejected_payload: bytes | None
+    other_payload: bytes | None
     batched: bool
     observe: Observe | None
+    break_confirm: BreakConfirm | None
     restart: Restart | None
     restart_timeout_s: float
     gid: str = field(default_factory=lambda: f"conformance-{uuid.uuid4()}")
-    # Every call of a branch carries the same payload.
+    # Every call of a branch carries the same payload, except where a case gives another.
     _payloads: dict[tuple[str, str], bytes] = field(default_factory=dict)
 
     def call(
@@ -78,8 +84,10 @@ class Subject:
         branch_id: str = "branch",
         action: str | None = None,
         payload: bytes | None = None,
+        content_type: str | None = None,
         expires_in_ms: int = EXPIRY_MS,
         attempt: int = 0,
+        tried_by_initiator: bool = False,
     ) -> pb.BranchCall:
         gid = self.gid if gid is None else gid
         return pb.BranchCall(
@@ -88,10 +96,44 @@ class Subject:
             operation=operation,
             action=self.action if action is None else action,
             payload=self._payload(gid, branch_id) if payload is None else payload,
-            content_type=self.content_type,
+            content_type=self.content_type if content_type is None else content_type,
             expires_at_ms=int(time.time() * 1000) + expires_in_ms,
             attempt=attempt,
+            tried_by_initiator=tried_by_initiator,
         )
+
+    def another_payload(self, branch_id: str = "branch") -> bytes:
+        """Return a payload of the action whose bytes differ from the branch's own.
+
+        Raises:
+            SkippedError: The author gave only one payload, and it is not JSON.
+        """
+        payload = self._payload(self.gid, branch_id)
+        if self.other_payload is not None:
+            another = self.other_payload
+        elif not isinstance(self.payload, bytes):
+            another = self.payload()
+        else:
+            another = payload
+        if another != payload:
+            return another
+        if self._is_json:
+            return _respaced(payload)
+        raise SkippedError("give `other_payload`, one that differs from `payload` and can be reserved, too")
+
+    def same_payload_in_other_bytes(self, branch_id: str = "branch") -> bytes:
+        """Return the branch's payload in other bytes. Raises SkippedError unless it is JSON."""
+        if not self._is_json:
+            raise SkippedError("only JSON is known to have other bytes of the same meaning")
+        return _respaced(self._payload(self.gid, branch_id))
+
+    @property
+    def another_content_type(self) -> str:
+        return f"{self.content_type or 'application/octet-stream'}; conformance=another"
+
+    @property
+    def _is_json(self) -> bool:
+        return self.content_type.partition(";")[0].strip().lower() == _JSON
 
     def _payload(self, gid: str, branch_id: str) -> bytes:
         if isinstance(self.payload, bytes):
@@ -170,8 +212,13 @@ class Subject:
             raise ConformanceError(f"{advice} (observed {seen}, wanted {wanted})")
 
 
+def _respaced(payload: bytes) -> bytes:
+    """Return JSON with a space at its end: other bytes, the same meaning."""
+    return payload + b" "
+
+
 # The barrier's own words: they stand, however often the call is repeated.
-_BARRIER = {"LATE_TRY", "EXPIRED", "NOT_TRIED", "ALREADY_CONFIRMED", "ALREADY_CANCELLED"}
+_BARRIER = {"LATE_TRY", "EXPIRED", "NOT_TRIED", "ALREADY_CONFIRMED", "ALREADY_CANCELLED", "BRANCH_CONFLICT"}
 
 
 def is_conclusive(outcome: pb.BranchOutcome) -> bool:

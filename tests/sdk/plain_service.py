@@ -6,6 +6,7 @@ It prints `listening on HOST:PORT` once calls are welcome.
 """
 
 import asyncio
+import hashlib
 import signal
 import sys
 
@@ -16,14 +17,15 @@ from tcc.v1 import participant_pb2 as pb, participant_pb2_grpc as pb_grpc
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS seat (
-    gid bytea, branch_id bytea, state text NOT NULL, seat_number uuid, PRIMARY KEY (gid, branch_id)
+    gid bytea, branch_id bytea, state text NOT NULL, seat_number uuid, digest bytea,
+    PRIMARY KEY (gid, branch_id)
 )"""
 # The unique key makes one of two racing calls wait for the other's commit.
 CLAIM = """
-INSERT INTO seat SELECT %s, %s, %s, gen_random_uuid()
+INSERT INTO seat SELECT %s, %s, %s, gen_random_uuid(), %s
 WHERE %s OR clock_timestamp() < to_timestamp(%s / 1000.0)
 ON CONFLICT DO NOTHING RETURNING seat_number"""
-LOCK = "SELECT state, seat_number FROM seat WHERE gid = %s AND branch_id = %s FOR UPDATE"
+LOCK = "SELECT state, seat_number, digest FROM seat WHERE gid = %s AND branch_id = %s FOR UPDATE"
 MOVE = "UPDATE seat SET state = %s WHERE gid = %s AND branch_id = %s"
 
 OK = pb.OUTCOME_CODE_SUCCEEDED
@@ -31,6 +33,19 @@ OK = pb.OUTCOME_CODE_SUCCEEDED
 
 def refused(reason: str) -> pb.BranchOutcome:
     return pb.BranchOutcome(code=pb.OUTCOME_CODE_FAILED, reason=reason, permanent=True)
+
+
+def digest(call: pb.BranchCall) -> bytes:
+    """Return the digest of what a call asks for."""
+    # Each part is hashed alone, so that none runs into the next.
+    parts = (call.action.encode(), call.content_type.encode(), call.payload)
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).digest()
+
+
+def conflicts(call: pb.BranchCall, tried: bytes | None) -> bool:
+    """Return whether a call differs from its Try. A tombstone has no digest."""
+    unknown = call.tried_by_initiator or call.content_type == "application/x-tcc-unknown"
+    return tried is not None and not unknown and tried != digest(call)
 
 
 def seated(seat_number: object) -> pb.BranchOutcome:
@@ -64,13 +79,17 @@ class Seats(pb_grpc.ParticipantServiceServicer):
 
 
 async def try_(db, call, key):
-    claimed = await (await db.execute(CLAIM, (*key, "TAKEN", False, call.expires_at_ms))).fetchone()
+    claimed = await (
+        await db.execute(CLAIM, (*key, "TAKEN", digest(call), False, call.expires_at_ms))
+    ).fetchone()
     if claimed is not None:
         return seated(claimed[0])
     found = await (await db.execute(LOCK, key)).fetchone()
     if found is None:
         return refused("EXPIRED")
-    state, seat_number = found
+    state, seat_number, tried = found
+    if conflicts(call, tried):
+        return refused("BRANCH_CONFLICT")
     return refused("LATE_TRY") if state == "FREE" else seated(seat_number)
 
 
@@ -78,15 +97,24 @@ async def confirm(db, call, key):
     found = await (await db.execute(LOCK, key)).fetchone()
     if found is None:
         return refused("NOT_TRIED")
-    if found[0] == "FREE":
+    state, _, tried = found
+    if conflicts(call, tried):
+        return refused("BRANCH_CONFLICT")
+    if state == "FREE":
         return refused("ALREADY_CANCELLED")
-    await db.execute(MOVE, ("SOLD", *key))
+    try:
+        await db.execute(MOVE, ("SOLD", *key))
+    except psycopg.errors.IntegrityError:
+        await db.rollback()
+        return pb.BranchOutcome(code=pb.OUTCOME_CODE_FAILED, reason="NOT_SOLD")
     return pb.BranchOutcome(code=OK)
 
 
 async def cancel(db, call, key):
-    await db.execute(CLAIM, (*key, "FREE", True, 0))
-    [state, _] = await (await db.execute(LOCK, key)).fetchone()
+    await db.execute(CLAIM, (*key, "FREE", None, True, 0))
+    [state, _, tried] = await (await db.execute(LOCK, key)).fetchone()
+    if conflicts(call, tried):
+        return refused("BRANCH_CONFLICT")
     if state == "SOLD":
         return refused("ALREADY_CONFIRMED")
     await db.execute(MOVE, ("FREE", *key))

@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from itertools import count
 
 import grpc
@@ -34,12 +34,28 @@ async def test_sdk_participant_conforms(postgresql, call_participant, action):
         reserved = done.count("try") - done.count("confirm") - done.count("cancel")
         return conformance.Effects(reserved=reserved, confirmed=done.count("confirm"))
 
+    @asynccontextmanager
+    async def break_confirm(gid, branch_id):
+        async with engine.begin() as db:
+            await db.execute(
+                text(
+                    "ALTER TABLE effects ADD CONSTRAINT broken CHECK "
+                    f"(gid <> '{gid}' OR branch_id <> '{branch_id}' OR operation <> 'confirm')"
+                )
+            )
+        try:
+            yield
+        finally:
+            async with engine.begin() as db:
+                await db.execute(text("ALTER TABLE effects DROP CONSTRAINT broken"))
+
     report = await conformance.run(
         f"127.0.0.1:{participant.port}",
         action=action,
         payload=b'{"result": 1}',
         rejected_payload=b'{"reject": 1}',
         observe=observe,
+        break_confirm=break_confirm,
     )
 
     assert report.ok, str(report)
@@ -53,6 +69,10 @@ class Careless(pb_grpc.ParticipantServiceServicer):
         self._fault = fault
         self._states: dict[tuple[str, str], str] = {}
         self._results: dict[tuple[str, str], bytes] = {}
+        # What each Try asked for.
+        self._tried: dict[tuple[str, str], tuple[bytes, str]] = {}
+        # Branches whose Confirm violates a constraint.
+        self._broken: set[tuple[str, str]] = set()
         self._effects: dict[tuple[str, str], list[str]] = {}
         self._tries = 0
         # Set when this process dies, and then one of the next.
@@ -68,6 +88,7 @@ class Careless(pb_grpc.ParticipantServiceServicer):
         match self._fault:
             case "keeps its barrier in memory":
                 self._states.clear()
+                self._tried.clear()
                 self._results.clear()
             case "keeps its results in memory":
                 self._results.clear()
@@ -75,7 +96,7 @@ class Careless(pb_grpc.ParticipantServiceServicer):
                 self._states = {key: state for key, state in self._states.items() if key in self._results}
             case "answers before it commits" if self._states:
                 last = list(self._states)[-1]
-                for kept in (self._states, self._results, self._effects):
+                for kept in (self._states, self._tried, self._results, self._effects):
                     kept.pop(last, None)
             case "does not come back":
                 self._death.set()
@@ -84,6 +105,14 @@ class Careless(pb_grpc.ParticipantServiceServicer):
         done = self._effects.get(self._key(gid, branch_id), [])
         reserved = done.count("try") - done.count("confirm") - done.count("cancel")
         return conformance.Effects(reserved=reserved, confirmed=done.count("confirm"))
+
+    @asynccontextmanager
+    async def break_confirm(self, gid, branch_id):
+        self._broken.add(self._key(gid, branch_id))
+        try:
+            yield
+        finally:
+            self._broken.clear()
 
     def _key(self, gid, branch_id):
         match self._fault:
@@ -113,6 +142,12 @@ class Careless(pb_grpc.ParticipantServiceServicer):
             return self._no("UNKNOWN_ACTION", unless="takes any action")
         if call.action != "reserve" and fault == "cannot cancel an unknown action":
             return self._no("UNKNOWN_ACTION")
+        if fault == "decodes before it asks its barrier" and call.payload.startswith((b"\xff", b'{"a":{')):
+            return self._no("INVALID_PAYLOAD")
+        if state is not None and self._conflicts(call, key):
+            if fault == "does what it refuses":
+                self._do(key, pb.Operation.Name(call.operation).removeprefix("OPERATION_").lower())
+            return self._no("BRANCH_CONFLICT")
         is_late = call.expires_at_ms < time.time() * 1000
         if call.operation == TRY:
             if fault == "looks before it writes":
@@ -122,7 +157,20 @@ class Careless(pb_grpc.ParticipantServiceServicer):
             return self._no("EXPIRED")
         if call.operation == CONFIRM:
             return await self._confirm(context, key, state)
+        if state is None and fault == "stores a digest with its tombstones":
+            self._tried[key] = self._asked(call)
         return self._cancel(key, state)
+
+    def _asked(self, call):
+        is_half = self._fault == "leaves the content type out of its digest"
+        return call.payload, "" if is_half else call.content_type
+
+    def _conflicts(self, call, key):
+        if self._fault == "keeps no digest":
+            return False
+        if call.tried_by_initiator and self._fault != "compares what the initiator tried":
+            return False
+        return key in self._tried and self._tried[key] != self._asked(call)
 
     async def _confirm(self, context, key, state):
         fault = self._fault
@@ -130,11 +178,24 @@ class Careless(pb_grpc.ParticipantServiceServicer):
             return self._no("NOT_TRIED", unless="confirms what was never tried")
         if state == "cancelled":
             return self._no("ALREADY_CANCELLED", unless="confirms what is cancelled")
+        if key in self._broken and fault != "swallows a broken constraint":
+            return self._break(key)
         if state == "tried" or fault == "confirms twice":
             self._do(key, "confirm", unless="confirms without doing it")
             await self._hang(context, "confirms before it writes its row")
         self._states[key] = "confirmed"
         return pb.BranchOutcome(code=OK)
+
+    def _break(self, key):
+        match self._fault:
+            case "confirms half of what is broken":
+                self._do(key, "confirm")
+            case "records what is broken as confirmed":
+                self._states[key] = "confirmed"
+            case "fails for good what was broken":
+                self._states[key] = "cancelled"
+        is_permanent = self._fault == "calls what is broken permanent"
+        return pb.BranchOutcome(code=FAILED, reason="CHECK_VIOLATION", permanent=is_permanent)
 
     def _cancel(self, key, state):
         fault = self._fault
@@ -181,6 +242,7 @@ class Careless(pb_grpc.ParticipantServiceServicer):
             self._do(key, "try", unless="reserves nothing")
         await self._hang(context, "reserves before it writes its row")
         self._states[key] = "tried"
+        self._tried[key] = self._asked(call)
         self._results[key] = b"%d" % self._tries
         if self._fault == "writes its row before it reserves":
             await self._hang(context, self._fault)
@@ -235,6 +297,11 @@ class Careless(pb_grpc.ParticipantServiceServicer):
 # What asks for the same answer, and what asks for effects, wherever a branch goes through it.
 TRIES = {"duplicate_try", "try_after_confirm", "concurrent_duplicates", "duplicates_in_a_batch"}
 KILLED = {"killed_half_way"}
+# What must be refused BRANCH_CONFLICT.
+CONFLICTS = {"try_with_another_payload", "ended_with_another_payload", "undecodable_confirm"}
+# What breaks where a simple Try, Confirm or Cancel does.
+TRIED = CONFLICTS | {"tried_by_initiator", "broken_confirm"}
+CANCELLED = {"ended_with_another_payload", "tried_by_initiator", "undecodable_cancel"}
 # A fault, the cases that must catch it, and what the author is told.
 FAULTS = {
     "": (set(), ""),
@@ -246,19 +313,37 @@ FAULTS = {
         "record CONFIRMED in the transaction of the change",
     ),
     "cancels twice": (
-        {"duplicate_cancel", "empty_cancel"} | KILLED, "record CANCELLED in the transaction of the change",
+        {"duplicate_cancel", "empty_cancel", "undecodable_cancel"} | KILLED,
+        "record CANCELLED in the transaction of the change",
     ),
     "takes a late Try": (
-        {"late_try", "try_after_cancel", "concurrent_try_and_cancel"} | KILLED, "must leave a tombstone row",
+        {"late_try", "try_after_cancel", "concurrent_try_and_cancel", "undecodable_cancel"} | KILLED,
+        "must leave a tombstone row",
     ),
-    "forgets its tombstone": ({"late_try"} | KILLED, "must leave a tombstone row"),
+    "forgets its tombstone": ({"late_try", "undecodable_cancel"} | KILLED, "must leave a tombstone row"),
     "fails an empty cancel": (
         {"empty_cancel", "late_try", "rejected_try", "unknown_action", "ended_after_expiry", "branches_apart",
-         "keys_apart"} | KILLED,
+         "keys_apart", "undecodable_cancel"} | KILLED,
         "there is nothing to give back",
     ),
+    "keeps no digest": (CONFLICTS, "store a digest of action, payload and content type"),
+    "leaves the content type out of its digest": (
+        {"try_with_another_payload", "ended_with_another_payload"}, "with another content type",
+    ),
+    "does what it refuses": (CONFLICTS, "refused BRANCH_CONFLICT must"),
+    "compares what the initiator tried": ({"tried_by_initiator"}, "do not compare digests then"),
+    "stores a digest with its tombstones": ({"undecodable_cancel"}, "which only a Try stores"),
+    "decodes before it asks its barrier": (
+        {"undecodable_cancel", "undecodable_confirm"}, "ask the barrier first",
+    ),
+    "swallows a broken constraint": ({"broken_confirm"}, "only when COMMIT has succeeded"),
+    "calls what is broken permanent": ({"broken_confirm"}, "must not be called permanent"),
+    "confirms half of what is broken": ({"broken_confirm"}, "roll its local transaction back"),
+    "records what is broken as confirmed": ({"broken_confirm"}, "both are rolled back together"),
+    "fails for good what was broken": ({"broken_confirm"}, "nothing is in its way any more"),
     "confirms what was never tried": (
-        {"confirm_without_try", "mixed_batch", "branches_apart"}, "would hide a lost reservation",
+        {"confirm_without_try", "mixed_batch", "branches_apart", "undecodable_confirm"},
+        "would hide a lost reservation",
     ),
     "confirms what is cancelled": ({"confirm_after_cancel"}, "never hidden"),
     "cancels what is confirmed": ({"cancel_after_confirm"}, "never hidden"),
@@ -270,7 +355,7 @@ FAULTS = {
     "rejects without a reason": ({"rejected_try"}, "REJECTED with a reason"),
     "calls nothing permanent": (
         {"late_try", "try_after_cancel", "cancel_after_confirm", "confirm_after_cancel", "expired_try",
-         "unknown_action", "concurrent_try_and_cancel"} | KILLED,
+         "unknown_action", "concurrent_try_and_cancel", "undecodable_cancel"} | CONFLICTS | KILLED,
         "permanent",
     ),
     "skips an item": ({"mixed_batch", "duplicates_in_a_batch"}, "under the `index` of its place"),
@@ -280,7 +365,7 @@ FAULTS = {
         {"try_then_cancel", "rejected_try", "duplicate_cancel", "try_after_cancel", "empty_cancel",
          "late_try", "cancel_after_confirm", "confirm_after_cancel", "concurrent_try_and_cancel",
          "mixed_batch", "unknown_action", "first_try_lost", "ended_after_expiry", "branches_apart",
-         "keys_apart"} | KILLED,
+         "keys_apart"} | CANCELLED | KILLED,
         "answer with an outcome and the status OK instead",
     ),
     "reserves nothing": (
@@ -288,24 +373,26 @@ FAULTS = {
          "try_after_confirm", "try_after_cancel", "first_try_lost", "cancel_after_confirm",
          "confirm_after_cancel", "ended_after_expiry", "branches_apart", "keys_apart",
          "concurrent_duplicates", "concurrent_try_and_cancel", "mixed_batch",
-         "duplicates_in_a_batch"} | KILLED,
+         "duplicates_in_a_batch"} | TRIED | KILLED,
         "a Try must reserve, once",
     ),
     "confirms without doing it": (
         {"try_then_confirm", "duplicate_confirm", "try_after_confirm", "cancel_after_confirm",
          "ended_after_expiry", "branches_apart", "keys_apart", "concurrent_duplicates", "mixed_batch",
-         "duplicates_in_a_batch"} | KILLED,
+         "duplicates_in_a_batch"} | TRIED | KILLED,
         "into its final form, once",
     ),
     "cancels without doing it": (
         {"try_then_cancel", "duplicate_cancel", "try_after_cancel", "confirm_after_cancel",
-         "ended_after_expiry", "concurrent_try_and_cancel", "mixed_batch"} | KILLED,
+         "ended_after_expiry", "concurrent_try_and_cancel", "mixed_batch", "ended_with_another_payload",
+         "tried_by_initiator"} | KILLED,
         "a Cancel must give the reservation back",
     ),
     "takes a repeated Try for a known one": ({"first_try_lost"}, "earlier deliveries were lost"),
     "ends nothing past its expiry": ({"ended_after_expiry"}, "never what was decided"),
     "keys by gid alone": (
-        {"branches_apart", "ended_after_expiry", "mixed_batch", "concurrent_try_and_cancel"} | KILLED,
+        {"branches_apart", "ended_after_expiry", "mixed_batch", "concurrent_try_and_cancel",
+         "ended_with_another_payload", "tried_by_initiator", "undecodable_confirm"} | KILLED,
         "the barrier's key is (gid, branch_id)",
     ),
     "ignores case": ({"keys_apart"}, "differ only in case"),
@@ -360,6 +447,7 @@ async def test_every_fault_is_caught_and_named(fault):
             payload=b"one",
             rejected_payload=b"reject",
             observe=servicer.observe,
+            break_confirm=servicer.break_confirm,
             restart=servicer.restart,
             restart_timeout_s=0.5 if fault == "does not come back" else 60,
         )
@@ -382,7 +470,7 @@ async def test_one_test_per_case(sqlite, call_participant, case):
         f"127.0.0.1:{participant.port}", case, action="single", payload=b"{}", batched=False
     )
 
-    unknown = {"rejected_try", "mixed_batch", "duplicates_in_a_batch", "killed_half_way"}
+    unknown = {"rejected_try", "broken_confirm", "mixed_batch", "duplicates_in_a_batch", "killed_half_way"}
     assert bool(skipped) == (case.name in unknown)
 
 
@@ -422,11 +510,80 @@ async def test_branches_get_payloads_of_their_own_and_keep_them():
 
     numbers = count()
     async with serving(Recording()) as address:
-        report = await conformance.run(address, action="reserve", payload=lambda: b"%d" % next(numbers))
+        for case in conformance.CASES:
+            if case.name not in CONFLICTS | {"tried_by_initiator", "undecodable_cancel"}:
+                await conformance.check(
+                    address, case, action="reserve", payload=lambda: b"%d" % next(numbers)
+                )
 
-    assert report.ok, str(report)
     assert all(len(each) == 1 for each in payloads.values())
     assert len(set().union(*payloads.values())) == len(payloads) > len(conformance.CASES)
+
+
+@pytest.mark.parametrize(
+    ("given", "another"),
+    [
+        ({"payload": b"{}"}, b"{} "),
+        ({"payload": b"{}", "content_type": "application/json; charset=utf-8"}, b"{} "),
+        ({"payload": lambda: b"{}"}, b"{} "),
+        ({"payload": b"{}", "other_payload": b"[]"}, b"[]"),
+        ({"payload": iter((b"first", b"second")).__next__}, b"second"),
+        ({"payload": b"\x08\x01", "content_type": "application/x-protobuf"}, None),
+        ({"payload": b"\x08\x01", "content_type": "", "other_payload": b"\x08\x02"}, b"\x08\x02"),
+    ],
+)
+async def test_another_payload_is_given_or_made(given, another):
+    sent = []
+
+    class Recording(Careless):
+        async def _outcome(self, call, context):
+            sent.append(call.payload)
+            return await super()._outcome(call, context)
+
+    async with serving(Recording()) as address:
+        skipped = await conformance.check(
+            address, case("try_with_another_payload"), action="reserve", **given
+        )
+
+    assert ("give `other_payload`" in skipped) == (another is None)
+    assert not sent if another is None else sent[1] == another
+
+
+async def test_content_type_of_a_repeated_try_may_be_refused_before_the_barrier():
+    class Strict(Careless):
+        async def _outcome(self, call, context):
+            if call.operation == TRY and call.content_type != "application/json":
+                return self._no("INVALID_PAYLOAD")
+            return await super()._outcome(call, context)
+
+    async with serving(Strict()) as address:
+        assert (
+            await conformance.check(
+                address, case("try_with_another_payload"), action="reserve", payload=b"one"
+            )
+            == ""
+        )
+
+
+async def test_same_meaning_in_other_bytes_is_known_of_json_alone():
+    async with serving(Careless()) as address:
+        skipped = await conformance.check(
+            address, case("tried_by_initiator"), action="reserve", payload=b"one", content_type="text/plain"
+        )
+
+    assert "only JSON" in skipped
+
+
+async def test_break_that_breaks_nothing_is_named():
+    async with serving(Careless()) as address:
+        with pytest.raises(conformance.ConformanceError, match="does `break_confirm` break nothing"):
+            await conformance.check(
+                address,
+                case("broken_confirm"),
+                action="reserve",
+                payload=b"one",
+                break_confirm=lambda gid, branch_id: nullcontext(),
+            )
 
 
 def case(name):

@@ -66,6 +66,7 @@ async def inventory(database: AsyncEngine) -> dict[str, Any]:
         "payload": b'{"sku": "a", "quantity": 1}',
         "rejected_payload": b'{"sku": "a", "quantity": 10001}',
         "held": "SELECT state FROM reservation WHERE gid = :gid AND branch_id = :branch_id",
+        "table": "reservation",
         "states": ("RESERVED", "CONFIRMED"),
     }
 
@@ -80,6 +81,7 @@ async def coupon(database: AsyncEngine) -> dict[str, Any]:
         "payload": lambda: json.dumps({"coupon_id": next(fresh)}).encode(),
         "rejected_payload": b'{"coupon_id": "unknown"}',
         "held": "SELECT state FROM coupon WHERE gid = :gid AND branch_id = :branch_id",
+        "table": "coupon",
         "states": ("FROZEN", "USED"),
     }
 
@@ -103,6 +105,7 @@ async def order(database: AsyncEngine) -> dict[str, Any]:
         "payload": lambda: payload(f"o-{next(numbers)}"),
         "rejected_payload": payload("taken"),
         "held": "SELECT state FROM orders WHERE gid = :gid AND branch_id = :branch_id",
+        "table": "orders",
         "states": ("PENDING", "CONFIRMED"),
     }
 
@@ -119,13 +122,37 @@ def observing(database: AsyncEngine, held: str, states: tuple[str, str]) -> conf
     return observe
 
 
+def breaking(database: AsyncEngine, table: str, confirmed: str) -> conformance.BreakConfirm:
+    """Forbids a branch's row the state that its Confirm would give it."""
+
+    async def execute(statement: str) -> None:
+        async with database.begin() as db:
+            await db.execute(text(statement))
+
+    @asynccontextmanager
+    async def break_confirm(gid: str, branch_id: str) -> AsyncIterator[None]:
+        # `seat` has keys of bytes, which PostgreSQL compares with such a literal just as well.
+        await execute(
+            f"ALTER TABLE {table} ADD CONSTRAINT broken "
+            f"CHECK (gid <> '{gid}' OR branch_id <> '{branch_id}' OR state <> '{confirmed}')"
+        )
+        try:
+            yield
+        finally:
+            await execute(f"ALTER TABLE {table} DROP CONSTRAINT broken")
+
+    return break_confirm
+
+
 @pytest.mark.parametrize("seed", [inventory, coupon, order], ids=lambda seed: seed.__name__)
 @pytest.mark.timeout(300)
 async def test_reference_participant_conforms_and_survives_kills(
     seed: Callable[[AsyncEngine], Any], database: AsyncEngine, database_url: str, tmp_path: Path
 ) -> None:
     given = await seed(database)
-    observe = observing(database, given.pop("held"), given.pop("states"))
+    states = given.pop("states")
+    observe = observing(database, given.pop("held"), states)
+    break_confirm = breaking(database, given.pop("table"), states[1])
     name = seed.__name__
 
     def command(address: str) -> list[str]:
@@ -140,7 +167,9 @@ async def test_reference_participant_conforms_and_survives_kills(
                 member.hand, member.lives = deque(HALF_WAY), len(HALF_WAY)
             await killed_and_back(member)
 
-        report = await conformance.run(member.address, observe=observe, restart=restart, **given)
+        report = await conformance.run(
+            member.address, observe=observe, break_confirm=break_confirm, restart=restart, **given
+        )
 
     assert report.ok, str(report)
     assert not [result for result in report.results if result.skipped]
@@ -169,6 +198,7 @@ async def test_plain_unary_service_without_the_sdk_conforms(
             rejected_payload=b"no seat",
             batched=False,
             observe=observing(database, held, ("TAKEN", "SOLD")),
+            break_confirm=breaking(database, "seat", "SOLD"),
             restart=lambda: killed_and_back(member),
         )
 
