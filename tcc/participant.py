@@ -11,7 +11,8 @@
     asyncio.run(inventory.serve("0.0.0.0:50051"))
 
 The handlers run inside the barrier's own database transaction (tcc.barrier) and
-write their business tables through `db`; they never commit.
+write their business tables through `db`, which refuses to commit or roll back.
+docs/WRITING_A_PARTICIPANT.md says what a handler may do, and what each outcome leads to.
 """
 
 import asyncio
@@ -51,12 +52,13 @@ _MESSAGE_BYTES_MAX = 16 * 2**20
 
 
 class Participant:
-    """Serves actions over gRPC, each call exactly once per `(gid, branch_id, operation)`.
+    """Serves actions over gRPC; each handler takes effect at most once per `(gid, branch_id, operation)`.
 
     `database`: a SQLAlchemy AsyncEngine (handlers are `async def`, `db` is an
     AsyncConnection) or Engine (handlers are plain `def` and run in threads, `db`
     is a Connection), on PostgreSQL, MySQL, MariaDB or SQLite. At most as many
-    transactions are open at once as the engine's pool keeps connections.
+    transactions are open at once as the engine's pool keeps connections; more calls wait.
+    Its connections must not be in AUTOCOMMIT mode.
 
     `retention_s`: how long an ended barrier row is kept after the transaction's
     expiry and its own last change. `batch_items_max` and `batch_senders`: the
@@ -99,23 +101,32 @@ class Participant:
     def action(
         self, name: str, kind: type = dict, *, cancel_always: bool = False, needs_request: bool = True
     ) -> Callable[[H], H]:
-        """Registers a class (made without arguments) or an object as the handlers of an action.
+        """Register a class (made without arguments) or an object as the handlers of an action.
 
-        `kind`: what the payload is: a protobuf message class, a pydantic model, a
-        dataclass, `dict` (JSON) or `bytes`. Calls that come together with the same
-        bytes may share one object where the kind is frozen.
+        `kind`: what the payload is: a protobuf message class, a pydantic model, a msgspec
+        Struct, a dataclass, `dict` (a JSON object) or `bytes`; tcc.payload has the JSON forms
+        of other types within them. Calls that come together with the same bytes may share
+        one object if the kind is frozen. A payload that is not of the kind fails with
+        INVALID_PAYLOAD, and no handler runs.
 
         The handlers, per operation one of the two:
 
         - `try_(branch, request, db)`, `confirm(...)`, `cancel(...)`: one item in
-          a transaction of its own. What `try_` returns (protobuf, pydantic,
-          dataclass, dict, bytes or None) is kept, replayed to a duplicate and
-          given to the other two as `branch.try_result`. `raise Rejected(...)`
-          says no; anything else raised is a failure that is tried again.
+          a transaction of its own. What `try_` returns (protobuf, pydantic, Struct,
+          dataclass, dict, list, bytes or None; at most 1 MiB when encoded) is kept,
+          replayed to a duplicate and given to the other two as `branch.try_result`;
+          anything else fails permanently with INVALID_RESULT. `raise Rejected(...)` in
+          `try_` says no; anything else raised is a failure (HANDLER_ERROR) that is repeated.
         - `try_batch(items, db)`, `confirm_batch(...)`, `cancel_batch(...)`: many
-          items `(branch, request)`, no branch twice, in one transaction. Answers
+          items `(branch, request)`, no branch twice, in one transaction. Return
           None (all done) or a sequence with one entry per item: a result, None,
-          or a Rejected, whose item must then have changed nothing.
+          or (from `try_batch`) a Rejected, whose item must then have changed nothing.
+          If it raises, everything is rolled back and done again item by item.
+
+        `db` is in the transaction that the barrier commits after the handler. It refuses
+        `commit`, `rollback` and `close` (TransactionControlError); savepoints by
+        `begin_nested()` are allowed, and must be closed (SAVEPOINT_OPEN). If the transaction
+        is lost while the handler runs, the call fails: TRANSACTION_ABORTED or TRANSACTION_ENDED.
 
         `screen(branch, request)`, if there is one, is asked about every Try before
         a transaction is opened, on the event loop: it may raise Rejected for what
@@ -140,8 +151,10 @@ class Participant:
         what it reserved. Then an operator can end an orphan, whose transaction and
         payload nobody knows any more (docs/OPERATIONS.md): they are given None for its request.
 
-        Raises TypeError or ValueError when a handler is missing or unfit, and
-        when the name is taken.
+        Raises:
+            TypeError: A handler is missing, has other parameters, or is of the wrong kind (`async def`
+                behind an AsyncEngine, plain `def` behind an Engine), or the kind of payload is unknown.
+            ValueError: The name is taken, empty or longer than 128 bytes.
         """
         if not isinstance(name, str):
             raise TypeError(f'an action has a name; write: @participant.action("{_action_name(name)}")')
