@@ -35,6 +35,8 @@ class Action:
     handlers: dict[Operation, Handler]
     # The operations whose handler takes more than one item.
     batched: frozenset[Operation]
+    # Its calls go one by one, whatever its handlers take.
+    goes_alone: bool = False
     # Requests are values: the same bytes may be decoded once for several calls.
     frozen: bool = False
     # The handler's cancel runs on an empty cancel too.
@@ -132,7 +134,13 @@ def refusing_action(name: str, refusal: RefusalError, *, is_async: bool) -> Acti
         raise refusal
 
     handler = refuse_async if is_async else refuse
-    return Action(name=name, kind=bytes, handlers=dict.fromkeys(Operation, handler), batched=frozenset())
+    return Action(
+        name=name,
+        kind=bytes,
+        handlers=dict.fromkeys(Operation, handler),
+        batched=frozenset(),
+        goes_alone=True,
+    )
 
 
 def _checked(

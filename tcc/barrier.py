@@ -50,6 +50,7 @@ or an async connection, as psycopg 3 does with its own protocol.
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, assert_never
 
@@ -402,9 +403,14 @@ def _named(branch: Branch) -> Outcome:
 
 def digest_of(action: str, payload_data: bytes, content_type: str) -> bytes:
     """What a call asks for, in 32 bytes (SHA-256)."""
+    return sha256(_digest_head(action, content_type) + payload_data).digest()
+
+
+@lru_cache(1024)
+def _digest_head(action: str, content_type: str) -> bytes:
+    """What says where each part ends, and the parts before the payload."""
     action_bytes, type_bytes = action.encode(), content_type.encode()
-    head = b"%d,%d," % (len(action_bytes), len(type_bytes))
-    return sha256(head + action_bytes + type_bytes + payload_data).digest()
+    return b"%d,%d,%s%s" % (len(action_bytes), len(type_bytes), action_bytes, type_bytes)
 
 
 def rejected(no: Rejected) -> Outcome:

@@ -3,8 +3,8 @@
 What the barrier promises hangs on one COMMIT of one transaction that holds both the
 barrier's row and the business change. So:
 
-- `commit`, `rollback`, `close` and SQL text that does the same raise
-  `TransactionControlError` at the call. Savepoints (`begin_nested`) are allowed.
+- `commit`, `rollback`, `close` and SQL that does the same, on MySQL and MariaDB also DDL,
+  raise `TransactionControlError` at the call. Savepoints (`begin_nested`) are allowed.
 - After the handler the transaction must still be the one that was begun and must still
   be usable. What says so costs nothing where the driver knows it (libpq's transaction
   status: PostgreSQL ends a transaction at its first error). Elsewhere a savepoint is set
@@ -17,8 +17,9 @@ The driver's own connection (`get_raw_connection`) is not guarded.
 import re
 from typing import Any, Self
 
-from sqlalchemy import Connection, Engine, RootTransaction, event
+from sqlalchemy import Connection, Engine, RootTransaction, TextClause
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import ExecutableDDLElement
 
 from tcc.barrier import Code, Outcome
 
@@ -26,11 +27,20 @@ from tcc.barrier import Code, Outcome
 _IN_TRANSACTION, _IN_ERROR = 2, 3
 _SAVEPOINT = "tcc_handler"
 
+_BLANKS = r"(?:\s|--[^\n]*\n|/\*.*?\*/)*"
 _ENDS_TRANSACTION = re.compile(
-    r"""(?:\s|--[^\n]*\n|/\*.*?\*/)*            # blanks and comments
+    rf"""{_BLANKS}
         (?:COMMIT|END|ABORT|BEGIN|START\s+TRANSACTION|PREPARE\s+TRANSACTION|XA\s
            |SET\s+(?:SESSION\s+|LOCAL\s+|@@)?AUTOCOMMIT
            |ROLLBACK(?!\s+(?:(?:WORK|TRANSACTION)\s+)?TO\b))\b""",
+    re.IGNORECASE | re.VERBOSE | re.DOTALL,
+)
+# MySQL's manual, "Statements That Cause an Implicit Commit", and MariaDB's.
+_COMMITS_IMPLICITLY = re.compile(
+    rf"""{_BLANKS}
+        (?:(?:CREATE|DROP)(?!\s+TEMPORARY\s)|ALTER|RENAME|TRUNCATE|GRANT|REVOKE|ANALYZE|CHECK|OPTIMIZE|REPAIR
+           |FLUSH|RESET|LOCK\s+TABLES?|UNLOCK\s+TABLES?|CACHE\s+INDEX|LOAD\s+INDEX|INSTALL|UNINSTALL
+           |SET\s+PASSWORD)\b""",
     re.IGNORECASE | re.VERBOSE | re.DOTALL,
 )
 
@@ -55,6 +65,7 @@ class GuardedConnection(Connection):
     """A connection in one transaction, which only `finish` commits and only `abandon` rolls back."""
 
     _may_end = False
+    _in_handler = False
     _begun: RootTransaction
 
     @classmethod
@@ -95,9 +106,11 @@ class GuardedConnection(Connection):
         """Mark the transaction, where the driver cannot tell one from the next."""
         if not self._is_libpq:
             self.exec_driver_sql(f"SAVEPOINT {_SAVEPOINT}")
+        self._in_handler = True
 
     def after_handler(self) -> None:
         """Raise TransactionLostError unless the transaction is usable and the one that was begun."""
+        self._in_handler = False
         self._check()
         if self._is_libpq:
             return
@@ -126,6 +139,39 @@ class GuardedConnection(Connection):
             return False
         return True
 
+    # SQLAlchemy's statements all pass through these three.
+
+    def execute(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `Connection.execute`. Raises TransactionControlError for what ends a transaction."""
+        if self._in_handler:
+            self._check_statement(statement)
+        return super().execute(statement, *args, **kwargs)
+
+    def scalar(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `Connection.scalar`. Raises TransactionControlError as `execute` does."""
+        if self._in_handler:
+            self._check_statement(statement)
+        return super().scalar(statement, *args, **kwargs)
+
+    def exec_driver_sql(self, statement: str, *args: Any, **kwargs: Any) -> Any:
+        """As `Connection.exec_driver_sql`. Raises TransactionControlError as `execute` does."""
+        if self._in_handler:
+            self._check_statement(statement)
+        return super().exec_driver_sql(statement, *args, **kwargs)
+
+    # What a Transaction object and a Session end a transaction by. SQLAlchemy has events for the
+    # same, but a connection with events pays for them at each statement.
+
+    def _commit_impl(self) -> None:
+        if not self._may_end:
+            self._refuse("commit() of its transaction or session")
+        super()._commit_impl()
+
+    def _rollback_impl(self) -> None:
+        if not self._may_end:
+            self._refuse("rollback() of its transaction or session")
+        super()._rollback_impl()
+
     def commit(self) -> None:
         """Refuse. Raises TransactionControlError."""
         self._refuse("commit()")
@@ -149,6 +195,16 @@ class GuardedConnection(Connection):
             f"a handler must not call {call}: the transaction belongs to the barrier, which commits it when "
             "the handler returns and rolls it back when it raises; for a savepoint use begin_nested()"
         )
+
+    def _check_statement(self, statement: object) -> None:
+        commits_implicitly = self.dialect.name in {"mysql", "mariadb"}
+        if commits_implicitly and isinstance(statement, ExecutableDDLElement):
+            self._refuse(type(statement).__name__)
+        text = statement.text if isinstance(statement, TextClause) else statement
+        if isinstance(text, str) and (
+            _ENDS_TRANSACTION.match(text) or (commits_implicitly and _COMMITS_IMPLICITLY.match(text))
+        ):
+            self._refuse(repr(text.strip()[:40]))
 
     def _check(self) -> None:
         if self.in_nested_transaction():
@@ -180,19 +236,3 @@ def _check_status(status: int) -> None:
     raise TransactionLostError(
         "TRANSACTION_ENDED", f"the barrier's transaction is not open any more (status {status})"
     )
-
-
-def _refuse_end(connection: GuardedConnection) -> None:
-    """For the ways around `commit` and `rollback`: a Transaction's own, a Session's."""
-    if not connection._may_end:  # noqa: SLF001 - the same file
-        connection._refuse("commit() or rollback() of a transaction or session")  # noqa: SLF001 - the same file
-
-
-def _refuse_text(connection: GuardedConnection, _cursor: Any, statement: str, *_: Any) -> None:
-    if _ENDS_TRANSACTION.match(statement):
-        connection._refuse(f"{statement.strip()[:40]!r}")  # noqa: SLF001 - the same file
-
-
-event.listen(GuardedConnection, "commit", _refuse_end)
-event.listen(GuardedConnection, "rollback", _refuse_end)
-event.listen(GuardedConnection, "before_cursor_execute", _refuse_text)

@@ -30,6 +30,7 @@ from tcc.action import NAME_BYTES_MAX, Action, RefusalError, Undecoded, refusing
 from tcc.barrier import (
     Code,
     InvalidResultError,
+    Key,
     Operation,
     Outcome,
     Plan,
@@ -61,8 +62,6 @@ _CODES = {code: pb.OutcomeCode.Name(code) for code in Code}
 
 # Of the calls of one RPC: by digest, what payloads were decoded to.
 Decoded: TypeAlias = dict[bytes, object]
-# Of a call, within one participant.
-CallKey: TypeAlias = tuple[str, str, Operation]
 
 
 class OverloadedError(Exception):
@@ -109,11 +108,6 @@ class Delivery(NamedTuple):
     # Of a traced call.
     span: "CallSpan | None" = None
 
-    @property
-    def key(self) -> CallKey:
-        branch = self.item.branch
-        return branch.gid, branch.branch_id, self.operation
-
 
 class ParticipantWork:
     """Runs the calls of all RPCs. `running` must surround `submit`."""
@@ -138,15 +132,19 @@ class ParticipantWork:
         self.waiting = 0
         self._waiting_max = waiting_max
         self._transactions = asyncio.Semaphore(door.connections)
-        # The calls that are running, with the copies of each that came in the meantime.
-        self._running: dict[CallKey, list[Delivery]] = {}
+        # By operation: the calls that are running, with the copies of each that came in the meantime.
+        self._running: list[dict[Key, list[Delivery]]] = [{} for _ in range(max(Operation) + 1)]
         self._idle = asyncio.Event()
         self._idle.set()
-        self._outboxes = {
-            (action.name, operation): self._outbox(action, operation, batch_items_max, batch_senders)
-            for action in actions.values()
-            for operation in action.batched
-        }
+        # By operation and action.
+        self._outboxes: list[dict[str, Outbox[Delivery] | LaneOutbox[Delivery]]] = [
+            {
+                action.name: self._outbox(action, operation, batch_items_max, batch_senders)
+                for action in actions.values()
+                if operation in action.batched
+            }
+            for operation in (None, *Operation)
+        ]
 
     def _outbox(
         self, action: Action, operation: Operation, items_max: int, senders: int
@@ -162,8 +160,9 @@ class ParticipantWork:
 
     def start(self) -> None:
         """Start what sends batches. The supervisor ends it; what is unfinished then is rolled back."""
-        for (action_name, operation), outbox in self._outboxes.items():
-            self._tasks.start(outbox.run(), f"{operation.name} of {action_name}", endless=True)
+        for operation in Operation:
+            for action_name, outbox in self._outboxes[operation].items():
+                self._tasks.start(outbox.run(), f"{operation.name} of {action_name}", endless=True)
 
     async def drain(self, timeout_s: float) -> None:
         """Wait until everything submitted is finished, or until the time is up."""
@@ -248,12 +247,11 @@ class ParticipantWork:
             raise RefusalError("UNKNOWN_ACTION", f"this participant has no action {call.action!r}")
         if call.content_type == payload.UNKNOWN:
             return _without_request(action, call), BatchItem(branch, None), 0
-        undecoded = Undecoded(action.kind, call.payload, call.content_type)
         if operation is not Operation.TRY and action.lane is None:
-            return action, BatchItem(branch, undecoded), 0
+            return action, BatchItem(branch, Undecoded(action.kind, call.payload, call.content_type)), 0
         request = decoded.get(branch.digest) if branch.digest else None
         if request is None:
-            request = undecoded.decode()
+            request = Undecoded(action.kind, call.payload, call.content_type).decode()
             if action.frozen and branch.digest:
                 decoded[branch.digest] = request
         if operation is Operation.TRY:
@@ -267,17 +265,15 @@ class ParticipantWork:
     def _enqueue(self, delivery: Delivery) -> None:
         self.waiting += 1
         self._idle.clear()
-        copies = self._running.get(delivery.key)
+        action, operation, key = delivery.action, delivery.operation, delivery.item.branch.key
+        running = self._running[operation]
+        copies = running.get(key)
         if copies is not None:
             copies.append(delivery)
             return
-        self._running[delivery.key] = []
-        self._run(delivery)
-
-    def _run(self, delivery: Delivery) -> None:
-        action, operation = delivery.action, delivery.operation
-        outbox = self._outboxes.get((action.name, operation)) if operation in action.batched else None
-        if outbox is not None:
+        running[key] = []
+        outbox = self._outboxes[operation].get(action.name)
+        if outbox is not None and not action.goes_alone:
             outbox.put(delivery)
         else:
             self._tasks.start(self._settle_alone(delivery), f"{operation.name} of {action.name}")
@@ -349,17 +345,14 @@ class ParticipantWork:
     def _answer(self, outcomes: Iterable[tuple[Delivery, Outcome]]) -> None:
         for delivery, outcome in outcomes:
             self._deliver(delivery, outcome)
-            digest = delivery.item.branch.digest
-            others = []
-            for copy in self._running.pop(delivery.key):
-                if copy.item.branch.digest == digest:
+            branch = delivery.item.branch
+            copies = self._running[delivery.operation].pop(branch.key)
+            for copy in copies:
+                if copy.item.branch.digest == branch.digest:
                     self._deliver(copy, outcome)
-                else:
-                    others.append(copy)
-            # The same branch with other content: the barrier is to judge it.
-            for copy in others:
-                self.waiting -= 1
-                self._enqueue(copy)
+                else:  # the same branch with other content: the barrier is to judge it
+                    self.waiting -= 1
+                    self._enqueue(copy)
         if not self.waiting:
             self._idle.set()
 
@@ -378,7 +371,7 @@ def _without_request(action: Action, call: pb.BranchCall) -> Action:
     """For an operator who ends a branch whose payload is not known any more. It goes alone."""
     if action.needs_request or call.payload or call.operation == pb.OPERATION_TRY:
         raise RefusalError("PAYLOAD_NEEDED", f"action {action.name!r} needs the payload of its branch")
-    return dataclasses.replace(action, batched=frozenset())
+    return dataclasses.replace(action, goes_alone=True)
 
 
 def _with_result(branch: Branch, result: object) -> Branch:

@@ -9,10 +9,11 @@ import logging
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import Column, Integer, MetaData, Table, create_engine, make_url, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
+from sqlalchemy.schema import CreateTable
 
 import tcc
 from tcc import Participant, Rejected
@@ -27,6 +28,7 @@ from .test_barrier import DONE, _answer, make_call
 TRY, CONFIRM, CANCEL = pb.OPERATION_TRY, pb.OPERATION_CONFIRM, pb.OPERATION_CANCEL
 SUCCEEDED, REJECTED, FAILED = pb.OUTCOME_CODE_SUCCEEDED, pb.OUTCOME_CODE_REJECTED, pb.OUTCOME_CODE_FAILED
 NUMBERS = {"try": TRY, "confirm": CONFIRM, "cancel": CANCEL}
+DDL = CreateTable(Table("made", MetaData(), Column("a", Integer)))
 UNIQUE = text("INSERT INTO taken VALUES ('a')")
 
 
@@ -279,22 +281,17 @@ async def test_open_savepoint_fails_the_call(database, batched, call_participant
     assert (ledger.rows(), ledger.effects("g")) == ([], [])
 
 
-async def test_implicit_end_of_the_transaction_is_noticed(database, call_participant):
-    """MySQL commits before DDL; SQLite rolls back on OR ROLLBACK; what follows begins another transaction."""
-    implicit = {
-        "sqlite": "INSERT OR ROLLBACK INTO taken VALUES ('a')",
-        "mysql": "CREATE TABLE made (a INT)",
-        "mariadb": "CREATE TABLE made (a INT)",
-    }
+async def test_implicit_rollback_is_noticed(database, call_participant):
+    """SQLite rolls the whole transaction back on OR ROLLBACK; what follows begins another one."""
     engine, ledger = database
-    if engine.dialect.name not in implicit:
-        pytest.skip("PostgreSQL ends no transaction on its own but by an error, which is H1")
+    if engine.dialect.name != "sqlite":
+        pytest.skip("elsewhere a failed statement ends no transaction, or H1 covers it")
     ledger.execute("CREATE TABLE taken (name VARCHAR(8) PRIMARY KEY)")
     ledger.execute("INSERT INTO taken VALUES ('a')")
 
     async def step(operation, branch, request, db):
         with contextlib.suppress(IntegrityError):
-            await db.execute(text(implicit[engine.dialect.name]))
+            await db.execute(text("INSERT OR ROLLBACK INTO taken VALUES ('a')"))
         await db.record(branch, operation)
 
     caller = await call_participant(script(engine, step))
@@ -302,7 +299,45 @@ async def test_implicit_end_of_the_transaction_is_noticed(database, call_partici
     outcome = await caller.try_(make_call(action="act"))
 
     assert _answer(outcome) == (FAILED, "TRANSACTION_ABORTED", False)
-    assert ledger.effects("g") == []
+    assert (ledger.rows(), ledger.effects("g")) == ([], [])
+
+
+@pytest.mark.parametrize("statement", ["CREATE TABLE made (a INT)", "/* x */ truncate table effects", DDL])
+async def test_ddl_that_commits_implicitly_is_refused(database, statement, call_participant):
+    """Other databases have transactional DDL, and MySQL's temporary tables commit nothing."""
+    engine, ledger = database
+    if engine.dialect.name == "sqlite" and statement is not DDL:
+        pytest.skip("SQLite has no TRUNCATE; its DDL is transactional")
+    commits = engine.dialect.name in {"mysql", "mariadb"}
+
+    async def step(operation, branch, request, db):
+        await db.record(branch, operation)
+        if commits:
+            await db.execute(text("CREATE TEMPORARY TABLE scratch (a INT)"))
+        await db.execute(text(statement) if isinstance(statement, str) else statement)
+        await db.record(branch, operation)
+
+    caller = await call_participant(script(engine, step))
+
+    outcomes = [await caller.try_(make_call(action="act")) for _ in range(2)]
+
+    if commits:
+        assert [_answer(outcome) for outcome in outcomes] == [(FAILED, "HANDLER_ERROR", True)] * 2
+        assert (ledger.rows(), ledger.effects("g")) == ([], [])
+    else:
+        assert [_answer(outcome) for outcome in outcomes] == [DONE, DONE]
+
+
+async def test_scalar_cannot_end_the_transaction_either(database, call_participant):
+    async def step(operation, branch, request, db):
+        await db.record(branch, operation)
+        await db.call("scalar", text("COMMIT"))
+
+    engine, ledger = database
+    caller = await call_participant(script(engine, step))
+
+    assert (await caller.try_(make_call(action="act"))).code == FAILED
+    assert (ledger.rows(), ledger.effects("g")) == ([], [])
 
 
 async def test_sessions_of_the_orm_share_the_transaction(postgresql, database_url, call_participant):
