@@ -13,7 +13,7 @@ process only starts them, reads the counters and sleeps.
   is answered.
 - Each configuration is warmed up and then measured in several *rounds*; what is
   printed is the median of the rounds and how far they spread.
-- The *floor* does the least that any correct implementation must do (`floor`,
+- The *baseline* does the least that any correct implementation must do (`baseline`,
   `floor_participant`). Its rounds alternate with those of the real thing, so that
   both see the same machine.
 
@@ -22,5 +22,5 @@ process only starts them, reads the counters and sleeps.
 
 `scenarios` has one file for each scenario, and a scenario decides what is
 compared with what. Numbers of different machines, or of different runs, are not
-comparable; ratios to the floor of the same run are.
+comparable; ratios to the baseline of the same run are.
 """

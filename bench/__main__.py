@@ -13,7 +13,7 @@ from bench import results
 from bench.options import MODES, Options
 from bench.scenarios import SCENARIOS
 from bench.suite import command_line, run_scenarios
-from bench.targets import judge, targets_table
+from bench.targets import check_targets, targets_table
 
 _ALL = "all"
 
@@ -39,7 +39,7 @@ def _run(arguments: argparse.Namespace) -> int:
         keep_in=arguments.save,
     )
     if name == _ALL:
-        console.print(targets_table(judge(measured.found)))
+        console.print(targets_table(check_targets(measured.found)))
     if arguments.save:
         _draw(arguments.save)
     if arguments.json:
@@ -61,7 +61,9 @@ def _draw(directory: Path) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="bench", description="Measures the coordinator against its floor.")
+    parser = argparse.ArgumentParser(
+        prog="bench", description="Measures the coordinator against its baseline."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     load = _load_options()
     for name, scenario in sorted(SCENARIOS.items()):
@@ -108,12 +110,12 @@ def _load_options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--rows", type=_numbers, default=default.rows, metavar="N[,N...]", help="ended ones in the log"
     )
-    parser.add_argument("--no-floor", dest="floor", action="store_false", help="leave the floor out")
+    parser.add_argument("--no-baseline", dest="baseline", action="store_false", help="leave the baseline out")
     parser.add_argument(
         "--unpinned",
         dest="pinned",
         action="store_false",
-        help="coordinator and floor on any CPU (pin_workers = false)",
+        help="coordinator and baseline on any CPU (pin_workers = false)",
     )
     parser.add_argument(
         "--data-dir", type=Path, help="where PostgreSQL's data go; default: a temporary directory"
@@ -137,13 +139,13 @@ def _options(arguments: argparse.Namespace) -> Options:
         in_flight=arguments.in_flight,
         wait_for=arguments.wait_for,
         initiators=arguments.initiators,
-        floor=arguments.floor,
+        baseline=arguments.baseline,
         pinned=arguments.pinned,
         transactions=arguments.transactions,
         rows=arguments.rows,
         data_dir=arguments.data_dir,
     )
-    return options.hurried() if arguments.quick else options
+    return options.as_quick() if arguments.quick else options
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""The batches that were made in a round, so that its floor makes the same."""
+"""The batches that were made in a round, so that its baseline makes the same."""
 
 from dataclasses import dataclass
 

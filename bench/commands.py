@@ -9,7 +9,7 @@ from typing import Any
 Command = dict[str, Any]
 
 
-async def obey(handle: Callable[[Command], Awaitable[Command]]) -> None:
+async def serve_commands(handle: Callable[[Command], Awaitable[Command]]) -> None:
     """Answers each command on standard input with a line on standard output, until the input ends."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(

@@ -1,7 +1,7 @@
 """A reference participant that counts: messages, branch calls in them, and its local transactions.
 
 `python -m bench.counted_participant NAME --database URL` serves as
-`python -m participants.NAME` does, and answers `count` (`commands.obey`) as the
+`python -m participants.NAME` does, and answers `count` (`commands.serve_commands`) as the
 no-op participant does.
 """
 
@@ -14,7 +14,7 @@ import uvloop
 from sqlalchemy import MetaData, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from bench.commands import Command, obey
+from bench.commands import Command, serve_commands
 from participants.coupon.service import coupon
 from participants.coupon.store import metadata as coupon_metadata
 from participants.inventory.service import inventory
@@ -84,7 +84,7 @@ async def _serve(options: argparse.Namespace) -> None:
     async def count(_command: Command) -> Command:
         return {"calls": counter.calls, "items": counter.items, "commits": counter.commits}
 
-    await obey(count)
+    await serve_commands(count)
     await participant.stop(grace_s=0)
     await database.dispose()
 

@@ -44,7 +44,7 @@ class Counts:
         )
 
     @property
-    def strangers_cpus(self) -> float:
+    def foreign_cpus(self) -> float:
         """How many CPUs worked for others than us. More than a little spoils what was measured."""
         return max(0.0, self.machine_cpu_s - sum(self.cpu_s.values())) / self.at_s
 
@@ -90,7 +90,7 @@ class Figures:
     # Less than what a transaction needs: phase two falls behind, and the rate cannot last.
     branch_calls: float | None
     # CPUs that worked for strangers meanwhile; not per transaction.
-    strangers_cpus: float
+    foreign_cpus: float
     failed: Mapping[str, int]
 
     @property
@@ -112,7 +112,7 @@ class Figures:
             "branch_calls_per_transaction": _rounded(self.branch_calls, 2),
             "cpu_us_per_transaction": round(self.cpu_us_total, 1),
             "cpu_us_by_process": {role: round(used, 1) for role, used in self.cpu_us.items()},
-            "strangers_cpus": round(self.strangers_cpus, 2),
+            "foreign_cpus": round(self.foreign_cpus, 2),
             "failed": dict(self.failed),
         }
 
@@ -149,7 +149,7 @@ def figures(rounds: Sequence[Round]) -> Figures:
         fsyncs=per_transaction(each.used.fsyncs for each in rounds),
         participant_calls=per_transaction(each.used.participant_calls for each in rounds) or None,
         branch_calls=per_transaction(each.used.branch_calls for each in rounds) or None,
-        strangers_cpus=median(each.used.strangers_cpus for each in rounds),
+        foreign_cpus=median(each.used.foreign_cpus for each in rounds),
         failed=failed,
     )
 
@@ -159,12 +159,12 @@ def percentile(ordered: Sequence[int], share: float) -> int:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def paired_ratio(rounds: Sequence[Round], floor_rounds: Sequence[Round]) -> float | None:
-    """The median over pairs of rounds, measured one after the other, of rate to floor's rate."""
+def paired_ratio(rounds: Sequence[Round], baseline_rounds: Sequence[Round]) -> float | None:
+    """The median over pairs of rounds, measured one after the other, of rate to baseline's rate."""
     ratios = [
-        each.per_second / floor.per_second
-        for each, floor in zip(rounds, floor_rounds, strict=True)
-        if floor.latencies_us
+        each.per_second / baseline.per_second
+        for each, baseline in zip(rounds, baseline_rounds, strict=True)
+        if baseline.latencies_us
     ]
     return median(ratios) if ratios else None
 

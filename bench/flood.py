@@ -30,7 +30,7 @@ _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 _CANCELLED = (pb.TRANSACTION_STATE_CANCELLING, pb.TRANSACTION_STATE_CANCELLED)
 
 
-class Flood:
+class RawLoad:
     """A load: `begin` and `measured` enclose what counts, `stop` and `close` end it."""
 
     def __init__(
@@ -87,14 +87,14 @@ class Flood:
     async def _arrive(self, per_second: float) -> None:
         """Starts a batch whenever one is due. What a busy moment held up is made up for."""
         every_s = self._batch / per_second
-        due_at = time.perf_counter()
+        next_at = time.perf_counter()
         while self._running:
-            while due_at <= time.perf_counter():
+            while next_at <= time.perf_counter():
                 call = asyncio.create_task(self._call())
                 self._calls.add(call)
                 call.add_done_callback(self._calls.discard)
-                due_at += every_s
-            await asyncio.sleep(due_at - time.perf_counter())
+                next_at += every_s
+            await asyncio.sleep(next_at - time.perf_counter())
 
     async def _call(self) -> None:
         asked_at = time.perf_counter()

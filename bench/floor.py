@@ -24,10 +24,10 @@ from typing import Any
 import grpc
 import uvloop
 
-from bench.commands import Command, obey
+from bench.commands import Command, serve_commands
 from bench.floor_rows import Result, Rows
 from bench.gathering import Gathering, cut
-from coordinator.core.model import State
+from coordinator.core.model import TransactionState
 from coordinator.log import statements
 from coordinator.log.connections import Connections
 from coordinator.log.migration import migrate
@@ -50,7 +50,7 @@ _MESSAGE_BYTES_MAX = 16 * 2**20
 _NO_RESULT: Result = (b"", "")
 
 
-class Transaction:
+class BaselineTransaction:
     """A gid, its branches as they were asked for, and what their Trys returned."""
 
     __slots__ = ("branches", "gid", "results")
@@ -73,12 +73,12 @@ class Arrival:
 
     __slots__ = ("decided", "transactions")
 
-    def __init__(self, transactions: Sequence[Transaction]) -> None:
+    def __init__(self, transactions: Sequence[BaselineTransaction]) -> None:
         self.transactions = transactions
         self.decided: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
-class Floor(transaction_pb2_grpc.TransactionServiceServicer):
+class Baseline(transaction_pb2_grpc.TransactionServiceServicer):
     """Whole transactions, as if nothing could go wrong."""
 
     def __init__(self, log: Connections, participants: Mapping[str, Any]) -> None:
@@ -98,14 +98,14 @@ class Floor(transaction_pb2_grpc.TransactionServiceServicer):
     async def ExecuteTransaction(  # noqa: N802 - gRPC names it
         self, request: pb.ExecuteTransactionRequest, _context: Any
     ) -> pb.ExecuteTransactionResponse:
-        transaction = Transaction(request)
+        transaction = BaselineTransaction(request)
         await self._decided([transaction])
         return pb.ExecuteTransactionResponse(outcome=transaction.outcome())
 
     async def ExecuteTransactions(  # noqa: N802 - gRPC names it
         self, request: pb.ExecuteTransactionsRequest, context: Any
     ) -> None:
-        transactions = [Transaction(item) for item in request.transactions]
+        transactions = [BaselineTransaction(item) for item in request.transactions]
         await self._decided(transactions)
         replies = [
             pb.ExecuteTransactionsReply(index=index, outcome=transaction.outcome())
@@ -113,7 +113,7 @@ class Floor(transaction_pb2_grpc.TransactionServiceServicer):
         ]
         await context.write(pb.ExecuteTransactionsResponse(replies=replies))
 
-    async def _decided(self, transactions: Sequence[Transaction]) -> None:
+    async def _decided(self, transactions: Sequence[BaselineTransaction]) -> None:
         arrival = Arrival(transactions)
         if self._rows is None:
             self._rows = Rows(transactions[0].branches)
@@ -126,28 +126,30 @@ class Floor(transaction_pb2_grpc.TransactionServiceServicer):
         expires_at = time.time() + _EXPIRY_S
         await self._insert(transactions, expires_at)
         await self._call_all(transactions, participant_pb.OPERATION_TRY, expires_at)
-        await self._save(transactions, version=1, state=State.CONFIRMING)
+        await self._save(transactions, version=1, state=TransactionState.CONFIRMING)
         for arrival in group:
             arrival.decided.set_result(None)
         await self._call_all(transactions, participant_pb.OPERATION_CONFIRM, expires_at)
-        await self._save(transactions, version=2, state=State.CONFIRMED)
+        await self._save(transactions, version=2, state=TransactionState.CONFIRMED)
 
-    async def _insert(self, transactions: Sequence[Transaction], expires_at: float) -> None:
+    async def _insert(self, transactions: Sequence[BaselineTransaction], expires_at: float) -> None:
         rows = self._rows
         assert rows is not None
 
-        async def insert(some: Sequence[Transaction]) -> None:
+        async def insert(some: Sequence[BaselineTransaction]) -> None:
             columns = rows.insert([each.gid for each in some], [each.branches for each in some], expires_at)
             done = await self._log.execute(statements.INSERT, {"owner": _OWNER, **columns})
             assert done.count == len(some)
 
         await asyncio.gather(*[insert(some) for some in cut(transactions, self._rows_max)])
 
-    async def _save(self, transactions: Sequence[Transaction], *, version: int, state: State) -> None:
+    async def _save(
+        self, transactions: Sequence[BaselineTransaction], *, version: int, state: TransactionState
+    ) -> None:
         rows = self._rows
         assert rows is not None
 
-        async def save(some: Sequence[Transaction]) -> None:
+        async def save(some: Sequence[BaselineTransaction]) -> None:
             statement, columns = rows.save(
                 [each.gid for each in some], [each.results for each in some], version, state
             )
@@ -157,7 +159,10 @@ class Floor(transaction_pb2_grpc.TransactionServiceServicer):
         await asyncio.gather(*[save(some) for some in cut(transactions, self._rows_max)])
 
     async def _call_all(
-        self, transactions: Sequence[Transaction], operation: participant_pb.Operation, expires_at: float
+        self,
+        transactions: Sequence[BaselineTransaction],
+        operation: participant_pb.Operation,
+        expires_at: float,
     ) -> None:
         expires_at_ms = int(expires_at * 1000)
         await asyncio.gather(
@@ -171,7 +176,7 @@ class Floor(transaction_pb2_grpc.TransactionServiceServicer):
     async def _call(
         self,
         position: int,
-        transactions: Sequence[Transaction],
+        transactions: Sequence[BaselineTransaction],
         operation: participant_pb.Operation,
         expires_at_ms: int,
     ) -> None:
@@ -197,8 +202,8 @@ class Floor(transaction_pb2_grpc.TransactionServiceServicer):
         stub = self._participants[transactions[0].branches[position].participant]
         answered = 0
         async for response in stub.ExecuteBranches(request, timeout=_EXPIRY_S):
-            answered += len(response.outcomes)
-            for outcome in response.outcomes:
+            answered += len(response.results)
+            for outcome in response.results:
                 assert outcome.code == participant_pb.OUTCOME_CODE_SUCCEEDED
                 if outcome.result:
                     transactions[outcome.index].results[position] = (outcome.result, outcome.content_type)
@@ -215,18 +220,18 @@ async def _serve(url: str, addresses: Mapping[str, str]) -> None:
         )
         for name, address in addresses.items()
     }
-    floor = Floor(log, stubs)
-    transaction_pb2_grpc.add_TransactionServiceServicer_to_server(floor, Services(server))
+    baseline = Baseline(log, stubs)
+    transaction_pb2_grpc.add_TransactionServiceServicer_to_server(baseline, Services(server))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     relax_garbage_collection()
     print(f"listening on 127.0.0.1:{port}", flush=True)
 
     async def take_batches(command: Command) -> Command:
-        floor.take_batches(rows=command["rows"], calls=command["calls"])
+        baseline.take_batches(rows=command["rows"], calls=command["calls"])
         return {}
 
-    await obey(take_batches)
+    await serve_commands(take_batches)
     await server.stop(None)
     await log.close()
 

@@ -23,7 +23,7 @@ import psycopg
 import uvloop
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from bench.commands import Command, obey
+from bench.commands import Command, serve_commands
 from bench.floor_sql import CONTENT_TYPE, PARTICIPANTS, Calls, Connection, Participant, Results
 from bench.gathering import Gathering, cut
 from bench.noop_participant import all_done
@@ -48,7 +48,7 @@ class Arrival:
         self.answer: asyncio.Future[pb.ExecuteBranchesResponse] = asyncio.get_running_loop().create_future()
 
 
-class FloorParticipant(participant_pb2_grpc.ParticipantServiceServicer):
+class BaselineParticipant(participant_pb2_grpc.ParticipantServiceServicer):
     """Settles batches of Trys and of Confirms, and counts as the no-op participant does."""
 
     def __init__(self, participant: Participant, database: "Database") -> None:
@@ -67,7 +67,7 @@ class FloorParticipant(participant_pb2_grpc.ParticipantServiceServicer):
     async def ExecuteBranches(  # noqa: N802 - gRPC names it
         self, request: pb.ExecuteBranchesRequest, _context: Any
     ) -> AsyncIterator[pb.ExecuteBranchesResponse]:
-        """All calls of a message have one operation, as the floor sends them."""
+        """All calls of a message have one operation, as the baseline sends them."""
         calls = request.calls
         self.calls += 1
         self.items += len(calls)
@@ -105,8 +105,8 @@ def _with_results(results: Sequence[bytes]) -> pb.ExecuteBranchesResponse | None
     if not results:
         return None
     return pb.ExecuteBranchesResponse(
-        outcomes=[
-            pb.BranchOutcome(
+        results=[
+            pb.CallResult(
                 index=index, code=pb.OUTCOME_CODE_SUCCEEDED, result=result, content_type=CONTENT_TYPE
             )
             for index, result in enumerate(results)
@@ -156,9 +156,9 @@ async def _serve(options: argparse.Namespace) -> None:
     await _create_schema(options, participant)
     database = Database()
     await database.open(libpq_url(options.database), options.connections)
-    floor = FloorParticipant(participant, database)
+    baseline = BaselineParticipant(participant, database)
     server = grpc.aio.server(options=_OPTIONS)
-    participant_pb2_grpc.add_ParticipantServiceServicer_to_server(floor, server)
+    participant_pb2_grpc.add_ParticipantServiceServicer_to_server(baseline, server)
     port = server.add_insecure_port(options.listen)
     await server.start()
     relax_garbage_collection()
@@ -166,11 +166,11 @@ async def _serve(options: argparse.Namespace) -> None:
 
     async def handle(command: Command) -> Command:
         if command["do"] == "batches":
-            floor.take_batches(command["branches"])
+            baseline.take_batches(command["branches"])
             return {}
-        return {"calls": floor.calls, "items": floor.items, "commits": database.commits}
+        return {"calls": baseline.calls, "items": baseline.items, "commits": database.commits}
 
-    await obey(handle)
+    await serve_commands(handle)
     await server.stop(None)
     await database.close()
 

@@ -1,4 +1,4 @@
-"""The rows that the floor writes to the log: the coordinator's own, encoded once.
+"""The rows that the baseline writes to the log: the coordinator's own, encoded once.
 
 All transactions of a round have the same branches, but for the payloads and for
 what their Trys return; only those are encoded for each of them.
@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from coordinator.core.model import Branch, BranchSpec, State, Transaction, TryState
+from coordinator.core.model import Branch, BranchSpec, Transaction, TransactionState, TryState
 from coordinator.log import statements
 from coordinator.log.rows import full_columns, insert_columns, is_plain, plain_columns
 from coordinator.log.statements import Statement
@@ -43,7 +43,7 @@ class Rows:
         return columns | {"gid": gids, "payloads": payloads, "expires_at": [expires_at] * count}
 
     def save(
-        self, gids: Sequence[str], results: Sequence[Sequence[Result]], version: int, state: State
+        self, gids: Sequence[str], results: Sequence[Sequence[Result]], version: int, state: TransactionState
     ) -> tuple[Statement, Columns]:
         """The statement for a change of state, and its parameters."""
         like = self._saved_like(results[0], version, state)
@@ -53,7 +53,7 @@ class Rows:
             columns["progress"] = [like.progress(each) for each in results]
         return like.statement, columns
 
-    def _saved_like(self, results: Sequence[Result], version: int, state: State) -> "_Saved":
+    def _saved_like(self, results: Sequence[Result], version: int, state: TransactionState) -> "_Saved":
         key = (version, state, *((len(result), content_type) for result, content_type in results))
         if key not in self._saved:
             self._saved[key] = _Saved(self._specs, results, version, state)
@@ -64,7 +64,7 @@ class _Saved:
     """A row that is written when all branches have answered; results have one length a branch."""
 
     def __init__(
-        self, specs: Sequence[BranchSpec], results: Sequence[Result], version: int, state: State
+        self, specs: Sequence[BranchSpec], results: Sequence[Result], version: int, state: TransactionState
     ) -> None:
         branches = [
             Branch(

@@ -1,4 +1,4 @@
-"""The order flow: the three reference participants, filled with goods, behind a coordinator; and its floor.
+"""The order flow: three reference participants, filled with goods, behind a coordinator; and its baseline.
 
 An order is one item, one coupon and one order record. Stock never runs out, and
 each round has fresh coupons, issued before it begins: what is measured is all
@@ -15,7 +15,7 @@ from bench import work
 from bench.batches import batches
 from bench.figures import Round
 from bench.options import Options
-from bench.stage import Load, Stage, System, floor_database
+from bench.stage import Load, Stage, System, baseline_database
 from participants.coupon.store import issue
 from participants.inventory.store import restock
 
@@ -56,14 +56,14 @@ class OrderFlow:
         issue_coupons(self._here, self._database_of("coupon"), coupon_ids)
 
 
-class FloorFlow(OrderFlow):
-    """The floor of the order flow: the floor program and what stands for the participants."""
+class BaselineFlow(OrderFlow):
+    """The baseline of the order flow: the baseline program and what stands for the participants."""
 
     def __init__(self, here: Stage) -> None:
-        participants = here.start_floor_services()
-        system, self._coordinator = here.start_floor(participants)
+        participants = here.start_baseline_services()
+        system, self._coordinator = here.start_baseline(participants)
         self._participants = participants.counting
-        super().__init__(here, system, floor_database)
+        super().__init__(here, system, baseline_database)
 
     def take_batches(self, measured: Round) -> None:
         """Tells everybody which batches were made in that round."""
@@ -74,20 +74,20 @@ class FloorFlow(OrderFlow):
 
 
 class Flows:
-    """The order flow and, if it is wanted, its floor."""
+    """The order flow and, if it is wanted, its baseline."""
 
     def __init__(self, here: Stage, options: Options) -> None:
         self._options = options
         self._real = OrderFlow(here, here.start_coordinator(here.start_services()), str)
-        self._floor = FloorFlow(here) if options.floor else None
+        self._baseline = BaselineFlow(here) if options.baseline else None
 
     def measure(self, skus: int, in_flight: int) -> tuple[Round, list[Round]]:
-        """A round, and one of the floor with the same batches after it."""
+        """A round, and one of the baseline with the same batches after it."""
         measured = self._real.measure(skus, in_flight, self._options)
-        if self._floor is None:
+        if self._baseline is None:
             return measured, []
-        self._floor.take_batches(measured)
-        return measured, [self._floor.measure(skus, in_flight, self._options)]
+        self._baseline.take_batches(measured)
+        return measured, [self._baseline.measure(skus, in_flight, self._options)]
 
 
 def fill_stock(here: Stage, database: str) -> None:

@@ -19,7 +19,7 @@ import grpc
 import uvloop
 
 from bench import work
-from bench.commands import Command, obey
+from bench.commands import Command, serve_commands
 from tcc.requests import branch_spec
 from tcc.uuid7 import uuid7
 from tcc.v1 import transaction_pb2 as pb, transaction_pb2_grpc
@@ -30,7 +30,7 @@ EXPIRY_S = 3_600
 _STEPS_AT_ONCE = 64
 
 
-class Holder:
+class LiveLoad:
     """What it holds stays open until the process ends."""
 
     def __init__(self) -> None:
@@ -96,4 +96,4 @@ def _branches() -> list[pb.BranchSpec]:
 
 
 if __name__ == "__main__":
-    uvloop.run(obey(Holder().handle))
+    uvloop.run(serve_commands(LiveLoad().handle))

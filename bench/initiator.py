@@ -1,6 +1,6 @@
 """Initiators: a process that keeps a number of transactions under way.
 
-Commands (`commands.obey`): `start` begins the load against a target, `begin` and
+Commands (`commands.serve_commands`): `start` begins the load against a target, `begin` and
 `end` enclose what is measured, `stop` lets what is under way finish. `execute` is a
 number of transactions and no load: it is answered when all of them are decided.
 """
@@ -17,8 +17,8 @@ import uvloop
 
 import tcc
 from bench import work
-from bench.commands import Command, obey
-from bench.flood import Flood
+from bench.commands import Command, serve_commands
+from bench.flood import RawLoad
 from tcc.outcome import WaitFor
 from tcc.payload import encode
 from tcc.requests import branch_spec
@@ -113,7 +113,7 @@ class Direct:
             calls=[_try_call(each, expires_at_ms) for each in branches]
         )
         async for response in self._stub.ExecuteBranches(request, timeout=_TIMEOUT_S):
-            for outcome in response.outcomes:
+            for outcome in response.results:
                 if outcome.code != participant_pb.OUTCOME_CODE_SUCCEEDED:
                     raise RuntimeError(f"{outcome.reason}: {outcome.message}")
         return len(branches)
@@ -190,14 +190,14 @@ class Initiator:
 
     def __init__(self) -> None:
         self._front: Any = None
-        self._load: Load | Flood | None = None
+        self._load: Load | RawLoad | None = None
 
     async def handle(self, command: Command) -> Command:
         match command["do"]:
             case "start":
                 wanted = work.transactions(command["work"], position=command["position"], of=command["of"])
-                if command["mode"] == "flood":
-                    self._load = self._front = Flood(
+                if command["mode"] == "raw_load":
+                    self._load = self._front = RawLoad(
                         command["target"],
                         next(wanted),
                         wait_for=_WAIT_FOR[command["wait_for"]],
@@ -239,4 +239,4 @@ async def _execute(target: str, count: int) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(obey(Initiator().handle))
+    uvloop.run(serve_commands(Initiator().handle))

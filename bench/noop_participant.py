@@ -15,18 +15,18 @@ from typing import Any
 import grpc
 import uvloop
 
-from bench.commands import Command, obey
+from bench.commands import Command, serve_commands
 from tcc.v1 import participant_pb2 as pb, participant_pb2_grpc
 
 _OPTIONS = (("grpc.max_receive_message_length", 64 * 2**20),)
-_DONE = pb.BranchOutcome(code=pb.OUTCOME_CODE_SUCCEEDED)
+_DONE = pb.CallResult(code=pb.OUTCOME_CODE_SUCCEEDED)
 
 
 @cache
 def all_done(count: int) -> pb.ExecuteBranchesResponse:
     """That each of so many calls has succeeded and returned nothing."""
     return pb.ExecuteBranchesResponse(
-        outcomes=[pb.BranchOutcome(index=index, code=pb.OUTCOME_CODE_SUCCEEDED) for index in range(count)]
+        results=[pb.CallResult(index=index, code=pb.OUTCOME_CODE_SUCCEEDED) for index in range(count)]
     )
 
 
@@ -50,19 +50,19 @@ class NoopParticipant(participant_pb2_grpc.ParticipantServiceServicer):
         self, _request: pb.ParticipantServiceTryBranchRequest, _context: Any
     ) -> pb.ParticipantServiceTryBranchResponse:
         await self.take(1)
-        return pb.ParticipantServiceTryBranchResponse(outcome=_DONE)
+        return pb.ParticipantServiceTryBranchResponse(result=_DONE)
 
     async def ConfirmBranch(  # noqa: N802 - gRPC names it
         self, _request: pb.ConfirmBranchRequest, _context: Any
     ) -> pb.ConfirmBranchResponse:
         await self.take(1)
-        return pb.ConfirmBranchResponse(outcome=_DONE)
+        return pb.ConfirmBranchResponse(result=_DONE)
 
     async def CancelBranch(  # noqa: N802 - gRPC names it
         self, _request: pb.CancelBranchRequest, _context: Any
     ) -> pb.CancelBranchResponse:
         await self.take(1)
-        return pb.CancelBranchResponse(outcome=_DONE)
+        return pb.CancelBranchResponse(result=_DONE)
 
     async def take(self, items: int) -> None:
         self.calls += 1
@@ -91,7 +91,7 @@ async def serve(participant: NoopParticipant, listen: str) -> None:
                 return {}
         raise ValueError(command["do"])
 
-    await obey(handle)
+    await serve_commands(handle)
     await server.stop(None)
 
 

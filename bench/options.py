@@ -21,8 +21,8 @@ class Options:
     wait_for: str = "decision"
     # Processes that offer load.
     initiators: int = 1
-    floor: bool = True
-    # The coordinator, and its floor, keep to one CPU.
+    baseline: bool = True
+    # The coordinator, and its baseline, keep to one CPU.
     pinned: bool = True
     # Left unfinished, to be drained.
     transactions: int = 10_000
@@ -33,7 +33,7 @@ class Options:
     # Shows that everything runs, in little time; what is measured says little.
     quick: bool = False
 
-    def hurried(self) -> "Options":
+    def as_quick(self) -> "Options":
         """The same, short. Scenarios with sizes of their own make them small where `quick` is set."""
         return replace(
             self,

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from bench.results import FILE, Entry, Results
-from bench.targets import Verdict, figure, judge
+from bench.targets import TargetResult, check_targets, figure
 
 _PAGE = "README.md"
 _INTRODUCTION = f"""\
 Written by `python -m bench`, as are the plots; all figures are in [{FILE}]({FILE}).
 Compare ratios: another machine, or another run, has other numbers.
 
-The coordinator and its floor keep to one CPU (`pin_workers = true`, not the default) where the command
+The coordinator and its baseline keep to one CPU (`pin_workers = true`, not the default) where the command
 does not say `--unpinned`. What it does without, and how far runs differ, is told in
 docs/PERFORMANCE.md."""
 _NOBODY = "Nothing has been measured yet: `python -m bench all --save DIR`."
@@ -39,7 +39,7 @@ def _page(results: Results, drawn: Mapping[str, str]) -> str:
         _INTRODUCTION,
         *_machines(results.scenarios.values()),
         "## Targets",
-        _table(("", "target", "measured", ""), map(_target_cells, judge(results.found))),
+        _table(("", "target", "measured", ""), map(_target_cells, check_targets(results.found))),
         "## Plots",
         *[f"![{about}]({name})" for name, about in drawn.items()],
         "## What was run",
@@ -56,9 +56,9 @@ def _machines(entries: Iterable[Entry]) -> list[str]:
     return [f"Machine: {line}." for line in lines]
 
 
-def _target_cells(verdict: Verdict) -> Sequence[str]:
-    measured = "" if verdict.measured is None else figure(verdict.measured)
-    return (verdict.target.name, verdict.target.bound, measured, verdict.word)
+def _target_cells(result: TargetResult) -> Sequence[str]:
+    measured = "" if result.measured is None else figure(result.measured)
+    return (result.target.name, result.target.bound, measured, result.word)
 
 
 def _run_cells(name: str, entry: Entry) -> Sequence[str]:

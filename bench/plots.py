@@ -70,7 +70,7 @@ def draw(results: Results, directory: Path) -> dict[str, str]:
 
 
 def _throughput(entries: Mapping[str, Entry]) -> Figure | None:
-    """A panel for each way to ask. Whiskers: the slowest and the fastest round. Band: the floor's."""
+    """A panel for each way to ask. Whiskers: the slowest and the fastest round. Band: the baseline's."""
     by_mode = _by(_rows(entries, "coordinator"), "mode")
     figure, panels = _panels(len(by_mode))
     for panel, (mode, rows), colour in zip(panels, by_mode.items(), cycle(_COLOURS), strict=False):
@@ -84,12 +84,16 @@ def _throughput(entries: Mapping[str, Entry]) -> Figure | None:
             capsize=3,
             label="coordinator",
         )
-        with_floor = [row for row in rows if row["floor"]]
-        if with_floor:
-            x = [row["in_flight"] for row in with_floor]
-            ranges = [row["floor"]["per_second_range"] for row in with_floor]
+        with_baseline = [row for row in rows if row["baseline"]]
+        if with_baseline:
+            x = [row["in_flight"] for row in with_baseline]
+            ranges = [row["baseline"]["per_second_range"] for row in with_baseline]
             panel.plot(
-                x, [row["floor_per_second"] for row in with_floor], color="#555555", ls="--", label="floor"
+                x,
+                [row["baseline_per_second"] for row in with_baseline],
+                color="#555555",
+                ls="--",
+                label="baseline",
             )
             panel.fill_between(
                 x, [low for low, _ in ranges], [high for _, high in ranges], color="#555555", alpha=0.2, lw=0

@@ -14,10 +14,10 @@ from rich.table import Table
 from bench.figures import Figures, Round, figures, paired_ratio
 
 # More than this, and the numbers say as much about others as about us.
-_STRANGERS_CPUS_MAX = 0.15
+_FOREIGN_CPUS_MAX = 0.15
 
 
-class Findings(Protocol):
+class ScenarioResult(Protocol):
     """What any scenario returns."""
 
     @property
@@ -36,33 +36,33 @@ class Findings(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One configuration, and its floor where it has one."""
+    """One configuration, and its baseline where it has one."""
 
     configuration: dict[str, Any]
     figures: Figures
-    floor: Figures | None = None
-    # Rate to the floor's rate.
+    baseline: Figures | None = None
+    # Rate to the baseline's rate.
     ratio: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         return {
             **self.configuration,
             **self.figures.as_json(),
-            "floor_per_second": None if self.floor is None else round(self.floor.per_second, 1),
+            "baseline_per_second": None if self.baseline is None else round(self.baseline.per_second, 1),
             "ratio": None if self.ratio is None else round(self.ratio, 3),
-            "floor": None if self.floor is None else self.floor.as_json(),
+            "baseline": None if self.baseline is None else self.baseline.as_json(),
         }
 
 
 def compared(
-    configuration: dict[str, Any], rounds: Sequence[Round], floor_rounds: Sequence[Round] = ()
+    configuration: dict[str, Any], rounds: Sequence[Round], baseline_rounds: Sequence[Round] = ()
 ) -> Row:
-    """One configuration's rounds, and its floor's, which came after each of them, if there are any."""
+    """One configuration's rounds, and its baseline's, which came after each of them, if there are any."""
     return Row(
         configuration=configuration,
         figures=figures(rounds),
-        floor=figures(floor_rounds) if floor_rounds else None,
-        ratio=paired_ratio(rounds, floor_rounds) if floor_rounds else None,
+        baseline=figures(baseline_rounds) if baseline_rounds else None,
+        ratio=paired_ratio(rounds, baseline_rounds) if baseline_rounds else None,
     )
 
 
@@ -81,7 +81,7 @@ class Report:
     @property
     def failed(self) -> bool:
         measured = [
-            figures for row in self.rows for figures in (row.figures, row.floor) if figures is not None
+            figures for row in self.rows for figures in (row.figures, row.baseline) if figures is not None
         ]
         return any(figures.failed for figures in measured)
 
@@ -102,10 +102,10 @@ class Report:
         console.print(_costs(self.rows))
         for name, value in self.comparisons.items():
             console.print(f"{name}: {value:,.3f}", highlight=False)
-        strangers_cpus = max(row.figures.strangers_cpus for row in self.rows)
-        if strangers_cpus > _STRANGERS_CPUS_MAX:
+        foreign_cpus = max(row.figures.foreign_cpus for row in self.rows)
+        if foreign_cpus > _FOREIGN_CPUS_MAX:
             console.print(
-                f"[red]others kept up to {strangers_cpus:.1f} CPUs busy: measure again", highlight=False
+                f"[red]others kept up to {foreign_cpus:.1f} CPUs busy: measure again", highlight=False
             )
         for row in self.rows:
             for reason, count in row.figures.failed.items():
@@ -132,17 +132,17 @@ def _cpu_model() -> str:
 
 def _rates(rows: Sequence[Row]) -> Table:
     table = _table("rate and latency")
-    for heading in ("per second", "(spread)", "p50 ms", "p95 ms", "p99 ms", "floor", "(spread)", "ratio"):
+    for heading in ("per second", "(spread)", "p50 ms", "p95 ms", "p99 ms", "baseline", "(spread)", "ratio"):
         table.add_column(heading, justify="right")
     for row in rows:
-        own, floor = row.figures, row.floor
+        own, baseline = row.figures, row.baseline
         table.add_row(
             _name(row),
             f"{own.per_second:,.0f}",
             _spread(own),
             *[_or_dash(value, ".2f") for value in (own.p50_ms, own.p95_ms, own.p99_ms)],
-            "-" if floor is None else f"{floor.per_second:,.0f}",
-            "-" if floor is None else _spread(floor),
+            "-" if baseline is None else f"{baseline.per_second:,.0f}",
+            "-" if baseline is None else _spread(baseline),
             _or_dash(row.ratio, ".2f"),
         )
     return table
@@ -163,10 +163,10 @@ def _costs(rows: Sequence[Row]) -> Table:
     ):
         table.add_column(heading, justify="right")
     for row in rows:
-        for name, own in ((_name(row), row.figures), ("  floor", row.floor)):
+        for name, own in ((_name(row), row.figures), ("  baseline", row.baseline)):
             if own is None:
                 continue
-            # The floor stands where the coordinator stands.
+            # The baseline stands where the coordinator stands.
             cpu_us = dict(zip(row.figures.cpu_us, own.cpu_us.values(), strict=True))
             table.add_row(
                 name,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.targets import judge
+from bench.targets import check_targets
 
 FILE = "results.json"
 
@@ -46,7 +46,7 @@ class Results:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "targets": [verdict.as_json() for verdict in judge(self.found)],
+            "targets": [result.as_json() for result in check_targets(self.found)],
             "scenarios": {
                 name: {key: getattr(entry, key) for key in Entry.__dataclass_fields__}
                 for name, entry in self.scenarios.items()

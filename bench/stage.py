@@ -48,7 +48,7 @@ class Load:
     in_flight: int
     wait_for: str = "decision"
     work: Mapping[str, Any] = field(default_factory=lambda: work.NOOP)
-    # Mode "flood" alone: transactions come at this rate, whatever is under way. 0: a closed loop.
+    # Mode "raw_load" alone: transactions come at this rate, whatever is under way. 0: a closed loop.
     arrivals_per_second: float = 0.0
 
 
@@ -117,9 +117,9 @@ class Stage:
         """One that `measure` does not use; `offering` does."""
         return self._child(name, "bench.initiator")
 
-    def start_holder(self) -> Child:
+    def start_live_load(self) -> Child:
         """An initiator that leaves its transactions undecided (`bench.holder`)."""
-        return self._child("holder", "bench.holder")
+        return self._child("live-load", "bench.holder")
 
     def start_participants(
         self, names: Sequence[str] = work.PARTICIPANTS, *, program: str = "bench.noop_participant"
@@ -136,17 +136,17 @@ class Stage:
         """Reference participants, each with a database that has its name."""
         return _counting({name: self._service(name, name) for name in names})
 
-    def start_floor_services(self, names: Sequence[str] = work.PARTICIPANTS) -> Participants:
-        """What does the least that reference participants must do, each with a database: `floor_database`."""
-        return _counting({name: self._floor_service(name, floor_database(name)) for name in names})
+    def start_baseline_services(self, names: Sequence[str] = work.PARTICIPANTS) -> Participants:
+        """The least that reference participants must do, each with a database: `baseline_database`."""
+        return _counting({name: self._baseline_service(name, baseline_database(name)) for name in names})
 
     def start_alone(self, name: str, database: str) -> System:
         """A reference participant that initiators call themselves."""
         return self._alone(self._service(name, database), name, database)
 
-    def start_floor_alone(self, name: str, database: str) -> System:
+    def start_baseline_alone(self, name: str, database: str) -> System:
         """What does the least that this participant must do; initiators call it themselves."""
-        return self._alone(self._floor_service(name, database), name, database)
+        return self._alone(self._baseline_service(name, database), name, database)
 
     def start_coordinator(
         self,
@@ -177,13 +177,13 @@ class Stage:
         )
         return self._system(process, "coordinator", database, participants)
 
-    def start_floor(self, participants: Participants) -> tuple[System, Child]:
-        """The floor program (`bench.floor`), with a database of its own."""
-        url = self._new_database("floor")
+    def start_baseline(self, participants: Participants) -> tuple[System, Child]:
+        """The baseline program (`bench.floor`), with a database of its own."""
+        url = self._new_database("baseline")
         targets = [f"--participant={name}={address}" for name, address in participants.addresses.items()]
         pin = ["--pin"] if self._pinned else []
-        process = self._child("floor", "bench.floor", f"--log={url}", *targets, *pin)
-        return self._system(process, "floor", "floor", participants), process
+        process = self._child("baseline", "bench.floor", f"--log={url}", *targets, *pin)
+        return self._system(process, "baseline", "baseline", participants), process
 
     def url(self, database: str) -> str:
         """As libpq wants it."""
@@ -192,7 +192,7 @@ class Stage:
     def _service(self, name: str, database: str) -> Child:
         return self._with_database("bench.counted_participant", name, database)
 
-    def _floor_service(self, name: str, database: str) -> Child:
+    def _baseline_service(self, name: str, database: str) -> Child:
         return self._with_database("bench.floor_participant", name, database)
 
     def _with_database(self, program: str, name: str, database: str) -> Child:
@@ -332,9 +332,9 @@ def stage(options: Options) -> Iterator[Stage]:
         shutil.rmtree(directory)
 
 
-def floor_database(name: str) -> str:
+def baseline_database(name: str) -> str:
     """The database of what stands for this participant."""
-    return f"floor-{name}"
+    return f"baseline-{name}"
 
 
 def _counting(children: Mapping[str, Child]) -> Participants:

@@ -25,7 +25,7 @@ class StallingParticipant(NoopParticipant):
         tries = [index for index, call in enumerate(request.calls) if call.operation == pb.OPERATION_TRY]
         if tries:
             yield pb.ExecuteBranchesResponse(
-                outcomes=[pb.BranchOutcome(index=index, code=pb.OUTCOME_CODE_SUCCEEDED) for index in tries]
+                results=[pb.CallResult(index=index, code=pb.OUTCOME_CODE_SUCCEEDED) for index in tries]
             )
         if len(tries) < len(request.calls):
             await _never()

@@ -11,10 +11,10 @@ from rich.console import Console
 
 from bench import results
 from bench.options import Options
-from bench.report import Findings, machine
+from bench.report import ScenarioResult, machine
 from bench.results import Entry, Results
 
-Scenario = Callable[[Options], Findings]
+Scenario = Callable[[Options], ScenarioResult]
 _PROJECT = Path(__file__).resolve().parents[1]
 _CODE = ("bench", "coordinator", "participants", "tcc")
 

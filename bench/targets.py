@@ -29,7 +29,7 @@ class Target:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Verdict:
+class TargetResult:
     """A target beside what was measured."""
 
     target: Target
@@ -69,7 +69,7 @@ _ALONE = {"mode": "batched", "in_flight": 1}
 
 TARGETS = (
     Target(
-        name="coordinator, batched, to its floor",
+        name="coordinator, batched, to its baseline",
         scenario="coordinator",
         key="ratio",
         where=_BATCHED,
@@ -88,7 +88,7 @@ TARGETS = (
     Target(
         name="one transaction alone, p99 ms", scenario="coordinator", key="p99_ms", where=_ALONE, at_most=15
     ),
-    Target(name="order-flow, to its floor", scenario="order-flow", key="ratio", at_least=0.5),
+    Target(name="order-flow, to its baseline", scenario="order-flow", key="ratio", at_least=0.5),
     Target(name="order-flow, orders per second", scenario="order-flow", key="per_second", at_least=1_500),
     Target(
         name="hot SKU, inventory alone, Trys per second",
@@ -130,27 +130,30 @@ TARGETS = (
 )
 
 
-def judge(found: Mapping[str, Mapping[str, Any]], targets: Sequence[Target] = TARGETS) -> list[Verdict]:
+def check_targets(
+    found: Mapping[str, Mapping[str, Any]], targets: Sequence[Target] = TARGETS
+) -> list[TargetResult]:
     """`found`: the JSON object of each scenario that was measured, by its name."""
     return [
-        Verdict(target=target, measured=_figure(found.get(target.scenario, {}), target)) for target in targets
+        TargetResult(target=target, measured=_figure(found.get(target.scenario, {}), target))
+        for target in targets
     ]
 
 
-def targets_table(verdicts: Sequence[Verdict]) -> Table:
+def targets_table(results: Sequence[TargetResult]) -> Table:
     """For people."""
     table = Table(title="targets", title_justify="left", header_style="bold", box=None, pad_edge=False)
     table.add_column("")
     for heading in ("target", "measured", ""):
         table.add_column(heading, justify="right")
     colours = {True: "green", False: "red", None: "dim"}
-    for verdict in verdicts:
-        measured = "-" if verdict.measured is None else figure(verdict.measured)
+    for result in results:
+        measured = "-" if result.measured is None else figure(result.measured)
         table.add_row(
-            verdict.target.name,
-            verdict.target.bound,
+            result.target.name,
+            result.target.bound,
             measured,
-            f"[{colours[verdict.met]}]{verdict.word}",
+            f"[{colours[result.met]}]{result.word}",
         )
     return table
 

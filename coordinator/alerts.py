@@ -61,7 +61,7 @@ class WebhookAlerts:
         self._wake = asyncio.Event()
 
     def put(self, kind: Anomaly, facts: Mapping[str, object]) -> None:
-        """Takes an alert, or drops it where too many wait. Returns at once."""
+        """Queue an alert, or drop it if the queue is full. Return at once."""
         if len(self._queue) >= QUEUE_MAX:
             self._on_outcome("dropped", 1)
             return
@@ -71,7 +71,7 @@ class WebhookAlerts:
         self._wake.set()
 
     async def run(self) -> None:
-        """Posts until cancelled."""
+        """Post alerts until cancelled."""
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -94,7 +94,7 @@ class WebhookAlerts:
         self._on_outcome("failed", len(batch))
 
     def _post(self, body: bytes) -> str:
-        """What went wrong, without the URL: that may hold a token. Empty: nothing."""
+        """Return what went wrong, without the URL, which may hold a token; empty if nothing did."""
         headers = {"Content-Type": "application/json", "User-Agent": "tccd"}
         request = urllib.request.Request(self._url, body, headers)  # noqa: S310 - settings allow http(s) only
         try:

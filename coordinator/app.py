@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from coordinator.clock import LogClock, ThreadLoad
+from coordinator.clock import LogClock, LoopLoad
 from coordinator.configuration import ConfigurationError, Source
 from coordinator.core.errors import Draining, LogUnavailable
 from coordinator.engine.engine import Engine
-from coordinator.engine.observer import NO_SPANS, Anomaly
+from coordinator.engine.observer import NULL_SPANS, Anomaly
 from coordinator.engine.participant_lane import ParticipantPolicy
 from coordinator.engine.reconciler import Reconciler
 from coordinator.log.operator_store import PostgresOperatorLog
@@ -43,7 +43,7 @@ _POLL_S = 0.02
 # How long a coordinator that starts waits between looks for its log.
 _LOG_POLL_S = 0.2
 # How long calls that have been answered may take to leave.
-_FAREWELL_S = 1.0
+STOP_GRACE_S = 1.0
 
 
 class Worker:
@@ -68,13 +68,13 @@ class Worker:
         self._tracing = _tracing(settings.tracing, self.owner)
         self.engine = Engine(
             log=self.log,
-            participants=self._tracing.seeing(self._channels, clock) if self._tracing else self._channels,
+            participants=self._tracing.traced(self._channels, clock) if self._tracing else self._channels,
             policies=_policies(settings),
             clock=clock,
             limits=settings.engine_limits(),
             observer=self.monitoring.metrics,
-            is_full=ThreadLoad().is_full,
-            spans=self._tracing or NO_SPANS,
+            is_saturated=LoopLoad().is_saturated,
+            spans=self._tracing or NULL_SPANS,
         )
         self._server = Server(
             self.engine,
@@ -93,9 +93,9 @@ class Worker:
         # Known once it serves.
         self.admin_port = 0
         self._tls: dict[str, ServerTls | None] = {}
-        self._log_gauges = LogGauges(self._operator_log.unsettled, clock.monotonic)
+        self._log_gauges = LogGauges(self._operator_log.backlog, clock.monotonic)
         self._reconciling = Reconciling(self.engine, self._operator_log, reconciler, owner=self.owner)
-        self.monitoring.watch(self.engine, self._log_gauges, lambda: self._reconciling.looks)
+        self.monitoring.watch(self.engine, self._log_gauges, lambda: self._reconciling.scans)
         self._serving = False
         self._stop = asyncio.Event()
         self._bug: Exception | None = None
@@ -106,7 +106,7 @@ class Worker:
         self._stop.set()
 
     def reload(self, settings: Settings, started_with: Settings) -> None:
-        """Takes over the participants of `settings`; the rest of them waits for a new start.
+        """Apply the participants of `settings`; every other change waits for a restart.
 
         `started_with`: the configuration as it was read at the start. This worker's own settings may
         name ports that were chosen for it.
@@ -116,10 +116,10 @@ class Worker:
         """
         addresses = _addresses(settings)
         moved = frozenset(
-            name for name, address in addresses.items() if self._channels.is_elsewhere(name, address)
+            name for name, address in addresses.items() if self._channels.address_changed(name, address)
         )
         self.engine.configure(_policies(settings), moved=moved)
-        self._channels.readdress(addresses)
+        self._channels.update_addresses(addresses)
         ours, theirs = self._settings.participants, settings.participants
         logger.info(
             "configuration reloaded",
@@ -127,16 +127,16 @@ class Worker:
             removed=sorted(ours.keys() - theirs.keys()),
             changed=sorted(name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name]),
             moved=sorted(moved),
-            needs_restart=_needs_restart(started_with, settings, self._not_shown(settings)),
+            needs_restart=_needs_restart(started_with, settings, self._restart_required(settings)),
         )
         self._settings = self._settings.model_copy(update={"participants": theirs})
 
-    def _not_shown(self, settings: Settings) -> set[str]:
-        """The listeners that show, or believe, something else than what is in their TLS files now."""
+    def _restart_required(self, settings: Settings) -> set[str]:
+        """Return the listeners whose TLS material differs from what their files hold now."""
         return {name for name, tls in _listeners_tls(settings).items() if self._tls.get(name, tls) != tls}
 
     async def run(self, on_ready: Callable[[int, str], None]) -> None:
-        """Serves until `stop`, then drains. `on_ready` gets the port and the owner's id.
+        """Serve until `stop`, then drain. `on_ready` gets the port and the owner's id.
 
         Raises:
             Exception: a bug; the process should end and be started anew.
@@ -174,12 +174,12 @@ class Worker:
         engine_task.cancel()
         await asyncio.gather(engine_task, return_exceptions=True)
         await self._leave()
-        await self._admin_server.stop(_FAREWELL_S)
+        await self._admin_server.stop(STOP_GRACE_S)
         await self._channels.close()
         await self._operator_log.close()
         await self.log.close()
         if self._tracing is not None:
-            await self._tracing.close(max(_FAREWELL_S, drained_by - self.engine.clock.monotonic()))
+            await self._tracing.close(max(STOP_GRACE_S, drained_by - self.engine.clock.monotonic()))
         if self._bug is not None:
             raise self._bug
 
@@ -205,7 +205,7 @@ class Worker:
         return "" if self.engine.writer.available else "tcc: the log cannot be reached"
 
     async def _first_heartbeat(self) -> None:
-        """Waits for the log; until it answers there is no clock and nothing to serve."""
+        """Wait for the log; until it answers there is no clock and nothing to serve."""
         heartbeat = Heartbeat(self.engine, self._settings.recovery_settings())
         while not self._stop.is_set():
             try:
@@ -224,7 +224,7 @@ class Worker:
         while self.engine.busy and self.engine.clock.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_S)
         self.engine.fail_waiters(Draining("this coordinator is shutting down", retry_after_s=0.05))
-        await self._server.stop(_FAREWELL_S)
+        await self._server.stop(STOP_GRACE_S)
 
     async def _leave(self) -> None:
         """Leaves what is unfinished to the others at once, instead of by the end of the lease."""
@@ -276,22 +276,23 @@ def _listeners_tls(settings: Settings) -> dict[str, ServerTls | None]:
     return {name: tls.read() if tls else None for name, tls in listeners.items()}
 
 
-def _needs_restart(before: Settings, after: Settings, not_shown: set[str]) -> list[str]:
-    """The tables whose change takes a new start."""
+def _needs_restart(before: Settings, after: Settings, restart_required: set[str]) -> list[str]:
+    """Return the tables whose change requires a restart."""
     return [
         name
         for name in Settings.model_fields
-        if name != "participants" and (name in not_shown or getattr(before, name) != getattr(after, name))
+        if name != "participants"
+        and (name in restart_required or getattr(before, name) != getattr(after, name))
     ]
 
 
 def reloaded(source: Source) -> Settings | None:
-    """The configuration as it stands now; None, and every mistake in the journal, where it is wrong."""
+    """Return the present configuration; if it is invalid, log every issue and return None."""
     try:
         return source.read().settings
     except ConfigurationError as error:
-        for mistake in error.mistakes:
-            logger.error("configuration not reloaded", mistake=str(mistake))  # noqa: TRY400 - no bug of ours
+        for issue in error.issues:
+            logger.error("configuration not reloaded", issue=str(issue))  # noqa: TRY400 - no bug of ours
         return None
 
 
@@ -329,7 +330,7 @@ def _reload(worker: Worker, source: Source, started_with: Settings) -> None:
     try:
         worker.reload(settings, started_with)
     except OSError as error:
-        logger.error("configuration not reloaded", mistake=str(error))  # noqa: TRY400 - no bug of ours
+        logger.error("configuration not reloaded", issue=str(error))  # noqa: TRY400 - no bug of ours
         worker.engine.observer.anomaly(Anomaly.RELOAD_REFUSED)
 
 

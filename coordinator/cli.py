@@ -11,7 +11,7 @@ import typer
 
 from coordinator import config_commands
 from coordinator.configuration import ConfigurationError, Source, load
-from coordinator.doctor import Verdict, diagnose, in_json, in_words
+from coordinator.doctor import CheckStatus, diagnose, to_json, to_text
 from coordinator.logging import configure_logging
 from coordinator.supervisor import (
     StartError,
@@ -32,7 +32,7 @@ ConfigOption = Annotated[
 
 @app.callback()
 def _main() -> None:
-    """The TCC transaction coordinator."""
+    """Run and check the TCC transaction coordinator."""
     configure_logging()
     # Until a command has something to finish, being told to stop is to leave; what it has
     # started ends on the way out.
@@ -82,8 +82,8 @@ def doctor(
     problem, 2 when the configuration has mistakes.
     """
     findings = list(diagnose(load(config)))
-    typer.echo(in_json(findings) if as_json else in_words(findings))
-    raise typer.Exit(int(any(finding.verdict is Verdict.PROBLEM for finding in findings)))
+    typer.echo(to_json(findings) if as_json else to_text(findings))
+    raise typer.Exit(int(any(finding.status is CheckStatus.PROBLEM for finding in findings)))
 
 
 @app.command()
@@ -115,7 +115,7 @@ def demo(context: typer.Context) -> None:
 
 
 def main() -> None:
-    """The entry point of the command."""
+    """Run the command line."""
     try:
         app()
     except ConfigurationError as error:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 # A thread that computed for the first share of a window is full, and is so until it falls below
 # the second. A loop in Python that has no pause left stays some way below 1: other threads of its
 # process, which serve its connections, hold the interpreter for the rest.
-_FULL_SHARE, _ROOM_SHARE = 0.7, 0.5
+_SATURATED_SHARE, _ROOM_SHARE = 0.7, 0.5
 _WINDOW_S = 0.1
 
 
@@ -41,7 +41,7 @@ class LogClock:
         self._offset_s = min(max(known_s, least_s), most_s)
 
 
-class ThreadLoad:
+class LoopLoad:
     """Whether the thread that asks has hardly had a pause lately."""
 
     def __init__(
@@ -49,19 +49,19 @@ class ThreadLoad:
         monotonic: Callable[[], float] = time.monotonic,
         computed: Callable[[], float] = time.thread_time,
     ) -> None:
-        """`computed`: seconds of CPU that the thread has had."""
+        """Start measuring; `computed` returns the seconds of CPU that the thread has used."""
         self._monotonic = monotonic
         self._computed = computed
         self._since, self._before = monotonic(), computed()
-        self._full = False
+        self._saturated = False
 
-    def is_full(self) -> bool:
+    def is_saturated(self) -> bool:
         """To be asked by one thread only, often: each answer is about the time since an earlier one."""
         now = self._monotonic()
         passed_s = now - self._since
         if passed_s >= _WINDOW_S:
             computed = self._computed()
             share = (computed - self._before) / passed_s
-            self._full = share >= (_ROOM_SHARE if self._full else _FULL_SHARE)
+            self._saturated = share >= (_ROOM_SHARE if self._saturated else _SATURATED_SHARE)
             self._since, self._before = now, computed
-        return self._full
+        return self._saturated

@@ -51,7 +51,7 @@ def show(
 
 
 def lines(configuration: Configuration) -> Iterator[str]:
-    """The whole configuration as TOML; comments say the origins."""
+    """Return the whole configuration as TOML, with origins as comments."""
     return _table(configuration, configuration.settings, ())
 
 
@@ -65,8 +65,8 @@ def _table(configuration: Configuration, table: BaseModel, path: KeyPath) -> Ite
             case dict():
                 tables += [((*key, inner), model) for inner, model in value.items()]
             case _:
-                said = f"# {name} is not set" if value is None else f"{name} = {_written(value)}"
-                yield f"{said:<{_COMMENTS_AT}} # {configuration.origin(key)}"
+                line = f"# {name} is not set" if value is None else f"{name} = {_written(value)}"
+                yield f"{line:<{_COMMENTS_AT}} # {configuration.origin(key)}"
     for key, inner in tables:
         yield ""
         yield f"[{'.'.join(map(_key, key))}]"
@@ -90,7 +90,7 @@ def _written(value: Any) -> str:
 
 
 def masked(url: str) -> str:
-    """A URL without what may be secret in it: passwords, and of a webhook all but its host."""
+    """Return a URL without what may be secret: passwords, and everything but the host of a webhook."""
     scheme, mark, rest = url.partition("://")
     place, slash, more = rest.partition("/")
     if "@" in more:  # a bare slash in a password, most likely

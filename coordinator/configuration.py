@@ -22,7 +22,7 @@ from coordinator.toml_positions import key_lines
 KeyPath = tuple[str, ...]
 
 _PREFIX = "TCC_"
-_IN_WORDS = {
+_MESSAGES = {
     "missing": "is missing",
     # Pydantic would name the class here; who writes TOML knows a table.
     "model_type": "must be a table",
@@ -31,25 +31,25 @@ _IN_WORDS = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Mistake:
+class ConfigIssue:
     """One thing that is wrong, without what was given: that may be a secret."""
 
     # "tcc.toml:12", a variable's name, or empty: nobody said anything.
-    place: str
+    location: str
     # Dotted; empty where it is about a whole file.
     key: str
     message: str
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.place, self.key, self.message) if part)
+        return ": ".join(part for part in (self.location, self.key, self.message) if part)
 
 
 class ConfigurationError(Exception):
     """The configuration has mistakes; the message has a line for each."""
 
-    def __init__(self, *mistakes: Mistake) -> None:
-        super().__init__("\n".join(map(str, mistakes)))
-        self.mistakes = mistakes
+    def __init__(self, *issues: ConfigIssue) -> None:
+        super().__init__("\n".join(map(str, issues)))
+        self.issues = issues
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +61,7 @@ class Configuration:
 
     def origin(self, path: KeyPath) -> str:
         """Where a value came from: "tcc.toml:12", a variable's name, "command line" or "default"."""
-        return self.layers.place(path) or "default"
+        return self.layers.location(path) or "default"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +72,7 @@ class Source:
     overrides: Mapping[str, Any] | None = None
 
     def read(self) -> Configuration:
-        """Reads it now.
+        """Read the configuration now.
 
         Raises:
             ConfigurationError: there is no such file, or something is wrong.
@@ -81,12 +81,12 @@ class Source:
 
 
 def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Settings:
-    """The settings that `read` finds."""
+    """Return the settings that `read` finds."""
     return read(path, overrides).settings
 
 
 def read(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Configuration:
-    """Reads the configuration: the file, above it the environment, above that `overrides`.
+    """Read the configuration: the file, overridden by the environment, overridden by `overrides`.
 
     Raises:
         ConfigurationError: there is no file at `path`, or something is wrong.
@@ -95,26 +95,28 @@ def read(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Confi
     try:
         environment = EnvSettingsSource(Settings)()
     except SettingsError as error:
-        said = str(error).partition(" from source")[0]
-        raise ConfigurationError(Mistake(place="the environment", key="", message=said)) from error
+        message = str(error).partition(" from source")[0]
+        raise ConfigurationError(ConfigIssue(location="the environment", key="", message=message)) from error
     layers = _Layers(
         path=path, file=file, lines=lines, environment=environment, command_line=dict(overrides or {})
     )
     try:
         settings = Settings.model_validate(layers.merged())
     except ValidationError as error:
-        raise ConfigurationError(*_mistakes(error, layers)) from error
+        raise ConfigurationError(*_issues(error, layers)) from error
     return Configuration(settings=settings, layers=layers)
 
 
 def _read_file(path: Path) -> tuple[dict[str, Any], Mapping[KeyPath, int]]:
     if not path.is_file():
-        raise ConfigurationError(Mistake(place="", key="", message=f"there is no configuration file {path}"))
+        raise ConfigurationError(
+            ConfigIssue(location="", key="", message=f"there is no configuration file {path}")
+        )
     try:
         text = path.read_text(encoding="utf-8")
         return tomllib.loads(text), key_lines(text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ConfigurationError(Mistake(place=str(path), key="", message=str(error))) from error
+        raise ConfigurationError(ConfigIssue(location=str(path), key="", message=str(error))) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,9 +128,9 @@ class _Layers:
     command_line: dict[str, Any]
 
     def merged(self) -> Any:
-        return _laid_over(_laid_over(self.file, self.environment), self.command_line)
+        return _merge(_merge(self.file, self.environment), self.command_line)
 
-    def place(self, path: KeyPath) -> str:
+    def location(self, path: KeyPath) -> str:
         """Who said this key; empty if nobody did."""
         if _has(self.command_line, path):
             return "command line"
@@ -138,20 +140,20 @@ class _Layers:
             return f"{self.path}:{self.lines[path]}"
         return ""
 
-    def nearest_place(self, path: KeyPath) -> str:
+    def nearest_location(self, path: KeyPath) -> str:
         """Who said this key, or the innermost table around it that somebody said."""
         while path:
-            if place := self.place(path):
-                return place
+            if location := self.location(path):
+                return location
             path = path[:-1]
         return ""
 
 
-def _laid_over(lower: Any, upper: Any) -> Any:
+def _merge(lower: Any, upper: Any) -> Any:
     """`upper` where it says something, tables key by key."""
     if not (isinstance(lower, dict) and isinstance(upper, dict)):
         return upper
-    return lower | {key: _laid_over(lower.get(key), value) for key, value in upper.items()}
+    return lower | {key: _merge(lower.get(key), value) for key, value in upper.items()}
 
 
 def _has(layer: Mapping[str, Any], path: KeyPath) -> bool:
@@ -163,7 +165,7 @@ def _has(layer: Mapping[str, Any], path: KeyPath) -> bool:
 
 
 def _variable(path: KeyPath) -> str:
-    """The variable that said this key: its own, or one that holds a whole table as JSON."""
+    """Return the variable that set this key: its own, or one that holds a whole table as JSON."""
     for length in range(len(path), 0, -1):
         name = _PREFIX + "__".join(path[:length]).upper()
         if any(known.upper() == name for known in os.environ):
@@ -174,28 +176,30 @@ def _variable(path: KeyPath) -> str:
 # --- mistakes ---------------------------------------------------------------
 
 
-def _mistakes(error: ValidationError, layers: _Layers) -> Iterator[Mistake]:
+def _issues(error: ValidationError, layers: _Layers) -> Iterator[ConfigIssue]:
     """In the order of the file."""
-    found = [_mistake(details, layers) for details in error.errors()]
+    found = [_issue(details, layers) for details in error.errors()]
     return iter(sorted(found, key=_line))
 
 
-def _line(mistake: Mistake) -> tuple[int, str]:
-    last = mistake.place.rpartition(":")[2]
-    return (int(last) if last.isdigit() else 0, mistake.key)
+def _line(issue: ConfigIssue) -> tuple[int, str]:
+    last = issue.location.rpartition(":")[2]
+    return (int(last) if last.isdigit() else 0, issue.key)
 
 
-def _mistake(details: ErrorDetails, layers: _Layers) -> Mistake:
+def _issue(details: ErrorDetails, layers: _Layers) -> ConfigIssue:
     path = tuple(map(str, details["loc"]))
     if details["type"] == "together":
         path = (*path, *details["ctx"]["key"].split("."))
-    return Mistake(place=layers.nearest_place(path), key=".".join(path), message=_in_words(details, path))
+    return ConfigIssue(
+        location=layers.nearest_location(path), key=".".join(path), message=_message_of(details, path)
+    )
 
 
-def _in_words(details: ErrorDetails, path: KeyPath) -> str:
+def _message_of(details: ErrorDetails, path: KeyPath) -> str:
     if details["type"] == "extra_forbidden":
         return _unknown(path)
-    message = _IN_WORDS.get(details["type"], details["msg"])
+    message = _MESSAGES.get(details["type"], details["msg"])
     return message.replace("Input should be", "must be")
 
 
@@ -205,13 +209,13 @@ def _unknown(path: KeyPath) -> str:
     known = _keys_of(tuple(table))
     if near := get_close_matches(key.lower(), known, n=1):
         return f"unknown key; did you mean {near[0]!r}?"
-    if elsewhere := [".".join((*place, key)) for place in _tables() if key in _keys_of(place)]:
+    if elsewhere := [".".join((*location, key)) for location in _tables() if key in _keys_of(location)]:
         return f"unknown key; did you mean {elsewhere[0]!r}?"
     return f"unknown key; there are {', '.join(known)}" if known else "unknown key"
 
 
 def _keys_of(table: KeyPath) -> list[str]:
-    """The keys that a table may have."""
+    """Return the keys that a table may have."""
     model: type[BaseModel] = Settings
     for position, key in enumerate(table):
         if position == 1 and table[0] == "participants":
@@ -225,7 +229,7 @@ def _keys_of(table: KeyPath) -> list[str]:
 
 
 def _table_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
-    """The model of a field that is a table; `participants`, a table of tables, stays where it is."""
+    """Return the model of a field that is a table; `participants`, a table of tables, is left as it is."""
     if key not in model.model_fields:
         return None
     annotation = model.model_fields[key].annotation

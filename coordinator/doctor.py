@@ -41,7 +41,7 @@ _WHERE_TO_LOOK = (
 )
 
 
-class Verdict(Enum):
+class CheckStatus(Enum):
     """OK, WARNING: it works, but look at it; PROBLEM: it does not work, or is not safe."""
 
     OK = "ok"
@@ -49,29 +49,29 @@ class Verdict(Enum):
     PROBLEM = "problem"
 
 
-class Finding(Struct, frozen=True, kw_only=True):
+class CheckResult(Struct, frozen=True, kw_only=True):
     """What one check came to."""
 
     check: str
-    verdict: Verdict
-    said: str
+    status: CheckStatus
+    message: str
     # What to do about it; empty where nothing is to be done.
     remedy: str = ""
 
 
-def _ok(check: str, said: str) -> Finding:
-    return Finding(check=check, verdict=Verdict.OK, said=said)
+def _ok(check: str, message: str) -> CheckResult:
+    return CheckResult(check=check, status=CheckStatus.OK, message=message)
 
 
-def _warning(check: str, said: str, remedy: str) -> Finding:
-    return Finding(check=check, verdict=Verdict.WARNING, said=said, remedy=remedy)
+def _warning(check: str, message: str, remedy: str) -> CheckResult:
+    return CheckResult(check=check, status=CheckStatus.WARNING, message=message, remedy=remedy)
 
 
-def _problem(check: str, said: str, remedy: str) -> Finding:
-    return Finding(check=check, verdict=Verdict.PROBLEM, said=said, remedy=remedy)
+def _problem(check: str, message: str, remedy: str) -> CheckResult:
+    return CheckResult(check=check, status=CheckStatus.PROBLEM, message=message, remedy=remedy)
 
 
-def diagnose(settings: Settings) -> Iterator[Finding]:
+def diagnose(settings: Settings) -> Iterator[CheckResult]:
     """All checks, one after the other; each takes a few seconds at most."""
     if settings.log.url is None:
         yield from _own_log(settings.log.data_dir)
@@ -86,26 +86,26 @@ def diagnose(settings: Settings) -> Iterator[Finding]:
         yield _participant(name, participant)
 
 
-def in_words(findings: Sequence[Finding]) -> str:
+def to_text(findings: Sequence[CheckResult]) -> str:
     """One line a finding, and one for what to do about it."""
     lines: list[str] = []
     for finding in findings:
-        lines.append(f"{finding.verdict.value:<8} {finding.check}: {finding.said}")
+        lines.append(f"{finding.status.value:<8} {finding.check}: {finding.message}")
         if finding.remedy:
             lines.append(f"{'':<8} -> {finding.remedy}")
     return "\n".join(lines)
 
 
-def in_json(findings: Sequence[Finding]) -> str:
-    """An array of objects with the fields of `Finding`."""
+def to_json(findings: Sequence[CheckResult]) -> str:
+    """Return a JSON array of objects with the fields of `CheckResult`."""
     return msgspec.json.encode(findings).decode()
 
 
 # --- the log ------------------------------------------------------------------
 
 
-def _own_log(data_dir: Path) -> Iterator[Finding]:
-    """The PostgreSQL that `serve` starts: where it does not run, only whether it has a place."""
+def _own_log(data_dir: Path) -> Iterator[CheckResult]:
+    """Check the PostgreSQL that `serve` starts; if it does not run, check only its directory."""
     server = EmbeddedPostgres(data_dir)
     try:
         is_running = server.is_running()
@@ -126,16 +126,16 @@ def _own_log(data_dir: Path) -> Iterator[Finding]:
     )
 
 
-def _data_dir(data_dir: Path) -> Finding:
-    place = next(path for path in (data_dir.absolute(), *data_dir.absolute().parents) if path.exists())
-    probe = place / f".tccd-doctor-{secrets.token_hex(8)}"
+def _data_dir(data_dir: Path) -> CheckResult:
+    bind_address = next(path for path in (data_dir.absolute(), *data_dir.absolute().parents) if path.exists())
+    probe = bind_address / f".tccd-doctor-{secrets.token_hex(8)}"
     try:
         probe.touch()
         probe.unlink()
     except OSError as error:
         return _problem(
             "log",
-            f"no [log] url, and {place} cannot be written: {error.strerror}",
+            f"no [log] url, and {bind_address} cannot be written: {error.strerror}",
             "let the user of tccd write [log] data_dir, or give a [log] url",
         )
     return _ok(
@@ -145,7 +145,7 @@ def _data_dir(data_dir: Path) -> Finding:
     )
 
 
-def _log(url: str, where_to_look: str) -> Iterator[Finding]:
+def _log(url: str, where_to_look: str) -> Iterator[CheckResult]:
     try:
         facts = examine(url)
     except LogUrlError as error:
@@ -161,14 +161,14 @@ def _log(url: str, where_to_look: str) -> Iterator[Finding]:
     yield _clock(facts)
 
 
-def _version(facts: LogFacts) -> Finding:
+def _version(facts: LogFacts) -> CheckResult:
     version = facts.settings.get("server_version", "unknown")
     if int(facts.settings.get("server_version_num", "0")) < _OLDEST_VERSION:
         return _warning("version", f"the database is version {version}", "use PostgreSQL 14 or newer")
     return _ok("version", f"the database answers; it is version {version}")
 
 
-def _writable(facts: LogFacts) -> Finding:
+def _writable(facts: LogFacts) -> CheckResult:
     if facts.read_only:
         return _problem(
             "writable",
@@ -178,7 +178,7 @@ def _writable(facts: LogFacts) -> Finding:
     return _ok("writable", "the database takes writes")
 
 
-def _migrations(facts: LogFacts) -> Finding:
+def _migrations(facts: LogFacts) -> CheckResult:
     applied = ", ".join(sorted(facts.applied)) or "none"
     if facts.applied == facts.wanted:
         return _ok("migrations", f"at {applied}, as this version wants")
@@ -189,7 +189,7 @@ def _migrations(facts: LogFacts) -> Finding:
     )
 
 
-def _durability(facts: LogFacts) -> Iterator[Finding]:
+def _durability(facts: LogFacts) -> Iterator[CheckResult]:
     lose = "a crash of the database's machine can lose acknowledged transactions"
     for name in ("fsync", "full_page_writes"):
         if facts.settings.get(name) == "off":
@@ -209,20 +209,20 @@ def _durability(facts: LogFacts) -> Iterator[Finding]:
         yield _ok("synchronous_commit", f"synchronous_commit is {value}")
 
 
-def _clock(facts: LogFacts) -> Finding:
+def _clock(facts: LogFacts) -> CheckResult:
     ahead_s, error_s = facts.clock_ahead_s, facts.clock_error_s
-    said = f"this machine's clock is {ahead_s:+.3f} s from the database's (give or take {error_s:.3f} s)"
+    message = f"this machine's clock is {ahead_s:+.3f} s from the database's (give or take {error_s:.3f} s)"
     if abs(ahead_s) - error_s > _CLOCK_AHEAD_MAX_S:
         return _warning(
-            "clock", said, "run NTP on both; tccd goes by the database's clock, but people read this one's"
+            "clock", message, "run NTP on both; tccd goes by the database's clock, but people read this one's"
         )
-    return _ok("clock", said)
+    return _ok("clock", message)
 
 
 # --- ports --------------------------------------------------------------------
 
 
-def _ports(settings: Settings) -> Iterator[Finding]:
+def _ports(settings: Settings) -> Iterator[CheckResult]:
     """Each is free, or a coordinator's already."""
     listen, admin = settings.listen, settings.admin
     yield _port("listen", listen.address, lambda at: listen.tls is None and _serves(at, SERVICE))
@@ -231,11 +231,11 @@ def _ports(settings: Settings) -> Iterator[Finding]:
     )
     if settings.metrics_address():
         for slot in range(settings.workers):
-            host, port = settings.metrics.place(slot)
+            host, port = settings.metrics.bind_address(slot)
             yield _port("metrics.listen", f"{host}:{port}", _has_health_page)
 
 
-def _port(check: str, address: str, is_ours: Callable[[str], bool]) -> Finding:
+def _port(check: str, address: str, is_ours: Callable[[str], bool]) -> CheckResult:
     host, _, port = address.rpartition(":")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -283,7 +283,7 @@ def _serves(address: str, service: str) -> bool:
 # --- traces -------------------------------------------------------------------
 
 
-def _collector(endpoint: str) -> Finding:
+def _collector(endpoint: str) -> CheckResult:
     """Only whether anybody listens: what a collector takes, it says when spans come."""
     host, _, port = endpoint.partition("://")[2].rpartition(":")
     try:
@@ -300,7 +300,7 @@ def _collector(endpoint: str) -> Finding:
 # --- participants ---------------------------------------------------------------
 
 
-def _participant(name: str, participant: ParticipantSettings) -> Finding:
+def _participant(name: str, participant: ParticipantSettings) -> CheckResult:
     check = f"participant {name}"
     status = health_pb2.HealthCheckResponse.ServingStatus
     with open_sync_channel(participant.address()) as channel:
@@ -319,8 +319,8 @@ def _participant(name: str, participant: ParticipantSettings) -> Finding:
                 return _ok(check, f"{participant.target} answers; it has no health service to ask")
             return _problem(check, f"{participant.target}: {code.name}", _ASK_ITS_LOG)
     if answer != status.SERVING:
-        said = f"{participant.target} says that it is {status.Name(answer)}"
-        return _problem(check, said, _ASK_ITS_LOG)
+        message = f"{participant.target} says that it is {status.Name(answer)}"
+        return _problem(check, message, _ASK_ITS_LOG)
     return _ok(check, f"{participant.target} is SERVING")
 
 

@@ -8,7 +8,7 @@ import structlog
 
 
 def configure_logging() -> None:
-    """Sets up logging for this process. Libraries are heard from WARNING on."""
+    """Set up logging for this process. Libraries log from WARNING on."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
     # It warns when a job is skipped because the last run is still under way; that is as it should be.
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
@@ -20,12 +20,12 @@ def configure_logging() -> None:
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ],
-        logger_factory=structlog.WriteLoggerFactory(file=_Diary()),  # type: ignore[arg-type] # it writes
+        logger_factory=structlog.WriteLoggerFactory(file=_BestEffortStderr()),  # type: ignore[arg-type] # it writes
         cache_logger_on_first_use=True,
     )
 
 
-class _Diary:
+class _BestEffortStderr:
     """Standard error. A line that it has no room for is lost: a full disk ends no coordinator."""
 
     def write(self, text: str) -> None:

@@ -14,22 +14,22 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from coordinator.core.model import Answer, Operation, State, Transaction, Verdict
+from coordinator.core.model import CallResult, Operation, OutcomeCode, Transaction, TransactionState
 from coordinator.core.reconciliation import FindingKind
 from coordinator.engine.engine import Engine
 from coordinator.engine.observer import Anomaly, Observer
-from coordinator.engine.participant_lane import ParticipantLane
-from coordinator.ports import BranchCall, Unsettled
-from coordinator.reconciling import Look
+from coordinator.engine.participant_lane import ParticipantDispatcher
+from coordinator.ports import Backlog, BranchCall
+from coordinator.reconciling import ScanResult
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _SPANS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 _PHASES = {Operation.TRY: "try", Operation.CONFIRM: "confirm", Operation.CANCEL: "cancel"}
-_DECISIONS = {State.CONFIRMING: "confirm", State.CANCELLING: "cancel"}
-_ENDS = {State.CONFIRMED: "confirmed", State.CANCELLED: "cancelled"}
-_LIVE_STATES = (State.TRYING, State.CONFIRMING, State.CANCELLING)
+_DECISIONS = {TransactionState.CONFIRMING: "confirm", TransactionState.CANCELLING: "cancel"}
+_ENDS = {TransactionState.CONFIRMED: "confirmed", TransactionState.CANCELLED: "cancelled"}
+_LIVE_STATES = (TransactionState.TRYING, TransactionState.CONFIRMING, TransactionState.CANCELLING)
 
 
 class Metrics(Observer):
@@ -123,8 +123,8 @@ class Metrics(Observer):
         self._retries = Counter(
             "tcc_call_retries", "Calls that had failed before.", ["participant"], registry=registry
         )
-        self._withheld = Counter(
-            "tcc_calls_withheld",
+        self._not_sent = Counter(
+            "tcc_calls_not_sent",
             "Calls that did not leave because the participant's breaker is open.",
             ["participant"],
             registry=registry,
@@ -162,7 +162,7 @@ class Metrics(Observer):
     def changed(self, batch: Sequence[Transaction]) -> None:
         # What is saved, not what is so by now: more may have happened meanwhile.
         states = [tx.saving_state for tx in batch if tx.saving_state is not tx.saved_state]
-        if parked := len(batch) - [tx.parked_until for tx in batch].count(0.0):
+        if parked := len(batch) - [tx.next_attempt_at for tx in batch].count(0.0):
             self._parked.inc(parked)
         for decided, decision in _DECISIONS.items():
             if count := states.count(decided):
@@ -179,9 +179,11 @@ class Metrics(Observer):
         if retries := len(calls) - [call.attempt for call in calls].count(0):
             self._retries.labels(participant).inc(retries)
 
-    def answered(self, participant: str, answers: Sequence[tuple[BranchCall, Answer]], span_s: float) -> None:
+    def answered(
+        self, participant: str, answers: Sequence[tuple[BranchCall, CallResult]], span_s: float
+    ) -> None:
         operations = [call.operation for call, _ in answers]
-        all_succeeded = [answer.verdict for _, answer in answers].count(Verdict.SUCCEEDED) == len(answers)
+        all_succeeded = [answer.code for _, answer in answers].count(OutcomeCode.SUCCEEDED) == len(answers)
         for operation, phase in _PHASES.items():
             count = operations.count(operation)
             if not count:
@@ -194,8 +196,8 @@ class Metrics(Observer):
                 if call.operation is operation:
                     self._calls.labels(participant, phase, _outcome(answer)).inc()
 
-    def withheld(self, participant: str, count: int) -> None:
-        self._withheld.labels(participant).inc(count)
+    def not_sent(self, participant: str, count: int) -> None:
+        self._not_sent.labels(participant).inc(count)
 
     def resumed(self, how: str, count: int) -> None:
         self._resumed.labels(how).inc(count)
@@ -218,12 +220,12 @@ class Metrics(Observer):
         self.alert(kind, facts)
 
     def alerted(self, outcome: str, count: int) -> None:
-        """What became of alerts for the webhook."""
+        """Count the alerts that were sent to the webhook, by outcome."""
         self._alerts.labels(outcome).inc(count)
 
 
-def _outcome(answer: Answer) -> str:
-    return "unreachable" if answer.unreachable else answer.verdict.name.lower()
+def _outcome(answer: CallResult) -> str:
+    return "unreachable" if answer.unreachable else answer.code.name.lower()
 
 
 class LogGauges:
@@ -236,21 +238,21 @@ class LogGauges:
     every_s = 5.0
     _PAUSE_FACTOR = 20
 
-    def __init__(self, ask: Callable[[], Awaitable[Unsettled]], monotonic: Callable[[], float]) -> None:
+    def __init__(self, ask: Callable[[], Awaitable[Backlog]], monotonic: Callable[[], float]) -> None:
         self._ask = ask
         self._monotonic = monotonic
         self._ask_at = 0.0
-        self.said: Unsettled | None = None
-        self.said_at = 0.0
+        self.reading: Backlog | None = None
+        self.read_at = 0.0
 
     async def run_once(self) -> int:
         """Asks, unless it did so a moment ago. Raises LogUnavailable."""
         began_at = self._monotonic()
         if began_at < self._ask_at:
             return 0
-        self.said = await self._ask()
-        self.said_at = self._monotonic()
-        self._ask_at = self.said_at + self._PAUSE_FACTOR * (self.said_at - began_at)
+        self.reading = await self._ask()
+        self.read_at = self._monotonic()
+        self._ask_at = self.read_at + self._PAUSE_FACTOR * (self.read_at - began_at)
         return 1
 
 
@@ -262,13 +264,13 @@ class Gauges(Collector):
         engine: Engine,
         metrics: Metrics,
         log: LogGauges | None,
-        looks: Callable[[], Mapping[str, Look]] = dict,
+        scans: Callable[[], Mapping[str, ScanResult]] = dict,
     ) -> None:
-        """`looks`: how each participant's books agreed with the log when they were last compared."""
+        """Collect gauges; `scans`: the latest comparison of each participant with the log."""
         self._engine = engine
         self._metrics = metrics
         self._log = log
-        self._looks = looks
+        self._scans = scans
 
     def describe(self) -> Iterator[Metric]:
         """Nothing: until its first heartbeat the engine has no clock to be read by."""
@@ -277,8 +279,8 @@ class Gauges(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from self._of_worker()
         yield from self._of_participants()
-        if self._log is not None and self._log.said is not None:
-            yield from self._of_log(self._log.said, self._log.said_at)
+        if self._log is not None and self._log.reading is not None:
+            yield from self._of_log(self._log.reading, self._log.read_at)
         yield from self._of_reconciliation()
 
     def _of_worker(self) -> Iterator[Metric]:
@@ -310,30 +312,30 @@ class Gauges(Collector):
         backlog = _by("participant", "tcc_participant_queue_length", "Calls that wait or are under way.")
         live = _by("participant", "tcc_participant_live_branches", "Branches of live transactions.")
         breaker = _by("participant", "tcc_breaker_state", "0: closed, 1: half-open, 2: open.")
-        for name, lane in self._engine.lanes.items():
-            backlog.add_metric([name], lane.backlog)
-            live.add_metric([name], lane.live)
-            breaker.add_metric([name], _breaker_state(lane, self._engine))
+        for name, dispatcher in self._engine.dispatchers.items():
+            backlog.add_metric([name], dispatcher.backlog)
+            live.add_metric([name], dispatcher.live)
+            breaker.add_metric([name], _breaker_state(dispatcher, self._engine))
         yield from (backlog, live, breaker)
 
-    def _of_log(self, said: Unsettled, said_at: float) -> Iterator[Metric]:
-        up_to = f" (counted to {said.count_max}, those that wait for each participant apart)"
-        states = _by("state", "tcc_unsettled_transactions", f"What has not ended, in the whole log{up_to}.")
+    def _of_log(self, reading: Backlog, read_at: float) -> Iterator[Metric]:
+        up_to = f" (counted to {reading.count_max}, those that wait for each participant apart)"
+        states = _by("state", "tcc_unfinished_transactions", f"What has not ended, in the whole log{up_to}.")
         for state in _LIVE_STATES:
-            states.add_metric([state.name.lower()], said.by_state.get(state, 0))
+            states.add_metric([state.name.lower()], reading.by_state.get(state, 0))
         waiting = _by(
             "participant", "tcc_waiting_transactions", f"Of these: parked, by whom they wait for{up_to}."
         )
-        for name, count in said.waiting_on.items():
+        for name, count in reading.waiting_on.items():
             waiting.add_metric([name], count)
         yield from (states, waiting)
         yield _gauge(
-            "tcc_parked_transactions", f"Of these: waiting for their next attempt{up_to}.", said.parked
+            "tcc_parked_transactions", f"Of these: waiting for their next attempt{up_to}.", reading.parked
         )
-        yield _gauge("tcc_stuck_transactions", f"Of these: stuck{up_to}.", said.stuck)
-        yield _gauge("tcc_held_transactions", f"Of these: held by an operator{up_to}.", said.held)
-        yield _gauge("tcc_oldest_unsettled_seconds", "Age of the oldest of these.", _oldest_age_s(said))
-        age_s = self._engine.clock.monotonic() - said_at
+        yield _gauge("tcc_stuck_transactions", f"Of these: stuck{up_to}.", reading.stuck)
+        yield _gauge("tcc_held_transactions", f"Of these: held by an operator{up_to}.", reading.held)
+        yield _gauge("tcc_oldest_unfinished_seconds", "Age of the oldest of these.", _oldest_age_s(reading))
+        age_s = self._engine.clock.monotonic() - read_at
         yield _gauge("tcc_log_gauges_age_seconds", "Since the log was asked for these.", age_s)
 
     def _of_reconciliation(self) -> Iterator[Metric]:
@@ -345,15 +347,15 @@ class Gauges(Collector):
         )
         age = _by("participant", "tcc_reconcile_age_seconds", "Since all of its books were compared.")
         now = self._engine.clock.monotonic()
-        for participant, look in self._looks().items():
+        for participant, scan in self._scans().items():
             for kind in FindingKind:
-                findings.add_metric([participant, kind.name.lower()], look.findings.get(kind, 0))
-            age.add_metric([participant], now - look.at)
+                findings.add_metric([participant, kind.name.lower()], scan.findings.get(kind, 0))
+            age.add_metric([participant], now - scan.at)
         yield from (findings, age)
 
 
-def _oldest_age_s(said: Unsettled) -> float:
-    return 0.0 if said.oldest_created_at is None else max(0.0, said.at - said.oldest_created_at)
+def _oldest_age_s(reading: Backlog) -> float:
+    return 0.0 if reading.oldest_created_at is None else max(0.0, reading.at - reading.oldest_created_at)
 
 
 def _gauge(name: str, explanation: str, value: float) -> Metric:
@@ -364,7 +366,7 @@ def _by(label: str, name: str, explanation: str) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, explanation, labels=[label])
 
 
-def _breaker_state(lane: ParticipantLane, engine: Engine) -> int:
-    if lane.breaker.closed:
+def _breaker_state(dispatcher: ParticipantDispatcher, engine: Engine) -> int:
+    if dispatcher.breaker.closed:
         return 0
-    return 1 if lane.breaker.probing or lane.breaker.allows(engine.clock.now()) else 2
+    return 1 if dispatcher.breaker.probing or dispatcher.breaker.allows(engine.clock.now()) else 2

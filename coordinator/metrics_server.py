@@ -31,7 +31,7 @@ class MetricsServer:
         self._server: asyncio.Server | None = None
 
     async def run(self, host: str, port: int) -> None:
-        """Listens until cancelled. A port that is in use is tried again: transactions do not wait for it."""
+        """Listen until cancelled. If the port is in use, keep trying: transactions do not wait for it."""
         waiting = False
         while self._server is None:
             try:

@@ -7,7 +7,7 @@ from coordinator.alerts import WebhookAlerts
 from coordinator.engine.engine import Engine
 from coordinator.metrics import CONTENT_TYPE, Gauges, LogGauges, Metrics
 from coordinator.metrics_server import MetricsServer
-from coordinator.reconciling import Look
+from coordinator.reconciling import ScanResult
 from coordinator.settings import Settings
 
 
@@ -21,7 +21,7 @@ class Monitoring:
         self, settings: Settings, *, monotonic: Callable[[], float], coordinator: str, slot: int
     ) -> None:
         self.metrics = Metrics(monotonic)
-        self._place = settings.metrics.place(slot) if settings.metrics_address() else None
+        self._address = settings.metrics.bind_address(slot) if settings.metrics_address() else None
         url = settings.alerts.webhook_url
         self._alerts: WebhookAlerts | None = None
         if url is not None:
@@ -31,16 +31,16 @@ class Monitoring:
             self.metrics.alert = self._alerts.put
 
     def watch(
-        self, engine: Engine, log: LogGauges | None, looks: Callable[[], Mapping[str, Look]] = dict
+        self, engine: Engine, log: LogGauges | None, scans: Callable[[], Mapping[str, ScanResult]] = dict
     ) -> None:
-        """Shows how this engine, the whole log and the participants' books (`looks`) stand."""
-        self.metrics.registry.register(Gauges(engine, self.metrics, log, looks))
+        """Export the state of this engine, the whole log and the participants' rows (`scans`)."""
+        self.metrics.registry.register(Gauges(engine, self.metrics, log, scans))
 
     async def run(self, not_ready: Callable[[], str]) -> None:
-        """Serves and alerts until cancelled. `not_ready` says why this worker is not; empty: it is."""
+        """Serve and alert until cancelled. `not_ready` returns why this worker is not ready; empty: it is."""
         async with asyncio.TaskGroup() as tasks:
             if self._alerts is not None:
                 tasks.create_task(self._alerts.run())
-            if self._place is not None:
+            if self._address is not None:
                 server = MetricsServer(text=self.metrics.text, content_type=CONTENT_TYPE, not_ready=not_ready)
-                tasks.create_task(server.run(*self._place))
+                tasks.create_task(server.run(*self._address))

@@ -6,7 +6,14 @@ from typing import Protocol
 from msgspec import Struct
 
 from coordinator.core.audit import AuditEntry, AuditHead, AuditRecord
-from coordinator.core.model import Answer, BranchSpec, Operation, State, TraceContext, Transaction
+from coordinator.core.model import (
+    BranchSpec,
+    CallResult,
+    Operation,
+    TraceContext,
+    Transaction,
+    TransactionState,
+)
 from coordinator.core.reconciliation import BarrierRow, BarrierState
 
 
@@ -26,7 +33,7 @@ class Record(Struct, frozen=True, kw_only=True):
 class ListFilter(Struct, frozen=True, kw_only=True):
     """Which transactions a list holds. Empty fields do not narrow it."""
 
-    states: tuple[State, ...] = ()
+    states: tuple[TransactionState, ...] = ()
     participant: str = ""
     labels: tuple[tuple[str, str], ...] = ()
     initiator: str = ""
@@ -56,8 +63,8 @@ class Log(Protocol):
     reported as done.
     """
 
-    async def transaction_insert(self, begun: Sequence[Transaction]) -> list[Record | None]:
-        """Inserts new transactions, owned by us, in one commit.
+    async def transaction_begin(self, begun: Sequence[Transaction]) -> list[Record | None]:
+        """Insert new transactions, owned by us, in one commit.
 
         Returns, in the order of `begun`: None where it is inserted (now or by
         an earlier try of ours); otherwise the other transaction that has this gid.
@@ -65,23 +72,23 @@ class Log(Protocol):
         ...
 
     async def transaction_save(self, changed: Sequence[Transaction]) -> list[bool]:
-        """Writes changed transactions in one commit.
+        """Write changed transactions in one commit.
 
         Each is written only where the row still is ours and still has
-        `tx.version`; the row's version rises by one. A parked one (`parked_until`)
+        `tx.version`; the row's version rises by one. A parked one (`next_attempt_at`)
         and an ended one lose their owner. Returns, in order, whether it is written
         (now or by an earlier try of ours); False means that another owner has it.
         """
         ...
 
     async def transaction_get(self, gids: Sequence[str]) -> dict[str, Record]:
-        """Reads transactions by gid; unknown ones are missing from the answer."""
+        """Read transactions by gid; unknown ones are missing from the answer."""
         ...
 
     async def transaction_list(
         self, chosen: ListFilter, *, after: ListPosition | None, limit: int
     ) -> tuple[list[Record], ListPosition | None]:
-        """A page of transactions, newest first, and the position of the next one, if there is one.
+        """Return a page of transactions, newest first, and the position of the next one, if there is one.
 
         Raises:
             SearchTooLong
@@ -89,29 +96,29 @@ class Log(Protocol):
         ...
 
     async def transaction_take(self, gid: str, *, version: int) -> Record | None:
-        """Makes us the owner of a live transaction if its version still is this one."""
+        """Make us the owner of a live transaction if its version still is this one."""
         ...
 
     async def transaction_claim_due(self, limits: Mapping[str, int]) -> list[Record]:
-        """Takes parked transactions that are due, at most `limits[participant]` of those
+        """Take parked transactions that are due, at most `limits[participant]` of those
         that wait for each participant. The key "" stands for those that wait for none.
         """
         ...
 
     async def transaction_waiting_on(self) -> list[str]:
-        """The participants that parked transactions wait for, by name."""
+        """Return the participants that parked transactions wait for, by name."""
         ...
 
     async def transaction_adopt(self, limit: int) -> list[Record]:
-        """Takes at most `limit` live transactions of coordinators whose lease has run out."""
+        """Take at most `limit` live transactions of coordinators whose lease has expired."""
         ...
 
     async def transaction_release(self) -> int:
-        """Gives up everything we own, so that others may claim it at once. Returns how many."""
+        """Release everything we own, so that others may claim it at once. Return how many."""
         ...
 
     async def transaction_purge(self, *, ended_before_s: float, limit: int) -> int:
-        """Deletes at most `limit` transactions that ended more than so many seconds ago."""
+        """Delete at most `limit` transactions that ended more than `ended_before_s` seconds ago."""
         ...
 
     async def coordinator_heartbeat(self, *, lease_s: float) -> float:
@@ -119,7 +126,7 @@ class Log(Protocol):
         ...
 
     async def coordinator_leave(self) -> None:
-        """Ends our lease at once."""
+        """End our lease at once."""
         ...
 
 
@@ -131,9 +138,9 @@ class ParticipantReport(Struct, frozen=True, kw_only=True):
     # None: the breaker is closed; otherwise when it lets a probe out.
     probe_at: float | None = None
     probing: bool = False
-    failures_in_a_row: int = 0
+    consecutive_failures: int = 0
     backlog: int = 0
-    under_way: int = 0
+    in_flight: int = 0
     live_branches: int = 0
     calls_answered: int = 0
     calls_failed: int = 0
@@ -167,7 +174,7 @@ class CoordinatorRecord(Struct, frozen=True, kw_only=True):
     reported_at: float | None
     report: CoordinatorReport
     # How many transactions it drives; None where that was not asked for.
-    driving: int | None = None
+    owned: int | None = None
 
 
 class ParticipantRecord(Struct, frozen=True, kw_only=True):
@@ -182,7 +189,7 @@ class ParticipantRecord(Struct, frozen=True, kw_only=True):
     changed_at: float | None = None
 
 
-class Wishes(Struct, frozen=True, kw_only=True):
+class OperatorDirectives(Struct, frozen=True, kw_only=True):
     """What operators want of a coordinator."""
 
     drain: bool
@@ -204,7 +211,7 @@ class Adoption(Struct, frozen=True):
     former_owner: str
 
 
-class Unsettled(Struct, frozen=True, kw_only=True):
+class Backlog(Struct, frozen=True, kw_only=True):
     """What has not ended, by the log, at `at` (its clock).
 
     Counts of stuck and held ones, and of those that wait for each participant, go no further
@@ -214,7 +221,7 @@ class Unsettled(Struct, frozen=True, kw_only=True):
     at: float
     count_max: int
     at_least: bool = False
-    by_state: dict[State, int]
+    by_state: dict[TransactionState, int]
     parked: int
     stuck: int
     held: int
@@ -232,8 +239,8 @@ class OperatorLog(Protocol):
     `Log` does; a repeat of what took effect then is refused by its version.
     """
 
-    async def transaction_order(self, tx: Transaction, entry: AuditEntry) -> AuditRecord:
-        """Writes what an order has made of the version `tx.version`, whoever owns it; then nobody does.
+    async def transaction_command(self, tx: Transaction, entry: AuditEntry) -> AuditRecord:
+        """Write the result of a command on version `tx.version`, whoever owns it; then it has no owner.
 
         Raises:
             VersionChanged
@@ -241,7 +248,7 @@ class OperatorLog(Protocol):
         ...
 
     async def transaction_brief(self, gids: Sequence[str]) -> dict[str, Transaction]:
-        """Reads transactions without payloads; unknown ones are missing from the answer."""
+        """Read transactions without payloads; unknown ones are missing from the answer."""
         ...
 
     async def transaction_adoption(self, gid: str) -> Adoption | None:
@@ -253,7 +260,7 @@ class OperatorLog(Protocol):
         ...
 
     async def participant_change(self, changed: ParticipantRecord, entry: AuditEntry) -> AuditRecord:
-        """Writes a participant over the version `changed.version`.
+        """Write a participant over the version `changed.version`.
 
         Raises:
             VersionChanged
@@ -264,11 +271,11 @@ class OperatorLog(Protocol):
         """Every coordinator that the log remembers, the longest-lived first."""
         ...
 
-    async def coordinator_driving(self) -> dict[str, int]:
+    async def coordinator_owned(self) -> dict[str, int]:
         """How many transactions each coordinator drives. Reads an index entry for each."""
         ...
 
-    async def coordinator_ask_to_drain(self, coordinator_id: str, entry: AuditEntry) -> AuditRecord:
+    async def coordinator_request_drain(self, coordinator_id: str, entry: AuditEntry) -> AuditRecord:
         """Asks a coordinator that lives to end.
 
         Raises:
@@ -276,28 +283,28 @@ class OperatorLog(Protocol):
         """
         ...
 
-    async def coordinator_report(self, report: CoordinatorReport) -> Wishes:
+    async def coordinator_report(self, report: CoordinatorReport) -> OperatorDirectives:
         """Says how this coordinator is; returns what operators want of it."""
         ...
 
-    async def unsettled(self) -> Unsettled:
-        """Counts what has not ended, as far as that is cheap."""
+    async def backlog(self) -> Backlog:
+        """Count what has not ended, as far as that is cheap."""
         ...
 
     async def audit_append(self, entry: AuditEntry) -> AuditRecord:
-        """Records what is about to be done elsewhere than in the log."""
+        """Record what is about to be done outside the log."""
         ...
 
     async def audit_head(self) -> AuditHead:
-        """The end of the chain."""
+        """Return the end of the chain."""
         ...
 
     async def audit_after(self, sequence: int, limit: int) -> list[AuditRecord]:
-        """The records behind this one, oldest first."""
+        """Return the records after this one, oldest first."""
         ...
 
     async def audit_list(self, chosen: AuditFilter, *, before: int | None, limit: int) -> list[AuditRecord]:
-        """Records newest first; with `before` those in front of that one.
+        """Return records newest first; with `before`, those older than that one.
 
         Raises:
             SearchTooLong
@@ -326,8 +333,8 @@ class Participants(Protocol):
 
     def execute(
         self, participant: str, calls: Sequence[BranchCall]
-    ) -> AsyncIterator[list[tuple[int, Answer]]]:
-        """Sends a batch of calls; yields (position in `calls`, answer) as each is known.
+    ) -> AsyncIterator[list[tuple[int, CallResult]]]:
+        """Send a batch of calls; yield (position in `calls`, result) as each is known.
 
         Never raises for what a participant or the network does: each call gets
         exactly one answer, FAILED where nothing better is known.
@@ -335,14 +342,14 @@ class Participants(Protocol):
         ...
 
 
-class BooksPage(Struct, frozen=True, kw_only=True):
+class BarrierPage(Struct, frozen=True, kw_only=True):
     """Rows of a participant's barrier, and where the next page starts; empty: there is none."""
 
     rows: list[BarrierRow]
     next_page_token: str = ""
 
 
-class BooksQuery(Struct, frozen=True, kw_only=True):
+class BarrierQuery(Struct, frozen=True, kw_only=True):
     """Which rows a listing holds, by the participant's clock.
 
     Those of these states, whose last change and whose transaction's expiry lie at least
@@ -355,17 +362,17 @@ class BooksQuery(Struct, frozen=True, kw_only=True):
     page_size: int = 500
 
 
-class Books(Participants, Protocol):
+class BarrierReader(Participants, Protocol):
     """What participants have on their books.
 
     Raises:
-        core.errors.BooksNotOffered: the participant has no way to say.
+        core.errors.ReconciliationUnsupported: the participant has no way to say.
         core.errors.ParticipantUnreachable: it does not answer, or not what it should.
         core.errors.UnknownParticipant
     """
 
-    async def list_branches(self, participant: str, asked: BooksQuery, page_token: str) -> BooksPage:
-        """A page of rows; "" asks for the first. It may be empty, and yet not be the last."""
+    async def list_branches(self, participant: str, asked: BarrierQuery, page_token: str) -> BarrierPage:
+        """Return a page of rows; "" asks for the first. It may be empty without being the last."""
         ...
 
     async def find_branches(self, participant: str, keys: Sequence[tuple[str, str]]) -> list[BarrierRow]:

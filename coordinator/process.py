@@ -15,7 +15,7 @@ logger = structlog.get_logger(__name__)
 
 
 def end_with_parent(parent_pid: int) -> None:
-    """Makes this process get SIGTERM when its parent ends, however that ends. Linux only."""
+    """Make this process get SIGTERM when its parent ends, however that ends. Linux only."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
@@ -24,7 +24,7 @@ def end_with_parent(parent_pid: int) -> None:
 
 
 def stay_on_one_cpu(slot: int) -> None:
-    """Keeps this thread, and those it starts, on one CPU of those the process may use.
+    """Keep this thread, and those it starts, on one CPU of those the process may use.
 
     It is the `slot`-th, counted round. An event loop in Python computes on one at a time anyway; what
     the threads beside it wake up for is still in that CPU's cache, and no other has to be woken. Linux

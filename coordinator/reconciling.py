@@ -9,7 +9,7 @@ from collections import Counter
 import structlog
 from msgspec import Struct
 
-from coordinator.core.errors import BooksNotOffered, ParticipantPaused, ParticipantUnreachable
+from coordinator.core.errors import ParticipantPaused, ParticipantUnreachable, ReconciliationUnsupported
 from coordinator.core.reconciliation import FindingKind
 from coordinator.engine.engine import Engine
 from coordinator.engine.observer import Anomaly
@@ -19,12 +19,12 @@ from coordinator.ports import OperatorLog
 logger = structlog.get_logger(__name__)
 
 # How often to look whether it is time, so that a participant that was away is looked at soon.
-_LOOK_EVERY_S = 60.0
+_CHECK_EVERY_S = 60.0
 # How many findings of one look the journal names.
 _NAMED_MAX = 20
 
 
-class Look(Struct, frozen=True, kw_only=True):
+class ScanResult(Struct, frozen=True, kw_only=True):
     """What was found when a participant was last looked at, by kind; `at`: monotonic, at the end."""
 
     at: float
@@ -37,36 +37,36 @@ class Reconciling:
     name = "reconcile"
 
     def __init__(self, engine: Engine, log: OperatorLog, reconciler: Reconciler, *, owner: str) -> None:
-        self.every_s = min(reconciler.settings.every_s, _LOOK_EVERY_S)
+        self.every_s = min(reconciler.settings.every_s, _CHECK_EVERY_S)
         # By participant; empty at a coordinator that leaves it to another.
-        self.looks: dict[str, Look] = {}
+        self.scans: dict[str, ScanResult] = {}
         self._engine = engine
         self._log = log
         self._reconciler = reconciler
         self._owner = owner
         # Monotonic moments: when each is to be looked at again.
-        self._due_at: dict[str, float] = {}
+        self._next_scan_at: dict[str, float] = {}
 
     async def run_once(self) -> int:
-        """Looks at whom it is time for; returns how many rows were compared. Raises LogUnavailable."""
+        """Scan the participants that are due; return how many rows were compared. Raises LogUnavailable."""
         if self._engine.draining:
             return 0
         if not await self._is_ours():
-            self.looks.clear()
-            self._due_at.clear()
+            self.scans.clear()
+            self._next_scan_at.clear()
             return 0
-        self.looks = {name: look for name, look in self.looks.items() if name in self._engine.lanes}
+        self.scans = {name: result for name, result in self.scans.items() if name in self._engine.dispatchers}
         compared = 0
         for participant in self._reconciler.participants:
-            if self._engine.clock.monotonic() >= self._due_at.get(participant, 0.0):
-                compared += await self._look(participant)
+            if self._engine.clock.monotonic() >= self._next_scan_at.get(participant, 0.0):
+                compared += await self._scan(participant)
         return compared
 
     async def _is_ours(self) -> bool:
         alive = [one.id for one in await self._log.coordinator_list() if one.alive]
         return alive[:1] == [self._owner]
 
-    async def _look(self, participant: str) -> int:
+    async def _scan(self, participant: str) -> int:
         settings, monotonic = self._reconciler.settings, self._engine.clock.monotonic
         rows, kinds, named = 0, Counter[FindingKind](), list[str]()
         try:
@@ -77,20 +77,20 @@ class Reconciling:
                 kinds.update(finding.kind for finding in page.findings)
                 named += [f"{one.row.gid}/{one.row.branch_id}" for one in page.findings]
                 del named[_NAMED_MAX:]
-        except BooksNotOffered:
-            self.looks.pop(participant, None)
+        except ReconciliationUnsupported:
+            self.scans.pop(participant, None)
         except (ParticipantPaused, ParticipantUnreachable) as error:
             logger.info("a participant could not be reconciled; it is tried again", reason=error.message)
             return rows
         else:
-            before = self.looks.get(participant)
-            self.looks[participant] = Look(at=monotonic(), findings=dict(kinds))
+            before = self.scans.get(participant)
+            self.scans[participant] = ScanResult(at=monotonic(), findings=dict(kinds))
             if kinds and (before is None or before.findings != kinds):
-                self._tell(participant, kinds, named)
-        self._due_at[participant] = monotonic() + settings.every_s
+                self._log_result(participant, kinds, named)
+        self._next_scan_at[participant] = monotonic() + settings.every_s
         return rows
 
-    def _tell(self, participant: str, kinds: Counter[FindingKind], named: list[str]) -> None:
+    def _log_result(self, participant: str, kinds: Counter[FindingKind], named: list[str]) -> None:
         counts = {kind.name.lower(): count for kind, count in sorted(kinds.items())}
         logger.warning(
             "a participant's books do not agree with the log", participant=participant, first=named, **counts

@@ -47,21 +47,21 @@ class RecoverySettings(Struct, frozen=True, kw_only=True):
     # asked now finds its turn. A pause is so many times as long as it took to take the bite,
     # which tells how fast the machine is and how busy; fewer times while nobody asks.
     claim_max: int = 100
-    claim_pauses: float = 12.0
-    claim_pauses_alone: float = 2.0
-    claim_pause_max_s: float = 0.5
+    busy_throttle: float = 12.0
+    idle_throttle: float = 2.0
+    throttle_max_s: float = 0.5
     # Bites of a run, which goes on at the next tick.
-    claims_max: int = 32
+    chunks_max: int = 32
     # How many a statement deletes, and how many statements a run may take: together
     # more than one worker can end meanwhile.
     purge_max: int = 5_000
     purge_batches_max: int = 20
     retention_s: float = 7 * 24 * 3600.0
 
-    def claim_pause_s(self, took_s: float, *, somebody_asks: bool) -> float:
+    def throttle_s(self, took_s: float, *, is_busy: bool) -> float:
         """How long to leave the loop, the log and the participants to others after a bite."""
-        pauses = self.claim_pauses if somebody_asks else self.claim_pauses_alone
-        return min(pauses * took_s, self.claim_pause_max_s)
+        pauses = self.busy_throttle if is_busy else self.idle_throttle
+        return min(pauses * took_s, self.throttle_max_s)
 
 
 class Job(Protocol):
@@ -123,14 +123,14 @@ class Retry:
     async def run_once(self) -> int:
         engine = self._engine
         now = engine.clock.now()
-        something_is_due = engine.forget_due(now)
+        something_is_due = engine.pop_due(now)
         if engine.draining or not (something_is_due or now >= self._poll_at):
             return 0
         if now >= self._unconfigured_at:
             waiting_on = await engine.log.transaction_waiting_on()
-            engine.unconfigured = frozenset(waiting_on) - engine.lanes.keys()
+            engine.unconfigured = frozenset(waiting_on) - engine.dispatchers.keys()
             self._unconfigured_at = now + self._unconfigured_every_s
-        resumed, more = await _resume_in_bites(engine, self._settings, self._claim)
+        resumed, more = await _resume_in_chunks(engine, self._settings, self._claim)
         self._poll_at = now if more else now + self._poll_every_s
         if resumed:
             engine.observer.resumed("retried", resumed)
@@ -154,15 +154,15 @@ class Adopt:
         self.every_s = settings.sweep_every_s
         self._engine = engine
         self._settings = settings
-        self._look_at = 0.0
+        self._next_run_at = 0.0
 
     async def run_once(self) -> int:
         engine = self._engine
         now = engine.clock.now()
-        if engine.draining or now < self._look_at:
+        if engine.draining or now < self._next_run_at:
             return 0
-        adopted, more = await _resume_in_bites(engine, self._settings, self._adopt)
-        self._look_at = now if more else now + self._settings.adopt_every_s
+        adopted, more = await _resume_in_chunks(engine, self._settings, self._adopt)
+        self._next_run_at = now if more else now + self._settings.adopt_every_s
         if adopted:
             logger.warning("adopted transactions of a dead coordinator", count=adopted)
             engine.observer.resumed("adopted", adopted)
@@ -210,7 +210,7 @@ class Recheck:
         gids = self._engine.stale_suspects()
         if not gids:
             return 0
-        return self._engine.lose_stale(await self._engine.log.transaction_get(gids))
+        return self._engine.evict_stale(await self._engine.log.transaction_get(gids))
 
 
 class Purge:
@@ -240,7 +240,7 @@ class Purge:
         return purged
 
 
-async def _resume_in_bites(
+async def _resume_in_chunks(
     engine: Engine,
     settings: RecoverySettings,
     claim: Callable[[], Awaitable[tuple[list[Record], bool]]],
@@ -250,7 +250,7 @@ async def _resume_in_bites(
     Returns how many, and whether there may be more still.
     """
     resumed, more = 0, True
-    for _ in range(settings.claims_max):
+    for _ in range(settings.chunks_max):
         if engine.draining:
             break
         asked_at = engine.clock.monotonic()
@@ -259,7 +259,7 @@ async def _resume_in_bites(
         if not more:
             break
         took_s = engine.clock.monotonic() - asked_at
-        await asyncio.sleep(settings.claim_pause_s(took_s, somebody_asks=engine.begun > 0))
+        await asyncio.sleep(settings.throttle_s(took_s, is_busy=engine.begun > 0))
     return resumed, more
 
 
@@ -276,7 +276,7 @@ def schedule(
     more: Sequence[Job] = (),
     later: Sequence[Job] = (),
 ) -> AsyncIOScheduler:
-    """A started scheduler that ticks all jobs, `more`, and `later`. The caller shuts it down.
+    """Return a started scheduler of all jobs, `more`, and `later`. The caller shuts it down.
 
     All run at once and then every so often; `later` those that have time until then.
 

@@ -12,7 +12,7 @@ import structlog
 from msgspec import Struct
 
 from coordinator.engine.engine import Engine
-from coordinator.engine.participant_lane import ParticipantLane
+from coordinator.engine.participant_lane import ParticipantDispatcher
 from coordinator.ports import CoordinatorReport, OperatorLog, ParticipantRecord, ParticipantReport
 
 logger = structlog.get_logger(__name__)
@@ -59,39 +59,39 @@ class Reporting:
         counts = _counts(self._engine)
         report = _report(self._engine, self._targets(), self._before, counts)
         self._before = counts
-        wishes = await self._log.coordinator_report(report)
-        self._follow(wishes.participants)
-        if wishes.drain and not self._engine.draining:
+        directives = await self._log.coordinator_report(report)
+        self._follow(directives.participants)
+        if directives.drain and not self._engine.draining:
             logger.warning("an operator asks this coordinator to drain")
             self._on_drain()
         return 1
 
-    def _follow(self, wished: Mapping[str, ParticipantRecord]) -> None:
-        for name, lane in self._engine.lanes.items():
-            record = wished.get(name, ParticipantRecord(name=name))
-            if lane.paused != record.paused:
+    def _follow(self, directives: Mapping[str, ParticipantRecord]) -> None:
+        for name, dispatcher in self._engine.dispatchers.items():
+            record = directives.get(name, ParticipantRecord(name=name))
+            if dispatcher.paused != record.paused:
                 logger.warning(
                     "participant paused" if record.paused else "participant resumed",
                     participant=name,
                     operator=record.operator,
                     reason=record.reason,
                 )
-            lane.paused = record.paused
+            dispatcher.paused = record.paused
             # What was wished before this process started concerns it no more.
             if self._resets is not None and record.breaker_resets > self._resets.get(name, 0):
-                lane.reset_breaker()
-        self._resets = {name: record.breaker_resets for name, record in wished.items()}
+                dispatcher.reset_breaker()
+        self._resets = {name: record.breaker_resets for name, record in directives.items()}
 
 
 def _counts(engine: Engine) -> _Counts:
-    totals, lanes = engine.totals, engine.lanes.values()
+    totals, dispatchers = engine.totals, engine.dispatchers.values()
     return _Counts(
         engine.clock.monotonic(),
         totals.begun,
         totals.confirmed,
         totals.cancelled,
-        sum(lane.answered for lane in lanes),
-        sum(lane.failed for lane in lanes),
+        sum(dispatcher.answered for dispatcher in dispatchers),
+        sum(dispatcher.failed for dispatcher in dispatchers),
     )
 
 
@@ -107,22 +107,25 @@ def _report(engine: Engine, targets: Mapping[str, str], before: _Counts, now: _C
         cancelled_per_s=max(0, now.cancelled - before.cancelled) / passed_s,
         calls_per_s=max(0, now.calls - before.calls) / passed_s,
         failed_calls_per_s=max(0, now.failed_calls - before.failed_calls) / passed_s,
-        participants={name: _participant(lane, targets.get(name, "")) for name, lane in engine.lanes.items()},
+        participants={
+            name: _participant(dispatcher, targets.get(name, ""))
+            for name, dispatcher in engine.dispatchers.items()
+        },
     )
 
 
-def _participant(lane: ParticipantLane, target: str) -> ParticipantReport:
+def _participant(dispatcher: ParticipantDispatcher, target: str) -> ParticipantReport:
     return ParticipantReport(
         target=target,
-        paused=lane.paused,
-        probe_at=lane.breaker.probe_at,
-        probing=lane.breaker.probing,
-        failures_in_a_row=lane.breaker.failures,
-        backlog=lane.backlog,
-        under_way=lane.under_way,
-        live_branches=lane.live,
-        calls_answered=lane.answered,
-        calls_failed=lane.failed,
-        last_error=lane.last_error,
-        last_error_at=lane.last_error_at,
+        paused=dispatcher.paused,
+        probe_at=dispatcher.breaker.probe_at,
+        probing=dispatcher.breaker.probing,
+        consecutive_failures=dispatcher.breaker.failures,
+        backlog=dispatcher.backlog,
+        in_flight=dispatcher.in_flight,
+        live_branches=dispatcher.live,
+        calls_answered=dispatcher.answered,
+        calls_failed=dispatcher.failed,
+        last_error=dispatcher.last_error,
+        last_error_at=dispatcher.last_error_at,
     )

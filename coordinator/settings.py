@@ -55,7 +55,7 @@ PemFile = Annotated[Path, AfterValidator(_readable)]
 
 
 def _at(key: str, message: str) -> PydanticCustomError:
-    """A mistake that shows only where several keys of a table are seen together; `key` is the one to mend."""
+    """Return an error that concerns several keys of a table; `key` is the one to fix."""
     return PydanticCustomError("together", "{message}", {"key": key, "message": message})
 
 
@@ -96,7 +96,7 @@ class _TlsTable(_Table):
     def _check(
         self, certificate: Path | None, key: Path | None, authorities: tuple[str, Path | None]
     ) -> None:
-        """Raises where one file lacks the other, or does not hold what it should."""
+        """Raise if one file lacks the other, or does not hold what it should."""
         if (certificate is None) is not (key is None):
             missing, given = (
                 ("key_file", "certificate_file") if key is None else ("certificate_file", "key_file")
@@ -178,7 +178,7 @@ class MetricsSettings(_Table):
     def _host_and_port(cls, listen: str) -> str:
         return _checked_address(listen) if listen else listen
 
-    def place(self, slot: int) -> tuple[str, int]:
+    def bind_address(self, slot: int) -> tuple[str, int]:
         """Host and port of the worker in this slot. With port 0 each takes any free one."""
         host, _, port = self.listen.rpartition(":")
         return host, int(port) + slot if int(port) else 0
@@ -211,8 +211,8 @@ class TracingSettings(_Table):
     @field_validator("endpoint")
     @classmethod
     def _http(cls, endpoint: str | None) -> str | None:
-        scheme, _, place = (endpoint or "").partition("://")
-        found = _ADDRESS.fullmatch(place)
+        scheme, _, bind_address = (endpoint or "").partition("://")
+        found = _ADDRESS.fullmatch(bind_address)
         is_right = scheme in {"http", "https"} and found is not None and 0 < int(found[2]) <= _PORT_MAX
         if endpoint is not None and not is_right:
             raise PydanticCustomError("otlp", "must be http://HOST:PORT, or https://HOST:PORT for TLS")
@@ -328,7 +328,7 @@ class ParticipantSettings(_Table):
         return self
 
     def address(self) -> ParticipantAddress:
-        """Raises OSError where a TLS file cannot be read any more."""
+        """Raise OSError if a TLS file cannot be read any more."""
         return ParticipantAddress(
             target=self.target,
             tls=self.tls.read() if self.tls else None,
@@ -379,11 +379,11 @@ class Settings(BaseSettings):
     participants: dict[str, ParticipantSettings] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _apart(self) -> Self:
+    def _check_distinct_ports(self) -> Self:
         """Of two at one place the second cannot listen, or, with several workers, gets calls of the first."""
         places = [("listen.address", self.listen.address), ("admin.listen", self.admin_address())]
         if self.metrics_address():
-            metrics = [self.metrics.place(slot) for slot in range(self.workers)]
+            metrics = [self.metrics.bind_address(slot) for slot in range(self.workers)]
             if metrics[-1][1] > _PORT_MAX:
                 message = f"needs a port for each of {self.workers} workers, from this one up to 65535"
                 raise _at("metrics.listen", message)

@@ -51,7 +51,7 @@ class LogUnreachableError(StartError):
 
 
 def serve(source: Source) -> int:
-    """Runs a coordinator until SIGTERM or SIGINT. Returns the exit status.
+    """Run a coordinator until SIGTERM or SIGINT. Return the exit status.
 
     SIGHUP reloads its participants.
 
@@ -74,7 +74,7 @@ def serve(source: Source) -> int:
 
 @contextmanager
 def log_url(settings: Settings) -> Iterator[str]:
-    """The URL of the log; where none is configured, a PostgreSQL of our own runs beside the block."""
+    """Yield the URL of the log; if none is configured, run our own PostgreSQL beside the block."""
     if settings.log.url is not None:
         yield settings.log.url.get_secret_value()
         return
@@ -85,7 +85,7 @@ def log_url(settings: Settings) -> Iterator[str]:
 
 @contextmanager
 def own_postgres(data_dir: Path) -> Iterator[EmbeddedPostgres]:
-    """A PostgreSQL of our own beside the block.
+    """Run our own PostgreSQL beside the block.
 
     Raises:
         StartError: another process runs one there, which would stop when that process does.
@@ -106,7 +106,7 @@ def own_postgres(data_dir: Path) -> Iterator[EmbeddedPostgres]:
 
 @contextmanager
 def _kept_alive(server: EmbeddedPostgres) -> Iterator[None]:
-    """Starts the server again whenever it ends by itself; whoever uses it connects again unaided."""
+    """Restart the server whenever it ends unexpectedly; its clients reconnect automatically."""
     over = threading.Event()
     keeper = threading.Thread(target=_keep_alive, args=(server, over), name="tcc-postgres-keeper")
     keeper.start()
@@ -164,8 +164,8 @@ def _migrate_when_there(url: str) -> None:
 
 def _serve_alone(settings: Settings, url: str, source: Source) -> int:
     def on_ready(port: int, _owner: str) -> None:
-        _say_ready(os.getpid())
-        _say_listening(settings, port)
+        _notify_ready(os.getpid())
+        _log_listening(settings, port)
 
     if settings.pin_workers:
         stay_on_one_cpu(0)
@@ -180,11 +180,11 @@ def _serve_alone(settings: Settings, url: str, source: Source) -> int:
     return 0
 
 
-def _say_ready(pid: int) -> None:
+def _notify_ready(pid: int) -> None:
     print(f"worker {pid} ready", flush=True)  # noqa: T201 - it is what this command says
 
 
-def _say_listening(settings: Settings, port: int) -> None:
+def _log_listening(settings: Settings, port: int) -> None:
     print(f"listening on {_host(settings)}:{port}", flush=True)  # noqa: T201 - as above
 
 
@@ -203,9 +203,9 @@ class _Child:
     # Which of the workers it is; who takes its place has its number.
     slot: int = 0
     # It was started before the last reload and has not been told yet.
-    outdated: bool = False
+    stale: bool = False
 
-    def hear(self) -> bool:
+    def poll(self) -> bool:
         """Whether it has become ready since the last time."""
         if self.owner is not None or not self.pipe.poll():
             return False
@@ -253,15 +253,15 @@ class _Workers:
             self._settings = _with_ports(self._settings, port, reserved_for_operators.getsockname()[1])
             while not self._stopping.is_set():
                 self._start_missing()
-                self._wait_for_news()
+                self._wait_for_event()
                 self._reload()
                 # Who is dead may have become ready before: all are heard before any is buried.
                 dead = [child for child in self._children if not child.process.is_alive()]
-                self._hear_all(port)
-                self._tell_outdated()
-                self._tell_of_refusal()
+                self._poll_children(port)
+                self._notify_stale()
+                self._notify_refusal()
                 if not self._stopping.is_set():
-                    self._bury(dead)
+                    self._reap(dead)
         return self._stop_all()
 
     def _start_missing(self) -> None:
@@ -282,7 +282,7 @@ class _Workers:
         theirs.close()
         return _Child(process=process, pipe=ours, slot=slot)
 
-    def _wait_for_news(self) -> None:
+    def _wait_for_event(self) -> None:
         sentinels = [child.process.sentinel for child in self._children]
         pipes = [child.pipe for child in self._children if child.owner is None]
         wait([*sentinels, *pipes], timeout=_WATCH_S)
@@ -297,17 +297,17 @@ class _Workers:
         if settings is not None:
             self._settings = self._settings.model_copy(update={"participants": settings.participants})
             for child in self._children:
-                child.outdated = True
+                child.stale = True
 
-    def _tell_outdated(self) -> None:
+    def _notify_stale(self) -> None:
         """One that is not ready yet does not listen; it is told once it is."""
         for child in self._children:
-            if child.outdated and child.owner is not None and child.process.is_alive():
+            if child.stale and child.owner is not None and child.process.is_alive():
                 assert child.process.pid is not None
                 os.kill(child.process.pid, signal.SIGHUP)
-                child.outdated = False
+                child.stale = False
 
-    def _tell_of_refusal(self) -> None:
+    def _notify_refusal(self) -> None:
         """One of them counts it, and alerts: the supervisor has neither metrics nor a webhook."""
         ready = [child for child in self._children if child.owner is not None and child.process.is_alive()]
         if not self._refused or not ready:
@@ -317,21 +317,21 @@ class _Workers:
         os.kill(teller.process.pid, RELOAD_REFUSED)
         self._refused = False
 
-    def _hear_all(self, port: int) -> None:
+    def _poll_children(self, port: int) -> None:
         for child in self._children:
-            if child.hear():
+            if child.poll():
                 assert child.process.pid is not None
-                _say_ready(child.process.pid)
+                _notify_ready(child.process.pid)
                 self._pause_s = _RESTART_FIRST_S
         ready = sum(child.owner is not None for child in self._children)
         if not self._announced and ready == self._wanted:
             self._announced = True
-            _say_listening(self._settings, port)
+            _log_listening(self._settings, port)
 
-    def _bury(self, dead: list[_Child]) -> None:
+    def _reap(self, dead: list[_Child]) -> None:
         for child in dead:
             if child.process.exitcode == 0 and child.owner is not None:
-                self._let_go(child)
+                self._detach(child)
                 continue
             logger.error("worker died", pid=child.process.pid, exit_code=child.process.exitcode)
             self._children.remove(child)
@@ -342,8 +342,8 @@ class _Workers:
             else:
                 uvloop.run(end_lease(self._url, child.owner))
 
-    def _let_go(self, child: _Child) -> None:
-        """It has ended in order, which it does only when an operator drains it."""
+    def _detach(self, child: _Child) -> None:
+        """Handle a worker that ended in order, which it does only when an operator drains it."""
         logger.warning("worker was drained", pid=child.process.pid)
         self._children.remove(child)
         child.pipe.close()
@@ -376,7 +376,7 @@ def _work(
     parent_pid: int,
     ready: Connection,
 ) -> None:
-    """The main function of a worker process."""
+    """Run a worker process."""
     end_with_parent(parent_pid)
     configure_logging()
     if settings.pin_workers:
@@ -403,12 +403,12 @@ def _work(
 
 
 def _reserve_port(address: str) -> socket.socket:
-    """Holds the port for the workers, so that they get the same one and nobody else does."""
+    """Hold the port for the workers, so that all of them get it and no other process does."""
     return _bind(address, socket.SO_REUSEPORT)
 
 
 def _listenable(address: str) -> socket.socket:
-    """A socket on an address where nobody listens, not even one who would share it."""
+    """Return a socket on an address where nothing listens, not even a process that would share it."""
     return _bind(address, socket.SO_REUSEADDR)
 
 

@@ -20,7 +20,7 @@ _ESCAPE = re.compile(r'\\(["\\])')
 
 
 def key_lines(text: str) -> Mapping[Path, int]:
-    """The line (from 1) of every table and key, by its path. A table counts where it is first named."""
+    """Return the line (from 1) of every table and key, by path. The first mention of a table counts."""
     scanner = _Scanner(text)
     scanner.document()
     return scanner.lines
@@ -56,7 +56,7 @@ class _Scanner:
         self._value(path)
 
     def _key(self, table: Path) -> Path:
-        """Reads a key that may be dotted; notes the line of each of its parts."""
+        """Read a key that may be dotted; note the line of each of its parts."""
         path = table
         while self._at < len(self._tokens):
             kind, word, line = self._next()
@@ -95,5 +95,5 @@ class _Scanner:
 
 
 def _plain(quoted: str) -> str:
-    """The key that a quoted one means; of the escapes only those that such keys have."""
+    """Return the key that a quoted one means; only the escapes of such keys are known."""
     return _ESCAPE.sub(r"\1", quoted[1:-1]) if quoted.startswith('"') else quoted[1:-1]

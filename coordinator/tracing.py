@@ -45,19 +45,27 @@ from opentelemetry.trace import (
 )
 from opentelemetry.util.types import AttributeValue
 
-from coordinator.core.model import Answer, CancelReason, Operation, State, TraceContext, Transaction, Verdict
+from coordinator.core.model import (
+    CallResult,
+    CancelReason,
+    Operation,
+    OutcomeCode,
+    TraceContext,
+    Transaction,
+    TransactionState,
+)
 from coordinator.engine.observer import Spans
 from coordinator.ports import BranchCall, Clock, Participants, Record
 
 logger = structlog.get_logger(__name__)
 
 Attributes = Mapping[str, AttributeValue]
-Answers = list[tuple[int, Answer]]
+CallResults = list[tuple[int, CallResult]]
 
 SERVICE_DEFAULT = "tccd"
 
 _CALLS = {Operation.TRY: "tcc.try", Operation.CONFIRM: "tcc.confirm", Operation.CANCEL: "tcc.cancel"}
-_DECISIONS = {State.CONFIRMING: "CONFIRM", State.CANCELLING: "CANCEL"}
+_DECISIONS = {TransactionState.CONFIRMING: "CONFIRM", TransactionState.CANCELLING: "CANCEL"}
 # A no of the business is no error.
 _FAILURES = {CancelReason.EXPIRED, CancelReason.TRY_FAILED}
 
@@ -77,11 +85,11 @@ class Tracing(Spans):
         ratio: float,
         service_name: str,
         coordinator: str,
-        luck: Callable[[], float] = random.random,
+        rng: Callable[[], float] = random.random,
     ) -> None:
         """`coordinator`: the owner's id. `service_name`: OTEL_SERVICE_NAME, or else tccd, where empty."""
         self._ratio = ratio
-        self._luck = luck
+        self._rng = rng
         self._coordinator = coordinator
         version = metadata.version("tcc")
         self._exporter = OTLPSpanExporter(endpoint=endpoint)
@@ -103,18 +111,18 @@ class Tracing(Spans):
         self._tracer = self._provider.get_tracer("tcc.coordinator", version)
 
     def new_trace(self) -> TraceContext | None:
-        """A trace for a transaction that came without one; None: it is to have none."""
-        if self._luck() >= self._ratio:
+        """Return a trace for a transaction that came without one; None: it is to have none."""
+        if self._rng() >= self._ratio:
             return None
         trace_id = f"{random.getrandbits(128) or 1:032x}"
         return TraceContext(traceparent=_traceparent(trace_id, _id_of(trace_id)))
 
-    def seeing(self, participants: Participants, clock: Clock) -> Participants:
-        """The way to the participants, with a span for each traced call."""
-        return _SeenParticipants(participants, self, clock)
+    def traced(self, participants: Participants, clock: Clock) -> Participants:
+        """Return the participants, with a span for each traced call."""
+        return TracedParticipants(participants, self, clock)
 
     async def close(self, timeout_s: float) -> None:
-        """Sends what waits; gives up what is not sent in time."""
+        """Send what waits; drop what is not sent in time."""
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
         def close() -> None:
@@ -179,13 +187,13 @@ class Tracing(Spans):
         self,
         participant: str,
         call: BranchCall,
-        answer: Answer,
+        answer: CallResult,
         own: TraceContext,
         *,
         sent_at: float,
         answered_at: float,
     ) -> None:
-        """A traced call that got the span `own` has its answer."""
+        """Make the span `own` of a traced call that has ended."""
         assert call.trace is not None, "only traced calls are told of"
         attributes: dict[str, AttributeValue] = {
             "tcc.gid": call.gid,
@@ -194,7 +202,7 @@ class Tracing(Spans):
             "tcc.action": call.spec.action,
             "tcc.operation": call.operation.name,
             "tcc.attempt": call.attempt,
-            "tcc.outcome": answer.verdict.name,
+            "tcc.outcome": answer.code.name,
             "tcc.owner": self._coordinator,
             "service.peer.name": participant,
         }
@@ -212,7 +220,7 @@ class Tracing(Spans):
             attributes,
             kind=SpanKind.CLIENT,
             links=links,
-            error=(answer.reason or "UNKNOWN") if answer.verdict is Verdict.FAILED else "",
+            error=(answer.reason or "UNKNOWN") if answer.code is OutcomeCode.FAILED else "",
             message=answer.message,
         )
 
@@ -244,46 +252,48 @@ class Tracing(Spans):
         span.end(_nanoseconds(max(began_at, ended_at)))
 
 
-class _SeenParticipants:
-    """See `Tracing.seeing`. Implements `ports.Participants`."""
+class TracedParticipants:
+    """See `Tracing.traced`. Implements `ports.Participants`."""
 
     def __init__(self, participants: Participants, tracing: Tracing, clock: Clock) -> None:
         self._participants = participants
         self._tracing = tracing
         self._clock = clock
 
-    def execute(self, participant: str, calls: Sequence[BranchCall]) -> AsyncIterator[Answers]:
+    def execute(self, participant: str, calls: Sequence[BranchCall]) -> AsyncIterator[CallResults]:
         """See `ports.Participants.execute`."""
         if any(call.trace is not None and call.trace.sampled for call in calls):
             return self._execute_traced(participant, calls)
         return self._participants.execute(participant, calls)
 
-    async def _execute_traced(self, participant: str, calls: Sequence[BranchCall]) -> AsyncIterator[Answers]:
+    async def _execute_traced(
+        self, participant: str, calls: Sequence[BranchCall]
+    ) -> AsyncIterator[CallResults]:
         sent_at = self._clock.now()
         sent = [_with_span(call) for call in calls]
         async for answers in self._participants.execute(participant, sent):
             answered_at = self._clock.now()
-            told: Answers = []
+            results: CallResults = []
             for position, answer in answers:
                 call, own = calls[position], sent[position].trace
                 if own is None or not own.sampled:
-                    told.append((position, answer))
+                    results.append((position, answer))
                     continue
                 self._tracing.called(participant, call, answer, own, sent_at=sent_at, answered_at=answered_at)
-                failed = answer.verdict is Verdict.FAILED
-                told.append((position, replace(answer, span_id=own.span_id) if failed else answer))
-            yield told
+                failed = answer.code is OutcomeCode.FAILED
+                results.append((position, replace(answer, span_id=own.span_id) if failed else answer))
+            yield results
 
 
 def _with_span(call: BranchCall) -> BranchCall:
-    """The call with a span of its own, where it is to have one."""
+    """Return the call with a span of its own, if it is to have one."""
     if call.trace is None or not call.trace.sampled:
         return call
     return replace(call, trace=new_span(call.trace))
 
 
 def transaction_span(given: TraceContext, gid: str) -> TraceContext:
-    """The span of the transaction that came with the context `given`.
+    """Return the span of the transaction that came with the context `given`.
 
     Anybody who reads the transaction finds the same. Where the trace is our own
     (`Tracing.new_trace`), what came with the transaction is its span already.
@@ -294,7 +304,7 @@ def transaction_span(given: TraceContext, gid: str) -> TraceContext:
 
 
 def new_span(beside: TraceContext) -> TraceContext:
-    """A new place in the same trace."""
+    """Return a new place in the same trace."""
     return _at(beside, f"{random.getrandbits(64) or 1:016x}")
 
 
@@ -307,7 +317,7 @@ def _traceparent(trace_id: str, span_id: str) -> str:
 
 
 def _id_of(name: str) -> str:
-    """The id of a span, by what it stands for."""
+    """Return the id of a span, derived from what it stands for."""
     return blake2b(name.encode(), digest_size=8).hexdigest()
 
 

@@ -41,13 +41,13 @@ class _PlainArray(TypeDecorator[Sequence[object]]):
 
 
 def array(name: str, kind: TypeEngine[Any]) -> Cast[Any]:
-    """A parameter that takes a sequence; only texts may be None."""
+    """Return a parameter that takes a sequence; only texts may be None."""
     travels_as = _TextArray() if isinstance(kind, Text) else _PlainArray()
     return cast(bindparam(name, type_=travels_as), ARRAY(kind))
 
 
 def unnested(name: str, **kinds: TypeEngine[Any]) -> TableValuedAlias:
-    """The parameters made by `arrays`, as a table of these columns."""
+    """Return the parameters made by `arrays`, as a table of these columns."""
     parameters = (array(f"{key}_array", kind) for key, kind in kinds.items())
     columns = (column(key, kind) for key, kind in kinds.items())
     return func.unnest(*parameters).table_valued(*columns, name=name).render_derived()

@@ -35,7 +35,7 @@ def main(
     *,
     interceptors: Sequence[Any] = (),
 ) -> None:
-    """Serves until SIGTERM or SIGINT. Prints `listening on HOST:PORT` once calls are welcome."""
+    """Serve until SIGTERM or SIGINT. Prints `listening on HOST:PORT` once calls are welcome."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     uvloop.run(_serve(options, build, metadata, interceptors))
 
@@ -65,7 +65,7 @@ async def _serve(
 
 
 async def create_schema(database: AsyncEngine, metadata: MetaData) -> None:
-    """Creates the tables that are missing; safe when several processes start at once."""
+    """Create the tables that are missing; safe when several processes start at once."""
     async with database.begin() as db:
         await db.execute(select(func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
         await db.run_sync(metadata.create_all)

@@ -7,7 +7,7 @@ S = TypeVar("S")
 V = TypeVar("V")
 
 
-class IllegalTransitionError(Exception):
+class InvalidTransitionError(Exception):
     """The state does not allow the verb. Nothing was changed.
 
     The barrier lets each verb through once per branch and in order, so this is
@@ -16,20 +16,20 @@ class IllegalTransitionError(Exception):
     """
 
     def __init__(self, subject: object, state: object, verb: object) -> None:
-        super().__init__(f"{subject}: {verb} is illegal in state {state or 'ABSENT'}")
+        super().__init__(f"{subject}: {verb} is not allowed in state {state or 'ABSENT'}")
         self.subject = subject
         self.state = state
         self.verb = verb
 
 
-def advance(law: Mapping[tuple[S, V], S], state: S, verb: V, *, subject: object) -> S:
-    """The next state. Raises IllegalTransitionError where the law has no entry."""
+def advance(transitions: Mapping[tuple[S, V], S], state: S, verb: V, *, subject: object) -> S:
+    """Return the next state. Raises InvalidTransitionError if there is no such transition."""
     try:
-        return law[state, verb]
+        return transitions[state, verb]
     except KeyError:
-        raise IllegalTransitionError(subject, state, verb) from None
+        raise InvalidTransitionError(subject, state, verb) from None
 
 
-def sources(law: Mapping[tuple[S, V], S], verb: V) -> list[S]:
-    """The states that allow the verb: the condition of a conditional UPDATE."""
-    return [state for state, allowed in law if allowed == verb]
+def sources(transitions: Mapping[tuple[S, V], S], verb: V) -> list[S]:
+    """Return the states that allow the verb: the condition of a conditional UPDATE."""
+    return [state for state, allowed in transitions if allowed == verb]

@@ -35,7 +35,7 @@ class Fault(Enum):
 
 
 @dataclass(kw_only=True, slots=True)
-class Weather:
+class NetworkConditions:
     """How one direction is."""
 
     delay_s: float = 0.0
@@ -72,8 +72,8 @@ class Proxy:
         self.fault: Fault | None = None
         self.struck = asyncio.Event()
         # From whoever connects to the server, and back.
-        self.there = Weather()
-        self.back = Weather()
+        self.there = NetworkConditions()
+        self.back = NetworkConditions()
         # New connections are closed at once.
         self.refuses = False
         self._deliver = asyncio.Event()
@@ -99,8 +99,8 @@ class Proxy:
         """Fair weather. Connections that lost something are cut, as their ends would find out later."""
         if self.there.swallows or self.back.swallows:
             self.cut()
-        for way in (self.there, self.back):
-            way.delay_s, way.swallows, way.holds = 0.0, False, False
+        for direction in (self.there, self.back):
+            direction.delay_s, direction.swallows, direction.holds = 0.0, False, False
         self.fault, self.refuses = None, False
 
     async def connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -140,7 +140,7 @@ class Proxy:
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        weather: Weather,
+        conditions: NetworkConditions,
         loses_here: Fault,
     ) -> None:
         with contextlib.suppress(ConnectionError):
@@ -159,8 +159,8 @@ class Proxy:
                 if self.fault is Fault.HANG and loses_here is Fault.LOSE_REPLY:
                     self._strike()
                     await asyncio.Event().wait()
-                await weather.pass_through()
-                if not weather.swallows:
+                await conditions.pass_through()
+                if not conditions.swallows:
                     writer.write(data)
                     await writer.drain()
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tcc import payload
-from tcc.barrier import Code, InvalidResultError, Operation, Outcome
+from tcc.barrier import CallResult, InvalidResultError, Operation, OutcomeCode
 from tcc.barrier_door import Handler
 from tcc.branch import BatchItem, Branch
 from tcc.context import TransactionContext, handling_participant
@@ -48,7 +48,7 @@ class Action:
     # Names what a Try will answer, before any transaction is opened; see Participant.action.
     try_result: Callable[[Branch, Any], object] | None = None
     # Which requests a batch may not race; see Participant.action.
-    lane: Callable[[Any], int] | None = None
+    partition_key: Callable[[Any], int] | None = None
 
 
 class RefusalError(Exception):
@@ -56,7 +56,7 @@ class RefusalError(Exception):
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(reason, message)
-        self.outcome = Outcome(Code.FAILED, reason, plain_text(message), permanent=True)
+        self.result = CallResult(OutcomeCode.FAILED, reason, plain_text(message), permanent=True)
 
 
 class Undecoded(NamedTuple):
@@ -116,12 +116,12 @@ def build_action(
         needs_request=needs_request,
         screen=_checked(name, handlers, "screen", ("branch", "request"), is_async=False),
         try_result=_checked(name, handlers, "try_result", ("branch", "request"), is_async=False),
-        lane=_checked(name, handlers, "lane", ("request",), is_async=False),
+        partition_key=_checked(name, handlers, "partition_key", ("request",), is_async=False),
     )
 
 
 def refusing_action(name: str, refusal: RefusalError, *, is_async: bool) -> Action:
-    """An action that can run nothing, for a call whose action or payload is unusable.
+    """Return an action that can run nothing, for a call whose action or payload is unusable.
 
     The barrier still answers what it can answer without a handler: above all,
     the Cancel of a Try that was itself refused is an empty cancel and succeeds.
@@ -205,7 +205,7 @@ def _decoded(items: list[BatchItem]) -> list[BatchItem]:
 
 
 def _one_item(handler: Any, *, is_async: bool) -> Handler:
-    """A per-item handler as one that takes a list of one. It runs in its transaction's context."""
+    """Return a per-item handler as one that takes a list of one, run in its transaction's context."""
 
     async def one_async(items: Any, db: Any) -> list[object]:
         [(branch, request)] = items

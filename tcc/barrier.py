@@ -1,7 +1,7 @@
 """The barrier: what makes Try, Confirm and Cancel safe to repeat, reorder and race.
 
 One row per `(gid, branch_id)` in the participant's own database, written in the
-same local transaction as the business change. This table is the law; `LAW` below
+same local transaction as the business change. This table is the law; `DECISIONS` below
 is the same table, and nothing else in the SDK decides:
 
 |         | no row                           | TRIED                 | CONFIRMED        | CANCELLED         |
@@ -74,7 +74,7 @@ class Operation(IntEnum):
     CANCEL = 3
 
 
-class State(IntEnum):
+class BarrierState(IntEnum):
     """How a barrier row stands, numbered as in the table."""
 
     TRIED = 1
@@ -82,7 +82,7 @@ class State(IntEnum):
     CANCELLED = 3
 
 
-class Verdict(Enum):
+class BarrierDecision(Enum):
     """What a cell of the law says."""
 
     RUN = "run the handler"
@@ -98,27 +98,27 @@ class Verdict(Enum):
 
 
 # `None` is the absent row. A Try whose row is absent because its expiry refused
-# the claim is EXPIRED; `_judge` is the only other place that knows.
-LAW: dict[tuple[Operation, State | None], Verdict] = {
-    (Operation.TRY, None): Verdict.RUN,
-    (Operation.TRY, State.TRIED): Verdict.REPLAY,
-    (Operation.TRY, State.CONFIRMED): Verdict.REPLAY,
-    (Operation.TRY, State.CANCELLED): Verdict.LATE_TRY,
-    (Operation.CONFIRM, None): Verdict.NOT_TRIED,
-    (Operation.CONFIRM, State.TRIED): Verdict.RUN,
-    (Operation.CONFIRM, State.CONFIRMED): Verdict.DONE,
-    (Operation.CONFIRM, State.CANCELLED): Verdict.ALREADY_CANCELLED,
-    (Operation.CANCEL, None): Verdict.EMPTY_CANCEL,
-    (Operation.CANCEL, State.TRIED): Verdict.RUN,
-    (Operation.CANCEL, State.CONFIRMED): Verdict.ALREADY_CONFIRMED,
-    (Operation.CANCEL, State.CANCELLED): Verdict.DONE,
+# the claim is EXPIRED; `_decide` is the only other place that knows.
+DECISIONS: dict[tuple[Operation, BarrierState | None], BarrierDecision] = {
+    (Operation.TRY, None): BarrierDecision.RUN,
+    (Operation.TRY, BarrierState.TRIED): BarrierDecision.REPLAY,
+    (Operation.TRY, BarrierState.CONFIRMED): BarrierDecision.REPLAY,
+    (Operation.TRY, BarrierState.CANCELLED): BarrierDecision.LATE_TRY,
+    (Operation.CONFIRM, None): BarrierDecision.NOT_TRIED,
+    (Operation.CONFIRM, BarrierState.TRIED): BarrierDecision.RUN,
+    (Operation.CONFIRM, BarrierState.CONFIRMED): BarrierDecision.DONE,
+    (Operation.CONFIRM, BarrierState.CANCELLED): BarrierDecision.ALREADY_CANCELLED,
+    (Operation.CANCEL, None): BarrierDecision.EMPTY_CANCEL,
+    (Operation.CANCEL, BarrierState.TRIED): BarrierDecision.RUN,
+    (Operation.CANCEL, BarrierState.CONFIRMED): BarrierDecision.ALREADY_CONFIRMED,
+    (Operation.CANCEL, BarrierState.CANCELLED): BarrierDecision.DONE,
 }
 
 # The state that a claim or a move writes.
 WRITES = {
-    Operation.TRY: State.TRIED,
-    Operation.CONFIRM: State.CONFIRMED,
-    Operation.CANCEL: State.CANCELLED,
+    Operation.TRY: BarrierState.TRIED,
+    Operation.CONFIRM: BarrierState.CONFIRMED,
+    Operation.CANCEL: BarrierState.CANCELLED,
 }
 
 
@@ -144,7 +144,7 @@ class Result(NamedTuple):
     content_type: str
 
 
-class Code(IntEnum):
+class OutcomeCode(IntEnum):
     """How a call ended, numbered as in the contract."""
 
     SUCCEEDED = 1
@@ -152,10 +152,10 @@ class Code(IntEnum):
     FAILED = 3
 
 
-class Outcome(NamedTuple):
-    """The answer to one call; its fields are those of the contract's BranchOutcome."""
+class CallResult(NamedTuple):
+    """The answer to one call; its fields are those of the contract's CallResult."""
 
-    code: Code
+    code: OutcomeCode
     reason: str = ""
     message: str = ""
     result: bytes = b""
@@ -163,7 +163,7 @@ class Outcome(NamedTuple):
     permanent: bool = False
 
 
-SUCCEEDED = Outcome(Code.SUCCEEDED)
+SUCCEEDED = CallResult(OutcomeCode.SUCCEEDED)
 
 
 class Statement(NamedTuple):
@@ -191,7 +191,7 @@ class BarrierSql(Protocol):
         """Whatever the dialect needs at the head of a transaction."""
 
     def claim(self, operation: Operation, action: str, branches: Sequence[Branch]) -> Plan[set[Key]]:
-        """Inserts rows where there are none and answers whose it made.
+        """Insert rows where there are none and return the keys of those it inserted.
 
         A Try past its expiry gets none. A result that a branch has already goes into its row.
         """
@@ -199,14 +199,14 @@ class BarrierSql(Protocol):
     def lock(self, keys: Sequence[Key]) -> Plan[list[Row]]:
         """Locks and reads the rows that exist."""
 
-    def move(self, keys: Sequence[Key], state: State) -> Plan[None]:
-        """Writes the state of locked rows."""
+    def move(self, keys: Sequence[Key], state: BarrierState) -> Plan[None]:
+        """Write the state of locked rows."""
 
     def keep(self, results: Sequence[Result]) -> Plan[None]:
-        """Writes the results of claimed rows."""
+        """Write the results of claimed rows."""
 
     def drop(self, keys: Sequence[Key]) -> Plan[None]:
-        """Deletes claimed rows."""
+        """Delete claimed rows."""
 
 
 class ContendedError(Exception):
@@ -224,7 +224,7 @@ def settle(
     items: Sequence[BatchItem],
     *,
     cancel_always: bool = False,
-) -> Plan[list[Outcome]]:
+) -> Plan[list[CallResult]]:
     """One local transaction over a batch: one action, one operation, no key twice.
 
     Answers in the order of its items. What the handler raises goes through, and
@@ -235,21 +235,23 @@ def settle(
     yield from sql.begin()
     judged, rows = yield from _admit(sql, operation, action, [items[index].branch for index in order])
     # From here on in order of arrival: who came first may be served first.
-    verdicts = _unsorted(judged, order)
+    decisions = _restore_order(judged, order)
     running = [
         index
-        for index, verdict in enumerate(verdicts)
-        if verdict is Verdict.RUN or (cancel_always and verdict is Verdict.EMPTY_CANCEL)
+        for index, decision in enumerate(decisions)
+        if decision is BarrierDecision.RUN or (cancel_always and decision is BarrierDecision.EMPTY_CANCEL)
     ]
     outcomes = [
-        SUCCEEDED if verdict is Verdict.RUN else _answer(verdict, rows.get(key))
-        for verdict, key in zip(verdicts, keys, strict=True)
+        SUCCEEDED if decision is BarrierDecision.RUN else _answer(decision, rows.get(key))
+        for decision, key in zip(decisions, keys, strict=True)
     ]
     if running:
-        told = [_told(items[index], rows.get(keys[index])) if rows else items[index] for index in running]
-        answers = _fitting((yield Invoke(items=told)), len(told), operation)
+        given = [
+            _with_row(items[index], rows.get(keys[index])) if rows else items[index] for index in running
+        ]
+        answers = _check_answers((yield Invoke(items=given)), len(given), operation)
         if operation is Operation.TRY:
-            tried = yield from _conclude_try(sql, [item.branch for item in told], answers)
+            tried = yield from _conclude_try(sql, [item.branch for item in given], answers)
             for index, outcome in zip(running, tried, strict=True):
                 outcomes[index] = outcome
     return outcomes
@@ -257,69 +259,73 @@ def settle(
 
 def _admit(
     sql: BarrierSql, operation: Operation, action: str, branches: Sequence[Branch]
-) -> Plan[tuple[list[Verdict], dict[Key, Row]]]:
+) -> Plan[tuple[list[BarrierDecision], dict[Key, Row]]]:
     """Claims, locks, judges and moves; answers a verdict per branch and the rows there were."""
     claimed: set[Key] = set()
     if operation is not Operation.CONFIRM:
         claimed = yield from sql.claim(operation, action, branches)
         if len(claimed) == len(branches):
-            return [LAW[operation, None]] * len(branches), {}
+            return [DECISIONS[operation, None]] * len(branches), {}
     found = yield from sql.lock([branch.key for branch in branches if branch.key not in claimed])
     rows = {(row.gid, row.branch_id): row for row in found}
-    verdicts = [
-        _judge(operation, action, branch, claimed=branch.key in claimed, row=rows.get(branch.key))
+    decisions = [
+        _decide(operation, action, branch, claimed=branch.key in claimed, row=rows.get(branch.key))
         for branch in branches
     ]
     if operation is not Operation.TRY:
         moving = [
-            branch.key for branch, verdict in zip(branches, verdicts, strict=True) if verdict is Verdict.RUN
+            branch.key
+            for branch, decision in zip(branches, decisions, strict=True)
+            if decision is BarrierDecision.RUN
         ]
         if moving:
             yield from sql.move(moving, WRITES[operation])
-    return verdicts, rows
+    return decisions, rows
 
 
-def _judge(operation: Operation, action: str, branch: Branch, *, claimed: bool, row: Row | None) -> Verdict:
+def _decide(
+    operation: Operation, action: str, branch: Branch, *, claimed: bool, row: Row | None
+) -> BarrierDecision:
     if row is not None:
         is_same = row.action == action and (
             not row.digest or not branch.digest or row.digest == branch.digest
         )
-        return LAW[operation, State(row.state)] if is_same else Verdict.BRANCH_CONFLICT
+        return DECISIONS[operation, BarrierState(row.state)] if is_same else BarrierDecision.BRANCH_CONFLICT
     if claimed or operation is Operation.CONFIRM:
-        return LAW[operation, None]
+        return DECISIONS[operation, None]
     if operation is Operation.TRY:
-        return Verdict.EXPIRED
+        return BarrierDecision.EXPIRED
     raise ContendedError
 
 
-def _answer(verdict: Verdict, row: Row | None) -> Outcome:
-    """The outcome of a verdict that does not run the handler."""
-    match verdict:
-        case Verdict.RUN | Verdict.DONE | Verdict.EMPTY_CANCEL:
+def _answer(decision: BarrierDecision, row: Row | None) -> CallResult:
+    """Return the result for a decision that does not run the handler."""
+    match decision:
+        case BarrierDecision.RUN | BarrierDecision.DONE | BarrierDecision.EMPTY_CANCEL:
             return SUCCEEDED
-        case Verdict.REPLAY:
+        case BarrierDecision.REPLAY:
             assert row is not None, "only a row can be replayed"
-            return Outcome(
-                Code.SUCCEEDED,
+            return CallResult(
+                OutcomeCode.SUCCEEDED,
                 result=row.try_result or b"",
                 content_type=row.try_result_content_type or "",
             )
-        case Verdict.NOT_TRIED:
-            return Outcome(Code.FAILED, verdict.name, verdict.value)
+        case BarrierDecision.NOT_TRIED:
+            return CallResult(OutcomeCode.FAILED, decision.name, decision.value)
         case (
-            Verdict.LATE_TRY
-            | Verdict.EXPIRED
-            | Verdict.ALREADY_CONFIRMED
-            | Verdict.ALREADY_CANCELLED
-            | Verdict.BRANCH_CONFLICT
+            BarrierDecision.LATE_TRY
+            | BarrierDecision.EXPIRED
+            | BarrierDecision.ALREADY_CONFIRMED
+            | BarrierDecision.ALREADY_CANCELLED
+            | BarrierDecision.BRANCH_CONFLICT
         ):
-            return Outcome(Code.FAILED, verdict.name, verdict.value, permanent=True)
+            return CallResult(OutcomeCode.FAILED, decision.name, decision.value, permanent=True)
         case _:
-            assert_never(verdict)
+            assert_never(decision)
 
 
-def _told(item: BatchItem, row: Row | None) -> BatchItem:
-    """The item as the handler sees it: with what the barrier knows of its Try."""
+def _with_row(item: BatchItem, row: Row | None) -> BatchItem:
+    """Return the item for the handler, with what the barrier knows of its Try."""
     if row is None:
         return item
     branch = item.branch
@@ -339,8 +345,8 @@ def _told(item: BatchItem, row: Row | None) -> BatchItem:
     )
 
 
-def _fitting(answers: object, count: int, operation: Operation) -> Sequence[object]:
-    """The handler's answers, one per item. An error among them is raised: the batch is redone."""
+def _check_answers(answers: object, count: int, operation: Operation) -> Sequence[object]:
+    """Return the handler's answers, one per item. An error among them is raised: the batch is redone."""
     if answers is None:
         return [None] * count
     if not isinstance(answers, Sequence) or isinstance(answers, str | bytes):
@@ -361,19 +367,19 @@ def _fitting(answers: object, count: int, operation: Operation) -> Sequence[obje
 
 def _conclude_try(
     sql: BarrierSql, branches: Sequence[Branch], answers: Sequence[object]
-) -> Plan[list[Outcome]]:
-    """Keeps the results, drops the rows of what was rejected."""
+) -> Plan[list[CallResult]]:
+    """Keep the results; drop the rows of what was rejected."""
     outcomes, results, dropped = [], [], []
     for branch, answer in zip(branches, answers, strict=True):
         if answer is None:
-            outcomes.append(_named(branch))
+            outcomes.append(_default_outcome(branch))
         elif isinstance(answer, Rejected):
             dropped.append(branch.key)
             outcomes.append(rejected(answer))
         else:
             data, content_type = encoded_result(answer)
             results.append(Result(branch.gid, branch.branch_id, data, content_type))
-            outcomes.append(Outcome(Code.SUCCEEDED, result=data, content_type=content_type))
+            outcomes.append(CallResult(OutcomeCode.SUCCEEDED, result=data, content_type=content_type))
     if results:
         yield from sql.keep(results)
     if dropped:
@@ -394,11 +400,11 @@ def encoded_result(answer: object) -> payload.Encoded:
     return encoded
 
 
-def _named(branch: Branch) -> Outcome:
-    """The success of a Try that answered nothing: its result, if any, was named before the claim."""
+def _default_outcome(branch: Branch) -> CallResult:
+    """Return the success of a Try that answered nothing; its result, if any, was set before the claim."""
     if not branch.try_result_content_type:
         return SUCCEEDED
-    return Outcome(Code.SUCCEEDED, "", "", branch.try_result, branch.try_result_content_type)
+    return CallResult(OutcomeCode.SUCCEEDED, "", "", branch.try_result, branch.try_result_content_type)
 
 
 def digest_of(action: str, payload_data: bytes, content_type: str) -> bytes:
@@ -413,13 +419,15 @@ def _digest_head(action: str, content_type: str) -> bytes:
     return b"%d,%d,%s%s" % (len(action_bytes), len(type_bytes), action_bytes, type_bytes)
 
 
-def rejected(no: Rejected) -> Outcome:
-    """A business no as an outcome."""
-    return Outcome(Code.REJECTED, plain_text(no.reason, REASON_CHARACTERS_MAX), plain_text(no.message))
+def rejected(no: Rejected) -> CallResult:
+    """Return a rejection as a call's result."""
+    return CallResult(
+        OutcomeCode.REJECTED, plain_text(no.reason, REASON_CHARACTERS_MAX), plain_text(no.message)
+    )
 
 
-def _unsorted(things: list[T], order: list[int]) -> list[T]:
-    unsorted = things.copy()
+def _restore_order(things: list[T], order: list[int]) -> list[T]:
+    restored = things.copy()
     for thing, index in zip(things, order, strict=True):
-        unsorted[index] = thing
-    return unsorted
+        restored[index] = thing
+    return restored

@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import text
 
-from tcc.barrier import Key, Plan, State, Statement
+from tcc.barrier import BarrierState, Key, Plan, Statement
 from tcc.barrier_sql import now_ms
 
 ROWS_MAX = 1_000
 # How many rows a page looks at.
-LOOKED_AT_MAX = 10_000
+ROWS_SCANNED_MAX = 10_000
 # How many keys a statement looks up.
 _KEYS_AT_ONCE = 100
 
@@ -34,13 +34,13 @@ _BY_INDEX = text("""
            set_config('enable_sort', 'off', true)""")
 
 
-class BooksRow(NamedTuple):
+class ListedRow(NamedTuple):
     """A row of the barrier. `age_ms`: since its last change, by the database's clock."""
 
     gid: str
     branch_id: str
     action: str
-    state: State
+    state: BarrierState
     age_ms: int
 
 
@@ -65,7 +65,7 @@ class Listing:
     and their expiry at most `max_age_ms` (0: however far); at most `rows_max` of them.
     """
 
-    states: frozenset[State] = frozenset({State.TRIED})
+    states: frozenset[BarrierState] = frozenset({BarrierState.TRIED})
     min_age_ms: int = 0
     max_age_ms: int = 0
     rows_max: int = ROWS_MAX
@@ -73,9 +73,9 @@ class Listing:
 
 
 def list_rows(
-    dialect_name: str, asked: Listing, *, looked_at_max: int = LOOKED_AT_MAX
-) -> Plan[tuple[list[BooksRow], Position | None]]:
-    """A page of rows by age, and where the next one starts; None: there is none."""
+    dialect_name: str, asked: Listing, *, rows_scanned_max: int = ROWS_SCANNED_MAX
+) -> Plan[tuple[list[ListedRow], Position | None]]:
+    """Return a page of rows by age, and where the next one starts; None: there is none."""
     now = now_ms(dialect_name)
     # Spelled so that every database sees a range of the index.
     behind = """expires_at_ms >= :expiry AND (expires_at_ms > :expiry
@@ -93,7 +93,7 @@ def list_rows(
             f"SELECT expires_at_ms, gid, branch_id FROM tcc_barrier "  # noqa: S608 - constants
             f"WHERE {within} {order} LIMIT 1 OFFSET :passed"
         ),
-        parameters | {"passed": looked_at_max - 1},
+        parameters | {"passed": rows_scanned_max - 1},
     )
     end = _position(last[0]) if last else None
     states = ", ".join(str(int(state)) for state in sorted(asked.states))
@@ -115,14 +115,14 @@ def list_rows(
     return [_row(row[1:]) for row in found], end
 
 
-def find_rows(dialect_name: str, keys: Sequence[Key]) -> Plan[list[BooksRow]]:
+def find_rows(dialect_name: str, keys: Sequence[Key]) -> Plan[list[ListedRow]]:
     """Those of these rows that there are."""
-    rows: list[BooksRow] = []
+    rows: list[ListedRow] = []
     for start in range(0, len(keys), _KEYS_AT_ONCE):
-        bite = keys[start : start + _KEYS_AT_ONCE]
-        where = " OR ".join(f"(gid = :g{n} AND branch_id = :b{n})" for n in range(len(bite)))
+        batch = keys[start : start + _KEYS_AT_ONCE]
+        where = " OR ".join(f"(gid = :g{n} AND branch_id = :b{n})" for n in range(len(batch)))
         parameters: dict[str, Any] = {}
-        for n, (gid, branch_id) in enumerate(bite):
+        for n, (gid, branch_id) in enumerate(batch):
             parameters |= {f"g{n}": _sent(dialect_name, gid), f"b{n}": _sent(dialect_name, branch_id)}
         found = yield Statement(
             text(
@@ -175,6 +175,6 @@ def _position(row: Sequence[Any]) -> Position:
     return Position(expires_at_ms, _key(gid), _key(branch_id))
 
 
-def _row(row: Sequence[Any]) -> BooksRow:
+def _row(row: Sequence[Any]) -> ListedRow:
     gid, branch_id, action, state, age_ms = row
-    return BooksRow(_key(gid), _key(branch_id), action, State(state), max(0, int(age_ms)))
+    return ListedRow(_key(gid), _key(branch_id), action, BarrierState(state), max(0, int(age_ms)))

@@ -43,7 +43,7 @@ _RETRY_WAIT_S = 0.01
 _CONNECTIONS_DEFAULT = 8
 
 
-class Door(Protocol):
+class BarrierExecutor(Protocol):
     """A participant's database, as the rest of the SDK sees it."""
 
     sql: BarrierSql
@@ -69,7 +69,7 @@ class Door(Protocol):
         """Delete one bounded batch of old rows; return how many."""
 
 
-def open_door(database: Engine | AsyncEngine) -> Door:
+def open_executor(database: Engine | AsyncEngine) -> BarrierExecutor:
     """Return the door to an engine. Raises ValueError for a dialect that the barrier does not know."""
     if not isinstance(database, Engine | AsyncEngine):
         raise TypeError(
@@ -78,7 +78,9 @@ def open_door(database: Engine | AsyncEngine) -> Door:
         )
     if database.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
         raise ValueError(_AUTOCOMMIT)
-    return AsyncDoor(database) if isinstance(database, AsyncEngine) else SyncDoor(database)
+    return (
+        AsyncBarrierExecutor(database) if isinstance(database, AsyncEngine) else SyncBarrierExecutor(database)
+    )
 
 
 _AUTOCOMMIT = (
@@ -87,7 +89,7 @@ _AUTOCOMMIT = (
 )
 
 
-class AsyncDoor:
+class AsyncBarrierExecutor:
     is_async = True
 
     def __init__(self, engine: AsyncEngine) -> None:
@@ -112,7 +114,7 @@ class AsyncDoor:
             failpoint("barrier.commit.after")
             return came
 
-        return await _again(once)
+        return await _retry_once(once)
 
     async def check(self) -> None:
         if not await greenlet_spawn(_has_transactions, self._engine.sync_engine, self.sql):
@@ -131,7 +133,7 @@ class AsyncDoor:
             return result.rowcount
 
 
-class SyncDoor:
+class SyncBarrierExecutor:
     is_async = False
 
     def __init__(self, engine: Engine) -> None:
@@ -157,7 +159,7 @@ class SyncDoor:
             failpoint("barrier.commit.after")
             return came
 
-        return await _again(lambda: self._in_thread(once))
+        return await _retry_once(lambda: self._in_thread(once))
 
     async def check(self) -> None:
         if not await self._in_thread(lambda: _has_transactions(self._engine, self.sql)):
@@ -281,7 +283,7 @@ def _no_handler(*_: object) -> None:
     raise AssertionError("this plan calls no handler")
 
 
-async def _again(once: Callable[[], Awaitable[T]]) -> T:
+async def _retry_once(once: Callable[[], Awaitable[T]]) -> T:
     """Run a transaction until it loses no race, a bounded number of times."""
     for attempt in range(1, TRANSACTION_ATTEMPTS_MAX):
         try:

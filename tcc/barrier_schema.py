@@ -94,7 +94,7 @@ _RACES_MAX = 8
 
 
 def migrate(connection: Connection) -> int:
-    """Applies the steps that this database has not seen; answers how many.
+    """Apply the steps that this database lacks; return how many.
 
     The caller owns the transaction. Two processes may race; the loser gets a
     database error and finds the work done when it tries again.

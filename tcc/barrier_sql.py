@@ -12,12 +12,12 @@ from typing import Any
 from sqlalchemy import TextClause, text
 
 from tcc.arrays import bytes_array, plain_array, text_array
-from tcc.barrier import WRITES, BarrierSql, Key, Operation, Plan, Result, Row, State, Statement
+from tcc.barrier import WRITES, BarrierSql, BarrierState, Key, Operation, Plan, Result, Row, Statement
 from tcc.branch import Branch
 
 
 def statements(dialect_name: str) -> BarrierSql:
-    """The statements of a dialect by SQLAlchemy's name for it. Raises ValueError for an unknown one."""
+    """Return the statements of a dialect by SQLAlchemy's name. Raises ValueError for an unknown one."""
     match dialect_name:
         case "postgresql":
             return PostgresqlSql()
@@ -29,7 +29,7 @@ def statements(dialect_name: str) -> BarrierSql:
 
 
 def now_ms(dialect_name: str) -> str:
-    """The database's clock in a dialect, in milliseconds since the Unix epoch."""
+    """Return a dialect's expression for the database's clock, in milliseconds since the Unix epoch."""
     match dialect_name:
         case "postgresql":
             return PostgresqlSql._now_ms  # noqa: SLF001 - the same file
@@ -134,7 +134,7 @@ class PostgresqlSql:
         rows = yield Statement(self._lock, self._parameters(keys))
         return [Row(*row) for row in rows]
 
-    def move(self, keys: Sequence[Key], state: State) -> Plan[None]:
+    def move(self, keys: Sequence[Key], state: BarrierState) -> Plan[None]:
         yield Statement(self._move, {**self._parameters(keys), "state": int(state)})
 
     def keep(self, results: Sequence[Result]) -> Plan[None]:
@@ -217,7 +217,7 @@ class SqliteSql:
         # Digests travel in the claim's JSON, and so as hexadecimal digits.
         return [_with_bytes(row) for row in rows]
 
-    def move(self, keys: Sequence[Key], state: State) -> Plan[None]:
+    def move(self, keys: Sequence[Key], state: BarrierState) -> Plan[None]:
         yield Statement(self._move, {"keys": json.dumps(keys), "state": int(state)})
 
     def keep(self, results: Sequence[Result]) -> Plan[None]:
@@ -279,7 +279,7 @@ class MysqlSql:
         )
         return [Row(gid.decode(), branch_id.decode(), *rest) for gid, branch_id, *rest in rows]
 
-    def move(self, keys: Sequence[Key], state: State) -> Plan[None]:
+    def move(self, keys: Sequence[Key], state: BarrierState) -> Plan[None]:
         where, parameters = self._matching(keys)
         yield Statement(
             text(f"UPDATE tcc_barrier SET state = :state, updated_at_ms = {self._now_ms} WHERE {where}"),  # noqa: S608 - placeholders
@@ -326,7 +326,7 @@ class MysqlSql:
 
     @staticmethod
     def _matching(keys: Sequence[Key]) -> tuple[str, dict[str, bytes]]:
-        """A condition that every version reads as ranges of the key's index."""
+        """Return a condition that every version reads as ranges of the key's index."""
         where = " OR ".join(f"(gid = :g{n} AND branch_id = :b{n})" for n in range(len(keys)))
         parameters: dict[str, bytes] = {}
         for n, (gid, branch_id) in enumerate(keys):
@@ -345,7 +345,7 @@ def _digest(operation: Operation, branch: Branch) -> bytes:
 
 
 def _keep_named(sql: BarrierSql, branches: Sequence[Branch], made: set[Key]) -> Plan[None]:
-    """Writes the results that claimed branches have already, where the claim's own statement cannot."""
+    """Write the results that claimed branches have already, if the claim's statement cannot."""
     results = [
         Result(branch.gid, branch.branch_id, branch.try_result, branch.try_result_content_type)
         for branch in branches
@@ -356,7 +356,7 @@ def _keep_named(sql: BarrierSql, branches: Sequence[Branch], made: set[Key]) -> 
 
 
 def purge(dialect_name: str) -> TextClause:
-    """Deletes at most `:rows_max` ended rows whose expiry and last change lie `:margin_ms` back.
+    """Delete at most `:rows_max` ended rows whose expiry and last change are `:margin_ms` ago.
 
     A row that is TRIED is never deleted: its Confirm or Cancel is still to come.
     """

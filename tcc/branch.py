@@ -67,7 +67,7 @@ class Branch(NamedTuple):
         return datetime.fromtimestamp(self.expires_at_ms / 1000, UTC) if self.expires_at_ms else None
 
     def try_result_as(self, kind: type[T]) -> T:
-        """What Try returned, decoded as `kind` (see tcc.payload). Raises InvalidPayloadError."""
+        """Return what Try returned, decoded as `kind` (see tcc.payload). Raises InvalidPayloadError."""
         return payload.decode(kind, self.try_result, self.try_result_content_type)
 
 

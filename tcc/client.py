@@ -34,7 +34,7 @@ import grpc
 from tcc import context as contexts
 from tcc.connection import Connection
 from tcc.context import TransactionContext
-from tcc.interactive import Enlistment, Transaction, cancel, checked, confirm
+from tcc.interactive import Enlistment, InteractiveTransaction, cancel, checked, confirm
 from tcc.outcome import (
     Outcome,
     TransactionRecord,
@@ -109,7 +109,7 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """Ends the client. Whoever still waits gets ClientClosed; transactions go on without it."""
+        """Close the client. Callers that still wait get ClientClosed; transactions go on without it."""
         await self._connection.close()
 
     async def execute(
@@ -123,7 +123,7 @@ class Client:
         timeout_s: float | None = None,
         raise_on_cancel: bool = True,
     ) -> Outcome:
-        """Runs a whole transaction: the coordinator calls every Try, decides, and carries it out.
+        """Run a whole transaction: the coordinator calls every Try, decides, and carries it out.
 
         - `gid`: the initiator's own idempotency key, at most 128 bytes, for example `order-17`:
           the same gid with the same content is the same transaction, whoever asks and whenever.
@@ -174,8 +174,8 @@ class Client:
         labels: Mapping[str, str] | None = None,
         wait_for: WaitFor = "decision",
         timeout_s: float | None = None,
-    ) -> Transaction:
-        """An interactive transaction, whose business logic runs between its Trys.
+    ) -> InteractiveTransaction:
+        """Return an interactive transaction, whose business logic runs between its Trys.
 
             async with client.transaction(gid="order-17", expiry_s=30) as tx:
                 stock = await tx.try_("inventory", "reserve_stock", {"sku": "A", "quantity": 1})
@@ -186,7 +186,7 @@ class Client:
         `execute`; `wait_for` says what leaving waits for, `timeout_s` holds for each call.
         Errors are raised where they happen: begin on entering, confirm on leaving.
         """
-        return Transaction(
+        return InteractiveTransaction(
             self._connection,
             gid=gid,
             expiry_s=expiry_s,
@@ -198,7 +198,7 @@ class Client:
         )
 
     def join(self, context: TransactionContext) -> Enlistment:
-        """Takes part in a transaction that somebody else began, to add branches to it.
+        """Join a transaction that another process began, to add branches to it.
 
         `context` comes with the call that this service is answering (tcc.context). Join once
         per call: branches without an id are numbered anew each time, so that a repeated call
@@ -262,7 +262,7 @@ class Client:
     async def wait(
         self, gid: str, *, wait_for: WaitFor = "decision", timeout_s: float | None = None
     ) -> Outcome:
-        """Waits until a transaction is decided or completed. A cancelled one is returned, not raised.
+        """Wait until a transaction is decided or completed. A cancelled one is returned, not raised.
 
         Raises:
             DeadlineExceeded: It was not that far in time.

@@ -56,7 +56,7 @@ class Connection:
     async def call(
         self, method: Callable[[Any], Callable[..., Any]], request: object, timeout_s: float | None
     ) -> Any:
-        """The response of a unary call, repeated until `timeout_s` (None: the default) is up.
+        """Return the response of a unary call, repeated until `timeout_s` (None: the default) is up.
 
         `method` picks the stub's method. Raises the TccError that the last attempt ended with.
         """
@@ -73,7 +73,7 @@ class Connection:
             except grpc.aio.AioRpcError as failure:
                 error = error_from_rpc(failure)
                 time_left_s = deadline - self._loop.time()
-                wait_s = pause_s(error, attempt=attempt, time_left_s=time_left_s, luck=random.random())
+                wait_s = pause_s(error, attempt=attempt, time_left_s=time_left_s, jitter=random.random())
                 if wait_s is None:
                     raise error from failure
             await asyncio.sleep(wait_s)
@@ -82,13 +82,13 @@ class Connection:
     async def execute(
         self, request: pb.ExecuteTransactionRequest, timeout_s: float | None
     ) -> pb.TransactionOutcome:
-        """The outcome of a whole transaction, sent in a batch where others wait too."""
+        """Return the outcome of a whole transaction, sent in a batch with others that wait."""
         self._open()
         assert self._submitter is not None
         return await self._submitter.submit(request, timeout_s=self.timeout_or_default_s(timeout_s))
 
     async def close(self) -> None:
-        """Ends the channel. Idempotent."""
+        """Close the channel. Idempotent."""
         self._closed = True
         submitter, channel = self._submitter, self._channel
         self._submitter = self._channel = None

@@ -92,13 +92,13 @@ class InvalidContextError(ValueError):
 
 
 def current() -> TransactionContext | None:
-    """The context that the running code belongs to; None outside a transaction."""
+    """Return the context that the running code belongs to; None outside a transaction."""
     entered = _entered.get()
     return entered[-1] if entered else None
 
 
 def to_metadata(context: TransactionContext) -> Metadata:
-    """The context as gRPC metadata."""
+    """Return the context as gRPC metadata."""
     pairs = [(GID_KEY, quote(context.gid, safe=_PLAIN))]
     if context.branch_id:
         pairs.append((BRANCH_ID_KEY, quote(context.branch_id, safe=_PLAIN)))
@@ -108,7 +108,7 @@ def to_metadata(context: TransactionContext) -> Metadata:
 
 
 def from_metadata(metadata: Iterable[tuple[str, str | bytes]]) -> TransactionContext | None:
-    """The context that a call's metadata carries; None if it carries none.
+    """Return the context that a call's metadata carries; None if it carries none.
 
     Raises:
         InvalidContextError: The expiry is no number, or the gid is missing or empty.
@@ -287,7 +287,7 @@ def _refusing_aio(handler: Any, message: str) -> Any:
 
 
 def _like(handler: Any, behaviour: Callable[..., Any]) -> Any:
-    """A handler of the same kind of call that behaves otherwise; None stays None."""
+    """Return a handler of the same kind of call with another behaviour; None stays None."""
     if handler is None:
         return None
     make = _MAKERS[bool(handler.request_streaming), bool(handler.response_streaming)]

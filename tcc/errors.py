@@ -234,7 +234,7 @@ def error_from_outcome(outcome: "Outcome") -> TransactionCancelled:
 
 
 def error_from_rpc(error: grpc.RpcError) -> TccError:
-    """The error of a call that ended with a status other than OK.
+    """Return the error of a call that ended with a status other than OK.
 
     `error` is an AioRpcError, or the error of a sync call; both are calls themselves.
     """
@@ -254,7 +254,7 @@ def error_from_rpc(error: grpc.RpcError) -> TccError:
 
 
 def error_from_reply(error: pb.Error) -> TccError:
-    """The error of one item of a batch."""
+    """Return the error of one item of a batch."""
     code = _CODES.get(error.code, grpc.StatusCode.UNKNOWN)
     return _error(
         _Facts(code, error.reason, error.message, dict(error.metadata), error.retry_after_ms / 1000)

@@ -20,7 +20,7 @@ _RULE = re.compile(r"([a-z_.]+)=kill(?:@([1-9][0-9]*))?")
 
 
 def parse(rules: str) -> dict[str, int]:
-    """The names in the variable's value, each with how often it is passed before it kills.
+    """Return the names in the variable's value, each with the pass at which it kills.
 
     Raises:
         ValueError: a rule is not of the form `NAME=kill` or `NAME=kill@N`.
@@ -35,12 +35,12 @@ def parse(rules: str) -> dict[str, int]:
 
 
 def rules(armed: Mapping[str, int]) -> str:
-    """What `parse` reads."""
+    """Return what `parse` reads."""
     return ",".join(f"{name}=kill@{hits}" for name, hits in armed.items())
 
 
 def failpoint(name: str) -> None:
-    """Ends this process here if a test wants it so."""
+    """Kill this process here if a test asks for it."""
     if _armed and name in _armed:
         _hit(name)
 

@@ -4,7 +4,7 @@ import gc
 
 
 def relax_garbage_collection() -> None:
-    """Looks for cycles less often: what flows through a server is freed by reference counts.
+    """Collect cycles less often: what flows through a server is freed by reference counts.
 
     What is alive now (modules, mostly) stays for good and is not looked at again.
     To be called once, by the program, when it is ready to serve.

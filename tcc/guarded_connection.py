@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Engine, RootTransaction, TextClause
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import ExecutableDDLElement
 
-from tcc.barrier import Code, Outcome
+from tcc.barrier import CallResult, OutcomeCode
 
 # libpq's PGTransactionStatusType.
 _IN_TRANSACTION, _IN_ERROR = 2, 3
@@ -58,7 +58,7 @@ class TransactionLostError(Exception):
 
     def __init__(self, reason: str, message: str, *, permanent: bool = False) -> None:
         super().__init__(reason, message)
-        self.outcome = Outcome(Code.FAILED, reason, message, permanent=permanent)
+        self.result = CallResult(OutcomeCode.FAILED, reason, message, permanent=permanent)
 
 
 class GuardedConnection(Connection):

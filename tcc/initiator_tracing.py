@@ -27,7 +27,7 @@ class TransactionSpan:
         self._token: Token[Context] | None = None
 
     def enter(self) -> None:
-        """Makes it the current one, until `leave` in the same context."""
+        """Make it the current span, until `leave` in the same context."""
         self._token = attach(set_span_in_context(self._span))
 
     def leave(self) -> None:
@@ -61,7 +61,7 @@ class InitiatorTracing:
     def start(
         self, name: str, request: pb.ExecuteTransactionRequest | pb.BeginTransactionRequest
     ) -> TransactionSpan:
-        """A new span below the current one; `request` carries it from now on."""
+        """Return a new span below the current one; `request` carries it from now on."""
         attributes = {"tcc.gid": request.gid}
         if request.initiator:
             attributes["tcc.initiator"] = request.initiator
@@ -76,7 +76,7 @@ class InitiatorTracing:
     async def execute(
         self, request: pb.ExecuteTransactionRequest, execute: Callable[[], Awaitable[Outcome]]
     ) -> Outcome:
-        """What `execute` returns, with a span around it."""
+        """Return what `execute` returns, with a span around it."""
         span = self.start("tcc.execute", request)
         try:
             outcome = await execute()

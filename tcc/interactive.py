@@ -1,6 +1,6 @@
 """Transactions step by step: business logic between the Trys, one decision at the end.
 
-`Transaction` is its initiator's handle and decides. `Enlistment` is what a
+`InteractiveTransaction` is its initiator's handle and decides. `Enlistment` is what a
 service gets that is called inside somebody else's transaction: it adds branches
 and decides nothing.
 """
@@ -84,7 +84,7 @@ class Enlistment:
         branch_id: str = "",
         timeout_s: float | None = None,
     ) -> TryResult:
-        """Adds a branch; the coordinator calls its Try. Returns what Try returned.
+        """Add a branch; the coordinator calls its Try. Return what Try returned.
 
         Arguments as in `BranchRequest`; `timeout_s` as in `Client.execute`.
 
@@ -123,7 +123,7 @@ class Enlistment:
         branch_id: str = "",
         timeout_s: float | None = None,
     ) -> "Registration":
-        """Adds a branch whose Try the caller performs itself, by a call of its own.
+        """Add a branch whose Try the caller performs with a call of its own.
 
         Awaited, or entered as `async with`, it gives the branch's `TransactionContext`, which
         the Try needs; within the block that context is the current one, so that intercepted
@@ -191,7 +191,7 @@ class Registration(Awaitable[TransactionContext]):
         self._context.__exit__(kind, error, traceback)
 
 
-class Transaction(Enlistment):
+class InteractiveTransaction(Enlistment):
     """An interactive transaction, from `Client.transaction`.
 
     As `async with` it begins on entering. Leaving the block confirms; an
@@ -272,7 +272,7 @@ class Transaction(Enlistment):
         return self.outcome
 
     async def finish(self, error: BaseException | None) -> None:
-        """Confirms, or cancels because of `error`. Leaving the block does this."""
+        """Confirm, or cancel because of `error`. Leaving the block does this."""
         if self.outcome is not None:
             return
         try:
@@ -288,13 +288,13 @@ class Transaction(Enlistment):
         self._end_span(error)
 
     def enter(self) -> None:
-        """Makes its context the current one, and its span, if it has one. Entering the block does this."""
+        """Make its context the current one, and its span, if it has one. Entering the block does this."""
         self._context.__enter__()
         if self._span is not None:
             self._span.enter()
 
     def leave(self) -> None:
-        """The reverse."""
+        """Undo `enter`."""
         if self._span is not None:
             self._span.leave()
         self._context.__exit__(None, None, None)
@@ -346,7 +346,7 @@ async def cancel(
 
 
 def checked(outcome: Outcome) -> Outcome:
-    """The outcome, unless it is CANCEL: that is raised as TransactionCancelled."""
+    """Return the outcome, unless it is CANCEL: that is raised as TransactionCancelled."""
     if outcome.cancelled:
         raise error_from_outcome(outcome)
     return outcome

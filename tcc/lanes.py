@@ -11,66 +11,66 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Generic, TypeVar
 
-from tcc.outbox import Outbox
+from tcc.outbox import Batcher
 
 T = TypeVar("T")
 
 
-class LaneOutbox(Generic[T]):
-    """An `Outbox` whose items each belong to a lane, sent in order within it.
+class PartitionedBatcher(Generic[T]):
+    """A `Batcher` whose items each belong to a lane, sent in order within it.
 
-    `lane` answers the same number for items that must not be in flight at once.
+    `partition` answers the same number for items that must not be in flight at once.
     """
 
     def __init__(
         self,
         send: Callable[[list[T]], Awaitable[None]],
         *,
-        lane: Callable[[T], int],
+        partition_key: Callable[[T], int],
         items_max: int,
-        senders: int = 1,
+        max_in_flight: int = 1,
     ) -> None:
         self._send = send
-        self._lane = lane
+        self._partition_key = partition_key
         self._items_max = items_max
         # The lanes that are in flight or have a turn coming, with what waits in each.
         self._waiting: dict[int, deque[T]] = {}
-        self._turns = Outbox(self._send_lanes, items_max=items_max, senders=senders)
+        self._turns = Batcher(self._send_partitions, items_max=items_max, max_in_flight=max_in_flight)
 
     def put(self, item: T) -> None:
-        lane = self._lane(item)
-        waiting = self._waiting.get(lane)
+        partition = self._partition_key(item)
+        waiting = self._waiting.get(partition)
         if waiting is not None:
             waiting.append(item)
             return
-        self._waiting[lane] = deque([item])
-        self._turns.put(lane)
+        self._waiting[partition] = deque([item])
+        self._turns.put(partition)
 
     def put_many(self, items: Iterable[T]) -> None:
         for item in items:
             self.put(item)
 
     async def run(self) -> None:
-        """Sends until cancelled. What is in flight then is cancelled with it."""
+        """Send until cancelled. What is in flight then is cancelled with it."""
         await self._turns.run()
 
-    async def _send_lanes(self, lanes: list[int]) -> None:
+    async def _send_partitions(self, partitions: list[int]) -> None:
         batch: list[T] = []
         reached = 0
-        while reached < len(lanes) and len(batch) < self._items_max:
-            self._take(self._waiting[lanes[reached]], batch)
+        while reached < len(partitions) and len(batch) < self._items_max:
+            self._take(self._waiting[partitions[reached]], batch)
             reached += 1
-        self._turns.put_many(lanes[reached:])
+        self._turns.put_many(partitions[reached:])
         await self._send(batch)
-        for lane in lanes[:reached]:
-            self._end_turn(lane)
+        for partition in partitions[:reached]:
+            self._end_turn(partition)
 
     def _take(self, waiting: deque[T], batch: list[T]) -> None:
         while waiting and len(batch) < self._items_max:
             batch.append(waiting.popleft())
 
-    def _end_turn(self, lane: int) -> None:
-        if self._waiting[lane]:
-            self._turns.put(lane)
+    def _end_turn(self, partition: int) -> None:
+        if self._waiting[partition]:
+            self._turns.put(partition)
         else:
-            del self._waiting[lane]
+            del self._waiting[partition]

@@ -25,22 +25,22 @@ def _one(_: object) -> int:
     return 1
 
 
-class Pace(NamedTuple):
-    """A batch leaves `seconds` after the one before it, or as soon as `enough` items wait."""
+class FlushPolicy(NamedTuple):
+    """A batch leaves `linger_s` after the one before it, or as soon as `min_items` items wait."""
 
-    seconds: float = 0.0
-    enough: int = sys.maxsize
+    linger_s: float = 0.0
+    min_items: int = sys.maxsize
 
 
-class Outbox(Generic[T]):
-    """Sends what is put into it in batches, at most `senders` of them in flight.
+class Batcher(Generic[T]):
+    """Sends what is put into it in batches, at most `max_in_flight` of them in flight.
 
     `send` gets a list of 1 to `items_max` items whose sizes add up to at most
     `bytes_max` (a single larger item travels alone). It answers its items'
     senders itself, failures included: an exception from `send` is a bug and
     ends the outbox, which `run` then raises.
 
-    `pace` is asked whenever the outbox is about to wait. An item that follows a single
+    `flush_policy` is asked whenever the outbox is about to wait. An item that follows a single
     one which is done needs no company, and a full batch is always enough.
     """
 
@@ -51,18 +51,18 @@ class Outbox(Generic[T]):
         items_max: int,
         bytes_max: int = 4 * 2**20,
         size: Callable[[T], int] = _one,
-        senders: int = 1,
-        pace: Callable[[], Pace] = Pace,
+        max_in_flight: int = 1,
+        flush_policy: Callable[[], FlushPolicy] = FlushPolicy,
     ) -> None:
         self._send = send
         # May be changed at any time.
         self.items_max = items_max
         self._bytes_max = bytes_max
         self._size = size
-        self._senders = senders
-        self._pace = pace
+        self._max_in_flight = max_in_flight
+        self._flush_policy = flush_policy
         self._queue: deque[T] = deque()
-        self._flights = 0
+        self._in_flight = 0
         self._last_sent_at = -math.inf
         self._last_was_single = True
         # Wakes `run`: how many items must wait for that, and the alarm.
@@ -76,7 +76,7 @@ class Outbox(Generic[T]):
     @property
     def idle(self) -> bool:
         """Whether nothing waits and nothing is in flight."""
-        return not self._queue and not self._flights
+        return not self._queue and not self._in_flight
 
     def put(self, item: T) -> None:
         self._queue.append(item)
@@ -89,25 +89,25 @@ class Outbox(Generic[T]):
             self._wake.set()
 
     def withdraw(self) -> list[T]:
-        """Takes back everything that still waits."""
+        """Take back everything that still waits."""
         items = list(self._queue)
         self._queue.clear()
         return items
 
     async def run(self) -> None:
-        """Sends until cancelled. What is in flight then is cancelled with it."""
+        """Send until cancelled. What is in flight then is cancelled with it."""
         loop = asyncio.get_running_loop()
-        async with asyncio.TaskGroup() as flights:
+        async with asyncio.TaskGroup() as sending:
             while True:
                 await self._until_due(loop)
                 batch = self._take()
                 self._last_sent_at, self._last_was_single = loop.time(), len(batch) == 1
-                self._flights += 1
-                flights.create_task(self._fly(batch))
+                self._in_flight += 1
+                sending.create_task(self._send_batch(batch))
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Runs beside the block and ends with it."""
+        """Run beside the block and end with it."""
         task = asyncio.create_task(self.run())
         try:
             yield
@@ -117,19 +117,19 @@ class Outbox(Generic[T]):
                 await task
 
     async def _until_due(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Returns when a batch is to leave."""
+        """Return when a batch is to leave."""
         while True:
             self._wake.clear()
             early_s = 0.0
-            if self._flights == self._senders:
+            if self._in_flight == self._max_in_flight:
                 self._wanted = sys.maxsize  # the end of a flight wakes us
             elif not self._queue:
                 self._wanted = 1
             else:
-                pace = self._pace()
-                self._wanted = min(pace.enough, self.items_max)
-                early_s = self._last_sent_at + pace.seconds - loop.time()
-                goes_singly = self._last_was_single and not self._flights
+                flush_policy = self._flush_policy()
+                self._wanted = min(flush_policy.min_items, self.items_max)
+                early_s = self._last_sent_at + flush_policy.linger_s - loop.time()
+                goes_singly = self._last_was_single and not self._in_flight
                 if early_s <= 0 or goes_singly or len(self._queue) >= self._wanted:
                     return
             alarm = loop.call_later(early_s, self._wake.set) if early_s > 0 else None
@@ -139,11 +139,11 @@ class Outbox(Generic[T]):
                 if alarm is not None:
                     alarm.cancel()
 
-    async def _fly(self, batch: list[T]) -> None:
+    async def _send_batch(self, batch: list[T]) -> None:
         try:
             await self._send(batch)
         finally:
-            self._flights -= 1
+            self._in_flight -= 1
             self._wake.set()
 
     def _take(self) -> list[T]:

@@ -70,7 +70,7 @@ class TryResult:
         return payload.decode_json(self.data)
 
     def as_(self, kind: type[T]) -> T:
-        """The result decoded as `kind` (see tcc.payload). Raises InvalidPayloadError."""
+        """Return the result decoded as `kind` (see tcc.payload). Raises InvalidPayloadError."""
         return payload.decode(kind, self.data, self.content_type)
 
 
@@ -156,7 +156,7 @@ _CANCEL_REASONS = {reason.value: reason for reason in CancelReason}
 
 
 def wait_for_number(wait_for: WaitFor) -> pb.WaitFor:
-    """The contract's number. Raises ValueError for any other word."""
+    """Return the contract's number. Raises ValueError for any other word."""
     number = _WAIT_FOR.get(wait_for)
     if number is None:
         raise ValueError(f"wait_for is one of {', '.join(_WAIT_FOR)}, not {wait_for!r}")
@@ -164,7 +164,7 @@ def wait_for_number(wait_for: WaitFor) -> pb.WaitFor:
 
 
 def outcome_of(message: pb.TransactionOutcome) -> Outcome:
-    """The contract's outcome as a value."""
+    """Return the contract's outcome as a value."""
     return Outcome(
         gid=message.gid,
         state=_STATES[message.state],
@@ -182,7 +182,7 @@ def outcome_of(message: pb.TransactionOutcome) -> Outcome:
 
 
 def record_of(message: pb.Transaction) -> TransactionRecord:
-    """The contract's transaction as a value."""
+    """Return the contract's transaction as a value."""
     return TransactionRecord(
         gid=message.gid,
         state=_STATES[message.state],

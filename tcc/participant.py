@@ -30,7 +30,7 @@ from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tcc.action import Action, build_action
-from tcc.barrier_door import open_door
+from tcc.barrier_door import open_executor
 from tcc.failures import error_text
 from tcc.participant_service import ParticipantServicer
 from tcc.participant_work import ParticipantWork
@@ -61,7 +61,7 @@ class Participant:
     Its connections must not be in AUTOCOMMIT mode.
 
     `retention_s`: how long an ended barrier row is kept after the transaction's
-    expiry and its own last change. `batch_items_max` and `batch_senders`: the
+    expiry and its own last change. `batch_items_max` and `max_batches_in_flight`: the
     size of a batch handler's batches, and how many of one operation run at once.
     `waiting_max`: calls beyond that are refused with RESOURCE_EXHAUSTED.
     `tracer_provider`: OpenTelemetry's (the extra [tracing]): calls of traced transactions
@@ -77,7 +77,7 @@ class Participant:
         purge_interval_s: float = 60.0,
         purge_rows_max: int = 1_000,
         batch_items_max: int = 1_024,
-        batch_senders: int = 2,
+        max_batches_in_flight: int = 2,
         waiting_max: int = 20_000,
         tracer_provider: "TracerProvider | None" = None,
     ) -> None:
@@ -85,13 +85,13 @@ class Participant:
         self._tracing = _tracing(tracer_provider, name)
         # The port served on; 0 until the start.
         self.port = 0
-        self._door = open_door(database)
+        self._executor = open_executor(database)
         self._actions: dict[str, Action] = {}
         self._retention_ms = int(retention_s * 1000)
         self._purge_interval_s = purge_interval_s
         self._purge_rows_max = purge_rows_max
         self._batch_items_max = batch_items_max
-        self._batch_senders = batch_senders
+        self._max_batches_in_flight = max_batches_in_flight
         self._waiting_max = waiting_max
         self._server: tuple[grpc.aio.Server, ParticipantWork] | None = None
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # its stubs know no aio
@@ -139,10 +139,10 @@ class Participant:
         answer of its own takes its place. A repeated Try is asked anew, and answered
         what the first one was.
 
-        `lane(request)`, if there is one, numbers the lane of a request. No two
-        batches of one operation are in flight with requests of the same lane, and
-        within a lane requests are handled in order of arrival. Give requests that
-        change the same row one lane (tcc.lanes). It must be quick and never raise.
+        `partition_key(request)`, if there is one, returns an int, the request's partition. No two
+        batches of one operation are in flight with requests of the same partition, and within a
+        partition requests are handled in order of arrival. Give requests that change the same row
+        one partition. It must be quick and never raise.
 
         `cancel_always`: for a Try with effects outside the database; its cancel
         runs on an empty cancel too, with `branch.tried` False.
@@ -168,7 +168,7 @@ class Participant:
                 kind,
                 instance,
                 participant=self.name,
-                is_async=self._door.is_async,
+                is_async=self._executor.is_async,
                 cancel_always=cancel_always,
                 needs_request=needs_request,
             )
@@ -177,11 +177,11 @@ class Participant:
         return register
 
     async def create_schema(self) -> int:
-        """Creates or migrates the barrier's table; safe to call from every process at every start.
+        """Create or migrate the barrier's table; safe to call from every process at every start.
 
         Answers how many migration steps were applied.
         """
-        return await self._door.create_schema()
+        return await self._executor.create_schema()
 
     async def start(
         self,
@@ -201,14 +201,14 @@ class Participant:
             sqlalchemy.exc.DBAPIError: The database cannot be reached, or has no barrier table.
         """
         assert self._server is None, "this participant is started already"
-        await self._door.check()
+        await self._executor.check()
         tasks = self._tasks = TaskSupervisor()
         work = ParticipantWork(
-            self._door,
+            self._executor,
             self._actions,
             tasks,
             batch_items_max=self._batch_items_max,
-            batch_senders=self._batch_senders,
+            max_batches_in_flight=self._max_batches_in_flight,
             waiting_max=self._waiting_max,
             tracing=self._tracing,
         )
@@ -234,7 +234,7 @@ class Participant:
         return port
 
     async def stop(self, grace_s: float = 5.0) -> None:
-        """Reports NOT_SERVING, takes no new calls, finishes what it has, ends.
+        """Report NOT_SERVING, accept no new calls, finish the present ones, and stop.
 
         Calls that are not answered within the grace are cut off; a local
         transaction that takes longer than a second grace is rolled back (behind a
@@ -282,8 +282,8 @@ class Participant:
         return self._server[1].waiting if self._server else 0
 
     async def purge_once(self) -> int:
-        """Deletes one bounded batch of barrier rows past their retention; answers how many."""
-        return await self._door.purge(margin_ms=self._retention_ms, rows_max=self._purge_rows_max)
+        """Delete one bounded batch of barrier rows past their retention; return how many."""
+        return await self._executor.purge(margin_ms=self._retention_ms, rows_max=self._purge_rows_max)
 
     async def _report(self, status: int) -> None:
         for service in ("", SERVICE):

@@ -8,8 +8,8 @@ import grpc
 from sqlalchemy.exc import DBAPIError
 
 from tcc import barrier_books
-from tcc.barrier import Operation, State
-from tcc.barrier_books import BooksRow, Listing, Position
+from tcc.barrier import BarrierState, Operation
+from tcc.barrier_books import ListedRow, Listing, Position
 from tcc.failpoint import failpoint
 from tcc.participant_work import OverloadedError, ParticipantWork, Replies
 from tcc.v1 import participant_pb2 as pb, participant_pb2_grpc as pb_grpc
@@ -29,19 +29,19 @@ class ParticipantServicer(pb_grpc.ParticipantServiceServicer):
         self, request: pb.ParticipantServiceTryBranchRequest, context: Context
     ) -> pb.ParticipantServiceTryBranchResponse:
         outcome = await self._one(request.call, Operation.TRY, context)
-        return pb.ParticipantServiceTryBranchResponse(outcome=outcome)
+        return pb.ParticipantServiceTryBranchResponse(result=outcome)
 
     async def ConfirmBranch(
         self, request: pb.ConfirmBranchRequest, context: Context
     ) -> pb.ConfirmBranchResponse:
         outcome = await self._one(request.call, Operation.CONFIRM, context)
-        return pb.ConfirmBranchResponse(outcome=outcome)
+        return pb.ConfirmBranchResponse(result=outcome)
 
     async def CancelBranch(
         self, request: pb.CancelBranchRequest, context: Context
     ) -> pb.CancelBranchResponse:
         outcome = await self._one(request.call, Operation.CANCEL, context)
-        return pb.CancelBranchResponse(outcome=outcome)
+        return pb.CancelBranchResponse(result=outcome)
 
     async def ExecuteBranches(
         self, request: pb.ExecuteBranchesRequest, context: Context
@@ -66,7 +66,7 @@ class ParticipantServicer(pb_grpc.ParticipantServiceServicer):
             next_page_token=barrier_books.page_token(behind),
         )
 
-    async def _list(self, request: pb.ListBranchesRequest) -> tuple[list[BooksRow], Position | None]:
+    async def _list(self, request: pb.ListBranchesRequest) -> tuple[list[ListedRow], Position | None]:
         dialect_name = self._work.dialect_name
         if request.keys:
             keys = [(key.gid, key.branch_id) for key in request.keys]
@@ -74,7 +74,7 @@ class ParticipantServicer(pb_grpc.ParticipantServiceServicer):
                 raise ValueError(f"at most {barrier_books.ROWS_MAX} keys")
             return await self._work.read(lambda: barrier_books.find_rows(dialect_name, keys)), None
         asked = Listing(
-            states=frozenset(map(State, request.states)) or frozenset({State.TRIED}),
+            states=frozenset(map(BarrierState, request.states)) or frozenset({BarrierState.TRIED}),
             min_age_ms=request.min_age_ms,
             max_age_ms=request.max_age_ms,
             rows_max=min(request.page_size or barrier_books.ROWS_MAX, barrier_books.ROWS_MAX),
@@ -82,10 +82,10 @@ class ParticipantServicer(pb_grpc.ParticipantServiceServicer):
         )
         return await self._work.read(lambda: barrier_books.list_rows(dialect_name, asked))
 
-    async def _one(self, call: pb.BranchCall, operation: Operation, context: Context) -> pb.BranchOutcome:
+    async def _one(self, call: pb.BranchCall, operation: Operation, context: Context) -> pb.CallResult:
         async for response in await self._submit([call], operation, context):
             failpoint("participant.reply.before")
-            return response.outcomes[0]
+            return response.results[0]
         raise AssertionError("every call is answered")
 
     async def _submit(

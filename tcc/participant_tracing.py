@@ -25,7 +25,7 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
-from tcc.barrier import Code, Operation, Outcome
+from tcc.barrier import CallResult, Operation, OutcomeCode
 from tcc.v1 import participant_pb2 as pb
 
 _NAMES = {Operation.TRY: "tcc.try", Operation.CONFIRM: "tcc.confirm", Operation.CANCEL: "tcc.cancel"}
@@ -39,19 +39,19 @@ class CallSpan:
         self.span = span
 
     def enter(self) -> None:
-        """Makes it the current one for the rest of this task."""
+        """Make it the current span for the rest of this task."""
         attach(set_span_in_context(self.span))
 
-    def end(self, outcome: Outcome) -> None:
-        """The call is answered."""
+    def end(self, outcome: CallResult) -> None:
+        """End the span with the call's result."""
         span = self.span
         span.set_attribute("tcc.outcome", outcome.code.name)
         if outcome.reason:
             span.set_attribute("tcc.reason", outcome.reason)
-        if outcome.code is Code.FAILED:
+        if outcome.code is OutcomeCode.FAILED:
             span.set_attribute("error.type", outcome.reason)
-            said = f"{outcome.reason}: {outcome.message}" if outcome.message else outcome.reason
-            span.set_status(Status(StatusCode.ERROR, said))
+            reason = f"{outcome.reason}: {outcome.message}" if outcome.message else outcome.reason
+            span.set_status(Status(StatusCode.ERROR, reason))
         span.end()
 
 
@@ -63,7 +63,7 @@ class ParticipantTracing:
         self._participant = participant
 
     def start(self, call: pb.BranchCall, operation: Operation) -> CallSpan | None:
-        """The span of a call that has just come; None where it belongs to no trace."""
+        """Return the span of a call that has just come; None if it belongs to no trace."""
         carrier = {"traceparent": call.traceparent, "tracestate": call.tracestate}
         context = _PROPAGATOR.extract(carrier, Context())
         if not get_current_span(context).get_span_context().is_valid:

@@ -28,23 +28,23 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 from tcc import payload
 from tcc.action import NAME_BYTES_MAX, Action, RefusalError, Undecoded, refusing_action
 from tcc.barrier import (
-    Code,
+    CallResult,
     InvalidResultError,
     Key,
     Operation,
-    Outcome,
+    OutcomeCode,
     Plan,
     digest_of,
     encoded_result,
     rejected,
     settle,
 )
-from tcc.barrier_door import Door
+from tcc.barrier_door import BarrierExecutor
 from tcc.branch import BatchItem, Branch, Rejected
 from tcc.failures import FailureLog, error_text, is_database_unavailable
 from tcc.guarded_connection import TransactionControlError, TransactionLostError
-from tcc.lanes import LaneOutbox
-from tcc.outbox import Outbox
+from tcc.lanes import PartitionedBatcher
+from tcc.outbox import Batcher
 from tcc.supervision import TaskSupervisor
 from tcc.v1 import participant_pb2 as pb
 
@@ -57,7 +57,7 @@ T = TypeVar("T")
 
 KEY_BYTES_MAX = 128
 _OPERATIONS = {int(operation): operation for operation in Operation}
-_CODES = {code: pb.OutcomeCode.Name(code) for code in Code}
+_CODES = {code: pb.OutcomeCode.Name(code) for code in OutcomeCode}
 
 
 # Of the calls of one RPC: by digest, what payloads were decoded to.
@@ -76,10 +76,10 @@ class Replies:
         self._ready = pb.ExecuteBranchesResponse()
         self._some = asyncio.Event()
 
-    def deliver(self, index: int, outcome: Outcome) -> None:
+    def deliver(self, index: int, outcome: CallResult) -> None:
         code, reason, message, result, content_type, permanent = outcome
-        add = self._ready.outcomes.add
-        if code is Code.SUCCEEDED:
+        add = self._ready.results.add
+        if code is OutcomeCode.SUCCEEDED:
             add(index=index, code=pb.OUTCOME_CODE_SUCCEEDED, result=result, content_type=content_type)
         else:
             add(index=index, code=_CODES[code], reason=reason, message=message, permanent=permanent)
@@ -88,7 +88,7 @@ class Replies:
 
     async def __aiter__(self) -> AsyncIterator[pb.ExecuteBranchesResponse]:
         """Batches of answers, until each call has its own."""
-        while self._missing or self._ready.outcomes:
+        while self._missing or self._ready.results:
             await self._some.wait()
             self._some.clear()
             ready, self._ready = self._ready, pb.ExecuteBranchesResponse()
@@ -114,16 +114,16 @@ class ParticipantWork:
 
     def __init__(
         self,
-        door: Door,
+        executor: BarrierExecutor,
         actions: dict[str, Action],
         tasks: TaskSupervisor,
         *,
         batch_items_max: int,
-        batch_senders: int,
+        max_batches_in_flight: int,
         waiting_max: int,
         tracing: "ParticipantTracing | None" = None,
     ) -> None:
-        self._door = door
+        self._executor = executor
         self._tracing = tracing
         self._actions = actions
         self._tasks = tasks
@@ -131,38 +131,41 @@ class ParticipantWork:
         # Calls taken and not answered yet.
         self.waiting = 0
         self._waiting_max = waiting_max
-        self._transactions = asyncio.Semaphore(door.connections)
+        self._transactions = asyncio.Semaphore(executor.connections)
         # By operation: the calls that are running, with the copies of each that came in the meantime.
         self._running: list[dict[Key, list[Delivery]]] = [{} for _ in range(max(Operation) + 1)]
         self._idle = asyncio.Event()
         self._idle.set()
         # By operation and action.
-        self._outboxes: list[dict[str, Outbox[Delivery] | LaneOutbox[Delivery]]] = [
+        self._batchers: list[dict[str, Batcher[Delivery] | PartitionedBatcher[Delivery]]] = [
             {
-                action.name: self._outbox(action, operation, batch_items_max, batch_senders)
+                action.name: self._batcher(action, operation, batch_items_max, max_batches_in_flight)
                 for action in actions.values()
                 if operation in action.batched
             }
             for operation in (None, *Operation)
         ]
 
-    def _outbox(
-        self, action: Action, operation: Operation, items_max: int, senders: int
-    ) -> Outbox[Delivery] | LaneOutbox[Delivery]:
+    def _batcher(
+        self, action: Action, operation: Operation, items_max: int, max_in_flight: int
+    ) -> Batcher[Delivery] | PartitionedBatcher[Delivery]:
         async def send(batch: list[Delivery]) -> None:
             await self._settle_batch(action, operation, batch)
 
-        if action.lane is None:
-            return Outbox(send, items_max=items_max, senders=senders)
-        return LaneOutbox(
-            send, lane=lambda delivery: delivery.partition, items_max=items_max, senders=senders
+        if action.partition_key is None:
+            return Batcher(send, items_max=items_max, max_in_flight=max_in_flight)
+        return PartitionedBatcher(
+            send,
+            partition_key=lambda delivery: delivery.partition,
+            items_max=items_max,
+            max_in_flight=max_in_flight,
         )
 
     def start(self) -> None:
         """Start what sends batches. The supervisor ends it; what is unfinished then is rolled back."""
         for operation in Operation:
-            for action_name, outbox in self._outboxes[operation].items():
-                self._tasks.start(outbox.run(), f"{operation.name} of {action_name}", endless=True)
+            for action_name, batcher in self._batchers[operation].items():
+                self._tasks.start(batcher.run(), f"{operation.name} of {action_name}", endless=True)
 
     async def drain(self, timeout_s: float) -> None:
         """Wait until everything submitted is finished, or until the time is up."""
@@ -193,11 +196,11 @@ class ParticipantWork:
     async def read(self, plan: Callable[[], Plan[T]]) -> T:
         """Run a plan that calls no handler, when its turn has come. Raises DBAPIError."""
         async with self._transactions:
-            return await self._door.transact(plan, _no_handler)
+            return await self._executor.transact(plan, _no_handler)
 
     @property
     def dialect_name(self) -> str:
-        return self._door.dialect_name
+        return self._executor.dialect_name
 
     def _submit_one(
         self,
@@ -206,7 +209,7 @@ class ParticipantWork:
         replies: Replies,
         only: Operation | None,
         decoded: Decoded,
-    ) -> Outcome | None:
+    ) -> CallResult | None:
         """Take a call; return its outcome if that is certain before any transaction."""
         operation = _OPERATIONS.get(call.operation, only)
         gid, branch_id, name = call.gid, call.branch_id, call.action
@@ -224,7 +227,7 @@ class ParticipantWork:
             if operation is Operation.TRY:
                 return self._failure(branch, operation, error)
             # The barrier may be able to answer without the handler.
-            action = refusing_action(name, error, is_async=self._door.is_async)
+            action = refusing_action(name, error, is_async=self._executor.is_async)
             item, partition = BatchItem(branch, None), 0
         except Rejected as no:
             return rejected(no)
@@ -247,7 +250,7 @@ class ParticipantWork:
             raise RefusalError("UNKNOWN_ACTION", f"this participant has no action {call.action!r}")
         if call.content_type == payload.UNKNOWN:
             return _without_request(action, call), BatchItem(branch, None), 0
-        if operation is not Operation.TRY and action.lane is None:
+        if operation is not Operation.TRY and action.partition_key is None:
             return action, BatchItem(branch, Undecoded(action.kind, call.payload, call.content_type)), 0
         request = decoded.get(branch.digest) if branch.digest else None
         if request is None:
@@ -259,7 +262,7 @@ class ParticipantWork:
                 action.screen(branch, request)
             if action.try_result is not None:
                 branch = _with_result(branch, action.try_result(branch, request))
-        partition = 0 if action.lane is None else operator.index(action.lane(request))
+        partition = 0 if action.partition_key is None else operator.index(action.partition_key(request))
         return action, BatchItem(branch, request), partition
 
     def _enqueue(self, delivery: Delivery) -> None:
@@ -272,9 +275,9 @@ class ParticipantWork:
             copies.append(delivery)
             return
         running[key] = []
-        outbox = self._outboxes[operation].get(action.name)
-        if outbox is not None and not action.goes_alone:
-            outbox.put(delivery)
+        batcher = self._batchers[operation].get(action.name)
+        if batcher is not None and not action.goes_alone:
+            batcher.put(delivery)
         else:
             self._tasks.start(self._settle_alone(delivery), f"{operation.name} of {action.name}")
 
@@ -308,7 +311,7 @@ class ParticipantWork:
 
     async def _transact_batch(
         self, action: Action, operation: Operation, batch: list[Delivery]
-    ) -> list[Outcome]:
+    ) -> list[CallResult]:
         items = [delivery.item for delivery in batch]
         spans = self._tracing and [delivery.span for delivery in batch if delivery.span is not None]
         if not spans:
@@ -317,20 +320,24 @@ class ParticipantWork:
         with self._tracing.together(action.name, operation, spans):
             return await self._transact(action, operation, items)
 
-    async def _outcome(self, delivery: Delivery) -> Outcome:
+    async def _outcome(self, delivery: Delivery) -> CallResult:
         try:
             [outcome] = await self._transact(delivery.action, delivery.operation, [delivery.item])
         except Exception as error:  # noqa: BLE001 - a handler may raise anything
             return self._failure(delivery.item.branch, delivery.operation, error)
         return outcome
 
-    async def _transact(self, action: Action, operation: Operation, items: list[BatchItem]) -> list[Outcome]:
-        return await self._door.transact(
-            lambda: settle(self._door.sql, operation, action.name, items, cancel_always=action.cancel_always),
+    async def _transact(
+        self, action: Action, operation: Operation, items: list[BatchItem]
+    ) -> list[CallResult]:
+        return await self._executor.transact(
+            lambda: settle(
+                self._executor.sql, operation, action.name, items, cancel_always=action.cancel_always
+            ),
             action.handlers[operation],
         )
 
-    def _failure(self, branch: Branch, operation: Operation, error: BaseException) -> Outcome:
+    def _failure(self, branch: Branch, operation: Operation, error: BaseException) -> CallResult:
         """What an exception means to the caller. A failure is logged."""
         try:
             if isinstance(error, Rejected) and operation is Operation.TRY:
@@ -338,11 +345,11 @@ class ParticipantWork:
             outcome = _failed_outcome(error)
         except Exception as second:  # noqa: BLE001 - an author's exception may have broken attributes
             text = f"{type(error).__name__} (its text cannot be made: {type(second).__name__})"
-            outcome = Outcome(Code.FAILED, "HANDLER_ERROR", text)
+            outcome = CallResult(OutcomeCode.FAILED, "HANDLER_ERROR", text)
         self._failures.record(branch, operation, outcome.reason, outcome.message, error)
         return outcome
 
-    def _answer(self, outcomes: Iterable[tuple[Delivery, Outcome]]) -> None:
+    def _answer(self, outcomes: Iterable[tuple[Delivery, CallResult]]) -> None:
         for delivery, outcome in outcomes:
             self._deliver(delivery, outcome)
             branch = delivery.item.branch
@@ -356,7 +363,7 @@ class ParticipantWork:
         if not self.waiting:
             self._idle.set()
 
-    def _deliver(self, delivery: Delivery, outcome: Outcome) -> None:
+    def _deliver(self, delivery: Delivery, outcome: CallResult) -> None:
         delivery.replies.deliver(delivery.position, outcome)
         if delivery.span is not None:
             delivery.span.end(outcome)
@@ -375,7 +382,7 @@ def _without_request(action: Action, call: pb.BranchCall) -> Action:
 
 
 def _with_result(branch: Branch, result: object) -> Branch:
-    """A branch whose Try is to answer this."""
+    """Return a branch with the result that its Try is to return."""
     data, content_type = encoded_result(result)
     return branch._replace(try_result=data, try_result_content_type=content_type)
 
@@ -385,18 +392,18 @@ def _key_fits(key: str) -> bool:
     return 0 < size <= KEY_BYTES_MAX and "\0" not in key
 
 
-def _invalid(message: str) -> Outcome:
-    return Outcome(Code.FAILED, "INVALID_CALL", message, permanent=True)
+def _invalid(message: str) -> CallResult:
+    return CallResult(OutcomeCode.FAILED, "INVALID_CALL", message, permanent=True)
 
 
-def _failed_outcome(error: BaseException) -> Outcome:
+def _failed_outcome(error: BaseException) -> CallResult:
     match error:
         case RefusalError() | TransactionLostError():
-            return error.outcome
+            return error.result
         case InvalidResultError():
-            return Outcome(Code.FAILED, "INVALID_RESULT", error_text(error), permanent=True)
+            return CallResult(OutcomeCode.FAILED, "INVALID_RESULT", error_text(error), permanent=True)
         case TransactionControlError():
-            return Outcome(Code.FAILED, "HANDLER_ERROR", error_text(error), permanent=True)
+            return CallResult(OutcomeCode.FAILED, "HANDLER_ERROR", error_text(error), permanent=True)
         case _:
             reason = "DATABASE_UNAVAILABLE" if is_database_unavailable(error) else "HANDLER_ERROR"
-            return Outcome(Code.FAILED, reason, error_text(error))
+            return CallResult(OutcomeCode.FAILED, reason, error_text(error))

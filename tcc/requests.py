@@ -116,7 +116,7 @@ def duration(seconds: float | None) -> Duration | None:
 
 
 def timestamp(moment: datetime | None) -> Timestamp | None:
-    """A moment with a time zone. Raises ValueError for one without: it would mean another on each host."""
+    """Return a moment with a time zone. Raises ValueError for one without: it would be ambiguous."""
     if moment is None:
         return None
     if moment.tzinfo is None:

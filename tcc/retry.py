@@ -24,10 +24,10 @@ def is_retryable(error: TccError) -> bool:
     )
 
 
-def pause_s(error: TccError, *, attempt: int, time_left_s: float, luck: float) -> float | None:
+def pause_s(error: TccError, *, attempt: int, time_left_s: float, jitter: float) -> float | None:
     """How long to wait before the next attempt; None when the error is the caller's to see.
 
-    `attempt` counts from 0; `luck` is uniform in [0, 1). The pause always ends
+    `attempt` counts from 0; `jitter` is uniform in [0, 1). The pause always ends
     before the caller's time does, and there is none when too little is left.
     """
     room_s = time_left_s - error.retry_after_s
@@ -35,4 +35,4 @@ def pause_s(error: TccError, *, attempt: int, time_left_s: float, luck: float) -
         return None
     # Ten doublings are far beyond the cap already; more would only overflow.
     backoff_s = min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2.0 ** min(attempt, 10), room_s)
-    return error.retry_after_s + luck * backoff_s
+    return error.retry_after_s + jitter * backoff_s

@@ -28,13 +28,13 @@ import grpc
 
 from tcc.errors import ClientClosed, DeadlineExceeded, TccError, Unavailable, error_from_reply, error_from_rpc
 from tcc.failpoint import failpoint
-from tcc.outbox import Outbox
+from tcc.outbox import Batcher
 from tcc.retry import is_retryable, pause_s
 from tcc.v1 import transaction_pb2 as pb
 
-CALLS_IN_FLIGHT = 4
-PACE_MIN_S = 0.001
-PACE_MAX_S = 0.05
+MAX_CALLS_IN_FLIGHT = 4
+LINGER_MIN_S = 0.001
+LINGER_MAX_S = 0.05
 # A new measurement's weight in the smoothed reply time.
 SMOOTHING = 0.25
 # Tag and length of an item within its batch.
@@ -79,14 +79,14 @@ class Submitter:
         self._execute_transaction = execute_transaction
         self._execute_transactions = execute_transactions
         self._batch_items_max = batch_items_max
-        self._outbox = Outbox(
+        self._batcher = Batcher(
             self._send,
             items_max=batch_items_max,
             bytes_max=batch_bytes_max,
             size=lambda item: item.payload_bytes,
         )
         self._loop = asyncio.get_running_loop()
-        self._sender = self._loop.create_task(self._outbox.run())
+        self._sender = self._loop.create_task(self._batcher.run())
         self._calls: set[asyncio.Task[None]] = set()
         self._waiting: set[_Item] = set()
         self._reply_s = 0.0
@@ -94,7 +94,7 @@ class Submitter:
     async def submit(
         self, request: pb.ExecuteTransactionRequest, *, timeout_s: float
     ) -> pb.TransactionOutcome:
-        """The outcome of one transaction; the request must carry its gid.
+        """Return the outcome of one transaction; the request must carry its gid.
 
         Raises:
             TccError: The coordinator's refusal, or Unavailable, ResourceExhausted or
@@ -104,7 +104,7 @@ class Submitter:
         item = _Item(request, loop.create_future(), loop.time() + timeout_s)
         alarm = loop.call_at(item.deadline, _expire, item)
         self._waiting.add(item)
-        self._outbox.put(item)
+        self._batcher.put(item)
         try:
             return await item.answer
         finally:
@@ -112,7 +112,7 @@ class Submitter:
             self._waiting.discard(item)
 
     async def close(self) -> None:
-        """Gives up what is in flight: its callers get ClientClosed."""
+        """Abandon what is in flight: its callers get ClientClosed."""
         for item in self._waiting:
             _fail(item, ClientClosed("the client was closed before the transaction was answered"))
         tasks = [self._sender, *self._calls]
@@ -123,17 +123,17 @@ class Submitter:
     # --- sending ----------------------------------------------------------
 
     async def _send(self, batch: list[_Item]) -> None:
-        """Starts the calls of a batch, and returns when the next batch may leave."""
+        """Start the calls of a batch, and return when the next batch may leave."""
         wanted = [item for item in batch if not item.answer.done()]
         together = [item for item in wanted if not item.alone]
         calls = [self._start([item]) for item in wanted if item.alone]
         if together:
             calls.append(self._start(together))
-        if calls and len(self._outbox) < self._batch_items_max:
-            await asyncio.wait(calls, timeout=self._pace_s())
+        if calls and len(self._batcher) < self._batch_items_max:
+            await asyncio.wait(calls, timeout=self._linger_s())
 
-    def _pace_s(self) -> float:
-        return min(PACE_MAX_S, max(PACE_MIN_S, self._reply_s / CALLS_IN_FLIGHT))
+    def _linger_s(self) -> float:
+        return min(LINGER_MAX_S, max(LINGER_MIN_S, self._reply_s / MAX_CALLS_IN_FLIGHT))
 
     def _start(self, items: list[_Item]) -> asyncio.Task[None]:
         call = self._loop.create_task(self._call(items))
@@ -168,7 +168,7 @@ class Submitter:
         _settle(item, response.outcome)
 
     async def _call_batch(self, missing: dict[int, _Item]) -> None:
-        """Takes those that are replied to out of `missing`: items by their place in the batch."""
+        """Remove those that are answered from `missing`: items by their place in the batch."""
         started = self._loop.time()
         items = list(missing.values())
         deadline = max(item.deadline for item in items)
@@ -204,14 +204,14 @@ class Submitter:
         time_left_s = item.deadline - self._loop.time()
         if in_batch and not is_retryable(error) and not isinstance(error, DeadlineExceeded):
             item.alone = True
-            self._outbox.put(item)
+            self._batcher.put(item)
             return
-        wait_s = pause_s(error, attempt=item.attempt, time_left_s=time_left_s, luck=random.random())
+        wait_s = pause_s(error, attempt=item.attempt, time_left_s=time_left_s, jitter=random.random())
         if wait_s is None:
             _fail(item, error)
             return
         item.attempt += 1
-        self._loop.call_later(wait_s, self._outbox.put, item)
+        self._loop.call_later(wait_s, self._batcher.put, item)
 
 
 def _settle(item: _Item, outcome: pb.TransactionOutcome) -> None:
@@ -231,7 +231,7 @@ def _expire(item: _Item) -> None:
 
 
 def _error_of(failure: grpc.aio.AioRpcError | None) -> TccError:
-    """A new error for each caller, for each will carry its own traceback."""
+    """Return a new error for each caller, because each gets its own traceback."""
     if failure is None:
         return Unavailable("the call ended without an answer")
     error = error_from_rpc(failure)

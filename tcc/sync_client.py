@@ -27,7 +27,7 @@ from tcc import context as contexts
 from tcc.client import BATCH_BYTES_MAX, BATCH_ITEMS_MAX, TIMEOUT_DEFAULT_S, Client
 from tcc.context import TransactionContext
 from tcc.errors import ClientClosed
-from tcc.interactive import Enlistment, Transaction
+from tcc.interactive import Enlistment, InteractiveTransaction
 from tcc.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class _LoopThread:
         return self._thread.is_alive()
 
     def run(self, start: Callable[[], Awaitable[R]]) -> R:
-        """The result of what `start` starts, in a copy of this thread's context.
+        """Return the result of what `start` starts, in a copy of this thread's context.
 
         An interrupted wait cancels it.
         """
@@ -76,7 +76,7 @@ class _LoopThread:
         self._loop.close()
 
 
-class _Twin(Generic[Original_co]):
+class _SyncProxy(Generic[Original_co]):
     """The sync front of an async object that lives on the loop's thread."""
 
     def __init__(self, original: Original_co, loop: _LoopThread) -> None:
@@ -86,23 +86,23 @@ class _Twin(Generic[Original_co]):
 
 def _in_background(
     method: Callable[Concatenate[Original, P], Awaitable[R]],
-) -> Callable[Concatenate[_Twin[Original], P], R]:
-    """The sync twin of an async method: the same arguments, result, errors and docstring."""
+) -> Callable[Concatenate[_SyncProxy[Original], P], R]:
+    """Return the sync version of an async method: the same arguments, result, errors and docstring."""
 
     @wraps(method)
-    def twin(self: _Twin[Original], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def proxy(self: _SyncProxy[Original], /, *args: P.args, **kwargs: P.kwargs) -> R:
         return self._loop.run(lambda: method(self._original, *args, **kwargs))
 
-    return twin
+    return proxy
 
 
 def _in_background_each(
     method: Callable[Concatenate[Original, P], AsyncIterator[R]],
-) -> Callable[Concatenate[_Twin[Original], P], Iterator[R]]:
-    """The same for an async iterator."""
+) -> Callable[Concatenate[_SyncProxy[Original], P], Iterator[R]]:
+    """Return the sync version of an async iterator."""
 
     @wraps(method)
-    def twin(self: _Twin[Original], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
+    def proxy(self: _SyncProxy[Original], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
         items = method(self._original, *args, **kwargs)
         ended = object()
 
@@ -112,10 +112,10 @@ def _in_background_each(
         while (item := self._loop.run(following)) is not ended:
             yield item  # type: ignore[misc] # only `ended` is not an R
 
-    return twin
+    return proxy
 
 
-class SyncEnlistment(_Twin[OriginalEnlistment_co]):
+class SyncEnlistment(_SyncProxy[OriginalEnlistment_co]):
     """`tcc.interactive.Enlistment` for code without an event loop."""
 
     @property
@@ -132,8 +132,8 @@ class SyncEnlistment(_Twin[OriginalEnlistment_co]):
     register = _in_background(Enlistment.register)
 
 
-class SyncTransaction(SyncEnlistment[Transaction]):
-    """`tcc.interactive.Transaction` for code without an event loop, as `with`."""
+class SyncTransaction(SyncEnlistment[InteractiveTransaction]):
+    """`tcc.interactive.InteractiveTransaction` for code without an event loop, as `with`."""
 
     @property
     def outcome(self) -> Outcome | None:
@@ -145,10 +145,10 @@ class SyncTransaction(SyncEnlistment[Transaction]):
         """When the coordinator cancels it if it is undecided, in UTC; None before it has begun."""
         return self._original.expires_at
 
-    begin = _in_background(Transaction.begin)
-    confirm = _in_background(Transaction.confirm)
-    cancel = _in_background(Transaction.cancel)
-    _finish = _in_background(Transaction.finish)
+    begin = _in_background(InteractiveTransaction.begin)
+    confirm = _in_background(InteractiveTransaction.confirm)
+    cancel = _in_background(InteractiveTransaction.cancel)
+    _finish = _in_background(InteractiveTransaction.finish)
 
     # The context is entered here, in the caller's thread, and not where the work is done.
 
@@ -168,18 +168,18 @@ class SyncTransaction(SyncEnlistment[Transaction]):
 
 
 def _transaction_in_front(
-    method: Callable[Concatenate[Original, P], Transaction],
-) -> Callable[Concatenate[_Twin[Original], P], SyncTransaction]:
-    """The sync twin of a method that makes a transaction."""
+    method: Callable[Concatenate[Original, P], InteractiveTransaction],
+) -> Callable[Concatenate[_SyncProxy[Original], P], SyncTransaction]:
+    """Return the sync version of a method that makes a transaction."""
 
     @wraps(method)
-    def twin(self: _Twin[Original], /, *args: P.args, **kwargs: P.kwargs) -> SyncTransaction:
+    def proxy(self: _SyncProxy[Original], /, *args: P.args, **kwargs: P.kwargs) -> SyncTransaction:
         return SyncTransaction(method(self._original, *args, **kwargs), self._loop)
 
-    return twin
+    return proxy
 
 
-class SyncClient(_Twin[Client]):
+class SyncClient(_SyncProxy[Client]):
     """`tcc.Client` for code without an event loop: the same arguments, methods and errors.
 
     Any thread may call it. Close it with `close`, or use it as `with`.
@@ -221,7 +221,7 @@ class SyncClient(_Twin[Client]):
         self.close()
 
     def close(self) -> None:
-        """Ends the client and its thread. Idempotent; see `Client.close`."""
+        """Close the client and its thread. Idempotent; see `Client.close`."""
         if self._loop.running:
             self._loop.run(self._original.close)
             self._loop.stop()

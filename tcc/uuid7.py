@@ -16,7 +16,7 @@ _VARIANT_OF = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
 
 
 def uuid7() -> str:
-    """A new UUID of 48 bits of milliseconds and 74 random bits, as text.
+    """Return a new UUID of 48 bits of milliseconds and 74 random bits, as text.
 
     Source: RFC 9562, section 5.7.
     """

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from tcc.v1 import admin_pb2 as admin
-from tccctl.audit_chain import Head, Verdict, verify as verify_chain
-from tccctl.blocks import Cell, Column, Table, Words, cell
+from tccctl.audit_chain import ChainCheck, Head, verify as verify_chain
+from tccctl.blocks import Cell, Column, Table, TextBlock, cell
 from tccctl.command import command
 from tccctl.exit_codes import ExitCode
 from tccctl.failures import UsageFailure
@@ -68,7 +68,7 @@ def verify(
     head: Annotated[
         str,
         typer.Option(
-            help="NUMBER:HASH, as kept from an earlier run: it must lie on the chain. Implies --here."
+            help="SEQUENCE:HASH, as kept from an earlier run: it must lie on the chain. Implies --here."
         ),
     ] = "",
 ) -> None:
@@ -79,11 +79,11 @@ def verify(
     kept = _head(head) if head else None
     if here or kept:
         request = admin.ListAuditRecordsRequest(page_size=_PAGE_SIZE)
-        verdict = verify_chain(chain.from_iterable(_pages(session, request)), kept)
+        check = verify_chain(chain.from_iterable(_pages(session, request)), kept)
     else:
-        verdict = _verdict(session.ask("VerifyAuditChain", admin.VerifyAuditChainRequest()))
-    session.output.answer([_verdict_words(verdict)], _verdict_record(verdict))
-    if verdict.problem:
+        check = _chain_check(session.ask("VerifyAuditChain", admin.VerifyAuditChainRequest()))
+    session.output.answer([_chain_check_text(check)], _chain_check_record(check))
+    if check.problem:
         raise typer.Exit(ExitCode.WRONG)
 
 
@@ -98,7 +98,7 @@ def _pages(session: Session, request: admin.ListAuditRecordsRequest) -> Iterator
 
 def _table(records: Sequence[admin.AuditRecord]) -> Table:
     columns = (
-        Column("NUMBER", right=True),
+        Column("SEQUENCE", right=True),
         Column("AT"),
         Column("OPERATOR"),
         Column("ACTION"),
@@ -130,30 +130,30 @@ def _head(text: str) -> Head:
     except ValueError:
         head = Head(0, b"")
     if head.sequence < 1 or len(head.hash) != _HASH_BYTES:
-        raise UsageFailure(f"--head {text!r} is not NUMBER:HASH", advice="`tccctl audit verify` prints it")
+        raise UsageFailure(f"--head {text!r} is not SEQUENCE:HASH", advice="`tccctl audit verify` prints it")
     return head
 
 
-def _verdict(reply: admin.VerifyAuditChainResponse) -> Verdict:
+def _chain_check(reply: admin.VerifyAuditChainResponse) -> ChainCheck:
     problem = "" if reply.intact else reply.problem or "the chain is broken"
     head = Head(reply.head_sequence, reply.head_hash) if reply.head_sequence else None
-    return Verdict(records=reply.records, head=head, broken_at=reply.broken_at_sequence, problem=problem)
+    return ChainCheck(records=reply.records, head=head, broken_at=reply.broken_at_sequence, problem=problem)
 
 
-def _verdict_words(verdict: Verdict) -> Words:
-    if verdict.problem:
-        return Words(f"BROKEN at record {verdict.broken_at}: {verdict.problem}", "bold red")
-    if verdict.head is None:
-        return Words("intact: nobody has acted yet", "green")
-    head = f"{verdict.head.sequence}:{verdict.head.hash.hex()}"
-    return Words(f"intact: {verdict.records} records, head {head}", "green")
+def _chain_check_text(check: ChainCheck) -> TextBlock:
+    if check.problem:
+        return TextBlock(f"BROKEN at record {check.broken_at}: {check.problem}", "bold red")
+    if check.head is None:
+        return TextBlock("intact: nobody has acted yet", "green")
+    head = f"{check.head.sequence}:{check.head.hash.hex()}"
+    return TextBlock(f"intact: {check.records} records, head {head}", "green")
 
 
-def _verdict_record(verdict: Verdict) -> dict[str, Any]:
+def _chain_check_record(check: ChainCheck) -> dict[str, Any]:
     return {
-        "intact": not verdict.problem,
-        "records": verdict.records,
-        "broken_at_sequence": verdict.broken_at or None,
-        "problem": verdict.problem or None,
-        "head": f"{verdict.head.sequence}:{verdict.head.hash.hex()}" if verdict.head else None,
+        "intact": not check.problem,
+        "records": check.records,
+        "broken_at_sequence": check.broken_at or None,
+        "problem": check.problem or None,
+        "head": f"{check.head.sequence}:{check.head.hash.hex()}" if check.head else None,
     }

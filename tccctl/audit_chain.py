@@ -23,7 +23,7 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class ChainCheck:
     """What was found: `problem` is empty for a chain in order."""
 
     records: int
@@ -33,7 +33,7 @@ class Verdict:
 
 
 def record_hash(record: AuditRecord) -> bytes:
-    """What the record's hash has to be, given the previous one that it names."""
+    """Return what the record's hash has to be, given the previous one that it names."""
     at_us = record.at.seconds * 1_000_000 + record.at.nanos // 1_000
     fields = [
         record.sequence,
@@ -48,7 +48,7 @@ def record_hash(record: AuditRecord) -> bytes:
     return sha256(record.previous_hash + canonical).digest()
 
 
-def verify(newest_first: Iterable[AuditRecord], kept: Head | None = None) -> Verdict:
+def verify(newest_first: Iterable[AuditRecord], kept: Head | None = None) -> ChainCheck:
     """Follows the chain from its end to its beginning; `kept` must lie on it."""
     count, head, wanted = 0, None, None
     seen_kept = kept is None
@@ -60,7 +60,7 @@ def verify(newest_first: Iterable[AuditRecord], kept: Head | None = None) -> Ver
             seen_kept = True
             problem = problem or ("" if record.hash == kept.hash else "is not the one that was kept")
         if problem:
-            return Verdict(
+            return ChainCheck(
                 records=count,
                 head=head,
                 broken_at=record.sequence,
@@ -68,21 +68,21 @@ def verify(newest_first: Iterable[AuditRecord], kept: Head | None = None) -> Ver
             )
         wanted = Head(record.sequence - 1, record.previous_hash)
     if wanted is not None and wanted != Head(0, _FIRST_PREVIOUS):
-        return Verdict(
+        return ChainCheck(
             records=count,
             head=head,
             broken_at=wanted.sequence,
             problem=f"record {wanted.sequence} is missing",
         )
     if kept is not None and not seen_kept:
-        return Verdict(
+        return ChainCheck(
             records=count, head=head, broken_at=kept.sequence, problem=f"record {kept.sequence} is missing"
         )
-    return Verdict(records=count, head=head)
+    return ChainCheck(records=count, head=head)
 
 
 def _problem(record: AuditRecord, wanted: Head | None) -> str:
-    """What is wrong with a record that ought to be `wanted`; empty for nothing."""
+    """Return what is wrong with a record that ought to be `wanted`; empty for nothing."""
     if record.hash != record_hash(record):
         return "was changed"
     if wanted is None:

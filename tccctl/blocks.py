@@ -52,26 +52,26 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class TextBlock:
     """A sentence. An empty one is an empty line."""
 
     text: str = ""
     style: str = ""
 
 
-Block: TypeAlias = Table | Facts | Words
+Block: TypeAlias = Table | Facts | TextBlock
 
 
 def cell(text: object, style: str = "") -> Cell:
-    """A cell of one line; nothing is shown as "-"."""
+    """Return a cell of one line; nothing is shown as "-"."""
     return Cell(harmless(str(text)) or NONE, style)
 
 
 def plain_lines(blocks: Sequence[Block], *, wide: bool = False) -> Iterator[str]:
-    """The blocks as lines of plain text."""
+    """Return the blocks as lines of plain text."""
     for block in blocks:
         match block:
-            case Words(text):
+            case TextBlock(text):
                 yield harmless(text)
             case Facts(rows):
                 width = max((len(name) for name, _ in rows), default=0)
@@ -92,7 +92,7 @@ class PlainTables:
         self._widths: list[int] = []
 
     def lines(self, table: Table) -> Iterator[str]:
-        """The next table as lines of plain text."""
+        """Return the next table as lines of plain text."""
         if not table.rows:
             yield table.empty
             return
@@ -113,7 +113,7 @@ class PlainTables:
 
 
 def rich_group(blocks: Sequence[Block], *, wide: bool = False) -> Group:
-    """The blocks for a terminal."""
+    """Return the blocks for a terminal."""
     return Group(*(_rich(block, wide=wide) for block in blocks))
 
 
@@ -129,7 +129,7 @@ def _cut(text: str, column: Column, *, wide: bool) -> str:
 
 def _rich(block: Block, *, wide: bool) -> RenderableType:
     match block:
-        case Words(text, style):
+        case TextBlock(text, style):
             return Text(harmless(text), style=style)
         case Facts(rows):
             grid = RichTable.grid(padding=(0, 2))

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from tcc.v1 import admin_pb2 as admin
-from tccctl.blocks import Block, Column, Table, Words, cell
+from tccctl.blocks import Block, Column, Table, TextBlock, cell
 from tccctl.exit_codes import ExitCode
 from tccctl.failures import Failure
 from tccctl.formatting import enum_name
@@ -28,13 +28,13 @@ def run_bulk(
     token: str,
     yes: bool,
 ) -> None:
-    """Does it, or says what it would do.
+    """Run a bulk action, or print what it would do.
 
     Ends the process with PARTLY where some transactions were not acted on. Raises Failure.
     """
     # What is only planned needs no reason; the contract wants words all the same.
-    act = session.act(reason or (_DRY_RUN if dry_run else None))
-    request = admin.RunBulkActionRequest(filter=filter_, action=action, act=act)
+    operator_context = session.operator_context(reason or (_DRY_RUN if dry_run else None))
+    request = admin.RunBulkActionRequest(filter=filter_, action=action, operator_context=operator_context)
     if not token:
         plan = _plan(session, request)
         if dry_run or not plan.matched:
@@ -73,9 +73,9 @@ def _run(session: Session, request: admin.RunBulkActionRequest) -> None:
             "the coordinator stopped before it had finished",
             advice="do the dry run again: it finds what is left",
         )
-    said = session.record(last) | {"failures": [session.record(failure) for failure in failures]}
+    data = session.record(last) | {"failures": [session.record(failure) for failure in failures]}
     summary = f"{last.succeeded} of {last.matched} transactions done, {last.failed} not"
-    session.output.answer([Words(summary), *_failure_blocks(failures)], said)
+    session.output.answer([TextBlock(summary), *_failure_blocks(failures)], data)
     if last.failed:
         raise typer.Exit(ExitCode.PARTLY)
 
@@ -83,19 +83,19 @@ def _run(session: Session, request: admin.RunBulkActionRequest) -> None:
 def _plan_blocks(plan: admin.RunBulkActionResponse) -> list[Block]:
     words = f"{plan.matched} transactions match, {plan.succeeded} can be acted on; nothing is done yet"
     sample = f"for example {', '.join(plan.sample_gids)}" if plan.sample_gids else ""
-    blocks: list[Block] = [Words(words)]
+    blocks: list[Block] = [TextBlock(words)]
     if sample:
-        blocks.append(Words(sample))
+        blocks.append(TextBlock(sample))
     return [*blocks, *_failure_blocks(plan.failures)]
 
 
 def _how_to_go_on(plan: admin.RunBulkActionResponse, request: admin.RunBulkActionRequest) -> list[Block]:
     if not plan.matched:
         return []
-    reason = "WHY" if request.act.reason == _DRY_RUN else request.act.reason
+    reason = "WHY" if request.operator_context.reason == _DRY_RUN else request.operator_context.reason
     options = ["--filter", request.filter, "--token", plan.confirmation_token, "--reason", reason]
     line = command_line("tccctl", "tx", _verb(request.action), options=options)
-    return [Words("to do it:"), Words(f"  {line}", "green")]
+    return [TextBlock("to do it:"), TextBlock(f"  {line}", "green")]
 
 
 def _failure_blocks(failures: Iterable[admin.BulkFailure]) -> list[Block]:

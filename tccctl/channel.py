@@ -15,7 +15,7 @@ _PING_EVERY_MAX_S = 3_600.0
 
 
 def open_channel(settings: Settings) -> grpc.Channel:
-    """A channel, to be closed by the caller. Raises UsageFailure: a TLS file is missing or cannot be read.
+    """Return a channel, to be closed by the caller. Raises UsageFailure: a TLS file cannot be read.
 
     Who hangs is found out within `settings.timeout_s`, two seconds at least, also in the midst of a stream.
     """
@@ -36,7 +36,7 @@ def open_channel(settings: Settings) -> grpc.Channel:
 
 
 def _options(timeout_s: float) -> list[tuple[str, int]]:
-    """A stream may be quiet for long. Pings tell that from a coordinator that hangs, within the timeout."""
+    """Return the channel's options. A stream may be idle for long; pings detect a hung coordinator."""
     half_ms = round(min(max(timeout_s / 2, _PING_EVERY_MIN_S), _PING_EVERY_MAX_S) * 1_000)
     return [
         ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),

@@ -40,7 +40,7 @@ watch.register(app)
 
 
 def main() -> None:
-    """The entry point of the command."""
+    """Run the command line."""
     for stream in (sys.stdout, sys.stderr):
         # What the terminal's alphabet lacks is spelled out.
         cast("TextIOWrapper", stream).reconfigure(errors="backslashreplace")

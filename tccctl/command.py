@@ -26,7 +26,7 @@ Gid = Annotated[str, typer.Argument(metavar="GID", help="The transaction's id.")
 def command(
     app: typer.Typer, name: str, *, examples: Sequence[str], notes: Sequence[str] = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Makes a function of a session and its own options a command, with examples and notes in its help."""
+    """Register a function of a session and its options as a command, with examples and notes in its help."""
     epilog = "\n\n".join(["Examples:", *(f"  {example}" for example in examples), *notes])
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tcc.v1 import admin_pb2 as admin
-from tccctl.blocks import Cell, Column, Table, Words, cell
+from tccctl.blocks import Cell, Column, Table, TextBlock, cell
 from tccctl.command import Reason, Yes, command
 from tccctl.exit_codes import ExitCode
 from tccctl.failures import Failure
@@ -21,7 +21,7 @@ app = typer.Typer(no_args_is_help=True, help="See coordinators with their leases
 def list_(session: Session) -> None:
     """List coordinators with their leases; * marks the one that answers."""
     reply = session.ask("ListCoordinators", admin.ListCoordinatorsRequest())
-    table = coordinator_table(reply.coordinators, reply.answering_id, time.time())
+    table = coordinator_table(reply.coordinators, reply.responder_id, time.time())
     session.output.answer([table], session.record(reply))
 
 
@@ -39,46 +39,46 @@ def drain(
 ) -> None:
     """Ask a coordinator to finish its work, to take nothing new, and to end."""
     chosen = _find(session, name)
-    confirmed(
-        f"Drain {chosen.name}, which drives {chosen.driving} transactions?", yes=yes, advice="add --yes"
+    confirmed(f"Drain {chosen.name}, which owns {chosen.owned} transactions?", yes=yes, advice="add --yes")
+    request = admin.DrainCoordinatorRequest(
+        coordinator_id=chosen.id, operator_context=session.operator_context(reason)
     )
-    request = admin.DrainCoordinatorRequest(coordinator_id=chosen.id, act=session.act(reason))
     reply = session.do("DrainCoordinator", request)
     words = f"{chosen.name} is asked to drain (audit record {reply.audit_record.sequence})"
-    session.output.answer([Words(words)], session.record(reply))
+    session.output.answer([TextBlock(words)], session.record(reply))
 
 
-def coordinator_table(coordinators: Sequence[admin.Coordinator], answering_id: str, now_s: float) -> Table:
+def coordinator_table(coordinators: Sequence[admin.Coordinator], responder_id: str, now_s: float) -> Table:
     """One line a coordinator."""
     columns = (
         Column("COORDINATOR"),
         Column("STATE"),
         Column("STARTED"),
         Column("LEASE UNTIL"),
-        Column("DRIVING", right=True),
+        Column("OWNED", right=True),
         Column("LIVE", right=True),
         Column("LOG BACKLOG", right=True),
         Column("VERSION"),
         Column("REPORTED", wide=True),
         Column("ID"),
     )
-    rows = [_row(coordinator, answering_id, now_s) for coordinator in coordinators]
+    rows = [_row(coordinator, responder_id, now_s) for coordinator in coordinators]
     return Table(columns=columns, rows=rows, empty="no coordinator has a lease")
 
 
-def _row(coordinator: admin.Coordinator, answering_id: str, now_s: float) -> list[Cell]:
+def _row(coordinator: admin.Coordinator, responder_id: str, now_s: float) -> list[Cell]:
     state, style = "alive", "green"
     if not coordinator.alive:
         state, style = "dead", "bold red"
     elif coordinator.HasField("drain_requested_at"):
         state, style = "draining", "yellow"
-    mark = "*" if coordinator.id == answering_id else ""
+    mark = "*" if coordinator.id == responder_id else ""
     return [
         cell(f"{coordinator.name}{mark}", "bold"),
         cell(state, style),
         cell(ago(coordinator.started_at, now_s)),
         cell(ago(coordinator.lease_until, now_s)),
-        cell(coordinator.driving),
+        cell(coordinator.owned),
         cell(coordinator.live),
         cell(coordinator.log_backlog),
         cell(coordinator.version),

@@ -20,7 +20,7 @@ class ExitCode(IntEnum):
 
 
 def meaning(code: ExitCode) -> str:
-    """What a status says, for the help and the docs."""
+    """Return what a status means, for the help and the docs."""
     match code:
         case ExitCode.OK:
             return "done"

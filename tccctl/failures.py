@@ -32,10 +32,10 @@ class UsageFailure(Failure):
         super().__init__(message, advice=advice, code=ExitCode.USAGE)
 
 
-def failure_of(error: TccError, *, address: str, acting: bool) -> Failure:
-    """A refused or failed call as a failure.
+def failure_of(error: TccError, *, address: str, changes_state: bool) -> Failure:
+    """Return a refused or failed call as a failure.
 
-    `address` was asked; `acting` says that the call was to change something.
+    `address` was asked; `changes_state` says that the call was to change something.
     """
     advise = _ADVICE.get(error.reason)
     if advise is not None:
@@ -48,7 +48,7 @@ def failure_of(error: TccError, *, address: str, acting: bool) -> Failure:
         )
     else:
         advice = _ADVICE_BY_CODE.get(error.code, "")
-    if acting and error.code in _LEAVES_OPEN and error.reason not in _NOTHING_DONE:
+    if changes_state and error.code in _LEAVES_OPEN and error.reason not in _NOTHING_DONE:
         advice = _joined(advice, OUTCOME_UNKNOWN)
     return Failure(
         _message(error, address), advice=advice, code=_EXIT_CODES.get(error.code, ExitCode.REFUSED)
@@ -59,8 +59,8 @@ def _message(error: TccError, address: str) -> str:
     if error.reason == "INVALID_FILTER":
         return f"{error.message}{_pointed_at(error.metadata)}"
     if error.reason == error.code.name:  # no coordinator said this
-        said = error.message.partition("\n")[0]
-        return f"{address} does not answer: {said}" if _is_silence(error) else f"{error.reason}: {said}"
+        reason = error.message.partition("\n")[0]
+        return f"{address} does not answer: {reason}" if _is_silence(error) else f"{error.reason}: {reason}"
     return f"{error.reason}: {error.message}"
 
 
@@ -149,6 +149,8 @@ _ADVICE: dict[str, Callable[[Mapping[str, str]], str]] = {
     "REPAIR_NOT_ALLOWED": lambda _: "`tccctl reconcile` says what is proposed; --as names another operation",
     "PARTICIPANT_PAUSED": lambda _: "`tccctl participant resume NAME` lets calls leave again",
     "PARTICIPANT_UNREACHABLE": lambda _: "`tccctl participant list` says how it is",
-    "BOOKS_NOT_OFFERED": lambda _: "it has to be served by a newer SDK, or to implement ListBranches",
+    "RECONCILIATION_UNSUPPORTED": lambda _: (
+        "it has to be served by a newer SDK, or to implement ListBranches"
+    ),
     "OVERLOADED": lambda _: "try again in a few seconds",
 }

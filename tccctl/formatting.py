@@ -13,7 +13,7 @@ _DURATION_PART = re.compile(r"(\d+)(ms|d|h|m|s)")
 
 
 def duration(seconds: float) -> str:
-    """The two largest units, as in the filter language: "1h30m", "3m12s", "40s", "250ms"."""
+    """Return the two largest units, as in the filter language: "1h30m", "3m12s", "40s", "250ms"."""
     milliseconds = max(0, round(seconds * 1000))
     if milliseconds >= 1_000:  # whole seconds say enough
         milliseconds -= milliseconds % 1_000
@@ -30,7 +30,7 @@ def duration(seconds: float) -> str:
 
 
 def milliseconds_in(text: str) -> int | None:
-    """A duration as `duration` writes it, in milliseconds; None: it is none."""
+    """Return a duration as `duration` writes it, in milliseconds; None: it is none."""
     parts = _DURATION_PART.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         return None
@@ -39,7 +39,7 @@ def milliseconds_in(text: str) -> int | None:
 
 
 def counted(count: int, *, at_least: bool) -> str:
-    """A number, or "10000+" where counting stopped there."""
+    """Return a number, or "10000+" if counting stopped there."""
     return f"{count}+" if at_least else str(count)
 
 
@@ -73,7 +73,7 @@ def due(moment: Timestamp, now_s: float) -> str:
 
 
 def enum_name(descriptor: EnumDescriptor, number: int) -> str:
-    """The value's name without the enum's: "CONFIRMING". Empty for UNSPECIFIED.
+    """Return the value's name without the enum's: "CONFIRMING". Empty for UNSPECIFIED.
 
     A number that this version of the contract does not know is shown as it is.
     """
@@ -85,12 +85,12 @@ def enum_name(descriptor: EnumDescriptor, number: int) -> str:
 
 
 def harmless(text: str) -> str:
-    """The text on one line, its control characters spelled out: others' words may not steer the terminal."""
+    """Return the text on one line, control characters escaped: they must not control the terminal."""
     return "".join(character if character.isprintable() else _spelled(character) for character in text)
 
 
 def harmless_lines(text: str) -> str:
-    """The same for text that may have several lines, and tabs in them."""
+    """Return the text with control characters escaped, but with its lines and tabs."""
     return "".join(
         character if character.isprintable() or character in "\n\t" else _spelled(character)
         for character in text

@@ -45,7 +45,7 @@ class Output:
         return self.out.isatty()
 
     def answer(self, blocks: Sequence[Block], data: Any) -> None:
-        """Writes one of the two: `blocks` for people, or `data` for programs."""
+        """Write one of the two: `blocks` for people, or `data` for programs."""
         match self.format:
             case OutputFormat.JSON:
                 self.out.write(_json(data) + "\n")
@@ -64,7 +64,7 @@ class Output:
         record: Callable[[T], Any],
         rest: Callable[[], tuple[Sequence[Block], Mapping[str, Any]]],
     ) -> None:
-        """Writes an answer with a long list in it, each page as soon as it is known.
+        """Write an answer with a long list in it, each page as soon as it is known.
 
         For people each page is a `table`, for programs all are a list of `record`s by the name of
         `name`. What comes behind, `rest`, is asked for at the end. Where reading a page fails, the
@@ -100,7 +100,7 @@ class Output:
         yaml.safe_dump(data, self.out, sort_keys=False, allow_unicode=True)
 
     def show(self, blocks: Sequence[Block]) -> None:
-        """Writes blocks for people."""
+        """Write blocks for people."""
         wide = self.format is OutputFormat.WIDE
         if self.is_terminal:
             console = Console(file=self.out, highlight=False)
@@ -110,7 +110,7 @@ class Output:
         self.out.flush()
 
     def note(self, text: str) -> None:
-        """Writes a line to standard error: it is no part of the answer."""
+        """Write a line to standard error: it is no part of the answer."""
         self.error.write(f"{text}\n")
         self.error.flush()
 
@@ -120,7 +120,7 @@ def _items(first: Sequence[T], more: Iterable[Sequence[T]]) -> Iterator[T]:
 
 
 def _json_object(name: str, records: Iterable[Any], rest: Callable[[], Mapping[str, Any]]) -> Iterator[str]:
-    """What `_json` makes of {name: [*records], **rest()}, in pieces."""
+    """Yield what `_json` makes of {name: [*records], **rest()}, in pieces."""
     yield f"{{\n  {_json(name)}: ["
     count = 0
     for count, record in enumerate(records, start=1):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from tcc.v1 import admin_pb2 as admin
-from tccctl.blocks import Cell, Column, Table, Words, cell
+from tccctl.blocks import Cell, Column, Table, TextBlock, cell
 from tccctl.command import Reason, Version, command
 from tccctl.exit_codes import ExitCode
 from tccctl.failures import Failure
@@ -33,13 +33,13 @@ def list_(session: Session) -> None:
 @command(app, "pause", examples=["tccctl participant pause inventory --reason 'its database is being moved'"])
 def pause(session: Session, name: Name, reason: Reason = None, version: Version = None) -> None:
     """Stop all calls to a participant. Its branches wait; new transactions for it are refused."""
-    _act(session, "PauseParticipant", admin.PauseParticipantRequest(participant=name), reason, version)
+    _execute(session, "PauseParticipant", admin.PauseParticipantRequest(participant=name), reason, version)
 
 
 @command(app, "resume", examples=["tccctl participant resume inventory --reason 'the move is over'"])
 def resume(session: Session, name: Name, reason: Reason = None, version: Version = None) -> None:
     """Let calls to a participant leave again."""
-    _act(session, "ResumeParticipant", admin.ResumeParticipantRequest(participant=name), reason, version)
+    _execute(session, "ResumeParticipant", admin.ResumeParticipantRequest(participant=name), reason, version)
 
 
 @command(
@@ -49,7 +49,7 @@ def resume(session: Session, name: Name, reason: Reason = None, version: Version
 )
 def reset_breaker(session: Session, name: Name, reason: Reason = None, version: Version = None) -> None:
     """Close a participant's breaker at every coordinator. `tx retry` hurries what waits."""
-    _act(session, "ResetBreaker", admin.ResetBreakerRequest(participant=name), reason, version)
+    _execute(session, "ResetBreaker", admin.ResetBreakerRequest(participant=name), reason, version)
 
 
 def participant_table(participants: Sequence[admin.ParticipantStatus], now_s: float) -> Table:
@@ -60,7 +60,7 @@ def participant_table(participants: Sequence[admin.ParticipantStatus], now_s: fl
         Column("BREAKER"),
         Column("PROBE"),
         Column("WAITING", right=True),
-        Column("UNDER WAY", right=True),
+        Column("IN FLIGHT", right=True),
         Column("BACKLOG", right=True),
         Column("ANSWERED", right=True),
         Column("FAILED", right=True),
@@ -86,7 +86,7 @@ def _row(
     state = "paused" if participant.paused else "not configured" if report is None else "active"
     numbers: list[object] = ["", "", "", ""]
     if report is not None:
-        numbers = [report.under_way, report.backlog, report.calls_answered, report.calls_failed]
+        numbers = [report.in_flight, report.backlog, report.calls_answered, report.calls_failed]
     return [
         cell(participant.name, "bold"),
         cell(state, "" if state == "active" else "bold yellow"),
@@ -112,19 +112,19 @@ def _changed(participant: admin.ParticipantStatus, now_s: float) -> str:
     return f"{ago(participant.changed_at, now_s)} by {participant.operator}: {participant.reason}"
 
 
-def _act(session: Session, method: str, request: Any, reason: str | None, version: int | None) -> None:
+def _execute(session: Session, method: str, request: Any, reason: str | None, version: int | None) -> None:
     if version is None:
         version = _read(session, request.participant).version
-    request.act.CopyFrom(session.act(reason, version=version))
+    request.operator_context.CopyFrom(session.operator_context(reason, version=version))
     reply = session.do(method, request)
     participant, audit = reply.participant, reply.audit_record
     state = "is paused" if participant.paused else "is active"
     words = f"{participant.name} {state}, version {participant.version} (audit record {audit.sequence})"
-    session.output.answer([Words(words)], session.record(reply))
+    session.output.answer([TextBlock(words)], session.record(reply))
 
 
 def _read(session: Session, name: str) -> admin.ParticipantStatus:
-    """The participant as it is now, shown beside the answer. Raises Failure."""
+    """Return the participant as it is now, shown beside the answer. Raises Failure."""
     known = session.ask("ListParticipants", admin.ListParticipantsRequest()).participants
     for participant in known:
         if participant.name == name:

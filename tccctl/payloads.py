@@ -34,7 +34,7 @@ class PayloadReader:
     redact: Sequence[str]
 
     def read(self, data: bytes, content_type: str, *, key: str) -> Any:
-        """A JSON-like value. `key` is what `messages` is asked with. None for nothing at all."""
+        """Return a JSON-like value. `messages` is looked up by `key`. None if there is nothing."""
         if not data:
             return None
         try:
@@ -50,16 +50,16 @@ class PayloadReader:
         return json.loads(data)
 
     def _opaque(self, data: bytes, content_type: str) -> dict[str, Any]:
-        said: dict[str, Any] = {"content_type": content_type or None, "bytes": len(data)}
+        described: dict[str, Any] = {"content_type": content_type or None, "bytes": len(data)}
         if not self.redact:
-            said["base64"] = b64encode(data).decode()
-        return said
+            described["base64"] = b64encode(data).decode()
+        return described
 
 
 def payload_reader(
     descriptor_sets: Sequence[Path], messages: Mapping[str, str], redact: Sequence[str]
 ) -> PayloadReader:
-    """A reader that knows the messages of these descriptor sets (`protoc --include_imports -o FILE`).
+    """Return a reader that knows these descriptor sets (`protoc --include_imports -o FILE`).
 
     Raises UsageFailure: a file cannot be read, or a message is named that is in none of them.
     """
@@ -96,7 +96,7 @@ def _is_json(content_type: str) -> bool:
 
 
 def _named_type(content_type: str) -> str | None:
-    """The message that a content type names itself: `application/x-protobuf; type=shop.v1.Reserve`."""
+    """Return the message that a content type names: `application/x-protobuf; type=shop.v1.Reserve`."""
     for parameter in content_type.split(";")[1:]:
         name, _, value = parameter.partition("=")
         if name.strip().lower() in _TYPE_PARAMETERS:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 
 def command_line(*words: str, arguments: Sequence[str] = (), options: Sequence[str] = ()) -> str:
-    """A line of the shell: the command's words, its arguments, its options with their values.
+    """Return a line of the shell: the command's words, its arguments, its options with their values.
 
     Where an argument begins with a dash, all of them stand last, behind `--`.
     """

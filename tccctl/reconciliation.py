@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from tcc.v1 import admin_pb2 as admin, participant_pb2 as pb, transaction_pb2
-from tccctl.blocks import Block, Cell, Column, Table, Words, cell
+from tccctl.blocks import Block, Cell, Column, Table, TextBlock, cell
 from tccctl.command import Reason, Yes, command
 from tccctl.exit_codes import ExitCode
 from tccctl.failures import Failure, UsageFailure
@@ -44,7 +44,7 @@ _OPERATIONS = {None: pb.OPERATION_UNSPECIFIED, "confirm": pb.OPERATION_CONFIRM, 
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the command."""
+    """Add the command."""
     command(
         app,
         "reconcile",
@@ -116,7 +116,7 @@ def reconcile(
         request.min_age.CopyFrom(_duration("--min-age", min_age))
     request.ended_within.CopyFrom(_duration("--ended-within", ended_within))
     comparison = _Comparison()
-    pages = comparison.pages(session.stream("Reconcile", request, acting=False))
+    pages = comparison.pages(session.stream("Reconcile", request, changes_state=False))
     if repair_all:
         _repair_all(session, list(chain.from_iterable(pages)), comparison, reason, yes=yes)
         return
@@ -145,7 +145,7 @@ class _Comparison:
         self.ended: list[admin.ParticipantReconciliation] = []
 
     def pages(self, responses: Iterable[admin.ReconcileResponse]) -> Iterator[list[admin.Finding]]:
-        """The findings. Responses may have few; a page has enough of them for columns that fit."""
+        """Yield the findings. Responses may be short; a page has enough findings to align its columns."""
         page: list[admin.Finding] = []
         for response in responses:
             for finding in response.findings:
@@ -166,10 +166,10 @@ class _Comparison:
 
 
 def _repair_one(session: Session, order: admin.RepairBranchRequest, reason: str | None) -> None:
-    order.act.CopyFrom(session.act(reason))
+    order.operator_context.CopyFrom(session.operator_context(reason))
     reply = session.do("RepairBranch", order)
     _check(reply)
-    session.output.answer([Words(_done(reply))], session.record(reply))
+    session.output.answer([TextBlock(_done(reply))], session.record(reply))
 
 
 def _repair_all(
@@ -184,10 +184,10 @@ def _repair_all(
     if not session.output.is_data:
         session.output.show([*([_table(findings)] if findings else []), *_summary(comparison)])
     if not proposed:
-        session.output.answer([Words("nothing is to be repaired")], {"repaired": [], "failures": []})
+        session.output.answer([TextBlock("nothing is to be repaired")], {"repaired": [], "failures": []})
         _exit_if_not_compared(comparison.ended)
         return
-    act = session.act(reason)
+    operator_context = session.operator_context(reason)
     confirmed(f"repair {len(proposed)} of them, as proposed?", yes=yes, advice="add --yes")
     repaired: list[admin.RepairBranchResponse] = []
     failures: list[tuple[admin.Finding, str]] = []
@@ -199,7 +199,7 @@ def _repair_all(
                 gid=finding.gid,
                 branch_id=finding.branch_id,
                 operation=finding.repair,
-                act=act,
+                operator_context=operator_context,
             )
             try:
                 reply = session.do("RepairBranch", request)
@@ -221,21 +221,21 @@ def _repair_all(
         "failures": [session.record(finding) | {"failure": why} for finding, why in failures],
     }
     words = f"{len(repaired)} of {len(proposed)} repaired, {len(proposed) - len(repaired)} not"
-    session.output.answer([Words(words), *table], data)
+    session.output.answer([TextBlock(words), *table], data)
     if failures:
         raise typer.Exit(ExitCode.PARTLY)
 
 
 def _check(reply: admin.RepairBranchResponse) -> None:
-    """Raises Failure where the participant did not do it."""
-    outcome = reply.outcome
+    """Raise Failure if the participant did not do it."""
+    outcome = reply.result
     if outcome.code == pb.OUTCOME_CODE_SUCCEEDED:
         return
-    said = ": ".join(filter(None, (outcome.reason, outcome.message))) or "it failed"
+    reason = ": ".join(filter(None, (outcome.reason, outcome.message))) or "it failed"
     advice = "nothing was changed by it, as far as is known; look again, and repeat it when that is mended"
     if outcome.reason == "PAYLOAD_NEEDED":
         advice = "say with --payload what the initiator asked for; its own log may know"
-    raise Failure(f"{reply.finding.participant} did not do it: {said}", advice=advice)
+    raise Failure(f"{reply.finding.participant} did not do it: {reason}", advice=advice)
 
 
 def _done(reply: admin.RepairBranchResponse) -> str:
@@ -247,7 +247,7 @@ def _done(reply: admin.RepairBranchResponse) -> str:
 
 
 def _summary(comparison: _Comparison) -> list[Block]:
-    """What stands below the findings."""
+    """Return what is printed below the findings."""
     compared = [one for one in comparison.ended if one.outcome == admin.RECONCILIATION_OUTCOME_COMPARED]
     counts = [f"{count} {_kind(kind)}" for kind, count in sorted(comparison.kinds.items())]
     rows = sum(one.rows for one in compared)
@@ -255,12 +255,12 @@ def _summary(comparison: _Comparison) -> list[Block]:
     blocks: list[Block] = []
     # Who was not looked at agrees with nothing.
     if compared or counts:
-        blocks.append(Words() if counts else _table([]))
-        blocks.append(Words(f"{', '.join(counts) or 'no finding'} in {rows} rows of {who}"))
+        blocks.append(TextBlock() if counts else _table([]))
+        blocks.append(TextBlock(f"{', '.join(counts) or 'no finding'} in {rows} rows of {who}"))
     else:
-        blocks.append(Words("nobody could be compared with the log"))
+        blocks.append(TextBlock("nobody could be compared with the log"))
     rest = [one for one in comparison.ended if one.outcome != admin.RECONCILIATION_OUTCOME_COMPARED]
-    blocks += [Words(f"not compared: {one.detail}", "yellow") for one in rest]
+    blocks += [TextBlock(f"not compared: {one.detail}", "yellow") for one in rest]
     return blocks
 
 
@@ -308,15 +308,15 @@ def _how_to_repair(comparison: _Comparison) -> list[Block]:
     key = ["--repair", finding.gid, finding.branch_id, "--participant", finding.participant]
     one = command_line("tccctl", "reconcile", options=[*key, "--reason", "WHY"])
     return [
-        Words("to repair one, or all that has a proposal:"),
-        Words(f"  {one}", "green"),
-        Words("  tccctl reconcile --repair-all --reason WHY", "green"),
+        TextBlock("to repair one, or all that has a proposal:"),
+        TextBlock(f"  {one}", "green"),
+        TextBlock("  tccctl reconcile --repair-all --reason WHY", "green"),
     ]
 
 
 def _exit_if_not_compared(ended: Sequence[admin.ParticipantReconciliation]) -> None:
-    """What a participant does not offer is no failure; what it could not be asked is."""
-    fine = {admin.RECONCILIATION_OUTCOME_COMPARED, admin.RECONCILIATION_OUTCOME_NOT_OFFERED}
+    """Exit with a failure if a participant could not be compared; one without support is no failure."""
+    fine = {admin.RECONCILIATION_OUTCOME_COMPARED, admin.RECONCILIATION_OUTCOME_UNSUPPORTED}
     if any(one.outcome not in fine for one in ended):
         raise typer.Exit(ExitCode.PARTLY)
 

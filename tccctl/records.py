@@ -16,7 +16,7 @@ from tccctl.payloads import PayloadReader
 
 
 def record(message: Message, payloads: PayloadReader) -> dict[str, Any]:
-    """The message as a dictionary with the contract's field names."""
+    """Return the message as a dictionary with the contract's field names."""
     fields = {field.name: _value(message, field, payloads) for field in message.DESCRIPTOR.fields}
     if isinstance(message, pb.Branch):
         fields |= _decoded(message, payloads)
@@ -24,7 +24,7 @@ def record(message: Message, payloads: PayloadReader) -> dict[str, Any]:
 
 
 def branch_key(spec: pb.BranchSpec) -> str:
-    """What the messages of a branch are configured by."""
+    """Return the key by which the messages of a branch are configured."""
     return f"{spec.participant}/{spec.action}"
 
 

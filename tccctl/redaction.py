@@ -11,7 +11,7 @@ REDACTED = "[redacted]"
 
 
 def redacted(value: Any, paths: Sequence[str]) -> Any:
-    """The JSON-like value with everything that a path leads to replaced by "[redacted]"."""
+    """Return the JSON-like value with everything that a path leads to replaced by "[redacted]"."""
     return _redacted(value, [path.split(".") for path in paths])
 
 
@@ -28,7 +28,7 @@ def _redacted(value: Any, ways: list[list[str]]) -> Any:
 
 
 def _below(ways: list[list[str]], key: str) -> list[list[str]]:
-    """What is left of the ways that go through this key."""
+    """Return what is left of the paths that go through this key."""
     found: list[list[str]] = []
     for way in ways:
         first, rest = way[0], way[1:]

@@ -38,45 +38,49 @@ class Session:
 
     def ask(self, method: str, request: Message) -> Any:
         """Asks for something that changes nothing. Raises Failure."""
-        return self._call(method, request, acting=False)
+        return self._call(method, request, changes_state=False)
 
     def do(self, method: str, request: Message) -> Any:
         """Asks for a change. Raises Failure."""
-        return self._call(method, request, acting=True)
+        return self._call(method, request, changes_state=True)
 
-    def stream(self, method: str, request: Message, *, acting: bool = True) -> Iterator[Any]:
-        """Asks for what streams back: a change's progress where `acting`. Raises Failure while it is read."""
-        with self._failures(acting=acting):
+    def stream(self, method: str, request: Message, *, changes_state: bool = True) -> Iterator[Any]:
+        """Ask for a stream: a change's progress where `changes_state`. Raises Failure while it is read."""
+        with self._failures(changes_state=changes_state):
             yield from getattr(self.stub, method)(request, timeout=STREAM_TIMEOUT_S)
 
-    def act(self, reason: str | None, *, version: int = 0) -> admin_pb2.Act:
+    def operator_context(self, reason: str | None, *, version: int = 0) -> admin_pb2.OperatorContext:
         """Who acts and why; asks on a terminal for what is missing. Raises UsageFailure."""
         if not self.settings.operator:
             raise UsageFailure(
                 "nobody is named", advice="say who acts with --operator, or set TCCCTL_OPERATOR"
             )
-        return admin_pb2.Act(operator=self.settings.operator, reason=_reason(reason), version=version)
+        return admin_pb2.OperatorContext(
+            operator=self.settings.operator, reason=_reason(reason), version=version
+        )
 
     def record(self, message: Message) -> dict[str, Any]:
-        """The message for JSON and YAML."""
+        """Return the message for JSON and YAML."""
         return record(message, self.payloads)
 
-    def _call(self, method: str, request: Message, *, acting: bool) -> Any:
-        with self._failures(acting=acting):
+    def _call(self, method: str, request: Message, *, changes_state: bool) -> Any:
+        with self._failures(changes_state=changes_state):
             return getattr(self.stub, method)(request, timeout=self.settings.timeout_s)
 
     @contextmanager
-    def _failures(self, *, acting: bool) -> Iterator[None]:
+    def _failures(self, *, changes_state: bool) -> Iterator[None]:
         try:
             yield
         except grpc.RpcError as error:
-            raise failure_of(error_from_rpc(error), address=self.settings.address, acting=acting) from error
+            raise failure_of(
+                error_from_rpc(error), address=self.settings.address, changes_state=changes_state
+            ) from error
         except KeyboardInterrupt:
-            if not acting:
+            if not changes_state:
                 raise
             raise Failure("interrupted", advice=OUTCOME_UNKNOWN, code=ExitCode.INTERRUPTED) from None
         except Terminated:
-            if not acting:
+            if not changes_state:
                 raise
             raise Failure(
                 meaning(ExitCode.TERMINATED), advice=OUTCOME_UNKNOWN, code=ExitCode.TERMINATED
@@ -87,7 +91,7 @@ class Session:
 def session(
     options: Options, output: Output, environment: Mapping[str, str] = os.environ
 ) -> Iterator[Session]:
-    """A session with a channel, which is closed at the end. Nothing is sent before the first call."""
+    """Open a session with a channel, closed at the end. Nothing is sent before the first call."""
     settings = settings_of(options, environment)
     payloads = payload_reader(settings.descriptor_sets, settings.messages, settings.redact)
     with open_channel(settings) as channel:
@@ -97,7 +101,7 @@ def session(
 
 @contextmanager
 def failures_as_exits() -> Iterator[None]:
-    """Ends the process as a failure says, its words on standard error."""
+    """End the process as a failure says, with its message on standard error."""
     try:
         yield
     except Failure as failure:
@@ -121,7 +125,7 @@ def failures_as_exits() -> Iterator[None]:
 
 
 def confirmed(question: str, *, yes: bool, advice: str) -> None:
-    """Returns when the operator means it. Raises Failure: nobody can be asked, or the answer is no."""
+    """Return when the operator confirms. Raises Failure: no terminal, or the answer is no."""
     if yes:
         return
     if not _can_ask():

@@ -63,7 +63,7 @@ class Options:
 
 
 def settings_of(options: Options, environment: Mapping[str, str]) -> Settings:
-    """What holds. Raises UsageFailure: the file cannot be read, or something in it is wrong."""
+    """Return the effective settings. Raises UsageFailure: the file cannot be read, or is invalid."""
     file = _file(options, environment)
     return Settings(
         address=options.address or environment.get("TCCCTL_ADDRESS") or file.address,

@@ -3,7 +3,7 @@
 import typer
 
 from tcc.v1 import admin_pb2 as admin
-from tccctl.blocks import Block, Cell, Facts, Words, cell
+from tccctl.blocks import Block, Cell, Facts, TextBlock, cell
 from tccctl.command import command
 from tccctl.coordinators import coordinator_table
 from tccctl.formatting import counted, duration, instant, seconds_of
@@ -12,7 +12,7 @@ from tccctl.session import Session
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the command."""
+    """Add the command."""
     command(app, "stats", examples=["tccctl stats", "tccctl stats -o json"])(stats)
 
 
@@ -27,18 +27,18 @@ def stats_blocks(reply: admin.GetStatsResponse) -> list[Block]:
     now_s = seconds_of(reply.at)
     return [
         Facts(_facts(reply)),
-        Words(),
+        TextBlock(),
         participant_table(reply.participants, now_s),
-        Words(),
-        coordinator_table(reply.coordinators, reply.answering_id, now_s),
+        TextBlock(),
+        coordinator_table(reply.coordinators, reply.responder_id, now_s),
     ]
 
 
 def _facts(reply: admin.GetStatsResponse) -> list[tuple[str, Cell]]:
-    oldest = "nothing is unsettled"
-    if reply.oldest_unsettled_gid:
-        age = reply.oldest_unsettled_age
-        oldest = f"{reply.oldest_unsettled_gid}, for {duration(age.seconds + age.nanos / 1e9)}"
+    oldest = "nothing is unfinished"
+    if reply.oldest_unfinished_gid:
+        age = reply.oldest_unfinished_age
+        oldest = f"{reply.oldest_unfinished_gid}, for {duration(age.seconds + age.nanos / 1e9)}"
     rates = (
         f"{reply.begun_per_s:.1f} begun, {reply.confirmed_per_s:.1f} confirmed,"
         f" {reply.cancelled_per_s:.1f} cancelled"
@@ -52,7 +52,7 @@ def _facts(reply: admin.GetStatsResponse) -> list[tuple[str, Cell]]:
         ),
         ("stuck", cell(_marked(reply, reply.stuck), "bold red" if reply.stuck else "")),
         ("held", cell(_marked(reply, reply.held), "yellow" if reply.held else "")),
-        ("oldest unsettled", cell(oldest)),
+        ("oldest unfinished", cell(oldest)),
         ("per second", cell(rates)),
         ("calls per second", cell(_calls(reply), "red" if reply.failed_calls_per_s else "")),
     ]

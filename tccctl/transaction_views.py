@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 from tcc.v1 import admin_pb2 as admin, transaction_pb2 as pb
-from tccctl.blocks import Block, Cell, Column, Facts, Table, Words, cell
+from tccctl.blocks import Block, Cell, Column, Facts, Table, TextBlock, cell
 from tccctl.formatting import ago, due, duration, enum_name, instant, seconds_of
 from tccctl.payloads import PayloadReader
 from tccctl.proposals import command_line
@@ -26,14 +26,14 @@ def state_name(state: "pb.TransactionState | int") -> str:
 
 
 def flags(transaction: pb.Transaction) -> list[str]:
-    """What is out of the ordinary about a transaction."""
-    said = {
+    """Return what is out of the ordinary about a transaction."""
+    holding = {
         "stuck": transaction.stuck,
         "held": transaction.held,
         "heuristic": transaction.heuristic,
         "MIXED OUTCOME": transaction.mixed_outcome,
     }
-    return [flag for flag, holds in said.items() if holds]
+    return [flag for flag, holds in holding.items() if holds]
 
 
 def brief(transaction: pb.Transaction) -> str:
@@ -67,17 +67,17 @@ def transaction_blocks(
     transaction = reply.transaction
     blocks: list[Block] = [
         Facts(list(_facts(transaction, reply.owner_name, now_s))),
-        Words(),
+        TextBlock(),
         _branch_table(transaction.branches, now_s),
     ]
-    said = list(_payload_facts(transaction.branches, payloads))
-    if said:
-        blocks += [Words(), Facts(said)]
+    payload_facts = list(_payload_facts(transaction.branches, payloads))
+    if payload_facts:
+        blocks += [TextBlock(), Facts(payload_facts)]
     return blocks
 
 
 def timeline_blocks(reply: admin.InspectTransactionResponse) -> list[Block]:
-    """What happened, oldest first, with the time since it began."""
+    """Return what happened, oldest first, with the time since it began."""
     columns = (
         Column("AT"),
         Column("AFTER", right=True),
@@ -92,28 +92,32 @@ def timeline_blocks(reply: admin.InspectTransactionResponse) -> list[Block]:
     transaction = reply.transaction
     return [
         Table(columns=columns, rows=rows, empty="nothing is recorded"),
-        Words(),
-        Words(f"{transaction.gid} is {brief(transaction)}", _style(transaction)),
+        TextBlock(),
+        TextBlock(f"{transaction.gid} is {brief(transaction)}", _style(transaction)),
     ]
 
 
 def explanation_blocks(explanation: admin.ExplainTransactionResponse, now_s: float) -> list[Block]:
     """Why a transaction has not ended, and what would help."""
-    blocks: list[Block] = [Words(explanation.summary, "bold"), Words()]
+    blocks: list[Block] = [TextBlock(explanation.summary, "bold"), TextBlock()]
     blocks.append(Facts(list(_explanation_facts(explanation, now_s))))
     for branch in explanation.branches:
-        blocks += [Words(), *_branch_explanation(branch, now_s)]
-    advice = [Words(f"  {number}. {words}") for number, words in enumerate(explanation.advice, 1)]
+        blocks += [TextBlock(), *_branch_explanation(branch, now_s)]
+    advice = [TextBlock(f"  {number}. {words}") for number, words in enumerate(explanation.advice, 1)]
     if advice:
-        blocks += [Words(), Words("What would help:", "bold"), *advice]
+        blocks += [TextBlock(), TextBlock("What would help:", "bold"), *advice]
     commands = next_commands(explanation)
     if commands:
-        blocks += [Words(), Words("Commands:", "bold"), *(Words(f"  {line}", "green") for line in commands)]
+        blocks += [
+            TextBlock(),
+            TextBlock("Commands:", "bold"),
+            *(TextBlock(f"  {line}", "green") for line in commands),
+        ]
     return blocks
 
 
 def next_commands(explanation: admin.ExplainTransactionResponse) -> list[str]:
-    """What could be typed next, most promising first."""
+    """Return commands that could be next, most promising first."""
     gid, version = explanation.gid, ("--version", str(explanation.version))
     paused = [branch.participant for branch in explanation.branches if branch.paused]
     decided = explanation.state in {
@@ -166,7 +170,7 @@ def _facts(transaction: pb.Transaction, owner_name: str, now_s: float) -> Iterat
     yield "state", _state_cell(transaction)
     yield "flags", cell(", ".join(flags(transaction)), _FLAG_STYLE)
     if transaction.cancel_reason:
-        yield "cancelled because", cell(_cancel_words(transaction))
+        yield "cancelled because", cell(_cancel_text(transaction))
     yield "initiator", cell(transaction.initiator)
     yield "labels", cell(_labels(transaction))
     if transaction.trace_id:
@@ -179,11 +183,11 @@ def _facts(transaction: pb.Transaction, owner_name: str, now_s: float) -> Iterat
     ):
         when = instant(moment)
         yield name, cell(f"{when} ({ago(moment, now_s)})" if when != "-" else when)
-    yield "driven by", cell(owner_name or transaction.owner or "nobody now")
+    yield "owner", cell(owner_name or transaction.owner or "nobody now")
     yield "version", cell(transaction.version)
 
 
-def _cancel_words(transaction: pb.Transaction) -> str:
+def _cancel_text(transaction: pb.Transaction) -> str:
     reason = enum_name(pb.CancelReason.DESCRIPTOR, transaction.cancel_reason)
     timed_out = transaction.cancel_reason == pb.CANCEL_REASON_EXPIRED
     at = f"while branch {transaction.cancel_branch_id} kept failing" if timed_out else ""
@@ -267,18 +271,19 @@ def _explanation_facts(
     explanation: admin.ExplainTransactionResponse, now_s: float
 ) -> Iterator[tuple[str, Cell]]:
     state = state_name(explanation.state)
-    said = {"stuck": explanation.stuck, "held": explanation.held}
+    holding = {"stuck": explanation.stuck, "held": explanation.held}
     yield "transaction", cell(explanation.gid, "bold")
     yield (
         "state",
         cell(
-            ", ".join([state, *(flag for flag, holds in said.items() if holds)]), _STATE_STYLES.get(state, "")
+            ", ".join([state, *(flag for flag, holds in holding.items() if holds)]),
+            _STATE_STYLES.get(state, ""),
         ),
     )
     owner = explanation.owner_name or explanation.owner
     dead = "" if explanation.owner_alive else ", whose lease has run out"
     yield (
-        "driven by",
+        "owner",
         cell(f"{owner}{dead}" if owner else "nobody now", "" if not dead or not owner else "red"),
     )
     if explanation.HasField("next_attempt_at"):
@@ -287,10 +292,10 @@ def _explanation_facts(
 
 
 def _branch_explanation(branch: admin.BranchExplanation, now_s: float) -> Iterator[Block]:
-    yield Words(
+    yield TextBlock(
         f"Branch {branch.branch_id}: {branch.operation} of {branch.action} at {branch.participant}", "bold"
     )
-    yield Words(f"  {branch.summary}")
+    yield TextBlock(f"  {branch.summary}")
     facts: list[tuple[str, Cell]] = []
     # Where the calls are what is wrong, the summary says it.
     if branch.last_error not in branch.summary:
@@ -310,7 +315,7 @@ def _seen(report: admin.ParticipantReport, now_s: float) -> str:
     words = [f"breaker {breaker or 'unknown'}"]
     if report.HasField("probe_at"):
         words.append(f"probe {due(report.probe_at, now_s)}")
-    words.append(f"{report.failures_in_a_row} failures in a row")
+    words.append(f"{report.consecutive_failures} consecutive failures")
     return ", ".join(words)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from tcc.v1 import admin_pb2 as admin, transaction_pb2 as pb
-from tccctl.blocks import Words
+from tccctl.blocks import TextBlock
 from tccctl.bulk import run_bulk
 from tccctl.command import Gid, Reason, Version, Yes, command
 from tccctl.failures import UsageFailure
@@ -190,7 +190,7 @@ def _register(name: str, action: _Action) -> None:
     ) -> None:
         if _one(gid, filter_, version, dry_run=dry_run, token=token):
             request = action.request(gid=gid)
-            _act(session, action.method, request, reason=reason, version=version, done=action.done)
+            _execute(session, action.method, request, reason=reason, version=version, done=action.done)
         else:
             run_bulk(session, action.bulk, filter_, reason, dry_run=dry_run, token=token, yes=yes)
 
@@ -202,7 +202,7 @@ for _name, _action in _ACTIONS.items():
     _register(_name, _action)
 
 
-class Outcome(StrEnum):
+class HeuristicOutcome(StrEnum):
     """What has become of a branch by an operator's word."""
 
     CONFIRMED = "confirmed"
@@ -218,7 +218,7 @@ def resolve(
     session: Session,
     gid: Gid,
     branch_id: Annotated[str, typer.Argument(metavar="BRANCH", help="The branch's id.")],
-    outcome: Annotated[Outcome, typer.Argument(help="What has really become of it.")],
+    outcome: Annotated[HeuristicOutcome, typer.Argument(help="What has really become of it.")],
     *,
     reason: Reason = None,
     version: Version = None,
@@ -239,10 +239,12 @@ def resolve(
         gid=gid,
         branch_id=branch_id,
         outcome=(
-            pb.HEURISTIC_OUTCOME_CONFIRMED if outcome is Outcome.CONFIRMED else pb.HEURISTIC_OUTCOME_CANCELLED
+            pb.HEURISTIC_OUTCOME_CONFIRMED
+            if outcome is HeuristicOutcome.CONFIRMED
+            else pb.HEURISTIC_OUTCOME_CANCELLED
         ),
     )
-    _act(
+    _execute(
         session,
         "ResolveBranch",
         request,
@@ -285,7 +287,7 @@ def _one(gid: str | None, filter_: str, version: int | None, *, dry_run: bool, t
 
 
 def _version(session: Session, gid: str, version: int | None) -> int:
-    """The version that the operator saw: said, or read and shown now."""
+    """Return the version that the operator saw: given, or read and shown now."""
     if version is not None:
         return version
     transaction = _inspect(session, gid).transaction
@@ -293,21 +295,23 @@ def _version(session: Session, gid: str, version: int | None) -> int:
     return transaction.version
 
 
-def _act(
+def _execute(
     session: Session, method: str, request: Any, *, reason: str | None, version: int | None, done: str
 ) -> None:
     """Acts on one transaction and says what it is now."""
-    request.act.CopyFrom(session.act(reason, version=_version(session, request.gid, version)))
+    request.operator_context.CopyFrom(
+        session.operator_context(reason, version=_version(session, request.gid, version))
+    )
     reply = session.do(method, request)
     transaction, audit = reply.transaction, reply.audit_record
-    words = Words(f"{done} {transaction.gid}: {brief(transaction)} (audit record {audit.sequence})")
-    said = session.record(reply) | {"transaction": without_payloads(session, transaction)}
-    session.output.answer([words], said)
+    words = TextBlock(f"{done} {transaction.gid}: {brief(transaction)} (audit record {audit.sequence})")
+    data = session.record(reply) | {"transaction": without_payloads(session, transaction)}
+    session.output.answer([words], data)
 
 
 def without_payloads(session: Session, transaction: pb.Transaction) -> dict[str, Any]:
     """As lists and orders answer: without payloads, which must not look as if there were none."""
-    said = session.record(transaction)
-    for branch in said["branches"]:
+    data = session.record(transaction)
+    for branch in data["branches"]:
         del branch["result"], branch["spec"]["payload"]
-    return said
+    return data

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from tcc.v1 import admin_pb2 as admin, transaction_pb2 as pb
-from tccctl.blocks import Block, Words, rich_group
+from tccctl.blocks import Block, TextBlock, rich_group
 from tccctl.command import command
 from tccctl.failures import Failure
 from tccctl.formatting import harmless, seconds_of
@@ -31,7 +31,7 @@ _LEAVE = {"q", "Q", "\x03", "\x04", "\x1b"}
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the command."""
+    """Add the command."""
     examples = ["tccctl watch", "tccctl watch --every 5", "tccctl watch --once"]
     command(app, "watch", examples=examples)(watch)
 
@@ -42,12 +42,12 @@ def watch(
     every: Annotated[float, typer.Option(help="Seconds between looks.", min=0.1)] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Show it once and leave, as in a pipe.")] = False,
 ) -> None:
-    """Watch rates, the oldest unsettled, what is stuck, and breakers. Leaves on q or Ctrl-C.
+    """Watch rates, the oldest unfinished transaction, what is stuck, and breakers. Leaves on q or Ctrl-C.
 
     In a pipe, and as JSON or YAML, it is shown once.
     """
     if once or session.output.is_data or not (session.output.is_terminal and sys.stdin.isatty()):
-        stats, stuck = _look(session)
+        stats, stuck = _next_frame(session)
         listed = [without_payloads(session, transaction) for transaction in stuck]
         session.output.answer(_blocks(stats, stuck), session.record(stats) | {"stuck_transactions": listed})
         return
@@ -68,9 +68,9 @@ def _follow(session: Session, console: Console, every_s: float) -> None:
 
 
 def _next(session: Session, shown: RenderableType) -> RenderableType:
-    """The next frame. While nobody answers the last one stays, below what is wrong."""
+    """Return the next frame. While the coordinator is unavailable, keep the last one below the error."""
     try:
-        blocks = _blocks(*_look(session))
+        blocks = _blocks(*_next_frame(session))
         wide = session.output.format is OutputFormat.WIDE
         return Group(rich_group(blocks, wide=wide), Text("\nq leaves", style="dim"))
     except Failure as failure:
@@ -85,8 +85,8 @@ class _Stale(Group):
     """An older frame below a warning."""
 
 
-def _look(session: Session) -> tuple[admin.GetStatsResponse, Sequence[pb.Transaction]]:
-    """The figures, and some of what is stuck."""
+def _next_frame(session: Session) -> tuple[admin.GetStatsResponse, Sequence[pb.Transaction]]:
+    """Return the figures, and some of what is stuck."""
     stats = session.ask("GetStats", admin.GetStatsRequest())
     if not stats.stuck:
         return stats, []
@@ -98,13 +98,13 @@ def _blocks(stats: admin.GetStatsResponse, stuck: Sequence[pb.Transaction]) -> l
     blocks = stats_blocks(stats)
     if stats.stuck:
         table = transaction_table(stuck, seconds_of(stats.at))
-        blocks += [Words(), Words("Stuck:", "bold red"), table]
+        blocks += [TextBlock(), TextBlock("Stuck:", "bold red"), table]
     return blocks
 
 
 @contextmanager
 def _keys() -> Iterator[Callable[[float], str]]:
-    """A function that waits so many seconds for a key, and returns it, or nothing."""
+    """Return a function that waits that many seconds for a key, and returns it, or nothing."""
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
 

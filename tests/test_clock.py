@@ -9,7 +9,7 @@ from threading import Thread
 import pytest
 
 import coordinator
-from coordinator.clock import LogClock, ThreadLoad
+from coordinator.clock import LogClock, LoopLoad
 
 PACKAGE = Path(coordinator.__file__).parent
 # Uses that move no deadline, by file: when the scheduler ticks first; how far this machine's
@@ -40,13 +40,13 @@ def test_a_slow_answer_moves_the_clock_no_further_than_it_must() -> None:
 
 def test_a_thread_is_full_while_it_has_hardly_a_pause() -> None:
     now = computed = 0.0
-    load = ThreadLoad(lambda: now, lambda: computed)
+    load = LoopLoad(lambda: now, lambda: computed)
 
     def after(passed_s: float, share: float) -> bool:
         nonlocal now, computed
         now += passed_s
         computed += passed_s * share
-        return load.is_full()
+        return load.is_saturated()
 
     assert not after(0.2, 0.65)
     assert after(0.2, 0.75)
@@ -61,14 +61,14 @@ def test_a_thread_is_full_while_it_has_hardly_a_pause() -> None:
 @pytest.mark.parametrize("asks_itself", [True, False])
 def test_only_what_the_asking_thread_computes_makes_it_full(asks_itself: bool) -> None:  # noqa: FBT001
     """Other threads of its process may compute all the time: the loop has its pauses."""
-    load = ThreadLoad(time.process_time)
+    load = LoopLoad(time.process_time)
     if asks_itself:
         compute()
     else:
         other = Thread(target=compute)
         other.start()
         other.join()
-    assert load.is_full() is asks_itself
+    assert load.is_saturated() is asks_itself
 
 
 def compute() -> None:

@@ -237,5 +237,5 @@ def test_a_webhook_is_http_and_is_not_said(url: str) -> None:
 
 
 def test_workers_have_ports_side_by_side() -> None:
-    assert [MetricsSettings(listen="h:9").place(slot) for slot in (0, 2)] == [("h", 9), ("h", 11)]
-    assert MetricsSettings(listen="h:0").place(2) == ("h", 0)
+    assert [MetricsSettings(listen="h:9").bind_address(slot) for slot in (0, 2)] == [("h", 9), ("h", 11)]
+    assert MetricsSettings(listen="h:0").bind_address(2) == ("h", 0)

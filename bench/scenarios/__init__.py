@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from bench.options import Options
-from bench.report import Findings
+from bench.report import ScenarioResult
 from bench.scenarios import (
     coordinator,
     drain,
@@ -19,7 +19,7 @@ from bench.scenarios import (
 )
 
 # In the order in which `all` runs them.
-SCENARIOS: Mapping[str, Callable[[Options], Findings]] = {
+SCENARIOS: Mapping[str, Callable[[Options], ScenarioResult]] = {
     "coordinator": coordinator.run,
     "drain": drain.run,
     "history": history.run,

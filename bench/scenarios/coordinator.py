@@ -1,7 +1,7 @@
 """The coordinator alone: three participants that do nothing, any number of initiators.
 
 Three ways to ask (batched by the SDK, one call a transaction, step by step) times
-how many transactions are under way at once. The floor is measured for whole
+how many transactions are under way at once. The baseline is measured for whole
 transactions; a transaction that goes step by step is mostly waiting for its
 initiator.
 
@@ -19,7 +19,7 @@ from bench.stage import Load, Participants, Stage, System, stage
 
 _IN_FLIGHT = (1, 16, 256, 1024)
 _HEADLINE = {"mode": "batched", "in_flight": 256}
-_MODES_WITH_FLOOR = ("batched", "unary")
+_MODES_WITH_BASELINE = ("batched", "unary")
 
 
 def run(options: Options) -> Report:
@@ -27,36 +27,38 @@ def run(options: Options) -> Report:
         here.start_initiators(options.initiators)
         participants = here.start_participants()
         coordinator = here.start_coordinator(participants)
-        floor = _Floor(here, participants) if options.floor else None
+        baseline = _Baseline(here, participants) if options.baseline else None
         rows = [
-            _row(here, coordinator, floor, Load(mode=mode, in_flight=n, wait_for=options.wait_for), options)
+            _row(
+                here, coordinator, baseline, Load(mode=mode, in_flight=n, wait_for=options.wait_for), options
+            )
             for mode, n in product(options.modes, options.in_flight or _IN_FLIGHT)
         ]
     headline = [each for each in rows if each.configuration == _HEADLINE] or rows[-1:]
     return Report(scenario="coordinator", rows=rows, headline=headline[0])
 
 
-class _Floor:
-    """The floor program, told which batches the coordinator made."""
+class _Baseline:
+    """The baseline program, told which batches the coordinator made."""
 
     def __init__(self, here: Stage, participants: Participants) -> None:
-        self.system, self._process = here.start_floor(participants)
+        self.system, self._process = here.start_baseline(participants)
 
     def take_batches(self, measured: Round) -> None:
         sizes = batches(measured)
         self._process.ask("batches", rows=sizes.rows, calls=sizes.calls)
 
 
-def _row(here: Stage, coordinator: System, floor: _Floor | None, load: Load, options: Options) -> Row:
-    """One configuration. Its rounds and its floor's alternate."""
+def _row(here: Stage, coordinator: System, baseline: _Baseline | None, load: Load, options: Options) -> Row:
+    """One configuration. Its rounds and its baseline's alternate."""
     rounds: list[Round] = []
-    floor_rounds: list[Round] = []
+    baseline_rounds: list[Round] = []
     for _ in range(options.rounds):
         rounds.append(_measure(here, coordinator, load, options))
-        if floor is not None and load.mode in _MODES_WITH_FLOOR:
-            floor.take_batches(rounds[-1])
-            floor_rounds.append(_measure(here, floor.system, load, options))
-    return compared({"mode": load.mode, "in_flight": load.in_flight}, rounds, floor_rounds)
+        if baseline is not None and load.mode in _MODES_WITH_BASELINE:
+            baseline.take_batches(rounds[-1])
+            baseline_rounds.append(_measure(here, baseline.system, load, options))
+    return compared({"mode": load.mode, "in_flight": load.in_flight}, rounds, baseline_rounds)
 
 
 def _measure(here: Stage, system: System, load: Load, options: Options) -> Round:

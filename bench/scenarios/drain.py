@@ -18,7 +18,7 @@ that has just returned, because so it is in an outage: clients reconnect when it
 listens, and then one loop has both to do. When the backlog is gone the same load
 goes on for as long again, and `live_kept` is its rate before that to its rate after.
 
-Nothing can be compared with a floor here; `floor_per_second` and `ratio` are null.
+Nothing can be compared with a baseline here; `baseline_per_second` and `ratio` are null.
 """
 
 import time
@@ -44,7 +44,7 @@ _POLL_S = 0.1
 _TIMEOUT_S = 120.0
 
 _LEASED = "SELECT count(*) FROM coordinators WHERE lease_until > now()"
-_UNPARKED = "SELECT count(*) FROM transactions WHERE due_at IS NULL"
+_UNPARKED = "SELECT count(*) FROM transactions WHERE next_at IS NULL"
 _UNFINISHED = "SELECT count(*) FROM transactions WHERE ended_at IS NULL AND created_at < %s"
 # Microseconds until each was done.
 _DONE = """

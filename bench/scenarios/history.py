@@ -13,7 +13,7 @@ what its name says, what is purged in a turn; a small one is made anew for each.
 
 `cost_ratio` is the CPU time that coordinator and PostgreSQL take for a transaction
 with the most rows, to that with the fewest; `rate_ratio` compares the rates. Both are
-medians over the rounds. Nothing can be compared with a floor here; `floor_per_second`
+medians over the rounds. Nothing can be compared with a baseline here; `baseline_per_second`
 and `ratio` are null.
 """
 

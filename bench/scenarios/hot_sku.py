@@ -6,7 +6,7 @@
   them, several at once, and nobody confirms. A "transaction" is one durable Try
   there, and its latency is that of the whole call.
 
-The floors are those of `order-flow`; alone, the inventory's own (`floor_participant`).
+The baselines are those of `order-flow`; alone, the inventory's own (`floor_participant`).
 """
 
 from itertools import product
@@ -17,7 +17,7 @@ from bench.figures import Round
 from bench.flow import IN_FLIGHT, SKUS, Flows, fill_stock
 from bench.options import Options
 from bench.report import Report, Row, compared
-from bench.stage import Load, Stage, System, floor_database, stage
+from bench.stage import Load, Stage, System, baseline_database, stage
 
 # Of the inventory alone: branch calls in a message, and messages at once.
 _BATCH = 256
@@ -45,14 +45,14 @@ def _orders(here: Stage, options: Options) -> tuple[Row, Row]:
     flows = Flows(here, options)
     in_flight = (options.in_flight or (IN_FLIGHT,))[-1]
     rounds: dict[int, list[Round]] = {1: [], SKUS: []}
-    floor_rounds: dict[int, list[Round]] = {1: [], SKUS: []}
+    baseline_rounds: dict[int, list[Round]] = {1: [], SKUS: []}
     for _, skus in product(range(options.rounds), rounds):
-        measured, floor_measured = flows.measure(skus, in_flight)
+        measured, baseline_measured = flows.measure(skus, in_flight)
         rounds[skus].append(measured)
-        floor_rounds[skus] += floor_measured
+        baseline_rounds[skus] += baseline_measured
     hot, spread = (
         compared(
-            {"through": "coordinator", "skus": skus, "in_flight": in_flight}, measured, floor_rounds[skus]
+            {"through": "coordinator", "skus": skus, "in_flight": in_flight}, measured, baseline_rounds[skus]
         )
         for skus, measured in rounds.items()
     )
@@ -62,25 +62,25 @@ def _orders(here: Stage, options: Options) -> tuple[Row, Row]:
 def _alone(here: Stage, options: Options) -> Row:
     system = here.start_alone("inventory", _ALONE)
     fill_stock(here, _ALONE)
-    floor = _FloorAlone(here, options) if options.floor else None
+    baseline = _BaselineAlone(here, options) if options.baseline else None
     rounds: list[Round] = []
-    floor_rounds: list[Round] = []
+    baseline_rounds: list[Round] = []
     for _ in range(options.rounds):
         rounds.append(_measure_alone(here, system, options))
-        if floor is not None:
-            floor_rounds.append(floor.measure(rounds[-1]))
+        if baseline is not None:
+            baseline_rounds.append(baseline.measure(rounds[-1]))
     configuration = {"through": "alone", "skus": 1, "in_flight": _MESSAGES_IN_FLIGHT * _BATCH}
-    return compared(configuration, rounds, floor_rounds)
+    return compared(configuration, rounds, baseline_rounds)
 
 
-class _FloorAlone:
-    """The inventory's floor alone."""
+class _BaselineAlone:
+    """The inventory's baseline alone."""
 
     def __init__(self, here: Stage, options: Options) -> None:
         self._here = here
         self._options = options
-        database = floor_database(_ALONE)
-        self._system = here.start_floor_alone("inventory", database)
+        database = baseline_database(_ALONE)
+        self._system = here.start_baseline_alone("inventory", database)
         fill_stock(here, database)
 
     def measure(self, before: Round) -> Round:

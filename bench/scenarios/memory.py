@@ -75,7 +75,7 @@ class MemoryReport:
             "scenario": "memory",
             # This scenario is not about speed.
             "per_second": None,
-            "floor_per_second": None,
+            "baseline_per_second": None,
             "ratio": None,
             "p50_ms": None,
             "p99_ms": None,
@@ -119,7 +119,7 @@ def _held(here: Stage, mode: str, counts: Sequence[int]) -> Held:
         policy={"call_timeout_s": f"{2 * _TIMEOUT_S}", "concurrency_max": room, "backlog_max": room},
     )
     (pid,) = coordinator.pids["coordinator"]
-    holder = here.start_holder()
+    live_load = here.start_live_load()
     if mode != "interactive":
         for each in participants.counting:
             each.ask("hang")
@@ -131,7 +131,7 @@ def _held(here: Stage, mode: str, counts: Sequence[int]) -> Held:
         for count in counts:
             while begun < count:
                 step = min(_STEP, count - begun)
-                holder.ask("hold", target=coordinator.address, mode=mode, count=step)
+                live_load.ask("hold", target=coordinator.address, mode=mode, count=step)
                 begun += step
                 _wait_until(partial(_are_live, log, participants, begun))
             time.sleep(_SETTLE_S)

@@ -4,7 +4,7 @@ Everything is paid for here: the coordinator and its log, the SDK's barriers, th
 participants' own SQL, all on one PostgreSQL. Commits are those of all four
 databases; statements are the log's alone.
 
-The floor is all of that without logic: the coordinator's floor (`floor`) before
+The baseline is all of that without logic: the coordinator's baseline (`baseline`) before
 three of the participants' (`floor_participant`), with databases of their own. They
 write the same rows with the same statements, in batches of the same sizes as in
 the round just before.
@@ -27,9 +27,9 @@ def run(options: Options) -> Report:
 
 def _row(flows: Flows, in_flight: int, options: Options) -> Row:
     rounds: list[Round] = []
-    floor_rounds: list[Round] = []
+    baseline_rounds: list[Round] = []
     for _ in range(options.rounds):
-        measured, floor_measured = flows.measure(SKUS, in_flight)
+        measured, baseline_measured = flows.measure(SKUS, in_flight)
         rounds.append(measured)
-        floor_rounds += floor_measured
-    return compared({"skus": SKUS, "in_flight": in_flight}, rounds, floor_rounds)
+        baseline_rounds += baseline_measured
+    return compared({"skus": SKUS, "in_flight": in_flight}, rounds, baseline_rounds)

@@ -120,7 +120,7 @@ class _Overload:
         )
 
     def _closed(self, in_flight: int) -> Round:
-        load = Load(mode="flood", in_flight=in_flight, wait_for=self._options.wait_for)
+        load = Load(mode="raw_load", in_flight=in_flight, wait_for=self._options.wait_for)
         return self._here.measure(
             self._system, load, warm_up_s=self._options.warm_up_s, round_s=self._options.seconds
         )
@@ -144,7 +144,7 @@ class _Overload:
 
     def _arriving(self, per_second: float) -> Load:
         return Load(
-            mode="flood",
+            mode="raw_load",
             in_flight=self._options.initiators,
             wait_for=self._options.wait_for,
             arrivals_per_second=per_second,

@@ -19,9 +19,9 @@ from rich.table import Table
 from bench import work
 from bench.options import Options
 from bench.report import machine
-from coordinator.core.events import Answered, Begun, Event, Saved
+from coordinator.core.events import Begun, CallCompleted, Event, Saved
 from coordinator.core.machine import step
-from coordinator.core.model import Answer, Operation, State, Transaction, Verdict
+from coordinator.core.model import CallResult, Operation, OutcomeCode, Transaction, TransactionState
 from coordinator.log.rows import insert_columns, is_plain, plain_columns
 from coordinator.ports import BranchCall
 from coordinator.rpc import replies
@@ -36,7 +36,7 @@ _BATCH = 256
 _REPEATS = 50
 _REPEATS_QUICK = 3
 _NOW = 1e9
-_DONE = Answer(verdict=Verdict.SUCCEEDED)
+_DONE = CallResult(code=OutcomeCode.SUCCEEDED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +80,7 @@ def run(options: Options) -> StagesReport:
     txs = _phase(watch, txs, Operation.CONFIRM)
     watch.time("log: columns of the completion", lambda: plain_columns([tx for tx in txs if is_plain(tx)]))
     txs = watch.steps("core: completion saved", txs, Saved())
-    assert all(tx.state is State.CONFIRMED for tx in txs)
+    assert all(tx.state is TransactionState.CONFIRMED for tx in txs)
     return StagesReport(stages=watch.us)
 
 
@@ -110,7 +110,7 @@ def _phase(watch: _Stopwatch, txs: list[Transaction], operation: Operation) -> l
         calls = watch.time(f"engine: {name} calls", partial(_calls, txs, index, operation))
         watch.time(f"participants: {name} messages", partial(batch_request, calls))
     for index in range(len(txs[0].branches)):
-        txs = watch.steps(f"core: {name} answered", txs, Answered(index, operation, _DONE))
+        txs = watch.steps(f"core: {name} answered", txs, CallCompleted(index, operation, _DONE))
     return txs
 
 

@@ -28,7 +28,7 @@ class AuditEntry(Struct, frozen=True, kw_only=True):
 
 
 class AuditHead(Struct, frozen=True):
-    """The end of the chain."""
+    """Return the end of the chain."""
 
     sequence: int = 0
     hash: bytes = NO_HASH
@@ -45,7 +45,7 @@ class AuditRecord(Struct, frozen=True, kw_only=True):
 
 
 def chained(head: AuditHead, entry: AuditEntry, at_us: int) -> AuditRecord:
-    """The record that `entry` becomes behind `head`."""
+    """Return the record that `entry` becomes after `head`."""
     sequence = head.sequence + 1
     return AuditRecord(
         sequence=sequence,
@@ -57,13 +57,13 @@ def chained(head: AuditHead, entry: AuditEntry, at_us: int) -> AuditRecord:
 
 
 def canonical(sequence: int, at_us: int, entry: AuditEntry) -> bytes:
-    """What is hashed."""
+    """Return the bytes that are hashed."""
     fields = [sequence, at_us, entry.operator, entry.action, entry.target, entry.reason, entry.detail]
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def first_break(head: AuditHead, records: Iterable[AuditRecord]) -> tuple[int, str] | None:
-    """The first of `records`, which ought to follow `head`, that is wrong or missing, and why."""
+    """Return the first of `records` that is wrong or missing after `head`, and why."""
     for record in records:
         expected = head.sequence + 1
         if record.sequence != expected:

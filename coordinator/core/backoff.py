@@ -7,7 +7,7 @@ _DOUBLINGS_MAX = 40
 
 
 def delay_s(attempts: int, policy: RetryPolicy, jitter: float) -> float:
-    """The wait in seconds before the next attempt, after `attempts` failed ones.
+    """Return the wait in seconds before the next attempt, after `attempts` failed ones.
 
     Capped exponential backoff with full jitter: uniform between 0 and the
     ceiling, which doubles with each attempt up to `policy.delay_max_s`. `jitter`

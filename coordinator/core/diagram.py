@@ -3,7 +3,7 @@
 import sys
 
 from coordinator.core.machine import PHASE_TWO, TRANSITIONS
-from coordinator.core.model import State
+from coordinator.core.model import TransactionState
 
 _PAGE = """\
 # States of a transaction
@@ -22,19 +22,19 @@ branch with a heuristic outcome, are facts beside its state.
 
 
 def page() -> str:
-    """The page of the documentation, in Markdown."""
+    """Return the page of the documentation, in Markdown."""
     return _PAGE.format(diagram="\n".join(_diagram()))
 
 
 def _diagram() -> list[str]:
-    """The lines of a Mermaid state diagram."""
-    lines = ["stateDiagram-v2", f"    [*] --> {State.TRYING.name}"]
+    """Return the lines of a Mermaid state diagram."""
+    lines = ["stateDiagram-v2", f"    [*] --> {TransactionState.TRYING.name}"]
     for before, ways in TRANSITIONS.items():
         lines += [f"    {before.name} --> {after.name}: {trigger.value}" for trigger, after in ways.items()]
     lines += [
         f"    {state.name}: {state.name} ({call.name} every branch)" for state, call in PHASE_TWO.items()
     ]
-    return [*lines, *[f"    {state.name} --> [*]" for state in State if state.ended]]
+    return [*lines, *[f"    {state.name} --> [*]" for state in TransactionState if state.ended]]
 
 
 if __name__ == "__main__":

@@ -244,10 +244,10 @@ class CoordinatorDraining(Refused):
     reason = "COORDINATOR_DRAINING"
 
 
-class BooksNotOffered(Refused):
+class ReconciliationUnsupported(Refused):
     """The participant does not say what it has on its books; there is no reconciliation with it."""
 
-    reason = "BOOKS_NOT_OFFERED"
+    reason = "RECONCILIATION_UNSUPPORTED"
 
 
 class ParticipantUnreachable(Refused):

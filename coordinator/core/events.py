@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from coordinator.core.model import Answer, BranchSpec, Heuristic, Operation, RetryPolicy
+from coordinator.core.model import BranchSpec, CallResult, Heuristic, Operation, RetryPolicy
 
 # --- events ---------------------------------------------------------------
 
@@ -24,12 +24,12 @@ class BranchAdded(Struct, frozen=True):
     transaction_bytes_max: int
 
 
-class Answered(Struct, frozen=True):
+class CallCompleted(Struct, frozen=True):
     """A call to a branch ended."""
 
     index: int
     operation: Operation
-    answer: Answer
+    answer: CallResult
     # How to go on after a failure; `jitter` is uniform in [0, 1).
     policy: RetryPolicy = RetryPolicy()
     jitter: float = 0.0
@@ -57,25 +57,25 @@ class Resumed(Struct, frozen=True, gc=False):
 # it: writing it back in the next version takes it from them.
 
 
-class HoldOrdered(Struct, frozen=True, gc=False):
+class OperatorHold(Struct, frozen=True, gc=False):
     """Nothing more is to be done with the transaction until it is released."""
 
 
-class ReleaseOrdered(Struct, frozen=True, gc=False):
+class OperatorRelease(Struct, frozen=True, gc=False):
     """A held transaction is to go on."""
 
 
-class RetryOrdered(Struct, frozen=True, gc=False):
+class OperatorRetry(Struct, frozen=True, gc=False):
     """Every branch that is not done is to be called now."""
 
 
-class CancelOrdered(Struct, frozen=True, gc=False):
+class OperatorCancel(Struct, frozen=True, gc=False):
     """CANCEL is to be decided. Lifts a hold."""
 
     detail: str
 
 
-class BranchResolved(Struct, frozen=True):
+class OperatorResolve(Struct, frozen=True):
     """A branch has ended by the operator's word."""
 
     branch_id: str
@@ -83,8 +83,18 @@ class BranchResolved(Struct, frozen=True):
     reason: str
 
 
-Order = HoldOrdered | ReleaseOrdered | RetryOrdered | CancelOrdered | BranchResolved
-Event = Begun | Saved | BranchAdded | Answered | ConfirmRequested | CancelRequested | Woken | Resumed | Order
+OperatorCommand = OperatorHold | OperatorRelease | OperatorRetry | OperatorCancel | OperatorResolve
+Event = (
+    Begun
+    | Saved
+    | BranchAdded
+    | CallCompleted
+    | ConfirmRequested
+    | CancelRequested
+    | Woken
+    | Resumed
+    | OperatorCommand
+)
 
 # --- effects --------------------------------------------------------------
 

@@ -54,44 +54,44 @@ from coordinator.core.errors import (
 )
 from coordinator.core.events import (
     Accepted,
-    Answered,
     BecameStuck,
     Begun,
     BranchAdded,
     BranchRegistered,
-    BranchResolved,
     BranchTried,
     Call,
-    CancelOrdered,
+    CallCompleted,
     CancelRequested,
     Completed,
     ConfirmRequested,
     Decided,
     Effect,
     Event,
-    HoldOrdered,
-    Order,
+    OperatorCancel,
+    OperatorCommand,
+    OperatorHold,
+    OperatorRelease,
+    OperatorResolve,
+    OperatorRetry,
     Parked,
-    ReleaseOrdered,
     Resumed,
-    RetryOrdered,
     Save,
     Saved,
     Woken,
 )
 from coordinator.core.model import (
-    HELD_UNTIL,
+    HELD,
     NEVER,
     NOW,
-    Answer,
     Branch,
     BranchSpec,
+    CallResult,
     CancelReason,
     Operation,
-    State,
+    OutcomeCode,
     Transaction,
+    TransactionState,
     TryState,
-    Verdict,
 )
 
 
@@ -106,18 +106,18 @@ class Trigger(Enum):
     EVERY_BRANCH_DONE = "every branch is done"
 
 
-TRANSITIONS: Mapping[State, Mapping[Trigger, State]] = {
-    State.TRYING: {
-        Trigger.EVERY_TRY_SUCCEEDED: State.CONFIRMING,
-        Trigger.TRY_REJECTED: State.CANCELLING,
-        Trigger.TRY_FAILED: State.CANCELLING,
-        Trigger.EXPIRED: State.CANCELLING,
-        Trigger.CANCEL_REQUESTED: State.CANCELLING,
+TRANSITIONS: Mapping[TransactionState, Mapping[Trigger, TransactionState]] = {
+    TransactionState.TRYING: {
+        Trigger.EVERY_TRY_SUCCEEDED: TransactionState.CONFIRMING,
+        Trigger.TRY_REJECTED: TransactionState.CANCELLING,
+        Trigger.TRY_FAILED: TransactionState.CANCELLING,
+        Trigger.EXPIRED: TransactionState.CANCELLING,
+        Trigger.CANCEL_REQUESTED: TransactionState.CANCELLING,
     },
-    State.CONFIRMING: {Trigger.EVERY_BRANCH_DONE: State.CONFIRMED},
-    State.CANCELLING: {Trigger.EVERY_BRANCH_DONE: State.CANCELLED},
-    State.CONFIRMED: {},
-    State.CANCELLED: {},
+    TransactionState.CONFIRMING: {Trigger.EVERY_BRANCH_DONE: TransactionState.CONFIRMED},
+    TransactionState.CANCELLING: {Trigger.EVERY_BRANCH_DONE: TransactionState.CANCELLED},
+    TransactionState.CONFIRMED: {},
+    TransactionState.CANCELLED: {},
 }
 
 _CANCEL_REASONS = {
@@ -128,7 +128,7 @@ _CANCEL_REASONS = {
 }
 
 # The call by which a decided state is carried out.
-PHASE_TWO = {State.CONFIRMING: Operation.CONFIRM, State.CANCELLING: Operation.CANCEL}
+PHASE_TWO = {TransactionState.CONFIRMING: Operation.CONFIRM, TransactionState.CANCELLING: Operation.CANCEL}
 
 # A participant's words are kept, but never at any length.
 ERROR_CHARACTERS_MAX = 1_000
@@ -139,7 +139,7 @@ Step = tuple[Transaction, tuple[Effect, ...]]
 
 
 def step(tx: Transaction, event: Event, now: float) -> Step:
-    """What `event` makes of `tx` at `now` (seconds, the log's clock).
+    """Apply `event` to `tx` at `now` (seconds, the log's clock).
 
     Raises:
         Refused: the state of `tx` does not allow the event. Nothing changes.
@@ -169,7 +169,7 @@ def _begin(tx: Transaction, _event: Begun, _now: float) -> Step:
 
 
 def _save(tx: Transaction) -> Step:
-    """Writes `tx`, or leaves that to `_on_saved` while another write is in flight."""
+    """Write `tx`, or leave that to `_on_saved` while another write is in flight."""
     if tx.saving:
         return tx, ()
     return (
@@ -188,34 +188,36 @@ def _on_saved(tx: Transaction, _event: Saved, now: float) -> Step:
         saved_state=tx.saving_state,
         saved_branches=tx.saving_branches,
     )
-    news = _news(tx, before_state, before_branches)
+    notifications = _durable_notifications(tx, before_state, before_branches)
     if tx.saved_state is not tx.state or tx.saved_branches != len(tx.branches):
         tx, effects = _save(tx)
-    elif tx.state.ended or tx.parked_until:
+    elif tx.state.ended or tx.next_attempt_at:
         effects = ()
-    elif tx.state is State.TRYING:
+    elif tx.state is TransactionState.TRYING:
         tx, effects = _go_on_trying(tx, now)
     else:
         tx, effects = _go_on_with_phase_two(tx)
-    return tx, news + effects
+    return tx, notifications + effects
 
 
-def _news(tx: Transaction, before_state: State | None, before_branches: int) -> tuple[Effect, ...]:
-    """What has become durable by the write that just landed."""
-    news: list[Effect] = []
+def _durable_notifications(
+    tx: Transaction, before_state: TransactionState | None, before_branches: int
+) -> tuple[Effect, ...]:
+    """Return the effects of what the latest write made durable."""
+    notifications: list[Effect] = []
     if before_state is None:
-        news.append(Accepted())
+        notifications.append(Accepted())
     if tx.interactive:
-        news.extend(BranchRegistered(index) for index in range(before_branches, tx.saved_branches))
+        notifications.extend(BranchRegistered(index) for index in range(before_branches, tx.saved_branches))
     state = tx.saved_state
     assert state is not None
     if state.decided and not (before_state and before_state.decided):
-        news.append(Decided())
+        notifications.append(Decided())
     if state.ended:
-        news.append(Completed())
-    elif tx.parked_until:
-        news.append(Parked())
-    return tuple(news)
+        notifications.append(Completed())
+    elif tx.next_attempt_at:
+        notifications.append(Parked())
+    return tuple(notifications)
 
 
 # --- phase one ------------------------------------------------------------
@@ -233,7 +235,7 @@ def _go_on_trying(tx: Transaction, now: float) -> Step:
 
 
 def _call_tries(tx: Transaction, stage: int, now: float) -> Step:
-    """Calls the Trys of `stage` that are durable, unanswered, due and not under way."""
+    """Call the Trys of `stage` that are durable, unanswered, due and not in flight."""
     unknown = TryState.UNKNOWN
     branches = list(tx.branches)
     calls: list[Effect] = []
@@ -241,8 +243,8 @@ def _call_tries(tx: Transaction, stage: int, now: float) -> Step:
     for index, branch in enumerate(tx.branches[: tx.saved_branches]):
         if branch.tried is not unknown or branch.calling or branch.spec.tried_by_initiator:
             continue
-        if branch.due_at > now:
-            wake_at = min(wake_at, branch.due_at)
+        if branch.next_attempt_at > now:
+            wake_at = min(wake_at, branch.next_attempt_at)
         elif branch.spec.stage == stage:
             branches[index] = replace(branch, calling=Operation.TRY)
             calls.append(Call(index, Operation.TRY))
@@ -251,22 +253,22 @@ def _call_tries(tx: Transaction, stage: int, now: float) -> Step:
     return replace(tx, branches=tuple(branches), wake_at=wake_at), tuple(calls)
 
 
-def _on_try_answered(tx: Transaction, event: Answered, now: float) -> Step:
+def _on_try_answered(tx: Transaction, event: CallCompleted, now: float) -> Step:
     if not is_calling(tx, event.index, event.operation):
         return tx, ()
     branch, answer = tx.branches[event.index], event.answer
-    match answer.verdict:
-        case Verdict.SUCCEEDED:
+    match answer.code:
+        case OutcomeCode.SUCCEEDED:
             return _on_try_succeeded(tx, event.index, answer, now)
-        case Verdict.REJECTED:
+        case OutcomeCode.REJECTED:
             return _on_try_refused(tx, event.index, answer, TryState.REJECTED, Trigger.TRY_REJECTED)
-        case Verdict.FAILED if answer.permanent:
+        case OutcomeCode.FAILED if answer.permanent:
             return _on_try_refused(tx, event.index, answer, TryState.FAILED, Trigger.TRY_FAILED)
-        case Verdict.FAILED:
+        case OutcomeCode.FAILED:
             return _go_on_trying(with_branch(tx, event.index, _failed(branch, event, now)), now)
 
 
-def _on_try_succeeded(tx: Transaction, index: int, answer: Answer, now: float) -> Step:
+def _on_try_succeeded(tx: Transaction, index: int, answer: CallResult, now: float) -> Step:
     branch = replace(
         tx.branches[index],
         tried=TryState.SUCCEEDED,
@@ -278,8 +280,10 @@ def _on_try_succeeded(tx: Transaction, index: int, answer: Answer, now: float) -
     return tx, ((BranchTried(index), *effects) if tx.interactive else effects)
 
 
-def _on_try_refused(tx: Transaction, index: int, answer: Answer, tried: TryState, trigger: Trigger) -> Step:
-    branch = replace(tx.branches[index], tried=tried, calling=None, last_error=words(answer))
+def _on_try_refused(
+    tx: Transaction, index: int, answer: CallResult, tried: TryState, trigger: Trigger
+) -> Step:
+    branch = replace(tx.branches[index], tried=tried, calling=None, last_error=error_text(answer))
     tx = with_branch(tx, index, branch)
     return _cancel(tx, trigger, branch_id=branch.spec.branch_id, detail=answer.reason, message=answer.message)
 
@@ -306,18 +310,18 @@ def _add_branch(tx: Transaction, event: BranchAdded, now: float) -> Step:
 
 
 def _repeat_branch(tx: Transaction, index: int, now: float) -> Step:
-    """The request is known: says again what is known of it, and repeats a Try that waits."""
+    """Repeat the reply to a known request, and repeat a Try that waits."""
     if index >= tx.saved_branches:
         return tx, ()
     if tx.branches[index].tried is TryState.SUCCEEDED:
         return tx, (BranchRegistered(index), BranchTried(index))
-    branch = replace(tx.branches[index], due_at=NOW)
+    branch = replace(tx.branches[index], next_attempt_at=NOW)
     tx, effects = _go_on_trying(with_branch(tx, index, branch), now)
     return tx, (BranchRegistered(index), *effects)
 
 
 def _find(tx: Transaction, spec: BranchSpec) -> int | None:
-    """The index of the branch with this id.
+    """Return the index of the branch with this id.
 
     Raises:
         BranchConflict: there is one, but it asks for something else.
@@ -355,7 +359,7 @@ def _request_cancel(tx: Transaction, event: CancelRequested, _now: float) -> Ste
 
 def _refuse_if_held(tx: Transaction) -> None:
     if tx.held:
-        raise TransactionHeld("an operator holds the transaction", metadata=whereabouts(tx))
+        raise TransactionHeld("an operator holds the transaction", metadata=status_metadata(tx))
 
 
 def _wake(tx: Transaction, _event: Woken, now: float) -> Step:
@@ -383,7 +387,7 @@ def failing_branch(tx: Transaction) -> Branch | None:
 
     A Try may have failed without an attempt: the call was not sent.
     """
-    if tx.state is State.TRYING:
+    if tx.state is TransactionState.TRYING:
         failing = [b for b in tx.branches if b.tried is TryState.UNKNOWN and b.last_error]
     else:
         failing = [b for b in tx.branches if not b.done and b.attempts and b.last_error]
@@ -406,10 +410,10 @@ def _cancel(
 
 
 def _decide(tx: Transaction, trigger: Trigger) -> Step:
-    """Takes the decision. Trys that are still under way become stale by it."""
+    """Take the decision. Trys that are still in flight become stale."""
     branches = tuple(
-        replace(branch, calling=None, attempts=0, due_at=NOW)
-        if branch.calling or branch.attempts or branch.due_at != NOW
+        replace(branch, calling=None, attempts=0, next_attempt_at=NOW)
+        if branch.calling or branch.attempts or branch.next_attempt_at != NOW
         else branch
         for branch in tx.branches
     )
@@ -420,25 +424,29 @@ def _decide(tx: Transaction, trigger: Trigger) -> Step:
 
 
 def _go_on_with_phase_two(tx: Transaction) -> Step:
-    """Calls every branch that is due; when none is under way, ends or parks the transaction."""
+    """Call every branch that is due; when none is in flight, end or park the transaction."""
     operation = PHASE_TWO[tx.state]
     calls: list[Effect] = []
     branches = list(tx.branches)
-    under_way = False
+    in_flight = False
     all_done = True
     for index, branch in enumerate(tx.branches):
         if branch.done:
             continue
         all_done = False
-        if branch.calling is None and branch.due_at == NOW and not _waits_for_later_stage(tx, branch):
+        if (
+            branch.calling is None
+            and branch.next_attempt_at == NOW
+            and not _waits_for_later_stage(tx, branch)
+        ):
             branches[index] = replace(branch, calling=operation)
             calls.append(Call(index, operation))
-            under_way = True
+            in_flight = True
         elif branch.calling:
-            under_way = True
+            in_flight = True
     if all_done:
         return _end(tx)
-    if not under_way:
+    if not in_flight:
         return _park(tx)
     if not calls:
         return tx, ()
@@ -448,7 +456,7 @@ def _go_on_with_phase_two(tx: Transaction) -> Step:
 def _waits_for_later_stage(tx: Transaction, branch: Branch) -> bool:
     return (
         branch.spec.cancel_in_stage_order
-        and tx.state is State.CANCELLING
+        and tx.state is TransactionState.CANCELLING
         and any(not other.done and other.spec.stage > branch.spec.stage for other in tx.branches)
     )
 
@@ -459,28 +467,30 @@ def _end(tx: Transaction) -> Step:
 
 
 def _park(tx: Transaction) -> Step:
-    waiting = min((b for b in tx.branches if not b.done and b.due_at != NOW), key=lambda b: b.due_at)
-    return _save(replace(tx, parked_until=waiting.due_at, waiting_on=waiting.spec.participant))
+    waiting = min(
+        (b for b in tx.branches if not b.done and b.next_attempt_at != NOW), key=lambda b: b.next_attempt_at
+    )
+    return _save(replace(tx, next_attempt_at=waiting.next_attempt_at, waiting_on=waiting.spec.participant))
 
 
-def _on_phase_two_answered(tx: Transaction, event: Answered, now: float) -> Step:
+def _on_phase_two_answered(tx: Transaction, event: CallCompleted, now: float) -> Step:
     if not is_calling(tx, event.index, event.operation):
         return tx, ()
     branch = tx.branches[event.index]
-    if event.answer.verdict is Verdict.SUCCEEDED:
+    if event.answer.code is OutcomeCode.SUCCEEDED:
         branch = replace(branch, done=True, calling=None)
         return _go_on_with_phase_two(with_branch(tx, event.index, branch))
     tx = with_branch(tx, event.index, _failed(branch, event, now))
-    news: tuple[Effect, ...] = ()
+    notifications: tuple[Effect, ...] = ()
     if not tx.stuck and _is_stuck(tx.branches[event.index], event):
-        tx, news = replace(tx, stuck=True), (BecameStuck(event.index),)
+        tx, notifications = replace(tx, stuck=True), (BecameStuck(event.index),)
     tx, effects = _go_on_with_phase_two(tx)
-    return tx, news + effects
+    return tx, notifications + effects
 
 
-def _is_stuck(branch: Branch, event: Answered) -> bool:
-    """A failure that repeating cannot mend needs an operator at once; others after N attempts."""
-    return not event.answer.withheld and (
+def _is_stuck(branch: Branch, event: CallCompleted) -> bool:
+    """Return whether an operator is needed: at once if repeating cannot help, else after N attempts."""
+    return not event.answer.not_sent and (
         event.answer.permanent or branch.attempts >= event.policy.attempts_before_stuck
     )
 
@@ -488,26 +498,30 @@ def _is_stuck(branch: Branch, event: Answered) -> bool:
 # --- both phases ----------------------------------------------------------
 
 
-def _failed(branch: Branch, event: Answered, now: float) -> Branch:
-    """The branch after a failed call: when to repeat it. A call that never left burns no attempt."""
+def _failed(branch: Branch, event: CallCompleted, now: float) -> Branch:
+    """Return the branch after a failed call, with its next attempt. An unsent call counts no attempt."""
     answer = event.answer
-    if answer.withheld:
+    if answer.not_sent:
         # What an attempt said tells more than why there is none.
-        last_error = branch.last_error or words(answer)
-        return replace(branch, calling=None, due_at=now + answer.retry_after_s, last_error=last_error)
+        last_error = branch.last_error or error_text(answer)
+        return replace(
+            branch, calling=None, next_attempt_at=now + answer.retry_after_s, last_error=last_error
+        )
     attempts = branch.attempts + 1
     wait_s = max(answer.retry_after_s, delay_s(attempts, event.policy, event.jitter))
-    return replace(branch, calling=None, attempts=attempts, due_at=now + wait_s, last_error=words(answer))
+    return replace(
+        branch, calling=None, attempts=attempts, next_attempt_at=now + wait_s, last_error=error_text(answer)
+    )
 
 
-def words(answer: Answer) -> str:
-    """What a failed call said, at a bearable length."""
-    words = f"{answer.reason}: {answer.message}" if answer.message else answer.reason
-    return words[:ERROR_CHARACTERS_MAX]
+def error_text(answer: CallResult) -> str:
+    """Return the error text of a failed call, cut to a bounded length."""
+    error_text = f"{answer.reason}: {answer.message}" if answer.message else answer.reason
+    return error_text[:ERROR_CHARACTERS_MAX]
 
 
 def reason_and_message(last_error: str) -> tuple[str, str]:
-    """Return the two parts that `words` has put together."""
+    """Return the two parts that `error_text` has put together."""
     reason, _, message = last_error.partition(": ")
     return reason, message
 
@@ -521,7 +535,7 @@ def bounded_text(text: str, characters_max: int) -> str:
 
 
 def with_branch(tx: Transaction, index: int, branch: Branch) -> Transaction:
-    """The transaction with `branch` in the place of the one at `index`."""
+    """Return the transaction with `branch` in the place of the one at `index`."""
     branches = list(tx.branches)
     branches[index] = branch
     return replace(tx, branches=tuple(branches))
@@ -537,49 +551,56 @@ def _resume_trying(tx: Transaction, _event: Resumed, now: float) -> Step:
 
 
 def _resume_phase_two(tx: Transaction, _event: Resumed, now: float) -> Step:
-    """Calls what is due, at least the earliest: clocks differ, and somebody found it due.
+    """Call what is due, at least the earliest branch: clocks differ, and another clock found it due.
 
     A branch that is due NOW may wait for a later stage, and is not what was found.
     """
-    due_by = max(now, min((b.due_at for b in tx.branches if not b.done and b.due_at != NOW), default=now))
+    due_by = max(
+        now,
+        min((b.next_attempt_at for b in tx.branches if not b.done and b.next_attempt_at != NOW), default=now),
+    )
     branches = tuple(
-        replace(branch, due_at=NOW) if not branch.done and branch.due_at <= due_by else branch
+        replace(branch, next_attempt_at=NOW)
+        if not branch.done and branch.next_attempt_at <= due_by
+        else branch
         for branch in tx.branches
     )
     return _go_on_with_phase_two(replace(_unparked(tx, NEVER), branches=branches))
 
 
 def _unparked(tx: Transaction, wake_at: float) -> Transaction:
-    return replace(tx, parked_until=0.0, waiting_on="", wake_at=wake_at)
+    return replace(tx, next_attempt_at=0.0, waiting_on="", wake_at=wake_at)
 
 
 # --- an operator's orders -------------------------------------------------
 
 
-def _hold(tx: Transaction, _event: HoldOrdered, _now: float) -> Step:
+def _hold(tx: Transaction, _event: OperatorHold, _now: float) -> Step:
     if tx.held:
-        raise TransactionHeld("the transaction is held already", metadata=whereabouts(tx))
-    return _save(_parked(tx, HELD_UNTIL))
+        raise TransactionHeld("the transaction is held already", metadata=status_metadata(tx))
+    return _save(_parked(tx, HELD))
 
 
-def _release(tx: Transaction, _event: ReleaseOrdered, now: float) -> Step:
+def _release(tx: Transaction, _event: OperatorRelease, now: float) -> Step:
     if not tx.held:
-        raise TransactionNotHeld("the transaction is not held", metadata=whereabouts(tx))
+        raise TransactionNotHeld("the transaction is not held", metadata=status_metadata(tx))
     return _save(_parked(tx, now))
 
 
-def _retry(tx: Transaction, _event: RetryOrdered, now: float) -> Step:
+def _retry(tx: Transaction, _event: OperatorRetry, now: float) -> Step:
     if tx.held:
-        raise TransactionHeld("the transaction is held; release it instead", metadata=whereabouts(tx))
-    branches = tuple(branch if branch.done else replace(branch, due_at=NOW) for branch in tx.branches)
+        raise TransactionHeld("the transaction is held; release it instead", metadata=status_metadata(tx))
+    branches = tuple(
+        branch if branch.done else replace(branch, next_attempt_at=NOW) for branch in tx.branches
+    )
     return _save(_parked(replace(tx, branches=branches), now))
 
 
-def _cancel_by_order(tx: Transaction, event: CancelOrdered, now: float) -> Step:
+def _cancel_by_operator(tx: Transaction, event: OperatorCancel, now: float) -> Step:
     return _cancel(_parked(tx, now), Trigger.CANCEL_REQUESTED, detail=event.detail)
 
 
-def _resolve_branch(tx: Transaction, event: BranchResolved, now: float) -> Step:
+def _resolve_branch(tx: Transaction, event: OperatorResolve, now: float) -> Step:
     index = next((i for i, b in enumerate(tx.branches) if b.spec.branch_id == event.branch_id), None)
     if index is None:
         raise BranchNotFound(f"no branch {event.branch_id!r}", metadata={"branch_id": event.branch_id})
@@ -598,21 +619,21 @@ def _resolve_branch(tx: Transaction, event: BranchResolved, now: float) -> Step:
 
 
 def _parked(tx: Transaction, until: float) -> Transaction:
-    return replace(tx, parked_until=until, waiting_on="")
+    return replace(tx, next_attempt_at=until, waiting_on="")
 
 
-def _refuse_undecided(tx: Transaction, _event: Order, _now: float) -> Step:
-    raise NotDecided("nothing is decided yet that could be carried out", metadata=whereabouts(tx))
+def _refuse_undecided(tx: Transaction, _event: OperatorCommand, _now: float) -> Step:
+    raise NotDecided("nothing is decided yet that could be carried out", metadata=status_metadata(tx))
 
 
-def _refuse_ended(tx: Transaction, _event: Order, _now: float) -> Step:
-    raise TransactionEnded(f"the transaction is {tx.state.name}", metadata=whereabouts(tx))
+def _refuse_ended(tx: Transaction, _event: OperatorCommand, _now: float) -> Step:
+    raise TransactionEnded(f"the transaction is {tx.state.name}", metadata=status_metadata(tx))
 
 
-def _refuse_cancel(tx: Transaction, _event: CancelOrdered, _now: float) -> Step:
+def _refuse_cancel(tx: Transaction, _event: OperatorCancel, _now: float) -> Step:
     raise DecisionConflict(
         f"the transaction is {tx.state.name}; only an undecided one can be cancelled",
-        metadata=whereabouts(tx),
+        metadata=status_metadata(tx),
     )
 
 
@@ -625,19 +646,19 @@ def _refuse_other_decision(tx: Transaction, _event: Event, _now: float) -> Step:
         return tx, ()
     raise DecisionConflict(
         f"the transaction is {tx.state.name}; a decision never changes",
-        metadata=whereabouts(tx),
+        metadata=status_metadata(tx),
     )
 
 
 def _refuse_branch(tx: Transaction, event: BranchAdded, _now: float) -> Step:
-    """A repeat of a branch whose Try has an outcome is answered; any other comes too late."""
+    """Answer a repeated branch whose Try has an outcome; refuse any other as too late."""
     index = _find(tx, event.spec)
     if not _is_decision_durable(tx):
         return tx, ()
     if index is None or tx.branches[index].tried is TryState.UNKNOWN:
         raise AlreadyDecided(
             f"the transaction is {tx.state.name}; no branch can join any more",
-            metadata=whereabouts(tx),
+            metadata=status_metadata(tx),
         )
     return tx, (BranchRegistered(index), BranchTried(index))
 
@@ -647,7 +668,7 @@ def _is_decision_durable(tx: Transaction) -> bool:
     return tx.saved_state is not None and tx.saved_state.decided
 
 
-def whereabouts(tx: Transaction) -> dict[str, str]:
+def status_metadata(tx: Transaction) -> dict[str, str]:
     """How `tx` stands, as an error's metadata."""
     return {
         "state": tx.state.name,
@@ -659,14 +680,14 @@ def whereabouts(tx: Transaction) -> dict[str, str]:
 
 _Reaction = Callable[[Transaction, Any, float], Step]
 
-_ORDERS_AFTER_DECISION: dict[type[Event], _Reaction] = {
-    HoldOrdered: _hold,
-    ReleaseOrdered: _release,
-    RetryOrdered: _retry,
-    CancelOrdered: _refuse_cancel,
-    BranchResolved: _resolve_branch,
+_COMMANDS_AFTER_DECISION: dict[type[Event], _Reaction] = {
+    OperatorHold: _hold,
+    OperatorRelease: _release,
+    OperatorRetry: _retry,
+    OperatorCancel: _refuse_cancel,
+    OperatorResolve: _resolve_branch,
 }
-_ORDERS_AFTER_END: dict[type[Event], _Reaction] = dict.fromkeys(_ORDERS_AFTER_DECISION, _refuse_ended)
+_COMMANDS_AFTER_END: dict[type[Event], _Reaction] = dict.fromkeys(_COMMANDS_AFTER_DECISION, _refuse_ended)
 
 # What each state does with each event. Begun and Resumed cannot come later than first.
 _CONFIRM_WAS_DECIDED: dict[type[Event], _Reaction] = {
@@ -683,34 +704,34 @@ _CANCEL_WAS_DECIDED: dict[type[Event], _Reaction] = {
     CancelRequested: _ignore,
     Woken: _ignore,
 }
-_REACTIONS: Mapping[State, Mapping[type[Event], _Reaction]] = {
-    State.TRYING: {
+_REACTIONS: Mapping[TransactionState, Mapping[type[Event], _Reaction]] = {
+    TransactionState.TRYING: {
         Begun: _begin,
         Saved: _on_saved,
         BranchAdded: _add_branch,
-        Answered: _on_try_answered,
+        CallCompleted: _on_try_answered,
         ConfirmRequested: _request_confirm,
         CancelRequested: _request_cancel,
         Woken: _wake,
         Resumed: _resume_trying,
-        HoldOrdered: _hold,
-        ReleaseOrdered: _release,
-        RetryOrdered: _refuse_undecided,
-        CancelOrdered: _cancel_by_order,
-        BranchResolved: _refuse_undecided,
+        OperatorHold: _hold,
+        OperatorRelease: _release,
+        OperatorRetry: _refuse_undecided,
+        OperatorCancel: _cancel_by_operator,
+        OperatorResolve: _refuse_undecided,
     },
-    State.CONFIRMING: {
+    TransactionState.CONFIRMING: {
         **_CONFIRM_WAS_DECIDED,
-        **_ORDERS_AFTER_DECISION,
-        Answered: _on_phase_two_answered,
+        **_COMMANDS_AFTER_DECISION,
+        CallCompleted: _on_phase_two_answered,
         Resumed: _resume_phase_two,
     },
-    State.CANCELLING: {
+    TransactionState.CANCELLING: {
         **_CANCEL_WAS_DECIDED,
-        **_ORDERS_AFTER_DECISION,
-        Answered: _on_phase_two_answered,
+        **_COMMANDS_AFTER_DECISION,
+        CallCompleted: _on_phase_two_answered,
         Resumed: _resume_phase_two,
     },
-    State.CONFIRMED: {**_CONFIRM_WAS_DECIDED, **_ORDERS_AFTER_END, Answered: _ignore},
-    State.CANCELLED: {**_CANCEL_WAS_DECIDED, **_ORDERS_AFTER_END, Answered: _ignore},
+    TransactionState.CONFIRMED: {**_CONFIRM_WAS_DECIDED, **_COMMANDS_AFTER_END, CallCompleted: _ignore},
+    TransactionState.CANCELLED: {**_CANCEL_WAS_DECIDED, **_COMMANDS_AFTER_END, CallCompleted: _ignore},
 }

@@ -9,10 +9,10 @@ from msgspec import Struct
 NOW = 0.0
 NEVER = inf
 # What an operator holds is due at the end of the year 9999, the last that databases agree on.
-HELD_UNTIL = 253_402_300_799.0
+HELD = 253_402_300_799.0
 
 
-class State(IntEnum):
+class TransactionState(IntEnum):
     """How a transaction stands. Numbers are those of the contract and of the log."""
 
     decided: bool
@@ -67,7 +67,7 @@ class Heuristic(IntEnum):
     CANCELLED = 2
 
 
-class Verdict(IntEnum):
+class OutcomeCode(IntEnum):
     """How a call ended. FAILED: it may or may not have taken effect."""
 
     SUCCEEDED = 1
@@ -96,10 +96,10 @@ class TraceContext(Struct, frozen=True, kw_only=True, gc=False):
         return bool(int(self.traceparent[53:55], 16) & 1)
 
 
-class Answer(Struct, frozen=True, kw_only=True, gc=False):
+class CallResult(Struct, frozen=True, kw_only=True, gc=False):
     """What a participant, or the way to it, said to one call."""
 
-    verdict: Verdict
+    code: OutcomeCode
     reason: str = ""
     message: str = ""
     result: bytes = b""
@@ -108,7 +108,7 @@ class Answer(Struct, frozen=True, kw_only=True, gc=False):
     permanent: bool = False
     # FAILED only: the call never left, because the participant's breaker is open
     # or its queue is full. Such a failure burns no attempt.
-    withheld: bool = False
+    not_sent: bool = False
     # FAILED only: nobody was reached, or nobody answered in time.
     unreachable: bool = False
     # FAILED only: not before this many seconds.
@@ -137,13 +137,13 @@ class Note(Struct, frozen=True, kw_only=True, gc=False):
 
     at: float
     operation: Operation
-    words: str
+    text: str
     count: int = 1
     last_at: float = 0.0
     # It made the transaction stuck.
     stuck: bool = False
     # It stands for so many that were left out, to keep a branch's notes few.
-    left_out: bool = False
+    omitted: bool = False
 
 
 class Branch(Struct, frozen=True, kw_only=True, gc=False):
@@ -159,7 +159,7 @@ class Branch(Struct, frozen=True, kw_only=True, gc=False):
     attempts: int = 0
     last_error: str = ""
     # When the next attempt is due; NOW until the first one failed.
-    due_at: float = NOW
+    next_attempt_at: float = NOW
     # An operator ended it: done, without its participant's word.
     heuristic: Heuristic = Heuristic.NONE
     heuristic_reason: str = ""
@@ -185,16 +185,16 @@ class Transaction(Struct, frozen=True, kw_only=True, gc=False):
     fingerprint: bytes = b""
     # The initiator's place in the trace that it belongs to; None: in none.
     trace: TraceContext | None = None
-    state: State = State.TRYING
+    state: TransactionState = TransactionState.TRYING
     cancel_reason: CancelReason = CancelReason.NONE
     cancel_branch_id: str = ""
     cancel_detail: str = ""
     # What the branch's participant said beside its reason. Untrusted; decides nothing.
     cancel_message: str = ""
     stuck: bool = False
-    # Set while it waits in the log, owned by nobody, for its next attempt; HELD_UNTIL
+    # Set while it waits in the log, owned by nobody, for its next attempt; HELD
     # while an operator holds it.
-    parked_until: float = 0.0
+    next_attempt_at: float = 0.0
     waiting_on: str = ""
 
     # The rest lives in memory alone.
@@ -204,17 +204,17 @@ class Transaction(Struct, frozen=True, kw_only=True, gc=False):
     # The version of the log's row; 0 before the first write.
     version: int = 0
     # What that row holds.
-    saved_state: State | None = None
+    saved_state: TransactionState | None = None
     saved_branches: int = 0
     # A write is in flight; it holds this much.
     saving: bool = False
     saving_branches: int = 0
-    saving_state: State | None = None
+    saving_state: TransactionState | None = None
 
     @property
     def held(self) -> bool:
         """An operator has stopped all work on it."""
-        return self.parked_until >= HELD_UNTIL
+        return self.next_attempt_at >= HELD
 
     @property
     def heuristic(self) -> bool:
@@ -224,7 +224,7 @@ class Transaction(Struct, frozen=True, kw_only=True, gc=False):
     @property
     def mixed(self) -> bool:
         """By an operator's word a branch went the other way than the decision."""
-        confirm = self.state in (State.CONFIRMING, State.CONFIRMED)
+        confirm = self.state in (TransactionState.CONFIRMING, TransactionState.CONFIRMED)
         other = Heuristic.CANCELLED if confirm else Heuristic.CONFIRMED
         return any(branch.heuristic is other for branch in self.branches)
 

@@ -14,8 +14,8 @@ NOTE_CHARACTERS_MAX = 300
 
 
 def noted(notes: tuple[Note, ...], new: Note) -> tuple[Note, ...]:
-    """The notes with one more."""
-    new = replace(new, words=new.words[:NOTE_CHARACTERS_MAX], last_at=new.last_at or new.at)
+    """Return the notes with one more."""
+    new = replace(new, text=new.text[:NOTE_CHARACTERS_MAX], last_at=new.last_at or new.at)
     if notes and _is_same(notes[-1], new):
         last = replace(notes[-1], count=notes[-1].count + new.count, last_at=new.last_at)
         return (*notes[:-1], last)
@@ -23,14 +23,14 @@ def noted(notes: tuple[Note, ...], new: Note) -> tuple[Note, ...]:
 
 
 def with_stuck(branch: Branch) -> Branch:
-    """The branch whose last failure made its transaction stuck. That note is counted up no more."""
+    """Return the branch whose last failure made its transaction stuck; that note's count is final."""
     if not branch.notes:
         return branch
     return replace(branch, notes=(*branch.notes[:-1], replace(branch.notes[-1], stuck=True)))
 
 
 def _is_same(one: Note, other: Note) -> bool:
-    return (one.operation, one.words, one.stuck) == (other.operation, other.words, other.stuck)
+    return (one.operation, one.text, one.stuck) == (other.operation, other.text, other.stuck)
 
 
 def _bounded(notes: tuple[Note, ...]) -> tuple[Note, ...]:
@@ -38,14 +38,14 @@ def _bounded(notes: tuple[Note, ...]) -> tuple[Note, ...]:
         return notes
     first, middle, rest = notes[:FIRST_KEPT], notes[FIRST_KEPT:-1], notes[-1:]
     # One goes for the newcomer, and one for the note that speaks for them, the first time.
-    gone = middle[:1] if middle[0].left_out else ()
+    gone = middle[:1] if middle[0].omitted else ()
     gone += middle[len(gone) : len(gone) + len(notes) - NOTES_MAX + (0 if gone else 1)]
     stand_in = Note(
         at=gone[0].at,
         operation=gone[-1].operation,
-        words="",
+        text="",
         count=sum(note.count for note in gone),
         last_at=gone[-1].last_at,
-        left_out=True,
+        omitted=True,
     )
     return (*first, stand_in, *middle[len(gone) :], *rest)

@@ -13,7 +13,7 @@ from enum import IntEnum
 
 from msgspec import Struct
 
-from coordinator.core.model import Branch, Heuristic, Operation, State, Transaction
+from coordinator.core.model import Branch, Heuristic, Operation, Transaction, TransactionState
 
 
 class BarrierState(IntEnum):
@@ -53,7 +53,7 @@ class Finding(Struct, frozen=True, kw_only=True):
     row: BarrierRow
     kind: FindingKind
     # None: the log does not know the transaction.
-    state: State | None
+    state: TransactionState | None
     explanation: str
     # What is proposed; None: people have to find out first.
     repair: Operation | None = None
@@ -62,18 +62,20 @@ class Finding(Struct, frozen=True, kw_only=True):
 
 
 _DECISIONS = {
-    State.CONFIRMING: Operation.CONFIRM,
-    State.CONFIRMED: Operation.CONFIRM,
-    State.CANCELLING: Operation.CANCEL,
-    State.CANCELLED: Operation.CANCEL,
+    TransactionState.CONFIRMING: Operation.CONFIRM,
+    TransactionState.CONFIRMED: Operation.CONFIRM,
+    TransactionState.CANCELLING: Operation.CANCEL,
+    TransactionState.CANCELLED: Operation.CANCEL,
 }
 _ENDS = {Operation.CONFIRM: BarrierState.CONFIRMED, Operation.CANCEL: BarrierState.CANCELLED}
-_WORDS = {Heuristic.CONFIRMED: Operation.CONFIRM, Heuristic.CANCELLED: Operation.CANCEL}
+_BY_OPERATOR = {Heuristic.CONFIRMED: Operation.CONFIRM, Heuristic.CANCELLED: Operation.CANCEL}
 _EITHER = frozenset(_ENDS)
 
 
-def judge(participant: str, row: BarrierRow, tx: Transaction | None, *, retention_s: float) -> Finding | None:
-    """What is wrong with a row of this participant; None: nothing, or nothing yet.
+def compare_row(
+    participant: str, row: BarrierRow, tx: Transaction | None, *, retention_s: float
+) -> Finding | None:
+    """Return what is wrong with a row of this participant; None: nothing, or nothing yet.
 
     `tx`: its transaction as the log says after the row was read; None: the log does not know it.
     `retention_s`: how long the log keeps what has ended.
@@ -86,16 +88,16 @@ def judge(participant: str, row: BarrierRow, tx: Transaction | None, *, retentio
         return _without_branch(participant, row, tx, branch, decision)
     if row.state is BarrierState.TRIED:
         return _leak(participant, row, tx, branch, decision) if branch.done else None
-    return _mixed(participant, row, tx, _WORDS.get(branch.heuristic, decision))
+    return _mixed(participant, row, tx, _BY_OPERATOR.get(branch.heuristic, decision))
 
 
 def _unknown(participant: str, row: BarrierRow, retention_s: float) -> Finding | None:
     if row.state is not BarrierState.TRIED:
         return None  # The log forgets what has ended.
     if row.age_s < retention_s:
-        words, repair = "the log knows no such transaction, so nobody will end this", Operation.CANCEL
+        explanation, repair = "the log knows no such transaction, so nobody will end this", Operation.CANCEL
     else:
-        words, repair = (
+        explanation, repair = (
             (
                 "the log knows no such transaction; this is older than what the log keeps, "
                 "so that it may have been confirmed or cancelled: find out which"
@@ -107,7 +109,7 @@ def _unknown(participant: str, row: BarrierRow, retention_s: float) -> Finding |
         row=row,
         kind=FindingKind.ORPHAN,
         state=None,
-        explanation=words,
+        explanation=explanation,
         repair=repair,
         repairs=_EITHER,
     )
@@ -138,20 +140,20 @@ def _leak(
     participant: str, row: BarrierRow, tx: Transaction, branch: Branch, decision: Operation | None
 ) -> Finding:
     if branch.heuristic or decision is None:
-        words = (
+        explanation = (
             f"an operator has ended the branch by a word ({branch.heuristic.name}), "
             "and its reservation is still open"
         )
         repair, repairs = None, _EITHER
     else:
-        words = f"the log knows that its {decision.name.capitalize()} was done, and yet this is open"
+        explanation = f"the log knows that its {decision.name.capitalize()} was done, and yet this is open"
         repair, repairs = decision, frozenset({decision})
     return Finding(
         participant=participant,
         row=row,
         kind=FindingKind.LEAK,
         state=tx.state,
-        explanation=words,
+        explanation=explanation,
         repair=repair,
         repairs=repairs,
     )
@@ -160,9 +162,9 @@ def _leak(
 def _mixed(participant: str, row: BarrierRow, tx: Transaction, wanted: Operation | None) -> Finding | None:
     """`wanted`: what ought to have become of the branch; None: nothing is decided."""
     if wanted is None and row.state is BarrierState.CONFIRMED:
-        words = "it is confirmed, though nothing was decided yet"
+        explanation = "it is confirmed, though nothing was decided yet"
     elif wanted is not None and row.state is not _ENDS[wanted]:
-        words = f"it is {row.state.name.lower()}, where {wanted.name} was decided"
+        explanation = f"it is {row.state.name.lower()}, where {wanted.name} was decided"
     else:
         return None
     return Finding(
@@ -170,5 +172,5 @@ def _mixed(participant: str, row: BarrierRow, tx: Transaction, wanted: Operation
         row=row,
         kind=FindingKind.MIXED,
         state=tx.state,
-        explanation=f"{words}; no call can mend that",
+        explanation=f"{explanation}; no call can mend that",
     )

@@ -39,13 +39,13 @@ from coordinator.core.errors import (
 )
 from coordinator.core.events import (
     Accepted,
-    Answered,
     BecameStuck,
     Begun,
     BranchAdded,
     BranchRegistered,
     BranchTried,
     Call,
+    CallCompleted,
     CancelRequested,
     Completed,
     ConfirmRequested,
@@ -58,21 +58,30 @@ from coordinator.core.events import (
     Saved,
     Woken,
 )
-from coordinator.core.machine import is_calling, step, with_branch, words
-from coordinator.core.model import Answer, Branch, BranchSpec, Note, RetryPolicy, State, Transaction, Verdict
+from coordinator.core.machine import error_text, is_calling, step, with_branch
+from coordinator.core.model import (
+    Branch,
+    BranchSpec,
+    CallResult,
+    Note,
+    OutcomeCode,
+    RetryPolicy,
+    Transaction,
+    TransactionState,
+)
 from coordinator.core.notes import noted, with_stuck
-from coordinator.engine.batching import pace
+from coordinator.engine.batching import flush_policy
 from coordinator.engine.log_writer import LogWriter
-from coordinator.engine.observer import NO_SPANS, SILENT, Anomaly, Observer, Spans
+from coordinator.engine.observer import NULL_OBSERVER, NULL_SPANS, Anomaly, Observer, Spans
 from coordinator.engine.participant_lane import (
-    Answers,
-    ParticipantLane,
+    CallResults,
+    ParticipantDispatcher,
     ParticipantPolicy,
     not_configured,
 )
 from coordinator.engine.waiting import Waiter, is_reached
 from coordinator.ports import BranchCall, Log, Participants, Record
-from tcc.outbox import Pace
+from tcc.outbox import FlushPolicy
 
 logger = structlog.get_logger(__name__)
 
@@ -93,10 +102,10 @@ PAUSED_RETRY_AFTER_S = 5.0
 _NO_POLICY = RetryPolicy()
 # What has ended when a transaction comes to a state.
 _PHASES = {
-    State.CONFIRMING: "try",
-    State.CANCELLING: "try",
-    State.CONFIRMED: "confirm",
-    State.CANCELLED: "cancel",
+    TransactionState.CONFIRMING: "try",
+    TransactionState.CANCELLING: "try",
+    TransactionState.CONFIRMED: "confirm",
+    TransactionState.CANCELLED: "cancel",
 }
 
 
@@ -119,10 +128,10 @@ class Totals:
         self.cancelled = 0
 
 
-class Live:
+class LiveTransaction:
     """A transaction that this process drives, and the requests that wait for it."""
 
-    __slots__ = ("begun", "phase_began_at", "rivals", "tx", "waiters")
+    __slots__ = ("begun", "conflicting_waiters", "phase_began_at", "tx", "waiters")
 
     def __init__(self, tx: Transaction, *, begun: bool) -> None:
         self.tx = tx
@@ -133,13 +142,13 @@ class Live:
         self.waiters: list[Waiter] = []
         # Requests for the same gid with other content, by their fingerprint. Until the
         # log has said who was first, nobody here can say which of them is refused.
-        self.rivals: list[tuple[bytes, Waiter]] = []
+        self.conflicting_waiters: list[tuple[bytes, Waiter]] = []
 
     def fail_all(self, error: Refused) -> None:
-        """Sends away every request that waits."""
-        for waiter in [*self.waiters, *(rival for _, rival in self.rivals)]:
+        """Fail every waiting request."""
+        for waiter in [*self.waiters, *(waiter for _, waiter in self.conflicting_waiters)]:
             waiter.fail(error)
-        self.waiters, self.rivals = [], []
+        self.waiters, self.conflicting_waiters = [], []
 
 
 class Engine:
@@ -154,18 +163,18 @@ class Engine:
         clock: LogClock,
         limits: EngineLimits | None = None,
         jitter: Callable[[], float] = random.random,
-        observer: Observer = SILENT,
-        is_full: Callable[[], bool] = lambda: False,
-        spans: Spans = NO_SPANS,
+        observer: Observer = NULL_OBSERVER,
+        is_saturated: Callable[[], bool] = lambda: False,
+        spans: Spans = NULL_SPANS,
     ) -> None:
-        """`is_full`: whether the process has hardly a pause, so that requests wait outside."""
+        """`is_saturated`: whether the process has hardly a pause, so that requests wait outside."""
         self.observer = observer
         self.spans = spans
         self.clock = clock
         self.log = log
         self.limits = limits or EngineLimits()
         self.draining = False
-        self.live: dict[str, Live] = {}
+        self.live: dict[str, LiveTransaction] = {}
         # How many of them were begun here. They come in streams; what is taken over comes at once.
         self.begun = 0
         # Requests that wait for transactions that others drive.
@@ -178,24 +187,24 @@ class Engine:
         # Since this process started.
         self.totals = Totals()
         self._jitter = jitter
-        self._is_full = is_full
+        self._is_saturated = is_saturated
         self.writer = LogWriter(
             log,
-            on_inserted=self._on_inserted,
+            on_begun=self._on_begun,
             on_saved=self._on_saved,
             on_refused=self._on_refused,
             is_wanted=self._is_change_wanted,
-            pace=lambda: self._pace(self.begun),
+            flush_policy=lambda: self._flush_policy(self.begun),
             clock=clock,
             observer=observer,
         )
         self._participants = participants
         self._tasks: asyncio.TaskGroup | None = None
-        self.lanes: dict[str, ParticipantLane] = {}
+        self.dispatchers: dict[str, ParticipantDispatcher] = {}
         # Participants whose Cancels wait for those of later stages.
         self.cancel_in_stage_order: frozenset[str] = frozenset()
         self.configure(policies)
-        self._perform: dict[type[Effect], Callable[[Live, object], None]] = {
+        self._perform: dict[type[Effect], Callable[[LiveTransaction, object], None]] = {
             Save: self._save,
             Call: self._call,
             Accepted: self._settle,
@@ -208,53 +217,53 @@ class Engine:
         }
 
     async def run(self) -> None:
-        """Writes and calls until cancelled."""
+        """Write and call until cancelled."""
         async with asyncio.TaskGroup() as self._tasks:
             self._tasks.create_task(self.writer.run())
-            for lane in self.lanes.values():
-                self._tasks.create_task(lane.run())
+            for dispatcher in self.dispatchers.values():
+                self._tasks.create_task(dispatcher.run())
 
     def configure(
         self, policies: Mapping[str, ParticipantPolicy], *, moved: frozenset[str] = frozenset()
     ) -> None:
-        """The participants from now on, and how they are treated; `moved`: those with a new address.
+        """Set the participants and their policies from now on; `moved`: those with a new address.
 
         Calls under way end as they would have. What waits for one that is gone is
         answered as if it had never been configured.
         """
-        for name in self.lanes.keys() - policies.keys():
-            self.lanes.pop(name).retire()
+        for name in self.dispatchers.keys() - policies.keys():
+            self.dispatchers.pop(name).retire()
         for name, policy in policies.items():
-            if name in self.lanes:
-                self.lanes[name].change_policy(policy, moved=name in moved)
+            if name in self.dispatchers:
+                self.dispatchers[name].change_policy(policy, moved=name in moved)
             else:
-                self._open_lane(name, policy)
+                self._open_dispatcher(name, policy)
         self.cancel_in_stage_order = frozenset(
             name for name, policy in policies.items() if policy.cancel_in_stage_order
         )
 
-    def _open_lane(self, name: str, policy: ParticipantPolicy) -> None:
-        lane = self.lanes[name] = ParticipantLane(
+    def _open_dispatcher(self, name: str, policy: ParticipantPolicy) -> None:
+        dispatcher = self.dispatchers[name] = ParticipantDispatcher(
             name,
             policy,
             participants=self._participants,
             clock=self.clock,
             is_wanted=self._is_call_wanted,
             on_answers=self._on_answers,
-            pace=self._pace,
+            flush_policy=self._flush_policy,
             observer=self.observer,
         )
         for entry in self.live.values():
             ours = sum(branch.spec.participant == name for branch in entry.tx.branches)
-            lane.live += ours
-            lane.begun += ours * entry.begun
+            dispatcher.live += ours
+            dispatcher.begun += ours * entry.begun
         if self._tasks is not None:
-            self._tasks.create_task(lane.run())
+            self._tasks.create_task(dispatcher.run())
 
     # --- requests ---------------------------------------------------------
 
     def begin(self, tx: Transaction, waiter: Waiter) -> None:
-        """Starts a transaction, or joins the one that this very request started before.
+        """Start a transaction, or join the one that the same request started before.
 
         Raises:
             Refused: nothing is written and nothing has changed.
@@ -263,7 +272,7 @@ class Engine:
         if known is not None:
             self._join(known, tx, waiter)
             return
-        self._check_room(tx)
+        self._check_admission(tx)
         entry = self._remember(tx, begun=True)
         entry.waiters.append(waiter)
         entry.phase_began_at = self.clock.now()
@@ -291,7 +300,7 @@ class Engine:
     async def add_branch(
         self, gid: str, spec: BranchSpec, waiter: Waiter, *, branches_max: int, transaction_bytes_max: int
     ) -> None:
-        """Adds a branch to an interactive transaction."""
+        """Add a branch to an interactive transaction."""
         self._check_participants((spec,))
         await self._command(gid, BranchAdded(spec, branches_max, transaction_bytes_max), waiter)
 
@@ -304,7 +313,7 @@ class Engine:
         await self._command(gid, CancelRequested(detail), waiter)
 
     async def wait(self, gid: str, waiter: Waiter) -> None:
-        """Waits for a milestone of any transaction, whoever drives it.
+        """Wait for a milestone of any transaction, whichever coordinator owns it.
 
         Raises:
             TransactionNotFound, LogUnavailable
@@ -316,7 +325,7 @@ class Engine:
         self._settle_or_watch(await self.get(gid), waiter)
 
     async def get(self, gid: str) -> Record:
-        """What the log holds of a transaction.
+        """Return what the log holds of a transaction.
 
         Raises:
             TransactionNotFound, LogUnavailable
@@ -329,7 +338,7 @@ class Engine:
     # --- what recovery calls ----------------------------------------------
 
     def wake_due(self) -> int:
-        """Sends `Woken` to every live transaction whose time has come. Returns how many."""
+        """Send `Woken` to every live transaction that is due. Return how many."""
         now = self.clock.now()
         due = [entry for entry in self.live.values() if entry.tx.wake_at <= now]
         for entry in due:
@@ -367,21 +376,21 @@ class Engine:
             if entry.waiters and entry.tx.interactive and not entry.tx.saving
         ]
 
-    def lose_stale(self, records: Mapping[str, Record]) -> int:
+    def evict_stale(self, records: Mapping[str, Record]) -> int:
         """Forgets live transactions whose rows, as just read, others have changed. Returns how many."""
         count = 0
         for gid, record in records.items():
             entry = self.live.get(gid)
             if entry is not None and not entry.tx.saving and record.tx.version > entry.tx.version:
-                self._lose(entry)
+                self._on_ownership_lost(entry)
                 count += 1
         return count
 
-    def expect_due(self, at: float) -> None:
+    def schedule_due(self, at: float) -> None:
         """Something in the log is due at `at` that this process could take up."""
         self.due_ticks.add(math.ceil(at / DUE_TICK_S))
 
-    def forget_due(self, now: float) -> bool:
+    def pop_due(self, now: float) -> bool:
         """Whether something that this process parked is due. It is told once."""
         due = {tick for tick in self.due_ticks if tick * DUE_TICK_S <= now}
         self.due_ticks -= due
@@ -397,7 +406,7 @@ class Engine:
         if most <= 0:
             return {}
         now = self.clock.now()
-        limits = {name: lane.claim_room(now, most) for name, lane in self.lanes.items()}
+        limits = {name: dispatcher.claim_room(now, most) for name, dispatcher in self.dispatchers.items()}
         unconfigured = dict.fromkeys(self.unconfigured, most)
         return {"": most} | unconfigured | {name: limit for name, limit in limits.items() if limit}
 
@@ -416,7 +425,7 @@ class Engine:
         return sum(gid not in self.watched for gid in gids)
 
     def fail_waiters(self, error: Refused) -> None:
-        """Sends away every request that still waits."""
+        """Fail every request that still waits."""
         for entry in self.live.values():
             entry.fail_all(error)
         for waiters in self.watched.values():
@@ -439,14 +448,14 @@ class Engine:
         if self.draining:
             return Draining("this coordinator is shutting down", retry_after_s=0.05)
         if not self.writer.available:
-            return _log_away()
+            return _log_unavailable()
         if len(self.live) >= self.limits.live_max * NEW_WORK_SHARE:
             return Overloaded("too many live transactions", retry_after_s=0.2)
         if self.writer.backlog >= self.limits.log_backlog_max:
             return Overloaded("the log cannot keep up", retry_after_s=0.2)
         return None
 
-    def _check_room(self, tx: Transaction) -> None:
+    def _check_admission(self, tx: Transaction) -> None:
         refusal = self.refusal()
         if refusal is not None:
             raise refusal
@@ -454,17 +463,17 @@ class Engine:
 
     def _check_log(self) -> None:
         if not self.writer.available:
-            raise _log_away()
+            raise _log_unavailable()
 
     def _check_participants(self, specs: Iterable[BranchSpec]) -> None:
         for spec in specs:
-            lane = self.lanes.get(spec.participant)
-            if lane is None:
+            dispatcher = self.dispatchers.get(spec.participant)
+            if dispatcher is None:
                 raise UnknownParticipant(
                     f"participant {spec.participant!r} is not configured",
                     metadata={"participant": spec.participant},
                 )
-            if lane.paused:
+            if dispatcher.paused:
                 raise ParticipantPaused(
                     f"participant {spec.participant!r} is paused by an operator",
                     retry_after_s=PAUSED_RETRY_AFTER_S,
@@ -472,30 +481,30 @@ class Engine:
                 )
             now = self.clock.now()
             # New work may be the probe: what opened the breaker may be with another coordinator by now.
-            if not lane.breaker.allows(now):
+            if not dispatcher.breaker.allows(now):
                 raise ParticipantUnavailable(
                     f"participant {spec.participant!r} is not answering",
-                    retry_after_s=lane.breaker.wait_s(now) + lane.policy.breaker.open_first_s,
+                    retry_after_s=dispatcher.breaker.wait_s(now) + dispatcher.policy.breaker.open_first_s,
                     metadata={"participant": spec.participant},
                 )
-            too_many_live = lane.live >= self.limits.live_max * PARTICIPANT_SHARE
-            if too_many_live or lane.backlog >= lane.policy.backlog_max:
+            too_many_live = dispatcher.live >= self.limits.live_max * PARTICIPANT_SHARE
+            if too_many_live or dispatcher.backlog >= dispatcher.policy.backlog_max:
                 raise Overloaded(
                     f"too much waits for participant {spec.participant!r}",
                     retry_after_s=0.2,
                     metadata={"participant": spec.participant},
                 )
 
-    def _join(self, known: Live, repeated: Transaction, waiter: Waiter) -> None:
+    def _join(self, known: LiveTransaction, repeated: Transaction, waiter: Waiter) -> None:
         if known.tx.fingerprint == repeated.fingerprint:
             self._wait_for(known, waiter)
         elif known.tx.saved_state is None:
-            known.rivals.append((repeated.fingerprint, waiter))
+            known.conflicting_waiters.append((repeated.fingerprint, waiter))
         else:
             raise _gid_conflict(repeated.gid)
 
     async def _command(self, gid: str, event: Event, waiter: Waiter) -> None:
-        """Applies a request to a transaction, which this process takes over if it must.
+        """Apply a request to a transaction, which this process takes over if it must.
 
         Raises:
             Refused: nothing has changed.
@@ -521,18 +530,18 @@ class Engine:
                 self.resume((taken,))
         raise Overloaded(f"transaction {gid!r} is being moved between coordinators", retry_after_s=0.1)
 
-    def _wait_for(self, entry: Live, waiter: Waiter) -> None:
+    def _wait_for(self, entry: LiveTransaction, waiter: Waiter) -> None:
         if is_reached(waiter.milestone, entry.tx, waiter.branch_id):
             waiter.settle(entry.tx)
             return
         if len(entry.waiters) % WAITERS_SWEPT_EVERY == WAITERS_SWEPT_EVERY - 1:
-            entry.waiters = [other for other in entry.waiters if not other.is_gone()]
+            entry.waiters = [other for other in entry.waiters if not other.is_cancelled()]
         entry.waiters.append(waiter)
 
     def _settle_or_watch(self, record: Record, waiter: Waiter) -> None:
         """For a transaction that others drive: its row tells how far it is."""
         tx = record.tx
-        if waiter.is_gone():
+        if waiter.is_cancelled():
             return
         if is_reached(waiter.milestone, tx, waiter.branch_id):
             waiter.settle(tx)
@@ -543,66 +552,66 @@ class Engine:
         else:
             self.watched.setdefault(tx.gid, []).append(waiter)
 
-    def _remember(self, tx: Transaction, *, begun: bool) -> Live:
-        entry = self.live[tx.gid] = Live(tx, begun=begun)
+    def _remember(self, tx: Transaction, *, begun: bool) -> LiveTransaction:
+        entry = self.live[tx.gid] = LiveTransaction(tx, begun=begun)
         self.begun += begun
         self._count(entry, tx.branches, 1)
         return entry
 
-    def _forget(self, entry: Live) -> None:
+    def _forget(self, entry: LiveTransaction) -> None:
         del self.live[entry.tx.gid]
         self.begun -= entry.begun
         self._count(entry, entry.tx.branches, -1)
 
-    def _count(self, entry: Live, branches: Iterable[Branch], change: int) -> None:
+    def _count(self, entry: LiveTransaction, branches: Iterable[Branch], change: int) -> None:
         """Tells the lanes how many branches they have among the live transactions."""
-        lanes = self.lanes
+        dispatchers = self.dispatchers
         for branch in branches:
-            lane = lanes.get(branch.spec.participant)
-            if lane is not None:
-                lane.live += change
-                lane.begun += change * entry.begun
+            dispatcher = dispatchers.get(branch.spec.participant)
+            if dispatcher is not None:
+                dispatcher.live += change
+                dispatcher.begun += change * entry.begun
 
-    def _pace(self, begun: int) -> Pace:
-        return pace(begun, is_full=self._is_full())
+    def _flush_policy(self, begun: int) -> FlushPolicy:
+        return flush_policy(begun, is_saturated=self._is_saturated())
 
     # --- events -----------------------------------------------------------
 
-    def _apply(self, entry: Live, event: Event, now: float) -> None:
+    def _apply(self, entry: LiveTransaction, event: Event, now: float) -> None:
         entry.tx, effects = step(entry.tx, event, now)
         for effect in effects:
             self._perform[type(effect)](entry, effect)
 
-    def _on_inserted(self, begun: Sequence[Transaction], others: Sequence[Record | None]) -> None:
+    def _on_begun(self, begun: Sequence[Transaction], others: Sequence[Record | None]) -> None:
         now = self.clock.now()
         for tx, other in zip(begun, others, strict=True):
             entry = self._unsaved(tx.gid)
             if entry is None:
                 continue  # `resume` has brought the transaction that was there first
             if other is None:
-                rivals, entry.rivals = entry.rivals, []
-                for _, rival in rivals:
-                    rival.fail(_gid_conflict(tx.gid))
+                conflicting_waiters, entry.conflicting_waiters = entry.conflicting_waiters, []
+                for _, waiter in conflicting_waiters:
+                    waiter.fail(_gid_conflict(tx.gid))
                 self.totals.begun += 1
                 self._apply(entry, Saved(), now)
             else:
                 self._forget(entry)
                 self._hand_over(entry, other)
 
-    def _unsaved(self, gid: str) -> Live | None:
-        """The live transaction of this gid, if it is one whose begin is on its way into the log."""
+    def _unsaved(self, gid: str) -> LiveTransaction | None:
+        """Return the live transaction of this gid if its begin is still on its way into the log."""
         entry = self.live.get(gid)
         return entry if entry is not None and entry.tx.saved_state is None else None
 
-    def _hand_over(self, entry: Live, other: Record) -> None:
+    def _hand_over(self, entry: LiveTransaction, other: Record) -> None:
         """Whoever waits for a forgotten entry waits for the transaction of `other` from now on.
 
         Where the entry was not durable, its gid turned out to be taken: by an
         earlier delivery of one of these requests, or by something else. Commands
         went to a memory that is gone, and have to be given again.
         """
-        askers = [(entry.tx.fingerprint, waiter) for waiter in entry.waiters]
-        for fingerprint, waiter in askers + entry.rivals:
+        waiters = [(entry.tx.fingerprint, waiter) for waiter in entry.waiters]
+        for fingerprint, waiter in waiters + entry.conflicting_waiters:
             if fingerprint != other.tx.fingerprint:
                 waiter.fail(_gid_conflict(entry.tx.gid))
             elif waiter.is_command:
@@ -619,7 +628,7 @@ class Engine:
                 continue  # it was lost and taken again meanwhile
             entry = self.live[tx.gid]
             if not was_written:
-                self._lose(entry)
+                self._on_ownership_lost(entry)
                 continue
             if tx.saving_state is not tx.saved_state:
                 # What was taken over may have waited for days; it says nothing of how fast we are.
@@ -630,7 +639,7 @@ class Engine:
                 entry.phase_began_at = now
             self._apply(entry, Saved(), now)
 
-    def _lose(self, entry: Live) -> None:
+    def _on_ownership_lost(self, entry: LiveTransaction) -> None:
         """Another coordinator has the transaction. Whoever waits for it here watches its row."""
         gid = entry.tx.gid
         logger.debug("transaction was taken over by another coordinator", gid=gid)
@@ -659,28 +668,28 @@ class Engine:
         entry = self.live.get(call.gid)
         return entry is not None and is_calling(entry.tx, call.index, call.operation)
 
-    def _on_answers(self, answers: Answers) -> None:
+    def _on_answers(self, answers: CallResults) -> None:
         now = self.clock.now()
         for call, answer in answers:
             entry = self.live.get(call.gid)
             if entry is not None:
-                if answer.verdict is Verdict.FAILED and not answer.withheld:
+                if answer.code is OutcomeCode.FAILED and not answer.not_sent:
                     entry.tx = _with_note(entry.tx, call, answer, now)
-                self._apply(entry, self._answered(call, answer), now)
+                self._apply(entry, self._completed(call, answer), now)
 
-    def _answered(self, call: BranchCall, answer: Answer) -> Answered:
-        if answer.verdict is Verdict.SUCCEEDED:
-            return Answered(call.index, call.operation, answer)
-        lane = self.lanes.get(call.spec.participant)
-        policy = lane.policy.retry if lane else _NO_POLICY
-        return Answered(call.index, call.operation, answer, policy, self._jitter())
+    def _completed(self, call: BranchCall, answer: CallResult) -> CallCompleted:
+        if answer.code is OutcomeCode.SUCCEEDED:
+            return CallCompleted(call.index, call.operation, answer)
+        dispatcher = self.dispatchers.get(call.spec.participant)
+        policy = dispatcher.policy.retry if dispatcher else _NO_POLICY
+        return CallCompleted(call.index, call.operation, answer, policy, self._jitter())
 
     # --- effects ----------------------------------------------------------
 
-    def _save(self, entry: Live, _effect: object) -> None:
+    def _save(self, entry: LiveTransaction, _effect: object) -> None:
         self.writer.put(entry.tx)
 
-    def _call(self, entry: Live, effect: object) -> None:
+    def _call(self, entry: LiveTransaction, effect: object) -> None:
         assert isinstance(effect, Call)
         tx = entry.tx
         branch = tx.branches[effect.index]
@@ -697,15 +706,15 @@ class Engine:
         if tx.trace is not None:
             before = branch.failed_span_id if branch.attempts else ""
             call = replace(call, trace=tx.trace, failed_span_id=before)
-        lane = self.lanes.get(branch.spec.participant)
-        if lane is None:
+        dispatcher = self.dispatchers.get(branch.spec.participant)
+        if dispatcher is None:
             # Answered later, as every call is: an event is never applied inside another.
             answers = [(call, not_configured(branch.spec.participant))]
             asyncio.get_running_loop().call_soon(self._on_answers, answers)
         else:
-            lane.put(call)
+            dispatcher.put(call)
 
-    def _settle(self, entry: Live, _effect: object) -> None:
+    def _settle(self, entry: LiveTransaction, _effect: object) -> None:
         waiters = entry.waiters
         if not waiters:
             return
@@ -713,22 +722,22 @@ class Engine:
         for waiter in waiters:
             self._wait_for(entry, waiter)
 
-    def _complete(self, entry: Live, effect: object) -> None:
-        if entry.tx.state is State.CONFIRMED:
+    def _complete(self, entry: LiveTransaction, effect: object) -> None:
+        if entry.tx.state is TransactionState.CONFIRMED:
             self.totals.confirmed += 1
         else:
             self.totals.cancelled += 1
         self._settle(entry, effect)
         self._forget(entry)
 
-    def _park(self, entry: Live, _effect: object) -> None:
+    def _park(self, entry: LiveTransaction, _effect: object) -> None:
         tx = entry.tx
         self._forget(entry)
-        self.expect_due(tx.parked_until)
+        self.schedule_due(tx.next_attempt_at)
         if entry.waiters:
             self.watched.setdefault(tx.gid, []).extend(entry.waiters)
 
-    def _report_stuck(self, entry: Live, effect: object) -> None:
+    def _report_stuck(self, entry: LiveTransaction, effect: object) -> None:
         assert isinstance(effect, BecameStuck)
         branch = entry.tx.branches[effect.index]
         entry.tx = with_branch(entry.tx, effect.index, with_stuck(branch))
@@ -746,12 +755,12 @@ class Engine:
         self.observer.anomaly(Anomaly.STUCK, **facts)
 
 
-def _with_note(tx: Transaction, call: BranchCall, answer: Answer, now: float) -> Transaction:
-    """The transaction with a note of a failed call, unless its answer is stale."""
+def _with_note(tx: Transaction, call: BranchCall, answer: CallResult, now: float) -> Transaction:
+    """Return the transaction with a note of a failed call, unless its result is stale."""
     if not is_calling(tx, call.index, call.operation):
         return tx
     branch = tx.branches[call.index]
-    note = Note(at=now, operation=call.operation, words=words(answer))
+    note = Note(at=now, operation=call.operation, text=error_text(answer))
     notes = noted(branch.notes, note)
     return with_branch(tx, call.index, replace(branch, notes=notes, failed_span_id=answer.span_id))
 
@@ -764,7 +773,7 @@ def _not_found(gid: str) -> TransactionNotFound:
     return TransactionNotFound(f"no transaction {gid!r}", metadata={"gid": gid})
 
 
-def _log_away() -> LogUnavailable:
+def _log_unavailable() -> LogUnavailable:
     return LogUnavailable("the transaction log cannot be reached", retry_after_s=1.0)
 
 

@@ -13,10 +13,10 @@ import structlog
 
 from coordinator.core.errors import LogUnavailable
 from coordinator.core.model import Transaction
-from coordinator.engine.batching import SENDERS
-from coordinator.engine.observer import SILENT, Anomaly, Observer
+from coordinator.engine.batching import MAX_IN_FLIGHT
+from coordinator.engine.observer import NULL_OBSERVER, Anomaly, Observer
 from coordinator.ports import Clock, Log, Record
-from tcc.outbox import Outbox, Pace
+from tcc.outbox import Batcher, FlushPolicy
 
 T = TypeVar("T")
 
@@ -36,74 +36,74 @@ class LogWriter:
         self,
         log: Log,
         *,
-        on_inserted: Callable[[Sequence[Transaction], Sequence[Record | None]], None],
+        on_begun: Callable[[Sequence[Transaction], Sequence[Record | None]], None],
         on_saved: Callable[[Sequence[Transaction], Sequence[bool]], None],
         on_refused: Callable[[Sequence[Transaction], LogUnavailable], None],
         is_wanted: Callable[[Transaction], bool],
-        pace: Callable[[], Pace],
+        flush_policy: Callable[[], FlushPolicy],
         clock: Clock,
-        observer: Observer = SILENT,
+        observer: Observer = NULL_OBSERVER,
     ) -> None:
-        """`pace`: that of commits."""
+        """`flush_policy`: that of commits."""
         self._log = log
-        self._on_inserted = on_inserted
+        self._on_begun = on_begun
         self._on_saved = on_saved
         self._on_refused = on_refused
         self._is_wanted = is_wanted
         self._clock = clock
         self._observer = observer
 
-        def outbox(send: Callable[[list[Transaction]], Awaitable[None]]) -> Outbox[Transaction]:
-            return Outbox(
+        def batcher(send: Callable[[list[Transaction]], Awaitable[None]]) -> Batcher[Transaction]:
+            return Batcher(
                 send,
                 items_max=BATCH_MAX,
                 bytes_max=BATCH_BYTES_MAX,
                 size=_size,
-                senders=SENDERS,
-                pace=pace,
+                max_in_flight=MAX_IN_FLIGHT,
+                flush_policy=flush_policy,
             )
 
-        self._inserts = outbox(self._insert)
-        self._saves = outbox(self._save)
+        self._begins = batcher(self._begin)
+        self._saves = batcher(self._save)
         self.available = True
         # Told whenever `available` changes.
         self.on_availability: Callable[[bool], None] = lambda _: None
 
     def put(self, tx: Transaction) -> None:
-        (self._saves if tx.version else self._inserts).put(tx)
+        (self._saves if tx.version else self._begins).put(tx)
 
     @property
     def backlog(self) -> int:
-        return len(self._inserts) + len(self._saves)
+        return len(self._begins) + len(self._saves)
 
     async def run(self) -> None:
-        """Writes until cancelled."""
+        """Write until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._inserts.run())
+            tasks.create_task(self._begins.run())
             tasks.create_task(self._saves.run())
 
     def log_answered(self) -> None:
-        """The log can be reached (again)."""
+        """Record that the log can be reached (again)."""
         if not self.available:
             self.available = True
             self.on_availability(True)
-            self._observer.anomaly(Anomaly.LOG_BACK)
-            logger.info("log is back")
+            self._observer.anomaly(Anomaly.LOG_RECOVERED)
+            logger.info("log is available again")
 
     def log_failed(self, error: LogUnavailable) -> None:
-        """The log cannot be reached: begins that have not left are refused, the rest is kept."""
+        """Record that the log is unavailable: refuse begins that have not left, keep everything else."""
         if self.available:
             self.available = False
             self.on_availability(False)
-            self._observer.anomaly(Anomaly.LOG_AWAY, error=error.message)
-            logger.warning("log is away", error=error.message)
-        self._on_refused(self._inserts.withdraw(), error)
+            self._observer.anomaly(Anomaly.LOG_UNAVAILABLE, error=error.message)
+            logger.warning("log is unavailable", error=error.message)
+        self._on_refused(self._begins.withdraw(), error)
 
-    async def _insert(self, batch: list[Transaction]) -> None:
+    async def _begin(self, batch: list[Transaction]) -> None:
         asked_at = self._clock.now()
-        others = await self._until_known(lambda: self._log.transaction_insert(batch))
+        others = await self._until_known(lambda: self._log.transaction_begin(batch))
         self._observer.written("begin", len(batch), self._clock.now() - asked_at)
-        self._on_inserted(batch, others)
+        self._on_begun(batch, others)
 
     async def _save(self, waiting: list[Transaction]) -> None:
         # A transaction may have been lost, and taken again, while its change waited here.

@@ -11,14 +11,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from coordinator.core.errors import UnknownParticipant
-from coordinator.core.machine import words
-from coordinator.core.model import Answer, RetryPolicy, Verdict
-from coordinator.engine.batching import SENDERS
+from coordinator.core.machine import error_text
+from coordinator.core.model import CallResult, OutcomeCode, RetryPolicy
+from coordinator.engine.batching import MAX_IN_FLIGHT
 from coordinator.engine.breaker import Breaker, BreakerPolicy
-from coordinator.engine.observer import SILENT, Anomaly, Observer
+from coordinator.engine.observer import NULL_OBSERVER, Anomaly, Observer
 from coordinator.ports import BranchCall, Clock, Participants
 from tcc.failpoint import failpoint
-from tcc.outbox import Outbox, Pace
+from tcc.outbox import Batcher, FlushPolicy
 
 # A call younger than this holds the next one back, so that batches form; an older
 # one waits for a slow branch and must not hold anybody.
@@ -28,11 +28,11 @@ _RETIRED_POLL_S = 0.05
 
 
 # What a call is told while an operator pauses the participant. It comes again this often.
-PAUSED = Answer(
-    verdict=Verdict.FAILED,
+PAUSED = CallResult(
+    code=OutcomeCode.FAILED,
     reason="PARTICIPANT_PAUSED",
     message="an operator has paused the participant",
-    withheld=True,
+    not_sent=True,
     retry_after_s=0.5,
 )
 
@@ -51,10 +51,10 @@ class ParticipantPolicy(Struct, frozen=True, kw_only=True):
     cancel_in_stage_order: bool = False
 
 
-Answers = list[tuple[BranchCall, Answer]]
+CallResults = list[tuple[BranchCall, CallResult]]
 
 
-class ParticipantLane:
+class ParticipantDispatcher:
     """Sends branch calls to one participant and hands back exactly one answer for each."""
 
     def __init__(
@@ -65,11 +65,11 @@ class ParticipantLane:
         participants: Participants,
         clock: Clock,
         is_wanted: Callable[[BranchCall], bool],
-        on_answers: Callable[[Answers], None],
-        pace: Callable[[int], Pace],
-        observer: Observer = SILENT,
+        on_answers: Callable[[CallResults], None],
+        flush_policy: Callable[[int], FlushPolicy],
+        observer: Observer = NULL_OBSERVER,
     ) -> None:
-        """`pace`: that of batches of calls, given `begun`."""
+        """`flush_policy`: that of batches of calls, given `begun`."""
         self.name = name
         self.policy = policy
         self.breaker = Breaker(policy=policy.breaker)
@@ -85,9 +85,9 @@ class ParticipantLane:
         self._is_wanted = is_wanted
         self._on_answers = on_answers
         self._observer = observer
-        self._under_way = 0
+        self._in_flight = 0
         # Out of the queue, and waiting for room in the bulkhead.
-        self._held = 0
+        self._queued = 0
         self._room = asyncio.Event()
         self._room.set()
         self._calls = asyncio.TaskGroup()
@@ -96,27 +96,27 @@ class ParticipantLane:
         self.live = 0
         # Those of them whose transactions were begun here.
         self.begun = 0
-        self._outbox = Outbox[BranchCall](
+        self._batcher = Batcher[BranchCall](
             self._send,
             items_max=min(policy.batch_max, policy.concurrency_max),
             bytes_max=policy.batch_bytes_max,
             size=_size,
-            senders=SENDERS,
-            pace=lambda: pace(self.begun),
+            max_in_flight=MAX_IN_FLIGHT,
+            flush_policy=lambda: flush_policy(self.begun),
         )
 
     def put(self, call: BranchCall) -> None:
-        self._outbox.put(call)
+        self._batcher.put(call)
 
     @property
     def backlog(self) -> int:
         """How many calls wait or are under way."""
-        return len(self._outbox) + self._held + self._under_way
+        return len(self._batcher) + self._queued + self._in_flight
 
     @property
-    def under_way(self) -> int:
+    def in_flight(self) -> int:
         """How many calls have left and are not answered."""
-        return self._under_way
+        return self._in_flight
 
     def reset_breaker(self) -> None:
         """Lets calls leave again, whatever happened before."""
@@ -135,44 +135,44 @@ class ParticipantLane:
         breaker = Breaker() if moved else self.breaker
         self.policy = policy
         self.breaker = replace(breaker, policy=policy.breaker)
-        self._outbox.items_max = min(policy.batch_max, policy.concurrency_max)
+        self._batcher.items_max = min(policy.batch_max, policy.concurrency_max)
         self._room.set()
 
     def retire(self) -> None:
-        """Sends nothing more. What waits is refused, what is under way ends, and then `run` does."""
+        """Stop sending. Refuse what waits, let what is in flight end; then `run` ends."""
         self._retired.set()
 
     async def run(self) -> None:
-        """Sends until retired or cancelled; what is under way when cancelled is cancelled with it.
+        """Send until retired or cancelled; what is in flight when cancelled is cancelled with it.
 
         An exception out of a call is a bug of ours, and ends the lane with it.
         """
         async with self._calls:
-            sending = self._calls.create_task(self._outbox.run())
+            sending = self._calls.create_task(self._batcher.run())
             await self._retired.wait()
-            while not self._outbox.idle or self.backlog:  # noqa: ASYNC110 - too rare for an event of its own
+            while not self._batcher.idle or self.backlog:  # noqa: ASYNC110 - too rare for an event of its own
                 await asyncio.sleep(_RETIRED_POLL_S)
             sending.cancel()
 
     async def _send(self, batch: list[BranchCall]) -> None:
-        """Starts the calls of a batch; returns when they have ended or are not fresh any more."""
-        self._held += len(batch)
+        """Start the calls of a batch; return when they have ended or are not fresh any more."""
+        self._queued += len(batch)
         while batch:
-            room = self.policy.concurrency_max - self._under_way
+            room = self.policy.concurrency_max - self._in_flight
             if room <= 0:
                 self._room.clear()
                 await self._room.wait()
                 continue
-            self._held -= min(room, len(batch))
+            self._queued -= min(room, len(batch))
             calls = self._admit([call for call in batch[:room] if self._is_wanted(call)])
             batch = batch[room:]
             if calls:
-                self._under_way += len(calls)
+                self._in_flight += len(calls)
                 task = self._calls.create_task(self._call(calls))
                 await asyncio.wait((task,), timeout=FRESH_S)
 
     def _admit(self, calls: list[BranchCall]) -> list[BranchCall]:
-        """Those that may leave: all, one as a probe, or none. The rest is withheld."""
+        """Those that may leave: all, one as a probe, or none. The rest is not_sent."""
         if calls and self._retired.is_set():
             answer = not_configured(self.name)
             self._on_answers([(call, answer) for call in calls])
@@ -180,7 +180,7 @@ class ParticipantLane:
         if not calls:
             return calls
         if self.paused:
-            self._withhold(calls, PAUSED)
+            self._reject(calls, PAUSED)
             return []
         if self.breaker.closed:
             return calls
@@ -188,19 +188,19 @@ class ParticipantLane:
         admitted = 1 if self.breaker.allows(now) else 0
         if admitted:
             self.breaker = self.breaker.sent()
-        breaker_open = Answer(
-            verdict=Verdict.FAILED,
+        breaker_open = CallResult(
+            code=OutcomeCode.FAILED,
             reason="BREAKER_OPEN",
             message=f"participant {self.name} is not answering",
-            withheld=True,
+            not_sent=True,
             retry_after_s=self.breaker.wait_s(now),
         )
-        self._withhold(calls[admitted:], breaker_open)
+        self._reject(calls[admitted:], breaker_open)
         return calls[:admitted]
 
-    def _withhold(self, calls: Sequence[BranchCall], answer: Answer) -> None:
+    def _reject(self, calls: Sequence[BranchCall], answer: CallResult) -> None:
         if calls:
-            self._observer.withheld(self.name, len(calls))
+            self._observer.not_sent(self.name, len(calls))
             self._on_answers([(call, answer) for call in calls])
 
     async def _call(self, calls: list[BranchCall]) -> None:
@@ -231,23 +231,23 @@ class ParticipantLane:
             kind = Anomaly.BREAKER_CLOSED if breaker.closed else Anomaly.BREAKER_OPENED
             self._observer.anomaly(kind, participant=self.name)
 
-    def _note(self, answers: Sequence[tuple[int, Answer]]) -> None:
+    def _note(self, answers: Sequence[tuple[int, CallResult]]) -> None:
         self.answered += len(answers)
         for _, answer in answers:
-            if answer.verdict is Verdict.FAILED:
+            if answer.code is OutcomeCode.FAILED:
                 self.failed += 1
-                self.last_error = words(answer)
+                self.last_error = error_text(answer)
                 self.last_error_at = self._clock.now()
 
     def _free(self, count: int) -> None:
-        self._under_way -= count
+        self._in_flight -= count
         self._room.set()
 
 
-def not_configured(participant: str) -> Answer:
-    """What is said to a call to a participant that no configuration knows (any more)."""
-    return Answer(
-        verdict=Verdict.FAILED,
+def not_configured(participant: str) -> CallResult:
+    """Return the result of a call to a participant that is not configured (any more)."""
+    return CallResult(
+        code=OutcomeCode.FAILED,
         reason=UnknownParticipant.reason,
         message=f"participant {participant!r} is not configured",
         permanent=True,

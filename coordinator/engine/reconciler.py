@@ -23,10 +23,10 @@ from coordinator.core.errors import (
     RepairNotAllowed,
     UnknownParticipant,
 )
-from coordinator.core.model import Answer, BranchSpec, Operation
-from coordinator.core.reconciliation import BarrierRow, BarrierState, Finding, FindingKind, judge
+from coordinator.core.model import BranchSpec, CallResult, Operation
+from coordinator.core.reconciliation import BarrierRow, BarrierState, Finding, FindingKind, compare_row
 from coordinator.engine.engine import Engine
-from coordinator.ports import Books, BooksQuery, BranchCall, OperatorLog
+from coordinator.ports import BarrierQuery, BarrierReader, BranchCall, OperatorLog
 from tcc.payload import UNKNOWN
 
 _ENDED = (BarrierState.CONFIRMED, BarrierState.CANCELLED)
@@ -55,50 +55,56 @@ class Compared(Struct, frozen=True, kw_only=True):
 class Reconciler:
     """Compares, and repairs on command."""
 
-    def __init__(self, engine: Engine, log: OperatorLog, books: Books, settings: ReconcileSettings) -> None:
+    def __init__(
+        self, engine: Engine, log: OperatorLog, barrier_reader: BarrierReader, settings: ReconcileSettings
+    ) -> None:
         self.settings = settings
         self._engine = engine
         self._log = log
-        self._books = books
+        self._barrier_reader = barrier_reader
 
     @property
     def participants(self) -> list[str]:
         """Whom this coordinator can look at, by name."""
-        return sorted(self._engine.lanes)
+        return sorted(self._engine.dispatchers)
 
     async def compare(
         self, participant: str, *, min_age_s: float, ended_within_s: float
     ) -> AsyncIterator[Compared]:
-        """The pages of a participant: its open rows, then those that ended, where any are wanted.
+        """Yield the pages of a participant: its open rows, then those that ended, if any are wanted.
 
         Raises:
-            BooksNotOffered, ParticipantPaused, ParticipantUnreachable, UnknownParticipant, LogUnavailable
+            ReconciliationUnsupported, ParticipantPaused, ParticipantUnreachable, UnknownParticipant,
+            LogUnavailable
         """
         page_size = self.settings.page_size
-        looks = [BooksQuery(min_age_s=min_age_s, page_size=page_size)]
+        queries = [BarrierQuery(min_age_s=min_age_s, page_size=page_size)]
         if ended_within_s > 0:
-            looks.append(
-                BooksQuery(states=_ENDED, min_age_s=min_age_s, max_age_s=ended_within_s, page_size=page_size)
+            queries.append(
+                BarrierQuery(
+                    states=_ENDED, min_age_s=min_age_s, max_age_s=ended_within_s, page_size=page_size
+                )
             )
-        for asked in looks:
+        for asked in queries:
             token = ""
             while True:
                 self._check_may_call(participant)
-                page = await self._books.list_branches(participant, asked, token)
+                page = await self._barrier_reader.list_branches(participant, asked, token)
                 yield Compared(rows=len(page.rows), findings=await self._findings(participant, page.rows))
                 token = page.next_page_token
                 if not token:
                     break
 
     async def find(self, participant: str, gid: str, branch_id: str) -> Finding:
-        """What is wrong with this row.
+        """Return what is wrong with this row.
 
         Raises:
             FindingGone: nothing is, by now.
-            BooksNotOffered, ParticipantPaused, ParticipantUnreachable, UnknownParticipant, LogUnavailable
+            ReconciliationUnsupported, ParticipantPaused, ParticipantUnreachable, UnknownParticipant,
+            LogUnavailable
         """
         self._check_may_call(participant)
-        rows = await self._books.find_branches(participant, [(gid, branch_id)])
+        rows = await self._barrier_reader.find_branches(participant, [(gid, branch_id)])
         for finding in await self._findings(participant, rows):
             return finding
         raise FindingGone(
@@ -107,7 +113,7 @@ class Reconciler:
         )
 
     def checked_repair(self, finding: Finding, wanted: Operation | None) -> Operation:
-        """The operation that is to mend a finding; `wanted` None: as proposed.
+        """Return the operation that repairs a finding; `wanted` None: the proposed one.
 
         Raises:
             RepairNotAllowed
@@ -121,15 +127,15 @@ class Reconciler:
 
     async def repair(
         self, finding: Finding, operation: Operation, *, payload: bytes, content_type: str
-    ) -> Answer:
-        """Calls the operation on a finding's row; returns what the participant answers.
+    ) -> CallResult:
+        """Call the operation on a finding's row; return the participant's result.
 
         `payload`: an orphan's, where the operator knows it; what the log knows otherwise.
         """
         call = await self._call(finding, operation)
         if finding.kind is FindingKind.ORPHAN and (payload or content_type):
             call = replace(call, spec=replace(call.spec, payload=payload, content_type=content_type))
-        async for answers in self._books.execute(finding.participant, [call]):
+        async for answers in self._barrier_reader.execute(finding.participant, [call]):
             for _, answer in answers:
                 return answer
         raise AssertionError("each call gets exactly one answer")
@@ -159,27 +165,29 @@ class Reconciler:
         return BranchCall(gid=row.gid, index=0, operation=operation, spec=spec, expires_at=0.0, attempt=1)
 
     async def _findings(self, participant: str, rows: Sequence[BarrierRow]) -> list[Finding]:
-        """What is wrong with these rows, as far as it still is when it is looked at again."""
+        """Return what is wrong with these rows and still is when it is checked again."""
         if not rows:
             return []
         known = await self._log.transaction_brief(list({row.gid for row in rows}))
         retention_s = self.settings.retention_s
-        found = [judge(participant, row, known.get(row.gid), retention_s=retention_s) for row in rows]
+        found = [compare_row(participant, row, known.get(row.gid), retention_s=retention_s) for row in rows]
         findings = [finding for finding in found if finding is not None]
         if not findings:
             return []
-        again = await self._books.find_branches(participant, [finding.row.key for finding in findings])
+        again = await self._barrier_reader.find_branches(
+            participant, [finding.row.key for finding in findings]
+        )
         states = {row.key: row.state for row in again}
         return [finding for finding in findings if states.get(finding.row.key) is finding.row.state]
 
     def _check_may_call(self, participant: str) -> None:
-        lane = self._engine.lanes.get(participant)
-        if lane is None:
+        dispatcher = self._engine.dispatchers.get(participant)
+        if dispatcher is None:
             raise UnknownParticipant(
                 f"this coordinator is not configured with participant {participant!r}",
                 metadata={"participant": participant},
             )
-        if lane.paused:
+        if dispatcher.paused:
             raise ParticipantPaused(f"an operator has paused participant {participant}; nothing is called")
-        if not lane.breaker.closed:
+        if not dispatcher.breaker.closed:
             raise ParticipantUnreachable(f"participant {participant} does not answer: its breaker is open")

@@ -35,14 +35,14 @@ class Waiter(ABC):
 
     @abstractmethod
     def settle(self, tx: Transaction) -> None:
-        """The transaction is that far."""
+        """Complete the request: the transaction has reached the milestone."""
 
     @abstractmethod
     def fail(self, error: Refused) -> None:
-        """It will not be, or nobody here can say."""
+        """Fail the request: the milestone will not be reached, or cannot be known here."""
 
     @abstractmethod
-    def is_gone(self) -> bool:
+    def is_cancelled(self) -> bool:
         """Whether nobody listens any more; such a request is forgotten."""
 
 

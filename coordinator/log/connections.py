@@ -34,7 +34,7 @@ class StatementTooLong(LogUnavailable):
     """The server has given the statement up, which then had no effect; it is there, and answers others."""
 
 
-class Outcome(Struct, frozen=True):
+class StatementResult(Struct, frozen=True):
     """What a statement came to."""
 
     rows: list[tuple[Any, ...]]
@@ -59,8 +59,8 @@ class Connections:
         self._idle: list[AsyncConnection[tuple[Any, ...]]] = []
         self._closed = False
 
-    async def execute(self, statement: Statement, values: Mapping[str, Any]) -> Outcome:
-        """Runs one statement in a transaction of its own.
+    async def execute(self, statement: Statement, values: Mapping[str, Any]) -> StatementResult:
+        """Run one statement in a transaction of its own.
 
         Conflicts with other transactions are over when they are reported, and are
         tried again.
@@ -76,7 +76,7 @@ class Connections:
         )
 
     async def execute_all(self, steps: Sequence[tuple[Statement, Mapping[str, Any]]]) -> int | None:
-        """Runs statements in one transaction, of which each has to write one row.
+        """Run statements in one transaction; each has to write one row.
 
         Returns None where all did, and all are durable; otherwise the position of
         the first that did not, and nothing has changed.
@@ -118,7 +118,7 @@ class Connections:
         raise _unavailable(name, conflict) from conflict
 
     async def close(self) -> None:
-        """Closes what is idle; a connection in use closes when its statement is answered."""
+        """Close idle connections; one in use closes when its statement is answered."""
         self._closed = True
         await self._close_idle()
 
@@ -150,12 +150,12 @@ class Connections:
 
     async def _ask(
         self, connection: AsyncConnection[tuple[Any, ...]], statement: Statement, parameters: list[Any]
-    ) -> Outcome:
+    ) -> StatementResult:
         with self._time_limit(connection):
             cursor = connection.cursor(binary=True)
             await cursor.execute(statement.sql, parameters)
             rows = await cursor.fetchall() if cursor.description else []
-        return Outcome(rows, cursor.rowcount)
+        return StatementResult(rows, cursor.rowcount)
 
     @contextlib.contextmanager
     def _time_limit(self, connection: AsyncConnection[tuple[Any, ...]]) -> Iterator[None]:
@@ -176,7 +176,7 @@ class Connections:
 
 
 def libpq_url(url: str) -> str:
-    """The URL without SQLAlchemy's name of the driver."""
+    """Return the URL without SQLAlchemy's name of the driver."""
     return re.sub(r"^postgresql\+\w+:", "postgresql:", url)
 
 

@@ -103,7 +103,7 @@ class EmbeddedPostgres:
         return self._server is not None
 
     def start(self) -> None:
-        """Returns when the server answers, after crash recovery if there is any to do.
+        """Return when the server answers, after crash recovery if there is any to do.
 
         Raises:
             EmbeddedPostgresError: it does not start.
@@ -124,7 +124,7 @@ class EmbeddedPostgres:
             raise
 
     def stop(self, mode: StopMode = "fast") -> None:
-        """Ends the server if it is ours. `immediate` is a crash: the next start recovers.
+        """Stop the server if it is ours. `immediate` is a crash: the next start recovers.
 
         Raises:
             EmbeddedPostgresError: it does not end.
@@ -140,7 +140,7 @@ class EmbeddedPostgres:
         self._abandon()
 
     def revive(self) -> bool:
-        """Launches our server again if it has ended by itself. Returns whether it had; it may not answer yet.
+        """Launch our server again if it has ended. Return whether it had; it may not answer yet.
 
         Raises:
             EmbeddedPostgresError: processes of the ended one do not end.
@@ -166,11 +166,11 @@ class EmbeddedPostgres:
         return self._answers() or self._is_owned()
 
     def url(self, database: str = "postgres") -> str:
-        """The libpq URL of a database; SQLAlchemy takes it too, with or without `+psycopg`."""
+        """Return the libpq URL of a database; SQLAlchemy takes it too, with or without `+psycopg`."""
         return f"postgresql://{SUPERUSER}@/{quote(database)}?host={quote(str(self._socket_dir), safe='')}"
 
     def create_database(self, name: str, *, template: str = "template1") -> None:
-        """Creates a database unless there is one of that name."""
+        """Create a database unless there is one of that name."""
         statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
         with psycopg.connect(self.url(), autocommit=True) as connection:
             known = connection.execute("SELECT FROM pg_database WHERE datname = %s", (name,)).fetchone()
@@ -182,7 +182,7 @@ class EmbeddedPostgres:
                 return  # another process was faster
 
     def drop_database(self, name: str) -> None:
-        """Drops a database, and ends the connections to it."""
+        """Drop a database, and end the connections to it."""
         statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
         with psycopg.connect(self.url(), autocommit=True) as connection:
             connection.execute(statement)
@@ -214,7 +214,7 @@ class EmbeddedPostgres:
         identity = _identity()
         _end_left_over_server(self._cluster, self._socket_dir)
         if identity.user is not None:
-            _open_ways(self._home)
+            _grant_traverse(self._home)
         if not self._cluster.exists():
             self._initialise(identity)
         if self._socket_dir != self._cluster:
@@ -224,7 +224,7 @@ class EmbeddedPostgres:
         self._wait_ready()
 
     def _initialise(self, identity: "_Identity") -> None:
-        """Makes a new cluster, which gets its name only when it is whole."""
+        """Create a new cluster, which gets its name only when it is complete."""
         unfinished = self._home / "postgres.new"
         if unfinished.exists():
             shutil.rmtree(unfinished)
@@ -348,7 +348,7 @@ def _bin_dir() -> Path:
 
 
 def _socket_dir(cluster: Path) -> Path:
-    """The cluster's own directory, unless its path is too long for a socket's address."""
+    """Return the cluster's own directory, unless its path is too long for a socket's address."""
     if len(os.fsencode(cluster / _SOCKET_NAME)) <= _SOCKET_PATH_BYTES_MAX:
         return cluster
     name = hashlib.sha256(os.fsencode(cluster)).hexdigest()[:16]
@@ -356,7 +356,7 @@ def _socket_dir(cluster: Path) -> Path:
 
 
 def _own_directory(directory: Path, identity: _Identity) -> None:
-    """Makes a directory that the server's user alone may enter."""
+    """Make a directory that only the server's user may enter."""
     directory.mkdir(mode=0o700, exist_ok=True)
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid not in {os.geteuid(), identity.uid}:
@@ -365,7 +365,7 @@ def _own_directory(directory: Path, identity: _Identity) -> None:
         os.chown(directory, identity.user.pw_uid, identity.user.pw_gid)
 
 
-def _open_ways(home: Path) -> None:
+def _grant_traverse(home: Path) -> None:
     """Lets the server's user pass through to its binaries and its data; more than that it may not."""
     _open_installation(_bin_dir().parent)
     for directory in {home, *home.parents, *_bin_dir().parents}:
@@ -390,7 +390,7 @@ def _allow(path: Path, bits: int) -> None:
 
 
 def _end_left_over_server(cluster: Path, socket_dir: Path) -> None:
-    """Waits for the end of a server that has lost its owner; removes lock files that lie.
+    """Wait for the end of a server that has lost its owner; remove stale lock files.
 
     PostgreSQL takes any process of its user that has the pid in one of these files for
     itself, and pids come round. We hold the owner's lock, and know better. But processes
@@ -453,7 +453,7 @@ def _shell(script: str, arguments: Sequence[str], identity: _Identity, log: int)
 
 
 def _say(process: "subprocess.Popen[bytes]", word: bytes) -> None:
-    """A last word to a script of ours; it may have ended already."""
+    """Send a last word to one of our scripts; it may have ended already."""
     assert process.stdin is not None
     try:
         with process.stdin as pipe:

@@ -35,7 +35,7 @@ class LogTooNewError(Exception):
 
 
 def migrate(url: str) -> None:
-    """Applies the migrations that the database lacks. Blocks while another process does.
+    """Apply the migrations that the database lacks. Block while another process does.
 
     Raises:
         LogUnavailable: the database cannot be reached.
@@ -88,7 +88,7 @@ def schema_is_current(url: str) -> bool:
 
 
 def _make_lock(engine: Engine) -> None:
-    """Creating a table "if not exists" is no protection against another who does the same now."""
+    """Create the lock's table: "if not exists" does not protect against a concurrent creation."""
     try:
         _run_lock_statements(engine)
     except (IntegrityError, ProgrammingError):

@@ -26,18 +26,18 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.elements import BindParameter, ColumnElement
 
-from coordinator.core.model import State
+from coordinator.core.model import TransactionState
 from coordinator.log.schema import IS_PARKED, audit, audit_head, coordinators, participants, transactions
 from coordinator.log.statements import (
     BRIEF_RECORD,
     CREATED_UNINDEXED,
     GIDS,
-    IS_FAR,
+    IS_HELD,
     NO_TEXT,
     Statement,
     compiled,
     constant,
-    is_lawful,
+    is_valid_transition,
     number,
     seconds,
     text,
@@ -59,14 +59,14 @@ def _bytes(name: str) -> BindParameter[bytes]:
 TRANSACTION_BRIEF = compiled("transaction_brief", select(*BRIEF_RECORD).where(t.gid == GIDS))
 
 
-def _order() -> Statement:
-    """Writes one row in the version that the operator saw, whoever owns it; then it is parked or ended."""
+def _command() -> Statement:
+    """Write one row in the version that the operator saw, whoever owns it; then it is parked or ended."""
     state = bindparam("state", type_=SmallInteger)
-    due_at = func.to_timestamp(bindparam("due_at", type_=Double))
-    decided = state != constant(State.TRYING)
-    ended = state.in_([constant(each) for each in State if each.ended])
+    next_attempt_at = func.to_timestamp(bindparam("next_attempt_at", type_=Double))
+    decided = state != constant(TransactionState.TRYING)
+    ended = state.in_([constant(each) for each in TransactionState if each.ended])
     return compiled(
-        "transaction_order",
+        "transaction_command",
         update(transactions)
         .values(
             version=t.version + constant(1),
@@ -81,7 +81,7 @@ def _order() -> Statement:
             stuck=_flag("stuck"),
             heuristic=_flag("heuristic"),
             waiting_on=text("waiting_on"),
-            due_at=due_at,
+            next_attempt_at=next_attempt_at,
             decided_at=case((decided, func.coalesce(t.decided_at, func.now()))),
             ended_at=case((ended, func.now())),
         )
@@ -89,21 +89,21 @@ def _order() -> Statement:
             t.gid == text("gid"),
             t.version == number("version"),
             t.ended_at.is_(None),
-            is_lawful(state),
+            is_valid_transition(state),
         ),
     )
 
 
-TRANSACTION_ORDER = _order()
+TRANSACTION_COMMAND = _command()
 TRANSACTION_ADOPTION = compiled(
     "transaction_adoption",
     select(seconds(t.adopted_at), t.adopted_from).where(t.gid == text("gid"), t.adopted_at.is_not(None)),
 )
-_driven = and_(t.due_at.is_(None), t.ended_at.is_(None))
+_owned = and_(t.next_attempt_at.is_(None), t.ended_at.is_(None))
 
 
-def _unsettled_marked() -> Statement:
-    """What time it is, and how many are stuck and held, each at most `most`."""
+def _backlog_capped() -> Statement:
+    """Select the time, and how many are stuck and held, each at most `most`."""
 
     def count(order: ColumnElement[Any], *conditions: ColumnElement[bool]) -> ColumnElement[Any]:
         # In the order of an index, or the index would be read to its end first.
@@ -112,22 +112,22 @@ def _unsettled_marked() -> Statement:
 
     stuck = count(t.created_at, t.stuck, t.ended_at.is_(None))
     # They wait for nobody, which is where the index has them.
-    held = count(t.due_at, t.waiting_on == NO_TEXT, t.due_at.is_not(None), IS_FAR)
+    held = count(t.next_attempt_at, t.waiting_on == NO_TEXT, t.next_attempt_at.is_not(None), IS_HELD)
     return compiled("transaction_count_marked", select(seconds(func.clock_timestamp()), stuck, held))
 
 
-def _unsettled_counts() -> Statement:
+def _backlog_counts() -> Statement:
     """By whom they wait for (NULL: somebody drives them) and state; of those that wait at most `most` each.
 
     In one statement, since they move: each is in one place at a time. So it also finds by itself
     for whom they wait, by one look into the index for each.
     """
-    driven = select(cast(null(), Text), t.state, func.count()).where(_driven).group_by(t.state)
+    owned = select(cast(null(), Text), t.state, func.count()).where(_owned).group_by(t.state)
     # Those that were released, adopted or held wait for nobody.
     waited_for = select(cast(NO_TEXT, Text).label("waiting_on")).cte("waited_for", recursive=True)
     following = (
         select(t.waiting_on)
-        .where(t.due_at.is_not(None), t.waiting_on > waited_for.c.waiting_on)
+        .where(t.next_attempt_at.is_not(None), t.waiting_on > waited_for.c.waiting_on)
         .order_by(t.waiting_on)
         .limit(constant(1))
         .correlate(waited_for)
@@ -138,8 +138,8 @@ def _unsettled_counts() -> Statement:
     )
     parked = (
         select(t.state)
-        .where(t.due_at.is_not(None), t.waiting_on == waited_for.c.waiting_on)
-        .order_by(t.due_at)
+        .where(t.next_attempt_at.is_not(None), t.waiting_on == waited_for.c.waiting_on)
+        .order_by(t.next_attempt_at)
         .limit(number("most"))
         .correlate(waited_for)
         .lateral("parked")
@@ -147,22 +147,20 @@ def _unsettled_counts() -> Statement:
     waiting = select(waited_for.c.waiting_on, parked.c.state, func.count()).select_from(
         waited_for.join(parked, true())
     )
-    return compiled(
-        "transaction_count_unsettled", union_all(driven, waiting.group_by(literal_column("1, 2")))
-    )
+    return compiled("transaction_count_backlog", union_all(owned, waiting.group_by(literal_column("1, 2"))))
 
 
-def _unsettled_oldest() -> Statement:
-    """The oldest that somebody drives, and the oldest that waits."""
+def _backlog_oldest() -> Statement:
+    """Select the oldest transaction that is owned, and the oldest that is parked."""
     found = select(t.gid, seconds(t.created_at)).limit(constant(1))
-    driven = found.where(_driven).order_by(CREATED_UNINDEXED, t.gid).subquery()
+    owned = found.where(_owned).order_by(CREATED_UNINDEXED, t.gid).subquery()
     parked = found.where(IS_PARKED).order_by(t.created_at).subquery()
-    return compiled("transaction_oldest_unsettled", union_all(select(driven), select(parked)))
+    return compiled("transaction_oldest_backlog", union_all(select(owned), select(parked)))
 
 
-UNSETTLED_MARKED = _unsettled_marked()
-UNSETTLED_COUNTS = _unsettled_counts()
-UNSETTLED_OLDEST = _unsettled_oldest()
+BACKLOG_CAPPED = _backlog_capped()
+BACKLOG_COUNTS = _backlog_counts()
+BACKLOG_OLDEST = _backlog_oldest()
 
 
 # --- participants ----------------------------------------------------------------
@@ -219,10 +217,10 @@ COORDINATOR_LIST = compiled(
         c.report,
     ).order_by(c.started_at, c.id),
 )
-COORDINATOR_DRIVING = compiled(
-    "coordinator_driving",
+COORDINATOR_OWNED = compiled(
+    "coordinator_owned",
     select(t.owner, func.count())
-    .where(t.due_at.is_(None), t.ended_at.is_(None))
+    .where(t.next_attempt_at.is_(None), t.ended_at.is_(None))
     .group_by(literal_column("1")),
 )
 COORDINATOR_DRAIN = compiled(
@@ -304,7 +302,7 @@ AUDIT_CONDITIONS = tuple(_AUDIT_CONDITIONS)
 
 @cache
 def audit_list_statement(conditions: frozenset[str]) -> Statement:
-    """A page of records that meet these of the `AUDIT_CONDITIONS`, newest first."""
+    """Select a page of records that meet these `AUDIT_CONDITIONS`, newest first."""
     chosen = [_AUDIT_CONDITIONS[name] for name in AUDIT_CONDITIONS if name in conditions]
     page = select(*_record).where(*chosen).order_by(audit.c.sequence.desc())
     return compiled("audit_list", page.limit(number("limit")))

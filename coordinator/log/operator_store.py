@@ -18,23 +18,23 @@ from coordinator.core.audit import AuditEntry, AuditHead, AuditRecord, chained
 from coordinator.core.errors import LogUnavailable, Overloaded, SearchTooLong, VersionChanged
 from coordinator.core.model import Transaction
 from coordinator.log import operator_statements as statements
-from coordinator.log.connections import Connections, Outcome, StatementTooLong
+from coordinator.log.connections import Connections, StatementResult, StatementTooLong
 from coordinator.log.rows import full_columns, record as transaction_record
 from coordinator.log.statements import Statement
-from coordinator.log.unsettled import COUNT_MAX, unsettled
+from coordinator.log.unsettled import COUNT_MAX, backlog
 from coordinator.ports import (
     Adoption,
     AuditFilter,
+    Backlog,
     CoordinatorRecord,
     CoordinatorReport,
+    OperatorDirectives,
     ParticipantRecord,
-    Unsettled,
-    Wishes,
 )
 
 # How often an action tries to become the next in the chain.
 _CHAIN_TRIES_MAX = 50
-_ORDER_COLUMNS = (
+_COMMAND_COLUMNS = (
     "gid",
     "version",
     "state",
@@ -45,7 +45,7 @@ _ORDER_COLUMNS = (
     "cancel_message",
     "stuck",
     "waiting_on",
-    "due_at",
+    "next_attempt_at",
 )
 _encode_report = msgspec.json.Encoder().encode
 _decode_report = msgspec.json.Decoder(CoordinatorReport).decode
@@ -66,22 +66,22 @@ class PostgresOperatorLog:
 
     # --- actions ---------------------------------------------------------------------
 
-    async def transaction_order(self, tx: Transaction, entry: AuditEntry) -> AuditRecord:
+    async def transaction_command(self, tx: Transaction, entry: AuditEntry) -> AuditRecord:
         """See `ports.OperatorLog`."""
         columns = {name: values[0] for name, values in full_columns((tx,)).items()}
-        values = {name: columns[name] for name in _ORDER_COLUMNS} | {"heuristic": tx.heuristic}
-        return await self._act(statements.TRANSACTION_ORDER, values, entry)
+        values = {name: columns[name] for name in _COMMAND_COLUMNS} | {"heuristic": tx.heuristic}
+        return await self._write_audited(statements.TRANSACTION_COMMAND, values, entry)
 
     async def participant_change(self, changed: ParticipantRecord, entry: AuditEntry) -> AuditRecord:
         """See `ports.OperatorLog`."""
         statement = statements.PARTICIPANT_UPDATE if changed.version else statements.PARTICIPANT_INSERT
-        return await self._act(statement, msgspec.structs.asdict(changed), entry)
+        return await self._write_audited(statement, msgspec.structs.asdict(changed), entry)
 
-    async def coordinator_ask_to_drain(self, coordinator_id: str, entry: AuditEntry) -> AuditRecord:
+    async def coordinator_request_drain(self, coordinator_id: str, entry: AuditEntry) -> AuditRecord:
         """See `ports.OperatorLog`."""
-        return await self._act(statements.COORDINATOR_DRAIN, {"id": coordinator_id}, entry)
+        return await self._write_audited(statements.COORDINATOR_DRAIN, {"id": coordinator_id}, entry)
 
-    async def _act(
+    async def _write_audited(
         self, statement: Statement | None, values: Mapping[str, Any], entry: AuditEntry
     ) -> AuditRecord:
         for _ in range(_CHAIN_TRIES_MAX):
@@ -112,7 +112,7 @@ class PostgresOperatorLog:
 
     async def audit_append(self, entry: AuditEntry) -> AuditRecord:
         """See `ports.OperatorLog`."""
-        return await self._act(None, {}, entry)
+        return await self._write_audited(None, {}, entry)
 
     # --- reading ---------------------------------------------------------------------
 
@@ -138,20 +138,22 @@ class PostgresOperatorLog:
         rows = (await self._execute(statements.COORDINATOR_LIST)).rows
         return [_coordinator(row) for row in rows]
 
-    async def coordinator_driving(self) -> dict[str, int]:
+    async def coordinator_owned(self) -> dict[str, int]:
         """See `ports.OperatorLog`."""
-        return dict((await self._execute(statements.COORDINATOR_DRIVING)).rows)
+        return dict((await self._execute(statements.COORDINATOR_OWNED)).rows)
 
-    async def coordinator_report(self, report: CoordinatorReport) -> Wishes:
+    async def coordinator_report(self, report: CoordinatorReport) -> OperatorDirectives:
         """See `ports.OperatorLog`."""
-        told = await self._execute(
+        drain_requested = await self._execute(
             statements.COORDINATOR_REPORT, owner=self._owner, report=_encode_report(report)
         )
-        return Wishes(drain=told.rows == [(True,)], participants=await self.participant_list())
+        return OperatorDirectives(
+            drain=drain_requested.rows == [(True,)], participants=await self.participant_list()
+        )
 
-    async def unsettled(self) -> Unsettled:
+    async def backlog(self) -> Backlog:
         """See `ports.OperatorLog`."""
-        return await unsettled(self._execute, self._count_max)
+        return await backlog(self._execute, self._count_max)
 
     # --- the audit chain ---------------------------------------------------------------
 
@@ -179,7 +181,7 @@ class PostgresOperatorLog:
             raise SearchTooLong("the log has given the search up, which took too long") from error
         return [_audit_record(row) for row in found.rows]
 
-    async def _execute(self, statement: Statement, **values: Any) -> Outcome:
+    async def _execute(self, statement: Statement, **values: Any) -> StatementResult:
         return await self._connections.execute(statement, values)
 
 

@@ -22,9 +22,9 @@ from coordinator.core.model import (
     Heuristic,
     Note,
     Operation,
-    State,
     TraceContext,
     Transaction,
+    TransactionState,
     TryState,
 )
 from coordinator.log.statements import RECORD
@@ -37,11 +37,11 @@ Columns = dict[str, list[Any]]
 _MOMENT_ERROR_S = 1e-5
 
 _TRIED_BY_STATE = {
-    State.TRYING: TryState.UNKNOWN,
-    State.CONFIRMING: TryState.SUCCEEDED,
-    State.CONFIRMED: TryState.SUCCEEDED,
-    State.CANCELLING: TryState.UNKNOWN,
-    State.CANCELLED: TryState.UNKNOWN,
+    TransactionState.TRYING: TryState.UNKNOWN,
+    TransactionState.CONFIRMING: TryState.SUCCEEDED,
+    TransactionState.CONFIRMED: TryState.SUCCEEDED,
+    TransactionState.CANCELLING: TryState.UNKNOWN,
+    TransactionState.CANCELLED: TryState.UNKNOWN,
 }
 
 
@@ -58,11 +58,11 @@ class _Spec(Struct, array_like=True, gc=False):
 class _Note(Struct, array_like=True, gc=False):
     at: float
     operation: Operation
-    words: str
+    text: str
     count: int
     last_at: float
     stuck: bool
-    left_out: bool
+    omitted: bool
 
 
 class _Progress(Struct, array_like=True, gc=False):
@@ -72,7 +72,7 @@ class _Progress(Struct, array_like=True, gc=False):
     done: bool
     attempts: int
     last_error: str
-    due_at: float
+    next_attempt_at: float
     heuristic: Heuristic = Heuristic.NONE
     heuristic_reason: str = ""
     notes: list[_Note] = []
@@ -91,7 +91,7 @@ _decode_labels = msgspec.json.Decoder(dict[str, str]).decode
 
 
 def insert_columns(begun: Sequence[Transaction]) -> Columns:
-    """The arrays of `statements.INSERT`."""
+    """Return the arrays of `statements.INSERT`."""
     return {
         "gid": [tx.gid for tx in begun],
         "interactive": [tx.interactive for tx in begun],
@@ -107,7 +107,7 @@ def insert_columns(begun: Sequence[Transaction]) -> Columns:
 
 
 def plain_columns(changed: Sequence[Transaction]) -> Columns:
-    """The arrays of `statements.SAVE_PLAIN`."""
+    """Return the arrays of `statements.SAVE_PLAIN`."""
     return {
         "gid": [tx.gid for tx in changed],
         "version": [tx.version for tx in changed],
@@ -116,7 +116,7 @@ def plain_columns(changed: Sequence[Transaction]) -> Columns:
 
 
 def full_columns(changed: Sequence[Transaction]) -> Columns:
-    """The arrays of `statements.SAVE_FULL`."""
+    """Return the arrays of `statements.SAVE_FULL`."""
     joined = [len(tx.branches) != tx.saved_branches for tx in changed]
     return plain_columns(changed) | {
         "progress": [_progress(tx) for tx in changed],
@@ -126,7 +126,7 @@ def full_columns(changed: Sequence[Transaction]) -> Columns:
         "cancel_message": [_storable(tx.cancel_message) for tx in changed],
         "stuck": [tx.stuck for tx in changed],
         "waiting_on": [tx.waiting_on if _is_parked(tx) else "" for tx in changed],
-        "due_at": [tx.parked_until if _is_parked(tx) else None for tx in changed],
+        "next_attempt_at": [tx.next_attempt_at if _is_parked(tx) else None for tx in changed],
         "branches": [_specs(tx) if new else None for tx, new in zip(changed, joined, strict=True)],
         "payloads": [_payloads(tx) if new else None for tx, new in zip(changed, joined, strict=True)],
         "participants": [_participants(tx) if new else None for tx, new in zip(changed, joined, strict=True)],
@@ -144,7 +144,7 @@ def is_plain(tx: Transaction) -> bool:
     )
 
 
-def is_inserted(tx: Transaction, row: Row, owner: str) -> bool:
+def is_begun(tx: Transaction, row: Row, owner: str) -> bool:
     """Whether `row` is what inserting `tx` for `owner` has left."""
     stored = dict(zip(RECORD, row, strict=True))
     return (stored["owner"], stored["version"], stored["fingerprint"]) == (owner, 1, tx.fingerprint)
@@ -159,11 +159,11 @@ def is_saved(tx: Transaction, row: Row, owner: str) -> bool:
     stored = dict(zip(RECORD, row, strict=True))
     wanted = {name: values[0] for name, values in full_columns((tx,)).items()}
     wanted["version"] += 1
-    due_at, wanted_due_at = stored["due_at"], wanted.pop("due_at")
+    stored_at, wanted_at = stored["next_attempt_at"], wanted.pop("next_attempt_at")
     del wanted["participants"]  # they follow from the branches
-    if (due_at is None) != (wanted_due_at is None):
+    if (stored_at is None) != (wanted_at is None):
         return False
-    if due_at is not None and abs(due_at - wanted_due_at) > _MOMENT_ERROR_S:
+    if stored_at is not None and abs(stored_at - wanted_at) > _MOMENT_ERROR_S:
         return False
     return stored["owner"] == owner and all(
         stored[name] == value
@@ -173,7 +173,7 @@ def is_saved(tx: Transaction, row: Row, owner: str) -> bool:
 
 
 def _is_parked(tx: Transaction) -> bool:
-    return bool(tx.parked_until) and not tx.state.ended
+    return bool(tx.next_attempt_at) and not tx.state.ended
 
 
 def _is_implied(tx: Transaction) -> bool:
@@ -183,7 +183,7 @@ def _is_implied(tx: Transaction) -> bool:
             branch.tried is not tried
             or branch.done is not done
             or branch.attempts
-            or branch.due_at != NOW
+            or branch.next_attempt_at != NOW
             or branch.result
             or branch.result_content_type
             or branch.last_error
@@ -197,26 +197,26 @@ def _is_implied(tx: Transaction) -> bool:
 def _progress(tx: Transaction) -> bytes | None:
     if _is_implied(tx):
         return None
-    return _encode([_far(branch) for branch in tx.branches])
+    return _encode([_stored_progress(branch) for branch in tx.branches])
 
 
-def _far(branch: Branch) -> tuple[Any, ...]:
-    far = (
+def _stored_progress(branch: Branch) -> tuple[Any, ...]:
+    stored = (
         branch.tried,
         branch.result,
         _unicode(branch.result_content_type),
         branch.done,
         branch.attempts,
         _unicode(branch.last_error),
-        branch.due_at,
+        branch.next_attempt_at,
     )
     if not branch.notes and not branch.heuristic:
-        return far
+        return stored
     notes = [
-        (note.at, note.operation, _unicode(note.words), note.count, note.last_at, note.stuck, note.left_out)
+        (note.at, note.operation, _unicode(note.text), note.count, note.last_at, note.stuck, note.omitted)
         for note in branch.notes
     ]
-    noted = (*far, branch.heuristic, _unicode(branch.heuristic_reason), notes)
+    noted = (*stored, branch.heuristic, _unicode(branch.heuristic_reason), notes)
     return (*noted, branch.failed_span_id) if branch.failed_span_id else noted
 
 
@@ -259,12 +259,12 @@ def _labels(tx: Transaction) -> str:
 
 
 def _unicode(text: str) -> str:
-    """The text without lone surrogates, which UTF-8 cannot hold."""
+    """Return the text without lone surrogates, which UTF-8 cannot hold."""
     return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def _storable(text: str) -> str:
-    """The text as PostgreSQL can hold it. One row's odd characters must not fail a whole batch."""
+    """Return the text as PostgreSQL can store it: one bad character must not fail a whole batch."""
     return _unicode(text).replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
@@ -272,7 +272,7 @@ def _storable(text: str) -> str:
 
 
 def record(row: Row) -> Record:
-    """What a row of `statements.RECORD` says."""
+    """Decode a row of `statements.RECORD`."""
     (
         gid,
         version,
@@ -291,7 +291,7 @@ def record(row: Row) -> Record:
         cancel_message,
         stuck,
         waiting_on,
-        due_at,
+        next_attempt_at,
         created_at,
         expires_at,
         decided_at,
@@ -299,7 +299,7 @@ def record(row: Row) -> Record:
         adopted_from,
         trace,
     ) = row
-    state = State(number)
+    state = TransactionState(number)
     branches = _branches(state, specs, payloads, progress)
     tx = Transaction(
         gid=gid,
@@ -316,16 +316,16 @@ def record(row: Row) -> Record:
         cancel_detail=cancel_detail,
         cancel_message=cancel_message,
         stuck=stuck,
-        parked_until=due_at or 0.0,
+        next_attempt_at=next_attempt_at or 0.0,
         waiting_on=waiting_on,
         version=version,
         saved_state=state,
         saved_branches=len(branches),
     )
-    is_driven = due_at is None and ended_at is None
+    is_owned = next_attempt_at is None and ended_at is None
     return Record(
         tx=tx,
-        owner=owner if is_driven else None,
+        owner=owner if is_owned else None,
         created_at=created_at,
         decided_at=decided_at,
         ended_at=ended_at,
@@ -339,7 +339,7 @@ def _trace(text: str) -> TraceContext:
 
 
 def _branches(
-    state: State, specs: bytes, payloads: bytes | None, progress: bytes | None
+    state: TransactionState, specs: bytes, payloads: bytes | None, progress: bytes | None
 ) -> tuple[Branch, ...]:
     each_payload = repeat(b"") if payloads is None else _decode_payloads(payloads)
     asked = [_spec(spec, payload) for spec, payload in zip(_decode_specs(specs), each_payload, strict=False)]
@@ -347,7 +347,7 @@ def _branches(
         tried, done = _TRIED_BY_STATE[state], state.ended
         return tuple([Branch(spec=spec, tried=tried, done=done) for spec in asked])
     known = _decode_progress(progress)
-    return tuple([_branch(spec, far) for spec, far in zip(asked, known, strict=True)])
+    return tuple([_branch(spec, stored) for spec, stored in zip(asked, known, strict=True)])
 
 
 def _spec(stored: _Spec, payload: bytes) -> BranchSpec:
@@ -363,20 +363,20 @@ def _spec(stored: _Spec, payload: bytes) -> BranchSpec:
     )
 
 
-def _branch(spec: BranchSpec, far: _Progress) -> Branch:
+def _branch(spec: BranchSpec, stored: _Progress) -> Branch:
     return Branch(
         spec=spec,
-        tried=far.tried,
-        result=far.result,
-        result_content_type=far.result_content_type,
-        done=far.done,
-        attempts=far.attempts,
-        last_error=far.last_error,
-        due_at=far.due_at,
-        heuristic=far.heuristic,
-        heuristic_reason=far.heuristic_reason,
-        notes=tuple([_note(stored) for stored in far.notes]),
-        failed_span_id=far.failed_span_id,
+        tried=stored.tried,
+        result=stored.result,
+        result_content_type=stored.result_content_type,
+        done=stored.done,
+        attempts=stored.attempts,
+        last_error=stored.last_error,
+        next_attempt_at=stored.next_attempt_at,
+        heuristic=stored.heuristic,
+        heuristic_reason=stored.heuristic_reason,
+        notes=tuple([_note(stored) for stored in stored.notes]),
+        failed_span_id=stored.failed_span_id,
     )
 
 
@@ -384,9 +384,9 @@ def _note(stored: _Note) -> Note:
     return Note(
         at=stored.at,
         operation=stored.operation,
-        words=stored.words,
+        text=stored.text,
         count=stored.count,
         last_at=stored.last_at,
         stuck=stored.stuck,
-        left_out=stored.left_out,
+        omitted=stored.omitted,
     )

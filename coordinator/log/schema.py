@@ -69,7 +69,7 @@ transactions = Table(
     # The participant that a parked one waits for.
     Column("waiting_on", Text, nullable=False, server_default=""),
     # When a parked one is due; NULL while it is not parked.
-    Column("due_at", _Time),
+    Column("next_attempt_at", _Time),
     Column("created_at", _Time, nullable=False),
     Column("expires_at", _Time, nullable=False),
     Column("decided_at", _Time),
@@ -89,16 +89,16 @@ _columns = transactions.c
 Index(
     "transactions_owned",
     _columns.owner,
-    postgresql_where=_columns.due_at.is_(None) & _columns.ended_at.is_(None),
+    postgresql_where=_columns.next_attempt_at.is_(None) & _columns.ended_at.is_(None),
 )
 Index(
     "transactions_parked",
     _columns.waiting_on,
-    _columns.due_at,
-    postgresql_where=_columns.due_at.is_not(None),
+    _columns.next_attempt_at,
+    postgresql_where=_columns.next_attempt_at.is_not(None),
 )
 Index("transactions_created", _columns.created_at)
-IS_PARKED = _columns.due_at.is_(None).is_(false())
+IS_PARKED = _columns.next_attempt_at.is_(None).is_(false())
 Index("transactions_parked_created", _columns.created_at, postgresql_where=IS_PARKED)
 Index(
     "transactions_stuck",
@@ -140,7 +140,7 @@ participants = Table(
 audit = Table(
     "audit",
     metadata,
-    Column("position", BigInteger, key="sequence", primary_key=True, autoincrement=False),
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
     Column("at_us", BigInteger, nullable=False),
     Column("operator", Text, nullable=False),
     Column("action", Text, nullable=False),
@@ -156,6 +156,6 @@ audit_head = Table(
     "audit_head",
     metadata,
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
-    Column("position", BigInteger, key="sequence", nullable=False),
+    Column("sequence", BigInteger, nullable=False),
     Column("hash", LargeBinary, nullable=False),
 )

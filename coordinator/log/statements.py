@@ -48,7 +48,7 @@ from sqlalchemy.sql.selectable import FromClause, TableValuedAlias
 from sqlalchemy.types import TypeEngine
 
 from coordinator.core.machine import TRANSITIONS
-from coordinator.core.model import State
+from coordinator.core.model import TransactionState
 from coordinator.log.schema import coordinators, transactions
 
 t = transactions.c
@@ -62,7 +62,7 @@ class Statement(Struct, frozen=True, kw_only=True):
     parameters: tuple[str, ...]
 
     def bind(self, values: Mapping[str, Any]) -> list[Any]:
-        """The parameters in order. A missing one is a KeyError."""
+        """Return the parameters in order. A missing one is a KeyError."""
         return [values[name] for name in self.parameters]
 
 
@@ -82,7 +82,7 @@ def compiled(name: str, statement: Executable) -> Statement:
 
 
 def batch(name: str, **columns: TypeEngine[Any]) -> TableValuedAlias:
-    """A table made of one array parameter a column."""
+    """Return a table made of one array parameter a column."""
     arrays = [bindparam(key, type_=ARRAY(kind)) for key, kind in columns.items()]
     names = [column(key, kind) for key, kind in columns.items()]
     return func.unnest(*arrays).table_valued(*names, name=name).render_derived()
@@ -108,7 +108,7 @@ def number(name: str) -> BindParameter[int]:
 
 
 def _ago(name: str) -> ColumnElement[Any]:
-    """The moment so many seconds before now."""
+    """Return the moment that many seconds before now."""
     return func.now() - _interval(name)
 
 
@@ -143,7 +143,7 @@ SESSION = Statement(
 
 
 def _row_of(gid: ColumnElement[str]) -> ColumnElement[bool]:
-    """Joins a batch to its rows, by the primary key and in no other way.
+    """Join a batch to its rows, by the primary key and in no other way.
 
     Plans are made while the table may be nearly empty, when reading all of it
     looks cheapest, and kept until it is not. This spelling of equality can be
@@ -152,9 +152,9 @@ def _row_of(gid: ColumnElement[str]) -> ColumnElement[bool]:
     return t.gid == any_(array([gid]))
 
 
-def _is_driven_by(owner: ColumnElement[str]) -> ColumnElement[bool]:
-    """Looked up in `transactions_owned`, likewise."""
-    return and_(t.owner == any_(array([owner])), t.due_at.is_(None), t.ended_at.is_(None))
+def _is_owned_by(owner: ColumnElement[str]) -> ColumnElement[bool]:
+    """Match the rows in `transactions_owned`, likewise."""
+    return and_(t.owner == any_(array([owner])), t.next_attempt_at.is_(None), t.ended_at.is_(None))
 
 
 # --- reading -----------------------------------------------------------------
@@ -178,7 +178,7 @@ RECORD = {
     "cancel_message": t.cancel_message,
     "stuck": t.stuck,
     "waiting_on": t.waiting_on,
-    "due_at": seconds(t.due_at),
+    "next_attempt_at": seconds(t.next_attempt_at),
     "created_at": seconds(t.created_at),
     "expires_at": seconds(t.expires_at),
     "decided_at": seconds(t.decided_at),
@@ -189,15 +189,15 @@ RECORD = {
 _record = tuple(RECORD.values())
 BRIEF_RECORD = tuple(null() if name == "payloads" else value for name, value in RECORD.items())
 
-_ours = and_(t.owner == text("owner"), t.due_at.is_(None), t.ended_at.is_(None))
+_ours = and_(t.owner == text("owner"), t.next_attempt_at.is_(None), t.ended_at.is_(None))
 GIDS = any_(bindparam("gids", type_=ARRAY(Text)))
 
 GET = compiled("transaction_get", select(*_record).where(t.gid == GIDS))
 
 # Only what an operator holds is due that late.
-IS_FAR = t.due_at > func.now() + literal_column("INTERVAL '1000 years'", Interval)
+IS_HELD = t.next_attempt_at > func.now() + literal_column("INTERVAL '1000 years'", Interval)
 # Spelled by the predicates of the two indexes that hold nothing else.
-UNSETTLED = or_(t.due_at.is_not(None), and_(t.due_at.is_(None), t.ended_at.is_(None)))
+UNFINISHED = or_(t.next_attempt_at.is_not(None), and_(t.next_attempt_at.is_(None), t.ended_at.is_(None)))
 
 # When a transaction was created, spelled so that `transactions_created` is no way to find it:
 # where few are looked for among those that have not ended, the many that have are not read.
@@ -212,10 +212,10 @@ def _list_conditions(created_at: ColumnElement[Any]) -> dict[str, ColumnElement[
         "labels": t.labels.contains(cast(text("labels"), JSONB)),
         "initiator": t.initiator == text("initiator"),
         "stuck": t.stuck == bindparam("stuck", type_=Boolean),
-        "held": and_(t.due_at.is_not(None), IS_FAR) == bindparam("held", type_=Boolean),
+        "held": and_(t.next_attempt_at.is_not(None), IS_HELD) == bindparam("held", type_=Boolean),
         "heuristic": t.heuristic == bindparam("heuristic", type_=Boolean),
         "gids": t.gid == GIDS,
-        "unsettled": UNSETTLED,
+        "unfinished": UNFINISHED,
         "ended": t.ended_at.is_not(None),
         "created_after": created_at > bindparam("created_after", type_=moment),
         "created_before": created_at < bindparam("created_before", type_=moment),
@@ -229,8 +229,8 @@ LIST_CONDITIONS = tuple(_list_conditions(t.created_at))
 
 @cache
 def list_statement(conditions: frozenset[str]) -> Statement:
-    """A page of transactions that meet these of the `LIST_CONDITIONS`, newest first."""
-    created_at = CREATED_UNINDEXED if "unsettled" in conditions else t.created_at
+    """Select a page of transactions that meet these `LIST_CONDITIONS`, newest first."""
+    created_at = CREATED_UNINDEXED if "unfinished" in conditions else t.created_at
     chosen = [value for name, value in _list_conditions(created_at).items() if name in conditions]
     page = select(*BRIEF_RECORD).where(*chosen).order_by(created_at.desc(), t.gid.desc())
     return compiled("transaction_list", page.limit(number("limit")))
@@ -256,7 +256,7 @@ def _insert() -> Statement:
     values: dict[str, ColumnElement[Any]] = {
         "gid": new.c.gid,
         "version": constant(1),
-        "state": constant(State.TRYING),
+        "state": constant(TransactionState.TRYING),
         "owner": text("owner"),
         "interactive": new.c.interactive,
         "initiator": new.c.initiator,
@@ -271,18 +271,18 @@ def _insert() -> Statement:
     }
     rows = select(*values.values()).select_from(new)
     return compiled(
-        "transaction_insert",
+        "transaction_begin",
         insert(transactions).from_select(list(values), rows).on_conflict_do_nothing(index_elements=["gid"]),
     )
 
 
 def _split(names: ColumnElement[str]) -> ColumnElement[Any]:
-    """An array out of a text with one name a line: arrays of arrays cannot be unnested."""
+    """Split a text with one name a line into an array: arrays of arrays cannot be unnested."""
     return func.string_to_array(names, func.chr(constant(10)), type_=ARRAY(Text))
 
 
-def is_lawful(new_state: ColumnElement[int]) -> ColumnElement[bool]:
-    """The core's transitions once more: not even a bug can flip a decision."""
+def is_valid_transition(new_state: ColumnElement[int]) -> ColumnElement[bool]:
+    """Check the core's transitions once more: not even a bug can flip a decision."""
     moves = [
         and_(t.state == constant(before), new_state == constant(after))
         for before, ways in TRANSITIONS.items()
@@ -292,9 +292,9 @@ def is_lawful(new_state: ColumnElement[int]) -> ColumnElement[bool]:
 
 
 def _save(name: str, new: TableValuedAlias, changes: Mapping[str, ColumnElement[Any]]) -> Statement:
-    """Writes the rows of `new` that still are ours, in the version that we know."""
-    decided = new.c.state != constant(State.TRYING)
-    ended = new.c.state.in_([constant(state) for state in State if state.ended])
+    """Write the rows of `new` that still are ours, in the version that we know."""
+    decided = new.c.state != constant(TransactionState.TRYING)
+    ended = new.c.state.in_([constant(state) for state in TransactionState if state.ended])
     statement = (
         update(transactions)
         .values(
@@ -309,8 +309,8 @@ def _save(name: str, new: TableValuedAlias, changes: Mapping[str, ColumnElement[
             t.version == new.c.version,
             t.owner == text("owner"),
             # Ours, but spelled so that `transactions_owned` is no way to find it (`_row_of`).
-            func.coalesce(t.due_at, t.ended_at).is_(None),
-            is_lawful(new.c.state),
+            func.coalesce(t.next_attempt_at, t.ended_at).is_(None),
+            is_valid_transition(new.c.state),
         )
     )
     return compiled(name, statement)
@@ -336,7 +336,7 @@ def _save_full() -> Statement:
         cancel_message=Text(),
         stuck=Boolean(),
         waiting_on=Text(),
-        due_at=Double(),
+        next_attempt_at=Double(),
         branches=LargeBinary(),
         payloads=LargeBinary(),
         participants=Text(),
@@ -346,7 +346,7 @@ def _save_full() -> Statement:
         "waiting_on",
     )  # fmt: skip
     changes: dict[str, ColumnElement[Any]] = {name: new.c[name] for name in as_they_are}
-    changes["due_at"] = func.to_timestamp(new.c.due_at)
+    changes["next_attempt_at"] = func.to_timestamp(new.c.next_attempt_at)
     # NULL where no branch has joined.
     changes["branches"] = func.coalesce(new.c.branches, t.branches)
     changes["payloads"] = func.coalesce(new.c.payloads, t.payloads)
@@ -368,14 +368,14 @@ def _take_over(
     *conditions: ColumnElement[bool],
     changes: Mapping[str, ColumnElement[Any]] = MappingProxyType({}),
 ) -> Statement:
-    """Makes us the owner of the rows with the gids of `chosen`."""
+    """Make us the owner of the rows with the gids of `chosen`."""
     statement = (
         update(transactions)
         .values(
             owner=text("owner"),
             claim=text("claim"),
             version=t.version + constant(1),
-            due_at=null(),
+            next_attempt_at=null(),
             waiting_on=NO_TEXT,
             **changes,
         )
@@ -391,12 +391,12 @@ def _take() -> Statement:
 
 
 def _claim_due() -> Statement:
-    """The due ones of every participant at once, each at most as many as its limit."""
+    """Claim what is due for every participant at once, each at most its limit."""
     share = batch("share", waiting_on=Text(), most=BigInteger())
     due = (
         select(t.gid)
-        .where(t.due_at <= func.now(), t.waiting_on == share.c.waiting_on)
-        .order_by(t.due_at)
+        .where(t.next_attempt_at <= func.now(), t.waiting_on == share.c.waiting_on)
+        .order_by(t.next_attempt_at)
         .limit(share.c.most)
         .with_for_update(skip_locked=True)
         .correlate(share)
@@ -407,7 +407,7 @@ def _claim_due() -> Statement:
 
 
 def _adopt() -> Statement:
-    """Starts from the coordinators whose lease has run out: usually none, and then no transaction is read."""
+    """Start from the coordinators whose lease has expired: usually none, and then no row is read."""
     limit = number("limit")
     dead = (
         select(coordinators.c.id)
@@ -417,7 +417,7 @@ def _adopt() -> Statement:
     # A limit of its own keeps the planner from turning the join around.
     left = (
         select(t.gid)
-        .where(_is_driven_by(dead.c.id))
+        .where(_is_owned_by(dead.c.id))
         .limit(limit)
         .with_for_update(skip_locked=True)
         .correlate(dead)
@@ -429,7 +429,7 @@ def _adopt() -> Statement:
 
 
 def _find_claimed() -> Statement:
-    """What we took over in calls whose answers were lost."""
+    """Return what we took over in calls whose answers were lost."""
     claims = any_(bindparam("claims", type_=ARRAY(Text)))
     return compiled("transaction_find_claimed", select(*_record).where(_ours, t.claim == claims))
 
@@ -438,7 +438,7 @@ def _find_claimed() -> Statement:
 NEXT_WAITED_FOR = compiled(
     "transaction_next_waited_for",
     select(t.waiting_on)
-    .where(t.due_at.is_not(None), t.waiting_on > text("after"))
+    .where(t.next_attempt_at.is_not(None), t.waiting_on > text("after"))
     .order_by(t.waiting_on)
     .limit(constant(1)),
 )
@@ -450,7 +450,7 @@ FIND_CLAIMED = _find_claimed()
 RELEASE = compiled(
     "transaction_release",
     update(transactions)
-    .values(version=t.version + constant(1), due_at=func.now(), waiting_on=NO_TEXT)
+    .values(version=t.version + constant(1), next_attempt_at=func.now(), waiting_on=NO_TEXT)
     .where(_ours),
 )
 
@@ -477,7 +477,7 @@ def _purge() -> Statement:
 
 def _forget_coordinators() -> Statement:
     # One value and not EXISTS, which may become a join that reads what everybody drives.
-    drives = select(t.gid).where(_is_driven_by(coordinators.c.id)).limit(constant(1)).scalar_subquery()
+    drives = select(t.gid).where(_is_owned_by(coordinators.c.id)).limit(constant(1)).scalar_subquery()
     gone = coordinators.c.lease_until < _ago("gone_for_s")
     return compiled("coordinator_forget", delete(coordinators).where(gone, drives.is_(None)))
 

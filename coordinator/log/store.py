@@ -6,7 +6,7 @@ sound:
 
 - *Compare and set.* A save names the version that it knows and changes only rows
   that are ours: with our name on them, neither parked nor ended. The owner's name
-  stays on a row when it is parked or ended; `due_at` and `ended_at` say that
+  stays on a row when it is parked or ended; `next_attempt_at` and `ended_at` say that
   nobody drives it. So a row shows who wrote it last.
 - *Outcome unknown.* When a connection is lost, whether its statement took effect
   is unknown and LogUnavailable says so. The caller repeats the call. Rows that
@@ -28,14 +28,14 @@ from typing import Any
 import msgspec
 
 from coordinator.core.errors import SearchTooLong
-from coordinator.core.model import State, Transaction
+from coordinator.core.model import Transaction, TransactionState
 from coordinator.log import statements
-from coordinator.log.connections import Connections, Outcome, StatementTooLong
+from coordinator.log.connections import Connections, StatementResult, StatementTooLong
 from coordinator.log.rows import (
     Row,
     full_columns,
     insert_columns,
-    is_inserted,
+    is_begun,
     is_plain,
     is_saved,
     plain_columns,
@@ -85,11 +85,13 @@ class PostgresLog:
 
     # --- the three writes ----------------------------------------------------
 
-    async def transaction_insert(self, begun: Sequence[Transaction]) -> list[Record | None]:
+    async def transaction_begin(self, begun: Sequence[Transaction]) -> list[Record | None]:
         """See `ports.Log`. A gid that is in the batch twice is inserted as it comes first."""
         first = {tx.gid: tx for tx in reversed(begun)}
         to_insert = _by_gid(first.values())
-        assert all(tx.state is State.TRYING and not tx.version for tx in to_insert), "not a new transaction"
+        assert all(tx.state is TransactionState.TRYING and not tx.version for tx in to_insert), (
+            "not a new transaction"
+        )
         others: dict[str, Row] = {}
         while to_insert:
             failpoint("log.begin.before")
@@ -106,7 +108,7 @@ class PostgresLog:
         return [self._other(tx, others.get(tx.gid)) for tx in begun]
 
     def _other(self, tx: Transaction, row: Row | None) -> Record | None:
-        if row is None or is_inserted(tx, row, self._owner):
+        if row is None or is_begun(tx, row, self._owner):
             return None
         return record(row)
 
@@ -240,7 +242,7 @@ class PostgresLog:
         await self._heartbeats.execute(statements.LEAVE, {"owner": self._owner})
         failpoint("log.leave.after")
 
-    async def _execute(self, statement: Statement, **values: Any) -> Outcome:
+    async def _execute(self, statement: Statement, **values: Any) -> StatementResult:
         return await self._connections.execute(statement, {"owner": self._owner, **values})
 
 
@@ -260,7 +262,7 @@ class _LostClaims:
         self._looked_at[mark] = None
 
     def hand_out(self, marks: Sequence[str], found: Sequence[Record], now: float) -> list[Record]:
-        """What is new among `found`, now that `marks` have been looked for."""
+        """Return what is new among `found`, now that `marks` have been searched for."""
         for mark in marks:
             looked_at = self._looked_at.get(mark) or now
             self._looked_at[mark] = looked_at
@@ -280,7 +282,7 @@ def _by_gid(transactions: Any) -> list[Transaction]:
 
 
 def _list_values(chosen: ListFilter, after: ListPosition | None) -> dict[str, Any]:
-    """The parameters of the conditions that narrow a list."""
+    """Return the parameters of the conditions that narrow a list."""
     values: dict[str, Any] = {}
     if chosen.states:
         values["states"] = [int(state) for state in chosen.states]
@@ -298,8 +300,8 @@ def _list_values(chosen: ListFilter, after: ListPosition | None) -> dict[str, An
         values["heuristic"] = chosen.heuristic
     if chosen.gids:
         values["gids"] = list(chosen.gids)
-    if _is_about_unsettled(chosen):
-        values["unsettled"] = True
+    if _is_about_unfinished(chosen):
+        values["unfinished"] = True
     if chosen.live is False:
         values["ended"] = True
     if chosen.created_after is not None:
@@ -312,7 +314,7 @@ def _list_values(chosen: ListFilter, after: ListPosition | None) -> dict[str, An
     return values
 
 
-def _is_about_unsettled(chosen: ListFilter) -> bool:
+def _is_about_unfinished(chosen: ListFilter) -> bool:
     """Whether nothing that has ended can be meant: then the many that have are not read."""
     only_live_states = bool(chosen.states) and not any(state.ended for state in chosen.states)
     return bool(chosen.live or chosen.stuck or chosen.held or only_live_states)

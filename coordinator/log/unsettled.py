@@ -9,11 +9,11 @@ last: it is in their memory, which has a bound of its own (`limits.live_max`).
 
 from typing import Any, Protocol
 
-from coordinator.core.model import State
+from coordinator.core.model import TransactionState
 from coordinator.log import operator_statements as statements
-from coordinator.log.connections import Outcome
+from coordinator.log.connections import StatementResult
 from coordinator.log.statements import NEXT_WAITED_FOR, Statement
-from coordinator.ports import Unsettled
+from coordinator.ports import Backlog
 
 # How far each count goes. Each row is looked up: 1 to 2 us, where the database has it in memory.
 COUNT_MAX = 5_000
@@ -22,21 +22,21 @@ COUNT_MAX = 5_000
 class Ask(Protocol):
     """Executes a statement."""
 
-    async def __call__(self, statement: Statement, **values: Any) -> Outcome: ...
+    async def __call__(self, statement: Statement, **values: Any) -> StatementResult: ...
 
 
-async def unsettled(ask: Ask, count_max: int) -> Unsettled:
-    """The figures. No count of what is parked goes further than `count_max`. Raises LogUnavailable."""
-    ((at, stuck, held),) = (await ask(statements.UNSETTLED_MARKED, most=count_max)).rows
-    by_state: dict[State, int] = {}
+async def backlog(ask: Ask, count_max: int) -> Backlog:
+    """Count what has not ended. Counts are capped at `count_max`. Raises LogUnavailable."""
+    ((at, stuck, held),) = (await ask(statements.BACKLOG_CAPPED, most=count_max)).rows
+    by_state: dict[TransactionState, int] = {}
     waiting_on: dict[str, int] = {}
-    for name, state, count in (await ask(statements.UNSETTLED_COUNTS, most=count_max)).rows:
-        by_state[State(state)] = by_state.get(State(state), 0) + count
+    for name, state, count in (await ask(statements.BACKLOG_COUNTS, most=count_max)).rows:
+        by_state[TransactionState(state)] = by_state.get(TransactionState(state), 0) + count
         if name is not None:
             waiting_on[name] = waiting_on.get(name, 0) + count
-    oldest = [(created_at, gid) for gid, created_at in (await ask(statements.UNSETTLED_OLDEST)).rows]
+    oldest = [(created_at, gid) for gid, created_at in (await ask(statements.BACKLOG_OLDEST)).rows]
     created_at, gid = min(oldest, default=(None, ""))
-    return Unsettled(
+    return Backlog(
         at=at,
         by_state=by_state,
         parked=sum(waiting_on.values()),
@@ -51,7 +51,7 @@ async def unsettled(ask: Ask, count_max: int) -> Unsettled:
 
 
 async def participants_waited_for(ask: Ask) -> list[str]:
-    """The participants that parked transactions wait for: one look into the index for each."""
+    """Return the participants that parked transactions wait for: one index lookup for each."""
     names: list[str] = []
     after = ""
     while found := (await ask(NEXT_WAITED_FOR, after=after)).rows:

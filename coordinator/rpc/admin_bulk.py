@@ -9,13 +9,19 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from hashlib import sha256
 
 from coordinator.core.errors import InvalidRequest, Refused, SelectionChanged, SelectionTooLarge
-from coordinator.core.events import CancelOrdered, HoldOrdered, Order, ReleaseOrdered, RetryOrdered
+from coordinator.core.events import (
+    OperatorCancel,
+    OperatorCommand,
+    OperatorHold,
+    OperatorRelease,
+    OperatorRetry,
+)
 from coordinator.core.machine import step
 from coordinator.engine.engine import Engine
 from coordinator.ports import ListFilter, ListPosition, Record
 from coordinator.rpc.admin_filter import parse
-from coordinator.rpc.admin_orders import Orders
-from coordinator.rpc.admin_requests import Act
+from coordinator.rpc.admin_orders import AdminCommands
+from coordinator.rpc.admin_requests import OperatorContext
 from coordinator.rpc.errors import to_error
 from tcc.v1 import admin_pb2 as pb
 
@@ -26,33 +32,36 @@ _PROGRESS_EVERY = 50
 _SAMPLE_MAX = 20
 _FAILURES_MAX = 100
 
-_ORDERS: dict[int, Callable[[Act], Order]] = {
-    pb.BULK_ACTION_RETRY: lambda _: RetryOrdered(),
-    pb.BULK_ACTION_HOLD: lambda _: HoldOrdered(),
-    pb.BULK_ACTION_RELEASE: lambda _: ReleaseOrdered(),
-    pb.BULK_ACTION_CANCEL: lambda act: CancelOrdered(act.reason),
+_COMMANDS: dict[int, Callable[[OperatorContext], OperatorCommand]] = {
+    pb.BULK_ACTION_RETRY: lambda _: OperatorRetry(),
+    pb.BULK_ACTION_HOLD: lambda _: OperatorHold(),
+    pb.BULK_ACTION_RELEASE: lambda _: OperatorRelease(),
+    pb.BULK_ACTION_CANCEL: lambda operator_context: OperatorCancel(operator_context.reason),
 }
 
 
 async def run(
-    engine: Engine, orders: Orders, request: pb.RunBulkActionRequest, act: Act
+    engine: Engine,
+    commands: AdminCommands,
+    request: pb.RunBulkActionRequest,
+    operator_context: OperatorContext,
 ) -> AsyncIterator[pb.RunBulkActionResponse]:
-    """The responses to a bulk request.
+    """Yield the responses to a bulk request.
 
     Raises:
         InvalidRequest, SelectionChanged, SelectionTooLarge: nothing was done.
     """
-    make = _ORDERS.get(request.action)
+    make = _COMMANDS.get(request.action)
     if make is None:
         raise InvalidRequest("INVALID_ACTION", f"action {request.action} is not known")
-    order = make(act)
+    command = make(operator_context)
     if not request.filter.strip():
         raise InvalidRequest("INVALID_FILTER", "a bulk action needs a filter")
     at_us = _moment(request.confirmation_token) or round(engine.clock.now() * 1e6)
     found = await _found(engine, parse(request.filter, at_us / 1e6))
     token = _token(at_us, request, found)
     if not request.confirmation_token:
-        yield _dry_run(engine, order, found, token)
+        yield _dry_run(engine, command, found, token)
         return
     if request.confirmation_token != token:
         raise SelectionChanged(
@@ -60,7 +69,7 @@ async def run(
             "do another dry run",
             metadata={"matched": str(len(found))},
         )
-    async for response in _run(orders, act, order, found, request.filter):
+    async for response in _run(commands, operator_context, command, found, request.filter):
         yield response
 
 
@@ -76,14 +85,16 @@ async def _found(engine: Engine, chosen: ListFilter) -> list[Record]:
             return found
 
 
-def _dry_run(engine: Engine, order: Order, found: Sequence[Record], token: str) -> pb.RunBulkActionResponse:
+def _dry_run(
+    engine: Engine, command: OperatorCommand, found: Sequence[Record], token: str
+) -> pb.RunBulkActionResponse:
     reply = pb.RunBulkActionResponse(
         dry_run=True, matched=len(found), confirmation_token=token, finished=True
     )
     now = engine.clock.now()
     for record in found:
         try:
-            step(record.tx, order, now)
+            step(record.tx, command, now)
         except Refused as error:
             reply.failed += 1
             if len(reply.failures) < _FAILURES_MAX:
@@ -96,13 +107,17 @@ def _dry_run(engine: Engine, order: Order, found: Sequence[Record], token: str) 
 
 
 async def _run(
-    orders: Orders, act: Act, order: Order, found: Sequence[Record], filter_: str
+    commands: AdminCommands,
+    operator_context: OperatorContext,
+    command: OperatorCommand,
+    found: Sequence[Record],
+    filter_: str,
 ) -> AsyncIterator[pb.RunBulkActionResponse]:
     succeeded = failed = 0
     failures: list[pb.BulkFailure] = []
     for number, record in enumerate(found, start=1):
         try:
-            await orders.give_to(record, act, order, bulk=filter_)
+            await commands.execute(record, operator_context, command, bulk=filter_)
             succeeded += 1
         except Refused as error:
             failed += 1

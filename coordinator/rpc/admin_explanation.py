@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from coordinator.core.machine import PHASE_TWO
-from coordinator.core.model import Branch, Operation, State, Transaction, TryState
+from coordinator.core.model import Branch, Operation, Transaction, TransactionState, TryState
 from coordinator.ports import CoordinatorRecord, ParticipantRecord, Record
 from coordinator.rpc import admin_replies, replies
 from tcc.v1 import admin_pb2 as pb
@@ -11,21 +11,21 @@ from tcc.v1 import admin_pb2 as pb
 
 def explain(
     record: Record,
-    driven: Transaction | None,
+    owned: Transaction | None,
     coordinators: Sequence[CoordinatorRecord],
     acted_on: Mapping[str, ParticipantRecord],
     now: float,
 ) -> pb.ExplainTransactionResponse:
-    """The explanation. `now`: seconds since the Unix epoch, by the log's clock.
+    """Explain a transaction. `now`: seconds since the Unix epoch, by the log's clock.
 
     The log hears of Trys with the decision, and before that only their coordinator knows how they
-    stand. `driven`: the transaction as this very process drives it, if it does.
+    stand. `owned`: the transaction as this very process drives it, if it does.
     """
     tx = record.tx
     owner = next((one for one in coordinators if one.id == record.owner), None)
-    here = driven is not None and driven.state is tx.state
-    known = driven.branches if driven is not None and here else tx.branches
-    asked = "" if here or tx.state is not State.TRYING else _name(record, owner)
+    here = owned is not None and owned.state is tx.state
+    known = owned.branches if owned is not None and here else tx.branches
+    asked = "" if here or tx.state is not TransactionState.TRYING else _name(record, owner)
     branches = [
         _branch(tx.state, branch, coordinators, acted_on, now=now, asked=asked)
         for branch in known
@@ -53,19 +53,19 @@ def _name(record: Record, owner: CoordinatorRecord | None) -> str:
     return owner.name if owner else record.owner or ""
 
 
-def _is_settled(state: State, branch: Branch) -> bool:
-    if state is State.TRYING:
+def _is_settled(state: TransactionState, branch: Branch) -> bool:
+    if state is TransactionState.TRYING:
         return branch.tried is TryState.SUCCEEDED
     return branch.done
 
 
 def _next_attempt(record: Record) -> float | None:
     tx = record.tx
-    return tx.parked_until if tx.parked_until and not tx.held and not tx.state.ended else None
+    return tx.next_attempt_at if tx.next_attempt_at and not tx.held and not tx.state.ended else None
 
 
 def _branch(
-    state: State,
+    state: TransactionState,
     branch: Branch,
     coordinators: Sequence[CoordinatorRecord],
     acted_on: Mapping[str, ParticipantRecord],
@@ -82,7 +82,7 @@ def _branch(
         operation=PHASE_TWO.get(state, Operation.TRY).name,
         attempts=branch.attempts,
         last_error=branch.last_error,
-        next_attempt_at=replies.timestamp(branch.due_at or None),
+        next_attempt_at=replies.timestamp(branch.next_attempt_at or None),
         reports=reports,
         paused=name in acted_on and acted_on[name].paused,
         configured=bool(reports),
@@ -103,7 +103,7 @@ def _branch_summary(branch: Branch, explained: pb.BranchExplanation, now: float,
     if asked:
         return f"whether {call} at {name} has succeeded is known to its coordinator only: {asked}"
     if explained.attempts:
-        when = f", next attempt {_in(branch.due_at - now)}" if branch.due_at else ""
+        when = f", next attempt {_in(branch.next_attempt_at - now)}" if branch.next_attempt_at else ""
         times = "once" if explained.attempts == 1 else f"{explained.attempts} times"
         return f"{call} at {name} has failed {times}{when}: {explained.last_error}"
     if any(report.breaker != pb.BREAKER_STATE_CLOSED for report in explained.reports):
@@ -121,7 +121,7 @@ def _summary(record: Record, reply: pb.ExplainTransactionResponse, now: float, a
     if record.owner and not reply.owner_alive:
         gone = reply.owner_name or record.owner
         return f"the coordinator that drove it ({gone}) is gone; another adopts it soon"
-    if not reply.branches and tx.state is State.TRYING:
+    if not reply.branches and tx.state is TransactionState.TRYING:
         what = "the initiator to confirm" if tx.interactive else "its decision"
         return f"every Try has succeeded; it waits for {what}, until its expiry {_in(tx.expires_at - now)}"
     if asked:
@@ -142,7 +142,7 @@ def _advice(record: Record, reply: pb.ExplainTransactionResponse, now: float) ->
     advice: list[str] = []
     if tx.held:
         advice.append("release it, if what it was held for is over")
-    if tx.state is State.TRYING:
+    if tx.state is TransactionState.TRYING:
         if tx.expires_at > now:
             advice.append(f"wait: it is cancelled by itself when it expires {_in(tx.expires_at - now)}")
         advice.append("cancel it, if its initiator has given up")

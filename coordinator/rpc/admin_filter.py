@@ -15,7 +15,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from coordinator.core.errors import InvalidRequest
-from coordinator.core.model import State
+from coordinator.core.model import TransactionState
 from coordinator.ports import ListFilter
 
 FILTER_CHARACTERS_MAX = 2_000
@@ -28,12 +28,12 @@ _SHAPE = re.compile(
 )
 
 
-class _MistakeError(Exception):
+class _FilterError(Exception):
     """A term that says nothing; the message says why."""
 
 
 def parse(text: str, now: float) -> ListFilter:
-    """What a filter holds for. `now`: seconds since the Unix epoch, from which ages count back.
+    """Parse a filter. `now`: seconds since the Unix epoch, from which ages count back.
 
     Raises:
         InvalidRequest: INVALID_FILTER, with the metadata "position" and "term".
@@ -47,13 +47,13 @@ def parse(text: str, now: float) -> ListFilter:
     for position, term in _terms(text):
         try:
             chosen = _with_term(chosen, term, now)
-        except _MistakeError as mistake:
+        except _FilterError as mistake:
             raise _invalid(f"{mistake} (at character {position + 1})", position, term) from None
     return chosen
 
 
 def _terms(text: str) -> list[tuple[int, str]]:
-    """The terms with their positions: spaces part them, but not inside double quotes."""
+    """Return the terms with their positions; spaces separate them, except inside double quotes."""
     terms: list[tuple[int, str]] = []
     start: int | None = None
     quoted = escaped = False
@@ -81,20 +81,20 @@ def _terms(text: str) -> list[tuple[int, str]]:
 def _with_term(chosen: ListFilter, term: str, now: float) -> ListFilter:
     shape = _SHAPE.fullmatch(term)
     if shape is None:
-        raise _MistakeError(f"{term!r} is not a term: write FLAG, !FLAG or FIELD=VALUE")
+        raise _FilterError(f"{term!r} is not a term: write FLAG, !FLAG or FIELD=VALUE")
     name, operator, value = shape["name"], shape["operator"], shape["value"]
     if operator is None:
         return _with_flag(chosen, name)
     if name == "age":
         return _with_age(chosen, operator, value, now)
     if operator != "=":
-        raise _MistakeError(f"{name} takes only =, not {operator}")
+        raise _FilterError(f"{name} takes only =, not {operator}")
     if name.startswith("label."):
         return _with_label(chosen, name.removeprefix("label."), _one(name, value))
     field = _FIELDS.get(name)
     if field is None:
         known = "flags take no value" if name.lstrip("!") in FLAGS else f"known: {', '.join(FIELDS)}"
-        raise _MistakeError(f"there is no field {name!r}; {known}")
+        raise _FilterError(f"there is no field {name!r}; {known}")
     return field(chosen, value)
 
 
@@ -102,7 +102,7 @@ def _with_flag(chosen: ListFilter, name: str) -> ListFilter:
     flag, wanted = name.removeprefix("!"), not name.startswith("!")
     if flag not in FLAGS:
         hint = f"{flag} needs a value" if flag in (*_FIELDS, "age") else f"known: {', '.join(FLAGS)}"
-        raise _MistakeError(f"there is no flag {flag!r}; {hint}")
+        raise _FilterError(f"there is no flag {flag!r}; {hint}")
     return _once(chosen, flag, wanted, nothing=None)
 
 
@@ -112,21 +112,23 @@ def _with_age(chosen: ListFilter, operator: str, value: str, now: float) -> List
         return _once(chosen, "created_before", moment, nothing=None)
     if operator in ("<", "<="):
         return _once(chosen, "created_after", moment, nothing=None)
-    raise _MistakeError(f"age takes < <= > or >=, not {operator}")
+    raise _FilterError(f"age takes < <= > or >=, not {operator}")
 
 
 def _with_label(chosen: ListFilter, key: str, value: str) -> ListFilter:
     if key in dict(chosen.labels):
-        raise _MistakeError(f"label.{key} stands there twice")
+        raise _FilterError(f"label.{key} stands there twice")
     return replace(chosen, labels=tuple(sorted((*chosen.labels, (key, value)))))
 
 
 def _with_states(chosen: ListFilter, value: str) -> ListFilter:
     names = [name.upper() for name in value.split(",")]
     for name in names:
-        if name not in State.__members__:
-            raise _MistakeError(f"there is no state {name!r}; known: {', '.join(State.__members__)}")
-    return _once(chosen, "states", tuple(State[name] for name in names), nothing=())
+        if name not in TransactionState.__members__:
+            raise _FilterError(
+                f"there is no state {name!r}; known: {', '.join(TransactionState.__members__)}"
+            )
+    return _once(chosen, "states", tuple(TransactionState[name] for name in names), nothing=())
 
 
 def _with_text(field: str) -> Callable[[ListFilter, str], ListFilter]:
@@ -139,28 +141,28 @@ def _with_gid(chosen: ListFilter, value: str) -> ListFilter:
 
 def _once(chosen: ListFilter, field: str, value: Any, *, nothing: object) -> ListFilter:
     if getattr(chosen, field) != nothing:
-        raise _MistakeError("the same is asked for twice")
+        raise _FilterError("the same is asked for twice")
     return replace(chosen, **{field: value})
 
 
 def _one(field: str, value: str) -> str:
-    """A single value, without its quotes."""
+    """Return a single value, without its quotes."""
     if not value:
-        raise _MistakeError(f"{field} needs a value")
+        raise _FilterError(f"{field} needs a value")
     if not value.startswith('"'):
         if any(character in value for character in ',"\\'):
-            raise _MistakeError(f'{field} takes one value; put it in double quotes if it holds , or "')
+            raise _FilterError(f'{field} takes one value; put it in double quotes if it holds , or "')
         return value
     inside = re.fullmatch(r'"((?:[^"\\]|\\["\\])*)"', value, re.DOTALL)
     if inside is None or not inside[1]:
-        raise _MistakeError(f"{value} is not a quoted value")
+        raise _FilterError(f"{value} is not a quoted value")
     return re.sub(r"\\(.)", r"\1", inside[1])
 
 
 def _duration_s(value: str) -> float:
     parts = _DURATION.findall(value)
     if not parts or "".join(number + unit for number, unit in parts) != value or len(value) > 40:
-        raise _MistakeError(f"{value!r} is not a duration; write for example 5m, 1h30m or 500ms")
+        raise _FilterError(f"{value!r} is not a duration; write for example 5m, 1h30m or 500ms")
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 

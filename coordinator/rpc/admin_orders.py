@@ -7,82 +7,86 @@ import msgspec
 from coordinator.core.audit import AuditEntry, AuditRecord
 from coordinator.core.errors import VersionChanged
 from coordinator.core.events import (
-    BranchResolved,
-    CancelOrdered,
-    HoldOrdered,
-    Order,
-    ReleaseOrdered,
-    RetryOrdered,
+    OperatorCancel,
+    OperatorCommand,
+    OperatorHold,
+    OperatorRelease,
+    OperatorResolve,
+    OperatorRetry,
 )
 from coordinator.core.machine import step
 from coordinator.engine.engine import Engine
 from coordinator.ports import OperatorLog, Record
-from coordinator.rpc.admin_requests import Act
+from coordinator.rpc.admin_requests import OperatorContext
 
-_NAMES: dict[type[Order], str] = {
-    HoldOrdered: "transaction.hold",
-    ReleaseOrdered: "transaction.release",
-    RetryOrdered: "transaction.retry",
-    CancelOrdered: "transaction.cancel",
-    BranchResolved: "branch.resolve",
+_NAMES: dict[type[OperatorCommand], str] = {
+    OperatorHold: "transaction.hold",
+    OperatorRelease: "transaction.release",
+    OperatorRetry: "transaction.retry",
+    OperatorCancel: "transaction.cancel",
+    OperatorResolve: "branch.resolve",
 }
 
 
-class Orders:
+class AdminCommands:
     """Carries orders out, whoever drives the transactions."""
 
     def __init__(self, engine: Engine, log: OperatorLog) -> None:
         self._engine = engine
         self._log = log
 
-    async def give(self, gid: str, act: Act, order: Order) -> tuple[Record, AuditRecord]:
+    async def execute_by_gid(
+        self, gid: str, operator_context: OperatorContext, command: OperatorCommand
+    ) -> tuple[Record, AuditRecord]:
         """Carries out an order; returns what the log holds then.
 
         Raises:
-            VersionChanged: `act.version` is not the transaction's.
+            VersionChanged: `operator_context.version` is not the transaction's.
             Refused: the transaction does not allow it.
         """
         record = await self._engine.get(gid)
-        if record.tx.version != act.version:
+        if record.tx.version != operator_context.version:
             raise version_changed(record)
         try:
-            audit_record = await self.give_to(record, act, order)
+            audit_record = await self.execute(record, operator_context, command)
         except VersionChanged:
             raise version_changed(await self._engine.get(gid)) from None
         return await self._engine.get(gid), audit_record
 
-    async def give_to(self, record: Record, act: Act, order: Order, *, bulk: str = "") -> AuditRecord:
-        """The same for a transaction as just read. `bulk`: the filter that found it."""
+    async def execute(
+        self, record: Record, operator_context: OperatorContext, command: OperatorCommand, *, bulk: str = ""
+    ) -> AuditRecord:
+        """Execute a command on a transaction as just read. `bulk`: the filter that found it."""
         now = self._engine.clock.now()
-        tx, _ = step(record.tx, order, now)
+        tx, _ = step(record.tx, command, now)
         entry = AuditEntry(
-            operator=act.operator,
-            action=_NAMES[type(order)],
+            operator=operator_context.operator,
+            action=_NAMES[type(command)],
             target=f"transaction/{tx.gid}",
-            reason=act.reason,
-            detail=_detail(record, order, bulk),
+            reason=operator_context.reason,
+            detail=_detail(record, command, bulk),
         )
-        audit_record = await self._log.transaction_order(tx, entry)
+        audit_record = await self._log.transaction_command(tx, entry)
         if tx.trace is not None and tx.state is not record.tx.state:
             began_at = record.decided_at or record.created_at
             self._engine.spans.phase_ended(tx, began_at, self._engine.clock.now())
         # Whoever drives it learns by its next write; we need not wait for that here.
-        self._engine.lose_stale(await self._engine.log.transaction_get((tx.gid,)))
-        self._engine.expect_due(now)
+        self._engine.evict_stale(await self._engine.log.transaction_get((tx.gid,)))
+        self._engine.schedule_due(now)
         return audit_record
 
 
-def _detail(record: Record, order: Order, bulk: str) -> str:
-    said: dict[str, Any] = {"state": record.tx.state.name, "version": record.tx.version}
-    if isinstance(order, BranchResolved):
-        said |= {"branch_id": order.branch_id, "outcome": order.outcome.name}
+def _detail(record: Record, command: OperatorCommand, bulk: str) -> str:
+    detail: dict[str, Any] = {"state": record.tx.state.name, "version": record.tx.version}
+    if isinstance(command, OperatorResolve):
+        detail |= {"branch_id": command.branch_id, "outcome": command.outcome.name}
     if bulk:
-        said["bulk_filter"] = bulk
-    return msgspec.json.encode(said).decode()
+        detail["bulk_filter"] = bulk
+    return msgspec.json.encode(detail).decode()
 
 
 def version_changed(record: Record) -> VersionChanged:
-    """The refusal of an order that was given to an earlier version."""
+    """Return the refusal of a command that was given for an earlier version."""
     tx = record.tx
     return VersionChanged(
         f"transaction {tx.gid!r} has changed since you looked: it is in version {tx.version} now, "

@@ -7,19 +7,19 @@ from google.protobuf.duration_pb2 import Duration
 
 from coordinator.core.audit import AuditEntry
 from coordinator.core.errors import (
-    BooksNotOffered,
     InvalidRequest,
     ParticipantPaused,
     ParticipantUnreachable,
+    ReconciliationUnsupported,
     RepairNotAllowed,
     UnknownParticipant,
 )
-from coordinator.core.model import Answer, Operation, Verdict
+from coordinator.core.model import CallResult, Operation, OutcomeCode
 from coordinator.core.reconciliation import BarrierState, Finding, FindingKind
 from coordinator.engine.reconciler import Reconciler
 from coordinator.ports import OperatorLog
 from coordinator.rpc.admin_replies import audit_record
-from coordinator.rpc.admin_requests import Act
+from coordinator.rpc.admin_requests import OperatorContext
 from coordinator.rpc.replies import STATES
 from coordinator.rpc.requests import checked_gid
 from tcc.v1 import admin_pb2 as pb, participant_pb2
@@ -41,16 +41,16 @@ _REPAIRS = {
 }
 _WANTED = {number: operation for operation, number in _REPAIRS.items()}
 _CODES = {
-    Verdict.SUCCEEDED: participant_pb2.OUTCOME_CODE_SUCCEEDED,
-    Verdict.REJECTED: participant_pb2.OUTCOME_CODE_REJECTED,
-    Verdict.FAILED: participant_pb2.OUTCOME_CODE_FAILED,
+    OutcomeCode.SUCCEEDED: participant_pb2.OUTCOME_CODE_SUCCEEDED,
+    OutcomeCode.REJECTED: participant_pb2.OUTCOME_CODE_REJECTED,
+    OutcomeCode.FAILED: participant_pb2.OUTCOME_CODE_FAILED,
 }
 
 
 async def compare(
     reconciler: Reconciler, request: pb.ReconcileRequest
 ) -> AsyncIterator[pb.ReconcileResponse]:
-    """The responses to a request for reconciliation.
+    """Yield the responses to a request for reconciliation.
 
     Raises:
         InvalidRequest, LogUnavailable, UnknownParticipant
@@ -74,8 +74,8 @@ async def compare(
                 ended.findings += len(page.findings)
                 if page.findings:
                     yield pb.ReconcileResponse(findings=map(_finding, page.findings))
-        except BooksNotOffered as error:
-            ended.outcome, ended.detail = pb.RECONCILIATION_OUTCOME_NOT_OFFERED, error.message
+        except ReconciliationUnsupported as error:
+            ended.outcome, ended.detail = pb.RECONCILIATION_OUTCOME_UNSUPPORTED, error.message
         except ParticipantPaused as error:
             ended.outcome, ended.detail = pb.RECONCILIATION_OUTCOME_PAUSED, error.message
         except (
@@ -87,9 +87,12 @@ async def compare(
 
 
 async def repair(
-    reconciler: Reconciler, log: OperatorLog, request: pb.RepairBranchRequest, act: Act
+    reconciler: Reconciler,
+    log: OperatorLog,
+    request: pb.RepairBranchRequest,
+    operator_context: OperatorContext,
 ) -> pb.RepairBranchResponse:
-    """Looks again, records what is to be done, and does it.
+    """Check again, record what is to be done, and do it.
 
     Raises:
         Refused: nothing was done; see `Reconciler.find` and `Reconciler.checked_repair`.
@@ -100,7 +103,7 @@ async def repair(
     operation = reconciler.checked_repair(finding, _WANTED[request.operation])
     if finding.kind is not FindingKind.ORPHAN and (request.payload or request.content_type):
         raise RepairNotAllowed("the log knows the payload of this branch; leave it out")
-    said = {
+    detail = {
         "participant": finding.participant,
         "branch_id": finding.row.branch_id,
         "finding": finding.kind.name,
@@ -108,18 +111,18 @@ async def repair(
     }
     audited = await log.audit_append(
         AuditEntry(
-            operator=act.operator,
+            operator=operator_context.operator,
             action="branch.repair",
             target=f"transaction/{finding.row.gid}",
-            reason=act.reason,
-            detail=msgspec.json.encode(said).decode(),
+            reason=operator_context.reason,
+            detail=msgspec.json.encode(detail).decode(),
         )
     )
     answer = await reconciler.repair(
         finding, operation, payload=request.payload, content_type=request.content_type
     )
     return pb.RepairBranchResponse(
-        finding=_finding(finding), outcome=_outcome(answer), audit_record=audit_record(audited)
+        finding=_finding(finding), result=_outcome(answer), audit_record=audit_record(audited)
     )
 
 
@@ -147,9 +150,9 @@ def _finding(finding: Finding) -> pb.Finding:
     return reply
 
 
-def _outcome(answer: Answer) -> participant_pb2.BranchOutcome:
-    return participant_pb2.BranchOutcome(
-        code=_CODES[answer.verdict],
+def _outcome(answer: CallResult) -> participant_pb2.CallResult:
+    return participant_pb2.CallResult(
+        code=_CODES[answer.code],
         reason=answer.reason,
         message=answer.message,
         permanent=answer.permanent,

@@ -10,18 +10,20 @@ from coordinator.core.audit import AuditRecord
 from coordinator.core.model import Branch, Note, Operation, Transaction
 from coordinator.ports import (
     Adoption,
+    Backlog,
     CoordinatorRecord,
     ParticipantRecord,
     ParticipantReport,
     Record,
-    Unsettled,
 )
 from coordinator.rpc.replies import timestamp
 from tcc.v1 import admin_pb2 as pb
 
 
-def history(record: Record, adoption: Adoption | None, acts: Sequence[AuditRecord]) -> list[pb.HistoryEntry]:
-    """What happened to a transaction, oldest first. `acts`: what operators did to it.
+def history(
+    record: Record, adoption: Adoption | None, actions: Sequence[AuditRecord]
+) -> list[pb.HistoryEntry]:
+    """Return what happened to a transaction, oldest first. `actions`: what operators did to it.
 
     Milestones are told by the database's clock and calls by a coordinator's reading of
     it, which is some milliseconds off: a call is shown within the phase it belongs to.
@@ -44,7 +46,7 @@ def history(record: Record, adoption: Adoption | None, acts: Sequence[AuditRecor
                 count=1,
             )
         )
-    entries += [_act(act) for act in acts]
+    entries += [_operator_action(action) for action in actions]
     return sorted(filter(None, entries), key=_order)
 
 
@@ -83,18 +85,18 @@ def _decision(record: Record) -> str:
 
 def cancel_words(tx: Transaction) -> str:
     """Return why `tx` was cancelled, with what the participant said."""
-    words = " ".join(filter(None, (tx.cancel_reason.name, tx.cancel_branch_id, tx.cancel_detail)))
-    return f"{words}: {tx.cancel_message}" if tx.cancel_message else words
+    text = " ".join(filter(None, (tx.cancel_reason.name, tx.cancel_branch_id, tx.cancel_detail)))
+    return f"{text}: {tx.cancel_message}" if tx.cancel_message else text
 
 
 def _noted(branch: Branch, note: Note) -> Iterable[pb.HistoryEntry]:
     entry = pb.HistoryEntry(
         at=timestamp(note.at),
-        kind=pb.HISTORY_KIND_LEFT_OUT if note.left_out else pb.HISTORY_KIND_CALL_FAILED,
+        kind=pb.HISTORY_KIND_OMITTED if note.omitted else pb.HISTORY_KIND_CALL_FAILED,
         branch_id=branch.spec.branch_id,
         participant=branch.spec.participant,
         operation=note.operation.name,
-        detail=note.words,
+        detail=note.text,
         count=note.count,
         last_at=timestamp(note.last_at),
     )
@@ -107,22 +109,22 @@ def _noted(branch: Branch, note: Note) -> Iterable[pb.HistoryEntry]:
         yield stuck
 
 
-def _act(act: AuditRecord) -> pb.HistoryEntry:
-    said = json.loads(act.entry.detail)
-    what = " ".join(filter(None, (act.entry.action, said.get("outcome") or said.get("operation"))))
+def _operator_action(action: AuditRecord) -> pb.HistoryEntry:
+    reported = json.loads(action.entry.detail)
+    what = " ".join(filter(None, (action.entry.action, reported.get("outcome") or reported.get("operation"))))
     return pb.HistoryEntry(
-        at=timestamp(act.at_us / 1e6),
+        at=timestamp(action.at_us / 1e6),
         kind=pb.HISTORY_KIND_OPERATOR,
-        branch_id=said.get("branch_id", ""),
-        participant=said.get("participant", ""),
-        detail=f"{what}: {act.entry.reason}",
-        actor=act.entry.operator,
+        branch_id=reported.get("branch_id", ""),
+        participant=reported.get("participant", ""),
+        detail=f"{what}: {action.entry.reason}",
+        actor=action.entry.operator,
         count=1,
     )
 
 
 def audit_record(record: AuditRecord) -> pb.AuditRecord:
-    """A record with the exact microseconds that its hash covers."""
+    """Return a record with the exact microseconds that its hash covers."""
     reply = pb.AuditRecord(
         sequence=record.sequence,
         operator=record.entry.operator,
@@ -137,8 +139,8 @@ def audit_record(record: AuditRecord) -> pb.AuditRecord:
     return reply
 
 
-def coordinator(record: CoordinatorRecord, driving: Mapping[str, int]) -> pb.Coordinator:
-    """A coordinator with its lease."""
+def coordinator(record: CoordinatorRecord, owned: Mapping[str, int]) -> pb.Coordinator:
+    """Return a coordinator with its lease."""
     return pb.Coordinator(
         id=record.id,
         name=record.name,
@@ -146,7 +148,7 @@ def coordinator(record: CoordinatorRecord, driving: Mapping[str, int]) -> pb.Coo
         lease_until=timestamp(record.lease_until),
         alive=record.alive,
         drain_requested_at=timestamp(record.drain_requested_at),
-        driving=driving.get(record.id, 0),
+        owned=owned.get(record.id, 0),
         reported_at=timestamp(record.reported_at),
         live=record.report.live,
         log_backlog=record.report.log_backlog,
@@ -157,21 +159,21 @@ def coordinator(record: CoordinatorRecord, driving: Mapping[str, int]) -> pb.Coo
 def participants(
     acted_on: Mapping[str, ParticipantRecord],
     coordinators: Sequence[CoordinatorRecord],
-    unsettled: Unsettled,
+    backlog: Backlog,
 ) -> list[pb.ParticipantStatus]:
     """Every participant that a living coordinator knows, that waits, or that was acted on, by name."""
     known = {name for one in coordinators if one.alive for name in one.report.participants}
     return [
-        participant(acted_on.get(name, ParticipantRecord(name=name)), coordinators, unsettled)
-        for name in sorted(known | acted_on.keys() | unsettled.waiting_on.keys())
+        participant(acted_on.get(name, ParticipantRecord(name=name)), coordinators, backlog)
+        for name in sorted(known | acted_on.keys() | backlog.waiting_on.keys())
     ]
 
 
 def participant(
-    record: ParticipantRecord, coordinators: Sequence[CoordinatorRecord], unsettled: Unsettled
+    record: ParticipantRecord, coordinators: Sequence[CoordinatorRecord], backlog: Backlog
 ) -> pb.ParticipantStatus:
     """One participant, as all coordinators that live see it."""
-    waiting = unsettled.waiting_on.get(record.name, 0)
+    waiting = backlog.waiting_on.get(record.name, 0)
     return pb.ParticipantStatus(
         name=record.name,
         paused=record.paused,
@@ -180,13 +182,13 @@ def participant(
         reason=record.reason,
         changed_at=timestamp(record.changed_at),
         waiting=waiting,
-        waiting_at_least=waiting >= unsettled.count_max,
+        waiting_at_least=waiting >= backlog.count_max,
         reports=reports(record.name, coordinators),
     )
 
 
 def reports(name: str, coordinators: Sequence[CoordinatorRecord]) -> list[pb.ParticipantReport]:
-    """What the coordinators that live say of a participant."""
+    """Return the reports of all live coordinators on a participant."""
     return [
         _report(one, one.report.participants[name])
         for one in coordinators
@@ -194,29 +196,29 @@ def reports(name: str, coordinators: Sequence[CoordinatorRecord]) -> list[pb.Par
     ]
 
 
-def _report(reporter: CoordinatorRecord, said: ParticipantReport) -> pb.ParticipantReport:
+def _report(reporter: CoordinatorRecord, reported: ParticipantReport) -> pb.ParticipantReport:
     return pb.ParticipantReport(
         coordinator_id=reporter.id,
         coordinator_name=reporter.name,
         reported_at=timestamp(reporter.reported_at),
-        breaker=_breaker(said, reporter.reported_at or 0.0),
-        probe_at=timestamp(said.probe_at),
-        failures_in_a_row=said.failures_in_a_row,
-        backlog=said.backlog,
-        under_way=said.under_way,
-        live_branches=said.live_branches,
-        calls_answered=said.calls_answered,
-        calls_failed=said.calls_failed,
-        last_error=said.last_error,
-        last_error_at=timestamp(said.last_error_at or None),
-        target=said.target,
-        paused=said.paused,
+        breaker=_breaker(reported, reporter.reported_at or 0.0),
+        probe_at=timestamp(reported.probe_at),
+        consecutive_failures=reported.consecutive_failures,
+        backlog=reported.backlog,
+        in_flight=reported.in_flight,
+        live_branches=reported.live_branches,
+        calls_answered=reported.calls_answered,
+        calls_failed=reported.calls_failed,
+        last_error=reported.last_error,
+        last_error_at=timestamp(reported.last_error_at or None),
+        target=reported.target,
+        paused=reported.paused,
     )
 
 
-def _breaker(said: ParticipantReport, at: float) -> pb.BreakerState:
-    if said.probe_at is None:
+def _breaker(reported: ParticipantReport, at: float) -> pb.BreakerState:
+    if reported.probe_at is None:
         return pb.BREAKER_STATE_CLOSED
-    if said.probing or said.probe_at <= at:
+    if reported.probing or reported.probe_at <= at:
         return pb.BREAKER_STATE_HALF_OPEN
     return pb.BREAKER_STATE_OPEN

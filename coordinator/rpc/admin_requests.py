@@ -16,7 +16,7 @@ _OUTCOMES: dict[int, Heuristic] = {
 }
 
 
-class Act(Struct, frozen=True):
+class OperatorContext(Struct, frozen=True):
     """Who acts, why, and on which version."""
 
     operator: str
@@ -24,34 +24,38 @@ class Act(Struct, frozen=True):
     version: int
 
 
-def checked_act(act: pb.Act, *, needs_version: bool = False) -> Act:
+def checked_operator_context(
+    operator_context: pb.OperatorContext, *, needs_version: bool = False
+) -> OperatorContext:
     """Who acts, and why.
 
     Raises:
         InvalidRequest: MISSING_OPERATOR, MISSING_REASON, MISSING_VERSION, or text that is too long or odd.
     """
-    operator, reason = act.operator.strip(), act.reason.strip()
+    operator, reason = operator_context.operator.strip(), operator_context.reason.strip()
     if not operator:
-        raise InvalidRequest("MISSING_OPERATOR", "say who acts: act.operator")
+        raise InvalidRequest("MISSING_OPERATOR", "say who acts: operator_context.operator")
     if len(operator.encode()) > ID_BYTES_MAX or not operator.isprintable():
         raise InvalidRequest(
-            "INVALID_OPERATOR", f"act.operator has at most {ID_BYTES_MAX} bytes, all of them printable"
+            "INVALID_OPERATOR",
+            f"operator_context.operator has at most {ID_BYTES_MAX} bytes, all of them printable",
         )
     if not reason:
-        raise InvalidRequest("MISSING_REASON", "say why: act.reason")
+        raise InvalidRequest("MISSING_REASON", "say why: operator_context.reason")
     if len(reason) > REASON_CHARACTERS_MAX or "\0" in reason:
         raise InvalidRequest(
-            "INVALID_REASON", f"act.reason has at most {REASON_CHARACTERS_MAX} characters, none of them NUL"
+            "INVALID_REASON",
+            f"operator_context.reason has at most {REASON_CHARACTERS_MAX} characters, none of them NUL",
         )
-    if needs_version and not act.version:
-        raise InvalidRequest("MISSING_VERSION", "say which version you saw: act.version")
-    if act.version >= 2**63:
-        raise InvalidRequest("INVALID_VERSION", "act.version is none that there can be")
-    return Act(operator, reason, act.version)
+    if needs_version and not operator_context.version:
+        raise InvalidRequest("MISSING_VERSION", "say which version you saw: operator_context.version")
+    if operator_context.version >= 2**63:
+        raise InvalidRequest("INVALID_VERSION", "operator_context.version is none that there can be")
+    return OperatorContext(operator, reason, operator_context.version)
 
 
 def checked_outcome(number: int) -> Heuristic:
-    """What has become of a branch.
+    """Return the outcome that an operator has chosen for a branch.
 
     Raises:
         InvalidRequest
@@ -77,7 +81,7 @@ def audit_token(sequence: int) -> str:
     return base64.urlsafe_b64encode(f"audit:{sequence}".encode()).decode()
 
 
-def audit_position(token: str) -> int | None:
+def audit_sequence(token: str) -> int | None:
     """Where a page of records starts; None: at the newest.
 
     Raises:
@@ -95,8 +99,8 @@ def audit_position(token: str) -> int | None:
     return position
 
 
-def checked_words(field: str, value: str) -> str:
-    """A text to look for.
+def checked_text(field: str, value: str) -> str:
+    """Return a text to search for.
 
     Raises:
         InvalidRequest

@@ -44,7 +44,7 @@ class AdminServer:
         )
 
     async def start(self, address: str, tls: ServerTls | None) -> int:
-        """Listens on `address` ("host:port"). Returns the port.
+        """Listen on `address` ("host:port"). Return the port.
 
         Raises:
             ListenError: somebody else does, or the address is not ours.
@@ -55,5 +55,5 @@ class AdminServer:
         return port
 
     async def stop(self, grace_s: float) -> None:
-        """Takes no new calls; those under way have `grace_s` seconds to end."""
+        """Accept no new calls; those in flight have `grace_s` seconds to end."""
         await self._server.stop(grace_s)

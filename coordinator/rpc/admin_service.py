@@ -13,35 +13,35 @@ from coordinator.core.errors import (
     VersionChanged,
 )
 from coordinator.core.events import (
-    BranchResolved,
-    CancelOrdered,
-    HoldOrdered,
-    Order,
-    ReleaseOrdered,
-    RetryOrdered,
+    OperatorCancel,
+    OperatorCommand,
+    OperatorHold,
+    OperatorRelease,
+    OperatorResolve,
+    OperatorRetry,
 )
-from coordinator.core.model import State
+from coordinator.core.model import TransactionState
 from coordinator.engine.engine import Engine
 from coordinator.engine.reconciler import Reconciler
 from coordinator.ports import (
     AuditFilter,
+    Backlog,
     CoordinatorRecord,
     OperatorLog,
     ParticipantRecord,
     Record,
-    Unsettled,
 )
 from coordinator.rpc import admin_bulk, admin_reconciliation, admin_replies, replies
 from coordinator.rpc.admin_explanation import explain
 from coordinator.rpc.admin_filter import parse
-from coordinator.rpc.admin_orders import Orders
+from coordinator.rpc.admin_orders import AdminCommands
 from coordinator.rpc.admin_requests import (
-    audit_position,
+    audit_sequence,
     audit_token,
-    checked_act,
+    checked_operator_context,
     checked_outcome,
     checked_page_size,
-    checked_words,
+    checked_text,
 )
 from coordinator.rpc.errors import Context, refusals_as_statuses
 from coordinator.rpc.requests import checked_gid, list_position, page_token
@@ -49,7 +49,7 @@ from tcc.v1 import admin_pb2 as pb, admin_pb2_grpc, transaction_pb2
 
 _VERIFY_PAGE = 1_000
 # How many records of what operators did to one transaction its history shows.
-_ACTS_SHOWN_MAX = 1_000
+_OPERATOR_ACTIONS_SHOWN_MAX = 1_000
 
 
 class AdminService(admin_pb2_grpc.AdminServiceServicer):
@@ -62,7 +62,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self._log = log
         self._reconciler = reconciler
         self._owner = owner
-        self._orders = Orders(engine, log)
+        self._commands = AdminCommands(engine, log)
         self.call_max_s = call_max_s
 
     # --- questions about transactions -------------------------------------
@@ -88,13 +88,13 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         gid = checked_gid(request.gid)
         record = await self._engine.get(gid)
         adoption = await self._log.transaction_adoption(gid)
-        acts = await self._log.audit_list(
-            AuditFilter(target=f"transaction/{gid}"), before=None, limit=_ACTS_SHOWN_MAX
+        actions = await self._log.audit_list(
+            AuditFilter(target=f"transaction/{gid}"), before=None, limit=_OPERATOR_ACTIONS_SHOWN_MAX
         )
         names = {one.id: one.name for one in await self._log.coordinator_list()}
         return pb.InspectTransactionResponse(
             transaction=replies.transaction(record, with_payloads=True),
-            history=admin_replies.history(record, adoption, acts),
+            history=admin_replies.history(record, adoption, actions),
             owner_name=names.get(record.owner or "", ""),
         )
 
@@ -118,50 +118,54 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     async def RetryTransaction(
         self, request: pb.RetryTransactionRequest, _context: Context
     ) -> pb.RetryTransactionResponse:
-        record, audited = await self._ordered(request.gid, request.act, RetryOrdered())
+        record, audited = await self._execute(request.gid, request.operator_context, OperatorRetry())
         return pb.RetryTransactionResponse(transaction=_shown(record), audit_record=audited)
 
     @refusals_as_statuses
     async def HoldTransaction(
         self, request: pb.HoldTransactionRequest, _context: Context
     ) -> pb.HoldTransactionResponse:
-        record, audited = await self._ordered(request.gid, request.act, HoldOrdered())
+        record, audited = await self._execute(request.gid, request.operator_context, OperatorHold())
         return pb.HoldTransactionResponse(transaction=_shown(record), audit_record=audited)
 
     @refusals_as_statuses
     async def ReleaseTransaction(
         self, request: pb.ReleaseTransactionRequest, _context: Context
     ) -> pb.ReleaseTransactionResponse:
-        record, audited = await self._ordered(request.gid, request.act, ReleaseOrdered())
+        record, audited = await self._execute(request.gid, request.operator_context, OperatorRelease())
         return pb.ReleaseTransactionResponse(transaction=_shown(record), audit_record=audited)
 
     @refusals_as_statuses
     async def CancelTransaction(
         self, request: pb.AdminServiceCancelTransactionRequest, _context: Context
     ) -> pb.AdminServiceCancelTransactionResponse:
-        order = CancelOrdered(request.act.reason.strip())
-        record, audited = await self._ordered(request.gid, request.act, order)
+        command = OperatorCancel(request.operator_context.reason.strip())
+        record, audited = await self._execute(request.gid, request.operator_context, command)
         return pb.AdminServiceCancelTransactionResponse(transaction=_shown(record), audit_record=audited)
 
     @refusals_as_statuses
     async def ResolveBranch(
         self, request: pb.ResolveBranchRequest, _context: Context
     ) -> pb.ResolveBranchResponse:
-        order = BranchResolved(
-            request.branch_id, checked_outcome(request.outcome), request.act.reason.strip()
+        command = OperatorResolve(
+            request.branch_id, checked_outcome(request.outcome), request.operator_context.reason.strip()
         )
-        record, audited = await self._ordered(request.gid, request.act, order)
+        record, audited = await self._execute(request.gid, request.operator_context, command)
         return pb.ResolveBranchResponse(transaction=_shown(record), audit_record=audited)
 
-    async def _ordered(self, gid: str, act: pb.Act, order: Order) -> tuple[Record, pb.AuditRecord]:
-        record, audited = await self._orders.give(
-            checked_gid(gid), checked_act(act, needs_version=True), order
+    async def _execute(
+        self, gid: str, operator_context: pb.OperatorContext, command: OperatorCommand
+    ) -> tuple[Record, pb.AuditRecord]:
+        record, audited = await self._commands.execute_by_gid(
+            checked_gid(gid), checked_operator_context(operator_context, needs_version=True), command
         )
         return record, admin_replies.audit_record(audited)
 
     @refusals_as_statuses
     async def RunBulkAction(self, request: pb.RunBulkActionRequest, context: Context) -> None:
-        async for response in admin_bulk.run(self._engine, self._orders, request, checked_act(request.act)):
+        async for response in admin_bulk.run(
+            self._engine, self._commands, request, checked_operator_context(request.operator_context)
+        ):
             await context.write(response)
 
     # --- participants -----------------------------------------------------
@@ -170,9 +174,9 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     async def ListParticipants(
         self, _request: pb.ListParticipantsRequest, _context: Context
     ) -> pb.ListParticipantsResponse:
-        unsettled = await self._log.unsettled()
+        backlog = await self._log.backlog()
         participants = admin_replies.participants(
-            await self._log.participant_list(), await self._log.coordinator_list(), unsettled
+            await self._log.participant_list(), await self._log.coordinator_list(), backlog
         )
         return pb.ListParticipantsResponse(participants=participants)
 
@@ -180,44 +184,48 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     async def PauseParticipant(
         self, request: pb.PauseParticipantRequest, _context: Context
     ) -> pb.PauseParticipantResponse:
-        status, audited = await self._changed(request.participant, request.act, "pause", paused=True)
+        status, audited = await self._changed(
+            request.participant, request.operator_context, "pause", paused=True
+        )
         return pb.PauseParticipantResponse(participant=status, audit_record=audited)
 
     @refusals_as_statuses
     async def ResumeParticipant(
         self, request: pb.ResumeParticipantRequest, _context: Context
     ) -> pb.ResumeParticipantResponse:
-        status, audited = await self._changed(request.participant, request.act, "resume", paused=False)
+        status, audited = await self._changed(
+            request.participant, request.operator_context, "resume", paused=False
+        )
         return pb.ResumeParticipantResponse(participant=status, audit_record=audited)
 
     @refusals_as_statuses
     async def ResetBreaker(
         self, request: pb.ResetBreakerRequest, _context: Context
     ) -> pb.ResetBreakerResponse:
-        status, audited = await self._changed(request.participant, request.act, "reset_breaker")
+        status, audited = await self._changed(request.participant, request.operator_context, "reset_breaker")
         return pb.ResetBreakerResponse(participant=status, audit_record=audited)
 
     async def _changed(
-        self, name: str, asked: pb.Act, action: str, *, paused: bool | None = None
+        self, name: str, asked: pb.OperatorContext, action: str, *, paused: bool | None = None
     ) -> tuple[pb.ParticipantStatus, pb.AuditRecord]:
-        """A participant as an operator wants it; `paused` None: its breaker is to be closed."""
-        act = checked_act(asked)
+        """Return a participant as an operator wants it; `paused` None: its breaker is to be closed."""
+        operator_context = checked_operator_context(asked)
         coordinators = await self._log.coordinator_list()
         known = await self._participant(name, coordinators)
-        if known.version != act.version:
+        if known.version != operator_context.version:
             raise _participant_changed(known)
         wanted = replace(
             known,
             paused=known.paused if paused is None else paused,
             breaker_resets=known.breaker_resets + (paused is None),
-            operator=act.operator,
-            reason=act.reason,
+            operator=operator_context.operator,
+            reason=operator_context.reason,
         )
         entry = AuditEntry(
-            operator=act.operator,
+            operator=operator_context.operator,
             action=f"participant.{action}",
             target=f"participant/{name}",
-            reason=act.reason,
+            reason=operator_context.reason,
             detail=f'{{"version":{known.version}}}',
         )
         try:
@@ -226,13 +234,13 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             raise _participant_changed(await self._participant(name, coordinators)) from None
         changed = (await self._log.participant_list())[name]
         return (
-            admin_replies.participant(changed, coordinators, await self._log.unsettled()),
+            admin_replies.participant(changed, coordinators, await self._log.backlog()),
             admin_replies.audit_record(audited),
         )
 
     async def _participant(self, name: str, coordinators: list[CoordinatorRecord]) -> ParticipantRecord:
         known = (await self._log.participant_list()).get(name)
-        configured = name in self._engine.lanes or any(
+        configured = name in self._engine.dispatchers or any(
             name in one.report.participants for one in coordinators
         )
         if known is None and not configured:
@@ -251,7 +259,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self, request: pb.RepairBranchRequest, _context: Context
     ) -> pb.RepairBranchResponse:
         return await admin_reconciliation.repair(
-            self._reconciler, self._log, request, checked_act(request.act)
+            self._reconciler, self._log, request, checked_operator_context(request.operator_context)
         )
 
     # --- coordinators -----------------------------------------------------
@@ -260,26 +268,26 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     async def ListCoordinators(
         self, _request: pb.ListCoordinatorsRequest, _context: Context
     ) -> pb.ListCoordinatorsResponse:
-        return pb.ListCoordinatorsResponse(coordinators=await self._coordinators(), answering_id=self._owner)
+        return pb.ListCoordinatorsResponse(coordinators=await self._coordinators(), responder_id=self._owner)
 
     async def _coordinators(self) -> list[pb.Coordinator]:
-        driving = await self._log.coordinator_driving()
-        return [admin_replies.coordinator(one, driving) for one in await self._log.coordinator_list()]
+        owned = await self._log.coordinator_owned()
+        return [admin_replies.coordinator(one, owned) for one in await self._log.coordinator_list()]
 
     @refusals_as_statuses
     async def DrainCoordinator(
         self, request: pb.DrainCoordinatorRequest, _context: Context
     ) -> pb.DrainCoordinatorResponse:
-        act, wanted = checked_act(request.act), request.coordinator_id
+        operator_context, wanted = checked_operator_context(request.operator_context), request.coordinator_id
         self._check_can_drain(wanted, await self._log.coordinator_list())
         entry = AuditEntry(
-            operator=act.operator,
+            operator=operator_context.operator,
             action="coordinator.drain",
             target=f"coordinator/{wanted}",
-            reason=act.reason,
+            reason=operator_context.reason,
         )
         try:
-            audited = await self._log.coordinator_ask_to_drain(wanted, entry)
+            audited = await self._log.coordinator_request_drain(wanted, entry)
         except VersionChanged:
             self._check_can_drain(wanted, await self._log.coordinator_list())
             raise
@@ -304,13 +312,13 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self, request: pb.ListAuditRecordsRequest, _context: Context
     ) -> pb.ListAuditRecordsResponse:
         chosen = AuditFilter(
-            operator=checked_words("operator", request.operator),
-            target=checked_words("target", request.target),
-            action=checked_words("action", request.action),
+            operator=checked_text("operator", request.operator),
+            target=checked_text("target", request.target),
+            action=checked_text("action", request.action),
         )
         limit = checked_page_size(request.page_size)
         records = await self._log.audit_list(
-            chosen, before=audit_position(request.page_token), limit=limit + 1
+            chosen, before=audit_sequence(request.page_token), limit=limit + 1
         )
         page, more = records[:limit], len(records) > limit
         return pb.ListAuditRecordsResponse(
@@ -339,29 +347,29 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
 
     @refusals_as_statuses
     async def GetStats(self, _request: pb.GetStatsRequest, _context: Context) -> pb.GetStatsResponse:
-        unsettled = await self._log.unsettled()
+        backlog = await self._log.backlog()
         coordinators = await self._log.coordinator_list()
-        driving = await self._log.coordinator_driving()
+        owned = await self._log.coordinator_owned()
         reply = pb.GetStatsResponse(
-            at=replies.timestamp(unsettled.at),
-            trying=unsettled.by_state.get(State.TRYING, 0),
-            confirming=unsettled.by_state.get(State.CONFIRMING, 0),
-            cancelling=unsettled.by_state.get(State.CANCELLING, 0),
-            parked=unsettled.parked,
-            stuck=unsettled.stuck,
-            held=unsettled.held,
-            oldest_unsettled_gid=unsettled.oldest_gid,
+            at=replies.timestamp(backlog.at),
+            trying=backlog.by_state.get(TransactionState.TRYING, 0),
+            confirming=backlog.by_state.get(TransactionState.CONFIRMING, 0),
+            cancelling=backlog.by_state.get(TransactionState.CANCELLING, 0),
+            parked=backlog.parked,
+            stuck=backlog.stuck,
+            held=backlog.held,
+            oldest_unfinished_gid=backlog.oldest_gid,
             participants=admin_replies.participants(
-                await self._log.participant_list(), coordinators, unsettled
+                await self._log.participant_list(), coordinators, backlog
             ),
-            coordinators=[admin_replies.coordinator(one, driving) for one in coordinators],
-            answering_id=self._owner,
-            count_max=unsettled.count_max,
-            at_least=unsettled.at_least,
+            coordinators=[admin_replies.coordinator(one, owned) for one in coordinators],
+            responder_id=self._owner,
+            count_max=backlog.count_max,
+            at_least=backlog.at_least,
         )
         for name, rate in _rates(coordinators).items():
             setattr(reply, name, rate)
-        _set_oldest(reply, unsettled)
+        _set_oldest(reply, backlog)
         return reply
 
 
@@ -398,7 +406,7 @@ def _rates(coordinators: list[CoordinatorRecord]) -> Mapping[str, float]:
     return {name: sum(getattr(report, name) for report in alive) for name in names}
 
 
-def _set_oldest(reply: pb.GetStatsResponse, unsettled: Unsettled) -> None:
-    if unsettled.oldest_created_at is not None:
-        age_s = max(0.0, unsettled.at - unsettled.oldest_created_at)
-        reply.oldest_unsettled_age.FromMicroseconds(round(age_s * 1e6))
+def _set_oldest(reply: pb.GetStatsResponse, backlog: Backlog) -> None:
+    if backlog.oldest_created_at is not None:
+        age_s = max(0.0, backlog.at - backlog.oldest_created_at)
+        reply.oldest_unfinished_age.FromMicroseconds(round(age_s * 1e6))

@@ -46,13 +46,13 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Message, Message]"
 
 
 def code_number(error: Refused) -> int:
-    """The number of a refusal's canonical status code."""
+    """Return the number of a refusal's canonical status code."""
     number: int = grpc.StatusCode[error.code].value[0]
     return number
 
 
 def to_status(error: Refused) -> Status:
-    """The status of a unary call that is refused."""
+    """Return the status of a unary call that is refused."""
     status = Status(code=code_number(error), message=error.message)
     info = ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=dict(error.metadata))
     status.details.append(_packed(info))
@@ -64,7 +64,7 @@ def to_status(error: Refused) -> Status:
 
 
 def to_error(error: Refused) -> pb.Error:
-    """The same for one item of a batch."""
+    """Return the error of one refused item of a batch."""
     return pb.Error(
         code=code_number(error),
         reason=error.reason,
@@ -77,7 +77,7 @@ def to_error(error: Refused) -> pb.Error:
 def refusals_as_statuses(
     method: Callable[[Servicer, Request, Context], Awaitable[Response]],
 ) -> Callable[[Servicer, Request, Context], Awaitable[Response]]:
-    """Ends a servicer's method with the status of the `Refused` that it raises.
+    """End a servicer's method with the status of the `Refused` that it raises.
 
     Any other exception is a bug: logged here, and INTERNAL to the caller. A call
     without a deadline gets one: `servicer.call_max_s` seconds.

@@ -9,11 +9,11 @@ import grpc
 import structlog
 from msgspec import Struct
 
-from coordinator.core.errors import BooksNotOffered, ParticipantUnreachable, UnknownParticipant
-from coordinator.core.model import Answer, Operation, Verdict
+from coordinator.core.errors import ParticipantUnreachable, ReconciliationUnsupported, UnknownParticipant
+from coordinator.core.model import CallResult, Operation, OutcomeCode
 from coordinator.core.reconciliation import BarrierRow, BarrierState
 from coordinator.engine.participant_lane import not_configured
-from coordinator.ports import BooksPage, BooksQuery, BranchCall
+from coordinator.ports import BarrierPage, BarrierQuery, BranchCall
 from tcc.v1 import participant_pb2 as pb, participant_pb2_grpc
 
 logger = structlog.get_logger(__name__)
@@ -49,18 +49,18 @@ _OPERATIONS = {
     Operation.CANCEL: pb.OPERATION_CANCEL,
 }
 _VERDICTS = {
-    pb.OUTCOME_CODE_SUCCEEDED: Verdict.SUCCEEDED,
-    pb.OUTCOME_CODE_REJECTED: Verdict.REJECTED,
-    pb.OUTCOME_CODE_FAILED: Verdict.FAILED,
+    pb.OUTCOME_CODE_SUCCEEDED: OutcomeCode.SUCCEEDED,
+    pb.OUTCOME_CODE_REJECTED: OutcomeCode.REJECTED,
+    pb.OUTCOME_CODE_FAILED: OutcomeCode.FAILED,
 }
 _STATES = {
     BarrierState.TRIED: pb.BARRIER_STATE_TRIED,
     BarrierState.CONFIRMED: pb.BARRIER_STATE_CONFIRMED,
     BarrierState.CANCELLED: pb.BARRIER_STATE_CANCELLED,
 }
-_DONE = Answer(verdict=Verdict.SUCCEEDED)
+_DONE = CallResult(code=OutcomeCode.SUCCEEDED)
 
-Answers = list[tuple[int, Answer]]
+CallResults = list[tuple[int, CallResult]]
 
 
 class ParticipantTls(Struct, frozen=True, kw_only=True):
@@ -88,7 +88,7 @@ class ParticipantAddress(Struct, frozen=True, kw_only=True):
 _EXECUTE_BRANCHES = f"/{pb.DESCRIPTOR.services_by_name['ParticipantService'].full_name}/ExecuteBranches"
 
 
-class _Way:
+class _Channel:
     """The channel to one participant, for as long as its address stays and calls are under way."""
 
     def __init__(self, address: ParticipantAddress) -> None:
@@ -102,22 +102,22 @@ class _Way:
             request_serializer=bytes,
             response_deserializer=pb.ExecuteBranchesResponse.FromString,
         )
-        self._under_way = 0
+        self._in_flight = 0
         self._free = asyncio.Event()
         self._free.set()
 
     def __enter__(self) -> Self:
-        self._under_way += 1
+        self._in_flight += 1
         self._free.clear()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._under_way -= 1
-        if not self._under_way:
+        self._in_flight -= 1
+        if not self._in_flight:
             self._free.set()
 
     async def close_when_free(self) -> None:
-        """Ends the channel once nothing is under way on it. Every call has a deadline."""
+        """Close the channel once nothing is in flight on it. Every call has a deadline."""
         await self._free.wait()
         await self.close()
 
@@ -126,7 +126,7 @@ class _Way:
 
 
 def open_channel(address: ParticipantAddress) -> grpc.aio.Channel:
-    """A new channel; it connects when it is first used."""
+    """Return a new channel; it connects when it is first used."""
     options, credentials = _channel_arguments(address)
     if credentials is None:
         return grpc.aio.insecure_channel(address.target, options=options)
@@ -156,44 +156,47 @@ class ParticipantClient:
 
     def __init__(self, addresses: Mapping[str, ParticipantAddress], *, result_bytes_max: int) -> None:
         self._result_bytes_max = result_bytes_max
-        self._ways = {name: _Way(address) for name, address in addresses.items()}
+        self._channels = {name: _Channel(address) for name, address in addresses.items()}
         self._closing: set[asyncio.Task[None]] = set()
 
-    def is_elsewhere(self, participant: str, address: ParticipantAddress) -> bool:
+    def address_changed(self, participant: str, address: ParticipantAddress) -> bool:
         """Whether `address` says another place for a participant that is known already."""
-        way = self._ways.get(participant)
-        return way is not None and (way.address.target, way.address.tls) != (address.target, address.tls)
+        channel = self._channels.get(participant)
+        return channel is not None and (channel.address.target, channel.address.tls) != (
+            address.target,
+            address.tls,
+        )
 
-    def readdress(self, addresses: Mapping[str, ParticipantAddress]) -> None:
+    def update_addresses(self, addresses: Mapping[str, ParticipantAddress]) -> None:
         """Where the participants are from now on. Calls under way end where they were sent."""
-        before = self._ways
-        self._ways = {
-            name: before[name] if name in before and before[name].address == address else _Way(address)
+        before = self._channels
+        self._channels = {
+            name: before[name] if name in before and before[name].address == address else _Channel(address)
             for name, address in addresses.items()
         }
-        for name, way in before.items():
-            if self._ways.get(name) is not way:
-                task = asyncio.ensure_future(way.close_when_free())
+        for name, channel in before.items():
+            if self._channels.get(name) is not channel:
+                task = asyncio.ensure_future(channel.close_when_free())
                 self._closing.add(task)
                 task.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
         for task in list(self._closing):
             task.cancel()
-        for way in self._ways.values():
-            await way.close()
+        for channel in self._channels.values():
+            await channel.close()
 
-    async def execute(self, participant: str, calls: Sequence[BranchCall]) -> AsyncIterator[Answers]:
+    async def execute(self, participant: str, calls: Sequence[BranchCall]) -> AsyncIterator[CallResults]:
         """See `ports.Participants.execute`. A call that is alone costs least as a unary one."""
-        way = self._ways.get(participant)
-        if way is None:  # it has been taken out of the configuration a moment ago
+        channel = self._channels.get(participant)
+        if channel is None:  # it has been taken out of the configuration a moment ago
             yield [(position, not_configured(participant)) for position in range(len(calls))]
             return
-        with way:
-            async for answers in self._execute(way, calls):
+        with channel:
+            async for answers in self._execute(channel, calls):
                 yield answers
 
-    async def list_branches(self, participant: str, asked: BooksQuery, page_token: str) -> BooksPage:
+    async def list_branches(self, participant: str, asked: BarrierQuery, page_token: str) -> BarrierPage:
         """See `ports.Books`."""
         request = pb.ListBranchesRequest(
             states=[_STATES[state] for state in asked.states],
@@ -202,48 +205,52 @@ class ParticipantClient:
             page_size=asked.page_size,
             page_token=page_token,
         )
-        page = await self._ask_books(participant, request)
-        return BooksPage(rows=_rows(participant, page.rows), next_page_token=page.next_page_token)
+        page = await self._list_barrier(participant, request)
+        return BarrierPage(rows=_rows(participant, page.rows), next_page_token=page.next_page_token)
 
     async def find_branches(self, participant: str, keys: Sequence[tuple[str, str]]) -> list[BarrierRow]:
         """See `ports.Books`."""
         request = pb.ListBranchesRequest(
             keys=[pb.BranchKey(gid=gid, branch_id=branch_id) for gid, branch_id in keys]
         )
-        return _rows(participant, (await self._ask_books(participant, request)).rows)
+        return _rows(participant, (await self._list_barrier(participant, request)).rows)
 
-    async def _ask_books(self, participant: str, request: pb.ListBranchesRequest) -> pb.ListBranchesResponse:
-        way = self._ways.get(participant)
-        if way is None:
+    async def _list_barrier(
+        self, participant: str, request: pb.ListBranchesRequest
+    ) -> pb.ListBranchesResponse:
+        channel = self._channels.get(participant)
+        if channel is None:
             raise UnknownParticipant(f"participant {participant!r} is not configured")
-        with way:
+        with channel:
             try:
-                page: pb.ListBranchesResponse | None = await way.stub.ListBranches(
-                    request, timeout=way.address.call_timeout_s
+                page: pb.ListBranchesResponse | None = await channel.stub.ListBranches(
+                    request, timeout=channel.address.call_timeout_s
                 )
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-                    raise BooksNotOffered(
+                    raise ReconciliationUnsupported(
                         f"participant {participant} does not say what it has on its books (ListBranches)"
                     ) from error
-                said = f"{error.code().name}: {error.details()}"
-                raise ParticipantUnreachable(f"participant {participant}: {said}") from error
+                reason = f"{error.code().name}: {error.details()}"
+                raise ParticipantUnreachable(f"participant {participant}: {reason}") from error
         if page is None:  # gRPC could not decode it
             raise ParticipantUnreachable(f"participant {participant}: {_UNREADABLE.message}")
         return page
 
-    def _execute(self, way: _Way, calls: Sequence[BranchCall]) -> AsyncIterator[Answers]:
+    def _execute(self, channel: _Channel, calls: Sequence[BranchCall]) -> AsyncIterator[CallResults]:
         if len(calls) == 1:
-            return self._execute_alone(way, calls[0])
-        if way.address.batched:
-            return self._execute_batch(way, calls)
-        return self._execute_singly(way, calls)
+            return self._execute_alone(channel, calls[0])
+        if channel.address.batched:
+            return self._execute_batch(channel, calls)
+        return self._execute_singly(channel, calls)
 
-    async def _execute_batch(self, way: _Way, calls: Sequence[BranchCall]) -> AsyncIterator[Answers]:
+    async def _execute_batch(
+        self, channel: _Channel, calls: Sequence[BranchCall]
+    ) -> AsyncIterator[CallResults]:
         missing = set(range(len(calls)))
         failure = _no_answer("the stream ended without an outcome for this call")
         request = batch_request(calls).SerializeToString()
-        stream = way.execute_branches(request, timeout=way.address.call_timeout_s)
+        stream = channel.execute_branches(request, timeout=channel.address.call_timeout_s)
         try:
             async for response in stream:
                 if response is None:  # gRPC could not decode it
@@ -252,7 +259,7 @@ class ParticipantClient:
                 # A dict: of several outcomes for one call the last one counts.
                 answers = {
                     outcome.index: self._answer(outcome, calls[outcome.index].operation)
-                    for outcome in response.outcomes
+                    for outcome in response.results
                     if outcome.index in missing
                 }
                 missing.difference_update(answers)
@@ -265,12 +272,14 @@ class ParticipantClient:
         if missing:
             yield [(position, failure) for position in sorted(missing)]
 
-    async def _execute_alone(self, way: _Way, call: BranchCall) -> AsyncIterator[Answers]:
-        yield [await self._execute_one(way, 0, call)]
+    async def _execute_alone(self, channel: _Channel, call: BranchCall) -> AsyncIterator[CallResults]:
+        yield [await self._execute_one(channel, 0, call)]
 
-    async def _execute_singly(self, way: _Way, calls: Sequence[BranchCall]) -> AsyncIterator[Answers]:
+    async def _execute_singly(
+        self, channel: _Channel, calls: Sequence[BranchCall]
+    ) -> AsyncIterator[CallResults]:
         tasks = [
-            asyncio.ensure_future(self._execute_one(way, position, call))
+            asyncio.ensure_future(self._execute_one(channel, position, call))
             for position, call in enumerate(calls)
         ]
         try:
@@ -280,8 +289,10 @@ class ParticipantClient:
             for task in tasks:
                 task.cancel()
 
-    async def _execute_one(self, way: _Way, position: int, call: BranchCall) -> tuple[int, Answer]:
-        stub, timeout_s = way.stub, way.address.call_timeout_s
+    async def _execute_one(
+        self, channel: _Channel, position: int, call: BranchCall
+    ) -> tuple[int, CallResult]:
+        stub, timeout_s = channel.stub, channel.address.call_timeout_s
         message = _write(pb.BranchCall(), call)
         try:
             match call.operation:
@@ -297,15 +308,15 @@ class ParticipantClient:
             return position, _failure(error)
         if reply is None:  # gRPC could not decode it
             return position, _UNREADABLE
-        return position, self._answer(reply.outcome, call.operation)
+        return position, self._answer(reply.result, call.operation)
 
-    def _answer(self, outcome: pb.BranchOutcome, operation: Operation) -> Answer:
-        verdict = _VERDICTS.get(outcome.code)
-        if verdict is None:
+    def _answer(self, outcome: pb.CallResult, operation: Operation) -> CallResult:
+        code = _VERDICTS.get(outcome.code)
+        if code is None:
             return _no_answer(f"the participant answered with the unknown outcome {outcome.code}")
-        if verdict is not Verdict.SUCCEEDED:
-            return Answer(
-                verdict=verdict,
+        if code is not OutcomeCode.SUCCEEDED:
+            return CallResult(
+                code=code,
                 reason=outcome.reason,
                 message=outcome.message,
                 permanent=outcome.permanent,
@@ -315,7 +326,7 @@ class ParticipantClient:
             return _DONE
         if len(result) > self._result_bytes_max:
             return _result_too_large(self._result_bytes_max)
-        return Answer(verdict=verdict, result=result, result_content_type=outcome.content_type)
+        return CallResult(code=code, result=result, result_content_type=outcome.content_type)
 
 
 def _rows(participant: str, rows: Iterable[pb.BarrierRow]) -> list[BarrierRow]:
@@ -343,7 +354,7 @@ def batch_request(calls: Sequence[BranchCall]) -> pb.ExecuteBranchesRequest:
 
 
 def _write(message: pb.BranchCall, call: BranchCall) -> pb.BranchCall:
-    """Writes `call` into the empty `message`, field by field: that costs half of what arguments cost."""
+    """Write `call` into the empty `message`, field by field: keyword arguments would cost twice as much."""
     spec = call.spec
     message.gid = call.gid
     message.branch_id = spec.branch_id
@@ -364,24 +375,24 @@ def _write(message: pb.BranchCall, call: BranchCall) -> pb.BranchCall:
     return message
 
 
-def _result_too_large(result_bytes_max: int) -> Answer:
+def _result_too_large(result_bytes_max: int) -> CallResult:
     """Such a result could be stored, but not be handed to Confirm, Cancel and the initiator."""
-    return Answer(
-        verdict=Verdict.FAILED,
+    return CallResult(
+        code=OutcomeCode.FAILED,
         reason="RESULT_TOO_LARGE",
         message=f"what a Try returns may hold at most {result_bytes_max} bytes",
         permanent=True,
     )
 
 
-def _no_answer(message: str) -> Answer:
-    return Answer(verdict=Verdict.FAILED, reason="BAD_ANSWER", message=message)
+def _no_answer(message: str) -> CallResult:
+    return CallResult(code=OutcomeCode.FAILED, reason="BAD_ANSWER", message=message)
 
 
-def _failure(error: grpc.aio.AioRpcError) -> Answer:
+def _failure(error: grpc.aio.AioRpcError) -> CallResult:
     code = error.code()
-    return Answer(
-        verdict=Verdict.FAILED,
+    return CallResult(
+        code=OutcomeCode.FAILED,
         reason=code.name,
         message=error.details() or "",
         permanent=code in _PERMANENT,

@@ -3,16 +3,16 @@
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from coordinator.core.machine import CANCEL_MESSAGE_CHARACTERS_MAX, bounded_text, reason_and_message
-from coordinator.core.model import Branch, CancelReason, Heuristic, State, Transaction, TryState
+from coordinator.core.model import Branch, CancelReason, Heuristic, Transaction, TransactionState, TryState
 from coordinator.ports import Record
 from tcc.v1 import transaction_pb2 as pb
 
 STATES = {
-    State.TRYING: pb.TRANSACTION_STATE_TRYING,
-    State.CONFIRMING: pb.TRANSACTION_STATE_CONFIRMING,
-    State.CANCELLING: pb.TRANSACTION_STATE_CANCELLING,
-    State.CONFIRMED: pb.TRANSACTION_STATE_CONFIRMED,
-    State.CANCELLED: pb.TRANSACTION_STATE_CANCELLED,
+    TransactionState.TRYING: pb.TRANSACTION_STATE_TRYING,
+    TransactionState.CONFIRMING: pb.TRANSACTION_STATE_CONFIRMING,
+    TransactionState.CANCELLING: pb.TRANSACTION_STATE_CANCELLING,
+    TransactionState.CONFIRMED: pb.TRANSACTION_STATE_CONFIRMED,
+    TransactionState.CANCELLED: pb.TRANSACTION_STATE_CANCELLED,
 }
 _CANCEL_REASONS = {
     CancelReason.NONE: pb.CANCEL_REASON_UNSPECIFIED,
@@ -40,7 +40,7 @@ _TRIED = {
 
 def outcome(tx: Transaction) -> pb.TransactionOutcome:
     """How a transaction stands durably, in brief."""
-    state = tx.saved_state or State.TRYING
+    state = tx.saved_state or TransactionState.TRYING
     reply = pb.TransactionOutcome(gid=tx.gid, state=STATES[state])
     if tx.cancel_reason and state.decided:
         reply.cancel_reason = _CANCEL_REASONS[tx.cancel_reason]
@@ -60,7 +60,7 @@ def outcome(tx: Transaction) -> pb.TransactionOutcome:
 
 
 def try_branch(branch: Branch) -> pb.TryBranchResponse:
-    """What a branch's Try has come to."""
+    """Return the outcome of a branch's Try."""
     reason, message = reason_and_message(branch.last_error)
     refused = branch.tried in (TryState.REJECTED, TryState.FAILED)
     return pb.TryBranchResponse(
@@ -73,7 +73,7 @@ def try_branch(branch: Branch) -> pb.TryBranchResponse:
 
 
 def transaction(record: Record, *, with_payloads: bool) -> pb.Transaction:
-    """A transaction in full; a list leaves payloads and results out."""
+    """Return a transaction in full; a list omits payloads and results."""
     tx = record.tx
     return pb.Transaction(
         gid=tx.gid,
@@ -100,13 +100,13 @@ def transaction(record: Record, *, with_payloads: bool) -> pb.Transaction:
 
 
 def timestamp(seconds: float | None) -> Timestamp | None:
-    """A moment in seconds since the Unix epoch, as the contract has it."""
+    """Return a moment in seconds since the Unix epoch as the contract has it."""
     if seconds is None:
         return None
     return Timestamp(seconds=int(seconds), nanos=int(seconds % 1 * 1e9))
 
 
-def _branch(state: State, branch: Branch, *, with_payloads: bool) -> pb.Branch:
+def _branch(state: TransactionState, branch: Branch, *, with_payloads: bool) -> pb.Branch:
     spec = branch.spec
     return pb.Branch(
         spec=pb.BranchSpec(
@@ -123,17 +123,19 @@ def _branch(state: State, branch: Branch, *, with_payloads: bool) -> pb.Branch:
         result_content_type=branch.result_content_type,
         attempts=branch.attempts,
         last_error=branch.last_error,
-        next_attempt_at=timestamp(branch.due_at) if branch.due_at and not branch.done else None,
+        next_attempt_at=timestamp(branch.next_attempt_at)
+        if branch.next_attempt_at and not branch.done
+        else None,
         heuristic_outcome=_HEURISTIC[branch.heuristic],
         heuristic_reason=branch.heuristic_reason,
     )
 
 
-def _branch_state(state: State, branch: Branch) -> pb.BranchState:
+def _branch_state(state: TransactionState, branch: Branch) -> pb.BranchState:
     if not branch.done:
         return _TRIED[branch.tried]
     if branch.heuristic:
         return _HEURISTIC_STATES[branch.heuristic]
-    if state in (State.CONFIRMING, State.CONFIRMED):
+    if state in (TransactionState.CONFIRMING, TransactionState.CONFIRMED):
         return pb.BRANCH_STATE_CONFIRMED
     return pb.BRANCH_STATE_CANCELLED

@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from msgspec import MsgspecError, Struct, msgpack
 
 from coordinator.core.errors import InvalidRequest, TooManyBranches, TransactionTooLarge
-from coordinator.core.model import Branch, BranchSpec, State, TraceContext, Transaction
+from coordinator.core.model import Branch, BranchSpec, TraceContext, Transaction, TransactionState
 from coordinator.engine.waiting import Milestone
 from coordinator.ports import ListFilter, ListPosition
 from tcc.v1 import transaction_pb2 as pb
@@ -33,7 +33,7 @@ _MILESTONES: dict[int, Milestone] = {
     pb.WAIT_FOR_COMPLETION: Milestone.COMPLETED,
     pb.WAIT_FOR_ACCEPTED: Milestone.ACCEPTED,
 }
-_STATES = {state.value: state for state in State}
+_STATES = {state.value: state for state in TransactionState}
 
 
 class RequestLimits(Struct, frozen=True, kw_only=True):
@@ -54,7 +54,7 @@ class RequestLimits(Struct, frozen=True, kw_only=True):
 
 
 def milestone_of(wait_for: int) -> Milestone:
-    """What a request waits for.
+    """Return what a request waits for.
 
     Raises:
         InvalidRequest
@@ -65,8 +65,8 @@ def milestone_of(wait_for: int) -> Milestone:
     return milestone
 
 
-def state_of(number: int) -> State:
-    """The state that a filter names.
+def state_of(number: int) -> TransactionState:
+    """Return the state that a filter names.
 
     Raises:
         InvalidRequest
@@ -78,7 +78,7 @@ def state_of(number: int) -> State:
 
 
 def checked_gid(gid: str) -> str:
-    """A gid that may be looked up.
+    """Return a gid that may be looked up.
 
     Raises:
         InvalidRequest
@@ -96,7 +96,7 @@ def new_transaction(
     cancel_in_stage_order: frozenset[str],
     trace: TraceContext | None = None,
 ) -> Transaction:
-    """A whole transaction, as an initiator asked for it.
+    """Return a whole transaction, as an initiator asked for it.
 
     `gid` stands where the request has none; `time_left_s` is what the caller's
     deadline leaves, and bounds an expiry that the request does not set;
@@ -137,7 +137,7 @@ def new_interactive(
     limits: RequestLimits,
     trace: TraceContext | None = None,
 ) -> Transaction:
-    """An interactive transaction without branches yet.
+    """Return an interactive transaction without branches yet.
 
     Raises:
         InvalidRequest
@@ -245,7 +245,7 @@ def list_position(token: str) -> ListPosition | None:
 def _checked_names(
     branch_id: str, participant: str, action: str, content_type: str
 ) -> tuple[str, str, str, str]:
-    """The names, each as it first came: live transactions share them.
+    """Return the names, interned: live transactions share them.
 
     The same few come again and again; a raise is not remembered.
 
@@ -318,7 +318,7 @@ def _expiry_s(
 def _fingerprint(
     specs: Iterable[BranchSpec], labels: tuple[tuple[str, str], ...], *, interactive: bool
 ) -> bytes:
-    """Identifies the content of a request. How long it may take and what is waited for may differ."""
+    """Return a fingerprint of a request's content. Its expiry and its milestone may differ."""
     content = [(s.branch_id, s.participant, s.action, s.payload, s.content_type, s.stage) for s in specs]
     return blake2b(msgpack.encode((content, labels, interactive)), digest_size=16).digest()
 

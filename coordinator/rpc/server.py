@@ -18,7 +18,7 @@ from tcc.v1 import transaction_pb2, transaction_pb2_grpc
 MESSAGE_BYTES_MAX = 32 * 2**20
 # Whoever has waited for so many whole seconds until we could look at its request is turned away
 # by gRPC, with CANCELLED. Otherwise those whom an overload lets wait would soon wait in vain.
-UNSEEN_MAX_S = 3
+QUEUE_TIMEOUT_S = 3
 
 SERVICE = transaction_pb2.DESCRIPTOR.services_by_name["TransactionService"].full_name
 
@@ -70,7 +70,7 @@ class Server:
                 # Clients may keep idle connections alive with pings.
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
                 ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.server_max_unrequested_time_in_server", UNSEEN_MAX_S),
+                ("grpc.server_max_unrequested_time_in_server", QUEUE_TIMEOUT_S),
             ),
             maximum_concurrent_rpcs=calls_max,
         )
@@ -87,7 +87,7 @@ class Server:
         )
 
     async def start(self, address: str, tls: ServerTls | None = None) -> int:
-        """Listens on `address` ("host:port"), without `tls` in plain text. Returns the port.
+        """Listen on `address` ("host:port"), without `tls` in plain text. Return the port.
 
         Raises:
             ListenError: somebody else does, or the address is not ours.
@@ -95,13 +95,13 @@ class Server:
         return await listen(self._server, address, tls)
 
     async def set_serving(self, *, serving: bool) -> None:
-        """What health checks are told."""
+        """Set what health checks report."""
         status = health_pb2.HealthCheckResponse.ServingStatus
         for service in ("", SERVICE):
             await self._health.set(service, status.SERVING if serving else status.NOT_SERVING)
 
     async def stop(self, grace_s: float) -> None:
-        """Takes no new calls; those under way have `grace_s` seconds to end."""
+        """Accept no new calls; those in flight have `grace_s` seconds to end."""
         await self._server.stop(grace_s)
 
 
@@ -114,7 +114,7 @@ def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
 
 
 async def listen(server: grpc.aio.Server, address: str, tls: ServerTls | None) -> int:
-    """Starts a server on `address`. Returns the port.
+    """Start a server on `address`. Return the port.
 
     Raises:
         ListenError: somebody else listens there, or the address is not ours.

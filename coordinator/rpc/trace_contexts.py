@@ -25,7 +25,7 @@ _TRACESTATE = re.compile(r"[ -~]+")
 
 
 def trace_context(traceparent: str, tracestate: str) -> TraceContext | None:
-    """What the two headers say; None where the first is missing or no traceparent."""
+    """Parse the two headers; return None if the first is missing or is no traceparent."""
     found = _TRACEPARENT.fullmatch(traceparent)
     if found is None:
         return None
@@ -38,7 +38,7 @@ def trace_context(traceparent: str, tracestate: str) -> TraceContext | None:
 
 
 def trace_of(request: Request, call: "Context | None", new_trace: NewTrace | None) -> TraceContext | None:
-    """The trace of the transaction that `request` asks for.
+    """Return the trace of the transaction that `request` asks for.
 
     `call`: the call that carries this request alone, if one does. `new_trace`: None where
     this coordinator makes no spans.

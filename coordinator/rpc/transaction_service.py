@@ -13,8 +13,13 @@ from coordinator.core.errors import (
     Refused,
     UnknownParticipant,
 )
-from coordinator.core.machine import CANCEL_MESSAGE_CHARACTERS_MAX, bounded_text, failing_branch, whereabouts
-from coordinator.core.model import Branch, State, Transaction, TryState
+from coordinator.core.machine import (
+    CANCEL_MESSAGE_CHARACTERS_MAX,
+    bounded_text,
+    failing_branch,
+    status_metadata,
+)
+from coordinator.core.model import Branch, Transaction, TransactionState, TryState
 from coordinator.engine.engine import Engine
 from coordinator.engine.waiting import Milestone, Waiter
 from coordinator.rpc import replies
@@ -210,7 +215,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
             lambda waiter: self._engine.confirm(gid, waiter),
             context,
         )
-        if tx.state in (State.CANCELLING, State.CANCELLED):
+        if tx.state in (TransactionState.CANCELLING, TransactionState.CANCELLED):
             raise _decided_otherwise(tx)
         return pb.ConfirmTransactionResponse(outcome=replies.outcome(tx))
 
@@ -229,7 +234,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
             lambda waiter: self._engine.cancel(gid, request.reason, waiter),
             context,
         )
-        if tx.state in (State.CONFIRMING, State.CONFIRMED):
+        if tx.state in (TransactionState.CONFIRMING, TransactionState.CONFIRMED):
             raise _decided_otherwise(tx)
         return pb.CancelTransactionResponse(outcome=replies.outcome(tx))
 
@@ -328,7 +333,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
     def _fail_if_branch_fails(self, gid: str, waiter: Waiter) -> None:
         """Answers `waiter` with the branch that keeps failing, if this coordinator knows one."""
         entry = self._engine.live.get(gid)
-        branch = None if entry is None or waiter.is_gone() else failing_branch(entry.tx)
+        branch = None if entry is None or waiter.is_cancelled() else failing_branch(entry.tx)
         if branch is not None:
             waiter.fail(_keeps_failing(gid, branch))
 
@@ -354,7 +359,7 @@ class _Caller(Waiter):
         if not self.reached.done():
             self.reached.set_exception(error)
 
-    def is_gone(self) -> bool:
+    def is_cancelled(self) -> bool:
         return self.reached.done()
 
 
@@ -399,7 +404,7 @@ class _Item(Waiter):
     def fail(self, error: Refused) -> None:
         self._add(_refusal(self._index, error))
 
-    def is_gone(self) -> bool:
+    def is_cancelled(self) -> bool:
         return self._answered or self._replies.closed
 
     def _add(self, reply: pb.ExecuteTransactionsReply) -> None:
@@ -413,7 +418,7 @@ def _refusal(index: int, error: Refused) -> pb.ExecuteTransactionsReply:
 
 
 def _decision_or_completion(wait_for: int) -> Milestone:
-    """A decision that is asked for is waited for, at least."""
+    """Return the milestone of a request for a decision: the decision, at least."""
     return max(milestone_of(wait_for), Milestone.DECIDED)
 
 
@@ -433,7 +438,7 @@ def _header_text(text: str) -> str:
 def _too_late(tx: Transaction) -> AlreadyDecided:
     return AlreadyDecided(
         f"the transaction became {tx.state.name} before this branch could be tried",
-        metadata=whereabouts(tx),
+        metadata=status_metadata(tx),
     )
 
 
@@ -441,5 +446,5 @@ def _decided_otherwise(tx: Transaction) -> DecisionConflict:
     why = f": {tx.cancel_reason.name} {tx.cancel_detail}".rstrip() if tx.cancel_reason else ""
     return DecisionConflict(
         f"the transaction is {tx.state.name}{why}; a decision never changes",
-        metadata=whereabouts(tx),
+        metadata=status_metadata(tx),
     )

@@ -11,23 +11,23 @@ them, and compares:
 - each coupon: used by at most one confirmed order, and by that order's transaction.
 
 The audit is meant for the calm after the storm: a transaction that has not ended
-is itself a violation. `rules` is pure; `books` and `transactions` only read.
+is itself a violation. `rules` is pure; `snapshot` and `transactions` only read.
 
     python -m participants.audit --coordinator HOST:PORT --inventory URL --coupon URL --order URL
 
 prints one violation a line and exits with 1, or prints `ok` and exits with 0.
 """
 
-from participants.audit.books import Books, read_books
+from participants.audit.books import Snapshot, read_snapshot
 from participants.audit.rules import Violation, audit
 from participants.audit.transactions import AuditedTransaction, End, list_transactions
 
 __all__ = [
     "AuditedTransaction",
-    "Books",
     "End",
+    "Snapshot",
     "Violation",
     "audit",
     "list_transactions",
-    "read_books",
+    "read_snapshot",
 ]

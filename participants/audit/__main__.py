@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import sys
 
-from participants.audit import audit, list_transactions, read_books
+from participants.audit import audit, list_transactions, read_snapshot
 
 
 def main() -> int:
@@ -13,8 +13,10 @@ def main() -> int:
     for name in ("inventory", "coupon", "order"):
         parser.add_argument(f"--{name}", required=True, metavar="URL", help="its database")
     options = parser.parse_args()
-    books = asyncio.run(read_books(inventory=options.inventory, coupon=options.coupon, order=options.order))
-    violations = audit(books, list_transactions(options.coordinator))
+    snapshot = asyncio.run(
+        read_snapshot(inventory=options.inventory, coupon=options.coupon, order=options.order)
+    )
+    violations = audit(snapshot, list_transactions(options.coordinator))
     print("\n".join(map(str, violations)) or "ok")  # noqa: T201 - this is its output
     return 1 if violations else 0
 

@@ -52,7 +52,7 @@ class Order:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Books:
+class Snapshot:
     """Everything that the three databases say."""
 
     stocks: Sequence[Stock]
@@ -80,12 +80,12 @@ _COUPONS = select(coupon.c.coupon_id, coupon.c.state, coupon.c.gid, coupon.c.bra
 _ORDERS = select(orders.c.order_id, orders.c.gid, orders.c.branch_id, orders.c.coupon_id, orders.c.state)
 
 
-async def read_books(*, inventory: str, coupon: str, order: str) -> Books:
-    """Reads the databases at three URLs, each as it stands at one instant."""
+async def read_snapshot(*, inventory: str, coupon: str, order: str) -> Snapshot:
+    """Read the databases at three URLs, each as it stands at one instant."""
     stocks, restocked, reservations = await _read(inventory, _STOCK, _RESTOCKED, _RESERVATIONS)
     [coupons] = await _read(coupon, _COUPONS)
     [order_rows] = await _read(order, _ORDERS)
-    return Books(
+    return Snapshot(
         stocks=[Stock(**row) for row in stocks],
         restocked={row["sku"]: int(row["quantity"]) for row in restocked},
         reservations=[
@@ -97,7 +97,7 @@ async def read_books(*, inventory: str, coupon: str, order: str) -> Books:
 
 
 async def _read(url: str, *statements: Select[Any]) -> list[Sequence[RowMapping]]:
-    """The rows of several statements, all from one snapshot."""
+    """Return the rows of several statements, all from one snapshot."""
     database = create_async_engine(url, isolation_level="REPEATABLE READ")
     try:
         async with database.begin() as db:

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from participants.audit.books import Books, Order, Stock
+from participants.audit.books import Order, Snapshot, Stock
 from participants.audit.transactions import AuditedTransaction, End
 from participants.coupon.coupon import CouponState
 from participants.inventory.reservation import ReservationState
@@ -40,29 +40,29 @@ class Violation:
         return f"{self.rule} {self.subject}: {self.detail}"
 
 
-def audit(books: Books, transactions: Iterable[AuditedTransaction]) -> list[Violation]:
+def audit(snapshot: Snapshot, transactions: Iterable[AuditedTransaction]) -> list[Violation]:
     """Every violation; none means that the books are right."""
     by_gid = {transaction.gid: transaction for transaction in transactions}
-    records = _records(books)
+    records = _records(snapshot)
     return [
-        *_check_stock(books),
+        *_check_stock(snapshot),
         *_check_open(by_gid.values()),
         *_check_records(records, by_gid),
         *_check_missing(records, by_gid.values()),
-        *_check_coupons(books),
+        *_check_coupons(snapshot),
     ]
 
 
-def _check_stock(books: Books) -> Iterator[Violation]:
+def _check_stock(snapshot: Snapshot) -> Iterator[Violation]:
     """Nothing is made or lost, and the counts are the sums of the reservations."""
     sums: Counter[tuple[str, ReservationState]] = Counter()
-    for reservation in books.reservations:
+    for reservation in snapshot.reservations:
         sums[reservation.sku, reservation.state] += reservation.quantity
-    stocks = {row.sku: row for row in books.stocks}
-    for sku in sorted(stocks.keys() | books.restocked.keys() | {sku for sku, _ in sums}):
+    stocks = {row.sku: row for row in snapshot.stocks}
+    for sku in sorted(stocks.keys() | snapshot.restocked.keys() | {sku for sku, _ in sums}):
         yield from _check_sku(
             stocks.get(sku, Stock(sku=sku, available=0, reserved=0, sold=0)),
-            restocked=books.restocked.get(sku, 0),
+            restocked=snapshot.restocked.get(sku, 0),
             reserved=sums[sku, ReservationState.RESERVED],
             sold=sums[sku, ReservationState.CONFIRMED],
         )
@@ -99,7 +99,7 @@ def _check_records(
 
 
 def _wrong_with(record: Record, transaction: AuditedTransaction | None) -> tuple[str, str] | None:
-    """The rule that a record breaks, with the details. It must have ended as its transaction did."""
+    """Return the rule that a record breaks, with the details. It must have ended as its transaction did."""
     if transaction is None:
         return "ORPHAN", f"transaction {record.gid} is unknown to the coordinator"
     if (record.participant, record.branch_id) not in transaction.branches:
@@ -127,13 +127,13 @@ def _check_missing(
                 )
 
 
-def _check_coupons(books: Books) -> Iterator[Violation]:
+def _check_coupons(snapshot: Snapshot) -> Iterator[Violation]:
     """No coupon paid for two orders, and the one it paid for is its holder's."""
     spent: defaultdict[str, list[Order]] = defaultdict(list)
-    for order in books.orders:
+    for order in snapshot.orders:
         if order.coupon_id is not None and order.state is OrderState.CONFIRMED:
             spent[order.coupon_id].append(order)
-    users = {row.coupon_id: row.gid for row in books.coupons if row.state is CouponState.USED}
+    users = {row.coupon_id: row.gid for row in snapshot.coupons if row.state is CouponState.USED}
     for coupon_id, spenders in sorted(spent.items()):
         if len(spenders) > 1:
             yield Violation(
@@ -149,17 +149,17 @@ def _check_coupons(books: Books) -> Iterator[Violation]:
             )
 
 
-def _records(books: Books) -> list[Record]:
-    return [*_reservation_records(books), *_coupon_records(books), *_order_records(books)]
+def _records(snapshot: Snapshot) -> list[Record]:
+    return [*_reservation_records(snapshot), *_coupon_records(snapshot), *_order_records(snapshot)]
 
 
-def _reservation_records(books: Books) -> Iterator[Record]:
+def _reservation_records(snapshot: Snapshot) -> Iterator[Record]:
     ends = {
         ReservationState.RESERVED: End.OPEN,
         ReservationState.CONFIRMED: End.CONFIRMED,
         ReservationState.CANCELLED: End.CANCELLED,
     }
-    for row in books.reservations:
+    for row in snapshot.reservations:
         yield Record(
             participant=INVENTORY,
             gid=row.gid,
@@ -169,10 +169,10 @@ def _reservation_records(books: Books) -> Iterator[Record]:
         )
 
 
-def _coupon_records(books: Books) -> Iterator[Record]:
-    """A coupon that was given back leaves no record: it is available again."""
+def _coupon_records(snapshot: Snapshot) -> Iterator[Record]:
+    """Return the records of coupons. One that was returned leaves no record: it is available again."""
     ends = {CouponState.FROZEN: End.OPEN, CouponState.USED: End.CONFIRMED}
-    for row in books.coupons:
+    for row in snapshot.coupons:
         yield Record(
             participant=COUPON,
             gid=row.gid,
@@ -182,13 +182,13 @@ def _coupon_records(books: Books) -> Iterator[Record]:
         )
 
 
-def _order_records(books: Books) -> Iterator[Record]:
+def _order_records(snapshot: Snapshot) -> Iterator[Record]:
     ends = {
         OrderState.PENDING: End.OPEN,
         OrderState.CONFIRMED: End.CONFIRMED,
         OrderState.CANCELLED: End.CANCELLED,
     }
-    for row in books.orders:
+    for row in snapshot.orders:
         yield Record(
             participant=ORDER,
             gid=row.gid,

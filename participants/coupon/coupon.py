@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from participants.transitions import IllegalTransitionError, advance
+from participants.transitions import InvalidTransitionError, advance
 from tcc import Rejected
 
 Key = tuple[str, str]
@@ -27,7 +27,7 @@ class Verb(StrEnum):
 
 
 # What is not here is illegal.
-LAW: Mapping[tuple[CouponState, Verb], CouponState] = {
+TRANSITIONS: Mapping[tuple[CouponState, Verb], CouponState] = {
     (CouponState.AVAILABLE, Verb.FREEZE): CouponState.FROZEN,
     (CouponState.FROZEN, Verb.USE): CouponState.USED,
     (CouponState.FROZEN, Verb.UNFREEZE): CouponState.AVAILABLE,
@@ -58,16 +58,16 @@ def _freeze_one(coupon_id: str, states: dict[str, CouponState]) -> Rejected | No
         return Rejected("COUPON_NOT_FOUND", f"there is no coupon {coupon_id!r}")
     if state in _REFUSALS:
         return Rejected(_REFUSALS[state], f"coupon {coupon_id!r} is {state}")
-    states[coupon_id] = LAW[state, Verb.FREEZE]
+    states[coupon_id] = TRANSITIONS[state, Verb.FREEZE]
     return None
 
 
 def check_held(held: Iterable[tuple[Key, str]], coupons: Mapping[str, Coupon], verb: Verb) -> None:
-    """Raises IllegalTransitionError unless each branch holds its coupon and the law allows the verb."""
+    """Raise InvalidTransitionError unless each branch holds its coupon and the transition is valid."""
     for branch, coupon_id in held:
         coupon = coupons.get(coupon_id)
         if coupon is None:
-            raise IllegalTransitionError(coupon_id, None, verb)
+            raise InvalidTransitionError(coupon_id, None, verb)
         if coupon.holder != branch:
-            raise IllegalTransitionError(coupon_id, f"{coupon.state} held by {coupon.holder}", verb)
-        advance(LAW, coupon.state, verb, subject=coupon_id)
+            raise InvalidTransitionError(coupon_id, f"{coupon.state} held by {coupon.holder}", verb)
+        advance(TRANSITIONS, coupon.state, verb, subject=coupon_id)

@@ -43,7 +43,7 @@ class Use:
 
 
 def coupon(database: AsyncEngine) -> Participant:
-    """The participant over its database, whose schema must exist."""
+    """Return the participant over its database, whose schema must exist."""
     participant = Participant("coupon", database=database)
     participant.action("use_coupon", UseCoupon)(Use)
     return participant

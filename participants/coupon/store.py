@@ -92,23 +92,23 @@ async def coupon_lock(db: AsyncConnection, coupon_ids: Iterable[str]) -> dict[st
 
 
 async def coupon_freeze(db: AsyncConnection, freezes: Sequence[tuple[str, Key]]) -> None:
-    """Gives each locked coupon to its branch."""
+    """Assign each locked coupon to its branch."""
     rows = [(coupon_id, gid, branch_id) for coupon_id, (gid, branch_id) in freezes]
     await db.execute(FREEZE, arrays(("coupon_id", "gid", "branch_id"), rows))
 
 
 async def coupon_use(db: AsyncConnection, coupon_ids: Sequence[str]) -> None:
-    """Marks locked coupons used; their holder stays on record."""
+    """Mark locked coupons used; their holder stays on record."""
     await db.execute(USE, {"coupon_ids": coupon_ids})
 
 
 async def coupon_unfreeze(db: AsyncConnection, coupon_ids: Sequence[str]) -> None:
-    """Makes locked coupons available again."""
+    """Make locked coupons available again."""
     await db.execute(_UNFREEZE, {"coupon_ids": coupon_ids})
 
 
 async def issue(db: AsyncConnection, coupon_ids: Iterable[str]) -> int:
-    """Makes coupons, available; answers how many are new. Those that exist stay as they are."""
+    """Create available coupons; return how many are new. Existing ones stay as they are."""
     issued = unnested("issued", coupon_id=Text())
     statement = insert(coupon).from_select(
         ["coupon_id", "state"], select(issued.c.coupon_id, literal(CouponState.AVAILABLE.value, Text))

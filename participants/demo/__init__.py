@@ -10,7 +10,7 @@ and lets the audit compare the books. Then everything is taken away again.
 - `plan`: what will happen, all of it from one seed; pure.
 - `children`, `cluster`: the processes.
 - `initiator`: how one order is placed, in each manner.
-- `storm`: all orders, and the kills between them.
+- `load`: all orders, and the kills between them.
 - `summary`: what came of it; pure.
 - `display`: what a person sees.
 """

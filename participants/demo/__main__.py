@@ -11,12 +11,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from participants.audit import audit, list_transactions, read_books
+from participants.audit import audit, list_transactions, read_snapshot
 from participants.demo.children import DemoError
 from participants.demo.cluster import Cluster
 from participants.demo.display import Display
 from participants.demo.plan import Plan, make_plan
-from participants.demo.storm import Storm, run_storm
+from participants.demo.storm import LoadResult, run_load
 from participants.demo.summary import Summary, as_json, summarise
 
 ORDERS_DEFAULT = 2_000
@@ -25,7 +25,7 @@ _INTERRUPTED = 128 + signal.SIGINT
 
 
 def main() -> int:
-    """Exits with 0 only if every order is decided, the audit holds and the kills took place."""
+    """Run the demo; exit with 0 only if every order is decided, the audit holds and the kills took place."""
     options = _options()
     # With --json standard output is for programs alone.
     display = Display(Console(stderr=options.json))
@@ -70,29 +70,29 @@ async def _run(plan: Plan, display: Display) -> Summary:
         display.note(f"starting PostgreSQL, three participants and a coordinator (seed {plan.seed})")
         async with Cluster(Path(home)) as cluster:
             await cluster.seed(plan.stock, plan.coupons)
-            storm = await _storm_unless_failed(plan, cluster, display)
+            load = await _run_load_unless_failed(plan, cluster, display)
             display.note("auditing the books")
-            books = await read_books(
+            snapshot = await read_snapshot(
                 **{name: cluster.databases[name] for name in ("inventory", "coupon", "order")}
             )
             transactions = await asyncio.to_thread(lambda: list(list_transactions(cluster.address)))
-    return summarise(plan, storm, audit(books, transactions))
+    return summarise(plan, load, audit(snapshot, transactions))
 
 
-async def _storm_unless_failed(plan: Plan, cluster: Cluster, display: Display) -> Storm:
-    """The storm; it is given up when a process ends that nobody killed."""
+async def _run_load_unless_failed(plan: Plan, cluster: Cluster, display: Display) -> LoadResult:
+    """Run the load; stop it when a process ends unexpectedly."""
     with display.placing(len(plan.orders)):
-        storm = asyncio.create_task(run_storm(plan, cluster, on_order=display.advance, on_kill=display.note))
+        load = asyncio.create_task(run_load(plan, cluster, on_order=display.advance, on_kill=display.note))
         failure = asyncio.create_task(cluster.failed())
         try:
-            await asyncio.wait({storm, failure}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({load, failure}, return_when=asyncio.FIRST_COMPLETED)
             if failure.done():
                 failure.result()
-            return storm.result()
+            return load.result()
         finally:
-            for task in (storm, failure):
+            for task in (load, failure):
                 task.cancel()
-            await asyncio.gather(storm, failure, return_exceptions=True)
+            await asyncio.gather(load, failure, return_exceptions=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-_LEASH = Path(__file__).with_name("leash.py")
+_CHILD_LIFETIME = Path(__file__).with_name("leash.py")
 _LOG_TAIL_LINES = 25
 _READY_TIMEOUT_S = 60.0
 # A coordinator may take as long to drain.
@@ -33,7 +33,7 @@ class Child:
         self._log = log
         self._lines: list[str] = []
         # Set with each line, and once there will be no more.
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._is_silent = False
         self._was_ready = False
         self._end_is_expected = False
@@ -43,7 +43,7 @@ class Child:
     async def start(cls, name: str, command: Sequence[str | Path], log: Path) -> "Child":
         with log.open("ab") as errors:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", _LEASH, str(os.getpid())),
+                *(sys.executable, "-I", "-S", _CHILD_LIFETIME, str(os.getpid())),
                 *command,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
@@ -57,11 +57,11 @@ class Child:
         return self._process.pid
 
     def said(self, pattern: str) -> list[str]:
-        """What the pattern's group held in each line so far that matches it."""
+        """Return what the pattern's group held in each line so far that matches it."""
         return [match[1] for line in self._lines if (match := re.fullmatch(pattern, line))]
 
     async def lines(self, pattern: str, *, count: int = 1) -> list[str]:
-        """The same, once there are `count` of them.
+        """Return the same, once there are `count` of them.
 
         Raises:
             DemoError: the process has ended, or takes too long.
@@ -69,8 +69,8 @@ class Child:
         try:
             async with asyncio.timeout(_READY_TIMEOUT_S):
                 while len(found := self.said(pattern)) < count and not self._is_silent:
-                    self._news.clear()
-                    await self._news.wait()
+                    self._changed.clear()
+                    await self._changed.wait()
         except TimeoutError:
             raise self._failure("does not get ready") from None
         if len(found) < count:
@@ -79,11 +79,11 @@ class Child:
         return found
 
     async def ended(self) -> int:
-        """The status that it ends with, whoever wanted that."""
+        """Return the status that it ends with, expected or not."""
         return await self._process.wait()
 
     def tell(self, number: signal.Signals) -> None:
-        """Sends it a signal, unless it has ended."""
+        """Send it a signal, unless it has ended."""
         self._signal(number)
 
     def kill(self) -> None:
@@ -114,7 +114,7 @@ class Child:
             raise self._failure(f"was told to stop and ended with status {status}")
 
     async def watch(self) -> None:
-        """Returns when the process has ended as it was to.
+        """Return when the process has ended as expected.
 
         Raises:
             DemoError: nobody wanted it to end.
@@ -132,9 +132,9 @@ class Child:
         assert self._process.stdout is not None
         async for line in self._process.stdout:
             self._lines.append(line.decode(errors="replace").rstrip())
-            self._news.set()
+            self._changed.set()
         self._is_silent = True
-        self._news.set()
+        self._changed.set()
 
     def _failure(self, what: str) -> DemoError:
         lines = self._log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]

@@ -81,11 +81,11 @@ class Cluster:
         await self._stop()
 
     async def failed(self) -> None:
-        """Returns never; raises DemoError when a process ends that should not."""
+        """Run until a process ends that should not, and then raise DemoError."""
         await asyncio.shield(self._failed)
 
     async def seed(self, stock: Mapping[str, int], coupons: tuple[str, ...]) -> None:
-        """Puts stock into the inventory, and issues coupons."""
+        """Put stock into the inventory, and issue coupons."""
         inventory, coupon = (create_async_engine(self.databases[name]) for name in ("inventory", "coupon"))
         try:
             async with inventory.begin() as db:
@@ -99,13 +99,13 @@ class Cluster:
     def kill(self, planned: PlannedKill) -> Death:
         """SIGKILL, at once."""
         if planned.participant is None:
-            victim, pid = "coordinator worker", self._kill_worker(planned.luck)
+            victim, pid = "coordinator worker", self._kill_worker(planned.draw)
         else:
             victim, pid = planned.participant, self._kill_participant(planned.participant)
         return Death(victim=victim, participant=planned.participant, pid=pid, killed_at=time.time())
 
     async def is_back(self, death: Death) -> int:
-        """Starts what died, unless its supervisor does; answers the new pid once it is ready."""
+        """Start what died, unless its supervisor does; return the new pid once it is ready."""
         if death.participant is not None:
             await self._children[death.participant].stop()
             await self._start_participant(death.participant)
@@ -166,10 +166,10 @@ class Cluster:
 
     # --- the end -----------------------------------------------------------
 
-    def _kill_worker(self, luck: float) -> int:
+    def _kill_worker(self, draw: float) -> int:
         started = map(int, self._children[COORDINATOR].said(_WORKER_LINE))
         alive = [pid for pid in started if pid not in self._worker_deaths]
-        pid = alive[int(luck * len(alive))]
+        pid = alive[int(draw * len(alive))]
         os.kill(pid, signal.SIGKILL)
         self._worker_deaths.append(pid)
         return pid
@@ -179,7 +179,7 @@ class Cluster:
         return self._children[name].pid
 
     async def _stop(self) -> None:
-        """The coordinator first, for it calls the participants; PostgreSQL last."""
+        """Stop the coordinator first, because it calls the participants, and PostgreSQL last."""
         async with AsyncExitStack() as stops:  # in reverse, each even if one before it fails
             for name in ("postgres", *PARTICIPANTS, COORDINATOR):
                 if name in self._children:
@@ -190,7 +190,7 @@ class Cluster:
 
 
 def coordinator_config(log_url: str, addresses: Mapping[str, str]) -> str:
-    """The coordinator's TOML file. JSON's strings are TOML's, too."""
+    """Return the coordinator's TOML file. JSON strings are valid TOML strings."""
     tables = [f"drain_s = {_DRAIN_S}\n\n[log]\nurl = {json.dumps(log_url)}\n"]
     tables += [
         f"[participants.{name}]\ntarget = {json.dumps(addresses[name])}\n" for name in sorted(addresses)
@@ -199,7 +199,7 @@ def coordinator_config(log_url: str, addresses: Mapping[str, str]) -> str:
 
 
 def _tccd() -> Path:
-    """The command that was installed beside this interpreter."""
+    """Return the command that was installed beside this interpreter."""
     command = Path(sysconfig.get_path("scripts")) / "tccd"
     if not command.exists():
         raise DemoError(f"there is no {command}: pip install 'tcc[coordinator]'")

@@ -36,7 +36,7 @@ class Display:
 
     @contextmanager
     def placing(self, orders: int) -> Iterator[None]:
-        """Shows the progress of so many orders beside the block; `advance` counts them."""
+        """Show the progress of that many orders beside the block; `advance` counts them."""
         task = self._progress.add_task("orders", total=orders)
         self._task, self._orders, self._done = task, orders, 0
         with self._progress:
@@ -51,7 +51,7 @@ class Display:
             self.note(f"{self._done} of {self._orders} orders")
 
     def show(self, summary: Summary) -> None:
-        """The result."""
+        """Show the result."""
         self._console.print(_table(summary))
         for title, lines in (("unanswered", summary.unanswered), ("violation", summary.violations)):
             for line in lines[:_LINES_MAX]:
@@ -74,14 +74,14 @@ def _table(summary: Summary) -> Table:
 
 
 def _rows(summary: Summary) -> Iterator[tuple[str, str, str] | None]:
-    """The table's rows; None ends a section."""
+    """Return the table's rows; None ends a section."""
     yield "confirmed", f"{summary.confirmed}", ""
     yield "cancelled", f"{summary.cancelled}", ""
     for reason, count in summary.cancelled_by_reason.items():
         yield f"  {reason}", f"{count}", ""
-    yield "undecided", f"{summary.undecided}", _verdict(good=summary.undecided == 0)
+    yield "undecided", f"{summary.undecided}", _status(good=summary.undecided == 0)
     if summary.unanswered:
-        yield "unanswered", f"{len(summary.unanswered)}", _verdict(good=False)
+        yield "unanswered", f"{len(summary.unanswered)}", _status(good=False)
     yield None
     for kill in summary.kills:
         yield (
@@ -101,8 +101,8 @@ def _rows(summary: Summary) -> Iterator[tuple[str, str, str] | None]:
     yield "all ended after", f"{summary.settled_s:.1f} s", ""
     yield None
     broken = len(summary.violations)
-    yield "audit", "ok" if not broken else f"{broken}", _verdict(good=not broken)
+    yield "audit", "ok" if not broken else f"{broken}", _status(good=not broken)
 
 
-def _verdict(*, good: bool) -> str:
+def _status(*, good: bool) -> str:
     return "[green]✓[/green]" if good else "[bold red]✗[/bold red]"

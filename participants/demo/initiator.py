@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from participants.coupon.requests import UseCoupon
-from participants.demo.plan import Manner, PlannedOrder
+from participants.demo.plan import InitiatorFault, PlannedOrder
 from participants.inventory.requests import ReserveStock
 from participants.order.requests import OpenOrder
 from tcc.client import Client
 from tcc.errors import DeadlineExceeded, TccError, TransactionCancelled, Unavailable
-from tcc.interactive import Transaction
+from tcc.interactive import InteractiveTransaction
 from tcc.outcome import Outcome
 from tcc.requests import BranchRequest
 
@@ -26,7 +26,7 @@ _ANSWER_LOST_S = 0.03
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Placed:
+class OrderResult:
     """One order as its initiator saw it."""
 
     gid: str
@@ -42,28 +42,28 @@ class ChangedMindError(Exception):
     """A customer wants none of it any more."""
 
 
-async def place(order: PlannedOrder, client: Client, other: Client) -> Placed:
+async def place(order: PlannedOrder, client: Client, other: Client) -> OrderResult:
     """Places an order in its manner. `other` is a client with another connection."""
     started = time.monotonic()
     try:
         confirmed = await _place(order, client, other)
     except TccError as error:
-        return Placed(gid=order.gid, error=f"{type(error).__name__} {error}")
+        return OrderResult(gid=order.gid, error=f"{type(error).__name__} {error}")
     latency_s = None if confirmed is None else time.monotonic() - started
-    return Placed(gid=order.gid, confirmed=confirmed, latency_s=latency_s)
+    return OrderResult(gid=order.gid, confirmed=confirmed, latency_s=latency_s)
 
 
 async def _place(order: PlannedOrder, client: Client, other: Client) -> bool | None:
-    match order.manner:
-        case Manner.ONE_SHOT:
+    match order.initiator_fault:
+        case InitiatorFault.ONE_SHOT:
             return (await _execute(order, client)).confirmed
-        case Manner.LOST_ANSWER:
+        case InitiatorFault.LOST_ANSWER:
             with contextlib.suppress(DeadlineExceeded, Unavailable):
-                await _execute(order, client, timeout_s=order.luck * _ANSWER_LOST_S)
+                await _execute(order, client, timeout_s=order.draw * _ANSWER_LOST_S)
             return (await _execute(order, other)).confirmed
-        case Manner.INTERACTIVE | Manner.CHANGES_MIND:
+        case InitiatorFault.INTERACTIVE | InitiatorFault.CHANGES_MIND:
             return await _interact(order, client)
-        case Manner.VANISHES:
+        case InitiatorFault.VANISHES:
             await _vanish(order, client)
             return None
 
@@ -94,22 +94,22 @@ async def _vanish(order: PlannedOrder, client: Client) -> None:
     await transaction.begin()
     wanted = branches(order)
     with contextlib.suppress(TransactionCancelled):
-        await _try_all(transaction, wanted[: 1 + int(order.luck * len(wanted))])
+        await _try_all(transaction, wanted[: 1 + int(order.draw * len(wanted))])
 
 
-async def _try_all(transaction: Transaction, wanted: Sequence[BranchRequest]) -> None:
+async def _try_all(transaction: InteractiveTransaction, wanted: Sequence[BranchRequest]) -> None:
     """One after the other, as business logic between them would want it."""
     for branch in wanted:
         await transaction.try_(branch.participant, branch.action, branch.payload)
 
 
 def _think_again(order: PlannedOrder) -> None:
-    if order.manner is Manner.CHANGES_MIND:
+    if order.initiator_fault is InitiatorFault.CHANGES_MIND:
         raise ChangedMindError(order.customer_id)
 
 
 def branches(order: PlannedOrder) -> list[BranchRequest]:
-    """What an order asks of each participant."""
+    """Return what an order asks of each participant."""
     stock = ReserveStock(sku=order.sku, quantity=order.quantity)
     opened = OpenOrder(
         order_id=order.gid,

@@ -26,7 +26,7 @@ _WORKER_KILL = (0.25, 0.35)
 _PARTICIPANT_KILL = (0.55, 0.65)
 
 
-class Manner(StrEnum):
+class InitiatorFault(StrEnum):
     """How an initiator goes about its order."""
 
     # One call; the coordinator does the rest.
@@ -41,12 +41,12 @@ class Manner(StrEnum):
     VANISHES = "VANISHES"
 
 
-_MANNERS: Mapping[Manner, float] = {
-    Manner.ONE_SHOT: 0.76,
-    Manner.LOST_ANSWER: 0.08,
-    Manner.INTERACTIVE: 0.08,
-    Manner.CHANGES_MIND: 0.04,
-    Manner.VANISHES: 0.04,
+_INITIATOR_FAULTS: Mapping[InitiatorFault, float] = {
+    InitiatorFault.ONE_SHOT: 0.76,
+    InitiatorFault.LOST_ANSWER: 0.08,
+    InitiatorFault.INTERACTIVE: 0.08,
+    InitiatorFault.CHANGES_MIND: 0.04,
+    InitiatorFault.VANISHES: 0.04,
 }
 
 
@@ -59,9 +59,9 @@ class PlannedOrder:
     sku: str
     quantity: int
     coupon_id: str | None
-    manner: Manner
+    initiator_fault: InitiatorFault
     # In [0, 1): how soon an answer is lost, or after how many Trys the initiator vanishes.
-    luck: float
+    draw: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +71,7 @@ class PlannedKill:
     after_orders: int
     participant: str | None
     # In [0, 1): which worker.
-    luck: float
+    draw: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +87,7 @@ class Plan:
 
 
 def make_plan(*, orders: int, seed: int) -> Plan:
-    """The plan that belongs to a seed."""
+    """Return the plan that belongs to a seed."""
     chance = random.Random(seed)
     planned = tuple(_plan_orders(orders, chance))
     return Plan(
@@ -111,8 +111,8 @@ def _plan_orders(count: int, chance: random.Random) -> Iterator[PlannedOrder]:
             sku=chance.choice(SCARCE_SKUS if chance.random() < _SCARCE_FRACTION else PLENTY_SKUS),
             quantity=chance.randint(1, QUANTITY_MAX),
             coupon_id=coupon_id,
-            manner=chance.choices(list(_MANNERS), list(_MANNERS.values()))[0],
-            luck=chance.random(),
+            initiator_fault=chance.choices(list(_INITIATOR_FAULTS), list(_INITIATOR_FAULTS.values()))[0],
+            draw=chance.random(),
         )
 
 
@@ -138,12 +138,12 @@ def _stock(orders: tuple[PlannedOrder, ...]) -> dict[str, int]:
 def _plan_kills(orders: int, chance: random.Random) -> tuple[PlannedKill, ...]:
     return (
         PlannedKill(
-            after_orders=_after(orders, _WORKER_KILL, chance), participant=None, luck=chance.random()
+            after_orders=_after(orders, _WORKER_KILL, chance), participant=None, draw=chance.random()
         ),
         PlannedKill(
             after_orders=_after(orders, _PARTICIPANT_KILL, chance),
             participant=chance.choice(PARTICIPANTS),
-            luck=chance.random(),
+            draw=chance.random(),
         ),
     )
 

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from participants.demo.cluster import Cluster, Death
-from participants.demo.initiator import INITIATOR, Placed, place
+from participants.demo.initiator import INITIATOR, OrderResult, place
 from participants.demo.plan import Plan, PlannedKill
 from tcc.client import Client
 from tcc.outcome import TransactionRecord, TransactionState
@@ -36,49 +36,49 @@ class Kill:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Storm:
+class LoadResult:
     """What happened. `placed_s` is how long the orders took, `settled_s` until nothing was live any more."""
 
-    placed: list[Placed]
+    placed: list[OrderResult]
     kills: list[Kill]
     placed_s: float
     settled_s: float
     records: list[TransactionRecord]
 
 
-async def run_storm(
+async def run_load(
     plan: Plan, cluster: Cluster, *, on_order: Callable[[], None], on_kill: Callable[[str], None]
-) -> Storm:
+) -> LoadResult:
     """Places all orders, with the kills, and waits until every transaction has ended, or a minute.
 
     Raises:
         DemoError: a process ended that nobody killed, or one that was killed did not come back.
     """
     started = time.monotonic()
-    placed: list[Placed] = []
+    placed: list[OrderResult] = []
     orders = iter(enumerate(plan.orders))
-    reaper = _Reaper(plan.kills, cluster, started, on_kill)
+    killer = _ProcessKiller(plan.kills, cluster, started, on_kill)
 
     async def place_some() -> None:
         for number, order in orders:
             client, other = clients[number % len(clients)], clients[(number + 1) % len(clients)]
             placed.append(await place(order, client, other))
             on_order()
-            reaper.orders_done(len(placed))
+            killer.orders_done(len(placed))
 
-    async with _clients(cluster.address) as clients, reaper.resurrecting():
+    async with _clients(cluster.address) as clients, killer.restarting():
         async with asyncio.TaskGroup() as initiators:
             for _ in range(INITIATORS):
                 initiators.create_task(place_some())
         placed_s = time.monotonic() - started
-        kills = await reaper.finish()
+        kills = await killer.finish()
         await _settle(clients[0])
         settled_s = time.monotonic() - started
         records = [record async for record in clients[0].list(initiator=INITIATOR, page_size=_PAGE_SIZE)]
-    return Storm(placed=placed, kills=kills, placed_s=placed_s, settled_s=settled_s, records=records)
+    return LoadResult(placed=placed, kills=kills, placed_s=placed_s, settled_s=settled_s, records=records)
 
 
-class _Reaper:
+class _ProcessKiller:
     """Carries out the kills when their time has come, and sees to it that the dead come back."""
 
     def __init__(
@@ -99,11 +99,11 @@ class _Reaper:
             at_s = time.monotonic() - self._started
             death = self._cluster.kill(self._planned.pop(0))
             self._on_kill(f"killed {death.victim} (pid {death.pid}) after {count} orders")
-            self._kills.append(asyncio.create_task(self._resurrect(death, count, at_s)))
+            self._kills.append(asyncio.create_task(self._await_restart(death, count, at_s)))
 
     @asynccontextmanager
-    async def resurrecting(self) -> AsyncIterator[None]:
-        """Ends with the block what still waits for the dead to come back."""
+    async def restarting(self) -> AsyncIterator[None]:
+        """Cancel with the block what still waits for a restart."""
         try:
             yield
         finally:
@@ -112,10 +112,10 @@ class _Reaper:
             await asyncio.gather(*self._kills, return_exceptions=True)
 
     async def finish(self) -> list[Kill]:
-        """The kills, once the dead are back."""
+        """Return the kills, once every killed process has been restarted."""
         return list(await asyncio.gather(*self._kills))
 
-    async def _resurrect(self, death: Death, after_orders: int, at_s: float) -> Kill:
+    async def _await_restart(self, death: Death, after_orders: int, at_s: float) -> Kill:
         back_pid = await self._cluster.is_back(death)
         back_after_s = time.monotonic() - self._started - at_s
         self._on_kill(f"{death.victim} is back (pid {back_pid}) after {back_after_s:.1f} s")
@@ -125,7 +125,7 @@ class _Reaper:
 
 
 async def _settle(client: Client) -> None:
-    """Waits until no transaction is live any more. What still is after that is undecided, and reported so."""
+    """Wait until no transaction is live. After a limit the rest is undecided, and reported as such."""
     deadline = time.monotonic() + _SETTLE_TIMEOUT_S
     # What ends them are other processes: there is no event to wait for.
     while await _any_live(client) and time.monotonic() < deadline:  # noqa: ASYNC110

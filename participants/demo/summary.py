@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from participants.demo.initiator import Placed
+from participants.demo.initiator import OrderResult
 from participants.demo.plan import Plan
-from participants.demo.storm import Kill, Storm
+from participants.demo.storm import Kill, LoadResult
 from tcc.outcome import CancelReason, TransactionRecord, TransactionState
 
 PERCENTILES = (50, 95, 99)
@@ -63,11 +63,11 @@ class Summary:
         )
 
 
-def summarise(plan: Plan, storm: Storm, violations: Iterable[object]) -> Summary:
+def summarise(plan: Plan, load: LoadResult, violations: Iterable[object]) -> Summary:
     """`violations`: what the audit found."""
     gids = {order.gid for order in plan.orders}
-    records = {record.gid: record for record in storm.records if record.gid in gids}
-    recoveries_s = list(_recoveries_s(records.values(), storm.kills))
+    records = {record.gid: record for record in load.records if record.gid in gids}
+    recoveries_s = list(_recoveries_s(records.values(), load.kills))
     return Summary(
         seed=plan.seed,
         orders=len(plan.orders),
@@ -75,13 +75,13 @@ def summarise(plan: Plan, storm: Storm, violations: Iterable[object]) -> Summary
         cancelled_by_reason=cancelled_by_reason(records.values()),
         recovered=len(recoveries_s),
         recovered_within_s=max(recoveries_s, default=0.0),
-        unanswered=[f"{placed.gid}: {placed.error}" for placed in storm.placed if placed.error],
+        unanswered=[f"{placed.gid}: {placed.error}" for placed in load.placed if placed.error],
         kills_planned=len(plan.kills),
-        kills=storm.kills,
-        violations=[*map(str, violations), *_contradicted(storm.placed, records)],
-        latency_ms=percentiles_ms(placed.latency_s for placed in storm.placed),
-        placed_s=storm.placed_s,
-        settled_s=storm.settled_s,
+        kills=load.kills,
+        violations=[*map(str, violations), *_contradicted(load.placed, records)],
+        latency_ms=percentiles_ms(placed.latency_s for placed in load.placed),
+        placed_s=load.placed_s,
+        settled_s=load.settled_s,
     )
 
 
@@ -99,7 +99,7 @@ def _reason(record: TransactionRecord) -> str:
 
 
 def percentiles_ms(latencies_s: Iterable[float | None]) -> dict[int, float]:
-    """The latencies that the given percentages of orders did not exceed (nearest rank); empty without any."""
+    """Return the latencies that these percentages of orders did not exceed (nearest rank); may be empty."""
     ordered = sorted(latency_s for latency_s in latencies_s if latency_s is not None)
     if not ordered:
         return {}
@@ -107,7 +107,7 @@ def percentiles_ms(latencies_s: Iterable[float | None]) -> dict[int, float]:
 
 
 def as_json(summary: Summary) -> dict[str, Any]:
-    """The summary for programs: plain JSON values, times in seconds unless the name says otherwise."""
+    """Return the summary for programs: plain JSON values, times in seconds unless the name says otherwise."""
     return {
         "ok": summary.is_well,
         "seed": summary.seed,
@@ -160,7 +160,7 @@ def _recovery_s(record: TransactionRecord, kill: Kill) -> float | None:
     return record.ended_at.timestamp() - death.killed_at
 
 
-def _contradicted(placed: Iterable[Placed], records: Mapping[str, TransactionRecord]) -> Iterable[str]:
+def _contradicted(placed: Iterable[OrderResult], records: Mapping[str, TransactionRecord]) -> Iterable[str]:
     """Decisions that an initiator was told, and that the log does not hold."""
     for order in placed:
         record = records.get(order.gid)

@@ -14,5 +14,5 @@ def freeze_result(freeze_id: str) -> Encoded:
 
 
 def freeze_id_of(result: bytes) -> str:
-    """The freeze id in what `freeze_result` made."""
+    """Return the freeze id in what `freeze_result` made."""
     return result[len(_BEFORE) : -len(_AFTER)].decode()

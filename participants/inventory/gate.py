@@ -24,13 +24,13 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from participants.inventory.lanes import LANES, lane_of
+from participants.inventory.lanes import PARTITIONS, partition_of
 
 
 class Ticket(NamedTuple):
     """When, in reopenings of its lane, a Try began to read."""
 
-    lane: int
+    partition: int
     epoch: int
 
 
@@ -52,7 +52,7 @@ class StockGate:
         self._believed_for_s = believed_for_s
         self._skus_max = skus_max
         self._clock = clock
-        self._epochs = [0] * LANES
+        self._epochs = [0] * PARTITIONS
         self._ceilings: dict[str, _Ceiling] = {}
 
     def refuses(self, sku: str, quantity: int) -> bool:
@@ -67,16 +67,16 @@ class StockGate:
 
     def ticket(self, sku: str) -> Ticket:
         """To be taken before the stock is read, and handed in with what was read."""
-        lane = lane_of(sku)
-        return Ticket(lane, self._epochs[lane])
+        partition = partition_of(sku)
+        return Ticket(partition, self._epochs[partition])
 
     def ran_short(self, sku: str, available: int, ticket: Ticket) -> bool:
-        """Reports what the database said while a Try was refused; answers whether it counts.
+        """Record the stock that the database reported when a Try was refused; return whether it counts.
 
         `available` is the committed stock, read under the row's lock before the
         reader took any of it.
         """
-        if self._epochs[ticket.lane] != ticket.epoch:
+        if self._epochs[ticket.partition] != ticket.epoch:
             return False
         if sku not in self._ceilings and len(self._ceilings) >= self._skus_max:
             del self._ceilings[next(iter(self._ceilings))]  # the oldest; it is asked anew
@@ -85,5 +85,5 @@ class StockGate:
 
     def reopen(self, sku: str) -> None:
         """Stock came back. To be called while the row's lock is held, after the change."""
-        self._epochs[lane_of(sku)] += 1
+        self._epochs[partition_of(sku)] += 1
         self._ceilings.pop(sku, None)

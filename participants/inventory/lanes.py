@@ -8,9 +8,9 @@ different lanes do not wait for each other.
 
 from zlib import crc32
 
-LANES = 64
+PARTITIONS = 64
 
 
-def lane_of(sku: str) -> int:
-    """The lane of a SKU, the same in every process (unlike `hash`)."""
-    return crc32(sku.encode()) % LANES
+def partition_of(sku: str) -> int:
+    """Return the partition of a SKU, the same in every process (unlike `hash`)."""
+    return crc32(sku.encode()) % PARTITIONS

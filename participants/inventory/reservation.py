@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from participants.inventory.requests import ReserveStock
-from participants.transitions import IllegalTransitionError, advance
+from participants.transitions import InvalidTransitionError, advance
 from tcc import Rejected
 
 
@@ -30,7 +30,7 @@ class Verb(StrEnum):
 
 
 # `None` is the absent reservation. What is not here is illegal.
-LAW: Mapping[tuple[ReservationState | None, Verb], ReservationState | None] = {
+TRANSITIONS: Mapping[tuple[ReservationState | None, Verb], ReservationState | None] = {
     (None, Verb.RESERVE): ReservationState.RESERVED,
     (ReservationState.RESERVED, Verb.CONFIRM): ReservationState.CONFIRMED,
     (ReservationState.RESERVED, Verb.CANCEL): ReservationState.CANCELLED,
@@ -89,14 +89,14 @@ def stock_changes(verb: Verb, moved: Iterable[tuple[str, int]]) -> list[StockCha
     ]
 
 
-def illegal(
+def invalid_transition(
     keys: Iterable[tuple[str, str]], states: Mapping[tuple[str, str], str], verb: Verb
-) -> IllegalTransitionError:
-    """The reason why not every one of these reservations took the verb."""
+) -> InvalidTransitionError:
+    """Return the reason why some of these reservations did not allow the verb."""
     try:
         for key in keys:
             state = ReservationState(states[key]) if key in states else None
-            advance(LAW, state, verb, subject=key)
-    except IllegalTransitionError as error:
+            advance(TRANSITIONS, state, verb, subject=key)
+    except InvalidTransitionError as error:
         return error
     raise AssertionError(f"every reservation allows {verb}, and yet one did not move")

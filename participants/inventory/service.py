@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from participants.inventory import store
 from participants.inventory.freeze import freeze_id_of, freeze_result
 from participants.inventory.gate import StockGate
-from participants.inventory.lanes import lane_of
+from participants.inventory.lanes import partition_of
 from participants.inventory.requests import ReserveStock
 from participants.inventory.reservation import Verb, admit, sold_out, stock_changes
 from tcc import Branch, Participant, Rejected
@@ -28,12 +28,12 @@ class Reserve:
         if branch.attempt == 0 and self._gate.refuses(request.sku, request.quantity):
             raise sold_out(request)
 
-    def lane(self, request: ReserveStock) -> int:
+    def partition_key(self, request: ReserveStock) -> int:
         """Tier 2."""
-        return lane_of(request.sku)
+        return partition_of(request.sku)
 
     def try_result(self, _branch: Branch, _request: ReserveStock) -> Encoded:
-        """A new freeze id: the name of the reservation that this Try may get."""
+        """Return a new freeze id: the name of the reservation that this Try may get."""
         return freeze_result(uuid7())
 
     async def try_batch(self, items: Items, db: AsyncConnection) -> list[Rejected | None]:
@@ -72,7 +72,7 @@ class Reserve:
             self._gate.reopen(sku)
 
     async def _end(self, verb: Verb, items: Items, db: AsyncConnection) -> set[str]:
-        """Moves reservations and their stock; answers the SKUs. Locks are held until the commit."""
+        """Move reservations and their stock; return the SKUs. Locks are held until the commit."""
         moved = await store.reservation_move(db, [branch.key for branch, _ in items], verb)
         changes = stock_changes(verb, moved)
         await store.stock_change(db, changes)
@@ -80,7 +80,7 @@ class Reserve:
 
 
 def inventory(database: AsyncEngine, *, gate: StockGate | None = None) -> Participant:
-    """The participant over its database, whose schema must exist."""
+    """Return the participant over its database, whose schema must exist."""
     participant = Participant("inventory", database=database)
     participant.action("reserve_stock", ReserveStock, needs_request=False)(Reserve(gate or StockGate()))
     return participant

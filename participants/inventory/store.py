@@ -28,7 +28,13 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from participants.arrays import array, arrays, unnested
-from participants.inventory.reservation import LAW, ReservationState, StockChange, Verb, illegal
+from participants.inventory.reservation import (
+    TRANSITIONS,
+    ReservationState,
+    StockChange,
+    Verb,
+    invalid_transition,
+)
 from participants.transitions import sources
 
 Key = tuple[str, str]
@@ -162,12 +168,12 @@ async def stock_lock(db: AsyncConnection, skus: Iterable[str]) -> dict[str, int]
 
 
 async def stock_change(db: AsyncConnection, changes: Sequence[StockChange]) -> None:
-    """Applies one change per SKU. Raises StockConflictError unless every one fits."""
+    """Apply one change per SKU. Raises StockConflictError unless every one fits."""
     await _change_stock(db, CHANGE_STOCK, changes, {})
 
 
 async def reserve(db: AsyncConnection, new: Sequence[NewReservation], changes: Sequence[StockChange]) -> None:
-    """Writes reservations and what they change, one change per SKU. Raises as `stock_change` does."""
+    """Write reservations and their changes, one change per SKU. Raises as `stock_change` does."""
     await _change_stock(db, RESERVE, changes, arrays(NewReservation._fields, new))
 
 
@@ -183,23 +189,23 @@ async def _change_stock(
 
 
 async def reservation_move(db: AsyncConnection, keys: Sequence[Key], verb: Verb) -> list[tuple[str, int]]:
-    """Applies the verb to every reservation; answers (SKU, quantity) of each.
+    """Apply the verb to every reservation; return (SKU, quantity) of each.
 
-    Raises IllegalTransitionError unless the law allows it for all of them.
+    Raises InvalidTransitionError unless the law allows it for all of them.
     """
-    legal = sources(LAW, verb)
-    target = LAW[legal[0], verb]
+    legal = sources(TRANSITIONS, verb)
+    target = TRANSITIONS[legal[0], verb]
     wanted = arrays(("gid", "branch_id"), keys)
     rows = await db.execute(MOVE, {**wanted, "sources": legal, "target": target})
     moved = [(sku, quantity) for sku, quantity in rows]
     if len(moved) != len(keys):
         found = await db.execute(_STATES, wanted)
-        raise illegal(keys, {(gid, branch_id): state for gid, branch_id, state in found}, verb)
+        raise invalid_transition(keys, {(gid, branch_id): state for gid, branch_id, state in found}, verb)
     return moved
 
 
 async def restock(db: AsyncConnection, restock_id: str, quantities: Mapping[str, int]) -> int:
-    """Puts stock in, making SKUs as needed; answers how many SKUs got any.
+    """Add stock, creating SKUs as needed; return how many SKUs got any.
 
     Repeating a `restock_id` puts nothing in twice. Other processes' gates learn
     of it when what they believe has gone stale, in a fraction of a second.

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
 
-from participants.transitions import IllegalTransitionError, advance
+from participants.transitions import InvalidTransitionError, advance
 from tcc import Rejected
 
 Key = tuple[str, str]
@@ -26,7 +26,7 @@ class Verb(StrEnum):
 
 
 # `None` is the absent order. What is not here is illegal.
-LAW: Mapping[tuple[OrderState | None, Verb], OrderState | None] = {
+TRANSITIONS: Mapping[tuple[OrderState | None, Verb], OrderState | None] = {
     (None, Verb.OPEN): OrderState.PENDING,
     (OrderState.PENDING, Verb.CONFIRM): OrderState.CONFIRMED,
     (OrderState.PENDING, Verb.CANCEL): OrderState.CANCELLED,
@@ -34,7 +34,7 @@ LAW: Mapping[tuple[OrderState | None, Verb], OrderState | None] = {
 
 
 def unique(order_ids: Sequence[str]) -> list[int]:
-    """The positions of the first request for each order number."""
+    """Return the positions of the first request for each order number."""
     first = {order_id: position for position, order_id in reversed(list(enumerate(order_ids)))}
     return sorted(first.values())
 
@@ -47,12 +47,12 @@ def opened(order_ids: Sequence[str], new: Collection[int]) -> list[Rejected | No
     ]
 
 
-def illegal(keys: Iterable[Key], states: Mapping[Key, str], verb: Verb) -> IllegalTransitionError:
-    """The reason why not every one of these orders took the verb."""
+def invalid_transition(keys: Iterable[Key], states: Mapping[Key, str], verb: Verb) -> InvalidTransitionError:
+    """Return the reason why some of these orders did not allow the verb."""
     try:
         for key in keys:
             state = OrderState(states[key]) if key in states else None
-            advance(LAW, state, verb, subject=key)
-    except IllegalTransitionError as error:
+            advance(TRANSITIONS, state, verb, subject=key)
+    except InvalidTransitionError as error:
         return error
     raise AssertionError(f"every order allows {verb}, and yet one did not move")

@@ -42,7 +42,7 @@ def _row(branch: Branch, request: OpenOrder) -> store.NewOrder:
 
 
 def order(database: AsyncEngine) -> Participant:
-    """The participant over its database, whose schema must exist."""
+    """Return the participant over its database, whose schema must exist."""
     participant = Participant("order", database=database)
     participant.action("open_order", OpenOrder, needs_request=False)(Open)
     return participant

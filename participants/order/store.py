@@ -22,7 +22,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from participants.arrays import array, arrays, unnested
-from participants.order.order import LAW, Key, OrderState, Verb, illegal
+from participants.order.order import TRANSITIONS, Key, OrderState, Verb, invalid_transition
 from participants.transitions import sources
 
 metadata = MetaData()
@@ -88,7 +88,7 @@ _STATES = select(orders.c.gid, orders.c.branch_id, orders.c.state).where(_is_wan
 
 
 async def order_open(db: AsyncConnection, new: Sequence[NewOrder]) -> set[str]:
-    """Writes orders, no number twice; answers the numbers that were not taken already."""
+    """Write orders, no number twice; return the numbers that were not taken already."""
     # In one order everywhere, so that batches which share numbers cannot deadlock.
     ordered = sorted(new, key=lambda row: row.order_id)
     opened = await db.execute(OPEN, arrays(NewOrder._fields, ordered))
@@ -96,13 +96,13 @@ async def order_open(db: AsyncConnection, new: Sequence[NewOrder]) -> set[str]:
 
 
 async def order_move(db: AsyncConnection, keys: Sequence[Key], verb: Verb) -> None:
-    """Applies the verb to every order.
+    """Apply the verb to every order.
 
-    Raises IllegalTransitionError unless the law allows it for all of them.
+    Raises InvalidTransitionError unless the law allows it for all of them.
     """
-    legal = sources(LAW, verb)
+    legal = sources(TRANSITIONS, verb)
     wanted = arrays(("gid", "branch_id"), keys)
-    result = await db.execute(MOVE, {**wanted, "sources": legal, "target": LAW[legal[0], verb]})
+    result = await db.execute(MOVE, {**wanted, "sources": legal, "target": TRANSITIONS[legal[0], verb]})
     if result.rowcount != len(keys):
         found = await db.execute(_STATES, wanted)
-        raise illegal(keys, {(gid, branch_id): state for gid, branch_id, state in found}, verb)
+        raise invalid_transition(keys, {(gid, branch_id): state for gid, branch_id, state in found}, verb)

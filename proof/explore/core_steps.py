@@ -17,8 +17,8 @@ from coordinator.core.events import (
 )
 from coordinator.core.machine import step
 from coordinator.core.model import Branch, Operation, TryState
-from proof.explore.participants import Book
-from proof.explore.parts import DECISIONS, NONE, TRY, Move, Node, Parts, Place
+from proof.explore.participants import Reservation
+from proof.explore.parts import DECISIONS, NONE, TRY, Move, Node, Parts, WorldState
 
 
 class _Stepped(NamedTuple):
@@ -36,7 +36,7 @@ class _Stepped(NamedTuple):
 
 
 _TOLD = (Accepted, Decided, Completed, Parked, BranchRegistered, BranchTried)
-NEVER_TRIED = (Book.UNTOUCHED, Book.VOID)
+NEVER_TRIED = (Reservation.UNTOUCHED, Reservation.VOID)
 
 
 class Core:
@@ -48,7 +48,7 @@ class Core:
 
     def step(
         self,
-        place: Place,
+        world_state: WorldState,
         c: int,
         node: Node,
         event: Event,
@@ -63,14 +63,17 @@ class Core:
         stepped = self._stepped(node.live, event, now)
         if stepped is None:
             return Move(
-                (f"{words[0]}, which it refuses", *words[1:]), self._parts.put(place, c, node), fair, fault
+                (f"{words[0]}, which it refuses", *words[1:]),
+                self._parts.put(world_state, c, node),
+                fair,
+                fault,
             )
         broken = stepped.broken
         if stepped.told or stepped.calls:
-            broken = self._broken_by_effects(place, stepped)
+            broken = self._broken_by_effects(world_state, stepped)
         if stepped.saves and node.write != NONE:
             broken = "two writes are in flight"
-        sent = place.sent
+        sent = world_state.sent
         for b, operation, _ in stepped.calls:
             sent |= self._parts.bit(b, operation)
         for effect in stepped.told:
@@ -88,7 +91,7 @@ class Core:
                 write=stepped.live if stepped.saves else node.write,
                 calls=calls,
             )
-        return Move(words, self._parts.put(place._replace(sent=sent), c, after), fair, fault, broken)
+        return Move(words, self._parts.put(world_state._replace(sent=sent), c, after), fair, fault, broken)
 
     def _stepped(self, live: int, event: Event, now: float) -> _Stepped | None:
         key = (live, event, now)
@@ -118,19 +121,19 @@ class Core:
         self._steps[key] = stepped
         return stepped
 
-    def _broken_by_effects(self, place: Place, stepped: _Stepped) -> str:
+    def _broken_by_effects(self, world_state: WorldState, stepped: _Stepped) -> str:
         """What may not leave before the log holds it, and what nobody may be told."""
         tx = self._parts.transaction(stepped.live)
-        if not place.row:
+        if not world_state.row:
             return "something left before the transaction was durable"
-        row = self._parts.facts(place.row)
+        row = self._parts.facts(world_state.row)
         durable = {self._parts.position(branch) for branch in row.tx.branches}
         for b, operation, _ in stepped.calls:
             if b not in durable:
                 return "a call left before its branch was durable"
             if operation not in (TRY, row.decision):
                 return f"{Operation(operation).name} left before its decision was durable"
-        books = self._parts.books(place)
+        reservations = self._parts.reservations(world_state)
         for effect in stepped.told:
             match effect:
                 case Accepted() if row.tx.fingerprint != tx.fingerprint:
@@ -143,14 +146,16 @@ class Core:
                     return "it was let go of, and the log knows nothing of that"
                 case BranchRegistered(index) if self._parts.position(tx.branches[index]) not in durable:
                     return "a branch was told to be durable, and is not"
-                case BranchTried(index) if self._is_false(tx.branches[index], books):
+                case BranchTried(index) if self._is_false(tx.branches[index], reservations):
                     return "a Try was told to have succeeded that took no effect"
                 case _:
                     pass
         return ""
 
-    def _is_false(self, branch: Branch, books: list[Book]) -> bool:
-        return branch.tried is TryState.SUCCEEDED and books[self._parts.position(branch)] in NEVER_TRIED
+    def _is_false(self, branch: Branch, reservations: list[Reservation]) -> bool:
+        return (
+            branch.tried is TryState.SUCCEEDED and reservations[self._parts.position(branch)] in NEVER_TRIED
+        )
 
     def _sent_by_initiator(self, live: int, index: int) -> int:
         """An initiator that calls the Try itself does so once it knows that the branch is durable."""

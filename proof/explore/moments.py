@@ -7,7 +7,7 @@ nothing reads.
 
 from msgspec.structs import replace
 
-from coordinator.core.model import NOW, Branch, CancelReason, RetryPolicy, State, Transaction
+from coordinator.core.model import NOW, Branch, CancelReason, RetryPolicy, Transaction, TransactionState
 
 # Nothing that failed is due yet; the sooner of two is; both are; the expiry has passed.
 EARLY = 100.0
@@ -27,7 +27,7 @@ def settled_in_time(tx: Transaction, *, attempts_max: int) -> Transaction:
     if tx.stuck:
         attempts_max = 0
     branches = tuple(_branch(branch, tx.state, attempts_max) for branch in tx.branches)
-    due = [branch.due_at for branch in branches if branch.due_at != NOW]
+    due = [branch.next_attempt_at for branch in branches if branch.next_attempt_at != NOW]
     return replace(
         tx,
         branches=branches,
@@ -37,15 +37,15 @@ def settled_in_time(tx: Transaction, *, attempts_max: int) -> Transaction:
         cancel_detail="",
         cancel_message="",
         # Released rows are due at once, whatever their branches are.
-        parked_until=min(due, default=EARLY) if tx.parked_until else 0.0,
+        next_attempt_at=min(due, default=EARLY) if tx.next_attempt_at else 0.0,
         waiting_on="",
     )
 
 
-def _branch(branch: Branch, state: State, attempts_max: int) -> Branch:
-    attempts = min(branch.attempts, attempts_max) if state is not State.TRYING else 0
-    return replace(branch, attempts=attempts, due_at=_rebased(branch.due_at), last_error="")
+def _branch(branch: Branch, state: TransactionState, attempts_max: int) -> Branch:
+    attempts = min(branch.attempts, attempts_max) if state is not TransactionState.TRYING else 0
+    return replace(branch, attempts=attempts, next_attempt_at=_rebased(branch.next_attempt_at), last_error="")
 
 
-def _rebased(due_at: float) -> float:
-    return due_at - (EXPIRED - EARLY) if due_at > EXPIRED else due_at
+def _rebased(next_attempt_at: float) -> float:
+    return next_attempt_at - (EXPIRED - EARLY) if next_attempt_at > EXPIRED else next_attempt_at

@@ -10,15 +10,15 @@ from typing import NamedTuple
 
 from tcc.barrier import (
     WRITES,
-    Code,
+    BarrierState,
+    CallResult,
     Invoke,
     Key,
     Operation,
-    Outcome,
+    OutcomeCode,
     Plan,
     Result,
     Row,
-    State,
     settle,
 )
 from tcc.branch import BatchItem, Branch, Rejected
@@ -27,7 +27,7 @@ KEY = ("g", "b")
 ACTION = "reserve"
 
 
-class Book(IntEnum):
+class Reservation(IntEnum):
     """What the handlers have done for a branch. VOID: nothing, and a Cancel was told so."""
 
     UNTOUCHED = 0
@@ -37,34 +37,34 @@ class Book(IntEnum):
     VOID = 4
 
 
-class Shelf(NamedTuple):
+class BranchRows(NamedTuple):
     """A branch at its participant: the barrier's row, if there is one, and the book."""
 
-    row: State | None = None
-    book: Book = Book.UNTOUCHED
+    row: BarrierState | None = None
+    reservation: Reservation = Reservation.UNTOUCHED
 
 
 class Executed(NamedTuple):
     """What became of a call. `broken`: the handler ran when it should not have."""
 
-    shelf: Shelf
-    outcome: Outcome
+    branch_rows: BranchRows
+    outcome: CallResult
     broken: str = ""
 
 
 _MOVES = {
-    Operation.TRY: (Book.UNTOUCHED, Book.RESERVED),
-    Operation.CONFIRM: (Book.RESERVED, Book.TAKEN),
-    Operation.CANCEL: (Book.RESERVED, Book.RETURNED),
+    Operation.TRY: (Reservation.UNTOUCHED, Reservation.RESERVED),
+    Operation.CONFIRM: (Reservation.RESERVED, Reservation.TAKEN),
+    Operation.CANCEL: (Reservation.RESERVED, Reservation.RETURNED),
 }
 
 
-def execute(shelf: Shelf, operation: Operation, *, expired: bool, rejects: bool) -> Executed:
+def execute(branch_rows: BranchRows, operation: Operation, *, expired: bool, rejects: bool) -> Executed:
     """One local transaction. `rejects`: a Try's handler says no."""
-    sql = _Rows(shelf.row, expired=expired)
+    sql = _Rows(branch_rows.row, expired=expired)
     item = BatchItem(Branch(gid=KEY[0], branch_id=KEY[1], action=ACTION), None)
     plan = settle(sql, operation, ACTION, [item])
-    book, broken = shelf.book, ""
+    reservation, broken = branch_rows.reservation, ""
     answers: list[object] | None = None
     try:
         while True:
@@ -73,20 +73,24 @@ def execute(shelf: Shelf, operation: Operation, *, expired: bool, rejects: bool)
             answers = [Rejected("SOLD_OUT") if rejects and operation is Operation.TRY else None]
             if answers == [None]:
                 before, after = _MOVES[operation]
-                if book is not before:
-                    broken = f"{operation.name} took effect on a branch that is {book.name}"
-                book = after
+                if reservation is not before:
+                    broken = f"{operation.name} took effect on a branch that is {reservation.name}"
+                reservation = after
     except StopIteration as end:
         (outcome,) = end.value
-    if operation is Operation.CANCEL and outcome.code is Code.SUCCEEDED and book is Book.UNTOUCHED:
-        book = Book.VOID
-    return Executed(Shelf(sql.state, book), outcome, broken)
+    if (
+        operation is Operation.CANCEL
+        and outcome.code is OutcomeCode.SUCCEEDED
+        and reservation is Reservation.UNTOUCHED
+    ):
+        reservation = Reservation.VOID
+    return Executed(BranchRows(sql.state, reservation), outcome, broken)
 
 
 class _Rows:
     """`tcc.barrier.BarrierSql` over at most one row."""
 
-    def __init__(self, state: State | None, *, expired: bool) -> None:
+    def __init__(self, state: BarrierState | None, *, expired: bool) -> None:
         self.state = state
         self._expired = expired
 
@@ -106,7 +110,7 @@ class _Rows:
         yield from ()
         return [Row(*key, ACTION, int(self.state), None, None) for key in keys if self.state is not None]
 
-    def move(self, keys: Sequence[Key], state: State) -> Plan[None]:
+    def move(self, keys: Sequence[Key], state: BarrierState) -> Plan[None]:
         yield from ()
         assert list(keys) == [KEY]
         self.state = state

@@ -2,10 +2,10 @@
 
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from coordinator.core.model import Branch, Operation, State, Transaction
+from coordinator.core.model import Branch, Operation, Transaction, TransactionState
 from proof.explore import rows
 from proof.explore.moments import EARLY, EXPIRED, settled_in_time
-from proof.explore.participants import Book, Shelf
+from proof.explore.participants import BranchRows, Reservation
 from proof.explore.scope import Scope
 
 TRY, CONFIRM, CANCEL = Operation
@@ -24,11 +24,11 @@ CLAIM_LAG_MAX = 2
 QUEUED, DONE, REFUSED = range(3)
 
 DECISIONS = {
-    State.TRYING: None,
-    State.CONFIRMING: CONFIRM,
-    State.CONFIRMED: CONFIRM,
-    State.CANCELLING: CANCEL,
-    State.CANCELLED: CANCEL,
+    TransactionState.TRYING: None,
+    TransactionState.CONFIRMING: CONFIRM,
+    TransactionState.CONFIRMED: CONFIRM,
+    TransactionState.CANCELLING: CANCEL,
+    TransactionState.CANCELLED: CANCEL,
 }
 LOG_LATE, PARTICIPANTS_LATE = 1, 2
 
@@ -55,12 +55,12 @@ class Node(NamedTuple):
     calls: tuple[tuple[int, int, int], ...] = ()
 
 
-class Place(NamedTuple):
+class WorldState(NamedTuple):
     """A state of this world."""
 
     row: int
     nodes: tuple[int, int]
-    shelves: int
+    all_branch_rows: int
     # A bit for each message to a participant that ever left.
     sent: int
     clock: int
@@ -71,7 +71,7 @@ class Move(NamedTuple):
 
     # Words with places for what follows, the coordinator that they are said of (or NONE), what follows.
     what: tuple[Any, ...]
-    place: Place
+    world_state: WorldState
     fair: bool = False
     fault: bool = False
     broken: str = ""
@@ -113,7 +113,7 @@ class Parts:
         self.branches = range(count)
         self.nodes = Numbered(Node())
         self.rows: Numbered[Row | None] = Numbered(None)
-        self.shelves: Numbered[tuple[Shelf, ...]] = Numbered((Shelf(),) * count)
+        self.all_branch_rows: Numbered[tuple[BranchRows, ...]] = Numbered((BranchRows(),) * count)
         self.transactions: Numbered[Transaction | None] = Numbered(None)
         self._facts: dict[int, RowFacts] = {}
         self._older: dict[int, int] = {}
@@ -147,7 +147,7 @@ class Parts:
             assert row is not None
             tx = settled_in_time(rows.loaded(row.columns), attempts_max=self.scope.attempts_before_stuck)
             facts = RowFacts(
-                tx, DECISIONS[tx.state], tx.state.ended, bool(tx.parked_until) and not tx.state.ended
+                tx, DECISIONS[tx.state], tx.state.ended, bool(tx.next_attempt_at) and not tx.state.ended
             )
             self._facts[number] = facts
         return facts
@@ -156,10 +156,12 @@ class Parts:
         facts = self.facts(number)
         return not facts.ended and not facts.parked
 
-    def with_row(self, place: Place, row: Row) -> Place:
+    def with_row(self, world_state: WorldState, row: Row) -> WorldState:
         """The row in its next version; every memory of it lags one more."""
-        first, second = place.nodes
-        return place._replace(row=self.rows.number(row), nodes=(self.lagging(first), self.lagging(second)))
+        first, second = world_state.nodes
+        return world_state._replace(
+            row=self.rows.number(row), nodes=(self.lagging(first), self.lagging(second))
+        )
 
     def renamed(self, number: int) -> int:
         """The row with the names of the coordinators exchanged."""
@@ -180,12 +182,14 @@ class Parts:
             older = self._older[number] = self.nodes.number(node)
         return older
 
-    def put(self, place: Place, c: int, node: Node) -> Place:
+    def put(self, world_state: WorldState, c: int, node: Node) -> WorldState:
         if node.calls and not self.scope.stale_answers:
             node = node._replace(calls=tuple(filter(self._waits(node.live).__contains__, node.calls)))
         number = self.nodes.number(node)
-        nodes = (number, place.nodes[1]) if c == 0 else (place.nodes[0], number)
-        return Place(place.row, nodes, place.shelves, place.sent, place.clock)
+        nodes = (number, world_state.nodes[1]) if c == 0 else (world_state.nodes[0], number)
+        return WorldState(
+            world_state.row, nodes, world_state.all_branch_rows, world_state.sent, world_state.clock
+        )
 
     def _waits(self, live: int) -> frozenset[tuple[int, int, int]]:
         """The calls that are under way for what is live, with every answer that they can have."""
@@ -202,9 +206,12 @@ class Parts:
 
     # --- the rest ------------------------------------------------------------------
 
-    def books(self, place: Place) -> list[Book]:
+    def reservations(self, world_state: WorldState) -> list[Reservation]:
         """What the handlers have done, by branch."""
-        return [shelf.book for shelf in self.shelves.values[place.shelves]]
+        return [
+            branch_rows.reservation
+            for branch_rows in self.all_branch_rows.values[world_state.all_branch_rows]
+        ]
 
     def bit(self, b: int, operation: int) -> int:
         return 1 << (3 * b + operation - 1)
@@ -212,5 +219,5 @@ class Parts:
     def name(self, b: int) -> str:
         return self.scope.branches[b].branch_id
 
-    def now(self, place: Place) -> float:
-        return EXPIRED if place.clock & LOG_LATE else EARLY
+    def now(self, world_state: WorldState) -> float:
+        return EXPIRED if world_state.clock & LOG_LATE else EARLY

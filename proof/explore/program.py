@@ -26,10 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started_at = time.monotonic()
     seen = visits(scopes, options.jobs)
     for scope, visited in zip(scopes, seen, strict=True):
-        _tell_findings(scope, visited)
+        _print_counterexamples(scope, visited)
     figures = {
         "states": sum(visited.states for visited in seen),
-        "violations": sum(len(visited.findings) for visited in seen),
+        "violations": sum(len(visited.counterexamples) for visited in seen),
         "steps": sum(visited.steps for visited in seen),
         "scopes": len(scopes),
         "fair_steps_max": max(visited.fair_steps_max for visited in seen),
@@ -64,7 +64,7 @@ def _visit(scope: Scope) -> Visit:
     seen = visit(System(scope), progress=progress)
     seconds = time.monotonic() - started_at
     print(
-        f"{scope.name}: {seen.states} states, {seen.steps} steps, {len(seen.findings)} violations, "
+        f"{scope.name}: {seen.states} states, {seen.steps} steps, {len(seen.counterexamples)} violations, "
         f"every fair run ends after at most {seen.fair_steps_max} steps, {seconds:.0f} s",
         file=sys.stderr,
         flush=True,
@@ -72,8 +72,8 @@ def _visit(scope: Scope) -> Visit:
     return seen
 
 
-def _tell_findings(scope: Scope, seen: Visit) -> None:
-    for finding in seen.findings:
+def _print_counterexamples(scope: Scope, seen: Visit) -> None:
+    for finding in seen.counterexamples:
         print(f"scope {scope.name}: {finding.broken}")
         for number, line in enumerate(finding.path, start=1):
             print(f"{number:4}  {line}")

@@ -6,12 +6,12 @@ more; versions and owners are the world's (`world`), which compares them.
 
 from typing import Any
 
-from coordinator.core.model import State, Transaction
+from coordinator.core.model import Transaction, TransactionState
 from coordinator.log.rows import (
     Columns,
     full_columns,
     insert_columns,
-    is_inserted,
+    is_begun,
     is_plain,
     is_saved,
     plain_columns,
@@ -30,7 +30,7 @@ _OWNER = "owner"
 def inserted(tx: Transaction) -> Row:
     """The row that `statements.INSERT` makes."""
     values: dict[str, Any] = dict.fromkeys(RECORD)
-    values |= {"state": int(State.TRYING), "created_at": _THEN, "stuck": False, "waiting_on": ""}
+    values |= {"state": int(TransactionState.TRYING), "created_at": _THEN, "stuck": False, "waiting_on": ""}
     values |= {"cancel_reason": 0, "cancel_branch_id": "", "cancel_detail": "", "cancel_message": ""}
     values |= _only(insert_columns((tx,)))
     return _row(values)
@@ -44,7 +44,7 @@ def saved(row: Row, tx: Transaction) -> Row:
     else:
         changes = _only(full_columns((tx,)))
         values |= {key: value for key, value in changes.items() if key not in _JOINED or value is not None}
-    state = State(values["state"])
+    state = TransactionState(values["state"])
     values["decided_at"] = _THEN if state.decided else None
     values["ended_at"] = _THEN if state.ended else None
     return _row(values)
@@ -52,12 +52,12 @@ def saved(row: Row, tx: Transaction) -> Row:
 
 def taken(row: Row) -> Row:
     """The row after somebody has taken it over."""
-    return _row({**dict(zip(RECORD, row, strict=True)), "due_at": None, "waiting_on": ""})
+    return _row({**dict(zip(RECORD, row, strict=True)), "next_attempt_at": None, "waiting_on": ""})
 
 
 def released(row: Row, now: float) -> Row:
     """The row after its owner gave it up."""
-    return _row({**dict(zip(RECORD, row, strict=True)), "due_at": now, "waiting_on": ""})
+    return _row({**dict(zip(RECORD, row, strict=True)), "next_attempt_at": now, "waiting_on": ""})
 
 
 def loaded(row: Row) -> Transaction:
@@ -67,7 +67,7 @@ def loaded(row: Row) -> Transaction:
 
 def holds_insert(row: Row, tx: Transaction) -> bool:
     """Whether our own earlier try has inserted `tx`, given that the row is ours and in its first version."""
-    return is_inserted(tx, _named(row, version=1), _OWNER)
+    return is_begun(tx, _named(row, version=1), _OWNER)
 
 
 def holds_save(row: Row, tx: Transaction) -> bool:

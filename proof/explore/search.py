@@ -15,7 +15,7 @@ from msgspec import Struct
 from proof.explore.system import Packed, Step, System
 
 
-class Finding(Struct, frozen=True):
+class Counterexample(Struct, frozen=True):
     """Something broken, and the shortest way there: what was done, step by step."""
 
     broken: str
@@ -29,7 +29,7 @@ class Visit(Struct, frozen=True):
     steps: int
     # How many fair steps the longest run without faults takes; 0 where something is broken.
     fair_steps_max: int
-    findings: list[Finding]
+    counterexamples: list[Counterexample]
     # Everything that can be reached was visited.
     complete: bool
 
@@ -38,11 +38,11 @@ def visit(
     system: System,
     *,
     states_max: int | None = None,
-    findings_max: int = 1,
+    counterexamples_max: int = 1,
     progress: Callable[[int, int], None] = lambda _states, _waiting: None,
 ) -> Visit:
-    """Visits until everything was seen, or `states_max` states, or `findings_max` broken promises."""
-    return _Search(system).run(states_max, findings_max, progress)
+    """Visits until everything was seen, or `states_max` states, or `counterexamples_max` broken promises."""
+    return _Search(system).run(states_max, counterexamples_max, progress)
 
 
 class _Search:
@@ -56,29 +56,33 @@ class _Search:
         self._fair_at = array("Q", [0])
         self._steps = 0
 
-    def run(self, states_max: int | None, findings_max: int, progress: Callable[[int, int], None]) -> Visit:
-        findings: list[Finding] = []
+    def run(
+        self, states_max: int | None, counterexamples_max: int, progress: Callable[[int, int], None]
+    ) -> Visit:
+        counterexamples: list[Counterexample] = []
         n = 0
-        while n < len(self._states) and len(findings) < findings_max and n != states_max:
-            findings += self._broken_steps(n)
+        while n < len(self._states) and len(counterexamples) < counterexamples_max and n != states_max:
+            counterexamples += self._broken_steps(n)
             n += 1
             if n % 50_000 == 0:
                 progress(n, len(self._states) - n)
         complete = n == len(self._states)
         fair_steps_max = 0
-        if complete and not findings:
+        if complete and not counterexamples:
             fair_steps_max, endless = self._longest_fair_run()
-            findings += [self._finding(state, "a run without faults goes on for ever") for state in endless]
-            findings += self._unsettled(findings_max)
-        return Visit(n, self._steps, fair_steps_max, findings[:findings_max], complete)
+            counterexamples += [
+                self._counterexample(state, "a run without faults goes on for ever") for state in endless
+            ]
+            counterexamples += self._unsettled(counterexamples_max)
+        return Visit(n, self._steps, fair_steps_max, counterexamples[:counterexamples_max], complete)
 
-    def _broken_steps(self, n: int) -> Iterator[Finding]:
+    def _broken_steps(self, n: int) -> Iterator[Counterexample]:
         numbers, states = self._numbers, self._states
         fair_steps = set()
         for _, state, fair, broken, *_ in self._system.steps(states[n]):
             self._steps += 1
             if broken:
-                yield Finding(broken, self._path(n, broken))
+                yield Counterexample(broken, self._path(n, broken))
                 continue
             number = numbers.get(state)
             if number is None:
@@ -130,21 +134,21 @@ class _Search:
             n = before[n]
         return n
 
-    def _unsettled(self, most: int) -> list[Finding]:
-        found: list[Finding] = []
+    def _unsettled(self, most: int) -> list[Counterexample]:
+        found: list[Counterexample] = []
         for n, state in enumerate(self._states):
             if self._fair_at[n] == self._fair_at[n + 1]:
-                broken = self._system.unsettled(state)
+                broken = self._system.unfinished(state)
                 if broken:
-                    found.append(self._finding(n, broken))
+                    found.append(self._counterexample(n, broken))
                 if len(found) == most:
                     break
         return found
 
     # --- the way to a state --------------------------------------------------------
 
-    def _finding(self, n: int, broken: str) -> Finding:
-        return Finding(broken, self._path(n))
+    def _counterexample(self, n: int, broken: str) -> Counterexample:
+        return Counterexample(broken, self._path(n))
 
     def _path(self, n: int, broken: str = "") -> list[str]:
         """In words; at its end the step that breaks something, if it is one."""

@@ -8,7 +8,7 @@ from then on, as numbers that only have to be put together.
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from proof.explore.parts import COORDINATORS, Move, Place
+from proof.explore.parts import COORDINATORS, Move, WorldState
 from proof.explore.scope import Scope
 from proof.explore.world import World
 
@@ -17,11 +17,11 @@ Packed = int
 # From the highest bits to the lowest: row, first and second coordinator, shelves, sent, clock.
 _CLOCK_BITS, _SENT_BITS, _SHELF_BITS, _NODE_BITS, _ROW_BITS = 2, 9, 16, 24, 20
 _SENT_AT = _CLOCK_BITS
-_SHELF_AT = _SENT_AT + _SENT_BITS
-_SECOND_AT = _SHELF_AT + _SHELF_BITS
+_BRANCH_ROWS_AT = _SENT_AT + _SENT_BITS
+_SECOND_AT = _BRANCH_ROWS_AT + _SHELF_BITS
 _FIRST_AT = _SECOND_AT + _NODE_BITS
 _ROW_AT = _FIRST_AT + _NODE_BITS
-_PLACE_BITS = _ROW_AT + _ROW_BITS
+_WORLD_STATE_BITS = _ROW_AT + _ROW_BITS
 _NODE_AT = (_FIRST_AT, _SECOND_AT)
 
 
@@ -64,7 +64,7 @@ class System:
         self.scope = scope
         self.world = World(scope)
         self._count = scope.transactions
-        self._budget_at = _PLACE_BITS * self._count
+        self._budget_at = _WORLD_STATE_BITS * self._count
         self._is_bounded = scope.faults_max is not None
         self._none_sold_out = (False,) * len(scope.branches)
         self._local: dict[tuple[Any, ...], list[_Ready]] = {}
@@ -82,14 +82,14 @@ class System:
         else:
             yield from self._steps_of_two(state, budget)
 
-    def unsettled(self, state: Packed) -> str:
+    def unfinished(self, state: Packed) -> str:
         """Why a state that no fair step leaves is not the end that was promised; empty when it is."""
-        return next(filter(None, (self.world.unsettled(_unpacked(part)) for part in self._parts(state))), "")
+        return next(filter(None, (self.world.unfinished(_unpacked(part)) for part in self._parts(state))), "")
 
     # --- putting transactions together --------------------------------------------
 
     def _steps_of_one(self, state: Packed, budget: int) -> Iterator[Step]:
-        part = state & (1 << _PLACE_BITS) - 1
+        part = state & (1 << _WORLD_STATE_BITS) - 1
         moves = self._expand(part, self._sold_out((part,)))
         for c in COORDINATORS:
             moves += self._ends(part, c)
@@ -100,9 +100,9 @@ class System:
                     continue
                 left -= 1
             if packed <= turned:
-                yield Step(what, left << _PLACE_BITS | packed, fair, broken, False, False, None)
+                yield Step(what, left << _WORLD_STATE_BITS | packed, fair, broken, False, False, None)
             else:
-                yield Step(what, left << _PLACE_BITS | turned, fair, broken, True, False, None)
+                yield Step(what, left << _WORLD_STATE_BITS | turned, fair, broken, True, False, None)
 
     def _steps_of_two(self, state: Packed, budget: int) -> Iterator[Step]:
         parts = self._parts(state)
@@ -136,15 +136,18 @@ class System:
         transaction: int | None,
     ) -> Step:
         """`parts`: of the transaction that it is a step of, or of the first one, and of the other."""
-        as_is = max(parts) << _PLACE_BITS | min(parts)
-        turned = max(mirrored) << _PLACE_BITS | min(mirrored)
+        as_is = max(parts) << _WORLD_STATE_BITS | min(parts)
+        turned = max(mirrored) << _WORLD_STATE_BITS | min(mirrored)
         first, second = parts if as_is <= turned else mirrored
         is_first = not transaction
         state = budget << self._budget_at | min(as_is, turned)
         return Step(what, state, fair, broken, turned < as_is, (first >= second) != is_first, transaction)
 
     def _parts(self, state: Packed) -> tuple[Packed, ...]:
-        return tuple(state >> _PLACE_BITS * n & (1 << _PLACE_BITS) - 1 for n in reversed(range(self._count)))
+        return tuple(
+            state >> _WORLD_STATE_BITS * n & (1 << _WORLD_STATE_BITS) - 1
+            for n in reversed(range(self._count))
+        )
 
     def _known_moves(self, part: Packed, sold_out: tuple[bool, ...]) -> list[_Whole]:
         key = (part, sold_out)
@@ -156,30 +159,30 @@ class System:
     def _sold_out(self, parts: tuple[Packed, ...]) -> tuple[bool, ...]:
         if self.scope.stock is None:
             return self._none_sold_out
-        shelves = [part >> _SHELF_AT & (1 << _SHELF_BITS) - 1 for part in parts]
+        all_branch_rows = [part >> _BRANCH_ROWS_AT & (1 << _SHELF_BITS) - 1 for part in parts]
         return tuple(
-            sum(self.world.holds(shelf, b) for shelf in shelves) >= self.scope.stock
+            sum(self.world.holds(branch_rows, b) for branch_rows in all_branch_rows) >= self.scope.stock
             for b in self.world.branches
         )
 
     def _mirrored(self, part: Packed) -> Packed:
         row, nodes, *rest = _unpacked(part)
-        return _packed(Place(self._rename(row), (nodes[1], nodes[0]), *rest))
+        return _packed(WorldState(self._rename(row), (nodes[1], nodes[0]), *rest))
 
     # --- one transaction -------------------------------------------------------------
 
     def _expand(self, part: Packed, sold_out: tuple[bool, ...]) -> list[_Whole]:
         """All moves but the ends of coordinators."""
-        row, nodes, shelves, sent, clock = _unpacked(part)
+        row, nodes, all_branch_rows, sent, clock = _unpacked(part)
         found: list[_Whole] = []
         sent_bits = sent << _SENT_AT
         for c in COORDINATORS:
             other = nodes[1 - c]
             may_begin = self.world.may_begin(row, other)
-            key = (row, c, nodes[c], shelves, clock, may_begin, sold_out)
+            key = (row, c, nodes[c], all_branch_rows, clock, may_begin, sold_out)
             ready = self._local.get(key)
             if ready is None:
-                alone = Place(row, (nodes[0], 0) if c == 0 else (0, nodes[1]), shelves, 0, clock)
+                alone = WorldState(row, (nodes[0], 0) if c == 0 else (0, nodes[1]), all_branch_rows, 0, clock)
                 moves = self.world.by_coordinator(alone, c, may_begin=may_begin, sold_out=sold_out)
                 ready = self._local[key] = [self._ready(move) for move in moves]
             older = self.world.lagging(other)
@@ -196,10 +199,12 @@ class System:
                         broken,
                     )
                 )
-        outside = (row, shelves, sent, clock, sold_out)
+        outside = (row, all_branch_rows, sent, clock, sold_out)
         ready = self._outside.get(outside)
         if ready is None:
-            moves = self.world.elsewhere(Place(row, (0, 0), shelves, sent, clock), sold_out=sold_out)
+            moves = self.world.elsewhere(
+                WorldState(row, (0, 0), all_branch_rows, sent, clock), sold_out=sold_out
+            )
             ready = self._outside[outside] = [self._ready(move) for move in moves]
         as_is = nodes[0] << _FIRST_AT | nodes[1] << _SECOND_AT
         mirrored = nodes[1] << _FIRST_AT | nodes[0] << _SECOND_AT
@@ -208,13 +213,13 @@ class System:
         return found
 
     def _ends(self, part: Packed, c: int) -> list[_Whole]:
-        row, nodes, shelves, sent, clock = _unpacked(part)
+        row, nodes, all_branch_rows, sent, clock = _unpacked(part)
         key = (row, c, nodes[c])
         ready = self._leaving.get(key)
         if ready is None:
-            alone = Place(row, (nodes[0], 0) if c == 0 else (0, nodes[1]), 0, 0, 0)
+            alone = WorldState(row, (nodes[0], 0) if c == 0 else (0, nodes[1]), 0, 0, 0)
             ready = self._leaving[key] = [self._ready(move) for move in self.world.ends(alone, c)]
-        rest = shelves << _SHELF_AT | sent << _SENT_AT | clock
+        rest = all_branch_rows << _BRANCH_ROWS_AT | sent << _SENT_AT | clock
         me_at, other_at = _NODE_AT[c], _NODE_AT[1 - c]
         found: list[_Whole] = []
         for what, packed, turned, rewrites, fair, fault, broken in ready:
@@ -225,9 +230,11 @@ class System:
         return found
 
     def _ready(self, move: Move) -> _Ready:
-        what, place, fair, fault, broken, rewrites = move
-        turned = Place(self._rename(place.row), (place.nodes[1], place.nodes[0]), *place[2:])
-        return _Ready(what, _packed(place), _packed(turned), rewrites, fair, fault, broken)
+        what, world_state, fair, fault, broken, rewrites = move
+        turned = WorldState(
+            self._rename(world_state.row), (world_state.nodes[1], world_state.nodes[0]), *world_state[2:]
+        )
+        return _Ready(what, _packed(world_state), _packed(turned), rewrites, fair, fault, broken)
 
     def _rename(self, row: int) -> int:
         renamed = self._renamed.get(row)
@@ -236,28 +243,28 @@ class System:
         return renamed
 
 
-def _packed(place: Place) -> Packed:
-    row, (first, second), shelves, sent, clock = place
+def _packed(world_state: WorldState) -> Packed:
+    row, (first, second), all_branch_rows, sent, clock = world_state
     assert row < 1 << _ROW_BITS
     assert max(first, second) < 1 << _NODE_BITS
-    assert shelves < 1 << _SHELF_BITS
+    assert all_branch_rows < 1 << _SHELF_BITS
     assert sent < 1 << _SENT_BITS
     return (
         row << _ROW_AT
         | first << _FIRST_AT
         | second << _SECOND_AT
-        | shelves << _SHELF_AT
+        | all_branch_rows << _BRANCH_ROWS_AT
         | sent << _SENT_AT
         | clock
     )
 
 
-def _unpacked(packed: Packed) -> Place:
+def _unpacked(packed: Packed) -> WorldState:
     node = (1 << _NODE_BITS) - 1
-    return Place(
+    return WorldState(
         packed >> _ROW_AT & (1 << _ROW_BITS) - 1,
         (packed >> _FIRST_AT & node, packed >> _SECOND_AT & node),
-        packed >> _SHELF_AT & (1 << _SHELF_BITS) - 1,
+        packed >> _BRANCH_ROWS_AT & (1 << _SHELF_BITS) - 1,
         packed >> _SENT_AT & (1 << _SENT_BITS) - 1,
         packed & (1 << _CLOCK_BITS) - 1,
     )

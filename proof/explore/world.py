@@ -1,6 +1,6 @@
 """One transaction's world: the log's row, two coordinators, the participants, the network; and all its moves.
 
-A state is a `Place`: numbers that stand for parts which are kept once (`_Parts`).
+A state is a `WorldState`: numbers that stand for parts which are kept once (`_Parts`).
 `moves` gives every step that can be taken from a place, with the place that it
 leads to, whether a run without faults would take it in the end (`fair`), and what
 it breaks. The rules of the engine (`coordinator/engine/engine.py`) are named where
@@ -14,8 +14,8 @@ from proof.explore.call_moves import CallMoves
 from proof.explore.core_steps import NEVER_TRIED, Core
 from proof.explore.log_moves import LogMoves
 from proof.explore.moments import EXPIRED, LATER, SOON
-from proof.explore.participants import Book
-from proof.explore.parts import LOG_LATE, NONE, PARTICIPANTS_LATE, Move, Node, Parts, Place
+from proof.explore.participants import Reservation
+from proof.explore.parts import LOG_LATE, NONE, PARTICIPANTS_LATE, Move, Node, Parts, WorldState
 from proof.explore.scope import Scope
 
 
@@ -31,7 +31,7 @@ class World:
         self.lagging = self._parts.lagging
         self.renamed = self._parts.renamed
         self.ends = self._log.ends
-        self._kinds: list[Callable[[Place, int, Node], Iterator[Move]]] = [
+        self._kinds: list[Callable[[WorldState, int, Node], Iterator[Move]]] = [
             self._log.write,
             self._log.answer_of_log,
             self._calls.call,
@@ -43,73 +43,84 @@ class World:
             self._kinds.append(self._command)
 
     def by_coordinator(
-        self, place: Place, c: int, *, may_begin: bool, sold_out: tuple[bool, ...]
+        self, world_state: WorldState, c: int, *, may_begin: bool, sold_out: tuple[bool, ...]
     ) -> list[Move]:
-        """What one coordinator can do or meet, whatever the other one is at; its part of `place` is empty.
+        """What one coordinator can do or meet, whatever the other does; its part of `world_state` is empty.
 
         `sold_out`: which participants have to say no to a new Try.
         """
         self._calls.sold_out = sold_out
-        node = self._parts.nodes.values[place.nodes[c]]
-        found = [move for kind in self._kinds for move in kind(place, c, node)]
+        node = self._parts.nodes.values[world_state.nodes[c]]
+        found = [move for kind in self._kinds for move in kind(world_state, c, node)]
         if may_begin:
-            found += self._log.begin(place, c, node)
-        return [move for move in found if move.broken or move.rewrites or move.place != place]
+            found += self._log.begin(world_state, c, node)
+        return [move for move in found if move.broken or move.rewrites or move.world_state != world_state]
 
-    def elsewhere(self, place: Place, *, sold_out: tuple[bool, ...]) -> list[Move]:
-        """What happens where no coordinator is; both parts of `place` are empty."""
+    def elsewhere(self, world_state: WorldState, *, sold_out: tuple[bool, ...]) -> list[Move]:
+        """What happens where no coordinator is; both parts of `world_state` are empty."""
         self._calls.sold_out = sold_out
-        found = [*self._calls.late_messages(place), *self._time(place), *self._calls.purge(place)]
-        return [move for move in found if move.broken or move.place != place]
+        found = [
+            *self._calls.late_messages(world_state),
+            *self._time(world_state),
+            *self._calls.purge(world_state),
+        ]
+        return [move for move in found if move.broken or move.world_state != world_state]
 
     def may_begin(self, row: int, other: int) -> bool:
         """Whether an initiator's request may come now: the first one, until it is durable, or any repeat."""
         return self._parts.scope.repeats or (not row and self._parts.nodes.values[other].live == NONE)
 
-    def holds(self, shelves: int, b: int) -> bool:
+    def holds(self, all_branch_rows: int, b: int) -> bool:
         """Whether a branch holds a unit of its participant's stock."""
-        return self._parts.shelves.values[shelves][b].book in (Book.RESERVED, Book.TAKEN)
+        return self._parts.all_branch_rows.values[all_branch_rows][b].reservation in (
+            Reservation.RESERVED,
+            Reservation.TAKEN,
+        )
 
-    def unsettled(self, place: Place) -> str:
+    def unfinished(self, world_state: WorldState) -> str:
         """Why nothing should be left to do here, and yet all is not well; empty when it is."""
-        if any(place.nodes):
+        if any(world_state.nodes):
             return "a coordinator still waits for something that never comes"
-        if place.row and not self._parts.facts(place.row).ended:
+        if world_state.row and not self._parts.facts(world_state.row).ended:
             return "the transaction has not ended, and nobody drives it"
         return ""
 
-    def _wake(self, place: Place, c: int, node: Node) -> Iterator[Move]:
+    def _wake(self, world_state: WorldState, c: int, node: Node) -> Iterator[Move]:
         """`Engine.wake_due`."""
         if node.live == NONE:
             return
         tx = self._parts.transaction(node.live)
-        moments = (EXPIRED,) if place.clock & LOG_LATE else (SOON, LATER)
+        moments = (EXPIRED,) if world_state.clock & LOG_LATE else (SOON, LATER)
         for now in moments:
             if tx.wake_at <= now:
-                yield self._core.step(place, c, node, Woken(), ("wakes",), fair=True, now=now)
+                yield self._core.step(world_state, c, node, Woken(), ("wakes",), fair=True, now=now)
 
-    def _command(self, place: Place, c: int, node: Node) -> Iterator[Move]:
+    def _command(self, world_state: WorldState, c: int, node: Node) -> Iterator[Move]:
         """Steps of an initiator who asks for CONFIRM only of what it tried itself."""
         if node.live == NONE:
             return
-        now = self._parts.now(place)
+        now = self._parts.now(world_state)
         for b in self._parts.branches:
             event = BranchAdded(self._parts.scope.branches[b], len(self._parts.branches), 1)
-            yield self._core.step(place, c, node, event, ("is given branch {}", self._parts.name(b)), now=now)
-        yield self._core.step(place, c, node, CancelRequested(), ("is asked to cancel",), now=now)
-        books = self._parts.books(place)
+            yield self._core.step(
+                world_state, c, node, event, ("is given branch {}", self._parts.name(b)), now=now
+            )
+        yield self._core.step(world_state, c, node, CancelRequested(), ("is asked to cancel",), now=now)
+        reservations = self._parts.reservations(world_state)
         if not any(
-            self._parts.scope.branches[b].tried_by_initiator and books[b] in NEVER_TRIED
+            self._parts.scope.branches[b].tried_by_initiator and reservations[b] in NEVER_TRIED
             for b in self._parts.branches
         ):
-            yield self._core.step(place, c, node, ConfirmRequested(), ("is asked to confirm",), now=now)
+            yield self._core.step(world_state, c, node, ConfirmRequested(), ("is asked to confirm",), now=now)
 
-    def _time(self, place: Place) -> Iterator[Move]:
+    def _time(self, world_state: WorldState) -> Iterator[Move]:
         both = LOG_LATE | PARTICIPANTS_LATE
-        if place.clock == both:
+        if world_state.clock == both:
             return
-        yield Move(("the expiry passes", NONE), place._replace(clock=both), fair=True)
-        if self._parts.scope.clocks_apart and not place.clock:
-            yield Move(("the expiry passes for the log", NONE), place._replace(clock=LOG_LATE), fault=True)
-            late = place._replace(clock=PARTICIPANTS_LATE)
+        yield Move(("the expiry passes", NONE), world_state._replace(clock=both), fair=True)
+        if self._parts.scope.clocks_apart and not world_state.clock:
+            yield Move(
+                ("the expiry passes for the log", NONE), world_state._replace(clock=LOG_LATE), fault=True
+            )
+            late = world_state._replace(clock=PARTICIPANTS_LATE)
             yield Move(("the expiry passes for participants", NONE), late, fault=True)

@@ -6,7 +6,7 @@
 - `member`, `system`: processes that are started again whenever they end.
 - `orders`, `load`, `initiator`: the demo's orders without an end, and who places them.
 - `observers`: triggers in the databases that write down what becomes durable.
-- `judge`: after each round: settlement, the audit of the books, the checker of histories.
+- `verifier`: after each round: settlement, the audit of the books, the checker of histories.
 - `kills`: every failpoint kills, under load.
 - `scenarios`: databases that crash, connections that break, processes that are paused,
   slow or restarted, a disk that is full.

@@ -29,7 +29,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 from proof.faults.kills import kill_everywhere
 from proof.faults.plan import failpoints
 from proof.faults.scenarios import DISK_FULL, SCENARIOS, disk_full
-from proof.faults.stand import Stand, standing
+from proof.faults.stand import Testbed, running_testbed
 from proof.faults.system import DISK
 from proof.history.recorder import write
 from proof.history.story import story
@@ -81,45 +81,45 @@ async def _run(
     scenarios = options.scenarios
     kills: Counter[str] = Counter()
     done: dict[str, Any] = {}
-    async with standing(home, random.Random(options.seed), say) as stand:
+    async with running_testbed(home, random.Random(options.seed), say) as testbed:
         try:
-            kills = await kill_everywhere(stand, names, times=options.times)
-            stand.judge.violations += [
+            kills = await kill_everywhere(testbed, names, times=options.times)
+            testbed.verifier.violations += [
                 f"failpoint {name} killed {kills[name]} times of {options.times}"
                 for name in names
                 if kills[name] < options.times
             ]
             for name in scenarios:
-                done[name] = await _scenario(name, stand, options)
-            await stand.judge.judge_all()
+                done[name] = await _scenario(name, testbed, options)
+            await testbed.verifier.verify_all()
         except Exception as error:  # noqa: BLE001 - reported with the rest
             # Everything is kept and told, as with any other thing that is wrong.
             traceback.print_exc()
-            stand.judge.violations.append(f"the run itself failed: {error!r}")
+            testbed.verifier.violations.append(f"the run itself failed: {error!r}")
         figures = {
             "failpoints": len(kills),
             "kills": sum(kills.values()),
             "scenarios": done,
-            "orders": stand.placed,
-            "transactions": stand.judge.transactions,
+            "orders": testbed.placed,
+            "transactions": testbed.verifier.transactions,
             "seed": options.seed,
         }
-        wrong = list(stand.judge.violations)
+        wrong = list(testbed.verifier.violations)
         if wrong:
-            write(home / "history.jsonl", stand.judge.history)
-            (home / "story.txt").write_text("\n".join(story(stand.judge.history)))
+            write(home / "history.jsonl", testbed.verifier.history)
+            (home / "story.txt").write_text("\n".join(story(testbed.verifier.history)))
     return figures, wrong
 
 
-async def _scenario(name: str, stand: Stand, options: argparse.Namespace) -> dict[str, Any]:
+async def _scenario(name: str, testbed: Testbed, options: argparse.Namespace) -> dict[str, Any]:
     if name == DISK_FULL and not options.inside_tmpfs:
-        figures = await disk_full.beside(stand.say)
-        stand.judge.violations += figures.pop("wrong", [])
+        figures = await disk_full.beside(testbed.say)
+        testbed.verifier.violations += figures.pop("wrong", [])
         return figures
     started = time.monotonic()
-    figures = await SCENARIOS[name](stand, options)
-    await stand.settle(name)
-    stand.say(f"scenario {name}: {figures} in {time.monotonic() - started:.0f} s")
+    figures = await SCENARIOS[name](testbed, options)
+    await testbed.settle(name)
+    testbed.say(f"scenario {name}: {figures} in {time.monotonic() - started:.0f} s")
     return figures
 
 

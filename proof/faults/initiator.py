@@ -43,7 +43,7 @@ async def _place_all(options: argparse.Namespace) -> list[str]:
                 for order in waiting:
                     placed = await place_and_record(order, client, other, recorder, options.name)
                     if placed.error:
-                        unanswered.append(f"{order.gid} {order.manner}: {placed.error}")
+                        unanswered.append(f"{order.gid} {order.initiator_fault}: {placed.error}")
 
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(_IN_FLIGHT):

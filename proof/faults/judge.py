@@ -7,20 +7,24 @@ from itertools import takewhile
 
 import grpc
 
-from participants.audit import AuditedTransaction, End, audit, list_transactions, read_books
+from participants.audit import AuditedTransaction, End, audit, list_transactions, read_snapshot
 from participants.demo.plan import PARTICIPANTS
 from proof.faults.system import System
 from proof.history.checker import violations
-from proof.history.events import AnyEvent, Books, Fault, Final, Settled, State
+from proof.history.events import AnyEvent, Fault, Final, Settled, StockTotals, TransactionState
 from proof.history.recorder import ListRecorder
 
 SETTLE_TIMEOUT_S = 60.0
 _POLL_S = 0.05
 _READS_MAX = 20
-_STATES = {End.CONFIRMED: State.CONFIRMED, End.CANCELLED: State.CANCELLED, End.OPEN: State.TRYING}
+_STATES = {
+    End.CONFIRMED: TransactionState.CONFIRMED,
+    End.CANCELLED: TransactionState.CANCELLED,
+    End.OPEN: TransactionState.TRYING,
+}
 
 
-class Judge:
+class Verifier:
     """Everything that was seen of one system, and what was wrong with it."""
 
     def __init__(self, system: System) -> None:
@@ -42,7 +46,7 @@ class Judge:
         """A fault, for the story."""
         self.recorder.record(Fault(at=time.time(), kind=kind, target=target, detail=detail))
 
-    async def judge(self, round_name: str, journal: Sequence[AnyEvent] = ()) -> list[str]:
+    async def verify(self, round_name: str, journal: Sequence[AnyEvent] = ()) -> list[str]:
         """Waits until all has settled; answers what is wrong since the last verdict.
 
         Nobody may place orders meanwhile. `journal`: what initiators in other processes saw.
@@ -64,14 +68,14 @@ class Judge:
         self.violations += found
         return found
 
-    async def judge_all(self) -> list[str]:
+    async def verify_all(self) -> list[str]:
         """The whole run at once: every transaction is read anew, books and all."""
         self._known = {}
         await self._new_transactions()
         found = [str(violation) for violation in await self._audit()]
         self.history.append(Settled(at=time.time()))
         self.history += map(_final, self._known.values())
-        self.history += await self._books()
+        self.history += await self._read_tables()
         found += [str(violation) for violation in violations(self.history)]
         self.violations += [f"all: {what}" for what in found]
         return found
@@ -113,21 +117,21 @@ class Judge:
 
     async def _audit(self) -> list[object]:
         urls = {name: self._system.sqlalchemy_url(name) for name in PARTICIPANTS}
-        books = await read_books(inventory=urls["inventory"], coupon=urls["coupon"], order=urls["order"])
-        return list(audit(books, self._known.values()))
+        totals = await read_snapshot(inventory=urls["inventory"], coupon=urls["coupon"], order=urls["order"])
+        return list(audit(totals, self._known.values()))
 
-    async def _books(self) -> list[Books]:
+    async def _read_tables(self) -> list[StockTotals]:
         """The inventory's own count; the others' are their rows, which the audit looks at."""
         urls = {name: self._system.sqlalchemy_url(name) for name in PARTICIPANTS}
-        books = await read_books(inventory=urls["inventory"], coupon=urls["coupon"], order=urls["order"])
+        totals = await read_snapshot(inventory=urls["inventory"], coupon=urls["coupon"], order=urls["order"])
         return [
-            Books(
+            StockTotals(
                 at=time.time(),
                 participant="inventory",
-                initial=sum(books.restocked.values()),
-                available=sum(row.available for row in books.stocks),
-                reserved=sum(row.reserved for row in books.stocks),
-                taken=sum(row.sold for row in books.stocks),
+                initial=sum(totals.restocked.values()),
+                available=sum(row.available for row in totals.stocks),
+                reserved=sum(row.reserved for row in totals.stocks),
+                taken=sum(row.sold for row in totals.stocks),
             )
         ]
 

@@ -13,7 +13,7 @@ from participants.demo.plan import make_plan
 from proof.faults.member import Member
 from proof.faults.orders import renamed
 from proof.faults.plan import Provocation, Rule, Side, deal, provocation
-from proof.faults.stand import Stand, until
+from proof.faults.stand import Testbed, until
 from proof.history.events import AnyEvent
 from proof.history.recorder import read
 from tcc.failpoint import VARIABLE, rules
@@ -30,70 +30,71 @@ _INITIATOR_ORDERS = 60
 _INITIATOR_TIMEOUT_S = 90.0
 
 
-async def kill_everywhere(stand: Stand, names: list[str], *, times: int) -> Counter[str]:
+async def kill_everywhere(testbed: Testbed, names: list[str], *, times: int) -> Counter[str]:
     """How often each failpoint has killed. One that cannot be reached is given up after some waves."""
-    system = stand.system
+    system = testbed.system
     members = {
         Side.COORDINATOR: list(system.coordinators),
         Side.PARTICIPANT: list(system.participants),
         Side.INITIATOR: [_INITIATOR],
     }
-    hands = deal(names, members, times=times, chance=stand.chance)
-    initiator = _Initiator(stand, hands.pop(_INITIATOR))
+    hands = deal(names, members, times=times, chance=testbed.chance)
+    initiator = _Initiator(testbed, hands.pop(_INITIATOR))
     for member in system.members:
         member.hand = hands[member.name]
     wave = 0
     missed: Counter[str] = Counter()
-    while any(member.is_threatened for member in system.members) or initiator.hand:
+    while any(member.may_be_killed for member in system.members) or initiator.hand:
         wave += 1
-        await _wave(stand, initiator, f"wave-{wave}", missed)
+        await _wave(testbed, initiator, f"wave-{wave}", missed)
         killed = sum(len(member.killed_at) for member in system.members) + len(initiator.killed_at)
-        stand.say(
-            f"wave {wave}: {killed} of {len(names) * times} kills, {stand.judge.transactions} transactions"
+        testbed.say(
+            f"wave {wave}: {killed} of {len(names) * times} kills, "
+            f"{testbed.verifier.transactions} transactions"
         )
     return Counter(name for member in system.members for name in member.killed_at) + Counter(
         initiator.killed_at
     )
 
 
-async def _wave(stand: Stand, initiator: "_Initiator", name: str, missed: Counter[str]) -> None:
+async def _wave(testbed: Testbed, initiator: "_Initiator", name: str, missed: Counter[str]) -> None:
     """`missed`: how many waves have ended before a failpoint was reached."""
-    threatened = [member for member in stand.system.members if member.is_threatened]
-    before = {member.name: len(member.killed_at) for member in threatened}
-    for member in threatened:
-        is_coordinator = member.name in stand.system.coordinators
-        member.threaten(_COORDINATOR_LIVES if is_coordinator else _PARTICIPANT_LIVES)
-    async with stand.load(name):
-        suffering = asyncio.create_task(initiator.suffer(name))
-        provoking = asyncio.create_task(_provoke(stand, threatened))
+    targets = [member for member in testbed.system.members if member.may_be_killed]
+    before = {member.name: len(member.killed_at) for member in targets}
+    for member in targets:
+        is_coordinator = member.name in testbed.system.coordinators
+        member.arm(_COORDINATOR_LIVES if is_coordinator else _PARTICIPANT_LIVES)
+    async with testbed.load(name):
+        running = asyncio.create_task(initiator.run_until_killed(name))
+        provoking = asyncio.create_task(_provoke(testbed, targets))
         try:
             await until(
                 lambda: all(
-                    len(member.killed_at) > before[member.name] or not member.is_threatened
-                    for member in threatened
+                    len(member.killed_at) > before[member.name] or not member.may_be_killed
+                    for member in targets
                 ),
                 WAVE_TIMEOUT_S,
             )
         finally:
             provoking.cancel()
             await asyncio.gather(provoking, return_exceptions=True)
-        journal = await suffering
-    for member in threatened:
+        journal = await running
+    for member in targets:
         if len(member.killed_at) == before[member.name] and member.armed is not None:
             missed[member.armed.name] += 1
-            stand.say(f"{name}: {member.name} has not come to {member.armed}")
+            testbed.say(f"{name}: {member.name} has not come to {member.armed}")
             if missed[member.armed.name] >= _WAVES_MAX:  # it counts too few kills in the end
                 member.armed = None
                 member.kill()
-    await asyncio.gather(*(member.comes_back() for member in stand.system.members))
-    await stand.settle(name, journal)
+    await asyncio.gather(*(member.comes_back() for member in testbed.system.members))
+    await testbed.settle(name, journal)
 
 
-async def _provoke(stand: Stand, threatened: list[Member]) -> None:
+async def _provoke(testbed: Testbed, targets: list[Member]) -> None:
     """Brings about what failpoints need that the load does not."""
     while True:
         await asyncio.sleep(_PROVOKE_EVERY_S)
-        for member in threatened:
+        for member in targets:
             match provocation(member.armed.name) if member.armed is not None else Provocation.NOTHING:
                 case Provocation.NOTHING:
                     pass
@@ -102,11 +103,11 @@ async def _provoke(stand: Stand, threatened: list[Member]) -> None:
                     member.terminate()
                 case Provocation.PARTICIPANT_DIES:
                     await member.comes_back()
-                    await _kill_at_work(stand.chance.choice(list(stand.system.participants.values())))
+                    await _kill_at_work(testbed.chance.choice(list(testbed.system.participants.values())))
                 case Provocation.COORDINATOR_DIES:
                     await member.comes_back()
-                    others = [m for m in stand.system.coordinators.values() if m is not member]
-                    await _kill_at_work(stand.chance.choice(others))
+                    others = [m for m in testbed.system.coordinators.values() if m is not member]
+                    await _kill_at_work(testbed.chance.choice(others))
 
 
 async def _kill_at_work(member: Member) -> None:
@@ -119,29 +120,29 @@ async def _kill_at_work(member: Member) -> None:
 class _Initiator:
     """An initiator that dies at its failpoint, and is then started again to ask for everything once more."""
 
-    def __init__(self, stand: Stand, hand: deque[Rule]) -> None:
+    def __init__(self, testbed: Testbed, hand: deque[Rule]) -> None:
         self.hand = hand
         self.killed_at: list[str] = []
-        self._stand = stand
-        self._journal = stand.system.home / "initiator.journal"
+        self._testbed = testbed
+        self._journal = testbed.system.home / "initiator.journal"
         self._read_to = 0
 
-    async def suffer(self, name: str) -> list[AnyEvent]:
+    async def run_until_killed(self, name: str) -> list[AnyEvent]:
         """One failpoint. Answers what the initiator saw, in both its lives."""
         if not self.hand:
             return []
         rule = self.hand.popleft()
-        seed = self._stand.chance.randrange(10**9)
+        seed = self._testbed.chance.randrange(10**9)
         plan = renamed(make_plan(orders=_INITIATOR_ORDERS, seed=seed), f"{name}-victim")
-        await self._stand.warehouse.fill(plan, f"{name}-victim")
+        await self._testbed.warehouse.fill(plan, f"{name}-victim")
         status, words = await self._run(seed, f"{name}-victim", {VARIABLE: rules({rule.name: rule.hits})})
         if f"killed at failpoint {rule.name}" in words:
             self.killed_at.append(rule.name)
             status, words = await self._run(seed, f"{name}-victim", {})
         else:
-            self._stand.judge.violations.append(f"{name}: the initiator never came to {rule}")
+            self._testbed.verifier.violations.append(f"{name}: the initiator never came to {rule}")
         if status != 0:
-            self._stand.judge.violations.append(f"{name}: the initiator ended with {status}: {words}")
+            self._testbed.verifier.violations.append(f"{name}: the initiator ended with {status}: {words}")
         history = await asyncio.to_thread(read, [self._journal])
         new, self._read_to = history[self._read_to :], len(history)
         return new
@@ -150,7 +151,7 @@ class _Initiator:
         process = await asyncio.create_subprocess_exec(
             *("/usr/bin/env", *(f"{key}={value}" for key, value in environment.items())),
             *(sys.executable, "-m", "proof.faults.initiator"),
-            f"--coordinators={self._stand.system.target}",
+            f"--coordinators={self._testbed.system.target}",
             *(f"--seed={seed}", f"--name={name}"),
             *(f"--orders={_INITIATOR_ORDERS}", f"--journal={self._journal}"),
             stdout=asyncio.subprocess.PIPE,

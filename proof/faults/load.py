@@ -35,7 +35,7 @@ class Load:
     def __init__(self, clients: list[Client], recorder: Recorder) -> None:
         self._clients = clients
         self._recorder = recorder
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._in_flight: set[asyncio.Task[None]] = set()
         self.placed = 0
         self.unanswered: list[str] = []
 
@@ -48,25 +48,25 @@ class Load:
         finally:
             offering.cancel()
             [error] = await asyncio.gather(offering, return_exceptions=True)
-            await asyncio.gather(*self._under_way)
+            await asyncio.gather(*self._in_flight)
         if isinstance(error, Exception):
             raise error
 
     async def caught_up(self) -> None:
         """Returns when every order that is under way now is answered."""
-        if self._under_way:
-            await asyncio.wait(set(self._under_way))
+        if self._in_flight:
+            await asyncio.wait(set(self._in_flight))
 
     async def _offer(self, waiting: AsyncIterator[PlannedOrder]) -> None:
         loop = asyncio.get_running_loop()
         next_at = loop.time()
         offered = 0
         async for order in waiting:
-            while len(self._under_way) >= IN_FLIGHT_MAX:
-                await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
+            while len(self._in_flight) >= IN_FLIGHT_MAX:
+                await asyncio.wait(self._in_flight, return_when=asyncio.FIRST_COMPLETED)
             task = asyncio.create_task(self._place(order))
-            self._under_way.add(task)
-            task.add_done_callback(self._under_way.discard)
+            self._in_flight.add(task)
+            task.add_done_callback(self._in_flight.discard)
             offered += 1
             if offered % BURST == 0:
                 # Late orders are not made up for: the system has its reasons.
@@ -79,7 +79,7 @@ class Load:
         try:
             placed = await place_and_record(order, client, other, self._recorder, "steady")
         except Exception as error:  # noqa: BLE001 - a bug of the client's; it is reported with the rest
-            self.unanswered.append(f"{order.gid} {order.manner}: {error!r}")
+            self.unanswered.append(f"{order.gid} {order.initiator_fault}: {error!r}")
             return
         if placed.error:
-            self.unanswered.append(f"{order.gid} {order.manner}: {placed.error}")
+            self.unanswered.append(f"{order.gid} {order.initiator_fault}: {placed.error}")

@@ -46,7 +46,7 @@ class Member:
         self._child: Child | None = None
         self._end_is_wanted = False
         self._is_over = False
-        self._news = asyncio.Condition()
+        self._changed = asyncio.Condition()
         self._keeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -79,14 +79,14 @@ class Member:
                 else:
                     return
 
-    def threaten(self, lives: int) -> None:
+    def arm(self, lives: int) -> None:
         """Arms it now, unless it is armed; `lives` incarnations may die of their failpoints."""
         self.lives = lives
         if self.armed is None:
             self.kill()
 
     @property
-    def is_threatened(self) -> bool:
+    def may_be_killed(self) -> bool:
         """Whether failpoints are still to kill it."""
         return self.armed is not None or bool(self.hand)
 
@@ -111,9 +111,9 @@ class Member:
 
     async def changed(self, timeout_s: float) -> None:
         """Returns when an incarnation ends, or the time is up."""
-        async with self._news:
+        async with self._changed:
             try:
-                await asyncio.wait_for(self._news.wait(), timeout_s)
+                await asyncio.wait_for(self._changed.wait(), timeout_s)
             except TimeoutError:
                 return
 
@@ -161,13 +161,13 @@ class Member:
         while not self._is_over:
             assert self._child is not None
             status = await self._child.ended()
-            self._bury(status)
+            self._reap(status)
             await asyncio.sleep(_RESTART_PAUSE_S)
             await self._spawn()
-            async with self._news:
-                self._news.notify_all()
+            async with self._changed:
+                self._changed.notify_all()
 
-    def _bury(self, status: int) -> None:
+    def _reap(self, status: int) -> None:
         name = self._failpoint()
         was_wanted, self._end_is_wanted = self._end_is_wanted, False
         self.ends.append((time.time(), name or f"status {status}"))

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import psycopg
 
-from coordinator.core.model import State
+from coordinator.core.model import TransactionState
 from proof.history.events import LOG, AnyEvent, Decided, Decision, Effect, Operation, Registered
 
 _SEEN = """
@@ -94,11 +94,11 @@ _OPERATIONS: Mapping[str, tuple[Operation, bool]] = {
     "CANCEL": (Operation.CANCEL, False),
     "TOMBSTONE": (Operation.CANCEL, True),
 }
-_DECISIONS: Mapping[State, Decision] = {
-    State.CONFIRMING: Decision.CONFIRM,
-    State.CONFIRMED: Decision.CONFIRM,
-    State.CANCELLING: Decision.CANCEL,
-    State.CANCELLED: Decision.CANCEL,
+_DECISIONS: Mapping[TransactionState, Decision] = {
+    TransactionState.CONFIRMING: Decision.CONFIRM,
+    TransactionState.CONFIRMED: Decision.CONFIRM,
+    TransactionState.CANCELLING: Decision.CANCEL,
+    TransactionState.CANCELLED: Decision.CANCEL,
 }
 
 
@@ -157,7 +157,9 @@ class Observers:
         if branches is not None:
             specs: list[list[Any]] = msgspec.msgpack.decode(branches)
             yield Registered(at=at.timestamp(), gid=gid, branch_ids=tuple(spec[0] for spec in specs))
-        if state is not None and (decision := _DECISIONS.get(State(state))) is not self._decided.get(gid):
+        if state is not None and (
+            decision := _DECISIONS.get(TransactionState(state))
+        ) is not self._decided.get(gid):
             assert decision is not None, "nothing goes back to TRYING"
             # The second state of one decision says nothing new; another decision would.
             self._decided[gid] = decision

@@ -13,10 +13,10 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from participants.coupon.store import issue
-from participants.demo.initiator import Placed, place
-from participants.demo.plan import Manner, Plan, PlannedOrder, make_plan
+from participants.demo.initiator import OrderResult, place
+from participants.demo.plan import InitiatorFault, Plan, PlannedOrder, make_plan
 from participants.inventory.store import restock
-from proof.history.events import Outcome, Reply, Request, Verb
+from proof.history.events import Reply, ReplyOutcome, Request, Verb
 from proof.history.recorder import Recorder
 from tcc.client import Client
 
@@ -81,17 +81,17 @@ async def orders(
         plan = renamed(make_plan(orders=_CHUNK, seed=chance.randrange(_SEEDS)), prefix)
         await warehouse.fill(plan, prefix)
         for order in plan.orders:
-            if patient_only and order.manner is Manner.VANISHES:
+            if patient_only and order.initiator_fault is InitiatorFault.VANISHES:
                 continue
             yield order
 
 
 async def place_and_record(
     order: PlannedOrder, client: Client, other: Client, recorder: Recorder, initiator: str
-) -> Placed:
+) -> OrderResult:
     """Places an order and records it as one request, which it is to whoever wants the order."""
     request = f"{initiator}/{os.getpid()}/{next(_numbers)}"
-    verb = _VERBS[order.manner]
+    verb = _VERBS[order.initiator_fault]
     content = f"{order.sku}/{order.quantity}/{order.coupon_id}"
     recorder.record(
         Request(
@@ -117,17 +117,21 @@ async def place_and_record(
 
 
 _VERBS = {
-    Manner.ONE_SHOT: Verb.EXECUTE,
-    Manner.LOST_ANSWER: Verb.EXECUTE,
-    Manner.INTERACTIVE: Verb.CONFIRM,
-    Manner.CHANGES_MIND: Verb.CANCEL,
-    Manner.VANISHES: Verb.BEGIN,
+    InitiatorFault.ONE_SHOT: Verb.EXECUTE,
+    InitiatorFault.LOST_ANSWER: Verb.EXECUTE,
+    InitiatorFault.INTERACTIVE: Verb.CONFIRM,
+    InitiatorFault.CHANGES_MIND: Verb.CANCEL,
+    InitiatorFault.VANISHES: Verb.BEGIN,
 }
 
 
-def _outcome(order: PlannedOrder, placed: Placed) -> Outcome:
+def _outcome(order: PlannedOrder, placed: OrderResult) -> ReplyOutcome:
     if placed.error:
-        return Outcome.UNKNOWN
+        return ReplyOutcome.UNKNOWN
     if placed.confirmed is None:
-        return Outcome.ACCEPTED if order.manner is Manner.VANISHES else Outcome.UNKNOWN
-    return Outcome.CONFIRMED if placed.confirmed else Outcome.CANCELLED
+        return (
+            ReplyOutcome.ACCEPTED
+            if order.initiator_fault is InitiatorFault.VANISHES
+            else ReplyOutcome.UNKNOWN
+        )
+    return ReplyOutcome.CONFIRMED if placed.confirmed else ReplyOutcome.CANCELLED

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from proof.faults.judge import Judge
+from proof.faults.judge import Verifier
 from proof.faults.load import Load, clients_of
 from proof.faults.orders import Warehouse, orders
 from proof.faults.system import System, running_system
@@ -15,11 +15,11 @@ from proof.history.events import AnyEvent
 
 
 @dataclass(kw_only=True)
-class Stand:
+class Testbed:
     """One system under load; rounds follow each other on it."""
 
     system: System
-    judge: Judge
+    verifier: Verifier
     warehouse: Warehouse
     chance: random.Random
     say: Callable[[str], None]
@@ -31,7 +31,7 @@ class Stand:
     async def load(self, name: str, *, patient_only: bool = False) -> AsyncIterator[Load]:
         """Orders are placed beside the block; those that nobody answered are violations."""
         async with clients_of(self.system.target, 2) as clients:
-            load = Load(clients, self.judge.recorder)
+            load = Load(clients, self.verifier.recorder)
             waiting = orders(self.warehouse, name, self.chance, patient_only=patient_only)
             try:
                 async with load.running(waiting):
@@ -39,23 +39,27 @@ class Stand:
             finally:
                 await waiting.aclose()
         self.placed += load.placed
-        self.judge.violations += [f"{name}: UNANSWERED {what}" for what in load.unanswered]
+        self.verifier.violations += [f"{name}: UNANSWERED {what}" for what in load.unanswered]
         self.unanswered += load.unanswered
 
     async def settle(self, name: str, journal: list[AnyEvent] | None = None) -> None:
         """Judges the round that ended, and says so where something is wrong."""
-        found = await self.judge.judge(name, journal or [])
+        found = await self.verifier.verify(name, journal or [])
         for what in found:
             self.say(f"VIOLATION {what}")
 
 
 @asynccontextmanager
-async def standing(home: Path, chance: random.Random, say: Callable[[str], None]) -> AsyncIterator[Stand]:
+async def running_testbed(
+    home: Path, chance: random.Random, say: Callable[[str], None]
+) -> AsyncIterator[Testbed]:
     """A system with everything around it, below `home`."""
     async with running_system(home) as system:
         warehouse = Warehouse(system.sqlalchemy_url("inventory"), system.sqlalchemy_url("coupon"))
         try:
-            yield Stand(system=system, judge=Judge(system), warehouse=warehouse, chance=chance, say=say)
+            yield Testbed(
+                system=system, verifier=Verifier(system), warehouse=warehouse, chance=chance, say=say
+            )
         finally:
             await warehouse.close()
 

@@ -14,19 +14,19 @@ from msgspec import Struct, field
 from proof.history.events import (
     LOG,
     AnyEvent,
-    Books,
     Call,
     Decided,
     Decision,
     Effect,
     Final,
     Operation,
-    Outcome,
     Registered,
     Reply,
+    ReplyOutcome,
     Request,
     Settled,
-    State,
+    StockTotals,
+    TransactionState,
     Verb,
 )
 
@@ -76,7 +76,7 @@ def violations(history: Sequence[AnyEvent]) -> list[Violation]:
     found = [violation for case in cases.values() for rule in _RULES for violation in rule(case)]
     if settled:
         found += [violation for case in cases.values() for violation in _settlement(case)]
-    return found + list(_conservation_of_books(history))
+    return found + list(_conservation_of_stock(history))
 
 
 # --- what is known of one transaction ------------------------------------------
@@ -160,15 +160,15 @@ def _cases(history: Sequence[AnyEvent]) -> dict[str, _Case]:
 
 
 _DECISION_BY_OPERATION = {Operation.CONFIRM: Decision.CONFIRM, Operation.CANCEL: Decision.CANCEL}
-_DECISION_BY_OUTCOME = {Outcome.CONFIRMED: Decision.CONFIRM, Outcome.CANCELLED: Decision.CANCEL}
+_DECISION_BY_OUTCOME = {ReplyOutcome.CONFIRMED: Decision.CONFIRM, ReplyOutcome.CANCELLED: Decision.CANCEL}
 _DECISION_BY_STATE = {
-    State.CONFIRMING: Decision.CONFIRM,
-    State.CONFIRMED: Decision.CONFIRM,
-    State.CANCELLING: Decision.CANCEL,
-    State.CANCELLED: Decision.CANCEL,
+    TransactionState.CONFIRMING: Decision.CONFIRM,
+    TransactionState.CONFIRMED: Decision.CONFIRM,
+    TransactionState.CANCELLING: Decision.CANCEL,
+    TransactionState.CANCELLED: Decision.CANCEL,
 }
-_ENDED = (State.CONFIRMED, State.CANCELLED)
-_ACKNOWLEDGED = (Outcome.ACCEPTED, Outcome.TRIED, Outcome.CONFIRMED, Outcome.CANCELLED)
+_ENDED = (TransactionState.CONFIRMED, TransactionState.CANCELLED)
+_ACKNOWLEDGED = (ReplyOutcome.ACCEPTED, ReplyOutcome.TRIED, ReplyOutcome.CONFIRMED, ReplyOutcome.CANCELLED)
 
 
 # --- the decision ------------------------------------------------------------
@@ -308,7 +308,7 @@ def _conservation(case: _Case) -> Iterator[Violation]:
                 )
 
 
-def _conservation_of_books(history: Sequence[AnyEvent]) -> Iterator[Violation]:
+def _conservation_of_stock(history: Sequence[AnyEvent]) -> Iterator[Violation]:
     """What a participant counts is what the effects there add up to."""
     moved: dict[tuple[str, Operation], int] = {}
     for i, event in enumerate(history):
@@ -316,24 +316,24 @@ def _conservation_of_books(history: Sequence[AnyEvent]) -> Iterator[Violation]:
             case Effect():
                 key = (event.participant, event.operation)
                 moved[key] = moved.get(key, 0) + event.quantity
-            case Books():
+            case StockTotals():
                 tried, taken, returned = (moved.get((event.participant, each), 0) for each in Operation)
-                for what in _wrong_in_books(event, reserved=tried - taken - returned, taken=taken):
+                for what in _wrong_in_totals(event, reserved=tried - taken - returned, taken=taken):
                     yield Violation(Property.CONSERVATION, "", f"{event.participant}: {what}", (i,))
             case _:
                 pass
 
 
-def _wrong_in_books(books: Books, *, reserved: int, taken: int) -> Iterator[str]:
-    total = books.available + books.reserved + books.taken
-    if total != books.initial:
-        yield f"{books.initial} units at first, {total} in the end"
-    if books.available < 0:
-        yield f"{books.available} units available"
-    if books.reserved != reserved:
-        yield f"{books.reserved} units reserved, {reserved} by its effects"
-    if books.taken != taken:
-        yield f"{books.taken} units taken, {taken} by its effects"
+def _wrong_in_totals(totals: StockTotals, *, reserved: int, taken: int) -> Iterator[str]:
+    total = totals.available + totals.reserved + totals.taken
+    if total != totals.initial:
+        yield f"{totals.initial} units at first, {total} in the end"
+    if totals.available < 0:
+        yield f"{totals.available} units available"
+    if totals.reserved != reserved:
+        yield f"{totals.reserved} units reserved, {reserved} by its effects"
+    if totals.taken != taken:
+        yield f"{totals.taken} units taken, {taken} by its effects"
 
 
 # --- what initiators are told ------------------------------------------------------
@@ -346,7 +346,7 @@ def _repeat_safety(case: _Case) -> Iterator[Violation]:
         asked = {request.digest for _, request in case.requests if _scope(request) == scope}
         replies = [(i, reply, request) for i, reply, request in case.replies if _scope(request) == scope]
         # That the transaction is cancelled says nothing of a branch which was to join it.
-        accepting = _ACKNOWLEDGED if scope == "" else (Outcome.ACCEPTED, Outcome.TRIED)
+        accepting = _ACKNOWLEDGED if scope == "" else (ReplyOutcome.ACCEPTED, ReplyOutcome.TRIED)
         taken = {request.digest: i for i, reply, request in replies if reply.outcome in accepting}
         if scope == "":
             taken |= {final.digest: i for i, final in case.finals if final.digest}
@@ -401,7 +401,9 @@ def _honest_answer(case: _Case) -> Iterator[Violation]:
                 case.durable[0],
                 i,
             )
-        if reply.outcome is Outcome.TRIED and not _took_effect(case, request.branch_id, Operation.TRY, i):
+        if reply.outcome is ReplyOutcome.TRIED and not _took_effect(
+            case, request.branch_id, Operation.TRY, i
+        ):
             yield case.broken(
                 Property.HONEST_ANSWER, f"told that {request.branch_id} was tried, which took no effect", i
             )

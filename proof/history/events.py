@@ -12,7 +12,7 @@ Order is what is judged, so a cause is never stamped later than its effect:
 
 Whether something is judged that needs an end (settlement) depends on `Settled`: the
 recorder says by it that faults have stopped, and that there was time for everything
-to end. `Final` and `Books` are read after that, when nothing is under way.
+to end. `Final` and `StockTotals` are read after that, when nothing is under way.
 """
 
 from enum import StrEnum
@@ -39,7 +39,7 @@ class Decision(StrEnum):
     CANCEL = "CANCEL"
 
 
-class State(StrEnum):
+class TransactionState(StrEnum):
     """How the log says that a transaction stands; the names are those of the core's states."""
 
     TRYING = "TRYING"
@@ -62,7 +62,7 @@ class Verb(StrEnum):
     GET = "GET"
 
 
-class Outcome(StrEnum):
+class ReplyOutcome(StrEnum):
     """What an initiator was told.
 
     UNKNOWN: nobody answered, or the answer leaves it open (a deadline, an unreachable
@@ -104,7 +104,7 @@ class Reply(Event, tag="reply", frozen=True, kw_only=True):
 
     request: str
     gid: str
-    outcome: Outcome
+    outcome: ReplyOutcome
     # Every branch has carried the decision out.
     completed: bool = False
     reason: str = ""
@@ -168,13 +168,13 @@ class Final(Event, tag="final", frozen=True, kw_only=True):
     """A row of the log at the end of the run."""
 
     gid: str
-    state: State
+    state: TransactionState
     branch_ids: tuple[str, ...]
     # The content of the request that began it, where the recorder can tell.
     digest: str = ""
 
 
-class Books(Event, tag="books", frozen=True, kw_only=True):
+class StockTotals(Event, tag="books", frozen=True, kw_only=True):
     """A participant's own count of its units, at the end of the run."""
 
     participant: str
@@ -184,7 +184,7 @@ class Books(Event, tag="books", frozen=True, kw_only=True):
     taken: int
 
 
-AnyEvent = Request | Reply | Registered | Decided | Call | Effect | Fault | Settled | Final | Books
+AnyEvent = Request | Reply | Registered | Decided | Call | Effect | Fault | Settled | Final | StockTotals
 History = list[AnyEvent]
 
 _encoder = msgspec.json.Encoder()

@@ -4,7 +4,7 @@ from collections.abc import Container, Iterator, Sequence
 
 import msgspec
 
-from proof.history.events import AnyEvent, Books, Fault, Settled
+from proof.history.events import AnyEvent, Fault, Settled, StockTotals
 
 
 def story(history: Sequence[AnyEvent], gids: Container[str] | None = None) -> Iterator[str]:
@@ -13,7 +13,7 @@ def story(history: Sequence[AnyEvent], gids: Container[str] | None = None) -> It
     What belongs to no transaction is always told.
     """
     for i, event in enumerate(history):
-        if isinstance(event, Fault | Settled | Books) or gids is None or event.gid in gids:
+        if isinstance(event, Fault | Settled | StockTotals) or gids is None or event.gid in gids:
             yield f"{i:6} {event.at:14.6f} {_line(event)}"
 
 

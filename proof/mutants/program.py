@@ -10,7 +10,7 @@ from pathlib import Path
 
 from proof.mutants.mutant import Check, Mutant, Program, StaleMutantError, mutated
 from proof.mutants.planted import MUTANTS
-from proof.mutants.trial import PROJECT, Verdict, checks, copies, run, trial
+from proof.mutants.trial import PROJECT, TrialResult, checks, copies, run, trial
 
 # All tests at once take longer than those of one mutant.
 _SOUND_TIMEOUT_S = 400.0
@@ -63,11 +63,11 @@ async def _run(mutants: Sequence[Mutant], jobs: int, *, is_checked: bool) -> int
             free.put_nowait(source)
         if is_checked and not await _are_checks_sound(mutants, free):
             return 1
-        verdicts = await asyncio.gather(*(_try(mutant, free) for mutant in mutants))
+        results = await asyncio.gather(*(_try(mutant, free) for mutant in mutants))
     figures = {
         "planted": len(mutants),
-        "caught": sum(bool(verdict.caught_by) for verdict in verdicts),
-        "by": dict(_catchers(mutants, verdicts).most_common()),
+        "caught": sum(bool(result.caught_by) for result in results),
+        "by": dict(_catchers(mutants, results).most_common()),
         "seconds": round(time.monotonic() - began, 1),
     }
     print(json.dumps(figures))
@@ -77,45 +77,45 @@ async def _run(mutants: Sequence[Mutant], jobs: int, *, is_checked: bool) -> int
 async def _are_checks_sound(mutants: Sequence[Mutant], free: "asyncio.Queue[Path]") -> bool:
     """Whether every check passes where nothing is planted; otherwise failing means nothing."""
 
-    async def one(check: Check) -> Verdict:
+    async def one(check: Check) -> TrialResult:
         copy = await free.get()
         try:
             return await run(check, copy, timeout_s=_SOUND_TIMEOUT_S)
         finally:
             free.put_nowait(copy)
 
-    verdicts = await asyncio.gather(*map(one, checks(mutants)))
-    broken = [verdict for verdict in verdicts if verdict != Verdict()]
-    for verdict in broken:
-        print(f"A check fails where nothing is planted: {verdict.caught_by or verdict.void}", flush=True)
+    results = await asyncio.gather(*map(one, checks(mutants)))
+    broken = [result for result in results if result != TrialResult()]
+    for result in broken:
+        print(f"A check fails where nothing is planted: {result.caught_by or result.void}", flush=True)
     return not broken
 
 
-async def _try(mutant: Mutant, free: "asyncio.Queue[Path]") -> Verdict:
+async def _try(mutant: Mutant, free: "asyncio.Queue[Path]") -> TrialResult:
     copy = await free.get()
     try:
         began = time.monotonic()
-        verdict = await trial(mutant, copy)
+        result = await trial(mutant, copy)
     finally:
         free.put_nowait(copy)
     seconds = time.monotonic() - began
-    if verdict.caught_by:
-        print(f"caught    {mutant.name}: by {verdict.caught_by} ({seconds:.0f} s)", flush=True)
-    elif verdict.void:
-        print(f"NO TRIAL  {mutant.name}: {verdict.void}", flush=True)
+    if result.caught_by:
+        print(f"caught    {mutant.name}: by {result.caught_by} ({seconds:.0f} s)", flush=True)
+    elif result.void:
+        print(f"NO TRIAL  {mutant.name}: {result.void}", flush=True)
     else:
         print(
             f"SURVIVED  {mutant.name}: it breaks {mutant.breaks!r} in {mutant.file}, and nothing notices",
             flush=True,
         )
-    return verdict
+    return result
 
 
-def _catchers(mutants: Sequence[Mutant], verdicts: Sequence[Verdict]) -> Counter[str]:
+def _catchers(mutants: Sequence[Mutant], results: Sequence[TrialResult]) -> Counter[str]:
     """How many each folder of tests, or program, has caught."""
     caught: Counter[str] = Counter()
-    for mutant, verdict in zip(mutants, verdicts, strict=True):
-        if not verdict.caught_by:
+    for mutant, result in zip(mutants, results, strict=True):
+        if not result.caught_by:
             continue
         check = mutant.check
         caught[check.module if isinstance(check, Program) else "/".join(check.nodes[0].split("/")[:2])] += 1

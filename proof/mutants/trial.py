@@ -31,7 +31,7 @@ _TESTS_FAILED = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Verdict:
+class TrialResult:
     """How a trial went."""
 
     # What noticed: a test, a program's word. Empty: nothing did.
@@ -57,7 +57,7 @@ def _copy(target: Path) -> Path:
     return target
 
 
-async def trial(mutant: Mutant, copy: Path) -> Verdict:
+async def trial(mutant: Mutant, copy: Path) -> TrialResult:
     """Plants the bug in the copy, runs the check, and mends the copy again.
 
     Raises:
@@ -72,7 +72,7 @@ async def trial(mutant: Mutant, copy: Path) -> Verdict:
         path.write_text(source)
 
 
-async def run(check: Check, copy: Path, timeout_s: float = TIMEOUT_S) -> Verdict:
+async def run(check: Check, copy: Path, timeout_s: float = TIMEOUT_S) -> TrialResult:
     """Runs a check in the copy. One that takes too long has noticed that something never ends."""
     # Bytecode is told apart by size and second, which two mutants may share.
     environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -89,7 +89,7 @@ async def run(check: Check, copy: Path, timeout_s: float = TIMEOUT_S) -> Verdict
         try:
             status = await asyncio.wait_for(process.wait(), timeout_s)
         except TimeoutError:
-            return Verdict(caught_by=f"the time limit of {timeout_s:g} s")
+            return TrialResult(caught_by=f"the time limit of {timeout_s:g} s")
         finally:
             await _end(process)
         said.seek(0)
@@ -104,19 +104,19 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     await process.wait()
 
 
-def judged(check: Check, status: int, words: str) -> Verdict:
+def judged(check: Check, status: int, words: str) -> TrialResult:
     """What the end of a check means."""
     if status == 0:
-        return Verdict()
+        return TrialResult()
     match check:
         case Selection():
             failed = _words_after("FAILED ", words.splitlines())
             if status == _TESTS_FAILED and failed:
-                return Verdict(caught_by=failed[0])
+                return TrialResult(caught_by=failed[0])
         case Program(module=module):
             if status == 1 and (violations := _violations(words)):
-                return Verdict(caught_by=f"{module}: {violations}")
-    return Verdict(void=f"the check ended with {status}: {words[-600:].strip()}")
+                return TrialResult(caught_by=f"{module}: {violations}")
+    return TrialResult(void=f"the check ended with {status}: {words[-600:].strip()}")
 
 
 def _words_after(mark: str, lines: Iterable[str]) -> list[str]:

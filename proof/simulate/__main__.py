@@ -15,7 +15,7 @@ from pathlib import Path
 from time import perf_counter
 
 from proof.history.story import story
-from proof.simulate.world import Verdict, simulate, simulate_briefly
+from proof.simulate.world import RunResult, simulate, simulate_briefly
 
 SEEDS_FILE = Path(__file__).with_name("seeds.txt")
 # Fresh seeds are counted from a random number below this.
@@ -41,13 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{len(remembered())} remembered seeds and {options.seeds} from {base} on", flush=True)
     began = perf_counter()
     count, violations, simulated_s = 0, 0, 0.0
-    for verdict in _verdicts(seeds, jobs):
+    for result in _results(seeds, jobs):
         count += 1
-        simulated_s += verdict.simulated_s
-        if verdict.broken:
+        simulated_s += result.simulated_s
+        if result.broken:
             violations += 1
-        if verdict.broken or options.seed is not None:
-            _tell(verdict, whole=options.seed is not None)
+        if result.broken or options.seed is not None:
+            _tell(result, whole=options.seed is not None)
     seconds = perf_counter() - began
     print(
         f"{count / seconds:.1f} seeds a second, "
@@ -75,7 +75,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _verdicts(seeds: Sequence[int], jobs: int) -> Iterator[Verdict]:
+def _results(seeds: Sequence[int], jobs: int) -> Iterator[RunResult]:
     if jobs == 1:
         yield from map(simulate_briefly if len(seeds) > 1 else simulate, seeds)
         return
@@ -85,15 +85,15 @@ def _verdicts(seeds: Sequence[int], jobs: int) -> Iterator[Verdict]:
         yield from pool.map(simulate_briefly, seeds, chunksize=4)
 
 
-def _tell(verdict: Verdict, *, whole: bool) -> None:
-    lines = list(story(verdict.history))
+def _tell(result: RunResult, *, whole: bool) -> None:
+    lines = list(story(result.history))
     if not whole and len(lines) > _STORY_LINES_MAX:
-        print(f"... {len(lines) - _STORY_LINES_MAX} lines before; --seed {verdict.seed} tells them all")
+        print(f"... {len(lines) - _STORY_LINES_MAX} lines before; --seed {result.seed} tells them all")
         lines = lines[-_STORY_LINES_MAX:]
     print("\n".join(lines))
-    for broken in verdict.broken:
-        print(f"seed {verdict.seed}: {broken}")
-    print(f"replay it: python -m proof.simulate --seed {verdict.seed}", flush=True)
+    for broken in result.broken:
+        print(f"seed {result.seed}: {broken}")
+    print(f"replay it: python -m proof.simulate --seed {result.seed}", flush=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from tcc.branch import BatchItem, Branch, Rejected
 from tcc.participant import Participant
 
 ACTION = "move"
-LANES = 4
+PARTITIONS = 4
 
 _RESERVE = """UPDATE accounts SET available = available - ?2, reserved = reserved + ?2
               WHERE name = ?1 AND available >= ?2"""
@@ -30,8 +30,8 @@ class HandlerError(Exception):
 class Business:
     """The three functions of an author. `fails` is the chance that one raises."""
 
-    def __init__(self, luck: random.Random) -> None:
-        self._luck = luck
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
         self.fails = 0.0
 
     async def try_(
@@ -51,7 +51,7 @@ class Business:
         await self._note(branch, "CANCEL", request, db)
 
     async def _note(self, branch: Branch, operation: str, request: Any, db: LocalTransaction) -> None:
-        if self._luck.random() < self.fails:
+        if self._rng.random() < self.fails:
             raise HandlerError("a bad day")
         await db.execute(
             _NOTE, (branch.gid, branch.branch_id, operation, request["account"], request["quantity"])
@@ -64,8 +64,8 @@ class BatchBusiness:
     def __init__(self, business: Business) -> None:
         self._business = business
 
-    def lane(self, request: Any) -> int:
-        return len(request["account"]) % LANES
+    def partition_key(self, request: Any) -> int:
+        return len(request["account"]) % PARTITIONS
 
     async def try_batch(self, items: Sequence[BatchItem], db: LocalTransaction) -> list[Any]:
         answers: list[Any] = []

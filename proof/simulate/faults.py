@@ -20,12 +20,12 @@ _LEFT_OUT_SHARE = 0.4
 class Faults:
     """Strikes until it is cancelled; `heal` then ends whatever lasts."""
 
-    def __init__(self, world: "World", luck: random.Random) -> None:
+    def __init__(self, world: "World", rng: random.Random) -> None:
         self._world = world
-        self._luck = luck
-        self._pause_s = luck.choice((0.3, 1.0, 3.0))
+        self._rng = rng
+        self._pause_s = rng.choice((0.3, 1.0, 3.0))
         self._kinds: dict[Callable[[], None], float] = {
-            kind: luck.uniform(0.2, 2.0)
+            kind: rng.uniform(0.2, 2.0)
             for kind in (
                 self.crash,
                 self.crash_soon_again,
@@ -42,59 +42,59 @@ class Faults:
                 self.bad_handlers,
                 self.bad_database,
             )
-            if luck.random() > _LEFT_OUT_SHARE
+            if rng.random() > _LEFT_OUT_SHARE
         }
 
     async def strike(self) -> None:
-        if not self._kinds or self._luck.random() < _QUIET_SHARE:
+        if not self._kinds or self._rng.random() < _QUIET_SHARE:
             self._world.observer.fault("nothing", "", "a quiet run")
             return
         while True:
-            await asyncio.sleep(self._luck.expovariate(1 / self._pause_s))
-            self._luck.choices(list(self._kinds), list(self._kinds.values()))[0]()
+            await asyncio.sleep(self._rng.expovariate(1 / self._pause_s))
+            self._rng.choices(list(self._kinds), list(self._kinds.values()))[0]()
 
     # --- processes ---------------------------------------------------------------------
 
     def crash(self) -> None:
         """A process dies between two of its steps, and is started again."""
-        self._crash(self._luck.choice(list(self._world.hosts)), self._luck.uniform(0.05, 8.0))
+        self._crash(self._rng.choice(list(self._world.hosts)), self._rng.uniform(0.05, 8.0))
 
     def crash_soon_again(self) -> None:
         """The same, and its next life is short."""
-        host = self._luck.choice(list(self._world.hosts))
+        host = self._rng.choice(list(self._world.hosts))
         self._crash(host, 0.1)
-        self._later(self._luck.uniform(0.15, 1.5), lambda: self._crash(host, self._luck.uniform(0.05, 3.0)))
+        self._later(self._rng.uniform(0.15, 1.5), lambda: self._crash(host, self._rng.uniform(0.05, 3.0)))
 
     def _crash(self, host: str, down_s: float) -> None:
         process = self._world.processes[host]
         if process.alive and process.fuse is None:
-            process.fuse = self._luck.randint(0, 300)
+            process.fuse = self._rng.randint(0, 300)
             self._world.down_s[host] = down_s
 
     def pause(self) -> None:
         """A process stands still, perhaps for longer than its lease, and goes on as if nothing had been."""
-        host = self._luck.choice(list(self._world.hosts))
+        host = self._rng.choice(list(self._world.hosts))
         process = self._world.processes[host]
         if not process.alive or process.paused:
             return
         process.pause()
-        lasts_s = self._luck.choice((self._luck.uniform(0.01, 1.0), self._luck.uniform(1.0, 15.0)))
+        lasts_s = self._rng.choice((self._rng.uniform(0.01, 1.0), self._rng.uniform(1.0, 15.0)))
         self._note("pause", process.name, f"{lasts_s:.1f} s")
         self._later(lasts_s, process.wake)
 
     def drain(self) -> None:
         """A coordinator is asked to stop, and is started again."""
-        host = self._luck.choice(self._world.coordinators)
+        host = self._rng.choice(self._world.coordinators)
         worker = self._world.workers.get(host)
         if worker is not None and self._world.processes[host].alive:
             self._note("drain", self._world.processes[host].name)
-            self._world.down_s[host] = self._luck.uniform(0.05, 2.0)
+            self._world.down_s[host] = self._rng.uniform(0.05, 2.0)
             self._world.processes[host].run_soon(worker.stop)
 
     def clock_jump(self) -> None:
         """A machine's wall clock is wrong by an hour; it stays so until the next jump."""
-        host = self._luck.choice(list(self._world.hosts))
-        jump_s = self._luck.choice((-JUMP_S, JUMP_S, 0.0))
+        host = self._rng.choice(list(self._world.hosts))
+        jump_s = self._rng.choice((-JUMP_S, JUMP_S, 0.0))
         self._note("clock jump", host, f"{jump_s:+.0f} s")
         self._world.wall_errors_s[host] = jump_s
 
@@ -103,34 +103,34 @@ class Faults:
     def cut(self) -> None:
         """One direction between two hosts is cut."""
         hosts = [*self._world.hosts, "postgres"]
-        source, target = self._luck.sample(hosts, 2)
-        cut = self._world.network.weather.cut
+        source, target = self._rng.sample(hosts, 2)
+        cut = self._world.network.conditions.cut
         if (source, target) in cut:
             return
         cut[source, target] = None
-        lasts_s = self._luck.uniform(0.2, 12.0)
+        lasts_s = self._rng.uniform(0.2, 12.0)
         self._note("cut", f"{source} -> {target}", f"{lasts_s:.1f} s")
         self._later(lasts_s, lambda: cut.pop((source, target), None))
 
     def slow(self) -> None:
         """All traffic of one host is slow."""
-        host = self._luck.choice([*self._world.hosts, "postgres"])
-        slow = self._world.network.weather.slow
+        host = self._rng.choice([*self._world.hosts, "postgres"])
+        slow = self._world.network.conditions.slow
         if host in slow:
             return
-        slow[host] = self._luck.choice((20.0, 300.0, 2_000.0))
-        lasts_s = self._luck.uniform(0.5, 10.0)
+        slow[host] = self._rng.choice((20.0, 300.0, 2_000.0))
+        lasts_s = self._rng.uniform(0.5, 10.0)
         self._note("slow", host, f"{slow[host]:.0f} times for {lasts_s:.1f} s")
         self._later(lasts_s, lambda: slow.pop(host, None))
 
     def lose(self) -> None:
-        self._chance(self._world.network.weather, "lost", (0.02, 0.2))
+        self._chance(self._world.network.conditions, "lost", (0.02, 0.2))
 
     def double(self) -> None:
-        self._chance(self._world.network.weather, "doubled", (0.05, 0.5))
+        self._chance(self._world.network.conditions, "doubled", (0.05, 0.5))
 
     def delay_minutes(self) -> None:
-        self._chance(self._world.network.weather, "very_late", (0.02, 0.2))
+        self._chance(self._world.network.conditions, "very_late", (0.02, 0.2))
 
     # --- databases -----------------------------------------------------------------------
 
@@ -139,7 +139,7 @@ class Faults:
         if health.down:
             return
         health.down = True
-        lasts_s = self._luck.choice((self._luck.uniform(0.05, 1.0), self._luck.uniform(1.0, 10.0)))
+        lasts_s = self._rng.choice((self._rng.uniform(0.05, 1.0), self._rng.uniform(1.0, 10.0)))
         self._note("log down", "postgres", f"{lasts_s:.1f} s")
 
         def up() -> None:
@@ -149,15 +149,15 @@ class Faults:
 
     def log_unsure(self) -> None:
         """What became of a commit is often not known."""
-        kind = self._luck.choice(("request_lost", "answer_lost", "answer_lost", "comes_late"))
+        kind = self._rng.choice(("request_lost", "answer_lost", "answer_lost", "comes_late"))
         self._chance(self._world.log.health, kind, (0.05, 0.5))
 
     def bad_handlers(self) -> None:
-        self._chance(self._luck.choice(self._world.businesses), "fails", (0.05, 0.5))
+        self._chance(self._rng.choice(self._world.businesses), "fails", (0.05, 0.5))
 
     def bad_database(self) -> None:
-        database = self._luck.choice(list(self._world.databases.values()))
-        self._chance(database.health, self._luck.choice(("fails", "commits_and_fails")), (0.05, 0.5))
+        database = self._rng.choice(list(self._world.databases.values()))
+        self._chance(database.health, self._rng.choice(("fails", "commits_and_fails")), (0.05, 0.5))
 
     # --- how long ------------------------------------------------------------------------
 
@@ -165,7 +165,7 @@ class Faults:
         """Sets one of the chances for a while."""
         if getattr(owner, name):
             return
-        chance, lasts_s = self._luck.uniform(*chances), self._luck.uniform(0.3, 8.0)
+        chance, lasts_s = self._rng.uniform(*chances), self._rng.uniform(0.3, 8.0)
         setattr(owner, name, chance)
         self._note(name, type(owner).__name__, f"{chance:.0%} for {lasts_s:.1f} s")
         self._later(lasts_s, lambda: setattr(owner, name, 0.0))
@@ -179,10 +179,10 @@ class Faults:
     def heal(self) -> None:
         """Everything works from now on; messages that are late already still come."""
         world = self._world
-        weather, health = world.network.weather, world.log.health
-        weather.lost = weather.doubled = weather.very_late = 0.0
-        weather.cut.clear()
-        weather.slow.clear()
+        conditions, health = world.network.conditions, world.log.health
+        conditions.lost = conditions.doubled = conditions.very_late = 0.0
+        conditions.cut.clear()
+        conditions.slow.clear()
         health.down = False
         health.request_lost = health.answer_lost = health.comes_late = 0.0
         for business in world.businesses:

@@ -26,11 +26,11 @@ class Ticking:
 
     async def _tick(self, job: Job) -> None:
         now = asyncio.get_running_loop().time
-        due_at = now()
+        next_at = now()
         while not self._stopped:
-            await asyncio.sleep(due_at - now())
+            await asyncio.sleep(next_at - now())
             await run_guarded(self._engine, job, self._on_bug)
-            due_at = max(due_at + job.every_s, now())
+            next_at = max(next_at + job.every_s, now())
 
 
 def schedule(

@@ -20,8 +20,8 @@ from typing import Any
 
 from coordinator.core.errors import LogUnavailable
 from coordinator.core.machine import TRANSITIONS
-from coordinator.core.model import State
-from coordinator.log.connections import Outcome
+from coordinator.core.model import TransactionState
+from coordinator.log.connections import StatementResult
 from coordinator.log.statements import RECORD, Statement
 from proof.simulate.network import Network
 from proof.simulate.virtual_loop import VirtualLoop, context_of, current_process
@@ -50,15 +50,15 @@ class LogHealth:
 class LogDatabase:
     """Both tables. `now` is the database's clock, in seconds since the Unix epoch."""
 
-    def __init__(self, now: Callable[[], float], luck: random.Random, on_change: OnChange) -> None:
+    def __init__(self, now: Callable[[], float], rng: random.Random, on_change: OnChange) -> None:
         self.transactions: dict[str, Row] = {}
         self.coordinators: dict[str, Row] = {}
         self.health = LogHealth()
         self._clock = now
-        self._luck = luck
+        self._rng = rng
         self._on_change = on_change
 
-    def execute(self, statement: Statement, parameters: list[Any]) -> Outcome:
+    def execute(self, statement: Statement, parameters: list[Any]) -> StatementResult:
         """Carries out one statement, now."""
         values = dict(zip(statement.parameters, parameters, strict=True))
         if statement.name == "transaction_list":
@@ -72,49 +72,51 @@ class LogDatabase:
 
     # --- reading ---------------------------------------------------------------------
 
-    def _get(self, values: Values) -> Outcome:
+    def _get(self, values: Values) -> StatementResult:
         return self._records([gid for gid in dict.fromkeys(values["gids"]) if gid in self.transactions])
 
-    def _next_waited_for(self, values: Values) -> Outcome:
-        parked = [row["waiting_on"] for row in self.transactions.values() if row["due_at"] is not None]
+    def _next_waited_for(self, values: Values) -> StatementResult:
+        parked = [
+            row["waiting_on"] for row in self.transactions.values() if row["next_attempt_at"] is not None
+        ]
         name = min((name for name in parked if name > values["after"]), default=None)
-        return Outcome([], 0) if name is None else Outcome([(name,)], 1)
+        return StatementResult([], 0) if name is None else StatementResult([(name,)], 1)
 
-    def _find_claimed(self, values: Values) -> Outcome:
+    def _find_claimed(self, values: Values) -> StatementResult:
         claims = values["claims"]
         return self._records(
             [
                 gid
                 for gid, row in self.transactions.items()
-                if _is_driven_by(row, values["owner"]) and row["claim"] in claims
+                if _is_owned_by(row, values["owner"]) and row["claim"] in claims
             ]
         )
 
-    def _list(self, values: Values) -> Outcome:
+    def _list(self, values: Values) -> StatementResult:
         chosen = [row for row in self.transactions.values() if _is_listed(row, values)]
         chosen.sort(key=lambda row: (row["created_at"], row["gid"]), reverse=True)
         rows = [_record(row | {"payloads": None}) for row in chosen[: values["limit"]]]
-        return Outcome(rows, len(rows))
+        return StatementResult(rows, len(rows))
 
-    def _records(self, gids: list[str]) -> Outcome:
+    def _records(self, gids: list[str]) -> StatementResult:
         """In any order: no statement promises one."""
-        self._luck.shuffle(gids)
-        return Outcome([_record(self.transactions[gid]) for gid in gids], len(gids))
+        self._rng.shuffle(gids)
+        return StatementResult([_record(self.transactions[gid]) for gid in gids], len(gids))
 
     # --- the three writes --------------------------------------------------------------
 
-    def _insert(self, values: Values) -> Outcome:
+    def _insert(self, values: Values) -> StatementResult:
         now = self._now()
         before = len(self.transactions)
         for number, gid in enumerate(values["gid"]):
             if gid in self.transactions:
                 continue
             self._write(
-                "transaction_insert",
+                "transaction_begin",
                 {
                     "gid": gid,
                     "version": 1,
-                    "state": int(State.TRYING),
+                    "state": int(TransactionState.TRYING),
                     "owner": values["owner"],
                     "claim": None,
                     "interactive": values["interactive"][number],
@@ -131,7 +133,7 @@ class LogDatabase:
                     "cancel_message": "",
                     "stuck": False,
                     "waiting_on": "",
-                    "due_at": None,
+                    "next_attempt_at": None,
                     "created_at": now,
                     "expires_at": _moment(values["expires_at"][number]),
                     "decided_at": None,
@@ -141,15 +143,15 @@ class LogDatabase:
                 },
             )
         count = len(self.transactions) - before
-        return Outcome([], count)
+        return StatementResult([], count)
 
-    def _save_plain(self, values: Values) -> Outcome:
+    def _save_plain(self, values: Values) -> StatementResult:
         def changes(_row: Row, _number: int) -> Row:
             return {"progress": None, "stuck": False, "waiting_on": ""}
 
         return self._save("transaction_save_plain", values, changes)
 
-    def _save_full(self, values: Values) -> Outcome:
+    def _save_full(self, values: Values) -> StatementResult:
         as_they_are = (
             "progress", "cancel_reason", "cancel_branch_id", "cancel_detail", "cancel_message", "stuck",
             "waiting_on",
@@ -157,8 +159,8 @@ class LogDatabase:
 
         def changes(row: Row, number: int) -> Row:
             changed = {name: values[name][number] for name in as_they_are}
-            due_at = values["due_at"][number]
-            changed["due_at"] = None if due_at is None else _moment(due_at)
+            next_attempt_at = values["next_attempt_at"][number]
+            changed["next_attempt_at"] = None if next_attempt_at is None else _moment(next_attempt_at)
             for name in ("branches", "payloads"):
                 new = values[name][number]
                 changed[name] = row[name] if new is None else new
@@ -168,15 +170,15 @@ class LogDatabase:
 
         return self._save("transaction_save_full", values, changes)
 
-    def _save(self, name: str, values: Values, changes: Callable[[Row, int], Row]) -> Outcome:
+    def _save(self, name: str, values: Values, changes: Callable[[Row, int], Row]) -> StatementResult:
         now, count = self._now(), 0
         for number, gid in enumerate(values["gid"]):
-            row, state = self.transactions.get(gid), State(values["state"][number])
+            row, state = self.transactions.get(gid), TransactionState(values["state"][number])
             if (
                 row is None
                 or row["version"] != values["version"][number]
-                or not _is_driven_by(row, values["owner"])
-                or not _is_lawful(State(row["state"]), state)
+                or not _is_owned_by(row, values["owner"])
+                or not _is_valid_transition(TransactionState(row["state"]), state)
             ):
                 continue
             count += 1
@@ -191,30 +193,32 @@ class LogDatabase:
                     "ended_at": now if state.ended else None,
                 },
             )
-        return Outcome([], count)
+        return StatementResult([], count)
 
     # --- taking over -------------------------------------------------------------------
 
-    def _take(self, values: Values) -> Outcome:
+    def _take(self, values: Values) -> StatementResult:
         row = self.transactions.get(values["gid"])
         if row is None or row["version"] != values["version"] or row["ended_at"] is not None:
-            return Outcome([], 0)
+            return StatementResult([], 0)
         return self._take_over("transaction_take", [row["gid"]], values)
 
-    def _claim_due(self, values: Values) -> Outcome:
+    def _claim_due(self, values: Values) -> StatementResult:
         now = self._now()
         chosen: list[str] = []
         for waiting_on, most in zip(values["waiting_on"], values["most"], strict=True):
             due = [
                 row
                 for row in self.transactions.values()
-                if row["waiting_on"] == waiting_on and row["due_at"] is not None and row["due_at"] <= now
+                if row["waiting_on"] == waiting_on
+                and row["next_attempt_at"] is not None
+                and row["next_attempt_at"] <= now
             ]
-            due.sort(key=lambda row: float(row["due_at"]))
+            due.sort(key=lambda row: float(row["next_attempt_at"]))
             chosen += [row["gid"] for row in due[:most]]
         return self._take_over("transaction_claim_due", chosen, values)
 
-    def _adopt(self, values: Values) -> Outcome:
+    def _adopt(self, values: Values) -> StatementResult:
         now = self._now()
         dead = {
             owner: None
@@ -224,11 +228,13 @@ class LogDatabase:
         left = [
             gid
             for gid, row in self.transactions.items()
-            if row["owner"] in dead and row["due_at"] is None and row["ended_at"] is None
+            if row["owner"] in dead and row["next_attempt_at"] is None and row["ended_at"] is None
         ]
         return self._take_over("transaction_adopt", left[: values["limit"]], values, adopts=True)
 
-    def _take_over(self, name: str, gids: list[str], values: Values, *, adopts: bool = False) -> Outcome:
+    def _take_over(
+        self, name: str, gids: list[str], values: Values, *, adopts: bool = False
+    ) -> StatementResult:
         for gid in gids:
             row = self.transactions[gid]
             self._write(
@@ -238,24 +244,24 @@ class LogDatabase:
                     "owner": values["owner"],
                     "claim": values["claim"],
                     "version": row["version"] + 1,
-                    "due_at": None,
+                    "next_attempt_at": None,
                     "waiting_on": "",
                     "adopted_from": row["owner"] if adopts else row["adopted_from"],
                 },
             )
         return self._records(gids)
 
-    def _release(self, values: Values) -> Outcome:
+    def _release(self, values: Values) -> StatementResult:
         now = self._now()
-        ours = [row for row in self.transactions.values() if _is_driven_by(row, values["owner"])]
+        ours = [row for row in self.transactions.values() if _is_owned_by(row, values["owner"])]
         for row in ours:
-            changes = {"version": row["version"] + 1, "due_at": now, "waiting_on": ""}
+            changes = {"version": row["version"] + 1, "next_attempt_at": now, "waiting_on": ""}
             self._write("transaction_release", row | changes)
-        return Outcome([], len(ours))
+        return StatementResult([], len(ours))
 
     # --- keeping house -----------------------------------------------------------------
 
-    def _purge(self, values: Values) -> Outcome:
+    def _purge(self, values: Values) -> StatementResult:
         before = self._now() - values["ended_before_s"]
         old = [
             row
@@ -266,34 +272,34 @@ class LogDatabase:
         for row in old[: values["limit"]]:
             del self.transactions[row["gid"]]
             self._on_change("transaction_purge", "", row, None)
-        return Outcome([], len(old[: values["limit"]]))
+        return StatementResult([], len(old[: values["limit"]]))
 
-    def _forget(self, values: Values) -> Outcome:
+    def _forget(self, values: Values) -> StatementResult:
         before = self._now() - values["gone_for_s"]
         gone = [
             owner
             for owner, row in self.coordinators.items()
             if row["lease_until"] < before
-            and not any(_is_driven_by(driven, owner) for driven in self.transactions.values())
+            and not any(_is_owned_by(owned, owner) for owned in self.transactions.values())
         ]
         for owner in gone:
             del self.coordinators[owner]
-        return Outcome([], len(gone))
+        return StatementResult([], len(gone))
 
-    def _heartbeat(self, values: Values) -> Outcome:
+    def _heartbeat(self, values: Values) -> StatementResult:
         now = self._now()
         row = self.coordinators.setdefault(
             values["owner"], {"id": values["owner"], "name": values["name"], "started_at": now}
         )
         row["lease_until"] = _moment(now + values["lease_s"])
-        return Outcome([(now,)], 1)
+        return StatementResult([(now,)], 1)
 
-    def _leave(self, values: Values) -> Outcome:
+    def _leave(self, values: Values) -> StatementResult:
         row = self.coordinators.get(values["owner"])
         if row is None:
-            return Outcome([], 0)
+            return StatementResult([], 0)
         row["lease_until"] = self._now()
-        return Outcome([], 1)
+        return StatementResult([], 1)
 
     def _write(self, name: str, after: Row) -> None:
         before = self.transactions.get(after["gid"])
@@ -305,15 +311,15 @@ _D = LogDatabase
 _SAVE = {"gid", "version", "state", "owner"}
 _SAVE_FULL = _SAVE | {
     "progress", "cancel_reason", "cancel_branch_id", "cancel_detail", "cancel_message", "stuck",
-    "waiting_on", "due_at", "branches", "payloads", "participants",
+    "waiting_on", "next_attempt_at", "branches", "payloads", "participants",
 }  # fmt: skip
 _INSERT = {
     "owner", "gid", "interactive", "initiator", "labels", "fingerprint",
     "branches", "payloads", "participants", "expires_at", "trace",
 }  # fmt: skip
 # How each is carried out, and the parameters that it has to have.
-_STATEMENTS: dict[str, tuple[Callable[[LogDatabase, Values], Outcome], set[str]]] = {
-    "transaction_insert": (_D._insert, _INSERT),  # noqa: SLF001 - the same file
+_STATEMENTS: dict[str, tuple[Callable[[LogDatabase, Values], StatementResult], set[str]]] = {
+    "transaction_begin": (_D._insert, _INSERT),  # noqa: SLF001 - the same file
     "transaction_get": (_D._get, {"gids"}),  # noqa: SLF001 - the same file
     "transaction_save_plain": (_D._save_plain, _SAVE),  # noqa: SLF001 - the same file
     "transaction_save_full": (_D._save_full, _SAVE_FULL),  # noqa: SLF001 - the same file
@@ -330,11 +336,11 @@ _STATEMENTS: dict[str, tuple[Callable[[LogDatabase, Values], Outcome], set[str]]
 }
 
 
-def _is_driven_by(row: Row, owner: str) -> bool:
-    return row["owner"] == owner and row["due_at"] is None and row["ended_at"] is None
+def _is_owned_by(row: Row, owner: str) -> bool:
+    return row["owner"] == owner and row["next_attempt_at"] is None and row["ended_at"] is None
 
 
-def _is_lawful(before: State, after: State) -> bool:
+def _is_valid_transition(before: TransactionState, after: TransactionState) -> bool:
     return before is after or after in TRANSITIONS[before].values()
 
 
@@ -384,11 +390,11 @@ class SimulatedConnections:
     async def close(self) -> None:
         """Nothing is held."""
 
-    async def execute(self, statement: Statement, values: Mapping[str, Any]) -> Outcome:
+    async def execute(self, statement: Statement, values: Mapping[str, Any]) -> StatementResult:
         """See `Connections.execute`."""
         parameters = statement.bind(values)
         async with self._room:
-            answer: asyncio.Future[Outcome] = self._loop.create_future()
+            answer: asyncio.Future[StatementResult] = self._loop.create_future()
             failing = self._send(statement, parameters, answer)
             alarm = self._loop.call_later(failing, self._fail, statement, answer)
             try:
@@ -400,19 +406,21 @@ class SimulatedConnections:
     def _loop(self) -> VirtualLoop:
         return self._network.loop
 
-    def _send(self, statement: Statement, parameters: list[Any], answer: "asyncio.Future[Outcome]") -> float:
+    def _send(
+        self, statement: Statement, parameters: list[Any], answer: "asyncio.Future[StatementResult]"
+    ) -> float:
         """Sends the statement on its way. Returns after how many seconds its sender gives it up."""
-        luck, health = self._network.luck, self._database.health
+        rng, health = self._network.rng, self._database.health
         if health.down:
-            return luck.uniform(0.001, 0.05)
+            return rng.uniform(0.001, 0.05)
         travel_s = self._network.travel_s(self._process.host, HOST)
         if travel_s is None:
             return self._patience_s()
-        if luck.random() < health.request_lost:
+        if rng.random() < health.request_lost:
             self._network.note(f"{self._process.name} -> {HOST} {statement.name} is lost")
             return self._patience_s()
-        if luck.random() < health.comes_late:
-            late_s = luck.uniform(0.0, _LATE_MAX_S)
+        if rng.random() < health.comes_late:
+            late_s = rng.uniform(0.0, _LATE_MAX_S)
             self._network.note(
                 f"{self._process.name} -> {HOST} {statement.name} comes {late_s:.1f} s after it was given up"
             )
@@ -424,11 +432,11 @@ class SimulatedConnections:
 
     def _patience_s(self) -> float:
         """A cut connection is noticed at once, or not before the time limit."""
-        luck = self._network.luck
-        return luck.uniform(0.001, 0.05) if luck.random() < 0.5 else self._statement_timeout_s
+        rng = self._network.rng
+        return rng.uniform(0.001, 0.05) if rng.random() < 0.5 else self._statement_timeout_s
 
     def _carry_out(
-        self, statement: Statement, parameters: list[Any], answer: "asyncio.Future[Outcome] | None"
+        self, statement: Statement, parameters: list[Any], answer: "asyncio.Future[StatementResult] | None"
     ) -> None:
         database, network = self._database, self._network
         if database.health.down:
@@ -439,13 +447,13 @@ class SimulatedConnections:
         if answer is None:
             return
         travel_s = network.travel_s(HOST, self._process.host)
-        if travel_s is None or network.luck.random() < database.health.answer_lost:
+        if travel_s is None or network.rng.random() < database.health.answer_lost:
             network.note(f"the answer to {self._process.name}'s {statement.name} is lost")
             self._tell(self._patience_s(), self._fail, statement, answer)
         else:
             self._tell(travel_s, _settle, answer, outcome)
 
-    def _fail(self, statement: Statement, answer: "asyncio.Future[Outcome]") -> None:
+    def _fail(self, statement: Statement, answer: "asyncio.Future[StatementResult]") -> None:
         if not answer.done():
             answer.set_exception(
                 LogUnavailable(f"the transaction log did not answer {statement.name}", retry_after_s=0.5)
@@ -458,6 +466,6 @@ class SimulatedConnections:
         self._loop.call_later(delay_s, callback, *args, context=context_of(self._process))
 
 
-def _settle(answer: "asyncio.Future[Outcome]", outcome: Outcome) -> None:
+def _settle(answer: "asyncio.Future[StatementResult]", outcome: StatementResult) -> None:
     if not answer.done():
         answer.set_result(outcome)

@@ -26,7 +26,7 @@ Status = tuple[grpc.StatusCode, str, Sequence[tuple[str, str | bytes]]]
 
 
 @dataclass(kw_only=True)
-class Weather:
+class NetworkConditions:
     """How the network is now. Chances are for each message."""
 
     delay_s: float = 0.001
@@ -44,11 +44,11 @@ class Weather:
 class Network:
     """Hosts, the servers that listen on them, and the weather between them."""
 
-    def __init__(self, loop: VirtualLoop, luck: random.Random, note: Callable[[str], None]) -> None:
+    def __init__(self, loop: VirtualLoop, rng: random.Random, note: Callable[[str], None]) -> None:
         self.loop = loop
-        self.luck = luck
+        self.rng = rng
         self.note = note
-        self.weather = Weather()
+        self.conditions = NetworkConditions()
         # Told of each request that a server begins: its host, the path, the message.
         self.on_request: Callable[[str, str, Any], None] = lambda *_: None
         self.servers: dict[str, Server] = {}
@@ -59,13 +59,13 @@ class Network:
 
     def travel_s(self, source: str, target: str) -> float | None:
         """How long a message takes that leaves now; None: it is lost."""
-        weather, luck = self.weather, self.luck
-        if (source, target) in weather.cut or luck.random() < weather.lost:
+        conditions, rng = self.conditions, self.rng
+        if (source, target) in conditions.cut or rng.random() < conditions.lost:
             return None
-        delay_s = luck.expovariate(1 / weather.delay_s) + 0.0001
-        if luck.random() < weather.very_late:
-            delay_s += luck.uniform(0.5, weather.very_late_s)
-        return delay_s * weather.slow.get(source, 1.0) * weather.slow.get(target, 1.0)
+        delay_s = rng.expovariate(1 / conditions.delay_s) + 0.0001
+        if rng.random() < conditions.very_late:
+            delay_s += rng.uniform(0.5, conditions.very_late_s)
+        return delay_s * conditions.slow.get(source, 1.0) * conditions.slow.get(target, 1.0)
 
     def addresses(self, target: str) -> list[str]:
         name = target.rpartition("/")[2]
@@ -115,7 +115,7 @@ class Call:
         network.open_calls[self.number] = self
         if self.timeout_s is not None:
             self._deadline = loop.call_later(max(0.0, self.timeout_s), self._deadline_passed)
-        copies = 1 + (network.luck.random() < network.weather.doubled)
+        copies = 1 + (network.rng.random() < network.conditions.doubled)
         for copy in range(copies):
             travel_s = network.travel_s(self.client.host, self.host)
             if copy:
@@ -192,7 +192,7 @@ class Call:
     # --- what goes wrong -------------------------------------------------------------
 
     def server_died(self) -> None:
-        if self.network.luck.random() < 0.7:
+        if self.network.rng.random() < 0.7:
             self._at(0.001, self.client, self._deliver, _RESET)
 
     def client_left(self) -> None:
@@ -201,12 +201,12 @@ class Call:
 
     def _break_later(self) -> None:
         """A lost message breaks its connection, sooner or later; the deadline may be first."""
-        if self.network.luck.random() < 0.5:
-            self._at(self.network.luck.uniform(0.01, 5.0), self.client, self._deliver, _RESET)
+        if self.network.rng.random() < 0.5:
+            self._at(self.network.rng.uniform(0.01, 5.0), self.client, self._deliver, _RESET)
 
     def _cancel_at_server(self) -> None:
         process = self.server_process
-        if process is not None and self.network.luck.random() < 0.8:
+        if process is not None and self.network.rng.random() < 0.8:
             self._at(0.001, process, self._cancel_tasks)
 
     def _cancel_tasks(self) -> None:
@@ -225,7 +225,7 @@ class Channel:
     def __init__(self, network: Network, target: str) -> None:
         self._network = network
         self._addresses = network.addresses(target)
-        self._turn = network.luck.randrange(len(self._addresses))
+        self._turn = network.rng.randrange(len(self._addresses))
 
     def unary_unary(self, path: str, **kinds: Any) -> Callable[..., Any]:
         async def call(request: Any, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - gRPC's own name
@@ -379,14 +379,14 @@ class Server:
             self._network.servers[address] = self
 
     async def stop(self, grace_s: float | None) -> None:
-        """Takes no new calls; those under way have `grace_s` seconds to end."""
+        """Accept no new calls; those in flight have `grace_s` seconds to end."""
         for address in self._addresses:
             if self._network.servers.get(address) is self:
                 del self._network.servers[address]
-        under_way = list(self._tasks)
-        if under_way and grace_s:
-            await asyncio.wait(under_way, timeout=grace_s)
-        for task in under_way:
+        in_flight = list(self._tasks)
+        if in_flight and grace_s:
+            await asyncio.wait(in_flight, timeout=grace_s)
+        for task in in_flight:
             task.cancel()
 
     def serve(self, call: Call, copy: int) -> asyncio.Task[None]:

@@ -8,7 +8,7 @@ tables, and that what leaves agrees with what is durable at that very moment.
 from collections.abc import Callable
 from typing import Any
 
-from coordinator.core.model import State
+from coordinator.core.model import TransactionState
 from coordinator.log.rows import record
 from coordinator.log.statements import RECORD
 from proof.history.events import (
@@ -19,9 +19,9 @@ from proof.history.events import (
     Effect,
     Fault,
     Operation,
-    Outcome,
     Registered,
     Reply,
+    ReplyOutcome,
     Request,
     Verb,
 )
@@ -31,10 +31,10 @@ from proof.simulate.participant_database import ParticipantDatabase
 from tcc.v1 import participant_pb2 as pb
 
 _DECISIONS = {
-    State.CONFIRMING: Decision.CONFIRM,
-    State.CONFIRMED: Decision.CONFIRM,
-    State.CANCELLING: Decision.CANCEL,
-    State.CANCELLED: Decision.CANCEL,
+    TransactionState.CONFIRMING: Decision.CONFIRM,
+    TransactionState.CONFIRMED: Decision.CONFIRM,
+    TransactionState.CANCELLING: Decision.CANCEL,
+    TransactionState.CANCELLED: Decision.CANCEL,
 }
 _OPERATIONS = {
     pb.OPERATION_TRY: Operation.TRY,
@@ -77,9 +77,11 @@ class Observer:
         """Called by the log's database at the instant of a commit."""
         at = self._now()
         if after is None:
-            self._promise(before is not None and State(before["state"]).ended, f"{before} was deleted undone")
+            self._promise(
+                before is not None and TransactionState(before["state"]).ended, f"{before} was deleted undone"
+            )
             return
-        gid, state = after["gid"], State(after["state"])
+        gid, state = after["gid"], TransactionState(after["state"])
         self.fault("row", gid, f"v{after['version']} {state.name} {statement} by {owner[-12:]}")
         self._check_move(gid, before, after)
         tx = record(as_read(after)).tx
@@ -87,9 +89,9 @@ class Observer:
         known = len(record(as_read(before)).tx.branches) if before else 0
         if before is None or known < len(branch_ids):
             self.recorder.record(Registered(at=at, gid=gid, branch_ids=branch_ids[known:]))
-        if state.decided and (before is None or not State(before["state"]).decided):
+        if state.decided and (before is None or not TransactionState(before["state"]).decided):
             self.recorder.record(Decided(at=at, gid=gid, decision=_DECISIONS[state], observer=LOG))
-            if state is State.CONFIRMING:
+            if state is TransactionState.CONFIRMING:
                 for branch_id in branch_ids:
                     tried = (gid, branch_id, "TRY") in self._had
                     self._promise(tried, f"{gid}: CONFIRM is decided and {branch_id} was not tried")
@@ -97,9 +99,11 @@ class Observer:
     def _check_move(self, gid: str, before: Row | None, after: Row) -> None:
         """Guarantee 1, and that nothing is written behind anybody's back."""
         if before is None:
-            self._promise(after["version"] == 1 and after["state"] == State.TRYING, f"{gid}: begun half-way")
+            self._promise(
+                after["version"] == 1 and after["state"] == TransactionState.TRYING, f"{gid}: begun half-way"
+            )
             return
-        was, now = State(before["state"]), State(after["state"])
+        was, now = TransactionState(before["state"]), TransactionState(after["state"])
         self._promise(after["version"] == before["version"] + 1, f"{gid}: a version was skipped")
         self._promise(not was.ended, f"{gid}: an end was written again")
         self._promise(
@@ -107,7 +111,8 @@ class Observer:
             f"{gid}: the decision changed from {was.name} to {now.name}",
         )
         self._promise(
-            was is State.TRYING or before["branches"] == after["branches"], f"{gid}: a branch joined late"
+            was is TransactionState.TRYING or before["branches"] == after["branches"],
+            f"{gid}: a branch joined late",
         )
         self._promise(before["fingerprint"] == after["fingerprint"], f"{gid}: its content changed")
 
@@ -137,10 +142,10 @@ class Observer:
             row is not None, f"{gid}: {operation} of {branch_id} left before the transaction was durable"
         )
         if row is not None and operation is not Operation.TRY:
-            decision = _DECISIONS.get(State(row["state"]))
+            decision = _DECISIONS.get(TransactionState(row["state"]))
             self._promise(
                 decision is not None and decision.value == operation.value,
-                f"{gid}: {operation} of {branch_id} left, the log says {State(row['state']).name}",
+                f"{gid}: {operation} of {branch_id} left, the log says {TransactionState(row['state']).name}",
             )
 
     def committed(self, database: ParticipantDatabase) -> None:
@@ -207,7 +212,7 @@ class Observer:
         return name
 
     def told(
-        self, request: str, gid: str, outcome: Outcome, *, completed: bool = False, reason: str = ""
+        self, request: str, gid: str, outcome: ReplyOutcome, *, completed: bool = False, reason: str = ""
     ) -> None:
         """An initiator learns what became of it."""
         self.recorder.record(
@@ -216,14 +221,21 @@ class Observer:
             )
         )
         row = self.log.transactions.get(gid)
-        if outcome in (Outcome.ACCEPTED, Outcome.TRIED, Outcome.CONFIRMED, Outcome.CANCELLED):
+        if outcome in (
+            ReplyOutcome.ACCEPTED,
+            ReplyOutcome.TRIED,
+            ReplyOutcome.CONFIRMED,
+            ReplyOutcome.CANCELLED,
+        ):
             self._promise(row is not None, f"{gid}: acknowledged, and the log does not hold it")
-        if row is not None and outcome in (Outcome.CONFIRMED, Outcome.CANCELLED):
-            decision = _DECISIONS.get(State(row["state"]))
-            told = Decision.CONFIRM if outcome is Outcome.CONFIRMED else Decision.CANCEL
-            self._promise(decision is told, f"{gid}: told {outcome}, the log says {State(row['state']).name}")
+        if row is not None and outcome in (ReplyOutcome.CONFIRMED, ReplyOutcome.CANCELLED):
+            decision = _DECISIONS.get(TransactionState(row["state"]))
+            told = Decision.CONFIRM if outcome is ReplyOutcome.CONFIRMED else Decision.CANCEL
+            self._promise(
+                decision is told, f"{gid}: told {outcome}, the log says {TransactionState(row['state']).name}"
+            )
             if completed:
-                self._promise(State(row["state"]).ended, f"{gid}: told that all is done")
+                self._promise(TransactionState(row["state"]).ended, f"{gid}: told that all is done")
 
 
 def as_read(row: Row) -> tuple[Any, ...]:

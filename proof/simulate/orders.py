@@ -13,12 +13,12 @@ from typing import Any
 import grpc
 from msgspec import Struct
 
-from proof.history.events import Outcome, Verb
+from proof.history.events import ReplyOutcome, Verb
 from proof.simulate.business import ACTION
 from proof.simulate.observer import Observer
 from tcc import errors, payload
 from tcc.client import Client
-from tcc.interactive import Transaction
+from tcc.interactive import InteractiveTransaction
 from tcc.outcome import Outcome as TccOutcome, TransactionState, WaitFor
 from tcc.requests import BranchRequest
 from tcc.v1 import participant_pb2 as pb, participant_pb2_grpc as pb_grpc
@@ -51,53 +51,53 @@ class Order(Struct, kw_only=True):
     wait_for: WaitFor
     timeout_s: float
     # How many ask for it at the same time.
-    askers: int
+    waiters: int
     # Step by step only: the initiator calls the Trys of these branches itself.
     own_tries: list[str]
     done: bool = False
 
 
 def make_orders(
-    luck: random.Random, participants: list[str], accounts: list[str], *, until_s: float
+    rng: random.Random, participants: list[str], accounts: list[str], *, until_s: float
 ) -> list[Order]:
     """What one initiator will ask for, in order of time."""
-    count = luck.randint(4, 16)
+    count = rng.randint(4, 16)
     return sorted(
-        (_order(luck, number, participants, accounts, until_s) for number in range(count)), key=lambda o: o.at
+        (_order(rng, number, participants, accounts, until_s) for number in range(count)), key=lambda o: o.at
     )
 
 
 def _order(
-    luck: random.Random, number: int, participants: list[str], accounts: list[str], until_s: float
+    rng: random.Random, number: int, participants: list[str], accounts: list[str], until_s: float
 ) -> Order:
-    shape = luck.choices(list(Shape), (10, 4, 1, 1))[0]
-    branches = _branches(luck, participants, accounts)
-    rival = _branches(luck, participants, accounts) if luck.random() < 0.1 else []
+    shape = rng.choices(list(Shape), (10, 4, 1, 1))[0]
+    branches = _branches(rng, participants, accounts)
+    rival = _branches(rng, participants, accounts) if rng.random() < 0.1 else []
     return Order(
         gid=f"{number}",
         shape=shape,
-        at=luck.choice((luck.uniform(0.0, until_s), luck.uniform(0.0, 2.0))),
+        at=rng.choice((rng.uniform(0.0, until_s), rng.uniform(0.0, 2.0))),
         branches=branches,
         rival=rival,
-        expiry_s=luck.choice((2.0, 5.0, 15.0, 30.0)),
-        wait_for=luck.choice(("decision", "decision", "completion", "accepted")),
-        timeout_s=luck.choice((0.5, 3.0, 10.0, 30.0)),
-        askers=luck.choices((1, 2, 3), (8, 2, 1))[0],
-        own_tries=[branch.branch_id for branch in branches if luck.random() < 0.3],
+        expiry_s=rng.choice((2.0, 5.0, 15.0, 30.0)),
+        wait_for=rng.choice(("decision", "decision", "completion", "accepted")),
+        timeout_s=rng.choice((0.5, 3.0, 10.0, 30.0)),
+        waiters=rng.choices((1, 2, 3), (8, 2, 1))[0],
+        own_tries=[branch.branch_id for branch in branches if rng.random() < 0.3],
     )
 
 
-def _branches(luck: random.Random, participants: list[str], accounts: list[str]) -> list[BranchRequest]:
-    staged = luck.random() < 0.3
+def _branches(rng: random.Random, participants: list[str], accounts: list[str]) -> list[BranchRequest]:
+    staged = rng.random() < 0.3
     return [
         BranchRequest(
-            participant=luck.choice(participants),
+            participant=rng.choice(participants),
             action=ACTION,
-            payload={"account": luck.choice(accounts), "quantity": luck.randint(1, 3)},
+            payload={"account": rng.choice(accounts), "quantity": rng.randint(1, 3)},
             branch_id=f"b{number}",
-            stage=luck.randint(0, 2) if staged else 0,
+            stage=rng.randint(0, 2) if staged else 0,
         )
-        for number in range(luck.randint(1, 3))
+        for number in range(rng.randint(1, 3))
     ]
 
 
@@ -109,12 +109,12 @@ class Initiator:
         name: str,
         orders: list[Order],
         observer: Observer,
-        luck: random.Random,
+        rng: random.Random,
     ) -> None:
         self._name = name
         self._orders = orders
         self._observer = observer
-        self._luck = luck
+        self._rng = rng
         self._client = Client("dns:///coordinators", initiator=name)
 
     async def run(self) -> None:
@@ -127,13 +127,13 @@ class Initiator:
     async def _place(self, order: Order) -> None:
         loop = asyncio.get_running_loop()
         await asyncio.sleep(max(0.0, order.at - loop.time()))
-        async with asyncio.TaskGroup() as askers:
-            for number in range(order.askers):
-                askers.create_task(self._ask(order, order.branches, number))
+        async with asyncio.TaskGroup() as waiters:
+            for number in range(order.waiters):
+                waiters.create_task(self._ask(order, order.branches, number))
             if order.rival:
-                askers.create_task(self._ask(order, order.rival, 0))
+                waiters.create_task(self._ask(order, order.rival, 0))
             if order.shape is Shape.CANCELLED:
-                askers.create_task(self._cancel(order))
+                waiters.create_task(self._cancel(order))
         order.done = True
 
     async def _ask(self, order: Order, branches: list[BranchRequest], number: int) -> None:
@@ -147,7 +147,7 @@ class Initiator:
                 known = await self._execute(order, branches)
             if known:
                 return
-            await asyncio.sleep(self._luck.uniform(0.05, 2.0))
+            await asyncio.sleep(self._rng.uniform(0.05, 2.0))
 
     async def _execute(self, order: Order, branches: list[BranchRequest]) -> bool:
         async def ask() -> TccOutcome:
@@ -163,7 +163,7 @@ class Initiator:
         return await self._told(Verb.EXECUTE, order.gid, ask, digest=_digest(branches, "whole"))
 
     async def _cancel(self, order: Order) -> None:
-        await asyncio.sleep(self._luck.uniform(0.0, 1.0))
+        await asyncio.sleep(self._rng.uniform(0.0, 1.0))
         await self._told(Verb.CANCEL, order.gid, lambda: self._client.cancel(order.gid, timeout_s=5.0))
 
     async def _begin_and_forget(self, order: Order, branches: list[BranchRequest]) -> bool:
@@ -179,24 +179,24 @@ class Initiator:
             return False
         for branch in branches:
             by_itself = branch.branch_id in order.own_tries
-            if not await (self._try_by_itself(tx, branch) if by_itself else self._try(tx, branch)):
+            if not await (self._try_directly(tx, branch) if by_itself else self._try(tx, branch)):
                 break
-            await asyncio.sleep(self._luck.choice((0.0, 0.0, 0.5)))
+            await asyncio.sleep(self._rng.choice((0.0, 0.0, 0.5)))
         else:
             return await self._told(Verb.CONFIRM, order.gid, tx.confirm)
-        if self._luck.random() < 0.5:
+        if self._rng.random() < 0.5:
             return await self._told(Verb.CANCEL, order.gid, tx.cancel)
         return await self._wait(order)
 
-    def _transaction(self, order: Order) -> Transaction:
+    def _transaction(self, order: Order) -> InteractiveTransaction:
         return self._client.transaction(
             gid=order.gid, expiry_s=order.expiry_s, wait_for=order.wait_for, timeout_s=order.timeout_s
         )
 
-    async def _begin(self, tx: Transaction) -> bool:
+    async def _begin(self, tx: InteractiveTransaction) -> bool:
         return await self._told(Verb.BEGIN, tx.gid, tx.begin, digest="steps")
 
-    async def _try(self, tx: Transaction, branch: BranchRequest) -> bool:
+    async def _try(self, tx: InteractiveTransaction, branch: BranchRequest) -> bool:
         """Whether the branch is tried now; if not, what has become of the transaction is not known."""
         name = self._observer.asked(
             self._name, Verb.TRY_BRANCH, tx.gid, branch_id=branch.branch_id, digest=_step_digest(branch)
@@ -207,10 +207,10 @@ class Initiator:
             outcome, reason = _outcome_of_error(error)
             self._observer.told(name, tx.gid, outcome, reason=reason)
             return False
-        self._observer.told(name, tx.gid, Outcome.TRIED)
+        self._observer.told(name, tx.gid, ReplyOutcome.TRIED)
         return True
 
-    async def _try_by_itself(self, tx: Transaction, branch: BranchRequest) -> bool:
+    async def _try_directly(self, tx: InteractiveTransaction, branch: BranchRequest) -> bool:
         """Registers the branch, then calls its participant."""
 
         expires_at_ms: list[int] = []
@@ -240,7 +240,7 @@ class Initiator:
             reply = await stub.TryBranch(pb.ParticipantServiceTryBranchRequest(call=call), timeout=2.0)
         except grpc.aio.AioRpcError:
             return False
-        return bool(reply.outcome.code == pb.OUTCOME_CODE_SUCCEEDED)
+        return bool(reply.result.code == pb.OUTCOME_CODE_SUCCEEDED)
 
     async def _wait(self, order: Order) -> bool:
         return await self._told(
@@ -257,14 +257,14 @@ class Initiator:
         except errors.TccError as error:
             outcome, reason = _outcome_of_error(error)
             self._observer.told(name, gid, outcome, reason=reason)
-            return outcome is not Outcome.UNKNOWN
+            return outcome is not ReplyOutcome.UNKNOWN
         state = answer.state if answer is not None else TransactionState.TRYING
         outcome = (
-            Outcome.CONFIRMED
+            ReplyOutcome.CONFIRMED
             if state in _CONFIRMED
-            else Outcome.CANCELLED
+            else ReplyOutcome.CANCELLED
             if state in _CANCELLED
-            else Outcome.ACCEPTED
+            else ReplyOutcome.ACCEPTED
         )
         self._observer.told(name, gid, outcome, completed=state in _ENDED)
         return True
@@ -279,14 +279,14 @@ def _step_digest(branch: BranchRequest) -> str:
     return f"step {branch.branch_id}:{branch.participant}:{branch.payload}"
 
 
-def _outcome_of_error(error: errors.TccError) -> tuple[Outcome, str]:
+def _outcome_of_error(error: errors.TccError) -> tuple[ReplyOutcome, str]:
     """What an initiator knows after an error. A bug of the coordinator goes through."""
     match error:
         case errors.TransactionCancelled():
-            return Outcome.CANCELLED, error.reason
+            return ReplyOutcome.CANCELLED, error.reason
         case errors.InternalError():
             raise error
         case errors.Unavailable() | errors.DeadlineExceeded() | errors.ResourceExhausted():
-            return Outcome.UNKNOWN, error.reason
+            return ReplyOutcome.UNKNOWN, error.reason
         case _:
-            return Outcome.REFUSED, error.reason
+            return ReplyOutcome.REFUSED, error.reason

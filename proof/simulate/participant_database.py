@@ -53,7 +53,7 @@ class ParticipantDatabase:
     def __init__(
         self,
         host: str,
-        luck: random.Random,
+        rng: random.Random,
         *,
         wall_clock: Callable[[], float],
         accounts: dict[str, int],
@@ -61,7 +61,7 @@ class ParticipantDatabase:
     ) -> None:
         self.host = host
         self.health = DatabaseHealth()
-        self.luck = luck
+        self.rng = rng
         self.on_commit = on_commit
         self.sqlite = sqlite3.connect(":memory:", isolation_level=None)
         # The only place where the SDK's statements ask for the time.
@@ -105,7 +105,7 @@ class LocalTransaction:
         return self._database.sqlite.execute(statement, parameters).rowcount
 
 
-class SimulatedDoor:
+class SimulatedBarrierExecutor:
     """In place of `tcc.barrier_door`'s doors: the same plans, over the simulated connection."""
 
     is_async = True
@@ -119,19 +119,19 @@ class SimulatedDoor:
         self._process = process
 
     async def transact(self, plan: Callable[[], Plan[T]], handler: Handler) -> T:
-        database, luck = self._database, self._database.luck
+        database, rng = self._database, self._database.rng
         await self._take_time()
         database.begin(self._process)
         try:
             outcome = await self._drive(plan(), handler)
             await self._take_time()
-            _perhaps_lose_connection(luck, database.health.fails)
+            _perhaps_lose_connection(rng, database.health.fails)
         except BaseException:
             database.rollback()
             raise
         database.commit()
         await self._take_time()
-        _perhaps_lose_connection(luck, database.health.commits_and_fails)
+        _perhaps_lose_connection(rng, database.health.commits_and_fails)
         return outcome
 
     async def check(self) -> None:
@@ -165,10 +165,10 @@ class SimulatedDoor:
         return self._database.sqlite.execute(text, parameters).fetchall()
 
     async def _take_time(self) -> None:
-        await asyncio.sleep(self._database.luck.expovariate(1 / self._database.health.delay_s))
+        await asyncio.sleep(self._database.rng.expovariate(1 / self._database.health.delay_s))
 
 
-def _perhaps_lose_connection(luck: random.Random, chance: float) -> None:
-    if luck.random() < chance:
+def _perhaps_lose_connection(rng: random.Random, chance: float) -> None:
+    if rng.random() < chance:
         cause = ConnectionError("the connection to the database is lost")
         raise OperationalError("COMMIT", {}, cause, connection_invalidated=True)

@@ -22,11 +22,11 @@ import coordinator.app
 import coordinator.log.store
 import tcc.participant
 import tcc.uuid7
-from coordinator.clock import LogClock, ThreadLoad
+from coordinator.clock import LogClock, LoopLoad
 from proof.simulate.jobs import schedule
 from proof.simulate.log_database import LogDatabase, SimulatedConnections
 from proof.simulate.network import Channel, Network, Server
-from proof.simulate.participant_database import ParticipantDatabase, SimulatedDoor
+from proof.simulate.participant_database import ParticipantDatabase, SimulatedBarrierExecutor
 from proof.simulate.virtual_loop import current_process
 
 _FULL_CHANCE = 0.5
@@ -35,7 +35,7 @@ _FULL_CHANCE = 0.5
 @contextmanager
 def installed(
     *,
-    luck: random.Random,
+    rng: random.Random,
     network: Network,
     log: LogDatabase,
     wall_clock: Callable[[], float],
@@ -46,20 +46,20 @@ def installed(
     def connections(_url: str, *, most: int, statement_timeout_s: float) -> SimulatedConnections:
         return SimulatedConnections(log, network, most=most, statement_timeout_s=statement_timeout_s)
 
-    def open_door(database: ParticipantDatabase) -> SimulatedDoor:
+    def open_executor(database: ParticipantDatabase) -> SimulatedBarrierExecutor:
         process = current_process()
         assert process is not None
-        return SimulatedDoor(database, process)
+        return SimulatedBarrierExecutor(database, process)
 
     def server(*, maximum_concurrent_rpcs: int | None = None, **_: Any) -> Server:
         return Server(network, calls_max=maximum_concurrent_rpcs)
 
     # In this world all processes have much to do, or none.
-    load = float(luck.random() < _FULL_CHANCE)
+    load = float(rng.random() < _FULL_CHANCE)
 
     replacements: list[tuple[Any, str, Any]] = [
-        (secrets, "token_hex", lambda count: luck.randbytes(count).hex()),
-        (os, "urandom", luck.randbytes),
+        (secrets, "token_hex", lambda count: rng.randbytes(count).hex()),
+        (os, "urandom", rng.randbytes),
         (tcc.uuid7, "_unused_ends", []),
         (time, "time", wall_clock),
         (time, "time_ns", lambda: int(wall_clock() * 1e9)),
@@ -67,16 +67,16 @@ def installed(
         (coordinator.log.store, "monotonic", monotonic),
         (coordinator.log.store, "Connections", connections),
         (coordinator.app, "LogClock", lambda: LogClock(monotonic)),
-        (coordinator.app, "ThreadLoad", lambda: ThreadLoad(monotonic, lambda: load * monotonic())),
+        (coordinator.app, "LoopLoad", lambda: LoopLoad(monotonic, lambda: load * monotonic())),
         (coordinator.app, "schedule", schedule),
-        (tcc.participant, "open_door", open_door),
+        (tcc.participant, "open_executor", open_executor),
         (grpc.aio, "insecure_channel", lambda target, **_: Channel(network, target)),
         (grpc.aio, "server", server),
     ]
     with ExitStack() as stack:
         # The module's own generator, whose methods the product has bound here and there.
         stack.callback(random.setstate, random.getstate())
-        random.seed(luck.getrandbits(64))
+        random.seed(rng.getrandbits(64))
         for owner, name, replacement in replacements:
             stack.enter_context(patch.object(owner, name, replacement))
         yield

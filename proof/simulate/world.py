@@ -17,11 +17,11 @@ from msgspec.structs import replace
 
 import coordinator.app
 from coordinator.app import Worker
-from coordinator.core.model import State
+from coordinator.core.model import TransactionState
 from coordinator.log.rows import record
 from coordinator.settings import ListenSettings, Settings
 from proof.history.checker import violations
-from proof.history.events import Books, Final, History, Settled, State as FinalState
+from proof.history.events import Final, History, Settled, StockTotals, TransactionState as FinalState
 from proof.simulate import business, seams
 from proof.simulate.faults import Faults
 from proof.simulate.log_database import LogDatabase
@@ -44,7 +44,7 @@ LATE_MAX_S = 180.0
 ACCOUNTS = ("a", "bb", "ccc")
 
 
-class Verdict(Struct, frozen=True, kw_only=True):
+class RunResult(Struct, frozen=True, kw_only=True):
     """What a seed came to."""
 
     seed: int
@@ -59,19 +59,19 @@ class World:
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self.luck = random.Random(seed)
+        self.rng = random.Random(seed)
         self.loop = VirtualLoop(self._on_error)  # type: ignore[abstract] # nobody here asks for the rest
         self.observer = Observer(self.loop.time)
-        self.network = Network(self.loop, self.luck, self.observer.note)
+        self.network = Network(self.loop, self.rng, self.observer.note)
         self.network.on_request = self.observer.request_arrived
-        self.log = LogDatabase(lambda: EPOCH_S + self.loop.time(), self.luck, self.observer.row_changed)
+        self.log = LogDatabase(lambda: EPOCH_S + self.loop.time(), self.rng, self.observer.row_changed)
         self.observer.log = self.log
         self.broken = self.observer.broken
 
-        luck = self.luck
-        self.coordinators = [f"c{number}" for number in range(1, luck.randint(2, 4) + 1)]
-        self.participants = [f"p{number}" for number in range(1, luck.randint(2, 4) + 1)]
-        self.initiators = [f"i{number}" for number in range(1, luck.randint(1, 3) + 1)]
+        rng = self.rng
+        self.coordinators = [f"c{number}" for number in range(1, rng.randint(2, 4) + 1)]
+        self.participants = [f"p{number}" for number in range(1, rng.randint(2, 4) + 1)]
+        self.initiators = [f"i{number}" for number in range(1, rng.randint(1, 3) + 1)]
         self.hosts = dict.fromkeys([*self.coordinators, *self.participants, *self.initiators])
         self.network.names["coordinators"] = [f"{host}:1" for host in self.coordinators]
         self.wall_errors_s = dict.fromkeys(self.hosts, 0.0)
@@ -79,17 +79,17 @@ class World:
         self.processes: dict[str, Process] = {}
         self.workers: dict[str, Worker] = {}
         self.served: dict[str, Participant] = {}
-        self.faults_last_s = luck.choice((5.0, 15.0, 30.0))
-        self.settings = _settings(luck, self.participants)
-        self.businesses = [business.Business(luck) for _ in self.participants]
-        self._batched = [luck.random() < 0.5 for _ in self.participants]
-        self._small_queues = luck.random() < 0.3
+        self.faults_last_s = rng.choice((5.0, 15.0, 30.0))
+        self.settings = _settings(rng, self.participants)
+        self.businesses = [business.Business(rng) for _ in self.participants]
+        self._batched = [rng.random() < 0.5 for _ in self.participants]
+        self._small_queues = rng.random() < 0.3
         self.databases = {
             host: ParticipantDatabase(
                 host,
-                luck,
+                rng,
                 wall_clock=lambda host=host: self._wall_clock_of(host),  # type: ignore[misc] # binds the loop's
-                accounts={name: luck.choice((3, 20, 1_000)) for name in ACCOUNTS},
+                accounts={name: rng.choice((3, 20, 1_000)) for name in ACCOUNTS},
                 on_commit=self.observer.committed,
             )
             for host in self.participants
@@ -99,7 +99,7 @@ class World:
         self._finished: dict[str, None] = {}
 
     def _orders_of(self, host: str) -> list[Order]:
-        orders = make_orders(self.luck, self.participants, list(ACCOUNTS), until_s=self.faults_last_s)
+        orders = make_orders(self.rng, self.participants, list(ACCOUNTS), until_s=self.faults_last_s)
         for order in orders:
             order.gid = f"{host}-{order.gid}"
         return orders
@@ -124,13 +124,13 @@ class World:
         """A new life of a host's process."""
         self._lives[host] += 1
         process = Process(self.loop, host, self._lives[host], self.kill)
-        process.monotonic_origin_s = self.luck.uniform(0.0, 1e6)
+        process.monotonic_origin_s = self.rng.uniform(0.0, 1e6)
         self.processes[host] = process
         self.observer.fault("start", process.name)
         if host in self.databases:
             main: Coroutine[Any, Any, None] = self._participant(host)
         elif host in self.orders:
-            main = Initiator(process.name, self.orders[host], self.observer, self.luck).run()
+            main = Initiator(process.name, self.orders[host], self.observer, self.rng).run()
         else:
             main = self._coordinator(host)
         process.spawn(main).add_done_callback(lambda task: self._ended(process, task))
@@ -142,7 +142,7 @@ class World:
         self.network.process_died(process)
         if process.host in self.databases:
             self.databases[process.host].process_died(process)
-        if process.host in self.workers and self.luck.random() < 0.5:
+        if process.host in self.workers and self.rng.random() < 0.5:
             self._supervise(process)
         self._restart_later(process.host)
 
@@ -177,7 +177,7 @@ class World:
             return
         error = task.exception()
         if error is not None:
-            self.broken.append(f"{process.name} died of a bug: {_words(error)}")
+            self.broken.append(f"{process.name} died of a bug: {_text(error)}")
         elif process.host in self.orders:
             self._finished[process.host] = None
         else:
@@ -190,7 +190,7 @@ class World:
 
     def run(self) -> None:
         """All of it. What went wrong is in `broken`."""
-        faults = Faults(self, self.luck)
+        faults = Faults(self, self.rng)
         with self.loop.running():
             for host in self.hosts:
                 self.start(host)
@@ -200,7 +200,7 @@ class World:
             striking.cancel()
             faults.heal()
         if self._comes_true(self._is_settled, SETTLE_MAX_S):
-            if self.luck.random() < 0.2:
+            if self.rng.random() < 0.2:
                 self._until(self.loop.time() + LATE_MAX_S)
             if not self._comes_true(lambda: not self._what_is_held(), EMPTY_MAX_S) and not self.broken:
                 self.broken.append(f"memories are not empty: {self._what_is_held()}")
@@ -227,9 +227,9 @@ class World:
     def _what_is_open(self) -> list[str]:
         waiting = [host for host in self.orders if host not in self._finished]
         undone = [
-            f"{gid} is {State(row['state']).name}"
+            f"{gid} is {TransactionState(row['state']).name}"
             for gid, row in self.log.transactions.items()
-            if not State(row["state"]).ended
+            if not TransactionState(row["state"]).ended
         ]
         return waiting + undone
 
@@ -238,9 +238,13 @@ class World:
         held = []
         for host in self.coordinators:
             engine = self.workers[host].engine
-            lanes = [name for name, lane in engine.lanes.items() if lane.live or lane.backlog]
-            if engine.live or engine.watched or engine.writer.backlog or lanes:
-                held.append(f"{host}: {[*engine.live, *engine.watched]}, lanes {lanes}")
+            dispatchers = [
+                name
+                for name, dispatcher in engine.dispatchers.items()
+                if dispatcher.live or dispatcher.backlog
+            ]
+            if engine.live or engine.watched or engine.writer.backlog or dispatchers:
+                held.append(f"{host}: {[*engine.live, *engine.watched]}, lanes {dispatchers}")
         held += [f"{host}: calls" for host in self.participants if self.served[host].waiting]
         return held
 
@@ -253,7 +257,7 @@ class World:
                 Final(
                     at=at,
                     gid=gid,
-                    state=FinalState(State(row["state"]).name),
+                    state=FinalState(TransactionState(row["state"]).name),
                     branch_ids=tuple([branch.spec.branch_id for branch in branches]),
                 )
             )
@@ -263,7 +267,7 @@ class World:
                 f"SELECT {columns} FROM accounts"
             )
             recorder.record(
-                Books(
+                StockTotals(
                     at=at,
                     participant=host,
                     initial=initial,
@@ -276,16 +280,16 @@ class World:
     def _on_error(self, context: dict[str, Any]) -> None:
         """What asyncio has nobody to give to."""
         error = context.get("exception")
-        self.broken.append(f"{context['message']}: {_words(error) if error else context}")
+        self.broken.append(f"{context['message']}: {_text(error) if error else context}")
 
 
-def simulate(seed: int) -> Verdict:
+def simulate(seed: int) -> RunResult:
     """Runs one seed from its beginning to its judgement."""
     began = perf_counter()
     with _quiet():
         world = World(seed)
         with seams.installed(
-            luck=world.luck,
+            rng=world.rng,
             network=world.network,
             log=world.log,
             wall_clock=world.wall_clock,
@@ -293,7 +297,7 @@ def simulate(seed: int) -> Verdict:
         ):
             world.run()
             world.loop.close()
-    return Verdict(
+    return RunResult(
         seed=seed,
         broken=tuple(world.broken),
         simulated_s=world.loop.time(),
@@ -302,29 +306,29 @@ def simulate(seed: int) -> Verdict:
     )
 
 
-def simulate_briefly(seed: int) -> Verdict:
+def simulate_briefly(seed: int) -> RunResult:
     """The same without the history where nobody will read it."""
-    verdict = simulate(seed)
-    return verdict if verdict.broken else replace(verdict, history=[])
+    result = simulate(seed)
+    return result if result.broken else replace(result, history=[])
 
 
-def _settings(luck: random.Random, participants: list[str]) -> Settings:
+def _settings(rng: random.Random, participants: list[str]) -> Settings:
     """Quick or as they are by default; roomy or so small that queues are full."""
-    small = luck.random() < 0.3
+    small = rng.random() < 0.3
     return Settings.model_validate(
         {
-            "limits": {"live_max": luck.choice((4, 8, 16)) if small else 20_000},
-            "recovery": {"sweep_every_s": luck.choice((0.2, 0.5))},
-            "drain_s": luck.choice((0.0, 2.0, 10.0)),
-            "log": {"connections": luck.choice((2, 4))},
+            "limits": {"live_max": rng.choice((4, 8, 16)) if small else 20_000},
+            "recovery": {"sweep_every_s": rng.choice((0.2, 0.5))},
+            "drain_s": rng.choice((0.0, 2.0, 10.0)),
+            "log": {"connections": rng.choice((2, 4))},
             "participants": {
                 name: {
                     "target": f"{name}:1",
-                    "batched": luck.random() < 0.7,
-                    "call_timeout_s": luck.choice((0.5, 2.0, 5.0)),
-                    "retry_max_s": luck.choice((1.0, 5.0, 15.0)),
-                    "attempts_before_stuck": luck.choice((2, 10)),
-                    "cancel_in_stage_order": luck.random() < 0.3,
+                    "batched": rng.random() < 0.7,
+                    "call_timeout_s": rng.choice((0.5, 2.0, 5.0)),
+                    "retry_max_s": rng.choice((1.0, 5.0, 15.0)),
+                    "attempts_before_stuck": rng.choice((2, 10)),
+                    "cancel_in_stage_order": rng.random() < 0.3,
                 }
                 | ({"concurrency_max": 3, "backlog_max": 6, "batch_max": 2} if small else {})
                 for name in participants
@@ -358,9 +362,9 @@ def _quiet() -> Iterator[None]:
         structlog.configure(**configuration)
 
 
-def _words(error: BaseException) -> str:
+def _text(error: BaseException) -> str:
     if isinstance(error, BaseExceptionGroup):
-        return "; ".join(map(_words, error.exceptions))
+        return "; ".join(map(_text, error.exceptions))
     at = error.__traceback__
     while at is not None and at.tb_next is not None:
         at = at.tb_next

@@ -104,7 +104,7 @@ CASES: tuple[Case, ...] = tuple(
         cases.mixed_batch,
         cases.duplicates_in_a_batch,
         cases.unknown_action,
-        cases.books_agree,
+        cases.listing_agrees,
         killed_half_way,
     )
 )
@@ -159,7 +159,7 @@ async def run(
     restart: Restart | None = None,
     restart_timeout_s: float = 60.0,
 ) -> Report:
-    """Runs every case and reports on each; raises nothing for a participant that breaks the law.
+    """Run every case and report on each; raise nothing for a participant that breaks the rules.
 
     `target`: an address (without TLS) or a channel of your own. `payload` is one
     that the action can reserve some hundred times, or a function that makes a fresh one
@@ -228,7 +228,7 @@ async def check(
     restart: Restart | None = None,
     restart_timeout_s: float = 60.0,
 ) -> str:
-    """Runs one case, for a test of its own. Arguments as for `run`.
+    """Run one case, for a test of its own. Arguments as for `run`.
 
     Answers why the case could not be run, or "". Raises ConformanceError.
     """

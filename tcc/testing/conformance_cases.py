@@ -533,12 +533,12 @@ async def unknown_action(subject: Subject) -> None:
     )
 
 
-async def books_agree(subject: Subject) -> None:
+async def listing_agrees(subject: Subject) -> None:
     """ListBranches may be left out; where it is, it says how each row of the barrier stands."""
-    await _on_the_books(subject, None)
+    await _is_listed(subject, None)
     for operation, state in ((TRY, pb.BARRIER_STATE_TRIED), (CONFIRM, pb.BARRIER_STATE_CONFIRMED)):
         await subject.succeed(subject.call(operation), TRY_WORKS)
-        await _on_the_books(subject, state)
+        await _is_listed(subject, state)
     for page_size in (0, 1):
         request = pb.ListBranchesRequest(page_size=page_size)
         page = await subject.stub.ListBranches(request, timeout=TIMEOUT_S)
@@ -550,7 +550,7 @@ async def books_agree(subject: Subject) -> None:
             )
 
 
-async def _on_the_books(subject: Subject, state: "pb.BarrierState | None") -> None:
+async def _is_listed(subject: Subject, state: "pb.BarrierState | None") -> None:
     keys = [pb.BranchKey(gid=subject.gid, branch_id=name) for name in ("branch", "never tried")]
     try:
         page = await subject.stub.ListBranches(pb.ListBranchesRequest(keys=keys), timeout=TIMEOUT_S)
@@ -567,9 +567,9 @@ async def _on_the_books(subject: Subject, state: "pb.BarrierState | None") -> No
         )
 
 
-async def _execute(subject: Subject, calls: list[pb.BranchCall]) -> list[pb.BranchOutcome]:
+async def _execute(subject: Subject, calls: list[pb.BranchCall]) -> list[pb.CallResult]:
     responses = subject.stub.ExecuteBranches(pb.ExecuteBranchesRequest(calls=calls), timeout=TIMEOUT_S)
-    outcomes = [outcome async for response in responses for outcome in response.outcomes]
+    outcomes = [outcome async for response in responses for outcome in response.results]
     if sorted(outcome.index for outcome in outcomes) != list(range(len(calls))):
         raise ConformanceError(
             "ExecuteBranches must answer each call once, under the `index` of its place in the batch "

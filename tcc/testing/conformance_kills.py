@@ -84,7 +84,7 @@ class _Progress:
     # Whether it is to be cancelled at once where its Try is not answered.
     hasty: bool
     # The Try's answer, once there is one.
-    tried: pb.BranchOutcome | None = None
+    tried: pb.CallResult | None = None
 
 
 async def _what_was_not_can_be_asked_again(subject: Subject, round_: int) -> None:
@@ -113,7 +113,7 @@ async def _what_was_not_can_be_asked_again(subject: Subject, round_: int) -> Non
 async def _call_on(
     subject: Subject, name: str, answered: Callable[[], None], strike: asyncio.Event, over: asyncio.Event
 ) -> list[_Progress]:
-    """Makes branches one after the other until the service is killed; answers how far they came."""
+    """Call branches one after the other until the service is killed; return how far they came."""
     branches: list[_Progress] = []
     while len(branches) < _BRANCHES_MAX and not over.is_set():
         number = len(branches)
@@ -136,8 +136,8 @@ async def _call_on(
     return branches
 
 
-async def _attempt(subject: Subject, operation: pb.Operation, branch_id: str) -> pb.BranchOutcome | None:
-    """The answer to one delivery, if there is one that says something."""
+async def _attempt(subject: Subject, operation: pb.Operation, branch_id: str) -> pb.CallResult | None:
+    """Return the result of one delivery, if there is a conclusive one."""
     try:
         outcome = await subject.send(subject.call(operation, branch_id=branch_id))
     except grpc.aio.AioRpcError:
@@ -146,7 +146,7 @@ async def _attempt(subject: Subject, operation: pb.Operation, branch_id: str) ->
 
 
 async def _finish(subject: Subject, branch: _Progress) -> None:
-    """What a coordinator does that finds such a branch: Try again or Cancel, and to the end."""
+    """Do what a coordinator does that finds such a branch: Try again or Cancel, to the end."""
     branch_id = branch.branch_id
     if branch.tried is None and branch.hasty:
         await _done(subject, CANCEL, branch_id)
@@ -174,7 +174,7 @@ async def _finish(subject: Subject, branch: _Progress) -> None:
     )
 
 
-async def _done(subject: Subject, operation: pb.Operation, branch_id: str) -> pb.BranchOutcome:
+async def _done(subject: Subject, operation: pb.Operation, branch_id: str) -> pb.CallResult:
     outcome = await subject.persist(subject.call(operation, branch_id=branch_id))
     name = pb.Operation.Name(operation).removeprefix("OPERATION_").capitalize()
     expect(

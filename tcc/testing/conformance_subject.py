@@ -142,7 +142,7 @@ class Subject:
             self._payloads[gid, branch_id] = self.payload()
         return self._payloads[gid, branch_id]
 
-    async def send(self, call: pb.BranchCall) -> pb.BranchOutcome:
+    async def send(self, call: pb.BranchCall) -> pb.CallResult:
         """One delivery. Raises grpc.aio.AioRpcError for a status other than OK."""
         request, method = {
             TRY: (pb.ParticipantServiceTryBranchRequest, self.stub.TryBranch),
@@ -150,9 +150,9 @@ class Subject:
             CANCEL: (pb.CancelBranchRequest, self.stub.CancelBranch),
         }[call.operation]
         response = await method(request(call=call), timeout=TIMEOUT_S)
-        return cast("pb.BranchOutcome", response.outcome)
+        return cast("pb.CallResult", response.result)
 
-    async def persist(self, call: pb.BranchCall) -> pb.BranchOutcome:
+    async def persist(self, call: pb.BranchCall) -> pb.CallResult:
         """Delivers again and again, as a coordinator does, until the answer says something.
 
         Raises:
@@ -183,7 +183,7 @@ class Subject:
             call.attempt += 1
             await asyncio.sleep(_PAUSE_S)
 
-    async def succeed(self, call: pb.BranchCall, advice: str) -> pb.BranchOutcome:
+    async def succeed(self, call: pb.BranchCall, advice: str) -> pb.CallResult:
         outcome = await self.send(call)
         expect(outcome.code == pb.OUTCOME_CODE_SUCCEEDED, outcome, advice)
         return outcome
@@ -201,7 +201,7 @@ class Subject:
         branch_id: str = "branch",
         advice: str,
     ) -> None:
-        """Compares with the participant's own tables, where the author lets us see them."""
+        """Compare with the participant's own tables, if the author lets us see them."""
         if self.observe is None:
             return
         seen, wanted = (
@@ -221,12 +221,12 @@ def _respaced(payload: bytes) -> bytes:
 _BARRIER = {"LATE_TRY", "EXPIRED", "NOT_TRIED", "ALREADY_CONFIRMED", "ALREADY_CANCELLED", "BRANCH_CONFLICT"}
 
 
-def is_conclusive(outcome: pb.BranchOutcome) -> bool:
+def is_conclusive(outcome: pb.CallResult) -> bool:
     """Whether repeating the call could change nothing."""
     return outcome.code != pb.OUTCOME_CODE_FAILED or outcome.permanent or outcome.reason in _BARRIER
 
 
-def failed(outcome: pb.BranchOutcome, reason: str, *, permanent: bool = True) -> bool:
+def failed(outcome: pb.CallResult, reason: str, *, permanent: bool = True) -> bool:
     return (
         outcome.code == pb.OUTCOME_CODE_FAILED
         and outcome.reason == reason
@@ -235,12 +235,12 @@ def failed(outcome: pb.BranchOutcome, reason: str, *, permanent: bool = True) ->
     )
 
 
-def expect(holds: bool, outcome: pb.BranchOutcome, advice: str) -> None:  # noqa: FBT001 - reads as an assertion
+def expect(holds: bool, outcome: pb.CallResult, advice: str) -> None:  # noqa: FBT001 - reads as an assertion
     if not holds:
-        raise ConformanceError(f"{advice} (answered {_words(outcome)})")
+        raise ConformanceError(f"{advice} (answered {_text(outcome)})")
 
 
-def _words(outcome: pb.BranchOutcome) -> str:
+def _text(outcome: pb.CallResult) -> str:
     code = pb.OutcomeCode.Name(outcome.code).removeprefix("OUTCOME_CODE_")
     permanence = " permanent" if outcome.permanent else ""
     return f"{code}{permanence} {outcome.reason} {outcome.message}".strip()

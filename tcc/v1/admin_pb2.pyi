@@ -23,7 +23,7 @@ class HistoryKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     HISTORY_KIND_STUCK: _ClassVar[HistoryKind]
     HISTORY_KIND_ADOPTED: _ClassVar[HistoryKind]
     HISTORY_KIND_OPERATOR: _ClassVar[HistoryKind]
-    HISTORY_KIND_LEFT_OUT: _ClassVar[HistoryKind]
+    HISTORY_KIND_OMITTED: _ClassVar[HistoryKind]
 
 class BulkAction(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -44,7 +44,7 @@ class ReconciliationOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     RECONCILIATION_OUTCOME_UNSPECIFIED: _ClassVar[ReconciliationOutcome]
     RECONCILIATION_OUTCOME_COMPARED: _ClassVar[ReconciliationOutcome]
-    RECONCILIATION_OUTCOME_NOT_OFFERED: _ClassVar[ReconciliationOutcome]
+    RECONCILIATION_OUTCOME_UNSUPPORTED: _ClassVar[ReconciliationOutcome]
     RECONCILIATION_OUTCOME_PAUSED: _ClassVar[ReconciliationOutcome]
     RECONCILIATION_OUTCOME_UNREACHABLE: _ClassVar[ReconciliationOutcome]
 
@@ -62,7 +62,7 @@ HISTORY_KIND_CALL_FAILED: HistoryKind
 HISTORY_KIND_STUCK: HistoryKind
 HISTORY_KIND_ADOPTED: HistoryKind
 HISTORY_KIND_OPERATOR: HistoryKind
-HISTORY_KIND_LEFT_OUT: HistoryKind
+HISTORY_KIND_OMITTED: HistoryKind
 BULK_ACTION_UNSPECIFIED: BulkAction
 BULK_ACTION_RETRY: BulkAction
 BULK_ACTION_HOLD: BulkAction
@@ -74,7 +74,7 @@ BREAKER_STATE_OPEN: BreakerState
 BREAKER_STATE_HALF_OPEN: BreakerState
 RECONCILIATION_OUTCOME_UNSPECIFIED: ReconciliationOutcome
 RECONCILIATION_OUTCOME_COMPARED: ReconciliationOutcome
-RECONCILIATION_OUTCOME_NOT_OFFERED: ReconciliationOutcome
+RECONCILIATION_OUTCOME_UNSUPPORTED: ReconciliationOutcome
 RECONCILIATION_OUTCOME_PAUSED: ReconciliationOutcome
 RECONCILIATION_OUTCOME_UNREACHABLE: ReconciliationOutcome
 FINDING_KIND_UNSPECIFIED: FindingKind
@@ -82,7 +82,7 @@ FINDING_KIND_ORPHAN: FindingKind
 FINDING_KIND_LEAK: FindingKind
 FINDING_KIND_MIXED: FindingKind
 
-class Act(_message.Message):
+class OperatorContext(_message.Message):
     __slots__ = ("operator", "reason", "version")
     OPERATOR_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -209,12 +209,12 @@ class BranchExplanation(_message.Message):
     def __init__(self, branch_id: _Optional[str] = ..., participant: _Optional[str] = ..., action: _Optional[str] = ..., operation: _Optional[str] = ..., attempts: _Optional[int] = ..., last_error: _Optional[str] = ..., next_attempt_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reports: _Optional[_Iterable[_Union[ParticipantReport, _Mapping]]] = ..., paused: _Optional[bool] = ..., configured: _Optional[bool] = ..., summary: _Optional[str] = ...) -> None: ...
 
 class RetryTransactionRequest(_message.Message):
-    __slots__ = ("gid", "act")
+    __slots__ = ("gid", "operator_context")
     GID_FIELD_NUMBER: _ClassVar[int]
-    ACT_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_CONTEXT_FIELD_NUMBER: _ClassVar[int]
     gid: str
-    act: Act
-    def __init__(self, gid: _Optional[str] = ..., act: _Optional[_Union[Act, _Mapping]] = ...) -> None: ...
+    operator_context: OperatorContext
+    def __init__(self, gid: _Optional[str] = ..., operator_context: _Optional[_Union[OperatorContext, _Mapping]] = ...) -> None: ...
 
 class RetryTransactionResponse(_message.Message):
     __slots__ = ("transaction", "audit_record")
@@ -225,12 +225,12 @@ class RetryTransactionResponse(_message.Message):
     def __init__(self, transaction: _Optional[_Union[_transaction_pb2.Transaction, _Mapping]] = ..., audit_record: _Optional[_Union[AuditRecord, _Mapping]] = ...) -> None: ...
 
 class HoldTransactionRequest(_message.Message):
-    __slots__ = ("gid", "act")
+    __slots__ = ("gid", "operator_context")
     GID_FIELD_NUMBER: _ClassVar[int]
-    ACT_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_CONTEXT_FIELD_NUMBER: _ClassVar[int]
     gid: str
-    act: Act
-    def __init__(self, gid: _Optional[str] = ..., act: _Optional[_Union[Act, _Mapping]] = ...) -> None: ...
+    operator_context: OperatorContext
+    def __init__(self, gid: _Optional[str] = ..., operator_context: _Optional[_Union[OperatorContext, _Mapping]] = ...) -> None: ...
 
 class HoldTransactionResponse(_message.Message):
     __slots__ = ("transaction", "audit_record")
@@ -241,12 +241,12 @@ class HoldTransactionResponse(_message.Message):
     def __init__(self, transaction: _Optional[_Union[_transaction_pb2.Transaction, _Mapping]] = ..., audit_record: _Optional[_Union[AuditRecord, _Mapping]] = ...) -> None: ...
 
 class ReleaseTransactionRequest(_message.Message):
-    __slots__ = ("gid", "act")
+    __slots__ = ("gid", "operator_context")
     GID_FIELD_NUMBER: _ClassVar[int]
-    ACT_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_CONTEXT_FIELD_NUMBER: _ClassVar[int]
     gid: str
-    act: Act
-    def __init__(self, gid: _Optional[str] = ..., act: _Optional[_Union[Act, _Mapping]] = ...) -> None: ...
+    operator_context: OperatorContext
+    def __init__(self, gid: _Optional[str] = ..., operator_context: _Optional[_Union[OperatorContext, _Mapping]] = ...) -> None: ...
 
 class ReleaseTransactionResponse(_message.Message):
     __slots__ = ("transaction", "audit_record")
@@ -257,12 +257,12 @@ class ReleaseTransactionResponse(_message.Message):
     def __init__(self, transaction: _Optional[_Union[_transaction_pb2.Transaction, _Mapping]] = ..., audit_record: _Optional[_Union[AuditRecord, _Mapping]] = ...) -> None: ...
 
 class AdminServiceCancelTransactionRequest(_message.Message):
-    __slots__ = ("gid", "act")
+    __slots__ = ("gid", "operator_context")
     GID_FIELD_NUMBER: _ClassVar[int]
-    ACT_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_CONTEXT_FIELD_NUMBER: _ClassVar[int]
     gid: str
-    act: Act
-    def __init__(self, gid: _Optional[str] = ..., act: _Optional[_Union[Act, _Mapping]] = ...) -> None: ...
+    operator_context: OperatorContext
+    def __init__(self, gid: _Optional[str] = ..., operator_context: _Optional[_Union[OperatorContext, _Mapping]] = ...) -> None: ...
 
 class AdminServiceCancelTransactionResponse(_message.Message):
     __slots__ = ("transaction", "audit_record")
@@ -273,16 +273,16 @@ class AdminServiceCancelTransactionResponse(_message.Message):
     def __init__(self, transaction: _Optional[_Union[_transaction_pb2.Transaction, _Mapping]] = ..., audit_record: _Optional[_Union[AuditRecord, _Mapping]] = ...) -> None: ...
 
 class ResolveBranchRequest(_message.Message):
-    __slots__ = ("gid", "branch_id", "outcome", "act")
+    __slots__ = ("gid", "branch_id", "outcome", "operator_context")
     GID_FIELD_NUMBER: _ClassVar[int]
     BRANCH_ID_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
-    ACT_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_CONTEXT_FIELD_NUMBER: _ClassVar[int]
     gid: str
     branch_id: str
     outcome: _transaction_pb2.HeuristicOutcome
-    act: Act
-    def __init__(self, gid: _Optional[str] = ..., branch_id: _Optional[str] = ..., outcome: _Optional[_Union[_transaction_pb2.HeuristicOutcome, str]] = ..., act: _Optional[_Union[Act, _Mapping]] = ...) -> None: ...
+    operator_context: OperatorContext
+    def __init__(self, gid: _Optional[str] = ..., branch_id: _Optional[str] = ..., outcome: _Optional[_Union[_transaction_pb2.HeuristicOutcome, str]] = ..., operator_context: _Optional[_Union[OperatorContext, _Mapping]] = ...) -> None: ...
 
 class ResolveBranchResponse(_message.Message):
     __slots__ = ("transaction", "audit_record")
@@ -293,16 +293,16 @@ class ResolveBranchResponse(_message.Message):
     def __init__(self, transaction: _Optional[_Union[_transaction_pb2.Transaction, _Mapping]] = ..., audit_record: _Optional[_Union[AuditRecord, _Mapping]] = ...) -> None: ...
 
 class RunBulkActionRequest(_message.Message):
-    __slots__ = ("filter", "action", "act", "confirmation_token")
+    __slots__ = ("filter", "action", "operator_context", "confirmation_token")
     FILTER_FIELD_NUMBER: _ClassVar[int]
     ACTION_FIELD_NUMBER: _ClassVar[int]
-    ACT_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_CONTEXT_FIELD_NUMBER: _ClassVar[int]
     CONFIRMATION_TOKEN_FIELD_NUMBER: _ClassVar[int]
     filter: str
     action: BulkAction
-    act: Act
+    operator_context: OperatorContext
     confirmation_token: str
-    def __init__(self, filter: _Optional[str] = ..., action: _Optional[_Union[BulkAction, str]] = ..., act: _Optional[_Union[Act, _Mapping]] = ..., confirmation_token: _Optional[str] = ...) -> None: ...
+    def __init__(self, filter: _Optional[str] = ..., action: _Optional[_Union[BulkAction, str]] = ..., operator_context: _Optional[_Union[OperatorContext, _Mapping]] = ..., confirmation_token: _Optional[str] = ...) -> None: ...
 
 class RunBulkActionResponse(_message.Message):
     __slots__ = ("dry_run", "matched", "succeeded", "failed", "failures", "sample_gids", "confirmation_token", "finished")
@@ -333,15 +333,15 @@ class BulkFailure(_message.Message):
     def __init__(self, gid: _Optional[str] = ..., error: _Optional[_Union[_transaction_pb2.Error, _Mapping]] = ...) -> None: ...
 
 class ParticipantReport(_message.Message):
-    __slots__ = ("coordinator_id", "coordinator_name", "reported_at", "breaker", "probe_at", "failures_in_a_row", "backlog", "under_way", "live_branches", "calls_answered", "calls_failed", "last_error", "last_error_at", "target", "paused")
+    __slots__ = ("coordinator_id", "coordinator_name", "reported_at", "breaker", "probe_at", "consecutive_failures", "backlog", "in_flight", "live_branches", "calls_answered", "calls_failed", "last_error", "last_error_at", "target", "paused")
     COORDINATOR_ID_FIELD_NUMBER: _ClassVar[int]
     COORDINATOR_NAME_FIELD_NUMBER: _ClassVar[int]
     REPORTED_AT_FIELD_NUMBER: _ClassVar[int]
     BREAKER_FIELD_NUMBER: _ClassVar[int]
     PROBE_AT_FIELD_NUMBER: _ClassVar[int]
-    FAILURES_IN_A_ROW_FIELD_NUMBER: _ClassVar[int]
+    CONSECUTIVE_FAILURES_FIELD_NUMBER: _ClassVar[int]
     BACKLOG_FIELD_NUMBER: _ClassVar[int]
-    UNDER_WAY_FIELD_NUMBER: _ClassVar[int]
+    IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     LIVE_BRANCHES_FIELD_NUMBER: _ClassVar[int]
     CALLS_ANSWERED_FIELD_NUMBER: _ClassVar[int]
     CALLS_FAILED_FIELD_NUMBER: _ClassVar[int]
@@ -354,9 +354,9 @@ class ParticipantReport(_message.Message):
     reported_at: _timestamp_pb2.Timestamp
     breaker: BreakerState
     probe_at: _timestamp_pb2.Timestamp
-    failures_in_a_row: int
+    consecutive_failures: int
     backlog: int
-    under_way: int
+    in_flight: int
     live_branches: int
     calls_answered: int
     calls_failed: int
@@ -364,7 +364,7 @@ class ParticipantReport(_message.Message):
     last_error_at: _timestamp_pb2.Timestamp
     target: str
     paused: bool
-    def __init__(self, coordinator_id: _Optional[str] = ..., coordinator_name: _Optional[str] = ..., reported_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., breaker: _Optional[_Union[BreakerState, str]] = ..., probe_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., failures_in_a_row: _Optional[int] = ..., backlog: _Optional[int] = ..., under_way: _Optional[int] = ..., live_branches: _Optional[int] = ..., calls_answered: _Optional[int] = ..., calls_failed: _Optional[int] = ..., last_error: _Optional[str] = ..., last_error_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., target: _Optional[str] = ..., paused: _Optional[bool] = ...) -> None: ...
+    def __init__(self, coordinator_id: _Optional[str] = ..., coordinator_name: _Optional[str] = ..., reported_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., breaker: _Optional[_Union[BreakerState, str]] = ..., probe_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., consecutive_failures: _Optional[int] = ..., backlog: _Optional[int] = ..., in_flight: _Optional[int] = ..., live_branches: _Optional[int] = ..., calls_answered: _Optional[int] = ..., calls_failed: _Optional[int] = ..., last_error: _Optional[str] = ..., last_error_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., target: _Optional[str] = ..., paused: _Optional[bool] = ...) -> None: ...
 
 class ParticipantStatus(_message.Message):
     __slots__ = ("name", "paused", "version", "operator", "reason", "changed_at", "waiting", "reports", "waiting_at_least")
@@ -399,12 +399,12 @@ class ListParticipantsResponse(_message.Message):
     def __init__(self, participants: _Optional[_Iterable[_Union[ParticipantStatus, _Mapping]]] = ...) -> None: ...
 
 class PauseParticipantRequest(_message.Message):
-    __slots__ = ("participant", "act")
+    __slots__ = ("participant", "operator_context")
     PARTICIPANT_FIELD_NUMBER: _ClassVar[int]
-    ACT_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_CONTEXT_FIELD_NUMBER: _ClassVar[int]
     participant: str
-    act: Act
-    def __init__(self, participant: _Optional[str] = ..., act: _Optional[_Union[Act, _Mapping]] = ...) -> None: ...
+    operator_context: OperatorContext
+    def __init__(self, participant: _Optional[str] = ..., operator_context: _Optional[_Union[OperatorContext, _Mapping]] = ...) -> None: ...
 
 class PauseParticipantResponse(_message.Message):
     __slots__ = ("participant", "audit_record")
@@ -415,12 +415,12 @@ class PauseParticipantResponse(_message.Message):
     def __init__(self, participant: _Optional[_Union[ParticipantStatus, _Mapping]] = ..., audit_record: _Optional[_Union[AuditRecord, _Mapping]] = ...) -> None: ...
 
 class ResumeParticipantRequest(_message.Message):
-    __slots__ = ("participant", "act")
+    __slots__ = ("participant", "operator_context")
     PARTICIPANT_FIELD_NUMBER: _ClassVar[int]
-    ACT_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_CONTEXT_FIELD_NUMBER: _ClassVar[int]
     participant: str
-    act: Act
-    def __init__(self, participant: _Optional[str] = ..., act: _Optional[_Union[Act, _Mapping]] = ...) -> None: ...
+    operator_context: OperatorContext
+    def __init__(self, participant: _Optional[str] = ..., operator_context: _Optional[_Union[OperatorContext, _Mapping]] = ...) -> None: ...
 
 class ResumeParticipantResponse(_message.Message):
     __slots__ = ("participant", "audit_record")
@@ -431,12 +431,12 @@ class ResumeParticipantResponse(_message.Message):
     def __init__(self, participant: _Optional[_Union[ParticipantStatus, _Mapping]] = ..., audit_record: _Optional[_Union[AuditRecord, _Mapping]] = ...) -> None: ...
 
 class ResetBreakerRequest(_message.Message):
-    __slots__ = ("participant", "act")
+    __slots__ = ("participant", "operator_context")
     PARTICIPANT_FIELD_NUMBER: _ClassVar[int]
-    ACT_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_CONTEXT_FIELD_NUMBER: _ClassVar[int]
     participant: str
-    act: Act
-    def __init__(self, participant: _Optional[str] = ..., act: _Optional[_Union[Act, _Mapping]] = ...) -> None: ...
+    operator_context: OperatorContext
+    def __init__(self, participant: _Optional[str] = ..., operator_context: _Optional[_Union[OperatorContext, _Mapping]] = ...) -> None: ...
 
 class ResetBreakerResponse(_message.Message):
     __slots__ = ("participant", "audit_record")
@@ -503,42 +503,42 @@ class Finding(_message.Message):
     def __init__(self, participant: _Optional[str] = ..., gid: _Optional[str] = ..., branch_id: _Optional[str] = ..., action: _Optional[str] = ..., kind: _Optional[_Union[FindingKind, str]] = ..., barrier_state: _Optional[_Union[_participant_pb2.BarrierState, str]] = ..., transaction_state: _Optional[_Union[_transaction_pb2.TransactionState, str]] = ..., age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., explanation: _Optional[str] = ..., repair: _Optional[_Union[_participant_pb2.Operation, str]] = ...) -> None: ...
 
 class RepairBranchRequest(_message.Message):
-    __slots__ = ("participant", "gid", "branch_id", "operation", "payload", "content_type", "act")
+    __slots__ = ("participant", "gid", "branch_id", "operation", "payload", "content_type", "operator_context")
     PARTICIPANT_FIELD_NUMBER: _ClassVar[int]
     GID_FIELD_NUMBER: _ClassVar[int]
     BRANCH_ID_FIELD_NUMBER: _ClassVar[int]
     OPERATION_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     CONTENT_TYPE_FIELD_NUMBER: _ClassVar[int]
-    ACT_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_CONTEXT_FIELD_NUMBER: _ClassVar[int]
     participant: str
     gid: str
     branch_id: str
     operation: _participant_pb2.Operation
     payload: bytes
     content_type: str
-    act: Act
-    def __init__(self, participant: _Optional[str] = ..., gid: _Optional[str] = ..., branch_id: _Optional[str] = ..., operation: _Optional[_Union[_participant_pb2.Operation, str]] = ..., payload: _Optional[bytes] = ..., content_type: _Optional[str] = ..., act: _Optional[_Union[Act, _Mapping]] = ...) -> None: ...
+    operator_context: OperatorContext
+    def __init__(self, participant: _Optional[str] = ..., gid: _Optional[str] = ..., branch_id: _Optional[str] = ..., operation: _Optional[_Union[_participant_pb2.Operation, str]] = ..., payload: _Optional[bytes] = ..., content_type: _Optional[str] = ..., operator_context: _Optional[_Union[OperatorContext, _Mapping]] = ...) -> None: ...
 
 class RepairBranchResponse(_message.Message):
-    __slots__ = ("finding", "outcome", "audit_record")
+    __slots__ = ("finding", "result", "audit_record")
     FINDING_FIELD_NUMBER: _ClassVar[int]
-    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
     AUDIT_RECORD_FIELD_NUMBER: _ClassVar[int]
     finding: Finding
-    outcome: _participant_pb2.BranchOutcome
+    result: _participant_pb2.CallResult
     audit_record: AuditRecord
-    def __init__(self, finding: _Optional[_Union[Finding, _Mapping]] = ..., outcome: _Optional[_Union[_participant_pb2.BranchOutcome, _Mapping]] = ..., audit_record: _Optional[_Union[AuditRecord, _Mapping]] = ...) -> None: ...
+    def __init__(self, finding: _Optional[_Union[Finding, _Mapping]] = ..., result: _Optional[_Union[_participant_pb2.CallResult, _Mapping]] = ..., audit_record: _Optional[_Union[AuditRecord, _Mapping]] = ...) -> None: ...
 
 class Coordinator(_message.Message):
-    __slots__ = ("id", "name", "started_at", "lease_until", "alive", "drain_requested_at", "driving", "reported_at", "live", "log_backlog", "version")
+    __slots__ = ("id", "name", "started_at", "lease_until", "alive", "drain_requested_at", "owned", "reported_at", "live", "log_backlog", "version")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     STARTED_AT_FIELD_NUMBER: _ClassVar[int]
     LEASE_UNTIL_FIELD_NUMBER: _ClassVar[int]
     ALIVE_FIELD_NUMBER: _ClassVar[int]
     DRAIN_REQUESTED_AT_FIELD_NUMBER: _ClassVar[int]
-    DRIVING_FIELD_NUMBER: _ClassVar[int]
+    OWNED_FIELD_NUMBER: _ClassVar[int]
     REPORTED_AT_FIELD_NUMBER: _ClassVar[int]
     LIVE_FIELD_NUMBER: _ClassVar[int]
     LOG_BACKLOG_FIELD_NUMBER: _ClassVar[int]
@@ -549,32 +549,32 @@ class Coordinator(_message.Message):
     lease_until: _timestamp_pb2.Timestamp
     alive: bool
     drain_requested_at: _timestamp_pb2.Timestamp
-    driving: int
+    owned: int
     reported_at: _timestamp_pb2.Timestamp
     live: int
     log_backlog: int
     version: str
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lease_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., alive: _Optional[bool] = ..., drain_requested_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., driving: _Optional[int] = ..., reported_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., live: _Optional[int] = ..., log_backlog: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lease_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., alive: _Optional[bool] = ..., drain_requested_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., owned: _Optional[int] = ..., reported_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., live: _Optional[int] = ..., log_backlog: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
 
 class ListCoordinatorsRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class ListCoordinatorsResponse(_message.Message):
-    __slots__ = ("coordinators", "answering_id")
+    __slots__ = ("coordinators", "responder_id")
     COORDINATORS_FIELD_NUMBER: _ClassVar[int]
-    ANSWERING_ID_FIELD_NUMBER: _ClassVar[int]
+    RESPONDER_ID_FIELD_NUMBER: _ClassVar[int]
     coordinators: _containers.RepeatedCompositeFieldContainer[Coordinator]
-    answering_id: str
-    def __init__(self, coordinators: _Optional[_Iterable[_Union[Coordinator, _Mapping]]] = ..., answering_id: _Optional[str] = ...) -> None: ...
+    responder_id: str
+    def __init__(self, coordinators: _Optional[_Iterable[_Union[Coordinator, _Mapping]]] = ..., responder_id: _Optional[str] = ...) -> None: ...
 
 class DrainCoordinatorRequest(_message.Message):
-    __slots__ = ("coordinator_id", "act")
+    __slots__ = ("coordinator_id", "operator_context")
     COORDINATOR_ID_FIELD_NUMBER: _ClassVar[int]
-    ACT_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_CONTEXT_FIELD_NUMBER: _ClassVar[int]
     coordinator_id: str
-    act: Act
-    def __init__(self, coordinator_id: _Optional[str] = ..., act: _Optional[_Union[Act, _Mapping]] = ...) -> None: ...
+    operator_context: OperatorContext
+    def __init__(self, coordinator_id: _Optional[str] = ..., operator_context: _Optional[_Union[OperatorContext, _Mapping]] = ...) -> None: ...
 
 class DrainCoordinatorResponse(_message.Message):
     __slots__ = ("coordinator", "audit_record")
@@ -653,7 +653,7 @@ class GetStatsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatsResponse(_message.Message):
-    __slots__ = ("at", "trying", "confirming", "cancelling", "parked", "stuck", "held", "oldest_unsettled_gid", "oldest_unsettled_age", "begun_per_s", "confirmed_per_s", "cancelled_per_s", "calls_per_s", "failed_calls_per_s", "participants", "coordinators", "answering_id", "count_max", "at_least")
+    __slots__ = ("at", "trying", "confirming", "cancelling", "parked", "stuck", "held", "oldest_unfinished_gid", "oldest_unfinished_age", "begun_per_s", "confirmed_per_s", "cancelled_per_s", "calls_per_s", "failed_calls_per_s", "participants", "coordinators", "responder_id", "count_max", "at_least")
     AT_FIELD_NUMBER: _ClassVar[int]
     TRYING_FIELD_NUMBER: _ClassVar[int]
     CONFIRMING_FIELD_NUMBER: _ClassVar[int]
@@ -661,8 +661,8 @@ class GetStatsResponse(_message.Message):
     PARKED_FIELD_NUMBER: _ClassVar[int]
     STUCK_FIELD_NUMBER: _ClassVar[int]
     HELD_FIELD_NUMBER: _ClassVar[int]
-    OLDEST_UNSETTLED_GID_FIELD_NUMBER: _ClassVar[int]
-    OLDEST_UNSETTLED_AGE_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_UNFINISHED_GID_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_UNFINISHED_AGE_FIELD_NUMBER: _ClassVar[int]
     BEGUN_PER_S_FIELD_NUMBER: _ClassVar[int]
     CONFIRMED_PER_S_FIELD_NUMBER: _ClassVar[int]
     CANCELLED_PER_S_FIELD_NUMBER: _ClassVar[int]
@@ -670,7 +670,7 @@ class GetStatsResponse(_message.Message):
     FAILED_CALLS_PER_S_FIELD_NUMBER: _ClassVar[int]
     PARTICIPANTS_FIELD_NUMBER: _ClassVar[int]
     COORDINATORS_FIELD_NUMBER: _ClassVar[int]
-    ANSWERING_ID_FIELD_NUMBER: _ClassVar[int]
+    RESPONDER_ID_FIELD_NUMBER: _ClassVar[int]
     COUNT_MAX_FIELD_NUMBER: _ClassVar[int]
     AT_LEAST_FIELD_NUMBER: _ClassVar[int]
     at: _timestamp_pb2.Timestamp
@@ -680,8 +680,8 @@ class GetStatsResponse(_message.Message):
     parked: int
     stuck: int
     held: int
-    oldest_unsettled_gid: str
-    oldest_unsettled_age: _duration_pb2.Duration
+    oldest_unfinished_gid: str
+    oldest_unfinished_age: _duration_pb2.Duration
     begun_per_s: float
     confirmed_per_s: float
     cancelled_per_s: float
@@ -689,7 +689,7 @@ class GetStatsResponse(_message.Message):
     failed_calls_per_s: float
     participants: _containers.RepeatedCompositeFieldContainer[ParticipantStatus]
     coordinators: _containers.RepeatedCompositeFieldContainer[Coordinator]
-    answering_id: str
+    responder_id: str
     count_max: int
     at_least: bool
-    def __init__(self, at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trying: _Optional[int] = ..., confirming: _Optional[int] = ..., cancelling: _Optional[int] = ..., parked: _Optional[int] = ..., stuck: _Optional[int] = ..., held: _Optional[int] = ..., oldest_unsettled_gid: _Optional[str] = ..., oldest_unsettled_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., begun_per_s: _Optional[float] = ..., confirmed_per_s: _Optional[float] = ..., cancelled_per_s: _Optional[float] = ..., calls_per_s: _Optional[float] = ..., failed_calls_per_s: _Optional[float] = ..., participants: _Optional[_Iterable[_Union[ParticipantStatus, _Mapping]]] = ..., coordinators: _Optional[_Iterable[_Union[Coordinator, _Mapping]]] = ..., answering_id: _Optional[str] = ..., count_max: _Optional[int] = ..., at_least: _Optional[bool] = ...) -> None: ...
+    def __init__(self, at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trying: _Optional[int] = ..., confirming: _Optional[int] = ..., cancelling: _Optional[int] = ..., parked: _Optional[int] = ..., stuck: _Optional[int] = ..., held: _Optional[int] = ..., oldest_unfinished_gid: _Optional[str] = ..., oldest_unfinished_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., begun_per_s: _Optional[float] = ..., confirmed_per_s: _Optional[float] = ..., cancelled_per_s: _Optional[float] = ..., calls_per_s: _Optional[float] = ..., failed_calls_per_s: _Optional[float] = ..., participants: _Optional[_Iterable[_Union[ParticipantStatus, _Mapping]]] = ..., coordinators: _Optional[_Iterable[_Union[Coordinator, _Mapping]]] = ..., responder_id: _Optional[str] = ..., count_max: _Optional[int] = ..., at_least: _Optional[bool] = ...) -> None: ...

@@ -24,47 +24,47 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18tcc/v1/participant.proto\x12\x06tcc.v1\"\xab\x02\n\nBranchCall\x12\x0b\n\x03gid\x18\x01 \x01(\t\x12\x11\n\tbranch_id\x18\x02 \x01(\t\x12$\n\toperation\x18\x03 \x01(\x0e\x32\x11.tcc.v1.Operation\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\x0f\n\x07payload\x18\x05 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x06 \x01(\t\x12\x12\n\ntry_result\x18\x07 \x01(\x0c\x12\x1f\n\x17try_result_content_type\x18\x08 \x01(\t\x12\x15\n\rexpires_at_ms\x18\t \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\n \x01(\r\x12\x13\n\x0btraceparent\x18\x0b \x01(\t\x12\x12\n\ntracestate\x18\x0c \x01(\t\x12\x1a\n\x12tried_by_initiator\x18\r \x01(\x08\"\x9b\x01\n\rBranchOutcome\x12\r\n\x05index\x18\x01 \x01(\r\x12!\n\x04\x63ode\x18\x02 \x01(\x0e\x32\x13.tcc.v1.OutcomeCode\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0e\n\x06result\x18\x05 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x06 \x01(\t\x12\x11\n\tpermanent\x18\x07 \x01(\x08\"F\n\"ParticipantServiceTryBranchRequest\x12 \n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x12.tcc.v1.BranchCall\"M\n#ParticipantServiceTryBranchResponse\x12&\n\x07outcome\x18\x01 \x01(\x0b\x32\x15.tcc.v1.BranchOutcome\"8\n\x14\x43onfirmBranchRequest\x12 \n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x12.tcc.v1.BranchCall\"?\n\x15\x43onfirmBranchResponse\x12&\n\x07outcome\x18\x01 \x01(\x0b\x32\x15.tcc.v1.BranchOutcome\"7\n\x13\x43\x61ncelBranchRequest\x12 \n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x12.tcc.v1.BranchCall\">\n\x14\x43\x61ncelBranchResponse\x12&\n\x07outcome\x18\x01 \x01(\x0b\x32\x15.tcc.v1.BranchOutcome\";\n\x16\x45xecuteBranchesRequest\x12!\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x12.tcc.v1.BranchCall\"B\n\x17\x45xecuteBranchesResponse\x12\'\n\x08outcomes\x18\x01 \x03(\x0b\x32\x15.tcc.v1.BranchOutcome\"+\n\tBranchKey\x12\x0b\n\x03gid\x18\x01 \x01(\t\x12\x11\n\tbranch_id\x18\x02 \x01(\t\"q\n\nBarrierRow\x12\x0b\n\x03gid\x18\x01 \x01(\t\x12\x11\n\tbranch_id\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x03 \x01(\t\x12#\n\x05state\x18\x04 \x01(\x0e\x32\x14.tcc.v1.BarrierState\x12\x0e\n\x06\x61ge_ms\x18\x05 \x01(\x03\"\xab\x01\n\x13ListBranchesRequest\x12$\n\x06states\x18\x01 \x03(\x0e\x32\x14.tcc.v1.BarrierState\x12\x12\n\nmin_age_ms\x18\x02 \x01(\x03\x12\x12\n\nmax_age_ms\x18\x03 \x01(\x03\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x1f\n\x04keys\x18\x06 \x03(\x0b\x32\x11.tcc.v1.BranchKey\"Q\n\x14ListBranchesResponse\x12 \n\x04rows\x18\x01 \x03(\x0b\x32\x12.tcc.v1.BarrierRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*f\n\tOperation\x12\x19\n\x15OPERATION_UNSPECIFIED\x10\x00\x12\x11\n\rOPERATION_TRY\x10\x01\x12\x15\n\x11OPERATION_CONFIRM\x10\x02\x12\x14\n\x10OPERATION_CANCEL\x10\x03*{\n\x0bOutcomeCode\x12\x1c\n\x18OUTCOME_CODE_UNSPECIFIED\x10\x00\x12\x1a\n\x16OUTCOME_CODE_SUCCEEDED\x10\x01\x12\x19\n\x15OUTCOME_CODE_REJECTED\x10\x02\x12\x17\n\x13OUTCOME_CODE_FAILED\x10\x03*\x80\x01\n\x0c\x42\x61rrierState\x12\x1d\n\x19\x42\x41RRIER_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x42\x41RRIER_STATE_TRIED\x10\x01\x12\x1b\n\x17\x42\x41RRIER_STATE_CONFIRMED\x10\x02\x12\x1b\n\x17\x42\x41RRIER_STATE_CANCELLED\x10\x03\x32\xb4\x03\n\x12ParticipantService\x12\x64\n\tTryBranch\x12*.tcc.v1.ParticipantServiceTryBranchRequest\x1a+.tcc.v1.ParticipantServiceTryBranchResponse\x12L\n\rConfirmBranch\x12\x1c.tcc.v1.ConfirmBranchRequest\x1a\x1d.tcc.v1.ConfirmBranchResponse\x12I\n\x0c\x43\x61ncelBranch\x12\x1b.tcc.v1.CancelBranchRequest\x1a\x1c.tcc.v1.CancelBranchResponse\x12T\n\x0f\x45xecuteBranches\x12\x1e.tcc.v1.ExecuteBranchesRequest\x1a\x1f.tcc.v1.ExecuteBranchesResponse0\x01\x12I\n\x0cListBranches\x12\x1b.tcc.v1.ListBranchesRequest\x1a\x1c.tcc.v1.ListBranchesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18tcc/v1/participant.proto\x12\x06tcc.v1\"\xab\x02\n\nBranchCall\x12\x0b\n\x03gid\x18\x01 \x01(\t\x12\x11\n\tbranch_id\x18\x02 \x01(\t\x12$\n\toperation\x18\x03 \x01(\x0e\x32\x11.tcc.v1.Operation\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\x0f\n\x07payload\x18\x05 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x06 \x01(\t\x12\x12\n\ntry_result\x18\x07 \x01(\x0c\x12\x1f\n\x17try_result_content_type\x18\x08 \x01(\t\x12\x15\n\rexpires_at_ms\x18\t \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\n \x01(\r\x12\x13\n\x0btraceparent\x18\x0b \x01(\t\x12\x12\n\ntracestate\x18\x0c \x01(\t\x12\x1a\n\x12tried_by_initiator\x18\r \x01(\x08\"\x98\x01\n\nCallResult\x12\r\n\x05index\x18\x01 \x01(\r\x12!\n\x04\x63ode\x18\x02 \x01(\x0e\x32\x13.tcc.v1.OutcomeCode\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0e\n\x06result\x18\x05 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x06 \x01(\t\x12\x11\n\tpermanent\x18\x07 \x01(\x08\"F\n\"ParticipantServiceTryBranchRequest\x12 \n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x12.tcc.v1.BranchCall\"I\n#ParticipantServiceTryBranchResponse\x12\"\n\x06result\x18\x01 \x01(\x0b\x32\x12.tcc.v1.CallResult\"8\n\x14\x43onfirmBranchRequest\x12 \n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x12.tcc.v1.BranchCall\";\n\x15\x43onfirmBranchResponse\x12\"\n\x06result\x18\x01 \x01(\x0b\x32\x12.tcc.v1.CallResult\"7\n\x13\x43\x61ncelBranchRequest\x12 \n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x12.tcc.v1.BranchCall\":\n\x14\x43\x61ncelBranchResponse\x12\"\n\x06result\x18\x01 \x01(\x0b\x32\x12.tcc.v1.CallResult\";\n\x16\x45xecuteBranchesRequest\x12!\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x12.tcc.v1.BranchCall\">\n\x17\x45xecuteBranchesResponse\x12#\n\x07results\x18\x01 \x03(\x0b\x32\x12.tcc.v1.CallResult\"+\n\tBranchKey\x12\x0b\n\x03gid\x18\x01 \x01(\t\x12\x11\n\tbranch_id\x18\x02 \x01(\t\"q\n\nBarrierRow\x12\x0b\n\x03gid\x18\x01 \x01(\t\x12\x11\n\tbranch_id\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x03 \x01(\t\x12#\n\x05state\x18\x04 \x01(\x0e\x32\x14.tcc.v1.BarrierState\x12\x0e\n\x06\x61ge_ms\x18\x05 \x01(\x03\"\xab\x01\n\x13ListBranchesRequest\x12$\n\x06states\x18\x01 \x03(\x0e\x32\x14.tcc.v1.BarrierState\x12\x12\n\nmin_age_ms\x18\x02 \x01(\x03\x12\x12\n\nmax_age_ms\x18\x03 \x01(\x03\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x1f\n\x04keys\x18\x06 \x03(\x0b\x32\x11.tcc.v1.BranchKey\"Q\n\x14ListBranchesResponse\x12 \n\x04rows\x18\x01 \x03(\x0b\x32\x12.tcc.v1.BarrierRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*f\n\tOperation\x12\x19\n\x15OPERATION_UNSPECIFIED\x10\x00\x12\x11\n\rOPERATION_TRY\x10\x01\x12\x15\n\x11OPERATION_CONFIRM\x10\x02\x12\x14\n\x10OPERATION_CANCEL\x10\x03*{\n\x0bOutcomeCode\x12\x1c\n\x18OUTCOME_CODE_UNSPECIFIED\x10\x00\x12\x1a\n\x16OUTCOME_CODE_SUCCEEDED\x10\x01\x12\x19\n\x15OUTCOME_CODE_REJECTED\x10\x02\x12\x17\n\x13OUTCOME_CODE_FAILED\x10\x03*\x80\x01\n\x0c\x42\x61rrierState\x12\x1d\n\x19\x42\x41RRIER_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x42\x41RRIER_STATE_TRIED\x10\x01\x12\x1b\n\x17\x42\x41RRIER_STATE_CONFIRMED\x10\x02\x12\x1b\n\x17\x42\x41RRIER_STATE_CANCELLED\x10\x03\x32\xb4\x03\n\x12ParticipantService\x12\x64\n\tTryBranch\x12*.tcc.v1.ParticipantServiceTryBranchRequest\x1a+.tcc.v1.ParticipantServiceTryBranchResponse\x12L\n\rConfirmBranch\x12\x1c.tcc.v1.ConfirmBranchRequest\x1a\x1d.tcc.v1.ConfirmBranchResponse\x12I\n\x0c\x43\x61ncelBranch\x12\x1b.tcc.v1.CancelBranchRequest\x1a\x1c.tcc.v1.CancelBranchResponse\x12T\n\x0f\x45xecuteBranches\x12\x1e.tcc.v1.ExecuteBranchesRequest\x1a\x1f.tcc.v1.ExecuteBranchesResponse0\x01\x12I\n\x0cListBranches\x12\x1b.tcc.v1.ListBranchesRequest\x1a\x1c.tcc.v1.ListBranchesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tcc.v1.participant_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OPERATION']._serialized_start=1437
-  _globals['_OPERATION']._serialized_end=1539
-  _globals['_OUTCOMECODE']._serialized_start=1541
-  _globals['_OUTCOMECODE']._serialized_end=1664
-  _globals['_BARRIERSTATE']._serialized_start=1667
-  _globals['_BARRIERSTATE']._serialized_end=1795
+  _globals['_OPERATION']._serialized_start=1418
+  _globals['_OPERATION']._serialized_end=1520
+  _globals['_OUTCOMECODE']._serialized_start=1522
+  _globals['_OUTCOMECODE']._serialized_end=1645
+  _globals['_BARRIERSTATE']._serialized_start=1648
+  _globals['_BARRIERSTATE']._serialized_end=1776
   _globals['_BRANCHCALL']._serialized_start=37
   _globals['_BRANCHCALL']._serialized_end=336
-  _globals['_BRANCHOUTCOME']._serialized_start=339
-  _globals['_BRANCHOUTCOME']._serialized_end=494
-  _globals['_PARTICIPANTSERVICETRYBRANCHREQUEST']._serialized_start=496
-  _globals['_PARTICIPANTSERVICETRYBRANCHREQUEST']._serialized_end=566
-  _globals['_PARTICIPANTSERVICETRYBRANCHRESPONSE']._serialized_start=568
-  _globals['_PARTICIPANTSERVICETRYBRANCHRESPONSE']._serialized_end=645
-  _globals['_CONFIRMBRANCHREQUEST']._serialized_start=647
-  _globals['_CONFIRMBRANCHREQUEST']._serialized_end=703
-  _globals['_CONFIRMBRANCHRESPONSE']._serialized_start=705
-  _globals['_CONFIRMBRANCHRESPONSE']._serialized_end=768
-  _globals['_CANCELBRANCHREQUEST']._serialized_start=770
-  _globals['_CANCELBRANCHREQUEST']._serialized_end=825
-  _globals['_CANCELBRANCHRESPONSE']._serialized_start=827
-  _globals['_CANCELBRANCHRESPONSE']._serialized_end=889
-  _globals['_EXECUTEBRANCHESREQUEST']._serialized_start=891
-  _globals['_EXECUTEBRANCHESREQUEST']._serialized_end=950
-  _globals['_EXECUTEBRANCHESRESPONSE']._serialized_start=952
-  _globals['_EXECUTEBRANCHESRESPONSE']._serialized_end=1018
-  _globals['_BRANCHKEY']._serialized_start=1020
-  _globals['_BRANCHKEY']._serialized_end=1063
-  _globals['_BARRIERROW']._serialized_start=1065
-  _globals['_BARRIERROW']._serialized_end=1178
-  _globals['_LISTBRANCHESREQUEST']._serialized_start=1181
-  _globals['_LISTBRANCHESREQUEST']._serialized_end=1352
-  _globals['_LISTBRANCHESRESPONSE']._serialized_start=1354
-  _globals['_LISTBRANCHESRESPONSE']._serialized_end=1435
-  _globals['_PARTICIPANTSERVICE']._serialized_start=1798
-  _globals['_PARTICIPANTSERVICE']._serialized_end=2234
+  _globals['_CALLRESULT']._serialized_start=339
+  _globals['_CALLRESULT']._serialized_end=491
+  _globals['_PARTICIPANTSERVICETRYBRANCHREQUEST']._serialized_start=493
+  _globals['_PARTICIPANTSERVICETRYBRANCHREQUEST']._serialized_end=563
+  _globals['_PARTICIPANTSERVICETRYBRANCHRESPONSE']._serialized_start=565
+  _globals['_PARTICIPANTSERVICETRYBRANCHRESPONSE']._serialized_end=638
+  _globals['_CONFIRMBRANCHREQUEST']._serialized_start=640
+  _globals['_CONFIRMBRANCHREQUEST']._serialized_end=696
+  _globals['_CONFIRMBRANCHRESPONSE']._serialized_start=698
+  _globals['_CONFIRMBRANCHRESPONSE']._serialized_end=757
+  _globals['_CANCELBRANCHREQUEST']._serialized_start=759
+  _globals['_CANCELBRANCHREQUEST']._serialized_end=814
+  _globals['_CANCELBRANCHRESPONSE']._serialized_start=816
+  _globals['_CANCELBRANCHRESPONSE']._serialized_end=874
+  _globals['_EXECUTEBRANCHESREQUEST']._serialized_start=876
+  _globals['_EXECUTEBRANCHESREQUEST']._serialized_end=935
+  _globals['_EXECUTEBRANCHESRESPONSE']._serialized_start=937
+  _globals['_EXECUTEBRANCHESRESPONSE']._serialized_end=999
+  _globals['_BRANCHKEY']._serialized_start=1001
+  _globals['_BRANCHKEY']._serialized_end=1044
+  _globals['_BARRIERROW']._serialized_start=1046
+  _globals['_BARRIERROW']._serialized_end=1159
+  _globals['_LISTBRANCHESREQUEST']._serialized_start=1162
+  _globals['_LISTBRANCHESREQUEST']._serialized_end=1333
+  _globals['_LISTBRANCHESRESPONSE']._serialized_start=1335
+  _globals['_LISTBRANCHESRESPONSE']._serialized_end=1416
+  _globals['_PARTICIPANTSERVICE']._serialized_start=1779
+  _globals['_PARTICIPANTSERVICE']._serialized_end=2215
 # @@protoc_insertion_point(module_scope)

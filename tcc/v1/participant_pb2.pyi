@@ -70,7 +70,7 @@ class BranchCall(_message.Message):
     tried_by_initiator: bool
     def __init__(self, gid: _Optional[str] = ..., branch_id: _Optional[str] = ..., operation: _Optional[_Union[Operation, str]] = ..., action: _Optional[str] = ..., payload: _Optional[bytes] = ..., content_type: _Optional[str] = ..., try_result: _Optional[bytes] = ..., try_result_content_type: _Optional[str] = ..., expires_at_ms: _Optional[int] = ..., attempt: _Optional[int] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ..., tried_by_initiator: _Optional[bool] = ...) -> None: ...
 
-class BranchOutcome(_message.Message):
+class CallResult(_message.Message):
     __slots__ = ("index", "code", "reason", "message", "result", "content_type", "permanent")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
@@ -95,10 +95,10 @@ class ParticipantServiceTryBranchRequest(_message.Message):
     def __init__(self, call: _Optional[_Union[BranchCall, _Mapping]] = ...) -> None: ...
 
 class ParticipantServiceTryBranchResponse(_message.Message):
-    __slots__ = ("outcome",)
-    OUTCOME_FIELD_NUMBER: _ClassVar[int]
-    outcome: BranchOutcome
-    def __init__(self, outcome: _Optional[_Union[BranchOutcome, _Mapping]] = ...) -> None: ...
+    __slots__ = ("result",)
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    result: CallResult
+    def __init__(self, result: _Optional[_Union[CallResult, _Mapping]] = ...) -> None: ...
 
 class ConfirmBranchRequest(_message.Message):
     __slots__ = ("call",)
@@ -107,10 +107,10 @@ class ConfirmBranchRequest(_message.Message):
     def __init__(self, call: _Optional[_Union[BranchCall, _Mapping]] = ...) -> None: ...
 
 class ConfirmBranchResponse(_message.Message):
-    __slots__ = ("outcome",)
-    OUTCOME_FIELD_NUMBER: _ClassVar[int]
-    outcome: BranchOutcome
-    def __init__(self, outcome: _Optional[_Union[BranchOutcome, _Mapping]] = ...) -> None: ...
+    __slots__ = ("result",)
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    result: CallResult
+    def __init__(self, result: _Optional[_Union[CallResult, _Mapping]] = ...) -> None: ...
 
 class CancelBranchRequest(_message.Message):
     __slots__ = ("call",)
@@ -119,10 +119,10 @@ class CancelBranchRequest(_message.Message):
     def __init__(self, call: _Optional[_Union[BranchCall, _Mapping]] = ...) -> None: ...
 
 class CancelBranchResponse(_message.Message):
-    __slots__ = ("outcome",)
-    OUTCOME_FIELD_NUMBER: _ClassVar[int]
-    outcome: BranchOutcome
-    def __init__(self, outcome: _Optional[_Union[BranchOutcome, _Mapping]] = ...) -> None: ...
+    __slots__ = ("result",)
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    result: CallResult
+    def __init__(self, result: _Optional[_Union[CallResult, _Mapping]] = ...) -> None: ...
 
 class ExecuteBranchesRequest(_message.Message):
     __slots__ = ("calls",)
@@ -131,10 +131,10 @@ class ExecuteBranchesRequest(_message.Message):
     def __init__(self, calls: _Optional[_Iterable[_Union[BranchCall, _Mapping]]] = ...) -> None: ...
 
 class ExecuteBranchesResponse(_message.Message):
-    __slots__ = ("outcomes",)
-    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
-    outcomes: _containers.RepeatedCompositeFieldContainer[BranchOutcome]
-    def __init__(self, outcomes: _Optional[_Iterable[_Union[BranchOutcome, _Mapping]]] = ...) -> None: ...
+    __slots__ = ("results",)
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[CallResult]
+    def __init__(self, results: _Optional[_Iterable[_Union[CallResult, _Mapping]]] = ...) -> None: ...
 
 class BranchKey(_message.Message):
     __slots__ = ("gid", "branch_id")

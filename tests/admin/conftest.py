@@ -14,8 +14,10 @@ Stub = admin_pb2_grpc.AdminServiceStub
 REPORTS = {"admin": {"listen": "127.0.0.1:0", "report_every_s": 0.05}}
 
 
-def act(version: int = 0, reason: str = "incident 7", operator: str = "ann") -> apb.Act:
-    return apb.Act(operator=operator, reason=reason, version=version)
+def operator_context(
+    version: int = 0, reason: str = "incident 7", operator: str = "ann"
+) -> apb.OperatorContext:
+    return apb.OperatorContext(operator=operator, reason=reason, version=version)
 
 
 def execute(gid: str, *branch_ids: str, **fields: object) -> pb.ExecuteTransactionRequest:
@@ -37,7 +39,7 @@ class Refusing:
         self.reason = reason
         self.mended = False
 
-    async def __call__(self, call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def __call__(self, call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         if call.operation == self.operation and not self.mended:
             return failed(self.reason)
         return SUCCEEDED
@@ -80,7 +82,9 @@ async def act_on(admin: Stub, method: str, gid: str, reason: str = "incident 7",
     while True:
         seen = (await inspect(admin, gid)).transaction.version
         try:
-            return await getattr(admin, method)(request(gid=gid, act=act(seen, reason), **fields))
+            return await getattr(admin, method)(
+                request(gid=gid, operator_context=operator_context(seen, reason), **fields)
+            )
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.ABORTED:
                 raise

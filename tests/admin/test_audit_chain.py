@@ -11,7 +11,7 @@ from coordinator.log.operator_store import PostgresOperatorLog
 from coordinator.ports import AuditFilter, ParticipantRecord
 from tcc.v1 import admin_pb2 as apb
 
-from .conftest import Stub, act
+from .conftest import Stub, operator_context
 
 COUNT = 12
 
@@ -73,11 +73,11 @@ async def test_an_intact_chain_is_said_to_be(admin: Stub, log_url: str) -> None:
 @pytest.mark.parametrize(
     ("tampering", "broken_at"),
     [
-        ("UPDATE audit SET operator = 'eve' WHERE position = 5", 5),
-        ("UPDATE audit SET reason = 'other' WHERE position = 1", 1),
-        ("UPDATE audit SET at_us = at_us + 1 WHERE position = 12", 12),
-        ("DELETE FROM audit WHERE position = 7", 7),
-        ("DELETE FROM audit WHERE position = 12", 12),
+        ("UPDATE audit SET operator = 'eve' WHERE sequence = 5", 5),
+        ("UPDATE audit SET reason = 'other' WHERE sequence = 1", 1),
+        ("UPDATE audit SET at_us = at_us + 1 WHERE sequence = 12", 12),
+        ("DELETE FROM audit WHERE sequence = 7", 7),
+        ("DELETE FROM audit WHERE sequence = 12", 12),
         ("DELETE FROM audit", 1),
         ("UPDATE audit_head SET hash = decode('00', 'hex')", 12),
     ],
@@ -93,7 +93,9 @@ async def test_tampering_is_found(admin: Stub, log_url: str, tampering: str, bro
 
 async def test_records_come_in_pages_and_by_filter(admin: Stub, log_url: str) -> None:
     await act_often(log_url)
-    await admin.PauseParticipant(apb.PauseParticipantRequest(participant="stock", act=act(operator="bob")))
+    await admin.PauseParticipant(
+        apb.PauseParticipantRequest(participant="stock", operator_context=operator_context(operator="bob"))
+    )
     seen: list[int] = []
     token = ""
     while True:

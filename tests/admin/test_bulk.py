@@ -6,7 +6,7 @@ from tcc.v1 import admin_pb2 as apb, transaction_pb2 as pb
 from tests.support.errors import refused
 from tests.support.worker import Running
 
-from .conftest import Stub, act, inspect, until
+from .conftest import Stub, inspect, operator_context, until
 
 HOLD, CANCEL, RETRY = apb.BULK_ACTION_HOLD, apb.BULK_ACTION_CANCEL, apb.BULK_ACTION_RETRY
 EU = "label.region=eu state=TRYING"
@@ -21,7 +21,10 @@ async def bulk(
     admin: Stub, filter_: str, action: int, token: str = "", reason: str = "incident 7"
 ) -> list[apb.RunBulkActionResponse]:
     request = apb.RunBulkActionRequest(
-        filter=filter_, action=action, act=act(reason=reason), confirmation_token=token
+        filter=filter_,
+        action=action,
+        operator_context=operator_context(reason=reason),
+        confirmation_token=token,
     )
     return [response async for response in admin.RunBulkAction(request)]
 
@@ -86,7 +89,7 @@ async def test_ages_count_from_the_dry_run(tcc: Running, admin: Stub) -> None:
 async def test_what_cannot_be_done_is_told_one_by_one(tcc: Running, admin: Stub) -> None:
     await begin(tcc, "g1", "g2")
     seen = (await inspect(admin, "g1")).transaction.version
-    await admin.HoldTransaction(apb.HoldTransactionRequest(gid="g1", act=act(seen)))
+    await admin.HoldTransaction(apb.HoldTransactionRequest(gid="g1", operator_context=operator_context(seen)))
     (dry,) = await bulk(admin, EU, HOLD)
     assert (dry.succeeded, dry.failed, list(dry.sample_gids)) == (1, 1, ["g2"])
     (last,) = await bulk(admin, EU, HOLD, dry.confirmation_token)

@@ -3,7 +3,7 @@
 import pytest
 
 from coordinator.core.errors import InvalidRequest
-from coordinator.core.model import State
+from coordinator.core.model import TransactionState
 from coordinator.ports import ListFilter
 from coordinator.rpc.admin_filter import parse
 
@@ -15,8 +15,11 @@ NOW = 10_000.0
     [
         ("", ListFilter()),
         ("   ", ListFilter()),
-        ("state=CONFIRMING", ListFilter(states=(State.CONFIRMING,))),
-        ("state=trying,cancelling", ListFilter(states=(State.TRYING, State.CANCELLING))),
+        ("state=CONFIRMING", ListFilter(states=(TransactionState.CONFIRMING,))),
+        (
+            "state=trying,cancelling",
+            ListFilter(states=(TransactionState.TRYING, TransactionState.CANCELLING)),
+        ),
         ("stuck !held", ListFilter(stuck=True, held=False)),
         ("live heuristic", ListFilter(live=True, heuristic=True)),
         ("participant=inventory initiator=shop", ListFilter(participant="inventory", initiator="shop")),
@@ -31,7 +34,7 @@ NOW = 10_000.0
         (
             "state=CONFIRMING stuck age>5m label.region=eu participant=inventory",
             ListFilter(
-                states=(State.CONFIRMING,),
+                states=(TransactionState.CONFIRMING,),
                 stuck=True,
                 created_before=NOW - 300,
                 labels=(("region", "eu"),),

@@ -5,7 +5,15 @@ import itertools
 import pytest
 
 from coordinator.core.audit import AuditEntry, AuditRecord
-from coordinator.core.model import Branch, BranchSpec, CancelReason, Note, Operation, State, Transaction
+from coordinator.core.model import (
+    Branch,
+    BranchSpec,
+    CancelReason,
+    Note,
+    Operation,
+    Transaction,
+    TransactionState,
+)
 from coordinator.ports import Record
 from coordinator.rpc import admin_explanation, admin_replies
 from tcc.v1 import admin_pb2 as pb
@@ -19,7 +27,7 @@ def recorded(*notes: Note) -> Record:
         gid="g",
         branches=(branch,),
         expires_at=1_000.0,
-        state=State.CANCELLED,
+        state=TransactionState.CANCELLED,
         cancel_reason=CancelReason.TRY_FAILED,
         cancel_branch_id="1",
         cancel_detail="NO_BOOKS",
@@ -29,11 +37,11 @@ def recorded(*notes: Note) -> Record:
 
 
 def note(operation: Operation, at: float, last_at: float) -> Note:
-    return Note(at=at, operation=operation, words="NO_BOOKS", count=2, last_at=last_at, stuck=True)
+    return Note(at=at, operation=operation, text="NO_BOOKS", count=2, last_at=last_at, stuck=True)
 
 
-def told(record: Record, *acts: AuditRecord) -> list[tuple[str, str]]:
-    entries = admin_replies.history(record, None, acts)
+def told(record: Record, *actions: AuditRecord) -> list[tuple[str, str]]:
+    entries = admin_replies.history(record, None, actions)
     return [(pb.HistoryKind.Name(one.kind).removeprefix("HISTORY_KIND_"), one.operation) for one in entries]
 
 

@@ -9,7 +9,7 @@ from tcc.v1 import admin_pb2 as apb
 from tests.support.errors import refused
 from tests.support.worker import Running
 
-from .conftest import Stub, act
+from .conftest import Stub, operator_context
 
 
 @pytest.fixture
@@ -28,7 +28,9 @@ async def test_a_filter_that_takes_too_long_is_told_as_that(busy_log: Running, a
 
 
 async def test_so_it_is_before_an_order_to_many(busy_log: Running, admin: Stub) -> None:
-    order = apb.RunBulkActionRequest(filter="live", action=apb.BULK_ACTION_RETRY, act=act())
+    order = apb.RunBulkActionRequest(
+        filter="live", action=apb.BULK_ACTION_RETRY, operator_context=operator_context()
+    )
     async with refused("DEADLINE_EXCEEDED", "SEARCH_TOO_LONG"):
         async for _ in admin.RunBulkAction(order):
             pass

@@ -12,7 +12,7 @@ from tests.support.errors import refused
 from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, failed, rejected
 from tests.support.worker import Running, branch, running, settings_for
 
-from .conftest import REPORTS, Refusing, Stub, act, act_on, execute, inspect, operators_of, until
+from .conftest import REPORTS, Refusing, Stub, act_on, execute, inspect, operator_context, operators_of, until
 
 TRY, CONFIRM, CANCEL = (
     participant_pb2.OPERATION_TRY,
@@ -59,7 +59,7 @@ async def test_holding_takes_a_transaction_from_whoever_drives_it(
 ) -> None:
     go = asyncio.Event()
 
-    async def wait(_call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def wait(_call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         await go.wait()
         return SUCCEEDED
 
@@ -77,7 +77,7 @@ async def test_holding_takes_a_transaction_from_whoever_drives_it(
 async def test_an_order_leaves_why_a_transaction_was_cancelled(
     tcc: Running, admin: Stub, stock: ScriptedParticipant
 ) -> None:
-    async def sold_out(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def sold_out(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         return rejected("SOLD_OUT", "only 2 left") if call.operation == TRY else failed("BOOKS_CLOSED")
 
     stock.script = sold_out
@@ -174,7 +174,7 @@ async def test_a_heuristic_outcome_ends_the_transaction_and_is_shown_for_ever(
 async def test_a_heuristic_outcome_of_one_branch_lets_the_others_go_on(
     tcc: Running, admin: Stub, stock: ScriptedParticipant
 ) -> None:
-    async def first_fails(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def first_fails(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         if call.branch_id == "1":
             return await Refusing(CONFIRM)(call)
         return SUCCEEDED
@@ -201,9 +201,9 @@ MUTATIONS = [
 ]
 
 
-def _request(method: str, gid: str, given: apb.Act, fields: dict[str, object]) -> object:
+def _request(method: str, gid: str, given: apb.OperatorContext, fields: dict[str, object]) -> object:
     kind = "AdminServiceCancelTransaction" if method == "CancelTransaction" else method
-    return getattr(apb, f"{kind}Request")(gid=gid, act=given, **fields)
+    return getattr(apb, f"{kind}Request")(gid=gid, operator_context=given, **fields)
 
 
 @pytest.mark.parametrize(("method", "fields"), MUTATIONS, ids=lambda value: str(value)[:20])
@@ -215,19 +215,19 @@ async def test_every_order_needs_a_name_a_reason_and_the_version(
     seen = (await inspect(admin, "g")).transaction
     call = getattr(admin, method)
     for given, reason in (
-        (apb.Act(operator="ann", version=seen.version), "MISSING_REASON"),
-        (apb.Act(operator="ann", reason="  ", version=seen.version), "MISSING_REASON"),
-        (apb.Act(reason="r", version=seen.version), "MISSING_OPERATOR"),
-        (apb.Act(operator="ann", reason="r"), "MISSING_VERSION"),
-        (apb.Act(operator="ann", reason="r" * 1_001, version=seen.version), "INVALID_REASON"),
+        (apb.OperatorContext(operator="ann", version=seen.version), "MISSING_REASON"),
+        (apb.OperatorContext(operator="ann", reason="  ", version=seen.version), "MISSING_REASON"),
+        (apb.OperatorContext(reason="r", version=seen.version), "MISSING_OPERATOR"),
+        (apb.OperatorContext(operator="ann", reason="r"), "MISSING_VERSION"),
+        (apb.OperatorContext(operator="ann", reason="r" * 1_001, version=seen.version), "INVALID_REASON"),
     ):
         async with refused("INVALID_ARGUMENT", reason):
             await call(_request(method, "g", given, fields))
     async with refused("ABORTED", "VERSION_CHANGED") as refusal:
-        await call(_request(method, "g", act(seen.version - 1), fields))
+        await call(_request(method, "g", operator_context(seen.version - 1), fields))
     assert refusal.info.metadata["version"] == str(seen.version)
     async with refused("NOT_FOUND", "TRANSACTION_NOT_FOUND"):
-        await call(_request(method, "nobody", act(1), fields))
+        await call(_request(method, "nobody", operator_context(1), fields))
     assert (await inspect(admin, "g")).transaction == seen
     records = (await admin.ListAuditRecords(apb.ListAuditRecordsRequest())).records
     assert [record.action for record in records] == ["transaction.hold"]
@@ -240,7 +240,9 @@ async def test_of_two_who_saw_the_same_only_one_acts(
     await act_on(admin, "HoldTransaction", "g")
     seen = (await inspect(admin, "g")).transaction.version
     requests = [
-        admin.ReleaseTransaction(apb.ReleaseTransactionRequest(gid="g", act=act(seen, operator=name)))
+        admin.ReleaseTransaction(
+            apb.ReleaseTransactionRequest(gid="g", operator_context=operator_context(seen, operator=name))
+        )
         for name in ("ann", "bob", "eve")
     ]
     replies = await asyncio.gather(*requests, return_exceptions=True)
@@ -270,8 +272,11 @@ async def test_the_history_tells_what_went_wrong_and_who_did_what(
     assert {(e.branch_id, e.participant, e.operation, e.detail) for e in failures} == {
         ("1", "stock", "CONFIRM", "BOOKS_CLOSED")
     }
-    acts = [(entry.actor, entry.detail) for entry in history if entry.kind == apb.HISTORY_KIND_OPERATOR]
-    assert acts == [("ann", "transaction.hold: asking them"), ("ann", "transaction.release: they mended it")]
+    actions = [(entry.actor, entry.detail) for entry in history if entry.kind == apb.HISTORY_KIND_OPERATOR]
+    assert actions == [
+        ("ann", "transaction.hold: asking them"),
+        ("ann", "transaction.release: they mended it"),
+    ]
 
 
 async def test_a_smooth_transaction_has_its_milestones_only(tcc: Running, admin: Stub) -> None:
@@ -319,7 +324,7 @@ async def test_explain_says_of_a_try_what_is_known(log_url: str, stock: Scripted
     """Before the decision only the coordinator that drives a transaction knows how its Trys stand."""
     answering = asyncio.Event()
 
-    async def wait(_call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def wait(_call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         await answering.wait()
         return SUCCEEDED
 

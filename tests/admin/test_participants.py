@@ -9,7 +9,7 @@ from tests.support.errors import refused
 from tests.support.scripted_participant import ScriptedParticipant, serving
 from tests.support.worker import Running, running, settings_for
 
-from .conftest import REPORTS, Refusing, Stub, act, execute, inspect, operators_of, until
+from .conftest import REPORTS, Refusing, Stub, execute, inspect, operator_context, operators_of, until
 
 TRY, CONFIRM = participant_pb2.OPERATION_TRY, participant_pb2.OPERATION_CONFIRM
 
@@ -34,11 +34,15 @@ async def until_paused(admin: Stub, *, paused: bool) -> None:
 
 
 async def pause(admin: Stub, version: int = 0) -> apb.PauseParticipantResponse:
-    return await admin.PauseParticipant(apb.PauseParticipantRequest(participant="stock", act=act(version)))
+    return await admin.PauseParticipant(
+        apb.PauseParticipantRequest(participant="stock", operator_context=operator_context(version))
+    )
 
 
 async def resume(admin: Stub, version: int) -> apb.ResumeParticipantResponse:
-    return await admin.ResumeParticipant(apb.ResumeParticipantRequest(participant="stock", act=act(version)))
+    return await admin.ResumeParticipant(
+        apb.ResumeParticipantRequest(participant="stock", operator_context=operator_context(version))
+    )
 
 
 async def test_while_a_participant_is_paused_nothing_leaves_and_no_attempt_is_burnt(
@@ -82,12 +86,14 @@ async def test_actions_on_participants_need_reason_and_version(tcc: Running, adm
     for method, request in requests.items():
         call = getattr(admin, method)
         async with refused("INVALID_ARGUMENT", "MISSING_REASON"):
-            await call(request(participant="stock", act=apb.Act(operator="ann", version=1)))
+            await call(
+                request(participant="stock", operator_context=apb.OperatorContext(operator="ann", version=1))
+            )
         async with refused("ABORTED", "VERSION_CHANGED") as refusal:
-            await call(request(participant="stock", act=act(0)))
+            await call(request(participant="stock", operator_context=operator_context(0)))
         assert refusal.info.metadata["version"] == "1"
         async with refused("INVALID_ARGUMENT", "UNKNOWN_PARTICIPANT"):
-            await call(request(participant="nobody", act=act(0)))
+            await call(request(participant="nobody", operator_context=operator_context(0)))
     assert (await status(admin)).version == 1
 
 
@@ -125,8 +131,10 @@ async def test_resetting_a_breaker_lets_calls_leave_at_once(log_url: str, stock:
         assert shown.last_error
         async with refused("UNAVAILABLE", "PARTICIPANT_UNAVAILABLE"):
             await tcc.stub.ExecuteTransaction(execute("refused"))
-        failed_before = tcc.engine.lanes["stock"].failed
-        reset = await admin.ResetBreaker(apb.ResetBreakerRequest(participant="stock", act=act()))
+        failed_before = tcc.engine.dispatchers["stock"].failed
+        reset = await admin.ResetBreaker(
+            apb.ResetBreakerRequest(participant="stock", operator_context=operator_context())
+        )
         assert reset.audit_record.action == "participant.reset_breaker"
 
         # Its next call would have left in an hour.
@@ -135,7 +143,7 @@ async def test_resetting_a_breaker_lets_calls_leave_at_once(log_url: str, stock:
 
         async def called_again() -> bool:
             await status(admin)
-            return tcc.engine.lanes["stock"].failed > failed_before
+            return tcc.engine.dispatchers["stock"].failed > failed_before
 
         await until(called_again)
         asked.cancel()
@@ -151,12 +159,16 @@ async def test_one_of_two_coordinators_is_drained(log_url: str, stock: ScriptedP
                 stays.worker.owner,
                 goes.worker.owner,
             }
-            assert listed.answering_id == stays.worker.owner
+            assert listed.responder_id == stays.worker.owner
             await goes.stub.BeginTransaction(pb.BeginTransactionRequest(gid="g"))
-            drain = apb.DrainCoordinatorRequest(coordinator_id=goes.worker.owner, act=act())
+            drain = apb.DrainCoordinatorRequest(
+                coordinator_id=goes.worker.owner, operator_context=operator_context()
+            )
             async with refused("INVALID_ARGUMENT", "MISSING_REASON"):
                 await admin.DrainCoordinator(
-                    apb.DrainCoordinatorRequest(coordinator_id=goes.worker.owner, act=apb.Act(operator="ann"))
+                    apb.DrainCoordinatorRequest(
+                        coordinator_id=goes.worker.owner, operator_context=apb.OperatorContext(operator="ann")
+                    )
                 )
             drained = await admin.DrainCoordinator(drain)
             assert drained.coordinator.HasField("drain_requested_at")
@@ -169,7 +181,9 @@ async def test_one_of_two_coordinators_is_drained(log_url: str, stock: ScriptedP
         async with refused("FAILED_PRECONDITION", "COORDINATOR_GONE"):
             await admin.DrainCoordinator(drain)
         async with refused("NOT_FOUND", "COORDINATOR_NOT_FOUND"):
-            await admin.DrainCoordinator(apb.DrainCoordinatorRequest(coordinator_id="x", act=act()))
+            await admin.DrainCoordinator(
+                apb.DrainCoordinatorRequest(coordinator_id="x", operator_context=operator_context())
+            )
         # What it had not finished, the other one has.
         await stays.stub.ConfirmTransaction(
             pb.ConfirmTransactionRequest(gid="g", wait_for=pb.WAIT_FOR_COMPLETION)
@@ -192,11 +206,13 @@ async def test_stats_count_what_is_unsettled_for_all_coordinators(
         stock.script = Refusing(CONFIRM)
         await other.stub.ExecuteTransaction(execute("failing"))
         seen = (await inspect(admin, "younger")).transaction.version
-        await admin.HoldTransaction(apb.HoldTransactionRequest(gid="younger", act=act(seen)))
+        await admin.HoldTransaction(
+            apb.HoldTransactionRequest(gid="younger", operator_context=operator_context(seen))
+        )
         stats = await admin.GetStats(apb.GetStatsRequest())
         assert (stats.trying, stats.confirming, stats.cancelling, stats.held) == (2, 1, 0, 1)
-        assert stats.oldest_unsettled_gid == "oldest"
-        assert stats.oldest_unsettled_age.ToMicroseconds() > 0
+        assert stats.oldest_unfinished_gid == "oldest"
+        assert stats.oldest_unfinished_age.ToMicroseconds() > 0
         assert len(stats.coordinators) == 2
 
         async def reported() -> bool:

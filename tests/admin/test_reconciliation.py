@@ -11,11 +11,11 @@ from tcc import Participant
 from tcc.v1 import admin_pb2 as apb, participant_pb2 as ppb, participant_pb2_grpc, transaction_pb2 as pb
 from tests.sdk.conftest import RECORD, Ledger, make_engine
 from tests.support.errors import refused
-from tests.support.scripted_books import ScriptedBooks, tried
+from tests.support.scripted_books import ScriptedBarrier, tried
 from tests.support.scripted_participant import ScriptedParticipant, failed, serving
 from tests.support.worker import Running, branch, running, settings_for
 
-from .conftest import REPORTS, Stub, act, operators_of, until
+from .conftest import REPORTS, Stub, operator_context, operators_of, until
 
 CONFIRM, CANCEL = ppb.OPERATION_CONFIRM, ppb.OPERATION_CANCEL
 ORPHAN, LEAK, MIXED = apb.FINDING_KIND_ORPHAN, apb.FINDING_KIND_LEAK, apb.FINDING_KIND_MIXED
@@ -51,7 +51,7 @@ class Shop:
         """A reservation that no log knows."""
         call = ppb.BranchCall(gid=gid, branch_id="1", action=action, payload=b"{}")
         reply = await self._stub.TryBranch(ppb.ParticipantServiceTryBranchRequest(call=call))
-        assert reply.outcome.code == ppb.OUTCOME_CODE_SUCCEEDED
+        assert reply.result.code == ppb.OUTCOME_CODE_SUCCEEDED
 
     async def confirmed(self, gid: str) -> None:
         await self.worker.stub.ExecuteTransaction(
@@ -111,7 +111,9 @@ async def compared(
 
 async def repair(admin: Stub, gid: str, **fields: object) -> apb.RepairBranchResponse:
     return await admin.RepairBranch(
-        apb.RepairBranchRequest(participant="stock", gid=gid, branch_id="1", act=act(), **fields)
+        apb.RepairBranchRequest(
+            participant="stock", gid=gid, branch_id="1", operator_context=operator_context(), **fields
+        )
     )
 
 
@@ -129,7 +131,7 @@ async def test_an_orphan_is_found_and_cancelled_on_command(shop: Shop, admin: St
     )
     assert shop.ledger.effects("lost") == ["try"], "looking repairs nothing"
     repaired = await repair(admin, "lost")
-    assert repaired.outcome.code == ppb.OUTCOME_CODE_SUCCEEDED
+    assert repaired.result.code == ppb.OUTCOME_CODE_SUCCEEDED
     assert (repaired.audit_record.action, repaired.audit_record.target) == (
         "branch.repair",
         "transaction/lost",
@@ -146,7 +148,7 @@ async def test_an_orphan_is_found_and_cancelled_on_command(shop: Shop, admin: St
 
 async def test_an_orphan_may_be_confirmed_by_the_operator_s_word(shop: Shop, admin: Stub) -> None:
     await shop.orphan("sold")
-    assert (await repair(admin, "sold", operation=CONFIRM)).outcome.code == ppb.OUTCOME_CODE_SUCCEEDED
+    assert (await repair(admin, "sold", operation=CONFIRM)).result.code == ppb.OUTCOME_CODE_SUCCEEDED
     assert shop.ledger.effects("sold") == ["confirm", "try"]
 
 
@@ -154,11 +156,11 @@ async def test_an_orphan_whose_action_needs_its_payload_gets_it_from_the_operato
     shop: Shop, admin: Stub
 ) -> None:
     await shop.orphan("lost", action="needy")
-    outcome = (await repair(admin, "lost")).outcome
+    outcome = (await repair(admin, "lost")).result
     assert (outcome.code, outcome.reason) == (ppb.OUTCOME_CODE_FAILED, "PAYLOAD_NEEDED")
     assert shop.ledger.effects("lost") == ["try"]
     given = {"payload": b"{}", "content_type": "application/json"}
-    assert (await repair(admin, "lost", **given)).outcome.code == ppb.OUTCOME_CODE_SUCCEEDED
+    assert (await repair(admin, "lost", **given)).result.code == ppb.OUTCOME_CODE_SUCCEEDED
     assert shop.ledger.effects("lost") == ["cancel", "try"]
 
 
@@ -219,7 +221,9 @@ async def test_orders_need_words_and_a_known_participant(shop: Shop, admin: Stub
         await repair(admin, "lost", operation=ppb.OPERATION_TRY)
     async with refused("INVALID_ARGUMENT", "UNKNOWN_PARTICIPANT"):
         await admin.RepairBranch(
-            apb.RepairBranchRequest(participant="nobody", gid="g", branch_id="1", act=act())
+            apb.RepairBranchRequest(
+                participant="nobody", gid="g", branch_id="1", operator_context=operator_context()
+            )
         )
     async with refused("INVALID_ARGUMENT", "UNKNOWN_PARTICIPANT"):
         await compared(admin, participants=["nobody"])
@@ -228,7 +232,9 @@ async def test_orders_need_words_and_a_known_participant(shop: Shop, admin: Stub
 
 async def test_nothing_is_called_while_a_participant_is_paused(shop: Shop, admin: Stub) -> None:
     await shop.orphan("lost")
-    await admin.PauseParticipant(apb.PauseParticipantRequest(participant="stock", act=act()))
+    await admin.PauseParticipant(
+        apb.PauseParticipantRequest(participant="stock", operator_context=operator_context())
+    )
 
     async def heard() -> bool:
         [status] = (await admin.ListParticipants(apb.ListParticipantsRequest())).participants
@@ -244,8 +250,10 @@ async def test_nothing_is_called_while_a_participant_is_paused(shop: Shop, admin
 
 async def test_all_pages_are_read_and_what_changes_meanwhile_is_no_finding(log_url: str) -> None:
     changed = ppb.BarrierRow(gid="b", branch_id="1", action="reserve", state=ppb.BARRIER_STATE_CONFIRMED)
-    books = ScriptedBooks([[], [tried("a"), tried("b")], [], [tried("c")]], [tried("a"), changed, tried("c")])
-    async with serving(books) as address:
+    barrier = ScriptedBarrier(
+        [[], [tried("a"), tried("b")], [], [tried("c")]], [tried("a"), changed, tried("c")]
+    )
+    async with serving(barrier) as address:
         settings = settings_for({"stock": {"target": address}}, **REPORTS, **NOW)
         async with running(settings, log_url) as worker, operators_of(worker) as admin:
             findings, ended = await compared(admin)
@@ -254,7 +262,7 @@ async def test_all_pages_are_read_and_what_changes_meanwhile_is_no_finding(log_u
 
 
 async def test_who_cannot_be_looked_at_is_named(log_url: str, stock: ScriptedParticipant) -> None:
-    odd = ScriptedBooks([[ppb.BarrierRow(gid="g", branch_id="1", state=7)]], [])
+    odd = ScriptedBarrier([[ppb.BarrierRow(gid="g", branch_id="1", state=7)]], [])
     async with serving(odd) as address:
         tables = {
             "stock": {"target": stock.address},
@@ -266,29 +274,29 @@ async def test_who_cannot_be_looked_at_is_named(log_url: str, stock: ScriptedPar
             findings, ended = await compared(admin)
             assert findings == []
             assert {name: one.outcome for name, one in ended.items()} == {
-                "stock": apb.RECONCILIATION_OUTCOME_NOT_OFFERED,
+                "stock": apb.RECONCILIATION_OUTCOME_UNSUPPORTED,
                 "gone": apb.RECONCILIATION_OUTCOME_UNREACHABLE,
                 "odd": apb.RECONCILIATION_OUTCOME_UNREACHABLE,
             }
             assert "UNAVAILABLE" in ended["gone"].detail
             assert "ListBranches" in ended["stock"].detail
-            async with refused("FAILED_PRECONDITION", "BOOKS_NOT_OFFERED"):
+            async with refused("FAILED_PRECONDITION", "RECONCILIATION_UNSUPPORTED"):
                 await repair(admin, "g")
             _, ended = await compared(admin, participants=["gone"])
             assert list(ended) == ["gone"]
 
 
 async def test_what_a_repair_was_answered_is_said(log_url: str) -> None:
-    books = ScriptedBooks([[tried("a")]], [tried("a")])
+    barrier = ScriptedBarrier([[tried("a")]], [tried("a")])
 
-    async def refuse(call: ppb.BranchCall) -> ppb.BranchOutcome:
+    async def refuse(call: ppb.BranchCall) -> ppb.CallResult:
         return failed("BOOKS_CLOSED")
 
-    books.script = refuse
-    async with serving(books) as address:
+    barrier.script = refuse
+    async with serving(barrier) as address:
         settings = settings_for({"stock": {"target": address}}, **REPORTS, **NOW)
         async with running(settings, log_url) as worker, operators_of(worker) as admin:
-            outcome = (await repair(admin, "a")).outcome
+            outcome = (await repair(admin, "a")).result
             assert (outcome.code, outcome.reason) == (ppb.OUTCOME_CODE_FAILED, "BOOKS_CLOSED")
-    [call] = books.calls
+    [call] = barrier.calls
     assert (call.operation, call.payload, call.content_type) == (CANCEL, b"", "application/x-tcc-unknown")

@@ -12,7 +12,7 @@ from tcc.v1 import admin_pb2 as apb
 from tests.support.daemon import serving
 from tests.support.ports import free_port
 
-from .conftest import Stub, act
+from .conftest import Stub, operator_context
 
 
 async def alive(address: str) -> set[str]:
@@ -26,7 +26,9 @@ async def alive(address: str) -> set[str]:
 
 async def drain(address: str, coordinator_id: str) -> None:
     async with grpc.aio.insecure_channel(address) as channel:
-        request = apb.DrainCoordinatorRequest(coordinator_id=coordinator_id, act=act())
+        request = apb.DrainCoordinatorRequest(
+            coordinator_id=coordinator_id, operator_context=operator_context()
+        )
         await Stub(channel).DrainCoordinator(request, wait_for_ready=True)
 
 

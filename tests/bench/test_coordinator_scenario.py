@@ -36,7 +36,7 @@ def test_the_object_has_every_promised_field(found: dict[str, Any]) -> None:
     promised = {
         "scenario",
         "per_second",
-        "floor_per_second",
+        "baseline_per_second",
         "ratio",
         "p50_ms",
         "p99_ms",
@@ -68,13 +68,13 @@ def test_the_cpu_of_the_processes_adds_up(found: dict[str, Any]) -> None:
 def test_whole_transactions_are_compared_with_a_floor_that_did_the_same_work(found: dict[str, Any]) -> None:
     for row in found["configurations"]:
         if row["mode"] == "interactive":
-            assert row["floor_per_second"] is None
+            assert row["baseline_per_second"] is None
             continue
-        assert row["ratio"] == pytest.approx(row["per_second"] / row["floor_per_second"], rel=0.01)
-        assert row["floor"]["failed"] == {}
+        assert row["ratio"] == pytest.approx(row["per_second"] / row["baseline_per_second"], rel=0.01)
+        assert row["baseline"]["failed"] == {}
         # The same durable work: three rows written and six branch calls. With four in flight
         # at once and their second phases behind them, no batch holds many.
-        for work in (row, row["floor"]):
+        for work in (row, row["baseline"]):
             assert work["commits_per_transaction"] > 0.2
             assert work["participant_calls_per_transaction"] > 0.2
             # Two phases at three participants; what is under way when it begins and ends blurs that.

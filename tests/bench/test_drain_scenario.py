@@ -50,7 +50,7 @@ def test_the_slower_way_stands_for_the_scenario(found: dict[str, Any]) -> None:
     rates = [row(found, left, "alone")["per_second"] for left in ("owned", "parked")]
     assert found["per_second"] == min(rates)
     assert 0 < found["p50_ms"] <= found["p99_ms"]
-    assert (found["floor_per_second"], found["ratio"]) == (None, None)
+    assert (found["baseline_per_second"], found["ratio"]) == (None, None)
 
 
 def test_live_load_is_compared_with_itself(found: dict[str, Any]) -> None:

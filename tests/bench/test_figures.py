@@ -47,14 +47,14 @@ def test_what_was_used_is_divided_by_what_was_done_meanwhile() -> None:
 
 def test_strangers_are_who_is_not_ours() -> None:
     used = counts(2.0, machine_cpu_s=3.0, coordinator=1.0, postgresql=0.5)
-    assert used.strangers_cpus == pytest.approx(0.75)
+    assert used.foreign_cpus == pytest.approx(0.75)
 
 
 def test_the_ratio_is_taken_within_pairs_of_rounds() -> None:
     """A machine that slows down half-way does not change it."""
     rounds: Sequence[Round] = [one_round(*[1] * 50), one_round(*[1] * 10), one_round(*[1] * 5)]
-    floors = [one_round(*[1] * 100), one_round(*[1] * 20), one_round(*[1] * 10)]
-    assert paired_ratio(rounds, floors) == 0.5
+    baselines = [one_round(*[1] * 100), one_round(*[1] * 20), one_round(*[1] * 10)]
+    assert paired_ratio(rounds, baselines) == 0.5
 
 
 def test_no_ratio_to_a_floor_that_did_nothing() -> None:

@@ -34,7 +34,7 @@ def test_every_size_is_measured_and_the_largest_stands_for_the_scenario(found: d
     assert [row["failed"] for row in rows] == [{}, {}]
     assert all(row["per_second"] > 0 and row["wal_bytes_per_transaction"] > 0 for row in rows)
     assert found["per_second"] == rows[-1]["per_second"]
-    assert (found["floor_per_second"], found["ratio"]) == (None, None)
+    assert (found["baseline_per_second"], found["ratio"]) == (None, None)
 
 
 def test_old_rows_were_purged_meanwhile(found: dict[str, Any]) -> None:

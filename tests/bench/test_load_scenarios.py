@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMON = {
     "scenario",
     "per_second",
-    "floor_per_second",
+    "baseline_per_second",
     "ratio",
     "p50_ms",
     "p99_ms",

@@ -1,4 +1,4 @@
-"""The floor of the order flow is fair: it leaves the rows that the real processes leave."""
+"""The baseline of the order flow is fair: it leaves the rows that the real processes leave."""
 
 import asyncio
 import json
@@ -21,8 +21,8 @@ import tcc
 from bench import work
 from bench.flow import fill_stock, issue_coupons
 from bench.options import Options
-from bench.stage import Stage, System, floor_database, stage
-from coordinator.core.model import State
+from bench.stage import Stage, System, baseline_database, stage
+from coordinator.core.model import TransactionState
 
 # Real processes and databases, for many seconds.
 pytestmark = pytest.mark.slow
@@ -31,7 +31,7 @@ ORDERS = 40
 SKUS = 7
 RUN = "R1"
 DATABASES = ("inventory", "coupon", "order", "log")
-# Each run's own, and the fingerprint, which the floor does not compute.
+# Each run's own, and the fingerprint, which the baseline does not compute.
 LEFT_OUT = {"expires_at_ms", "updated_at_ms", "owner", "fingerprint"}
 
 _FREEZE_ID = re.compile(rb"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -60,15 +60,15 @@ def real(here: Stage) -> tuple[System, Rows]:
 
 
 @pytest.fixture(scope="module")
-def floor(here: Stage) -> tuple[System, Rows]:
-    """The floor, and what its databases hold after the same orders."""
-    participants = here.start_floor_services()
-    system, coordinator = here.start_floor(participants)
+def baseline(here: Stage) -> tuple[System, Rows]:
+    """The baseline, and what its databases hold after the same orders."""
+    participants = here.start_baseline_services()
+    system, coordinator = here.start_baseline(participants)
     # Batches that cut messages, and messages that cut groups.
     coordinator.ask("batches", rows=11, calls=7)
     for participant in participants.counting:
         participant.ask("batches", branches=5)
-    names = {name: floor_database(name) for name in DATABASES} | {"log": "floor"}
+    names = {name: baseline_database(name) for name in DATABASES} | {"log": "baseline"}
     return system, after_orders(here, system, names)
 
 
@@ -79,7 +79,9 @@ def after_orders(here: Stage, system: System, names: Mapping[str, str]) -> Rows:
     outcomes = execute(system)
     assert all(outcome.confirmed for outcome in outcomes)
     with psycopg.connect(here.url(names["log"]), autocommit=True, row_factory=dict_row) as log:
-        until(lambda: all(row["state"] == State.CONFIRMED for row in log.execute(_STATES).fetchall()))
+        until(
+            lambda: all(row["state"] == TransactionState.CONFIRMED for row in log.execute(_STATES).fetchall())
+        )
     assert_initiators_know(outcomes, here, names["inventory"])
     return {
         f"{database}.{table}": rows
@@ -163,22 +165,22 @@ def _comparable(value: Any) -> Any:
     ],
 )
 def test_the_floor_leaves_the_rows_that_the_real_processes_leave(
-    real: tuple[System, Rows], floor: tuple[System, Rows], table: str, count: int
+    real: tuple[System, Rows], baseline: tuple[System, Rows], table: str, count: int
 ) -> None:
     _, rows = real
-    _, floor_rows = floor
+    _, floor_rows = baseline
     assert len(rows[table]) == count
     assert floor_rows[table] == rows[table]
 
 
-def test_no_table_is_left_out(real: tuple[System, Rows], floor: tuple[System, Rows]) -> None:
-    (_, rows), (_, floor_rows) = real, floor
+def test_no_table_is_left_out(real: tuple[System, Rows], baseline: tuple[System, Rows]) -> None:
+    (_, rows), (_, floor_rows) = real, baseline
     assert rows.keys() == floor_rows.keys()
 
 
-def test_the_floor_makes_the_batches_that_it_is_told(floor: tuple[System, Rows]) -> None:
+def test_the_floor_makes_the_batches_that_it_is_told(baseline: tuple[System, Rows]) -> None:
     """Two operations at each of three participants."""
-    system, _ = floor
+    system, _ = baseline
     counts = [each.ask("count") for each in system.counting]
     assert [count["items"] for count in counts] == [2 * ORDERS] * 3
     for count in counts:

@@ -28,10 +28,10 @@ def run(scenario: str, data_dir: Path) -> dict[str, Any]:
 
 
 def assert_compared(row: dict[str, Any]) -> None:
-    """With a floor that had the same success in the same run."""
-    assert row["floor"]["failed"] == {}
-    assert row["ratio"] == pytest.approx(row["per_second"] / row["floor_per_second"], rel=0.01)
-    for work_done in (row, row["floor"]):
+    """With a baseline that had the same success in the same run."""
+    assert row["baseline"]["failed"] == {}
+    assert row["ratio"] == pytest.approx(row["per_second"] / row["baseline_per_second"], rel=0.01)
+    for work_done in (row, row["baseline"]):
         assert work_done["branch_calls_per_transaction"] > 0
         assert work_done["participant_calls_per_transaction"] > 0
         assert work_done["wal_bytes_per_transaction"] > 0

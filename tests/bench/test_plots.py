@@ -79,8 +79,8 @@ def test_the_page_says_what_was_run_on_what_and_shows_the_plots(tmp_path: Path) 
     assert "2 CPUs (Some CPU), 8.0 GiB, Linux 6.1, Python 3.11.7" in said
     assert "![CPU time](cpu.png)" in said
     assert "| history | `python -m bench history` | 2026-01-02T03:04:05 | 60 s | abc1234 |" in said
-    # Half of its floor, 4,000 of 8,000.
-    assert "| coordinator, batched, to its floor | ≥ 0.6 | 0.5 | missed |" in said
+    # Half of its baseline, 4,000 of 8,000.
+    assert "| coordinator, batched, to its baseline | ≥ 0.6 | 0.5 | missed |" in said
     assert "| drain, per second | ≥ 3,000 |  | not measured |" in said
 
 

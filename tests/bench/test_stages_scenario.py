@@ -5,7 +5,7 @@ from bench.scenarios import stages
 
 
 def test_every_stage_of_a_happy_transaction_is_timed_once() -> None:
-    found = stages.run(Options().hurried()).as_json()
+    found = stages.run(Options().as_quick()).as_json()
     names = list(found["stages_us"])
     assert names[0] == "request: parse"
     assert names[-1] == "core: completion saved"

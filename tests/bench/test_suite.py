@@ -90,7 +90,7 @@ def test_measuring_again_replaces_one_entry_and_leaves_the_others(tmp_path: Path
 def test_targets_are_kept_with_their_verdicts(tmp_path: Path) -> None:
     results.write(measured.everything(), tmp_path)
     targets = json.loads((tmp_path / results.FILE).read_text())["targets"]
-    (half,) = [each for each in targets if each["name"] == "coordinator, batched, to its floor"]
+    (half,) = [each for each in targets if each["name"] == "coordinator, batched, to its baseline"]
     assert (half["at_least"], half["measured"], half["met"]) == (0.6, 0.5, False)
     assert {each["met"] for each in targets} == {True, False, None}
 
@@ -104,7 +104,7 @@ def test_each_scenario_and_all_of_them_are_commands() -> None:
 
 def test_a_quick_run_is_shorter_and_says_that_it_is() -> None:
     asked = Options(rounds=5, wait_for="completion")
-    quick = asked.hurried()
+    quick = asked.as_quick()
     assert quick.quick
     assert quick.rounds * (quick.seconds + quick.warm_up_s) < asked.rounds * asked.seconds
     assert replace(quick, quick=False).wait_for == "completion"

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from bench.targets import TARGETS, Target, judge
+from bench.targets import TARGETS, Target, check_targets
 
 AT_LEAST = Target(name="fast", scenario="s", key="per_second", at_least=100)
 AT_MOST = Target(name="small", scenario="s", key="p99_ms", at_most=15)
@@ -24,15 +24,15 @@ AT_MOST = Target(name="small", scenario="s", key="p99_ms", at_most=15)
     ],
 )
 def test_the_line_itself_is_met(target: Target, measured: float, *, met: bool) -> None:
-    (verdict,) = judge({"s": {target.key: measured}}, [target])
-    assert (verdict.measured, verdict.met) == (measured, met)
-    assert verdict.word == ("met" if met else "missed")
+    (result,) = check_targets({"s": {target.key: measured}}, [target])
+    assert (result.measured, result.met) == (measured, met)
+    assert result.word == ("met" if met else "missed")
 
 
 @pytest.mark.parametrize("found", [{}, {"s": {}}, {"s": {"per_second": None}}])
 def test_what_was_not_measured_is_neither_met_nor_missed(found: dict[str, dict[str, Any]]) -> None:
-    (verdict,) = judge(found, [AT_LEAST])
-    assert (verdict.met, verdict.word) == (None, "not measured")
+    (result,) = check_targets(found, [AT_LEAST])
+    assert (result.met, result.word) == (None, "not measured")
 
 
 def test_one_configuration_is_picked_by_its_values() -> None:
@@ -44,9 +44,9 @@ def test_one_configuration_is_picked_by_its_values() -> None:
     target = Target(
         name="t", scenario="s", key="ratio", where={"mode": "batched", "in_flight": 256}, at_least=0.6
     )
-    (verdict,) = judge({"s": {"ratio": 0.1, "configurations": rows}}, [target])
-    assert verdict.measured == 0.7
-    (nothing,) = judge({"s": {"ratio": 0.1, "configurations": rows[:2]}}, [target])
+    (result,) = check_targets({"s": {"ratio": 0.1, "configurations": rows}}, [target])
+    assert result.measured == 0.7
+    (nothing,) = check_targets({"s": {"ratio": 0.1, "configurations": rows[:2]}}, [target])
     assert nothing.measured is None
 
 

@@ -15,7 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from psycopg import sql
 from sqlalchemy import make_url
 
-from coordinator.doctor import Finding, Verdict, _clock, _durability, diagnose
+from coordinator.doctor import CheckResult, CheckStatus, _clock, _durability, diagnose
 from coordinator.log.diagnosis import LogFacts
 from coordinator.log.embedded import EmbeddedPostgres
 from coordinator.log.migration import LogUrlError, migrate
@@ -30,7 +30,7 @@ STATUS = health_pb2.HealthCheckResponse.ServingStatus
 NOWHERE = "postgresql://u:secret@127.0.0.1:1/tcc"
 
 
-async def findings(settings: Settings) -> dict[str, Finding]:
+async def findings(settings: Settings) -> dict[str, CheckResult]:
     return {finding.check: finding for finding in await asyncio.to_thread(lambda: list(diagnose(settings)))}
 
 
@@ -58,7 +58,7 @@ async def test_nothing_is_wrong(log_url: str, healthy: tuple[str, health.aio.Hea
     address, servicer = healthy
     await servicer.set("", STATUS.SERVING)
     found = await findings(settings(log_url, stock=address))
-    assert {finding.verdict for finding in found.values()} == {Verdict.OK}
+    assert {finding.status for finding in found.values()} == {CheckStatus.OK}
     assert found.keys() >= {
         *("version", "writable", "migrations", "fsync", "synchronous_commit", "clock", "listen"),
         "participant stock",
@@ -66,7 +66,7 @@ async def test_nothing_is_wrong(log_url: str, healthy: tuple[str, health.aio.Hea
     assert not any(finding.remedy for finding in found.values())
 
 
-def findings_in(home: Path) -> dict[str, Finding]:
+def findings_in(home: Path) -> dict[str, CheckResult]:
     """Of a coordinator with a PostgreSQL of its own there."""
     return {finding.check: finding for finding in diagnose(settings_for({}, log={"data_dir": home}))}
 
@@ -81,10 +81,10 @@ def test_a_postgresql_of_its_own_that_runs_is_looked_at_like_any(home: Path) -> 
         found = findings_in(home)
     finally:
         server.stop("immediate")
-    assert before["migrations"].verdict is Verdict.PROBLEM
+    assert before["migrations"].status is CheckStatus.PROBLEM
     for check in ("log", "version", "writable", "migrations", "fsync", "synchronous_commit", "clock"):
-        assert found[check].verdict is Verdict.OK, check
-    assert "a tccd runs" in found["log"].said
+        assert found[check].status is CheckStatus.OK, check
+    assert "a tccd runs" in found["log"].message
 
 
 def test_a_postgresql_of_its_own_that_has_ended_beside_its_tccd_is_a_problem(home: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_postgresql_of_its_own_that_has_ended_beside_its_tccd_is_a_problem(hom
         found = findings_in(home)
     finally:
         owner.stop()
-    assert (found["log"].verdict, "version" in found) == (Verdict.PROBLEM, False)
+    assert (found["log"].status, "version" in found) == (CheckStatus.PROBLEM, False)
     assert found["log"].remedy.startswith(f"{home}/postgres.log says why")
 
 
@@ -109,21 +109,21 @@ def test_where_no_postgresql_of_its_own_runs_that_is_said_and_nothing_is_made(ho
     server.stop()
     ended = findings_in(home)
     for found in (never, ended):
-        assert (found["log"].verdict, "version" in found) == (Verdict.OK, False)
-        assert "none runs there now" in found["log"].said
+        assert (found["log"].status, "version" in found) == (CheckStatus.OK, False)
+        assert "none runs there now" in found["log"].message
 
 
 async def test_a_database_that_is_away_is_the_only_thing_said_of_it() -> None:
     found = await findings(settings(NOWHERE))
-    assert found["log"].verdict is Verdict.PROBLEM
+    assert found["log"].status is CheckStatus.PROBLEM
     assert "pg_hba.conf" in found["log"].remedy
-    assert "secret" not in found["log"].said
+    assert "secret" not in found["log"].message
     assert "migrations" not in found
 
 
 async def test_missing_migrations_are_a_problem(database_url: str) -> None:
     found = (await findings(settings(database_url)))["migrations"]
-    assert (found.verdict, found.said.partition(",")[0]) == (Verdict.PROBLEM, "at none")
+    assert (found.status, found.message.partition(",")[0]) == (CheckStatus.PROBLEM, "at none")
     assert "tccd migrate" in found.remedy
 
 
@@ -138,26 +138,26 @@ async def test_a_user_who_may_not_read_the_tables_is_a_problem(log_url: str) -> 
                 migrate(url)
         finally:
             connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
-    assert found.verdict is Verdict.PROBLEM
-    assert "permission denied" in found.said
+    assert found.status is CheckStatus.PROBLEM
+    assert "permission denied" in found.message
 
 
 @pytest.mark.parametrize(
-    ("setting", "value", "check", "verdict"),
+    ("setting", "value", "check", "status"),
     [
-        ("synchronous_commit", "off", "synchronous_commit", Verdict.WARNING),
-        ("default_transaction_read_only", "on", "writable", Verdict.PROBLEM),
+        ("synchronous_commit", "off", "synchronous_commit", CheckStatus.WARNING),
+        ("default_transaction_read_only", "on", "writable", CheckStatus.PROBLEM),
     ],
 )
 async def test_settings_that_are_not_safe_are_told(
-    log_url: str, setting: str, value: str, check: str, verdict: Verdict
+    log_url: str, setting: str, value: str, check: str, status: CheckStatus
 ) -> None:
     with psycopg.connect(log_url, autocommit=True) as connection:
         statement = sql.SQL("ALTER DATABASE {} SET {} = {}")
         names = sql.Identifier(connection.info.dbname), sql.Identifier(setting)
         connection.execute(statement.format(*names, sql.Literal(value)))
     found = (await findings(settings(log_url)))[check]
-    assert (found.verdict, bool(found.remedy)) == (verdict, True)
+    assert (found.status, bool(found.remedy)) == (status, True)
 
 
 @pytest.mark.parametrize("setting", ["fsync", "full_page_writes"])
@@ -171,14 +171,14 @@ def test_a_server_that_forgets_is_a_problem(setting: str) -> None:
         clock_ahead_s=0.0,
         clock_error_s=0.0,
     )
-    problems = [finding.check for finding in _durability(facts) if finding.verdict is Verdict.PROBLEM]
+    problems = [finding.check for finding in _durability(facts) if finding.status is CheckStatus.PROBLEM]
     assert problems == [setting]
 
 
 @pytest.mark.parametrize(
-    ("ahead_s", "verdict"), [(-5, Verdict.WARNING), (0.9, Verdict.OK), (1.2, Verdict.OK)]
+    ("ahead_s", "status"), [(-5, CheckStatus.WARNING), (0.9, CheckStatus.OK), (1.2, CheckStatus.OK)]
 )
-def test_a_clock_is_wrong_only_beyond_its_error(ahead_s: float, verdict: Verdict) -> None:
+def test_a_clock_is_wrong_only_beyond_its_error(ahead_s: float, status: CheckStatus) -> None:
     facts = LogFacts(
         settings={},
         read_only=False,
@@ -187,13 +187,13 @@ def test_a_clock_is_wrong_only_beyond_its_error(ahead_s: float, verdict: Verdict
         clock_ahead_s=ahead_s,
         clock_error_s=0.5,
     )
-    assert _clock(facts).verdict is verdict
+    assert _clock(facts).status is status
 
 
 async def test_the_port_is_ours_if_a_coordinator_has_it(log_url: str) -> None:
     async with running(settings_for({}), log_url) as worker:
         found = (await findings(settings(log_url, worker.address)))["listen"]
-    assert (found.verdict, "by a coordinator" in found.said) == (Verdict.OK, True)
+    assert (found.status, "by a coordinator" in found.message) == (CheckStatus.OK, True)
 
 
 async def test_every_port_is_looked_at(log_url: str) -> None:
@@ -214,14 +214,14 @@ async def test_every_port_is_looked_at(log_url: str) -> None:
         wrong = theirs.model_copy(update={"metrics": MetricsSettings(listen=worker.address)})
         not_found = await findings(wrong)
     for check in ("listen", "admin.listen", "metrics.listen"):
-        assert found[check].said.endswith("is in use, by a coordinator"), check
-    assert not_found["metrics.listen"].verdict is Verdict.PROBLEM
+        assert found[check].message.endswith("is in use, by a coordinator"), check
+    assert not_found["metrics.listen"].status is CheckStatus.PROBLEM
 
 
 async def test_the_port_of_somebody_else_is_a_problem(log_url: str) -> None:
     async with serving(ScriptedParticipant()) as address:
         found = (await findings(settings(log_url, address)))["listen"]
-    assert (found.verdict, "ss -ltnp" in found.remedy) == (Verdict.PROBLEM, True)
+    assert (found.status, "ss -ltnp" in found.remedy) == (CheckStatus.PROBLEM, True)
 
 
 async def test_a_collector_that_is_away_is_a_warning(log_url: str) -> None:
@@ -229,10 +229,10 @@ async def test_a_collector_that_is_away_is_a_warning(log_url: str) -> None:
         there = settings(log_url).model_copy(
             update={"tracing": TracingSettings(endpoint=f"http://{somebody}")}
         )
-        assert (await findings(there))["tracing.endpoint"].verdict is Verdict.OK
+        assert (await findings(there))["tracing.endpoint"].status is CheckStatus.OK
     away = there.model_copy(update={"tracing": TracingSettings(endpoint="http://127.0.0.1:1")})
     found = (await findings(away))["tracing.endpoint"]
-    assert (found.verdict, "spans are lost" in found.remedy) == (Verdict.WARNING, True)
+    assert (found.status, "spans are lost" in found.remedy) == (CheckStatus.WARNING, True)
     assert "tracing.endpoint" not in await findings(settings(log_url))
 
 
@@ -243,10 +243,10 @@ async def test_participants_are_asked_how_they_are(
     await servicer.set("", STATUS.NOT_SERVING)
     async with serving(ScriptedParticipant()) as plain:
         found = await findings(settings(log_url, sick=address, plain=plain, gone="127.0.0.1:1"))
-    assert found["participant sick"].said == f"{address} says that it is NOT_SERVING"
-    assert found["participant plain"].verdict is Verdict.OK
-    assert found["participant gone"].said == "127.0.0.1:1 cannot be reached"
-    assert {found[f"participant {name}"].verdict for name in ("sick", "gone")} == {Verdict.PROBLEM}
+    assert found["participant sick"].message == f"{address} says that it is NOT_SERVING"
+    assert found["participant plain"].status is CheckStatus.OK
+    assert found["participant gone"].message == "127.0.0.1:1 cannot be reached"
+    assert {found[f"participant {name}"].status for name in ("sick", "gone")} == {CheckStatus.PROBLEM}
 
 
 async def test_the_command_says_it_in_words_and_in_json(log_url: str, tmp_path: Path) -> None:
@@ -264,5 +264,5 @@ async def test_the_command_says_it_in_words_and_in_json(log_url: str, tmp_path: 
         status, out, _ = await ended(process)
     assert status == 0
     checks = json.loads(out)
-    assert {check["verdict"] for check in checks} == {"ok", "warning"}
+    assert {check["status"] for check in checks} == {"ok", "warning"}
     assert checks[-1]["check"] == "participants"

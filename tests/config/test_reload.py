@@ -88,7 +88,7 @@ async def test_a_participant_moves_under_load_and_no_call_is_lost(
     here, there = participants["here"], participants["there"]
     go = asyncio.Event()
 
-    async def hold(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def hold(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         if call.gid.startswith("held"):
             await go.wait()
         return SUCCEEDED
@@ -144,7 +144,7 @@ async def test_participants_come_and_go(
     here, there = participants["here"], participants["there"]
     go = asyncio.Event()
 
-    async def hold_confirms(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def hold_confirms(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         if call.operation == CONFIRM:
             await go.wait()
         return SUCCEEDED
@@ -154,7 +154,7 @@ async def test_participants_come_and_go(
         coordinator(tmp_path, config(log_url, stock=here.address)) as (process, journal, change),
         daemon.stub(process.address) as stub,
     ):
-        under_way = asyncio.ensure_future(stub.ExecuteTransaction(execute("g")))
+        in_flight = asyncio.ensure_future(stub.ExecuteTransaction(execute("g")))
         await here.until(lambda: here.count(CONFIRM) == 1)
         async with refused("INVALID_ARGUMENT", "UNKNOWN_PARTICIPANT"):
             await stub.ExecuteTransaction(execute("early", "coupon"))
@@ -166,7 +166,7 @@ async def test_participants_come_and_go(
             await stub.ExecuteTransaction(execute("late"))
         go.set()
         # The call that was under way ends well, though its participant is gone from the configuration.
-        assert (await under_way).outcome.state == pb.TRANSACTION_STATE_CONFIRMED
+        assert (await in_flight).outcome.state == pb.TRANSACTION_STATE_CONFIRMED
         change(config(log_url, stock=here.address))
         await journal.until("configuration reloaded", 2)
         assert (await stub.ExecuteTransaction(execute("again"), timeout=TIMEOUT_S)).outcome.state == (

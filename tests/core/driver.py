@@ -3,10 +3,10 @@
 from msgspec.structs import replace
 
 from coordinator.core.events import (
-    Answered,
     Begun,
     BranchAdded,
     Call,
+    CallCompleted,
     CancelRequested,
     Effect,
     Event,
@@ -19,14 +19,14 @@ from coordinator.core.events import (
 from coordinator.core.machine import step
 from coordinator.core.model import (
     NEVER,
-    Answer,
     Branch,
     BranchSpec,
+    CallResult,
     Operation,
+    OutcomeCode,
     RetryPolicy,
-    State,
     Transaction,
-    Verdict,
+    TransactionState,
 )
 
 TRY, CONFIRM, CANCEL = Operation
@@ -37,11 +37,11 @@ STARTED_AT = 1_000.0
 EXPIRES_AFTER_S = 30.0
 EXPIRES_AT = STARTED_AT + EXPIRES_AFTER_S
 
-SUCCEEDED = Answer(verdict=Verdict.SUCCEEDED)
-SOLD_OUT = Answer(verdict=Verdict.REJECTED, reason="SOLD_OUT", message="none left")
-LOST = Answer(verdict=Verdict.FAILED, reason="UNAVAILABLE", unreachable=True)
-HOPELESS = Answer(verdict=Verdict.FAILED, reason="NO_SUCH_ACTION", permanent=True)
-WITHHELD = Answer(verdict=Verdict.FAILED, reason="BREAKER_OPEN", withheld=True, retry_after_s=3.0)
+SUCCEEDED = CallResult(code=OutcomeCode.SUCCEEDED)
+SOLD_OUT = CallResult(code=OutcomeCode.REJECTED, reason="SOLD_OUT", message="none left")
+LOST = CallResult(code=OutcomeCode.FAILED, reason="UNAVAILABLE", unreachable=True)
+HOPELESS = CallResult(code=OutcomeCode.FAILED, reason="NO_SUCH_ACTION", permanent=True)
+WITHHELD = CallResult(code=OutcomeCode.FAILED, reason="BREAKER_OPEN", not_sent=True, retry_after_s=3.0)
 
 
 def branch(branch_id: str, **fields: object) -> BranchSpec:
@@ -99,8 +99,10 @@ class Driver:
         self.row, self.in_flight = as_loaded(self.in_flight), None
         return self.send(Saved())
 
-    def answer(self, operation: Operation, branch_id: str, answer: Answer = SUCCEEDED) -> tuple[Effect, ...]:
-        return self.send(Answered(self.index(branch_id), operation, answer, POLICY, 1.0))
+    def answer(
+        self, operation: Operation, branch_id: str, answer: CallResult = SUCCEEDED
+    ) -> tuple[Effect, ...]:
+        return self.send(CallCompleted(self.index(branch_id), operation, answer, POLICY, 1.0))
 
     def add(
         self, spec: BranchSpec, branches_max: int = 64, transaction_bytes_max: int = 1_000
@@ -132,7 +134,7 @@ class Driver:
             if isinstance(effect, Call)
         ]
 
-    def to_end(self, answer: Answer = SUCCEEDED) -> State:
+    def to_end(self, answer: CallResult = SUCCEEDED) -> TransactionState:
         """Goes on fairly: writes land, what is under way is answered, time passes. Returns the last state."""
         for _ in range(500):
             if self.tx.state.ended and self.in_flight is None:
@@ -140,17 +142,17 @@ class Driver:
             self._go_on(answer)
         raise AssertionError(f"it does not end: {self.tx}")
 
-    def _go_on(self, answer: Answer) -> None:
+    def _go_on(self, answer: CallResult) -> None:
         if self.in_flight is not None:
             if any(isinstance(effect, Parked) for effect in self.saved()):
-                self.now = max(self.now, self.tx.parked_until)
+                self.now = max(self.now, self.tx.next_attempt_at)
                 self.crash()
                 self.resume()
             return
-        under_way = [(i, b.calling) for i, b in enumerate(self.tx.branches) if b.calling]
-        if under_way:
-            index, operation = under_way[0]
-            self.send(Answered(index, operation, answer, POLICY, 1.0))
+        calls_in_flight = [(i, b.calling) for i, b in enumerate(self.tx.branches) if b.calling]
+        if calls_in_flight:
+            index, operation = calls_in_flight[0]
+            self.send(CallCompleted(index, operation, answer, POLICY, 1.0))
         else:
             assert self.tx.wake_at != NEVER, f"nothing will ever happen to it: {self.tx}"
             self.now = max(self.now, self.tx.wake_at)
@@ -169,7 +171,7 @@ def begun(*branch_ids: str | BranchSpec, interactive: bool = False) -> Driver:
 def confirming(*branch_ids: str | BranchSpec) -> Driver:
     """A transaction whose Confirms have just left."""
     driver = begun(*branch_ids)
-    while driver.tx.state is State.TRYING:
+    while driver.tx.state is TransactionState.TRYING:
         driver.answer(TRY, next(b.spec.branch_id for b in driver.tx.branches if b.calling))
     driver.saved()
     return driver

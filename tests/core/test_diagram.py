@@ -4,7 +4,7 @@ from pathlib import Path
 
 from coordinator.core.diagram import page
 from coordinator.core.machine import TRANSITIONS
-from coordinator.core.model import State
+from coordinator.core.model import TransactionState
 
 STATES = Path(__file__).parents[2] / "docs" / "STATES.md"
 
@@ -20,7 +20,10 @@ def test_the_diagram_shows_every_transition() -> None:
 
 
 def test_no_decision_leads_to_the_other() -> None:
-    confirmed, cancelled = {State.CONFIRMING, State.CONFIRMED}, {State.CANCELLING, State.CANCELLED}
+    confirmed, cancelled = (
+        {TransactionState.CONFIRMING, TransactionState.CONFIRMED},
+        {TransactionState.CANCELLING, TransactionState.CANCELLED},
+    )
     for before, ways in TRANSITIONS.items():
         if before in confirmed:
             assert set(ways.values()) <= confirmed - {before}

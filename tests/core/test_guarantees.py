@@ -21,11 +21,11 @@ from hypothesis.stateful import (
 
 from coordinator.core.errors import Refused
 from coordinator.core.events import (
-    Answered,
     Begun,
     BranchAdded,
     BranchRegistered,
     Call,
+    CallCompleted,
     CancelRequested,
     Completed,
     ConfirmRequested,
@@ -39,7 +39,7 @@ from coordinator.core.events import (
     Woken,
 )
 from coordinator.core.machine import step
-from coordinator.core.model import NEVER, Operation, State, Transaction
+from coordinator.core.model import NEVER, Operation, Transaction, TransactionState
 
 from .driver import (
     CANCEL,
@@ -58,7 +58,10 @@ from .driver import (
     transaction,
 )
 
-CONFIRM_SIDE, CANCEL_SIDE = {State.CONFIRMING, State.CONFIRMED}, {State.CANCELLING, State.CANCELLED}
+CONFIRM_SIDE, CANCEL_SIDE = (
+    {TransactionState.CONFIRMING, TransactionState.CONFIRMED},
+    {TransactionState.CANCELLING, TransactionState.CANCELLED},
+)
 BRANCHES_MAX = 4
 ANSWERS = st.sampled_from([SUCCEEDED, SUCCEEDED, SUCCEEDED, LOST, LOST, WITHHELD, SOLD_OUT, HOPELESS])
 SPECS = st.builds(
@@ -70,7 +73,7 @@ SPECS = st.builds(
 STEPS = st.builds(branch, st.sampled_from("abcde"), tried_by_initiator=st.booleans())
 
 
-def decision_of(state: State) -> Operation | None:
+def decision_of(state: TransactionState) -> Operation | None:
     return CONFIRM if state in CONFIRM_SIDE else CANCEL if state in CANCEL_SIDE else None
 
 
@@ -86,7 +89,7 @@ class History(RuleBasedStateMachine):
         self.row: Transaction | None = None
         self.in_flight: Transaction | None = None
         # The calls that this owner has sent and that have not been answered.
-        self.under_way: set[tuple[int, Operation]] = set()
+        self.calls_in_flight: set[tuple[int, Operation]] = set()
         # What participants have ever said yes to, and what the initiator vouched for.
         self.said_yes: set[tuple[str, Operation]] = set()
         self.confirm_was_asked_for = False
@@ -108,22 +111,22 @@ class History(RuleBasedStateMachine):
         self.store(written)
         self.send(Saved())
 
-    @precondition(lambda self: self.under_way)
+    @precondition(lambda self: self.calls_in_flight)
     @rule(data=st.data(), answer=ANSWERS, jitter=st.floats(0, 1, exclude_max=True))
     def participant_answers(self, data: st.DataObject, answer, jitter: float) -> None:
-        index, operation = data.draw(st.sampled_from(sorted(self.under_way)), "call")
-        self.under_way.remove((index, operation))
+        index, operation = data.draw(st.sampled_from(sorted(self.calls_in_flight)), "call")
+        self.calls_in_flight.remove((index, operation))
         if answer is SUCCEEDED:
             self.said_yes.add((self.memory.branches[index].spec.branch_id, operation))
-        self.send(Answered(index, operation, answer, POLICY, jitter))
+        self.send(CallCompleted(index, operation, answer, POLICY, jitter))
 
     @precondition(lambda self: self.memory is not None and self.memory.branches)
     @rule(data=st.data(), operation=st.sampled_from(Operation), answer=ANSWERS)
     def stale_answer_arrives(self, data: st.DataObject, operation: Operation, answer) -> None:
         index = data.draw(st.integers(0, len(self.memory.branches) - 1), "branch")
-        if (index, operation) not in self.under_way:
+        if (index, operation) not in self.calls_in_flight:
             before = self.memory
-            self.send(Answered(index, operation, answer, POLICY, 0.5))
+            self.send(CallCompleted(index, operation, answer, POLICY, 0.5))
             assert self.memory == before, "a stale answer changed something"
 
     @precondition(lambda self: self.memory is not None and self.memory.interactive)
@@ -188,7 +191,7 @@ class History(RuleBasedStateMachine):
                 self.in_flight = tx
             case Call(index, operation):
                 self.check_call(index, operation)
-                self.under_way.add((index, operation))
+                self.calls_in_flight.add((index, operation))
             case BranchRegistered(index):
                 assert self.row.branches[index].spec == tx.branches[index].spec, "told before it was durable"
             case Decided():
@@ -198,13 +201,13 @@ class History(RuleBasedStateMachine):
                 self.ended = True
                 self.forget()
             case Parked():
-                calls = {operation for _, operation in self.under_way}
+                calls = {operation for _, operation in self.calls_in_flight}
                 assert calls <= {TRY}, "parked while a call is under way"
                 self.forget()
 
     def forget(self) -> None:
         self.memory, self.in_flight = None, None
-        self.under_way = set()
+        self.calls_in_flight = set()
 
     def store(self, written: Transaction) -> None:
         """Writes the row, and checks what no row may ever do."""
@@ -217,7 +220,9 @@ class History(RuleBasedStateMachine):
         known = [b.spec for b in before.branches]
         joined = [b.spec for b in written.branches]
         assert joined[: len(known)] == known, "a branch was lost"
-        assert joined == known or before.state is State.TRYING, "a branch joined after the decision"
+        assert joined == known or before.state is TransactionState.TRYING, (
+            "a branch joined after the decision"
+        )
         assert all(b.done for b, was in zip(written.branches, before.branches, strict=False) if was.done)
 
     # --- the guarantees ------------------------------------------------------------
@@ -226,11 +231,13 @@ class History(RuleBasedStateMachine):
         """Guarantees 2 and 3: durable before sent."""
         tx, row = self.memory, self.row
         assert row is not None, "a call before the transaction was durable"
-        assert (index, operation) not in self.under_way, "the same call twice at once"
+        assert (index, operation) not in self.calls_in_flight, "the same call twice at once"
         assert index < len(row.branches), "a call before its branch was durable"
         branch = tx.branches[index]
         if operation is TRY:
-            assert (row.state, tx.state) == (State.TRYING, State.TRYING), "a Try after the decision"
+            assert (row.state, tx.state) == (TransactionState.TRYING, TransactionState.TRYING), (
+                "a Try after the decision"
+            )
             assert self.now < tx.expires_at, "a Try after the expiry"
             assert not branch.spec.tried_by_initiator
             lower = [b for b in tx.branches if b.spec.stage < branch.spec.stage]
@@ -244,7 +251,7 @@ class History(RuleBasedStateMachine):
     def check_change(self, before: Transaction, after: Transaction) -> None:
         """Guarantees 1 and 4: one decision, and CONFIRM only when everybody has said yes in time."""
         assert decision_of(before.state) in (None, decision_of(after.state)), "a decision changed"
-        if before.state is State.TRYING and after.state in CONFIRM_SIDE:
+        if before.state is TransactionState.TRYING and after.state in CONFIRM_SIDE:
             assert self.now < after.expires_at, "confirmed after the expiry"
             assert self.confirm_was_asked_for or not after.interactive
             assert all((b.spec.branch_id, TRY) in self.said_yes for b in after.branches)
@@ -275,7 +282,7 @@ class History(RuleBasedStateMachine):
     def memory_agrees_with_the_world(self) -> None:
         if self.memory is not None:
             calling = {(i, b.calling) for i, b in enumerate(self.memory.branches) if b.calling}
-            assert calling <= self.under_way, "it waits for a call that never left"
+            assert calling <= self.calls_in_flight, "it waits for a call that never left"
 
     def teardown(self) -> None:
         """Whatever has happened: from here on everything works, and so it ends."""
@@ -300,10 +307,10 @@ class History(RuleBasedStateMachine):
             self.somebody_resumes()
         elif self.in_flight is not None:
             self.write_lands()
-        elif self.under_way:
-            index, operation = self.under_way.pop()
+        elif self.calls_in_flight:
+            index, operation = self.calls_in_flight.pop()
             self.said_yes.add((self.memory.branches[index].spec.branch_id, operation))
-            self.send(Answered(index, operation, SUCCEEDED, POLICY, 0.5))
+            self.send(CallCompleted(index, operation, SUCCEEDED, POLICY, 0.5))
         else:
             assert self.memory.wake_at != NEVER
             self.now = max(self.now, self.memory.wake_at)

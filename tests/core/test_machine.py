@@ -14,10 +14,10 @@ from coordinator.core.errors import (
 )
 from coordinator.core.events import (
     Accepted,
-    Answered,
     BecameStuck,
     BranchRegistered,
     BranchTried,
+    CallCompleted,
     CancelRequested,
     Completed,
     ConfirmRequested,
@@ -28,7 +28,15 @@ from coordinator.core.events import (
     Woken,
 )
 from coordinator.core.machine import CANCEL_MESSAGE_CHARACTERS_MAX, ERROR_CHARACTERS_MAX, failing_branch
-from coordinator.core.model import NOW, Answer, CancelReason, RetryPolicy, State, TryState, Verdict
+from coordinator.core.model import (
+    NOW,
+    CallResult,
+    CancelReason,
+    OutcomeCode,
+    RetryPolicy,
+    TransactionState,
+    TryState,
+)
 
 from .driver import (
     CANCEL,
@@ -82,9 +90,9 @@ def test_a_decision_taken_while_a_write_is_in_flight_is_written_after_it() -> No
     driver.begin()
     assert driver.send(CancelRequested()) == ()
     assert driver.saved() == (Accepted(), Save())
-    assert driver.row.state is State.TRYING
+    assert driver.row.state is TransactionState.TRYING
     assert driver.saved()[0] == Decided()
-    assert driver.row.state is State.CANCELLING
+    assert driver.row.state is TransactionState.CANCELLING
 
 
 def test_nobody_is_refused_because_of_a_decision_that_is_not_durable() -> None:
@@ -137,15 +145,16 @@ def test_confirm_needs_every_try() -> None:
     driver = begun("stock", "coupon", "order")
     driver.answer(TRY, "stock")
     driver.answer(TRY, "order")
-    assert driver.tx.state is State.TRYING
+    assert driver.tx.state is TransactionState.TRYING
     driver.answer(TRY, "coupon")
-    assert driver.tx.state is State.CONFIRMING
+    assert driver.tx.state is TransactionState.CONFIRMING
 
 
 @pytest.mark.parametrize(
-    ("now", "state"), [(EXPIRES_AT - 0.001, State.CONFIRMING), (EXPIRES_AT, State.CANCELLING)]
+    ("now", "state"),
+    [(EXPIRES_AT - 0.001, TransactionState.CONFIRMING), (EXPIRES_AT, TransactionState.CANCELLING)],
 )
-def test_confirm_is_decided_before_the_expiry_or_not_at_all(now: float, state: State) -> None:
+def test_confirm_is_decided_before_the_expiry_or_not_at_all(now: float, state: TransactionState) -> None:
     driver = begun("stock")
     driver.now = now
     driver.answer(TRY, "stock")
@@ -170,20 +179,22 @@ def test_a_decision_does_not_expire() -> None:
 
 
 def test_the_decision_starts_every_branch_afresh() -> None:
-    driver = begun("failed", "withheld", "open", "yes")
+    driver = begun("failed", "not_sent", "open", "yes")
     driver.answer(TRY, "failed", LOST)
-    driver.answer(TRY, "withheld", WITHHELD)
+    driver.answer(TRY, "not_sent", WITHHELD)
     driver.answer(TRY, "yes")
     driver.send(CancelRequested())
-    assert all((b.attempts, b.due_at, b.calling) == (0, NOW, None) for b in driver.tx.branches)
+    assert all((b.attempts, b.next_attempt_at, b.calling) == (0, NOW, None) for b in driver.tx.branches)
     driver.saved()
-    assert driver.called() == ["CANCEL failed", "CANCEL withheld", "CANCEL open", "CANCEL yes"]
+    assert driver.called() == ["CANCEL failed", "CANCEL not_sent", "CANCEL open", "CANCEL yes"]
 
 
 def test_what_a_try_returned_is_kept_for_phase_two() -> None:
     driver = begun("stock")
     driver.answer(
-        TRY, "stock", Answer(verdict=Verdict.SUCCEEDED, result=b"freeze 7", result_content_type="text/plain")
+        TRY,
+        "stock",
+        CallResult(code=OutcomeCode.SUCCEEDED, result=b"freeze 7", result_content_type="text/plain"),
     )
     assert (driver.row or driver.tx).branches[0].result == b""
     assert driver.in_flight.branches[0].result == b"freeze 7"
@@ -223,7 +234,7 @@ def test_no_try_leaves_at_or_after_the_expiry() -> None:
 def test_a_participant_may_ask_for_a_longer_pause_but_not_for_a_shorter_one() -> None:
     for asked_s, waited_s in ((5.0, 5.0), (0.2, 1.0)):
         driver = begun("stock")
-        driver.answer(TRY, "stock", Answer(verdict=Verdict.FAILED, reason="BUSY", retry_after_s=asked_s))
+        driver.answer(TRY, "stock", CallResult(code=OutcomeCode.FAILED, reason="BUSY", retry_after_s=asked_s))
         assert driver.tx.wake_at == STARTED_AT + waited_s
 
 
@@ -260,8 +271,8 @@ def test_an_answer_to_a_branch_that_is_unknown_here_changes_nothing() -> None:
     driver = Driver(transaction(interactive=True))
     driver.begin()
     for operation in (TRY, CONFIRM, CANCEL):
-        answer = Answer(verdict=Verdict.SUCCEEDED)
-        assert driver.send(Answered(0, operation, answer)) == ()
+        answer = CallResult(code=OutcomeCode.SUCCEEDED)
+        assert driver.send(CallCompleted(0, operation, answer)) == ()
 
 
 # --- interactive -----------------------------------------------------------------------
@@ -374,7 +385,7 @@ def test_no_branch_joins_after_confirm_was_asked_for() -> None:
         driver.add(branch("coupon"))
     assert driver.add(branch("stock")) == (BranchRegistered(0),)
     driver.answer(TRY, "stock")
-    assert driver.tx.state is State.CONFIRMING
+    assert driver.tx.state is TransactionState.CONFIRMING
 
 
 def test_no_branch_joins_after_the_expiry() -> None:
@@ -387,9 +398,9 @@ def test_no_branch_joins_after_the_expiry() -> None:
 def test_an_interactive_transaction_is_not_confirmed_unasked() -> None:
     driver = begun("stock", interactive=True)
     driver.answer(TRY, "stock")
-    assert driver.tx.state is State.TRYING
+    assert driver.tx.state is TransactionState.TRYING
     driver.send(ConfirmRequested())
-    assert driver.tx.state is State.CONFIRMING
+    assert driver.tx.state is TransactionState.CONFIRMING
 
 
 def test_cancel_is_possible_after_confirm_was_asked_for_while_nothing_is_decided() -> None:
@@ -397,7 +408,7 @@ def test_cancel_is_possible_after_confirm_was_asked_for_while_nothing_is_decided
     driver.send(ConfirmRequested())
     driver.send(CancelRequested())
     driver.answer(TRY, "stock")
-    assert driver.tx.state is State.CANCELLING
+    assert driver.tx.state is TransactionState.CANCELLING
 
 
 def test_the_initiator_vouches_for_its_own_trys_by_confirming() -> None:
@@ -420,7 +431,10 @@ def test_a_confirm_that_races_with_a_registration_waits_for_its_write() -> None:
 
 
 def test_an_interactive_transaction_without_branches_can_end_either_way() -> None:
-    for event, state in ((ConfirmRequested(), State.CONFIRMED), (CancelRequested(), State.CANCELLED)):
+    for event, state in (
+        (ConfirmRequested(), TransactionState.CONFIRMED),
+        (CancelRequested(), TransactionState.CANCELLED),
+    ):
         driver = begun(interactive=True)
         driver.send(event)
         assert driver.saved() == (Decided(), Save())
@@ -435,7 +449,7 @@ def test_a_whole_transaction_takes_no_steps_but_a_cancel() -> None:
     with pytest.raises(NotInteractive):
         driver.send(ConfirmRequested())
     driver.send(CancelRequested())
-    assert driver.tx.state is State.CANCELLING
+    assert driver.tx.state is TransactionState.CANCELLING
 
 
 # --- phase two ---------------------------------------------------------------------------
@@ -453,15 +467,15 @@ def test_a_failed_branch_holds_no_other() -> None:
 
 def test_it_is_parked_until_the_earliest_of_the_failed_branches() -> None:
     driver = confirming("stock", "coupon")
-    driver.answer(CONFIRM, "stock", Answer(verdict=Verdict.FAILED, reason="BUSY", retry_after_s=7.0))
+    driver.answer(CONFIRM, "stock", CallResult(code=OutcomeCode.FAILED, reason="BUSY", retry_after_s=7.0))
     driver.answer(CONFIRM, "coupon", LOST)
-    assert (driver.tx.parked_until, driver.tx.waiting_on) == (STARTED_AT + 1.0, "coupon-service")
+    assert (driver.tx.next_attempt_at, driver.tx.waiting_on) == (STARTED_AT + 1.0, "coupon-service")
     assert driver.saved() == (Parked(),)
 
 
 def test_resumed_it_calls_what_is_due_and_parks_again_for_the_rest() -> None:
     driver = confirming("stock", "coupon")
-    driver.answer(CONFIRM, "stock", Answer(verdict=Verdict.FAILED, reason="BUSY", retry_after_s=7.0))
+    driver.answer(CONFIRM, "stock", CallResult(code=OutcomeCode.FAILED, reason="BUSY", retry_after_s=7.0))
     driver.answer(CONFIRM, "coupon", LOST)
     driver.saved()
     driver.crash()
@@ -469,25 +483,25 @@ def test_resumed_it_calls_what_is_due_and_parks_again_for_the_rest() -> None:
     driver.resume()
     assert driver.called() == ["CONFIRM coupon"]
     driver.answer(CONFIRM, "coupon")
-    assert driver.tx.parked_until == STARTED_AT + 7.0
+    assert driver.tx.next_attempt_at == STARTED_AT + 7.0
 
 
 def test_every_verdict_but_success_is_a_failure_in_phase_two() -> None:
     for answer in (LOST, HOPELESS, SOLD_OUT):
         driver = confirming("stock")
         driver.answer(CONFIRM, "stock", answer)
-        assert driver.tx.state is State.CONFIRMING
+        assert driver.tx.state is TransactionState.CONFIRMING
         assert driver.tx.branches[0].attempts == 1
         assert not driver.tx.branches[0].done
 
 
-def _fail_again(driver: Driver, answer: Answer = LOST) -> bool:
+def _fail_again(driver: Driver, answer: CallResult = LOST) -> bool:
     """Whether an alert follows from one more failure."""
     operation = driver.tx.branches[0].calling
     alerted = BecameStuck(0) in driver.answer(operation, "stock", answer)
     driver.saved()
     driver.crash()
-    driver.now = max(driver.now, driver.tx.branches[0].due_at)
+    driver.now = max(driver.now, driver.tx.branches[0].next_attempt_at)
     driver.resume()
     return alerted
 
@@ -499,7 +513,7 @@ def test_it_becomes_stuck_once_and_is_repeated_at_the_cap_for_ever() -> None:
         assert (driver.tx.stuck, driver.tx.branches[0].attempts) == (True, 50)
         assert driver.tx.state is decided
         driver.answer(driver.tx.branches[0].calling, "stock", LOST)
-        assert driver.tx.parked_until == driver.now + 8.0
+        assert driver.tx.next_attempt_at == driver.now + 8.0
 
 
 def test_withheld_calls_never_make_it_stuck() -> None:
@@ -516,7 +530,7 @@ def test_stuck_is_forgotten_when_it_ends() -> None:
     driver = confirming("stock")
     _fail_again(driver, HOPELESS)
     driver.answer(CONFIRM, "stock")
-    assert (driver.tx.state, driver.tx.stuck) == (State.CONFIRMED, False)
+    assert (driver.tx.state, driver.tx.stuck) == (TransactionState.CONFIRMED, False)
 
 
 def test_cancel_runs_in_reverse_stage_order_only_where_that_is_asked_for() -> None:
@@ -585,7 +599,7 @@ def test_resumed_decided_without_branches_it_ends() -> None:
     driver.send(ConfirmRequested())
     driver.crash(write_lands=True)
     assert driver.resume() == (Save(),)
-    assert driver.tx.state is State.CONFIRMED
+    assert driver.tx.state is TransactionState.CONFIRMED
 
 
 def test_the_earliest_is_called_though_the_clock_says_that_it_is_not_due() -> None:
@@ -608,7 +622,7 @@ def test_a_no_is_kept_in_full_and_cancels_with_its_stable_reason() -> None:
 # --- why the time was up --------------------------------------------------------------
 
 
-KEY_ERROR = Answer(verdict=Verdict.FAILED, reason="HANDLER_ERROR", message="KeyError: 'sku'")
+KEY_ERROR = CallResult(code=OutcomeCode.FAILED, reason="HANDLER_ERROR", message="KeyError: 'sku'")
 
 
 def expired(driver: Driver) -> tuple[CancelReason, str, str, str]:
@@ -677,7 +691,7 @@ def test_no_branch_is_failing_that_has_not_failed_in_the_present_phase() -> None
     driver.send(Woken())
     driver.answer(TRY, "stock", SUCCEEDED)
     driver.saved()
-    assert (driver.tx.state, failing_branch(driver.tx)) == (State.CONFIRMING, None)
+    assert (driver.tx.state, failing_branch(driver.tx)) == (TransactionState.CONFIRMING, None)
     driver.answer(CONFIRM, "stock", LOST)
     assert failing_branch(driver.tx) == driver.branch("stock")
 
@@ -686,7 +700,7 @@ def test_no_branch_is_failing_that_has_not_failed_in_the_present_phase() -> None
 
 
 def test_words_are_kept_but_never_at_any_length() -> None:
-    long = Answer(verdict=Verdict.REJECTED, reason="N" * 100_000, message="x" * 100_000)
+    long = CallResult(code=OutcomeCode.REJECTED, reason="N" * 100_000, message="x" * 100_000)
     driver = begun("stock")
     driver.answer(TRY, "stock", long)
     assert len(driver.tx.cancel_detail) == len(driver.tx.branches[0].last_error) == ERROR_CHARACTERS_MAX
@@ -704,7 +718,7 @@ def test_words_are_kept_but_never_at_any_length() -> None:
 def test_what_is_told_of_a_cancel_is_what_the_log_can_hold() -> None:
     """So that the first answer, from memory, and any later one, from the log, are the same."""
     driver = begun("stock")
-    odd = Answer(verdict=Verdict.REJECTED, reason="N\0", message="a\0b \ud800 \N{SNOWMAN}")
+    odd = CallResult(code=OutcomeCode.REJECTED, reason="N\0", message="a\0b \ud800 \N{SNOWMAN}")
     driver.answer(TRY, "stock", odd)
     assert (driver.tx.cancel_detail, driver.tx.cancel_message) == (
         "N\N{REPLACEMENT CHARACTER}",

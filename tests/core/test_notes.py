@@ -4,18 +4,18 @@ from coordinator.core.model import Branch, BranchSpec, Note, Operation
 from coordinator.core.notes import FIRST_KEPT, NOTE_CHARACTERS_MAX, NOTES_MAX, noted, with_stuck
 
 
-def note(words: str, at: float = 1.0) -> Note:
-    return Note(at=at, operation=Operation.CONFIRM, words=words)
+def note(text: str, at: float = 1.0) -> Note:
+    return Note(at=at, operation=Operation.CONFIRM, text=text)
 
 
 def test_the_same_again_is_counted() -> None:
     notes = noted(noted(noted((), note("A", 1.0)), note("A", 2.0)), note("B", 3.0))
-    assert [(n.words, n.count, n.at, n.last_at) for n in notes] == [("A", 2, 1.0, 2.0), ("B", 1, 3.0, 3.0)]
+    assert [(n.text, n.count, n.at, n.last_at) for n in notes] == [("A", 2, 1.0, 2.0), ("B", 1, 3.0, 3.0)]
 
 
 def test_words_are_cut() -> None:
     (only,) = noted((), note("x" * 10_000))
-    assert len(only.words) == NOTE_CHARACTERS_MAX
+    assert len(only.text) == NOTE_CHARACTERS_MAX
 
 
 def test_beyond_the_bound_the_middle_is_left_out_and_counted() -> None:
@@ -24,11 +24,11 @@ def test_beyond_the_bound_the_middle_is_left_out_and_counted() -> None:
         notes = noted(notes, note(str(number), float(number)))
         assert len(notes) <= NOTES_MAX
         assert sum(n.count for n in notes) == number + 1
-    assert [n.words for n in notes[:FIRST_KEPT]] == ["0", "1", "2", "3"]
-    left_out = notes[FIRST_KEPT]
-    assert left_out.left_out
-    assert (left_out.at, left_out.last_at) == (4.0, 99.0 - (NOTES_MAX - FIRST_KEPT - 1))
-    assert [n.words for n in notes[FIRST_KEPT + 1 :]] == [
+    assert [n.text for n in notes[:FIRST_KEPT]] == ["0", "1", "2", "3"]
+    omitted = notes[FIRST_KEPT]
+    assert omitted.omitted
+    assert (omitted.at, omitted.last_at) == (4.0, 99.0 - (NOTES_MAX - FIRST_KEPT - 1))
+    assert [n.text for n in notes[FIRST_KEPT + 1 :]] == [
         str(number) for number in range(100 - (NOTES_MAX - FIRST_KEPT - 1), 100)
     ]
 

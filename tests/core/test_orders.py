@@ -6,18 +6,18 @@ from msgspec.structs import replace
 from coordinator.core.errors import BranchDone, BranchNotFound, TransactionHeld
 from coordinator.core.events import (
     BranchAdded,
-    BranchResolved,
     Call,
-    CancelOrdered,
     CancelRequested,
     Completed,
     ConfirmRequested,
-    HoldOrdered,
-    Order,
-    ReleaseOrdered,
-    RetryOrdered,
+    OperatorCancel,
+    OperatorCommand,
+    OperatorHold,
+    OperatorRelease,
+    OperatorResolve,
+    OperatorRetry,
 )
-from coordinator.core.model import HELD_UNTIL, NOW, CancelReason, Heuristic, State
+from coordinator.core.model import HELD, NOW, CancelReason, Heuristic, TransactionState
 
 from .driver import (
     CANCEL,
@@ -35,43 +35,43 @@ from .driver import (
 )
 
 
-def give(driver: Driver, order: Order) -> tuple[object, ...]:
+def give(driver: Driver, order: OperatorCommand) -> tuple[object, ...]:
     """The order, carried out on the row; whoever drove the transaction has lost it."""
     driver.crash()
     driver.send(order)
     return driver.saved()
 
 
-def resolved(branch_id: str, outcome: Heuristic = Heuristic.CONFIRMED) -> BranchResolved:
-    return BranchResolved(branch_id, outcome, "seen in their books")
+def resolved(branch_id: str, outcome: Heuristic = Heuristic.CONFIRMED) -> OperatorResolve:
+    return OperatorResolve(branch_id, outcome, "seen in their books")
 
 
 @pytest.mark.parametrize("make", [lambda: begun("stock"), lambda: confirming("stock")])
 def test_a_held_transaction_is_parked_without_end_and_calls_nobody(make) -> None:
     driver = make()
     state = driver.tx.state
-    effects = give(driver, HoldOrdered())
+    effects = give(driver, OperatorHold())
     assert not any(isinstance(effect, Call) for effect in effects)
     assert driver.tx.held
-    assert (driver.tx.state, driver.tx.parked_until, driver.tx.waiting_on) == (state, HELD_UNTIL, "")
+    assert (driver.tx.state, driver.tx.next_attempt_at, driver.tx.waiting_on) == (state, HELD, "")
 
 
 def test_a_released_transaction_is_due_and_goes_on() -> None:
     driver = confirming("stock")
-    give(driver, HoldOrdered())
-    give(driver, ReleaseOrdered())
+    give(driver, OperatorHold())
+    give(driver, OperatorRelease())
     assert not driver.tx.held
-    assert driver.tx.parked_until == driver.now
+    assert driver.tx.next_attempt_at == driver.now
     assert driver.resume() == (Call(0, CONFIRM),)
 
 
 def test_a_transaction_released_past_its_expiry_is_cancelled() -> None:
     driver = begun("stock")
-    give(driver, HoldOrdered())
+    give(driver, OperatorHold())
     driver.now = EXPIRES_AT
-    give(driver, ReleaseOrdered())
+    give(driver, OperatorRelease())
     driver.resume()
-    assert (driver.tx.state, driver.tx.cancel_reason) == (State.CANCELLING, CancelReason.EXPIRED)
+    assert (driver.tx.state, driver.tx.cancel_reason) == (TransactionState.CANCELLING, CancelReason.EXPIRED)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_transaction_released_past_its_expiry_is_cancelled() -> None:
 )
 def test_while_it_is_held_no_initiator_moves_it(request_) -> None:
     driver = begun(interactive=True)
-    give(driver, HoldOrdered())
+    give(driver, OperatorHold())
     before = driver.tx
     with pytest.raises(TransactionHeld):
         driver.send(request_)
@@ -88,8 +88,8 @@ def test_while_it_is_held_no_initiator_moves_it(request_) -> None:
 
 def test_what_is_held_is_neither_held_again_nor_retried() -> None:
     driver = confirming("stock")
-    give(driver, HoldOrdered())
-    for order in (HoldOrdered(), RetryOrdered()):
+    give(driver, OperatorHold())
+    for order in (OperatorHold(), OperatorRetry()):
         with pytest.raises(TransactionHeld):
             give(driver, order)
 
@@ -100,24 +100,24 @@ def test_retry_makes_every_unfinished_branch_due() -> None:
     driver.answer(CONFIRM, "coupon", LOST)
     driver.answer(CONFIRM, "order", HOPELESS)
     driver.saved()
-    assert min(driver.branch("coupon").due_at, driver.branch("order").due_at) > driver.now
-    give(driver, RetryOrdered())
-    assert [b.due_at for b in driver.tx.branches] == [NOW, NOW, NOW]
+    assert min(driver.branch("coupon").next_attempt_at, driver.branch("order").next_attempt_at) > driver.now
+    give(driver, OperatorRetry())
+    assert [b.next_attempt_at for b in driver.tx.branches] == [NOW, NOW, NOW]
     assert driver.resume() == (Call(1, CONFIRM), Call(2, CONFIRM))
     assert driver.branch("coupon").attempts == 1
 
 
 def test_an_ordered_cancel_says_why_and_lifts_a_hold() -> None:
     driver = begun("stock")
-    give(driver, HoldOrdered())
-    give(driver, CancelOrdered("the customer called"))
+    give(driver, OperatorHold())
+    give(driver, OperatorCancel("the customer called"))
     tx = driver.tx
     assert (tx.state, tx.cancel_reason, tx.cancel_detail) == (
-        State.CANCELLING,
+        TransactionState.CANCELLING,
         CancelReason.REQUESTED,
         "the customer called",
     )
-    assert tx.parked_until == driver.now
+    assert tx.next_attempt_at == driver.now
     assert not tx.held
     assert driver.resume() == (Call(0, CANCEL),)
 
@@ -128,11 +128,11 @@ def test_an_ordered_cancel_says_why_and_lifts_a_hold() -> None:
 def test_a_resolved_branch_counts_as_done_and_never_flips_the_decision(outcome, mixed) -> None:
     driver = confirming("stock", "coupon")
     give(driver, resolved("stock", outcome))
-    assert driver.tx.state is State.CONFIRMING
+    assert driver.tx.state is TransactionState.CONFIRMING
     assert driver.resume() == (Call(1, CONFIRM),)
     driver.answer(CONFIRM, "coupon")
     assert Completed() in driver.saved()
-    assert driver.tx.state is State.CONFIRMED
+    assert driver.tx.state is TransactionState.CONFIRMED
     assert (driver.tx.heuristic, driver.tx.mixed) == (True, mixed)
     stock = driver.branch("stock")
     assert (stock.heuristic, stock.heuristic_reason) == (outcome, "seen in their books")
@@ -142,15 +142,15 @@ def test_resolving_the_last_branch_ends_the_transaction_held_or_not() -> None:
     for held in (False, True):
         driver = cancelling("stock")
         if held:
-            give(driver, HoldOrdered())
+            give(driver, OperatorHold())
         assert Completed() in give(driver, resolved("stock"))
-        assert driver.tx.state is State.CANCELLED
+        assert driver.tx.state is TransactionState.CANCELLED
         assert driver.tx.mixed
 
 
 def test_resolving_one_of_two_branches_leaves_the_hold() -> None:
     driver = confirming("stock", "coupon")
-    give(driver, HoldOrdered())
+    give(driver, OperatorHold())
     give(driver, resolved("stock"))
     assert driver.tx.held
 
@@ -171,14 +171,14 @@ def test_a_transaction_without_orders_is_not_heuristic() -> None:
     driver.to_end()
     assert not driver.tx.heuristic
     assert not driver.tx.mixed
-    assert not replace(driver.tx, parked_until=EXPIRES_AT).held
+    assert not replace(driver.tx, next_attempt_at=EXPIRES_AT).held
 
 
 def test_an_answer_to_the_former_owner_changes_nothing_that_was_ordered() -> None:
     """The former owner's next write names a version that is gone."""
     driver = begun("stock")
     former = driver.tx
-    give(driver, CancelOrdered("by hand"))
+    give(driver, OperatorCancel("by hand"))
     owner = Driver(former)
     owner.answer(TRY, "stock", SUCCEEDED)
     assert owner.in_flight is not None

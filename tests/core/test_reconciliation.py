@@ -3,8 +3,8 @@
 import pytest
 from msgspec.structs import replace
 
-from coordinator.core.model import Branch, BranchSpec, Heuristic, Operation, State, Transaction
-from coordinator.core.reconciliation import BarrierRow, BarrierState, Finding, FindingKind, judge
+from coordinator.core.model import Branch, BranchSpec, Heuristic, Operation, Transaction, TransactionState
+from coordinator.core.reconciliation import BarrierRow, BarrierState, Finding, FindingKind, compare_row
 
 TRIED, CONFIRMED, CANCELLED = BarrierState
 CONFIRM, CANCEL = Operation.CONFIRM, Operation.CANCEL
@@ -19,7 +19,7 @@ def row(state: BarrierState = TRIED, **fields: object) -> BarrierRow:
 
 
 def transaction(
-    state: State, *, done: bool = False, word: Heuristic = Heuristic.NONE, **spec: str
+    state: TransactionState, *, done: bool = False, word: Heuristic = Heuristic.NONE, **spec: str
 ) -> Transaction:
     asked = {"branch_id": "1", "participant": "stock", "action": "reserve"} | spec
     branch = Branch(spec=BranchSpec(**asked), done=done or state.ended, heuristic=word)
@@ -27,7 +27,7 @@ def transaction(
 
 
 def judged(state: BarrierState, tx: Transaction | None) -> Finding | None:
-    return judge("stock", row(state), tx, retention_s=7 * DAY_S)
+    return compare_row("stock", row(state), tx, retention_s=7 * DAY_S)
 
 
 def brief(finding: Finding | None) -> tuple[FindingKind, Operation | None, frozenset[Operation]] | None:
@@ -45,45 +45,45 @@ HOPELESS = (MIXED, None, NONE_)
     ("barrier", "tx", "wanted"),
     [
         # What lives, or agrees, is no finding.
-        (TRIED, transaction(State.TRYING), None),
-        (TRIED, transaction(State.CONFIRMING), None),
-        (TRIED, transaction(State.CANCELLING), None),
-        (CONFIRMED, transaction(State.CONFIRMING), None),
-        (CONFIRMED, transaction(State.CONFIRMED), None),
-        (CANCELLED, transaction(State.CANCELLING), None),
-        (CANCELLED, transaction(State.CANCELLED), None),
+        (TRIED, transaction(TransactionState.TRYING), None),
+        (TRIED, transaction(TransactionState.CONFIRMING), None),
+        (TRIED, transaction(TransactionState.CANCELLING), None),
+        (CONFIRMED, transaction(TransactionState.CONFIRMING), None),
+        (CONFIRMED, transaction(TransactionState.CONFIRMED), None),
+        (CANCELLED, transaction(TransactionState.CANCELLING), None),
+        (CANCELLED, transaction(TransactionState.CANCELLED), None),
         # A Cancel may come before anything is decided: nothing was changed by it.
-        (CANCELLED, transaction(State.TRYING), None),
+        (CANCELLED, transaction(TransactionState.TRYING), None),
         # Open, though the log knows that it is done.
-        (TRIED, transaction(State.CONFIRMED), ONLY_CONFIRM),
-        (TRIED, transaction(State.CANCELLED), ONLY_CANCEL),
-        (TRIED, transaction(State.CONFIRMING, done=True), ONLY_CONFIRM),
-        (TRIED, transaction(State.CANCELLING, done=True), ONLY_CANCEL),
+        (TRIED, transaction(TransactionState.CONFIRMED), ONLY_CONFIRM),
+        (TRIED, transaction(TransactionState.CANCELLED), ONLY_CANCEL),
+        (TRIED, transaction(TransactionState.CONFIRMING, done=True), ONLY_CONFIRM),
+        (TRIED, transaction(TransactionState.CANCELLING, done=True), ONLY_CANCEL),
         # Done by an operator's word: what was done by hand must not be done again.
-        (TRIED, transaction(State.CONFIRMED, word=Heuristic.CONFIRMED), (LEAK, None, EITHER)),
-        (TRIED, transaction(State.CONFIRMED, word=Heuristic.CANCELLED), (LEAK, None, EITHER)),
+        (TRIED, transaction(TransactionState.CONFIRMED, word=Heuristic.CONFIRMED), (LEAK, None, EITHER)),
+        (TRIED, transaction(TransactionState.CONFIRMED, word=Heuristic.CANCELLED), (LEAK, None, EITHER)),
         # The other way than was decided.
-        (CANCELLED, transaction(State.CONFIRMING), HOPELESS),
-        (CANCELLED, transaction(State.CONFIRMED), HOPELESS),
-        (CONFIRMED, transaction(State.CANCELLING), HOPELESS),
-        (CONFIRMED, transaction(State.CANCELLED), HOPELESS),
-        (CONFIRMED, transaction(State.TRYING), HOPELESS),
+        (CANCELLED, transaction(TransactionState.CONFIRMING), HOPELESS),
+        (CANCELLED, transaction(TransactionState.CONFIRMED), HOPELESS),
+        (CONFIRMED, transaction(TransactionState.CANCELLING), HOPELESS),
+        (CONFIRMED, transaction(TransactionState.CANCELLED), HOPELESS),
+        (CONFIRMED, transaction(TransactionState.TRYING), HOPELESS),
         # As an operator has recorded it, and not.
-        (CANCELLED, transaction(State.CONFIRMED, word=Heuristic.CANCELLED), None),
-        (CONFIRMED, transaction(State.CONFIRMED, word=Heuristic.CANCELLED), HOPELESS),
+        (CANCELLED, transaction(TransactionState.CONFIRMED, word=Heuristic.CANCELLED), None),
+        (CONFIRMED, transaction(TransactionState.CONFIRMED, word=Heuristic.CANCELLED), HOPELESS),
         # A transaction that nobody knows: only what is open is anybody's loss.
         (TRIED, None, (ORPHAN, CANCEL, EITHER)),
         (CONFIRMED, None, None),
         (CANCELLED, None, None),
         # A branch that nobody knows.
-        (TRIED, transaction(State.TRYING, branch_id="2"), (ORPHAN, CANCEL, EITHER)),
-        (TRIED, transaction(State.CONFIRMED, action="other"), (ORPHAN, CANCEL, EITHER)),
-        (CANCELLED, transaction(State.CONFIRMED, branch_id="2"), None),
-        (CONFIRMED, transaction(State.CONFIRMED, branch_id="2"), None),
-        (CONFIRMED, transaction(State.CANCELLED, branch_id="2"), HOPELESS),
+        (TRIED, transaction(TransactionState.TRYING, branch_id="2"), (ORPHAN, CANCEL, EITHER)),
+        (TRIED, transaction(TransactionState.CONFIRMED, action="other"), (ORPHAN, CANCEL, EITHER)),
+        (CANCELLED, transaction(TransactionState.CONFIRMED, branch_id="2"), None),
+        (CONFIRMED, transaction(TransactionState.CONFIRMED, branch_id="2"), None),
+        (CONFIRMED, transaction(TransactionState.CANCELLED, branch_id="2"), HOPELESS),
         # A branch at another participant: two may share a database.
-        (TRIED, transaction(State.CONFIRMED, participant="coupon"), None),
-        (CONFIRMED, transaction(State.CANCELLED, participant="coupon"), None),
+        (TRIED, transaction(TransactionState.CONFIRMED, participant="coupon"), None),
+        (CONFIRMED, transaction(TransactionState.CANCELLED, participant="coupon"), None),
     ],
 )
 def test_every_cell(barrier: BarrierState, tx: Transaction | None, wanted: object) -> None:
@@ -92,8 +92,8 @@ def test_every_cell(barrier: BarrierState, tx: Transaction | None, wanted: objec
 
 def test_an_orphan_older_than_the_log_s_memory_gets_no_proposal() -> None:
     """It may have been confirmed, and forgotten: cancelling it could undo what was sold."""
-    just = judge("stock", row(age_s=7 * DAY_S - 1), None, retention_s=7 * DAY_S)
-    older = judge("stock", row(age_s=7 * DAY_S), None, retention_s=7 * DAY_S)
+    just = compare_row("stock", row(age_s=7 * DAY_S - 1), None, retention_s=7 * DAY_S)
+    older = compare_row("stock", row(age_s=7 * DAY_S), None, retention_s=7 * DAY_S)
     assert brief(just) == (ORPHAN, CANCEL, EITHER)
     assert brief(older) == (ORPHAN, None, EITHER)
     assert older is not None
@@ -101,8 +101,12 @@ def test_an_orphan_older_than_the_log_s_memory_gets_no_proposal() -> None:
 
 
 def test_a_finding_says_where_and_what() -> None:
-    finding = judge("stock", row(CANCELLED), transaction(State.CONFIRMED), retention_s=DAY_S)
+    finding = compare_row("stock", row(CANCELLED), transaction(TransactionState.CONFIRMED), retention_s=DAY_S)
     assert finding is not None
-    assert (finding.participant, finding.row, finding.state) == ("stock", row(CANCELLED), State.CONFIRMED)
+    assert (finding.participant, finding.row, finding.state) == (
+        "stock",
+        row(CANCELLED),
+        TransactionState.CONFIRMED,
+    )
     assert finding.explanation == "it is cancelled, where CONFIRM was decided; no call can mend that"
     assert replace(finding.row, state=TRIED).key == ("g", "1")

@@ -5,7 +5,7 @@ import pytest
 from coordinator.core.errors import AlreadyDecided
 from coordinator.core.events import CancelRequested, Completed, ConfirmRequested, Save, Woken
 from coordinator.core.machine import ERROR_CHARACTERS_MAX
-from coordinator.core.model import Answer, Branch, State, Verdict
+from coordinator.core.model import Branch, CallResult, OutcomeCode, TransactionState
 
 from .driver import (
     CANCEL,
@@ -33,7 +33,7 @@ def _confirming_interactively() -> Driver:
 def _retried(driver: Driver) -> None:
     """The failure is written, the pause passes, the row is claimed."""
     driver.saved()
-    driver.now = driver.tx.parked_until
+    driver.now = driver.tx.next_attempt_at
     driver.crash()
     driver.resume()
 
@@ -42,7 +42,7 @@ def test_dtm_a_second_confirm_does_not_mark_the_transaction_as_succeeded() -> No
     driver = _confirming_interactively()
     for _ in range(3):
         assert driver.send(ConfirmRequested()) == ()
-    assert (driver.tx.state, driver.tx.branches[0].done) == (State.CONFIRMING, False)
+    assert (driver.tx.state, driver.tx.branches[0].done) == (TransactionState.CONFIRMING, False)
 
 
 @pytest.mark.parametrize("tried_by_initiator", [True, False])
@@ -54,7 +54,7 @@ def test_dtm_a_branch_registered_while_the_timeout_fires_is_cancelled(*, tried_b
     driver.saved()
     driver.saved()
     assert driver.called() == ["CANCEL stock"]
-    assert driver.to_end() is State.CANCELLED
+    assert driver.to_end() is TransactionState.CANCELLED
 
 
 def test_dtm_registering_a_branch_again_makes_no_second_one() -> None:
@@ -69,10 +69,12 @@ def test_dtm_registering_a_branch_again_makes_no_second_one() -> None:
 
 def test_dtm_a_long_error_text_does_not_stop_the_cancel() -> None:
     driver = begun("stock")
-    driver.answer(TRY, "stock", Answer(verdict=Verdict.REJECTED, reason="NO" * 10_000, message="x" * 10**6))
+    driver.answer(
+        TRY, "stock", CallResult(code=OutcomeCode.REJECTED, reason="NO" * 10_000, message="x" * 10**6)
+    )
     written = driver.in_flight
     assert len(written.cancel_detail) == len(written.branches[0].last_error) == ERROR_CHARACTERS_MAX
-    assert driver.to_end() is State.CANCELLED
+    assert driver.to_end() is TransactionState.CANCELLED
 
 
 def test_dtm_phase_two_calls_all_at_once_and_does_not_stop_at_the_first_error() -> None:
@@ -88,7 +90,7 @@ def test_dtm_the_backoff_has_a_cap() -> None:
     driver = confirming("stock")
     for _ in range(100):
         driver.answer(CONFIRM, "stock", LOST)
-        assert driver.tx.parked_until - driver.now <= 8.0
+        assert driver.tx.next_attempt_at - driver.now <= 8.0
         _retried(driver)
 
 
@@ -113,7 +115,7 @@ def test_dtm_nothing_ends_without_the_word_of_every_participant() -> None:
         _retried(driver)
         assert driver.called() == ["CANCEL coupon"]
         driver.answer(CANCEL, "coupon", HOPELESS)
-    assert driver.tx.state is State.CANCELLING
+    assert driver.tx.state is TransactionState.CANCELLING
 
 
 def test_seata_a_request_that_is_repeated_before_it_is_written_makes_one_branch() -> None:
@@ -137,14 +139,14 @@ def test_seata_no_number_of_failures_deletes_the_evidence() -> None:
     for _ in range(200):
         driver.answer(CONFIRM, "stock", LOST)
         _retried(driver)
-    assert (driver.row.state, driver.row.stuck) == (State.CONFIRMING, True)
+    assert (driver.row.state, driver.row.stuck) == (TransactionState.CONFIRMING, True)
     assert (driver.row.branches[0].attempts, driver.row.branches[0].last_error) == (200, "UNAVAILABLE")
     assert driver.called() == ["CONFIRM stock"]
 
 
 def test_seata_a_try_that_threw_is_cancelled_too() -> None:
     driver = begun("stock")
-    driver.answer(TRY, "stock", Answer(verdict=Verdict.FAILED, reason="HANDLER_FAILED", permanent=True))
+    driver.answer(TRY, "stock", CallResult(code=OutcomeCode.FAILED, reason="HANDLER_FAILED", permanent=True))
     driver.saved()
     assert driver.called() == ["CANCEL stock"]
 
@@ -153,15 +155,15 @@ def test_hmily_a_decision_that_a_crash_loses_has_been_told_to_nobody() -> None:
     driver = begun("stock")
     assert driver.answer(TRY, "stock") == (Save(),)
     driver.crash()
-    assert driver.tx.state is State.TRYING
+    assert driver.tx.state is TransactionState.TRYING
     driver.now = EXPIRES_AT
     driver.resume()
-    assert driver.to_end() is State.CANCELLED
+    assert driver.to_end() is TransactionState.CANCELLED
 
 
 def test_servicecomb_what_a_confirm_needs_survives_every_process() -> None:
     driver = begun(branch("stock", payload=b"7 of sku 1", content_type="text/plain"))
-    driver.answer(TRY, "stock", Answer(verdict=Verdict.SUCCEEDED, result=b"freeze 9"))
+    driver.answer(TRY, "stock", CallResult(code=OutcomeCode.SUCCEEDED, result=b"freeze 9"))
     driver.saved()
     driver.crash()
     driver.resume()
@@ -181,5 +183,5 @@ def test_others_an_ended_transaction_still_says_what_happened() -> None:
     driver.answer(CONFIRM, "stock")
     assert driver.saved() == (Completed(),)
     assert driver.now == STARTED_AT + 1.0
-    assert (driver.row.state, driver.row.branches[0].done) == (State.CONFIRMED, True)
+    assert (driver.row.state, driver.row.branches[0].done) == (TransactionState.CONFIRMED, True)
     assert driver.row.branches[0].attempts == 1

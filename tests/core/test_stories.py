@@ -11,7 +11,7 @@ What can happen:
                                               also cancelled before the stages below it
     saved                                     the write that was under way is durable
     TRY|CONFIRM|CANCEL <branch> succeeds | is rejected: <reason> | fails: <reason>
-        | fails for good: <reason> | is withheld for <n>s
+        | fails for good: <reason> | is not_sent for <n>s
     add <branch> | register <branch>          with, or without, the coordinator calling Try
     confirm is asked for | cancel is asked for: <why>
     <n>s pass                                 the clock alone; nobody is told
@@ -43,7 +43,7 @@ from coordinator.core.events import (
     Save,
     Woken,
 )
-from coordinator.core.model import Answer, BranchSpec, Operation, Verdict
+from coordinator.core.model import BranchSpec, CallResult, Operation, OutcomeCode
 
 from .driver import Driver, branch, transaction
 
@@ -73,12 +73,12 @@ class Teller:
         return _with_blanks_of(story, lines)
 
     def _happen(self, line: str) -> list[str]:
-        for pattern, act in _HAPPENINGS:
+        for pattern, operator_context in _HAPPENINGS:
             found = re.fullmatch(pattern, line)
             if found:
                 self.driver.effects = ()
                 try:
-                    act(self.driver, *found.groups())
+                    operator_context(self.driver, *found.groups())
                 except Refused as refusal:
                     return [f"refused: {refusal.reason}"]
                 return [self._words(effect) for effect in self.driver.effects]
@@ -98,7 +98,7 @@ class Teller:
             case Completed():
                 return f"tell: completed, {tx.saved_state.name}"
             case Parked():
-                return f"forget it until {tx.parked_until - self.driver.now:g}s have passed"
+                return f"forget it until {tx.next_attempt_at - self.driver.now:g}s have passed"
             case BranchRegistered(index):
                 return f"tell: {tx.branches[index].spec.branch_id} is registered"
             case BranchTried(index):
@@ -110,7 +110,7 @@ class Teller:
         tx = self.driver.in_flight
         names = " ".join(b.spec.branch_id for b in tx.branches) or "no branch"
         stuck = ", stuck" if tx.stuck else ""
-        parked = f", waiting for {tx.waiting_on}" if tx.parked_until else ""
+        parked = f", waiting for {tx.waiting_on}" if tx.next_attempt_at else ""
         return f"save {tx.state.name} ({names}){stuck}{parked}"
 
 
@@ -139,22 +139,22 @@ def _pass(driver: Driver, seconds: str) -> None:
 
 
 def _answer(**fields: object) -> Callable[..., None]:
-    def act(driver: Driver, operation: str, name: str, word: str = "") -> None:
-        how = {"retry_after_s": float(word)} if "withheld" in fields else {"reason": word}
-        driver.answer(Operation[operation], name, Answer(**fields, **how))
+    def operator_context(driver: Driver, operation: str, name: str, word: str = "") -> None:
+        how = {"retry_after_s": float(word)} if "not_sent" in fields else {"reason": word}
+        driver.answer(Operation[operation], name, CallResult(**fields, **how))
 
-    return act
+    return operator_context
 
 
 _CALL = "(TRY|CONFIRM|CANCEL) (.+)"
 _HAPPENINGS: list[tuple[str, Callable[..., object]]] = [
     ("begin (.+)", _begin),
     ("saved", Driver.saved),
-    (f"{_CALL} succeeds", _answer(verdict=Verdict.SUCCEEDED)),
-    (f"{_CALL} is rejected: (.+)", _answer(verdict=Verdict.REJECTED)),
-    (f"{_CALL} fails: (.+)", _answer(verdict=Verdict.FAILED)),
-    (f"{_CALL} fails for good: (.+)", _answer(verdict=Verdict.FAILED, permanent=True)),
-    (f"{_CALL} is withheld for (.+)s", _answer(verdict=Verdict.FAILED, withheld=True)),
+    (f"{_CALL} succeeds", _answer(code=OutcomeCode.SUCCEEDED)),
+    (f"{_CALL} is rejected: (.+)", _answer(code=OutcomeCode.REJECTED)),
+    (f"{_CALL} fails: (.+)", _answer(code=OutcomeCode.FAILED)),
+    (f"{_CALL} fails for good: (.+)", _answer(code=OutcomeCode.FAILED, permanent=True)),
+    (f"{_CALL} is not_sent for (.+)s", _answer(code=OutcomeCode.FAILED, not_sent=True)),
     ("add (.+)", lambda driver, name: driver.add(branch(name))),
     ("register (.+)", lambda driver, name: driver.add(branch(name, tried_by_initiator=True))),
     ("confirm is asked for", lambda driver: driver.send(ConfirmRequested())),

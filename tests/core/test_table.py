@@ -7,24 +7,24 @@ from msgspec.structs import replace
 
 from coordinator.core.errors import Refused
 from coordinator.core.events import (
-    Answered,
     Begun,
     BranchAdded,
-    BranchResolved,
-    CancelOrdered,
+    CallCompleted,
     CancelRequested,
     ConfirmRequested,
     Event,
-    HoldOrdered,
-    Order,
-    ReleaseOrdered,
+    OperatorCancel,
+    OperatorCommand,
+    OperatorHold,
+    OperatorRelease,
+    OperatorResolve,
+    OperatorRetry,
     Resumed,
-    RetryOrdered,
     Saved,
     Woken,
 )
 from coordinator.core.machine import _REACTIONS, TRANSITIONS, Trigger
-from coordinator.core.model import CancelReason, Heuristic, State, TryState
+from coordinator.core.model import CancelReason, Heuristic, TransactionState, TryState
 
 from .driver import (
     CANCEL,
@@ -43,20 +43,20 @@ from .driver import (
     transaction,
 )
 
-TRYING, CONFIRMING, CANCELLING, CONFIRMED, CANCELLED = State
+TRYING, CONFIRMING, CANCELLING, CONFIRMED, CANCELLED = TransactionState
 EVENTS = get_args(Event)
-ORDERS = get_args(Order)
+ORDERS = get_args(OperatorCommand)
 # Happens only to a transaction that has just been accepted, or just been read.
 NEVER_THERE = "never there"
 NOTHING = ""
 
 # What follows in a transaction with one branch, "stock", that has just reached the
 # state durably; in TRYING it is interactive and its Try is under way.
-LAW: dict[tuple[State, type], str] = {
+EXPECTED: dict[tuple[TransactionState, type], str] = {
     (TRYING, Begun): "Save",
     (TRYING, Saved): "Call",
     (TRYING, BranchAdded): "Save",
-    (TRYING, Answered): "BranchTried",
+    (TRYING, CallCompleted): "BranchTried",
     (TRYING, ConfirmRequested): NOTHING,  # it waits for the Try
     (TRYING, CancelRequested): "Save",
     (TRYING, Woken): NOTHING,
@@ -64,7 +64,7 @@ LAW: dict[tuple[State, type], str] = {
     (CONFIRMING, Begun): NEVER_THERE,
     (CONFIRMING, Saved): "Decided Call",
     (CONFIRMING, BranchAdded): "refused ALREADY_DECIDED",
-    (CONFIRMING, Answered): "Save",
+    (CONFIRMING, CallCompleted): "Save",
     (CONFIRMING, ConfirmRequested): NOTHING,
     (CONFIRMING, CancelRequested): "refused DECISION_CONFLICT",
     (CONFIRMING, Woken): NOTHING,
@@ -72,40 +72,40 @@ LAW: dict[tuple[State, type], str] = {
     (CANCELLING, Begun): NEVER_THERE,
     (CANCELLING, Saved): "Decided Call",
     (CANCELLING, BranchAdded): "refused ALREADY_DECIDED",
-    (CANCELLING, Answered): "Save",
+    (CANCELLING, CallCompleted): "Save",
     (CANCELLING, ConfirmRequested): "refused DECISION_CONFLICT",
     (CANCELLING, CancelRequested): NOTHING,
     (CANCELLING, Woken): NOTHING,
     (CANCELLING, Resumed): "Call",
-    (TRYING, HoldOrdered): "Save",
-    (TRYING, ReleaseOrdered): "refused TRANSACTION_NOT_HELD",
-    (TRYING, RetryOrdered): "refused NOT_DECIDED",
-    (TRYING, CancelOrdered): "Save",
-    (TRYING, BranchResolved): "refused NOT_DECIDED",
-    (CONFIRMING, HoldOrdered): "Save",
-    (CONFIRMING, ReleaseOrdered): "refused TRANSACTION_NOT_HELD",
-    (CONFIRMING, RetryOrdered): "Save",
-    (CONFIRMING, CancelOrdered): "refused DECISION_CONFLICT",
-    (CONFIRMING, BranchResolved): "Save",
-    (CANCELLING, HoldOrdered): "Save",
-    (CANCELLING, ReleaseOrdered): "refused TRANSACTION_NOT_HELD",
-    (CANCELLING, RetryOrdered): "Save",
-    (CANCELLING, CancelOrdered): "refused DECISION_CONFLICT",
-    (CANCELLING, BranchResolved): "Save",
-    (CONFIRMED, HoldOrdered): "refused TRANSACTION_ENDED",
-    (CONFIRMED, ReleaseOrdered): "refused TRANSACTION_ENDED",
-    (CONFIRMED, RetryOrdered): "refused TRANSACTION_ENDED",
-    (CONFIRMED, CancelOrdered): "refused TRANSACTION_ENDED",
-    (CONFIRMED, BranchResolved): "refused TRANSACTION_ENDED",
-    (CANCELLED, HoldOrdered): "refused TRANSACTION_ENDED",
-    (CANCELLED, ReleaseOrdered): "refused TRANSACTION_ENDED",
-    (CANCELLED, RetryOrdered): "refused TRANSACTION_ENDED",
-    (CANCELLED, CancelOrdered): "refused TRANSACTION_ENDED",
-    (CANCELLED, BranchResolved): "refused TRANSACTION_ENDED",
+    (TRYING, OperatorHold): "Save",
+    (TRYING, OperatorRelease): "refused TRANSACTION_NOT_HELD",
+    (TRYING, OperatorRetry): "refused NOT_DECIDED",
+    (TRYING, OperatorCancel): "Save",
+    (TRYING, OperatorResolve): "refused NOT_DECIDED",
+    (CONFIRMING, OperatorHold): "Save",
+    (CONFIRMING, OperatorRelease): "refused TRANSACTION_NOT_HELD",
+    (CONFIRMING, OperatorRetry): "Save",
+    (CONFIRMING, OperatorCancel): "refused DECISION_CONFLICT",
+    (CONFIRMING, OperatorResolve): "Save",
+    (CANCELLING, OperatorHold): "Save",
+    (CANCELLING, OperatorRelease): "refused TRANSACTION_NOT_HELD",
+    (CANCELLING, OperatorRetry): "Save",
+    (CANCELLING, OperatorCancel): "refused DECISION_CONFLICT",
+    (CANCELLING, OperatorResolve): "Save",
+    (CONFIRMED, OperatorHold): "refused TRANSACTION_ENDED",
+    (CONFIRMED, OperatorRelease): "refused TRANSACTION_ENDED",
+    (CONFIRMED, OperatorRetry): "refused TRANSACTION_ENDED",
+    (CONFIRMED, OperatorCancel): "refused TRANSACTION_ENDED",
+    (CONFIRMED, OperatorResolve): "refused TRANSACTION_ENDED",
+    (CANCELLED, OperatorHold): "refused TRANSACTION_ENDED",
+    (CANCELLED, OperatorRelease): "refused TRANSACTION_ENDED",
+    (CANCELLED, OperatorRetry): "refused TRANSACTION_ENDED",
+    (CANCELLED, OperatorCancel): "refused TRANSACTION_ENDED",
+    (CANCELLED, OperatorResolve): "refused TRANSACTION_ENDED",
     (CONFIRMED, Begun): NEVER_THERE,
     (CONFIRMED, Saved): "Completed",
     (CONFIRMED, BranchAdded): "refused ALREADY_DECIDED",
-    (CONFIRMED, Answered): NOTHING,
+    (CONFIRMED, CallCompleted): NOTHING,
     (CONFIRMED, ConfirmRequested): NOTHING,
     (CONFIRMED, CancelRequested): "refused DECISION_CONFLICT",
     (CONFIRMED, Woken): NOTHING,
@@ -113,7 +113,7 @@ LAW: dict[tuple[State, type], str] = {
     (CANCELLED, Begun): NEVER_THERE,
     (CANCELLED, Saved): "Completed",
     (CANCELLED, BranchAdded): "refused ALREADY_DECIDED",
-    (CANCELLED, Answered): NOTHING,
+    (CANCELLED, CallCompleted): NOTHING,
     (CANCELLED, ConfirmRequested): "refused DECISION_CONFLICT",
     (CANCELLED, CancelRequested): NOTHING,
     (CANCELLED, Woken): NOTHING,
@@ -121,27 +121,27 @@ LAW: dict[tuple[State, type], str] = {
 }
 
 
-def _in_state(state: State) -> Driver:
+def _in_state(state: TransactionState) -> Driver:
     match state:
-        case State.TRYING:
+        case TransactionState.TRYING:
             driver = begun(interactive=True)
             driver.add(branch("stock"))
             driver.saved()
-        case State.CONFIRMING:
+        case TransactionState.CONFIRMING:
             driver = confirming("stock")
-        case State.CANCELLING:
+        case TransactionState.CANCELLING:
             driver = cancelling("stock")
-        case State.CONFIRMED:
+        case TransactionState.CONFIRMED:
             driver = confirming("stock")
             driver.to_end()
-        case State.CANCELLED:
+        case TransactionState.CANCELLED:
             driver = cancelling("stock")
             driver.to_end()
     assert driver.tx.state is driver.tx.saved_state is state
     return driver
 
 
-def _before(state: State, event: type) -> Driver:
+def _before(state: TransactionState, event: type) -> Driver:
     """The same, where the event asks for a step back: nothing begun, nothing saved, nothing read."""
     if event is Begun:
         return Driver(transaction(branch("stock")))
@@ -152,20 +152,20 @@ def _before(state: State, event: type) -> Driver:
     if event is not Saved:
         return _in_state(state)
     match state:
-        case State.TRYING:
+        case TransactionState.TRYING:
             driver = begun(interactive=True)
             driver.add(branch("stock", tried_by_initiator=False))
             driver.tx = replace(driver.tx, interactive=False)  # so that it tells nobody but calls
-        case State.CONFIRMING:
+        case TransactionState.CONFIRMING:
             driver = begun("stock")
             driver.answer(TRY, "stock")
-        case State.CANCELLING:
+        case TransactionState.CANCELLING:
             driver = begun("stock")
             driver.send(CancelRequested())
-        case State.CONFIRMED:
+        case TransactionState.CONFIRMED:
             driver = confirming("stock")
             driver.answer(CONFIRM, "stock")
-        case State.CANCELLED:
+        case TransactionState.CANCELLED:
             driver = cancelling("stock")
             driver.answer(CANCEL, "stock")
     assert driver.in_flight is not None
@@ -173,16 +173,16 @@ def _before(state: State, event: type) -> Driver:
     return driver
 
 
-def _event(state: State, event: type) -> Event:
+def _event(state: TransactionState, event: type) -> Event:
     operation = TRY if state is TRYING else CONFIRM if state in (CONFIRMING, CONFIRMED) else CANCEL
     if event is BranchAdded:
         return BranchAdded(branch("coupon"), 64, 1_000)
-    if event is Answered:
-        return Answered(0, operation, SUCCEEDED, POLICY, 0.5)
-    if event is BranchResolved:
-        return BranchResolved("stock", Heuristic.CONFIRMED, "seen in their books")
-    if event is CancelOrdered:
-        return CancelOrdered("by hand")
+    if event is CallCompleted:
+        return CallCompleted(0, operation, SUCCEEDED, POLICY, 0.5)
+    if event is OperatorResolve:
+        return OperatorResolve("stock", Heuristic.CONFIRMED, "seen in their books")
+    if event is OperatorCancel:
+        return OperatorCancel("by hand")
     return event()
 
 
@@ -191,14 +191,14 @@ def _names(effects: tuple[object, ...]) -> str:
 
 
 def test_the_law_has_every_cell() -> None:
-    assert set(LAW) == {(state, event) for state in State for event in EVENTS}
+    assert set(EXPECTED) == {(state, event) for state in TransactionState for event in EVENTS}
 
 
 @pytest.mark.parametrize(
-    ("state", "event"), LAW, ids=lambda value: getattr(value, "name", None) or value.__name__
+    ("state", "event"), EXPECTED, ids=lambda value: getattr(value, "name", None) or value.__name__
 )
-def test_cell(state: State, event: type) -> None:
-    expected = LAW[state, event]
+def test_cell(state: TransactionState, event: type) -> None:
+    expected = EXPECTED[state, event]
     if expected is NEVER_THERE:
         assert event not in _REACTIONS[state]
         return
@@ -296,7 +296,7 @@ def test_every_transition_has_its_way() -> None:
 
 
 @pytest.mark.parametrize(("state", "trigger"), WAYS, ids=lambda value: value.name)
-def test_transition(state: State, trigger: Trigger) -> None:
+def test_transition(state: TransactionState, trigger: Trigger) -> None:
     go, after, reason, detail = WAYS[state, trigger]
     driver = go()
     assert driver.tx.state is after is TRANSITIONS[state][trigger]

@@ -34,9 +34,9 @@ def test_the_hash_is_what_the_contract_says() -> None:
 
 def test_a_chain_in_order_is_found_intact() -> None:
     records = chain(5)
-    verdict = verify(records)
-    assert (verdict.records, verdict.problem) == (5, "")
-    assert verdict.head == Head(5, records[0].hash)
+    check = verify(records)
+    assert (check.records, check.problem) == (5, "")
+    assert check.head == Head(5, records[0].hash)
     assert verify([]).head is None
     assert verify([]).problem == ""
 

@@ -55,7 +55,7 @@ def test_what_a_dry_run_proposes_works_when_words_look_like_options() -> None:
         result = service.tccctl(*shlex.split(planned.stdout.splitlines()[-1])[1:])
     assert result.exit_code == 0
     second = service.requests[-1]
-    assert (second.filter, second.act.reason, second.confirmation_token) == ("-v", "-h", "t0ken")
+    assert (second.filter, second.operator_context.reason, second.confirmation_token) == ("-v", "-h", "t0ken")
 
 
 def test_with_yes_it_is_done_with_the_token_of_the_dry_run() -> None:
@@ -63,7 +63,7 @@ def test_with_yes_it_is_done_with_the_token_of_the_dry_run() -> None:
         result = service.tccctl(*COMMAND, "--yes")
     first, second = service.requests
     assert (first.confirmation_token, second.confirmation_token) == ("", "t0ken")
-    assert (second.filter, second.act.reason) == ("held label.shop=eu", "it's over")
+    assert (second.filter, second.operator_context.reason) == ("held label.shop=eu", "it's over")
     assert "2 of 3 transactions done, 1 not" in result.stdout
     assert "c    TRANSACTION_NOT_HELD  it moves" in result.stdout
     assert result.exit_code == 7

@@ -13,7 +13,7 @@ import pytest
 from tests.ctl.test_real_coordinator import tccctl_at
 from tests.support import daemon
 from tests.support.ports import free_port
-from tests.support.scripted_books import ScriptedBooks
+from tests.support.scripted_books import ScriptedBarrier
 from tests.support.scripted_participant import serving
 
 # The exit code, standard output and standard error.
@@ -28,7 +28,7 @@ _FRAME_HEAD_BYTES = 9
 _PING, _ACK = 0x6, 0x1
 
 
-class QuietBooks(ScriptedBooks):
+class QuietBarrier(ScriptedBarrier):
     """Says what it has on its books when it is let."""
 
     def __init__(self) -> None:
@@ -100,16 +100,16 @@ async def counted_pings(address: str) -> AsyncIterator[Pings]:
 class Shop:
     """A coordinator that is a process, its door for operators, and a participant that it asks."""
 
-    def __init__(self, coordinator: daemon.Daemon, admin: str, books: QuietBooks) -> None:
+    def __init__(self, coordinator: daemon.Daemon, admin: str, barrier: QuietBarrier) -> None:
         self.coordinator = coordinator
         self.admin = admin
-        self.books = books
+        self.barrier = barrier
 
 
 @pytest.fixture
 async def shop(log_url: str, tmp_path: Path) -> AsyncIterator[Shop]:
-    books, admin = QuietBooks(), f"127.0.0.1:{free_port()}"
-    async with serving(books) as target:
+    barrier, admin = QuietBarrier(), f"127.0.0.1:{free_port()}"
+    async with serving(barrier) as target:
         config = f"""
             [log]
             url = "{log_url}"
@@ -121,7 +121,7 @@ async def shop(log_url: str, tmp_path: Path) -> AsyncIterator[Shop]:
         """
         async with daemon.serving(tmp_path, config) as coordinator:
             try:
-                yield Shop(coordinator, admin, books)
+                yield Shop(coordinator, admin, barrier)
             finally:
                 coordinator.process.send_signal(signal.SIGCONT)
 
@@ -141,7 +141,7 @@ async def given_up(shop: Shop, command: "asyncio.Task[Ended]") -> None:
 async def test_a_coordinator_that_hangs_in_a_stream_is_given_up(shop: Shop) -> None:
     async with asyncio.timeout(PATIENCE_S):
         command = asyncio.create_task(tccctl_at(shop.admin, "reconcile", "--timeout", "2"))
-        await shop.books.asked.wait()
+        await shop.barrier.asked.wait()
         shop.coordinator.process.send_signal(signal.SIGSTOP)
         await given_up(shop, command)
 
@@ -158,11 +158,11 @@ async def test_one_that_hangs_already_is_given_up(shop: Shop, arguments: tuple[s
 async def test_a_stream_that_is_only_quiet_goes_on(shop: Shop) -> None:
     async with asyncio.timeout(PATIENCE_S), counted_pings(shop.admin) as pings:
         command = asyncio.create_task(tccctl_at(pings.address, "reconcile", "--timeout", "2", "-o", "json"))
-        await shop.books.asked.wait()
+        await shop.barrier.asked.wait()
         more = asyncio.create_task(pings.until(pings.count + MORE_PINGS_THAN_ARE_BORNE_UNMEANT))
         await asyncio.wait((command, more), return_when=asyncio.FIRST_COMPLETED)
         assert not command.done(), await command
-        shop.books.may_answer.set()
+        shop.barrier.may_answer.set()
         code, out, error = await command
     assert (code, error) == (0, "")
     assert json.loads(out)["participants"][0]["outcome"] == "COMPARED"

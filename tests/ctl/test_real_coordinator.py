@@ -43,7 +43,7 @@ async def worker(log_url: str) -> AsyncIterator[Running]:
     """A coordinator with one participant, whose Try never answers."""
     stock = ScriptedParticipant()
 
-    async def wait(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def wait(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         if call.operation == participant_pb2.OPERATION_TRY:
             await asyncio.Event().wait()
         return SUCCEEDED

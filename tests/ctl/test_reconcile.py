@@ -48,11 +48,11 @@ FOUND = [
     admin.ReconcileResponse(findings=[MIXED]),
     ended(rows=17, findings=3),
 ]
-DONE = ppb.BranchOutcome(code=ppb.OUTCOME_CODE_SUCCEEDED)
+DONE = ppb.CallResult(code=ppb.OUTCOME_CODE_SUCCEEDED)
 
 
-def repaired(of: admin.Finding, outcome: ppb.BranchOutcome = DONE) -> admin.RepairBranchResponse:
-    return admin.RepairBranchResponse(finding=of, outcome=outcome, audit_record=admin.AuditRecord(sequence=4))
+def repaired(of: admin.Finding, outcome: ppb.CallResult = DONE) -> admin.RepairBranchResponse:
+    return admin.RepairBranchResponse(finding=of, result=outcome, audit_record=admin.AuditRecord(sequence=4))
 
 
 def columns(line: str) -> list[str]:
@@ -79,7 +79,7 @@ def test_findings_are_shown_with_the_proposed_repair_and_end_with_6() -> None:
 
 
 def test_without_findings_it_ends_with_0() -> None:
-    not_offered = ended("old", outcome=admin.RECONCILIATION_OUTCOME_NOT_OFFERED, detail="old says nothing")
+    not_offered = ended("old", outcome=admin.RECONCILIATION_OUTCOME_UNSUPPORTED, detail="old says nothing")
     with scripted(Reconcile=[ended(rows=3), not_offered]) as service:
         result = service.tccctl("reconcile", "--min-age", "1h30m", "--ended-within", "0s")
     assert result.stdout.splitlines() == [
@@ -143,7 +143,7 @@ def test_one_is_repaired_as_proposed() -> None:
     assert result.exit_code == 0
     [request] = service.requests
     assert (request.participant, request.gid, request.branch_id) == ("inventory", "order-7", "stock")
-    assert (request.operation, request.act.reason, request.content_type) == (0, "why", "")
+    assert (request.operation, request.operator_context.reason, request.content_type) == (0, "why", "")
 
 
 def test_the_repair_that_is_proposed_works_when_words_look_like_options() -> None:
@@ -160,7 +160,7 @@ def test_the_repair_that_is_proposed_works_when_words_look_like_options() -> Non
 
 
 def test_one_is_repaired_by_the_operator_s_word_and_payload() -> None:
-    needs = ppb.BranchOutcome(code=ppb.OUTCOME_CODE_FAILED, reason="PAYLOAD_NEEDED", message="it does")
+    needs = ppb.CallResult(code=ppb.OUTCOME_CODE_FAILED, reason="PAYLOAD_NEEDED", message="it does")
     one = ("reconcile", "--repair", "order/7", "stock/1", "--participant", "inventory", "--reason", "why")
     with scripted(RepairBranch=(repaired(ORPHAN, needs), repaired(ORPHAN))) as service:
         refused = service.tccctl(*one, "--as", "confirm")
@@ -189,7 +189,7 @@ def test_what_agrees_by_now_ends_with_4() -> None:
 
 
 def test_all_that_are_proposed_are_repaired_and_the_rest_is_named() -> None:
-    closed = ppb.BranchOutcome(code=ppb.OUTCOME_CODE_FAILED, reason="BOOKS_CLOSED")
+    closed = ppb.CallResult(code=ppb.OUTCOME_CODE_FAILED, reason="BOOKS_CLOSED")
     with scripted(Reconcile=FOUND, RepairBranch=(repaired(ORPHAN), repaired(LEAK, closed))) as service:
         result = service.tccctl("reconcile", "--repair-all", "--reason", "why", "--yes")
     assert [(each.gid, each.operation) for each in service.requests[1:]] == [

@@ -31,7 +31,7 @@ INVENTORY = admin.ParticipantStatus(
             breaker=admin.BREAKER_STATE_OPEN,
             probe_at=at(4),
             backlog=5,
-            under_way=2,
+            in_flight=2,
             calls_answered=1_000,
             calls_failed=9,
             last_error="DOWN: " + 50 * "x",
@@ -45,12 +45,12 @@ PARTICIPANTS = admin.ListParticipantsResponse(participants=[INVENTORY, GONE])
 COORDINATORS = admin.ListCoordinatorsResponse(
     coordinators=[
         admin.Coordinator(
-            id="c-1", name="host-1:42", alive=True, driving=7, live=8, lease_until=at(2), started_at=at(-90)
+            id="c-1", name="host-1:42", alive=True, owned=7, live=8, lease_until=at(2), started_at=at(-90)
         ),
-        admin.Coordinator(id="c-2", name="host-2:42", alive=False, driving=3, lease_until=at(-60)),
+        admin.Coordinator(id="c-2", name="host-2:42", alive=False, owned=3, lease_until=at(-60)),
         admin.Coordinator(id="c-3", name="host-3:42", alive=True, drain_requested_at=at(-1)),
     ],
-    answering_id="c-1",
+    responder_id="c-1",
 )
 
 
@@ -88,7 +88,11 @@ def test_an_action_on_a_participant_sends_the_version_that_was_read(verb, method
     with scripted(ListParticipants=PARTICIPANTS, **{method: reply}) as service:
         result = service.tccctl("participant", verb, "inventory", "--reason", "r")
     request = service.requests[-1]
-    assert (request.participant, request.act.version, request.act.operator) == ("inventory", 3, "ana")
+    assert (request.participant, request.operator_context.version, request.operator_context.operator) == (
+        "inventory",
+        3,
+        "ana",
+    )
     state = "paused" if verb == "pause" else "active"
     assert result.stdout == f"inventory is {state}, version 4 (audit record 5)\n"
     assert "inventory is active, version 3, 17 transactions wait" in result.stderr
@@ -169,7 +173,7 @@ def test_audit_records_are_listed_page_by_page() -> None:
     )
     with scripted(ListAuditRecords=pages) as service:
         result = service.tccctl("audit", "list", "--by", "ana", "--target", "transaction/g")
-    assert [columns(line)[0] for line in result.stdout.splitlines()] == ["NUMBER", "3", "2", "1"]
+    assert [columns(line)[0] for line in result.stdout.splitlines()] == ["SEQUENCE", "3", "2", "1"]
     assert (service.requests[0].operator, service.requests[0].target) == ("ana", "transaction/g")
 
 
@@ -215,15 +219,15 @@ STATS = admin.GetStatsResponse(
     confirming=3,
     parked=2,
     stuck=1,
-    oldest_unsettled_gid="order-9",
+    oldest_unfinished_gid="order-9",
     begun_per_s=120.5,
     calls_per_s=361.5,
     failed_calls_per_s=2.25,
     participants=[INVENTORY],
     coordinators=COORDINATORS.coordinators,
-    answering_id="c-1",
+    responder_id="c-1",
 )
-STATS.oldest_unsettled_age.FromSeconds(754)
+STATS.oldest_unfinished_age.FromSeconds(754)
 STUCK = admin.SearchTransactionsResponse(
     transactions=[
         pb.Transaction(gid="order-9", state=pb.TRANSACTION_STATE_CONFIRMING, stuck=True, created_at=at(-754))
@@ -235,7 +239,7 @@ def test_stats_counts_what_is_going_on() -> None:
     with scripted(GetStats=STATS) as service:
         lines = service.tccctl("stats").stdout.splitlines()
     assert "live                 4 TRYING, 3 CONFIRMING, 0 CANCELLING" in lines
-    assert "oldest unsettled     order-9, for 12m34s" in lines
+    assert "oldest unfinished    order-9, for 12m34s" in lines
     assert "calls per second     361.5, of these 2.2 failed" in lines
     assert any(columns(line)[:4] == ["inventory", "active", "open", "in 4s"] for line in lines)
     assert any(columns(line)[:2] == ["host-2:42", "dead"] for line in lines)
@@ -258,7 +262,7 @@ def test_where_counting_stopped_there_is_a_plus() -> None:
 def test_stats_for_programs_are_numbers() -> None:
     with scripted(GetStats=STATS) as service:
         stats = json.loads(service.tccctl("stats", "-o", "json").stdout)
-    assert (stats["stuck"], stats["oldest_unsettled_age"]) == (1, 754.0)
+    assert (stats["stuck"], stats["oldest_unfinished_age"]) == (1, 754.0)
     assert stats["participants"][0]["reports"][0]["breaker"] == "OPEN"
 
 

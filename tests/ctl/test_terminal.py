@@ -100,7 +100,7 @@ def test_a_terminal_gets_colours_and_is_asked_for_the_reason() -> None:
         screen.type("ticket 4711\n")
         screen.until("holding order-1: CONFIRMING, held, version 13")
         assert screen.end() == 0
-    assert service.requests[-1].act.reason == "ticket 4711"
+    assert service.requests[-1].operator_context.reason == "ticket 4711"
 
 
 def test_a_list_on_a_terminal_is_a_coloured_table() -> None:

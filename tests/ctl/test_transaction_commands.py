@@ -176,7 +176,7 @@ def test_show_decodes_payloads_redacts_them_and_steers_no_terminal() -> None:
     assert 'payload of stock  {"sku": "A", "card": {"number": "[redacted]"}}' in result.stdout
     assert "4111" not in result.stdout
     assert "UNAVAILABLE: \\u001b[31mdown" in result.stdout
-    assert "driven by    host-1:42" in result.stdout
+    assert "owner        host-1:42" in result.stdout
     assert "began        2026-11-21T10:00:00.000Z" in result.stdout
 
 
@@ -282,7 +282,7 @@ def explanation(**fields: object) -> admin.ExplainTransactionResponse:
                             admin.ParticipantReport(
                                 coordinator_name="host-1:42",
                                 breaker=admin.BREAKER_STATE_HALF_OPEN,
-                                failures_in_a_row=11,
+                                consecutive_failures=11,
                             )
                         ],
                     )
@@ -298,7 +298,7 @@ def test_why_says_what_is_wrong_what_helps_and_what_to_type() -> None:
         lines = service.tccctl("tx", "why", "order-1").stdout.splitlines()
     assert lines[0] == "inventory does not confirm stock."
     assert "Branch stock: CONFIRM of reserve at inventory" in lines
-    assert "  seen by host-1:42  breaker half-open, 11 failures in a row" in lines
+    assert "  seen by host-1:42  breaker half-open, 11 consecutive failures" in lines
     assert "  1. Bring inventory back." in lines
     assert lines[-2:] == [
         "  tccctl tx retry order-1 --version 12",
@@ -363,7 +363,7 @@ def test_the_commands_that_why_proposes_work_when_what_others_chose_looks_like_a
                 _, noun, verb, *rest = shlex.split(line)
                 service.tccctl(noun, verb, "--reason", "r", *(["--yes"] * (verb == "resolve")), *rest)
     _, retry, resolve, _, _, resume = service.requests
-    assert (retry.gid, retry.act.version) == (gid, 12)
+    assert (retry.gid, retry.operator_context.version) == (gid, 12)
     assert (resolve.gid, resolve.branch_id) == (gid, "--yes")
     assert resolve.outcome == pb.HEURISTIC_OUTCOME_CONFIRMED
     assert resume.participant == "-p"
@@ -382,8 +382,12 @@ def test_an_action_sends_who_why_and_the_version_that_was_read_and_shown(verb, m
     reply = response(transaction=transaction(version=13), audit_record=admin.AuditRecord(sequence=7))
     with scripted(InspectTransaction=inspection(), **{method: reply}) as service:
         result = service.tccctl("tx", verb, "order-1", "--reason", "ticket 4711")
-    act = service.requests[-1].act
-    assert (act.operator, act.reason, act.version) == ("ana", "ticket 4711", 12)
+    operator_context = service.requests[-1].operator_context
+    assert (operator_context.operator, operator_context.reason, operator_context.version) == (
+        "ana",
+        "ticket 4711",
+        12,
+    )
     assert "order-1 is CONFIRMING, stuck, version 12" in result.stderr
     assert result.stdout.endswith(" order-1: CONFIRMING, stuck, version 13 (audit record 7)\n")
     assert result.exit_code == 0
@@ -395,7 +399,9 @@ def test_a_version_that_is_named_is_sent_without_reading_again() -> None:
         result = service.tccctl(
             "tx", "hold", "order-1", "--version", "9", "--reason", "r", "--operator", "bo", "-o", "json"
         )
-    assert [(request.act.version, request.act.operator) for request in service.requests] == [(9, "bo")]
+    assert [
+        (request.operator_context.version, request.operator_context.operator) for request in service.requests
+    ] == [(9, "bo")]
     assert json.loads(result.stdout)["transaction"]["gid"] == "order-1"
 
 
@@ -533,7 +539,7 @@ def test_resolve_records_the_operator_s_word() -> None:
         result = service.tccctl("tx", "resolve", "order-1", "stock", "cancelled", "--reason", "r", "--yes")
     request = service.requests[-1]
     assert (request.branch_id, request.outcome) == ("stock", pb.HEURISTIC_OUTCOME_CANCELLED)
-    assert request.act.version == 12
+    assert request.operator_context.version == 12
     assert (
         "branch stock cancelled: order-1: CONFIRMING, stuck, heuristic, MIXED OUTCOME, version 13"
         in result.stdout

@@ -7,7 +7,7 @@ import pytest
 
 from participants.demo.cluster import coordinator_config
 from participants.demo.initiator import branches
-from participants.demo.plan import PARTICIPANTS, PLENTY_SKUS, SCARCE_SKUS, Manner, make_plan
+from participants.demo.plan import PARTICIPANTS, PLENTY_SKUS, SCARCE_SKUS, InitiatorFault, make_plan
 
 
 def test_a_seed_makes_the_same_plan_again_and_another_seed_another():
@@ -19,7 +19,7 @@ def test_a_seed_makes_the_same_plan_again_and_another_seed_another():
 def test_a_plan_has_every_manner_and_every_order_its_own_number(seed):
     plan = make_plan(orders=150, seed=seed)
     assert len({order.gid for order in plan.orders}) == 150
-    assert {order.manner for order in plan.orders} == set(Manner)
+    assert {order.initiator_fault for order in plan.orders} == set(InitiatorFault)
 
 
 @pytest.mark.parametrize("seed", range(20))

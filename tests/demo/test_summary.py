@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from participants.demo.cluster import Death
-from participants.demo.initiator import Placed
+from participants.demo.initiator import OrderResult
 from participants.demo.plan import make_plan
-from participants.demo.storm import Kill, Storm
+from participants.demo.storm import Kill, LoadResult
 from participants.demo.summary import as_json, percentiles_ms, summarise
 from tcc.outcome import (
     BranchRecord,
@@ -73,9 +73,9 @@ def kill(participant=None, *, at_s=0.5):
     return Kill(death=death, after_orders=1, at_s=at_s, back_pid=2, back_after_s=1.0)
 
 
-def storm(records, *, placed=None, kills=None):
-    return Storm(
-        placed=placed or [Placed(gid=one.gid) for one in records],
+def load(records, *, placed=None, kills=None):
+    return LoadResult(
+        placed=placed or [OrderResult(gid=one.gid) for one in records],
         kills=[kill(), kill("order")] if kills is None else kills,
         placed_s=2.0,
         settled_s=3.0,
@@ -87,7 +87,7 @@ ALL_CONFIRMED = [record(gid) for gid in GIDS]
 
 
 def test_all_is_well_when_every_order_ended_and_the_kills_took_place():
-    summary = summarise(PLAN, storm(ALL_CONFIRMED), [])
+    summary = summarise(PLAN, load(ALL_CONFIRMED), [])
     assert summary.is_well
     assert (summary.orders, summary.confirmed, summary.cancelled, summary.undecided) == (4, 4, 0, 0)
     assert as_json(summary)["audit"] == "ok"
@@ -104,7 +104,7 @@ def test_a_cancellation_counts_under_the_participants_word_or_the_coordinators()
             GIDS[3], TransactionState.CANCELLED, reason=CancelReason.REQUESTED, detail="ChangedMindError: x"
         ),
     ]
-    summary = summarise(PLAN, storm(cancelled), [])
+    summary = summarise(PLAN, load(cancelled), [])
     assert summary.cancelled_by_reason == {"SOLD_OUT": 2, "EXPIRED": 1, "REQUESTED": 1}
     assert (summary.confirmed, summary.cancelled, summary.undecided) == (0, 4, 0)
 
@@ -113,33 +113,33 @@ def test_a_cancellation_counts_under_the_participants_word_or_the_coordinators()
     "state", [TransactionState.TRYING, TransactionState.CONFIRMING, TransactionState.CANCELLING]
 )
 def test_a_live_transaction_is_undecided_and_not_well(state):
-    summary = summarise(PLAN, storm([*ALL_CONFIRMED[1:], record(GIDS[0], state, ended_at=None)]), [])
+    summary = summarise(PLAN, load([*ALL_CONFIRMED[1:], record(GIDS[0], state, ended_at=None)]), [])
     assert (summary.undecided, summary.is_well) == (1, False)
 
 
 def test_an_order_that_the_coordinator_does_not_know_is_undecided():
-    summary = summarise(PLAN, storm(ALL_CONFIRMED[1:]), [])
+    summary = summarise(PLAN, load(ALL_CONFIRMED[1:]), [])
     assert (summary.undecided, summary.is_well) == (1, False)
 
 
 def test_a_transaction_of_somebody_else_does_not_count():
-    summary = summarise(PLAN, storm([*ALL_CONFIRMED[1:], record("other")]), [])
+    summary = summarise(PLAN, load([*ALL_CONFIRMED[1:], record("other")]), [])
     assert (summary.confirmed, summary.undecided) == (3, 1)
 
 
 def test_a_violation_of_the_audit_is_reported_and_not_well():
-    summary = summarise(PLAN, storm(ALL_CONFIRMED), ["ORPHAN inventory sku-1"])
+    summary = summarise(PLAN, load(ALL_CONFIRMED), ["ORPHAN inventory sku-1"])
     assert not summary.is_well
     assert as_json(summary)["audit"] == ["ORPHAN inventory sku-1"]
 
 
 def test_a_kill_that_did_not_take_place_is_not_well():
-    assert not summarise(PLAN, storm(ALL_CONFIRMED, kills=[kill()]), []).is_well
+    assert not summarise(PLAN, load(ALL_CONFIRMED, kills=[kill()]), []).is_well
 
 
 def test_an_initiator_that_was_told_an_error_is_not_well():
-    placed = [Placed(gid=GIDS[0], error="InternalError INTERNAL")]
-    summary = summarise(PLAN, storm(ALL_CONFIRMED, placed=placed), [])
+    placed = [OrderResult(gid=GIDS[0], error="InternalError INTERNAL")]
+    summary = summarise(PLAN, load(ALL_CONFIRMED, placed=placed), [])
     assert (summary.unanswered, summary.is_well) == ([f"{GIDS[0]}: InternalError INTERNAL"], False)
 
 
@@ -157,14 +157,14 @@ def test_an_initiator_that_was_told_an_error_is_not_well():
     ],
 )
 def test_an_answer_that_the_log_contradicts_is_a_violation(told_confirm, state, contradicted):
-    placed = [Placed(gid=GIDS[0], confirmed=told_confirm)]
-    summary = summarise(PLAN, storm([record(GIDS[0], state)], placed=placed), [])
+    placed = [OrderResult(gid=GIDS[0], confirmed=told_confirm)]
+    summary = summarise(PLAN, load([record(GIDS[0], state)], placed=placed), [])
     assert bool(summary.violations) is contradicted
 
 
 def test_an_answer_about_a_transaction_that_the_log_lost_is_a_violation():
-    placed = [Placed(gid=GIDS[0], confirmed=True)]
-    assert summarise(PLAN, storm(ALL_CONFIRMED[1:], placed=placed), []).violations
+    placed = [OrderResult(gid=GIDS[0], confirmed=True)]
+    assert summarise(PLAN, load(ALL_CONFIRMED[1:], placed=placed), []).violations
 
 
 @pytest.mark.parametrize(
@@ -183,13 +183,13 @@ def test_an_answer_about_a_transaction_that_the_log_lost_is_a_violation():
     ],
 )
 def test_recovered_is_what_a_kill_hit_and_ended_all_the_same(one_kill, changes, recovered):
-    summary = summarise(PLAN, storm([record(GIDS[0], **changes)], kills=[one_kill]), [])
+    summary = summarise(PLAN, load([record(GIDS[0], **changes)], kills=[one_kill]), [])
     assert summary.recovered == recovered
     assert summary.recovered_within_s == pytest.approx(0.5 * recovered)
 
 
 def test_a_transaction_that_two_kills_hit_is_recovered_once():
-    summary = summarise(PLAN, storm([record(GIDS[0])], kills=[kill(at_s=0.25), kill("order", at_s=0.5)]), [])
+    summary = summarise(PLAN, load([record(GIDS[0])], kills=[kill(at_s=0.25), kill("order", at_s=0.5)]), [])
     assert (summary.recovered, summary.recovered_within_s) == (1, pytest.approx(0.75))
 
 

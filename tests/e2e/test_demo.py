@@ -62,7 +62,7 @@ def assert_nothing_is_left(processes: list[psutil.Process], scratch: Path) -> No
     assert list(scratch.iterdir()) == []
 
 
-def test_a_storm_with_kills_loses_nothing(scratch: Path):
+def test_load_with_kills_loses_nothing(scratch: Path):
     with demo_process(scratch, "--orders", "150", "--json", "--seed", "3") as demo:
         output, notes = demo.communicate(timeout=400)
     assert demo.returncode == 0, notes

@@ -16,7 +16,7 @@ from coordinator.log.migration import migrate
 from coordinator.settings import Settings
 from proof.faults.scenarios import disk_full
 from tcc import Participant
-from tcc.barrier import State
+from tcc.barrier import BarrierState
 from tcc.v1 import participant_pb2, transaction_pb2 as pb, transaction_pb2_grpc
 from tests.support import daemon
 from tests.support.errors import refused
@@ -85,7 +85,7 @@ async def test_a_participant_is_down(log_url: str) -> None:
     """It goes after its Trys have succeeded, before anything is decided."""
     stock, coupons, gone = ScriptedParticipant(), ScriptedParticipant(), asyncio.Event()
 
-    async def wait_until_it_is_gone(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def wait_until_it_is_gone(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         await gone.wait()
         return SUCCEEDED
 
@@ -113,7 +113,7 @@ async def test_a_confirm_always_fails(log_url: str) -> None:
     stock, decided = ScriptedParticipant(), asyncio.Event()
     failing = "CONFIRM stock"
 
-    async def fail_confirms(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def fail_confirms(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         if (call.gid, call.branch_id, call.operation) == ("order-17", "stock", CONFIRM):
             await decided.wait()
             return failed("SKU_DELETED")
@@ -155,7 +155,7 @@ async def test_postgresql_is_full(tmp_path: Path) -> None:
         pytest.skip(reason)
     stock, full = ScriptedParticipant(), asyncio.Event()
 
-    async def wait_until_it_is_full(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def wait_until_it_is_full(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         await full.wait()
         return SUCCEEDED
 
@@ -218,7 +218,7 @@ async def test_a_coordinator_is_gone(log_url: str, tmp_path: Path) -> None:
     stock = ScriptedParticipant()
     held = asyncio.Event()
 
-    async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def script(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         if call.operation == CONFIRM:
             await held.wait()
         return SUCCEEDED
@@ -261,12 +261,12 @@ class Held:
         await db.execute(text("INSERT INTO held VALUES (:gid, :branch_id)"), branch._asdict())
 
     async def confirm(self, branch, request, db):
-        await self._let_go(branch, db)
+        await self._detach(branch, db)
 
     async def cancel(self, branch, request, db):
-        await self._let_go(branch, db)
+        await self._detach(branch, db)
 
-    async def _let_go(self, branch, db):
+    async def _detach(self, branch, db):
         gone = await db.execute(text("DELETE FROM held WHERE gid = :gid"), {"gid": branch.gid})
         assert gone.rowcount == 1
 
@@ -305,8 +305,8 @@ async def test_an_orphaned_reservation(log_url: str, database_url: str, tmp_path
             await walk_at(worker, "An orphaned reservation")
         assert await run("SELECT gid FROM held") == []
         assert await run("SELECT gid, state FROM tcc_barrier ORDER BY gid") == [
-            ("order-7", State.CANCELLED),
-            ("order-8", State.CONFIRMED),
+            ("order-7", BarrierState.CANCELLED),
+            ("order-8", BarrierState.CONFIRMED),
         ]
     finally:
         await inventory.stop(0.5)

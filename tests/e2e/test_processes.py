@@ -43,7 +43,7 @@ async def test_killing_a_coordinator_with_500_live_transactions_loses_none(
     """Half of them undecided, half decided; the worker that lives finishes all of them."""
     hold = True
 
-    async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def script(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         if hold and (call.operation == CONFIRM or call.gid.startswith("trying")):
             await asyncio.Event().wait()
         return SUCCEEDED
@@ -98,7 +98,7 @@ async def test_the_work_of_a_worker_that_is_killed_is_adopted_without_waiting_fo
 ) -> None:
     hold = True
 
-    async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def script(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         if hold and call.operation == CONFIRM:
             await asyncio.Event().wait()
         return SUCCEEDED

@@ -47,7 +47,7 @@ class Nonsense(grpc.GenericRpcHandler):
         # The three unary requests are alike.
         call = participant_pb2.ConfirmBranchRequest.FromString(request).call
         if self._is_sensible([call]):
-            return participant_pb2.ConfirmBranchResponse(outcome=SUCCEEDED).SerializeToString()
+            return participant_pb2.ConfirmBranchResponse(result=SUCCEEDED).SerializeToString()
         return NONSENSE
 
     async def _batch(self, request: bytes, context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
@@ -56,9 +56,9 @@ class Nonsense(grpc.GenericRpcHandler):
             yield NONSENSE
             return
         outcomes = [
-            participant_pb2.BranchOutcome(index=index, code=SUCCEEDED.code) for index in range(len(calls))
+            participant_pb2.CallResult(index=index, code=SUCCEEDED.code) for index in range(len(calls))
         ]
-        yield participant_pb2.ExecuteBranchesResponse(outcomes=outcomes).SerializeToString()
+        yield participant_pb2.ExecuteBranchesResponse(results=outcomes).SerializeToString()
 
     def _is_sensible(self, calls) -> bool:
         sensible = self.mended or all(call.operation != CONFIRM for call in calls)
@@ -92,9 +92,9 @@ async def test_an_answer_that_cannot_be_decoded_is_a_failure_and_the_call_is_rep
 
 
 async def test_a_result_that_could_not_be_handed_on_cancels(log_url: str, stock: ScriptedParticipant) -> None:
-    async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def script(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         size = 101 if call.gid == "large" else 100
-        return participant_pb2.BranchOutcome(code=SUCCEEDED.code, result=bytes(size))
+        return participant_pb2.CallResult(code=SUCCEEDED.code, result=bytes(size))
 
     stock.script = script
     settings = settings_for({"stock": {"target": stock.address}}, limits={"payload_bytes_max": 100})
@@ -114,7 +114,7 @@ async def test_a_participant_that_is_configured_no_more_holds_nobody_but_itself(
 ) -> None:
     gone = ScriptedParticipant()
 
-    async def refuse(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def refuse(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         return failed("NOT_YET") if call.operation == CONFIRM else SUCCEEDED
 
     gone.script = stock.script = refuse
@@ -127,7 +127,7 @@ async def test_a_participant_that_is_configured_no_more_holds_nobody_but_itself(
             await worker.stub.ExecuteTransaction(request)
             await gone.until(lambda: gone.count(CONFIRM) >= 2)
 
-        async def succeed(_call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+        async def succeed(_call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
             return SUCCEEDED
 
         stock.script = gone.script = succeed
@@ -147,13 +147,13 @@ async def test_new_work_closes_a_breaker_that_nothing_else_would_probe(
     """What opened it was parked, claimed by another coordinator and finished there."""
     settings = settings_for({"stock": {"target": stock.address}})
     async with running(settings, log_url) as worker:
-        lane = worker.engine.lanes["stock"]
+        dispatcher = worker.engine.dispatchers["stock"]
         long_ago = worker.engine.clock.now() - 60
-        while lane.breaker.closed:
-            lane.breaker = lane.breaker.failed(long_ago)
+        while dispatcher.breaker.closed:
+            dispatcher.breaker = dispatcher.breaker.failed(long_ago)
         outcome = (await worker.stub.ExecuteTransaction(execute("g"))).outcome
         assert outcome.state == pb.TRANSACTION_STATE_CONFIRMING
-        assert lane.breaker.closed
+        assert dispatcher.breaker.closed
 
 
 async def test_a_participant_that_always_fails_leaves_room_to_the_others(
@@ -162,7 +162,7 @@ async def test_a_participant_that_always_fails_leaves_room_to_the_others(
     """Its transactions wait for their expiry; they may fill half of the bound, and no more."""
     failing = ScriptedParticipant()
 
-    async def fail(_call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def fail(_call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         return failed("ALWAYS")
 
     failing.script = fail
@@ -179,11 +179,11 @@ async def test_a_participant_that_always_fails_leaves_room_to_the_others(
             for number in range(20):
                 request = execute(f"g{number}", wait_for=pb.WAIT_FOR_COMPLETION)
                 await worker.stub.ExecuteTransaction(request)
-            assert worker.engine.lanes["stock"].live == 0
-            assert worker.engine.lanes["failing"].live == 10
+            assert worker.engine.dispatchers["stock"].live == 0
+            assert worker.engine.dispatchers["failing"].live == 10
 
 
-async def _raise_key_error(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+async def _raise_key_error(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
     return failed("HANDLER_ERROR", "KeyError: 'sku'") if call.operation == TRY else SUCCEEDED
 
 

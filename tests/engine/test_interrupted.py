@@ -21,9 +21,9 @@ from tests.support.worker import running, settings_for
 # Two bites of two in a run; whoever has found less looks again in an hour.
 BITES = RecoverySettings(
     claim_max=2,
-    claims_max=2,
-    claim_pauses=0.0,
-    claim_pauses_alone=0.0,
+    chunks_max=2,
+    busy_throttle=0.0,
+    idle_throttle=0.0,
     adopt_every_s=3600.0,
     poll_every_s=3600.0,
 )
@@ -76,7 +76,7 @@ async def test_what_is_due_is_claimed_in_bites_and_the_next_run_goes_on(engine: 
 
 
 @pytest.mark.parametrize(
-    ("begun", "bite"),
+    ("begun", "batch"),
     [
         pytest.param(0, Bite(took_s=0.01, pause_s=0.03), id="nobody asks"),
         pytest.param(1, Bite(took_s=0.01, pause_s=0.1), id="somebody asks"),
@@ -84,7 +84,7 @@ async def test_what_is_due_is_claimed_in_bites_and_the_next_run_goes_on(engine: 
     ],
 )
 async def test_after_a_bite_others_have_many_times_as_long_as_it_took(
-    engine: Engine, log_url: str, monkeypatch: pytest.MonkeyPatch, begun: int, bite: Bite
+    engine: Engine, log_url: str, monkeypatch: pytest.MonkeyPatch, begun: int, batch: Bite
 ) -> None:
     await leave_behind(log_url, *GIDS)
     now_s = 0.0
@@ -93,7 +93,7 @@ async def test_after_a_bite_others_have_many_times_as_long_as_it_took(
 
     async def slowly(limit: int) -> object:
         nonlocal now_s
-        now_s += bite.took_s
+        now_s += batch.took_s
         return await adopt(limit)
 
     async def pause(seconds: float) -> None:
@@ -103,9 +103,9 @@ async def test_after_a_bite_others_have_many_times_as_long_as_it_took(
     monkeypatch.setattr(engine.clock, "monotonic", lambda: now_s)
     monkeypatch.setattr(engine, "begun", begun)
     monkeypatch.setattr(recovery, "asyncio", SimpleNamespace(sleep=pause))
-    settings = RecoverySettings(claim_max=2, claim_pauses=10.0, claim_pauses_alone=3.0, claim_pause_max_s=0.5)
+    settings = RecoverySettings(claim_max=2, busy_throttle=10.0, idle_throttle=3.0, throttle_max_s=0.5)
     assert await Adopt(engine, settings).run_once() == len(GIDS)
-    assert paused == pytest.approx([bite.pause_s, bite.pause_s])
+    assert paused == pytest.approx([batch.pause_s, batch.pause_s])
 
 
 @pytest.mark.parametrize("job", [Adopt, Retry])

@@ -4,14 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from coordinator.core.model import Answer, BranchSpec, Operation, Verdict
+from coordinator.core.model import BranchSpec, CallResult, Operation, OutcomeCode
 from coordinator.engine.breaker import BreakerPolicy
-from coordinator.engine.participant_lane import Answers, ParticipantLane, ParticipantPolicy
+from coordinator.engine.participant_lane import CallResults, ParticipantDispatcher, ParticipantPolicy
 from coordinator.ports import BranchCall
-from tcc.outbox import Pace
+from tcc.outbox import FlushPolicy
 
-SUCCEEDED = Answer(verdict=Verdict.SUCCEEDED)
-NOBODY = Answer(verdict=Verdict.FAILED, reason="UNAVAILABLE", unreachable=True)
+SUCCEEDED = CallResult(code=OutcomeCode.SUCCEEDED)
+NOBODY = CallResult(code=OutcomeCode.FAILED, reason="UNAVAILABLE", unreachable=True)
 SPEC = BranchSpec(branch_id="b", participant="stock", action="reserve")
 
 
@@ -22,7 +22,7 @@ def call(number: int) -> BranchCall:
 class Hall:
     """A participant that holds its calls until it is told to answer."""
 
-    def __init__(self, answer: Answer = SUCCEEDED) -> None:
+    def __init__(self, answer: CallResult = SUCCEEDED) -> None:
         self.answer = answer
         self.inside = 0
         self.inside_most = 0
@@ -32,7 +32,7 @@ class Hall:
 
     async def execute(
         self, participant: str, calls: Sequence[BranchCall]
-    ) -> AsyncIterator[list[tuple[int, Answer]]]:
+    ) -> AsyncIterator[list[tuple[int, CallResult]]]:
         assert participant == "stock"
         self.came += len(calls)
         self.inside += len(calls)
@@ -54,36 +54,36 @@ class Answered:
     """What came back, and when there is enough of it."""
 
     def __init__(self) -> None:
-        self.answers: Answers = []
-        self._news = asyncio.Event()
+        self.answers: CallResults = []
+        self._changed = asyncio.Event()
 
-    def __call__(self, answers: Answers) -> None:
+    def __call__(self, answers: CallResults) -> None:
         self.answers += answers
-        self._news.set()
+        self._changed.set()
 
     async def until(self, count: int) -> None:
         async with asyncio.timeout(60):
             while len(self.answers) < count:
-                self._news.clear()
-                await self._news.wait()
+                self._changed.clear()
+                await self._changed.wait()
 
 
 @asynccontextmanager
 async def running(
     hall: Hall, answered: Answered, policy: ParticipantPolicy
-) -> AsyncIterator[ParticipantLane]:
-    lane = ParticipantLane(
+) -> AsyncIterator[ParticipantDispatcher]:
+    dispatcher = ParticipantDispatcher(
         "stock",
         policy,
         participants=hall,
         clock=Noon(),
         is_wanted=lambda _: True,
         on_answers=answered,
-        pace=lambda begun: Pace(enough=begun),
+        flush_policy=lambda begun: FlushPolicy(min_items=begun),
     )
-    task = asyncio.create_task(lane.run())
+    task = asyncio.create_task(dispatcher.run())
     try:
-        yield lane
+        yield dispatcher
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -92,15 +92,15 @@ async def running(
 async def test_the_bulkhead_holds_and_everybody_gets_in_at_last() -> None:
     hall, answered = Hall(), Answered()
     policy = ParticipantPolicy(concurrency_max=4, batch_max=3)
-    async with running(hall, answered, policy) as lane:
+    async with running(hall, answered, policy) as dispatcher:
         for number in range(20):
-            lane.put(call(number))
+            dispatcher.put(call(number))
         async with asyncio.timeout(60):
             while hall.came < 4:
                 hall.news.clear()
                 await hall.news.wait()
         # As many are inside as fit, and each had its time to grow too many.
-        assert (hall.inside, lane.backlog) == (4, 20)
+        assert (hall.inside, dispatcher.backlog) == (4, 20)
         hall.gate.set()
         await answered.until(20)
     assert hall.inside_most <= 4
@@ -112,12 +112,12 @@ async def test_calls_behind_an_open_breaker_are_answered_as_withheld_and_never_l
     hall, answered = Hall(NOBODY), Answered()
     hall.gate.set()
     policy = ParticipantPolicy(breaker=BreakerPolicy(failures_to_open=1, open_first_s=5.0))
-    async with running(hall, answered, policy) as lane:
-        lane.put(call(0))
+    async with running(hall, answered, policy) as dispatcher:
+        dispatcher.put(call(0))
         await answered.until(1)
         for number in range(1, 6):
-            lane.put(call(number))
+            dispatcher.put(call(number))
         await answered.until(6)
     assert hall.came == 1
-    assert [answer.withheld for _, answer in answered.answers] == [False] + [True] * 5
+    assert [answer.not_sent for _, answer in answered.answers] == [False] + [True] * 5
     assert answered.answers[-1][1].retry_after_s == 5.0

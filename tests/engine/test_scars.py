@@ -57,7 +57,7 @@ async def test_dtm_registering_a_branch_twice_makes_one_branch(
 async def test_dtm_a_long_error_text_does_not_stop_the_cancel(
     log_url: str, stock: ScriptedParticipant
 ) -> None:
-    async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def script(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         return rejected("NO", "\0é" * 100_000) if call.operation == TRY else SUCCEEDED
 
     stock.script = script
@@ -75,7 +75,7 @@ async def test_dtm_a_branch_that_fails_does_not_stop_the_others(
 ) -> None:
     """DTM's phase two goes branch by branch and stops at the first error."""
 
-    async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def script(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         return failed("BROKEN") if call.operation == CONFIRM and call.branch_id == "1" else SUCCEEDED
 
     stock.script = script
@@ -99,10 +99,10 @@ async def test_seata_a_hundred_poison_transactions_starve_no_other_retry(
     poisoned = ScriptedParticipant()
     once = iter([failed("ONCE")])
 
-    async def poison(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def poison(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         return failed("POISON") if call.operation == CONFIRM else SUCCEEDED
 
-    async def fail_once(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def fail_once(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         return next(once, SUCCEEDED) if call.operation == CONFIRM else SUCCEEDED
 
     poisoned.script, stock.script = poison, fail_once
@@ -123,7 +123,7 @@ async def test_seata_what_a_dead_coordinator_left_confirming_waits_for_its_lease
     """Seata shows such rows as Committing until a threshold of 130 s has passed."""
     hold = asyncio.Event()
 
-    async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def script(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         if call.operation == CONFIRM and call.attempt == 0 and not hold.is_set():
             hold.set()
             await asyncio.Event().wait()
@@ -147,7 +147,7 @@ async def test_a_black_hole_holds_nobody_but_its_own(log_url: str, stock: Script
     """DTM's one recovery routine waits for a participant that does not answer."""
     hole = ScriptedParticipant()
 
-    async def swallow(_call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def swallow(_call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         await asyncio.Event().wait()
         return SUCCEEDED
 
@@ -171,4 +171,4 @@ async def test_a_black_hole_holds_nobody_but_its_own(log_url: str, stock: Script
             )
             assert {reply.outcome.state for reply in replies} == {pb.TRANSACTION_STATE_CONFIRMED}
             # Its own bulkhead is full: what more wants it is refused, before anything is written.
-            assert worker.engine.lanes["hole"].backlog == 16
+            assert worker.engine.dispatchers["hole"].backlog == 16

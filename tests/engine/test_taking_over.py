@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2
 from msgspec.structs import replace
 
 from coordinator.core.errors import LogUnavailable, Refused
-from coordinator.core.model import Branch, BranchSpec, State, Transaction
+from coordinator.core.model import Branch, BranchSpec, Transaction, TransactionState
 from coordinator.engine.waiting import Milestone, Waiter
 from coordinator.log.migration import migrate
 from coordinator.log.store import PostgresLog
@@ -56,7 +56,7 @@ class Noting(Waiter):
     def fail(self, error: Refused) -> None:
         self._replies[self._name] = error.reason
 
-    def is_gone(self) -> bool:
+    def is_cancelled(self) -> bool:
         return False
 
 
@@ -108,7 +108,7 @@ async def test_a_request_repeated_elsewhere_waits_for_the_owner(
     one, other = pair
     go = asyncio.Event()
 
-    async def wait(_call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def wait(_call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         await go.wait()
         return SUCCEEDED
 
@@ -156,7 +156,7 @@ async def test_a_begin_that_meets_the_adoption_of_the_same_transaction_loses_not
             expires_at=worker.engine.clock.now() + 60,
             fingerprint=b"ours",
         )
-        assert await dead.transaction_insert([original]) == [None]
+        assert await dead.transaction_begin([original]) == [None]
         taken = await worker.worker.log.transaction_take("g", version=1)
         assert taken is not None
         replies: dict[str, object] = {}
@@ -167,7 +167,7 @@ async def test_a_begin_that_meets_the_adoption_of_the_same_transaction_loses_not
         # The insert is on its way now; the adoption comes in before it has an answer.
         assert worker.engine.resume([taken]) == 1
         assert (await worker.settled("g")).state == pb.TRANSACTION_STATE_CONFIRMED
-        assert replies == {"other": "GID_CONFLICT", "ours": State.CONFIRMED}
+        assert replies == {"other": "GID_CONFLICT", "ours": TransactionState.CONFIRMED}
         # The writer is alive: the late answer to the insert harms nothing.
         assert (await worker.stub.ExecuteTransaction(execute("next"))).outcome.state
         assert stock.heard("g") == ["TRY 1", "CONFIRM 1"]
@@ -179,7 +179,7 @@ async def test_a_coordinator_that_drains_leaves_its_work_to_others_at_once(
 ) -> None:
     settings = settings_for({"stock": {"target": stock.address}}, drain_s=0.1)
 
-    async def hang_first(_call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def hang_first(_call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         if stock.count(TRY) == 1:
             await asyncio.Event().wait()
         return SUCCEEDED
@@ -206,7 +206,7 @@ async def test_a_coordinator_without_a_lease_is_succeeded_by_another(
     )
     refuse_confirms = asyncio.Event()
 
-    async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def script(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         if not refuse_confirms.is_set():
             return SUCCEEDED
         if call.operation == CONFIRM or call.gid == "trying":
@@ -217,7 +217,10 @@ async def test_a_coordinator_without_a_lease_is_succeeded_by_another(
     async with running(settings, log_url) as other:
         dead = await _stopped_dead(settings, log_url, stock, refuse_confirms)
         refuse_confirms.clear()
-        driven = "SELECT count(*) FROM transactions WHERE owner = %s AND due_at IS NULL AND ended_at IS NULL"
+        driven = (
+            "SELECT count(*) FROM transactions "
+            "WHERE owner = %s AND next_attempt_at IS NULL AND ended_at IS NULL"
+        )
         assert await sql(log_url, driven, dead.owner) == [(2,)]
         await sql(log_url, "UPDATE coordinators SET lease_until = now() WHERE id = %s", dead.owner)
         for gid in ("trying", "confirming"):
@@ -261,7 +264,7 @@ async def test_a_confirm_that_fails_for_ever_is_stuck_and_never_becomes_a_cancel
 ) -> None:
     mended = asyncio.Event()
 
-    async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def script(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         if call.operation == CONFIRM and not mended.is_set():
             return failed("HANDLER_ERROR")
         return SUCCEEDED
@@ -284,7 +287,7 @@ async def test_a_confirm_that_fails_for_ever_is_stuck_and_never_becomes_a_cancel
 
 
 async def test_waiting_for_a_retry_costs_no_memory(log_url: str, stock: ScriptedParticipant) -> None:
-    async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def script(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         return failed("HANDLER_ERROR") if call.operation == CONFIRM else SUCCEEDED
 
     stock.script = script
@@ -304,7 +307,7 @@ async def test_waiting_for_a_retry_costs_no_memory(log_url: str, stock: Scripted
 async def test_who_waits_for_the_end_is_told_though_it_was_parked_meanwhile(
     log_url: str, stock: ScriptedParticipant
 ) -> None:
-    async def fail_first(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def fail_first(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         is_first = call.operation == CONFIRM and stock.count(CONFIRM) == 1
         return failed("LATER") if is_first else SUCCEEDED
 
@@ -321,7 +324,7 @@ async def test_work_beyond_the_bound_is_refused_before_it_is_written(
 ) -> None:
     go = asyncio.Event()
 
-    async def wait(_call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def wait(_call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         await go.wait()
         return SUCCEEDED
 
@@ -342,7 +345,7 @@ async def test_work_beyond_the_bound_is_refused_before_it_is_written(
 async def test_the_bound_holds_however_the_work_is_spread(log_url: str, stock: ScriptedParticipant) -> None:
     go = asyncio.Event()
 
-    async def wait(_call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def wait(_call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         await go.wait()
         return SUCCEEDED
 
@@ -370,7 +373,7 @@ async def test_a_full_coordinator_refuses_what_is_new_in_a_batch_and_answers_rep
 ) -> None:
     go = asyncio.Event()
 
-    async def wait(_call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def wait(_call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         await go.wait()
         return SUCCEEDED
 
@@ -418,7 +421,7 @@ async def test_a_dead_participant_delays_only_its_own_transactions(
         )
         await worker.stub.ExecuteTransaction(dead)
         async with asyncio.timeout(60):
-            while worker.engine.lanes["dead"].breaker.closed:
+            while worker.engine.dispatchers["dead"].breaker.closed:
                 await worker.stub.ExecuteTransaction(execute(""))
         dead.gid = "dead 2"
         async with refused("UNAVAILABLE", "PARTICIPANT_UNAVAILABLE"):
@@ -435,7 +438,7 @@ async def test_a_log_that_is_away_refuses_new_work_and_loses_nothing(
     settings = settings_for({"stock": {"target": stock.address}})
     go = asyncio.Event()
 
-    async def wait(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def wait(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         await go.wait()
         return SUCCEEDED
 
@@ -497,7 +500,7 @@ async def test_who_waits_at_a_former_owner_learns_how_it_ended(pair: tuple[Runni
 async def test_requests_whose_callers_have_gone_are_forgotten(
     log_url: str, stock: ScriptedParticipant
 ) -> None:
-    async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def script(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         return failed("STUCK") if call.operation == CONFIRM else SUCCEEDED
 
     stock.script = script
@@ -518,7 +521,7 @@ async def test_a_step_that_is_refused_takes_nothing_over(
     one, other = pair
     go = asyncio.Event()
 
-    async def wait(_call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def wait(_call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         await go.wait()
         return SUCCEEDED
 

@@ -2,18 +2,20 @@
 
 import pytest
 
-from coordinator.core.model import Branch, BranchSpec, State, Transaction, TryState
+from coordinator.core.model import Branch, BranchSpec, Transaction, TransactionState, TryState
 from coordinator.engine.waiting import Milestone, is_reached
 
 ACCEPTED, REGISTERED, TRIED, DECIDED, COMPLETED = Milestone
 
 
-def _transaction(saved_state: State | None, *, state: State | None = None, **fields: object) -> Transaction:
+def _transaction(
+    saved_state: TransactionState | None, *, state: TransactionState | None = None, **fields: object
+) -> Transaction:
     return Transaction(
         gid="g",
         branches=fields.pop("branches", ()),
         expires_at=0.0,
-        state=state or saved_state or State.TRYING,
+        state=state or saved_state or TransactionState.TRYING,
         saved_state=saved_state,
         **fields,
     )
@@ -26,34 +28,34 @@ def _branch(branch_id: str, tried: TryState = TryState.UNKNOWN) -> Branch:
 # Which milestones the durable state alone reaches, for a branch that nobody knows.
 REACHED = {
     None: set(),
-    State.TRYING: {ACCEPTED},
-    State.CONFIRMING: {ACCEPTED, REGISTERED, TRIED, DECIDED},
-    State.CANCELLING: {ACCEPTED, REGISTERED, TRIED, DECIDED},
-    State.CONFIRMED: set(Milestone),
-    State.CANCELLED: set(Milestone),
+    TransactionState.TRYING: {ACCEPTED},
+    TransactionState.CONFIRMING: {ACCEPTED, REGISTERED, TRIED, DECIDED},
+    TransactionState.CANCELLING: {ACCEPTED, REGISTERED, TRIED, DECIDED},
+    TransactionState.CONFIRMED: set(Milestone),
+    TransactionState.CANCELLED: set(Milestone),
 }
 
 
 def test_the_table_has_every_state() -> None:
-    assert set(REACHED) == {None, *State}
+    assert set(REACHED) == {None, *TransactionState}
 
 
 @pytest.mark.parametrize("saved_state", REACHED, ids=str)
-def test_what_is_durable_decides(saved_state: State | None) -> None:
+def test_what_is_durable_decides(saved_state: TransactionState | None) -> None:
     tx = _transaction(saved_state)
     assert {m for m in Milestone if is_reached(m, tx, "stock")} == REACHED[saved_state]
 
 
-@pytest.mark.parametrize("state", [state for state in State if state.decided])
-def test_a_decision_in_memory_reaches_nothing(state: State) -> None:
-    tx = _transaction(State.TRYING, state=state)
+@pytest.mark.parametrize("state", [state for state in TransactionState if state.decided])
+def test_a_decision_in_memory_reaches_nothing(state: TransactionState) -> None:
+    tx = _transaction(TransactionState.TRYING, state=state)
     assert {m for m in Milestone if is_reached(m, tx, "stock")} == {ACCEPTED}
 
 
 @pytest.mark.parametrize(("saved_branches", "reached"), [(0, False), (1, False), (2, True)])
 def test_a_branch_is_registered_when_the_log_holds_it(saved_branches: int, reached: bool) -> None:  # noqa: FBT001
     tx = _transaction(
-        State.TRYING, branches=(_branch("stock"), _branch("coupon")), saved_branches=saved_branches
+        TransactionState.TRYING, branches=(_branch("stock"), _branch("coupon")), saved_branches=saved_branches
     )
     assert is_reached(REGISTERED, tx, "coupon") is reached
 
@@ -61,6 +63,8 @@ def test_a_branch_is_registered_when_the_log_holds_it(saved_branches: int, reach
 @pytest.mark.parametrize("tried", TryState)
 def test_a_branch_is_tried_when_its_try_has_succeeded(tried: TryState) -> None:
     """A no ends the wait too, by the decision that it brings."""
-    tx = _transaction(State.TRYING, branches=(_branch("stock", tried), _branch("coupon")), saved_branches=2)
+    tx = _transaction(
+        TransactionState.TRYING, branches=(_branch("stock", tried), _branch("coupon")), saved_branches=2
+    )
     assert is_reached(TRIED, tx, "stock") is (tried is TryState.SUCCEEDED)
     assert not is_reached(TRIED, tx, "coupon")

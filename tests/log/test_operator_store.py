@@ -11,13 +11,13 @@ from psycopg import sql
 
 from coordinator.core.audit import AuditEntry, AuditHead, first_break
 from coordinator.core.errors import LogUnavailable, SearchTooLong
-from coordinator.core.model import State
+from coordinator.core.model import TransactionState
 from coordinator.log.connections import StatementTooLong
 from coordinator.log.operator_statements import (
-    COORDINATOR_DRIVING,
-    UNSETTLED_COUNTS,
-    UNSETTLED_MARKED,
-    UNSETTLED_OLDEST,
+    BACKLOG_CAPPED,
+    BACKLOG_COUNTS,
+    BACKLOG_OLDEST,
+    COORDINATOR_OWNED,
 )
 from coordinator.log.operator_store import PostgresOperatorLog
 from coordinator.log.statements import NEXT_WAITED_FOR, Statement, list_statement
@@ -102,12 +102,12 @@ async def test_transactions_are_read_in_brief(log: PostgresOperatorLog, log_url:
     "statement",
     [
         NEXT_WAITED_FOR,
-        UNSETTLED_COUNTS,
-        UNSETTLED_MARKED,
-        UNSETTLED_OLDEST,
-        COORDINATOR_DRIVING,
-        list_statement(frozenset({"unsettled", "stuck"})),
-        list_statement(frozenset({"unsettled", "held", "participants", "created_before"})),
+        BACKLOG_COUNTS,
+        BACKLOG_CAPPED,
+        BACKLOG_OLDEST,
+        COORDINATOR_OWNED,
+        list_statement(frozenset({"unfinished", "stuck"})),
+        list_statement(frozenset({"unfinished", "held", "participants", "created_before"})),
     ],
     ids=lambda statement: statement.name,
 )
@@ -136,14 +136,14 @@ async def test_what_is_parked_while_figures_are_read_is_in_them(
     really = log._connections.execute
 
     async def park_before_counting(statement: Statement, values: Mapping[str, Any]) -> Any:
-        if statement is UNSETTLED_COUNTS:
+        if statement is BACKLOG_COUNTS:
             await save(store, parked(confirming(driven), on="inventory"))
         return await really(statement, values)
 
     monkeypatch.setattr(log._connections, "execute", park_before_counting)
-    figures = await log.unsettled()
+    figures = await log.backlog()
     await store.close()
-    assert figures.by_state == {State.CONFIRMING: 1}
+    assert figures.by_state == {TransactionState.CONFIRMING: 1}
     assert figures.waiting_on == {"inventory": 1}
 
 
@@ -151,7 +151,7 @@ async def test_what_is_parked_while_figures_are_read_is_in_them(
 MANY = """
     INSERT INTO transactions (
         gid, version, state, owner, interactive, initiator, labels, fingerprint, branches, payloads,
-        participants, stuck, waiting_on, due_at, created_at, expires_at, decided_at
+        participants, stuck, waiting_on, next_attempt_at, created_at, expires_at, decided_at
     )
     SELECT 'order-' || n, 3, 1 + n % 2, '', false, 'shop', '{}', '', '', '', ARRAY['stock'], n % 4 = 0,
         (ARRAY['', 'coupon', 'inventory', 'inventory'])[1 + n % 4],
@@ -160,7 +160,7 @@ MANY = """
     FROM generate_series(1, 4000) AS n
 """
 BOUND = 100
-FIGURES = [NEXT_WAITED_FOR, UNSETTLED_COUNTS, UNSETTLED_MARKED, UNSETTLED_OLDEST]
+FIGURES = [NEXT_WAITED_FOR, BACKLOG_COUNTS, BACKLOG_CAPPED, BACKLOG_OLDEST]
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ async def many(log_url: str) -> AsyncIterator[PostgresOperatorLog]:
 
 
 async def test_figures_stop_at_their_bound(many: PostgresOperatorLog) -> None:
-    figures = await many.unsettled()
+    figures = await many.backlog()
     assert figures.waiting_on == {"coupon": BOUND, "inventory": BOUND}
     assert (figures.parked, figures.stuck, figures.held) == (3 * BOUND, BOUND, BOUND)
     assert sum(figures.by_state.values()) == 3 * BOUND
@@ -184,11 +184,11 @@ async def test_figures_stop_at_their_bound(many: PostgresOperatorLog) -> None:
 
 async def test_figures_below_their_bound_are_exact(log_url: str, many: PostgresOperatorLog) -> None:
     exact = PostgresOperatorLog(log_url, owner="ours", count_max=2_001)
-    figures = await exact.unsettled()
+    figures = await exact.backlog()
     await exact.close()
     assert figures.waiting_on == {"coupon": 1_000, "inventory": 2_000}
     assert (figures.parked, figures.stuck, figures.held) == (4_000, 1_000, 500)
-    assert figures.by_state == {State(1): 2_000, State(2): 2_000}
+    assert figures.by_state == {TransactionState(1): 2_000, TransactionState(2): 2_000}
     assert not figures.at_least
 
 

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from coordinator.core.errors import LogUnavailable
-from coordinator.core.model import State, Transaction
+from coordinator.core.model import Transaction, TransactionState
 from coordinator.log import statements
 from coordinator.log.connections import Connections
 from coordinator.log.embedded import EmbeddedPostgres
@@ -92,9 +92,9 @@ async def test_an_insert_is_repeated_safely(
     log: PostgresLog, other: PostgresLog, proxy: Proxy, fault: Fault
 ) -> None:
     batch = [begun("a"), begun("b")]
-    await fail(log, proxy, fault, lambda: log.transaction_insert(batch))
+    await fail(log, proxy, fault, lambda: log.transaction_begin(batch))
     assert len(await other.transaction_get(["a", "b"])) == (0 if fault is Fault.LOSE_REQUEST else 2)
-    assert await log.transaction_insert(batch) == [None, None]
+    assert await log.transaction_begin(batch) == [None, None]
     assert await stored(log, "a") == landed(batch[0])
 
 
@@ -222,7 +222,7 @@ async def test_a_backend_that_is_terminated_while_it_writes(
         )
         with pytest.raises(LogUnavailable):
             await writing
-    assert (await stored(other, "a")).state is State.TRYING
+    assert (await stored(other, "a")).state is TransactionState.TRYING
     assert await log.transaction_save([confirming(tx)]) == [True]
 
 
@@ -283,7 +283,7 @@ async def test_a_crash_under_load_loses_nothing_that_was_acknowledged(own_postgr
     async def drive() -> None:
         while not (up.is_set() and len(decided) > 200):
             batch = [begun(f"g{next(numbers)}") for _ in range(5)]
-            assert await until_known(lambda b=batch: log.transaction_insert(b)) == [None] * 5  # type: ignore[misc] # default binds the loop's
+            assert await until_known(lambda b=batch: log.transaction_begin(b)) == [None] * 5  # type: ignore[misc] # default binds the loop's
             inserted.extend(batch)
             saves = [confirming(landed(tx)) for tx in batch]
             assert await until_known(lambda s=saves: log.transaction_save(s)) == [True] * 5  # type: ignore[misc] # the same

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from coordinator.core.model import Branch, CancelReason, Note, Operation, State, TraceContext, TryState
+from coordinator.core.model import (
+    Branch,
+    CancelReason,
+    Note,
+    Operation,
+    TraceContext,
+    TransactionState,
+    TryState,
+)
 from coordinator.log.statements import ADOPT, CLAIM_DUE, PURGE, SAVE_FULL, SAVE_PLAIN, Statement
 from coordinator.log.store import PostgresLog
 from coordinator.ports import ListFilter, Log
@@ -84,7 +92,7 @@ async def test_the_span_of_a_failure_is_kept_with_it(ours: PostgresLog) -> None:
     (tx,) = await insert(ours, begun("a"))
     waiting = parked(await save(ours, confirming(tx)))
     failed = waiting.branches[0]
-    note = Note(at=1.0, operation=Operation.CONFIRM, words="IT_FAILED", last_at=1.0)
+    note = Note(at=1.0, operation=Operation.CONFIRM, text="IT_FAILED", last_at=1.0)
     failed = replace(failed, notes=(note,), failed_span_id="b7ad6b7169203331")
     await save(ours, replace(waiting, branches=(failed, *waiting.branches[1:])))
     assert (await stored(ours, "a")).branches[0] == failed
@@ -92,12 +100,12 @@ async def test_the_span_of_a_failure_is_kept_with_it(ours: PostgresLog) -> None:
 
 async def test_inserting_again_is_recognised_as_ours(ours: PostgresLog) -> None:
     await insert(ours, begun("a"))
-    assert await ours.transaction_insert([begun("b"), begun("a")]) == [None, None]
+    assert await ours.transaction_begin([begun("b"), begun("a")]) == [None, None]
 
 
 async def test_a_gid_of_another_coordinator_is_handed_out(ours: PostgresLog, theirs: PostgresLog) -> None:
     await insert(theirs, begun("a"))
-    none, other = await ours.transaction_insert([begun("b"), begun("a")])
+    none, other = await ours.transaction_begin([begun("b"), begun("a")])
     assert none is None
     assert other is not None
     assert (other.owner, other.tx.gid, other.tx.fingerprint) == ("theirs", "a", b"a")
@@ -105,14 +113,14 @@ async def test_a_gid_of_another_coordinator_is_handed_out(ours: PostgresLog, the
 
 async def test_other_content_of_our_own_is_handed_out(ours: PostgresLog) -> None:
     await insert(ours, begun("a"))
-    (other,) = await ours.transaction_insert([begun("a", fingerprint=b"different")])
+    (other,) = await ours.transaction_begin([begun("a", fingerprint=b"different")])
     assert other is not None
     assert other.tx.fingerprint == b"a"
 
 
 async def test_a_gid_twice_in_a_batch_is_inserted_as_it_comes_first(ours: PostgresLog) -> None:
     first, other = begun("a", fingerprint=b"1"), begun("a", fingerprint=b"2")
-    none, conflict, repeat = await ours.transaction_insert([first, other, replace(first)])
+    none, conflict, repeat = await ours.transaction_begin([first, other, replace(first)])
     assert none is None
     assert repeat is None
     assert conflict is not None
@@ -124,14 +132,14 @@ async def test_concurrent_inserts_of_the_same_gids_have_one_winner_each(
 ) -> None:
     batch = [begun(f"g{number}") for number in range(50)]
     answers = await asyncio.gather(
-        ours.transaction_insert(batch), theirs.transaction_insert(list(reversed(batch)))
+        ours.transaction_begin(batch), theirs.transaction_begin(list(reversed(batch)))
     )
     for one, two in zip(answers[0], reversed(answers[1]), strict=True):
         assert (one is None) != (two is None)
 
 
 async def test_empty_batches_are_nothing(ours: PostgresLog) -> None:
-    assert await ours.transaction_insert([]) == []
+    assert await ours.transaction_begin([]) == []
     assert await ours.transaction_save([]) == []
     assert await ours.transaction_get([]) == {}
     assert await ours.transaction_claim_due({}) == []
@@ -173,7 +181,7 @@ async def test_results_and_errors_are_kept(ours: PostgresLog) -> None:
     tx = replace(
         tx,
         branches=(first, second),
-        state=State.CANCELLING,
+        state=TransactionState.CANCELLING,
         cancel_reason=CancelReason.REJECTED,
         cancel_branch_id="b-coupon",
         cancel_detail="SOLD_OUT",
@@ -226,21 +234,21 @@ async def test_a_batch_with_a_refused_one_writes_the_others(ours: PostgresLog, t
     one, two, three = await insert(ours, begun("1"), begun("2"), begun("3"))
     assert await theirs.transaction_take("2", version=1) is not None
     assert await ours.transaction_save([confirming(tx) for tx in (three, two, one)]) == [True, False, True]
-    assert (await stored(ours, "2")).state is State.TRYING
+    assert (await stored(ours, "2")).state is TransactionState.TRYING
 
 
-@pytest.mark.parametrize("before", State)
-@pytest.mark.parametrize("after", State)
+@pytest.mark.parametrize("before", TransactionState)
+@pytest.mark.parametrize("after", TransactionState)
 async def test_the_database_refuses_what_the_law_refuses(
-    ours: PostgresLog, log_url: str, before: State, after: State
+    ours: PostgresLog, log_url: str, before: TransactionState, after: TransactionState
 ) -> None:
     """A bug may ask for anything; a decision is never flipped, and what has ended stays as it is."""
     lawful = {
-        (State.TRYING, State.CONFIRMING),
-        (State.TRYING, State.CANCELLING),
-        (State.CONFIRMING, State.CONFIRMED),
-        (State.CANCELLING, State.CANCELLED),
-        *((state, state) for state in State if not state.ended),
+        (TransactionState.TRYING, TransactionState.CONFIRMING),
+        (TransactionState.TRYING, TransactionState.CANCELLING),
+        (TransactionState.CONFIRMING, TransactionState.CONFIRMED),
+        (TransactionState.CANCELLING, TransactionState.CANCELLED),
+        *((state, state) for state in TransactionState if not state.ended),
     }
     (tx,) = await insert(ours, begun("a"))
     ended_at = "now()" if before.ended else "NULL"
@@ -254,13 +262,13 @@ async def test_the_database_refuses_what_the_law_refuses(
 
 async def test_one_rows_odd_characters_harm_nobody(ours: PostgresLog) -> None:
     odd, plain = await insert(ours, begun("odd"), begun("plain"))
-    words = "IT\0BROKE: \ud800 lone"
+    text = "IT\0BROKE: \ud800 lone"
     odd = replace(
         cancelling(odd),
-        cancel_detail=words,
-        cancel_message=words,
+        cancel_detail=text,
+        cancel_message=text,
         cancel_branch_id="b\0",
-        branches=(replace(odd.branches[0], last_error=words), *odd.branches[1:]),
+        branches=(replace(odd.branches[0], last_error=text), *odd.branches[1:]),
     )
     assert await ours.transaction_save([odd, cancelling(plain)]) == [True, True]
     read = await stored(ours, "odd")
@@ -277,7 +285,7 @@ async def test_a_parked_one_belongs_to_nobody_until_it_is_due(ours: PostgresLog,
     tx = await save(ours, parked(await save(ours, confirming(tx)), until=far))
     record = (await ours.transaction_get(["a"]))["a"]
     assert record.owner is None
-    assert record.tx.parked_until == pytest.approx(far, abs=1e-5)
+    assert record.tx.next_attempt_at == pytest.approx(far, abs=1e-5)
     assert record.tx.branches == tx.branches
     assert await theirs.transaction_claim_due({"inventory": 9, "": 9}) == []
     assert await ours.transaction_save([ended(tx)]) == [False], "not ours any more"
@@ -288,14 +296,14 @@ async def test_claiming_takes_what_is_due_within_each_participants_limit(
 ) -> None:
     waits = {"inventory": ["i1", "i2", "i3"], "coupon": ["c1"], "order": ["o1", "o2"]}
     for participant, gids in waits.items():
-        for due_at, gid in enumerate(gids, start=1):
+        for next_attempt_at, gid in enumerate(gids, start=1):
             (tx,) = await insert(ours, begun(gid))
-            await save(ours, parked(await save(ours, confirming(tx)), until=due_at, on=participant))
+            await save(ours, parked(await save(ours, confirming(tx)), until=next_attempt_at, on=participant))
     claimed = await theirs.transaction_claim_due({"inventory": 2, "coupon": 5})
     assert sorted(record.tx.gid for record in claimed) == ["c1", "i1", "i2"], "the longest due first"
     for record in claimed:
         assert record.owner == "theirs"
-        assert (record.tx.parked_until, record.tx.waiting_on, record.tx.version) == (0.0, "", 4)
+        assert (record.tx.next_attempt_at, record.tx.waiting_on, record.tx.version) == (0.0, "", 4)
         assert record.tx.branches[0].attempts == 3
         await save(theirs, ended(record.tx))
     assert [r.tx.gid for r in await ours.transaction_claim_due({"inventory": 5})] == ["i3"]
@@ -319,7 +327,7 @@ async def test_what_is_released_can_be_claimed_at_once(ours: PostgresLog, theirs
     assert await ours.transaction_release() == 2
     assert await ours.transaction_release() == 0
     claimed = {record.tx.gid: record.tx for record in await theirs.transaction_claim_due({"": 10})}
-    assert claimed["trying"].state is State.TRYING
+    assert claimed["trying"].state is TransactionState.TRYING
     assert claimed["decided"].branches == decided.branches
     assert await ours.transaction_save([confirming(trying)]) == [False]
 
@@ -359,7 +367,7 @@ async def test_a_parked_one_can_be_taken_and_an_ended_one_cannot(
     tx = await save(ours, parked(await save(ours, confirming(tx)), until=EXPIRES_AT))
     taken = await theirs.transaction_take("a", version=tx.version)
     assert taken is not None
-    assert taken.tx.parked_until == 0.0
+    assert taken.tx.next_attempt_at == 0.0
     tx = await save(theirs, ended(taken.tx))
     assert await ours.transaction_take("a", version=tx.version) is None
 
@@ -482,7 +490,7 @@ async def test_lists_are_narrowed(ours: PostgresLog) -> None:
     created_at = {gid: r.created_at for gid, r in (await ours.transaction_get(["old", "new"])).items()}
     await save(ours, replace(cancelling(tx), stuck=True))
     assert await listed(ours) == ["new", "old"]
-    assert await listed(ours, states=(State.TRYING, State.CONFIRMED)) == ["old"]
+    assert await listed(ours, states=(TransactionState.TRYING, TransactionState.CONFIRMED)) == ["old"]
     assert await listed(ours, participant="coupon") == ["new"]
     assert await listed(ours, labels=(("zone", "us"), ("vip", "1"))) == ["new"]
     assert await listed(ours, labels=(("zone", "eu"), ("vip", "1"))) == []

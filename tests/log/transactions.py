@@ -5,7 +5,15 @@ from typing import Any
 import psycopg
 from msgspec.structs import replace
 
-from coordinator.core.model import NOW, Branch, BranchSpec, CancelReason, State, Transaction, TryState
+from coordinator.core.model import (
+    NOW,
+    Branch,
+    BranchSpec,
+    CancelReason,
+    Transaction,
+    TransactionState,
+    TryState,
+)
 from coordinator.ports import Log
 
 EXPIRES_AT = 2_000_000_000.5
@@ -40,25 +48,27 @@ def each_branch(tx: Transaction, **changes: Any) -> Transaction:
 
 
 def confirming(tx: Transaction) -> Transaction:
-    return each_branch(replace(tx, state=State.CONFIRMING), tried=TryState.SUCCEEDED)
+    return each_branch(replace(tx, state=TransactionState.CONFIRMING), tried=TryState.SUCCEEDED)
 
 
 def cancelling(tx: Transaction) -> Transaction:
-    return replace(tx, state=State.CANCELLING, cancel_reason=CancelReason.REQUESTED)
+    return replace(tx, state=TransactionState.CANCELLING, cancel_reason=CancelReason.REQUESTED)
 
 
 def ended(tx: Transaction) -> Transaction:
-    state = State.CONFIRMED if tx.state is State.CONFIRMING else State.CANCELLED
+    state = (
+        TransactionState.CONFIRMED if tx.state is TransactionState.CONFIRMING else TransactionState.CANCELLED
+    )
     return each_branch(replace(tx, state=state, stuck=False), done=True)
 
 
 def parked(tx: Transaction, *, until: float = NOW + 1, on: str = "inventory") -> Transaction:
-    branch = replace(tx.branches[0], attempts=3, last_error="IT_FAILED: so it is", due_at=until)
-    return replace(tx, branches=(branch, *tx.branches[1:]), parked_until=until, waiting_on=on)
+    branch = replace(tx.branches[0], attempts=3, last_error="IT_FAILED: so it is", next_attempt_at=until)
+    return replace(tx, branches=(branch, *tx.branches[1:]), next_attempt_at=until, waiting_on=on)
 
 
 async def insert(log: Log, *transactions: Transaction) -> list[Transaction]:
-    assert await log.transaction_insert(transactions) == [None] * len(transactions)
+    assert await log.transaction_begin(transactions) == [None] * len(transactions)
     return [landed(tx) for tx in transactions]
 
 

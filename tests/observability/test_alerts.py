@@ -86,7 +86,7 @@ async def alerting(url: str) -> AsyncIterator[tuple[WebhookAlerts, Outcomes]]:
 async def test_a_stuck_transaction_is_posted(log_url: str, webhook: Webhook) -> None:
     stock = ScriptedParticipant()
 
-    async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def script(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         return failed("BROKEN") if call.operation == participant_pb2.OPERATION_CONFIRM else SUCCEEDED
 
     stock.script = script
@@ -110,9 +110,9 @@ async def test_a_stuck_transaction_is_posted(log_url: str, webhook: Webhook) -> 
 async def test_a_post_that_fails_is_repeated(webhook: Webhook) -> None:
     webhook.statuses = [500, 429]
     async with alerting(webhook.url) as (alerts, outcomes):
-        alerts.put(Anomaly.LOG_AWAY, {"error": "gone"})
+        alerts.put(Anomaly.LOG_UNAVAILABLE, {"error": "gone"})
         await outcomes.until("delivered", 1)
-    assert [[alert["kind"] for alert in post] for post in webhook.posts] == [["LOG_AWAY"]] * 3
+    assert [[alert["kind"] for alert in post] for post in webhook.posts] == [["LOG_UNAVAILABLE"]] * 3
 
 
 @pytest.mark.parametrize("status", [0, 301, 302, 307])

@@ -8,14 +8,14 @@ import pytest
 import yaml
 
 from coordinator.clock import LogClock
-from coordinator.core.model import State
+from coordinator.core.model import TransactionState
 from coordinator.core.reconciliation import FindingKind
 from coordinator.engine.engine import Engine
 from coordinator.engine.participant_lane import ParticipantPolicy
 from coordinator.log.store import PostgresLog
 from coordinator.metrics import Gauges, LogGauges, Metrics
-from coordinator.ports import Unsettled
-from coordinator.reconciling import Look
+from coordinator.ports import Backlog
+from coordinator.reconciling import ScanResult
 from coordinator.rpc.participant_client import ParticipantClient
 
 ROOT = Path(__file__).parents[2]
@@ -27,9 +27,9 @@ RUNBOOK = (ROOT / "docs" / "RUNBOOK.md").read_text()
 async def known_metrics() -> dict[str, set[str]]:
     """The names of all samples that a worker can show, with their labels."""
 
-    async def ask() -> Unsettled:
-        return Unsettled(
-            by_state={State.TRYING: 1},
+    async def ask() -> Backlog:
+        return Backlog(
+            by_state={TransactionState.TRYING: 1},
             parked=1,
             stuck=1,
             held=1,
@@ -53,8 +53,8 @@ async def known_metrics() -> dict[str, set[str]]:
         clock=clock,
         observer=metrics,
     )
-    looks = {"stock": Look(at=0.0, findings={FindingKind.ORPHAN: 1})}
-    gauges = Gauges(engine, metrics, log, lambda: looks)
+    scans = {"stock": ScanResult(at=0.0, findings={FindingKind.ORPHAN: 1})}
+    gauges = Gauges(engine, metrics, log, lambda: scans)
     known: dict[str, set[str]] = {"process_cpu_seconds_total": set()}
     for collector in (vars(metrics) | {"gauges": gauges}).values():
         if not hasattr(collector, "collect") or collector is metrics.registry:
@@ -108,11 +108,11 @@ async def test_every_metric_of_ours_is_in_the_dashboard_or_a_rule_or_explained_a
     asked = {name for expression in expressions() for name in names(expression)}
     ours = {re.sub(r"_(bucket|sum|count)$", "", name) for name in await known_metrics()}
     shown = {re.sub(r"_(bucket|sum|count)$", "", name) for name in asked}
-    not_shown = {
+    restart_required = {
         *("tcc_transactions_decided_total", "tcc_transactions_purged_total", "tcc_watched_transactions"),
         *("tcc_draining", "tcc_log_gauges_age_seconds"),
     }
-    assert ours - shown == not_shown
+    assert ours - shown == restart_required
 
 
 def test_every_alert_has_its_entry_and_every_entry_its_alert() -> None:

@@ -42,7 +42,7 @@ def settings(port: int, stock: ScriptedParticipant, **participant: object):
 
 
 async def test_transactions_and_calls_are_counted(log_url: str, stock: ScriptedParticipant) -> None:
-    async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def script(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         is_refused = (call.gid, call.branch_id, call.operation) == ("no", "2", TRY)
         return rejected("SOLD_OUT") if is_refused else SUCCEEDED
 
@@ -83,7 +83,7 @@ async def test_failures_are_counted_until_stuck(
     monkeypatch.setattr(LogGauges, "every_s", 0.1)
     mended = False
 
-    async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def script(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         return failed("BROKEN") if call.operation == CONFIRM and not mended else SUCCEEDED
 
     stock.script = script
@@ -100,9 +100,9 @@ async def test_failures_are_counted_until_stuck(
         assert value(samples, "tcc_calls_total", participant="stock", phase="confirm", outcome="failed") >= 3
         stuck_now = ("tcc_stuck_transactions", ())
         samples = await until_scraped(port, lambda now: now.get(stuck_now, 0) == 1)
-        assert value(samples, "tcc_unsettled_transactions", state="confirming") == 1
-        assert value(samples, "tcc_unsettled_transactions", state="trying") == 0
-        assert value(samples, "tcc_oldest_unsettled_seconds") > 0
+        assert value(samples, "tcc_unfinished_transactions", state="confirming") == 1
+        assert value(samples, "tcc_unfinished_transactions", state="trying") == 0
+        assert value(samples, "tcc_oldest_unfinished_seconds") > 0
         mended = True
         await worker.settled("g")
 
@@ -138,8 +138,8 @@ async def test_health_follows_the_log(own_postgres: EmbeddedPostgres) -> None:
         own_postgres.start()
         samples = await until_scraped(port, lambda now: value(now, "tcc_log_available") == 1)
         # Whoever still has a connection from before may find it broken once more.
-        away = value(samples, "tcc_anomalies_total", kind="LOG_AWAY")
-        assert value(samples, "tcc_anomalies_total", kind="LOG_BACK") == away > 0
+        away = value(samples, "tcc_anomalies_total", kind="LOG_UNAVAILABLE")
+        assert value(samples, "tcc_anomalies_total", kind="LOG_RECOVERED") == away > 0
 
 
 def test_a_purge_that_never_gets_through_lags_from_the_start() -> None:

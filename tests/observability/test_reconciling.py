@@ -6,7 +6,7 @@ from coordinator.core.reconciliation import FindingKind
 from tcc.v1 import participant_pb2 as ppb
 from tests.observability.scraping import Samples, until_scraped, value
 from tests.support.ports import free_port
-from tests.support.scripted_books import ScriptedBooks, tried
+from tests.support.scripted_books import ScriptedBarrier, tried
 from tests.support.scripted_participant import ScriptedParticipant, serving
 from tests.support.worker import running, settings_for
 
@@ -23,36 +23,36 @@ def findings(samples: Samples, kind: str = "orphan") -> float | None:
 
 
 async def test_findings_are_counted_until_they_are_mended(log_url: str) -> None:
-    books = ScriptedBooks([[tried("a")], [tried("b")]], [tried("a"), tried("b")])
+    barrier = ScriptedBarrier([[tried("a")], [tried("b")]], [tried("a"), tried("b")])
     port = free_port()
-    async with serving(books) as address, running(settings(port, address), log_url):
+    async with serving(barrier) as address, running(settings(port, address), log_url):
         samples = await until_scraped(port, lambda now: findings(now) == 2)
         assert (findings(samples, "leak"), findings(samples, "mixed")) == (0, 0)
         assert value(samples, "tcc_reconcile_age_seconds", participant="stock") >= 0
-        books.pages = [[]]
+        barrier.pages = [[]]
         samples = await until_scraped(port, lambda now: findings(now) == 0)
         # Told once, however often it was looked.
         assert value(samples, "tcc_anomalies_total", kind="UNRECONCILED") == 1
-    assert not books.calls, "the job repairs nothing"
+    assert not barrier.calls, "the job repairs nothing"
 
 
 async def test_one_coordinator_looks_for_all_and_another_after_it(log_url: str) -> None:
-    books = ScriptedBooks([[tried("a")]], [tried("a")])
+    barrier = ScriptedBarrier([[tried("a")]], [tried("a")])
     ports = free_port(), free_port()
-    async with serving(books) as address, AsyncExitStack() as second:
+    async with serving(barrier) as address, AsyncExitStack() as second:
         async with running(settings(ports[0], address), log_url):
             await until_scraped(ports[0], lambda now: findings(now) == 1)
             other = await second.enter_async_context(running(settings(ports[1], address), log_url))
             job = other.worker._reconciling
             assert await job.run_once() == 0
-            assert job.looks == {}
+            assert job.scans == {}
         await until_scraped(ports[1], lambda now: findings(now) == 1)
 
 
 async def test_ended_rows_are_looked_at_where_that_is_wanted(log_url: str) -> None:
     asked: list[ppb.ListBranchesRequest] = []
 
-    class Listening(ScriptedBooks):
+    class Listening(ScriptedBarrier):
         async def ListBranches(self, request, context):  # noqa: N802
             asked.append(request)
             return await super().ListBranches(request, context)
@@ -82,24 +82,24 @@ async def test_whoever_does_not_offer_it_is_left_alone(log_url: str) -> None:
     ):
         job = worker.worker._reconciling
         await job.run_once()
-        assert job.looks == {}
-        assert "stock" in job._due_at, "it is asked again as seldom as the others"
+        assert job.scans == {}
+        assert "stock" in job._next_scan_at, "it is asked again as seldom as the others"
 
 
 async def test_who_was_away_is_looked_at_when_it_is_back_and_then_as_seldom_as_the_others(
     log_url: str,
 ) -> None:
-    books = ScriptedBooks([[tried("a")]], [tried("a")])
+    barrier = ScriptedBarrier([[tried("a")]], [tried("a")])
     away = free_port()
     table = settings(free_port(), f"127.0.0.1:{away}", every_s=3_600)
     async with running(table, log_url) as worker:
         job = worker.worker._reconciling
         await job.run_once()
-        assert (job.looks, job._due_at) == ({}, {})
-        async with serving(books, away):
-            while not job.looks:  # until the channel has found it
+        assert (job.scans, job._next_scan_at) == ({}, {})
+        async with serving(barrier, away):
+            while not job.scans:  # until the channel has found it
                 assert await job.run_once() in {0, 1}
-            assert job.looks["stock"].findings == {FindingKind.ORPHAN: 1}
-            books.pages = [[]]
+            assert job.scans["stock"].findings == {FindingKind.ORPHAN: 1}
+            barrier.pages = [[]]
             assert await job.run_once() == 0
-            assert job.looks["stock"].findings == {FindingKind.ORPHAN: 1}, "it is not due yet"
+            assert job.scans["stock"].findings == {FindingKind.ORPHAN: 1}, "it is not due yet"

@@ -165,7 +165,7 @@ async def test_initiator_coordinator_and_participants_share_it(
 async def test_a_no_of_the_business_is_no_error_and_a_failure_is_one(
     log_url: str, stock: ScriptedParticipant, collector: Collector
 ) -> None:
-    async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def script(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         if call.operation != TRY:
             return SUCCEEDED
         return rejected("SOLD_OUT") if call.gid == "no" else failed("BROKEN", permanent=True)
@@ -186,7 +186,7 @@ async def test_each_attempt_points_to_the_one_before(
 ) -> None:
     """Between attempts the transaction is in nobody's memory."""
 
-    async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def script(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         return failed("BROKEN") if call.operation == CONFIRM and call.attempt < 2 else SUCCEEDED
 
     stock.script = script
@@ -216,7 +216,7 @@ async def test_who_adopts_goes_on_in_the_same_trace(
     """The first coordinator is killed, with one transaction undecided and one decided."""
     dying = asyncio.Event()
 
-    async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def script(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         if dying.is_set() and (call.operation == CONFIRM or call.gid == "trying"):
             await asyncio.Event().wait()
         return SUCCEEDED
@@ -268,7 +268,7 @@ async def test_who_adopts_goes_on_in_the_same_trace(
 async def test_what_an_operator_decides_or_ends_belongs_to_it_too(
     log_url: str, stock: ScriptedParticipant, collector: Collector
 ) -> None:
-    async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def script(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         return failed("BROKEN") if call.operation == CONFIRM else SUCCEEDED
 
     stock.script = script
@@ -385,7 +385,7 @@ async def test_a_stuck_transaction_is_told_with_its_trace(
 ) -> None:
     told: asyncio.Queue[dict[str, object]] = asyncio.Queue()
 
-    async def script(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def script(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         return failed("BROKEN") if call.operation == CONFIRM else SUCCEEDED
 
     stock.script = script
@@ -442,7 +442,7 @@ async def test_a_collector_that_does_not_answer_holds_no_end_up(
 def test_the_ratio_says_who_gets_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     lots = iter([0.0, 0.29, 0.3, 0.99])
     tracing = Tracing(
-        endpoint="http://127.0.0.1:1", ratio=0.3, service_name="", coordinator="me", luck=lambda: next(lots)
+        endpoint="http://127.0.0.1:1", ratio=0.3, service_name="", coordinator="me", rng=lambda: next(lots)
     )
     assert [tracing.new_trace() is not None for _ in range(4)] == [True, True, False, False]
 

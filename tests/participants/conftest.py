@@ -55,18 +55,18 @@ class Caller:
     action: str
     database: AsyncEngine
 
-    async def execute(self, calls: Sequence[tuple[int, str, dict[str, Any]]]) -> list[pb.BranchOutcome]:
+    async def execute(self, calls: Sequence[tuple[int, str, dict[str, Any]]]) -> list[pb.CallResult]:
         """One batch; the outcomes in the order of the calls."""
         request = pb.ExecuteBranchesRequest(
             calls=[call(operation, gid, self.action, payload) for operation, gid, payload in calls]
         )
-        outcomes = [o async for response in self.stub.ExecuteBranches(request) for o in response.outcomes]
+        outcomes = [o async for response in self.stub.ExecuteBranches(request) for o in response.results]
         return sorted(outcomes, key=lambda outcome: outcome.index)
 
     async def one(self, operation: int, gid: str, **payload: Any) -> str:
         """One call; answers `SUCCEEDED` or the reason."""
         [outcome] = await self.execute([(operation, gid, payload)])
-        return verdict(outcome)
+        return code_or_reason(outcome)
 
     async def rows(self, query: str) -> list[tuple[Any, ...]]:
         async with self.database.connect() as db:
@@ -77,7 +77,7 @@ class Caller:
             await db.execute(text(statement))
 
 
-def verdict(outcome: pb.BranchOutcome) -> str:
+def code_or_reason(outcome: pb.CallResult) -> str:
     return "SUCCEEDED" if outcome.code == pb.OUTCOME_CODE_SUCCEEDED else outcome.reason
 
 

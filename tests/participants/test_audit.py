@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from participants.audit import AuditedTransaction, End, Violation, audit, list_transactions, read_books
+from participants.audit import AuditedTransaction, End, Violation, audit, list_transactions, read_snapshot
 from participants.coupon.store import issue
 from participants.inventory.store import restock
 from tcc.v1 import transaction_pb2 as pb, transaction_pb2_grpc as pb_grpc
@@ -48,7 +48,7 @@ async def audited(
     database: AsyncEngine, transactions: tuple[AuditedTransaction, ...] = TRANSACTIONS
 ) -> list[Violation]:
     url = database.url.render_as_string(hide_password=False)
-    return audit(await read_books(inventory=url, coupon=url, order=url), transactions)
+    return audit(await read_snapshot(inventory=url, coupon=url, order=url), transactions)
 
 
 async def test_honest_books_are_ok(honest: AsyncEngine) -> None:

@@ -6,11 +6,11 @@ from itertools import product
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from participants.coupon.coupon import LAW, Coupon, CouponState, Verb, check_held, freeze_all
+from participants.coupon.coupon import TRANSITIONS, Coupon, CouponState, Verb, check_held, freeze_all
 from participants.coupon.store import issue
-from participants.transitions import IllegalTransitionError, advance
+from participants.transitions import InvalidTransitionError, advance
 
-from .conftest import CANCEL, CONFIRM, TRY, Caller, verdict
+from .conftest import CANCEL, CONFIRM, TRY, Caller, code_or_reason
 
 COUPONS = "SELECT coupon_id, state, gid FROM coupon ORDER BY coupon_id"
 
@@ -28,10 +28,10 @@ def test_every_cell_of_the_coupon_law(state: CouponState, verb: Verb) -> None:
         (CouponState.FROZEN, Verb.UNFREEZE): CouponState.AVAILABLE,
     }
     if (state, verb) in legal:
-        assert advance(LAW, state, verb, subject="c") is legal[state, verb]
+        assert advance(TRANSITIONS, state, verb, subject="c") is legal[state, verb]
     else:
-        with pytest.raises(IllegalTransitionError):
-            advance(LAW, state, verb, subject="c")
+        with pytest.raises(InvalidTransitionError):
+            advance(TRANSITIONS, state, verb, subject="c")
 
 
 def test_the_first_wish_in_a_batch_gets_the_coupon() -> None:
@@ -59,7 +59,7 @@ def test_the_first_wish_in_a_batch_gets_the_coupon() -> None:
     ],
 )
 def test_only_the_holder_of_a_frozen_coupon_ends_it(coupons: dict[str, Coupon], verb: Verb) -> None:
-    with pytest.raises(IllegalTransitionError):
+    with pytest.raises(InvalidTransitionError):
         check_held([(("g", "b"), "c")], coupons, verb)
 
 
@@ -88,9 +88,9 @@ async def test_a_coupon_that_many_want_at_once_is_frozen_once(
         for n in range(12)
     ]
     outcomes = await asyncio.gather(*(coupon_caller.execute(batch) for batch in batches))
-    verdicts = [verdict(outcome) for batch in outcomes for outcome in batch]
-    assert verdicts.count("SUCCEEDED") == 20
-    assert set(verdicts) == {"SUCCEEDED", "COUPON_FROZEN"}
+    endings = [code_or_reason(outcome) for batch in outcomes for outcome in batch]
+    assert endings.count("SUCCEEDED") == 20
+    assert set(endings) == {"SUCCEEDED", "COUPON_FROZEN"}
 
 
 async def test_a_coupon_taken_from_its_holder_is_reported_and_harms_no_other(
@@ -101,7 +101,7 @@ async def test_a_coupon_taken_from_its_holder_is_reported_and_harms_no_other(
     await coupon_caller.execute([(TRY, gid, wish) for gid, wish in wishes.items()])
     await coupon_caller.change("UPDATE coupon SET gid = 'thief' WHERE coupon_id = 'a'")
     outcomes = await coupon_caller.execute([(CONFIRM, gid, wish) for gid, wish in wishes.items()])
-    assert [verdict(outcome) for outcome in outcomes] == ["HANDLER_ERROR", "SUCCEEDED"]
+    assert [code_or_reason(outcome) for outcome in outcomes] == ["HANDLER_ERROR", "SUCCEEDED"]
     assert await coupon_caller.rows(COUPONS) == [("a", "FROZEN", "thief"), ("b", "USED", "g2")]
 
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, strategies as st
 
 from participants.inventory.gate import StockGate
-from participants.inventory.lanes import LANES, lane_of
+from participants.inventory.lanes import PARTITIONS, partition_of
 from participants.inventory.requests import ReserveStock
-from participants.inventory.reservation import LAW, ReservationState, Verb, admit, stock_changes
-from participants.transitions import IllegalTransitionError, advance, sources
+from participants.inventory.reservation import TRANSITIONS, ReservationState, Verb, admit, stock_changes
+from participants.transitions import InvalidTransitionError, advance, sources
 
 from .conftest import Clock
 
@@ -30,14 +30,14 @@ def test_every_cell_of_the_reservation_law(state: ReservationState | None, verb:
         (ReservationState.RESERVED, Verb.CANCEL): ReservationState.CANCELLED,
     }
     if (state, verb) in legal:
-        assert advance(LAW, state, verb, subject="r") is legal[state, verb]
+        assert advance(TRANSITIONS, state, verb, subject="r") is legal[state, verb]
     else:
-        with pytest.raises(IllegalTransitionError):
-            advance(LAW, state, verb, subject="r")
+        with pytest.raises(InvalidTransitionError):
+            advance(TRANSITIONS, state, verb, subject="r")
 
 
 def test_a_conditional_update_takes_its_condition_from_the_law() -> None:
-    assert sources(LAW, Verb.CONFIRM) == [ReservationState.RESERVED]
+    assert sources(TRANSITIONS, Verb.CONFIRM) == [ReservationState.RESERVED]
 
 
 def test_first_come_first_served_and_a_smaller_one_may_still_fit() -> None:
@@ -79,8 +79,8 @@ def test_a_hot_sku_is_one_change_and_no_verb_makes_or_loses_stock() -> None:
 
 
 def test_lanes_are_the_same_in_every_process_and_all_used() -> None:
-    assert lane_of("hot") == 7
-    assert {lane_of(f"sku-{n}") for n in range(2_000)} == set(range(LANES))
+    assert partition_of("hot") == 7
+    assert {partition_of(f"sku-{n}") for n in range(2_000)} == set(range(PARTITIONS))
 
 
 class TestGate:

@@ -8,7 +8,7 @@ from participants.inventory.store import restock
 from tcc.payload import UNKNOWN
 from tcc.v1 import participant_pb2 as pb
 
-from .conftest import CANCEL, CONFIRM, TRY, Caller, verdict
+from .conftest import CANCEL, CONFIRM, TRY, Caller, code_or_reason
 
 
 async def end(caller: Caller, operation: int, gid: str) -> str:
@@ -16,8 +16,8 @@ async def end(caller: Caller, operation: int, gid: str) -> str:
         gid=gid, branch_id=caller.action, operation=operation, action=caller.action, content_type=UNKNOWN
     )
     responses = caller.stub.ExecuteBranches(pb.ExecuteBranchesRequest(calls=[call]))
-    [outcome] = [outcome async for response in responses for outcome in response.outcomes]
-    return verdict(outcome)
+    [outcome] = [outcome async for response in responses for outcome in response.results]
+    return code_or_reason(outcome)
 
 
 async def test_the_inventory_knows_what_it_holds(inventory_caller: Caller, database: AsyncEngine) -> None:

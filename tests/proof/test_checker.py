@@ -8,7 +8,6 @@ from proof.history.checker import MalformedHistoryError, Property, violations
 from proof.history.events import (
     LOG,
     AnyEvent,
-    Books,
     Call,
     Decided,
     Decision,
@@ -17,12 +16,13 @@ from proof.history.events import (
     Final,
     History,
     Operation,
-    Outcome,
     Registered,
     Reply,
+    ReplyOutcome,
     Request,
     Settled,
-    State,
+    StockTotals,
+    TransactionState,
     Verb,
 )
 
@@ -43,7 +43,7 @@ class Script:
 
     def ask(
         self,
-        outcome: Outcome,
+        outcome: ReplyOutcome,
         verb: Verb = Verb.EXECUTE,
         *,
         gid: str = "g",
@@ -70,7 +70,9 @@ class Script:
             digest=digest,
         )
 
-    def reply(self, outcome: Outcome, *, gid: str = "g", completed: bool = False, reason: str = "") -> None:
+    def reply(
+        self, outcome: ReplyOutcome, *, gid: str = "g", completed: bool = False, reason: str = ""
+    ) -> None:
         """To the latest request."""
         self.say(
             Reply, request=f"r{self._requests}", gid=gid, outcome=outcome, completed=completed, reason=reason
@@ -103,7 +105,7 @@ class Script:
         self.call(operation, branch_id)
         self.effect(operation, branch_id)
 
-    def end(self, state: State, branch_ids: tuple[str, ...] = BRANCHES) -> None:
+    def end(self, state: TransactionState, branch_ids: tuple[str, ...] = BRANCHES) -> None:
         self.say(Settled)
         self.say(Final, gid="g", state=state, branch_ids=branch_ids)
 
@@ -123,8 +125,8 @@ def confirmed(*, until: Operation | None = None) -> Script:
         script.run(CONFIRM, branch_id)
     if until is CONFIRM:
         return script
-    script.reply(Outcome.CONFIRMED, completed=True)
-    script.end(State.CONFIRMED)
+    script.reply(ReplyOutcome.CONFIRMED, completed=True)
+    script.end(TransactionState.CONFIRMED)
     for branch_id in BRANCHES:
         books(script, branch_id, taken=QUANTITY[branch_id])
     return script
@@ -137,12 +139,12 @@ def cancelled() -> Script:
     script.register(*BRANCHES)
     script.run(TRY, "stock")
     script.decide(Decision.CANCEL)
-    script.reply(Outcome.CANCELLED)
+    script.reply(ReplyOutcome.CANCELLED)
     script.run(CANCEL, "stock")
     script.call(CANCEL, "coupon")
     script.effect(CANCEL, "coupon", tombstone=True)
     script.call(TRY, "coupon")
-    script.end(State.CANCELLED)
+    script.end(TransactionState.CANCELLED)
     for branch_id in BRANCHES:
         books(script, branch_id)
     return script
@@ -152,7 +154,7 @@ def books(
     script: Script, branch_id: str, *, available: int | None = None, reserved: int = 0, taken: int = 0
 ) -> None:
     script.say(
-        Books,
+        StockTotals,
         participant=f"{branch_id}-service",
         initial=10,
         available=10 - reserved - taken if available is None else available,
@@ -190,55 +192,55 @@ def test_duplicates_that_the_barrier_answers_are_fine() -> None:
     script = confirmed(until=CONFIRM)
     script.call(CONFIRM, "stock")
     script.call(TRY, "coupon")
-    script.reply(Outcome.CONFIRMED, completed=True)
-    script.ask(Outcome.CONFIRMED)
-    script.end(State.CONFIRMED)
+    script.reply(ReplyOutcome.CONFIRMED, completed=True)
+    script.ask(ReplyOutcome.CONFIRMED)
+    script.end(TransactionState.CONFIRMED)
     assert violations(script.history) == []
 
 
 def test_faults_and_unknown_answers_are_no_violations() -> None:
     script = Script()
-    script.ask(Outcome.UNKNOWN)
+    script.ask(ReplyOutcome.UNKNOWN)
     script.say(Fault, kind="kill", target="coordinator 1")
-    script.ask(Outcome.REFUSED, reason="DRAINING")
-    script.end(State.CANCELLED)
+    script.ask(ReplyOutcome.REFUSED, reason="DRAINING")
+    script.end(TransactionState.CANCELLED)
     assert violations(script.history) == []
 
 
 def test_a_request_that_was_never_acknowledged_may_be_gone() -> None:
     script = Script()
-    script.ask(Outcome.UNKNOWN)
+    script.ask(ReplyOutcome.UNKNOWN)
     script.say(Settled)
     assert violations(script.history) == []
 
 
 def test_what_has_not_ended_yet_is_no_violation_before_the_end() -> None:
     script = confirmed(until=TRY)
-    script.say(Final, gid="g", state=State.TRYING, branch_ids=BRANCHES)
+    script.say(Final, gid="g", state=TransactionState.TRYING, branch_ids=BRANCHES)
     assert violations(script.history) == []
 
 
 def test_different_branches_may_be_asked_for_with_different_content() -> None:
     script = Script()
-    script.ask(Outcome.ACCEPTED, Verb.BEGIN)
+    script.ask(ReplyOutcome.ACCEPTED, Verb.BEGIN)
     for branch_id in BRANCHES:
         script.register(branch_id)
         script.request(Verb.TRY_BRANCH, branch_id=branch_id, digest=branch_id)
         script.run(TRY, branch_id)
-        script.reply(Outcome.TRIED)
+        script.reply(ReplyOutcome.TRIED)
     assert violations(script.history) == []
 
 
 def test_branches_that_come_too_late_are_all_told_of_the_cancel_whatever_their_content() -> None:
     script = cancelled()
     for digest in ("one", "two"):
-        script.ask(Outcome.CANCELLED, Verb.TRY_BRANCH, branch_id="late", digest=digest)
+        script.ask(ReplyOutcome.CANCELLED, Verb.TRY_BRANCH, branch_id="late", digest=digest)
     assert violations(script.history) == []
 
 
 def test_other_content_may_be_refused() -> None:
     script = confirmed()
-    script.ask(Outcome.REFUSED, digest="other", reason="GID_CONFLICT")
+    script.ask(ReplyOutcome.REFUSED, digest="other", reason="GID_CONFLICT")
     assert violations(script.history) == []
 
 
@@ -275,7 +277,7 @@ def test_an_observer_who_saw_another_decision_is_found() -> None:
 def test_an_end_that_is_not_the_decision_is_found() -> None:
     script = confirmed(until=TRY)
     script.decide(Decision.CONFIRM)
-    script.say(Final, gid="g", state=State.CANCELLING, branch_ids=BRANCHES)
+    script.say(Final, gid="g", state=TransactionState.CANCELLING, branch_ids=BRANCHES)
     assert broken(script.history) == {Property.AGREEMENT}
 
 
@@ -294,7 +296,7 @@ def test_phase_two_without_a_decision_is_found() -> None:
 
 def test_telling_a_decision_before_it_is_durable_is_found() -> None:
     script = confirmed(until=TRY)
-    script.reply(Outcome.CONFIRMED)
+    script.reply(ReplyOutcome.CONFIRMED)
     script.decide(Decision.CONFIRM)
     assert broken(script.history) == {Property.DECISION_FIRST}
 
@@ -424,33 +426,33 @@ def test_books_that_do_not_add_up_are_found(wrong: dict[str, int]) -> None:
 
 def test_a_repeat_that_gets_another_outcome_is_found() -> None:
     script = confirmed()
-    script.ask(Outcome.CANCELLED)
+    script.ask(ReplyOutcome.CANCELLED)
     assert broken(script.history) == {Property.REPEAT_SAFETY, Property.HONEST_ANSWER}
 
 
 def test_other_content_that_is_accepted_is_found() -> None:
     script = confirmed()
-    script.ask(Outcome.CONFIRMED, digest="other")
+    script.ask(ReplyOutcome.CONFIRMED, digest="other")
     assert broken(script.history) == {Property.REPEAT_SAFETY}
 
 
 def test_other_content_of_a_branch_that_is_accepted_is_found() -> None:
     script = confirmed(until=TRY)
     for digest in ("one", "two"):
-        script.ask(Outcome.TRIED, Verb.TRY_BRANCH, branch_id="stock", digest=digest)
+        script.ask(ReplyOutcome.TRIED, Verb.TRY_BRANCH, branch_id="stock", digest=digest)
     assert broken(script.history) == {Property.REPEAT_SAFETY}
 
 
 def test_content_in_the_log_that_is_not_what_was_accepted_is_found() -> None:
     script = confirmed(until=CONFIRM)
-    script.reply(Outcome.CONFIRMED)
-    script.say(Final, gid="g", state=State.CONFIRMED, branch_ids=BRANCHES, digest="other")
+    script.reply(ReplyOutcome.CONFIRMED)
+    script.say(Final, gid="g", state=TransactionState.CONFIRMED, branch_ids=BRANCHES, digest="other")
     assert broken(script.history) == {Property.REPEAT_SAFETY}
 
 
 def test_the_same_content_that_is_refused_as_different_is_found() -> None:
     script = confirmed()
-    script.ask(Outcome.REFUSED, reason="GID_CONFLICT")
+    script.ask(ReplyOutcome.REFUSED, reason="GID_CONFLICT")
     assert broken(script.history) == {Property.REPEAT_SAFETY}
 
 
@@ -458,13 +460,13 @@ def test_an_answer_that_is_not_what_the_log_says_is_found() -> None:
     script = cancelled()
     history = without(script.history, Reply)
     script.history = history
-    script.reply(Outcome.CONFIRMED)
+    script.reply(ReplyOutcome.CONFIRMED)
     assert broken(script.history) == {Property.HONEST_ANSWER}
 
 
 def test_an_answer_that_a_branch_was_tried_without_an_effect_is_found() -> None:
     script = Script()
-    script.ask(Outcome.TRIED, Verb.TRY_BRANCH, branch_id="stock")
+    script.ask(ReplyOutcome.TRIED, Verb.TRY_BRANCH, branch_id="stock")
     assert broken(script.history) == {Property.HONEST_ANSWER}
 
 
@@ -472,20 +474,20 @@ def test_an_answer_that_all_is_done_too_early_is_found() -> None:
     script = confirmed(until=TRY)
     script.decide(Decision.CONFIRM)
     script.run(CONFIRM, "stock")
-    script.reply(Outcome.CONFIRMED, completed=True)
+    script.reply(ReplyOutcome.CONFIRMED, completed=True)
     script.run(CONFIRM, "coupon")
-    script.end(State.CONFIRMED)
+    script.end(TransactionState.CONFIRMED)
     assert broken(script.history) == {Property.HONEST_ANSWER}
 
 
 # --- the end -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("state", [State.TRYING, State.CANCELLING])
-def test_what_never_ends_is_found(state: State) -> None:
+@pytest.mark.parametrize("state", [TransactionState.TRYING, TransactionState.CANCELLING])
+def test_what_never_ends_is_found(state: TransactionState) -> None:
     script = Script()
     script.register(*BRANCHES)
-    if state is State.CANCELLING:
+    if state is TransactionState.CANCELLING:
         script.decide(Decision.CANCEL)
     script.end(state)
     assert broken(script.history) == {Property.SETTLEMENT}
@@ -493,20 +495,20 @@ def test_what_never_ends_is_found(state: State) -> None:
 
 def test_what_was_acknowledged_and_is_lost_is_found() -> None:
     script = Script()
-    script.ask(Outcome.ACCEPTED)
+    script.ask(ReplyOutcome.ACCEPTED)
     script.say(Settled)
     assert broken(script.history) == {Property.SETTLEMENT}
 
 
 def test_a_branch_that_never_got_its_confirm_is_found() -> None:
     history = without(confirmed().history, Effect, operation=CONFIRM, branch_id="coupon")
-    history = without(without(history, Books), Reply)
+    history = without(without(history, StockTotals), Reply)
     assert broken(history) == {Property.SETTLEMENT}
 
 
 def test_a_reservation_that_is_never_cancelled_is_found() -> None:
     history = without(cancelled().history, Effect, operation=CANCEL, branch_id="stock")
-    assert broken(without(history, Books)) == {Property.SETTLEMENT}
+    assert broken(without(history, StockTotals)) == {Property.SETTLEMENT}
 
 
 def test_orphans_are_found() -> None:
@@ -530,8 +532,8 @@ def test_a_reply_too_many_is_malformed(times: int) -> None:
     script = Script()
     if times:
         script.request()
-        script.reply(Outcome.UNKNOWN)
-    script.reply(Outcome.UNKNOWN)
+        script.reply(ReplyOutcome.UNKNOWN)
+    script.reply(ReplyOutcome.UNKNOWN)
     with pytest.raises(MalformedHistoryError, match="a reply too many"):
         violations(script.history)
 

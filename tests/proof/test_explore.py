@@ -9,12 +9,12 @@ import pytest
 from msgspec.structs import replace
 
 from coordinator.core import machine
-from coordinator.core.events import Answered, Begun, Call, CancelRequested, Decided, Resumed, Woken
-from coordinator.core.model import Branch, Operation, State, Transaction, TryState
+from coordinator.core.events import Begun, Call, CallCompleted, CancelRequested, Decided, Resumed, Woken
+from coordinator.core.model import Branch, Operation, Transaction, TransactionState, TryState
 from proof.explore import program
 from proof.explore.scope import Scope, branch
 from proof.explore.scopes import SMALL
-from proof.explore.search import Finding, Visit, visit
+from proof.explore.search import Counterexample, Visit, visit
 from proof.explore.system import System
 from tcc import barrier
 
@@ -26,7 +26,11 @@ TWO = Scope(name="two", branches=(A, B), live_owners_lose=False, lost_answers=Fa
 PAIR = Scope(name="pair", branches=(A,), transactions=2, stock=1, faults_max=1)
 INTERACTIVE = Scope(name="interactive", branches=(A,), interactive=True, faults_max=0)
 
-TRYING, CONFIRMING, CANCELLING = State.TRYING, State.CONFIRMING, State.CANCELLING
+TRYING, CONFIRMING, CANCELLING = (
+    TransactionState.TRYING,
+    TransactionState.CONFIRMING,
+    TransactionState.CANCELLING,
+)
 
 
 def explored(scope: Scope) -> Visit:
@@ -35,7 +39,7 @@ def explored(scope: Scope) -> Visit:
 
 def found(scope: Scope) -> tuple[str, str]:
     """What is broken, and the way there."""
-    (finding,) = explored(scope).findings
+    (finding,) = explored(scope).counterexamples
     return finding.broken, "\n".join(finding.path)
 
 
@@ -56,7 +60,7 @@ def found(scope: Scope) -> tuple[str, str]:
 )
 def test_nothing_is_broken_and_every_fair_run_ends(scope: Scope) -> None:
     seen = explored(scope)
-    assert seen.findings == []
+    assert seen.counterexamples == []
     assert seen.complete
     assert seen.fair_steps_max > 5
     assert seen.states > 500
@@ -134,16 +138,16 @@ def test_a_try_that_leaves_before_it_is_saved_is_found(monkeypatch: pytest.Monke
 
 
 def test_a_late_try_that_is_accepted_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    key = (barrier.Operation.TRY, barrier.State.CANCELLED)
-    monkeypatch.setitem(barrier.LAW, key, barrier.Verdict.RUN)
+    key = (barrier.Operation.TRY, barrier.BarrierState.CANCELLED)
+    monkeypatch.setitem(barrier.DECISIONS, key, barrier.BarrierDecision.RUN)
     broken, path = found(TWO)
     assert broken.startswith("TRY took effect on a branch that is")
     assert "a's CANCEL: SUCCEEDED" in path
 
 
 def test_a_second_confirm_that_runs_again_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    key = (barrier.Operation.CONFIRM, barrier.State.CONFIRMED)
-    monkeypatch.setitem(barrier.LAW, key, barrier.Verdict.RUN)
+    key = (barrier.Operation.CONFIRM, barrier.BarrierState.CONFIRMED)
+    monkeypatch.setitem(barrier.DECISIONS, key, barrier.BarrierDecision.RUN)
     assert found(ONE)[0] == "CONFIRM took effect on a branch that is TAKEN"
 
 
@@ -161,7 +165,7 @@ def test_a_branch_that_never_answered_and_gets_no_cancel_is_found(monkeypatch: p
 def test_a_failed_confirm_that_counts_as_done_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     failed = machine._failed
 
-    def lenient(branch: Branch, event: Answered, now: float) -> Branch:
+    def lenient(branch: Branch, event: CallCompleted, now: float) -> Branch:
         return replace(failed(branch, event, now), done=event.operation is Operation.CONFIRM)
 
     monkeypatch.setattr(machine, "_failed", lenient)
@@ -201,7 +205,7 @@ def unheeding(tx: Transaction, _event: object, _now: float) -> machine.Step:
     ids=["the expiry is slept through", "what was adopted is not driven on"],
 )
 def test_a_run_that_stands_still_is_found(
-    monkeypatch: pytest.MonkeyPatch, state: State, event: type, why: str
+    monkeypatch: pytest.MonkeyPatch, state: TransactionState, event: type, why: str
 ) -> None:
     monkeypatch.setitem(machine._REACTIONS[state], event, unheeding)
     assert found(BRIEF)[0] == why
@@ -211,7 +215,7 @@ def test_a_run_that_turns_in_circles_is_found(monkeypatch: pytest.MonkeyPatch) -
     """A transaction that is parked where it should end is claimed, and parked, for ever."""
 
     def parked_again(tx: Transaction) -> machine.Step:
-        return machine._save(replace(tx, parked_until=100.0))
+        return machine._save(replace(tx, next_attempt_at=100.0))
 
     monkeypatch.setattr(machine, "_end", parked_again)
     assert found(BRIEF)[0] == "a run without faults goes on for ever"
@@ -221,7 +225,7 @@ def test_a_write_that_is_never_sent_is_found(monkeypatch: pytest.MonkeyPatch) ->
     """A transaction that is parked in memory alone waits for a write that nobody sends."""
 
     def unsent(tx: Transaction) -> machine.Step:
-        return replace(tx, saving=True, saving_state=tx.state, saving_branches=1, parked_until=100.0), ()
+        return replace(tx, saving=True, saving_state=tx.state, saving_branches=1, next_attempt_at=100.0), ()
 
     monkeypatch.setattr(machine, "_park", unsent)
     assert found(BRIEF)[0] == "a coordinator still waits for something that never comes"
@@ -229,7 +233,7 @@ def test_a_write_that_is_never_sent_is_found(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_core_that_fails_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_end", lambda tx: machine.TRANSITIONS[tx.state][None])
-    assert found(ONE)[0].startswith("the core failed at Answered")
+    assert found(ONE)[0].startswith("the core failed at CallCompleted")
 
 
 # --- the program ------------------------------------------------------------------------
@@ -254,7 +258,7 @@ def test_the_program_ends_with_its_figures() -> None:
 def test_a_broken_promise_ends_the_program_with_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    broken = Visit(7, 9, 0, [Finding("it is broken", ["somebody broke it"])], complete=False)
+    broken = Visit(7, 9, 0, [Counterexample("it is broken", ["somebody broke it"])], complete=False)
     monkeypatch.setattr(program, "visits", lambda scopes, jobs: [broken for _ in scopes])
     assert program.main(["--scope", SMALL[0].name]) == 1
     said = capsys.readouterr().out.splitlines()

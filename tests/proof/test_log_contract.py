@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from coordinator.core.model import NEVER, Branch, State, TraceContext, Transaction
+from coordinator.core.model import NEVER, Branch, TraceContext, Transaction, TransactionState
 from coordinator.log import statements, store
-from coordinator.log.connections import Connections, Outcome
+from coordinator.log.connections import Connections, StatementResult
 from coordinator.log.statements import Statement
 from coordinator.log.store import PostgresLog
 from coordinator.ports import ListFilter, Record
@@ -50,7 +50,7 @@ class Direct:
     def __init__(self, database: LogDatabase) -> None:
         self._database = database
 
-    async def execute(self, statement: Statement, values: dict[str, Any]) -> Outcome:
+    async def execute(self, statement: Statement, values: dict[str, Any]) -> StatementResult:
         return self._database.execute(statement, statement.bind(values))
 
     async def close(self) -> None: ...
@@ -90,10 +90,10 @@ def plain(answer: Any) -> Any:
     match answer:
         case Record():
             moments = (answer.decided_at is not None, answer.ended_at is not None)
-            tx = replace(answer.tx, parked_until=round(answer.tx.parked_until, 4))
+            tx = replace(answer.tx, next_attempt_at=round(answer.tx.next_attempt_at, 4))
             # What a release has parked is due by its own clock.
-            if tx.parked_until > 10 and tx.parked_until < FUTURE - 10:
-                tx = replace(tx, parked_until=-1.0)
+            if tx.next_attempt_at > 10 and tx.next_attempt_at < FUTURE - 10:
+                tx = replace(tx, next_attempt_at=-1.0)
             return (tx, answer.owner, answer.adopted_from, *moments)
         case dict():
             return {key: plain(value) for key, value in sorted(answer.items())}
@@ -112,7 +112,7 @@ class Driver:
     """Makes arbitrary calls; what it remembers may be stale, as a coordinator's memory may."""
 
     def __init__(self, seed: int, both: Both) -> None:
-        self._luck = random.Random(seed)
+        self._rng = random.Random(seed)
         self._both = both
         self._known: dict[tuple[str, str], Transaction] = {}
 
@@ -124,33 +124,33 @@ class Driver:
             (self._release, 1), (self._leave, 1), (self._get, 2), (self._waiting, 1), (self._purge, 1),
         ]  # fmt: skip
         for _ in range(CALLS):
-            (call,) = self._luck.choices([call for call, _ in calls], [weight for _, weight in calls])
-            await call(self._luck.choice(OWNERS))
+            (call,) = self._rng.choices([call for call, _ in calls], [weight for _, weight in calls])
+            await call(self._rng.choice(OWNERS))
         assert len(set(await self._states())) > 2, "the calls reach few states"
 
-    async def _states(self) -> list[State]:
+    async def _states(self) -> list[TransactionState]:
         records = await self._both.call(OWNERS[0], "transaction_get", GIDS)
         return [record.tx.state for record in records.values()]
 
     async def _insert(self, owner: str) -> None:
-        gids = self._luck.sample(GIDS, self._luck.randint(1, 3))
+        gids = self._rng.sample(GIDS, self._rng.randint(1, 3))
         new = [self._new(gid) for gid in gids]
-        answers = await self._both.call(owner, "transaction_insert", new)
+        answers = await self._both.call(owner, "transaction_begin", new)
         for tx, other in zip(new, answers, strict=True):
             self._remember(owner, landed(tx) if other is None else other.tx)
 
     def _new(self, gid: str) -> Transaction:
-        participants = self._luck.sample(("inventory", "coupon", "order"), self._luck.randint(1, 3))
-        interactive = self._luck.random() < 0.5
+        participants = self._rng.sample(("inventory", "coupon", "order"), self._rng.randint(1, 3))
+        interactive = self._rng.random() < 0.5
         fingerprint = f"{participants} {interactive}".encode()
-        trace = self._luck.choice((None, *TRACES))
+        trace = self._rng.choice((None, *TRACES))
         return begun(gid, *participants, interactive=interactive, fingerprint=fingerprint, trace=trace)
 
     async def _save(self, owner: str) -> None:
         mine = [tx for (other, _), tx in sorted(self._known.items()) if other == owner and not tx.state.ended]
         if not mine:
             return
-        chosen = self._luck.sample(mine, min(len(mine), self._luck.randint(1, 4)))
+        chosen = self._rng.sample(mine, min(len(mine), self._rng.randint(1, 4)))
         changed = [self._change(tx) for tx in chosen]
         written = await self._both.call(owner, "transaction_save", changed)
         for tx, was_written in zip(changed, written, strict=True):
@@ -158,29 +158,29 @@ class Driver:
                 self._remember(owner, landed(tx))
 
     def _change(self, tx: Transaction) -> Transaction:
-        luck = self._luck
-        if tx.state is State.TRYING and tx.interactive and luck.random() < 0.3:
+        rng = self._rng
+        if tx.state is TransactionState.TRYING and tx.interactive and rng.random() < 0.3:
             number = len(tx.branches)
             extra = Branch(spec=replace(begun("x").branches[0].spec, branch_id=f"more-{number}"))
             return replace(tx, branches=(*tx.branches, extra))
-        if tx.state is State.TRYING:
-            tx = luck.choice((confirming, cancelling))(tx)
-            return each_branch(tx, result=b"r", result_content_type="t") if luck.random() < 0.3 else tx
-        if luck.random() < 0.5:
-            until, on = luck.choice((PAST, FUTURE)), luck.choice(("inventory", "coupon"))
-            return replace(parked(tx, until=until, on=on), stuck=luck.random() < 0.3)
+        if tx.state is TransactionState.TRYING:
+            tx = rng.choice((confirming, cancelling))(tx)
+            return each_branch(tx, result=b"r", result_content_type="t") if rng.random() < 0.3 else tx
+        if rng.random() < 0.5:
+            until, on = rng.choice((PAST, FUTURE)), rng.choice(("inventory", "coupon"))
+            return replace(parked(tx, until=until, on=on), stuck=rng.random() < 0.3)
         return ended(tx)
 
     async def _take(self, owner: str) -> None:
-        gid = self._luck.choice(GIDS)
+        gid = self._rng.choice(GIDS)
         known = [tx.version for (_, other), tx in sorted(self._known.items()) if other == gid]
-        version = self._luck.choice([*known, 1, 7])
+        version = self._rng.choice([*known, 1, 7])
         taken = await self._both.call(owner, "transaction_take", gid, version=version)
         self._remember_all(owner, [taken] if taken else [])
 
     async def _claim(self, owner: str) -> None:
         """Without a limit that bites: which of equals are left is nobody's promise."""
-        waiting_on = self._luck.sample(("", "inventory", "coupon"), self._luck.randint(1, 3))
+        waiting_on = self._rng.sample(("", "inventory", "coupon"), self._rng.randint(1, 3))
         limits = dict.fromkeys(waiting_on, len(GIDS))
         self._remember_all(owner, await self._both.call(owner, "transaction_claim_due", limits))
 
@@ -192,18 +192,18 @@ class Driver:
 
     async def _leave(self, owner: str) -> None:
         await self._both.call(owner, "coordinator_leave")
-        if self._luck.random() < 0.3:
+        if self._rng.random() < 0.3:
             await self._both.call(owner, "coordinator_heartbeat", lease_s=600)
 
     async def _get(self, owner: str) -> None:
-        await self._both.call(owner, "transaction_get", self._luck.sample([*GIDS, "unknown"], 5))
+        await self._both.call(owner, "transaction_get", self._rng.sample([*GIDS, "unknown"], 5))
 
     async def _waiting(self, owner: str) -> None:
         await self._both.call(owner, "transaction_waiting_on")
 
     async def _purge(self, owner: str) -> None:
         """Now and then everything that has ended; else nothing. Nobody remembers for so long."""
-        before_s = self._luck.choice((0.0, 3600.0, 3600.0))
+        before_s = self._rng.choice((0.0, 3600.0, 3600.0))
         await self._both.call(owner, "transaction_purge", ended_before_s=before_s, limit=len(GIDS))
         left = await self._both.call(owner, "transaction_get", GIDS)
         self._known = {key: tx for key, tx in self._known.items() if key[1] in left}
@@ -213,7 +213,7 @@ class Driver:
             self._remember(owner, record.tx)
 
     def _remember(self, owner: str, tx: Transaction) -> None:
-        self._known[owner, tx.gid] = replace(tx, parked_until=0.0, waiting_on="", wake_at=NEVER)
+        self._known[owner, tx.gid] = replace(tx, next_attempt_at=0.0, waiting_on="", wake_at=NEVER)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -234,7 +234,7 @@ async def test_claims_prefer_the_longest_due_within_each_limit(
     _, model = simulated(monkeypatch)
     both = Both(real, model)
     for number, gid in enumerate(GIDS[:6]):
-        await both.call("one", "transaction_insert", [begun(gid)])
+        await both.call("one", "transaction_begin", [begun(gid)])
         tx = confirming(landed(begun(gid)))
         assert await both.call("one", "transaction_save", [tx]) == [True]
         waiting = parked(landed(tx), until=6.0 - number, on=("inventory", "coupon")[number % 2])
@@ -249,11 +249,11 @@ async def test_lists_are_narrowed_alike(
     _, model = simulated(monkeypatch)
     both = Both(real, model)
     for gid, participant, labels in (("a", "order", ()), ("b", "coupon", (("zone", "eu"), ("vip", "1")))):
-        await both.call("one", "transaction_insert", [begun(gid, participant, initiator=gid, labels=labels)])
+        await both.call("one", "transaction_begin", [begun(gid, participant, initiator=gid, labels=labels)])
     narrowed: list[dict[str, Any]] = [
         {},
-        {"states": (State.TRYING,)},
-        {"states": (State.CONFIRMED,)},
+        {"states": (TransactionState.TRYING,)},
+        {"states": (TransactionState.CONFIRMED,)},
         {"participant": "coupon"},
         {"labels": (("zone", "eu"),)},
         {"labels": (("zone", "us"),)},

@@ -10,14 +10,14 @@ from proof.mutants.planted import MUTANTS
 from proof.mutants.program import main
 from proof.mutants.trial import PROJECT, checks, judged
 
-LAW = "tests/sdk/test_barrier.py::test_law_covers_every_operation_in_every_state"
+DECISIONS_TEST = "tests/sdk/test_barrier.py::test_decisions_cover_every_operation_in_every_state"
 CAUGHT = Mutant(
     name="a cell of the law is missing",
     breaks="the law has every cell",
     file="tcc/barrier.py",
-    old="    (Operation.TRY, State.TRIED): Verdict.REPLAY,\n",
+    old="    (Operation.TRY, BarrierState.TRIED): BarrierDecision.REPLAY,\n",
     new="",
-    check=selection(LAW),
+    check=selection(DECISIONS_TEST),
 )
 HARMLESS = replace(
     CAUGHT,
@@ -77,7 +77,7 @@ def test_a_stale_one_fails_the_run(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_is_caught_and_what_survives(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--jobs", "2"], [CAUGHT]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith(f"caught    {CAUGHT.name}: by {LAW}")
+    assert said[0].startswith(f"caught    {CAUGHT.name}: by {DECISIONS_TEST}")
     figures = json.loads(said[-1])
     assert (figures["planted"], figures["caught"], figures["by"]) == (1, 1, {"tests/sdk": 1})
 
@@ -111,9 +111,9 @@ def test_a_check_that_fails_by_itself_catches_nothing(capsys: pytest.CaptureFixt
 def test_only_what_a_check_says_counts(
     check: Selection | Program, status: int, words: str, caught_by: str | None
 ) -> None:
-    verdict = judged(check, status, words)
-    assert bool(verdict.void) is (caught_by is None)
-    assert verdict.caught_by == (caught_by or "")
+    result = judged(check, status, words)
+    assert bool(result.void) is (caught_by is None)
+    assert result.caught_by == (caught_by or "")
 
 
 def test_all_tests_are_run_once_where_nothing_is_planted() -> None:

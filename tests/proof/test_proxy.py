@@ -39,8 +39,8 @@ async def said(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, line:
 
 
 async def test_what_is_held_arrives_when_the_weather_is_fair(proxy: Proxy, streams: Streams) -> None:
-    for weather in (proxy.there, proxy.back):
-        weather.holds = True
+    for conditions in (proxy.there, proxy.back):
+        conditions.holds = True
         answer = asyncio.create_task(said(*streams, b"held\n"))
         done, _ = await asyncio.wait((answer,), timeout=0.1)
         assert not done

@@ -15,8 +15,8 @@ from coordinator.core.errors import LogUnavailable
 from coordinator.core.model import Transaction
 from coordinator.engine.engine import Engine
 from coordinator.engine.log_writer import LogWriter
-from coordinator.engine.participant_lane import ParticipantLane
-from coordinator.log.connections import Outcome
+from coordinator.engine.participant_lane import ParticipantDispatcher
+from coordinator.log.connections import StatementResult
 from coordinator.log.store import PostgresLog
 from proof.history.events import encode
 from proof.simulate.__main__ import main, remembered
@@ -93,7 +93,7 @@ def test_saves_without_compare_and_set_are_found(monkeypatch: pytest.MonkeyPatch
             one = {key: [value[number]] for key, value in values.items() if key != "owner"}
             held = one | {"version": [row["version"]], "owner": row["owner"]}
             count += real(self, name, held, lambda row, _, number=number: changes(row, number)).count
-        return Outcome([], count)
+        return StatementResult([], count)
 
     real = LogDatabase._save
     monkeypatch.setattr(LogDatabase, "_save", save)
@@ -122,7 +122,7 @@ def test_an_expiry_that_ignores_the_decision_is_found(monkeypatch: pytest.Monkey
             state,
             {**machine._REACTIONS[state], machine.Resumed: _cancel_if_expired},
         )
-    monkeypatch.setattr("proof.simulate.log_database._is_lawful", lambda _before, _after: True)
+    monkeypatch.setattr("proof.simulate.log_database._is_valid_transition", lambda _before, _after: True)
     assert found(24)
 
 
@@ -133,11 +133,11 @@ def _cancel_if_expired(tx: Transaction, event: machine.Resumed, now: float) -> m
 
 
 def test_the_last_item_of_a_batch_that_is_dropped_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def send(self: ParticipantLane, batch: list[Any]) -> None:
+    async def send(self: ParticipantDispatcher, batch: list[Any]) -> None:
         await real(self, batch[:-1] if len(batch) > 1 else batch)
 
-    real = ParticipantLane._send
-    monkeypatch.setattr(ParticipantLane, "_send", send)
+    real = ParticipantDispatcher._send
+    monkeypatch.setattr(ParticipantDispatcher, "_send", send)
     assert found()
 
 
@@ -156,13 +156,19 @@ def test_an_unknown_commit_that_is_taken_for_a_failure_is_found(monkeypatch: pyt
 
 @pytest.mark.slow
 def test_a_late_try_that_is_accepted_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(barrier.LAW, (barrier.Operation.TRY, barrier.State.CANCELLED), barrier.Verdict.RUN)
+    monkeypatch.setitem(
+        barrier.DECISIONS,
+        (barrier.Operation.TRY, barrier.BarrierState.CANCELLED),
+        barrier.BarrierDecision.RUN,
+    )
     assert found(2)
 
 
 def test_a_second_confirm_that_runs_again_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
-        barrier.LAW, (barrier.Operation.CONFIRM, barrier.State.CONFIRMED), barrier.Verdict.RUN
+        barrier.DECISIONS,
+        (barrier.Operation.CONFIRM, barrier.BarrierState.CONFIRMED),
+        barrier.BarrierDecision.RUN,
     )
     assert found()
 

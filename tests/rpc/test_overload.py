@@ -13,7 +13,7 @@ from tests.support.worker import running, settings_for
 async def test_who_waited_too_long_to_be_seen_is_turned_away(
     log_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "UNSEEN_MAX_S", 1)
+    monkeypatch.setattr(server, "QUEUE_TIMEOUT_S", 1)
     async with running(settings_for({}), log_url) as worker:
         with grpc.insecure_channel(worker.address) as channel:
             await asyncio.to_thread(grpc.channel_ready_future(channel).result, 60)

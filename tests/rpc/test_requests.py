@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from msgspec import msgpack
 
 from coordinator.core.errors import Refused
-from coordinator.core.model import BranchSpec, State, Transaction, TryState
+from coordinator.core.model import BranchSpec, Transaction, TransactionState, TryState
 from coordinator.engine.waiting import Milestone
 from coordinator.ports import ListFilter, ListPosition
 from coordinator.rpc.requests import (
@@ -285,7 +285,7 @@ def test_a_request_becomes_a_transaction() -> None:
     )
     assert (tx.gid, tx.initiator, tx.interactive) == ("order 7 ☃", "web", False)
     assert tx.labels == (("a", "1"), ("b", "2"))
-    assert (tx.state, tx.saved_state, tx.version) == (State.TRYING, None, 0)
+    assert (tx.state, tx.saved_state, tx.version) == (TransactionState.TRYING, None, 0)
     assert [branch.spec for branch in tx.branches] == [
         BranchSpec(
             branch_id="1",
@@ -341,8 +341,8 @@ def test_what_can_be_waited_for() -> None:
 
 def test_every_state_of_the_contract_can_be_filtered_by() -> None:
     names = {state_of(number).name for number in pb.TransactionState.values() if number}
-    assert names == {state.name for state in State}
-    for state in State:
+    assert names == {state.name for state in TransactionState}
+    for state in TransactionState:
         assert pb.TransactionState.Name(state) == f"TRANSACTION_STATE_{state.name}"
 
 
@@ -357,7 +357,7 @@ def test_a_list_may_be_narrowed_by_everything() -> None:
         created_before=Timestamp(seconds=TIME_MAX_S),
     )
     assert list_filter(request, LIMITS) == ListFilter(
-        states=(State.TRYING, State.CONFIRMED),
+        states=(TransactionState.TRYING, TransactionState.CONFIRMED),
         participant="x" * 128,
         initiator="Läden",
         labels=(("a", "1"), ("b", "2")),

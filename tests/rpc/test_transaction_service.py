@@ -88,7 +88,7 @@ async def test_a_participant_without_batches_is_called_branch_by_branch(
 
 
 async def test_one_business_no_cancels_every_branch(tcc: Running, stock: ScriptedParticipant) -> None:
-    async def second_is_sold_out(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def second_is_sold_out(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         if call.operation == TRY and call.branch_id == "2":
             return rejected("SOLD_OUT", "none left")
         return SUCCEEDED
@@ -109,7 +109,7 @@ async def test_one_business_no_cancels_every_branch(tcc: Running, stock: Scripte
 
 
 async def test_a_try_that_cannot_be_mended_cancels_at_once(tcc: Running, stock: ScriptedParticipant) -> None:
-    async def unknown_action(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def unknown_action(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         no = failed("UNKNOWN_ACTION", "no action 'reserve'", permanent=True)
         return no if call.operation == TRY else SUCCEEDED
 
@@ -121,7 +121,7 @@ async def test_a_try_that_cannot_be_mended_cancels_at_once(tcc: Running, stock: 
 
 
 async def test_an_unknown_try_is_repeated_until_it_is_known(tcc: Running, stock: ScriptedParticipant) -> None:
-    async def third_time_lucky(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def third_time_lucky(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         return failed("HANDLER_ERROR") if stock.count(TRY) < 3 else SUCCEEDED
 
     stock.script = third_time_lucky
@@ -133,7 +133,7 @@ async def test_an_unknown_try_is_repeated_until_it_is_known(tcc: Running, stock:
 async def test_an_unknown_try_is_cancelled_when_the_expiry_has_passed(
     tcc: Running, stock: ScriptedParticipant
 ) -> None:
-    async def never(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def never(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         return failed("HANDLER_ERROR") if call.operation == TRY else SUCCEEDED
 
     stock.script = never
@@ -144,14 +144,14 @@ async def test_an_unknown_try_is_cancelled_when_the_expiry_has_passed(
     assert stock.count(CANCEL) == 1
 
 
-async def fail_every_try(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+async def fail_every_try(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
     return failed("HANDLER_ERROR", "KeyError: 'sku'") if call.operation == TRY else SUCCEEDED
 
 
 async def test_an_expiry_says_which_branch_kept_failing_and_how(
     tcc: Running, stock: ScriptedParticipant
 ) -> None:
-    async def second_fails(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def second_fails(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         return await fail_every_try(call) if call.branch_id == "2" else SUCCEEDED
 
     stock.script = second_fails
@@ -213,7 +213,7 @@ async def test_one_step_of_an_interactive_transaction_is_told_what_keeps_failing
 async def test_an_error_of_any_length_and_alphabet_fits_into_the_headers(
     tcc: Running, stock: ScriptedParticipant
 ) -> None:
-    async def shout(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def shout(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         return failed("HANDLER_ERROR", "\N{SNOWMAN}" * 10_000) if call.operation == TRY else SUCCEEDED
 
     stock.script = shout
@@ -229,7 +229,7 @@ async def test_a_repeated_request_is_told_the_same_of_a_cancel(
 ) -> None:
     """From memory first, from the log later: bounded, and without what the log cannot hold."""
 
-    async def sold_out(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def sold_out(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         return rejected("SOLD_OUT", "only 2\0left " + "x" * 1_000) if call.operation == TRY else SUCCEEDED
 
     stock.script = sold_out
@@ -246,7 +246,7 @@ async def test_a_repeated_request_is_told_the_same_of_a_cancel(
 async def test_a_failure_that_repeating_cannot_mend_is_stuck_at_once_in_phase_two(
     tcc: Running, stock: ScriptedParticipant
 ) -> None:
-    async def broken(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def broken(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         if call.operation == CONFIRM and stock.count(CONFIRM) == 1:
             return failed("HANDLER_ERROR", "TypeError: confirm()", permanent=True)
         return SUCCEEDED
@@ -262,9 +262,9 @@ async def test_a_failure_that_repeating_cannot_mend_is_stuck_at_once_in_phase_tw
 async def test_what_a_try_returns_reaches_its_confirm_and_the_initiator(
     tcc: Running, stock: ScriptedParticipant
 ) -> None:
-    async def freeze(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def freeze(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         if call.operation == TRY:
-            return participant_pb2.BranchOutcome(
+            return participant_pb2.CallResult(
                 code=participant_pb2.OUTCOME_CODE_SUCCEEDED, result=b"freeze-7", content_type="text/plain"
             )
         return SUCCEEDED
@@ -298,7 +298,7 @@ async def test_the_coordinator_makes_a_gid_where_the_request_has_none(tcc: Runni
 async def test_accepted_returns_before_any_try_has_answered(tcc: Running, stock: ScriptedParticipant) -> None:
     go = asyncio.Event()
 
-    async def wait(_call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def wait(_call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         await go.wait()
         return SUCCEEDED
 
@@ -334,7 +334,7 @@ async def test_the_same_gid_with_different_content_is_refused(
 ) -> None:
     go = asyncio.Event()
 
-    async def wait(_call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def wait(_call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         await go.wait()
         return SUCCEEDED
 
@@ -357,7 +357,7 @@ async def test_the_same_gid_with_different_content_is_refused(
 async def test_who_lost_a_race_for_a_gid_is_told_so_once_whatever_becomes_of_the_winner(
     tcc: Running, stock: ScriptedParticipant
 ) -> None:
-    async def wait(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def wait(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         if call.operation == participant_pb2.OPERATION_TRY:
             await asyncio.Event().wait()
         return SUCCEEDED
@@ -385,7 +385,7 @@ async def test_who_lost_a_race_for_a_gid_is_told_so_once_whatever_becomes_of_the
 async def test_each_transaction_of_a_batch_gets_its_own_reply(
     tcc: Running, stock: ScriptedParticipant
 ) -> None:
-    async def sold_out(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def sold_out(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         return rejected("SOLD_OUT") if call.operation == TRY and call.gid == "no" else SUCCEEDED
 
     stock.script = sold_out
@@ -408,7 +408,7 @@ async def test_each_transaction_of_a_batch_gets_its_own_reply(
 async def test_a_slow_transaction_of_a_batch_holds_nobody(tcc: Running, stock: ScriptedParticipant) -> None:
     go = asyncio.Event()
 
-    async def slow(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def slow(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         if call.gid == "slow":
             await go.wait()
         return SUCCEEDED
@@ -452,7 +452,7 @@ async def test_an_interactive_transaction_step_by_step(tcc: Running, stock: Scri
 async def test_a_rejected_try_cancels_an_interactive_transaction(
     tcc: Running, stock: ScriptedParticipant
 ) -> None:
-    async def second_is_sold_out(call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def second_is_sold_out(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         return rejected("SOLD_OUT", "none") if call.operation == TRY and call.branch_id == "2" else SUCCEEDED
 
     stock.script = second_is_sold_out
@@ -504,7 +504,7 @@ async def test_a_whole_transaction_takes_no_steps_from_outside(
 ) -> None:
     go = asyncio.Event()
 
-    async def wait(_call: participant_pb2.BranchCall) -> participant_pb2.BranchOutcome:
+    async def wait(_call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
         await go.wait()
         return SUCCEEDED
 

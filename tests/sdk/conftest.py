@@ -186,21 +186,21 @@ class Caller:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.stub = pb_grpc.ParticipantServiceStub(channel)
 
-    async def try_(self, call: pb.BranchCall) -> pb.BranchOutcome:
-        return (await self.stub.TryBranch(pb.ParticipantServiceTryBranchRequest(call=call))).outcome
+    async def try_(self, call: pb.BranchCall) -> pb.CallResult:
+        return (await self.stub.TryBranch(pb.ParticipantServiceTryBranchRequest(call=call))).result
 
-    async def confirm(self, call: pb.BranchCall) -> pb.BranchOutcome:
-        return (await self.stub.ConfirmBranch(pb.ConfirmBranchRequest(call=call))).outcome
+    async def confirm(self, call: pb.BranchCall) -> pb.CallResult:
+        return (await self.stub.ConfirmBranch(pb.ConfirmBranchRequest(call=call))).result
 
-    async def cancel(self, call: pb.BranchCall) -> pb.BranchOutcome:
-        return (await self.stub.CancelBranch(pb.CancelBranchRequest(call=call))).outcome
+    async def cancel(self, call: pb.BranchCall) -> pb.CallResult:
+        return (await self.stub.CancelBranch(pb.CancelBranchRequest(call=call))).result
 
-    async def execute(self, *calls: pb.BranchCall) -> list[pb.BranchOutcome]:
+    async def execute(self, *calls: pb.BranchCall) -> list[pb.CallResult]:
         """The outcomes of a batch, in the order of its calls."""
         outcomes = [
             outcome
             async for response in self.stub.ExecuteBranches(pb.ExecuteBranchesRequest(calls=calls))
-            for outcome in response.outcomes
+            for outcome in response.results
         ]
         return sorted(outcomes, key=lambda outcome: outcome.index)
 

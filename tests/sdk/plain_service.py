@@ -31,8 +31,8 @@ MOVE = "UPDATE seat SET state = %s WHERE gid = %s AND branch_id = %s"
 OK = pb.OUTCOME_CODE_SUCCEEDED
 
 
-def refused(reason: str) -> pb.BranchOutcome:
-    return pb.BranchOutcome(code=pb.OUTCOME_CODE_FAILED, reason=reason, permanent=True)
+def refused(reason: str) -> pb.CallResult:
+    return pb.CallResult(code=pb.OUTCOME_CODE_FAILED, reason=reason, permanent=True)
 
 
 def digest(call: pb.BranchCall) -> bytes:
@@ -48,8 +48,8 @@ def conflicts(call: pb.BranchCall, tried: bytes | None) -> bool:
     return tried is not None and not unknown and tried != digest(call)
 
 
-def seated(seat_number: object) -> pb.BranchOutcome:
-    return pb.BranchOutcome(code=OK, result=str(seat_number).encode(), content_type="text/plain")
+def seated(seat_number: object) -> pb.CallResult:
+    return pb.CallResult(code=OK, result=str(seat_number).encode(), content_type="text/plain")
 
 
 class Seats(pb_grpc.ParticipantServiceServicer):
@@ -61,17 +61,17 @@ class Seats(pb_grpc.ParticipantServiceServicer):
     async def TryBranch(self, request, context):
         call = request.call
         if call.action != "take_seat":
-            return pb.ParticipantServiceTryBranchResponse(outcome=refused("UNKNOWN_ACTION"))
+            return pb.ParticipantServiceTryBranchResponse(result=refused("UNKNOWN_ACTION"))
         if call.payload == b"no seat":
-            outcome = pb.BranchOutcome(code=pb.OUTCOME_CODE_REJECTED, reason="NO_SUCH_SEAT")
-            return pb.ParticipantServiceTryBranchResponse(outcome=outcome)
-        return pb.ParticipantServiceTryBranchResponse(outcome=await self._in_transaction(try_, call))
+            outcome = pb.CallResult(code=pb.OUTCOME_CODE_REJECTED, reason="NO_SUCH_SEAT")
+            return pb.ParticipantServiceTryBranchResponse(result=outcome)
+        return pb.ParticipantServiceTryBranchResponse(result=await self._in_transaction(try_, call))
 
     async def ConfirmBranch(self, request, context):
-        return pb.ConfirmBranchResponse(outcome=await self._in_transaction(confirm, request.call))
+        return pb.ConfirmBranchResponse(result=await self._in_transaction(confirm, request.call))
 
     async def CancelBranch(self, request, context):
-        return pb.CancelBranchResponse(outcome=await self._in_transaction(cancel, request.call))
+        return pb.CancelBranchResponse(result=await self._in_transaction(cancel, request.call))
 
     async def _in_transaction(self, handle, call):
         async with await psycopg.AsyncConnection.connect(self._database_url) as db:
@@ -106,8 +106,8 @@ async def confirm(db, call, key):
         await db.execute(MOVE, ("SOLD", *key))
     except psycopg.errors.IntegrityError:
         await db.rollback()
-        return pb.BranchOutcome(code=pb.OUTCOME_CODE_FAILED, reason="NOT_SOLD")
-    return pb.BranchOutcome(code=OK)
+        return pb.CallResult(code=pb.OUTCOME_CODE_FAILED, reason="NOT_SOLD")
+    return pb.CallResult(code=OK)
 
 
 async def cancel(db, call, key):
@@ -118,7 +118,7 @@ async def cancel(db, call, key):
     if state == "SOLD":
         return refused("ALREADY_CONFIRMED")
     await db.execute(MOVE, ("FREE", *key))
-    return pb.BranchOutcome(code=OK)
+    return pb.CallResult(code=OK)
 
 
 async def main(database_url: str, address: str) -> None:

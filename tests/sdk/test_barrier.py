@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from tcc import Participant, Rejected
-from tcc.barrier import LAW, Operation, State
+from tcc.barrier import DECISIONS, BarrierState, Operation
 from tcc.v1 import participant_pb2 as pb
 
 from .conftest import RECORD, make_engine
@@ -130,30 +130,32 @@ DONE = (SUCCEEDED, "", False)
 # The law from its essay, written out: how the row came to stand, the call, the
 # answer, and the state and effects afterwards.
 CELLS = [
-    ([], TRY, DONE, State.TRIED, ["try"]),
-    ([TRY], TRY, DONE, State.TRIED, ["try"]),
-    ([TRY, CONFIRM], TRY, DONE, State.CONFIRMED, ["confirm", "try"]),
-    ([CANCEL], TRY, (FAILED, "LATE_TRY", True), State.CANCELLED, []),
-    ([TRY, CANCEL], TRY, (FAILED, "LATE_TRY", True), State.CANCELLED, ["cancel", "try"]),
+    ([], TRY, DONE, BarrierState.TRIED, ["try"]),
+    ([TRY], TRY, DONE, BarrierState.TRIED, ["try"]),
+    ([TRY, CONFIRM], TRY, DONE, BarrierState.CONFIRMED, ["confirm", "try"]),
+    ([CANCEL], TRY, (FAILED, "LATE_TRY", True), BarrierState.CANCELLED, []),
+    ([TRY, CANCEL], TRY, (FAILED, "LATE_TRY", True), BarrierState.CANCELLED, ["cancel", "try"]),
     ([], CONFIRM, (FAILED, "NOT_TRIED", False), None, []),
-    ([TRY], CONFIRM, DONE, State.CONFIRMED, ["confirm", "try"]),
-    ([TRY, CONFIRM], CONFIRM, DONE, State.CONFIRMED, ["confirm", "try"]),
-    ([TRY, CANCEL], CONFIRM, (FAILED, "ALREADY_CANCELLED", True), State.CANCELLED, ["cancel", "try"]),
-    ([CANCEL], CONFIRM, (FAILED, "ALREADY_CANCELLED", True), State.CANCELLED, []),
-    ([], CANCEL, DONE, State.CANCELLED, []),
-    ([TRY], CANCEL, DONE, State.CANCELLED, ["cancel", "try"]),
-    ([TRY, CONFIRM], CANCEL, (FAILED, "ALREADY_CONFIRMED", True), State.CONFIRMED, ["confirm", "try"]),
-    ([TRY, CANCEL], CANCEL, DONE, State.CANCELLED, ["cancel", "try"]),
-    ([CANCEL], CANCEL, DONE, State.CANCELLED, []),
+    ([TRY], CONFIRM, DONE, BarrierState.CONFIRMED, ["confirm", "try"]),
+    ([TRY, CONFIRM], CONFIRM, DONE, BarrierState.CONFIRMED, ["confirm", "try"]),
+    ([TRY, CANCEL], CONFIRM, (FAILED, "ALREADY_CANCELLED", True), BarrierState.CANCELLED, ["cancel", "try"]),
+    ([CANCEL], CONFIRM, (FAILED, "ALREADY_CANCELLED", True), BarrierState.CANCELLED, []),
+    ([], CANCEL, DONE, BarrierState.CANCELLED, []),
+    ([TRY], CANCEL, DONE, BarrierState.CANCELLED, ["cancel", "try"]),
+    ([TRY, CONFIRM], CANCEL, (FAILED, "ALREADY_CONFIRMED", True), BarrierState.CONFIRMED, ["confirm", "try"]),
+    ([TRY, CANCEL], CANCEL, DONE, BarrierState.CANCELLED, ["cancel", "try"]),
+    ([CANCEL], CANCEL, DONE, BarrierState.CANCELLED, []),
 ]
 
 
-def test_law_covers_every_operation_in_every_state():
-    assert set(LAW) == {(operation, state) for operation in Operation for state in (None, *State)}
+def test_decisions_cover_every_operation_in_every_state():
+    assert set(DECISIONS) == {
+        (operation, state) for operation in Operation for state in (None, *BarrierState)
+    }
 
 
 @pytest.mark.parametrize("action", ["single", "batch"])
-async def test_every_cell_of_the_law(database, call_participant, action):
+async def test_every_cell_of_the_decision_table(database, call_participant, action):
     engine, ledger = database
     caller = await call_participant(make_participant(engine))
     method = {TRY: caller.try_, CONFIRM: caller.confirm, CANCEL: caller.cancel}

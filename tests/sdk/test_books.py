@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from tcc import Participant, barrier_books
-from tcc.barrier import State
+from tcc.barrier import BarrierState
 from tcc.barrier_books import Listing, Position
 from tcc.payload import UNKNOWN
 from tcc.v1 import participant_pb2 as pb
@@ -101,11 +101,12 @@ async def test_a_page_looks_at_a_bounded_number_of_rows(database, call_participa
         ledger.execute(
             f"UPDATE tcc_barrier SET expires_at_ms = {number // 2} WHERE branch_id = '{branch_id}'"
         )
-    door, pages, after = participant._door, [], None
+    executor, pages, after = participant._executor, [], None
     while True:
         asked = Listing(after=after)
-        rows, after = await door.transact(
-            lambda asked=asked: barrier_books.list_rows(door.dialect_name, asked, looked_at_max=2), None
+        rows, after = await executor.transact(
+            lambda asked=asked: barrier_books.list_rows(executor.dialect_name, asked, rows_scanned_max=2),
+            None,
         )
         pages.append([row.branch_id for row in rows])
         if after is None:
@@ -167,7 +168,7 @@ class ByBranch(AsyncSingle):
 
 
 class InLanes(ByBranch):
-    def lane(self, request):
+    def partition_key(self, request):
         return len(request)
 
     async def cancel_batch(self, items, db):
@@ -203,7 +204,7 @@ async def test_an_action_that_needs_the_request_is_not_called_without_it(sqlite,
     for operation in (CONFIRM, CANCEL):
         [outcome] = await caller.execute(payloadless(operation))
         assert _answer(outcome) == (pb.OUTCOME_CODE_FAILED, "PAYLOAD_NEEDED", True)
-    assert ledger.rows() == [("b", State.TRIED)]
+    assert ledger.rows() == [("b", BarrierState.TRIED)]
     # With what was tried it can be ended.
     [outcome] = await caller.execute(make_call(CANCEL))
     assert outcome.code == pb.OUTCOME_CODE_SUCCEEDED

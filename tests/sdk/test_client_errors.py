@@ -98,8 +98,8 @@ def test_errors_travel_between_processes():
 # --- when to repeat ------------------------------------------------------------
 
 
-def pause(error, attempt=0, time_left_s=60.0, luck=0.999_999):
-    return pause_s(error, attempt=attempt, time_left_s=time_left_s, luck=luck)
+def pause(error, attempt=0, time_left_s=60.0, jitter=0.999_999):
+    return pause_s(error, attempt=attempt, time_left_s=time_left_s, jitter=jitter)
 
 
 def test_the_backoff_doubles_up_to_its_cap_with_full_jitter():
@@ -107,12 +107,12 @@ def test_the_backoff_doubles_up_to_its_cap_with_full_jitter():
     longest = [pause(error, attempt) for attempt in (0, 1, 2, 100)]
     expected = [BACKOFF_BASE_S, 2 * BACKOFF_BASE_S, 4 * BACKOFF_BASE_S, BACKOFF_CAP_S]
     assert longest == pytest.approx(expected, rel=1e-3)
-    assert pause(error, 100, luck=0.0) == 0.0
+    assert pause(error, 100, jitter=0.0) == 0.0
 
 
 def test_a_hint_is_waited_for_on_top():
     error = errors.ResourceExhausted(retry_after_s=3.0)
-    assert 3.0 <= pause(error, luck=0.0) <= pause(error) <= 3.0 + BACKOFF_BASE_S
+    assert 3.0 <= pause(error, jitter=0.0) <= pause(error) <= 3.0 + BACKOFF_BASE_S
 
 
 def test_a_pause_ends_before_the_callers_time():

@@ -28,10 +28,10 @@ async def client(service):
 
 
 @pytest.fixture
-def long_pace(monkeypatch):
+def long_linger(monkeypatch):
     """The next batch leaves only when the previous one is done."""
-    monkeypatch.setattr(submission, "PACE_MIN_S", 60.0)
-    monkeypatch.setattr(submission, "PACE_MAX_S", 60.0)
+    monkeypatch.setattr(submission, "LINGER_MIN_S", 60.0)
+    monkeypatch.setattr(submission, "LINGER_MAX_S", 60.0)
 
 
 class Gate:
@@ -211,7 +211,7 @@ async def test_a_lone_call_goes_unary_and_what_queues_meanwhile_goes_as_one_batc
     assert (await first).gid == "first"
 
 
-async def test_what_comes_bit_by_bit_waits_for_the_pace_and_goes_together(client, service, long_pace):
+async def test_what_comes_bit_by_bit_waits_for_the_pace_and_goes_together(client, service, long_linger):
     gate = service.execute = Gate("first")
     first = asyncio.create_task(client.execute(BRANCHES, gid="first"))
     await gate.reached.wait()
@@ -409,7 +409,7 @@ async def test_the_deadline_of_one_caller_in_a_batch_is_its_own(client, service)
     assert service.time_left_s[0] > 20, "the batch has the time of its most patient caller"
 
 
-async def test_a_caller_that_left_before_its_turn_is_not_sent(client, service, long_pace):
+async def test_a_caller_that_left_before_its_turn_is_not_sent(client, service, long_linger):
     gate = service.execute = Gate("first")
     first = asyncio.create_task(client.execute(BRANCHES, gid="first"))
     await gate.reached.wait()

@@ -184,7 +184,7 @@ class Careless(pb_grpc.ParticipantServiceServicer):
             self._do(key, "confirm", unless="confirms without doing it")
             await self._hang(context, "confirms before it writes its row")
         self._states[key] = "confirmed"
-        return pb.BranchOutcome(code=OK)
+        return pb.CallResult(code=OK)
 
     def _break(self, key):
         match self._fault:
@@ -195,20 +195,20 @@ class Careless(pb_grpc.ParticipantServiceServicer):
             case "fails for good what was broken":
                 self._states[key] = "cancelled"
         is_permanent = self._fault == "calls what is broken permanent"
-        return pb.BranchOutcome(code=FAILED, reason="CHECK_VIOLATION", permanent=is_permanent)
+        return pb.CallResult(code=FAILED, reason="CHECK_VIOLATION", permanent=is_permanent)
 
     def _cancel(self, key, state):
         fault = self._fault
         if state is None and fault == "fails an empty cancel":
             return self._no("NOT_FOUND")
         if state is None and fault == "forgets its tombstone":
-            return pb.BranchOutcome(code=OK)
+            return pb.CallResult(code=OK)
         if state == "confirmed":
             return self._no("ALREADY_CONFIRMED", unless="cancels what is confirmed")
         if state == "tried" or (state == "cancelled" and fault == "cancels twice"):
             self._do(key, "cancel", unless="cancels without doing it")
         self._states[key] = "cancelled"
-        return pb.BranchOutcome(code=OK)
+        return pb.CallResult(code=OK)
 
     async def _try(self, call, context, key, state, is_late):
         fault = self._fault
@@ -217,13 +217,13 @@ class Careless(pb_grpc.ParticipantServiceServicer):
         if state in {"tried", "confirmed"} and fault == "fails a duplicate Try":
             return self._no("DUPLICATE")
         if state in {"tried", "confirmed"} and fault == "forgets its result":
-            return pb.BranchOutcome(code=OK)
+            return pb.CallResult(code=OK)
         if state in {"tried", "confirmed"} and fault != "tries twice":
-            return pb.BranchOutcome(code=OK, result=self._results.get(key, b""))
+            return pb.CallResult(code=OK, result=self._results.get(key, b""))
         if is_late and fault != "takes an expired Try":
             return self._no("EXPIRED")
         if call.attempt and fault == "takes a repeated Try for a known one":
-            return pb.BranchOutcome(code=OK)
+            return pb.CallResult(code=OK)
         return await self._first_try(call, context, key)
 
     async def _first_try(self, call, context, key):
@@ -236,7 +236,7 @@ class Careless(pb_grpc.ParticipantServiceServicer):
                 else pb.OUTCOME_CODE_REJECTED
             )
             reason = "" if self._fault == "rejects without a reason" else "SOLD_OUT"
-            return pb.BranchOutcome(code=code, reason=reason)
+            return pb.CallResult(code=code, reason=reason)
         self._tries += 1
         if self._fault != "writes its row before it reserves":
             self._do(key, "try", unless="reserves nothing")
@@ -247,7 +247,7 @@ class Careless(pb_grpc.ParticipantServiceServicer):
         if self._fault == "writes its row before it reserves":
             await self._hang(context, self._fault)
             self._do(key, "try")
-        return pb.BranchOutcome(code=OK, result=self._results[key])
+        return pb.CallResult(code=OK, result=self._results[key])
 
     async def _hang(self, context, fault):
         """Gets no further with one call of this life, so that a kill finds it half-way."""
@@ -267,31 +267,31 @@ class Careless(pb_grpc.ParticipantServiceServicer):
 
     def _no(self, reason, unless=""):
         if unless and unless == self._fault:
-            return pb.BranchOutcome(code=OK)
-        return pb.BranchOutcome(
+            return pb.CallResult(code=OK)
+        return pb.CallResult(
             code=pb.OUTCOME_CODE_FAILED, reason=reason, permanent=self._fault != "calls nothing permanent"
         )
 
     async def TryBranch(self, request, context):  # noqa: N802 - named by the contract
-        return pb.ParticipantServiceTryBranchResponse(outcome=await self.answer(request.call, context))
+        return pb.ParticipantServiceTryBranchResponse(result=await self.answer(request.call, context))
 
     async def ConfirmBranch(self, request, context):  # noqa: N802 - named by the contract
-        return pb.ConfirmBranchResponse(outcome=await self.answer(request.call, context))
+        return pb.ConfirmBranchResponse(result=await self.answer(request.call, context))
 
     async def CancelBranch(self, request, context):  # noqa: N802 - named by the contract
         if self._fault == "answers with a status":
             await context.abort(grpc.StatusCode.INTERNAL, "oops")
-        return pb.CancelBranchResponse(outcome=await self.answer(request.call, context))
+        return pb.CancelBranchResponse(result=await self.answer(request.call, context))
 
     async def ExecuteBranches(self, request, context):  # noqa: N802 - named by the contract
         for index, call in enumerate(request.calls):
             if self._fault == "skips an item" and index == 1:
                 continue
             if self._fault == "fails duplicates in a batch" and call.attempt and call.operation == TRY:
-                yield pb.ExecuteBranchesResponse(outcomes=[pb.BranchOutcome(index=index, code=FAILED)])
+                yield pb.ExecuteBranchesResponse(results=[pb.CallResult(index=index, code=FAILED)])
                 continue
             place = 0 if self._fault == "mixes up its indexes" else index
-            yield pb.ExecuteBranchesResponse(outcomes=[await self.answer(call, context, place)])
+            yield pb.ExecuteBranchesResponse(results=[await self.answer(call, context, place)])
 
 
 # What asks for the same answer, and what asks for effects, wherever a branch goes through it.

@@ -1,4 +1,4 @@
-"""The case `books_agree` of the conformance suite: who keeps books passes, and wrong ones are caught."""
+"""The case `listing_agrees` of the conformance suite: who keeps books passes, and wrong ones are caught."""
 
 import pytest
 
@@ -49,7 +49,7 @@ async def checked(servicer: Careless) -> str:
         for name in ("one", "two"):
             servicer._states[f"open-{name}", "b"] = "tried"
         servicer._states["done", "b"] = "confirmed"
-        return await conformance.check(address, case("books_agree"), action="reserve", payload=b"one")
+        return await conformance.check(address, case("listing_agrees"), action="reserve", payload=b"one")
 
 
 async def test_who_keeps_books_passes() -> None:

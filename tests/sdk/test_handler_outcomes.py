@@ -343,7 +343,7 @@ async def test_scalar_cannot_end_the_transaction_either(database, call_participa
 async def test_sessions_of_the_orm_share_the_transaction(postgresql, database_url, call_participant):
     engine, ledger = postgresql
 
-    class Act:
+    class OperatorContext:
         async def try_(self, branch, request, db):
             mode = {"join_transaction_mode": "create_savepoint"} if "savepoint" in request else {}
             async with AsyncSession(bind=db, **mode) as session:
@@ -358,7 +358,7 @@ async def test_sessions_of_the_orm_share_the_transaction(postgresql, database_ur
         async def cancel(self, branch, request, db): ...
 
     participant = Participant("test", database=engine)
-    participant.action("act")(Act)
+    participant.action("act")(OperatorContext)
     caller = await call_participant(participant)
 
     for branch_id, payload, code in [

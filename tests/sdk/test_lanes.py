@@ -2,7 +2,7 @@
 
 import asyncio
 
-from tcc.lanes import LaneOutbox
+from tcc.lanes import PartitionedBatcher
 
 
 class Sent:
@@ -30,17 +30,17 @@ class Sent:
             await asyncio.sleep(0)
 
 
-def lane_of(item: str) -> int:
+def partition_of(item: str) -> int:
     return ord(item[0])
 
 
 async def test_a_lane_waits_for_its_own_batch_and_for_no_other() -> None:
     sent = Sent()
-    outbox = LaneOutbox(sent, lane=lane_of, items_max=10, senders=2)
-    running = asyncio.create_task(outbox.run())
-    outbox.put("a1")
+    batcher = PartitionedBatcher(sent, partition_key=partition_of, items_max=10, max_in_flight=2)
+    running = asyncio.create_task(batcher.run())
+    batcher.put("a1")
     await sent.count(1)
-    outbox.put_many(["a2", "b1", "a3", "c1"])
+    batcher.put_many(["a2", "b1", "a3", "c1"])
     await sent.count(2)
     await sent.settle()
     assert sent.batches == [["a1"], ["b1", "c1"]]
@@ -52,11 +52,11 @@ async def test_a_lane_waits_for_its_own_batch_and_for_no_other() -> None:
 
 async def test_what_waits_in_all_free_lanes_travels_together_in_order() -> None:
     sent = Sent()
-    outbox = LaneOutbox(sent, lane=lane_of, items_max=10)
-    running = asyncio.create_task(outbox.run())
-    outbox.put("a1")
+    batcher = PartitionedBatcher(sent, partition_key=partition_of, items_max=10)
+    running = asyncio.create_task(batcher.run())
+    batcher.put("a1")
     await sent.count(1)
-    outbox.put_many(["b1", "a2", "b2", "c1"])
+    batcher.put_many(["b1", "a2", "b2", "c1"])
     sent.gates[0].set()
     await sent.count(2)
     assert sorted(sent.batches[1]) == ["a2", "b1", "b2", "c1"]
@@ -66,9 +66,9 @@ async def test_what_waits_in_all_free_lanes_travels_together_in_order() -> None:
 
 async def test_a_lane_longer_than_a_batch_keeps_its_order_and_starves_no_other() -> None:
     sent = Sent()
-    outbox = LaneOutbox(sent, lane=lane_of, items_max=2)
-    running = asyncio.create_task(outbox.run())
-    outbox.put_many(["a1", "a2", "a3", "a4", "a5", "b1"])
+    batcher = PartitionedBatcher(sent, partition_key=partition_of, items_max=2)
+    running = asyncio.create_task(batcher.run())
+    batcher.put_many(["a1", "a2", "a3", "a4", "a5", "b1"])
     for number in range(1, 4):
         await sent.count(number)
         sent.gates[number - 1].set()

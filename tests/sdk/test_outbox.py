@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tcc.outbox import Outbox, Pace
+from tcc.outbox import Batcher, FlushPolicy
 
 
 class Recorder:
@@ -16,7 +16,7 @@ class Recorder:
         self.batches: list[list[int]] = []
         self.go = asyncio.Event()
         self.go.set()
-        self.outbox = Outbox[int](self._send, **({"items_max": 4} | options))
+        self.batcher = Batcher[int](self._send, **({"items_max": 4} | options))
 
     async def _send(self, batch: list[int]) -> None:
         self.batches.append(batch)
@@ -24,7 +24,7 @@ class Recorder:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Recorder"]:
-        async with self.outbox.running():
+        async with self.batcher.running():
             yield self
 
 
@@ -37,29 +37,29 @@ async def settle() -> None:
 async def test_an_idle_outbox_sends_at_once_and_a_busy_one_in_batches() -> None:
     async with Recorder().running() as recorder:
         recorder.go.clear()
-        recorder.outbox.put(1)
+        recorder.batcher.put(1)
         await settle()
-        recorder.outbox.put_many([2, 3, 4, 5, 6])
+        recorder.batcher.put_many([2, 3, 4, 5, 6])
         await settle()
         assert recorder.batches == [[1]]
-        assert len(recorder.outbox) == 5
+        assert len(recorder.batcher) == 5
         recorder.go.set()
         await settle()
         assert recorder.batches == [[1], [2, 3, 4, 5], [6]]
-        assert recorder.outbox.idle
+        assert recorder.batcher.idle
 
 
 async def test_a_batch_is_bounded_in_bytes_and_a_larger_item_travels_alone() -> None:
     async with Recorder(items_max=10, bytes_max=10, size=lambda item: item).running() as recorder:
-        recorder.outbox.put_many([4, 6, 1, 50, 9, 1])
+        recorder.batcher.put_many([4, 6, 1, 50, 9, 1])
         await settle()
         assert recorder.batches == [[4, 6], [1], [50], [9, 1]]
 
 
 async def test_several_senders_have_several_batches_in_flight() -> None:
-    async with Recorder(items_max=1, senders=2).running() as recorder:
+    async with Recorder(items_max=1, max_in_flight=2).running() as recorder:
         recorder.go.clear()
-        recorder.outbox.put_many([1, 2, 3])
+        recorder.batcher.put_many([1, 2, 3])
         await settle()
         assert recorder.batches == [[1], [2]]
 
@@ -67,67 +67,69 @@ async def test_several_senders_have_several_batches_in_flight() -> None:
 async def test_what_waits_can_be_taken_back() -> None:
     async with Recorder().running() as recorder:
         recorder.go.clear()
-        recorder.outbox.put(1)
+        recorder.batcher.put(1)
         await settle()
-        recorder.outbox.put_many([2, 3])
-        assert recorder.outbox.withdraw() == [2, 3]
+        recorder.batcher.put_many([2, 3])
+        assert recorder.batcher.withdraw() == [2, 3]
         recorder.go.set()
         await settle()
         assert recorder.batches == [[1]]
 
 
 async def test_items_that_go_singly_never_wait_for_the_pace() -> None:
-    async with Recorder(pace=lambda: Pace(3600)).running() as recorder:
+    async with Recorder(flush_policy=lambda: FlushPolicy(3600)).running() as recorder:
         for item in (1, 2, 3):
-            recorder.outbox.put(item)
+            recorder.batcher.put(item)
             await settle()
         assert recorder.batches == [[1], [2], [3]]
 
 
 async def test_after_a_batch_the_pace_is_kept_unless_a_full_one_waits() -> None:
-    async with Recorder(pace=lambda: Pace(3600)).running() as recorder:
+    async with Recorder(flush_policy=lambda: FlushPolicy(3600)).running() as recorder:
         recorder.go.clear()
-        recorder.outbox.put_many([1, 2])
+        recorder.batcher.put_many([1, 2])
         await settle()
-        recorder.outbox.put_many([3, 4, 5, 6])
+        recorder.batcher.put_many([3, 4, 5, 6])
         recorder.go.set()
         await settle()
         assert recorder.batches == [[1, 2], [3, 4, 5, 6]]
-        recorder.outbox.put(7)
+        recorder.batcher.put(7)
         await settle()
         assert recorder.batches == [[1, 2], [3, 4, 5, 6]]
-        assert recorder.outbox.withdraw() == [7]
+        assert recorder.batcher.withdraw() == [7]
 
 
 async def test_a_batch_leaves_before_its_time_when_enough_wait_even_beside_another() -> None:
-    enough = 3
-    async with Recorder(items_max=10, senders=2, pace=lambda: Pace(3600, enough)).running() as recorder:
+    min_items = 3
+    async with Recorder(
+        items_max=10, max_in_flight=2, flush_policy=lambda: FlushPolicy(3600, min_items)
+    ).running() as recorder:
         recorder.go.clear()
-        recorder.outbox.put_many([1, 2])
+        recorder.batcher.put_many([1, 2])
         await settle()
-        recorder.outbox.put(3)
+        recorder.batcher.put(3)
         await settle()
-        recorder.outbox.put(4)
+        recorder.batcher.put(4)
         await settle()
         assert recorder.batches == [[1, 2]]
-        recorder.outbox.put(5)
+        recorder.batcher.put(5)
         await settle()
         assert recorder.batches == [[1, 2], [3, 4, 5]]
         # Both senders are busy now.
-        recorder.outbox.put_many([6, 7, 8])
+        recorder.batcher.put_many([6, 7, 8])
         await settle()
-        assert len(recorder.outbox) == 3
+        assert len(recorder.batcher) == 3
         recorder.go.set()
         await settle()
         assert recorder.batches == [[1, 2], [3, 4, 5], [6, 7, 8]]
 
 
 async def test_a_single_item_that_is_still_under_way_holds_the_next_one_for_the_pace() -> None:
-    async with Recorder(senders=2, pace=lambda: Pace(3600)).running() as recorder:
+    async with Recorder(max_in_flight=2, flush_policy=lambda: FlushPolicy(3600)).running() as recorder:
         recorder.go.clear()
-        recorder.outbox.put(1)
+        recorder.batcher.put(1)
         await settle()
-        recorder.outbox.put(2)
+        recorder.batcher.put(2)
         await settle()
         assert recorder.batches == [[1]]
         recorder.go.set()
@@ -142,11 +144,11 @@ async def test_a_busy_outbox_sends_when_its_pace_has_passed() -> None:
         await sent.put(batch)
         await asyncio.Event().wait()
 
-    outbox = Outbox[int](send, items_max=4, senders=2, pace=lambda: Pace(0.01))
-    async with outbox.running(), asyncio.timeout(30):
-        outbox.put_many([1, 2])
+    batcher = Batcher[int](send, items_max=4, max_in_flight=2, flush_policy=lambda: FlushPolicy(0.01))
+    async with batcher.running(), asyncio.timeout(30):
+        batcher.put_many([1, 2])
         assert await sent.get() == [1, 2]
-        outbox.put(3)
+        batcher.put(3)
         assert await sent.get() == [3]
 
 
@@ -154,7 +156,7 @@ async def test_a_failing_send_ends_the_outbox() -> None:
     async def fail(batch: list[int]) -> None:
         raise RuntimeError("a bug")
 
-    outbox = Outbox[int](fail, items_max=1)
-    outbox.put(1)
+    batcher = Batcher[int](fail, items_max=1)
+    batcher.put(1)
     with pytest.raises(ExceptionGroup):
-        await asyncio.wait_for(outbox.run(), 60)
+        await asyncio.wait_for(batcher.run(), 60)

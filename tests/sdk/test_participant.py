@@ -329,7 +329,7 @@ async def test_waiting_calls_of_many_rpcs_share_one_transaction(postgresql, call
                 first_runs.set()
                 await release.wait()
 
-    participant = _participant(postgresql[0], Gate, batch_senders=1)
+    participant = _participant(postgresql[0], Gate, max_batches_in_flight=1)
     caller = await call_participant(participant)
     first = asyncio.create_task(caller.try_(make_call(action="act", branch_id="first")))
     await first_runs.wait()
@@ -359,7 +359,7 @@ async def test_slow_item_holds_nobody(postgresql, call_participant):
 
     answered = []
     async for response in responses:
-        answered += [outcome.index for outcome in response.outcomes]
+        answered += [outcome.index for outcome in response.results]
         if len(answered) == 2:
             release.set()
 

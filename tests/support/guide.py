@@ -42,7 +42,7 @@ _VOLATILE = (
     (re.compile(r"\bversion \d+"), "version N"),
     (re.compile(r"--version \d+"), "--version N"),
     (re.compile(r"\bonce\b|\b\d+ times\b"), "N times"),
-    (re.compile(r"\b\d+ failures in a row"), "N failures in a row"),
+    (re.compile(r"\b\d+ consecutive failures"), "N consecutive failures"),
     (re.compile(r"\b\d+\.\d\b"), "RATE"),
 )
 # The columns of tables that hold counts of what happens all the time.
@@ -52,11 +52,11 @@ _VOLATILE_COLUMNS = {
     "NEXT",
     "PROBE",
     "ANSWERED",
-    "UNDER WAY",
+    "IN FLIGHT",
     "BACKLOG",
     "LIVE",
     "LOG BACKLOG",
-    "DRIVING",
+    "OWNED",
     "VERSION",
 }
 _VOLATILE_FACTS = {"version", "failed calls"}

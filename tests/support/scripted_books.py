@@ -4,7 +4,7 @@ from tcc.v1 import participant_pb2 as ppb
 from tests.support.scripted_participant import ScriptedParticipant
 
 
-class ScriptedBooks(ScriptedParticipant):
+class ScriptedBarrier(ScriptedParticipant):
     """Says of its books what a test tells it: pages of a listing, and what a second look finds."""
 
     def __init__(self, pages: list[list[ppb.BarrierRow]], found: list[ppb.BarrierRow]) -> None:

@@ -11,21 +11,21 @@ import grpc
 
 from tcc.v1 import participant_pb2 as pb, participant_pb2_grpc
 
-SUCCEEDED = pb.BranchOutcome(code=pb.OUTCOME_CODE_SUCCEEDED)
+SUCCEEDED = pb.CallResult(code=pb.OUTCOME_CODE_SUCCEEDED)
 
 
-def rejected(reason: str, message: str = "") -> pb.BranchOutcome:
-    return pb.BranchOutcome(code=pb.OUTCOME_CODE_REJECTED, reason=reason, message=message)
+def rejected(reason: str, message: str = "") -> pb.CallResult:
+    return pb.CallResult(code=pb.OUTCOME_CODE_REJECTED, reason=reason, message=message)
 
 
-def failed(reason: str, message: str = "", *, permanent: bool = False) -> pb.BranchOutcome:
-    return pb.BranchOutcome(code=pb.OUTCOME_CODE_FAILED, reason=reason, message=message, permanent=permanent)
+def failed(reason: str, message: str = "", *, permanent: bool = False) -> pb.CallResult:
+    return pb.CallResult(code=pb.OUTCOME_CODE_FAILED, reason=reason, message=message, permanent=permanent)
 
 
-Script = Callable[[pb.BranchCall], Awaitable[pb.BranchOutcome]]
+Script = Callable[[pb.BranchCall], Awaitable[pb.CallResult]]
 
 
-async def succeed(_call: pb.BranchCall) -> pb.BranchOutcome:
+async def succeed(_call: pb.BranchCall) -> pb.CallResult:
     return SUCCEEDED
 
 
@@ -42,7 +42,7 @@ class ScriptedParticipant(participant_pb2_grpc.ParticipantServiceServicer):
         """From now on everything succeeds, but a Confirm only once the event is set."""
         go = asyncio.Event()
 
-        async def script(call: pb.BranchCall) -> pb.BranchOutcome:
+        async def script(call: pb.BranchCall) -> pb.CallResult:
             if call.operation == pb.OPERATION_CONFIRM:
                 await go.wait()
             return SUCCEEDED
@@ -69,29 +69,29 @@ class ScriptedParticipant(participant_pb2_grpc.ParticipantServiceServicer):
         async with self._changed:
             await self._changed.wait_for(condition)
 
-    async def _answer(self, call: pb.BranchCall, index: int = 0) -> pb.BranchOutcome:
+    async def _answer(self, call: pb.BranchCall, index: int = 0) -> pb.CallResult:
         self.calls.append(call)
         async with self._changed:
             self._changed.notify_all()
-        outcome = pb.BranchOutcome()
+        outcome = pb.CallResult()
         outcome.CopyFrom(await self.script(call))
         outcome.index = index
         return outcome
 
     async def TryBranch(self, request, context):  # noqa: N802
-        return pb.ParticipantServiceTryBranchResponse(outcome=await self._answer(request.call))
+        return pb.ParticipantServiceTryBranchResponse(result=await self._answer(request.call))
 
     async def ConfirmBranch(self, request, context):  # noqa: N802
-        return pb.ConfirmBranchResponse(outcome=await self._answer(request.call))
+        return pb.ConfirmBranchResponse(result=await self._answer(request.call))
 
     async def CancelBranch(self, request, context):  # noqa: N802
-        return pb.CancelBranchResponse(outcome=await self._answer(request.call))
+        return pb.CancelBranchResponse(result=await self._answer(request.call))
 
     async def ExecuteBranches(self, request, context):  # noqa: N802
         self.batches.append(len(request.calls))
         tasks = [asyncio.ensure_future(self._answer(call, index)) for index, call in enumerate(request.calls)]
         for answered in asyncio.as_completed(tasks):
-            await context.write(pb.ExecuteBranchesResponse(outcomes=[await answered]))
+            await context.write(pb.ExecuteBranchesResponse(results=[await answered]))
 
 
 @asynccontextmanager

@@ -8,19 +8,19 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from proof.faults.scenarios.disk_full import fill_the_disk
-from proof.faults.scenarios.network import cut_commits, spoil_the_network
+from proof.faults.scenarios.network import cut_commits, degrade_network
 from proof.faults.scenarios.postgres import crash_postgres
 from proof.faults.scenarios.processes import answer_late, pause_coordinators, restart_everything
-from proof.faults.stand import Stand
+from proof.faults.stand import Testbed
 
 DISK_FULL = "disk-full"
 
-SCENARIOS: Mapping[str, Callable[[Stand, argparse.Namespace], Awaitable[dict[str, Any]]]] = {
+SCENARIOS: Mapping[str, Callable[[Testbed, argparse.Namespace], Awaitable[dict[str, Any]]]] = {
     "paused": pause_coordinators,
     "late-answers": answer_late,
     "rolling-restart": restart_everything,
     "commits-cut": cut_commits,
-    "network": spoil_the_network,
+    "network": degrade_network,
     "postgres-crashes": crash_postgres,
     DISK_FULL: fill_the_disk,
 }

@@ -19,7 +19,7 @@ from typing import Any
 import psycopg
 
 from coordinator.log.embedded import EmbeddedPostgresError
-from proof.faults.stand import Stand
+from proof.faults.stand import Testbed
 from proof.faults.system import DISK
 
 _DISK_BYTES = 400 * 2**20
@@ -95,22 +95,22 @@ def why_not() -> str:
     return done.stderr.strip() if done.returncode else ""
 
 
-async def fill_the_disk(stand: Stand, _options: argparse.Namespace) -> dict[str, Any]:
+async def fill_the_disk(testbed: Testbed, _options: argparse.Namespace) -> dict[str, Any]:
     """Fills it, leaves it full, makes room. An operator starts PostgreSQL again where it has ended."""
-    postgres = stand.system.postgres
-    ballast = stand.system.home / DISK / "ballast"
+    postgres = testbed.system.postgres
+    ballast = testbed.system.home / DISK / "ballast"
     restarts = 0
-    async with stand.load("full") as load:
+    async with testbed.load("full") as load:
         for _ in range(_FILLS):
             await asyncio.sleep(_CALM_S)
-            stand.judge.note("disk full", "postgres")
+            testbed.verifier.note("disk full", "postgres")
             deadline = asyncio.get_running_loop().time() + _FULL_S
             while asyncio.get_running_loop().time() < deadline:
                 await asyncio.to_thread(fill, ballast)
                 await asyncio.sleep(0.1)
             ballast.unlink()
-            stand.judge.note("disk has room", "postgres")
-            if not await asyncio.to_thread(_answers, stand):
+            testbed.verifier.note("disk has room", "postgres")
+            if not await asyncio.to_thread(_answers, testbed):
                 restarts += 1
                 with contextlib.suppress(EmbeddedPostgresError):
                     await asyncio.to_thread(postgres.stop, "immediate")
@@ -119,9 +119,9 @@ async def fill_the_disk(stand: Stand, _options: argparse.Namespace) -> dict[str,
     return {"fills": _FILLS, "postgres_restarts": restarts, "orders": load.placed}
 
 
-def _answers(stand: Stand) -> bool:
+def _answers(testbed: Testbed) -> bool:
     try:
-        stand.system.observers.open_transactions()
+        testbed.system.observers.open_transactions()
     except psycopg.OperationalError:
         return False
     return True

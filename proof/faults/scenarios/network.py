@@ -5,9 +5,9 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import Any
 
-from proof.faults.stand import Stand, until
+from proof.faults.stand import Testbed, until
 from proof.faults.system import COORDINATORS, System
-from proof.proxy import Fault, Proxy, Weather, proxied, proxied_address
+from proof.proxy import Fault, NetworkConditions, Proxy, proxied, proxied_address
 
 _CUTS = 40
 _CUT_FAULTS = (Fault.LOSE_REPLY, Fault.LOSE_REPLY, Fault.LOSE_REQUEST)
@@ -18,13 +18,13 @@ _SPELL_S = 2.5
 _CALM_S = 0.5
 
 
-async def cut_commits(stand: Stand, _options: argparse.Namespace) -> dict[str, Any]:
+async def cut_commits(testbed: Testbed, _options: argparse.Namespace) -> dict[str, Any]:
     """Each coordinator's connections to the log are cut while a statement commits, before or after it did.
 
     Every statement of the log is a transaction of its own, so that the reply that is
     lost is that of the commit. A participant's is cut likewise, anywhere in its transaction.
     """
-    system = stand.system
+    system = testbed.system
     struck = 0
     async with AsyncExitStack() as stack:
         proxies: list[Proxy] = []
@@ -34,39 +34,39 @@ async def cut_commits(stand: Stand, _options: argparse.Namespace) -> dict[str, A
             proxies.append(proxy)
             system.ways[member.name, "postgres"] = proxy.where
         await system.restart(*system.members)
-        async with stand.load("cut"):
+        async with testbed.load("cut"):
             for number in range(_CUTS):
                 proxy = proxies[number % len(proxies)]
-                proxy.arm(stand.chance.choice(_CUT_FAULTS))
+                proxy.arm(testbed.chance.choice(_CUT_FAULTS))
                 struck += await until(proxy.struck.is_set, _STRUCK_TIMEOUT_S)
-        await stand.settle("commits-cut")
+        await testbed.settle("commits-cut")
         system.ways.clear()
         await system.restart(*system.members)
     if struck < _CUTS // 2:
-        stand.judge.violations.append(f"commits-cut: only {struck} of {_CUTS} faults struck")
+        testbed.verifier.violations.append(f"commits-cut: only {struck} of {_CUTS} faults struck")
     return {"cuts": struck}
 
 
-async def spoil_the_network(stand: Stand, _options: argparse.Namespace) -> dict[str, Any]:
+async def degrade_network(testbed: Testbed, _options: argparse.Namespace) -> dict[str, Any]:
     """Every way gets every kind of bad weather in turn, a direction at a time."""
-    system = stand.system
+    system = testbed.system
     spells = 0
     async with AsyncExitStack() as stack:
         proxies = await _proxies(system, stack)
         await system.restart(*system.coordinators.values())
-        async with stand.load("network") as load:
+        async with testbed.load("network") as load:
             ways = list(proxies.items())
-            stand.chance.shuffle(ways)
+            testbed.chance.shuffle(ways)
             for number, ((one, other), proxy) in enumerate(ways):
                 spoil = _SPELLS[number % len(_SPELLS)]
-                weather = proxy.there if stand.chance.random() < 0.5 else proxy.back
-                stand.judge.note(spoil.__name__.strip("_"), f"{one} - {other}")
-                spoil(proxy, weather)
+                conditions = proxy.there if testbed.chance.random() < 0.5 else proxy.back
+                testbed.verifier.note(spoil.__name__.strip("_"), f"{one} - {other}")
+                spoil(proxy, conditions)
                 await asyncio.sleep(_SPELL_S)
                 proxy.heal()
                 spells += 1
                 await asyncio.sleep(_CALM_S)
-        await stand.settle("network")
+        await testbed.settle("network")
         system.ways.clear()
         await system.restart(*system.coordinators.values())
     return {"spells": spells, "ways": len(proxies), "orders": load.placed}
@@ -87,23 +87,23 @@ async def _proxies(system: System, stack: AsyncExitStack) -> dict[tuple[str, str
     return proxies
 
 
-def _delay(_proxy: Proxy, weather: Weather) -> None:
-    weather.delay_s = _DELAY_S
+def _delay(_proxy: Proxy, conditions: NetworkConditions) -> None:
+    conditions.delay_s = _DELAY_S
 
 
-def _hold(_proxy: Proxy, weather: Weather) -> None:
-    weather.holds = True
+def _hold(_proxy: Proxy, conditions: NetworkConditions) -> None:
+    conditions.holds = True
 
 
-def _swallow(_proxy: Proxy, weather: Weather) -> None:
-    weather.swallows = True
+def _swallow(_proxy: Proxy, conditions: NetworkConditions) -> None:
+    conditions.swallows = True
 
 
-def _cut(proxy: Proxy, _weather: Weather) -> None:
+def _cut(proxy: Proxy, _conditions: NetworkConditions) -> None:
     proxy.cut()
 
 
-def _refuse(proxy: Proxy, _weather: Weather) -> None:
+def _refuse(proxy: Proxy, _conditions: NetworkConditions) -> None:
     proxy.refuses = True
     proxy.cut()
 

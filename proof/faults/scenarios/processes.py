@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from proof.faults.stand import Stand
+from proof.faults.stand import Testbed
 from proof.faults.system import CALL_TIMEOUT_S, LEASE_S
 
 _PAUSES = 3
@@ -21,29 +21,29 @@ _FAILED = """
     """
 
 
-async def pause_coordinators(stand: Stand, _options: argparse.Namespace) -> dict[str, Any]:
+async def pause_coordinators(testbed: Testbed, _options: argparse.Namespace) -> dict[str, Any]:
     """SIGSTOP for longer than the lease, so that the other one adopts everything; then SIGCONT."""
-    async with stand.load("paused"):
+    async with testbed.load("paused"):
         for _ in range(_PAUSES):
-            for member in stand.system.coordinators.values():
+            for member in testbed.system.coordinators.values():
                 await asyncio.sleep(_CALM_S)
-                stand.judge.note("SIGSTOP", member.name)
+                testbed.verifier.note("SIGSTOP", member.name)
                 member.stop_clock()
                 try:
                     await asyncio.sleep(LEASE_S * 2)
                 finally:
                     member.go_on()
-                stand.judge.note("SIGCONT", member.name)
-    return {"pauses": _PAUSES * len(stand.system.coordinators)}
+                testbed.verifier.note("SIGCONT", member.name)
+    return {"pauses": _PAUSES * len(testbed.system.coordinators)}
 
 
-async def answer_late(stand: Stand, _options: argparse.Namespace) -> dict[str, Any]:
+async def answer_late(testbed: Testbed, _options: argparse.Namespace) -> dict[str, Any]:
     """Each participant's table is locked for longer than its calls may take: nobody hears its answers."""
-    async with stand.load("late"):
+    async with testbed.load("late"):
         for participant, table in _LATE_TABLES.items():
             await asyncio.sleep(_CALM_S)
-            stand.judge.note("late answers", participant)
-            url = stand.system.postgres.url(participant)
+            testbed.verifier.note("late answers", participant)
+            url = testbed.system.postgres.url(participant)
             async with await psycopg.AsyncConnection.connect(url) as db:
                 lock = sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(sql.Identifier(table))
                 await db.execute(lock)
@@ -51,22 +51,22 @@ async def answer_late(stand: Stand, _options: argparse.Namespace) -> dict[str, A
     return {"late_s": _LATE_S, "participants": len(_LATE_TABLES)}
 
 
-async def restart_everything(stand: Stand, _options: argparse.Namespace) -> dict[str, Any]:
+async def restart_everything(testbed: Testbed, _options: argparse.Namespace) -> dict[str, Any]:
     """Every process in turn is told to stop, in order. No order may fail or be done twice for it."""
-    system = stand.system
-    async with stand.load("rolling", patient_only=True) as load:
+    system = testbed.system
+    async with testbed.load("rolling", patient_only=True) as load:
         for member in [*system.coordinators.values(), *system.participants.values()]:
             await asyncio.sleep(_CALM_S)
-            stand.judge.note("SIGTERM", member.name)
+            testbed.verifier.note("SIGTERM", member.name)
             await member.restart()
             # One restart an order: several in a row could outlast its expiry on a slow machine.
             await load.caught_up()
         await asyncio.sleep(_CALM_S)
-        stand.judge.note("restart", "postgres")
+        testbed.verifier.note("restart", "postgres")
         await asyncio.to_thread(system.postgres.restart)
         await asyncio.sleep(_CALM_S)
-    await stand.settle("rolling-restart")
+    await testbed.settle("rolling-restart")
     with psycopg.connect(system.postgres.url("coordinator")) as db:
         failed = db.execute(_FAILED).fetchall()
-    stand.judge.violations += [f"rolling-restart: FAILED_ORDER {row}" for row in failed]
+    testbed.verifier.violations += [f"rolling-restart: FAILED_ORDER {row}" for row in failed]
     return {"restarts": len(system.members) + 1, "orders": load.placed, "failed": len(failed)}

@@ -7,7 +7,7 @@ from proof.mutants.mutant import Mutant, explore, selection
 _FILE = "coordinator/core/machine.py"
 _machine = partial(Mutant, file=_FILE)
 _CORE = selection("tests/core/test_machine.py", "tests/core/test_table.py", "tests/core/test_scars.py")
-_ORDERS = selection("tests/core/test_orders.py")
+_COMMANDS = selection("tests/core/test_orders.py")
 _EXPLORER = explore("one branch, no faults")
 
 MUTANTS = (
@@ -58,7 +58,8 @@ MUTANTS = (
         old="    CancelRequested: _refuse_other_decision,\n    Woken: _ignore,",
         new="    CancelRequested: _refuse_other_decision,\n"
         "    Woken: lambda tx, _event, now: (\n"
-        "        _save(replace(tx, state=State.CANCELLING)) if now >= tx.expires_at else (tx, ())\n"
+        "        _save(replace(tx, state=TransactionState.CANCELLING))\n"
+        "        if now >= tx.expires_at else (tx, ())\n"
         "    ),",
         check=_CORE,
     ),
@@ -86,8 +87,8 @@ MUTANTS = (
     _machine(
         name="failed Confirm counts as done",
         breaks="every branch gets the decision; nothing is dropped",
-        old="if event.answer.verdict is Verdict.SUCCEEDED:\n        branch = replace(branch, done=True",
-        new="if event.answer.verdict is Verdict.SUCCEEDED or event.answer.permanent:\n"
+        old="if event.answer.code is OutcomeCode.SUCCEEDED:\n        branch = replace(branch, done=True",
+        new="if event.answer.code is OutcomeCode.SUCCEEDED or event.answer.permanent:\n"
         "        branch = replace(branch, done=True",
         check=_CORE,
     ),
@@ -102,7 +103,8 @@ MUTANTS = (
         name="branch whose Try never answered is not cancelled",
         breaks="every branch in the log gets the decision",
         old="        if branch.done:\n            continue\n        all_done = False",
-        new="        if branch.done or (tx.state is State.CANCELLING and branch.tried is TryState.UNKNOWN):\n"
+        new="        if branch.done or (\n"
+        "            tx.state is TransactionState.CANCELLING and branch.tried is TryState.UNKNOWN):\n"
         "            continue\n        all_done = False",
         check=_CORE,
     ),
@@ -116,8 +118,8 @@ MUTANTS = (
     _machine(
         name="parked until the latest of its branches is due",
         breaks="a failed branch is repeated when it is due",
-        old="waiting = min((b for b",
-        new="waiting = max((b for b",
+        old="waiting = min(\n        (b for b",
+        new="waiting = max(\n        (b for b",
         check=_CORE,
     ),
     _machine(
@@ -137,9 +139,9 @@ MUTANTS = (
     _machine(
         name="breaker burns attempts",
         breaks="a call that never left burns no attempt",
-        old="        return replace(branch, calling=None, due_at=now + answer.retry_after_s,",
+        old="        return replace(branch, calling=None, next_attempt_at=now + answer.retry_after_s,",
         new="        return replace(branch, calling=None, attempts=branch.attempts + 1,"
-        " due_at=now + answer.retry_after_s,",
+        " next_attempt_at=now + answer.retry_after_s,",
         check=_CORE,
     ),
     _machine(
@@ -173,8 +175,8 @@ MUTANTS = (
     _machine(
         name="what was found due is judged by the local clock",
         breaks="due times are judged by the log's clock",
-        old="due_by = max(now, min((",
-        new="due_by = min(now, min((",
+        old="due_by = max(\n        now,",
+        new="due_by = min(\n        now,",
         check=_CORE,
     ),
     _machine(
@@ -224,28 +226,28 @@ MUTANTS = (
         breaks="while an operator holds a transaction no initiator moves it",
         old='    if tx.held:\n        raise TransactionHeld("an operator holds',
         new='    if tx.held and tx.state.decided:\n        raise TransactionHeld("an operator holds',
-        check=_ORDERS,
+        check=_COMMANDS,
     ),
     _machine(
         name="one resolved branch ends the whole transaction",
         breaks="an operator's word ends one branch",
         old="    if all(branch.done for branch in tx.branches):\n        return _end(tx)",
         new="    if any(branch.done for branch in tx.branches):\n        return _end(tx)",
-        check=_ORDERS,
+        check=_COMMANDS,
     ),
     _machine(
         name="heuristic outcome not recorded",
         breaks="mixed outcomes are reported, never hidden",
         old="        heuristic=event.outcome,\n",
         new="",
-        check=_ORDERS,
+        check=_COMMANDS,
     ),
     _machine(
         name="resolving a branch lifts the hold",
         breaks="a hold ends when the operator says so",
         old="return _save(tx if tx.held else _parked(tx, now))",
         new="return _save(_parked(tx, now))",
-        check=_ORDERS,
+        check=_COMMANDS,
     ),
     Mutant(
         name="pauses without a cap",

@@ -8,7 +8,7 @@ _engine = partial(Mutant, file="coordinator/engine/engine.py")
 _breaker = partial(
     Mutant, file="coordinator/engine/breaker.py", check=selection("tests/engine/test_breaker.py")
 )
-_lane = partial(Mutant, file="coordinator/engine/participant_lane.py")
+_dispatcher = partial(Mutant, file="coordinator/engine/participant_lane.py")
 _recovery = partial(Mutant, file="coordinator/recovery.py")
 _TAKING_OVER = "tests/engine/test_taking_over.py"
 _LOOKED_AFTER = "tests/engine/test_interrupted.py::test_others_are_looked_after_again_and_again"
@@ -55,8 +55,8 @@ MUTANTS = (
     _engine(
         name="one participant may fill everything",
         breaks="a participant that always fails leaves room to the others",
-        old="too_many_live = lane.live >= self.limits.live_max * PARTICIPANT_SHARE",
-        new="too_many_live = lane.live >= self.limits.live_max",
+        old="too_many_live = dispatcher.live >= self.limits.live_max * PARTICIPANT_SHARE",
+        new="too_many_live = dispatcher.live >= self.limits.live_max",
         check=selection(f"{_TAKING_OVER}::test_work_beyond_the_bound_is_refused_before_it_is_written"),
     ),
     _engine(
@@ -84,18 +84,18 @@ MUTANTS = (
         old="open_s = min(self.open_s * 2, self.policy.open_max_s)",
         new="open_s = self.open_s",
     ),
-    _lane(
+    _dispatcher(
         name="bulkhead without walls",
         breaks="a slow participant delays only its own transactions",
-        old="room = self.policy.concurrency_max - self._under_way",
+        old="room = self.policy.concurrency_max - self._in_flight",
         new="room = len(batch)",
         check=selection("tests/engine/test_participant_lane.py"),
     ),
-    _lane(
-        name="withheld calls never answered",
+    _dispatcher(
+        name="not_sent calls never answered",
         breaks="branches behind an open breaker wait and are then repeated",
-        old="withheld(self.name, len(calls))\n            self._on_answers(",
-        new="withheld(self.name, len(calls))\n            list(",
+        old="not_sent(self.name, len(calls))\n            self._on_answers(",
+        new="not_sent(self.name, len(calls))\n            list(",
         check=selection("tests/engine/test_participant_lane.py"),
     ),
     _recovery(
@@ -122,8 +122,8 @@ MUTANTS = (
     _recovery(
         name="the dead are looked for only once",
         breaks="another coordinator finishes the work of a dead one",
-        old="        self._look_at = now if more else now + self._settings.adopt_every_s",
-        new='        self._look_at = now if more else float("inf")',
+        old="        self._next_run_at = now if more else now + self._settings.adopt_every_s",
+        new='        self._next_run_at = now if more else float("inf")',
         check=selection(_LOOKED_AFTER),
     ),
     Mutant(

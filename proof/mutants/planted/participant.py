@@ -6,56 +6,58 @@ from proof.mutants.mutant import Mutant, selection
 
 _BARRIER = "tests/sdk/test_barrier.py"
 _barrier = partial(Mutant, file="tcc/barrier.py")
-_law = partial(_barrier, check=selection(f"{_BARRIER}::test_every_cell_of_the_law[sqlite-single]"))
+_decisions = partial(
+    _barrier, check=selection(f"{_BARRIER}::test_every_cell_of_the_decision_table[sqlite-single]")
+)
 _sql = partial(Mutant, file="tcc/barrier_sql.py")
 _work = partial(Mutant, file="tcc/participant_work.py")
 _OUTCOMES = "tests/sdk/test_handler_outcomes.py"
 _PURGE = "tests/sdk/test_participant.py::test_purge_takes_old_ended_rows_in_bounded_batches_and_nothing_else"
 
 MUTANTS = (
-    _law(
+    _decisions(
         name="late Try accepted",
         breaks="a Try that finds its tombstone is refused",
-        old="(Operation.TRY, State.CANCELLED): Verdict.LATE_TRY,",
-        new="(Operation.TRY, State.CANCELLED): Verdict.RUN,",
+        old="(Operation.TRY, BarrierState.CANCELLED): BarrierDecision.LATE_TRY,",
+        new="(Operation.TRY, BarrierState.CANCELLED): BarrierDecision.RUN,",
     ),
-    _law(
+    _decisions(
         name="second Try executes again",
         breaks="a call's effect happens at most once",
-        old="(Operation.TRY, State.TRIED): Verdict.REPLAY,",
-        new="(Operation.TRY, State.TRIED): Verdict.RUN,",
+        old="(Operation.TRY, BarrierState.TRIED): BarrierDecision.REPLAY,",
+        new="(Operation.TRY, BarrierState.TRIED): BarrierDecision.RUN,",
     ),
-    _law(
+    _decisions(
         name="second Confirm executes again",
         breaks="a call's effect happens at most once",
-        old="(Operation.CONFIRM, State.CONFIRMED): Verdict.DONE,",
-        new="(Operation.CONFIRM, State.CONFIRMED): Verdict.RUN,",
+        old="(Operation.CONFIRM, BarrierState.CONFIRMED): BarrierDecision.DONE,",
+        new="(Operation.CONFIRM, BarrierState.CONFIRMED): BarrierDecision.RUN,",
     ),
-    _law(
+    _decisions(
         name="second Cancel executes again",
         breaks="a call's effect happens at most once",
-        old="(Operation.CANCEL, State.CANCELLED): Verdict.DONE,",
-        new="(Operation.CANCEL, State.CANCELLED): Verdict.RUN,",
+        old="(Operation.CANCEL, BarrierState.CANCELLED): BarrierDecision.DONE,",
+        new="(Operation.CANCEL, BarrierState.CANCELLED): BarrierDecision.RUN,",
     ),
-    _law(
+    _decisions(
         name="Confirm without Try silently succeeds",
         breaks="a Confirm without a recorded Try is reported",
-        old="(Operation.CONFIRM, None): Verdict.NOT_TRIED,",
-        new="(Operation.CONFIRM, None): Verdict.DONE,",
+        old="(Operation.CONFIRM, None): BarrierDecision.NOT_TRIED,",
+        new="(Operation.CONFIRM, None): BarrierDecision.DONE,",
     ),
-    _law(
+    _decisions(
         name="empty cancel runs the handler",
         breaks="an empty cancel changes nothing",
-        old="(Operation.CANCEL, None): Verdict.EMPTY_CANCEL,",
-        new="(Operation.CANCEL, None): Verdict.RUN,",
+        old="(Operation.CANCEL, None): BarrierDecision.EMPTY_CANCEL,",
+        new="(Operation.CANCEL, None): BarrierDecision.RUN,",
     ),
-    _law(
+    _decisions(
         name="Cancel of a confirmed branch hidden",
         breaks="mixed outcomes are reported, never hidden",
-        old="(Operation.CANCEL, State.CONFIRMED): Verdict.ALREADY_CONFIRMED,",
-        new="(Operation.CANCEL, State.CONFIRMED): Verdict.DONE,",
+        old="(Operation.CANCEL, BarrierState.CONFIRMED): BarrierDecision.ALREADY_CONFIRMED,",
+        new="(Operation.CANCEL, BarrierState.CONFIRMED): BarrierDecision.DONE,",
     ),
-    _law(
+    _decisions(
         name="what is cancelled is not written down",
         breaks="what was done once is known for ever",
         old="        if moving:\n            yield from sql.move(",
@@ -87,13 +89,13 @@ MUTANTS = (
         breaks="a repeated Try is answered what the first one was",
         old="    if results:\n",
         new="    if len(results) > 1:\n",
-        check=selection(f"{_BARRIER}::test_every_cell_of_the_law[sqlite-single]"),
+        check=selection(f"{_BARRIER}::test_every_cell_of_the_decision_table[sqlite-single]"),
     ),
     _barrier(
         name="answers of a batch in the order of their keys",
         breaks="each call of a batch gets its own answer",
-        old="    verdicts = _unsorted(judged, order)",
-        new="    verdicts = judged",
+        old="    decisions = _restore_order(judged, order)",
+        new="    decisions = judged",
         check=selection(f"{_BARRIER}::test_mixed_batch_answers_each_item_by_the_law[sqlite-batch]"),
     ),
     _sql(
@@ -137,7 +139,7 @@ MUTANTS = (
         file="tcc/guarded_connection.py",
         old="        self._begun.commit()\n        self.close()",
         new="        self.close()",
-        check=selection(f"{_BARRIER}::test_every_cell_of_the_law[sqlite-async-single]"),
+        check=selection(f"{_BARRIER}::test_every_cell_of_the_decision_table[sqlite-async-single]"),
     ),
     Mutant(
         name="an aborted transaction is committed",

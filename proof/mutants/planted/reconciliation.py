@@ -8,29 +8,29 @@ _CELLS = "tests/core/test_reconciliation.py"
 _ADMIN = "tests/admin/test_reconciliation.py"
 _JOB = "tests/observability/test_reconciling.py"
 _BOOKS = "tests/sdk/test_books.py"
-_judge = partial(Mutant, file="coordinator/core/reconciliation.py", check=selection(_CELLS))
+_compare = partial(Mutant, file="coordinator/core/reconciliation.py", check=selection(_CELLS))
 _reconciler = partial(Mutant, file="coordinator/engine/reconciler.py")
 
 MUTANTS = (
-    _judge(
+    _compare(
         name="reservation of a live transaction taken for a leak",
         breaks="what lives is left alone",
         old="if branch.done else None",
         new="if branch.spec else None",
     ),
-    _judge(
+    _compare(
         name="forgotten transaction taken for one that never was",
         breaks="what may have been confirmed is not proposed to be cancelled",
         old="if row.age_s < retention_s:",
         new="if row.age_s >= 0:",
     ),
-    _judge(
+    _compare(
         name="another participant's row in the same database taken for an orphan",
         breaks="only what nobody will end is an orphan",
         old="if branch is not None and branch.spec.participant != participant:",
         new="if branch is not None and branch.spec.participant is None:",
     ),
-    _judge(
+    _compare(
         name="what was done by hand proposed to be done again",
         breaks="an operator's word is not overruled",
         old="if branch.heuristic or decision is None:",
@@ -53,8 +53,8 @@ MUTANTS = (
     _reconciler(
         name="paused participant called by a repair",
         breaks="nothing leaves while a participant is paused",
-        old="        if lane.paused:",
-        new="        if lane.paused and not lane.paused:",
+        old="        if dispatcher.paused:",
+        new="        if dispatcher.paused and not dispatcher.paused:",
         check=selection(f"{_ADMIN}::test_nothing_is_called_while_a_participant_is_paused"),
     ),
     Mutant(

@@ -70,7 +70,7 @@ def judge(
     program: Program,
     dialect: str,
     runs: Sequence[Run],
-    outcome: pb.BranchOutcome,
+    outcome: pb.CallResult,
     kept: Kept,
     *,
     is_culprit: bool,
@@ -105,7 +105,7 @@ def judge(
         raise finding("no outcome", program, facts)
 
 
-def judge_repetition(program: Program, first: pb.BranchOutcome, second: pb.BranchOutcome) -> None:
+def judge_repetition(program: Program, first: pb.CallResult, second: pb.CallResult) -> None:
     """Raise a Finding unless a repetition says the same of what was done."""
     if first.code != SUCCEEDED:
         return

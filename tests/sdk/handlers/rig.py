@@ -141,7 +141,7 @@ class Rig:
         self._channel.close()
         self.host.stop()
 
-    def check(self, program: Program) -> list[pb.BranchOutcome]:
+    def check(self, program: Program) -> list[pb.CallResult]:
         """Run a program, twice, and raise a Finding if anything is not as it should be.
 
         Return the first outcomes that the caller got, in the order of the items.
@@ -162,7 +162,7 @@ class Rig:
             return True
         return bool(self.host.ends)
 
-    def _check(self, program: Program) -> list[pb.BranchOutcome]:
+    def _check(self, program: Program) -> list[pb.CallResult]:
         with self.playing(program) as (performance, calls):
             try:
                 first = self._first(program, performance, calls)
@@ -225,13 +225,13 @@ class Rig:
 
     def call(
         self, calls: list[pb.BranchCall], *, timeout_s: float, on_call: Callable[[Any], None] = lambda _: None
-    ) -> list[pb.BranchOutcome] | None:
+    ) -> list[pb.CallResult] | None:
         """The outcomes in the order of the calls, or None if the caller gave up."""
         try:
             if len(calls) > 1:
                 stream = self._stub.ExecuteBranches(pb.ExecuteBranchesRequest(calls=calls), timeout=timeout_s)
                 self._begun(stream, on_call)
-                outcomes = [outcome for response in stream for outcome in response.outcomes]
+                outcomes = [outcome for response in stream for outcome in response.results]
                 return sorted(outcomes, key=lambda outcome: outcome.index)
             future = self._unary(calls[0], timeout_s)
             self._begun(future, on_call)
@@ -260,7 +260,7 @@ class Rig:
 
     def _first(
         self, program: Program, performance: Performance, calls: list[pb.BranchCall]
-    ) -> list[pb.BranchOutcome] | None:
+    ) -> list[pb.CallResult] | None:
         gate = performance.gate
         match program.caller:
             case Caller.PATIENT:
@@ -281,7 +281,7 @@ class Rig:
 
     def _patiently(
         self, program: Program, calls: list[pb.BranchCall], what: str = "the call"
-    ) -> list[pb.BranchOutcome]:
+    ) -> list[pb.CallResult]:
         outcomes = self.call(calls, timeout_s=self.patience_s)
         if outcomes is None or len(outcomes) != len(calls):
             self._check_loop(program)
@@ -294,7 +294,7 @@ class Rig:
         program: Program,
         performance: Performance,
         calls: list[pb.BranchCall],
-        outcomes: list[pb.BranchOutcome],
+        outcomes: list[pb.CallResult],
     ) -> None:
         """Compare the outcomes with what a fresh connection finds."""
         gids = [call.gid for call in calls]

@@ -33,7 +33,7 @@ def upgrade() -> None:
         sa.Column("cancel_detail", sa.Text, nullable=False, server_default=""),
         sa.Column("stuck", sa.Boolean, nullable=False, server_default="false"),
         sa.Column("waiting_on", sa.Text, nullable=False, server_default=""),
-        sa.Column("due_at", _TIME),
+        sa.Column("next_attempt_at", _TIME),
         sa.Column("created_at", _TIME, nullable=False),
         sa.Column("expires_at", _TIME, nullable=False),
         sa.Column("decided_at", _TIME),
@@ -44,13 +44,13 @@ def upgrade() -> None:
         "transactions_owned",
         "transactions",
         ["owner"],
-        postgresql_where=sa.text("due_at IS NULL AND ended_at IS NULL"),
+        postgresql_where=sa.text("next_attempt_at IS NULL AND ended_at IS NULL"),
     )
     op.create_index(
         "transactions_parked",
         "transactions",
-        ["waiting_on", "due_at"],
-        postgresql_where=sa.text("due_at IS NOT NULL"),
+        ["waiting_on", "next_attempt_at"],
+        postgresql_where=sa.text("next_attempt_at IS NOT NULL"),
     )
     op.create_index("transactions_created", "transactions", ["created_at"])
     op.create_table(

@@ -30,7 +30,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "audit",
-        sa.Column("position", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("at_us", sa.BigInteger, nullable=False),
         sa.Column("operator", sa.Text, nullable=False),
         sa.Column("action", sa.Text, nullable=False),
@@ -40,14 +40,14 @@ def upgrade() -> None:
         sa.Column("previous_hash", sa.LargeBinary, nullable=False),
         sa.Column("hash", sa.LargeBinary, nullable=False),
     )
-    op.create_index("audit_target", "audit", ["target", "position"])
+    op.create_index("audit_target", "audit", ["target", "sequence"])
     op.create_table(
         "audit_head",
         sa.Column("id", sa.SmallInteger, primary_key=True, autoincrement=False),
-        sa.Column("position", sa.BigInteger, nullable=False),
+        sa.Column("sequence", sa.BigInteger, nullable=False),
         sa.Column("hash", sa.LargeBinary, nullable=False),
     )
-    op.execute("INSERT INTO audit_head (id, position, hash) VALUES (1, 0, decode(repeat('00', 32), 'hex'))")
+    op.execute("INSERT INTO audit_head (id, sequence, hash) VALUES (1, 0, decode(repeat('00', 32), 'hex'))")
 
 
 def downgrade() -> None:

@@ -14,7 +14,7 @@ def upgrade() -> None:
         "transactions_parked_created",
         "transactions",
         ["created_at"],
-        postgresql_where=sa.text("(due_at IS NULL) IS false"),
+        postgresql_where=sa.text("(next_attempt_at IS NULL) IS false"),
     )
     op.create_index(
         "transactions_stuck",
