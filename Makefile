@@ -49,8 +49,8 @@ lint: $(VENV) ## style, types, floors, the contract
 	$(BIN)/buf lint
 	$(BIN)/buf breaking --against protos/baseline.binpb
 
-protos: $(VENV) ## generate tcc/v1 from protos
-	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=. --pyi_out=. --grpc_python_out=. protos/tcc/v1/*.proto
+protos: $(VENV) ## generate tcc/*/v1 from protos
+	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=. --pyi_out=. --grpc_python_out=. protos/tcc/*/v1/*.proto
 
 baseline: $(VENV) ## what later contracts are compared with: the present one (at a release)
 	$(BIN)/buf build -o protos/baseline.binpb

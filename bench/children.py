@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from coordinator.process import end_with_parent
+from coordinator.process.operating_system import end_with_parent
 
 _PROJECT = Path(__file__).resolve().parents[1]
 _STOP_TIMEOUT_S = 60.0

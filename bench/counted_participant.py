@@ -23,14 +23,14 @@ from participants.order.service import order
 from participants.order.store import metadata as order_metadata
 from participants.serving import arguments, create_schema
 from tcc import Participant
-from tcc.garbage import relax_garbage_collection
+from tcc._internal.garbage import relax_garbage_collection
 
 _PARTICIPANTS: Mapping[str, tuple[Callable[[AsyncEngine], Participant], MetaData]] = {
     "inventory": (inventory, inventory_metadata),
     "coupon": (coupon, coupon_metadata),
     "order": (order, order_metadata),
 }
-_COUNTED = "/tcc.v1.ParticipantService/ExecuteBranches"
+_COUNTED = "/tcc.participant.v1.ParticipantService/ExecuteBranches"
 
 Method: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 

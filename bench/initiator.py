@@ -18,17 +18,14 @@ import uvloop
 import tcc
 from bench import work
 from bench.commands import Command, serve_commands
-from bench.flood import RawLoad
-from tcc.outcome import WaitFor
+from bench.raw_load import RawLoad
+from tcc._internal.uuid7 import uuid7
+from tcc.client.outcome import WaitFor
+from tcc.client.requests import branch_spec
+from tcc.common.v1 import common_pb2 as common
+from tcc.participant.v1 import participant_pb2 as participant_pb, participant_pb2_grpc
 from tcc.payload import encode
-from tcc.requests import branch_spec
-from tcc.uuid7 import uuid7
-from tcc.v1 import (
-    participant_pb2 as participant_pb,
-    participant_pb2_grpc,
-    transaction_pb2 as pb,
-    transaction_pb2_grpc,
-)
+from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc
 
 # Does what one element of the work asks; answers how many were done.
 Execute = Callable[[work.Transaction], Awaitable[int]]
@@ -72,7 +69,10 @@ class Unary:
         ]
         request = pb.ExecuteTransactionRequest(gid=uuid7(), branches=specs, wait_for=self._wait_for)
         response = await self._stub.ExecuteTransaction(request, timeout=_TIMEOUT_S)
-        if response.outcome.state in (pb.TRANSACTION_STATE_CANCELLING, pb.TRANSACTION_STATE_CANCELLED):
+        if response.outcome.state in (
+            common.TRANSACTION_STATE_CANCELLING,
+            common.TRANSACTION_STATE_CANCELLED,
+        ):
             raise RuntimeError("cancelled")
         return 1
 
@@ -114,7 +114,7 @@ class Direct:
         )
         async for response in self._stub.ExecuteBranches(request, timeout=_TIMEOUT_S):
             for outcome in response.results:
-                if outcome.code != participant_pb.OUTCOME_CODE_SUCCEEDED:
+                if outcome.code != common.OUTCOME_CODE_SUCCEEDED:
                     raise RuntimeError(f"{outcome.reason}: {outcome.message}")
         return len(branches)
 
@@ -127,7 +127,7 @@ def _try_call(branch: tcc.BranchRequest, expires_at_ms: int) -> participant_pb.B
     return participant_pb.BranchCall(
         gid=uuid7(),
         branch_id=branch.participant,
-        operation=participant_pb.OPERATION_TRY,
+        operation=common.OPERATION_TRY,
         action=branch.action,
         payload=payload,
         content_type=content_type,

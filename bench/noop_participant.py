@@ -16,17 +16,18 @@ import grpc
 import uvloop
 
 from bench.commands import Command, serve_commands
-from tcc.v1 import participant_pb2 as pb, participant_pb2_grpc
+from tcc.common.v1 import common_pb2 as common
+from tcc.participant.v1 import participant_pb2 as pb, participant_pb2_grpc
 
 _OPTIONS = (("grpc.max_receive_message_length", 64 * 2**20),)
-_DONE = pb.CallResult(code=pb.OUTCOME_CODE_SUCCEEDED)
+_DONE = common.CallResult(code=common.OUTCOME_CODE_SUCCEEDED)
 
 
 @cache
 def all_done(count: int) -> pb.ExecuteBranchesResponse:
     """That each of so many calls has succeeded and returned nothing."""
     return pb.ExecuteBranchesResponse(
-        results=[pb.CallResult(index=index, code=pb.OUTCOME_CODE_SUCCEEDED) for index in range(count)]
+        results=[common.CallResult(index=index, code=common.OUTCOME_CODE_SUCCEEDED) for index in range(count)]
     )
 
 
@@ -47,10 +48,10 @@ class NoopParticipant(participant_pb2_grpc.ParticipantServiceServicer):
         yield all_done(len(request.calls))
 
     async def TryBranch(  # noqa: N802 - gRPC names it
-        self, _request: pb.ParticipantServiceTryBranchRequest, _context: Any
-    ) -> pb.ParticipantServiceTryBranchResponse:
+        self, _request: pb.TryBranchRequest, _context: Any
+    ) -> pb.TryBranchResponse:
         await self.take(1)
-        return pb.ParticipantServiceTryBranchResponse(result=_DONE)
+        return pb.TryBranchResponse(result=_DONE)
 
     async def ConfirmBranch(  # noqa: N802 - gRPC names it
         self, _request: pb.ConfirmBranchRequest, _context: Any

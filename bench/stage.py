@@ -30,7 +30,7 @@ from bench import work
 from bench.children import Child, child
 from bench.figures import Counts, Round
 from bench.options import Options
-from coordinator.log.embedded import EmbeddedPostgres
+from coordinator.embedded_postgres.server import EmbeddedPostgres
 
 _COUNTERS = """
     SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
@@ -118,8 +118,8 @@ class Stage:
         return self._child(name, "bench.initiator")
 
     def start_live_load(self) -> Child:
-        """An initiator that leaves its transactions undecided (`bench.holder`)."""
-        return self._child("live-load", "bench.holder")
+        """An initiator that leaves its transactions undecided (`bench.live_load`)."""
+        return self._child("live-load", "bench.live_load")
 
     def start_participants(
         self, names: Sequence[str] = work.PARTICIPANTS, *, program: str = "bench.noop_participant"
@@ -178,11 +178,11 @@ class Stage:
         return self._system(process, "coordinator", database, participants)
 
     def start_baseline(self, participants: Participants) -> tuple[System, Child]:
-        """The baseline program (`bench.floor`), with a database of its own."""
+        """The baseline program (`bench.baseline`), with a database of its own."""
         url = self._new_database("baseline")
         targets = [f"--participant={name}={address}" for name, address in participants.addresses.items()]
         pin = ["--pin"] if self._pinned else []
-        process = self._child("baseline", "bench.floor", f"--log={url}", *targets, *pin)
+        process = self._child("baseline", "bench.baseline", f"--log={url}", *targets, *pin)
         return self._system(process, "baseline", "baseline", participants), process
 
     def url(self, database: str) -> str:
@@ -193,7 +193,7 @@ class Stage:
         return self._with_database("bench.counted_participant", name, database)
 
     def _baseline_service(self, name: str, database: str) -> Child:
-        return self._with_database("bench.floor_participant", name, database)
+        return self._with_database("bench.baseline_participant", name, database)
 
     def _with_database(self, program: str, name: str, database: str) -> Child:
         url = self._new_database(database).replace("postgresql:", "postgresql+psycopg:", 1)

@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 import uvloop
 
 from bench.noop_participant import NoopParticipant, serve
-from tcc.v1 import participant_pb2 as pb
+from tcc.common.v1 import common_pb2 as common
+from tcc.participant.v1 import participant_pb2 as pb
 
 
 class StallingParticipant(NoopParticipant):
@@ -22,10 +23,12 @@ class StallingParticipant(NoopParticipant):
         self, request: pb.ExecuteBranchesRequest, _context: Any
     ) -> AsyncIterator[pb.ExecuteBranchesResponse]:
         await self.take(len(request.calls))
-        tries = [index for index, call in enumerate(request.calls) if call.operation == pb.OPERATION_TRY]
+        tries = [index for index, call in enumerate(request.calls) if call.operation == common.OPERATION_TRY]
         if tries:
             yield pb.ExecuteBranchesResponse(
-                results=[pb.CallResult(index=index, code=pb.OUTCOME_CODE_SUCCEEDED) for index in tries]
+                results=[
+                    common.CallResult(index=index, code=common.OUTCOME_CODE_SUCCEEDED) for index in tries
+                ]
             )
         if len(tries) < len(request.calls):
             await _never()

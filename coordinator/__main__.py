@@ -1,5 +1,5 @@
 """`python -m coordinator` is `tccd`."""
 
-from coordinator.cli import main
+from coordinator.process.cli import main
 
 main()

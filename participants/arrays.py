@@ -21,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import TypeEngine
 
-from tcc.arrays import plain_array, text_array
+from tcc._internal.arrays import plain_array, text_array
 
 
 class _TextArray(TypeDecorator[Sequence[str | None]]):

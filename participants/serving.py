@@ -12,7 +12,7 @@ from sqlalchemy import MetaData, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from tcc import Participant
-from tcc.garbage import relax_garbage_collection
+from tcc._internal.garbage import relax_garbage_collection
 
 # Any number will do, as long as all processes that create one schema use it.
 _SCHEMA_LOCK = 7_423_001

@@ -4,15 +4,15 @@ from typing import TYPE_CHECKING, Any
 
 from tcc import errors
 from tcc.branch import Branch, Rejected
-from tcc.client import Client
+from tcc.client.client import Client
+from tcc.client.outcome import CancelReason, Outcome, TransactionState, TryResult
+from tcc.client.requests import BranchRequest
+from tcc.client.sync_client import SyncClient
 from tcc.context import TransactionContext
 from tcc.errors import TccError, TransactionCancelled, TryTimedOut
-from tcc.outcome import CancelReason, Outcome, TransactionState, TryResult
-from tcc.requests import BranchRequest
-from tcc.sync_client import SyncClient
 
 if TYPE_CHECKING:
-    from tcc.participant import Participant
+    from tcc.participant.participant import Participant
 
 __all__ = [
     "Branch",
@@ -36,7 +36,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # A participant needs the extra [sql]; initiators do not.
     if name == "Participant":
-        from tcc.participant import Participant  # noqa: PLC0415 - only where it is wanted
+        from tcc.participant.participant import Participant  # noqa: PLC0415 - only where it is wanted
 
         return Participant
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,10 +17,10 @@ from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from grpc_status import rpc_status
 
-from tcc.v1 import transaction_pb2 as pb
+from tcc.common.v1 import common_pb2 as common
 
 if TYPE_CHECKING:
-    from tcc.outcome import CancelReason, Outcome
+    from tcc.client.outcome import CancelReason, Outcome
 
 
 class TccError(Exception):
@@ -253,7 +253,7 @@ def error_from_rpc(error: grpc.RpcError) -> TccError:
     )
 
 
-def error_from_reply(error: pb.Error) -> TccError:
+def error_from_reply(error: common.Error) -> TccError:
     """Return the error of one item of a batch."""
     code = _CODES.get(error.code, grpc.StatusCode.UNKNOWN)
     return _error(

@@ -34,7 +34,7 @@ import msgspec
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
 
-from tcc.plain_text import plain_text
+from tcc._internal.plain_text import plain_text
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tcc.v1 import admin_pb2 as admin
+from tcc.admin.v1 import admin_pb2 as admin
 from tccctl.audit_chain import ChainCheck, Head, verify as verify_chain
 from tccctl.blocks import Cell, Column, Table, TextBlock, cell
 from tccctl.command import command

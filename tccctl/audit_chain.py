@@ -1,7 +1,7 @@
 """The audit chain, computed anew on this side: whoever trusts no coordinator trusts this.
 
 A record's hash is SHA-256 over the hash before it and its canonical form, as
-`protos/tcc/v1/admin.proto` says at AuditRecord.
+`protos/tcc/admin/v1/admin.proto` says at AuditRecord.
 """
 
 import json
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 
-from tcc.v1.admin_pb2 import AuditRecord
+from tcc.admin.v1.admin_pb2 import AuditRecord
 
 _FIRST_PREVIOUS = bytes(32)
 

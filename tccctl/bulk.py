@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from tcc.v1 import admin_pb2 as admin
+from tcc.admin.v1 import admin_pb2 as admin
 from tccctl.blocks import Block, Column, Table, TextBlock, cell
 from tccctl.exit_codes import ExitCode
 from tccctl.failures import Failure

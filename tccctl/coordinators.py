@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tcc.v1 import admin_pb2 as admin
+from tcc.admin.v1 import admin_pb2 as admin
 from tccctl.blocks import Cell, Column, Table, TextBlock, cell
 from tccctl.command import Reason, Yes, command
 from tccctl.exit_codes import ExitCode

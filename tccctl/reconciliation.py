@@ -11,7 +11,8 @@ from google.protobuf.duration_pb2 import Duration
 from rich.console import Console
 from rich.progress import Progress
 
-from tcc.v1 import admin_pb2 as admin, participant_pb2 as pb, transaction_pb2
+from tcc.admin.v1 import admin_pb2 as admin
+from tcc.common.v1 import common_pb2 as common
 from tccctl.blocks import Block, Cell, Column, Table, TextBlock, cell
 from tccctl.command import Reason, Yes, command
 from tccctl.exit_codes import ExitCode
@@ -40,7 +41,11 @@ class Ending(StrEnum):
     CANCEL = "cancel"
 
 
-_OPERATIONS = {None: pb.OPERATION_UNSPECIFIED, "confirm": pb.OPERATION_CONFIRM, "cancel": pb.OPERATION_CANCEL}
+_OPERATIONS = {
+    None: common.OPERATION_UNSPECIFIED,
+    "confirm": common.OPERATION_CONFIRM,
+    "cancel": common.OPERATION_CANCEL,
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -229,7 +234,7 @@ def _repair_all(
 def _check(reply: admin.RepairBranchResponse) -> None:
     """Raise Failure if the participant did not do it."""
     outcome = reply.result
-    if outcome.code == pb.OUTCOME_CODE_SUCCEEDED:
+    if outcome.code == common.OUTCOME_CODE_SUCCEEDED:
         return
     reason = ": ".join(filter(None, (outcome.reason, outcome.message))) or "it failed"
     advice = "nothing was changed by it, as far as is known; look again, and repeat it when that is mended"
@@ -281,15 +286,15 @@ def _table(findings: Sequence[admin.Finding]) -> Table:
 
 
 def _row(finding: admin.Finding) -> list[Cell]:
-    state = enum_name(transaction_pb2.TransactionState.DESCRIPTOR, finding.transaction_state)
-    repair = enum_name(pb.Operation.DESCRIPTOR, finding.repair).lower()
+    state = enum_name(common.TransactionState.DESCRIPTOR, finding.transaction_state)
+    repair = enum_name(common.Operation.DESCRIPTOR, finding.repair).lower()
     return [
         cell(finding.participant),
         cell(_kind(finding.kind), _KIND_STYLES.get(finding.kind, "")),
         cell(finding.gid, "bold"),
         cell(finding.branch_id),
         cell(finding.action),
-        cell(enum_name(pb.BarrierState.DESCRIPTOR, finding.barrier_state)),
+        cell(enum_name(common.BarrierState.DESCRIPTOR, finding.barrier_state)),
         cell(state or "unknown"),
         cell(duration(finding.age.seconds + finding.age.nanos / 1e9)),
         cell(repair or _PEOPLE, "green" if repair else "red"),

@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from tcc.v1 import transaction_pb2 as pb
+from tcc.common.v1 import common_pb2 as common
 from tccctl.formatting import enum_name, instant
 from tccctl.payloads import PayloadReader
 
@@ -18,24 +18,24 @@ from tccctl.payloads import PayloadReader
 def record(message: Message, payloads: PayloadReader) -> dict[str, Any]:
     """Return the message as a dictionary with the contract's field names."""
     fields = {field.name: _value(message, field, payloads) for field in message.DESCRIPTOR.fields}
-    if isinstance(message, pb.Branch):
+    if isinstance(message, common.Branch):
         fields |= _decoded(message, payloads)
     return fields
 
 
-def branch_key(spec: pb.BranchSpec) -> str:
+def branch_key(spec: common.BranchSpec) -> str:
     """Return the key by which the messages of a branch are configured."""
     return f"{spec.participant}/{spec.action}"
 
 
-def _decoded(branch: pb.Branch, payloads: PayloadReader) -> dict[str, Any]:
+def _decoded(branch: common.Branch, payloads: PayloadReader) -> dict[str, Any]:
     spec = branch.spec
     payload = payloads.read(spec.payload, spec.content_type, key=branch_key(spec))
     result = payloads.read(branch.result, branch.result_content_type, key=f"{branch_key(spec)}/result")
     return {"spec": _plain_spec(spec, payloads) | {"payload": payload}, "result": result}
 
 
-def _plain_spec(spec: pb.BranchSpec, payloads: PayloadReader) -> dict[str, Any]:
+def _plain_spec(spec: common.BranchSpec, payloads: PayloadReader) -> dict[str, Any]:
     return {field.name: _value(spec, field, payloads) for field in spec.DESCRIPTOR.fields}
 
 

@@ -11,8 +11,8 @@ import grpc
 import typer
 from google.protobuf.message import Message
 
+from tcc.admin.v1 import admin_pb2, admin_pb2_grpc
 from tcc.errors import error_from_rpc
-from tcc.v1 import admin_pb2, admin_pb2_grpc
 from tccctl.channel import open_channel
 from tccctl.exit_codes import ExitCode, meaning
 from tccctl.failures import OUTCOME_UNKNOWN, Failure, UsageFailure, failure_of

@@ -2,7 +2,7 @@
 
 import typer
 
-from tcc.v1 import admin_pb2 as admin
+from tcc.admin.v1 import admin_pb2 as admin
 from tccctl.blocks import Block, Cell, Facts, TextBlock, cell
 from tccctl.command import command
 from tccctl.coordinators import coordinator_table

@@ -3,7 +3,8 @@
 import json
 from collections.abc import Iterator, Sequence
 
-from tcc.v1 import admin_pb2 as admin, transaction_pb2 as pb
+from tcc.admin.v1 import admin_pb2 as admin
+from tcc.common.v1 import common_pb2 as common
 from tccctl.blocks import Block, Cell, Column, Facts, Table, TextBlock, cell
 from tccctl.formatting import ago, due, duration, enum_name, instant, seconds_of
 from tccctl.payloads import PayloadReader
@@ -20,12 +21,12 @@ _STATE_STYLES = {
 _FLAG_STYLE = "bold red"
 
 
-def state_name(state: "pb.TransactionState | int") -> str:
+def state_name(state: "common.TransactionState | int") -> str:
     """For example "CONFIRMING"."""
-    return enum_name(pb.TransactionState.DESCRIPTOR, state)
+    return enum_name(common.TransactionState.DESCRIPTOR, state)
 
 
-def flags(transaction: pb.Transaction) -> list[str]:
+def flags(transaction: common.Transaction) -> list[str]:
     """Return what is out of the ordinary about a transaction."""
     holding = {
         "stuck": transaction.stuck,
@@ -36,12 +37,12 @@ def flags(transaction: pb.Transaction) -> list[str]:
     return [flag for flag, holds in holding.items() if holds]
 
 
-def brief(transaction: pb.Transaction) -> str:
+def brief(transaction: common.Transaction) -> str:
     """For example "CONFIRMING, stuck, version 12"."""
     return ", ".join([state_name(transaction.state), *flags(transaction), f"version {transaction.version}"])
 
 
-def transaction_table(transactions: Sequence[pb.Transaction], now_s: float) -> Table:
+def transaction_table(transactions: Sequence[common.Transaction], now_s: float) -> Table:
     """One line a transaction."""
     columns = (
         Column("GID"),
@@ -121,8 +122,8 @@ def next_commands(explanation: admin.ExplainTransactionResponse) -> list[str]:
     gid, version = explanation.gid, ("--version", str(explanation.version))
     paused = [branch.participant for branch in explanation.branches if branch.paused]
     decided = explanation.state in {
-        pb.TRANSACTION_STATE_CONFIRMING,
-        pb.TRANSACTION_STATE_CANCELLING,
+        common.TRANSACTION_STATE_CONFIRMING,
+        common.TRANSACTION_STATE_CANCELLING,
     }
     lines = [
         command_line("tccctl", "participant", "resume", arguments=[name]) for name in dict.fromkeys(paused)
@@ -131,7 +132,7 @@ def next_commands(explanation: admin.ExplainTransactionResponse) -> list[str]:
         lines.append(command_line("tccctl", "tx", "release", arguments=[gid], options=version))
     elif decided and not paused:
         lines.append(command_line("tccctl", "tx", "retry", arguments=[gid], options=version))
-    if explanation.state == pb.TRANSACTION_STATE_TRYING:
+    if explanation.state == common.TRANSACTION_STATE_TRYING:
         lines.append(command_line("tccctl", "tx", "cancel", arguments=[gid], options=version))
     if decided and explanation.stuck:
         outcome = _decided_outcome(explanation)
@@ -145,10 +146,10 @@ def next_commands(explanation: admin.ExplainTransactionResponse) -> list[str]:
 
 
 def _decided_outcome(explanation: admin.ExplainTransactionResponse) -> str:
-    return "confirmed" if explanation.state == pb.TRANSACTION_STATE_CONFIRMING else "cancelled"
+    return "confirmed" if explanation.state == common.TRANSACTION_STATE_CONFIRMING else "cancelled"
 
 
-def _transaction_row(transaction: pb.Transaction, now_s: float) -> list[Cell]:
+def _transaction_row(transaction: common.Transaction, now_s: float) -> list[Cell]:
     participants = dict.fromkeys(branch.spec.participant for branch in transaction.branches)
     return [
         cell(transaction.gid),
@@ -165,7 +166,7 @@ def _transaction_row(transaction: pb.Transaction, now_s: float) -> list[Cell]:
     ]
 
 
-def _facts(transaction: pb.Transaction, owner_name: str, now_s: float) -> Iterator[tuple[str, Cell]]:
+def _facts(transaction: common.Transaction, owner_name: str, now_s: float) -> Iterator[tuple[str, Cell]]:
     yield "transaction", cell(transaction.gid, "bold")
     yield "state", _state_cell(transaction)
     yield "flags", cell(", ".join(flags(transaction)), _FLAG_STYLE)
@@ -187,9 +188,9 @@ def _facts(transaction: pb.Transaction, owner_name: str, now_s: float) -> Iterat
     yield "version", cell(transaction.version)
 
 
-def _cancel_text(transaction: pb.Transaction) -> str:
-    reason = enum_name(pb.CancelReason.DESCRIPTOR, transaction.cancel_reason)
-    timed_out = transaction.cancel_reason == pb.CANCEL_REASON_EXPIRED
+def _cancel_text(transaction: common.Transaction) -> str:
+    reason = enum_name(common.CancelReason.DESCRIPTOR, transaction.cancel_reason)
+    timed_out = transaction.cancel_reason == common.CANCEL_REASON_EXPIRED
     at = f"while branch {transaction.cancel_branch_id} kept failing" if timed_out else ""
     at = at or f"by branch {transaction.cancel_branch_id}"
     detail = f"({transaction.cancel_detail})" if transaction.cancel_detail else ""
@@ -197,7 +198,7 @@ def _cancel_text(transaction: pb.Transaction) -> str:
     return f"{words}: {transaction.cancel_message}" if transaction.cancel_message else words
 
 
-def _branch_table(branches: Sequence[pb.Branch], now_s: float) -> Table:
+def _branch_table(branches: Sequence[common.Branch], now_s: float) -> Table:
     columns = (
         Column("BRANCH"),
         Column("PARTICIPANT"),
@@ -215,7 +216,7 @@ def _branch_table(branches: Sequence[pb.Branch], now_s: float) -> Table:
             cell(branch.spec.participant),
             cell(branch.spec.action),
             cell(branch.spec.stage),
-            cell(enum_name(pb.BranchState.DESCRIPTOR, branch.state)),
+            cell(enum_name(common.BranchState.DESCRIPTOR, branch.state)),
             cell(branch.attempts, _FLAG_STYLE if branch.attempts else ""),
             cell(due(branch.next_attempt_at, now_s)),
             cell(branch.last_error, "red"),
@@ -226,12 +227,12 @@ def _branch_table(branches: Sequence[pb.Branch], now_s: float) -> Table:
     return Table(columns=columns, rows=rows, empty="it has no branches")
 
 
-def _word(branch: pb.Branch) -> str:
-    outcome = enum_name(pb.HeuristicOutcome.DESCRIPTOR, branch.heuristic_outcome)
+def _word(branch: common.Branch) -> str:
+    outcome = enum_name(common.HeuristicOutcome.DESCRIPTOR, branch.heuristic_outcome)
     return f"{outcome}: {branch.heuristic_reason}" if outcome else ""
 
 
-def _payload_facts(branches: Sequence[pb.Branch], payloads: PayloadReader) -> Iterator[tuple[str, Cell]]:
+def _payload_facts(branches: Sequence[common.Branch], payloads: PayloadReader) -> Iterator[tuple[str, Cell]]:
     for branch in branches:
         key = branch_key(branch.spec)
         payload = payloads.read(branch.spec.payload, branch.spec.content_type, key=key)
@@ -319,13 +320,13 @@ def _seen(report: admin.ParticipantReport, now_s: float) -> str:
     return ", ".join(words)
 
 
-def _labels(transaction: pb.Transaction) -> str:
+def _labels(transaction: common.Transaction) -> str:
     return " ".join(f"{name}={value}" for name, value in sorted(transaction.labels.items()))
 
 
-def _style(transaction: pb.Transaction) -> str:
+def _style(transaction: common.Transaction) -> str:
     return _STATE_STYLES.get(state_name(transaction.state), "")
 
 
-def _state_cell(transaction: pb.Transaction) -> Cell:
+def _state_cell(transaction: common.Transaction) -> Cell:
     return cell(state_name(transaction.state), _style(transaction))

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from tcc.v1 import admin_pb2 as admin, transaction_pb2 as pb
+from tcc.admin.v1 import admin_pb2 as admin
+from tcc.common.v1 import common_pb2 as common
 from tccctl.blocks import TextBlock
 from tccctl.bulk import run_bulk
 from tccctl.command import Gid, Reason, Version, Yes, command
@@ -169,7 +170,7 @@ _ACTIONS = {
             "tccctl tx cancel --filter 'state=TRYING initiator=shop' --yes --reason 'shop is gone'",
         ],
         method="CancelTransaction",
-        request=admin.AdminServiceCancelTransactionRequest,
+        request=admin.CancelTransactionRequest,
         bulk=admin.BULK_ACTION_CANCEL,
         done="cancelling",
     ),
@@ -239,9 +240,9 @@ def resolve(
         gid=gid,
         branch_id=branch_id,
         outcome=(
-            pb.HEURISTIC_OUTCOME_CONFIRMED
+            common.HEURISTIC_OUTCOME_CONFIRMED
             if outcome is HeuristicOutcome.CONFIRMED
-            else pb.HEURISTIC_OUTCOME_CANCELLED
+            else common.HEURISTIC_OUTCOME_CANCELLED
         ),
     )
     _execute(
@@ -254,7 +255,7 @@ def resolve(
     )
 
 
-def _search(session: Session, filter_: str, page_size: int) -> Iterator[Sequence[pb.Transaction]]:
+def _search(session: Session, filter_: str, page_size: int) -> Iterator[Sequence[common.Transaction]]:
     """Everything that the filter finds, page by page."""
     token = ""
     while True:
@@ -309,7 +310,7 @@ def _execute(
     session.output.answer([words], data)
 
 
-def without_payloads(session: Session, transaction: pb.Transaction) -> dict[str, Any]:
+def without_payloads(session: Session, transaction: common.Transaction) -> dict[str, Any]:
     """As lists and orders answer: without payloads, which must not look as if there were none."""
     data = session.record(transaction)
     for branch in data["branches"]:

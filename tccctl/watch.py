@@ -15,7 +15,8 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from tcc.v1 import admin_pb2 as admin, transaction_pb2 as pb
+from tcc.admin.v1 import admin_pb2 as admin
+from tcc.common.v1 import common_pb2 as common
 from tccctl.blocks import Block, TextBlock, rich_group
 from tccctl.command import command
 from tccctl.failures import Failure
@@ -85,7 +86,7 @@ class _Stale(Group):
     """An older frame below a warning."""
 
 
-def _next_frame(session: Session) -> tuple[admin.GetStatsResponse, Sequence[pb.Transaction]]:
+def _next_frame(session: Session) -> tuple[admin.GetStatsResponse, Sequence[common.Transaction]]:
     """Return the figures, and some of what is stuck."""
     stats = session.ask("GetStats", admin.GetStatsRequest())
     if not stats.stuck:
@@ -94,7 +95,7 @@ def _next_frame(session: Session) -> tuple[admin.GetStatsResponse, Sequence[pb.T
     return stats, session.ask("SearchTransactions", request).transactions
 
 
-def _blocks(stats: admin.GetStatsResponse, stuck: Sequence[pb.Transaction]) -> list[Block]:
+def _blocks(stats: admin.GetStatsResponse, stuck: Sequence[common.Transaction]) -> list[Block]:
     blocks = stats_blocks(stats)
     if stats.stuck:
         table = transaction_table(stuck, seconds_of(stats.at))

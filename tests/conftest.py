@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.log.embedded import EmbeddedPostgres
+from coordinator.embedded_postgres.server import EmbeddedPostgres
 from tests.support.databases import Databases
 from tests.support.log_schema import LogSchema
+
+# Participants over every kind of database.
+pytest_plugins = ["tests.support.participant_databases"]
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from coordinator.cli import app as tccd
+from coordinator.process.cli import app as tccd
 from tccctl.cli import app as tccctl
 
 ROOT = Path(__file__).parents[1]

@@ -11,17 +11,15 @@ BUF = Path(sys.executable).parent / "buf"
 
 
 def test_the_generated_code_is_fresh(tmp_path: Path) -> None:
-    protos = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("protos/tcc/v1/*.proto"))
+    protos = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("protos/tcc/*/v1/*.proto"))
     generate = [sys.executable, "-m", "grpc_tools.protoc", "-Iprotos", f"--python_out={tmp_path}"]
     generate += [f"--pyi_out={tmp_path}", f"--grpc_python_out={tmp_path}", *protos]
     subprocess.run(generate, check=True, cwd=ROOT)
-    generated = sorted(path.name for path in tmp_path.glob("tcc/v1/*"))
-    committed = sorted(path.name for path in ROOT.glob("tcc/v1/*_pb2*") if path.is_file())
+    generated = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("tcc/*/v1/*"))
+    committed = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("tcc/*/v1/*_pb2*") if path.is_file())
     assert generated == committed
     for name in generated:
-        assert (tmp_path / "tcc/v1" / name).read_text() == (ROOT / "tcc/v1" / name).read_text(), (
-            f"tcc/v1/{name} is stale: make protos"
-        )
+        assert (tmp_path / name).read_text() == (ROOT / name).read_text(), f"{name} is stale: make protos"
 
 
 @pytest.mark.parametrize("check", [["lint"], ["breaking", "--against", "protos/baseline.binpb"]])

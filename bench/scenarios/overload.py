@@ -8,7 +8,7 @@ itself ends calls with CANCELLED when more than about a thousand wait to be look
 at), or unanswered when the round ends. Rounds of both alternate, those of the
 overload are longer.
 
-Load comes in batches made beforehand (`bench.flood`), in both kinds of rounds, so
+Load comes in batches made beforehand (`bench.raw_load`), in both kinds of rounds, so
 that the initiators take little of the CPU. What they do take of it, and what the
 coordinator takes for refusing, is missing for the goodput: everything is on one
 machine. `goodput_per_cpu_to_peak` compares what a CPU achieved of those that

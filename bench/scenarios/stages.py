@@ -19,16 +19,17 @@ from rich.table import Table
 from bench import work
 from bench.options import Options
 from bench.report import machine
+from coordinator.api.initiator import replies
+from coordinator.api.initiator.requests import RequestLimits, new_transaction
 from coordinator.core.events import Begun, CallCompleted, Event, Saved
 from coordinator.core.machine import step
 from coordinator.core.model import CallResult, Operation, OutcomeCode, Transaction, TransactionState
 from coordinator.log.rows import insert_columns, is_plain, plain_columns
-from coordinator.ports import BranchCall
-from coordinator.rpc import replies
-from coordinator.rpc.participant_client import batch_request
-from coordinator.rpc.requests import RequestLimits, new_transaction
-from tcc.uuid7 import uuid7
-from tcc.v1 import transaction_pb2 as pb
+from coordinator.participant_client.client import batch_request
+from coordinator.ports.participants import BranchCall
+from tcc._internal.uuid7 import uuid7
+from tcc.common.v1 import common_pb2 as common
+from tcc.transaction.v1 import transaction_pb2 as pb
 
 T = TypeVar("T")
 
@@ -129,7 +130,7 @@ def _calls(txs: list[Transaction], index: int, operation: Operation) -> list[Bra
 
 def _request() -> pb.ExecuteTransactionsRequest:
     branches = [
-        pb.BranchSpec(
+        common.BranchSpec(
             branch_id=name,
             participant=name,
             action=work.ACTION,

@@ -1,7 +1,7 @@
 """The chain of audit records: each holds the hash of the one before, so that none can be changed alone.
 
 `hash` is SHA-256 over the previous hash and the canonical form of the record. That
-form is part of the contract (`protos/tcc/v1/admin.proto`, AuditRecord): anybody can
+form is part of the contract (`protos/tcc/admin/v1/admin.proto`, AuditRecord): anybody can
 compute it anew. Pure: times are arguments, in microseconds since the Unix epoch.
 """
 

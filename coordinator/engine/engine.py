@@ -24,7 +24,6 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from coordinator.clock import LogClock
 from coordinator.core.errors import (
     Draining,
     GidConflict,
@@ -70,18 +69,20 @@ from coordinator.core.model import (
     TransactionState,
 )
 from coordinator.core.notes import noted, with_stuck
-from coordinator.engine.batching import flush_policy
-from coordinator.engine.log_writer import LogWriter
-from coordinator.engine.observer import NULL_OBSERVER, NULL_SPANS, Anomaly, Observer, Spans
-from coordinator.engine.participant_lane import (
+from coordinator.engine.clock import LogClock
+from coordinator.engine.dispatcher import (
     CallResults,
     ParticipantDispatcher,
     ParticipantPolicy,
     not_configured,
 )
+from coordinator.engine.flush_policy import flush_policy
+from coordinator.engine.log_writer import LogWriter
+from coordinator.engine.observer import NULL_OBSERVER, NULL_SPANS, Anomaly, Observer, Spans
 from coordinator.engine.waiting import Waiter, is_reached
-from coordinator.ports import BranchCall, Log, Participants, Record
-from tcc.outbox import FlushPolicy
+from coordinator.ports.log import Log, Record
+from coordinator.ports.participants import BranchCall, Participants
+from tcc._internal.batcher import FlushPolicy
 
 logger = structlog.get_logger(__name__)
 

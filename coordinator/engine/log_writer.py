@@ -13,10 +13,11 @@ import structlog
 
 from coordinator.core.errors import LogUnavailable
 from coordinator.core.model import Transaction
-from coordinator.engine.batching import MAX_IN_FLIGHT
+from coordinator.engine.flush_policy import MAX_IN_FLIGHT
 from coordinator.engine.observer import NULL_OBSERVER, Anomaly, Observer
-from coordinator.ports import Clock, Log, Record
-from tcc.outbox import Batcher, FlushPolicy
+from coordinator.ports.clock import Clock
+from coordinator.ports.log import Log, Record
+from tcc._internal.batcher import Batcher, FlushPolicy
 
 T = TypeVar("T")
 

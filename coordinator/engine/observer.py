@@ -1,6 +1,6 @@
 """What the engine tells whoever wants to know: one call for each batch, none for each transaction.
 
-The observer here does nothing. `coordinator.metrics` counts what it is told; the engine
+The observer here does nothing. `coordinator.observability.metrics` counts what it is told; the engine
 knows neither that nor how. Traced transactions alone are told of one by one (`Spans`).
 """
 
@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from enum import Enum
 
 from coordinator.core.model import CallResult, Transaction
-from coordinator.ports import BranchCall, Record
+from coordinator.ports.log import Record
+from coordinator.ports.participants import BranchCall
 
 
 class Anomaly(Enum):
@@ -66,7 +67,7 @@ class Observer:
 class Spans:
     """Is told what becomes of transactions that belong to a trace, and of no others.
 
-    This one does nothing; `coordinator.tracing` makes spans of it. Times are those of the log.
+    This one does nothing; `coordinator.observability.tracing` makes spans of it. Times are those of the log.
     """
 
     def phase_ended(self, tx: Transaction, began_at: float, ended_at: float) -> None:

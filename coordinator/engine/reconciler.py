@@ -26,7 +26,8 @@ from coordinator.core.errors import (
 from coordinator.core.model import BranchSpec, CallResult, Operation
 from coordinator.core.reconciliation import BarrierRow, BarrierState, Finding, FindingKind, compare_row
 from coordinator.engine.engine import Engine
-from coordinator.ports import BarrierQuery, BarrierReader, BranchCall, OperatorLog
+from coordinator.ports.operator_log import OperatorLog
+from coordinator.ports.participants import BarrierQuery, BarrierReader, BranchCall
 from tcc.payload import UNKNOWN
 
 _ENDED = (BarrierState.CONFIRMED, BarrierState.CANCELLED)

@@ -18,11 +18,11 @@ from coordinator.core.audit import AuditEntry, AuditHead, AuditRecord, chained
 from coordinator.core.errors import LogUnavailable, Overloaded, SearchTooLong, VersionChanged
 from coordinator.core.model import Transaction
 from coordinator.log import operator_statements as statements
+from coordinator.log.backlog import COUNT_MAX, backlog
 from coordinator.log.connections import Connections, StatementResult, StatementTooLong
 from coordinator.log.rows import full_columns, record as transaction_record
 from coordinator.log.statements import Statement
-from coordinator.log.unsettled import COUNT_MAX, backlog
-from coordinator.ports import (
+from coordinator.ports.operator_log import (
     Adoption,
     AuditFilter,
     Backlog,

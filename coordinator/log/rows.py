@@ -28,7 +28,7 @@ from coordinator.core.model import (
     TryState,
 )
 from coordinator.log.statements import RECORD
-from coordinator.ports import Record
+from coordinator.ports.log import Record
 
 Row = Sequence[Any]
 Columns = dict[str, list[Any]]

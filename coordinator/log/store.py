@@ -30,6 +30,7 @@ import msgspec
 from coordinator.core.errors import SearchTooLong
 from coordinator.core.model import Transaction, TransactionState
 from coordinator.log import statements
+from coordinator.log.backlog import participants_waited_for
 from coordinator.log.connections import Connections, StatementResult, StatementTooLong
 from coordinator.log.rows import (
     Row,
@@ -42,9 +43,8 @@ from coordinator.log.rows import (
     record,
 )
 from coordinator.log.statements import Statement
-from coordinator.log.unsettled import participants_waited_for
-from coordinator.ports import ListFilter, ListPosition, Record
-from tcc.failpoint import failpoint
+from coordinator.ports.log import ListFilter, ListPosition, Record
+from tcc._internal.failpoint import failpoint
 
 # A coordinator that has been gone for so long, and drives nothing, is forgotten.
 _COORDINATOR_GONE_S = 24 * 3600.0

@@ -18,8 +18,8 @@ is itself a violation. `rules` is pure; `snapshot` and `transactions` only read.
 prints one violation a line and exits with 1, or prints `ok` and exits with 0.
 """
 
-from participants.audit.books import Snapshot, read_snapshot
 from participants.audit.rules import Violation, audit
+from participants.audit.snapshot import Snapshot, read_snapshot
 from participants.audit.transactions import AuditedTransaction, End, list_transactions
 
 __all__ = [

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from participants.audit.books import Order, Snapshot, Stock
+from participants.audit.snapshot import Order, Snapshot, Stock
 from participants.audit.transactions import AuditedTransaction, End
 from participants.coupon.coupon import CouponState
 from participants.inventory.reservation import ReservationState

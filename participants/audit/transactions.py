@@ -6,7 +6,8 @@ from enum import StrEnum
 
 import grpc
 
-from tcc.v1 import transaction_pb2 as pb, transaction_pb2_grpc as pb_grpc
+from tcc.common.v1 import common_pb2 as common
+from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc as pb_grpc
 
 _PAGE_SIZE = 1_000
 
@@ -29,8 +30,8 @@ class AuditedTransaction:
 
 
 _ENDS = {
-    pb.TRANSACTION_STATE_CONFIRMED: End.CONFIRMED,
-    pb.TRANSACTION_STATE_CANCELLED: End.CANCELLED,
+    common.TRANSACTION_STATE_CONFIRMED: End.CONFIRMED,
+    common.TRANSACTION_STATE_CANCELLED: End.CANCELLED,
 }
 
 
@@ -48,7 +49,7 @@ def list_transactions(coordinator: str) -> Iterator[AuditedTransaction]:
             more = bool(page_token)
 
 
-def _audited(transaction: pb.Transaction) -> AuditedTransaction:
+def _audited(transaction: common.Transaction) -> AuditedTransaction:
     return AuditedTransaction(
         gid=transaction.gid,
         end=_ENDS.get(transaction.state, End.OPEN),

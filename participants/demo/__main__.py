@@ -15,8 +15,8 @@ from participants.audit import audit, list_transactions, read_snapshot
 from participants.demo.children import DemoError
 from participants.demo.cluster import Cluster
 from participants.demo.display import Display
+from participants.demo.load import LoadResult, run_load
 from participants.demo.plan import Plan, make_plan
-from participants.demo.storm import LoadResult, run_load
 from participants.demo.summary import Summary, as_json, summarise
 
 ORDERS_DEFAULT = 2_000

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-_CHILD_LIFETIME = Path(__file__).with_name("leash.py")
+_CHILD_LIFETIME = Path(__file__).with_name("child_lifetime.py")
 _LOG_TAIL_LINES = 25
 _READY_TIMEOUT_S = 60.0
 # A coordinator may take as long to drain.

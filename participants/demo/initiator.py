@@ -9,11 +9,11 @@ from participants.coupon.requests import UseCoupon
 from participants.demo.plan import InitiatorFault, PlannedOrder
 from participants.inventory.requests import ReserveStock
 from participants.order.requests import OpenOrder
-from tcc.client import Client
+from tcc.client.client import Client
+from tcc.client.interactive import InteractiveTransaction
+from tcc.client.outcome import Outcome
+from tcc.client.requests import BranchRequest
 from tcc.errors import DeadlineExceeded, TccError, TransactionCancelled, Unavailable
-from tcc.interactive import InteractiveTransaction
-from tcc.outcome import Outcome
-from tcc.requests import BranchRequest
 
 INITIATOR = "demo"
 

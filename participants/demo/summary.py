@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from participants.demo.initiator import OrderResult
+from participants.demo.load import Kill, LoadResult
 from participants.demo.plan import Plan
-from participants.demo.storm import Kill, LoadResult
-from tcc.outcome import CancelReason, TransactionRecord, TransactionState
+from tcc.client.outcome import CancelReason, TransactionRecord, TransactionState
 
 PERCENTILES = (50, 95, 99)
 

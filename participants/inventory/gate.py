@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from participants.inventory.lanes import PARTITIONS, partition_of
+from participants.inventory.partitions import PARTITIONS, partition_of
 
 
 class Ticket(NamedTuple):

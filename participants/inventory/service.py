@@ -7,12 +7,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from participants.inventory import store
 from participants.inventory.freeze import freeze_id_of, freeze_result
 from participants.inventory.gate import StockGate
-from participants.inventory.lanes import partition_of
+from participants.inventory.partitions import partition_of
 from participants.inventory.requests import ReserveStock
 from participants.inventory.reservation import Verb, admit, sold_out, stock_changes
 from tcc import Branch, Participant, Rejected
+from tcc._internal.uuid7 import uuid7
 from tcc.payload import Encoded
-from tcc.uuid7 import uuid7
 
 Items = Sequence[tuple[Branch, ReserveStock]]
 

@@ -23,6 +23,9 @@ class Slowness(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # generic 
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Method]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Method:
-        if handler_call_details.method.startswith("/tcc.v1.") and self._random.random() < self._fraction:
+        if (
+            handler_call_details.method.startswith("/tcc.participant.v1.")
+            and self._random.random() < self._fraction
+        ):
             await asyncio.sleep(self._delay_s)
         return await continuation(handler_call_details)

@@ -12,7 +12,7 @@ from proof.explore.core_steps import Core
 from proof.explore.moments import JITTER, POLICY_LATER, POLICY_SOON
 from proof.explore.participants import BranchRows
 from proof.explore.parts import LOG_LATE, NONE, PARTICIPANTS_LATE, TRY, Move, Node, Parts, WorldState
-from tcc.barrier import (
+from tcc.barrier.decisions import (
     BarrierDecision as Law,
     BarrierState,
     CallResult as BarrierResult,

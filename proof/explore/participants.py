@@ -1,4 +1,4 @@
-"""A participant: the real plans of `tcc.barrier` over rows in memory, and the books beside them.
+"""A participant: the real plans of `tcc.barrier.plans` over rows in memory, and the books beside them.
 
 The books are what a handler did, and are kept apart from the barrier's row, so that
 a barrier that runs a handler once too often, or too late, is seen in them.
@@ -8,19 +8,8 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
-from tcc.barrier import (
-    WRITES,
-    BarrierState,
-    CallResult,
-    Invoke,
-    Key,
-    Operation,
-    OutcomeCode,
-    Plan,
-    Result,
-    Row,
-    settle,
-)
+from tcc.barrier.decisions import WRITES, BarrierState, CallResult, Operation, OutcomeCode
+from tcc.barrier.plans import Invoke, Key, Plan, Result, Row, settle
 from tcc.branch import BatchItem, Branch, Rejected
 
 KEY = ("g", "b")
@@ -88,7 +77,7 @@ def execute(branch_rows: BranchRows, operation: Operation, *, expired: bool, rej
 
 
 class _Rows:
-    """`tcc.barrier.BarrierSql` over at most one row."""
+    """`tcc.barrier.plans.BarrierSql` over at most one row."""
 
     def __init__(self, state: BarrierState | None, *, expired: bool) -> None:
         self.state = state

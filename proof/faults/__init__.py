@@ -2,7 +2,7 @@
 
     python -m proof.faults            (or: make faults)
 
-- `plan`: the failpoints of the source (`tcc.failpoint`), who passes them, how; pure.
+- `plan`: the failpoints of the source (`tcc._internal.failpoint`), who passes them, how; pure.
 - `member`, `system`: processes that are started again whenever they end.
 - `orders`, `load`, `initiator`: the demo's orders without an end, and who places them.
 - `observers`: triggers in the databases that write down what becomes durable.

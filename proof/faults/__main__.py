@@ -29,10 +29,10 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 from proof.faults.kills import kill_everywhere
 from proof.faults.plan import failpoints
 from proof.faults.scenarios import DISK_FULL, SCENARIOS, disk_full
-from proof.faults.stand import Testbed, running_testbed
 from proof.faults.system import DISK
+from proof.faults.testbed import Testbed, running_testbed
+from proof.history.narrative import story
 from proof.history.recorder import write
-from proof.history.story import story
 
 _TIMES_CI, _TIMES_LONG = 3, 20
 _CRASH_CI_S, _CRASH_LONG_S = 120.0, 600.0

@@ -13,10 +13,10 @@ from participants.demo.plan import make_plan
 from proof.faults.member import Member
 from proof.faults.orders import renamed
 from proof.faults.plan import Provocation, Rule, Side, deal, provocation
-from proof.faults.stand import Testbed, until
+from proof.faults.testbed import Testbed, until
 from proof.history.events import AnyEvent
 from proof.history.recorder import read
-from tcc.failpoint import VARIABLE, rules
+from tcc._internal.failpoint import VARIABLE, rules
 
 WAVE_TIMEOUT_S = 40.0
 # How often a process may die in a wave: more would leave no service in between.

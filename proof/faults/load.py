@@ -8,7 +8,7 @@ from participants.demo.initiator import INITIATOR
 from participants.demo.plan import PlannedOrder
 from proof.faults.orders import place_and_record
 from proof.history.recorder import Recorder
-from tcc.client import Client
+from tcc.client.client import Client
 
 PER_S = 45
 # How many come at once: those of one client go in a batch.

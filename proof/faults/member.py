@@ -10,7 +10,7 @@ from pathlib import Path
 
 from participants.demo.children import Child, DemoError
 from proof.faults.plan import Rule
-from tcc.failpoint import VARIABLE, rules
+from tcc._internal.failpoint import VARIABLE, rules
 
 _LISTENING = r"listening on (\S+)"
 _KILLED = "killed at failpoint "

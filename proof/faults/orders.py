@@ -18,7 +18,7 @@ from participants.demo.plan import InitiatorFault, Plan, PlannedOrder, make_plan
 from participants.inventory.store import restock
 from proof.history.events import Reply, ReplyOutcome, Request, Verb
 from proof.history.recorder import Recorder
-from tcc.client import Client
+from tcc.client.client import Client
 
 _CHUNK = 300
 _SEEDS = 10**9

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
-from coordinator.log.embedded import EmbeddedPostgres
+from coordinator.embedded_postgres.server import EmbeddedPostgres
 from participants.demo.cluster import coordinator_config
 from participants.demo.plan import PARTICIPANTS
 from proof.faults.member import Member

@@ -1,6 +1,6 @@
 """Seeded simulation: a whole cluster in one process, under a clock, a network and faults made from one seed.
 
-What runs is the product itself, put together as it is in life: `coordinator.app.Worker`
+What runs is the product itself, put together as it is in life: `coordinator.process.worker.Worker`
 with its engine, log code, gRPC services and recovery jobs; `tcc.Participant` with its
 barrier and handlers; `tcc.Client`. What is simulated is the world below them, at the
 points where they leave Python (`seams`):

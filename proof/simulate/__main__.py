@@ -14,8 +14,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from time import perf_counter
 
-from proof.history.story import story
-from proof.simulate.world import RunResult, simulate, simulate_briefly
+from proof.history.narrative import story
+from proof.simulate.run import RunResult, simulate, simulate_briefly
 
 SEEDS_FILE = Path(__file__).with_name("seeds.txt")
 # Fresh seeds are counted from a random number below this.

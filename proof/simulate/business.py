@@ -11,7 +11,7 @@ from typing import Any
 
 from proof.simulate.participant_database import LocalTransaction
 from tcc.branch import BatchItem, Branch, Rejected
-from tcc.participant import Participant
+from tcc.participant.participant import Participant
 
 ACTION = "move"
 PARTITIONS = 4

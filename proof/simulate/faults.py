@@ -7,10 +7,8 @@ always come together hide one another.
 import asyncio
 import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from proof.simulate.world import World
+from proof.simulate.world import World
 
 JUMP_S = 3_600.0
 _QUIET_SHARE = 0.05
@@ -20,7 +18,7 @@ _LEFT_OUT_SHARE = 0.4
 class Faults:
     """Strikes until it is cancelled; `heal` then ends whatever lasts."""
 
-    def __init__(self, world: "World", rng: random.Random) -> None:
+    def __init__(self, world: World, rng: random.Random) -> None:
         self._world = world
         self._rng = rng
         self._pause_s = rng.choice((0.3, 1.0, 3.0))

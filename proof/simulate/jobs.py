@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from coordinator.engine.engine import Engine
-from coordinator.recovery import Job, RecoverySettings, jobs, run_guarded
+from coordinator.jobs.job import Job
+from coordinator.jobs.scheduler import jobs, run_guarded
+from coordinator.jobs.settings import RecoverySettings
 
 
 class Ticking:
@@ -41,5 +43,5 @@ def schedule(
     more: Sequence[Job] = (),  # noqa: ARG001 - as below
     later: Sequence[Job] = (),  # noqa: ARG001 - as below
 ) -> Ticking:
-    """In place of `coordinator.recovery.schedule`; what serves operators is not part of the simulation."""
+    """In place of `jobs.recovery.schedule`; what serves operators is not part of the simulation."""
     return Ticking(engine, settings, on_bug)

@@ -28,7 +28,7 @@ from proof.history.events import (
 from proof.history.recorder import ListRecorder
 from proof.simulate.log_database import LogDatabase, Row
 from proof.simulate.participant_database import ParticipantDatabase
-from tcc.v1 import participant_pb2 as pb
+from tcc.common.v1 import common_pb2 as common
 
 _DECISIONS = {
     TransactionState.CONFIRMING: Decision.CONFIRM,
@@ -37,9 +37,9 @@ _DECISIONS = {
     TransactionState.CANCELLED: Decision.CANCEL,
 }
 _OPERATIONS = {
-    pb.OPERATION_TRY: Operation.TRY,
-    pb.OPERATION_CONFIRM: Operation.CONFIRM,
-    pb.OPERATION_CANCEL: Operation.CANCEL,
+    common.OPERATION_TRY: Operation.TRY,
+    common.OPERATION_CONFIRM: Operation.CONFIRM,
+    common.OPERATION_CANCEL: Operation.CANCEL,
 }
 _PATHS = {"TryBranch": Operation.TRY, "ConfirmBranch": Operation.CONFIRM, "CancelBranch": Operation.CANCEL}
 

@@ -17,11 +17,12 @@ from proof.history.events import ReplyOutcome, Verb
 from proof.simulate.business import ACTION
 from proof.simulate.observer import Observer
 from tcc import errors, payload
-from tcc.client import Client
-from tcc.interactive import InteractiveTransaction
-from tcc.outcome import Outcome as TccOutcome, TransactionState, WaitFor
-from tcc.requests import BranchRequest
-from tcc.v1 import participant_pb2 as pb, participant_pb2_grpc as pb_grpc
+from tcc.client.client import Client
+from tcc.client.interactive import InteractiveTransaction
+from tcc.client.outcome import Outcome as TccOutcome, TransactionState, WaitFor
+from tcc.client.requests import BranchRequest
+from tcc.common.v1 import common_pb2 as common
+from tcc.participant.v1 import participant_pb2 as pb, participant_pb2_grpc as pb_grpc
 
 _CONFIRMED = (TransactionState.CONFIRMING, TransactionState.CONFIRMED)
 _CANCELLED = (TransactionState.CANCELLING, TransactionState.CANCELLED)
@@ -229,7 +230,7 @@ class Initiator:
         call = pb.BranchCall(
             gid=tx.gid,
             branch_id=branch.branch_id,
-            operation=pb.OPERATION_TRY,
+            operation=common.OPERATION_TRY,
             action=branch.action,
             payload=data,
             content_type=content_type,
@@ -237,10 +238,10 @@ class Initiator:
         )
         stub = pb_grpc.ParticipantServiceStub(grpc.aio.insecure_channel(f"{branch.participant}:1"))
         try:
-            reply = await stub.TryBranch(pb.ParticipantServiceTryBranchRequest(call=call), timeout=2.0)
+            reply = await stub.TryBranch(pb.TryBranchRequest(call=call), timeout=2.0)
         except grpc.aio.AioRpcError:
             return False
-        return bool(reply.result.code == pb.OUTCOME_CODE_SUCCEEDED)
+        return bool(reply.result.code == common.OUTCOME_CODE_SUCCEEDED)
 
     async def _wait(self, order: Order) -> bool:
         return await self._told(

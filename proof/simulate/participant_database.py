@@ -15,10 +15,10 @@ from typing import Any, TypeVar, cast
 from sqlalchemy.exc import OperationalError
 
 from proof.simulate.virtual_loop import Process
-from tcc import barrier_sql
-from tcc.barrier import Invoke, Plan, Statement
-from tcc.barrier_door import Handler
-from tcc.barrier_schema import barrier
+from tcc.barrier import sql
+from tcc.barrier.executor import Handler
+from tcc.barrier.plans import Invoke, Plan, Statement
+from tcc.barrier.schema import barrier
 
 T = TypeVar("T")
 
@@ -106,7 +106,7 @@ class LocalTransaction:
 
 
 class SimulatedBarrierExecutor:
-    """In place of `tcc.barrier_door`'s doors: the same plans, over the simulated connection."""
+    """In place of `tcc.barrier.executor`'s doors: the same plans, over the simulated connection."""
 
     is_async = True
     dialect_name = "sqlite"
@@ -114,7 +114,7 @@ class SimulatedBarrierExecutor:
     connections = 1
 
     def __init__(self, database: ParticipantDatabase, process: Process) -> None:
-        self.sql = barrier_sql.statements(self.dialect_name)
+        self.sql = sql.statements(self.dialect_name)
         self._database = database
         self._process = process
 
@@ -141,7 +141,7 @@ class SimulatedBarrierExecutor:
         return 0
 
     async def purge(self, *, margin_ms: int, rows_max: int) -> int:
-        statement = barrier_sql.purge(self.dialect_name)
+        statement = sql.purge(self.dialect_name)
         parameters = {"margin_ms": margin_ms, "rows_max": rows_max}
         return self._database.sqlite.execute(statement.text, parameters).rowcount
 

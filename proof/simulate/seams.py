@@ -18,16 +18,16 @@ from unittest.mock import patch
 
 import grpc
 
-import coordinator.app
 import coordinator.log.store
-import tcc.participant
-import tcc.uuid7
-from coordinator.clock import LogClock, LoopLoad
+import coordinator.process.worker
+import tcc.participant.participant
+from coordinator.engine.clock import LogClock, LoopLoad
 from proof.simulate.jobs import schedule
 from proof.simulate.log_database import LogDatabase, SimulatedConnections
 from proof.simulate.network import Channel, Network, Server
 from proof.simulate.participant_database import ParticipantDatabase, SimulatedBarrierExecutor
 from proof.simulate.virtual_loop import current_process
+from tcc._internal import uuid7
 
 _FULL_CHANCE = 0.5
 
@@ -60,16 +60,16 @@ def installed(
     replacements: list[tuple[Any, str, Any]] = [
         (secrets, "token_hex", lambda count: rng.randbytes(count).hex()),
         (os, "urandom", rng.randbytes),
-        (tcc.uuid7, "_unused_ends", []),
+        (uuid7, "_unused_ends", []),
         (time, "time", wall_clock),
         (time, "time_ns", lambda: int(wall_clock() * 1e9)),
         (time, "monotonic", monotonic),
         (coordinator.log.store, "monotonic", monotonic),
         (coordinator.log.store, "Connections", connections),
-        (coordinator.app, "LogClock", lambda: LogClock(monotonic)),
-        (coordinator.app, "LoopLoad", lambda: LoopLoad(monotonic, lambda: load * monotonic())),
-        (coordinator.app, "schedule", schedule),
-        (tcc.participant, "open_executor", open_executor),
+        (coordinator.process.worker, "LogClock", lambda: LogClock(monotonic)),
+        (coordinator.process.worker, "LoopLoad", lambda: LoopLoad(monotonic, lambda: load * monotonic())),
+        (coordinator.process.worker, "schedule", schedule),
+        (tcc.participant.participant, "open_executor", open_executor),
         (grpc.aio, "insecure_channel", lambda target, **_: Channel(network, target)),
         (grpc.aio, "server", server),
     ]

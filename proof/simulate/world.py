@@ -1,36 +1,25 @@
 """A cluster made from a seed, driven through its faults, healed, and judged."""
 
 import asyncio
-import contextlib
-import gc
-import logging
 import random
-import sys
-import warnings
-from collections.abc import Callable, Coroutine, Iterator
-from time import perf_counter
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
-import structlog
-from msgspec import Struct
-from msgspec.structs import replace
-
-import coordinator.app
-from coordinator.app import Worker
+import coordinator.process.worker
+from coordinator.config.settings import ListenSettings, Settings
 from coordinator.core.model import TransactionState
 from coordinator.log.rows import record
-from coordinator.settings import ListenSettings, Settings
+from coordinator.process.worker import Worker
 from proof.history.checker import violations
-from proof.history.events import Final, History, Settled, StockTotals, TransactionState as FinalState
-from proof.simulate import business, seams
-from proof.simulate.faults import Faults
+from proof.history.events import Final, Settled, StockTotals, TransactionState as FinalState
+from proof.simulate import business
 from proof.simulate.log_database import LogDatabase
 from proof.simulate.network import Network
 from proof.simulate.observer import Observer, as_read
 from proof.simulate.orders import Initiator, Order, make_orders
 from proof.simulate.participant_database import ParticipantDatabase
 from proof.simulate.virtual_loop import Process, VirtualLoop, context_of, current_process
-from tcc.participant import Participant
+from tcc.participant.participant import Participant
 
 # 2030-01-01T00:00:00Z: when every simulation begins, by the database's clock.
 EPOCH_S = 1_893_456_000.0
@@ -44,14 +33,12 @@ LATE_MAX_S = 180.0
 ACCOUNTS = ("a", "bb", "ccc")
 
 
-class RunResult(Struct, frozen=True, kw_only=True):
-    """What a seed came to."""
+class Striking(Protocol):
+    """The faults of a world while it runs."""
 
-    seed: int
-    broken: tuple[str, ...]
-    simulated_s: float
-    seconds: float
-    history: History
+    async def strike(self) -> None: ...
+
+    def heal(self) -> None: ...
 
 
 class World:
@@ -149,7 +136,9 @@ class World:
     def _supervise(self, dead: Process) -> None:
         """The supervisor saw its worker die, and tells the log."""
         supervisor = Process(self.loop, dead.host, dead.life, self.kill)
-        supervisor.spawn(coordinator.app.end_lease("postgresql://simulated", self.workers[dead.host].owner))
+        supervisor.spawn(
+            coordinator.process.worker.end_lease("postgresql://simulated", self.workers[dead.host].owner)
+        )
 
     def _restart_later(self, host: str) -> None:
         self.loop.call_later(self.down_s.pop(host, 0.5), self.start, host, context=context_of(None))
@@ -188,9 +177,8 @@ class World:
 
     # --- the run -------------------------------------------------------------------------
 
-    def run(self) -> None:
+    def run(self, faults: Striking) -> None:
         """All of it. What went wrong is in `broken`."""
-        faults = Faults(self, self.rng)
         with self.loop.running():
             for host in self.hosts:
                 self.start(host)
@@ -283,35 +271,6 @@ class World:
         self.broken.append(f"{context['message']}: {_text(error) if error else context}")
 
 
-def simulate(seed: int) -> RunResult:
-    """Runs one seed from its beginning to its judgement."""
-    began = perf_counter()
-    with _quiet():
-        world = World(seed)
-        with seams.installed(
-            rng=world.rng,
-            network=world.network,
-            log=world.log,
-            wall_clock=world.wall_clock,
-            monotonic=world.monotonic,
-        ):
-            world.run()
-            world.loop.close()
-    return RunResult(
-        seed=seed,
-        broken=tuple(world.broken),
-        simulated_s=world.loop.time(),
-        seconds=perf_counter() - began,
-        history=world.observer.recorder.history,
-    )
-
-
-def simulate_briefly(seed: int) -> RunResult:
-    """The same without the history where nobody will read it."""
-    result = simulate(seed)
-    return result if result.broken else replace(result, history=[])
-
-
 def _settings(rng: random.Random, participants: list[str]) -> Settings:
     """Quick or as they are by default; roomy or so small that queues are full."""
     small = rng.random() < 0.3
@@ -335,31 +294,6 @@ def _settings(rng: random.Random, participants: list[str]) -> Settings:
             },
         }
     )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No logging, no warnings about what dies unfinished, and no garbage collection in between."""
-    configuration = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    unraisable = sys.unraisablehook
-    sys.unraisablehook = lambda _: None
-    # What is there already is of no concern to the collection below.
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)
-            gc.collect()
-        gc.enable()
-        gc.unfreeze()
-        sys.unraisablehook = unraisable
-        logging.disable(disabled)
-        structlog.configure(**configuration)
 
 
 def _text(error: BaseException) -> str:

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 
 import grpc
 
+from tcc.participant.v1 import participant_pb2_grpc as pb_grpc
 from tcc.testing import conformance_cases as cases
 from tcc.testing.conformance_kills import killed_half_way
 from tcc.testing.conformance_subject import (
@@ -43,7 +44,6 @@ from tcc.testing.conformance_subject import (
     SkippedError,
     Subject,
 )
-from tcc.v1 import participant_pb2_grpc as pb_grpc
 
 __all__ = [
     "CASES",

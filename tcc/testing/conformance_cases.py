@@ -4,6 +4,8 @@ import asyncio
 
 import grpc
 
+from tcc.common.v1 import common_pb2 as common
+from tcc.participant.v1 import participant_pb2 as pb
 from tcc.testing.conformance_subject import (
     CANCEL,
     CONFIRM,
@@ -17,7 +19,6 @@ from tcc.testing.conformance_subject import (
     expect,
     failed,
 )
-from tcc.v1 import participant_pb2 as pb
 
 # How many deliveries race in the concurrent cases, and how often.
 _RACERS = 8
@@ -57,7 +58,7 @@ async def rejected_try(subject: Subject) -> None:
     for _ in range(2):
         outcome = await subject.send(call)
         expect(
-            outcome.code == pb.OUTCOME_CODE_REJECTED and bool(outcome.reason),
+            outcome.code == common.OUTCOME_CODE_REJECTED and bool(outcome.reason),
             outcome,
             "a business no must be answered REJECTED with a reason, each time: an outcome, not a failure",
         )
@@ -326,7 +327,7 @@ async def broken_confirm(subject: Subject) -> None:
     async with subject.break_confirm(subject.gid, "branch"):
         outcome = await subject.send(subject.call(CONFIRM))
     expect(
-        outcome.code == pb.OUTCOME_CODE_FAILED,
+        outcome.code == common.OUTCOME_CODE_FAILED,
         outcome,
         "a Confirm whose change violates a constraint must be answered FAILED: answer SUCCEEDED only when "
         "COMMIT has succeeded, and swallow no error of the database; or does `break_confirm` break nothing?",
@@ -374,7 +375,7 @@ async def concurrent_duplicates(subject: Subject) -> None:
             )
             for outcome in outcomes:
                 expect(
-                    outcome.code == pb.OUTCOME_CODE_SUCCEEDED and outcome.result == outcomes[0].result,
+                    outcome.code == common.OUTCOME_CODE_SUCCEEDED and outcome.result == outcomes[0].result,
                     outcome,
                     "duplicates that arrive at the same moment must all get the one answer: let a unique key "
                     "or a row lock make the later ones wait, then answer them from the row",
@@ -392,12 +393,12 @@ async def concurrent_try_and_cancel(subject: Subject) -> None:
             subject.send(subject.call(CANCEL, branch_id=branch_id)),
         )
         expect(
-            cancelled.code == pb.OUTCOME_CODE_SUCCEEDED,
+            cancelled.code == common.OUTCOME_CODE_SUCCEEDED,
             cancelled,
             "a Cancel that races with its Try must succeed, whoever wins",
         )
         expect(
-            tried.code == pb.OUTCOME_CODE_SUCCEEDED or failed(tried, "LATE_TRY"),
+            tried.code == common.OUTCOME_CODE_SUCCEEDED or failed(tried, "LATE_TRY"),
             tried,
             "a Try that races with its Cancel must either win and succeed or lose and be refused LATE_TRY",
         )
@@ -430,7 +431,7 @@ async def mixed_batch(subject: Subject) -> None:
     for outcome in outcomes:
         expect(
             outcome.reason == wanted[outcome.index]
-            and (outcome.code == pb.OUTCOME_CODE_SUCCEEDED) == (not wanted[outcome.index]),
+            and (outcome.code == common.OUTCOME_CODE_SUCCEEDED) == (not wanted[outcome.index]),
             outcome,
             f"call {outcome.index} of the batch must be answered {wanted[outcome.index] or 'SUCCEEDED'}, "
             "just as alone: one item must not change what another gets",
@@ -513,7 +514,7 @@ async def duplicates_in_a_batch(subject: Subject) -> None:
         outcomes = await _execute(subject, calls)
         for outcome in outcomes:
             expect(
-                outcome.code == pb.OUTCOME_CODE_SUCCEEDED and outcome.result == outcomes[0].result,
+                outcome.code == common.OUTCOME_CODE_SUCCEEDED and outcome.result == outcomes[0].result,
                 outcome,
                 "a call that is twice in one batch must take effect once and be answered twice, the same",
             )
@@ -536,21 +537,21 @@ async def unknown_action(subject: Subject) -> None:
 async def listing_agrees(subject: Subject) -> None:
     """ListBranches may be left out; where it is, it says how each row of the barrier stands."""
     await _is_listed(subject, None)
-    for operation, state in ((TRY, pb.BARRIER_STATE_TRIED), (CONFIRM, pb.BARRIER_STATE_CONFIRMED)):
+    for operation, state in ((TRY, common.BARRIER_STATE_TRIED), (CONFIRM, common.BARRIER_STATE_CONFIRMED)):
         await subject.succeed(subject.call(operation), TRY_WORKS)
         await _is_listed(subject, state)
     for page_size in (0, 1):
         request = pb.ListBranchesRequest(page_size=page_size)
         page = await subject.stub.ListBranches(request, timeout=TIMEOUT_S)
         too_many = page_size and len(page.rows) > page_size
-        if too_many or any(row.state != pb.BARRIER_STATE_TRIED for row in page.rows):
+        if too_many or any(row.state != common.BARRIER_STATE_TRIED for row in page.rows):
             raise ConformanceError(
                 "ListBranches must answer with no more than page_size rows, and where it is asked "
                 f"for no state with open ones only (answered {list(page.rows)})"
             )
 
 
-async def _is_listed(subject: Subject, state: "pb.BarrierState | None") -> None:
+async def _is_listed(subject: Subject, state: "common.BarrierState | None") -> None:
     keys = [pb.BranchKey(gid=subject.gid, branch_id=name) for name in ("branch", "never tried")]
     try:
         page = await subject.stub.ListBranches(pb.ListBranchesRequest(keys=keys), timeout=TIMEOUT_S)
@@ -567,7 +568,7 @@ async def _is_listed(subject: Subject, state: "pb.BarrierState | None") -> None:
         )
 
 
-async def _execute(subject: Subject, calls: list[pb.BranchCall]) -> list[pb.CallResult]:
+async def _execute(subject: Subject, calls: list[pb.BranchCall]) -> list[common.CallResult]:
     responses = subject.stub.ExecuteBranches(pb.ExecuteBranchesRequest(calls=calls), timeout=TIMEOUT_S)
     outcomes = [outcome async for response in responses for outcome in response.results]
     if sorted(outcome.index for outcome in outcomes) != list(range(len(calls))):

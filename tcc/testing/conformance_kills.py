@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import grpc
 
+from tcc.common.v1 import common_pb2 as common
 from tcc.testing.conformance_subject import (
     CANCEL,
     CONFIRM,
@@ -18,7 +19,6 @@ from tcc.testing.conformance_subject import (
     failed,
     is_conclusive,
 )
-from tcc.v1 import participant_pb2 as pb
 
 # How often it is killed in the midst of calls, and by how many callers at once it is called then.
 _ROUNDS = 3
@@ -80,11 +80,11 @@ class _Progress:
 
     branch_id: str
     # What its second call is to be.
-    end: pb.Operation
+    end: common.Operation
     # Whether it is to be cancelled at once where its Try is not answered.
     hasty: bool
     # The Try's answer, once there is one.
-    tried: pb.CallResult | None = None
+    tried: common.CallResult | None = None
 
 
 async def _what_was_not_can_be_asked_again(subject: Subject, round_: int) -> None:
@@ -136,7 +136,7 @@ async def _call_on(
     return branches
 
 
-async def _attempt(subject: Subject, operation: pb.Operation, branch_id: str) -> pb.CallResult | None:
+async def _attempt(subject: Subject, operation: common.Operation, branch_id: str) -> common.CallResult | None:
     """Return the result of one delivery, if there is a conclusive one."""
     try:
         outcome = await subject.send(subject.call(operation, branch_id=branch_id))
@@ -157,7 +157,7 @@ async def _finish(subject: Subject, branch: _Progress) -> None:
         )
         return
     if branch.tried is not None:
-        expect(branch.tried.code == pb.OUTCOME_CODE_SUCCEEDED, branch.tried, TRY_WORKS)
+        expect(branch.tried.code == common.OUTCOME_CODE_SUCCEEDED, branch.tried, TRY_WORKS)
     else:
         await _done(subject, TRY, branch_id)
         await subject.effects(
@@ -174,11 +174,11 @@ async def _finish(subject: Subject, branch: _Progress) -> None:
     )
 
 
-async def _done(subject: Subject, operation: pb.Operation, branch_id: str) -> pb.CallResult:
+async def _done(subject: Subject, operation: common.Operation, branch_id: str) -> common.CallResult:
     outcome = await subject.persist(subject.call(operation, branch_id=branch_id))
-    name = pb.Operation.Name(operation).removeprefix("OPERATION_").capitalize()
+    name = common.Operation.Name(operation).removeprefix("OPERATION_").capitalize()
     expect(
-        outcome.code == pb.OUTCOME_CODE_SUCCEEDED,
+        outcome.code == common.OUTCOME_CODE_SUCCEEDED,
         outcome,
         f"a {name} that may be done must succeed whenever the service was killed before: {_IN_ROWS}",
     )

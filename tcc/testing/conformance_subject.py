@@ -10,9 +10,10 @@ from typing import TypeAlias, cast
 
 import grpc
 
-from tcc.v1 import participant_pb2 as pb, participant_pb2_grpc as pb_grpc
+from tcc.common.v1 import common_pb2 as common
+from tcc.participant.v1 import participant_pb2 as pb, participant_pb2_grpc as pb_grpc
 
-TRY, CONFIRM, CANCEL = pb.OPERATION_TRY, pb.OPERATION_CONFIRM, pb.OPERATION_CANCEL
+TRY, CONFIRM, CANCEL = common.OPERATION_TRY, common.OPERATION_CONFIRM, common.OPERATION_CANCEL
 
 TIMEOUT_S = 10.0
 EXPIRY_MS = 10 * 60_000
@@ -78,7 +79,7 @@ class Subject:
 
     def call(
         self,
-        operation: pb.Operation,
+        operation: common.Operation,
         *,
         gid: str | None = None,
         branch_id: str = "branch",
@@ -142,17 +143,17 @@ class Subject:
             self._payloads[gid, branch_id] = self.payload()
         return self._payloads[gid, branch_id]
 
-    async def send(self, call: pb.BranchCall) -> pb.CallResult:
+    async def send(self, call: pb.BranchCall) -> common.CallResult:
         """One delivery. Raises grpc.aio.AioRpcError for a status other than OK."""
         request, method = {
-            TRY: (pb.ParticipantServiceTryBranchRequest, self.stub.TryBranch),
+            TRY: (pb.TryBranchRequest, self.stub.TryBranch),
             CONFIRM: (pb.ConfirmBranchRequest, self.stub.ConfirmBranch),
             CANCEL: (pb.CancelBranchRequest, self.stub.CancelBranch),
         }[call.operation]
         response = await method(request(call=call), timeout=TIMEOUT_S)
-        return cast("pb.CallResult", response.result)
+        return cast("common.CallResult", response.result)
 
-    async def persist(self, call: pb.BranchCall) -> pb.CallResult:
+    async def persist(self, call: pb.BranchCall) -> common.CallResult:
         """Delivers again and again, as a coordinator does, until the answer says something.
 
         Raises:
@@ -183,9 +184,9 @@ class Subject:
             call.attempt += 1
             await asyncio.sleep(_PAUSE_S)
 
-    async def succeed(self, call: pb.BranchCall, advice: str) -> pb.CallResult:
+    async def succeed(self, call: pb.BranchCall, advice: str) -> common.CallResult:
         outcome = await self.send(call)
-        expect(outcome.code == pb.OUTCOME_CODE_SUCCEEDED, outcome, advice)
+        expect(outcome.code == common.OUTCOME_CODE_SUCCEEDED, outcome, advice)
         return outcome
 
     async def fail(self, call: pb.BranchCall, reason: str, advice: str, *, permanent: bool = True) -> None:
@@ -221,27 +222,27 @@ def _respaced(payload: bytes) -> bytes:
 _BARRIER = {"LATE_TRY", "EXPIRED", "NOT_TRIED", "ALREADY_CONFIRMED", "ALREADY_CANCELLED", "BRANCH_CONFLICT"}
 
 
-def is_conclusive(outcome: pb.CallResult) -> bool:
+def is_conclusive(outcome: common.CallResult) -> bool:
     """Whether repeating the call could change nothing."""
-    return outcome.code != pb.OUTCOME_CODE_FAILED or outcome.permanent or outcome.reason in _BARRIER
+    return outcome.code != common.OUTCOME_CODE_FAILED or outcome.permanent or outcome.reason in _BARRIER
 
 
-def failed(outcome: pb.CallResult, reason: str, *, permanent: bool = True) -> bool:
+def failed(outcome: common.CallResult, reason: str, *, permanent: bool = True) -> bool:
     return (
-        outcome.code == pb.OUTCOME_CODE_FAILED
+        outcome.code == common.OUTCOME_CODE_FAILED
         and outcome.reason == reason
         # NOT_TRIED may be called either: the decision to confirm is repeated for ever anyway.
         and (outcome.permanent or not permanent)
     )
 
 
-def expect(holds: bool, outcome: pb.CallResult, advice: str) -> None:  # noqa: FBT001 - reads as an assertion
+def expect(holds: bool, outcome: common.CallResult, advice: str) -> None:  # noqa: FBT001 - reads as an assertion
     if not holds:
         raise ConformanceError(f"{advice} (answered {_text(outcome)})")
 
 
-def _text(outcome: pb.CallResult) -> str:
-    code = pb.OutcomeCode.Name(outcome.code).removeprefix("OUTCOME_CODE_")
+def _text(outcome: common.CallResult) -> str:
+    code = common.OutcomeCode.Name(outcome.code).removeprefix("OUTCOME_CODE_")
     permanence = " permanent" if outcome.permanent else ""
     return f"{code}{permanence} {outcome.reason} {outcome.message}".strip()
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from coordinator.config_commands import app, masked
-from coordinator.configuration import load
+from coordinator.config.commands import app, masked
+from coordinator.config.configuration import load
 
 DEPLOYED = Path(__file__).parents[2] / "deploy" / "tcc.toml"
 

@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from coordinator.toml_positions import key_lines
+from coordinator.config.toml_positions import key_lines
 
 TEXT = '''# a = 1
 top = 1.5

@@ -16,10 +16,12 @@ from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.orm import Session
 
 import tcc
-from tcc.guarded_connection import GuardedConnection, TransactionControlError
-from tcc.v1 import participant_pb2 as pb, transaction_pb2
-from tests.sdk import scripted_service
-from tests.sdk.conftest import Caller
+from tcc.barrier.guarded_connection import GuardedConnection, TransactionControlError
+from tcc.common.v1 import common_pb2 as common
+from tcc.participant.v1 import participant_pb2 as pb
+from tcc.transaction.v1 import transaction_pb2
+from tests.client import scripted_service
+from tests.support.participant_databases import Caller
 from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -31,8 +33,12 @@ TABLES = """
     CREATE TABLE customers (name TEXT PRIMARY KEY);
     INSERT INTO stock (sku, free) VALUES ('A', 100000), ('B', 3)
 """
-TRY, CONFIRM, CANCEL = pb.OPERATION_TRY, pb.OPERATION_CONFIRM, pb.OPERATION_CANCEL
-SUCCEEDED, REJECTED, FAILED = pb.OUTCOME_CODE_SUCCEEDED, pb.OUTCOME_CODE_REJECTED, pb.OUTCOME_CODE_FAILED
+TRY, CONFIRM, CANCEL = common.OPERATION_TRY, common.OPERATION_CONFIRM, common.OPERATION_CANCEL
+SUCCEEDED, REJECTED, FAILED = (
+    common.OUTCOME_CODE_SUCCEEDED,
+    common.OUTCOME_CODE_REJECTED,
+    common.OUTCOME_CODE_FAILED,
+)
 
 
 class Shop:
@@ -220,7 +226,7 @@ async def test_what_the_initiator_catches() -> None:
             return scripted_service.rejected(request.gid, "stock", "SOLD_OUT", "only 2 are left")
         if request.gid == "failing":
             outcome = scripted_service.rejected(request.gid, "stock", "HANDLER_ERROR", "KeyError: 'sku'")
-            outcome.cancel_reason = transaction_pb2.CANCEL_REASON_EXPIRED
+            outcome.cancel_reason = common.CANCEL_REASON_EXPIRED
             return outcome
         return scripted_service.confirmed(request.gid)
 

@@ -12,12 +12,14 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from coordinator.config.settings import Settings
 from coordinator.log.migration import migrate
-from coordinator.settings import Settings
 from proof.faults.scenarios import disk_full
 from tcc import Participant
-from tcc.barrier import BarrierState
-from tcc.v1 import participant_pb2, transaction_pb2 as pb, transaction_pb2_grpc
+from tcc.barrier.decisions import BarrierState
+from tcc.common.v1 import common_pb2 as common
+from tcc.participant.v1 import participant_pb2
+from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc
 from tests.support import daemon
 from tests.support.errors import refused
 from tests.support.guide import steps, walk
@@ -27,8 +29,8 @@ from tests.support.small_disk import postgres_on_a_small_disk
 from tests.support.worker import Running, branch, running, settings_for, until_health
 
 GUIDE = Path(__file__).parent.parent.parent / "docs" / "OPERATIONS.md"
-TRY = participant_pb2.OPERATION_TRY
-CONFIRM = participant_pb2.OPERATION_CONFIRM
+TRY = common.OPERATION_TRY
+CONFIRM = common.OPERATION_CONFIRM
 # Stuck soon; then the breaker opens, and all is still.
 BREAKING = {
     "retry_first_s": 0.05,
@@ -50,7 +52,10 @@ def asked_by(address: str) -> dict[str, str]:
 
 
 async def begin(
-    coordinator: Running, gid: str, *branches: pb.BranchSpec, wait_for: "pb.WaitFor" = pb.WAIT_FOR_DECISION
+    coordinator: Running,
+    gid: str,
+    *branches: common.BranchSpec,
+    wait_for: "pb.WaitFor" = pb.WAIT_FOR_DECISION,
 ) -> None:
     request = pb.ExecuteTransactionRequest(
         gid=gid, branches=branches, initiator="shop", labels={"region": "eu"}, wait_for=wait_for
@@ -85,7 +90,7 @@ async def test_a_participant_is_down(log_url: str) -> None:
     """It goes after its Trys have succeeded, before anything is decided."""
     stock, coupons, gone = ScriptedParticipant(), ScriptedParticipant(), asyncio.Event()
 
-    async def wait_until_it_is_gone(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
+    async def wait_until_it_is_gone(call: participant_pb2.BranchCall) -> common.CallResult:
         await gone.wait()
         return SUCCEEDED
 
@@ -113,7 +118,7 @@ async def test_a_confirm_always_fails(log_url: str) -> None:
     stock, decided = ScriptedParticipant(), asyncio.Event()
     failing = "CONFIRM stock"
 
-    async def fail_confirms(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
+    async def fail_confirms(call: participant_pb2.BranchCall) -> common.CallResult:
         if (call.gid, call.branch_id, call.operation) == ("order-17", "stock", CONFIRM):
             await decided.wait()
             return failed("SKU_DELETED")
@@ -146,7 +151,7 @@ async def test_an_initiator_died(log_url: str) -> None:
             await worker.stub.BeginTransaction(request)
             await worker.stub.TryBranch(pb.TryBranchRequest(gid=gid, branch=branch("stock", "inventory")))
         await walk_at(worker, "An initiator died")
-        assert stock.count(participant_pb2.OPERATION_CANCEL) == 3
+        assert stock.count(common.OPERATION_CANCEL) == 3
 
 
 async def test_postgresql_is_full(tmp_path: Path) -> None:
@@ -155,7 +160,7 @@ async def test_postgresql_is_full(tmp_path: Path) -> None:
         pytest.skip(reason)
     stock, full = ScriptedParticipant(), asyncio.Event()
 
-    async def wait_until_it_is_full(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
+    async def wait_until_it_is_full(call: participant_pb2.BranchCall) -> common.CallResult:
         await full.wait()
         return SUCCEEDED
 
@@ -218,7 +223,7 @@ async def test_a_coordinator_is_gone(log_url: str, tmp_path: Path) -> None:
     stock = ScriptedParticipant()
     held = asyncio.Event()
 
-    async def script(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
+    async def script(call: participant_pb2.BranchCall) -> common.CallResult:
         if call.operation == CONFIRM:
             await held.wait()
         return SUCCEEDED

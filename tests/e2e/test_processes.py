@@ -10,13 +10,15 @@ from pathlib import Path
 import grpc
 import pytest
 
-from tcc.v1 import participant_pb2, transaction_pb2 as pb
+from tcc.common.v1 import common_pb2 as common
+from tcc.participant.v1 import participant_pb2
+from tcc.transaction.v1 import transaction_pb2 as pb
 from tests.support import daemon
 from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, serving
 from tests.support.worker import branch
 
-TRY = participant_pb2.OPERATION_TRY
-CONFIRM = participant_pb2.OPERATION_CONFIRM
+TRY = common.OPERATION_TRY
+CONFIRM = common.OPERATION_CONFIRM
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ async def test_killing_a_coordinator_with_500_live_transactions_loses_none(
     """Half of them undecided, half decided; the worker that lives finishes all of them."""
     hold = True
 
-    async def script(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
+    async def script(call: participant_pb2.BranchCall) -> common.CallResult:
         if hold and (call.operation == CONFIRM or call.gid.startswith("trying")):
             await asyncio.Event().wait()
         return SUCCEEDED
@@ -77,7 +79,7 @@ async def test_killing_a_coordinator_with_500_live_transactions_loses_none(
                         for gid in gids
                     )
                 )
-    assert {reply.outcome.state for reply in settled} == {pb.TRANSACTION_STATE_CONFIRMED}
+    assert {reply.outcome.state for reply in settled} == {common.TRANSACTION_STATE_CONFIRMED}
 
 
 async def test_a_worker_that_is_killed_is_started_again_and_the_others_serve_on(
@@ -90,7 +92,7 @@ async def test_a_worker_that_is_killed_is_started_again_and_the_others_serve_on(
         async with daemon.stub(coordinator.address) as stub:
             request = pb.ExecuteTransactionRequest(gid="g", branches=[branch("1")])
             reply = await stub.ExecuteTransaction(request, wait_for_ready=True, timeout=120)
-        assert reply.outcome.state == pb.TRANSACTION_STATE_CONFIRMING
+        assert reply.outcome.state == common.TRANSACTION_STATE_CONFIRMING
 
 
 async def test_the_work_of_a_worker_that_is_killed_is_adopted_without_waiting_for_its_lease(
@@ -98,7 +100,7 @@ async def test_the_work_of_a_worker_that_is_killed_is_adopted_without_waiting_fo
 ) -> None:
     hold = True
 
-    async def script(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
+    async def script(call: participant_pb2.BranchCall) -> common.CallResult:
         if hold and call.operation == CONFIRM:
             await asyncio.Event().wait()
         return SUCCEEDED
@@ -116,7 +118,7 @@ async def test_the_work_of_a_worker_that_is_killed_is_adopted_without_waiting_fo
         async with daemon.stub(coordinator.address) as stub:
             wait = pb.WaitTransactionRequest(gid="g", wait_for=pb.WAIT_FOR_COMPLETION)
             reply = await stub.WaitTransaction(wait, wait_for_ready=True, timeout=120)
-    assert reply.outcome.state == pb.TRANSACTION_STATE_CONFIRMED
+    assert reply.outcome.state == common.TRANSACTION_STATE_CONFIRMED
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -141,7 +143,7 @@ async def test_sigterm_drains_and_exits_with_0(
         daemon.stub(other.address) as stub,
     ):
         tx = (await stub.GetTransaction(pb.GetTransactionRequest(gid="g"))).transaction
-    assert tx.state == pb.TRANSACTION_STATE_CONFIRMED
+    assert tx.state == common.TRANSACTION_STATE_CONFIRMED
 
 
 async def _until_refused(stub) -> None:
@@ -164,7 +166,7 @@ async def test_without_a_url_it_brings_its_own_postgres(
         [participants.stock]
         target = "{stock.address}"
     """
-    for expected in (pb.TRANSACTION_STATE_CONFIRMING, pb.TRANSACTION_STATE_CONFIRMED):
+    for expected in (common.TRANSACTION_STATE_CONFIRMING, common.TRANSACTION_STATE_CONFIRMED):
         async with (
             daemon.serving(tmp_path, embedded) as coordinator,
             daemon.stub(coordinator.address) as stub,
@@ -206,7 +208,7 @@ async def test_its_own_postgres_is_started_again_when_it_dies(
                 gid=gid, branches=[branch("1")], wait_for=pb.WAIT_FOR_COMPLETION
             )
             reply = await _once_available(stub, request)
-            assert reply.outcome.state == pb.TRANSACTION_STATE_CONFIRMED
+            assert reply.outcome.state == common.TRANSACTION_STATE_CONFIRMED
     assert coordinator.process.returncode == 0
     assert not _postgres_in(home)
 

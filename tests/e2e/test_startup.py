@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from coordinator.log.embedded import EmbeddedPostgres
+from coordinator.embedded_postgres.server import EmbeddedPostgres
 from tests.support import daemon
 
 TIMEOUT_S = 120
@@ -240,7 +240,8 @@ async def test_a_worker_that_dies_is_noticed_while_another_is_starting(
 
 async def test_a_skipped_job_is_no_news(capfd: pytest.CaptureFixture[str]) -> None:
     code = (
-        "import logging; from coordinator.logging import configure_logging; configure_logging();"
+        "import logging; from coordinator.observability.logging import configure_logging; "
+        "configure_logging();"
         "log = logging.getLogger('apscheduler.scheduler'); log.warning('skipped'); log.error('failed')"
     )
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", code)

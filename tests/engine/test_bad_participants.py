@@ -7,13 +7,15 @@ import grpc
 import pytest
 
 import tcc
-from tcc.v1 import participant_pb2, transaction_pb2 as pb
+from tcc.common.v1 import common_pb2 as common
+from tcc.participant.v1 import participant_pb2
+from tcc.transaction.v1 import transaction_pb2 as pb
 from tests.support.errors import refused
 from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, failed, serving
 from tests.support.worker import branch, running, settings_for
 
-TRY = participant_pb2.OPERATION_TRY
-CONFIRM = participant_pb2.OPERATION_CONFIRM
+TRY = common.OPERATION_TRY
+CONFIRM = common.OPERATION_CONFIRM
 
 # No protobuf message: a field of type string that is not UTF-8.
 NONSENSE = b"\x0a\x04\x1a\x02\xff\xfe"
@@ -26,7 +28,7 @@ async def stock() -> AsyncIterator[ScriptedParticipant]:
         yield participant
 
 
-def execute(gid: str, *branches: pb.BranchSpec, **fields: object) -> pb.ExecuteTransactionRequest:
+def execute(gid: str, *branches: common.BranchSpec, **fields: object) -> pb.ExecuteTransactionRequest:
     return pb.ExecuteTransactionRequest(gid=gid, branches=branches or [branch("1")], **fields)
 
 
@@ -55,9 +57,7 @@ class Nonsense(grpc.GenericRpcHandler):
         if not self._is_sensible(calls):
             yield NONSENSE
             return
-        outcomes = [
-            participant_pb2.CallResult(index=index, code=SUCCEEDED.code) for index in range(len(calls))
-        ]
+        outcomes = [common.CallResult(index=index, code=SUCCEEDED.code) for index in range(len(calls))]
         yield participant_pb2.ExecuteBranchesResponse(results=outcomes).SerializeToString()
 
     def _is_sensible(self, calls) -> bool:
@@ -87,14 +87,14 @@ async def test_an_answer_that_cannot_be_decoded_is_a_failure_and_the_call_is_rep
         tx = (await worker.stub.GetTransaction(pb.GetTransactionRequest(gid="g"))).transaction
         assert tx.branches[0].last_error.startswith("BAD_ANSWER")
         participant.mended = True
-        assert (await worker.settled("g")).state == pb.TRANSACTION_STATE_CONFIRMED
+        assert (await worker.settled("g")).state == common.TRANSACTION_STATE_CONFIRMED
     await server.stop(None)
 
 
 async def test_a_result_that_could_not_be_handed_on_cancels(log_url: str, stock: ScriptedParticipant) -> None:
-    async def script(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
+    async def script(call: participant_pb2.BranchCall) -> common.CallResult:
         size = 101 if call.gid == "large" else 100
-        return participant_pb2.CallResult(code=SUCCEEDED.code, result=bytes(size))
+        return common.CallResult(code=SUCCEEDED.code, result=bytes(size))
 
     stock.script = script
     settings = settings_for({"stock": {"target": stock.address}}, limits={"payload_bytes_max": 100})
@@ -102,11 +102,11 @@ async def test_a_result_that_could_not_be_handed_on_cancels(log_url: str, stock:
         assert (await worker.stub.ExecuteTransaction(execute("fits"))).outcome.results[0].result == bytes(100)
         outcome = (await worker.stub.ExecuteTransaction(execute("large"))).outcome
         assert (outcome.cancel_reason, outcome.cancel_detail) == (
-            pb.CANCEL_REASON_TRY_FAILED,
+            common.CANCEL_REASON_TRY_FAILED,
             "RESULT_TOO_LARGE",
         )
         # What Confirm or Cancel return is nobody's business.
-        assert (await worker.settled("large")).state == pb.TRANSACTION_STATE_CANCELLED
+        assert (await worker.settled("large")).state == common.TRANSACTION_STATE_CANCELLED
 
 
 async def test_a_participant_that_is_configured_no_more_holds_nobody_but_itself(
@@ -114,7 +114,7 @@ async def test_a_participant_that_is_configured_no_more_holds_nobody_but_itself(
 ) -> None:
     gone = ScriptedParticipant()
 
-    async def refuse(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
+    async def refuse(call: participant_pb2.BranchCall) -> common.CallResult:
         return failed("NOT_YET") if call.operation == CONFIRM else SUCCEEDED
 
     gone.script = stock.script = refuse
@@ -127,7 +127,7 @@ async def test_a_participant_that_is_configured_no_more_holds_nobody_but_itself(
             await worker.stub.ExecuteTransaction(request)
             await gone.until(lambda: gone.count(CONFIRM) >= 2)
 
-        async def succeed(_call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
+        async def succeed(_call: participant_pb2.BranchCall) -> common.CallResult:
             return SUCCEEDED
 
         stock.script = gone.script = succeed
@@ -138,7 +138,7 @@ async def test_a_participant_that_is_configured_no_more_holds_nobody_but_itself(
             async with refused("INVALID_ARGUMENT", "UNKNOWN_PARTICIPANT"):
                 await worker.stub.ExecuteTransaction(execute("new", branch("gone", "gone")))
         async with running(settings_for(both), log_url) as worker:
-            assert (await worker.settled("g")).state == pb.TRANSACTION_STATE_CONFIRMED
+            assert (await worker.settled("g")).state == common.TRANSACTION_STATE_CONFIRMED
 
 
 async def test_new_work_closes_a_breaker_that_nothing_else_would_probe(
@@ -152,7 +152,7 @@ async def test_new_work_closes_a_breaker_that_nothing_else_would_probe(
         while dispatcher.breaker.closed:
             dispatcher.breaker = dispatcher.breaker.failed(long_ago)
         outcome = (await worker.stub.ExecuteTransaction(execute("g"))).outcome
-        assert outcome.state == pb.TRANSACTION_STATE_CONFIRMING
+        assert outcome.state == common.TRANSACTION_STATE_CONFIRMING
         assert dispatcher.breaker.closed
 
 
@@ -162,7 +162,7 @@ async def test_a_participant_that_always_fails_leaves_room_to_the_others(
     """Its transactions wait for their expiry; they may fill half of the bound, and no more."""
     failing = ScriptedParticipant()
 
-    async def fail(_call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
+    async def fail(_call: participant_pb2.BranchCall) -> common.CallResult:
         return failed("ALWAYS")
 
     failing.script = fail
@@ -183,7 +183,7 @@ async def test_a_participant_that_always_fails_leaves_room_to_the_others(
             assert worker.engine.dispatchers["failing"].live == 10
 
 
-async def _raise_key_error(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
+async def _raise_key_error(call: participant_pb2.BranchCall) -> common.CallResult:
     return failed("HANDLER_ERROR", "KeyError: 'sku'") if call.operation == TRY else SUCCEEDED
 
 

@@ -9,7 +9,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine, make_url
 
 from coordinator.core.errors import LogUnavailable
-from coordinator.log.embedded import EmbeddedPostgres
+from coordinator.embedded_postgres.server import EmbeddedPostgres
 from coordinator.log.migration import alembic_config, database_engine, migrate, schema_is_current
 from coordinator.log.schema import metadata
 

@@ -22,7 +22,7 @@ from coordinator.log.operator_statements import (
 from coordinator.log.operator_store import PostgresOperatorLog
 from coordinator.log.statements import NEXT_WAITED_FOR, Statement, list_statement
 from coordinator.log.store import PostgresLog
-from coordinator.ports import AuditFilter, ParticipantRecord
+from coordinator.ports.operator_log import AuditFilter, ParticipantRecord
 
 from .transactions import begun, confirming, insert, parked, save
 

@@ -11,13 +11,13 @@ from msgspec.structs import replace
 
 from coordinator.core.errors import LogUnavailable
 from coordinator.core.model import Transaction, TransactionState
+from coordinator.embedded_postgres.server import EmbeddedPostgres
 from coordinator.log import statements
 from coordinator.log.connections import Connections
-from coordinator.log.embedded import EmbeddedPostgres
 from coordinator.log.migration import migrate
 from coordinator.log.statements import GET, Statement
 from coordinator.log.store import PostgresLog
-from coordinator.ports import ListFilter
+from coordinator.ports.log import ListFilter
 from proof.proxy import Fault, Proxy, proxied
 from tests.log.transactions import (
     begun,

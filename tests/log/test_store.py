@@ -19,7 +19,7 @@ from coordinator.core.model import (
 )
 from coordinator.log.statements import ADOPT, CLAIM_DUE, PURGE, SAVE_FULL, SAVE_PLAIN, Statement
 from coordinator.log.store import PostgresLog
-from coordinator.ports import ListFilter, Log
+from coordinator.ports.log import ListFilter, Log
 from tests.log.transactions import (
     EXPIRES_AT,
     begun,

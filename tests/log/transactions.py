@@ -14,7 +14,7 @@ from coordinator.core.model import (
     TransactionState,
     TryState,
 )
-from coordinator.ports import Log
+from coordinator.ports.log import Log
 
 EXPIRES_AT = 2_000_000_000.5
 

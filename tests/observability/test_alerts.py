@@ -8,9 +8,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from coordinator.alerts import ATTEMPTS_MAX, QUEUE_MAX, WebhookAlerts
 from coordinator.engine.observer import Anomaly
-from tcc.v1 import participant_pb2, transaction_pb2 as pb
+from coordinator.observability.alerts import ATTEMPTS_MAX, QUEUE_MAX, WebhookAlerts
+from tcc.common.v1 import common_pb2 as common
+from tcc.participant.v1 import participant_pb2
+from tcc.transaction.v1 import transaction_pb2 as pb
 from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, failed, serving
 from tests.support.worker import branch, running, settings_for
 
@@ -86,8 +88,8 @@ async def alerting(url: str) -> AsyncIterator[tuple[WebhookAlerts, Outcomes]]:
 async def test_a_stuck_transaction_is_posted(log_url: str, webhook: Webhook) -> None:
     stock = ScriptedParticipant()
 
-    async def script(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
-        return failed("BROKEN") if call.operation == participant_pb2.OPERATION_CONFIRM else SUCCEEDED
+    async def script(call: participant_pb2.BranchCall) -> common.CallResult:
+        return failed("BROKEN") if call.operation == common.OPERATION_CONFIRM else SUCCEEDED
 
     stock.script = script
     async with serving(stock) as target:

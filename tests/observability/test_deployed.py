@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from coordinator.clock import LogClock
 from coordinator.core.model import TransactionState
 from coordinator.core.reconciliation import FindingKind
+from coordinator.engine.clock import LogClock
+from coordinator.engine.dispatcher import ParticipantPolicy
 from coordinator.engine.engine import Engine
-from coordinator.engine.participant_lane import ParticipantPolicy
+from coordinator.jobs.reconcile import ScanResult
 from coordinator.log.store import PostgresLog
-from coordinator.metrics import Gauges, LogGauges, Metrics
-from coordinator.ports import Backlog
-from coordinator.reconciling import ScanResult
-from coordinator.rpc.participant_client import ParticipantClient
+from coordinator.observability.metrics import Gauges, LogGauges, Metrics
+from coordinator.participant_client.client import ParticipantClient
+from coordinator.ports.operator_log import Backlog
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "deploy" / "monitoring" / "grafana-dashboard.json"

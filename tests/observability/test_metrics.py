@@ -8,18 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.log.embedded import EmbeddedPostgres
+from coordinator.embedded_postgres.server import EmbeddedPostgres
 from coordinator.log.migration import migrate
-from coordinator.metrics import LogGauges, Metrics
-from tcc.v1 import participant_pb2, transaction_pb2 as pb
+from coordinator.observability.metrics import LogGauges, Metrics
+from tcc.common.v1 import common_pb2 as common
+from tcc.participant.v1 import participant_pb2
+from tcc.transaction.v1 import transaction_pb2 as pb
 from tests.observability.scraping import get, scrape, until_scraped, value
 from tests.support import daemon
 from tests.support.ports import free_port, free_ports
 from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, failed, rejected, serving
 from tests.support.worker import branch, running, settings_for
 
-TRY = participant_pb2.OPERATION_TRY
-CONFIRM = participant_pb2.OPERATION_CONFIRM
+TRY = common.OPERATION_TRY
+CONFIRM = common.OPERATION_CONFIRM
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def settings(port: int, stock: ScriptedParticipant, **participant: object):
 
 
 async def test_transactions_and_calls_are_counted(log_url: str, stock: ScriptedParticipant) -> None:
-    async def script(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
+    async def script(call: participant_pb2.BranchCall) -> common.CallResult:
         is_refused = (call.gid, call.branch_id, call.operation) == ("no", "2", TRY)
         return rejected("SOLD_OUT") if is_refused else SUCCEEDED
 
@@ -83,7 +85,7 @@ async def test_failures_are_counted_until_stuck(
     monkeypatch.setattr(LogGauges, "every_s", 0.1)
     mended = False
 
-    async def script(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
+    async def script(call: participant_pb2.BranchCall) -> common.CallResult:
         return failed("BROKEN") if call.operation == CONFIRM and not mended else SUCCEEDED
 
     stock.script = script
@@ -185,7 +187,7 @@ async def test_a_port_in_use_holds_nothing_up(log_url: str, stock: ScriptedParti
         assert (await get(port, "/readyz"))[0] == 200
         async with running(both, log_url) as second:
             reply = await second.stub.ExecuteTransaction(execute("g"))
-            assert reply.outcome.state == pb.TRANSACTION_STATE_CONFIRMED
+            assert reply.outcome.state == common.TRANSACTION_STATE_CONFIRMED
             assert value(await scrape(port), "tcc_transactions_begun_total") == 0
             await first.aclose()
             # It is tried again until it is free.

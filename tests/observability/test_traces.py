@@ -16,17 +16,19 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 import tcc
 from coordinator.core.model import TraceContext
-from coordinator.tracing import Tracing, new_span, transaction_span
-from tcc.v1 import participant_pb2, transaction_pb2 as pb
-from tests.admin.conftest import act_on, operators_of
+from coordinator.observability.tracing import Tracing, new_span, transaction_span
+from tcc.common.v1 import common_pb2 as common
+from tcc.participant.v1 import participant_pb2
+from tcc.transaction.v1 import transaction_pb2 as pb
+from tests.api.operator.conftest import act_on, operators_of
 from tests.log.transactions import begun, confirming, sql
 from tests.observability.collector import Collector, collecting
 from tests.support import daemon
 from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, failed, rejected, serving
 from tests.support.worker import branch, running, settings_for
 
-TRY = participant_pb2.OPERATION_TRY
-CONFIRM = participant_pb2.OPERATION_CONFIRM
+TRY = common.OPERATION_TRY
+CONFIRM = common.OPERATION_CONFIRM
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 SPAN_ID = "b7ad6b7169203331"
@@ -165,7 +167,7 @@ async def test_initiator_coordinator_and_participants_share_it(
 async def test_a_no_of_the_business_is_no_error_and_a_failure_is_one(
     log_url: str, stock: ScriptedParticipant, collector: Collector
 ) -> None:
-    async def script(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
+    async def script(call: participant_pb2.BranchCall) -> common.CallResult:
         if call.operation != TRY:
             return SUCCEEDED
         return rejected("SOLD_OUT") if call.gid == "no" else failed("BROKEN", permanent=True)
@@ -186,7 +188,7 @@ async def test_each_attempt_points_to_the_one_before(
 ) -> None:
     """Between attempts the transaction is in nobody's memory."""
 
-    async def script(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
+    async def script(call: participant_pb2.BranchCall) -> common.CallResult:
         return failed("BROKEN") if call.operation == CONFIRM and call.attempt < 2 else SUCCEEDED
 
     stock.script = script
@@ -216,7 +218,7 @@ async def test_who_adopts_goes_on_in_the_same_trace(
     """The first coordinator is killed, with one transaction undecided and one decided."""
     dying = asyncio.Event()
 
-    async def script(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
+    async def script(call: participant_pb2.BranchCall) -> common.CallResult:
         if dying.is_set() and (call.operation == CONFIRM or call.gid == "trying"):
             await asyncio.Event().wait()
         return SUCCEEDED
@@ -246,7 +248,7 @@ async def test_who_adopts_goes_on_in_the_same_trace(
     dying.clear()
     async with running(settings(stock, collector), log_url) as other:
         for gid in ("trying", "confirming"):
-            assert (await other.settled(gid)).state == pb.TRANSACTION_STATE_CONFIRMED
+            assert (await other.settled(gid)).state == common.TRANSACTION_STATE_CONFIRMED
         await collector.until(lambda: len(collector.named("tcc.phase_two")) == 2)
     adopted = {span.attributes["tcc.gid"]: span for span in collector.named("tcc.adopt")}
     transactions = {span.attributes["tcc.gid"]: span for span in collector.named("tcc.transaction")}
@@ -268,7 +270,7 @@ async def test_who_adopts_goes_on_in_the_same_trace(
 async def test_what_an_operator_decides_or_ends_belongs_to_it_too(
     log_url: str, stock: ScriptedParticipant, collector: Collector
 ) -> None:
-    async def script(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
+    async def script(call: participant_pb2.BranchCall) -> common.CallResult:
         return failed("BROKEN") if call.operation == CONFIRM else SUCCEEDED
 
     stock.script = script
@@ -280,7 +282,7 @@ async def test_what_an_operator_decides_or_ends_belongs_to_it_too(
         request = execute("failing")
         request.wait_for = pb.WAIT_FOR_DECISION
         await worker.stub.ExecuteTransaction(request)
-        outcome = pb.HEURISTIC_OUTCOME_CONFIRMED
+        outcome = common.HEURISTIC_OUTCOME_CONFIRMED
         await act_on(admin, "ResolveBranch", "failing", branch_id="1", outcome=outcome)
         await collector.until(lambda: len(collector.named("tcc.phase_two")) == 2)
     decisions = {s.attributes["tcc.gid"]: s.attributes for s in collector.named("tcc.transaction")}
@@ -385,7 +387,7 @@ async def test_a_stuck_transaction_is_told_with_its_trace(
 ) -> None:
     told: asyncio.Queue[dict[str, object]] = asyncio.Queue()
 
-    async def script(call: participant_pb2.BranchCall) -> participant_pb2.CallResult:
+    async def script(call: participant_pb2.BranchCall) -> common.CallResult:
         return failed("BROKEN") if call.operation == CONFIRM else SUCCEEDED
 
     stock.script = script
@@ -459,7 +461,7 @@ def test_everybody_finds_the_same_span_of_a_transaction() -> None:
 NOBODY_LOADS_IT = """
 import sys
 sys.modules["opentelemetry"] = None
-import coordinator.app, tcc, tcc.participant
+import coordinator.process.worker, tcc, tcc.participant.participant
 from sqlalchemy import create_engine
 tcc.Participant("stock", database=create_engine("sqlite://"))
 tcc.SyncClient("127.0.0.1:1").close()

@@ -20,9 +20,10 @@ from participants.order.service import order
 from participants.order.store import metadata as order_metadata
 from participants.serving import create_schema
 from tcc import Participant
-from tcc.v1 import participant_pb2 as pb, participant_pb2_grpc as pb_grpc
+from tcc.common.v1 import common_pb2 as common
+from tcc.participant.v1 import participant_pb2 as pb, participant_pb2_grpc as pb_grpc
 
-TRY, CONFIRM, CANCEL = pb.OPERATION_TRY, pb.OPERATION_CONFIRM, pb.OPERATION_CANCEL
+TRY, CONFIRM, CANCEL = common.OPERATION_TRY, common.OPERATION_CONFIRM, common.OPERATION_CANCEL
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ class Caller:
     action: str
     database: AsyncEngine
 
-    async def execute(self, calls: Sequence[tuple[int, str, dict[str, Any]]]) -> list[pb.CallResult]:
+    async def execute(self, calls: Sequence[tuple[int, str, dict[str, Any]]]) -> list[common.CallResult]:
         """One batch; the outcomes in the order of the calls."""
         request = pb.ExecuteBranchesRequest(
             calls=[call(operation, gid, self.action, payload) for operation, gid, payload in calls]
@@ -77,8 +78,8 @@ class Caller:
             await db.execute(text(statement))
 
 
-def code_or_reason(outcome: pb.CallResult) -> str:
-    return "SUCCEEDED" if outcome.code == pb.OUTCOME_CODE_SUCCEEDED else outcome.reason
+def code_or_reason(outcome: common.CallResult) -> str:
+    return "SUCCEEDED" if outcome.code == common.OUTCOME_CODE_SUCCEEDED else outcome.reason
 
 
 @pytest.fixture

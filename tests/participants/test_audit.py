@@ -13,7 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from participants.audit import AuditedTransaction, End, Violation, audit, list_transactions, read_snapshot
 from participants.coupon.store import issue
 from participants.inventory.store import restock
-from tcc.v1 import transaction_pb2 as pb, transaction_pb2_grpc as pb_grpc
+from tcc.common.v1 import common_pb2 as common
+from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc as pb_grpc
 
 from .conftest import CANCEL, CONFIRM, TRY, Caller
 
@@ -192,9 +193,9 @@ class PagedCoordinator(pb_grpc.TransactionServiceServicer):
     """Lists three transactions, one a page."""
 
     states = (
-        pb.TRANSACTION_STATE_CONFIRMED,
-        pb.TRANSACTION_STATE_CANCELLED,
-        pb.TRANSACTION_STATE_CONFIRMING,
+        common.TRANSACTION_STATE_CONFIRMED,
+        common.TRANSACTION_STATE_CANCELLED,
+        common.TRANSACTION_STATE_CONFIRMING,
     )
 
     async def ListTransactions(  # noqa: N802 - the contract names it
@@ -202,8 +203,8 @@ class PagedCoordinator(pb_grpc.TransactionServiceServicer):
     ) -> Any:
         number = int(request.page_token or "0")
         state = self.states[number]
-        spec = pb.BranchSpec(participant="order", branch_id="b")
-        found = pb.Transaction(gid=f"g{number}", state=state, branches=[pb.Branch(spec=spec)])
+        spec = common.BranchSpec(participant="order", branch_id="b")
+        found = common.Transaction(gid=f"g{number}", state=state, branches=[common.Branch(spec=spec)])
         token = str(number + 1) if number < 2 else ""
         return pb.ListTransactionsResponse(transactions=[found], next_page_token=token)
 
@@ -241,5 +242,5 @@ async def test_its_command_says_what_is_wrong_and_exits_with_1(
 async def test_its_command_says_ok_and_exits_with_0(
     coordinator: str, order_caller: Caller, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(PagedCoordinator, "states", (pb.TRANSACTION_STATE_CANCELLED,) * 3)
+    monkeypatch.setattr(PagedCoordinator, "states", (common.TRANSACTION_STATE_CANCELLED,) * 3)
     assert await run_audit(coordinator, database_url) == (0, "ok\n")

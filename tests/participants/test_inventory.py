@@ -121,9 +121,9 @@ async def test_hundreds_of_concurrent_trys_never_oversell(serve: object, databas
 
 
 def _unary(one: object) -> object:
-    from tcc.v1 import participant_pb2 as pb
+    from tcc.participant.v1 import participant_pb2 as pb
 
-    return pb.ParticipantServiceTryBranchRequest(call=one)
+    return pb.TryBranchRequest(call=one)
 
 
 async def test_confirms_and_cancels_of_shared_skus_do_not_deadlock(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from participants.inventory.gate import StockGate
-from participants.inventory.lanes import PARTITIONS, partition_of
+from participants.inventory.partitions import PARTITIONS, partition_of
 from participants.inventory.requests import ReserveStock
 from participants.inventory.reservation import TRANSITIONS, ReservationState, Verb, admit, stock_changes
 from participants.transitions import InvalidTransitionError, advance, sources

@@ -88,7 +88,7 @@ async def test_slowness_holds_back_its_fraction_of_participant_calls_only(
     slowness = Slowness(fraction=0.25, delay_s=0.3, random_source=random.Random(7))
 
     class Details:
-        method = "/tcc.v1.ParticipantService/ExecuteBranches"
+        method = "/tcc.participant.v1.ParticipantService/ExecuteBranches"
 
     for _ in range(1_000):
         assert await slowness.intercept_service(continuation, Details()) == "the handler"

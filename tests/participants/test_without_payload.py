@@ -5,8 +5,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from participants.coupon.store import issue
 from participants.inventory.store import restock
+from tcc.participant.v1 import participant_pb2 as pb
 from tcc.payload import UNKNOWN
-from tcc.v1 import participant_pb2 as pb
 
 from .conftest import CANCEL, CONFIRM, TRY, Caller, code_or_reason
 

@@ -16,7 +16,7 @@ from proof.explore.scope import Scope, branch
 from proof.explore.scopes import SMALL
 from proof.explore.search import Counterexample, Visit, visit
 from proof.explore.system import System
-from tcc import barrier
+from tcc.barrier import decisions
 
 A, B = branch("a"), branch("b")
 ONE = Scope(name="one", branches=(A,))
@@ -138,16 +138,16 @@ def test_a_try_that_leaves_before_it_is_saved_is_found(monkeypatch: pytest.Monke
 
 
 def test_a_late_try_that_is_accepted_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    key = (barrier.Operation.TRY, barrier.BarrierState.CANCELLED)
-    monkeypatch.setitem(barrier.DECISIONS, key, barrier.BarrierDecision.RUN)
+    key = (decisions.Operation.TRY, decisions.BarrierState.CANCELLED)
+    monkeypatch.setitem(decisions.DECISIONS, key, decisions.BarrierDecision.RUN)
     broken, path = found(TWO)
     assert broken.startswith("TRY took effect on a branch that is")
     assert "a's CANCEL: SUCCEEDED" in path
 
 
 def test_a_second_confirm_that_runs_again_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    key = (barrier.Operation.CONFIRM, barrier.BarrierState.CONFIRMED)
-    monkeypatch.setitem(barrier.DECISIONS, key, barrier.BarrierDecision.RUN)
+    key = (decisions.Operation.CONFIRM, decisions.BarrierState.CONFIRMED)
+    monkeypatch.setitem(decisions.DECISIONS, key, decisions.BarrierDecision.RUN)
     assert found(ONE)[0] == "CONFIRM took effect on a branch that is TAKEN"
 
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from proof.faults.plan import Side, deal, failpoints, side
-from tcc.failpoint import VARIABLE, parse, rules
+from tcc._internal.failpoint import VARIABLE, parse, rules
 
 MEMBERS = {
     Side.COORDINATOR: ["a", "b"],
@@ -32,7 +32,10 @@ def test_a_rule_that_makes_no_sense_is_an_error(wrong: str) -> None:
 
 
 def passing(environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
-    program = "from tcc.failpoint import failpoint\nfor n in range(4): print(n, flush=True); failpoint('a.b')"
+    program = (
+        "from tcc._internal.failpoint import failpoint\n"
+        "for n in range(4): print(n, flush=True); failpoint('a.b')"
+    )
     return subprocess.run(
         [sys.executable, "-c", program],
         env=os.environ | environment,

@@ -18,7 +18,7 @@ from coordinator.log import statements, store
 from coordinator.log.connections import Connections, StatementResult
 from coordinator.log.statements import Statement
 from coordinator.log.store import PostgresLog
-from coordinator.ports import ListFilter, Record
+from coordinator.ports.log import ListFilter, Record
 from proof.simulate.log_database import _STATEMENTS, LogDatabase
 from tests.log.transactions import (
     EXPIRES_AT,

@@ -10,11 +10,11 @@ from proof.mutants.planted import MUTANTS
 from proof.mutants.program import main
 from proof.mutants.trial import PROJECT, checks, judged
 
-DECISIONS_TEST = "tests/sdk/test_barrier.py::test_decisions_cover_every_operation_in_every_state"
+DECISIONS_TEST = "tests/barrier/test_barrier.py::test_decisions_cover_every_operation_in_every_state"
 CAUGHT = Mutant(
     name="a cell of the law is missing",
     breaks="the law has every cell",
-    file="tcc/barrier.py",
+    file="tcc/barrier/decisions.py",
     old="    (Operation.TRY, BarrierState.TRIED): BarrierDecision.REPLAY,\n",
     new="",
     check=selection(DECISIONS_TEST),
@@ -52,7 +52,7 @@ def test_there_are_many_and_each_is_its_own() -> None:
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
     assert len({mutated(source(mutant), mutant) for mutant in MUTANTS}) == len(MUTANTS)
     assert {mutant.file.split("/")[-1] for mutant in MUTANTS} >= {
-        "machine.py", "engine.py", "statements.py", "store.py", "recovery.py", "barrier.py",
+        "machine.py", "engine.py", "statements.py", "store.py", "retry.py", "decisions.py", "plans.py",
     }  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def test_a_change_that_changes_nothing_is_stale() -> None:
 
 def test_a_stale_one_fails_the_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([], [CAUGHT, replace(CAUGHT, old="no such words")]) == 1
-    assert "is stale: its old text is 0 times in tcc/barrier.py" in capsys.readouterr().out
+    assert "is stale: its old text is 0 times in tcc/barrier/decisions.py" in capsys.readouterr().out
 
 
 @pytest.mark.timeout(300)
@@ -79,7 +79,7 @@ def test_what_is_caught_and_what_survives(capsys: pytest.CaptureFixture[str]) ->
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith(f"caught    {CAUGHT.name}: by {DECISIONS_TEST}")
     figures = json.loads(said[-1])
-    assert (figures["planted"], figures["caught"], figures["by"]) == (1, 1, {"tests/sdk": 1})
+    assert (figures["planted"], figures["caught"], figures["by"]) == (1, 1, {"tests/barrier": 1})
 
     assert main(["--jobs", "2", "--unchecked"], [HARMLESS, CAUGHT]) == 1
     said = capsys.readouterr().out.splitlines()
@@ -91,7 +91,7 @@ def test_what_is_caught_and_what_survives(capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.mark.timeout(300)
 def test_a_check_that_fails_by_itself_catches_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([], [replace(CAUGHT, check=selection("tests/sdk/test_barrier.py::test_no_such"))]) == 1
+    assert main([], [replace(CAUGHT, check=selection("tests/barrier/test_barrier.py::test_no_such"))]) == 1
     assert "fails where nothing is planted" in capsys.readouterr().out
 
 

@@ -13,7 +13,7 @@ from participants.inventory.store import metadata as inventory_metadata
 from participants.order.store import metadata as order_metadata
 from proof.faults.observers import Observers
 from proof.history.events import LOG, Decided, Decision, Effect, Operation, Registered
-from tcc.barrier_schema import migrate as migrate_barrier
+from tcc.barrier.schema import migrate as migrate_barrier
 from tests.log.transactions import begun, confirming, ended, insert, save
 from tests.support.databases import Databases
 

@@ -6,8 +6,8 @@ import pytest
 from msgspec import DecodeError
 
 from proof.history.events import Call, Effect, Fault, Operation, Settled
+from proof.history.narrative import story
 from proof.history.recorder import FileRecorder, read, write
-from proof.history.story import story
 
 CALL = Call(at=1.5, gid="g", branch_id="b", participant="p", operation=Operation.TRY)
 EFFECT = Effect(at=2.25, gid="g", branch_id="b", participant="p", operation=Operation.TRY, quantity=3)

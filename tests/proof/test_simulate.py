@@ -13,16 +13,16 @@ from msgspec.structs import replace
 from coordinator.core import machine
 from coordinator.core.errors import LogUnavailable
 from coordinator.core.model import Transaction
+from coordinator.engine.dispatcher import ParticipantDispatcher
 from coordinator.engine.engine import Engine
 from coordinator.engine.log_writer import LogWriter
-from coordinator.engine.participant_lane import ParticipantDispatcher
 from coordinator.log.connections import StatementResult
 from coordinator.log.store import PostgresLog
 from proof.history.events import encode
 from proof.simulate.__main__ import main, remembered
 from proof.simulate.log_database import LogDatabase
-from proof.simulate.world import simulate
-from tcc import barrier
+from proof.simulate.run import simulate
+from tcc.barrier import decisions
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -157,18 +157,18 @@ def test_an_unknown_commit_that_is_taken_for_a_failure_is_found(monkeypatch: pyt
 @pytest.mark.slow
 def test_a_late_try_that_is_accepted_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
-        barrier.DECISIONS,
-        (barrier.Operation.TRY, barrier.BarrierState.CANCELLED),
-        barrier.BarrierDecision.RUN,
+        decisions.DECISIONS,
+        (decisions.Operation.TRY, decisions.BarrierState.CANCELLED),
+        decisions.BarrierDecision.RUN,
     )
     assert found(2)
 
 
 def test_a_second_confirm_that_runs_again_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
-        barrier.DECISIONS,
-        (barrier.Operation.CONFIRM, barrier.BarrierState.CONFIRMED),
-        barrier.BarrierDecision.RUN,
+        decisions.DECISIONS,
+        (decisions.Operation.CONFIRM, decisions.BarrierState.CONFIRMED),
+        decisions.BarrierDecision.RUN,
     )
     assert found()
 

@@ -11,7 +11,7 @@ from typing import IO
 
 import grpc
 
-from tcc.v1 import transaction_pb2_grpc
+from tcc.transaction.v1 import transaction_pb2_grpc
 
 READY_TIMEOUT_S = 180
 

@@ -12,7 +12,7 @@ from itertools import count
 import psycopg
 from psycopg import sql
 
-from coordinator.log.embedded import EmbeddedPostgres
+from coordinator.embedded_postgres.server import EmbeddedPostgres
 
 _FORBID = "ALTER DATABASE {} ALLOW_CONNECTIONS false"
 _END_ONE_THAT_IS_CONNECTED = (

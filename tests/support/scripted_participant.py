@@ -9,23 +9,26 @@ from contextlib import asynccontextmanager
 
 import grpc
 
-from tcc.v1 import participant_pb2 as pb, participant_pb2_grpc
+from tcc.common.v1 import common_pb2 as common
+from tcc.participant.v1 import participant_pb2 as pb, participant_pb2_grpc
 
-SUCCEEDED = pb.CallResult(code=pb.OUTCOME_CODE_SUCCEEDED)
-
-
-def rejected(reason: str, message: str = "") -> pb.CallResult:
-    return pb.CallResult(code=pb.OUTCOME_CODE_REJECTED, reason=reason, message=message)
+SUCCEEDED = common.CallResult(code=common.OUTCOME_CODE_SUCCEEDED)
 
 
-def failed(reason: str, message: str = "", *, permanent: bool = False) -> pb.CallResult:
-    return pb.CallResult(code=pb.OUTCOME_CODE_FAILED, reason=reason, message=message, permanent=permanent)
+def rejected(reason: str, message: str = "") -> common.CallResult:
+    return common.CallResult(code=common.OUTCOME_CODE_REJECTED, reason=reason, message=message)
 
 
-Script = Callable[[pb.BranchCall], Awaitable[pb.CallResult]]
+def failed(reason: str, message: str = "", *, permanent: bool = False) -> common.CallResult:
+    return common.CallResult(
+        code=common.OUTCOME_CODE_FAILED, reason=reason, message=message, permanent=permanent
+    )
 
 
-async def succeed(_call: pb.BranchCall) -> pb.CallResult:
+Script = Callable[[pb.BranchCall], Awaitable[common.CallResult]]
+
+
+async def succeed(_call: pb.BranchCall) -> common.CallResult:
     return SUCCEEDED
 
 
@@ -42,15 +45,15 @@ class ScriptedParticipant(participant_pb2_grpc.ParticipantServiceServicer):
         """From now on everything succeeds, but a Confirm only once the event is set."""
         go = asyncio.Event()
 
-        async def script(call: pb.BranchCall) -> pb.CallResult:
-            if call.operation == pb.OPERATION_CONFIRM:
+        async def script(call: pb.BranchCall) -> common.CallResult:
+            if call.operation == common.OPERATION_CONFIRM:
                 await go.wait()
             return SUCCEEDED
 
         self.script = script
         return go
 
-    def count(self, operation: "pb.Operation | None" = None, *, gid: str | None = None) -> int:
+    def count(self, operation: "common.Operation | None" = None, *, gid: str | None = None) -> int:
         return sum(
             (operation is None or call.operation == operation) and (gid is None or call.gid == gid)
             for call in self.calls
@@ -59,7 +62,7 @@ class ScriptedParticipant(participant_pb2_grpc.ParticipantServiceServicer):
     def heard(self, gid: str) -> list[str]:
         """The operations asked for on a transaction, in order, for example ["TRY 1", "CONFIRM 1"]."""
         return [
-            f"{pb.Operation.Name(call.operation).removeprefix('OPERATION_')} {call.branch_id}"
+            f"{common.Operation.Name(call.operation).removeprefix('OPERATION_')} {call.branch_id}"
             for call in self.calls
             if call.gid == gid
         ]
@@ -69,17 +72,17 @@ class ScriptedParticipant(participant_pb2_grpc.ParticipantServiceServicer):
         async with self._changed:
             await self._changed.wait_for(condition)
 
-    async def _answer(self, call: pb.BranchCall, index: int = 0) -> pb.CallResult:
+    async def _answer(self, call: pb.BranchCall, index: int = 0) -> common.CallResult:
         self.calls.append(call)
         async with self._changed:
             self._changed.notify_all()
-        outcome = pb.CallResult()
+        outcome = common.CallResult()
         outcome.CopyFrom(await self.script(call))
         outcome.index = index
         return outcome
 
     async def TryBranch(self, request, context):  # noqa: N802
-        return pb.ParticipantServiceTryBranchResponse(result=await self._answer(request.call))
+        return pb.TryBranchResponse(result=await self._answer(request.call))
 
     async def ConfirmBranch(self, request, context):  # noqa: N802
         return pb.ConfirmBranchResponse(result=await self._answer(request.call))

@@ -18,7 +18,7 @@ from time import monotonic
 
 import psycopg
 
-from coordinator.log.embedded import EmbeddedPostgres
+from coordinator.embedded_postgres.server import EmbeddedPostgres
 from proof.faults.scenarios import disk_full
 
 _DISK_BYTES = 160 * 2**20

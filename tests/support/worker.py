@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from coordinator.app import Worker
-from coordinator.settings import Settings
-from tcc.v1 import transaction_pb2 as pb, transaction_pb2_grpc
+from coordinator.config.settings import Settings
+from coordinator.process.worker import Worker
+from tcc.common.v1 import common_pb2 as common
+from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc
 
 # Fast enough that no test waits long, slow enough to be the real thing.
 QUICK = {"sweep_every_s": 0.02, "poll_every_s": 0.05, "adopt_every_s": 0.1, "heartbeat_every_s": 0.1}
@@ -47,7 +48,7 @@ class Running:
 
     async def state(self, gid: str) -> str:
         reply = await self.stub.GetTransaction(pb.GetTransactionRequest(gid=gid))
-        return pb.TransactionState.Name(reply.transaction.state).removeprefix("TRANSACTION_STATE_")
+        return common.TransactionState.Name(reply.transaction.state).removeprefix("TRANSACTION_STATE_")
 
     async def until_health(self, status: int) -> None:
         """Waits until health checks are told this status."""
@@ -86,5 +87,5 @@ async def running(settings: Settings, url: str) -> AsyncIterator[Running]:
             await task
 
 
-def branch(branch_id: str, participant: str = "stock", **fields: object) -> pb.BranchSpec:
-    return pb.BranchSpec(branch_id=branch_id, participant=participant, **({"action": "reserve"} | fields))
+def branch(branch_id: str, participant: str = "stock", **fields: object) -> common.BranchSpec:
+    return common.BranchSpec(branch_id=branch_id, participant=participant, **({"action": "reserve"} | fields))

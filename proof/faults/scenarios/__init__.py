@@ -11,7 +11,7 @@ from proof.faults.scenarios.disk_full import fill_the_disk
 from proof.faults.scenarios.network import cut_commits, degrade_network
 from proof.faults.scenarios.postgres import crash_postgres
 from proof.faults.scenarios.processes import answer_late, pause_coordinators, restart_everything
-from proof.faults.stand import Testbed
+from proof.faults.testbed import Testbed
 
 DISK_FULL = "disk-full"
 

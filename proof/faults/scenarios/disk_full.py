@@ -18,9 +18,9 @@ from typing import Any
 
 import psycopg
 
-from coordinator.log.embedded import EmbeddedPostgresError
-from proof.faults.stand import Testbed
+from coordinator.embedded_postgres.server import EmbeddedPostgresError
 from proof.faults.system import DISK
+from proof.faults.testbed import Testbed
 
 _DISK_BYTES = 400 * 2**20
 _FULL_S = 6.0

@@ -5,8 +5,8 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import Any
 
-from proof.faults.stand import Testbed, until
 from proof.faults.system import COORDINATORS, System
+from proof.faults.testbed import Testbed, until
 from proof.proxy import Fault, NetworkConditions, Proxy, proxied, proxied_address
 
 _CUTS = 40

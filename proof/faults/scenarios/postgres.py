@@ -4,7 +4,7 @@ import argparse
 import asyncio
 from typing import Any
 
-from proof.faults.stand import Testbed
+from proof.faults.testbed import Testbed
 
 _BETWEEN_S = (5.0, 20.0)
 

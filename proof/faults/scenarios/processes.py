@@ -7,8 +7,8 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from proof.faults.stand import Testbed
 from proof.faults.system import CALL_TIMEOUT_S, LEASE_S
+from proof.faults.testbed import Testbed
 
 _PAUSES = 3
 _LATE_TABLES = {"inventory": "stock", "coupon": "coupon", "order": "orders"}

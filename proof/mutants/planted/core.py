@@ -6,8 +6,12 @@ from proof.mutants.mutant import Mutant, explore, selection
 
 _FILE = "coordinator/core/machine.py"
 _machine = partial(Mutant, file=_FILE)
-_CORE = selection("tests/core/test_machine.py", "tests/core/test_table.py", "tests/core/test_scars.py")
-_COMMANDS = selection("tests/core/test_orders.py")
+_CORE = selection(
+    "tests/core/test_machine.py",
+    "tests/core/test_table.py",
+    "tests/core/test_known_bugs_of_other_coordinators.py",
+)
+_COMMANDS = selection("tests/core/test_operator_commands.py")
 _EXPLORER = explore("one branch, no faults")
 
 MUTANTS = (

@@ -8,11 +8,11 @@ _engine = partial(Mutant, file="coordinator/engine/engine.py")
 _breaker = partial(
     Mutant, file="coordinator/engine/breaker.py", check=selection("tests/engine/test_breaker.py")
 )
-_dispatcher = partial(Mutant, file="coordinator/engine/participant_lane.py")
-_recovery = partial(Mutant, file="coordinator/recovery.py")
-_TAKING_OVER = "tests/engine/test_taking_over.py"
-_LOOKED_AFTER = "tests/engine/test_interrupted.py::test_others_are_looked_after_again_and_again"
-_SERVICE = "tests/rpc/test_transaction_service.py"
+_dispatcher = partial(Mutant, file="coordinator/engine/dispatcher.py")
+_recovery = partial(Mutant, file="coordinator/jobs/scheduler.py")
+_TAKING_OVER = "tests/jobs/test_taking_over.py"
+_LOOKED_AFTER = "tests/jobs/test_interrupted.py::test_others_are_looked_after_again_and_again"
+_SERVICE = "tests/api/initiator/test_transaction_service.py"
 # A few seeds, always the same, and those that found bugs.
 _SIMULATION = Program(module="proof.simulate", arguments=("--seeds", "12", "--base", "1", "--jobs", "1"))
 
@@ -89,18 +89,19 @@ MUTANTS = (
         breaks="a slow participant delays only its own transactions",
         old="room = self.policy.concurrency_max - self._in_flight",
         new="room = len(batch)",
-        check=selection("tests/engine/test_participant_lane.py"),
+        check=selection("tests/engine/test_dispatcher.py"),
     ),
     _dispatcher(
         name="not_sent calls never answered",
         breaks="branches behind an open breaker wait and are then repeated",
         old="not_sent(self.name, len(calls))\n            self._on_answers(",
         new="not_sent(self.name, len(calls))\n            list(",
-        check=selection("tests/engine/test_participant_lane.py"),
+        check=selection("tests/engine/test_dispatcher.py"),
     ),
     _recovery(
         name="expiry never looked for",
         breaks="a transaction past its expiry is cancelled",
+        file="coordinator/jobs/retry.py",
         old="        return self._engine.wake_due()",
         new="        return 0",
         check=_SIMULATION,
@@ -108,6 +109,7 @@ MUTANTS = (
     _recovery(
         name="adopted transactions are not driven on",
         breaks="another coordinator finishes the work of a dead one",
+        file="coordinator/jobs/resume.py",
         old="        resumed += engine.resume(records)",
         new="        resumed += len(records)",
         check=_SIMULATION,
@@ -115,6 +117,7 @@ MUTANTS = (
     _recovery(
         name="retries of dead coordinators never looked for",
         breaks="any coordinator repeats what is due",
+        file="coordinator/jobs/retry.py",
         old="        self._poll_at = now if more else now + self._poll_every_s",
         new='        self._poll_at = now if more else float("inf")',
         check=selection(_LOOKED_AFTER),
@@ -122,6 +125,7 @@ MUTANTS = (
     _recovery(
         name="the dead are looked for only once",
         breaks="another coordinator finishes the work of a dead one",
+        file="coordinator/jobs/adopt.py",
         old="        self._next_run_at = now if more else now + self._settings.adopt_every_s",
         new='        self._next_run_at = now if more else float("inf")',
         check=selection(_LOOKED_AFTER),
@@ -129,10 +133,10 @@ MUTANTS = (
     Mutant(
         name="batch drops its last item",
         breaks="nothing that waits in a queue is lost",
-        file="tcc/outbox.py",
+        file="tcc/_internal/batcher.py",
         old="return [queue.popleft() for _ in range(count)]",
         new="return [queue.popleft() for _ in range(count)][: max(1, count - 1)]",
-        check=selection("tests/sdk/test_outbox.py"),
+        check=selection("tests/_internal/test_batcher.py"),
     ),
     Mutant(
         name="unreachable log ends the write",
@@ -145,15 +149,15 @@ MUTANTS = (
     Mutant(
         name="fingerprint ignores the payload",
         breaks="the same gid with different content is refused",
-        file="coordinator/rpc/requests.py",
+        file="coordinator/api/initiator/requests.py",
         old="s.action, s.payload, s.content_type",
         new="s.action, s.content_type",
-        check=selection("tests/rpc/test_requests.py"),
+        check=selection("tests/api/initiator/test_requests.py"),
     ),
     Mutant(
         name="missing answers of a batch taken for success",
         breaks="what is not answered is unknown",
-        file="coordinator/rpc/participant_client.py",
+        file="coordinator/participant_client/client.py",
         old="yield [(position, failure) for position in sorted(missing)]",
         new="yield [(position, _DONE) for position in sorted(missing)]",
         check=selection("tests/engine/test_bad_participants.py"),

@@ -4,56 +4,66 @@ from functools import partial
 
 from proof.mutants.mutant import Mutant, selection
 
-_BARRIER = "tests/sdk/test_barrier.py"
-_barrier = partial(Mutant, file="tcc/barrier.py")
+_BARRIER = "tests/barrier/test_barrier.py"
+_barrier = partial(Mutant, file="tcc/barrier/plans.py")
 _decisions = partial(
     _barrier, check=selection(f"{_BARRIER}::test_every_cell_of_the_decision_table[sqlite-single]")
 )
-_sql = partial(Mutant, file="tcc/barrier_sql.py")
-_work = partial(Mutant, file="tcc/participant_work.py")
-_OUTCOMES = "tests/sdk/test_handler_outcomes.py"
-_PURGE = "tests/sdk/test_participant.py::test_purge_takes_old_ended_rows_in_bounded_batches_and_nothing_else"
+_sql = partial(Mutant, file="tcc/barrier/sql.py")
+_work = partial(Mutant, file="tcc/participant/work.py")
+_OUTCOMES = "tests/participant/test_handler_outcomes.py"
+_PURGE = (
+    "tests/participant/test_participant.py::"
+    "test_purge_takes_old_ended_rows_in_bounded_batches_and_nothing_else"
+)
 
 MUTANTS = (
     _decisions(
         name="late Try accepted",
         breaks="a Try that finds its tombstone is refused",
+        file="tcc/barrier/decisions.py",
         old="(Operation.TRY, BarrierState.CANCELLED): BarrierDecision.LATE_TRY,",
         new="(Operation.TRY, BarrierState.CANCELLED): BarrierDecision.RUN,",
     ),
     _decisions(
         name="second Try executes again",
         breaks="a call's effect happens at most once",
+        file="tcc/barrier/decisions.py",
         old="(Operation.TRY, BarrierState.TRIED): BarrierDecision.REPLAY,",
         new="(Operation.TRY, BarrierState.TRIED): BarrierDecision.RUN,",
     ),
     _decisions(
         name="second Confirm executes again",
         breaks="a call's effect happens at most once",
+        file="tcc/barrier/decisions.py",
         old="(Operation.CONFIRM, BarrierState.CONFIRMED): BarrierDecision.DONE,",
         new="(Operation.CONFIRM, BarrierState.CONFIRMED): BarrierDecision.RUN,",
     ),
     _decisions(
         name="second Cancel executes again",
         breaks="a call's effect happens at most once",
+        file="tcc/barrier/decisions.py",
         old="(Operation.CANCEL, BarrierState.CANCELLED): BarrierDecision.DONE,",
         new="(Operation.CANCEL, BarrierState.CANCELLED): BarrierDecision.RUN,",
     ),
     _decisions(
         name="Confirm without Try silently succeeds",
         breaks="a Confirm without a recorded Try is reported",
+        file="tcc/barrier/decisions.py",
         old="(Operation.CONFIRM, None): BarrierDecision.NOT_TRIED,",
         new="(Operation.CONFIRM, None): BarrierDecision.DONE,",
     ),
     _decisions(
         name="empty cancel runs the handler",
         breaks="an empty cancel changes nothing",
+        file="tcc/barrier/decisions.py",
         old="(Operation.CANCEL, None): BarrierDecision.EMPTY_CANCEL,",
         new="(Operation.CANCEL, None): BarrierDecision.RUN,",
     ),
     _decisions(
         name="Cancel of a confirmed branch hidden",
         breaks="mixed outcomes are reported, never hidden",
+        file="tcc/barrier/decisions.py",
         old="(Operation.CANCEL, BarrierState.CONFIRMED): BarrierDecision.ALREADY_CONFIRMED,",
         new="(Operation.CANCEL, BarrierState.CONFIRMED): BarrierDecision.DONE,",
     ),
@@ -136,7 +146,7 @@ MUTANTS = (
     Mutant(
         name="answer before the local commit",
         breaks="what a participant has answered it has done",
-        file="tcc/guarded_connection.py",
+        file="tcc/barrier/guarded_connection.py",
         old="        self._begun.commit()\n        self.close()",
         new="        self.close()",
         check=selection(f"{_BARRIER}::test_every_cell_of_the_decision_table[sqlite-async-single]"),
@@ -144,7 +154,7 @@ MUTANTS = (
     Mutant(
         name="an aborted transaction is committed",
         breaks="SUCCEEDED means committed",
-        file="tcc/guarded_connection.py",
+        file="tcc/barrier/guarded_connection.py",
         old="            _check_status(driver.info.transaction_status)",
         new="            _check_status(_IN_TRANSACTION)",
         check=selection(f"{_OUTCOMES}::test_swallowed_violation_fails_the_call[postgresql]"),
@@ -152,7 +162,7 @@ MUTANTS = (
     Mutant(
         name="a sender of batches ends unnoticed",
         breaks="a participant that is half dead does not serve on",
-        file="tcc/supervision.py",
+        file="tcc/participant/supervision.py",
         old="        self.failed.set()",
         new="        return",
         check=selection(f"{_OUTCOMES}::test_serve_raises_when_a_background_task_has_ended"),

@@ -5,9 +5,9 @@ from functools import partial
 from proof.mutants.mutant import Mutant, selection
 
 _CELLS = "tests/core/test_reconciliation.py"
-_ADMIN = "tests/admin/test_reconciliation.py"
-_JOB = "tests/observability/test_reconciling.py"
-_BOOKS = "tests/sdk/test_books.py"
+_ADMIN = "tests/api/operator/test_reconciliation.py"
+_JOB = "tests/jobs/test_reconcile.py"
+_BOOKS = "tests/barrier/test_listing.py"
 _compare = partial(Mutant, file="coordinator/core/reconciliation.py", check=selection(_CELLS))
 _reconciler = partial(Mutant, file="coordinator/engine/reconciler.py")
 
@@ -60,7 +60,7 @@ MUTANTS = (
     Mutant(
         name="every coordinator compares",
         breaks="what participants are asked does not grow with the coordinators",
-        file="coordinator/reconciling.py",
+        file="coordinator/jobs/reconcile.py",
         old="return alive[:1] == [self._owner]",
         new="return self._owner in alive",
         check=selection(f"{_JOB}::test_one_coordinator_looks_for_all_and_another_after_it"),
@@ -68,7 +68,7 @@ MUTANTS = (
     Mutant(
         name="reservation ended by a handler that was told nothing",
         breaks="what a Try reserved its Cancel gives back",
-        file="tcc/participant_work.py",
+        file="tcc/participant/work.py",
         old="if action.needs_request or call.payload",
         new="if call.payload",
         check=selection(f"{_BOOKS}::test_an_action_that_needs_the_request_is_not_called_without_it"),
@@ -76,7 +76,7 @@ MUTANTS = (
     Mutant(
         name="rows between two pages lost",
         breaks="every open row is looked at",
-        file="tcc/barrier_books.py",
+        file="tcc/barrier/listing.py",
         old="if len(found) == asked.rows_max:",
         new="if len(found) > asked.rows_max:",
         check=selection(f"{_BOOKS}::test_rows_are_listed_by_state_in_pages[sqlite]"),

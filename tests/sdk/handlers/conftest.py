@@ -12,7 +12,7 @@ from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from tests.sdk.conftest import DATABASES, DRIVERS, _engine, _sync
+from tests.support.participant_databases import DATABASES, DRIVERS, _engine, _sync
 
 from .rig import Database, Rig
 

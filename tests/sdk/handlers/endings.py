@@ -87,7 +87,7 @@ EXCEPTIONS: dict[str, Callable[[], BaseException]] = {
 # The endings whose REJECTED is right in a Try.
 REJECTIONS = frozenset(name for name in EXCEPTIONS if name.startswith("Rejected"))
 
-# What a result may hold at most; see tcc.barrier.
+# What a result may hold at most; see tcc.barrier.plans.
 HUGE = b"x" * 2**20
 
 

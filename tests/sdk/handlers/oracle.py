@@ -12,12 +12,16 @@ from functools import cache
 
 from sqlalchemy import Engine, text
 
-from tcc.v1 import participant_pb2 as pb
+from tcc.common.v1 import common_pb2 as common
 
 from .programs import CANCEL, CONFIRM, TRY, Program
 from .steps import Run
 
-SUCCEEDED, REJECTED, FAILED = pb.OUTCOME_CODE_SUCCEEDED, pb.OUTCOME_CODE_REJECTED, pb.OUTCOME_CODE_FAILED
+SUCCEEDED, REJECTED, FAILED = (
+    common.OUTCOME_CODE_SUCCEEDED,
+    common.OUTCOME_CODE_REJECTED,
+    common.OUTCOME_CODE_FAILED,
+)
 STATES = {TRY: 1, CONFIRM: 2, CANCEL: 3}
 
 
@@ -70,13 +74,13 @@ def judge(
     program: Program,
     dialect: str,
     runs: Sequence[Run],
-    outcome: pb.CallResult,
+    outcome: common.CallResult,
     kept: Kept,
     *,
     is_culprit: bool,
 ) -> None:
     """Raise a Finding unless the outcome of one item is what the database has."""
-    told = f"{pb.OutcomeCode.Name(outcome.code)} {outcome.reason} {outcome.message[:200]!r}"
+    told = f"{common.OutcomeCode.Name(outcome.code)} {outcome.reason} {outcome.message[:200]!r}"
     facts = f"answered {told}, the database has {kept}, the runs were {list(runs)}"
     before = None if program.operation == TRY else STATES[TRY]
     legal = program.must_succeed(dialect)
@@ -105,7 +109,7 @@ def judge(
         raise finding("no outcome", program, facts)
 
 
-def judge_repetition(program: Program, first: pb.CallResult, second: pb.CallResult) -> None:
+def judge_repetition(program: Program, first: common.CallResult, second: common.CallResult) -> None:
     """Raise a Finding unless a repetition says the same of what was done."""
     if first.code != SUCCEEDED:
         return

@@ -15,7 +15,8 @@ from sqlalchemy import Engine, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tcc import Participant
-from tcc.v1 import participant_pb2 as pb, participant_pb2_grpc as pb_grpc
+from tcc.common.v1 import common_pb2 as common
+from tcc.participant.v1 import participant_pb2 as pb, participant_pb2_grpc as pb_grpc
 
 from .oracle import SUCCEEDED, Finding, finding, judge, judge_repetition, look
 from .programs import CANCEL, CONFIRM, TRY, Caller, Program
@@ -23,7 +24,7 @@ from .stage import Gate, Performance, Stage
 from .steps import TABLES, Write
 
 Database = Engine | AsyncEngine
-OPERATIONS = {TRY: pb.OPERATION_TRY, CONFIRM: pb.OPERATION_CONFIRM, CANCEL: pb.OPERATION_CANCEL}
+OPERATIONS = {TRY: common.OPERATION_TRY, CONFIRM: common.OPERATION_CONFIRM, CANCEL: common.OPERATION_CANCEL}
 
 # For what hangs. After the first hang the run fails anyway, and the rest of it is to be quick.
 PATIENCE_S = 20.0
@@ -141,7 +142,7 @@ class Rig:
         self._channel.close()
         self.host.stop()
 
-    def check(self, program: Program) -> list[pb.CallResult]:
+    def check(self, program: Program) -> list[common.CallResult]:
         """Run a program, twice, and raise a Finding if anything is not as it should be.
 
         Return the first outcomes that the caller got, in the order of the items.
@@ -162,7 +163,7 @@ class Rig:
             return True
         return bool(self.host.ends)
 
-    def _check(self, program: Program) -> list[pb.CallResult]:
+    def _check(self, program: Program) -> list[common.CallResult]:
         with self.playing(program) as (performance, calls):
             try:
                 first = self._first(program, performance, calls)
@@ -196,7 +197,7 @@ class Rig:
         ]
         try:
             if program.operation != TRY:
-                tries = [_with_operation(call, pb.OPERATION_TRY) for call in calls]
+                tries = [_with_operation(call, common.OPERATION_TRY) for call in calls]
                 outcomes = self._patiently(program, tries)
                 if any(outcome.code != SUCCEEDED for outcome in outcomes):
                     raise finding("a healthy Try did not succeed", program, str(outcomes))
@@ -225,7 +226,7 @@ class Rig:
 
     def call(
         self, calls: list[pb.BranchCall], *, timeout_s: float, on_call: Callable[[Any], None] = lambda _: None
-    ) -> list[pb.CallResult] | None:
+    ) -> list[common.CallResult] | None:
         """The outcomes in the order of the calls, or None if the caller gave up."""
         try:
             if len(calls) > 1:
@@ -249,18 +250,16 @@ class Rig:
 
     def _unary(self, call: pb.BranchCall, timeout_s: float) -> Any:
         match call.operation:
-            case pb.OPERATION_TRY:
-                return self._stub.TryBranch.future(
-                    pb.ParticipantServiceTryBranchRequest(call=call), timeout=timeout_s
-                )
-            case pb.OPERATION_CONFIRM:
+            case common.OPERATION_TRY:
+                return self._stub.TryBranch.future(pb.TryBranchRequest(call=call), timeout=timeout_s)
+            case common.OPERATION_CONFIRM:
                 return self._stub.ConfirmBranch.future(pb.ConfirmBranchRequest(call=call), timeout=timeout_s)
             case _:
                 return self._stub.CancelBranch.future(pb.CancelBranchRequest(call=call), timeout=timeout_s)
 
     def _first(
         self, program: Program, performance: Performance, calls: list[pb.BranchCall]
-    ) -> list[pb.CallResult] | None:
+    ) -> list[common.CallResult] | None:
         gate = performance.gate
         match program.caller:
             case Caller.PATIENT:
@@ -281,7 +280,7 @@ class Rig:
 
     def _patiently(
         self, program: Program, calls: list[pb.BranchCall], what: str = "the call"
-    ) -> list[pb.CallResult]:
+    ) -> list[common.CallResult]:
         outcomes = self.call(calls, timeout_s=self.patience_s)
         if outcomes is None or len(outcomes) != len(calls):
             self._check_loop(program)
@@ -294,7 +293,7 @@ class Rig:
         program: Program,
         performance: Performance,
         calls: list[pb.BranchCall],
-        outcomes: list[pb.CallResult],
+        outcomes: list[common.CallResult],
     ) -> None:
         """Compare the outcomes with what a fresh connection finds."""
         gids = [call.gid for call in calls]
@@ -340,7 +339,7 @@ class Rig:
         self.patience_s = PATIENCE_LOST_S
 
 
-def _with_operation(call: pb.BranchCall, operation: "pb.Operation") -> pb.BranchCall:
+def _with_operation(call: pb.BranchCall, operation: "common.Operation") -> pb.BranchCall:
     copy = pb.BranchCall()
     copy.CopyFrom(call)
     copy.operation = operation

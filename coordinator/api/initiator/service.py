@@ -1,0 +1,450 @@
+"""TransactionService: requests of initiators in, events to the engine, what they wait for out."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+
+from coordinator.api.errors import Context, refusals_as_statuses, to_error
+from coordinator.api.initiator import replies
+from coordinator.api.initiator.requests import (
+    REASON_CHARACTERS_MAX,
+    RequestLimits,
+    branch_spec,
+    checked_gid,
+    list_filter,
+    list_position,
+    milestone_of,
+    new_interactive,
+    new_transaction,
+    page_size,
+    page_token,
+)
+from coordinator.api.initiator.trace_contexts import NewTrace, trace_of
+from coordinator.core.errors import (
+    AlreadyDecided,
+    DecisionConflict,
+    InvalidRequest,
+    KeepsFailing,
+    OwnerChanged,
+    Refused,
+    UnknownParticipant,
+)
+from coordinator.core.machine import (
+    CANCEL_MESSAGE_CHARACTERS_MAX,
+    bounded_text,
+    failing_branch,
+    status_metadata,
+)
+from coordinator.core.model import Branch, Transaction, TransactionState, TryState
+from coordinator.engine.engine import Engine
+from coordinator.engine.waiting import Milestone, Waiter
+from tcc._internal.failpoint import failpoint
+from tcc._internal.uuid7 import uuid7
+from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc
+
+# How often a step is asked for again while coordinators take the transaction from each other.
+COMMAND_REPEATS_MAX = 4
+# By how much of the caller's time, and by how much at most, a caller hears before its deadline
+# that a branch keeps failing. Less than an expiry comes before it: that says more.
+REPLY_MARGIN = 0.05
+REPLY_MARGIN_MAX_S = 0.1
+# The error travels twice in headers, which have little room.
+LAST_ERROR_BYTES_MAX = 1_000
+
+
+class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
+    """The front door for initiators."""
+
+    def __init__(self, engine: Engine, limits: RequestLimits, *, new_trace: NewTrace | None = None) -> None:
+        """`new_trace`: where this coordinator makes spans."""
+        self._engine = engine
+        self._limits = limits
+        self._new_trace = new_trace
+        self.call_max_s = limits.call_max_s
+
+    # --- whole transactions -----------------------------------------------
+
+    @refusals_as_statuses
+    async def ExecuteTransaction(
+        self, request: pb.ExecuteTransactionRequest, context: Context
+    ) -> pb.ExecuteTransactionResponse:
+        milestone = milestone_of(request.wait_for)
+        tx = self._new_transaction(request, context.time_remaining(), context)
+        return pb.ExecuteTransactionResponse(
+            outcome=replies.outcome(await self._begun(tx, milestone, context))
+        )
+
+    @refusals_as_statuses
+    async def ExecuteTransactions(self, request: pb.ExecuteTransactionsRequest, context: Context) -> None:
+        transactions = request.transactions
+        collected = _Replies(len(transactions))
+        time_left_s = context.time_remaining()
+        failpoint("rpc.batch.request")
+        # Whoever is refused anyway is refused before his request costs more than reading it.
+        refusal = self._engine.refusal()
+        refused = None if refusal is None else to_error(refusal)
+        unknown: list[tuple[Transaction, _Item, Refused]] = []
+        begun: list[tuple[str, _Item]] = []
+        for index, item in enumerate(transactions):
+            if refused is not None and item.gid not in self._engine.live:
+                collected.add(pb.ExecuteTransactionsReply(index=index, error=refused))
+                continue
+            try:
+                if index >= self._limits.batch_max:
+                    raise InvalidRequest("BATCH_TOO_LARGE", f"at most {self._limits.batch_max} at once")
+                waiter = _Item(milestone_of(item.wait_for), collected, index)
+                tx = self._new_transaction(item, time_left_s)
+                try:
+                    self._engine.begin(tx, waiter)
+                except UnknownParticipant as error:
+                    unknown.append((tx, waiter, error))
+                begun.append((tx.gid, waiter))
+            except Refused as error:
+                collected.add(_refusal(index, error))
+        alarm = asyncio.get_running_loop().call_later(
+            self._reply_in_s(context), self._fail_if_branches_fail, begun
+        )
+        try:
+            if unknown:
+                await self._engine.rejoin(unknown)
+            while collected.missing:
+                response = pb.ExecuteTransactionsResponse(replies=await collected.take())
+                failpoint("rpc.batch.reply.before")
+                await context.write(response)
+                failpoint("rpc.batch.reply.after")
+        finally:
+            alarm.cancel()
+            collected.closed = True
+
+    def _new_transaction(
+        self, request: pb.ExecuteTransactionRequest, time_left_s: float | None, call: "Context | None" = None
+    ) -> Transaction:
+        # Asked here already: whole transactions come by the thousand, and most in no trace.
+        traced = self._new_trace is not None or request.traceparent
+        return new_transaction(
+            request,
+            gid="" if request.gid else uuid7(),
+            now=self._engine.clock.now(),
+            time_left_s=time_left_s,
+            limits=self._limits,
+            cancel_in_stage_order=self._engine.cancel_in_stage_order,
+            trace=trace_of(request, call, self._new_trace) if traced else None,
+        )
+
+    async def _begun(self, tx: Transaction, milestone: Milestone, context: Context) -> Transaction:
+        async def begin(waiter: Waiter) -> None:
+            try:
+                self._engine.begin(tx, waiter)
+            except UnknownParticipant as error:
+                await self._engine.rejoin([(tx, waiter, error)])
+
+        return await self._until(tx.gid, milestone, begin, context)
+
+    # --- interactive transactions -----------------------------------------
+
+    @refusals_as_statuses
+    async def BeginTransaction(
+        self, request: pb.BeginTransactionRequest, context: Context
+    ) -> pb.BeginTransactionResponse:
+        tx = new_interactive(
+            request,
+            gid="" if request.gid else uuid7(),
+            now=self._engine.clock.now(),
+            limits=self._limits,
+            trace=trace_of(request, context, self._new_trace),
+        )
+        begun = await self._begun(tx, Milestone.ACCEPTED, context)
+        return pb.BeginTransactionResponse(gid=begun.gid, expires_at=replies.timestamp(begun.expires_at))
+
+    @refusals_as_statuses
+    async def TryBranch(self, request: pb.TryBranchRequest, context: Context) -> pb.TryBranchResponse:
+        tx, branch = await self._add_branch(request, Milestone.BRANCH_TRIED, context)
+        if branch.tried is TryState.UNKNOWN:
+            raise _too_late(tx)
+        return replies.try_branch(branch)
+
+    @refusals_as_statuses
+    async def RegisterBranch(
+        self, request: pb.RegisterBranchRequest, context: Context
+    ) -> pb.RegisterBranchResponse:
+        tx, _ = await self._add_branch(request, Milestone.BRANCH_REGISTERED, context)
+        if tx.state.decided:
+            raise _too_late(tx)
+        return pb.RegisterBranchResponse(expires_at=replies.timestamp(tx.expires_at))
+
+    async def _add_branch(
+        self,
+        request: pb.TryBranchRequest | pb.RegisterBranchRequest,
+        milestone: Milestone,
+        context: Context,
+    ) -> tuple[Transaction, Branch]:
+        gid = checked_gid(request.gid)
+        spec = branch_spec(
+            request.branch,
+            self._limits,
+            self._engine.cancel_in_stage_order,
+            interactive=True,
+            tried_by_initiator=milestone is Milestone.BRANCH_REGISTERED,
+        )
+        tx = await self._commanded(
+            gid,
+            milestone,
+            lambda waiter: self._engine.add_branch(
+                gid,
+                spec,
+                waiter,
+                branches_max=self._limits.branches_max,
+                transaction_bytes_max=self._limits.transaction_bytes_max,
+            ),
+            context,
+            branch_id=spec.branch_id,
+        )
+        branch = next((b for b in tx.branches if b.spec.branch_id == spec.branch_id), None)
+        if branch is None:
+            raise _too_late(tx)
+        return tx, branch
+
+    @refusals_as_statuses
+    async def ConfirmTransaction(
+        self, request: pb.ConfirmTransactionRequest, context: Context
+    ) -> pb.ConfirmTransactionResponse:
+        gid = checked_gid(request.gid)
+        tx = await self._commanded(
+            gid,
+            _decision_or_completion(request.wait_for),
+            lambda waiter: self._engine.confirm(gid, waiter),
+            context,
+        )
+        if tx.state in (TransactionState.CANCELLING, TransactionState.CANCELLED):
+            raise _decided_otherwise(tx)
+        return pb.ConfirmTransactionResponse(outcome=replies.outcome(tx))
+
+    @refusals_as_statuses
+    async def CancelTransaction(
+        self, request: pb.CancelTransactionRequest, context: Context
+    ) -> pb.CancelTransactionResponse:
+        gid = checked_gid(request.gid)
+        if len(request.reason) > REASON_CHARACTERS_MAX or "\0" in request.reason:
+            raise InvalidRequest(
+                "INVALID_REASON", f"a reason has at most {REASON_CHARACTERS_MAX} characters, none of them NUL"
+            )
+        tx = await self._commanded(
+            gid,
+            _decision_or_completion(request.wait_for),
+            lambda waiter: self._engine.cancel(gid, request.reason, waiter),
+            context,
+        )
+        if tx.state in (TransactionState.CONFIRMING, TransactionState.CONFIRMED):
+            raise _decided_otherwise(tx)
+        return pb.CancelTransactionResponse(outcome=replies.outcome(tx))
+
+    # --- reading ----------------------------------------------------------
+
+    @refusals_as_statuses
+    async def GetTransaction(
+        self, request: pb.GetTransactionRequest, _context: Context
+    ) -> pb.GetTransactionResponse:
+        record = await self._engine.get(checked_gid(request.gid))
+        return pb.GetTransactionResponse(transaction=replies.transaction(record, with_payloads=True))
+
+    @refusals_as_statuses
+    async def ListTransactions(
+        self, request: pb.ListTransactionsRequest, _context: Context
+    ) -> pb.ListTransactionsResponse:
+        records, position = await self._engine.log.transaction_list(
+            list_filter(request, self._limits),
+            after=list_position(request.page_token),
+            limit=page_size(request),
+        )
+        return pb.ListTransactionsResponse(
+            transactions=[replies.transaction(record, with_payloads=False) for record in records],
+            next_page_token=page_token(position) if position else "",
+        )
+
+    @refusals_as_statuses
+    async def WaitTransaction(
+        self, request: pb.WaitTransactionRequest, context: Context
+    ) -> pb.WaitTransactionResponse:
+        gid = checked_gid(request.gid)
+        tx = await self._until(
+            gid,
+            milestone_of(request.wait_for),
+            lambda waiter: self._engine.wait(gid, waiter),
+            context,
+        )
+        return pb.WaitTransactionResponse(outcome=replies.outcome(tx))
+
+    # --- waiting ----------------------------------------------------------
+
+    async def _commanded(
+        self,
+        gid: str,
+        milestone: Milestone,
+        ask: Callable[[Waiter], Awaitable[None]],
+        context: Context,
+        *,
+        branch_id: str = "",
+    ) -> Transaction:
+        """`_until` for a step of an interactive transaction.
+
+        It is asked for again when the transaction turns out to be another coordinator's
+        by now: an initiator's steps may reach different coordinators in turn.
+        """
+        for _ in range(COMMAND_REPEATS_MAX):
+            with suppress(OwnerChanged):
+                return await self._until(gid, milestone, ask, context, branch_id=branch_id, is_command=True)
+        return await self._until(gid, milestone, ask, context, branch_id=branch_id, is_command=True)
+
+    async def _until(
+        self,
+        gid: str,
+        milestone: Milestone,
+        ask: Callable[[Waiter], Awaitable[None]],
+        context: Context,
+        *,
+        branch_id: str = "",
+        is_command: bool = False,
+    ) -> Transaction:
+        """Asks the engine for something and waits until the transaction is that far.
+
+        Raises:
+            KeepsFailing: the caller's time is nearly up, and this is why.
+        """
+        caller = _Caller(milestone, branch_id=branch_id, is_command=is_command)
+        failpoint("rpc.request")
+        alarm = asyncio.get_running_loop().call_later(
+            self._reply_in_s(context), self._fail_if_branch_fails, gid, caller
+        )
+        try:
+            await ask(caller)
+            tx = await caller.reached
+        finally:
+            alarm.cancel()
+        failpoint("rpc.reply.before")
+        return tx
+
+    def _reply_in_s(self, context: Context) -> float:
+        """Return how long a caller may wait while a branch keeps failing."""
+        time_left_s = context.time_remaining()
+        if time_left_s is None:
+            time_left_s = self.call_max_s
+        return time_left_s - min(REPLY_MARGIN_MAX_S, time_left_s * REPLY_MARGIN)
+
+    def _fail_if_branch_fails(self, gid: str, waiter: Waiter) -> None:
+        """Answers `waiter` with the branch that keeps failing, if this coordinator knows one."""
+        entry = self._engine.live.get(gid)
+        branch = None if entry is None or waiter.is_cancelled() else failing_branch(entry.tx)
+        if branch is not None:
+            waiter.fail(_keeps_failing(gid, branch))
+
+    def _fail_if_branches_fail(self, items: Sequence[tuple[str, "_Item"]]) -> None:
+        for gid, waiter in items:
+            self._fail_if_branch_fails(gid, waiter)
+
+
+class _Caller(Waiter):
+    """The call of one transaction, which awaits `reached`, and cancels it when it ends before."""
+
+    __slots__ = ("reached",)
+
+    def __init__(self, milestone: Milestone, *, branch_id: str, is_command: bool) -> None:
+        super().__init__(milestone, branch_id=branch_id, is_command=is_command)
+        self.reached: asyncio.Future[Transaction] = asyncio.get_running_loop().create_future()
+
+    def settle(self, tx: Transaction) -> None:
+        if not self.reached.done():
+            self.reached.set_result(tx)
+
+    def fail(self, error: Refused) -> None:
+        if not self.reached.done():
+            self.reached.set_exception(error)
+
+    def is_cancelled(self) -> bool:
+        return self.reached.done()
+
+
+class _Replies:
+    """The replies to a batch, collected until the stream has room for them."""
+
+    def __init__(self, count: int) -> None:
+        self.missing = count
+        # Set when the caller has gone.
+        self.closed = False
+        self._ready: list[pb.ExecuteTransactionsReply] = []
+        self._some = asyncio.Event()
+
+    def add(self, reply: pb.ExecuteTransactionsReply) -> None:
+        self._ready.append(reply)
+        self._some.set()
+
+    async def take(self) -> list[pb.ExecuteTransactionsReply]:
+        """Everything that has become known since the last call, at least one."""
+        await self._some.wait()
+        self._some.clear()
+        ready, self._ready = self._ready, []
+        self.missing -= len(ready)
+        return ready
+
+
+class _Item(Waiter):
+    """One transaction of a batch."""
+
+    __slots__ = ("_answered", "_index", "_replies")
+
+    def __init__(self, milestone: Milestone, collected: _Replies, index: int) -> None:
+        super().__init__(milestone)
+        self._replies = collected
+        self._index = index
+        # Shortly before the deadline it may be answered while the engine still has it.
+        self._answered = False
+
+    def settle(self, tx: Transaction) -> None:
+        self._add(pb.ExecuteTransactionsReply(index=self._index, outcome=replies.outcome(tx)))
+
+    def fail(self, error: Refused) -> None:
+        self._add(_refusal(self._index, error))
+
+    def is_cancelled(self) -> bool:
+        return self._answered or self._replies.closed
+
+    def _add(self, reply: pb.ExecuteTransactionsReply) -> None:
+        if not self._answered:
+            self._answered = True
+            self._replies.add(reply)
+
+
+def _refusal(index: int, error: Refused) -> pb.ExecuteTransactionsReply:
+    return pb.ExecuteTransactionsReply(index=index, error=to_error(error))
+
+
+def _decision_or_completion(wait_for: int) -> Milestone:
+    """Return the milestone of a request for a decision: the decision, at least."""
+    return max(milestone_of(wait_for), Milestone.DECIDED)
+
+
+def _keeps_failing(gid: str, branch: Branch) -> KeepsFailing:
+    branch_id, last_error = branch.spec.branch_id, _header_text(branch.last_error)
+    return KeepsFailing(
+        f"transaction {gid} was not answered in time, branch {branch_id}: {last_error}",
+        metadata={"gid": gid, "branch_id": branch_id, "last_error": last_error},
+    )
+
+
+def _header_text(text: str) -> str:
+    text = bounded_text(text, CANCEL_MESSAGE_CHARACTERS_MAX)
+    return text.encode()[:LAST_ERROR_BYTES_MAX].decode(errors="ignore")
+
+
+def _too_late(tx: Transaction) -> AlreadyDecided:
+    return AlreadyDecided(
+        f"the transaction became {tx.state.name} before this branch could be tried",
+        metadata=status_metadata(tx),
+    )
+
+
+def _decided_otherwise(tx: Transaction) -> DecisionConflict:
+    why = f": {tx.cancel_reason.name} {tx.cancel_detail}".rstrip() if tx.cancel_reason else ""
+    return DecisionConflict(
+        f"the transaction is {tx.state.name}{why}; a decision never changes",
+        metadata=status_metadata(tx),
+    )

@@ -1,0 +1,147 @@
+"""One order for all transactions that a filter finds: a dry run with a token, then the run with progress.
+
+The token names the moment of the dry run, so that ages in the filter mean the same
+when it comes back, and the transactions that were found. Versions are checked one by
+one when it is done.
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from hashlib import sha256
+
+from coordinator.api.errors import to_error
+from coordinator.api.operator.commands import AdminCommands
+from coordinator.api.operator.filter import parse
+from coordinator.api.operator.requests import OperatorContext
+from coordinator.core.errors import InvalidRequest, Refused, SelectionChanged, SelectionTooLarge
+from coordinator.core.events import (
+    OperatorCancel,
+    OperatorCommand,
+    OperatorHold,
+    OperatorRelease,
+    OperatorRetry,
+)
+from coordinator.core.machine import step
+from coordinator.engine.engine import Engine
+from coordinator.ports.log import ListFilter, ListPosition, Record
+from tcc.admin.v1 import admin_pb2 as pb
+
+BULK_MAX = 10_000
+_PAGE = 1_000
+# How many are done between two responses.
+_PROGRESS_EVERY = 50
+_SAMPLE_MAX = 20
+_FAILURES_MAX = 100
+
+_COMMANDS: dict[int, Callable[[OperatorContext], OperatorCommand]] = {
+    pb.BULK_ACTION_RETRY: lambda _: OperatorRetry(),
+    pb.BULK_ACTION_HOLD: lambda _: OperatorHold(),
+    pb.BULK_ACTION_RELEASE: lambda _: OperatorRelease(),
+    pb.BULK_ACTION_CANCEL: lambda operator_context: OperatorCancel(operator_context.reason),
+}
+
+
+async def run(
+    engine: Engine,
+    commands: AdminCommands,
+    request: pb.RunBulkActionRequest,
+    operator_context: OperatorContext,
+) -> AsyncIterator[pb.RunBulkActionResponse]:
+    """Yield the responses to a bulk request.
+
+    Raises:
+        InvalidRequest, SelectionChanged, SelectionTooLarge: nothing was done.
+    """
+    make = _COMMANDS.get(request.action)
+    if make is None:
+        raise InvalidRequest("INVALID_ACTION", f"action {request.action} is not known")
+    command = make(operator_context)
+    if not request.filter.strip():
+        raise InvalidRequest("INVALID_FILTER", "a bulk action needs a filter")
+    at_us = _moment(request.confirmation_token) or round(engine.clock.now() * 1e6)
+    found = await _found(engine, parse(request.filter, at_us / 1e6))
+    token = _token(at_us, request, found)
+    if not request.confirmation_token:
+        yield _dry_run(engine, command, found, token)
+        return
+    if request.confirmation_token != token:
+        raise SelectionChanged(
+            "the token is of another request, or the filter finds other transactions by now; "
+            "do another dry run",
+            metadata={"matched": str(len(found))},
+        )
+    async for response in _run(commands, operator_context, command, found, request.filter):
+        yield response
+
+
+async def _found(engine: Engine, chosen: ListFilter) -> list[Record]:
+    found: list[Record] = []
+    after: ListPosition | None = None
+    while True:
+        page, after = await engine.log.transaction_list(chosen, after=after, limit=_PAGE)
+        found += page
+        if len(found) > BULK_MAX:
+            raise SelectionTooLarge(f"the filter finds more than {BULK_MAX} transactions; narrow it")
+        if after is None:
+            return found
+
+
+def _dry_run(
+    engine: Engine, command: OperatorCommand, found: Sequence[Record], token: str
+) -> pb.RunBulkActionResponse:
+    reply = pb.RunBulkActionResponse(
+        dry_run=True, matched=len(found), confirmation_token=token, finished=True
+    )
+    now = engine.clock.now()
+    for record in found:
+        try:
+            step(record.tx, command, now)
+        except Refused as error:
+            reply.failed += 1
+            if len(reply.failures) < _FAILURES_MAX:
+                reply.failures.add(gid=record.tx.gid, error=to_error(error))
+        else:
+            reply.succeeded += 1
+            if len(reply.sample_gids) < _SAMPLE_MAX:
+                reply.sample_gids.append(record.tx.gid)
+    return reply
+
+
+async def _run(
+    commands: AdminCommands,
+    operator_context: OperatorContext,
+    command: OperatorCommand,
+    found: Sequence[Record],
+    filter_: str,
+) -> AsyncIterator[pb.RunBulkActionResponse]:
+    succeeded = failed = 0
+    failures: list[pb.BulkFailure] = []
+    for number, record in enumerate(found, start=1):
+        try:
+            await commands.execute(record, operator_context, command, bulk=filter_)
+            succeeded += 1
+        except Refused as error:
+            failed += 1
+            failures.append(pb.BulkFailure(gid=record.tx.gid, error=to_error(error)))
+        if number % _PROGRESS_EVERY == 0 and number < len(found):
+            yield pb.RunBulkActionResponse(
+                matched=len(found), succeeded=succeeded, failed=failed, failures=failures
+            )
+            failures = []
+    yield pb.RunBulkActionResponse(
+        matched=len(found), succeeded=succeeded, failed=failed, failures=failures, finished=True
+    )
+
+
+def _token(at_us: int, request: pb.RunBulkActionRequest, found: Sequence[Record]) -> str:
+    selected = "\0".join([str(request.action), request.filter, *sorted(record.tx.gid for record in found)])
+    return f"{at_us}.{sha256(selected.encode()).hexdigest()}"
+
+
+def _moment(token: str) -> int | None:
+    """When the dry run was, in microseconds since the Unix epoch; None: this is one."""
+    if not token:
+        return None
+    moment = token.partition(".")[0]
+    if not (moment.isascii() and moment.isdigit() and len(moment) <= 17):
+        raise InvalidRequest("INVALID_TOKEN", "the confirmation token is not one of ours")
+    return int(moment)

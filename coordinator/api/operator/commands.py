@@ -1,0 +1,96 @@
+"""An operator's orders to transactions: read, decided by the core, written with their audit record."""
+
+from typing import Any
+
+import msgspec
+
+from coordinator.api.operator.requests import OperatorContext
+from coordinator.core.audit import AuditEntry, AuditRecord
+from coordinator.core.errors import VersionChanged
+from coordinator.core.events import (
+    OperatorCancel,
+    OperatorCommand,
+    OperatorHold,
+    OperatorRelease,
+    OperatorResolve,
+    OperatorRetry,
+)
+from coordinator.core.machine import step
+from coordinator.engine.engine import Engine
+from coordinator.ports.log import Record
+from coordinator.ports.operator_log import OperatorLog
+
+_NAMES: dict[type[OperatorCommand], str] = {
+    OperatorHold: "transaction.hold",
+    OperatorRelease: "transaction.release",
+    OperatorRetry: "transaction.retry",
+    OperatorCancel: "transaction.cancel",
+    OperatorResolve: "branch.resolve",
+}
+
+
+class AdminCommands:
+    """Carries orders out, whoever drives the transactions."""
+
+    def __init__(self, engine: Engine, log: OperatorLog) -> None:
+        self._engine = engine
+        self._log = log
+
+    async def execute_by_gid(
+        self, gid: str, operator_context: OperatorContext, command: OperatorCommand
+    ) -> tuple[Record, AuditRecord]:
+        """Carries out an order; returns what the log holds then.
+
+        Raises:
+            VersionChanged: `operator_context.version` is not the transaction's.
+            Refused: the transaction does not allow it.
+        """
+        record = await self._engine.get(gid)
+        if record.tx.version != operator_context.version:
+            raise version_changed(record)
+        try:
+            audit_record = await self.execute(record, operator_context, command)
+        except VersionChanged:
+            raise version_changed(await self._engine.get(gid)) from None
+        return await self._engine.get(gid), audit_record
+
+    async def execute(
+        self, record: Record, operator_context: OperatorContext, command: OperatorCommand, *, bulk: str = ""
+    ) -> AuditRecord:
+        """Execute a command on a transaction as just read. `bulk`: the filter that found it."""
+        now = self._engine.clock.now()
+        tx, _ = step(record.tx, command, now)
+        entry = AuditEntry(
+            operator=operator_context.operator,
+            action=_NAMES[type(command)],
+            target=f"transaction/{tx.gid}",
+            reason=operator_context.reason,
+            detail=_detail(record, command, bulk),
+        )
+        audit_record = await self._log.transaction_command(tx, entry)
+        if tx.trace is not None and tx.state is not record.tx.state:
+            began_at = record.decided_at or record.created_at
+            self._engine.spans.phase_ended(tx, began_at, self._engine.clock.now())
+        # Whoever drives it learns by its next write; we need not wait for that here.
+        self._engine.evict_stale(await self._engine.log.transaction_get((tx.gid,)))
+        self._engine.schedule_due(now)
+        return audit_record
+
+
+def _detail(record: Record, command: OperatorCommand, bulk: str) -> str:
+    detail: dict[str, Any] = {"state": record.tx.state.name, "version": record.tx.version}
+    if isinstance(command, OperatorResolve):
+        detail |= {"branch_id": command.branch_id, "outcome": command.outcome.name}
+    if bulk:
+        detail["bulk_filter"] = bulk
+    return msgspec.json.encode(detail).decode()
+
+
+def version_changed(record: Record) -> VersionChanged:
+    """Return the refusal of a command that was given for an earlier version."""
+    tx = record.tx
+    return VersionChanged(
+        f"transaction {tx.gid!r} has changed since you looked: it is in version {tx.version} now, "
+        f"{tx.state.name}; look again",
+        metadata={"gid": tx.gid, "version": str(tx.version), "state": tx.state.name},
+    )

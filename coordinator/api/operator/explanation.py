@@ -1,0 +1,181 @@
+"""Why a transaction has not ended, and what would help: facts in, words out. Pure."""
+
+from collections.abc import Mapping, Sequence
+
+from coordinator.api.initiator import replies
+from coordinator.api.operator import replies as admin_replies
+from coordinator.core.machine import PHASE_TWO
+from coordinator.core.model import Branch, Operation, Transaction, TransactionState, TryState
+from coordinator.ports.log import Record
+from coordinator.ports.operator_log import CoordinatorRecord, ParticipantRecord
+from tcc.admin.v1 import admin_pb2 as pb
+
+
+def explain(
+    record: Record,
+    owned: Transaction | None,
+    coordinators: Sequence[CoordinatorRecord],
+    acted_on: Mapping[str, ParticipantRecord],
+    now: float,
+) -> pb.ExplainTransactionResponse:
+    """Explain a transaction. `now`: seconds since the Unix epoch, by the log's clock.
+
+    The log hears of Trys with the decision, and before that only their coordinator knows how they
+    stand. `owned`: the transaction as this very process drives it, if it does.
+    """
+    tx = record.tx
+    owner = next((one for one in coordinators if one.id == record.owner), None)
+    here = owned is not None and owned.state is tx.state
+    known = owned.branches if owned is not None and here else tx.branches
+    asked = "" if here or tx.state is not TransactionState.TRYING else _name(record, owner)
+    branches = [
+        _branch(tx.state, branch, coordinators, acted_on, now=now, asked=asked)
+        for branch in known
+        if not _is_settled(tx.state, branch)
+    ]
+    reply = pb.ExplainTransactionResponse(
+        gid=tx.gid,
+        state=replies.transaction(record, with_payloads=False).state,
+        version=tx.version,
+        branches=branches,
+        owner=record.owner or "",
+        owner_name=owner.name if owner else "",
+        owner_alive=bool(owner and owner.alive),
+        next_attempt_at=replies.timestamp(_next_attempt(record)),
+        stuck=tx.stuck,
+        held=tx.held,
+    )
+    reply.summary = _summary(record, reply, now, asked)
+    reply.advice.extend(_advice(record, reply, now))
+    return reply
+
+
+def _name(record: Record, owner: CoordinatorRecord | None) -> str:
+    """Who drives it; empty: nobody does."""
+    return owner.name if owner else record.owner or ""
+
+
+def _is_settled(state: TransactionState, branch: Branch) -> bool:
+    if state is TransactionState.TRYING:
+        return branch.tried is TryState.SUCCEEDED
+    return branch.done
+
+
+def _next_attempt(record: Record) -> float | None:
+    tx = record.tx
+    return tx.next_attempt_at if tx.next_attempt_at and not tx.held and not tx.state.ended else None
+
+
+def _branch(
+    state: TransactionState,
+    branch: Branch,
+    coordinators: Sequence[CoordinatorRecord],
+    acted_on: Mapping[str, ParticipantRecord],
+    *,
+    now: float,
+    asked: str,
+) -> pb.BranchExplanation:
+    name = branch.spec.participant
+    reports = admin_replies.reports(name, coordinators)
+    explained = pb.BranchExplanation(
+        branch_id=branch.spec.branch_id,
+        participant=name,
+        action=branch.spec.action,
+        operation=PHASE_TWO.get(state, Operation.TRY).name,
+        attempts=branch.attempts,
+        last_error=branch.last_error,
+        next_attempt_at=replies.timestamp(branch.next_attempt_at or None),
+        reports=reports,
+        paused=name in acted_on and acted_on[name].paused,
+        configured=bool(reports),
+    )
+    explained.summary = _branch_summary(branch, explained, now, asked)
+    return explained
+
+
+def _branch_summary(branch: Branch, explained: pb.BranchExplanation, now: float, asked: str) -> str:
+    """`asked`: the coordinator that alone knows how its Try stands; empty: what is said of it is all."""
+    call, name = explained.operation.capitalize(), explained.participant
+    if not explained.configured:
+        return f"no living coordinator is configured with participant {name}"
+    if explained.paused:
+        return f"participant {name} is paused by an operator; {call} waits"
+    if branch.spec.tried_by_initiator and call == "Try":
+        return "the initiator calls this Try itself and has not confirmed yet"
+    if asked:
+        return f"whether {call} at {name} has succeeded is known to its coordinator only: {asked}"
+    if explained.attempts:
+        when = f", next attempt {_in(branch.next_attempt_at - now)}" if branch.next_attempt_at else ""
+        times = "once" if explained.attempts == 1 else f"{explained.attempts} times"
+        return f"{call} at {name} has failed {times}{when}: {explained.last_error}"
+    if any(report.breaker != pb.BREAKER_STATE_CLOSED for report in explained.reports):
+        return f"{call} waits: {name} is not answering and its breaker is open"
+    return f"{call} at {name} has not answered yet"
+
+
+def _summary(record: Record, reply: pb.ExplainTransactionResponse, now: float, asked: str) -> str:
+    tx = record.tx
+    if tx.state.ended:
+        why = f", because {admin_replies.cancel_words(tx)}" if tx.cancel_reason else ""
+        return f"it has ended: {tx.state.name}" + (" with a mixed outcome" if tx.mixed else "") + why
+    if tx.held:
+        return "an operator holds it; nothing is called until it is released"
+    if record.owner and not reply.owner_alive:
+        gone = reply.owner_name or record.owner
+        return f"the coordinator that drove it ({gone}) is gone; another adopts it soon"
+    if not reply.branches and tx.state is TransactionState.TRYING:
+        what = "the initiator to confirm" if tx.interactive else "its decision"
+        return f"every Try has succeeded; it waits for {what}, until its expiry {_in(tx.expires_at - now)}"
+    if asked:
+        expiry = f"until its expiry {_in(tx.expires_at - now)}"
+        return f"{asked} drives it, and alone knows which Trys have succeeded, {expiry}"
+    waiting = len(reply.branches)
+    first = next((b for b in reply.branches if b.attempts or b.paused or not b.configured), None)
+    summary = f"{waiting} of {len(tx.branches)} branches {'is' if waiting == 1 else 'are'} not done"
+    if first or waiting:
+        summary += f"; {(first or reply.branches[0]).summary}"
+    return summary
+
+
+def _advice(record: Record, reply: pb.ExplainTransactionResponse, now: float) -> list[str]:
+    tx = record.tx
+    if tx.state.ended:
+        return []
+    advice: list[str] = []
+    if tx.held:
+        advice.append("release it, if what it was held for is over")
+    if tx.state is TransactionState.TRYING:
+        if tx.expires_at > now:
+            advice.append(f"wait: it is cancelled by itself when it expires {_in(tx.expires_at - now)}")
+        advice.append("cancel it, if its initiator has given up")
+        return advice
+    for branch in reply.branches:
+        advice += [words for words in _branch_advice(branch) if words not in advice]
+    if not tx.held:
+        advice.append("retry it at once, when the cause is mended")
+    advice.append(
+        "if the participant can never answer: find out what became of the branch there, "
+        "and record that as its heuristic outcome"
+    )
+    return advice
+
+
+def _branch_advice(branch: pb.BranchExplanation) -> list[str]:
+    name = branch.participant
+    if not branch.configured:
+        return [f"configure participant {name} at a coordinator"]
+    if branch.paused:
+        return [f"resume participant {name}"]
+    if any(report.breaker != pb.BREAKER_STATE_CLOSED for report in branch.reports):
+        targets = sorted({report.target for report in branch.reports})
+        return [
+            f"see that participant {name} runs and can be reached at {', '.join(targets)}",
+            f"reset the breaker of {name}, once it answers, instead of waiting for the next probe",
+        ]
+    if branch.attempts:
+        return [f"look into the log of participant {name} for: {branch.last_error}"]
+    return []
+
+
+def _in(seconds: float) -> str:
+    return f"in {seconds:.1f} s" if seconds > 0 else "now"

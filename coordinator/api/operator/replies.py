@@ -1,0 +1,224 @@
+"""What operators are told, from the log's values."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from msgspec.structs import replace
+
+from coordinator.api.initiator.replies import timestamp
+from coordinator.core.audit import AuditRecord
+from coordinator.core.model import Branch, Note, Operation, Transaction
+from coordinator.ports.log import Record
+from coordinator.ports.operator_log import (
+    Adoption,
+    Backlog,
+    CoordinatorRecord,
+    ParticipantRecord,
+    ParticipantReport,
+)
+from tcc.admin.v1 import admin_pb2 as pb
+
+
+def history(
+    record: Record, adoption: Adoption | None, actions: Sequence[AuditRecord]
+) -> list[pb.HistoryEntry]:
+    """Return what happened to a transaction, oldest first. `actions`: what operators did to it.
+
+    Milestones are told by the database's clock and calls by a coordinator's reading of
+    it, which is some milliseconds off: a call is shown within the phase it belongs to.
+    """
+    entries = [
+        _milestone(record.created_at, pb.HISTORY_KIND_BEGUN, record.tx.initiator),
+        _milestone(record.decided_at, pb.HISTORY_KIND_DECIDED, _decision(record)),
+        _milestone(record.ended_at, pb.HISTORY_KIND_ENDED, ""),
+    ]
+    for branch in record.tx.branches:
+        for note in branch.notes:
+            entries += _noted(branch, _within_its_phase(note, record))
+    if adoption is not None:
+        entries.append(
+            pb.HistoryEntry(
+                at=timestamp(adoption.at),
+                kind=pb.HISTORY_KIND_ADOPTED,
+                detail="taken over from a coordinator that had died",
+                actor=adoption.former_owner,
+                count=1,
+            )
+        )
+    entries += [_operator_action(action) for action in actions]
+    return sorted(filter(None, entries), key=_order)
+
+
+def _within_its_phase(note: Note, record: Record) -> Note:
+    if note.operation is Operation.TRY:
+        begun_at, over_at = record.created_at, record.decided_at or math.inf
+    else:
+        begun_at, over_at = record.decided_at or record.created_at, record.ended_at or math.inf
+    at = min(max(note.at, begun_at), over_at)
+    return replace(note, at=at, last_at=min(max(note.last_at, at), over_at))
+
+
+def _order(entry: pb.HistoryEntry) -> tuple[int, int, int]:
+    """By time; of what has one time, the cause first."""
+    if entry.kind == pb.HISTORY_KIND_BEGUN:
+        rank = 0
+    elif entry.operation == Operation.TRY.name:
+        rank = 1
+    elif entry.kind == pb.HISTORY_KIND_DECIDED:
+        rank = 2
+    else:
+        rank = 4 if entry.kind == pb.HISTORY_KIND_ENDED else 3
+    return entry.at.seconds, entry.at.nanos, rank
+
+
+def _milestone(at: float | None, kind: pb.HistoryKind, detail: str) -> pb.HistoryEntry | None:
+    if at is None:
+        return None
+    return pb.HistoryEntry(at=timestamp(at), kind=kind, detail=detail, count=1)
+
+
+def _decision(record: Record) -> str:
+    tx = record.tx
+    return f"CANCEL: {cancel_words(tx)}" if tx.cancel_reason else "CONFIRM"
+
+
+def cancel_words(tx: Transaction) -> str:
+    """Return why `tx` was cancelled, with what the participant said."""
+    text = " ".join(filter(None, (tx.cancel_reason.name, tx.cancel_branch_id, tx.cancel_detail)))
+    return f"{text}: {tx.cancel_message}" if tx.cancel_message else text
+
+
+def _noted(branch: Branch, note: Note) -> Iterable[pb.HistoryEntry]:
+    entry = pb.HistoryEntry(
+        at=timestamp(note.at),
+        kind=pb.HISTORY_KIND_OMITTED if note.omitted else pb.HISTORY_KIND_CALL_FAILED,
+        branch_id=branch.spec.branch_id,
+        participant=branch.spec.participant,
+        operation=note.operation.name,
+        detail=note.text,
+        count=note.count,
+        last_at=timestamp(note.last_at),
+    )
+    yield entry
+    if note.stuck:
+        stuck = pb.HistoryEntry()
+        stuck.CopyFrom(entry)
+        stuck.kind, stuck.count = pb.HISTORY_KIND_STUCK, 1
+        stuck.at.CopyFrom(entry.last_at)
+        yield stuck
+
+
+def _operator_action(action: AuditRecord) -> pb.HistoryEntry:
+    reported = json.loads(action.entry.detail)
+    what = " ".join(filter(None, (action.entry.action, reported.get("outcome") or reported.get("operation"))))
+    return pb.HistoryEntry(
+        at=timestamp(action.at_us / 1e6),
+        kind=pb.HISTORY_KIND_OPERATOR,
+        branch_id=reported.get("branch_id", ""),
+        participant=reported.get("participant", ""),
+        detail=f"{what}: {action.entry.reason}",
+        actor=action.entry.operator,
+        count=1,
+    )
+
+
+def audit_record(record: AuditRecord) -> pb.AuditRecord:
+    """Return a record with the exact microseconds that its hash covers."""
+    reply = pb.AuditRecord(
+        sequence=record.sequence,
+        operator=record.entry.operator,
+        action=record.entry.action,
+        target=record.entry.target,
+        reason=record.entry.reason,
+        detail=record.entry.detail,
+        previous_hash=record.previous_hash,
+        hash=record.hash,
+    )
+    reply.at.FromMicroseconds(record.at_us)
+    return reply
+
+
+def coordinator(record: CoordinatorRecord, owned: Mapping[str, int]) -> pb.Coordinator:
+    """Return a coordinator with its lease."""
+    return pb.Coordinator(
+        id=record.id,
+        name=record.name,
+        started_at=timestamp(record.started_at),
+        lease_until=timestamp(record.lease_until),
+        alive=record.alive,
+        drain_requested_at=timestamp(record.drain_requested_at),
+        owned=owned.get(record.id, 0),
+        reported_at=timestamp(record.reported_at),
+        live=record.report.live,
+        log_backlog=record.report.log_backlog,
+        version=record.report.version,
+    )
+
+
+def participants(
+    acted_on: Mapping[str, ParticipantRecord],
+    coordinators: Sequence[CoordinatorRecord],
+    backlog: Backlog,
+) -> list[pb.ParticipantStatus]:
+    """Every participant that a living coordinator knows, that waits, or that was acted on, by name."""
+    known = {name for one in coordinators if one.alive for name in one.report.participants}
+    return [
+        participant(acted_on.get(name, ParticipantRecord(name=name)), coordinators, backlog)
+        for name in sorted(known | acted_on.keys() | backlog.waiting_on.keys())
+    ]
+
+
+def participant(
+    record: ParticipantRecord, coordinators: Sequence[CoordinatorRecord], backlog: Backlog
+) -> pb.ParticipantStatus:
+    """One participant, as all coordinators that live see it."""
+    waiting = backlog.waiting_on.get(record.name, 0)
+    return pb.ParticipantStatus(
+        name=record.name,
+        paused=record.paused,
+        version=record.version,
+        operator=record.operator,
+        reason=record.reason,
+        changed_at=timestamp(record.changed_at),
+        waiting=waiting,
+        waiting_at_least=waiting >= backlog.count_max,
+        reports=reports(record.name, coordinators),
+    )
+
+
+def reports(name: str, coordinators: Sequence[CoordinatorRecord]) -> list[pb.ParticipantReport]:
+    """Return the reports of all live coordinators on a participant."""
+    return [
+        _report(one, one.report.participants[name])
+        for one in coordinators
+        if one.alive and name in one.report.participants
+    ]
+
+
+def _report(reporter: CoordinatorRecord, reported: ParticipantReport) -> pb.ParticipantReport:
+    return pb.ParticipantReport(
+        coordinator_id=reporter.id,
+        coordinator_name=reporter.name,
+        reported_at=timestamp(reporter.reported_at),
+        breaker=_breaker(reported, reporter.reported_at or 0.0),
+        probe_at=timestamp(reported.probe_at),
+        consecutive_failures=reported.consecutive_failures,
+        backlog=reported.backlog,
+        in_flight=reported.in_flight,
+        live_branches=reported.live_branches,
+        calls_answered=reported.calls_answered,
+        calls_failed=reported.calls_failed,
+        last_error=reported.last_error,
+        last_error_at=timestamp(reported.last_error_at or None),
+        target=reported.target,
+        paused=reported.paused,
+    )
+
+
+def _breaker(reported: ParticipantReport, at: float) -> pb.BreakerState:
+    if reported.probe_at is None:
+        return pb.BREAKER_STATE_CLOSED
+    if reported.probing or reported.probe_at <= at:
+        return pb.BREAKER_STATE_HALF_OPEN
+    return pb.BREAKER_STATE_OPEN

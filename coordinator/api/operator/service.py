@@ -1,0 +1,414 @@
+"""AdminService: questions of operators out of the log, their orders into it, with an audit record each."""
+
+from collections.abc import Mapping
+
+from msgspec.structs import replace
+
+from coordinator.api.errors import Context, refusals_as_statuses
+from coordinator.api.initiator import replies
+from coordinator.api.initiator.requests import checked_gid, list_position, page_token
+from coordinator.api.operator import bulk, reconciliation, replies as admin_replies
+from coordinator.api.operator.commands import AdminCommands
+from coordinator.api.operator.explanation import explain
+from coordinator.api.operator.filter import parse
+from coordinator.api.operator.requests import (
+    audit_sequence,
+    audit_token,
+    checked_operator_context,
+    checked_outcome,
+    checked_page_size,
+    checked_text,
+)
+from coordinator.core.audit import AuditEntry, AuditHead, AuditRecord, first_break
+from coordinator.core.errors import (
+    CoordinatorDraining,
+    CoordinatorGone,
+    CoordinatorNotFound,
+    UnknownParticipant,
+    VersionChanged,
+)
+from coordinator.core.events import (
+    OperatorCancel,
+    OperatorCommand,
+    OperatorHold,
+    OperatorRelease,
+    OperatorResolve,
+    OperatorRetry,
+)
+from coordinator.core.model import TransactionState
+from coordinator.engine.engine import Engine
+from coordinator.engine.reconciler import Reconciler
+from coordinator.ports.log import Record
+from coordinator.ports.operator_log import (
+    AuditFilter,
+    Backlog,
+    CoordinatorRecord,
+    OperatorLog,
+    ParticipantRecord,
+)
+from tcc.admin.v1 import admin_pb2 as pb, admin_pb2_grpc
+from tcc.common.v1 import common_pb2 as common
+
+_VERIFY_PAGE = 1_000
+# How many records of what operators did to one transaction its history shows.
+_OPERATOR_ACTIONS_SHOWN_MAX = 1_000
+
+
+class AdminService(admin_pb2_grpc.AdminServiceServicer):
+    """The door for operators. `owner`: the id of the coordinator that answers."""
+
+    def __init__(
+        self, engine: Engine, log: OperatorLog, reconciler: Reconciler, *, owner: str, call_max_s: float
+    ) -> None:
+        self._engine = engine
+        self._log = log
+        self._reconciler = reconciler
+        self._owner = owner
+        self._commands = AdminCommands(engine, log)
+        self.call_max_s = call_max_s
+
+    # --- questions about transactions -------------------------------------
+
+    @refusals_as_statuses
+    async def SearchTransactions(
+        self, request: pb.SearchTransactionsRequest, _context: Context
+    ) -> pb.SearchTransactionsResponse:
+        records, position = await self._engine.log.transaction_list(
+            parse(request.filter, self._engine.clock.now()),
+            after=list_position(request.page_token),
+            limit=checked_page_size(request.page_size),
+        )
+        return pb.SearchTransactionsResponse(
+            transactions=[replies.transaction(record, with_payloads=False) for record in records],
+            next_page_token=page_token(position) if position else "",
+        )
+
+    @refusals_as_statuses
+    async def InspectTransaction(
+        self, request: pb.InspectTransactionRequest, _context: Context
+    ) -> pb.InspectTransactionResponse:
+        gid = checked_gid(request.gid)
+        record = await self._engine.get(gid)
+        adoption = await self._log.transaction_adoption(gid)
+        actions = await self._log.audit_list(
+            AuditFilter(target=f"transaction/{gid}"), before=None, limit=_OPERATOR_ACTIONS_SHOWN_MAX
+        )
+        names = {one.id: one.name for one in await self._log.coordinator_list()}
+        return pb.InspectTransactionResponse(
+            transaction=replies.transaction(record, with_payloads=True),
+            history=admin_replies.history(record, adoption, actions),
+            owner_name=names.get(record.owner or "", ""),
+        )
+
+    @refusals_as_statuses
+    async def ExplainTransaction(
+        self, request: pb.ExplainTransactionRequest, _context: Context
+    ) -> pb.ExplainTransactionResponse:
+        record = await self._engine.get(checked_gid(request.gid))
+        live = self._engine.live.get(record.tx.gid)
+        return explain(
+            record,
+            live.tx if live is not None and record.owner == self._owner else None,
+            await self._log.coordinator_list(),
+            await self._log.participant_list(),
+            self._engine.clock.now(),
+        )
+
+    # --- orders to transactions -------------------------------------------
+
+    @refusals_as_statuses
+    async def RetryTransaction(
+        self, request: pb.RetryTransactionRequest, _context: Context
+    ) -> pb.RetryTransactionResponse:
+        record, audited = await self._execute(request.gid, request.operator_context, OperatorRetry())
+        return pb.RetryTransactionResponse(transaction=_shown(record), audit_record=audited)
+
+    @refusals_as_statuses
+    async def HoldTransaction(
+        self, request: pb.HoldTransactionRequest, _context: Context
+    ) -> pb.HoldTransactionResponse:
+        record, audited = await self._execute(request.gid, request.operator_context, OperatorHold())
+        return pb.HoldTransactionResponse(transaction=_shown(record), audit_record=audited)
+
+    @refusals_as_statuses
+    async def ReleaseTransaction(
+        self, request: pb.ReleaseTransactionRequest, _context: Context
+    ) -> pb.ReleaseTransactionResponse:
+        record, audited = await self._execute(request.gid, request.operator_context, OperatorRelease())
+        return pb.ReleaseTransactionResponse(transaction=_shown(record), audit_record=audited)
+
+    @refusals_as_statuses
+    async def CancelTransaction(
+        self, request: pb.CancelTransactionRequest, _context: Context
+    ) -> pb.CancelTransactionResponse:
+        command = OperatorCancel(request.operator_context.reason.strip())
+        record, audited = await self._execute(request.gid, request.operator_context, command)
+        return pb.CancelTransactionResponse(transaction=_shown(record), audit_record=audited)
+
+    @refusals_as_statuses
+    async def ResolveBranch(
+        self, request: pb.ResolveBranchRequest, _context: Context
+    ) -> pb.ResolveBranchResponse:
+        command = OperatorResolve(
+            request.branch_id, checked_outcome(request.outcome), request.operator_context.reason.strip()
+        )
+        record, audited = await self._execute(request.gid, request.operator_context, command)
+        return pb.ResolveBranchResponse(transaction=_shown(record), audit_record=audited)
+
+    async def _execute(
+        self, gid: str, operator_context: pb.OperatorContext, command: OperatorCommand
+    ) -> tuple[Record, pb.AuditRecord]:
+        record, audited = await self._commands.execute_by_gid(
+            checked_gid(gid), checked_operator_context(operator_context, needs_version=True), command
+        )
+        return record, admin_replies.audit_record(audited)
+
+    @refusals_as_statuses
+    async def RunBulkAction(self, request: pb.RunBulkActionRequest, context: Context) -> None:
+        async for response in bulk.run(
+            self._engine, self._commands, request, checked_operator_context(request.operator_context)
+        ):
+            await context.write(response)
+
+    # --- participants -----------------------------------------------------
+
+    @refusals_as_statuses
+    async def ListParticipants(
+        self, _request: pb.ListParticipantsRequest, _context: Context
+    ) -> pb.ListParticipantsResponse:
+        backlog = await self._log.backlog()
+        participants = admin_replies.participants(
+            await self._log.participant_list(), await self._log.coordinator_list(), backlog
+        )
+        return pb.ListParticipantsResponse(participants=participants)
+
+    @refusals_as_statuses
+    async def PauseParticipant(
+        self, request: pb.PauseParticipantRequest, _context: Context
+    ) -> pb.PauseParticipantResponse:
+        status, audited = await self._changed(
+            request.participant, request.operator_context, "pause", paused=True
+        )
+        return pb.PauseParticipantResponse(participant=status, audit_record=audited)
+
+    @refusals_as_statuses
+    async def ResumeParticipant(
+        self, request: pb.ResumeParticipantRequest, _context: Context
+    ) -> pb.ResumeParticipantResponse:
+        status, audited = await self._changed(
+            request.participant, request.operator_context, "resume", paused=False
+        )
+        return pb.ResumeParticipantResponse(participant=status, audit_record=audited)
+
+    @refusals_as_statuses
+    async def ResetBreaker(
+        self, request: pb.ResetBreakerRequest, _context: Context
+    ) -> pb.ResetBreakerResponse:
+        status, audited = await self._changed(request.participant, request.operator_context, "reset_breaker")
+        return pb.ResetBreakerResponse(participant=status, audit_record=audited)
+
+    async def _changed(
+        self, name: str, asked: pb.OperatorContext, action: str, *, paused: bool | None = None
+    ) -> tuple[pb.ParticipantStatus, pb.AuditRecord]:
+        """Return a participant as an operator wants it; `paused` None: its breaker is to be closed."""
+        operator_context = checked_operator_context(asked)
+        coordinators = await self._log.coordinator_list()
+        known = await self._participant(name, coordinators)
+        if known.version != operator_context.version:
+            raise _participant_changed(known)
+        wanted = replace(
+            known,
+            paused=known.paused if paused is None else paused,
+            breaker_resets=known.breaker_resets + (paused is None),
+            operator=operator_context.operator,
+            reason=operator_context.reason,
+        )
+        entry = AuditEntry(
+            operator=operator_context.operator,
+            action=f"participant.{action}",
+            target=f"participant/{name}",
+            reason=operator_context.reason,
+            detail=f'{{"version":{known.version}}}',
+        )
+        try:
+            audited = await self._log.participant_change(wanted, entry)
+        except VersionChanged:
+            raise _participant_changed(await self._participant(name, coordinators)) from None
+        changed = (await self._log.participant_list())[name]
+        return (
+            admin_replies.participant(changed, coordinators, await self._log.backlog()),
+            admin_replies.audit_record(audited),
+        )
+
+    async def _participant(self, name: str, coordinators: list[CoordinatorRecord]) -> ParticipantRecord:
+        known = (await self._log.participant_list()).get(name)
+        configured = name in self._engine.dispatchers or any(
+            name in one.report.participants for one in coordinators
+        )
+        if known is None and not configured:
+            raise UnknownParticipant(
+                f"no coordinator is configured with participant {name!r}", metadata={"participant": name}
+            )
+        return known or ParticipantRecord(name=name)
+
+    @refusals_as_statuses
+    async def Reconcile(self, request: pb.ReconcileRequest, context: Context) -> None:
+        async for response in reconciliation.compare(self._reconciler, request):
+            await context.write(response)
+
+    @refusals_as_statuses
+    async def RepairBranch(
+        self, request: pb.RepairBranchRequest, _context: Context
+    ) -> pb.RepairBranchResponse:
+        return await reconciliation.repair(
+            self._reconciler, self._log, request, checked_operator_context(request.operator_context)
+        )
+
+    # --- coordinators -----------------------------------------------------
+
+    @refusals_as_statuses
+    async def ListCoordinators(
+        self, _request: pb.ListCoordinatorsRequest, _context: Context
+    ) -> pb.ListCoordinatorsResponse:
+        return pb.ListCoordinatorsResponse(coordinators=await self._coordinators(), responder_id=self._owner)
+
+    async def _coordinators(self) -> list[pb.Coordinator]:
+        owned = await self._log.coordinator_owned()
+        return [admin_replies.coordinator(one, owned) for one in await self._log.coordinator_list()]
+
+    @refusals_as_statuses
+    async def DrainCoordinator(
+        self, request: pb.DrainCoordinatorRequest, _context: Context
+    ) -> pb.DrainCoordinatorResponse:
+        operator_context, wanted = checked_operator_context(request.operator_context), request.coordinator_id
+        self._check_can_drain(wanted, await self._log.coordinator_list())
+        entry = AuditEntry(
+            operator=operator_context.operator,
+            action="coordinator.drain",
+            target=f"coordinator/{wanted}",
+            reason=operator_context.reason,
+        )
+        try:
+            audited = await self._log.coordinator_request_drain(wanted, entry)
+        except VersionChanged:
+            self._check_can_drain(wanted, await self._log.coordinator_list())
+            raise
+        (coordinator,) = [one for one in await self._coordinators() if one.id == wanted]
+        return pb.DrainCoordinatorResponse(
+            coordinator=coordinator, audit_record=admin_replies.audit_record(audited)
+        )
+
+    def _check_can_drain(self, wanted: str, coordinators: list[CoordinatorRecord]) -> None:
+        found = next((one for one in coordinators if one.id == wanted), None)
+        if found is None:
+            raise CoordinatorNotFound(f"no coordinator {wanted!r}")
+        if not found.alive:
+            raise CoordinatorGone(f"coordinator {found.name} is gone; others adopt what it was driving")
+        if found.drain_requested_at is not None:
+            raise CoordinatorDraining(f"coordinator {found.name} has been asked to drain already")
+
+    # --- the audit chain ----------------------------------------------------
+
+    @refusals_as_statuses
+    async def ListAuditRecords(
+        self, request: pb.ListAuditRecordsRequest, _context: Context
+    ) -> pb.ListAuditRecordsResponse:
+        chosen = AuditFilter(
+            operator=checked_text("operator", request.operator),
+            target=checked_text("target", request.target),
+            action=checked_text("action", request.action),
+        )
+        limit = checked_page_size(request.page_size)
+        records = await self._log.audit_list(
+            chosen, before=audit_sequence(request.page_token), limit=limit + 1
+        )
+        page, more = records[:limit], len(records) > limit
+        return pb.ListAuditRecordsResponse(
+            records=[admin_replies.audit_record(record) for record in page],
+            next_page_token=audit_token(page[-1].sequence) if more else "",
+        )
+
+    @refusals_as_statuses
+    async def VerifyAuditChain(
+        self, _request: pb.VerifyAuditChainRequest, _context: Context
+    ) -> pb.VerifyAuditChainResponse:
+        end = await self._log.audit_head()
+        known, count = AuditHead(), 0
+        while known.sequence < end.sequence:
+            records = await self._log.audit_after(known.sequence, _VERIFY_PAGE)
+            page = [record for record in records if record.sequence <= end.sequence]
+            broken = first_break(known, page) or _missing_end(known, page)
+            if broken is not None:
+                return _verified(end, count + len(page), broken)
+            count += len(page)
+            known = AuditHead(page[-1].sequence, page[-1].hash)
+        broken = None if known == end else (end.sequence, "the end of the chain was changed")
+        return _verified(end, count, broken)
+
+    # --- figures ------------------------------------------------------------
+
+    @refusals_as_statuses
+    async def GetStats(self, _request: pb.GetStatsRequest, _context: Context) -> pb.GetStatsResponse:
+        backlog = await self._log.backlog()
+        coordinators = await self._log.coordinator_list()
+        owned = await self._log.coordinator_owned()
+        reply = pb.GetStatsResponse(
+            at=replies.timestamp(backlog.at),
+            trying=backlog.by_state.get(TransactionState.TRYING, 0),
+            confirming=backlog.by_state.get(TransactionState.CONFIRMING, 0),
+            cancelling=backlog.by_state.get(TransactionState.CANCELLING, 0),
+            parked=backlog.parked,
+            stuck=backlog.stuck,
+            held=backlog.held,
+            oldest_unfinished_gid=backlog.oldest_gid,
+            participants=admin_replies.participants(
+                await self._log.participant_list(), coordinators, backlog
+            ),
+            coordinators=[admin_replies.coordinator(one, owned) for one in coordinators],
+            responder_id=self._owner,
+            count_max=backlog.count_max,
+            at_least=backlog.at_least,
+        )
+        for name, rate in _rates(coordinators).items():
+            setattr(reply, name, rate)
+        _set_oldest(reply, backlog)
+        return reply
+
+
+def _shown(record: Record) -> common.Transaction:
+    return replies.transaction(record, with_payloads=False)
+
+
+def _participant_changed(known: ParticipantRecord) -> VersionChanged:
+    return VersionChanged(
+        f"participant {known.name!r} has changed since you looked: it is in version {known.version} now",
+        metadata={"participant": known.name, "version": str(known.version)},
+    )
+
+
+def _missing_end(known: AuditHead, page: list[AuditRecord]) -> tuple[int, str] | None:
+    return None if page else (known.sequence + 1, f"record {known.sequence + 1} is missing")
+
+
+def _verified(end: AuditHead, count: int, broken: tuple[int, str] | None) -> pb.VerifyAuditChainResponse:
+    sequence, problem = broken or (0, "")
+    return pb.VerifyAuditChainResponse(
+        intact=broken is None,
+        records=count,
+        broken_at_sequence=sequence,
+        problem=problem,
+        head_sequence=end.sequence,
+        head_hash=end.hash,
+    )
+
+
+def _rates(coordinators: list[CoordinatorRecord]) -> Mapping[str, float]:
+    alive = [one.report for one in coordinators if one.alive]
+    names = ("begun_per_s", "confirmed_per_s", "cancelled_per_s", "calls_per_s", "failed_calls_per_s")
+    return {name: sum(getattr(report, name) for report in alive) for name in names}
+
+
+def _set_oldest(reply: pb.GetStatsResponse, backlog: Backlog) -> None:
+    if backlog.oldest_created_at is not None:
+        age_s = max(0.0, backlog.at - backlog.oldest_created_at)
+        reply.oldest_unfinished_age.FromMicroseconds(round(age_s * 1e6))

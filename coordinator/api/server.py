@@ -1,0 +1,93 @@
+"""The coordinator's gRPC server: its services, health and reflection."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+
+from coordinator.api.initiator.requests import RequestLimits
+from coordinator.api.initiator.service import TransactionService
+from coordinator.api.initiator.trace_contexts import NewTrace
+from coordinator.api.listener import ServerTls, listen
+from coordinator.engine.engine import Engine
+from tcc.transaction.v1 import transaction_pb2, transaction_pb2_grpc
+
+# Room for the results of all branches of the largest transaction.
+MESSAGE_BYTES_MAX = 32 * 2**20
+# Whoever has waited for so many whole seconds until we could look at its request is turned away
+# by gRPC, with CANCELLED. Otherwise those whom an overload lets wait would soon wait in vain.
+QUEUE_TIMEOUT_S = 3
+
+SERVICE = transaction_pb2.DESCRIPTOR.services_by_name["TransactionService"].full_name
+
+
+class Services:
+    """What generated code adds services to, with one queue of calls for all methods.
+
+    With one for each, as that code would have it, gRPC's server looks at all of them for every call.
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
+
+    def add_registered_method_handlers(
+        self, service_name: str, method_handlers: "Mapping[str, grpc.RpcMethodHandler[Any, Any]]"
+    ) -> None:
+        """They are served as generic ones, which generated code adds as well."""
+
+
+class Server:
+    """A server for initiators on one address."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        limits: RequestLimits,
+        *,
+        share_port: bool,
+        calls_max: int,
+        new_trace: NewTrace | None = None,
+    ) -> None:
+        self._server = grpc.aio.server(
+            options=(
+                ("grpc.so_reuseport", int(share_port)),
+                ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+                ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+                # Clients may keep idle connections alive with pings.
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.server_max_unrequested_time_in_server", QUEUE_TIMEOUT_S),
+            ),
+            maximum_concurrent_rpcs=calls_max,
+        )
+        services = Services(self._server)
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # the stubs lack it
+        transaction_pb2_grpc.add_TransactionServiceServicer_to_server(
+            TransactionService(engine, limits, new_trace=new_trace), services
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
+        names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+            reflection.aio.ReflectionServicer(names),  # type: ignore[attr-defined] # the stubs lack it
+            services,
+        )
+
+    async def start(self, address: str, tls: ServerTls | None = None) -> int:
+        """Listen on `address` ("host:port"), without `tls` in plain text. Return the port.
+
+        Raises:
+            ListenError: somebody else does, or the address is not ours.
+        """
+        return await listen(self._server, address, tls)
+
+    async def set_serving(self, *, serving: bool) -> None:
+        """Set what health checks report."""
+        status = health_pb2.HealthCheckResponse.ServingStatus
+        for service in ("", SERVICE):
+            await self._health.set(service, status.SERVING if serving else status.NOT_SERVING)
+
+    async def stop(self, grace_s: float) -> None:
+        """Accept no new calls; those in flight have `grace_s` seconds to end."""
+        await self._server.stop(grace_s)

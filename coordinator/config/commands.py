@@ -1,0 +1,104 @@
+"""`tccd config`: what is wrong with a configuration, and what it comes to."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel, SecretStr
+
+from coordinator.config.configuration import Configuration, ConfigurationError, KeyPath, read
+
+app = typer.Typer(no_args_is_help=True, help="Check a configuration, or show what it comes to.")
+
+_HIDDEN = "***"
+_PASSWORD_PARAMETER = re.compile(r"(?<=[?&])((?:ssl)?password)=[^&]*")
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_COMMENTS_AT = 48
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="The TOML file; TCC_* environment variables override it.")],
+) -> None:
+    """Explain every mistake, each with its line.
+
+    Exit status: 0 when it is right, 1 when it has mistakes.
+    """
+    try:
+        configuration = read(file)
+    except ConfigurationError as error:
+        typer.echo(error, err=True)
+        raise typer.Exit(1) from error
+    names = ", ".join(sorted(configuration.settings.participants)) or "none"
+    typer.echo(f"{file} is right; participants: {names}")
+
+
+@app.command()
+def show(
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="TOML file; TCC_* environment variables override it."),
+    ] = None,
+) -> None:
+    """Print the effective values as TOML, each with where it came from. Secrets are masked.
+
+    Exit status: 0, or 2 when the configuration has mistakes.
+    """
+    typer.echo("\n".join(lines(read(config))))
+
+
+def lines(configuration: Configuration) -> Iterator[str]:
+    """Return the whole configuration as TOML, with origins as comments."""
+    return _table(configuration, configuration.settings, ())
+
+
+def _table(configuration: Configuration, table: BaseModel, path: KeyPath) -> Iterator[str]:
+    tables: list[tuple[KeyPath, BaseModel]] = []
+    for name, value in table:
+        key = (*path, name)
+        match value:
+            case BaseModel():
+                tables.append((key, value))
+            case dict():
+                tables += [((*key, inner), model) for inner, model in value.items()]
+            case _:
+                line = f"# {name} is not set" if value is None else f"{name} = {_written(value)}"
+                yield f"{line:<{_COMMENTS_AT}} # {configuration.origin(key)}"
+    for key, inner in tables:
+        yield ""
+        yield f"[{'.'.join(map(_key, key))}]"
+        yield from _table(configuration, inner, key)
+
+
+def _key(name: str) -> str:
+    return name if _BARE_KEY.fullmatch(name) else json.dumps(name)
+
+
+def _written(value: Any) -> str:
+    match value:
+        case SecretStr():
+            return json.dumps(masked(value.get_secret_value()))
+        case str() | Path():
+            return json.dumps(str(value))
+        case bool():
+            return str(value).lower()
+        case _:
+            return repr(value)
+
+
+def masked(url: str) -> str:
+    """Return a URL without what may be secret: passwords, and everything but the host of a webhook."""
+    scheme, mark, rest = url.partition("://")
+    place, slash, more = rest.partition("/")
+    if "@" in more:  # a bare slash in a password, most likely
+        return scheme + mark + _HIDDEN
+    account, at, host = place.rpartition("@")
+    if scheme in {"http", "https"}:
+        return f"{scheme}://{host}/{_HIDDEN}"
+    user, colon, _ = account.partition(":")
+    return "".join(
+        (scheme, mark, user, colon, _HIDDEN if colon else "", at, host, slash)
+    ) + _PASSWORD_PARAMETER.sub(rf"\1={_HIDDEN}", more)

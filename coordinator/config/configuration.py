@@ -1,0 +1,245 @@
+"""Reads the configuration from where it stands, and knows where each value came from.
+
+Three layers: the file, above it the environment, above that the command line. A
+mistake is told with its place: the file's line, or the variable's name.
+"""
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import EnvSettingsSource, SettingsError
+
+from coordinator.config.settings import ParticipantSettings, Settings
+from coordinator.config.toml_positions import key_lines
+
+KeyPath = tuple[str, ...]
+
+_PREFIX = "TCC_"
+_MESSAGES = {
+    "missing": "is missing",
+    # Pydantic would name the class here; who writes TOML knows a table.
+    "model_type": "must be a table",
+    "dict_type": "must be a table",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConfigIssue:
+    """One thing that is wrong, without what was given: that may be a secret."""
+
+    # "tcc.toml:12", a variable's name, or empty: nobody said anything.
+    location: str
+    # Dotted; empty where it is about a whole file.
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.location, self.key, self.message) if part)
+
+
+class ConfigurationError(Exception):
+    """The configuration has mistakes; the message has a line for each."""
+
+    def __init__(self, *issues: ConfigIssue) -> None:
+        super().__init__("\n".join(map(str, issues)))
+        self.issues = issues
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Configuration:
+    """Settings, and what was said where."""
+
+    settings: Settings
+    layers: "_Layers"
+
+    def origin(self, path: KeyPath) -> str:
+        """Where a value came from: "tcc.toml:12", a variable's name, "command line" or "default"."""
+        return self.layers.location(path) or "default"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """Where a configuration stands, so that it can be read again."""
+
+    path: Path | None = None
+    overrides: Mapping[str, Any] | None = None
+
+    def read(self) -> Configuration:
+        """Read the configuration now.
+
+        Raises:
+            ConfigurationError: there is no such file, or something is wrong.
+        """
+        return read(self.path, self.overrides)
+
+
+def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Return the settings that `read` finds."""
+    return read(path, overrides).settings
+
+
+def read(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Configuration:
+    """Read the configuration: the file, overridden by the environment, overridden by `overrides`.
+
+    Raises:
+        ConfigurationError: there is no file at `path`, or something is wrong.
+    """
+    file, lines = _read_file(path) if path is not None else ({}, {})
+    try:
+        environment = EnvSettingsSource(Settings)()
+    except SettingsError as error:
+        message = str(error).partition(" from source")[0]
+        raise ConfigurationError(ConfigIssue(location="the environment", key="", message=message)) from error
+    layers = _Layers(
+        path=path, file=file, lines=lines, environment=environment, command_line=dict(overrides or {})
+    )
+    try:
+        settings = Settings.model_validate(layers.merged())
+    except ValidationError as error:
+        raise ConfigurationError(*_issues(error, layers)) from error
+    return Configuration(settings=settings, layers=layers)
+
+
+def _read_file(path: Path) -> tuple[dict[str, Any], Mapping[KeyPath, int]]:
+    if not path.is_file():
+        raise ConfigurationError(
+            ConfigIssue(location="", key="", message=f"there is no configuration file {path}")
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+        return tomllib.loads(text), key_lines(text)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigurationError(ConfigIssue(location=str(path), key="", message=str(error))) from error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Layers:
+    path: Path | None
+    file: dict[str, Any]
+    lines: Mapping[KeyPath, int]
+    environment: dict[str, Any]
+    command_line: dict[str, Any]
+
+    def merged(self) -> Any:
+        return _merge(_merge(self.file, self.environment), self.command_line)
+
+    def location(self, path: KeyPath) -> str:
+        """Who said this key; empty if nobody did."""
+        if _has(self.command_line, path):
+            return "command line"
+        if _has(self.environment, path):
+            return _variable(path)
+        if _has(self.file, path):
+            return f"{self.path}:{self.lines[path]}"
+        return ""
+
+    def nearest_location(self, path: KeyPath) -> str:
+        """Who said this key, or the innermost table around it that somebody said."""
+        while path:
+            if location := self.location(path):
+                return location
+            path = path[:-1]
+        return ""
+
+
+def _merge(lower: Any, upper: Any) -> Any:
+    """`upper` where it says something, tables key by key."""
+    if not (isinstance(lower, dict) and isinstance(upper, dict)):
+        return upper
+    return lower | {key: _merge(lower.get(key), value) for key, value in upper.items()}
+
+
+def _has(layer: Mapping[str, Any], path: KeyPath) -> bool:
+    for key in path:
+        if not isinstance(layer, Mapping) or key not in layer:
+            return False
+        layer = layer[key]
+    return True
+
+
+def _variable(path: KeyPath) -> str:
+    """Return the variable that set this key: its own, or one that holds a whole table as JSON."""
+    for length in range(len(path), 0, -1):
+        name = _PREFIX + "__".join(path[:length]).upper()
+        if any(known.upper() == name for known in os.environ):
+            break
+    return name
+
+
+# --- mistakes ---------------------------------------------------------------
+
+
+def _issues(error: ValidationError, layers: _Layers) -> Iterator[ConfigIssue]:
+    """In the order of the file."""
+    found = [_issue(details, layers) for details in error.errors()]
+    return iter(sorted(found, key=_line))
+
+
+def _line(issue: ConfigIssue) -> tuple[int, str]:
+    last = issue.location.rpartition(":")[2]
+    return (int(last) if last.isdigit() else 0, issue.key)
+
+
+def _issue(details: ErrorDetails, layers: _Layers) -> ConfigIssue:
+    path = tuple(map(str, details["loc"]))
+    if details["type"] == "together":
+        path = (*path, *details["ctx"]["key"].split("."))
+    return ConfigIssue(
+        location=layers.nearest_location(path), key=".".join(path), message=_message_of(details, path)
+    )
+
+
+def _message_of(details: ErrorDetails, path: KeyPath) -> str:
+    if details["type"] == "extra_forbidden":
+        return _unknown(path)
+    message = _MESSAGES.get(details["type"], details["msg"])
+    return message.replace("Input should be", "must be")
+
+
+def _unknown(path: KeyPath) -> str:
+    """Says what may have been meant: a key of this table that looks alike, or a namesake in another."""
+    *table, key = path
+    known = _keys_of(tuple(table))
+    if near := get_close_matches(key.lower(), known, n=1):
+        return f"unknown key; did you mean {near[0]!r}?"
+    if elsewhere := [".".join((*location, key)) for location in _tables() if key in _keys_of(location)]:
+        return f"unknown key; did you mean {elsewhere[0]!r}?"
+    return f"unknown key; there are {', '.join(known)}" if known else "unknown key"
+
+
+def _keys_of(table: KeyPath) -> list[str]:
+    """Return the keys that a table may have."""
+    model: type[BaseModel] = Settings
+    for position, key in enumerate(table):
+        if position == 1 and table[0] == "participants":
+            model = ParticipantSettings
+            continue
+        inner = _table_of(model, key)
+        if inner is None:
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def _table_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
+    """Return the model of a field that is a table; `participants`, a table of tables, is left as it is."""
+    if key not in model.model_fields:
+        return None
+    annotation = model.model_fields[key].annotation
+    if key == "participants":
+        return model
+    kinds = (annotation, *get_args(annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+
+
+def _tables() -> list[KeyPath]:
+    """All tables; NAME stands for a participant's."""
+    inner = [(key,) for key in Settings.model_fields if key != "participants" and _table_of(Settings, key)]
+    return [(), *inner, ("participants", "NAME")]

@@ -1,0 +1,442 @@
+"""Every limit and every address, in one typed place: a TOML file, overridden by the environment.
+
+Environment variables start with `TCC_`; `__` goes one table down:
+`TCC_LOG__URL`, `TCC_PARTICIPANTS__INVENTORY__TARGET`.
+"""
+
+import re
+import ssl
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from coordinator.api.initiator.requests import RequestLimits
+from coordinator.api.listener import ServerTls
+from coordinator.core.model import RetryPolicy
+from coordinator.engine.breaker import BreakerPolicy
+from coordinator.engine.dispatcher import ParticipantPolicy
+from coordinator.engine.engine import EngineLimits
+from coordinator.engine.reconciler import ReconcileSettings
+from coordinator.jobs.settings import RecoverySettings
+from coordinator.participant_client.channel import ParticipantAddress, ParticipantTls
+
+_ADDRESS = re.compile(r"(\[[^\s\[\]]+\]|[^\s:\[\]/]+):([0-9]{1,5})")
+_DNS = re.compile(r"dns:(//[^/\s]*/)?")
+# Ways to name a participant that gRPC knows and that need no port of their own.
+_OTHER_SCHEMES = ("unix:", "unix-abstract:", "ipv4:", "ipv6:", "vsock:", "xds:")
+_PORT_MAX = 65_535
+_BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+
+def _readable(path: Path) -> Path:
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise PydanticCustomError(
+            "file", "cannot read {path}: {why}", {"path": str(path), "why": error.strerror}
+        ) from error
+    return path
+
+
+PemFile = Annotated[Path, AfterValidator(_readable)]
+
+
+def _at(key: str, message: str) -> PydanticCustomError:
+    """Return an error that concerns several keys of a table; `key` is the one to fix."""
+    return PydanticCustomError("together", "{message}", {"key": key, "message": message})
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LogSettings(_Table):
+    """Where the transaction log is."""
+
+    # None: a PostgreSQL of its own, in `data_dir`.
+    url: SecretStr | None = None
+    data_dir: Path = Path("var/tcc")
+    connections: int = Field(default=4, ge=2, le=64)
+    retention_s: float = Field(default=7 * 24 * 3600.0, gt=0)
+
+    @field_validator("url")
+    @classmethod
+    def _postgresql(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not _is_log_url(url.get_secret_value()):
+            raise PydanticCustomError("log_url", "must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+        if url is not None and _BARE_PERCENT.search(url.get_secret_value()):
+            # The driver would say the whole word, which may be the password.
+            raise PydanticCustomError("log_url", "has a bare %; write %25 for it")
+        return url
+
+
+def _checked_address(address: str) -> str:
+    found = _ADDRESS.fullmatch(address)
+    if found is None or int(found[2]) > _PORT_MAX:
+        raise PydanticCustomError("address", "must be HOST:PORT, with a port from 0 to 65535")
+    return address
+
+
+class _TlsTable(_Table):
+    """A certificate of our own with its key, and the authorities that we believe. All files are PEM."""
+
+    def _check(
+        self, certificate: Path | None, key: Path | None, authorities: tuple[str, Path | None]
+    ) -> None:
+        """Raise if one file lacks the other, or does not hold what it should."""
+        if (certificate is None) is not (key is None):
+            missing, given = (
+                ("key_file", "certificate_file") if key is None else ("certificate_file", "key_file")
+            )
+            raise _at(given, f"{given} needs {missing} beside it")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        name, file = authorities
+        try:
+            if file is not None:
+                context.load_verify_locations(file)
+        except ssl.SSLError as error:
+            raise _at(name, f"{name} holds no certificate in PEM form") from error
+        try:
+            if certificate is not None:
+                # Without a password it would ask for one at the terminal.
+                context.load_cert_chain(certificate, key, password=lambda: b"")
+        except ssl.SSLError as error:
+            reason = (
+                "they do not belong together" if error.reason == "KEY_VALUES_MISMATCH" else "one is unusable"
+            )
+            raise _at(
+                "key_file", f"certificate_file and key_file: {reason}; PEM without a password is wanted"
+            ) from error
+
+
+class ListenTlsSettings(_TlsTable):
+    """TLS for initiators. With `client_ca_file` they need certificates of these authorities."""
+
+    certificate_file: PemFile
+    key_file: PemFile
+    client_ca_file: PemFile | None = None
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        self._check(self.certificate_file, self.key_file, ("client_ca_file", self.client_ca_file))
+        return self
+
+    def read(self) -> ServerTls:
+        return ServerTls(
+            certificate=self.certificate_file.read_bytes(),
+            key=self.key_file.read_bytes(),
+            client_ca=self.client_ca_file.read_bytes() if self.client_ca_file else None,
+        )
+
+
+class ListenSettings(_Table):
+    """Where initiators find the coordinator."""
+
+    address: str = "127.0.0.1:50050"
+    # None: no TLS.
+    tls: ListenTlsSettings | None = None
+    # Calls under way at once; more are refused with RESOURCE_EXHAUSTED.
+    calls_max: int = Field(default=8_192, ge=1)
+
+    _host_and_port = field_validator("address")(_checked_address)
+
+
+class AdminSettings(_Table):
+    """Where operators find the coordinator. Whoever reaches it may do what operators may."""
+
+    # Not set, and the port of `listen.address` is 0: any free port.
+    listen: str = "127.0.0.1:7091"
+    # None: no TLS. With `client_ca_file` operators need certificates.
+    tls: ListenTlsSettings | None = None
+    # How often coordinators tell the log how they are, and hear what operators want.
+    report_every_s: float = Field(default=1.0, gt=0)
+
+    _host_and_port = field_validator("listen")(_checked_address)
+
+
+class MetricsSettings(_Table):
+    """Where Prometheus finds the metrics, and who looks after processes their health."""
+
+    # Worker n of several has the port n above this one (the first is 0). Empty: nowhere.
+    listen: str = "127.0.0.1:9464"
+
+    @field_validator("listen")
+    @classmethod
+    def _host_and_port(cls, listen: str) -> str:
+        return _checked_address(listen) if listen else listen
+
+    def bind_address(self, slot: int) -> tuple[str, int]:
+        """Host and port of the worker in this slot. With port 0 each takes any free one."""
+        host, _, port = self.listen.rpartition(":")
+        return host, int(port) + slot if int(port) else 0
+
+
+class AlertSettings(_Table):
+    """Whom to tell at once when something is out of the ordinary."""
+
+    # An http or https URL that takes POSTs of JSON; None: nobody. Tokens in it are secret.
+    webhook_url: SecretStr | None = None
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _http(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not re.match(r"https?://[^/\s]+", url.get_secret_value()):
+            raise PydanticCustomError("webhook_url", "must be an http:// or https:// URL")
+        return url
+
+
+class TracingSettings(_Table):
+    """Where OpenTelemetry traces go. OTEL_* variables say the rest: headers, certificates, batches."""
+
+    # A collector that speaks OTLP over gRPC; http: in plain text, https: with TLS. None: no traces.
+    endpoint: str | None = None
+    # Of the transactions that come without a trace, so many get one of their own.
+    ratio: float = Field(default=1.0, ge=0, le=1)
+    # Empty: what OTEL_SERVICE_NAME says, or else tccd.
+    service_name: str = ""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _http(cls, endpoint: str | None) -> str | None:
+        scheme, _, bind_address = (endpoint or "").partition("://")
+        found = _ADDRESS.fullmatch(bind_address)
+        is_right = scheme in {"http", "https"} and found is not None and 0 < int(found[2]) <= _PORT_MAX
+        if endpoint is not None and not is_right:
+            raise PydanticCustomError("otlp", "must be http://HOST:PORT, or https://HOST:PORT for TLS")
+        return endpoint
+
+
+class LimitSettings(_Table):
+    """Bounds on requests and on what one worker keeps in memory."""
+
+    branches_max: int = Field(default=64, ge=1, le=1_000)
+    payload_bytes_max: int = Field(default=256 * 1024, ge=0)
+    transaction_bytes_max: int = Field(default=1024 * 1024, ge=0)
+    live_max: int = Field(default=20_000, ge=1)
+    call_max_s: float = Field(default=300.0, gt=0)
+    expiry_default_s: float = Field(default=30.0, gt=0)
+    expiry_max_s: float = Field(default=3_600.0, gt=0)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.expiry_default_s > self.expiry_max_s:
+            raise _at("expiry_default_s", "expiry_default_s must not be more than expiry_max_s")
+        return self
+
+
+class RecoveryTable(_Table):
+    """How often the scheduler's jobs run."""
+
+    lease_s: float = Field(default=3.0, gt=0)
+    heartbeat_every_s: float = Field(default=1.0, gt=0)
+    sweep_every_s: float = Field(default=0.2, gt=0)
+    poll_every_s: float = Field(default=1.0, gt=0)
+    adopt_every_s: float = Field(default=1.0, gt=0)
+    purge_every_s: float = Field(default=10.0, gt=0)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.heartbeat_every_s >= self.lease_s:
+            raise _at("lease_s", "lease_s must be more than heartbeat_every_s")
+        return self
+
+
+class ReconcileTable(_Table):
+    """How often, and which, rows of participants' barriers are compared with the log."""
+
+    # 0: only when an operator asks.
+    every_s: float = Field(default=3_600.0, ge=0)
+    # Only rows whose last change, and whose transaction's expiry, lie so far back.
+    min_age_s: float = Field(default=300.0, ge=0)
+    # Confirmed and cancelled rows are compared, too, for so long after their transaction's expiry. 0: never.
+    ended_within_s: float = Field(default=0.0, ge=0)
+
+
+class ParticipantTlsSettings(_TlsTable):
+    """TLS towards a participant. Without `ca_file` gRPC's list of public authorities is believed."""
+
+    ca_file: PemFile | None = None
+    # For a participant that asks for a certificate of ours.
+    certificate_file: PemFile | None = None
+    key_file: PemFile | None = None
+    # The name in its certificate, where that is not the target's.
+    server_name: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        self._check(self.certificate_file, self.key_file, ("ca_file", self.ca_file))
+        return self
+
+    def read(self) -> ParticipantTls:
+        return ParticipantTls(
+            ca=self.ca_file.read_bytes() if self.ca_file else None,
+            certificate=self.certificate_file.read_bytes() if self.certificate_file else None,
+            key=self.key_file.read_bytes() if self.key_file else None,
+            server_name=self.server_name,
+        )
+
+
+class ParticipantSettings(_Table):
+    """One participant: where it is and how it is treated."""
+
+    target: str
+    # None: no TLS.
+    tls: ParticipantTlsSettings | None = None
+    batched: bool = True
+    call_timeout_s: float = Field(default=5.0, gt=0)
+    concurrency_max: int = Field(default=2_048, ge=1)
+    backlog_max: int = Field(default=8_192, ge=1)
+    batch_max: int = Field(default=256, ge=1, le=4_096)
+    retry_first_s: float = Field(default=0.1, gt=0)
+    retry_max_s: float = Field(default=30.0, gt=0)
+    attempts_before_stuck: int = Field(default=10, ge=1)
+    breaker_failures: int = Field(default=5, ge=1)
+    breaker_open_first_s: float = Field(default=0.5, gt=0)
+    breaker_open_max_s: float = Field(default=10.0, gt=0)
+    cancel_in_stage_order: bool = False
+
+    @field_validator("target")
+    @classmethod
+    def _grpc_target(cls, target: str) -> str:
+        found = _ADDRESS.fullmatch(_DNS.sub("", target, count=1))
+        has_port = found is not None and 0 < int(found[2]) <= _PORT_MAX
+        if not has_port and not target.startswith(_OTHER_SCHEMES):
+            raise PydanticCustomError(
+                "target", "must be HOST:PORT or dns:///HOST:PORT, or another gRPC target"
+            )
+        return target
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.retry_first_s > self.retry_max_s:
+            raise _at("retry_first_s", "retry_first_s must not be more than retry_max_s")
+        if self.breaker_open_first_s > self.breaker_open_max_s:
+            raise _at("breaker_open_first_s", "breaker_open_first_s must not be more than breaker_open_max_s")
+        return self
+
+    def address(self) -> ParticipantAddress:
+        """Raise OSError if a TLS file cannot be read any more."""
+        return ParticipantAddress(
+            target=self.target,
+            tls=self.tls.read() if self.tls else None,
+            batched=self.batched,
+            call_timeout_s=self.call_timeout_s,
+        )
+
+    def policy(self) -> ParticipantPolicy:
+        return ParticipantPolicy(
+            retry=RetryPolicy(
+                delay_first_s=self.retry_first_s,
+                delay_max_s=self.retry_max_s,
+                attempts_before_stuck=self.attempts_before_stuck,
+            ),
+            breaker=BreakerPolicy(
+                failures_to_open=self.breaker_failures,
+                open_first_s=self.breaker_open_first_s,
+                open_max_s=self.breaker_open_max_s,
+            ),
+            concurrency_max=self.concurrency_max,
+            backlog_max=self.backlog_max,
+            batch_max=self.batch_max,
+            cancel_in_stage_order=self.cancel_in_stage_order,
+        )
+
+
+class Settings(BaseSettings):
+    """The whole configuration of a coordinator."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TCC_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    listen: ListenSettings = ListenSettings()
+    admin: AdminSettings = AdminSettings()
+    workers: int = Field(default=1, ge=1, le=64)
+    # Each worker keeps to one CPU, taken in turns from those the process may use. Linux only.
+    pin_workers: bool = False
+    # How long a coordinator that is told to stop may finish its work.
+    drain_s: float = Field(default=10.0, ge=0)
+    log: LogSettings = LogSettings()
+    limits: LimitSettings = LimitSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    alerts: AlertSettings = AlertSettings()
+    tracing: TracingSettings = TracingSettings()
+    recovery: RecoveryTable = RecoveryTable()
+    reconcile: ReconcileTable = ReconcileTable()
+    participants: dict[str, ParticipantSettings] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check_distinct_ports(self) -> Self:
+        """Of two at one place the second cannot listen, or, with several workers, gets calls of the first."""
+        places = [("listen.address", self.listen.address), ("admin.listen", self.admin_address())]
+        if self.metrics_address():
+            metrics = [self.metrics.bind_address(slot) for slot in range(self.workers)]
+            if metrics[-1][1] > _PORT_MAX:
+                message = f"needs a port for each of {self.workers} workers, from this one up to 65535"
+                raise _at("metrics.listen", message)
+            places += [("metrics.listen", f"{host}:{port}") for host, port in metrics]
+        for (one, here), (other, there) in combinations(places, 2):
+            if one != other and _is_same_place(here, there):
+                raise _at(other, f"{there} is taken by {one}, {here}")
+        return self
+
+    def admin_address(self) -> str:
+        """Where to listen for operators."""
+        if "listen" not in self.admin.model_fields_set and self.listen.address.endswith(":0"):
+            return "127.0.0.1:0"
+        return self.admin.listen
+
+    def metrics_address(self) -> str:
+        """Where the first worker shows its metrics; empty: nowhere, as where `listen` is any free port."""
+        if "listen" not in self.metrics.model_fields_set and self.listen.address.endswith(":0"):
+            return ""
+        return self.metrics.listen
+
+    def engine_limits(self) -> EngineLimits:
+        return EngineLimits(live_max=self.limits.live_max)
+
+    def request_limits(self) -> RequestLimits:
+        return RequestLimits(
+            branches_max=self.limits.branches_max,
+            payload_bytes_max=self.limits.payload_bytes_max,
+            transaction_bytes_max=self.limits.transaction_bytes_max,
+            call_max_s=self.limits.call_max_s,
+            expiry_default_s=self.limits.expiry_default_s,
+            expiry_max_s=self.limits.expiry_max_s,
+        )
+
+    def recovery_settings(self) -> RecoverySettings:
+        return RecoverySettings(retention_s=self.log.retention_s, **self.recovery.model_dump())
+
+    def reconcile_settings(self) -> ReconcileSettings:
+        return ReconcileSettings(retention_s=self.log.retention_s, **self.reconcile.model_dump())
+
+
+def _is_same_place(here: str, there: str) -> bool:
+    (host, _, port), (other, _, other_port) = here.rpartition(":"), there.rpartition(":")
+    anywhere = {"0.0.0.0", "[::]"}  # noqa: S104 - it is looked for, not bound
+    return int(port) == int(other_port) != 0 and (host == other or bool(anywhere & {host, other}))
+
+
+def _is_log_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # looking at it checks it
+    except ValueError:
+        return False
+    scheme, _, _driver = parts.scheme.partition("+")
+    # A password with a bare @ would be taken for a part of the host, and said in errors.
+    return scheme in {"postgresql", "postgres"} and "://" in url and parts.netloc.count("@") <= 1

@@ -1,0 +1,260 @@
+"""The way of calls to one participant: its queue, its bulkhead and its breaker.
+
+Each participant has a lane of its own, so that one that is dead or slow delays
+only its own transactions.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from coordinator.core.errors import UnknownParticipant
+from coordinator.core.machine import error_text
+from coordinator.core.model import CallResult, OutcomeCode, RetryPolicy
+from coordinator.engine.breaker import Breaker, BreakerPolicy
+from coordinator.engine.flush_policy import MAX_IN_FLIGHT
+from coordinator.engine.observer import NULL_OBSERVER, Anomaly, Observer
+from coordinator.ports.clock import Clock
+from coordinator.ports.participants import BranchCall, Participants
+from tcc._internal.batcher import Batcher, FlushPolicy
+from tcc._internal.failpoint import failpoint
+
+# A call younger than this holds the next one back, so that batches form; an older
+# one waits for a slow branch and must not hold anybody.
+FRESH_S = 0.02
+# How often a lane that is not wanted any more looks whether its calls have ended.
+_RETIRED_POLL_S = 0.05
+
+
+# What a call is told while an operator pauses the participant. It comes again this often.
+PAUSED = CallResult(
+    code=OutcomeCode.FAILED,
+    reason="PARTICIPANT_PAUSED",
+    message="an operator has paused the participant",
+    not_sent=True,
+    retry_after_s=0.5,
+)
+
+
+class ParticipantPolicy(Struct, frozen=True, kw_only=True):
+    """How a participant is treated. Times in seconds, counts in branch calls."""
+
+    retry: RetryPolicy = RetryPolicy()
+    breaker: BreakerPolicy = BreakerPolicy()
+    # The bulkhead: how many branch calls may be under way at once.
+    concurrency_max: int = 2_048
+    # How many may wait for it before new transactions are refused.
+    backlog_max: int = 8_192
+    batch_max: int = 256
+    batch_bytes_max: int = 2 * 2**20
+    cancel_in_stage_order: bool = False
+
+
+CallResults = list[tuple[BranchCall, CallResult]]
+
+
+class ParticipantDispatcher:
+    """Sends branch calls to one participant and hands back exactly one answer for each."""
+
+    def __init__(
+        self,
+        name: str,
+        policy: ParticipantPolicy,
+        *,
+        participants: Participants,
+        clock: Clock,
+        is_wanted: Callable[[BranchCall], bool],
+        on_answers: Callable[[CallResults], None],
+        flush_policy: Callable[[int], FlushPolicy],
+        observer: Observer = NULL_OBSERVER,
+    ) -> None:
+        """`flush_policy`: that of batches of calls, given `begun`."""
+        self.name = name
+        self.policy = policy
+        self.breaker = Breaker(policy=policy.breaker)
+        # An operator lets no call leave.
+        self.paused = False
+        # Calls since this process started, and what the last one that failed said.
+        self.answered = 0
+        self.failed = 0
+        self.last_error = ""
+        self.last_error_at = 0.0
+        self._participants = participants
+        self._clock = clock
+        self._is_wanted = is_wanted
+        self._on_answers = on_answers
+        self._observer = observer
+        self._in_flight = 0
+        # Out of the queue, and waiting for room in the bulkhead.
+        self._queued = 0
+        self._room = asyncio.Event()
+        self._room.set()
+        self._calls = asyncio.TaskGroup()
+        self._retired = asyncio.Event()
+        # Branches of live transactions at this participant; the engine counts them.
+        self.live = 0
+        # Those of them whose transactions were begun here.
+        self.begun = 0
+        self._batcher = Batcher[BranchCall](
+            self._send,
+            items_max=min(policy.batch_max, policy.concurrency_max),
+            bytes_max=policy.batch_bytes_max,
+            size=_size,
+            max_in_flight=MAX_IN_FLIGHT,
+            flush_policy=lambda: flush_policy(self.begun),
+        )
+
+    def put(self, call: BranchCall) -> None:
+        self._batcher.put(call)
+
+    @property
+    def backlog(self) -> int:
+        """How many calls wait or are under way."""
+        return len(self._batcher) + self._queued + self._in_flight
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls have left and are not answered."""
+        return self._in_flight
+
+    def reset_breaker(self) -> None:
+        """Lets calls leave again, whatever happened before."""
+        self.breaker = Breaker(policy=self.policy.breaker)
+
+    def claim_room(self, now: float, most: int) -> int:
+        """How many parked transactions may be claimed for this participant now."""
+        if self.paused or not self.breaker.allows(now):
+            return 0
+        if not self.breaker.closed:
+            return 1
+        return max(0, min(most, self.policy.concurrency_max - self.backlog))
+
+    def change_policy(self, policy: ParticipantPolicy, *, moved: bool) -> None:
+        """From now on. `moved`: it is somewhere else; what the breaker knows says nothing of there."""
+        breaker = Breaker() if moved else self.breaker
+        self.policy = policy
+        self.breaker = replace(breaker, policy=policy.breaker)
+        self._batcher.items_max = min(policy.batch_max, policy.concurrency_max)
+        self._room.set()
+
+    def retire(self) -> None:
+        """Stop sending. Refuse what waits, let what is in flight end; then `run` ends."""
+        self._retired.set()
+
+    async def run(self) -> None:
+        """Send until retired or cancelled; what is in flight when cancelled is cancelled with it.
+
+        An exception out of a call is a bug of ours, and ends the lane with it.
+        """
+        async with self._calls:
+            sending = self._calls.create_task(self._batcher.run())
+            await self._retired.wait()
+            while not self._batcher.idle or self.backlog:  # noqa: ASYNC110 - too rare for an event of its own
+                await asyncio.sleep(_RETIRED_POLL_S)
+            sending.cancel()
+
+    async def _send(self, batch: list[BranchCall]) -> None:
+        """Start the calls of a batch; return when they have ended or are not fresh any more."""
+        self._queued += len(batch)
+        while batch:
+            room = self.policy.concurrency_max - self._in_flight
+            if room <= 0:
+                self._room.clear()
+                await self._room.wait()
+                continue
+            self._queued -= min(room, len(batch))
+            calls = self._admit([call for call in batch[:room] if self._is_wanted(call)])
+            batch = batch[room:]
+            if calls:
+                self._in_flight += len(calls)
+                task = self._calls.create_task(self._call(calls))
+                await asyncio.wait((task,), timeout=FRESH_S)
+
+    def _admit(self, calls: list[BranchCall]) -> list[BranchCall]:
+        """Those that may leave: all, one as a probe, or none. The rest is not_sent."""
+        if calls and self._retired.is_set():
+            answer = not_configured(self.name)
+            self._on_answers([(call, answer) for call in calls])
+            return []
+        if not calls:
+            return calls
+        if self.paused:
+            self._reject(calls, PAUSED)
+            return []
+        if self.breaker.closed:
+            return calls
+        now = self._clock.now()
+        admitted = 1 if self.breaker.allows(now) else 0
+        if admitted:
+            self.breaker = self.breaker.sent()
+        breaker_open = CallResult(
+            code=OutcomeCode.FAILED,
+            reason="BREAKER_OPEN",
+            message=f"participant {self.name} is not answering",
+            not_sent=True,
+            retry_after_s=self.breaker.wait_s(now),
+        )
+        self._reject(calls[admitted:], breaker_open)
+        return calls[:admitted]
+
+    def _reject(self, calls: Sequence[BranchCall], answer: CallResult) -> None:
+        if calls:
+            self._observer.not_sent(self.name, len(calls))
+            self._on_answers([(call, answer) for call in calls])
+
+    async def _call(self, calls: list[BranchCall]) -> None:
+        reached = False
+        missing = len(calls)
+        sent_at = self._clock.now()
+        self._observer.sent(self.name, calls)
+        failpoint("call.before")
+        async for answers in self._participants.execute(self.name, calls):
+            failpoint("call.answered")
+            missing -= len(answers)
+            self._free(len(answers))
+            self._note(answers)
+            if any(not answer.unreachable for _, answer in answers):
+                reached = True
+                self._set_breaker(self.breaker.succeeded())
+            of_calls = [(calls[position], answer) for position, answer in answers]
+            self._observer.answered(self.name, of_calls, self._clock.now() - sent_at)
+            self._on_answers(of_calls)
+        failpoint("call.after")
+        assert missing == 0, "each call gets exactly one answer"
+        if not reached:
+            self._set_breaker(self.breaker.failed(self._clock.now()))
+
+    def _set_breaker(self, breaker: Breaker) -> None:
+        was_closed, self.breaker = self.breaker.closed, breaker
+        if breaker.closed is not was_closed:
+            kind = Anomaly.BREAKER_CLOSED if breaker.closed else Anomaly.BREAKER_OPENED
+            self._observer.anomaly(kind, participant=self.name)
+
+    def _note(self, answers: Sequence[tuple[int, CallResult]]) -> None:
+        self.answered += len(answers)
+        for _, answer in answers:
+            if answer.code is OutcomeCode.FAILED:
+                self.failed += 1
+                self.last_error = error_text(answer)
+                self.last_error_at = self._clock.now()
+
+    def _free(self, count: int) -> None:
+        self._in_flight -= count
+        self._room.set()
+
+
+def not_configured(participant: str) -> CallResult:
+    """Return the result of a call to a participant that is not configured (any more)."""
+    return CallResult(
+        code=OutcomeCode.FAILED,
+        reason=UnknownParticipant.reason,
+        message=f"participant {participant!r} is not configured",
+        permanent=True,
+        retry_after_s=5.0,
+    )
+
+
+def _size(call: BranchCall) -> int:
+    return len(call.spec.payload) + len(call.result) + 128

@@ -1,0 +1,1 @@
+"""The periodic jobs: expire, retry, adopt, watch, purge, reconcile, report."""

@@ -1,0 +1,48 @@
+"""The job that adopts transactions of coordinators whose lease has expired."""
+
+import structlog
+
+from coordinator.engine.engine import Engine
+from coordinator.engine.observer import Anomaly
+from coordinator.jobs.resume import resume_in_chunks
+from coordinator.jobs.settings import RecoverySettings
+from coordinator.ports.log import Record
+from tcc._internal.failpoint import failpoint
+
+logger = structlog.get_logger(__name__)
+
+
+class Adopt:
+    """Takes over what dead coordinators were driving."""
+
+    name = "adopt"
+
+    def __init__(self, engine: Engine, settings: RecoverySettings) -> None:
+        self.every_s = settings.sweep_every_s
+        self._engine = engine
+        self._settings = settings
+        self._next_run_at = 0.0
+
+    async def run_once(self) -> int:
+        engine = self._engine
+        now = engine.clock.now()
+        if engine.draining or now < self._next_run_at:
+            return 0
+        adopted, more = await resume_in_chunks(engine, self._settings, self._adopt)
+        self._next_run_at = now if more else now + self._settings.adopt_every_s
+        if adopted:
+            logger.warning("adopted transactions of a dead coordinator", count=adopted)
+            engine.observer.resumed("adopted", adopted)
+            engine.observer.anomaly(Anomaly.ADOPTED, count=adopted)
+        return adopted
+
+    async def _adopt(self) -> tuple[list[Record], bool]:
+        engine = self._engine
+        room = min(self._settings.claim_max, engine.limits.live_max - len(engine.live))
+        records = await engine.log.transaction_adopt(room) if room > 0 else []
+        if records:
+            failpoint("recovery.adopted")
+        for record in records:
+            if record.tx.trace is not None:
+                engine.spans.adopted(record, engine.clock.now())
+        return records, bool(records) and len(records) >= room

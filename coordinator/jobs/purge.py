@@ -1,0 +1,33 @@
+"""The job that deletes ended transactions after their retention."""
+
+import asyncio
+
+from coordinator.engine.engine import Engine
+from coordinator.jobs.settings import RecoverySettings
+
+
+class Purge:
+    """Deletes transactions that ended longer ago than they are kept."""
+
+    name = "purge"
+
+    def __init__(self, engine: Engine, settings: RecoverySettings) -> None:
+        self.every_s = settings.purge_every_s
+        self._engine = engine
+        self._retention_s = settings.retention_s
+        self._purge_max = settings.purge_max
+        self._batches_max = settings.purge_batches_max
+
+    async def run_once(self) -> int:
+        purged = 0
+        for _ in range(self._batches_max):
+            batch = await self._engine.log.transaction_purge(
+                ended_before_s=self._retention_s, limit=self._purge_max
+            )
+            purged += batch
+            self._engine.observer.purged(batch, finished=batch < self._purge_max)
+            if batch < self._purge_max:
+                break
+            # Others may have waited for the connection, or for this loop.
+            await asyncio.sleep(0)
+        return purged

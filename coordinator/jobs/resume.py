@@ -1,0 +1,31 @@
+"""Resume transactions from the log in chunks, with pauses."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from coordinator.engine.engine import Engine
+from coordinator.jobs.settings import RecoverySettings
+from coordinator.ports.log import Record
+
+
+async def resume_in_chunks(
+    engine: Engine,
+    settings: RecoverySettings,
+    claim: Callable[[], Awaitable[tuple[list[Record], bool]]],
+) -> tuple[int, bool]:
+    """Drives on what `claim` takes, which also says whether there may be more.
+
+    Returns how many, and whether there may be more still.
+    """
+    resumed, more = 0, True
+    for _ in range(settings.chunks_max):
+        if engine.draining:
+            break
+        asked_at = engine.clock.monotonic()
+        records, more = await claim()
+        resumed += engine.resume(records)
+        if not more:
+            break
+        took_s = engine.clock.monotonic() - asked_at
+        await asyncio.sleep(settings.throttle_s(took_s, is_busy=engine.begun > 0))
+    return resumed, more

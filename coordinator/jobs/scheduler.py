@@ -1,0 +1,84 @@
+"""The scheduler's jobs: what finishes the work that was interrupted.
+
+Each job is a bounded `run_once()` that returns how much it did, and decides
+nothing about transactions: it finds those whose time has come and hands them to
+the engine. `schedule` lets APScheduler tick them; it stores nothing.
+
+- heartbeat: this coordinator lives; what time the log has
+- expire: live transactions past their expiry, and Trys to repeat
+- retry: parked transactions whose next attempt is due
+- adopt: transactions of coordinators whose lease has run out
+- watch: requests here that wait for transactions driven elsewhere
+- recheck: transactions that others took over while requests wait for them here
+- purge: transactions that ended long ago
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+
+import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+from coordinator.core.errors import LogUnavailable
+from coordinator.engine.engine import Engine
+from coordinator.jobs.adopt import Adopt
+from coordinator.jobs.heartbeat import Heartbeat
+from coordinator.jobs.job import Job
+from coordinator.jobs.purge import Purge
+from coordinator.jobs.retry import Expire, Retry
+from coordinator.jobs.settings import RecoverySettings
+from coordinator.jobs.watch import Recheck, Watch
+
+logger = structlog.get_logger(__name__)
+
+
+def jobs(engine: Engine, settings: RecoverySettings) -> list[Job]:
+    """All jobs of one coordinator."""
+    return [kind(engine, settings) for kind in (Heartbeat, Expire, Retry, Adopt, Watch, Recheck, Purge)]
+
+
+def schedule(
+    engine: Engine,
+    settings: RecoverySettings,
+    *,
+    on_bug: Callable[[Exception], None],
+    more: Sequence[Job] = (),
+    later: Sequence[Job] = (),
+) -> AsyncIOScheduler:
+    """Return a started scheduler of all jobs, `more`, and `later`. The caller shuts it down.
+
+    All run at once and then every so often; `later` those that have time until then.
+
+    A log that is away is part of life: the job does nothing and comes again. Any
+    other exception is a bug and goes to `on_bug`, which ends the process.
+    """
+    scheduler = AsyncIOScheduler(timezone="UTC")
+    now = datetime.now(UTC)
+    for job in (*jobs(engine, settings), *more, *later):
+        scheduler.add_job(
+            run_guarded,
+            "interval",
+            args=(engine, job, on_bug),
+            seconds=job.every_s,
+            name=job.name,
+            max_instances=1,
+            coalesce=True,
+            next_run_time=now + timedelta(seconds=job.every_s) if job in later else now,
+            misfire_grace_time=None,
+        )
+    scheduler.start()
+    return scheduler
+
+
+async def run_guarded(engine: Engine, job: Job, on_bug: Callable[[Exception], None]) -> None:
+    """One tick of a job. Raises nothing: `schedule` says what becomes of an exception."""
+    try:
+        await job.run_once()
+    except asyncio.CancelledError:
+        return  # the scheduler shuts down, and would report this as an error of the job
+    except LogUnavailable as error:
+        engine.writer.log_failed(error)
+    except Exception as error:
+        logger.exception("a recovery job failed", job=job.name)
+        on_bug(error)

@@ -1,0 +1,36 @@
+"""The jobs for requests that wait for transactions which another coordinator drives."""
+
+from coordinator.engine.engine import Engine
+from coordinator.jobs.settings import RecoverySettings
+
+
+class Watch:
+    """Answers requests that wait for transactions driven elsewhere."""
+
+    name = "watch"
+
+    def __init__(self, engine: Engine, settings: RecoverySettings) -> None:
+        self.every_s = settings.sweep_every_s
+        self._engine = engine
+
+    async def run_once(self) -> int:
+        gids = list(self._engine.watched)
+        if not gids:
+            return 0
+        return self._engine.settle_watched(gids, await self._engine.log.transaction_get(gids))
+
+
+class Recheck:
+    """Forgets live transactions that others have taken over, so that whoever waits here learns it."""
+
+    name = "recheck"
+
+    def __init__(self, engine: Engine, settings: RecoverySettings) -> None:
+        self.every_s = settings.poll_every_s
+        self._engine = engine
+
+    async def run_once(self) -> int:
+        gids = self._engine.stale_suspects()
+        if not gids:
+            return 0
+        return self._engine.evict_stale(await self._engine.log.transaction_get(gids))

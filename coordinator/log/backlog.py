@@ -1,0 +1,60 @@
+"""What has not ended, counted as far as that is cheap.
+
+While a participant is down millions of transactions may wait for it, and every
+coordinator asks for these figures every few seconds. So what waits is counted to a
+bound, for each participant apart, that none hides another; the oldest, the stuck and
+the held ones are found by an index each. What coordinators drive is counted to the
+last: it is in their memory, which has a bound of its own (`limits.live_max`).
+"""
+
+from typing import Any, Protocol
+
+from coordinator.core.model import TransactionState
+from coordinator.log import operator_statements as statements
+from coordinator.log.connections import StatementResult
+from coordinator.log.statements import NEXT_WAITED_FOR, Statement
+from coordinator.ports.operator_log import Backlog
+
+# How far each count goes. Each row is looked up: 1 to 2 us, where the database has it in memory.
+COUNT_MAX = 5_000
+
+
+class Ask(Protocol):
+    """Executes a statement."""
+
+    async def __call__(self, statement: Statement, **values: Any) -> StatementResult: ...
+
+
+async def backlog(ask: Ask, count_max: int) -> Backlog:
+    """Count what has not ended. Counts are capped at `count_max`. Raises LogUnavailable."""
+    ((at, stuck, held),) = (await ask(statements.BACKLOG_CAPPED, most=count_max)).rows
+    by_state: dict[TransactionState, int] = {}
+    waiting_on: dict[str, int] = {}
+    for name, state, count in (await ask(statements.BACKLOG_COUNTS, most=count_max)).rows:
+        by_state[TransactionState(state)] = by_state.get(TransactionState(state), 0) + count
+        if name is not None:
+            waiting_on[name] = waiting_on.get(name, 0) + count
+    oldest = [(created_at, gid) for gid, created_at in (await ask(statements.BACKLOG_OLDEST)).rows]
+    created_at, gid = min(oldest, default=(None, ""))
+    return Backlog(
+        at=at,
+        by_state=by_state,
+        parked=sum(waiting_on.values()),
+        stuck=stuck,
+        held=held,
+        oldest_gid=gid,
+        oldest_created_at=created_at,
+        waiting_on={name: count for name, count in waiting_on.items() if name},
+        count_max=count_max,
+        at_least=any(count >= count_max for count in waiting_on.values()),
+    )
+
+
+async def participants_waited_for(ask: Ask) -> list[str]:
+    """Return the participants that parked transactions wait for: one index lookup for each."""
+    names: list[str] = []
+    after = ""
+    while found := (await ask(NEXT_WAITED_FOR, after=after)).rows:
+        ((after,),) = found
+        names.append(after)
+    return names

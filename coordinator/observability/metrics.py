@@ -1,0 +1,373 @@
+"""All metrics, what each means, and how they come about.
+
+Counters and histograms are fed by the engine, once a batch (`engine.observer`).
+Gauges cost nothing until somebody asks: they are read from the engine then. What
+only the log knows (`LogGauges`) is asked for by a job, every few seconds.
+
+Each worker process has metrics of its own, and a port of its own. Prometheus sums
+what may be summed; what the log says is the same at every worker, so take `max`.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from coordinator.core.model import CallResult, Operation, OutcomeCode, Transaction, TransactionState
+from coordinator.core.reconciliation import FindingKind
+from coordinator.engine.dispatcher import ParticipantDispatcher
+from coordinator.engine.engine import Engine
+from coordinator.engine.observer import Anomaly, Observer
+from coordinator.jobs.reconcile import ScanResult
+from coordinator.ports.operator_log import Backlog
+from coordinator.ports.participants import BranchCall
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_SPANS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+_PHASES = {Operation.TRY: "try", Operation.CONFIRM: "confirm", Operation.CANCEL: "cancel"}
+_DECISIONS = {TransactionState.CONFIRMING: "confirm", TransactionState.CANCELLING: "cancel"}
+_ENDS = {TransactionState.CONFIRMED: "confirmed", TransactionState.CANCELLED: "cancelled"}
+_LIVE_STATES = (TransactionState.TRYING, TransactionState.CONFIRMING, TransactionState.CANCELLING)
+
+
+class Metrics(Observer):
+    """The counters and histograms of one worker. `text` is what Prometheus reads."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        # Monotonic moments; None: not yet. `purged_at`: nothing was left to delete, or we started.
+        self.heartbeat_at: float | None = None
+        self.purged_at: float | None = None
+        # Whom anomalies are passed on to.
+        self.alert: Callable[[Anomaly, Mapping[str, object]], None] = lambda *_: None
+        self.registry = CollectorRegistry()
+        registry = self.registry
+        ProcessCollector(registry=registry)
+        self._begun = Counter(
+            "tcc_transactions_begun", "Transactions that became durable here.", registry=registry
+        )
+        self._decided = Counter(
+            "tcc_transactions_decided", "Durable decisions, by decision.", ["decision"], registry=registry
+        )
+        self._ended = Counter(
+            "tcc_transactions_ended", "Transactions that ended, by final state.", ["state"], registry=registry
+        )
+        self._parked = Counter(
+            "tcc_transactions_parked",
+            "Transactions given back to the log until their next attempt is due.",
+            registry=registry,
+        )
+        self._resumed = Counter(
+            "tcc_transactions_resumed",
+            "Transactions taken up again: retried (they were due) or adopted (their coordinator died).",
+            ["how"],
+            registry=registry,
+        )
+        self._stuck = Counter(
+            "tcc_transactions_became_stuck",
+            "Transactions whose phase two failed more often than attempts_before_stuck.",
+            ["participant"],
+            registry=registry,
+        )
+        self._purged = Counter(
+            "tcc_transactions_purged", "Ended transactions deleted after their retention.", registry=registry
+        )
+        self._phase = Histogram(
+            "tcc_transaction_phase_seconds",
+            "How long a phase of a transaction took, durable writes included: try until the decision, "
+            "confirm or cancel until the end. One transaction of each batch is looked at.",
+            ["phase"],
+            buckets=_SPANS_S,
+            registry=registry,
+        )
+        self._write = Histogram(
+            "tcc_log_write_seconds",
+            "How long one durable write of a batch took: begin or change.",
+            ["write"],
+            buckets=_SPANS_S,
+            registry=registry,
+        )
+        self._write_size = Histogram(
+            "tcc_log_batch_size",
+            "Transactions in one durable write.",
+            ["write"],
+            buckets=_SIZES,
+            registry=registry,
+        )
+        self._write_failures = Counter(
+            "tcc_log_write_failures", "Writes that got no answer; they are repeated.", registry=registry
+        )
+        self._calls = Counter(
+            "tcc_calls",
+            "Answered branch calls; outcome: succeeded, rejected, failed, or unreachable "
+            "(nobody there, or no answer in time).",
+            ["participant", "phase", "outcome"],
+            registry=registry,
+        )
+        self._call = Histogram(
+            "tcc_call_seconds",
+            "From sending a batch of calls to an answer, once for each message of answers.",
+            ["participant", "phase"],
+            buckets=_SPANS_S,
+            registry=registry,
+        )
+        self._call_size = Histogram(
+            "tcc_call_batch_size",
+            "Branch calls in one batch.",
+            ["participant"],
+            buckets=_SIZES,
+            registry=registry,
+        )
+        self._retries = Counter(
+            "tcc_call_retries", "Calls that had failed before.", ["participant"], registry=registry
+        )
+        self._not_sent = Counter(
+            "tcc_calls_not_sent",
+            "Calls that did not leave because the participant's breaker is open.",
+            ["participant"],
+            registry=registry,
+        )
+        self._anomalies = Counter(
+            "tcc_anomalies", "What operators are alerted of, by kind.", ["kind"], registry=registry
+        )
+        self._alerts = Counter(
+            "tcc_webhook_alerts",
+            "Alerts for the webhook: delivered, failed (after all attempts), dropped (its queue was full).",
+            ["outcome"],
+            registry=registry,
+        )
+        # From nought on: what appears as one has not increased, to Prometheus.
+        for how in ("retried", "adopted"):
+            self._resumed.labels(how)
+        for kind in Anomaly:
+            self._anomalies.labels(kind.name)
+        for outcome in ("delivered", "failed", "dropped"):
+            self._alerts.labels(outcome)
+
+    def text(self) -> bytes:
+        """Everything in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def written(self, write: str, count: int, span_s: float) -> None:
+        self._write.labels(write).observe(span_s)
+        self._write_size.labels(write).observe(count)
+        if write == "begin":
+            self._begun.inc(count)
+
+    def write_failed(self) -> None:
+        self._write_failures.inc()
+
+    def changed(self, batch: Sequence[Transaction]) -> None:
+        # What is saved, not what is so by now: more may have happened meanwhile.
+        states = [tx.saving_state for tx in batch if tx.saving_state is not tx.saved_state]
+        if parked := len(batch) - [tx.next_attempt_at for tx in batch].count(0.0):
+            self._parked.inc(parked)
+        for decided, decision in _DECISIONS.items():
+            if count := states.count(decided):
+                self._decided.labels(decision).inc(count)
+        for ended, name in _ENDS.items():
+            if count := states.count(ended):
+                self._ended.labels(name).inc(count)
+
+    def phase_ended(self, phase: str, span_s: float) -> None:
+        self._phase.labels(phase).observe(span_s)
+
+    def sent(self, participant: str, calls: Sequence[BranchCall]) -> None:
+        self._call_size.labels(participant).observe(len(calls))
+        if retries := len(calls) - [call.attempt for call in calls].count(0):
+            self._retries.labels(participant).inc(retries)
+
+    def answered(
+        self, participant: str, answers: Sequence[tuple[BranchCall, CallResult]], span_s: float
+    ) -> None:
+        operations = [call.operation for call, _ in answers]
+        all_succeeded = [answer.code for _, answer in answers].count(OutcomeCode.SUCCEEDED) == len(answers)
+        for operation, phase in _PHASES.items():
+            count = operations.count(operation)
+            if not count:
+                continue
+            self._call.labels(participant, phase).observe(span_s)
+            if all_succeeded:
+                self._calls.labels(participant, phase, "succeeded").inc(count)
+                continue
+            for call, answer in answers:
+                if call.operation is operation:
+                    self._calls.labels(participant, phase, _outcome(answer)).inc()
+
+    def not_sent(self, participant: str, count: int) -> None:
+        self._not_sent.labels(participant).inc(count)
+
+    def resumed(self, how: str, count: int) -> None:
+        self._resumed.labels(how).inc(count)
+
+    def heartbeat(self) -> None:
+        self.heartbeat_at = self._monotonic()
+        if self.purged_at is None:
+            # Lagging counts from here on: a purge that never gets through must show, too.
+            self.purged_at = self.heartbeat_at
+
+    def purged(self, count: int, *, finished: bool) -> None:
+        self._purged.inc(count)
+        if finished:
+            self.purged_at = self._monotonic()
+
+    def anomaly(self, kind: Anomaly, **facts: object) -> None:
+        self._anomalies.labels(kind.name).inc()
+        if kind is Anomaly.STUCK:
+            self._stuck.labels(facts["participant"]).inc()
+        self.alert(kind, facts)
+
+    def alerted(self, outcome: str, count: int) -> None:
+        """Count the alerts that were sent to the webhook, by outcome."""
+        self._alerts.labels(outcome).inc(count)
+
+
+def _outcome(answer: CallResult) -> str:
+    return "unreachable" if answer.unreachable else answer.code.name.lower()
+
+
+class LogGauges:
+    """The job that asks the log for what only it knows, and what it said last.
+
+    Asking pauses for many times as long as it took.
+    """
+
+    name = "log gauges"
+    every_s = 5.0
+    _PAUSE_FACTOR = 20
+
+    def __init__(self, ask: Callable[[], Awaitable[Backlog]], monotonic: Callable[[], float]) -> None:
+        self._ask = ask
+        self._monotonic = monotonic
+        self._ask_at = 0.0
+        self.reading: Backlog | None = None
+        self.read_at = 0.0
+
+    async def run_once(self) -> int:
+        """Asks, unless it did so a moment ago. Raises LogUnavailable."""
+        began_at = self._monotonic()
+        if began_at < self._ask_at:
+            return 0
+        self.reading = await self._ask()
+        self.read_at = self._monotonic()
+        self._ask_at = self.read_at + self._PAUSE_FACTOR * (self.read_at - began_at)
+        return 1
+
+
+class Gauges(Collector):
+    """Reads engine, metrics and log gauges whenever somebody asks."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        metrics: Metrics,
+        log: LogGauges | None,
+        scans: Callable[[], Mapping[str, ScanResult]] = dict,
+    ) -> None:
+        """Collect gauges; `scans`: the latest comparison of each participant with the log."""
+        self._engine = engine
+        self._metrics = metrics
+        self._log = log
+        self._scans = scans
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: until its first heartbeat the engine has no clock to be read by."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._of_worker()
+        yield from self._of_participants()
+        if self._log is not None and self._log.reading is not None:
+            yield from self._of_log(self._log.reading, self._log.read_at)
+        yield from self._of_reconciliation()
+
+    def _of_worker(self) -> Iterator[Metric]:
+        engine, metrics = self._engine, self._metrics
+        now = engine.clock.monotonic()
+        live_max = engine.limits.live_max
+        yield _gauge("tcc_live_transactions", "Transactions in this worker's memory.", len(engine.live))
+        yield _gauge("tcc_live_transactions_max", "limits.live_max; new work is refused before.", live_max)
+        yield _gauge("tcc_log_queue_length", "Writes that wait for the log.", engine.writer.backlog)
+        yield _gauge(
+            "tcc_watched_transactions",
+            "Transactions driven elsewhere that requests wait for here.",
+            len(engine.watched),
+        )
+        yield _gauge("tcc_log_available", "1 while the log answers.", int(engine.writer.available))
+        yield _gauge("tcc_draining", "1 while this worker takes nothing new.", int(engine.draining))
+        if metrics.heartbeat_at is not None:
+            yield _gauge(
+                "tcc_lease_lag_seconds", "Since the lease was renewed last.", now - metrics.heartbeat_at
+            )
+        if metrics.purged_at is not None:
+            yield _gauge(
+                "tcc_purge_lag_seconds",
+                "Since a purge left nothing to delete, or since the start.",
+                now - metrics.purged_at,
+            )
+
+    def _of_participants(self) -> Iterator[Metric]:
+        backlog = _by("participant", "tcc_participant_queue_length", "Calls that wait or are under way.")
+        live = _by("participant", "tcc_participant_live_branches", "Branches of live transactions.")
+        breaker = _by("participant", "tcc_breaker_state", "0: closed, 1: half-open, 2: open.")
+        for name, dispatcher in self._engine.dispatchers.items():
+            backlog.add_metric([name], dispatcher.backlog)
+            live.add_metric([name], dispatcher.live)
+            breaker.add_metric([name], _breaker_state(dispatcher, self._engine))
+        yield from (backlog, live, breaker)
+
+    def _of_log(self, reading: Backlog, read_at: float) -> Iterator[Metric]:
+        up_to = f" (counted to {reading.count_max}, those that wait for each participant apart)"
+        states = _by("state", "tcc_unfinished_transactions", f"What has not ended, in the whole log{up_to}.")
+        for state in _LIVE_STATES:
+            states.add_metric([state.name.lower()], reading.by_state.get(state, 0))
+        waiting = _by(
+            "participant", "tcc_waiting_transactions", f"Of these: parked, by whom they wait for{up_to}."
+        )
+        for name, count in reading.waiting_on.items():
+            waiting.add_metric([name], count)
+        yield from (states, waiting)
+        yield _gauge(
+            "tcc_parked_transactions", f"Of these: waiting for their next attempt{up_to}.", reading.parked
+        )
+        yield _gauge("tcc_stuck_transactions", f"Of these: stuck{up_to}.", reading.stuck)
+        yield _gauge("tcc_held_transactions", f"Of these: held by an operator{up_to}.", reading.held)
+        yield _gauge("tcc_oldest_unfinished_seconds", "Age of the oldest of these.", _oldest_age_s(reading))
+        age_s = self._engine.clock.monotonic() - read_at
+        yield _gauge("tcc_log_gauges_age_seconds", "Since the log was asked for these.", age_s)
+
+    def _of_reconciliation(self) -> Iterator[Metric]:
+        findings = GaugeMetricFamily(
+            "tcc_reconcile_findings",
+            "Rows on a participant's books that do not agree with the log, by kind: orphan, leak, mixed. "
+            "Shown by the one coordinator that compares.",
+            labels=["participant", "kind"],
+        )
+        age = _by("participant", "tcc_reconcile_age_seconds", "Since all of its books were compared.")
+        now = self._engine.clock.monotonic()
+        for participant, scan in self._scans().items():
+            for kind in FindingKind:
+                findings.add_metric([participant, kind.name.lower()], scan.findings.get(kind, 0))
+            age.add_metric([participant], now - scan.at)
+        yield from (findings, age)
+
+
+def _oldest_age_s(reading: Backlog) -> float:
+    return 0.0 if reading.oldest_created_at is None else max(0.0, reading.at - reading.oldest_created_at)
+
+
+def _gauge(name: str, explanation: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, explanation, value=value)
+
+
+def _by(label: str, name: str, explanation: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, explanation, labels=[label])
+
+
+def _breaker_state(dispatcher: ParticipantDispatcher, engine: Engine) -> int:
+    if dispatcher.breaker.closed:
+        return 0
+    return 1 if dispatcher.breaker.probing or dispatcher.breaker.allows(engine.clock.now()) else 2

@@ -1,0 +1,46 @@
+"""What one worker shows of itself: metrics and health on a port of its own, alerts to a webhook."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from coordinator.config.settings import Settings
+from coordinator.engine.engine import Engine
+from coordinator.jobs.reconcile import ScanResult
+from coordinator.observability.alerts import WebhookAlerts
+from coordinator.observability.metrics import CONTENT_TYPE, Gauges, LogGauges, Metrics
+from coordinator.observability.metrics_server import MetricsServer
+
+
+class Monitoring:
+    """Give `metrics` to the engine as its observer, then `watch` the engine, then `run`.
+
+    `slot`: which of the workers of one `tccd serve` this is, from 0.
+    """
+
+    def __init__(
+        self, settings: Settings, *, monotonic: Callable[[], float], coordinator: str, slot: int
+    ) -> None:
+        self.metrics = Metrics(monotonic)
+        self._address = settings.metrics.bind_address(slot) if settings.metrics_address() else None
+        url = settings.alerts.webhook_url
+        self._alerts: WebhookAlerts | None = None
+        if url is not None:
+            self._alerts = WebhookAlerts(
+                url.get_secret_value(), coordinator=coordinator, on_outcome=self.metrics.alerted
+            )
+            self.metrics.alert = self._alerts.put
+
+    def watch(
+        self, engine: Engine, log: LogGauges | None, scans: Callable[[], Mapping[str, ScanResult]] = dict
+    ) -> None:
+        """Export the state of this engine, the whole log and the participants' rows (`scans`)."""
+        self.metrics.registry.register(Gauges(engine, self.metrics, log, scans))
+
+    async def run(self, not_ready: Callable[[], str]) -> None:
+        """Serve and alert until cancelled. `not_ready` returns why this worker is not ready; empty: it is."""
+        async with asyncio.TaskGroup() as tasks:
+            if self._alerts is not None:
+                tasks.create_task(self._alerts.run())
+            if self._address is not None:
+                server = MetricsServer(text=self.metrics.text, content_type=CONTENT_TYPE, not_ready=not_ready)
+                tasks.create_task(server.run(*self._address))

@@ -1,0 +1,339 @@
+"""The way to the participants over gRPC. Implements `ports.Participants` and `ports.Books`."""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Self
+
+import grpc
+
+from coordinator.core.errors import ParticipantUnreachable, ReconciliationUnsupported, UnknownParticipant
+from coordinator.core.model import CallResult, Operation, OutcomeCode
+from coordinator.core.reconciliation import BarrierRow, BarrierState
+from coordinator.engine.dispatcher import not_configured
+from coordinator.participant_client.channel import ParticipantAddress, open_channel
+from coordinator.ports.participants import BarrierPage, BarrierQuery, BranchCall
+from tcc.common.v1 import common_pb2 as common
+from tcc.participant.v1 import participant_pb2 as pb, participant_pb2_grpc
+
+_UNREACHABLE = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+}
+# Repeating such a call cannot help.
+_PERMANENT = {
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNAUTHENTICATED,
+}
+_OPERATIONS = {
+    Operation.TRY: common.OPERATION_TRY,
+    Operation.CONFIRM: common.OPERATION_CONFIRM,
+    Operation.CANCEL: common.OPERATION_CANCEL,
+}
+_VERDICTS = {
+    common.OUTCOME_CODE_SUCCEEDED: OutcomeCode.SUCCEEDED,
+    common.OUTCOME_CODE_REJECTED: OutcomeCode.REJECTED,
+    common.OUTCOME_CODE_FAILED: OutcomeCode.FAILED,
+}
+_STATES = {
+    BarrierState.TRIED: common.BARRIER_STATE_TRIED,
+    BarrierState.CONFIRMED: common.BARRIER_STATE_CONFIRMED,
+    BarrierState.CANCELLED: common.BARRIER_STATE_CANCELLED,
+}
+_DONE = CallResult(code=OutcomeCode.SUCCEEDED)
+
+CallResults = list[tuple[int, CallResult]]
+
+
+_EXECUTE_BRANCHES = f"/{pb.DESCRIPTOR.services_by_name['ParticipantService'].full_name}/ExecuteBranches"
+
+
+class _Channel:
+    """The channel to one participant, for as long as its address stays and calls are under way."""
+
+    def __init__(self, address: ParticipantAddress) -> None:
+        self.address = address
+        self._channel = open_channel(address)
+        self.stub = participant_pb2_grpc.ParticipantServiceStub(self._channel)
+        # As the stub's, but for a request in bytes: gRPC holds the request until the call has
+        # ended, and the message takes more than twice the memory.
+        self.execute_branches = self._channel.unary_stream(
+            _EXECUTE_BRANCHES,
+            request_serializer=bytes,
+            response_deserializer=pb.ExecuteBranchesResponse.FromString,
+        )
+        self._in_flight = 0
+        self._free = asyncio.Event()
+        self._free.set()
+
+    def __enter__(self) -> Self:
+        self._in_flight += 1
+        self._free.clear()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._in_flight -= 1
+        if not self._in_flight:
+            self._free.set()
+
+    async def close_when_free(self) -> None:
+        """Close the channel once nothing is in flight on it. Every call has a deadline."""
+        await self._free.wait()
+        await self.close()
+
+    async def close(self) -> None:
+        await self._channel.close(None)
+
+
+class ParticipantClient:
+    """Channels to all configured participants."""
+
+    def __init__(self, addresses: Mapping[str, ParticipantAddress], *, result_bytes_max: int) -> None:
+        self._result_bytes_max = result_bytes_max
+        self._channels = {name: _Channel(address) for name, address in addresses.items()}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def address_changed(self, participant: str, address: ParticipantAddress) -> bool:
+        """Whether `address` says another place for a participant that is known already."""
+        channel = self._channels.get(participant)
+        return channel is not None and (channel.address.target, channel.address.tls) != (
+            address.target,
+            address.tls,
+        )
+
+    def update_addresses(self, addresses: Mapping[str, ParticipantAddress]) -> None:
+        """Where the participants are from now on. Calls under way end where they were sent."""
+        before = self._channels
+        self._channels = {
+            name: before[name] if name in before and before[name].address == address else _Channel(address)
+            for name, address in addresses.items()
+        }
+        for name, channel in before.items():
+            if self._channels.get(name) is not channel:
+                task = asyncio.ensure_future(channel.close_when_free())
+                self._closing.add(task)
+                task.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        for task in list(self._closing):
+            task.cancel()
+        for channel in self._channels.values():
+            await channel.close()
+
+    async def execute(self, participant: str, calls: Sequence[BranchCall]) -> AsyncIterator[CallResults]:
+        """See `ports.Participants.execute`. A call that is alone costs least as a unary one."""
+        channel = self._channels.get(participant)
+        if channel is None:  # it has been taken out of the configuration a moment ago
+            yield [(position, not_configured(participant)) for position in range(len(calls))]
+            return
+        with channel:
+            async for answers in self._execute(channel, calls):
+                yield answers
+
+    async def list_branches(self, participant: str, asked: BarrierQuery, page_token: str) -> BarrierPage:
+        """See `ports.Books`."""
+        request = pb.ListBranchesRequest(
+            states=[_STATES[state] for state in asked.states],
+            min_age_ms=round(asked.min_age_s * 1000),
+            max_age_ms=math.ceil(asked.max_age_s * 1000),
+            page_size=asked.page_size,
+            page_token=page_token,
+        )
+        page = await self._list_barrier(participant, request)
+        return BarrierPage(rows=_rows(participant, page.rows), next_page_token=page.next_page_token)
+
+    async def find_branches(self, participant: str, keys: Sequence[tuple[str, str]]) -> list[BarrierRow]:
+        """See `ports.Books`."""
+        request = pb.ListBranchesRequest(
+            keys=[pb.BranchKey(gid=gid, branch_id=branch_id) for gid, branch_id in keys]
+        )
+        return _rows(participant, (await self._list_barrier(participant, request)).rows)
+
+    async def _list_barrier(
+        self, participant: str, request: pb.ListBranchesRequest
+    ) -> pb.ListBranchesResponse:
+        channel = self._channels.get(participant)
+        if channel is None:
+            raise UnknownParticipant(f"participant {participant!r} is not configured")
+        with channel:
+            try:
+                page: pb.ListBranchesResponse | None = await channel.stub.ListBranches(
+                    request, timeout=channel.address.call_timeout_s
+                )
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                    raise ReconciliationUnsupported(
+                        f"participant {participant} does not say what it has on its books (ListBranches)"
+                    ) from error
+                reason = f"{error.code().name}: {error.details()}"
+                raise ParticipantUnreachable(f"participant {participant}: {reason}") from error
+        if page is None:  # gRPC could not decode it
+            raise ParticipantUnreachable(f"participant {participant}: {_UNREADABLE.message}")
+        return page
+
+    def _execute(self, channel: _Channel, calls: Sequence[BranchCall]) -> AsyncIterator[CallResults]:
+        if len(calls) == 1:
+            return self._execute_alone(channel, calls[0])
+        if channel.address.batched:
+            return self._execute_batch(channel, calls)
+        return self._execute_singly(channel, calls)
+
+    async def _execute_batch(
+        self, channel: _Channel, calls: Sequence[BranchCall]
+    ) -> AsyncIterator[CallResults]:
+        missing = set(range(len(calls)))
+        failure = _no_answer("the stream ended without an outcome for this call")
+        request = batch_request(calls).SerializeToString()
+        stream = channel.execute_branches(request, timeout=channel.address.call_timeout_s)
+        try:
+            async for response in stream:
+                if response is None:  # gRPC could not decode it
+                    failure = _UNREADABLE
+                    break
+                # A dict: of several outcomes for one call the last one counts.
+                answers = {
+                    outcome.index: self._answer(outcome, calls[outcome.index].operation)
+                    for outcome in response.results
+                    if outcome.index in missing
+                }
+                missing.difference_update(answers)
+                if answers:
+                    yield list(answers.items())
+        except grpc.aio.AioRpcError as error:
+            failure = _failure(error)
+        finally:
+            stream.cancel()
+        if missing:
+            yield [(position, failure) for position in sorted(missing)]
+
+    async def _execute_alone(self, channel: _Channel, call: BranchCall) -> AsyncIterator[CallResults]:
+        yield [await self._execute_one(channel, 0, call)]
+
+    async def _execute_singly(
+        self, channel: _Channel, calls: Sequence[BranchCall]
+    ) -> AsyncIterator[CallResults]:
+        tasks = [
+            asyncio.ensure_future(self._execute_one(channel, position, call))
+            for position, call in enumerate(calls)
+        ]
+        try:
+            for done in asyncio.as_completed(tasks):
+                yield [await done]
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _execute_one(
+        self, channel: _Channel, position: int, call: BranchCall
+    ) -> tuple[int, CallResult]:
+        stub, timeout_s = channel.stub, channel.address.call_timeout_s
+        message = _write(pb.BranchCall(), call)
+        try:
+            match call.operation:
+                case Operation.TRY:
+                    reply = await stub.TryBranch(pb.TryBranchRequest(call=message), timeout=timeout_s)
+                case Operation.CONFIRM:
+                    reply = await stub.ConfirmBranch(pb.ConfirmBranchRequest(call=message), timeout=timeout_s)
+                case Operation.CANCEL:
+                    reply = await stub.CancelBranch(pb.CancelBranchRequest(call=message), timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            return position, _failure(error)
+        if reply is None:  # gRPC could not decode it
+            return position, _UNREADABLE
+        return position, self._answer(reply.result, call.operation)
+
+    def _answer(self, outcome: common.CallResult, operation: Operation) -> CallResult:
+        code = _VERDICTS.get(outcome.code)
+        if code is None:
+            return _no_answer(f"the participant answered with the unknown outcome {outcome.code}")
+        if code is not OutcomeCode.SUCCEEDED:
+            return CallResult(
+                code=code,
+                reason=outcome.reason,
+                message=outcome.message,
+                permanent=outcome.permanent,
+            )
+        result = outcome.result
+        if not result or operation is not Operation.TRY:
+            return _DONE
+        if len(result) > self._result_bytes_max:
+            return _result_too_large(self._result_bytes_max)
+        return CallResult(code=code, result=result, result_content_type=outcome.content_type)
+
+
+def _rows(participant: str, rows: Iterable[pb.BarrierRow]) -> list[BarrierRow]:
+    try:
+        return [
+            BarrierRow(
+                gid=row.gid,
+                branch_id=row.branch_id,
+                action=row.action,
+                state=BarrierState(row.state),
+                age_s=row.age_ms / 1000,
+            )
+            for row in rows
+        ]
+    except ValueError as error:
+        raise ParticipantUnreachable(f"participant {participant} has a row of no known state") from error
+
+
+def batch_request(calls: Sequence[BranchCall]) -> pb.ExecuteBranchesRequest:
+    """All `calls` in one message, in their order."""
+    request = pb.ExecuteBranchesRequest()
+    for call in calls:
+        _write(request.calls.add(), call)
+    return request
+
+
+def _write(message: pb.BranchCall, call: BranchCall) -> pb.BranchCall:
+    """Write `call` into the empty `message`, field by field: keyword arguments would cost twice as much."""
+    spec = call.spec
+    message.gid = call.gid
+    message.branch_id = spec.branch_id
+    message.operation = _OPERATIONS[call.operation]
+    message.action = spec.action
+    message.payload = spec.payload
+    message.content_type = spec.content_type
+    message.expires_at_ms = int(call.expires_at * 1000)
+    message.attempt = call.attempt
+    if call.result:
+        message.try_result = call.result
+        message.try_result_content_type = call.result_content_type
+    if spec.tried_by_initiator:
+        message.tried_by_initiator = True
+    if call.trace is not None:
+        message.traceparent = call.trace.traceparent
+        message.tracestate = call.trace.tracestate
+    return message
+
+
+def _result_too_large(result_bytes_max: int) -> CallResult:
+    """Such a result could be stored, but not be handed to Confirm, Cancel and the initiator."""
+    return CallResult(
+        code=OutcomeCode.FAILED,
+        reason="RESULT_TOO_LARGE",
+        message=f"what a Try returns may hold at most {result_bytes_max} bytes",
+        permanent=True,
+    )
+
+
+def _no_answer(message: str) -> CallResult:
+    return CallResult(code=OutcomeCode.FAILED, reason="BAD_ANSWER", message=message)
+
+
+def _failure(error: grpc.aio.AioRpcError) -> CallResult:
+    code = error.code()
+    return CallResult(
+        code=OutcomeCode.FAILED,
+        reason=code.name,
+        message=error.details() or "",
+        permanent=code in _PERMANENT,
+        unreachable=code in _UNREACHABLE,
+    )
+
+
+_UNREADABLE = _no_answer("the participant's answer could not be decoded")

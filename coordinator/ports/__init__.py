@@ -1,0 +1,1 @@
+"""The ports of the coordinator: the log, the participants, the clock."""

@@ -1,0 +1,124 @@
+"""The port for the transaction log."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from coordinator.core.model import (
+    Transaction,
+    TransactionState,
+)
+
+
+class Record(Struct, frozen=True, kw_only=True):
+    """A transaction as the log holds it. Times are seconds since the Unix epoch; None: not yet."""
+
+    tx: Transaction
+    # The coordinator that drives it; None while it is parked or ended.
+    owner: str | None
+    created_at: float
+    decided_at: float | None = None
+    ended_at: float | None = None
+    # The dead coordinator that it was taken over from last; empty: none.
+    adopted_from: str = ""
+
+
+class ListFilter(Struct, frozen=True, kw_only=True):
+    """Which transactions a list holds. Empty fields do not narrow it."""
+
+    states: tuple[TransactionState, ...] = ()
+    participant: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+    initiator: str = ""
+    stuck: bool | None = None
+    created_after: float | None = None
+    created_before: float | None = None
+    held: bool | None = None
+    heuristic: bool | None = None
+    # True: only what has not ended; False: only what has.
+    live: bool | None = None
+    gids: tuple[str, ...] = ()
+
+
+class ListPosition(Struct, frozen=True, kw_only=True):
+    """The last transaction of a page; the next page starts behind it."""
+
+    created_at_us: int
+    gid: str
+
+
+class Log(Protocol):
+    """The durable transaction log, as one coordinator (the `owner`) sees it.
+
+    Every method raises `core.errors.LogUnavailable` when the log cannot be
+    reached or the outcome of a write is unknown. Writes may be repeated after
+    that: a write that took effect already is recognised by re-reading and
+    reported as done.
+    """
+
+    async def transaction_begin(self, begun: Sequence[Transaction]) -> list[Record | None]:
+        """Insert new transactions, owned by us, in one commit.
+
+        Returns, in the order of `begun`: None where it is inserted (now or by
+        an earlier try of ours); otherwise the other transaction that has this gid.
+        """
+        ...
+
+    async def transaction_save(self, changed: Sequence[Transaction]) -> list[bool]:
+        """Write changed transactions in one commit.
+
+        Each is written only where the row still is ours and still has
+        `tx.version`; the row's version rises by one. A parked one (`next_attempt_at`)
+        and an ended one lose their owner. Returns, in order, whether it is written
+        (now or by an earlier try of ours); False means that another owner has it.
+        """
+        ...
+
+    async def transaction_get(self, gids: Sequence[str]) -> dict[str, Record]:
+        """Read transactions by gid; unknown ones are missing from the answer."""
+        ...
+
+    async def transaction_list(
+        self, chosen: ListFilter, *, after: ListPosition | None, limit: int
+    ) -> tuple[list[Record], ListPosition | None]:
+        """Return a page of transactions, newest first, and the position of the next one, if there is one.
+
+        Raises:
+            SearchTooLong
+        """
+        ...
+
+    async def transaction_take(self, gid: str, *, version: int) -> Record | None:
+        """Make us the owner of a live transaction if its version still is this one."""
+        ...
+
+    async def transaction_claim_due(self, limits: Mapping[str, int]) -> list[Record]:
+        """Take parked transactions that are due, at most `limits[participant]` of those
+        that wait for each participant. The key "" stands for those that wait for none.
+        """
+        ...
+
+    async def transaction_waiting_on(self) -> list[str]:
+        """Return the participants that parked transactions wait for, by name."""
+        ...
+
+    async def transaction_adopt(self, limit: int) -> list[Record]:
+        """Take at most `limit` live transactions of coordinators whose lease has expired."""
+        ...
+
+    async def transaction_release(self) -> int:
+        """Release everything we own, so that others may claim it at once. Return how many."""
+        ...
+
+    async def transaction_purge(self, *, ended_before_s: float, limit: int) -> int:
+        """Delete at most `limit` transactions that ended more than `ended_before_s` seconds ago."""
+        ...
+
+    async def coordinator_heartbeat(self, *, lease_s: float) -> float:
+        """Renews our lease. Returns the log's time (seconds since the Unix epoch)."""
+        ...
+
+    async def coordinator_leave(self) -> None:
+        """End our lease at once."""
+        ...

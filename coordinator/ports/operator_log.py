@@ -1,0 +1,194 @@
+"""The port for operators: reports, actions with their audit records, counts."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from coordinator.core.audit import AuditEntry, AuditHead, AuditRecord
+from coordinator.core.model import (
+    Transaction,
+    TransactionState,
+)
+
+
+class ParticipantReport(Struct, frozen=True, kw_only=True):
+    """A participant as one coordinator sees it. Counts since that started; times by the log's clock."""
+
+    target: str = ""
+    paused: bool = False
+    # None: the breaker is closed; otherwise when it lets a probe out.
+    probe_at: float | None = None
+    probing: bool = False
+    consecutive_failures: int = 0
+    backlog: int = 0
+    in_flight: int = 0
+    live_branches: int = 0
+    calls_answered: int = 0
+    calls_failed: int = 0
+    last_error: str = ""
+    last_error_at: float = 0.0
+
+
+class CoordinatorReport(Struct, frozen=True, kw_only=True):
+    """What a coordinator says of itself. Counts since it started, rates since its report before."""
+
+    version: str = ""
+    live: int = 0
+    log_backlog: int = 0
+    begun_per_s: float = 0.0
+    confirmed_per_s: float = 0.0
+    cancelled_per_s: float = 0.0
+    calls_per_s: float = 0.0
+    failed_calls_per_s: float = 0.0
+    participants: dict[str, ParticipantReport] = {}
+
+
+class CoordinatorRecord(Struct, frozen=True, kw_only=True):
+    """A coordinator as the log knows it. `alive`: its lease holds."""
+
+    id: str
+    name: str
+    started_at: float
+    lease_until: float
+    alive: bool
+    drain_requested_at: float | None
+    reported_at: float | None
+    report: CoordinatorReport
+    # How many transactions it drives; None where that was not asked for.
+    owned: int | None = None
+
+
+class ParticipantRecord(Struct, frozen=True, kw_only=True):
+    """What operators have done to a participant. Version 0: nothing."""
+
+    name: str
+    version: int = 0
+    paused: bool = False
+    breaker_resets: int = 0
+    operator: str = ""
+    reason: str = ""
+    changed_at: float | None = None
+
+
+class OperatorDirectives(Struct, frozen=True, kw_only=True):
+    """What operators want of a coordinator."""
+
+    drain: bool
+    participants: dict[str, ParticipantRecord]
+
+
+class AuditFilter(Struct, frozen=True, kw_only=True):
+    """Which audit records a list holds. Empty fields do not narrow it."""
+
+    operator: str = ""
+    target: str = ""
+    action: str = ""
+
+
+class Adoption(Struct, frozen=True):
+    """The last time that a transaction was taken over from a dead coordinator."""
+
+    at: float
+    former_owner: str
+
+
+class Backlog(Struct, frozen=True, kw_only=True):
+    """What has not ended, by the log, at `at` (its clock).
+
+    Counts of stuck and held ones, and of those that wait for each participant, go no further
+    than `count_max`. `at_least`: more is parked than is counted in `by_state` and `parked`.
+    """
+
+    at: float
+    count_max: int
+    at_least: bool = False
+    by_state: dict[TransactionState, int]
+    parked: int
+    stuck: int
+    held: int
+    oldest_gid: str = ""
+    oldest_created_at: float | None = None
+    # How many parked ones wait for each participant.
+    waiting_on: dict[str, int] = {}
+
+
+class OperatorLog(Protocol):
+    """What operators read in the log, and what they do to it.
+
+    What changes something adds a record to the audit chain in the same database
+    transaction and returns it. Everything raises `core.errors.LogUnavailable` as
+    `Log` does; a repeat of what took effect then is refused by its version.
+    """
+
+    async def transaction_command(self, tx: Transaction, entry: AuditEntry) -> AuditRecord:
+        """Write the result of a command on version `tx.version`, whoever owns it; then it has no owner.
+
+        Raises:
+            VersionChanged
+        """
+        ...
+
+    async def transaction_brief(self, gids: Sequence[str]) -> dict[str, Transaction]:
+        """Read transactions without payloads; unknown ones are missing from the answer."""
+        ...
+
+    async def transaction_adoption(self, gid: str) -> Adoption | None:
+        """When it was adopted, if it was."""
+        ...
+
+    async def participant_list(self) -> dict[str, ParticipantRecord]:
+        """Every participant that an operator has acted on, by name."""
+        ...
+
+    async def participant_change(self, changed: ParticipantRecord, entry: AuditEntry) -> AuditRecord:
+        """Write a participant over the version `changed.version`.
+
+        Raises:
+            VersionChanged
+        """
+        ...
+
+    async def coordinator_list(self) -> list[CoordinatorRecord]:
+        """Every coordinator that the log remembers, the longest-lived first."""
+        ...
+
+    async def coordinator_owned(self) -> dict[str, int]:
+        """How many transactions each coordinator drives. Reads an index entry for each."""
+        ...
+
+    async def coordinator_request_drain(self, coordinator_id: str, entry: AuditEntry) -> AuditRecord:
+        """Asks a coordinator that lives to end.
+
+        Raises:
+            VersionChanged: it does not live, or it has been asked.
+        """
+        ...
+
+    async def coordinator_report(self, report: CoordinatorReport) -> OperatorDirectives:
+        """Says how this coordinator is; returns what operators want of it."""
+        ...
+
+    async def backlog(self) -> Backlog:
+        """Count what has not ended, as far as that is cheap."""
+        ...
+
+    async def audit_append(self, entry: AuditEntry) -> AuditRecord:
+        """Record what is about to be done outside the log."""
+        ...
+
+    async def audit_head(self) -> AuditHead:
+        """Return the end of the chain."""
+        ...
+
+    async def audit_after(self, sequence: int, limit: int) -> list[AuditRecord]:
+        """Return the records after this one, oldest first."""
+        ...
+
+    async def audit_list(self, chosen: AuditFilter, *, before: int | None, limit: int) -> list[AuditRecord]:
+        """Return records newest first; with `before`, those older than that one.
+
+        Raises:
+            SearchTooLong
+        """
+        ...

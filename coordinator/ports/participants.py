@@ -1,0 +1,82 @@
+"""The port for participants: branch calls, and the rows of their barriers."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from coordinator.core.model import (
+    BranchSpec,
+    CallResult,
+    Operation,
+    TraceContext,
+)
+from coordinator.core.reconciliation import BarrierRow, BarrierState
+
+
+class BranchCall(Struct, frozen=True, kw_only=True, gc=False):
+    """One operation on one branch, on its way to a participant."""
+
+    gid: str
+    index: int
+    operation: Operation
+    spec: BranchSpec
+    expires_at: float
+    attempt: int = 0
+    result: bytes = b""
+    result_content_type: str = ""
+    trace: TraceContext | None = None
+    # The span of the attempt before, where one was made.
+    failed_span_id: str = ""
+
+
+class Participants(Protocol):
+    """The way to the participants."""
+
+    def execute(
+        self, participant: str, calls: Sequence[BranchCall]
+    ) -> AsyncIterator[list[tuple[int, CallResult]]]:
+        """Send a batch of calls; yield (position in `calls`, result) as each is known.
+
+        Never raises for what a participant or the network does: each call gets
+        exactly one answer, FAILED where nothing better is known.
+        """
+        ...
+
+
+class BarrierPage(Struct, frozen=True, kw_only=True):
+    """Rows of a participant's barrier, and where the next page starts; empty: there is none."""
+
+    rows: list[BarrierRow]
+    next_page_token: str = ""
+
+
+class BarrierQuery(Struct, frozen=True, kw_only=True):
+    """Which rows a listing holds, by the participant's clock.
+
+    Those of these states, whose last change and whose transaction's expiry lie at least
+    `min_age_s` back, and the expiry at most `max_age_s` (0: however far).
+    """
+
+    states: tuple[BarrierState, ...] = (BarrierState.TRIED,)
+    min_age_s: float = 0.0
+    max_age_s: float = 0.0
+    page_size: int = 500
+
+
+class BarrierReader(Participants, Protocol):
+    """What participants have on their books.
+
+    Raises:
+        core.errors.ReconciliationUnsupported: the participant has no way to say.
+        core.errors.ParticipantUnreachable: it does not answer, or not what it should.
+        core.errors.UnknownParticipant
+    """
+
+    async def list_branches(self, participant: str, asked: BarrierQuery, page_token: str) -> BarrierPage:
+        """Return a page of rows; "" asks for the first. It may be empty without being the last."""
+        ...
+
+    async def find_branches(self, participant: str, keys: Sequence[tuple[str, str]]) -> list[BarrierRow]:
+        """Those of these rows, (gid, branch_id), that there are."""
+        ...

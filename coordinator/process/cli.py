@@ -1,0 +1,126 @@
+"""`tccd`: runs a coordinator, and what goes with it."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from coordinator.config import commands
+from coordinator.config.configuration import ConfigurationError, Source, load
+from coordinator.observability.logging import configure_logging
+from coordinator.process.doctor import CheckStatus, diagnose, to_json, to_text
+from coordinator.process.supervisor import (
+    StartError,
+    log_url,
+    migrate as migrate_log,
+    own_postgres,
+    serve as serve_coordinator,
+)
+
+app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
+
+app.add_typer(commands.app, name="config")
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", help="TOML file; TCC_* environment variables override it.")
+]
+
+
+@app.callback()
+def _main() -> None:
+    """Run and check the TCC transaction coordinator."""
+    configure_logging()
+    # Until a command has something to finish, being told to stop is to leave; what it has
+    # started ends on the way out.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(0)
+
+
+@app.command()
+def serve(
+    config: ConfigOption = None,
+    workers: Annotated[int | None, typer.Option(help="Processes on one port.", min=1, max=64)] = None,
+    listen: Annotated[str | None, typer.Option(help="host:port for initiators.")] = None,
+) -> None:
+    """Run a coordinator until SIGTERM. SIGHUP reloads its participants.
+
+    Without a log URL it starts a PostgreSQL of its own in the data directory.
+    Prints `listening on HOST:PORT` when it serves.
+    """
+    overrides: dict[str, Any] = {}
+    if workers is not None:
+        overrides["workers"] = workers
+    if listen is not None:
+        overrides["listen"] = {"address": listen}
+    raise typer.Exit(serve_coordinator(Source(path=config, overrides=overrides)))
+
+
+@app.command()
+def migrate(config: ConfigOption = None) -> None:
+    """Bring the log's tables up to date. Safe to run by several at once."""
+    with log_url(load(config)) as url:
+        migrate_log(url)
+    typer.echo("the log is up to date")
+
+
+@app.command()
+def doctor(
+    config: ConfigOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON array, for programs.")] = False,  # noqa: FBT002
+) -> None:
+    """Look at the log, the port and the participants, and say what to mend.
+
+    Exit status: 0 when nothing is wrong (there may be warnings), 1 when there is a
+    problem, 2 when the configuration has mistakes.
+    """
+    findings = list(diagnose(load(config)))
+    typer.echo(to_json(findings) if as_json else to_text(findings))
+    raise typer.Exit(int(any(finding.status is CheckStatus.PROBLEM for finding in findings)))
+
+
+@app.command()
+def postgres(
+    data_dir: Annotated[Path, typer.Option(help="Where its data live; made where it is missing.")],
+    database: Annotated[list[str] | None, typer.Option(help="Make this one; may be repeated.")] = None,
+) -> None:
+    """Run the embedded PostgreSQL alone until SIGTERM, for services that need a database of their own.
+
+    Prints `database NAME at URL` for each database, then `ready`.
+    """
+    with own_postgres(data_dir) as server:
+        for name in database or []:
+            server.create_database(name)
+            typer.echo(f"database {name} at {server.url(name)}")
+        typer.echo("ready")
+        while True:
+            signal.pause()
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+)
+def demo(context: typer.Context) -> None:
+    """Run a flash sale with real processes, kill some of them, audit the books."""
+    # The demo knows a coordinator only as a process, and the coordinator the demo likewise.
+    command = [sys.executable, "-m", "participants.demo", *context.args]
+    os.execv(command[0], command)  # noqa: S606 - no shell is wanted
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app()
+    except ConfigurationError as error:
+        typer.echo(error, err=True)
+        sys.exit(2)
+    except StartError as error:
+        typer.echo(error, err=True)
+        sys.exit(error.status)

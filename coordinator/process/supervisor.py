@@ -1,0 +1,433 @@
+"""`tccd serve`: the log's server if it is embedded, the migrations, and the workers on one port."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+import structlog
+import uvloop
+
+from coordinator.api.listener import ListenError
+from coordinator.config.configuration import Source
+from coordinator.config.settings import Settings
+from coordinator.core.errors import LogUnavailable
+from coordinator.embedded_postgres.server import EmbeddedPostgres, EmbeddedPostgresError
+from coordinator.log.migration import LogTooNewError, LogUrlError, migrate as migrate_log
+from coordinator.observability.logging import configure_logging
+from coordinator.process.operating_system import end_with_parent, stay_on_one_cpu
+from coordinator.process.worker import RELOAD_REFUSED, end_lease, reloaded, run_worker
+
+logger = structlog.get_logger(__name__)
+
+DATABASE = "tcc"
+# A worker or a PostgreSQL that dies is started again after this pause, which grows while it keeps dying.
+_RESTART_FIRST_S = 0.2
+_RESTART_MAX_S = 5.0
+# How often the supervisor looks whether it is told to stop.
+_WATCH_S = 0.2
+_LOG_POLL_S = 1.0
+
+
+class StartError(Exception):
+    """What the user asked for cannot be done; the message says why in one line."""
+
+    status = 2
+
+
+class LogUnreachableError(StartError):
+    """The log's database does not answer now; it may do so later."""
+
+    status = 1
+
+
+def serve(source: Source) -> int:
+    """Run a coordinator until SIGTERM or SIGINT. Return the exit status.
+
+    SIGHUP reloads its participants.
+
+    Raises:
+        StartError: the address or the data directory is in use, or the log's URL is wrong.
+        ConfigurationError: the configuration is wrong.
+    """
+    # Until somebody listens for it, it would end us, and a child of ours.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    settings = source.read().settings
+    # Before anything is started for nothing.
+    _listenable(settings.listen.address).close()
+    _listenable(settings.admin_address()).close()
+    with log_url(settings) as url:
+        _migrate_when_there(url)
+        if settings.workers == 1:
+            return _serve_alone(settings, url, source)
+        return _Workers(settings, url, source).run()
+
+
+@contextmanager
+def log_url(settings: Settings) -> Iterator[str]:
+    """Yield the URL of the log; if none is configured, run our own PostgreSQL beside the block."""
+    if settings.log.url is not None:
+        yield settings.log.url.get_secret_value()
+        return
+    with own_postgres(settings.log.data_dir) as server:
+        server.create_database(DATABASE)
+        yield server.url(DATABASE)
+
+
+@contextmanager
+def own_postgres(data_dir: Path) -> Iterator[EmbeddedPostgres]:
+    """Run our own PostgreSQL beside the block.
+
+    Raises:
+        StartError: another process runs one there, which would stop when that process does.
+    """
+    server = EmbeddedPostgres(data_dir)
+    try:
+        _start(server)
+        if not server.owned:
+            raise StartError(
+                f"data directory {data_dir} is in use by another tccd; "
+                "for several coordinators give all the same [log] url"
+            )
+        with _kept_alive(server):
+            yield server
+    finally:
+        server.stop()
+
+
+@contextmanager
+def _kept_alive(server: EmbeddedPostgres) -> Iterator[None]:
+    """Restart the server whenever it ends unexpectedly; its clients reconnect automatically."""
+    over = threading.Event()
+    keeper = threading.Thread(target=_keep_alive, args=(server, over), name="tcc-postgres-keeper")
+    keeper.start()
+    try:
+        yield
+    finally:
+        over.set()
+        keeper.join()
+
+
+def _keep_alive(server: EmbeddedPostgres, over: threading.Event) -> None:
+    pause_s = _RESTART_FIRST_S
+    while not over.wait(pause_s):
+        try:
+            died = server.revive()
+        except (EmbeddedPostgresError, OSError) as error:
+            logger.error("PostgreSQL cannot be started again", error=str(error))  # noqa: TRY400 - no bug of ours
+            died = True
+        else:
+            if died:
+                logger.error("PostgreSQL ended by itself and is started again")
+        pause_s = min(pause_s * 2, _RESTART_MAX_S) if died else _RESTART_FIRST_S
+
+
+def _start(server: EmbeddedPostgres) -> None:
+    try:
+        server.start()
+    except (EmbeddedPostgresError, OSError) as error:
+        raise StartError(" ".join(str(error).split())) from error
+
+
+def migrate(url: str) -> None:
+    """Brings the log's tables up to date.
+
+    Raises:
+        LogUnreachableError: its database does not answer.
+        StartError: the URL is wrong, or the log is that of a newer version.
+    """
+    try:
+        migrate_log(url)
+    except LogUnavailable as error:
+        raise LogUnreachableError(error.message) from error
+    except (LogUrlError, LogTooNewError) as error:
+        raise StartError(str(error)) from error
+
+
+def _migrate_when_there(url: str) -> None:
+    while True:
+        try:
+            return migrate(url)
+        except LogUnreachableError as error:
+            logger.warning("waiting for the log", error=str(error))
+            time.sleep(_LOG_POLL_S)
+
+
+def _serve_alone(settings: Settings, url: str, source: Source) -> int:
+    def on_ready(port: int, _owner: str) -> None:
+        _notify_ready(os.getpid())
+        _log_listening(settings, port)
+
+    if settings.pin_workers:
+        stay_on_one_cpu(0)
+    try:
+        uvloop.run(
+            run_worker(
+                settings, url, source=source, started_with=settings, share_port=False, on_ready=on_ready
+            )
+        )
+    except ListenError as error:
+        raise StartError(str(error)) from error
+    return 0
+
+
+def _notify_ready(pid: int) -> None:
+    print(f"worker {pid} ready", flush=True)  # noqa: T201 - it is what this command says
+
+
+def _log_listening(settings: Settings, port: int) -> None:
+    print(f"listening on {_host(settings)}:{port}", flush=True)  # noqa: T201 - as above
+
+
+def _host(settings: Settings) -> str:
+    return settings.listen.address.rpartition(":")[0]
+
+
+@dataclass(kw_only=True, slots=True)
+class _Child:
+    """A worker process."""
+
+    process: SpawnProcess
+    # Tells the owner's id once the worker is ready.
+    pipe: Connection
+    owner: str | None = None
+    # Which of the workers it is; who takes its place has its number.
+    slot: int = 0
+    # It was started before the last reload and has not been told yet.
+    stale: bool = False
+
+    def poll(self) -> bool:
+        """Whether it has become ready since the last time."""
+        if self.owner is not None or not self.pipe.poll():
+            return False
+        try:
+            self.owner = self.pipe.recv()
+        except EOFError:
+            return False  # it has died, which its sentinel tells, too
+        return True
+
+
+class _Workers:
+    """Worker processes that share one port.
+
+    One that dies is started again. What it was driving is adopted at once: nobody
+    knows sooner than we that its lease is void.
+    """
+
+    def __init__(self, settings: Settings, url: str, source: Source) -> None:
+        self._started_with = settings
+        self._settings = settings
+        self._url = url
+        self._source = source
+        self._context = multiprocessing.get_context("spawn")
+        self._stopping = threading.Event()
+        self._reloading = threading.Event()
+        # A changed configuration was refused, and nobody has been told yet.
+        self._refused = False
+        self._children: list[_Child] = []
+        # One fewer for each that an operator has drained.
+        self._wanted = settings.workers
+        self._announced = False
+        # The pause before the next restart, and its end on the monotonic clock.
+        self._pause_s = _RESTART_FIRST_S
+        self._start_at = 0.0
+
+    def run(self) -> int:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stopping.set())
+        signal.signal(signal.SIGHUP, lambda *_: self._reloading.set())
+        with (
+            closing(_reserve_port(self._settings.listen.address)) as reserved,
+            closing(_reserve_port(self._settings.admin_address())) as reserved_for_operators,
+        ):
+            port = reserved.getsockname()[1]
+            self._settings = _with_ports(self._settings, port, reserved_for_operators.getsockname()[1])
+            while not self._stopping.is_set():
+                self._start_missing()
+                self._wait_for_event()
+                self._reload()
+                # Who is dead may have become ready before: all are heard before any is buried.
+                dead = [child for child in self._children if not child.process.is_alive()]
+                self._poll_children(port)
+                self._notify_stale()
+                self._notify_refusal()
+                if not self._stopping.is_set():
+                    self._reap(dead)
+        return self._stop_all()
+
+    def _start_missing(self) -> None:
+        if time.monotonic() >= self._start_at:
+            while len(self._children) < self._wanted:
+                taken = {child.slot for child in self._children}
+                self._children.append(self._start(min(set(range(self._settings.workers)) - taken)))
+
+    def _start(self, slot: int) -> _Child:
+        ours, theirs = self._context.Pipe(duplex=False)
+        process = self._context.Process(
+            target=_work,
+            args=(self._settings, self._url, self._source, self._started_with),
+            kwargs={"slot": slot, "parent_pid": os.getpid(), "ready": theirs},
+            name="tcc-worker",
+        )
+        process.start()
+        theirs.close()
+        return _Child(process=process, pipe=ours, slot=slot)
+
+    def _wait_for_event(self) -> None:
+        sentinels = [child.process.sentinel for child in self._children]
+        pipes = [child.pipe for child in self._children if child.owner is None]
+        wait([*sentinels, *pipes], timeout=_WATCH_S)
+
+    def _reload(self) -> None:
+        """Has the workers read the configuration again, if it is right."""
+        if not self._reloading.is_set():
+            return
+        self._reloading.clear()
+        settings = reloaded(self._source)
+        self._refused = settings is None
+        if settings is not None:
+            self._settings = self._settings.model_copy(update={"participants": settings.participants})
+            for child in self._children:
+                child.stale = True
+
+    def _notify_stale(self) -> None:
+        """One that is not ready yet does not listen; it is told once it is."""
+        for child in self._children:
+            if child.stale and child.owner is not None and child.process.is_alive():
+                assert child.process.pid is not None
+                os.kill(child.process.pid, signal.SIGHUP)
+                child.stale = False
+
+    def _notify_refusal(self) -> None:
+        """One of them counts it, and alerts: the supervisor has neither metrics nor a webhook."""
+        ready = [child for child in self._children if child.owner is not None and child.process.is_alive()]
+        if not self._refused or not ready:
+            return
+        teller = min(ready, key=lambda child: child.slot)
+        assert teller.process.pid is not None
+        os.kill(teller.process.pid, RELOAD_REFUSED)
+        self._refused = False
+
+    def _poll_children(self, port: int) -> None:
+        for child in self._children:
+            if child.poll():
+                assert child.process.pid is not None
+                _notify_ready(child.process.pid)
+                self._pause_s = _RESTART_FIRST_S
+        ready = sum(child.owner is not None for child in self._children)
+        if not self._announced and ready == self._wanted:
+            self._announced = True
+            _log_listening(self._settings, port)
+
+    def _reap(self, dead: list[_Child]) -> None:
+        for child in dead:
+            if child.process.exitcode == 0 and child.owner is not None:
+                self._detach(child)
+                continue
+            logger.error("worker died", pid=child.process.pid, exit_code=child.process.exitcode)
+            self._children.remove(child)
+            child.pipe.close()
+            self._start_at = time.monotonic() + self._pause_s
+            if child.owner is None:
+                self._pause_s = min(self._pause_s * 2, _RESTART_MAX_S)
+            else:
+                uvloop.run(end_lease(self._url, child.owner))
+
+    def _detach(self, child: _Child) -> None:
+        """Handle a worker that ended in order, which it does only when an operator drains it."""
+        logger.warning("worker was drained", pid=child.process.pid)
+        self._children.remove(child)
+        child.pipe.close()
+        self._wanted -= 1
+        if not self._wanted:
+            self._stopping.set()
+
+    def _stop_all(self) -> int:
+        for child in self._children:
+            child.process.terminate()
+        deadline_s = self._settings.drain_s + 10.0
+        for child in self._children:
+            child.process.join(deadline_s)
+            if child.process.is_alive():
+                logger.error("worker did not drain in time", pid=child.process.pid)
+                child.process.kill()
+                child.process.join()
+        # One that is told to stop while it starts dies of the signal; it had nothing to finish.
+        orderly = {0, -signal.SIGTERM}
+        return int(any(child.process.exitcode not in orderly for child in self._children))
+
+
+def _work(
+    settings: Settings,
+    url: str,
+    source: Source,
+    started_with: Settings,
+    *,
+    slot: int,
+    parent_pid: int,
+    ready: Connection,
+) -> None:
+    """Run a worker process."""
+    end_with_parent(parent_pid)
+    configure_logging()
+    if settings.pin_workers:
+        stay_on_one_cpu(slot)
+
+    def on_ready(_port: int, owner: str) -> None:
+        with suppress(BrokenPipeError), ready:  # it is stopping, and wants to know no more
+            ready.send(owner)
+
+    try:
+        uvloop.run(
+            run_worker(
+                settings,
+                url,
+                source=source,
+                started_with=started_with,
+                share_port=True,
+                slot=slot,
+                on_ready=on_ready,
+            )
+        )
+    except ListenError as error:
+        sys.exit(str(error))
+
+
+def _reserve_port(address: str) -> socket.socket:
+    """Hold the port for the workers, so that all of them get it and no other process does."""
+    return _bind(address, socket.SO_REUSEPORT)
+
+
+def _listenable(address: str) -> socket.socket:
+    """Return a socket on an address where nothing listens, not even a process that would share it."""
+    return _bind(address, socket.SO_REUSEADDR)
+
+
+def _bind(address: str, option: int) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, option, 1)
+        bound.bind((host.strip("[]"), int(port)))
+    except OSError as error:
+        bound.close()
+        raise StartError(f"cannot listen on {address}: {error.strerror}") from error
+    return bound
+
+
+def _with_ports(settings: Settings, port: int, admin_port: int) -> Settings:
+    listen = settings.listen.model_copy(update={"address": f"{_host(settings)}:{port}"})
+    host = settings.admin_address().rpartition(":")[0]
+    admin = settings.admin.model_copy(update={"listen": f"{host}:{admin_port}"})
+    metrics = settings.metrics.model_copy(update={"listen": settings.metrics_address()})
+    return settings.model_copy(update={"listen": listen, "admin": admin, "metrics": metrics})

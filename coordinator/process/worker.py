@@ -1,0 +1,349 @@
+"""The composition root: one worker, from its connections to its drain."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import structlog
+
+from coordinator.api.listener import ServerTls
+from coordinator.api.operator.server import AdminServer
+from coordinator.api.server import Server
+from coordinator.config.configuration import ConfigurationError, Source
+from coordinator.config.settings import Settings, TracingSettings
+from coordinator.core.errors import Draining, LogUnavailable
+from coordinator.engine.clock import LogClock, LoopLoad
+from coordinator.engine.dispatcher import ParticipantPolicy
+from coordinator.engine.engine import Engine
+from coordinator.engine.observer import NULL_SPANS, Anomaly
+from coordinator.engine.reconciler import Reconciler
+from coordinator.jobs.heartbeat import Heartbeat
+from coordinator.jobs.job import Job
+from coordinator.jobs.reconcile import Reconciling
+from coordinator.jobs.report import Reporting
+from coordinator.jobs.scheduler import schedule
+from coordinator.log.operator_store import PostgresOperatorLog
+from coordinator.log.store import PostgresLog
+from coordinator.observability.metrics import LogGauges
+from coordinator.observability.monitoring import Monitoring
+from coordinator.participant_client.channel import ParticipantAddress
+from coordinator.participant_client.client import ParticipantClient
+from coordinator.process.operating_system import background_threads
+from tcc._internal.garbage import relax_garbage_collection
+from tcc._internal.uuid7 import uuid7
+
+if TYPE_CHECKING:
+    from coordinator.observability.tracing import Tracing
+
+logger = structlog.get_logger(__name__)
+
+# By which a supervisor tells one of its workers that it has refused a changed configuration.
+RELOAD_REFUSED = signal.SIGUSR1
+
+_POLL_S = 0.02
+# How long a coordinator that starts waits between looks for its log.
+_LOG_POLL_S = 0.2
+# How long calls that have been answered may take to leave.
+STOP_GRACE_S = 1.0
+
+
+class Worker:
+    """One coordinator process: everything it is made of."""
+
+    def __init__(self, settings: Settings, url: str, *, share_port: bool, slot: int = 0) -> None:
+        self._settings = settings
+        self.owner = uuid7()
+        self.log = PostgresLog(
+            url,
+            owner=self.owner,
+            name=f"{socket.gethostname()}:{os.getpid()}",
+            connections=settings.log.connections,
+        )
+        self._channels = ParticipantClient(
+            _addresses(settings), result_bytes_max=settings.limits.payload_bytes_max
+        )
+        clock = LogClock()
+        self.monitoring = Monitoring(
+            settings, monotonic=clock.monotonic, coordinator=self.log.name, slot=slot
+        )
+        self._tracing = _tracing(settings.tracing, self.owner)
+        self.engine = Engine(
+            log=self.log,
+            participants=self._tracing.traced(self._channels, clock) if self._tracing else self._channels,
+            policies=_policies(settings),
+            clock=clock,
+            limits=settings.engine_limits(),
+            observer=self.monitoring.metrics,
+            is_saturated=LoopLoad().is_saturated,
+            spans=self._tracing or NULL_SPANS,
+        )
+        self._server = Server(
+            self.engine,
+            settings.request_limits(),
+            share_port=share_port,
+            calls_max=settings.listen.calls_max,
+            new_trace=self._tracing.new_trace if self._tracing else None,
+        )
+        self._operator_log = PostgresOperatorLog(url, owner=self.owner)
+        reconciler = Reconciler(
+            self.engine, self._operator_log, self._channels, settings.reconcile_settings()
+        )
+        self._admin_server = AdminServer(
+            self.engine, self._operator_log, reconciler, owner=self.owner, share_port=share_port
+        )
+        # Known once it serves.
+        self.admin_port = 0
+        self._tls: dict[str, ServerTls | None] = {}
+        self._log_gauges = LogGauges(self._operator_log.backlog, clock.monotonic)
+        self._reconciling = Reconciling(self.engine, self._operator_log, reconciler, owner=self.owner)
+        self.monitoring.watch(self.engine, self._log_gauges, lambda: self._reconciling.scans)
+        self._serving = False
+        self._stop = asyncio.Event()
+        self._bug: Exception | None = None
+        self._health: set[asyncio.Task[None]] = set()
+
+    def stop(self) -> None:
+        """Asks for the drain."""
+        self._stop.set()
+
+    def reload(self, settings: Settings, started_with: Settings) -> None:
+        """Apply the participants of `settings`; every other change waits for a restart.
+
+        `started_with`: the configuration as it was read at the start. This worker's own settings may
+        name ports that were chosen for it.
+
+        Raises:
+            OSError: a TLS file cannot be read. Nothing has changed.
+        """
+        addresses = _addresses(settings)
+        moved = frozenset(
+            name for name, address in addresses.items() if self._channels.address_changed(name, address)
+        )
+        self.engine.configure(_policies(settings), moved=moved)
+        self._channels.update_addresses(addresses)
+        ours, theirs = self._settings.participants, settings.participants
+        logger.info(
+            "configuration reloaded",
+            added=sorted(theirs.keys() - ours.keys()),
+            removed=sorted(ours.keys() - theirs.keys()),
+            changed=sorted(name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name]),
+            moved=sorted(moved),
+            needs_restart=_needs_restart(started_with, settings, self._restart_required(settings)),
+        )
+        self._settings = self._settings.model_copy(update={"participants": theirs})
+
+    def _restart_required(self, settings: Settings) -> set[str]:
+        """Return the listeners whose TLS material differs from what their files hold now."""
+        return {name for name, tls in _listeners_tls(settings).items() if self._tls.get(name, tls) != tls}
+
+    async def run(self, on_ready: Callable[[int, str], None]) -> None:
+        """Serve until `stop`, then drain. `on_ready` gets the port and the owner's id.
+
+        Raises:
+            Exception: a bug; the process should end and be started anew.
+        """
+        monitoring = asyncio.create_task(self.monitoring.run(self._not_ready))
+        try:
+            await self._run(on_ready)
+        finally:
+            monitoring.cancel()
+            await asyncio.gather(monitoring, return_exceptions=True)
+
+    async def _run(self, on_ready: Callable[[int, str], None]) -> None:
+        await self._first_heartbeat()
+        engine_task = asyncio.create_task(self.engine.run())
+        engine_task.add_done_callback(self._engine_ended)
+        scheduler = schedule(
+            self.engine,
+            self._settings.recovery_settings(),
+            on_bug=self._fail,
+            more=self._more_jobs(),
+            later=[self._reconciling] if self._settings.reconcile.every_s else [],
+        )
+        self.engine.writer.on_availability = self._report_health
+        self._tls = _listeners_tls(self._settings)
+        port = await self._server.start(self._settings.listen.address, self._tls["listen"])
+        await self._server.set_serving(serving=True)
+        self.admin_port = await self._admin_server.start(self._settings.admin_address(), self._tls["admin"])
+        logger.info("listening for operators", port=self.admin_port)
+        self._serving = True
+        on_ready(port, self.owner)
+        await self._stop.wait()
+        drained_by = self.engine.clock.monotonic() + self._settings.drain_s
+        await self._drain(drained_by)
+        scheduler.shutdown(wait=False)
+        engine_task.cancel()
+        await asyncio.gather(engine_task, return_exceptions=True)
+        await self._leave()
+        await self._admin_server.stop(STOP_GRACE_S)
+        await self._channels.close()
+        await self._operator_log.close()
+        await self.log.close()
+        if self._tracing is not None:
+            await self._tracing.close(max(STOP_GRACE_S, drained_by - self.engine.clock.monotonic()))
+        if self._bug is not None:
+            raise self._bug
+
+    def _more_jobs(self) -> list[Job]:
+        # Nobody could read the gauges where there is no port for them.
+        return [self._reporting(), *([self._log_gauges] if self._settings.metrics_address() else [])]
+
+    def _reporting(self) -> Reporting:
+        return Reporting(
+            self.engine,
+            self._operator_log,
+            targets=lambda: {name: one.target for name, one in self._settings.participants.items()},
+            every_s=self._settings.admin.report_every_s,
+            on_drain=self.stop,
+        )
+
+    def _not_ready(self) -> str:
+        """Why this worker takes no new transactions; empty: it does."""
+        if not self._serving:
+            return "tcc: starting"
+        if self.engine.draining:
+            return "tcc: draining"
+        return "" if self.engine.writer.available else "tcc: the log cannot be reached"
+
+    async def _first_heartbeat(self) -> None:
+        """Wait for the log; until it answers there is no clock and nothing to serve."""
+        heartbeat = Heartbeat(self.engine, self._settings.recovery_settings())
+        while not self._stop.is_set():
+            try:
+                await heartbeat.run_once()
+            except LogUnavailable as error:
+                logger.warning("waiting for the log", error=error.message)
+                await asyncio.sleep(_LOG_POLL_S)
+            else:
+                return
+
+    async def _drain(self, deadline: float) -> None:
+        """Finishes what is under way, until then at most; takes nothing new."""
+        await self._server.set_serving(serving=False)
+        self.engine.draining = True
+        # Only a drain asks: no event is worth its upkeep.
+        while self.engine.busy and self.engine.clock.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_S)
+        self.engine.fail_waiters(Draining("this coordinator is shutting down", retry_after_s=0.05))
+        await self._server.stop(STOP_GRACE_S)
+
+    async def _leave(self) -> None:
+        """Leaves what is unfinished to the others at once, instead of by the end of the lease."""
+        try:
+            released = await self.log.transaction_release()
+            await self.log.coordinator_leave()
+        except LogUnavailable as error:
+            logger.warning("could not release transactions; they are adopted later", error=error.message)
+        else:
+            logger.info("coordinator left", released=released)
+
+    def _engine_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error if isinstance(error, Exception) else RuntimeError(str(error)))
+
+    def _fail(self, error: Exception) -> None:
+        self._bug = self._bug or error
+        self._stop.set()
+
+    def _report_health(self, available: bool) -> None:  # noqa: FBT001 - a callback
+        task = asyncio.ensure_future(self._server.set_serving(serving=available and not self.engine.draining))
+        self._health.add(task)
+        task.add_done_callback(self._health.discard)
+
+
+def _tracing(settings: TracingSettings, owner: str) -> "Tracing | None":
+    if settings.endpoint is None:
+        return None
+    from coordinator.observability.tracing import Tracing  # noqa: PLC0415 - memory and start-up time that only traces need
+
+    return Tracing(
+        endpoint=settings.endpoint,
+        ratio=settings.ratio,
+        service_name=settings.service_name,
+        coordinator=owner,
+    )
+
+
+def _addresses(settings: Settings) -> dict[str, ParticipantAddress]:
+    return {name: participant.address() for name, participant in settings.participants.items()}
+
+
+def _policies(settings: Settings) -> dict[str, ParticipantPolicy]:
+    return {name: participant.policy() for name, participant in settings.participants.items()}
+
+
+def _listeners_tls(settings: Settings) -> dict[str, ServerTls | None]:
+    listeners = {"listen": settings.listen.tls, "admin": settings.admin.tls}
+    return {name: tls.read() if tls else None for name, tls in listeners.items()}
+
+
+def _needs_restart(before: Settings, after: Settings, restart_required: set[str]) -> list[str]:
+    """Return the tables whose change requires a restart."""
+    return [
+        name
+        for name in Settings.model_fields
+        if name != "participants"
+        and (name in restart_required or getattr(before, name) != getattr(after, name))
+    ]
+
+
+def reloaded(source: Source) -> Settings | None:
+    """Return the present configuration; if it is invalid, log every issue and return None."""
+    try:
+        return source.read().settings
+    except ConfigurationError as error:
+        for issue in error.issues:
+            logger.error("configuration not reloaded", issue=str(issue))  # noqa: TRY400 - no bug of ours
+        return None
+
+
+async def run_worker(
+    settings: Settings,
+    url: str,
+    *,
+    source: Source,
+    started_with: Settings,
+    share_port: bool,
+    slot: int = 0,
+    on_ready: Callable[[int, str], None],
+) -> None:
+    """One worker until SIGTERM or SIGINT.
+
+    SIGHUP makes it read `source` again, which has said `started_with` at the start; RELOAD_REFUSED has
+    it count, and alert of, what its supervisor has refused.
+    """
+    with background_threads():  # gRPC starts its own with the first server or channel
+        worker = Worker(settings, url, share_port=share_port, slot=slot)
+    relax_garbage_collection()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, worker.stop)
+    loop.add_signal_handler(signal.SIGHUP, _reload, worker, source, started_with)
+    loop.add_signal_handler(RELOAD_REFUSED, worker.engine.observer.anomaly, Anomaly.RELOAD_REFUSED)
+    await worker.run(on_ready)
+
+
+def _reload(worker: Worker, source: Source, started_with: Settings) -> None:
+    settings = reloaded(source)
+    if settings is None:
+        worker.engine.observer.anomaly(Anomaly.RELOAD_REFUSED)
+        return
+    try:
+        worker.reload(settings, started_with)
+    except OSError as error:
+        logger.error("configuration not reloaded", issue=str(error))  # noqa: TRY400 - no bug of ours
+        worker.engine.observer.anomaly(Anomaly.RELOAD_REFUSED)
+
+
+async def end_lease(url: str, owner: str) -> None:
+    """Tells the log that this coordinator is dead, so that others adopt its work at once."""
+    log = PostgresLog(url, owner=owner, name="")
+    try:
+        await log.coordinator_leave()
+    except LogUnavailable as error:
+        logger.warning("the lease of a dead worker runs out by itself", error=error.message)
+    finally:
+        await log.close()

@@ -1,0 +1,149 @@
+"""All orders of a plan at once, and the kills between them."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from participants.demo.cluster import Cluster, Death
+from participants.demo.initiator import INITIATOR, OrderResult, place
+from participants.demo.plan import Plan, PlannedKill
+from tcc.client.client import Client
+from tcc.client.outcome import TransactionRecord, TransactionState
+
+INITIATORS = 128
+# Each client has a connection of its own, so that both workers get some of the work.
+_CLIENTS = 8
+_OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
+
+_LIVE = (TransactionState.TRYING, TransactionState.CONFIRMING, TransactionState.CANCELLING)
+_SETTLE_TIMEOUT_S = 60.0
+_SETTLE_POLL_S = 0.1
+_PAGE_SIZE = 1_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kill:
+    """A kill that was carried out. `at_s` counts from the first order."""
+
+    death: Death
+    after_orders: int
+    at_s: float
+    # When another process had taken its place and was ready.
+    back_pid: int
+    back_after_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadResult:
+    """What happened. `placed_s` is how long the orders took, `settled_s` until nothing was live any more."""
+
+    placed: list[OrderResult]
+    kills: list[Kill]
+    placed_s: float
+    settled_s: float
+    records: list[TransactionRecord]
+
+
+async def run_load(
+    plan: Plan, cluster: Cluster, *, on_order: Callable[[], None], on_kill: Callable[[str], None]
+) -> LoadResult:
+    """Places all orders, with the kills, and waits until every transaction has ended, or a minute.
+
+    Raises:
+        DemoError: a process ended that nobody killed, or one that was killed did not come back.
+    """
+    started = time.monotonic()
+    placed: list[OrderResult] = []
+    orders = iter(enumerate(plan.orders))
+    killer = _ProcessKiller(plan.kills, cluster, started, on_kill)
+
+    async def place_some() -> None:
+        for number, order in orders:
+            client, other = clients[number % len(clients)], clients[(number + 1) % len(clients)]
+            placed.append(await place(order, client, other))
+            on_order()
+            killer.orders_done(len(placed))
+
+    async with _clients(cluster.address) as clients, killer.restarting():
+        async with asyncio.TaskGroup() as initiators:
+            for _ in range(INITIATORS):
+                initiators.create_task(place_some())
+        placed_s = time.monotonic() - started
+        kills = await killer.finish()
+        await _settle(clients[0])
+        settled_s = time.monotonic() - started
+        records = [record async for record in clients[0].list(initiator=INITIATOR, page_size=_PAGE_SIZE)]
+    return LoadResult(placed=placed, kills=kills, placed_s=placed_s, settled_s=settled_s, records=records)
+
+
+class _ProcessKiller:
+    """Carries out the kills when their time has come, and sees to it that the dead come back."""
+
+    def __init__(
+        self,
+        planned: tuple[PlannedKill, ...],
+        cluster: Cluster,
+        started: float,
+        on_kill: Callable[[str], None],
+    ) -> None:
+        self._planned = sorted(planned, key=lambda kill: kill.after_orders)
+        self._cluster = cluster
+        self._started = started
+        self._on_kill = on_kill
+        self._kills: list[asyncio.Task[Kill]] = []
+
+    def orders_done(self, count: int) -> None:
+        while self._planned and self._planned[0].after_orders <= count:
+            at_s = time.monotonic() - self._started
+            death = self._cluster.kill(self._planned.pop(0))
+            self._on_kill(f"killed {death.victim} (pid {death.pid}) after {count} orders")
+            self._kills.append(asyncio.create_task(self._await_restart(death, count, at_s)))
+
+    @asynccontextmanager
+    async def restarting(self) -> AsyncIterator[None]:
+        """Cancel with the block what still waits for a restart."""
+        try:
+            yield
+        finally:
+            for kill in self._kills:
+                kill.cancel()
+            await asyncio.gather(*self._kills, return_exceptions=True)
+
+    async def finish(self) -> list[Kill]:
+        """Return the kills, once every killed process has been restarted."""
+        return list(await asyncio.gather(*self._kills))
+
+    async def _await_restart(self, death: Death, after_orders: int, at_s: float) -> Kill:
+        back_pid = await self._cluster.is_back(death)
+        back_after_s = time.monotonic() - self._started - at_s
+        self._on_kill(f"{death.victim} is back (pid {back_pid}) after {back_after_s:.1f} s")
+        return Kill(
+            death=death, after_orders=after_orders, at_s=at_s, back_pid=back_pid, back_after_s=back_after_s
+        )
+
+
+async def _settle(client: Client) -> None:
+    """Wait until no transaction is live. After a limit the rest is undecided, and reported as such."""
+    deadline = time.monotonic() + _SETTLE_TIMEOUT_S
+    # What ends them are other processes: there is no event to wait for.
+    while await _any_live(client) and time.monotonic() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(_SETTLE_POLL_S)
+
+
+async def _any_live(client: Client) -> bool:
+    async for _ in client.list(states=_LIVE, initiator=INITIATOR, page_size=1):
+        return True
+    return False
+
+
+@asynccontextmanager
+async def _clients(address: str) -> AsyncIterator[list[Client]]:
+    async with AsyncExitStack() as stack:
+        yield [
+            await stack.enter_async_context(
+                Client(address, initiator=INITIATOR, channel_options=_OWN_CONNECTION)
+            )
+            for _ in range(_CLIENTS)
+        ]

@@ -1,0 +1,1 @@
+"""The barrier: decision table, plans, and their execution in the participant's own database."""

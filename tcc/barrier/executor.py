@@ -1,0 +1,333 @@
+"""The barrier's front doors: the same plans over an async or over a sync engine.
+
+A door opens one local transaction, performs what a plan yields and commits. The
+async one does it on the event loop; the sync one in threads of its own, so that
+plain SQLAlchemy code serves without blocking anybody.
+
+The handler works in that transaction and cannot end it (tcc.barrier.guarded_connection).
+What it does otherwise is found out before COMMIT: a transaction that the database
+would roll back, or that is no longer the one that was begun, is never committed.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, cast
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.pool import QueuePool
+from sqlalchemy.util import greenlet_spawn
+
+from tcc._internal.failpoint import failpoint
+from tcc.barrier import schema, sql as barrier_sql
+from tcc.barrier.failures import HandlerLeakError, may_pass
+from tcc.barrier.guarded_connection import GuardedConnection
+from tcc.barrier.plans import BarrierSql, ContendedError, Invoke, Plan, Statement
+from tcc.branch import BatchItem
+
+T = TypeVar("T")
+
+# Takes items and the transaction's connection; returns one thing per item. A
+# coroutine function behind an AsyncEngine, a plain one behind an Engine.
+Handler: TypeAlias = Callable[[list[BatchItem], Any], Any]
+
+# How often a transaction that lost a deadlock or a serialization race is run.
+TRANSACTION_ATTEMPTS_MAX = 6
+_RETRY_WAIT_S = 0.01
+
+# SQLAlchemy's word for "as many as you like" would be a surprise here.
+_CONNECTIONS_DEFAULT = 8
+
+
+class BarrierExecutor(Protocol):
+    """A participant's database, as the rest of the SDK sees it."""
+
+    sql: BarrierSql
+    dialect_name: str
+    # Handlers of this door are coroutine functions.
+    is_async: bool
+    # How many transactions it makes sense to have open at once.
+    connections: int
+
+    async def transact(self, plan: Callable[[], Plan[T]], handler: Handler) -> T:
+        """Run a plan in a transaction of its own; a plan that lost a race is run again."""
+
+    async def check(self) -> None:
+        """Raise ValueError where the engine's connections have no transactions (AUTOCOMMIT).
+
+        Raises DBAPIError if the database cannot be reached or has no barrier table.
+        """
+
+    async def create_schema(self) -> int:
+        """Bring the barrier's table to the newest version; return how many steps that took."""
+
+    async def purge(self, *, margin_ms: int, rows_max: int) -> int:
+        """Delete one bounded batch of old rows; return how many."""
+
+
+def open_executor(database: Engine | AsyncEngine) -> BarrierExecutor:
+    """Return the door to an engine. Raises ValueError for a dialect that the barrier does not know."""
+    if not isinstance(database, Engine | AsyncEngine):
+        raise TypeError(
+            f"database is a SQLAlchemy Engine or AsyncEngine, not {type(database).__name__}: "
+            'create_async_engine("postgresql+psycopg://…")'
+        )
+    if database.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
+        raise ValueError(_AUTOCOMMIT)
+    return (
+        AsyncBarrierExecutor(database) if isinstance(database, AsyncEngine) else SyncBarrierExecutor(database)
+    )
+
+
+_AUTOCOMMIT = (
+    "the barrier needs transactions, and the connections of this engine are in AUTOCOMMIT mode "
+    "(see isolation_level, connect_args and the URL)"
+)
+
+
+class AsyncBarrierExecutor:
+    is_async = True
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self.dialect_name = engine.dialect.name
+        self.sql = barrier_sql.statements(self.dialect_name)
+        self.connections = _connections(engine.sync_engine)
+        self._purge = barrier_sql.purge(self.dialect_name)
+
+    async def transact(self, plan: Callable[[], Plan[T]], handler: Handler) -> T:
+        async def once() -> T:
+            failpoint("barrier.begin.before")
+            guarded = await greenlet_spawn(GuardedConnection.begun, self._engine.sync_engine)
+            try:
+                came = await _drive_async(plan(), guarded, AsyncConnection(self._engine, guarded), handler)
+                failpoint("barrier.commit.before")
+                await greenlet_spawn(guarded.finish)
+            except BaseException:
+                # Also where this task is cancelled, and cancelled again: the pool gets its connection back.
+                await asyncio.shield(asyncio.create_task(greenlet_spawn(guarded.abandon)))
+                raise
+            failpoint("barrier.commit.after")
+            return came
+
+        return await _retry_once(once)
+
+    async def check(self) -> None:
+        if not await greenlet_spawn(_has_transactions, self._engine.sync_engine, self.sql):
+            raise ValueError(_AUTOCOMMIT)
+
+    async def create_schema(self) -> int:
+        async def migrate() -> int:
+            async with self._engine.begin() as connection:
+                return await connection.run_sync(schema.migrate)
+
+        return await _racing(migrate)
+
+    async def purge(self, *, margin_ms: int, rows_max: int) -> int:
+        async with self._engine.begin() as connection:
+            result = await connection.execute(self._purge, {"margin_ms": margin_ms, "rows_max": rows_max})
+            return result.rowcount
+
+
+class SyncBarrierExecutor:
+    is_async = False
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.dialect_name = engine.dialect.name
+        self.sql = barrier_sql.statements(self.dialect_name)
+        self.connections = _connections(engine)
+        self._purge = barrier_sql.purge(self.dialect_name)
+        # One thread more than transactions, for the purge.
+        self._threads = ThreadPoolExecutor(self.connections + 1, thread_name_prefix="tcc-participant")
+
+    async def transact(self, plan: Callable[[], Plan[T]], handler: Handler) -> T:
+        def once() -> T:
+            failpoint("barrier.begin.before")
+            guarded = GuardedConnection.begun(self._engine)
+            try:
+                came = _drive_sync(plan(), guarded, handler)
+                failpoint("barrier.commit.before")
+                guarded.finish()
+            except BaseException:
+                guarded.abandon()
+                raise
+            failpoint("barrier.commit.after")
+            return came
+
+        return await _retry_once(lambda: self._in_thread(once))
+
+    async def check(self) -> None:
+        if not await self._in_thread(lambda: _has_transactions(self._engine, self.sql)):
+            raise ValueError(_AUTOCOMMIT)
+
+    async def create_schema(self) -> int:
+        def migrate() -> int:
+            with self._engine.begin() as connection:
+                return schema.migrate(connection)
+
+        return await _racing(lambda: self._in_thread(migrate))
+
+    async def purge(self, *, margin_ms: int, rows_max: int) -> int:
+        def purge() -> int:
+            with self._engine.begin() as connection:
+                return connection.execute(
+                    self._purge, {"margin_ms": margin_ms, "rows_max": rows_max}
+                ).rowcount
+
+        return await self._in_thread(purge)
+
+    def _in_thread(self, work: Callable[[], T]) -> Awaitable[T]:
+        # What is current here (a span, the author's own) is current there.
+        return asyncio.get_running_loop().run_in_executor(self._threads, copy_context().run, work)
+
+
+class _Finished(NamedTuple):
+    """A plan has ended; its result."""
+
+    value: Any
+
+
+def _advance(plan: Plan[T], came: Any) -> Statement | Invoke | _Finished:
+    """Return what the plan wants next. Only here does StopIteration mean the end of a plan."""
+    try:
+        return plan.send(came)
+    except StopIteration as done:
+        return _Finished(done.value)
+
+
+async def _drive_async(
+    plan: Plan[T], guarded: GuardedConnection, connection: AsyncConnection, handler: Handler
+) -> T:
+    step = _advance(plan, None)
+    while True:
+        match step:
+            case Statement(statement, parameters):
+                result = await connection.execute(statement, parameters)
+                came: Any = result.all() if result.returns_rows else ()
+                failpoint("barrier.statement.after")
+            case Invoke(items=items):
+                failpoint("barrier.handler.before")
+                await greenlet_spawn(guarded.before_handler)
+                came = await _call_async(handler, items, connection)
+                await greenlet_spawn(guarded.after_handler)
+                failpoint("barrier.handler.after")
+            case _Finished(value):
+                return cast("T", value)
+        step = _advance(plan, came)
+
+
+def _drive_sync(plan: Plan[T], guarded: GuardedConnection, handler: Handler) -> T:
+    step = _advance(plan, None)
+    while True:
+        match step:
+            case Statement(statement, parameters):
+                result = guarded.execute(statement, parameters)
+                came: Any = result.all() if result.returns_rows else ()
+                failpoint("barrier.statement.after")
+            case Invoke(items=items):
+                failpoint("barrier.handler.before")
+                guarded.before_handler()
+                came = _call_sync(handler, items, guarded)
+                guarded.after_handler()
+                failpoint("barrier.handler.after")
+            case _Finished(value):
+                return cast("T", value)
+        step = _advance(plan, came)
+
+
+async def _call_async(handler: Handler, items: list[BatchItem], connection: AsyncConnection) -> Any:
+    """Call the handler; whatever it raises leaves as an ordinary exception."""
+    try:
+        return await handler(items, connection)
+    except BaseException as error:
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            raise  # this call itself is cancelled: the participant stops
+        if may_pass(error):
+            raise
+        raise HandlerLeakError from error
+
+
+def _call_sync(handler: Handler, items: list[BatchItem], connection: GuardedConnection) -> Any:
+    """Call the handler; whatever it raises leaves as an ordinary exception."""
+    try:
+        return handler(items, connection)
+    except BaseException as error:
+        if may_pass(error):
+            raise
+        raise HandlerLeakError from error
+
+
+def _has_transactions(engine: Engine, sql: BarrierSql) -> bool:
+    """Return whether connections of the engine have transactions, by asking one of them."""
+    guarded = GuardedConnection.begun(engine)
+    try:
+        _drive_sync(_look(sql), guarded, _no_handler)
+        return guarded.is_in_transaction()
+    finally:
+        guarded.abandon()
+
+
+def _look(sql: BarrierSql) -> Plan[None]:
+    """Read a row that is never there: only a statement begins a transaction."""
+    yield from sql.begin()
+    yield from sql.lock([("", "")])
+
+
+def _no_handler(*_: object) -> None:
+    raise AssertionError("this plan calls no handler")
+
+
+async def _retry_once(once: Callable[[], Awaitable[T]]) -> T:
+    """Run a transaction until it loses no race, a bounded number of times."""
+    for attempt in range(1, TRANSACTION_ATTEMPTS_MAX):
+        try:
+            return await once()
+        except (DBAPIError, ContendedError) as error:
+            if not lost_race(error):
+                raise
+        await asyncio.sleep(random.uniform(0, _RETRY_WAIT_S * 2**attempt))
+    return await once()
+
+
+async def _racing(migrate: Callable[[], Awaitable[int]]) -> int:
+    races = 0
+    while True:
+        try:
+            return await migrate()
+        except DBAPIError as error:
+            races += 1
+            if not schema.lost_race(error, races):
+                raise
+        # MariaDB refuses even a look at a table that somebody is just creating: let them get through.
+        await asyncio.sleep(random.uniform(0.5, 1.0) * _RETRY_WAIT_S * 2**races)
+
+
+def lost_race(error: Exception) -> bool:
+    """Return whether the database ended this transaction for another's sake, so that it may be run again."""
+    if isinstance(error, ContendedError):
+        return True
+    if not isinstance(error, DBAPIError) or error.orig is None:
+        return False
+    cause: Any = error.orig
+    sqlstate = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
+    # Serialization failure, deadlock detected.
+    if sqlstate in {"40001", "40P01"}:
+        return True
+    # InnoDB: deadlock found, lock wait timeout exceeded.
+    if cause.args and cause.args[0] in {1213, 1205}:
+        return True
+    return str(getattr(cause, "sqlite_errorname", "")).startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+
+
+def _connections(engine: Engine) -> int:
+    """SQLite has one writer at a time, and an in-memory one even one connection."""
+    if engine.dialect.name == "sqlite":
+        return 1
+    pool = engine.pool
+    return max(1, pool.size()) if isinstance(pool, QueuePool) else _CONNECTIONS_DEFAULT

@@ -1,0 +1,149 @@
+"""What went wrong, as text that may travel: to the coordinator, the initiator, a log line.
+
+A text is bounded and can be encoded, and it carries no parameter of a statement and no
+value that the database quotes from a row. What an author's own exception says is passed on.
+"""
+
+import logging
+import re
+import time
+import traceback
+from collections.abc import Callable
+from concurrent import futures
+from types import TracebackType
+from typing import Any
+
+from sqlalchemy.exc import DBAPIError, StatementError
+
+from tcc._internal.plain_text import plain_text
+from tcc.barrier.decisions import Operation
+from tcc.branch import Branch
+
+_TRACEBACK_INTERVAL_S = 60.0
+# Beyond that many causes the oldest are forgotten.
+_CAUSES_MAX = 1_000
+
+
+class HandlerLeakError(Exception):
+    """A handler raised what must not pass through futures and tasks; it is the `__cause__`."""
+
+
+def may_pass(error: BaseException) -> bool:
+    """Return whether an error may pass through futures, generators and tasks as it is."""
+    # asyncio takes a thread's CancelledError for the cancellation of the task that waits for it.
+    return isinstance(error, Exception) and not isinstance(error, StopIteration | futures.CancelledError)
+
+
+def origin(error: BaseException) -> BaseException:
+    """Return the error that the author's code or the database's driver raised."""
+    if isinstance(error, HandlerLeakError) and error.__cause__ is not None:
+        return error.__cause__
+    # SQLAlchemy's own text carries the parameters.
+    if isinstance(error, StatementError) and error.orig is not None:
+        return error.orig
+    return error
+
+
+def error_text(error: BaseException) -> str:
+    """Return class and message of an error."""
+    cause = origin(error)
+    if isinstance(error, DBAPIError):
+        message = _database_text(cause)
+    elif isinstance(error, StatementError):
+        message = str(error.args[0]) if error.args else ""
+    else:
+        message = _message(cause)
+    name = type(cause).__name__
+    return plain_text(f"{name}: {message}" if message else name)
+
+
+def is_database_unavailable(error: BaseException) -> bool:
+    """Return whether the database itself is out of reach, so that trying item by item is pointless."""
+    return isinstance(error, DBAPIError) and error.connection_invalidated
+
+
+class FailureLog:
+    """Logs each failed call in one line, and for one cause one traceback a minute."""
+
+    def __init__(self, logger: logging.Logger, now: Callable[[], float] = time.monotonic) -> None:
+        self._logger = logger
+        self._now = now
+        self._traceback_at: dict[tuple[object, ...], float] = {}
+
+    def record(
+        self, branch: Branch, operation: Operation, reason: str, message: str, error: BaseException | None
+    ) -> None:
+        """Log that a call failed."""
+        text = f"{reason}: {message}"
+        frames = self._frames_due(branch.action, operation, error) if error is not None else ""
+        self._logger.error(
+            "%s of gid %s, branch %s, action %s failed: %s%s",
+            operation.name,
+            *map(plain_text, (branch.gid, branch.branch_id, branch.action)),
+            text,
+            f"\n{frames}" if frames else "",
+            extra={
+                "gid": branch.gid,
+                "branch_id": branch.branch_id,
+                "action": branch.action,
+                "operation": operation.name,
+                "reason": reason,
+            },
+        )
+
+    def _frames_due(self, action: str, operation: Operation, error: BaseException) -> str:
+        """Return the traceback unless this cause had one within the interval.
+
+        Only its frames: the exceptions' own texts may quote what must not be logged.
+        """
+        innermost = _innermost(error.__traceback__)
+        cause = (action, operation, type(origin(error)), innermost)
+        now = self._now()
+        if now - self._traceback_at.get(cause, -_TRACEBACK_INTERVAL_S) < _TRACEBACK_INTERVAL_S:
+            return ""
+        self._traceback_at.pop(cause, None)
+        self._traceback_at[cause] = now
+        if len(self._traceback_at) > _CAUSES_MAX:
+            del self._traceback_at[next(iter(self._traceback_at))]
+        return "".join(traceback.format_tb(error.__traceback__)).rstrip()
+
+
+def _innermost(frame: TracebackType | None) -> tuple[str, int] | None:
+    if frame is None:
+        return None
+    while frame.tb_next is not None:
+        frame = frame.tb_next
+    return frame.tb_frame.f_code.co_filename, frame.tb_lineno
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException as unprintable:  # noqa: BLE001 - an author's __str__ may raise anything
+        return f"(its text cannot be made: {type(unprintable).__name__})"
+
+
+_QUOTED = re.compile(r"""(["']).*["']""", re.DOTALL)
+
+
+def _database_text(cause: BaseException) -> str:
+    """Return the database's message without the values that it quotes.
+
+    PostgreSQL quotes values of rows in DETAIL, and in the message itself where a value has no
+    such type (class 22); MySQL quotes them in the message, before the name of the key.
+    """
+    diagnostics: Any = getattr(cause, "diag", None)
+    if diagnostics is not None and diagnostics.message_primary:
+        sqlstate, message = str(diagnostics.sqlstate or ""), str(diagnostics.message_primary)
+        if sqlstate.startswith("22"):
+            message = _QUOTED.sub("…", message)
+        return f"{message} ({sqlstate})"
+    if cause.args and isinstance(cause.args[0], int) and len(cause.args) > 1:
+        number, message, *_ = cause.args
+        text, key, name = str(message).rpartition(" for key ")
+        return (
+            f"{_QUOTED.sub('…', text)}{key}{name} ({number})"
+            if key
+            else f"{_QUOTED.sub('…', name)} ({number})"
+        )
+    return _message(cause).partition("\nDETAIL:")[0]

@@ -1,0 +1,238 @@
+"""The connection of one local transaction: its handler may use it, and cannot end it.
+
+What the barrier promises hangs on one COMMIT of one transaction that holds both the
+barrier's row and the business change. So:
+
+- `commit`, `rollback`, `close` and SQL that does the same, on MySQL and MariaDB also DDL,
+  raise `TransactionControlError` at the call. Savepoints (`begin_nested`) are allowed.
+- After the handler the transaction must still be the one that was begun and must still
+  be usable. What says so costs nothing where the driver knows it (libpq's transaction
+  status: PostgreSQL ends a transaction at its first error). Elsewhere a savepoint is set
+  before the handler and released after it: whatever ends a transaction (an implicit commit
+  of MySQL's DDL, a deadlock, SQLite's OR ROLLBACK) takes its savepoints with it.
+
+The driver's own connection (`get_raw_connection`) is not guarded.
+"""
+
+import re
+from typing import Any, Self
+
+from sqlalchemy import Connection, Engine, RootTransaction, TextClause
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import ExecutableDDLElement
+
+from tcc.barrier.decisions import CallResult, OutcomeCode
+
+# libpq's PGTransactionStatusType.
+_IN_TRANSACTION, _IN_ERROR = 2, 3
+_SAVEPOINT = "tcc_handler"
+
+_BLANKS = r"(?:\s|--[^\n]*\n|/\*.*?\*/)*"
+_ENDS_TRANSACTION = re.compile(
+    rf"""{_BLANKS}
+        (?:COMMIT|END|ABORT|BEGIN|START\s+TRANSACTION|PREPARE\s+TRANSACTION|XA\s
+           |SET\s+(?:SESSION\s+|LOCAL\s+|@@)?AUTOCOMMIT
+           |ROLLBACK(?!\s+(?:(?:WORK|TRANSACTION)\s+)?TO\b))\b""",
+    re.IGNORECASE | re.VERBOSE | re.DOTALL,
+)
+# MySQL's manual, "Statements That Cause an Implicit Commit", and MariaDB's.
+_COMMITS_IMPLICITLY = re.compile(
+    rf"""{_BLANKS}
+        (?:(?:CREATE|DROP)(?!\s+TEMPORARY\s)|ALTER|RENAME|TRUNCATE|GRANT|REVOKE|ANALYZE|CHECK|OPTIMIZE|REPAIR
+           |FLUSH|RESET|LOCK\s+TABLES?|UNLOCK\s+TABLES?|CACHE\s+INDEX|LOAD\s+INDEX|INSTALL|UNINSTALL
+           |SET\s+PASSWORD)\b""",
+    re.IGNORECASE | re.VERBOSE | re.DOTALL,
+)
+
+
+class TransactionControlError(RuntimeError):
+    """A handler tried to end the barrier's transaction. Nothing was ended.
+
+    The participant commits when the handler has returned, and rolls back when it raises.
+    For a part that may fail on its own use `begin_nested()`.
+    """
+
+
+class TransactionLostError(Exception):
+    """The handler returned, and its transaction cannot be committed. Nothing was committed now."""
+
+    def __init__(self, reason: str, message: str, *, permanent: bool = False) -> None:
+        super().__init__(reason, message)
+        self.result = CallResult(OutcomeCode.FAILED, reason, message, permanent=permanent)
+
+
+class GuardedConnection(Connection):
+    """A connection in one transaction, which only `finish` commits and only `abandon` rolls back."""
+
+    _may_end = False
+    _in_handler = False
+    _begun: RootTransaction
+
+    @classmethod
+    def begun(cls, engine: Engine) -> Self:
+        """Return a connection of the engine's pool in a new transaction. Raises DBAPIError."""
+        guarded = cls(engine)
+        try:
+            guarded._begun = guarded.begin()
+        except BaseException:
+            guarded._may_end = True
+            guarded.close()
+            raise
+        return guarded
+
+    def finish(self) -> None:
+        """Commit, and give the connection back to the pool.
+
+        Raises TransactionLostError if the transaction is lost, DBAPIError if its COMMIT fails.
+        """
+        self._check()
+        self._may_end = True
+        self._begun.commit()
+        self.close()
+
+    def abandon(self) -> None:
+        """Roll back whatever is open, and give the connection back to the pool."""
+        self._may_end = True
+        try:
+            if self._begun.is_active:
+                self._begun.rollback()
+            elif not self.closed and not self.invalidated:
+                # SQLAlchemy believes that it has ended; the database may not.
+                self.connection.rollback()
+        finally:
+            self.close()
+
+    def before_handler(self) -> None:
+        """Mark the transaction, where the driver cannot tell one from the next."""
+        if not self._is_libpq:
+            self.exec_driver_sql(f"SAVEPOINT {_SAVEPOINT}")
+        self._in_handler = True
+
+    def after_handler(self) -> None:
+        """Raise TransactionLostError unless the transaction is usable and the one that was begun."""
+        self._in_handler = False
+        self._check()
+        if self._is_libpq:
+            return
+        try:
+            self.exec_driver_sql(f"RELEASE SAVEPOINT {_SAVEPOINT}")
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise
+            raise TransactionLostError(
+                "TRANSACTION_ABORTED",
+                "the database ended the transaction while the handler ran, and the handler went on: "
+                "a statement committed implicitly, or failed and its error was caught",
+            ) from error
+
+    def is_in_transaction(self) -> bool:
+        """Return whether the database has a transaction open here; False in AUTOCOMMIT mode."""
+        driver: Any = self.connection.driver_connection
+        if self._is_libpq:
+            return bool(driver.info.transaction_status == _IN_TRANSACTION)
+        if self.dialect.name == "sqlite":
+            return bool(driver.in_transaction)
+        self.before_handler()
+        try:
+            self.after_handler()
+        except TransactionLostError:
+            return False
+        return True
+
+    # SQLAlchemy's statements all pass through these three.
+
+    def execute(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `Connection.execute`. Raises TransactionControlError for what ends a transaction."""
+        if self._in_handler:
+            self._check_statement(statement)
+        return super().execute(statement, *args, **kwargs)
+
+    def scalar(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `Connection.scalar`. Raises TransactionControlError as `execute` does."""
+        if self._in_handler:
+            self._check_statement(statement)
+        return super().scalar(statement, *args, **kwargs)
+
+    def exec_driver_sql(self, statement: str, *args: Any, **kwargs: Any) -> Any:
+        """As `Connection.exec_driver_sql`. Raises TransactionControlError as `execute` does."""
+        if self._in_handler:
+            self._check_statement(statement)
+        return super().exec_driver_sql(statement, *args, **kwargs)
+
+    # What a Transaction object and a Session end a transaction by. SQLAlchemy has events for the
+    # same, but a connection with events pays for them at each statement.
+
+    def _commit_impl(self) -> None:
+        if not self._may_end:
+            self._refuse("commit() of its transaction or session")
+        super()._commit_impl()
+
+    def _rollback_impl(self) -> None:
+        if not self._may_end:
+            self._refuse("rollback() of its transaction or session")
+        super()._rollback_impl()
+
+    def commit(self) -> None:
+        """Refuse. Raises TransactionControlError."""
+        self._refuse("commit()")
+
+    def rollback(self) -> None:
+        """Refuse. Raises TransactionControlError."""
+        self._refuse("rollback()")
+
+    def close(self) -> None:
+        """Refuse until the transaction has ended. Raises TransactionControlError."""
+        if not self._may_end:
+            self._refuse("close()")
+        super().close()
+
+    @property
+    def _is_libpq(self) -> bool:
+        return self.dialect.driver in {"psycopg", "psycopg_async", "psycopg2"}
+
+    def _refuse(self, call: str) -> None:
+        raise TransactionControlError(
+            f"a handler must not call {call}: the transaction belongs to the barrier, which commits it when "
+            "the handler returns and rolls it back when it raises; for a savepoint use begin_nested()"
+        )
+
+    def _check_statement(self, statement: object) -> None:
+        commits_implicitly = self.dialect.name in {"mysql", "mariadb"}
+        if commits_implicitly and isinstance(statement, ExecutableDDLElement):
+            self._refuse(type(statement).__name__)
+        text = statement.text if isinstance(statement, TextClause) else statement
+        if isinstance(text, str) and (
+            _ENDS_TRANSACTION.match(text) or (commits_implicitly and _COMMITS_IMPLICITLY.match(text))
+        ):
+            self._refuse(repr(text.strip()[:40]))
+
+    def _check(self) -> None:
+        if self.in_nested_transaction():
+            raise TransactionLostError(
+                "SAVEPOINT_OPEN", "the handler returned with an open savepoint", permanent=True
+            )
+        if self.invalidated:
+            raise TransactionLostError(
+                "DATABASE_UNAVAILABLE", "the connection was lost while the handler ran"
+            )
+        if self.get_transaction() is not self._begun or not self._begun.is_active:
+            raise TransactionLostError(
+                "TRANSACTION_ENDED", "the handler ended the barrier's transaction", permanent=True
+            )
+        if self._is_libpq:
+            driver: Any = self.connection.driver_connection
+            _check_status(driver.info.transaction_status)
+
+
+def _check_status(status: int) -> None:
+    if status == _IN_TRANSACTION:
+        return
+    if status == _IN_ERROR:
+        raise TransactionLostError(
+            "TRANSACTION_ABORTED",
+            "a statement of the handler failed and its error was caught: PostgreSQL rolls the whole "
+            "transaction back; let the error out, or run the statement within begin_nested()",
+        )
+    raise TransactionLostError(
+        "TRANSACTION_ENDED", f"the barrier's transaction is not open any more (status {status})"
+    )

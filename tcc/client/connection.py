@@ -1,0 +1,134 @@
+"""One channel to the coordinators: every call has a deadline and is repeated where that is safe."""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any
+
+import grpc
+
+from tcc._internal.failpoint import failpoint
+from tcc.client.retry import pause_s
+from tcc.client.submission import Submitter
+from tcc.errors import ClientClosed, error_from_rpc
+from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc
+
+MESSAGE_BYTES_MAX = 64 * 2**20
+
+# Ahead of the caller's own options, which win.
+_OPTIONS: tuple[tuple[str, Any], ...] = (
+    ("grpc.lb_policy_name", "round_robin"),
+    # A transaction comes back with its payloads and results, a batch with many.
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    # A coordinator that was restarted is found again within a second; gRPC's own default is minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
+
+
+class Connection:
+    """What the client and its transactions call through. Belongs to the loop of its first call."""
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        timeout_s: float,
+        credentials: grpc.ChannelCredentials | None,
+        channel_options: Sequence[tuple[str, Any]],
+        batch_items_max: int,
+        batch_bytes_max: int,
+    ) -> None:
+        self._target = target
+        self._timeout_s = timeout_s
+        self._credentials = credentials
+        self._options = (*_OPTIONS, *channel_options)
+        self._batch_items_max = batch_items_max
+        self._batch_bytes_max = batch_bytes_max
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._channel: grpc.aio.Channel | None = None
+        self._stub: Any = None
+        self._submitter: Submitter | None = None
+        self._closed = False
+
+    async def call(
+        self, method: Callable[[Any], Callable[..., Any]], request: object, timeout_s: float | None
+    ) -> Any:
+        """Return the response of a unary call, repeated until `timeout_s` (None: the default) is up.
+
+        `method` picks the stub's method. Raises the TccError that the last attempt ended with.
+        """
+        self._open()
+        assert self._loop is not None
+        deadline = self._loop.time() + self.timeout_or_default_s(timeout_s)
+        for attempt in count():
+            time_left_s = max(0.0, deadline - self._loop.time())
+            try:
+                failpoint("client.call.send")
+                response = await self._attempt(method(self._stub), request, time_left_s)
+                failpoint("client.call.answered")
+                return response
+            except grpc.aio.AioRpcError as failure:
+                error = error_from_rpc(failure)
+                time_left_s = deadline - self._loop.time()
+                wait_s = pause_s(error, attempt=attempt, time_left_s=time_left_s, jitter=random.random())
+                if wait_s is None:
+                    raise error from failure
+            await asyncio.sleep(wait_s)
+        raise AssertionError("count() does not end")
+
+    async def execute(
+        self, request: pb.ExecuteTransactionRequest, timeout_s: float | None
+    ) -> pb.TransactionOutcome:
+        """Return the outcome of a whole transaction, sent in a batch with others that wait."""
+        self._open()
+        assert self._submitter is not None
+        return await self._submitter.submit(request, timeout_s=self.timeout_or_default_s(timeout_s))
+
+    async def close(self) -> None:
+        """Close the channel. Idempotent."""
+        self._closed = True
+        submitter, channel = self._submitter, self._channel
+        self._submitter = self._channel = None
+        if submitter is not None:
+            await submitter.close()
+        if channel is not None:
+            await channel.close(None)
+
+    def timeout_or_default_s(self, timeout_s: float | None) -> float:
+        return self._timeout_s if timeout_s is None else timeout_s
+
+    async def _attempt(self, call: Callable[..., Any], request: object, time_left_s: float) -> Any:
+        if self._closed:
+            raise ClientClosed("the client is closed")
+        try:
+            return await call(request, timeout=time_left_s)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if self._closed and task is not None and not task.cancelling():
+                # Nobody cancelled the caller: its call ended with the channel.
+                raise ClientClosed("the client was closed before the call was answered") from error
+            raise
+
+    def _open(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._closed:
+            raise ClientClosed("the client is closed")
+        if self._loop is loop:
+            return
+        if self._loop is not None:
+            raise RuntimeError("a client belongs to the event loop of its first call: make one per loop")
+        self._loop = loop
+        if self._credentials is None:
+            self._channel = grpc.aio.insecure_channel(self._target, options=self._options)
+        else:
+            self._channel = grpc.aio.secure_channel(self._target, self._credentials, options=self._options)
+        self._stub = transaction_pb2_grpc.TransactionServiceStub(self._channel)
+        self._submitter = Submitter(
+            self._stub.ExecuteTransaction,
+            self._stub.ExecuteTransactions,
+            batch_items_max=self._batch_items_max,
+            batch_bytes_max=self._batch_bytes_max,
+        )

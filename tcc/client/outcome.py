@@ -1,0 +1,231 @@
+"""What an initiator is told: outcomes, results of Trys, and whole transactions as the log holds them.
+
+The enums are numbered as in the contract.
+"""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import IntEnum
+from typing import Any, Literal, TypeAlias, TypeVar
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from tcc import payload
+from tcc.common.v1 import common_pb2 as common
+from tcc.transaction.v1 import transaction_pb2 as pb
+
+T = TypeVar("T")
+
+#: What a call waits for: the durable decision, its completion at every branch, or only that the
+#: transaction is durable and the coordinator goes on by itself.
+WaitFor: TypeAlias = Literal["decision", "completion", "accepted"]
+
+_WAIT_FOR: dict[str, pb.WaitFor] = {
+    "decision": pb.WAIT_FOR_DECISION,
+    "completion": pb.WAIT_FOR_COMPLETION,
+    "accepted": pb.WAIT_FOR_ACCEPTED,
+}
+
+
+class TransactionState(IntEnum):
+    """How a transaction stands."""
+
+    TRYING = 1
+    CONFIRMING = 2
+    CANCELLING = 3
+    CONFIRMED = 4
+    CANCELLED = 5
+
+
+class CancelReason(IntEnum):
+    """Why a transaction was cancelled; NONE unless it was."""
+
+    NONE = 0
+    REJECTED = 1
+    EXPIRED = 2
+    REQUESTED = 3
+    TRY_FAILED = 4
+
+
+class BranchState(IntEnum):
+    """How a branch stands."""
+
+    TRYING = 1
+    TRIED = 2
+    REJECTED = 3
+    FAILED = 4
+    CONFIRMED = 5
+    CANCELLED = 6
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TryResult:
+    """What a branch's Try returned. Without bytes and content type it returned nothing."""
+
+    branch_id: str
+    data: bytes = b""
+    content_type: str = ""
+
+    def json(self) -> Any:
+        """The result as plain JSON. Raises InvalidPayloadError, a ValueError, if it is none."""
+        return payload.decode_json(self.data)
+
+    def as_(self, kind: type[T]) -> T:
+        """Return the result decoded as `kind` (see tcc.payload). Raises InvalidPayloadError."""
+        return payload.decode(kind, self.data, self.content_type)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How a transaction stands, in brief.
+
+    `cancel_detail` is the stable reason that programs compare, `cancel_message` what the participant
+    said beside it, for people. `results` holds what the Trys returned, by branch id; a Try that
+    returned nothing has no entry.
+    """
+
+    gid: str
+    state: TransactionState
+    cancel_reason: CancelReason = CancelReason.NONE
+    cancel_branch_id: str = ""
+    cancel_detail: str = ""
+    cancel_message: str = ""
+    results: dict[str, TryResult] = field(default_factory=dict)
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the decision is CONFIRM. Its branches may still be on their way."""
+        return self.state in _CONFIRM_DECIDED
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the decision is CANCEL. Its branches may still be on their way."""
+        return self.state in _CANCEL_DECIDED
+
+    @property
+    def completed(self) -> bool:
+        """Whether every branch has carried the decision out."""
+        return self.state >= TransactionState.CONFIRMED
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BranchRecord:
+    """One branch as the log holds it. `attempts` counts the phase-two calls that failed so far."""
+
+    branch_id: str
+    participant: str
+    action: str
+    payload: bytes
+    content_type: str
+    stage: int
+    state: BranchState
+    tried_by_initiator: bool
+    result: TryResult
+    attempts: int
+    last_error: str
+    next_attempt_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TransactionRecord:
+    """One transaction as the log holds it. Times are in UTC, None for what has not happened yet."""
+
+    gid: str
+    state: TransactionState
+    initiator: str
+    labels: dict[str, str]
+    created_at: datetime | None
+    expires_at: datetime | None
+    decided_at: datetime | None
+    ended_at: datetime | None
+    cancel_reason: CancelReason
+    cancel_branch_id: str
+    cancel_detail: str
+    cancel_message: str = ""
+    stuck: bool
+    owner: str
+    version: int
+    branches: tuple[BranchRecord, ...]
+
+
+_CONFIRM_DECIDED = frozenset({TransactionState.CONFIRMING, TransactionState.CONFIRMED})
+_CANCEL_DECIDED = frozenset({TransactionState.CANCELLING, TransactionState.CANCELLED})
+
+# A look-up here is several times cheaper than a call of the enum, and execute does it per transaction.
+_STATES = {state.value: state for state in TransactionState}
+_CANCEL_REASONS = {reason.value: reason for reason in CancelReason}
+
+
+def wait_for_number(wait_for: WaitFor) -> pb.WaitFor:
+    """Return the contract's number. Raises ValueError for any other word."""
+    number = _WAIT_FOR.get(wait_for)
+    if number is None:
+        raise ValueError(f"wait_for is one of {', '.join(_WAIT_FOR)}, not {wait_for!r}")
+    return number
+
+
+def outcome_of(message: pb.TransactionOutcome) -> Outcome:
+    """Return the contract's outcome as a value."""
+    return Outcome(
+        gid=message.gid,
+        state=_STATES[message.state],
+        cancel_reason=_CANCEL_REASONS[message.cancel_reason],
+        cancel_branch_id=message.cancel_branch_id,
+        cancel_detail=message.cancel_detail,
+        cancel_message=message.cancel_message,
+        results={
+            item.branch_id: TryResult(
+                branch_id=item.branch_id, data=item.result, content_type=item.content_type
+            )
+            for item in message.results
+        },
+    )
+
+
+def record_of(message: common.Transaction) -> TransactionRecord:
+    """Return the contract's transaction as a value."""
+    return TransactionRecord(
+        gid=message.gid,
+        state=_STATES[message.state],
+        initiator=message.initiator,
+        labels=dict(message.labels),
+        created_at=_moment(message, "created_at"),
+        expires_at=_moment(message, "expires_at"),
+        decided_at=_moment(message, "decided_at"),
+        ended_at=_moment(message, "ended_at"),
+        cancel_reason=_CANCEL_REASONS[message.cancel_reason],
+        cancel_branch_id=message.cancel_branch_id,
+        cancel_detail=message.cancel_detail,
+        cancel_message=message.cancel_message,
+        stuck=message.stuck,
+        owner=message.owner,
+        version=message.version,
+        branches=tuple([_branch_record_of(branch) for branch in message.branches]),
+    )
+
+
+def _branch_record_of(message: common.Branch) -> BranchRecord:
+    spec = message.spec
+    return BranchRecord(
+        branch_id=spec.branch_id,
+        participant=spec.participant,
+        action=spec.action,
+        payload=spec.payload,
+        content_type=spec.content_type,
+        stage=spec.stage,
+        state=BranchState(message.state),
+        tried_by_initiator=message.tried_by_initiator,
+        result=TryResult(
+            branch_id=spec.branch_id, data=message.result, content_type=message.result_content_type
+        ),
+        attempts=message.attempts,
+        last_error=message.last_error,
+        next_attempt_at=_moment(message, "next_attempt_at"),
+    )
+
+
+def _moment(message: common.Transaction | common.Branch, name: str) -> datetime | None:
+    if not message.HasField(name):
+        return None
+    moment: Timestamp = getattr(message, name)
+    return moment.ToDatetime(UTC)

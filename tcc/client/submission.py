@@ -1,0 +1,239 @@
+"""How whole transactions reach the coordinator: alone when idle, in batches under load.
+
+Every `submit` puts one item into an outbox. A batch of one is the unary
+ExecuteTransaction, so a lone caller pays for one plain call and nothing else;
+whatever queued meanwhile leaves together as ExecuteTransactions.
+
+When does the next batch leave? Waiting until the previous one is answered would
+make one slow transaction hold everybody who comes later. Not waiting at all
+would send batches of one. So the next batch leaves as soon as the previous one
+is done, or a full batch waits, or a *pace* has passed: a quarter of the time that
+half of a call's replies took lately, between 1 and 50 ms. By Little's law about
+four batches of N/4 are then in flight with N callers, whatever the coordinator's
+speed, and a caller waits at most a quarter longer than it would have to. (Half of
+the replies, for the first come early and the last may be somebody's slow Try.)
+
+Each item lives and dies alone: a reply settles its caller; an error of one item,
+or a stream that breaks, repeats or fails only those without an answer. A batch
+that is refused as a whole, and not for being untimely, is repeated item by item,
+so that one poison item harms nobody else.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+
+from tcc._internal.batcher import Batcher
+from tcc._internal.failpoint import failpoint
+from tcc.client.retry import is_retryable, pause_s
+from tcc.errors import ClientClosed, DeadlineExceeded, TccError, Unavailable, error_from_reply, error_from_rpc
+from tcc.transaction.v1 import transaction_pb2 as pb
+
+MAX_CALLS_IN_FLIGHT = 4
+LINGER_MIN_S = 0.001
+LINGER_MAX_S = 0.05
+# A new measurement's weight in the smoothed reply time.
+SMOOTHING = 0.25
+# Tag and length of an item within its batch.
+ITEM_OVERHEAD_BYTES = 8
+
+
+class _Item:
+    """One transaction on its way, and who waits for it."""
+
+    __slots__ = ("alone", "answer", "attempt", "deadline", "error", "payload_bytes", "request")
+
+    def __init__(
+        self,
+        request: pb.ExecuteTransactionRequest,
+        answer: asyncio.Future[pb.TransactionOutcome],
+        deadline: float,
+    ) -> None:
+        self.request = request
+        self.answer = answer
+        # By the loop's clock.
+        self.deadline = deadline
+        self.payload_bytes = request.ByteSize() + ITEM_OVERHEAD_BYTES
+        self.attempt = 0
+        # Why the previous attempt failed.
+        self.error: TccError | None = None
+        # It was in a batch that was refused as a whole, and goes unary from now on.
+        self.alone = False
+
+
+class Submitter:
+    """Executes transactions over one stub. Belongs to the running loop; `close` ends it."""
+
+    def __init__(
+        self,
+        execute_transaction: Callable[..., Any],
+        execute_transactions: Callable[..., Any],
+        *,
+        batch_items_max: int,
+        batch_bytes_max: int,
+    ) -> None:
+        """`execute_transaction` and `execute_transactions` are the stub's methods of these names."""
+        self._execute_transaction = execute_transaction
+        self._execute_transactions = execute_transactions
+        self._batch_items_max = batch_items_max
+        self._batcher = Batcher(
+            self._send,
+            items_max=batch_items_max,
+            bytes_max=batch_bytes_max,
+            size=lambda item: item.payload_bytes,
+        )
+        self._loop = asyncio.get_running_loop()
+        self._sender = self._loop.create_task(self._batcher.run())
+        self._calls: set[asyncio.Task[None]] = set()
+        self._waiting: set[_Item] = set()
+        self._reply_s = 0.0
+
+    async def submit(
+        self, request: pb.ExecuteTransactionRequest, *, timeout_s: float
+    ) -> pb.TransactionOutcome:
+        """Return the outcome of one transaction; the request must carry its gid.
+
+        Raises:
+            TccError: The coordinator's refusal, or Unavailable, ResourceExhausted or
+                DeadlineExceeded once the caller's time is up.
+        """
+        loop = self._loop
+        item = _Item(request, loop.create_future(), loop.time() + timeout_s)
+        alarm = loop.call_at(item.deadline, _expire, item)
+        self._waiting.add(item)
+        self._batcher.put(item)
+        try:
+            return await item.answer
+        finally:
+            alarm.cancel()
+            self._waiting.discard(item)
+
+    async def close(self) -> None:
+        """Abandon what is in flight: its callers get ClientClosed."""
+        for item in self._waiting:
+            _fail(item, ClientClosed("the client was closed before the transaction was answered"))
+        tasks = [self._sender, *self._calls]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- sending ----------------------------------------------------------
+
+    async def _send(self, batch: list[_Item]) -> None:
+        """Start the calls of a batch, and return when the next batch may leave."""
+        wanted = [item for item in batch if not item.answer.done()]
+        together = [item for item in wanted if not item.alone]
+        calls = [self._start([item]) for item in wanted if item.alone]
+        if together:
+            calls.append(self._start(together))
+        if calls and len(self._batcher) < self._batch_items_max:
+            await asyncio.wait(calls, timeout=self._linger_s())
+
+    def _linger_s(self) -> float:
+        return min(LINGER_MAX_S, max(LINGER_MIN_S, self._reply_s / MAX_CALLS_IN_FLIGHT))
+
+    def _start(self, items: list[_Item]) -> asyncio.Task[None]:
+        call = self._loop.create_task(self._call(items))
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        return call
+
+    async def _call(self, items: list[_Item]) -> None:
+        """One call for these items; afterwards each is answered, or on its way to another attempt."""
+        # Those that this call has not told anything. Who was told to come again may be under way
+        # anew while the call goes on for the others, and its end is none of their business.
+        missing = dict(enumerate(items))
+        failure: grpc.aio.AioRpcError | None = None
+        failpoint("client.execute.send")
+        try:
+            await (self._call_unary(items[0]) if len(items) == 1 else self._call_batch(missing))
+        except grpc.aio.AioRpcError as error:
+            failure = error
+        except Exception as error:  # noqa: BLE001 - a bug of ours: every caller must see it, not the log alone
+            for item in items:
+                _fail(item, error)
+            return
+        failpoint("client.execute.answered")
+        for item in missing.values():
+            if not item.answer.done():
+                self._retry_or_fail(item, _error_of(failure), in_batch=len(items) > 1)
+
+    async def _call_unary(self, item: _Item) -> None:
+        started = self._loop.time()
+        response = await self._execute_transaction(item.request, timeout=max(0.0, item.deadline - started))
+        self._measure(started)
+        _settle(item, response.outcome)
+
+    async def _call_batch(self, missing: dict[int, _Item]) -> None:
+        """Remove those that are answered from `missing`: items by their place in the batch."""
+        started = self._loop.time()
+        items = list(missing.values())
+        deadline = max(item.deadline for item in items)
+        request = pb.ExecuteTransactionsRequest(transactions=[item.request for item in items])
+        half = len(items) // 2
+        async for response in self._execute_transactions(request, timeout=max(0.0, deadline - started)):
+            before = len(missing)
+            for reply in response.replies:
+                item = missing.pop(reply.index, None)
+                if item is not None:  # what is said twice, counts once
+                    self._take(item, reply)
+            if before > half >= len(missing):
+                self._measure(started)
+
+    def _take(self, item: _Item, reply: pb.ExecuteTransactionsReply) -> None:
+        if reply.HasField("error"):
+            self._retry_or_fail(item, error_from_reply(reply.error), in_batch=False)
+        else:
+            _settle(item, reply.outcome)
+
+    def _measure(self, started: float) -> None:
+        took_s = self._loop.time() - started
+        # The first measurement counts in full: it is better than nothing by far.
+        self._reply_s += (SMOOTHING if self._reply_s else 1.0) * (took_s - self._reply_s)
+
+    # --- failing ----------------------------------------------------------
+
+    def _retry_or_fail(self, item: _Item, error: TccError, *, in_batch: bool) -> None:
+        """`in_batch`: the error is the whole batch's, and perhaps not this item's fault."""
+        if item.answer.done():
+            return
+        item.error = error
+        time_left_s = item.deadline - self._loop.time()
+        if in_batch and not is_retryable(error) and not isinstance(error, DeadlineExceeded):
+            item.alone = True
+            self._batcher.put(item)
+            return
+        wait_s = pause_s(error, attempt=item.attempt, time_left_s=time_left_s, jitter=random.random())
+        if wait_s is None:
+            _fail(item, error)
+            return
+        item.attempt += 1
+        self._loop.call_later(wait_s, self._batcher.put, item)
+
+
+def _settle(item: _Item, outcome: pb.TransactionOutcome) -> None:
+    if not item.answer.done():
+        item.answer.set_result(outcome)
+
+
+def _fail(item: _Item, error: Exception) -> None:
+    if not item.answer.done():
+        item.answer.set_exception(error)
+
+
+def _expire(item: _Item) -> None:
+    error = DeadlineExceeded(f"transaction {item.request.gid} was not answered in time")
+    error.__cause__ = item.error
+    _fail(item, error)
+
+
+def _error_of(failure: grpc.aio.AioRpcError | None) -> TccError:
+    """Return a new error for each caller, because each gets its own traceback."""
+    if failure is None:
+        return Unavailable("the call ended without an answer")
+    error = error_from_rpc(failure)
+    error.__cause__ = failure
+    return error

@@ -1,0 +1,1 @@
+"""The participant: its gRPC service, its actions and its work."""

@@ -1,0 +1,338 @@
+"""A participant: a service that owns resources and answers Try, Confirm and Cancel.
+
+    inventory = Participant("inventory", database=engine)
+
+    @inventory.action("reserve_stock", ReserveStock)
+    class Reserve:
+        async def try_(self, branch, request, db): ...
+        async def confirm(self, branch, request, db): ...
+        async def cancel(self, branch, request, db): ...
+
+    asyncio.run(inventory.serve("0.0.0.0:50051"))
+
+The handlers run inside the barrier's own database transaction (tcc.barrier.plans) and
+write their business tables through `db`, which refuses to commit or roll back.
+docs/WRITING_A_PARTICIPANT.md says what a handler may do, and what each outcome leads to.
+"""
+
+import asyncio
+import logging
+import random
+import re
+import signal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from sqlalchemy import Engine
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from tcc.barrier.executor import open_executor
+from tcc.barrier.failures import error_text
+from tcc.participant.action import Action, build_action
+from tcc.participant.service import ParticipantServicer
+from tcc.participant.supervision import TaskSupervisor
+from tcc.participant.v1 import participant_pb2 as pb, participant_pb2_grpc as pb_grpc
+from tcc.participant.work import ParticipantWork
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+
+    from tcc.participant.tracing import ParticipantTracing
+
+logger = logging.getLogger("tcc.participant")
+
+H = TypeVar("H")
+
+SERVICE = pb.DESCRIPTOR.services_by_name["ParticipantService"].full_name
+_DAY_S = 24 * 3600.0
+_MESSAGE_BYTES_MAX = 16 * 2**20
+
+
+class Participant:
+    """Serves actions over gRPC; each handler takes effect at most once per `(gid, branch_id, operation)`.
+
+    `database`: a SQLAlchemy AsyncEngine (handlers are `async def`, `db` is an
+    AsyncConnection) or Engine (handlers are plain `def` and run in threads, `db`
+    is a Connection), on PostgreSQL, MySQL, MariaDB or SQLite. At most as many
+    transactions are open at once as the engine's pool keeps connections; more calls wait.
+    Its connections must not be in AUTOCOMMIT mode.
+
+    `retention_s`: how long an ended barrier row is kept after the transaction's
+    expiry and its own last change. `batch_items_max` and `max_batches_in_flight`: the
+    size of a batch handler's batches, and how many of one operation run at once.
+    `waiting_max`: calls beyond that are refused with RESOURCE_EXHAUSTED.
+    `tracer_provider`: OpenTelemetry's (the extra [tracing]): calls of traced transactions
+    get spans, and handlers run in them. None: no spans.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        database: Engine | AsyncEngine,
+        retention_s: float = 7 * _DAY_S,
+        purge_interval_s: float = 60.0,
+        purge_rows_max: int = 1_000,
+        batch_items_max: int = 1_024,
+        max_batches_in_flight: int = 2,
+        waiting_max: int = 20_000,
+        tracer_provider: "TracerProvider | None" = None,
+    ) -> None:
+        self.name = name
+        self._tracing = _tracing(tracer_provider, name)
+        # The port served on; 0 until the start.
+        self.port = 0
+        self._executor = open_executor(database)
+        self._actions: dict[str, Action] = {}
+        self._retention_ms = int(retention_s * 1000)
+        self._purge_interval_s = purge_interval_s
+        self._purge_rows_max = purge_rows_max
+        self._batch_items_max = batch_items_max
+        self._max_batches_in_flight = max_batches_in_flight
+        self._waiting_max = waiting_max
+        self._server: tuple[grpc.aio.Server, ParticipantWork] | None = None
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # its stubs know no aio
+        self._tasks = TaskSupervisor()
+        self._on_failure: Callable[[], None] = lambda: None
+
+    def action(
+        self, name: str, kind: type = dict, *, cancel_always: bool = False, needs_request: bool = True
+    ) -> Callable[[H], H]:
+        """Register a class (made without arguments) or an object as the handlers of an action.
+
+        `kind`: what the payload is: a protobuf message class, a pydantic model, a msgspec
+        Struct, a dataclass, `dict` (a JSON object) or `bytes`; tcc.payload has the JSON forms
+        of other types within them. Calls that come together with the same bytes may share
+        one object if the kind is frozen. A payload that is not of the kind fails with
+        INVALID_PAYLOAD, and no handler runs.
+
+        The handlers, per operation one of the two:
+
+        - `try_(branch, request, db)`, `confirm(...)`, `cancel(...)`: one item in
+          a transaction of its own. What `try_` returns (protobuf, pydantic, Struct,
+          dataclass, dict, list, bytes or None; at most 1 MiB when encoded) is kept,
+          replayed to a duplicate and given to the other two as `branch.try_result`;
+          anything else fails permanently with INVALID_RESULT. `raise Rejected(...)` in
+          `try_` says no; anything else raised is a failure (HANDLER_ERROR) that is repeated.
+        - `try_batch(items, db)`, `confirm_batch(...)`, `cancel_batch(...)`: many
+          items `(branch, request)`, no branch twice, in one transaction. Return
+          None (all done) or a sequence with one entry per item: a result, None,
+          or (from `try_batch`) a Rejected, whose item must then have changed nothing.
+          If it raises, everything is rolled back and done again item by item.
+
+        `db` is in the transaction that the barrier commits after the handler. It refuses
+        `commit`, `rollback` and `close` (TransactionControlError); savepoints by
+        `begin_nested()` are allowed, and must be closed (SAVEPOINT_OPEN). If the transaction
+        is lost while the handler runs, the call fails: TRANSACTION_ABORTED or TRANSACTION_ENDED.
+
+        `screen(branch, request)`, if there is one, is asked about every Try before
+        a transaction is opened, on the event loop: it may raise Rejected for what
+        is certainly hopeless, and must be quick and change nothing.
+
+        `try_result(branch, request)`, if there is one, names what a Try will answer
+        if it succeeds, before a transaction is opened, on the event loop; it must be
+        quick and change nothing. The barrier then writes its row and the result in
+        one statement. The Try finds it as `branch.try_result` and answers None; an
+        answer of its own takes its place. A repeated Try is asked anew, and answered
+        what the first one was.
+
+        `partition_key(request)`, if there is one, returns an int, the request's partition. No two
+        batches of one operation are in flight with requests of the same partition, and within a
+        partition requests are handled in order of arrival. Give requests that change the same row
+        one partition. It must be quick and never raise.
+
+        `cancel_always`: for a Try with effects outside the database; its cancel
+        runs on an empty cancel too, with `branch.tried` False.
+
+        `needs_request`: False says that Confirm and Cancel find in the branch's own rows
+        what it reserved. Then an operator can end an orphan, whose transaction and
+        payload nobody knows any more (docs/OPERATIONS.md): they are given None for its request.
+
+        Raises:
+            TypeError: A handler is missing, has other parameters, or is of the wrong kind (`async def`
+                behind an AsyncEngine, plain `def` behind an Engine), or the kind of payload is unknown.
+            ValueError: The name is taken, empty or longer than 128 bytes.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f'an action has a name; write: @participant.action("{_action_name(name)}")')
+
+        def register(handlers: H) -> H:
+            if name in self._actions:
+                raise ValueError(f"there is an action {name!r} already")
+            instance = handlers() if isinstance(handlers, type) else handlers
+            self._actions[name] = build_action(
+                name,
+                kind,
+                instance,
+                participant=self.name,
+                is_async=self._executor.is_async,
+                cancel_always=cancel_always,
+                needs_request=needs_request,
+            )
+            return handlers
+
+        return register
+
+    async def create_schema(self) -> int:
+        """Create or migrate the barrier's table; safe to call from every process at every start.
+
+        Answers how many migration steps were applied.
+        """
+        return await self._executor.create_schema()
+
+    async def start(
+        self,
+        address: str = "127.0.0.1:0",
+        *,
+        credentials: grpc.ServerCredentials | None = None,
+        interceptors: Sequence[Any] = (),
+        reuse_port: bool = False,
+    ) -> int:
+        """Serve at the address, without TLS unless credentials are given; return the port.
+
+        `reuse_port`: let several processes of this participant listen on one port (SO_REUSEPORT).
+
+        Raises:
+            OSError: The address is taken, or none of this machine's.
+            ValueError: The database's connections are in AUTOCOMMIT mode.
+            sqlalchemy.exc.DBAPIError: The database cannot be reached, or has no barrier table.
+        """
+        assert self._server is None, "this participant is started already"
+        await self._executor.check()
+        tasks = self._tasks = TaskSupervisor()
+        work = ParticipantWork(
+            self._executor,
+            self._actions,
+            tasks,
+            batch_items_max=self._batch_items_max,
+            max_batches_in_flight=self._max_batches_in_flight,
+            waiting_max=self._waiting_max,
+            tracing=self._tracing,
+        )
+        server = grpc.aio.server(
+            interceptors=list(interceptors),
+            options=[
+                ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
+                ("grpc.so_reuseport", int(reuse_port)),
+            ],
+        )
+        pb_grpc.add_ParticipantServiceServicer_to_server(ParticipantServicer(work), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        port = _listen(server, address, credentials)
+        work.start()
+        tasks.start(self._purge_regularly(work), "the purge of barrier rows", endless=True)
+        tasks.start(self._report_failure(tasks), "the watch of background tasks")
+        await server.start()
+        self.port = port
+        self._server = server, work
+        await self._report(health_pb2.HealthCheckResponse.SERVING)
+        logger.info("participant %s serves on port %d", self.name, port)
+        return port
+
+    async def stop(self, grace_s: float = 5.0) -> None:
+        """Report NOT_SERVING, accept no new calls, finish the present ones, and stop.
+
+        Calls that are not answered within the grace are cut off; a local
+        transaction that takes longer than a second grace is rolled back (behind a
+        sync engine, whose threads cannot be stopped, it runs to its end).
+        """
+        if self._server is None:
+            return
+        (server, work), self._server = self._server, None
+        await self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await server.stop(grace_s)
+        await work.drain(grace_s)
+        await self._tasks.stop()
+
+    async def serve(
+        self,
+        address: str,
+        *,
+        grace_s: float = 5.0,
+        credentials: grpc.ServerCredentials | None = None,
+        interceptors: Sequence[Any] = (),
+        reuse_port: bool = False,
+    ) -> None:
+        """Create the schema, start, and stop gracefully on SIGTERM or SIGINT.
+
+        Raises as `start` does, and BackgroundTaskError, after the stop, if a task that serving
+        depends on has ended.
+        """
+        ended = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, ended.set)
+        await self.create_schema()
+        await self.start(address, credentials=credentials, interceptors=interceptors, reuse_port=reuse_port)
+        self._on_failure = ended.set
+        if self._tasks.error is not None:
+            ended.set()
+        await ended.wait()
+        await self.stop(grace_s)
+        if self._tasks.error is not None:
+            raise self._tasks.error
+
+    @property
+    def waiting(self) -> int:
+        """How many calls are taken and not answered yet."""
+        return self._server[1].waiting if self._server else 0
+
+    async def purge_once(self) -> int:
+        """Delete one bounded batch of barrier rows past their retention; return how many."""
+        return await self._executor.purge(margin_ms=self._retention_ms, rows_max=self._purge_rows_max)
+
+    async def _report(self, status: int) -> None:
+        for service in ("", SERVICE):
+            await self._health.set(service, status)
+
+    async def _report_failure(self, tasks: TaskSupervisor) -> None:
+        await tasks.failed.wait()
+        await self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._on_failure()
+
+    async def _purge_regularly(self, work: ParticipantWork) -> None:
+        while True:
+            # Several processes of one participant should not purge in step.
+            await asyncio.sleep(self._purge_interval_s * random.uniform(0.5, 1.5))
+            try:
+                await self._purge_all(work)
+            except Exception as error:  # noqa: BLE001 - a driver may raise anything; calls go on all the same
+                logger.warning(
+                    "barrier rows were not purged; the next round tries again: %s", error_text(error)
+                )
+
+    async def _purge_all(self, work: ParticipantWork) -> None:
+        purged = self._purge_rows_max
+        while purged == self._purge_rows_max:
+            async with work.transaction_slot():
+                purged = await self.purge_once()
+
+
+def _listen(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
+    """Bind the server to the address; return the port. Raises OSError."""
+    try:
+        port = (
+            server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+        )
+    except RuntimeError as error:
+        raise OSError(
+            f"cannot listen on {address}: it is taken, or not an address of this machine"
+        ) from error
+    return port
+
+
+def _action_name(handlers: object) -> str:
+    name = getattr(handlers, "__name__", type(handlers).__name__)
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+def _tracing(provider: "TracerProvider | None", participant: str) -> "ParticipantTracing | None":
+    if provider is None:
+        return None
+    from tcc.participant.tracing import ParticipantTracing  # noqa: PLC0415 - OpenTelemetry may not be there
+
+    return ParticipantTracing(provider, participant)

@@ -1,0 +1,99 @@
+"""The gRPC face of a participant: from the contract's messages to its work and back."""
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, TypeAlias
+
+import grpc
+from sqlalchemy.exc import DBAPIError
+
+from tcc._internal.failpoint import failpoint
+from tcc.barrier import listing
+from tcc.barrier.decisions import BarrierState, Operation
+from tcc.barrier.listing import ListedRow, Listing, Position
+from tcc.common.v1 import common_pb2 as common
+from tcc.participant.v1 import participant_pb2 as pb, participant_pb2_grpc as pb_grpc
+from tcc.participant.work import OverloadedError, ParticipantWork, Replies
+
+logger = logging.getLogger("tcc.participant")
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+class ParticipantServicer(pb_grpc.ParticipantServiceServicer):
+    """Answers with outcomes; a status other than OK means only "ask again"."""
+
+    def __init__(self, work: ParticipantWork) -> None:
+        self._work = work
+
+    async def TryBranch(self, request: pb.TryBranchRequest, context: Context) -> pb.TryBranchResponse:
+        outcome = await self._one(request.call, Operation.TRY, context)
+        return pb.TryBranchResponse(result=outcome)
+
+    async def ConfirmBranch(
+        self, request: pb.ConfirmBranchRequest, context: Context
+    ) -> pb.ConfirmBranchResponse:
+        outcome = await self._one(request.call, Operation.CONFIRM, context)
+        return pb.ConfirmBranchResponse(result=outcome)
+
+    async def CancelBranch(
+        self, request: pb.CancelBranchRequest, context: Context
+    ) -> pb.CancelBranchResponse:
+        outcome = await self._one(request.call, Operation.CANCEL, context)
+        return pb.CancelBranchResponse(result=outcome)
+
+    async def ExecuteBranches(
+        self, request: pb.ExecuteBranchesRequest, context: Context
+    ) -> AsyncIterator[pb.ExecuteBranchesResponse]:
+        async for response in await self._submit(request.calls, None, context):
+            failpoint("participant.reply.before")
+            yield response
+            failpoint("participant.reply.after")
+
+    async def ListBranches(
+        self, request: pb.ListBranchesRequest, context: Context
+    ) -> pb.ListBranchesResponse:
+        try:
+            rows, behind = await self._list(request)
+        except ValueError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except DBAPIError:
+            logger.warning("the barrier's rows could not be listed", exc_info=True)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the participant's database does not answer")
+        return pb.ListBranchesResponse(
+            rows=[pb.BarrierRow(**row._asdict()) for row in rows],
+            next_page_token=listing.page_token(behind),
+        )
+
+    async def _list(self, request: pb.ListBranchesRequest) -> tuple[list[ListedRow], Position | None]:
+        dialect_name = self._work.dialect_name
+        if request.keys:
+            keys = [(key.gid, key.branch_id) for key in request.keys]
+            if len(keys) > listing.ROWS_MAX:
+                raise ValueError(f"at most {listing.ROWS_MAX} keys")
+            return await self._work.read(lambda: listing.find_rows(dialect_name, keys)), None
+        asked = Listing(
+            states=frozenset(map(BarrierState, request.states)) or frozenset({BarrierState.TRIED}),
+            min_age_ms=request.min_age_ms,
+            max_age_ms=request.max_age_ms,
+            rows_max=min(request.page_size or listing.ROWS_MAX, listing.ROWS_MAX),
+            after=listing.position(request.page_token),
+        )
+        return await self._work.read(lambda: listing.list_rows(dialect_name, asked))
+
+    async def _one(self, call: pb.BranchCall, operation: Operation, context: Context) -> common.CallResult:
+        async for response in await self._submit([call], operation, context):
+            failpoint("participant.reply.before")
+            return response.results[0]
+        raise AssertionError("every call is answered")
+
+    async def _submit(
+        self, calls: Sequence[pb.BranchCall], only: Operation | None, context: Context
+    ) -> Replies:
+        failpoint("participant.request")
+        replies = Replies(len(calls))
+        try:
+            self._work.submit(calls, replies, only=only)
+        except OverloadedError:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls wait; ask again later")
+        return replies

@@ -1,0 +1,400 @@
+"""How a participant gets its calls done: what waits together is done together.
+
+An operation with a batch handler has an outbox: whatever waits for it, from any
+number of concurrent RPCs, goes into one local transaction while the previous one
+is committing. That is how a hot row costs one lock and one commit per batch. An
+operation without one runs its items side by side, each in its own transaction.
+
+A batch that fails as a whole is done again item by item, so that one poison item
+harms nobody. What a call started is finished even when its caller hangs up: the
+work is idempotent, and the caller will ask again. A copy of a call that is still
+running takes no connection: it gets the running one's answer.
+
+Whatever an author's code does, each call is answered once: there is one boundary
+around each handler (tcc.barrier.executor), one around what is decided before it, and the
+tasks are supervised, so that a bug of the SDK's own ends the service instead of
+leaving it half alive.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import operator
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
+
+from tcc import payload
+from tcc._internal.batcher import Batcher
+from tcc._internal.partitioned_batcher import PartitionedBatcher
+from tcc.barrier.decisions import CallResult, Operation, OutcomeCode
+from tcc.barrier.executor import BarrierExecutor
+from tcc.barrier.failures import FailureLog, error_text, is_database_unavailable
+from tcc.barrier.guarded_connection import TransactionControlError, TransactionLostError
+from tcc.barrier.plans import InvalidResultError, Key, Plan, digest_of, encoded_result, rejected, settle
+from tcc.branch import BatchItem, Branch, Rejected
+from tcc.common.v1 import common_pb2 as common
+from tcc.participant.action import NAME_BYTES_MAX, Action, RefusalError, Undecoded, refusing_action
+from tcc.participant.supervision import TaskSupervisor
+from tcc.participant.v1 import participant_pb2 as pb
+
+if TYPE_CHECKING:
+    from tcc.participant.tracing import CallSpan, ParticipantTracing
+
+logger = logging.getLogger("tcc.participant")
+
+T = TypeVar("T")
+
+KEY_BYTES_MAX = 128
+_OPERATIONS = {int(operation): operation for operation in Operation}
+_CODES = {code: common.OutcomeCode.Name(code) for code in OutcomeCode}
+
+
+# Of the calls of one RPC: by digest, what payloads were decoded to.
+Decoded: TypeAlias = dict[bytes, object]
+
+
+class OverloadedError(Exception):
+    """More calls wait than the participant's limit."""
+
+
+class Replies:
+    """The answers to one RPC's calls, handed on as they come."""
+
+    def __init__(self, count: int) -> None:
+        self._missing = count
+        self._ready = pb.ExecuteBranchesResponse()
+        self._some = asyncio.Event()
+
+    def deliver(self, index: int, outcome: CallResult) -> None:
+        code, reason, message, result, content_type, permanent = outcome
+        add = self._ready.results.add
+        if code is OutcomeCode.SUCCEEDED:
+            add(index=index, code=common.OUTCOME_CODE_SUCCEEDED, result=result, content_type=content_type)
+        else:
+            add(index=index, code=_CODES[code], reason=reason, message=message, permanent=permanent)
+        self._missing -= 1
+        self._some.set()
+
+    async def __aiter__(self) -> AsyncIterator[pb.ExecuteBranchesResponse]:
+        """Batches of answers, until each call has its own."""
+        while self._missing or self._ready.results:
+            await self._some.wait()
+            self._some.clear()
+            ready, self._ready = self._ready, pb.ExecuteBranchesResponse()
+            yield ready
+
+
+class Delivery(NamedTuple):
+    """One call on its way, and where its answer goes."""
+
+    item: BatchItem
+    action: Action
+    operation: Operation
+    position: int
+    replies: Replies
+    # What it has in common with the calls that it must not be in one batch with.
+    partition: int = 0
+    # Of a traced call.
+    span: "CallSpan | None" = None
+
+
+class ParticipantWork:
+    """Runs the calls of all RPCs. `running` must surround `submit`."""
+
+    def __init__(
+        self,
+        executor: BarrierExecutor,
+        actions: dict[str, Action],
+        tasks: TaskSupervisor,
+        *,
+        batch_items_max: int,
+        max_batches_in_flight: int,
+        waiting_max: int,
+        tracing: "ParticipantTracing | None" = None,
+    ) -> None:
+        self._executor = executor
+        self._tracing = tracing
+        self._actions = actions
+        self._tasks = tasks
+        self._failures = FailureLog(logger)
+        # Calls taken and not answered yet.
+        self.waiting = 0
+        self._waiting_max = waiting_max
+        self._transactions = asyncio.Semaphore(executor.connections)
+        # By operation: the calls that are running, with the copies of each that came in the meantime.
+        self._running: list[dict[Key, list[Delivery]]] = [{} for _ in range(max(Operation) + 1)]
+        self._idle = asyncio.Event()
+        self._idle.set()
+        # By operation and action.
+        self._batchers: list[dict[str, Batcher[Delivery] | PartitionedBatcher[Delivery]]] = [
+            {
+                action.name: self._batcher(action, operation, batch_items_max, max_batches_in_flight)
+                for action in actions.values()
+                if operation in action.batched
+            }
+            for operation in (None, *Operation)
+        ]
+
+    def _batcher(
+        self, action: Action, operation: Operation, items_max: int, max_in_flight: int
+    ) -> Batcher[Delivery] | PartitionedBatcher[Delivery]:
+        async def send(batch: list[Delivery]) -> None:
+            await self._settle_batch(action, operation, batch)
+
+        if action.partition_key is None:
+            return Batcher(send, items_max=items_max, max_in_flight=max_in_flight)
+        return PartitionedBatcher(
+            send,
+            partition_key=lambda delivery: delivery.partition,
+            items_max=items_max,
+            max_in_flight=max_in_flight,
+        )
+
+    def start(self) -> None:
+        """Start what sends batches. The supervisor ends it; what is unfinished then is rolled back."""
+        for operation in Operation:
+            for action_name, batcher in self._batchers[operation].items():
+                self._tasks.start(batcher.run(), f"{operation.name} of {action_name}", endless=True)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait until everything submitted is finished, or until the time is up."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+
+    def submit(
+        self, calls: Sequence[pb.BranchCall], replies: Replies, *, only: Operation | None = None
+    ) -> None:
+        """Take calls; their answers go to `replies`. `only`: the operation that the RPC stands for.
+
+        Raises OverloadedError when too many wait already; then none is taken.
+        """
+        if self.waiting + len(calls) > self._waiting_max:
+            raise OverloadedError
+        decoded: Decoded = {}
+        for index, call in enumerate(calls):
+            outcome = self._submit_one(call, index, replies, only, decoded)
+            if outcome is not None:
+                replies.deliver(index, outcome)
+
+    @asynccontextmanager
+    async def transaction_slot(self) -> AsyncIterator[None]:
+        """Wait for a turn to open a transaction."""
+        async with self._transactions:
+            yield
+
+    async def read(self, plan: Callable[[], Plan[T]]) -> T:
+        """Run a plan that calls no handler, when its turn has come. Raises DBAPIError."""
+        async with self._transactions:
+            return await self._executor.transact(plan, _no_handler)
+
+    @property
+    def dialect_name(self) -> str:
+        return self._executor.dialect_name
+
+    def _submit_one(
+        self,
+        call: pb.BranchCall,
+        index: int,
+        replies: Replies,
+        only: Operation | None,
+        decoded: Decoded,
+    ) -> CallResult | None:
+        """Take a call; return its outcome if that is certain before any transaction."""
+        operation = _OPERATIONS.get(call.operation, only)
+        gid, branch_id, name = call.gid, call.branch_id, call.action
+        if operation is None or (only is not None and operation is not only):
+            return _invalid("the operation is missing or is not that of the method")
+        if not (_key_fits(gid) and _key_fits(branch_id) and len(name.encode()) <= NAME_BYTES_MAX):
+            return _invalid(f"gid and branch_id have 1 to {KEY_BYTES_MAX} bytes and no NUL")
+        digest = b""
+        if not call.tried_by_initiator and call.content_type != payload.UNKNOWN:
+            digest = digest_of(name, call.payload, call.content_type)
+        branch = Branch(gid, branch_id, name, call.expires_at_ms, call.attempt, digest=digest)
+        try:
+            action, item, partition = self._prepare(call, branch, operation, decoded)
+        except RefusalError as error:
+            if operation is Operation.TRY:
+                return self._failure(branch, operation, error)
+            # The barrier may be able to answer without the handler.
+            action = refusing_action(name, error, is_async=self._executor.is_async)
+            item, partition = BatchItem(branch, None), 0
+        except Rejected as no:
+            return rejected(no)
+        except BaseException as error:  # noqa: BLE001 - an author's own code may raise anything
+            return self._failure(branch, operation, error)
+        span = None if self._tracing is None else self._tracing.start(call, operation)
+        self._enqueue(Delivery(item, action, operation, index, replies, partition, span))
+        return None
+
+    def _prepare(
+        self, call: pb.BranchCall, branch: Branch, operation: Operation, decoded: Decoded
+    ) -> tuple[Action, BatchItem, int]:
+        """Return a call's action, its item and its partition; ask the author's hooks. Raises what they raise.
+
+        Only a Try and a partitioned batch need the payload now. Elsewhere it is decoded when the barrier
+        has said that the handler is to run.
+        """
+        action = self._actions.get(call.action)
+        if action is None:
+            raise RefusalError("UNKNOWN_ACTION", f"this participant has no action {call.action!r}")
+        if call.content_type == payload.UNKNOWN:
+            return _without_request(action, call), BatchItem(branch, None), 0
+        if operation is not Operation.TRY and action.partition_key is None:
+            return action, BatchItem(branch, Undecoded(action.kind, call.payload, call.content_type)), 0
+        request = decoded.get(branch.digest) if branch.digest else None
+        if request is None:
+            request = Undecoded(action.kind, call.payload, call.content_type).decode()
+            if action.frozen and branch.digest:
+                decoded[branch.digest] = request
+        if operation is Operation.TRY:
+            if action.screen is not None:
+                action.screen(branch, request)
+            if action.try_result is not None:
+                branch = _with_result(branch, action.try_result(branch, request))
+        partition = 0 if action.partition_key is None else operator.index(action.partition_key(request))
+        return action, BatchItem(branch, request), partition
+
+    def _enqueue(self, delivery: Delivery) -> None:
+        self.waiting += 1
+        self._idle.clear()
+        action, operation, key = delivery.action, delivery.operation, delivery.item.branch.key
+        running = self._running[operation]
+        copies = running.get(key)
+        if copies is not None:
+            copies.append(delivery)
+            return
+        running[key] = []
+        batcher = self._batchers[operation].get(action.name)
+        if batcher is not None and not action.goes_alone:
+            batcher.put(delivery)
+        else:
+            self._tasks.start(self._settle_alone(delivery), f"{operation.name} of {action.name}")
+
+    async def _settle_alone(self, delivery: Delivery) -> None:
+        if delivery.span is not None:
+            delivery.span.enter()
+        async with self._transactions:
+            outcome = await self._outcome(delivery)
+        self._answer([(delivery, outcome)])
+
+    async def _settle_batch(self, action: Action, operation: Operation, batch: list[Delivery]) -> None:
+        """One transaction for all; where that fails, one for each."""
+        try:
+            async with self._transactions:
+                outcomes = await self._transact_batch(action, operation, batch)
+        except Exception as error:  # noqa: BLE001 - a handler may raise anything
+            if len(batch) > 1 and not is_database_unavailable(error):
+                if not isinstance(error, Rejected):
+                    logger.warning(
+                        "a batch of %d of %s of action %s failed and is done again item by item: %s",
+                        len(batch),
+                        operation.name,
+                        action.name,
+                        error_text(error),
+                        extra={"action": action.name, "operation": operation.name},
+                    )
+                await asyncio.gather(*(self._settle_alone(delivery) for delivery in batch))
+                return
+            outcomes = [self._failure(delivery.item.branch, operation, error) for delivery in batch]
+        self._answer(zip(batch, outcomes, strict=True))
+
+    async def _transact_batch(
+        self, action: Action, operation: Operation, batch: list[Delivery]
+    ) -> list[CallResult]:
+        items = [delivery.item for delivery in batch]
+        spans = self._tracing and [delivery.span for delivery in batch if delivery.span is not None]
+        if not spans:
+            return await self._transact(action, operation, items)
+        assert self._tracing is not None, "who makes no spans has none"
+        with self._tracing.together(action.name, operation, spans):
+            return await self._transact(action, operation, items)
+
+    async def _outcome(self, delivery: Delivery) -> CallResult:
+        try:
+            [outcome] = await self._transact(delivery.action, delivery.operation, [delivery.item])
+        except Exception as error:  # noqa: BLE001 - a handler may raise anything
+            return self._failure(delivery.item.branch, delivery.operation, error)
+        return outcome
+
+    async def _transact(
+        self, action: Action, operation: Operation, items: list[BatchItem]
+    ) -> list[CallResult]:
+        return await self._executor.transact(
+            lambda: settle(
+                self._executor.sql, operation, action.name, items, cancel_always=action.cancel_always
+            ),
+            action.handlers[operation],
+        )
+
+    def _failure(self, branch: Branch, operation: Operation, error: BaseException) -> CallResult:
+        """What an exception means to the caller. A failure is logged."""
+        try:
+            if isinstance(error, Rejected) and operation is Operation.TRY:
+                return rejected(error)
+            outcome = _failed_outcome(error)
+        except Exception as second:  # noqa: BLE001 - an author's exception may have broken attributes
+            text = f"{type(error).__name__} (its text cannot be made: {type(second).__name__})"
+            outcome = CallResult(OutcomeCode.FAILED, "HANDLER_ERROR", text)
+        self._failures.record(branch, operation, outcome.reason, outcome.message, error)
+        return outcome
+
+    def _answer(self, outcomes: Iterable[tuple[Delivery, CallResult]]) -> None:
+        for delivery, outcome in outcomes:
+            self._deliver(delivery, outcome)
+            branch = delivery.item.branch
+            copies = self._running[delivery.operation].pop(branch.key)
+            for copy in copies:
+                if copy.item.branch.digest == branch.digest:
+                    self._deliver(copy, outcome)
+                else:  # the same branch with other content: the barrier is to judge it
+                    self.waiting -= 1
+                    self._enqueue(copy)
+        if not self.waiting:
+            self._idle.set()
+
+    def _deliver(self, delivery: Delivery, outcome: CallResult) -> None:
+        delivery.replies.deliver(delivery.position, outcome)
+        if delivery.span is not None:
+            delivery.span.end(outcome)
+        self.waiting -= 1
+
+
+def _no_handler(*_: object) -> None:
+    raise AssertionError("this plan calls no handler")
+
+
+def _without_request(action: Action, call: pb.BranchCall) -> Action:
+    """For an operator who ends a branch whose payload is not known any more. It goes alone."""
+    if action.needs_request or call.payload or call.operation == common.OPERATION_TRY:
+        raise RefusalError("PAYLOAD_NEEDED", f"action {action.name!r} needs the payload of its branch")
+    return dataclasses.replace(action, goes_alone=True)
+
+
+def _with_result(branch: Branch, result: object) -> Branch:
+    """Return a branch with the result that its Try is to return."""
+    data, content_type = encoded_result(result)
+    return branch._replace(try_result=data, try_result_content_type=content_type)
+
+
+def _key_fits(key: str) -> bool:
+    size = len(key) if key.isascii() else len(key.encode())
+    return 0 < size <= KEY_BYTES_MAX and "\0" not in key
+
+
+def _invalid(message: str) -> CallResult:
+    return CallResult(OutcomeCode.FAILED, "INVALID_CALL", message, permanent=True)
+
+
+def _failed_outcome(error: BaseException) -> CallResult:
+    match error:
+        case RefusalError() | TransactionLostError():
+            return error.result
+        case InvalidResultError():
+            return CallResult(OutcomeCode.FAILED, "INVALID_RESULT", error_text(error), permanent=True)
+        case TransactionControlError():
+            return CallResult(OutcomeCode.FAILED, "HANDLER_ERROR", error_text(error), permanent=True)
+        case _:
+            reason = "DATABASE_UNAVAILABLE" if is_database_unavailable(error) else "HANDLER_ERROR"
+            return CallResult(OutcomeCode.FAILED, reason, error_text(error))

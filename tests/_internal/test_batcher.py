@@ -1,0 +1,162 @@
+"""Batches that form by themselves."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tcc._internal.batcher import Batcher, FlushPolicy
+
+
+class Recorder:
+    """Keeps each batch in flight until `go` is set."""
+
+    def __init__(self, **options) -> None:
+        self.batches: list[list[int]] = []
+        self.go = asyncio.Event()
+        self.go.set()
+        self.batcher = Batcher[int](self._send, **({"items_max": 4} | options))
+
+    async def _send(self, batch: list[int]) -> None:
+        self.batches.append(batch)
+        await self.go.wait()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["Recorder"]:
+        async with self.batcher.running():
+            yield self
+
+
+async def settle() -> None:
+    """Lets everything run that can run without time passing."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_an_idle_outbox_sends_at_once_and_a_busy_one_in_batches() -> None:
+    async with Recorder().running() as recorder:
+        recorder.go.clear()
+        recorder.batcher.put(1)
+        await settle()
+        recorder.batcher.put_many([2, 3, 4, 5, 6])
+        await settle()
+        assert recorder.batches == [[1]]
+        assert len(recorder.batcher) == 5
+        recorder.go.set()
+        await settle()
+        assert recorder.batches == [[1], [2, 3, 4, 5], [6]]
+        assert recorder.batcher.idle
+
+
+async def test_a_batch_is_bounded_in_bytes_and_a_larger_item_travels_alone() -> None:
+    async with Recorder(items_max=10, bytes_max=10, size=lambda item: item).running() as recorder:
+        recorder.batcher.put_many([4, 6, 1, 50, 9, 1])
+        await settle()
+        assert recorder.batches == [[4, 6], [1], [50], [9, 1]]
+
+
+async def test_several_senders_have_several_batches_in_flight() -> None:
+    async with Recorder(items_max=1, max_in_flight=2).running() as recorder:
+        recorder.go.clear()
+        recorder.batcher.put_many([1, 2, 3])
+        await settle()
+        assert recorder.batches == [[1], [2]]
+
+
+async def test_what_waits_can_be_taken_back() -> None:
+    async with Recorder().running() as recorder:
+        recorder.go.clear()
+        recorder.batcher.put(1)
+        await settle()
+        recorder.batcher.put_many([2, 3])
+        assert recorder.batcher.withdraw() == [2, 3]
+        recorder.go.set()
+        await settle()
+        assert recorder.batches == [[1]]
+
+
+async def test_items_that_go_singly_never_wait_for_the_pace() -> None:
+    async with Recorder(flush_policy=lambda: FlushPolicy(3600)).running() as recorder:
+        for item in (1, 2, 3):
+            recorder.batcher.put(item)
+            await settle()
+        assert recorder.batches == [[1], [2], [3]]
+
+
+async def test_after_a_batch_the_pace_is_kept_unless_a_full_one_waits() -> None:
+    async with Recorder(flush_policy=lambda: FlushPolicy(3600)).running() as recorder:
+        recorder.go.clear()
+        recorder.batcher.put_many([1, 2])
+        await settle()
+        recorder.batcher.put_many([3, 4, 5, 6])
+        recorder.go.set()
+        await settle()
+        assert recorder.batches == [[1, 2], [3, 4, 5, 6]]
+        recorder.batcher.put(7)
+        await settle()
+        assert recorder.batches == [[1, 2], [3, 4, 5, 6]]
+        assert recorder.batcher.withdraw() == [7]
+
+
+async def test_a_batch_leaves_before_its_time_when_enough_wait_even_beside_another() -> None:
+    min_items = 3
+    async with Recorder(
+        items_max=10, max_in_flight=2, flush_policy=lambda: FlushPolicy(3600, min_items)
+    ).running() as recorder:
+        recorder.go.clear()
+        recorder.batcher.put_many([1, 2])
+        await settle()
+        recorder.batcher.put(3)
+        await settle()
+        recorder.batcher.put(4)
+        await settle()
+        assert recorder.batches == [[1, 2]]
+        recorder.batcher.put(5)
+        await settle()
+        assert recorder.batches == [[1, 2], [3, 4, 5]]
+        # Both senders are busy now.
+        recorder.batcher.put_many([6, 7, 8])
+        await settle()
+        assert len(recorder.batcher) == 3
+        recorder.go.set()
+        await settle()
+        assert recorder.batches == [[1, 2], [3, 4, 5], [6, 7, 8]]
+
+
+async def test_a_single_item_that_is_still_under_way_holds_the_next_one_for_the_pace() -> None:
+    async with Recorder(max_in_flight=2, flush_policy=lambda: FlushPolicy(3600)).running() as recorder:
+        recorder.go.clear()
+        recorder.batcher.put(1)
+        await settle()
+        recorder.batcher.put(2)
+        await settle()
+        assert recorder.batches == [[1]]
+        recorder.go.set()
+        await settle()
+        assert recorder.batches == [[1], [2]]
+
+
+async def test_a_busy_outbox_sends_when_its_pace_has_passed() -> None:
+    sent = asyncio.Queue[list[int]]()
+
+    async def send(batch: list[int]) -> None:
+        await sent.put(batch)
+        await asyncio.Event().wait()
+
+    batcher = Batcher[int](send, items_max=4, max_in_flight=2, flush_policy=lambda: FlushPolicy(0.01))
+    async with batcher.running(), asyncio.timeout(30):
+        batcher.put_many([1, 2])
+        assert await sent.get() == [1, 2]
+        batcher.put(3)
+        assert await sent.get() == [3]
+
+
+async def test_a_failing_send_ends_the_outbox() -> None:
+    async def fail(batch: list[int]) -> None:
+        raise RuntimeError("a bug")
+
+    batcher = Batcher[int](fail, items_max=1)
+    batcher.put(1)
+    with pytest.raises(ExceptionGroup):
+        await asyncio.wait_for(batcher.run(), 60)

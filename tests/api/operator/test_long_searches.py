@@ -1,0 +1,36 @@
+"""A search that takes the log too long: it is told as that, and nothing else is the worse for it."""
+
+from collections.abc import AsyncIterator
+
+import psycopg
+import pytest
+
+from tcc.admin.v1 import admin_pb2 as apb
+from tests.support.errors import refused
+from tests.support.worker import Running
+
+from .conftest import Stub, operator_context
+
+
+@pytest.fixture
+async def busy_log(tcc: Running, log_url: str) -> AsyncIterator[Running]:
+    """A coordinator whose log answers no search, and which waits two seconds for one."""
+    tcc.worker.log._lists._statement_timeout_s = 2.0
+    async with await psycopg.AsyncConnection.connect(log_url) as blocker:
+        await blocker.execute("LOCK TABLE transactions IN ACCESS EXCLUSIVE MODE")
+        yield tcc
+
+
+async def test_a_filter_that_takes_too_long_is_told_as_that(busy_log: Running, admin: Stub) -> None:
+    async with refused("DEADLINE_EXCEEDED", "SEARCH_TOO_LONG"):
+        await admin.SearchTransactions(apb.SearchTransactionsRequest(filter="initiator=nobody"))
+    assert busy_log.engine.writer.available
+
+
+async def test_so_it_is_before_an_order_to_many(busy_log: Running, admin: Stub) -> None:
+    order = apb.RunBulkActionRequest(
+        filter="live", action=apb.BULK_ACTION_RETRY, operator_context=operator_context()
+    )
+    async with refused("DEADLINE_EXCEEDED", "SEARCH_TOO_LONG"):
+        async for _ in admin.RunBulkAction(order):
+            pass

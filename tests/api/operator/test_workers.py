@@ -1,0 +1,56 @@
+"""Workers share the operators' port, answer for each other, and are drained one by one."""
+
+import asyncio
+import os
+import select
+from contextlib import ExitStack
+from pathlib import Path
+
+import grpc
+
+from tcc.admin.v1 import admin_pb2 as apb
+from tests.support.daemon import serving
+from tests.support.ports import free_port
+
+from .conftest import Stub, operator_context
+
+
+async def alive(address: str) -> set[str]:
+    """The coordinators that live, as whichever worker takes this new connection says."""
+    # Channels to one address share a connection unless they are told apart.
+    options = (("grpc.use_local_subchannel_pool", 1),)
+    async with grpc.aio.insecure_channel(address, options=options) as channel:
+        reply = await Stub(channel).ListCoordinators(apb.ListCoordinatorsRequest(), wait_for_ready=True)
+    return {one.id for one in reply.coordinators if one.alive}
+
+
+async def drain(address: str, coordinator_id: str) -> None:
+    async with grpc.aio.insecure_channel(address) as channel:
+        request = apb.DrainCoordinatorRequest(
+            coordinator_id=coordinator_id, operator_context=operator_context()
+        )
+        await Stub(channel).DrainCoordinator(request, wait_for_ready=True)
+
+
+async def one_has_ended(pids: list[int]) -> None:
+    with ExitStack() as stack:
+        processes = [os.pidfd_open(pid) for pid in pids]
+        for process in processes:
+            stack.callback(os.close, process)
+        ended, _, _ = await asyncio.to_thread(select.select, processes, [], [], 180)
+    assert len(ended) == 1
+
+
+async def test_drained_workers_leave_and_are_not_started_again(tmp_path: Path, log_url: str) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    config = f'[log]\nurl = "{log_url}"\n[admin]\nlisten = "{address}"\nreport_every_s = 0.1\n'
+    async with serving(tmp_path, config, workers=2) as daemon:
+        both = await alive(address)
+        assert len(both) == 2
+        first, second = sorted(both)
+        await drain(address, first)
+        # Before its process has ended, it may take a connection that it cannot serve any more.
+        await one_has_ended(daemon.workers)
+        assert await alive(address) == {second}
+        await drain(address, second)
+        assert await asyncio.wait_for(daemon.process.wait(), 180) == 0

@@ -1,0 +1,22 @@
+"""How the coordinator's server is put together."""
+
+from typing import cast
+
+import grpc
+import pytest
+
+from coordinator.api.server import Server
+from coordinator.engine.engine import Engine
+from tests.support.worker import settings_for
+
+
+async def test_methods_have_no_queues_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gRPC's server would look at each of them for every call."""
+    queued = []
+
+    def note(_: grpc.aio.Server, service: str, __: object) -> None:
+        queued.append(service)
+
+    monkeypatch.setattr(type(grpc.aio.server()), "add_registered_method_handlers", note)
+    Server(cast("Engine", None), settings_for({}).request_limits(), share_port=False, calls_max=1)
+    assert queued == []

@@ -1,0 +1,247 @@
+"""The configuration: file, environment, mistakes."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from coordinator.config.configuration import ConfigurationError, load
+from coordinator.config.settings import (
+    ListenSettings,
+    LogSettings,
+    MetricsSettings,
+    ParticipantSettings,
+    Settings,
+)
+
+DEPLOYED = Path(__file__).parents[2] / "deploy" / "tcc.toml"
+
+
+def test_the_deployed_example_says_the_defaults() -> None:
+    settings = load(DEPLOYED)
+    inventory = ParticipantSettings(target="dns:///inventory:50051")
+    assert settings == Settings(
+        listen=ListenSettings(address="0.0.0.0:50050"),
+        log=LogSettings(data_dir=Path("/var/lib/tcc")),
+        participants={"inventory": inventory},
+    )
+
+
+def test_the_deployed_example_names_every_setting() -> None:
+    told = load(DEPLOYED).model_dump(exclude_unset=True)
+    # Files that must be there where they are named: commented out.
+    told["listen"]["tls"] = told["participants"]["inventory"]["tls"] = None
+    # Not on by default.
+    told["tracing"]["endpoint"] = None
+    for table in ("listen", "metrics", "tracing", "limits", "recovery"):
+        assert told[table].keys() == Settings().model_dump()[table].keys()
+    assert told["participants"]["inventory"].keys() == ParticipantSettings(target="x:1").model_dump().keys()
+
+
+def test_the_environment_overrides_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "tcc.toml"
+    path.write_text('[log]\nurl = "postgresql://file/x"\n[participants.a]\ntarget = "a:1"\n')
+    monkeypatch.setenv("TCC_LOG__URL", "postgresql://environment/x")
+    monkeypatch.setenv("TCC_PARTICIPANTS__A__CALL_TIMEOUT_S", "7")
+    settings = load(path)
+    assert settings.log.url is not None
+    assert settings.log.url.get_secret_value() == "postgresql://environment/x"
+    assert settings.participants["a"] == ParticipantSettings(target="a:1", call_timeout_s=7)
+
+
+def mistakes(directory: Path, text: str) -> list[str]:
+    """What is said about a configuration that is wrong, without the name of the file."""
+    path = directory / "tcc.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError) as caught:
+        load(path)
+    return [line.removeprefix(f"{path}:") for line in str(caught.value).splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("worker = 2", "1: worker: unknown key; did you mean 'workers'?"),
+        ("[listen]\nlease_s = 2", "2: listen.lease_s: unknown key; did you mean 'recovery.lease_s'?"),
+        ("workers = 0", "1: workers: must be greater than or equal to 1"),
+        ("\n[participants.a]\nbatched = true", "2: participants.a.target: is missing"),
+        ('[log]\nurls = "x"', "2: log.urls: unknown key; did you mean 'url'?"),
+        ("[recovery]\n# so\nlease_s = -1", "3: recovery.lease_s: must be greater than 0"),
+        ("listen = 3", "1: listen: must be a table"),
+        ("participants = 3", "1: participants: must be a table"),
+        (
+            "[recovery]\nlease_s = 1",
+            "2: recovery.lease_s: lease_s must be more than heartbeat_every_s",
+        ),
+        (
+            '[participants.a]\ntarget = "a:1"\nretry_max_s = 0.01',
+            "1: participants.a.retry_first_s: retry_first_s must not be more than retry_max_s",
+        ),
+        (
+            '[participants.a]\ntarget = "a"',
+            "2: participants.a.target: must be HOST:PORT or dns:///HOST:PORT, or another gRPC target",
+        ),
+        (
+            '[participants.a]\ntarget = "a:1"\ntls = {ca_file = "/no/such"}',
+            "3: participants.a.tls.ca_file: cannot read /no/such: No such file or directory",
+        ),
+        (
+            '[listen]\naddress = "0.0.0.0:7091"\n[admin]\nlisten = "127.0.0.1:7091"',
+            "4: admin.listen: 127.0.0.1:7091 is taken by listen.address, 0.0.0.0:7091",
+        ),
+        (
+            'workers = 3\n[listen]\naddress = "h:9001"\n[metrics]\nlisten = "h:9000"',
+            "5: metrics.listen: h:9001 is taken by listen.address, h:9001",
+        ),
+        (
+            'workers = 2\n[metrics]\nlisten = "h:65535"',
+            "3: metrics.listen: needs a port for each of 2 workers, from this one up to 65535",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_with_its_place(tmp_path: Path, text: str, said: str) -> None:
+    assert mistakes(tmp_path, text) == [said]
+
+
+def test_every_mistake_is_told_in_the_order_of_the_file(tmp_path: Path) -> None:
+    text = '[log]\nurls = "x"\n[listen]\ncalls_max = 0\n[participants.p]\ntarget = "a:1"\nbatch_max = 0\n'
+    assert mistakes(tmp_path, text) == [
+        "2: log.urls: unknown key; did you mean 'url'?",
+        "4: listen.calls_max: must be greater than or equal to 1",
+        "7: participants.p.batch_max: must be greater than or equal to 1",
+    ]
+
+
+def test_a_mistake_in_the_environment_names_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TCC_LIMITS__LIVE_MAX", "-1")
+    monkeypatch.setenv("TCC_RECOVERY", '{"lease_s": 0}')
+    said = mistakes(tmp_path, "[limits]\nlive_max = 3")
+    assert said == [
+        "TCC_LIMITS__LIVE_MAX: limits.live_max: must be greater than or equal to 1",
+        "TCC_RECOVERY: recovery.lease_s: must be greater than 0",
+    ]
+
+
+def test_broken_toml_is_one_line_with_the_place(tmp_path: Path) -> None:
+    assert mistakes(tmp_path, "workers = 2\nlisten here") == [
+        " Expected '=' after a key in a key/value pair (at line 2, column 8)"
+    ]
+
+
+def test_a_broken_environment_variable_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TCC_LOG", "not a table")
+    with pytest.raises(ConfigurationError) as caught:
+        load(None)
+    assert str(caught.value) == 'the environment: error parsing value for field "log"'
+
+
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no configuration file"):
+        load(tmp_path / "tcc.toml")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:65535", "[::1]:50050", "coordinator.local:1"])
+def test_an_address_is_host_and_port(address: str) -> None:
+    assert load(None, {"listen": {"address": address}}).listen.address == address
+
+
+def test_one_port_at_different_addresses_is_not_the_same_place() -> None:
+    settings = load(None, {"listen": {"address": "10.0.0.1:7091"}, "metrics": {"listen": "10.0.0.2:7091"}})
+    assert settings.admin_address() == "127.0.0.1:7091"
+
+
+@pytest.mark.parametrize("address", ["", "50050", ":50050", "h:", "h:65536", "h:-1", "h:http", "::1:50050"])
+def test_what_is_no_address_is_refused(address: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load(None, {"listen": {"address": address}})
+    assert str(caught.value) == "command line: listen.address: must be HOST:PORT, with a port from 0 to 65535"
+
+
+@pytest.mark.parametrize("target", ["a:1", "dns:///a.b:1", "dns://8.8.8.8/a:1", "[::1]:1", "unix:/run/a"])
+def test_a_target_is_what_grpc_takes(target: str) -> None:
+    assert ParticipantSettings(target=target).address().target == target
+
+
+@pytest.mark.parametrize("target", ["", "a", "a:0", "dns:///a", "http://a:1", "dns:///a:70000", "a b:1"])
+def test_what_is_no_target_is_refused(target: str) -> None:
+    with pytest.raises(ValidationError):
+        ParticipantSettings(target=target)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:secret@h:5432/d",
+        "postgresql+psycopg://h/d",
+        "postgresql://u@/d?host=%2Frun%2Fpostgresql",
+    ],
+)
+def test_the_log_is_postgresql(url: str) -> None:
+    log = load(None, {"log": {"url": url}}).log
+    assert log.url is not None
+    assert log.url.get_secret_value() == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://u:secret@h/d",
+        "secret",
+        "postgresql:secret",
+        "postgresql://u:secret@h:port/d",
+        "postgresql://u:se@cret@h/d",
+        "postgresql://u:secret@[h/d",
+    ],
+)
+def test_a_malformed_log_url_is_refused_and_not_said(url: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load(None, {"log": {"url": url}})
+    assert str(caught.value) == "command line: log.url: must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+
+
+@pytest.mark.parametrize("password", ["50%secret", "secret%", "%zzsecret"])
+def test_a_bare_percent_sign_in_the_log_url_is_refused_and_not_said(password: str) -> None:
+    """The database's driver would say the password when it refuses that."""
+    with pytest.raises(ConfigurationError) as caught:
+        load(None, {"log": {"url": f"postgresql://u:{password}@h/d"}})
+    assert str(caught.value) == "command line: log.url: has a bare %; write %25 for it"
+
+
+@pytest.mark.parametrize("endpoint", ["http://collector:4317", "https://[::1]:4317"])
+def test_traces_go_to_a_collector(endpoint: str) -> None:
+    assert load(None, {"tracing": {"endpoint": endpoint}}).tracing.endpoint == endpoint
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["", "collector:4317", "http://collector", "http://a:0", "http://a:1/v1"]
+)
+def test_what_is_no_collector_is_refused(endpoint: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load(None, {"tracing": {"endpoint": endpoint}})
+    said = "command line: tracing.endpoint: must be http://HOST:PORT, or https://HOST:PORT for TLS"
+    assert str(caught.value) == said
+
+
+def test_the_command_line_overrides_single_settings(tmp_path: Path) -> None:
+    path = tmp_path / "tcc.toml"
+    path.write_text('[listen]\naddress = "h:1"\ncalls_max = 7')
+    settings = load(path, {"listen": {"address": "h:2"}, "workers": 3})
+    assert (settings.listen, settings.workers) == (ListenSettings(address="h:2", calls_max=7), 3)
+
+
+def test_secrets_are_not_printed() -> None:
+    assert "secret" not in repr(load(None, {"log": {"url": "postgresql://u:secret@h/d"}}))
+
+
+@pytest.mark.parametrize("url", ["ftp://h/x", "h/x", "https://", ""])
+def test_a_webhook_is_http_and_is_not_said(url: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load(None, {"alerts": {"webhook_url": url}})
+    assert str(caught.value) == "command line: alerts.webhook_url: must be an http:// or https:// URL"
+
+
+def test_workers_have_ports_side_by_side() -> None:
+    assert [MetricsSettings(listen="h:9").bind_address(slot) for slot in (0, 2)] == [("h", 9), ("h", 11)]
+    assert MetricsSettings(listen="h:0").bind_address(2) == ("h", 0)

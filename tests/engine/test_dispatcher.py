@@ -1,0 +1,123 @@
+"""One participant's lane: never more calls than its bulkhead holds, and one answer for each call."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from coordinator.core.model import BranchSpec, CallResult, Operation, OutcomeCode
+from coordinator.engine.breaker import BreakerPolicy
+from coordinator.engine.dispatcher import CallResults, ParticipantDispatcher, ParticipantPolicy
+from coordinator.ports.participants import BranchCall
+from tcc._internal.batcher import FlushPolicy
+
+SUCCEEDED = CallResult(code=OutcomeCode.SUCCEEDED)
+NOBODY = CallResult(code=OutcomeCode.FAILED, reason="UNAVAILABLE", unreachable=True)
+SPEC = BranchSpec(branch_id="b", participant="stock", action="reserve")
+
+
+def call(number: int) -> BranchCall:
+    return BranchCall(gid=f"g{number}", index=0, operation=Operation.TRY, spec=SPEC, expires_at=100.0)
+
+
+class Hall:
+    """A participant that holds its calls until it is told to answer."""
+
+    def __init__(self, answer: CallResult = SUCCEEDED) -> None:
+        self.answer = answer
+        self.inside = 0
+        self.inside_most = 0
+        self.came = 0
+        self.gate = asyncio.Event()
+        self.news = asyncio.Event()
+
+    async def execute(
+        self, participant: str, calls: Sequence[BranchCall]
+    ) -> AsyncIterator[list[tuple[int, CallResult]]]:
+        assert participant == "stock"
+        self.came += len(calls)
+        self.inside += len(calls)
+        self.inside_most = max(self.inside_most, self.inside)
+        self.news.set()
+        await self.gate.wait()
+        self.inside -= len(calls)
+        yield [(position, self.answer) for position in range(len(calls))]
+
+
+class Noon:
+    """A clock that stands."""
+
+    def now(self) -> float:
+        return 12.0
+
+
+class Answered:
+    """What came back, and when there is enough of it."""
+
+    def __init__(self) -> None:
+        self.answers: CallResults = []
+        self._changed = asyncio.Event()
+
+    def __call__(self, answers: CallResults) -> None:
+        self.answers += answers
+        self._changed.set()
+
+    async def until(self, count: int) -> None:
+        async with asyncio.timeout(60):
+            while len(self.answers) < count:
+                self._changed.clear()
+                await self._changed.wait()
+
+
+@asynccontextmanager
+async def running(
+    hall: Hall, answered: Answered, policy: ParticipantPolicy
+) -> AsyncIterator[ParticipantDispatcher]:
+    dispatcher = ParticipantDispatcher(
+        "stock",
+        policy,
+        participants=hall,
+        clock=Noon(),
+        is_wanted=lambda _: True,
+        on_answers=answered,
+        flush_policy=lambda begun: FlushPolicy(min_items=begun),
+    )
+    task = asyncio.create_task(dispatcher.run())
+    try:
+        yield dispatcher
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_the_bulkhead_holds_and_everybody_gets_in_at_last() -> None:
+    hall, answered = Hall(), Answered()
+    policy = ParticipantPolicy(concurrency_max=4, batch_max=3)
+    async with running(hall, answered, policy) as dispatcher:
+        for number in range(20):
+            dispatcher.put(call(number))
+        async with asyncio.timeout(60):
+            while hall.came < 4:
+                hall.news.clear()
+                await hall.news.wait()
+        # As many are inside as fit, and each had its time to grow too many.
+        assert (hall.inside, dispatcher.backlog) == (4, 20)
+        hall.gate.set()
+        await answered.until(20)
+    assert hall.inside_most <= 4
+    assert {each.gid for each, _ in answered.answers} == {f"g{number}" for number in range(20)}
+    assert len(answered.answers) == 20
+
+
+async def test_calls_behind_an_open_breaker_are_answered_as_withheld_and_never_leave() -> None:
+    hall, answered = Hall(NOBODY), Answered()
+    hall.gate.set()
+    policy = ParticipantPolicy(breaker=BreakerPolicy(failures_to_open=1, open_first_s=5.0))
+    async with running(hall, answered, policy) as dispatcher:
+        dispatcher.put(call(0))
+        await answered.until(1)
+        for number in range(1, 6):
+            dispatcher.put(call(number))
+        await answered.until(6)
+    assert hall.came == 1
+    assert [answer.not_sent for _, answer in answered.answers] == [False] + [True] * 5
+    assert answered.answers[-1][1].retry_after_s == 5.0

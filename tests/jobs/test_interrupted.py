@@ -1,0 +1,148 @@
+"""What a dead coordinator left is taken over in bites, and at once where one starts; on a real log."""
+
+import time
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import pytest
+
+from coordinator.engine.clock import LogClock
+from coordinator.engine.engine import Engine
+from coordinator.jobs import scheduler
+from coordinator.jobs.adopt import Adopt
+from coordinator.jobs.heartbeat import Heartbeat
+from coordinator.jobs.job import Job
+from coordinator.jobs.retry import Retry
+from coordinator.jobs.settings import RecoverySettings
+from coordinator.log.store import PostgresLog
+from coordinator.participant_client.client import ParticipantClient
+from tcc.common.v1 import common_pb2 as common
+from tests.log.transactions import begun, confirming, insert, parked, save
+from tests.support.scripted_participant import ScriptedParticipant, serving
+from tests.support.worker import running, settings_for
+
+# Two bites of two in a run; whoever has found less looks again in an hour.
+BITES = RecoverySettings(
+    claim_max=2,
+    chunks_max=2,
+    busy_throttle=0.0,
+    idle_throttle=0.0,
+    adopt_every_s=3600.0,
+    poll_every_s=3600.0,
+)
+GIDS = ("a", "b", "c", "d", "e")
+
+
+class Bite(NamedTuple):
+    """How long it takes to take one, and the pause after it."""
+
+    took_s: float
+    pause_s: float
+
+
+@pytest.fixture
+async def engine(log_url: str) -> AsyncIterator[Engine]:
+    log = PostgresLog(log_url, owner="ours", name="host:1")
+    channels = ParticipantClient({}, result_bytes_max=1)
+    engine = Engine(log=log, participants=channels, policies={}, clock=LogClock())
+    await Heartbeat(engine, RecoverySettings()).run_once()
+    yield engine
+    await channels.close()
+    await log.close()
+
+
+async def leave_behind(log_url: str, *gids: str, is_parked: bool = False) -> None:
+    """Decided by a coordinator that has died since."""
+    theirs = PostgresLog(log_url, owner="theirs", name="host:2")
+    await theirs.coordinator_heartbeat(lease_s=60)
+    for tx in await insert(theirs, *[begun(gid, "stock") for gid in gids]):
+        decided = confirming(tx)
+        await save(theirs, parked(decided, until=time.time() - 60, on="") if is_parked else decided)
+    await theirs.coordinator_leave()
+    await theirs.close()
+
+
+async def runs(job: Job) -> list[int]:
+    return [await job.run_once() for _ in range(3)]
+
+
+async def test_the_dead_are_inherited_in_bites_and_the_next_run_goes_on(engine: Engine, log_url: str) -> None:
+    await leave_behind(log_url, *GIDS)
+    assert await runs(Adopt(engine, BITES)) == [4, 1, 0]
+    assert engine.live.keys() == set(GIDS)
+
+
+async def test_what_is_due_is_claimed_in_bites_and_the_next_run_goes_on(engine: Engine, log_url: str) -> None:
+    await leave_behind(log_url, *GIDS, is_parked=True)
+    assert await runs(Retry(engine, BITES)) == [4, 1, 0]
+    assert engine.live.keys() == set(GIDS)
+
+
+@pytest.mark.parametrize(
+    ("begun", "batch"),
+    [
+        pytest.param(0, Bite(took_s=0.01, pause_s=0.03), id="nobody asks"),
+        pytest.param(1, Bite(took_s=0.01, pause_s=0.1), id="somebody asks"),
+        pytest.param(1, Bite(took_s=1.0, pause_s=0.5), id="at most so long"),
+    ],
+)
+async def test_after_a_bite_others_have_many_times_as_long_as_it_took(
+    engine: Engine, log_url: str, monkeypatch: pytest.MonkeyPatch, begun: int, batch: Bite
+) -> None:
+    await leave_behind(log_url, *GIDS)
+    now_s = 0.0
+    paused: list[float] = []
+    adopt = engine.log.transaction_adopt
+
+    async def slowly(limit: int) -> object:
+        nonlocal now_s
+        now_s += batch.took_s
+        return await adopt(limit)
+
+    async def pause(seconds: float) -> None:
+        paused.append(seconds)
+
+    monkeypatch.setattr(engine.log, "transaction_adopt", slowly)
+    monkeypatch.setattr(engine.clock, "monotonic", lambda: now_s)
+    monkeypatch.setattr(engine, "begun", begun)
+    monkeypatch.setattr(scheduler, "asyncio", SimpleNamespace(sleep=pause))
+    settings = RecoverySettings(claim_max=2, busy_throttle=10.0, idle_throttle=3.0, throttle_max_s=0.5)
+    assert await Adopt(engine, settings).run_once() == len(GIDS)
+    assert paused == pytest.approx([batch.pause_s, batch.pause_s])
+
+
+@pytest.mark.parametrize("job", [Adopt, Retry])
+async def test_others_are_looked_after_again_and_again(
+    engine: Engine, log_url: str, job: type[Adopt | Retry]
+) -> None:
+    looking = job(engine, RecoverySettings(adopt_every_s=0.0, poll_every_s=0.0))
+    assert await looking.run_once() == 0
+    for gid in ("a", "b"):
+        await leave_behind(log_url, gid, is_parked=job is Retry)
+        assert await looking.run_once() == 1
+
+
+async def test_a_coordinator_that_leaves_takes_no_further_bite(
+    engine: Engine, log_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await leave_behind(log_url, *GIDS)
+    adopt = engine.log.transaction_adopt
+
+    async def told_to_leave_meanwhile(limit: int) -> object:
+        engine.draining = True
+        return await adopt(limit)
+
+    monkeypatch.setattr(engine.log, "transaction_adopt", told_to_leave_meanwhile)
+    assert await runs(Adopt(engine, BITES)) == [2, 0, 0]
+
+
+async def test_who_starts_looks_at_once(log_url: str) -> None:
+    """However seldom the jobs come: what waits already does not wait for their first turn."""
+    await leave_behind(log_url, "g")
+    stock = ScriptedParticipant()
+    never = {"sweep_every_s": 3600.0, "adopt_every_s": 3600.0, "heartbeat_every_s": 3600.0, "lease_s": 7200.0}
+    async with serving(stock) as address:
+        settings = settings_for({"stock": {"target": address}}, recovery=never)
+        async with running(settings, log_url):
+            await stock.until(lambda: stock.count(common.OPERATION_CONFIRM, gid="g") == 1)

@@ -1,0 +1,77 @@
+import hashlib
+
+from tcc.admin.v1.admin_pb2 import AuditRecord
+from tccctl.audit_chain import Head, record_hash, verify
+
+
+def chain(length: int) -> list[AuditRecord]:
+    """Newest first."""
+    records: list[AuditRecord] = []
+    previous = bytes(32)
+    for sequence in range(1, length + 1):
+        record = AuditRecord(
+            sequence=sequence,
+            operator="ana",
+            action="transaction.hold",
+            target=f"transaction/order-{sequence}",
+            reason='"größe"\n',
+            detail='{"version":3}',
+            previous_hash=previous,
+        )
+        record.at.FromMicroseconds(1_700_000_000_000_000 + sequence)
+        record.hash = previous = record_hash(record)
+        records.insert(0, record)
+    return records
+
+
+def test_the_hash_is_what_the_contract_says() -> None:
+    canonical = (
+        r'[1,1700000000000001,"ana","transaction.hold","transaction/order-1",'
+        r'"\"größe\"\n","{\"version\":3}"]'
+    )
+    assert chain(1)[0].hash == hashlib.sha256(bytes(32) + canonical.encode()).digest()
+
+
+def test_a_chain_in_order_is_found_intact() -> None:
+    records = chain(5)
+    check = verify(records)
+    assert (check.records, check.problem) == (5, "")
+    assert check.head == Head(5, records[0].hash)
+    assert verify([]).head is None
+    assert verify([]).problem == ""
+
+
+def test_a_changed_record_is_found() -> None:
+    records = chain(5)
+    records[2].reason = "another one"
+    assert verify(records).problem == "record 3 was changed"
+
+
+def test_a_changed_record_with_a_hash_to_match_is_found_by_the_one_after_it() -> None:
+    records = chain(5)
+    records[2].reason = "another one"
+    records[2].hash = record_hash(records[2])
+    assert verify(records).problem == "record 3 is not what record 4 follows"
+
+
+def test_a_missing_record_is_found_wherever_it_was() -> None:
+    middle, first = chain(5), chain(5)
+    del middle[2]
+    del first[-1]
+    assert verify(middle).problem == "record 2 stands where record 3 is missing"
+    assert verify(first).problem == "record 1 is missing"
+
+
+def test_a_chain_that_was_rewritten_or_cut_is_found_by_a_kept_head() -> None:
+    kept = Head(4, chain(5)[1].hash)
+    assert verify(chain(5), kept).problem == ""
+    assert verify(chain(3), kept).problem == "record 4 is missing"
+    rewritten = chain(5)
+    previous = bytes(32)
+    for record in reversed(rewritten):
+        record.operator = "eve"
+        record.previous_hash = previous
+        record.hash = previous = record_hash(record)
+    assert verify(rewritten).problem == ""
+    assert verify(rewritten, kept).problem == "record 4 is not the one that was kept"
+    assert verify([], kept).problem == "record 4 is missing"

@@ -1,0 +1,51 @@
+"""tccctl in a pipe that is told to end while it waits for a coordinator."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from tests.tccctl.scripted_admin import NO_SETTINGS, scripted
+
+PATIENCE_S = 180
+
+BULK = ("tx", "hold", "--filter", "live", "--token", "t0ken", "--reason", "r")
+UNKNOWN = "  whether the action took effect is not known: look before you repeat it\n"
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "said"),
+    [
+        ("Reconcile", ("reconcile",), "tccctl: ended by SIGTERM\n"),
+        ("RunBulkAction", BULK, "tccctl: ended by SIGTERM\n" + UNKNOWN),
+    ],
+)
+def test_who_is_told_to_end_says_so_and_what_is_open(
+    method: str, arguments: tuple[str, ...], said: str
+) -> None:
+    asked, may_end = threading.Event(), threading.Event()
+
+    def silence() -> Iterator[object]:
+        asked.set()
+        may_end.wait(PATIENCE_S)
+        yield from ()
+
+    with (
+        scripted(**{method: silence()}) as service,
+        subprocess.Popen(
+            [sys.executable, "-m", "tccctl", *arguments],
+            env=os.environ | NO_SETTINGS | {"TCCCTL_ADDRESS": service.address},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
+        assert asked.wait(PATIENCE_S)
+        process.terminate()
+        out, error = process.communicate(timeout=PATIENCE_S)
+        may_end.set()
+    assert (process.returncode, out, error) == (143, "", said)
