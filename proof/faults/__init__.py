@@ -2,6 +2,7 @@
 
     python -m proof.faults            (or: make faults)
 
+- `failpoints`, `child`: what kills at a failpoint, and the programs of the product with it.
 - `plan`: the failpoints of the source (`tcc._internal.failpoint`), who passes them, how; pure.
 - `member`, `system`: processes that are started again whenever they end.
 - `orders`, `load`, `initiator`: the demo's orders without an end, and who places them.

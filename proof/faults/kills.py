@@ -10,13 +10,13 @@ import sys
 from collections import Counter, deque
 
 from participants.demo.plan import make_plan
+from proof.faults.failpoints import VARIABLE, rules
 from proof.faults.member import Member
 from proof.faults.orders import renamed
 from proof.faults.plan import Provocation, Rule, Side, deal, provocation
 from proof.faults.testbed import Testbed, until
 from proof.history.events import AnyEvent
 from proof.history.recorder import read
-from tcc._internal.failpoint import VARIABLE, rules
 
 WAVE_TIMEOUT_S = 40.0
 # How often a process may die in a wave: more would leave no service in between.
@@ -150,7 +150,7 @@ class _Initiator:
     async def _run(self, seed: int, name: str, environment: dict[str, str]) -> tuple[int, str]:
         process = await asyncio.create_subprocess_exec(
             *("/usr/bin/env", *(f"{key}={value}" for key, value in environment.items())),
-            *(sys.executable, "-m", "proof.faults.initiator"),
+            *(sys.executable, "-m", "proof.faults.child", "proof.faults.initiator"),
             f"--coordinators={self._testbed.system.target}",
             *(f"--seed={seed}", f"--name={name}"),
             *(f"--orders={_INITIATOR_ORDERS}", f"--journal={self._journal}"),

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from participants.demo.children import Child, DemoError
+from proof.faults.failpoints import VARIABLE, rules
 from proof.faults.plan import Rule
-from tcc._internal.failpoint import VARIABLE, rules
 
 _LISTENING = r"listening on (\S+)"
 _KILLED = "killed at failpoint "

@@ -23,6 +23,8 @@ Command: TypeAlias = Callable[[str], list[str]]
 
 # The directory of PostgreSQL, below that of everything else.
 DISK = "disk"
+# Starts a program of the product in which failpoints may kill.
+_CHILD = (sys.executable, "-m", "proof.faults.child")
 COORDINATORS = ("coordinator-a", "coordinator-b")
 LEASE_S = 1.5
 CALL_TIMEOUT_S = 2.0
@@ -108,7 +110,7 @@ class System:
     def _participant(self, name: str) -> Command:
         def command(listen: str) -> list[str]:
             url = _sqlalchemy(self.ways.get((name, "postgres"), self.postgres.url(name)))
-            return [sys.executable, "-m", f"participants.{name}", f"--listen={listen}", f"--database={url}"]
+            return [*_CHILD, f"participants.{name}", f"--listen={listen}", f"--database={url}"]
 
         return command
 
@@ -119,7 +121,7 @@ class System:
             config = self.home / f"{name}.toml"
             config.write_text(coordinator_config(url, addresses))
             return [
-                *(sys.executable, "-m", "coordinator", "serve"),
+                *(*_CHILD, "coordinator", "serve"),
                 *(f"--config={config}", f"--listen={listen}"),
             ]
 

@@ -6,12 +6,16 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
+from proof.faults.failpoints import VARIABLE, parse, rules
 from proof.faults.plan import Side, deal, failpoints, side
-from tcc._internal.failpoint import VARIABLE, parse, rules
 
+Passed: TypeAlias = "subprocess.CompletedProcess[str]"
+ROOT = Path(__file__).resolve().parents[2]
 MEMBERS = {
     Side.COORDINATOR: ["a", "b"],
     Side.PARTICIPANT: ["inventory", "coupon", "order"],
@@ -31,11 +35,17 @@ def test_a_rule_that_makes_no_sense_is_an_error(wrong: str) -> None:
         parse(wrong)
 
 
-def passing(environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
-    program = (
-        "from tcc._internal.failpoint import failpoint\n"
-        "for n in range(4): print(n, flush=True); failpoint('a.b')"
-    )
+# What passes a failpoint four times, in a process that may have been started to kill there.
+PASSING = """
+from tcc._internal.failpoint import failpoint
+for n in range(4):
+    print(n, flush=True)
+    failpoint("a.b")
+"""
+
+
+def passing(environment: dict[str, str], prepared: str = "import proof.faults.child") -> Passed:
+    program = prepared + PASSING
     return subprocess.run(
         [sys.executable, "-c", program],
         env=os.environ | environment,
@@ -55,6 +65,16 @@ def test_an_armed_failpoint_kills_when_it_is_passed_for_the_nth_time() -> None:
 def test_others_are_passed_unharmed() -> None:
     done = passing({VARIABLE: "a=kill,b=kill,a.b.c=kill"})
     assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["0", "1", "2", "3"], "")
+
+
+def test_the_product_itself_does_not_know_the_variable() -> None:
+    done = passing({VARIABLE: "a.b=kill"}, prepared="import tcc, coordinator.process.cli")
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["0", "1", "2", "3"], "")
+
+
+def test_no_file_of_the_product_names_the_variable() -> None:
+    for root in ("tcc", "coordinator", "participants", "tccctl"):
+        assert not [path for path in (ROOT / root).rglob("*.py") if VARIABLE in path.read_text()]
 
 
 def test_every_failpoint_of_the_source_has_a_name_that_can_be_armed_and_a_side_that_passes_it() -> None:
