@@ -12,7 +12,7 @@ BENCH ?= all
 SEEDS ?= 500
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint bench explore simulate faults mutants protos baseline lock clean
+.PHONY: help demo test slow coverage lint bench explore simulate faults mutants protos baseline lock clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -28,6 +28,10 @@ bench: $(VENV) ## how fast it is, beside the least that it would take
 
 slow: $(VENV) ## the long suites
 	$(BIN)/pytest -n 2 -m slow --timeout 1800
+
+coverage: $(VENV) ## how much of core, engine, log and barrier the tests run
+	$(BIN)/pytest -n 2 -m "not slow" --cov --cov-report=json:.coverage.json
+	$(BIN)/python -m proof.coverage_report .coverage.json
 
 explore: $(VENV) ## every interleaving of a small system; checks every state
 	$(BIN)/python -m proof.explore
@@ -61,7 +65,7 @@ lock: $(VENV) ## choose the newest versions that fit, and write them down
 		--unsafe-package tcc --output-file requirements.lock pyproject.toml
 
 clean: ## remove what was made
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
 
 $(VENV): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'

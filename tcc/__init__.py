@@ -14,6 +14,8 @@ from tcc.errors import TccError, TransactionCancelled, TryTimedOut
 if TYPE_CHECKING:
     from tcc.participant.participant import Participant
 
+    __version__: str
+
 __all__ = [
     "Branch",
     "BranchRequest",
@@ -29,6 +31,7 @@ __all__ = [
     "TransactionState",
     "TryResult",
     "TryTimedOut",
+    "__version__",
     "errors",
 ]
 
@@ -39,4 +42,8 @@ def __getattr__(name: str) -> Any:
         from tcc.participant.participant import Participant  # noqa: PLC0415 - only where it is wanted
 
         return Participant
+    if name == "__version__":
+        from importlib import metadata  # noqa: PLC0415 - an import of the SDK need not parse metadata
+
+        return metadata.version("tcc")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

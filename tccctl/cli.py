@@ -1,8 +1,9 @@
 """The commands put together."""
 
 import sys
+from importlib import metadata
 from io import TextIOWrapper
-from typing import cast
+from typing import Annotated, cast
 
 import typer
 
@@ -22,8 +23,20 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer passes the option's value
+    if wanted:
+        typer.echo(f"tccctl {metadata.version('tcc')}")
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool,
+    typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+]
+
+
 @app.callback()
-def _main() -> None:
+def _main(*, version: VersionOption = False) -> None:
     """Find out why transactions are stuck, and end them safely.
 
     Asks a coordinator's admin listener; never the database.

@@ -15,7 +15,7 @@ from tccctl.cli import app as tccctl
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
     *("README.md", "docs/RUNBOOK.md", "docs/OPERATIONS.md", "docs/PERFORMANCE.md", "docs/GUARANTEES.md"),
-    *("deploy/README.md", "deploy/tccd.service"),
+    *("deploy/README.md", "deploy/tccd.service", "docs/RELEASING.md"),
 ]
 PROGRAMS = {"tccctl": get_command(tccctl), "tccd": get_command(tccd)}
 
@@ -57,7 +57,7 @@ def parse(line: str) -> None:
             break
         context = command.context_class(command, info_name=name, parent=context)
         name, command, rest = command.resolve_command(context, rest)
-    if rest == ["--help"] or not (rest or context is None):
+    if rest in (["--help"], ["--version"]) or not (rest or context is None):
         return  # a command by its name
     command.make_context(name, list(rest), parent=context)
 

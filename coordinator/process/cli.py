@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from importlib import metadata
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -30,8 +31,20 @@ ConfigOption = Annotated[
 ]
 
 
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer passes the option's value
+    if wanted:
+        typer.echo(f"tccd {metadata.version('tcc')}")
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool,
+    typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+]
+
+
 @app.callback()
-def _main() -> None:
+def _main(*, version: VersionOption = False) -> None:  # noqa: ARG001
     """Run and check the TCC transaction coordinator."""
     configure_logging()
     # Until a command has something to finish, being told to stop is to leave; what it has

@@ -236,7 +236,7 @@ class Rig:
                 return sorted(outcomes, key=lambda outcome: outcome.index)
             future = self._unary(calls[0], timeout_s)
             self._begun(future, on_call)
-            return [future.result().outcome]
+            return [future.result().result]
         except (grpc.RpcError, grpc.FutureCancelledError):
             return None
         finally:
