@@ -528,10 +528,11 @@ async def test_serve_raises_when_a_background_task_has_ended(sqlite):
 
         sender.cancel()
 
-        assert (await statuses.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
-        statuses.cancel()
-        with pytest.raises(BackgroundTaskError, match="CONFIRM of act"):
-            await serving
+        async with asyncio.timeout(30):  # for what hangs
+            assert (await statuses.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            statuses.cancel()
+            with pytest.raises(BackgroundTaskError, match="CONFIRM of act"):
+                await serving
 
 
 # H5: connections without transactions
