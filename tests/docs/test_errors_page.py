@@ -230,7 +230,7 @@ def test_the_reasons_of_a_cancel_are_those_of_the_page() -> None:
 
 
 def test_the_clients_classes_are_those_of_the_page() -> None:
-    kinds = [tcc.errors.TccError, *subclasses(tcc.errors.TccError)]
+    kinds: list[type[tcc.errors.TccError]] = [tcc.errors.TccError, *subclasses(tcc.errors.TccError)]
     own = [each for each in kinds if each.__module__ == "tcc.errors"]
     assert {each.__name__: (each.default_reason, each.default_code.name) for each in own} == classes()
 
