@@ -8,16 +8,16 @@ from coordinator.core.model import TransactionState
 _PAGE = """\
 # States of a transaction
 
-Made from `TRANSITIONS` in `coordinator/core/machine.py` by
+Generated from `TRANSITIONS` in `coordinator/core/machine.py` by
 `python -m coordinator.core.diagram > docs/STATES.md`; a test fails when it is stale.
 
 ```mermaid
 {diagram}
 ```
 
-There is no way from one decision to the other, and none back. Whether a
-transaction is stuck, parked until its next attempt, held by an operator, or has a
-branch with a heuristic outcome, are facts beside its state.
+There is no transition from one decision to the other, and none back. Some facts are
+independent of the state: a transaction may be stuck, parked until its next attempt, or
+held by an operator, and a branch of it may have a heuristic outcome.
 """
 
 

@@ -348,7 +348,7 @@ async def test_django(books: Engine, tmp_path: Path, shop: Shop) -> None:
 
 
 def test_every_reason_of_the_page_exists() -> None:
-    sources = "".join(path.read_text() for path in (ROOT / "tcc").glob("*.py"))
+    sources = "".join(path.read_text() for path in (ROOT / "tcc").rglob("*.py"))
     named = set(re.findall(r"FAILED `([A-Z_]+)`", PAGE))
     assert len(named) > 10
     assert [name for name in named if name not in sources] == []
