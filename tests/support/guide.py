@@ -1,7 +1,7 @@
 """A guide whose console blocks are run: what it shows has to be what is answered.
 
 Times, durations, ids, addresses and counts of calls differ from run to run; everything
-else has to agree. A comment `<!-- meanwhile: WHAT -->` names what happens between commands.
+else has to agree. A comment `<!-- event: WHAT -->` names what happens between commands.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _PROGRAMS = {"tccctl": "tccctl", "tccd": "coordinator"}
 _ASKS_FOR_CODE = "; echo $?"
 
 _STEPS = re.compile(
-    r"<!-- meanwhile: (?P<event>.*?) -->|^```console\n(?P<block>.*?)^```", re.DOTALL | re.MULTILINE
+    r"<!-- event: (?P<event>.*?) -->|^```console\n(?P<block>.*?)^```", re.DOTALL | re.MULTILINE
 )
 
 _VOLATILE = (
