@@ -98,7 +98,7 @@ def test_another_selection_by_then_ends_with_4() -> None:
     with scripted(RunBulkAction=changed) as service:
         result = service.tccctl(*COMMAND, "--token", "old")
     assert result.exit_code == 4
-    assert "do the dry run again" in result.stderr
+    assert "repeat the dry run" in result.stderr
 
 
 def test_a_run_that_breaks_off_is_reported() -> None:
