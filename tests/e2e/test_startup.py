@@ -100,7 +100,7 @@ async def test_a_data_directory_that_another_uses_is_refused(
     arguments = [*command, f"--data-dir={home}"] if command == ["postgres"] else command
     words = (
         f"data directory {home} is in use by another tccd; "
-        "for several coordinators give all the same [log] url"
+        "to run several coordinators, give all of them the same [log] url"
     )
     assert await refusal(*arguments, environment={"TCC_LOG__DATA_DIR": str(home)}) == (2, words)
 
