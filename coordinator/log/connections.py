@@ -192,4 +192,4 @@ def _unavailable(name: str, error: Exception | None) -> LogUnavailable:
 
 
 def _no_answer(name: str, error: Exception | None) -> str:
-    return f"the transaction log did not respond to {name}: {error}"
+    return f"the transaction log did not answer {name}: {error}"

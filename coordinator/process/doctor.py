@@ -253,7 +253,7 @@ def _port(check: str, address: str, is_ours: Callable[[str], bool]) -> CheckResu
     return _problem(
         check,
         f"cannot listen on {address}: {reason}",
-        f"stop the process that uses it (ss -ltnp shows it), or change {check} in the configuration; with TLS "
+        f"stop its process (ss -ltnp shows it), or change {check} in the configuration; with TLS "
         "it may be a coordinator that is already running",
     )
 

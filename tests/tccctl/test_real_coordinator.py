@@ -169,7 +169,7 @@ async def test_both_sides_show_certificates(log_url: str, tmp_path: Path) -> Non
             code, out, error = await tccctl(worker, "tx", "list", *without)
             assert (code, out) == (5, "")
             assert "does not respond" in error
-            assert "where it has TLS, --ca-file, and --certificate-file" in " ".join(error.split())
+            assert "If it uses TLS, give --ca-file, and also --certificate-file" in " ".join(error.split())
         assert (await tccctl(worker, "tx", "list", *pair))[0] == 2
         assert (await tccctl(worker, "tx", "list", "--ca-file", ca, *pair[:2]))[0] == 2
         assert (await tccctl(worker, "tx", "list", "--ca-file", "/nonexistent"))[0] == 2

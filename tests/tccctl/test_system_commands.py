@@ -103,7 +103,7 @@ def test_a_participant_that_nobody_knows_ends_with_3() -> None:
     with scripted(ListParticipants=PARTICIPANTS) as service:
         result = service.tccctl("participant", "pause", "invntory", "--reason", "r")
     assert (result.exit_code, len(service.requests)) == (3, 1)
-    assert "there are: inventory, gone" in result.stderr
+    assert "known participants: inventory, gone" in result.stderr
 
 
 def test_coordinators_are_listed_with_their_leases() -> None:

@@ -126,7 +126,7 @@ def test_each_page_is_written_as_soon_as_it_is_known(output: str, shown: str) ->
 
 
 def test_a_search_that_takes_too_long_is_told_as_that_and_leaves_nothing_open() -> None:
-    too_long = refusal(Code.DEADLINE_EXCEEDED, "SEARCH_TOO_LONG", "the log has given the search up")
+    too_long = refusal(Code.DEADLINE_EXCEEDED, "SEARCH_TOO_LONG", "the search took too long")
     filtered = ("--filter", "initiator=nobody")
     with scripted(SearchTransactions=too_long, RunBulkAction=[too_long]) as service:
         ended = [
@@ -136,7 +136,7 @@ def test_a_search_that_takes_too_long_is_told_as_that_and_leaves_nothing_open() 
     for result in ended:
         assert result.exit_code == 5
         words, advice = result.stderr.splitlines()
-        assert words == "tccctl: SEARCH_TOO_LONG: the log has given the search up"
+        assert words == "tccctl: SEARCH_TOO_LONG: the search took too long"
         assert advice.startswith("  narrow the search")
         assert "took effect" not in advice
 
