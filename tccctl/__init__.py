@@ -1,1 +1,1 @@
-"""`tccctl`: what an operator sees and does, over AdminService and nothing else."""
+"""`tccctl`: the command line for operators, built on AdminService alone."""

@@ -1,4 +1,4 @@
-"""`tccctl audit`: what operators did, and whether the record of it is whole."""
+"""`tccctl audit`: what operators did, and whether that record is intact."""
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -16,7 +16,7 @@ from tccctl.formatting import instant
 from tccctl.paging import Limited
 from tccctl.session import Session
 
-app = typer.Typer(no_args_is_help=True, help="See what operators did; check that the record is whole.")
+app = typer.Typer(no_args_is_help=True, help="List what operators did; verify the audit chain.")
 
 _PAGE_SIZE = 1_000
 _HASH_BYTES = 32
@@ -33,10 +33,14 @@ _HASH_BYTES = 32
 )
 def list_(
     session: Session,
-    by: Annotated[str, typer.Option(help="Only of this operator.")] = "",
-    target: Annotated[str, typer.Option(help="Only on this, for example transaction/order-17.")] = "",
-    action: Annotated[str, typer.Option(help="Only of this kind, for example transaction.hold.")] = "",
-    limit: Annotated[int, typer.Option(help="At most so many.", min=1)] = 100,
+    by: Annotated[str, typer.Option(help="Only actions of this operator.")] = "",
+    target: Annotated[
+        str, typer.Option(help="Only actions on this target, for example transaction/order-17.")
+    ] = "",
+    action: Annotated[
+        str, typer.Option(help="Only actions of this kind, for example transaction.hold.")
+    ] = "",
+    limit: Annotated[int, typer.Option(help="The maximum number of records.", min=1)] = 100,
 ) -> None:
     """List what operators did, newest first."""
     request = admin.ListAuditRecordsRequest(
@@ -51,7 +55,7 @@ def list_(
         rest=lambda: ([] if found.count else [_table([])], {"more": found.more}),
     )
     if found.more and not session.output.is_data:
-        session.output.note(f"there are more than {limit}: --limit N")
+        session.output.note(f"more than {limit} records match: raise --limit")
 
 
 @command(
@@ -63,18 +67,16 @@ def verify(
     session: Session,
     *,
     here: Annotated[
-        bool, typer.Option("--here", help="Read all records and compute their hashes here.")
+        bool, typer.Option("--here", help="Read all records and compute the hashes locally.")
     ] = False,
     head: Annotated[
         str,
-        typer.Option(
-            help="SEQUENCE:HASH, as kept from an earlier run: it must lie on the chain. Implies --here."
-        ),
+        typer.Option(help="SEQUENCE:HASH of an earlier run, which must be on the chain. Implies --here."),
     ] = "",
 ) -> None:
-    """Check the chain of audit records; ends with 6 where it is broken.
+    """Verify the chain of audit records. The exit status is 6 if it is broken.
 
-    Keep the head that this prints elsewhere: it tells a chain that was rewritten as a whole.
+    Store the printed head elsewhere: only --head detects that the whole chain was rewritten.
     """
     kept = _head(head) if head else None
     if here or kept:
@@ -107,7 +109,9 @@ def _table(records: Sequence[admin.AuditRecord]) -> Table:
         Column("DETAIL", wide=True),
         Column("HASH", wide=True),
     )
-    return Table(columns=columns, rows=[_row(record) for record in records], empty="nobody has acted yet")
+    return Table(
+        columns=columns, rows=[_row(record) for record in records], empty="no operator has acted yet"
+    )
 
 
 def _row(record: admin.AuditRecord) -> list[Cell]:
@@ -130,7 +134,9 @@ def _head(text: str) -> Head:
     except ValueError:
         head = Head(0, b"")
     if head.sequence < 1 or len(head.hash) != _HASH_BYTES:
-        raise UsageFailure(f"--head {text!r} is not SEQUENCE:HASH", advice="`tccctl audit verify` prints it")
+        raise UsageFailure(
+            f"--head {text!r} is not SEQUENCE:HASH", advice="`tccctl audit verify` prints the head"
+        )
     return head
 
 
@@ -144,7 +150,7 @@ def _chain_check_text(check: ChainCheck) -> TextBlock:
     if check.problem:
         return TextBlock(f"BROKEN at record {check.broken_at}: {check.problem}", "bold red")
     if check.head is None:
-        return TextBlock("intact: nobody has acted yet", "green")
+        return TextBlock("intact: no operator has acted yet", "green")
     head = f"{check.head.sequence}:{check.head.hash.hex()}"
     return TextBlock(f"intact: {check.records} records, head {head}", "green")
 

@@ -1,7 +1,7 @@
-"""The audit chain, computed anew on this side: whoever trusts no coordinator trusts this.
+"""The audit chain, verified locally, for operators who do not trust the coordinator.
 
-A record's hash is SHA-256 over the hash before it and its canonical form, as
-`protos/tcc/admin/v1/admin.proto` says at AuditRecord.
+A record's hash is SHA-256 over the previous hash and the record's canonical form. The form is
+defined at AuditRecord in `protos/tcc/admin/v1/admin.proto`.
 """
 
 import json
@@ -16,7 +16,7 @@ _FIRST_PREVIOUS = bytes(32)
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The end of a chain, as somebody has kept it elsewhere."""
+    """The end of a chain, as stored outside the coordinator."""
 
     sequence: int
     hash: bytes
@@ -24,7 +24,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChainCheck:
-    """What was found: `problem` is empty for a chain in order."""
+    """The result of a check. `problem` is empty if the chain is intact."""
 
     records: int
     head: Head | None
@@ -33,7 +33,7 @@ class ChainCheck:
 
 
 def record_hash(record: AuditRecord) -> bytes:
-    """Return what the record's hash has to be, given the previous one that it names."""
+    """Return the hash that the record must have, given the previous hash that it names."""
     at_us = record.at.seconds * 1_000_000 + record.at.nanos // 1_000
     fields = [
         record.sequence,
@@ -49,7 +49,7 @@ def record_hash(record: AuditRecord) -> bytes:
 
 
 def verify(newest_first: Iterable[AuditRecord], kept: Head | None = None) -> ChainCheck:
-    """Follows the chain from its end to its beginning; `kept` must lie on it."""
+    """Follow the chain from its end to its beginning. `kept` must lie on it."""
     count, head, wanted = 0, None, None
     seen_kept = kept is None
     for record in newest_first:
@@ -58,7 +58,7 @@ def verify(newest_first: Iterable[AuditRecord], kept: Head | None = None) -> Cha
         problem = _problem(record, wanted)
         if kept is not None and record.sequence == kept.sequence:
             seen_kept = True
-            problem = problem or ("" if record.hash == kept.hash else "is not the one that was kept")
+            problem = problem or ("" if record.hash == kept.hash else "differs from the given head")
         if problem:
             return ChainCheck(
                 records=count,
@@ -82,11 +82,15 @@ def verify(newest_first: Iterable[AuditRecord], kept: Head | None = None) -> Cha
 
 
 def _problem(record: AuditRecord, wanted: Head | None) -> str:
-    """Return what is wrong with a record that ought to be `wanted`; empty for nothing."""
+    """Return what is wrong with a record where `wanted` is expected; empty if nothing is."""
     if record.hash != record_hash(record):
-        return "was changed"
+        return "was modified"
     if wanted is None:
         return ""
     if record.sequence != wanted.sequence:
-        return f"stands where record {wanted.sequence} is missing"
-    return "" if record.hash == wanted.hash else f"is not what record {record.sequence + 1} follows"
+        return f"was found in place of record {wanted.sequence}"
+    return (
+        ""
+        if record.hash == wanted.hash
+        else f"does not match the previous hash in record {record.sequence + 1}"
+    )

@@ -1,6 +1,6 @@
-"""What a command shows, before it is known on what: tables, facts and sentences.
+"""What a command shows, independent of the medium: tables, facts and sentences.
 
-On a terminal they become coloured tables; in a pipe plain columns, two spaces apart.
+On a terminal they are coloured tables; in a pipe they are plain columns, two spaces apart.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ class Cell:
 class Column:
     """A column of a table.
 
-    A `wide` one is shown with `-o wide` only. What is longer than `characters_max` is cut, but not there.
+    A `wide` column is shown only with `-o wide`. Text beyond `characters_max` is cut, but not with `-o wide`.
     """
 
     title: str
@@ -37,7 +37,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Rows below titles; without rows, the sentence `empty`."""
+    """Rows below a header. A table without rows shows the sentence `empty`."""
 
     columns: Sequence[Column]
     rows: Sequence[Sequence[Cell]] = field(default_factory=tuple)
@@ -46,14 +46,14 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Names and values, one pair a line."""
+    """Names and values, one pair per line."""
 
     rows: Sequence[tuple[str, Cell]]
 
 
 @dataclass(frozen=True, slots=True)
 class TextBlock:
-    """A sentence. An empty one is an empty line."""
+    """A sentence. An empty text is an empty line."""
 
     text: str = ""
     style: str = ""
@@ -63,7 +63,7 @@ Block: TypeAlias = Table | Facts | TextBlock
 
 
 def cell(text: object, style: str = "") -> Cell:
-    """Return a cell of one line; nothing is shown as "-"."""
+    """Return a cell of one line. An empty text is shown as "-"."""
     return Cell(harmless(str(text)) or NONE, style)
 
 
@@ -82,9 +82,9 @@ def plain_lines(blocks: Sequence[Block], *, wide: bool = False) -> Iterator[str]
 
 
 class PlainTables:
-    """Tables with the same columns as one, which is not known as a whole: titles stand above the first.
+    """Tables with the same columns that arrive one at a time. Only the first has a header.
 
-    Columns get wider where a later table needs that.
+    Columns grow if a later table needs more room.
     """
 
     def __init__(self, *, wide: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""The same action on every transaction that a filter finds: dry run, confirmation, progress."""
+"""One action on every transaction that a filter matches: dry run, confirmation, progress."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -30,9 +30,9 @@ def run_bulk(
 ) -> None:
     """Run a bulk action, or print what it would do.
 
-    Ends the process with PARTLY where some transactions were not acted on. Raises Failure.
+    Exit with PARTLY if some transactions were not acted on. Raises Failure.
     """
-    # What is only planned needs no reason; the contract wants words all the same.
+    # A dry run needs no reason, but the contract requires one.
     operator_context = session.operator_context(reason or (_DRY_RUN if dry_run else None))
     request = admin.RunBulkActionRequest(filter=filter_, action=action, operator_context=operator_context)
     if not token:
@@ -55,7 +55,7 @@ def run_bulk(
 def _plan(session: Session, request: admin.RunBulkActionRequest) -> admin.RunBulkActionResponse:
     for plan in session.stream("RunBulkAction", request):
         return plan  # type: ignore[no-any-return]
-    raise Failure("the coordinator answered nothing")
+    raise Failure("the coordinator returned no response")
 
 
 def _run(session: Session, request: admin.RunBulkActionRequest) -> None:
@@ -70,18 +70,18 @@ def _run(session: Session, request: admin.RunBulkActionRequest) -> None:
             progress.update(task, total=last.matched, completed=last.succeeded + last.failed)
     if last is None or not last.finished:
         raise Failure(
-            "the coordinator stopped before it had finished",
-            advice="do the dry run again: it finds what is left",
+            "the coordinator stopped before the bulk action was complete",
+            advice="repeat the dry run: it finds the remaining transactions",
         )
     data = session.record(last) | {"failures": [session.record(failure) for failure in failures]}
-    summary = f"{last.succeeded} of {last.matched} transactions done, {last.failed} not"
+    summary = f"{last.succeeded} of {last.matched} transactions done, {last.failed} failed"
     session.output.answer([TextBlock(summary), *_failure_blocks(failures)], data)
     if last.failed:
         raise typer.Exit(ExitCode.PARTLY)
 
 
 def _plan_blocks(plan: admin.RunBulkActionResponse) -> list[Block]:
-    words = f"{plan.matched} transactions match, {plan.succeeded} can be acted on; nothing is done yet"
+    words = f"{plan.matched} transactions match, {plan.succeeded} can be acted on; nothing was changed"
     sample = f"for example {', '.join(plan.sample_gids)}" if plan.sample_gids else ""
     blocks: list[Block] = [TextBlock(words)]
     if sample:
@@ -95,7 +95,7 @@ def _how_to_go_on(plan: admin.RunBulkActionResponse, request: admin.RunBulkActio
     reason = "WHY" if request.operator_context.reason == _DRY_RUN else request.operator_context.reason
     options = ["--filter", request.filter, "--token", plan.confirmation_token, "--reason", reason]
     line = command_line("tccctl", "tx", _verb(request.action), options=options)
-    return [TextBlock("to do it:"), TextBlock(f"  {line}", "green")]
+    return [TextBlock("to execute:"), TextBlock(f"  {line}", "green")]
 
 
 def _failure_blocks(failures: Iterable[admin.BulkFailure]) -> list[Block]:

@@ -1,4 +1,4 @@
-"""The way to a coordinator: in plain text, or by TLS."""
+"""The channel to a coordinator: plain text or TLS."""
 
 from pathlib import Path
 
@@ -8,25 +8,25 @@ from tccctl.failures import UsageFailure
 from tccctl.settings import Settings
 
 _MESSAGE_BYTES_MAX = 64 * 1024 * 1024
-# gRPC pings once a second at most, and coordinators bear that.
+# gRPC sends at most one ping per second, and coordinators accept that.
 _PING_EVERY_MIN_S = 1.0
 # gRPC counts milliseconds in 31 bits.
 _PING_EVERY_MAX_S = 3_600.0
 
 
 def open_channel(settings: Settings) -> grpc.Channel:
-    """Return a channel, to be closed by the caller. Raises UsageFailure: a TLS file cannot be read.
+    """Return a channel that the caller closes. Raises UsageFailure: a TLS file cannot be read.
 
-    Who hangs is found out within `settings.timeout_s`, two seconds at least, also in the midst of a stream.
+    A hung coordinator is detected within `settings.timeout_s` (at least two seconds), even during a stream.
     """
     if settings.ca_file is None:
         if settings.certificate_file or settings.key_file:
             raise UsageFailure(
-                "a certificate is shown by TLS only", advice="name the authorities with --ca-file"
+                "a client certificate requires TLS", advice="give the CA certificates with --ca-file"
             )
         return grpc.insecure_channel(settings.address, options=_options(settings.timeout_s))
     if (settings.certificate_file is None) is not (settings.key_file is None):
-        raise UsageFailure("--certificate-file and --key-file go together")
+        raise UsageFailure("--certificate-file and --key-file must be given together")
     credentials = grpc.ssl_channel_credentials(
         root_certificates=_read(settings.ca_file),
         private_key=_read(settings.key_file),
@@ -40,14 +40,14 @@ def _options(timeout_s: float) -> list[tuple[str, int]]:
     half_ms = round(min(max(timeout_s / 2, _PING_EVERY_MIN_S), _PING_EVERY_MAX_S) * 1_000)
     return [
         ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
-        # It bounds the first attempt to connect, which would otherwise have 20 seconds.
+        # Bounds the first connection attempt, for which gRPC would allow 20 seconds.
         ("grpc.min_reconnect_backoff_ms", 2 * half_ms),
         ("grpc.keepalive_time_ms", half_ms),
         ("grpc.keepalive_timeout_ms", half_ms),
-        # gRPC 1.85 waits for this one, a minute by default, where it is the longer of the two.
+        # gRPC 1.85 uses the longer of the two, and the default of this one is a minute.
         ("grpc.http2.ping_timeout_ms", half_ms),
         ("grpc.keepalive_permit_without_calls", 0),
-        # Who only listens sends no data, and would ping no more after two.
+        # A client that only reads sends no data, and would stop to ping after two pings.
         ("grpc.http2.max_pings_without_data", 0),
     ]
 

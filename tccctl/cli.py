@@ -1,4 +1,4 @@
-"""The commands put together."""
+"""The root command and its subcommands."""
 
 import sys
 from importlib import metadata
@@ -39,7 +39,7 @@ VersionOption = Annotated[
 def _main(*, version: VersionOption = False) -> None:
     """Find out why transactions are stuck, and end them safely.
 
-    Asks a coordinator's admin listener; never the database.
+    Talks to a coordinator's admin listener, never to the database.
     """
 
 
@@ -55,7 +55,7 @@ watch.register(app)
 def main() -> None:
     """Run the command line."""
     for stream in (sys.stdout, sys.stderr):
-        # What the terminal's alphabet lacks is spelled out.
+        # Characters that the terminal's encoding lacks are escaped.
         cast("TextIOWrapper", stream).reconfigure(errors="backslashreplace")
     raise_when_told_to_end()
     try:

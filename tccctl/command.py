@@ -1,4 +1,4 @@
-"""Commands as functions of a session: the options that every command has stand here once."""
+"""Commands as functions of a session, with the options that every command has."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -12,14 +12,14 @@ from tccctl.output import Output, OutputFormat
 from tccctl.session import failures_as_exits, session
 from tccctl.settings import DEFAULT_ADDRESS, Options
 
-_PANEL = "Options of every command"
+_PANEL = "Global options"
 
-Reason = Annotated[str | None, typer.Option(help="Why; required, and asked for on a terminal.")]
+Reason = Annotated[str | None, typer.Option(help="The reason. Required; a terminal prompts for it.")]
 Version = Annotated[
     int | None,
-    typer.Option(help="The version that you saw. Without it: the one that is read and shown now.", min=0),
+    typer.Option(help="The version that you saw. Default: the current version, which is shown.", min=0),
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether it is meant.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 Gid = Annotated[str, typer.Argument(metavar="GID", help="The transaction's id.")]
 
 
@@ -41,7 +41,7 @@ def command(
         parameters = [
             parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in [*own, *_COMMON]
         ]
-        # Typer reads both.
+        # Typer reads both of them.
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         app.command(name, epilog=epilog)(run)
@@ -59,7 +59,7 @@ _COMMON = [
         "output",
         Annotated[
             OutputFormat,
-            typer.Option("--output", "-o", help="How to answer.", rich_help_panel=_PANEL),
+            typer.Option("--output", "-o", help="The output format.", rich_help_panel=_PANEL),
         ],
         OutputFormat.TEXT,
     ),
@@ -68,7 +68,7 @@ _COMMON = [
         Annotated[
             str | None,
             typer.Option(
-                help=f"HOST:PORT of a coordinator's admin listener: TCCCTL_ADDRESS, or {DEFAULT_ADDRESS}.",
+                help=f"HOST:PORT of an admin listener. Default: TCCCTL_ADDRESS, or {DEFAULT_ADDRESS}.",
                 rich_help_panel=_PANEL,
             ),
         ],
@@ -78,7 +78,9 @@ _COMMON = [
         "operator",
         Annotated[
             str | None,
-            typer.Option(help="Who you are: TCCCTL_OPERATOR, or your user name.", rich_help_panel=_PANEL),
+            typer.Option(
+                help="Your name. Default: TCCCTL_OPERATOR, or the user name.", rich_help_panel=_PANEL
+            ),
         ],
         None,
     ),
@@ -87,7 +89,10 @@ _COMMON = [
         Annotated[
             float | None,
             typer.Option(
-                "--timeout", help="Seconds to wait for an answer: 10.", min=0.001, rich_help_panel=_PANEL
+                "--timeout",
+                help="Seconds to wait for a response. Default: 10.",
+                min=0.001,
+                rich_help_panel=_PANEL,
             ),
         ],
         None,
@@ -98,7 +103,7 @@ _COMMON = [
             Path | None,
             typer.Option(
                 "--ca-file",
-                help="Ask by TLS, believing these authorities: TCCCTL_CA_FILE.",
+                help="Use TLS and trust these CA certificates. Default: TCCCTL_CA_FILE.",
                 rich_help_panel=_PANEL,
             ),
         ],
@@ -110,7 +115,7 @@ _COMMON = [
             Path | None,
             typer.Option(
                 "--certificate-file",
-                help="Who you are, by TLS: TCCCTL_CERTIFICATE_FILE.",
+                help="The client certificate. Default: TCCCTL_CERTIFICATE_FILE.",
                 rich_help_panel=_PANEL,
             ),
         ],
@@ -119,7 +124,10 @@ _COMMON = [
     _option(
         "key_file",
         Annotated[
-            Path | None, typer.Option("--key-file", help="Its key: TCCCTL_KEY_FILE.", rich_help_panel=_PANEL)
+            Path | None,
+            typer.Option(
+                "--key-file", help="Its private key. Default: TCCCTL_KEY_FILE.", rich_help_panel=_PANEL
+            ),
         ],
         None,
     ),
@@ -128,7 +136,7 @@ _COMMON = [
         Annotated[
             list[str],
             typer.Option(
-                help="Hide what is at this path of payloads, as card.number or **.email: also TCCCTL_REDACT.",
+                help="Hide this path in payloads, as card.number or **.email. Adds to TCCCTL_REDACT.",
                 rich_help_panel=_PANEL,
             ),
         ],
@@ -139,7 +147,7 @@ _COMMON = [
         Annotated[
             list[Path],
             typer.Option(
-                "--descriptor-set", help="Descriptor set of protobuf payloads.", rich_help_panel=_PANEL
+                "--descriptor-set", help="A descriptor set for protobuf payloads.", rich_help_panel=_PANEL
             ),
         ],
         [],
@@ -150,7 +158,7 @@ _COMMON = [
             list[str],
             typer.Option(
                 "--message",
-                help="What a payload is: PARTICIPANT/ACTION=PACKAGE.MESSAGE.",
+                help="The message type of a payload: PARTICIPANT/ACTION=PACKAGE.MESSAGE.",
                 rich_help_panel=_PANEL,
             ),
         ],

@@ -1,4 +1,4 @@
-"""`tccctl coordinator`: who runs, and who is to stop."""
+"""`tccctl coordinator`: coordinators, their leases, and the drain."""
 
 import time
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from tccctl.failures import Failure
 from tccctl.formatting import ago
 from tccctl.session import Session, confirmed
 
-app = typer.Typer(no_args_is_help=True, help="See coordinators with their leases; drain one.")
+app = typer.Typer(no_args_is_help=True, help="List coordinators and their leases; drain one.")
 
 
 @command(app, "list", examples=["tccctl coordinator list", "tccctl coordinator list -o json"])
 def list_(session: Session) -> None:
-    """List coordinators with their leases; * marks the one that answers."""
+    """List coordinators with their leases. * marks the one that responded."""
     reply = session.ask("ListCoordinators", admin.ListCoordinatorsRequest())
     table = coordinator_table(reply.coordinators, reply.responder_id, time.time())
     session.output.answer([table], session.record(reply))
@@ -32,24 +32,24 @@ def list_(session: Session) -> None:
 )
 def drain(
     session: Session,
-    name: Annotated[str, typer.Argument(metavar="COORDINATOR", help="Its id or its name.")],
+    name: Annotated[str, typer.Argument(metavar="COORDINATOR", help="The coordinator's id or name.")],
     *,
     reason: Reason = None,
     yes: Yes = False,
 ) -> None:
-    """Ask a coordinator to finish its work, to take nothing new, and to end."""
+    """Ask a coordinator to finish its work, accept nothing new, and exit."""
     chosen = _find(session, name)
     confirmed(f"Drain {chosen.name}, which owns {chosen.owned} transactions?", yes=yes, advice="add --yes")
     request = admin.DrainCoordinatorRequest(
         coordinator_id=chosen.id, operator_context=session.operator_context(reason)
     )
     reply = session.do("DrainCoordinator", request)
-    words = f"{chosen.name} is asked to drain (audit record {reply.audit_record.sequence})"
+    words = f"{chosen.name} was asked to drain (audit record {reply.audit_record.sequence})"
     session.output.answer([TextBlock(words)], session.record(reply))
 
 
 def coordinator_table(coordinators: Sequence[admin.Coordinator], responder_id: str, now_s: float) -> Table:
-    """One line a coordinator."""
+    """Return a table with one line per coordinator."""
     columns = (
         Column("COORDINATOR"),
         Column("STATE"),
@@ -94,12 +94,12 @@ def _find(session: Session, name: str) -> admin.Coordinator:
         return found[0]  # type: ignore[no-any-return]
     if found:
         raise Failure(
-            f"{len(found)} coordinators have the name {name}",
-            advice=f"name one by its id: {', '.join(coordinator.id for coordinator in found)}",
+            f"{len(found)} coordinators are named {name}",
+            advice=f"use an id: {', '.join(coordinator.id for coordinator in found)}",
             code=ExitCode.USAGE,
         )
     raise Failure(
         f"there is no coordinator {name}",
-        advice="`tccctl coordinator list` shows them",
+        advice="`tccctl coordinator list` shows all coordinators",
         code=ExitCode.NOT_FOUND,
     )

@@ -1,11 +1,11 @@
-"""How `tccctl` ends. The numbers are stable: scripts depend on them."""
+"""Exit codes of `tccctl`. The numbers are stable: scripts depend on them."""
 
 from enum import IntEnum
 from typing import assert_never
 
 
 class ExitCode(IntEnum):
-    """The status that the process ends with."""
+    """The exit status of the process."""
 
     OK = 0
     REFUSED = 1
@@ -20,24 +20,24 @@ class ExitCode(IntEnum):
 
 
 def meaning(code: ExitCode) -> str:
-    """Return what a status means, for the help and the docs."""
+    """Return the meaning of a status, for the help and the docs."""
     match code:
         case ExitCode.OK:
             return "done"
         case ExitCode.REFUSED:
-            return "the coordinator refused, or failed"
+            return "the coordinator refused the request, or failed"
         case ExitCode.USAGE:
             return "the command, its filter or the configuration is wrong"
         case ExitCode.NOT_FOUND:
             return "there is no such transaction, branch, participant or coordinator"
         case ExitCode.CHANGED:
-            return "it has changed since you saw it; nothing was done"
+            return "the target has changed since you saw it; nothing was done"
         case ExitCode.UNREACHABLE:
-            return "no coordinator answered in time, or none can answer now"
+            return "no coordinator responded in time, or none can serve the request now"
         case ExitCode.WRONG:
-            return "what was checked is not in order"
+            return "the check found a problem"
         case ExitCode.PARTLY:
-            return "of many, some were not acted on, or could not be looked at"
+            return "some targets were not acted on, or could not be checked"
         case ExitCode.INTERRUPTED:
             return "interrupted from the keyboard"
         case ExitCode.TERMINATED:

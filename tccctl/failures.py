@@ -1,4 +1,4 @@
-"""What goes wrong, in words that say what to do next."""
+"""Failures of commands, with advice on what to do next."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,15 +7,15 @@ import grpc
 from tcc.errors import TccError
 from tccctl.exit_codes import ExitCode
 
-OUTCOME_UNKNOWN = "whether the action took effect is not known: look before you repeat it"
+OUTCOME_UNKNOWN = "it is not known whether the action took effect: check before you repeat it"
 
 
 class Failure(Exception):  # noqa: N818 - it names what happened
-    """A command cannot go on.
+    """A command cannot continue.
 
     - `message`: what is wrong.
-    - `advice`: what to do next; empty where nothing helps.
-    - `code`: how the process ends.
+    - `advice`: what to do next; empty if there is no advice.
+    - `code`: the exit status.
     """
 
     def __init__(self, message: str, *, advice: str = "", code: ExitCode = ExitCode.REFUSED) -> None:
@@ -33,9 +33,9 @@ class UsageFailure(Failure):
 
 
 def failure_of(error: TccError, *, address: str, changes_state: bool) -> Failure:
-    """Return a refused or failed call as a failure.
+    """Return the failure for a call that was refused or failed.
 
-    `address` was asked; `changes_state` says that the call was to change something.
+    `address` is the coordinator called; `changes_state` is set if the call was to change something.
     """
     advise = _ADVICE.get(error.reason)
     if advise is not None:
@@ -43,8 +43,8 @@ def failure_of(error: TccError, *, address: str, changes_state: bool) -> Failure
     elif error.code is grpc.StatusCode.UNAVAILABLE:
         advice = (
             f"is tccd running, and is {address} its admin listener?"
-            " Name another one with --address or TCCCTL_ADDRESS; where it has TLS, --ca-file, and"
-            " --certificate-file with --key-file where it asks who you are"
+            " Use another one with --address or TCCCTL_ADDRESS. If it uses TLS, give --ca-file, and also"
+            " --certificate-file with --key-file if it requires client certificates"
         )
     else:
         advice = _ADVICE_BY_CODE.get(error.code, "")
@@ -58,9 +58,9 @@ def failure_of(error: TccError, *, address: str, changes_state: bool) -> Failure
 def _message(error: TccError, address: str) -> str:
     if error.reason == "INVALID_FILTER":
         return f"{error.message}{_pointed_at(error.metadata)}"
-    if error.reason == error.code.name:  # no coordinator said this
+    if error.reason == error.code.name:  # not from a coordinator
         reason = error.message.partition("\n")[0]
-        return f"{address} does not answer: {reason}" if _is_silence(error) else f"{error.reason}: {reason}"
+        return f"{address} does not respond: {reason}" if _is_silence(error) else f"{error.reason}: {reason}"
     return f"{error.reason}: {error.message}"
 
 
@@ -78,8 +78,8 @@ def _joined(*parts: str) -> str:
 
 
 def _version_changed(metadata: Mapping[str, str]) -> str:
-    now = f"it is at version {metadata['version']} now; " if "version" in metadata else ""
-    return f"{now}look again, and repeat the command if it is still right"
+    now = f"its version is now {metadata['version']}; " if "version" in metadata else ""
+    return f"{now}check it again, and repeat the command if it still applies"
 
 
 _EXIT_CODES: dict[grpc.StatusCode, ExitCode] = {
@@ -99,7 +99,7 @@ _LEAVES_OPEN = {
     grpc.StatusCode.UNKNOWN,
 }
 
-# The coordinator says these before it does anything.
+# The coordinator returns these before it does anything.
 _NOTHING_DONE = {
     "DRAINING",
     "OVERLOADED",
@@ -109,48 +109,51 @@ _NOTHING_DONE = {
 }
 
 _ADVICE_BY_CODE: dict[grpc.StatusCode, str] = {
-    grpc.StatusCode.DEADLINE_EXCEEDED: "give it longer with --timeout, or ask another one with --address",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "raise --timeout, or use another coordinator with --address",
     grpc.StatusCode.UNIMPLEMENTED: (
-        "this address serves something else, or an older tccd; operators have a port of their own"
+        "this address is not an admin listener (it has its own port), or it is an older tccd"
     ),
-    grpc.StatusCode.INTERNAL: "the coordinator's log says why",
+    grpc.StatusCode.INTERNAL: "the log output of the coordinator has the cause",
 }
 
 _ADVICE: dict[str, Callable[[Mapping[str, str]], str]] = {
     "VERSION_CHANGED": _version_changed,
-    "SELECTION_CHANGED": lambda _: "the filter finds other transactions by now: do the dry run again",
-    "INVALID_FILTER": lambda _: "`tccctl tx list --help` shows the filter language",
+    "SELECTION_CHANGED": lambda _: "the filter now matches other transactions: repeat the dry run",
+    "INVALID_FILTER": lambda _: "`tccctl tx list --help` describes the filter language",
     "TRANSACTION_NOT_FOUND": lambda _: (
-        "check the gid with `tccctl tx list`; ended transactions are deleted after the retention"
+        "check the gid with `tccctl tx list`; ended transactions are deleted after the retention period"
     ),
     "BRANCH_NOT_FOUND": lambda _: "`tccctl tx show GID` lists its branches",
-    "TRANSACTION_HELD": lambda _: "`tccctl tx release GID` lets it go on",
-    "TRANSACTION_NOT_HELD": lambda _: "nothing is to be released",
-    "NOT_DECIDED": lambda _: (
-        "it is TRYING: it decides by its expiry at the latest, or cancel it with `tccctl tx cancel GID`"
-    ),
-    "TRANSACTION_ENDED": lambda _: "`tccctl tx show GID` says how it ended",
-    "BRANCH_DONE": lambda _: "the branch has carried the decision out; there is nothing to resolve",
+    "TRANSACTION_HELD": lambda _: "`tccctl tx release GID` lets it continue",
+    "TRANSACTION_NOT_HELD": lambda _: "there is nothing to release",
+    "NOT_DECIDED": lambda _: "it is TRYING: wait for its expiry, or cancel it with `tccctl tx cancel GID`",
+    "TRANSACTION_ENDED": lambda _: "`tccctl tx show GID` shows how it ended",
+    "BRANCH_DONE": lambda _: "the branch has executed the decision; there is nothing to resolve",
     "DECISION_CONFLICT": lambda _: (
-        "a decision never changes; end single branches with `tccctl tx resolve GID BRANCH OUTCOME`"
+        "a decision never changes; resolve single branches with `tccctl tx resolve GID BRANCH OUTCOME`"
     ),
     "SEARCH_TOO_LONG": lambda _: (
-        "narrow what is looked for: transactions for example by live, age<1h or gid=GID,"
-        " audit records by --target"
+        "narrow the search: transactions for example by live, age<1h or gid=GID, audit records by --target"
     ),
-    "LOG_UNAVAILABLE": lambda _: "the coordinator runs, its PostgreSQL does not answer: look there first",
-    "DRAINING": lambda _: "this coordinator shuts down: ask another one with --address",
-    "UNKNOWN_PARTICIPANT": lambda _: "`tccctl participant list` shows those that are known",
-    "COORDINATOR_NOT_FOUND": lambda _: "`tccctl coordinator list` shows those that are known",
-    "COORDINATOR_GONE": lambda _: "nothing is to be drained: `tccctl coordinator list` shows who drives what",
+    "LOG_UNAVAILABLE": lambda _: (
+        "the coordinator runs, but its PostgreSQL does not respond: check PostgreSQL first"
+    ),
+    "DRAINING": lambda _: "this coordinator is shutting down: use another one with --address",
+    "UNKNOWN_PARTICIPANT": lambda _: "`tccctl participant list` shows all participants",
+    "COORDINATOR_NOT_FOUND": lambda _: "`tccctl coordinator list` shows all coordinators",
+    "COORDINATOR_GONE": lambda _: (
+        "there is nothing to drain: `tccctl coordinator list` shows the live coordinators"
+    ),
     "COORDINATOR_DRAINING": lambda _: "wait until it has ended: `tccctl coordinator list`",
-    "SELECTION_TOO_LARGE": lambda _: "narrow the filter, for example by age>1h, and do it in parts",
-    "FINDING_GONE": lambda _: "`tccctl reconcile` shows what does not agree now",
-    "REPAIR_NOT_ALLOWED": lambda _: "`tccctl reconcile` says what is proposed; --as names another operation",
-    "PARTICIPANT_PAUSED": lambda _: "`tccctl participant resume NAME` lets calls leave again",
-    "PARTICIPANT_UNREACHABLE": lambda _: "`tccctl participant list` says how it is",
+    "SELECTION_TOO_LARGE": lambda _: "narrow the filter, for example by age>1h, and act in parts",
+    "FINDING_GONE": lambda _: "`tccctl reconcile` shows the current findings",
+    "REPAIR_NOT_ALLOWED": lambda _: (
+        "`tccctl reconcile` shows the proposed repair; --as selects another operation"
+    ),
+    "PARTICIPANT_PAUSED": lambda _: "`tccctl participant resume NAME` allows calls again",
+    "PARTICIPANT_UNREACHABLE": lambda _: "`tccctl participant list` shows its health",
     "RECONCILIATION_UNSUPPORTED": lambda _: (
-        "it has to be served by a newer SDK, or to implement ListBranches"
+        "the participant needs a newer SDK, or an implementation of ListBranches"
     ),
     "OVERLOADED": lambda _: "try again in a few seconds",
 }

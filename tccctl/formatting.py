@@ -1,4 +1,4 @@
-"""Times, durations and names as people read them."""
+"""Times, durations and names in readable form."""
 
 import re
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ _DURATION_PART = re.compile(r"(\d+)(ms|d|h|m|s)")
 def duration(seconds: float) -> str:
     """Return the two largest units, as in the filter language: "1h30m", "3m12s", "40s", "250ms"."""
     milliseconds = max(0, round(seconds * 1000))
-    if milliseconds >= 1_000:  # whole seconds say enough
+    if milliseconds >= 1_000:  # whole seconds are precise enough
         milliseconds -= milliseconds % 1_000
     parts: list[str] = []
     for unit, size in _UNITS:
@@ -30,7 +30,7 @@ def duration(seconds: float) -> str:
 
 
 def milliseconds_in(text: str) -> int | None:
-    """Return a duration as `duration` writes it, in milliseconds; None: it is none."""
+    """Return a duration as `duration` writes it, in milliseconds. Return None if the text is no duration."""
     parts = _DURATION_PART.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         return None
@@ -44,12 +44,12 @@ def counted(count: int, *, at_least: bool) -> str:
 
 
 def seconds_of(moment: Timestamp) -> float:
-    """Seconds since the Unix epoch."""
+    """Return the seconds since the Unix epoch."""
     return moment.seconds + moment.nanos / 1e9
 
 
 def instant(moment: Timestamp) -> str:
-    """UTC, to the millisecond: "2026-11-21T11:30:54.120Z"; "-" when it is not set."""
+    """Return UTC to the millisecond: "2026-11-21T11:30:54.120Z"; "-" if it is not set."""
     if not (moment.seconds or moment.nanos):
         return NONE
     at = datetime.fromtimestamp(moment.seconds, UTC)
@@ -57,7 +57,7 @@ def instant(moment: Timestamp) -> str:
 
 
 def ago(moment: Timestamp, now_s: float) -> str:
-    """How long ago, or in how long: "3m12s ago", "in 4s"; "-" when it is not set."""
+    """Return the distance from now: "3m12s ago", "in 4s"; "-" if it is not set."""
     if not (moment.seconds or moment.nanos):
         return NONE
     passed = now_s - seconds_of(moment)
@@ -67,7 +67,7 @@ def ago(moment: Timestamp, now_s: float) -> str:
 
 
 def due(moment: Timestamp, now_s: float) -> str:
-    """When it is to happen: "in 4s", "now"; "-" when it is not set."""
+    """Return when it is due: "in 4s", "now"; "-" if it is not set."""
     when = ago(moment, now_s)
     return "now" if when.endswith(" ago") else when
 
@@ -75,7 +75,7 @@ def due(moment: Timestamp, now_s: float) -> str:
 def enum_name(descriptor: EnumDescriptor, number: int) -> str:
     """Return the value's name without the enum's: "CONFIRMING". Empty for UNSPECIFIED.
 
-    A number that this version of the contract does not know is shown as it is.
+    A number that is unknown to this version of the contract is shown as it is.
     """
     value = descriptor.values_by_number.get(number)
     if value is None:
@@ -85,12 +85,12 @@ def enum_name(descriptor: EnumDescriptor, number: int) -> str:
 
 
 def harmless(text: str) -> str:
-    """Return the text on one line, control characters escaped: they must not control the terminal."""
+    """Return the text on one line, with control characters escaped to protect the terminal."""
     return "".join(character if character.isprintable() else _spelled(character) for character in text)
 
 
 def harmless_lines(text: str) -> str:
-    """Return the text with control characters escaped, but with its lines and tabs."""
+    """Return the text with control characters escaped, except newlines and tabs."""
     return "".join(
         character if character.isprintable() or character in "\n\t" else _spelled(character)
         for character in text

@@ -1,4 +1,4 @@
-"""Where answers go: standard output, as the terminal, the pipe or `-o` wants them."""
+"""Answers on standard output, formatted for a terminal, a pipe, or as `-o` selects."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class OutputFormat(StrEnum):
-    """What `-o` takes."""
+    """The values of `-o`."""
 
     TEXT = "text"
     WIDE = "wide"
@@ -25,7 +25,7 @@ class OutputFormat(StrEnum):
 
 
 class Output:
-    """Writes answers to `out`, and what goes beside them to `error`."""
+    """Write answers to `out` and notes to `error`."""
 
     def __init__(
         self, output_format: OutputFormat, out: TextIO | None = None, error: TextIO | None = None
@@ -36,12 +36,12 @@ class Output:
 
     @property
     def is_data(self) -> bool:
-        """Programs read it: JSON or YAML."""
+        """Return whether the output is for programs: JSON or YAML."""
         return self.format in {OutputFormat.JSON, OutputFormat.YAML}
 
     @property
     def is_terminal(self) -> bool:
-        """People read it, in colours."""
+        """Return whether the output is a terminal, which shows colours."""
         return self.out.isatty()
 
     def answer(self, blocks: Sequence[Block], data: Any) -> None:
@@ -64,11 +64,11 @@ class Output:
         record: Callable[[T], Any],
         rest: Callable[[], tuple[Sequence[Block], Mapping[str, Any]]],
     ) -> None:
-        """Write an answer with a long list in it, each page as soon as it is known.
+        """Write an answer that contains a long list, each page as soon as it is read.
 
-        For people each page is a `table`, for programs all are a list of `record`s by the name of
-        `name`. What comes behind, `rest`, is asked for at the end. Where reading a page fails, the
-        answer breaks off; nothing is written before the first page is there.
+        In text, each page is a `table`. In JSON and YAML, all pages together are a list of `record`s under
+        the key `name`. `rest` is called at the end for what follows the list. If reading a page fails, the
+        answer breaks off. Nothing is written before the first page is read.
         """
         left = iter(pages)
         first = next(left, ())
@@ -110,7 +110,7 @@ class Output:
         self.out.flush()
 
     def note(self, text: str) -> None:
-        """Write a line to standard error: it is no part of the answer."""
+        """Write a line to standard error. It is not part of the answer."""
         self.error.write(f"{text}\n")
         self.error.flush()
 
@@ -120,7 +120,7 @@ def _items(first: Sequence[T], more: Iterable[Sequence[T]]) -> Iterator[T]:
 
 
 def _json_object(name: str, records: Iterable[Any], rest: Callable[[], Mapping[str, Any]]) -> Iterator[str]:
-    """Yield what `_json` makes of {name: [*records], **rest()}, in pieces."""
+    """Yield what `_json` returns for {name: [*records], **rest()}, in pieces."""
     yield f"{{\n  {_json(name)}: ["
     count = 0
     for count, record in enumerate(records, start=1):

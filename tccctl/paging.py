@@ -1,4 +1,4 @@
-"""Long answers, page after page, so that only one page of them is held."""
+"""Long answers page by page, so that only one page is in memory."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
@@ -7,9 +7,9 @@ T = TypeVar("T")
 
 
 class Limited(Generic[T]):
-    """Pages of as many items as are wanted; None: all. To be read once.
+    """Pages of at most `limit` items; None: of all items. It can be iterated once.
 
-    When they are read, `count` says how many there were, and `more` that the limit has cut some off.
+    After the iteration, `count` is the number of items, and `more` is set if the limit cut items off.
     """
 
     def __init__(self, pages: Iterable[Sequence[T]], limit: int | None) -> None:

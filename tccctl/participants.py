@@ -1,4 +1,4 @@
-"""`tccctl participant`: their health, and whether calls to them leave."""
+"""`tccctl participant`: health, pause and resume."""
 
 import time
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from tccctl.formatting import ago, counted, due, enum_name
 from tccctl.session import Session
 
 app = typer.Typer(
-    no_args_is_help=True, help="See participants as the coordinators do; pause and resume them."
+    no_args_is_help=True, help="List participants as the coordinators see them; pause and resume them."
 )
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The participant's name.")]
@@ -25,35 +25,35 @@ _BREAKER_STYLES = {"closed": "green", "half-open": "yellow", "open": "bold red"}
 
 @command(app, "list", examples=["tccctl participant list", "tccctl participant list -o wide"])
 def list_(session: Session) -> None:
-    """List participants, as each coordinator that lives sees them."""
+    """List participants, as each live coordinator sees them."""
     reply = session.ask("ListParticipants", admin.ListParticipantsRequest())
     session.output.answer([participant_table(reply.participants, time.time())], session.record(reply))
 
 
 @command(app, "pause", examples=["tccctl participant pause inventory --reason 'its database is being moved'"])
 def pause(session: Session, name: Name, reason: Reason = None, version: Version = None) -> None:
-    """Stop all calls to a participant. Its branches wait; new transactions for it are refused."""
+    """Stop all calls to a participant. Its branches wait, and new transactions for it are refused."""
     _execute(session, "PauseParticipant", admin.PauseParticipantRequest(participant=name), reason, version)
 
 
 @command(app, "resume", examples=["tccctl participant resume inventory --reason 'the move is over'"])
 def resume(session: Session, name: Name, reason: Reason = None, version: Version = None) -> None:
-    """Let calls to a participant leave again."""
+    """Allow calls to a participant again."""
     _execute(session, "ResumeParticipant", admin.ResumeParticipantRequest(participant=name), reason, version)
 
 
 @command(
     app,
     "reset-breaker",
-    examples=["tccctl participant reset-breaker inventory --reason 'the network is mended'"],
+    examples=["tccctl participant reset-breaker inventory --reason 'the network is repaired'"],
 )
 def reset_breaker(session: Session, name: Name, reason: Reason = None, version: Version = None) -> None:
-    """Close a participant's breaker at every coordinator. `tx retry` hurries what waits."""
+    """Close a participant's breaker at every coordinator. `tx retry` retries its transactions now."""
     _execute(session, "ResetBreaker", admin.ResetBreakerRequest(participant=name), reason, version)
 
 
 def participant_table(participants: Sequence[admin.ParticipantStatus], now_s: float) -> Table:
-    """One line for each coordinator's view of each participant."""
+    """Return a table with one line for each coordinator's view of each participant."""
     columns = (
         Column("PARTICIPANT"),
         Column("STATE"),
@@ -124,7 +124,7 @@ def _execute(session: Session, method: str, request: Any, reason: str | None, ve
 
 
 def _read(session: Session, name: str) -> admin.ParticipantStatus:
-    """Return the participant as it is now, shown beside the answer. Raises Failure."""
+    """Return the participant's current state, and show it as a note. Raises Failure."""
     known = session.ask("ListParticipants", admin.ListParticipantsRequest()).participants
     for participant in known:
         if participant.name == name:
@@ -135,4 +135,6 @@ def _read(session: Session, name: str) -> admin.ParticipantStatus:
             )
             return participant  # type: ignore[no-any-return]
     names = ", ".join(participant.name for participant in known) or "none"
-    raise Failure(f"there is no participant {name}", advice=f"there are: {names}", code=ExitCode.NOT_FOUND)
+    raise Failure(
+        f"there is no participant {name}", advice=f"known participants: {names}", code=ExitCode.NOT_FOUND
+    )

@@ -1,7 +1,7 @@
 """Payloads and Try results as values: JSON, and protobuf messages that descriptor sets describe.
 
-What is redacted has a path, and a path needs a decoded value. Where paths are
-configured, a payload that cannot be decoded is therefore not shown at all.
+Redaction is by path, and a path needs a decoded value. If paths are configured, a payload
+that cannot be decoded is therefore not shown at all.
 """
 
 import json
@@ -22,10 +22,10 @@ _TYPE_PARAMETERS = ("type", "messagetype", "proto")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PayloadReader:
-    """Decodes and redacts.
+    """Decode and redact payloads.
 
-    - `messages`: the message's full name by "participant/action", and by
-      "participant/action/result" for what its Try returns.
+    - `messages`: the full message name by "participant/action", and by
+    "participant/action/result" for the result of its Try.
     - `redact`: paths, see `tccctl.redaction`.
     """
 
@@ -34,7 +34,7 @@ class PayloadReader:
     redact: Sequence[str]
 
     def read(self, data: bytes, content_type: str, *, key: str) -> Any:
-        """Return a JSON-like value. `messages` is looked up by `key`. None if there is nothing."""
+        """Return a JSON-like value. `messages` is looked up by `key`. Return None for an empty payload."""
         if not data:
             return None
         try:
@@ -59,16 +59,16 @@ class PayloadReader:
 def payload_reader(
     descriptor_sets: Sequence[Path], messages: Mapping[str, str], redact: Sequence[str]
 ) -> PayloadReader:
-    """Return a reader that knows these descriptor sets (`protoc --include_imports -o FILE`).
+    """Return a reader that uses these descriptor sets (`protoc --include_imports -o FILE`).
 
-    Raises UsageFailure: a file cannot be read, or a message is named that is in none of them.
+    Raises UsageFailure: a file cannot be read, or a named message is in none of them.
     """
     types = _message_types(descriptor_sets)
     for key, name in messages.items():
         if name not in types:
             raise UsageFailure(
                 f"no descriptor set has the message {name} (for {key})",
-                advice="name the set with --descriptor-set, or descriptor_sets in the configuration",
+                advice="give the set with --descriptor-set, or with descriptor_sets in the configuration",
             )
     return PayloadReader(types=types, messages=messages, redact=redact)
 
@@ -84,8 +84,8 @@ def _message_types(paths: Sequence[Path]) -> dict[str, type[Message]]:
                 names += [f"{file.package}.{kind.name}".lstrip(".") for kind in file.message_type]
         except (OSError, DecodeError, TypeError) as error:
             raise UsageFailure(
-                f"{path} is no descriptor set: {error}",
-                advice="make one with `protoc --include_imports --descriptor_set_out=FILE ...`",
+                f"{path} is not a descriptor set: {error}",
+                advice="create one with `protoc --include_imports --descriptor_set_out=FILE ...`",
             ) from error
     return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(name)) for name in names}
 

@@ -1,4 +1,4 @@
-"""`tccctl reconcile`: what participants have on their books and the log do not agree on, and its repair."""
+"""`tccctl reconcile`: compare the barrier rows of participants with the log, and repair."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,16 +26,16 @@ _KIND_STYLES = {
     admin.FINDING_KIND_LEAK: "yellow",
     admin.FINDING_KIND_MIXED: "bold red",
 }
-_PEOPLE = "by people"
-# After these the next one would fare no better.
+_PEOPLE = "manual"
+# After one of these, the next call would fail, too.
 _HOPELESS = {ExitCode.UNREACHABLE, ExitCode.INTERRUPTED, ExitCode.TERMINATED, ExitCode.USAGE}
 
-# So many findings are shown, or written, at once.
+# Findings are shown, or written, in pages of this size.
 _PAGE_MIN = 1_000
 
 
 class Ending(StrEnum):
-    """What `--as` takes."""
+    """The values of `--as`."""
 
     CONFIRM = "confirm"
     CANCEL = "cancel"
@@ -66,44 +66,42 @@ def reconcile(
     session: Session,
     *,
     participant: Annotated[
-        list[str] | None, typer.Option(help="Only of this one; may be given again for more.")
+        list[str] | None, typer.Option(help="Only this participant. May be repeated.")
     ] = None,
     min_age: Annotated[
-        str, typer.Option(help="Only what has been so for so long, as 5m; default: as configured.")
+        str, typer.Option(help="Only rows unchanged for this long, for example 5m. Default: as configured.")
     ] = "",
     ended_within: Annotated[
         str,
-        typer.Option(
-            help="Look for mixed outcomes among what has expired within so long; 0s: among nothing."
-        ),
+        typer.Option(help="Check transactions that expired within this time for mixed outcomes; 0s: none."),
     ] = "1h",
     repair: Annotated[
         tuple[str, str] | None,
-        typer.Option(metavar="GID BRANCH", help="Repair this one, of one --participant."),
+        typer.Option(metavar="GID BRANCH", help="Repair this branch of one --participant."),
     ] = None,
     ending: Annotated[
         Ending | None,
-        typer.Option("--as", help="With --repair: the operation, where none or another one is proposed."),
+        typer.Option("--as", help="With --repair: the operation, if it is not the proposed one."),
     ] = None,
     payload: Annotated[
-        str, typer.Option(help="With --repair: the orphan's payload, as JSON, if its action needs it.")
+        str, typer.Option(help="With --repair: the orphan's payload as JSON, if its action requires one.")
     ] = "",
     repair_all: Annotated[
-        bool, typer.Option("--repair-all", help="Repair all for which a repair is proposed.")
+        bool, typer.Option("--repair-all", help="Repair every finding that has a proposal.")
     ] = False,
     reason: Reason = None,
     yes: Yes = False,
 ) -> None:
-    """Compare what participants have reserved with the log; repair what does not agree, on command.
+    """Compare the reservations of participants with the log. Repair differences on command.
 
-    Ends with 6 where anything does not agree, and with 7 where somebody could not be looked at.
-    An orphan is an open reservation that the log does not know, a leak one whose branch the log
-    knows to be done. Never repair orphans of a participant that coordinators with another log call, too.
+    The exit status is 6 if there are findings, and 7 if a participant could not be compared. An orphan
+    is an open reservation of a branch that the log does not have. A leak is one of a branch that is done
+    in the log. If coordinators with another log call a participant, too, never repair its orphans.
     """
     names = participant or []
     if repair is not None:
         if repair_all or len(names) != 1:
-            raise UsageFailure("--repair takes one --participant, and no --repair-all")
+            raise UsageFailure("--repair requires exactly one --participant and excludes --repair-all")
         order = admin.RepairBranchRequest(
             participant=names[0],
             gid=repair[0],
@@ -115,7 +113,7 @@ def reconcile(
         _repair_one(session, order, reason)
         return
     if ending or payload:
-        raise UsageFailure("--as and --payload are for --repair")
+        raise UsageFailure("--as and --payload require --repair")
     request = admin.ReconcileRequest(participants=names)
     if min_age:
         request.min_age.CopyFrom(_duration("--min-age", min_age))
@@ -141,11 +139,11 @@ def reconcile(
 
 
 class _Comparison:
-    """What is said at the end of a comparison, of which the findings themselves have passed by."""
+    """Summarises a comparison while its findings pass by."""
 
     def __init__(self) -> None:
         self.kinds: Counter[admin.FindingKind] = Counter()
-        # The first one for which a repair is proposed.
+        # The first finding with a proposed repair.
         self.repairable: admin.Finding | None = None
         self.ended: list[admin.ParticipantReconciliation] = []
 
@@ -189,11 +187,11 @@ def _repair_all(
     if not session.output.is_data:
         session.output.show([*([_table(findings)] if findings else []), *_summary(comparison)])
     if not proposed:
-        session.output.answer([TextBlock("nothing is to be repaired")], {"repaired": [], "failures": []})
+        session.output.answer([TextBlock("there is nothing to repair")], {"repaired": [], "failures": []})
         _exit_if_not_compared(comparison.ended)
         return
     operator_context = session.operator_context(reason)
-    confirmed(f"repair {len(proposed)} of them, as proposed?", yes=yes, advice="add --yes")
+    confirmed(f"Repair {len(proposed)} findings as proposed?", yes=yes, advice="add --yes")
     repaired: list[admin.RepairBranchResponse] = []
     failures: list[tuple[admin.Finding, str]] = []
     console = Console(file=session.output.error)
@@ -219,28 +217,28 @@ def _repair_all(
         [cell(finding.participant), cell(finding.gid), cell(finding.branch_id), cell(why, "red")]
         for finding, why in failures
     ]
-    columns = (Column("PARTICIPANT"), Column("GID"), Column("BRANCH"), Column("NOT REPAIRED, SINCE"))
+    columns = (Column("PARTICIPANT"), Column("GID"), Column("BRANCH"), Column("NOT REPAIRED, BECAUSE"))
     table: list[Block] = [Table(columns=columns, rows=rows, empty="")] if rows else []
     data = {
         "repaired": [session.record(reply) for reply in repaired],
         "failures": [session.record(finding) | {"failure": why} for finding, why in failures],
     }
-    words = f"{len(repaired)} of {len(proposed)} repaired, {len(proposed) - len(repaired)} not"
+    words = f"{len(repaired)} of {len(proposed)} repaired, {len(proposed) - len(repaired)} not repaired"
     session.output.answer([TextBlock(words), *table], data)
     if failures:
         raise typer.Exit(ExitCode.PARTLY)
 
 
 def _check(reply: admin.RepairBranchResponse) -> None:
-    """Raise Failure if the participant did not do it."""
+    """Raise Failure if the participant did not execute the repair."""
     outcome = reply.result
     if outcome.code == common.OUTCOME_CODE_SUCCEEDED:
         return
     reason = ": ".join(filter(None, (outcome.reason, outcome.message))) or "it failed"
-    advice = "nothing was changed by it, as far as is known; look again, and repeat it when that is mended"
+    advice = "as far as is known, nothing changed; fix the cause, compare again, and repeat the repair"
     if outcome.reason == "PAYLOAD_NEEDED":
-        advice = "say with --payload what the initiator asked for; its own log may know"
-    raise Failure(f"{reply.finding.participant} did not do it: {reason}", advice=advice)
+        advice = "give the initiator's original payload with --payload; its own log may have it"
+    raise Failure(f"{reply.finding.participant} did not execute the repair: {reason}", advice=advice)
 
 
 def _done(reply: admin.RepairBranchResponse) -> str:
@@ -256,14 +254,14 @@ def _summary(comparison: _Comparison) -> list[Block]:
     compared = [one for one in comparison.ended if one.outcome == admin.RECONCILIATION_OUTCOME_COMPARED]
     counts = [f"{count} {_kind(kind)}" for kind, count in sorted(comparison.kinds.items())]
     rows = sum(one.rows for one in compared)
-    who = ", ".join(one.participant for one in compared) or "nobody"
+    who = ", ".join(one.participant for one in compared) or "no participant"
     blocks: list[Block] = []
-    # Who was not looked at agrees with nothing.
+    # A participant that was not compared must not appear to agree.
     if compared or counts:
         blocks.append(TextBlock() if counts else _table([]))
         blocks.append(TextBlock(f"{', '.join(counts) or 'no finding'} in {rows} rows of {who}"))
     else:
-        blocks.append(TextBlock("nobody could be compared with the log"))
+        blocks.append(TextBlock("no participant could be compared with the log"))
     rest = [one for one in comparison.ended if one.outcome != admin.RECONCILIATION_OUTCOME_COMPARED]
     blocks += [TextBlock(f"not compared: {one.detail}", "yellow") for one in rest]
     return blocks
@@ -276,7 +274,7 @@ def _table(findings: Sequence[admin.Finding]) -> Table:
         Column("GID"),
         Column("BRANCH"),
         Column("ACTION", wide=True),
-        Column("ON ITS BOOKS"),
+        Column("IN THE BARRIER"),
         Column("IN THE LOG"),
         Column("AGE", right=True),
         Column("REPAIR"),
@@ -313,14 +311,14 @@ def _how_to_repair(comparison: _Comparison) -> list[Block]:
     key = ["--repair", finding.gid, finding.branch_id, "--participant", finding.participant]
     one = command_line("tccctl", "reconcile", options=[*key, "--reason", "WHY"])
     return [
-        TextBlock("to repair one, or all that has a proposal:"),
+        TextBlock("to repair one finding, or all that have a proposal:"),
         TextBlock(f"  {one}", "green"),
         TextBlock("  tccctl reconcile --repair-all --reason WHY", "green"),
     ]
 
 
 def _exit_if_not_compared(ended: Sequence[admin.ParticipantReconciliation]) -> None:
-    """Exit with a failure if a participant could not be compared; one without support is no failure."""
+    """Exit with PARTLY if a participant could not be compared. Missing support is not a failure."""
     fine = {admin.RECONCILIATION_OUTCOME_COMPARED, admin.RECONCILIATION_OUTCOME_UNSUPPORTED}
     if any(one.outcome not in fine for one in ended):
         raise typer.Exit(ExitCode.PARTLY)
@@ -329,7 +327,7 @@ def _exit_if_not_compared(ended: Sequence[admin.ParticipantReconciliation]) -> N
 def _duration(option: str, text: str) -> Duration:
     milliseconds = milliseconds_in(text)
     if milliseconds is None:
-        raise UsageFailure(f"{option} {text!r} is no duration", advice="write 5m, 1h30m, 0s")
+        raise UsageFailure(f"{option} {text!r} is not a duration", advice="use 5m, 1h30m, 0s")
     given = Duration()
     given.FromMilliseconds(milliseconds)
     return given

@@ -1,7 +1,7 @@
 """Messages of the contract as plain values, for JSON and YAML.
 
-Enums become their short names, times ISO 8601 in UTC, durations seconds, hashes
-hexadecimal digits, payloads what they mean; what is not set is null.
+Enums become their short names, times ISO 8601 in UTC, durations seconds, hashes hexadecimal
+digits, payloads their decoded values. Fields that are not set are null.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ def record(message: Message, payloads: PayloadReader) -> dict[str, Any]:
 
 
 def branch_key(spec: common.BranchSpec) -> str:
-    """Return the key by which the messages of a branch are configured."""
+    """Return the key under which the message types of a branch are configured."""
     return f"{spec.participant}/{spec.action}"
 
 

@@ -1,7 +1,7 @@
-"""Hides values of payloads by their paths.
+"""Hide values in payloads by path.
 
-A path names keys from the outside in, separated by dots: `card.number`. `*` is any
-one key or any element of a list, `**` any number of them: `items.*.price`, `**.email`.
+A path names keys from the outside in, separated by dots: `card.number`. `*` matches one key
+or one list element, `**` any number of them: `items.*.price`, `**.email`.
 """
 
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ REDACTED = "[redacted]"
 
 
 def redacted(value: Any, paths: Sequence[str]) -> Any:
-    """Return the JSON-like value with everything that a path leads to replaced by "[redacted]"."""
+    """Return the JSON-like value with everything that a path matches replaced by "[redacted]"."""
     return _redacted(value, [path.split(".") for path in paths])
 
 
 def _redacted(value: Any, ways: list[list[str]]) -> Any:
-    # A way that ends here, or that may go on by nothing, leads to this value.
+    # A path that ends here, or whose rest may match nothing, matches this value.
     if any(all(step == "**" for step in way) for way in ways):
         return REDACTED
     match value:
@@ -28,7 +28,7 @@ def _redacted(value: Any, ways: list[list[str]]) -> Any:
 
 
 def _below(ways: list[list[str]], key: str) -> list[list[str]]:
-    """Return what is left of the paths that go through this key."""
+    """Return the rest of each path that continues through this key."""
     found: list[list[str]] = []
     for way in ways:
         first, rest = way[0], way[1:]

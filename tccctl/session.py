@@ -23,13 +23,13 @@ from tccctl.records import record
 from tccctl.settings import Options, Settings, settings_of
 from tccctl.termination import Terminated
 
-# A stream may take long; that the coordinator is alive, pings find out: see `open_channel`.
+# A stream may take long. Pings detect a dead coordinator: see `open_channel`.
 STREAM_TIMEOUT_S = 3_600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """What every command works with."""
+    """The context of every command."""
 
     settings: Settings
     output: Output
@@ -37,30 +37,30 @@ class Session:
     stub: Any
 
     def ask(self, method: str, request: Message) -> Any:
-        """Asks for something that changes nothing. Raises Failure."""
+        """Send a request that changes nothing. Raises Failure."""
         return self._call(method, request, changes_state=False)
 
     def do(self, method: str, request: Message) -> Any:
-        """Asks for a change. Raises Failure."""
+        """Send a request for a change. Raises Failure."""
         return self._call(method, request, changes_state=True)
 
     def stream(self, method: str, request: Message, *, changes_state: bool = True) -> Iterator[Any]:
-        """Ask for a stream: a change's progress where `changes_state`. Raises Failure while it is read."""
+        """Open a stream: a change's progress if `changes_state`. Raises Failure while it is read."""
         with self._failures(changes_state=changes_state):
             yield from getattr(self.stub, method)(request, timeout=STREAM_TIMEOUT_S)
 
     def operator_context(self, reason: str | None, *, version: int = 0) -> admin_pb2.OperatorContext:
-        """Who acts and why; asks on a terminal for what is missing. Raises UsageFailure."""
+        """Return who acts and why. Prompt on a terminal for what is missing. Raises UsageFailure."""
         if not self.settings.operator:
             raise UsageFailure(
-                "nobody is named", advice="say who acts with --operator, or set TCCCTL_OPERATOR"
+                "no operator is given", advice="give your name with --operator, or set TCCCTL_OPERATOR"
             )
         return admin_pb2.OperatorContext(
             operator=self.settings.operator, reason=_reason(reason), version=version
         )
 
     def record(self, message: Message) -> dict[str, Any]:
-        """Return the message for JSON and YAML."""
+        """Return the message as a record for JSON and YAML."""
         return record(message, self.payloads)
 
     def _call(self, method: str, request: Message, *, changes_state: bool) -> Any:
@@ -91,7 +91,7 @@ class Session:
 def session(
     options: Options, output: Output, environment: Mapping[str, str] = os.environ
 ) -> Iterator[Session]:
-    """Open a session with a channel, closed at the end. Nothing is sent before the first call."""
+    """Open a session with a channel, which is closed at the end. Nothing is sent before the first call."""
     settings = settings_of(options, environment)
     payloads = payload_reader(settings.descriptor_sets, settings.messages, settings.redact)
     with open_channel(settings) as channel:
@@ -101,7 +101,7 @@ def session(
 
 @contextmanager
 def failures_as_exits() -> Iterator[None]:
-    """End the process as a failure says, with its message on standard error."""
+    """Exit with the status of a failure, and print its message to standard error."""
     try:
         yield
     except Failure as failure:
@@ -110,11 +110,11 @@ def failures_as_exits() -> Iterator[None]:
             typer.echo(f"  {harmless_lines(failure.advice)}", err=True)
         raise typer.Exit(failure.code) from failure
     except BrokenPipeError:
-        # Whoever read has enough; the interpreter must not complain when it flushes at its end.
+        # The reader closed the pipe. The interpreter must not complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(ExitCode.OK) from None
     except UnicodeEncodeError as error:
-        typer.echo(f"tccctl: {harmless(error.object)} is no text in UTF-8", err=True)
+        typer.echo(f"tccctl: {harmless(error.object)} is not valid UTF-8", err=True)
         raise typer.Exit(ExitCode.USAGE) from None
     except OSError as error:
         typer.echo(f"tccctl: the answer could not be written: {error.strerror}", err=True)
@@ -125,11 +125,11 @@ def failures_as_exits() -> Iterator[None]:
 
 
 def confirmed(question: str, *, yes: bool, advice: str) -> None:
-    """Return when the operator confirms. Raises Failure: no terminal, or the answer is no."""
+    """Return if the operator confirms. Raises Failure: no terminal, or the answer is no."""
     if yes:
         return
     if not _can_ask():
-        raise UsageFailure("nobody can be asked here whether this is meant", advice=advice)
+        raise UsageFailure("this needs a confirmation, and there is no terminal to ask on", advice=advice)
     if not typer.confirm(question, err=True):
         raise Failure("nothing was done")
 
@@ -140,7 +140,7 @@ def _reason(given: str | None) -> str:
         reason = str(typer.prompt("reason", err=True)).strip()
     if not reason:
         raise UsageFailure(
-            "no reason is given", advice="say why with --reason: it stays in the audit chain for ever"
+            "no reason is given", advice="give it with --reason: it is recorded in the audit chain"
         )
     return reason
 

@@ -1,5 +1,6 @@
-"""Where `tccctl` asks, as whom, and what it hides: options, above them nothing; below them the
-environment, then the file `~/.config/tccctl.toml`, then the defaults.
+"""Settings of `tccctl`: its coordinator, its operator, and what to redact.
+
+Options come first, then the environment, then the file `~/.config/tccctl.toml`, then the defaults.
 
     address = "127.0.0.1:7091"
     operator = "ana"
@@ -14,9 +15,9 @@ environment, then the file `~/.config/tccctl.toml`, then the defaults.
     "inventory/reserve_stock" = "shop.v1.ReserveStock"
     "inventory/reserve_stock/result" = "shop.v1.Reserved"
 
-With `ca_file` the coordinator must show a certificate of these authorities, and nothing is
-sent in plain text; the other two are shown to a coordinator that wants to know who asks.
-What is to be hidden adds up: no option takes a path away that the file names.
+With `ca_file`, TLS is used, and the coordinator's certificate must be signed by one of these
+authorities. `certificate_file` and `key_file` are for a coordinator that requires client certificates.
+Redactions add up: an option never removes a path that the file names.
 """
 
 import tomllib
@@ -33,7 +34,7 @@ DEFAULT_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What holds for one run."""
+    """The effective settings of one run."""
 
     address: str = DEFAULT_ADDRESS
     operator: str = ""
@@ -48,7 +49,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the command line says; None and nothing where it is silent."""
+    """The command line's values; None or empty if an option was not given."""
 
     config: Path | None = None
     address: str | None = None
@@ -138,7 +139,7 @@ def _checked(key: str, value: Any) -> Any:
     }
     if key in known:
         raise UsageFailure(f"{key} must be {known[key]}")
-    raise UsageFailure(f"{key} is unknown; there are {', '.join(known)}")
+    raise UsageFailure(f"unknown key {key}; known keys: {', '.join(known)}")
 
 
 def _listed(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""`tccctl stats`: what is going on, in numbers."""
+"""`tccctl stats`: the state of the system in numbers."""
 
 import typer
 
@@ -12,18 +12,18 @@ from tccctl.session import Session
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Register the command."""
     command(app, "stats", examples=["tccctl stats", "tccctl stats -o json"])(stats)
 
 
 def stats(session: Session) -> None:
-    """Count what is going on: transactions, rates, participants, coordinators."""
+    """Show counts and rates of transactions, participants and coordinators."""
     reply = session.ask("GetStats", admin.GetStatsRequest())
     session.output.answer(stats_blocks(reply), session.record(reply))
 
 
 def stats_blocks(reply: admin.GetStatsResponse) -> list[Block]:
-    """Everything that GetStats answers."""
+    """Return everything in a GetStats response."""
     now_s = seconds_of(reply.at)
     return [
         Facts(_facts(reply)),
@@ -35,7 +35,7 @@ def stats_blocks(reply: admin.GetStatsResponse) -> list[Block]:
 
 
 def _facts(reply: admin.GetStatsResponse) -> list[tuple[str, Cell]]:
-    oldest = "nothing is unfinished"
+    oldest = "no unfinished transaction"
     if reply.oldest_unfinished_gid:
         age = reply.oldest_unfinished_age
         oldest = f"{reply.oldest_unfinished_gid}, for {duration(age.seconds + age.nanos / 1e9)}"

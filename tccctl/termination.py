@@ -1,15 +1,15 @@
-"""SIGTERM as an exception, so that who is told to end gives the terminal back and says what is open."""
+"""SIGTERM as an exception, so that a terminated command restores the terminal and reports open work."""
 
 import signal
 from types import FrameType
 
 
 class Terminated(BaseException):
-    """SIGTERM has come."""
+    """SIGTERM was received."""
 
 
 def raise_when_told_to_end() -> None:
-    """From now on SIGTERM raises `Terminated` in the main thread."""
+    """Make SIGTERM raise `Terminated` in the main thread."""
     signal.signal(signal.SIGTERM, _raise)
 
 

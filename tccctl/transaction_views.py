@@ -1,4 +1,4 @@
-"""Transactions as people read them. Pure: messages and the present time go in, blocks come out."""
+"""Views of transactions. Pure: messages and the present time go in, blocks come out."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -22,12 +22,12 @@ _FLAG_STYLE = "bold red"
 
 
 def state_name(state: "common.TransactionState | int") -> str:
-    """For example "CONFIRMING"."""
+    """Return the state's name, for example "CONFIRMING"."""
     return enum_name(common.TransactionState.DESCRIPTOR, state)
 
 
 def flags(transaction: common.Transaction) -> list[str]:
-    """Return what is out of the ordinary about a transaction."""
+    """Return the flags of a transaction that need attention."""
     holding = {
         "stuck": transaction.stuck,
         "held": transaction.held,
@@ -38,12 +38,12 @@ def flags(transaction: common.Transaction) -> list[str]:
 
 
 def brief(transaction: common.Transaction) -> str:
-    """For example "CONFIRMING, stuck, version 12"."""
+    """Return a summary, for example "CONFIRMING, stuck, version 12"."""
     return ", ".join([state_name(transaction.state), *flags(transaction), f"version {transaction.version}"])
 
 
 def transaction_table(transactions: Sequence[common.Transaction], now_s: float) -> Table:
-    """One line a transaction."""
+    """Return a table with one line per transaction."""
     columns = (
         Column("GID"),
         Column("STATE"),
@@ -58,13 +58,13 @@ def transaction_table(transactions: Sequence[common.Transaction], now_s: float) 
         Column("LABELS", wide=True),
     )
     rows = [_transaction_row(transaction, now_s) for transaction in transactions]
-    return Table(columns=columns, rows=rows, empty="no transaction is found")
+    return Table(columns=columns, rows=rows, empty="no transactions found")
 
 
 def transaction_blocks(
     reply: admin.InspectTransactionResponse, payloads: PayloadReader, now_s: float
 ) -> list[Block]:
-    """Everything about one transaction but its history."""
+    """Return everything about one transaction except its history."""
     transaction = reply.transaction
     blocks: list[Block] = [
         Facts(list(_facts(transaction, reply.owner_name, now_s))),
@@ -78,7 +78,7 @@ def transaction_blocks(
 
 
 def timeline_blocks(reply: admin.InspectTransactionResponse) -> list[Block]:
-    """Return what happened, oldest first, with the time since it began."""
+    """Return the history, oldest first, with the time since the begin."""
     columns = (
         Column("AT"),
         Column("AFTER", right=True),
@@ -92,14 +92,14 @@ def timeline_blocks(reply: admin.InspectTransactionResponse) -> list[Block]:
     rows = [_history_row(entry, began_s) for entry in reply.history]
     transaction = reply.transaction
     return [
-        Table(columns=columns, rows=rows, empty="nothing is recorded"),
+        Table(columns=columns, rows=rows, empty="no history is recorded"),
         TextBlock(),
         TextBlock(f"{transaction.gid} is {brief(transaction)}", _style(transaction)),
     ]
 
 
 def explanation_blocks(explanation: admin.ExplainTransactionResponse, now_s: float) -> list[Block]:
-    """Why a transaction has not ended, and what would help."""
+    """Return why a transaction has not ended, and what would help."""
     blocks: list[Block] = [TextBlock(explanation.summary, "bold"), TextBlock()]
     blocks.append(Facts(list(_explanation_facts(explanation, now_s))))
     for branch in explanation.branches:
@@ -118,7 +118,7 @@ def explanation_blocks(explanation: admin.ExplainTransactionResponse, now_s: flo
 
 
 def next_commands(explanation: admin.ExplainTransactionResponse) -> list[str]:
-    """Return commands that could be next, most promising first."""
+    """Return commands that may be next, most promising first."""
     gid, version = explanation.gid, ("--version", str(explanation.version))
     paused = [branch.participant for branch in explanation.branches if branch.paused]
     decided = explanation.state in {
@@ -184,7 +184,7 @@ def _facts(transaction: common.Transaction, owner_name: str, now_s: float) -> It
     ):
         when = instant(moment)
         yield name, cell(f"{when} ({ago(moment, now_s)})" if when != "-" else when)
-    yield "owner", cell(owner_name or transaction.owner or "nobody now")
+    yield "owner", cell(owner_name or transaction.owner or "none")
     yield "version", cell(transaction.version)
 
 
@@ -224,7 +224,7 @@ def _branch_table(branches: Sequence[common.Branch], now_s: float) -> Table:
         ]
         for branch in branches
     ]
-    return Table(columns=columns, rows=rows, empty="it has no branches")
+    return Table(columns=columns, rows=rows, empty="the transaction has no branches")
 
 
 def _word(branch: common.Branch) -> str:
@@ -282,10 +282,10 @@ def _explanation_facts(
         ),
     )
     owner = explanation.owner_name or explanation.owner
-    dead = "" if explanation.owner_alive else ", whose lease has run out"
+    dead = "" if explanation.owner_alive else ", whose lease has expired"
     yield (
         "owner",
-        cell(f"{owner}{dead}" if owner else "nobody now", "" if not dead or not owner else "red"),
+        cell(f"{owner}{dead}" if owner else "none", "" if not dead or not owner else "red"),
     )
     if explanation.HasField("next_attempt_at"):
         yield "next attempt", cell(due(explanation.next_attempt_at, now_s))
@@ -298,7 +298,7 @@ def _branch_explanation(branch: admin.BranchExplanation, now_s: float) -> Iterat
     )
     yield TextBlock(f"  {branch.summary}")
     facts: list[tuple[str, Cell]] = []
-    # Where the calls are what is wrong, the summary says it.
+    # If the calls are the problem, the summary covers them.
     if branch.last_error not in branch.summary:
         facts += [
             ("  failed calls", cell(branch.attempts, "red")),

@@ -1,4 +1,4 @@
-"""`tccctl tx`: transactions, one at a time, and many by a filter."""
+"""`tccctl tx`: single transactions, and many by a filter."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,36 +24,36 @@ from tccctl.transaction_views import (
     transaction_table,
 )
 
-app = typer.Typer(no_args_is_help=True, help="Find transactions, understand them, act on them.")
+app = typer.Typer(no_args_is_help=True, help="Find transactions, inspect them, and act on them.")
 
 _PAGE_SIZE_MAX = 1_000
 
 FILTER_LANGUAGE = (
-    "The filter: terms with spaces between them, all of which must hold:",
-    "  state=TRYING,CONFIRMING: one of these; there are TRYING, CONFIRMING, CANCELLING, CONFIRMED, CANCELLED",
-    "  live: not ended",
-    "  stuck, held, heuristic: so marked; !stuck: not so",
-    "  participant=inventory: with a branch there",
-    "  initiator=shop: begun by it",
+    "The filter consists of terms separated by spaces. A transaction must match all of them:",
+    "  state=TRYING,CANCELLING: any of these; or CONFIRMING, CONFIRMED, CANCELLED",
+    "  live: not yet ended",
+    "  stuck, held, heuristic: with this flag; !stuck: without it",
+    "  participant=inventory: with a branch at this participant",
+    "  initiator=shop: begun by this initiator",
     "  label.region=eu: with this label",
-    "  age>5m, age<=1h30m: time since it began, in d, h, m, s, ms",
-    "  gid=order-17: this very one",
-    'A value with a space, a comma, a quote or a backslash stands in double quotes: label.shop="north, old".',
+    "  age>5m, age<=1h30m: time since the begin, in d, h, m, s, ms",
+    "  gid=order-17: with this id",
+    'Put a value with a space, comma, quote or backslash in double quotes: label.shop="north, old".',
 )
 
 OptionalGid = Annotated[
-    str | None, typer.Argument(metavar="GID", help="The transaction's id; or many, by --filter.")
+    str | None, typer.Argument(metavar="GID", help="The transaction's id. For many, use --filter.")
 ]
 Filter = Annotated[
     str,
     typer.Option(
         "--filter",
         "-f",
-        help="Terms that must all hold, as 'stuck participant=inventory': see `tccctl tx list --help`.",
+        help="A filter, for example 'stuck participant=inventory'. See `tccctl tx list --help`.",
     ),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="With --filter: say what would be done.")]
-Token = Annotated[str, typer.Option(help="With --filter: the token that the dry run answered with.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="With --filter: show what would be done.")]
+Token = Annotated[str, typer.Option(help="With --filter: the token that the dry run printed.")]
 
 
 @command(
@@ -70,8 +70,8 @@ def list_(
     session: Session,
     *,
     filter_: Filter = "",
-    limit: Annotated[int, typer.Option(help="At most so many.", min=1)] = 100,
-    everything: Annotated[bool, typer.Option("--all", help="As many as there are.")] = False,
+    limit: Annotated[int, typer.Option(help="The maximum number of transactions.", min=1)] = 100,
+    everything: Annotated[bool, typer.Option("--all", help="All transactions, without a limit.")] = False,
 ) -> None:
     """List transactions, newest first."""
     page_size = _PAGE_SIZE_MAX if everything else min(limit, _PAGE_SIZE_MAX)
@@ -84,14 +84,14 @@ def list_(
         rest=lambda: ([] if found.count else [transaction_table([], time.time())], {"more": found.more}),
     )
     if found.more and not session.output.is_data:
-        session.output.note(f"there are more than {limit}: --limit N, or --all")
+        session.output.note(f"more than {limit} transactions match: raise --limit, or use --all")
 
 
 @command(
     app, "show", examples=["tccctl tx show order-17", "tccctl tx show order-17 -o yaml --redact card.number"]
 )
 def show(session: Session, gid: Gid) -> None:
-    """Show one transaction with its branches and their payloads."""
+    """Show one transaction with its branches and payloads."""
     reply = _inspect(session, gid)
     blocks = transaction_blocks(reply, session.payloads, time.time())
     session.output.answer(blocks, session.record(reply))
@@ -99,7 +99,7 @@ def show(session: Session, gid: Gid) -> None:
 
 @command(app, "timeline", examples=["tccctl tx timeline order-17"])
 def timeline(session: Session, gid: Gid) -> None:
-    """Show what has happened to one transaction, oldest first."""
+    """Show the history of one transaction, oldest first."""
     reply = _inspect(session, gid)
     session.output.answer(
         timeline_blocks(reply), {"gid": gid, "history": [session.record(entry) for entry in reply.history]}
@@ -108,7 +108,7 @@ def timeline(session: Session, gid: Gid) -> None:
 
 @command(app, "why", examples=["tccctl tx why order-17"])
 def why(session: Session, gid: Gid) -> None:
-    """Say why one transaction has not ended, and what would help."""
+    """Explain why one transaction has not ended, and what would help."""
     explanation: admin.ExplainTransactionResponse = session.ask(
         "ExplainTransaction", admin.ExplainTransactionRequest(gid=gid)
     )
@@ -117,20 +117,20 @@ def why(session: Session, gid: Gid) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Action:
-    """What can be done with one transaction, and with many."""
+    """An action on one transaction or on many."""
 
     help: str
     examples: Sequence[str]
     method: str
     request: Callable[..., Any]
     bulk: "admin.BulkAction"
-    # What the answer begins with.
+    # The first word of the answer.
     done: str
 
 
 _ACTIONS = {
     "retry": _Action(
-        help="Try every branch that is not done again, now. Only after the decision.",
+        help="Retry every unfinished branch now. Possible only after the decision.",
         examples=[
             "tccctl tx retry order-17 --reason 'inventory is back'",
             "tccctl tx retry --filter 'stuck participant=inventory' --dry-run --reason 'inventory is back'",
@@ -142,9 +142,9 @@ _ACTIONS = {
         done="retrying",
     ),
     "hold": _Action(
-        help="Stop all work on transactions until they are released. A decision stays; an expiry passes.",
+        help="Stop all work on transactions until they are released. Decisions stay; expiry still applies.",
         examples=[
-            "tccctl tx hold order-17 --reason 'we look into it'",
+            "tccctl tx hold order-17 --reason 'under investigation'",
             "tccctl tx hold --filter 'live label.shop=eu' --yes --reason 'audit of the EU shop'",
         ],
         method="HoldTransaction",
@@ -153,9 +153,9 @@ _ACTIONS = {
         done="holding",
     ),
     "release": _Action(
-        help="Let held transactions go on, at once.",
+        help="Let held transactions continue at once.",
         examples=[
-            "tccctl tx release order-17 --reason 'looked into it'",
+            "tccctl tx release order-17 --reason 'investigation done'",
             "tccctl tx release --filter held --yes --reason 'the audit is over'",
         ],
         method="ReleaseTransaction",
@@ -164,7 +164,7 @@ _ACTIONS = {
         done="released",
     ),
     "cancel": _Action(
-        help="Decide CANCEL. Only while TRYING; what is decided stays decided.",
+        help="Decide CANCEL. Possible only while TRYING; a decision never changes.",
         examples=[
             "tccctl tx cancel order-17 --reason 'its initiator is gone'",
             "tccctl tx cancel --filter 'state=TRYING initiator=shop' --yes --reason 'shop is gone'",
@@ -204,7 +204,7 @@ for _name, _action in _ACTIONS.items():
 
 
 class HeuristicOutcome(StrEnum):
-    """What has become of a branch by an operator's word."""
+    """The outcome of a branch as recorded by an operator."""
 
     CONFIRMED = "confirmed"
     CANCELLED = "cancelled"
@@ -219,22 +219,22 @@ def resolve(
     session: Session,
     gid: Gid,
     branch_id: Annotated[str, typer.Argument(metavar="BRANCH", help="The branch's id.")],
-    outcome: Annotated[HeuristicOutcome, typer.Argument(help="What has really become of it.")],
+    outcome: Annotated[HeuristicOutcome, typer.Argument(help="The actual outcome of the branch.")],
     *,
     reason: Reason = None,
     version: Version = None,
     yes: Yes = False,
 ) -> None:
-    """End a branch by your word instead of by its participant's.
+    """Record a branch's outcome manually, in place of its participant's.
 
-    Nothing is called. The decision stays; where your word contradicts it, the
-    transaction is reported as a mixed outcome for ever.
+    No participant is called. The decision stays. If the outcome contradicts it, the
+    transaction is permanently reported as a mixed outcome.
     """
     version = _version(session, gid, version)
     confirmed(
-        f"Record for ever that branch {branch_id} of {gid} was {outcome}?",
+        f"Record permanently that branch {branch_id} of {gid} was {outcome}?",
         yes=yes,
-        advice="add --yes: this cannot be taken back",
+        advice="add --yes: this cannot be undone",
     )
     request = admin.ResolveBranchRequest(
         gid=gid,
@@ -256,7 +256,7 @@ def resolve(
 
 
 def _search(session: Session, filter_: str, page_size: int) -> Iterator[Sequence[common.Transaction]]:
-    """Everything that the filter finds, page by page."""
+    """Yield every match of the filter, page by page."""
     token = ""
     while True:
         request = admin.SearchTransactionsRequest(filter=filter_, page_size=page_size, page_token=token)
@@ -275,14 +275,15 @@ def _inspect(session: Session, gid: str) -> admin.InspectTransactionResponse:
 
 
 def _one(gid: str | None, filter_: str, version: int | None, *, dry_run: bool, token: str) -> bool:
-    """One transaction is meant; otherwise many. Raises UsageFailure: neither, or both."""
+    """Return whether one transaction is meant, otherwise many. Raises UsageFailure: neither, or both."""
     if bool(gid) == bool(filter_.strip()):
-        raise UsageFailure("name one transaction, or many by --filter")
+        raise UsageFailure("give either one transaction or --filter")
     if gid and (dry_run or token):
-        raise UsageFailure("--dry-run and --token go with --filter")
+        raise UsageFailure("--dry-run and --token require --filter")
     if filter_ and version is not None:
         raise UsageFailure(
-            "--version goes with one transaction", advice="with --filter, the token says what you saw"
+            "--version requires a single transaction",
+            advice="with --filter, the token stands for what you saw",
         )
     return bool(gid)
 
@@ -299,7 +300,7 @@ def _version(session: Session, gid: str, version: int | None) -> int:
 def _execute(
     session: Session, method: str, request: Any, *, reason: str | None, version: int | None, done: str
 ) -> None:
-    """Acts on one transaction and says what it is now."""
+    """Act on one transaction and print its new state."""
     request.operator_context.CopyFrom(
         session.operator_context(reason, version=_version(session, request.gid, version))
     )
@@ -311,7 +312,7 @@ def _execute(
 
 
 def without_payloads(session: Session, transaction: common.Transaction) -> dict[str, Any]:
-    """As lists and orders answer: without payloads, which must not look as if there were none."""
+    """Return the record without payloads, which would otherwise look empty: lists do not carry them."""
     data = session.record(transaction)
     for branch in data["branches"]:
         del branch["result"], branch["spec"]["payload"]

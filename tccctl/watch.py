@@ -1,4 +1,4 @@
-"""`tccctl watch`: a live view of the whole system, on a terminal."""
+"""`tccctl watch`: a live view of the whole system on a terminal."""
 
 import os
 import select
@@ -32,7 +32,7 @@ _LEAVE = {"q", "Q", "\x03", "\x04", "\x1b"}
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Register the command."""
     examples = ["tccctl watch", "tccctl watch --every 5", "tccctl watch --once"]
     command(app, "watch", examples=examples)(watch)
 
@@ -40,12 +40,12 @@ def register(app: typer.Typer) -> None:
 def watch(
     session: Session,
     *,
-    every: Annotated[float, typer.Option(help="Seconds between looks.", min=0.1)] = 1.0,
-    once: Annotated[bool, typer.Option("--once", help="Show it once and leave, as in a pipe.")] = False,
+    every: Annotated[float, typer.Option(help="Seconds between refreshes.", min=0.1)] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Show it once and exit, as in a pipe.")] = False,
 ) -> None:
-    """Watch rates, the oldest unfinished transaction, what is stuck, and breakers. Leaves on q or Ctrl-C.
+    """Watch rates, the oldest unfinished transaction, stuck transactions and breakers. q or Ctrl-C exits.
 
-    In a pipe, and as JSON or YAML, it is shown once.
+    In a pipe, and as JSON or YAML, the view is shown once.
     """
     if once or session.output.is_data or not (session.output.is_terminal and sys.stdin.isatty()):
         stats, stuck = _next_frame(session)
@@ -53,7 +53,7 @@ def watch(
         session.output.answer(_blocks(stats, stuck), session.record(stats) | {"stuck_transactions": listed})
         return
     console = Console(file=session.output.out, highlight=False)
-    # Ctrl-C is a way to leave, also before it is read as a key.
+    # Ctrl-C exits, also before it is read as a key.
     with suppress(KeyboardInterrupt):
         _follow(session, console, every)
 
@@ -73,7 +73,7 @@ def _next(session: Session, shown: RenderableType) -> RenderableType:
     try:
         blocks = _blocks(*_next_frame(session))
         wide = session.output.format is OutputFormat.WIDE
-        return Group(rich_group(blocks, wide=wide), Text("\nq leaves", style="dim"))
+        return Group(rich_group(blocks, wide=wide), Text("\nq exits", style="dim"))
     except Failure as failure:
         last = shown.renderables[-1] if isinstance(shown, _Stale) else shown
         warning = Text(
@@ -83,11 +83,11 @@ def _next(session: Session, shown: RenderableType) -> RenderableType:
 
 
 class _Stale(Group):
-    """An older frame below a warning."""
+    """The previous frame below a warning."""
 
 
 def _next_frame(session: Session) -> tuple[admin.GetStatsResponse, Sequence[common.Transaction]]:
-    """Return the figures, and some of what is stuck."""
+    """Return the figures and a sample of the stuck transactions."""
     stats = session.ask("GetStats", admin.GetStatsRequest())
     if not stats.stuck:
         return stats, []
@@ -105,17 +105,17 @@ def _blocks(stats: admin.GetStatsResponse, stuck: Sequence[common.Transaction]) 
 
 @contextmanager
 def _keys() -> Iterator[Callable[[float], str]]:
-    """Return a function that waits that many seconds for a key, and returns it, or nothing."""
+    """Yield a function that waits for a key for the given seconds and returns it, or an empty string."""
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
 
     def next_key(timeout_s: float) -> str:
         ready, _, _ = select.select([terminal], [], [], timeout_s)
-        # An ended input leaves, too.
+        # The end of the input exits, too.
         return (os.read(terminal, 1).decode(errors="replace") or "q") if ready else ""
 
     tty.setcbreak(terminal)
-    # Ctrl-C comes as a key: an interrupt could meet code that swallows it.
+    # Read Ctrl-C as a key: an interrupt could hit code that swallows it.
     mode = termios.tcgetattr(terminal)
     mode[tty.LFLAG] &= ~termios.ISIG
     termios.tcsetattr(terminal, termios.TCSADRAIN, mode)

@@ -1,7 +1,7 @@
 """Refusals as gRPC statuses: a canonical code, and google.rpc.ErrorInfo with a stable reason.
 
-A bug has such a status too. What it says stays in the coordinator's own log: texts
-of the inside help no caller, and may help an attacker.
+A bug is reported as INTERNAL. Its details stay in the coordinator's own log: internal
+texts do not help a caller, and may help an attacker.
 """
 
 import asyncio
@@ -27,14 +27,14 @@ logger = structlog.get_logger(__name__)
 
 
 class InternalError(Refused):
-    """The coordinator has a bug. Unlike a refusal, this leaves open what has become of the request."""
+    """The coordinator has a bug. Unlike a refusal, this leaves the outcome of the request unknown."""
 
     code = "INTERNAL"
     reason = "INTERNAL_ERROR"
 
 
 class Capped(Protocol):
-    """A servicer whose calls take a bounded time."""
+    """A servicer that bounds the time of its calls."""
 
     call_max_s: float
 
@@ -79,7 +79,7 @@ def refusals_as_statuses(
 ) -> Callable[[Servicer, Request, Context], Awaitable[Response]]:
     """End a servicer's method with the status of the `Refused` that it raises.
 
-    Any other exception is a bug: logged here, and INTERNAL to the caller. A call
+    Any other exception is a bug: it is logged here, and the caller gets INTERNAL. A call
     without a deadline gets one: `servicer.call_max_s` seconds.
     """
 
@@ -94,8 +94,8 @@ def refusals_as_statuses(
         except grpc.aio.BaseError:  # the call is over, by an abort or by its end
             raise
         except Exception:
-            logger.exception("a call failed by a bug", method=method.__name__)
-            await _abort(context, InternalError("the coordinator failed; its log says why"))
+            logger.exception("a call failed because of a bug", method=method.__name__)
+            await _abort(context, InternalError("the coordinator failed; its log output has the cause"))
 
     return wrapped
 

@@ -1,15 +1,15 @@
-"""A listener, with TLS or without."""
+"""A gRPC listener, with or without TLS."""
 
 import grpc
 from msgspec import Struct
 
 
 class ListenError(Exception):
-    """The address is in use, or not one of this machine's."""
+    """The address is in use, or not an address of this machine."""
 
 
 class ServerTls(Struct, frozen=True, kw_only=True):
-    """What a server shows, in PEM; with `client_ca`, whom it believes and lets in."""
+    """A server's certificate and key in PEM. With `client_ca`, clients need a certificate of it."""
 
     certificate: bytes
     key: bytes
@@ -28,7 +28,7 @@ async def listen(server: grpc.aio.Server, address: str, tls: ServerTls | None) -
     """Start a server on `address`. Return the port.
 
     Raises:
-        ListenError: somebody else listens there, or the address is not ours.
+        ListenError: the address is in use, or not an address of this machine.
     """
     try:
         port: int = (
@@ -36,7 +36,7 @@ async def listen(server: grpc.aio.Server, address: str, tls: ServerTls | None) -
             if tls is None
             else server.add_secure_port(address, _credentials(tls))
         )
-    except RuntimeError as error:  # gRPC's word for it; the reason is in its own log only
+    except RuntimeError as error:  # gRPC raises this; the reason is only in its own log
         raise ListenError(f"cannot listen on {address}") from error
     await server.start()
     return port

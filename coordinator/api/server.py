@@ -16,17 +16,17 @@ from tcc.transaction.v1 import transaction_pb2, transaction_pb2_grpc
 
 # Room for the results of all branches of the largest transaction.
 MESSAGE_BYTES_MAX = 32 * 2**20
-# Whoever has waited for so many whole seconds until we could look at its request is turned away
-# by gRPC, with CANCELLED. Otherwise those whom an overload lets wait would soon wait in vain.
+# A call that has waited this many whole seconds before it is read is refused by gRPC with
+# CANCELLED. Otherwise, under overload, calls would be served whose callers have given up.
 QUEUE_TIMEOUT_S = 3
 
 SERVICE = transaction_pb2.DESCRIPTOR.services_by_name["TransactionService"].full_name
 
 
 class Services:
-    """What generated code adds services to, with one queue of calls for all methods.
+    """The registry for generated code, with one queue of calls for all methods.
 
-    With one for each, as that code would have it, gRPC's server looks at all of them for every call.
+    Generated code would make a queue per method, and gRPC's server would check all of them per call.
     """
 
     def __init__(self, server: grpc.aio.Server) -> None:
@@ -35,7 +35,7 @@ class Services:
     def add_registered_method_handlers(
         self, service_name: str, method_handlers: "Mapping[str, grpc.RpcMethodHandler[Any, Any]]"
     ) -> None:
-        """They are served as generic ones, which generated code adds as well."""
+        """Ignore them: they are served as generic handlers, which generated code adds as well."""
 
 
 class Server:
@@ -55,7 +55,7 @@ class Server:
                 ("grpc.so_reuseport", int(share_port)),
                 ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
                 ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-                # Clients may keep idle connections alive with pings.
+                # Clients may use pings to keep idle connections open.
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.server_max_unrequested_time_in_server", QUEUE_TIMEOUT_S),
@@ -78,7 +78,7 @@ class Server:
         """Listen on `address` ("host:port"), without `tls` in plain text. Return the port.
 
         Raises:
-            ListenError: somebody else does, or the address is not ours.
+            ListenError: the address is in use, or not an address of this machine.
         """
         return await listen(self._server, address, tls)
 

@@ -1,4 +1,4 @@
-"""`tccd config`: what is wrong with a configuration, and what it comes to."""
+"""`tccd config`: check a configuration, or show its effective values."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from pydantic import BaseModel, SecretStr
 
 from coordinator.config.configuration import Configuration, ConfigurationError, KeyPath, read
 
-app = typer.Typer(no_args_is_help=True, help="Check a configuration, or show what it comes to.")
+app = typer.Typer(no_args_is_help=True, help="Check a configuration, or show its effective values.")
 
 _HIDDEN = "***"
 _PASSWORD_PARAMETER = re.compile(r"(?<=[?&])((?:ssl)?password)=[^&]*")
@@ -23,9 +23,9 @@ _COMMENTS_AT = 48
 def check(
     file: Annotated[Path, typer.Argument(help="The TOML file; TCC_* environment variables override it.")],
 ) -> None:
-    """Explain every mistake, each with its line.
+    """Report every mistake with its line.
 
-    Exit status: 0 when it is right, 1 when it has mistakes.
+    Exit status: 0 if the configuration is valid, 1 if it has mistakes.
     """
     try:
         configuration = read(file)
@@ -33,7 +33,7 @@ def check(
         typer.echo(error, err=True)
         raise typer.Exit(1) from error
     names = ", ".join(sorted(configuration.settings.participants)) or "none"
-    typer.echo(f"{file} is right; participants: {names}")
+    typer.echo(f"{file} is valid; participants: {names}")
 
 
 @app.command()
@@ -43,9 +43,9 @@ def show(
         typer.Option("--config", "-c", help="TOML file; TCC_* environment variables override it."),
     ] = None,
 ) -> None:
-    """Print the effective values as TOML, each with where it came from. Secrets are masked.
+    """Print the effective values as TOML, each with its origin. Secrets are masked.
 
-    Exit status: 0, or 2 when the configuration has mistakes.
+    Exit status: 0, or 2 if the configuration has mistakes.
     """
     typer.echo("\n".join(lines(read(config))))
 
@@ -90,7 +90,7 @@ def _written(value: Any) -> str:
 
 
 def masked(url: str) -> str:
-    """Return a URL without what may be secret: passwords, and everything but the host of a webhook."""
+    """Return a URL without its secrets: passwords, and everything but the host of a webhook."""
     scheme, mark, rest = url.partition("://")
     place, slash, more = rest.partition("/")
     if "@" in more:  # a bare slash in a password, most likely

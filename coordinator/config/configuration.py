@@ -1,7 +1,7 @@
-"""Reads the configuration from where it stands, and knows where each value came from.
+"""Read the configuration, and record where each value came from.
 
-Three layers: the file, above it the environment, above that the command line. A
-mistake is told with its place: the file's line, or the variable's name.
+There are three layers: the file, above it the environment, above that the command line.
+A mistake is reported with its location: the line in the file, or the variable's name.
 """
 
 import os
@@ -24,7 +24,7 @@ KeyPath = tuple[str, ...]
 _PREFIX = "TCC_"
 _MESSAGES = {
     "missing": "is missing",
-    # Pydantic would name the class here; who writes TOML knows a table.
+    # Pydantic would name the class here, which means nothing to a user.
     "model_type": "must be a table",
     "dict_type": "must be a table",
 }
@@ -32,11 +32,11 @@ _MESSAGES = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConfigIssue:
-    """One thing that is wrong, without what was given: that may be a secret."""
+    """One mistake, without the given value, which may be a secret."""
 
-    # "tcc.toml:12", a variable's name, or empty: nobody said anything.
+    # "tcc.toml:12", a variable's name, or empty if the value was not given anywhere.
     location: str
-    # Dotted; empty where it is about a whole file.
+    # Dotted; empty if it concerns the whole file.
     key: str
     message: str
 
@@ -54,19 +54,19 @@ class ConfigurationError(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Configuration:
-    """Settings, and what was said where."""
+    """Settings with their origins."""
 
     settings: Settings
     layers: "_Layers"
 
     def origin(self, path: KeyPath) -> str:
-        """Where a value came from: "tcc.toml:12", a variable's name, "command line" or "default"."""
+        """Return a value's origin: "tcc.toml:12", a variable's name, "command line" or "default"."""
         return self.layers.location(path) or "default"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """Where a configuration stands, so that it can be read again."""
+    """The sources of a configuration, so that it can be read again."""
 
     path: Path | None = None
     overrides: Mapping[str, Any] | None = None
@@ -75,7 +75,7 @@ class Source:
         """Read the configuration now.
 
         Raises:
-            ConfigurationError: there is no such file, or something is wrong.
+            ConfigurationError: the file does not exist, or the configuration is invalid.
         """
         return read(self.path, self.overrides)
 
@@ -89,7 +89,7 @@ def read(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Confi
     """Read the configuration: the file, overridden by the environment, overridden by `overrides`.
 
     Raises:
-        ConfigurationError: there is no file at `path`, or something is wrong.
+        ConfigurationError: there is no file at `path`, or the configuration is invalid.
     """
     file, lines = _read_file(path) if path is not None else ({}, {})
     try:
@@ -110,7 +110,7 @@ def read(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Confi
 def _read_file(path: Path) -> tuple[dict[str, Any], Mapping[KeyPath, int]]:
     if not path.is_file():
         raise ConfigurationError(
-            ConfigIssue(location="", key="", message=f"there is no configuration file {path}")
+            ConfigIssue(location="", key="", message=f"configuration file {path} does not exist")
         )
     try:
         text = path.read_text(encoding="utf-8")
@@ -131,7 +131,7 @@ class _Layers:
         return _merge(_merge(self.file, self.environment), self.command_line)
 
     def location(self, path: KeyPath) -> str:
-        """Who said this key; empty if nobody did."""
+        """Return what set this key; empty if nothing did."""
         if _has(self.command_line, path):
             return "command line"
         if _has(self.environment, path):
@@ -141,7 +141,7 @@ class _Layers:
         return ""
 
     def nearest_location(self, path: KeyPath) -> str:
-        """Who said this key, or the innermost table around it that somebody said."""
+        """Return what set this key, or the innermost enclosing table that was set."""
         while path:
             if location := self.location(path):
                 return location
@@ -150,7 +150,7 @@ class _Layers:
 
 
 def _merge(lower: Any, upper: Any) -> Any:
-    """`upper` where it says something, tables key by key."""
+    """Return `upper` over `lower`, with tables merged key by key."""
     if not (isinstance(lower, dict) and isinstance(upper, dict)):
         return upper
     return lower | {key: _merge(lower.get(key), value) for key, value in upper.items()}
@@ -177,7 +177,7 @@ def _variable(path: KeyPath) -> str:
 
 
 def _issues(error: ValidationError, layers: _Layers) -> Iterator[ConfigIssue]:
-    """In the order of the file."""
+    """Yield the mistakes in the order of the file."""
     found = [_issue(details, layers) for details in error.errors()]
     return iter(sorted(found, key=_line))
 
@@ -204,14 +204,14 @@ def _message_of(details: ErrorDetails, path: KeyPath) -> str:
 
 
 def _unknown(path: KeyPath) -> str:
-    """Says what may have been meant: a key of this table that looks alike, or a namesake in another."""
+    """Suggest a key: a similar key of this table, or a key of the same name in another table."""
     *table, key = path
     known = _keys_of(tuple(table))
     if near := get_close_matches(key.lower(), known, n=1):
         return f"unknown key; did you mean {near[0]!r}?"
     if elsewhere := [".".join((*location, key)) for location in _tables() if key in _keys_of(location)]:
         return f"unknown key; did you mean {elsewhere[0]!r}?"
-    return f"unknown key; there are {', '.join(known)}" if known else "unknown key"
+    return f"unknown key; known keys: {', '.join(known)}" if known else "unknown key"
 
 
 def _keys_of(table: KeyPath) -> list[str]:
@@ -229,7 +229,7 @@ def _keys_of(table: KeyPath) -> list[str]:
 
 
 def _table_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
-    """Return the model of a field that is a table; `participants`, a table of tables, is left as it is."""
+    """Return the model of a field that is a table. `participants`, a table of tables, is excluded."""
     if key not in model.model_fields:
         return None
     annotation = model.model_fields[key].annotation
@@ -240,6 +240,6 @@ def _table_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
 
 
 def _tables() -> list[KeyPath]:
-    """All tables; NAME stands for a participant's."""
+    """Return all tables. NAME stands for a participant's name."""
     inner = [(key,) for key in Settings.model_fields if key != "participants" and _table_of(Settings, key)]
     return [(), *inner, ("participants", "NAME")]

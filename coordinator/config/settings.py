@@ -1,6 +1,6 @@
-"""Every limit and every address, in one typed place: a TOML file, overridden by the environment.
+"""Every limit and address, typed: a TOML file, overridden by the environment.
 
-Environment variables start with `TCC_`; `__` goes one table down:
+Environment variables start with `TCC_`, and `__` separates tables:
 `TCC_LOG__URL`, `TCC_PARTICIPANTS__INVENTORY__TARGET`.
 """
 
@@ -35,7 +35,7 @@ from coordinator.participant_client.channel import ParticipantAddress, Participa
 
 _ADDRESS = re.compile(r"(\[[^\s\[\]]+\]|[^\s:\[\]/]+):([0-9]{1,5})")
 _DNS = re.compile(r"dns:(//[^/\s]*/)?")
-# Ways to name a participant that gRPC knows and that need no port of their own.
+# gRPC target schemes that need no port of their own.
 _OTHER_SCHEMES = ("unix:", "unix-abstract:", "ipv4:", "ipv6:", "vsock:", "xds:")
 _PORT_MAX = 65_535
 _BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -64,9 +64,9 @@ class _Table(BaseModel):
 
 
 class LogSettings(_Table):
-    """Where the transaction log is."""
+    """The location of the transaction log."""
 
-    # None: a PostgreSQL of its own, in `data_dir`.
+    # None: the embedded PostgreSQL, in `data_dir`.
     url: SecretStr | None = None
     data_dir: Path = Path("var/tcc")
     connections: int = Field(default=4, ge=2, le=64)
@@ -78,8 +78,8 @@ class LogSettings(_Table):
         if url is not None and not _is_log_url(url.get_secret_value()):
             raise PydanticCustomError("log_url", "must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
         if url is not None and _BARE_PERCENT.search(url.get_secret_value()):
-            # The driver would say the whole word, which may be the password.
-            raise PydanticCustomError("log_url", "has a bare %; write %25 for it")
+            # The driver's error would contain the whole token, which may be the password.
+            raise PydanticCustomError("log_url", "contains a bare %; write it as %25")
         return url
 
 
@@ -91,39 +91,39 @@ def _checked_address(address: str) -> str:
 
 
 class _TlsTable(_Table):
-    """A certificate of our own with its key, and the authorities that we believe. All files are PEM."""
+    """An own certificate with its key, and trusted authorities. All files are PEM."""
 
     def _check(
         self, certificate: Path | None, key: Path | None, authorities: tuple[str, Path | None]
     ) -> None:
-        """Raise if one file lacks the other, or does not hold what it should."""
+        """Raise if one of the files is missing, or has the wrong content."""
         if (certificate is None) is not (key is None):
             missing, given = (
                 ("key_file", "certificate_file") if key is None else ("certificate_file", "key_file")
             )
-            raise _at(given, f"{given} needs {missing} beside it")
+            raise _at(given, f"{given} requires {missing}")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         name, file = authorities
         try:
             if file is not None:
                 context.load_verify_locations(file)
         except ssl.SSLError as error:
-            raise _at(name, f"{name} holds no certificate in PEM form") from error
+            raise _at(name, f"{name} contains no certificate in PEM format") from error
         try:
             if certificate is not None:
-                # Without a password it would ask for one at the terminal.
+                # Without a password it would prompt for one on the terminal.
                 context.load_cert_chain(certificate, key, password=lambda: b"")
         except ssl.SSLError as error:
             reason = (
-                "they do not belong together" if error.reason == "KEY_VALUES_MISMATCH" else "one is unusable"
+                "they do not match" if error.reason == "KEY_VALUES_MISMATCH" else "one of them is invalid"
             )
             raise _at(
-                "key_file", f"certificate_file and key_file: {reason}; PEM without a password is wanted"
+                "key_file", f"certificate_file and key_file: {reason}; use PEM without a password"
             ) from error
 
 
 class ListenTlsSettings(_TlsTable):
-    """TLS for initiators. With `client_ca_file` they need certificates of these authorities."""
+    """TLS for initiators. With `client_ca_file`, client certificates of these authorities are required."""
 
     certificate_file: PemFile
     key_file: PemFile
@@ -143,34 +143,34 @@ class ListenTlsSettings(_TlsTable):
 
 
 class ListenSettings(_Table):
-    """Where initiators find the coordinator."""
+    """The listener for initiators."""
 
     address: str = "127.0.0.1:50050"
     # None: no TLS.
     tls: ListenTlsSettings | None = None
-    # Calls under way at once; more are refused with RESOURCE_EXHAUSTED.
+    # Calls in flight at once; more are refused with RESOURCE_EXHAUSTED.
     calls_max: int = Field(default=8_192, ge=1)
 
     _host_and_port = field_validator("address")(_checked_address)
 
 
 class AdminSettings(_Table):
-    """Where operators find the coordinator. Whoever reaches it may do what operators may."""
+    """The listener for operators. Every client that can reach it has an operator's rights."""
 
     # Not set, and the port of `listen.address` is 0: any free port.
     listen: str = "127.0.0.1:7091"
-    # None: no TLS. With `client_ca_file` operators need certificates.
+    # None: no TLS. With `client_ca_file`, operators need certificates.
     tls: ListenTlsSettings | None = None
-    # How often coordinators tell the log how they are, and hear what operators want.
+    # How often coordinators report their status to the log, and read the operators' directives from it.
     report_every_s: float = Field(default=1.0, gt=0)
 
     _host_and_port = field_validator("listen")(_checked_address)
 
 
 class MetricsSettings(_Table):
-    """Where Prometheus finds the metrics, and who looks after processes their health."""
+    """The listener for Prometheus and for health probes."""
 
-    # Worker n of several has the port n above this one (the first is 0). Empty: nowhere.
+    # Worker n of several uses this port + n (the first is worker 0). Empty: no metrics.
     listen: str = "127.0.0.1:9464"
 
     @field_validator("listen")
@@ -179,15 +179,15 @@ class MetricsSettings(_Table):
         return _checked_address(listen) if listen else listen
 
     def bind_address(self, slot: int) -> tuple[str, int]:
-        """Host and port of the worker in this slot. With port 0 each takes any free one."""
+        """Return host and port of the worker in this slot. With port 0, each takes any free port."""
         host, _, port = self.listen.rpartition(":")
         return host, int(port) + slot if int(port) else 0
 
 
 class AlertSettings(_Table):
-    """Whom to tell at once when something is out of the ordinary."""
+    """Where to send alerts."""
 
-    # An http or https URL that takes POSTs of JSON; None: nobody. Tokens in it are secret.
+    # An http or https URL that accepts POSTs of JSON; None: no alerts. Tokens in it are secret.
     webhook_url: SecretStr | None = None
 
     @field_validator("webhook_url")
@@ -199,13 +199,13 @@ class AlertSettings(_Table):
 
 
 class TracingSettings(_Table):
-    """Where OpenTelemetry traces go. OTEL_* variables say the rest: headers, certificates, batches."""
+    """The export of OpenTelemetry traces. OTEL_* variables set the rest: headers, certificates, batches."""
 
-    # A collector that speaks OTLP over gRPC; http: in plain text, https: with TLS. None: no traces.
+    # A collector for OTLP over gRPC; http: plain text, https: TLS. None: no traces.
     endpoint: str | None = None
-    # Of the transactions that come without a trace, so many get one of their own.
+    # The share of transactions without a trace context for which a trace is started.
     ratio: float = Field(default=1.0, ge=0, le=1)
-    # Empty: what OTEL_SERVICE_NAME says, or else tccd.
+    # Empty: OTEL_SERVICE_NAME, or else tccd.
     service_name: str = ""
 
     @field_validator("endpoint")
@@ -220,7 +220,7 @@ class TracingSettings(_Table):
 
 
 class LimitSettings(_Table):
-    """Bounds on requests and on what one worker keeps in memory."""
+    """Bounds on requests and on the memory of one worker."""
 
     branches_max: int = Field(default=64, ge=1, le=1_000)
     payload_bytes_max: int = Field(default=256 * 1024, ge=0)
@@ -255,24 +255,24 @@ class RecoveryTable(_Table):
 
 
 class ReconcileTable(_Table):
-    """How often, and which, rows of participants' barriers are compared with the log."""
+    """How often, and which, barrier rows of participants are compared with the log."""
 
-    # 0: only when an operator asks.
+    # 0: only on an operator's request.
     every_s: float = Field(default=3_600.0, ge=0)
-    # Only rows whose last change, and whose transaction's expiry, lie so far back.
+    # Only rows whose last change, and whose transaction's expiry, are at least this old.
     min_age_s: float = Field(default=300.0, ge=0)
-    # Confirmed and cancelled rows are compared, too, for so long after their transaction's expiry. 0: never.
+    # Confirmed and cancelled rows are compared, too, for this long after the transaction expired. 0: never.
     ended_within_s: float = Field(default=0.0, ge=0)
 
 
 class ParticipantTlsSettings(_TlsTable):
-    """TLS towards a participant. Without `ca_file` gRPC's list of public authorities is believed."""
+    """TLS to a participant. Without `ca_file`, gRPC's list of public authorities is trusted."""
 
     ca_file: PemFile | None = None
-    # For a participant that asks for a certificate of ours.
+    # For a participant that requires a client certificate.
     certificate_file: PemFile | None = None
     key_file: PemFile | None = None
-    # The name in its certificate, where that is not the target's.
+    # The name in its certificate, if it differs from the target's.
     server_name: str | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
@@ -290,7 +290,7 @@ class ParticipantTlsSettings(_TlsTable):
 
 
 class ParticipantSettings(_Table):
-    """One participant: where it is and how it is treated."""
+    """One participant: its address and its policy."""
 
     target: str
     # None: no TLS.
@@ -328,7 +328,7 @@ class ParticipantSettings(_Table):
         return self
 
     def address(self) -> ParticipantAddress:
-        """Raise OSError if a TLS file cannot be read any more."""
+        """Return the address. Raise OSError if a TLS file can no longer be read."""
         return ParticipantAddress(
             target=self.target,
             tls=self.tls.read() if self.tls else None,
@@ -365,9 +365,9 @@ class Settings(BaseSettings):
     listen: ListenSettings = ListenSettings()
     admin: AdminSettings = AdminSettings()
     workers: int = Field(default=1, ge=1, le=64)
-    # Each worker keeps to one CPU, taken in turns from those the process may use. Linux only.
+    # Pin each worker to one CPU, in turn, of those that the process may use. Linux only.
     pin_workers: bool = False
-    # How long a coordinator that is told to stop may finish its work.
+    # How long a stopping coordinator may take to finish its work.
     drain_s: float = Field(default=10.0, ge=0)
     log: LogSettings = LogSettings()
     limits: LimitSettings = LimitSettings()
@@ -380,7 +380,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_distinct_ports(self) -> Self:
-        """Of two at one place the second cannot listen, or, with several workers, gets calls of the first."""
+        """Check for shared ports: the second listener would fail, or get calls meant for the first."""
         places = [("listen.address", self.listen.address), ("admin.listen", self.admin_address())]
         if self.metrics_address():
             metrics = [self.metrics.bind_address(slot) for slot in range(self.workers)]
@@ -390,17 +390,17 @@ class Settings(BaseSettings):
             places += [("metrics.listen", f"{host}:{port}") for host, port in metrics]
         for (one, here), (other, there) in combinations(places, 2):
             if one != other and _is_same_place(here, there):
-                raise _at(other, f"{there} is taken by {one}, {here}")
+                raise _at(other, f"{there} is already used by {one}, {here}")
         return self
 
     def admin_address(self) -> str:
-        """Where to listen for operators."""
+        """Return the address of the listener for operators."""
         if "listen" not in self.admin.model_fields_set and self.listen.address.endswith(":0"):
             return "127.0.0.1:0"
         return self.admin.listen
 
     def metrics_address(self) -> str:
-        """Where the first worker shows its metrics; empty: nowhere, as where `listen` is any free port."""
+        """Return the first worker's metrics address; empty: no metrics, as when `listen` is any free port."""
         if "listen" not in self.metrics.model_fields_set and self.listen.address.endswith(":0"):
             return ""
         return self.metrics.listen

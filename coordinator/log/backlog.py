@@ -1,10 +1,10 @@
-"""What has not ended, counted as far as that is cheap.
+"""Counts of unfinished transactions, capped to stay cheap.
 
-While a participant is down millions of transactions may wait for it, and every
-coordinator asks for these figures every few seconds. So what waits is counted to a
-bound, for each participant apart, that none hides another; the oldest, the stuck and
-the held ones are found by an index each. What coordinators drive is counted to the
-last: it is in their memory, which has a bound of its own (`limits.live_max`).
+While a participant is down, millions of transactions may wait for it, and every
+coordinator asks for these figures every few seconds. Waiting transactions are therefore
+counted up to a bound, per participant, so that none hides another. The oldest, the stuck
+and the held ones are found by an index each. Owned transactions are counted exactly:
+they are in their coordinator's memory, which has its own bound (`limits.live_max`).
 """
 
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ from coordinator.log.connections import StatementResult
 from coordinator.log.statements import NEXT_WAITED_FOR, Statement
 from coordinator.ports.operator_log import Backlog
 
-# How far each count goes. Each row is looked up: 1 to 2 us, where the database has it in memory.
+# The bound of each count. Each row is a lookup: 1 to 2 us if the database has it in memory.
 COUNT_MAX = 5_000
 
 
@@ -26,7 +26,7 @@ class Ask(Protocol):
 
 
 async def backlog(ask: Ask, count_max: int) -> Backlog:
-    """Count what has not ended. Counts are capped at `count_max`. Raises LogUnavailable."""
+    """Count unfinished transactions. Counts are capped at `count_max`. Raises LogUnavailable."""
     ((at, stuck, held),) = (await ask(statements.BACKLOG_CAPPED, most=count_max)).rows
     by_state: dict[TransactionState, int] = {}
     waiting_on: dict[str, int] = {}

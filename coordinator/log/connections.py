@@ -1,8 +1,8 @@
-"""The connections to the log's database: few, made when needed, thrown away when they fail.
+"""The connections to the log's database: few, opened when needed, discarded when they fail.
 
-Every statement is a commit of its own (autocommit), prepared once a connection,
-and answered or given up within a time limit. A connection that is given up is
-shut down at its socket: asking a server that hangs to cancel could hang as well.
+Every statement is its own commit (autocommit), is prepared once per connection, and
+completes or is given up within a time limit. A connection that is given up is shut
+down at its socket: a cancel request to a hung server could hang as well.
 """
 
 import asyncio
@@ -26,27 +26,27 @@ T = TypeVar("T")
 _CONFLICTS_MAX = 6
 _CONFLICT_PAUSE_S = 0.01
 _RETRY_AFTER_S = 0.5
-# Of the time that a statement has, before the connection is given up together with it.
+# The share of the client's time limit after which the server gives the statement up.
 _SERVER_SHARE = 0.9
 
 
 class StatementTooLong(LogUnavailable):
-    """The server has given the statement up, which then had no effect; it is there, and answers others."""
+    """The server gave up the statement, which had no effect. The server is available for other statements."""
 
 
 class StatementResult(Struct, frozen=True):
-    """What a statement came to."""
+    """The result of a statement."""
 
     rows: list[tuple[Any, ...]]
-    # How many rows it wrote or read.
+    # The number of rows written or read.
     count: int
 
 
 class Connections:
     """At most `most` connections to one database.
 
-    `statement_timeout_s` bounds a statement from being sent to being answered. A server that is
-    there gives it up a little earlier, and says so.
+    `statement_timeout_s` bounds a statement from sending it to its response. A server that is
+    available gives the statement up a little earlier, and reports that.
     """
 
     def __init__(
@@ -62,13 +62,13 @@ class Connections:
     async def execute(self, statement: Statement, values: Mapping[str, Any]) -> StatementResult:
         """Run one statement in a transaction of its own.
 
-        Conflicts with other transactions are over when they are reported, and are
-        tried again.
+        A conflict with another transaction is over when it is reported, so the statement is
+        repeated.
 
         Raises:
-            StatementTooLong: the server has given it up.
-            LogUnavailable: the database is away, or whether the statement took
-                effect is unknown.
+            StatementTooLong: the server gave it up.
+            LogUnavailable: the database is unavailable, or it is unknown whether the
+                statement took effect.
         """
         parameters = statement.bind(values)
         return await self._until_no_conflict(
@@ -76,10 +76,10 @@ class Connections:
         )
 
     async def execute_all(self, steps: Sequence[tuple[Statement, Mapping[str, Any]]]) -> int | None:
-        """Run statements in one transaction; each has to write one row.
+        """Run statements in one transaction. Each has to write one row.
 
-        Returns None where all did, and all are durable; otherwise the position of
-        the first that did not, and nothing has changed.
+        Return None if all did, and all are durable. Otherwise return the position of
+        the first that did not; then nothing has changed.
 
         Raises:
             LogUnavailable: see `execute`.
@@ -104,7 +104,7 @@ class Connections:
         conflict: Exception | None = None
         for earlier_tries in range(_CONFLICTS_MAX):
             if earlier_tries:
-                # The winner of the conflict must get through before we come again.
+                # The winner of the conflict must finish before the next try.
                 await asyncio.sleep(_CONFLICT_PAUSE_S * 2**earlier_tries)
             try:
                 async with self._room:
@@ -118,7 +118,7 @@ class Connections:
         raise _unavailable(name, conflict) from conflict
 
     async def close(self) -> None:
-        """Close idle connections; one in use closes when its statement is answered."""
+        """Close idle connections. One in use closes when its statement completes."""
         self._closed = True
         await self._close_idle()
 
@@ -171,12 +171,12 @@ class Connections:
             self._idle.append(connection)
             return
         await connection.close()
-        # What broke this one has most likely broken the others.
+        # The cause has probably broken the others, too.
         await self._close_idle()
 
 
 def libpq_url(url: str) -> str:
-    """Return the URL without SQLAlchemy's name of the driver."""
+    """Return the URL without SQLAlchemy's driver name."""
     return re.sub(r"^postgresql\+\w+:", "postgresql:", url)
 
 
@@ -184,7 +184,7 @@ def _shut_down(connection: AsyncConnection[tuple[Any, ...]]) -> None:
     if connection.closed:
         return
     with socket.socket(fileno=os.dup(connection.fileno())) as theirs, contextlib.suppress(OSError):
-        theirs.shutdown(socket.SHUT_RDWR)  # the kernel's end of it may be gone already
+        theirs.shutdown(socket.SHUT_RDWR)  # the kernel may have closed it already
 
 
 def _unavailable(name: str, error: Exception | None) -> LogUnavailable:

@@ -1,4 +1,4 @@
-"""What a doctor wants to know of the log's database. Reads; changes nothing."""
+"""Facts about the log's database for `tccd doctor`. Read-only."""
 
 import time
 
@@ -21,30 +21,30 @@ _SETTINGS = ("server_version", "server_version_num", "fsync", "full_page_writes"
 _CLOCK = text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION)")
 _READ_SETTINGS = text("SELECT name, setting FROM pg_settings WHERE name = ANY(:names)")
 _READ_ONLY = text("SELECT current_setting('transaction_read_only')")
-# The quickest of several answers bounds the error of the clock's offset best.
+# The fastest of several responses bounds the error of the clock offset best.
 _CLOCK_READINGS = 5
 
 
 class LogFacts(Struct, frozen=True, kw_only=True):
-    """A database that answered."""
+    """Facts about a database that responds."""
 
-    # Those of `_SETTINGS` that this server knows.
+    # Those of `_SETTINGS` that this server has.
     settings: dict[str, str]
     read_only: bool
-    # Migrations: what the database has, and what this version of tccd wants.
+    # Migrations: those applied, and those that this version of tccd requires.
     applied: frozenset[str]
     wanted: frozenset[str]
-    # How much this machine's clock is ahead of the database's, and how wrong that may be.
+    # How far this machine's clock is ahead of the database's, and the bound of the error.
     clock_ahead_s: float
     clock_error_s: float
 
 
 def examine(url: str) -> LogFacts:
-    """Asks the database.
+    """Query the database.
 
     Raises:
         LogUnavailable: it cannot be reached.
-        LogUrlError: the URL says something that no database can be reached by.
+        LogUrlError: the URL is invalid or lacks privileges.
     """
     try:
         with database_engine(url).connect() as connection:
@@ -72,7 +72,7 @@ def _facts(connection: Connection) -> LogFacts:
 
 
 def _clock(connection: Connection) -> tuple[float, float]:
-    """How much our clock is ahead, and by how much that may be wrong: half the time that asking took."""
+    """Return how far our clock is ahead, and the error bound: half the time of the query."""
     asked_at = time.time()
     theirs: float = connection.execute(_CLOCK).scalar_one()
     answered_at = time.time()

@@ -1,9 +1,9 @@
-"""Brings the schema of the log up to date, however many coordinators start at once.
+"""Migrate the schema of the log, safely when several coordinators start at once.
 
-They queue at the row lock of a one-row table, which every relative of PostgreSQL
-has (advisory locks they have not). Migrations run in the transaction that holds
-the lock, so that one which fails or dies leaves nothing behind, and the next in
-the queue finds the work done or does it.
+They queue for the row lock of a one-row table, which works on every relative of
+PostgreSQL (advisory locks do not). Migrations run in the transaction that holds the
+lock: if one fails or its process dies, nothing remains, and the next in the queue
+does the work, or finds it done.
 """
 
 from importlib import resources
@@ -27,19 +27,19 @@ _TAKE_LOCK = text("SELECT id FROM migration_lock WHERE id = 1 FOR UPDATE")
 
 
 class LogUrlError(Exception):
-    """The log's URL is wrong in a way that only connecting shows."""
+    """The log's URL is wrong in a way that only a connection attempt shows."""
 
 
 class LogTooNewError(Exception):
-    """A newer version has migrated the log; what it made of it is not ours to judge."""
+    """A newer version has migrated the log. This version cannot interpret the result."""
 
 
 def migrate(url: str) -> None:
-    """Apply the migrations that the database lacks. Block while another process does.
+    """Apply the migrations that the database lacks. Block while another process migrates.
 
     Raises:
         LogUnavailable: the database cannot be reached.
-        LogUrlError: the URL says something that no database can be reached by.
+        LogUrlError: the URL is invalid or lacks privileges.
         LogTooNewError: the database has a migration that this version does not know.
     """
     try:
@@ -48,7 +48,7 @@ def migrate(url: str) -> None:
         raise LogUnavailable(f"the log cannot be reached: {in_one_line(error.orig or error)}") from error
     except ProgrammingError as error:
         if not is_about_the_url(error):
-            raise  # the server's word about a statement: a bug
+            raise  # the server rejected a statement: a bug
         raise LogUrlError(f"log.url: {in_one_line(error.orig or error)}") from error
 
 
@@ -66,13 +66,13 @@ def _refuse_newer(connection: Connection, ours: ScriptDirectory) -> None:
     newer = set(MigrationContext.configure(connection).get_current_heads()) - known
     if newer:
         raise LogTooNewError(
-            f"the log is at {', '.join(newer)}, and this version of tccd knows it to "
+            f"the log is at {', '.join(newer)}, and this version of tccd supports it up to "
             f"{ours.get_current_head()}: run the version that migrated it"
         )
 
 
 def is_about_the_url(error: ProgrammingError) -> bool:
-    """Whether the URL is wrong, or names a user who may not do what is needed."""
+    """Return whether the URL is wrong, or its user lacks privileges."""
     return getattr(error.orig, "sqlstate", None) in {None, _INSUFFICIENT_PRIVILEGE}
 
 
@@ -81,7 +81,7 @@ def in_one_line(error: BaseException) -> str:
 
 
 def schema_is_current(url: str) -> bool:
-    """Whether every migration has been applied."""
+    """Return whether every migration has been applied."""
     with database_engine(url).connect() as connection:
         applied = MigrationContext.configure(connection).get_current_heads()
         return set(applied) == set(ScriptDirectory.from_config(alembic_config(connection)).get_heads())

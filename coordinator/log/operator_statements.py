@@ -1,4 +1,4 @@
-"""The statements of operators: rare, so that each may cost what it likes, but never the happy path."""
+"""The statements of operators. They are rare, so each may be expensive, but never on the happy path."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -60,7 +60,7 @@ TRANSACTION_BRIEF = compiled("transaction_brief", select(*BRIEF_RECORD).where(t.
 
 
 def _command() -> Statement:
-    """Write one row in the version that the operator saw, whoever owns it; then it is parked or ended."""
+    """Write one row in the version that the operator saw, whatever its owner; then it is parked or ended."""
     state = bindparam("state", type_=SmallInteger)
     next_attempt_at = func.to_timestamp(bindparam("next_attempt_at", type_=Double))
     decided = state != constant(TransactionState.TRYING)
@@ -70,7 +70,7 @@ def _command() -> Statement:
         update(transactions)
         .values(
             version=t.version + constant(1),
-            # Nobody's, so that no earlier owner takes this for a write of its own.
+            # Without an owner, so that no earlier owner mistakes this for its own write.
             owner=NO_TEXT,
             state=state,
             progress=_bytes("progress"),
@@ -103,27 +103,27 @@ _owned = and_(t.next_attempt_at.is_(None), t.ended_at.is_(None))
 
 
 def _backlog_capped() -> Statement:
-    """Select the time, and how many are stuck and held, each at most `most`."""
+    """Select the time, and the counts of stuck and held transactions, each at most `most`."""
 
     def count(order: ColumnElement[Any], *conditions: ColumnElement[bool]) -> ColumnElement[Any]:
-        # In the order of an index, or the index would be read to its end first.
+        # In the order of an index. Otherwise all of the index would be read first.
         found = select(constant(1)).where(*conditions).order_by(order).limit(number("most")).subquery()
         return select(func.count()).select_from(found).scalar_subquery()
 
     stuck = count(t.created_at, t.stuck, t.ended_at.is_(None))
-    # They wait for nobody, which is where the index has them.
+    # They wait for no participant; the index keeps them there.
     held = count(t.next_attempt_at, t.waiting_on == NO_TEXT, t.next_attempt_at.is_not(None), IS_HELD)
     return compiled("transaction_count_marked", select(seconds(func.clock_timestamp()), stuck, held))
 
 
 def _backlog_counts() -> Statement:
-    """By whom they wait for (NULL: somebody drives them) and state; of those that wait at most `most` each.
+    """Count by awaited participant and state, at most `most` of each. NULL: a coordinator drives them.
 
-    In one statement, since they move: each is in one place at a time. So it also finds by itself
-    for whom they wait, by one look into the index for each.
+    It is one statement because transactions move: each is in one place at a time. It therefore
+    also finds the awaited participants, with one index lookup for each.
     """
     owned = select(cast(null(), Text), t.state, func.count()).where(_owned).group_by(t.state)
-    # Those that were released, adopted or held wait for nobody.
+    # Released, adopted and held transactions wait for no participant.
     waited_for = select(cast(NO_TEXT, Text).label("waiting_on")).cte("waited_for", recursive=True)
     following = (
         select(t.waiting_on)
@@ -210,7 +210,7 @@ COORDINATOR_LIST = compiled(
         c.name,
         seconds(c.started_at),
         seconds(c.lease_until),
-        # The test of portability wants moments compared to the database's clock.
+        # The portability test requires that moments are compared to the database's clock.
         c.lease_until > func.now(),
         seconds(c.drain_requested_at),
         seconds(c.reported_at),
@@ -302,7 +302,7 @@ AUDIT_CONDITIONS = tuple(_AUDIT_CONDITIONS)
 
 @cache
 def audit_list_statement(conditions: frozenset[str]) -> Statement:
-    """Select a page of records that meet these `AUDIT_CONDITIONS`, newest first."""
+    """Select a page of records that match these `AUDIT_CONDITIONS`, newest first."""
     chosen = [_AUDIT_CONDITIONS[name] for name in AUDIT_CONDITIONS if name in conditions]
     page = select(*_record).where(*chosen).order_by(audit.c.sequence.desc())
     return compiled("audit_list", page.limit(number("limit")))

@@ -1,12 +1,12 @@
-"""What operators read in the log and do to it: `ports.OperatorLog`.
+"""The log for operators: `ports.OperatorLog`.
 
-Every action is one database transaction of three writes: the end of the audit
+Every action is one database transaction with three writes: the end of the audit
 chain moves by a compare-and-set, the action itself is a compare-and-set on what the
-operator saw, and the record is added. Whoever comes second at the end of the chain
-waits for the first one's commit, finds it moved, and tries again behind it.
+operator saw, and the record is added. If two actions race for the end of the chain,
+the second waits for the first commit, finds the end moved, and retries.
 
-When the outcome of a commit is unknown, the record tells: it is there with the very
-hash that was to be written, or nothing has happened.
+If the outcome of a commit is unknown, the record decides: either it exists with exactly
+the hash that was to be written, or nothing has happened.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ from coordinator.ports.operator_log import (
     ParticipantRecord,
 )
 
-# How often an action tries to become the next in the chain.
+# How often an action retries to become the next in the chain.
 _CHAIN_TRIES_MAX = 50
 _COMMAND_COLUMNS = (
     "gid",
@@ -52,7 +52,7 @@ _decode_report = msgspec.json.Decoder(CoordinatorReport).decode
 
 
 class PostgresOperatorLog:
-    """The log for operators, by connections of its own; `owner` is the coordinator that reports here."""
+    """The log for operators, with its own connections. `owner` is the coordinator that reports here."""
 
     def __init__(
         self, url: str, *, owner: str, statement_timeout_s: float = 10.0, count_max: int = COUNT_MAX
@@ -91,13 +91,13 @@ class PostgresOperatorLog:
             if idle is None:
                 return record
             if idle == 1:
-                raise VersionChanged(f"{entry.target} has changed; look again")
-        raise Overloaded("too many operators act at once", retry_after_s=0.5)
+                raise VersionChanged(f"{entry.target} has changed; check it again")
+        raise Overloaded("too many concurrent operator actions", retry_after_s=0.5)
 
     async def _write(
         self, statement: Statement | None, values: Mapping[str, Any], record: AuditRecord
     ) -> int | None:
-        """See `Connections.execute_all`; a record that turns out to be there was written."""
+        """See `Connections.execute_all`. If the record exists afterwards, it was written."""
         row = _audit_values(record)
         move = row | {"previous_sequence": record.sequence - 1}
         done = () if statement is None else ((statement, values),)
@@ -178,7 +178,7 @@ class PostgresOperatorLog:
         try:
             found = await self._execute(statement, limit=limit, **values)
         except StatementTooLong as error:
-            raise SearchTooLong("the log has given the search up, which took too long") from error
+            raise SearchTooLong("the search took too long and was given up") from error
         return [_audit_record(row) for row in found.rows]
 
     async def _execute(self, statement: Statement, **values: Any) -> StatementResult:

@@ -1,10 +1,10 @@
 """Transactions as rows, and back.
 
-Branches travel as MessagePack arrays without names, in three columns: what was
-asked for (`branches`), the payloads, and the `progress`. The last one is NULL
-where the state implies it, which is all of the happy path: nothing is known of a
-Try before the decision, every Try has succeeded after CONFIRM, every branch is
-done at the end. A new field is added at the end of its array, with a default.
+Branches are stored as MessagePack arrays without names, in three columns: the specs
+(`branches`), the payloads, and the `progress`. Progress is NULL if the state implies
+it, which covers the happy path: before the decision nothing is known of a Try, after
+CONFIRM every Try has succeeded, at the end every branch is done. A new field is added
+at the end of its array, with a default.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ from coordinator.ports.log import Record
 Row = Sequence[Any]
 Columns = dict[str, list[Any]]
 
-# How exactly the database keeps a moment, with room for the way there and back.
+# The precision of the database's timestamps, with margin for conversion in both directions.
 _MOMENT_ERROR_S = 1e-5
 
 _TRIED_BY_STATE = {
@@ -134,7 +134,7 @@ def full_columns(changed: Sequence[Transaction]) -> Columns:
 
 
 def is_plain(tx: Transaction) -> bool:
-    """Whether its state says all that there is to save."""
+    """Return whether the state implies everything that there is to save."""
     return (
         not tx.cancel_reason
         and not tx.stuck
@@ -145,22 +145,22 @@ def is_plain(tx: Transaction) -> bool:
 
 
 def is_begun(tx: Transaction, row: Row, owner: str) -> bool:
-    """Whether `row` is what inserting `tx` for `owner` has left."""
+    """Return whether `row` is what inserting `tx` for `owner` leaves."""
     stored = dict(zip(RECORD, row, strict=True))
     return (stored["owner"], stored["version"], stored["fingerprint"]) == (owner, 1, tx.fingerprint)
 
 
 def is_saved(tx: Transaction, row: Row, owner: str) -> bool:
-    """Whether `row` is what saving `tx` for `owner` has left, in every column that a save writes.
+    """Return whether `row` is what saving `tx` for `owner` leaves, in every column that a save writes.
 
-    Nothing less would do: the next version could also come from another write of
+    The version alone is not enough: the next version could also come from another write of
     the same owner, such as its release.
     """
     stored = dict(zip(RECORD, row, strict=True))
     wanted = {name: values[0] for name, values in full_columns((tx,)).items()}
     wanted["version"] += 1
     stored_at, wanted_at = stored["next_attempt_at"], wanted.pop("next_attempt_at")
-    del wanted["participants"]  # they follow from the branches
+    del wanted["participants"]  # derived from the branches
     if (stored_at is None) != (wanted_at is None):
         return False
     if stored_at is not None and abs(stored_at - wanted_at) > _MOMENT_ERROR_S:
@@ -221,7 +221,7 @@ def _stored_progress(branch: Branch) -> tuple[Any, ...]:
 
 
 def _trace_text(trace: TraceContext) -> str:
-    """Both headers, a space between them: the first has none."""
+    """Return both headers, separated by a space: the first contains none."""
     return f"{trace.traceparent} {trace.tracestate}" if trace.tracestate else trace.traceparent
 
 
@@ -248,7 +248,7 @@ def _payloads(tx: Transaction) -> bytes:
 
 
 def _participants(tx: Transaction) -> str:
-    """One a line; `statements` splits them."""
+    """Return one name per line; `statements` splits them."""
     return "\n".join({branch.spec.participant: None for branch in tx.branches})
 
 

@@ -1,23 +1,23 @@
-"""The tables of the transaction log. The migrations create them; this is what they come to.
+"""The tables of the transaction log, as the migrations create them.
 
-One row a transaction, because what a commit costs is tuples. Which index earns
-its keep is decided by what the happy path (insert, decision, completion) pays:
+A transaction is one row, because the cost of a commit is in tuples. The indexes are
+chosen by what the happy path (insert, decision, completion) pays for them:
 
 - the primary key: every write finds its rows by it;
-- `transactions_owned`: what a coordinator drives, for adoption and release.
-  Left when the transaction ends;
+- `transactions_owned`: what a coordinator drives, for adoption and release. A row
+leaves it when the transaction ends;
 - `transactions_created`: pages, newest first, and the purge, oldest first. A
-  batch has one creation time, so without the gid in it the index stays tiny;
+batch has one creation time, so without the gid the index stays tiny;
 - `transactions_parked`: what waits for its next attempt. Free on the happy path,
-  which never parks;
-- `transactions_parked_created`: the oldest of these. Its condition is spelled as
-  nothing else is, so that it is no way to find anything else;
-- `transactions_stuck`: the few that are. Free while nothing is.
+which never parks;
+- `transactions_parked_created`: the oldest of these. Its condition is spelled
+uniquely, so that the planner uses it for nothing else;
+- `transactions_stuck`: the stuck ones. Free while there are none.
 
 The decision changes no indexed column, so it is a heap-only update as long as
 the page has room: hence the fill factor. At 50, nine of ten decisions find room
-(at 70, half of them), and the table ends up no larger, since what they leave
-behind is reused by the completions.
+(at 70, half of them), and the table is not larger in the end, because completions
+reuse the space that decisions leave behind.
 """
 
 from sqlalchemy import (
@@ -43,43 +43,43 @@ transactions = Table(
     "transactions",
     metadata,
     Column("gid", Text(collation="C"), primary_key=True),
-    # Rises by one with every write; whoever writes says which one it saw.
+    # Incremented by every write. A writer names the version that it saw.
     Column("version", BigInteger, nullable=False),
     Column("state", SmallInteger, nullable=False),
-    # Who drives it, or drove it last: a parked or ended one is driven by nobody.
+    # The owner, or the last owner: a parked or ended transaction has none.
     Column("owner", Text(collation="C"), nullable=False),
-    # The call by which the owner took it over, to find it again if the answer was lost.
+    # The call by which the owner took it over, to find it again if the response was lost.
     Column("claim", Text),
     Column("interactive", Boolean, nullable=False),
     Column("initiator", Text, nullable=False),
     Column("labels", JSONB, nullable=False),
     Column("fingerprint", LargeBinary, nullable=False),
-    # The branches as they were asked for (`rows`). Payloads apart, since lists do without them.
+    # The branch specs (`rows`). Payloads are separate, because lists do not read them.
     Column("branches", LargeBinary, nullable=False),
     Column("payloads", LargeBinary, nullable=False),
-    # How far each branch is; NULL where the state says it all.
+    # The progress of each branch; NULL if the state implies it.
     Column("progress", LargeBinary),
     Column("participants", ARRAY(Text), nullable=False),
     Column("cancel_reason", SmallInteger, nullable=False, server_default="0"),
     Column("cancel_branch_id", Text, nullable=False, server_default=""),
     Column("cancel_detail", Text, nullable=False, server_default=""),
-    # What the participant said beside its reason, for people.
+    # The participant's message beside its reason, for people.
     Column("cancel_message", Text, nullable=False, server_default=""),
     Column("stuck", Boolean, nullable=False, server_default="false"),
-    # The participant that a parked one waits for.
+    # The participant that a parked transaction waits for.
     Column("waiting_on", Text, nullable=False, server_default=""),
-    # When a parked one is due; NULL while it is not parked.
+    # When a parked transaction is due; NULL if it is not parked.
     Column("next_attempt_at", _Time),
     Column("created_at", _Time, nullable=False),
     Column("expires_at", _Time, nullable=False),
     Column("decided_at", _Time),
     Column("ended_at", _Time),
-    # A branch was ended by an operator's word; such a transaction is never purged.
+    # An operator resolved a branch manually. Such a transaction is never purged.
     Column("heuristic", Boolean, nullable=False, server_default="false"),
-    # The last time that it was taken over from a dead coordinator, and which.
+    # The last adoption from a dead coordinator: its time, and that coordinator.
     Column("adopted_at", _Time),
     Column("adopted_from", Text(collation="C")),
-    # The trace that it belongs to (`rows`); NULL: to none.
+    # The trace context (`rows`); NULL: none.
     Column("trace", Text),
     postgresql_with={"fillfactor": 50},
 )
@@ -114,29 +114,29 @@ coordinators = Table(
     Column("name", Text, nullable=False),
     Column("started_at", _Time, nullable=False),
     Column("lease_until", _Time, nullable=False),
-    # An operator asks it to finish its work and to end.
+    # An operator requested that it finish its work and exit.
     Column("drain_requested_at", _Time),
-    # What it says of itself and of its participants (`ports.CoordinatorReport`), as JSON.
+    # Its own status and that of its participants (`ports.CoordinatorReport`), as JSON.
     Column("report", LargeBinary),
     Column("reported_at", _Time),
 )
 
-# Participants that an operator has acted on. Which ones there are, the configuration says.
+# Participants that an operator has acted on. The configuration defines which participants exist.
 participants = Table(
     "participants",
     metadata,
     Column("name", Text(collation="C"), primary_key=True),
     Column("version", BigInteger, nullable=False, autoincrement=False),
     Column("paused", Boolean, nullable=False),
-    # Each coordinator closes its breaker when it sees that this has risen.
+    # Each coordinator closes its breaker when it sees that this has increased.
     Column("breaker_resets", BigInteger, nullable=False),
     Column("operator", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("changed_at", _Time, nullable=False),
 )
 
-# Rows are only ever added. `audit_head` is where the chain ends: whoever adds a row moves
-# it, by a compare-and-set.
+# Append-only. `audit_head` is the end of the chain: adding a row moves it by a
+# compare-and-set.
 audit = Table(
     "audit",
     metadata,

@@ -1,9 +1,9 @@
-"""Every statement that the log can send, compiled once. All are single statements: one commit each.
+"""Every statement that the log can send, compiled once. Each is a single statement: one commit.
 
-The rows of a batch travel as arrays, one a column, which `unnest` makes a table
-of. What is due and whose lease has run out is judged by the clock of the
-database. The rules that keep the log portable (`docs/ARCHITECTURE.md`) hold for
-everything in here; a test reads it all and says so.
+The rows of a batch are sent as arrays, one per column, which `unnest` turns into a table.
+The database's clock decides what is due and which lease has expired. The rules that keep
+the log portable (`docs/ARCHITECTURE.md`) apply to every statement here; a test checks
+all of them.
 """
 
 from collections.abc import Mapping
@@ -62,18 +62,18 @@ class Statement(Struct, frozen=True, kw_only=True):
     parameters: tuple[str, ...]
 
     def bind(self, values: Mapping[str, Any]) -> list[Any]:
-        """Return the parameters in order. A missing one is a KeyError."""
+        """Return the parameters in order. A missing one raises KeyError."""
         return [values[name] for name in self.parameters]
 
 
 # Binary parameters ("%b"): text would hex-encode every payload.
-_DIALECT = PGDialect_psycopg(paramstyle="format")  # type: ignore[no-untyped-call] # ships none here
+_DIALECT = PGDialect_psycopg(paramstyle="format")  # type: ignore[no-untyped-call] # it has no type hints
 
 
 def compiled(name: str, statement: Executable) -> Statement:
-    """Compiles a statement for psycopg."""
+    """Compile a statement for psycopg."""
     result = statement.compile(dialect=_DIALECT)  # type: ignore[attr-defined] # every Core construct has it
-    assert not any(value is not None for value in result.params.values()), "constants belong into the text"
+    assert not any(value is not None for value in result.params.values()), "constants belong in the text"
     return Statement(
         name=name,
         sql=str(result).replace("%s", "%b"),
@@ -82,7 +82,7 @@ def compiled(name: str, statement: Executable) -> Statement:
 
 
 def batch(name: str, **columns: TypeEngine[Any]) -> TableValuedAlias:
-    """Return a table made of one array parameter a column."""
+    """Return a table with one array parameter per column."""
     arrays = [bindparam(key, type_=ARRAY(kind)) for key, kind in columns.items()]
     names = [column(key, kind) for key, kind in columns.items()]
     return func.unnest(*arrays).table_valued(*names, name=name).render_derived()
@@ -108,7 +108,7 @@ def number(name: str) -> BindParameter[int]:
 
 
 def _ago(name: str) -> ColumnElement[Any]:
-    """Return the moment that many seconds before now."""
+    """Return the moment the given number of seconds before now."""
     return func.now() - _interval(name)
 
 
@@ -118,10 +118,10 @@ def _interval(name: str) -> ColumnElement[Any]:
 
 # --- the session ---------------------------------------------------------------
 
-# Plans are made once and have to be good for any table: by the indexes. A server
-# that is lazy about durability by default is not lazy for us. A statement that we
-# have given up is given up by the server too. Only settings that the server knows
-# are set, so that relatives of PostgreSQL may lack some.
+# Plans are made once and must suit any table size: they use the indexes. If the server's
+# default is weak durability, it is overridden. The server also gives up a statement that the
+# client has given up. Only settings that the server has are set, so that relatives of
+# PostgreSQL may lack some.
 SESSION = Statement(
     name="session",
     sql="""
@@ -143,23 +143,23 @@ SESSION = Statement(
 
 
 def _row_of(gid: ColumnElement[str]) -> ColumnElement[bool]:
-    """Join a batch to its rows, by the primary key and in no other way.
+    """Join a batch to its rows by the primary key, and in no other way.
 
-    Plans are made while the table may be nearly empty, when reading all of it
-    looks cheapest, and kept until it is not. This spelling of equality can be
-    looked up but neither hashed nor merged, so that a look-up is all that is left.
+    Plans may be made while the table is nearly empty, when a full scan looks cheapest, and
+    kept until it is large. This spelling of equality supports an index lookup but neither a
+    hash nor a merge join, so the lookup is all that is left.
     """
     return t.gid == any_(array([gid]))
 
 
 def _is_owned_by(owner: ColumnElement[str]) -> ColumnElement[bool]:
-    """Match the rows in `transactions_owned`, likewise."""
+    """Match the rows in `transactions_owned`, in the same way."""
     return and_(t.owner == any_(array([owner])), t.next_attempt_at.is_(None), t.ended_at.is_(None))
 
 
 # --- reading -----------------------------------------------------------------
 
-# What a record is made of, in the order in which `rows` reads it.
+# The columns of a record, in the order in which `rows` reads them.
 RECORD = {
     "gid": t.gid,
     "version": t.version,
@@ -194,13 +194,13 @@ GIDS = any_(bindparam("gids", type_=ARRAY(Text)))
 
 GET = compiled("transaction_get", select(*_record).where(t.gid == GIDS))
 
-# Only what an operator holds is due that late.
+# Only a transaction held by an operator is due that late.
 IS_HELD = t.next_attempt_at > func.now() + literal_column("INTERVAL '1000 years'", Interval)
-# Spelled by the predicates of the two indexes that hold nothing else.
+# Spelled like the predicates of the two indexes that contain only these.
 UNFINISHED = or_(t.next_attempt_at.is_not(None), and_(t.next_attempt_at.is_(None), t.ended_at.is_(None)))
 
-# When a transaction was created, spelled so that `transactions_created` is no way to find it:
-# where few are looked for among those that have not ended, the many that have are not read.
+# When a transaction was created, spelled so that the planner cannot use `transactions_created`:
+# a search for a few unfinished transactions must not read the many that have ended.
 CREATED_UNINDEXED = t.created_at + literal_column("INTERVAL '0 seconds'", Interval)
 
 
@@ -229,7 +229,7 @@ LIST_CONDITIONS = tuple(_list_conditions(t.created_at))
 
 @cache
 def list_statement(conditions: frozenset[str]) -> Statement:
-    """Select a page of transactions that meet these `LIST_CONDITIONS`, newest first."""
+    """Select a page of transactions that match these `LIST_CONDITIONS`, newest first."""
     created_at = CREATED_UNINDEXED if "unfinished" in conditions else t.created_at
     chosen = [value for name, value in _list_conditions(created_at).items() if name in conditions]
     page = select(*BRIEF_RECORD).where(*chosen).order_by(created_at.desc(), t.gid.desc())
@@ -277,7 +277,7 @@ def _insert() -> Statement:
 
 
 def _split(names: ColumnElement[str]) -> ColumnElement[Any]:
-    """Split a text with one name a line into an array: arrays of arrays cannot be unnested."""
+    """Split a text with one name per line into an array: arrays of arrays cannot be unnested."""
     return func.string_to_array(names, func.chr(constant(10)), type_=ARRAY(Text))
 
 
@@ -292,7 +292,7 @@ def is_valid_transition(new_state: ColumnElement[int]) -> ColumnElement[bool]:
 
 
 def _save(name: str, new: TableValuedAlias, changes: Mapping[str, ColumnElement[Any]]) -> Statement:
-    """Write the rows of `new` that still are ours, in the version that we know."""
+    """Write the rows of `new` that are still owned by us, in the version that we know."""
     decided = new.c.state != constant(TransactionState.TRYING)
     ended = new.c.state.in_([constant(state) for state in TransactionState if state.ended])
     statement = (
@@ -308,7 +308,7 @@ def _save(name: str, new: TableValuedAlias, changes: Mapping[str, ColumnElement[
             _row_of(new.c.gid),
             t.version == new.c.version,
             t.owner == text("owner"),
-            # Ours, but spelled so that `transactions_owned` is no way to find it (`_row_of`).
+            # Ours, but spelled so that the planner cannot use `transactions_owned` (`_row_of`).
             func.coalesce(t.next_attempt_at, t.ended_at).is_(None),
             is_valid_transition(new.c.state),
         )
@@ -317,7 +317,7 @@ def _save(name: str, new: TableValuedAlias, changes: Mapping[str, ColumnElement[
 
 
 def _save_plain() -> Statement:
-    """For rows whose state says it all: three columns instead of fifteen."""
+    """Save rows whose state implies the rest: three columns instead of fifteen."""
     new = batch("new", gid=Text(), version=BigInteger(), state=SmallInteger())
     changes: dict[str, ColumnElement[Any]] = {"progress": null(), "stuck": false(), "waiting_on": NO_TEXT}
     return _save("transaction_save_plain", new, changes)
@@ -347,7 +347,7 @@ def _save_full() -> Statement:
     )  # fmt: skip
     changes: dict[str, ColumnElement[Any]] = {name: new.c[name] for name in as_they_are}
     changes["next_attempt_at"] = func.to_timestamp(new.c.next_attempt_at)
-    # NULL where no branch has joined.
+    # NULL if no branch was added.
     changes["branches"] = func.coalesce(new.c.branches, t.branches)
     changes["payloads"] = func.coalesce(new.c.payloads, t.payloads)
     changes["participants"] = func.coalesce(_split(new.c.participants), t.participants)
@@ -391,7 +391,7 @@ def _take() -> Statement:
 
 
 def _claim_due() -> Statement:
-    """Claim what is due for every participant at once, each at most its limit."""
+    """Claim what is due for every participant at once, up to the limit of each."""
     share = batch("share", waiting_on=Text(), most=BigInteger())
     due = (
         select(t.gid)
@@ -407,14 +407,14 @@ def _claim_due() -> Statement:
 
 
 def _adopt() -> Statement:
-    """Start from the coordinators whose lease has expired: usually none, and then no row is read."""
+    """Start from the coordinators whose lease has expired: usually none, so no row is read."""
     limit = number("limit")
     dead = (
         select(coordinators.c.id)
         .where(coordinators.c.lease_until <= func.now(), coordinators.c.id != text("owner"))
         .cte("dead")
     )
-    # A limit of its own keeps the planner from turning the join around.
+    # Its own limit keeps the planner from reversing the join.
     left = (
         select(t.gid)
         .where(_is_owned_by(dead.c.id))
@@ -429,12 +429,12 @@ def _adopt() -> Statement:
 
 
 def _find_claimed() -> Statement:
-    """Return what we took over in calls whose answers were lost."""
+    """Return what was taken over in calls whose responses were lost."""
     claims = any_(bindparam("claims", type_=ARRAY(Text)))
     return compiled("transaction_find_claimed", select(*_record).where(_ours, t.claim == claims))
 
 
-# The next by name, so that the many that wait for one participant are passed over.
+# The next by name, so that the many that wait for one participant are skipped.
 NEXT_WAITED_FOR = compiled(
     "transaction_next_waited_for",
     select(t.waiting_on)
@@ -455,11 +455,11 @@ RELEASE = compiled(
 )
 
 
-# --- keeping house -----------------------------------------------------------
+# --- housekeeping ------------------------------------------------------------
 
 
 def _purge() -> Statement:
-    # What ended before then was created before then, and creation has the index.
+    # What ended before then was created before then, and creation time has the index.
     old = (
         select(t.gid)
         .where(
@@ -476,7 +476,7 @@ def _purge() -> Statement:
 
 
 def _forget_coordinators() -> Statement:
-    # One value and not EXISTS, which may become a join that reads what everybody drives.
+    # A single value and not EXISTS, which may become a join that reads every owned row.
     drives = select(t.gid).where(_is_owned_by(coordinators.c.id)).limit(constant(1)).scalar_subquery()
     gone = coordinators.c.lease_until < _ago("gone_for_s")
     return compiled("coordinator_forget", delete(coordinators).where(gone, drives.is_(None)))

@@ -1,22 +1,21 @@
 """The transaction log in PostgreSQL: `ports.Log`.
 
-Per transaction there are three writes, each one statement and one commit for a
-whole batch: the insert, the decision, the completion. Three rules keep them
-sound:
+A transaction takes three writes, each one statement and one commit for a whole
+batch: the insert, the decision, the completion. Three rules keep them sound:
 
 - *Compare and set.* A save names the version that it knows and changes only rows
-  that are ours: with our name on them, neither parked nor ended. The owner's name
-  stays on a row when it is parked or ended; `next_attempt_at` and `ended_at` say that
-  nobody drives it. So a row shows who wrote it last.
-- *Outcome unknown.* When a connection is lost, whether its statement took effect
-  is unknown and LogUnavailable says so. The caller repeats the call. Rows that
-  the repeat does not find as they were are read, and where they hold exactly
-  what we would have written, we wrote it.
-- *Lost claims.* Taking over has no caller who knows which rows to ask for again,
-  so every such call leaves its own mark (`claim`) on what it takes. What a call
-  took whose answer was lost is found by that mark, and handed out by the next
-  claim. The marks are looked for a while longer: a server that was slow may get
-  to a statement after its sender has gone.
+that are ours: we are the owner, and the row is neither parked nor ended. The owner
+stays in a row when it is parked or ended; `next_attempt_at` and `ended_at` show that
+no coordinator drives it. So a row shows who wrote it last.
+- *Outcome unknown.* If a connection is lost, it is unknown whether its statement took
+effect, and LogUnavailable reports that. The caller repeats the call. If the repeat
+does not find the rows unchanged, they are read: if they hold exactly what we would
+have written, we wrote it.
+- *Lost claims.* After a takeover no caller knows which rows to ask for again, so every
+such call leaves its own mark (`claim`) on the rows it takes. If the response was
+lost, the rows are found by that mark, and returned by the next claim. The marks are
+searched for a while longer: a slow server may execute a statement after its sender
+has gone.
 """
 
 import secrets
@@ -46,20 +45,19 @@ from coordinator.log.statements import Statement
 from coordinator.ports.log import ListFilter, ListPosition, Record
 from tcc._internal.failpoint import failpoint
 
-# A coordinator that has been gone for so long, and drives nothing, is forgotten.
+# A coordinator that has been gone for this long, and drives nothing, is deleted.
 _COORDINATOR_GONE_S = 24 * 3600.0
-# How long the mark of a lost claim is looked for. A server ends each statement long before.
+# How long the mark of a lost claim is searched for. A server ends each statement long before.
 _LOST_CLAIM_KEPT_S = 60.0
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class PostgresLog:
-    """The log as the coordinator `owner` sees it; `name` tells people where that runs.
+    """The log as the coordinator `owner` sees it. `name` is for people: where the coordinator runs.
 
-    The schema has to be there (`migration.migrate`). Statements share at most
-    `connections` connections. Heartbeats have one of their own, so that a busy
-    log costs nobody the lease, and lists have one, so that whoever looks for the
-    few among millions holds up no write.
+    The schema must exist (`migration.migrate`). Statements share at most `connections`
+    connections. Heartbeats have a connection of their own, so that a busy log costs no
+    coordinator its lease. Lists have one, so that a slow search delays no write.
     """
 
     def __init__(
@@ -86,7 +84,7 @@ class PostgresLog:
     # --- the three writes ----------------------------------------------------
 
     async def transaction_begin(self, begun: Sequence[Transaction]) -> list[Record | None]:
-        """See `ports.Log`. A gid that is in the batch twice is inserted as it comes first."""
+        """See `ports.Log`. If a gid is in the batch twice, the first one is inserted."""
         first = {tx.gid: tx for tx in reversed(begun)}
         to_insert = _by_gid(first.values())
         assert all(tx.state is TransactionState.TRYING and not tx.version for tx in to_insert), (
@@ -115,7 +113,7 @@ class PostgresLog:
     async def transaction_save(self, changed: Sequence[Transaction]) -> list[bool]:
         """See `ports.Log`."""
         rows = _by_gid(changed)
-        assert len({tx.gid for tx in rows}) == len(rows), "one write at a time for a transaction"
+        assert len({tx.gid for tx in rows}) == len(rows), "a transaction may have only one write in flight"
         if not rows:
             return []
         failpoint("log.save.before")
@@ -138,13 +136,13 @@ class PostgresLog:
     async def transaction_list(
         self, chosen: ListFilter, *, after: ListPosition | None, limit: int
     ) -> tuple[list[Record], ListPosition | None]:
-        """See `ports.Log`. Payloads are left out."""
+        """See `ports.Log`. Payloads are omitted."""
         values = _list_values(chosen, after)
         statement = statements.list_statement(frozenset(values) & set(statements.LIST_CONDITIONS))
         try:
             page = await self._lists.execute(statement, {"limit": limit + 1, **values})
         except StatementTooLong as error:
-            raise SearchTooLong("the log has given the search up, which took too long") from error
+            raise SearchTooLong("the search took too long and was given up") from error
         records = [record(row) for row in page.rows[:limit]]
         if page.count <= limit:
             return records, None
@@ -166,12 +164,12 @@ class PostgresLog:
         failpoint("log.take.after")
         if taken:
             return taken[0]
-        # It may have been taken by us, in a call whose answer was lost.
+        # We may have taken it ourselves, in a call whose response was lost.
         found = {record.tx.gid: record for record in await self._find_lost_claims()}
         return found.get(gid)
 
     async def transaction_claim_due(self, limits: Mapping[str, int]) -> list[Record]:
-        """See `ports.Log`. What earlier calls took whose answers were lost comes first, alone."""
+        """See `ports.Log`. Earlier claims whose responses were lost are returned first, alone."""
         if not limits:
             return []
         return await self._recover_lost_claims() or await self._take_over(
@@ -183,7 +181,7 @@ class PostgresLog:
         return await participants_waited_for(self._execute)
 
     async def transaction_adopt(self, limit: int) -> list[Record]:
-        """See `ports.Log`. What earlier calls took whose answers were lost comes first, alone."""
+        """See `ports.Log`. Earlier claims whose responses were lost are returned first, alone."""
         return await self._recover_lost_claims() or await self._take_over(statements.ADOPT, limit=limit)
 
     async def transaction_release(self) -> int:
@@ -198,7 +196,7 @@ class PostgresLog:
         try:
             failpoint("log.claim.before")
             taken = await self._execute(statement, claim=claim, **values)
-        except BaseException:  # a caller that is cancelled leaves us just as ignorant
+        except BaseException:  # after a cancellation the outcome is unknown as well
             self._lost_claims.add(claim)
             raise
         if taken.rows:
@@ -217,10 +215,10 @@ class PostgresLog:
         found = await self._find_lost_claims()
         return self._lost_claims.hand_out(lost, found, monotonic())
 
-    # --- keeping house -----------------------------------------------------------
+    # --- housekeeping ------------------------------------------------------------
 
     async def transaction_purge(self, *, ended_before_s: float, limit: int) -> int:
-        """See `ports.Log`. Forgets long-gone coordinators too."""
+        """See `ports.Log`. Delete long-gone coordinators, too."""
         failpoint("log.purge.before")
         purged = await self._execute(statements.PURGE, ended_before_s=float(ended_before_s), limit=limit)
         failpoint("log.purge.after")
@@ -247,10 +245,10 @@ class PostgresLog:
 
 
 class _LostClaims:
-    """The marks of claims whose answers were lost, and what has been handed out of what they took."""
+    """The marks of claims whose responses were lost, and which of their rows were handed out."""
 
     def __init__(self) -> None:
-        # When each was looked for first; None: not yet.
+        # When each was first searched for; None: not yet.
         self._looked_at: dict[str, float | None] = {}
         self._handed_out: set[tuple[str, int]] = set()
 
@@ -262,7 +260,7 @@ class _LostClaims:
         self._looked_at[mark] = None
 
     def hand_out(self, marks: Sequence[str], found: Sequence[Record], now: float) -> list[Record]:
-        """Return what is new among `found`, now that `marks` have been searched for."""
+        """Return what is new among `found`, after a search for `marks`."""
         for mark in marks:
             looked_at = self._looked_at.get(mark) or now
             self._looked_at[mark] = looked_at
@@ -277,7 +275,7 @@ class _LostClaims:
 
 
 def _by_gid(transactions: Any) -> list[Transaction]:
-    """In the order of their gids: batches that lock rows in one order cannot deadlock."""
+    """Sort by gid: batches that lock rows in one order cannot deadlock."""
     return sorted(transactions, key=lambda tx: tx.gid)
 
 
@@ -315,7 +313,7 @@ def _list_values(chosen: ListFilter, after: ListPosition | None) -> dict[str, An
 
 
 def _is_about_unfinished(chosen: ListFilter) -> bool:
-    """Whether nothing that has ended can be meant: then the many that have are not read."""
+    """Return whether no ended transaction can match: then the many ended ones are not read."""
     only_live_states = bool(chosen.states) and not any(state.ended for state in chosen.states)
     return bool(chosen.live or chosen.stuck or chosen.held or only_live_states)
 

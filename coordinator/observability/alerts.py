@@ -1,12 +1,12 @@
-"""Alerts to a webhook: what is out of the ordinary, as JSON, never in the way of the work.
+"""Alerts to a webhook: anomalies as JSON, without delaying the work.
 
-What happens is put into a bounded queue and leaves in batches, one POST at a time:
+Anomalies go into a bounded queue and are sent in batches, one POST at a time:
 
-    {"alerts": [{"kind": "STUCK", "message": "...", "at": "...", "coordinator": "...", ...}]}
+{"alerts": [{"kind": "STUCK", "message": "...", "at": "...", "coordinator": "...", ...}]}
 
-A POST that fails (no answer, or a status other than 2xx) is repeated a few times,
-with growing pauses; then its alerts are given up, which a metric counts and the
-journal says. Delivery is at least once, so a receiver may see an alert twice.
+A POST that fails (no response, or a status other than 2xx) is repeated a few times,
+with growing pauses. Then its alerts are given up, which a metric counts and the log
+output records. Delivery is at least once, so a receiver may see an alert twice.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ logger = structlog.get_logger(__name__)
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A POST that is followed elsewhere comes there as an empty GET; so a redirect is an error."""
+    """A redirected POST arrives as an empty GET. Therefore a redirect is an error."""
 
     def redirect_request(self, *_args: object, **_kwargs: object) -> None:
-        """Nothing: the request is not made elsewhere."""
+        """Do not follow the redirect."""
 
 
 _OPENER = urllib.request.build_opener(_NoRedirects)
@@ -43,7 +43,7 @@ TIMEOUT_S = 10.0
 
 
 class WebhookAlerts:
-    """Posts anomalies to `url`. `on_outcome` gets ("delivered", "failed" or "dropped", how many)."""
+    """Post anomalies to `url`. `on_outcome` gets ("delivered", "failed" or "dropped", the count)."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class WebhookAlerts:
         self._on_outcome("failed", len(batch))
 
     def _post(self, body: bytes) -> str:
-        """Return what went wrong, without the URL, which may hold a token; empty if nothing did."""
+        """Return the error, without the URL, which may contain a token; empty if there is none."""
         headers = {"Content-Type": "application/json", "User-Agent": "tccd"}
         request = urllib.request.Request(self._url, body, headers)  # noqa: S310 - settings allow http(s) only
         try:

@@ -1,4 +1,4 @@
-"""Structured logs, one JSON object a line, on standard error."""
+"""Structured logs on standard error, one JSON object per line."""
 
 import contextlib
 import logging
@@ -10,7 +10,7 @@ import structlog
 def configure_logging() -> None:
     """Set up logging for this process. Libraries log from WARNING on."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
-    # It warns when a job is skipped because the last run is still under way; that is as it should be.
+    # It warns if a job is skipped because the last run is still in progress, which is intended.
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
     structlog.configure(
         processors=[
@@ -26,7 +26,7 @@ def configure_logging() -> None:
 
 
 class _BestEffortStderr:
-    """Standard error. A line that it has no room for is lost: a full disk ends no coordinator."""
+    """Standard error. A line that cannot be written is lost: a full disk must not end a coordinator."""
 
     def write(self, text: str) -> None:
         with contextlib.suppress(OSError):

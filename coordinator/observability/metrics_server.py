@@ -1,7 +1,7 @@
-"""The HTTP port of one worker: `/metrics` for Prometheus, `/healthz` and `/readyz` for who keeps it alive.
+"""The HTTP port of one worker: `/metrics` for Prometheus, `/healthz` and `/readyz` for process managers.
 
-It answers GET and nothing else, from the worker's own loop: an answer says that the
-loop turns, and what it reads needs no lock.
+It answers only GET, from the worker's own loop: a response shows that the loop runs,
+and reading the state needs no lock.
 """
 
 import asyncio
@@ -11,10 +11,10 @@ import structlog
 
 logger = structlog.get_logger(__name__)
 
-# Such a request is a few lines.
+# Such a request has a few lines.
 _REQUEST_BYTES_MAX = 16_384
 _REQUEST_TIMEOUT_S = 10.0
-# A predecessor that still drains may have the port.
+# A draining predecessor may still have the port.
 _LISTEN_AGAIN_S = 2.0
 
 _REASONS = {200: "OK", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
@@ -22,7 +22,7 @@ _TEXT = "text/plain; charset=utf-8"
 
 
 class MetricsServer:
-    """Serves `text` (in `content_type`) and what `not_ready` says: why not, or empty."""
+    """Serve `text` (in `content_type`), and readiness: `not_ready` returns the reason, or an empty string."""
 
     def __init__(self, *, text: Callable[[], bytes], content_type: str, not_ready: Callable[[], str]) -> None:
         self._text = text
@@ -40,7 +40,7 @@ class MetricsServer:
                 )
             except OSError as error:
                 if not waiting:
-                    logger.warning("cannot listen for metrics yet", port=port, error=error.strerror)
+                    logger.warning("cannot listen for metrics; retrying", port=port, error=error.strerror)
                 waiting = True
                 await asyncio.sleep(_LISTEN_AGAIN_S)
         port = self._server.sockets[0].getsockname()[1]
@@ -55,7 +55,7 @@ class MetricsServer:
                 writer.write(self._response(head.split(b"\r\n", 1)[0]))
                 await writer.drain()
         except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # whoever asks badly, or leaves, gets no answer
+            pass  # an invalid or aborted request gets no response
         finally:
             writer.close()
 
@@ -70,7 +70,7 @@ class MetricsServer:
 
     def _content(self, method: str, path: str) -> tuple[int, str, bytes]:
         if method not in {"GET", "HEAD"}:
-            return 405, _TEXT, b"GET is all there is\n"
+            return 405, _TEXT, b"only GET is supported\n"
         match path:
             case "/metrics":
                 return 200, self._content_type, self._text()

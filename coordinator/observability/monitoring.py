@@ -1,4 +1,4 @@
-"""What one worker shows of itself: metrics and health on a port of its own, alerts to a webhook."""
+"""The monitoring of one worker: metrics and health on their own port, alerts to a webhook."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -12,9 +12,9 @@ from coordinator.observability.metrics_server import MetricsServer
 
 
 class Monitoring:
-    """Give `metrics` to the engine as its observer, then `watch` the engine, then `run`.
+    """Pass `metrics` to the engine as its observer, then `watch` the engine, then `run`.
 
-    `slot`: which of the workers of one `tccd serve` this is, from 0.
+    `slot`: the number of this worker of `tccd serve`, from 0.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Monitoring:
     def watch(
         self, engine: Engine, log: LogGauges | None, scans: Callable[[], Mapping[str, ScanResult]] = dict
     ) -> None:
-        """Export the state of this engine, the whole log and the participants' rows (`scans`)."""
+        """Export the state of this engine, of the whole log and of the barrier rows (`scans`)."""
         self.metrics.registry.register(Gauges(engine, self.metrics, log, scans))
 
     async def run(self, not_ready: Callable[[], str]) -> None:

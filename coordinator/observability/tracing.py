@@ -1,17 +1,17 @@
-"""Traces: what becomes of traced transactions, as OpenTelemetry spans sent to a collector over OTLP.
+"""Traces: traced transactions as OpenTelemetry spans, sent to a collector over OTLP.
 
-One trace holds the whole transaction, whoever drives it and however often it is
-interrupted, because nothing of the trace lives in a process alone:
+One trace holds the whole transaction, no matter which coordinators drive it and how often
+it is interrupted, because no state of the trace is only in a process:
 
-- The initiator's place in it is in the log, with the transaction (`Transaction.trace`).
-- The id of the transaction's own span, which all others hang on, follows from that and
-  from the gid, so any coordinator knows it.
-- The id of a call that failed is saved with the failure (`Branch.failed_span_id`), so
-  whoever repeats the call points to it.
+- The initiator's span context is in the log, with the transaction (`Transaction.trace`).
+- The id of the transaction's own span, the parent of all others, is derived from that and
+from the gid, so every coordinator knows it.
+- The id of a failed call is saved with the failure (`Branch.failed_span_id`), so that
+the next attempt can link to it.
 
-And no span is open while a transaction lives: each is made when it ends, from values. A
-coordinator that dies leaves none half-done; the one that adopts its work goes on in the
-same trace. A span is one branch call and not one RPC, which may carry hundreds.
+No span is open while a transaction lives: each is made when it ends, from values. A
+coordinator that dies leaves no half-finished span, and the one that adopts its work continues
+the same trace. A span is one branch call and not one RPC, which may carry hundreds.
 """
 
 import asyncio
@@ -68,16 +68,16 @@ SERVICE_DEFAULT = "tccd"
 
 _CALLS = {Operation.TRY: "tcc.try", Operation.CONFIRM: "tcc.confirm", Operation.CANCEL: "tcc.cancel"}
 _DECISIONS = {TransactionState.CONFIRMING: "CONFIRM", TransactionState.CANCELLING: "CANCEL"}
-# A no of the business is no error.
+# A business rejection is not an error.
 _FAILURES = {CancelReason.EXPIRED, CancelReason.TRY_FAILED}
 
 
 class Tracing(Spans):
-    """Makes the spans of one coordinator and sends them to `endpoint`, an http:// or https:// URL.
+    """Make the spans of one coordinator, and send them to `endpoint`, an http:// or https:// URL.
 
-    `ratio`: of the transactions that come without a trace so many become one of their own;
-    those that bring one are recorded where its sampled flag says so. What OpenTelemetry's SDK
-    reads from `OTEL_*` variables (headers, certificates, batches, resource attributes) holds.
+    `ratio` is the share of transactions without a trace context for which a trace is started.
+    Those with a context are recorded if its sampled flag is set. The `OTEL_*` variables of
+    OpenTelemetry's SDK apply (headers, certificates, batches, resource attributes).
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Tracing(Spans):
         coordinator: str,
         rng: Callable[[], float] = random.random,
     ) -> None:
-        """`coordinator`: the owner's id. `service_name`: OTEL_SERVICE_NAME, or else tccd, where empty."""
+        """`coordinator`: the owner's id. `service_name`: if empty, OTEL_SERVICE_NAME, or else tccd."""
         self._ratio = ratio
         self._rng = rng
         self._coordinator = coordinator
@@ -97,7 +97,7 @@ class Tracing(Spans):
         self._exporter = OTLPSpanExporter(endpoint=endpoint)
         self._ids = _ChosenIds()
         self._provider = TracerProvider(
-            # Whoever began the trace has decided.
+            # The initiator that began the trace has decided.
             sampler=ALWAYS_ON,
             id_generator=self._ids,
             resource=Resource.create(
@@ -113,7 +113,7 @@ class Tracing(Spans):
         self._tracer = self._provider.get_tracer("tcc.coordinator", version)
 
     def new_trace(self) -> TraceContext | None:
-        """Return a trace for a transaction that came without one; None: it is to have none."""
+        """Return a new trace for a transaction without one; None: it is not sampled."""
         if self._rng() >= self._ratio:
             return None
         trace_id = f"{random.getrandbits(128) or 1:032x}"
@@ -124,15 +124,15 @@ class Tracing(Spans):
         return TracedParticipants(participants, self, clock)
 
     async def close(self, timeout_s: float) -> None:
-        """Send what waits; drop what is not sent in time."""
+        """Send pending spans; drop what is not sent in time."""
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
         def close() -> None:
             self._provider.shutdown()
-            with contextlib.suppress(RuntimeError):  # nobody waits any more, and the loop may be closed
+            with contextlib.suppress(RuntimeError):  # the caller no longer waits, and the loop may be closed
                 loop.call_soon_threadsafe(ended.set)
 
-        # A daemon, which no exit waits for: a collector that is gone holds it for long.
+        # A daemon thread, which does not delay the exit: an unreachable collector blocks it for long.
         threading.Thread(target=close, name="tcc-tracing", daemon=True).start()
         try:
             await asyncio.wait_for(ended.wait(), timeout_s)
@@ -144,7 +144,7 @@ class Tracing(Spans):
 
     def phase_ended(self, tx: Transaction, began_at: float, ended_at: float) -> None:
         """See `Spans`."""
-        assert tx.trace is not None, "only traced transactions are told of"
+        assert tx.trace is not None, "only traced transactions are reported"
         if not tx.trace.sampled:
             return
         own = transaction_span(tx.trace, tx.gid)
@@ -170,7 +170,7 @@ class Tracing(Spans):
     def adopted(self, record: Record, at: float) -> None:
         """See `Spans`."""
         tx = record.tx
-        assert tx.trace is not None, "only traced transactions are told of"
+        assert tx.trace is not None, "only traced transactions are reported"
         if not tx.trace.sampled:
             return
         own = transaction_span(tx.trace, tx.gid)
@@ -196,7 +196,7 @@ class Tracing(Spans):
         answered_at: float,
     ) -> None:
         """Make the span `own` of a traced call that has ended."""
-        assert call.trace is not None, "only traced calls are told of"
+        assert call.trace is not None, "only traced calls are reported"
         attributes: dict[str, AttributeValue] = {
             "tcc.gid": call.gid,
             "tcc.branch_id": call.spec.branch_id,
@@ -239,7 +239,7 @@ class Tracing(Spans):
         error: str = "",
         message: str = "",
     ) -> None:
-        """One span, from its beginning to its end."""
+        """Make one span, from its beginning to its end."""
         began_at, ended_at = times
         self._ids.trace_id, self._ids.span_id = int(own.trace_id, 16), int(own.span_id, 16)
         context = Context()
@@ -288,7 +288,7 @@ class TracedParticipants:
 
 
 def _with_span(call: BranchCall) -> BranchCall:
-    """Return the call with a span of its own, if it is to have one."""
+    """Return the call with a span of its own, if it is traced."""
     if call.trace is None or not call.trace.sampled:
         return call
     return replace(call, trace=new_span(call.trace))
@@ -297,8 +297,8 @@ def _with_span(call: BranchCall) -> BranchCall:
 def transaction_span(given: TraceContext, gid: str) -> TraceContext:
     """Return the span of the transaction that came with the context `given`.
 
-    Anybody who reads the transaction finds the same. Where the trace is our own
-    (`Tracing.new_trace`), what came with the transaction is its span already.
+    Every reader of the transaction derives the same span. If the trace is our own
+    (`Tracing.new_trace`), the context of the transaction is already its span.
     """
     if given.span_id == _id_of(given.trace_id):
         return given
@@ -306,7 +306,7 @@ def transaction_span(given: TraceContext, gid: str) -> TraceContext:
 
 
 def new_span(beside: TraceContext) -> TraceContext:
-    """Return a new place in the same trace."""
+    """Return a new span context in the same trace."""
     return _at(beside, f"{random.getrandbits(64) or 1:016x}")
 
 
@@ -319,7 +319,7 @@ def _traceparent(trace_id: str, span_id: str) -> str:
 
 
 def _id_of(name: str) -> str:
-    """Return the id of a span, derived from what it stands for."""
+    """Return the id of a span, derived from its meaning."""
     return blake2b(name.encode(), digest_size=8).hexdigest()
 
 
@@ -354,7 +354,7 @@ def _nanoseconds(moment: float) -> int:
 
 
 class _ChosenIds(IdGenerator):
-    """Gives the next span the ids that were chosen for it. One event loop makes all spans."""
+    """Give the next span the ids chosen for it. One event loop makes all spans."""
 
     def __init__(self) -> None:
         self.trace_id = 0

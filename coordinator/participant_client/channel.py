@@ -3,7 +3,7 @@
 import grpc
 from msgspec import Struct
 
-# gRPC's own reconnection pauses grow to two minutes; a participant that is back is wanted at once.
+# gRPC's own reconnection pauses grow to two minutes, but a recovered participant is needed at once.
 CHANNEL_OPTIONS = (
     ("grpc.lb_policy_name", "round_robin"),
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -17,23 +17,23 @@ CHANNEL_OPTIONS = (
 
 
 class ParticipantTls(Struct, frozen=True, kw_only=True):
-    """Whom to believe and what to show, in PEM. Without `ca`: gRPC's list of public authorities."""
+    """Trusted authority, certificate and key in PEM. Without `ca`: gRPC's list of public authorities."""
 
     ca: bytes | None = None
     certificate: bytes | None = None
     key: bytes | None = None
-    # The name in the participant's certificate, where that is not the target's.
+    # The name in the participant's certificate, if it differs from the target's.
     server_name: str | None = None
 
 
 class ParticipantAddress(Struct, frozen=True, kw_only=True):
-    """Where a participant is, and how to call it."""
+    """The address of a participant, and how to call it."""
 
     # A gRPC target, for example "dns:///inventory:50051".
     target: str
     # None: plain text.
     tls: ParticipantTls | None = None
-    # It implements ExecuteBranches; otherwise every branch is a call of its own.
+    # It implements ExecuteBranches; otherwise each branch is a separate call.
     batched: bool = True
     call_timeout_s: float = 5.0
 
@@ -47,7 +47,7 @@ def open_channel(address: ParticipantAddress) -> grpc.aio.Channel:
 
 
 def open_sync_channel(address: ParticipantAddress) -> grpc.Channel:
-    """Likewise, for who has no event loop."""
+    """Return a new channel for a caller without an event loop."""
     options, credentials = _channel_arguments(address)
     if credentials is None:
         return grpc.insecure_channel(address.target, options=options)

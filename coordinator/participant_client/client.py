@@ -1,4 +1,4 @@
-"""The way to the participants over gRPC. Implements `ports.Participants` and `ports.Books`."""
+"""The gRPC client of the participants. Implements `ports.Participants` and `ports.BarrierReader`."""
 
 import asyncio
 import math
@@ -21,7 +21,7 @@ _UNREACHABLE = {
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.CANCELLED,
 }
-# Repeating such a call cannot help.
+# Repeating such a call cannot succeed.
 _PERMANENT = {
     grpc.StatusCode.UNIMPLEMENTED,
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -53,14 +53,14 @@ _EXECUTE_BRANCHES = f"/{pb.DESCRIPTOR.services_by_name['ParticipantService'].ful
 
 
 class _Channel:
-    """The channel to one participant, for as long as its address stays and calls are under way."""
+    """The channel to one participant, while its address stays and calls are in flight."""
 
     def __init__(self, address: ParticipantAddress) -> None:
         self.address = address
         self._channel = open_channel(address)
         self.stub = participant_pb2_grpc.ParticipantServiceStub(self._channel)
-        # As the stub's, but for a request in bytes: gRPC holds the request until the call has
-        # ended, and the message takes more than twice the memory.
+        # Like the stub's, but for a request in bytes: gRPC holds the request until the call has
+        # ended, and a message takes more than twice the memory.
         self.execute_branches = self._channel.unary_stream(
             _EXECUTE_BRANCHES,
             request_serializer=bytes,
@@ -98,7 +98,7 @@ class ParticipantClient:
         self._closing: set[asyncio.Task[None]] = set()
 
     def address_changed(self, participant: str, address: ParticipantAddress) -> bool:
-        """Whether `address` says another place for a participant that is known already."""
+        """Return whether `address` differs from the address of a known participant."""
         channel = self._channels.get(participant)
         return channel is not None and (channel.address.target, channel.address.tls) != (
             address.target,
@@ -106,7 +106,7 @@ class ParticipantClient:
         )
 
     def update_addresses(self, addresses: Mapping[str, ParticipantAddress]) -> None:
-        """Where the participants are from now on. Calls under way end where they were sent."""
+        """Set the addresses of the participants. Calls in flight end where they were sent."""
         before = self._channels
         self._channels = {
             name: before[name] if name in before and before[name].address == address else _Channel(address)
@@ -125,9 +125,9 @@ class ParticipantClient:
             await channel.close()
 
     async def execute(self, participant: str, calls: Sequence[BranchCall]) -> AsyncIterator[CallResults]:
-        """See `ports.Participants.execute`. A call that is alone costs least as a unary one."""
+        """See `ports.Participants.execute`. A single call is cheapest as a unary one."""
         channel = self._channels.get(participant)
-        if channel is None:  # it has been taken out of the configuration a moment ago
+        if channel is None:  # it was removed from the configuration just now
             yield [(position, not_configured(participant)) for position in range(len(calls))]
             return
         with channel:
@@ -135,7 +135,7 @@ class ParticipantClient:
                 yield answers
 
     async def list_branches(self, participant: str, asked: BarrierQuery, page_token: str) -> BarrierPage:
-        """See `ports.Books`."""
+        """See `ports.BarrierReader`."""
         request = pb.ListBranchesRequest(
             states=[_STATES[state] for state in asked.states],
             min_age_ms=round(asked.min_age_s * 1000),
@@ -147,7 +147,7 @@ class ParticipantClient:
         return BarrierPage(rows=_rows(participant, page.rows), next_page_token=page.next_page_token)
 
     async def find_branches(self, participant: str, keys: Sequence[tuple[str, str]]) -> list[BarrierRow]:
-        """See `ports.Books`."""
+        """See `ports.BarrierReader`."""
         request = pb.ListBranchesRequest(
             keys=[pb.BranchKey(gid=gid, branch_id=branch_id) for gid, branch_id in keys]
         )
@@ -167,7 +167,7 @@ class ParticipantClient:
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                     raise ReconciliationUnsupported(
-                        f"participant {participant} does not say what it has on its books (ListBranches)"
+                        f"participant {participant} does not implement ListBranches"
                     ) from error
                 reason = f"{error.code().name}: {error.details()}"
                 raise ParticipantUnreachable(f"participant {participant}: {reason}") from error
@@ -194,7 +194,7 @@ class ParticipantClient:
                 if response is None:  # gRPC could not decode it
                     failure = _UNREADABLE
                     break
-                # A dict: of several outcomes for one call the last one counts.
+                # A dict: if a call has several outcomes, the last one counts.
                 answers = {
                     outcome.index: self._answer(outcome, calls[outcome.index].operation)
                     for outcome in response.results
@@ -249,7 +249,7 @@ class ParticipantClient:
     def _answer(self, outcome: common.CallResult, operation: Operation) -> CallResult:
         code = _VERDICTS.get(outcome.code)
         if code is None:
-            return _no_answer(f"the participant answered with the unknown outcome {outcome.code}")
+            return _no_answer(f"the participant returned the unknown outcome {outcome.code}")
         if code is not OutcomeCode.SUCCEEDED:
             return CallResult(
                 code=code,
@@ -278,11 +278,11 @@ def _rows(participant: str, rows: Iterable[pb.BarrierRow]) -> list[BarrierRow]:
             for row in rows
         ]
     except ValueError as error:
-        raise ParticipantUnreachable(f"participant {participant} has a row of no known state") from error
+        raise ParticipantUnreachable(f"participant {participant} has a row in an unknown state") from error
 
 
 def batch_request(calls: Sequence[BranchCall]) -> pb.ExecuteBranchesRequest:
-    """All `calls` in one message, in their order."""
+    """Return one message with all `calls`, in their order."""
     request = pb.ExecuteBranchesRequest()
     for call in calls:
         _write(request.calls.add(), call)
@@ -312,11 +312,11 @@ def _write(message: pb.BranchCall, call: BranchCall) -> pb.BranchCall:
 
 
 def _result_too_large(result_bytes_max: int) -> CallResult:
-    """Such a result could be stored, but not be handed to Confirm, Cancel and the initiator."""
+    """Return the outcome of such a result, which can not be passed on."""
     return CallResult(
         code=OutcomeCode.FAILED,
         reason="RESULT_TOO_LARGE",
-        message=f"what a Try returns may hold at most {result_bytes_max} bytes",
+        message=f"the result of a Try may have at most {result_bytes_max} bytes",
         permanent=True,
     )
 
@@ -336,4 +336,4 @@ def _failure(error: grpc.aio.AioRpcError) -> CallResult:
     )
 
 
-_UNREADABLE = _no_answer("the participant's answer could not be decoded")
+_UNREADABLE = _no_answer("the participant's response could not be decoded")

@@ -1,4 +1,4 @@
-"""`tccd`: runs a coordinator, and what goes with it."""
+"""`tccd`: run a coordinator, and commands around it."""
 
 import os
 import signal
@@ -47,8 +47,8 @@ VersionOption = Annotated[
 def _main(*, version: VersionOption = False) -> None:  # noqa: ARG001
     """Run and check the TCC transaction coordinator."""
     configure_logging()
-    # Until a command has something to finish, being told to stop is to leave; what it has
-    # started ends on the way out.
+    # Until a command has work to finish, a signal to stop simply ends the process. Whatever it
+    # started is closed on the way out.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
 
@@ -60,13 +60,15 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
 @app.command()
 def serve(
     config: ConfigOption = None,
-    workers: Annotated[int | None, typer.Option(help="Processes on one port.", min=1, max=64)] = None,
-    listen: Annotated[str | None, typer.Option(help="host:port for initiators.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="The number of processes that share the port.", min=1, max=64)
+    ] = None,
+    listen: Annotated[str | None, typer.Option(help="HOST:PORT to listen on for initiators.")] = None,
 ) -> None:
     """Run a coordinator until SIGTERM. SIGHUP reloads its participants.
 
-    Without a log URL it starts a PostgreSQL of its own in the data directory.
-    Prints `listening on HOST:PORT` when it serves.
+    Without a log URL it starts its own PostgreSQL in the data directory.
+    It prints `listening on HOST:PORT` when it is ready.
     """
     overrides: dict[str, Any] = {}
     if workers is not None:
@@ -78,21 +80,21 @@ def serve(
 
 @app.command()
 def migrate(config: ConfigOption = None) -> None:
-    """Bring the log's tables up to date. Safe to run by several at once."""
+    """Migrate the log's schema to this version. Several may run at once."""
     with log_url(load(config)) as url:
         migrate_log(url)
-    typer.echo("the log is up to date")
+    typer.echo("the schema of the log is up to date")
 
 
 @app.command()
 def doctor(
     config: ConfigOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON array, for programs.")] = False,  # noqa: FBT002
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,  # noqa: FBT002
 ) -> None:
-    """Look at the log, the port and the participants, and say what to mend.
+    """Check the log, the ports and the participants, and print how to fix each problem.
 
-    Exit status: 0 when nothing is wrong (there may be warnings), 1 when there is a
-    problem, 2 when the configuration has mistakes.
+    Exit status: 0 if there is no problem (there may be warnings), 1 if there is a
+    problem, 2 if the configuration is invalid.
     """
     findings = list(diagnose(load(config)))
     typer.echo(to_json(findings) if as_json else to_text(findings))
@@ -101,12 +103,12 @@ def doctor(
 
 @app.command()
 def postgres(
-    data_dir: Annotated[Path, typer.Option(help="Where its data live; made where it is missing.")],
-    database: Annotated[list[str] | None, typer.Option(help="Make this one; may be repeated.")] = None,
+    data_dir: Annotated[Path, typer.Option(help="The data directory. It is created if it is missing.")],
+    database: Annotated[list[str] | None, typer.Option(help="Create this database. May be repeated.")] = None,
 ) -> None:
-    """Run the embedded PostgreSQL alone until SIGTERM, for services that need a database of their own.
+    """Run only the embedded PostgreSQL until SIGTERM, for services that need a database.
 
-    Prints `database NAME at URL` for each database, then `ready`.
+    It prints `database NAME at URL` for each database, then `ready`.
     """
     with own_postgres(data_dir) as server:
         for name in database or []:
@@ -121,8 +123,8 @@ def postgres(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 )
 def demo(context: typer.Context) -> None:
-    """Run a flash sale with real processes, kill some of them, audit the books."""
-    # The demo knows a coordinator only as a process, and the coordinator the demo likewise.
+    """Run a flash sale with real processes, kill some of them, and audit the result."""
+    # Each side knows the other only as a process.
     command = [sys.executable, "-m", "participants.demo", *context.args]
     os.execv(command[0], command)  # noqa: S606 - no shell is wanted
 

@@ -1,7 +1,7 @@
-"""`tccd doctor`: looks at everything that a coordinator needs, and says what to mend.
+"""`tccd doctor`: check everything that a coordinator needs, and explain how to fix problems.
 
 It changes nothing and may run beside a coordinator. Each check is a function that
-returns findings; a finding that is no problem needs no remedy.
+returns results. A result without a problem has no remedy.
 """
 
 import http.client
@@ -30,19 +30,19 @@ from coordinator.participant_client.channel import open_sync_channel
 from coordinator.process.supervisor import DATABASE
 
 _TIMEOUT_S = 5.0
-# PostgreSQL versions that the tests run on, as server_version_num says them.
+# PostgreSQL versions that the tests run on, as in server_version_num.
 _OLDEST_VERSION = 140_000
-# Only people compare clocks; deadlines and leases go by the database's.
+# Only people compare clocks; deadlines and leases use the database's.
 _CLOCK_AHEAD_MAX_S = 1.0
-_ASK_ITS_LOG = "look at the participant's own log"
+_ASK_ITS_LOG = "check the participant's own log"
 _WHERE_TO_LOOK = (
-    "is PostgreSQL running (its own log says why not: a full disk?), does [log] url say the right "
-    "host, port, database and user, and does pg_hba.conf let this machine in?"
+    "is PostgreSQL running (if not, its own log has the cause: a full disk?), does [log] url have the right "
+    "host, port, database and user, and does pg_hba.conf allow this machine?"
 )
 
 
 class CheckStatus(Enum):
-    """OK, WARNING: it works, but look at it; PROBLEM: it does not work, or is not safe."""
+    """OK; WARNING: it works, but deserves a check; PROBLEM: it does not work, or is not safe."""
 
     OK = "ok"
     WARNING = "warning"
@@ -50,12 +50,12 @@ class CheckStatus(Enum):
 
 
 class CheckResult(Struct, frozen=True, kw_only=True):
-    """What one check came to."""
+    """The result of one check."""
 
     check: str
     status: CheckStatus
     message: str
-    # What to do about it; empty where nothing is to be done.
+    # What to do about it; empty if there is nothing to do.
     remedy: str = ""
 
 
@@ -72,7 +72,7 @@ def _problem(check: str, message: str, remedy: str) -> CheckResult:
 
 
 def diagnose(settings: Settings) -> Iterator[CheckResult]:
-    """All checks, one after the other; each takes a few seconds at most."""
+    """Yield the results of all checks, one after the other. Each takes a few seconds at most."""
     if settings.log.url is None:
         yield from _own_log(settings.log.data_dir)
     else:
@@ -81,13 +81,15 @@ def diagnose(settings: Settings) -> Iterator[CheckResult]:
     if settings.tracing.endpoint is not None:
         yield _collector(settings.tracing.endpoint)
     if not settings.participants:
-        yield _warning("participants", "none is configured", "add a table [participants.NAME] for each")
+        yield _warning(
+            "participants", "no participant is configured", "add a table [participants.NAME] for each one"
+        )
     for name, participant in settings.participants.items():
         yield _participant(name, participant)
 
 
 def to_text(findings: Sequence[CheckResult]) -> str:
-    """One line a finding, and one for what to do about it."""
+    """Return one line per result, and one for its remedy."""
     lines: list[str] = []
     for finding in findings:
         lines.append(f"{finding.status.value:<8} {finding.check}: {finding.message}")
@@ -105,24 +107,24 @@ def to_json(findings: Sequence[CheckResult]) -> str:
 
 
 def _own_log(data_dir: Path) -> Iterator[CheckResult]:
-    """Check the PostgreSQL that `serve` starts; if it does not run, check only its directory."""
+    """Check the PostgreSQL that `serve` starts. If it does not run, check only its directory."""
     server = EmbeddedPostgres(data_dir)
     try:
         is_running = server.is_running()
     except OSError as error:
         yield _problem(
             "log",
-            f"no [log] url, and {error.filename} cannot be looked at: {error.strerror}",
-            "run tccd doctor as the user of tccd",
+            f"[log] url is not set, and {error.filename} cannot be read: {error.strerror}",
+            "run tccd doctor as the same user as tccd",
         )
         return
     if not is_running:
         yield _data_dir(data_dir)
         return
-    yield _ok("log", f"no [log] url: a tccd runs, with a PostgreSQL of its own in {data_dir}")
+    yield _ok("log", f"[log] url is not set: tccd is running, with its own PostgreSQL in {data_dir}")
     yield from _log(
         server.url(DATABASE),
-        f"{data_dir}/postgres.log says why (a full disk?); mend that, and start the tccd anew",
+        f"{data_dir}/postgres.log has the cause (a full disk?); fix it, and restart tccd",
     )
 
 
@@ -135,13 +137,13 @@ def _data_dir(data_dir: Path) -> CheckResult:
     except OSError as error:
         return _problem(
             "log",
-            f"no [log] url, and {bind_address} cannot be written: {error.strerror}",
-            "let the user of tccd write [log] data_dir, or give a [log] url",
+            f"[log] url is not set, and {bind_address} is not writable: {error.strerror}",
+            "make [log] data_dir writable for the user of tccd, or set [log] url",
         )
     return _ok(
         "log",
-        f"no [log] url: serve runs its own PostgreSQL in {data_dir}; none runs there now, so that there is "
-        "no more to look at",
+        f"[log] url is not set: tccd serve runs its own PostgreSQL in {data_dir}. It is not running now, "
+        "so there is nothing else to check",
     )
 
 
@@ -149,7 +151,7 @@ def _log(url: str, where_to_look: str) -> Iterator[CheckResult]:
     try:
         facts = examine(url)
     except LogUrlError as error:
-        yield _problem("log", str(error), "mend [log] url, or grant its user what is denied")
+        yield _problem("log", str(error), "fix [log] url, or grant its user the missing privileges")
         return
     except LogUnavailable as error:
         yield _problem("log", f"the database cannot be reached: {error.message}", where_to_look)
@@ -165,7 +167,7 @@ def _version(facts: LogFacts) -> CheckResult:
     version = facts.settings.get("server_version", "unknown")
     if int(facts.settings.get("server_version_num", "0")) < _OLDEST_VERSION:
         return _warning("version", f"the database is version {version}", "use PostgreSQL 14 or newer")
-    return _ok("version", f"the database answers; it is version {version}")
+    return _ok("version", f"the database responds; its version is {version}")
 
 
 def _writable(facts: LogFacts) -> CheckResult:
@@ -173,28 +175,28 @@ def _writable(facts: LogFacts) -> CheckResult:
         return _problem(
             "writable",
             "the database is read-only: a standby, or default_transaction_read_only is on",
-            "let [log] url name the primary (target_session_attrs=read-write finds it)",
+            "point [log] url to the primary (target_session_attrs=read-write finds it)",
         )
-    return _ok("writable", "the database takes writes")
+    return _ok("writable", "the database accepts writes")
 
 
 def _migrations(facts: LogFacts) -> CheckResult:
     applied = ", ".join(sorted(facts.applied)) or "none"
     if facts.applied == facts.wanted:
-        return _ok("migrations", f"at {applied}, as this version wants")
+        return _ok("migrations", f"at {applied}, as this version requires")
     return _problem(
         "migrations",
-        f"at {applied}, but this version wants {', '.join(sorted(facts.wanted))}",
-        "run tccd migrate (serve does it, too); if the database is newer, run the newer tccd everywhere",
+        f"at {applied}, but this version requires {', '.join(sorted(facts.wanted))}",
+        "run tccd migrate (tccd serve does it, too); if the database is newer, use the newer tccd everywhere",
     )
 
 
 def _durability(facts: LogFacts) -> Iterator[CheckResult]:
-    lose = "a crash of the database's machine can lose acknowledged transactions"
+    lose = "if the database's machine crashes, acknowledged transactions can be lost"
     for name in ("fsync", "full_page_writes"):
         if facts.settings.get(name) == "off":
             yield _problem(
-                name, f"{name} is off: {lose}", f"set {name} = on in postgresql.conf, and reload it"
+                name, f"{name} is off: {lose}", f"set {name} = on in postgresql.conf, and reload PostgreSQL"
             )
         else:
             yield _ok(name, f"{name} is {facts.settings.get(name, 'not a setting of this server')}")
@@ -202,8 +204,8 @@ def _durability(facts: LogFacts) -> Iterator[CheckResult]:
     if value in {"off", "local"}:
         yield _warning(
             "synchronous_commit",
-            f"synchronous_commit is {value} by default; tccd sets it on for its own connections",
-            "set synchronous_commit = on, so that nothing depends on that",
+            f"synchronous_commit is {value} by default; tccd sets it to on for its own connections",
+            "set synchronous_commit = on, so that it does not depend on tccd",
         )
     else:
         yield _ok("synchronous_commit", f"synchronous_commit is {value}")
@@ -211,10 +213,10 @@ def _durability(facts: LogFacts) -> Iterator[CheckResult]:
 
 def _clock(facts: LogFacts) -> CheckResult:
     ahead_s, error_s = facts.clock_ahead_s, facts.clock_error_s
-    message = f"this machine's clock is {ahead_s:+.3f} s from the database's (give or take {error_s:.3f} s)"
+    message = f"this machine's clock differs from the database's by {ahead_s:+.3f} s (± {error_s:.3f} s)"
     if abs(ahead_s) - error_s > _CLOCK_AHEAD_MAX_S:
         return _warning(
-            "clock", message, "run NTP on both; tccd goes by the database's clock, but people read this one's"
+            "clock", message, "run NTP on both; tccd uses the database's clock, but logs show this one's"
         )
     return _ok("clock", message)
 
@@ -223,7 +225,7 @@ def _clock(facts: LogFacts) -> CheckResult:
 
 
 def _ports(settings: Settings) -> Iterator[CheckResult]:
-    """Each is free, or a coordinator's already."""
+    """Check that each port is free, or in use by a coordinator."""
     listen, admin = settings.listen, settings.admin
     yield _port("listen", listen.address, lambda at: listen.tls is None and _serves(at, SERVICE))
     yield _port(
@@ -247,12 +249,12 @@ def _port(check: str, address: str, is_ours: Callable[[str], bool]) -> CheckResu
         else:
             return _ok(check, f"{address} is free")
     if is_ours(_reachable(host, port)):
-        return _ok(check, f"{address} is in use, by a coordinator")
+        return _ok(check, f"{address} is in use by a coordinator")
     return _problem(
         check,
-        f"{address} cannot be had: {reason}",
-        f"stop whoever has it (ss -ltnp says who), or change {check} in the configuration; where it has TLS "
-        "it may be a coordinator that runs already",
+        f"cannot listen on {address}: {reason}",
+        f"stop its process (ss -ltnp shows it), or change {check} in the configuration; with TLS "
+        "it may be a coordinator that is already running",
     )
 
 
@@ -266,7 +268,7 @@ def _has_health_page(address: str) -> bool:
 
 
 def _reachable(host: str, port: str) -> str:
-    """Where to find who listens at every address."""
+    """Return where to reach a process that listens on every address."""
     anywhere = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - it is looked for, not bound
     return f"{anywhere.get(host, host)}:{port}"
 
@@ -284,7 +286,7 @@ def _serves(address: str, service: str) -> bool:
 
 
 def _collector(endpoint: str) -> CheckResult:
-    """Only whether anybody listens: what a collector takes, it says when spans come."""
+    """Check only that something listens: a collector reports what it accepts when spans arrive."""
     host, _, port = endpoint.partition("://")[2].rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), _TIMEOUT_S).close()
@@ -292,9 +294,9 @@ def _collector(endpoint: str) -> CheckResult:
         return _warning(
             "tracing.endpoint",
             f"{endpoint} cannot be reached: {error.strerror or error}",
-            "start the collector, or mend [tracing] endpoint; until then spans are lost, and nothing else",
+            "start the collector, or fix [tracing] endpoint; until then only spans are lost",
         )
-    return _ok("tracing.endpoint", f"somebody listens at {endpoint}")
+    return _ok("tracing.endpoint", f"{endpoint} accepts connections")
 
 
 # --- participants ---------------------------------------------------------------
@@ -308,7 +310,7 @@ def _participant(name: str, participant: ParticipantSettings) -> CheckResult:
             return _problem(
                 check,
                 f"{participant.target} cannot be reached",
-                "is it running, does its name resolve here, does a firewall stand between, and do both sides "
+                "is it running, does its name resolve here, does a firewall block it, and do both sides "
                 "agree on TLS?",
             )
         try:
@@ -316,16 +318,16 @@ def _participant(name: str, participant: ParticipantSettings) -> CheckResult:
         except grpc.RpcError as error:
             code = error.code()
             if code is grpc.StatusCode.UNIMPLEMENTED:
-                return _ok(check, f"{participant.target} answers; it has no health service to ask")
+                return _ok(check, f"{participant.target} responds; it has no health service")
             return _problem(check, f"{participant.target}: {code.name}", _ASK_ITS_LOG)
     if answer != status.SERVING:
-        message = f"{participant.target} says that it is {status.Name(answer)}"
+        message = f"{participant.target} reports {status.Name(answer)}"
         return _problem(check, message, _ASK_ITS_LOG)
     return _ok(check, f"{participant.target} is SERVING")
 
 
 def _connects(channel: grpc.Channel) -> bool:
-    """Whether somebody is there. Who refuses, at every address there is, is not asked again."""
+    """Return whether the target accepts connections. If every address refuses, do not try again."""
     states = SimpleQueue[grpc.ChannelConnectivity]()
     channel.subscribe(states.put, try_to_connect=True)
     deadline = time.monotonic() + _TIMEOUT_S

@@ -1,4 +1,4 @@
-"""What a coordinator process asks of the operating system."""
+"""Calls of a coordinator process to the operating system."""
 
 import ctypes
 import os
@@ -15,20 +15,20 @@ logger = structlog.get_logger(__name__)
 
 
 def end_with_parent(parent_pid: int) -> None:
-    """Make this process get SIGTERM when its parent ends, however that ends. Linux only."""
+    """Make this process receive SIGTERM when its parent ends, for any reason. Linux only."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent_pid:  # it ended before we asked
+    if os.getppid() != parent_pid:  # it ended before the call
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 def stay_on_one_cpu(slot: int) -> None:
-    """Keep this thread, and those it starts, on one CPU of those the process may use.
+    """Pin this thread, and those it starts, to one of the CPUs that the process may use.
 
-    It is the `slot`-th, counted round. An event loop in Python computes on one at a time anyway; what
-    the threads beside it wake up for is still in that CPU's cache, and no other has to be woken. Linux
-    only; elsewhere, and in sandboxes that refuse it, nothing changes.
+    The `slot` selects the CPU, modulo their number. An event loop in Python uses one CPU at a time
+    anyway. Pinned, the threads that it wakes find its data in the cache, and no other CPU has to be
+    woken. Linux only; elsewhere, and in sandboxes that refuse it, nothing changes.
     """
     if sys.platform != "linux":
         return
@@ -41,12 +41,12 @@ def stay_on_one_cpu(slot: int) -> None:
 
 @contextmanager
 def background_threads() -> Iterator[None]:
-    """Threads that are started in this block, and by those, wait for a CPU until somebody leaves one.
+    """Make threads started in this block, and their threads, wait until a CPU is free.
 
-    gRPC wakes threads of its own for almost every event. Otherwise they would take the event loop's
-    CPU at once, several times a call, each for a few microseconds. Linux only (its scheduling policy
-    SCHED_BATCH); elsewhere, in sandboxes that refuse it, and where somebody has chosen another policy for
-    the process, nothing changes.
+    gRPC wakes its own threads for almost every event. Otherwise they would preempt the event loop
+    several times per call, each for a few microseconds. Linux only (its scheduling policy
+    SCHED_BATCH). Elsewhere, in sandboxes that refuse it, and if the process already has another
+    policy, nothing changes.
     """
     if not _has_become_a_batch_thread():
         yield
@@ -65,6 +65,6 @@ def _has_become_a_batch_thread() -> bool:
             return False
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     except OSError as error:
-        logger.info("threads in the background keep their scheduling policy", error=str(error))
+        logger.info("background threads keep their scheduling policy", error=str(error))
         return False
     return True

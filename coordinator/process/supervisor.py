@@ -1,4 +1,4 @@
-"""`tccd serve`: the log's server if it is embedded, the migrations, and the workers on one port."""
+"""`tccd serve`: the embedded PostgreSQL, if configured, the migrations, and the workers on one port."""
 
 import multiprocessing
 import os
@@ -30,22 +30,22 @@ from coordinator.process.worker import RELOAD_REFUSED, end_lease, reloaded, run_
 logger = structlog.get_logger(__name__)
 
 DATABASE = "tcc"
-# A worker or a PostgreSQL that dies is started again after this pause, which grows while it keeps dying.
+# The pause before a dead worker or PostgreSQL is restarted. It grows while the child keeps dying.
 _RESTART_FIRST_S = 0.2
 _RESTART_MAX_S = 5.0
-# How often the supervisor looks whether it is told to stop.
+# How often the supervisor checks whether it should stop.
 _WATCH_S = 0.2
 _LOG_POLL_S = 1.0
 
 
 class StartError(Exception):
-    """What the user asked for cannot be done; the message says why in one line."""
+    """The command cannot be executed. The message gives the reason in one line."""
 
     status = 2
 
 
 class LogUnreachableError(StartError):
-    """The log's database does not answer now; it may do so later."""
+    """The log's database does not respond now; it may do so later."""
 
     status = 1
 
@@ -59,10 +59,10 @@ def serve(source: Source) -> int:
         StartError: the address or the data directory is in use, or the log's URL is wrong.
         ConfigurationError: the configuration is wrong.
     """
-    # Until somebody listens for it, it would end us, and a child of ours.
+    # The default action would end this process, and its children, before a handler is installed.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     settings = source.read().settings
-    # Before anything is started for nothing.
+    # Fail before anything is started in vain.
     _listenable(settings.listen.address).close()
     _listenable(settings.admin_address()).close()
     with log_url(settings) as url:
@@ -74,7 +74,7 @@ def serve(source: Source) -> int:
 
 @contextmanager
 def log_url(settings: Settings) -> Iterator[str]:
-    """Yield the URL of the log; if none is configured, run our own PostgreSQL beside the block."""
+    """Yield the URL of the log. If none is configured, run an own PostgreSQL for the block."""
     if settings.log.url is not None:
         yield settings.log.url.get_secret_value()
         return
@@ -85,7 +85,7 @@ def log_url(settings: Settings) -> Iterator[str]:
 
 @contextmanager
 def own_postgres(data_dir: Path) -> Iterator[EmbeddedPostgres]:
-    """Run our own PostgreSQL beside the block.
+    """Run an own PostgreSQL for the duration of the block.
 
     Raises:
         StartError: another process runs one there, which would stop when that process does.
@@ -96,7 +96,7 @@ def own_postgres(data_dir: Path) -> Iterator[EmbeddedPostgres]:
         if not server.owned:
             raise StartError(
                 f"data directory {data_dir} is in use by another tccd; "
-                "for several coordinators give all the same [log] url"
+                "to run several coordinators, give all of them the same [log] url"
             )
         with _kept_alive(server):
             yield server
@@ -123,11 +123,11 @@ def _keep_alive(server: EmbeddedPostgres, over: threading.Event) -> None:
         try:
             died = server.revive()
         except (EmbeddedPostgresError, OSError) as error:
-            logger.error("PostgreSQL cannot be started again", error=str(error))  # noqa: TRY400 - no bug of ours
+            logger.error("PostgreSQL cannot be restarted", error=str(error))  # noqa: TRY400 - no bug of ours
             died = True
         else:
             if died:
-                logger.error("PostgreSQL ended by itself and is started again")
+                logger.error("PostgreSQL ended unexpectedly and is restarted")
         pause_s = min(pause_s * 2, _RESTART_MAX_S) if died else _RESTART_FIRST_S
 
 
@@ -139,11 +139,11 @@ def _start(server: EmbeddedPostgres) -> None:
 
 
 def migrate(url: str) -> None:
-    """Brings the log's tables up to date.
+    """Migrate the log's schema to this version.
 
     Raises:
-        LogUnreachableError: its database does not answer.
-        StartError: the URL is wrong, or the log is that of a newer version.
+        LogUnreachableError: the database does not respond.
+        StartError: the URL is wrong, or the log belongs to a newer version.
     """
     try:
         migrate_log(url)
@@ -197,30 +197,30 @@ class _Child:
     """A worker process."""
 
     process: SpawnProcess
-    # Tells the owner's id once the worker is ready.
+    # Receives the owner's id once the worker is ready.
     pipe: Connection
     owner: str | None = None
-    # Which of the workers it is; who takes its place has its number.
+    # The number of the worker. Its replacement gets the same number.
     slot: int = 0
-    # It was started before the last reload and has not been told yet.
+    # It was started before the last reload and has not been notified yet.
     stale: bool = False
 
     def poll(self) -> bool:
-        """Whether it has become ready since the last time."""
+        """Return whether it has become ready since the last call."""
         if self.owner is not None or not self.pipe.poll():
             return False
         try:
             self.owner = self.pipe.recv()
         except EOFError:
-            return False  # it has died, which its sentinel tells, too
+            return False  # it has died; its sentinel reports that
         return True
 
 
 class _Workers:
     """Worker processes that share one port.
 
-    One that dies is started again. What it was driving is adopted at once: nobody
-    knows sooner than we that its lease is void.
+    A worker that dies is restarted. Its transactions are adopted at once: the supervisor
+    is the first to know that the lease is void.
     """
 
     def __init__(self, settings: Settings, url: str, source: Source) -> None:
@@ -231,10 +231,10 @@ class _Workers:
         self._context = multiprocessing.get_context("spawn")
         self._stopping = threading.Event()
         self._reloading = threading.Event()
-        # A changed configuration was refused, and nobody has been told yet.
+        # A changed configuration was refused, and no worker has been notified yet.
         self._refused = False
         self._children: list[_Child] = []
-        # One fewer for each that an operator has drained.
+        # One fewer for each worker that an operator has drained.
         self._wanted = settings.workers
         self._announced = False
         # The pause before the next restart, and its end on the monotonic clock.
@@ -255,7 +255,7 @@ class _Workers:
                 self._start_missing()
                 self._wait_for_event()
                 self._reload()
-                # Who is dead may have become ready before: all are heard before any is buried.
+                # A dead worker may have become ready before: poll all workers before any is reaped.
                 dead = [child for child in self._children if not child.process.is_alive()]
                 self._poll_children(port)
                 self._notify_stale()
@@ -288,7 +288,7 @@ class _Workers:
         wait([*sentinels, *pipes], timeout=_WATCH_S)
 
     def _reload(self) -> None:
-        """Has the workers read the configuration again, if it is right."""
+        """Make the workers read the configuration again, if it is valid."""
         if not self._reloading.is_set():
             return
         self._reloading.clear()
@@ -300,7 +300,7 @@ class _Workers:
                 child.stale = True
 
     def _notify_stale(self) -> None:
-        """One that is not ready yet does not listen; it is told once it is."""
+        """Send pending reloads. A worker that is not ready ignores signals; it is notified once it is."""
         for child in self._children:
             if child.stale and child.owner is not None and child.process.is_alive():
                 assert child.process.pid is not None
@@ -308,7 +308,7 @@ class _Workers:
                 child.stale = False
 
     def _notify_refusal(self) -> None:
-        """One of them counts it, and alerts: the supervisor has neither metrics nor a webhook."""
+        """Make one worker count and alert: the supervisor has neither metrics nor a webhook."""
         ready = [child for child in self._children if child.owner is not None and child.process.is_alive()]
         if not self._refused or not ready:
             return
@@ -343,7 +343,7 @@ class _Workers:
                 uvloop.run(end_lease(self._url, child.owner))
 
     def _detach(self, child: _Child) -> None:
-        """Handle a worker that ended in order, which it does only when an operator drains it."""
+        """Handle a worker that ended normally, which happens only after an operator drained it."""
         logger.warning("worker was drained", pid=child.process.pid)
         self._children.remove(child)
         child.pipe.close()
@@ -361,7 +361,7 @@ class _Workers:
                 logger.error("worker did not drain in time", pid=child.process.pid)
                 child.process.kill()
                 child.process.join()
-        # One that is told to stop while it starts dies of the signal; it had nothing to finish.
+        # A worker that is stopped while it starts dies of the signal. It had nothing to finish.
         orderly = {0, -signal.SIGTERM}
         return int(any(child.process.exitcode not in orderly for child in self._children))
 
@@ -383,7 +383,7 @@ def _work(
         stay_on_one_cpu(slot)
 
     def on_ready(_port: int, owner: str) -> None:
-        with suppress(BrokenPipeError), ready:  # it is stopping, and wants to know no more
+        with suppress(BrokenPipeError), ready:  # the supervisor is stopping and no longer reads
             ready.send(owner)
 
     try:
@@ -403,12 +403,12 @@ def _work(
 
 
 def _reserve_port(address: str) -> socket.socket:
-    """Hold the port for the workers, so that all of them get it and no other process does."""
+    """Reserve the port for the workers, so that no other process can take it."""
     return _bind(address, socket.SO_REUSEPORT)
 
 
 def _listenable(address: str) -> socket.socket:
-    """Return a socket on an address where nothing listens, not even a process that would share it."""
+    """Return a socket bound to a free address, not shared even with a process that would allow it."""
     return _bind(address, socket.SO_REUSEADDR)
 
 

@@ -40,18 +40,18 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger(__name__)
 
-# By which a supervisor tells one of its workers that it has refused a changed configuration.
+# A supervisor sends it to one of its workers after it refused a changed configuration.
 RELOAD_REFUSED = signal.SIGUSR1
 
 _POLL_S = 0.02
-# How long a coordinator that starts waits between looks for its log.
+# How often a starting coordinator checks whether its log is available.
 _LOG_POLL_S = 0.2
-# How long calls that have been answered may take to leave.
+# How long completed calls may take to send their responses.
 STOP_GRACE_S = 1.0
 
 
 class Worker:
-    """One coordinator process: everything it is made of."""
+    """One coordinator process with all its components."""
 
     def __init__(self, settings: Settings, url: str, *, share_port: bool, slot: int = 0) -> None:
         self._settings = settings
@@ -106,14 +106,14 @@ class Worker:
         self._health: set[asyncio.Task[None]] = set()
 
     def stop(self) -> None:
-        """Asks for the drain."""
+        """Request the drain."""
         self._stop.set()
 
     def reload(self, settings: Settings, started_with: Settings) -> None:
         """Apply the participants of `settings`; every other change waits for a restart.
 
-        `started_with`: the configuration as it was read at the start. This worker's own settings may
-        name ports that were chosen for it.
+        `started_with` is the configuration as read at the start. This worker's own settings may
+        contain ports that were chosen for it.
 
         Raises:
             OSError: a TLS file cannot be read. Nothing has changed.
@@ -143,7 +143,7 @@ class Worker:
         """Serve until `stop`, then drain. `on_ready` gets the port and the owner's id.
 
         Raises:
-            Exception: a bug; the process should end and be started anew.
+            Exception: a bug; the process should exit and be restarted.
         """
         monitoring = asyncio.create_task(self.monitoring.run(self._not_ready))
         try:
@@ -188,7 +188,7 @@ class Worker:
             raise self._bug
 
     def _more_jobs(self) -> list[Job]:
-        # Nobody could read the gauges where there is no port for them.
+        # Without a metrics port, the gauges have no reader.
         return [self._reporting(), *([self._log_gauges] if self._settings.metrics_address() else [])]
 
     def _reporting(self) -> Reporting:
@@ -201,15 +201,15 @@ class Worker:
         )
 
     def _not_ready(self) -> str:
-        """Why this worker takes no new transactions; empty: it does."""
+        """Return why this worker accepts no new transactions; empty if it does."""
         if not self._serving:
             return "tcc: starting"
         if self.engine.draining:
             return "tcc: draining"
-        return "" if self.engine.writer.available else "tcc: the log cannot be reached"
+        return "" if self.engine.writer.available else "tcc: the log is unavailable"
 
     async def _first_heartbeat(self) -> None:
-        """Wait for the log; until it answers there is no clock and nothing to serve."""
+        """Wait for the log. Until it responds there is no clock and nothing to serve."""
         heartbeat = Heartbeat(self.engine, self._settings.recovery_settings())
         while not self._stop.is_set():
             try:
@@ -221,22 +221,25 @@ class Worker:
                 return
 
     async def _drain(self, deadline: float) -> None:
-        """Finishes what is under way, until then at most; takes nothing new."""
+        """Finish what is in flight, until the deadline; accept nothing new."""
         await self._server.set_serving(serving=False)
         self.engine.draining = True
-        # Only a drain asks: no event is worth its upkeep.
+        # Only a drain polls. Maintaining an event for it is not worth the cost.
         while self.engine.busy and self.engine.clock.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_S)
         self.engine.fail_waiters(Draining("this coordinator is shutting down", retry_after_s=0.05))
         await self._server.stop(STOP_GRACE_S)
 
     async def _leave(self) -> None:
-        """Leaves what is unfinished to the others at once, instead of by the end of the lease."""
+        """Release unfinished transactions now, so that others need not wait for the lease to expire."""
         try:
             released = await self.log.transaction_release()
             await self.log.coordinator_leave()
         except LogUnavailable as error:
-            logger.warning("could not release transactions; they are adopted later", error=error.message)
+            logger.warning(
+                "could not release transactions; they are adopted after the lease expires",
+                error=error.message,
+            )
         else:
             logger.info("coordinator left", released=released)
 
@@ -310,12 +313,12 @@ async def run_worker(
     slot: int = 0,
     on_ready: Callable[[int, str], None],
 ) -> None:
-    """One worker until SIGTERM or SIGINT.
+    """Run one worker until SIGTERM or SIGINT.
 
-    SIGHUP makes it read `source` again, which has said `started_with` at the start; RELOAD_REFUSED has
-    it count, and alert of, what its supervisor has refused.
+    SIGHUP makes it read `source` again, whose content at the start was `started_with`. On
+    RELOAD_REFUSED it counts, and alerts of, a configuration that its supervisor refused.
     """
-    with background_threads():  # gRPC starts its own with the first server or channel
+    with background_threads():  # gRPC starts its threads with the first server or channel
         worker = Worker(settings, url, share_port=share_port, slot=slot)
     relax_garbage_collection()
     loop = asyncio.get_running_loop()
@@ -339,11 +342,11 @@ def _reload(worker: Worker, source: Source, started_with: Settings) -> None:
 
 
 async def end_lease(url: str, owner: str) -> None:
-    """Tells the log that this coordinator is dead, so that others adopt its work at once."""
+    """Mark this coordinator as dead in the log, so that others adopt its work at once."""
     log = PostgresLog(url, owner=owner, name="")
     try:
         await log.coordinator_leave()
     except LogUnavailable as error:
-        logger.warning("the lease of a dead worker runs out by itself", error=error.message)
+        logger.warning("could not end the lease of a dead worker; it expires on its own", error=error.message)
     finally:
         await log.close()

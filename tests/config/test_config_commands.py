@@ -18,7 +18,7 @@ def tccd(*arguments: object) -> Result:
 
 def test_check_says_that_a_file_is_right() -> None:
     result = tccd("check", DEPLOYED)
-    assert (result.exit_code, result.stdout) == (0, f"{DEPLOYED} is right; participants: inventory\n")
+    assert (result.exit_code, result.stdout) == (0, f"{DEPLOYED} is valid; participants: inventory\n")
 
 
 def test_check_explains_every_mistake_and_exits_with_1(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_check_explains_every_mistake_and_exits_with_1(tmp_path: Path) -> None:
 
 def test_check_of_a_missing_file_exits_with_1(tmp_path: Path) -> None:
     result = tccd("check", tmp_path / "none.toml")
-    assert (result.exit_code, "there is no configuration file" in result.stderr) == (1, True)
+    assert (result.exit_code, "does not exist" in result.stderr) == (1, True)
 
 
 def test_show_prints_toml_that_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

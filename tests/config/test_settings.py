@@ -87,11 +87,11 @@ def mistakes(directory: Path, text: str) -> list[str]:
         ),
         (
             '[listen]\naddress = "0.0.0.0:7091"\n[admin]\nlisten = "127.0.0.1:7091"',
-            "4: admin.listen: 127.0.0.1:7091 is taken by listen.address, 0.0.0.0:7091",
+            "4: admin.listen: 127.0.0.1:7091 is already used by listen.address, 0.0.0.0:7091",
         ),
         (
             'workers = 3\n[listen]\naddress = "h:9001"\n[metrics]\nlisten = "h:9000"',
-            "5: metrics.listen: h:9001 is taken by listen.address, h:9001",
+            "5: metrics.listen: h:9001 is already used by listen.address, h:9001",
         ),
         (
             'workers = 2\n[metrics]\nlisten = "h:65535"',
@@ -138,7 +138,7 @@ def test_a_broken_environment_variable_is_one_line(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="no configuration file"):
+    with pytest.raises(ConfigurationError, match="does not exist"):
         load(tmp_path / "tcc.toml")
 
 
@@ -206,7 +206,7 @@ def test_a_bare_percent_sign_in_the_log_url_is_refused_and_not_said(password: st
     """The database's driver would say the password when it refuses that."""
     with pytest.raises(ConfigurationError) as caught:
         load(None, {"log": {"url": f"postgresql://u:{password}@h/d"}})
-    assert str(caught.value) == "command line: log.url: has a bare %; write %25 for it"
+    assert str(caught.value) == "command line: log.url: contains a bare %; write it as %25"
 
 
 @pytest.mark.parametrize("endpoint", ["http://collector:4317", "https://[::1]:4317"])

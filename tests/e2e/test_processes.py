@@ -292,4 +292,4 @@ async def test_migrate_may_be_run_again_and_by_several_at_once(database_url: str
     ]
     for process in processes:
         out, _ = await process.communicate()
-        assert (process.returncode, out) == (0, b"the log is up to date\n")
+        assert (process.returncode, out) == (0, b"the schema of the log is up to date\n")

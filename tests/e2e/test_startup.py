@@ -100,7 +100,7 @@ async def test_a_data_directory_that_another_uses_is_refused(
     arguments = [*command, f"--data-dir={home}"] if command == ["postgres"] else command
     words = (
         f"data directory {home} is in use by another tccd; "
-        "for several coordinators give all the same [log] url"
+        "to run several coordinators, give all of them the same [log] url"
     )
     assert await refusal(*arguments, environment={"TCC_LOG__DATA_DIR": str(home)}) == (2, words)
 
@@ -168,7 +168,7 @@ async def test_the_log_of_a_newer_version_is_refused(command: str, log_url: str)
     environment = {"TCC_LOG__URL": log_url, "TCC_LISTEN__ADDRESS": "127.0.0.1:0"}
     status, line = await refusal(command, environment=environment)
     assert status == 2
-    assert line.startswith("the log is at of tomorrow, and this version of tccd knows it to ")
+    assert line.startswith("the log is at of tomorrow, and this version of tccd supports it up to ")
 
 
 async def test_serve_waits_for_its_log(postgres: EmbeddedPostgres) -> None:

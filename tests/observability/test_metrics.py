@@ -134,7 +134,7 @@ async def test_health_follows_the_log(own_postgres: EmbeddedPostgres) -> None:
         assert await get(port, "/readyz") == (200, "tcc: ready\n")
         own_postgres.stop("immediate")
         await until_scraped(port, lambda now: value(now, "tcc_log_available") == 0)
-        assert await get(port, "/readyz") == (503, "tcc: the log cannot be reached\n")
+        assert await get(port, "/readyz") == (503, "tcc: the log is unavailable\n")
         # It lives all the same: to kill it would help nobody.
         assert await get(port, "/healthz") == (200, "tcc: alive\n")
         own_postgres.start()

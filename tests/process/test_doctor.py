@@ -84,7 +84,7 @@ def test_a_postgresql_of_its_own_that_runs_is_looked_at_like_any(home: Path) -> 
     assert before["migrations"].status is CheckStatus.PROBLEM
     for check in ("log", "version", "writable", "migrations", "fsync", "synchronous_commit", "clock"):
         assert found[check].status is CheckStatus.OK, check
-    assert "a tccd runs" in found["log"].message
+    assert "tccd is running" in found["log"].message
 
 
 def test_a_postgresql_of_its_own_that_has_ended_beside_its_tccd_is_a_problem(home: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_postgresql_of_its_own_that_has_ended_beside_its_tccd_is_a_problem(hom
     finally:
         owner.stop()
     assert (found["log"].status, "version" in found) == (CheckStatus.PROBLEM, False)
-    assert found["log"].remedy.startswith(f"{home}/postgres.log says why")
+    assert found["log"].remedy.startswith(f"{home}/postgres.log has the cause")
 
 
 def test_where_no_postgresql_of_its_own_runs_that_is_said_and_nothing_is_made(home: Path) -> None:
@@ -110,7 +110,7 @@ def test_where_no_postgresql_of_its_own_runs_that_is_said_and_nothing_is_made(ho
     ended = findings_in(home)
     for found in (never, ended):
         assert (found["log"].status, "version" in found) == (CheckStatus.OK, False)
-        assert "none runs there now" in found["log"].message
+        assert "It is not running now" in found["log"].message
 
 
 async def test_a_database_that_is_away_is_the_only_thing_said_of_it() -> None:
@@ -214,7 +214,7 @@ async def test_every_port_is_looked_at(log_url: str) -> None:
         wrong = theirs.model_copy(update={"metrics": MetricsSettings(listen=worker.address)})
         not_found = await findings(wrong)
     for check in ("listen", "admin.listen", "metrics.listen"):
-        assert found[check].message.endswith("is in use, by a coordinator"), check
+        assert found[check].message.endswith("is in use by a coordinator"), check
     assert not_found["metrics.listen"].status is CheckStatus.PROBLEM
 
 
@@ -243,7 +243,7 @@ async def test_participants_are_asked_how_they_are(
     await servicer.set("", STATUS.NOT_SERVING)
     async with serving(ScriptedParticipant()) as plain:
         found = await findings(settings(log_url, sick=address, plain=plain, gone="127.0.0.1:1"))
-    assert found["participant sick"].message == f"{address} says that it is NOT_SERVING"
+    assert found["participant sick"].message == f"{address} reports NOT_SERVING"
     assert found["participant plain"].status is CheckStatus.OK
     assert found["participant gone"].message == "127.0.0.1:1 cannot be reached"
     assert {found[f"participant {name}"].status for name in ("sick", "gone")} == {CheckStatus.PROBLEM}

@@ -44,21 +44,21 @@ def test_a_chain_in_order_is_found_intact() -> None:
 def test_a_changed_record_is_found() -> None:
     records = chain(5)
     records[2].reason = "another one"
-    assert verify(records).problem == "record 3 was changed"
+    assert verify(records).problem == "record 3 was modified"
 
 
 def test_a_changed_record_with_a_hash_to_match_is_found_by_the_one_after_it() -> None:
     records = chain(5)
     records[2].reason = "another one"
     records[2].hash = record_hash(records[2])
-    assert verify(records).problem == "record 3 is not what record 4 follows"
+    assert verify(records).problem == "record 3 does not match the previous hash in record 4"
 
 
 def test_a_missing_record_is_found_wherever_it_was() -> None:
     middle, first = chain(5), chain(5)
     del middle[2]
     del first[-1]
-    assert verify(middle).problem == "record 2 stands where record 3 is missing"
+    assert verify(middle).problem == "record 2 was found in place of record 3"
     assert verify(first).problem == "record 1 is missing"
 
 
@@ -73,5 +73,5 @@ def test_a_chain_that_was_rewritten_or_cut_is_found_by_a_kept_head() -> None:
         record.previous_hash = previous
         record.hash = previous = record_hash(record)
     assert verify(rewritten).problem == ""
-    assert verify(rewritten, kept).problem == "record 4 is not the one that was kept"
+    assert verify(rewritten, kept).problem == "record 4 differs from the given head"
     assert verify([], kept).problem == "record 4 is missing"

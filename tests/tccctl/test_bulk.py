@@ -33,7 +33,7 @@ def test_a_dry_run_says_what_would_be_done_and_how_to_do_it() -> None:
     with scripted(RunBulkAction=PLAN) as service:
         result = service.tccctl(*COMMAND, "--dry-run")
     assert result.stdout.splitlines() == [
-        "3 transactions match, 2 can be acted on; nothing is done yet",
+        "3 transactions match, 2 can be acted on; nothing was changed",
         "for example a, b",
         "to do it:",
         """  tccctl tx release --filter 'held label.shop=eu' --token t0ken --reason 'it'"'"'s over'""",
@@ -65,7 +65,7 @@ def test_with_yes_it_is_done_with_the_token_of_the_dry_run() -> None:
     first, second = service.requests
     assert (first.confirmation_token, second.confirmation_token) == ("", "t0ken")
     assert (second.filter, second.operator_context.reason) == ("held label.shop=eu", "it's over")
-    assert "2 of 3 transactions done, 1 not" in result.stdout
+    assert "2 of 3 transactions done, 1 failed" in result.stdout
     assert "c    TRANSACTION_NOT_HELD  it moves" in result.stdout
     assert result.exit_code == 7
 
@@ -89,7 +89,7 @@ def test_without_anybody_to_ask_nothing_is_done() -> None:
 def test_a_filter_that_finds_nothing_is_no_failure() -> None:
     with scripted(RunBulkAction=[admin.RunBulkActionResponse(dry_run=True, finished=True)]) as service:
         result = service.tccctl(*COMMAND, "--yes")
-    assert result.stdout == "0 transactions match, 0 can be acted on; nothing is done yet\n"
+    assert result.stdout == "0 transactions match, 0 can be acted on; nothing was changed\n"
     assert (result.exit_code, len(service.requests)) == (0, 1)
 
 
@@ -98,11 +98,11 @@ def test_another_selection_by_then_ends_with_4() -> None:
     with scripted(RunBulkAction=changed) as service:
         result = service.tccctl(*COMMAND, "--token", "old")
     assert result.exit_code == 4
-    assert "do the dry run again" in result.stderr
+    assert "repeat the dry run" in result.stderr
 
 
 def test_a_run_that_breaks_off_is_reported() -> None:
     with scripted(RunBulkAction=RUN[:1]) as service:
         result = service.tccctl(*COMMAND, "--token", "t0ken")
     assert result.exit_code == 1
-    assert "stopped before it had finished" in result.stderr
+    assert "stopped before the bulk action was complete" in result.stderr

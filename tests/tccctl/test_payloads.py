@@ -74,7 +74,7 @@ def test_an_unknown_message_and_a_bad_descriptor_set_are_refused(descriptor_set:
     with pytest.raises(UsageFailure, match=r"shop\.v1\.Nothing"):
         reader(descriptor_set, shop__reserve="shop.v1.Nothing")
     descriptor_set.write_bytes(b"\xff\xff")
-    with pytest.raises(UsageFailure, match="is no descriptor set"):
+    with pytest.raises(UsageFailure, match="is not a descriptor set"):
         reader(descriptor_set)
-    with pytest.raises(UsageFailure, match="is no descriptor set"):
+    with pytest.raises(UsageFailure, match="is not a descriptor set"):
         reader(Path("/nonexistent"))

@@ -135,7 +135,7 @@ async def given_up(shop: Shop, command: "asyncio.Task[Ended]") -> None:
     assert ended == {command}
     code, out, error = await command
     assert (code, out) == (5, "")
-    assert f"{shop.admin} does not answer" in error
+    assert f"{shop.admin} does not respond" in error
 
 
 async def test_a_coordinator_that_hangs_in_a_stream_is_given_up(shop: Shop) -> None:

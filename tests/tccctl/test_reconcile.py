@@ -70,7 +70,7 @@ def test_findings_are_shown_with_the_proposed_repair_and_end_with_6() -> None:
         "nobody will end this",
     ]
     assert columns(leak)[4:8] == ["TRIED", "CONFIRMED", "10m", "confirm"]
-    assert columns(mixed)[4:8] == ["CANCELLED", "CONFIRMED", "10m", "by people"]
+    assert columns(mixed)[4:8] == ["CANCELLED", "CONFIRMED", "10m", "manual"]
     assert counts == "1 orphan, 1 leak, 1 mixed in 17 rows of inventory"
     assert advice[1] == ("  tccctl reconcile --repair order-7 stock --participant inventory --reason WHY")
     assert result.exit_code == 6
@@ -110,7 +110,9 @@ def test_where_nobody_was_compared_nobody_is_said_to_agree() -> None:
     )
     with scripted(Reconcile=[admin.ReconcileResponse(ended=paused)]) as service:
         result = service.tccctl("reconcile")
-    assert result.stdout == "nobody could be compared with the log\nnot compared: inventory is paused\n"
+    assert (
+        result.stdout == "no participant could be compared with the log\nnot compared: inventory is paused\n"
+    )
 
 
 @pytest.mark.parametrize("reason", ["PARTICIPANT_PAUSED", "PARTICIPANT_UNREACHABLE"])
@@ -167,7 +169,7 @@ def test_one_is_repaired_by_the_operator_s_word_and_payload() -> None:
         refused = service.tccctl(*one, "--as", "confirm")
         result = service.tccctl(*one, "--as", "confirm", "--payload", '{"sku": "A"}')
     assert refused.exit_code == 1
-    assert "inventory did not do it: PAYLOAD_NEEDED: it does" in refused.stderr
+    assert "inventory did not execute the repair: PAYLOAD_NEEDED: it does" in refused.stderr
     assert "--payload" in refused.stderr
     assert result.exit_code == 0
     request = service.requests[-1]
@@ -186,7 +188,7 @@ def test_what_agrees_by_now_ends_with_4() -> None:
             *("reconcile", "--repair", "order-7", "stock", "--participant", "inventory", "--reason", "why")
         )
     assert result.exit_code == 4
-    assert "`tccctl reconcile` shows what does not agree now" in result.stderr
+    assert "`tccctl reconcile` shows the current findings" in result.stderr
 
 
 def test_all_that_are_proposed_are_repaired_and_the_rest_is_named() -> None:
@@ -198,7 +200,7 @@ def test_all_that_are_proposed_are_repaired_and_the_rest_is_named() -> None:
         ("order-8", common.OPERATION_CONFIRM),
     ]
     assert "1 of 2 repaired, 1 not" in result.stdout
-    assert "order-8  stock   inventory did not do it: BOOKS_CLOSED" in result.stdout
+    assert "order-8  stock   inventory did not execute the repair: BOOKS_CLOSED" in result.stdout
     assert result.exit_code == 7
 
 
@@ -222,7 +224,7 @@ def test_without_anybody_to_ask_nothing_is_repaired() -> None:
 def test_all_of_nothing_is_no_failure() -> None:
     with scripted(Reconcile=[admin.ReconcileResponse(findings=[MIXED]), ended(rows=1)]) as service:
         result = service.tccctl("reconcile", "--repair-all", "--reason", "why", "--yes")
-    assert result.stdout.endswith("nothing is to be repaired\n")
+    assert result.stdout.endswith("there is nothing to repair\n")
     assert (result.exit_code, len(service.requests)) == (0, 1)
 
 

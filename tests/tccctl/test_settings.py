@@ -50,7 +50,7 @@ def test_what_is_hidden_adds_up(home: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("adress = 1", "adress is unknown; there are address"),
+        ("adress = 1", "unknown key adress; known keys: address"),
         ("address = 1", "address must be a string"),
         ("timeout_s = -1", "timeout_s must be a positive number"),
         ("timeout_s = true", "timeout_s must be a positive number"),

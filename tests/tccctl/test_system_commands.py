@@ -103,7 +103,7 @@ def test_a_participant_that_nobody_knows_ends_with_3() -> None:
     with scripted(ListParticipants=PARTICIPANTS) as service:
         result = service.tccctl("participant", "pause", "invntory", "--reason", "r")
     assert (result.exit_code, len(service.requests)) == (3, 1)
-    assert "there are: inventory, gone" in result.stderr
+    assert "known participants: inventory, gone" in result.stderr
 
 
 def test_coordinators_are_listed_with_their_leases() -> None:
@@ -122,7 +122,7 @@ def test_a_coordinator_is_drained_by_its_id_or_its_name(name: str) -> None:
     with scripted(ListCoordinators=COORDINATORS, DrainCoordinator=reply) as service:
         result = service.tccctl("coordinator", "drain", name, "--reason", "r", "--yes")
     assert service.requests[-1].coordinator_id == "c-2"
-    assert result.stdout == "host-2:42 is asked to drain (audit record 5)\n"
+    assert result.stdout == "host-2:42 was asked to drain (audit record 5)\n"
 
 
 def test_no_coordinator_is_drained_by_mistake() -> None:
@@ -162,7 +162,7 @@ def test_the_list_of_audit_records_says_that_there_are_more() -> None:
         words = service.tccctl("audit", "list", "--limit", "1")
         data = json.loads(service.tccctl("audit", "list", "--limit", "1", "-o", "json").stdout)
     assert len(words.stdout.splitlines()) == 2
-    assert words.stderr == "there are more than 1: --limit N\n"
+    assert words.stderr == "more than 1 records match: raise --limit\n"
     assert ([each["sequence"] for each in data["records"]], data["more"]) == ([newest.sequence], True)
 
 
@@ -187,10 +187,10 @@ def test_verify_says_that_the_chain_is_whole_and_what_to_keep() -> None:
 
 
 def test_verify_ends_with_6_where_the_chain_is_broken() -> None:
-    reply = admin.VerifyAuditChainResponse(records=1, broken_at_sequence=2, problem="record 2 was changed")
+    reply = admin.VerifyAuditChainResponse(records=1, broken_at_sequence=2, problem="record 2 was modified")
     with scripted(VerifyAuditChain=reply) as service:
         result = service.tccctl("audit", "verify", "-o", "json")
-    assert json.loads(result.stdout)["problem"] == "record 2 was changed"
+    assert json.loads(result.stdout)["problem"] == "record 2 was modified"
     assert result.exit_code == 6
 
 
@@ -205,7 +205,7 @@ def test_verify_here_trusts_no_coordinator() -> None:
         assert service.tccctl("audit", "verify", "--head", head).exit_code == 0
         result = service.tccctl("audit", "verify", "--here")
     assert result.exit_code == 6
-    assert result.stdout == "BROKEN at record 2: record 2 was changed\n"
+    assert result.stdout == "BROKEN at record 2: record 2 was modified\n"
 
 
 @pytest.mark.parametrize("head", ["3", "3:xyz", "0:" + "00" * 32, "3:00"])
@@ -298,7 +298,7 @@ def test_help_has_the_exit_codes_and_every_command_examples() -> None:
         "audit": ["list", "verify"],
     }
     with scripted() as service:
-        assert "it has changed since you saw it" in service.tccctl("--help").stdout
+        assert "the target has changed since you saw it" in service.tccctl("--help").stdout
         for group, names in groups.items():
             for name in names:
                 shown = service.tccctl(group, name, "--help").stdout

@@ -13,7 +13,7 @@ from tests.tccctl.scripted_admin import NO_SETTINGS, scripted
 PATIENCE_S = 180
 
 BULK = ("tx", "hold", "--filter", "live", "--token", "t0ken", "--reason", "r")
-UNKNOWN = "  whether the action took effect is not known: look before you repeat it\n"
+UNKNOWN = "  it is not known whether the action took effect: check before you repeat it\n"
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ def test_each_page_is_written_as_soon_as_it_is_known(output: str, shown: str) ->
 
 
 def test_a_search_that_takes_too_long_is_told_as_that_and_leaves_nothing_open() -> None:
-    too_long = refusal(Code.DEADLINE_EXCEEDED, "SEARCH_TOO_LONG", "the log has given the search up")
+    too_long = refusal(Code.DEADLINE_EXCEEDED, "SEARCH_TOO_LONG", "the search took too long")
     filtered = ("--filter", "initiator=nobody")
     with scripted(SearchTransactions=too_long, RunBulkAction=[too_long]) as service:
         ended = [
@@ -136,8 +136,8 @@ def test_a_search_that_takes_too_long_is_told_as_that_and_leaves_nothing_open() 
     for result in ended:
         assert result.exit_code == 5
         words, advice = result.stderr.splitlines()
-        assert words == "tccctl: SEARCH_TOO_LONG: the log has given the search up"
-        assert advice.startswith("  narrow what is looked for")
+        assert words == "tccctl: SEARCH_TOO_LONG: the search took too long"
+        assert advice.startswith("  narrow the search")
         assert "took effect" not in advice
 
 
@@ -168,7 +168,7 @@ def test_list_says_that_there_is_more_than_the_limit() -> None:
 
 def test_an_empty_list_says_so() -> None:
     with scripted(SearchTransactions=admin.SearchTransactionsResponse()) as service:
-        assert service.tccctl("tx", "list").stdout == "no transaction is found\n"
+        assert service.tccctl("tx", "list").stdout == "no transactions found\n"
 
 
 def test_show_decodes_payloads_redacts_them_and_steers_no_terminal() -> None:
@@ -413,7 +413,7 @@ def test_a_change_in_between_ends_with_4_and_says_the_version() -> None:
     assert result.exit_code == 4
     assert result.stdout == ""
     assert "VERSION_CHANGED: order-1 has changed" in result.stderr
-    assert "version 14 now" in result.stderr
+    assert "its version is now 14" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -424,7 +424,7 @@ def test_a_change_in_between_ends_with_4_and_says_the_version() -> None:
         (Code.UNAVAILABLE, "LOG_UNAVAILABLE", 5, "PostgreSQL"),
         (Code.UNAVAILABLE, "DRAINING", 5, "another one with --address"),
         (Code.INVALID_ARGUMENT, "INVALID_ARGUMENT", 2, ""),
-        (Code.INTERNAL, "INTERNAL", 1, "the coordinator's log"),
+        (Code.INTERNAL, "INTERNAL", 1, "the log output of the coordinator"),
     ],
 )
 def test_each_refusal_has_its_exit_code_and_its_advice(code, reason, exit_code: int, advice: str) -> None:
@@ -454,7 +454,7 @@ def test_an_action_whose_outcome_is_not_known_says_so() -> None:
     with scripted(HoldTransaction=refusal(Code.INTERNAL, "INTERNAL", "a bug")) as service:
         result = service.tccctl("tx", "hold", "order-1", "--version", "9", "--reason", "r")
     assert result.exit_code == 1
-    assert "whether the action took effect is not known" in result.stderr
+    assert "it is not known whether the action took effect" in result.stderr
 
 
 def test_an_address_where_nobody_answers_ends_with_5() -> None:
@@ -462,7 +462,7 @@ def test_an_address_where_nobody_answers_ends_with_5() -> None:
         address = service.address
     result = service.tccctl("tx", "show", "order-1")
     assert result.exit_code == 5
-    assert f"{address} does not answer" in result.stderr
+    assert f"{address} does not respond" in result.stderr
     assert "TCCCTL_ADDRESS" in result.stderr
 
 
@@ -471,10 +471,16 @@ def test_an_address_where_nobody_answers_ends_with_5() -> None:
     [
         (("tx", "hold", "order-1", "--version", "1"), "--reason"),
         (("tx", "hold", "order-1", "--version", "1", "--reason", "  "), "--reason"),
-        (("tx", "hold", "--reason", "r"), "name one transaction, or many by --filter"),
-        (("tx", "hold", "order-1", "--filter", "live", "--reason", "r"), "name one transaction, or many"),
-        (("tx", "hold", "order-1", "--dry-run", "--reason", "r"), "go with --filter"),
-        (("tx", "hold", "--filter", "live", "--version", "3", "--reason", "r"), "goes with one transaction"),
+        (("tx", "hold", "--reason", "r"), "give either one transaction or --filter"),
+        (
+            ("tx", "hold", "order-1", "--filter", "live", "--reason", "r"),
+            "give either one transaction or --filter",
+        ),
+        (("tx", "hold", "order-1", "--dry-run", "--reason", "r"), "require --filter"),
+        (
+            ("tx", "hold", "--filter", "live", "--version", "3", "--reason", "r"),
+            "requires a single transaction",
+        ),
         (("tx", "resolve", "order-1", "stock", "confirmed", "--version", "1", "--reason", "r"), "--yes"),
         (("tx", "resolve", "order-1", "stock", "perhaps", "--yes", "--reason", "r"), "perhaps"),
         (("tx", "frobnicate"), "frobnicate"),
@@ -499,7 +505,7 @@ def test_words_that_are_no_text_are_a_mistake_of_the_command() -> None:
     with scripted() as service:
         ended = process(service, "tx", "show", os.fsdecode(b"order-\xff"))
     assert (ended.returncode, service.requests) == (2, [])
-    assert ended.stderr == "tccctl: order-\\udcff is no text in UTF-8\n"
+    assert ended.stderr == "tccctl: order-\\udcff is not valid UTF-8\n"
 
 
 def test_what_the_terminal_cannot_show_is_spelled_out() -> None:

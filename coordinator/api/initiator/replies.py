@@ -1,4 +1,4 @@
-"""What initiators are told, from the core's values."""
+"""Replies to initiators, built from the core's values."""
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -40,7 +40,7 @@ _TRIED = {
 
 
 def outcome(tx: Transaction) -> pb.TransactionOutcome:
-    """How a transaction stands durably, in brief."""
+    """Return the durable state of a transaction, in brief."""
     state = tx.saved_state or TransactionState.TRYING
     reply = pb.TransactionOutcome(gid=tx.gid, state=STATES[state])
     if tx.cancel_reason and state.decided:
@@ -101,7 +101,7 @@ def transaction(record: Record, *, with_payloads: bool) -> common.Transaction:
 
 
 def timestamp(seconds: float | None) -> Timestamp | None:
-    """Return a moment in seconds since the Unix epoch as the contract has it."""
+    """Return a moment in seconds since the Unix epoch as a Timestamp."""
     if seconds is None:
         return None
     return Timestamp(seconds=int(seconds), nanos=int(seconds % 1 * 1e9))

@@ -1,4 +1,4 @@
-"""What initiators ask for, checked and turned into the core's values."""
+"""Requests of initiators, validated and converted to the core's values."""
 
 import base64
 from collections.abc import Iterable, Mapping
@@ -17,15 +17,15 @@ from tcc.transaction.v1 import transaction_pb2 as pb
 
 ID_BYTES_MAX = 128
 REASON_CHARACTERS_MAX = 1_000
-# By how much of the caller's time, and by how much at most, an expiry that follows from
-# the deadline of the call comes before it.
+# If an expiry follows from the call's deadline, it precedes the deadline by this share of the
+# caller's time, and by at most this much.
 EXPIRY_MARGIN = 0.2
 EXPIRY_MARGIN_MAX_S = 0.5
 PAGE_SIZE_DEFAULT = 100
 PAGE_SIZE_MAX = 1_000
-# The longest of ours has 212, and none is nested.
+# Our longest token has 212 bytes, and none is nested.
 PAGE_TOKEN_CHARACTERS_MAX = 400
-# The end of the year 9999, the last that our values can hold.
+# The end of the year 9999, the last that Python's datetime can represent.
 TIME_MAX_S = 253_402_300_799
 
 _MILESTONES: dict[int, Milestone] = {
@@ -38,7 +38,7 @@ _STATES = {state.value: state for state in TransactionState}
 
 
 class RequestLimits(Struct, frozen=True, kw_only=True):
-    """How much one request may ask for."""
+    """The bounds of one request."""
 
     branches_max: int = 64
     payload_bytes_max: int = 256 * 1024
@@ -47,7 +47,7 @@ class RequestLimits(Struct, frozen=True, kw_only=True):
     labels_max: int = 16
     label_bytes_max: int = 256
     batch_max: int = 1_024
-    # How long a call without a deadline may take.
+    # The time limit of a call without a deadline.
     call_max_s: float = 300.0
     expiry_default_s: float = 30.0
     expiry_min_s: float = 0.05
@@ -55,14 +55,14 @@ class RequestLimits(Struct, frozen=True, kw_only=True):
 
 
 def milestone_of(wait_for: int) -> Milestone:
-    """Return what a request waits for.
+    """Return the milestone that a request waits for.
 
     Raises:
         InvalidRequest
     """
     milestone = _MILESTONES.get(wait_for)
     if milestone is None:
-        raise InvalidRequest("INVALID_WAIT_FOR", f"wait_for {wait_for} is not known")
+        raise InvalidRequest("INVALID_WAIT_FOR", f"unknown wait_for {wait_for}")
     return milestone
 
 
@@ -74,12 +74,12 @@ def state_of(number: int) -> TransactionState:
     """
     state = _STATES.get(number)
     if state is None:
-        raise InvalidRequest("INVALID_STATE", f"state {number} is not known")
+        raise InvalidRequest("INVALID_STATE", f"unknown state {number}")
     return state
 
 
 def checked_gid(gid: str) -> str:
-    """Return a gid that may be looked up.
+    """Return the gid if it is valid.
 
     Raises:
         InvalidRequest
@@ -97,26 +97,26 @@ def new_transaction(
     cancel_in_stage_order: frozenset[str],
     trace: TraceContext | None = None,
 ) -> Transaction:
-    """Return a whole transaction, as an initiator asked for it.
+    """Return a whole transaction as requested by an initiator.
 
-    `gid` stands where the request has none; `time_left_s` is what the caller's
-    deadline leaves, and bounds an expiry that the request does not set;
-    `cancel_in_stage_order` names the participants that ask for that; `trace` is
-    what `trace_contexts` has found.
+    `gid` is used if the request has none. `time_left_s` is what the caller's deadline
+    leaves; it bounds an expiry that the request does not set. `cancel_in_stage_order`
+    names the participants that require that order. `trace` is the result of
+    `trace_contexts`.
 
     Raises:
         InvalidRequest, TooManyBranches, TransactionTooLarge
     """
     if not request.branches:
-        raise InvalidRequest("NO_BRANCHES", "a transaction needs at least one branch")
+        raise InvalidRequest("NO_BRANCHES", "a transaction requires at least one branch")
     if len(request.branches) > limits.branches_max:
-        raise TooManyBranches(f"at most {limits.branches_max} branches")
+        raise TooManyBranches(f"at most {limits.branches_max} branches are allowed")
     specs = [branch_spec(branch, limits, cancel_in_stage_order) for branch in request.branches]
     if len({spec.branch_id for spec in specs}) < len(specs):
         raise InvalidRequest("DUPLICATE_BRANCH_ID", "branch ids must differ within a transaction")
     if sum(len(spec.payload) for spec in specs) > limits.transaction_bytes_max:
         raise TransactionTooLarge(
-            f"payloads of a transaction may hold at most {limits.transaction_bytes_max} bytes"
+            f"the payloads of a transaction may have at most {limits.transaction_bytes_max} bytes"
         )
     return _transaction(
         request,
@@ -138,7 +138,7 @@ def new_interactive(
     limits: RequestLimits,
     trace: TraceContext | None = None,
 ) -> Transaction:
-    """Return an interactive transaction without branches yet.
+    """Return an interactive transaction that has no branches yet.
 
     Raises:
         InvalidRequest
@@ -156,7 +156,7 @@ def branch_spec(
     interactive: bool = False,
     tried_by_initiator: bool = False,
 ) -> BranchSpec:
-    """One branch, as an initiator described it.
+    """Return one branch as described by an initiator.
 
     Raises:
         InvalidRequest
@@ -164,15 +164,15 @@ def branch_spec(
     payload = branch.payload
     if len(payload) > limits.payload_bytes_max:
         raise InvalidRequest(
-            "PAYLOAD_TOO_LARGE", f"a payload may hold at most {limits.payload_bytes_max} bytes"
+            "PAYLOAD_TOO_LARGE", f"a payload may have at most {limits.payload_bytes_max} bytes"
         )
     stage = branch.stage
     if stage > (0 if interactive else limits.stage_max):
         raise InvalidRequest(
             "INVALID_STAGE",
-            "stages are for whole transactions; interactive steps come in the order they are asked for"
+            "stages require a whole transaction; interactive steps run in the order of their requests"
             if interactive
-            else f"stages go from 0 to {limits.stage_max}",
+            else f"a stage must be from 0 to {limits.stage_max}",
         )
     branch_id, participant, action, content_type = _checked_names(
         branch.branch_id, branch.participant, branch.action, branch.content_type
@@ -190,7 +190,7 @@ def branch_spec(
 
 
 def list_filter(request: pb.ListTransactionsRequest, limits: RequestLimits) -> ListFilter:
-    """Which transactions a list is to hold.
+    """Return the filter of a list request.
 
     Raises:
         InvalidRequest
@@ -207,23 +207,23 @@ def list_filter(request: pb.ListTransactionsRequest, limits: RequestLimits) -> L
 
 
 def page_size(request: pb.ListTransactionsRequest) -> int:
-    """How many transactions a page is to hold.
+    """Return the page size of a list request.
 
     Raises:
         InvalidRequest
     """
     if request.page_size > PAGE_SIZE_MAX:
-        raise InvalidRequest("INVALID_PAGE_SIZE", f"a page holds at most {PAGE_SIZE_MAX}")
+        raise InvalidRequest("INVALID_PAGE_SIZE", f"a page has at most {PAGE_SIZE_MAX} items")
     return request.page_size or PAGE_SIZE_DEFAULT
 
 
 def page_token(position: ListPosition) -> str:
-    """How a caller names where the next page starts."""
+    """Return the token that names where the next page starts."""
     return base64.urlsafe_b64encode(msgpack.encode(position)).decode()
 
 
 def list_position(token: str) -> ListPosition | None:
-    """Where a page starts; None: at the newest. The token may be anybody's invention.
+    """Return where a page starts; None: at the newest. The token is not trusted.
 
     Raises:
         InvalidRequest
@@ -231,13 +231,13 @@ def list_position(token: str) -> ListPosition | None:
     if not token:
         return None
     if len(token) > PAGE_TOKEN_CHARACTERS_MAX:
-        raise InvalidRequest("INVALID_PAGE_TOKEN", "the page token is longer than any of ours")
+        raise InvalidRequest("INVALID_PAGE_TOKEN", "the page token is too long")
     try:
         position = msgpack.decode(base64.urlsafe_b64decode(token), type=ListPosition)
     except (MsgspecError, ValueError) as error:
-        raise InvalidRequest("INVALID_PAGE_TOKEN", "the page token is not one of ours") from error
+        raise InvalidRequest("INVALID_PAGE_TOKEN", "the page token is invalid") from error
     if not 0 <= position.created_at_us <= TIME_MAX_S * 1_000_000:
-        raise InvalidRequest("INVALID_PAGE_TOKEN", "the page token names a time that never was")
+        raise InvalidRequest("INVALID_PAGE_TOKEN", "the page token contains an invalid time")
     _checked_id("PAGE_TOKEN", "the gid in the page token", position.gid)
     return position
 
@@ -248,7 +248,7 @@ def _checked_names(
 ) -> tuple[str, str, str, str]:
     """Return the names, interned: live transactions share them.
 
-    The same few come again and again; a raise is not remembered.
+    The same few names recur. A raise is not cached.
 
     Raises:
         InvalidRequest
@@ -267,7 +267,7 @@ def _moment_s(request: pb.ListTransactionsRequest, field: str) -> float | None:
     moment: Timestamp = getattr(request, field)
     moment_s = moment.seconds + moment.nanos / 1e9
     if not 0 <= moment_s <= TIME_MAX_S:
-        raise InvalidRequest("INVALID_TIME", f"{field} lies in the years 1970 to 9999")
+        raise InvalidRequest("INVALID_TIME", f"{field} must be in the years 1970 to 9999")
     return moment_s
 
 
@@ -304,14 +304,14 @@ def _expiry_s(
         default_s = limits.expiry_default_s
         if time_left_s is None:
             return default_s
-        # The caller is still there when the transaction is cancelled, and hears why.
+        # The caller must still be waiting when the transaction is cancelled, and get the reason.
         before_deadline_s = time_left_s - min(EXPIRY_MARGIN_MAX_S, time_left_s * EXPIRY_MARGIN)
         return max(limits.expiry_min_s, min(default_s, before_deadline_s))
     expiry_s = request.expiry.seconds + request.expiry.nanos / 1e9
     if not limits.expiry_min_s <= expiry_s <= limits.expiry_max_s:
         raise InvalidRequest(
             "INVALID_EXPIRY",
-            f"an expiry is {limits.expiry_min_s:g} to {limits.expiry_max_s:g} seconds, not {expiry_s:g}",
+            f"expiry must be {limits.expiry_min_s:g} to {limits.expiry_max_s:g} seconds, not {expiry_s:g}",
         )
     return expiry_s
 
@@ -319,7 +319,7 @@ def _expiry_s(
 def _fingerprint(
     specs: Iterable[BranchSpec], labels: tuple[tuple[str, str], ...], *, interactive: bool
 ) -> bytes:
-    """Return a fingerprint of a request's content. Its expiry and its milestone may differ."""
+    """Return a fingerprint of a request's content, without its expiry and milestone, which may differ."""
     content = [(s.branch_id, s.participant, s.action, s.payload, s.content_type, s.stage) for s in specs]
     return blake2b(msgpack.encode((content, labels, interactive)), digest_size=16).digest()
 
@@ -328,12 +328,12 @@ def _checked_labels(labels: Mapping[str, str], limits: RequestLimits) -> tuple[t
     if not labels:
         return ()
     if len(labels) > limits.labels_max:
-        raise InvalidRequest("TOO_MANY_LABELS", f"at most {limits.labels_max} labels")
+        raise InvalidRequest("TOO_MANY_LABELS", f"at most {limits.labels_max} labels are allowed")
     for key, value in labels.items():
         if not key or len((key + value).encode()) > limits.label_bytes_max:
             raise InvalidRequest(
                 "INVALID_LABEL",
-                f"a label has a key, and at most {limits.label_bytes_max} bytes with its value",
+                f"a label needs a key, and at most {limits.label_bytes_max} bytes for key and value",
             )
         _check_printable("LABEL", "label", key + value)
     return tuple(sorted(labels.items()))
@@ -347,11 +347,11 @@ def _checked_id(reason: str, field: str, value: str) -> str:
 
 def _checked_text(reason: str, field: str, value: str) -> str:
     if len(value) > ID_BYTES_MAX or len(value.encode()) > ID_BYTES_MAX:
-        raise InvalidRequest(f"INVALID_{reason}", f"{field} may hold at most {ID_BYTES_MAX} bytes of UTF-8")
+        raise InvalidRequest(f"INVALID_{reason}", f"{field} may have at most {ID_BYTES_MAX} bytes of UTF-8")
     _check_printable(reason, field, value)
     return value
 
 
 def _check_printable(reason: str, field: str, value: str) -> None:
     if not value.isprintable():
-        raise InvalidRequest(f"INVALID_{reason}", f"{field} holds a character that is not printable")
+        raise InvalidRequest(f"INVALID_{reason}", f"{field} contains a character that is not printable")

@@ -1,4 +1,4 @@
-"""TransactionService: requests of initiators in, events to the engine, what they wait for out."""
+"""TransactionService: turn initiators' requests into events for the engine, and wait for the results."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -42,21 +42,21 @@ from tcc._internal.failpoint import failpoint
 from tcc._internal.uuid7 import uuid7
 from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc
 
-# How often a step is asked for again while coordinators take the transaction from each other.
+# How often a step is retried while coordinators take the transaction over from each other.
 COMMAND_REPEATS_MAX = 4
-# By how much of the caller's time, and by how much at most, a caller hears before its deadline
-# that a branch keeps failing. Less than an expiry comes before it: that says more.
+# A caller learns that a branch keeps failing before its deadline: by this share of its time, and
+# by at most this much. It is less than for an expiry, which explains more.
 REPLY_MARGIN = 0.05
 REPLY_MARGIN_MAX_S = 0.1
-# The error travels twice in headers, which have little room.
+# The error is sent twice in headers, whose size is limited.
 LAST_ERROR_BYTES_MAX = 1_000
 
 
 class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
-    """The front door for initiators."""
+    """The API for initiators."""
 
     def __init__(self, engine: Engine, limits: RequestLimits, *, new_trace: NewTrace | None = None) -> None:
-        """`new_trace`: where this coordinator makes spans."""
+        """`new_trace`: set if this coordinator makes spans."""
         self._engine = engine
         self._limits = limits
         self._new_trace = new_trace
@@ -80,7 +80,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         collected = _Replies(len(transactions))
         time_left_s = context.time_remaining()
         failpoint("rpc.batch.request")
-        # Whoever is refused anyway is refused before his request costs more than reading it.
+        # If the call will be refused anyway, refuse it before more is spent than reading it.
         refusal = self._engine.refusal()
         refused = None if refusal is None else to_error(refusal)
         unknown: list[tuple[Transaction, _Item, Refused]] = []
@@ -91,7 +91,9 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
                 continue
             try:
                 if index >= self._limits.batch_max:
-                    raise InvalidRequest("BATCH_TOO_LARGE", f"at most {self._limits.batch_max} at once")
+                    raise InvalidRequest(
+                        "BATCH_TOO_LARGE", f"at most {self._limits.batch_max} transactions per call"
+                    )
                 waiter = _Item(milestone_of(item.wait_for), collected, index)
                 tx = self._new_transaction(item, time_left_s)
                 try:
@@ -119,7 +121,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
     def _new_transaction(
         self, request: pb.ExecuteTransactionRequest, time_left_s: float | None, call: "Context | None" = None
     ) -> Transaction:
-        # Asked here already: whole transactions come by the thousand, and most in no trace.
+        # Check this first: whole transactions come by the thousand, and most have no trace.
         traced = self._new_trace is not None or request.traceparent
         return new_transaction(
             request,
@@ -226,7 +228,8 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         gid = checked_gid(request.gid)
         if len(request.reason) > REASON_CHARACTERS_MAX or "\0" in request.reason:
             raise InvalidRequest(
-                "INVALID_REASON", f"a reason has at most {REASON_CHARACTERS_MAX} characters, none of them NUL"
+                "INVALID_REASON",
+                f"reason may have at most {REASON_CHARACTERS_MAX} characters, none of them NUL",
             )
         tx = await self._commanded(
             gid,
@@ -285,10 +288,10 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         *,
         branch_id: str = "",
     ) -> Transaction:
-        """`_until` for a step of an interactive transaction.
+        """Run `_until` for a step of an interactive transaction.
 
-        It is asked for again when the transaction turns out to be another coordinator's
-        by now: an initiator's steps may reach different coordinators in turn.
+        Retry if another coordinator owns the transaction by now: an initiator's steps may
+        reach different coordinators in turn.
         """
         for _ in range(COMMAND_REPEATS_MAX):
             with suppress(OwnerChanged):
@@ -305,10 +308,10 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         branch_id: str = "",
         is_command: bool = False,
     ) -> Transaction:
-        """Asks the engine for something and waits until the transaction is that far.
+        """Send a request to the engine and wait until the transaction reaches the milestone.
 
         Raises:
-            KeepsFailing: the caller's time is nearly up, and this is why.
+            KeepsFailing: the caller's deadline is near, and a branch keeps failing.
         """
         caller = _Caller(milestone, branch_id=branch_id, is_command=is_command)
         failpoint("rpc.request")
@@ -331,7 +334,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         return time_left_s - min(REPLY_MARGIN_MAX_S, time_left_s * REPLY_MARGIN)
 
     def _fail_if_branch_fails(self, gid: str, waiter: Waiter) -> None:
-        """Answers `waiter` with the branch that keeps failing, if this coordinator knows one."""
+        """Fail `waiter` with the branch that keeps failing, if this coordinator knows one."""
         entry = self._engine.live.get(gid)
         branch = None if entry is None or waiter.is_cancelled() else failing_branch(entry.tx)
         if branch is not None:
@@ -343,7 +346,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
 
 
 class _Caller(Waiter):
-    """The call of one transaction, which awaits `reached`, and cancels it when it ends before."""
+    """A call for one transaction. It awaits `reached`, and cancels it if the call ends first."""
 
     __slots__ = ("reached",)
 
@@ -368,7 +371,7 @@ class _Replies:
 
     def __init__(self, count: int) -> None:
         self.missing = count
-        # Set when the caller has gone.
+        # Set when the caller is gone.
         self.closed = False
         self._ready: list[pb.ExecuteTransactionsReply] = []
         self._some = asyncio.Event()
@@ -378,7 +381,7 @@ class _Replies:
         self._some.set()
 
     async def take(self) -> list[pb.ExecuteTransactionsReply]:
-        """Everything that has become known since the last call, at least one."""
+        """Return everything that is new since the last call; wait for at least one reply."""
         await self._some.wait()
         self._some.clear()
         ready, self._ready = self._ready, []
@@ -395,7 +398,7 @@ class _Item(Waiter):
         super().__init__(milestone)
         self._replies = collected
         self._index = index
-        # Shortly before the deadline it may be answered while the engine still has it.
+        # Shortly before the deadline it may be answered while the engine still holds it.
         self._answered = False
 
     def settle(self, tx: Transaction) -> None:
@@ -418,14 +421,14 @@ def _refusal(index: int, error: Refused) -> pb.ExecuteTransactionsReply:
 
 
 def _decision_or_completion(wait_for: int) -> Milestone:
-    """Return the milestone of a request for a decision: the decision, at least."""
+    """Return the milestone of a request for a decision: at least the decision."""
     return max(milestone_of(wait_for), Milestone.DECIDED)
 
 
 def _keeps_failing(gid: str, branch: Branch) -> KeepsFailing:
     branch_id, last_error = branch.spec.branch_id, _header_text(branch.last_error)
     return KeepsFailing(
-        f"transaction {gid} was not answered in time, branch {branch_id}: {last_error}",
+        f"transaction {gid} did not finish in time, branch {branch_id}: {last_error}",
         metadata={"gid": gid, "branch_id": branch_id, "last_error": last_error},
     )
 

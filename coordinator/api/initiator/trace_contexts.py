@@ -1,10 +1,10 @@
-"""The trace that a new transaction is to belong to: what its request says, or a new one now and then.
+"""The trace context of a new transaction: from its request, or a sampled new one.
 
-The two fields of the request come first: a batch carries many transactions, each of a
-trace of its own. Where a coordinator makes spans, the metadata of a call that carries
-one transaction counts as well, for initiators whose gRPC library sends it by itself;
-and what comes without any may become a trace of its own. What cannot be read is taken
-for none, as W3C Trace Context wants it: nobody is refused for how he is watched.
+The two fields of the request come first: a batch carries many transactions, each with its
+own trace. If the coordinator makes spans, the metadata of a call for one transaction counts
+as well, for initiators whose gRPC library sends it automatically. A transaction without a
+context may get a trace of its own. As W3C Trace Context requires, an invalid context is
+ignored: no request is refused because of tracing.
 """
 
 import re
@@ -17,7 +17,7 @@ from tcc.transaction.v1 import transaction_pb2 as pb
 TRACESTATE_CHARACTERS_MAX = 512
 
 Request = pb.ExecuteTransactionRequest | pb.BeginTransactionRequest
-# A new trace, or none: not every transaction is to have one.
+# Returns a new trace, or None: only a share of the transactions is sampled.
 NewTrace = Callable[[], TraceContext | None]
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
@@ -25,7 +25,7 @@ _TRACESTATE = re.compile(r"[ -~]+")
 
 
 def trace_context(traceparent: str, tracestate: str) -> TraceContext | None:
-    """Parse the two headers; return None if the first is missing or is no traceparent."""
+    """Parse the two headers. Return None if the first is missing or is not a traceparent."""
     found = _TRACEPARENT.fullmatch(traceparent)
     if found is None:
         return None
@@ -40,8 +40,8 @@ def trace_context(traceparent: str, tracestate: str) -> TraceContext | None:
 def trace_of(request: Request, call: "Context | None", new_trace: NewTrace | None) -> TraceContext | None:
     """Return the trace of the transaction that `request` asks for.
 
-    `call`: the call that carries this request alone, if one does. `new_trace`: None where
-    this coordinator makes no spans.
+    `call`: the call, if it carries this request alone. `new_trace`: None if this coordinator
+    makes no spans.
     """
     given = trace_context(request.traceparent, request.tracestate)
     if given is not None or new_trace is None:

@@ -1,8 +1,7 @@
-"""One order for all transactions that a filter finds: a dry run with a token, then the run with progress.
+"""One command for all transactions that a filter matches: a dry run with a token, then the run.
 
-The token names the moment of the dry run, so that ages in the filter mean the same
-when it comes back, and the transactions that were found. Versions are checked one by
-one when it is done.
+The token holds the time of the dry run, so that ages in the filter mean the same when it
+comes back, and the transactions found. Versions are checked one by one during the run.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -27,7 +26,7 @@ from tcc.admin.v1 import admin_pb2 as pb
 
 BULK_MAX = 10_000
 _PAGE = 1_000
-# How many are done between two responses.
+# The number of transactions between two responses.
 _PROGRESS_EVERY = 50
 _SAMPLE_MAX = 20
 _FAILURES_MAX = 100
@@ -53,10 +52,10 @@ async def run(
     """
     make = _COMMANDS.get(request.action)
     if make is None:
-        raise InvalidRequest("INVALID_ACTION", f"action {request.action} is not known")
+        raise InvalidRequest("INVALID_ACTION", f"unknown action {request.action}")
     command = make(operator_context)
     if not request.filter.strip():
-        raise InvalidRequest("INVALID_FILTER", "a bulk action needs a filter")
+        raise InvalidRequest("INVALID_FILTER", "a bulk action requires a filter")
     at_us = _moment(request.confirmation_token) or round(engine.clock.now() * 1e6)
     found = await _found(engine, parse(request.filter, at_us / 1e6))
     token = _token(at_us, request, found)
@@ -65,8 +64,8 @@ async def run(
         return
     if request.confirmation_token != token:
         raise SelectionChanged(
-            "the token is of another request, or the filter finds other transactions by now; "
-            "do another dry run",
+            "the token is for another request, or the filter now matches other transactions; "
+            "repeat the dry run",
             metadata={"matched": str(len(found))},
         )
     async for response in _run(commands, operator_context, command, found, request.filter):
@@ -80,7 +79,7 @@ async def _found(engine: Engine, chosen: ListFilter) -> list[Record]:
         page, after = await engine.log.transaction_list(chosen, after=after, limit=_PAGE)
         found += page
         if len(found) > BULK_MAX:
-            raise SelectionTooLarge(f"the filter finds more than {BULK_MAX} transactions; narrow it")
+            raise SelectionTooLarge(f"the filter matches more than {BULK_MAX} transactions; narrow it")
         if after is None:
             return found
 
@@ -138,10 +137,10 @@ def _token(at_us: int, request: pb.RunBulkActionRequest, found: Sequence[Record]
 
 
 def _moment(token: str) -> int | None:
-    """When the dry run was, in microseconds since the Unix epoch; None: this is one."""
+    """Return the time of the dry run in microseconds since the Unix epoch; None: this is a dry run."""
     if not token:
         return None
     moment = token.partition(".")[0]
     if not (moment.isascii() and moment.isdigit() and len(moment) <= 17):
-        raise InvalidRequest("INVALID_TOKEN", "the confirmation token is not one of ours")
+        raise InvalidRequest("INVALID_TOKEN", "the confirmation token is invalid")
     return int(moment)

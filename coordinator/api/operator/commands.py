@@ -1,4 +1,4 @@
-"""An operator's orders to transactions: read, decided by the core, written with their audit record."""
+"""Operators' commands on transactions: read, decided by the core, written with their audit record."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ _NAMES: dict[type[OperatorCommand], str] = {
 
 
 class AdminCommands:
-    """Carries orders out, whoever drives the transactions."""
+    """Execute commands, no matter which coordinator drives the transactions."""
 
     def __init__(self, engine: Engine, log: OperatorLog) -> None:
         self._engine = engine
@@ -39,7 +39,7 @@ class AdminCommands:
     async def execute_by_gid(
         self, gid: str, operator_context: OperatorContext, command: OperatorCommand
     ) -> tuple[Record, AuditRecord]:
-        """Carries out an order; returns what the log holds then.
+        """Execute a command. Return the record that the log holds afterwards.
 
         Raises:
             VersionChanged: `operator_context.version` is not the transaction's.
@@ -71,7 +71,7 @@ class AdminCommands:
         if tx.trace is not None and tx.state is not record.tx.state:
             began_at = record.decided_at or record.created_at
             self._engine.spans.phase_ended(tx, began_at, self._engine.clock.now())
-        # Whoever drives it learns by its next write; we need not wait for that here.
+        # The owner notices at its next write. There is no need to wait for that.
         self._engine.evict_stale(await self._engine.log.transaction_get((tx.gid,)))
         self._engine.schedule_due(now)
         return audit_record
@@ -90,7 +90,7 @@ def version_changed(record: Record) -> VersionChanged:
     """Return the refusal of a command that was given for an earlier version."""
     tx = record.tx
     return VersionChanged(
-        f"transaction {tx.gid!r} has changed since you looked: it is in version {tx.version} now, "
-        f"{tx.state.name}; look again",
+        f"transaction {tx.gid!r} has changed since you saw it: its version is now {tx.version}, "
+        f"{tx.state.name}; check it again",
         metadata={"gid": tx.gid, "version": str(tx.version), "state": tx.state.name},
     )

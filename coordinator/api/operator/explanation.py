@@ -1,4 +1,4 @@
-"""Why a transaction has not ended, and what would help: facts in, words out. Pure."""
+"""Explain why a transaction has not ended, and what would help: facts in, text out. Pure."""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,8 +20,8 @@ def explain(
 ) -> pb.ExplainTransactionResponse:
     """Explain a transaction. `now`: seconds since the Unix epoch, by the log's clock.
 
-    The log hears of Trys with the decision, and before that only their coordinator knows how they
-    stand. `owned`: the transaction as this very process drives it, if it does.
+    Trys are saved only with the decision. Before that, only the coordinator that drives them
+    knows their state. `owned`: the transaction as this process drives it, if it does.
     """
     tx = record.tx
     owner = next((one for one in coordinators if one.id == record.owner), None)
@@ -51,7 +51,7 @@ def explain(
 
 
 def _name(record: Record, owner: CoordinatorRecord | None) -> str:
-    """Who drives it; empty: nobody does."""
+    """Return the name of the coordinator that drives it; empty if none does."""
     return owner.name if owner else record.owner or ""
 
 
@@ -94,23 +94,23 @@ def _branch(
 
 
 def _branch_summary(branch: Branch, explained: pb.BranchExplanation, now: float, asked: str) -> str:
-    """`asked`: the coordinator that alone knows how its Try stands; empty: what is said of it is all."""
+    """`asked`: the only coordinator that knows the state of the Try; empty: the log knows it."""
     call, name = explained.operation.capitalize(), explained.participant
     if not explained.configured:
-        return f"no living coordinator is configured with participant {name}"
+        return f"no live coordinator is configured with participant {name}"
     if explained.paused:
         return f"participant {name} is paused by an operator; {call} waits"
     if branch.spec.tried_by_initiator and call == "Try":
         return "the initiator calls this Try itself and has not confirmed yet"
     if asked:
-        return f"whether {call} at {name} has succeeded is known to its coordinator only: {asked}"
+        return f"only coordinator {asked} knows whether {call} at {name} has succeeded"
     if explained.attempts:
         when = f", next attempt {_in(branch.next_attempt_at - now)}" if branch.next_attempt_at else ""
         times = "once" if explained.attempts == 1 else f"{explained.attempts} times"
         return f"{call} at {name} has failed {times}{when}: {explained.last_error}"
     if any(report.breaker != pb.BREAKER_STATE_CLOSED for report in explained.reports):
-        return f"{call} waits: {name} is not answering and its breaker is open"
-    return f"{call} at {name} has not answered yet"
+        return f"{call} waits: {name} does not respond and its breaker is open"
+    return f"{call} at {name} has not completed yet"
 
 
 def _summary(record: Record, reply: pb.ExplainTransactionResponse, now: float, asked: str) -> str:
@@ -119,16 +119,16 @@ def _summary(record: Record, reply: pb.ExplainTransactionResponse, now: float, a
         why = f", because {admin_replies.cancel_words(tx)}" if tx.cancel_reason else ""
         return f"it has ended: {tx.state.name}" + (" with a mixed outcome" if tx.mixed else "") + why
     if tx.held:
-        return "an operator holds it; nothing is called until it is released"
+        return "held by an operator; no participant is called until it is released"
     if record.owner and not reply.owner_alive:
         gone = reply.owner_name or record.owner
-        return f"the coordinator that drove it ({gone}) is gone; another adopts it soon"
+        return f"its coordinator ({gone}) has died; another one will adopt it soon"
     if not reply.branches and tx.state is TransactionState.TRYING:
         what = "the initiator to confirm" if tx.interactive else "its decision"
-        return f"every Try has succeeded; it waits for {what}, until its expiry {_in(tx.expires_at - now)}"
+        return f"every Try has succeeded; waiting for {what}, until it expires {_in(tx.expires_at - now)}"
     if asked:
-        expiry = f"until its expiry {_in(tx.expires_at - now)}"
-        return f"{asked} drives it, and alone knows which Trys have succeeded, {expiry}"
+        expiry = f"it expires {_in(tx.expires_at - now)}"
+        return f"only coordinator {asked}, which drives it, knows which Trys have succeeded; {expiry}"
     waiting = len(reply.branches)
     first = next((b for b in reply.branches if b.attempts or b.paused or not b.configured), None)
     summary = f"{waiting} of {len(tx.branches)} branches {'is' if waiting == 1 else 'are'} not done"
@@ -143,19 +143,19 @@ def _advice(record: Record, reply: pb.ExplainTransactionResponse, now: float) ->
         return []
     advice: list[str] = []
     if tx.held:
-        advice.append("release it, if what it was held for is over")
+        advice.append("release it, if the reason for the hold is gone")
     if tx.state is TransactionState.TRYING:
         if tx.expires_at > now:
-            advice.append(f"wait: it is cancelled by itself when it expires {_in(tx.expires_at - now)}")
-        advice.append("cancel it, if its initiator has given up")
+            advice.append(f"wait: it is cancelled automatically when it expires {_in(tx.expires_at - now)}")
+        advice.append("cancel it, if its initiator gave up")
         return advice
     for branch in reply.branches:
         advice += [words for words in _branch_advice(branch) if words not in advice]
     if not tx.held:
-        advice.append("retry it at once, when the cause is mended")
+        advice.append("retry it now, when the cause is fixed")
     advice.append(
-        "if the participant can never answer: find out what became of the branch there, "
-        "and record that as its heuristic outcome"
+        "if the participant will never respond: find out the branch's actual outcome there, "
+        "and record it as the heuristic outcome"
     )
     return advice
 
@@ -169,11 +169,11 @@ def _branch_advice(branch: pb.BranchExplanation) -> list[str]:
     if any(report.breaker != pb.BREAKER_STATE_CLOSED for report in branch.reports):
         targets = sorted({report.target for report in branch.reports})
         return [
-            f"see that participant {name} runs and can be reached at {', '.join(targets)}",
-            f"reset the breaker of {name}, once it answers, instead of waiting for the next probe",
+            f"check that participant {name} runs and is reachable at {', '.join(targets)}",
+            f"once {name} responds, reset its breaker instead of waiting for the next probe",
         ]
     if branch.attempts:
-        return [f"look into the log of participant {name} for: {branch.last_error}"]
+        return [f"search the log of participant {name} for: {branch.last_error}"]
     return []
 
 

@@ -1,6 +1,6 @@
-"""The filter language of operators: text in, `ListFilter` out. Pure; the grammar stands in admin.proto.
+"""The filter language of operators: text in, `ListFilter` out. Pure; the grammar is in admin.proto.
 
-filter := term*                      all must hold; spaces between them
+filter := term*                      all must match; separated by spaces
 term   := ["!"] flag | field "=" values | "age" comparison duration
 flag   := "live" | "stuck" | "held" | "heuristic"
 field  := "state" | "participant" | "initiator" | "gid" | "label." key
@@ -29,17 +29,17 @@ _SHAPE = re.compile(
 
 
 class _FilterError(Exception):
-    """A term that says nothing; the message says why."""
+    """A term is invalid. The message gives the reason."""
 
 
 def parse(text: str, now: float) -> ListFilter:
-    """Parse a filter. `now`: seconds since the Unix epoch, from which ages count back.
+    """Parse a filter. `now`: seconds since the Unix epoch, from which ages are subtracted.
 
     Raises:
         InvalidRequest: INVALID_FILTER, with the metadata "position" and "term".
     """
     if len(text) > FILTER_CHARACTERS_MAX:
-        raise _invalid(f"a filter has at most {FILTER_CHARACTERS_MAX} characters", 0, "")
+        raise _invalid(f"a filter may have at most {FILTER_CHARACTERS_MAX} characters", 0, "")
     odd = [i for i, character in enumerate(text) if not (character.isprintable() or character.isspace())]
     if odd:
         raise _invalid(f"character {odd[0] + 1} is not printable", odd[0], "")
@@ -81,28 +81,28 @@ def _terms(text: str) -> list[tuple[int, str]]:
 def _with_term(chosen: ListFilter, term: str, now: float) -> ListFilter:
     shape = _SHAPE.fullmatch(term)
     if shape is None:
-        raise _FilterError(f"{term!r} is not a term: write FLAG, !FLAG or FIELD=VALUE")
+        raise _FilterError(f"{term!r} is not a term: use FLAG, !FLAG or FIELD=VALUE")
     name, operator, value = shape["name"], shape["operator"], shape["value"]
     if operator is None:
         return _with_flag(chosen, name)
     if name == "age":
         return _with_age(chosen, operator, value, now)
     if operator != "=":
-        raise _FilterError(f"{name} takes only =, not {operator}")
+        raise _FilterError(f"{name} supports only =, not {operator}")
     if name.startswith("label."):
         return _with_label(chosen, name.removeprefix("label."), _one(name, value))
     field = _FIELDS.get(name)
     if field is None:
         known = "flags take no value" if name.lstrip("!") in FLAGS else f"known: {', '.join(FIELDS)}"
-        raise _FilterError(f"there is no field {name!r}; {known}")
+        raise _FilterError(f"unknown field {name!r}; {known}")
     return field(chosen, value)
 
 
 def _with_flag(chosen: ListFilter, name: str) -> ListFilter:
     flag, wanted = name.removeprefix("!"), not name.startswith("!")
     if flag not in FLAGS:
-        hint = f"{flag} needs a value" if flag in (*_FIELDS, "age") else f"known: {', '.join(FLAGS)}"
-        raise _FilterError(f"there is no flag {flag!r}; {hint}")
+        hint = f"{flag} requires a value" if flag in (*_FIELDS, "age") else f"known: {', '.join(FLAGS)}"
+        raise _FilterError(f"unknown flag {flag!r}; {hint}")
     return _once(chosen, flag, wanted, nothing=None)
 
 
@@ -112,12 +112,12 @@ def _with_age(chosen: ListFilter, operator: str, value: str, now: float) -> List
         return _once(chosen, "created_before", moment, nothing=None)
     if operator in ("<", "<="):
         return _once(chosen, "created_after", moment, nothing=None)
-    raise _FilterError(f"age takes < <= > or >=, not {operator}")
+    raise _FilterError(f"age supports <, <=, > and >=, not {operator}")
 
 
 def _with_label(chosen: ListFilter, key: str, value: str) -> ListFilter:
     if key in dict(chosen.labels):
-        raise _FilterError(f"label.{key} stands there twice")
+        raise _FilterError(f"label.{key} is given twice")
     return replace(chosen, labels=tuple(sorted((*chosen.labels, (key, value)))))
 
 
@@ -125,9 +125,7 @@ def _with_states(chosen: ListFilter, value: str) -> ListFilter:
     names = [name.upper() for name in value.split(",")]
     for name in names:
         if name not in TransactionState.__members__:
-            raise _FilterError(
-                f"there is no state {name!r}; known: {', '.join(TransactionState.__members__)}"
-            )
+            raise _FilterError(f"unknown state {name!r}; known: {', '.join(TransactionState.__members__)}")
     return _once(chosen, "states", tuple(TransactionState[name] for name in names), nothing=())
 
 
@@ -141,17 +139,17 @@ def _with_gid(chosen: ListFilter, value: str) -> ListFilter:
 
 def _once(chosen: ListFilter, field: str, value: Any, *, nothing: object) -> ListFilter:
     if getattr(chosen, field) != nothing:
-        raise _FilterError("the same is asked for twice")
+        raise _FilterError("the same condition is given twice")
     return replace(chosen, **{field: value})
 
 
 def _one(field: str, value: str) -> str:
     """Return a single value, without its quotes."""
     if not value:
-        raise _FilterError(f"{field} needs a value")
+        raise _FilterError(f"{field} requires a value")
     if not value.startswith('"'):
         if any(character in value for character in ',"\\'):
-            raise _FilterError(f'{field} takes one value; put it in double quotes if it holds , or "')
+            raise _FilterError(f'{field} takes one value; put it in double quotes if it contains , or "')
         return value
     inside = re.fullmatch(r'"((?:[^"\\]|\\["\\])*)"', value, re.DOTALL)
     if inside is None or not inside[1]:
@@ -162,7 +160,7 @@ def _one(field: str, value: str) -> str:
 def _duration_s(value: str) -> float:
     parts = _DURATION.findall(value)
     if not parts or "".join(number + unit for number, unit in parts) != value or len(value) > 40:
-        raise _FilterError(f"{value!r} is not a duration; write for example 5m, 1h30m or 500ms")
+        raise _FilterError(f"{value!r} is not a duration; use for example 5m, 1h30m or 500ms")
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 

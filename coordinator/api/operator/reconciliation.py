@@ -1,4 +1,4 @@
-"""Reconciliation for operators: findings as they are made, and the repair of one of them."""
+"""Reconciliation for operators: stream findings as they are made, and repair single ones."""
 
 from collections.abc import AsyncIterator
 
@@ -82,7 +82,7 @@ async def compare(
         except (
             ParticipantUnreachable,
             UnknownParticipant,
-        ) as error:  # taken out of the configuration meanwhile
+        ) as error:  # removed from the configuration in the meantime
             ended.outcome, ended.detail = pb.RECONCILIATION_OUTCOME_UNREACHABLE, error.message
         yield pb.ReconcileResponse(ended=ended)
 
@@ -93,17 +93,19 @@ async def repair(
     request: pb.RepairBranchRequest,
     operator_context: OperatorContext,
 ) -> pb.RepairBranchResponse:
-    """Check again, record what is to be done, and do it.
+    """Check again, record what is about to be done, and do it.
 
     Raises:
         Refused: nothing was done; see `Reconciler.find` and `Reconciler.checked_repair`.
     """
     if request.operation not in _WANTED:
-        raise InvalidRequest("INVALID_OPERATION", "operation is OPERATION_CONFIRM, _CANCEL or not set")
+        raise InvalidRequest(
+            "INVALID_OPERATION", "operation must be OPERATION_CONFIRM, OPERATION_CANCEL or unset"
+        )
     finding = await reconciler.find(request.participant, checked_gid(request.gid), request.branch_id)
     operation = reconciler.checked_repair(finding, _WANTED[request.operation])
     if finding.kind is not FindingKind.ORPHAN and (request.payload or request.content_type):
-        raise RepairNotAllowed("the log knows the payload of this branch; leave it out")
+        raise RepairNotAllowed("the log has the payload of this branch; omit it")
     detail = {
         "participant": finding.participant,
         "branch_id": finding.row.branch_id,
@@ -130,7 +132,7 @@ async def repair(
 def _seconds(name: str, given: Duration) -> float:
     seconds: float = given.seconds + given.nanos / 1e9
     if seconds < 0:
-        raise InvalidRequest(f"INVALID_{name.upper()}", f"{name} must not be less than nothing")
+        raise InvalidRequest(f"INVALID_{name.upper()}", f"{name} must not be negative")
     return seconds
 
 

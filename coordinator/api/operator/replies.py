@@ -1,4 +1,4 @@
-"""What operators are told, from the log's values."""
+"""Replies to operators, built from the log's values."""
 
 import json
 import math
@@ -23,10 +23,10 @@ from tcc.admin.v1 import admin_pb2 as pb
 def history(
     record: Record, adoption: Adoption | None, actions: Sequence[AuditRecord]
 ) -> list[pb.HistoryEntry]:
-    """Return what happened to a transaction, oldest first. `actions`: what operators did to it.
+    """Return the history of a transaction, oldest first. `actions`: what operators did to it.
 
-    Milestones are told by the database's clock and calls by a coordinator's reading of
-    it, which is some milliseconds off: a call is shown within the phase it belongs to.
+    Milestones have the database's time, and calls a coordinator's estimate of it, which is
+    some milliseconds off: a call is shown within the phase it belongs to.
     """
     entries = [
         _milestone(record.created_at, pb.HISTORY_KIND_BEGUN, record.tx.initiator),
@@ -41,7 +41,7 @@ def history(
             pb.HistoryEntry(
                 at=timestamp(adoption.at),
                 kind=pb.HISTORY_KIND_ADOPTED,
-                detail="taken over from a coordinator that had died",
+                detail="adopted from a dead coordinator",
                 actor=adoption.former_owner,
                 count=1,
             )
@@ -60,7 +60,7 @@ def _within_its_phase(note: Note, record: Record) -> Note:
 
 
 def _order(entry: pb.HistoryEntry) -> tuple[int, int, int]:
-    """By time; of what has one time, the cause first."""
+    """Sort by time; at the same time, the cause comes first."""
     if entry.kind == pb.HISTORY_KIND_BEGUN:
         rank = 0
     elif entry.operation == Operation.TRY.name:
@@ -84,7 +84,7 @@ def _decision(record: Record) -> str:
 
 
 def cancel_words(tx: Transaction) -> str:
-    """Return why `tx` was cancelled, with what the participant said."""
+    """Return why `tx` was cancelled, with the participant's message."""
     text = " ".join(filter(None, (tx.cancel_reason.name, tx.cancel_branch_id, tx.cancel_detail)))
     return f"{text}: {tx.cancel_message}" if tx.cancel_message else text
 
@@ -161,7 +161,7 @@ def participants(
     coordinators: Sequence[CoordinatorRecord],
     backlog: Backlog,
 ) -> list[pb.ParticipantStatus]:
-    """Every participant that a living coordinator knows, that waits, or that was acted on, by name."""
+    """Return, by name, every participant that a live coordinator knows, that has waiters, or was acted on."""
     known = {name for one in coordinators if one.alive for name in one.report.participants}
     return [
         participant(acted_on.get(name, ParticipantRecord(name=name)), coordinators, backlog)
@@ -172,7 +172,7 @@ def participants(
 def participant(
     record: ParticipantRecord, coordinators: Sequence[CoordinatorRecord], backlog: Backlog
 ) -> pb.ParticipantStatus:
-    """One participant, as all coordinators that live see it."""
+    """Return one participant as all live coordinators see it."""
     waiting = backlog.waiting_on.get(record.name, 0)
     return pb.ParticipantStatus(
         name=record.name,

@@ -1,4 +1,4 @@
-"""What operators ask for, checked."""
+"""Requests of operators, validated."""
 
 import base64
 import binascii
@@ -33,30 +33,32 @@ class OperatorContext(Struct, frozen=True):
 def checked_operator_context(
     operator_context: pb.OperatorContext, *, needs_version: bool = False
 ) -> OperatorContext:
-    """Who acts, and why.
+    """Return who acts, and why.
 
     Raises:
-        InvalidRequest: MISSING_OPERATOR, MISSING_REASON, MISSING_VERSION, or text that is too long or odd.
+        InvalidRequest: MISSING_OPERATOR, MISSING_REASON, MISSING_VERSION, or invalid text.
     """
     operator, reason = operator_context.operator.strip(), operator_context.reason.strip()
     if not operator:
-        raise InvalidRequest("MISSING_OPERATOR", "say who acts: operator_context.operator")
+        raise InvalidRequest("MISSING_OPERATOR", "operator_context.operator is required")
     if len(operator.encode()) > ID_BYTES_MAX or not operator.isprintable():
         raise InvalidRequest(
             "INVALID_OPERATOR",
-            f"operator_context.operator has at most {ID_BYTES_MAX} bytes, all of them printable",
+            f"operator_context.operator may have at most {ID_BYTES_MAX} bytes, all of them printable",
         )
     if not reason:
-        raise InvalidRequest("MISSING_REASON", "say why: operator_context.reason")
+        raise InvalidRequest("MISSING_REASON", "operator_context.reason is required")
     if len(reason) > REASON_CHARACTERS_MAX or "\0" in reason:
         raise InvalidRequest(
             "INVALID_REASON",
-            f"operator_context.reason has at most {REASON_CHARACTERS_MAX} characters, none of them NUL",
+            f"operator_context.reason may have at most {REASON_CHARACTERS_MAX} characters, none of them NUL",
         )
     if needs_version and not operator_context.version:
-        raise InvalidRequest("MISSING_VERSION", "say which version you saw: operator_context.version")
+        raise InvalidRequest(
+            "MISSING_VERSION", "operator_context.version, the version that you saw, is required"
+        )
     if operator_context.version >= 2**63:
-        raise InvalidRequest("INVALID_VERSION", "operator_context.version is none that there can be")
+        raise InvalidRequest("INVALID_VERSION", "operator_context.version is out of range")
     return OperatorContext(operator, reason, operator_context.version)
 
 
@@ -67,28 +69,30 @@ def checked_outcome(number: int) -> Heuristic:
         InvalidRequest
     """
     if number not in _OUTCOMES:
-        raise InvalidRequest("INVALID_OUTCOME", "outcome is HEURISTIC_OUTCOME_CONFIRMED or _CANCELLED")
+        raise InvalidRequest(
+            "INVALID_OUTCOME", "outcome must be HEURISTIC_OUTCOME_CONFIRMED or HEURISTIC_OUTCOME_CANCELLED"
+        )
     return _OUTCOMES[number]
 
 
 def checked_page_size(number: int) -> int:
-    """How much a page is to hold.
+    """Return the page size of a request.
 
     Raises:
         InvalidRequest
     """
     if number > PAGE_SIZE_MAX:
-        raise InvalidRequest("INVALID_PAGE_SIZE", f"a page holds at most {PAGE_SIZE_MAX}")
+        raise InvalidRequest("INVALID_PAGE_SIZE", f"a page has at most {PAGE_SIZE_MAX} items")
     return number or PAGE_SIZE_DEFAULT
 
 
 def audit_token(sequence: int) -> str:
-    """How a caller names where the next page of records starts: before this one."""
+    """Return the token of the next page, which starts before this record."""
     return base64.urlsafe_b64encode(f"audit:{sequence}".encode()).decode()
 
 
 def audit_sequence(token: str) -> int | None:
-    """Where a page of records starts; None: at the newest.
+    """Return where a page of records starts; None: at the newest.
 
     Raises:
         InvalidRequest
@@ -99,20 +103,20 @@ def audit_sequence(token: str) -> int | None:
         kind, _, number = base64.urlsafe_b64decode(token[:100]).decode().partition(":")
         position = int(number)
     except (binascii.Error, ValueError) as error:
-        raise InvalidRequest("INVALID_PAGE_TOKEN", "the page token is not one of ours") from error
+        raise InvalidRequest("INVALID_PAGE_TOKEN", "the page token is invalid") from error
     if kind != "audit" or not 0 < position < 2**63:
-        raise InvalidRequest("INVALID_PAGE_TOKEN", "the page token is not one of ours")
+        raise InvalidRequest("INVALID_PAGE_TOKEN", "the page token is invalid")
     return position
 
 
 def checked_text(field: str, value: str) -> str:
-    """Return a text to search for.
+    """Return a text to search for, if it is valid.
 
     Raises:
         InvalidRequest
     """
     if len(value) > REASON_CHARACTERS_MAX or not value.isprintable():
         raise InvalidRequest(
-            f"INVALID_{field.upper()}", f"{field} is too long, or holds what is not printable"
+            f"INVALID_{field.upper()}", f"{field} is too long, or contains a character that is not printable"
         )
     return value

@@ -1,4 +1,4 @@
-"""The gRPC server for operators: AdminService, health and reflection, on a port of their own."""
+"""The gRPC server for operators: AdminService, health and reflection, on its own port."""
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -13,10 +13,10 @@ from coordinator.ports.operator_log import OperatorLog
 from tcc.admin.v1 import admin_pb2, admin_pb2_grpc
 
 SERVICE = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
-# Operators are few; a program that asks too often must not take the coordinator's time.
+# Operators are few. A program that calls too often must not take the coordinator's time.
 CALLS_MAX = 64
 CALL_MAX_S = 60.0
-# tccctl pings once a second at most while it waits for a stream; the way here may push two pings together.
+# tccctl pings at most once a second while it waits for a stream; the network may bring two pings together.
 _PING_EVERY_MIN_MS = 500
 
 
@@ -48,7 +48,7 @@ class AdminServer:
         """Listen on `address` ("host:port"). Return the port.
 
         Raises:
-            ListenError: somebody else does, or the address is not ours.
+            ListenError: the address is in use, or not an address of this machine.
         """
         port = await listen(self._server, address, tls)
         for service in ("", SERVICE):

@@ -1,4 +1,4 @@
-"""AdminService: questions of operators out of the log, their orders into it, with an audit record each."""
+"""AdminService: operators' queries on the log, and their commands, each with an audit record."""
 
 from collections.abc import Mapping
 
@@ -50,12 +50,12 @@ from tcc.admin.v1 import admin_pb2 as pb, admin_pb2_grpc
 from tcc.common.v1 import common_pb2 as common
 
 _VERIFY_PAGE = 1_000
-# How many records of what operators did to one transaction its history shows.
+# How many records of operators' actions on one transaction its history shows.
 _OPERATOR_ACTIONS_SHOWN_MAX = 1_000
 
 
 class AdminService(admin_pb2_grpc.AdminServiceServicer):
-    """The door for operators. `owner`: the id of the coordinator that answers."""
+    """The API for operators. `owner`: the id of the coordinator that responds."""
 
     def __init__(
         self, engine: Engine, log: OperatorLog, reconciler: Reconciler, *, owner: str, call_max_s: float
@@ -67,7 +67,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self._commands = AdminCommands(engine, log)
         self.call_max_s = call_max_s
 
-    # --- questions about transactions -------------------------------------
+    # --- queries on transactions ------------------------------------------
 
     @refusals_as_statuses
     async def SearchTransactions(
@@ -114,7 +114,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             self._engine.clock.now(),
         )
 
-    # --- orders to transactions -------------------------------------------
+    # --- commands on transactions -----------------------------------------
 
     @refusals_as_statuses
     async def RetryTransaction(
@@ -210,7 +210,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     async def _changed(
         self, name: str, asked: pb.OperatorContext, action: str, *, paused: bool | None = None
     ) -> tuple[pb.ParticipantStatus, pb.AuditRecord]:
-        """Return a participant as an operator wants it; `paused` None: its breaker is to be closed."""
+        """Return the participant as an operator wants it. `paused` None: its breaker is to be closed."""
         operator_context = checked_operator_context(asked)
         coordinators = await self._log.coordinator_list()
         known = await self._participant(name, coordinators)
@@ -301,11 +301,11 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     def _check_can_drain(self, wanted: str, coordinators: list[CoordinatorRecord]) -> None:
         found = next((one for one in coordinators if one.id == wanted), None)
         if found is None:
-            raise CoordinatorNotFound(f"no coordinator {wanted!r}")
+            raise CoordinatorNotFound(f"there is no coordinator {wanted!r}")
         if not found.alive:
-            raise CoordinatorGone(f"coordinator {found.name} is gone; others adopt what it was driving")
+            raise CoordinatorGone(f"coordinator {found.name} has died; others adopt its transactions")
         if found.drain_requested_at is not None:
-            raise CoordinatorDraining(f"coordinator {found.name} has been asked to drain already")
+            raise CoordinatorDraining(f"coordinator {found.name} is already draining")
 
     # --- the audit chain ----------------------------------------------------
 
@@ -342,7 +342,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
                 return _verified(end, count + len(page), broken)
             count += len(page)
             known = AuditHead(page[-1].sequence, page[-1].hash)
-        broken = None if known == end else (end.sequence, "the end of the chain was changed")
+        broken = None if known == end else (end.sequence, "the end of the chain was modified")
         return _verified(end, count, broken)
 
     # --- figures ------------------------------------------------------------
@@ -381,7 +381,7 @@ def _shown(record: Record) -> common.Transaction:
 
 def _participant_changed(known: ParticipantRecord) -> VersionChanged:
     return VersionChanged(
-        f"participant {known.name!r} has changed since you looked: it is in version {known.version} now",
+        f"participant {known.name!r} has changed since you saw it: its version is now {known.version}",
         metadata={"participant": known.name, "version": str(known.version)},
     )
 

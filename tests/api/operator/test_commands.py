@@ -313,7 +313,7 @@ async def test_explain_says_what_is_wrong_and_what_would_help(
     assert any("heuristic outcome" in words for words in reply.advice)
     await act_on(admin, "HoldTransaction", "g")
     held = await explained()
-    assert held.summary == "an operator holds it; nothing is called until it is released"
+    assert held.summary == "held by an operator; no participant is called until it is released"
     assert not held.HasField("next_attempt_at")
     stock.script = Refusing(TRY)
     await tcc.stub.BeginTransaction(pb.BeginTransactionRequest(gid="g2"))

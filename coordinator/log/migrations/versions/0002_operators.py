@@ -1,4 +1,4 @@
-"""What operators do: the audit chain, paused participants, drains; and what coordinators report to them."""
+"""Operators: the audit chain, paused participants, drains, and the reports of coordinators."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""The trace that a transaction belongs to."""
+"""The trace context of a transaction."""
 
 import sqlalchemy as sa
 from alembic import op

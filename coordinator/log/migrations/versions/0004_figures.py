@@ -1,4 +1,4 @@
-"""The oldest that waits, and what is stuck, are found by an index however much waits."""
+"""Indexes for the oldest waiting transaction and the stuck ones, independent of how many wait."""
 
 import sqlalchemy as sa
 from alembic import op

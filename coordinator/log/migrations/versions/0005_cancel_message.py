@@ -1,4 +1,4 @@
-"""What a participant said beside its reason for a cancel."""
+"""The participant's message beside its reason for a cancel."""
 
 import sqlalchemy as sa
 from alembic import op
