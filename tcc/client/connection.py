@@ -8,24 +8,12 @@ from typing import Any
 
 import grpc
 
+from tcc._internal.channel_options import client_options
 from tcc._internal.failpoint import failpoint
 from tcc.client.retry import pause_s
 from tcc.client.submission import Submitter
 from tcc.errors import ClientClosed, error_from_rpc
 from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc
-
-MESSAGE_BYTES_MAX = 64 * 2**20
-
-# Ahead of the caller's own options, which win.
-_OPTIONS: tuple[tuple[str, Any], ...] = (
-    ("grpc.lb_policy_name", "round_robin"),
-    # A transaction comes back with its payloads and results, a batch with many.
-    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-    # A coordinator that was restarted is found again within a second; gRPC's own default is minutes.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 500),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-)
 
 
 class Connection:
@@ -44,7 +32,7 @@ class Connection:
         self._target = target
         self._timeout_s = timeout_s
         self._credentials = credentials
-        self._options = (*_OPTIONS, *channel_options)
+        self._options = client_options(tuple(channel_options))
         self._batch_items_max = batch_items_max
         self._batch_bytes_max = batch_bytes_max
         self._loop: asyncio.AbstractEventLoop | None = None

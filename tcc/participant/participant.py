@@ -29,6 +29,7 @@ from grpc_reflection.v1alpha import reflection
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from tcc._internal.channel_options import participant_options
 from tcc.barrier.executor import open_executor
 from tcc.barrier.failures import error_text
 from tcc.participant.action import Action, build_action
@@ -48,7 +49,6 @@ H = TypeVar("H")
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ParticipantService"].full_name
 _DAY_S = 24 * 3600.0
-_MESSAGE_BYTES_MAX = 16 * 2**20
 
 
 class Participant:
@@ -214,10 +214,7 @@ class Participant:
         )
         server = grpc.aio.server(
             interceptors=list(interceptors),
-            options=[
-                ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
-                ("grpc.so_reuseport", int(reuse_port)),
-            ],
+            options=participant_options(reuse_port=reuse_port),
         )
         pb_grpc.add_ParticipantServiceServicer_to_server(ParticipantServicer(work), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
