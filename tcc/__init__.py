@@ -1,4 +1,4 @@
-"""The SDK: what initiators and participants import."""
+"""The SDK for initiators and participants."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # A participant needs the extra [sql]; initiators do not.
     if name == "Participant":
-        from tcc.participant.participant import Participant  # noqa: PLC0415 - only where it is wanted
+        from tcc.participant.participant import Participant  # noqa: PLC0415 - imported on first use
 
         return Participant
     if name == "__version__":

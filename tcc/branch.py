@@ -1,4 +1,4 @@
-"""What a handler sees of the branch it is called for, and how it says no."""
+"""The branch that a handler is called for, and the exception by which it rejects a Try."""
 
 from datetime import UTC, datetime
 from enum import Enum
@@ -9,12 +9,16 @@ from tcc import payload
 T = TypeVar("T")
 
 
-class Rejected(Exception):  # noqa: N818 - a business no is an answer, not an error
-    """A business no, raised by `try_` or returned for an item by `try_batch`.
+class Rejected(Exception):  # noqa: N818 - a business rejection is an outcome, not an error
+    """Reject a Try for a business reason: raise it in `try_`, or return it for an item of `try_batch`.
 
     The local transaction is rolled back, nothing is reserved, and the whole
-    global transaction is cancelled. `reason` is a stable UPPER_SNAKE word that
-    programs compare (`SOLD_OUT`); `message` is for people.
+    global transaction is cancelled.
+
+    Args:
+        reason: A stable UPPER_SNAKE word that programs compare, for example `SOLD_OUT`. An Enum
+            member is accepted: its value if that is a string, otherwise its name.
+        message: A text for people.
     """
 
     # For a subclass that does not call this class's __init__.
@@ -26,7 +30,7 @@ class Rejected(Exception):  # noqa: N818 - a business no is an answer, not an er
             reason = reason.value if isinstance(reason.value, str) else reason.name
         if not isinstance(reason, str) or not isinstance(message, str):
             raise TypeError(
-                'Rejected wants a reason and perhaps a message: Rejected("SOLD_OUT", "only 2 are left")'
+                'Rejected takes a reason and an optional message: Rejected("SOLD_OUT", "only 2 are left")'
             )
         super().__init__(reason, message)
         self.reason = reason
@@ -37,24 +41,23 @@ class Rejected(Exception):  # noqa: N818 - a business no is an answer, not an er
 
 
 class Branch(NamedTuple):
-    """One participant's share of a global transaction, as one call delivers it."""
+    """One participant's part of a global transaction, as received in one call."""
 
     gid: str
     branch_id: str
     action: str
-    # Milliseconds since the Unix epoch; 0 when the caller named no expiry.
+    # Milliseconds since the Unix epoch; 0 if the caller gave no expiry.
     expires_at_ms: int = 0
-    # 0 for the first delivery that the calling coordinator knows of.
+    # The number of earlier deliveries that the calling coordinator knows of.
     attempt: int = 0
-    # Whether this branch's Try took effect here. False in a Try, and in the
-    # Cancel of a `cancel_always` action whose Try was never seen.
+    # True if this branch's Try took effect here. False in a Try, and in the
+    # Cancel of a `cancel_always` action whose Try never arrived.
     tried: bool = False
-    # What Try returned, as the barrier kept it: the authority over what the
-    # caller says. In a Try, what the action's `try_result` named for it. Empty
-    # where there was nothing to return.
+    # The result of the Try, from the barrier's row and not from the caller. In a Try: the
+    # result that the action's `try_result` hook returned. Empty if there is none.
     try_result: bytes = b""
     try_result_content_type: str = ""
-    # SHA-256 of action, payload and content type, which the barrier compares; empty where not known.
+    # SHA-256 of action, payload and content type, compared by the barrier; empty if not known.
     digest: bytes = b""
 
     @property
@@ -63,11 +66,11 @@ class Branch(NamedTuple):
 
     @property
     def expires_at(self) -> datetime | None:
-        """When the transaction expires, in UTC; None when the caller named no expiry."""
+        """When the transaction expires, in UTC; None if the caller gave no expiry."""
         return datetime.fromtimestamp(self.expires_at_ms / 1000, UTC) if self.expires_at_ms else None
 
     def try_result_as(self, kind: type[T]) -> T:
-        """Return what Try returned, decoded as `kind` (see tcc.payload). Raises InvalidPayloadError."""
+        """Return the result of the Try, decoded as `kind` (see tcc.payload). Raises InvalidPayloadError."""
         return payload.decode(kind, self.try_result, self.try_result_content_type)
 
 

@@ -1,7 +1,7 @@
-"""The transaction context: which branch of which transaction a piece of work belongs to.
+"""The transaction context: the transaction and branch that the running code belongs to.
 
-A service that is called inside a transaction learns from the call's metadata
-which one, so that it can enlist further branches under the same gid:
+A call that is made within a transaction carries the context in its metadata, so
+that the called service can enlist further branches under the same gid:
 
 | metadata key        | value                                                        |
 |---------------------|--------------------------------------------------------------|
@@ -9,10 +9,10 @@ which one, so that it can enlist further branches under the same gid:
 | `tcc-branch-id`     | the branch that the call belongs to, percent-encoded; absent outside one |
 | `tcc-expires-at-ms` | when the transaction expires, in milliseconds since 1970; absent if unknown |
 
-Percent-encoded (RFC 3986) because metadata carries printable ASCII only, and a
-gid may be any text; ids of letters, digits and the usual punctuation travel as
-they are. Client interceptors send the current context, server interceptors make
-the sent one current for the handler:
+Ids are percent-encoded (RFC 3986), because metadata is limited to printable ASCII and a
+gid may be any text. Letters, digits and common punctuation stay unchanged. Client
+interceptors send the current context. Server interceptors make the received one current
+for the handler:
 
     channel = grpc.aio.insecure_channel(target, interceptors=aio_client_interceptors())
     server = grpc.aio.server(interceptors=[AioServerInterceptor()])
@@ -20,7 +20,7 @@ the sent one current for the handler:
     channel = grpc.intercept_channel(grpc.insecure_channel(target), ClientInterceptor())
     server = grpc.server(pool, interceptors=[ServerInterceptor()])
 
-The current context is a contextvar: it follows tasks, and threads that are
+The current context is a contextvar. Tasks inherit it, and so do threads that are
 started with a copy of the context (`asyncio.to_thread`).
 """
 
@@ -38,7 +38,7 @@ GID_KEY = "tcc-gid"
 BRANCH_ID_KEY = "tcc-branch-id"
 EXPIRES_AT_KEY = "tcc-expires-at-ms"
 
-# Printable ASCII but for the space, which transports strip at the ends, and the percent sign.
+# Printable ASCII without the space, which transports strip at the ends, and the percent sign.
 _PLAIN = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
 
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
@@ -46,22 +46,22 @@ Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TransactionContext:
-    """One transaction, and where it is known the branch that the work belongs to.
+    """A transaction and, if known, the branch that the work belongs to.
 
-    As a context manager it is the current one within the block:
+    Used as a context manager, it is the current context within the block:
 
         with context:
-            await order_service.OpenOrder(request)  # an intercepted channel sends it along
+            await order_service.OpenOrder(request)  # an intercepted channel sends the context
     """
 
     gid: str
     branch_id: str = ""
-    # Milliseconds since the Unix epoch; 0 when it is not known.
+    # Milliseconds since the Unix epoch; 0 if not known.
     expires_at_ms: int = 0
 
     @property
     def expires_at(self) -> datetime | None:
-        """When the transaction expires, in UTC; None when it is not known."""
+        """When the transaction expires, in UTC; None if not known."""
         return datetime.fromtimestamp(self.expires_at_ms / 1000, UTC) if self.expires_at_ms else None
 
     def __enter__(self) -> Self:
@@ -75,20 +75,20 @@ class TransactionContext:
         traceback: TracebackType | None,
     ) -> None:
         *outer, left = _entered.get()
-        assert left is self, "contexts are left in the reverse of the order they were entered in"
+        assert left is self, "contexts must be left in the reverse order of entering"
         _entered.set(tuple(outer))
 
 
-# The whole nesting, innermost last, so that leaving needs no token kept by the frozen value.
+# All nested contexts, innermost last, so that the frozen value needs no token to leave.
 _entered: ContextVar[tuple[TransactionContext, ...]] = ContextVar("tcc_transaction_contexts", default=())
 
 
-# The participant whose handler the running code is; empty outside a handler.
+# The name of the participant whose handler is running; empty outside a handler.
 handling_participant: ContextVar[str] = ContextVar("tcc_handling_participant", default="")
 
 
 class InvalidContextError(ValueError):
-    """The metadata of a call claims a transaction context that cannot be read."""
+    """The metadata of a call holds a transaction context that is malformed."""
 
 
 def current() -> TransactionContext | None:
@@ -108,10 +108,10 @@ def to_metadata(context: TransactionContext) -> Metadata:
 
 
 def from_metadata(metadata: Iterable[tuple[str, str | bytes]]) -> TransactionContext | None:
-    """Return the context that a call's metadata carries; None if it carries none.
+    """Return the context in a call's metadata; None if there is none.
 
     Raises:
-        InvalidContextError: The expiry is no number, or the gid is missing or empty.
+        InvalidContextError: The expiry is not a number, or the gid is missing or empty.
     """
     values = {key: value for key, value in metadata if key in _KEYS and isinstance(value, str)}
     if not values:
@@ -120,7 +120,7 @@ def from_metadata(metadata: Iterable[tuple[str, str | bytes]]) -> TransactionCon
         raise InvalidContextError(f"a transaction context without {GID_KEY}")
     expires_at_ms = values.get(EXPIRES_AT_KEY, "0")
     if not (expires_at_ms.isascii() and expires_at_ms.isdigit()):
-        raise InvalidContextError(f"{EXPIRES_AT_KEY} is no number of milliseconds")
+        raise InvalidContextError(f"{EXPIRES_AT_KEY} is not a number of milliseconds")
     return TransactionContext(
         gid=unquote(values[GID_KEY]),
         branch_id=unquote(values.get(BRANCH_ID_KEY, "")),
@@ -135,9 +135,9 @@ _KEYS = frozenset({GID_KEY, BRANCH_ID_KEY, EXPIRES_AT_KEY})
 
 
 class _CallDetails(grpc.ClientCallDetails):
-    """Another interceptor's details with the context in the metadata.
+    """Call details with the context added to the metadata.
 
-    A copy by attribute, for interceptors may pass details of any class.
+    Copied by attribute, because other interceptors may pass details of any class.
     """
 
     def __init__(self, details: grpc.ClientCallDetails, metadata: Metadata) -> None:
@@ -173,7 +173,7 @@ class ClientInterceptor(
     grpc.StreamUnaryClientInterceptor,  # type: ignore[type-arg] # generic in the stubs only
     grpc.StreamStreamClientInterceptor,  # type: ignore[type-arg] # generic in the stubs only
 ):
-    """Sends the current context with every call of a sync channel."""
+    """Send the current context with every call of a sync channel."""
 
     def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         return continuation(_with_context(client_call_details), request)
@@ -193,9 +193,9 @@ class ClientInterceptor(
 
 
 def aio_client_interceptors() -> list[Any]:
-    """Interceptors that send the current context with every call of an aio channel.
+    """Return interceptors that send the current context with every call of an aio channel.
 
-    Four, for a grpc.aio channel asks each interceptor for only one kind of call.
+    There are four, because grpc.aio uses an interceptor for only one kind of call.
     """
     return [_AioUnaryUnary(), _AioUnaryStream(), _AioStreamUnary(), _AioStreamStream()]
 
@@ -227,14 +227,14 @@ class _AioStreamStream(grpc.aio.StreamStreamClientInterceptor):  # type: ignore[
 # --- servers: make the sent context current -------------------------------
 #
 # Both servers run a call's interceptors and its handler in one fresh
-# contextvars.Context per call, so what is entered here needs no leaving.
+# contextvars.Context per call, so a context that is entered here need not be left.
 
 
 class ServerInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg] # generic in the stubs only
-    """Makes the context that a call carries current for its handler, in a sync server.
+    """Make the context of a call current for its handler, in a sync server.
 
-    A call whose context cannot be read ends with INVALID_ARGUMENT: running it
-    outside its transaction would be wrong silently.
+    If the context is malformed, the call ends with INVALID_ARGUMENT: running the handler
+    outside its transaction would be a silent error.
     """
 
     def intercept_service(
@@ -251,7 +251,7 @@ class ServerInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg] # gen
 
 
 class AioServerInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # generic in the stubs only
-    """The same for a grpc.aio server."""
+    """Make the context of a call current for its handler, in a grpc.aio server. See `ServerInterceptor`."""
 
     async def intercept_service(
         self,
@@ -287,7 +287,7 @@ def _refusing_aio(handler: Any, message: str) -> Any:
 
 
 def _like(handler: Any, behaviour: Callable[..., Any]) -> Any:
-    """Return a handler of the same kind of call with another behaviour; None stays None."""
+    """Return a handler for the same kind of call with another behaviour; None for None."""
     if handler is None:
         return None
     make = _MAKERS[bool(handler.request_streaming), bool(handler.response_streaming)]

@@ -1,11 +1,11 @@
-"""What an initiator has to expect: one tree of errors, and one table that leads into it.
+"""The errors that the client raises, as one class hierarchy below `TccError`.
 
-A call's status with its google.rpc.ErrorInfo and google.rpc.RetryInfo, and the
-`Error` of one item of a batch, say the same thing in two ways. Both are read into
-code, reason, message, metadata and retry hint, and one table makes the error.
+An error arrives either as a call's status (with google.rpc.ErrorInfo and
+google.rpc.RetryInfo) or as the `Error` of one item of a batch. Both are converted to
+code, reason, message, metadata and retry hint. One table maps these to a class.
 """
 
-# ruff: noqa: N818 - they name what happened, as the rest of the vocabulary does
+# ruff: noqa: N818 - the names are the terms of the contract
 
 import contextlib
 from collections.abc import Mapping
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 
 
 class TccError(Exception):
-    """The root of the tree: catch it to catch everything that this client raises.
+    """The base class of all errors that the client raises.
 
-    - `code`: the canonical gRPC status code.
-    - `reason`: the stable UPPER_SNAKE word that programs compare.
-    - `message`: for people.
-    - `metadata`: further facts, by name.
-    - `retry_after_s`: how long the coordinator asks to wait before a repetition; 0 without a hint.
+    Attributes:
+        code: The gRPC status code.
+        reason: A stable UPPER_SNAKE word that programs compare.
+        message: A text for people.
+        metadata: Further details, by name.
+        retry_after_s: Seconds to wait before a retry, as asked by the coordinator; 0 without a hint.
     """
 
     default_code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
@@ -57,27 +58,27 @@ class TccError(Exception):
 
 
 class InvalidRequest(TccError):
-    """The request itself is wrong; `reason` says what about it. Nothing was written."""
+    """The request is invalid; `reason` names the problem. Nothing was written."""
 
     default_code = grpc.StatusCode.INVALID_ARGUMENT
     default_reason = "INVALID_REQUEST"
 
 
 class UnknownParticipant(InvalidRequest):
-    """The coordinator is not configured with a participant that a branch names."""
+    """A branch names a participant that is not in the coordinator's configuration."""
 
     default_reason = "UNKNOWN_PARTICIPANT"
 
 
 class NotFound(TccError):
-    """The log holds no such transaction (any more)."""
+    """The log does not hold the transaction. It may have been purged."""
 
     default_code = grpc.StatusCode.NOT_FOUND
     default_reason = "TRANSACTION_NOT_FOUND"
 
 
 class Conflict(TccError):
-    """An id is taken by something else."""
+    """An id is already used for different content."""
 
     default_code = grpc.StatusCode.ALREADY_EXISTS
     default_reason = "CONFLICT"
@@ -96,41 +97,41 @@ class BranchConflict(Conflict):
 
 
 class PreconditionFailed(TccError):
-    """The transaction does not stand in a way that allows the request."""
+    """The state of the transaction does not allow the request."""
 
     default_code = grpc.StatusCode.FAILED_PRECONDITION
     default_reason = "REFUSED"
 
 
 class DecisionConflict(PreconditionFailed):
-    """The other decision was taken, and a decision never changes."""
+    """The transaction has the other decision, which never changes."""
 
     default_reason = "DECISION_CONFLICT"
 
 
 class AlreadyDecided(PreconditionFailed):
-    """No branch joins after the decision, nor after CONFIRM was asked for."""
+    """A branch cannot be added: the transaction is decided, or CONFIRM was requested."""
 
     default_reason = "ALREADY_DECIDED"
 
 
 class NotInteractive(PreconditionFailed):
-    """A transaction begun by `execute` takes no steps from outside."""
+    """The request needs an interactive transaction, and this one was begun by `execute`."""
 
     default_reason = "NOT_INTERACTIVE"
 
 
 class ResourceExhausted(TccError):
-    """The coordinator is at a bound, or a message is too large. Nothing was written."""
+    """The coordinator has reached a limit, or a message is too large. Nothing was written."""
 
     default_code = grpc.StatusCode.RESOURCE_EXHAUSTED
     default_reason = "RESOURCE_EXHAUSTED"
 
 
 class Unavailable(TccError):
-    """No coordinator could be reached, or it accepts nothing now, until the caller's time was up.
+    """No coordinator could be reached, or none accepted the call, before the timeout.
 
-    Whether an earlier attempt took effect is not known: repeat with the same gid, or `get` it.
+    An earlier attempt may have taken effect: repeat with the same gid, or call `get`.
     """
 
     default_code = grpc.StatusCode.UNAVAILABLE
@@ -138,10 +139,10 @@ class Unavailable(TccError):
 
 
 class DeadlineExceeded(TccError):
-    """The caller's time was up while the coordinator worked.
+    """The timeout passed before the coordinator responded.
 
-    The transaction goes on without the caller: repeat with the same gid, `wait` for it or `get` it.
-    Where the coordinator knows a branch that keeps failing, the message says so and `metadata` has
+    The transaction continues without the caller: repeat with the same gid, or call `wait` or `get`.
+    If the coordinator knows a branch that keeps failing, the message names it and `metadata` has
     its `branch_id` and `last_error`.
     """
 
@@ -150,35 +151,36 @@ class DeadlineExceeded(TccError):
 
 
 class PermissionDenied(TccError):
-    """Who asks is not known, or may not."""
+    """The caller is not authenticated or lacks the permission."""
 
     default_code = grpc.StatusCode.PERMISSION_DENIED
     default_reason = "PERMISSION_DENIED"
 
 
 class InternalError(TccError):
-    """The coordinator failed in a way that is its own fault."""
+    """The coordinator failed because of a fault of its own."""
 
     default_code = grpc.StatusCode.INTERNAL
     default_reason = "INTERNAL"
 
 
 class ClientClosed(TccError):
-    """The client was closed before the answer came. The transaction, if begun, goes on without it."""
+    """The client was closed before the response. A transaction that was begun continues without it."""
 
     default_code = grpc.StatusCode.CANCELLED
     default_reason = "CLIENT_CLOSED"
 
 
 class TransactionCancelled(TccError):
-    """The transaction's decision is CANCEL: nothing of it stays.
+    """The transaction's decision is CANCEL. All reservations are or will be released.
 
-    - `cancel_reason`: why, as a `CancelReason`; its name is `reason`, too.
-    - `cancel_branch_id`: the branch whose Try caused it; empty if none did.
-    - `detail`: the participant's stable reason (`SOLD_OUT`), or the initiator's words.
-    - `cancel_message`: what the participant said beside its reason ("only 2 left"), for people.
-    - `message`: all of this in one line.
-    - `outcome`: the whole `Outcome`.
+    Attributes:
+        cancel_reason: The `CancelReason`; its name is also `reason`.
+        cancel_branch_id: The id of the branch whose Try caused it; empty if none did.
+        detail: The participant's stable reason (`SOLD_OUT`), or the initiator's text.
+        cancel_message: The participant's message ("only 2 left"), for people.
+        message: All of this in one line.
+        outcome: The whole `Outcome`.
     """
 
     default_code = grpc.StatusCode.ABORTED
@@ -197,7 +199,7 @@ class TransactionCancelled(TccError):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exceptions are copied and pickled by their `args`, which hold the message only.
+        # Exceptions are copied and pickled by `args`, which hold only the message.
         return type(self), (self.outcome,), self.__dict__
 
     @staticmethod
@@ -212,10 +214,12 @@ class TransactionCancelled(TccError):
 
 
 class TryTimedOut(TransactionCancelled):
-    """The transaction's time was up while a Try kept failing. `cancel_reason` is EXPIRED.
+    """The transaction expired while a Try kept failing. `cancel_reason` is EXPIRED.
 
-    - `cancel_branch_id`: the branch whose Try it was.
-    - `detail` and `cancel_message`: the reason and the message of its last error.
+    Attributes:
+        cancel_branch_id: The id of the branch whose Try failed.
+        detail: The reason of its last error.
+        cancel_message: The message of its last error.
     """
 
     @staticmethod
@@ -236,11 +240,12 @@ def error_from_outcome(outcome: "Outcome") -> TransactionCancelled:
 def error_from_rpc(error: grpc.RpcError) -> TccError:
     """Return the error of a call that ended with a status other than OK.
 
-    `error` is an AioRpcError, or the error of a sync call; both are calls themselves.
+    Args:
+        error: An AioRpcError, or the error of a sync call. Both have the methods of a call.
     """
     assert isinstance(error, grpc.Call | grpc.aio.AioRpcError)
     info, hint = ErrorInfo(), RetryInfo()
-    # Details that cannot be read must not hide the status.
+    # Malformed details must not hide the status.
     with contextlib.suppress(DecodeError):
         for detail in _details_of(error):
             if detail.Is(ErrorInfo.DESCRIPTOR):
@@ -262,7 +267,7 @@ def error_from_reply(error: common.Error) -> TccError:
 
 
 class _Facts(NamedTuple):
-    """What both ways of saying an error have in common."""
+    """The content that both forms of an error share."""
 
     code: grpc.StatusCode
     reason: str
@@ -271,7 +276,7 @@ class _Facts(NamedTuple):
     retry_after_s: float
 
 
-# The table: the reason decides where it is known, the code where it is not.
+# By reason if that is known, otherwise by code.
 _BY_REASON: dict[str, type[TccError]] = {
     kind.default_reason: kind
     for kind in (
@@ -291,7 +296,7 @@ _BY_CODE: dict[grpc.StatusCode, type[TccError]] = {
     grpc.StatusCode.FAILED_PRECONDITION: PreconditionFailed,
     grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhausted,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
-    # This client cancels no call whose answer it still wants: the other end went away.
+    # The client cancels no call that it still waits for: the server closed the connection.
     grpc.StatusCode.CANCELLED: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
@@ -315,8 +320,8 @@ def _error(facts: _Facts) -> TccError:
 
 def _details_of(error: "grpc.Call | grpc.aio.AioRpcError") -> list[AnyMessage]:
     try:
-        status = rpc_status.from_call(cast("grpc.Call", error))  # an AioRpcError is as good as one
+        status = rpc_status.from_call(cast("grpc.Call", error))  # an AioRpcError has the same methods
     except (DecodeError, ValueError):
-        # Details that cannot be read, or that contradict the status, must not hide the status.
+        # Malformed or contradictory details must not hide the status.
         return []
     return list(status.details) if status else []

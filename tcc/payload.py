@@ -1,11 +1,11 @@
-"""How payloads and Try results become bytes, and bytes become them again.
+"""Encoding and decoding of payloads and Try results.
 
-A kind is what an action declares: a protobuf message class, a pydantic model, a msgspec
-Struct, a dataclass, `dict` (a JSON object) or `bytes` (as they are). pydantic is used
-where it is installed and is never required.
+The kind of a payload is the type that an action declares: a protobuf message class, a pydantic
+model, a msgspec Struct, a dataclass, `dict` (a JSON object) or `bytes` (unchanged). pydantic is
+optional.
 
 Within dicts, lists, dataclasses and Structs these types have a JSON form. A kind that
-declares the type decodes it again; in a `dict` it stays the JSON form:
+declares the type decodes it to that type; in a `dict` it stays in its JSON form:
 
 | type | JSON form |
 |---|---|
@@ -17,11 +17,11 @@ declares the type decodes it again; in a `dict` it stays the JSON form:
 | bytes | string, base64 |
 | tuple, set, frozenset | array; sets are sorted |
 
-NaN, infinities and text with a lone surrogate are refused. Equal values become equal bytes,
-so that a repeated gid is no conflict: keys are sorted, protobuf is serialised deterministically.
+NaN, infinities and text with a lone surrogate are refused. Equal values have equal bytes, so
+that a repeated gid does not conflict: keys are sorted, protobuf is serialised deterministically.
 
-Dataclasses and Structs are validated strictly: `"3"` is no int, no field may be missing, and a
-dataclass has no fields that it does not declare (a Struct: see its `forbid_unknown_fields`).
+Dataclasses and Structs are validated strictly: `"3"` is not an int, no field may be missing, and
+a dataclass accepts no undeclared fields (for a Struct see its `forbid_unknown_fields`).
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ T = TypeVar("T")
 JSON = "application/json"
 PROTOBUF = "application/x-protobuf"
 OCTETS = "application/octet-stream"
-# Of the contract: the payload is not known any more.
+# Of the contract: the payload is no longer known.
 UNKNOWN = "application/x-tcc-unknown"
 
 CONTENT_TYPE_BYTES_MAX = 128
@@ -49,21 +49,21 @@ _ERRORS_SHOWN_MAX = 5
 
 
 class InvalidPayloadError(ValueError):
-    """The bytes are not what the action declares. The text names fields and shows no values."""
+    """The bytes are not of the declared kind. The text names fields and shows no values."""
 
 
 class Encoded(NamedTuple):
-    """A value as it travels."""
+    """Encoded bytes with their content type."""
 
     data: bytes
     content_type: str
 
 
 def encode(value: object) -> Encoded:
-    """Return a value as bytes with their content type. None is no bytes and no type; Encoded is done already.
+    """Return a value as bytes with their content type. None has neither; Encoded is returned unchanged.
 
     Raises:
-        TypeError: The value is of no known kind, or cannot be encoded.
+        TypeError: The type of the value is not supported, or the value cannot be encoded.
     """
     try:
         return _encode(value)
@@ -91,13 +91,13 @@ def _encode(value: object) -> Encoded:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return Encoded(_to_json(value).encode(), JSON)
     raise TypeError(
-        f"{type(value).__name__} is no payload: give a protobuf message, a pydantic model, "
+        f"{type(value).__name__} is not a payload: give a protobuf message, a pydantic model, "
         "a msgspec Struct, a dataclass, a dict, a list, bytes or None"
     )
 
 
 def _json_form(value: object) -> object:
-    """Return what the json module does not know as what it knows. Raises TypeError."""
+    """Return a value that the json module cannot encode as one that it can. Raises TypeError."""
     return msgspec.to_builtins(value, str_keys=True, order="deterministic", enc_hook=_no_json_form)
 
 
@@ -105,7 +105,7 @@ def _no_json_form(value: object) -> object:
     raise TypeError(f"a value of class {type(value).__name__} cannot be encoded as JSON")
 
 
-# Made once: json.dumps makes a new encoder per call, which costs as much as encoding a small dict.
+# Made once: json.dumps makes an encoder per call, which costs as much as encoding a small dict.
 _to_json = json.JSONEncoder(
     separators=(",", ":"), sort_keys=True, allow_nan=False, ensure_ascii=False, default=_json_form
 ).encode
@@ -122,7 +122,7 @@ def _checked(encoded: Encoded) -> Encoded:
 
 
 def check_kind(kind: type) -> None:
-    """Raise TypeError unless `decode` knows this kind."""
+    """Raise TypeError unless `decode` supports this kind."""
     if not isinstance(kind, type) or not (
         kind in {bytes, dict}
         or issubclass(kind, Message | msgspec.Struct)
@@ -130,13 +130,13 @@ def check_kind(kind: type) -> None:
         or dataclasses.is_dataclass(kind)
     ):
         raise TypeError(
-            f"{getattr(kind, '__name__', kind)} is no kind of payload: declare a protobuf message, "
+            f"{getattr(kind, '__name__', kind)} is not a kind of payload: declare a protobuf message, "
             "a pydantic model, a msgspec Struct, a dataclass, dict or bytes"
         )
 
 
 def is_frozen(kind: type) -> bool:
-    """Return whether this kind's author declared its objects immutable."""
+    """Return whether this kind is declared immutable."""
     if dataclasses.is_dataclass(kind):
         return bool(kind.__dataclass_params__.frozen)  # type: ignore[attr-defined] # its stubs leave it out
     if issubclass(kind, msgspec.Struct):
@@ -148,7 +148,7 @@ def decode(kind: type[T], data: bytes, content_type: str) -> T:
     """Return bytes as a value of the kind.
 
     Raises:
-        InvalidPayloadError: The bytes are no such value. No bytes raise anything else.
+        InvalidPayloadError: The bytes are not such a value. No other error is raised.
     """
     if kind is bytes:
         return cast("T", data)
@@ -156,12 +156,12 @@ def decode(kind: type[T], data: bytes, content_type: str) -> T:
         return cast("T", _decode(kind, data, content_type))
     except Exception as error:  # noqa: BLE001 - an author's validators may raise anything
         text = plain_text(f"not a {kind.__name__}: {_reason(error)}")
-        # The library's own exception quotes the payload; it must not come along.
+        # The library's exception quotes the payload, so it must not be the cause.
         raise InvalidPayloadError(text) from None
 
 
 def decode_json(data: bytes) -> Any:
-    """Return any JSON as plain values. Raises InvalidPayloadError."""
+    """Return JSON as plain Python values. Raises InvalidPayloadError."""
     try:
         return msgspec.json.decode(data)
     except Exception as error:  # noqa: BLE001 - deep nesting is a RecursionError
@@ -193,7 +193,7 @@ def _field_names(kind: Any) -> frozenset[str]:
 
 
 def _reason(error: Exception) -> str:
-    """Return why bytes could not be decoded, without the values that libraries quote."""
+    """Return why decoding failed, without the values that libraries quote."""
     match error:
         case msgspec.ValidationError():
             # "Invalid enum value 'x' - at `$.colour`"
@@ -215,7 +215,7 @@ def _reason(error: Exception) -> str:
 
 
 def _pydantic_reason(error: dict[str, Any]) -> str:
-    # Past the first, names may be keys of a dict; the message may quote a part of the value.
+    # After the first, names may be keys of a dict; the message may quote a part of the value.
     first, *others = error["loc"] or ("$",)
     path = f"{first}{''.join(f'[{step}]' for step in others if isinstance(step, int))}"
     return f"{path}: {error['type']}"

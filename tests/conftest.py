@@ -10,10 +10,27 @@ import pytest
 
 from coordinator.embedded_postgres.server import EmbeddedPostgres
 from tests.support.databases import Databases
+from tests.support.golden import GoldenFiles
 from tests.support.log_schema import LogSchema
 
 # Participants over every kind of database.
 pytest_plugins = ["tests.support.participant_databases"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the one switch that rewrites every golden file.
+
+    A golden file keeps what the project produces: `tests/core/golden/*.txt` (what the state machine
+    does), `tests/golden/statements.sql` (all SQL) and `docs/STATES.md` (the state diagram). Tests
+    compare them. After an intended change run `pytest --rewrite`, read the diff, and commit it with
+    the change. A new golden test uses the fixture `golden`.
+    """
+    parser.addoption("--rewrite", action="store_true", help="rewrite the golden files instead of failing")
+
+
+@pytest.fixture(scope="session")
+def golden(request: pytest.FixtureRequest) -> GoldenFiles:
+    return GoldenFiles(rewrite=request.config.getoption("--rewrite"))
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,12 @@
-"""Batches that form by themselves.
+"""Batching that adapts to the load.
 
-Whatever queues while the previous flush is in flight goes out together with the
-next one: an idle outbox sends its first item at once, and a busy one sends large
-batches. Every hot edge of the system is an outbox.
+Items that arrive while a batch is in flight are sent together as the next batch. An
+idle batcher sends an item at once; a busy one sends large batches. The client, the
+participants and the coordinator's writes and calls all use it.
 
-Where flushes are quick that alone can settle at tiny batches, each of which costs
-so much CPU that none ever grows. A pace keeps a busy outbox out of that; one that
-sends its items singly never waits.
+Where sending is quick, that alone may settle at very small batches, whose overhead
+then keeps them from growing. A `FlushPolicy` prevents this: a busy batcher lingers
+before the next batch. A batcher that sends single items never lingers.
 """
 
 import asyncio
@@ -26,22 +26,25 @@ def _one(_: object) -> int:
 
 
 class FlushPolicy(NamedTuple):
-    """A batch leaves `linger_s` after the one before it, or as soon as `min_items` items wait."""
+    """Send a batch `linger_s` after the previous one, or as soon as `min_items` items wait."""
 
     linger_s: float = 0.0
     min_items: int = sys.maxsize
 
 
 class Batcher(Generic[T]):
-    """Sends what is put into it in batches, at most `max_in_flight` of them in flight.
+    """Sends items in batches, at most `max_in_flight` of them at once.
 
-    `send` gets a list of 1 to `items_max` items whose sizes add up to at most
-    `bytes_max` (a single larger item travels alone). It answers its items'
-    senders itself, failures included: an exception from `send` is a bug and
-    ends the outbox, which `run` then raises.
-
-    `flush_policy` is asked whenever the outbox is about to wait. An item that follows a single
-    one which is done needs no company, and a full batch is always enough.
+    Args:
+        send: Called with 1 to `items_max` items whose sizes add up to at most `bytes_max`. A
+            single larger item is sent alone. It must report results and failures to the
+            items' owners. An exception from `send` is a bug: it ends `run`, which raises it.
+        items_max: The largest number of items in a batch.
+        bytes_max: The largest sum of the items' sizes.
+        size: Returns the size of an item; 1 by default.
+        max_in_flight: The largest number of batches in flight.
+        flush_policy: Called whenever the batcher is about to wait. It is ignored while the
+            last batch was a single item and is done, and for a full batch.
     """
 
     def __init__(
@@ -65,17 +68,17 @@ class Batcher(Generic[T]):
         self._in_flight = 0
         self._last_sent_at = -math.inf
         self._last_was_single = True
-        # Wakes `run`: how many items must wait for that, and the alarm.
+        # How many items must wait to wake `run`, and the event that wakes it.
         self._wanted = 1
         self._wake = asyncio.Event()
 
     def __len__(self) -> int:
-        """How many items wait; those in flight are not among them."""
+        """Return how many items wait, without those in flight."""
         return len(self._queue)
 
     @property
     def idle(self) -> bool:
-        """Whether nothing waits and nothing is in flight."""
+        """True if no item waits and none is in flight."""
         return not self._queue and not self._in_flight
 
     def put(self, item: T) -> None:
@@ -89,13 +92,13 @@ class Batcher(Generic[T]):
             self._wake.set()
 
     def withdraw(self) -> list[T]:
-        """Take back everything that still waits."""
+        """Remove and return the items that still wait."""
         items = list(self._queue)
         self._queue.clear()
         return items
 
     async def run(self) -> None:
-        """Send until cancelled. What is in flight then is cancelled with it."""
+        """Send until cancelled. Batches in flight are cancelled too."""
         loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as sending:
             while True:
@@ -107,7 +110,7 @@ class Batcher(Generic[T]):
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Run beside the block and end with it."""
+        """Run in the background of the block and end with it."""
         task = asyncio.create_task(self.run())
         try:
             yield
@@ -117,12 +120,12 @@ class Batcher(Generic[T]):
                 await task
 
     async def _until_due(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Return when a batch is to leave."""
+        """Return when the next batch must be sent."""
         while True:
             self._wake.clear()
             early_s = 0.0
             if self._in_flight == self._max_in_flight:
-                self._wanted = sys.maxsize  # the end of a flight wakes us
+                self._wanted = sys.maxsize  # the end of a batch wakes this task
             elif not self._queue:
                 self._wanted = 1
             else:

@@ -1,13 +1,13 @@
-"""Garbage collection in a process that serves calls by the thousand."""
+"""Garbage collection for a process that serves thousands of calls."""
 
 import gc
 
 
 def relax_garbage_collection() -> None:
-    """Collect cycles less often: what flows through a server is freed by reference counts.
+    """Collect cycles less often, because reference counting frees a server's requests.
 
-    What is alive now (modules, mostly) stays for good and is not looked at again.
-    To be called once, by the program, when it is ready to serve.
+    Objects that are alive now (mostly modules) are exempt from later collections.
+    Call this once, when the process is ready to serve.
     """
     gc.collect()
     gc.freeze()

@@ -1,10 +1,10 @@
-"""Batches that never wait for one another's locks.
+"""Batching that avoids lock waits between batches.
 
-Two transactions that change the same row take turns however many run at once, and
-the one that waits holds everything that it has locked already. Items that would
-contend share a *lane*, and a lane is in at most one batch at a time. A batch
-carries whatever waits in all lanes that are free, so that lanes cost no commits:
-a hot row is one lock per batch, and cold ones travel along or beside it.
+Two database transactions that change the same row run one after the other, and the
+waiting one holds every lock that it already has. Items that would contend therefore share a
+*partition*, and a partition is in at most one batch at a time. A batch takes items from
+all free partitions, so partitions cost no extra commits: a hot row is locked once per
+batch, and other rows are changed in the same batch or in one that runs at the same time.
 """
 
 from collections import deque
@@ -17,9 +17,13 @@ T = TypeVar("T")
 
 
 class PartitionedBatcher(Generic[T]):
-    """A `Batcher` whose items each belong to a lane, sent in order within it.
+    """A `Batcher` whose items each belong to a partition. Within a partition they are sent in order.
 
-    `partition` answers the same number for items that must not be in flight at once.
+    Args:
+        send: As in `Batcher`.
+        partition_key: Returns the same number for items that must not be in flight at once.
+        items_max: As in `Batcher`.
+        max_in_flight: As in `Batcher`.
     """
 
     def __init__(
@@ -33,7 +37,7 @@ class PartitionedBatcher(Generic[T]):
         self._send = send
         self._partition_key = partition_key
         self._items_max = items_max
-        # The lanes that are in flight or have a turn coming, with what waits in each.
+        # The partitions that are in flight or queued, with the items that wait in each.
         self._waiting: dict[int, deque[T]] = {}
         self._turns = Batcher(self._send_partitions, items_max=items_max, max_in_flight=max_in_flight)
 
@@ -51,7 +55,7 @@ class PartitionedBatcher(Generic[T]):
             self.put(item)
 
     async def run(self) -> None:
-        """Send until cancelled. What is in flight then is cancelled with it."""
+        """Send until cancelled. Batches in flight are cancelled too."""
         await self._turns.run()
 
     async def _send_partitions(self, partitions: list[int]) -> None:

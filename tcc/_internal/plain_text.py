@@ -1,10 +1,10 @@
-"""Text of unknown origin, made fit for a message, a log line and a screen."""
+"""Text of unknown origin, made safe for messages, log lines and terminals."""
 
 TEXT_CHARACTERS_MAX = 500
 
 
 def plain_text(text: str, characters_max: int = TEXT_CHARACTERS_MAX) -> str:
-    """Return the text bounded; what is not printable (newlines, lone surrogates, …) is escaped."""
+    """Return at most `characters_max` characters; unprintable ones (such as newlines) are escaped."""
     text = text[:characters_max]
     if text.isprintable():
         return text

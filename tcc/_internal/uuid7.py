@@ -1,17 +1,17 @@
-"""Version 7 UUIDs: unique, and rising with time, which keeps the log's index small and warm."""
+"""Version 7 UUIDs: unique and ordered by time, which keeps the log's index small and cached."""
 
 import os
 import time
 
-# The random ends of UUIDs, each used once. The system is asked for many at a time: a
-# call for each lets go of the interpreter's lock and waits for it behind other threads.
+# The random ends of UUIDs, each used once. One system call makes many of them: a call for each
+# UUID would release the interpreter's lock and wait for it behind other threads.
 _ENDS_PER_CALL = 256
 _BYTES_PER_END = 10
 _unused_ends: list[str] = []
-# A child that went on with its parent's would repeat its parent's UUIDs.
+# A forked child that used its parent's ends would repeat its parent's UUIDs.
 os.register_at_fork(after_in_child=_unused_ends.clear)
 
-# A digit with its two high bits as the variant wants them.
+# A digit with its two high bits set to the variant.
 _VARIANT_OF = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
 
 
@@ -27,7 +27,7 @@ def uuid7() -> str:
 def _end() -> str:
     try:
         return _unused_ends.pop()
-    except IndexError:  # asking first would race with another thread
+    except IndexError:  # checking first would race with another thread
         digits = os.urandom(_BYTES_PER_END * _ENDS_PER_CALL).hex()
         step = 2 * _BYTES_PER_END
         end, *others = [_written(digits[start : start + step]) for start in range(0, len(digits), step)]
@@ -36,5 +36,5 @@ def _end() -> str:
 
 
 def _written(digits: str) -> str:
-    """Random digits, of which one is not used and one only by half, behind the version and the variant."""
+    """Return random digits after the version and the variant. One digit is unused, and one is half used."""
     return f"7{digits[:3]}-{_VARIANT_OF[digits[3]]}{digits[4:7]}-{digits[7:19]}"

@@ -1,8 +1,8 @@
-"""The barrier: what makes Try, Confirm and Cancel safe to repeat, reorder and race.
+"""The barrier: it makes Try, Confirm and Cancel safe to repeat, reorder and run concurrently.
 
-One row per `(gid, branch_id)` in the participant's own database, written in the
-same local transaction as the business change. This table is the law; `DECISIONS` below
-is the same table, and nothing else in the SDK decides:
+There is one row per `(gid, branch_id)` in the participant's own database, written in the
+same local transaction as the business change. This is the decision table. `DECISIONS`
+below is the same table, and no other code of the SDK decides:
 
 |         | no row                           | TRIED                 | CONFIRMED        | CANCELLED         |
 |---------|----------------------------------|-----------------------|------------------|-------------------|
@@ -10,24 +10,24 @@ is the same table, and nothing else in the SDK decides:
 | Confirm | NOT_TRIED                        | write CONFIRMED, run  | done already     | ALREADY_CANCELLED |
 | Cancel  | write CANCELLED: empty cancel    | write CANCELLED, run  | ALREADY_CONFIRMED| done already      |
 
-Why each odd cell is as it is:
+The reasons for the less obvious cells:
 
-- *Empty cancel.* The coordinator cancels every branch whose Try it is not sure
-  of. A Try that never arrived has nothing to give back, so the Cancel succeeds,
-  and its row stays as a *tombstone*.
-- *Late Try.* The Try that the network held back finds the tombstone and is
-  refused: nobody would ever confirm or cancel what it reserves. Tombstones are
-  purged long after the transaction's expiry; a Try later still is refused by
-  its expiry (`EXPIRED`), judged by the database's clock where a row would be
-  made. A branch that is known already is answered from its row instead.
-- *Confirm without a row* is reported, never a silent success. It is not called
+- *Empty cancel.* The coordinator cancels every branch whose Try has no certain
+  result. If the Try never arrived, there is nothing to release, so the Cancel succeeds.
+  Its row stays as a *tombstone*.
+- *Late Try.* A Try that was delayed by the network finds the tombstone and is refused:
+  its reservation would never be confirmed or cancelled. Tombstones are purged long
+  after the transaction's expiry. A Try that arrives after that is refused because of its
+  expiry (`EXPIRED`), compared with the database's clock when its row would be
+  written. The expiry does not matter for a branch that has a row.
+- *Confirm without a row* is a failure, never a silent success. It is not
   permanent: the row may be restored, or the initiator's own Try may still be in
-  flight, and a decision to confirm is repeated for ever anyway.
-- *The same key with other content* (`BRANCH_CONFLICT`) is refused: two callers share a
-  gid by mistake, or a gid is used again after the coordinator's log was purged, and
-  running either handler would corrupt the other's. Content is the action, and the digest
-  of action, payload and content type that Try writes into its row. A call that does not
-  know what Try was given has no digest and is not compared.
+  flight, and a decision to confirm is repeated indefinitely in any case.
+- *The same key with other content* (`BRANCH_CONFLICT`) is refused. Either two callers use the
+  same gid by mistake, or a gid is reused after the coordinator's log was purged. Running
+  either handler would corrupt the data of the other. Content means the action, and the
+  digest of action, payload and content type that Try writes into its row. A call that
+  does not know the content of the Try has no digest and is not compared.
 """
 
 from enum import Enum, IntEnum
@@ -43,7 +43,7 @@ class Operation(IntEnum):
 
 
 class BarrierState(IntEnum):
-    """How a barrier row stands, numbered as in the table."""
+    """The state of a barrier row, numbered as in the column."""
 
     TRIED = 1
     CONFIRMED = 2
@@ -51,11 +51,11 @@ class BarrierState(IntEnum):
 
 
 class BarrierDecision(Enum):
-    """What a cell of the law says."""
+    """A cell of the decision table. The value is the message of the result."""
 
     RUN = "run the handler"
     EMPTY_CANCEL = "done: there was nothing to cancel"
-    REPLAY = "answer what Try answered"
+    REPLAY = "return the result of the first Try"
     DONE = "done by an earlier delivery"
     LATE_TRY = "this branch was cancelled before its Try arrived"
     EXPIRED = "the transaction expired before this Try arrived"
@@ -65,8 +65,8 @@ class BarrierDecision(Enum):
     BRANCH_CONFLICT = "this branch was tried with another action, payload or content type"
 
 
-# `None` is the absent row. A Try whose row is absent because its expiry refused
-# the claim is EXPIRED; `_decide` is the only other place that knows.
+# `None` means that there is no row. One decision is not in this table: a Try whose claim was
+# refused because of its expiry is EXPIRED (tcc.barrier.plans, `_decide`).
 DECISIONS: dict[tuple[Operation, BarrierState | None], BarrierDecision] = {
     (Operation.TRY, None): BarrierDecision.RUN,
     (Operation.TRY, BarrierState.TRIED): BarrierDecision.REPLAY,
@@ -99,7 +99,7 @@ class OutcomeCode(IntEnum):
 
 
 class CallResult(NamedTuple):
-    """The answer to one call; its fields are those of the contract's CallResult."""
+    """The result of one call, with the fields of the contract's CallResult."""
 
     code: OutcomeCode
     reason: str = ""

@@ -1,12 +1,12 @@
-"""The barrier's front doors: the same plans over an async or over a sync engine.
+"""The executors of the barrier's plans, for async and for sync engines.
 
-A door opens one local transaction, performs what a plan yields and commits. The
-async one does it on the event loop; the sync one in threads of its own, so that
-plain SQLAlchemy code serves without blocking anybody.
+An executor opens one local transaction, executes the steps of a plan and commits. The
+async executor runs on the event loop. The sync executor runs in threads of its own, so
+that plain SQLAlchemy code does not block the event loop.
 
 The handler works in that transaction and cannot end it (tcc.barrier.guarded_connection).
-What it does otherwise is found out before COMMIT: a transaction that the database
-would roll back, or that is no longer the one that was begun, is never committed.
+The transaction is checked before COMMIT: one that the database would roll back, or that
+is no longer the one that was begun, is never committed.
 """
 
 import asyncio
@@ -31,46 +31,46 @@ from tcc.branch import BatchItem
 
 T = TypeVar("T")
 
-# Takes items and the transaction's connection; returns one thing per item. A
-# coroutine function behind an AsyncEngine, a plain one behind an Engine.
+# Takes items and the transaction's connection; returns one result per item. A
+# coroutine function with an AsyncEngine, a plain function with an Engine.
 Handler: TypeAlias = Callable[[list[BatchItem], Any], Any]
 
-# How often a transaction that lost a deadlock or a serialization race is run.
+# How often a transaction is run that fails by a deadlock or a serialization failure.
 TRANSACTION_ATTEMPTS_MAX = 6
 _RETRY_WAIT_S = 0.01
 
-# SQLAlchemy's word for "as many as you like" would be a surprise here.
+# The limit for a pool that SQLAlchemy calls unbounded.
 _CONNECTIONS_DEFAULT = 8
 
 
 class BarrierExecutor(Protocol):
-    """A participant's database, as the rest of the SDK sees it."""
+    """The interface of a participant's database to the rest of the SDK."""
 
     sql: BarrierSql
     dialect_name: str
-    # Handlers of this door are coroutine functions.
+    # True if handlers are coroutine functions.
     is_async: bool
-    # How many transactions it makes sense to have open at once.
+    # The largest useful number of open transactions.
     connections: int
 
     async def transact(self, plan: Callable[[], Plan[T]], handler: Handler) -> T:
-        """Run a plan in a transaction of its own; a plan that lost a race is run again."""
+        """Run a plan in a transaction of its own. After a deadlock or serialization failure, run it again."""
 
     async def check(self) -> None:
-        """Raise ValueError where the engine's connections have no transactions (AUTOCOMMIT).
+        """Raise ValueError if the engine's connections have no transactions (AUTOCOMMIT).
 
         Raises DBAPIError if the database cannot be reached or has no barrier table.
         """
 
     async def create_schema(self) -> int:
-        """Bring the barrier's table to the newest version; return how many steps that took."""
+        """Migrate the barrier's table to the newest version; return the number of steps."""
 
     async def purge(self, *, margin_ms: int, rows_max: int) -> int:
-        """Delete one bounded batch of old rows; return how many."""
+        """Delete one bounded batch of old rows; return their number."""
 
 
 def open_executor(database: Engine | AsyncEngine) -> BarrierExecutor:
-    """Return the door to an engine. Raises ValueError for a dialect that the barrier does not know."""
+    """Return the executor of an engine. Raises ValueError for a dialect that is not supported."""
     if not isinstance(database, Engine | AsyncEngine):
         raise TypeError(
             f"database is a SQLAlchemy Engine or AsyncEngine, not {type(database).__name__}: "
@@ -108,7 +108,7 @@ class AsyncBarrierExecutor:
                 failpoint("barrier.commit.before")
                 await greenlet_spawn(guarded.finish)
             except BaseException:
-                # Also where this task is cancelled, and cancelled again: the pool gets its connection back.
+                # Even if this task is cancelled repeatedly, the connection is returned to the pool.
                 await asyncio.shield(asyncio.create_task(greenlet_spawn(guarded.abandon)))
                 raise
             failpoint("barrier.commit.after")
@@ -182,18 +182,18 @@ class SyncBarrierExecutor:
         return await self._in_thread(purge)
 
     def _in_thread(self, work: Callable[[], T]) -> Awaitable[T]:
-        # What is current here (a span, the author's own) is current there.
+        # The thread inherits the context variables (such as the current span).
         return asyncio.get_running_loop().run_in_executor(self._threads, copy_context().run, work)
 
 
 class _Finished(NamedTuple):
-    """A plan has ended; its result."""
+    """The end of a plan with its result."""
 
     value: Any
 
 
 def _advance(plan: Plan[T], came: Any) -> Statement | Invoke | _Finished:
-    """Return what the plan wants next. Only here does StopIteration mean the end of a plan."""
+    """Return the plan's next step. Only here does StopIteration mean the end of a plan."""
     try:
         return plan.send(came)
     except StopIteration as done:
@@ -241,20 +241,20 @@ def _drive_sync(plan: Plan[T], guarded: GuardedConnection, handler: Handler) -> 
 
 
 async def _call_async(handler: Handler, items: list[BatchItem], connection: AsyncConnection) -> Any:
-    """Call the handler; whatever it raises leaves as an ordinary exception."""
+    """Call the handler. Anything that it raises is raised as an ordinary exception."""
     try:
         return await handler(items, connection)
     except BaseException as error:
         task = asyncio.current_task()
         if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-            raise  # this call itself is cancelled: the participant stops
+            raise  # the call itself was cancelled: the participant stops
         if may_pass(error):
             raise
         raise HandlerLeakError from error
 
 
 def _call_sync(handler: Handler, items: list[BatchItem], connection: GuardedConnection) -> Any:
-    """Call the handler; whatever it raises leaves as an ordinary exception."""
+    """Call the handler. Anything that it raises is raised as an ordinary exception."""
     try:
         return handler(items, connection)
     except BaseException as error:
@@ -264,7 +264,7 @@ def _call_sync(handler: Handler, items: list[BatchItem], connection: GuardedConn
 
 
 def _has_transactions(engine: Engine, sql: BarrierSql) -> bool:
-    """Return whether connections of the engine have transactions, by asking one of them."""
+    """Return whether connections of the engine have transactions, by trying one of them."""
     guarded = GuardedConnection.begun(engine)
     try:
         _drive_sync(_look(sql), guarded, _no_handler)
@@ -274,7 +274,7 @@ def _has_transactions(engine: Engine, sql: BarrierSql) -> bool:
 
 
 def _look(sql: BarrierSql) -> Plan[None]:
-    """Read a row that is never there: only a statement begins a transaction."""
+    """Read a row that never exists, because only a statement begins a transaction."""
     yield from sql.begin()
     yield from sql.lock([("", "")])
 
@@ -284,7 +284,7 @@ def _no_handler(*_: object) -> None:
 
 
 async def _retry_once(once: Callable[[], Awaitable[T]]) -> T:
-    """Run a transaction until it loses no race, a bounded number of times."""
+    """Run a transaction again after a deadlock or serialization failure, a bounded number of times."""
     for attempt in range(1, TRANSACTION_ATTEMPTS_MAX):
         try:
             return await once()
@@ -304,12 +304,12 @@ async def _racing(migrate: Callable[[], Awaitable[int]]) -> int:
             races += 1
             if not schema.lost_race(error, races):
                 raise
-        # MariaDB refuses even a look at a table that somebody is just creating: let them get through.
+        # MariaDB refuses to read a table that another process is creating: give it time.
         await asyncio.sleep(random.uniform(0.5, 1.0) * _RETRY_WAIT_S * 2**races)
 
 
 def lost_race(error: Exception) -> bool:
-    """Return whether the database ended this transaction for another's sake, so that it may be run again."""
+    """Return whether the database rolled this transaction back so that another one could go on."""
     if isinstance(error, ContendedError):
         return True
     if not isinstance(error, DBAPIError) or error.orig is None:
@@ -326,7 +326,7 @@ def lost_race(error: Exception) -> bool:
 
 
 def _connections(engine: Engine) -> int:
-    """SQLite has one writer at a time, and an in-memory one even one connection."""
+    """Return the number of connections; 1 for SQLite, which has one writer at a time."""
     if engine.dialect.name == "sqlite":
         return 1
     pool = engine.pool

@@ -1,7 +1,7 @@
-"""What went wrong, as text that may travel: to the coordinator, the initiator, a log line.
+"""Texts of errors that are safe to send to the coordinator and to log.
 
-A text is bounded and can be encoded, and it carries no parameter of a statement and no
-value that the database quotes from a row. What an author's own exception says is passed on.
+A text is bounded and can be encoded. It holds no parameters of a statement and no
+values that the database quotes from a row. The message of a handler's own exception is kept.
 """
 
 import logging
@@ -20,32 +20,32 @@ from tcc.barrier.decisions import Operation
 from tcc.branch import Branch
 
 _TRACEBACK_INTERVAL_S = 60.0
-# Beyond that many causes the oldest are forgotten.
+# Beyond this number of causes the oldest ones are dropped.
 _CAUSES_MAX = 1_000
 
 
 class HandlerLeakError(Exception):
-    """A handler raised what must not pass through futures and tasks; it is the `__cause__`."""
+    """A handler raised an exception that must not pass through futures and tasks: the `__cause__`."""
 
 
 def may_pass(error: BaseException) -> bool:
-    """Return whether an error may pass through futures, generators and tasks as it is."""
-    # asyncio takes a thread's CancelledError for the cancellation of the task that waits for it.
+    """Return whether an error may pass unchanged through futures, generators and tasks."""
+    # asyncio treats a thread's CancelledError as the cancellation of the task that waits for it.
     return isinstance(error, Exception) and not isinstance(error, StopIteration | futures.CancelledError)
 
 
 def origin(error: BaseException) -> BaseException:
-    """Return the error that the author's code or the database's driver raised."""
+    """Return the error that the handler or the database's driver raised."""
     if isinstance(error, HandlerLeakError) and error.__cause__ is not None:
         return error.__cause__
-    # SQLAlchemy's own text carries the parameters.
+    # SQLAlchemy's text holds the parameters.
     if isinstance(error, StatementError) and error.orig is not None:
         return error.orig
     return error
 
 
 def error_text(error: BaseException) -> str:
-    """Return class and message of an error."""
+    """Return the class and message of an error."""
     cause = origin(error)
     if isinstance(error, DBAPIError):
         message = _database_text(cause)
@@ -58,12 +58,12 @@ def error_text(error: BaseException) -> str:
 
 
 def is_database_unavailable(error: BaseException) -> bool:
-    """Return whether the database itself is out of reach, so that trying item by item is pointless."""
+    """Return whether the database is unavailable, so that repeating each item alone is pointless."""
     return isinstance(error, DBAPIError) and error.connection_invalidated
 
 
 class FailureLog:
-    """Logs each failed call in one line, and for one cause one traceback a minute."""
+    """Logs each failed call in one line, with at most one traceback per cause and minute."""
 
     def __init__(self, logger: logging.Logger, now: Callable[[], float] = time.monotonic) -> None:
         self._logger = logger
@@ -92,9 +92,9 @@ class FailureLog:
         )
 
     def _frames_due(self, action: str, operation: Operation, error: BaseException) -> str:
-        """Return the traceback unless this cause had one within the interval.
+        """Return the traceback unless one was logged for this cause within the interval.
 
-        Only its frames: the exceptions' own texts may quote what must not be logged.
+        It has only the frames, because the exceptions' texts may quote values.
         """
         innermost = _innermost(error.__traceback__)
         cause = (action, operation, type(origin(error)), innermost)
@@ -119,8 +119,8 @@ def _innermost(frame: TracebackType | None) -> tuple[str, int] | None:
 def _message(error: BaseException) -> str:
     try:
         return str(error)
-    except BaseException as unprintable:  # noqa: BLE001 - an author's __str__ may raise anything
-        return f"(its text cannot be made: {type(unprintable).__name__})"
+    except BaseException as unprintable:  # noqa: BLE001 - a handler's __str__ may raise anything
+        return f"(its text is not available: {type(unprintable).__name__})"
 
 
 _QUOTED = re.compile(r"""(["']).*["']""", re.DOTALL)
@@ -129,8 +129,8 @@ _QUOTED = re.compile(r"""(["']).*["']""", re.DOTALL)
 def _database_text(cause: BaseException) -> str:
     """Return the database's message without the values that it quotes.
 
-    PostgreSQL quotes values of rows in DETAIL, and in the message itself where a value has no
-    such type (class 22); MySQL quotes them in the message, before the name of the key.
+    PostgreSQL quotes values of rows in DETAIL, and in the message if a value is invalid for its
+    type (class 22). MySQL quotes them in the message, before the name of the key.
     """
     diagnostics: Any = getattr(cause, "diag", None)
     if diagnostics is not None and diagnostics.message_primary:

@@ -1,15 +1,15 @@
-"""The connection of one local transaction: its handler may use it, and cannot end it.
+"""The connection of one local transaction, which its handler may use but not end.
 
-What the barrier promises hangs on one COMMIT of one transaction that holds both the
-barrier's row and the business change. So:
+The barrier is correct only if one COMMIT covers both the barrier's row and the business
+change. Therefore:
 
-- `commit`, `rollback`, `close` and SQL that does the same, on MySQL and MariaDB also DDL,
+- `commit`, `rollback`, `close` and SQL with the same effect (on MySQL and MariaDB also DDL)
   raise `TransactionControlError` at the call. Savepoints (`begin_nested`) are allowed.
-- After the handler the transaction must still be the one that was begun and must still
-  be usable. What says so costs nothing where the driver knows it (libpq's transaction
-  status: PostgreSQL ends a transaction at its first error). Elsewhere a savepoint is set
-  before the handler and released after it: whatever ends a transaction (an implicit commit
-  of MySQL's DDL, a deadlock, SQLite's OR ROLLBACK) takes its savepoints with it.
+- After the handler, the transaction must still be the one that was begun, and must still
+  be usable. If the driver knows this, the check is free (libpq's transaction
+  status: PostgreSQL aborts a transaction at its first error). Otherwise a savepoint is set
+  before the handler and released after it. Anything that ends a transaction (an implicit
+  commit of MySQL's DDL, a deadlock, SQLite's OR ROLLBACK) also ends its savepoints.
 
 The driver's own connection (`get_raw_connection`) is not guarded.
 """
@@ -46,15 +46,15 @@ _COMMITS_IMPLICITLY = re.compile(
 
 
 class TransactionControlError(RuntimeError):
-    """A handler tried to end the barrier's transaction. Nothing was ended.
+    """A handler tried to end the barrier's transaction. The transaction was not ended.
 
-    The participant commits when the handler has returned, and rolls back when it raises.
-    For a part that may fail on its own use `begin_nested()`.
+    The participant commits when the handler returns, and rolls back when it raises. For a part
+    that may fail alone, use `begin_nested()`.
     """
 
 
 class TransactionLostError(Exception):
-    """The handler returned, and its transaction cannot be committed. Nothing was committed now."""
+    """The handler returned, but its transaction cannot be committed. This call committed nothing."""
 
     def __init__(self, reason: str, message: str, *, permanent: bool = False) -> None:
         super().__init__(reason, message)
@@ -62,7 +62,7 @@ class TransactionLostError(Exception):
 
 
 class GuardedConnection(Connection):
-    """A connection in one transaction, which only `finish` commits and only `abandon` rolls back."""
+    """A connection with one transaction. Only `finish` commits it, and only `abandon` rolls it back."""
 
     _may_end = False
     _in_handler = False
@@ -81,7 +81,7 @@ class GuardedConnection(Connection):
         return guarded
 
     def finish(self) -> None:
-        """Commit, and give the connection back to the pool.
+        """Commit, and return the connection to the pool.
 
         Raises TransactionLostError if the transaction is lost, DBAPIError if its COMMIT fails.
         """
@@ -91,19 +91,19 @@ class GuardedConnection(Connection):
         self.close()
 
     def abandon(self) -> None:
-        """Roll back whatever is open, and give the connection back to the pool."""
+        """Roll back any open transaction, and return the connection to the pool."""
         self._may_end = True
         try:
             if self._begun.is_active:
                 self._begun.rollback()
             elif not self.closed and not self.invalidated:
-                # SQLAlchemy believes that it has ended; the database may not.
+                # SQLAlchemy may regard it as ended while it is still open in the database.
                 self.connection.rollback()
         finally:
             self.close()
 
     def before_handler(self) -> None:
-        """Mark the transaction, where the driver cannot tell one from the next."""
+        """Set a savepoint if the driver cannot distinguish one transaction from the next."""
         if not self._is_libpq:
             self.exec_driver_sql(f"SAVEPOINT {_SAVEPOINT}")
         self._in_handler = True
@@ -142,25 +142,25 @@ class GuardedConnection(Connection):
     # SQLAlchemy's statements all pass through these three.
 
     def execute(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
-        """As `Connection.execute`. Raises TransactionControlError for what ends a transaction."""
+        """Execute as `Connection.execute`. Raises TransactionControlError for SQL that ends a transaction."""
         if self._in_handler:
             self._check_statement(statement)
         return super().execute(statement, *args, **kwargs)
 
     def scalar(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
-        """As `Connection.scalar`. Raises TransactionControlError as `execute` does."""
+        """Execute as `Connection.scalar`. Raises TransactionControlError as `execute` does."""
         if self._in_handler:
             self._check_statement(statement)
         return super().scalar(statement, *args, **kwargs)
 
     def exec_driver_sql(self, statement: str, *args: Any, **kwargs: Any) -> Any:
-        """As `Connection.exec_driver_sql`. Raises TransactionControlError as `execute` does."""
+        """Execute as `Connection.exec_driver_sql`. Raises TransactionControlError as `execute` does."""
         if self._in_handler:
             self._check_statement(statement)
         return super().exec_driver_sql(statement, *args, **kwargs)
 
-    # What a Transaction object and a Session end a transaction by. SQLAlchemy has events for the
-    # same, but a connection with events pays for them at each statement.
+    # Transaction objects and Sessions end a transaction through these methods. SQLAlchemy also has
+    # events for this, but they cost time at each statement.
 
     def _commit_impl(self) -> None:
         if not self._may_end:

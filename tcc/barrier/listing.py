@@ -1,12 +1,11 @@
-"""What the barrier has on its books, page by page, to be compared with the coordinators' log.
+"""Listing of barrier rows, page by page, for the comparison with the coordinators' log.
 
-Open rows have no index of their own: it would cost every Try and every Confirm, and
-few ever look. A listing walks the index by expiry instead, oldest first, and each
-page looks at a bounded number of rows, whichever of them it is asked for. So a page
-may come back empty and yet not be the last, and no statement takes long, whatever
-the table has grown to.
+Open rows have no index of their own: it would slow down every Try and Confirm, and
+listings are rare. A listing reads the index by expiry instead, oldest first. Each page
+scans a bounded number of rows, matching or not. So a page may be empty without being
+the last one, and no statement takes long, however large the table is.
 
-Like the barrier itself this does no I/O: the plans are driven by tcc.barrier.executor.
+Like the barrier itself, this module does no I/O: tcc.barrier.executor runs the plans.
 """
 
 import base64
@@ -23,20 +22,20 @@ from tcc.barrier.plans import Key, Plan, Statement
 from tcc.barrier.sql import now_ms
 
 ROWS_MAX = 1_000
-# How many rows a page looks at.
+# The largest number of rows that a page scans.
 ROWS_SCANNED_MAX = 10_000
-# How many keys a statement looks up.
+# The largest number of keys in one statement.
 _KEYS_AT_ONCE = 100
 
-# Whatever the planner believes of the table: the index is walked, in its order. Only those
-# of one expiry are sorted.
+# Makes the planner read the index in its order, whatever the statistics of the table. Only
+# rows of one expiry are sorted.
 _BY_INDEX = text("""
     SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
            set_config('enable_sort', 'off', true)""")
 
 
 class ListedRow(NamedTuple):
-    """A row of the barrier. `age_ms`: since its last change, by the database's clock."""
+    """A row of the barrier. `age_ms`: milliseconds since its last change, by the database's clock."""
 
     gid: str
     branch_id: str
@@ -46,7 +45,7 @@ class ListedRow(NamedTuple):
 
 
 class Position(NamedTuple):
-    """The last row that a page has looked at; the next page starts behind it."""
+    """The last row that a page has scanned. The next page starts after it."""
 
     expires_at_ms: int
     gid: str
@@ -57,13 +56,19 @@ _START = Position(-(2**63), "", "")
 
 
 class InvalidPositionError(ValueError):
-    """A page token that is none of ours."""
+    """A page token that no listing has returned."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Listing:
-    """Which rows: of these states, whose expiry and last change lie at least `min_age_ms` back,
-    and their expiry at most `max_age_ms` (0: however far); at most `rows_max` of them.
+    """Which rows to list.
+
+    Attributes:
+        states: The states of the rows.
+        min_age_ms: Their expiry and last change are at least this many milliseconds ago.
+        max_age_ms: Their expiry is at most this many milliseconds ago; 0: no limit.
+        rows_max: The largest number of rows in the page.
+        after: Where the page starts; None: at the oldest row.
     """
 
     states: frozenset[BarrierState] = frozenset({BarrierState.TRIED})
@@ -76,9 +81,9 @@ class Listing:
 def list_rows(
     dialect_name: str, asked: Listing, *, rows_scanned_max: int = ROWS_SCANNED_MAX
 ) -> Plan[tuple[list[ListedRow], Position | None]]:
-    """Return a page of rows by age, and where the next one starts; None: there is none."""
+    """Return a page of rows, oldest first, and where the next page starts (None: no further page)."""
     now = now_ms(dialect_name)
-    # Spelled so that every database sees a range of the index.
+    # In a form that every database recognizes as a range of the index.
     behind = """expires_at_ms >= :expiry AND (expires_at_ms > :expiry
         OR gid > :gid OR (gid = :gid AND branch_id > :branch_id))"""
     within = f"{behind} AND expires_at_ms <= {now} - :min_age_ms"
@@ -117,7 +122,7 @@ def list_rows(
 
 
 def find_rows(dialect_name: str, keys: Sequence[Key]) -> Plan[list[ListedRow]]:
-    """Those of these rows that there are."""
+    """Return those of the rows that exist."""
     rows: list[ListedRow] = []
     for start in range(0, len(keys), _KEYS_AT_ONCE):
         batch = keys[start : start + _KEYS_AT_ONCE]
@@ -137,12 +142,12 @@ def find_rows(dialect_name: str, keys: Sequence[Key]) -> Plan[list[ListedRow]]:
 
 
 def page_token(position: Position | None) -> str:
-    """How a caller names where the next page starts; empty: there is none."""
+    """Return the token of the next page; empty: no further page."""
     return "" if position is None else base64.urlsafe_b64encode(json.dumps(position).encode()).decode()
 
 
 def position(token: str) -> Position | None:
-    """Where a page starts; None: at the beginning. Raises InvalidPositionError."""
+    """Return where the page of a token starts; None: at the oldest row. Raises InvalidPositionError."""
     if not token:
         return None
     try:

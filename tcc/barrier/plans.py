@@ -1,21 +1,21 @@
-"""The plans of the barrier: statements and handler calls, in order. Pure.
+"""The plans of the barrier: the order of statements and handler calls. No I/O.
 
-How it stays right under concurrency: Try and Cancel first *claim* their keys by
-inserting rows where there are none; the unique key makes one of two racing
-calls wait for the other's commit. What exists already is then *locked*, judged
-and *moved*. Claims and locks each go in sorted order, and a transaction that
-locks never claims afterwards, so barriers alone cannot deadlock. Where the
-business tables do, the whole local transaction is run again.
+Correctness under concurrency: Try and Cancel first *claim* their keys by inserting the
+rows that do not exist. Because of the unique key, one of two concurrent calls waits for
+the other's commit. Rows that exist are then *locked*, a decision is made for each, and
+they are *moved* to their new state. Claims and locks are made in sorted order, and a
+transaction never claims after it has locked, so barrier rows alone cannot cause a
+deadlock. If business tables do, the whole local transaction is run again.
 
-A result that is known before the Try runs is written by the claim; one that the
-handler answers is *kept* afterwards, in a second write to the same row.
+A result that is known before the Try runs is written by the claim. A result that the
+handler returns is *kept* afterwards, in a second write to the same row.
 
-A Try that ends in a no leaves no row: alone, it is rolled back; within a batch,
-its row is deleted before the commit.
+A rejected Try leaves no row: alone, it is rolled back; in a batch, its row is deleted
+before the commit.
 
-Nothing here does I/O. The plans are generators that yield statements and the one
-call of the handler, and a front door (tcc.barrier.executor) drives them over a sync
-or an async connection, as psycopg 3 does with its own protocol.
+The plans are generators that yield statements and the one call of the handler. An executor
+(tcc.barrier.executor) runs them on a sync or an async connection. psycopg 3 uses the same
+design for its protocol.
 """
 
 from collections.abc import Generator, Sequence
@@ -41,7 +41,7 @@ from tcc.branch import BatchItem, Branch, Rejected
 T = TypeVar("T")
 Key: TypeAlias = tuple[str, str]
 
-# A result travels with every Confirm, Cancel and answer of its transaction.
+# A result is sent with every Confirm, Cancel and response of its transaction.
 RESULT_BYTES_MAX = 2**20
 REASON_CHARACTERS_MAX = 128
 
@@ -55,12 +55,12 @@ class Row(NamedTuple):
     state: int
     try_result: bytes | None
     try_result_content_type: str | None
-    # Of rows that a Try wrote.
+    # Set in rows that a Try wrote.
     digest: bytes | None = None
 
 
 class Result(NamedTuple):
-    """What a Try returned, to be kept in its row."""
+    """The result of a Try, to be written to its row."""
 
     gid: str
     branch_id: str
@@ -69,7 +69,7 @@ class Result(NamedTuple):
 
 
 class Statement(NamedTuple):
-    """One statement to execute; a list of parameters means once for each."""
+    """A statement to execute, once for each element of a list of parameters."""
 
     text: Any
     parameters: dict[str, Any] | list[dict[str, Any]]
@@ -77,29 +77,29 @@ class Statement(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Invoke:
-    """One call of the handler, inside the transaction."""
+    """A call of the handler, inside the transaction."""
 
     items: list[BatchItem]
 
 
-# Yields what is to be done, is sent what came of it: rows, or the handler's answers.
+# Yields steps and is sent their results: rows, or the handler's return value.
 Plan: TypeAlias = Generator[Statement | Invoke, Any, T]
 
 
 class BarrierSql(Protocol):
-    """The barrier's statements in one dialect. Branches and keys come sorted and unique."""
+    """The barrier's statements in one dialect. Branches and keys are sorted and unique."""
 
     def begin(self) -> Plan[None]:
-        """Whatever the dialect needs at the head of a transaction."""
+        """Execute what the dialect needs at the start of a transaction."""
 
     def claim(self, operation: Operation, action: str, branches: Sequence[Branch]) -> Plan[set[Key]]:
-        """Insert rows where there are none and return the keys of those it inserted.
+        """Insert the rows that do not exist and return the keys of the inserted ones.
 
-        A Try past its expiry gets none. A result that a branch has already goes into its row.
+        A Try past its expiry is not inserted. A result that a branch already has is written too.
         """
 
     def lock(self, keys: Sequence[Key]) -> Plan[list[Row]]:
-        """Locks and reads the rows that exist."""
+        """Lock and read the rows that exist."""
 
     def move(self, keys: Sequence[Key], state: BarrierState) -> Plan[None]:
         """Write the state of locked rows."""
@@ -112,11 +112,11 @@ class BarrierSql(Protocol):
 
 
 class ContendedError(Exception):
-    """A row vanished between claim and lock: the transaction is to be run again."""
+    """A row vanished between claim and lock: the transaction must be run again."""
 
 
 class InvalidResultError(TypeError):
-    """What a handler returned cannot be its answer. Repeating the call cannot help."""
+    """The return value of a handler is not a valid result. A retry cannot help."""
 
 
 def settle(
@@ -127,16 +127,16 @@ def settle(
     *,
     cancel_always: bool = False,
 ) -> Plan[list[CallResult]]:
-    """One local transaction over a batch: one action, one operation, no key twice.
+    """Run a batch in one local transaction: one action, one operation, no key twice.
 
-    Answers in the order of its items. What the handler raises goes through, and
-    the front door rolls back.
+    Returns the results in the order of the items. If the handler raises, the exception
+    propagates and the executor rolls back.
     """
     keys = [item.branch.key for item in items]
     order = sorted(range(len(items)), key=keys.__getitem__)
     yield from sql.begin()
     judged, rows = yield from _admit(sql, operation, action, [items[index].branch for index in order])
-    # From here on in order of arrival: who came first may be served first.
+    # From here on in order of arrival, so that earlier calls may be served first.
     decisions = _restore_order(judged, order)
     running = [
         index
@@ -162,7 +162,7 @@ def settle(
 def _admit(
     sql: BarrierSql, operation: Operation, action: str, branches: Sequence[Branch]
 ) -> Plan[tuple[list[BarrierDecision], dict[Key, Row]]]:
-    """Claims, locks, judges and moves; answers a verdict per branch and the rows there were."""
+    """Claim, lock, decide and move. Return a decision per branch and the rows that existed."""
     claimed: set[Key] = set()
     if operation is not Operation.CONFIRM:
         claimed = yield from sql.claim(operation, action, branches)
@@ -227,7 +227,7 @@ def _answer(decision: BarrierDecision, row: Row | None) -> CallResult:
 
 
 def _with_row(item: BatchItem, row: Row | None) -> BatchItem:
-    """Return the item for the handler, with what the barrier knows of its Try."""
+    """Return the item for the handler, with the Try's result from its row."""
     if row is None:
         return item
     branch = item.branch
@@ -248,7 +248,7 @@ def _with_row(item: BatchItem, row: Row | None) -> BatchItem:
 
 
 def _check_answers(answers: object, count: int, operation: Operation) -> Sequence[object]:
-    """Return the handler's answers, one per item. An error among them is raised: the batch is redone."""
+    """Return the handler's results, one per item. Raises an error among them, so the batch is redone."""
     if answers is None:
         return [None] * count
     if not isinstance(answers, Sequence) or isinstance(answers, str | bytes):
@@ -256,21 +256,23 @@ def _check_answers(answers: object, count: int, operation: Operation) -> Sequenc
             f"a batch handler returns None or a list with one entry per item, not {type(answers).__name__}"
         )
     if len(answers) != count:
-        raise InvalidResultError(f"{count} items were given and {len(answers)} answers came back")
+        raise InvalidResultError(
+            f"a batch handler was called with {count} items and returned {len(answers)} entries"
+        )
     for answer in answers:
         if isinstance(answer, BaseException) and not (
             operation is Operation.TRY and isinstance(answer, Rejected)
         ):
             if isinstance(answer, Exception):
                 raise answer
-            raise InvalidResultError(f"{type(answer).__name__} is no answer to an item")
+            raise InvalidResultError(f"{type(answer).__name__} is not a valid entry for an item")
     return answers
 
 
 def _conclude_try(
     sql: BarrierSql, branches: Sequence[Branch], answers: Sequence[object]
 ) -> Plan[list[CallResult]]:
-    """Keep the results; drop the rows of what was rejected."""
+    """Write the results, and delete the rows of rejected items."""
     outcomes, results, dropped = [], [], []
     for branch, answer in zip(branches, answers, strict=True):
         if answer is None:
@@ -290,7 +292,7 @@ def _conclude_try(
 
 
 def encoded_result(answer: object) -> payload.Encoded:
-    """A Try's result as bytes. Raises InvalidResultError."""
+    """Return the result of a Try as bytes. Raises InvalidResultError."""
     try:
         encoded = payload.encode(answer)
     except (TypeError, ValueError) as error:
@@ -303,26 +305,26 @@ def encoded_result(answer: object) -> payload.Encoded:
 
 
 def _default_outcome(branch: Branch) -> CallResult:
-    """Return the success of a Try that answered nothing; its result, if any, was set before the claim."""
+    """Return the result of a Try whose handler returned None: the one set before the claim, if any."""
     if not branch.try_result_content_type:
         return SUCCEEDED
     return CallResult(OutcomeCode.SUCCEEDED, "", "", branch.try_result, branch.try_result_content_type)
 
 
 def digest_of(action: str, payload_data: bytes, content_type: str) -> bytes:
-    """What a call asks for, in 32 bytes (SHA-256)."""
+    """Return the digest of a call's content: SHA-256, 32 bytes."""
     return sha256(_digest_head(action, content_type) + payload_data).digest()
 
 
 @lru_cache(1024)
 def _digest_head(action: str, content_type: str) -> bytes:
-    """What says where each part ends, and the parts before the payload."""
+    """Return the lengths and the parts before the payload, so that different contents differ."""
     action_bytes, type_bytes = action.encode(), content_type.encode()
     return b"%d,%d,%s%s" % (len(action_bytes), len(type_bytes), action_bytes, type_bytes)
 
 
 def rejected(no: Rejected) -> CallResult:
-    """Return a rejection as a call's result."""
+    """Return the result of a rejection."""
     return CallResult(
         OutcomeCode.REJECTED, plain_text(no.reason, REASON_CHARACTERS_MAX), plain_text(no.message)
     )

@@ -1,12 +1,12 @@
-"""The barrier's table: its shape, how it is created and migrated, how it is purged.
+"""The barrier's table and its migrations.
 
-The table lives in the participant's own database, beside its business tables,
+The table is in the participant's own database, beside its business tables,
 because a barrier row and the business change commit together or not at all.
 
-`create_schema` brings a database to the newest version by the numbered steps
-below; each is recorded in `tcc_barrier_version`. It may be called by every
-process at every start. Teams with migrations of their own may instead add
-`metadata` to their Alembic target.
+`create_schema` migrates a database to the newest version by the numbered steps
+below. Each step is recorded in `tcc_barrier_version`. Every process may call it at
+every start. Teams with migrations of their own may instead add `metadata` to their
+Alembic target.
 """
 
 from collections.abc import Callable
@@ -35,8 +35,8 @@ _FILLFACTOR = 40
 
 
 def _key() -> String:
-    # Compared byte by byte everywhere: MySQL's default collations would take "A"
-    # for "a" and "a" for "a ", and on PostgreSQL "C" is also the fastest.
+    # Compared byte by byte everywhere: MySQL's default collations treat "A" as equal to
+    # "a" and "a" to "a ", and on PostgreSQL "C" is also the fastest.
     return (
         String(128)
         .with_variant(String(128, collation="C"), "postgresql")
@@ -51,20 +51,20 @@ barrier = Table(
     Column("branch_id", _key(), primary_key=True),
     Column("action", String(128), nullable=False),
     Column("state", SmallInteger, nullable=False),
-    # Milliseconds since the Unix epoch; 0 when the caller named no expiry.
+    # Milliseconds since the Unix epoch; 0 if the caller gave no expiry.
     Column("expires_at_ms", BigInteger, nullable=False),
     Column("updated_at_ms", BigInteger, nullable=False),
     Column("try_result", LargeBinary().with_variant(LONGBLOB, "mysql", "mariadb")),
     Column("try_result_content_type", String(128)),
-    # SHA-256 of what Try was given; absent in a tombstone.
+    # SHA-256 of the content of the Try; absent in a tombstone.
     Column("digest", LargeBinary().with_variant(VARBINARY(32), "mysql", "mariadb")),
-    # Every row is changed once or twice, in place where its page has room: the result
-    # of Try, then Confirm or Cancel. A change that moves to another page costs twice as much.
+    # Every row is updated once or twice: the result of Try, then Confirm or Cancel. An update
+    # in place, if the page has room, costs half as much as one that moves to another page.
     postgresql_with={"fillfactor": _FILLFACTOR},
     mysql_engine="InnoDB",
     mysql_charset="utf8mb4",
 )
-# For the purge. The column never changes, so updates stay in place.
+# For the purge. The column never changes, so updates remain in place.
 Index("tcc_barrier_expires_at_ms", barrier.c.expires_at_ms)
 
 _version = Table("tcc_barrier_version", MetaData(), Column("version", Integer, primary_key=True))
@@ -80,7 +80,7 @@ def _leave_room_for_results(connection: Connection) -> None:
 
 
 def _add_digest(connection: Connection) -> None:
-    # A table that the first step has just made has it already.
+    # A table that the first step has just created already has the column.
     if "digest" not in {column["name"] for column in inspect(connection).get_columns("tcc_barrier")}:
         kind = barrier.c.digest.type.compile(connection.dialect)
         connection.execute(text(f"ALTER TABLE tcc_barrier ADD COLUMN digest {kind}"))
@@ -89,15 +89,15 @@ def _add_digest(connection: Connection) -> None:
 # Append only: a step that has shipped is never changed.
 STEPS: tuple[Callable[[Connection], None], ...] = (_create_barrier, _leave_room_for_results, _add_digest)
 
-# How often a start that loses the race against another process looks again.
+# How often a start that races with another process tries again.
 _RACES_MAX = 8
 
 
 def migrate(connection: Connection) -> int:
-    """Apply the steps that this database lacks; return how many.
+    """Apply the missing steps; return their number.
 
-    The caller owns the transaction. Two processes may race; the loser gets a
-    database error and finds the work done when it tries again.
+    The caller owns the transaction. If two processes race, one of them gets a database error
+    and finds the work done when it tries again.
     """
     _version.metadata.create_all(connection)
     done = set(connection.scalars(select(_version.c.version)))
@@ -109,5 +109,5 @@ def migrate(connection: Connection) -> int:
 
 
 def lost_race(error: DBAPIError, races: int) -> bool:
-    """Whether a failed `migrate` may have lost a race and should look again."""
+    """Return whether a failed `migrate` may have raced with another process and should be repeated."""
     return races < _RACES_MAX and not error.connection_invalidated

@@ -1,8 +1,9 @@
 """The barrier's statements, one class per dialect.
 
-All three say the same thing (tcc.barrier.plans.BarrierSql); they differ in how a batch
-travels: PostgreSQL takes arrays (tcc._internal.arrays), SQLite a JSON array, MySQL one placeholder
-per value. Text and parameters are built here, nothing is executed.
+All three implement tcc.barrier.plans.BarrierSql. They differ in the parameters of a batch:
+PostgreSQL takes arrays (tcc._internal.arrays), SQLite a JSON array, MySQL one placeholder per
+value. This module builds texts and parameters and executes nothing. All statements can be
+read in tests/golden/statements.sql.
 """
 
 import json
@@ -18,7 +19,7 @@ from tcc.branch import Branch
 
 
 def statements(dialect_name: str) -> BarrierSql:
-    """Return the statements of a dialect by SQLAlchemy's name. Raises ValueError for an unknown one."""
+    """Return the statements of a dialect, by SQLAlchemy's name. Raises ValueError for an unknown one."""
     match dialect_name:
         case "postgresql":
             return PostgresqlSql()
@@ -41,12 +42,11 @@ def now_ms(dialect_name: str) -> str:
 
 
 class PostgresqlSql:
-    """Arrays in, one fixed text per verb, whatever the size of the batch.
+    """Statements with array parameters: one fixed text per operation, for any size of batch.
 
-    A cached generic plan that was made while the table was small would scan it
-    whole for ever after (until the next ANALYZE), so no statement leaves the
-    planner that choice: inserts and upserts probe the key's index by nature, and
-    the lock looks each key up by itself.
+    A cached generic plan that was made while the table was small would scan the whole
+    table until the next ANALYZE. So no statement leaves the planner that choice: inserts
+    and upserts always use the key's index, and the lock looks up each key separately.
     """
 
     _gids = "CAST(CAST(:gids AS text) AS text[])"
@@ -57,8 +57,8 @@ class PostgresqlSql:
     _keys = f"unnest({_gids}, {_branch_ids}) AS key(gid, branch_id)"
     _now_ms = "(SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint))"
 
-    # Says how many it made, and only where some are missing also which: nearly always
-    # that is one row for the whole batch.
+    # Returns the number of inserted rows, and their keys only if some were not inserted. So the
+    # result is nearly always one row for the whole batch.
     _claiming = f"""
         WITH made AS (
             INSERT INTO tcc_barrier (gid, branch_id, action, state, expires_at_ms, updated_at_ms{{columns}})
@@ -84,7 +84,7 @@ class PostgresqlSql:
             SELECT gid, branch_id, action, state, try_result, try_result_content_type, digest
             FROM tcc_barrier WHERE gid = key.gid AND branch_id = key.branch_id FOR UPDATE
         ) AS found""")  # noqa: S608 - constants
-    # Its rows are locked, so the insert always turns into the update.
+    # The rows exist and are locked, so the insert always becomes the update.
     _move = text(f"""
         INSERT INTO tcc_barrier (gid, branch_id, action, state, expires_at_ms, updated_at_ms)
         SELECT gid, branch_id, '', :state, 0, {_now_ms} FROM {_keys}
@@ -98,7 +98,7 @@ class PostgresqlSql:
             AS result(gid, branch_id, data, content_type)
         ON CONFLICT (gid, branch_id) DO UPDATE
         SET try_result = excluded.try_result, try_result_content_type = excluded.try_result_content_type""")  # noqa: S608 - constants
-    # The one statement with no form that binds the planner; the handler is done by now.
+    # A DELETE has no form that binds the planner. The handler has finished at this point.
     _bind_planner = text("SELECT set_config('enable_seqscan', 'off', true)")
     _drop = text(f"""
         DELETE FROM tcc_barrier USING {_keys}
@@ -162,11 +162,11 @@ class PostgresqlSql:
 
 
 class SqliteSql:
-    """A JSON array in. One writer at a time is SQLite's own lock, taken at once.
+    """Statements with a JSON array as parameter. SQLite's lock for writers is taken at the start.
 
-    A transaction that reads first and writes later fails in SQLite as soon as
-    another wrote in between; so each begins with a write that changes nothing.
-    Unlike BEGIN IMMEDIATE, that works however the driver begins transactions.
+    In SQLite a transaction that reads first and writes later fails if another one wrote in
+    between. So each transaction starts with a write that changes nothing. Unlike BEGIN
+    IMMEDIATE, this works however the driver begins transactions.
     """
 
     _now_ms = "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
@@ -215,7 +215,7 @@ class SqliteSql:
 
     def lock(self, keys: Sequence[Key]) -> Plan[list[Row]]:
         rows = yield Statement(self._lock, {"keys": json.dumps(keys)})
-        # Digests travel in the claim's JSON, and so as hexadecimal digits.
+        # The claim sends digests in JSON, and so as hexadecimal digits.
         return [_with_bytes(row) for row in rows]
 
     def move(self, keys: Sequence[Key], state: BarrierState) -> Plan[None]:
@@ -229,16 +229,16 @@ class SqliteSql:
 
 
 class MysqlSql:
-    """Placeholders in. MySQL cannot say which rows an insert made.
+    """Statements with one placeholder per value. MySQL cannot return which rows an insert made.
 
-    So a claim writes a state that no transaction ever commits, and the rows that
-    carry it afterwards are its own. The upsert form takes an exclusive lock on
-    what exists, where INSERT IGNORE would take a shared one and two duplicates
-    would deadlock on the way to an exclusive one. Keys are compared as bytes.
+    So a claim writes a state that is never committed: rows that have it afterwards were
+    inserted by this transaction. The upsert takes an exclusive lock on existing rows. INSERT
+    IGNORE would take a shared lock, and two duplicates would deadlock when they need an
+    exclusive one. Keys are compared as bytes.
     """
 
     _CLAIMED = 0
-    # Without arguments it has whole seconds and, unlike NOW(), knows no time zone.
+    # In whole seconds and, unlike NOW(), independent of the time zone.
     _now_ms = "UNIX_TIMESTAMP() * 1000"
     _now = text(f"SELECT {_now_ms}")
     _keep = text("""
@@ -327,7 +327,7 @@ class MysqlSql:
 
     @staticmethod
     def _matching(keys: Sequence[Key]) -> tuple[str, dict[str, bytes]]:
-        """Return a condition that every version reads as ranges of the key's index."""
+        """Return a condition that every version evaluates as ranges of the key's index."""
         where = " OR ".join(f"(gid = :g{n} AND branch_id = :b{n})" for n in range(len(keys)))
         parameters: dict[str, bytes] = {}
         for n, (gid, branch_id) in enumerate(keys):
@@ -341,12 +341,12 @@ def _with_bytes(row: Sequence[Any]) -> Row:
 
 
 def _digest(operation: Operation, branch: Branch) -> bytes:
-    """What a claim writes: a tombstone stands for a branch whose content is not known."""
+    """Return the digest that a claim writes; empty for a tombstone, whose content is not known."""
     return branch.digest if operation is Operation.TRY else b""
 
 
 def _keep_named(sql: BarrierSql, branches: Sequence[Branch], made: set[Key]) -> Plan[None]:
-    """Write the results that claimed branches have already, if the claim's statement cannot."""
+    """Write the results that claimed branches already have, for dialects whose claim does not."""
     results = [
         Result(branch.gid, branch.branch_id, branch.try_result, branch.try_result_content_type)
         for branch in branches
@@ -359,7 +359,7 @@ def _keep_named(sql: BarrierSql, branches: Sequence[Branch], made: set[Key]) -> 
 def purge(dialect_name: str) -> TextClause:
     """Delete at most `:rows_max` ended rows whose expiry and last change are `:margin_ms` ago.
 
-    A row that is TRIED is never deleted: its Confirm or Cancel is still to come.
+    A row in state TRIED is never deleted, because its Confirm or Cancel will still arrive.
     """
     now = now_ms(dialect_name)
     old = f"state <> 1 AND expires_at_ms < {now} - :margin_ms AND updated_at_ms < {now} - :margin_ms"

@@ -1,1 +1,1 @@
-"""The clients for initiators, and the values that they return."""
+"""The clients for initiators and the values that they return."""

@@ -1,4 +1,4 @@
-"""The initiator's client.
+"""The asynchronous client for initiators.
 
     import tcc
 
@@ -11,17 +11,17 @@
             gid="order-17",
         )
 
-What it does by itself:
+The client does the following automatically:
 
-- *Batching.* An idle client sends a plain call; what queues while others are in
-  flight leaves in batches (tcc.client.submission). Nothing has to be configured.
-- *Repeating.* Every request carries a gid, so a lost connection, an unavailable
-  or a busy coordinator is met by repeating it with a full-jitter backoff until
-  the caller's time is up (tcc.client.retry). Nothing is ever done twice by that.
+- *Batching.* An idle client sends a plain call. Requests that arrive while others are in
+  flight are sent in batches (tcc.client.submission). No configuration is needed.
+- *Retries.* If the connection is lost, or the coordinator is unavailable or busy, the client
+  repeats the request with full-jitter backoff until the timeout (tcc.client.retry). This
+  is safe: every request has a gid, so a repeated request does nothing twice.
 - *Deadlines.* Every call has one.
 
-Every error is a `tcc.errors.TccError`. After Unavailable and DeadlineExceeded the
-outcome is not known: repeat with the same gid, `wait` or `get`.
+Every error is a `tcc.errors.TccError`. After Unavailable and DeadlineExceeded the outcome
+is not known: repeat with the same gid, or call `wait` or `get`.
 """
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -58,20 +58,23 @@ BATCH_BYTES_MAX = 2**20
 
 
 class Client:
-    """Starts, watches and ends transactions. One per process and event loop is enough.
+    """Starts, queries and ends transactions. One per process and event loop is enough.
 
-    It connects with its first call and belongs to that call's event loop. Close it
-    with `close`, or use it as `async with`.
+    The client connects with its first call and belongs to that call's event loop. Close it
+    with `close`, or use it with `async with`.
 
-    - `target`: a gRPC target, for example `dns:///tcc:50050`; several addresses are used in turn.
-    - `timeout_s`: the deadline of a call that is given none, repetitions included.
-    - `initiator`: who asks, for operators; at most 128 bytes.
-    - `credentials`: for TLS; without them the channel is plain.
-    - `channel_options`: further gRPC channel options; they win over the client's own.
-    - `batch_items_max`, `batch_bytes_max`: the largest batch; one larger item travels alone.
-    - `tracer_provider`: OpenTelemetry's, for example `opentelemetry.trace.get_tracer_provider()`: each
-      transaction gets a span below the current one, and the coordinator's and the participants'
-      spans below that. None: no traces, and OpenTelemetry (the extra [tracing]) is not needed.
+    Args:
+        target: A gRPC target, for example `dns:///tcc:50050`. Several addresses are used in turn.
+        timeout_s: The default timeout of a call in seconds, retries included.
+        initiator: The name of the calling service, shown to operators; at most 128 bytes.
+        credentials: The credentials for TLS. Without them the channel is not encrypted.
+        channel_options: Further gRPC channel options. They override the client's own.
+        batch_items_max: The largest number of transactions in a batch.
+        batch_bytes_max: The largest size of a batch in bytes. A larger transaction is sent alone.
+        tracer_provider: A provider of OpenTelemetry, for example
+            `opentelemetry.trace.get_tracer_provider()`. Each transaction gets a span below the
+            current one; the spans of the coordinator and the participants are below that. None:
+            no traces, and OpenTelemetry (the extra [tracing]) is not needed.
     """
 
     def __init__(
@@ -109,7 +112,7 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """Close the client. Callers that still wait get ClientClosed; transactions go on without it."""
+        """Close the client. Waiting calls raise ClientClosed; their transactions continue."""
         await self._connection.close()
 
     async def execute(
@@ -125,28 +128,33 @@ class Client:
     ) -> Outcome:
         """Run a whole transaction: the coordinator calls every Try, decides, and carries it out.
 
-        - `gid`: the initiator's own idempotency key, at most 128 bytes, for example `order-17`:
-          the same gid with the same content is the same transaction, whoever asks and whenever.
-          A new UUIDv7 by default.
-        - `expiry_s`: undecided by then, the transaction is cancelled. By default the
-          coordinator's, which also bounds it by the deadline of the call: a little before it,
-          so that the caller hears of the cancel and why.
-        - `labels`: for finding it again; at most 16.
-        - `wait_for`: "decision" (it is durable), "completion" (every branch has carried it out)
-          or "accepted" (the transaction is durable; its outcome is TRYING).
-        - `timeout_s`: how long to try, repetitions included; the client's default if None.
-        - `raise_on_cancel`: False returns a cancelled outcome instead of raising.
+        Args:
+            branches: The branches. They are tried in the order of their stages.
+            gid: The transaction's id and idempotency key, at most 128 bytes, for example
+                `order-17`. The same gid with the same content is the same transaction, for any
+                caller and at any time. By default a new UUIDv7.
+            expiry_s: Seconds until an undecided transaction is cancelled. By default the
+                coordinator's setting, bounded to slightly less than the timeout of the call, so
+                that the caller receives the cancellation and its reason.
+            labels: Labels to find the transaction by; at most 16.
+            wait_for: "decision" (the decision is durable), "completion" (every branch has carried
+                it out) or "accepted" (the transaction is durable; the outcome is TRYING).
+            timeout_s: Seconds to wait, retries included. None: the client's default.
+            raise_on_cancel: If False, a cancelled outcome is returned instead of raised.
+
+        Returns:
+            The outcome, with the results of the Trys.
 
         Raises:
-            TransactionCancelled: The decision is CANCEL: a Try was rejected, failed for good, or
-                the transaction expired; TryTimedOut where a branch kept failing until then.
-            InvalidRequest: A field is wrong; UnknownParticipant is one of these.
+            TransactionCancelled: The decision is CANCEL: a Try was rejected or failed permanently,
+                or the transaction expired (TryTimedOut if a branch kept failing until then).
+            InvalidRequest: A field is invalid; UnknownParticipant is a subclass.
             GidConflict: The gid belongs to a transaction with different content.
-            Unavailable, ResourceExhausted: No coordinator took it until the time was up.
-            DeadlineExceeded: It was not decided in time. It goes on without the caller. Where the
-                coordinator knows a branch that keeps failing, `metadata` has `branch_id` and
-                `last_error`.
-            ClientClosed: The client was closed meanwhile.
+            Unavailable, ResourceExhausted: No coordinator accepted it before the timeout.
+            DeadlineExceeded: It was not decided before the timeout and continues without the
+                caller. If the coordinator knows a branch that keeps failing, `metadata` has its
+                `branch_id` and `last_error`.
+            ClientClosed: The client was closed during the call.
             TypeError: A payload cannot be encoded.
         """
         request = execute_request(
@@ -175,16 +183,16 @@ class Client:
         wait_for: WaitFor = "decision",
         timeout_s: float | None = None,
     ) -> InteractiveTransaction:
-        """Return an interactive transaction, whose business logic runs between its Trys.
+        """Return an interactive transaction, in which business logic runs between the Trys.
 
             async with client.transaction(gid="order-17", expiry_s=30) as tx:
                 stock = await tx.try_("inventory", "reserve_stock", {"sku": "A", "quantity": 1})
                 await tx.try_("order", "open_order", {"price": stock.json()["price"]})
             print(tx.outcome)
 
-        Leaving the block confirms; an exception cancels and propagates. Arguments as in
-        `execute`; `wait_for` says what leaving waits for, `timeout_s` holds for each call.
-        Errors are raised where they happen: begin on entering, confirm on leaving.
+        Leaving the block confirms; an exception cancels and propagates. The arguments are those
+        of `execute`. Leaving the block waits for `wait_for`. `timeout_s` is the timeout of each
+        call. Entering raises the errors of `begin`, leaving those of `confirm`.
         """
         return InteractiveTransaction(
             self._connection,
@@ -200,19 +208,21 @@ class Client:
     def join(self, context: TransactionContext) -> Enlistment:
         """Join a transaction that another process began, to add branches to it.
 
-        `context` comes with the call that this service is answering (tcc.context). Join once
-        per call: branches without an id are numbered anew each time, so that a repeated call
-        finds its branches again. Only the initiator confirms or cancels.
+        Join once per call: branches without an id are numbered from the start at each join, so
+        a repeated call gets the same branches. Only the initiator confirms or cancels.
+
+        Args:
+            context: The context of the call that this service handles (tcc.context).
         """
         return Enlistment(self._connection, context)
 
     def current_transaction(self) -> Enlistment | None:
-        """`join` for the current context; None outside a transaction."""
+        """Return `join` of the current context; None outside a transaction."""
         context = contexts.current()
         return None if context is None else self.join(context)
 
     async def get(self, gid: str, *, timeout_s: float | None = None) -> TransactionRecord:
-        """One transaction with its branches, as the log holds it now.
+        """Return a transaction with its branches, as the log holds it now.
 
         Raises:
             NotFound: The log holds no such transaction (any more).
@@ -235,10 +245,13 @@ class Client:
         page_size: int = 100,
         timeout_s: float | None = None,
     ) -> AsyncIterator[TransactionRecord]:
-        """Transactions that match every filter given, newest first, without payloads and results.
+        """Yield the transactions that match all given filters, newest first, without payloads and results.
 
-        Pages of `page_size` (at most 1,000) are fetched as the iteration goes on, each with the
-        deadline `timeout_s`. Moments need a time zone. Raises TccError as in `execute`.
+        Pages of `page_size` (at most 1,000) are fetched during the iteration, each with the
+        timeout `timeout_s`. `created_after` and `created_before` need a time zone.
+
+        Raises:
+            TccError: As in `execute`.
         """
         request = pb.ListTransactionsRequest(
             page_size=page_size,
@@ -265,7 +278,7 @@ class Client:
         """Wait until a transaction is decided or completed. A cancelled one is returned, not raised.
 
         Raises:
-            DeadlineExceeded: It was not that far in time.
+            DeadlineExceeded: The timeout passed first.
             NotFound: The log holds no such transaction (any more).
             TccError: As in `execute`.
         """
@@ -276,11 +289,11 @@ class Client:
     async def confirm(
         self, gid: str, *, wait_for: WaitFor = "decision", timeout_s: float | None = None
     ) -> Outcome:
-        """Asks for the decision CONFIRM of an interactive transaction. May be repeated.
+        """Request the decision CONFIRM of an interactive transaction. May be repeated.
 
         Raises:
-            TransactionCancelled: The other decision was taken.
-            NotInteractive: It was begun by `execute`.
+            TransactionCancelled: The decision is CANCEL.
+            NotInteractive: The transaction was begun by `execute`.
             TccError: As in `get`.
         """
         return await confirm(self._connection, gid, wait_for, timeout_s)
@@ -288,12 +301,16 @@ class Client:
     async def cancel(
         self, gid: str, *, reason: str = "", wait_for: WaitFor = "decision", timeout_s: float | None = None
     ) -> Outcome:
-        """Asks for the decision CANCEL of an undecided transaction. May be repeated.
+        """Request the decision CANCEL of an undecided transaction. May be repeated.
 
-        `reason` (at most 1,000 characters) is for operators and logs.
+        Args:
+            gid: The transaction's id.
+            reason: A text for operators and logs, at most 1,000 characters.
+            wait_for: As in `execute`.
+            timeout_s: As in `execute`.
 
         Raises:
-            DecisionConflict: The other decision was taken.
+            DecisionConflict: The decision is CONFIRM.
             TccError: As in `get`.
         """
         return await cancel(self._connection, gid, reason, wait_for, timeout_s)
@@ -302,6 +319,6 @@ class Client:
 def _tracing(provider: "TracerProvider | None") -> "InitiatorTracing | None":
     if provider is None:
         return None
-    from tcc.client.tracing import InitiatorTracing  # noqa: PLC0415 - OpenTelemetry may not be there
+    from tcc.client.tracing import InitiatorTracing  # noqa: PLC0415 - OpenTelemetry is optional
 
     return InitiatorTracing(provider)

@@ -1,4 +1,4 @@
-"""One channel to the coordinators: every call has a deadline and is repeated where that is safe."""
+"""A channel to the coordinators. Every call has a deadline and is retried when that can help."""
 
 import asyncio
 import random
@@ -8,28 +8,16 @@ from typing import Any
 
 import grpc
 
+from tcc._internal.channel_options import client_options
 from tcc._internal.failpoint import failpoint
 from tcc.client.retry import pause_s
 from tcc.client.submission import Submitter
 from tcc.errors import ClientClosed, error_from_rpc
 from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc
 
-MESSAGE_BYTES_MAX = 64 * 2**20
-
-# Ahead of the caller's own options, which win.
-_OPTIONS: tuple[tuple[str, Any], ...] = (
-    ("grpc.lb_policy_name", "round_robin"),
-    # A transaction comes back with its payloads and results, a batch with many.
-    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-    # A coordinator that was restarted is found again within a second; gRPC's own default is minutes.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 500),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-)
-
 
 class Connection:
-    """What the client and its transactions call through. Belongs to the loop of its first call."""
+    """The channel of a client and its transactions. Belongs to the event loop of its first call."""
 
     def __init__(
         self,
@@ -44,7 +32,7 @@ class Connection:
         self._target = target
         self._timeout_s = timeout_s
         self._credentials = credentials
-        self._options = (*_OPTIONS, *channel_options)
+        self._options = client_options(tuple(channel_options))
         self._batch_items_max = batch_items_max
         self._batch_bytes_max = batch_bytes_max
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -56,9 +44,15 @@ class Connection:
     async def call(
         self, method: Callable[[Any], Callable[..., Any]], request: object, timeout_s: float | None
     ) -> Any:
-        """Return the response of a unary call, repeated until `timeout_s` (None: the default) is up.
+        """Return the response of a unary call, which is retried until the timeout.
 
-        `method` picks the stub's method. Raises the TccError that the last attempt ended with.
+        Args:
+            method: Returns the method of the stub.
+            request: The request message.
+            timeout_s: Seconds for all attempts. None: the client's default.
+
+        Raises:
+            TccError: The error of the last attempt.
         """
         self._open()
         assert self._loop is not None
@@ -82,7 +76,7 @@ class Connection:
     async def execute(
         self, request: pb.ExecuteTransactionRequest, timeout_s: float | None
     ) -> pb.TransactionOutcome:
-        """Return the outcome of a whole transaction, sent in a batch with others that wait."""
+        """Return the outcome of a whole transaction, sent in a batch with others that are waiting."""
         self._open()
         assert self._submitter is not None
         return await self._submitter.submit(request, timeout_s=self.timeout_or_default_s(timeout_s))
@@ -108,7 +102,7 @@ class Connection:
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if self._closed and task is not None and not task.cancelling():
-                # Nobody cancelled the caller: its call ended with the channel.
+                # The caller was not cancelled: its call ended with the channel.
                 raise ClientClosed("the client was closed before the call was answered") from error
             raise
 

@@ -1,8 +1,8 @@
-"""Transactions step by step: business logic between the Trys, one decision at the end.
+"""Interactive transactions: business logic between the Trys, one decision at the end.
 
-`InteractiveTransaction` is its initiator's handle and decides. `Enlistment` is what a
-service gets that is called inside somebody else's transaction: it adds branches
-and decides nothing.
+`InteractiveTransaction` is for the initiator, which decides. `Enlistment` is for a
+service that is called within a transaction of another process: it adds branches and
+cannot decide.
 """
 
 from collections.abc import Awaitable, Generator, Mapping
@@ -46,16 +46,16 @@ _CANCEL_REASONS = {
     common.BRANCH_STATE_REJECTED: CancelReason.REJECTED,
     common.BRANCH_STATE_FAILED: CancelReason.TRY_FAILED,
 }
-# The coordinator takes 1,000 characters; a program's own words rarely need that.
+# Below the coordinator's limit of 1,000 characters.
 _REASON_CHARACTERS_MAX = 300
 
 
 class Enlistment:
     """Adds branches to an undecided transaction. From `Client.join` and `Client.current_transaction`.
 
-    A branch without an id is named after its participant, behind the id of the
-    branch that this service was called for: `order/inventory`. A repeated call
-    thus names its branches as before and gets the same ones back.
+    The default id of a branch is the participant's name after the id of the branch that this
+    service was called for: `order/inventory`. A repeated call therefore uses the same ids and
+    gets the same branches.
     """
 
     def __init__(self, connection: Connection, context: TransactionContext) -> None:
@@ -63,8 +63,8 @@ class Enlistment:
         self._context = context
         self._timeout_s: float | None = None
         self._ids = BranchIds(prefix=f"{context.branch_id}/" if context.branch_id else "")
-        # Without the branch that it was called for, a service cannot name branches
-        # that nobody else in the transaction names the same.
+        # Without the id of the branch that it was called for, a service cannot choose ids that
+        # are unique in the transaction.
         self._names_branches = bool(context.branch_id)
 
     @property
@@ -73,7 +73,7 @@ class Enlistment:
 
     @property
     def context(self) -> TransactionContext:
-        """What is to be sent to services that shall enlist branches of their own."""
+        """The context to send to services that enlist branches of their own."""
         return self._context
 
     async def try_(
@@ -85,18 +85,18 @@ class Enlistment:
         branch_id: str = "",
         timeout_s: float | None = None,
     ) -> TryResult:
-        """Add a branch; the coordinator calls its Try. Return what Try returned.
+        """Add a branch, whose Try the coordinator calls. Return the result of the Try.
 
-        Arguments as in `BranchRequest`; `timeout_s` as in `Client.execute`.
+        The arguments are those of `BranchRequest`; `timeout_s` is as in `Client.execute`.
 
         Raises:
-            TransactionCancelled: The Try was rejected (`cancel_reason` REJECTED, `detail` is the
-                participant's reason, `cancel_message` what it said) or cannot succeed
+            TransactionCancelled: The Try was rejected (`cancel_reason` REJECTED, `detail` and
+                `cancel_message` are the participant's reason and message) or failed permanently
                 (TRY_FAILED), or the transaction was cancelled before, for example because it
-                expired; TryTimedOut where a branch kept failing until then.
+                expired (TryTimedOut if a branch kept failing until then).
             AlreadyDecided: The transaction is being confirmed.
-            InvalidRequest: `NESTED_TRY`: the caller is a handler of this very participant.
-            TccError: As in `Client.execute`. Whether the branch was added is not known then.
+            InvalidRequest: `NESTED_TRY`: the caller is a handler of the same participant.
+            TccError: As in `Client.execute`. The branch may have been added.
         """
         if handling_participant.get() == participant:
             raise InvalidRequest(
@@ -126,15 +126,15 @@ class Enlistment:
     ) -> "Registration":
         """Add a branch whose Try the caller performs with a call of its own.
 
-        Awaited, or entered as `async with`, it gives the branch's `TransactionContext`, which
-        the Try needs; within the block that context is the current one, so that intercepted
-        channels (tcc.context) send it along:
+        The returned object is awaited or entered with `async with`. Both give the branch's
+        `TransactionContext`, which the Try needs. Within the block it is the current context, so
+        intercepted channels (tcc.context) send it:
 
             async with tx.register("order", "open_order", payload):
                 await orders.OpenOrder(request)
 
-        Confirming the transaction vouches that this Try succeeded. Raises as `try_` does,
-        except that nothing is tried and so nothing is rejected.
+        By confirming the transaction, the caller asserts that this Try succeeded. Raises the
+        errors of `try_`, except a rejection, because the coordinator calls no Try.
         """
         spec = branch_spec(participant, action, payload, self._branch_id(participant, branch_id))
         return Registration(self._register(spec, timeout_s))
@@ -162,7 +162,7 @@ class Enlistment:
     def _branch_id(self, participant: str, branch_id: str) -> str:
         if not branch_id and not self._names_branches:
             raise InvalidRequest(
-                "the context names no branch: give a branch_id that is unique in the transaction",
+                "the context has no branch: give a branch_id that is unique in the transaction",
                 reason="BRANCH_ID_MISSING",
             )
         return self._ids.choose(participant, branch_id)
@@ -195,10 +195,10 @@ class Registration(Awaitable[TransactionContext]):
 class InteractiveTransaction(Enlistment):
     """An interactive transaction, from `Client.transaction`.
 
-    As `async with` it begins on entering. Leaving the block confirms; an
-    exception cancels and propagates, `asyncio.CancelledError` included. Within
-    the block its context is the current one. `confirm` and `cancel` end it
-    earlier; leaving does nothing more then.
+    Entering it with `async with` begins the transaction. Leaving the block confirms; an
+    exception cancels and propagates, `asyncio.CancelledError` included. Within the block,
+    the transaction's context is the current one. After `confirm` or `cancel`, leaving the
+    block does nothing.
     """
 
     def __init__(
@@ -222,17 +222,17 @@ class InteractiveTransaction(Enlistment):
         )
         self._tracing = tracing
         self._span: TransactionSpan | None = None
-        wait_for_number(wait_for)  # a wrong word is refused before anything is begun
+        wait_for_number(wait_for)  # an invalid word is refused before the transaction is begun
         #: How the transaction ended; None until it has.
         self.outcome: Outcome | None = None
 
     @property
     def expires_at(self) -> datetime | None:
-        """When the coordinator cancels it if it is undecided, in UTC; None before it has begun."""
+        """When the coordinator cancels it if it is undecided, in UTC; None before `begin`."""
         return self._context.expires_at
 
     async def begin(self) -> None:
-        """Begins the transaction durably. Entering the block does this."""
+        """Begin the transaction durably. Entering the block does this."""
         if self._tracing is not None and self._span is None:
             self._span = self._tracing.start("tcc.transaction", self._begin_request)
         try:
@@ -245,12 +245,12 @@ class InteractiveTransaction(Enlistment):
         self._context = TransactionContext(gid=self.gid, expires_at_ms=_milliseconds(response.expires_at))
 
     async def confirm(self) -> Outcome:
-        """Asks for the decision CONFIRM. Leaving the block does this.
+        """Request the decision CONFIRM. Leaving the block does this.
 
         Raises:
             TransactionCancelled: It was cancelled before, for example because it expired.
-            TccError: As in `Client.execute`. The decision is not known then, and
-                `Client.confirm(gid)` may be repeated until it is.
+            TccError: As in `Client.execute`. The decision is then not known. Repeat
+                `Client.confirm(gid)` until it is.
         """
         try:
             self.outcome = await confirm(self._connection, self.gid, self._wait_for, self._timeout_s)
@@ -262,11 +262,11 @@ class InteractiveTransaction(Enlistment):
         return self.outcome
 
     async def cancel(self, reason: str = "") -> Outcome:
-        """Asks for the decision CANCEL; `reason` is for operators and logs.
+        """Request the decision CANCEL. `reason` is a text for operators and logs.
 
         Raises:
-            DecisionConflict: It is confirmed.
-            TccError: As in `Client.execute`. If it is not cancelled now, its expiry will.
+            DecisionConflict: The decision is CONFIRM.
+            TccError: As in `Client.execute`. If it is not cancelled yet, it is when it expires.
         """
         self.outcome = await cancel(self._connection, self.gid, reason, self._wait_for, self._timeout_s)
         self._end_span()
@@ -289,7 +289,7 @@ class InteractiveTransaction(Enlistment):
         self._end_span(error)
 
     def enter(self) -> None:
-        """Make its context the current one, and its span, if it has one. Entering the block does this."""
+        """Make its context, and its span if any, the current one. Entering the block does this."""
         self._context.__enter__()
         if self._span is not None:
             self._span.enter()
@@ -308,7 +308,7 @@ class InteractiveTransaction(Enlistment):
         try:
             await self.cancel(_reason_of(error))
         except TccError as failure:
-            # The block's own error is what the caller must see; the expiry cancels in any case.
+            # The caller must see the block's own error; the expiry cancels in any case.
             error.add_note(f"transaction {self.gid} could not be cancelled at once: {failure}")
 
     async def __aenter__(self) -> Self:
@@ -327,7 +327,7 @@ class InteractiveTransaction(Enlistment):
 
 
 async def confirm(connection: Connection, gid: str, wait_for: WaitFor, timeout_s: float | None) -> Outcome:
-    """Asks for the decision CONFIRM. Raises TransactionCancelled where the other was taken."""
+    """Request the decision CONFIRM. Raises TransactionCancelled if the decision is CANCEL."""
     request = pb.ConfirmTransactionRequest(gid=gid, wait_for=wait_for_number(wait_for))
     try:
         response = await connection.call(lambda stub: stub.ConfirmTransaction, request, timeout_s)
@@ -340,21 +340,21 @@ async def confirm(connection: Connection, gid: str, wait_for: WaitFor, timeout_s
 async def cancel(
     connection: Connection, gid: str, reason: str, wait_for: WaitFor, timeout_s: float | None
 ) -> Outcome:
-    """Asks for the decision CANCEL. Raises DecisionConflict where the other was taken."""
+    """Request the decision CANCEL. Raises DecisionConflict if the decision is CONFIRM."""
     request = pb.CancelTransactionRequest(gid=gid, reason=reason, wait_for=wait_for_number(wait_for))
     response = await connection.call(lambda stub: stub.CancelTransaction, request, timeout_s)
     return outcome_of(response.outcome)
 
 
 def checked(outcome: Outcome) -> Outcome:
-    """Return the outcome, unless it is CANCEL: that is raised as TransactionCancelled."""
+    """Return the outcome. Raises TransactionCancelled if the decision is CANCEL."""
     if outcome.cancelled:
         raise error_from_outcome(outcome)
     return outcome
 
 
 async def raise_if_cancelled(connection: Connection, gid: str, error: PreconditionFailed) -> None:
-    """Says why a transaction takes no more steps, where the reason is that it was cancelled."""
+    """Raise TransactionCancelled if a failed precondition means that the transaction was cancelled."""
     response = await connection.call(
         lambda stub: stub.GetTransaction, pb.GetTransactionRequest(gid=gid), None
     )

@@ -1,4 +1,4 @@
-"""What an initiator is told: outcomes, results of Trys, and whole transactions as the log holds them.
+"""The values that the client returns: outcomes, results of Trys, and transactions from the log.
 
 The enums are numbered as in the contract.
 """
@@ -16,8 +16,8 @@ from tcc.transaction.v1 import transaction_pb2 as pb
 
 T = TypeVar("T")
 
-#: What a call waits for: the durable decision, its completion at every branch, or only that the
-#: transaction is durable and the coordinator goes on by itself.
+#: What a call waits for: the durable decision, its completion at every branch, or only the
+#: durable transaction, which the coordinator then drives without the caller.
 WaitFor: TypeAlias = Literal["decision", "completion", "accepted"]
 
 _WAIT_FOR: dict[str, pb.WaitFor] = {
@@ -28,7 +28,7 @@ _WAIT_FOR: dict[str, pb.WaitFor] = {
 
 
 class TransactionState(IntEnum):
-    """How a transaction stands."""
+    """The state of a transaction."""
 
     TRYING = 1
     CONFIRMING = 2
@@ -38,7 +38,7 @@ class TransactionState(IntEnum):
 
 
 class CancelReason(IntEnum):
-    """Why a transaction was cancelled; NONE unless it was."""
+    """Why a transaction was cancelled; NONE if it was not."""
 
     NONE = 0
     REJECTED = 1
@@ -48,7 +48,7 @@ class CancelReason(IntEnum):
 
 
 class BranchState(IntEnum):
-    """How a branch stands."""
+    """The state of a branch."""
 
     TRYING = 1
     TRIED = 2
@@ -60,14 +60,14 @@ class BranchState(IntEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TryResult:
-    """What a branch's Try returned. Without bytes and content type it returned nothing."""
+    """The result of a branch's Try. Bytes and content type are empty if the Try returned None."""
 
     branch_id: str
     data: bytes = b""
     content_type: str = ""
 
     def json(self) -> Any:
-        """The result as plain JSON. Raises InvalidPayloadError, a ValueError, if it is none."""
+        """Return the result decoded as JSON. Raises InvalidPayloadError, a ValueError, if it is not JSON."""
         return payload.decode_json(self.data)
 
     def as_(self, kind: type[T]) -> T:
@@ -77,11 +77,11 @@ class TryResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """How a transaction stands, in brief.
+    """The state of a transaction and the results of its Trys.
 
-    `cancel_detail` is the stable reason that programs compare, `cancel_message` what the participant
-    said beside it, for people. `results` holds what the Trys returned, by branch id; a Try that
-    returned nothing has no entry.
+    `cancel_detail` is the stable reason that programs compare. `cancel_message` is the
+    participant's message, for people. `results` holds the results of the Trys by branch id; a
+    Try that returned None has no entry.
     """
 
     gid: str
@@ -94,23 +94,23 @@ class Outcome:
 
     @property
     def confirmed(self) -> bool:
-        """Whether the decision is CONFIRM. Its branches may still be on their way."""
+        """True if the decision is CONFIRM. Some Confirms may not be done yet."""
         return self.state in _CONFIRM_DECIDED
 
     @property
     def cancelled(self) -> bool:
-        """Whether the decision is CANCEL. Its branches may still be on their way."""
+        """True if the decision is CANCEL. Some Cancels may not be done yet."""
         return self.state in _CANCEL_DECIDED
 
     @property
     def completed(self) -> bool:
-        """Whether every branch has carried the decision out."""
+        """True if every branch has carried out the decision."""
         return self.state >= TransactionState.CONFIRMED
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BranchRecord:
-    """One branch as the log holds it. `attempts` counts the phase-two calls that failed so far."""
+    """A branch as the log holds it. `attempts` is the number of failed phase-two calls so far."""
 
     branch_id: str
     participant: str
@@ -128,7 +128,7 @@ class BranchRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TransactionRecord:
-    """One transaction as the log holds it. Times are in UTC, None for what has not happened yet."""
+    """A transaction as the log holds it. Times are in UTC, and None if the event has not happened."""
 
     gid: str
     state: TransactionState
@@ -151,13 +151,13 @@ class TransactionRecord:
 _CONFIRM_DECIDED = frozenset({TransactionState.CONFIRMING, TransactionState.CONFIRMED})
 _CANCEL_DECIDED = frozenset({TransactionState.CANCELLING, TransactionState.CANCELLED})
 
-# A look-up here is several times cheaper than a call of the enum, and execute does it per transaction.
+# A look-up is several times cheaper than a call of the enum, and `execute` does one per transaction.
 _STATES = {state.value: state for state in TransactionState}
 _CANCEL_REASONS = {reason.value: reason for reason in CancelReason}
 
 
 def wait_for_number(wait_for: WaitFor) -> pb.WaitFor:
-    """Return the contract's number. Raises ValueError for any other word."""
+    """Return the contract's number of a word. Raises ValueError for an unknown word."""
     number = _WAIT_FOR.get(wait_for)
     if number is None:
         raise ValueError(f"wait_for is one of {', '.join(_WAIT_FOR)}, not {wait_for!r}")

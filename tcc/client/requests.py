@@ -1,4 +1,4 @@
-"""What an initiator asks for, as messages of the contract. Pure functions."""
+"""Requests of initiators as messages of the contract. Pure functions."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,16 +16,17 @@ from tcc.transaction.v1 import transaction_pb2 as pb
 
 @dataclass(frozen=True, slots=True)
 class BranchRequest:
-    """One participant's share of a transaction, as the initiator describes it.
+    """A branch to be added to a transaction.
 
-    - `participant`: the name that the coordinator's configuration knows, never an address.
-    - `action`: which of the participant's actions to call.
-    - `payload`: the argument of Try, Confirm and Cancel: a protobuf message, a pydantic model,
-      a msgspec Struct, a dataclass, a dict or list (JSON), bytes as they are, or None. Equal
-      payloads travel as equal bytes (see tcc.payload).
-    - `branch_id`: unique within the transaction. By default the participant's name, for its
-      second branch `name-2`, and so on in the order of the branches.
-    - `stage`: stage n+1 is tried only after every Try of stage n succeeded.
+    Args:
+        participant: The participant's name in the coordinator's configuration, not an address.
+        action: The name of the participant's action.
+        payload: The argument of Try, Confirm and Cancel: a protobuf message, a pydantic model,
+            a msgspec Struct, a dataclass, a dict or list (JSON), bytes (unchanged) or None. Equal
+            payloads are sent as equal bytes (see tcc.payload).
+        branch_id: The branch's id, unique within the transaction. By default the participant's
+            name, `name-2` for its second branch, and so on in the order of the branches.
+        stage: The Trys of stage n+1 are called only after every Try of stage n has succeeded.
     """
 
     participant: str
@@ -36,14 +37,14 @@ class BranchRequest:
 
 
 class BranchIds:
-    """Names the branches of one transaction that were given no id, the same way each time."""
+    """Chooses the ids of branches without one. The same order of branches gives the same ids."""
 
     def __init__(self, taken: Iterable[str] = (), *, prefix: str = "") -> None:
         self._taken = set(taken)
         self._prefix = prefix
 
     def choose(self, participant: str, branch_id: str = "") -> str:
-        """`branch_id` if there is one; else the participant's name, numbered from its second branch."""
+        """Return `branch_id` if given, otherwise the participant's name, numbered from its second branch."""
         chosen = branch_id or self._prefix + participant
         number = 1
         while not branch_id and chosen in self._taken:
@@ -62,7 +63,7 @@ def execute_request(
     wait_for: WaitFor,
     initiator: str,
 ) -> pb.ExecuteTransactionRequest:
-    """Return a whole transaction.
+    """Return the request for a whole transaction.
 
     Raises TypeError for a payload that cannot be encoded, ValueError for `wait_for`.
     """
@@ -96,7 +97,7 @@ def branch_spec(
     *,
     make: Callable[..., common.BranchSpec] = common.BranchSpec,
 ) -> common.BranchSpec:
-    """One branch. `make` may add it to a request in place, which saves a copy."""
+    """Return a branch. `make` may create it inside a request, which saves a copy."""
     data, content_type = payloads.encode(payload)
     return make(
         branch_id=branch_id,
@@ -117,11 +118,11 @@ def duration(seconds: float | None) -> Duration | None:
 
 
 def timestamp(moment: datetime | None) -> Timestamp | None:
-    """Return a moment with a time zone. Raises ValueError for one without: it would be ambiguous."""
+    """Return a point in time as a Timestamp. Raises ValueError if it has no time zone."""
     if moment is None:
         return None
     if moment.tzinfo is None:
-        raise ValueError("a moment needs a time zone")
+        raise ValueError("a datetime needs a time zone")
     message = Timestamp()
     message.FromDatetime(moment.astimezone(UTC))
     return message

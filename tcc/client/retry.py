@@ -1,11 +1,11 @@
-"""When a failed call is repeated, and how long the client waits before.
+"""Which failed calls are retried, and how long the client waits before a retry.
 
-Repeating is safe: every request carries its gid, and the coordinator answers a
-repetition with the same transaction. It is useful where nobody was reached or
-everybody was busy; any other error would only come again.
+A retry is safe: every request has a gid, and for a repeated gid the coordinator returns
+the same transaction. A retry is useful if no coordinator was reached, or if all were
+busy. Any other error would occur again.
 
-The wait is a full-jitter backoff (uniform between nothing and a doubling cap),
-which spreads clients that failed together, on top of what the coordinator asks for.
+The wait is the delay that the coordinator asks for, plus a full-jitter backoff: uniform
+between zero and a cap that doubles. This spreads clients that failed at the same time.
 """
 
 from tcc.errors import ResourceExhausted, TccError, Unavailable
@@ -15,9 +15,9 @@ BACKOFF_CAP_S = 2.0
 
 
 def is_retryable(error: TccError) -> bool:
-    """Whether the same request may succeed later.
+    """Return whether the same request may succeed later.
 
-    RESOURCE_EXHAUSTED without a hint is a message that is too large: it will never fit.
+    RESOURCE_EXHAUSTED without a retry hint means that a message is too large: it never succeeds.
     """
     return isinstance(error, Unavailable) or (
         isinstance(error, ResourceExhausted) and error.retry_after_s > 0
@@ -25,14 +25,18 @@ def is_retryable(error: TccError) -> bool:
 
 
 def pause_s(error: TccError, *, attempt: int, time_left_s: float, jitter: float) -> float | None:
-    """How long to wait before the next attempt; None when the error is the caller's to see.
+    """Return the seconds to wait before the next attempt; None if the error must be raised.
 
-    `attempt` counts from 0; `jitter` is uniform in [0, 1). The pause always ends
-    before the caller's time does, and there is none when too little is left.
+    Args:
+        error: The error of the last attempt.
+        attempt: The number of attempts before it, from 0.
+        time_left_s: Seconds until the caller's timeout. The wait always ends before it; if too
+            little time is left, there is no retry.
+        jitter: A random number, uniform in [0, 1).
     """
     room_s = time_left_s - error.retry_after_s
     if not is_retryable(error) or room_s < BACKOFF_BASE_S:
         return None
-    # Ten doublings are far beyond the cap already; more would only overflow.
+    # Ten doublings exceed the cap by far; more would overflow.
     backoff_s = min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2.0 ** min(attempt, 10), room_s)
     return error.retry_after_s + jitter * backoff_s

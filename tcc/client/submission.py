@@ -1,22 +1,21 @@
-"""How whole transactions reach the coordinator: alone when idle, in batches under load.
+"""Submission of whole transactions: alone when idle, in batches under load.
 
-Every `submit` puts one item into an outbox. A batch of one is the unary
-ExecuteTransaction, so a lone caller pays for one plain call and nothing else;
-whatever queued meanwhile leaves together as ExecuteTransactions.
+Every `submit` puts one item into a batcher. A batch of one item is sent as the unary
+ExecuteTransaction, so a single caller pays for one plain call. Items that arrive while it
+is in flight are sent together as ExecuteTransactions.
 
-When does the next batch leave? Waiting until the previous one is answered would
-make one slow transaction hold everybody who comes later. Not waiting at all
-would send batches of one. So the next batch leaves as soon as the previous one
-is done, or a full batch waits, or a *pace* has passed: a quarter of the time that
-half of a call's replies took lately, between 1 and 50 ms. By Little's law about
-four batches of N/4 are then in flight with N callers, whatever the coordinator's
-speed, and a caller waits at most a quarter longer than it would have to. (Half of
-the replies, for the first come early and the last may be somebody's slow Try.)
+When is the next batch sent? If it waited for the previous one to end, one slow transaction
+would delay all later ones. If it did not wait, all batches would have one item. So the next
+batch is sent when the previous one is done, when a full batch waits, or after a *linger*
+time: a quarter of the time that half of a call's replies took recently, between 1 and
+50 ms. By Little's law, N callers then have about four batches of N/4 in flight, at any speed
+of the coordinator, and a caller waits at most a quarter longer than necessary. (Half of the
+replies, because the first ones are early and the last one may be a slow Try.)
 
-Each item lives and dies alone: a reply settles its caller; an error of one item,
-or a stream that breaks, repeats or fails only those without an answer. A batch
-that is refused as a whole, and not for being untimely, is repeated item by item,
-so that one poison item harms nobody else.
+Items are independent of each other. A reply settles only its own caller. If one item fails or
+a stream breaks, only items without a reply are retried or failed. If a batch is refused as
+a whole, for a reason other than load or time, its items are sent again one by one, so that
+one invalid item does not affect the others.
 """
 
 import asyncio
@@ -35,14 +34,14 @@ from tcc.transaction.v1 import transaction_pb2 as pb
 MAX_CALLS_IN_FLIGHT = 4
 LINGER_MIN_S = 0.001
 LINGER_MAX_S = 0.05
-# A new measurement's weight in the smoothed reply time.
+# The weight of a new measurement in the smoothed reply time.
 SMOOTHING = 0.25
-# Tag and length of an item within its batch.
+# The tag and the length of an item within its batch.
 ITEM_OVERHEAD_BYTES = 8
 
 
 class _Item:
-    """One transaction on its way, and who waits for it."""
+    """A submitted transaction and the future of its caller."""
 
     __slots__ = ("alone", "answer", "attempt", "deadline", "error", "payload_bytes", "request")
 
@@ -54,18 +53,18 @@ class _Item:
     ) -> None:
         self.request = request
         self.answer = answer
-        # By the loop's clock.
+        # By the event loop's clock.
         self.deadline = deadline
         self.payload_bytes = request.ByteSize() + ITEM_OVERHEAD_BYTES
         self.attempt = 0
         # Why the previous attempt failed.
         self.error: TccError | None = None
-        # It was in a batch that was refused as a whole, and goes unary from now on.
+        # True after a batch with it was refused as a whole: it is sent alone from then on.
         self.alone = False
 
 
 class Submitter:
-    """Executes transactions over one stub. Belongs to the running loop; `close` ends it."""
+    """Executes transactions through one stub. Belongs to the running event loop; `close` ends it."""
 
     def __init__(
         self,
@@ -75,7 +74,7 @@ class Submitter:
         batch_items_max: int,
         batch_bytes_max: int,
     ) -> None:
-        """`execute_transaction` and `execute_transactions` are the stub's methods of these names."""
+        """Take the stub's methods `ExecuteTransaction` and `ExecuteTransactions`."""
         self._execute_transaction = execute_transaction
         self._execute_transactions = execute_transactions
         self._batch_items_max = batch_items_max
@@ -97,8 +96,8 @@ class Submitter:
         """Return the outcome of one transaction; the request must carry its gid.
 
         Raises:
-            TccError: The coordinator's refusal, or Unavailable, ResourceExhausted or
-                DeadlineExceeded once the caller's time is up.
+            TccError: The coordinator's error, or Unavailable, ResourceExhausted or
+                DeadlineExceeded after the caller's timeout.
         """
         loop = self._loop
         item = _Item(request, loop.create_future(), loop.time() + timeout_s)
@@ -112,7 +111,7 @@ class Submitter:
             self._waiting.discard(item)
 
     async def close(self) -> None:
-        """Abandon what is in flight: its callers get ClientClosed."""
+        """Abandon all items; their callers get ClientClosed."""
         for item in self._waiting:
             _fail(item, ClientClosed("the client was closed before the transaction was answered"))
         tasks = [self._sender, *self._calls]
@@ -123,7 +122,7 @@ class Submitter:
     # --- sending ----------------------------------------------------------
 
     async def _send(self, batch: list[_Item]) -> None:
-        """Start the calls of a batch, and return when the next batch may leave."""
+        """Start the calls of a batch, and return when the next batch may be sent."""
         wanted = [item for item in batch if not item.answer.done()]
         together = [item for item in wanted if not item.alone]
         calls = [self._start([item]) for item in wanted if item.alone]
@@ -142,9 +141,9 @@ class Submitter:
         return call
 
     async def _call(self, items: list[_Item]) -> None:
-        """One call for these items; afterwards each is answered, or on its way to another attempt."""
-        # Those that this call has not told anything. Who was told to come again may be under way
-        # anew while the call goes on for the others, and its end is none of their business.
+        """Make one call for these items. Then each is settled or scheduled for another attempt."""
+        # The items without a reply in this call. An item whose reply asked for a retry may be in
+        # flight again before this call ends, so the end of this call must not affect it.
         missing = dict(enumerate(items))
         failure: grpc.aio.AioRpcError | None = None
         failpoint("client.execute.send")
@@ -152,7 +151,7 @@ class Submitter:
             await (self._call_unary(items[0]) if len(items) == 1 else self._call_batch(missing))
         except grpc.aio.AioRpcError as error:
             failure = error
-        except Exception as error:  # noqa: BLE001 - a bug of ours: every caller must see it, not the log alone
+        except Exception as error:  # noqa: BLE001 - a bug here: every caller must see it, not only the log
             for item in items:
                 _fail(item, error)
             return
@@ -168,7 +167,7 @@ class Submitter:
         _settle(item, response.outcome)
 
     async def _call_batch(self, missing: dict[int, _Item]) -> None:
-        """Remove those that are answered from `missing`: items by their place in the batch."""
+        """Make a batch call. Remove each item from `missing` (by index in the batch) at its reply."""
         started = self._loop.time()
         items = list(missing.values())
         deadline = max(item.deadline for item in items)
@@ -178,7 +177,7 @@ class Submitter:
             before = len(missing)
             for reply in response.replies:
                 item = missing.pop(reply.index, None)
-                if item is not None:  # what is said twice, counts once
+                if item is not None:  # a duplicate reply is ignored
                     self._take(item, reply)
             if before > half >= len(missing):
                 self._measure(started)
@@ -191,13 +190,13 @@ class Submitter:
 
     def _measure(self, started: float) -> None:
         took_s = self._loop.time() - started
-        # The first measurement counts in full: it is better than nothing by far.
+        # The first measurement has full weight.
         self._reply_s += (SMOOTHING if self._reply_s else 1.0) * (took_s - self._reply_s)
 
     # --- failing ----------------------------------------------------------
 
     def _retry_or_fail(self, item: _Item, error: TccError, *, in_batch: bool) -> None:
-        """`in_batch`: the error is the whole batch's, and perhaps not this item's fault."""
+        """Schedule a retry or settle the item with the error. `in_batch`: the error is of the whole batch."""
         if item.answer.done():
             return
         item.error = error

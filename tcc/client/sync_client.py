@@ -1,8 +1,7 @@
-"""The initiator's client for code without an event loop: a thin door to the async one.
+"""The synchronous client for initiators, a wrapper around the asynchronous one.
 
-A background thread runs an event loop with a `Client`; every method here hands
-its work over and waits. So there is one logic, and threads that call at the same
-time share its batches.
+A background thread runs an event loop with a `Client`. Every method passes its call to
+that loop and waits. Threads that call at the same time share batches.
 
     with tcc.SyncClient("dns:///localhost:50050") as client:
         client.execute([tcc.BranchRequest("inventory", "reserve_stock", {"sku": "A"})], gid="order-17")
@@ -53,9 +52,9 @@ class _LoopThread:
         return self._thread.is_alive()
 
     def run(self, start: Callable[[], Awaitable[R]]) -> R:
-        """Return the result of what `start` starts, in a copy of this thread's context.
+        """Await `start()` on the loop, in a copy of this thread's context, and return the result.
 
-        An interrupted wait cancels it.
+        If the wait is interrupted, the work is cancelled.
         """
         if not self.running:
             raise ClientClosed("the client is closed")
@@ -77,7 +76,7 @@ class _LoopThread:
 
 
 class _SyncProxy(Generic[Original_co]):
-    """The sync front of an async object that lives on the loop's thread."""
+    """A synchronous proxy of an asynchronous object that runs on the loop's thread."""
 
     def __init__(self, original: Original_co, loop: _LoopThread) -> None:
         self._original = original
@@ -124,7 +123,7 @@ class SyncEnlistment(_SyncProxy[OriginalEnlistment_co]):
 
     @property
     def context(self) -> TransactionContext:
-        """What is to be sent to services that shall enlist branches of their own."""
+        """The context to send to services that enlist branches of their own."""
         return self._original.context
 
     try_ = _in_background(Enlistment.try_)
@@ -142,7 +141,7 @@ class SyncTransaction(SyncEnlistment[InteractiveTransaction]):
 
     @property
     def expires_at(self) -> datetime | None:
-        """When the coordinator cancels it if it is undecided, in UTC; None before it has begun."""
+        """When the coordinator cancels it if it is undecided, in UTC; None before `begin`."""
         return self._original.expires_at
 
     begin = _in_background(InteractiveTransaction.begin)
@@ -150,7 +149,7 @@ class SyncTransaction(SyncEnlistment[InteractiveTransaction]):
     cancel = _in_background(InteractiveTransaction.cancel)
     _finish = _in_background(InteractiveTransaction.finish)
 
-    # The context is entered here, in the caller's thread, and not where the work is done.
+    # The context is entered here, in the caller's thread, not in the loop's.
 
     def __enter__(self) -> Self:
         self.begin()
@@ -180,9 +179,9 @@ def _transaction_in_front(
 
 
 class SyncClient(_SyncProxy[Client]):
-    """`tcc.Client` for code without an event loop: the same arguments, methods and errors.
+    """`tcc.Client` for code without an event loop, with the same arguments, methods and errors.
 
-    Any thread may call it. Close it with `close`, or use it as `with`.
+    It is thread-safe. Close it with `close`, or use it with `with`.
     """
 
     def __init__(
@@ -235,10 +234,10 @@ class SyncClient(_SyncProxy[Client]):
     transaction = _transaction_in_front(Client.transaction)
 
     def join(self, context: TransactionContext) -> SyncEnlistment[Enlistment]:
-        """As `Client.join`."""
+        """Join a transaction that another process began. See `Client.join`."""
         return SyncEnlistment(self._original.join(context), self._loop)
 
     def current_transaction(self) -> SyncEnlistment[Enlistment] | None:
-        """As `Client.current_transaction`."""
+        """Join the current transaction. See `Client.current_transaction`."""
         context = contexts.current()
         return None if context is None else self.join(context)

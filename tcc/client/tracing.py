@@ -1,8 +1,8 @@
-"""Traces of initiators, as OpenTelemetry spans. Needs the extra [tracing].
+"""OpenTelemetry spans of initiators. Needs the extra [tracing].
 
-Nobody imports this file who was given no tracer provider. One span stands for a whole
-transaction; its request carries it to the coordinator, whose spans and the participants'
-hang on it. What is recorded the provider's sampler says, for all of them.
+This module is imported only if the client has a tracer provider. One span covers a whole
+transaction. Its context is sent in the request, so the spans of the coordinator and the
+participants are below it. The provider's sampler decides for all of them.
 """
 
 from collections.abc import Awaitable, Callable
@@ -27,7 +27,7 @@ class TransactionSpan:
         self._token: Token[Context] | None = None
 
     def enter(self) -> None:
-        """Make it the current span, until `leave` in the same context."""
+        """Make it the current span until `leave`, which must be called in the same context."""
         self._token = attach(set_span_in_context(self._span))
 
     def leave(self) -> None:
@@ -36,7 +36,7 @@ class TransactionSpan:
             self._token = None
 
     def end(self, outcome: Outcome | None = None, error: BaseException | None = None) -> None:
-        """How the transaction stands; to be cancelled is no error. What has ended stays as it ended."""
+        """Record the outcome or error and end the span, once. A cancelled transaction is not an error."""
         span = self._span
         if not span.is_recording():
             return
@@ -53,7 +53,7 @@ class TransactionSpan:
 
 
 class InitiatorTracing:
-    """Makes the spans of a client."""
+    """Creates the spans of a client."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._tracer = provider.get_tracer("tcc.client", metadata.version("tcc"))
@@ -61,11 +61,11 @@ class InitiatorTracing:
     def start(
         self, name: str, request: pb.ExecuteTransactionRequest | pb.BeginTransactionRequest
     ) -> TransactionSpan:
-        """Return a new span below the current one; `request` carries it from now on."""
+        """Start a span below the current one, and put its context into the request."""
         attributes = {"tcc.gid": request.gid}
         if request.initiator:
             attributes["tcc.initiator"] = request.initiator
-        # It does not become the current one: the client's own tasks, which live longer, would inherit it.
+        # It does not become the current span: the client's background tasks would inherit it.
         span = self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes)
         carrier: dict[str, str] = {}
         _PROPAGATOR.inject(carrier, set_span_in_context(span))
@@ -76,7 +76,7 @@ class InitiatorTracing:
     async def execute(
         self, request: pb.ExecuteTransactionRequest, execute: Callable[[], Awaitable[Outcome]]
     ) -> Outcome:
-        """Return what `execute` returns, with a span around it."""
+        """Run `execute` in a span and return its outcome."""
         span = self.start("tcc.execute", request)
         try:
             outcome = await execute()

@@ -1,1 +1,1 @@
-"""The participant: its gRPC service, its actions and its work."""
+"""Participants: the gRPC service, the actions and the execution of calls."""

@@ -1,7 +1,7 @@
-"""Actions: the handlers that a participant's author writes, made uniform.
+"""Actions: the handlers of a participant in one uniform form.
 
-Whatever is written per item or per batch, sync or async, becomes one handler per
-operation that takes a list of items and answers one thing per item.
+Handlers may be per item or per batch, sync or async. Each becomes one handler per
+operation that takes a list of items and returns one result per item.
 """
 
 import inspect
@@ -19,7 +19,7 @@ from tcc.context import TransactionContext, handling_participant
 
 NAME_BYTES_MAX = 128
 
-# The names that an author's class may define, per operation: (per item, per batch).
+# The method names of a handler class, per operation: (per item, per batch).
 HANDLER_NAMES = {
     Operation.TRY: ("try_", "try_batch"),
     Operation.CONFIRM: ("confirm", "confirm_batch"),
@@ -34,26 +34,26 @@ class Action:
     name: str
     kind: type
     handlers: dict[Operation, Handler]
-    # The operations whose handler takes more than one item.
+    # The operations that have a batch handler.
     batched: frozenset[Operation]
-    # Its calls go one by one, whatever its handlers take.
+    # True if its calls are never batched.
     goes_alone: bool = False
-    # Requests are values: the same bytes may be decoded once for several calls.
+    # True if the kind is immutable: equal bytes may be decoded once for several calls.
     frozen: bool = False
-    # The handler's cancel runs on an empty cancel too.
+    # True if the cancel handler also runs for an empty cancel.
     cancel_always: bool = False
-    # Confirm and Cancel want the request; without it they are refused.
+    # True if Confirm and Cancel need the request; they are refused without it.
     needs_request: bool = True
-    # Says no to a Try before any transaction is opened; see Participant.action.
+    # May reject a Try before a transaction is opened; see Participant.action.
     screen: Callable[[Branch, Any], None] | None = None
-    # Names what a Try will answer, before any transaction is opened; see Participant.action.
+    # Returns the result of a Try before a transaction is opened; see Participant.action.
     try_result: Callable[[Branch, Any], object] | None = None
-    # Which requests a batch may not race; see Participant.action.
+    # Returns the partition of a request; see Participant.action.
     partition_key: Callable[[Any], int] | None = None
 
 
 class RefusalError(Exception):
-    """There is no handler that could run this call. Repeating it cannot help."""
+    """No handler can run this call. A retry cannot help."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(reason, message)
@@ -61,7 +61,7 @@ class RefusalError(Exception):
 
 
 class Undecoded(NamedTuple):
-    """A payload whose decoding waits until the handler is to run."""
+    """A payload that is decoded only if its handler runs."""
 
     kind: type
     data: bytes
@@ -85,10 +85,10 @@ def build_action(
     cancel_always: bool = False,
     needs_request: bool = True,
 ) -> Action:
-    """Return an author's object as an action.
+    """Return a handler object as an action.
 
-    Raises TypeError where a handler is missing, has other parameters than it is called with, or is
-    of the wrong kind: behind an AsyncEngine handlers are `async def`, behind an Engine plain `def`.
+    Raises TypeError if a handler is missing, has the wrong parameters, or is of the wrong kind:
+    with an AsyncEngine handlers are `async def`, with an Engine they are plain `def`.
     """
     if not 0 < len(name.encode()) <= NAME_BYTES_MAX:
         raise ValueError(f"an action's name has 1 to {NAME_BYTES_MAX} bytes")
@@ -122,10 +122,10 @@ def build_action(
 
 
 def refusing_action(name: str, refusal: RefusalError, *, is_async: bool) -> Action:
-    """Return an action that can run nothing, for a call whose action or payload is unusable.
+    """Return an action whose handlers raise `refusal`, for an unknown action or an invalid payload.
 
-    The barrier still answers what it can answer without a handler: above all,
-    the Cancel of a Try that was itself refused is an empty cancel and succeeds.
+    Calls that need no handler still succeed. In particular, the Cancel of a Try that was
+    refused is an empty cancel.
     """
 
     def refuse(*_: object) -> None:
@@ -147,7 +147,7 @@ def refusing_action(name: str, refusal: RefusalError, *, is_async: bool) -> Acti
 def _checked(
     action: str, handlers: object, method: str, parameters: tuple[str, ...], *, is_async: bool
 ) -> Any:
-    """Return a method of the author's object, or None if there is none. Raises TypeError."""
+    """Return a method of the handler object, or None if there is none. Raises TypeError."""
     handler = getattr(handlers, method, None)
     if handler is None:
         return None
@@ -167,7 +167,7 @@ def _checked(
     except TypeError as error:
         raise TypeError(f"{method} of action {action!r}: {error}; write: {head}") from error
     except ValueError:
-        pass  # a callable in C has no signature that could be read
+        pass  # a callable in C has no signature
     return handler
 
 
@@ -179,7 +179,7 @@ def _is_generator(handler: Any) -> bool:
 
 
 def _prepared(handler: Any, participant: str, *, is_async: bool) -> Handler:
-    """A handler that gets its requests decoded, and whose code knows whose handler it is."""
+    """Return a handler that gets decoded requests and knows its participant (`handling_participant`)."""
 
     async def prepared_async(items: Any, db: Any) -> Any:
         token = handling_participant.set(participant)
@@ -206,7 +206,7 @@ def _decoded(items: list[BatchItem]) -> list[BatchItem]:
 
 
 def _one_item(handler: Any, *, is_async: bool) -> Handler:
-    """Return a per-item handler as one that takes a list of one, run in its transaction's context."""
+    """Return a per-item handler as a batch handler for one item, run in the transaction's context."""
 
     async def one_async(items: Any, db: Any) -> list[object]:
         [(branch, request)] = items
@@ -222,7 +222,7 @@ def _one_item(handler: Any, *, is_async: bool) -> Handler:
 
 
 def _not_awaitable(result: object) -> object:
-    """Raise InvalidResultError for a coroutine: the work of its handler was not done."""
+    """Return the result. Raises InvalidResultError for a coroutine, whose work was not done."""
     if inspect.isawaitable(result):
         if inspect.iscoroutine(result):
             result.close()

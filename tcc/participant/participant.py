@@ -1,4 +1,4 @@
-"""A participant: a service that owns resources and answers Try, Confirm and Cancel.
+"""A participant: a service that owns resources and serves Try, Confirm and Cancel.
 
     inventory = Participant("inventory", database=engine)
 
@@ -11,8 +11,8 @@
     asyncio.run(inventory.serve("0.0.0.0:50051"))
 
 The handlers run inside the barrier's own database transaction (tcc.barrier.plans) and
-write their business tables through `db`, which refuses to commit or roll back.
-docs/WRITING_A_PARTICIPANT.md says what a handler may do, and what each outcome leads to.
+write business tables through `db`, which refuses to commit or roll back.
+docs/WRITING_A_PARTICIPANT.md describes what a handler may do and the effect of each outcome.
 """
 
 import asyncio
@@ -29,6 +29,7 @@ from grpc_reflection.v1alpha import reflection
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from tcc._internal.channel_options import participant_options
 from tcc.barrier.executor import open_executor
 from tcc.barrier.failures import error_text
 from tcc.participant.action import Action, build_action
@@ -48,24 +49,26 @@ H = TypeVar("H")
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ParticipantService"].full_name
 _DAY_S = 24 * 3600.0
-_MESSAGE_BYTES_MAX = 16 * 2**20
 
 
 class Participant:
     """Serves actions over gRPC; each handler takes effect at most once per `(gid, branch_id, operation)`.
 
-    `database`: a SQLAlchemy AsyncEngine (handlers are `async def`, `db` is an
-    AsyncConnection) or Engine (handlers are plain `def` and run in threads, `db`
-    is a Connection), on PostgreSQL, MySQL, MariaDB or SQLite. At most as many
-    transactions are open at once as the engine's pool keeps connections; more calls wait.
-    Its connections must not be in AUTOCOMMIT mode.
-
-    `retention_s`: how long an ended barrier row is kept after the transaction's
-    expiry and its own last change. `batch_items_max` and `max_batches_in_flight`: the
-    size of a batch handler's batches, and how many of one operation run at once.
-    `waiting_max`: calls beyond that are refused with RESOURCE_EXHAUSTED.
-    `tracer_provider`: OpenTelemetry's (the extra [tracing]): calls of traced transactions
-    get spans, and handlers run in them. None: no spans.
+    Args:
+        name: The participant's name.
+        database: A SQLAlchemy AsyncEngine (handlers are `async def`, `db` is an
+            AsyncConnection) or Engine (handlers are plain `def` and run in threads, `db` is a
+            Connection), on PostgreSQL, MySQL, MariaDB or SQLite. The size of its pool limits the
+            number of open transactions; further calls wait. Its connections must not be in
+            AUTOCOMMIT mode.
+        retention_s: Seconds for which an ended barrier row is kept after the transaction's expiry
+            and after its own last change.
+        batch_items_max: The largest number of items in a batch of a batch handler.
+        max_batches_in_flight: The largest number of batches of one operation that run at once.
+        waiting_max: The largest number of waiting calls. Further calls are refused with
+            RESOURCE_EXHAUSTED.
+        tracer_provider: A provider of OpenTelemetry (the extra [tracing]). Calls of traced
+            transactions get spans, in which the handlers run. None: no spans.
     """
 
     def __init__(
@@ -83,7 +86,7 @@ class Participant:
     ) -> None:
         self.name = name
         self._tracing = _tracing(tracer_provider, name)
-        # The port served on; 0 until the start.
+        # The port in use; 0 before `start`.
         self.port = 0
         self._executor = open_executor(database)
         self._actions: dict[str, Action] = {}
@@ -101,63 +104,62 @@ class Participant:
     def action(
         self, name: str, kind: type = dict, *, cancel_always: bool = False, needs_request: bool = True
     ) -> Callable[[H], H]:
-        """Register a class (made without arguments) or an object as the handlers of an action.
+        """Register a class (created without arguments) or an object as the handlers of an action.
 
-        `kind`: what the payload is: a protobuf message class, a pydantic model, a msgspec
-        Struct, a dataclass, `dict` (a JSON object) or `bytes`; tcc.payload has the JSON forms
-        of other types within them. Calls that come together with the same bytes may share
-        one object if the kind is frozen. A payload that is not of the kind fails with
-        INVALID_PAYLOAD, and no handler runs.
-
-        The handlers, per operation one of the two:
+        Define one of the two handlers for each operation:
 
         - `try_(branch, request, db)`, `confirm(...)`, `cancel(...)`: one item in
-          a transaction of its own. What `try_` returns (protobuf, pydantic, Struct,
-          dataclass, dict, list, bytes or None; at most 1 MiB when encoded) is kept,
-          replayed to a duplicate and given to the other two as `branch.try_result`;
-          anything else fails permanently with INVALID_RESULT. `raise Rejected(...)` in
-          `try_` says no; anything else raised is a failure (HANDLER_ERROR) that is repeated.
+          a transaction of its own. The return value of `try_` (protobuf, pydantic, Struct,
+          dataclass, dict, list, bytes or None; at most 1 MiB when encoded) is stored, returned
+          to a duplicate, and available to the other two as `branch.try_result`. Any other value
+          fails permanently with INVALID_RESULT. `raise Rejected(...)` in `try_` rejects. Any
+          other exception is a failure (HANDLER_ERROR), which is retried.
         - `try_batch(items, db)`, `confirm_batch(...)`, `cancel_batch(...)`: many
           items `(branch, request)`, no branch twice, in one transaction. Return
           None (all done) or a sequence with one entry per item: a result, None,
-          or (from `try_batch`) a Rejected, whose item must then have changed nothing.
-          If it raises, everything is rolled back and done again item by item.
+          or (from `try_batch`) a Rejected, for an item that has changed nothing.
+          If it raises, the transaction is rolled back and each item is run alone.
 
         `db` is in the transaction that the barrier commits after the handler. It refuses
-        `commit`, `rollback` and `close` (TransactionControlError); savepoints by
+        `commit`, `rollback` and `close` (TransactionControlError). Savepoints by
         `begin_nested()` are allowed, and must be closed (SAVEPOINT_OPEN). If the transaction
         is lost while the handler runs, the call fails: TRANSACTION_ABORTED or TRANSACTION_ENDED.
 
-        `screen(branch, request)`, if there is one, is asked about every Try before
-        a transaction is opened, on the event loop: it may raise Rejected for what
-        is certainly hopeless, and must be quick and change nothing.
+        Three further methods are optional. They run on the event loop before a transaction is
+        opened, so they must be quick and change nothing.
 
-        `try_result(branch, request)`, if there is one, names what a Try will answer
-        if it succeeds, before a transaction is opened, on the event loop; it must be
-        quick and change nothing. The barrier then writes its row and the result in
-        one statement. The Try finds it as `branch.try_result` and answers None; an
-        answer of its own takes its place. A repeated Try is asked anew, and answered
-        what the first one was.
+        - `screen(branch, request)` is called for every Try. It may raise Rejected if the Try
+          cannot succeed.
+        - `try_result(branch, request)` returns the result that a Try will have if it succeeds.
+          The barrier then writes its row and the result in one statement. The Try finds the
+          result as `branch.try_result` and returns None; a value that it returns is used instead.
+          It is called again for a repeated Try, whose result is still that of the first one.
+        - `partition_key(request)` returns an int, the request's partition, and must not raise. No
+          two batches of one operation are in flight with requests of the same partition. Within
+          a partition, requests are handled in order of arrival. Use one partition for requests
+          that change the same row.
 
-        `partition_key(request)`, if there is one, returns an int, the request's partition. No two
-        batches of one operation are in flight with requests of the same partition, and within a
-        partition requests are handled in order of arrival. Give requests that change the same row
-        one partition. It must be quick and never raise.
-
-        `cancel_always`: for a Try with effects outside the database; its cancel
-        runs on an empty cancel too, with `branch.tried` False.
-
-        `needs_request`: False says that Confirm and Cancel find in the branch's own rows
-        what it reserved. Then an operator can end an orphan, whose transaction and
-        payload nobody knows any more (docs/OPERATIONS.md): they are given None for its request.
+        Args:
+            name: The action's name, 1 to 128 bytes.
+            kind: The type of the payload: a protobuf message class, a pydantic model, a msgspec
+                Struct, a dataclass, `dict` (a JSON object) or `bytes`; see tcc.payload for the
+                JSON forms of other types within them. If the kind is frozen, calls that arrive
+                together with equal bytes may share one object. A payload of another kind fails
+                with INVALID_PAYLOAD, and no handler runs.
+            cancel_always: True for a Try with effects outside the database. Its cancel handler
+                also runs for an empty cancel, with `branch.tried` False.
+            needs_request: False if Confirm and Cancel find in the branch's own rows what it
+                reserved. An operator can then end an orphan, whose transaction and payload are no
+                longer known (docs/OPERATIONS.md); the handler's `request` is None.
 
         Raises:
-            TypeError: A handler is missing, has other parameters, or is of the wrong kind (`async def`
-                behind an AsyncEngine, plain `def` behind an Engine), or the kind of payload is unknown.
+            TypeError: A handler is missing, has the wrong parameters or is of the wrong kind
+                (`async def` with an AsyncEngine, plain `def` with an Engine), or the kind of
+                payload is not supported.
             ValueError: The name is taken, empty or longer than 128 bytes.
         """
         if not isinstance(name, str):
-            raise TypeError(f'an action has a name; write: @participant.action("{_action_name(name)}")')
+            raise TypeError(f'an action needs a name; write: @participant.action("{_action_name(name)}")')
 
         def register(handlers: H) -> H:
             if name in self._actions:
@@ -177,9 +179,10 @@ class Participant:
         return register
 
     async def create_schema(self) -> int:
-        """Create or migrate the barrier's table; safe to call from every process at every start.
+        """Create or migrate the barrier's table. Every process may call this at every start.
 
-        Answers how many migration steps were applied.
+        Returns:
+            The number of migration steps that were applied.
         """
         return await self._executor.create_schema()
 
@@ -191,16 +194,20 @@ class Participant:
         interceptors: Sequence[Any] = (),
         reuse_port: bool = False,
     ) -> int:
-        """Serve at the address, without TLS unless credentials are given; return the port.
+        """Serve at the address and return the port.
 
-        `reuse_port`: let several processes of this participant listen on one port (SO_REUSEPORT).
+        Args:
+            address: HOST:PORT. Port 0 selects a free port.
+            credentials: The credentials for TLS. Without them connections are not encrypted.
+            interceptors: Interceptors of the gRPC server.
+            reuse_port: Let several processes of this participant listen on one port (SO_REUSEPORT).
 
         Raises:
-            OSError: The address is taken, or none of this machine's.
+            OSError: The address is taken, or is not an address of this machine.
             ValueError: The database's connections are in AUTOCOMMIT mode.
             sqlalchemy.exc.DBAPIError: The database cannot be reached, or has no barrier table.
         """
-        assert self._server is None, "this participant is started already"
+        assert self._server is None, "this participant has already been started"
         await self._executor.check()
         tasks = self._tasks = TaskSupervisor()
         work = ParticipantWork(
@@ -214,10 +221,7 @@ class Participant:
         )
         server = grpc.aio.server(
             interceptors=list(interceptors),
-            options=[
-                ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
-                ("grpc.so_reuseport", int(reuse_port)),
-            ],
+            options=participant_options(reuse_port=reuse_port),
         )
         pb_grpc.add_ParticipantServiceServicer_to_server(ParticipantServicer(work), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -234,11 +238,11 @@ class Participant:
         return port
 
     async def stop(self, grace_s: float = 5.0) -> None:
-        """Report NOT_SERVING, accept no new calls, finish the present ones, and stop.
+        """Report NOT_SERVING, accept no new calls, finish the current ones, and stop.
 
-        Calls that are not answered within the grace are cut off; a local
-        transaction that takes longer than a second grace is rolled back (behind a
-        sync engine, whose threads cannot be stopped, it runs to its end).
+        Calls that are not done after `grace_s` seconds are aborted. A local transaction that
+        is still open after the same time again is rolled back. With a sync engine, whose
+        threads cannot be stopped, it runs to its end.
         """
         if self._server is None:
             return
@@ -259,8 +263,8 @@ class Participant:
     ) -> None:
         """Create the schema, start, and stop gracefully on SIGTERM or SIGINT.
 
-        Raises as `start` does, and BackgroundTaskError, after the stop, if a task that serving
-        depends on has ended.
+        The arguments are those of `start`. Raises the errors of `start`, and after the stop
+        BackgroundTaskError if a task that serving depends on ended.
         """
         ended = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -278,11 +282,11 @@ class Participant:
 
     @property
     def waiting(self) -> int:
-        """How many calls are taken and not answered yet."""
+        """The number of accepted calls that have no result yet."""
         return self._server[1].waiting if self._server else 0
 
     async def purge_once(self) -> int:
-        """Delete one bounded batch of barrier rows past their retention; return how many."""
+        """Delete one bounded batch of barrier rows past their retention; return their number."""
         return await self._executor.purge(margin_ms=self._retention_ms, rows_max=self._purge_rows_max)
 
     async def _report(self, status: int) -> None:
@@ -296,11 +300,11 @@ class Participant:
 
     async def _purge_regularly(self, work: ParticipantWork) -> None:
         while True:
-            # Several processes of one participant should not purge in step.
+            # Processes of one participant should not all purge at the same time.
             await asyncio.sleep(self._purge_interval_s * random.uniform(0.5, 1.5))
             try:
                 await self._purge_all(work)
-            except Exception as error:  # noqa: BLE001 - a driver may raise anything; calls go on all the same
+            except Exception as error:  # noqa: BLE001 - a driver may raise anything; calls continue
                 logger.warning(
                     "barrier rows were not purged; the next round tries again: %s", error_text(error)
                 )
@@ -333,6 +337,6 @@ def _action_name(handlers: object) -> str:
 def _tracing(provider: "TracerProvider | None", participant: str) -> "ParticipantTracing | None":
     if provider is None:
         return None
-    from tcc.participant.tracing import ParticipantTracing  # noqa: PLC0415 - OpenTelemetry may not be there
+    from tcc.participant.tracing import ParticipantTracing  # noqa: PLC0415 - OpenTelemetry is optional
 
     return ParticipantTracing(provider, participant)

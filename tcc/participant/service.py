@@ -1,4 +1,4 @@
-"""The gRPC face of a participant: from the contract's messages to its work and back."""
+"""The gRPC service of a participant: converts between the contract's messages and its work."""
 
 import logging
 from collections.abc import AsyncIterator, Sequence
@@ -21,7 +21,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class ParticipantServicer(pb_grpc.ParticipantServiceServicer):
-    """Answers with outcomes; a status other than OK means only "ask again"."""
+    """Returns results with the status OK. Any other status only means that the call must be repeated."""
 
     def __init__(self, work: ParticipantWork) -> None:
         self._work = work
@@ -59,7 +59,7 @@ class ParticipantServicer(pb_grpc.ParticipantServiceServicer):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except DBAPIError:
             logger.warning("the barrier's rows could not be listed", exc_info=True)
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the participant's database does not answer")
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the participant's database is unavailable")
         return pb.ListBranchesResponse(
             rows=[pb.BarrierRow(**row._asdict()) for row in rows],
             next_page_token=listing.page_token(behind),
@@ -85,7 +85,7 @@ class ParticipantServicer(pb_grpc.ParticipantServiceServicer):
         async for response in await self._submit([call], operation, context):
             failpoint("participant.reply.before")
             return response.results[0]
-        raise AssertionError("every call is answered")
+        raise AssertionError("every call has a result")
 
     async def _submit(
         self, calls: Sequence[pb.BranchCall], only: Operation | None, context: Context
@@ -95,5 +95,7 @@ class ParticipantServicer(pb_grpc.ParticipantServiceServicer):
         try:
             self._work.submit(calls, replies, only=only)
         except OverloadedError:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls wait; ask again later")
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls are waiting; try again later"
+            )
         return replies

@@ -1,4 +1,4 @@
-"""Background tasks that must not end unnoticed."""
+"""Supervision of background tasks, so that none ends unnoticed."""
 
 import asyncio
 import logging
@@ -9,11 +9,11 @@ logger = logging.getLogger("tcc.participant")
 
 
 class BackgroundTaskError(RuntimeError):
-    """A task that the service depends on has ended; its error, if any, is the `__cause__`."""
+    """A task that the service depends on has ended. Its error, if any, is the `__cause__`."""
 
 
 class TaskSupervisor:
-    """Runs the tasks of a service. One that fails, or that ends though it is endless, fails the service."""
+    """Runs the tasks of a service. If a task fails, or an endless one ends, the service fails."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
@@ -24,7 +24,7 @@ class TaskSupervisor:
         self.error: BackgroundTaskError | None = None
 
     def start(self, work: Coroutine[Any, Any, None], name: str, *, endless: bool = False) -> None:
-        """Run a coroutine as a task. It answers for its errors: one that it lets out is a bug."""
+        """Run a coroutine as a task. It must handle its errors: an exception that leaves it is a bug."""
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         if endless:
@@ -32,7 +32,7 @@ class TaskSupervisor:
         task.add_done_callback(self._on_done)
 
     async def stop(self) -> None:
-        """Cancel what runs, and wait until it has ended."""
+        """Cancel the running tasks, and wait until they have ended."""
         self._stopping = True
         tasks = list(self._tasks)
         for task in tasks:

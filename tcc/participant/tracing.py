@@ -1,9 +1,9 @@
-"""Traces of participants, as OpenTelemetry spans. Needs the extra [tracing].
+"""OpenTelemetry spans of participants. Needs the extra [tracing].
 
-Nobody imports this file who was given no tracer provider. A call that belongs to a trace
-gets a span from its arrival to its answer, below the coordinator's; a call that belongs
-to none gets none. Items that a batch handler does together have one more, which is linked
-to all of theirs, and in which the handler runs.
+This module is imported only if the participant has a tracer provider. A call that belongs to
+a trace gets a span from its arrival to its result, below the coordinator's span. Other calls
+get none. A batch of several traced calls gets one more span, which is linked to theirs and
+in which the handler runs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,7 +33,7 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 
 
 class CallSpan:
-    """The span of one call, from its arrival to its answer."""
+    """The span of one call, from its arrival to its result."""
 
     def __init__(self, span: Span) -> None:
         self.span = span
@@ -56,14 +56,14 @@ class CallSpan:
 
 
 class ParticipantTracing:
-    """Makes the spans of a participant."""
+    """Creates the spans of a participant."""
 
     def __init__(self, provider: TracerProvider, participant: str) -> None:
         self._tracer = provider.get_tracer("tcc.participant", metadata.version("tcc"))
         self._participant = participant
 
     def start(self, call: pb.BranchCall, operation: Operation) -> CallSpan | None:
-        """Return the span of a call that has just come; None if it belongs to no trace."""
+        """Start the span of a received call; None if it belongs to no trace."""
         carrier = {"traceparent": call.traceparent, "tracestate": call.tracestate}
         context = _PROPAGATOR.extract(carrier, Context())
         if not get_current_span(context).get_span_context().is_valid:
@@ -80,7 +80,7 @@ class ParticipantTracing:
 
     @contextmanager
     def together(self, action: str, operation: Operation, calls: Sequence[CallSpan]) -> Iterator[None]:
-        """Something is done for all of `calls` at once: within one more span, unless there is only one."""
+        """Run the block, which handles all of `calls`, in one more span, or in the span of a single call."""
         spans = [call.span for call in calls]
         if len(spans) == 1:
             with use_span(spans[0], record_exception=False, set_status_on_exception=False):

@@ -1,19 +1,18 @@
-"""How a participant gets its calls done: what waits together is done together.
+"""The execution of a participant's calls, in batches where possible.
 
-An operation with a batch handler has an outbox: whatever waits for it, from any
-number of concurrent RPCs, goes into one local transaction while the previous one
-is committing. That is how a hot row costs one lock and one commit per batch. An
-operation without one runs its items side by side, each in its own transaction.
+An operation with a batch handler has a batcher: calls of any number of concurrent RPCs
+that wait while a local transaction commits are handled in the next one. A hot row
+therefore costs one lock and one commit per batch. An operation without a batch
+handler runs its calls concurrently, each in its own transaction.
 
-A batch that fails as a whole is done again item by item, so that one poison item
-harms nobody. What a call started is finished even when its caller hangs up: the
-work is idempotent, and the caller will ask again. A copy of a call that is still
-running takes no connection: it gets the running one's answer.
+If a batch fails as a whole, each item is run alone, so that one invalid item does not
+affect the others. A call that has started is finished even if its caller disconnects:
+the work is idempotent, and the caller will repeat the call. A duplicate of a running
+call opens no transaction: it gets the running call's result.
 
-Whatever an author's code does, each call is answered once: there is one boundary
-around each handler (tcc.barrier.executor), one around what is decided before it, and the
-tasks are supervised, so that a bug of the SDK's own ends the service instead of
-leaving it half alive.
+Every call gets exactly one result, whatever a handler does. Errors are caught around each
+handler (tcc.barrier.executor) and around the checks before it. The tasks are
+supervised: a bug in the SDK ends the service instead of leaving it partly running.
 """
 
 import asyncio
@@ -51,16 +50,16 @@ _OPERATIONS = {int(operation): operation for operation in Operation}
 _CODES = {code: common.OutcomeCode.Name(code) for code in OutcomeCode}
 
 
-# Of the calls of one RPC: by digest, what payloads were decoded to.
+# The decoded payloads of one RPC, by digest.
 Decoded: TypeAlias = dict[bytes, object]
 
 
 class OverloadedError(Exception):
-    """More calls wait than the participant's limit."""
+    """The number of waiting calls has reached the participant's limit."""
 
 
 class Replies:
-    """The answers to one RPC's calls, handed on as they come."""
+    """The results of one RPC's calls, streamed as they arrive."""
 
     def __init__(self, count: int) -> None:
         self._missing = count
@@ -78,7 +77,7 @@ class Replies:
         self._some.set()
 
     async def __aiter__(self) -> AsyncIterator[pb.ExecuteBranchesResponse]:
-        """Batches of answers, until each call has its own."""
+        """Yield batches of results until each call has its own."""
         while self._missing or self._ready.results:
             await self._some.wait()
             self._some.clear()
@@ -87,21 +86,21 @@ class Replies:
 
 
 class Delivery(NamedTuple):
-    """One call on its way, and where its answer goes."""
+    """An accepted call and the receiver of its result."""
 
     item: BatchItem
     action: Action
     operation: Operation
     position: int
     replies: Replies
-    # What it has in common with the calls that it must not be in one batch with.
+    # The key that it shares with the calls that it must not be in flight with.
     partition: int = 0
-    # Of a traced call.
+    # None if the call is not traced.
     span: "CallSpan | None" = None
 
 
 class ParticipantWork:
-    """Runs the calls of all RPCs. `running` must surround `submit`."""
+    """Runs the calls of all RPCs. Call `start` before `submit`."""
 
     def __init__(
         self,
@@ -119,11 +118,11 @@ class ParticipantWork:
         self._actions = actions
         self._tasks = tasks
         self._failures = FailureLog(logger)
-        # Calls taken and not answered yet.
+        # The number of accepted calls without a result.
         self.waiting = 0
         self._waiting_max = waiting_max
         self._transactions = asyncio.Semaphore(executor.connections)
-        # By operation: the calls that are running, with the copies of each that came in the meantime.
+        # By operation: the running calls, each with the duplicates that arrived while it ran.
         self._running: list[dict[Key, list[Delivery]]] = [{} for _ in range(max(Operation) + 1)]
         self._idle = asyncio.Event()
         self._idle.set()
@@ -153,22 +152,22 @@ class ParticipantWork:
         )
 
     def start(self) -> None:
-        """Start what sends batches. The supervisor ends it; what is unfinished then is rolled back."""
+        """Start the batchers. When the supervisor stops them, unfinished transactions are rolled back."""
         for operation in Operation:
             for action_name, batcher in self._batchers[operation].items():
                 self._tasks.start(batcher.run(), f"{operation.name} of {action_name}", endless=True)
 
     async def drain(self, timeout_s: float) -> None:
-        """Wait until everything submitted is finished, or until the time is up."""
+        """Wait until all submitted calls are finished, at most `timeout_s` seconds."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), timeout_s)
 
     def submit(
         self, calls: Sequence[pb.BranchCall], replies: Replies, *, only: Operation | None = None
     ) -> None:
-        """Take calls; their answers go to `replies`. `only`: the operation that the RPC stands for.
+        """Accept calls; their results go to `replies`. `only`: the only operation that the RPC allows.
 
-        Raises OverloadedError when too many wait already; then none is taken.
+        Raises OverloadedError if too many calls are waiting; then none is accepted.
         """
         if self.waiting + len(calls) > self._waiting_max:
             raise OverloadedError
@@ -180,12 +179,12 @@ class ParticipantWork:
 
     @asynccontextmanager
     async def transaction_slot(self) -> AsyncIterator[None]:
-        """Wait for a turn to open a transaction."""
+        """Hold one of the slots for open transactions, waiting for a free one."""
         async with self._transactions:
             yield
 
     async def read(self, plan: Callable[[], Plan[T]]) -> T:
-        """Run a plan that calls no handler, when its turn has come. Raises DBAPIError."""
+        """Run a plan that calls no handler, in a free slot. Raises DBAPIError."""
         async with self._transactions:
             return await self._executor.transact(plan, _no_handler)
 
@@ -201,7 +200,7 @@ class ParticipantWork:
         only: Operation | None,
         decoded: Decoded,
     ) -> CallResult | None:
-        """Take a call; return its outcome if that is certain before any transaction."""
+        """Accept a call; return its result if that is certain without a transaction."""
         operation = _OPERATIONS.get(call.operation, only)
         gid, branch_id, name = call.gid, call.branch_id, call.action
         if operation is None or (only is not None and operation is not only):
@@ -217,12 +216,12 @@ class ParticipantWork:
         except RefusalError as error:
             if operation is Operation.TRY:
                 return self._failure(branch, operation, error)
-            # The barrier may be able to answer without the handler.
+            # The barrier may not need the handler.
             action = refusing_action(name, error, is_async=self._executor.is_async)
             item, partition = BatchItem(branch, None), 0
         except Rejected as no:
             return rejected(no)
-        except BaseException as error:  # noqa: BLE001 - an author's own code may raise anything
+        except BaseException as error:  # noqa: BLE001 - a handler class may raise anything
             return self._failure(branch, operation, error)
         span = None if self._tracing is None else self._tracing.start(call, operation)
         self._enqueue(Delivery(item, action, operation, index, replies, partition, span))
@@ -231,10 +230,10 @@ class ParticipantWork:
     def _prepare(
         self, call: pb.BranchCall, branch: Branch, operation: Operation, decoded: Decoded
     ) -> tuple[Action, BatchItem, int]:
-        """Return a call's action, its item and its partition; ask the author's hooks. Raises what they raise.
+        """Return a call's action, item and partition, and call the action's hooks. Raises their errors.
 
-        Only a Try and a partitioned batch need the payload now. Elsewhere it is decoded when the barrier
-        has said that the handler is to run.
+        Only a Try and a partitioned batch need the payload now. Otherwise it is decoded when the
+        barrier has decided that the handler runs.
         """
         action = self._actions.get(call.action)
         if action is None:
@@ -280,7 +279,7 @@ class ParticipantWork:
         self._answer([(delivery, outcome)])
 
     async def _settle_batch(self, action: Action, operation: Operation, batch: list[Delivery]) -> None:
-        """One transaction for all; where that fails, one for each."""
+        """Run a batch in one transaction; if that fails, run each call in its own."""
         try:
             async with self._transactions:
                 outcomes = await self._transact_batch(action, operation, batch)
@@ -288,7 +287,7 @@ class ParticipantWork:
             if len(batch) > 1 and not is_database_unavailable(error):
                 if not isinstance(error, Rejected):
                     logger.warning(
-                        "a batch of %d of %s of action %s failed and is done again item by item: %s",
+                        "a batch of %d %s calls of action %s failed; each call is repeated alone: %s",
                         len(batch),
                         operation.name,
                         action.name,
@@ -307,7 +306,7 @@ class ParticipantWork:
         spans = self._tracing and [delivery.span for delivery in batch if delivery.span is not None]
         if not spans:
             return await self._transact(action, operation, items)
-        assert self._tracing is not None, "who makes no spans has none"
+        assert self._tracing is not None, "only a traced participant has spans"
         with self._tracing.together(action.name, operation, spans):
             return await self._transact(action, operation, items)
 
@@ -329,13 +328,13 @@ class ParticipantWork:
         )
 
     def _failure(self, branch: Branch, operation: Operation, error: BaseException) -> CallResult:
-        """What an exception means to the caller. A failure is logged."""
+        """Return the result for an exception, and log a failure."""
         try:
             if isinstance(error, Rejected) and operation is Operation.TRY:
                 return rejected(error)
             outcome = _failed_outcome(error)
-        except Exception as second:  # noqa: BLE001 - an author's exception may have broken attributes
-            text = f"{type(error).__name__} (its text cannot be made: {type(second).__name__})"
+        except Exception as second:  # noqa: BLE001 - an exception of a handler may have broken attributes
+            text = f"{type(error).__name__} (its text is not available: {type(second).__name__})"
             outcome = CallResult(OutcomeCode.FAILED, "HANDLER_ERROR", text)
         self._failures.record(branch, operation, outcome.reason, outcome.message, error)
         return outcome
@@ -348,7 +347,7 @@ class ParticipantWork:
             for copy in copies:
                 if copy.item.branch.digest == branch.digest:
                     self._deliver(copy, outcome)
-                else:  # the same branch with other content: the barrier is to judge it
+                else:  # the same branch with other content: the barrier decides
                     self.waiting -= 1
                     self._enqueue(copy)
         if not self.waiting:
@@ -366,14 +365,14 @@ def _no_handler(*_: object) -> None:
 
 
 def _without_request(action: Action, call: pb.BranchCall) -> Action:
-    """For an operator who ends a branch whose payload is not known any more. It goes alone."""
+    """Return the action for an operator's call without a payload, which is never batched."""
     if action.needs_request or call.payload or call.operation == common.OPERATION_TRY:
         raise RefusalError("PAYLOAD_NEEDED", f"action {action.name!r} needs the payload of its branch")
     return dataclasses.replace(action, goes_alone=True)
 
 
 def _with_result(branch: Branch, result: object) -> Branch:
-    """Return a branch with the result that its Try is to return."""
+    """Return a branch with the result that its Try will have."""
     data, content_type = encoded_result(result)
     return branch._replace(try_result=data, try_result_content_type=content_type)
 

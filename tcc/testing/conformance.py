@@ -30,11 +30,11 @@ from dataclasses import dataclass
 
 import grpc
 
+from tcc._internal.channel_options import conformance_options
 from tcc.participant.v1 import participant_pb2_grpc as pb_grpc
 from tcc.testing import conformance_cases as cases
 from tcc.testing.conformance_kills import killed_half_way
 from tcc.testing.conformance_subject import (
-    CHANNEL_OPTIONS,
     BreakConfirm,
     ConformanceError,
     Effects,
@@ -255,7 +255,7 @@ async def check(
 @contextlib.asynccontextmanager
 async def _channel(target: str | grpc.aio.Channel) -> AsyncIterator[grpc.aio.Channel]:
     if isinstance(target, str):
-        async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
+        async with grpc.aio.insecure_channel(target, options=conformance_options()) as channel:
             yield channel
     else:
         yield target

@@ -23,12 +23,6 @@ _PAUSE_S = 0.1
 _JSON = "application/json"
 # What says that nobody is there to answer. Any other status comes from someone.
 _ABSENT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
-# Without these a channel waits longer and longer before it looks for a service that died.
-CHANNEL_OPTIONS = (
-    ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
-    ("grpc.max_reconnect_backoff_ms", 500),
-)
 
 
 class ConformanceError(AssertionError):

@@ -5,12 +5,13 @@ from pathlib import Path
 from coordinator.core.diagram import page
 from coordinator.core.machine import TRANSITIONS
 from coordinator.core.model import TransactionState
+from tests.support.golden import GoldenFiles
 
 STATES = Path(__file__).parents[2] / "docs" / "STATES.md"
 
 
-def test_the_diagram_is_fresh() -> None:
-    assert STATES.read_text() == page(), "run: python -m coordinator.core.diagram > docs/STATES.md"
+def test_the_diagram_is_fresh(golden: GoldenFiles) -> None:
+    golden.check(STATES, page())
 
 
 def test_the_diagram_shows_every_transition() -> None:

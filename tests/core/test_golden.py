@@ -44,6 +44,7 @@ from coordinator.core.events import (
     Woken,
 )
 from coordinator.core.model import BranchSpec, CallResult, Operation, OutcomeCode
+from tests.support.golden import GoldenFiles
 
 from .driver import Driver, branch, transaction
 
@@ -51,9 +52,9 @@ STORIES = sorted((Path(__file__).parent / "golden").glob("*.txt"))
 
 
 @pytest.mark.parametrize("story", STORIES, ids=lambda path: path.stem)
-def test_story(story: Path) -> None:
+def test_story(story: Path, golden: GoldenFiles) -> None:
     told = [line.rstrip() for line in story.read_text().splitlines()]
-    assert Teller().tell(told) == told
+    golden.check(story, "".join(f"{line}\n" for line in Teller().tell(told)))
 
 
 class Teller:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2
 from tcc.transaction.v1 import transaction_pb2 as pb
 from tests.support import daemon
+from tests.support.processes import run_python
 from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, serving
 from tests.support.worker import branch
 
@@ -284,12 +284,7 @@ def _postgres_in(directory: Path) -> list[str]:
 
 
 async def test_migrate_may_be_run_again_and_by_several_at_once(database_url: str, tmp_path: Path) -> None:
-    command = (sys.executable, "-m", "coordinator", "migrate")
-    environment = os.environ | {"TCC_LOG__URL": database_url}
-    processes = [
-        await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.PIPE)
-        for _ in range(3)
-    ]
-    for process in processes:
-        out, _ = await process.communicate()
-        assert (process.returncode, out) == (0, b"the schema of the log is up to date\n")
+    environment = {"TCC_LOG__URL": database_url}
+    migrations = (run_python("-m", "coordinator", "migrate", environment=environment) for _ in range(3))
+    for ended in await asyncio.gather(*migrations):
+        assert (ended.status, ended.out) == (0, "the schema of the log is up to date\n")

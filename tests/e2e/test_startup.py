@@ -5,9 +5,8 @@ import contextlib
 import os
 import signal
 import socket
-import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import psycopg
@@ -15,36 +14,15 @@ import pytest
 
 from coordinator.embedded_postgres.server import EmbeddedPostgres
 from tests.support import daemon
+from tests.support.processes import TIMEOUT_S, ended, python, run_python
 
-TIMEOUT_S = 120
-NOWHERE = "postgresql://somebody:secret@127.0.0.1:1/tcc"
+NOWHERE = "postgresql://user:secret@127.0.0.1:1/tcc"
 
 
-@asynccontextmanager
-async def tccd(
+def tccd(
     *arguments: str, environment: Mapping[str, str] | None = None
-) -> AsyncIterator[asyncio.subprocess.Process]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "coordinator",
-        *arguments,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=os.environ | dict(environment or {}),
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.communicate()
-
-
-async def ended(process: asyncio.subprocess.Process) -> tuple[int | None, str, str]:
-    """The exit status, standard output and standard error of a process that ends by itself."""
-    out, error = await asyncio.wait_for(process.communicate(), TIMEOUT_S)
-    return process.returncode, out.decode(), error.decode()
+) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
+    return python("-m", "coordinator", *arguments, environment=environment)
 
 
 async def refusal(*arguments: str, environment: Mapping[str, str] | None = None) -> tuple[int | None, str]:
@@ -238,12 +216,10 @@ async def test_a_worker_that_dies_is_noticed_while_another_is_starting(
             os.kill(starting, signal.SIGCONT)
 
 
-async def test_a_skipped_job_is_no_news(capfd: pytest.CaptureFixture[str]) -> None:
+async def test_a_skipped_job_is_not_logged() -> None:
     code = (
         "import logging; from coordinator.observability.logging import configure_logging; "
         "configure_logging();"
         "log = logging.getLogger('apscheduler.scheduler'); log.warning('skipped'); log.error('failed')"
     )
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
-    assert await process.wait() == 0
-    assert capfd.readouterr().err == "ERROR apscheduler.scheduler failed\n"
+    assert await run_python("-c", code) == (0, "", "ERROR apscheduler.scheduler failed\n")

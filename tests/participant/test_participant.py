@@ -91,7 +91,7 @@ def test_action_name_is_taken_once(sqlite):
 
 
 def test_payload_kind_must_be_known(sqlite):
-    with pytest.raises(TypeError, match="int is no kind of payload"):
+    with pytest.raises(TypeError, match="int is not a kind of payload"):
         _participant(sqlite[0], Idle, int)
 
 

@@ -1,7 +1,6 @@
 """The audit says ok to honest books and catches every kind of forgery."""
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,6 +14,7 @@ from participants.coupon.store import issue
 from participants.inventory.store import restock
 from tcc.common.v1 import common_pb2 as common
 from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc as pb_grpc
+from tests.support.processes import run_python
 
 from .conftest import CANCEL, CONFIRM, TRY, Caller
 
@@ -179,14 +179,10 @@ async def test_participants_of_others_are_none_of_its_business(honest: AsyncEngi
     assert await audited(honest, (*TRANSACTIONS, other)) == []
 
 
-async def run_audit(coordinator: str, url: str) -> tuple[int | None, str]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "participants.audit", "--coordinator", coordinator),
-        *("--inventory", url, "--coupon", url, "--order", url),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    output, _ = await process.communicate()
-    return process.returncode, output.decode()
+async def run_audit(coordinator: str, url: str) -> tuple[int, str]:
+    databases = ("--inventory", url, "--coupon", url, "--order", url)
+    ended = await run_python("-m", "participants.audit", "--coordinator", coordinator, *databases)
+    return ended.status, ended.out
 
 
 class PagedCoordinator(pb_grpc.TransactionServiceServicer):

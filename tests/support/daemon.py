@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,8 +11,7 @@ from typing import IO
 import grpc
 
 from tcc.transaction.v1 import transaction_pb2_grpc
-
-READY_TIMEOUT_S = 180
+from tests.support.processes import TIMEOUT_S, python
 
 
 class Daemon:
@@ -50,11 +48,11 @@ class Daemon:
         """Asks it to drain; the exit status."""
         if self.process.returncode is None:
             self.process.terminate()
-        return await asyncio.wait_for(self.process.wait(), READY_TIMEOUT_S)
+        return await asyncio.wait_for(self.process.wait(), TIMEOUT_S)
 
     async def _words(self) -> list[str]:
         assert self.process.stdout is not None
-        line = await asyncio.wait_for(self.process.stdout.readline(), READY_TIMEOUT_S)
+        line = await asyncio.wait_for(self.process.stdout.readline(), TIMEOUT_S)
         assert line, f"tccd ended with {await self.process.wait()}"
         return line.decode().split()
 
@@ -72,25 +70,19 @@ async def serving(
     """A coordinator beside the block, configured by this TOML; it drains at the end."""
     path = directory / "tcc.toml"
     path.write_text(config)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "coordinator",
-        "serve",
-        f"--config={path}",
-        f"--workers={workers}",
-        f"--listen={listen}",
-        stdout=asyncio.subprocess.PIPE,
+    async with python(
+        *("-m", "coordinator", "serve"),
+        *(f"--config={path}", f"--workers={workers}", f"--listen={listen}"),
         stderr=stderr,
-        cwd=directory,
-        env=os.environ | {"TCC_METRICS__LISTEN": ""} | dict(environment or {}),
-    )
-    daemon = Daemon(process)
-    try:
-        await daemon.listening()
-        yield daemon
-    finally:
-        await daemon.stop()
+        directory=directory,
+        environment={"TCC_METRICS__LISTEN": ""} | dict(environment or {}),
+    ) as process:
+        daemon = Daemon(process)
+        try:
+            await daemon.listening()
+            yield daemon
+        finally:
+            await daemon.stop()
 
 
 @asynccontextmanager

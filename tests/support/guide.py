@@ -5,14 +5,14 @@ else has to agree. A comment `<!-- event: WHAT -->` names what happens between c
 """
 
 import asyncio
-import os
 import re
 import shlex
-import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
+
+from tests.support.processes import run_python
 
 # For the answer to become the one that is shown. On a busy machine a command alone takes seconds to start.
 PATIENCE_S = 240.0
@@ -141,26 +141,15 @@ def _only_asks(words: list[str]) -> bool:
 
 async def _answer(
     words: list[str], environment: Mapping[str, str], directory: Path | None
-) -> tuple[str, int | None]:
-    """What a command says on both outputs, and its exit code."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        _PROGRAMS[words[0]],
-        *words[1:],
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        env=os.environ | dict(environment),
-        cwd=directory,
+) -> tuple[str, int]:
+    """The text of both outputs of a command, and its exit code."""
+    ended = await run_python(
+        *("-m", _PROGRAMS[words[0]], *words[1:]),
+        environment=environment,
+        directory=directory,
+        one_output=True,
     )
-    try:
-        answered, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    return answered.decode(), process.returncode
+    return ended.out, ended.status
 
 
 def lines(text: str) -> list[str]:

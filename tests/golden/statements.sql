@@ -1,0 +1,707 @@
+-- Every SQL statement of the project, rewritten by `pytest --rewrite`.
+-- %b: a binary parameter of psycopg; :name: a parameter of SQLAlchemy.
+-- MySQL and MariaDB take one placeholder per value: shown for two branches.
+
+-- # The transaction log
+
+-- session (parameters: statement_timeout_ms)
+SELECT set_config(known.name, wanted.value, false)
+FROM pg_settings AS known
+JOIN (VALUES
+    ('plan_cache_mode', 'force_generic_plan'),
+    ('enable_seqscan', 'off'),
+    ('enable_hashjoin', 'off'),
+    ('enable_mergejoin', 'off'),
+    ('jit', 'off'),
+    ('synchronous_commit', 'on'),
+    ('statement_timeout', %b::TEXT)
+) AS wanted (name, value) ON wanted.name = known.name
+WHERE known.name <> 'synchronous_commit' OR known.setting IN ('off', 'local');
+
+-- transaction_get (parameters: gids)
+SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, transactions.payloads, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_1, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_5, transactions.adopted_from, transactions.trace
+FROM transactions
+WHERE transactions.gid = ANY (%b::TEXT[]);
+
+-- transaction_begin (parameters: owner, gid, interactive, initiator, labels, fingerprint, branches, payloads, participants, expires_at, trace)
+INSERT INTO transactions (gid, version, state, owner, interactive, initiator, labels, fingerprint, branches, payloads, participants, created_at, expires_at, trace) SELECT anon_1.gid, 1, 1, %b::VARCHAR AS anon_2, anon_1.interactive, anon_1.initiator, CAST(anon_1.labels AS JSONB) AS labels, anon_1.fingerprint, anon_1.branches, anon_1.payloads, string_to_array(anon_1.participants, chr(10)) AS string_to_array_1, now() AS now_1, to_timestamp(anon_1.expires_at) AS to_timestamp_1, anon_1.trace
+FROM unnest(%b::TEXT[], %b::BOOLEAN[], %b::TEXT[], %b::TEXT[], %b::BYTEA[], %b::BYTEA[], %b::BYTEA[], %b::TEXT[], %b::DOUBLE PRECISION[], %b::TEXT[]) AS anon_1(gid, interactive, initiator, labels, fingerprint, branches, payloads, participants, expires_at, trace) ON CONFLICT (gid) DO NOTHING;
+
+-- transaction_save_plain (parameters: gid, version, state, owner)
+UPDATE transactions SET version=(transactions.version + 1), state=anon_1.state, progress=NULL, stuck=false, waiting_on='', decided_at=CASE WHEN (anon_1.state != 1) THEN coalesce(transactions.decided_at, now()) END, ended_at=CASE WHEN (anon_1.state IN (4, 5)) THEN now() END FROM unnest(%b::TEXT[], %b::BIGINT[], %b::SMALLINT[]) AS anon_1(gid, version, state) WHERE transactions.gid = ANY (ARRAY[anon_1.gid]) AND transactions.version = anon_1.version AND transactions.owner = %b::VARCHAR AND coalesce(transactions.next_attempt_at, transactions.ended_at) IS NULL AND (transactions.state = anon_1.state OR transactions.state = 1 AND anon_1.state = 2 OR transactions.state = 1 AND anon_1.state = 3 OR transactions.state = 2 AND anon_1.state = 4 OR transactions.state = 3 AND anon_1.state = 5);
+
+-- transaction_save_full (parameters: gid, version, state, progress, cancel_reason, cancel_branch_id, cancel_detail, cancel_message, stuck, waiting_on, next_attempt_at, branches, payloads, participants, owner)
+UPDATE transactions SET version=(transactions.version + 1), state=anon_1.state, branches=coalesce(anon_1.branches, transactions.branches), payloads=coalesce(anon_1.payloads, transactions.payloads), progress=anon_1.progress, participants=coalesce(string_to_array(anon_1.participants, chr(10)), transactions.participants), cancel_reason=anon_1.cancel_reason, cancel_branch_id=anon_1.cancel_branch_id, cancel_detail=anon_1.cancel_detail, cancel_message=anon_1.cancel_message, stuck=anon_1.stuck, waiting_on=anon_1.waiting_on, next_attempt_at=to_timestamp(anon_1.next_attempt_at), decided_at=CASE WHEN (anon_1.state != 1) THEN coalesce(transactions.decided_at, now()) END, ended_at=CASE WHEN (anon_1.state IN (4, 5)) THEN now() END FROM unnest(%b::TEXT[], %b::BIGINT[], %b::SMALLINT[], %b::BYTEA[], %b::SMALLINT[], %b::TEXT[], %b::TEXT[], %b::TEXT[], %b::BOOLEAN[], %b::TEXT[], %b::DOUBLE PRECISION[], %b::BYTEA[], %b::BYTEA[], %b::TEXT[]) AS anon_1(gid, version, state, progress, cancel_reason, cancel_branch_id, cancel_detail, cancel_message, stuck, waiting_on, next_attempt_at, branches, payloads, participants) WHERE transactions.gid = ANY (ARRAY[anon_1.gid]) AND transactions.version = anon_1.version AND transactions.owner = %b::VARCHAR AND coalesce(transactions.next_attempt_at, transactions.ended_at) IS NULL AND (transactions.state = anon_1.state OR transactions.state = 1 AND anon_1.state = 2 OR transactions.state = 1 AND anon_1.state = 3 OR transactions.state = 2 AND anon_1.state = 4 OR transactions.state = 3 AND anon_1.state = 5);
+
+-- transaction_next_waited_for (parameters: after)
+SELECT transactions.waiting_on
+FROM transactions
+WHERE transactions.next_attempt_at IS NOT NULL AND transactions.waiting_on > %b::VARCHAR ORDER BY transactions.waiting_on
+ LIMIT 1;
+
+-- transaction_take (parameters: owner, claim, gid, version)
+UPDATE transactions SET version=(transactions.version + 1), owner=%b::VARCHAR, claim=%b::VARCHAR, waiting_on='', next_attempt_at=NULL FROM (SELECT %b::VARCHAR AS gid) AS wanted WHERE transactions.gid = ANY (ARRAY[wanted.gid]) AND transactions.version = %b::BIGINT AND transactions.ended_at IS NULL RETURNING transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, transactions.payloads, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_1, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_5, transactions.adopted_from, transactions.trace;
+
+-- transaction_claim_due (parameters: waiting_on, most, owner, claim)
+WITH chosen AS
+(SELECT due.gid AS gid
+FROM unnest(%b::TEXT[], %b::BIGINT[]) AS anon_1(waiting_on, most) JOIN LATERAL (SELECT transactions.gid AS gid
+FROM transactions
+WHERE transactions.next_attempt_at <= now() AND transactions.waiting_on = anon_1.waiting_on ORDER BY transactions.next_attempt_at
+ LIMIT anon_1.most FOR UPDATE SKIP LOCKED) AS due ON true)
+ UPDATE transactions SET version=(transactions.version + 1), owner=%b::VARCHAR, claim=%b::VARCHAR, waiting_on='', next_attempt_at=NULL FROM chosen WHERE transactions.gid = ANY (ARRAY[chosen.gid]) RETURNING transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, transactions.payloads, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, transactions.adopted_from, transactions.trace;
+
+-- transaction_adopt (parameters: owner, limit, limit, owner, claim)
+WITH dead AS
+(SELECT coordinators.id AS id
+FROM coordinators
+WHERE coordinators.lease_until <= now() AND coordinators.id != %b::VARCHAR),
+chosen AS
+(SELECT left_behind.gid AS gid
+FROM dead JOIN LATERAL (SELECT transactions.gid AS gid
+FROM transactions
+WHERE transactions.owner = ANY (ARRAY[dead.id]) AND transactions.next_attempt_at IS NULL AND transactions.ended_at IS NULL
+ LIMIT %b::BIGINT FOR UPDATE SKIP LOCKED) AS left_behind ON true
+ LIMIT %b::BIGINT)
+ UPDATE transactions SET version=(transactions.version + 1), owner=%b::VARCHAR, claim=%b::VARCHAR, waiting_on='', next_attempt_at=NULL, adopted_at=now(), adopted_from=transactions.owner FROM chosen WHERE transactions.gid = ANY (ARRAY[chosen.gid]) RETURNING transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, transactions.payloads, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_1, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_5, transactions.adopted_from, transactions.trace;
+
+-- transaction_find_claimed (parameters: owner, claims)
+SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, transactions.payloads, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_1, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_5, transactions.adopted_from, transactions.trace
+FROM transactions
+WHERE transactions.owner = %b::VARCHAR AND transactions.next_attempt_at IS NULL AND transactions.ended_at IS NULL AND transactions.claim = ANY (%b::TEXT[]);
+
+-- transaction_release (parameters: owner)
+UPDATE transactions SET version=(transactions.version + 1), waiting_on='', next_attempt_at=now() WHERE transactions.owner = %b::VARCHAR AND transactions.next_attempt_at IS NULL AND transactions.ended_at IS NULL;
+
+-- transaction_purge (parameters: ended_before_s, ended_before_s, limit)
+WITH "old" AS
+(SELECT transactions.gid AS gid
+FROM transactions
+WHERE transactions.created_at < now() - %b * INTERVAL '1 second' AND transactions.ended_at < now() - %b * INTERVAL '1 second' AND transactions.heuristic IS false ORDER BY transactions.created_at
+ LIMIT %b::BIGINT FOR UPDATE SKIP LOCKED)
+ DELETE FROM transactions USING "old" WHERE transactions.gid = ANY (ARRAY["old".gid]);
+
+-- coordinator_forget (parameters: gone_for_s)
+DELETE FROM coordinators WHERE coordinators.lease_until < now() - %b * INTERVAL '1 second' AND (SELECT transactions.gid
+FROM transactions
+WHERE transactions.owner = ANY (ARRAY[coordinators.id]) AND transactions.next_attempt_at IS NULL AND transactions.ended_at IS NULL
+ LIMIT 1) IS NULL;
+
+-- coordinator_heartbeat (parameters: owner, name, lease_s)
+INSERT INTO coordinators (id, name, started_at, lease_until) VALUES (%b::VARCHAR, %b::VARCHAR, now(), (now() + %b * INTERVAL '1 second')) ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until RETURNING CAST(EXTRACT(epoch FROM clock_timestamp()) AS DOUBLE PRECISION) AS anon_1;
+
+-- coordinator_leave (parameters: owner)
+UPDATE coordinators SET lease_until=now() WHERE coordinators.id = %b::VARCHAR;
+
+-- transaction_brief (parameters: gids)
+SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, NULL AS anon_1, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, transactions.adopted_from, transactions.trace
+FROM transactions
+WHERE transactions.gid = ANY (%b::TEXT[]);
+
+-- transaction_command (parameters: state, progress, cancel_reason, cancel_branch_id, cancel_detail, cancel_message, stuck, waiting_on, next_attempt_at, state, state, heuristic, gid, version, state, state, state, state, state)
+UPDATE transactions SET version=(transactions.version + 1), state=%b::SMALLINT, owner='', progress=%b, cancel_reason=%b::SMALLINT, cancel_branch_id=%b::VARCHAR, cancel_detail=%b::VARCHAR, cancel_message=%b::VARCHAR, stuck=%b, waiting_on=%b::VARCHAR, next_attempt_at=to_timestamp(%b), decided_at=CASE WHEN (%b::SMALLINT != 1) THEN coalesce(transactions.decided_at, now()) END, ended_at=CASE WHEN (%b::SMALLINT IN (4, 5)) THEN now() END, heuristic=%b WHERE transactions.gid = %b::VARCHAR AND transactions.version = %b::BIGINT AND transactions.ended_at IS NULL AND (transactions.state = %b::SMALLINT OR transactions.state = 1 AND %b::SMALLINT = 2 OR transactions.state = 1 AND %b::SMALLINT = 3 OR transactions.state = 2 AND %b::SMALLINT = 4 OR transactions.state = 3 AND %b::SMALLINT = 5);
+
+-- transaction_adoption (parameters: gid)
+SELECT CAST(EXTRACT(epoch FROM transactions.adopted_at) AS DOUBLE PRECISION) AS anon_1, transactions.adopted_from
+FROM transactions
+WHERE transactions.gid = %b::VARCHAR AND transactions.adopted_at IS NOT NULL;
+
+-- transaction_count_marked (parameters: most, most)
+SELECT CAST(EXTRACT(epoch FROM clock_timestamp()) AS DOUBLE PRECISION) AS anon_1, (SELECT count(*) AS count_1
+FROM (SELECT 1
+FROM transactions
+WHERE transactions.stuck AND transactions.ended_at IS NULL ORDER BY transactions.created_at
+ LIMIT %b::BIGINT) AS anon_3) AS anon_2, (SELECT count(*) AS count_2
+FROM (SELECT 1
+FROM transactions
+WHERE transactions.waiting_on = '' AND transactions.next_attempt_at IS NOT NULL AND transactions.next_attempt_at > now() + INTERVAL '1000 years' ORDER BY transactions.next_attempt_at
+ LIMIT %b::BIGINT) AS anon_5) AS anon_4;
+
+-- transaction_count_backlog (parameters: most)
+WITH RECURSIVE waited_for(waiting_on) AS
+(SELECT CAST('' AS TEXT) AS waiting_on UNION ALL SELECT following.waiting_on AS waiting_on
+FROM waited_for JOIN LATERAL (SELECT transactions.waiting_on AS waiting_on
+FROM transactions
+WHERE transactions.next_attempt_at IS NOT NULL AND transactions.waiting_on > waited_for.waiting_on ORDER BY transactions.waiting_on
+ LIMIT 1) AS following ON true)
+ SELECT CAST(NULL AS TEXT) AS anon_1, transactions.state, count(*) AS count_1
+FROM transactions
+WHERE transactions.next_attempt_at IS NULL AND transactions.ended_at IS NULL GROUP BY transactions.state UNION ALL SELECT waited_for.waiting_on, parked.state, count(*) AS count_2
+FROM waited_for JOIN LATERAL (SELECT transactions.state AS state
+FROM transactions
+WHERE transactions.next_attempt_at IS NOT NULL AND transactions.waiting_on = waited_for.waiting_on ORDER BY transactions.next_attempt_at
+ LIMIT %b::BIGINT) AS parked ON true GROUP BY 1, 2;
+
+-- transaction_oldest_backlog (parameters: none)
+SELECT anon_1.gid, anon_1.anon_2
+FROM (SELECT transactions.gid AS gid, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_2
+FROM transactions
+WHERE transactions.next_attempt_at IS NULL AND transactions.ended_at IS NULL ORDER BY transactions.created_at + INTERVAL '0 seconds', transactions.gid
+ LIMIT 1) AS anon_1 UNION ALL SELECT anon_3.gid, anon_3.anon_2
+FROM (SELECT transactions.gid AS gid, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_2
+FROM transactions
+WHERE (transactions.next_attempt_at IS NULL) IS false ORDER BY transactions.created_at
+ LIMIT 1) AS anon_3;
+
+-- participant_list (parameters: none)
+SELECT participants.name, participants.version, participants.paused, participants.breaker_resets, participants.operator, participants.reason, CAST(EXTRACT(epoch FROM participants.changed_at) AS DOUBLE PRECISION) AS anon_1
+FROM participants;
+
+-- participant_insert (parameters: name, paused, breaker_resets, operator, reason)
+INSERT INTO participants (name, version, paused, breaker_resets, operator, reason, changed_at) VALUES (%b::VARCHAR, 1, %b, %b::BIGINT, %b::VARCHAR, %b::VARCHAR, now()) ON CONFLICT (name) DO NOTHING;
+
+-- participant_update (parameters: paused, breaker_resets, operator, reason, name, version)
+UPDATE participants SET version=(participants.version + 1), paused=%b, breaker_resets=%b::BIGINT, operator=%b::VARCHAR, reason=%b::VARCHAR, changed_at=now() WHERE participants.name = %b::VARCHAR AND participants.version = %b::BIGINT;
+
+-- coordinator_list (parameters: none)
+SELECT coordinators.id, coordinators.name, CAST(EXTRACT(epoch FROM coordinators.started_at) AS DOUBLE PRECISION) AS anon_1, CAST(EXTRACT(epoch FROM coordinators.lease_until) AS DOUBLE PRECISION) AS anon_2, coordinators.lease_until > now() AS anon_3, CAST(EXTRACT(epoch FROM coordinators.drain_requested_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM coordinators.reported_at) AS DOUBLE PRECISION) AS anon_5, coordinators.report
+FROM coordinators ORDER BY coordinators.started_at, coordinators.id;
+
+-- coordinator_owned (parameters: none)
+SELECT transactions.owner, count(*) AS count_1
+FROM transactions
+WHERE transactions.next_attempt_at IS NULL AND transactions.ended_at IS NULL GROUP BY 1;
+
+-- coordinator_drain (parameters: id)
+UPDATE coordinators SET drain_requested_at=now() WHERE coordinators.id = %b::VARCHAR AND coordinators.lease_until > now() AND coordinators.drain_requested_at IS NULL;
+
+-- coordinator_report (parameters: report, owner)
+UPDATE coordinators SET report=%b, reported_at=now() WHERE coordinators.id = %b::VARCHAR RETURNING coordinators.drain_requested_at IS NOT NULL AS anon_1;
+
+-- audit_head (parameters: none)
+SELECT audit_head.sequence, audit_head.hash, CAST(EXTRACT(epoch FROM clock_timestamp()) AS DOUBLE PRECISION) AS anon_1
+FROM audit_head
+WHERE audit_head.id = 1;
+
+-- audit_move_head (parameters: sequence, hash, previous_sequence, previous_hash)
+UPDATE audit_head SET sequence=%b::BIGINT, hash=%b WHERE audit_head.id = 1 AND audit_head.sequence = %b::BIGINT AND audit_head.hash = %b;
+
+-- audit_insert (parameters: sequence, at_us, operator, action, target, reason, detail, previous_hash, hash)
+INSERT INTO audit (sequence, at_us, operator, action, target, reason, detail, previous_hash, hash) VALUES (%b::BIGINT, %b::BIGINT, %b::VARCHAR, %b::VARCHAR, %b::VARCHAR, %b::VARCHAR, %b::VARCHAR, %b, %b);
+
+-- audit_get (parameters: sequence)
+SELECT audit.sequence, audit.at_us, audit.operator, audit.action, audit.target, audit.reason, audit.detail, audit.previous_hash, audit.hash
+FROM audit
+WHERE audit.sequence = %b::BIGINT;
+
+-- audit_after (parameters: sequence, limit)
+SELECT audit.sequence, audit.at_us, audit.operator, audit.action, audit.target, audit.reason, audit.detail, audit.previous_hash, audit.hash
+FROM audit
+WHERE audit.sequence > %b::BIGINT ORDER BY audit.sequence
+ LIMIT %b::BIGINT;
+
+-- audit_list (parameters: operator, target, action, before, limit)
+SELECT audit.sequence, audit.at_us, audit.operator, audit.action, audit.target, audit.reason, audit.detail, audit.previous_hash, audit.hash
+FROM audit
+WHERE audit.operator = %b::VARCHAR AND audit.target = %b::VARCHAR AND audit.action = %b::VARCHAR AND audit.sequence < %b::BIGINT ORDER BY audit.sequence DESC
+ LIMIT %b::BIGINT;
+
+-- transaction_list (parameters: after_created_at, after_gid, limit)
+SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, NULL AS anon_1, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, transactions.adopted_from, transactions.trace
+FROM transactions
+WHERE (transactions.created_at, transactions.gid) < (%b::TIMESTAMP WITH TIME ZONE, %b::VARCHAR) ORDER BY transactions.created_at DESC, transactions.gid DESC
+ LIMIT %b::BIGINT;
+
+-- transaction_list (parameters: created_after, limit)
+SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, NULL AS anon_1, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, transactions.adopted_from, transactions.trace
+FROM transactions
+WHERE transactions.created_at > %b::TIMESTAMP WITH TIME ZONE ORDER BY transactions.created_at DESC, transactions.gid DESC
+ LIMIT %b::BIGINT;
+
+-- transaction_list (parameters: created_before, limit)
+SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, NULL AS anon_1, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, transactions.adopted_from, transactions.trace
+FROM transactions
+WHERE transactions.created_at < %b::TIMESTAMP WITH TIME ZONE ORDER BY transactions.created_at DESC, transactions.gid DESC
+ LIMIT %b::BIGINT;
+
+-- transaction_list (parameters: limit)
+SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, NULL AS anon_1, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, transactions.adopted_from, transactions.trace
+FROM transactions
+WHERE transactions.ended_at IS NOT NULL ORDER BY transactions.created_at DESC, transactions.gid DESC
+ LIMIT %b::BIGINT;
+
+-- transaction_list (parameters: gids, limit)
+SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, NULL AS anon_1, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, transactions.adopted_from, transactions.trace
+FROM transactions
+WHERE transactions.gid = ANY (%b::TEXT[]) ORDER BY transactions.created_at DESC, transactions.gid DESC
+ LIMIT %b::BIGINT;
+
+-- transaction_list (parameters: held, limit)
+SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, NULL AS anon_1, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, transactions.adopted_from, transactions.trace
+FROM transactions
+WHERE (transactions.next_attempt_at IS NOT NULL AND transactions.next_attempt_at > now() + INTERVAL '1000 years') = %b ORDER BY transactions.created_at DESC, transactions.gid DESC
+ LIMIT %b::BIGINT;
+
+-- transaction_list (parameters: heuristic, limit)
+SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, NULL AS anon_1, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, transactions.adopted_from, transactions.trace
+FROM transactions
+WHERE transactions.heuristic = %b ORDER BY transactions.created_at DESC, transactions.gid DESC
+ LIMIT %b::BIGINT;
+
+-- transaction_list (parameters: initiator, limit)
+SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, NULL AS anon_1, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, transactions.adopted_from, transactions.trace
+FROM transactions
+WHERE transactions.initiator = %b::VARCHAR ORDER BY transactions.created_at DESC, transactions.gid DESC
+ LIMIT %b::BIGINT;
+
+-- transaction_list (parameters: labels, limit)
+SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, NULL AS anon_1, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, transactions.adopted_from, transactions.trace
+FROM transactions
+WHERE transactions.labels @> CAST(%b::VARCHAR AS JSONB) ORDER BY transactions.created_at DESC, transactions.gid DESC
+ LIMIT %b::BIGINT;
+
+-- transaction_list (parameters: participants, limit)
+SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, NULL AS anon_1, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, transactions.adopted_from, transactions.trace
+FROM transactions
+WHERE transactions.participants @> %b::TEXT[] ORDER BY transactions.created_at DESC, transactions.gid DESC
+ LIMIT %b::BIGINT;
+
+-- transaction_list (parameters: states, limit)
+SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, NULL AS anon_1, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, transactions.adopted_from, transactions.trace
+FROM transactions
+WHERE transactions.state = ANY (%b::SMALLINT[]) ORDER BY transactions.created_at DESC, transactions.gid DESC
+ LIMIT %b::BIGINT;
+
+-- transaction_list (parameters: stuck, limit)
+SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, NULL AS anon_1, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, transactions.adopted_from, transactions.trace
+FROM transactions
+WHERE transactions.stuck = %b ORDER BY transactions.created_at DESC, transactions.gid DESC
+ LIMIT %b::BIGINT;
+
+-- transaction_list (parameters: limit)
+SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, NULL AS anon_1, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, transactions.adopted_from, transactions.trace
+FROM transactions
+WHERE transactions.next_attempt_at IS NOT NULL OR transactions.next_attempt_at IS NULL AND transactions.ended_at IS NULL ORDER BY transactions.created_at + INTERVAL '0 seconds' DESC, transactions.gid DESC
+ LIMIT %b::BIGINT;
+
+-- transaction_list (parameters: states, participants, labels, initiator, stuck, held, heuristic, gids, created_after, created_before, after_created_at, after_gid, limit)
+SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, NULL AS anon_1, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, transactions.adopted_from, transactions.trace
+FROM transactions
+WHERE transactions.state = ANY (%b::SMALLINT[]) AND transactions.participants @> %b::TEXT[] AND transactions.labels @> CAST(%b::VARCHAR AS JSONB) AND transactions.initiator = %b::VARCHAR AND transactions.stuck = %b AND (transactions.next_attempt_at IS NOT NULL AND transactions.next_attempt_at > now() + INTERVAL '1000 years') = %b AND transactions.heuristic = %b AND transactions.gid = ANY (%b::TEXT[]) AND (transactions.next_attempt_at IS NOT NULL OR transactions.next_attempt_at IS NULL AND transactions.ended_at IS NULL) AND transactions.ended_at IS NOT NULL AND transactions.created_at + INTERVAL '0 seconds' > %b::TIMESTAMP WITH TIME ZONE AND transactions.created_at + INTERVAL '0 seconds' < %b::TIMESTAMP WITH TIME ZONE AND (transactions.created_at + INTERVAL '0 seconds', transactions.gid) < (%b::TIMESTAMP WITH TIME ZONE, %b::VARCHAR) ORDER BY transactions.created_at + INTERVAL '0 seconds' DESC, transactions.gid DESC
+ LIMIT %b::BIGINT;
+
+-- # The transaction log: schema
+
+-- migration
+CREATE TABLE IF NOT EXISTS migration_lock (id SMALLINT PRIMARY KEY);
+
+-- migration
+INSERT INTO migration_lock (id) VALUES (1) ON CONFLICT (id) DO NOTHING;
+
+-- migration
+SELECT id FROM migration_lock WHERE id = 1 FOR UPDATE;
+
+-- migration
+CREATE TABLE transactions (
+        gid TEXT COLLATE "C" NOT NULL,
+        version BIGINT NOT NULL,
+        state SMALLINT NOT NULL,
+        owner TEXT COLLATE "C" NOT NULL,
+        claim TEXT,
+        interactive BOOLEAN NOT NULL,
+        initiator TEXT NOT NULL,
+        labels JSONB NOT NULL,
+        fingerprint BYTEA NOT NULL,
+        branches BYTEA NOT NULL,
+        payloads BYTEA NOT NULL,
+        progress BYTEA,
+        participants TEXT[] NOT NULL,
+        cancel_reason SMALLINT DEFAULT '0' NOT NULL,
+        cancel_branch_id TEXT DEFAULT '' NOT NULL,
+        cancel_detail TEXT DEFAULT '' NOT NULL,
+        stuck BOOLEAN DEFAULT 'false' NOT NULL,
+        waiting_on TEXT DEFAULT '' NOT NULL,
+        next_attempt_at TIMESTAMP WITH TIME ZONE,
+        created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+        expires_at TIMESTAMP WITH TIME ZONE NOT NULL,
+        decided_at TIMESTAMP WITH TIME ZONE,
+        ended_at TIMESTAMP WITH TIME ZONE,
+        PRIMARY KEY (gid)
+)
+ WITH (fillfactor = 50);
+
+-- migration
+CREATE INDEX transactions_owned ON transactions (owner) WHERE next_attempt_at IS NULL AND ended_at IS NULL;
+
+-- migration
+CREATE INDEX transactions_parked ON transactions (waiting_on, next_attempt_at) WHERE next_attempt_at IS NOT NULL;
+
+-- migration
+CREATE INDEX transactions_created ON transactions (created_at);
+
+-- migration
+CREATE TABLE coordinators (
+        id TEXT COLLATE "C" NOT NULL,
+        name TEXT NOT NULL,
+        started_at TIMESTAMP WITH TIME ZONE NOT NULL,
+        lease_until TIMESTAMP WITH TIME ZONE NOT NULL,
+        PRIMARY KEY (id)
+);
+
+-- migration
+ALTER TABLE transactions ADD COLUMN heuristic BOOLEAN DEFAULT 'false' NOT NULL;
+
+-- migration
+ALTER TABLE transactions ADD COLUMN adopted_at TIMESTAMP WITH TIME ZONE;
+
+-- migration
+ALTER TABLE transactions ADD COLUMN adopted_from TEXT COLLATE "C";
+
+-- migration
+ALTER TABLE coordinators ADD COLUMN drain_requested_at TIMESTAMP WITH TIME ZONE;
+
+-- migration
+ALTER TABLE coordinators ADD COLUMN report BYTEA;
+
+-- migration
+ALTER TABLE coordinators ADD COLUMN reported_at TIMESTAMP WITH TIME ZONE;
+
+-- migration
+CREATE TABLE participants (
+        name TEXT COLLATE "C" NOT NULL,
+        version BIGINT NOT NULL,
+        paused BOOLEAN NOT NULL,
+        breaker_resets BIGINT NOT NULL,
+        operator TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        changed_at TIMESTAMP WITH TIME ZONE NOT NULL,
+        PRIMARY KEY (name)
+);
+
+-- migration
+CREATE TABLE audit (
+        sequence BIGINT NOT NULL,
+        at_us BIGINT NOT NULL,
+        operator TEXT NOT NULL,
+        action TEXT NOT NULL,
+        target TEXT COLLATE "C" NOT NULL,
+        reason TEXT NOT NULL,
+        detail TEXT NOT NULL,
+        previous_hash BYTEA NOT NULL,
+        hash BYTEA NOT NULL,
+        PRIMARY KEY (sequence)
+);
+
+-- migration
+CREATE INDEX audit_target ON audit (target, sequence);
+
+-- migration
+CREATE TABLE audit_head (
+        id SMALLINT NOT NULL,
+        sequence BIGINT NOT NULL,
+        hash BYTEA NOT NULL,
+        PRIMARY KEY (id)
+);
+
+-- migration
+INSERT INTO audit_head (id, sequence, hash) VALUES (1, 0, decode(repeat('00', 32), 'hex'));
+
+-- migration
+ALTER TABLE transactions ADD COLUMN trace TEXT;
+
+-- migration
+CREATE INDEX transactions_parked_created ON transactions (created_at) WHERE (next_attempt_at IS NULL) IS false;
+
+-- migration
+CREATE INDEX transactions_stuck ON transactions (created_at) WHERE stuck AND ended_at IS NULL;
+
+-- migration
+ALTER TABLE transactions ADD COLUMN cancel_message TEXT DEFAULT '' NOT NULL;
+
+-- # The transaction log: maintenance
+
+-- migration: lock_statements
+CREATE TABLE IF NOT EXISTS migration_lock (id SMALLINT PRIMARY KEY);
+
+-- migration: lock_statements
+INSERT INTO migration_lock (id) VALUES (1) ON CONFLICT (id) DO NOTHING;
+
+-- migration: take_lock
+SELECT id FROM migration_lock WHERE id = 1 FOR UPDATE;
+
+-- diagnosis: clock
+SELECT CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION);
+
+-- diagnosis: read_settings
+SELECT name, setting FROM pg_settings WHERE name = ANY(:names);
+
+-- diagnosis: read_only
+SELECT current_setting('transaction_read_only');
+
+-- # The barrier on postgresql: schema
+
+-- schema
+CREATE TABLE tcc_barrier (
+        gid VARCHAR(128) COLLATE "C" NOT NULL,
+        branch_id VARCHAR(128) COLLATE "C" NOT NULL,
+        action VARCHAR(128) NOT NULL,
+        state SMALLINT NOT NULL,
+        expires_at_ms BIGINT NOT NULL,
+        updated_at_ms BIGINT NOT NULL,
+        try_result BYTEA,
+        try_result_content_type VARCHAR(128),
+        digest BYTEA,
+        PRIMARY KEY (gid, branch_id)
+)
+ WITH (fillfactor = 40);
+
+-- schema
+CREATE INDEX tcc_barrier_expires_at_ms ON tcc_barrier (expires_at_ms);
+
+-- schema
+CREATE TABLE tcc_barrier_version (
+        version SERIAL NOT NULL,
+        PRIMARY KEY (version)
+);
+
+-- # The barrier on postgresql
+
+-- lock
+SELECT found.* FROM unnest(CAST(CAST(:gids AS text) AS text[]), CAST(CAST(:branch_ids AS text) AS text[])) AS key(gid, branch_id), LATERAL (
+    SELECT gid, branch_id, action, state, try_result, try_result_content_type, digest
+    FROM tcc_barrier WHERE gid = key.gid AND branch_id = key.branch_id FOR UPDATE
+) AS found;
+
+-- move
+INSERT INTO tcc_barrier (gid, branch_id, action, state, expires_at_ms, updated_at_ms)
+SELECT gid, branch_id, '', :state, 0, (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) FROM unnest(CAST(CAST(:gids AS text) AS text[]), CAST(CAST(:branch_ids AS text) AS text[])) AS key(gid, branch_id)
+ON CONFLICT (gid, branch_id) DO UPDATE
+SET state = excluded.state, updated_at_ms = excluded.updated_at_ms;
+
+-- keep
+INSERT INTO tcc_barrier
+    (gid, branch_id, action, state, expires_at_ms, updated_at_ms, try_result, try_result_content_type)
+SELECT gid, branch_id, '', 1, 0, 0, data, content_type
+FROM unnest(CAST(CAST(:gids AS text) AS text[]), CAST(CAST(:branch_ids AS text) AS text[]), CAST(CAST(:data AS text) AS bytea[]), CAST(CAST(:content_types AS text) AS text[]))
+    AS result(gid, branch_id, data, content_type)
+ON CONFLICT (gid, branch_id) DO UPDATE
+SET try_result = excluded.try_result, try_result_content_type = excluded.try_result_content_type;
+
+-- drop
+SELECT set_config('enable_seqscan', 'off', true);
+
+-- drop
+DELETE FROM tcc_barrier USING unnest(CAST(CAST(:gids AS text) AS text[]), CAST(CAST(:branch_ids AS text) AS text[])) AS key(gid, branch_id)
+WHERE tcc_barrier.gid = key.gid AND tcc_barrier.branch_id = key.branch_id;
+
+-- claim of Try
+WITH made AS (
+    INSERT INTO tcc_barrier (gid, branch_id, action, state, expires_at_ms, updated_at_ms, digest)
+    SELECT gid, branch_id, :action, :state, expires_at_ms, (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)), digest
+    FROM unnest(CAST(CAST(:gids AS text) AS text[]), CAST(CAST(:branch_ids AS text) AS text[]), CAST(CAST(:expiries AS text) AS bigint[]), CAST(CAST(:digests AS text) AS bytea[]))
+        AS mark(gid, branch_id, expires_at_ms, digest)
+    WHERE NOT CAST(:expires AS boolean) OR expires_at_ms = 0 OR expires_at_ms > (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint))
+    ON CONFLICT (gid, branch_id) DO NOTHING
+    RETURNING gid, branch_id
+), counted AS (SELECT count(*) AS made FROM made)
+SELECT counted.made, made.gid, made.branch_id
+FROM counted LEFT JOIN made ON counted.made < CAST(:wanted AS bigint);
+
+-- claim of Try with results
+WITH made AS (
+    INSERT INTO tcc_barrier (gid, branch_id, action, state, expires_at_ms, updated_at_ms, digest, try_result, try_result_content_type)
+    SELECT gid, branch_id, :action, :state, expires_at_ms, (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)), digest, try_result, try_result_content_type
+    FROM unnest(CAST(CAST(:gids AS text) AS text[]), CAST(CAST(:branch_ids AS text) AS text[]), CAST(CAST(:expiries AS text) AS bigint[]), CAST(CAST(:digests AS text) AS bytea[]), CAST(CAST(:data AS text) AS bytea[]), CAST(CAST(:content_types AS text) AS text[]))
+        AS mark(gid, branch_id, expires_at_ms, digest, try_result, try_result_content_type)
+    WHERE NOT CAST(:expires AS boolean) OR expires_at_ms = 0 OR expires_at_ms > (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint))
+    ON CONFLICT (gid, branch_id) DO NOTHING
+    RETURNING gid, branch_id
+), counted AS (SELECT count(*) AS made FROM made)
+SELECT counted.made, made.gid, made.branch_id
+FROM counted LEFT JOIN made ON counted.made < CAST(:wanted AS bigint);
+
+-- claim of Cancel
+WITH made AS (
+    INSERT INTO tcc_barrier (gid, branch_id, action, state, expires_at_ms, updated_at_ms)
+    SELECT gid, branch_id, :action, :state, expires_at_ms, (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint))
+    FROM unnest(CAST(CAST(:gids AS text) AS text[]), CAST(CAST(:branch_ids AS text) AS text[]), CAST(CAST(:expiries AS text) AS bigint[]))
+        AS mark(gid, branch_id, expires_at_ms)
+    WHERE NOT CAST(:expires AS boolean) OR expires_at_ms = 0 OR expires_at_ms > (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint))
+    ON CONFLICT (gid, branch_id) DO NOTHING
+    RETURNING gid, branch_id
+), counted AS (SELECT count(*) AS made FROM made)
+SELECT counted.made, made.gid, made.branch_id
+FROM counted LEFT JOIN made ON counted.made < CAST(:wanted AS bigint);
+
+-- list
+SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
+       set_config('enable_sort', 'off', true);
+
+-- list
+SELECT expires_at_ms, gid, branch_id FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
+        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :min_age_ms ORDER BY expires_at_ms, gid, branch_id LIMIT 1 OFFSET :passed;
+
+-- list
+SELECT expires_at_ms, gid, branch_id, action, state, (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - updated_at_ms FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
+        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :min_age_ms AND state IN (1) AND updated_at_ms <= (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :min_age_ms AND expires_at_ms <= :last_expiry AND (expires_at_ms < :last_expiry
+            OR gid < :last_gid OR (gid = :last_gid AND branch_id <= :last_branch_id)) ORDER BY expires_at_ms, gid, branch_id LIMIT :rows_max;
+
+-- list up to an age
+SELECT expires_at_ms, gid, branch_id FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
+        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :min_age_ms AND expires_at_ms >= (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :max_age_ms ORDER BY expires_at_ms, gid, branch_id LIMIT 1 OFFSET :passed;
+
+-- list up to an age
+SELECT expires_at_ms, gid, branch_id, action, state, (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - updated_at_ms FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
+        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :min_age_ms AND expires_at_ms >= (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :max_age_ms AND state IN (1) AND updated_at_ms <= (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :min_age_ms AND expires_at_ms <= :last_expiry AND (expires_at_ms < :last_expiry
+            OR gid < :last_gid OR (gid = :last_gid AND branch_id <= :last_branch_id)) ORDER BY expires_at_ms, gid, branch_id LIMIT :rows_max;
+
+-- find
+SELECT gid, branch_id, action, state, (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - updated_at_ms FROM tcc_barrier WHERE (gid = :g0 AND branch_id = :b0) OR (gid = :g1 AND branch_id = :b1);
+
+-- purge
+DELETE FROM tcc_barrier WHERE ctid IN (
+    SELECT ctid FROM tcc_barrier WHERE state <> 1 AND expires_at_ms < (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :margin_ms AND updated_at_ms < (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :margin_ms
+    ORDER BY expires_at_ms LIMIT :rows_max FOR UPDATE SKIP LOCKED);
+
+-- # The barrier on mysql: schema
+
+-- schema
+CREATE TABLE tcc_barrier (
+        gid VARBINARY(128) NOT NULL,
+        branch_id VARBINARY(128) NOT NULL,
+        action VARCHAR(128) NOT NULL,
+        state SMALLINT NOT NULL,
+        expires_at_ms BIGINT NOT NULL,
+        updated_at_ms BIGINT NOT NULL,
+        try_result LONGBLOB,
+        try_result_content_type VARCHAR(128),
+        digest VARBINARY(32),
+        PRIMARY KEY (gid, branch_id)
+)ENGINE=InnoDB CHARSET=utf8mb4;
+
+-- schema
+CREATE INDEX tcc_barrier_expires_at_ms ON tcc_barrier (expires_at_ms);
+
+-- schema
+CREATE TABLE tcc_barrier_version (
+        version INTEGER NOT NULL AUTO_INCREMENT,
+        PRIMARY KEY (version)
+);
+
+-- # The barrier on mysql
+
+-- lock
+SELECT gid, branch_id, action, state, try_result, try_result_content_type, digest FROM tcc_barrier WHERE (gid = :g0 AND branch_id = :b0) OR (gid = :g1 AND branch_id = :b1) ORDER BY gid, branch_id FOR UPDATE;
+
+-- move
+UPDATE tcc_barrier SET state = :state, updated_at_ms = UNIX_TIMESTAMP() * 1000 WHERE (gid = :g0 AND branch_id = :b0) OR (gid = :g1 AND branch_id = :b1);
+
+-- keep
+UPDATE tcc_barrier SET try_result = :data, try_result_content_type = :content_type
+WHERE gid = :gid AND branch_id = :branch_id;
+
+-- drop
+DELETE FROM tcc_barrier WHERE (gid = :g0 AND branch_id = :b0) OR (gid = :g1 AND branch_id = :b1);
+
+-- claim of Try
+SELECT UNIX_TIMESTAMP() * 1000;
+
+-- claim of Try
+INSERT INTO tcc_barrier (gid, branch_id, action, state, expires_at_ms, updated_at_ms, digest) VALUES (:g0, :b0, :action, :claimed, :e0, UNIX_TIMESTAMP() * 1000, :d0), (:g1, :b1, :action, :claimed, :e1, UNIX_TIMESTAMP() * 1000, :d1) ON DUPLICATE KEY UPDATE tcc_barrier.state = tcc_barrier.state;
+
+-- claim of Try
+SELECT gid, branch_id FROM tcc_barrier WHERE state = :claimed AND ((gid = :g0 AND branch_id = :b0) OR (gid = :g1 AND branch_id = :b1)) FOR UPDATE;
+
+-- list
+SELECT expires_at_ms, gid, branch_id FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
+        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= UNIX_TIMESTAMP() * 1000 - :min_age_ms ORDER BY expires_at_ms, gid, branch_id LIMIT 1 OFFSET :passed;
+
+-- list
+SELECT expires_at_ms, gid, branch_id, action, state, UNIX_TIMESTAMP() * 1000 - updated_at_ms FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
+        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= UNIX_TIMESTAMP() * 1000 - :min_age_ms AND state IN (1) AND updated_at_ms <= UNIX_TIMESTAMP() * 1000 - :min_age_ms AND expires_at_ms <= :last_expiry AND (expires_at_ms < :last_expiry
+            OR gid < :last_gid OR (gid = :last_gid AND branch_id <= :last_branch_id)) ORDER BY expires_at_ms, gid, branch_id LIMIT :rows_max;
+
+-- list up to an age
+SELECT expires_at_ms, gid, branch_id FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
+        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= UNIX_TIMESTAMP() * 1000 - :min_age_ms AND expires_at_ms >= UNIX_TIMESTAMP() * 1000 - :max_age_ms ORDER BY expires_at_ms, gid, branch_id LIMIT 1 OFFSET :passed;
+
+-- list up to an age
+SELECT expires_at_ms, gid, branch_id, action, state, UNIX_TIMESTAMP() * 1000 - updated_at_ms FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
+        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= UNIX_TIMESTAMP() * 1000 - :min_age_ms AND expires_at_ms >= UNIX_TIMESTAMP() * 1000 - :max_age_ms AND state IN (1) AND updated_at_ms <= UNIX_TIMESTAMP() * 1000 - :min_age_ms AND expires_at_ms <= :last_expiry AND (expires_at_ms < :last_expiry
+            OR gid < :last_gid OR (gid = :last_gid AND branch_id <= :last_branch_id)) ORDER BY expires_at_ms, gid, branch_id LIMIT :rows_max;
+
+-- find
+SELECT gid, branch_id, action, state, UNIX_TIMESTAMP() * 1000 - updated_at_ms FROM tcc_barrier WHERE (gid = :g0 AND branch_id = :b0) OR (gid = :g1 AND branch_id = :b1);
+
+-- purge
+DELETE FROM tcc_barrier WHERE state <> 1 AND expires_at_ms < UNIX_TIMESTAMP() * 1000 - :margin_ms AND updated_at_ms < UNIX_TIMESTAMP() * 1000 - :margin_ms ORDER BY expires_at_ms LIMIT :rows_max;
+
+-- # The barrier on sqlite: schema
+
+-- schema
+CREATE TABLE tcc_barrier (
+        gid VARCHAR(128) NOT NULL,
+        branch_id VARCHAR(128) NOT NULL,
+        action VARCHAR(128) NOT NULL,
+        state SMALLINT NOT NULL,
+        expires_at_ms BIGINT NOT NULL,
+        updated_at_ms BIGINT NOT NULL,
+        try_result BLOB,
+        try_result_content_type VARCHAR(128),
+        digest BLOB,
+        PRIMARY KEY (gid, branch_id)
+);
+
+-- schema
+CREATE INDEX tcc_barrier_expires_at_ms ON tcc_barrier (expires_at_ms);
+
+-- schema
+CREATE TABLE tcc_barrier_version (
+        version INTEGER NOT NULL,
+        PRIMARY KEY (version)
+);
+
+-- # The barrier on sqlite
+
+-- begin
+UPDATE tcc_barrier SET state = state WHERE 0;
+
+-- lock
+SELECT gid, branch_id, action, state, try_result, try_result_content_type, digest
+FROM tcc_barrier WHERE (gid, branch_id) IN (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:keys));
+
+-- move
+UPDATE tcc_barrier SET state = :state, updated_at_ms = CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)
+WHERE (gid, branch_id) IN (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:keys));
+
+-- keep
+UPDATE tcc_barrier SET try_result = :data, try_result_content_type = :content_type
+WHERE gid = :gid AND branch_id = :branch_id;
+
+-- drop
+DELETE FROM tcc_barrier WHERE (gid, branch_id) IN (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:keys));
+
+-- claim of Try
+INSERT INTO tcc_barrier (gid, branch_id, action, state, expires_at_ms, updated_at_ms, digest)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), :action, :state,
+       json_extract(value, '$[2]'), CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER), json_extract(value, '$[3]')
+FROM json_each(:marks)
+WHERE NOT :expires OR json_extract(value, '$[2]') = 0 OR json_extract(value, '$[2]') > CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)
+ON CONFLICT (gid, branch_id) DO NOTHING
+RETURNING gid, branch_id;
+
+-- list
+SELECT expires_at_ms, gid, branch_id FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
+        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :min_age_ms ORDER BY expires_at_ms, gid, branch_id LIMIT 1 OFFSET :passed;
+
+-- list
+SELECT expires_at_ms, gid, branch_id, action, state, CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - updated_at_ms FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
+        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :min_age_ms AND state IN (1) AND updated_at_ms <= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :min_age_ms AND expires_at_ms <= :last_expiry AND (expires_at_ms < :last_expiry
+            OR gid < :last_gid OR (gid = :last_gid AND branch_id <= :last_branch_id)) ORDER BY expires_at_ms, gid, branch_id LIMIT :rows_max;
+
+-- list up to an age
+SELECT expires_at_ms, gid, branch_id FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
+        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :min_age_ms AND expires_at_ms >= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :max_age_ms ORDER BY expires_at_ms, gid, branch_id LIMIT 1 OFFSET :passed;
+
+-- list up to an age
+SELECT expires_at_ms, gid, branch_id, action, state, CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - updated_at_ms FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
+        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :min_age_ms AND expires_at_ms >= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :max_age_ms AND state IN (1) AND updated_at_ms <= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :min_age_ms AND expires_at_ms <= :last_expiry AND (expires_at_ms < :last_expiry
+            OR gid < :last_gid OR (gid = :last_gid AND branch_id <= :last_branch_id)) ORDER BY expires_at_ms, gid, branch_id LIMIT :rows_max;
+
+-- find
+SELECT gid, branch_id, action, state, CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - updated_at_ms FROM tcc_barrier WHERE (gid = :g0 AND branch_id = :b0) OR (gid = :g1 AND branch_id = :b1);
+
+-- purge
+DELETE FROM tcc_barrier WHERE rowid IN (
+    SELECT rowid FROM tcc_barrier WHERE state <> 1 AND expires_at_ms < CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :margin_ms AND updated_at_ms < CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :margin_ms
+    ORDER BY expires_at_ms LIMIT :rows_max);
