@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from coordinator.core.model import CallResult, Operation, OutcomeCode, Transaction, TransactionState
 from coordinator.core.reconciliation import FindingKind
+from coordinator.engine.clock import LogClock
 from coordinator.engine.dispatcher import ParticipantDispatcher
 from coordinator.engine.engine import Engine
 from coordinator.engine.observer import Anomaly, Observer
@@ -263,12 +264,14 @@ class Gauges(Collector):
     def __init__(
         self,
         engine: Engine,
+        clock: LogClock,
         metrics: Metrics,
         log: LogGauges | None,
         scans: Callable[[], Mapping[str, ScanResult]] = dict,
     ) -> None:
         """Collect gauges; `scans`: the latest comparison of each participant with the log."""
         self._engine = engine
+        self._clock = clock
         self._metrics = metrics
         self._log = log
         self._scans = scans
@@ -286,7 +289,7 @@ class Gauges(Collector):
 
     def _of_worker(self) -> Iterator[Metric]:
         engine, metrics = self._engine, self._metrics
-        now = engine.clock.monotonic()
+        now = self._clock.monotonic()
         live_max = engine.limits.live_max
         yield _gauge("tcc_live_transactions", "Transactions in this worker's memory.", len(engine.live))
         yield _gauge("tcc_live_transactions_max", "limits.live_max; new work is refused before.", live_max)
@@ -316,7 +319,7 @@ class Gauges(Collector):
         for name, dispatcher in self._engine.dispatchers.items():
             backlog.add_metric([name], dispatcher.backlog)
             live.add_metric([name], dispatcher.live)
-            breaker.add_metric([name], _breaker_state(dispatcher, self._engine))
+            breaker.add_metric([name], _breaker_state(dispatcher, self._clock))
         yield from (backlog, live, breaker)
 
     def _of_log(self, reading: Backlog, read_at: float) -> Iterator[Metric]:
@@ -336,7 +339,7 @@ class Gauges(Collector):
         yield _gauge("tcc_stuck_transactions", f"Of these: stuck{up_to}.", reading.stuck)
         yield _gauge("tcc_held_transactions", f"Of these: held by an operator{up_to}.", reading.held)
         yield _gauge("tcc_oldest_unfinished_seconds", "Age of the oldest of these.", _oldest_age_s(reading))
-        age_s = self._engine.clock.monotonic() - read_at
+        age_s = self._clock.monotonic() - read_at
         yield _gauge("tcc_log_gauges_age_seconds", "Since the log was asked for these.", age_s)
 
     def _of_reconciliation(self) -> Iterator[Metric]:
@@ -347,7 +350,7 @@ class Gauges(Collector):
             labels=["participant", "kind"],
         )
         age = _by("participant", "tcc_reconcile_age_seconds", "Since all of its books were compared.")
-        now = self._engine.clock.monotonic()
+        now = self._clock.monotonic()
         for participant, scan in self._scans().items():
             for kind in FindingKind:
                 findings.add_metric([participant, kind.name.lower()], scan.findings.get(kind, 0))
@@ -367,7 +370,7 @@ def _by(label: str, name: str, explanation: str) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, explanation, labels=[label])
 
 
-def _breaker_state(dispatcher: ParticipantDispatcher, engine: Engine) -> int:
+def _breaker_state(dispatcher: ParticipantDispatcher, clock: LogClock) -> int:
     if dispatcher.breaker.closed:
         return 0
-    return 1 if dispatcher.breaker.probing or dispatcher.breaker.allows(engine.clock.now()) else 2
+    return 1 if dispatcher.breaker.probing or dispatcher.breaker.allows(clock.now()) else 2
