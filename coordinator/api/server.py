@@ -12,6 +12,8 @@ from coordinator.api.initiator.service import TransactionService
 from coordinator.api.initiator.trace_contexts import NewTrace
 from coordinator.api.listener import ServerTls, listen
 from coordinator.engine.engine import Engine
+from coordinator.ports.clock import Clock
+from coordinator.ports.log import Log
 from tcc.transaction.v1 import transaction_pb2, transaction_pb2_grpc
 
 # Room for the results of all branches of the largest transaction.
@@ -46,6 +48,8 @@ class Server:
         engine: Engine,
         limits: RequestLimits,
         *,
+        log: Log,
+        clock: Clock,
         share_port: bool,
         calls_max: int,
         new_trace: NewTrace | None = None,
@@ -65,7 +69,7 @@ class Server:
         services = Services(self._server)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # the stubs lack it
         transaction_pb2_grpc.add_TransactionServiceServicer_to_server(
-            TransactionService(engine, limits, new_trace=new_trace), services
+            TransactionService(engine, limits, log=log, clock=clock, new_trace=new_trace), services
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
         names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)

@@ -26,9 +26,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from coordinator.api.initiator.requests import RequestLimits
 from coordinator.api.listener import ServerTls
 from coordinator.core.model import RetryPolicy
+from coordinator.engine.admission import EngineLimits
 from coordinator.engine.breaker import BreakerPolicy
 from coordinator.engine.dispatcher import ParticipantPolicy
-from coordinator.engine.engine import EngineLimits
 from coordinator.engine.reconciler import ReconcileSettings
 from coordinator.jobs.settings import RecoverySettings
 from coordinator.participant_client.channel import ParticipantAddress, ParticipantTls

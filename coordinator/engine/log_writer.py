@@ -44,8 +44,9 @@ class LogWriter:
         flush_policy: Callable[[], FlushPolicy],
         clock: Clock,
         observer: Observer = NULL_OBSERVER,
+        on_availability: Callable[[bool], None] = lambda _: None,
     ) -> None:
-        """`flush_policy`: that of commits."""
+        """`flush_policy`: that of commits. `on_availability`: called whenever `available` changes."""
         self._log = log
         self._on_begun = on_begun
         self._on_saved = on_saved
@@ -53,6 +54,7 @@ class LogWriter:
         self._is_wanted = is_wanted
         self._clock = clock
         self._observer = observer
+        self._on_availability = on_availability
 
         def batcher(send: Callable[[list[Transaction]], Awaitable[None]]) -> Batcher[Transaction]:
             return Batcher(
@@ -67,8 +69,6 @@ class LogWriter:
         self._begins = batcher(self._begin)
         self._saves = batcher(self._save)
         self.available = True
-        # Told whenever `available` changes.
-        self.on_availability: Callable[[bool], None] = lambda _: None
 
     def put(self, tx: Transaction) -> None:
         (self._saves if tx.version else self._begins).put(tx)
@@ -87,7 +87,7 @@ class LogWriter:
         """Record that the log can be reached (again)."""
         if not self.available:
             self.available = True
-            self.on_availability(True)
+            self._on_availability(True)
             self._observer.anomaly(Anomaly.LOG_RECOVERED)
             logger.info("log is available again")
 
@@ -95,7 +95,7 @@ class LogWriter:
         """Record that the log is unavailable: refuse begins that have not left, keep everything else."""
         if self.available:
             self.available = False
-            self.on_availability(False)
+            self._on_availability(False)
             self._observer.anomaly(Anomaly.LOG_UNAVAILABLE, error=error.message)
             logger.warning("log is unavailable", error=error.message)
         self._on_refused(self._begins.withdraw(), error)

@@ -2,11 +2,12 @@
 
 import structlog
 
+from coordinator.engine.clock import LogClock
 from coordinator.engine.engine import Engine
-from coordinator.engine.observer import Anomaly
+from coordinator.engine.observer import NULL_SPANS, Anomaly, Observer, Spans
 from coordinator.jobs.resume import resume_in_chunks
 from coordinator.jobs.settings import RecoverySettings
-from coordinator.ports.log import Record
+from coordinator.ports.log import Log, Record
 from tcc._internal.failpoint import failpoint
 
 logger = structlog.get_logger(__name__)
@@ -17,32 +18,45 @@ class Adopt:
 
     name = "adopt"
 
-    def __init__(self, engine: Engine, settings: RecoverySettings) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        settings: RecoverySettings,
+        *,
+        log: Log,
+        clock: LogClock,
+        observer: Observer,
+        spans: Spans = NULL_SPANS,
+    ) -> None:
         self.every_s = settings.sweep_every_s
         self._engine = engine
+        self._log = log
+        self._clock = clock
+        self._observer = observer
+        self._spans = spans
         self._settings = settings
         self._next_run_at = 0.0
 
     async def run_once(self) -> int:
         engine = self._engine
-        now = engine.clock.now()
+        now = self._clock.now()
         if engine.draining or now < self._next_run_at:
             return 0
-        adopted, more = await resume_in_chunks(engine, self._settings, self._adopt)
+        adopted, more = await resume_in_chunks(engine, self._clock, self._settings, self._adopt)
         self._next_run_at = now if more else now + self._settings.adopt_every_s
         if adopted:
             logger.warning("adopted transactions of a dead coordinator", count=adopted)
-            engine.observer.resumed("adopted", adopted)
-            engine.observer.anomaly(Anomaly.ADOPTED, count=adopted)
+            self._observer.resumed("adopted", adopted)
+            self._observer.anomaly(Anomaly.ADOPTED, count=adopted)
         return adopted
 
     async def _adopt(self) -> tuple[list[Record], bool]:
         engine = self._engine
         room = min(self._settings.claim_max, engine.limits.live_max - len(engine.live))
-        records = await engine.log.transaction_adopt(room) if room > 0 else []
+        records = await self._log.transaction_adopt(room) if room > 0 else []
         if records:
             failpoint("recovery.adopted")
         for record in records:
             if record.tx.trace is not None:
-                engine.spans.adopted(record, engine.clock.now())
+                self._spans.adopted(record, self._clock.now())
         return records, bool(records) and len(records) >= room

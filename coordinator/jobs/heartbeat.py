@@ -1,7 +1,10 @@
 """The job that renews this coordinator's lease."""
 
+from coordinator.engine.clock import LogClock
 from coordinator.engine.engine import Engine
+from coordinator.engine.observer import Observer
 from coordinator.jobs.settings import RecoverySettings
+from coordinator.ports.log import Log
 
 
 class Heartbeat:
@@ -9,16 +12,20 @@ class Heartbeat:
 
     name = "heartbeat"
 
-    def __init__(self, engine: Engine, settings: RecoverySettings) -> None:
+    def __init__(
+        self, engine: Engine, settings: RecoverySettings, *, log: Log, clock: LogClock, observer: Observer
+    ) -> None:
         self.every_s = settings.heartbeat_every_s
-        self._engine = engine
+        self._writer = engine.writer
+        self._log = log
+        self._clock = clock
+        self._observer = observer
         self._lease_s = settings.lease_s
 
     async def run_once(self) -> int:
-        clock = self._engine.clock
-        asked_at = clock.monotonic()
-        log_time = await self._engine.log.coordinator_heartbeat(lease_s=self._lease_s)
-        clock.set(log_time, asked_at=asked_at, answered_at=clock.monotonic())
-        self._engine.writer.log_answered()
-        self._engine.observer.heartbeat()
+        asked_at = self._clock.monotonic()
+        log_time = await self._log.coordinator_heartbeat(lease_s=self._lease_s)
+        self._clock.set(log_time, asked_at=asked_at, answered_at=self._clock.monotonic())
+        self._writer.log_answered()
+        self._observer.heartbeat()
         return 1

@@ -2,8 +2,9 @@
 
 import asyncio
 
-from coordinator.engine.engine import Engine
+from coordinator.engine.observer import Observer
 from coordinator.jobs.settings import RecoverySettings
+from coordinator.ports.log import Log
 
 
 class Purge:
@@ -11,9 +12,10 @@ class Purge:
 
     name = "purge"
 
-    def __init__(self, engine: Engine, settings: RecoverySettings) -> None:
+    def __init__(self, settings: RecoverySettings, *, log: Log, observer: Observer) -> None:
         self.every_s = settings.purge_every_s
-        self._engine = engine
+        self._log = log
+        self._observer = observer
         self._retention_s = settings.retention_s
         self._purge_max = settings.purge_max
         self._batches_max = settings.purge_batches_max
@@ -21,11 +23,9 @@ class Purge:
     async def run_once(self) -> int:
         purged = 0
         for _ in range(self._batches_max):
-            batch = await self._engine.log.transaction_purge(
-                ended_before_s=self._retention_s, limit=self._purge_max
-            )
+            batch = await self._log.transaction_purge(ended_before_s=self._retention_s, limit=self._purge_max)
             purged += batch
-            self._engine.observer.purged(batch, finished=batch < self._purge_max)
+            self._observer.purged(batch, finished=batch < self._purge_max)
             if batch < self._purge_max:
                 break
             # Others may have waited for the connection, or for this loop.

@@ -11,8 +11,9 @@ from msgspec import Struct
 
 from coordinator.core.errors import ParticipantPaused, ParticipantUnreachable, ReconciliationUnsupported
 from coordinator.core.reconciliation import FindingKind
+from coordinator.engine.clock import LogClock
 from coordinator.engine.engine import Engine
-from coordinator.engine.observer import Anomaly
+from coordinator.engine.observer import Anomaly, Observer
 from coordinator.engine.reconciler import Reconciler
 from coordinator.ports.operator_log import OperatorLog
 
@@ -36,12 +37,23 @@ class Reconciling:
 
     name = "reconcile"
 
-    def __init__(self, engine: Engine, log: OperatorLog, reconciler: Reconciler, *, owner: str) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        log: OperatorLog,
+        reconciler: Reconciler,
+        *,
+        clock: LogClock,
+        observer: Observer,
+        owner: str,
+    ) -> None:
         self.every_s = min(reconciler.settings.every_s, _CHECK_EVERY_S)
         # By participant; empty at a coordinator that leaves it to another.
         self.scans: dict[str, ScanResult] = {}
         self._engine = engine
         self._log = log
+        self._clock = clock
+        self._observer = observer
         self._reconciler = reconciler
         self._owner = owner
         # Monotonic moments: when each is to be looked at again.
@@ -58,7 +70,7 @@ class Reconciling:
         self.scans = {name: result for name, result in self.scans.items() if name in self._engine.dispatchers}
         compared = 0
         for participant in self._reconciler.participants:
-            if self._engine.clock.monotonic() >= self._next_scan_at.get(participant, 0.0):
+            if self._clock.monotonic() >= self._next_scan_at.get(participant, 0.0):
                 compared += await self._scan(participant)
         return compared
 
@@ -67,7 +79,7 @@ class Reconciling:
         return alive[:1] == [self._owner]
 
     async def _scan(self, participant: str) -> int:
-        settings, monotonic = self._reconciler.settings, self._engine.clock.monotonic
+        settings, monotonic = self._reconciler.settings, self._clock.monotonic
         rows, kinds, named = 0, Counter[FindingKind](), list[str]()
         try:
             async for page in self._reconciler.compare(
@@ -95,4 +107,4 @@ class Reconciling:
         logger.warning(
             "a participant's books do not agree with the log", participant=participant, first=named, **counts
         )
-        self._engine.observer.anomaly(Anomaly.UNRECONCILED, participant=participant, **counts)
+        self._observer.anomaly(Anomaly.UNRECONCILED, participant=participant, **counts)

@@ -11,6 +11,7 @@ from importlib import metadata
 import structlog
 from msgspec import Struct
 
+from coordinator.engine.clock import LogClock
 from coordinator.engine.dispatcher import ParticipantDispatcher
 from coordinator.engine.engine import Engine
 from coordinator.ports.operator_log import (
@@ -47,6 +48,7 @@ class Reporting:
         engine: Engine,
         log: OperatorLog,
         *,
+        clock: LogClock,
         targets: Callable[[], Mapping[str, str]],
         every_s: float,
         on_drain: Callable[[], None],
@@ -55,13 +57,14 @@ class Reporting:
         self.every_s = every_s
         self._engine = engine
         self._log = log
+        self._clock = clock
         self._targets = targets
         self._on_drain = on_drain
-        self._before = _counts(engine)
+        self._before = _counts(engine, clock)
         self._resets: dict[str, int] | None = None
 
     async def run_once(self) -> int:
-        counts = _counts(self._engine)
+        counts = _counts(self._engine, self._clock)
         report = _report(self._engine, self._targets(), self._before, counts)
         self._before = counts
         directives = await self._log.coordinator_report(report)
@@ -88,10 +91,10 @@ class Reporting:
         self._resets = {name: record.breaker_resets for name, record in directives.items()}
 
 
-def _counts(engine: Engine) -> _Counts:
+def _counts(engine: Engine, clock: LogClock) -> _Counts:
     totals, dispatchers = engine.totals, engine.dispatchers.values()
     return _Counts(
-        engine.clock.monotonic(),
+        clock.monotonic(),
         totals.begun,
         totals.confirmed,
         totals.cancelled,

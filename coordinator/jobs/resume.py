@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from coordinator.engine.clock import LogClock
 from coordinator.engine.engine import Engine
 from coordinator.jobs.settings import RecoverySettings
 from coordinator.ports.log import Record
@@ -10,6 +11,7 @@ from coordinator.ports.log import Record
 
 async def resume_in_chunks(
     engine: Engine,
+    clock: LogClock,
     settings: RecoverySettings,
     claim: Callable[[], Awaitable[tuple[list[Record], bool]]],
 ) -> tuple[int, bool]:
@@ -21,11 +23,11 @@ async def resume_in_chunks(
     for _ in range(settings.chunks_max):
         if engine.draining:
             break
-        asked_at = engine.clock.monotonic()
+        asked_at = clock.monotonic()
         records, more = await claim()
         resumed += engine.resume(records)
         if not more:
             break
-        took_s = engine.clock.monotonic() - asked_at
+        took_s = clock.monotonic() - asked_at
         await asyncio.sleep(settings.throttle_s(took_s, is_busy=engine.begun > 0))
     return resumed, more

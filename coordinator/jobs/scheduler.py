@@ -21,7 +21,9 @@ import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from coordinator.core.errors import LogUnavailable
+from coordinator.engine.clock import LogClock
 from coordinator.engine.engine import Engine
+from coordinator.engine.observer import NULL_SPANS, Observer, Spans
 from coordinator.jobs.adopt import Adopt
 from coordinator.jobs.heartbeat import Heartbeat
 from coordinator.jobs.job import Job
@@ -29,33 +31,50 @@ from coordinator.jobs.purge import Purge
 from coordinator.jobs.retry import Expire, Retry
 from coordinator.jobs.settings import RecoverySettings
 from coordinator.jobs.watch import Recheck, Watch
+from coordinator.ports.log import Log
 
 logger = structlog.get_logger(__name__)
 
 
-def jobs(engine: Engine, settings: RecoverySettings) -> list[Job]:
-    """All jobs of one coordinator."""
-    return [kind(engine, settings) for kind in (Heartbeat, Expire, Retry, Adopt, Watch, Recheck, Purge)]
+def jobs(
+    engine: Engine,
+    settings: RecoverySettings,
+    *,
+    log: Log,
+    clock: LogClock,
+    observer: Observer,
+    spans: Spans = NULL_SPANS,
+) -> list[Job]:
+    """Return all recovery jobs of one coordinator."""
+    return [
+        Heartbeat(engine, settings, log=log, clock=clock, observer=observer),
+        Expire(engine, settings),
+        Retry(engine, settings, log=log, clock=clock, observer=observer),
+        Adopt(engine, settings, log=log, clock=clock, observer=observer, spans=spans),
+        Watch(engine, settings, log=log),
+        Recheck(engine, settings, log=log),
+        Purge(settings, log=log, observer=observer),
+    ]
 
 
 def schedule(
     engine: Engine,
-    settings: RecoverySettings,
+    recovery: Sequence[Job],
     *,
     on_bug: Callable[[Exception], None],
     more: Sequence[Job] = (),
     later: Sequence[Job] = (),
 ) -> AsyncIOScheduler:
-    """Return a started scheduler of all jobs, `more`, and `later`. The caller shuts it down.
+    """Return a started scheduler of all these jobs. The caller shuts it down.
 
-    All run at once and then every so often; `later` those that have time until then.
+    `recovery`, `more`: run at once, then at their intervals. `later`: run after their first interval.
 
-    A log that is away is part of life: the job does nothing and comes again. Any
-    other exception is a bug and goes to `on_bug`, which ends the process.
+    If the log is unavailable, the job does nothing and runs again later. Any other
+    exception is a bug and goes to `on_bug`, which ends the process.
     """
     scheduler = AsyncIOScheduler(timezone="UTC")
     now = datetime.now(UTC)
-    for job in (*jobs(engine, settings), *more, *later):
+    for job in (*recovery, *more, *later):
         scheduler.add_job(
             run_guarded,
             "interval",

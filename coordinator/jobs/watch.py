@@ -2,6 +2,7 @@
 
 from coordinator.engine.engine import Engine
 from coordinator.jobs.settings import RecoverySettings
+from coordinator.ports.log import Log
 
 
 class Watch:
@@ -9,15 +10,16 @@ class Watch:
 
     name = "watch"
 
-    def __init__(self, engine: Engine, settings: RecoverySettings) -> None:
+    def __init__(self, engine: Engine, settings: RecoverySettings, *, log: Log) -> None:
         self.every_s = settings.sweep_every_s
         self._engine = engine
+        self._log = log
 
     async def run_once(self) -> int:
         gids = list(self._engine.watched)
         if not gids:
             return 0
-        return self._engine.settle_watched(gids, await self._engine.log.transaction_get(gids))
+        return self._engine.settle_watched(gids, await self._log.transaction_get(gids))
 
 
 class Recheck:
@@ -25,12 +27,13 @@ class Recheck:
 
     name = "recheck"
 
-    def __init__(self, engine: Engine, settings: RecoverySettings) -> None:
+    def __init__(self, engine: Engine, settings: RecoverySettings, *, log: Log) -> None:
         self.every_s = settings.poll_every_s
         self._engine = engine
+        self._log = log
 
     async def run_once(self) -> int:
         gids = self._engine.stale_suspects()
         if not gids:
             return 0
-        return self._engine.evict_stale(await self._engine.log.transaction_get(gids))
+        return self._engine.evict_stale(await self._log.transaction_get(gids))

@@ -9,6 +9,7 @@ what may be summed; what the log says is the same at every worker, so take `max`
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -16,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from coordinator.core.model import CallResult, Operation, OutcomeCode, Transaction, TransactionState
 from coordinator.core.reconciliation import FindingKind
+from coordinator.engine.clock import LogClock
 from coordinator.engine.dispatcher import ParticipantDispatcher
 from coordinator.engine.engine import Engine
 from coordinator.engine.observer import Anomaly, Observer
@@ -33,6 +35,97 @@ _ENDS = {TransactionState.CONFIRMED: "confirmed", TransactionState.CANCELLED: "c
 _LIVE_STATES = (TransactionState.TRYING, TransactionState.CONFIRMING, TransactionState.CANCELLING)
 
 
+class _Spec(NamedTuple):
+    """A counter or a histogram."""
+
+    name: str
+    explanation: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+    # Values of the only label that are exported as 0 from the start. Prometheus sees no increase
+    # in a series that appears with the value 1.
+    initial: tuple[str, ...] = ()
+
+
+_COUNTERS = (
+    _Spec("tcc_transactions_begun", "Transactions that became durable here."),
+    _Spec("tcc_transactions_decided", "Durable decisions, by decision.", ("decision",)),
+    _Spec("tcc_transactions_ended", "Transactions that ended, by final state.", ("state",)),
+    _Spec("tcc_transactions_parked", "Transactions given back to the log until their next attempt is due."),
+    _Spec(
+        "tcc_transactions_resumed",
+        "Transactions resumed: retried (they were due) or adopted (their coordinator died).",
+        ("how",),
+        initial=("retried", "adopted"),
+    ),
+    _Spec(
+        "tcc_transactions_became_stuck",
+        "Transactions whose phase two failed more often than attempts_before_stuck.",
+        ("participant",),
+    ),
+    _Spec("tcc_transactions_purged", "Ended transactions deleted after their retention."),
+    _Spec("tcc_log_write_failures", "Writes that got no answer; they are repeated."),
+    _Spec(
+        "tcc_calls",
+        "Answered branch calls; outcome: succeeded, rejected, failed, or unreachable "
+        "(no connection, or no answer in time).",
+        ("participant", "phase", "outcome"),
+    ),
+    _Spec("tcc_call_retries", "Calls that had failed before.", ("participant",)),
+    _Spec(
+        "tcc_calls_not_sent",
+        "Calls that were not sent because the participant's breaker is open.",
+        ("participant",),
+    ),
+    _Spec(
+        "tcc_anomalies",
+        "Conditions that operators are alerted of, by kind.",
+        ("kind",),
+        initial=tuple(kind.name for kind in Anomaly),
+    ),
+    _Spec(
+        "tcc_webhook_alerts",
+        "Alerts for the webhook: delivered, failed (after all attempts), dropped (its queue was full).",
+        ("outcome",),
+        initial=("delivered", "failed", "dropped"),
+    ),
+)
+_HISTOGRAMS = (
+    _Spec(
+        "tcc_transaction_phase_seconds",
+        "How long a phase of a transaction took, durable writes included: try until the decision, "
+        "confirm or cancel until the end. One transaction of each batch is sampled.",
+        ("phase",),
+        _SPANS_S,
+    ),
+    _Spec(
+        "tcc_log_write_seconds",
+        "How long one durable write of a batch took: begin or change.",
+        ("write",),
+        _SPANS_S,
+    ),
+    _Spec("tcc_log_batch_size", "Transactions in one durable write.", ("write",), _SIZES),
+    _Spec(
+        "tcc_call_seconds",
+        "From sending a batch of calls to an answer, once for each message of answers.",
+        ("participant", "phase"),
+        _SPANS_S,
+    ),
+    _Spec("tcc_call_batch_size", "Branch calls in one batch.", ("participant",), _SIZES),
+)
+
+
+def _counter(spec: _Spec, registry: CollectorRegistry) -> Counter:
+    counter = Counter(spec.name, spec.explanation, spec.labels, registry=registry)
+    for value in spec.initial:
+        counter.labels(value)
+    return counter
+
+
+def _histogram(spec: _Spec, registry: CollectorRegistry) -> Histogram:
+    return Histogram(spec.name, spec.explanation, spec.labels, buckets=spec.buckets, registry=registry)
+
+
 class Metrics(Observer):
     """The counters and histograms of one worker. `text` is what Prometheus reads."""
 
@@ -44,141 +137,43 @@ class Metrics(Observer):
         # Whom anomalies are passed on to.
         self.alert: Callable[[Anomaly, Mapping[str, object]], None] = lambda *_: None
         self.registry = CollectorRegistry()
-        registry = self.registry
-        ProcessCollector(registry=registry)
-        self._begun = Counter(
-            "tcc_transactions_begun", "Transactions that became durable here.", registry=registry
-        )
-        self._decided = Counter(
-            "tcc_transactions_decided", "Durable decisions, by decision.", ["decision"], registry=registry
-        )
-        self._ended = Counter(
-            "tcc_transactions_ended", "Transactions that ended, by final state.", ["state"], registry=registry
-        )
-        self._parked = Counter(
-            "tcc_transactions_parked",
-            "Transactions given back to the log until their next attempt is due.",
-            registry=registry,
-        )
-        self._resumed = Counter(
-            "tcc_transactions_resumed",
-            "Transactions taken up again: retried (they were due) or adopted (their coordinator died).",
-            ["how"],
-            registry=registry,
-        )
-        self._stuck = Counter(
-            "tcc_transactions_became_stuck",
-            "Transactions whose phase two failed more often than attempts_before_stuck.",
-            ["participant"],
-            registry=registry,
-        )
-        self._purged = Counter(
-            "tcc_transactions_purged", "Ended transactions deleted after their retention.", registry=registry
-        )
-        self._phase = Histogram(
-            "tcc_transaction_phase_seconds",
-            "How long a phase of a transaction took, durable writes included: try until the decision, "
-            "confirm or cancel until the end. One transaction of each batch is looked at.",
-            ["phase"],
-            buckets=_SPANS_S,
-            registry=registry,
-        )
-        self._write = Histogram(
-            "tcc_log_write_seconds",
-            "How long one durable write of a batch took: begin or change.",
-            ["write"],
-            buckets=_SPANS_S,
-            registry=registry,
-        )
-        self._write_size = Histogram(
-            "tcc_log_batch_size",
-            "Transactions in one durable write.",
-            ["write"],
-            buckets=_SIZES,
-            registry=registry,
-        )
-        self._write_failures = Counter(
-            "tcc_log_write_failures", "Writes that got no answer; they are repeated.", registry=registry
-        )
-        self._calls = Counter(
-            "tcc_calls",
-            "Answered branch calls; outcome: succeeded, rejected, failed, or unreachable "
-            "(nobody there, or no answer in time).",
-            ["participant", "phase", "outcome"],
-            registry=registry,
-        )
-        self._call = Histogram(
-            "tcc_call_seconds",
-            "From sending a batch of calls to an answer, once for each message of answers.",
-            ["participant", "phase"],
-            buckets=_SPANS_S,
-            registry=registry,
-        )
-        self._call_size = Histogram(
-            "tcc_call_batch_size",
-            "Branch calls in one batch.",
-            ["participant"],
-            buckets=_SIZES,
-            registry=registry,
-        )
-        self._retries = Counter(
-            "tcc_call_retries", "Calls that had failed before.", ["participant"], registry=registry
-        )
-        self._not_sent = Counter(
-            "tcc_calls_not_sent",
-            "Calls that did not leave because the participant's breaker is open.",
-            ["participant"],
-            registry=registry,
-        )
-        self._anomalies = Counter(
-            "tcc_anomalies", "What operators are alerted of, by kind.", ["kind"], registry=registry
-        )
-        self._alerts = Counter(
-            "tcc_webhook_alerts",
-            "Alerts for the webhook: delivered, failed (after all attempts), dropped (its queue was full).",
-            ["outcome"],
-            registry=registry,
-        )
-        # From nought on: what appears as one has not increased, to Prometheus.
-        for how in ("retried", "adopted"):
-            self._resumed.labels(how)
-        for kind in Anomaly:
-            self._anomalies.labels(kind.name)
-        for outcome in ("delivered", "failed", "dropped"):
-            self._alerts.labels(outcome)
+        ProcessCollector(registry=self.registry)
+        # By name, as are the histograms.
+        self.counters = {spec.name: _counter(spec, self.registry) for spec in _COUNTERS}
+        self.histograms = {spec.name: _histogram(spec, self.registry) for spec in _HISTOGRAMS}
 
     def text(self) -> bytes:
         """Everything in Prometheus' text format."""
         return generate_latest(self.registry)
 
     def written(self, write: str, count: int, span_s: float) -> None:
-        self._write.labels(write).observe(span_s)
-        self._write_size.labels(write).observe(count)
+        self.histograms["tcc_log_write_seconds"].labels(write).observe(span_s)
+        self.histograms["tcc_log_batch_size"].labels(write).observe(count)
         if write == "begin":
-            self._begun.inc(count)
+            self.counters["tcc_transactions_begun"].inc(count)
 
     def write_failed(self) -> None:
-        self._write_failures.inc()
+        self.counters["tcc_log_write_failures"].inc()
 
     def changed(self, batch: Sequence[Transaction]) -> None:
         # What is saved, not what is so by now: more may have happened meanwhile.
         states = [tx.saving_state for tx in batch if tx.saving_state is not tx.saved_state]
         if parked := len(batch) - [tx.next_attempt_at for tx in batch].count(0.0):
-            self._parked.inc(parked)
+            self.counters["tcc_transactions_parked"].inc(parked)
         for decided, decision in _DECISIONS.items():
             if count := states.count(decided):
-                self._decided.labels(decision).inc(count)
+                self.counters["tcc_transactions_decided"].labels(decision).inc(count)
         for ended, name in _ENDS.items():
             if count := states.count(ended):
-                self._ended.labels(name).inc(count)
+                self.counters["tcc_transactions_ended"].labels(name).inc(count)
 
     def phase_ended(self, phase: str, span_s: float) -> None:
-        self._phase.labels(phase).observe(span_s)
+        self.histograms["tcc_transaction_phase_seconds"].labels(phase).observe(span_s)
 
     def sent(self, participant: str, calls: Sequence[BranchCall]) -> None:
-        self._call_size.labels(participant).observe(len(calls))
+        self.histograms["tcc_call_batch_size"].labels(participant).observe(len(calls))
         if retries := len(calls) - [call.attempt for call in calls].count(0):
-            self._retries.labels(participant).inc(retries)
+            self.counters["tcc_call_retries"].labels(participant).inc(retries)
 
     def answered(
         self, participant: str, answers: Sequence[tuple[BranchCall, CallResult]], span_s: float
@@ -189,19 +184,19 @@ class Metrics(Observer):
             count = operations.count(operation)
             if not count:
                 continue
-            self._call.labels(participant, phase).observe(span_s)
+            self.histograms["tcc_call_seconds"].labels(participant, phase).observe(span_s)
             if all_succeeded:
-                self._calls.labels(participant, phase, "succeeded").inc(count)
+                self.counters["tcc_calls"].labels(participant, phase, "succeeded").inc(count)
                 continue
             for call, answer in answers:
                 if call.operation is operation:
-                    self._calls.labels(participant, phase, _outcome(answer)).inc()
+                    self.counters["tcc_calls"].labels(participant, phase, _outcome(answer)).inc()
 
     def not_sent(self, participant: str, count: int) -> None:
-        self._not_sent.labels(participant).inc(count)
+        self.counters["tcc_calls_not_sent"].labels(participant).inc(count)
 
     def resumed(self, how: str, count: int) -> None:
-        self._resumed.labels(how).inc(count)
+        self.counters["tcc_transactions_resumed"].labels(how).inc(count)
 
     def heartbeat(self) -> None:
         self.heartbeat_at = self._monotonic()
@@ -210,19 +205,19 @@ class Metrics(Observer):
             self.purged_at = self.heartbeat_at
 
     def purged(self, count: int, *, finished: bool) -> None:
-        self._purged.inc(count)
+        self.counters["tcc_transactions_purged"].inc(count)
         if finished:
             self.purged_at = self._monotonic()
 
     def anomaly(self, kind: Anomaly, **facts: object) -> None:
-        self._anomalies.labels(kind.name).inc()
+        self.counters["tcc_anomalies"].labels(kind.name).inc()
         if kind is Anomaly.STUCK:
-            self._stuck.labels(facts["participant"]).inc()
+            self.counters["tcc_transactions_became_stuck"].labels(facts["participant"]).inc()
         self.alert(kind, facts)
 
     def alerted(self, outcome: str, count: int) -> None:
         """Count the alerts that were sent to the webhook, by outcome."""
-        self._alerts.labels(outcome).inc(count)
+        self.counters["tcc_webhook_alerts"].labels(outcome).inc(count)
 
 
 def _outcome(answer: CallResult) -> str:
@@ -263,12 +258,14 @@ class Gauges(Collector):
     def __init__(
         self,
         engine: Engine,
+        clock: LogClock,
         metrics: Metrics,
         log: LogGauges | None,
         scans: Callable[[], Mapping[str, ScanResult]] = dict,
     ) -> None:
         """Collect gauges; `scans`: the latest comparison of each participant with the log."""
         self._engine = engine
+        self._clock = clock
         self._metrics = metrics
         self._log = log
         self._scans = scans
@@ -286,7 +283,7 @@ class Gauges(Collector):
 
     def _of_worker(self) -> Iterator[Metric]:
         engine, metrics = self._engine, self._metrics
-        now = engine.clock.monotonic()
+        now = self._clock.monotonic()
         live_max = engine.limits.live_max
         yield _gauge("tcc_live_transactions", "Transactions in this worker's memory.", len(engine.live))
         yield _gauge("tcc_live_transactions_max", "limits.live_max; new work is refused before.", live_max)
@@ -316,7 +313,7 @@ class Gauges(Collector):
         for name, dispatcher in self._engine.dispatchers.items():
             backlog.add_metric([name], dispatcher.backlog)
             live.add_metric([name], dispatcher.live)
-            breaker.add_metric([name], _breaker_state(dispatcher, self._engine))
+            breaker.add_metric([name], _breaker_state(dispatcher, self._clock))
         yield from (backlog, live, breaker)
 
     def _of_log(self, reading: Backlog, read_at: float) -> Iterator[Metric]:
@@ -336,7 +333,7 @@ class Gauges(Collector):
         yield _gauge("tcc_stuck_transactions", f"Of these: stuck{up_to}.", reading.stuck)
         yield _gauge("tcc_held_transactions", f"Of these: held by an operator{up_to}.", reading.held)
         yield _gauge("tcc_oldest_unfinished_seconds", "Age of the oldest of these.", _oldest_age_s(reading))
-        age_s = self._engine.clock.monotonic() - read_at
+        age_s = self._clock.monotonic() - read_at
         yield _gauge("tcc_log_gauges_age_seconds", "Since the log was asked for these.", age_s)
 
     def _of_reconciliation(self) -> Iterator[Metric]:
@@ -347,7 +344,7 @@ class Gauges(Collector):
             labels=["participant", "kind"],
         )
         age = _by("participant", "tcc_reconcile_age_seconds", "Since all of its books were compared.")
-        now = self._engine.clock.monotonic()
+        now = self._clock.monotonic()
         for participant, scan in self._scans().items():
             for kind in FindingKind:
                 findings.add_metric([participant, kind.name.lower()], scan.findings.get(kind, 0))
@@ -367,7 +364,7 @@ def _by(label: str, name: str, explanation: str) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, explanation, labels=[label])
 
 
-def _breaker_state(dispatcher: ParticipantDispatcher, engine: Engine) -> int:
+def _breaker_state(dispatcher: ParticipantDispatcher, clock: LogClock) -> int:
     if dispatcher.breaker.closed:
         return 0
-    return 1 if dispatcher.breaker.probing or dispatcher.breaker.allows(engine.clock.now()) else 2
+    return 1 if dispatcher.breaker.probing or dispatcher.breaker.allows(clock.now()) else 2

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from coordinator.config.settings import Settings
+from coordinator.engine.clock import LogClock
 from coordinator.engine.engine import Engine
 from coordinator.jobs.reconcile import ScanResult
 from coordinator.observability.alerts import WebhookAlerts
@@ -31,10 +32,14 @@ class Monitoring:
             self.metrics.alert = self._alerts.put
 
     def watch(
-        self, engine: Engine, log: LogGauges | None, scans: Callable[[], Mapping[str, ScanResult]] = dict
+        self,
+        engine: Engine,
+        clock: LogClock,
+        log: LogGauges | None,
+        scans: Callable[[], Mapping[str, ScanResult]] = dict,
     ) -> None:
         """Export the state of this engine, of the whole log and of the barrier rows (`scans`)."""
-        self.metrics.registry.register(Gauges(engine, self.metrics, log, scans))
+        self.metrics.registry.register(Gauges(engine, clock, self.metrics, log, scans))
 
     async def run(self, not_ready: Callable[[], str]) -> None:
         """Serve and alert until cancelled. `not_ready` returns why this worker is not ready; empty: it is."""

@@ -24,7 +24,7 @@ from coordinator.jobs.heartbeat import Heartbeat
 from coordinator.jobs.job import Job
 from coordinator.jobs.reconcile import Reconciling
 from coordinator.jobs.report import Reporting
-from coordinator.jobs.scheduler import schedule
+from coordinator.jobs.scheduler import jobs, schedule
 from coordinator.log.operator_store import PostgresOperatorLog
 from coordinator.log.store import PostgresLog
 from coordinator.observability.metrics import LogGauges
@@ -65,24 +65,29 @@ class Worker:
         self._channels = ParticipantClient(
             _addresses(settings), result_bytes_max=settings.limits.payload_bytes_max
         )
-        clock = LogClock()
+        self.clock = LogClock()
         self.monitoring = Monitoring(
-            settings, monotonic=clock.monotonic, coordinator=self.log.name, slot=slot
+            settings, monotonic=self.clock.monotonic, coordinator=self.log.name, slot=slot
         )
         self._tracing = _tracing(settings.tracing, self.owner)
         self.engine = Engine(
             log=self.log,
-            participants=self._tracing.traced(self._channels, clock) if self._tracing else self._channels,
+            participants=self._tracing.traced(self._channels, self.clock)
+            if self._tracing
+            else self._channels,
             policies=_policies(settings),
-            clock=clock,
+            clock=self.clock,
             limits=settings.engine_limits(),
             observer=self.monitoring.metrics,
             is_saturated=LoopLoad().is_saturated,
             spans=self._tracing or NULL_SPANS,
+            on_availability=self._report_health,
         )
         self._server = Server(
             self.engine,
             settings.request_limits(),
+            log=self.log,
+            clock=self.clock,
             share_port=share_port,
             calls_max=settings.listen.calls_max,
             new_trace=self._tracing.new_trace if self._tracing else None,
@@ -92,14 +97,28 @@ class Worker:
             self.engine, self._operator_log, self._channels, settings.reconcile_settings()
         )
         self._admin_server = AdminServer(
-            self.engine, self._operator_log, reconciler, owner=self.owner, share_port=share_port
+            self.engine,
+            self._operator_log,
+            reconciler,
+            transactions=self.log,
+            clock=self.clock,
+            spans=self._tracing or NULL_SPANS,
+            owner=self.owner,
+            share_port=share_port,
         )
         # Known once it serves.
         self.admin_port = 0
         self._tls: dict[str, ServerTls | None] = {}
-        self._log_gauges = LogGauges(self._operator_log.backlog, clock.monotonic)
-        self._reconciling = Reconciling(self.engine, self._operator_log, reconciler, owner=self.owner)
-        self.monitoring.watch(self.engine, self._log_gauges, lambda: self._reconciling.scans)
+        self._log_gauges = LogGauges(self._operator_log.backlog, self.clock.monotonic)
+        self._reconciling = Reconciling(
+            self.engine,
+            self._operator_log,
+            reconciler,
+            clock=self.clock,
+            observer=self.monitoring.metrics,
+            owner=self.owner,
+        )
+        self.monitoring.watch(self.engine, self.clock, self._log_gauges, lambda: self._reconciling.scans)
         self._serving = False
         self._stop = asyncio.Event()
         self._bug: Exception | None = None
@@ -158,12 +177,18 @@ class Worker:
         engine_task.add_done_callback(self._engine_ended)
         scheduler = schedule(
             self.engine,
-            self._settings.recovery_settings(),
+            jobs(
+                self.engine,
+                self._settings.recovery_settings(),
+                log=self.log,
+                clock=self.clock,
+                observer=self.monitoring.metrics,
+                spans=self._tracing or NULL_SPANS,
+            ),
             on_bug=self._fail,
             more=self._more_jobs(),
             later=[self._reconciling] if self._settings.reconcile.every_s else [],
         )
-        self.engine.writer.on_availability = self._report_health
         self._tls = _listeners_tls(self._settings)
         port = await self._server.start(self._settings.listen.address, self._tls["listen"])
         await self._server.set_serving(serving=True)
@@ -172,7 +197,7 @@ class Worker:
         self._serving = True
         on_ready(port, self.owner)
         await self._stop.wait()
-        drained_by = self.engine.clock.monotonic() + self._settings.drain_s
+        drained_by = self.clock.monotonic() + self._settings.drain_s
         await self._drain(drained_by)
         scheduler.shutdown(wait=False)
         engine_task.cancel()
@@ -183,7 +208,7 @@ class Worker:
         await self._operator_log.close()
         await self.log.close()
         if self._tracing is not None:
-            await self._tracing.close(max(STOP_GRACE_S, drained_by - self.engine.clock.monotonic()))
+            await self._tracing.close(max(STOP_GRACE_S, drained_by - self.clock.monotonic()))
         if self._bug is not None:
             raise self._bug
 
@@ -195,6 +220,7 @@ class Worker:
         return Reporting(
             self.engine,
             self._operator_log,
+            clock=self.clock,
             targets=lambda: {name: one.target for name, one in self._settings.participants.items()},
             every_s=self._settings.admin.report_every_s,
             on_drain=self.stop,
@@ -210,7 +236,13 @@ class Worker:
 
     async def _first_heartbeat(self) -> None:
         """Wait for the log. Until it responds there is no clock and nothing to serve."""
-        heartbeat = Heartbeat(self.engine, self._settings.recovery_settings())
+        heartbeat = Heartbeat(
+            self.engine,
+            self._settings.recovery_settings(),
+            log=self.log,
+            clock=self.clock,
+            observer=self.monitoring.metrics,
+        )
         while not self._stop.is_set():
             try:
                 await heartbeat.run_once()
@@ -223,9 +255,9 @@ class Worker:
     async def _drain(self, deadline: float) -> None:
         """Finish what is in flight, until the deadline; accept nothing new."""
         await self._server.set_serving(serving=False)
-        self.engine.draining = True
+        self.engine.start_draining()
         # Only a drain polls. Maintaining an event for it is not worth the cost.
-        while self.engine.busy and self.engine.clock.monotonic() < deadline:  # noqa: ASYNC110
+        while self.engine.busy and self.clock.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_S)
         self.engine.fail_waiters(Draining("this coordinator is shutting down", retry_after_s=0.05))
         await self._server.stop(STOP_GRACE_S)
@@ -325,20 +357,20 @@ async def run_worker(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stop)
     loop.add_signal_handler(signal.SIGHUP, _reload, worker, source, started_with)
-    loop.add_signal_handler(RELOAD_REFUSED, worker.engine.observer.anomaly, Anomaly.RELOAD_REFUSED)
+    loop.add_signal_handler(RELOAD_REFUSED, worker.monitoring.metrics.anomaly, Anomaly.RELOAD_REFUSED)
     await worker.run(on_ready)
 
 
 def _reload(worker: Worker, source: Source, started_with: Settings) -> None:
     settings = reloaded(source)
     if settings is None:
-        worker.engine.observer.anomaly(Anomaly.RELOAD_REFUSED)
+        worker.monitoring.metrics.anomaly(Anomaly.RELOAD_REFUSED)
         return
     try:
         worker.reload(settings, started_with)
     except OSError as error:
         logger.error("configuration not reloaded", issue=str(error))  # noqa: TRY400 - no bug of ours
-        worker.engine.observer.anomaly(Anomaly.RELOAD_REFUSED)
+        worker.monitoring.metrics.anomaly(Anomaly.RELOAD_REFUSED)
 
 
 async def end_lease(url: str, owner: str) -> None:

@@ -5,20 +5,17 @@ from collections.abc import Callable, Sequence
 
 from coordinator.engine.engine import Engine
 from coordinator.jobs.job import Job
-from coordinator.jobs.scheduler import jobs, run_guarded
-from coordinator.jobs.settings import RecoverySettings
+from coordinator.jobs.scheduler import run_guarded
 
 
 class Ticking:
     """Jobs under way, as APScheduler runs them: at once, one run of each at a time, none made up."""
 
-    def __init__(
-        self, engine: Engine, settings: RecoverySettings, on_bug: Callable[[Exception], None]
-    ) -> None:
+    def __init__(self, engine: Engine, recovery: Sequence[Job], on_bug: Callable[[Exception], None]) -> None:
         self._engine = engine
         self._on_bug = on_bug
         self._stopped = False
-        self._tasks = [asyncio.ensure_future(self._tick(job)) for job in jobs(engine, settings)]
+        self._tasks = [asyncio.ensure_future(self._tick(job)) for job in recovery]
 
     def shutdown(self, *, wait: bool) -> None:
         assert not wait
@@ -37,11 +34,11 @@ class Ticking:
 
 def schedule(
     engine: Engine,
-    settings: RecoverySettings,
+    recovery: Sequence[Job],
     *,
     on_bug: Callable[[Exception], None],
     more: Sequence[Job] = (),  # noqa: ARG001 - as below
     later: Sequence[Job] = (),  # noqa: ARG001 - as below
 ) -> Ticking:
     """In place of `jobs.recovery.schedule`; what serves operators is not part of the simulation."""
-    return Ticking(engine, settings, on_bug)
+    return Ticking(engine, recovery, on_bug)

@@ -6,7 +6,9 @@ import grpc
 import pytest
 
 from coordinator.api.server import Server
+from coordinator.engine.clock import LogClock
 from coordinator.engine.engine import Engine
+from coordinator.ports.log import Log
 from tests.support.worker import settings_for
 
 
@@ -18,5 +20,12 @@ async def test_methods_have_no_queues_of_their_own(monkeypatch: pytest.MonkeyPat
         queued.append(service)
 
     monkeypatch.setattr(type(grpc.aio.server()), "add_registered_method_handlers", note)
-    Server(cast("Engine", None), settings_for({}).request_limits(), share_port=False, calls_max=1)
+    Server(
+        cast("Engine", None),
+        settings_for({}).request_limits(),
+        log=cast("Log", None),
+        clock=LogClock(),
+        share_port=False,
+        calls_max=1,
+    )
     assert queued == []

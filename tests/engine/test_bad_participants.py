@@ -148,7 +148,7 @@ async def test_new_work_closes_a_breaker_that_nothing_else_would_probe(
     settings = settings_for({"stock": {"target": stock.address}})
     async with running(settings, log_url) as worker:
         dispatcher = worker.engine.dispatchers["stock"]
-        long_ago = worker.engine.clock.now() - 60
+        long_ago = worker.worker.clock.now() - 60
         while dispatcher.breaker.closed:
             dispatcher.breaker = dispatcher.breaker.failed(long_ago)
         outcome = (await worker.stub.ExecuteTransaction(execute("g"))).outcome

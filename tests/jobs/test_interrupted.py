@@ -3,13 +3,14 @@
 import time
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import pytest
 
 from coordinator.engine.clock import LogClock
 from coordinator.engine.engine import Engine
-from coordinator.jobs import scheduler
+from coordinator.engine.observer import NULL_OBSERVER
+from coordinator.jobs import resume
 from coordinator.jobs.adopt import Adopt
 from coordinator.jobs.heartbeat import Heartbeat
 from coordinator.jobs.job import Job
@@ -34,6 +35,9 @@ BITES = RecoverySettings(
 GIDS = ("a", "b", "c", "d", "e")
 
 
+J = TypeVar("J", Heartbeat, Adopt, Retry)
+
+
 class Bite(NamedTuple):
     """How long it takes to take one, and the pause after it."""
 
@@ -41,13 +45,25 @@ class Bite(NamedTuple):
     pause_s: float
 
 
+class Coordinator:
+    """The parts of a coordinator that the jobs need; nothing is served."""
+
+    def __init__(self, log: PostgresLog, participants: ParticipantClient) -> None:
+        self.log = log
+        self.clock = LogClock()
+        self.engine = Engine(log=log, participants=participants, policies={}, clock=self.clock)
+
+    def job(self, kind: type[J], settings: RecoverySettings) -> J:
+        return kind(self.engine, settings, log=self.log, clock=self.clock, observer=NULL_OBSERVER)
+
+
 @pytest.fixture
-async def engine(log_url: str) -> AsyncIterator[Engine]:
+async def coordinator(log_url: str) -> AsyncIterator[Coordinator]:
     log = PostgresLog(log_url, owner="ours", name="host:1")
     channels = ParticipantClient({}, result_bytes_max=1)
-    engine = Engine(log=log, participants=channels, policies={}, clock=LogClock())
-    await Heartbeat(engine, RecoverySettings()).run_once()
-    yield engine
+    coordinator = Coordinator(log, channels)
+    await coordinator.job(Heartbeat, RecoverySettings()).run_once()
+    yield coordinator
     await channels.close()
     await log.close()
 
@@ -67,16 +83,20 @@ async def runs(job: Job) -> list[int]:
     return [await job.run_once() for _ in range(3)]
 
 
-async def test_the_dead_are_inherited_in_bites_and_the_next_run_goes_on(engine: Engine, log_url: str) -> None:
+async def test_the_dead_are_inherited_in_bites_and_the_next_run_goes_on(
+    coordinator: Coordinator, log_url: str
+) -> None:
     await leave_behind(log_url, *GIDS)
-    assert await runs(Adopt(engine, BITES)) == [4, 1, 0]
-    assert engine.live.keys() == set(GIDS)
+    assert await runs(coordinator.job(Adopt, BITES)) == [4, 1, 0]
+    assert coordinator.engine.live.keys() == set(GIDS)
 
 
-async def test_what_is_due_is_claimed_in_bites_and_the_next_run_goes_on(engine: Engine, log_url: str) -> None:
+async def test_what_is_due_is_claimed_in_bites_and_the_next_run_goes_on(
+    coordinator: Coordinator, log_url: str
+) -> None:
     await leave_behind(log_url, *GIDS, is_parked=True)
-    assert await runs(Retry(engine, BITES)) == [4, 1, 0]
-    assert engine.live.keys() == set(GIDS)
+    assert await runs(coordinator.job(Retry, BITES)) == [4, 1, 0]
+    assert coordinator.engine.live.keys() == set(GIDS)
 
 
 @pytest.mark.parametrize(
@@ -88,12 +108,12 @@ async def test_what_is_due_is_claimed_in_bites_and_the_next_run_goes_on(engine: 
     ],
 )
 async def test_after_a_bite_others_have_many_times_as_long_as_it_took(
-    engine: Engine, log_url: str, monkeypatch: pytest.MonkeyPatch, begun: int, batch: Bite
+    coordinator: Coordinator, log_url: str, monkeypatch: pytest.MonkeyPatch, begun: int, batch: Bite
 ) -> None:
     await leave_behind(log_url, *GIDS)
     now_s = 0.0
     paused: list[float] = []
-    adopt = engine.log.transaction_adopt
+    adopt = coordinator.log.transaction_adopt
 
     async def slowly(limit: int) -> object:
         nonlocal now_s
@@ -103,20 +123,20 @@ async def test_after_a_bite_others_have_many_times_as_long_as_it_took(
     async def pause(seconds: float) -> None:
         paused.append(seconds)
 
-    monkeypatch.setattr(engine.log, "transaction_adopt", slowly)
-    monkeypatch.setattr(engine.clock, "monotonic", lambda: now_s)
-    monkeypatch.setattr(engine, "begun", begun)
-    monkeypatch.setattr(scheduler, "asyncio", SimpleNamespace(sleep=pause))
+    monkeypatch.setattr(coordinator.log, "transaction_adopt", slowly)
+    monkeypatch.setattr(coordinator.clock, "monotonic", lambda: now_s)
+    monkeypatch.setattr(Engine, "begun", begun)
+    monkeypatch.setattr(resume, "asyncio", SimpleNamespace(sleep=pause))
     settings = RecoverySettings(claim_max=2, busy_throttle=10.0, idle_throttle=3.0, throttle_max_s=0.5)
-    assert await Adopt(engine, settings).run_once() == len(GIDS)
+    assert await coordinator.job(Adopt, settings).run_once() == len(GIDS)
     assert paused == pytest.approx([batch.pause_s, batch.pause_s])
 
 
 @pytest.mark.parametrize("job", [Adopt, Retry])
 async def test_others_are_looked_after_again_and_again(
-    engine: Engine, log_url: str, job: type[Adopt | Retry]
+    coordinator: Coordinator, log_url: str, job: type[Adopt | Retry]
 ) -> None:
-    looking = job(engine, RecoverySettings(adopt_every_s=0.0, poll_every_s=0.0))
+    looking = coordinator.job(job, RecoverySettings(adopt_every_s=0.0, poll_every_s=0.0))
     assert await looking.run_once() == 0
     for gid in ("a", "b"):
         await leave_behind(log_url, gid, is_parked=job is Retry)
@@ -124,17 +144,17 @@ async def test_others_are_looked_after_again_and_again(
 
 
 async def test_a_coordinator_that_leaves_takes_no_further_bite(
-    engine: Engine, log_url: str, monkeypatch: pytest.MonkeyPatch
+    coordinator: Coordinator, log_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await leave_behind(log_url, *GIDS)
-    adopt = engine.log.transaction_adopt
+    adopt = coordinator.log.transaction_adopt
 
     async def told_to_leave_meanwhile(limit: int) -> object:
-        engine.draining = True
+        coordinator.engine.start_draining()
         return await adopt(limit)
 
-    monkeypatch.setattr(engine.log, "transaction_adopt", told_to_leave_meanwhile)
-    assert await runs(Adopt(engine, BITES)) == [2, 0, 0]
+    monkeypatch.setattr(coordinator.log, "transaction_adopt", told_to_leave_meanwhile)
+    assert await runs(coordinator.job(Adopt, BITES)) == [2, 0, 0]
 
 
 async def test_who_starts_looks_at_once(log_url: str) -> None:

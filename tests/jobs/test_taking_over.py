@@ -155,7 +155,7 @@ async def test_a_begin_that_meets_the_adoption_of_the_same_transaction_loses_not
         original = Transaction(
             gid="g",
             branches=(Branch(spec=BranchSpec(branch_id="1", participant="stock", action="reserve")),),
-            expires_at=worker.engine.clock.now() + 60,
+            expires_at=worker.worker.clock.now() + 60,
             fingerprint=b"ours",
         )
         assert await dead.transaction_begin([original]) == [None]

@@ -54,11 +54,9 @@ async def known_metrics() -> dict[str, set[str]]:
         observer=metrics,
     )
     scans = {"stock": ScanResult(at=0.0, findings={FindingKind.ORPHAN: 1})}
-    gauges = Gauges(engine, metrics, log, lambda: scans)
+    gauges = Gauges(engine, clock, metrics, log, lambda: scans)
     known: dict[str, set[str]] = {"process_cpu_seconds_total": set()}
-    for collector in (vars(metrics) | {"gauges": gauges}).values():
-        if not hasattr(collector, "collect") or collector is metrics.registry:
-            continue
+    for collector in (*metrics.counters.values(), *metrics.histograms.values(), gauges):
         for family in collector.collect():
             labels = set(getattr(collector, "_labelnames", ()))
             labels |= {label for sample in family.samples for label in sample.labels}

@@ -38,6 +38,8 @@ from coordinator.core.machine import (
 from coordinator.core.model import Branch, Transaction, TransactionState, TryState
 from coordinator.engine.engine import Engine
 from coordinator.engine.waiting import Milestone, Waiter
+from coordinator.ports.clock import Clock
+from coordinator.ports.log import Log
 from tcc._internal.failpoint import failpoint
 from tcc._internal.uuid7 import uuid7
 from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc
@@ -55,9 +57,19 @@ LAST_ERROR_BYTES_MAX = 1_000
 class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
     """The API for initiators."""
 
-    def __init__(self, engine: Engine, limits: RequestLimits, *, new_trace: NewTrace | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        limits: RequestLimits,
+        *,
+        log: Log,
+        clock: Clock,
+        new_trace: NewTrace | None = None,
+    ) -> None:
         """`new_trace`: set if this coordinator makes spans."""
         self._engine = engine
+        self._log = log
+        self._clock = clock
         self._limits = limits
         self._new_trace = new_trace
         self.call_max_s = limits.call_max_s
@@ -126,7 +138,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         return new_transaction(
             request,
             gid="" if request.gid else uuid7(),
-            now=self._engine.clock.now(),
+            now=self._clock.now(),
             time_left_s=time_left_s,
             limits=self._limits,
             cancel_in_stage_order=self._engine.cancel_in_stage_order,
@@ -151,7 +163,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         tx = new_interactive(
             request,
             gid="" if request.gid else uuid7(),
-            now=self._engine.clock.now(),
+            now=self._clock.now(),
             limits=self._limits,
             trace=trace_of(request, context, self._new_trace),
         )
@@ -254,7 +266,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
     async def ListTransactions(
         self, request: pb.ListTransactionsRequest, _context: Context
     ) -> pb.ListTransactionsResponse:
-        records, position = await self._engine.log.transaction_list(
+        records, position = await self._log.transaction_list(
             list_filter(request, self._limits),
             after=list_position(request.page_token),
             limit=page_size(request),

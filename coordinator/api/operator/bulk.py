@@ -20,8 +20,8 @@ from coordinator.core.events import (
     OperatorRetry,
 )
 from coordinator.core.machine import step
-from coordinator.engine.engine import Engine
-from coordinator.ports.log import ListFilter, ListPosition, Record
+from coordinator.ports.clock import Clock
+from coordinator.ports.log import ListFilter, ListPosition, Log, Record
 from tcc.admin.v1 import admin_pb2 as pb
 
 BULK_MAX = 10_000
@@ -40,7 +40,8 @@ _COMMANDS: dict[int, Callable[[OperatorContext], OperatorCommand]] = {
 
 
 async def run(
-    engine: Engine,
+    transactions: Log,
+    clock: Clock,
     commands: AdminCommands,
     request: pb.RunBulkActionRequest,
     operator_context: OperatorContext,
@@ -56,11 +57,11 @@ async def run(
     command = make(operator_context)
     if not request.filter.strip():
         raise InvalidRequest("INVALID_FILTER", "a bulk action requires a filter")
-    at_us = _moment(request.confirmation_token) or round(engine.clock.now() * 1e6)
-    found = await _found(engine, parse(request.filter, at_us / 1e6))
+    at_us = _moment(request.confirmation_token) or round(clock.now() * 1e6)
+    found = await _found(transactions, parse(request.filter, at_us / 1e6))
     token = _token(at_us, request, found)
     if not request.confirmation_token:
-        yield _dry_run(engine, command, found, token)
+        yield _dry_run(clock, command, found, token)
         return
     if request.confirmation_token != token:
         raise SelectionChanged(
@@ -72,11 +73,11 @@ async def run(
         yield response
 
 
-async def _found(engine: Engine, chosen: ListFilter) -> list[Record]:
+async def _found(transactions: Log, chosen: ListFilter) -> list[Record]:
     found: list[Record] = []
     after: ListPosition | None = None
     while True:
-        page, after = await engine.log.transaction_list(chosen, after=after, limit=_PAGE)
+        page, after = await transactions.transaction_list(chosen, after=after, limit=_PAGE)
         found += page
         if len(found) > BULK_MAX:
             raise SelectionTooLarge(f"the filter matches more than {BULK_MAX} transactions; narrow it")
@@ -85,12 +86,12 @@ async def _found(engine: Engine, chosen: ListFilter) -> list[Record]:
 
 
 def _dry_run(
-    engine: Engine, command: OperatorCommand, found: Sequence[Record], token: str
+    clock: Clock, command: OperatorCommand, found: Sequence[Record], token: str
 ) -> pb.RunBulkActionResponse:
     reply = pb.RunBulkActionResponse(
         dry_run=True, matched=len(found), confirmation_token=token, finished=True
     )
-    now = engine.clock.now()
+    now = clock.now()
     for record in found:
         try:
             step(record.tx, command, now)

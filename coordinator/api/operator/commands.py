@@ -17,7 +17,9 @@ from coordinator.core.events import (
 )
 from coordinator.core.machine import step
 from coordinator.engine.engine import Engine
-from coordinator.ports.log import Record
+from coordinator.engine.observer import Spans
+from coordinator.ports.clock import Clock
+from coordinator.ports.log import Log, Record
 from coordinator.ports.operator_log import OperatorLog
 
 _NAMES: dict[type[OperatorCommand], str] = {
@@ -32,9 +34,14 @@ _NAMES: dict[type[OperatorCommand], str] = {
 class AdminCommands:
     """Execute commands, no matter which coordinator drives the transactions."""
 
-    def __init__(self, engine: Engine, log: OperatorLog) -> None:
+    def __init__(
+        self, engine: Engine, log: OperatorLog, *, transactions: Log, clock: Clock, spans: Spans
+    ) -> None:
         self._engine = engine
         self._log = log
+        self._transactions = transactions
+        self._clock = clock
+        self._spans = spans
 
     async def execute_by_gid(
         self, gid: str, operator_context: OperatorContext, command: OperatorCommand
@@ -58,7 +65,7 @@ class AdminCommands:
         self, record: Record, operator_context: OperatorContext, command: OperatorCommand, *, bulk: str = ""
     ) -> AuditRecord:
         """Execute a command on a transaction as just read. `bulk`: the filter that found it."""
-        now = self._engine.clock.now()
+        now = self._clock.now()
         tx, _ = step(record.tx, command, now)
         entry = AuditEntry(
             operator=operator_context.operator,
@@ -70,9 +77,9 @@ class AdminCommands:
         audit_record = await self._log.transaction_command(tx, entry)
         if tx.trace is not None and tx.state is not record.tx.state:
             began_at = record.decided_at or record.created_at
-            self._engine.spans.phase_ended(tx, began_at, self._engine.clock.now())
+            self._spans.phase_ended(tx, began_at, self._clock.now())
         # The owner notices at its next write. There is no need to wait for that.
-        self._engine.evict_stale(await self._engine.log.transaction_get((tx.gid,)))
+        self._engine.evict_stale(await self._transactions.transaction_get((tx.gid,)))
         self._engine.schedule_due(now)
         return audit_record
 

@@ -8,7 +8,10 @@ from coordinator.api.listener import ServerTls, listen
 from coordinator.api.operator.service import AdminService
 from coordinator.api.server import MESSAGE_BYTES_MAX
 from coordinator.engine.engine import Engine
+from coordinator.engine.observer import Spans
 from coordinator.engine.reconciler import Reconciler
+from coordinator.ports.clock import Clock
+from coordinator.ports.log import Log
 from coordinator.ports.operator_log import OperatorLog
 from tcc.admin.v1 import admin_pb2, admin_pb2_grpc
 
@@ -24,7 +27,16 @@ class AdminServer:
     """A server for operators on one address."""
 
     def __init__(
-        self, engine: Engine, log: OperatorLog, reconciler: Reconciler, *, owner: str, share_port: bool
+        self,
+        engine: Engine,
+        log: OperatorLog,
+        reconciler: Reconciler,
+        *,
+        transactions: Log,
+        clock: Clock,
+        spans: Spans,
+        owner: str,
+        share_port: bool,
     ) -> None:
         self._server = grpc.aio.server(
             options=(
@@ -35,7 +47,17 @@ class AdminServer:
             maximum_concurrent_rpcs=CALLS_MAX,
         )
         admin_pb2_grpc.add_AdminServiceServicer_to_server(
-            AdminService(engine, log, reconciler, owner=owner, call_max_s=CALL_MAX_S), self._server
+            AdminService(
+                engine,
+                log,
+                reconciler,
+                transactions=transactions,
+                clock=clock,
+                spans=spans,
+                owner=owner,
+                call_max_s=CALL_MAX_S,
+            ),
+            self._server,
         )
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # the stubs lack it
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

@@ -37,8 +37,10 @@ from coordinator.core.events import (
 )
 from coordinator.core.model import TransactionState
 from coordinator.engine.engine import Engine
+from coordinator.engine.observer import Spans
 from coordinator.engine.reconciler import Reconciler
-from coordinator.ports.log import Record
+from coordinator.ports.clock import Clock
+from coordinator.ports.log import Log, Record
 from coordinator.ports.operator_log import (
     AuditFilter,
     Backlog,
@@ -58,13 +60,25 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     """The API for operators. `owner`: the id of the coordinator that responds."""
 
     def __init__(
-        self, engine: Engine, log: OperatorLog, reconciler: Reconciler, *, owner: str, call_max_s: float
+        self,
+        engine: Engine,
+        log: OperatorLog,
+        reconciler: Reconciler,
+        *,
+        transactions: Log,
+        clock: Clock,
+        spans: Spans,
+        owner: str,
+        call_max_s: float,
     ) -> None:
+        """`transactions`: the log as the engine uses it; `log`: what only operators need of it."""
         self._engine = engine
         self._log = log
+        self._transactions = transactions
+        self._clock = clock
         self._reconciler = reconciler
         self._owner = owner
-        self._commands = AdminCommands(engine, log)
+        self._commands = AdminCommands(engine, log, transactions=transactions, clock=clock, spans=spans)
         self.call_max_s = call_max_s
 
     # --- queries on transactions ------------------------------------------
@@ -73,8 +87,8 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     async def SearchTransactions(
         self, request: pb.SearchTransactionsRequest, _context: Context
     ) -> pb.SearchTransactionsResponse:
-        records, position = await self._engine.log.transaction_list(
-            parse(request.filter, self._engine.clock.now()),
+        records, position = await self._transactions.transaction_list(
+            parse(request.filter, self._clock.now()),
             after=list_position(request.page_token),
             limit=checked_page_size(request.page_size),
         )
@@ -111,7 +125,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             live.tx if live is not None and record.owner == self._owner else None,
             await self._log.coordinator_list(),
             await self._log.participant_list(),
-            self._engine.clock.now(),
+            self._clock.now(),
         )
 
     # --- commands on transactions -----------------------------------------
@@ -166,7 +180,11 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     @refusals_as_statuses
     async def RunBulkAction(self, request: pb.RunBulkActionRequest, context: Context) -> None:
         async for response in bulk.run(
-            self._engine, self._commands, request, checked_operator_context(request.operator_context)
+            self._transactions,
+            self._clock,
+            self._commands,
+            request,
+            checked_operator_context(request.operator_context),
         ):
             await context.write(response)
 

@@ -169,7 +169,7 @@ async def test_a_heuristic_outcome_ends_the_transaction_and_is_shown_for_ever(
     history = (await inspect(admin, "g")).history
     words = [(e.branch_id, e.detail) for e in history if e.kind == apb.HISTORY_KIND_OPERATOR]
     assert words == [("1", "branch.resolve CANCELLED: they sold it twice")]
-    assert await tcc.engine.log.transaction_purge(ended_before_s=0.0, limit=100) == 0
+    assert await tcc.worker.log.transaction_purge(ended_before_s=0.0, limit=100) == 0
     found = await admin.SearchTransactions(apb.SearchTransactionsRequest(filter="heuristic"))
     assert [tx.gid for tx in found.transactions] == ["g"]
 

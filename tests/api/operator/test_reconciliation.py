@@ -52,7 +52,9 @@ class Shop:
 
     async def orphan(self, gid: str, action: str = "reserve") -> None:
         """A reservation that no log knows."""
-        call = ppb.BranchCall(gid=gid, branch_id="1", action=action, payload=b"{}")
+        call = ppb.BranchCall(
+            gid=gid, branch_id="1", action=action, payload=b"{}", content_type="application/json"
+        )
         reply = await self._stub.TryBranch(ppb.TryBranchRequest(call=call))
         assert reply.result.code == common.OUTCOME_CODE_SUCCEEDED
 
@@ -161,6 +163,10 @@ async def test_an_orphan_whose_action_needs_its_payload_gets_it_from_the_operato
     await shop.orphan("lost", action="needy")
     outcome = (await repair(admin, "lost")).result
     assert (outcome.code, outcome.reason) == (common.OUTCOME_CODE_FAILED, "PAYLOAD_NEEDED")
+    assert shop.ledger.effects("lost") == ["try"]
+    other = {"payload": b'{"sku": "other"}', "content_type": "application/json"}
+    outcome = (await repair(admin, "lost", **other)).result
+    assert (outcome.code, outcome.reason) == (common.OUTCOME_CODE_FAILED, "BRANCH_CONFLICT")
     assert shop.ledger.effects("lost") == ["try"]
     given = {"payload": b"{}", "content_type": "application/json"}
     assert (await repair(admin, "lost", **given)).result.code == common.OUTCOME_CODE_SUCCEEDED

@@ -1,0 +1,122 @@
+"""Admission: whether new work is taken on. Nothing is written for what is refused here."""
+
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from coordinator.core.errors import (
+    LogUnavailable,
+    Overloaded,
+    ParticipantPaused,
+    ParticipantUnavailable,
+    Refused,
+    UnknownParticipant,
+)
+from coordinator.core.model import BranchSpec, Transaction
+from coordinator.engine.clock import LogClock
+from coordinator.engine.driver import Driver
+from coordinator.engine.hand_over import HandOver, draining
+from coordinator.engine.live import LiveTransactions
+
+# New work leaves some room to what is decided already: adopted and retried transactions.
+NEW_WORK_SHARE = 0.9
+# How much of the live transactions' bound one participant may fill.
+PARTICIPANT_SHARE = 0.5
+# How long a caller of a paused participant is asked to wait.
+PAUSED_RETRY_AFTER_S = 5.0
+
+
+class EngineLimits(Struct, frozen=True, kw_only=True):
+    """Bounds beyond which new work is refused before anything is written."""
+
+    live_max: int = 20_000
+    # Writes that wait for the log. A request beyond this would wait too long; it is refused instead.
+    log_backlog_max: int = 4_096
+
+
+class Admission:
+    """Checks new work against the bounds, the log and the participants it needs."""
+
+    def __init__(
+        self,
+        transactions: LiveTransactions,
+        driver: Driver,
+        hand_over: HandOver,
+        *,
+        limits: EngineLimits,
+        clock: LogClock,
+    ) -> None:
+        self.limits = limits
+        self.live = transactions.live
+        self._hand_over = hand_over
+        self._writer = driver.writer
+        self._dispatchers = driver.dispatchers
+        self._clock = clock
+
+    def refusal(self) -> Refused | None:
+        """Return why no new transaction at all is taken on now; None: it depends on the transaction."""
+        if self._hand_over.draining:
+            return draining()
+        if not self._writer.available:
+            return log_unavailable()
+        if len(self.live) >= self.limits.live_max * NEW_WORK_SHARE:
+            return Overloaded("too many live transactions", retry_after_s=0.2)
+        if self._writer.backlog >= self.limits.log_backlog_max:
+            return Overloaded("the log cannot keep up", retry_after_s=0.2)
+        return None
+
+    def check(self, tx: Transaction) -> None:
+        """Raise the refusal of a new transaction, if there is one.
+
+        Raises:
+            Refused
+        """
+        refusal = self.refusal()
+        if refusal is not None:
+            raise refusal
+        self.check_participants(branch.spec for branch in tx.branches)
+
+    def check_log(self) -> None:
+        """Raise LogUnavailable while the log is unavailable."""
+        if not self._writer.available:
+            raise log_unavailable()
+
+    def check_participants(self, specs: Iterable[BranchSpec]) -> None:
+        """Raise the refusal of calls to these participants, if there is one.
+
+        Raises:
+            Refused
+        """
+        for spec in specs:
+            dispatcher = self._dispatchers.get(spec.participant)
+            if dispatcher is None:
+                raise UnknownParticipant(
+                    f"participant {spec.participant!r} is not configured",
+                    metadata={"participant": spec.participant},
+                )
+            if dispatcher.paused:
+                raise ParticipantPaused(
+                    f"participant {spec.participant!r} is paused by an operator",
+                    retry_after_s=PAUSED_RETRY_AFTER_S,
+                    metadata={"participant": spec.participant},
+                )
+            now = self._clock.now()
+            # New work may be the probe: what opened the breaker may be with another coordinator by now.
+            if not dispatcher.breaker.allows(now):
+                raise ParticipantUnavailable(
+                    f"participant {spec.participant!r} is not answering",
+                    retry_after_s=dispatcher.breaker.wait_s(now) + dispatcher.policy.breaker.open_first_s,
+                    metadata={"participant": spec.participant},
+                )
+            too_many_live = dispatcher.live >= self.limits.live_max * PARTICIPANT_SHARE
+            if too_many_live or dispatcher.backlog >= dispatcher.policy.backlog_max:
+                raise Overloaded(
+                    f"too much waits for participant {spec.participant!r}",
+                    retry_after_s=0.2,
+                    metadata={"participant": spec.participant},
+                )
+
+
+def log_unavailable() -> LogUnavailable:
+    """Return the refusal of what needs the log."""
+    return LogUnavailable("the transaction log cannot be reached", retry_after_s=1.0)

@@ -1,0 +1,210 @@
+"""The live transactions: those that this process drives, and the requests that wait for a transaction.
+
+The row in the log is the truth. The dictionary here is a cache of what this process owns. A
+transaction that is parked, ended or lost to another owner leaves the cache; a request that still
+waits for it watches the row instead.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import structlog
+
+from coordinator.core.errors import GidConflict, OwnerChanged, Refused, TransactionNotFound
+from coordinator.core.model import Branch, Transaction
+from coordinator.engine.dispatcher import ParticipantDispatcher
+from coordinator.engine.waiting import Waiter, is_reached
+from coordinator.ports.log import Record
+
+logger = structlog.get_logger(__name__)
+
+DUE_TICK_S = 0.1
+
+# After this many requests that wait for one transaction, the cancelled ones among them are removed.
+WAITERS_SWEPT_EVERY = 256
+
+
+class LiveTransaction:
+    """A transaction that this process drives, and the requests that wait for it."""
+
+    __slots__ = ("begun", "conflicting_waiters", "phase_began_at", "tx", "waiters")
+
+    def __init__(self, tx: Transaction, *, begun: bool) -> None:
+        self.tx = tx
+        # By a request to this process; otherwise it was taken over.
+        self.begun = begun
+        # By the log's clock.
+        self.phase_began_at = 0.0
+        self.waiters: list[Waiter] = []
+        # Requests for the same gid with other content, by their fingerprint. Which of them is
+        # refused is not known until the log has answered which was first.
+        self.conflicting_waiters: list[tuple[bytes, Waiter]] = []
+
+    def fail_all(self, error: Refused) -> None:
+        """Fail every waiting request."""
+        for waiter in [*self.waiters, *(waiter for _, waiter in self.conflicting_waiters)]:
+            waiter.fail(error)
+        self.waiters, self.conflicting_waiters = [], []
+
+
+class LiveTransactions:
+    """The live transactions by gid, the waiting requests, and when parked transactions are due."""
+
+    def __init__(self, dispatchers: Mapping[str, ParticipantDispatcher]) -> None:
+        """`dispatchers`: by participant; each holds the number of its live branches."""
+        self._dispatchers = dispatchers
+        self.live: dict[str, LiveTransaction] = {}
+        # How many of them were begun here. They arrive one by one; adopted transactions arrive in bulk.
+        self.begun = 0
+        # Requests that wait for transactions that other coordinators drive.
+        self.watched: dict[str, list[Waiter]] = {}
+        # When transactions that this process parked are due, in whole ticks of DUE_TICK_S.
+        self._due_ticks: set[int] = set()
+
+    def remember(self, tx: Transaction, *, begun: bool) -> LiveTransaction:
+        """Add a transaction."""
+        entry = self.live[tx.gid] = LiveTransaction(tx, begun=begun)
+        self.begun += begun
+        self.count(entry, tx.branches, 1)
+        return entry
+
+    def forget(self, entry: LiveTransaction) -> None:
+        """Remove a transaction. Its waiters are the caller's to move or to answer."""
+        del self.live[entry.tx.gid]
+        self.begun -= entry.begun
+        self.count(entry, entry.tx.branches, -1)
+
+    def count(self, entry: LiveTransaction, branches: Iterable[Branch], change: int) -> None:
+        """Change the number of live branches of each branch's participant by `change`."""
+        dispatchers = self._dispatchers
+        for branch in branches:
+            dispatcher = dispatchers.get(branch.spec.participant)
+            if dispatcher is not None:
+                dispatcher.live += change
+                dispatcher.begun += change * entry.begun
+
+    def unsaved(self, gid: str) -> LiveTransaction | None:
+        """Return the live transaction of this gid if its begin is not durable yet."""
+        entry = self.live.get(gid)
+        return entry if entry is not None and entry.tx.saved_state is None else None
+
+    # --- requests that wait -----------------------------------------------
+
+    def wait_for(self, entry: LiveTransaction, waiter: Waiter) -> None:
+        """Settle the request if its milestone is reached; otherwise let it wait."""
+        if is_reached(waiter.milestone, entry.tx, waiter.branch_id):
+            waiter.settle(entry.tx)
+            return
+        if len(entry.waiters) % WAITERS_SWEPT_EVERY == WAITERS_SWEPT_EVERY - 1:
+            entry.waiters = [other for other in entry.waiters if not other.is_cancelled()]
+        entry.waiters.append(waiter)
+
+    def settle(self, entry: LiveTransaction) -> None:
+        """Settle the requests whose milestone the transaction has reached."""
+        waiters = entry.waiters
+        if not waiters:
+            return
+        entry.waiters = []
+        for waiter in waiters:
+            self.wait_for(entry, waiter)
+
+    def settle_or_watch(self, record: Record, waiter: Waiter) -> None:
+        """Answer a request from the row of a transaction, or let it watch that row."""
+        tx = record.tx
+        if waiter.is_cancelled():
+            return
+        if is_reached(waiter.milestone, tx, waiter.branch_id):
+            waiter.settle(tx)
+        elif tx.gid in self.live:
+            self.wait_for(self.live[tx.gid], waiter)
+        elif waiter.is_command and not tx.state.decided:
+            waiter.fail(owner_changed())
+        else:
+            self.watched.setdefault(tx.gid, []).append(waiter)
+
+    def settle_watched(self, gids: Sequence[str], records: Mapping[str, Record]) -> int:
+        """Answer requests that watch `gids`, now that `records` have been read for them.
+
+        Return how many transactions need no watching any more.
+        """
+        for gid in gids:
+            record = records.get(gid)
+            for waiter in self.watched.pop(gid, ()):
+                if record is None:
+                    waiter.fail(not_found(gid))
+                else:
+                    self.settle_or_watch(record, waiter)
+        return sum(gid not in self.watched for gid in gids)
+
+    def fail_waiters(self, error: Refused) -> None:
+        """Fail every request that still waits."""
+        for entry in self.live.values():
+            entry.fail_all(error)
+        for waiters in self.watched.values():
+            for waiter in waiters:
+                waiter.fail(error)
+        self.watched.clear()
+
+    # --- transactions that leave ------------------------------------------
+
+    def park(self, entry: LiveTransaction) -> None:
+        """Forget a parked transaction, and remember when it is due."""
+        tx = entry.tx
+        self.forget(entry)
+        self.schedule_due(tx.next_attempt_at)
+        if entry.waiters:
+            self.watched.setdefault(tx.gid, []).extend(entry.waiters)
+
+    def lose(self, entry: LiveTransaction) -> None:
+        """Forget a transaction that another coordinator has taken over. Its waiters watch the row."""
+        gid = entry.tx.gid
+        logger.debug("transaction was taken over by another coordinator", gid=gid)
+        self.forget(entry)
+        for waiter in entry.waiters:
+            if waiter.is_command:
+                waiter.fail(owner_changed())
+            else:
+                self.watched.setdefault(gid, []).append(waiter)
+
+    def move_waiters(self, entry: LiveTransaction, other: Record) -> None:
+        """Let the requests of a forgotten entry wait for the transaction of `other` instead.
+
+        If the entry was not durable, its gid turned out to be taken: by an earlier
+        delivery of one of these requests, or by another transaction. Commands were
+        applied to a memory that no longer exists. They have to be sent again.
+        """
+        waiters = [(entry.tx.fingerprint, waiter) for waiter in entry.waiters]
+        for fingerprint, waiter in waiters + entry.conflicting_waiters:
+            if fingerprint != other.tx.fingerprint:
+                waiter.fail(gid_conflict(entry.tx.gid))
+            elif waiter.is_command:
+                waiter.fail(owner_changed())
+            else:
+                self.settle_or_watch(other, waiter)
+
+    # --- parked transactions that are due ---------------------------------
+
+    def schedule_due(self, at: float) -> None:
+        """Remember that something in the log is due at `at`."""
+        self._due_ticks.add(math.ceil(at / DUE_TICK_S))
+
+    def pop_due(self, now: float) -> bool:
+        """Return whether anything scheduled is due; each moment is reported once."""
+        due = {tick for tick in self._due_ticks if tick * DUE_TICK_S <= now}
+        self._due_ticks -= due
+        return bool(due)
+
+
+def gid_conflict(gid: str) -> GidConflict:
+    """Return the refusal of a gid that is taken."""
+    return GidConflict(f"transaction {gid!r} exists with different content", metadata={"gid": gid})
+
+
+def not_found(gid: str) -> TransactionNotFound:
+    """Return the refusal of a gid that the log does not hold."""
+    return TransactionNotFound(f"no transaction {gid!r}", metadata={"gid": gid})
+
+
+def owner_changed() -> OwnerChanged:
+    """Return the refusal of a command whose transaction was lost."""
+    return OwnerChanged("another coordinator drives the transaction now", retry_after_s=0.05)
