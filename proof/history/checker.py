@@ -1,4 +1,4 @@
-"""The judge: `violations(history)` says what a history broke of what is promised (DESIGN, section 3).
+"""The judge: `violations(history)` says which guarantees of docs/GUARANTEES.md a history breaks.
 
 It knows nothing of how the system works, only what was seen from outside. Each rule
 is a function of its own over one transaction's `_Case`: what the history says of one

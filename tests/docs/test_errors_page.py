@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import pytest
 
+import coordinator.process.worker
 import tcc.errors
-from coordinator.api import errors as api_errors
 from coordinator.core import errors as core_errors
 from tcc.barrier.decisions import BarrierDecision, BarrierState, OutcomeCode
 from tcc.barrier.plans import Row, _answer
@@ -123,14 +123,15 @@ def subclasses(kind: type[T]) -> Iterator[type[T]]:
 
 def coordinator_errors() -> dict[str, str]:
     """The status by the reason of everything that the coordinator refuses."""
-    assert issubclass(api_errors.InternalError, core_errors.Refused)
+    assert coordinator.process.worker, "it imports all that can raise"
     kinds = [
         each
         for each in subclasses(core_errors.Refused)
         if each.__module__.startswith("coordinator.") and each is not core_errors.InvalidRequest
     ]
-    found = {each.reason: each.code for each in kinds}
-    assert len(found) == len(kinds), "two classes have one reason"
+    pairs = {(each.reason, each.code) for each in kinds}
+    found = dict(pairs)
+    assert len(found) == len(pairs), "one reason has two statuses"
     return found | dict.fromkeys(invalid_reasons(), INVALID)
 
 

@@ -1,4 +1,4 @@
-"""What docs/WRITING_A_PARTICIPANT.md shows works as it stands."""
+"""The examples of docs/WRITING_A_PARTICIPANT.md run as they are printed."""
 
 import asyncio
 import json
@@ -44,9 +44,9 @@ SUCCEEDED, REJECTED, FAILED = (
 class Shop:
     """The page's modules as one, on a database with the tables that they need."""
 
-    def __init__(self, module: ModuleType, books: Engine) -> None:
+    def __init__(self, module: ModuleType, shop_database: Engine) -> None:
         self.module = module
-        self._books = books
+        self._database = shop_database
 
     def add(self, name: str, **names: object) -> None:
         """Run a block of the page; `names` are what the page leaves to the reader."""
@@ -59,7 +59,7 @@ class Shop:
         return found
 
     def rows(self, query: str) -> list[tuple]:
-        with self._books.connect() as db:
+        with self._database.connect() as db:
             return [tuple(row) for row in db.execute(text(query))]
 
     @asynccontextmanager
@@ -73,7 +73,7 @@ class Shop:
 
 
 @pytest.fixture
-def books(database_url: str) -> Iterator[Engine]:
+def shop_database(database_url: str) -> Iterator[Engine]:
     engine = create_engine(make_url(database_url).set(drivername="postgresql+psycopg"))
     with engine.begin() as db:
         db.execute(text(TABLES))
@@ -82,11 +82,11 @@ def books(database_url: str) -> Iterator[Engine]:
 
 
 @pytest.fixture
-async def shop(books: Engine, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shop]:
-    monkeypatch.setenv("DATABASE_URL", books.url.render_as_string(hide_password=False))
+async def shop(shop_database: Engine, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shop]:
+    monkeypatch.setenv("DATABASE_URL", shop_database.url.render_as_string(hide_password=False))
     module = ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)
-    shop = Shop(module, books)
+    shop = Shop(module, shop_database)
     shop.add("inventory.py")
     yield shop
     await module.engine.dispose()
@@ -195,11 +195,11 @@ REFUSED = object()
         ("control_fully", REFUSED, REFUSED, REFUSED),
     ],
 )
-def test_modes_of_sessions(books: Engine, mode, commit, rollback, leaving) -> None:
+def test_modes_of_sessions(shop_database: Engine, mode, commit, rollback, leaving) -> None:
     assert f"`{mode}`" in PAGE
 
     def kept(end: str) -> object:
-        guarded = GuardedConnection.begun(books)
+        guarded = GuardedConnection.begun(shop_database)
         try:
             with Session(bind=guarded, join_transaction_mode=mode) as session:
                 session.execute(text("INSERT INTO customers VALUES (:end)"), {"end": end})
@@ -208,7 +208,7 @@ def test_modes_of_sessions(books: Engine, mode, commit, rollback, leaving) -> No
         except TransactionControlError:
             guarded.abandon()
             return REFUSED
-        with books.connect() as db:
+        with shop_database.connect() as db:
             return db.scalar(text("SELECT count(*) FROM customers WHERE name = :end"), {"end": end}) == 1
 
     assert (kept("commit"), kept("rollback"), kept("leave")) == (commit, rollback, leaving)
@@ -258,12 +258,12 @@ async def test_conformance_suite(shop: Shop) -> None:
 
 
 @asynccontextmanager
-async def _django(books: Engine, tmp_path: Path, extra: str = "") -> AsyncIterator[Caller]:
+async def _django(shop_database: Engine, tmp_path: Path, extra: str = "") -> AsyncIterator[Caller]:
     """The participant with Django's models as a process: Django has one configuration a process."""
     address = f"127.0.0.1:{free_port()}"
     program = BLOCKS["django_inventory.py"].replace("127.0.0.1:50051", address)
     (tmp_path / "django_inventory.py").write_text(program.replace("\nif __name__", f"\n{extra}\nif __name__"))
-    url = books.url
+    url = shop_database.url
     environment = {
         "PGHOST": str(url.host or url.query["host"]),
         "PGDATABASE": str(url.database),
@@ -326,9 +326,9 @@ for name, misuse in MISUSES.items():
 """
 
 
-async def test_django(books: Engine, tmp_path: Path, shop: Shop) -> None:
+async def test_django(shop_database: Engine, tmp_path: Path, shop: Shop) -> None:
     pytest.importorskip("django", reason="Django is not installed")
-    async with _django(books, tmp_path, _MISUSE) as caller:
+    async with _django(shop_database, tmp_path, _MISUSE) as caller:
         assert (await caller.try_(call(TRY, "reserve_stock", reservation(2)))).code == SUCCEEDED
         assert (await caller.try_(call(TRY, "reserve_stock", reservation(2), "c"))).reason == "SOLD_OUT"
         assert shop.stock("B") == (1, 2)

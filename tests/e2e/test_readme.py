@@ -1,4 +1,4 @@
-"""What the README shows works as it stands."""
+"""The examples of the README run as they are printed."""
 
 import asyncio
 import re
@@ -18,7 +18,7 @@ README = (Path(__file__).parent.parent.parent / "README.md").read_text()
 
 
 def block(name: str) -> str:
-    """The code block that starts with a comment that names a file."""
+    """Return the code block whose first comment names this file."""
     found = re.search(rf"```\w+\n# {re.escape(name)}\n(.*?)```", README, re.DOTALL)
     assert found, name
     return found.group(1)
@@ -43,7 +43,7 @@ class Shop:
         return text
 
     async def run(self, name: str, *arguments: str) -> tuple[str, str]:
-        """Standard output and the last line of standard error of one of the programs."""
+        """Run a program. Return its standard output and the last line of its standard error."""
         self.write(name)
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -85,7 +85,7 @@ async def shop(tmp_path: Path, database_url: str) -> AsyncIterator[Shop]:
 
 
 def stock(shop: Shop) -> tuple[int, int]:
-    """What is free and what is held."""
+    """Return how many are free and how many are held."""
     connection = sqlite3.connect(shop.directory / "stock.db")
     try:
         return connection.execute("SELECT free, held FROM stock").fetchone()
