@@ -14,16 +14,13 @@ class Batches:
     rows: int
     # Branch calls in a message.
     calls: int
-    # Branches that a participant settles in one local transaction.
-    branches: int
 
 
 def batches(measured: Round) -> Batches:
     used = measured.used
     return Batches(
-        rows=_share(work.LOG_WRITES * measured.done_while_used, used.commits - used.participant_commits),
+        rows=_share(work.LOG_WRITES * measured.done_while_used, used.commits),
         calls=_share(used.branch_calls, used.participant_calls),
-        branches=_share(used.branch_calls, used.participant_commits),
     )
 
 

@@ -26,8 +26,6 @@ class Counts:
     # gRPC calls of participants that count, and branch calls in them.
     participant_calls: int
     branch_calls: int
-    # Those of `commits` that were local transactions of participants that count.
-    participant_commits: int = 0
 
     def since(self, before: "Counts") -> "Counts":
         return Counts(
@@ -40,7 +38,6 @@ class Counts:
             fsyncs=self.fsyncs - before.fsyncs,
             participant_calls=self.participant_calls - before.participant_calls,
             branch_calls=self.branch_calls - before.branch_calls,
-            participant_commits=self.participant_commits - before.participant_commits,
         )
 
     @property

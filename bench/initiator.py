@@ -36,19 +36,21 @@ _WAIT_FOR: Mapping[str, pb.WaitFor] = {
     "accepted": pb.WAIT_FOR_ACCEPTED,
 }
 _TIMEOUT_S = 30.0
-# Of `execute`.
+# Of `execute`. Accepted transactions stay undecided while a participant does not answer.
 _IN_FLIGHT = 512
+_EXPIRY_S = 3_600.0
 
 
 class Batched:
     """Whole transactions through the SDK, which batches them by itself."""
 
-    def __init__(self, target: str, wait_for: WaitFor) -> None:
+    def __init__(self, target: str, wait_for: WaitFor, expiry_s: float | None = None) -> None:
         self._client = tcc.Client(target, timeout_s=_TIMEOUT_S)
         self._wait_for = wait_for
+        self._expiry_s = expiry_s
 
     async def execute(self, branches: work.Transaction) -> int:
-        await self._client.execute(branches, wait_for=self._wait_for)
+        await self._client.execute(branches, wait_for=self._wait_for, expiry_s=self._expiry_s)
         return 1
 
     async def close(self) -> None:
@@ -216,7 +218,7 @@ class Initiator:
                 assert self._load is not None
                 return self._load.measured()
             case "execute":
-                await _execute(command["target"], command["count"])
+                await _execute(command["target"], command["count"], command["wait_for"])
                 return {}
             case "stop":
                 assert self._load is not None
@@ -226,8 +228,8 @@ class Initiator:
         raise ValueError(command["do"])
 
 
-async def _execute(target: str, count: int) -> None:
-    front = Batched(target, "decision")
+async def _execute(target: str, count: int, wait_for: WaitFor) -> None:
+    front = Batched(target, wait_for, expiry_s=_EXPIRY_S)
     wanted = islice(work.transactions(work.NOOP), count)
 
     async def execute_in_turn() -> None:

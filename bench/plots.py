@@ -55,8 +55,8 @@ def draw(results: Results, directory: Path) -> dict[str, str]:
     drawn: dict[str, str] = {}
     with mpl.rc_context(_STYLE):
         for plot in _PLOTS:
-            wanted = plot.scenarios or list(results.scenarios)
-            entries = {name: results.scenarios[name] for name in wanted if name in results.scenarios}
+            wanted = plot.scenarios or list(results)
+            entries = {name: results[name] for name in wanted if name in results}
             figure = plot.draw(entries) if entries else None
             if figure is not None:
                 _title(figure, plot.about, list(entries.values()))

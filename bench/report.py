@@ -75,8 +75,6 @@ class Report:
     headline: Row
     # What the scenario says of its rows beside their own figures.
     comparisons: Mapping[str, float] = field(default_factory=dict)
-    # What was seen at one moment after the other; for machines.
-    series: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def failed(self) -> bool:
@@ -90,7 +88,6 @@ class Report:
             "scenario": self.scenario,
             **self.headline.as_json(),
             **{name: round(value, 3) for name, value in self.comparisons.items()},
-            **{name: [round(value, 1) for value in values] for name, values in self.series.items()},
             "machine": machine(),
             "configurations": [row.as_json() for row in self.rows],
         }

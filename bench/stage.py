@@ -117,15 +117,9 @@ class Stage:
         """One that `measure` does not use; `offering` does."""
         return self._child(name, "bench.initiator")
 
-    def start_live_load(self) -> Child:
-        """An initiator that leaves its transactions undecided (`bench.live_load`)."""
-        return self._child("live-load", "bench.live_load")
-
-    def start_participants(
-        self, names: Sequence[str] = work.PARTICIPANTS, *, program: str = "bench.noop_participant"
-    ) -> Participants:
-        """No-op participants, or others that count as they do."""
-        children = {name: self._child(name, program) for name in names}
+    def start_participants(self, names: Sequence[str] = work.PARTICIPANTS) -> Participants:
+        """Start no-op participants."""
+        children = {name: self._child(name, "bench.noop_participant") for name in names}
         return Participants(
             addresses={name: each.address() for name, each in children.items()},
             pids={"participants": [each.pid for each in children.values()]},
@@ -133,20 +127,17 @@ class Stage:
         )
 
     def start_services(self, names: Sequence[str] = work.PARTICIPANTS) -> Participants:
-        """Reference participants, each with a database that has its name."""
-        return _counting({name: self._service(name, name) for name in names})
-
-    def start_baseline_services(self, names: Sequence[str] = work.PARTICIPANTS) -> Participants:
-        """The least that reference participants must do, each with a database: `baseline_database`."""
-        return _counting({name: self._baseline_service(name, baseline_database(name)) for name in names})
+        """Start reference participants, each with a database that has its name. They count nothing."""
+        children = {name: self._service(name, name) for name in names}
+        return Participants(
+            addresses={name: each.address() for name, each in children.items()},
+            pids={name: [each.pid] for name, each in children.items()},
+        )
 
     def start_alone(self, name: str, database: str) -> System:
         """A reference participant that initiators call themselves."""
-        return self._alone(self._service(name, database), name, database)
-
-    def start_baseline_alone(self, name: str, database: str) -> System:
-        """What does the least that this participant must do; initiators call it themselves."""
-        return self._alone(self._baseline_service(name, database), name, database)
+        process = self._service(name, database)
+        return self._system(process, name, database, Participants(addresses={}, pids={}))
 
     def start_coordinator(
         self,
@@ -190,17 +181,8 @@ class Stage:
         return self._postgres.url(database)
 
     def _service(self, name: str, database: str) -> Child:
-        return self._with_database("bench.counted_participant", name, database)
-
-    def _baseline_service(self, name: str, database: str) -> Child:
-        return self._with_database("bench.baseline_participant", name, database)
-
-    def _with_database(self, program: str, name: str, database: str) -> Child:
         url = self._new_database(database).replace("postgresql:", "postgresql+psycopg:", 1)
-        return self._child(database, program, name, "--listen=127.0.0.1:0", f"--database={url}")
-
-    def _alone(self, process: Child, name: str, database: str) -> System:
-        return self._system(process, name, database, Participants(addresses={}, pids={}, counting=[process]))
+        return self._child(database, f"participants.{name}", "--listen=127.0.0.1:0", f"--database={url}")
 
     def _system(self, process: Child, role: str, database: str, participants: Participants) -> System:
         return System(
@@ -216,9 +198,9 @@ class Stage:
             counting=participants.counting,
         )
 
-    def execute_many(self, system: System, count: int) -> None:
-        """So many transactions, no more; returns when all are decided."""
-        self._initiators[0].ask("execute", target=system.address, count=count)
+    def execute_many(self, system: System, count: int, *, wait_for: str = "decision") -> None:
+        """Execute `count` transactions. Return when all have been decided, or accepted."""
+        self._initiators[0].ask("execute", target=system.address, count=count, wait_for=wait_for)
 
     def _child(self, name: str, *arguments: str) -> Child:
         return self._cleanup.enter_context(child(arguments, self.directory / f"{name}.err"))
@@ -245,7 +227,6 @@ class Stage:
             fsyncs=fsyncs,
             participant_calls=sum(report["calls"] for report in reports),
             branch_calls=sum(report["items"] for report in reports),
-            participant_commits=sum(report["commits"] for report in reports),
         )
 
     @contextmanager
@@ -330,19 +311,6 @@ def stage(options: Options) -> Iterator[Stage]:
             yield Stage(directory, postgres, cleanup, pinned=options.pinned)
     finally:
         shutil.rmtree(directory)
-
-
-def baseline_database(name: str) -> str:
-    """The database of what stands for this participant."""
-    return f"baseline-{name}"
-
-
-def _counting(children: Mapping[str, Child]) -> Participants:
-    return Participants(
-        addresses={name: each.address() for name, each in children.items()},
-        pids={name: [each.pid] for name, each in children.items()},
-        counting=list(children.values()),
-    )
 
 
 def _coordinator_config(

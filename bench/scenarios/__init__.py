@@ -15,7 +15,6 @@ from bench.scenarios import (
     order_flow,
     overload,
     scaling,
-    stages,
 )
 
 # In the order in which `all` runs them.
@@ -30,5 +29,4 @@ SCENARIOS: Mapping[str, Callable[[Options], ScenarioResult]] = {
     "order-flow": order_flow.run,
     "overload": overload.run,
     "scaling": scaling.run,
-    "stages": stages.run,
 }

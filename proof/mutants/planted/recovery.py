@@ -88,6 +88,8 @@ MUTANTS = (
         definition="Adopt.run_once",
         old="now + self._settings.adopt_every_s",
         new='float("inf")',
-        check=selection("tests/jobs/test_interrupted.py"),
+        check=selection(
+            "tests/jobs/test_interrupted.py::test_others_are_looked_after_again_and_again[Adopt]"
+        ),
     ),
 )
