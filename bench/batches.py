@@ -1,4 +1,4 @@
-"""The batches that were made in a round, so that its baseline makes the same."""
+"""The sizes of the batches of a round, which its baseline repeats."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from bench.figures import Round
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batches:
-    """How many of something go together, on average and at least one."""
+    """Average sizes of batches, at least one."""
 
     # Rows that one statement writes to the log.
     rows: int

@@ -27,7 +27,7 @@ from tcc.participant.v1 import participant_pb2 as participant_pb, participant_pb
 from tcc.payload import encode
 from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc
 
-# Does what one element of the work asks; answers how many were done.
+# Executes one element of the work, and returns how many were done.
 Execute = Callable[[work.Transaction], Awaitable[int]]
 
 _WAIT_FOR: Mapping[str, pb.WaitFor] = {
@@ -42,7 +42,7 @@ _EXPIRY_S = 3_600.0
 
 
 class Batched:
-    """Whole transactions through the SDK, which batches them by itself."""
+    """Whole transactions through the SDK, which batches them automatically."""
 
     def __init__(self, target: str, wait_for: WaitFor, expiry_s: float | None = None) -> None:
         self._client = tcc.Client(target, timeout_s=_TIMEOUT_S)
@@ -156,13 +156,13 @@ class Load:
         self.begin()
 
     def begin(self) -> None:
-        """Forgets what was measured so far."""
+        """Discard what was measured so far."""
         self._began_at = time.perf_counter()
         self._latencies_us: list[int] = []
         self._failed: Counter[str] = Counter()
 
     def measured(self) -> Command:
-        """What was done since `begin`."""
+        """Return what was done since `begin`."""
         return {
             "seconds": time.perf_counter() - self._began_at,
             "latencies_us": self._latencies_us,
@@ -181,14 +181,14 @@ class Load:
                 done = await self._execute(next(self._wanted))
             except (tcc.TccError, grpc.aio.AioRpcError, RuntimeError) as error:
                 self._failed[f"{type(error).__name__}: {error}"[:200]] += 1
-                # A refusal must not turn the closed loop into a storm.
+                # A refusal must not turn the closed loop into a busy loop.
                 await asyncio.sleep(0.01)
             else:
                 self._latencies_us += [round((clock() - asked_at) * 1e6)] * done
 
 
 class Initiator:
-    """Does what it is told; one load at a time."""
+    """Executes commands; one load at a time."""
 
     def __init__(self) -> None:
         self._front: Any = None

@@ -1,8 +1,7 @@
 """The processes that a scenario needs, and the counters of all of them.
 
-CPU time is what the kernel says of each process and its children (psutil).
-PostgreSQL is asked for the rest, over a connection to another database than the
-one that is measured:
+CPU time is the kernel's, for each process and its children (psutil). The rest comes from
+PostgreSQL, over a connection to a database that is not measured:
 
 - commits: transaction ids handed out. Only transactions that write get one, and
   the counter is exact at any moment;
@@ -42,7 +41,7 @@ _COUNTERS = """
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Load:
-    """What initiators offer."""
+    """The load that initiators offer."""
 
     mode: str
     in_flight: int
@@ -54,7 +53,7 @@ class Load:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timing:
-    """How long to look. Seconds."""
+    """Lengths in seconds."""
 
     rounds: int
     round_s: float
@@ -72,7 +71,7 @@ class Participants:
     counting: Sequence[Child] = ()
 
     def beside(self, others: "Participants") -> "Participants":
-        """These and the others."""
+        """Return these and the others."""
         roles = {**self.pids, **others.pids}
         return Participants(
             addresses={**self.addresses, **others.addresses},
@@ -83,7 +82,7 @@ class Participants:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class System:
-    """What answers initiators, and everything that works for it."""
+    """The process that initiators call, and everything that works for it."""
 
     process: Child
     address: str
@@ -114,7 +113,7 @@ class Stage:
         self._initiators = [self.start_initiator(f"initiator-{n}") for n in range(count)]
 
     def start_initiator(self, name: str) -> Child:
-        """One that `measure` does not use; `offering` does."""
+        """Start an initiator for `offering`; `measure` does not use it."""
         return self._child(name, "bench.initiator")
 
     def start_participants(self, names: Sequence[str] = work.PARTICIPANTS) -> Participants:
@@ -135,7 +134,7 @@ class Stage:
         )
 
     def start_alone(self, name: str, database: str) -> System:
-        """A reference participant that initiators call themselves."""
+        """Start a reference participant that initiators call directly."""
         process = self._service(name, database)
         return self._system(process, name, database, Participants(addresses={}, pids={}))
 
@@ -148,7 +147,7 @@ class Stage:
         limits: Mapping[str, str] | None = None,
         policy: Mapping[str, str] | None = None,
     ) -> System:
-        """`tccd serve`, with a database that is made unless it is there.
+        """Start `tccd serve`. Its database is created if it does not exist.
 
         `limits` are dotted settings, and `policy` those of each participant, as TOML values.
         """
@@ -169,7 +168,7 @@ class Stage:
         return self._system(process, "coordinator", database, participants)
 
     def start_baseline(self, participants: Participants) -> tuple[System, Child]:
-        """The baseline program (`bench.baseline`), with a database of its own."""
+        """Start the baseline program (`bench.baseline`) with its own database."""
         url = self._new_database("baseline")
         targets = [f"--participant={name}={address}" for name, address in participants.addresses.items()]
         pin = ["--pin"] if self._pinned else []
@@ -177,7 +176,7 @@ class Stage:
         return self._system(process, "baseline", "baseline", participants), process
 
     def url(self, database: str) -> str:
-        """As libpq wants it."""
+        """Return the URL of a database, for libpq."""
         return self._postgres.url(database)
 
     def _service(self, name: str, database: str) -> Child:
@@ -212,7 +211,7 @@ class Stage:
     # --- measuring ----------------------------------------------------------
 
     def counts(self, system: System) -> Counts:
-        """What `system` has used so far."""
+        """Return what `system` has used so far."""
         reports = [each.ask("count") for each in system.counting]
         row = self._counters.execute(_COUNTERS, (system.database,)).fetchone()
         assert row is not None
@@ -231,7 +230,7 @@ class Stage:
 
     @contextmanager
     def offering(self, initiator: Child, system: System, load: Load) -> Iterator[None]:
-        """`load` beside the block, unmeasured. What is under way at its end is waited for."""
+        """Offer `load` during the block, unmeasured. At its end wait for what is under way."""
         initiator.ask("start", **_start(system, load, load.in_flight, position=0, of=1))
         try:
             yield
@@ -247,7 +246,7 @@ class Stage:
         round_s: float,
         sleep: Callable[[float], None] = time.sleep,
     ) -> Round:
-        """Offers `load` for one round; returns when everything under way is answered.
+        """Offer `load` for one round. Return when everything under way is answered.
 
         `sleep` passes the time of the round itself, in seconds.
         """
@@ -260,7 +259,7 @@ class Stage:
         return measured
 
     def offer(self, system: System, load: Load) -> "OfferedLoad":
-        """`load` that goes on until it is stopped."""
+        """Offer `load` until it is stopped."""
         shares = _shares(load.in_flight, len(self._initiators))
         loaded = self._initiators[: len(shares)]
         for position, (initiator, share) in enumerate(zip(loaded, shares, strict=True)):
@@ -295,13 +294,13 @@ class OfferedLoad:
         )
 
     def stop(self) -> None:
-        """Returns when everything under way is answered."""
+        """Stop, and wait until everything under way is answered."""
         _tell(self._initiators, "stop")
 
 
 @contextmanager
 def stage(options: Options) -> Iterator[Stage]:
-    """A stage beside the block. Its data are kept below `options.data_dir`, and removed at the end."""
+    """Provide a stage during the block. Its data are in `options.data_dir`, and removed at the end."""
     directory = Path(tempfile.mkdtemp(prefix="tcc-bench-", dir=options.data_dir))
     postgres = EmbeddedPostgres(directory)
     try:
@@ -325,7 +324,7 @@ def _coordinator_config(
 
 
 def _start(system: System, load: Load, in_flight: int, *, position: int, of: int) -> dict[str, Any]:
-    """What an initiator is told of its share of the load."""
+    """Return the command that starts an initiator's share of the load."""
     return {
         "target": system.address,
         "mode": load.mode,
@@ -339,13 +338,13 @@ def _start(system: System, load: Load, in_flight: int, *, position: int, of: int
 
 
 def _shares(in_flight: int, initiators: int) -> list[int]:
-    """How many transactions each initiator keeps under way; those without any are left out."""
+    """Return how many transactions each initiator keeps under way, without those that have none."""
     most, rest = divmod(in_flight, initiators)
     return [share for n in range(initiators) if (share := most + (n < rest))]
 
 
 def _tell(initiators: Sequence[Child], do: str) -> list[dict[str, Any]]:
-    """Tells all before it waits for any."""
+    """Send the command to all, then wait for the answers."""
     for initiator in initiators:
         initiator.tell(do)
     return _answers(initiators)
@@ -356,13 +355,13 @@ def _answers(initiators: Sequence[Child]) -> list[dict[str, Any]]:
 
 
 def _machine_cpu_s() -> float:
-    """CPU seconds that all processes of the machine, and its kernel, have used."""
+    """Return the CPU seconds of all processes of the machine and of its kernel."""
     times = psutil.cpu_times()
     return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice)
 
 
 def _cpu_s(pid: int) -> float:
-    """CPU seconds of a process, of its living children, and of those it has waited for."""
+    """Return the CPU seconds of a process, its living children, and those it has waited for."""
     process = psutil.Process(pid)
     times = process.cpu_times()
     used = times.user + times.system + times.children_user + times.children_system

@@ -1,4 +1,4 @@
-"""One file for each scenario. Each says what it compares, and returns what it found."""
+"""One file for each scenario, which describes what it compares and returns its results."""
 
 from collections.abc import Callable, Mapping
 

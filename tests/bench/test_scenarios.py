@@ -4,6 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / "docs" / "bench"
 TINY = ("--rounds=1", "--seconds=0.4", "--warm-up=0.2")
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """Return a directory that PostgreSQL's user may enter; other sessions close pytest's own to it."""
+    with tempfile.TemporaryDirectory(prefix="tcc-test-") as directory:
+        yield Path(directory)
 
 
 def bench(*arguments: str) -> str:
@@ -40,9 +49,9 @@ def bench(*arguments: str) -> str:
     ],
 )
 def test_a_scenario_runs_and_leaves_nothing_behind(
-    scenario: str, arguments: tuple[str, ...], tmp_path: Path
+    scenario: str, arguments: tuple[str, ...], data_dir: Path
 ) -> None:
-    found: dict[str, Any] = json.loads(bench(scenario, "--json", f"--data-dir={tmp_path}", *TINY, *arguments))
+    found: dict[str, Any] = json.loads(bench(scenario, "--json", f"--data-dir={data_dir}", *TINY, *arguments))
     assert found["scenario"] == scenario
     for row in found.get("configurations", ()):
         assert row["failed"] == {}
@@ -52,7 +61,7 @@ def test_a_scenario_runs_and_leaves_nothing_behind(
         if row["ratio"] is not None:
             assert row["ratio"] == pytest.approx(row["per_second"] / row["baseline_per_second"], rel=0.01)
             assert row["baseline"]["failed"] == {}
-    assert list(tmp_path.iterdir()) == []
+    assert list(data_dir.iterdir()) == []
 
 
 def test_kept_results_are_drawn_again(tmp_path: Path) -> None:
