@@ -55,7 +55,8 @@ class NoopParticipant(participant_pb2_grpc.ParticipantServiceServicer):
             yield all_done(len(request.calls))
             return
         tries = [index for index, call in enumerate(request.calls) if call.operation == common.OPERATION_TRY]
-        yield _done(tries)
+        if tries:
+            yield _done(tries)
         if len(tries) < len(request.calls):
             await asyncio.Event().wait()
 
