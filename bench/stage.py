@@ -3,12 +3,10 @@
 CPU time is the kernel's, for each process and its children (psutil). The rest comes from
 PostgreSQL, over a connection to a database that is not measured:
 
-- commits: transaction ids handed out. Only transactions that write get one, and
-  the counter is exact at any moment;
-- WAL bytes: the position where the next record goes, exact as well;
-- statements: `pg_stat_database.xact_commit` of the log's database, because every
-  statement of the coordinator is a transaction of its own. Backends report it
-  with up to a second of delay;
+- commits: transaction ids handed out. Only transactions that write get one; exact;
+- WAL bytes: the position where the next record goes; exact;
+- statements: `pg_stat_database.xact_commit` of the log's database, because every statement of
+  the coordinator is its own transaction. Reported with up to a second of delay;
 - fsyncs: `pg_stat_io`, object `wal`, with the same delay.
 """
 

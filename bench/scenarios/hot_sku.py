@@ -2,9 +2,8 @@
 
 - Through the coordinator, rounds of orders for one SKU alternate with rounds spread over
   many, as in `order-flow`; `hot_to_spread` is the ratio of the two.
-- Alone, the inventory gets batches of Trys for one SKU as a coordinator sends them, several
-  at once, and no call confirms them. A "transaction" is one durable Try there, and its latency
-  is that of the whole call.
+- Alone, the inventory gets several batches of Trys for one SKU at once, and no call confirms
+  them. A "transaction" is one durable Try there; its latency is that of the whole call.
 """
 
 from itertools import product

@@ -1,8 +1,7 @@
 """Orders at the three reference participants, each with its own database; 500 SKUs with plenty of stock.
 
-The cost of everything is included: the coordinator and its log, the SDK's barriers and the
-participants' own SQL, all on one PostgreSQL. Commits are those of all four databases;
-statements are the log's alone. There is no baseline; `baseline_per_second` and `ratio` are null.
+The cost of everything is included: coordinator, log, barriers and the participants' own SQL, all
+on one PostgreSQL. Commits are those of all four databases; statements are the log's alone.
 """
 
 from bench.flow import IN_FLIGHT, SKUS, OrderFlow

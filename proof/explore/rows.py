@@ -66,7 +66,7 @@ def loaded(row: Row) -> Transaction:
 
 
 def holds_insert(row: Row, tx: Transaction) -> bool:
-    """Return whether an earlier attempt inserted `tx`, given that the row is ours and in its first version."""
+    """Return whether an earlier attempt inserted `tx`, if the row is ours and in its first version."""
     return is_begun(tx, _named(row, version=1), _OWNER)
 
 
