@@ -18,7 +18,7 @@ import uvloop
 import tcc
 from bench import work
 from bench.commands import Command, serve_commands
-from bench.raw_load import RawLoad
+from bench.raw_load import CANCELLED, RawLoad
 from tcc._internal.uuid7 import uuid7
 from tcc.client.outcome import WaitFor
 from tcc.client.requests import branch_spec
@@ -71,10 +71,7 @@ class Unary:
         ]
         request = pb.ExecuteTransactionRequest(gid=uuid7(), branches=specs, wait_for=self._wait_for)
         response = await self._stub.ExecuteTransaction(request, timeout=_TIMEOUT_S)
-        if response.outcome.state in (
-            common.TRANSACTION_STATE_CANCELLING,
-            common.TRANSACTION_STATE_CANCELLED,
-        ):
+        if response.outcome.state in CANCELLED:
             raise RuntimeError("cancelled")
         return 1
 

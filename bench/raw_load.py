@@ -26,7 +26,7 @@ BATCH = 64
 METHOD = "/tcc.transaction.v1.TransactionService/ExecuteTransactions"
 _TIMEOUT_S = 30.0
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
-_CANCELLED = (common.TRANSACTION_STATE_CANCELLING, common.TRANSACTION_STATE_CANCELLED)
+CANCELLED = (common.TRANSACTION_STATE_CANCELLING, common.TRANSACTION_STATE_CANCELLED)
 
 
 class RawLoad:
@@ -110,7 +110,7 @@ class RawLoad:
         for reply in replies:
             if reply.HasField("error"):
                 self._failed[f"{_CODES[reply.error.code]}: {reply.error.message}"[:200]] += 1
-            elif reply.outcome.state in _CANCELLED:
+            elif reply.outcome.state in CANCELLED:
                 self._failed["cancelled"] += 1
             else:
                 self._latencies_us.append(took_us)

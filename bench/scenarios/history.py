@@ -1,8 +1,7 @@
 """The cost of a transaction when the log holds ten thousand, a million or five million ended ones.
 
 Each size has its own database in the same PostgreSQL. Its rows are copies of some that a
-coordinator has just written, with new ids and evenly spaced times; the table is then vacuumed
-and analysed.
+coordinator has just written, with new ids and evenly spaced times.
 
 The sizes take turns, round by round, so that all see the same machine. In its turn a size gets
 a coordinator whose retention is the age of the oldest row. From then on the purge deletes, once
@@ -10,8 +9,7 @@ a second, about as many transactions as begin, as in a log of constant size. A l
 holds what is purged in a turn; a small one is created again for each turn.
 
 `cost_ratio` is the CPU time of coordinator and PostgreSQL for a transaction with the most rows,
-divided by that with the fewest; `rate_ratio` compares the rates. Both are medians over the
-rounds. There is no baseline; `ratio` is null.
+divided by that with the fewest; `rate_ratio` compares the rates. Both are medians over rounds.
 """
 
 from collections.abc import Mapping, Sequence
