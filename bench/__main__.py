@@ -2,24 +2,30 @@
 
 import argparse
 import json
+import shlex
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
 
 from bench import results
 from bench.options import MODES, Options
+from bench.report import machine
+from bench.results import Entry, Results
 from bench.scenarios import SCENARIOS
-from bench.suite import command_line, run_scenarios
-from bench.targets import check_targets, targets_table
 
 _ALL = "all"
+_PROJECT = Path(__file__).resolve().parents[1]
+_CODE = ("bench", "coordinator", "participants", "tcc")
 
 
 def main() -> int:
-    """The exit status is 1 where something failed, and the numbers say nothing."""
+    """Return 1 if anything failed: the figures are then worthless."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     arguments = _parser().parse_args()
     do: Callable[[argparse.Namespace], int] = arguments.do
@@ -27,23 +33,37 @@ def main() -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    """One scenario, or all of them."""
-    # Tables go where they are read: beside the object if that is wanted.
+    """Run one scenario, or all of them.
+
+    With `--save`, each result is written as soon as it is measured, beside those of other
+    scenarios: a failure later on loses nothing.
+    """
+    # With `--json`, tables go to standard error.
     console = Console(stderr=arguments.json, width=None if sys.stderr.isatty() else 160)
     name = arguments.command
-    measured, failed = run_scenarios(
-        SCENARIOS if name == _ALL else {name: SCENARIOS[name]},
-        _options(arguments),
-        command=command_line(sys.argv[1:]),
-        console=console,
-        keep_in=arguments.save,
-    )
-    if name == _ALL:
-        console.print(targets_table(check_targets(measured.found)))
+    options = _options(arguments)
+    measured: dict[str, Entry] = {}
+    failed = False
+    for each in SCENARIOS if name == _ALL else [name]:
+        began_at, began = datetime.now(UTC), time.monotonic()
+        found = SCENARIOS[each](options)
+        measured[each] = Entry(
+            command=f"python -m bench {shlex.join(sys.argv[1:])}",
+            measured_at=began_at.isoformat(timespec="seconds"),
+            took_s=round(time.monotonic() - began, 1),
+            commit=_commit(),
+            quick=options.quick,
+            machine=machine(),
+            found=found.as_json(),
+        )
+        failed = failed or found.failed
+        found.print_to(console)
+        if arguments.save:
+            results.write({**results.read(arguments.save), each: measured[each]}, arguments.save)
     if arguments.save:
         _draw(arguments.save)
     if arguments.json:
-        print(json.dumps(measured.as_json() if name == _ALL else measured.found[name]))
+        print(json.dumps(results.as_json(measured) if name == _ALL else measured[name].found))
     return int(failed)
 
 
@@ -53,16 +73,29 @@ def _plot(arguments: argparse.Namespace) -> int:
 
 
 def _draw(directory: Path) -> None:
-    # Nobody who only measures waits for matplotlib, or has it in memory.
+    # Loaded only here: measuring needs neither the time nor the memory of matplotlib.
     from bench import page, plots  # noqa: PLC0415
 
-    kept = results.read(directory)
+    kept: Results = results.read(directory)
     page.write(kept, plots.draw(kept, directory), directory)
+
+
+def _commit() -> str | None:
+    """Return the commit that is checked out, and note whether the code differs from it."""
+    head = _git("rev-parse", "--short", "HEAD")
+    if head.returncode != 0:
+        return None
+    is_same = _git("diff", "--quiet", "HEAD", "--", *_CODE).returncode == 0
+    return head.stdout.strip() + ("" if is_same else " and changes")
+
+
+def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", *arguments], cwd=_PROJECT, capture_output=True, text=True, check=False)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="bench", description="Measures the coordinator against its baseline."
+        prog="bench", description="Measure the coordinator against its baseline."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     load = _load_options()
@@ -70,9 +103,8 @@ def _parser() -> argparse.ArgumentParser:
         summary = (sys.modules[scenario.__module__].__doc__ or "").partition("\n")[0]
         one = commands.add_parser(name, parents=[load], help=summary.replace("%", "%%"))
         one.set_defaults(do=_run)
-    every = commands.add_parser(_ALL, parents=[load], help="every scenario, and how the targets fared")
-    every.set_defaults(do=_run)
-    plot = commands.add_parser("plot", help="draw again what `--save` kept")
+    commands.add_parser(_ALL, parents=[load], help="every scenario").set_defaults(do=_run)
+    plot = commands.add_parser("plot", help="draw what `--save` has kept")
     plot.add_argument("directory", type=Path)
     plot.set_defaults(do=_plot)
     return parser
@@ -81,70 +113,39 @@ def _parser() -> argparse.ArgumentParser:
 def _load_options() -> argparse.ArgumentParser:
     default = Options()
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--json", action="store_true", help="print one JSON object last")
-    parser.add_argument("--seconds", type=float, default=default.seconds, help="of one round")
-    parser.add_argument("--warm-up", type=float, default=default.warm_up_s, help="seconds before each round")
-    parser.add_argument("--rounds", type=int, default=default.rounds)
-    parser.add_argument(
-        "--in-flight",
+    add = parser.add_argument
+    add("--json", action="store_true", help="print one JSON object last")
+    add("--seconds", type=float, default=default.seconds, help="length of one round")
+    add(
+        "--warm-up", dest="warm_up_s", type=float, default=default.warm_up_s, help="seconds before each round"
+    )
+    add("--rounds", type=int, default=default.rounds)
+    add("--in-flight", type=_numbers, metavar="N[,N...]", help="concurrent transactions")
+    add("--mode", dest="modes", type=_modes, default=default.modes, metavar="MODE[,MODE...]",
+        help=f"of {', '.join(MODES)}")  # fmt: skip
+    add("--wait-for", choices=("decision", "completion"), default=default.wait_for,
+        help="what initiators wait for")  # fmt: skip
+    add("--initiators", type=int, default=default.initiators, help="processes that offer load")
+    add("--transactions", type=int, default=default.transactions, help="size of the backlog to be drained")
+    add(
+        "--rows",
         type=_numbers,
-        default=default.in_flight,
+        default=default.rows,
         metavar="N[,N...]",
-        help="transactions at once",
+        help="ended transactions in the log",
     )
-    parser.add_argument(
-        "--mode", type=_modes, default=default.modes, metavar="MODE[,MODE...]", help=f"of {', '.join(MODES)}"
-    )
-    parser.add_argument(
-        "--wait-for",
-        choices=("decision", "completion"),
-        default=default.wait_for,
-        help="what initiators wait for",
-    )
-    parser.add_argument(
-        "--initiators", type=int, default=default.initiators, help="processes that offer load"
-    )
-    parser.add_argument(
-        "--transactions", type=int, default=default.transactions, help="left unfinished, to be drained"
-    )
-    parser.add_argument(
-        "--rows", type=_numbers, default=default.rows, metavar="N[,N...]", help="ended ones in the log"
-    )
-    parser.add_argument("--no-baseline", dest="baseline", action="store_false", help="leave the baseline out")
-    parser.add_argument(
-        "--unpinned",
-        dest="pinned",
-        action="store_false",
-        help="coordinator and baseline on any CPU (pin_workers = false)",
-    )
-    parser.add_argument(
-        "--data-dir", type=Path, help="where PostgreSQL's data go; default: a temporary directory"
-    )
-    parser.add_argument("--quick", action="store_true", help="a short run, to see that everything works")
-    parser.add_argument(
-        "--save",
-        type=Path,
-        metavar="DIR",
-        help=f"keep the figures in DIR/{results.FILE}, and draw them",
-    )
+    add("--no-baseline", dest="baseline", action="store_false", help="leave the baseline out")
+    add("--unpinned", dest="pinned", action="store_false",
+        help="coordinator and baseline on any CPU (pin_workers = false)")  # fmt: skip
+    add("--data-dir", type=Path, help="directory for PostgreSQL's data; default: a temporary one")
+    add("--quick", action="store_true", help="a short run that checks that everything works")
+    add("--save", type=Path, metavar="DIR", help=f"keep the figures in DIR/{results.FILE}, and draw them")
     return parser
 
 
 def _options(arguments: argparse.Namespace) -> Options:
-    options = Options(
-        seconds=arguments.seconds,
-        warm_up_s=arguments.warm_up,
-        rounds=arguments.rounds,
-        modes=arguments.mode,
-        in_flight=arguments.in_flight,
-        wait_for=arguments.wait_for,
-        initiators=arguments.initiators,
-        baseline=arguments.baseline,
-        pinned=arguments.pinned,
-        transactions=arguments.transactions,
-        rows=arguments.rows,
-        data_dir=arguments.data_dir,
-    )
+    fields = Options.__dataclass_fields__.keys() - {"quick"}
+    options = Options(**{name: getattr(arguments, name) for name in fields})
     return options.as_quick() if arguments.quick else options
 
 

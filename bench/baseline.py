@@ -1,18 +1,16 @@
 """The least that any correct coordinator must do, and nothing else.
 
-A process that initiators take for a coordinator. For each transaction it sends
-the same gRPC messages to the same participants and writes the same rows with the
-log's own statements, durably and in the same order: insert, Trys, decision,
-reply, Confirms, completion. It has no state machine, keeps no transaction in
-memory, and would get everything wrong that can go wrong. What a coordinator
-takes more than this is the price of its logic.
+A process that initiators call like a coordinator. For each transaction it sends the same gRPC
+messages to the same participants and writes the same rows with the log's own statements, durably
+and in the same order: insert, Trys, decision, reply, Confirms, completion. It has no state
+machine, keeps no transaction in memory, and handles no failure. The difference to a coordinator
+is the price of the coordinator's logic.
 
-The batches are the coordinator's too: `batches` says how many rows it wrote in
-one statement and how many branch calls it sent in one message, as measured just
-before. Requests are gathered until there are enough for one batch of the larger
-kind, or nothing else is under way; such a group stays together to its end, and
-cuts the batches of the smaller kind out of itself. All transactions have to be
-alike: the same branches, but for payloads and for what Trys return.
+Its batches have the sizes of the coordinator's, measured just before: the command `batches` sets
+the rows of a statement and the branch calls of a message. Requests are gathered until there are
+enough for one batch of the larger kind, or nothing else is under way; such a group stays together
+and is cut into batches of the smaller kind. All transactions have to be alike: the same branches,
+but for payloads and the results of Trys.
 """
 
 import argparse

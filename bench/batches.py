@@ -1,4 +1,4 @@
-"""The batches that were made in a round, so that its baseline makes the same."""
+"""The sizes of the batches of a round, which its baseline repeats."""
 
 from dataclasses import dataclass
 
@@ -8,22 +8,19 @@ from bench.figures import Round
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batches:
-    """How many of something go together, on average and at least one."""
+    """Average sizes of batches, at least one."""
 
     # Rows that one statement writes to the log.
     rows: int
     # Branch calls in a message.
     calls: int
-    # Branches that a participant settles in one local transaction.
-    branches: int
 
 
 def batches(measured: Round) -> Batches:
     used = measured.used
     return Batches(
-        rows=_share(work.LOG_WRITES * measured.done_while_used, used.commits - used.participant_commits),
+        rows=_share(work.LOG_WRITES * measured.done_while_used, used.commits),
         calls=_share(used.branch_calls, used.participant_calls),
-        branches=_share(used.branch_calls, used.participant_commits),
     )
 
 

@@ -17,7 +17,7 @@ _LOG_TAIL_CHARACTERS = 2_000
 
 
 class ChildError(Exception):
-    """A child process ended, or said what it should not."""
+    """A child process ended, or printed something unexpected."""
 
 
 class Child:
@@ -43,10 +43,10 @@ class Child:
         return self._process.pid
 
     def address(self) -> str:
-        """Waits for `listening on HOST:PORT`.
+        """Wait for `listening on HOST:PORT`, and return the address.
 
         Raises:
-            ChildError: it ended instead.
+            ChildError: the process ended instead.
         """
         while True:
             line = self._line()
@@ -54,7 +54,7 @@ class Child:
                 return line.split()[-1]
 
     def tell(self, do: str, **details: Any) -> None:
-        """Sends a command; `answer` waits for what comes back."""
+        """Send a command; `answer` waits for its answer."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps({"do": do, **details}) + "\n")
@@ -63,17 +63,17 @@ class Child:
             raise self._ended() from None
 
     def answer(self) -> dict[str, Any]:
-        """The answer to the earliest command that has none yet."""
+        """Return the answer to the earliest command that has none yet."""
         answer: dict[str, Any] = json.loads(self._line())
         return answer
 
     def ask(self, do: str, **details: Any) -> dict[str, Any]:
-        """One command and its answer."""
+        """Send a command, and return its answer."""
         self.tell(do, **details)
         return self.answer()
 
     def stop(self) -> None:
-        """Asks it to end, and waits. One that does not listen is ended hard."""
+        """Terminate the process, and wait. If it does not end, kill it."""
         self._process.terminate()
         try:
             self._process.wait(_STOP_TIMEOUT_S)
@@ -85,7 +85,7 @@ class Child:
                 stream.close()
 
     def kill(self) -> None:
-        """Ends it as a crash would."""
+        """End the process as a crash would."""
         self._process.kill()
         self._process.wait()
 
@@ -103,7 +103,7 @@ class Child:
 
 @contextmanager
 def child(arguments: Sequence[str], log_path: Path) -> Iterator[Child]:
-    """A child beside the block."""
+    """Run a child during the block."""
     process = Child(arguments, log_path)
     try:
         yield process

@@ -1,4 +1,4 @@
-"""The other end of `children`: a process that does what it is told, line by line."""
+"""The other end of `children`: a process that executes commands, one a line."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ Command = dict[str, Any]
 
 
 async def serve_commands(handle: Callable[[Command], Awaitable[Command]]) -> None:
-    """Answers each command on standard input with a line on standard output, until the input ends."""
+    """Answer each command on standard input with a line on standard output, until the input ends."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin

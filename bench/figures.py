@@ -1,4 +1,4 @@
-"""From counters and latencies to what is printed. Pure functions."""
+"""Turn counters and latencies into figures. Pure functions."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Counts:
-    """What has been used up to a moment. Only differences mean something."""
+    """Everything used up to a moment. Only differences are meaningful."""
 
     # Seconds by some clock.
     at_s: float
@@ -26,8 +26,6 @@ class Counts:
     # gRPC calls of participants that count, and branch calls in them.
     participant_calls: int
     branch_calls: int
-    # Those of `commits` that were local transactions of participants that count.
-    participant_commits: int = 0
 
     def since(self, before: "Counts") -> "Counts":
         return Counts(
@@ -40,18 +38,17 @@ class Counts:
             fsyncs=self.fsyncs - before.fsyncs,
             participant_calls=self.participant_calls - before.participant_calls,
             branch_calls=self.branch_calls - before.branch_calls,
-            participant_commits=self.participant_commits - before.participant_commits,
         )
 
     @property
     def foreign_cpus(self) -> float:
-        """How many CPUs worked for others than us. More than a little spoils what was measured."""
+        """Return the CPUs that other processes used. More than a little spoils the measurement."""
         return max(0.0, self.machine_cpu_s - sum(self.cpu_s.values())) / self.at_s
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Round:
-    """What was done in one stretch of time, and what it used."""
+    """The transactions of one stretch of time, and what they used."""
 
     seconds: float
     latencies_us: Sequence[int]
@@ -65,13 +62,13 @@ class Round:
 
     @property
     def done_while_used(self) -> float:
-        """Transactions in the stretch that `used` is about."""
+        """Return the transactions in the stretch that `used` covers."""
         return max(self.per_second * self.used.at_s, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figures:
-    """One configuration: medians of the rounds. What was used is per transaction."""
+    """One configuration: medians of the rounds. Costs are per transaction."""
 
     per_second: float
     # The slowest and the fastest round.
@@ -87,9 +84,9 @@ class Figures:
     fsyncs: float
     # None where participants do not count.
     participant_calls: float | None
-    # Less than what a transaction needs: phase two falls behind, and the rate cannot last.
+    # If it is less than a transaction needs, phase two falls behind and the rate cannot last.
     branch_calls: float | None
-    # CPUs that worked for strangers meanwhile; not per transaction.
+    # CPUs used by other processes during the rounds; not per transaction.
     foreign_cpus: float
     failed: Mapping[str, int]
 
@@ -118,7 +115,7 @@ class Figures:
 
 
 def figures(rounds: Sequence[Round]) -> Figures:
-    """What the rounds (at least one) of one configuration come to.
+    """Summarize the rounds (at least one) of one configuration.
 
     Rates and latencies are medians over the rounds. What was used is the sum over
     the rounds divided by the transactions in them: PostgreSQL's counters come up
@@ -155,12 +152,12 @@ def figures(rounds: Sequence[Round]) -> Figures:
 
 
 def percentile(ordered: Sequence[int], share: float) -> int:
-    """The nearest-rank percentile of a sorted, non-empty sequence."""
+    """Return the nearest-rank percentile of a sorted, non-empty sequence."""
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def paired_ratio(rounds: Sequence[Round], baseline_rounds: Sequence[Round]) -> float | None:
-    """The median over pairs of rounds, measured one after the other, of rate to baseline's rate."""
+    """Return the median, over pairs of consecutive rounds, of the rate to the baseline's rate."""
     ratios = [
         each.per_second / baseline.per_second
         for each, baseline in zip(rounds, baseline_rounds, strict=True)

@@ -1,4 +1,4 @@
-"""Groups of requests, as large as somebody else's batches were, and batches cut out of them."""
+"""Groups of requests of a given size, and batches cut out of them."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -9,10 +9,10 @@ T = TypeVar("T")
 
 
 class Gathering(Generic[T]):
-    """Hands requests on as soon as they have enough items, or nothing else is under way.
+    """Pass requests on as soon as they have enough items, or nothing else is under way.
 
-    `work` does a group of requests to its end; groups overlap. What it raises is a
-    bug, and its group is never answered.
+    `work` processes a group of requests; groups overlap. An exception from it is a bug:
+    its group is never answered.
     """
 
     def __init__(self, work: Callable[[Sequence[T]], Coroutine[Any, Any, None]]) -> None:
@@ -43,7 +43,7 @@ class Gathering(Generic[T]):
 
 
 def cut(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Parts of about `size`, of one length as far as that is possible."""
+    """Cut into parts of about `size`, as equal in length as possible."""
     parts = max(1, round(len(items) / size))
     bounds = [len(items) * part // parts for part in range(parts + 1)]
     return (items[low:high] for low, high in pairwise(bounds))

@@ -18,7 +18,7 @@ import uvloop
 import tcc
 from bench import work
 from bench.commands import Command, serve_commands
-from bench.raw_load import RawLoad
+from bench.raw_load import CANCELLED, RawLoad
 from tcc._internal.uuid7 import uuid7
 from tcc.client.outcome import WaitFor
 from tcc.client.requests import branch_spec
@@ -27,7 +27,7 @@ from tcc.participant.v1 import participant_pb2 as participant_pb, participant_pb
 from tcc.payload import encode
 from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc
 
-# Does what one element of the work asks; answers how many were done.
+# Executes one element of the work, and returns how many were done.
 Execute = Callable[[work.Transaction], Awaitable[int]]
 
 _WAIT_FOR: Mapping[str, pb.WaitFor] = {
@@ -36,19 +36,21 @@ _WAIT_FOR: Mapping[str, pb.WaitFor] = {
     "accepted": pb.WAIT_FOR_ACCEPTED,
 }
 _TIMEOUT_S = 30.0
-# Of `execute`.
+# Of `execute`. Accepted transactions stay undecided while a participant does not answer.
 _IN_FLIGHT = 512
+_EXPIRY_S = 3_600.0
 
 
 class Batched:
-    """Whole transactions through the SDK, which batches them by itself."""
+    """Whole transactions through the SDK, which batches them automatically."""
 
-    def __init__(self, target: str, wait_for: WaitFor) -> None:
+    def __init__(self, target: str, wait_for: WaitFor, expiry_s: float | None = None) -> None:
         self._client = tcc.Client(target, timeout_s=_TIMEOUT_S)
         self._wait_for = wait_for
+        self._expiry_s = expiry_s
 
     async def execute(self, branches: work.Transaction) -> int:
-        await self._client.execute(branches, wait_for=self._wait_for)
+        await self._client.execute(branches, wait_for=self._wait_for, expiry_s=self._expiry_s)
         return 1
 
     async def close(self) -> None:
@@ -69,10 +71,7 @@ class Unary:
         ]
         request = pb.ExecuteTransactionRequest(gid=uuid7(), branches=specs, wait_for=self._wait_for)
         response = await self._stub.ExecuteTransaction(request, timeout=_TIMEOUT_S)
-        if response.outcome.state in (
-            common.TRANSACTION_STATE_CANCELLING,
-            common.TRANSACTION_STATE_CANCELLED,
-        ):
+        if response.outcome.state in CANCELLED:
             raise RuntimeError("cancelled")
         return 1
 
@@ -154,13 +153,13 @@ class Load:
         self.begin()
 
     def begin(self) -> None:
-        """Forgets what was measured so far."""
+        """Discard what was measured so far."""
         self._began_at = time.perf_counter()
         self._latencies_us: list[int] = []
         self._failed: Counter[str] = Counter()
 
     def measured(self) -> Command:
-        """What was done since `begin`."""
+        """Return what was done since `begin`."""
         return {
             "seconds": time.perf_counter() - self._began_at,
             "latencies_us": self._latencies_us,
@@ -179,14 +178,14 @@ class Load:
                 done = await self._execute(next(self._wanted))
             except (tcc.TccError, grpc.aio.AioRpcError, RuntimeError) as error:
                 self._failed[f"{type(error).__name__}: {error}"[:200]] += 1
-                # A refusal must not turn the closed loop into a storm.
+                # A refusal must not turn the closed loop into a busy loop.
                 await asyncio.sleep(0.01)
             else:
                 self._latencies_us += [round((clock() - asked_at) * 1e6)] * done
 
 
 class Initiator:
-    """Does what it is told; one load at a time."""
+    """Executes commands; one load at a time."""
 
     def __init__(self) -> None:
         self._front: Any = None
@@ -216,7 +215,7 @@ class Initiator:
                 assert self._load is not None
                 return self._load.measured()
             case "execute":
-                await _execute(command["target"], command["count"])
+                await _execute(command["target"], command["count"], command["wait_for"])
                 return {}
             case "stop":
                 assert self._load is not None
@@ -226,8 +225,8 @@ class Initiator:
         raise ValueError(command["do"])
 
 
-async def _execute(target: str, count: int) -> None:
-    front = Batched(target, "decision")
+async def _execute(target: str, count: int, wait_for: WaitFor) -> None:
+    front = Batched(target, wait_for, expiry_s=_EXPIRY_S)
     wanted = islice(work.transactions(work.NOOP), count)
 
     async def execute_in_turn() -> None:

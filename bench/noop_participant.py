@@ -1,14 +1,15 @@
 """A participant that does nothing, as cheaply as gRPC allows: every call succeeds.
 
-Told to `hang`, it takes every call and answers none, until it is told to `answer`.
+After the command `hang` it answers no call until the command `answer`. After `stall` it answers
+Trys alone, so that transactions are decided and cannot end.
 
-What it costs is what any participant costs at least. It answers a batch with one
-message, which is the same for every batch of that size and made once.
+Its cost is the least that any participant costs. It answers a batch with one message, which is
+the same for every batch of that size and is made once.
 """
 
 import argparse
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from functools import cache
 from typing import Any
 
@@ -25,14 +26,18 @@ _DONE = common.CallResult(code=common.OUTCOME_CODE_SUCCEEDED)
 
 @cache
 def all_done(count: int) -> pb.ExecuteBranchesResponse:
-    """That each of so many calls has succeeded and returned nothing."""
+    """Return the message that each of `count` calls has succeeded without a result."""
+    return _done(range(count))
+
+
+def _done(indices: Iterable[int]) -> pb.ExecuteBranchesResponse:
     return pb.ExecuteBranchesResponse(
-        results=[common.CallResult(index=index, code=common.OUTCOME_CODE_SUCCEEDED) for index in range(count)]
+        results=[common.CallResult(index=index, code=common.OUTCOME_CODE_SUCCEEDED) for index in indices]
     )
 
 
 class NoopParticipant(participant_pb2_grpc.ParticipantServiceServicer):
-    """Says yes, and counts: gRPC calls, and branch calls in them."""
+    """Succeeds, and counts: gRPC calls, and branch calls in them."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -40,12 +45,20 @@ class NoopParticipant(participant_pb2_grpc.ParticipantServiceServicer):
         # Clear while it hangs.
         self.answering = asyncio.Event()
         self.answering.set()
+        self.stalling = False
 
     async def ExecuteBranches(  # noqa: N802 - gRPC names it
         self, request: pb.ExecuteBranchesRequest, _context: Any
     ) -> AsyncIterator[pb.ExecuteBranchesResponse]:
         await self.take(len(request.calls))
-        yield all_done(len(request.calls))
+        if not self.stalling:
+            yield all_done(len(request.calls))
+            return
+        tries = [index for index, call in enumerate(request.calls) if call.operation == common.OPERATION_TRY]
+        if tries:
+            yield _done(tries)
+        if len(tries) < len(request.calls):
+            await asyncio.Event().wait()
 
     async def TryBranch(  # noqa: N802 - gRPC names it
         self, _request: pb.TryBranchRequest, _context: Any
@@ -73,7 +86,7 @@ class NoopParticipant(participant_pb2_grpc.ParticipantServiceServicer):
 
 
 async def serve(participant: NoopParticipant, listen: str) -> None:
-    """Says where it listens, and serves until its standard input ends."""
+    """Print the address, and serve until standard input ends."""
     server = grpc.aio.server(options=_OPTIONS)
     participant_pb2_grpc.add_ParticipantServiceServicer_to_server(participant, server)
     port = server.add_insecure_port(listen)
@@ -83,9 +96,12 @@ async def serve(participant: NoopParticipant, listen: str) -> None:
     async def handle(command: Command) -> Command:
         match command["do"]:
             case "count":
-                return {"calls": participant.calls, "items": participant.items, "commits": 0}
+                return {"calls": participant.calls, "items": participant.items}
             case "hang":
                 participant.answering.clear()
+                return {}
+            case "stall":
+                participant.stalling = True
                 return {}
             case "answer":
                 participant.answering.set()

@@ -1,4 +1,4 @@
-"""What the command line can ask of a scenario."""
+"""The options of a scenario on the command line."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +9,7 @@ MODES = ("batched", "unary", "interactive")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """Fields that a scenario has no use for are ignored by it."""
+    """A scenario ignores the fields that it does not need."""
 
     # Of one round, and before each.
     seconds: float = 3.0
@@ -24,17 +24,17 @@ class Options:
     baseline: bool = True
     # The coordinator, and its baseline, keep to one CPU.
     pinned: bool = True
-    # Left unfinished, to be drained.
+    # Size of the backlog to be drained.
     transactions: int = 10_000
     # Ended transactions in the log, one size after the other.
     rows: tuple[int, ...] = (10_000, 1_000_000, 5_000_000)
     # Where PostgreSQL's data go; what fsync costs depends on it.
     data_dir: Path | None = None
-    # Shows that everything runs, in little time; what is measured says little.
+    # A short run that checks that everything works; its figures are not representative.
     quick: bool = False
 
     def as_quick(self) -> "Options":
-        """The same, short. Scenarios with sizes of their own make them small where `quick` is set."""
+        """Return the options of a short run. Scenarios reduce their own sizes if `quick` is set."""
         return replace(
             self,
             seconds=0.5,

@@ -1,21 +1,25 @@
-"""The page beside the plots, in Markdown. Written from the kept results alone."""
+"""The page beside the plots, in Markdown. It is written from the kept results alone."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.results import FILE, Entry, Results
-from bench.targets import TargetResult, check_targets, figure
 
 _PAGE = "README.md"
 _INTRODUCTION = f"""\
-Written by `python -m bench`, as are the plots; all figures are in [{FILE}]({FILE}).
+`python -m bench` writes this page and the plots; all figures are in [{FILE}]({FILE}).
 Compare ratios: another machine, or another run, has other numbers.
 
-The coordinator and its baseline keep to one CPU (`pin_workers = true`, not the default) where the command
-does not say `--unpinned`. What it does without, and how far runs differ, is told in
+Unless the command contains `--unpinned`, the coordinator and its baseline are bound to one CPU
+(`pin_workers = true`, not the default). The effect of that, and the variation between runs, are described in
 docs/PERFORMANCE.md."""
-_NOBODY = "Nothing has been measured yet: `python -m bench all --save DIR`."
+# In the order of the columns; the rest is in the file.
+_FIGURES = ("per_second", "p50_ms", "p99_ms", "ratio", "cpu_us_per_transaction")
+_OTHER_FIGURES = (
+    "live_kept", "cost_ratio", "hot_to_spread", "inventory_alone_per_second", "throughput_kept", "p99_grew",
+    "goodput_to_peak", "memory_mib", "idle_mib", "kib_per_transaction",
+)  # fmt: skip
 
 
 def write(results: Results, drawn: Mapping[str, str], directory: Path) -> None:
@@ -24,7 +28,7 @@ def write(results: Results, drawn: Mapping[str, str], directory: Path) -> None:
 
 
 def machine_line(machine: Mapping[str, Any]) -> str:
-    """One line that says what it was measured on."""
+    """Describe the machine in one line."""
     return (
         f"{machine['cpus']} CPUs ({machine['cpu']}), {machine['memory_gib']} GiB, {machine['system']}, "
         f"Python {machine['python']}"
@@ -32,37 +36,41 @@ def machine_line(machine: Mapping[str, Any]) -> str:
 
 
 def _page(results: Results, drawn: Mapping[str, str]) -> str:
-    if not results.scenarios:
-        return f"# Measured\n\n{_NOBODY}\n"
+    if not results:
+        return "# Measured\n\nNothing has been measured yet: `python -m bench all --save DIR`.\n"
+    machines = dict.fromkeys(machine_line(entry.machine) for entry in results.values())
     parts = [
         "# Measured",
         _INTRODUCTION,
-        *_machines(results.scenarios.values()),
-        "## Targets",
-        _table(("", "target", "measured", ""), map(_target_cells, check_targets(results.found))),
+        *[f"Machine: {line}." for line in machines],
+        "## Figures",
+        "The main configuration of each scenario. `ratio` is the rate divided by the baseline's.",
+        _table(("scenario", *_FIGURES, "others"), [_figures(name, each) for name, each in results.items()]),
         "## Plots",
         *[f"![{about}]({name})" for name, about in drawn.items()],
-        "## What was run",
+        "## Runs",
         _table(
             ("scenario", "command", "began, UTC", "took", "commit"),
-            [_run_cells(name, entry) for name, entry in results.scenarios.items()],
+            [_run_cells(name, entry) for name, entry in results.items()],
         ),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _machines(entries: Iterable[Entry]) -> list[str]:
-    lines = list(dict.fromkeys(machine_line(entry.machine) for entry in entries))
-    return [f"Machine: {line}." for line in lines]
+def _figures(name: str, entry: Entry) -> Sequence[str]:
+    others = [f"{key} {figure(entry.found[key])}" for key in _OTHER_FIGURES if key in entry.found]
+    return (name, *[figure(entry.found.get(key)) for key in _FIGURES], ", ".join(others))
 
 
-def _target_cells(result: TargetResult) -> Sequence[str]:
-    measured = "" if result.measured is None else figure(result.measured)
-    return (result.target.name, result.target.bound, measured, result.word)
+def figure(value: float | None) -> str:
+    """Format with three significant digits at least."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _run_cells(name: str, entry: Entry) -> Sequence[str]:
-    short = " (quick: says little)" if entry.quick else ""
+    short = " (quick: not representative)" if entry.quick else ""
     return (
         name,
         f"`{entry.command}`{short}",

@@ -1,8 +1,8 @@
-"""Plots of kept results. The only file that knows matplotlib; no display is needed.
+"""Plots of kept results. Only this file uses matplotlib; no display is needed.
 
-Each plot is a function from one or several scenarios' findings to a figure, and
-None where the findings lack what it shows. Colours are those of Okabe and Ito,
-which everybody can tell apart; lines differ in their markers as well.
+Each plot is a function from the results of one or several scenarios to a figure, or to None if
+they lack what it shows. The colours are those of Okabe and Ito, which colour-blind readers can
+distinguish; lines differ in their markers as well.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -51,12 +51,12 @@ class Plot:
 
 
 def draw(results: Results, directory: Path) -> dict[str, str]:
-    """Writes every plot for which there are figures. Returns their file names and what they show."""
+    """Write every plot for which there are figures. Return the file names and what they show."""
     drawn: dict[str, str] = {}
     with mpl.rc_context(_STYLE):
         for plot in _PLOTS:
-            wanted = plot.scenarios or list(results.scenarios)
-            entries = {name: results.scenarios[name] for name in wanted if name in results.scenarios}
+            wanted = plot.scenarios or list(results)
+            entries = {name: results[name] for name in wanted if name in results}
             figure = plot.draw(entries) if entries else None
             if figure is not None:
                 _title(figure, plot.about, list(entries.values()))
@@ -276,7 +276,7 @@ def _panels(count: int, *, sharey: bool = False) -> tuple[Figure, list[Axes]]:
 
 def _title(figure: Figure, about: str, entries: Sequence[Entry]) -> None:
     machines = list(dict.fromkeys(machine_line(entry.machine) for entry in entries))
-    short = ["quick run: says little"] if any(entry.quick for entry in entries) else []
+    short = ["quick run: not representative"] if any(entry.quick for entry in entries) else []
     figure.suptitle("\n".join([about, *machines, *short]), fontsize=10)
 
 

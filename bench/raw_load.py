@@ -1,14 +1,12 @@
 """Whole transactions as cheaply as an initiator can offer them: batches made beforehand.
 
-A coordinator is to be overloaded, not the machine: what an initiator takes of the
-CPU is missing elsewhere. So all batches are the same bytes; the coordinator
-chooses the gids.
+The load is meant to overload a coordinator, not the machine: CPU that an initiator takes is
+missing elsewhere. All batches therefore are the same bytes; the coordinator chooses the gids.
 
-- Closed loop: so many transactions are under way, and each batch that is answered
+- Closed loop: a number of transactions is under way, and each batch that is answered
   is followed by the next one.
-- Open loop: transactions arrive at a rate, whatever has become of those before.
-  One that is refused is counted, and not offered again: the next arrivals stand
-  for those who come back.
+- Open loop: transactions arrive at a rate, whatever the outcome of earlier ones.
+  A refused one is counted and not offered again.
 """
 
 import asyncio
@@ -28,7 +26,7 @@ BATCH = 64
 METHOD = "/tcc.transaction.v1.TransactionService/ExecuteTransactions"
 _TIMEOUT_S = 30.0
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
-_CANCELLED = (common.TRANSACTION_STATE_CANCELLING, common.TRANSACTION_STATE_CANCELLED)
+CANCELLED = (common.TRANSACTION_STATE_CANCELLING, common.TRANSACTION_STATE_CANCELLED)
 
 
 class RawLoad:
@@ -60,13 +58,13 @@ class RawLoad:
         self.begin()
 
     def begin(self) -> None:
-        """Forgets what was measured so far."""
+        """Discard what was measured so far."""
         self._began_at = time.perf_counter()
         self._latencies_us: list[int] = []
         self._failed: Counter[str] = Counter()
 
     def measured(self) -> Command:
-        """What was done since `begin`."""
+        """Return what was done since `begin`."""
         return {
             "seconds": time.perf_counter() - self._began_at,
             "latencies_us": self._latencies_us,
@@ -86,7 +84,7 @@ class RawLoad:
             await self._call()
 
     async def _arrive(self, per_second: float) -> None:
-        """Starts a batch whenever one is due. What a busy moment held up is made up for."""
+        """Start a batch whenever one is due, and catch up after a busy moment."""
         every_s = self._batch / per_second
         next_at = time.perf_counter()
         while self._running:
@@ -112,7 +110,7 @@ class RawLoad:
         for reply in replies:
             if reply.HasField("error"):
                 self._failed[f"{_CODES[reply.error.code]}: {reply.error.message}"[:200]] += 1
-            elif reply.outcome.state in _CANCELLED:
+            elif reply.outcome.state in CANCELLED:
                 self._failed["cancelled"] += 1
             else:
                 self._latencies_us.append(took_us)

@@ -1,4 +1,4 @@
-"""What a scenario found: a table for people, an object for machines."""
+"""A scenario's results: tables to read, and a JSON object."""
 
 import os
 import platform
@@ -13,24 +13,24 @@ from rich.table import Table
 
 from bench.figures import Figures, Round, figures, paired_ratio
 
-# More than this, and the numbers say as much about others as about us.
+# More than this, and other processes have influenced the figures.
 _FOREIGN_CPUS_MAX = 0.15
 
 
 class ScenarioResult(Protocol):
-    """What any scenario returns."""
+    """The result of any scenario."""
 
     @property
     def failed(self) -> bool:
-        """Whether anything did not succeed. Numbers of such a run say nothing."""
+        """Return whether anything failed. The figures of such a run are worthless."""
         ...
 
     def as_json(self) -> dict[str, Any]:
-        """For machines."""
+        """Return the JSON object."""
         ...
 
     def print_to(self, console: Console) -> None:
-        """For people."""
+        """Print the tables."""
         ...
 
 
@@ -57,7 +57,7 @@ class Row:
 def compared(
     configuration: dict[str, Any], rounds: Sequence[Round], baseline_rounds: Sequence[Round] = ()
 ) -> Row:
-    """One configuration's rounds, and its baseline's, which came after each of them, if there are any."""
+    """Summarize a configuration's rounds, and the baseline's, each of which followed one of them."""
     return Row(
         configuration=configuration,
         figures=figures(rounds),
@@ -73,10 +73,8 @@ class Report:
     scenario: str
     rows: Sequence[Row]
     headline: Row
-    # What the scenario says of its rows beside their own figures.
+    # Figures of the scenario beside those of its rows.
     comparisons: Mapping[str, float] = field(default_factory=dict)
-    # What was seen at one moment after the other; for machines.
-    series: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def failed(self) -> bool:
@@ -90,7 +88,6 @@ class Report:
             "scenario": self.scenario,
             **self.headline.as_json(),
             **{name: round(value, 3) for name, value in self.comparisons.items()},
-            **{name: [round(value, 1) for value in values] for name, values in self.series.items()},
             "machine": machine(),
             "configurations": [row.as_json() for row in self.rows],
         }
@@ -105,7 +102,7 @@ class Report:
         foreign_cpus = max(row.figures.foreign_cpus for row in self.rows)
         if foreign_cpus > _FOREIGN_CPUS_MAX:
             console.print(
-                f"[red]others kept up to {foreign_cpus:.1f} CPUs busy: measure again", highlight=False
+                f"[red]other processes used up to {foreign_cpus:.1f} CPUs: measure again", highlight=False
             )
         for row in self.rows:
             for reason, count in row.figures.failed.items():
@@ -113,7 +110,7 @@ class Report:
 
 
 def machine() -> dict[str, Any]:
-    """What it was measured on."""
+    """Describe the machine."""
     return {
         "cpus": len(os.sched_getaffinity(0)),
         "cpu": _cpu_model(),

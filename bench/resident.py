@@ -1,7 +1,7 @@
-"""Resident memory of processes, looked at again and again while something else happens.
+"""Resident memory of processes, sampled while something else happens.
 
-Of PostgreSQL's processes only what each has for itself counts: the shared buffers
-are in all of them, and are as large as they are configured.
+Of PostgreSQL's processes only private memory counts: the shared buffers are in all of them, and
+their size is configured.
 """
 
 import time
@@ -17,7 +17,7 @@ Sample = Mapping[str, int]
 
 
 class Watch:
-    """Looks at processes while it sleeps."""
+    """Samples processes while it sleeps."""
 
     def __init__(self, pids: Mapping[str, Sequence[int]]) -> None:
         """`pids`: processes by role; their children belong to them."""
@@ -25,7 +25,7 @@ class Watch:
         self.samples: list[Sample] = []
 
     def sleep(self, seconds: float) -> None:
-        """Passes the time, and adds to `samples`; at least one."""
+        """Sleep, and add to `samples`; at least one."""
         end = time.perf_counter() + seconds
         while True:
             self.samples.append({role: sum(map(resident_bytes, pids)) for role, pids in self._pids.items()})
@@ -36,7 +36,7 @@ class Watch:
 
 
 def resident_bytes(pid: int) -> int:
-    """Of a process and its children."""
+    """Return the resident memory of a process and its children."""
     process = psutil.Process(pid)
     children = process.children()
     if not children:
@@ -45,12 +45,12 @@ def resident_bytes(pid: int) -> int:
 
 
 def most(samples: Sequence[Sample]) -> dict[str, int]:
-    """The most that each role had at any moment. `samples`: at least one."""
+    """Return the maximum of each role. `samples`: at least one."""
     return {role: max(sample[role] for sample in samples) for role in samples[0]}
 
 
 def growth(samples: Sequence[Sample]) -> dict[str, float]:
-    """How many bytes more each role had in the last third than in the second, on average.
+    """Return how much each role grew from the second third to the last, on average, in bytes.
 
     `samples`: at least three.
     """

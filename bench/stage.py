@@ -1,15 +1,12 @@
 """The processes that a scenario needs, and the counters of all of them.
 
-CPU time is what the kernel says of each process and its children (psutil).
-PostgreSQL is asked for the rest, over a connection to another database than the
-one that is measured:
+CPU time is the kernel's, for each process and its children (psutil). The rest comes from
+PostgreSQL, over a connection to a database that is not measured:
 
-- commits: transaction ids handed out. Only transactions that write get one, and
-  the counter is exact at any moment;
-- WAL bytes: the position where the next record goes, exact as well;
-- statements: `pg_stat_database.xact_commit` of the log's database, because every
-  statement of the coordinator is a transaction of its own. Backends report it
-  with up to a second of delay;
+- commits: transaction ids handed out. Only transactions that write get one; exact;
+- WAL bytes: the position where the next record goes; exact;
+- statements: `pg_stat_database.xact_commit` of the log's database, because every statement of
+  the coordinator is its own transaction. Reported with up to a second of delay;
 - fsyncs: `pg_stat_io`, object `wal`, with the same delay.
 """
 
@@ -42,7 +39,7 @@ _COUNTERS = """
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Load:
-    """What initiators offer."""
+    """The load that initiators offer."""
 
     mode: str
     in_flight: int
@@ -54,7 +51,7 @@ class Load:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timing:
-    """How long to look. Seconds."""
+    """Lengths in seconds."""
 
     rounds: int
     round_s: float
@@ -72,7 +69,7 @@ class Participants:
     counting: Sequence[Child] = ()
 
     def beside(self, others: "Participants") -> "Participants":
-        """These and the others."""
+        """Return these and the others."""
         roles = {**self.pids, **others.pids}
         return Participants(
             addresses={**self.addresses, **others.addresses},
@@ -83,7 +80,7 @@ class Participants:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class System:
-    """What answers initiators, and everything that works for it."""
+    """The process that initiators call, and everything that works for it."""
 
     process: Child
     address: str
@@ -114,18 +111,12 @@ class Stage:
         self._initiators = [self.start_initiator(f"initiator-{n}") for n in range(count)]
 
     def start_initiator(self, name: str) -> Child:
-        """One that `measure` does not use; `offering` does."""
+        """Start an initiator for `offering`; `measure` does not use it."""
         return self._child(name, "bench.initiator")
 
-    def start_live_load(self) -> Child:
-        """An initiator that leaves its transactions undecided (`bench.live_load`)."""
-        return self._child("live-load", "bench.live_load")
-
-    def start_participants(
-        self, names: Sequence[str] = work.PARTICIPANTS, *, program: str = "bench.noop_participant"
-    ) -> Participants:
-        """No-op participants, or others that count as they do."""
-        children = {name: self._child(name, program) for name in names}
+    def start_participants(self, names: Sequence[str] = work.PARTICIPANTS) -> Participants:
+        """Start no-op participants."""
+        children = {name: self._child(name, "bench.noop_participant") for name in names}
         return Participants(
             addresses={name: each.address() for name, each in children.items()},
             pids={"participants": [each.pid for each in children.values()]},
@@ -133,20 +124,17 @@ class Stage:
         )
 
     def start_services(self, names: Sequence[str] = work.PARTICIPANTS) -> Participants:
-        """Reference participants, each with a database that has its name."""
-        return _counting({name: self._service(name, name) for name in names})
-
-    def start_baseline_services(self, names: Sequence[str] = work.PARTICIPANTS) -> Participants:
-        """The least that reference participants must do, each with a database: `baseline_database`."""
-        return _counting({name: self._baseline_service(name, baseline_database(name)) for name in names})
+        """Start reference participants, each with a database that has its name. They count nothing."""
+        children = {name: self._service(name, name) for name in names}
+        return Participants(
+            addresses={name: each.address() for name, each in children.items()},
+            pids={name: [each.pid] for name, each in children.items()},
+        )
 
     def start_alone(self, name: str, database: str) -> System:
-        """A reference participant that initiators call themselves."""
-        return self._alone(self._service(name, database), name, database)
-
-    def start_baseline_alone(self, name: str, database: str) -> System:
-        """What does the least that this participant must do; initiators call it themselves."""
-        return self._alone(self._baseline_service(name, database), name, database)
+        """Start a reference participant that initiators call directly."""
+        process = self._service(name, database)
+        return self._system(process, name, database, Participants(addresses={}, pids={}))
 
     def start_coordinator(
         self,
@@ -157,7 +145,7 @@ class Stage:
         limits: Mapping[str, str] | None = None,
         policy: Mapping[str, str] | None = None,
     ) -> System:
-        """`tccd serve`, with a database that is made unless it is there.
+        """Start `tccd serve`. Its database is created if it does not exist.
 
         `limits` are dotted settings, and `policy` those of each participant, as TOML values.
         """
@@ -178,7 +166,7 @@ class Stage:
         return self._system(process, "coordinator", database, participants)
 
     def start_baseline(self, participants: Participants) -> tuple[System, Child]:
-        """The baseline program (`bench.baseline`), with a database of its own."""
+        """Start the baseline program (`bench.baseline`) with its own database."""
         url = self._new_database("baseline")
         targets = [f"--participant={name}={address}" for name, address in participants.addresses.items()]
         pin = ["--pin"] if self._pinned else []
@@ -186,21 +174,12 @@ class Stage:
         return self._system(process, "baseline", "baseline", participants), process
 
     def url(self, database: str) -> str:
-        """As libpq wants it."""
+        """Return the URL of a database, for libpq."""
         return self._postgres.url(database)
 
     def _service(self, name: str, database: str) -> Child:
-        return self._with_database("bench.counted_participant", name, database)
-
-    def _baseline_service(self, name: str, database: str) -> Child:
-        return self._with_database("bench.baseline_participant", name, database)
-
-    def _with_database(self, program: str, name: str, database: str) -> Child:
         url = self._new_database(database).replace("postgresql:", "postgresql+psycopg:", 1)
-        return self._child(database, program, name, "--listen=127.0.0.1:0", f"--database={url}")
-
-    def _alone(self, process: Child, name: str, database: str) -> System:
-        return self._system(process, name, database, Participants(addresses={}, pids={}, counting=[process]))
+        return self._child(database, f"participants.{name}", "--listen=127.0.0.1:0", f"--database={url}")
 
     def _system(self, process: Child, role: str, database: str, participants: Participants) -> System:
         return System(
@@ -216,9 +195,9 @@ class Stage:
             counting=participants.counting,
         )
 
-    def execute_many(self, system: System, count: int) -> None:
-        """So many transactions, no more; returns when all are decided."""
-        self._initiators[0].ask("execute", target=system.address, count=count)
+    def execute_many(self, system: System, count: int, *, wait_for: str = "decision") -> None:
+        """Execute `count` transactions. Return when all have been decided, or accepted."""
+        self._initiators[0].ask("execute", target=system.address, count=count, wait_for=wait_for)
 
     def _child(self, name: str, *arguments: str) -> Child:
         return self._cleanup.enter_context(child(arguments, self.directory / f"{name}.err"))
@@ -230,7 +209,7 @@ class Stage:
     # --- measuring ----------------------------------------------------------
 
     def counts(self, system: System) -> Counts:
-        """What `system` has used so far."""
+        """Return what `system` has used so far."""
         reports = [each.ask("count") for each in system.counting]
         row = self._counters.execute(_COUNTERS, (system.database,)).fetchone()
         assert row is not None
@@ -245,12 +224,11 @@ class Stage:
             fsyncs=fsyncs,
             participant_calls=sum(report["calls"] for report in reports),
             branch_calls=sum(report["items"] for report in reports),
-            participant_commits=sum(report["commits"] for report in reports),
         )
 
     @contextmanager
     def offering(self, initiator: Child, system: System, load: Load) -> Iterator[None]:
-        """`load` beside the block, unmeasured. What is under way at its end is waited for."""
+        """Offer `load` during the block, unmeasured. At its end wait for what is under way."""
         initiator.ask("start", **_start(system, load, load.in_flight, position=0, of=1))
         try:
             yield
@@ -266,7 +244,7 @@ class Stage:
         round_s: float,
         sleep: Callable[[float], None] = time.sleep,
     ) -> Round:
-        """Offers `load` for one round; returns when everything under way is answered.
+        """Offer `load` for one round. Return when everything under way is answered.
 
         `sleep` passes the time of the round itself, in seconds.
         """
@@ -279,7 +257,7 @@ class Stage:
         return measured
 
     def offer(self, system: System, load: Load) -> "OfferedLoad":
-        """`load` that goes on until it is stopped."""
+        """Offer `load` until it is stopped."""
         shares = _shares(load.in_flight, len(self._initiators))
         loaded = self._initiators[: len(shares)]
         for position, (initiator, share) in enumerate(zip(loaded, shares, strict=True)):
@@ -314,13 +292,13 @@ class OfferedLoad:
         )
 
     def stop(self) -> None:
-        """Returns when everything under way is answered."""
+        """Stop, and wait until everything under way is answered."""
         _tell(self._initiators, "stop")
 
 
 @contextmanager
 def stage(options: Options) -> Iterator[Stage]:
-    """A stage beside the block. Its data are kept below `options.data_dir`, and removed at the end."""
+    """Provide a stage during the block. Its data are in `options.data_dir`, and removed at the end."""
     directory = Path(tempfile.mkdtemp(prefix="tcc-bench-", dir=options.data_dir))
     postgres = EmbeddedPostgres(directory)
     try:
@@ -330,19 +308,6 @@ def stage(options: Options) -> Iterator[Stage]:
             yield Stage(directory, postgres, cleanup, pinned=options.pinned)
     finally:
         shutil.rmtree(directory)
-
-
-def baseline_database(name: str) -> str:
-    """The database of what stands for this participant."""
-    return f"baseline-{name}"
-
-
-def _counting(children: Mapping[str, Child]) -> Participants:
-    return Participants(
-        addresses={name: each.address() for name, each in children.items()},
-        pids={name: [each.pid] for name, each in children.items()},
-        counting=list(children.values()),
-    )
 
 
 def _coordinator_config(
@@ -357,7 +322,7 @@ def _coordinator_config(
 
 
 def _start(system: System, load: Load, in_flight: int, *, position: int, of: int) -> dict[str, Any]:
-    """What an initiator is told of its share of the load."""
+    """Return the command that starts an initiator's share of the load."""
     return {
         "target": system.address,
         "mode": load.mode,
@@ -371,13 +336,13 @@ def _start(system: System, load: Load, in_flight: int, *, position: int, of: int
 
 
 def _shares(in_flight: int, initiators: int) -> list[int]:
-    """How many transactions each initiator keeps under way; those without any are left out."""
+    """Return how many transactions each initiator keeps under way, without those that have none."""
     most, rest = divmod(in_flight, initiators)
     return [share for n in range(initiators) if (share := most + (n < rest))]
 
 
 def _tell(initiators: Sequence[Child], do: str) -> list[dict[str, Any]]:
-    """Tells all before it waits for any."""
+    """Send the command to all, then wait for the answers."""
     for initiator in initiators:
         initiator.tell(do)
     return _answers(initiators)
@@ -388,13 +353,13 @@ def _answers(initiators: Sequence[Child]) -> list[dict[str, Any]]:
 
 
 def _machine_cpu_s() -> float:
-    """CPU seconds that all processes of the machine, and its kernel, have used."""
+    """Return the CPU seconds of all processes of the machine and of its kernel."""
     times = psutil.cpu_times()
     return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice)
 
 
 def _cpu_s(pid: int) -> float:
-    """CPU seconds of a process, of its living children, and of those it has waited for."""
+    """Return the CPU seconds of a process, its living children, and those it has waited for."""
     process = psutil.Process(pid)
     times = process.cpu_times()
     used = times.user + times.system + times.children_user + times.children_system

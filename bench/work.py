@@ -1,8 +1,8 @@
-"""The transactions that are measured: what each of them asks, and of whom.
+"""The transactions that are measured: their branches and participants.
 
-A scenario names a *kind* of work and its parameters, as plain JSON because it is
-told to other processes; an initiator takes one transaction after the other out
-of `transactions`. The kinds are the functions of `_KINDS`.
+A scenario names a *kind* of work and its parameters, as plain JSON because they are sent to
+other processes. An initiator takes one transaction after the other from `transactions`. The
+kinds are the functions of `_KINDS`.
 """
 
 import random
@@ -26,7 +26,7 @@ NOOP: Mapping[str, Any] = {"kind": "noop"}
 
 
 def spread(branches: int, participants: Sequence[str]) -> dict[str, Any]:
-    """So many branches each, which do nothing, given to the participants in turn."""
+    """Transactions of `branches` no-op branches, given to the participants in turn."""
     return {"kind": "spread", "branches": branches, "participants": list(participants)}
 
 
@@ -36,12 +36,12 @@ def orders(run: str, skus: int) -> dict[str, Any]:
 
 
 def reservations(calls: int) -> dict[str, Any]:
-    """As many calls at once of the inventory, all for one SKU."""
+    """Batches of `calls` calls of the inventory, all for one SKU."""
     return {"kind": "reservations", "calls": calls}
 
 
 def transactions(work: Mapping[str, Any], *, position: int = 0, of: int = 1) -> Iterator[Transaction]:
-    """Endless. Initiator `position` of as many as offer the same work."""
+    """Yield transactions without end, for initiator `position` of `of` that share the work."""
     parameters = dict(work)
     return _KINDS[parameters.pop("kind")](count(position, of), **parameters)
 
@@ -73,7 +73,7 @@ def _orders(numbers: Iterable[int], run: str, skus: int) -> Iterator[Transaction
 
 def _order(order_id: str, wanted: str, coupon: str) -> Transaction:
     item = {"sku": wanted, "quantity": 1}
-    order = {**item, "order_id": order_id, "customer_id": "somebody", "coupon_id": coupon}
+    order = {**item, "order_id": order_id, "customer_id": "customer-1", "coupon_id": coupon}
     return [
         BranchRequest("inventory", "reserve_stock", item),
         BranchRequest("coupon", "use_coupon", {"coupon_id": coupon}),

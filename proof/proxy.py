@@ -2,8 +2,8 @@
 
 A `Fault` strikes one statement, once. The weather of each direction lasts until it
 is changed: `delay_s`, `holds` (packets are lost, and TCP sends them again: all
-arrives once the weather is good) and `swallows` (the connection is forgotten half-way:
-what was sent never arrives, nobody is told).
+arrives once the network is restored) and `swallows` (the connection is forgotten half-way:
+what was sent never arrives, and neither end is notified).
 """
 
 import asyncio
@@ -26,7 +26,7 @@ class Fault(Enum):
 
     # It never arrives.
     LOSE_REQUEST = auto()
-    # It is carried out; nobody hears of it.
+    # It is carried out; its answer never arrives.
     LOSE_REPLY = auto()
     # It is carried out; the reply never comes, and the connection stays.
     HANG = auto()
@@ -71,7 +71,7 @@ class Proxy:
         self.where = where
         self.fault: Fault | None = None
         self.struck = asyncio.Event()
-        # From whoever connects to the server, and back.
+        # From the client to the server, and back.
         self.there = NetworkConditions()
         self.back = NetworkConditions()
         # New connections are closed at once.
@@ -85,7 +85,7 @@ class Proxy:
         self.struck.clear()
 
     async def deliver(self) -> None:
-        """Lets the delayed statement arrive; returns when the server has answered it."""
+        """Let the delayed statement arrive, and wait for the server's answer."""
         self._deliver.set()
         await self._delivered.wait()
 
@@ -126,7 +126,7 @@ class Proxy:
         try:
             server_reader, server_writer = await self._reach()
         except OSError:
-            return  # nobody is there; who connected finds the connection closed
+            return  # the server is unavailable; the client finds its connection closed
         there = asyncio.create_task(self._pump(reader, server_writer, self.there, Fault.LOSE_REQUEST))
         back = asyncio.create_task(self._pump(server_reader, writer, self.back, Fault.LOSE_REPLY))
         try:

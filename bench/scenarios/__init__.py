@@ -1,4 +1,4 @@
-"""One file for each scenario. Each says what it compares, and returns what it found."""
+"""One file for each scenario, which describes what it compares and returns its results."""
 
 from collections.abc import Callable, Mapping
 
@@ -15,7 +15,6 @@ from bench.scenarios import (
     order_flow,
     overload,
     scaling,
-    stages,
 )
 
 # In the order in which `all` runs them.
@@ -30,5 +29,4 @@ SCENARIOS: Mapping[str, Callable[[Options], ScenarioResult]] = {
     "order-flow": order_flow.run,
     "overload": overload.run,
     "scaling": scaling.run,
-    "stages": stages.run,
 }

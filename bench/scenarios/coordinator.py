@@ -1,12 +1,10 @@
 """The coordinator alone: three participants that do nothing, any number of initiators.
 
-Three ways to ask (batched by the SDK, one call a transaction, step by step) times
-how many transactions are under way at once. The baseline is measured for whole
-transactions; a transaction that goes step by step is mostly waiting for its
-initiator.
+Three modes (batched by the SDK, one call a transaction, interactive) at several numbers of
+transactions in flight. The baseline is measured for whole transactions; an interactive
+transaction mostly waits for its initiator.
 
-The headline is batched with 256 under way, or the last configuration if that is
-not among those asked for.
+The headline is batched with 256 in flight, or the last configuration if that was not measured.
 """
 
 from itertools import product
@@ -39,7 +37,7 @@ def run(options: Options) -> Report:
 
 
 class _Baseline:
-    """The baseline program, told which batches the coordinator made."""
+    """The baseline program, with the batch sizes of the coordinator."""
 
     def __init__(self, here: Stage, participants: Participants) -> None:
         self.system, self._process = here.start_baseline(participants)

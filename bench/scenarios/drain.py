@@ -1,24 +1,19 @@
 """A backlog: transactions that a dead coordinator and a dead participant left decided and unfinished.
 
-A participant does its Trys and stalls; so many transactions are decided, and none
-can end. Then the two are killed, in either order:
+A participant executes its Trys and stalls: transactions are decided, and none can end. Then
+the coordinator and the participant are killed, in either order:
 
-- `owned`: the coordinator first. The log says that it drives all of them, and they
-  are adopted.
-- `parked`: the participant first. The coordinator finds nobody, gives all of them
-  back to the log, to be repeated, and is killed then.
+- `owned`: the coordinator first. By the log it still owns all of them, and they are adopted.
+- `parked`: the participant first. The coordinator cannot reach it, parks all of them in the log,
+  and is killed then.
 
-They are away for as long as the lease of the dead lasts; until then nobody may take
-what it drove, and what would be measured is that. Both return, the participant
-first, and the time runs from the moment at which both listen until the log says that
-the last one is confirmed. A latency is one transaction's time from that moment.
+Both stay down until the lease of the dead coordinator has expired. Both return, the participant
+first. Time runs from the moment at which both listen until the log holds the last one as
+confirmed. A latency is one transaction's time from that moment.
 
-Each is measured alone, and then beside live load. That is offered to the coordinator
-that has just returned, because so it is in an outage: clients reconnect when it
-listens, and then one loop has both to do. When the backlog is gone the same load
-goes on for as long again, and `live_kept` is its rate before that to its rate after.
-
-Nothing can be compared with a baseline here; `baseline_per_second` and `ratio` are null.
+Each is measured alone, and then beside live load at the coordinator that has just returned, as
+in an outage. When the backlog is drained, the same load continues for as long again; `live_kept`
+is its rate before that divided by its rate after. There is no baseline; `ratio` is null.
 """
 
 import time
@@ -38,13 +33,13 @@ _STEADY = ("inventory", "coupon")
 _DYING = "order"
 _WAYS = ("owned", "parked")
 _LIVE_IN_FLIGHT = 64
-# Of the one that dies: nobody looks at the time until its lease is over.
+# Of the coordinator that dies. Its lease is not part of the measured time.
 _SHORT_LEASE = {"recovery.lease_s": "1.0", "recovery.heartbeat_every_s": "0.25"}
 _POLL_S = 0.1
 _TIMEOUT_S = 120.0
 
 _LEASED = "SELECT count(*) FROM coordinators WHERE lease_until > now()"
-_UNPARKED = "SELECT count(*) FROM transactions WHERE next_at IS NULL"
+_UNPARKED = "SELECT count(*) FROM transactions WHERE next_attempt_at IS NULL"
 _UNFINISHED = "SELECT count(*) FROM transactions WHERE ended_at IS NULL AND created_at < %s"
 # Microseconds until each was done.
 _DONE = """
@@ -99,16 +94,12 @@ def _row(way: str, what: str, rounds: Sequence[Round | None]) -> Row:
 def _comparisons(
     alone: Mapping[str, Sequence[_Drain]], beside_load: Mapping[str, Sequence[_Drain]]
 ) -> dict[str, float]:
-    """The worse of the two ways counts."""
+    """`live_kept` is that of the worse way."""
     found = {"live_kept": min(median(drain.live_kept for drain in drains) for drains in beside_load.values())}
     for way, drains in alone.items():
-        first_s = median(drain.backlog.latencies_us[0] for drain in drains) / 1e6
-        all_s = median(drain.backlog.seconds for drain in drains)
-        count = len(drains[0].backlog.latencies_us)
         found |= {
-            f"{way}_first_done_s": first_s,
-            f"{way}_all_done_s": all_s,
-            f"{way}_per_second_once_begun": count / max(all_s - first_s, 1e-3),
+            f"{way}_first_done_s": median(drain.backlog.latencies_us[0] for drain in drains) / 1e6,
+            f"{way}_all_done_s": median(drain.backlog.seconds for drain in drains),
             f"{way}_per_second_beside_live_load": median(
                 drain.backlog.per_second for drain in beside_load[way]
             ),
@@ -141,7 +132,9 @@ class _Backlogs:
 
     def _leave_behind(self, database: str, way: str) -> None:
         count = self._options.transactions
-        dying = self._here.start_participants((_DYING,), program="bench.stalling_participant")
+        dying = self._here.start_participants((_DYING,))
+        for process in dying.counting:
+            process.ask("stall")
         system = self._here.start_coordinator(
             self._steady.beside(dying),
             database=database,
@@ -171,7 +164,7 @@ def _watch(
     live_in_flight: int,
     live_after_s: float,
 ) -> _Drain:
-    """Both have just returned: looks on until nothing of the backlog is left."""
+    """Both have just returned. Wait until the backlog is drained."""
     row = log.execute("SELECT clock_timestamp()").fetchone()
     assert row is not None
     since = row[0]
@@ -200,11 +193,7 @@ def _backlog(log: psycopg.Connection[tuple[int, ...]], since: object, used: Coun
 
 
 def _wait_until_none(log: psycopg.Connection[tuple[int, ...]], query: str, *values: object) -> None:
-    """Waits until `query` counts nothing any more.
-
-    Raises:
-        TimeoutError: that takes too long.
-    """
+    """Wait until `query` counts nothing. Raises TimeoutError."""
     deadline = time.monotonic() + _TIMEOUT_S
     while True:
         row = log.execute(query, values or None).fetchone()

@@ -1,20 +1,15 @@
-"""What a transaction costs when the log holds ten thousand, a million, five million that have ended.
+"""The cost of a transaction when the log holds ten thousand, a million or five million ended ones.
 
-Each size has a database of its own in the same PostgreSQL. Its rows are copies of
-some that a coordinator has just written, with ids and times of their own, evenly
-spaced so that a fixed number of them was created in each second before now; the
-table is vacuumed and analysed then.
+Each size has its own database in the same PostgreSQL. Its rows are copies of some that a
+coordinator has just written, with new ids and evenly spaced times.
 
-The sizes take turns, round by round, so that all see the same machine. In its turn a
-size gets a coordinator, which is told to keep transactions for as long as the
-oldest one there is old. From then on the purge, once a second, deletes about as many
-as begin, as it does where a log has long had its size. A log therefore holds, beside
-what its name says, what is purged in a turn; a small one is made anew for each.
+The sizes take turns, round by round, so that all see the same machine. In its turn a size gets
+a coordinator whose retention is the age of the oldest row. From then on the purge deletes, once
+a second, about as many transactions as begin, as in a log of constant size. A log therefore also
+holds what is purged in a turn; a small one is created again for each turn.
 
-`cost_ratio` is the CPU time that coordinator and PostgreSQL take for a transaction
-with the most rows, to that with the fewest; `rate_ratio` compares the rates. Both are
-medians over the rounds. Nothing can be compared with a baseline here; `baseline_per_second`
-and `ratio` are null.
+`cost_ratio` is the CPU time of coordinator and PostgreSQL for a transaction with the most rows,
+divided by that with the fewest; `rate_ratio` compares the rates. Both are medians over rounds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,9 +26,9 @@ from bench.report import Report, Row
 from bench.stage import Load, Participants, Stage, stage
 
 _IN_FLIGHT = 256
-# Transactions whose rows are copied. A coordinator writes rows of the same moment, so many at a time.
+# Transactions whose rows are copied. A coordinator writes this many rows in one batch.
 _MODELS = 64
-# Rows that were created in one second; about what such a machine does.
+# Rows created in one second; about the rate of a two-core machine.
 _ROWS_PER_SECOND = 4_000.0
 # Of a turn, beside warm-up and round: a coordinator starts and stops.
 _START_AND_STOP_S = 2.0
@@ -91,7 +86,7 @@ class _Turn:
 
     @property
     def cost_us(self) -> float:
-        """CPU of a transaction."""
+        """Return the CPU time of a transaction."""
         used = self.measured.used.cpu_s
         return sum(used[role] for role in _ROLES) / self.measured.done_while_used * 1e6
 
@@ -100,7 +95,7 @@ def run(options: Options) -> Report:
     with stage(options) as here:
         here.start_initiators(options.initiators)
         participants = here.start_participants()
-        # The small ones last: they are made anew most often.
+        # The small ones last: they are created again most often.
         logs = [_Log(here, participants, rows, options) for rows in sorted(options.rows, reverse=True)]
         turns: dict[int, list[_Turn]] = {log.rows: [] for log in reversed(logs)}
         for _ in range(options.rounds):
@@ -126,7 +121,7 @@ def _comparisons(turns: Mapping[int, Sequence[_Turn]]) -> dict[str, float]:
 
 
 class _Log:
-    """A log with `rows` ended transactions, and those that the next turn purges."""
+    """A log with `rows` ended transactions, and those that the next turn will purge."""
 
     def __init__(self, here: Stage, participants: Participants, rows: int, options: Options) -> None:
         self.rows = rows
@@ -165,10 +160,10 @@ class _Log:
         return measured
 
     def _take_models(self) -> None:
-        """A coordinator's own rows, kept in a table beside them."""
+        """Let a coordinator write rows, and keep them in a table beside the log."""
         system = self._here.start_coordinator(self._participants, database=self._database)
         self._here.execute_many(system, _MODELS)
-        # Whatever is under way is finished first.
+        # It finishes what is under way first.
         system.process.stop()
         with closing(psycopg.connect(self._here.url(self._database), autocommit=True)) as log:
             log.execute(_TAKE_MODELS)
@@ -180,7 +175,7 @@ class _Log:
 
 
 def _fill(log: psycopg.Connection[tuple[Any, ...]], rows: int) -> None:
-    """Copies of the models, and nothing else."""
+    """Replace the content of the log by copies of the models."""
     log.execute("TRUNCATE transactions")
     values = {"until": _value(log, "SELECT now()"), "rows": rows, "per_second": _ROWS_PER_SECOND}
     for first in range(0, rows, _FILL_ROWS_MAX):

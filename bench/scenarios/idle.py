@@ -1,6 +1,6 @@
-"""A coordinator with nothing to do: what it takes of the CPU, and how many statements it sends.
+"""An idle coordinator: its CPU time, and the statements that it sends.
 
-It is looked at after some load, when its connections are open and its code is warm.
+It is measured after some load, when its connections are open and its code is warm.
 """
 
 import time
@@ -23,7 +23,7 @@ _LOOK_S = 10.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IdleReport:
-    """What it used, over `used.at_s` seconds."""
+    """The resources used in `used.at_s` seconds."""
 
     used: Counts
     memory_bytes: int

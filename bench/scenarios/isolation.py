@@ -1,14 +1,12 @@
-"""One of three participants hangs: what of the transactions that do not touch it?
+"""One of three participants hangs: the effect on transactions that do not call it.
 
-Measured are transactions of inventory and coupon. In every other round the third
-participant, order, takes every call and answers none, while another initiator
-process keeps as many transactions under way that want all three. That load is
-bounded, as a business is: each of its callers waits for its answer, repeats what
-was refused as the SDK does, and gives up after 30 s. Calls time out half-way
-through a round, so that it sees both: calls that hang, and an open breaker.
+The measured transactions call inventory and coupon. In every other round the third participant,
+order, accepts every call and answers none, while another initiator keeps as many transactions in
+flight that call all three. That load is bounded: each caller waits for its answer, repeats what
+was refused as the SDK does, and gives up after 30 s. Calls time out half-way through a round, so
+that the round sees both calls that hang and an open breaker.
 
-The other rounds have the same load on inventory and coupon, and none on order:
-what the measured transactions could do at best.
+The other rounds have the same load on inventory and coupon, and none on order.
 """
 
 import time
@@ -70,7 +68,7 @@ class _Isolation:
         timeout_s = options.warm_up_s + options.seconds / 2
         system = here.start_coordinator(participants, policy={"call_timeout_s": f"{timeout_s}"})
         self._hanging = participants.counting[-1]
-        # Whose load is not measured is not asked what it took either, but it is no stranger.
+        # Its load is not measured, but its CPU time is not foreign.
         self._system = replace(system, pids={**system.pids, "other initiator": [self._other.pid]})
         self._load = Load(
             mode="batched", in_flight=in_flight, work=work.spread(len(_UNAFFECTED), _UNAFFECTED)
@@ -92,7 +90,7 @@ class _Isolation:
         return measured
 
     def _settle(self) -> None:
-        """Waits until what hung has ended, so that the next round finds nothing of it."""
+        """Wait until what hung has ended, so that it does not affect the next round."""
         deadline = time.monotonic() + _SETTLED_TIMEOUT_S
         with psycopg.connect(self._here.url(self._system.database), autocommit=True) as log:
             while log.execute(_UNFINISHED).fetchone() == (True,):
@@ -103,7 +101,7 @@ class _Isolation:
 
 @contextmanager
 def _hung(participant: Child) -> Iterator[None]:
-    """The participant answers nothing during the block."""
+    """Let the participant answer nothing during the block."""
     participant.ask("hang")
     try:
         yield

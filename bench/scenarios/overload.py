@@ -1,26 +1,20 @@
-"""Four times the load that can be sustained: what is still done, and what it costs in memory.
+"""Four times the load that can be sustained: the remaining goodput, and the memory that it costs.
 
-First the sustainable peak: a closed loop, with as many transactions under way as
-serve it best. Then an open loop: transactions arrive at four times that rate,
-whatever becomes of them. What it takes and completes is the *goodput*. The rest is
-counted and not offered again: refused with RESOURCE_EXHAUSTED, turned away (gRPC
-itself ends calls with CANCELLED when more than about a thousand wait to be looked
-at), or unanswered when the round ends. Rounds of both alternate, those of the
-overload are longer.
+First the sustainable peak: a closed loop, with the concurrency that serves it best. Then an
+open loop: transactions arrive at four times that rate, whatever their outcome. Those that are
+completed are the *goodput*. The others are counted and not offered again: refused with
+RESOURCE_EXHAUSTED, or turned away (gRPC itself ends calls with CANCELLED when more than about
+a thousand wait). Rounds of both alternate; those of the overload are longer.
 
-Load comes in batches made beforehand (`bench.raw_load`), in both kinds of rounds, so
-that the initiators take little of the CPU. What they do take of it, and what the
-coordinator takes for refusing, is missing for the goodput: everything is on one
-machine. `goodput_per_cpu_to_peak` compares what a CPU achieved of those that
-initiators left. A round begins when the bounds are reached.
+In both kinds of rounds load comes in batches made beforehand (`bench.raw_load`), so that the
+initiators take little of the CPU. All processes share one machine.
 
-At last one overload is held, and memory is looked at. At first calls still gather in
-gRPC's queue, until as many come in as go out or have waited there for too long. What is
-said of memory is said of the time after that; its growth is from the second third of
-that time to its last one. `memory_mib_coordinator`, about one figure a second, shows all
-of it. Whoever waits for longer than its deadline is counted in `held_too_late_per_second`.
+Finally one overload is held, and memory is measured after gRPC's queue has filled; its growth
+is from the second third of that time to its last. Calls that waited beyond their deadline are
+counted in `held_too_late_per_second`.
 """
 
+import time
 from dataclasses import replace
 
 from bench.figures import Round, figures, paired_ratio
@@ -33,10 +27,8 @@ _IN_FLIGHT = (256, 1024, 4096)
 _TIMES = 4
 # An overloaded round takes this many times as long as another one.
 _LONGER = 3
-# Memory is looked at for `_HELD` such times, after `_FILLING` of them for the queues to fill.
+# Memory is measured for `_HELD` such times, after `_FILLING` of them for the queues to fill.
 _FILLING, _HELD = 10, 15
-# One of so many looks is kept for the series.
-_EVERY = 5
 _REFUSED = "RESOURCE_EXHAUSTED"
 _TURNED_AWAY = "CANCELLED:"
 _TOO_LATE = "DEADLINE_EXCEEDED:"
@@ -52,13 +44,12 @@ def run(options: Options) -> Report:
 
 
 class _Overload:
-    """Rounds, and what is said of them."""
+    """The rounds, and their report."""
 
     def __init__(self, here: Stage, system: System, options: Options) -> None:
         self._here = here
         self._system = system
         self._options = options
-        self._filling = Watch(system.pids)
         self._full = Watch(system.pids)
         self._tried: dict[int, Round] = {}
         self._peak: list[Round] = []
@@ -107,16 +98,13 @@ class _Overload:
             headline=overloaded,
             comparisons={
                 "goodput_to_peak": paired_ratio(self._overloaded, self._peak) or 0.0,
-                "goodput_per_cpu_to_peak": _per_cpu(self._overloaded) / _per_cpu(self._peak),
                 "offered_per_second": self._offered / len(self._overloaded),
                 "refused_per_second": refused / seconds,
                 "turned_away_per_second": turned_away / seconds,
                 "held_too_late_per_second": too_late / sum(each.seconds for each in self._held),
-                **{f"cpus_{role}": used for role, used in _cpus(self._overloaded).items()},
                 **{f"memory_max_mib_{role}": used / 2**20 for role, used in most(samples).items()},
                 **{f"memory_growth_mib_{role}": used / 2**20 for role, used in growth(samples).items()},
             },
-            series={"memory_mib_coordinator": self._memory_mib()},
         )
 
     def _closed(self, in_flight: int) -> Round:
@@ -135,7 +123,7 @@ class _Overload:
 
     def _hold(self, per_second: float) -> Round:
         offered = self._here.offer(self._system, self._arriving(per_second))
-        self._filling.sleep(_FILLING * self._options.seconds)
+        time.sleep(_FILLING * self._options.seconds)
         offered.begin()
         self._full.sleep(_HELD * self._options.seconds)
         measured = offered.end()
@@ -150,28 +138,12 @@ class _Overload:
             arrivals_per_second=per_second,
         )
 
-    def _memory_mib(self) -> list[float]:
-        samples = [*self._filling.samples, *self._full.samples]
-        return [sample["coordinator"] / 2**20 for sample in samples[::_EVERY]]
-
 
 def _count(each: Round, start: str) -> int:
     return sum(count for reason, count in each.failed.items() if reason.startswith(start))
 
 
 def _without(each: Round, *starts: str) -> Round:
-    """Its failures but for those that begin so: they are no failures here, and said elsewhere."""
+    """Leave out the failures that begin so: they are expected here, and reported elsewhere."""
     failed = {reason: count for reason, count in each.failed.items() if not reason.startswith(starts)}
     return replace(each, failed=failed)
-
-
-def _cpus(rounds: list[Round]) -> dict[str, float]:
-    """How many CPUs each role kept busy."""
-    seconds = sum(each.used.at_s for each in rounds)
-    return {role: sum(each.used.cpu_s[role] for each in rounds) / seconds for role in rounds[0].used.cpu_s}
-
-
-def _per_cpu(rounds: list[Round]) -> float:
-    """Transactions for each second of CPU that somebody other than initiators took."""
-    used_s = sum(sum(each.used.cpu_s.values()) - each.used.cpu_s["initiators"] for each in rounds)
-    return sum(each.done_while_used for each in rounds) / max(used_s, 1e-9)

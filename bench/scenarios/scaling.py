@@ -1,16 +1,13 @@
 """How throughput and cost change with the coordinator's workers, a transaction's branches, and participants.
 
-One of them is varied at a time, from one worker, three branches and three
-participants, which do nothing. A transaction gives its branches to the
-participants in turn, and the next one begins with the next participant. What is
-varied together is measured in turn within each round.
+One of them is varied at a time, from one worker, three branches and three no-op participants.
+Branches are given to the participants in turn, and the next transaction begins with the next
+participant. The values of one variable are measured in turn within each round.
 
-The kernel gives each connection to one of the workers, as it likes, so many
-initiators share the load where workers are varied. Smaller batches and more
-processes are what they cost: those rows compare with each other alone.
-
-The machine's CPUs are shared by everybody here: more workers take them from
-PostgreSQL and participants.
+The kernel assigns each connection to one of the workers, so many initiators share the load where
+workers are varied. That costs smaller batches and more processes: compare those rows only with
+each other. All processes share the machine's CPUs: more workers take them from PostgreSQL and
+the participants.
 """
 
 from collections.abc import Sequence

@@ -45,7 +45,7 @@ class CallMoves:
         self._policies = [_counting(policy, scope.attempts_before_stuck) for policy in policies]
 
     def call(self, world_state: WorldState, c: int, node: Node) -> Iterator[Move]:
-        """What can become of each call that is under way."""
+        """Yield the moves of each call that is under way."""
         for call in node.calls:
             b, number, answer = call
             operation = Operation(number)
@@ -54,7 +54,7 @@ class CallMoves:
             if answer == NONE:
                 yield from self._execute(world_state, c, rest, b, operation)
             else:
-                what = ("is told of {}'s {}: {}", *name, _ANSWERS[answer].code.name)
+                what = ("receives the result of {}'s {}: {}", *name, _ANSWERS[answer].code.name)
                 event = CallCompleted(b, operation, _ANSWERS[answer], self._policies[0], JITTER)
                 yield self._told(world_state, c, rest, event, what, fault=False)
             for policy in self._policies:
@@ -71,7 +71,7 @@ class CallMoves:
         *,
         fault: bool,
     ) -> Move:
-        """`Engine._on_answers`: whatever is live under this gid is told; the core knows what is stale."""
+        """`Engine._on_answers`: the live transaction gets the result; the core finds stale ones."""
         if node.live == NONE:
             words = (f"{what[0]}, too late", c, *what[1:])
             return Move(words, self._parts.put(world_state, c, node), not fault, fault)
@@ -96,7 +96,7 @@ class CallMoves:
             yield Move(what, self._parts.put(after, c, called), fair, fault=False, broken=broken)
 
     def late_messages(self, world_state: WorldState) -> Iterator[Move]:
-        """A duplicate, a message that took long, one whose sender has gone: nobody waits for the answer."""
+        """A duplicate, a late message, one of a dead sender: no caller waits for the answer."""
         if not world_state.sent:
             return
         for b in self._parts.branches:
@@ -185,7 +185,7 @@ def _counting(policy: RetryPolicy, attempts_before_stuck: int) -> RetryPolicy:
 
 
 def _read(outcome: BarrierResult) -> int:
-    """How the coordinator reads what a participant says."""
+    """Return how the coordinator reads a participant's answer."""
     match outcome.code:
         case BarrierCode.SUCCEEDED:
             return _YES

@@ -122,7 +122,7 @@ class Core:
         return stepped
 
     def _broken_by_effects(self, world_state: WorldState, stepped: _Stepped) -> str:
-        """What may not leave before the log holds it, and what nobody may be told."""
+        """Return the first effect that may not leave before the log holds what it reports."""
         tx = self._parts.transaction(stepped.live)
         if not world_state.row:
             return "something left before the transaction was durable"
@@ -139,15 +139,15 @@ class Core:
                 case Accepted() if row.tx.fingerprint != tx.fingerprint:
                     return "it was accepted, and the log holds something else"
                 case Decided() if row.decision is None or row.decision is not DECISIONS[tx.state]:
-                    return "a decision was told that is not durable"
+                    return "a decision was reported that is not durable"
                 case Completed() if not row.ended:
-                    return "an end was told that is not durable"
+                    return "an end was reported that is not durable"
                 case Parked() if not row.parked and row.decision is not DECISIONS[tx.state]:
                     return "it was let go of, and the log knows nothing of that"
                 case BranchRegistered(index) if self._parts.position(tx.branches[index]) not in durable:
-                    return "a branch was told to be durable, and is not"
+                    return "a branch was reported durable that is not"
                 case BranchTried(index) if self._is_false(tx.branches[index], reservations):
-                    return "a Try was told to have succeeded that took no effect"
+                    return "a Try was reported successful that took no effect"
                 case _:
                     pass
         return ""

@@ -104,7 +104,7 @@ class LogMoves:
         return Move(what, landed, fair=True, broken=broken, rewrites=True)
 
     def _broken_by_save(self, world_state: WorldState, number: int) -> str:
-        """What no row may ever do."""
+        """Return why a row is invalid; empty if it is valid."""
         before, after = self._parts.facts(world_state.row), self._parts.facts(number)
         if before.ended:
             return "an ended transaction was written again"
@@ -203,7 +203,7 @@ class LogMoves:
                 yield move
 
     def ends(self, world_state: WorldState, c: int) -> list[Move]:
-        """How a coordinator can leave. As many as for every other transaction, even where nothing changes."""
+        """Return the ways in which a coordinator can leave: as many for every transaction."""
         row = self._parts.rows.values[world_state.row]
         owns = row is not None and row.owner == c
         left = world_state.row

@@ -17,7 +17,7 @@ ACTION = "reserve"
 
 
 class Reservation(IntEnum):
-    """What the handlers have done for a branch. VOID: nothing, and a Cancel was told so."""
+    """What the handlers have done for a branch. VOID: nothing, and a Cancel has found that."""
 
     UNTOUCHED = 0
     RESERVED = 1

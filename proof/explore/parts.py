@@ -125,7 +125,7 @@ class Parts:
         return self.transactions.number(settled_in_time(tx, attempts_max=self.scope.attempts_before_stuck))
 
     def transaction(self, number: int) -> Transaction:
-        """What stands under a number other than NONE."""
+        """Return the value under a number other than NONE."""
         tx = self.transactions.values[number]
         assert tx is not None
         return tx
@@ -207,7 +207,7 @@ class Parts:
     # --- the rest ------------------------------------------------------------------
 
     def reservations(self, world_state: WorldState) -> list[Reservation]:
-        """What the handlers have done, by branch."""
+        """Return the effects of the handlers, by branch."""
         return [
             branch_rows.reservation
             for branch_rows in self.all_branch_rows.values[world_state.all_branch_rows]

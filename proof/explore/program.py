@@ -18,7 +18,7 @@ from proof.explore.system import System
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 1 when something is broken."""
+    """Return the exit status: 1 if a property is violated."""
     options = _parser().parse_args(arguments)
     scopes = [*SMALL, *LARGE] if options.large else SMALL
     if options.scope:

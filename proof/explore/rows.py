@@ -51,7 +51,7 @@ def saved(row: Row, tx: Transaction) -> Row:
 
 
 def taken(row: Row) -> Row:
-    """The row after somebody has taken it over."""
+    """Return the row after a coordinator has taken it over."""
     return _row({**dict(zip(RECORD, row, strict=True)), "next_attempt_at": None, "waiting_on": ""})
 
 
@@ -61,17 +61,17 @@ def released(row: Row, now: float) -> Row:
 
 
 def loaded(row: Row) -> Transaction:
-    """What whoever reads the row knows; the version says only that it was written."""
+    """Return what a reader of the row knows; the version only means that it was written."""
     return record(_named(row, version=1)).tx
 
 
 def holds_insert(row: Row, tx: Transaction) -> bool:
-    """Whether our own earlier try has inserted `tx`, given that the row is ours and in its first version."""
+    """Return whether an earlier attempt inserted `tx`, if the row is ours and in its first version."""
     return is_begun(tx, _named(row, version=1), _OWNER)
 
 
 def holds_save(row: Row, tx: Transaction) -> bool:
-    """Whether our own earlier try has saved `tx`, given that the row is ours and in the next version."""
+    """Return whether an earlier attempt saved `tx`, given that the row is ours and in the next version."""
     return is_saved(tx, _named(row, version=tx.version + 1), _OWNER)
 
 

@@ -29,7 +29,7 @@ class Scope(Struct, frozen=True, kw_only=True):
     lost_answers: bool = True
     # The answer to a claim is on its way for a while, like any other.
     slow_claims: bool = False
-    # Answers to calls that nobody waits for any more still arrive, at whatever is called by then.
+    # Answers to calls whose callers have gone still arrive, whatever is called by then.
     stale_answers: bool = False
     # A coordinator gives up what it owns while its last writes are on their way.
     releases: bool = False

@@ -1,8 +1,8 @@
 """Visiting every state of a system, breadth first, and proving that every fair run ends.
 
 A run is fair when faults have stopped: writes land, calls are answered, time passes,
-what nobody drives is taken over. The proof is exact on the finite graph: the fair
-steps form no circle, so no fair run goes on for ever; and every state that no fair
+what no coordinator drives is taken over. The proof is exact on the finite graph: the fair
+steps form no circle, so no fair run goes on indefinitely; and every state that no fair
 step leaves is settled.
 """
 
@@ -71,7 +71,7 @@ class _Search:
         if complete and not counterexamples:
             fair_steps_max, endless = self._longest_fair_run()
             counterexamples += [
-                self._counterexample(state, "a run without faults goes on for ever") for state in endless
+                self._counterexample(state, "a run without faults goes on indefinitely") for state in endless
             ]
             counterexamples += self._unsettled(counterexamples_max)
         return Visit(n, self._steps, fair_steps_max, counterexamples[:counterexamples_max], complete)
@@ -121,7 +121,7 @@ class _Search:
         return 0, [self._on_circle(incoming)]
 
     def _on_circle(self, incoming: "array[int]") -> int:
-        """What is left has steps coming in from what is left: going back from anywhere ends in a circle."""
+        """Find a state on a circle: going back from any state that is left ends in one."""
         before: dict[int, int] = {}
         for n in range(len(self._states)):
             if incoming[n]:

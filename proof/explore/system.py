@@ -83,7 +83,7 @@ class System:
             yield from self._steps_of_two(state, budget)
 
     def unfinished(self, state: Packed) -> str:
-        """Why a state that no fair step leaves is not the end that was promised; empty when it is."""
+        """Return why a state that no fair step leaves is not a promised end; empty if it is."""
         return next(filter(None, (self.world.unfinished(_unpacked(part)) for part in self._parts(state))), "")
 
     # --- putting transactions together --------------------------------------------

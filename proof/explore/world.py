@@ -45,7 +45,7 @@ class World:
     def by_coordinator(
         self, world_state: WorldState, c: int, *, may_begin: bool, sold_out: tuple[bool, ...]
     ) -> list[Move]:
-        """What one coordinator can do or meet, whatever the other does; its part of `world_state` is empty.
+        """Yield the moves of one coordinator, whatever the other does; its part of `world_state` is empty.
 
         `sold_out`: which participants have to say no to a new Try.
         """
@@ -57,7 +57,7 @@ class World:
         return [move for move in found if move.broken or move.rewrites or move.world_state != world_state]
 
     def elsewhere(self, world_state: WorldState, *, sold_out: tuple[bool, ...]) -> list[Move]:
-        """What happens where no coordinator is; both parts of `world_state` are empty."""
+        """Yield the moves outside the coordinators; both parts of `world_state` are empty."""
         self._calls.sold_out = sold_out
         found = [
             *self._calls.late_messages(world_state),
@@ -67,22 +67,22 @@ class World:
         return [move for move in found if move.broken or move.world_state != world_state]
 
     def may_begin(self, row: int, other: int) -> bool:
-        """Whether an initiator's request may come now: the first one, until it is durable, or any repeat."""
+        """Return whether a request may arrive now: the first one, until it is durable, or any repeat."""
         return self._parts.scope.repeats or (not row and self._parts.nodes.values[other].live == NONE)
 
     def holds(self, all_branch_rows: int, b: int) -> bool:
-        """Whether a branch holds a unit of its participant's stock."""
+        """Return whether a branch holds a unit of its participant's stock."""
         return self._parts.all_branch_rows.values[all_branch_rows][b].reservation in (
             Reservation.RESERVED,
             Reservation.TAKEN,
         )
 
     def unfinished(self, world_state: WorldState) -> str:
-        """Why nothing should be left to do here, and yet all is not well; empty when it is."""
+        """Return why this state is not settled although no step is left; empty if it is settled."""
         if any(world_state.nodes):
             return "a coordinator still waits for something that never comes"
         if world_state.row and not self._parts.facts(world_state.row).ended:
-            return "the transaction has not ended, and nobody drives it"
+            return "the transaction has not ended, and no coordinator drives it"
         return ""
 
     def _wake(self, world_state: WorldState, c: int, node: Node) -> Iterator[Move]:

@@ -93,7 +93,7 @@ async def _run(
                 done[name] = await _scenario(name, testbed, options)
             await testbed.verifier.verify_all()
         except Exception as error:  # noqa: BLE001 - reported with the rest
-            # Everything is kept and told, as with any other thing that is wrong.
+            # Everything is kept and reported, as with any other violation.
             traceback.print_exc()
             testbed.verifier.violations.append(f"the run itself failed: {error!r}")
         figures = {

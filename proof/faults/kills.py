@@ -31,7 +31,7 @@ _INITIATOR_TIMEOUT_S = 90.0
 
 
 async def kill_everywhere(testbed: Testbed, names: list[str], *, times: int) -> Counter[str]:
-    """How often each failpoint has killed. One that cannot be reached is given up after some waves."""
+    """Count the kills of each failpoint. One that cannot be reached is skipped after some waves."""
     system = testbed.system
     members = {
         Side.COORDINATOR: list(system.coordinators),

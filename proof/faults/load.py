@@ -30,7 +30,7 @@ async def clients_of(target: str, count: int) -> AsyncIterator[list[Client]]:
 
 
 class Load:
-    """Places orders while a block of `running` lasts; `unanswered` holds those that nobody answered."""
+    """Places orders while a block of `running` lasts; `unanswered` holds those without an answer."""
 
     def __init__(self, clients: list[Client], recorder: Recorder) -> None:
         self._clients = clients
@@ -53,7 +53,7 @@ class Load:
             raise error
 
     async def caught_up(self) -> None:
-        """Returns when every order that is under way now is answered."""
+        """Wait until every order that is under way now is answered."""
         if self._in_flight:
             await asyncio.wait(set(self._in_flight))
 

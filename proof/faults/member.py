@@ -37,7 +37,7 @@ class Member:
         self.ends: list[tuple[float, str]] = []
         # How often it was killed from outside.
         self.kills = 0
-        # Ends that nobody wanted.
+        # Unexpected ends.
         self.failures: list[str] = []
         self.environment: Mapping[str, str] = {}
         self._command = command
@@ -50,7 +50,7 @@ class Member:
         self._keeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Returns when it is ready.
+        """Wait until the process is ready.
 
         Raises:
             DemoError: it does not get ready.
@@ -60,7 +60,7 @@ class Member:
         self._keeper = asyncio.create_task(self._keep())
 
     async def ready(self) -> None:
-        """Returns when this incarnation serves.
+        """Wait until this incarnation serves.
 
         Raises:
             DemoError: it ends before that, or takes too long.
@@ -69,7 +69,7 @@ class Member:
         [self.address] = await self._child.lines(_LISTENING)
 
     async def comes_back(self, timeout_s: float = 60.0) -> None:
-        """Returns when an incarnation serves, even if some end before they do."""
+        """Wait until an incarnation serves, even if some end before."""
         async with asyncio.timeout(timeout_s):
             while True:
                 try:
@@ -87,7 +87,7 @@ class Member:
 
     @property
     def may_be_killed(self) -> bool:
-        """Whether failpoints are still to kill it."""
+        """Return whether failpoints are still to kill the process."""
         return self.armed is not None or bool(self.hand)
 
     def kill(self) -> None:
@@ -110,7 +110,7 @@ class Member:
         self._tell(signal.SIGCONT)
 
     async def changed(self, timeout_s: float) -> None:
-        """Returns when an incarnation ends, or the time is up."""
+        """Wait until an incarnation ends, at most for the given time."""
         async with self._changed:
             try:
                 await asyncio.wait_for(self._changed.wait(), timeout_s)
@@ -130,7 +130,7 @@ class Member:
         await self.ready()
 
     async def stop(self) -> None:
-        """Ends it for good.
+        """Stop the process without a restart.
 
         Raises:
             DemoError: it did not end as it should.
@@ -179,7 +179,7 @@ class Member:
             self.hand.appendleft(self.armed)
         if not was_wanted or status not in (0, -signal.SIGKILL, -signal.SIGTERM):
             self.failures.append(
-                f"{self.name} ended by itself with status {status} at {time.time():.3f}: {self._last_words()}"
+                f"{self.name} ended unexpectedly: status {status} at {time.time():.3f}: {self._last_words()}"
             )
 
     def _failpoint(self) -> str | None:

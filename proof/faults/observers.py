@@ -118,11 +118,11 @@ class Observers:
                 db.execute(_SEEN + observer)
 
     def read(self) -> list[AnyEvent]:
-        """What has been seen since the last call. Nothing may be under way: positions have gaps meanwhile."""
+        """Return the events since the last call. Nothing may be under way: positions have gaps then."""
         return [event for name, url in self._urls.items() for event in self._read(name, url)]
 
     def open_transactions(self) -> int:
-        """How many transactions have not ended."""
+        """Count the transactions that have not ended."""
         with psycopg.connect(self._urls[COORDINATOR]) as db:
             row = db.execute("SELECT count(*) FROM transactions WHERE ended_at IS NULL").fetchone()
         assert row is not None

@@ -1,4 +1,4 @@
-"""Orders of the demo without an end, and what their initiators asked and were told."""
+"""An endless sequence of the demo's orders, with the requests and replies of their initiators."""
 
 import asyncio
 import itertools
@@ -51,9 +51,9 @@ class Warehouse:
         self._coupon = create_async_engine(coupon_url, poolclass=NullPool)
 
     async def fill(self, plan: Plan, name: str) -> None:
-        """`name` is the delivery's; the same one is taken once only. Waits for databases that are away."""
+        """Fill once for each delivery `name`. Wait for databases that are unavailable."""
         async with asyncio.timeout(_FILL_TIMEOUT_S):
-            while not await self._is_filled(plan, name):  # noqa: ASYNC110 - nobody tells when they are back
+            while not await self._is_filled(plan, name):  # noqa: ASYNC110 - databases send no event
                 await asyncio.sleep(_FILL_PAUSE_S)
 
     async def _is_filled(self, plan: Plan, name: str) -> bool:
@@ -89,7 +89,7 @@ async def orders(
 async def place_and_record(
     order: PlannedOrder, client: Client, other: Client, recorder: Recorder, initiator: str
 ) -> OrderResult:
-    """Places an order and records it as one request, which it is to whoever wants the order."""
+    """Place an order, and record it as one request, which it is for the customer."""
     request = f"{initiator}/{os.getpid()}/{next(_numbers)}"
     verb = _VERBS[order.initiator_fault]
     content = f"{order.sku}/{order.quantity}/{order.coupon_id}"

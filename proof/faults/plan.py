@@ -27,7 +27,7 @@ class Provocation(Enum):
     """What has to happen beside the load for a failpoint to be passed."""
 
     NOTHING = auto()
-    # The process itself is told to stop.
+    # SIGTERM is sent to the process itself.
     SIGTERM = auto()
     # A participant dies, so that transactions are parked.
     PARTICIPANT_DIES = auto()
@@ -92,7 +92,7 @@ def failpoints() -> list[str]:
 
 
 def side(name: str) -> Side:
-    """Raises KeyError for a failpoint that nobody knows how to reach."""
+    """Return the process that reaches a failpoint. Raises KeyError if none does."""
     return _SIDES[name.partition(".")[0]]
 
 

@@ -82,11 +82,11 @@ class System:
 
     @property
     def failures(self) -> list[str]:
-        """Every end of a process that nobody wanted."""
+        """Return every unexpected end of a process."""
         return [failure for member in self.members for failure in member.failures]
 
     async def start(self) -> None:
-        """Raises DemoError when a process does not get ready."""
+        """Start every process. Raises DemoError if one does not become ready."""
         await asyncio.to_thread(self._create_databases)
         await asyncio.gather(*(member.start() for member in self.participants.values()))
         for member in self.coordinators.values():

@@ -29,7 +29,7 @@ class Testbed:
 
     @asynccontextmanager
     async def load(self, name: str, *, patient_only: bool = False) -> AsyncIterator[Load]:
-        """Orders are placed beside the block; those that nobody answered are violations."""
+        """Place orders during the block; those without an answer are violations."""
         async with clients_of(self.system.target, 2) as clients:
             load = Load(clients, self.verifier.recorder)
             waiting = orders(self.warehouse, name, self.chance, patient_only=patient_only)
@@ -65,7 +65,7 @@ async def running_testbed(
 
 
 async def until(condition: Callable[[], bool], timeout_s: float) -> bool:
-    """Whether the condition came about in time."""
+    """Return whether the condition held in time."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
     while not condition():

@@ -39,7 +39,7 @@ class Verifier:
 
     @property
     def transactions(self) -> int:
-        """How many there have been."""
+        """Return the number of known transactions."""
         return len(self._known)
 
     def note(self, kind: str, target: str, detail: str = "") -> None:
@@ -47,9 +47,9 @@ class Verifier:
         self.recorder.record(Fault(at=time.time(), kind=kind, target=target, detail=detail))
 
     async def verify(self, round_name: str, journal: Sequence[AnyEvent] = ()) -> list[str]:
-        """Waits until all has settled; answers what is wrong since the last verdict.
+        """Wait until everything is settled, and return the violations since the last check.
 
-        Nobody may place orders meanwhile. `journal`: what initiators in other processes saw.
+        No orders may be placed in the meantime. `journal`: what initiators in other processes saw.
         """
         await self._settle()
         new = await self._new_transactions()
@@ -69,7 +69,7 @@ class Verifier:
         return found
 
     async def verify_all(self) -> list[str]:
-        """The whole run at once: every transaction is read anew, books and all."""
+        """The whole run at once: every transaction is read again, with its business rows."""
         self._known = {}
         await self._new_transactions()
         found = [str(violation) for violation in await self._audit()]
@@ -81,14 +81,14 @@ class Verifier:
         return found
 
     def _ends(self) -> Iterator[Fault]:
-        """How processes have ended since the last verdict."""
+        """Return the ends of processes since the last check."""
         for member in self._system.members:
             for at, how in member.ends[self._ends_seen.get(member.name, 0) :]:
                 yield Fault(at=at, kind="end", target=member.name, detail=how)
             self._ends_seen[member.name] = len(member.ends)
 
     async def _settle(self) -> None:
-        """What has not ended after the time is a violation by the audit's rules."""
+        """Wait until all transactions have ended. The audit reports those that have not."""
         deadline = time.monotonic() + SETTLE_TIMEOUT_S
         while time.monotonic() < deadline:
             if not await asyncio.to_thread(self._system.observers.open_transactions):
@@ -96,7 +96,7 @@ class Verifier:
             await asyncio.sleep(_POLL_S)
 
     async def _new_transactions(self) -> list[AuditedTransaction]:
-        """What is not known yet. The list is newest first, and what is known had ended."""
+        """Return the transactions that are not known yet. The list is newest first; known ones had ended."""
         for attempt in range(_READS_MAX):
             try:
                 new = await asyncio.to_thread(self._list, attempt)

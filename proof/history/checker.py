@@ -35,7 +35,7 @@ class Property(Enum):
     """What is promised."""
 
     AGREEMENT = "log, calls and effects of all branches agree on one decision"
-    DECISION_FIRST = "the decision is durable before phase two, and before anybody is told"
+    DECISION_FIRST = "the decision is durable before phase two, and before any reply"
     REGISTERED_FIRST = "a branch is durable before its Try, and none joins after the decision"
     EVERY_TRY_FIRST = "CONFIRM is decided only after every branch's Try took effect"
     AT_MOST_ONCE = "an effect happens at most once per gid, branch and operation"
@@ -43,7 +43,7 @@ class Property(Enum):
     LATE_TRY = "no Try takes effect after its Cancel"
     CONSERVATION = "no unit appears or vanishes"
     REPEAT_SAFETY = "a repeated request gets the same answer; other content is refused"
-    HONEST_ANSWER = "what an initiator is told agrees with log and effects"
+    HONEST_ANSWER = "the reply to an initiator agrees with log and effects"
     SETTLEMENT = "in the end everything acknowledged is decided, and every branch got the decision"
 
 
@@ -106,7 +106,7 @@ class _Case(Struct):
 
     @property
     def deeds(self) -> list[tuple[int, Call | Effect]]:
-        """Calls and effects in order."""
+        """Return calls and effects in order."""
         deeds: list[tuple[int, Call | Effect]] = [*self.calls, *self.effects]
         return sorted(deeds, key=lambda deed: deed[0])
 
@@ -205,9 +205,9 @@ def _decision_first(case: _Case) -> Iterator[Violation]:
         for i, e in case.effects
         if e.operation in _DECISION_BY_OPERATION
     ]
-    told += [(i, f"{e.observer} was told {e.decision.value}") for i, e in case.decided if e.observer != LOG]
+    told += [(i, f"{e.observer} observed {e.decision.value}") for i, e in case.decided if e.observer != LOG]
     told += [
-        (i, f"{asked.initiator} was told {e.outcome.value}")
+        (i, f"{asked.initiator} received {e.outcome.value}")
         for i, e, asked in case.replies
         if e.outcome in _DECISION_BY_OUTCOME
     ]
@@ -309,7 +309,7 @@ def _conservation(case: _Case) -> Iterator[Violation]:
 
 
 def _conservation_of_stock(history: Sequence[AnyEvent]) -> Iterator[Violation]:
-    """What a participant counts is what the effects there add up to."""
+    """Check that a participant's totals equal the sum of the effects there."""
     moved: dict[tuple[str, Operation], int] = {}
     for i, event in enumerate(history):
         match event:
@@ -336,7 +336,7 @@ def _wrong_in_totals(totals: StockTotals, *, reserved: int, taken: int) -> Itera
         yield f"{totals.taken} units taken, {taken} by its effects"
 
 
-# --- what initiators are told ------------------------------------------------------
+# --- replies to initiators ---------------------------------------------------------
 
 
 def _repeat_safety(case: _Case) -> Iterator[Violation]:
@@ -367,7 +367,7 @@ _CONFLICTS = ("GID_CONFLICT", "BRANCH_CONFLICT")
 
 
 def _scope(request: Request) -> str | None:
-    """What its content is the content of: a branch, the transaction (""), or nothing."""
+    """Return whose content the request has: a branch's, the transaction's (""), or none."""
     if request.verb in (Verb.EXECUTE, Verb.BEGIN):
         return ""
     if request.verb in (Verb.TRY_BRANCH, Verb.REGISTER_BRANCH):
@@ -385,7 +385,7 @@ def _same_outcome(case: _Case) -> Iterator[Violation]:
         if outcome is not told[0][1]:
             yield case.broken(
                 Property.REPEAT_SAFETY,
-                f"told {told[0][1].value} first and {outcome.value} later",
+                f"replied {told[0][1].value} first and {outcome.value} later",
                 told[0][0],
                 i,
             )
@@ -397,7 +397,7 @@ def _honest_answer(case: _Case) -> Iterator[Violation]:
         if decision is not None and case.durable and case.durable[1] is not decision:
             yield case.broken(
                 Property.HONEST_ANSWER,
-                f"told {reply.outcome.value}, the log says {case.durable[1].value}",
+                f"replied {reply.outcome.value}, the log holds {case.durable[1].value}",
                 case.durable[0],
                 i,
             )
@@ -405,14 +405,14 @@ def _honest_answer(case: _Case) -> Iterator[Violation]:
             case, request.branch_id, Operation.TRY, i
         ):
             yield case.broken(
-                Property.HONEST_ANSWER, f"told that {request.branch_id} was tried, which took no effect", i
+                Property.HONEST_ANSWER, f"replied that {request.branch_id} was tried, which took no effect", i
             )
         if decision is not None and reply.completed:
             for branch_id, operation in _owed(case, decision):
                 if not _took_effect(case, branch_id, operation, i):
                     yield case.broken(
                         Property.HONEST_ANSWER,
-                        f"told that all is done before {operation.value} of {branch_id}",
+                        f"replied that all is done before {operation.value} of {branch_id}",
                         i,
                     )
 

@@ -63,9 +63,9 @@ class Verb(StrEnum):
 
 
 class ReplyOutcome(StrEnum):
-    """What an initiator was told.
+    """The reply that an initiator received.
 
-    UNKNOWN: nobody answered, or the answer leaves it open (a deadline, an unreachable
+    UNKNOWN: no answer, or one that leaves the outcome open (a deadline, an unreachable
     server, OWNER_CHANGED); such a request may have taken effect. REFUSED: a clear no;
     its reason is the one on the wire. The others acknowledge that the transaction
     exists: ACCEPTED without saying more, TRIED that the branch's Try succeeded, and
@@ -100,7 +100,7 @@ class Request(Event, tag="request", frozen=True, kw_only=True):
 
 
 class Reply(Event, tag="reply", frozen=True, kw_only=True):
-    """An initiator learns what became of a request, or that nobody will tell it."""
+    """An initiator receives the outcome of a request, or gives up waiting."""
 
     request: str
     gid: str
@@ -137,7 +137,7 @@ class Call(Event, tag="call", frozen=True, kw_only=True):
 class Effect(Event, tag="effect", frozen=True, kw_only=True):
     """A participant's local commit: the handler ran, and what it did is durable.
 
-    A repeat that the barrier answers by itself is no effect, nor is a Try that ended
+    A repeat that the barrier answers is no effect, nor is a Try that ended
     in a no. `quantity` is what the operation moved, in whole units: Try from available
     to reserved, Confirm from reserved to taken, Cancel from reserved back to available.
     `tombstone`: a Cancel that found nothing to cancel and left its mark; it moves nothing,

@@ -10,7 +10,7 @@ from proof.history.events import AnyEvent, Fault, Settled, StockTotals
 def story(history: Sequence[AnyEvent], gids: Container[str] | None = None) -> Iterator[str]:
     """A line for each event: its position, its time, what it is. Of other `gids` than these, nothing.
 
-    What belongs to no transaction is always told.
+    Events of no transaction are always included.
     """
     for i, event in enumerate(history):
         if isinstance(event, Fault | Settled | StockTotals) or gids is None or event.gid in gids:

@@ -65,5 +65,5 @@ def read(paths: Iterable[Path]) -> History:
 
 
 def write(path: Path, history: Iterable[AnyEvent]) -> None:
-    """Writes a whole history, for example of a run that failed."""
+    """Write a whole history, for example of a failed run."""
     path.write_bytes(b"".join(map(encode, history)))

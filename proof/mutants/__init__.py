@@ -1,6 +1,6 @@
-"""Planted bugs: small, plausible breakages of the product, each of which some check must catch.
+"""Planted bugs: small, plausible defects of the product. Some check must catch each of them.
 
-- `mutant`: what a planted bug is, and the checks that catch it; pure.
+- `mutant`: a planted bug: one edit of the syntax tree of one definition, found by its name; pure.
 - `planted`: the list.
 - `trial`: plants one in a copy of the source and runs its check there.
 

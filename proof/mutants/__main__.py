@@ -1,4 +1,4 @@
-"""`python -m proof.mutants`: plants every bug, one at a time; the last line of standard output is JSON."""
+"""`python -m proof.mutants`: plant every bug, one at a time. The last line of standard output is JSON."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Plants every bug, some at a time, each in a copy of its own, and says what caught it."""
+"""Plant every bug, each in its own copy of the source, and report what caught it."""
 
 import argparse
 import asyncio
@@ -8,21 +8,21 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from proof.mutants.mutant import Check, Mutant, Program, StaleMutantError, mutated
+from proof.mutants.mutant import Check, Mutant, Program, StaleMutantError
 from proof.mutants.planted import MUTANTS
-from proof.mutants.trial import PROJECT, TrialResult, checks, copies, run, trial
+from proof.mutants.trial import PROJECT, TrialResult, checks, copies, located, run, trial
 
-# All tests at once take longer than those of one mutant.
+# The tests of all mutants take longer than those of one.
 _SOUND_TIMEOUT_S = 400.0
 
 
 def main(arguments: Sequence[str] | None = None, mutants: Sequence[Mutant] = MUTANTS) -> int:
-    """Returns the exit status: 1 when a bug survives, when one is stale, or when a check does not work."""
+    """Return the exit status: 1 if a bug survives, if one is stale, or if a check does not work."""
     options = _options(arguments)
     chosen = [mutant for mutant in mutants if not options.only or mutant.name in options.only]
     if options.list:
         for mutant in chosen:
-            print(f"{mutant.name}: breaks: {mutant.breaks} ({mutant.file})")
+            print(f"{mutant.name}: breaks: {mutant.breaks} ({mutant.definition})")
         return 0
     stale = stale_ones(chosen)
     if stale:
@@ -33,23 +33,23 @@ def main(arguments: Sequence[str] | None = None, mutants: Sequence[Mutant] = MUT
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m proof.mutants", description=__doc__)
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="these alone")
-    parser.add_argument("--jobs", type=int, default=2, help="how many are tried at a time")
-    parser.add_argument("--list", action="store_true", help="say what there is, and try nothing")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="only these")
+    parser.add_argument("--jobs", type=int, default=2, help="how many run at a time")
+    parser.add_argument("--list", action="store_true", help="list the planted bugs, and exit")
     parser.add_argument(
         "--unchecked",
         action="store_true",
-        help="take it as known that the checks pass where nothing is planted",
+        help="skip the run of the checks without a planted bug",
     )
     return parser.parse_args(arguments)
 
 
 def stale_ones(mutants: Sequence[Mutant]) -> list[str]:
-    """Why which of them do not fit the source."""
+    """Return why some of them do not fit the source."""
     reasons = []
     for mutant in mutants:
         try:
-            mutated((PROJECT / mutant.file).read_text(), mutant)
+            located(mutant, PROJECT)
         except StaleMutantError as error:
             reasons.append(str(error))
     return reasons
@@ -75,7 +75,7 @@ async def _run(mutants: Sequence[Mutant], jobs: int, *, is_checked: bool) -> int
 
 
 async def _are_checks_sound(mutants: Sequence[Mutant], free: "asyncio.Queue[Path]") -> bool:
-    """Whether every check passes where nothing is planted; otherwise failing means nothing."""
+    """Return whether every check passes without a planted bug; otherwise a failure proves nothing."""
 
     async def one(check: Check) -> TrialResult:
         copy = await free.get()
@@ -87,7 +87,7 @@ async def _are_checks_sound(mutants: Sequence[Mutant], free: "asyncio.Queue[Path
     results = await asyncio.gather(*map(one, checks(mutants)))
     broken = [result for result in results if result != TrialResult()]
     for result in broken:
-        print(f"A check fails where nothing is planted: {result.caught_by or result.void}", flush=True)
+        print(f"A check fails without a planted bug: {result.caught_by or result.void}", flush=True)
     return not broken
 
 
@@ -105,14 +105,14 @@ async def _try(mutant: Mutant, free: "asyncio.Queue[Path]") -> TrialResult:
         print(f"NO TRIAL  {mutant.name}: {result.void}", flush=True)
     else:
         print(
-            f"SURVIVED  {mutant.name}: it breaks {mutant.breaks!r} in {mutant.file}, and nothing notices",
+            f"SURVIVED  {mutant.name}: it breaks {mutant.breaks!r} in {mutant.definition}; no check failed",
             flush=True,
         )
     return result
 
 
 def _catchers(mutants: Sequence[Mutant], results: Sequence[TrialResult]) -> Counter[str]:
-    """How many each folder of tests, or program, has caught."""
+    """Count what each folder of tests, or program, has caught."""
     caught: Counter[str] = Counter()
     for mutant, result in zip(mutants, results, strict=True):
         if not result.caught_by:

@@ -1,4 +1,4 @@
-"""A mutant's trial: the bug is planted in a copy of the source, and the check is run there."""
+"""A trial: a bug is planted in a copy of the source, and its check runs there."""
 
 import asyncio
 import json
@@ -11,7 +11,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from proof.mutants.mutant import Check, Mutant, Program, Selection, command, mutated
+from proof.mutants.mutant import (
+    Check,
+    Mutant,
+    Program,
+    Selection,
+    StaleMutantError,
+    command,
+    mutated,
+)
 
 PROJECT = Path(__file__).resolve().parents[2]
 # What the checks need, beside each other as in the project.
@@ -26,23 +34,25 @@ _COPIED = (
     "docs",
     "pyproject.toml",
 )
+# Where planted bugs may be.
+_SEARCHED = ("coordinator", "tcc")
 TIMEOUT_S = 60.0
 _TESTS_FAILED = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrialResult:
-    """How a trial went."""
+    """The result of a trial."""
 
-    # What noticed: a test, a program's word. Empty: nothing did.
+    # The test or program that failed. Empty: none did.
     caught_by: str = ""
-    # Why the trial says nothing: the check itself did not work.
+    # Why the trial is void: the check itself did not work.
     void: str = ""
 
 
 @contextmanager
 def copies(count: int) -> Iterator[list[Path]]:
-    """So many copies of the source, in a temporary directory."""
+    """Make `count` copies of the source in a temporary directory."""
     with tempfile.TemporaryDirectory(prefix="tcc-mutants-") as home:
         yield [_copy(Path(home) / str(number)) for number in range(count)]
 
@@ -57,15 +67,36 @@ def _copy(target: Path) -> Path:
     return target
 
 
-async def trial(mutant: Mutant, copy: Path) -> TrialResult:
-    """Plants the bug in the copy, runs the check, and mends the copy again.
+def located(mutant: Mutant, root: Path) -> tuple[Path, str]:
+    """Find the one place under `root` that the mutant edits. Return its file and the text with the bug.
 
     Raises:
-        StaleMutantError: it does not fit the source.
+        StaleMutantError: there is not exactly one place.
     """
-    path = copy / mutant.file
+    found = []
+    places = 0
+    for package in _SEARCHED:
+        for path in sorted((root / package).rglob("*.py")):
+            count, text = mutated(path.read_text(), mutant)
+            places += count
+            if count:
+                found.append((path, text))
+    if places != 1:
+        raise StaleMutantError(
+            f"{mutant.name} is stale: `{mutant.definition}` holds its snippet {places} times"
+        )
+    return found[0]
+
+
+async def trial(mutant: Mutant, copy: Path) -> TrialResult:
+    """Plant the bug in the copy, run the check, and restore the copy.
+
+    Raises:
+        StaleMutantError: the mutant does not fit the source.
+    """
+    path, text = located(mutant, copy)
     source = path.read_text()
-    path.write_text(mutated(source, mutant))
+    path.write_text(text)
     try:
         return await run(mutant.check, copy)
     finally:
@@ -73,16 +104,16 @@ async def trial(mutant: Mutant, copy: Path) -> TrialResult:
 
 
 async def run(check: Check, copy: Path, timeout_s: float = TIMEOUT_S) -> TrialResult:
-    """Runs a check in the copy. One that takes too long has noticed that something never ends."""
-    # Bytecode is told apart by size and second, which two mutants may share.
+    """Run a check in the copy. A check that exceeds the time limit has caught something that never ends."""
+    # Python tells bytecode apart by size and second, which two mutants may share.
     environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as output:
         process = await asyncio.create_subprocess_exec(
             *command(check),
             cwd=copy,
             env=environment,
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=said,
+            stdout=output,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
         )
@@ -92,48 +123,48 @@ async def run(check: Check, copy: Path, timeout_s: float = TIMEOUT_S) -> TrialRe
             return TrialResult(caught_by=f"the time limit of {timeout_s:g} s")
         finally:
             await _end(process)
-        said.seek(0)
-        words = said.read().decode(errors="replace")
-    return judged(check, status, words)
+        output.seek(0)
+        text = output.read().decode(errors="replace")
+    return judged(check, status, text)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """Ends it with all that it started: they share a session of their own."""
+    """End the process and all that it started: they share a session."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     await process.wait()
 
 
-def judged(check: Check, status: int, words: str) -> TrialResult:
-    """What the end of a check means."""
+def judged(check: Check, status: int, output: str) -> TrialResult:
+    """Judge a check by its exit status and its output."""
     if status == 0:
         return TrialResult()
     match check:
         case Selection():
-            failed = _words_after("FAILED ", words.splitlines())
+            failed = _after("FAILED ", output.splitlines())
             if status == _TESTS_FAILED and failed:
                 return TrialResult(caught_by=failed[0])
         case Program(module=module):
-            if status == 1 and (violations := _violations(words)):
+            if status == 1 and (violations := _violations(output)):
                 return TrialResult(caught_by=f"{module}: {violations}")
-    return TrialResult(void=f"the check ended with {status}: {words[-600:].strip()}")
+    return TrialResult(void=f"the check ended with {status}: {output[-600:].strip()}")
 
 
-def _words_after(mark: str, lines: Iterable[str]) -> list[str]:
+def _after(mark: str, lines: Iterable[str]) -> list[str]:
     return [line.removeprefix(mark).partition(" - ")[0] for line in lines if line.startswith(mark)]
 
 
-def _violations(words: str) -> str:
-    """What a program of the proof found, by its last line."""
+def _violations(output: str) -> str:
+    """Return what a program of the proof found, by its last line."""
     try:
-        figures = json.loads(words.splitlines()[-1])
+        figures = json.loads(output.splitlines()[-1])
     except (ValueError, IndexError):
         return ""
     return f"{figures['violations']} violations" if figures.get("violations") else ""
 
 
 def checks(mutants: Collection[Mutant]) -> list[Check]:
-    """What has to pass where nothing is planted: all tests at once, and each program."""
+    """Return what must pass without a planted bug: all tests at once, and each program."""
     nodes: dict[str, None] = {}
     programs: dict[Program, None] = {}
     for mutant in mutants:

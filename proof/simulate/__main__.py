@@ -31,7 +31,7 @@ def remembered(path: Path = SEEDS_FILE) -> list[int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 1 if any promise was broken."""
+    """Return the exit status: 1 if a property is violated."""
     options = _options(arguments)
     if options.seed is not None:
         seeds, jobs = [options.seed], 1

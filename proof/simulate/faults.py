@@ -146,7 +146,7 @@ class Faults:
         self._later(lasts_s, up)
 
     def log_unsure(self) -> None:
-        """What became of a commit is often not known."""
+        """Make the outcome of some commits unknown for a while."""
         kind = self._rng.choice(("request_lost", "answer_lost", "answer_lost", "comes_late"))
         self._chance(self._world.log.health, kind, (0.05, 0.5))
 

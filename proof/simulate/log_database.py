@@ -409,7 +409,7 @@ class SimulatedConnections:
     def _send(
         self, statement: Statement, parameters: list[Any], answer: "asyncio.Future[StatementResult]"
     ) -> float:
-        """Sends the statement on its way. Returns after how many seconds its sender gives it up."""
+        """Send the statement. Return the seconds after which its sender gives up."""
         rng, health = self._network.rng, self._database.health
         if health.down:
             return rng.uniform(0.001, 0.05)

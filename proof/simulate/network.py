@@ -58,7 +58,7 @@ class Network:
         self._calls = 0
 
     def travel_s(self, source: str, target: str) -> float | None:
-        """How long a message takes that leaves now; None: it is lost."""
+        """Return the delay of a message that leaves now; None: it is lost."""
         conditions, rng = self.conditions, self.rng
         if (source, target) in conditions.cut or rng.random() < conditions.lost:
             return None
@@ -145,7 +145,7 @@ class Call:
         self._tasks.append(server.serve(self, copy))
 
     def reply(self, message: "bytes | Status", copy: int) -> None:
-        """Sends a message of the server back. Of a doubled request only the first has a caller."""
+        """Return a message of the server. Only the first of a duplicated request has a caller."""
         if copy or self.over:
             return
         self._reply(message, copy)
@@ -214,7 +214,7 @@ class Call:
             task.cancel()
 
     def _at(self, delay_s: float, process: Process | None, callback: Callable[..., None], *args: Any) -> None:
-        """Runs it in the process's context, or in nobody's."""
+        """Run it in the process's context, or in none."""
         loop = self.network.loop
         loop.call_later(delay_s, callback, *args, context=context_of(process))
 
@@ -259,7 +259,7 @@ class Channel:
         return call
 
     def _pick(self) -> str:
-        """The next address in turn, of those where somebody listens if there are any."""
+        """The next address in turn, preferring those where a server listens."""
         addresses = self._addresses
         for _ in addresses:
             self._turn = (self._turn + 1) % len(addresses)

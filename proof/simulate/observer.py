@@ -230,12 +230,13 @@ class Observer:
             self._promise(row is not None, f"{gid}: acknowledged, and the log does not hold it")
         if row is not None and outcome in (ReplyOutcome.CONFIRMED, ReplyOutcome.CANCELLED):
             decision = _DECISIONS.get(TransactionState(row["state"]))
-            told = Decision.CONFIRM if outcome is ReplyOutcome.CONFIRMED else Decision.CANCEL
+            replied = Decision.CONFIRM if outcome is ReplyOutcome.CONFIRMED else Decision.CANCEL
             self._promise(
-                decision is told, f"{gid}: told {outcome}, the log says {TransactionState(row['state']).name}"
+                decision is replied,
+                f"{gid}: replied {outcome}, the log holds {TransactionState(row['state']).name}",
             )
             if completed:
-                self._promise(TransactionState(row["state"]).ended, f"{gid}: told that all is done")
+                self._promise(TransactionState(row["state"]).ended, f"{gid}: replied that all is done")
 
 
 def as_read(row: Row) -> tuple[Any, ...]:

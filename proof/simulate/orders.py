@@ -36,7 +36,7 @@ class Shape(Enum):
     STEPS = auto()
     # Begun step by step and then forgotten: its expiry ends it.
     FORGOTTEN = auto()
-    # Asked for whole, and cancelled meanwhile by somebody else.
+    # Requested whole, and cancelled in the meantime by another caller.
     CANCELLED = auto()
 
 
@@ -61,7 +61,7 @@ class Order(Struct, kw_only=True):
 def make_orders(
     rng: random.Random, participants: list[str], accounts: list[str], *, until_s: float
 ) -> list[Order]:
-    """What one initiator will ask for, in order of time."""
+    """Return the requests of one initiator, in order of time."""
     count = rng.randint(4, 16)
     return sorted(
         (_order(rng, number, participants, accounts, until_s) for number in range(count)), key=lambda o: o.at
@@ -119,7 +119,7 @@ class Initiator:
         self._client = Client("dns:///coordinators", initiator=name)
 
     async def run(self) -> None:
-        """Places every order that is not done, each at its time, until each outcome is known."""
+        """Place every order that is not done, each at its time, until each outcome is known."""
         async with asyncio.TaskGroup() as tasks:
             for order in self._orders:
                 if not order.done:
@@ -138,7 +138,7 @@ class Initiator:
         order.done = True
 
     async def _ask(self, order: Order, branches: list[BranchRequest], number: int) -> None:
-        """Asks, again and again, until it is known what became of it."""
+        """Repeat the request until its outcome is known."""
         while True:
             if order.shape is Shape.STEPS and number == 0:
                 known = await self._steps(order, branches)
@@ -198,7 +198,7 @@ class Initiator:
         return await self._told(Verb.BEGIN, tx.gid, tx.begin, digest="steps")
 
     async def _try(self, tx: InteractiveTransaction, branch: BranchRequest) -> bool:
-        """Whether the branch is tried now; if not, what has become of the transaction is not known."""
+        """Return whether the branch is tried; if not, the state of the transaction is unknown."""
         name = self._observer.asked(
             self._name, Verb.TRY_BRANCH, tx.gid, branch_id=branch.branch_id, digest=_step_digest(branch)
         )
@@ -251,7 +251,7 @@ class Initiator:
         )
 
     async def _told(self, verb: Verb, gid: str, ask: Any, *, branch_id: str = "", digest: str = "") -> bool:
-        """Makes one request and notes it. Returns whether its outcome is known."""
+        """Make one request, and record it. Return whether its outcome is known."""
         name = self._observer.asked(self._name, verb, gid, branch_id=branch_id, digest=digest)
         try:
             answer: TccOutcome | None = await ask()
@@ -281,7 +281,7 @@ def _step_digest(branch: BranchRequest) -> str:
 
 
 def _outcome_of_error(error: errors.TccError) -> tuple[ReplyOutcome, str]:
-    """What an initiator knows after an error. A bug of the coordinator goes through."""
+    """Return what an initiator knows after an error. Raise what shows a bug of the coordinator."""
     match error:
         case errors.TransactionCancelled():
             return ReplyOutcome.CANCELLED, error.reason

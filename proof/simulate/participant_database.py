@@ -100,7 +100,7 @@ class LocalTransaction:
         self._database = database
 
     async def execute(self, statement: str, parameters: tuple[Any, ...]) -> int:
-        """Returns how many rows it changed."""
+        """Return the number of changed rows."""
         await asyncio.sleep(0)
         return self._database.sqlite.execute(statement, parameters).rowcount
 

@@ -29,7 +29,7 @@ class RunResult(Struct, frozen=True, kw_only=True):
 
 
 def simulate(seed: int) -> RunResult:
-    """Runs one seed from its beginning to its judgement."""
+    """Run one seed, and judge its history."""
     began = perf_counter()
     with _quiet():
         world = World(seed)
@@ -52,7 +52,7 @@ def simulate(seed: int) -> RunResult:
 
 
 def simulate_briefly(seed: int) -> RunResult:
-    """The same without the history where nobody will read it."""
+    """Simulate, and drop the history if the run has no violation."""
     result = simulate(seed)
     return result if result.broken else replace(result, history=[])
 

@@ -115,7 +115,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     # --- driving ------------------------------------------------------------------
 
     def run_until(self, done: Callable[[], bool], *, until_s: float) -> bool:
-        """Runs until `done`, which is asked after every step, or until simulated time is up.
+        """Run until `done`, which is checked after every step, or until simulated time is up.
 
         Returns whether it is done.
         """

@@ -47,7 +47,7 @@ class World:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
-        self.loop = VirtualLoop(self._on_error)  # type: ignore[abstract] # nobody here asks for the rest
+        self.loop = VirtualLoop(self._on_error)  # type: ignore[abstract] # the rest is not used
         self.observer = Observer(self.loop.time)
         self.network = Network(self.loop, self.rng, self.observer.note)
         self.network.on_request = self.observer.request_arrived
@@ -94,7 +94,7 @@ class World:
     # --- clocks --------------------------------------------------------------------------
 
     def wall_clock(self) -> float:
-        """What `time.time` says to the process that asks."""
+        """Return the time of the process that calls `time.time`."""
         process = current_process()
         return self._wall_clock_of(process.host) if process else EPOCH_S + self.loop.time()
 
@@ -222,7 +222,7 @@ class World:
         return waiting + undone
 
     def _what_is_held(self) -> list[str]:
-        """What is left in the memories of coordinators and participants."""
+        """Return what is left in the memory of coordinators and participants."""
         held = []
         for host in self.coordinators:
             engine = self.workers[host].engine
@@ -266,7 +266,7 @@ class World:
             )
 
     def _on_error(self, context: dict[str, Any]) -> None:
-        """What asyncio has nobody to give to."""
+        """Record an error that no task handles."""
         error = context.get("exception")
         self.broken.append(f"{context['message']}: {_text(error) if error else context}")
 

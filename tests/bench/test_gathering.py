@@ -1,4 +1,4 @@
-"""Groups and cuts are as large as they are told to be."""
+"""The baseline makes batches of the sizes that were measured."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,15 +14,13 @@ from bench.gathering import Gathering, cut
     ("count", "size", "lengths"),
     [(1, 10, [1]), (10, 10, [10]), (14, 10, [14]), (20, 10, [10, 10]), (27, 10, [9, 9, 9])],
 )
-def test_a_cut_makes_parts_of_about_that_size_and_loses_nothing(
-    count: int, size: int, lengths: list[int]
-) -> None:
+def test_a_cut_makes_parts_of_about_that_size(count: int, size: int, lengths: list[int]) -> None:
     parts = list(cut(range(count), size))
     assert [len(part) for part in parts] == lengths
     assert [item for part in parts for item in part] == list(range(count))
 
 
-async def test_requests_wait_for_company_only_while_a_group_is_under_way() -> None:
+async def test_requests_wait_only_while_a_group_is_under_way() -> None:
     groups: list[Sequence[str]] = []
     begun: asyncio.Queue[Sequence[str]] = asyncio.Queue()
     may_end = asyncio.Event()
@@ -46,13 +44,12 @@ async def test_requests_wait_for_company_only_while_a_group_is_under_way() -> No
     assert len(groups) == 3
 
 
-def test_batches_are_what_was_done_by_how_often() -> None:
+def test_batch_sizes_are_items_divided_by_batches() -> None:
     used = Counts(
         at_s=2.0,
         cpu_s={},
         machine_cpu_s=0.0,
-        commits=90,
-        participant_commits=60,
+        commits=30,
         statements=0,
         wal_bytes=0,
         fsyncs=0,
@@ -61,20 +58,4 @@ def test_batches_are_what_was_done_by_how_often() -> None:
     )
     # A thousand in two seconds, three rows each.
     measured = Round(seconds=1.0, latencies_us=[1] * 500, failed={}, used=used)
-    assert batches(measured) == Batches(rows=100, calls=150, branches=100)
-
-
-def test_batches_hold_at_least_one() -> None:
-    nothing = Counts(
-        at_s=1.0,
-        cpu_s={},
-        machine_cpu_s=0.0,
-        commits=0,
-        statements=0,
-        wal_bytes=0,
-        fsyncs=0,
-        participant_calls=0,
-        branch_calls=0,
-    )
-    measured = Round(seconds=1.0, latencies_us=[], failed={}, used=nothing)
-    assert batches(measured).calls == batches(measured).branches == 1
+    assert batches(measured) == Batches(rows=100, calls=150)

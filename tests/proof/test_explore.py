@@ -38,7 +38,7 @@ def explored(scope: Scope) -> Visit:
 
 
 def found(scope: Scope) -> tuple[str, str]:
-    """What is broken, and the way there."""
+    """Return the violated property, and the steps to it."""
     (finding,) = explored(scope).counterexamples
     return finding.broken, "\n".join(finding.path)
 
@@ -101,7 +101,7 @@ def test_confirm_without_every_try_is_found(monkeypatch: pytest.MonkeyPatch) -> 
         "coordinator A inserts a row that is TRYING now",
         "coordinator A learns that its write is durable",
         "coordinator A calls a's TRY: SUCCEEDED",
-        "coordinator A is told of a's TRY: SUCCEEDED",
+        "coordinator A receives the result of a's TRY: SUCCEEDED",
         "coordinator A saves a row that is CONFIRMING now",
     ]
 
@@ -189,7 +189,7 @@ def test_an_answer_before_the_decision_is_durable_is_found(monkeypatch: pytest.M
         return tx, (*effects, Decided()) if is_durable else effects
 
     monkeypatch.setattr(machine, "_decide", talkative)
-    assert found(ONE)[0] == "a decision was told that is not durable"
+    assert found(ONE)[0] == "a decision was reported that is not durable"
 
 
 def unheeding(tx: Transaction, _event: object, _now: float) -> machine.Step:
@@ -212,17 +212,17 @@ def test_a_run_that_stands_still_is_found(
 
 
 def test_a_run_that_turns_in_circles_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A transaction that is parked where it should end is claimed, and parked, for ever."""
+    """A transaction that is parked where it should end is claimed, and parked, indefinitely."""
 
     def parked_again(tx: Transaction) -> machine.Step:
         return machine._save(replace(tx, next_attempt_at=100.0))
 
     monkeypatch.setattr(machine, "_end", parked_again)
-    assert found(BRIEF)[0] == "a run without faults goes on for ever"
+    assert found(BRIEF)[0] == "a run without faults goes on indefinitely"
 
 
 def test_a_write_that_is_never_sent_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A transaction that is parked in memory alone waits for a write that nobody sends."""
+    """A transaction that is parked in memory alone waits for a write that is never sent."""
 
     def unsent(tx: Transaction) -> machine.Step:
         return replace(tx, saving=True, saving_state=tx.state, saving_branches=1, next_attempt_at=100.0), ()
@@ -258,10 +258,10 @@ def test_the_program_ends_with_its_figures() -> None:
 def test_a_broken_promise_ends_the_program_with_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    broken = Visit(7, 9, 0, [Counterexample("it is broken", ["somebody broke it"])], complete=False)
+    broken = Visit(7, 9, 0, [Counterexample("it is broken", ["a step broke it"])], complete=False)
     monkeypatch.setattr(program, "visits", lambda scopes, jobs: [broken for _ in scopes])
     assert program.main(["--scope", SMALL[0].name]) == 1
     said = capsys.readouterr().out.splitlines()
     assert said[0] == f"scope {SMALL[0].name}: it is broken"
-    assert said[1].split(maxsplit=1) == ["1", "somebody broke it"]
+    assert said[1].split(maxsplit=1) == ["1", "a step broke it"]
     assert json.loads(said[2])["violations"] == 1

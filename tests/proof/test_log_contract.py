@@ -179,7 +179,7 @@ class Driver:
         self._remember_all(owner, [taken] if taken else [])
 
     async def _claim(self, owner: str) -> None:
-        """Without a limit that bites: which of equals are left is nobody's promise."""
+        """Claim without a limit: the order among equals is not specified."""
         waiting_on = self._rng.sample(("", "inventory", "coupon"), self._rng.randint(1, 3))
         limits = dict.fromkeys(waiting_on, len(GIDS))
         self._remember_all(owner, await self._both.call(owner, "transaction_claim_due", limits))
@@ -202,7 +202,7 @@ class Driver:
         await self._both.call(owner, "transaction_waiting_on")
 
     async def _purge(self, owner: str) -> None:
-        """Now and then everything that has ended; else nothing. Nobody remembers for so long."""
+        """Now and then everything that has ended; else nothing. The retention is not longer."""
         before_s = self._rng.choice((0.0, 3600.0, 3600.0))
         await self._both.call(owner, "transaction_purge", ended_before_s=before_s, limit=len(GIDS))
         left = await self._both.call(owner, "transaction_get", GIDS)

@@ -1,6 +1,8 @@
-"""The planted bugs fit the source, and the program tells one that is caught from one that is not."""
+"""The planted bugs fit the source, and the program tells a caught one from a survivor."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -8,95 +10,129 @@ import pytest
 from proof.mutants.mutant import Mutant, Program, Selection, StaleMutantError, mutated, selection
 from proof.mutants.planted import MUTANTS
 from proof.mutants.program import main
-from proof.mutants.trial import PROJECT, checks, judged
+from proof.mutants.trial import PROJECT, checks, judged, located
 
 DECISIONS_TEST = "tests/barrier/test_barrier.py::test_decisions_cover_every_operation_in_every_state"
 CAUGHT = Mutant(
-    name="a cell of the law is missing",
-    breaks="the law has every cell",
-    file="tcc/barrier/decisions.py",
-    old="    (Operation.TRY, BarrierState.TRIED): BarrierDecision.REPLAY,\n",
-    new="",
+    name="a cell of the decision table is missing",
+    breaks="the decision table has every cell",
+    definition="DECISIONS",
+    old="{(Operation.TRY, BarrierState.TRIED): BarrierDecision.REPLAY}",
+    new="{(Operation.TRY, BarrierState.TRIED, None): BarrierDecision.REPLAY}",
     check=selection(DECISIONS_TEST),
 )
 HARMLESS = replace(
     CAUGHT,
-    name="other words in a comment",
-    old="# The state that a claim or a move",
-    new="# What a claim or move",
+    name="the same decision in other words",
+    new="{(Operation.TRY, BarrierState.TRIED): BarrierDecision['REPLAY']}",
 )
+SOURCE = """
+LIMIT = 3
+class A:
+    def f(self, x):
+        # A comment, and odd spacing.
+        if x  >  LIMIT:
+            self.stop()
+            return x
+        return {"a": 1, "b": x, "c": 3}
+class B:
+    def f(self, x):
+        if x > LIMIT:
+            self.stop()
+"""
 
 
-def source(mutant: Mutant) -> str:
-    return (PROJECT / mutant.file).read_text()
+@pytest.fixture(scope="module")
+def planted() -> dict[str, tuple[str, str]]:
+    """Return the file and the text with the bug, by the mutant's name."""
+    return {mutant.name: (path.name, text) for mutant in MUTANTS for path, text in [located(mutant, PROJECT)]}
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_a_planted_bug_fits_the_source_and_is_python(mutant: Mutant) -> None:
-    compile(mutated(source(mutant), mutant), mutant.file, "exec")
-
-
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_the_tests_that_are_to_catch_it_are_there(mutant: Mutant) -> None:
-    match mutant.check:
-        case Selection(nodes=nodes):
-            for node in nodes:
-                file, _, name = node.partition("::")
-                assert f"def {name.partition('[')[0]}" in (PROJECT / file).read_text()
-        case Program(module=module):
-            assert (PROJECT / module.replace(".", "/") / "__main__.py").is_file()
-
-
-def test_there_are_many_and_each_is_its_own() -> None:
-    assert len(MUTANTS) >= 30
-    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
-    assert len({mutated(source(mutant), mutant) for mutant in MUTANTS}) == len(MUTANTS)
-    assert {mutant.file.split("/")[-1] for mutant in MUTANTS} >= {
+def test_each_planted_bug_is_python_and_unlike_the_others(planted: dict[str, tuple[str, str]]) -> None:
+    assert len(planted) == len(MUTANTS) >= 40
+    assert len(set(planted.values())) == len(MUTANTS)
+    for name, (_, text) in planted.items():
+        compile(text, name, "exec")
+    assert {file for file, _ in planted.values()} >= {
         "machine.py", "engine.py", "statements.py", "store.py", "retry.py", "decisions.py", "plans.py",
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("old", ["no such words", "Verdict", ""])
-def test_an_old_text_that_is_not_there_exactly_once_is_stale(old: str) -> None:
-    with pytest.raises(StaleMutantError, match="a cell of the law is missing is stale"):
-        mutated(source(CAUGHT), replace(CAUGHT, old=old))
+def test_every_check_exists() -> None:
+    nodes = []
+    for check in checks(MUTANTS):
+        match check:
+            case Selection():
+                nodes.extend(check.nodes)
+            case Program(module=module):
+                assert (PROJECT / module.replace(".", "/") / "__main__.py").is_file()
+    collected = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *nodes],
+        cwd=PROJECT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert collected.returncode == 0, collected.stdout[-2000:] + collected.stderr[-2000:]
 
 
-def test_a_change_that_changes_nothing_is_stale() -> None:
-    with pytest.raises(StaleMutantError):
-        mutated(source(CAUGHT), replace(CAUGHT, new=CAUGHT.old))
+@pytest.mark.parametrize(
+    ("definition", "old", "new", "line"),
+    [
+        ("A.f", "x > LIMIT", "x >= LIMIT", "        if x >= LIMIT:"),
+        ("A.f", "self.stop()", "", "            pass"),
+        ("A.f", "self.stop()\nreturn x", "return None", "            return None"),
+        ("A.f", '{"b": x}', '{"b": 0}', "        return {'a': 1, 'b': 0, 'c': 3}"),
+        ("LIMIT", "3", "4", "LIMIT = 4"),
+        ("B", "x > LIMIT", "False", "        if False:"),
+    ],
+)
+def test_an_edit_changes_one_place_of_one_definition(definition: str, old: str, new: str, line: str) -> None:
+    places, text = mutated(SOURCE, replace(CAUGHT, definition=definition, old=old, new=new))
+    assert places == 1
+    assert line in text.splitlines()
 
 
-def test_a_stale_one_fails_the_run(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([], [CAUGHT, replace(CAUGHT, old="no such words")]) == 1
-    assert "is stale: its old text is 0 times in tcc/barrier/decisions.py" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("definition", "old", "places"),
+    [("A.f", "x < LIMIT", 0), ("f", "x > LIMIT", 0), ("A.g", "x > LIMIT", 0), ("A.f", "x", 3)],
+)
+def test_places_are_counted_within_the_definition(definition: str, old: str, places: int) -> None:
+    assert mutated(SOURCE, replace(CAUGHT, definition=definition, old=old))[0] == places
+
+
+def test_a_mutant_that_fits_no_place_is_stale() -> None:
+    with pytest.raises(StaleMutantError, match="the decision table is missing is stale"):
+        located(replace(CAUGHT, old="no_such_name"), PROJECT)
+
+
+def test_a_stale_mutant_fails_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([], [CAUGHT, replace(CAUGHT, old="no_such_name")]) == 1
+    assert "is stale: `DECISIONS` holds its snippet 0 times" in capsys.readouterr().out
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.slow
-def test_what_is_caught_and_what_survives(capsys: pytest.CaptureFixture[str]) -> None:
+def test_caught_and_surviving_bugs_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--jobs", "2"], [CAUGHT]) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith(f"caught    {CAUGHT.name}: by {DECISIONS_TEST}")
-    figures = json.loads(said[-1])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith(f"caught    {CAUGHT.name}: by {DECISIONS_TEST}")
+    figures = json.loads(printed[-1])
     assert (figures["planted"], figures["caught"], figures["by"]) == (1, 1, {"tests/barrier": 1})
 
     assert main(["--jobs", "2", "--unchecked"], [HARMLESS, CAUGHT]) == 1
-    said = capsys.readouterr().out.splitlines()
-    [survivor] = [line for line in said if line.startswith("SURVIVED")]
+    printed = capsys.readouterr().out.splitlines()
+    [survivor] = [line for line in printed if line.startswith("SURVIVED")]
     assert HARMLESS.name in survivor
-    figures = json.loads(said[-1])
+    figures = json.loads(printed[-1])
     assert (figures["planted"], figures["caught"]) == (2, 1)
 
 
 @pytest.mark.timeout(300)
-def test_a_check_that_fails_by_itself_catches_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_check_that_fails_without_a_bug_catches_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([], [replace(CAUGHT, check=selection("tests/barrier/test_barrier.py::test_no_such"))]) == 1
-    assert "fails where nothing is planted" in capsys.readouterr().out
+    assert "fails without a planted bug" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("check", "status", "words", "caught_by"),
+    ("check", "status", "output", "caught_by"),
     [
         (selection("t"), 0, "1 passed", ""),
         (selection("t"), 1, "FAILED tests/t.py::test_a - assert 1\n1 failed", "tests/t.py::test_a"),
@@ -108,15 +144,15 @@ def test_a_check_that_fails_by_itself_catches_nothing(capsys: pytest.CaptureFixt
         (Program(module="proof.explore"), 0, '{"violations": 0}', ""),
     ],
 )
-def test_only_what_a_check_says_counts(
-    check: Selection | Program, status: int, words: str, caught_by: str | None
+def test_only_the_output_of_a_check_counts(
+    check: Selection | Program, status: int, output: str, caught_by: str | None
 ) -> None:
-    result = judged(check, status, words)
+    result = judged(check, status, output)
     assert bool(result.void) is (caught_by is None)
     assert result.caught_by == (caught_by or "")
 
 
-def test_all_tests_are_run_once_where_nothing_is_planted() -> None:
+def test_all_tests_run_once_without_a_planted_bug() -> None:
     simulation = Program(module="proof.simulate")
     checked = checks(
         [

@@ -75,7 +75,7 @@ def test_a_run_tells_a_story_and_ends_with_one_line_of_json(capsys: pytest.Captu
 
 
 def found(first: int = 0) -> tuple[str, ...]:
-    """What the first seed says that is not clean; nothing if all are. `first` finds it today."""
+    """Return the violations of the first seed that has any. `first` finds it today."""
     for seed in (first, *range(SEEDS_MAX)):
         broken = simulate(seed).broken
         if broken:
@@ -84,7 +84,7 @@ def found(first: int = 0) -> tuple[str, ...]:
 
 
 def test_saves_without_compare_and_set_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A save changes the row whoever owns it and whatever version it has."""
+    """A save changes the row whatever its owner and version."""
 
     def save(self: LogDatabase, name: str, values: dict[str, Any], changes: Any) -> Any:
         rows = [self.transactions[gid] for gid in values["gid"]]

@@ -57,7 +57,7 @@ async def beside(say: Callable[[str], None]) -> dict[str, Any]:
 
 
 def mount(directory: Path, size_bytes: int = _DISK_BYTES) -> None:
-    """Makes a directory that is a small disk. Raises CalledProcessError where that is not permitted."""
+    """Mount a small disk at a directory. Raises CalledProcessError if that is not permitted."""
     directory.mkdir()
     subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={size_bytes},mode=0755", "tmpfs", str(directory)],
@@ -67,12 +67,12 @@ def mount(directory: Path, size_bytes: int = _DISK_BYTES) -> None:
 
 
 def unmount(directory: Path) -> None:
-    """What was on it is gone after this."""
+    """Unmount the disk; its content is lost."""
     subprocess.run(["umount", str(directory)], check=True, capture_output=True)
 
 
 def fill(ballast: Path) -> None:
-    """Takes all the room that there is."""
+    """Fill the disk."""
     with ballast.open("ab", buffering=0) as file:
         while True:
             try:
@@ -84,7 +84,7 @@ def fill(ballast: Path) -> None:
 
 
 def why_not() -> str:
-    """Why there can be no disk of our own; empty where there can."""
+    """Return why no disk can be mounted; empty if one can."""
     if os.geteuid() != 0:
         return "only root may mount a disk for PostgreSQL, which runs as a user of its own"
     probe = ["unshare", "--mount", "sh", "-c", "mount -t tmpfs tmpfs /mnt"]

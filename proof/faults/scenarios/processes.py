@@ -38,7 +38,7 @@ async def pause_coordinators(testbed: Testbed, _options: argparse.Namespace) -> 
 
 
 async def answer_late(testbed: Testbed, _options: argparse.Namespace) -> dict[str, Any]:
-    """Each participant's table is locked for longer than its calls may take: nobody hears its answers."""
+    """Each participant's table is locked for longer than its calls may take: its answers arrive too late."""
     async with testbed.load("late"):
         for participant, table in _LATE_TABLES.items():
             await asyncio.sleep(_CALM_S)
@@ -52,7 +52,7 @@ async def answer_late(testbed: Testbed, _options: argparse.Namespace) -> dict[st
 
 
 async def restart_everything(testbed: Testbed, _options: argparse.Namespace) -> dict[str, Any]:
-    """Every process in turn is told to stop, in order. No order may fail or be done twice for it."""
+    """Every process in turn is stopped gracefully. No order may fail or be executed twice because of it."""
     system = testbed.system
     async with testbed.load("rolling", patient_only=True) as load:
         for member in [*system.coordinators.values(), *system.participants.values()]:
