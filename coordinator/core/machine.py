@@ -80,6 +80,7 @@ from coordinator.core.events import (
     Woken,
 )
 from coordinator.core.model import (
+    DECISIONS,
     HELD,
     NEVER,
     NOW,
@@ -128,7 +129,7 @@ _CANCEL_REASONS = {
 }
 
 # The call by which a decided state is carried out.
-PHASE_TWO = {TransactionState.CONFIRMING: Operation.CONFIRM, TransactionState.CANCELLING: Operation.CANCEL}
+PHASE_TWO = {state: decision for state, decision in DECISIONS.items() if not state.ended}
 
 # A participant's words are kept, but never at any length.
 ERROR_CHARACTERS_MAX = 1_000

@@ -50,6 +50,15 @@ class Operation(IntEnum):
     CANCEL = 3
 
 
+# The decision that a state holds. TRYING has none.
+DECISIONS = {
+    TransactionState.CONFIRMING: Operation.CONFIRM,
+    TransactionState.CONFIRMED: Operation.CONFIRM,
+    TransactionState.CANCELLING: Operation.CANCEL,
+    TransactionState.CANCELLED: Operation.CANCEL,
+}
+
+
 class TryState(IntEnum):
     """What is known of a branch's Try. UNKNOWN until it answered, and again after an adoption."""
 
@@ -224,8 +233,8 @@ class Transaction(Struct, frozen=True, kw_only=True, gc=False):
     @property
     def mixed(self) -> bool:
         """By an operator's word a branch went the other way than the decision."""
-        confirm = self.state in (TransactionState.CONFIRMING, TransactionState.CONFIRMED)
-        other = Heuristic.CANCELLED if confirm else Heuristic.CONFIRMED
+        is_confirm = DECISIONS.get(self.state) is Operation.CONFIRM
+        other = Heuristic.CANCELLED if is_confirm else Heuristic.CONFIRMED
         return any(branch.heuristic is other for branch in self.branches)
 
 

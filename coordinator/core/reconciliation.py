@@ -13,7 +13,7 @@ from enum import IntEnum
 
 from msgspec import Struct
 
-from coordinator.core.model import Branch, Heuristic, Operation, Transaction, TransactionState
+from coordinator.core.model import DECISIONS, Branch, Heuristic, Operation, Transaction, TransactionState
 
 
 class BarrierState(IntEnum):
@@ -61,12 +61,6 @@ class Finding(Struct, frozen=True, kw_only=True):
     repairs: frozenset[Operation] = frozenset()
 
 
-_DECISIONS = {
-    TransactionState.CONFIRMING: Operation.CONFIRM,
-    TransactionState.CONFIRMED: Operation.CONFIRM,
-    TransactionState.CANCELLING: Operation.CANCEL,
-    TransactionState.CANCELLED: Operation.CANCEL,
-}
 _ENDS = {Operation.CONFIRM: BarrierState.CONFIRMED, Operation.CANCEL: BarrierState.CANCELLED}
 _BY_OPERATOR = {Heuristic.CONFIRMED: Operation.CONFIRM, Heuristic.CANCELLED: Operation.CANCEL}
 _EITHER = frozenset(_ENDS)
@@ -83,7 +77,7 @@ def compare_row(
     if tx is None:
         return _unknown(participant, row, retention_s)
     branch = next((one for one in tx.branches if one.spec.branch_id == row.branch_id), None)
-    decision = _DECISIONS.get(tx.state)
+    decision = DECISIONS.get(tx.state)
     if branch is None or (branch.spec.participant, branch.spec.action) != (participant, row.action):
         return _without_branch(participant, row, tx, branch, decision)
     if row.state is BarrierState.TRIED:

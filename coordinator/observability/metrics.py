@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from coordinator.core.machine import PHASE_TWO
 from coordinator.core.model import CallResult, Operation, OutcomeCode, Transaction, TransactionState
 from coordinator.core.reconciliation import FindingKind
 from coordinator.engine.clock import LogClock
@@ -30,8 +31,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SPANS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 _PHASES = {Operation.TRY: "try", Operation.CONFIRM: "confirm", Operation.CANCEL: "cancel"}
-_DECISIONS = {TransactionState.CONFIRMING: "confirm", TransactionState.CANCELLING: "cancel"}
-_ENDS = {TransactionState.CONFIRMED: "confirmed", TransactionState.CANCELLED: "cancelled"}
+_DECIDED = {state: decision.name.lower() for state, decision in PHASE_TWO.items()}
+_ENDED = {state: state.name.lower() for state in TransactionState if state.ended}
 _LIVE_STATES = (TransactionState.TRYING, TransactionState.CONFIRMING, TransactionState.CANCELLING)
 
 
@@ -160,10 +161,10 @@ class Metrics(Observer):
         states = [tx.saving_state for tx in batch if tx.saving_state is not tx.saved_state]
         if parked := len(batch) - [tx.next_attempt_at for tx in batch].count(0.0):
             self.counters["tcc_transactions_parked"].inc(parked)
-        for decided, decision in _DECISIONS.items():
+        for decided, decision in _DECIDED.items():
             if count := states.count(decided):
                 self.counters["tcc_transactions_decided"].labels(decision).inc(count)
-        for ended, name in _ENDS.items():
+        for ended, name in _ENDED.items():
             if count := states.count(ended):
                 self.counters["tcc_transactions_ended"].labels(name).inc(count)
 
