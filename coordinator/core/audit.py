@@ -1,8 +1,8 @@
 """The chain of audit records: each holds the hash of the one before, so that none can be changed alone.
 
 `hash` is SHA-256 over the previous hash and the canonical form of the record. That
-form is part of the contract (`protos/tcc/admin/v1/admin.proto`, AuditRecord): anybody can
-compute it anew. Pure: times are arguments, in microseconds since the Unix epoch.
+form is part of the contract (`protos/tcc/admin/v1/admin.proto`, AuditRecord): any reader can
+compute it again. Pure: times are arguments, in microseconds since the Unix epoch.
 """
 
 import json
@@ -15,7 +15,7 @@ NO_HASH = bytes(32)
 
 
 class AuditEntry(Struct, frozen=True, kw_only=True):
-    """What an operator does, before it has its place in the chain."""
+    """An action of an operator, before it has its place in the chain."""
 
     operator: str
     # For example "transaction.hold".

@@ -1,4 +1,4 @@
-"""When to try again."""
+"""Backoff: the delay before the next attempt."""
 
 from coordinator.core.model import RetryPolicy
 

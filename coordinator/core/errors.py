@@ -1,4 +1,4 @@
-"""What is refused, and why: one tree for the whole coordinator.
+"""The refusals of the coordinator: one tree of exceptions.
 
 Each class knows its stable `reason` (google.rpc.ErrorInfo) and the name of its
 canonical gRPC status `code`. Everything here is the caller's to handle; what a
@@ -25,7 +25,7 @@ class Refused(Exception):  # noqa: N818 - it names what happened, as the rest of
 
 
 class InvalidRequest(Refused):
-    """The request itself is wrong; `reason` says what about it."""
+    """The request itself is invalid; `reason` names the field or rule."""
 
     code = "INVALID_ARGUMENT"
     reason = "INVALID_REQUEST"
@@ -168,7 +168,7 @@ class TransactionHeld(Refused):
 
 
 class TransactionNotHeld(Refused):
-    """Only what is held can be released."""
+    """The transaction is not held, so it cannot be released."""
 
     reason = "TRANSACTION_NOT_HELD"
 
@@ -180,7 +180,7 @@ class NotDecided(Refused):
 
 
 class TransactionEnded(Refused):
-    """Every branch is done; nothing can be done any more."""
+    """Every branch is done; nothing can be changed any more."""
 
     reason = "TRANSACTION_ENDED"
 
@@ -199,7 +199,7 @@ class BranchDone(Refused):
 
 
 class VersionChanged(Refused):
-    """What the operator saw has changed since; look again."""
+    """The transaction has changed since the operator read it; read it again."""
 
     code = "ABORTED"
     reason = "VERSION_CHANGED"
@@ -213,7 +213,7 @@ class ParticipantPaused(Refused):
 
 
 class SelectionChanged(Refused):
-    """The filter finds other transactions than it did in the dry run; look again."""
+    """The filter finds other transactions than in the dry run; run the dry run again."""
 
     code = "ABORTED"
     reason = "SELECTION_CHANGED"
@@ -245,7 +245,7 @@ class CoordinatorDraining(Refused):
 
 
 class ReconciliationUnsupported(Refused):
-    """The participant does not say what it has on its books; there is no reconciliation with it."""
+    """The participant does not list its barrier rows; it cannot be reconciled."""
 
     reason = "RECONCILIATION_UNSUPPORTED"
 
@@ -258,13 +258,13 @@ class ParticipantUnreachable(Refused):
 
 
 class FindingGone(Refused):
-    """What the participant has on its books agrees with the log by now; nothing is to be repaired."""
+    """The participant's row agrees with the log by now; there is nothing to repair."""
 
     code = "ABORTED"
     reason = "FINDING_GONE"
 
 
 class RepairNotAllowed(Refused):
-    """What was found would not be mended by that."""
+    """The operation does not repair the finding."""
 
     reason = "REPAIR_NOT_ALLOWED"

@@ -1,4 +1,4 @@
-"""What can happen to a transaction, and what the core wants done about it."""
+"""The events of a transaction, and the effects that the core returns for them."""
 
 from msgspec import Struct
 
@@ -30,7 +30,7 @@ class CallCompleted(Struct, frozen=True):
     index: int
     operation: Operation
     answer: CallResult
-    # How to go on after a failure; `jitter` is uniform in [0, 1).
+    # The policy after a failure; `jitter` is uniform in [0, 1).
     policy: RetryPolicy = RetryPolicy()
     jitter: float = 0.0
 
@@ -53,30 +53,30 @@ class Resumed(Struct, frozen=True, gc=False):
     """The transaction was read from the log by its new owner. No call is under way."""
 
 
-# Orders of an operator. They apply to a transaction as just read from the log, whoever drives
-# it: writing it back in the next version takes it from them.
+# Operator commands. They apply to a transaction as just read from the log, whichever coordinator
+# drives it: writing it back in the next version takes it from them.
 
 
 class OperatorHold(Struct, frozen=True, gc=False):
-    """Nothing more is to be done with the transaction until it is released."""
+    """Do nothing more with the transaction until it is released."""
 
 
 class OperatorRelease(Struct, frozen=True, gc=False):
-    """A held transaction is to go on."""
+    """Continue a held transaction."""
 
 
 class OperatorRetry(Struct, frozen=True, gc=False):
-    """Every branch that is not done is to be called now."""
+    """Call every branch that is not done, now."""
 
 
 class OperatorCancel(Struct, frozen=True, gc=False):
-    """CANCEL is to be decided. Lifts a hold."""
+    """Decide CANCEL. Ends a hold."""
 
     detail: str
 
 
 class OperatorResolve(Struct, frozen=True):
-    """A branch has ended by the operator's word."""
+    """End a branch without a call."""
 
     branch_id: str
     outcome: Heuristic
@@ -123,7 +123,7 @@ class Completed(Struct, frozen=True, gc=False):
 
 
 class Parked(Struct, frozen=True, gc=False):
-    """It waits in the log, owned by nobody, for its next attempt. Memory may forget it."""
+    """Durable: it waits in the log, without an owner, for its next attempt. Memory may forget it."""
 
 
 class BranchRegistered(Struct, frozen=True, gc=False):

@@ -1,33 +1,32 @@
-"""The state machine of a transaction. Everything that decides lives in this file.
+"""The state machine of a transaction. Every decision about a transaction is made in this file.
 
-`step(transaction, event, now)` returns the transaction as the event leaves it
-and the effects to perform, in order. It does no I/O and knows no clock: time and
-jitter are arguments. An event that a state does not allow changes nothing and
-raises one of `core.errors`.
+`step(transaction, event, now)` returns the transaction after the event, and the
+effects to perform, in order. It does no I/O and reads no clock: time and jitter are
+arguments. An event that a state does not allow changes nothing and raises one of
+`core.errors`.
 
-The law, in the order in which a transaction meets it:
+The rules, in the order in which they apply to a transaction:
 
-1. Nothing leaves before it is durable. A branch's Try is called only when the
-   log holds the branch; Confirm and Cancel only when it holds the decision, and
-   until then nobody is refused because of it. The core therefore tracks what is
-   saved (`saved_state`, `saved_branches`) beside what is so, keeps at most one
-   write in flight, and compares when it lands.
+1. Nothing is sent before it is durable. A branch's Try is called only when the
+   log holds the branch. Confirm and Cancel are called only when the log holds the
+   decision; until then no request is refused because of it. The core therefore
+   tracks the saved state (`saved_state`, `saved_branches`) beside the present one,
+   keeps at most one write in flight, and compares the two when it is durable.
 2. CONFIRM is decided only when every Try has succeeded, and before the expiry.
-   One business no, one failure that repeating cannot mend, the expiry or the
-   initiator's word decides CANCEL. A Try whose outcome is unknown is repeated
-   until then.
-3. The decision is taken once: TRANSITIONS has no way from one to the other.
-4. Every branch that is in the log gets the decision, also one whose Try never
+   One rejection, one permanent failure, the expiry or a request of the initiator
+   decides CANCEL. A Try whose outcome is unknown is repeated until then.
+3. The decision is made once: TRANSITIONS has no way from one to the other.
+4. Every branch that is in the log gets the decision, also one whose Try was never
    answered: its participant's barrier makes an empty cancel a success.
 5. Phase two never gives up. When the calls that are due have all ended and some
    failed, the transaction is parked: written to the log without an owner, due
-   at its next attempt, so that a million waiting ones cost no memory. Too many
-   failures make it stuck, which is a fact for operators and changes nothing else.
-6. An answer counts only while that very call is under way; any other is stale.
-7. An operator's order applies to the row, and what it leaves is parked or ended: due
-   now, or held, which is to be parked without end. A hold stops no clock: what is
-   released past its expiry is cancelled. A branch may be ended by the operator's
-   word, after the decision, which that word never changes.
+   at its next attempt, so that a million parked transactions need no memory. Too
+   many failures make it stuck, which operators are notified of; nothing else changes.
+6. A result counts only while that call is in flight; any other is stale.
+7. An operator's command applies to the row. Afterwards the transaction has ended, or
+   is parked: due now, or held, which means parked indefinitely. A hold does not stop
+   the expiry: a transaction that is released past it is cancelled. After the decision,
+   an operator may end a branch. That never changes the decision.
 """
 
 from collections.abc import Callable, Mapping
@@ -80,6 +79,7 @@ from coordinator.core.events import (
     Woken,
 )
 from coordinator.core.model import (
+    DECISIONS,
     HELD,
     NEVER,
     NOW,
@@ -128,11 +128,11 @@ _CANCEL_REASONS = {
 }
 
 # The call by which a decided state is carried out.
-PHASE_TWO = {TransactionState.CONFIRMING: Operation.CONFIRM, TransactionState.CANCELLING: Operation.CANCEL}
+PHASE_TWO = {state: decision for state, decision in DECISIONS.items() if not state.ended}
 
-# A participant's words are kept, but never at any length.
+# The length to which a participant's error text is cut.
 ERROR_CHARACTERS_MAX = 1_000
-# What the initiator is told of a participant's message.
+# The length of a participant's message in replies to the initiator.
 CANCEL_MESSAGE_CHARACTERS_MAX = 500
 
 Step = tuple[Transaction, tuple[Effect, ...]]
@@ -148,15 +148,15 @@ def step(tx: Transaction, event: Event, now: float) -> Step:
 
 
 def same_branch(one: BranchSpec, other: BranchSpec) -> bool:
-    """Whether two descriptions of a branch ask for the same thing."""
+    """Return whether two descriptions of a branch have the same content."""
     return replace(one, cancel_in_stage_order=False) == replace(other, cancel_in_stage_order=False)
 
 
 def is_calling(tx: Transaction, index: int, operation: Operation) -> bool:
-    """Whether this call is under way.
+    """Return whether this call is in flight.
 
     One that left before its sender lost the transaction may name a branch of which the
-    transaction, begun here again meanwhile, knows nothing.
+    transaction, begun here again in the meantime, knows nothing of it.
     """
     return index < len(tx.branches) and tx.branches[index].calling is operation
 
@@ -179,7 +179,7 @@ def _save(tx: Transaction) -> Step:
 
 
 def _on_saved(tx: Transaction, _event: Saved, now: float) -> Step:
-    assert tx.saving, "a write landed that nobody sent"
+    assert tx.saving, "a write is durable that was never sent"
     before_state, before_branches = tx.saved_state, tx.saved_branches
     tx = replace(
         tx,
@@ -224,7 +224,7 @@ def _durable_notifications(
 
 
 def _go_on_trying(tx: Transaction, now: float) -> Step:
-    """Decides if it can be decided, else calls every Try that is due."""
+    """Decide if it can be decided; otherwise call every Try that is due."""
     if now >= tx.expires_at:
         return _expire(tx)
     succeeded = TryState.SUCCEEDED
@@ -374,7 +374,7 @@ def _confirm(tx: Transaction) -> Step:
 
 
 def _expire(tx: Transaction) -> Step:
-    """Cancels because the time is up. If a Try kept failing until then, that is why."""
+    """Cancel because of the expiry. If a Try kept failing until then, that is the reason."""
     branch = failing_branch(tx)
     if branch is None:
         return _cancel(tx, Trigger.EXPIRED)
@@ -410,7 +410,7 @@ def _cancel(
 
 
 def _decide(tx: Transaction, trigger: Trigger) -> Step:
-    """Take the decision. Trys that are still in flight become stale."""
+    """Make the decision. Trys that are still in flight become stale."""
     branches = tuple(
         replace(branch, calling=None, attempts=0, next_attempt_at=NOW)
         if branch.calling or branch.attempts or branch.next_attempt_at != NOW
@@ -502,7 +502,7 @@ def _failed(branch: Branch, event: CallCompleted, now: float) -> Branch:
     """Return the branch after a failed call, with its next attempt. An unsent call counts no attempt."""
     answer = event.answer
     if answer.not_sent:
-        # What an attempt said tells more than why there is none.
+        # The error of an attempt is more useful than why a call was not sent.
         last_error = branch.last_error or error_text(answer)
         return replace(
             branch, calling=None, next_attempt_at=now + answer.retry_after_s, last_error=last_error
@@ -542,7 +542,7 @@ def with_branch(tx: Transaction, index: int, branch: Branch) -> Transaction:
 
 
 def _resume_trying(tx: Transaction, _event: Resumed, now: float) -> Step:
-    """Trys whose answers are not known are repeated; nobody can say that they never left."""
+    """Repeat the Trys whose results are not known; they may have been sent."""
     branches = tuple(
         replace(branch, attempts=max(1, branch.attempts)) if branch.tried is TryState.UNKNOWN else branch
         for branch in tx.branches
@@ -572,7 +572,7 @@ def _unparked(tx: Transaction, wake_at: float) -> Transaction:
     return replace(tx, next_attempt_at=0.0, waiting_on="", wake_at=wake_at)
 
 
-# --- an operator's orders -------------------------------------------------
+# --- operator commands ----------------------------------------------------
 
 
 def _hold(tx: Transaction, _event: OperatorHold, _now: float) -> Step:
@@ -664,12 +664,12 @@ def _refuse_branch(tx: Transaction, event: BranchAdded, _now: float) -> Step:
 
 
 def _is_decision_durable(tx: Transaction) -> bool:
-    """Until it is, nobody is told of the decision; whoever asked waits for `Decided`."""
+    """Return whether the decision is durable. Until it is, requests wait for `Decided`."""
     return tx.saved_state is not None and tx.saved_state.decided
 
 
 def status_metadata(tx: Transaction) -> dict[str, str]:
-    """How `tx` stands, as an error's metadata."""
+    """Return the status of `tx`, as an error's metadata."""
     return {
         "state": tx.state.name,
         "cancel_reason": tx.cancel_reason.name,

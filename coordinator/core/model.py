@@ -50,6 +50,15 @@ class Operation(IntEnum):
     CANCEL = 3
 
 
+# The decision that a state holds. TRYING has none.
+DECISIONS = {
+    TransactionState.CONFIRMING: Operation.CONFIRM,
+    TransactionState.CONFIRMED: Operation.CONFIRM,
+    TransactionState.CANCELLING: Operation.CANCEL,
+    TransactionState.CANCELLED: Operation.CANCEL,
+}
+
+
 class TryState(IntEnum):
     """What is known of a branch's Try. UNKNOWN until it answered, and again after an adoption."""
 
@@ -60,7 +69,7 @@ class TryState(IntEnum):
 
 
 class Heuristic(IntEnum):
-    """What became of a branch by an operator's word. NONE: its participant has, or will have, said."""
+    """The outcome of a branch that an operator ended. NONE: its participant has ended it, or will."""
 
     NONE = 0
     CONFIRMED = 1
@@ -97,7 +106,7 @@ class TraceContext(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class CallResult(Struct, frozen=True, kw_only=True, gc=False):
-    """What a participant, or the way to it, said to one call."""
+    """The result of one call, from the participant or from the connection to it."""
 
     code: OutcomeCode
     reason: str = ""
@@ -106,10 +115,10 @@ class CallResult(Struct, frozen=True, kw_only=True, gc=False):
     result_content_type: str = ""
     # FAILED only: repeating the call cannot help.
     permanent: bool = False
-    # FAILED only: the call never left, because the participant's breaker is open
-    # or its queue is full. Such a failure burns no attempt.
+    # FAILED only: the call was not sent, because the participant's breaker is open
+    # or its queue is full. Such a failure counts no attempt.
     not_sent: bool = False
-    # FAILED only: nobody was reached, or nobody answered in time.
+    # FAILED only: no connection, or no answer in time.
     unreachable: bool = False
     # FAILED only: not before this many seconds.
     retry_after_s: float = 0.0
@@ -160,14 +169,14 @@ class Branch(Struct, frozen=True, kw_only=True, gc=False):
     last_error: str = ""
     # When the next attempt is due; NOW until the first one failed.
     next_attempt_at: float = NOW
-    # An operator ended it: done, without its participant's word.
+    # An operator ended it: done, without an answer of its participant.
     heuristic: Heuristic = Heuristic.NONE
     heuristic_reason: str = ""
-    # What went wrong so far. Decides nothing.
+    # The failures so far. Decides nothing.
     notes: tuple[Note, ...] = ()
     # The span of the last call that failed, for the next one to point to. Decides nothing.
     failed_span_id: str = ""
-    # The call that is under way, if any. Lives in memory alone.
+    # The call that is in flight, if any. Only in memory.
     calling: Operation | None = None
 
 
@@ -189,15 +198,15 @@ class Transaction(Struct, frozen=True, kw_only=True, gc=False):
     cancel_reason: CancelReason = CancelReason.NONE
     cancel_branch_id: str = ""
     cancel_detail: str = ""
-    # What the branch's participant said beside its reason. Untrusted; decides nothing.
+    # The participant's message beside its reason. Untrusted; decides nothing.
     cancel_message: str = ""
     stuck: bool = False
-    # Set while it waits in the log, owned by nobody, for its next attempt; HELD
+    # Set while it waits in the log, without an owner, for its next attempt; HELD
     # while an operator holds it.
     next_attempt_at: float = 0.0
     waiting_on: str = ""
 
-    # The rest lives in memory alone.
+    # The rest is only in memory.
     confirm_requested: bool = False
     # When time alone changes something: the expiry, or a Try to repeat.
     wake_at: float = NEVER
@@ -213,19 +222,19 @@ class Transaction(Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def held(self) -> bool:
-        """An operator has stopped all work on it."""
+        """Whether an operator has stopped all work on it."""
         return self.next_attempt_at >= HELD
 
     @property
     def heuristic(self) -> bool:
-        """A branch was ended by an operator's word."""
+        """Whether an operator has ended a branch."""
         return any(branch.heuristic for branch in self.branches)
 
     @property
     def mixed(self) -> bool:
-        """By an operator's word a branch went the other way than the decision."""
-        confirm = self.state in (TransactionState.CONFIRMING, TransactionState.CONFIRMED)
-        other = Heuristic.CANCELLED if confirm else Heuristic.CONFIRMED
+        """Whether an operator has ended a branch against the decision."""
+        is_confirm = DECISIONS.get(self.state) is Operation.CONFIRM
+        other = Heuristic.CANCELLED if is_confirm else Heuristic.CONFIRMED
         return any(branch.heuristic is other for branch in self.branches)
 
 

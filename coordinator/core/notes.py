@@ -1,7 +1,7 @@
-"""What went wrong with a branch, kept for operators: few notes, however often it fails.
+"""The failures of a branch, kept for operators: few notes, however often it fails.
 
 The same failure again is counted. Beyond NOTES_MAX the oldest but the first few are
-left out, and a note in their place says how many calls they stood for.
+left out, and a note in their place counts the calls they stood for.
 """
 
 from msgspec.structs import replace

@@ -1,23 +1,23 @@
-"""What participants have on their books, compared with the log: what does not agree, and what would mend it.
+"""The comparison of participants' barrier rows with the log: findings, and their repairs.
 
-The order of looking makes it sound: first the participant's row, then the log. A branch
-is durable in the log before its Try leaves, so a row whose branch the log does not know
-belongs to nobody. A branch is done in the log only after its participant has said so,
-so a row that is still open when it is looked at once more, after the log, leaks. And a
-decision never changes, nor does a row that has ended: what contradicts, does so for good.
+The order of reading makes it sound: first the participant's row, then the log. A branch
+is durable in the log before its Try is sent, so a row whose branch the log does not know
+is an orphan. A branch is done in the log only after its participant has answered, so a row
+that is still open when it is read again, after the log, is a leak. A decision never
+changes, nor does a row that has ended, so a contradiction between them is permanent.
 
-Pure: whoever looks, and calls, is `coordinator.engine.reconciler`.
+Pure: `coordinator.engine.reconciler` reads and calls.
 """
 
 from enum import IntEnum
 
 from msgspec import Struct
 
-from coordinator.core.model import Branch, Heuristic, Operation, Transaction, TransactionState
+from coordinator.core.model import DECISIONS, Branch, Heuristic, Operation, Transaction, TransactionState
 
 
 class BarrierState(IntEnum):
-    """How a row of a participant's barrier stands. Numbers are those of the contract."""
+    """The state of a row of a participant's barrier. Numbers are those of the contract."""
 
     TRIED = 1
     CONFIRMED = 2
@@ -39,7 +39,7 @@ class BarrierRow(Struct, frozen=True, kw_only=True):
 
 
 class FindingKind(IntEnum):
-    """What does not agree. Numbers are those of the contract."""
+    """How a row contradicts the log. Numbers are those of the contract."""
 
     ORPHAN = 1
     LEAK = 2
@@ -55,18 +55,12 @@ class Finding(Struct, frozen=True, kw_only=True):
     # None: the log does not know the transaction.
     state: TransactionState | None
     explanation: str
-    # What is proposed; None: people have to find out first.
+    # The proposed operation; None: an operator has to find out first.
     repair: Operation | None = None
-    # What an operator may order.
+    # The operations that an operator may choose.
     repairs: frozenset[Operation] = frozenset()
 
 
-_DECISIONS = {
-    TransactionState.CONFIRMING: Operation.CONFIRM,
-    TransactionState.CONFIRMED: Operation.CONFIRM,
-    TransactionState.CANCELLING: Operation.CANCEL,
-    TransactionState.CANCELLED: Operation.CANCEL,
-}
 _ENDS = {Operation.CONFIRM: BarrierState.CONFIRMED, Operation.CANCEL: BarrierState.CANCELLED}
 _BY_OPERATOR = {Heuristic.CONFIRMED: Operation.CONFIRM, Heuristic.CANCELLED: Operation.CANCEL}
 _EITHER = frozenset(_ENDS)
@@ -75,15 +69,15 @@ _EITHER = frozenset(_ENDS)
 def compare_row(
     participant: str, row: BarrierRow, tx: Transaction | None, *, retention_s: float
 ) -> Finding | None:
-    """Return what is wrong with a row of this participant; None: nothing, or nothing yet.
+    """Return the finding about a row of this participant; None: there is none, or none yet.
 
-    `tx`: its transaction as the log says after the row was read; None: the log does not know it.
+    `tx`: its transaction, read from the log after the row; None: the log does not know it.
     `retention_s`: how long the log keeps what has ended.
     """
     if tx is None:
         return _unknown(participant, row, retention_s)
     branch = next((one for one in tx.branches if one.spec.branch_id == row.branch_id), None)
-    decision = _DECISIONS.get(tx.state)
+    decision = DECISIONS.get(tx.state)
     if branch is None or (branch.spec.participant, branch.spec.action) != (participant, row.action):
         return _without_branch(participant, row, tx, branch, decision)
     if row.state is BarrierState.TRIED:
@@ -95,12 +89,15 @@ def _unknown(participant: str, row: BarrierRow, retention_s: float) -> Finding |
     if row.state is not BarrierState.TRIED:
         return None  # The log forgets what has ended.
     if row.age_s < retention_s:
-        explanation, repair = "the log knows no such transaction, so nobody will end this", Operation.CANCEL
+        explanation, repair = (
+            "the log has no such transaction, so no coordinator will end this",
+            Operation.CANCEL,
+        )
     else:
         explanation, repair = (
             (
-                "the log knows no such transaction; this is older than what the log keeps, "
-                "so that it may have been confirmed or cancelled: find out which"
+                "the log has no such transaction; this is older than the log's retention, "
+                "so it may have been confirmed or cancelled: find out which"
             ),
             None,
         )
@@ -128,7 +125,7 @@ def _without_branch(
             row=row,
             kind=FindingKind.ORPHAN,
             state=tx.state,
-            explanation=f"the transaction has {known}, so nobody will end this",
+            explanation=f"the transaction has {known}, so no coordinator will end this",
             repair=Operation.CANCEL,
             repairs=_EITHER,
         )
@@ -141,12 +138,12 @@ def _leak(
 ) -> Finding:
     if branch.heuristic or decision is None:
         explanation = (
-            f"an operator has ended the branch by a word ({branch.heuristic.name}), "
+            f"an operator has resolved the branch ({branch.heuristic.name}), "
             "and its reservation is still open"
         )
         repair, repairs = None, _EITHER
     else:
-        explanation = f"the log knows that its {decision.name.capitalize()} was done, and yet this is open"
+        explanation = f"the log knows that its {decision.name.capitalize()} was done, but this is still open"
         repair, repairs = decision, frozenset({decision})
     return Finding(
         participant=participant,
@@ -160,11 +157,11 @@ def _leak(
 
 
 def _mixed(participant: str, row: BarrierRow, tx: Transaction, wanted: Operation | None) -> Finding | None:
-    """`wanted`: what ought to have become of the branch; None: nothing is decided."""
+    """`wanted`: the operation that was decided for the branch; None: nothing is decided."""
     if wanted is None and row.state is BarrierState.CONFIRMED:
-        explanation = "it is confirmed, though nothing was decided yet"
+        explanation = "it is confirmed, but nothing is decided yet"
     elif wanted is not None and row.state is not _ENDS[wanted]:
-        explanation = f"it is {row.state.name.lower()}, where {wanted.name} was decided"
+        explanation = f"it is {row.state.name.lower()}, but {wanted.name} was decided"
     else:
         return None
     return Finding(
@@ -172,5 +169,5 @@ def _mixed(participant: str, row: BarrierRow, tx: Transaction, wanted: Operation
         row=row,
         kind=FindingKind.MIXED,
         state=tx.state,
-        explanation=f"{explanation}; no call can mend that",
+        explanation=f"{explanation}; no call can repair that",
     )

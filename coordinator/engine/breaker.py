@@ -2,7 +2,7 @@
 
 CLOSED: calls go out; `failures_to_open` failed calls in a row open it.
 OPEN: nothing goes out until `probe_at`. HALF-OPEN is the moment after that: one
-call goes out as a probe. It closes the breaker, or opens it for twice as long.
+call goes out as a probe. It either closes the breaker, or opens it for twice as long.
 Source: M. Nygard, "Release It!", Pragmatic Bookshelf, 2007.
 """
 
@@ -19,10 +19,10 @@ class BreakerPolicy(Struct, frozen=True, kw_only=True):
 
 
 class Breaker(Struct, frozen=True, kw_only=True):
-    """How the way to a participant stands."""
+    """The state of the breaker of one participant."""
 
     policy: BreakerPolicy = BreakerPolicy()
-    # In a row: those that opened it, and the probes since then.
+    # Consecutive: those that opened it, and the probes since then.
     failures: int = 0
     # Closed while None.
     probe_at: float | None = None
@@ -34,29 +34,29 @@ class Breaker(Struct, frozen=True, kw_only=True):
         return self.probe_at is None
 
     def allows(self, now: float) -> bool:
-        """Whether a call may go out: any while closed, one probe once the pause is over."""
+        """Return whether a call may go out: any while closed, one probe once the pause is over."""
         return self.probe_at is None or (now >= self.probe_at and not self.probing)
 
     def wait_s(self, now: float) -> float:
-        """How long until it makes sense to ask again."""
+        """Return how long to wait before the next call."""
         if self.probe_at is None:
             return 0.0
         return max(self.probe_at - now, self.policy.open_first_s if self.probing else 0.0)
 
     def sent(self) -> "Breaker":
-        """After a call went out."""
+        """Return the breaker after a call was sent."""
         return self if self.probe_at is None else replace(self, probing=True)
 
     def succeeded(self) -> "Breaker":
-        """After the participant answered, whatever it answered."""
+        """Return the breaker after any answer of the participant."""
         if self.probe_at is None and not self.failures:
             return self
         return Breaker(policy=self.policy)
 
     def failed(self, now: float) -> "Breaker":
-        """After a call found nobody, or no answer in time."""
+        """Return the breaker after a call that failed to connect, or got no answer in time."""
         if self.probe_at is not None and not self.probing:
-            return self  # it was sent before the breaker opened, and says nothing new
+            return self  # it was sent before the breaker opened, and is no new information
         if self.probe_at is None and self.failures + 1 < self.policy.failures_to_open:
             return replace(self, failures=self.failures + 1)
         open_s = self.policy.open_first_s

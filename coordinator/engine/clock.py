@@ -1,20 +1,20 @@
-"""The clocks. Nothing else in the coordinator asks the machine for the time."""
+"""The clocks. No other module of the coordinator reads the machine's time."""
 
 import time
 from collections.abc import Callable
 
-# A thread that computed for the first share of a window is full, and is so until it falls below
-# the second. A loop in Python that has no pause left stays some way below 1: other threads of its
-# process, which serve its connections, hold the interpreter for the rest.
+# A thread is saturated when it computes for the first share of a window, until it falls below the
+# second. A Python loop without any pause stays below 1: the threads that serve its connections
+# hold the interpreter for the rest.
 _SATURATED_SHARE, _ROOM_SHARE = 0.7, 0.5
 _WINDOW_S = 0.1
 
 
 class LogClock:
-    """The log's time, told between two of its answers by this machine's monotonic clock.
+    """The log's time. Between two of its answers, this machine's monotonic clock continues it.
 
-    Deadlines and due times are thereby judged by the database's clock alone: a
-    wall clock that is wrong, or jumps, on some coordinator moves nothing.
+    Deadlines and due times depend on the database's clock alone. A wall clock that is
+    wrong, or jumps, on a coordinator has no effect.
     """
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -22,19 +22,19 @@ class LogClock:
         self._offset_s: float | None = None
 
     def now(self) -> float:
-        """Seconds since the Unix epoch."""
+        """Return the seconds since the Unix epoch."""
         assert self._offset_s is not None, "the clock has not been set by the log yet"
         return self._monotonic() + self._offset_s
 
     def monotonic(self) -> float:
-        """Seconds since some moment; for measuring spans on this machine."""
+        """Return the seconds since an arbitrary moment, to measure spans on this machine."""
         return self._monotonic()
 
     def set(self, log_time: float, *, asked_at: float, answered_at: float) -> None:
-        """Learns that the log said `log_time` somewhere between two monotonic moments.
+        """Set the clock: the log's time was `log_time` at some moment between two monotonic moments.
 
-        What was known before stays as far as it can be true. An answer that took long says
-        little: to believe in its middle would move the time to and fro by half of what it took.
+        The previous offset is changed only as far as it contradicts that. After a slow answer
+        the middle of the two moments is a bad guess; to use it would move the time to and fro.
         """
         least_s, most_s = log_time - answered_at, log_time - asked_at
         known_s = (least_s + most_s) / 2 if self._offset_s is None else self._offset_s
@@ -42,7 +42,7 @@ class LogClock:
 
 
 class LoopLoad:
-    """Whether the thread that asks has hardly had a pause lately."""
+    """Measures whether the calling thread has hardly had a pause lately."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class LoopLoad:
         self._saturated = False
 
     def is_saturated(self) -> bool:
-        """To be asked by one thread only, often: each answer is about the time since an earlier one."""
+        """Return whether this thread is saturated. Call it often, from one thread only."""
         now = self._monotonic()
         passed_s = now - self._since
         if passed_s >= _WINDOW_S:

@@ -1,7 +1,7 @@
-"""The way of calls to one participant: its queue, its bulkhead and its breaker.
+"""The dispatcher of one participant: its queue of calls, its bulkhead and its breaker.
 
-Each participant has a lane of its own, so that one that is dead or slow delays
-only its own transactions.
+Each participant has its own, so that one that is dead or slow delays only its own
+transactions.
 """
 
 import asyncio
@@ -21,14 +21,14 @@ from coordinator.ports.participants import BranchCall, Participants
 from tcc._internal.batcher import Batcher, FlushPolicy
 from tcc._internal.failpoint import failpoint
 
-# A call younger than this holds the next one back, so that batches form; an older
-# one waits for a slow branch and must not hold anybody.
+# A call younger than this delays the next batch, so that batches form. An older one waits
+# for a slow branch, and must not delay others.
 FRESH_S = 0.02
-# How often a lane that is not wanted any more looks whether its calls have ended.
+# How often a retired dispatcher checks whether its calls have ended.
 _RETIRED_POLL_S = 0.05
 
 
-# What a call is told while an operator pauses the participant. It comes again this often.
+# The result of a call while an operator pauses the participant. The call is repeated this often.
 PAUSED = CallResult(
     code=OutcomeCode.FAILED,
     reason="PARTICIPANT_PAUSED",
@@ -43,9 +43,9 @@ class ParticipantPolicy(Struct, frozen=True, kw_only=True):
 
     retry: RetryPolicy = RetryPolicy()
     breaker: BreakerPolicy = BreakerPolicy()
-    # The bulkhead: how many branch calls may be under way at once.
+    # The bulkhead: how many branch calls may be in flight at once.
     concurrency_max: int = 2_048
-    # How many may wait for it before new transactions are refused.
+    # How many may be queued before new transactions are refused.
     backlog_max: int = 8_192
     batch_max: int = 256
     batch_bytes_max: int = 2 * 2**20
@@ -56,7 +56,7 @@ CallResults = list[tuple[BranchCall, CallResult]]
 
 
 class ParticipantDispatcher:
-    """Sends branch calls to one participant and hands back exactly one answer for each."""
+    """Sends branch calls to one participant, and returns exactly one result for each."""
 
     def __init__(
         self,
@@ -70,13 +70,13 @@ class ParticipantDispatcher:
         flush_policy: Callable[[int], FlushPolicy],
         observer: Observer = NULL_OBSERVER,
     ) -> None:
-        """`flush_policy`: that of batches of calls, given `begun`."""
+        """`flush_policy`: returns the policy for batches of calls, given `begun`."""
         self.name = name
         self.policy = policy
         self.breaker = Breaker(policy=policy.breaker)
-        # An operator lets no call leave.
+        # By an operator: no call is sent.
         self.paused = False
-        # Calls since this process started, and what the last one that failed said.
+        # Calls since this process started, and the error of the last one that failed.
         self.answered = 0
         self.failed = 0
         self.last_error = ""
@@ -111,20 +111,20 @@ class ParticipantDispatcher:
 
     @property
     def backlog(self) -> int:
-        """How many calls wait or are under way."""
+        """Return how many calls are queued or in flight."""
         return len(self._batcher) + self._queued + self._in_flight
 
     @property
     def in_flight(self) -> int:
-        """How many calls have left and are not answered."""
+        """Return how many calls were sent and are not answered."""
         return self._in_flight
 
     def reset_breaker(self) -> None:
-        """Lets calls leave again, whatever happened before."""
+        """Close the breaker."""
         self.breaker = Breaker(policy=self.policy.breaker)
 
     def claim_room(self, now: float, most: int) -> int:
-        """How many parked transactions may be claimed for this participant now."""
+        """Return how many parked transactions may be claimed for this participant now."""
         if self.paused or not self.breaker.allows(now):
             return 0
         if not self.breaker.closed:
@@ -132,7 +132,7 @@ class ParticipantDispatcher:
         return max(0, min(most, self.policy.concurrency_max - self.backlog))
 
     def change_policy(self, policy: ParticipantPolicy, *, moved: bool) -> None:
-        """From now on. `moved`: it is somewhere else; what the breaker knows says nothing of there."""
+        """Use this policy from now on. `moved`: the address has changed, so the breaker is reset."""
         breaker = Breaker() if moved else self.breaker
         self.policy = policy
         self.breaker = replace(breaker, policy=policy.breaker)
@@ -140,13 +140,13 @@ class ParticipantDispatcher:
         self._room.set()
 
     def retire(self) -> None:
-        """Stop sending. Refuse what waits, let what is in flight end; then `run` ends."""
+        """Stop sending. Refuse queued calls and wait for those in flight; then `run` ends."""
         self._retired.set()
 
     async def run(self) -> None:
-        """Send until retired or cancelled; what is in flight when cancelled is cancelled with it.
+        """Send until retired or cancelled. Cancellation cancels the calls in flight, too.
 
-        An exception out of a call is a bug of ours, and ends the lane with it.
+        An exception out of a call is a bug of the coordinator, and ends this method.
         """
         async with self._calls:
             sending = self._calls.create_task(self._batcher.run())
@@ -156,7 +156,7 @@ class ParticipantDispatcher:
             sending.cancel()
 
     async def _send(self, batch: list[BranchCall]) -> None:
-        """Start the calls of a batch; return when they have ended or are not fresh any more."""
+        """Start the calls of a batch; return when they have ended or are older than FRESH_S."""
         self._queued += len(batch)
         while batch:
             room = self.policy.concurrency_max - self._in_flight
@@ -173,7 +173,7 @@ class ParticipantDispatcher:
                 await asyncio.wait((task,), timeout=FRESH_S)
 
     def _admit(self, calls: list[BranchCall]) -> list[BranchCall]:
-        """Those that may leave: all, one as a probe, or none. The rest is not_sent."""
+        """Return the calls that may be sent: all, one as a probe, or none. Reject the others."""
         if calls and self._retired.is_set():
             answer = not_configured(self.name)
             self._on_answers([(call, answer) for call in calls])

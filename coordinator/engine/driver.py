@@ -33,7 +33,15 @@ from coordinator.core.events import (
     Woken,
 )
 from coordinator.core.machine import error_text, is_calling, step, with_branch
-from coordinator.core.model import CallResult, Note, OutcomeCode, RetryPolicy, Transaction, TransactionState
+from coordinator.core.model import (
+    DECISIONS,
+    CallResult,
+    Note,
+    OutcomeCode,
+    RetryPolicy,
+    Transaction,
+    TransactionState,
+)
 from coordinator.core.notes import noted, with_stuck
 from coordinator.engine.clock import LogClock
 from coordinator.engine.dispatcher import (
@@ -55,12 +63,7 @@ logger = structlog.get_logger(__name__)
 # For participants that are not configured (any more).
 _NO_POLICY = RetryPolicy()
 # What has ended when a transaction comes to a state.
-_PHASES = {
-    TransactionState.CONFIRMING: "try",
-    TransactionState.CANCELLING: "try",
-    TransactionState.CONFIRMED: "confirm",
-    TransactionState.CANCELLED: "cancel",
-}
+_PHASES = {state: decision.name.lower() if state.ended else "try" for state, decision in DECISIONS.items()}
 
 
 class Totals:

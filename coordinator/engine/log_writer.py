@@ -1,8 +1,8 @@
-"""The way of transactions into the log: two queues of writes, each write one commit for its whole batch.
+"""The log writer: two queues of writes, each write one commit for its whole batch.
 
 Begins and changes have a queue each, so that neither waits for the other. A
-batch whose outcome is unknown is written again, for as long as it takes: the
-log recognises what took effect (`ports.Log`), so nothing is guessed.
+batch whose outcome is unknown is written again until it is known. The log
+recognises what took effect (`ports.Log`), so nothing is guessed.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 BATCH_MAX = 512
 BATCH_BYTES_MAX = 8 * 2**20
-# Pauses between tries while the log is away.
+# Pauses between attempts while the log is unavailable.
 RETRY_FIRST_S = 0.05
 RETRY_MAX_S = 1.0
 
@@ -31,7 +31,7 @@ logger = structlog.get_logger(__name__)
 
 
 class LogWriter:
-    """Writes transactions in batches and hands back what became of each."""
+    """Writes transactions in batches, and returns the result of each."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class LogWriter:
             logger.info("log is available again")
 
     def log_failed(self, error: LogUnavailable) -> None:
-        """Record that the log is unavailable: refuse begins that have not left, keep everything else."""
+        """Record that the log is unavailable: refuse begins that are still queued, keep everything else."""
         if self.available:
             self.available = False
             self._on_availability(False)

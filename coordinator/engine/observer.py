@@ -1,7 +1,7 @@
-"""What the engine tells whoever wants to know: one call for each batch, none for each transaction.
+"""What the engine reports to observers: one call for each batch, none for each transaction.
 
-The observer here does nothing. `coordinator.observability.metrics` counts what it is told; the engine
-knows neither that nor how. Traced transactions alone are told of one by one (`Spans`).
+The observer here does nothing. `coordinator.observability.metrics` implements it with counters. Only
+traced transactions are reported one by one (`Spans`).
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from coordinator.ports.participants import BranchCall
 
 
 class Anomaly(Enum):
-    """What an operator may want to be told at once. The value says it in words."""
+    """A condition that operators are alerted of. The value describes it."""
 
     STUCK = "a transaction is stuck"
     BREAKER_OPENED = "a participant does not answer"
@@ -21,12 +21,12 @@ class Anomaly(Enum):
     LOG_UNAVAILABLE = "the transaction log cannot be reached"
     LOG_RECOVERED = "the transaction log is back"
     ADOPTED = "transactions of a dead coordinator were adopted"
-    UNRECONCILED = "what a participant has on its books does not agree with the log"
-    RELOAD_REFUSED = "a changed configuration has mistakes and was not taken over"
+    UNRECONCILED = "the barrier rows of a participant do not agree with the log"
+    RELOAD_REFUSED = "a changed configuration is invalid and was not applied"
 
 
 class Observer:
-    """Is told what happens. Every method returns at once and raises nothing. Spans are in seconds."""
+    """Receives events. Every method returns at once and raises nothing. Spans are in seconds."""
 
     def written(self, write: str, count: int, span_s: float) -> None:
         """Observe that a batch of `count` writes ("begin" or "change") is durable, after `span_s`."""
@@ -41,18 +41,18 @@ class Observer:
         """Observe how long a phase ("try", "confirm", "cancel") of one sampled transaction took."""
 
     def sent(self, participant: str, calls: Sequence[BranchCall]) -> None:
-        """Observe that a batch of calls leaves."""
+        """Observe that a batch of calls is sent."""
 
     def answered(
         self, participant: str, answers: Sequence[tuple[BranchCall, CallResult]], span_s: float
     ) -> None:
-        """Observe that some calls of a batch have ended, `span_s` after it left."""
+        """Observe that some calls of a batch have ended, `span_s` after it was sent."""
 
     def not_sent(self, participant: str, count: int) -> None:
         """Observe calls that were not sent, because the breaker is open."""
 
     def resumed(self, how: str, count: int) -> None:
-        """Transactions were taken up again: "retried" or "adopted"."""
+        """Observe that transactions were resumed: "retried" or "adopted"."""
 
     def heartbeat(self) -> None:
         """Observe that the lease was renewed."""
@@ -61,17 +61,17 @@ class Observer:
         """Observe that ended transactions were deleted; `finished`: nothing is left to delete now."""
 
     def anomaly(self, kind: Anomaly, **facts: object) -> None:
-        """Something out of the ordinary; `facts` are JSON values."""
+        """Observe an anomaly; `facts` are JSON values."""
 
 
 class Spans:
-    """Is told what becomes of transactions that belong to a trace, and of no others.
+    """Receives the progress of transactions that belong to a trace, and of no others.
 
-    This one does nothing; `coordinator.observability.tracing` makes spans of it. Times are those of the log.
+    This class does nothing; `coordinator.observability.tracing` makes spans. Times are those of the log.
     """
 
     def phase_ended(self, tx: Transaction, began_at: float, ended_at: float) -> None:
-        """Observe that it is durable that `tx` is decided or ended, which is its state."""
+        """Observe that the state of `tx`, which is decided or ended, is durable."""
 
     def adopted(self, record: Record, at: float) -> None:
         """Observe that a transaction was taken over from a dead coordinator."""

@@ -1,14 +1,13 @@
-"""Looks at what participants have on their books, compares it with the log, and calls what mends it.
+"""Compares the barrier rows of participants with the log, and makes the calls that repair them.
 
-Page by page, so that memory is bounded whatever a participant holds. Each finding has
-been looked at twice: the participant's row, then the log, then the row once more; see
-`coordinator.core.reconciliation` for why that is enough. Nothing is called while an
-operator pauses the participant, or while its breaker is open.
+Rows are read in pages, so that memory is bounded. Each finding is checked twice: the
+participant's row is read, then the log, then the row again. `coordinator.core.reconciliation`
+explains why that is enough. Nothing is called while an operator pauses the participant, or
+while its breaker is open.
 
-What is left open: an initiator that begins the gid of an orphan anew, long after its
-expiry, in the very moment in which an operator cancels that. Its Try finds the old
-reservation, and its Confirm may find it cancelled: the transaction is then stuck, and
-says so.
+One race remains: an initiator begins the gid of an orphan again, long after its expiry, at
+the moment in which an operator cancels that orphan. Its Try finds the old reservation, and
+its Confirm may find it cancelled. The transaction is then reported as stuck.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -34,12 +33,12 @@ _ENDED = (BarrierState.CONFIRMED, BarrierState.CANCELLED)
 
 
 class ReconcileSettings(Struct, frozen=True, kw_only=True):
-    """When rows of a participant are old enough to be looked at, and how often that is done."""
+    """How old rows must be to be compared, and how often they are compared."""
 
     # 0: only on demand.
     every_s: float = 3_600.0
     min_age_s: float = 300.0
-    # Rows that have ended are looked at, too, for so long after their expiry; 0: never.
+    # Rows that have ended are compared, too, for this long after their expiry; 0: never.
     ended_within_s: float = 0.0
     page_size: int = 500
     # How long the log keeps what has ended.
@@ -47,7 +46,7 @@ class ReconcileSettings(Struct, frozen=True, kw_only=True):
 
 
 class Compared(Struct, frozen=True, kw_only=True):
-    """A page of rows that were compared with the log, and what does not agree among them."""
+    """A page of rows that were compared with the log, and those that do not agree."""
 
     rows: int
     findings: list[Finding]
@@ -66,13 +65,13 @@ class Reconciler:
 
     @property
     def participants(self) -> list[str]:
-        """Whom this coordinator can look at, by name."""
+        """The participants that this coordinator can compare, by name."""
         return sorted(self._engine.dispatchers)
 
     async def compare(
         self, participant: str, *, min_age_s: float, ended_within_s: float
     ) -> AsyncIterator[Compared]:
-        """Yield the pages of a participant: its open rows, then those that ended, if any are wanted.
+        """Yield the pages of a participant: its open rows, then those that ended, if they are asked for.
 
         Raises:
             ReconciliationUnsupported, ParticipantPaused, ParticipantUnreachable, UnknownParticipant,
@@ -100,7 +99,7 @@ class Reconciler:
         """Return what is wrong with this row.
 
         Raises:
-            FindingGone: nothing is, by now.
+            FindingGone: the row agrees with the log by now.
             ReconciliationUnsupported, ParticipantPaused, ParticipantUnreachable, UnknownParticipant,
             LogUnavailable
         """
@@ -109,8 +108,8 @@ class Reconciler:
         for finding in await self._findings(participant, rows):
             return finding
         raise FindingGone(
-            f"what {participant} has on its books of branch {branch_id!r} of transaction {gid!r} "
-            "agrees with the log; nothing is to be repaired"
+            f"the row of branch {branch_id!r} of transaction {gid!r} at participant {participant} "
+            "agrees with the log; there is nothing to repair"
         )
 
     def checked_repair(self, finding: Finding, wanted: Operation | None) -> Operation:
@@ -121,9 +120,9 @@ class Reconciler:
         """
         operation = wanted or finding.repair
         if operation is None and finding.repairs:
-            raise RepairNotAllowed(f"no repair is proposed: say which; {finding.explanation}")
+            raise RepairNotAllowed(f"no repair is proposed: choose the operation; {finding.explanation}")
         if operation is None or operation not in finding.repairs:
-            raise RepairNotAllowed(f"that would not mend it: {finding.explanation}")
+            raise RepairNotAllowed(f"this operation does not repair it: {finding.explanation}")
         return operation
 
     async def repair(
@@ -131,7 +130,8 @@ class Reconciler:
     ) -> CallResult:
         """Call the operation on a finding's row; return the participant's result.
 
-        `payload`: an orphan's, where the operator knows it; what the log knows otherwise.
+        `payload`: for an orphan, as the operator supplies it; it must hold the bytes that its Try
+        had, or the participant answers BRANCH_CONFLICT. Any other row has its payload in the log.
         """
         call = await self._call(finding, operation)
         if finding.kind is FindingKind.ORPHAN and (payload or content_type):
@@ -166,7 +166,7 @@ class Reconciler:
         return BranchCall(gid=row.gid, index=0, operation=operation, spec=spec, expires_at=0.0, attempt=1)
 
     async def _findings(self, participant: str, rows: Sequence[BarrierRow]) -> list[Finding]:
-        """Return what is wrong with these rows and still is when it is checked again."""
+        """Return the findings among these rows that are still there when the rows are read again."""
         if not rows:
             return []
         known = await self._log.transaction_brief(list({row.gid for row in rows}))

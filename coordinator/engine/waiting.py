@@ -1,4 +1,4 @@
-"""Who waits for what of a transaction."""
+"""The requests that wait for a transaction, and the milestones they wait for."""
 
 from abc import ABC, abstractmethod
 from enum import IntEnum
@@ -8,7 +8,7 @@ from coordinator.core.model import Transaction, TryState
 
 
 class Milestone(IntEnum):
-    """What a request can wait for."""
+    """A point of a transaction that a request can wait for."""
 
     ACCEPTED = 1
     BRANCH_REGISTERED = 2
@@ -20,10 +20,10 @@ class Milestone(IntEnum):
 class Waiter(ABC):
     """One request that waits. It is answered exactly once, by `settle` or by `fail`.
 
-    `is_command`: it asked for something that lives in the owner's memory until
-    the next write. When the transaction is lost to another owner, such a request
-    fails with OwnerChanged and has to be made again; any other can go on waiting
-    by watching the row.
+    `is_command`: its effect is only in the owner's memory until the next write. If
+    another coordinator takes the transaction over, such a request fails with
+    OwnerChanged and has to be sent again. Any other request goes on waiting, and
+    watches the row.
     """
 
     __slots__ = ("branch_id", "is_command", "milestone")
@@ -43,13 +43,13 @@ class Waiter(ABC):
 
     @abstractmethod
     def is_cancelled(self) -> bool:
-        """Whether nobody listens any more; such a request is forgotten."""
+        """Return whether the caller has gone; such a request is removed."""
 
 
 def is_reached(milestone: Milestone, tx: Transaction, branch_id: str = "") -> bool:
-    """Whether the durable part of `tx` holds what a request waits for.
+    """Return whether the durable part of `tx` has reached the milestone.
 
-    A decision ends every wait for a branch: what its Try said, or that it came
+    A decision ends every wait for a branch: the result of its Try, or that it came
     too late, is known then.
     """
     state = tx.saved_state

@@ -14,7 +14,7 @@ logger = structlog.get_logger(__name__)
 
 
 class Adopt:
-    """Takes over what dead coordinators were driving."""
+    """Takes over the transactions of dead coordinators."""
 
     name = "adopt"
 

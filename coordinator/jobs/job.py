@@ -4,7 +4,7 @@ from typing import Protocol
 
 
 class Job(Protocol):
-    """Something to do every so often."""
+    """A task that runs at an interval."""
 
     name: str
     every_s: float

@@ -8,7 +8,7 @@ from coordinator.ports.log import Log
 
 
 class Purge:
-    """Deletes transactions that ended longer ago than they are kept."""
+    """Deletes ended transactions after their retention."""
 
     name = "purge"
 
@@ -28,6 +28,6 @@ class Purge:
             self._observer.purged(batch, finished=batch < self._purge_max)
             if batch < self._purge_max:
                 break
-            # Others may have waited for the connection, or for this loop.
+            # Let others have the connection, and this loop.
             await asyncio.sleep(0)
         return purged

@@ -1,7 +1,7 @@
-"""The job that looks, now and then, whether participants and the log agree. It repairs nothing.
+"""The job that compares participants with the log at an interval. It repairs nothing.
 
-One coordinator does it for all: the one that has lived longest. That takes no lock and no
-claim; where two believe to be it, for a moment, both look, which harms nobody.
+One coordinator does it for all: the one that has lived longest. That needs no lock and no
+claim. If two coordinators compare at the same time, nothing is harmed.
 """
 
 from collections import Counter
@@ -19,14 +19,14 @@ from coordinator.ports.operator_log import OperatorLog
 
 logger = structlog.get_logger(__name__)
 
-# How often to look whether it is time, so that a participant that was away is looked at soon.
+# How often to check whether it is time, so that a participant that was unavailable is compared soon.
 _CHECK_EVERY_S = 60.0
-# How many findings of one look the journal names.
+# How many findings of one scan are logged by name.
 _NAMED_MAX = 20
 
 
 class ScanResult(Struct, frozen=True, kw_only=True):
-    """What was found when a participant was last looked at, by kind; `at`: monotonic, at the end."""
+    """The findings of the last scan of a participant, by kind; `at`: monotonic, at its end."""
 
     at: float
     findings: dict[FindingKind, int]
@@ -48,7 +48,7 @@ class Reconciling:
         owner: str,
     ) -> None:
         self.every_s = min(reconciler.settings.every_s, _CHECK_EVERY_S)
-        # By participant; empty at a coordinator that leaves it to another.
+        # By participant; empty at a coordinator that does not compare.
         self.scans: dict[str, ScanResult] = {}
         self._engine = engine
         self._log = log
@@ -56,7 +56,7 @@ class Reconciling:
         self._observer = observer
         self._reconciler = reconciler
         self._owner = owner
-        # Monotonic moments: when each is to be looked at again.
+        # When each is due for its next scan, by the monotonic clock.
         self._next_scan_at: dict[str, float] = {}
 
     async def run_once(self) -> int:
@@ -105,6 +105,9 @@ class Reconciling:
     def _log_result(self, participant: str, kinds: Counter[FindingKind], named: list[str]) -> None:
         counts = {kind.name.lower(): count for kind, count in sorted(kinds.items())}
         logger.warning(
-            "a participant's books do not agree with the log", participant=participant, first=named, **counts
+            "barrier rows of a participant do not agree with the log",
+            participant=participant,
+            first=named,
+            **counts,
         )
         self._observer.anomaly(Anomaly.UNRECONCILED, participant=participant, **counts)

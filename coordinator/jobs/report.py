@@ -1,8 +1,8 @@
-"""The job by which a coordinator and its operators hear of each other, through the log.
+"""The job that exchanges reports and directives between a coordinator and its operators.
 
-It says how this process is, so that any coordinator can answer for all; and it
-learns what operators want: which participants are paused, whose breaker is to be
-closed, whether this coordinator is to drain.
+Both go through the log. The report describes this process, so that any coordinator can
+answer for all. The directives of operators are: which participants are paused, whose
+breaker is to be reset, whether this coordinator is to drain.
 """
 
 from collections.abc import Callable, Mapping
@@ -39,7 +39,7 @@ class _Counts(Struct, frozen=True):
 
 
 class Reporting:
-    """Reports, and does what operators want of this process."""
+    """Reports, and follows the directives of operators."""
 
     name = "report"
 
@@ -53,7 +53,7 @@ class Reporting:
         every_s: float,
         on_drain: Callable[[], None],
     ) -> None:
-        """`targets`: where the participants are. `on_drain`: an operator wants the process to end."""
+        """`targets`: the addresses of participants. `on_drain`: called when an operator requests a drain."""
         self.every_s = every_s
         self._engine = engine
         self._log = log
@@ -70,7 +70,7 @@ class Reporting:
         directives = await self._log.coordinator_report(report)
         self._follow(directives.participants)
         if directives.drain and not self._engine.draining:
-            logger.warning("an operator asks this coordinator to drain")
+            logger.warning("an operator requests that this coordinator drains")
             self._on_drain()
         return 1
 
@@ -85,7 +85,7 @@ class Reporting:
                     reason=record.reason,
                 )
             dispatcher.paused = record.paused
-            # What was wished before this process started concerns it no more.
+            # A reset that was requested before this process started does not concern it.
             if self._resets is not None and record.breaker_resets > self._resets.get(name, 0):
                 dispatcher.reset_breaker()
         self._resets = {name: record.breaker_resets for name, record in directives.items()}
@@ -103,7 +103,7 @@ def _counts(engine: Engine, clock: LogClock) -> _Counts:
     )
 
 
-# A lane that a reload has replaced counts from nought: hence `max`.
+# A dispatcher that a reload has replaced counts from 0: hence `max`.
 def _report(engine: Engine, targets: Mapping[str, str], before: _Counts, now: _Counts) -> CoordinatorReport:
     passed_s = max(now.at - before.at, 1e-3)
     return CoordinatorReport(

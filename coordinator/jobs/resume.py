@@ -15,9 +15,9 @@ async def resume_in_chunks(
     settings: RecoverySettings,
     claim: Callable[[], Awaitable[tuple[list[Record], bool]]],
 ) -> tuple[int, bool]:
-    """Drives on what `claim` takes, which also says whether there may be more.
+    """Drive the transactions that `claim` takes; it also returns whether there may be more.
 
-    Returns how many, and whether there may be more still.
+    Return how many were resumed, and whether there may be more.
     """
     resumed, more = 0, True
     for _ in range(settings.chunks_max):

@@ -64,5 +64,5 @@ class Retry:
         claimed = await self._log.transaction_claim_due(limits) if limits else []
         if claimed:
             failpoint("recovery.claimed")
-        # Where a limit may have been reached more may be due.
+        # If a limit may have been reached, more may be due.
         return claimed, bool(limits) and len(claimed) >= min(limits.values())

@@ -1,10 +1,10 @@
-"""The scheduler's jobs: what finishes the work that was interrupted.
+"""The scheduler's jobs: they finish work that was interrupted.
 
-Each job is a bounded `run_once()` that returns how much it did, and decides
-nothing about transactions: it finds those whose time has come and hands them to
-the engine. `schedule` lets APScheduler tick them; it stores nothing.
+Each job is a bounded `run_once()` that returns how much it did. A job decides
+nothing about transactions: it finds those that are due and gives them to the
+engine. `schedule` runs them with APScheduler; it stores nothing.
 
-- heartbeat: this coordinator lives; what time the log has
+- heartbeat: renews the lease, and reads the log's time
 - expire: live transactions past their expiry, and Trys to repeat
 - retry: parked transactions whose next attempt is due
 - adopt: transactions of coordinators whose lease has run out
@@ -91,7 +91,7 @@ def schedule(
 
 
 async def run_guarded(engine: Engine, job: Job, on_bug: Callable[[Exception], None]) -> None:
-    """One tick of a job. Raises nothing: `schedule` says what becomes of an exception."""
+    """Run a job once. Raise nothing: see `schedule` for how exceptions are handled."""
     try:
         await job.run_once()
     except asyncio.CancelledError:

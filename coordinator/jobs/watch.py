@@ -6,7 +6,7 @@ from coordinator.ports.log import Log
 
 
 class Watch:
-    """Answers requests that wait for transactions driven elsewhere."""
+    """Answers requests that wait for transactions of other coordinators."""
 
     name = "watch"
 
@@ -23,7 +23,7 @@ class Watch:
 
 
 class Recheck:
-    """Forgets live transactions that others have taken over, so that whoever waits here learns it."""
+    """Forgets live transactions that others have taken over, so that requests here are answered."""
 
     name = "recheck"
 

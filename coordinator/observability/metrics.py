@@ -1,11 +1,11 @@
-"""All metrics, what each means, and how they come about.
+"""All metrics, and what each means.
 
-Counters and histograms are fed by the engine, once a batch (`engine.observer`).
-Gauges cost nothing until somebody asks: they are read from the engine then. What
-only the log knows (`LogGauges`) is asked for by a job, every few seconds.
+The engine and the jobs update counters and histograms once a batch, as their observer.
+Gauges are read from the engine when Prometheus scrapes. Gauges of the whole log
+(`LogGauges`) are read by a job, every few seconds.
 
-Each worker process has metrics of its own, and a port of its own. Prometheus sums
-what may be summed; what the log says is the same at every worker, so take `max`.
+Each worker process has its own metrics on its own port. Sum them in Prometheus. The gauges
+of the log have the same value at every worker: use `max` for them.
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from coordinator.core.machine import PHASE_TWO
 from coordinator.core.model import CallResult, Operation, OutcomeCode, Transaction, TransactionState
 from coordinator.core.reconciliation import FindingKind
 from coordinator.engine.clock import LogClock
@@ -30,8 +31,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SPANS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 _PHASES = {Operation.TRY: "try", Operation.CONFIRM: "confirm", Operation.CANCEL: "cancel"}
-_DECISIONS = {TransactionState.CONFIRMING: "confirm", TransactionState.CANCELLING: "cancel"}
-_ENDS = {TransactionState.CONFIRMED: "confirmed", TransactionState.CANCELLED: "cancelled"}
+_DECIDED = {state: decision.name.lower() for state, decision in PHASE_TWO.items()}
+_ENDED = {state: state.name.lower() for state in TransactionState if state.ended}
 _LIVE_STATES = (TransactionState.TRYING, TransactionState.CONFIRMING, TransactionState.CANCELLING)
 
 
@@ -127,14 +128,14 @@ def _histogram(spec: _Spec, registry: CollectorRegistry) -> Histogram:
 
 
 class Metrics(Observer):
-    """The counters and histograms of one worker. `text` is what Prometheus reads."""
+    """The counters and histograms of one worker. Prometheus reads `text`."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        # Monotonic moments; None: not yet. `purged_at`: nothing was left to delete, or we started.
+        # Monotonic moments; None: not yet. `purged_at`: of the last purge that left nothing, or of the start.
         self.heartbeat_at: float | None = None
         self.purged_at: float | None = None
-        # Whom anomalies are passed on to.
+        # Receives each anomaly.
         self.alert: Callable[[Anomaly, Mapping[str, object]], None] = lambda *_: None
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
@@ -143,7 +144,7 @@ class Metrics(Observer):
         self.histograms = {spec.name: _histogram(spec, self.registry) for spec in _HISTOGRAMS}
 
     def text(self) -> bytes:
-        """Everything in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
     def written(self, write: str, count: int, span_s: float) -> None:
@@ -156,14 +157,14 @@ class Metrics(Observer):
         self.counters["tcc_log_write_failures"].inc()
 
     def changed(self, batch: Sequence[Transaction]) -> None:
-        # What is saved, not what is so by now: more may have happened meanwhile.
+        # The states that were saved. The present ones may be later.
         states = [tx.saving_state for tx in batch if tx.saving_state is not tx.saved_state]
         if parked := len(batch) - [tx.next_attempt_at for tx in batch].count(0.0):
             self.counters["tcc_transactions_parked"].inc(parked)
-        for decided, decision in _DECISIONS.items():
+        for decided, decision in _DECIDED.items():
             if count := states.count(decided):
                 self.counters["tcc_transactions_decided"].labels(decision).inc(count)
-        for ended, name in _ENDS.items():
+        for ended, name in _ENDED.items():
             if count := states.count(ended):
                 self.counters["tcc_transactions_ended"].labels(name).inc(count)
 
@@ -201,7 +202,7 @@ class Metrics(Observer):
     def heartbeat(self) -> None:
         self.heartbeat_at = self._monotonic()
         if self.purged_at is None:
-            # Lagging counts from here on: a purge that never gets through must show, too.
+            # The lag starts here, so that a purge that never succeeds is visible, too.
             self.purged_at = self.heartbeat_at
 
     def purged(self, count: int, *, finished: bool) -> None:
@@ -225,9 +226,9 @@ def _outcome(answer: CallResult) -> str:
 
 
 class LogGauges:
-    """The job that asks the log for what only it knows, and what it said last.
+    """The job that reads the gauges of the whole log, and the values that it read last.
 
-    Asking pauses for many times as long as it took.
+    After each query it pauses for many times as long as the query took.
     """
 
     name = "log gauges"
@@ -242,7 +243,7 @@ class LogGauges:
         self.read_at = 0.0
 
     async def run_once(self) -> int:
-        """Asks, unless it did so a moment ago. Raises LogUnavailable."""
+        """Query the log, unless it is too soon. Raises LogUnavailable."""
         began_at = self._monotonic()
         if began_at < self._ask_at:
             return 0
@@ -253,7 +254,7 @@ class LogGauges:
 
 
 class Gauges(Collector):
-    """Reads engine, metrics and log gauges whenever somebody asks."""
+    """Reads engine, metrics and log gauges at each scrape."""
 
     def __init__(
         self,
@@ -271,7 +272,7 @@ class Gauges(Collector):
         self._scans = scans
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing: until its first heartbeat the engine has no clock to be read by."""
+        """Return nothing: before the first heartbeat the clock has no time."""
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
@@ -286,28 +287,28 @@ class Gauges(Collector):
         now = self._clock.monotonic()
         live_max = engine.limits.live_max
         yield _gauge("tcc_live_transactions", "Transactions in this worker's memory.", len(engine.live))
-        yield _gauge("tcc_live_transactions_max", "limits.live_max; new work is refused before.", live_max)
+        yield _gauge("tcc_live_transactions_max", "limits.live_max; new work is refused below it.", live_max)
         yield _gauge("tcc_log_queue_length", "Writes that wait for the log.", engine.writer.backlog)
         yield _gauge(
             "tcc_watched_transactions",
-            "Transactions driven elsewhere that requests wait for here.",
+            "Transactions of other coordinators that requests wait for here.",
             len(engine.watched),
         )
         yield _gauge("tcc_log_available", "1 while the log answers.", int(engine.writer.available))
-        yield _gauge("tcc_draining", "1 while this worker takes nothing new.", int(engine.draining))
+        yield _gauge("tcc_draining", "1 while this worker accepts no new transactions.", int(engine.draining))
         if metrics.heartbeat_at is not None:
             yield _gauge(
-                "tcc_lease_lag_seconds", "Since the lease was renewed last.", now - metrics.heartbeat_at
+                "tcc_lease_lag_seconds", "Time since the lease was last renewed.", now - metrics.heartbeat_at
             )
         if metrics.purged_at is not None:
             yield _gauge(
                 "tcc_purge_lag_seconds",
-                "Since a purge left nothing to delete, or since the start.",
+                "Time since a purge left nothing to delete, or since the start.",
                 now - metrics.purged_at,
             )
 
     def _of_participants(self) -> Iterator[Metric]:
-        backlog = _by("participant", "tcc_participant_queue_length", "Calls that wait or are under way.")
+        backlog = _by("participant", "tcc_participant_queue_length", "Calls that are queued or in flight.")
         live = _by("participant", "tcc_participant_live_branches", "Branches of live transactions.")
         breaker = _by("participant", "tcc_breaker_state", "0: closed, 1: half-open, 2: open.")
         for name, dispatcher in self._engine.dispatchers.items():
@@ -317,12 +318,18 @@ class Gauges(Collector):
         yield from (backlog, live, breaker)
 
     def _of_log(self, reading: Backlog, read_at: float) -> Iterator[Metric]:
-        up_to = f" (counted to {reading.count_max}, those that wait for each participant apart)"
-        states = _by("state", "tcc_unfinished_transactions", f"What has not ended, in the whole log{up_to}.")
+        up_to = f" (at most {reading.count_max} are counted, for each participant separately)"
+        states = _by(
+            "state",
+            "tcc_unfinished_transactions",
+            f"Transactions that have not ended, in the whole log{up_to}.",
+        )
         for state in _LIVE_STATES:
             states.add_metric([state.name.lower()], reading.by_state.get(state, 0))
         waiting = _by(
-            "participant", "tcc_waiting_transactions", f"Of these: parked, by whom they wait for{up_to}."
+            "participant",
+            "tcc_waiting_transactions",
+            f"Of these: parked, by the participant that they wait for{up_to}.",
         )
         for name, count in reading.waiting_on.items():
             waiting.add_metric([name], count)
@@ -334,16 +341,18 @@ class Gauges(Collector):
         yield _gauge("tcc_held_transactions", f"Of these: held by an operator{up_to}.", reading.held)
         yield _gauge("tcc_oldest_unfinished_seconds", "Age of the oldest of these.", _oldest_age_s(reading))
         age_s = self._clock.monotonic() - read_at
-        yield _gauge("tcc_log_gauges_age_seconds", "Since the log was asked for these.", age_s)
+        yield _gauge("tcc_log_gauges_age_seconds", "Time since the log was queried for these.", age_s)
 
     def _of_reconciliation(self) -> Iterator[Metric]:
         findings = GaugeMetricFamily(
             "tcc_reconcile_findings",
-            "Rows on a participant's books that do not agree with the log, by kind: orphan, leak, mixed. "
-            "Shown by the one coordinator that compares.",
+            "Barrier rows of a participant that do not agree with the log, by kind: orphan, leak, mixed. "
+            "Exported by the one coordinator that compares.",
             labels=["participant", "kind"],
         )
-        age = _by("participant", "tcc_reconcile_age_seconds", "Since all of its books were compared.")
+        age = _by(
+            "participant", "tcc_reconcile_age_seconds", "Time since all of its barrier rows were compared."
+        )
         now = self._clock.monotonic()
         for participant, scan in self._scans().items():
             for kind in FindingKind:

@@ -45,14 +45,15 @@ from opentelemetry.trace import (
 )
 from opentelemetry.util.types import AttributeValue
 
+from coordinator.core.machine import PHASE_TWO
 from coordinator.core.model import (
+    DECISIONS,
     CallResult,
     CancelReason,
     Operation,
     OutcomeCode,
     TraceContext,
     Transaction,
-    TransactionState,
 )
 from coordinator.engine.observer import Spans
 from coordinator.ports.clock import Clock
@@ -67,7 +68,6 @@ CallResults = list[tuple[int, CallResult]]
 SERVICE_DEFAULT = "tccd"
 
 _CALLS = {Operation.TRY: "tcc.try", Operation.CONFIRM: "tcc.confirm", Operation.CANCEL: "tcc.cancel"}
-_DECISIONS = {TransactionState.CONFIRMING: "CONFIRM", TransactionState.CANCELLING: "CANCEL"}
 # A business rejection is not an error.
 _FAILURES = {CancelReason.EXPIRED, CancelReason.TRY_FAILED}
 
@@ -148,7 +148,7 @@ class Tracing(Spans):
         if not tx.trace.sampled:
             return
         own = transaction_span(tx.trace, tx.gid)
-        if tx.state in _DECISIONS:
+        if tx.state in PHASE_TWO:
             parent = None if own.span_id == tx.trace.span_id else tx.trace
             self._make(
                 "tcc.transaction",
@@ -336,7 +336,7 @@ def _span_context(place: TraceContext) -> SpanContext:
 def _decided(tx: Transaction) -> dict[str, AttributeValue]:
     attributes: dict[str, AttributeValue] = {
         "tcc.gid": tx.gid,
-        "tcc.decision": _DECISIONS[tx.state],
+        "tcc.decision": DECISIONS[tx.state].name,
         "tcc.branches": len(tx.branches),
         "tcc.client.interactive": tx.interactive,
     }

@@ -25,7 +25,7 @@ class Record(Struct, frozen=True, kw_only=True):
 
 
 class ListFilter(Struct, frozen=True, kw_only=True):
-    """Which transactions a list holds. Empty fields do not narrow it."""
+    """The filter of a list of transactions. Empty fields do not narrow it."""
 
     states: tuple[TransactionState, ...] = ()
     participant: str = ""
@@ -36,7 +36,7 @@ class ListFilter(Struct, frozen=True, kw_only=True):
     created_before: float | None = None
     held: bool | None = None
     heuristic: bool | None = None
-    # True: only what has not ended; False: only what has.
+    # True: only those that have not ended; False: only those that have.
     live: bool | None = None
     gids: tuple[str, ...] = ()
 
@@ -116,7 +116,7 @@ class Log(Protocol):
         ...
 
     async def coordinator_heartbeat(self, *, lease_s: float) -> float:
-        """Renews our lease. Returns the log's time (seconds since the Unix epoch)."""
+        """Renew our lease. Return the log's time (seconds since the Unix epoch)."""
         ...
 
     async def coordinator_leave(self) -> None:

@@ -31,7 +31,7 @@ class ParticipantReport(Struct, frozen=True, kw_only=True):
 
 
 class CoordinatorReport(Struct, frozen=True, kw_only=True):
-    """What a coordinator says of itself. Counts since it started, rates since its report before."""
+    """The report of a coordinator. Counts since it started, rates since its previous report."""
 
     version: str = ""
     live: int = 0
@@ -55,12 +55,12 @@ class CoordinatorRecord(Struct, frozen=True, kw_only=True):
     drain_requested_at: float | None
     reported_at: float | None
     report: CoordinatorReport
-    # How many transactions it drives; None where that was not asked for.
+    # How many transactions it drives; None if that was not asked for.
     owned: int | None = None
 
 
 class ParticipantRecord(Struct, frozen=True, kw_only=True):
-    """What operators have done to a participant. Version 0: nothing."""
+    """The directives of operators for a participant. Version 0: none."""
 
     name: str
     version: int = 0
@@ -72,7 +72,7 @@ class ParticipantRecord(Struct, frozen=True, kw_only=True):
 
 
 class OperatorDirectives(Struct, frozen=True, kw_only=True):
-    """What operators want of a coordinator."""
+    """The directives of operators for a coordinator."""
 
     drain: bool
     participants: dict[str, ParticipantRecord]
@@ -94,7 +94,7 @@ class Adoption(Struct, frozen=True):
 
 
 class Backlog(Struct, frozen=True, kw_only=True):
-    """What has not ended, by the log, at `at` (its clock).
+    """The transactions that have not ended, counted by the log at `at` (its clock).
 
     Counts of stuck and held ones, and of those that wait for each participant, go no further
     than `count_max`. `at_least`: more is parked than is counted in `by_state` and `parked`.
@@ -114,7 +114,7 @@ class Backlog(Struct, frozen=True, kw_only=True):
 
 
 class OperatorLog(Protocol):
-    """What operators read in the log, and what they do to it.
+    """The log as operators read it and write to it.
 
     What changes something adds a record to the audit chain in the same database
     transaction and returns it. Everything raises `core.errors.LogUnavailable` as
@@ -122,7 +122,7 @@ class OperatorLog(Protocol):
     """
 
     async def transaction_command(self, tx: Transaction, entry: AuditEntry) -> AuditRecord:
-        """Write the result of a command on version `tx.version`, whoever owns it; then it has no owner.
+        """Write the result of a command on version `tx.version`, whichever its owner; then it has none.
 
         Raises:
             VersionChanged
@@ -134,11 +134,11 @@ class OperatorLog(Protocol):
         ...
 
     async def transaction_adoption(self, gid: str) -> Adoption | None:
-        """When it was adopted, if it was."""
+        """Return its last adoption, or None."""
         ...
 
     async def participant_list(self) -> dict[str, ParticipantRecord]:
-        """Every participant that an operator has acted on, by name."""
+        """Return every participant that an operator has acted on, by name."""
         ...
 
     async def participant_change(self, changed: ParticipantRecord, entry: AuditEntry) -> AuditRecord:
@@ -150,15 +150,15 @@ class OperatorLog(Protocol):
         ...
 
     async def coordinator_list(self) -> list[CoordinatorRecord]:
-        """Every coordinator that the log remembers, the longest-lived first."""
+        """Return every coordinator that the log knows, the longest-lived first."""
         ...
 
     async def coordinator_owned(self) -> dict[str, int]:
-        """How many transactions each coordinator drives. Reads an index entry for each."""
+        """Return how many transactions each coordinator drives. Reads an index entry for each."""
         ...
 
     async def coordinator_request_drain(self, coordinator_id: str, entry: AuditEntry) -> AuditRecord:
-        """Asks a coordinator that lives to end.
+        """Request that a live coordinator drains.
 
         Raises:
             VersionChanged: it does not live, or it has been asked.
@@ -166,15 +166,15 @@ class OperatorLog(Protocol):
         ...
 
     async def coordinator_report(self, report: CoordinatorReport) -> OperatorDirectives:
-        """Says how this coordinator is; returns what operators want of it."""
+        """Write the report of this coordinator; return the directives of operators."""
         ...
 
     async def backlog(self) -> Backlog:
-        """Count what has not ended, as far as that is cheap."""
+        """Count the transactions that have not ended, up to a cheap bound."""
         ...
 
     async def audit_append(self, entry: AuditEntry) -> AuditRecord:
-        """Record what is about to be done outside the log."""
+        """Record an action that is about to be done outside the log."""
         ...
 
     async def audit_head(self) -> AuditHead:

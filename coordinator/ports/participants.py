@@ -26,12 +26,12 @@ class BranchCall(Struct, frozen=True, kw_only=True, gc=False):
     result: bytes = b""
     result_content_type: str = ""
     trace: TraceContext | None = None
-    # The span of the attempt before, where one was made.
+    # The span of the previous attempt, if one was made.
     failed_span_id: str = ""
 
 
 class Participants(Protocol):
-    """The way to the participants."""
+    """The client of the participants."""
 
     def execute(
         self, participant: str, calls: Sequence[BranchCall]
@@ -52,7 +52,7 @@ class BarrierPage(Struct, frozen=True, kw_only=True):
 
 
 class BarrierQuery(Struct, frozen=True, kw_only=True):
-    """Which rows a listing holds, by the participant's clock.
+    """The filter of a listing of rows, by the participant's clock.
 
     Those of these states, whose last change and whose transaction's expiry lie at least
     `min_age_s` back, and the expiry at most `max_age_s` (0: however far).
@@ -65,7 +65,7 @@ class BarrierQuery(Struct, frozen=True, kw_only=True):
 
 
 class BarrierReader(Participants, Protocol):
-    """What participants have on their books.
+    """Reads the barrier rows of participants.
 
     Raises:
         core.errors.ReconciliationUnsupported: the participant has no way to say.
@@ -78,5 +78,5 @@ class BarrierReader(Participants, Protocol):
         ...
 
     async def find_branches(self, participant: str, keys: Sequence[tuple[str, str]]) -> list[BarrierRow]:
-        """Those of these rows, (gid, branch_id), that there are."""
+        """Return the rows with these (gid, branch_id); those that do not exist are left out."""
         ...

@@ -16,9 +16,9 @@ from coordinator.core.events import (
     Save,
 )
 from coordinator.core.machine import step
-from coordinator.core.model import Branch, Operation, TryState
+from coordinator.core.model import DECISIONS, Branch, Operation, TryState
 from proof.explore.participants import Reservation
-from proof.explore.parts import DECISIONS, NONE, TRY, Move, Node, Parts, WorldState
+from proof.explore.parts import NONE, TRY, Move, Node, Parts, WorldState
 
 
 class _Stepped(NamedTuple):
@@ -138,11 +138,11 @@ class Core:
             match effect:
                 case Accepted() if row.tx.fingerprint != tx.fingerprint:
                     return "it was accepted, and the log holds something else"
-                case Decided() if row.decision is None or row.decision is not DECISIONS[tx.state]:
+                case Decided() if row.decision is None or row.decision is not DECISIONS.get(tx.state):
                     return "a decision was reported that is not durable"
                 case Completed() if not row.ended:
                     return "an end was reported that is not durable"
-                case Parked() if not row.parked and row.decision is not DECISIONS[tx.state]:
+                case Parked() if not row.parked and row.decision is not DECISIONS.get(tx.state):
                     return "it was let go of, and the log knows nothing of that"
                 case BranchRegistered(index) if self._parts.position(tx.branches[index]) not in durable:
                     return "a branch was reported durable that is not"

@@ -2,7 +2,7 @@
 
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from coordinator.core.model import Branch, Operation, Transaction, TransactionState
+from coordinator.core.model import DECISIONS, Branch, Operation, Transaction
 from proof.explore import rows
 from proof.explore.moments import EARLY, EXPIRED, settled_in_time
 from proof.explore.participants import BranchRows, Reservation
@@ -23,13 +23,6 @@ CLAIM_LAG_MAX = 2
 # How a write stands: on its way, or in the log (or refused by it) and its answer on the way.
 QUEUED, DONE, REFUSED = range(3)
 
-DECISIONS = {
-    TransactionState.TRYING: None,
-    TransactionState.CONFIRMING: CONFIRM,
-    TransactionState.CONFIRMED: CONFIRM,
-    TransactionState.CANCELLING: CANCEL,
-    TransactionState.CANCELLED: CANCEL,
-}
 LOG_LATE, PARTICIPANTS_LATE = 1, 2
 
 
@@ -147,7 +140,7 @@ class Parts:
             assert row is not None
             tx = settled_in_time(rows.loaded(row.columns), attempts_max=self.scope.attempts_before_stuck)
             facts = RowFacts(
-                tx, DECISIONS[tx.state], tx.state.ended, bool(tx.next_attempt_at) and not tx.state.ended
+                tx, DECISIONS.get(tx.state), tx.state.ended, bool(tx.next_attempt_at) and not tx.state.ended
             )
             self._facts[number] = facts
         return facts

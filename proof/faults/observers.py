@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import psycopg
 
-from coordinator.core.model import TransactionState
+from coordinator.core.model import DECISIONS, TransactionState
 from proof.history.events import LOG, AnyEvent, Decided, Decision, Effect, Operation, Registered
 
 _SEEN = """
@@ -94,12 +94,7 @@ _OPERATIONS: Mapping[str, tuple[Operation, bool]] = {
     "CANCEL": (Operation.CANCEL, False),
     "TOMBSTONE": (Operation.CANCEL, True),
 }
-_DECISIONS: Mapping[TransactionState, Decision] = {
-    TransactionState.CONFIRMING: Decision.CONFIRM,
-    TransactionState.CONFIRMED: Decision.CONFIRM,
-    TransactionState.CANCELLING: Decision.CANCEL,
-    TransactionState.CANCELLED: Decision.CANCEL,
-}
+_DECISIONS = {state: Decision[operation.name] for state, operation in DECISIONS.items()}
 
 
 class Observers:

@@ -8,7 +8,7 @@ tables, and that what leaves agrees with what is durable at that very moment.
 from collections.abc import Callable
 from typing import Any
 
-from coordinator.core.model import TransactionState
+from coordinator.core.model import DECISIONS, TransactionState
 from coordinator.log.rows import record
 from coordinator.log.statements import RECORD
 from proof.history.events import (
@@ -30,12 +30,7 @@ from proof.simulate.log_database import LogDatabase, Row
 from proof.simulate.participant_database import ParticipantDatabase
 from tcc.common.v1 import common_pb2 as common
 
-_DECISIONS = {
-    TransactionState.CONFIRMING: Decision.CONFIRM,
-    TransactionState.CONFIRMED: Decision.CONFIRM,
-    TransactionState.CANCELLING: Decision.CANCEL,
-    TransactionState.CANCELLED: Decision.CANCEL,
-}
+_DECISIONS = {state: Decision[operation.name] for state, operation in DECISIONS.items()}
 _OPERATIONS = {
     common.OPERATION_TRY: Operation.TRY,
     common.OPERATION_CONFIRM: Operation.CONFIRM,

@@ -108,5 +108,5 @@ def test_a_finding_says_where_and_what() -> None:
         row(CANCELLED),
         TransactionState.CONFIRMED,
     )
-    assert finding.explanation == "it is cancelled, where CONFIRM was decided; no call can mend that"
+    assert finding.explanation == "it is cancelled, but CONFIRM was decided; no call can repair that"
     assert replace(finding.row, state=TRIED).key == ("g", "1")

@@ -1,4 +1,4 @@
-"""What a dead coordinator left is taken over in bites, and at once where one starts; on a real log."""
+"""Interrupted transactions are resumed in chunks, and at once after a start; on a real log."""
 
 import time
 from collections.abc import AsyncIterator
@@ -23,8 +23,8 @@ from tests.log.transactions import begun, confirming, insert, parked, save
 from tests.support.scripted_participant import ScriptedParticipant, serving
 from tests.support.worker import running, settings_for
 
-# Two bites of two in a run; whoever has found less looks again in an hour.
-BITES = RecoverySettings(
+# Two chunks of two in a run; after a run that finds less, the next one is due in an hour.
+CHUNKS = RecoverySettings(
     claim_max=2,
     chunks_max=2,
     busy_throttle=0.0,
@@ -38,8 +38,8 @@ GIDS = ("a", "b", "c", "d", "e")
 J = TypeVar("J", Heartbeat, Adopt, Retry)
 
 
-class Bite(NamedTuple):
-    """How long it takes to take one, and the pause after it."""
+class Chunk(NamedTuple):
+    """How long it takes to claim one, and the pause after it."""
 
     took_s: float
     pause_s: float
@@ -83,32 +83,30 @@ async def runs(job: Job) -> list[int]:
     return [await job.run_once() for _ in range(3)]
 
 
-async def test_the_dead_are_inherited_in_bites_and_the_next_run_goes_on(
+async def test_adoption_takes_chunks_and_the_next_run_continues(
     coordinator: Coordinator, log_url: str
 ) -> None:
     await leave_behind(log_url, *GIDS)
-    assert await runs(coordinator.job(Adopt, BITES)) == [4, 1, 0]
+    assert await runs(coordinator.job(Adopt, CHUNKS)) == [4, 1, 0]
     assert coordinator.engine.live.keys() == set(GIDS)
 
 
-async def test_what_is_due_is_claimed_in_bites_and_the_next_run_goes_on(
-    coordinator: Coordinator, log_url: str
-) -> None:
+async def test_retry_claims_chunks_and_the_next_run_continues(coordinator: Coordinator, log_url: str) -> None:
     await leave_behind(log_url, *GIDS, is_parked=True)
-    assert await runs(coordinator.job(Retry, BITES)) == [4, 1, 0]
+    assert await runs(coordinator.job(Retry, CHUNKS)) == [4, 1, 0]
     assert coordinator.engine.live.keys() == set(GIDS)
 
 
 @pytest.mark.parametrize(
     ("begun", "batch"),
     [
-        pytest.param(0, Bite(took_s=0.01, pause_s=0.03), id="nobody asks"),
-        pytest.param(1, Bite(took_s=0.01, pause_s=0.1), id="somebody asks"),
-        pytest.param(1, Bite(took_s=1.0, pause_s=0.5), id="at most so long"),
+        pytest.param(0, Chunk(took_s=0.01, pause_s=0.03), id="idle"),
+        pytest.param(1, Chunk(took_s=0.01, pause_s=0.1), id="busy"),
+        pytest.param(1, Chunk(took_s=1.0, pause_s=0.5), id="capped"),
     ],
 )
-async def test_after_a_bite_others_have_many_times_as_long_as_it_took(
-    coordinator: Coordinator, log_url: str, monkeypatch: pytest.MonkeyPatch, begun: int, batch: Bite
+async def test_the_pause_after_a_chunk_is_a_multiple_of_its_time(
+    coordinator: Coordinator, log_url: str, monkeypatch: pytest.MonkeyPatch, begun: int, batch: Chunk
 ) -> None:
     await leave_behind(log_url, *GIDS)
     now_s = 0.0
@@ -143,22 +141,22 @@ async def test_others_are_looked_after_again_and_again(
         assert await looking.run_once() == 1
 
 
-async def test_a_coordinator_that_leaves_takes_no_further_bite(
+async def test_a_draining_coordinator_takes_no_further_chunk(
     coordinator: Coordinator, log_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await leave_behind(log_url, *GIDS)
     adopt = coordinator.log.transaction_adopt
 
-    async def told_to_leave_meanwhile(limit: int) -> object:
+    async def drain_during_the_claim(limit: int) -> object:
         coordinator.engine.start_draining()
         return await adopt(limit)
 
-    monkeypatch.setattr(coordinator.log, "transaction_adopt", told_to_leave_meanwhile)
-    assert await runs(coordinator.job(Adopt, BITES)) == [2, 0, 0]
+    monkeypatch.setattr(coordinator.log, "transaction_adopt", drain_during_the_claim)
+    assert await runs(coordinator.job(Adopt, CHUNKS)) == [2, 0, 0]
 
 
-async def test_who_starts_looks_at_once(log_url: str) -> None:
-    """However seldom the jobs come: what waits already does not wait for their first turn."""
+async def test_a_new_coordinator_looks_for_work_at_once(log_url: str) -> None:
+    """Work that waits already is resumed before the first interval of the jobs has passed."""
     await leave_behind(log_url, "g")
     stock = ScriptedParticipant()
     never = {"sweep_every_s": 3600.0, "adopt_every_s": 3600.0, "heartbeat_every_s": 3600.0, "lease_s": 7200.0}

@@ -3,7 +3,16 @@
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from coordinator.core.machine import CANCEL_MESSAGE_CHARACTERS_MAX, bounded_text, reason_and_message
-from coordinator.core.model import Branch, CancelReason, Heuristic, Transaction, TransactionState, TryState
+from coordinator.core.model import (
+    DECISIONS,
+    Branch,
+    CancelReason,
+    Heuristic,
+    Operation,
+    Transaction,
+    TransactionState,
+    TryState,
+)
 from coordinator.ports.log import Record
 from tcc.common.v1 import common_pb2 as common
 from tcc.transaction.v1 import transaction_pb2 as pb
@@ -137,6 +146,6 @@ def _branch_state(state: TransactionState, branch: Branch) -> common.BranchState
         return _TRIED[branch.tried]
     if branch.heuristic:
         return _HEURISTIC_STATES[branch.heuristic]
-    if state in (TransactionState.CONFIRMING, TransactionState.CONFIRMED):
+    if DECISIONS.get(state) is Operation.CONFIRM:
         return common.BRANCH_STATE_CONFIRMED
     return common.BRANCH_STATE_CANCELLED

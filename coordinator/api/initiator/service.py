@@ -35,7 +35,7 @@ from coordinator.core.machine import (
     failing_branch,
     status_metadata,
 )
-from coordinator.core.model import Branch, Transaction, TransactionState, TryState
+from coordinator.core.model import DECISIONS, Branch, Operation, Transaction, TryState
 from coordinator.engine.engine import Engine
 from coordinator.engine.waiting import Milestone, Waiter
 from coordinator.ports.clock import Clock
@@ -229,7 +229,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
             lambda waiter: self._engine.confirm(gid, waiter),
             context,
         )
-        if tx.state in (TransactionState.CANCELLING, TransactionState.CANCELLED):
+        if DECISIONS.get(tx.state) is Operation.CANCEL:
             raise _decided_otherwise(tx)
         return pb.ConfirmTransactionResponse(outcome=replies.outcome(tx))
 
@@ -249,7 +249,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
             lambda waiter: self._engine.cancel(gid, request.reason, waiter),
             context,
         )
-        if tx.state in (TransactionState.CONFIRMING, TransactionState.CONFIRMED):
+        if DECISIONS.get(tx.state) is Operation.CONFIRM:
             raise _decided_otherwise(tx)
         return pb.CancelTransactionResponse(outcome=replies.outcome(tx))
 
