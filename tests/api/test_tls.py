@@ -89,13 +89,13 @@ async def test_both_sides_show_and_look_at_certificates(log_url: str, certificat
 def test_what_cannot_work_is_refused(certificates: Path) -> None:
     certificate, key = certificates / "tcc.crt", certificates / "tcc.key"
     for wrong, said in (
-        ({"certificate_file": certificate, "key_file": certificates / "ca.key"}, "do not belong together"),
+        ({"certificate_file": certificate, "key_file": certificates / "ca.key"}, "do not match"),
         ({"certificate_file": certificate}, "needs key_file"),
         ({"key_file": key}, "needs certificate_file"),
-        ({"ca_file": key}, "holds no certificate"),
+        ({"ca_file": key}, "contains no certificate"),
         ({"certificate_file": key, "key_file": key}, "unusable"),
     ):
         with pytest.raises(ValidationError, match=said):
             ParticipantTlsSettings.model_validate(wrong)
-    with pytest.raises(ValidationError, match="holds no certificate"):
+    with pytest.raises(ValidationError, match="contains no certificate"):
         ListenTlsSettings(certificate_file=certificate, key_file=key, client_ca_file=key)

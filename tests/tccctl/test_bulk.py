@@ -35,7 +35,7 @@ def test_a_dry_run_says_what_would_be_done_and_how_to_do_it() -> None:
     assert result.stdout.splitlines() == [
         "3 transactions match, 2 can be acted on; nothing was changed",
         "for example a, b",
-        "to do it:",
+        "to execute:",
         """  tccctl tx release --filter 'held label.shop=eu' --token t0ken --reason 'it'"'"'s over'""",
     ]
     (request,) = service.requests

@@ -192,7 +192,7 @@ async def test_a_caller_whose_time_is_up_before_the_expiry_is_told_what_keeps_fa
         await tcc.stub.ExecuteTransaction(request, timeout=2)
     last_error = "HANDLER_ERROR: KeyError: 'sku'"
     assert refusal.info.metadata == {"gid": "g", "branch_id": "1", "last_error": last_error}
-    assert refusal.error.details() == f"transaction g was not answered in time, branch 1: {last_error}"
+    assert refusal.error.details() == f"transaction g did not finish in time, branch 1: {last_error}"
     batch = pb.ExecuteTransactionsRequest(transactions=[request])
     async with asyncio.timeout(60):
         (response,) = [r async for r in tcc.stub.ExecuteTransactions(batch, timeout=2)]

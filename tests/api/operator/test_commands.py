@@ -309,7 +309,7 @@ async def test_explain_says_what_is_wrong_and_what_would_help(
     assert [b.operation for b in reply.branches] == ["CONFIRM", "CONFIRM"]
     assert min(b.attempts for b in reply.branches) >= 1
     assert {b.last_error for b in reply.branches} == {"BOOKS_CLOSED"}
-    assert "look into the log of participant stock for: BOOKS_CLOSED" in reply.advice
+    assert "search the log of participant stock for: BOOKS_CLOSED" in reply.advice
     assert any("heuristic outcome" in words for words in reply.advice)
     await act_on(admin, "HoldTransaction", "g")
     held = await explained()
@@ -352,7 +352,7 @@ async def test_explain_says_of_a_try_what_is_known(log_url: str, stock: Scripted
         await stock.until(lambda: stock.count(TRY) == 1)
         await until(reported)
         (asked_there,) = (await explained(there)).branches
-        assert asked_there.summary == "Try at stock has not answered yet"
+        assert asked_there.summary == "Try at stock has not completed yet"
         answering.set()
         await tried
         here = await explained(there)
