@@ -10,7 +10,7 @@ from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc
 from tests.support.worker import running, settings_for
 
 
-async def test_who_waited_too_long_to_be_seen_is_turned_away(
+async def test_a_request_that_waited_too_long_is_refused(
     log_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "QUEUE_TIMEOUT_S", 1)

@@ -55,7 +55,7 @@ async def serving_tls(participant: ScriptedParticipant, files: Path) -> AsyncIte
     await server.stop(None)
 
 
-async def test_both_sides_show_and_look_at_certificates(log_url: str, certificates: Path) -> None:
+async def test_both_sides_present_and_verify_certificates(log_url: str, certificates: Path) -> None:
     stock = ScriptedParticipant()
     pair = {
         key: str(certificates / name)
@@ -86,7 +86,7 @@ async def test_both_sides_show_and_look_at_certificates(log_url: str, certificat
     assert stock.heard("g") == ["TRY 1", "CONFIRM 1"]
 
 
-def test_what_cannot_work_is_refused(certificates: Path) -> None:
+def test_invalid_tls_settings_are_refused(certificates: Path) -> None:
     certificate, key = certificates / "tcc.crt", certificates / "tcc.key"
     for wrong, said in (
         ({"certificate_file": certificate, "key_file": certificates / "ca.key"}, "do not match"),

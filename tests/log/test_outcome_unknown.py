@@ -131,7 +131,7 @@ def replace_branches(tx: Transaction, *participants: str) -> Transaction:
 
 
 @LOSSES
-async def test_a_repeat_never_hides_that_another_was_faster(
+async def test_a_repeat_never_hides_that_another_coordinator_won(
     log: PostgresLog, other: PostgresLog, proxy: Proxy, fault: Fault
 ) -> None:
     (tx,) = await insert(log, begun("a"))
@@ -243,7 +243,7 @@ async def test_a_deadlock_is_over_when_it_is_reported(log_url: str) -> None:
     await log.close()
 
 
-async def test_a_server_that_accepts_and_says_nothing_is_unavailable() -> None:
+async def test_a_server_that_accepts_but_does_not_respond_is_unavailable() -> None:
     """Connecting has a limit of its own."""
     silent = asyncio.Event()
 

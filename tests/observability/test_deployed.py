@@ -125,6 +125,6 @@ def test_every_alert_has_its_entry_and_every_entry_its_alert() -> None:
 
 
 @pytest.mark.parametrize("entry", re.split(r"^## ", RUNBOOK, flags=re.MULTILINE)[1:])
-def test_an_entry_says_what_to_look_at_and_what_to_do(entry: str) -> None:
+def test_an_entry_has_what_to_check_and_what_to_do(entry: str) -> None:
     assert "\nLook: " in entry
     assert "\nDo: " in entry

@@ -144,7 +144,7 @@ async def test_health_follows_the_log(own_postgres: EmbeddedPostgres) -> None:
         assert value(samples, "tcc_anomalies_total", kind="LOG_RECOVERED") == away > 0
 
 
-def test_a_purge_that_never_gets_through_lags_from_the_start() -> None:
+def test_a_purge_that_never_succeeds_lags_from_the_start() -> None:
     moments = iter((100.0, 101.0, 160.0))
     metrics = Metrics(lambda: next(moments))
     for _ in range(2):
@@ -155,7 +155,7 @@ def test_a_purge_that_never_gets_through_lags_from_the_start() -> None:
     assert metrics.purged_at == 160.0
 
 
-async def test_only_get_and_only_what_is_there(log_url: str) -> None:
+async def test_only_get_and_only_known_paths(log_url: str) -> None:
     port = free_port()
     async with running(settings_for({}, metrics={"listen": f"127.0.0.1:{port}"}), log_url):
         assert (await get(port, "/"))[0] == 404
@@ -179,7 +179,9 @@ async def test_each_worker_has_a_port_and_keeps_it(log_url: str, tmp_path: Path)
             assert (await get(port + number, "/healthz"))[0] == 200
 
 
-async def test_a_port_in_use_holds_nothing_up(log_url: str, stock: ScriptedParticipant) -> None:
+async def test_a_metrics_port_in_use_does_not_delay_the_worker(
+    log_url: str, stock: ScriptedParticipant
+) -> None:
     port = free_port()
     both = settings(port, stock)
     async with contextlib.AsyncExitStack() as first:

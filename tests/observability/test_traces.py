@@ -106,7 +106,7 @@ async def test_a_transaction_is_one_trace(
     assert {place(call) for call in stock.calls} == {(TRACE_ID, call.span_id, "01") for call in calls}
 
 
-async def test_initiator_coordinator_and_participants_share_it(
+async def test_initiator_coordinator_and_participants_share_one_trace(
     log_url: str, tmp_path: Path, collector: Collector
 ) -> None:
     """With the SDK on both sides; the initiator's batches hold transactions of several traces."""
@@ -164,7 +164,7 @@ async def test_initiator_coordinator_and_participants_share_it(
     assert len({span.context.trace_id for span in exporter.get_finished_spans()}) == len(gids)
 
 
-async def test_a_no_of_the_business_is_no_error_and_a_failure_is_one(
+async def test_a_rejection_is_no_error_in_a_span_but_a_failure_is(
     log_url: str, stock: ScriptedParticipant, collector: Collector
 ) -> None:
     async def script(call: participant_pb2.BranchCall) -> common.CallResult:
@@ -183,7 +183,7 @@ async def test_a_no_of_the_business_is_no_error_and_a_failure_is_one(
     assert {span.attributes["tcc.decision"] for span in collector.named("tcc.transaction")} == {"CANCEL"}
 
 
-async def test_each_attempt_points_to_the_one_before(
+async def test_each_attempt_links_to_the_previous_one(
     log_url: str, stock: ScriptedParticipant, collector: Collector
 ) -> None:
     """Between attempts the transaction is in nobody's memory."""
@@ -212,7 +212,7 @@ async def test_each_attempt_points_to_the_one_before(
     assert phase_two.began_ns == round(decided_at * 1e9)
 
 
-async def test_who_adopts_goes_on_in_the_same_trace(
+async def test_an_adopting_coordinator_continues_the_trace(
     log_url: str, tmp_path: Path, stock: ScriptedParticipant, collector: Collector
 ) -> None:
     """The first coordinator is killed, with one transaction undecided and one decided."""
@@ -294,7 +294,7 @@ async def test_what_an_operator_decides_or_ends_belongs_to_it_too(
 
 
 @pytest.mark.parametrize("traces", ["on", "off"])
-async def test_who_belongs_to_no_trace_costs_nothing(
+async def test_a_transaction_without_a_trace_costs_nothing(
     traces: str, log_url: str, stock: ScriptedParticipant, collector: Collector
 ) -> None:
     async with running(settings(stock, collector if traces == "on" else None), log_url) as worker:
@@ -307,7 +307,7 @@ async def test_who_belongs_to_no_trace_costs_nothing(
     assert {(call.traceparent, call.tracestate) for call in stock.calls} == {("", "")}
 
 
-async def test_a_coordinator_that_makes_no_spans_hands_the_trace_on(
+async def test_a_coordinator_without_spans_passes_the_trace_on(
     log_url: str, stock: ScriptedParticipant
 ) -> None:
     async with running(settings(stock, None), log_url) as worker:
@@ -322,7 +322,7 @@ async def test_a_coordinator_that_makes_no_spans_hands_the_trace_on(
     assert heard == {(TRACEPARENT, "shop=1,bank=2 3")}
 
 
-async def test_what_the_initiator_does_not_record_nobody_records(
+async def test_what_the_initiator_does_not_sample_is_not_recorded(
     log_url: str, stock: ScriptedParticipant, collector: Collector
 ) -> None:
     async with running(settings(stock, collector, ratio=1.0), log_url) as worker:
@@ -331,7 +331,7 @@ async def test_what_the_initiator_does_not_record_nobody_records(
     assert {call.traceparent for call in stock.calls} == {UNSAMPLED}
 
 
-async def test_who_brings_no_trace_may_get_one(
+async def test_a_transaction_without_a_trace_may_get_one(
     log_url: str, stock: ScriptedParticipant, collector: Collector
 ) -> None:
     async with running(settings(stock, collector, ratio=1.0), log_url) as worker:
@@ -351,7 +351,7 @@ async def test_who_brings_no_trace_may_get_one(
         assert len(below) == 3
 
 
-async def test_the_metadata_of_a_call_counts_where_the_request_says_nothing(
+async def test_metadata_counts_if_the_request_has_no_trace_context(
     log_url: str, stock: ScriptedParticipant, collector: Collector
 ) -> None:
     other = f"00-{'c' * 32}-{'d' * 16}-01"
@@ -382,7 +382,7 @@ async def test_a_repeated_request_may_come_with_another_trace(
     assert {span.trace_id for span in collector.spans} == {TRACE_ID}
 
 
-async def test_a_stuck_transaction_is_told_with_its_trace(
+async def test_a_stuck_transaction_is_reported_with_its_trace(
     log_url: str, stock: ScriptedParticipant, collector: Collector
 ) -> None:
     told: asyncio.Queue[dict[str, object]] = asyncio.Queue()
@@ -403,7 +403,7 @@ async def test_a_stuck_transaction_is_told_with_its_trace(
         assert (await told.get())["trace_id"] == TRACE_ID
 
 
-async def test_a_real_coordinator_sends_what_waits_before_it_ends(
+async def test_a_coordinator_sends_pending_spans_before_it_exits(
     log_url: str, tmp_path: Path, stock: ScriptedParticipant, collector: Collector
 ) -> None:
     """By itself it would send after an hour."""
@@ -427,7 +427,7 @@ async def test_a_real_coordinator_sends_what_waits_before_it_ends(
     assert {span.resource["region"] for span in collector.spans} == {"here"}
 
 
-async def test_a_collector_that_does_not_answer_holds_no_end_up(
+async def test_a_hung_collector_does_not_delay_the_shutdown(
     collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # By itself the exporter would wait for an hour.
@@ -441,7 +441,7 @@ async def test_a_collector_that_does_not_answer_holds_no_end_up(
     collector.answering.set()
 
 
-def test_the_ratio_says_who_gets_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ratio_is_the_share_of_new_traces(monkeypatch: pytest.MonkeyPatch) -> None:
     lots = iter([0.0, 0.29, 0.3, 0.99])
     tracing = Tracing(
         endpoint="http://127.0.0.1:1", ratio=0.3, service_name="", coordinator="me", rng=lambda: next(lots)
@@ -449,7 +449,7 @@ def test_the_ratio_says_who_gets_a_trace(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [tracing.new_trace() is not None for _ in range(4)] == [True, True, False, False]
 
 
-def test_everybody_finds_the_same_span_of_a_transaction() -> None:
+def test_every_coordinator_derives_the_same_span_of_a_transaction() -> None:
     given = TraceContext(traceparent=TRACEPARENT, tracestate="a=1")
     own = transaction_span(given, "g")
     assert own == transaction_span(given, "g")
@@ -468,5 +468,5 @@ tcc.SyncClient("127.0.0.1:1").close()
 """
 
 
-def test_who_makes_no_spans_needs_no_opentelemetry() -> None:
+def test_without_spans_opentelemetry_is_not_needed() -> None:
     subprocess.run([sys.executable, "-c", NOBODY_LOADS_IT], check=True)

@@ -140,7 +140,7 @@ async def _load(stub, stop: asyncio.Event) -> list[str]:
     return gids
 
 
-async def test_participants_come_and_go(
+async def test_participants_are_added_and_removed(
     log_url: str, participants: dict[str, ScriptedParticipant], tmp_path: Path
 ) -> None:
     here, there = participants["here"], participants["there"]
@@ -179,7 +179,7 @@ async def test_participants_come_and_go(
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_a_broken_file_changes_nothing_and_says_every_mistake(
+async def test_a_broken_file_changes_nothing_and_reports_every_mistake(
     log_url: str, participants: dict[str, ScriptedParticipant], tmp_path: Path, workers: int
 ) -> None:
     right = config(log_url, stock=participants["here"].address)
@@ -195,7 +195,7 @@ async def test_a_broken_file_changes_nothing_and_says_every_mistake(
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_a_refused_file_is_counted_once_whatever_the_number_of_workers(
+async def test_a_refused_file_is_counted_once_for_all_workers(
     log_url: str, tmp_path: Path, workers: int
 ) -> None:
     port = free_ports(workers)
@@ -242,7 +242,7 @@ async def test_a_worker_that_starts_later_knows_the_new_participants(
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_what_a_reload_cannot_change_is_said(log_url: str, tmp_path: Path, workers: int) -> None:
+async def test_changes_that_need_a_restart_are_reported(log_url: str, tmp_path: Path, workers: int) -> None:
     before = config(log_url)
     admin = f'[admin]\nlisten = "127.0.0.1:{free_port()}"\n'
     async with coordinator(tmp_path, before, workers=workers) as (_, journal, change):
@@ -253,7 +253,7 @@ async def test_what_a_reload_cannot_change_is_said(log_url: str, tmp_path: Path,
 
 
 @needs_openssl
-async def test_a_listener_that_shows_an_older_certificate_is_said(log_url: str, tmp_path: Path) -> None:
+async def test_an_outdated_certificate_of_a_listener_is_reported(log_url: str, tmp_path: Path) -> None:
     make_certificates(tmp_path)
     pair = f'certificate_file = "{tmp_path}/tcc.crt"\nkey_file = "{tmp_path}/tcc.key"\n'
     text = f'{config(log_url)}[admin]\nlisten = "127.0.0.1:{free_port()}"\n[admin.tls]\n{pair}'

@@ -138,7 +138,7 @@ async def given_up(shop: Shop, command: "asyncio.Task[Ended]") -> None:
     assert f"{shop.admin} does not respond" in error
 
 
-async def test_a_coordinator_that_hangs_in_a_stream_is_given_up(shop: Shop) -> None:
+async def test_a_coordinator_that_hangs_in_a_stream_is_detected(shop: Shop) -> None:
     async with asyncio.timeout(PATIENCE_S):
         command = asyncio.create_task(tccctl_at(shop.admin, "reconcile", "--timeout", "2"))
         await shop.barrier.asked.wait()
@@ -149,13 +149,13 @@ async def test_a_coordinator_that_hangs_in_a_stream_is_given_up(shop: Shop) -> N
 @pytest.mark.parametrize(
     "arguments", [("reconcile",), ("tx", "hold", "--filter", "live", "--yes", "--reason", "r")]
 )
-async def test_one_that_hangs_already_is_given_up(shop: Shop, arguments: tuple[str, ...]) -> None:
+async def test_a_coordinator_that_already_hangs_is_given_up(shop: Shop, arguments: tuple[str, ...]) -> None:
     shop.coordinator.process.send_signal(signal.SIGSTOP)
     async with asyncio.timeout(PATIENCE_S):
         await given_up(shop, asyncio.create_task(tccctl_at(shop.admin, *arguments, "--timeout", "2")))
 
 
-async def test_a_stream_that_is_only_quiet_goes_on(shop: Shop) -> None:
+async def test_an_idle_stream_continues(shop: Shop) -> None:
     async with asyncio.timeout(PATIENCE_S), counted_pings(shop.admin) as pings:
         command = asyncio.create_task(tccctl_at(pings.address, "reconcile", "--timeout", "2", "-o", "json"))
         await shop.barrier.asked.wait()

@@ -184,7 +184,7 @@ def test_bad_input_of_an_interactive_transaction_has_its_own_reason(
         (lambda: branch_spec(_branch(stage=1), LIMITS, frozenset(), interactive=True), "INVALID_STAGE"),
     ],
 )
-def test_bad_words_have_their_own_reasons(ask: Callable[[], object], reason: str) -> None:
+def test_invalid_operator_text_has_its_own_reason(ask: Callable[[], object], reason: str) -> None:
     with pytest.raises(Refused) as refusal:
         ask()
     assert (refusal.value.code, refusal.value.reason) == ("INVALID_ARGUMENT", reason)

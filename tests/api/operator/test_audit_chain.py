@@ -63,7 +63,7 @@ async def _verify(admin: Stub) -> apb.VerifyAuditChainResponse:
     return await admin.VerifyAuditChain(apb.VerifyAuditChainRequest())
 
 
-async def test_an_intact_chain_is_said_to_be(admin: Stub, log_url: str) -> None:
+async def test_an_intact_chain_is_reported_as_intact(admin: Stub, log_url: str) -> None:
     assert (await _verify(admin)).intact
     await act_often(log_url)
     verified = await _verify(admin)

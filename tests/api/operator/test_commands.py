@@ -57,7 +57,7 @@ async def test_a_held_transaction_is_not_retried_and_a_released_one_goes_on(
     assert (await tcc.settled("g")).state == common.TRANSACTION_STATE_CONFIRMED
 
 
-async def test_holding_takes_a_transaction_from_whoever_drives_it(
+async def test_holding_takes_a_transaction_from_its_owner(
     tcc: Running, admin: Stub, stock: ScriptedParticipant
 ) -> None:
     go = asyncio.Event()
@@ -77,7 +77,7 @@ async def test_holding_takes_a_transaction_from_whoever_drives_it(
     assert (await tcc.settled("g")).state == common.TRANSACTION_STATE_CONFIRMED
 
 
-async def test_an_order_leaves_why_a_transaction_was_cancelled(
+async def test_a_command_keeps_the_reason_of_the_cancel(
     tcc: Running, admin: Stub, stock: ScriptedParticipant
 ) -> None:
     async def sold_out(call: participant_pb2.BranchCall) -> common.CallResult:
@@ -108,7 +108,7 @@ async def test_a_transaction_released_past_its_expiry_is_cancelled(
     assert outcome.cancel_reason == common.CANCEL_REASON_EXPIRED
 
 
-async def test_retry_calls_at_once_what_would_wait(log_url: str, stock: ScriptedParticipant) -> None:
+async def test_retry_calls_waiting_branches_at_once(log_url: str, stock: ScriptedParticipant) -> None:
     patient = {"target": stock.address, "retry_first_s": 36_000.0, "retry_max_s": 36_000.0}
     async with (
         running(settings_for({"stock": patient}, **REPORTS), log_url) as tcc,
@@ -123,7 +123,9 @@ async def test_retry_calls_at_once_what_would_wait(log_url: str, stock: Scripted
         assert (await tcc.settled("g")).state == common.TRANSACTION_STATE_CONFIRMED
 
 
-async def test_what_is_held_is_not_retried(tcc: Running, admin: Stub, stock: ScriptedParticipant) -> None:
+async def test_a_held_transaction_is_not_retried(
+    tcc: Running, admin: Stub, stock: ScriptedParticipant
+) -> None:
     await stuck(tcc, stock)
     await act_on(admin, "HoldTransaction", "g")
     async with refused("FAILED_PRECONDITION", "TRANSACTION_HELD"):
@@ -151,7 +153,7 @@ async def test_cancel_ends_what_is_undecided_and_nothing_else(
         await act_on(admin, "CancelTransaction", "decided")
 
 
-async def test_a_heuristic_outcome_ends_the_transaction_and_is_shown_for_ever(
+async def test_a_heuristic_outcome_ends_the_transaction_and_stays_visible(
     tcc: Running, admin: Stub, stock: ScriptedParticipant
 ) -> None:
     await stuck(tcc, stock, "g", "1")
@@ -209,7 +211,7 @@ def _request(method: str, gid: str, given: apb.OperatorContext, fields: dict[str
 
 
 @pytest.mark.parametrize(("method", "fields"), MUTATIONS, ids=lambda value: str(value)[:20])
-async def test_every_order_needs_a_name_a_reason_and_the_version(
+async def test_every_command_requires_a_name_a_reason_and_a_version(
     tcc: Running, admin: Stub, stock: ScriptedParticipant, method: str, fields: dict[str, object]
 ) -> None:
     await stuck(tcc, stock)
@@ -235,7 +237,7 @@ async def test_every_order_needs_a_name_a_reason_and_the_version(
     assert [record.action for record in records] == ["transaction.hold"]
 
 
-async def test_of_two_who_saw_the_same_only_one_acts(
+async def test_of_two_commands_on_one_version_only_one_succeeds(
     tcc: Running, admin: Stub, stock: ScriptedParticipant
 ) -> None:
     await stuck(tcc, stock)
@@ -256,7 +258,7 @@ async def test_of_two_who_saw_the_same_only_one_acts(
     assert len(released.records) == 1
 
 
-async def test_the_history_tells_what_went_wrong_and_who_did_what(
+async def test_the_history_has_failures_and_operators_actions(
     tcc: Running, admin: Stub, stock: ScriptedParticipant
 ) -> None:
     script = await stuck(tcc, stock)
@@ -281,7 +283,7 @@ async def test_the_history_tells_what_went_wrong_and_who_did_what(
     ]
 
 
-async def test_a_smooth_transaction_has_its_milestones_only(tcc: Running, admin: Stub) -> None:
+async def test_a_transaction_without_failures_has_only_milestones(tcc: Running, admin: Stub) -> None:
     await tcc.stub.ExecuteTransaction(execute("g", wait_for=pb.WAIT_FOR_COMPLETION))
     history = (await inspect(admin, "g")).history
     assert [entry.kind for entry in history] == [
@@ -291,7 +293,7 @@ async def test_a_smooth_transaction_has_its_milestones_only(tcc: Running, admin:
     ]
 
 
-async def test_explain_says_what_is_wrong_and_what_would_help(
+async def test_explain_shows_the_cause_and_what_would_help(
     tcc: Running, admin: Stub, stock: ScriptedParticipant
 ) -> None:
     await stuck(tcc, stock, "g", "1", "2")
@@ -322,7 +324,7 @@ async def test_explain_says_what_is_wrong_and_what_would_help(
     assert undecided.owner_alive
 
 
-async def test_explain_says_of_a_try_what_is_known(log_url: str, stock: ScriptedParticipant) -> None:
+async def test_explain_shows_the_known_state_of_a_try(log_url: str, stock: ScriptedParticipant) -> None:
     """Before the decision only the coordinator that drives a transaction knows how its Trys stand."""
     answering = asyncio.Event()
 

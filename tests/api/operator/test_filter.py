@@ -43,7 +43,7 @@ NOW = 10_000.0
         ),
     ],
 )
-def test_what_a_filter_says(text: str, chosen: ListFilter) -> None:
+def test_a_filter_is_parsed(text: str, chosen: ListFilter) -> None:
     assert parse(text, NOW) == chosen
 
 
@@ -73,7 +73,7 @@ def test_what_a_filter_says(text: str, chosen: ListFilter) -> None:
         ("x" * 3_000, 0, "at most 2000 characters"),
     ],
 )
-def test_what_is_wrong_with_a_filter(text: str, position: int, words: str) -> None:
+def test_an_invalid_filter_is_refused_with_its_position(text: str, position: int, words: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         parse(text, NOW)
     assert caught.value.reason == "INVALID_FILTER"

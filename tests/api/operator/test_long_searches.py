@@ -21,13 +21,13 @@ async def busy_log(tcc: Running, log_url: str) -> AsyncIterator[Running]:
         yield tcc
 
 
-async def test_a_filter_that_takes_too_long_is_told_as_that(busy_log: Running, admin: Stub) -> None:
+async def test_a_slow_filter_is_refused_as_search_too_long(busy_log: Running, admin: Stub) -> None:
     async with refused("DEADLINE_EXCEEDED", "SEARCH_TOO_LONG"):
         await admin.SearchTransactions(apb.SearchTransactionsRequest(filter="initiator=nobody"))
     assert busy_log.engine.writer.available
 
 
-async def test_so_it_is_before_an_order_to_many(busy_log: Running, admin: Stub) -> None:
+async def test_a_bulk_action_requires_a_confirmation(busy_log: Running, admin: Stub) -> None:
     order = apb.RunBulkActionRequest(
         filter="live", action=apb.BULK_ACTION_RETRY, operator_context=operator_context()
     )

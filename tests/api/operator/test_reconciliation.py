@@ -149,7 +149,7 @@ async def test_an_orphan_is_found_and_cancelled_on_command(shop: Shop, admin: St
     assert (await admin.VerifyAuditChain(apb.VerifyAuditChainRequest())).intact
 
 
-async def test_an_orphan_may_be_confirmed_by_the_operator_s_word(shop: Shop, admin: Stub) -> None:
+async def test_an_orphan_may_be_confirmed_by_an_operator(shop: Shop, admin: Stub) -> None:
     await shop.orphan("sold")
     assert (await repair(admin, "sold", operation=CONFIRM)).result.code == common.OUTCOME_CODE_SUCCEEDED
     assert shop.ledger.effects("sold") == ["confirm", "try"]
@@ -183,7 +183,7 @@ async def test_a_leak_gets_what_was_decided_and_nothing_else(shop: Shop, admin: 
     assert (await compared(admin))[0] == []
 
 
-async def test_mixed_outcomes_are_looked_for_on_request_and_are_for_people(shop: Shop, admin: Stub) -> None:
+async def test_mixed_outcomes_are_checked_on_request_and_not_repaired(shop: Shop, admin: Stub) -> None:
     await shop.confirmed("g")
     shop.restore("g", common.BARRIER_STATE_CANCELLED)
     assert (await compared(admin))[0] == []
@@ -196,7 +196,7 @@ async def test_mixed_outcomes_are_looked_for_on_request_and_are_for_people(shop:
     assert (findings, ended["stock"].rows) == ([], 1)
 
 
-async def test_what_lives_is_no_finding(shop: Shop, admin: Stub) -> None:
+async def test_a_live_transaction_is_no_finding(shop: Shop, admin: Stub) -> None:
     await shop.worker.stub.BeginTransaction(pb.BeginTransactionRequest(gid="g"))
     await shop.worker.stub.TryBranch(pb.TryBranchRequest(gid="g", branch=branch("1", payload=b"{}")))
     # Long past by the participant's clock; the log decides, and it has not.
@@ -215,7 +215,7 @@ async def test_young_rows_are_left_alone(shop: Shop, admin: Stub) -> None:
     assert (findings, ended["stock"].rows) == ([], 0)
 
 
-async def test_orders_need_words_and_a_known_participant(shop: Shop, admin: Stub) -> None:
+async def test_commands_require_a_reason_and_a_known_participant(shop: Shop, admin: Stub) -> None:
     await shop.orphan("lost")
     request = apb.RepairBranchRequest(participant="stock", gid="lost", branch_id="1")
     async with refused("INVALID_ARGUMENT", "MISSING_OPERATOR"):
@@ -264,7 +264,9 @@ async def test_all_pages_are_read_and_what_changes_meanwhile_is_no_finding(log_u
             assert (ended["stock"].rows, ended["stock"].findings) == (3, 2)
 
 
-async def test_who_cannot_be_looked_at_is_named(log_url: str, stock: ScriptedParticipant) -> None:
+async def test_a_participant_that_cannot_be_compared_is_named(
+    log_url: str, stock: ScriptedParticipant
+) -> None:
     odd = ScriptedBarrier([[ppb.BarrierRow(gid="g", branch_id="1", state=7)]], [])
     async with serving(odd) as address:
         tables = {
@@ -289,7 +291,7 @@ async def test_who_cannot_be_looked_at_is_named(log_url: str, stock: ScriptedPar
             assert list(ended) == ["gone"]
 
 
-async def test_what_a_repair_was_answered_is_said(log_url: str) -> None:
+async def test_the_outcome_of_a_repair_is_reported(log_url: str) -> None:
     barrier = ScriptedBarrier([[tried("a")]], [tried("a")])
 
     async def refuse(call: ppb.BranchCall) -> common.CallResult:

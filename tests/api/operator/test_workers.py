@@ -41,7 +41,7 @@ async def one_has_ended(pids: list[int]) -> None:
     assert len(ended) == 1
 
 
-async def test_drained_workers_leave_and_are_not_started_again(tmp_path: Path, log_url: str) -> None:
+async def test_drained_workers_exit_and_are_not_restarted(tmp_path: Path, log_url: str) -> None:
     address = f"127.0.0.1:{free_port()}"
     config = f'[log]\nurl = "{log_url}"\n[admin]\nlisten = "{address}"\nreport_every_s = 0.1\n'
     async with serving(tmp_path, config, workers=2) as daemon:
