@@ -1,4 +1,4 @@
-"""Requests that a full coordinator cannot even look at."""
+"""Requests that an overloaded coordinator cannot even read."""
 
 import asyncio
 
@@ -22,9 +22,9 @@ async def test_a_request_that_waited_too_long_is_refused(
                 stub.GetTransaction.future(pb.GetTransactionRequest(gid="unknown"), timeout=60)
                 for _ in range(3)
             ]
-            # Nobody looks at them, for this waits in the coordinator's own loop.
+            # They are not read, because this blocks the coordinator's own loop.
             with pytest.raises(grpc.FutureTimeoutError):
                 asked[0].result(timeout=2.5)
             codes = [await asyncio.to_thread(call.code) for call in asked]
-    # gRPC had taken one out of its queue already.
+    # gRPC had already taken one out of its queue.
     assert sorted(code.name for code in codes) == ["CANCELLED", "CANCELLED", "NOT_FOUND"]

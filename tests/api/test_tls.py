@@ -1,4 +1,4 @@
-"""TLS on both sides of a coordinator, with certificates of both sides looked at."""
+"""TLS on both sides of a coordinator, with certificates verified on both sides."""
 
 import shutil
 import subprocess
@@ -42,7 +42,7 @@ def certificates(tmp_path: Path) -> Path:
 
 @asynccontextmanager
 async def serving_tls(participant: ScriptedParticipant, files: Path) -> AsyncIterator[str]:
-    """A participant that wants to see a certificate."""
+    """A participant that requires a client certificate."""
     pair = ((files / "tcc.key").read_bytes(), (files / "tcc.crt").read_bytes())
     credentials = grpc.ssl_server_credentials(
         [pair], (files / "ca.crt").read_bytes(), require_client_auth=True
@@ -90,8 +90,8 @@ def test_invalid_tls_settings_are_refused(certificates: Path) -> None:
     certificate, key = certificates / "tcc.crt", certificates / "tcc.key"
     for wrong, said in (
         ({"certificate_file": certificate, "key_file": certificates / "ca.key"}, "do not match"),
-        ({"certificate_file": certificate}, "needs key_file"),
-        ({"key_file": key}, "needs certificate_file"),
+        ({"certificate_file": certificate}, "requires key_file"),
+        ({"key_file": key}, "requires certificate_file"),
         ({"ca_file": key}, "contains no certificate"),
         ({"certificate_file": key, "key_file": key}, "unusable"),
     ):

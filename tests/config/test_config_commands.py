@@ -1,4 +1,4 @@
-"""`tccd config check` and `tccd config show`, as they are typed."""
+"""`tccd config check` and `tccd config show`, as commands."""
 
 import tomllib
 from pathlib import Path

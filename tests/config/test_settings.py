@@ -29,7 +29,7 @@ def test_the_deployed_example_has_the_defaults() -> None:
 
 def test_the_deployed_example_names_every_setting() -> None:
     told = load(DEPLOYED).model_dump(exclude_unset=True)
-    # Files that must be there where they are named: commented out.
+    # Files that must exist if they are named: commented out.
     told["listen"]["tls"] = told["participants"]["inventory"]["tls"] = None
     # Not on by default.
     told["tracing"]["endpoint"] = None
@@ -50,7 +50,7 @@ def test_the_environment_overrides_the_file(tmp_path: Path, monkeypatch: pytest.
 
 
 def mistakes(directory: Path, text: str) -> list[str]:
-    """What is said about a configuration that is wrong, without the name of the file."""
+    """Return the mistakes of a configuration, without the name of the file."""
     path = directory / "tcc.toml"
     path.write_text(text)
     with pytest.raises(ConfigurationError) as caught:
@@ -203,7 +203,7 @@ def test_a_malformed_log_url_is_refused_and_not_printed(url: str) -> None:
 
 @pytest.mark.parametrize("password", ["50%secret", "secret%", "%zzsecret"])
 def test_a_bare_percent_sign_in_the_log_url_is_refused_and_not_printed(password: str) -> None:
-    """The database's driver would say the password when it refuses that."""
+    """The database driver's own error would contain the password."""
     with pytest.raises(ConfigurationError) as caught:
         load(None, {"log": {"url": f"postgresql://u:{password}@h/d"}})
     assert str(caught.value) == "command line: log.url: contains a bare %; write it as %25"

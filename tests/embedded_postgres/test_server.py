@@ -33,7 +33,7 @@ def server_pid(server: EmbeddedPostgres) -> int:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Waits for another process."""
+    """Wait for another process."""
     deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
@@ -119,7 +119,7 @@ def test_a_start_right_after_the_owner_was_killed_owns_a_new_server(
 @pytest.mark.parametrize("lock_file", ["postmaster.pid", ".s.PGSQL.5432.lock"])
 def test_a_lock_file_with_a_foreign_pid_does_not_prevent_the_start(data_dir: Path, lock_file: str) -> None:
     server = EmbeddedPostgres(data_dir)
-    # A living process of the server's own user, so that PostgreSQL would believe the file.
+    # A live process of the server's own user, so that PostgreSQL would trust the file.
     with subprocess.Popen(["sleep", "600"], user=server._cluster.stat().st_uid, cwd="/") as stranger:
         lines = [str(stranger.pid), str(server._cluster), "1700000000", "5432", str(server._cluster), "", ""]
         (server._cluster / lock_file).write_text("\n".join(lines))
@@ -140,7 +140,7 @@ def test_a_server_that_died_is_revived_and_keeps_what_was_committed(own_postgres
     until(own_postgres.revive)
     until(own_postgres._answers)
     assert ask(own_postgres, "SELECT n FROM kept") == [(1,)]
-    # Its end is still bound to its owner's.
+    # It still ends with its owner.
     assert own_postgres._watcher is not None
     assert own_postgres._watcher.poll() is None
 
@@ -148,7 +148,7 @@ def test_a_server_that_died_is_revived_and_keeps_what_was_committed(own_postgres
 def test_no_server_starts_beside_a_process_of_one_that_died(
     own_postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What has lost its postmaster may still write; PostgreSQL's own protection goes with the pid file."""
+    """Processes without a postmaster may still write; without the pid file PostgreSQL has no protection."""
     session = psycopg.connect(own_postgres.url())
     left_over = session.info.backend_pid
     os.kill(left_over, signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""The operators' side of the log: answers that are lost, and plans that never read what has ended."""
+"""The operators' side of the log: lost responses, and plans that never read ended transactions."""
 
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -130,7 +130,7 @@ async def test_ended_transactions_are_not_read_to_find_unfinished_ones(
 async def test_what_is_parked_while_figures_are_read_is_in_them(
     log: PostgresOperatorLog, log_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody had waited for that participant before."""
+    """No transaction had waited for that participant before."""
     store = PostgresLog(log_url, owner="ours", name="here")
     (driven,) = await insert(store, begun("g"))
     really = log._connections.execute
@@ -147,7 +147,7 @@ async def test_what_is_parked_while_figures_are_read_is_in_them(
     assert figures.waiting_on == {"inventory": 1}
 
 
-# Parked ones, of two participants and of nobody, some of them stuck; and held ones.
+# Parked ones, waiting for two participants or for none, some of them stuck; and held ones.
 MANY = """
     INSERT INTO transactions (
         gid, version, state, owner, interactive, initiator, labels, fingerprint, branches, payloads,
@@ -165,7 +165,7 @@ FIGURES = [NEXT_WAITED_FOR, BACKLOG_COUNTS, BACKLOG_CAPPED, BACKLOG_OLDEST]
 
 @pytest.fixture
 async def many(log_url: str) -> AsyncIterator[PostgresOperatorLog]:
-    """A log in which thousands wait, and whose figures stop at a hundred."""
+    """A log in which thousands wait, and whose counts are capped at a hundred."""
     with psycopg.connect(log_url, autocommit=True) as connection:
         connection.execute(MANY)
     log = PostgresOperatorLog(log_url, owner="ours", count_max=BOUND)
@@ -209,12 +209,12 @@ async def test_counts_read_no_more_rows_than_they_count(
         sql.SQL("EXPLAIN (ANALYZE, FORMAT JSON) {}").format(execute), prepare=False
     )
     ((found,),) = await cursor.fetchall()
-    # And one row for each of the three that are waited for, to find the next.
+    # And one row for each of the three awaited participants, to find the next.
     assert sum(_rows_read(found[0]["Plan"])) <= 3 * BOUND + 3, found
 
 
 def _rows_read(plan: Mapping[str, Any]) -> Iterator[int]:
-    """What each scan of the table has looked at."""
+    """The number of rows that each scan of the table has read."""
     if plan.get("Relation Name") == "transactions":
         removed = plan.get("Rows Removed by Filter", 0) + plan.get("Rows Removed by Index Recheck", 0)
         yield round((plan["Actual Rows"] + removed) * plan["Actual Loops"])

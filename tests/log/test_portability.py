@@ -25,7 +25,7 @@ FORBIDDEN = {
     "extensions": r"\bEXTENSION\b",
     "foreign keys": r"\b(REFERENCES|FOREIGN\s+KEY)\b",
     "physical row addresses": r"\b(ctid|xmin)\b",
-    "the time of nobody in particular": r"\b(LOCALTIME\w*|timeofday)\b|TIMESTAMP WITHOUT",
+    "the session's or the client's time": r"\b(LOCALTIME\w*|timeofday)\b|TIMESTAMP WITHOUT",
 }
 
 

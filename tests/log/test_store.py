@@ -242,7 +242,7 @@ async def test_a_batch_with_a_refused_one_writes_the_others(ours: PostgresLog, t
 async def test_the_database_refuses_what_the_law_refuses(
     ours: PostgresLog, log_url: str, before: TransactionState, after: TransactionState
 ) -> None:
-    """A bug may ask for anything; a decision is never flipped, and what has ended stays as it is."""
+    """Whatever a bug requests, a decision never flips, and an ended transaction stays as it is."""
     lawful = {
         (TransactionState.TRYING, TransactionState.CONFIRMING),
         (TransactionState.TRYING, TransactionState.CANCELLING),
@@ -333,7 +333,7 @@ async def test_what_is_released_can_be_claimed_at_once(ours: PostgresLog, theirs
 
 
 async def test_a_save_after_our_own_release_does_not_count_as_done(ours: PostgresLog) -> None:
-    """The row has our name and the version that the save would have made, but not its content."""
+    """The row has our owner and the version that the save would have made, but not its content."""
     (tx,) = await insert(ours, begun("a"))
     await ours.transaction_release()
     assert await ours.transaction_save([confirming(tx)]) == [False]
@@ -548,7 +548,7 @@ async def test_purge_deletes_long_dead_coordinators_without_transactions(
     assert await sql(log_url, "SELECT id FROM coordinators") == [("ours",)]
 
 
-# --- how it costs ------------------------------------------------------------------------
+# --- costs ------------------------------------------------------------------------
 
 
 async def test_decisions_are_heap_only_updates(ours: PostgresLog, log_url: str) -> None:
@@ -566,7 +566,7 @@ async def test_decisions_are_heap_only_updates(ours: PostgresLog, log_url: str) 
 async def test_adoption_reads_only_transactions_of_dead_coordinators(
     ours: PostgresLog, theirs: PostgresLog, log_url: str
 ) -> None:
-    """However much the living drive: every coordinator looks every second."""
+    """The cost is independent of live coordinators' transactions: each coordinator checks every second."""
     await insert(theirs, *[begun(f"g{number}") for number in range(200)])
     await ours.transaction_purge(ended_before_s=100, limit=10)
     before = await index_entries_read(log_url, ours, theirs)
@@ -587,7 +587,7 @@ async def test_adoption_reads_only_transactions_of_dead_coordinators(
 
 
 async def index_entries_read(url: str, *logs: PostgresLog) -> int:
-    """How many entries of the indexes of the transactions these logs have made the server read."""
+    """The number of index entries of the transactions that these logs made the server read."""
     for log in logs:
         await log._connections._idle[0].execute("SELECT pg_stat_force_next_flush()")
     ((count,),) = await sql(

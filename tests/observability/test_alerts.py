@@ -1,4 +1,4 @@
-"""Alerts to a webhook: delivered, repeated, given up, dropped; never in the way."""
+"""Alerts to a webhook: delivered, repeated, given up, dropped; never blocking."""
 
 import asyncio
 import json
@@ -58,7 +58,7 @@ async def webhook() -> AsyncIterator[Webhook]:
 
 
 class Outcomes(Counter[str]):
-    """What became of alerts."""
+    """The outcomes of alerts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ async def test_a_post_that_fails_is_repeated(webhook: Webhook) -> None:
 
 @pytest.mark.parametrize("status", [0, 301, 302, 307])
 async def test_an_invalid_response_to_an_alert_is_a_failure(webhook: Webhook, status: int) -> None:
-    """A redirected POST would come as an empty GET, and what speaks no HTTP has taken nothing."""
+    """A redirected POST would arrive as an empty GET, and a reply that is not HTTP confirms nothing."""
     webhook.statuses = [status]
     async with alerting(webhook.url) as (alerts, outcomes):
         alerts.put(Anomaly.STUCK, {"gid": "g"})

@@ -1,4 +1,4 @@
-"""What is deployed beside it names only metrics that exist, and every alert has its entry in the runbook."""
+"""The deployed dashboard and rules use only existing metrics, and every alert is in the runbook."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What a coordinator says of itself, and where nobody can write it down."""
+"""Log lines of a coordinator, and a full disk for them."""
 
 import json
 import subprocess

@@ -45,14 +45,14 @@ async def stock() -> AsyncIterator[ScriptedParticipant]:
 
 @pytest.fixture
 async def collector(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Collector]:
-    # Spans leave at once, for tests wait for them.
+    # Spans are sent at once, because tests wait for them.
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "5")
     async with collecting() as collector:
         yield collector
 
 
 def settings(stock: ScriptedParticipant, collector: Collector | None, ratio: float = 0.0, **changes: Any):
-    """`ratio` is that of transactions without a trace of their own; None: traces are off."""
+    """`ratio` is the share for transactions without a trace context; None: tracing is off."""
     tracing = {"tracing": {"endpoint": collector.endpoint, "ratio": ratio}} if collector else {}
     return settings_for({"stock": {"target": stock.address}}, **tracing, **changes)
 
@@ -68,7 +68,7 @@ def execute(gid: str, traceparent: str = TRACEPARENT, *branch_ids: str, **fields
 
 
 def place(call: participant_pb2.BranchCall) -> tuple[str, str, str]:
-    """Trace, span and flags that a participant was told."""
+    """The trace, span and flags that a participant received."""
     version, trace_id, span_id, flags = call.traceparent.split("-")
     assert version == "00"
     return trace_id, span_id, flags
@@ -102,7 +102,7 @@ async def test_a_transaction_is_one_trace(
     assert {call.attributes["tcc.outcome"] for call in calls} == {"SUCCEEDED"}
     assert sorted(call.attributes["tcc.branch_id"] for call in calls) == ["1", "1", "2", "2"]
     assert not any(span.error or span.links for span in collector.spans)
-    # What participants make of it hangs on the very call.
+    # The parent of a participant's span is this very call.
     assert {place(call) for call in stock.calls} == {(TRACE_ID, call.span_id, "01") for call in calls}
 
 
@@ -186,7 +186,7 @@ async def test_a_rejection_is_no_error_in_a_span_but_a_failure_is(
 async def test_each_attempt_links_to_the_previous_one(
     log_url: str, stock: ScriptedParticipant, collector: Collector
 ) -> None:
-    """Between attempts the transaction is in nobody's memory."""
+    """Between attempts the transaction is in no coordinator's memory."""
 
     async def script(call: participant_pb2.BranchCall) -> common.CallResult:
         return failed("BROKEN") if call.operation == CONFIRM and call.attempt < 2 else SUCCEEDED
@@ -206,7 +206,7 @@ async def test_each_attempt_links_to_the_previous_one(
     (transaction,) = collector.named("tcc.transaction")
     assert {span.parent_id for span in (first, second, third)} == {transaction.span_id}
     assert first.ended_ns < second.began_ns < second.ended_ns < third.began_ns
-    # Phase two began when the log says so: whoever ended it had not been there.
+    # The log has the start of phase two: the coordinator that ended it had not seen it.
     ((decided_at,),) = await sql(log_url, "SELECT extract(epoch FROM decided_at)::float8 FROM transactions")
     (phase_two,) = collector.named("tcc.phase_two")
     assert phase_two.began_ns == round(decided_at * 1e9)
@@ -253,7 +253,7 @@ async def test_an_adopting_coordinator_continues_the_trace(
     adopted = {span.attributes["tcc.gid"]: span for span in collector.named("tcc.adopt")}
     transactions = {span.attributes["tcc.gid"]: span for span in collector.named("tcc.transaction")}
     assert adopted.keys() == transactions.keys() == {"trying", "confirming"}
-    # Decided by one, carried out by the other: below the same span.
+    # Decided by one, executed by the other: below the same span.
     owner = transactions["confirming"].resource["service.instance.id"]
     assert owner != other.worker.owner
     (confirm,) = [c for c in collector.named("tcc.confirm") if c.attributes["tcc.gid"] == "confirming"]
@@ -313,7 +313,7 @@ async def test_a_coordinator_without_spans_passes_the_trace_on(
     async with running(settings(stock, None), log_url) as worker:
         await worker.stub.ExecuteTransaction(execute("g", TRACEPARENT, tracestate="shop=1,bank=2 3"))
         assert await stored(log_url, "g") == f"{TRACEPARENT} shop=1,bank=2 3"
-        # Only who makes spans looks into the metadata.
+        # Only a coordinator that makes spans reads the metadata.
         await worker.stub.ExecuteTransaction(execute("bare", ""), metadata=[("traceparent", TRACEPARENT)])
         assert await stored(log_url, "bare") is None
         shown = await worker.stub.GetTransaction(pb.GetTransactionRequest(gid="g"))
@@ -365,7 +365,7 @@ async def test_metadata_counts_if_the_request_has_no_trace_context(
         async for _ in worker.stub.ExecuteTransactions(batch, metadata=metadata):
             pass
         traces = {gid: await stored(log_url, gid) for gid in ("bare", "said", "begun", "item")}
-    # The metadata of a batch cannot say whose trace it means.
+    # The metadata of a batch is not specific to one transaction.
     whole = f"{other} a=1,b=2"
     assert traces == {"bare": whole, "said": TRACEPARENT, "begun": whole, "item": None}
 
@@ -406,7 +406,7 @@ async def test_a_stuck_transaction_is_reported_with_its_trace(
 async def test_a_coordinator_sends_pending_spans_before_it_exits(
     log_url: str, tmp_path: Path, stock: ScriptedParticipant, collector: Collector
 ) -> None:
-    """By itself it would send after an hour."""
+    """Without the shutdown it would send after an hour."""
     config = f"""
         [log]
         url = "{log_url}"
@@ -430,7 +430,7 @@ async def test_a_coordinator_sends_pending_spans_before_it_exits(
 async def test_a_hung_collector_does_not_delay_the_shutdown(
     collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # By itself the exporter would wait for an hour.
+    # Without the shutdown the exporter would wait for an hour.
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3600")
     tracing = Tracing(endpoint=collector.endpoint, ratio=1.0, service_name="shop", coordinator="me")
     collector.answering.clear()
@@ -458,7 +458,7 @@ def test_every_coordinator_derives_the_same_span_of_a_transaction() -> None:
     assert len({own.span_id, transaction_span(given, "h").span_id, SPAN_ID, new_span(own).span_id}) == 4
 
 
-NOBODY_LOADS_IT = """
+NOT_IMPORTED = """
 import sys
 sys.modules["opentelemetry"] = None
 import coordinator.process.worker, tcc, tcc.participant.participant
@@ -469,4 +469,4 @@ tcc.SyncClient("127.0.0.1:1").close()
 
 
 def test_without_spans_opentelemetry_is_not_needed() -> None:
-    subprocess.run([sys.executable, "-c", NOBODY_LOADS_IT], check=True)
+    subprocess.run([sys.executable, "-c", NOT_IMPORTED], check=True)

@@ -1,4 +1,4 @@
-"""`tccd doctor`: what it finds, and that it says what to mend."""
+"""`tccd doctor`: what it finds, and which remedies it prints."""
 
 import asyncio
 import json
@@ -67,7 +67,7 @@ async def test_nothing_is_wrong(log_url: str, healthy: tuple[str, health.aio.Hea
 
 
 def findings_in(home: Path) -> dict[str, CheckResult]:
-    """Of a coordinator with a PostgreSQL of its own there."""
+    """Settings of a coordinator with an embedded PostgreSQL in that directory."""
     return {finding.check: finding for finding in diagnose(settings_for({}, log={"data_dir": home}))}
 
 
@@ -162,7 +162,7 @@ async def test_unsafe_settings_are_reported(
 
 @pytest.mark.parametrize("setting", ["fsync", "full_page_writes"])
 def test_a_server_without_durability_is_a_problem(setting: str) -> None:
-    """Such a server is not started for this."""
+    """The doctor does not start such a server."""
     facts = LogFacts(
         settings={"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"} | {setting: "off"},
         read_only=False,
@@ -210,7 +210,7 @@ async def test_every_port_is_checked(log_url: str) -> None:
             metrics={"listen": f"127.0.0.1:{port}"},
         )
         found = await findings(theirs)
-        # One port for another's purpose is no good.
+        # A port that serves another purpose does not count.
         wrong = theirs.model_copy(update={"metrics": MetricsSettings(listen=worker.address)})
         not_found = await findings(wrong)
     for check in ("listen", "admin.listen", "metrics.listen"):
@@ -225,9 +225,9 @@ async def test_the_port_of_another_process_is_a_problem(log_url: str) -> None:
 
 
 async def test_an_unreachable_collector_is_a_warning(log_url: str) -> None:
-    async with serving(ScriptedParticipant()) as somebody:
+    async with serving(ScriptedParticipant()) as collector:
         there = settings(log_url).model_copy(
-            update={"tracing": TracingSettings(endpoint=f"http://{somebody}")}
+            update={"tracing": TracingSettings(endpoint=f"http://{collector}")}
         )
         assert (await findings(there))["tracing.endpoint"].status is CheckStatus.OK
     away = there.model_copy(update={"tracing": TracingSettings(endpoint="http://127.0.0.1:1")})

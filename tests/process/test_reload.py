@@ -1,4 +1,4 @@
-"""SIGHUP: participants come, change and go while transactions run, and no call is lost."""
+"""SIGHUP: participants are added, changed and removed under load, and no call is lost."""
 
 import asyncio
 import os
@@ -40,7 +40,7 @@ def config(url: str, **targets: str) -> str:
 
 
 class Journal:
-    """What a coordinator says on standard error, which goes to a file."""
+    """A coordinator's standard error, which goes to a file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -53,7 +53,7 @@ class Journal:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Waits for something that another process does."""
+    """Wait for an effect of another process."""
     async with asyncio.timeout(TIMEOUT_S):
         while not condition():  # noqa: ASYNC110 - another process sets no event of ours
             await asyncio.sleep(0.01)
@@ -63,7 +63,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def coordinator(
     directory: Path, text: str, *, workers: int = 1, environment: Mapping[str, str] | None = None
 ) -> AsyncIterator[tuple[daemon.Daemon, Journal, Callable[[str], None]]]:
-    """A coordinator, what it says, and a way to give it another configuration."""
+    """A coordinator, its output, and a way to change its configuration."""
     said = directory / "stderr"
     with said.open("wb") as stderr:
         async with daemon.serving(
@@ -108,7 +108,7 @@ async def test_a_participant_moves_under_load_and_no_call_is_lost(
         stream = asyncio.create_task(_load(stub, stop))
         change(after)
         await journal.until("configuration reloaded", workers)
-        # The Trys of what came before are still under way where they were sent.
+        # The earlier Trys are still in flight where they were sent.
         await there.until(lambda: there.count(CONFIRM) >= 20)
         go.set()
         replies = await asyncio.gather(*held)
@@ -167,7 +167,7 @@ async def test_participants_are_added_and_removed(
         async with refused("INVALID_ARGUMENT", "UNKNOWN_PARTICIPANT"):
             await stub.ExecuteTransaction(execute("late"))
         go.set()
-        # The call that was under way ends well, though its participant is gone from the configuration.
+        # The call in flight succeeds, although its participant was removed from the configuration.
         assert (await in_flight).outcome.state == common.TRANSACTION_STATE_CONFIRMED
         change(config(log_url, stock=here.address))
         await journal.until("configuration reloaded", 2)
@@ -211,7 +211,7 @@ async def test_a_refused_file_is_counted_once_for_all_workers(
         journal,
         change,
     ):
-        # There from nought on: an alert goes by the increase.
+        # Exported from zero on: an alert uses the increase.
         assert await refusals() == 0
         for refused_so_far in (1, 2):
             change(right + "\nretry = 1\n")

@@ -1,4 +1,4 @@
-"""tccctl and a real coordinator: what the guide for operators does not walk through."""
+"""tccctl and a real coordinator: cases that the guide for operators does not cover."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="no o
 
 
 async def tccctl(worker: Running, *arguments: str, **environment: str) -> tuple[int, str, str]:
-    """What `tccctl_at` answers of this worker."""
+    """The answer of `tccctl_at` for this worker."""
     return await tccctl_at(f"127.0.0.1:{worker.worker.admin_port}", *arguments, **environment)
 
 
@@ -42,7 +42,7 @@ async def tccctl_at(address: str, *arguments: str, **environment: str) -> tuple[
 
 @pytest.fixture
 async def worker(log_url: str) -> AsyncIterator[Running]:
-    """A coordinator with one participant, whose Try never answers."""
+    """A coordinator with one participant, whose Try never completes."""
     stock = ScriptedParticipant()
 
     async def wait(call: participant_pb2.BranchCall) -> common.CallResult:
@@ -104,7 +104,7 @@ async def test_a_token_is_valid_only_for_the_transactions_found(worker: Running)
         (("tx", "retry", "order-1", "--reason", "r"), 1, "NOT_DECIDED"),
         (("tx", "release", "order-1", "--reason", "r"), 1, "TRANSACTION_NOT_HELD"),
         (("tx", "resolve", "order-1", "9", "confirmed", "--reason", "r", "--yes"), 1, "NOT_DECIDED"),
-        (("participant", "pause", "nobody", "--reason", "r"), 3, "known participants: stock"),
+        (("participant", "pause", "absent", "--reason", "r"), 3, "known participants: stock"),
     ],
 )
 async def test_each_refusal_has_its_exit_code(

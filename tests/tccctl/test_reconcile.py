@@ -19,7 +19,7 @@ def finding(gid: str, kind: "admin.FindingKind", **fields: object) -> admin.Find
         "action": "reserve",
         "barrier_state": common.BARRIER_STATE_TRIED,
         "age": Duration(seconds=600),
-        "explanation": "nobody will end this",
+        "explanation": "no coordinator will end this",
     }
     return admin.Finding(gid=gid, kind=kind, **(known | fields))
 
@@ -67,7 +67,7 @@ def test_findings_are_shown_with_their_repair_and_exit_with_6() -> None:
     assert columns(titles)[-2:] == ["REPAIR", "BECAUSE"]
     assert columns(orphan) == [
         *("inventory", "orphan", "order-7", "stock", "TRIED", "unknown", "10m", "cancel"),
-        "nobody will end this",
+        "no coordinator will end this",
     ]
     assert columns(leak)[4:8] == ["TRIED", "CONFIRMED", "10m", "confirm"]
     assert columns(mixed)[4:8] == ["CANCELLED", "CONFIRMED", "10m", "manual"]

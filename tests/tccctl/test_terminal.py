@@ -23,7 +23,7 @@ PATIENCE_S = 180
 
 
 class Terminal:
-    """What a process has written on its terminal, and a keyboard."""
+    """The output of a process on its terminal, and a keyboard."""
 
     def __init__(self, process: subprocess.Popen[bytes], keyboard: int) -> None:
         self.process = process
@@ -32,11 +32,11 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """Without colours and cursor movements."""
+        """Return the text without colours and cursor movements."""
         return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.raw)
 
     def until(self, words: str) -> None:
-        """Returns when it has shown these words."""
+        """Return when it has shown this text."""
         deadline = time.monotonic() + PATIENCE_S
         while words not in self.text:
             assert self._read(deadline - time.monotonic()), self.text
@@ -45,7 +45,7 @@ class Terminal:
         os.write(self.keyboard, keys.encode())
 
     def end(self) -> int:
-        """The exit status, when it has ended."""
+        """Return the exit status after it has ended."""
         deadline = time.monotonic() + PATIENCE_S
         while self._read(deadline - time.monotonic()):
             pass
@@ -68,7 +68,7 @@ def terminal(service: ScriptedAdmin, *arguments: str) -> Iterator[Terminal]:
     environment |= {"COLUMNS": "200", "LINES": "40"}
     environment.pop("NO_COLOR", None)
     process = subprocess.Popen(
-        # The terminal must be its controlling one, or Ctrl-C would reach nobody.
+        # The terminal must be its controlling one, or Ctrl-C would reach no process.
         ["setsid", "--ctty", sys.executable, "-m", "tccctl", *arguments],
         stdin=screen,
         stdout=screen,

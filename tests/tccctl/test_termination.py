@@ -1,4 +1,4 @@
-"""tccctl in a pipe that is told to end while it waits for a coordinator."""
+"""tccctl in a pipe that gets SIGTERM while it waits for a coordinator."""
 
 import os
 import subprocess

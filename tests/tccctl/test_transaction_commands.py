@@ -1,4 +1,4 @@
-"""`tccctl tx` in a pipe, over real gRPC, against an AdminService that answers as the test tells it."""
+"""`tccctl tx` in a pipe, over real gRPC, against a scripted AdminService."""
 
 import json
 import os
@@ -127,7 +127,7 @@ def test_each_page_is_written_as_soon_as_it_is_known(output: str, shown: str) ->
 
 def test_a_slow_search_is_reported_as_such_without_an_unknown_outcome() -> None:
     too_long = refusal(Code.DEADLINE_EXCEEDED, "SEARCH_TOO_LONG", "the search took too long")
-    filtered = ("--filter", "initiator=nobody")
+    filtered = ("--filter", "initiator=absent")
     with scripted(SearchTransactions=too_long, RunBulkAction=[too_long]) as service:
         ended = [
             service.tccctl("tx", "list", *filtered),

@@ -1,4 +1,4 @@
-"""Every rule for what an initiator may ask: the exact reason for each bad input, and the edges that pass."""
+"""Every rule for initiators' requests: the reason for each bad input, and the boundary values that pass."""
 
 import base64
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What W3C Trace Context allows, and what is taken for nothing."""
+"""Valid W3C Trace Contexts, and invalid ones, which are ignored."""
 
 import pytest
 

@@ -165,8 +165,8 @@ async def test_an_expiry_names_the_branch_that_kept_failing_and_its_error(
 
 
 async def test_an_expiry_names_a_participant_that_was_not_reached(log_url: str) -> None:
-    nobody = {"stock": {"target": f"127.0.0.1:{free_port()}"}}
-    async with running(settings_for(nobody), log_url) as tcc:
+    absent = {"stock": {"target": f"127.0.0.1:{free_port()}"}}
+    async with running(settings_for(absent), log_url) as tcc:
         request = execute("g", branch("1"), expiry=Duration(nanos=500_000_000))
         outcome = (await tcc.stub.ExecuteTransaction(request)).outcome
     assert (outcome.cancel_reason, outcome.cancel_branch_id) == (common.CANCEL_REASON_EXPIRED, "1")
@@ -229,7 +229,7 @@ async def test_an_error_of_any_length_and_alphabet_fits_into_the_headers(
 async def test_a_repeated_request_gets_the_same_cancel_reason(
     tcc: Running, stock: ScriptedParticipant, wait_for: pb.WaitFor
 ) -> None:
-    """From memory first, from the log later: bounded, and without what the log cannot hold."""
+    """From memory first, from the log later: bounded, without characters that the log cannot store."""
 
     async def sold_out(call: participant_pb2.BranchCall) -> common.CallResult:
         return rejected("SOLD_OUT", "only 2\0left " + "x" * 1_000) if call.operation == TRY else SUCCEEDED
@@ -394,7 +394,7 @@ async def test_each_transaction_of_a_batch_gets_its_own_reply(
     batch = [
         execute("yes", branch("1")),
         execute("no", branch("1")),
-        execute("wrong", branch("1", "nobody")),
+        execute("wrong", branch("1", "absent")),
         execute("empty"),
     ]
     replies = {}
@@ -537,7 +537,7 @@ async def test_an_abandoned_transaction_is_cancelled_by_its_expiry(
 # --- bad input --------------------------------------------------------------
 
 BAD_REQUESTS = {
-    "unknown participant": (execute("g", branch("1", "nobody")), "UNKNOWN_PARTICIPANT"),
+    "unknown participant": (execute("g", branch("1", "absent")), "UNKNOWN_PARTICIPANT"),
     "no branches": (execute("g"), "NO_BRANCHES"),
     "too many branches": (execute("g", *(branch(str(n)) for n in range(65))), "TOO_MANY_BRANCHES"),
     "duplicate branch ids": (execute("g", branch("1"), branch("1")), "DUPLICATE_BRANCH_ID"),
@@ -588,7 +588,7 @@ async def test_an_invalid_list_request_is_refused(tcc: Running) -> None:
 
 
 async def test_the_ends_of_time_are_times(tcc: Running) -> None:
-    """The database takes the most that may be asked for."""
+    """The database accepts the largest allowed values."""
     await tcc.stub.BeginTransaction(begin("g"))
     ends = pb.ListTransactionsRequest(
         created_after=Timestamp(),
@@ -604,7 +604,7 @@ async def test_a_call_without_a_deadline_gets_one(log_url: str, stock: ScriptedP
         wait = pb.WaitTransactionRequest(gid="g")
         async with refused("DEADLINE_EXCEEDED", "CALL_TOO_LONG"):
             await worker.stub.WaitTransaction(wait)
-        # The transaction goes on, and a deadline of the caller's own counts.
+        # The transaction continues, and a caller's own deadline applies.
         waiting = asyncio.ensure_future(worker.stub.WaitTransaction(wait, timeout=60))
         await worker.stub.ConfirmTransaction(pb.ConfirmTransactionRequest(gid="g"), timeout=60)
         assert (await waiting).outcome.state in {

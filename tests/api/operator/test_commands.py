@@ -1,4 +1,4 @@
-"""Orders to transactions: what each does, what it leaves in the audit chain, and what is refused."""
+"""Commands on transactions: what each does, what it leaves in the audit chain, and what is refused."""
 
 import asyncio
 
@@ -46,7 +46,7 @@ async def test_a_held_transaction_is_not_retried_and_a_released_one_goes_on(
     assert held.transaction.state == common.TRANSACTION_STATE_CONFIRMING
     script.mended = True
     before = stock.count(CONFIRM)
-    # Another one, through the same queues, is retried meanwhile: this one would be, too.
+    # In the meantime another one is retried through the same queues: this one would be, too.
     await stuck(tcc, stock, "other")
     stock.script.mended = True
     assert (await tcc.settled("other")).state == common.TRANSACTION_STATE_CONFIRMED
@@ -99,7 +99,7 @@ async def test_a_transaction_released_past_its_expiry_is_cancelled(
     await act_on(admin, "HoldTransaction", "g")
     async with refused("FAILED_PRECONDITION", "TRANSACTION_HELD"):
         await tcc.stub.ConfirmTransaction(pb.ConfirmTransactionRequest(gid="g"))
-    # As if so much time had passed; whoever were to cancel it by that would do so now.
+    # As if this much time had passed; a coordinator that cancels by expiry would do so now.
     await sql(log_url, "UPDATE transactions SET expires_at = now() - INTERVAL '1 minute'")
     await tcc.stub.ExecuteTransaction(execute("other", wait_for=pb.WAIT_FOR_COMPLETION))
     assert (await inspect(admin, "g")).transaction.state == common.TRANSACTION_STATE_TRYING
@@ -231,7 +231,7 @@ async def test_every_command_requires_a_name_a_reason_and_a_version(
         await call(_request(method, "g", operator_context(seen.version - 1), fields))
     assert refusal.info.metadata["version"] == str(seen.version)
     async with refused("NOT_FOUND", "TRANSACTION_NOT_FOUND"):
-        await call(_request(method, "nobody", operator_context(1), fields))
+        await call(_request(method, "absent", operator_context(1), fields))
     assert (await inspect(admin, "g")).transaction == seen
     records = (await admin.ListAuditRecords(apb.ListAuditRecordsRequest())).records
     assert [record.action for record in records] == ["transaction.hold"]
@@ -252,7 +252,7 @@ async def test_of_two_commands_on_one_version_only_one_succeeds(
     replies = await asyncio.gather(*requests, return_exceptions=True)
     refusals = [reply for reply in replies if isinstance(reply, grpc.aio.AioRpcError)]
     assert len(refusals) == 2
-    # Who comes late enough finds it not held any more, in a version that is not the one seen.
+    # A late command finds it no longer held, in another version than the one seen.
     assert {refusal.code() for refusal in refusals} == {grpc.StatusCode.ABORTED}
     released = await admin.ListAuditRecords(apb.ListAuditRecordsRequest(action="transaction.release"))
     assert len(released.records) == 1
@@ -320,12 +320,12 @@ async def test_explain_shows_the_cause_and_what_would_help(
     stock.script = Refusing(TRY)
     await tcc.stub.BeginTransaction(pb.BeginTransactionRequest(gid="g2"))
     undecided = await admin.ExplainTransaction(apb.ExplainTransactionRequest(gid="g2"))
-    assert "waits for the initiator to confirm" in undecided.summary
+    assert "waiting for the initiator to confirm" in undecided.summary
     assert undecided.owner_alive
 
 
 async def test_explain_shows_the_known_state_of_a_try(log_url: str, stock: ScriptedParticipant) -> None:
-    """Before the decision only the coordinator that drives a transaction knows how its Trys stand."""
+    """Before the decision only the coordinator that drives a transaction knows the state of its Trys."""
     answering = asyncio.Event()
 
     async def wait(_call: participant_pb2.BranchCall) -> common.CallResult:
@@ -359,7 +359,7 @@ async def test_explain_shows_the_known_state_of_a_try(log_url: str, stock: Scrip
         await tried
         here = await explained(there)
         assert not here.branches
-        assert here.summary.startswith("every Try has succeeded; it waits for the initiator to confirm")
+        assert here.summary.startswith("every Try has succeeded; waiting for the initiator to confirm")
         reply = await explained(elsewhere)
         name = reply.owner_name
         assert name == driver.worker.log.name
@@ -368,7 +368,7 @@ async def test_explain_shows_the_known_state_of_a_try(log_url: str, stock: Scrip
             f"whether Try at stock has succeeded is known to its coordinator only: {name}"
         ]
         await driver.stub.RegisterBranch(pb.RegisterBranchRequest(gid="g", branch=branch("2")))
-        # With the registration the log has heard of the first one.
+        # The registration has saved the first one to the log.
         own = "the initiator calls this Try itself and has not confirmed yet"
         assert [one.summary for one in (await explained(there)).branches] == [own]
         assert [one.summary for one in (await explained(elsewhere)).branches] == [own]

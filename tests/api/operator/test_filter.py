@@ -1,4 +1,4 @@
-"""The filter language: every term, and precise words about every mistake."""
+"""The filter language: every term, and a precise message for every mistake."""
 
 import pytest
 

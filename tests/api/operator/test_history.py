@@ -1,4 +1,4 @@
-"""The history of a transaction: told by two clocks, shown in the order in which it happened."""
+"""The history of a transaction: recorded by two clocks, shown in causal order."""
 
 import itertools
 

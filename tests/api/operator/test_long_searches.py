@@ -1,4 +1,4 @@
-"""A search that takes the log too long: it is told as that, and nothing else is the worse for it."""
+"""A search that takes the log too long is reported as such, and affects nothing else."""
 
 from collections.abc import AsyncIterator
 
@@ -14,7 +14,7 @@ from .conftest import Stub, operator_context
 
 @pytest.fixture
 async def busy_log(tcc: Running, log_url: str) -> AsyncIterator[Running]:
-    """A coordinator whose log answers no search, and which waits two seconds for one."""
+    """A coordinator whose log answers no search, with a time limit of two seconds for one."""
     tcc.worker.log._lists._statement_timeout_s = 2.0
     async with await psycopg.AsyncConnection.connect(log_url) as blocker:
         await blocker.execute("LOCK TABLE transactions IN ACCESS EXCLUSIVE MODE")
@@ -23,7 +23,7 @@ async def busy_log(tcc: Running, log_url: str) -> AsyncIterator[Running]:
 
 async def test_a_slow_filter_is_refused_as_search_too_long(busy_log: Running, admin: Stub) -> None:
     async with refused("DEADLINE_EXCEEDED", "SEARCH_TOO_LONG"):
-        await admin.SearchTransactions(apb.SearchTransactionsRequest(filter="initiator=nobody"))
+        await admin.SearchTransactions(apb.SearchTransactionsRequest(filter="initiator=absent"))
     assert busy_log.engine.writer.available
 
 

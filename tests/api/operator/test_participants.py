@@ -26,7 +26,7 @@ async def status(admin: Stub, name: str = "stock") -> apb.ParticipantStatus:
 
 
 async def until_paused(admin: Stub, *, paused: bool) -> None:
-    """Returns when every coordinator has said that it has heard."""
+    """Return when every coordinator has reported the change."""
 
     async def heard() -> bool:
         reports = (await status(admin)).reports
@@ -95,7 +95,7 @@ async def test_actions_on_participants_need_reason_and_version(tcc: Running, adm
             await call(request(participant="stock", operator_context=operator_context(0)))
         assert refusal.info.metadata["version"] == "1"
         async with refused("INVALID_ARGUMENT", "UNKNOWN_PARTICIPANT"):
-            await call(request(participant="nobody", operator_context=operator_context(0)))
+            await call(request(participant="absent", operator_context=operator_context(0)))
     assert (await status(admin)).version == 1
 
 
@@ -139,7 +139,7 @@ async def test_resetting_a_breaker_lets_calls_leave_at_once(log_url: str, stock:
         )
         assert reset.audit_record.action == "participant.reset_breaker"
 
-        # Its next call would have left in an hour.
+        # Its next call would have been sent in an hour.
         await until(is_closed)
         asked_anew = asyncio.ensure_future(tcc.stub.ExecuteTransaction(execute("taken on")))
 
@@ -186,7 +186,7 @@ async def test_one_of_two_coordinators_is_drained(log_url: str, stock: ScriptedP
             await admin.DrainCoordinator(
                 apb.DrainCoordinatorRequest(coordinator_id="x", operator_context=operator_context())
             )
-        # What it had not finished, the other one has.
+        # The other one has finished its unfinished work.
         await stays.stub.ConfirmTransaction(
             pb.ConfirmTransactionRequest(gid="g", wait_for=pb.WAIT_FOR_COMPLETION)
         )
@@ -263,7 +263,7 @@ async def test_the_admin_listener_does_not_serve_initiators(tcc: Running) -> Non
 
 
 async def test_an_unknown_participant_is_explained(log_url: str, stock: ScriptedParticipant) -> None:
-    """It was configured when the transaction began, and is no more."""
+    """The participant was configured when the transaction began, but is no longer."""
     stock.script = Refusing(CONFIRM)
     async with running(settings_for({"stock": {"target": stock.address}}, **REPORTS), log_url) as tcc:
         await tcc.stub.ExecuteTransaction(execute("g"))

@@ -1,4 +1,4 @@
-"""Reconciliation: real barriers that do not agree with the log, and what mends them."""
+"""Reconciliation: real barriers that do not agree with the log, and their repair."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -26,7 +26,7 @@ NOW = {"reconcile": {"every_s": 0, "min_age_s": 0}}
 
 
 class Effects:
-    """Writes down what it is called for."""
+    """Record its calls."""
 
     async def try_(self, branch, request, db):
         await self._note("try", branch, db)
@@ -43,7 +43,7 @@ class Effects:
 
 
 class Shop:
-    """A participant by the SDK, "stock", its books, and a coordinator that knows it."""
+    """A participant of the SDK, "stock", its barrier rows, and a coordinator configured with it."""
 
     def __init__(self, ledger: Ledger, worker: Running, stub: participant_pb2_grpc.ParticipantServiceStub):
         self.ledger = ledger
@@ -51,7 +51,7 @@ class Shop:
         self._stub = stub
 
     async def orphan(self, gid: str, action: str = "reserve") -> None:
-        """A reservation that no log knows."""
+        """Make a reservation that no log has."""
         call = ppb.BranchCall(gid=gid, branch_id="1", action=action, payload=b"{}")
         reply = await self._stub.TryBranch(ppb.TryBranchRequest(call=call))
         assert reply.result.code == common.OUTCOME_CODE_SUCCEEDED
@@ -64,7 +64,7 @@ class Shop:
         )
 
     def restore(self, gid: str, state: "common.BarrierState") -> None:
-        """As from a backup, or by hand; and its expiry has passed."""
+        """Set the row as a backup or an operator would; its expiry has passed."""
         self.ledger.execute(
             f"UPDATE tcc_barrier SET state = {int(state)}, expires_at_ms = updated_at_ms WHERE gid = '{gid}'"
         )
@@ -199,7 +199,7 @@ async def test_mixed_outcomes_are_checked_on_request_and_not_repaired(shop: Shop
 async def test_a_live_transaction_is_no_finding(shop: Shop, admin: Stub) -> None:
     await shop.worker.stub.BeginTransaction(pb.BeginTransactionRequest(gid="g"))
     await shop.worker.stub.TryBranch(pb.TryBranchRequest(gid="g", branch=branch("1", payload=b"{}")))
-    # Long past by the participant's clock; the log decides, and it has not.
+    # Long past by the participant's clock; but the log decides, and there it has not passed.
     shop.restore("g", common.BARRIER_STATE_TRIED)
     findings, ended = await compared(admin)
     assert (findings, ended["stock"].rows) == ([], 1)
@@ -225,11 +225,11 @@ async def test_commands_require_a_reason_and_a_known_participant(shop: Shop, adm
     async with refused("INVALID_ARGUMENT", "UNKNOWN_PARTICIPANT"):
         await admin.RepairBranch(
             apb.RepairBranchRequest(
-                participant="nobody", gid="g", branch_id="1", operator_context=operator_context()
+                participant="absent", gid="g", branch_id="1", operator_context=operator_context()
             )
         )
     async with refused("INVALID_ARGUMENT", "UNKNOWN_PARTICIPANT"):
-        await compared(admin, participants=["nobody"])
+        await compared(admin, participants=["absent"])
     assert shop.ledger.effects("lost") == ["try"]
 
 
