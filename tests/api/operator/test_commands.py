@@ -363,9 +363,11 @@ async def test_explain_shows_the_known_state_of_a_try(log_url: str, stock: Scrip
         reply = await explained(elsewhere)
         name = reply.owner_name
         assert name == driver.worker.log.name
-        assert reply.summary.startswith(f"{name} drives it, and alone knows which Trys have succeeded")
+        assert reply.summary.startswith(
+            f"only coordinator {name}, which drives it, knows which Trys have succeeded"
+        )
         assert [one.summary for one in reply.branches] == [
-            f"whether Try at stock has succeeded is known to its coordinator only: {name}"
+            f"only coordinator {name} knows whether Try at stock has succeeded"
         ]
         await driver.stub.RegisterBranch(pb.RegisterBranchRequest(gid="g", branch=branch("2")))
         # The registration has saved the first one to the log.
