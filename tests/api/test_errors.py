@@ -1,4 +1,4 @@
-"""How a servicer's method ends, over real gRPC: refusals, bugs, aborts of its own, callers who leave."""
+"""How a servicer's method ends, over real gRPC: refusals, bugs, aborts, callers that cancel."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,7 +16,7 @@ Script = Callable[[Context], Awaitable[pb.GetTransactionResponse]]
 
 
 class Scripted(transaction_pb2_grpc.TransactionServiceServicer):
-    """Answers GetTransaction as the test says."""
+    """Answer GetTransaction as the test sets."""
 
     call_max_s = 30.0
     script: Script
@@ -105,7 +105,7 @@ async def test_a_caller_who_leaves_is_no_bug(
             # After the decorator has seen it.
             asyncio.get_running_loop().call_soon(left.set)
             raise
-        raise AssertionError("nobody sets it")
+        raise AssertionError("the test sets it")
 
     servicer.script = wait
     with capture_logs() as logged:

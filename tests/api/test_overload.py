@@ -1,4 +1,4 @@
-"""Requests that a full coordinator cannot even look at."""
+"""Requests that an overloaded coordinator cannot even read."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc
 from tests.support.worker import running, settings_for
 
 
-async def test_who_waited_too_long_to_be_seen_is_turned_away(
+async def test_a_request_that_waited_too_long_is_refused(
     log_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "QUEUE_TIMEOUT_S", 1)
@@ -22,9 +22,9 @@ async def test_who_waited_too_long_to_be_seen_is_turned_away(
                 stub.GetTransaction.future(pb.GetTransactionRequest(gid="unknown"), timeout=60)
                 for _ in range(3)
             ]
-            # Nobody looks at them, for this waits in the coordinator's own loop.
+            # They are not read, because this blocks the coordinator's own loop.
             with pytest.raises(grpc.FutureTimeoutError):
                 asked[0].result(timeout=2.5)
             codes = [await asyncio.to_thread(call.code) for call in asked]
-    # gRPC had taken one out of its queue already.
+    # gRPC had already taken one out of its queue.
     assert sorted(code.name for code in codes) == ["CANCELLED", "CANCELLED", "NOT_FOUND"]

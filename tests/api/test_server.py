@@ -1,4 +1,4 @@
-"""How the coordinator's server is put together."""
+"""The structure of the coordinator's server."""
 
 from typing import cast
 
@@ -13,7 +13,7 @@ from tests.support.worker import settings_for
 
 
 async def test_methods_have_no_queues_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """gRPC's server would look at each of them for every call."""
+    """Otherwise gRPC's server would check each of them for every call."""
     queued = []
 
     def note(_: grpc.aio.Server, service: str, __: object) -> None:

@@ -1,4 +1,4 @@
-"""TLS on both sides of a coordinator, with certificates of both sides looked at."""
+"""TLS on both sides of a coordinator, with certificates verified on both sides."""
 
 import shutil
 import subprocess
@@ -42,7 +42,7 @@ def certificates(tmp_path: Path) -> Path:
 
 @asynccontextmanager
 async def serving_tls(participant: ScriptedParticipant, files: Path) -> AsyncIterator[str]:
-    """A participant that wants to see a certificate."""
+    """A participant that requires a client certificate."""
     pair = ((files / "tcc.key").read_bytes(), (files / "tcc.crt").read_bytes())
     credentials = grpc.ssl_server_credentials(
         [pair], (files / "ca.crt").read_bytes(), require_client_auth=True
@@ -55,7 +55,7 @@ async def serving_tls(participant: ScriptedParticipant, files: Path) -> AsyncIte
     await server.stop(None)
 
 
-async def test_both_sides_show_and_look_at_certificates(log_url: str, certificates: Path) -> None:
+async def test_both_sides_present_and_verify_certificates(log_url: str, certificates: Path) -> None:
     stock = ScriptedParticipant()
     pair = {
         key: str(certificates / name)
@@ -86,16 +86,16 @@ async def test_both_sides_show_and_look_at_certificates(log_url: str, certificat
     assert stock.heard("g") == ["TRY 1", "CONFIRM 1"]
 
 
-def test_what_cannot_work_is_refused(certificates: Path) -> None:
+def test_invalid_tls_settings_are_refused(certificates: Path) -> None:
     certificate, key = certificates / "tcc.crt", certificates / "tcc.key"
     for wrong, said in (
-        ({"certificate_file": certificate, "key_file": certificates / "ca.key"}, "do not belong together"),
-        ({"certificate_file": certificate}, "needs key_file"),
-        ({"key_file": key}, "needs certificate_file"),
-        ({"ca_file": key}, "holds no certificate"),
-        ({"certificate_file": key, "key_file": key}, "unusable"),
+        ({"certificate_file": certificate, "key_file": certificates / "ca.key"}, "do not match"),
+        ({"certificate_file": certificate}, "requires key_file"),
+        ({"key_file": key}, "requires certificate_file"),
+        ({"ca_file": key}, "contains no certificate"),
+        ({"certificate_file": key, "key_file": key}, "one of them is invalid"),
     ):
         with pytest.raises(ValidationError, match=said):
             ParticipantTlsSettings.model_validate(wrong)
-    with pytest.raises(ValidationError, match="holds no certificate"):
+    with pytest.raises(ValidationError, match="contains no certificate"):
         ListenTlsSettings(certificate_file=certificate, key_file=key, client_ca_file=key)

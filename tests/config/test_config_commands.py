@@ -1,4 +1,4 @@
-"""`tccd config check` and `tccd config show`, as they are typed."""
+"""`tccd config check` and `tccd config show`, as commands."""
 
 import tomllib
 from pathlib import Path
@@ -16,7 +16,7 @@ def tccd(*arguments: object) -> Result:
     return CliRunner().invoke(app, [*map(str, arguments)])
 
 
-def test_check_says_that_a_file_is_right() -> None:
+def test_check_reports_a_valid_file() -> None:
     result = tccd("check", DEPLOYED)
     assert (result.exit_code, result.stdout) == (0, f"{DEPLOYED} is valid; participants: inventory\n")
 
@@ -40,7 +40,7 @@ def test_check_of_a_missing_file_exits_with_1(tmp_path: Path) -> None:
     assert (result.exit_code, "does not exist" in result.stderr) == (1, True)
 
 
-def test_show_prints_toml_that_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_show_prints_toml_with_the_same_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "tcc.toml"
     path.write_text('drain_s = 3\n[participants."a.b"]\ntarget = "x:1"\n')
     monkeypatch.setenv("TCC_LIMITS__LIVE_MAX", "7")
@@ -52,7 +52,7 @@ def test_show_prints_toml_that_says_the_same(tmp_path: Path, monkeypatch: pytest
     assert tomllib.loads(result.stdout)["limits"]["live_max"] == 7
 
 
-def test_show_says_where_each_value_came_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_show_names_the_origin_of_each_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "tcc.toml"
     path.write_text("drain_s = 3\n")
     monkeypatch.setenv("TCC_LIMITS__LIVE_MAX", "7")

@@ -17,7 +17,7 @@ from coordinator.config.settings import (
 DEPLOYED = Path(__file__).parents[2] / "deploy" / "tcc.toml"
 
 
-def test_the_deployed_example_says_the_defaults() -> None:
+def test_the_deployed_example_has_the_defaults() -> None:
     settings = load(DEPLOYED)
     inventory = ParticipantSettings(target="dns:///inventory:50051")
     assert settings == Settings(
@@ -29,7 +29,7 @@ def test_the_deployed_example_says_the_defaults() -> None:
 
 def test_the_deployed_example_names_every_setting() -> None:
     told = load(DEPLOYED).model_dump(exclude_unset=True)
-    # Files that must be there where they are named: commented out.
+    # Files that must exist if they are named: commented out.
     told["listen"]["tls"] = told["participants"]["inventory"]["tls"] = None
     # Not on by default.
     told["tracing"]["endpoint"] = None
@@ -50,7 +50,7 @@ def test_the_environment_overrides_the_file(tmp_path: Path, monkeypatch: pytest.
 
 
 def mistakes(directory: Path, text: str) -> list[str]:
-    """What is said about a configuration that is wrong, without the name of the file."""
+    """Return the mistakes of a configuration, without the name of the file."""
     path = directory / "tcc.toml"
     path.write_text(text)
     with pytest.raises(ConfigurationError) as caught:
@@ -99,11 +99,11 @@ def mistakes(directory: Path, text: str) -> list[str]:
         ),
     ],
 )
-def test_a_mistake_is_one_line_with_its_place(tmp_path: Path, text: str, said: str) -> None:
+def test_a_mistake_is_one_line_with_its_location(tmp_path: Path, text: str, said: str) -> None:
     assert mistakes(tmp_path, text) == [said]
 
 
-def test_every_mistake_is_told_in_the_order_of_the_file(tmp_path: Path) -> None:
+def test_every_mistake_is_reported_in_the_order_of_the_file(tmp_path: Path) -> None:
     text = '[log]\nurls = "x"\n[listen]\ncalls_max = 0\n[participants.p]\ntarget = "a:1"\nbatch_max = 0\n'
     assert mistakes(tmp_path, text) == [
         "2: log.urls: unknown key; did you mean 'url'?",
@@ -124,7 +124,7 @@ def test_a_mistake_in_the_environment_names_the_variable(
     ]
 
 
-def test_broken_toml_is_one_line_with_the_place(tmp_path: Path) -> None:
+def test_broken_toml_is_one_line_with_the_location(tmp_path: Path) -> None:
     assert mistakes(tmp_path, "workers = 2\nlisten here") == [
         " Expected '=' after a key in a key/value pair (at line 2, column 8)"
     ]
@@ -160,7 +160,7 @@ def test_what_is_no_address_is_refused(address: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["a:1", "dns:///a.b:1", "dns://8.8.8.8/a:1", "[::1]:1", "unix:/run/a"])
-def test_a_target_is_what_grpc_takes(target: str) -> None:
+def test_a_target_is_a_grpc_target(target: str) -> None:
     assert ParticipantSettings(target=target).address().target == target
 
 
@@ -195,15 +195,15 @@ def test_the_log_is_postgresql(url: str) -> None:
         "postgresql://u:secret@[h/d",
     ],
 )
-def test_a_malformed_log_url_is_refused_and_not_said(url: str) -> None:
+def test_a_malformed_log_url_is_refused_and_not_printed(url: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load(None, {"log": {"url": url}})
     assert str(caught.value) == "command line: log.url: must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
 
 
 @pytest.mark.parametrize("password", ["50%secret", "secret%", "%zzsecret"])
-def test_a_bare_percent_sign_in_the_log_url_is_refused_and_not_said(password: str) -> None:
-    """The database's driver would say the password when it refuses that."""
+def test_a_bare_percent_sign_in_the_log_url_is_refused_and_not_printed(password: str) -> None:
+    """The database driver's own error would contain the password."""
     with pytest.raises(ConfigurationError) as caught:
         load(None, {"log": {"url": f"postgresql://u:{password}@h/d"}})
     assert str(caught.value) == "command line: log.url: contains a bare %; write it as %25"
@@ -236,7 +236,7 @@ def test_secrets_are_not_printed() -> None:
 
 
 @pytest.mark.parametrize("url", ["ftp://h/x", "h/x", "https://", ""])
-def test_a_webhook_is_http_and_is_not_said(url: str) -> None:
+def test_a_webhook_is_http_and_is_not_printed(url: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load(None, {"alerts": {"webhook_url": url}})
     assert str(caught.value) == "command line: alerts.webhook_url: must be an http:// or https:// URL"

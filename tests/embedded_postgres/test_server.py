@@ -33,7 +33,7 @@ def server_pid(server: EmbeddedPostgres) -> int:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Waits for another process."""
+    """Wait for another process."""
     deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
@@ -83,13 +83,13 @@ def test_stopping_leaves_no_process(own_postgres: EmbeddedPostgres) -> None:
             os.kill(pid, 0)
 
 
-def test_the_server_ends_with_an_owner_that_is_killed(data_dir: Path, owner: "subprocess.Popen[str]") -> None:
+def test_the_server_ends_when_its_owner_is_killed(data_dir: Path, owner: "subprocess.Popen[str]") -> None:
     pid = server_pid(EmbeddedPostgres(data_dir))
     owner.kill()
     until(lambda: not Path(f"/proc/{pid}").exists())
 
 
-def test_a_second_process_attaches_and_never_stops_what_is_not_its_own(
+def test_a_second_process_attaches_and_never_stops_the_server(
     data_dir: Path, owner: "subprocess.Popen[str]"
 ) -> None:
     second = EmbeddedPostgres(data_dir)
@@ -99,7 +99,7 @@ def test_a_second_process_attaches_and_never_stops_what_is_not_its_own(
     assert ask(second, "SELECT 1") == [(1,)]
 
 
-def test_a_start_right_after_the_owner_was_killed_owns_a_server_of_its_own(
+def test_a_start_right_after_the_owner_was_killed_owns_a_new_server(
     data_dir: Path, owner: "subprocess.Popen[str]"
 ) -> None:
     second = EmbeddedPostgres(data_dir)
@@ -117,9 +117,9 @@ def test_a_start_right_after_the_owner_was_killed_owns_a_server_of_its_own(
 
 
 @pytest.mark.parametrize("lock_file", ["postmaster.pid", ".s.PGSQL.5432.lock"])
-def test_a_lock_file_that_names_a_stranger_does_not_hinder(data_dir: Path, lock_file: str) -> None:
+def test_a_lock_file_with_a_foreign_pid_does_not_prevent_the_start(data_dir: Path, lock_file: str) -> None:
     server = EmbeddedPostgres(data_dir)
-    # A living process of the server's own user, so that PostgreSQL would believe the file.
+    # A live process of the server's own user, so that PostgreSQL would trust the file.
     with subprocess.Popen(["sleep", "600"], user=server._cluster.stat().st_uid, cwd="/") as stranger:
         lines = [str(stranger.pid), str(server._cluster), "1700000000", "5432", str(server._cluster), "", ""]
         (server._cluster / lock_file).write_text("\n".join(lines))
@@ -140,7 +140,7 @@ def test_a_server_that_died_is_revived_and_keeps_what_was_committed(own_postgres
     until(own_postgres.revive)
     until(own_postgres._answers)
     assert ask(own_postgres, "SELECT n FROM kept") == [(1,)]
-    # Its end is still bound to its owner's.
+    # It still ends with its owner.
     assert own_postgres._watcher is not None
     assert own_postgres._watcher.poll() is None
 
@@ -148,7 +148,7 @@ def test_a_server_that_died_is_revived_and_keeps_what_was_committed(own_postgres
 def test_no_server_starts_beside_a_process_of_one_that_died(
     own_postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What has lost its postmaster may still write; PostgreSQL's own protection goes with the pid file."""
+    """Processes without a postmaster may still write; without the pid file PostgreSQL has no protection."""
     session = psycopg.connect(own_postgres.url())
     left_over = session.info.backend_pid
     os.kill(left_over, signal.SIGSTOP)
@@ -169,7 +169,7 @@ def test_no_server_starts_beside_a_process_of_one_that_died(
     until(own_postgres._answers)
 
 
-def test_a_server_that_cannot_start_says_why(data_dir: Path) -> None:
+def test_a_server_that_cannot_start_reports_the_cause(data_dir: Path) -> None:
     (data_dir / "postgres" / "PG_VERSION").write_text("9.6\n")
     server = EmbeddedPostgres(data_dir)
     with pytest.raises(EmbeddedPostgresError, match="incompatible with server"):
@@ -177,7 +177,7 @@ def test_a_server_that_cannot_start_says_why(data_dir: Path) -> None:
     assert not server.owned
 
 
-def test_a_long_path_is_no_hindrance(home: Path) -> None:
+def test_a_long_path_works(home: Path) -> None:
     server = EmbeddedPostgres(home / ("long" * 30))
     server.start()
     try:

@@ -61,7 +61,7 @@ def test_eight_coordinators_migrate_at_once(database_url: str) -> None:
     assert schema_is_current(database_url)
 
 
-def test_who_comes_second_to_create_the_lock_goes_on(database_url: str) -> None:
+def test_the_second_creator_of_the_lock_continues(database_url: str) -> None:
     """CREATE TABLE IF NOT EXISTS fails where another has created the table but not committed yet."""
     with ThreadPoolExecutor(1) as thread, psycopg.connect(database_url) as first:
         first.execute("CREATE TABLE migration_lock (id SMALLINT PRIMARY KEY)")
@@ -77,7 +77,7 @@ def test_who_comes_second_to_create_the_lock_goes_on(database_url: str) -> None:
     assert schema_is_current(database_url)
 
 
-def test_who_dies_while_migrating_leaves_nothing_and_blocks_nobody(database_url: str) -> None:
+def test_a_crash_while_migrating_leaves_nothing_and_blocks_no_one(database_url: str) -> None:
     """The lock and the changes live and die with one transaction."""
     migrate(database_url)
     with psycopg.connect(database_url) as dying:
@@ -90,7 +90,7 @@ def test_who_dies_while_migrating_leaves_nothing_and_blocks_nobody(database_url:
         assert connection.execute("SELECT count(*) FROM transactions").fetchone() == (0,)
 
 
-def test_a_database_that_is_away_is_said(own_postgres: EmbeddedPostgres) -> None:
+def test_an_unreachable_database_is_reported(own_postgres: EmbeddedPostgres) -> None:
     own_postgres.stop()
     with pytest.raises(LogUnavailable):
         migrate(own_postgres.url())

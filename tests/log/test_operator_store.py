@@ -1,4 +1,4 @@
-"""The operators' side of the log: answers that are lost, and plans that never read what has ended."""
+"""The operators' side of the log: lost responses, and plans that never read ended transactions."""
 
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ async def log(log_url: str) -> AsyncIterator[PostgresOperatorLog]:
     await log.close()
 
 
-async def test_a_search_of_records_that_takes_too_long_is_told_as_that(log_url: str) -> None:
+async def test_a_slow_search_of_records_is_refused_as_search_too_long(log_url: str) -> None:
     log = PostgresOperatorLog(log_url, owner="ours", statement_timeout_s=2.0)
     async with await psycopg.AsyncConnection.connect(log_url) as blocker:
         await blocker.execute("LOCK TABLE audit IN ACCESS EXCLUSIVE MODE")
@@ -63,7 +63,7 @@ async def test_an_action_whose_answer_was_lost_is_found_done(
     assert (await log.participant_list())["p"].version == 1
 
 
-async def test_an_action_that_never_arrived_is_not_said_to_be_done(
+async def test_an_action_that_never_arrived_is_not_reported_as_done(
     log: PostgresOperatorLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def lose_request(_steps: object) -> None:
@@ -111,7 +111,7 @@ async def test_transactions_are_read_in_brief(log: PostgresOperatorLog, log_url:
     ],
     ids=lambda statement: statement.name,
 )
-async def test_what_has_ended_is_not_read_to_find_what_has_not(
+async def test_ended_transactions_are_not_read_to_find_unfinished_ones(
     log: PostgresOperatorLog, statement: Statement
 ) -> None:
     await log.audit_head()  # so that there is a connection with the log's own settings
@@ -130,7 +130,7 @@ async def test_what_has_ended_is_not_read_to_find_what_has_not(
 async def test_what_is_parked_while_figures_are_read_is_in_them(
     log: PostgresOperatorLog, log_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody had waited for that participant before."""
+    """No transaction had waited for that participant before."""
     store = PostgresLog(log_url, owner="ours", name="here")
     (driven,) = await insert(store, begun("g"))
     really = log._connections.execute
@@ -147,7 +147,7 @@ async def test_what_is_parked_while_figures_are_read_is_in_them(
     assert figures.waiting_on == {"inventory": 1}
 
 
-# Parked ones, of two participants and of nobody, some of them stuck; and held ones.
+# Parked ones, waiting for two participants or for none, some of them stuck; and held ones.
 MANY = """
     INSERT INTO transactions (
         gid, version, state, owner, interactive, initiator, labels, fingerprint, branches, payloads,
@@ -165,7 +165,7 @@ FIGURES = [NEXT_WAITED_FOR, BACKLOG_COUNTS, BACKLOG_CAPPED, BACKLOG_OLDEST]
 
 @pytest.fixture
 async def many(log_url: str) -> AsyncIterator[PostgresOperatorLog]:
-    """A log in which thousands wait, and whose figures stop at a hundred."""
+    """A log in which thousands wait, and whose counts are capped at a hundred."""
     with psycopg.connect(log_url, autocommit=True) as connection:
         connection.execute(MANY)
     log = PostgresOperatorLog(log_url, owner="ours", count_max=BOUND)
@@ -173,7 +173,7 @@ async def many(log_url: str) -> AsyncIterator[PostgresOperatorLog]:
     await log.close()
 
 
-async def test_figures_stop_at_their_bound(many: PostgresOperatorLog) -> None:
+async def test_counts_are_capped(many: PostgresOperatorLog) -> None:
     figures = await many.backlog()
     assert figures.waiting_on == {"coupon": BOUND, "inventory": BOUND}
     assert (figures.parked, figures.stuck, figures.held) == (3 * BOUND, BOUND, BOUND)
@@ -182,7 +182,7 @@ async def test_figures_stop_at_their_bound(many: PostgresOperatorLog) -> None:
     assert figures.oldest_gid == "order-4000"
 
 
-async def test_figures_below_their_bound_are_exact(log_url: str, many: PostgresOperatorLog) -> None:
+async def test_counts_below_the_cap_are_exact(log_url: str, many: PostgresOperatorLog) -> None:
     exact = PostgresOperatorLog(log_url, owner="ours", count_max=2_001)
     figures = await exact.backlog()
     await exact.close()
@@ -193,7 +193,9 @@ async def test_figures_below_their_bound_are_exact(log_url: str, many: PostgresO
 
 
 @pytest.mark.parametrize("statement", FIGURES, ids=lambda statement: statement.name)
-async def test_figures_read_no_more_than_they_count(many: PostgresOperatorLog, statement: Statement) -> None:
+async def test_counts_read_no_more_rows_than_they_count(
+    many: PostgresOperatorLog, statement: Statement
+) -> None:
     await many.audit_head()
     (connection,) = many._connections._idle
     numbers = iter(range(1, 100))
@@ -207,12 +209,12 @@ async def test_figures_read_no_more_than_they_count(many: PostgresOperatorLog, s
         sql.SQL("EXPLAIN (ANALYZE, FORMAT JSON) {}").format(execute), prepare=False
     )
     ((found,),) = await cursor.fetchall()
-    # And one row for each of the three that are waited for, to find the next.
+    # And one row for each of the three awaited participants, to find the next.
     assert sum(_rows_read(found[0]["Plan"])) <= 3 * BOUND + 3, found
 
 
 def _rows_read(plan: Mapping[str, Any]) -> Iterator[int]:
-    """What each scan of the table has looked at."""
+    """The number of rows that each scan of the table has read."""
     if plan.get("Relation Name") == "transactions":
         removed = plan.get("Rows Removed by Filter", 0) + plan.get("Rows Removed by Index Recheck", 0)
         yield round((plan["Actual Rows"] + removed) * plan["Actual Loops"])

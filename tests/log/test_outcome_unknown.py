@@ -1,4 +1,4 @@
-"""Connections are cut, servers hang and crash: nothing is guessed, nothing is lost, nothing done twice."""
+"""Connections break, servers hang and crash: nothing is guessed, lost or done twice."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -70,7 +70,7 @@ async def other(log_url: str) -> AsyncIterator[PostgresLog]:
 
 
 async def fail(log: PostgresLog, proxy: Proxy, fault: Fault, call: Callable[[], Awaitable[object]]) -> None:
-    """Makes the call while the fault strikes. Patience is short for this call alone."""
+    """Make the call while the fault is active, with a short time limit for this call alone."""
     patience_s = log._connections._statement_timeout_s
     if fault in (Fault.HANG, Fault.DELAY):
         log._connections._statement_timeout_s = 1.0
@@ -82,7 +82,7 @@ async def fail(log: PostgresLog, proxy: Proxy, fault: Fault, call: Callable[[], 
 
 
 async def struck(log: PostgresLog, proxy: Proxy, fault: Fault, call: Callable[[], Awaitable[T]]) -> T:
-    """The answer of a call whose first try the fault strikes."""
+    """The response of a call whose first attempt hits the fault."""
     await fail(log, proxy, fault, call)
     return await call()
 
@@ -103,9 +103,9 @@ async def test_every_kind_of_save_is_repeated_safely(
     log: PostgresLog, other: PostgresLog, proxy: Proxy, fault: Fault
 ) -> None:
     async def write(*changed: Transaction) -> list[Transaction]:
-        # Statements are prepared for each kind of parameters; the reply that is lost must not be of that.
-        nobody = [replace(tx, gid=f"nobody-{tx.gid}") for tx in changed]
-        assert await log.transaction_save(nobody) == [False] * len(changed)
+        # Statements are prepared per kind of parameters; the lost reply must not be the preparation's.
+        absent = [replace(tx, gid=f"absent-{tx.gid}") for tx in changed]
+        assert await log.transaction_save(absent) == [False] * len(changed)
         await fail(log, proxy, fault, lambda: log.transaction_save(changed))
         done = 0 if fault is Fault.LOSE_REQUEST else 1
         for tx in changed:
@@ -131,7 +131,7 @@ def replace_branches(tx: Transaction, *participants: str) -> Transaction:
 
 
 @LOSSES
-async def test_a_repeat_never_hides_that_another_was_faster(
+async def test_a_repeat_never_hides_that_another_coordinator_won(
     log: PostgresLog, other: PostgresLog, proxy: Proxy, fault: Fault
 ) -> None:
     (tx,) = await insert(log, begun("a"))
@@ -169,7 +169,7 @@ async def test_what_a_lost_claim_took_is_handed_out_by_the_next(
 async def test_a_claim_that_takes_effect_long_after_it_was_given_up_is_found(
     log: PostgresLog, other: PostgresLog, proxy: Proxy
 ) -> None:
-    """The server may get to a statement only when its sender has gone and has looked what it did."""
+    """The server may execute a statement only after its sender has gone and has read the result."""
     await insert(other, begun("a"))
     await other.coordinator_leave()
     await fail(log, proxy, Fault.DELAY, lambda: log.transaction_take("a", version=1))
@@ -194,7 +194,7 @@ async def test_what_a_lost_adoption_took_is_handed_out_by_the_next(
 async def test_what_a_cancelled_call_took_is_handed_out_by_the_next(
     log: PostgresLog, other: PostgresLog, proxy: Proxy
 ) -> None:
-    """The caller of a request may hang up at any moment."""
+    """The caller of a request may cancel at any moment."""
     await insert(other, begun("a"))
     log._connections._statement_timeout_s = 1.0
     proxy.arm(Fault.HANG)
@@ -227,10 +227,10 @@ async def test_a_backend_that_is_terminated_while_it_writes(
 
 
 async def test_a_deadlock_is_over_when_it_is_reported(log_url: str) -> None:
-    """Another who locks in another order is the deadlock's winner; the write goes again."""
+    """A rival that locks in another order wins the deadlock; the write is repeated."""
     log = PostgresLog(log_url, owner="ours", name="host:1")
     one, two = await insert(log, begun("a"), begun("b"))
-    # PostgreSQL looks once, after this time; by then the rival has to be in its way.
+    # PostgreSQL checks once, after this time; by then the rival has to block it.
     await log._connections._idle[0].execute("SET deadlock_timeout = '3s'")
     async with await psycopg.AsyncConnection.connect(log_url) as rival:
         await rival.execute("SET deadlock_timeout = '60s'")
@@ -243,8 +243,8 @@ async def test_a_deadlock_is_over_when_it_is_reported(log_url: str) -> None:
     await log.close()
 
 
-async def test_a_server_that_accepts_and_says_nothing_is_unavailable() -> None:
-    """Connecting has a limit of its own."""
+async def test_a_server_that_accepts_but_does_not_respond_is_unavailable() -> None:
+    """Connecting has its own time limit."""
     silent = asyncio.Event()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -346,7 +346,7 @@ async def test_a_write_never_waits_for_slow_lists(log_url: str, monkeypatch: pyt
 
 
 async def until_blocked(url: str) -> None:
-    """Waits until a statement in this database waits for a lock."""
+    """Wait until a statement in this database waits for a lock."""
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as watcher, asyncio.timeout(60):
         while True:
             cursor = await watcher.execute(

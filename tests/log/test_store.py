@@ -138,7 +138,7 @@ async def test_concurrent_inserts_of_the_same_gids_have_one_winner_each(
         assert (one is None) != (two is None)
 
 
-async def test_empty_batches_are_nothing(ours: PostgresLog) -> None:
+async def test_empty_batches_do_nothing(ours: PostgresLog) -> None:
     assert await ours.transaction_begin([]) == []
     assert await ours.transaction_save([]) == []
     assert await ours.transaction_get([]) == {}
@@ -242,7 +242,7 @@ async def test_a_batch_with_a_refused_one_writes_the_others(ours: PostgresLog, t
 async def test_the_database_refuses_what_the_law_refuses(
     ours: PostgresLog, log_url: str, before: TransactionState, after: TransactionState
 ) -> None:
-    """A bug may ask for anything; a decision is never flipped, and what has ended stays as it is."""
+    """Whatever a bug requests, a decision never flips, and an ended transaction stays as it is."""
     lawful = {
         (TransactionState.TRYING, TransactionState.CONFIRMING),
         (TransactionState.TRYING, TransactionState.CANCELLING),
@@ -260,7 +260,7 @@ async def test_the_database_refuses_what_the_law_refuses(
         assert await ours.transaction_save([change]) == [(before, after) in lawful]
 
 
-async def test_one_rows_odd_characters_harm_nobody(ours: PostgresLog) -> None:
+async def test_bad_characters_in_one_row_do_not_fail_the_batch(ours: PostgresLog) -> None:
     odd, plain = await insert(ours, begun("odd"), begun("plain"))
     text = "IT\0BROKE: \ud800 lone"
     odd = replace(
@@ -332,8 +332,8 @@ async def test_what_is_released_can_be_claimed_at_once(ours: PostgresLog, theirs
     assert await ours.transaction_save([confirming(trying)]) == [False]
 
 
-async def test_a_save_behind_our_own_release_is_not_taken_for_done(ours: PostgresLog) -> None:
-    """The row has our name and the version that the save would have made, but not its content."""
+async def test_a_save_after_our_own_release_does_not_count_as_done(ours: PostgresLog) -> None:
+    """The row has our owner and the version that the save would have made, but not its content."""
     (tx,) = await insert(ours, begun("a"))
     await ours.transaction_release()
     assert await ours.transaction_save([confirming(tx)]) == [False]
@@ -360,7 +360,7 @@ async def test_taking_needs_the_version_that_the_row_has(ours: PostgresLog, thei
     await save(theirs, confirming(taken.tx))
 
 
-async def test_a_parked_one_can_be_taken_and_an_ended_one_cannot(
+async def test_a_parked_transaction_can_be_taken_and_an_ended_one_cannot(
     ours: PostgresLog, theirs: PostgresLog
 ) -> None:
     (tx,) = await insert(ours, begun("a"))
@@ -372,7 +372,7 @@ async def test_a_parked_one_can_be_taken_and_an_ended_one_cannot(
     assert await ours.transaction_take("a", version=tx.version) is None
 
 
-async def test_of_two_who_take_at_once_one_wins(ours: PostgresLog, theirs: PostgresLog) -> None:
+async def test_of_two_concurrent_takeovers_one_wins(ours: PostgresLog, theirs: PostgresLog) -> None:
     await insert(ours, *[begun(f"g{number}") for number in range(20)])
     for number in range(20):
         taken = await asyncio.gather(
@@ -381,7 +381,9 @@ async def test_of_two_who_take_at_once_one_wins(ours: PostgresLog, theirs: Postg
         assert sum(record is not None for record in taken) == 1
 
 
-async def test_who_adopts_is_told_from_whom(ours: PostgresLog, theirs: PostgresLog, log_url: str) -> None:
+async def test_an_adoption_names_the_former_owner(
+    ours: PostgresLog, theirs: PostgresLog, log_url: str
+) -> None:
     await insert(theirs, begun("a"))
     assert (await ours.transaction_get(["a"]))["a"].adopted_from == ""
     await run_out_lease(log_url, "theirs")
@@ -418,7 +420,9 @@ async def test_a_paused_owner_that_comes_back_finds_its_writes_refused(
     assert await stored(theirs, "a") == decided
 
 
-async def test_who_leaves_is_adopted_from_at_once(ours: PostgresLog, theirs: PostgresLog) -> None:
+async def test_transactions_of_a_leaving_coordinator_are_adopted_at_once(
+    ours: PostgresLog, theirs: PostgresLog
+) -> None:
     await insert(theirs, begun("a"))
     await theirs.coordinator_leave()
     assert [record.tx.gid for record in await ours.transaction_adopt(10)] == ["a"]
@@ -442,7 +446,7 @@ async def test_a_heartbeat_renews_the_lease_of_its_sender_alone(
     assert [record.tx.gid for record in await ours.transaction_adopt(10)] == ["b"]
 
 
-async def test_the_heartbeat_tells_the_time_of_the_database(ours: PostgresLog, log_url: str) -> None:
+async def test_the_heartbeat_returns_the_time_of_the_database(ours: PostgresLog, log_url: str) -> None:
     ((before,),) = await sql(log_url, "SELECT extract(epoch FROM clock_timestamp())::float8")
     told = await ours.coordinator_heartbeat(lease_s=2.5)
     ((after, lease_s),) = await sql(
@@ -532,7 +536,7 @@ async def test_purge_is_bounded_oldest_first_and_never_touches_the_living(
     assert sorted(await listed(ours)) == ["e4", "live", "stuck"]
 
 
-async def test_purge_forgets_coordinators_that_are_long_gone_and_drive_nothing(
+async def test_purge_deletes_long_dead_coordinators_without_transactions(
     ours: PostgresLog, theirs: PostgresLog, log_url: str
 ) -> None:
     (tx,) = await insert(theirs, begun("a"))
@@ -544,7 +548,7 @@ async def test_purge_forgets_coordinators_that_are_long_gone_and_drive_nothing(
     assert await sql(log_url, "SELECT id FROM coordinators") == [("ours",)]
 
 
-# --- how it costs ------------------------------------------------------------------------
+# --- costs ------------------------------------------------------------------------
 
 
 async def test_decisions_are_heap_only_updates(ours: PostgresLog, log_url: str) -> None:
@@ -559,10 +563,10 @@ async def test_decisions_are_heap_only_updates(ours: PostgresLog, log_url: str) 
     assert (updates, hot) == (5, 5)
 
 
-async def test_only_transactions_of_the_dead_are_read_to_adopt_them_or_forget_their_owner(
+async def test_adoption_reads_only_transactions_of_dead_coordinators(
     ours: PostgresLog, theirs: PostgresLog, log_url: str
 ) -> None:
-    """However much the living drive: every coordinator looks every second."""
+    """The cost is independent of live coordinators' transactions: each coordinator checks every second."""
     await insert(theirs, *[begun(f"g{number}") for number in range(200)])
     await ours.transaction_purge(ended_before_s=100, limit=10)
     before = await index_entries_read(log_url, ours, theirs)
@@ -583,7 +587,7 @@ async def test_only_transactions_of_the_dead_are_read_to_adopt_them_or_forget_th
 
 
 async def index_entries_read(url: str, *logs: PostgresLog) -> int:
-    """How many entries of the indexes of the transactions these logs have made the server read."""
+    """The number of index entries of the transactions that these logs made the server read."""
     for log in logs:
         await log._connections._idle[0].execute("SELECT pg_stat_force_next_flush()")
     ((count,),) = await sql(
@@ -609,7 +613,7 @@ async def test_plans_made_for_a_small_table_are_good_for_a_large_one(
     assert "Seq Scan on transactions" not in plan, plan
 
 
-async def test_sqlalchemys_way_to_write_the_url_will_do(log_url: str) -> None:
+async def test_sqlalchemy_s_form_of_the_url_is_accepted(log_url: str) -> None:
     log: Log = PostgresLog(log_url.replace("postgresql:", "postgresql+psycopg:"), owner="o", name="n")
     assert await log.coordinator_heartbeat(lease_s=1) > 0
     await log.coordinator_leave()

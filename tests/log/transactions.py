@@ -1,4 +1,4 @@
-"""Transactions for the tests of the log, and what becomes of them."""
+"""Transactions for the tests of the log, and their later states."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ def begun(gid: str, *participants: str, **fields: Any) -> Transaction:
 
 
 def landed(tx: Transaction) -> Transaction:
-    """What the core makes of `tx` when its write has landed."""
+    """Return what the core makes of `tx` after its write."""
     return replace(tx, version=tx.version + 1, saved_state=tx.state, saved_branches=len(tx.branches))
 
 

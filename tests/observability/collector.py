@@ -1,4 +1,4 @@
-"""A collector of OpenTelemetry traces, over real OTLP, that tests can wait for and look at."""
+"""A collector of OpenTelemetry traces, over real OTLP, that tests can wait for and inspect."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -21,7 +21,7 @@ class Seen:
     span_id: str
     parent_id: str
     attributes: dict[str, Any]
-    # The spans that it points to, as (trace_id, span_id).
+    # The linked spans, as (trace_id, span_id).
     links: list[tuple[str, str]]
     error: str
     began_ns: int
@@ -30,23 +30,23 @@ class Seen:
 
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    """Keeps what it is sent."""
+    """Keep the received spans."""
 
     def __init__(self) -> None:
         self.spans: list[Seen] = []
         self.endpoint = ""
-        # Cleared: nobody gets an answer.
+        # Cleared: no request gets a response.
         self.answering = asyncio.Event()
         self.answering.set()
         self._changed = asyncio.Condition()
 
     def named(self, name: str) -> list[Seen]:
-        """In the order in which they ended."""
+        """Return the spans in the order in which they ended."""
         found = [span for span in self.spans if span.name == name]
         return sorted(found, key=lambda span: span.ended_ns)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Returns when `condition` holds; it is looked at after each batch of spans."""
+        """Return when `condition` holds. It is checked after each batch of spans."""
         async with self._changed:
             await self._changed.wait_for(condition)
 
@@ -63,7 +63,7 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
 
 @asynccontextmanager
 async def collecting() -> AsyncIterator[Collector]:
-    """A collector beside the block."""
+    """Run a collector for the duration of the block."""
     collector = Collector()
     server = grpc.aio.server()
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)

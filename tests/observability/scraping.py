@@ -1,4 +1,4 @@
-"""Reads the HTTP port of a worker."""
+"""Read the HTTP port of a worker."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ Samples = Mapping[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 async def get(port: int, path: str, method: str = "GET") -> tuple[int, str]:
-    """Status and body, once somebody listens."""
+    """Return status and body, once the port is open."""
     async with asyncio.timeout(120):
         while True:
             try:
@@ -24,7 +24,7 @@ async def get(port: int, path: str, method: str = "GET") -> tuple[int, str]:
 
 
 async def scrape(port: int) -> Samples:
-    """The value of each sample, by name and labels."""
+    """Return the value of each sample, by name and labels."""
     status, body = await get(port, "/metrics")
     assert status == 200
     return {

@@ -1,4 +1,4 @@
-"""Alerts to a webhook: delivered, repeated, given up, dropped; never in the way."""
+"""Alerts to a webhook: delivered, repeated, given up, dropped; never blocking."""
 
 import asyncio
 import json
@@ -58,7 +58,7 @@ async def webhook() -> AsyncIterator[Webhook]:
 
 
 class Outcomes(Counter[str]):
-    """What became of alerts."""
+    """The outcomes of alerts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,10 +118,8 @@ async def test_a_post_that_fails_is_repeated(webhook: Webhook) -> None:
 
 
 @pytest.mark.parametrize("status", [0, 301, 302, 307])
-async def test_an_answer_that_says_nothing_of_the_alerts_is_a_failure_and_ends_nothing(
-    webhook: Webhook, status: int
-) -> None:
-    """A redirected POST would come as an empty GET, and what speaks no HTTP has taken nothing."""
+async def test_an_invalid_response_to_an_alert_is_a_failure(webhook: Webhook, status: int) -> None:
+    """A redirected POST would arrive as an empty GET, and a reply that is not HTTP confirms nothing."""
     webhook.statuses = [status]
     async with alerting(webhook.url) as (alerts, outcomes):
         alerts.put(Anomaly.STUCK, {"gid": "g"})
@@ -139,7 +137,7 @@ async def test_alerts_are_given_up_after_some_attempts_and_the_next_are_sent(web
     assert [post[0]["gid"] for post in webhook.posts] == ["lost"] * ATTEMPTS_MAX + ["told"]
 
 
-async def test_what_waits_leaves_in_batches_and_too_much_is_dropped(webhook: Webhook) -> None:
+async def test_alerts_leave_in_batches_and_an_overflow_is_dropped(webhook: Webhook) -> None:
     async with alerting(webhook.url) as (alerts, outcomes):
         for number in range(QUEUE_MAX + 3):  # before anything can leave
             alerts.put(Anomaly.STUCK, {"gid": str(number)})
@@ -148,7 +146,7 @@ async def test_what_waits_leaves_in_batches_and_too_much_is_dropped(webhook: Web
     assert [len(post) for post in webhook.posts] == [100] * 10
 
 
-async def test_nobody_at_the_other_end_is_given_up_too() -> None:
+async def test_an_unresponsive_peer_is_given_up_too() -> None:
     async with alerting("http://127.0.0.1:1/") as (alerts, outcomes):
         alerts.put(Anomaly.STUCK, {"gid": "g"})
         await outcomes.until("failed", 1)

@@ -1,4 +1,4 @@
-"""What is deployed beside it names only metrics that exist, and every alert has its entry in the runbook."""
+"""The deployed dashboard and rules use only existing metrics, and every alert is in the runbook."""
 
 import json
 import re
@@ -123,6 +123,6 @@ def test_every_alert_has_its_entry_and_every_entry_its_alert() -> None:
 
 
 @pytest.mark.parametrize("entry", re.split(r"^## ", RUNBOOK, flags=re.MULTILINE)[1:])
-def test_an_entry_says_what_to_look_at_and_what_to_do(entry: str) -> None:
+def test_an_entry_has_what_to_check_and_what_to_do(entry: str) -> None:
     assert "\nLook: " in entry
     assert "\nDo: " in entry

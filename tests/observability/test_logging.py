@@ -1,4 +1,4 @@
-"""What a coordinator says of itself, and where nobody can write it down."""
+"""Log lines of a coordinator, and a full disk for them."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ def speak(errors: Path) -> "subprocess.CompletedProcess[str]":
         )
 
 
-def test_an_event_is_a_json_object_a_line(tmp_path: Path) -> None:
+def test_an_event_is_one_json_object_per_line(tmp_path: Path) -> None:
     speak(tmp_path / "errors")
     lines = (tmp_path / "errors").read_text().splitlines()
     assert [json.loads(line)["event"] for line in lines] == ["the disk is full"] * 3

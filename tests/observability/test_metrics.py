@@ -1,4 +1,4 @@
-"""What a worker says of itself, as Prometheus reads it."""
+"""The metrics of a worker, as Prometheus reads them."""
 
 import contextlib
 import os
@@ -111,9 +111,9 @@ async def test_failures_are_counted_until_stuck(
 
 async def test_a_breaker_that_opens_shows(log_url: str, stock: ScriptedParticipant) -> None:
     port = free_port()
-    nobody = {"target": f"127.0.0.1:{free_port()}", "breaker_failures": 1, "breaker_open_first_s": 60}
+    unreachable = {"target": f"127.0.0.1:{free_port()}", "breaker_failures": 1, "breaker_open_first_s": 60}
     table = settings_for(
-        {"gone": nobody | {"breaker_open_max_s": 60}}, metrics={"listen": f"127.0.0.1:{port}"}
+        {"gone": unreachable | {"breaker_open_max_s": 60}}, metrics={"listen": f"127.0.0.1:{port}"}
     )
     async with running(table, log_url) as worker:
         request = pb.ExecuteTransactionRequest(
@@ -135,16 +135,16 @@ async def test_health_follows_the_log(own_postgres: EmbeddedPostgres) -> None:
         own_postgres.stop("immediate")
         await until_scraped(port, lambda now: value(now, "tcc_log_available") == 0)
         assert await get(port, "/readyz") == (503, "tcc: the log is unavailable\n")
-        # It lives all the same: to kill it would help nobody.
+        # It is alive all the same: killing it would not help.
         assert await get(port, "/healthz") == (200, "tcc: alive\n")
         own_postgres.start()
         samples = await until_scraped(port, lambda now: value(now, "tcc_log_available") == 1)
-        # Whoever still has a connection from before may find it broken once more.
+        # A connection from before may fail once more.
         away = value(samples, "tcc_anomalies_total", kind="LOG_UNAVAILABLE")
         assert value(samples, "tcc_anomalies_total", kind="LOG_RECOVERED") == away > 0
 
 
-def test_a_purge_that_never_gets_through_lags_from_the_start() -> None:
+def test_a_purge_that_never_succeeds_lags_from_the_start() -> None:
     moments = iter((100.0, 101.0, 160.0))
     metrics = Metrics(lambda: next(moments))
     for _ in range(2):
@@ -155,7 +155,7 @@ def test_a_purge_that_never_gets_through_lags_from_the_start() -> None:
     assert metrics.purged_at == 160.0
 
 
-async def test_only_get_and_only_what_is_there(log_url: str) -> None:
+async def test_only_get_and_only_known_paths(log_url: str) -> None:
     port = free_port()
     async with running(settings_for({}, metrics={"listen": f"127.0.0.1:{port}"}), log_url):
         assert (await get(port, "/"))[0] == 404
@@ -179,7 +179,9 @@ async def test_each_worker_has_a_port_and_keeps_it(log_url: str, tmp_path: Path)
             assert (await get(port + number, "/healthz"))[0] == 200
 
 
-async def test_a_port_in_use_holds_nothing_up(log_url: str, stock: ScriptedParticipant) -> None:
+async def test_a_metrics_port_in_use_does_not_delay_the_worker(
+    log_url: str, stock: ScriptedParticipant
+) -> None:
     port = free_port()
     both = settings(port, stock)
     async with contextlib.AsyncExitStack() as first:

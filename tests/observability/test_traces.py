@@ -45,14 +45,14 @@ async def stock() -> AsyncIterator[ScriptedParticipant]:
 
 @pytest.fixture
 async def collector(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Collector]:
-    # Spans leave at once, for tests wait for them.
+    # Spans are sent at once, because tests wait for them.
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "5")
     async with collecting() as collector:
         yield collector
 
 
 def settings(stock: ScriptedParticipant, collector: Collector | None, ratio: float = 0.0, **changes: Any):
-    """`ratio` is that of transactions without a trace of their own; None: traces are off."""
+    """`ratio` is the share for transactions without a trace context; None: tracing is off."""
     tracing = {"tracing": {"endpoint": collector.endpoint, "ratio": ratio}} if collector else {}
     return settings_for({"stock": {"target": stock.address}}, **tracing, **changes)
 
@@ -68,7 +68,7 @@ def execute(gid: str, traceparent: str = TRACEPARENT, *branch_ids: str, **fields
 
 
 def place(call: participant_pb2.BranchCall) -> tuple[str, str, str]:
-    """Trace, span and flags that a participant was told."""
+    """The trace, span and flags that a participant received."""
     version, trace_id, span_id, flags = call.traceparent.split("-")
     assert version == "00"
     return trace_id, span_id, flags
@@ -102,11 +102,11 @@ async def test_a_transaction_is_one_trace(
     assert {call.attributes["tcc.outcome"] for call in calls} == {"SUCCEEDED"}
     assert sorted(call.attributes["tcc.branch_id"] for call in calls) == ["1", "1", "2", "2"]
     assert not any(span.error or span.links for span in collector.spans)
-    # What participants make of it hangs on the very call.
+    # The parent of a participant's span is this very call.
     assert {place(call) for call in stock.calls} == {(TRACE_ID, call.span_id, "01") for call in calls}
 
 
-async def test_initiator_coordinator_and_participants_share_it(
+async def test_initiator_coordinator_and_participants_share_one_trace(
     log_url: str, tmp_path: Path, collector: Collector
 ) -> None:
     """With the SDK on both sides; the initiator's batches hold transactions of several traces."""
@@ -164,7 +164,7 @@ async def test_initiator_coordinator_and_participants_share_it(
     assert len({span.context.trace_id for span in exporter.get_finished_spans()}) == len(gids)
 
 
-async def test_a_no_of_the_business_is_no_error_and_a_failure_is_one(
+async def test_a_rejection_is_no_error_in_a_span_but_a_failure_is(
     log_url: str, stock: ScriptedParticipant, collector: Collector
 ) -> None:
     async def script(call: participant_pb2.BranchCall) -> common.CallResult:
@@ -183,10 +183,10 @@ async def test_a_no_of_the_business_is_no_error_and_a_failure_is_one(
     assert {span.attributes["tcc.decision"] for span in collector.named("tcc.transaction")} == {"CANCEL"}
 
 
-async def test_each_attempt_points_to_the_one_before(
+async def test_each_attempt_links_to_the_previous_one(
     log_url: str, stock: ScriptedParticipant, collector: Collector
 ) -> None:
-    """Between attempts the transaction is in nobody's memory."""
+    """Between attempts the transaction is in no coordinator's memory."""
 
     async def script(call: participant_pb2.BranchCall) -> common.CallResult:
         return failed("BROKEN") if call.operation == CONFIRM and call.attempt < 2 else SUCCEEDED
@@ -206,13 +206,13 @@ async def test_each_attempt_points_to_the_one_before(
     (transaction,) = collector.named("tcc.transaction")
     assert {span.parent_id for span in (first, second, third)} == {transaction.span_id}
     assert first.ended_ns < second.began_ns < second.ended_ns < third.began_ns
-    # Phase two began when the log says so: whoever ended it had not been there.
+    # The log has the start of phase two: the coordinator that ended it had not seen it.
     ((decided_at,),) = await sql(log_url, "SELECT extract(epoch FROM decided_at)::float8 FROM transactions")
     (phase_two,) = collector.named("tcc.phase_two")
     assert phase_two.began_ns == round(decided_at * 1e9)
 
 
-async def test_who_adopts_goes_on_in_the_same_trace(
+async def test_an_adopting_coordinator_continues_the_trace(
     log_url: str, tmp_path: Path, stock: ScriptedParticipant, collector: Collector
 ) -> None:
     """The first coordinator is killed, with one transaction undecided and one decided."""
@@ -253,7 +253,7 @@ async def test_who_adopts_goes_on_in_the_same_trace(
     adopted = {span.attributes["tcc.gid"]: span for span in collector.named("tcc.adopt")}
     transactions = {span.attributes["tcc.gid"]: span for span in collector.named("tcc.transaction")}
     assert adopted.keys() == transactions.keys() == {"trying", "confirming"}
-    # Decided by one, carried out by the other: below the same span.
+    # Decided by one, executed by the other: below the same span.
     owner = transactions["confirming"].resource["service.instance.id"]
     assert owner != other.worker.owner
     (confirm,) = [c for c in collector.named("tcc.confirm") if c.attributes["tcc.gid"] == "confirming"]
@@ -294,7 +294,7 @@ async def test_what_an_operator_decides_or_ends_belongs_to_it_too(
 
 
 @pytest.mark.parametrize("traces", ["on", "off"])
-async def test_who_belongs_to_no_trace_costs_nothing(
+async def test_a_transaction_without_a_trace_costs_nothing(
     traces: str, log_url: str, stock: ScriptedParticipant, collector: Collector
 ) -> None:
     async with running(settings(stock, collector if traces == "on" else None), log_url) as worker:
@@ -307,13 +307,13 @@ async def test_who_belongs_to_no_trace_costs_nothing(
     assert {(call.traceparent, call.tracestate) for call in stock.calls} == {("", "")}
 
 
-async def test_a_coordinator_that_makes_no_spans_hands_the_trace_on(
+async def test_a_coordinator_without_spans_passes_the_trace_on(
     log_url: str, stock: ScriptedParticipant
 ) -> None:
     async with running(settings(stock, None), log_url) as worker:
         await worker.stub.ExecuteTransaction(execute("g", TRACEPARENT, tracestate="shop=1,bank=2 3"))
         assert await stored(log_url, "g") == f"{TRACEPARENT} shop=1,bank=2 3"
-        # Only who makes spans looks into the metadata.
+        # Only a coordinator that makes spans reads the metadata.
         await worker.stub.ExecuteTransaction(execute("bare", ""), metadata=[("traceparent", TRACEPARENT)])
         assert await stored(log_url, "bare") is None
         shown = await worker.stub.GetTransaction(pb.GetTransactionRequest(gid="g"))
@@ -322,7 +322,7 @@ async def test_a_coordinator_that_makes_no_spans_hands_the_trace_on(
     assert heard == {(TRACEPARENT, "shop=1,bank=2 3")}
 
 
-async def test_what_the_initiator_does_not_record_nobody_records(
+async def test_what_the_initiator_does_not_sample_is_not_recorded(
     log_url: str, stock: ScriptedParticipant, collector: Collector
 ) -> None:
     async with running(settings(stock, collector, ratio=1.0), log_url) as worker:
@@ -331,7 +331,7 @@ async def test_what_the_initiator_does_not_record_nobody_records(
     assert {call.traceparent for call in stock.calls} == {UNSAMPLED}
 
 
-async def test_who_brings_no_trace_may_get_one(
+async def test_a_transaction_without_a_trace_may_get_one(
     log_url: str, stock: ScriptedParticipant, collector: Collector
 ) -> None:
     async with running(settings(stock, collector, ratio=1.0), log_url) as worker:
@@ -351,7 +351,7 @@ async def test_who_brings_no_trace_may_get_one(
         assert len(below) == 3
 
 
-async def test_the_metadata_of_a_call_counts_where_the_request_says_nothing(
+async def test_metadata_counts_if_the_request_has_no_trace_context(
     log_url: str, stock: ScriptedParticipant, collector: Collector
 ) -> None:
     other = f"00-{'c' * 32}-{'d' * 16}-01"
@@ -365,7 +365,7 @@ async def test_the_metadata_of_a_call_counts_where_the_request_says_nothing(
         async for _ in worker.stub.ExecuteTransactions(batch, metadata=metadata):
             pass
         traces = {gid: await stored(log_url, gid) for gid in ("bare", "said", "begun", "item")}
-    # The metadata of a batch cannot say whose trace it means.
+    # The metadata of a batch is not specific to one transaction.
     whole = f"{other} a=1,b=2"
     assert traces == {"bare": whole, "said": TRACEPARENT, "begun": whole, "item": None}
 
@@ -382,7 +382,7 @@ async def test_a_repeated_request_may_come_with_another_trace(
     assert {span.trace_id for span in collector.spans} == {TRACE_ID}
 
 
-async def test_a_stuck_transaction_is_told_with_its_trace(
+async def test_a_stuck_transaction_is_reported_with_its_trace(
     log_url: str, stock: ScriptedParticipant, collector: Collector
 ) -> None:
     told: asyncio.Queue[dict[str, object]] = asyncio.Queue()
@@ -403,10 +403,10 @@ async def test_a_stuck_transaction_is_told_with_its_trace(
         assert (await told.get())["trace_id"] == TRACE_ID
 
 
-async def test_a_real_coordinator_sends_what_waits_before_it_ends(
+async def test_a_coordinator_sends_pending_spans_before_it_exits(
     log_url: str, tmp_path: Path, stock: ScriptedParticipant, collector: Collector
 ) -> None:
-    """By itself it would send after an hour."""
+    """Without the shutdown it would send after an hour."""
     config = f"""
         [log]
         url = "{log_url}"
@@ -427,10 +427,10 @@ async def test_a_real_coordinator_sends_what_waits_before_it_ends(
     assert {span.resource["region"] for span in collector.spans} == {"here"}
 
 
-async def test_a_collector_that_does_not_answer_holds_no_end_up(
+async def test_a_hung_collector_does_not_delay_the_shutdown(
     collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # By itself the exporter would wait for an hour.
+    # Without the shutdown the exporter would wait for an hour.
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3600")
     tracing = Tracing(endpoint=collector.endpoint, ratio=1.0, service_name="shop", coordinator="me")
     collector.answering.clear()
@@ -441,7 +441,7 @@ async def test_a_collector_that_does_not_answer_holds_no_end_up(
     collector.answering.set()
 
 
-def test_the_ratio_says_who_gets_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ratio_is_the_share_of_new_traces(monkeypatch: pytest.MonkeyPatch) -> None:
     lots = iter([0.0, 0.29, 0.3, 0.99])
     tracing = Tracing(
         endpoint="http://127.0.0.1:1", ratio=0.3, service_name="", coordinator="me", rng=lambda: next(lots)
@@ -449,7 +449,7 @@ def test_the_ratio_says_who_gets_a_trace(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [tracing.new_trace() is not None for _ in range(4)] == [True, True, False, False]
 
 
-def test_everybody_finds_the_same_span_of_a_transaction() -> None:
+def test_every_coordinator_derives_the_same_span_of_a_transaction() -> None:
     given = TraceContext(traceparent=TRACEPARENT, tracestate="a=1")
     own = transaction_span(given, "g")
     assert own == transaction_span(given, "g")
@@ -458,7 +458,7 @@ def test_everybody_finds_the_same_span_of_a_transaction() -> None:
     assert len({own.span_id, transaction_span(given, "h").span_id, SPAN_ID, new_span(own).span_id}) == 4
 
 
-NOBODY_LOADS_IT = """
+NOT_IMPORTED = """
 import sys
 sys.modules["opentelemetry"] = None
 import coordinator.process.worker, tcc, tcc.participant.participant
@@ -468,5 +468,5 @@ tcc.SyncClient("127.0.0.1:1").close()
 """
 
 
-def test_who_makes_no_spans_needs_no_opentelemetry() -> None:
-    subprocess.run([sys.executable, "-c", NOBODY_LOADS_IT], check=True)
+def test_without_spans_opentelemetry_is_not_needed() -> None:
+    subprocess.run([sys.executable, "-c", NOT_IMPORTED], check=True)

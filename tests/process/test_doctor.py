@@ -1,4 +1,4 @@
-"""`tccd doctor`: what it finds, and that it says what to mend."""
+"""`tccd doctor`: what it finds, and which remedies it prints."""
 
 import asyncio
 import json
@@ -67,11 +67,11 @@ async def test_nothing_is_wrong(log_url: str, healthy: tuple[str, health.aio.Hea
 
 
 def findings_in(home: Path) -> dict[str, CheckResult]:
-    """Of a coordinator with a PostgreSQL of its own there."""
+    """Settings of a coordinator with an embedded PostgreSQL in that directory."""
     return {finding.check: finding for finding in diagnose(settings_for({}, log={"data_dir": home}))}
 
 
-def test_a_postgresql_of_its_own_that_runs_is_looked_at_like_any(home: Path) -> None:
+def test_a_running_embedded_postgresql_is_checked_like_any_other(home: Path) -> None:
     server = EmbeddedPostgres(home)
     server.start()
     try:
@@ -87,7 +87,7 @@ def test_a_postgresql_of_its_own_that_runs_is_looked_at_like_any(home: Path) -> 
     assert "tccd is running" in found["log"].message
 
 
-def test_a_postgresql_of_its_own_that_has_ended_beside_its_tccd_is_a_problem(home: Path) -> None:
+def test_an_embedded_postgresql_that_has_died_is_a_problem(home: Path) -> None:
     owner = EmbeddedPostgres(home)
     owner.start()
     try:
@@ -101,7 +101,7 @@ def test_a_postgresql_of_its_own_that_has_ended_beside_its_tccd_is_a_problem(hom
     assert found["log"].remedy.startswith(f"{home}/postgres.log has the cause")
 
 
-def test_where_no_postgresql_of_its_own_runs_that_is_said_and_nothing_is_made(home: Path) -> None:
+def test_a_stopped_embedded_postgresql_is_reported_and_not_created(home: Path) -> None:
     never = findings_in(home)
     assert list(home.iterdir()) == []
     server = EmbeddedPostgres(home)
@@ -113,7 +113,7 @@ def test_where_no_postgresql_of_its_own_runs_that_is_said_and_nothing_is_made(ho
         assert "It is not running now" in found["log"].message
 
 
-async def test_a_database_that_is_away_is_the_only_thing_said_of_it() -> None:
+async def test_an_unreachable_database_is_the_only_finding() -> None:
     found = await findings(settings(NOWHERE))
     assert found["log"].status is CheckStatus.PROBLEM
     assert "pg_hba.conf" in found["log"].remedy
@@ -149,7 +149,7 @@ async def test_a_user_who_may_not_read_the_tables_is_a_problem(log_url: str) -> 
         ("default_transaction_read_only", "on", "writable", CheckStatus.PROBLEM),
     ],
 )
-async def test_settings_that_are_not_safe_are_told(
+async def test_unsafe_settings_are_reported(
     log_url: str, setting: str, value: str, check: str, status: CheckStatus
 ) -> None:
     with psycopg.connect(log_url, autocommit=True) as connection:
@@ -161,8 +161,8 @@ async def test_settings_that_are_not_safe_are_told(
 
 
 @pytest.mark.parametrize("setting", ["fsync", "full_page_writes"])
-def test_a_server_that_forgets_is_a_problem(setting: str) -> None:
-    """Such a server is not started for this."""
+def test_a_server_without_durability_is_a_problem(setting: str) -> None:
+    """The doctor does not start such a server."""
     facts = LogFacts(
         settings={"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"} | {setting: "off"},
         read_only=False,
@@ -196,7 +196,7 @@ async def test_the_port_is_ours_if_a_coordinator_has_it(log_url: str) -> None:
     assert (found.status, "by a coordinator" in found.message) == (CheckStatus.OK, True)
 
 
-async def test_every_port_is_looked_at(log_url: str) -> None:
+async def test_every_port_is_checked(log_url: str) -> None:
     port = free_port()
     table = settings_for({}, metrics={"listen": f"127.0.0.1:{port}"})
     async with running(table, log_url) as worker:
@@ -210,7 +210,7 @@ async def test_every_port_is_looked_at(log_url: str) -> None:
             metrics={"listen": f"127.0.0.1:{port}"},
         )
         found = await findings(theirs)
-        # One port for another's purpose is no good.
+        # A port that serves another purpose does not count.
         wrong = theirs.model_copy(update={"metrics": MetricsSettings(listen=worker.address)})
         not_found = await findings(wrong)
     for check in ("listen", "admin.listen", "metrics.listen"):
@@ -218,16 +218,16 @@ async def test_every_port_is_looked_at(log_url: str) -> None:
     assert not_found["metrics.listen"].status is CheckStatus.PROBLEM
 
 
-async def test_the_port_of_somebody_else_is_a_problem(log_url: str) -> None:
+async def test_the_port_of_another_process_is_a_problem(log_url: str) -> None:
     async with serving(ScriptedParticipant()) as address:
         found = (await findings(settings(log_url, address)))["listen"]
     assert (found.status, "ss -ltnp" in found.remedy) == (CheckStatus.PROBLEM, True)
 
 
-async def test_a_collector_that_is_away_is_a_warning(log_url: str) -> None:
-    async with serving(ScriptedParticipant()) as somebody:
+async def test_an_unreachable_collector_is_a_warning(log_url: str) -> None:
+    async with serving(ScriptedParticipant()) as collector:
         there = settings(log_url).model_copy(
-            update={"tracing": TracingSettings(endpoint=f"http://{somebody}")}
+            update={"tracing": TracingSettings(endpoint=f"http://{collector}")}
         )
         assert (await findings(there))["tracing.endpoint"].status is CheckStatus.OK
     away = there.model_copy(update={"tracing": TracingSettings(endpoint="http://127.0.0.1:1")})
@@ -236,7 +236,7 @@ async def test_a_collector_that_is_away_is_a_warning(log_url: str) -> None:
     assert "tracing.endpoint" not in await findings(settings(log_url))
 
 
-async def test_participants_are_asked_how_they_are(
+async def test_participants_are_checked_for_health(
     log_url: str, healthy: tuple[str, health.aio.HealthServicer]
 ) -> None:
     address, servicer = healthy
@@ -249,7 +249,7 @@ async def test_participants_are_asked_how_they_are(
     assert {found[f"participant {name}"].status for name in ("sick", "gone")} == {CheckStatus.PROBLEM}
 
 
-async def test_the_command_says_it_in_words_and_in_json(log_url: str, tmp_path: Path) -> None:
+async def test_the_command_prints_text_and_json(log_url: str, tmp_path: Path) -> None:
     path = tmp_path / "tcc.toml"
     path.write_text('[listen]\naddress = "127.0.0.1:0"\n[participants.gone]\ntarget = "127.0.0.1:1"\n')
     options, environment = ("--config", str(path)), {"TCC_LOG__URL": log_url}

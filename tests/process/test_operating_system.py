@@ -26,7 +26,7 @@ def refuse(*_: object) -> None:
     raise PermissionError(1, "Operation not permitted")
 
 
-def test_threads_started_in_the_block_do_not_push_others_aside() -> None:
+def test_threads_started_in_the_block_do_not_preempt_others() -> None:
     def ordinary() -> tuple[list[int], int, int]:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
         with background_threads():
@@ -43,7 +43,7 @@ def test_the_block_ends_as_it_began_when_it_fails() -> None:
     assert policy() == before
 
 
-def test_a_policy_that_somebody_has_chosen_stays() -> None:
+def test_a_scheduling_policy_that_is_already_set_stays() -> None:
     def chosen() -> tuple[int, int]:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         with background_threads():
@@ -77,7 +77,7 @@ def test_workers_take_the_cpus_that_they_may_use_in_turns() -> None:
     assert sorted(os.sched_getaffinity(0)) == usable
 
 
-def test_a_sandbox_that_refuses_cpus_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sandbox_that_refuses_cpu_pinning_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_setaffinity", refuse)
     with capture_logs() as logged:
         stay_on_one_cpu(0)

@@ -1,4 +1,4 @@
-"""SIGHUP: participants come, change and go while transactions run, and no call is lost."""
+"""SIGHUP: participants are added, changed and removed under load, and no call is lost."""
 
 import asyncio
 import os
@@ -40,7 +40,7 @@ def config(url: str, **targets: str) -> str:
 
 
 class Journal:
-    """What a coordinator says on standard error, which goes to a file."""
+    """A coordinator's standard error, which goes to a file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -53,7 +53,7 @@ class Journal:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Waits for something that another process does."""
+    """Wait for an effect of another process."""
     async with asyncio.timeout(TIMEOUT_S):
         while not condition():  # noqa: ASYNC110 - another process sets no event of ours
             await asyncio.sleep(0.01)
@@ -63,7 +63,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def coordinator(
     directory: Path, text: str, *, workers: int = 1, environment: Mapping[str, str] | None = None
 ) -> AsyncIterator[tuple[daemon.Daemon, Journal, Callable[[str], None]]]:
-    """A coordinator, what it says, and a way to give it another configuration."""
+    """A coordinator, its output, and a way to change its configuration."""
     said = directory / "stderr"
     with said.open("wb") as stderr:
         async with daemon.serving(
@@ -108,7 +108,7 @@ async def test_a_participant_moves_under_load_and_no_call_is_lost(
         stream = asyncio.create_task(_load(stub, stop))
         change(after)
         await journal.until("configuration reloaded", workers)
-        # The Trys of what came before are still under way where they were sent.
+        # The earlier Trys are still in flight where they were sent.
         await there.until(lambda: there.count(CONFIRM) >= 20)
         go.set()
         replies = await asyncio.gather(*held)
@@ -140,7 +140,7 @@ async def _load(stub, stop: asyncio.Event) -> list[str]:
     return gids
 
 
-async def test_participants_come_and_go(
+async def test_participants_are_added_and_removed(
     log_url: str, participants: dict[str, ScriptedParticipant], tmp_path: Path
 ) -> None:
     here, there = participants["here"], participants["there"]
@@ -167,7 +167,7 @@ async def test_participants_come_and_go(
         async with refused("INVALID_ARGUMENT", "UNKNOWN_PARTICIPANT"):
             await stub.ExecuteTransaction(execute("late"))
         go.set()
-        # The call that was under way ends well, though its participant is gone from the configuration.
+        # The call in flight succeeds, although its participant was removed from the configuration.
         assert (await in_flight).outcome.state == common.TRANSACTION_STATE_CONFIRMED
         change(config(log_url, stock=here.address))
         await journal.until("configuration reloaded", 2)
@@ -179,7 +179,7 @@ async def test_participants_come_and_go(
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_a_broken_file_changes_nothing_and_says_every_mistake(
+async def test_a_broken_file_changes_nothing_and_reports_every_mistake(
     log_url: str, participants: dict[str, ScriptedParticipant], tmp_path: Path, workers: int
 ) -> None:
     right = config(log_url, stock=participants["here"].address)
@@ -195,7 +195,7 @@ async def test_a_broken_file_changes_nothing_and_says_every_mistake(
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_a_refused_file_is_counted_once_whatever_the_number_of_workers(
+async def test_a_refused_file_is_counted_once_for_all_workers(
     log_url: str, tmp_path: Path, workers: int
 ) -> None:
     port = free_ports(workers)
@@ -211,7 +211,7 @@ async def test_a_refused_file_is_counted_once_whatever_the_number_of_workers(
         journal,
         change,
     ):
-        # There from nought on: an alert goes by the increase.
+        # Exported from zero on: an alert uses the increase.
         assert await refusals() == 0
         for refused_so_far in (1, 2):
             change(right + "\nretry = 1\n")
@@ -242,7 +242,7 @@ async def test_a_worker_that_starts_later_knows_the_new_participants(
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_what_a_reload_cannot_change_is_said(log_url: str, tmp_path: Path, workers: int) -> None:
+async def test_changes_that_need_a_restart_are_reported(log_url: str, tmp_path: Path, workers: int) -> None:
     before = config(log_url)
     admin = f'[admin]\nlisten = "127.0.0.1:{free_port()}"\n'
     async with coordinator(tmp_path, before, workers=workers) as (_, journal, change):
@@ -253,7 +253,7 @@ async def test_what_a_reload_cannot_change_is_said(log_url: str, tmp_path: Path,
 
 
 @needs_openssl
-async def test_a_listener_that_shows_an_older_certificate_is_said(log_url: str, tmp_path: Path) -> None:
+async def test_an_outdated_certificate_of_a_listener_is_reported(log_url: str, tmp_path: Path) -> None:
     make_certificates(tmp_path)
     pair = f'certificate_file = "{tmp_path}/tcc.crt"\nkey_file = "{tmp_path}/tcc.key"\n'
     text = f'{config(log_url)}[admin]\nlisten = "127.0.0.1:{free_port()}"\n[admin.tls]\n{pair}'

@@ -1,4 +1,4 @@
-"""An AdminService that answers as a test tells it, over real gRPC on loopback; and tccctl asking it."""
+"""A scripted AdminService over real gRPC on loopback, and tccctl as its client."""
 
 import contextlib
 from collections.abc import Iterator
@@ -30,14 +30,14 @@ NO_SETTINGS = {
 
 
 def refusal(code: int, reason: str, message: str, **metadata: str) -> Status:
-    """A refusal as the coordinator says it."""
+    """A refusal as the coordinator sends it."""
     packed = AnyMessage()
     packed.Pack(ErrorInfo(reason=reason, domain="tcc", metadata=metadata))
     return Status(code=code, message=message, details=[packed])
 
 
 class ScriptedAdmin(admin_pb2_grpc.AdminServiceServicer):
-    """Answers each method with the next of its `answers`; a list among them streams."""
+    """Answer each method with the next of its `answers`. A list among them is a stream."""
 
     def __init__(self, **answers: Any) -> None:
         self.answers = {
@@ -47,7 +47,7 @@ class ScriptedAdmin(admin_pb2_grpc.AdminServiceServicer):
         self.address = ""
 
     def tccctl(self, *arguments: str, **environment: str) -> Result:
-        """Runs the command in this process, in a pipe."""
+        """Run the command in this process, in a pipe."""
         runner = CliRunner(env=NO_SETTINGS | {"TCCCTL_ADDRESS": self.address} | environment)
         return runner.invoke(app, arguments)
 
@@ -84,7 +84,7 @@ for _name in vars(admin_pb2_grpc.AdminServiceServicer):
 
 @contextlib.contextmanager
 def scripted(**answers: Any) -> Iterator[ScriptedAdmin]:
-    """Serves beside the block. A tuple of answers is given one after the other."""
+    """Serve for the duration of the block. A tuple of answers is given one after the other."""
     admin = ScriptedAdmin(**answers)
     server = grpc.server(ThreadPoolExecutor(max_workers=2))
     admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)

@@ -24,7 +24,7 @@ def chain(length: int) -> list[AuditRecord]:
     return records
 
 
-def test_the_hash_is_what_the_contract_says() -> None:
+def test_the_hash_follows_the_contract() -> None:
     canonical = (
         r'[1,1700000000000001,"ana","transaction.hold","transaction/order-1",'
         r'"\"größe\"\n","{\"version\":3}"]'
@@ -47,7 +47,7 @@ def test_a_changed_record_is_found() -> None:
     assert verify(records).problem == "record 3 was modified"
 
 
-def test_a_changed_record_with_a_hash_to_match_is_found_by_the_one_after_it() -> None:
+def test_a_changed_record_with_a_matching_hash_is_found_by_its_successor() -> None:
     records = chain(5)
     records[2].reason = "another one"
     records[2].hash = record_hash(records[2])
@@ -62,7 +62,7 @@ def test_a_missing_record_is_found_wherever_it_was() -> None:
     assert verify(first).problem == "record 1 is missing"
 
 
-def test_a_chain_that_was_rewritten_or_cut_is_found_by_a_kept_head() -> None:
+def test_a_rewritten_or_truncated_chain_is_found_by_a_kept_head() -> None:
     kept = Head(4, chain(5)[1].hash)
     assert verify(chain(5), kept).problem == ""
     assert verify(chain(3), kept).problem == "record 4 is missing"

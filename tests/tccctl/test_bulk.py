@@ -29,13 +29,13 @@ RUN = [
 COMMAND = ("tx", "release", "--filter", "held label.shop=eu", "--reason", "it's over")
 
 
-def test_a_dry_run_says_what_would_be_done_and_how_to_do_it() -> None:
+def test_a_dry_run_shows_the_plan_and_the_command_for_it() -> None:
     with scripted(RunBulkAction=PLAN) as service:
         result = service.tccctl(*COMMAND, "--dry-run")
     assert result.stdout.splitlines() == [
         "3 transactions match, 2 can be acted on; nothing was changed",
         "for example a, b",
-        "to do it:",
+        "to execute:",
         """  tccctl tx release --filter 'held label.shop=eu' --token t0ken --reason 'it'"'"'s over'""",
     ]
     (request,) = service.requests
@@ -49,7 +49,7 @@ def test_a_dry_run_needs_no_reason() -> None:
     assert result.stdout.endswith("  tccctl tx retry --filter stuck --token t0ken --reason WHY\n")
 
 
-def test_what_a_dry_run_proposes_works_when_words_look_like_options() -> None:
+def test_the_command_of_a_dry_run_works_for_text_like_options() -> None:
     done = [admin.RunBulkActionResponse(matched=3, succeeded=3, finished=True)]
     with scripted(RunBulkAction=(PLAN, done)) as service:
         planned = service.tccctl("tx", "hold", "--filter", "-v", "--dry-run", "--reason", "-h")
@@ -59,7 +59,7 @@ def test_what_a_dry_run_proposes_works_when_words_look_like_options() -> None:
     assert (second.filter, second.operator_context.reason, second.confirmation_token) == ("-v", "-h", "t0ken")
 
 
-def test_with_yes_it_is_done_with_the_token_of_the_dry_run() -> None:
+def test_yes_runs_with_the_token_of_the_dry_run() -> None:
     with scripted(RunBulkAction=(PLAN, RUN)) as service:
         result = service.tccctl(*COMMAND, "--yes")
     first, second = service.requests
@@ -79,7 +79,7 @@ def test_a_token_from_a_dry_run_does_it_at_once() -> None:
     assert result.exit_code == 0
 
 
-def test_without_anybody_to_ask_nothing_is_done() -> None:
+def test_without_a_terminal_or_yes_nothing_is_done() -> None:
     with scripted(RunBulkAction=PLAN) as service:
         result = service.tccctl(*COMMAND)
     assert (result.exit_code, len(service.requests)) == (2, 1)
@@ -93,7 +93,7 @@ def test_a_filter_that_finds_nothing_is_no_failure() -> None:
     assert (result.exit_code, len(service.requests)) == (0, 1)
 
 
-def test_another_selection_by_then_ends_with_4() -> None:
+def test_a_changed_selection_exits_with_4() -> None:
     changed = refusal(Code.ABORTED, "SELECTION_CHANGED", "4 match now")
     with scripted(RunBulkAction=changed) as service:
         result = service.tccctl(*COMMAND, "--token", "old")
@@ -101,7 +101,7 @@ def test_another_selection_by_then_ends_with_4() -> None:
     assert "repeat the dry run" in result.stderr
 
 
-def test_a_run_that_breaks_off_is_reported() -> None:
+def test_an_interrupted_run_is_reported() -> None:
     with scripted(RunBulkAction=RUN[:1]) as service:
         result = service.tccctl(*COMMAND, "--token", "t0ken")
     assert result.exit_code == 1

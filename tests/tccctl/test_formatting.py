@@ -20,11 +20,11 @@ from tccctl.formatting import ago, due, duration, enum_name, harmless, instant
         (-3, "0s"),
     ],
 )
-def test_a_duration_is_said_in_its_two_largest_units(seconds: float, text: str) -> None:
+def test_a_duration_is_shown_in_its_two_largest_units(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_a_moment_is_said_in_utc_and_beside_now() -> None:
+def test_a_moment_is_shown_in_utc_and_relative_to_now() -> None:
     moment = Timestamp(seconds=1_763_724_654, nanos=120_999_999)
     assert instant(moment) == "2025-11-21T11:30:54.120Z"
     assert ago(moment, 1_763_724_664.2) == "10s ago"
@@ -47,5 +47,5 @@ def test_an_enum_s_value_is_named_without_the_enum(descriptor, number: int, name
     assert enum_name(descriptor, number) == name
 
 
-def test_others_words_cannot_steer_the_terminal() -> None:
+def test_foreign_text_cannot_control_the_terminal() -> None:
     assert harmless("down\n\x1b[2Jand out\u202e é") == "down\\n\\u001b[2Jand out\\u202e é"

@@ -1,4 +1,4 @@
-"""tccctl and streams that say nothing for long: who hangs is given up, who is only quiet is not."""
+"""tccctl and idle streams: a hung coordinator is detected, an idle stream continues."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ from tests.tccctl.test_real_coordinator import tccctl_at
 Ended: TypeAlias = tuple[int, str, str]
 
 PATIENCE_S = 240
-# A server that does not mean to bear pings closes the connection at the fourth.
+# A server that does not accept frequent pings closes the connection at the fourth.
 MORE_PINGS_THAN_ARE_BORNE_UNMEANT = 6
 
 _PREFACE_BYTES = 24
@@ -29,7 +29,7 @@ _PING, _ACK = 0x6, 0x1
 
 
 class QuietBarrier(ScriptedBarrier):
-    """Says what it has on its books when it is let."""
+    """List its barrier rows once it is allowed to."""
 
     def __init__(self) -> None:
         super().__init__([[]], [])
@@ -43,7 +43,7 @@ class QuietBarrier(ScriptedBarrier):
 
 
 class Pings:
-    """Passes on what goes to a server, and counts the HTTP/2 pings in it."""
+    """Forward the traffic to a server, and count the HTTP/2 pings in it."""
 
     def __init__(self, address: str) -> None:
         self._address = address
@@ -76,7 +76,7 @@ class Pings:
                     async with self._counted:
                         self.count += 1
                         self._counted.notify_all()
-        except asyncio.IncompleteReadError:  # whoever connected has left
+        except asyncio.IncompleteReadError:  # the client has left
             writer.close()
 
 
@@ -98,7 +98,7 @@ async def counted_pings(address: str) -> AsyncIterator[Pings]:
 
 
 class Shop:
-    """A coordinator that is a process, its door for operators, and a participant that it asks."""
+    """A coordinator as a process, its admin listener, and a participant."""
 
     def __init__(self, coordinator: daemon.Daemon, admin: str, barrier: QuietBarrier) -> None:
         self.coordinator = coordinator
@@ -127,7 +127,7 @@ async def shop(log_url: str, tmp_path: Path) -> AsyncIterator[Shop]:
 
 
 async def given_up(shop: Shop, command: "asyncio.Task[Ended]") -> None:
-    """The command ends while the coordinator hangs, before one with more patience, which is answered."""
+    """The command ends while the coordinator hangs, before one with a longer timeout, which succeeds."""
     patient = asyncio.create_task(tccctl_at(shop.admin, "stats", "--timeout", "15"))
     ended, _ = await asyncio.wait((command, patient), return_when=asyncio.FIRST_COMPLETED)
     shop.coordinator.process.send_signal(signal.SIGCONT)
@@ -138,7 +138,7 @@ async def given_up(shop: Shop, command: "asyncio.Task[Ended]") -> None:
     assert f"{shop.admin} does not respond" in error
 
 
-async def test_a_coordinator_that_hangs_in_a_stream_is_given_up(shop: Shop) -> None:
+async def test_a_coordinator_that_hangs_in_a_stream_is_detected(shop: Shop) -> None:
     async with asyncio.timeout(PATIENCE_S):
         command = asyncio.create_task(tccctl_at(shop.admin, "reconcile", "--timeout", "2"))
         await shop.barrier.asked.wait()
@@ -149,13 +149,13 @@ async def test_a_coordinator_that_hangs_in_a_stream_is_given_up(shop: Shop) -> N
 @pytest.mark.parametrize(
     "arguments", [("reconcile",), ("tx", "hold", "--filter", "live", "--yes", "--reason", "r")]
 )
-async def test_one_that_hangs_already_is_given_up(shop: Shop, arguments: tuple[str, ...]) -> None:
+async def test_a_coordinator_that_already_hangs_is_given_up(shop: Shop, arguments: tuple[str, ...]) -> None:
     shop.coordinator.process.send_signal(signal.SIGSTOP)
     async with asyncio.timeout(PATIENCE_S):
         await given_up(shop, asyncio.create_task(tccctl_at(shop.admin, *arguments, "--timeout", "2")))
 
 
-async def test_a_stream_that_is_only_quiet_goes_on(shop: Shop) -> None:
+async def test_an_idle_stream_continues(shop: Shop) -> None:
     async with asyncio.timeout(PATIENCE_S), counted_pings(shop.admin) as pings:
         command = asyncio.create_task(tccctl_at(pings.address, "reconcile", "--timeout", "2", "-o", "json"))
         await shop.barrier.asked.wait()

@@ -1,4 +1,4 @@
-"""tccctl and a real coordinator: what the guide for operators does not walk through."""
+"""tccctl and a real coordinator: cases that the guide for operators does not cover."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="no o
 
 
 async def tccctl(worker: Running, *arguments: str, **environment: str) -> tuple[int, str, str]:
-    """What `tccctl_at` answers of this worker."""
+    """The answer of `tccctl_at` for this worker."""
     return await tccctl_at(f"127.0.0.1:{worker.worker.admin_port}", *arguments, **environment)
 
 
@@ -42,7 +42,7 @@ async def tccctl_at(address: str, *arguments: str, **environment: str) -> tuple[
 
 @pytest.fixture
 async def worker(log_url: str) -> AsyncIterator[Running]:
-    """A coordinator with one participant, whose Try never answers."""
+    """A coordinator with one participant, whose Try never completes."""
     stock = ScriptedParticipant()
 
     async def wait(call: participant_pb2.BranchCall) -> common.CallResult:
@@ -66,7 +66,7 @@ async def worker(log_url: str) -> AsyncIterator[Running]:
         yield worker
 
 
-async def test_an_order_on_an_old_version_changes_nothing_and_ends_with_4(worker: Running) -> None:
+async def test_a_command_on_an_old_version_changes_nothing_and_exits_with_4(worker: Running) -> None:
     code, out, _ = await tccctl(worker, "tx", "hold", "order-1", "--reason", "r", "-o", "json")
     assert code == 0
     held = json.loads(out)["transaction"]
@@ -79,7 +79,7 @@ async def test_an_order_on_an_old_version_changes_nothing_and_ends_with_4(worker
     assert [each["gid"] for each in json.loads(out)["transactions"]] == ["order-1"]
 
 
-async def test_a_token_is_good_for_what_was_found_only(worker: Running) -> None:
+async def test_a_token_is_valid_only_for_the_transactions_found(worker: Running) -> None:
     cancel = ("tx", "cancel", "--filter", "state=TRYING", "-o", "json")
     _, out, _ = await tccctl(worker, *cancel, "--dry-run")
     plan = json.loads(out)
@@ -104,7 +104,7 @@ async def test_a_token_is_good_for_what_was_found_only(worker: Running) -> None:
         (("tx", "retry", "order-1", "--reason", "r"), 1, "NOT_DECIDED"),
         (("tx", "release", "order-1", "--reason", "r"), 1, "TRANSACTION_NOT_HELD"),
         (("tx", "resolve", "order-1", "9", "confirmed", "--reason", "r", "--yes"), 1, "NOT_DECIDED"),
-        (("participant", "pause", "nobody", "--reason", "r"), 3, "known participants: stock"),
+        (("participant", "pause", "absent", "--reason", "r"), 3, "known participants: stock"),
     ],
 )
 async def test_each_refusal_has_its_exit_code(
@@ -115,7 +115,7 @@ async def test_each_refusal_has_its_exit_code(
     assert said in error
 
 
-async def test_the_chain_that_the_coordinator_writes_is_the_one_that_is_computed_here(
+async def test_a_coordinator_s_chain_verifies_locally(
     worker: Running,
 ) -> None:
     for reason in ("größe \u2028 \x7f", '"quoted" \\ and\ttabbed'):
@@ -151,7 +151,7 @@ def make_certificates(directory: Path) -> None:
 
 
 @needs_openssl
-async def test_both_sides_show_certificates(log_url: str, tmp_path: Path) -> None:
+async def test_both_sides_present_certificates(log_url: str, tmp_path: Path) -> None:
     make_certificates(tmp_path)
     ca, certificate, key = (str(tmp_path / name) for name in ("ca.crt", "tcc.crt", "tcc.key"))
     tls = {"certificate_file": certificate, "key_file": key, "client_ca_file": ca}

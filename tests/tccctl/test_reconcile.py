@@ -19,7 +19,7 @@ def finding(gid: str, kind: "admin.FindingKind", **fields: object) -> admin.Find
         "action": "reserve",
         "barrier_state": common.BARRIER_STATE_TRIED,
         "age": Duration(seconds=600),
-        "explanation": "nobody will end this",
+        "explanation": "no coordinator will end this",
     }
     return admin.Finding(gid=gid, kind=kind, **(known | fields))
 
@@ -60,14 +60,14 @@ def columns(line: str) -> list[str]:
     return [text.strip() for text in line.split("  ") if text.strip()]
 
 
-def test_findings_are_shown_with_the_proposed_repair_and_end_with_6() -> None:
+def test_findings_are_shown_with_their_repair_and_exit_with_6() -> None:
     with scripted(Reconcile=FOUND) as service:
         result = service.tccctl("reconcile")
     titles, orphan, leak, mixed, _, counts, *advice = result.stdout.splitlines()
     assert columns(titles)[-2:] == ["REPAIR", "BECAUSE"]
     assert columns(orphan) == [
         *("inventory", "orphan", "order-7", "stock", "TRIED", "unknown", "10m", "cancel"),
-        "nobody will end this",
+        "no coordinator will end this",
     ]
     assert columns(leak)[4:8] == ["TRIED", "CONFIRMED", "10m", "confirm"]
     assert columns(mixed)[4:8] == ["CANCELLED", "CONFIRMED", "10m", "manual"]
@@ -79,7 +79,7 @@ def test_findings_are_shown_with_the_proposed_repair_and_end_with_6() -> None:
     assert request.ended_within.ToSeconds() == 3_600
 
 
-def test_without_findings_it_ends_with_0() -> None:
+def test_without_findings_it_exits_with_0() -> None:
     not_offered = ended("old", outcome=admin.RECONCILIATION_OUTCOME_UNSUPPORTED, detail="old says nothing")
     with scripted(Reconcile=[ended(rows=3), not_offered]) as service:
         result = service.tccctl("reconcile", "--min-age", "1h30m", "--ended-within", "0s")
@@ -97,14 +97,14 @@ def test_without_findings_it_ends_with_0() -> None:
 @pytest.mark.parametrize(
     "outcome", [admin.RECONCILIATION_OUTCOME_PAUSED, admin.RECONCILIATION_OUTCOME_UNREACHABLE]
 )
-def test_who_could_not_be_asked_makes_it_end_with_7(outcome: "admin.ReconciliationOutcome") -> None:
+def test_a_participant_that_was_not_compared_exits_with_7(outcome: "admin.ReconciliationOutcome") -> None:
     with scripted(Reconcile=[ended("gone", outcome=outcome, detail="gone is gone")]) as service:
         result = service.tccctl("reconcile")
     assert "not compared: gone is gone" in result.stdout
     assert result.exit_code == 7
 
 
-def test_where_nobody_was_compared_nobody_is_said_to_agree() -> None:
+def test_without_a_comparison_no_participant_appears_to_agree() -> None:
     paused = admin.ParticipantReconciliation(
         participant="inventory", outcome=admin.RECONCILIATION_OUTCOME_PAUSED, detail="inventory is paused"
     )
@@ -125,7 +125,7 @@ def test_a_repair_that_was_refused_before_it_began_leaves_nothing_open(reason: s
     assert "took effect" not in result.stderr
 
 
-def test_programs_get_everything() -> None:
+def test_json_output_has_every_field() -> None:
     with scripted(Reconcile=FOUND) as service:
         result = service.tccctl("reconcile", "-o", "json", "--participant", "inventory")
     said = json.loads(result.stdout)
@@ -149,7 +149,7 @@ def test_one_is_repaired_as_proposed() -> None:
     assert (request.operation, request.operator_context.reason, request.content_type) == (0, "why", "")
 
 
-def test_the_repair_that_is_proposed_works_when_words_look_like_options() -> None:
+def test_the_proposed_repair_works_for_ids_like_options() -> None:
     odd = finding("-g", admin.FINDING_KIND_ORPHAN, branch_id="--yes", repair=common.OPERATION_CANCEL)
     odd.participant = "--participant"
     with scripted(
@@ -162,7 +162,7 @@ def test_the_repair_that_is_proposed_works_when_words_look_like_options() -> Non
     assert (request.participant, request.gid, request.branch_id) == ("--participant", "-g", "--yes")
 
 
-def test_one_is_repaired_by_the_operator_s_word_and_payload() -> None:
+def test_one_is_repaired_with_the_operator_s_operation_and_payload() -> None:
     needs = common.CallResult(code=common.OUTCOME_CODE_FAILED, reason="PAYLOAD_NEEDED", message="it does")
     one = ("reconcile", "--repair", "order/7", "stock/1", "--participant", "inventory", "--reason", "why")
     with scripted(RepairBranch=(repaired(ORPHAN, needs), repaired(ORPHAN))) as service:
@@ -181,7 +181,7 @@ def test_one_is_repaired_by_the_operator_s_word_and_payload() -> None:
     assert (request.payload, request.content_type) == (b'{"sku": "A"}', "application/json")
 
 
-def test_what_agrees_by_now_ends_with_4() -> None:
+def test_a_finding_that_is_gone_exits_with_4() -> None:
     gone = refusal(Code.ABORTED, "FINDING_GONE", "it agrees")
     with scripted(RepairBranch=gone) as service:
         result = service.tccctl(
@@ -204,7 +204,7 @@ def test_all_that_are_proposed_are_repaired_and_the_rest_is_named() -> None:
     assert result.exit_code == 7
 
 
-def test_who_goes_away_meanwhile_ends_it_and_what_was_done_is_said() -> None:
+def test_a_coordinator_lost_during_repair_ends_it_with_a_report() -> None:
     away = refusal(Code.UNAVAILABLE, "PARTICIPANT_UNREACHABLE", "its breaker is open")
     with scripted(Reconcile=FOUND, RepairBranch=(away,)) as service:
         result = service.tccctl("reconcile", "--repair-all", "--reason", "why", "--yes")
@@ -214,21 +214,21 @@ def test_who_goes_away_meanwhile_ends_it_and_what_was_done_is_said() -> None:
     assert result.exit_code == 7
 
 
-def test_without_anybody_to_ask_nothing_is_repaired() -> None:
+def test_without_a_terminal_or_yes_nothing_is_repaired() -> None:
     with scripted(Reconcile=FOUND) as service:
         result = service.tccctl("reconcile", "--repair-all", "--reason", "why")
     assert (result.exit_code, len(service.requests)) == (2, 1)
     assert "add --yes" in result.stderr
 
 
-def test_all_of_nothing_is_no_failure() -> None:
+def test_repairing_all_without_a_proposal_is_no_failure() -> None:
     with scripted(Reconcile=[admin.ReconcileResponse(findings=[MIXED]), ended(rows=1)]) as service:
         result = service.tccctl("reconcile", "--repair-all", "--reason", "why", "--yes")
     assert result.stdout.endswith("there is nothing to repair\n")
     assert (result.exit_code, len(service.requests)) == (0, 1)
 
 
-def test_a_log_that_goes_away_meanwhile_is_no_answer() -> None:
+def test_a_log_that_fails_in_the_meantime_is_an_error() -> None:
     away = refusal(Code.UNAVAILABLE, "LOG_UNAVAILABLE", "the log is down")
     with scripted(Reconcile=[FOUND[0], away]) as service:
         result = service.tccctl("reconcile")
@@ -258,7 +258,7 @@ def test_many_findings_are_shown_before_the_last_is_known() -> None:
         ("--ended-within", "x"),
     ],
 )
-def test_what_makes_no_sense_is_refused_before_anything_is_asked(arguments: tuple[str, ...]) -> None:
+def test_invalid_options_are_refused_before_any_call(arguments: tuple[str, ...]) -> None:
     with scripted() as service:
         result = service.tccctl("reconcile", *arguments)
     assert (result.exit_code, service.requests) == (2, [])

@@ -18,7 +18,7 @@ def write(home: dict[str, str], text: str) -> None:
     (Path(home["HOME"]) / ".config" / "tccctl.toml").write_text(text)
 
 
-def test_without_anything_the_defaults_and_the_user_s_name_hold() -> None:
+def test_without_settings_the_defaults_and_the_user_name_apply() -> None:
     settings = settings_of(Options(), {"USER": "ana"})
     assert (settings.address, settings.operator, settings.timeout_s) == (DEFAULT_ADDRESS, "ana", 10.0)
 
@@ -35,7 +35,7 @@ def test_an_option_is_above_the_environment_and_that_above_the_file(home: dict[s
     assert (given.address, given.operator, given.timeout_s) == ("option:1", "option", 1.5)
 
 
-def test_what_is_hidden_adds_up(home: dict[str, str]) -> None:
+def test_redactions_add_up(home: dict[str, str]) -> None:
     write(home, 'redact = ["a"]\ndescriptor_sets = ["/x"]\n[messages]\n"p/a" = "m.A"\n"p/b" = "m.B"')
     home["TCCCTL_REDACT"] = "b, c.d,"
     settings = settings_of(
@@ -59,7 +59,7 @@ def test_what_is_hidden_adds_up(home: dict[str, str]) -> None:
         ("address = ", "tccctl.toml: "),
     ],
 )
-def test_a_mistake_in_the_file_is_said(home: dict[str, str], text: str, said: str) -> None:
+def test_a_mistake_in_the_file_is_reported(home: dict[str, str], text: str, said: str) -> None:
     write(home, text)
     with pytest.raises(UsageFailure, match=said):
         settings_of(Options(), home)

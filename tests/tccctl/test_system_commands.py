@@ -99,7 +99,7 @@ def test_an_action_on_a_participant_sends_the_version_that_was_read(verb, method
     assert "inventory is active, version 3, 17 transactions wait" in result.stderr
 
 
-def test_a_participant_that_nobody_knows_ends_with_3() -> None:
+def test_an_unknown_participant_exits_with_3() -> None:
     with scripted(ListParticipants=PARTICIPANTS) as service:
         result = service.tccctl("participant", "pause", "invntory", "--reason", "r")
     assert (result.exit_code, len(service.requests)) == (3, 1)
@@ -152,7 +152,7 @@ def audit_records() -> list[admin.AuditRecord]:
     return records
 
 
-def test_the_list_of_audit_records_says_that_there_are_more() -> None:
+def test_the_list_of_audit_records_reports_truncation() -> None:
     newest, *rest = audit_records()
     pages = (
         admin.ListAuditRecordsResponse(records=[newest], next_page_token="3"),
@@ -178,7 +178,7 @@ def test_audit_records_are_listed_page_by_page() -> None:
     assert (service.requests[0].operator, service.requests[0].target) == ("ana", "transaction/g")
 
 
-def test_verify_says_that_the_chain_is_whole_and_what_to_keep() -> None:
+def test_verify_reports_an_intact_chain_and_its_head() -> None:
     reply = admin.VerifyAuditChainResponse(intact=True, records=3, head_sequence=3, head_hash=b"\x01" * 32)
     with scripted(VerifyAuditChain=reply) as service:
         result = service.tccctl("audit", "verify")
@@ -186,7 +186,7 @@ def test_verify_says_that_the_chain_is_whole_and_what_to_keep() -> None:
     assert result.exit_code == 0
 
 
-def test_verify_ends_with_6_where_the_chain_is_broken() -> None:
+def test_verify_exits_with_6_if_the_chain_is_broken() -> None:
     reply = admin.VerifyAuditChainResponse(records=1, broken_at_sequence=2, problem="record 2 was modified")
     with scripted(VerifyAuditChain=reply) as service:
         result = service.tccctl("audit", "verify", "-o", "json")
@@ -209,7 +209,7 @@ def test_verify_here_trusts_no_coordinator() -> None:
 
 
 @pytest.mark.parametrize("head", ["3", "3:xyz", "0:" + "00" * 32, "3:00"])
-def test_a_head_that_is_none_is_refused(head: str) -> None:
+def test_a_malformed_head_is_refused(head: str) -> None:
     with scripted() as service:
         assert service.tccctl("audit", "verify", "--head", head).exit_code == 2
 
@@ -238,7 +238,7 @@ STUCK = admin.SearchTransactionsResponse(
 )
 
 
-def test_stats_counts_what_is_going_on() -> None:
+def test_stats_shows_counts_and_rates() -> None:
     with scripted(GetStats=STATS) as service:
         lines = service.tccctl("stats").stdout.splitlines()
     assert "live                 4 TRYING, 3 CONFIRMING, 0 CANCELLING" in lines
@@ -248,7 +248,7 @@ def test_stats_counts_what_is_going_on() -> None:
     assert any(columns(line)[:2] == ["host-2:42", "dead"] for line in lines)
 
 
-def test_where_counting_stopped_there_is_a_plus() -> None:
+def test_a_capped_count_has_a_plus() -> None:
     many = admin.GetStatsResponse(
         at=NOW, confirming=12, parked=10, stuck=10, held=9, count_max=10, at_least=True
     )
@@ -285,7 +285,7 @@ def test_watch_for_programs_is_data() -> None:
     assert [one["gid"] for one in shown["stuck_transactions"]] == ["order-9"]
 
 
-def test_watch_that_finds_nobody_ends_with_5() -> None:
+def test_watch_without_a_coordinator_exits_with_5() -> None:
     with scripted(GetStats=refusal(Code.UNAVAILABLE, "LOG_UNAVAILABLE", "the log is down")) as service:
         assert service.tccctl("watch", "--once").exit_code == 5
 

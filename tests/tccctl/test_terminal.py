@@ -23,7 +23,7 @@ PATIENCE_S = 180
 
 
 class Terminal:
-    """What a process has written on its terminal, and a keyboard."""
+    """The output of a process on its terminal, and a keyboard."""
 
     def __init__(self, process: subprocess.Popen[bytes], keyboard: int) -> None:
         self.process = process
@@ -32,11 +32,11 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """Without colours and cursor movements."""
+        """Return the text without colours and cursor movements."""
         return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.raw)
 
     def until(self, words: str) -> None:
-        """Returns when it has shown these words."""
+        """Return when it has shown this text."""
         deadline = time.monotonic() + PATIENCE_S
         while words not in self.text:
             assert self._read(deadline - time.monotonic()), self.text
@@ -45,7 +45,7 @@ class Terminal:
         os.write(self.keyboard, keys.encode())
 
     def end(self) -> int:
-        """The exit status, when it has ended."""
+        """Return the exit status after it has ended."""
         deadline = time.monotonic() + PATIENCE_S
         while self._read(deadline - time.monotonic()):
             pass
@@ -68,7 +68,7 @@ def terminal(service: ScriptedAdmin, *arguments: str) -> Iterator[Terminal]:
     environment |= {"COLUMNS": "200", "LINES": "40"}
     environment.pop("NO_COLOR", None)
     process = subprocess.Popen(
-        # The terminal must be its controlling one, or Ctrl-C would reach nobody.
+        # The terminal must be its controlling one, or Ctrl-C would reach no process.
         ["setsid", "--ctty", sys.executable, "-m", "tccctl", *arguments],
         stdin=screen,
         stdout=screen,
@@ -87,7 +87,7 @@ def terminal(service: ScriptedAdmin, *arguments: str) -> Iterator[Terminal]:
 ORDER = common.Transaction(gid="order-1", state=common.TRANSACTION_STATE_CONFIRMING, stuck=True, version=12)
 
 
-def test_a_terminal_gets_colours_and_is_asked_for_the_reason() -> None:
+def test_a_terminal_gets_colours_and_a_prompt_for_the_reason() -> None:
     held = common.Transaction(gid="order-1", state=common.TRANSACTION_STATE_CONFIRMING, held=True, version=13)
     with (
         scripted(
@@ -113,7 +113,7 @@ def test_a_list_on_a_terminal_is_a_coloured_table() -> None:
 
 
 @pytest.mark.parametrize(("answer", "status", "asked"), [("y\n", 0, 2), ("n\n", 1, 1)])
-def test_a_word_that_stays_for_ever_is_asked_for_twice(answer: str, status: int, asked: int) -> None:
+def test_a_permanent_outcome_requires_a_confirmation(answer: str, status: int, asked: int) -> None:
     inspection = admin.InspectTransactionResponse(transaction=ORDER)
     with (
         scripted(InspectTransaction=inspection, ResolveBranch=admin.ResolveBranchResponse()) as service,
@@ -129,7 +129,7 @@ def stats(**fields: object) -> admin.GetStatsResponse:
     return admin.GetStatsResponse(**({"trying": 4} | fields))
 
 
-def test_watch_follows_keeps_the_last_frame_when_nobody_answers_and_leaves_on_q() -> None:
+def test_watch_keeps_the_last_frame_without_a_response_and_exits_on_q() -> None:
     silence = refusal(Code.UNAVAILABLE, "LOG_UNAVAILABLE", "the log is down")
     answers = (stats(), stats(trying=5), silence, silence, stats(trying=6), *[stats(trying=6)] * 10_000)
     with (
@@ -145,7 +145,7 @@ def test_watch_follows_keeps_the_last_frame_when_nobody_answers_and_leaves_on_q(
     assert "\x1b[?1049l" in screen.raw  # the screen from before is back
 
 
-def test_watch_leaves_on_ctrl_c() -> None:
+def test_watch_exits_on_ctrl_c() -> None:
     with (
         scripted(GetStats=(stats(),) * 10_000) as service,
         terminal(service, "watch") as screen,
@@ -156,7 +156,7 @@ def test_watch_leaves_on_ctrl_c() -> None:
     assert "\x1b[?1049l" in screen.raw
 
 
-def test_watch_gives_the_terminal_back_when_it_is_told_to_end() -> None:
+def test_watch_restores_the_terminal_on_sigterm() -> None:
     with (
         scripted(GetStats=(stats(),) * 10_000) as service,
         terminal(service, "watch", "--every", "600") as screen,

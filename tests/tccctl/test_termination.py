@@ -1,4 +1,4 @@
-"""tccctl in a pipe that is told to end while it waits for a coordinator."""
+"""tccctl in a pipe that gets SIGTERM while it waits for a coordinator."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ UNKNOWN = "  it is not known whether the action took effect: check before you re
         ("RunBulkAction", BULK, "tccctl: ended by SIGTERM\n" + UNKNOWN),
     ],
 )
-def test_who_is_told_to_end_says_so_and_what_is_open(
+def test_a_terminated_command_reports_what_is_open(
     method: str, arguments: tuple[str, ...], said: str
 ) -> None:
     asked, may_end = threading.Event(), threading.Event()

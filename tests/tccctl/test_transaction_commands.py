@@ -1,4 +1,4 @@
-"""`tccctl tx` in a pipe, over real gRPC, against an AdminService that answers as the test tells it."""
+"""`tccctl tx` in a pipe, over real gRPC, against a scripted AdminService."""
 
 import json
 import os
@@ -90,7 +90,7 @@ SILENCE = refusal(Code.UNAVAILABLE, "LOG_UNAVAILABLE", "the log is down")
 END = admin.SearchTransactionsResponse()
 
 
-def test_a_long_list_has_its_titles_once_and_columns_that_get_wider() -> None:
+def test_a_long_list_has_one_header_and_growing_columns() -> None:
     pages = [["a", "b"], ["order-3", "c"], ["d"]]
     replies = [
         admin.SearchTransactionsResponse(transactions=map(transaction, page), next_page_token=token)
@@ -125,9 +125,9 @@ def test_each_page_is_written_as_soon_as_it_is_known(output: str, shown: str) ->
     assert shown in result.stdout
 
 
-def test_a_search_that_takes_too_long_is_told_as_that_and_leaves_nothing_open() -> None:
+def test_a_slow_search_is_reported_as_such_without_an_unknown_outcome() -> None:
     too_long = refusal(Code.DEADLINE_EXCEEDED, "SEARCH_TOO_LONG", "the search took too long")
-    filtered = ("--filter", "initiator=nobody")
+    filtered = ("--filter", "initiator=absent")
     with scripted(SearchTransactions=too_long, RunBulkAction=[too_long]) as service:
         ended = [
             service.tccctl("tx", "list", *filtered),
@@ -142,21 +142,21 @@ def test_a_search_that_takes_too_long_is_told_as_that_and_leaves_nothing_open() 
 
 
 @pytest.mark.parametrize("output", ["text", "json", "yaml"])
-def test_of_what_cannot_be_read_at_all_nothing_is_written(output: str) -> None:
+def test_a_failure_before_the_first_page_writes_nothing(output: str) -> None:
     with scripted(SearchTransactions=SILENCE) as service:
         result = service.tccctl("tx", "list", "-o", output)
     assert (result.exit_code, result.stdout) == (5, "")
 
 
 @pytest.mark.parametrize(("limit", "more"), [(1, True), (2, True), (3, False), (4, False)])
-def test_a_limit_counts_over_pages_and_says_whether_it_has_cut_anything_off(limit: int, more: bool) -> None:  # noqa: FBT001
+def test_a_limit_counts_over_pages_and_reports_truncation(limit: int, more: bool) -> None:  # noqa: FBT001
     with scripted(SearchTransactions=(*LONG, END)) as service:
         listed = json.loads(service.tccctl("tx", "list", "--limit", str(limit), "-o", "json").stdout)
     assert [each["gid"] for each in listed["transactions"]] == ["a", "b", "order-3"][:limit]
     assert listed["more"] is more
 
 
-def test_list_says_that_there_is_more_than_the_limit() -> None:
+def test_list_reports_that_the_limit_was_reached() -> None:
     pages = admin.SearchTransactionsResponse(
         transactions=[transaction("a"), transaction("b")], next_page_token="2"
     )
@@ -166,12 +166,12 @@ def test_list_says_that_there_is_more_than_the_limit() -> None:
     assert "--all" in result.stderr
 
 
-def test_an_empty_list_says_so() -> None:
+def test_an_empty_list_is_reported_as_empty() -> None:
     with scripted(SearchTransactions=admin.SearchTransactionsResponse()) as service:
         assert service.tccctl("tx", "list").stdout == "no transactions found\n"
 
 
-def test_show_decodes_payloads_redacts_them_and_steers_no_terminal() -> None:
+def test_show_decodes_redacts_and_escapes_payloads() -> None:
     with scripted(InspectTransaction=inspection()) as service:
         result = service.tccctl("tx", "show", "order-1", "--redact", "card.number")
     assert 'payload of stock  {"sku": "A", "card": {"number": "[redacted]"}}' in result.stdout
@@ -195,7 +195,7 @@ def test_show_decodes_payloads_redacts_them_and_steers_no_terminal() -> None:
     ],
     ids=["rejected", "expired"],
 )
-def test_show_says_why_in_the_participants_words_and_steers_no_terminal(reason, shown) -> None:
+def test_show_gives_the_participant_s_reason_escaped(reason, shown) -> None:
     cancelled = inspection(
         state=common.TRANSACTION_STATE_CANCELLED,
         cancel_reason=reason,
@@ -235,7 +235,7 @@ def test_show_as_yaml_has_the_names_of_the_contract() -> None:
     assert shown["transaction"]["branches"][0]["heuristic_outcome"] is None
 
 
-def test_timeline_tells_what_happened_and_when() -> None:
+def test_timeline_shows_events_with_times() -> None:
     reply = inspection()
     entries = [
         admin.HistoryEntry(kind=admin.HISTORY_KIND_BEGUN),
@@ -294,7 +294,7 @@ def explanation(**fields: object) -> admin.ExplainTransactionResponse:
     )
 
 
-def test_why_says_what_is_wrong_what_helps_and_what_to_type() -> None:
+def test_why_shows_the_cause_the_advice_and_the_commands() -> None:
     with scripted(ExplainTransaction=explanation()) as service:
         lines = service.tccctl("tx", "why", "order-1").stdout.splitlines()
     assert lines[0] == "inventory does not confirm stock."
@@ -327,13 +327,13 @@ def test_why_says_what_is_wrong_what_helps_and_what_to_type() -> None:
         ),
     ],
 )
-def test_the_commands_that_why_proposes_fit_the_situation(fields: dict, commands: list[str]) -> None:
+def test_commands_proposed_by_why_fit_the_situation(fields: dict, commands: list[str]) -> None:
     with scripted(ExplainTransaction=explanation(**fields)) as service:
         lines = service.tccctl("tx", "why", "order-1").stdout.splitlines()
     assert [line.strip() for line in lines if line.startswith("  tccctl")] == commands
 
 
-def test_the_commands_that_why_proposes_can_be_pasted_whatever_the_initiator_chose_as_gid() -> None:
+def test_commands_proposed_by_why_can_be_pasted_for_any_gid() -> None:
     evil = explanation(gid="a; touch $(id)")
     evil.branches[0].branch_id = "stock & co"
     with scripted(ExplainTransaction=evil) as service:
@@ -345,7 +345,7 @@ def test_the_commands_that_why_proposes_can_be_pasted_whatever_the_initiator_cho
 
 
 @pytest.mark.parametrize("gid", ["-order", "--help", "-"])
-def test_the_commands_that_why_proposes_work_when_what_others_chose_looks_like_an_option(gid: str) -> None:
+def test_commands_proposed_by_why_work_for_gids_like_options(gid: str) -> None:
     odd = explanation(gid=gid)
     odd.branches[0].branch_id = "--yes"
     waiting = explanation(stuck=False)
@@ -406,7 +406,7 @@ def test_a_version_that_is_named_is_sent_without_reading_again() -> None:
     assert json.loads(result.stdout)["transaction"]["gid"] == "order-1"
 
 
-def test_a_change_in_between_ends_with_4_and_says_the_version() -> None:
+def test_a_change_in_between_exits_with_4_and_the_version() -> None:
     changed = refusal(Code.ABORTED, "VERSION_CHANGED", "order-1 has changed", version="14")
     with scripted(HoldTransaction=changed) as service:
         result = service.tccctl("tx", "hold", "order-1", "--version", "9", "--reason", "r")
@@ -427,7 +427,7 @@ def test_a_change_in_between_ends_with_4_and_says_the_version() -> None:
         (Code.INTERNAL, "INTERNAL", 1, "the log output of the coordinator"),
     ],
 )
-def test_each_refusal_has_its_exit_code_and_its_advice(code, reason, exit_code: int, advice: str) -> None:
+def test_each_refusal_has_its_exit_code_and_advice(code, reason, exit_code: int, advice: str) -> None:
     with scripted(InspectTransaction=refusal(code, reason, "because")) as service:
         result = service.tccctl("tx", "show", "order-1")
     assert (result.exit_code, result.stdout) == (exit_code, "")
@@ -435,7 +435,7 @@ def test_each_refusal_has_its_exit_code_and_its_advice(code, reason, exit_code: 
     assert advice in result.stderr
 
 
-def test_a_refusal_in_others_words_steers_no_terminal() -> None:
+def test_a_foreign_refusal_text_cannot_control_the_terminal() -> None:
     said = refusal(Code.UNAVAILABLE, "LOG_UNAVAILABLE", "gone: \x1b]0;mine\x07\x9b2J\n\tis it running?\r")
     with scripted(InspectTransaction=said) as service:
         result = service.tccctl("tx", "show", "order-1")
@@ -450,14 +450,14 @@ def test_a_mistake_in_a_filter_is_pointed_at() -> None:
     assert "stukc is no term (at 'stukc', after 5 characters)" in result.stderr
 
 
-def test_an_action_whose_outcome_is_not_known_says_so() -> None:
+def test_an_action_with_an_unknown_outcome_is_reported_as_such() -> None:
     with scripted(HoldTransaction=refusal(Code.INTERNAL, "INTERNAL", "a bug")) as service:
         result = service.tccctl("tx", "hold", "order-1", "--version", "9", "--reason", "r")
     assert result.exit_code == 1
     assert "it is not known whether the action took effect" in result.stderr
 
 
-def test_an_address_where_nobody_answers_ends_with_5() -> None:
+def test_an_address_without_a_listener_exits_with_5() -> None:
     with scripted() as service:
         address = service.address
     result = service.tccctl("tx", "show", "order-1")
@@ -486,7 +486,7 @@ def test_an_address_where_nobody_answers_ends_with_5() -> None:
         (("tx", "frobnicate"), "frobnicate"),
     ],
 )
-def test_a_command_that_is_wrong_ends_with_2_and_asks_nobody(arguments: tuple[str, ...], said: str) -> None:
+def test_an_invalid_command_exits_with_2_and_sends_nothing(arguments: tuple[str, ...], said: str) -> None:
     with scripted() as service:
         result = service.tccctl(*arguments)
     assert (result.exit_code, service.requests) == (2, [])
@@ -501,21 +501,21 @@ def process(service: ScriptedAdmin, *arguments: str, **options: Any) -> subproce
     )
 
 
-def test_words_that_are_no_text_are_a_mistake_of_the_command() -> None:
+def test_arguments_that_are_not_utf_8_are_a_usage_failure() -> None:
     with scripted() as service:
         ended = process(service, "tx", "show", os.fsdecode(b"order-\xff"))
     assert (ended.returncode, service.requests) == (2, [])
     assert ended.stderr == "tccctl: order-\\udcff is not valid UTF-8\n"
 
 
-def test_what_the_terminal_cannot_show_is_spelled_out() -> None:
+def test_characters_outside_the_encoding_are_escaped() -> None:
     with scripted(InspectTransaction=inspection(initiator="Bäcker")) as service:
         ended = process(service, "tx", "show", "order-1", stdout=subprocess.PIPE)
     assert ended.returncode == 0
     assert "initiator    B\\xe4cker\n" in ended.stdout
 
 
-def test_an_answer_that_nobody_can_take_is_told_in_one_line() -> None:
+def test_an_answer_that_cannot_be_written_is_one_line() -> None:
     with (
         scripted(
             SearchTransactions=admin.SearchTransactionsResponse(transactions=[transaction()])
@@ -530,14 +530,14 @@ def test_an_answer_that_nobody_can_take_is_told_in_one_line() -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_nobody_acts_without_a_name() -> None:
+def test_an_action_requires_an_operator_s_name() -> None:
     with scripted() as service:
         result = service.tccctl("tx", "hold", "order-1", "--version", "1", "--reason", "r", USER="")
     assert (result.exit_code, service.requests) == (2, [])
     assert "--operator" in result.stderr
 
 
-def test_resolve_records_the_operator_s_word() -> None:
+def test_resolve_records_the_operator_s_outcome() -> None:
     reply = admin.ResolveBranchResponse(
         transaction=transaction(heuristic=True, mixed_outcome=True, version=13),
         audit_record=admin.AuditRecord(sequence=8),

@@ -1,4 +1,4 @@
-"""What live transactions have in common is in memory once."""
+"""Strings that live transactions have in common are in memory once."""
 
 from coordinator.api.initiator.requests import RequestLimits, new_transaction
 from coordinator.core.model import Transaction

@@ -1,4 +1,4 @@
-"""Every rule for what an initiator may ask: the exact reason for each bad input, and the edges that pass."""
+"""Every rule for initiators' requests: the reason for each bad input, and the boundary values that pass."""
 
 import base64
 from collections.abc import Callable
@@ -135,7 +135,7 @@ REFUSED: dict[str, tuple[pb.ExecuteTransactionRequest, str, str]] = {
     "initiator too long": (_request(initiator="x" * 129), "INVALID_INITIATOR", "at most 128 bytes"),
     "initiator not printable": (_request(initiator="web\t1"), "INVALID_INITIATOR", "not printable"),
     "too many labels": (_request(labels={"a": "", "b": "", "c": ""}), "TOO_MANY_LABELS", "at most 2 labels"),
-    "label without a key": (_request(labels={"": "x"}), "INVALID_LABEL", "has a key"),
+    "label without a key": (_request(labels={"": "x"}), "INVALID_LABEL", "needs a key"),
     "label too long": (_request(labels={"12345": "123456"}), "INVALID_LABEL", "at most 10 bytes"),
     "label too long in bytes": (_request(labels={"ééé": "ééé"}), "INVALID_LABEL", "at most 10 bytes"),
     "label not printable": (_request(labels={"a": "b\n"}), "INVALID_LABEL", "not printable"),
@@ -184,7 +184,7 @@ def test_bad_input_of_an_interactive_transaction_has_its_own_reason(
         (lambda: branch_spec(_branch(stage=1), LIMITS, frozenset(), interactive=True), "INVALID_STAGE"),
     ],
 )
-def test_bad_words_have_their_own_reasons(ask: Callable[[], object], reason: str) -> None:
+def test_invalid_operator_text_has_its_own_reason(ask: Callable[[], object], reason: str) -> None:
     with pytest.raises(Refused) as refusal:
         ask()
     assert (refusal.value.code, refusal.value.reason) == ("INVALID_ARGUMENT", reason)

@@ -1,4 +1,4 @@
-"""What W3C Trace Context allows, and what is taken for nothing."""
+"""Valid W3C Trace Contexts, and invalid ones, which are ignored."""
 
 import pytest
 
@@ -9,13 +9,13 @@ TRACE_ID, SPAN_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED = f"00-{TRACE_ID}-{SPAN_ID}-01"
 
 
-def test_a_context_says_where_and_whether() -> None:
+def test_a_trace_context_has_ids_and_the_sampled_flag() -> None:
     context = trace_context(SAMPLED, "")
     assert context is not None
     assert (context.trace_id, context.span_id, context.sampled) == (TRACE_ID, SPAN_ID, True)
 
 
-def test_one_bit_says_whether_it_is_recorded() -> None:
+def test_the_sampled_flag_decides_about_recording() -> None:
     said = {
         flags: context.sampled
         for flags in ("00", "01", "02", "03", "ff")
@@ -44,7 +44,7 @@ def test_a_later_version_is_read_as_far_as_it_is_known() -> None:
         f" {SAMPLED}",
     ],
 )
-def test_what_cannot_be_read_is_none(traceparent: str) -> None:
+def test_an_invalid_trace_context_is_ignored(traceparent: str) -> None:
     assert trace_context(traceparent, "a=1") is None
 
 
@@ -60,5 +60,5 @@ def test_what_cannot_be_read_is_none(traceparent: str) -> None:
         ("a=1\nb=2", ""),
     ],
 )
-def test_a_state_that_is_too_long_or_odd_is_left_out(given: str, kept: str) -> None:
+def test_an_invalid_tracestate_is_dropped(given: str, kept: str) -> None:
     assert trace_context(SAMPLED, given) == TraceContext(traceparent=SAMPLED, tracestate=kept)

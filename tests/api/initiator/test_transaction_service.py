@@ -89,7 +89,7 @@ async def test_a_participant_without_batches_is_called_branch_by_branch(
     assert plain.count(CONFIRM) == 2
 
 
-async def test_one_business_no_cancels_every_branch(tcc: Running, stock: ScriptedParticipant) -> None:
+async def test_one_rejection_cancels_every_branch(tcc: Running, stock: ScriptedParticipant) -> None:
     async def second_is_sold_out(call: participant_pb2.BranchCall) -> common.CallResult:
         if call.operation == TRY and call.branch_id == "2":
             return rejected("SOLD_OUT", "none left")
@@ -110,7 +110,7 @@ async def test_one_business_no_cancels_every_branch(tcc: Running, stock: Scripte
     assert stock.count(CONFIRM) == 0
 
 
-async def test_a_try_that_cannot_be_mended_cancels_at_once(tcc: Running, stock: ScriptedParticipant) -> None:
+async def test_a_permanent_failure_of_a_try_cancels_at_once(tcc: Running, stock: ScriptedParticipant) -> None:
     async def unknown_action(call: participant_pb2.BranchCall) -> common.CallResult:
         no = failed("UNKNOWN_ACTION", "no action 'reserve'", permanent=True)
         return no if call.operation == TRY else SUCCEEDED
@@ -150,7 +150,7 @@ async def fail_every_try(call: participant_pb2.BranchCall) -> common.CallResult:
     return failed("HANDLER_ERROR", "KeyError: 'sku'") if call.operation == TRY else SUCCEEDED
 
 
-async def test_an_expiry_says_which_branch_kept_failing_and_how(
+async def test_an_expiry_names_the_branch_that_kept_failing_and_its_error(
     tcc: Running, stock: ScriptedParticipant
 ) -> None:
     async def second_fails(call: participant_pb2.BranchCall) -> common.CallResult:
@@ -164,9 +164,9 @@ async def test_an_expiry_says_which_branch_kept_failing_and_how(
     assert (outcome.cancel_detail, outcome.cancel_message) == ("HANDLER_ERROR", "KeyError: 'sku'")
 
 
-async def test_an_expiry_says_that_a_participant_was_not_reached(log_url: str) -> None:
-    nobody = {"stock": {"target": f"127.0.0.1:{free_port()}"}}
-    async with running(settings_for(nobody), log_url) as tcc:
+async def test_an_expiry_names_a_participant_that_was_not_reached(log_url: str) -> None:
+    absent = {"stock": {"target": f"127.0.0.1:{free_port()}"}}
+    async with running(settings_for(absent), log_url) as tcc:
         request = execute("g", branch("1"), expiry=Duration(nanos=500_000_000))
         outcome = (await tcc.stub.ExecuteTransaction(request)).outcome
     assert (outcome.cancel_reason, outcome.cancel_branch_id) == (common.CANCEL_REASON_EXPIRED, "1")
@@ -174,7 +174,7 @@ async def test_an_expiry_says_that_a_participant_was_not_reached(log_url: str) -
     assert "refused" in outcome.cancel_message
 
 
-async def test_the_deadline_of_a_call_cancels_in_time_to_say_why(
+async def test_a_deadline_cancels_in_time_to_return_the_reason(
     tcc: Running, stock: ScriptedParticipant
 ) -> None:
     stock.script = fail_every_try
@@ -183,7 +183,7 @@ async def test_the_deadline_of_a_call_cancels_in_time_to_say_why(
     assert (outcome.cancel_detail, outcome.cancel_message) == ("HANDLER_ERROR", "KeyError: 'sku'")
 
 
-async def test_a_caller_whose_time_is_up_before_the_expiry_is_told_what_keeps_failing(
+async def test_a_caller_with_a_deadline_before_the_expiry_learns_what_keeps_failing(
     tcc: Running, stock: ScriptedParticipant
 ) -> None:
     stock.script = fail_every_try
@@ -192,7 +192,7 @@ async def test_a_caller_whose_time_is_up_before_the_expiry_is_told_what_keeps_fa
         await tcc.stub.ExecuteTransaction(request, timeout=2)
     last_error = "HANDLER_ERROR: KeyError: 'sku'"
     assert refusal.info.metadata == {"gid": "g", "branch_id": "1", "last_error": last_error}
-    assert refusal.error.details() == f"transaction g was not answered in time, branch 1: {last_error}"
+    assert refusal.error.details() == f"transaction g did not finish in time, branch 1: {last_error}"
     batch = pb.ExecuteTransactionsRequest(transactions=[request])
     async with asyncio.timeout(60):
         (response,) = [r async for r in tcc.stub.ExecuteTransactions(batch, timeout=2)]
@@ -202,7 +202,7 @@ async def test_a_caller_whose_time_is_up_before_the_expiry_is_told_what_keeps_fa
     assert await tcc.state("g") == "TRYING", "it goes on without its caller"
 
 
-async def test_one_step_of_an_interactive_transaction_is_told_what_keeps_failing(
+async def test_an_interactive_step_learns_what_keeps_failing(
     tcc: Running, stock: ScriptedParticipant
 ) -> None:
     stock.script = fail_every_try
@@ -226,10 +226,10 @@ async def test_an_error_of_any_length_and_alphabet_fits_into_the_headers(
 
 
 @pytest.mark.parametrize("wait_for", [pb.WAIT_FOR_DECISION, pb.WAIT_FOR_COMPLETION])
-async def test_a_repeated_request_is_told_the_same_of_a_cancel(
+async def test_a_repeated_request_gets_the_same_cancel_reason(
     tcc: Running, stock: ScriptedParticipant, wait_for: pb.WaitFor
 ) -> None:
-    """From memory first, from the log later: bounded, and without what the log cannot hold."""
+    """From memory first, from the log later: bounded, without characters that the log cannot store."""
 
     async def sold_out(call: participant_pb2.BranchCall) -> common.CallResult:
         return rejected("SOLD_OUT", "only 2\0left " + "x" * 1_000) if call.operation == TRY else SUCCEEDED
@@ -245,7 +245,7 @@ async def test_a_repeated_request_is_told_the_same_of_a_cancel(
     assert stored.cancel_message == first.cancel_message
 
 
-async def test_a_failure_that_repeating_cannot_mend_is_stuck_at_once_in_phase_two(
+async def test_a_permanent_failure_in_phase_two_is_stuck_at_once(
     tcc: Running, stock: ScriptedParticipant
 ) -> None:
     async def broken(call: participant_pb2.BranchCall) -> common.CallResult:
@@ -297,7 +297,9 @@ async def test_the_coordinator_makes_a_gid_where_the_request_has_none(tcc: Runni
     assert await tcc.state(outcome.gid) in {"CONFIRMING", "CONFIRMED"}
 
 
-async def test_accepted_returns_before_any_try_has_answered(tcc: Running, stock: ScriptedParticipant) -> None:
+async def test_accepted_returns_before_any_try_has_completed(
+    tcc: Running, stock: ScriptedParticipant
+) -> None:
     go = asyncio.Event()
 
     async def wait(_call: participant_pb2.BranchCall) -> common.CallResult:
@@ -356,9 +358,7 @@ async def test_the_same_gid_with_different_content_is_refused(
 # --- batches ----------------------------------------------------------------
 
 
-async def test_who_lost_a_race_for_a_gid_is_told_so_once_whatever_becomes_of_the_winner(
-    tcc: Running, stock: ScriptedParticipant
-) -> None:
+async def test_the_loser_of_a_race_for_a_gid_learns_it_once(tcc: Running, stock: ScriptedParticipant) -> None:
     async def wait(call: participant_pb2.BranchCall) -> common.CallResult:
         if call.operation == common.OPERATION_TRY:
             await asyncio.Event().wait()
@@ -394,7 +394,7 @@ async def test_each_transaction_of_a_batch_gets_its_own_reply(
     batch = [
         execute("yes", branch("1")),
         execute("no", branch("1")),
-        execute("wrong", branch("1", "nobody")),
+        execute("wrong", branch("1", "absent")),
         execute("empty"),
     ]
     replies = {}
@@ -407,7 +407,9 @@ async def test_each_transaction_of_a_batch_gets_its_own_reply(
     assert (replies[3].error.code, replies[3].error.reason) == (3, "NO_BRANCHES")
 
 
-async def test_a_slow_transaction_of_a_batch_holds_nobody(tcc: Running, stock: ScriptedParticipant) -> None:
+async def test_a_slow_transaction_of_a_batch_delays_no_other(
+    tcc: Running, stock: ScriptedParticipant
+) -> None:
     go = asyncio.Event()
 
     async def slow(call: participant_pb2.BranchCall) -> common.CallResult:
@@ -504,7 +506,7 @@ async def test_a_branch_id_with_different_content_is_refused(tcc: Running) -> No
         await tcc.stub.RegisterBranch(pb.RegisterBranchRequest(gid="g", branch=branch("1")))
 
 
-async def test_a_whole_transaction_takes_no_steps_from_outside(
+async def test_a_whole_transaction_refuses_interactive_steps(
     tcc: Running, stock: ScriptedParticipant
 ) -> None:
     go = asyncio.Event()
@@ -535,7 +537,7 @@ async def test_an_abandoned_transaction_is_cancelled_by_its_expiry(
 # --- bad input --------------------------------------------------------------
 
 BAD_REQUESTS = {
-    "unknown participant": (execute("g", branch("1", "nobody")), "UNKNOWN_PARTICIPANT"),
+    "unknown participant": (execute("g", branch("1", "absent")), "UNKNOWN_PARTICIPANT"),
     "no branches": (execute("g"), "NO_BRANCHES"),
     "too many branches": (execute("g", *(branch(str(n)) for n in range(65))), "TOO_MANY_BRANCHES"),
     "duplicate branch ids": (execute("g", branch("1"), branch("1")), "DUPLICATE_BRANCH_ID"),
@@ -575,7 +577,7 @@ async def test_an_unknown_gid_is_not_found(tcc: Running) -> None:
             await call
 
 
-async def test_a_list_that_cannot_be_is_refused(tcc: Running) -> None:
+async def test_an_invalid_list_request_is_refused(tcc: Running) -> None:
     for request, reason in (
         (pb.ListTransactionsRequest(page_token="rubbish"), "INVALID_PAGE_TOKEN"),
         (pb.ListTransactionsRequest(page_size=1_001), "INVALID_PAGE_SIZE"),
@@ -586,7 +588,7 @@ async def test_a_list_that_cannot_be_is_refused(tcc: Running) -> None:
 
 
 async def test_the_ends_of_time_are_times(tcc: Running) -> None:
-    """The database takes the most that may be asked for."""
+    """The database accepts the largest allowed values."""
     await tcc.stub.BeginTransaction(begin("g"))
     ends = pb.ListTransactionsRequest(
         created_after=Timestamp(),
@@ -602,7 +604,7 @@ async def test_a_call_without_a_deadline_gets_one(log_url: str, stock: ScriptedP
         wait = pb.WaitTransactionRequest(gid="g")
         async with refused("DEADLINE_EXCEEDED", "CALL_TOO_LONG"):
             await worker.stub.WaitTransaction(wait)
-        # The transaction goes on, and a deadline of the caller's own counts.
+        # The transaction continues, and a caller's own deadline applies.
         waiting = asyncio.ensure_future(worker.stub.WaitTransaction(wait, timeout=60))
         await worker.stub.ConfirmTransaction(pb.ConfirmTransactionRequest(gid="g"), timeout=60)
         assert (await waiting).outcome.state in {

@@ -1,4 +1,4 @@
-"""A coordinator with its door for operators, and one scripted participant, "stock"."""
+"""A coordinator with its admin listener, and one scripted participant, "stock"."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -35,7 +35,7 @@ async def operators_of(worker: Running) -> AsyncIterator[Stub]:
 
 
 class Refusing:
-    """A script that fails one operation, for good or until told otherwise."""
+    """A script that fails one operation, permanently or until it is changed."""
 
     def __init__(self, operation: "common.Operation", reason: str = "BOOKS_CLOSED") -> None:
         self.operation = operation
@@ -49,7 +49,7 @@ class Refusing:
 
 
 async def until(look: Callable[[], object]) -> None:
-    """Looks again and again, each time by a call that takes its time, until `look` finds something."""
+    """Poll until `look` finds something. Each poll is a call, so this is no busy loop."""
     while not await look():
         pass
 
@@ -79,7 +79,7 @@ async def inspect(admin: Stub, gid: str) -> apb.InspectTransactionResponse:
 
 
 async def act_on(admin: Stub, method: str, gid: str, reason: str = "incident 7", **fields: object):
-    """Acts as operators do: looks, acts on what was seen, and looks again if that has changed meanwhile."""
+    """Act as an operator: read, act on the version read, and read again if it has changed since."""
     request = getattr(apb, f"{method}Request")
     while True:
         seen = (await inspect(admin, gid)).transaction.version

@@ -1,4 +1,4 @@
-"""The audit chain in the log: written with each action, by several at once, and every tampering is found."""
+"""The audit chain in the log: written with each action, concurrently, and every tampering is found."""
 
 import asyncio
 
@@ -21,7 +21,7 @@ def entry(number: int) -> AuditEntry:
 
 
 async def act_often(log_url: str, count: int = COUNT) -> None:
-    """So many actions, from two coordinators at once."""
+    """Execute this many actions, from two coordinators at once."""
     logs = [PostgresOperatorLog(log_url, owner=f"c{number}") for number in range(2)]
     await asyncio.gather(
         *(
@@ -63,7 +63,7 @@ async def _verify(admin: Stub) -> apb.VerifyAuditChainResponse:
     return await admin.VerifyAuditChain(apb.VerifyAuditChainRequest())
 
 
-async def test_an_intact_chain_is_said_to_be(admin: Stub, log_url: str) -> None:
+async def test_an_intact_chain_is_reported_as_intact(admin: Stub, log_url: str) -> None:
     assert (await _verify(admin)).intact
     await act_often(log_url)
     verified = await _verify(admin)

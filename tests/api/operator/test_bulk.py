@@ -88,7 +88,7 @@ async def test_ages_count_from_the_dry_run(tcc: Running, admin: Stub) -> None:
     assert (await inspect(admin, "young")).transaction.held
 
 
-async def test_what_cannot_be_done_is_told_one_by_one(tcc: Running, admin: Stub) -> None:
+async def test_failures_of_a_bulk_action_are_listed(tcc: Running, admin: Stub) -> None:
     await begin(tcc, "g1", "g2")
     seen = (await inspect(admin, "g1")).transaction.version
     await admin.HoldTransaction(apb.HoldTransactionRequest(gid="g1", operator_context=operator_context(seen)))

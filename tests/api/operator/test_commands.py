@@ -1,4 +1,4 @@
-"""Orders to transactions: what each does, what it leaves in the audit chain, and what is refused."""
+"""Commands on transactions: what each does, what it leaves in the audit chain, and what is refused."""
 
 import asyncio
 
@@ -46,7 +46,7 @@ async def test_a_held_transaction_is_not_retried_and_a_released_one_goes_on(
     assert held.transaction.state == common.TRANSACTION_STATE_CONFIRMING
     script.mended = True
     before = stock.count(CONFIRM)
-    # Another one, through the same queues, is retried meanwhile: this one would be, too.
+    # In the meantime another one is retried through the same queues: this one would be, too.
     await stuck(tcc, stock, "other")
     stock.script.mended = True
     assert (await tcc.settled("other")).state == common.TRANSACTION_STATE_CONFIRMED
@@ -57,7 +57,7 @@ async def test_a_held_transaction_is_not_retried_and_a_released_one_goes_on(
     assert (await tcc.settled("g")).state == common.TRANSACTION_STATE_CONFIRMED
 
 
-async def test_holding_takes_a_transaction_from_whoever_drives_it(
+async def test_holding_takes_a_transaction_from_its_owner(
     tcc: Running, admin: Stub, stock: ScriptedParticipant
 ) -> None:
     go = asyncio.Event()
@@ -77,7 +77,7 @@ async def test_holding_takes_a_transaction_from_whoever_drives_it(
     assert (await tcc.settled("g")).state == common.TRANSACTION_STATE_CONFIRMED
 
 
-async def test_an_order_leaves_why_a_transaction_was_cancelled(
+async def test_a_command_keeps_the_reason_of_the_cancel(
     tcc: Running, admin: Stub, stock: ScriptedParticipant
 ) -> None:
     async def sold_out(call: participant_pb2.BranchCall) -> common.CallResult:
@@ -99,7 +99,7 @@ async def test_a_transaction_released_past_its_expiry_is_cancelled(
     await act_on(admin, "HoldTransaction", "g")
     async with refused("FAILED_PRECONDITION", "TRANSACTION_HELD"):
         await tcc.stub.ConfirmTransaction(pb.ConfirmTransactionRequest(gid="g"))
-    # As if so much time had passed; whoever were to cancel it by that would do so now.
+    # As if this much time had passed; a coordinator that cancels by expiry would do so now.
     await sql(log_url, "UPDATE transactions SET expires_at = now() - INTERVAL '1 minute'")
     await tcc.stub.ExecuteTransaction(execute("other", wait_for=pb.WAIT_FOR_COMPLETION))
     assert (await inspect(admin, "g")).transaction.state == common.TRANSACTION_STATE_TRYING
@@ -108,7 +108,7 @@ async def test_a_transaction_released_past_its_expiry_is_cancelled(
     assert outcome.cancel_reason == common.CANCEL_REASON_EXPIRED
 
 
-async def test_retry_calls_at_once_what_would_wait(log_url: str, stock: ScriptedParticipant) -> None:
+async def test_retry_calls_waiting_branches_at_once(log_url: str, stock: ScriptedParticipant) -> None:
     patient = {"target": stock.address, "retry_first_s": 36_000.0, "retry_max_s": 36_000.0}
     async with (
         running(settings_for({"stock": patient}, **REPORTS), log_url) as tcc,
@@ -123,7 +123,9 @@ async def test_retry_calls_at_once_what_would_wait(log_url: str, stock: Scripted
         assert (await tcc.settled("g")).state == common.TRANSACTION_STATE_CONFIRMED
 
 
-async def test_what_is_held_is_not_retried(tcc: Running, admin: Stub, stock: ScriptedParticipant) -> None:
+async def test_a_held_transaction_is_not_retried(
+    tcc: Running, admin: Stub, stock: ScriptedParticipant
+) -> None:
     await stuck(tcc, stock)
     await act_on(admin, "HoldTransaction", "g")
     async with refused("FAILED_PRECONDITION", "TRANSACTION_HELD"):
@@ -151,7 +153,7 @@ async def test_cancel_ends_what_is_undecided_and_nothing_else(
         await act_on(admin, "CancelTransaction", "decided")
 
 
-async def test_a_heuristic_outcome_ends_the_transaction_and_is_shown_for_ever(
+async def test_a_heuristic_outcome_ends_the_transaction_and_stays_visible(
     tcc: Running, admin: Stub, stock: ScriptedParticipant
 ) -> None:
     await stuck(tcc, stock, "g", "1")
@@ -209,7 +211,7 @@ def _request(method: str, gid: str, given: apb.OperatorContext, fields: dict[str
 
 
 @pytest.mark.parametrize(("method", "fields"), MUTATIONS, ids=lambda value: str(value)[:20])
-async def test_every_order_needs_a_name_a_reason_and_the_version(
+async def test_every_command_requires_a_name_a_reason_and_a_version(
     tcc: Running, admin: Stub, stock: ScriptedParticipant, method: str, fields: dict[str, object]
 ) -> None:
     await stuck(tcc, stock)
@@ -229,13 +231,13 @@ async def test_every_order_needs_a_name_a_reason_and_the_version(
         await call(_request(method, "g", operator_context(seen.version - 1), fields))
     assert refusal.info.metadata["version"] == str(seen.version)
     async with refused("NOT_FOUND", "TRANSACTION_NOT_FOUND"):
-        await call(_request(method, "nobody", operator_context(1), fields))
+        await call(_request(method, "absent", operator_context(1), fields))
     assert (await inspect(admin, "g")).transaction == seen
     records = (await admin.ListAuditRecords(apb.ListAuditRecordsRequest())).records
     assert [record.action for record in records] == ["transaction.hold"]
 
 
-async def test_of_two_who_saw_the_same_only_one_acts(
+async def test_of_two_commands_on_one_version_only_one_succeeds(
     tcc: Running, admin: Stub, stock: ScriptedParticipant
 ) -> None:
     await stuck(tcc, stock)
@@ -250,13 +252,13 @@ async def test_of_two_who_saw_the_same_only_one_acts(
     replies = await asyncio.gather(*requests, return_exceptions=True)
     refusals = [reply for reply in replies if isinstance(reply, grpc.aio.AioRpcError)]
     assert len(refusals) == 2
-    # Who comes late enough finds it not held any more, in a version that is not the one seen.
+    # A late command finds it no longer held, in another version than the one seen.
     assert {refusal.code() for refusal in refusals} == {grpc.StatusCode.ABORTED}
     released = await admin.ListAuditRecords(apb.ListAuditRecordsRequest(action="transaction.release"))
     assert len(released.records) == 1
 
 
-async def test_the_history_tells_what_went_wrong_and_who_did_what(
+async def test_the_history_has_failures_and_operators_actions(
     tcc: Running, admin: Stub, stock: ScriptedParticipant
 ) -> None:
     script = await stuck(tcc, stock)
@@ -281,7 +283,7 @@ async def test_the_history_tells_what_went_wrong_and_who_did_what(
     ]
 
 
-async def test_a_smooth_transaction_has_its_milestones_only(tcc: Running, admin: Stub) -> None:
+async def test_a_transaction_without_failures_has_only_milestones(tcc: Running, admin: Stub) -> None:
     await tcc.stub.ExecuteTransaction(execute("g", wait_for=pb.WAIT_FOR_COMPLETION))
     history = (await inspect(admin, "g")).history
     assert [entry.kind for entry in history] == [
@@ -291,7 +293,7 @@ async def test_a_smooth_transaction_has_its_milestones_only(tcc: Running, admin:
     ]
 
 
-async def test_explain_says_what_is_wrong_and_what_would_help(
+async def test_explain_shows_the_cause_and_what_would_help(
     tcc: Running, admin: Stub, stock: ScriptedParticipant
 ) -> None:
     await stuck(tcc, stock, "g", "1", "2")
@@ -309,7 +311,7 @@ async def test_explain_says_what_is_wrong_and_what_would_help(
     assert [b.operation for b in reply.branches] == ["CONFIRM", "CONFIRM"]
     assert min(b.attempts for b in reply.branches) >= 1
     assert {b.last_error for b in reply.branches} == {"BOOKS_CLOSED"}
-    assert "look into the log of participant stock for: BOOKS_CLOSED" in reply.advice
+    assert "search the log of participant stock for: BOOKS_CLOSED" in reply.advice
     assert any("heuristic outcome" in words for words in reply.advice)
     await act_on(admin, "HoldTransaction", "g")
     held = await explained()
@@ -318,12 +320,12 @@ async def test_explain_says_what_is_wrong_and_what_would_help(
     stock.script = Refusing(TRY)
     await tcc.stub.BeginTransaction(pb.BeginTransactionRequest(gid="g2"))
     undecided = await admin.ExplainTransaction(apb.ExplainTransactionRequest(gid="g2"))
-    assert "waits for the initiator to confirm" in undecided.summary
+    assert "waiting for the initiator to confirm" in undecided.summary
     assert undecided.owner_alive
 
 
-async def test_explain_says_of_a_try_what_is_known(log_url: str, stock: ScriptedParticipant) -> None:
-    """Before the decision only the coordinator that drives a transaction knows how its Trys stand."""
+async def test_explain_shows_the_known_state_of_a_try(log_url: str, stock: ScriptedParticipant) -> None:
+    """Before the decision only the coordinator that drives a transaction knows the state of its Trys."""
     answering = asyncio.Event()
 
     async def wait(_call: participant_pb2.BranchCall) -> common.CallResult:
@@ -352,21 +354,23 @@ async def test_explain_says_of_a_try_what_is_known(log_url: str, stock: Scripted
         await stock.until(lambda: stock.count(TRY) == 1)
         await until(reported)
         (asked_there,) = (await explained(there)).branches
-        assert asked_there.summary == "Try at stock has not answered yet"
+        assert asked_there.summary == "Try at stock has not completed yet"
         answering.set()
         await tried
         here = await explained(there)
         assert not here.branches
-        assert here.summary.startswith("every Try has succeeded; it waits for the initiator to confirm")
+        assert here.summary.startswith("every Try has succeeded; waiting for the initiator to confirm")
         reply = await explained(elsewhere)
         name = reply.owner_name
         assert name == driver.worker.log.name
-        assert reply.summary.startswith(f"{name} drives it, and alone knows which Trys have succeeded")
+        assert reply.summary.startswith(
+            f"only coordinator {name}, which drives it, knows which Trys have succeeded"
+        )
         assert [one.summary for one in reply.branches] == [
-            f"whether Try at stock has succeeded is known to its coordinator only: {name}"
+            f"only coordinator {name} knows whether Try at stock has succeeded"
         ]
         await driver.stub.RegisterBranch(pb.RegisterBranchRequest(gid="g", branch=branch("2")))
-        # With the registration the log has heard of the first one.
+        # The registration has saved the first one to the log.
         own = "the initiator calls this Try itself and has not confirmed yet"
         assert [one.summary for one in (await explained(there)).branches] == [own]
         assert [one.summary for one in (await explained(elsewhere)).branches] == [own]

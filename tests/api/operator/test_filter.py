@@ -1,4 +1,4 @@
-"""The filter language: every term, and precise words about every mistake."""
+"""The filter language: every term, and a precise message for every mistake."""
 
 import pytest
 
@@ -43,29 +43,29 @@ NOW = 10_000.0
         ),
     ],
 )
-def test_what_a_filter_says(text: str, chosen: ListFilter) -> None:
+def test_a_filter_is_parsed(text: str, chosen: ListFilter) -> None:
     assert parse(text, NOW) == chosen
 
 
 @pytest.mark.parametrize(
     ("text", "position", "words"),
     [
-        ("state=DONE", 0, "there is no state 'DONE'; known: TRYING"),
-        ("stuck state=", 6, "there is no state ''"),
-        ("stuc", 0, "there is no flag 'stuc'; known: live"),
-        ("participant", 0, "participant needs a value"),
+        ("state=DONE", 0, "unknown state 'DONE'; known: TRYING"),
+        ("stuck state=", 6, "unknown state ''"),
+        ("stuc", 0, "unknown flag 'stuc'; known: live"),
+        ("participant", 0, "participant requires a value"),
         ("stuck=yes", 0, "flags take no value"),
-        ("participants=x", 0, "there is no field 'participants'; known: state"),
-        ("participant!=x", 0, "participant takes only =, not !="),
-        ("participant=", 0, "participant needs a value"),
+        ("participants=x", 0, "unknown field 'participants'; known: state"),
+        ("participant!=x", 0, "participant supports only =, not !="),
+        ("participant=", 0, "participant requires a value"),
         ("participant=a,b", 0, "takes one value"),
-        ("age=5m", 0, "age takes < <= > or >="),
+        ("age=5m", 0, "age supports <, <=, > and >="),
         ("age>5", 0, "'5' is not a duration"),
         ("age>5m3", 0, "'5m3' is not a duration"),
         ("age>", 0, "'' is not a duration"),
         ("  stuck  stuck", 9, "the same condition is given twice"),
         ("stuck !stuck", 6, "the same condition is given twice"),
-        ("label.a=1 label.a=2", 10, "label.a stands there twice"),
+        ("label.a=1 label.a=2", 10, "label.a is given twice"),
         ('initiator="a b', 0, "a quote is not closed"),
         ('initiator="a"b', 0, "is not a quoted value"),
         ("=x", 0, "is not a term"),
@@ -73,7 +73,7 @@ def test_what_a_filter_says(text: str, chosen: ListFilter) -> None:
         ("x" * 3_000, 0, "at most 2000 characters"),
     ],
 )
-def test_what_is_wrong_with_a_filter(text: str, position: int, words: str) -> None:
+def test_an_invalid_filter_is_refused_with_its_position(text: str, position: int, words: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         parse(text, NOW)
     assert caught.value.reason == "INVALID_FILTER"

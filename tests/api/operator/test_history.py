@@ -1,4 +1,4 @@
-"""The history of a transaction: told by two clocks, shown in the order in which it happened."""
+"""The history of a transaction: recorded by two clocks, shown in causal order."""
 
 import itertools
 
@@ -48,9 +48,7 @@ def told(record: Record, *actions: AuditRecord) -> list[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("try_ahead_s", "cancel_ahead_s"), list(itertools.product([-110.0, -0.002, 0.0, 0.002, 110.0], repeat=2))
 )
-def test_a_clock_that_is_ahead_or_behind_does_not_move_a_call_out_of_its_phase(
-    try_ahead_s: float, cancel_ahead_s: float
-) -> None:
+def test_clock_skew_does_not_move_a_call_out_of_its_phase(try_ahead_s: float, cancel_ahead_s: float) -> None:
     record = recorded(
         note(Operation.TRY, BEGUN + try_ahead_s, DECIDED + try_ahead_s),
         note(Operation.CANCEL, DECIDED + cancel_ahead_s, ENDED + cancel_ahead_s),
@@ -70,13 +68,13 @@ def test_a_clock_that_is_ahead_or_behind_does_not_move_a_call_out_of_its_phase(
     assert all(e.last_at.ToNanoseconds() >= e.at.ToNanoseconds() for e in entries if e.HasField("last_at"))
 
 
-def test_times_within_the_phase_are_shown_as_they_were_told() -> None:
+def test_times_within_the_phase_are_shown_unchanged() -> None:
     entries = replies.history(recorded(note(Operation.CANCEL, 210.5, 250.25)), None, ())
     shown = [(entry.at.ToMilliseconds(), entry.last_at.ToMilliseconds()) for entry in entries[2:4]]
     assert shown == [(210_500, 250_250), (250_250, 250_250)]
 
 
-def test_what_an_operator_did_stands_between_its_cause_and_the_end() -> None:
+def test_an_operator_s_action_is_shown_between_cause_and_end() -> None:
     entry = AuditEntry(operator="ann", action="transaction.hold", target="g", reason="asking", detail="{}")
     held = AuditRecord(sequence=1, at_us=int(DECIDED * 1e6), entry=entry, previous_hash="", hash="")
     record = recorded(note(Operation.CANCEL, 201.0, 202.0))
@@ -84,12 +82,12 @@ def test_what_an_operator_did_stands_between_its_cause_and_the_end() -> None:
     assert kinds == ["BEGUN", "DECIDED", "OPERATOR", "CALL_FAILED", "STUCK", "ENDED"]
 
 
-def test_the_decision_is_told_with_what_the_participant_said() -> None:
+def test_the_decision_is_shown_with_the_participant_s_message() -> None:
     entries = replies.history(recorded(), None, ())
     (decided,) = [entry for entry in entries if entry.kind == pb.HISTORY_KIND_DECIDED]
     assert decided.detail == "CANCEL: TRY_FAILED 1 NO_BOOKS: the books are lost"
 
 
-def test_what_has_ended_is_explained_with_what_the_participant_said() -> None:
+def test_an_ended_transaction_is_explained_with_the_message() -> None:
     explained = explanation.explain(recorded(), None, (), {}, now=ENDED)
     assert explained.summary == ("it has ended: CANCELLED, because TRY_FAILED 1 NO_BOOKS: the books are lost")

@@ -26,7 +26,7 @@ async def status(admin: Stub, name: str = "stock") -> apb.ParticipantStatus:
 
 
 async def until_paused(admin: Stub, *, paused: bool) -> None:
-    """Returns when every coordinator has said that it has heard."""
+    """Return when every coordinator has reported the change."""
 
     async def heard() -> bool:
         reports = (await status(admin)).reports
@@ -47,7 +47,7 @@ async def resume(admin: Stub, version: int) -> apb.ResumeParticipantResponse:
     )
 
 
-async def test_while_a_participant_is_paused_nothing_leaves_and_no_attempt_is_burnt(
+async def test_a_paused_participant_gets_no_calls_and_costs_no_attempts(
     tcc: Running, admin: Stub, stock: ScriptedParticipant
 ) -> None:
     script = stock.script = Refusing(CONFIRM)
@@ -95,7 +95,7 @@ async def test_actions_on_participants_need_reason_and_version(tcc: Running, adm
             await call(request(participant="stock", operator_context=operator_context(0)))
         assert refusal.info.metadata["version"] == "1"
         async with refused("INVALID_ARGUMENT", "UNKNOWN_PARTICIPANT"):
-            await call(request(participant="nobody", operator_context=operator_context(0)))
+            await call(request(participant="absent", operator_context=operator_context(0)))
     assert (await status(admin)).version == 1
 
 
@@ -139,7 +139,7 @@ async def test_resetting_a_breaker_lets_calls_leave_at_once(log_url: str, stock:
         )
         assert reset.audit_record.action == "participant.reset_breaker"
 
-        # Its next call would have left in an hour.
+        # Its next call would have been sent in an hour.
         await until(is_closed)
         asked_anew = asyncio.ensure_future(tcc.stub.ExecuteTransaction(execute("taken on")))
 
@@ -186,7 +186,7 @@ async def test_one_of_two_coordinators_is_drained(log_url: str, stock: ScriptedP
             await admin.DrainCoordinator(
                 apb.DrainCoordinatorRequest(coordinator_id="x", operator_context=operator_context())
             )
-        # What it had not finished, the other one has.
+        # The other one has finished its unfinished work.
         await stays.stub.ConfirmTransaction(
             pb.ConfirmTransactionRequest(gid="g", wait_for=pb.WAIT_FOR_COMPLETION)
         )
@@ -194,9 +194,7 @@ async def test_one_of_two_coordinators_is_drained(log_url: str, stock: ScriptedP
         assert [record.target for record in records.records] == [f"coordinator/{goes.worker.owner}"]
 
 
-async def test_stats_count_what_is_unsettled_for_all_coordinators(
-    log_url: str, stock: ScriptedParticipant
-) -> None:
+async def test_stats_count_the_backlog_of_all_coordinators(log_url: str, stock: ScriptedParticipant) -> None:
     settings = settings_for({"stock": {"target": stock.address}}, **REPORTS)
     async with (
         running(settings, log_url) as one,
@@ -255,7 +253,7 @@ async def test_lists_are_filtered_and_come_in_pages(tcc: Running, admin: Stub) -
     assert dict(refusal.info.metadata) == {"position": "5", "term": "stat=X"}
 
 
-async def test_the_door_for_operators_is_no_door_for_initiators(tcc: Running) -> None:
+async def test_the_admin_listener_does_not_serve_initiators(tcc: Running) -> None:
     async with grpc.aio.insecure_channel(tcc.address) as channel:
         try:
             await Stub(channel).GetStats(apb.GetStatsRequest())
@@ -264,8 +262,8 @@ async def test_the_door_for_operators_is_no_door_for_initiators(tcc: Running) ->
     assert code is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_an_unknown_participant_explains_itself(log_url: str, stock: ScriptedParticipant) -> None:
-    """It was configured when the transaction began, and is no more."""
+async def test_an_unknown_participant_is_explained(log_url: str, stock: ScriptedParticipant) -> None:
+    """The participant was configured when the transaction began, but is no longer."""
     stock.script = Refusing(CONFIRM)
     async with running(settings_for({"stock": {"target": stock.address}}, **REPORTS), log_url) as tcc:
         await tcc.stub.ExecuteTransaction(execute("g"))

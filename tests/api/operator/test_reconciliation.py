@@ -1,4 +1,4 @@
-"""Reconciliation: real barriers that do not agree with the log, and what mends them."""
+"""Reconciliation: real barriers that do not agree with the log, and their repair."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -26,7 +26,7 @@ NOW = {"reconcile": {"every_s": 0, "min_age_s": 0}}
 
 
 class Effects:
-    """Writes down what it is called for."""
+    """Record its calls."""
 
     async def try_(self, branch, request, db):
         await self._note("try", branch, db)
@@ -43,7 +43,7 @@ class Effects:
 
 
 class Shop:
-    """A participant by the SDK, "stock", its books, and a coordinator that knows it."""
+    """A participant of the SDK, "stock", its barrier rows, and a coordinator configured with it."""
 
     def __init__(self, ledger: Ledger, worker: Running, stub: participant_pb2_grpc.ParticipantServiceStub):
         self.ledger = ledger
@@ -51,7 +51,7 @@ class Shop:
         self._stub = stub
 
     async def orphan(self, gid: str, action: str = "reserve") -> None:
-        """A reservation that no log knows."""
+        """Make a reservation that no log has."""
         call = ppb.BranchCall(
             gid=gid, branch_id="1", action=action, payload=b"{}", content_type="application/json"
         )
@@ -66,7 +66,7 @@ class Shop:
         )
 
     def restore(self, gid: str, state: "common.BarrierState") -> None:
-        """As from a backup, or by hand; and its expiry has passed."""
+        """Set the row as a backup or an operator would; its expiry has passed."""
         self.ledger.execute(
             f"UPDATE tcc_barrier SET state = {int(state)}, expires_at_ms = updated_at_ms WHERE gid = '{gid}'"
         )
@@ -151,7 +151,7 @@ async def test_an_orphan_is_found_and_cancelled_on_command(shop: Shop, admin: St
     assert (await admin.VerifyAuditChain(apb.VerifyAuditChainRequest())).intact
 
 
-async def test_an_orphan_may_be_confirmed_by_the_operator_s_word(shop: Shop, admin: Stub) -> None:
+async def test_an_orphan_may_be_confirmed_by_an_operator(shop: Shop, admin: Stub) -> None:
     await shop.orphan("sold")
     assert (await repair(admin, "sold", operation=CONFIRM)).result.code == common.OUTCOME_CODE_SUCCEEDED
     assert shop.ledger.effects("sold") == ["confirm", "try"]
@@ -189,7 +189,7 @@ async def test_a_leak_gets_what_was_decided_and_nothing_else(shop: Shop, admin: 
     assert (await compared(admin))[0] == []
 
 
-async def test_mixed_outcomes_are_looked_for_on_request_and_are_for_people(shop: Shop, admin: Stub) -> None:
+async def test_mixed_outcomes_are_checked_on_request_and_not_repaired(shop: Shop, admin: Stub) -> None:
     await shop.confirmed("g")
     shop.restore("g", common.BARRIER_STATE_CANCELLED)
     assert (await compared(admin))[0] == []
@@ -202,10 +202,10 @@ async def test_mixed_outcomes_are_looked_for_on_request_and_are_for_people(shop:
     assert (findings, ended["stock"].rows) == ([], 1)
 
 
-async def test_what_lives_is_no_finding(shop: Shop, admin: Stub) -> None:
+async def test_a_live_transaction_is_no_finding(shop: Shop, admin: Stub) -> None:
     await shop.worker.stub.BeginTransaction(pb.BeginTransactionRequest(gid="g"))
     await shop.worker.stub.TryBranch(pb.TryBranchRequest(gid="g", branch=branch("1", payload=b"{}")))
-    # Long past by the participant's clock; the log decides, and it has not.
+    # Long past by the participant's clock; but the log decides, and there it has not passed.
     shop.restore("g", common.BARRIER_STATE_TRIED)
     findings, ended = await compared(admin)
     assert (findings, ended["stock"].rows) == ([], 1)
@@ -221,7 +221,7 @@ async def test_young_rows_are_left_alone(shop: Shop, admin: Stub) -> None:
     assert (findings, ended["stock"].rows) == ([], 0)
 
 
-async def test_orders_need_words_and_a_known_participant(shop: Shop, admin: Stub) -> None:
+async def test_commands_require_a_reason_and_a_known_participant(shop: Shop, admin: Stub) -> None:
     await shop.orphan("lost")
     request = apb.RepairBranchRequest(participant="stock", gid="lost", branch_id="1")
     async with refused("INVALID_ARGUMENT", "MISSING_OPERATOR"):
@@ -231,11 +231,11 @@ async def test_orders_need_words_and_a_known_participant(shop: Shop, admin: Stub
     async with refused("INVALID_ARGUMENT", "UNKNOWN_PARTICIPANT"):
         await admin.RepairBranch(
             apb.RepairBranchRequest(
-                participant="nobody", gid="g", branch_id="1", operator_context=operator_context()
+                participant="absent", gid="g", branch_id="1", operator_context=operator_context()
             )
         )
     async with refused("INVALID_ARGUMENT", "UNKNOWN_PARTICIPANT"):
-        await compared(admin, participants=["nobody"])
+        await compared(admin, participants=["absent"])
     assert shop.ledger.effects("lost") == ["try"]
 
 
@@ -270,7 +270,9 @@ async def test_all_pages_are_read_and_what_changes_meanwhile_is_no_finding(log_u
             assert (ended["stock"].rows, ended["stock"].findings) == (3, 2)
 
 
-async def test_who_cannot_be_looked_at_is_named(log_url: str, stock: ScriptedParticipant) -> None:
+async def test_a_participant_that_cannot_be_compared_is_named(
+    log_url: str, stock: ScriptedParticipant
+) -> None:
     odd = ScriptedBarrier([[ppb.BarrierRow(gid="g", branch_id="1", state=7)]], [])
     async with serving(odd) as address:
         tables = {
@@ -295,7 +297,7 @@ async def test_who_cannot_be_looked_at_is_named(log_url: str, stock: ScriptedPar
             assert list(ended) == ["gone"]
 
 
-async def test_what_a_repair_was_answered_is_said(log_url: str) -> None:
+async def test_the_outcome_of_a_repair_is_reported(log_url: str) -> None:
     barrier = ScriptedBarrier([[tried("a")]], [tried("a")])
 
     async def refuse(call: ppb.BranchCall) -> common.CallResult:

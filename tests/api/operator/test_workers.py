@@ -1,4 +1,4 @@
-"""Workers share the operators' port, answer for each other, and are drained one by one."""
+"""Workers share the operators' port, report on each other, and are drained one by one."""
 
 import asyncio
 import os
@@ -16,8 +16,8 @@ from .conftest import Stub, operator_context
 
 
 async def alive(address: str) -> set[str]:
-    """The coordinators that live, as whichever worker takes this new connection says."""
-    # Channels to one address share a connection unless they are told apart.
+    """The live coordinators, as reported by any worker that accepts this new connection."""
+    # Channels to one address share a connection unless their options differ.
     options = (("grpc.use_local_subchannel_pool", 1),)
     async with grpc.aio.insecure_channel(address, options=options) as channel:
         reply = await Stub(channel).ListCoordinators(apb.ListCoordinatorsRequest(), wait_for_ready=True)
@@ -41,7 +41,7 @@ async def one_has_ended(pids: list[int]) -> None:
     assert len(ended) == 1
 
 
-async def test_drained_workers_leave_and_are_not_started_again(tmp_path: Path, log_url: str) -> None:
+async def test_drained_workers_exit_and_are_not_restarted(tmp_path: Path, log_url: str) -> None:
     address = f"127.0.0.1:{free_port()}"
     config = f'[log]\nurl = "{log_url}"\n[admin]\nlisten = "{address}"\nreport_every_s = 0.1\n'
     async with serving(tmp_path, config, workers=2) as daemon:
@@ -49,7 +49,7 @@ async def test_drained_workers_leave_and_are_not_started_again(tmp_path: Path, l
         assert len(both) == 2
         first, second = sorted(both)
         await drain(address, first)
-        # Before its process has ended, it may take a connection that it cannot serve any more.
+        # Before its process has ended, it may accept a connection that it can no longer serve.
         await one_has_ended(daemon.workers)
         assert await alive(address) == {second}
         await drain(address, second)
