@@ -1,4 +1,4 @@
-"""The cases of the conformance suite: each is one law, and how a participant is seen to keep it."""
+"""The cases of the conformance suite. Each checks one rule."""
 
 import asyncio
 
@@ -20,22 +20,20 @@ from tcc.testing.conformance_subject import (
     failed,
 )
 
-# How many deliveries race in the concurrent cases, and how often.
+# The number of concurrent deliveries in a round, and the number of rounds.
 _RACERS = 8
 _ROUNDS = 8
 _GID_BYTES_MAX = 128
-# No payload of any action: no text, and JSON that is cut off, deeper than a recursive decoder can go.
+# Not decodable by any action: invalid text, and truncated JSON that is too deep for a recursive decoder.
 _UNDECODABLE = (b"\xff" * 16, b'{"a":' * 50_000)
 
 _CONFIRM_WORKS = "a Confirm after a successful Try must succeed"
 _CANCEL_WORKS = "a Cancel after a successful Try must succeed"
 _DIGEST = (
     "let the Try store a digest of action, payload and content type (SHA-256 of their bytes) in the "
-    "barrier's row, and compare every later call's with it before anything else is done"
+    "barrier's row, and compare the digest of every later call with it first"
 )
-_DECODE_LATE = (
-    "ask the barrier first, and decode the payload only where it says that the business change has to be made"
-)
+_DECODE_LATE = "check the barrier first, and decode the payload only if the handler has to run"
 
 
 async def try_then_confirm(subject: Subject) -> None:
@@ -53,14 +51,14 @@ async def try_then_cancel(subject: Subject) -> None:
 
 async def rejected_try(subject: Subject) -> None:
     if subject.rejected_payload is None:
-        raise SkippedError("give `rejected_payload`, one that the action answers with REJECTED")
+        raise SkippedError("give `rejected_payload`, a payload that the action rejects")
     call = subject.call(TRY, payload=subject.rejected_payload)
     for _ in range(2):
         outcome = await subject.send(call)
         expect(
             outcome.code == common.OUTCOME_CODE_REJECTED and bool(outcome.reason),
             outcome,
-            "a business no must be answered REJECTED with a reason, each time: an outcome, not a failure",
+            "a business rejection must return REJECTED with a reason each time: it is not a failure",
         )
     await subject.effects(advice="a rejected Try must reserve nothing: roll its local transaction back")
     await subject.succeed(
@@ -130,7 +128,7 @@ async def empty_cancel(subject: Subject) -> None:
         await subject.succeed(
             subject.call(CANCEL, attempt=attempt),
             "a Cancel whose Try never arrived must succeed: there is nothing to give back, and the "
-            "coordinator would repeat it for ever",
+            "coordinator would repeat it indefinitely",
         )
     await subject.effects(advice="an empty cancel must change nothing")
 
@@ -203,7 +201,7 @@ async def try_with_another_payload(subject: Subject) -> None:
     )
     outcome = await subject.send(subject.call(TRY, content_type=subject.another_content_type, attempt=1))
     expect(
-        # A participant may look at a Try's content type before it asks its barrier.
+        # A participant may check a Try's content type before it checks its barrier.
         failed(outcome, "BRANCH_CONFLICT") or failed(outcome, "INVALID_PAYLOAD"),
         outcome,
         "a Try that is repeated with another content type must be refused with FAILED, permanent, "
@@ -308,7 +306,7 @@ async def undecodable_confirm(subject: Subject) -> None:
         await subject.fail(
             subject.call(CONFIRM, branch_id=branch_id, payload=payload),
             "BRANCH_CONFLICT",
-            "a Confirm whose payload cannot be decoded is none of its Try's and must be refused with FAILED, "
+            "a Confirm whose payload cannot be decoded differs from its Try and must be refused with FAILED, "
             f"permanent, BRANCH_CONFLICT: {_DIGEST}",
         )
         await subject.effects(
@@ -395,7 +393,7 @@ async def concurrent_try_and_cancel(subject: Subject) -> None:
         expect(
             cancelled.code == common.OUTCOME_CODE_SUCCEEDED,
             cancelled,
-            "a Cancel that races with its Try must succeed, whoever wins",
+            "a Cancel that races with its Try must succeed, whichever is first",
         )
         expect(
             tried.code == common.OUTCOME_CODE_SUCCEEDED or failed(tried, "LATE_TRY"),
@@ -535,7 +533,7 @@ async def unknown_action(subject: Subject) -> None:
 
 
 async def listing_agrees(subject: Subject) -> None:
-    """ListBranches may be left out; where it is, it says how each row of the barrier stands."""
+    """Check ListBranches, which is optional: it lists the state of each row of the barrier."""
     await _is_listed(subject, None)
     for operation, state in ((TRY, common.BARRIER_STATE_TRIED), (CONFIRM, common.BARRIER_STATE_CONFIRMED)):
         await subject.succeed(subject.call(operation), TRY_WORKS)

@@ -351,7 +351,7 @@ FAULTS = {
     "takes any action": ({"unknown_action", "mixed_batch"}, "UNKNOWN_ACTION"),
     "cannot cancel an unknown action": ({"unknown_action"}, "is an empty cancel and must succeed"),
     "reserves what it rejects": ({"rejected_try"}, "roll its local transaction back"),
-    "fails instead of rejecting": ({"rejected_try"}, "an outcome, not a failure"),
+    "fails instead of rejecting": ({"rejected_try"}, "it is not a failure"),
     "rejects without a reason": ({"rejected_try"}, "REJECTED with a reason"),
     "calls nothing permanent": (
         {"late_try", "try_after_cancel", "cancel_after_confirm", "confirm_after_cancel", "expired_try",
@@ -366,7 +366,7 @@ FAULTS = {
          "late_try", "cancel_after_confirm", "confirm_after_cancel", "concurrent_try_and_cancel",
          "mixed_batch", "unknown_action", "first_try_lost", "ended_after_expiry", "branches_apart",
          "keys_apart"} | CANCELLED | KILLED,
-        "answer with an outcome and the status OK instead",
+        "return a result with the status OK instead",
     ),
     "reserves nothing": (
         {"try_then_confirm", "try_then_cancel", "duplicate_try", "duplicate_confirm", "duplicate_cancel",
