@@ -231,7 +231,7 @@ async def test_its_command_says_what_is_wrong_and_exits_with_1(
     assert status == 1
     assert output.splitlines() == [
         "TRANSACTION_OPEN g2: it has not ended",
-        "RECORD_MISSING order b: transaction g0 is CONFIRMED and left nothing here",
+        "RECORD_MISSING order b: transaction g0 is CONFIRMED and has no record here",
     ]
 
 
