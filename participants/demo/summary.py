@@ -171,7 +171,7 @@ def _contradicted(placed: Iterable[OrderResult], records: Mapping[str, Transacti
         if record is None:
             yield f"ANSWER_CONTRADICTED {order.gid}: {decision} was returned, the log has no such transaction"
         elif order.confirmed is not _is_confirmed(record):
-            yield f"ANSWER_CONTRADICTED {order.gid}: {decision} was returned, the state is {record.state.name}"
+            yield f"ANSWER_CONTRADICTED {order.gid}: {decision} was returned, it is {record.state.name}"
 
 
 def _is_confirmed(record: TransactionRecord) -> bool | None:

@@ -81,7 +81,7 @@ Step: TypeAlias = Event | Command
 
 
 def steps(guide: Path, section: str) -> list[Step]:
-    """What a section of a guide does, in order."""
+    """Return the steps of a section of a guide, in order."""
     text = guide.read_text()
     found = re.search(rf"^## {re.escape(section)}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
     assert found, f"{guide} has no section {section!r}"

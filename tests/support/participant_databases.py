@@ -36,7 +36,7 @@ Database = Engine | AsyncEngine
 
 
 class Ledger:
-    """What the handlers of a test did, in their own database: the truth that tests compare with."""
+    """The effects of a test's handlers, in a separate database: tests compare with these."""
 
     def __init__(self, url: URL) -> None:
         self._engine = _engine(url)
@@ -208,7 +208,7 @@ class Caller:
 
 @pytest.fixture
 async def call_participant() -> AsyncIterator[Callable[..., Caller]]:
-    """Starts a participant, with the schema, and gives its caller."""
+    """Start a participant with its schema, and return its caller."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def start(participant) -> Caller:

@@ -41,7 +41,7 @@ class SmallDisk:
         await self._say("fill")
 
     async def extend(self) -> None:
-        """Makes the disk larger, and starts the server again."""
+        """Enlarge the disk, and start the server again."""
         await self._say("extend")
 
     async def _say(self, word: str) -> None:
@@ -50,7 +50,7 @@ class SmallDisk:
         assert await self.answer() == "done"
 
     async def answer(self) -> str:
-        """The next line of the process beside us."""
+        """Return the next line of the child process."""
         assert self._process.stdout is not None
         line = await asyncio.wait_for(self._process.stdout.readline(), _TIMEOUT_S)
         return line.decode().strip()
@@ -77,7 +77,7 @@ async def postgres_on_a_small_disk() -> AsyncIterator[SmallDisk]:
 
 
 def main(home: Path) -> None:
-    """The process beside: says the URL, then does what it is told until nobody says anything more."""
+    """Run the child process: print the URL, then execute commands until the end of its input."""
     disk_full.mount(home, _DISK_BYTES)
     server = EmbeddedPostgres(home)
     server.start()
@@ -96,7 +96,7 @@ def main(home: Path) -> None:
 
 
 def _fill(ballast: Path, server: EmbeddedPostgres) -> None:
-    """Until the server has ended, or is ended: one whose recovery failed may hang and let nobody in."""
+    """Fill the disk until the server ends. Stop it if it hangs: its recovery may have failed."""
     hangs_at = monotonic() + _RECOVERY_S
     for size in cycle(_WRITES_BYTES):
         disk_full.fill(ballast)
@@ -113,7 +113,7 @@ def _fill(ballast: Path, server: EmbeddedPostgres) -> None:
 
 
 def _has_ended(error: psycopg.OperationalError) -> bool:
-    """Whether nobody listens any more; one that recovers does, and says so."""
+    """Return whether the server has ended. A server in recovery still accepts connections."""
     return "No such file or directory" in str(error) or "Connection refused" in str(error)
 
 

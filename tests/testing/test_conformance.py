@@ -1,4 +1,4 @@
-"""The conformance suite passes on the SDK's own participant and catches participants that break the law."""
+"""The conformance suite accepts the SDK's own participant and detects participants that break a rule."""
 
 import asyncio
 import dataclasses
@@ -63,7 +63,7 @@ async def test_sdk_participant_conforms(postgresql, call_participant, action):
 
 
 class Careless(pb_grpc.ParticipantServiceServicer):
-    """A participant in memory that keeps the whole law, except for one fault at a time."""
+    """A participant in memory that follows every rule, except for one fault at a time."""
 
     def __init__(self, fault: str = "") -> None:
         self._fault = fault
@@ -81,7 +81,7 @@ class Careless(pb_grpc.ParticipantServiceServicer):
         self._hangs = False
 
     async def restart(self):
-        """What kill -9 does: calls are cut off, and what is not durable is gone."""
+        """Do what kill -9 does: abort all calls, and drop all state that is not durable."""
         self._death.set()
         self._death = asyncio.Event()
         self._hangs = False
@@ -130,7 +130,7 @@ class Careless(pb_grpc.ParticipantServiceServicer):
 
     async def answer(self, call, context, index=0):
         if self._death.is_set():
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "nobody is here")
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "not running")
         outcome = await self._outcome(call, context)
         outcome.index = index
         return outcome
@@ -258,7 +258,7 @@ class Careless(pb_grpc.ParticipantServiceServicer):
 
     @property
     def _is_old(self):
-        """Whether the case that kills has come to the calls that it cuts off."""
+        """Return whether the case that kills has made the calls that it aborts."""
         return any(branch_id.startswith("branch-0-") for _, branch_id in self._effects)
 
     def _do(self, key, operation, unless=""):
@@ -302,7 +302,7 @@ CONFLICTS = {"try_with_another_payload", "ended_with_another_payload", "undecoda
 # What breaks where a simple Try, Confirm or Cancel does.
 TRIED = CONFLICTS | {"tried_by_initiator", "broken_confirm"}
 CANCELLED = {"ended_with_another_payload", "tried_by_initiator", "undecodable_cancel"}
-# A fault, the cases that must catch it, and what the author is told.
+# A fault, the cases that must detect it, and a part of their message.
 FAULTS = {
     "": (set(), ""),
     "tries twice": (TRIES | KILLED, "store the result in the barrier's row"),
@@ -595,9 +595,9 @@ def test_report_reads_one_line_a_case():
     report = conformance.Report(
         results=[
             conformance.Result(case="a"),
-            conformance.Result(case="b", failure="mend it"),
+            conformance.Result(case="b", failure="fix it"),
             dataclasses.replace(conformance.Result(case="c"), skipped="no payload"),
         ]
     )
-    assert str(report) == "passed   a\nFAILED   b: mend it\nskipped  c: no payload"
+    assert str(report) == "passed   a\nFAILED   b: fix it\nskipped  c: no payload"
     assert not report.ok

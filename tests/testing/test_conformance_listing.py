@@ -1,4 +1,4 @@
-"""The case `listing_agrees` of the conformance suite: who keeps books passes, and wrong ones are caught."""
+"""The case `listing_agrees` of the conformance suite: correct listings pass, wrong ones are detected."""
 
 import pytest
 
@@ -16,7 +16,7 @@ STATES = {
 
 
 class Bookkeeper(Careless):
-    """Says what it has on its books, except for one fault."""
+    """Lists its barrier rows, except for one fault."""
 
     def __init__(self, fault: str = "") -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Bookkeeper(Careless):
 
 
 async def checked(servicer: Careless) -> str:
-    """Why the case was skipped, in a service that has an open and a confirmed branch of others."""
+    """Return why the case was skipped, for a service with an open and a confirmed branch of others."""
     async with serving(servicer) as address:
         for name in ("one", "two"):
             servicer._states[f"open-{name}", "b"] = "tried"
