@@ -1,4 +1,4 @@
-"""Every cell of the barrier's decision table, over gRPC, on every database, sync and async, single and batched."""
+"""Every cell of the barrier's decision table, over gRPC: all databases, sync and async, alone and batched."""
 
 import asyncio
 import time

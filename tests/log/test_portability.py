@@ -52,7 +52,7 @@ def test_migrations_use_nothing_that_relatives_lack(log_schema: LogSchema) -> No
         "CREATE TABLE x (id BIGINT) PARTITION BY HASH (id)",
     ],
 )
-def test_the_rules_bite(sql: str) -> None:
+def test_the_rules_detect_violations(sql: str) -> None:
     assert violations(sql)
 
 

@@ -334,7 +334,7 @@ FAULTS = {
     "compares what the initiator tried": ({"tried_by_initiator"}, "do not compare digests then"),
     "stores a digest with its tombstones": ({"undecodable_cancel"}, "which only a Try stores"),
     "decodes before it asks its barrier": (
-        {"undecodable_cancel", "undecodable_confirm"}, "ask the barrier first",
+        {"undecodable_cancel", "undecodable_confirm"}, "check the barrier first",
     ),
     "swallows a broken constraint": ({"broken_confirm"}, "only when COMMIT has succeeded"),
     "calls what is broken permanent": ({"broken_confirm"}, "must not be called permanent"),
