@@ -72,12 +72,12 @@ async def duplicate_try(subject: Subject) -> None:
     again = await subject.succeed(
         subject.call(TRY, attempt=1),
         "a repeated Try must succeed without running again: keep a row per (gid, branch_id), "
-        "written in the transaction of the reservation, and answer from it",
+        "written in the transaction of the reservation, and return the result from it",
     )
     expect(
         (first.result, first.content_type) == (again.result, again.content_type),
         again,
-        "a repeated Try must answer the first one's result: store the result in the barrier's row",
+        "a repeated Try must return the first one's result: store the result in the barrier's row",
     )
     await subject.effects(
         reserved=1, advice="a repeated Try must not reserve again: look for the barrier's row first"
@@ -159,7 +159,7 @@ async def confirm_without_try(subject: Subject) -> None:
     await subject.fail(
         subject.call(CONFIRM),
         "NOT_TRIED",
-        "a Confirm without a recorded Try must be answered FAILED with NOT_TRIED: a silent success would "
+        "a Confirm without a recorded Try must return FAILED with NOT_TRIED: a silent success would "
         "hide a lost reservation",
         permanent=False,
     )
@@ -172,7 +172,7 @@ async def cancel_after_confirm(subject: Subject) -> None:
     await subject.fail(
         subject.call(CANCEL),
         "ALREADY_CONFIRMED",
-        "a Cancel of a confirmed branch must be answered FAILED, permanent, ALREADY_CONFIRMED: "
+        "a Cancel of a confirmed branch must return FAILED, permanent, ALREADY_CONFIRMED: "
         "a mixed outcome is reported, never hidden",
     )
     await subject.effects(confirmed=1, advice="a refused Cancel must leave the confirmed branch as it is")
@@ -184,7 +184,7 @@ async def confirm_after_cancel(subject: Subject) -> None:
     await subject.fail(
         subject.call(CONFIRM),
         "ALREADY_CANCELLED",
-        "a Confirm of a cancelled branch must be answered FAILED, permanent, ALREADY_CANCELLED: "
+        "a Confirm of a cancelled branch must return FAILED, permanent, ALREADY_CANCELLED: "
         "a mixed outcome is reported, never hidden",
     )
     await subject.effects(advice="a refused Confirm must change nothing")
@@ -298,7 +298,7 @@ async def undecodable_confirm(subject: Subject) -> None:
         await subject.fail(
             subject.call(CONFIRM, branch_id=branch_id, payload=payload),
             "NOT_TRIED",
-            "a Confirm without a recorded Try must be answered FAILED with NOT_TRIED even if its payload "
+            "a Confirm without a recorded Try must return FAILED with NOT_TRIED even if its payload "
             f"cannot be decoded: {_DECODE_LATE}",
             permanent=False,
         )
@@ -327,7 +327,7 @@ async def broken_confirm(subject: Subject) -> None:
     expect(
         outcome.code == common.OUTCOME_CODE_FAILED,
         outcome,
-        "a Confirm whose change violates a constraint must be answered FAILED: answer SUCCEEDED only when "
+        "a Confirm whose change violates a constraint must return FAILED: return SUCCEEDED only when "
         "COMMIT has succeeded, and swallow no error of the database; or does `break_confirm` break nothing?",
     )
     expect(
@@ -375,8 +375,8 @@ async def concurrent_duplicates(subject: Subject) -> None:
                 expect(
                     outcome.code == common.OUTCOME_CODE_SUCCEEDED and outcome.result == outcomes[0].result,
                     outcome,
-                    "duplicates that arrive at the same moment must all get the one answer: let a unique key "
-                    "or a row lock make the later ones wait, then answer them from the row",
+                    "duplicates that arrive at the same moment must all get the same result: let a unique "
+                    "key or a row lock make the later ones wait, then return the result from the row",
                 )
         await subject.effects(
             confirmed=1, branch_id=branch_id, advice="duplicates that arrive together must take effect once"
@@ -431,7 +431,7 @@ async def mixed_batch(subject: Subject) -> None:
             outcome.reason == wanted[outcome.index]
             and (outcome.code == common.OUTCOME_CODE_SUCCEEDED) == (not wanted[outcome.index]),
             outcome,
-            f"call {outcome.index} of the batch must be answered {wanted[outcome.index] or 'SUCCEEDED'}, "
+            f"call {outcome.index} of the batch must return {wanted[outcome.index] or 'SUCCEEDED'}, "
             "just as alone: one item must not change what another gets",
         )
     await subject.effects(reserved=1, branch_id="to-try", advice="a Try in a batch must reserve")
@@ -514,7 +514,7 @@ async def duplicates_in_a_batch(subject: Subject) -> None:
             expect(
                 outcome.code == common.OUTCOME_CODE_SUCCEEDED and outcome.result == outcomes[0].result,
                 outcome,
-                "a call that is twice in one batch must take effect once and be answered twice, the same",
+                "a call that is twice in one batch must take effect once and return the same result twice",
             )
     await subject.effects(confirmed=1, advice="a call that is twice in one batch must take effect once")
 
@@ -544,8 +544,8 @@ async def listing_agrees(subject: Subject) -> None:
         too_many = page_size and len(page.rows) > page_size
         if too_many or any(row.state != common.BARRIER_STATE_TRIED for row in page.rows):
             raise ConformanceError(
-                "ListBranches must answer with no more than page_size rows, and where it is asked "
-                f"for no state with open ones only (answered {list(page.rows)})"
+                "ListBranches must return at most page_size rows, and only open ones "
+                f"if no state is given (got {list(page.rows)})"
             )
 
 
@@ -561,8 +561,8 @@ async def _is_listed(subject: Subject, state: "common.BarrierState | None") -> N
     wanted = [] if state is None else [(subject.gid, "branch", subject.action, state)]
     if found != wanted:
         raise ConformanceError(
-            "ListBranches with keys must answer with those of these rows that there are, and with how "
-            f"each stands (answered {found}, wanted {wanted})"
+            "ListBranches with keys must return those of the rows that exist, with their "
+            f"states (got {found}, wanted {wanted})"
         )
 
 
@@ -571,7 +571,7 @@ async def _execute(subject: Subject, calls: list[pb.BranchCall]) -> list[common.
     outcomes = [outcome async for response in responses for outcome in response.results]
     if sorted(outcome.index for outcome in outcomes) != list(range(len(calls))):
         raise ConformanceError(
-            "ExecuteBranches must answer each call once, under the `index` of its place in the batch "
-            f"(answered the indexes {[outcome.index for outcome in outcomes]} to {len(calls)} calls)"
+            "ExecuteBranches must return one result per call, under the `index` of its place in the batch "
+            f"(got the indexes {[outcome.index for outcome in outcomes]} to {len(calls)} calls)"
         )
     return outcomes

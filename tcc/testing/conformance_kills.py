@@ -30,7 +30,7 @@ _BRANCHES_MAX = 4
 
 _IN_ROWS = (
     "keep the barrier in the rows of the service's own database, not in memory, and write a row in ONE local "
-    "transaction with the change that it stands for, committed before the answer"
+    "transaction with the change that it stands for, committed before the response"
 )
 
 
@@ -55,7 +55,7 @@ async def _what_was_answered_stands(subject: Subject) -> None:
         expect(
             (again.result, again.content_type) == (first.result, first.content_type),
             again,
-            f"a Try that is repeated after a kill must answer the first one's result: {_IN_ROWS}",
+            f"a Try that is repeated after a kill must return the first one's result: {_IN_ROWS}",
         )
     for branch_id in ("cancelled", "empty"):
         await _refused(subject, branch_id)

@@ -232,7 +232,7 @@ def failed(outcome: common.CallResult, reason: str, *, permanent: bool = True) -
 
 def expect(holds: bool, outcome: common.CallResult, advice: str) -> None:  # noqa: FBT001 - reads as an assertion
     if not holds:
-        raise ConformanceError(f"{advice} (answered {_text(outcome)})")
+        raise ConformanceError(f"{advice} (got {_text(outcome)})")
 
 
 def _text(outcome: common.CallResult) -> str:
