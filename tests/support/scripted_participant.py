@@ -1,6 +1,6 @@
-"""A participant over real gRPC that does what a test tells it, and remembers what it was asked.
+"""A participant over real gRPC whose results are scripted by a test, and that records its calls.
 
-It has no barrier: what the coordinator sends is what the test sees.
+It has no barrier: the test sees exactly the calls that the coordinator sends.
 """
 
 import asyncio

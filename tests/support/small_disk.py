@@ -1,8 +1,8 @@
 """A PostgreSQL on a small disk of its own, which can be filled up and extended.
 
-The disk is a tmpfs in the mount namespace of a process beside the test, so that it is gone
-when that process is. What is on it is seen there alone; the server's socket is elsewhere,
-since the path of the data is too long for a socket's address.
+The disk is a tmpfs in the mount namespace of a child process, so it is removed when that
+process ends. Its files are visible only there. The server's socket is elsewhere, because
+the path of the data is too long for a socket's address.
 """
 
 import asyncio
@@ -25,19 +25,19 @@ _DISK_BYTES = 160 * 2**20
 _EXTENDED_BYTES = 2 * _DISK_BYTES
 _TIMEOUT_S = 180.0
 _RECOVERY_S = 20.0
-# Smaller and smaller, so that not even the record that would end a recovery finds room.
+# Decreasing, so that there is not even room for the record that would end a recovery.
 _WRITES_BYTES = (2**20, 2**16, 2**12, 2**8, 2**4, 0)
 
 
 class SmallDisk:
-    """The server on it, at `url`."""
+    """The server on the disk, at `url`."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self.url = ""
 
     async def fill(self) -> None:
-        """Takes all the room that there is, and writes until the server has ended for want of it."""
+        """Fill the disk, and write until the server ends because it is full."""
         await self._say("fill")
 
     async def extend(self) -> None:
@@ -58,7 +58,7 @@ class SmallDisk:
 
 @asynccontextmanager
 async def postgres_on_a_small_disk() -> AsyncIterator[SmallDisk]:
-    """Beside the block. `disk_full.why_not` says where that is not permitted."""
+    """Run the server during the block. `disk_full.why_not` returns why that is not permitted, if so."""
     place = Path(tempfile.mkdtemp(prefix="tcc-test-"))
     process = await asyncio.create_subprocess_exec(
         *("unshare", "--mount", sys.executable, "-m", __name__, str(place / ("d" * 80))),
