@@ -1,7 +1,7 @@
-"""Set-based statements: a batch travels as parallel arrays, one per column.
+"""Set-based statements: the parameters of a batch are parallel arrays, one per column.
 
-However many items a batch has, its statement has the same text and the same few
-parameters, so PostgreSQL parses and plans it once per connection.
+The statement has the same text and the same few parameters for any number of items, so
+PostgreSQL parses and plans it once per connection.
 """
 
 from collections.abc import Iterable, Sequence
@@ -41,19 +41,19 @@ class _PlainArray(TypeDecorator[Sequence[object]]):
 
 
 def array(name: str, kind: TypeEngine[Any]) -> Cast[Any]:
-    """Return a parameter that takes a sequence; only texts may be None."""
+    """Return a parameter that takes a sequence. Only texts may be None."""
     travels_as = _TextArray() if isinstance(kind, Text) else _PlainArray()
     return cast(bindparam(name, type_=travels_as), ARRAY(kind))
 
 
 def unnested(name: str, **kinds: TypeEngine[Any]) -> TableValuedAlias:
-    """Return the parameters made by `arrays`, as a table of these columns."""
+    """Return the parameters made by `arrays` as a table with these columns."""
     parameters = (array(f"{key}_array", kind) for key, kind in kinds.items())
     columns = (column(key, kind) for key, kind in kinds.items())
     return func.unnest(*parameters).table_valued(*columns, name=name).render_derived()
 
 
 def arrays(names: Sequence[str], rows: Iterable[Sequence[object]]) -> dict[str, list[object]]:
-    """Rows as parameters for `unnested`: one array per name."""
+    """Return rows as parameters for `unnested`: one array per name."""
     columns: list[list[object]] = [list(values) for values in zip(*rows, strict=True)]
     return {f"{name}_array": values for name, values in zip(names, columns or [[]] * len(names), strict=True)}

@@ -1,4 +1,4 @@
-"""A participant as a process: its arguments, its start, its graceful end."""
+"""A participant as a process: arguments, start and graceful stop."""
 
 import argparse
 import asyncio
@@ -14,17 +14,24 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from tcc import Participant
 from tcc._internal.garbage import relax_garbage_collection
 
-# Any number will do, as long as all processes that create one schema use it.
+# Any number, as long as all processes that create one schema use the same.
 _SCHEMA_LOCK = 7_423_001
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--listen", default="127.0.0.1:0", metavar="HOST:PORT", help="0 picks a free port")
     parser.add_argument(
-        "--database", required=True, metavar="URL", help="this service's own: postgresql+psycopg://..."
+        "--listen", default="127.0.0.1:0", metavar="HOST:PORT", help="port 0 selects a free port"
     )
-    parser.add_argument("--connections", type=int, default=8, help="to the database, at most")
+    parser.add_argument(
+        "--database",
+        required=True,
+        metavar="URL",
+        help="the database of this service: postgresql+psycopg://...",
+    )
+    parser.add_argument(
+        "--connections", type=int, default=8, help="the largest number of connections to the database"
+    )
     return parser
 
 
@@ -35,7 +42,7 @@ def main(
     *,
     interceptors: Sequence[Any] = (),
 ) -> None:
-    """Serve until SIGTERM or SIGINT. Prints `listening on HOST:PORT` once calls are welcome."""
+    """Serve until SIGTERM or SIGINT. Print `listening on HOST:PORT` when ready."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     uvloop.run(_serve(options, build, metadata, interceptors))
 
@@ -57,7 +64,7 @@ async def _serve(
         port = await participant.start(options.listen, interceptors=interceptors)
         relax_garbage_collection()
         host = options.listen.rpartition(":")[0]
-        print(f"listening on {host}:{port}", flush=True)  # noqa: T201 - whoever started us waits for it
+        print(f"listening on {host}:{port}", flush=True)  # noqa: T201 - the parent process waits for it
         await stopping.wait()
         await participant.stop()
     finally:
@@ -65,7 +72,7 @@ async def _serve(
 
 
 async def create_schema(database: AsyncEngine, metadata: MetaData) -> None:
-    """Create the tables that are missing; safe when several processes start at once."""
+    """Create the missing tables. Several processes may do this at the same time."""
     async with database.begin() as db:
         await db.execute(select(func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
         await db.run_sync(metadata.create_all)

@@ -1,4 +1,4 @@
-"""Legality matrices: a table from (state, verb) to the next state is the whole law."""
+"""Transition tables: from (state, verb) to the next state."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -10,9 +10,9 @@ V = TypeVar("V")
 class InvalidTransitionError(Exception):
     """The state does not allow the verb. Nothing was changed.
 
-    The barrier lets each verb through once per branch and in order, so this is
-    never ordinary: somebody changed the rows by hand or lost some. The handler
-    fails, the coordinator marks the transaction stuck, and a person looks.
+    The barrier runs each verb once per branch and in order. So this error means that rows
+    were changed manually or lost. The handler fails, and the coordinator marks the
+    transaction stuck for an operator.
     """
 
     def __init__(self, subject: object, state: object, verb: object) -> None:

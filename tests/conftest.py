@@ -1,4 +1,4 @@
-"""Real PostgreSQL for every test that needs one: one server a test process, one database a test."""
+"""Real PostgreSQL for every test that needs it: one server per test process, one database per test."""
 
 import shutil
 import subprocess
@@ -35,7 +35,7 @@ def golden(request: pytest.FixtureRequest) -> GoldenFiles:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
-    """The server that all tests of this process share. Never stop it; `own_postgres` is for that."""
+    """The server that all tests of this process share. Never stop it; use `own_postgres` for that."""
     data_dir = _data_dir()
     server = EmbeddedPostgres(data_dir)
     server.start()
@@ -72,7 +72,7 @@ def log_url(databases: Databases, log_schema: LogSchema) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Path]:
-    """The data of a server that has ended, to be copied: to make one anew takes three times as long."""
+    """The data of a stopped server, to be copied: creating it takes three times as long."""
     data_dir = _data_dir()
     server = EmbeddedPostgres(data_dir)
     server.start()
@@ -83,14 +83,14 @@ def cluster() -> Iterator[Path]:
 
 @pytest.fixture
 def data_dir(cluster: Path, home: Path) -> Path:
-    """The home of a server that has ended."""
+    """The data directory of a stopped server."""
     subprocess.run(["cp", "-a", cluster, home], check=True)
     return home
 
 
 @pytest.fixture
 def own_postgres(data_dir: Path) -> Iterator[EmbeddedPostgres]:
-    """A started server for this test alone, which may stop, crash and start it."""
+    """A started server for this test alone. The test may stop, crash and start it."""
     server = EmbeddedPostgres(data_dir)
     server.start()
     yield server
@@ -99,9 +99,9 @@ def own_postgres(data_dir: Path) -> Iterator[EmbeddedPostgres]:
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A directory that a PostgreSQL may work in.
+    """A directory for a PostgreSQL server.
 
-    It runs as another user, whom a run of pytest that begins shuts out of those below /tmp/pytest-of-root.
+    The server runs as another user, and pytest denies other users access to /tmp/pytest-of-root.
     """
     home = _data_dir()
     yield home
@@ -109,5 +109,5 @@ def home() -> Iterator[Path]:
 
 
 def _data_dir() -> Path:
-    """A short path: a socket's address has to fit in about 100 bytes."""
+    """Return a short path, because the address of a socket is limited to about 100 bytes."""
     return Path(tempfile.mkdtemp(prefix="tcc-test-"))

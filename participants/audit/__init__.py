@@ -1,21 +1,20 @@
-"""The audit: proves after any storm that nothing was lost, doubled or half done.
+"""The audit: checks after a load with faults that nothing was lost, doubled or half done.
 
-It reads the three databases and how every transaction ended, trusts none of
-them, and compares:
+It reads the three databases and the end of every transaction, and compares them:
 
-- each SKU: available + reserved + sold is what was ever put in, and the counts
-  agree with the reservations;
-- each reservation, coupon and order: its state is what its transaction's end
-  demands, none is left over, and none belongs to a transaction nobody knows;
-- each branch of a transaction that was confirmed: it left exactly its record;
-- each coupon: used by at most one confirmed order, and by that order's transaction.
+- each SKU: available + reserved + sold equals the quantity that was put in, and the
+  counts agree with the reservations;
+- each reservation, coupon and order: its state matches the end of its transaction, none
+  is open, and none belongs to a transaction that the coordinator does not know;
+- each branch of a confirmed transaction: it has exactly one record;
+- each coupon: used by at most one confirmed order, in that order's transaction.
 
-The audit is meant for the calm after the storm: a transaction that has not ended
-is itself a violation. `rules` is pure; `snapshot` and `transactions` only read.
+Run the audit after the load has ended: a transaction that has not ended is a violation.
+`rules` is pure; `snapshot` and `transactions` only read.
 
     python -m participants.audit --coordinator HOST:PORT --inventory URL --coupon URL --order URL
 
-prints one violation a line and exits with 1, or prints `ok` and exits with 0.
+prints one violation per line and exits with 1, or prints `ok` and exits with 0.
 """
 
 from participants.audit.rules import Violation, audit

@@ -1,4 +1,4 @@
-"""`python -m participants.audit`: prints one violation a line; exits with 1 if there is any."""
+"""`python -m participants.audit`: print one violation per line; exit with 1 if there is any."""
 
 import argparse
 import asyncio

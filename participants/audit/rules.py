@@ -1,4 +1,4 @@
-"""The rules of the audit: pure functions over what was read."""
+"""The rules of the audit, as pure functions of the data."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,19 +10,19 @@ from participants.coupon.coupon import CouponState
 from participants.inventory.reservation import ReservationState
 from participants.order.order import OrderState
 
-# The names that the coordinator knows the participants by; others are none of our business.
+# The names of the participants in the coordinator's configuration. Others are ignored.
 INVENTORY, COUPON, ORDER = "inventory", "coupon", "order"
 PARTICIPANTS = frozenset({INVENTORY, COUPON, ORDER})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """What a branch left at its participant, in words that all three share."""
+    """The record of a branch at its participant, in a form common to all three."""
 
     participant: str
     gid: str
     branch_id: str
-    # What it is about, for people: a SKU, a coupon, an order.
+    # The SKU, coupon or order, for people.
     subject: str
     # CONFIRMED, CANCELLED, or OPEN while it waits for phase two.
     end: End
@@ -41,7 +41,7 @@ class Violation:
 
 
 def audit(snapshot: Snapshot, transactions: Iterable[AuditedTransaction]) -> list[Violation]:
-    """Every violation; none means that the books are right."""
+    """Return all violations; none means that the data is consistent."""
     by_gid = {transaction.gid: transaction for transaction in transactions}
     records = _records(snapshot)
     return [
@@ -54,7 +54,7 @@ def audit(snapshot: Snapshot, transactions: Iterable[AuditedTransaction]) -> lis
 
 
 def _check_stock(snapshot: Snapshot) -> Iterator[Violation]:
-    """Nothing is made or lost, and the counts are the sums of the reservations."""
+    """Check that no stock was lost or created, and that counts are the sums of the reservations."""
     sums: Counter[tuple[str, ReservationState]] = Counter()
     for reservation in snapshot.reservations:
         sums[reservation.sku, reservation.state] += reservation.quantity
@@ -99,13 +99,13 @@ def _check_records(
 
 
 def _wrong_with(record: Record, transaction: AuditedTransaction | None) -> tuple[str, str] | None:
-    """Return the rule that a record breaks, with the details. It must have ended as its transaction did."""
+    """Return the rule that a record breaks, with details. It must match the end of its transaction."""
     if transaction is None:
         return "ORPHAN", f"transaction {record.gid} is unknown to the coordinator"
     if (record.participant, record.branch_id) not in transaction.branches:
         return "BRANCH_UNKNOWN", f"transaction {record.gid} has no branch {record.branch_id}"
     if transaction.end is End.OPEN or record.end is transaction.end:
-        return None  # an open transaction is reported once, as such
+        return None  # an open transaction is reported once, by its own rule
     rule = "LEFT_OVER" if record.end is End.OPEN else "MIXED_OUTCOME"
     return rule, f"it is {record.end}, transaction {record.gid} is {transaction.end}"
 
@@ -113,7 +113,7 @@ def _wrong_with(record: Record, transaction: AuditedTransaction | None) -> tuple
 def _check_missing(
     records: Iterable[Record], transactions: Iterable[AuditedTransaction]
 ) -> Iterator[Violation]:
-    """Each branch of a confirmed transaction left a record (a cancelled one need not)."""
+    """Check that each branch of a confirmed transaction has a record (a cancelled one need not)."""
     known = {(record.participant, record.gid, record.branch_id) for record in records}
     for transaction in transactions:
         if transaction.end is not End.CONFIRMED:
@@ -123,12 +123,12 @@ def _check_missing(
                 yield Violation(
                     rule="RECORD_MISSING",
                     subject=f"{participant} {branch_id}",
-                    detail=f"transaction {transaction.gid} is CONFIRMED and left nothing here",
+                    detail=f"transaction {transaction.gid} is CONFIRMED and has no record here",
                 )
 
 
 def _check_coupons(snapshot: Snapshot) -> Iterator[Violation]:
-    """No coupon paid for two orders, and the one it paid for is its holder's."""
+    """Check that no coupon was used for two orders, and that its order belongs to its holder."""
     spent: defaultdict[str, list[Order]] = defaultdict(list)
     for order in snapshot.orders:
         if order.coupon_id is not None and order.state is OrderState.CONFIRMED:

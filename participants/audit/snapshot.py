@@ -1,4 +1,4 @@
-"""What the three databases say."""
+"""The data of the three databases."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Reservation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeldCoupon:
-    """A coupon that is not available, and who holds it."""
+    """A coupon that is not available, with its holder."""
 
     coupon_id: str
     state: CouponState
@@ -53,10 +53,10 @@ class Order:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Snapshot:
-    """Everything that the three databases say."""
+    """The data of the three databases."""
 
     stocks: Sequence[Stock]
-    # SKU to everything that was ever put in.
+    # SKU to the total quantity that was put in.
     restocked: Mapping[str, int]
     reservations: Sequence[Reservation]
     coupons: Sequence[HeldCoupon]
@@ -81,7 +81,7 @@ _ORDERS = select(orders.c.order_id, orders.c.gid, orders.c.branch_id, orders.c.c
 
 
 async def read_snapshot(*, inventory: str, coupon: str, order: str) -> Snapshot:
-    """Read the databases at three URLs, each as it stands at one instant."""
+    """Read the databases at three URLs, each in one snapshot."""
     stocks, restocked, reservations = await _read(inventory, _STOCK, _RESTOCKED, _RESERVATIONS)
     [coupons] = await _read(coupon, _COUPONS)
     [order_rows] = await _read(order, _ORDERS)

@@ -1,4 +1,4 @@
-"""How the coordinator says that every transaction ended."""
+"""The end of every transaction, read from the coordinator."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _PAGE_SIZE = 1_000
 
 
 class End(StrEnum):
-    """How a transaction stands, as far as the audit cares."""
+    """The state of a transaction for the audit."""
 
     CONFIRMED = "CONFIRMED"
     CANCELLED = "CANCELLED"
@@ -22,7 +22,7 @@ class End(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AuditedTransaction:
-    """A transaction as the coordinator tells it; `branches` are (participant, branch_id)."""
+    """A transaction of the coordinator. `branches` are pairs (participant, branch_id)."""
 
     gid: str
     end: End
@@ -36,7 +36,7 @@ _ENDS = {
 
 
 def list_transactions(coordinator: str) -> Iterator[AuditedTransaction]:
-    """Every transaction of the coordinator at HOST:PORT. Raises grpc.RpcError."""
+    """Yield every transaction of the coordinator at HOST:PORT. Raises grpc.RpcError."""
     with grpc.insecure_channel(coordinator) as channel:
         service = pb_grpc.TransactionServiceStub(channel)
         page_token, more = "", True

@@ -1,1 +1,1 @@
-"""Coupons that are frozen, then used or given back; none is ever used twice."""
+"""Coupons that are frozen, then used or returned. No coupon is used twice."""

@@ -1,4 +1,4 @@
-"""A coupon's states, its legal transitions, and every decision about it. No I/O."""
+"""The states of a coupon, its transition table and all decisions about it. No I/O."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Key = tuple[str, str]
 
 
 class CouponState(StrEnum):
-    """How a coupon stands. USED is final."""
+    """The state of a coupon. USED is final."""
 
     AVAILABLE = "AVAILABLE"
     FROZEN = "FROZEN"
@@ -26,14 +26,14 @@ class Verb(StrEnum):
     UNFREEZE = "UNFREEZE"
 
 
-# What is not here is illegal.
+# Any other transition is invalid.
 TRANSITIONS: Mapping[tuple[CouponState, Verb], CouponState] = {
     (CouponState.AVAILABLE, Verb.FREEZE): CouponState.FROZEN,
     (CouponState.FROZEN, Verb.USE): CouponState.USED,
     (CouponState.FROZEN, Verb.UNFREEZE): CouponState.AVAILABLE,
 }
 
-# Why a Try is refused where the law has no entry: ordinary, so a business no.
+# The reason for rejecting a Try that the transition table does not allow.
 _REFUSALS = {CouponState.FROZEN: "COUPON_FROZEN", CouponState.USED: "COUPON_USED"}
 
 
@@ -47,7 +47,7 @@ class Coupon:
 
 
 def freeze_all(wanted: Sequence[str], coupons: Mapping[str, Coupon]) -> list[Rejected | None]:
-    """Who gets the coupon: the first that wants one that is available. One answer per wish."""
+    """Assign each available coupon to the first request for it; return one result per request."""
     states = {coupon_id: coupon.state for coupon_id, coupon in coupons.items()}
     return [_freeze_one(coupon_id, states) for coupon_id in wanted]
 

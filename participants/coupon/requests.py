@@ -1,4 +1,4 @@
-"""What the payloads of this participant are."""
+"""The payloads of this participant."""
 
 from typing import Annotated
 

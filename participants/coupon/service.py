@@ -14,7 +14,7 @@ Items = Sequence[tuple[Branch, UseCoupon]]
 
 
 class Use:
-    """The action `use_coupon`. Every handler locks, lets the pure part decide, and writes."""
+    """The action `use_coupon`. Every handler locks, calls the pure functions, and writes."""
 
     async def try_batch(self, items: Items, db: AsyncConnection) -> list[Any]:
         wanted = [request.coupon_id for _, request in items]
@@ -35,7 +35,7 @@ class Use:
         await store.coupon_unfreeze(db, await self._held(Verb.UNFREEZE, items, db))
 
     async def _held(self, verb: Verb, items: Items, db: AsyncConnection) -> list[str]:
-        """Locks the coupons that these branches hold."""
+        """Lock the coupons that these branches hold."""
         held = [(branch.key, request.coupon_id) for branch, request in items]
         coupon_ids = [coupon_id for _, coupon_id in held]
         check_held(held, await store.coupon_lock(db, coupon_ids), verb)

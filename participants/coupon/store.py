@@ -1,8 +1,8 @@
 """The table of coupons and its statements.
 
-Every batch locks coupon rows in the order of their ids, so that batches which
-want the same coupons wait for each other and never deadlock. What was locked
-cannot change before it is written.
+Every batch locks coupon rows in the order of their ids, so batches that need the same
+coupons wait for each other and never deadlock. Locked rows cannot change before they
+are written.
 """
 
 from collections.abc import Iterable, Sequence
@@ -41,7 +41,7 @@ coupon = Table(
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     CheckConstraint("(state = 'AVAILABLE') = (gid IS NULL)"),
     CheckConstraint("(gid IS NULL) = (branch_id IS NULL)"),
-    # Rows are changed in place where their page has room.
+    # Rows are updated in place if their page has room.
     postgresql_with={"fillfactor": 70},
 )
 
@@ -79,7 +79,7 @@ _UNFREEZE = (
 
 
 async def coupon_lock(db: AsyncConnection, coupon_ids: Iterable[str]) -> dict[str, Coupon]:
-    """Locks these coupons until the transaction ends; answers those that exist, by id."""
+    """Lock these coupons until the transaction ends; return those that exist, by id."""
     rows = await db.execute(LOCK, {"coupon_ids": sorted(set(coupon_ids))})
     return {
         coupon_id: Coupon(
@@ -98,7 +98,7 @@ async def coupon_freeze(db: AsyncConnection, freezes: Sequence[tuple[str, Key]])
 
 
 async def coupon_use(db: AsyncConnection, coupon_ids: Sequence[str]) -> None:
-    """Mark locked coupons used; their holder stays on record."""
+    """Mark locked coupons as used; their holder remains recorded."""
     await db.execute(USE, {"coupon_ids": coupon_ids})
 
 
@@ -108,7 +108,7 @@ async def coupon_unfreeze(db: AsyncConnection, coupon_ids: Sequence[str]) -> Non
 
 
 async def issue(db: AsyncConnection, coupon_ids: Iterable[str]) -> int:
-    """Create available coupons; return how many are new. Existing ones stay as they are."""
+    """Create available coupons; return the number of new ones. Existing ones do not change."""
     issued = unnested("issued", coupon_id=Text())
     statement = insert(coupon).from_select(
         ["coupon_id", "state"], select(issued.c.coupon_id, literal(CouponState.AVAILABLE.value, Text))

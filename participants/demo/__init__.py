@@ -4,13 +4,13 @@
 
 It starts an embedded PostgreSQL, the three participants and a coordinator with two
 workers, places orders from concurrent initiators, kills a worker and a participant
-with SIGKILL and has them started again, waits until every transaction has ended,
-and lets the audit compare the books. Then everything is taken away again.
+with SIGKILL and waits for their restart, waits until every transaction has ended,
+and runs the audit. Then it removes everything.
 
-- `plan`: what will happen, all of it from one seed; pure.
+- `plan`: the orders and the kills, derived from one seed; pure.
 - `children`, `cluster`: the processes.
-- `initiator`: how one order is placed, in each manner.
+- `initiator`: one order, with each fault of an initiator.
 - `load`: all orders, and the kills between them.
-- `summary`: what came of it; pure.
-- `display`: what a person sees.
+- `summary`: the result; pure.
+- `display`: the output for people.
 """

@@ -1,4 +1,4 @@
-"""A flash sale with real processes: some are killed while it runs, and the books are audited."""
+"""Run a flash sale with real processes, kill some of them, and audit the result."""
 
 import argparse
 import asyncio
@@ -25,15 +25,15 @@ _INTERRUPTED = 128 + signal.SIGINT
 
 
 def main() -> int:
-    """Run the demo; exit with 0 only if every order is decided, the audit holds and the kills took place."""
+    """Run the demo; exit with 0 only if every order is decided, the audit passes and all kills happened."""
     options = _options()
-    # With --json standard output is for programs alone.
+    # With --json, standard output holds only the JSON object.
     display = Display(Console(stderr=options.json))
     plan = make_plan(orders=options.orders, seed=options.seed)
     try:
         summary = asyncio.run(_run(plan, display))
     except DemoError as error:
-        print(error, file=sys.stderr)  # noqa: T201 - the reason is this program's output
+        print(error, file=sys.stderr)  # noqa: T201 - the reason is the output
         return 1
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("interrupted", file=sys.stderr)  # noqa: T201
@@ -50,7 +50,7 @@ def _options() -> argparse.Namespace:
         "--orders", type=_count, default=ORDERS_DEFAULT, metavar="N", help="default: %(default)s"
     )
     parser.add_argument(
-        "--seed", type=int, default=secrets.randbelow(_SEEDS), help="repeats an earlier run's plan"
+        "--seed", type=int, default=secrets.randbelow(_SEEDS), help="repeat the plan of an earlier run"
     )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
     return parser.parse_args()
@@ -71,7 +71,7 @@ async def _run(plan: Plan, display: Display) -> Summary:
         async with Cluster(Path(home)) as cluster:
             await cluster.seed(plan.stock, plan.coupons)
             load = await _run_load_unless_failed(plan, cluster, display)
-            display.note("auditing the books")
+            display.note("auditing the databases")
             snapshot = await read_snapshot(
                 **{name: cluster.databases[name] for name in ("inventory", "coupon", "order")}
             )

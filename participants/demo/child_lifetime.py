@@ -1,9 +1,9 @@
-"""Becomes another program that gets SIGTERM when its parent ends, however that ends.
+"""Execute another program that gets SIGTERM when its parent ends, for any reason.
 
-    python leash.py PARENT_PID PROGRAM [ARGUMENT...]
+    python child_lifetime.py PARENT_PID PROGRAM [ARGUMENT...]
 
-A program of its own instead of subprocess's `preexec_fn`, which would run Python
-in a fork of a process that has gRPC's threads. The request survives the exec.
+This is a separate program instead of a `preexec_fn` of subprocess, which would run Python
+in a fork of a process that has gRPC's threads. The setting survives the exec.
 """
 
 import ctypes
@@ -17,6 +17,6 @@ if __name__ == "__main__":
     parent_pid, command = int(sys.argv[1]), sys.argv[2:]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent_pid:  # it ended before we asked
+    if os.getppid() != parent_pid:  # it ended before the request
         sys.exit(1)
     os.execv(command[0], command)  # noqa: S606 - no shell is wanted

@@ -1,4 +1,4 @@
-"""The demo's processes: what they say, how they end, and what they left in their logs."""
+"""The child processes of the demo: their output, their end and their logs."""
 
 import asyncio
 import os
@@ -11,20 +11,19 @@ from pathlib import Path
 _CHILD_LIFETIME = Path(__file__).with_name("child_lifetime.py")
 _LOG_TAIL_LINES = 25
 _READY_TIMEOUT_S = 60.0
-# A coordinator may take as long to drain.
+# A coordinator may need this long to drain.
 _STOP_TIMEOUT_S = 30.0
 
 
 class DemoError(Exception):
-    """The demo cannot go on; the message says why, with the end of the log concerned."""
+    """The demo cannot continue. The message has the reason and the end of the process's log."""
 
 
 class Child:
-    """A running process of ours. It says on standard output that it is ready, and logs on standard error.
+    """A running child process. It reports on standard output that it is ready, and logs to standard error.
 
-    In a session of its own, so that a Ctrl-C at the terminal reaches the demo
-    alone, which then ends its children in order; on a leash, so that they end
-    with the demo even when that is killed.
+    It has its own session, so a Ctrl-C at the terminal reaches only the demo, which then
+    stops its children in order. It also ends when the demo is killed (child_lifetime.py).
     """
 
     def __init__(self, name: str, process: asyncio.subprocess.Process, log: Path) -> None:
@@ -32,7 +31,7 @@ class Child:
         self._process = process
         self._log = log
         self._lines: list[str] = []
-        # Set with each line, and once there will be no more.
+        # Set with each line and at the end of the output.
         self._changed = asyncio.Event()
         self._is_silent = False
         self._was_ready = False
@@ -57,14 +56,14 @@ class Child:
         return self._process.pid
 
     def said(self, pattern: str) -> list[str]:
-        """Return what the pattern's group held in each line so far that matches it."""
+        """Return the pattern's first group in each line so far that matches."""
         return [match[1] for line in self._lines if (match := re.fullmatch(pattern, line))]
 
     async def lines(self, pattern: str, *, count: int = 1) -> list[str]:
-        """Return the same, once there are `count` of them.
+        """Wait until `count` lines match, and return their first groups.
 
         Raises:
-            DemoError: the process has ended, or takes too long.
+            DemoError: The process has ended, or the time limit has passed.
         """
         try:
             async with asyncio.timeout(_READY_TIMEOUT_S):
@@ -72,14 +71,14 @@ class Child:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            raise self._failure("does not get ready") from None
+            raise self._failure("is not ready in time") from None
         if len(found) < count:
             raise self._failure("ended before it was ready")
         self._was_ready = True
         return found
 
     async def ended(self) -> int:
-        """Return the status that it ends with, expected or not."""
+        """Wait for its end and return its exit status."""
         return await self._process.wait()
 
     def tell(self, number: signal.Signals) -> None:
@@ -87,15 +86,15 @@ class Child:
         self._signal(number)
 
     def kill(self) -> None:
-        """SIGKILL, as planned."""
+        """Send SIGKILL. Its end is then expected."""
         self._end_is_expected = True
         self._process.kill()
 
     async def stop(self) -> None:
-        """SIGTERM, and SIGKILL for one that does not care.
+        """Send SIGTERM, and SIGKILL if it does not end in time.
 
         Raises:
-            DemoError: it did not end as it should.
+            DemoError: It did not end, or ended with an unexpected status.
         """
         was_killed, self._end_is_expected = self._end_is_expected, True
         try:
@@ -104,20 +103,20 @@ class Child:
             async with asyncio.timeout(_STOP_TIMEOUT_S):
                 status = await self._process.wait()
         except TimeoutError:
-            raise self._failure("does not stop when it is told to") from None
+            raise self._failure("does not stop after SIGTERM") from None
         finally:
             self._signal(signal.SIGKILL)
             self._reading.cancel()
-        # Told to stop while it started, it may not have known yet how to do that in order.
+        # During its start, it may not have installed its signal handler yet.
         is_abrupt = status == -signal.SIGTERM and not self._was_ready
         if status != 0 and not was_killed and not is_abrupt:
-            raise self._failure(f"was told to stop and ended with status {status}")
+            raise self._failure(f"ended with status {status} after SIGTERM")
 
     async def watch(self) -> None:
         """Return when the process has ended as expected.
 
         Raises:
-            DemoError: nobody wanted it to end.
+            DemoError: Its end was not expected.
         """
         status = await self._process.wait()
         if not self._end_is_expected:

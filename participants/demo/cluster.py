@@ -1,7 +1,6 @@
-"""Everything that the demo runs: PostgreSQL, three participants, a coordinator with its workers.
+"""The processes of the demo: PostgreSQL, three participants, a coordinator with its workers.
 
-One PostgreSQL server holds a database for each of the four, which know nothing
-of each other's.
+One PostgreSQL server holds a separate database for each of the four.
 """
 
 import asyncio
@@ -28,18 +27,18 @@ from participants.inventory.store import restock
 WORKERS = 2
 COORDINATOR = "coordinator"
 
-# Who interrupts the demo does not want to wait for what initiators have left behind.
+# Short, so that an interrupted demo does not wait for transactions that initiators left open.
 _DRAIN_S = 2.0
 
 _WORKER_LINE = r"worker (\d+) ready"
 _LISTENING_LINE = r"listening on (\S+)"
-# The order service answers some batches of calls slowly.
+# The order service delays some batches of calls.
 _SLOW_ORDER = ("--slow-fraction", "0.05", "--slow-ms", "250")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Death:
-    """A process that was killed, and when. Times are in seconds since the Unix epoch."""
+    """A process that was killed, and the time in seconds since the Unix epoch."""
 
     # "coordinator worker", or a participant's name.
     victim: str
@@ -50,7 +49,7 @@ class Death:
 
 
 class Cluster:
-    """The running processes, as a context manager around their life."""
+    """The running processes. A context manager that starts and stops them."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -58,10 +57,10 @@ class Cluster:
         self._watches: set[asyncio.Task[None]] = set()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._worker_deaths: list[int] = []
-        # Participant to HOST:PORT, and everybody's database.
+        # Participant to HOST:PORT, and the URLs of all databases.
         self._addresses: dict[str, str] = {}
         self.databases: Mapping[str, str] = {}
-        # Where initiators find the coordinator.
+        # HOST:PORT of the coordinator.
         self.address = ""
 
     async def __aenter__(self) -> Self:
@@ -81,7 +80,7 @@ class Cluster:
         await self._stop()
 
     async def failed(self) -> None:
-        """Run until a process ends that should not, and then raise DemoError."""
+        """Wait until a process ends unexpectedly, then raise DemoError."""
         await asyncio.shield(self._failed)
 
     async def seed(self, stock: Mapping[str, int], coupons: tuple[str, ...]) -> None:
@@ -97,7 +96,7 @@ class Cluster:
             await coupon.dispose()
 
     def kill(self, planned: PlannedKill) -> Death:
-        """SIGKILL, at once."""
+        """Kill a process with SIGKILL."""
         if planned.participant is None:
             victim, pid = "coordinator worker", self._kill_worker(planned.draw)
         else:
@@ -105,7 +104,7 @@ class Cluster:
         return Death(victim=victim, participant=planned.participant, pid=pid, killed_at=time.time())
 
     async def is_back(self, death: Death) -> int:
-        """Start what died, unless its supervisor does; return the new pid once it is ready."""
+        """Restart a killed participant, or wait for a worker's restart; return the new pid when ready."""
         if death.participant is not None:
             await self._children[death.participant].stop()
             await self._start_participant(death.participant)
@@ -126,7 +125,7 @@ class Cluster:
         wanted = [f"--database={name}" for name in names]
         await self._start_child("postgres", _tccd(), "postgres", f"--data-dir={self._home}", *wanted)
         urls = await self._children["postgres"].lines(r"database \S+ at (\S+)", count=len(names))
-        # SQLAlchemy and libpq spell the scheme differently; only the coordinator takes libpq's, too.
+        # SQLAlchemy and libpq use different schemes; only the coordinator accepts libpq's.
         self.databases = {
             name: url.replace("postgresql://", "postgresql+psycopg://", 1)
             for name, url in zip(names, urls, strict=True)
@@ -180,13 +179,13 @@ class Cluster:
 
     async def _stop(self) -> None:
         """Stop the coordinator first, because it calls the participants, and PostgreSQL last."""
-        async with AsyncExitStack() as stops:  # in reverse, each even if one before it fails
+        async with AsyncExitStack() as stops:  # in reverse order, each even if an earlier one fails
             for name in ("postgres", *PARTICIPANTS, COORDINATOR):
                 if name in self._children:
                     stops.push_async_callback(self._children[name].stop)
         await asyncio.gather(*self._watches)
         if self._failed.done():
-            self._failed.exception()  # seen; whoever awaited `failed` has raised it
+            self._failed.exception()  # retrieved here; the caller that awaited `failed` has raised it
 
 
 def coordinator_config(log_url: str, addresses: Mapping[str, str]) -> str:

@@ -1,6 +1,6 @@
-"""What a person sees: notes and a progress bar while it runs, a table afterwards.
+"""The output of the demo: notes and a progress bar while it runs, a table at the end.
 
-Without a terminal the bar is left out, and a line now and then stands for it.
+Without a terminal, occasional lines replace the progress bar.
 """
 
 from collections.abc import Iterator
@@ -36,14 +36,14 @@ class Display:
 
     @contextmanager
     def placing(self, orders: int) -> Iterator[None]:
-        """Show the progress of that many orders beside the block; `advance` counts them."""
+        """Show the progress of this number of orders during the block; `advance` counts them."""
         task = self._progress.add_task("orders", total=orders)
         self._task, self._orders, self._done = task, orders, 0
         with self._progress:
             yield
 
     def advance(self) -> None:
-        """One more order is done."""
+        """Count one more finished order."""
         self._done += 1
         self._progress.advance(self._task)
         every = max(1, self._orders // _LINES_PER_RUN)

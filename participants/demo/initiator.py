@@ -1,4 +1,4 @@
-"""How one order is placed, in each manner, and what its initiator was told."""
+"""Placing one order with each fault of an initiator, and the result that the initiator received."""
 
 import contextlib
 import time
@@ -19,31 +19,31 @@ INITIATOR = "demo"
 
 EXPIRY_S = 20.0
 VANISHED_EXPIRY_S = 1.5
-# How long an initiator tries before it gives up; the client repeats all the while.
+# The timeout of an initiator; the client retries until then.
 _PATIENCE_S = 40.0
-# How soon an answer is lost, at the latest.
+# The latest time at which a response is lost.
 _ANSWER_LOST_S = 0.03
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OrderResult:
-    """One order as its initiator saw it."""
+    """The result of one order for its initiator."""
 
     gid: str
-    # Whether it was told CONFIRM; None where it was told nothing, or never asked.
+    # True if the response was CONFIRM; None without a response.
     confirmed: bool | None = None
-    # From the first request to the decision; None where there was none.
+    # Seconds from the first request to the decision; None without one.
     latency_s: float | None = None
-    # Why it was told nothing, although it asked.
+    # The error, if it got no decision although it requested one.
     error: str = ""
 
 
 class ChangedMindError(Exception):
-    """A customer wants none of it any more."""
+    """The customer has changed their mind."""
 
 
 async def place(order: PlannedOrder, client: Client, other: Client) -> OrderResult:
-    """Places an order in its manner. `other` is a client with another connection."""
+    """Place an order with its fault. `other` is a client with another connection."""
     started = time.monotonic()
     try:
         confirmed = await _place(order, client, other)
@@ -98,7 +98,7 @@ async def _vanish(order: PlannedOrder, client: Client) -> None:
 
 
 async def _try_all(transaction: InteractiveTransaction, wanted: Sequence[BranchRequest]) -> None:
-    """One after the other, as business logic between them would want it."""
+    """Try the branches one after the other, as business logic between them would."""
     for branch in wanted:
         await transaction.try_(branch.participant, branch.action, branch.payload)
 
@@ -109,7 +109,7 @@ def _think_again(order: PlannedOrder) -> None:
 
 
 def branches(order: PlannedOrder) -> list[BranchRequest]:
-    """Return what an order asks of each participant."""
+    """Return the branches of an order."""
     stock = ReserveStock(sku=order.sku, quantity=order.quantity)
     opened = OpenOrder(
         order_id=order.gid,

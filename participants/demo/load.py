@@ -1,4 +1,4 @@
-"""All orders of a plan at once, and the kills between them."""
+"""All orders of a plan, placed concurrently, and the kills between them."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ from tcc.client.client import Client
 from tcc.client.outcome import TransactionRecord, TransactionState
 
 INITIATORS = 128
-# Each client has a connection of its own, so that both workers get some of the work.
+# Each client has its own connection, so that both workers get some of the load.
 _CLIENTS = 8
 _OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
 
@@ -25,19 +25,19 @@ _PAGE_SIZE = 1_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kill:
-    """A kill that was carried out. `at_s` counts from the first order."""
+    """A kill that was carried out. `at_s`: seconds since the first order."""
 
     death: Death
     after_orders: int
     at_s: float
-    # When another process had taken its place and was ready.
+    # The time when its replacement was ready.
     back_pid: int
     back_after_s: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadResult:
-    """What happened. `placed_s` is how long the orders took, `settled_s` until nothing was live any more."""
+    """The result, with the seconds until all orders were placed and until no transaction was live."""
 
     placed: list[OrderResult]
     kills: list[Kill]
@@ -49,10 +49,10 @@ class LoadResult:
 async def run_load(
     plan: Plan, cluster: Cluster, *, on_order: Callable[[], None], on_kill: Callable[[str], None]
 ) -> LoadResult:
-    """Places all orders, with the kills, and waits until every transaction has ended, or a minute.
+    """Place all orders, with the kills, and wait until every transaction has ended, at most a minute.
 
     Raises:
-        DemoError: a process ended that nobody killed, or one that was killed did not come back.
+        DemoError: A process ended unexpectedly, or a killed one was not restarted.
     """
     started = time.monotonic()
     placed: list[OrderResult] = []
@@ -79,7 +79,7 @@ async def run_load(
 
 
 class _ProcessKiller:
-    """Carries out the kills when their time has come, and sees to it that the dead come back."""
+    """Carries out the kills at their time, and waits for the restarts."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class _ProcessKiller:
 
     @asynccontextmanager
     async def restarting(self) -> AsyncIterator[None]:
-        """Cancel with the block what still waits for a restart."""
+        """Wait for restarts during the block; cancel the waits at its end."""
         try:
             yield
         finally:
@@ -112,7 +112,7 @@ class _ProcessKiller:
             await asyncio.gather(*self._kills, return_exceptions=True)
 
     async def finish(self) -> list[Kill]:
-        """Return the kills, once every killed process has been restarted."""
+        """Wait until every killed process has been restarted, and return the kills."""
         return list(await asyncio.gather(*self._kills))
 
     async def _await_restart(self, death: Death, after_orders: int, at_s: float) -> Kill:
@@ -125,9 +125,9 @@ class _ProcessKiller:
 
 
 async def _settle(client: Client) -> None:
-    """Wait until no transaction is live. After a limit the rest is undecided, and reported as such."""
+    """Wait until no transaction is live, up to a limit. The rest is reported as undecided."""
     deadline = time.monotonic() + _SETTLE_TIMEOUT_S
-    # What ends them are other processes: there is no event to wait for.
+    # Other processes end them, so there is no event to wait for.
     while await _any_live(client) and time.monotonic() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(_SETTLE_POLL_S)
 

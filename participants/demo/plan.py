@@ -1,7 +1,7 @@
-"""What will happen in a demo: who orders what in which manner, and who is killed when.
+"""The plan of a demo: the orders, the faults of their initiators, and the kills.
 
-Everything is drawn from one seed, so that a run can be repeated. What the storm
-makes of it is not: which of two orders gets the last item is decided by a race.
+The plan is derived from one seed, so it can be repeated. The result is not determined by
+it: which of two orders gets the last item depends on timing.
 """
 
 import random
@@ -15,29 +15,29 @@ SCARCE_SKUS = ("flash-phone", "flash-watch", "flash-shoes")
 PLENTY_SKUS = tuple(f"sku-{number:02}" for number in range(40))
 QUANTITY_MAX = 3
 
-# How many orders want something scarce, and how much of what they want there is.
+# The share of orders for scarce SKUs, and the stock as a share of their demand.
 _SCARCE_FRACTION = 0.25
 _SCARCE_STOCK = 0.5
-# How many orders carry a coupon, and how many of these one that somebody else carries, too.
+# The share of orders with a coupon, and the share of these whose coupon another order has too.
 _COUPON_FRACTION = 0.4
 _COUPON_AGAIN_FRACTION = 0.15
-# When the kills come, in fractions of the orders.
+# The times of the kills, in fractions of the orders.
 _WORKER_KILL = (0.25, 0.35)
 _PARTICIPANT_KILL = (0.55, 0.65)
 
 
 class InitiatorFault(StrEnum):
-    """How an initiator goes about its order."""
+    """The behaviour of an initiator."""
 
-    # One call; the coordinator does the rest.
+    # One call.
     ONE_SHOT = "ONE_SHOT"
-    # One call whose answer is lost, then the same call again through another connection.
+    # One call whose response is lost, then the same call through another connection.
     LOST_ANSWER = "LOST_ANSWER"
     # Step by step, then confirm.
     INTERACTIVE = "INTERACTIVE"
     # Step by step, then cancel.
     CHANGES_MIND = "CHANGES_MIND"
-    # Step by step, and never heard of again.
+    # Step by step, then the initiator vanishes.
     VANISHES = "VANISHES"
 
 
@@ -60,13 +60,13 @@ class PlannedOrder:
     quantity: int
     coupon_id: str | None
     initiator_fault: InitiatorFault
-    # In [0, 1): how soon an answer is lost, or after how many Trys the initiator vanishes.
+    # In [0, 1): how soon a response is lost, or after how many Trys the initiator vanishes.
     draw: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedKill:
-    """Who is killed once so many orders are done. Without a participant it is a coordinator worker."""
+    """A kill after a number of orders: of a participant, or of a coordinator worker."""
 
     after_orders: int
     participant: str | None
@@ -80,14 +80,14 @@ class Plan:
 
     seed: int
     orders: tuple[PlannedOrder, ...]
-    # SKU to how much there is of it.
+    # SKU to its stock.
     stock: Mapping[str, int]
     coupons: tuple[str, ...]
     kills: tuple[PlannedKill, ...]
 
 
 def make_plan(*, orders: int, seed: int) -> Plan:
-    """Return the plan that belongs to a seed."""
+    """Return the plan of a seed."""
     chance = random.Random(seed)
     planned = tuple(_plan_orders(orders, chance))
     return Plan(
@@ -117,7 +117,7 @@ def _plan_orders(count: int, chance: random.Random) -> Iterator[PlannedOrder]:
 
 
 def _choose_coupon(number: int, carried: list[str], chance: random.Random) -> str | None:
-    """None, a coupon of one's own, or one that an earlier order carried: the latest, or any."""
+    """Return None, a new coupon, or one of an earlier order: the latest, or any."""
     if chance.random() >= _COUPON_FRACTION:
         return None
     if carried and chance.random() < _COUPON_AGAIN_FRACTION:
@@ -126,7 +126,7 @@ def _choose_coupon(number: int, carried: list[str], chance: random.Random) -> st
 
 
 def _stock(orders: tuple[PlannedOrder, ...]) -> dict[str, int]:
-    """Plenty of everything, but for the scarce SKUs: too little for all who want one."""
+    """Return the stock: enough of every SKU, but less than the demand of the scarce ones."""
     wanted = dict.fromkeys(SCARCE_SKUS, 0)
     for order in orders:
         if order.sku in wanted:

@@ -1,4 +1,4 @@
-"""What came of a demo: counts, times and violations, and whether all of it is well. Pure functions."""
+"""The result of a demo: counts, times and violations. Pure functions."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,16 +15,17 @@ PERCENTILES = (50, 95, 99)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
-    """A demo's result.
+    """The result of a demo.
 
-    - `undecided`: orders whose transaction has not ended, or that the coordinator does not know.
-    - `recovered`: transactions that were live when a process was killed that drove or served them,
-      and that have ended all the same. Which worker drove which transaction is not known
-      afterwards, so a worker's death counts all that were live.
-    - `recovered_within_s`: how long after the kill the last of them had ended.
-    - `unanswered`: what initiators were told instead of a decision, though they asked for one.
-    - `violations`: of the audit; and answers that the log contradicts.
-    - `latency_ms`: by percentile, from the first request to the known decision.
+    Attributes:
+        undecided: Orders whose transaction has not ended, or is unknown to the coordinator.
+        recovered: Transactions that were live when a process that drove or served them was
+            killed, and that have ended. The worker that drove a transaction is not known
+            afterwards, so the kill of a worker counts all live transactions.
+        recovered_within_s: Seconds from the kill until the last of them had ended.
+        unanswered: The errors of initiators that requested a decision and got none.
+        violations: Violations of the audit, and responses that the log contradicts.
+        latency_ms: Milliseconds from the first request to the known decision, by percentile.
     """
 
     seed: int
@@ -64,7 +65,7 @@ class Summary:
 
 
 def summarise(plan: Plan, load: LoadResult, violations: Iterable[object]) -> Summary:
-    """`violations`: what the audit found."""
+    """Return the summary. `violations`: the violations that the audit found."""
     gids = {order.gid for order in plan.orders}
     records = {record.gid: record for record in load.records if record.gid in gids}
     recoveries_s = list(_recoveries_s(records.values(), load.kills))
@@ -86,14 +87,14 @@ def summarise(plan: Plan, load: LoadResult, violations: Iterable[object]) -> Sum
 
 
 def cancelled_by_reason(records: Iterable[TransactionRecord]) -> dict[str, int]:
-    """How many ended CANCELLED, by the participant's reason where one said no; the most frequent first."""
+    """Count the CANCELLED ones by reason (the participant's, if it rejected), the most frequent first."""
     cancelled = (record for record in records if record.state is TransactionState.CANCELLED)
     return dict(Counter(map(_reason, cancelled)).most_common())
 
 
 def _reason(record: TransactionRecord) -> str:
     if record.cancel_reason is CancelReason.REJECTED:
-        # The participant's stable word; its message for people follows a colon.
+        # The participant's stable reason; its message follows a colon.
         return record.cancel_detail.partition(":")[0]
     return record.cancel_reason.name
 
@@ -140,7 +141,7 @@ def _kill_as_json(kill: Kill) -> dict[str, Any]:
 
 
 def _recoveries_s(records: Iterable[TransactionRecord], kills: Sequence[Kill]) -> Iterable[float]:
-    """For each transaction that was hit by a kill and has ended: how long after the kill it had."""
+    """Yield the seconds from a kill to the end, for each ended transaction that the kill affected."""
     for record in records:
         waits_s = [wait_s for kill in kills if (wait_s := _recovery_s(record, kill)) is not None]
         if waits_s:
@@ -148,7 +149,7 @@ def _recoveries_s(records: Iterable[TransactionRecord], kills: Sequence[Kill]) -
 
 
 def _recovery_s(record: TransactionRecord, kill: Kill) -> float | None:
-    """How long after a kill that hit it the transaction had ended; None if it was not hit, or has not."""
+    """Return the seconds from a kill to the end; None if it was not affected or has not ended."""
     death = kill.death
     if record.created_at is None or record.ended_at is None:
         return None
@@ -161,16 +162,16 @@ def _recovery_s(record: TransactionRecord, kill: Kill) -> float | None:
 
 
 def _contradicted(placed: Iterable[OrderResult], records: Mapping[str, TransactionRecord]) -> Iterable[str]:
-    """Decisions that an initiator was told, and that the log does not hold."""
+    """Yield the decisions that an initiator received and that the log contradicts."""
     for order in placed:
         record = records.get(order.gid)
         if order.confirmed is None:
             continue
-        told = "CONFIRM" if order.confirmed else "CANCEL"
+        decision = "CONFIRM" if order.confirmed else "CANCEL"
         if record is None:
-            yield f"ANSWER_CONTRADICTED {order.gid}: told {told}, and the log knows no such transaction"
+            yield f"ANSWER_CONTRADICTED {order.gid}: {decision} was returned, the log has no such transaction"
         elif order.confirmed is not _is_confirmed(record):
-            yield f"ANSWER_CONTRADICTED {order.gid}: told {told}, and it is {record.state.name}"
+            yield f"ANSWER_CONTRADICTED {order.gid}: {decision} was returned, it is {record.state.name}"
 
 
 def _is_confirmed(record: TransactionRecord) -> bool | None:

@@ -1,1 +1,1 @@
-"""Stock that is reserved, then sold or given back: the three-tier flash sale."""
+"""Stock that is reserved, then sold or released: the three-tier flash sale."""

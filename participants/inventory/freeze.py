@@ -1,6 +1,6 @@
-"""What a Try of the inventory returns: the name of its reservation, as JSON.
+"""The result of a Try of the inventory: the id of its reservation, as JSON.
 
-Written and read as bytes, because one is made for each Try of a hot SKU.
+It is encoded and decoded by hand, because one is made for each Try of a hot SKU.
 """
 
 from tcc.payload import JSON, Encoded
@@ -9,10 +9,10 @@ _BEFORE, _AFTER = b'{"freeze_id":"', b'"}'
 
 
 def freeze_result(freeze_id: str) -> Encoded:
-    """`freeze_id` is a UUID as text."""
+    """Return the result with a freeze id, a UUID as text."""
     return Encoded(_BEFORE + freeze_id.encode() + _AFTER, JSON)
 
 
 def freeze_id_of(result: bytes) -> str:
-    """Return the freeze id in what `freeze_result` made."""
+    """Return the freeze id in a result of `freeze_result`."""
     return result[len(_BEFORE) : -len(_AFTER)].decode()

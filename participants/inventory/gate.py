@@ -1,23 +1,23 @@
-"""Tier 1: the stock gate. Refuses what is certainly sold out, without the database.
+"""Tier 1: the stock gate. Rejects Trys of sold-out SKUs without the database.
 
-In a flash sale most Trys come after the last item is gone. The gate answers them
-from memory. It decides nothing that the database has not said first:
+In a flash sale most Trys arrive after the last item is sold. The gate rejects them from
+memory. It relies only on values that were read from the database:
 
-- It only ever says no. Stock is taken by the conditional UPDATE alone, so a gate
-  that is wrong in the open direction oversells nothing.
-- It says no to a quantity only above a *ceiling*: what the database said was
-  available, read under the row's lock and before the reader took anything. What
-  a Try takes and may yet roll back never lowers it.
-- Stock that comes back in this process (a Cancel) reopens the gate. A Try may
-  have read the row before that and report after it; so a Try takes a ticket
-  before it reads, and its report counts only if nothing was reopened since: a
-  compare-and-swap on the lane's epoch. The Cancel reopens while it still holds
-  the row's lock, so whoever gets a newer ticket reads what the Cancel left.
-- Stock may also come back in another process (a restock, another replica's
-  Cancel). A ceiling is therefore believed for `believed_for_s` only; then one
-  batch asks the database again. That is how long a wrong no can last at most.
+- It only rejects. Stock is taken only by the conditional UPDATE, so a gate that is
+  wrongly open cannot oversell.
+- It rejects a quantity only above a *ceiling*: the available stock in the database, read
+  under the row's lock before the reader took anything. Stock that a Try takes and may
+  roll back never lowers the ceiling.
+- Stock that is released in this process (by a Cancel) reopens the gate. A Try may have
+  read the row before that and report after it. So a Try takes a ticket before it reads,
+  and its report counts only if the gate was not reopened since: a compare-and-swap on
+  the partition's epoch. The Cancel reopens the gate while it holds the row's lock, so a
+  Try with a newer ticket reads the stock after the Cancel.
+- Stock may also be released in another process (a restock, a Cancel of another replica).
+  A ceiling is therefore valid for `believed_for_s` seconds only; then one batch reads the
+  database again. A wrong rejection is possible for that time at most.
 
-Everything is bounded: one epoch per lane, and at most `skus_max` ceilings.
+Memory is bounded: one epoch per partition, and at most `skus_max` ceilings.
 """
 
 import time
@@ -28,7 +28,7 @@ from participants.inventory.partitions import PARTITIONS, partition_of
 
 
 class Ticket(NamedTuple):
-    """When, in reopenings of its lane, a Try began to read."""
+    """The epoch of the partition when a Try began to read."""
 
     partition: int
     epoch: int
@@ -40,7 +40,7 @@ class _Ceiling(NamedTuple):
 
 
 class StockGate:
-    """What this process knows about SKUs that ran short. Not thread-safe: one loop owns it."""
+    """The ceilings of SKUs that ran short. Not thread-safe: use it on one event loop."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class StockGate:
         self._ceilings: dict[str, _Ceiling] = {}
 
     def refuses(self, sku: str, quantity: int) -> bool:
-        """Whether the database has lately said that there is less than this quantity."""
+        """Return whether the database recently had less than this quantity."""
         ceiling = self._ceilings.get(sku)
         if ceiling is None or quantity <= ceiling.available:
             return False
@@ -66,7 +66,7 @@ class StockGate:
         return False
 
     def ticket(self, sku: str) -> Ticket:
-        """To be taken before the stock is read, and handed in with what was read."""
+        """Return a ticket. Take it before reading the stock, and pass it to `ran_short`."""
         partition = partition_of(sku)
         return Ticket(partition, self._epochs[partition])
 
@@ -79,11 +79,11 @@ class StockGate:
         if self._epochs[ticket.partition] != ticket.epoch:
             return False
         if sku not in self._ceilings and len(self._ceilings) >= self._skus_max:
-            del self._ceilings[next(iter(self._ceilings))]  # the oldest; it is asked anew
+            del self._ceilings[next(iter(self._ceilings))]  # the oldest; it is read again
         self._ceilings[sku] = _Ceiling(available, self._clock() + self._believed_for_s)
         return True
 
     def reopen(self, sku: str) -> None:
-        """Stock came back. To be called while the row's lock is held, after the change."""
+        """Remove the ceiling because stock was released. Call it after the change, under the row's lock."""
         self._epochs[partition_of(sku)] += 1
         self._ceilings.pop(sku, None)

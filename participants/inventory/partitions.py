@@ -1,9 +1,9 @@
-"""Tier 2: lanes. Trys of one SKU wait together and share one database transaction.
+"""Tier 2: partitions. Trys of one SKU wait together and share one database transaction.
 
-A SKU always maps to the same lane, and a lane runs one transaction at a time, so
-the Trys of a hot SKU never queue for its row lock one by one: whatever waits
-while a transaction is in flight is one batch, one lock and one commit. SKUs in
-different lanes do not wait for each other.
+A SKU always maps to the same partition, and a partition runs one transaction at a time.
+So the Trys of a hot SKU never wait for its row lock one by one: all that wait while a
+transaction is in flight become one batch, with one lock and one commit. SKUs in different
+partitions do not wait for each other.
 """
 
 from zlib import crc32

@@ -1,6 +1,6 @@
-"""Tier 3: reservations. Their legal transitions, and who of a batch is admitted.
+"""Tier 3: reservations. Their transition table, and the admission of a batch.
 
-Everything that decides about stock lives here, and none of it does I/O.
+All decisions about stock are in this module. No I/O.
 """
 
 from collections import Counter
@@ -14,7 +14,7 @@ from tcc import Rejected
 
 
 class ReservationState(StrEnum):
-    """How a reservation stands. The last two are final."""
+    """The state of a reservation. The last two are final."""
 
     RESERVED = "RESERVED"
     CONFIRMED = "CONFIRMED"
@@ -22,14 +22,14 @@ class ReservationState(StrEnum):
 
 
 class Verb(StrEnum):
-    """What can be done to a reservation."""
+    """The operations on a reservation."""
 
     RESERVE = "RESERVE"
     CONFIRM = "CONFIRM"
     CANCEL = "CANCEL"
 
 
-# `None` is the absent reservation. What is not here is illegal.
+# `None` means that there is no reservation. Any other transition is invalid.
 TRANSITIONS: Mapping[tuple[ReservationState | None, Verb], ReservationState | None] = {
     (None, Verb.RESERVE): ReservationState.RESERVED,
     (ReservationState.RESERVED, Verb.CONFIRM): ReservationState.CONFIRMED,
@@ -38,7 +38,7 @@ TRANSITIONS: Mapping[tuple[ReservationState | None, Verb], ReservationState | No
 
 
 class StockChange(NamedTuple):
-    """What a verb does to one SKU's counts, as signed differences."""
+    """The effect of a verb on one SKU's counts, as signed differences."""
 
     sku: str
     available: int
@@ -46,7 +46,7 @@ class StockChange(NamedTuple):
     sold: int
 
 
-# Per unit: a reservation moves stock from one count to another and makes or loses none.
+# Per unit: a reservation moves stock from one count to another, so the sum is constant.
 _PER_UNIT = {
     Verb.RESERVE: (-1, +1, 0),
     Verb.CONFIRM: (0, -1, +1),
@@ -55,9 +55,9 @@ _PER_UNIT = {
 
 
 def admit(requests: Sequence[ReserveStock], available: Mapping[str, int]) -> list[Rejected | None]:
-    """Who gets stock: in the order given, each that still fits. One answer per request.
+    """Admit requests in order, as long as the stock suffices; return one result per request.
 
-    A request that does not fit takes nothing, so a smaller one behind it may.
+    A request that does not fit takes nothing, so a smaller one after it may fit.
     `available` holds the SKUs that exist.
     """
     left = dict(available)
@@ -78,7 +78,7 @@ def sold_out(request: ReserveStock) -> Rejected:
 
 
 def stock_changes(verb: Verb, moved: Iterable[tuple[str, int]]) -> list[StockChange]:
-    """(SKU, quantity) pairs as one change per SKU: a hot SKU is one row, however many want it."""
+    """Return (SKU, quantity) pairs as one change per SKU, so that a hot SKU is updated once."""
     units: Counter[str] = Counter()
     for sku, quantity in moved:
         units[sku] += quantity

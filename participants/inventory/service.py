@@ -1,4 +1,4 @@
-"""The inventory as a participant: three tiers, from the cheapest no to the durable yes."""
+"""The inventory as a participant with three tiers, from the cheapest rejection to the durable change."""
 
 from collections.abc import Sequence
 
@@ -18,13 +18,13 @@ Items = Sequence[tuple[Branch, ReserveStock]]
 
 
 class Reserve:
-    """The action `reserve_stock`: Try reserves, Confirm sells, Cancel gives back."""
+    """The action `reserve_stock`: Try reserves, Confirm sells, Cancel releases."""
 
     def __init__(self, gate: StockGate) -> None:
         self._gate = gate
 
     def screen(self, branch: Branch, request: ReserveStock) -> None:
-        """Tier 1. A repeated Try is let through: its stock may be reserved already."""
+        """Tier 1. A repeated Try passes: its stock may already be reserved."""
         if branch.attempt == 0 and self._gate.refuses(request.sku, request.quantity):
             raise sold_out(request)
 
@@ -33,11 +33,11 @@ class Reserve:
         return partition_of(request.sku)
 
     def try_result(self, _branch: Branch, _request: ReserveStock) -> Encoded:
-        """Return a new freeze id: the name of the reservation that this Try may get."""
+        """Return a new freeze id for the reservation that this Try may get."""
         return freeze_result(uuid7())
 
     async def try_batch(self, items: Items, db: AsyncConnection) -> list[Rejected | None]:
-        """Tier 3: who is admitted gets a reservation under its freeze id."""
+        """Tier 3: write a reservation with its freeze id for each admitted request."""
         requests = [request for _, request in items]
         tickets = {sku: self._gate.ticket(sku) for sku in {request.sku for request in requests}}
         available = await store.stock_lock(db, tickets)

@@ -1,7 +1,7 @@
 """The tables of the inventory and its statements.
 
-Every batch locks stock rows in the order of their SKUs, so that batches which
-share SKUs wait for each other and never deadlock.
+Every batch locks stock rows in the order of their SKUs, so batches that share SKUs wait
+for each other and never deadlock.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -50,11 +50,11 @@ stock = Table(
     Column("available", BigInteger, CheckConstraint("available >= 0"), nullable=False),
     Column("reserved", BigInteger, CheckConstraint("reserved >= 0"), nullable=False),
     Column("sold", BigInteger, CheckConstraint("sold >= 0"), nullable=False),
-    # Hot rows: room on the page keeps every change in place, without touching the index.
+    # Hot rows: with room on the page, every update is in place and does not touch the index.
     postgresql_with={"fillfactor": 50},
 )
 
-# What ever came in, kept apart from what is left: the audit compares the two.
+# The quantities that were put in. The audit compares them with the stock.
 restock_entry = Table(
     "restock_entry",
     metadata,
@@ -69,7 +69,7 @@ reservation = Table(
     metadata,
     Column("gid", _key, primary_key=True),
     Column("branch_id", _key, primary_key=True),
-    # The reservation's own name, handed to the initiator as the result of its Try.
+    # The id of the reservation, returned to the initiator as the result of its Try.
     Column("freeze_id", Uuid, nullable=False, unique=True),
     # No foreign key: Try holds the stock row's lock when it writes this.
     Column("sku", _key, nullable=False),
@@ -82,7 +82,7 @@ reservation = Table(
     ),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    # Every row is changed once, in place where its page has room.
+    # Every row is updated once, in place if its page has room.
     postgresql_with={"fillfactor": 70},
 )
 
@@ -93,7 +93,7 @@ class NewReservation(NamedTuple):
     gid: str
     branch_id: str
     freeze_id: str
-    # Travels in one statement with the `sku` of a StockChange.
+    # Sent in one statement with the `sku` of a StockChange.
     reserved_sku: str
     quantity: int
 
@@ -127,7 +127,7 @@ MOVE = (
 _STATES = select(reservation.c.gid, reservation.c.branch_id, reservation.c.state).where(
     reservation.c.gid == _keys.c.gid, reservation.c.branch_id == _keys.c.branch_id
 )
-# Locks in order first, because an UPDATE takes its locks in any order it likes.
+# Locks in order first, because an UPDATE takes its locks in any order.
 _locked = (
     select(*_changes.c)
     .select_from(_changes.join(stock, stock.c.sku == _changes.c.sku))
@@ -135,7 +135,7 @@ _locked = (
     .with_for_update(of=stock)
     .cte("locked")
 )
-# The authority: no count ever goes below zero, whatever a gate or a reader believed.
+# This condition is decisive: no count becomes negative, whatever the gate holds.
 CHANGE_STOCK = (
     update(stock)
     .where(
@@ -150,7 +150,7 @@ CHANGE_STOCK = (
         sold=stock.c.sold + _locked.c.sold,
     )
 )
-# One statement, for whoever wants the SKU next waits until it is done.
+# One statement, because the next transaction for the SKU waits until it is done.
 RESERVE = CHANGE_STOCK.add_cte(
     insert(reservation)
     .from_select(
@@ -162,7 +162,7 @@ RESERVE = CHANGE_STOCK.add_cte(
 
 
 async def stock_lock(db: AsyncConnection, skus: Iterable[str]) -> dict[str, int]:
-    """Locks the rows of these SKUs until the transaction ends; answers what is available."""
+    """Lock the rows of these SKUs until the transaction ends; return their available stock."""
     rows = await db.execute(LOCK_STOCK, {"skus": sorted(set(skus))})
     return {row.sku: row.available for row in rows}
 
@@ -191,7 +191,7 @@ async def _change_stock(
 async def reservation_move(db: AsyncConnection, keys: Sequence[Key], verb: Verb) -> list[tuple[str, int]]:
     """Apply the verb to every reservation; return (SKU, quantity) of each.
 
-    Raises InvalidTransitionError unless the law allows it for all of them.
+    Raises InvalidTransitionError unless the transition is valid for all of them.
     """
     legal = sources(TRANSITIONS, verb)
     target = TRANSITIONS[legal[0], verb]
@@ -205,10 +205,10 @@ async def reservation_move(db: AsyncConnection, keys: Sequence[Key], verb: Verb)
 
 
 async def restock(db: AsyncConnection, restock_id: str, quantities: Mapping[str, int]) -> int:
-    """Add stock, creating SKUs as needed; return how many SKUs got any.
+    """Add stock, creating SKUs as needed; return the number of changed SKUs.
 
-    Repeating a `restock_id` puts nothing in twice. Other processes' gates learn
-    of it when what they believe has gone stale, in a fraction of a second.
+    A repeated `restock_id` adds nothing. The gates of other processes see the new stock
+    when their ceilings expire, within a fraction of a second.
     """
     entries = unnested("entry", sku=Text(), quantity=BigInteger())
     rows = arrays(("sku", "quantity"), sorted(quantities.items()))

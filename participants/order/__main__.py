@@ -10,9 +10,9 @@ from participants.serving import arguments, main
 if __name__ == "__main__":
     parser = arguments(__doc__)
     parser.add_argument(
-        "--slow-fraction", type=float, default=0.0, metavar="0..1", help="how many calls are answered slowly"
+        "--slow-fraction", type=float, default=0.0, metavar="0..1", help="the share of calls that are delayed"
     )
-    parser.add_argument("--slow-ms", type=float, default=300.0, help="how slowly")
+    parser.add_argument("--slow-ms", type=float, default=300.0, help="the delay in milliseconds")
     options = parser.parse_args()
     slowness = Slowness(
         fraction=options.slow_fraction, delay_s=options.slow_ms / 1000, random_source=random.Random()

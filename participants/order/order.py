@@ -1,4 +1,4 @@
-"""An order's states, its legal transitions, and every decision about it. No I/O."""
+"""The states of an order, its transition table and all decisions about it. No I/O."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
@@ -10,7 +10,7 @@ Key = tuple[str, str]
 
 
 class OrderState(StrEnum):
-    """How an order stands. The last two are final."""
+    """The state of an order. The last two are final."""
 
     PENDING = "PENDING"
     CONFIRMED = "CONFIRMED"
@@ -25,7 +25,7 @@ class Verb(StrEnum):
     CANCEL = "CANCEL"
 
 
-# `None` is the absent order. What is not here is illegal.
+# `None` means that there is no order. Any other transition is invalid.
 TRANSITIONS: Mapping[tuple[OrderState | None, Verb], OrderState | None] = {
     (None, Verb.OPEN): OrderState.PENDING,
     (OrderState.PENDING, Verb.CONFIRM): OrderState.CONFIRMED,
@@ -40,7 +40,7 @@ def unique(order_ids: Sequence[str]) -> list[int]:
 
 
 def opened(order_ids: Sequence[str], new: Collection[int]) -> list[Rejected | None]:
-    """One answer per request; `new` holds the positions of those that made an order."""
+    """Return one result per request; `new` holds the positions of those that created an order."""
     return [
         None if position in new else Rejected("ORDER_EXISTS", f"there is an order {order_id!r} already")
         for position, order_id in enumerate(order_ids)

@@ -1,4 +1,4 @@
-"""Slow answers on purpose, so that a demo can show what they do to others: nothing."""
+"""Artificial delays, so that a demo can show that slow calls do not affect others."""
 
 import asyncio
 import random
@@ -11,7 +11,7 @@ Method: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 class Slowness(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # generic in the stubs only
-    """Holds a fraction of the calls back before they are worked on. It holds no lock meanwhile."""
+    """Delays a fraction of the calls before they are handled, without holding a lock."""
 
     def __init__(self, *, fraction: float, delay_s: float, random_source: random.Random) -> None:
         self._fraction = fraction

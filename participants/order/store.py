@@ -43,7 +43,7 @@ orders = Table(
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     UniqueConstraint("gid", "branch_id"),
-    # Every row is changed once, in place where its page has room.
+    # Every row is updated once, in place if its page has room.
     postgresql_with={"fillfactor": 70},
 )
 
@@ -88,8 +88,8 @@ _STATES = select(orders.c.gid, orders.c.branch_id, orders.c.state).where(_is_wan
 
 
 async def order_open(db: AsyncConnection, new: Sequence[NewOrder]) -> set[str]:
-    """Write orders, no number twice; return the numbers that were not taken already."""
-    # In one order everywhere, so that batches which share numbers cannot deadlock.
+    """Write orders, no number twice; return the numbers that were not taken."""
+    # Always in the same order, so that batches that share numbers cannot deadlock.
     ordered = sorted(new, key=lambda row: row.order_id)
     opened = await db.execute(OPEN, arrays(NewOrder._fields, ordered))
     return set(opened.scalars())
@@ -98,7 +98,7 @@ async def order_open(db: AsyncConnection, new: Sequence[NewOrder]) -> set[str]:
 async def order_move(db: AsyncConnection, keys: Sequence[Key], verb: Verb) -> None:
     """Apply the verb to every order.
 
-    Raises InvalidTransitionError unless the law allows it for all of them.
+    Raises InvalidTransitionError unless the transition is valid for all of them.
     """
     legal = sources(TRANSITIONS, verb)
     wanted = arrays(("gid", "branch_id"), keys)

@@ -153,9 +153,9 @@ def position(token: str) -> Position | None:
     try:
         expires_at_ms, gid, branch_id = json.loads(base64.urlsafe_b64decode(token))
     except (binascii.Error, ValueError, TypeError, RecursionError) as error:
-        raise InvalidPositionError("the page token is none of ours") from error
+        raise InvalidPositionError("the page token is invalid") from error
     if not (isinstance(expires_at_ms, int) and isinstance(gid, str) and isinstance(branch_id, str)):
-        raise InvalidPositionError("the page token is none of ours")
+        raise InvalidPositionError("the page token is invalid")
     return Position(expires_at_ms, gid, branch_id)
 
 

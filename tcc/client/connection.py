@@ -103,7 +103,7 @@ class Connection:
             task = asyncio.current_task()
             if self._closed and task is not None and not task.cancelling():
                 # The caller was not cancelled: its call ended with the channel.
-                raise ClientClosed("the client was closed before the call was answered") from error
+                raise ClientClosed("the client was closed before the response") from error
             raise
 
     def _open(self) -> None:

@@ -113,7 +113,7 @@ class Submitter:
     async def close(self) -> None:
         """Abandon all items; their callers get ClientClosed."""
         for item in self._waiting:
-            _fail(item, ClientClosed("the client was closed before the transaction was answered"))
+            _fail(item, ClientClosed("the client was closed before the response"))
         tasks = [self._sender, *self._calls]
         for task in tasks:
             task.cancel()
@@ -224,7 +224,7 @@ def _fail(item: _Item, error: Exception) -> None:
 
 
 def _expire(item: _Item) -> None:
-    error = DeadlineExceeded(f"transaction {item.request.gid} was not answered in time")
+    error = DeadlineExceeded(f"transaction {item.request.gid} had no response in time")
     error.__cause__ = item.error
     _fail(item, error)
 
@@ -232,7 +232,7 @@ def _expire(item: _Item) -> None:
 def _error_of(failure: grpc.aio.AioRpcError | None) -> TccError:
     """Return a new error for each caller, because each gets its own traceback."""
     if failure is None:
-        return Unavailable("the call ended without an answer")
+        return Unavailable("the call ended without a response")
     error = error_from_rpc(failure)
     error.__cause__ = failure
     return error

@@ -93,7 +93,7 @@ class Delivery(NamedTuple):
     operation: Operation
     position: int
     replies: Replies
-    # The key that it shares with the calls that it must not be in flight with.
+    # Two batches with calls of the same partition are never in flight at once.
     partition: int = 0
     # None if the call is not traced.
     span: "CallSpan | None" = None

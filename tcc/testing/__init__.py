@@ -1,4 +1,4 @@
-"""What participants' authors test their services with."""
+"""Test tools for participants."""
 
 from tcc.testing import conformance
 

@@ -1,6 +1,6 @@
-"""The conformance suite: whether a participant, in any language, keeps the barrier's law.
+"""The conformance suite: checks that a participant, in any language, follows the barrier's rules.
 
-It speaks gRPC and nothing else, so it runs against any ParticipantService:
+It uses only gRPC, so it runs against any ParticipantService:
 
     report = await conformance.run(
         "localhost:50051", action="reserve_stock", payload=b'{"sku": "a", "quantity": 1}'
@@ -13,15 +13,14 @@ or with one test per case:
     async def test_conformance(case):
         await conformance.check("localhost:50051", case, action=..., payload=...)
 
-Every case makes branches of its own under random gids, so the suite may be run
-again and again, and against a service that others use. It leaves some
-reservations confirmed: the payload should ask for little.
+Every case creates branches of its own under random gids. So the suite may be run
+repeatedly, and against a service that is in use. It leaves some reservations
+confirmed: use a payload that reserves little.
 
-Over gRPC alone only answers can be seen. With `observe` the suite also asks, of
-the participant's own tables, whether the effects are there, and there once. With
-`break_confirm` it has a Confirm fail in the participant's own database. With
-`restart` it also kills the service in the midst of calls, again and again, and
-asks what has become of them.
+Over gRPC the suite sees only results of calls. With `observe` it also checks, in the
+participant's own tables, that each effect exists exactly once. With `break_confirm` it makes
+a Confirm fail in the participant's database. With `restart` it kills the service repeatedly
+while calls are in flight, and checks their effects.
 """
 
 import contextlib
@@ -63,7 +62,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """One law, and how it is checked."""
+    """A rule and the function that checks it."""
 
     name: str
     check: Callable[[Subject], Awaitable[None]]
@@ -112,7 +111,7 @@ CASES: tuple[Case, ...] = tuple(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """How one case went. `skipped` says why a case could not be run."""
+    """The result of a case. `skipped` is the reason why it could not be run."""
 
     case: str
     failure: str = ""
@@ -125,7 +124,7 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """How all cases went; as text, one line a case."""
+    """The results of all cases; as text, one line per case."""
 
     results: Sequence[Result]
 
@@ -159,23 +158,24 @@ async def run(
     restart: Restart | None = None,
     restart_timeout_s: float = 60.0,
 ) -> Report:
-    """Run every case and report on each; raise nothing for a participant that breaks the rules.
+    """Run every case and return a report. A broken rule does not raise.
 
-    `target`: an address (without TLS) or a channel of your own. `payload` is one
-    that the action can reserve some hundred times, or a function that makes a fresh one
-    for each branch, where each needs its own (a coupon, an order number).
-    `rejected_payload` is one that it answers with REJECTED. `batched`: whether the service has
-    ExecuteBranches. `observe(gid, branch_id)` looks into the participant's tables.
+    `target` is an address (without TLS) or a channel. `payload` is a payload that the
+    action can reserve some hundred times, or a function that returns a new one for each
+    branch, if each needs its own (a coupon, an order number). `rejected_payload` is a payload
+    that the action rejects. `batched` is True if the service has ExecuteBranches.
+    `observe(gid, branch_id)` returns the branch's effects in the participant's tables.
 
-    Some cases repeat a branch's calls with another payload, which must be refused BRANCH_CONFLICT.
-    It is `other_payload` if that is given; else what a `payload` function makes next; else, for
-    JSON, `payload` with a space at its end: it means the same, but what the barrier compares is
-    bytes, and a coordinator never changes them. With any other `content_type` and one fixed
-    `payload` these cases are skipped unless there is an `other_payload`. It must be one that the
-    action takes, so that a participant may decode a Try's payload before it asks its barrier.
+    Some cases repeat a branch's calls with another payload, which must be refused with
+    BRANCH_CONFLICT. That payload is `other_payload` if given, otherwise the next one of a
+    `payload` function, otherwise (for JSON) `payload` with a space at the end: the meaning is the
+    same, but the barrier compares bytes, and a coordinator never changes them. With any other
+    `content_type` and a fixed `payload`, these cases are skipped unless `other_payload` is given.
+    The action must accept it, because a participant may decode a Try's payload before it checks
+    its barrier.
 
-    `break_confirm(gid, branch_id)` is an async context manager: while its block runs, a Confirm of
-    that branch violates a constraint of the participant's database. With PostgreSQL for example:
+    `break_confirm(gid, branch_id)` is an async context manager. Within its block, a Confirm of
+    that branch violates a constraint of the participant's database. For example with PostgreSQL:
 
         @contextlib.asynccontextmanager
         async def break_confirm(gid, branch_id):
@@ -188,10 +188,10 @@ async def run(
             finally:
                 await execute("ALTER TABLE reservation DROP CONSTRAINT broken")
 
-    `restart` kills the service as `kill -9` does and starts it again at the same
-    address: a coroutine function, or a command such as
-    `("docker", "restart", "--time", "0", "inventory")`. The service may take
-    `restart_timeout_s` until it answers again.
+    `restart` kills the service like `kill -9` and starts it again at the same
+    address. It is a coroutine function, or a command such as
+    `("docker", "restart", "--time", "0", "inventory")`. The service must respond again
+    within `restart_timeout_s` seconds.
     """
     async with _channel(target) as channel:
         results = []
@@ -228,9 +228,13 @@ async def check(
     restart: Restart | None = None,
     restart_timeout_s: float = 60.0,
 ) -> str:
-    """Run one case, for a test of its own. Arguments as for `run`.
+    """Run one case as a test of its own. The arguments are those of `run`.
 
-    Answers why the case could not be run, or "". Raises ConformanceError.
+    Returns:
+        The reason why the case could not be run, or "".
+
+    Raises:
+        ConformanceError: The participant breaks the rule. The message says how to fix it.
     """
     async with _channel(target) as channel:
         subject = Subject(
@@ -272,6 +276,6 @@ async def _result(case: Case, subject: Subject) -> Result:
         return Result(
             case=case.name,
             failure=f"the call ended with {error.code().name} ({error.details()}); "
-            "answer with an outcome and the status OK instead",
+            "return a result with the status OK instead",
         )
     return Result(case=case.name)

@@ -1,4 +1,4 @@
-"""The cases of the conformance suite: each is one law, and how a participant is seen to keep it."""
+"""The cases of the conformance suite. Each checks one rule."""
 
 import asyncio
 
@@ -20,22 +20,20 @@ from tcc.testing.conformance_subject import (
     failed,
 )
 
-# How many deliveries race in the concurrent cases, and how often.
+# The number of concurrent deliveries in a round, and the number of rounds.
 _RACERS = 8
 _ROUNDS = 8
 _GID_BYTES_MAX = 128
-# No payload of any action: no text, and JSON that is cut off, deeper than a recursive decoder can go.
+# Not decodable by any action: invalid text, and truncated JSON that is too deep for a recursive decoder.
 _UNDECODABLE = (b"\xff" * 16, b'{"a":' * 50_000)
 
 _CONFIRM_WORKS = "a Confirm after a successful Try must succeed"
 _CANCEL_WORKS = "a Cancel after a successful Try must succeed"
 _DIGEST = (
     "let the Try store a digest of action, payload and content type (SHA-256 of their bytes) in the "
-    "barrier's row, and compare every later call's with it before anything else is done"
+    "barrier's row, and compare the digest of every later call with it first"
 )
-_DECODE_LATE = (
-    "ask the barrier first, and decode the payload only where it says that the business change has to be made"
-)
+_DECODE_LATE = "check the barrier first, and decode the payload only if the handler has to run"
 
 
 async def try_then_confirm(subject: Subject) -> None:
@@ -53,14 +51,14 @@ async def try_then_cancel(subject: Subject) -> None:
 
 async def rejected_try(subject: Subject) -> None:
     if subject.rejected_payload is None:
-        raise SkippedError("give `rejected_payload`, one that the action answers with REJECTED")
+        raise SkippedError("give `rejected_payload`, a payload that the action rejects")
     call = subject.call(TRY, payload=subject.rejected_payload)
     for _ in range(2):
         outcome = await subject.send(call)
         expect(
             outcome.code == common.OUTCOME_CODE_REJECTED and bool(outcome.reason),
             outcome,
-            "a business no must be answered REJECTED with a reason, each time: an outcome, not a failure",
+            "a business rejection must return REJECTED with a reason each time: it is not a failure",
         )
     await subject.effects(advice="a rejected Try must reserve nothing: roll its local transaction back")
     await subject.succeed(
@@ -74,12 +72,12 @@ async def duplicate_try(subject: Subject) -> None:
     again = await subject.succeed(
         subject.call(TRY, attempt=1),
         "a repeated Try must succeed without running again: keep a row per (gid, branch_id), "
-        "written in the transaction of the reservation, and answer from it",
+        "written in the transaction of the reservation, and return the result from it",
     )
     expect(
         (first.result, first.content_type) == (again.result, again.content_type),
         again,
-        "a repeated Try must answer the first one's result: store the result in the barrier's row",
+        "a repeated Try must return the first one's result: store the result in the barrier's row",
     )
     await subject.effects(
         reserved=1, advice="a repeated Try must not reserve again: look for the barrier's row first"
@@ -130,7 +128,7 @@ async def empty_cancel(subject: Subject) -> None:
         await subject.succeed(
             subject.call(CANCEL, attempt=attempt),
             "a Cancel whose Try never arrived must succeed: there is nothing to give back, and the "
-            "coordinator would repeat it for ever",
+            "coordinator would repeat it indefinitely",
         )
     await subject.effects(advice="an empty cancel must change nothing")
 
@@ -161,7 +159,7 @@ async def confirm_without_try(subject: Subject) -> None:
     await subject.fail(
         subject.call(CONFIRM),
         "NOT_TRIED",
-        "a Confirm without a recorded Try must be answered FAILED with NOT_TRIED: a silent success would "
+        "a Confirm without a recorded Try must return FAILED with NOT_TRIED: a silent success would "
         "hide a lost reservation",
         permanent=False,
     )
@@ -174,7 +172,7 @@ async def cancel_after_confirm(subject: Subject) -> None:
     await subject.fail(
         subject.call(CANCEL),
         "ALREADY_CONFIRMED",
-        "a Cancel of a confirmed branch must be answered FAILED, permanent, ALREADY_CONFIRMED: "
+        "a Cancel of a confirmed branch must return FAILED, permanent, ALREADY_CONFIRMED: "
         "a mixed outcome is reported, never hidden",
     )
     await subject.effects(confirmed=1, advice="a refused Cancel must leave the confirmed branch as it is")
@@ -186,7 +184,7 @@ async def confirm_after_cancel(subject: Subject) -> None:
     await subject.fail(
         subject.call(CONFIRM),
         "ALREADY_CANCELLED",
-        "a Confirm of a cancelled branch must be answered FAILED, permanent, ALREADY_CANCELLED: "
+        "a Confirm of a cancelled branch must return FAILED, permanent, ALREADY_CANCELLED: "
         "a mixed outcome is reported, never hidden",
     )
     await subject.effects(advice="a refused Confirm must change nothing")
@@ -203,7 +201,7 @@ async def try_with_another_payload(subject: Subject) -> None:
     )
     outcome = await subject.send(subject.call(TRY, content_type=subject.another_content_type, attempt=1))
     expect(
-        # A participant may look at a Try's content type before it asks its barrier.
+        # A participant may check a Try's content type before it checks its barrier.
         failed(outcome, "BRANCH_CONFLICT") or failed(outcome, "INVALID_PAYLOAD"),
         outcome,
         "a Try that is repeated with another content type must be refused with FAILED, permanent, "
@@ -300,7 +298,7 @@ async def undecodable_confirm(subject: Subject) -> None:
         await subject.fail(
             subject.call(CONFIRM, branch_id=branch_id, payload=payload),
             "NOT_TRIED",
-            "a Confirm without a recorded Try must be answered FAILED with NOT_TRIED even if its payload "
+            "a Confirm without a recorded Try must return FAILED with NOT_TRIED even if its payload "
             f"cannot be decoded: {_DECODE_LATE}",
             permanent=False,
         )
@@ -308,7 +306,7 @@ async def undecodable_confirm(subject: Subject) -> None:
         await subject.fail(
             subject.call(CONFIRM, branch_id=branch_id, payload=payload),
             "BRANCH_CONFLICT",
-            "a Confirm whose payload cannot be decoded is none of its Try's and must be refused with FAILED, "
+            "a Confirm whose payload cannot be decoded differs from its Try and must be refused with FAILED, "
             f"permanent, BRANCH_CONFLICT: {_DIGEST}",
         )
         await subject.effects(
@@ -329,7 +327,7 @@ async def broken_confirm(subject: Subject) -> None:
     expect(
         outcome.code == common.OUTCOME_CODE_FAILED,
         outcome,
-        "a Confirm whose change violates a constraint must be answered FAILED: answer SUCCEEDED only when "
+        "a Confirm whose change violates a constraint must return FAILED: return SUCCEEDED only when "
         "COMMIT has succeeded, and swallow no error of the database; or does `break_confirm` break nothing?",
     )
     expect(
@@ -377,8 +375,8 @@ async def concurrent_duplicates(subject: Subject) -> None:
                 expect(
                     outcome.code == common.OUTCOME_CODE_SUCCEEDED and outcome.result == outcomes[0].result,
                     outcome,
-                    "duplicates that arrive at the same moment must all get the one answer: let a unique key "
-                    "or a row lock make the later ones wait, then answer them from the row",
+                    "duplicates that arrive at the same moment must all get the same result: let a unique "
+                    "key or a row lock make the later ones wait, then return the result from the row",
                 )
         await subject.effects(
             confirmed=1, branch_id=branch_id, advice="duplicates that arrive together must take effect once"
@@ -395,7 +393,7 @@ async def concurrent_try_and_cancel(subject: Subject) -> None:
         expect(
             cancelled.code == common.OUTCOME_CODE_SUCCEEDED,
             cancelled,
-            "a Cancel that races with its Try must succeed, whoever wins",
+            "a Cancel that races with its Try must succeed, whichever is first",
         )
         expect(
             tried.code == common.OUTCOME_CODE_SUCCEEDED or failed(tried, "LATE_TRY"),
@@ -433,7 +431,7 @@ async def mixed_batch(subject: Subject) -> None:
             outcome.reason == wanted[outcome.index]
             and (outcome.code == common.OUTCOME_CODE_SUCCEEDED) == (not wanted[outcome.index]),
             outcome,
-            f"call {outcome.index} of the batch must be answered {wanted[outcome.index] or 'SUCCEEDED'}, "
+            f"call {outcome.index} of the batch must return {wanted[outcome.index] or 'SUCCEEDED'}, "
             "just as alone: one item must not change what another gets",
         )
     await subject.effects(reserved=1, branch_id="to-try", advice="a Try in a batch must reserve")
@@ -516,7 +514,7 @@ async def duplicates_in_a_batch(subject: Subject) -> None:
             expect(
                 outcome.code == common.OUTCOME_CODE_SUCCEEDED and outcome.result == outcomes[0].result,
                 outcome,
-                "a call that is twice in one batch must take effect once and be answered twice, the same",
+                "a call that is twice in one batch must take effect once and return the same result twice",
             )
     await subject.effects(confirmed=1, advice="a call that is twice in one batch must take effect once")
 
@@ -535,7 +533,7 @@ async def unknown_action(subject: Subject) -> None:
 
 
 async def listing_agrees(subject: Subject) -> None:
-    """ListBranches may be left out; where it is, it says how each row of the barrier stands."""
+    """Check ListBranches, which is optional: it lists the state of each row of the barrier."""
     await _is_listed(subject, None)
     for operation, state in ((TRY, common.BARRIER_STATE_TRIED), (CONFIRM, common.BARRIER_STATE_CONFIRMED)):
         await subject.succeed(subject.call(operation), TRY_WORKS)
@@ -546,8 +544,8 @@ async def listing_agrees(subject: Subject) -> None:
         too_many = page_size and len(page.rows) > page_size
         if too_many or any(row.state != common.BARRIER_STATE_TRIED for row in page.rows):
             raise ConformanceError(
-                "ListBranches must answer with no more than page_size rows, and where it is asked "
-                f"for no state with open ones only (answered {list(page.rows)})"
+                "ListBranches must return at most page_size rows, and only open ones "
+                f"if no state is given (got {list(page.rows)})"
             )
 
 
@@ -563,8 +561,8 @@ async def _is_listed(subject: Subject, state: "common.BarrierState | None") -> N
     wanted = [] if state is None else [(subject.gid, "branch", subject.action, state)]
     if found != wanted:
         raise ConformanceError(
-            "ListBranches with keys must answer with those of these rows that there are, and with how "
-            f"each stands (answered {found}, wanted {wanted})"
+            "ListBranches with keys must return those of the rows that exist, with their "
+            f"states (got {found}, wanted {wanted})"
         )
 
 
@@ -573,7 +571,7 @@ async def _execute(subject: Subject, calls: list[pb.BranchCall]) -> list[common.
     outcomes = [outcome async for response in responses for outcome in response.results]
     if sorted(outcome.index for outcome in outcomes) != list(range(len(calls))):
         raise ConformanceError(
-            "ExecuteBranches must answer each call once, under the `index` of its place in the batch "
-            f"(answered the indexes {[outcome.index for outcome in outcomes]} to {len(calls)} calls)"
+            "ExecuteBranches must return one result per call, under the `index` of its place in the batch "
+            f"(got the indexes {[outcome.index for outcome in outcomes]} to {len(calls)} calls)"
         )
     return outcomes

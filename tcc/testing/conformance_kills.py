@@ -1,4 +1,4 @@
-"""The case that kills the service: what was answered stands, what was not can be asked again."""
+"""The case that kills the service: a result remains valid, and a call without one can be repeated."""
 
 import asyncio
 from collections.abc import Callable
@@ -20,17 +20,17 @@ from tcc.testing.conformance_subject import (
     is_conclusive,
 )
 
-# How often it is killed in the midst of calls, and by how many callers at once it is called then.
+# How often the service is killed during calls, and the number of concurrent callers.
 _ROUNDS = 3
 _CALLERS = 6
-# Each round strikes this many answers later than the one before.
+# In each round the kill comes this many results later than in the previous one.
 _ANSWERS_STEP = 7
-# How many branches a caller makes in a round before it only repeats itself.
+# The number of branches of a caller in a round. After that it repeats its calls.
 _BRANCHES_MAX = 4
 
 _IN_ROWS = (
     "keep the barrier in the rows of the service's own database, not in memory, and write a row in ONE local "
-    "transaction with the change that it stands for, committed before the answer"
+    "transaction with the change that it stands for, committed before the response"
 )
 
 
@@ -55,7 +55,7 @@ async def _what_was_answered_stands(subject: Subject) -> None:
         expect(
             (again.result, again.content_type) == (first.result, first.content_type),
             again,
-            f"a Try that is repeated after a kill must answer the first one's result: {_IN_ROWS}",
+            f"a Try that is repeated after a kill must return the first one's result: {_IN_ROWS}",
         )
     for branch_id in ("cancelled", "empty"):
         await _refused(subject, branch_id)
@@ -76,14 +76,14 @@ async def _what_was_answered_stands(subject: Subject) -> None:
 
 @dataclass(kw_only=True, slots=True)
 class _Progress:
-    """How far a caller has come with a branch."""
+    """The progress of a caller with a branch."""
 
     branch_id: str
-    # What its second call is to be.
+    # Its second call: CONFIRM or CANCEL.
     end: common.Operation
-    # Whether it is to be cancelled at once where its Try is not answered.
+    # True if it is cancelled at once when its Try has no result.
     hasty: bool
-    # The Try's answer, once there is one.
+    # The result of the Try, if there is one.
     tried: common.CallResult | None = None
 
 
@@ -113,7 +113,7 @@ async def _what_was_not_can_be_asked_again(subject: Subject, round_: int) -> Non
 async def _call_on(
     subject: Subject, name: str, answered: Callable[[], None], strike: asyncio.Event, over: asyncio.Event
 ) -> list[_Progress]:
-    """Call branches one after the other until the service is killed; return how far they came."""
+    """Call branches one after the other until the service is killed; return their progress."""
     branches: list[_Progress] = []
     while len(branches) < _BRANCHES_MAX and not over.is_set():
         number = len(branches)
@@ -129,7 +129,7 @@ async def _call_on(
             if operation == TRY:
                 branch.tried = outcome
             answered()
-    # It is not killed yet: keep calls under way, which cost no more stock.
+    # The kill has not come yet: repeat calls, which reserve nothing more.
     strike.set()
     while not over.is_set() and await _attempt(subject, TRY, branches[0].branch_id) is not None:
         pass
@@ -137,7 +137,7 @@ async def _call_on(
 
 
 async def _attempt(subject: Subject, operation: common.Operation, branch_id: str) -> common.CallResult | None:
-    """Return the result of one delivery, if there is a conclusive one."""
+    """Deliver a call once; return its result if it is conclusive."""
     try:
         outcome = await subject.send(subject.call(operation, branch_id=branch_id))
     except grpc.aio.AioRpcError:
@@ -146,7 +146,7 @@ async def _attempt(subject: Subject, operation: common.Operation, branch_id: str
 
 
 async def _finish(subject: Subject, branch: _Progress) -> None:
-    """Do what a coordinator does that finds such a branch: Try again or Cancel, to the end."""
+    """Finish a branch as a coordinator does after a crash: repeat the Try or cancel."""
     branch_id = branch.branch_id
     if branch.tried is None and branch.hasty:
         await _done(subject, CANCEL, branch_id)

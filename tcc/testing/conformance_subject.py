@@ -1,4 +1,4 @@
-"""The participant under test, as the cases of the conformance suite speak to it."""
+"""The participant under test, as used by the cases of the conformance suite."""
 
 import asyncio
 import time
@@ -17,39 +17,39 @@ TRY, CONFIRM, CANCEL = common.OPERATION_TRY, common.OPERATION_CONFIRM, common.OP
 
 TIMEOUT_S = 10.0
 EXPIRY_MS = 10 * 60_000
-# How often an answered failure is repeated before it counts.
+# How often a call that failed is repeated before the failure counts.
 _FAILURES_MAX = 10
 _PAUSE_S = 0.1
 _JSON = "application/json"
-# What says that nobody is there to answer. Any other status comes from someone.
+# The statuses that mean that the service is not reachable. Any other one comes from the service.
 _ABSENT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
 
 
 class ConformanceError(AssertionError):
-    """The participant breaks the law. The message says what to mend."""
+    """The participant breaks a rule. The message says how to fix it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Effects:
-    """What a branch has in the participant's own tables now."""
+    """The current effects of a branch in the participant's own tables."""
 
-    # How many reservations are held for it: 0 or 1 in a correct participant.
+    # The number of reservations that are held for it: 0 or 1 in a correct participant.
     reserved: int = 0
-    # How many times its reservation was made final: 0 or 1.
+    # The number of times that its reservation was made final: 0 or 1.
     confirmed: int = 0
 
 
 Observe: TypeAlias = Callable[[str, str], Awaitable[Effects]]
-# One payload for all branches, or where each branch's comes from.
+# One payload for all branches, or a function that returns one for each branch.
 Payload: TypeAlias = bytes | Callable[[], bytes]
-# Of (gid, branch_id): while the block runs, a Confirm of that branch violates a constraint.
+# Called with (gid, branch_id): within the block, a Confirm of that branch violates a constraint.
 BreakConfirm: TypeAlias = Callable[[str, str], AbstractAsyncContextManager[object]]
-# How the service is killed and started again: a coroutine function or a command.
+# Kills the service and starts it again: a coroutine function or a command.
 Restart: TypeAlias = Callable[[], Awaitable[object]] | Sequence[str]
 
 
 class SkippedError(Exception):
-    """The case cannot be run with what the author gave."""
+    """The case cannot be run with the given arguments."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,7 +101,7 @@ class Subject:
         """Return a payload of the action whose bytes differ from the branch's own.
 
         Raises:
-            SkippedError: The author gave only one payload, and it is not JSON.
+            SkippedError: Only one payload was given, and it is not JSON.
         """
         payload = self._payload(self.gid, branch_id)
         if self.other_payload is not None:
@@ -138,7 +138,7 @@ class Subject:
         return self._payloads[gid, branch_id]
 
     async def send(self, call: pb.BranchCall) -> common.CallResult:
-        """One delivery. Raises grpc.aio.AioRpcError for a status other than OK."""
+        """Deliver a call once. Raises grpc.aio.AioRpcError for a status other than OK."""
         request, method = {
             TRY: (pb.TryBranchRequest, self.stub.TryBranch),
             CONFIRM: (pb.ConfirmBranchRequest, self.stub.ConfirmBranch),
@@ -148,11 +148,11 @@ class Subject:
         return cast("common.CallResult", response.result)
 
     async def persist(self, call: pb.BranchCall) -> common.CallResult:
-        """Delivers again and again, as a coordinator does, until the answer says something.
+        """Deliver a call repeatedly, as a coordinator does, until the result is conclusive.
 
         Raises:
-            ConformanceError: nobody answers within `restart_timeout_s`.
-            grpc.aio.AioRpcError: what answers says nothing but other statuses.
+            ConformanceError: The service does not respond within `restart_timeout_s` seconds.
+            grpc.aio.AioRpcError: The service keeps returning a status other than OK.
         """
         answer_by_s = time.monotonic() + self.restart_timeout_s
         failures = 0
@@ -163,7 +163,7 @@ class Subject:
                 if error.code() in _ABSENT:
                     if time.monotonic() > answer_by_s:
                         raise ConformanceError(
-                            f"after it was killed the service must answer again within "
+                            f"after it was killed the service must respond again within "
                             f"{self.restart_timeout_s:g} s, at the same address; does `restart` start it? "
                             f"(the last call ended with {error.code().name}: {error.details()})"
                         ) from error
@@ -196,7 +196,7 @@ class Subject:
         branch_id: str = "branch",
         advice: str,
     ) -> None:
-        """Compare with the participant's own tables, if the author lets us see them."""
+        """Compare with the participant's own tables, if `observe` is given."""
         if self.observe is None:
             return
         seen, wanted = (
@@ -212,12 +212,12 @@ def _respaced(payload: bytes) -> bytes:
     return payload + b" "
 
 
-# The barrier's own words: they stand, however often the call is repeated.
+# The barrier's own reasons. They do not change when the call is repeated.
 _BARRIER = {"LATE_TRY", "EXPIRED", "NOT_TRIED", "ALREADY_CONFIRMED", "ALREADY_CANCELLED", "BRANCH_CONFLICT"}
 
 
 def is_conclusive(outcome: common.CallResult) -> bool:
-    """Whether repeating the call could change nothing."""
+    """Return whether a repetition of the call would change nothing."""
     return outcome.code != common.OUTCOME_CODE_FAILED or outcome.permanent or outcome.reason in _BARRIER
 
 
@@ -225,14 +225,14 @@ def failed(outcome: common.CallResult, reason: str, *, permanent: bool = True) -
     return (
         outcome.code == common.OUTCOME_CODE_FAILED
         and outcome.reason == reason
-        # NOT_TRIED may be called either: the decision to confirm is repeated for ever anyway.
+        # NOT_TRIED may be permanent or not: a decision to confirm is repeated indefinitely anyway.
         and (outcome.permanent or not permanent)
     )
 
 
 def expect(holds: bool, outcome: common.CallResult, advice: str) -> None:  # noqa: FBT001 - reads as an assertion
     if not holds:
-        raise ConformanceError(f"{advice} (answered {_text(outcome)})")
+        raise ConformanceError(f"{advice} (got {_text(outcome)})")
 
 
 def _text(outcome: common.CallResult) -> str:

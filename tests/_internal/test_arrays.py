@@ -1,4 +1,4 @@
-"""What is written as an array comes back from PostgreSQL as it was."""
+"""Values that are written as an array are read back from PostgreSQL unchanged."""
 
 from uuid import UUID
 

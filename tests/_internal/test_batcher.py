@@ -1,4 +1,4 @@
-"""Batches that form by themselves."""
+"""Batches form from the items that wait."""
 
 import asyncio
 from collections.abc import AsyncIterator

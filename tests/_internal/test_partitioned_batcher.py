@@ -1,4 +1,4 @@
-"""Lanes: a lane is in one batch at a time, and a batch carries every lane that is free."""
+"""A partition is in one batch at a time, and a batch takes items of every free partition."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ from tcc._internal.partitioned_batcher import PartitionedBatcher
 
 
 class Sent:
-    """What was sent, each batch held in flight until it is released."""
+    """Records what was sent. Each batch stays in flight until it is released."""
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []

@@ -1,4 +1,4 @@
-"""Every cell of the barrier's law, over gRPC, on every database, sync and async, single and batched."""
+"""Every cell of the barrier's decision table, over gRPC: all databases, sync and async, alone and batched."""
 
 import asyncio
 import time
@@ -131,7 +131,7 @@ def _answer(outcome):
 
 
 DONE = (SUCCEEDED, "", False)
-# The law from its essay, written out: how the row came to stand, the call, the
+# The decision table from its documentation: how the row got its state, the call, the
 # answer, and the state and effects afterwards.
 CELLS = [
     ([], TRY, DONE, BarrierState.TRIED, ["try"]),

@@ -1,4 +1,4 @@
-"""ListBranches: what a participant has on its books, on every database; and ends without a payload."""
+"""ListBranches: the rows of the barrier on every database; and Confirm and Cancel without a payload."""
 
 import contextlib
 
@@ -96,7 +96,7 @@ async def test_ages_narrow_by_expiry_and_by_last_change(database, call_participa
 
 
 async def test_a_page_looks_at_a_bounded_number_of_rows(database, call_participant) -> None:
-    """Five rows, of which two are wanted: pages of two that are looked at, whatever is found."""
+    """Five rows, of which two are wanted: pages that scan two rows, matching or not."""
     engine, ledger = database
     participant = make_participant(engine)
     caller = await call_participant(participant)

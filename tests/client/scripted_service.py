@@ -81,7 +81,7 @@ class ScriptedService(transaction_pb2_grpc.TransactionServiceServicer):
 
     @property
     def gids(self) -> list[str]:
-        """Of every transaction that arrived, in whatever call."""
+        """Return the gid of every transaction that arrived in any call."""
         return [request.gid for request in self.unary] + [
             item.gid for batch in self.batches for item in batch.transactions
         ]

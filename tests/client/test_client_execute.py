@@ -208,7 +208,7 @@ async def test_a_lone_call_goes_unary_and_what_queues_meanwhile_goes_as_one_batc
     assert [outcome.gid for outcome in outcomes] == others
     assert [request.gid for request in service.unary] == ["first"]
     assert [len(batch.transactions) for batch in service.batches] == [100]
-    assert not first.done(), "the slow one holds nobody"
+    assert not first.done(), "the slow one delays no other"
     gate.opened.set()
     assert (await first).gid == "first"
 
@@ -242,7 +242,7 @@ async def test_a_batch_is_bounded_by_count_and_bytes(service):
     async with serving(service) as target:
         async with tcc.Client(target, batch_items_max=10) as client:
             await asyncio.gather(*(client.execute(BRANCHES) for _ in range(25)))
-        # Calls that are under way at once arrive in any order.
+        # Concurrent calls arrive in any order.
         assert sorted(len(batch.transactions) for batch in service.batches) == [5, 10, 10]
         service.batches.clear()
         async with tcc.Client(target, batch_bytes_max=2_500) as client:

@@ -56,7 +56,7 @@ async def client(service):
 
 
 def kinds(service) -> list[str]:
-    """What was asked for, in brief."""
+    """Return the kinds of the requests."""
     return [
         type(request).__name__.removesuffix("Request").removesuffix("Transaction")
         for request in service.requests
@@ -307,7 +307,7 @@ async def test_get_shows_the_whole_transaction(client, service):
 async def test_an_unknown_gid_is_not_found(client, service):
     service.answers = [status(Code.NOT_FOUND, "TRANSACTION_NOT_FOUND", "no such transaction")]
     with pytest.raises(errors.NotFound):
-        await client.get("nobody")
+        await client.get("unknown")
 
 
 async def test_list_follows_the_pages_and_passes_the_filters(client, service):

@@ -1,4 +1,4 @@
-"""The sync twin: the same logic from threads without an event loop."""
+"""The synchronous client: the same logic from threads without an event loop."""
 
 import asyncio
 import threading

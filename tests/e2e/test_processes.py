@@ -125,7 +125,7 @@ async def test_the_work_of_a_worker_that_is_killed_is_adopted_without_waiting_fo
 async def test_sigterm_drains_and_exits_with_0(
     log_url: str, stock: ScriptedParticipant, tmp_path: Path, workers: int
 ) -> None:
-    """A transaction whose Confirm is under way when the signal comes is finished first."""
+    """A transaction whose Confirm is in flight at the signal is finished first."""
     go = stock.hold_confirms()
     async with daemon.serving(tmp_path, config(stock, log_url), workers=workers) as coordinator:
         async with daemon.stub(coordinator.address) as stub:
@@ -147,7 +147,7 @@ async def test_sigterm_drains_and_exits_with_0(
 
 
 async def _until_refused(stub) -> None:
-    """Returns when new work is refused."""
+    """Wait until new transactions are refused."""
     async with asyncio.timeout(120):
         while True:
             try:
@@ -256,7 +256,7 @@ async def test_threads_of_grpc_do_not_take_the_cpu_from_the_loop(log_url: str, t
 
 
 def _threads_of_grpc(pid: int) -> list[int]:
-    """Of its pool, which never ends."""
+    """Return the threads of gRPC's pool, which never end."""
     threads = Path(f"/proc/{pid}/task").iterdir()
     return [int(entry.name) for entry in threads if (entry / "comm").read_text() == "event_engine\n"]
 

@@ -1,4 +1,4 @@
-"""What `tccd` does before it serves: mistakes in one line, signals, a log that is not there yet."""
+"""`tccd` before it serves: errors in one line, signals, and a log that is not available yet."""
 
 import asyncio
 import contextlib
@@ -44,7 +44,7 @@ async def said(stream: asyncio.StreamReader | None, words: str) -> str:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Waits for something that another process does."""
+    """Wait for an effect of another process."""
     async with asyncio.timeout(TIMEOUT_S):
         while not condition():  # noqa: ASYNC110 - another process sets no event of ours
             await asyncio.sleep(0.005)
@@ -140,7 +140,7 @@ async def test_migrate_says_in_one_line_that_the_log_is_unreachable() -> None:
 
 @pytest.mark.parametrize("command", ["migrate", "serve"])
 async def test_the_log_of_a_newer_version_is_refused(command: str, log_url: str) -> None:
-    """As after a rollback, or when an older coordinator starts anew during an upgrade."""
+    """As after a rollback, or when an older coordinator restarts during an upgrade."""
     with psycopg.connect(log_url) as connection:
         connection.execute("UPDATE alembic_version SET version_num = 'of tomorrow'")
     environment = {"TCC_LOG__URL": log_url, "TCC_LISTEN__ADDRESS": "127.0.0.1:0"}
@@ -204,7 +204,7 @@ async def test_a_worker_that_dies_is_noticed_while_another_is_starting(
         coordinator.kill_worker(first)
         await until(lambda: bool(children(supervisor) - before))
         (starting,) = children(supervisor) - before
-        # It takes for ever to become ready.
+        # It never becomes ready.
         os.kill(starting, signal.SIGSTOP)
         try:
             coordinator.kill_worker(second)

@@ -52,7 +52,7 @@ def test_migrations_use_nothing_that_relatives_lack(log_schema: LogSchema) -> No
         "CREATE TABLE x (id BIGINT) PARTITION BY HASH (id)",
     ],
 )
-def test_each_rule_detects_a_violation(sql: str) -> None:
+def test_the_rules_detect_violations(sql: str) -> None:
     assert violations(sql)
 
 

@@ -1,4 +1,4 @@
-"""Results that are named before the Try runs: the claim writes them, and the law stays what it is."""
+"""Results that are named before the Try runs: the claim writes them, and the decision table is unchanged."""
 
 from collections.abc import Sequence
 from itertools import count
@@ -77,7 +77,7 @@ async def test_a_named_result_is_answered_replayed_and_given_to_confirm_and_canc
     ]
     assert handlers.shown == [("a", b"n0"), ("b", b"n1"), ("c", b"")]
 
-    # A duplicate is named anew, beside a branch that is new; the row decides.
+    # A duplicate is named again, beside a new branch; the row decides.
     again = await caller.execute(call("b"), call("d"))
     assert [each.result for each in again] == [b"n1", b"n3"]
     assert handlers.shown[3:] == [("d", b"n3")]

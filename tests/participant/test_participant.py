@@ -276,7 +276,7 @@ async def test_batch_answer_of_the_wrong_length_is_an_error(sqlite, call_partici
     outcome = await _call(caller)
 
     assert _answer(outcome) == (FAILED, "INVALID_RESULT", True)
-    assert "1 items were given and 0 answers" in outcome.message
+    assert "called with 1 items and returned 0 entries" in outcome.message
     assert ledger.rows() == []
 
 

@@ -263,7 +263,7 @@ async def test_what_is_done_together_is_linked(sqlite, call_participant, spans):
     await caller.execute(*calls, untraced)
     items = spans.named("tcc.try")
     assert {f"{item.parent.span_id:016x}" for item in items} == {f"{n + 1:016x}" for n in range(5)}
-    # The first leaves alone, whatever comes meanwhile together.
+    # The first call is sent alone, and those that arrive in the meantime are sent together.
     together = spans.named("tcc.try_batch")
     linked = [link.context.span_id for batch in together for link in batch.links]
     alone = [span_id for span_id in handlers.ran if span_id in {item.context.span_id for item in items}]

@@ -84,7 +84,7 @@ def code_or_reason(outcome: common.CallResult) -> str:
 
 @pytest.fixture
 async def serve(database: AsyncEngine) -> AsyncIterator[Any]:
-    """Starts a participant and answers a caller of its action."""
+    """Start a participant and return a caller of its action."""
     async with AsyncExitStack() as running:
 
         async def start(participant: Participant, action: str) -> Caller:
@@ -98,7 +98,7 @@ async def serve(database: AsyncEngine) -> AsyncIterator[Any]:
 
 
 class Clock:
-    """Time that passes only when told."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
         self.now_s = 0.0

@@ -1,4 +1,4 @@
-"""The audit says ok to honest books and catches every kind of forgery."""
+"""The audit accepts consistent data and reports every kind of violation."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -72,7 +72,7 @@ FORGERIES = {
         ["UPDATE stock SET available = available + 2, sold = 0"],
         {"SOLD_DISAGREES"},
     ),
-    "stock is reserved by nobody": (
+    "stock is reserved without a reservation": (
         ["UPDATE stock SET available = available - 1, reserved = 1"],
         {"RESERVED_DISAGREES"},
     ),
@@ -105,8 +105,8 @@ FORGERIES = {
         ],
         {"MIXED_OUTCOME"},
     ),
-    "a reservation of nobody": (
-        ["UPDATE reservation SET gid = 'nobody' WHERE gid = 'bad'"],
+    "a reservation of an unknown transaction": (
+        ["UPDATE reservation SET gid = 'unknown' WHERE gid = 'bad'"],
         {"ORPHAN"},
     ),
     "a reservation of no branch": (
@@ -125,8 +125,8 @@ FORGERIES = {
         [held("USED", "bad")],
         {"MIXED_OUTCOME"},
     ),
-    "a coupon of nobody": (
-        [held("USED", "nobody")],
+    "a coupon of an unknown transaction": (
+        [held("USED", "unknown")],
         {"ORPHAN"},
     ),
     "a used coupon is available again": (
@@ -147,7 +147,10 @@ FORGERIES = {
         {"MIXED_OUTCOME"},
     ),
     "an order is gone": (["DELETE FROM orders WHERE gid = 'good'"], {"RECORD_MISSING"}),
-    "an order of nobody": (["UPDATE orders SET gid = 'nobody' WHERE gid = 'bad'"], {"ORPHAN"}),
+    "an order of an unknown transaction": (
+        ["UPDATE orders SET gid = 'unknown' WHERE gid = 'bad'"],
+        {"ORPHAN"},
+    ),
 }
 
 
@@ -231,7 +234,7 @@ async def test_its_command_says_what_is_wrong_and_exits_with_1(
     assert status == 1
     assert output.splitlines() == [
         "TRANSACTION_OPEN g2: it has not ended",
-        "RECORD_MISSING order b: transaction g0 is CONFIRMED and left nothing here",
+        "RECORD_MISSING order b: transaction g0 is CONFIRMED and has no record here",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Coupons through gRPC over PostgreSQL, and their law."""
+"""Coupons through gRPC over PostgreSQL, and their transition table."""
 
 import asyncio
 from itertools import product

@@ -1,4 +1,4 @@
-"""The inventory through gRPC over PostgreSQL: reservations, overselling, lanes and the gate."""
+"""The inventory through gRPC over PostgreSQL: reservations, overselling, partitions and the gate."""
 
 import asyncio
 import json
@@ -148,7 +148,7 @@ async def test_confirms_and_cancels_of_shared_skus_do_not_deadlock(
 async def test_a_sold_out_sku_is_refused_without_the_database(
     inventory_caller: Caller, database: AsyncEngine
 ) -> None:
-    """The stock table is locked by somebody else, and the no still comes."""
+    """While another transaction locks the stock table, a Try is still rejected."""
     await put_in(database, A=1)
     await inventory_caller.one(TRY, "g1", sku="A", quantity=1)
     assert await inventory_caller.one(TRY, "g2", sku="A", quantity=1) == "SOLD_OUT"

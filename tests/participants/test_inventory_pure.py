@@ -1,4 +1,4 @@
-"""What decides about stock, without a database: the law, the admission, the gate, the lanes."""
+"""Decisions about stock without a database: transition table, admission, gate, partitions."""
 
 from itertools import product
 

@@ -1,7 +1,7 @@
 """Every batch locks its rows in key order, whatever the order of its items and of the table.
 
-Somebody holds `a`. A batch over `b` and `a`, written in that order, waits for it,
-and must not hold `b` meanwhile: two batches that do so could wait for each other.
+Another transaction locks `a`. A batch over `b` and `a`, in that order, waits for it and must
+not lock `b` in the meantime: two such batches could wait for each other.
 """
 
 import asyncio

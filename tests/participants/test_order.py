@@ -1,4 +1,4 @@
-"""Orders through gRPC over PostgreSQL, and their law."""
+"""Orders through gRPC over PostgreSQL, and their transition table."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""Ends of branches whose payload nobody knows any more: who finds what it holds by branch, and who not."""
+"""Confirm and Cancel without a payload: which participants find the branch's rows, and which do not."""
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine

@@ -1,4 +1,4 @@
-"""`tccd serve` as the real process that it is."""
+"""`tccd serve` as a real process."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ class Daemon:
         self.address = ""
 
     async def next_worker(self) -> int:
-        """The pid of the next worker that says it is ready."""
+        """Wait for the next ready worker and return its pid."""
         while True:
             words = await self._words()
             if words[0] == "worker":
@@ -31,7 +31,7 @@ class Daemon:
                 return self.workers[-1]
 
     async def listening(self) -> None:
-        """Returns when it serves; its workers are known then."""
+        """Wait until it serves. Its workers are then known."""
         while not self.address:
             words = await self._words()
             if words[0] == "worker":
@@ -45,7 +45,7 @@ class Daemon:
         os.kill(pid, signal.SIGKILL)
 
     async def stop(self) -> int:
-        """Asks it to drain; the exit status."""
+        """Send SIGTERM, wait until it has drained, and return the exit status."""
         if self.process.returncode is None:
             self.process.terminate()
         return await asyncio.wait_for(self.process.wait(), TIMEOUT_S)
@@ -67,7 +67,7 @@ async def serving(
     environment: Mapping[str, str] | None = None,
     stderr: IO[bytes] | None = None,
 ) -> AsyncIterator[Daemon]:
-    """A coordinator beside the block, configured by this TOML; it drains at the end."""
+    """Run a coordinator with this TOML during the block; it drains at the end."""
     path = directory / "tcc.toml"
     path.write_text(config)
     async with python(

@@ -1,8 +1,8 @@
 """Databases on a server that many tests share, each for one test alone.
 
-To make one and to drop it writes and removes three hundred files, which takes longer than most tests. So a
-database is wiped after its test, and the next test gets it under a name of its own: whoever still holds
-the former one finds nothing there.
+Creating and dropping a database writes and removes three hundred files, which takes longer than most
+tests. So a database is wiped after its test, and the next test gets it under a new name: a client that
+still uses the old name finds nothing.
 """
 
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ class Databases:
 
     @contextmanager
     def one(self) -> Iterator[str]:
-        """The URL of an empty database; whoever is connected to it at the end of the block is cut off."""
+        """Yield the URL of an empty database. Connections to it are closed at the end of the block."""
         name = self._wiped.pop() if self._wiped else self._made()
         yield self._server.url(name)
         self._wiped.append(self._wipe(name))

@@ -1,4 +1,4 @@
-"""What a test expects of a refused call."""
+"""Assertions about a refused call."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -1,7 +1,7 @@
-"""A guide whose console blocks are run: what it shows has to be what is answered.
+"""Guides whose console blocks are run: the output must match what the guide shows.
 
-Times, durations, ids, addresses and counts of calls differ from run to run; everything
-else has to agree. A comment `<!-- event: WHAT -->` names what happens between commands.
+Times, durations, ids, addresses and counts of calls differ between runs. Everything else
+must match. A comment `<!-- event: WHAT -->` names an event between commands.
 """
 
 import asyncio
@@ -14,14 +14,14 @@ from typing import TypeAlias
 
 from tests.support.processes import run_python
 
-# For the answer to become the one that is shown. On a busy machine a command alone takes seconds to start.
+# The time for the output to match. On a busy machine a single command takes seconds to start.
 PATIENCE_S = 240.0
 
-# What only asks; it is asked again until the answer is the one that is shown. Orders are given once.
+# Queries, which are repeated until the output matches. Other commands run once.
 _QUESTIONS = {"list", "show", "timeline", "why", "verify", "stats", "watch", "doctor", "reconcile"}
-# Commands, and the modules that they are.
+# Commands and their modules.
 _PROGRAMS = {"tccctl": "tccctl", "tccd": "coordinator"}
-# What a line ends with that shows the exit code below the answer.
+# The end of a line that shows the exit code below the output.
 _ASKS_FOR_CODE = "; echo $?"
 
 _STEPS = re.compile(
@@ -45,7 +45,7 @@ _VOLATILE = (
     (re.compile(r"\b\d+ consecutive failures"), "N consecutive failures"),
     (re.compile(r"\b\d+\.\d\b"), "RATE"),
 )
-# The columns of tables that hold counts of what happens all the time.
+# The columns of tables that hold counts that change all the time.
 _VOLATILE_COLUMNS = {
     "FAILED",
     "TIMES",
@@ -64,14 +64,14 @@ _VOLATILE_FACTS = {"version", "failed calls"}
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something happens in the world."""
+    """An event between commands."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command line, and what the guide shows below it."""
+    """A command line and the output that the guide shows."""
 
     line: str
     shown: str
@@ -81,7 +81,7 @@ Step: TypeAlias = Event | Command
 
 
 def steps(guide: Path, section: str) -> list[Step]:
-    """What a section of a guide does, in order."""
+    """Return the steps of a section of a guide, in order."""
     text = guide.read_text()
     found = re.search(rf"^## {re.escape(section)}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
     assert found, f"{guide} has no section {section!r}"
@@ -104,7 +104,7 @@ async def walk(
     events: Mapping[str, Callable[[], Awaitable[None]]],
     directory: Path | None = None,
 ) -> None:
-    """Runs the steps one after the other, in `directory`, and compares."""
+    """Run the steps one after the other in `directory`, and compare their output."""
     assert any(isinstance(step, Command) for step in walked)
     assert {step.name for step in walked if isinstance(step, Event)} == set(events)
     for step in walked:
@@ -142,7 +142,7 @@ def _only_asks(words: list[str]) -> bool:
 async def _answer(
     words: list[str], environment: Mapping[str, str], directory: Path | None
 ) -> tuple[str, int]:
-    """The text of both outputs of a command, and its exit code."""
+    """Return the text of both outputs of a command, and its exit code."""
     ended = await run_python(
         *("-m", _PROGRAMS[words[0]], *words[1:]),
         environment=environment,
@@ -153,7 +153,7 @@ async def _answer(
 
 
 def lines(text: str) -> list[str]:
-    """The lines without what differs from run to run, and without the widths of columns."""
+    """Return the lines without values that differ between runs and without column widths."""
     titles: list[str] = []
     found = []
     for line in text.rstrip().splitlines():

@@ -1,4 +1,4 @@
-"""The schema of the log, made by sending again what the migrations sent once: that takes half as long."""
+"""The schema of the log, made by repeating the statements of the migrations, in half the time."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from coordinator.log.migration import migrate
 
 
 class LogSchema:
-    """Migrates an empty database, and does the same to others."""
+    """Migrates one empty database, and repeats its statements on others."""
 
     def __init__(self, url: str) -> None:
         self._sent: list[tuple[str, Any]] = []
@@ -21,7 +21,7 @@ class LogSchema:
 
     @property
     def statements(self) -> list[str]:
-        """All that was sent, in order."""
+        """All statements that were sent, in order."""
         return [statement for statement, _ in self._sent]
 
     def make(self, url: str) -> None:

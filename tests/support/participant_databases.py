@@ -1,4 +1,4 @@
-"""Participants over real databases: every one that is here, sync and async."""
+"""Participants over real databases: all that are installed, sync and async."""
 
 import contextlib
 import shutil
@@ -36,7 +36,7 @@ Database = Engine | AsyncEngine
 
 
 class Ledger:
-    """What the handlers of a test did, in their own database: the truth that tests compare with."""
+    """The effects of a test's handlers, in a separate database: tests compare with these."""
 
     def __init__(self, url: URL) -> None:
         self._engine = _engine(url)
@@ -46,13 +46,13 @@ class Ledger:
             )
 
     def effects(self, gid: str) -> list[str]:
-        """The operations that took effect for a transaction, sorted."""
+        """Return the operations that took effect for a transaction, sorted."""
         statement = text("SELECT operation FROM effects WHERE gid = :gid ORDER BY operation")
         with self._engine.connect() as db:
             return list(db.scalars(statement, {"gid": gid}))
 
     def rows(self) -> list[tuple[str, int]]:
-        """The barrier's rows as (branch_id, state)."""
+        """Return the barrier's rows as (branch_id, state)."""
         with self._engine.connect() as db:
             found = db.execute(text("SELECT branch_id, state FROM tcc_barrier ORDER BY branch_id"))
             return [(key.decode() if isinstance(key, bytes) else key, state) for key, state in found]
@@ -67,7 +67,7 @@ RECORD = text("INSERT INTO effects VALUES (:gid, :branch_id, :operation)")
 
 @pytest.fixture(params=DATABASES)
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Database, Ledger]]:
-    """An engine on an empty database of every kind that is here, and the ledger in it."""
+    """An engine on an empty database of each installed kind, and the ledger in it."""
     kind = request.param
     with _url(kind, request, tmp_path) as url:
         yield make_engine(kind, url), Ledger(_sync(url))
@@ -182,7 +182,7 @@ def _wait_ready(url: URL, server: "subprocess.Popen[bytes]") -> None:
 
 
 class Caller:
-    """A coordinator's side of one participant."""
+    """Calls one participant as a coordinator does."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.stub = pb_grpc.ParticipantServiceStub(channel)
@@ -197,7 +197,7 @@ class Caller:
         return (await self.stub.CancelBranch(pb.CancelBranchRequest(call=call))).result
 
     async def execute(self, *calls: pb.BranchCall) -> list[common.CallResult]:
-        """The outcomes of a batch, in the order of its calls."""
+        """Return the results of a batch, in the order of its calls."""
         outcomes = [
             outcome
             async for response in self.stub.ExecuteBranches(pb.ExecuteBranchesRequest(calls=calls))
@@ -208,7 +208,7 @@ class Caller:
 
 @pytest.fixture
 async def call_participant() -> AsyncIterator[Callable[..., Caller]]:
-    """Starts a participant, with the schema, and gives its caller."""
+    """Start a participant with its schema, and return its caller."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def start(participant) -> Caller:

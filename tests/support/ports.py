@@ -1,10 +1,10 @@
-"""Ports that nobody takes between our look and the start of whoever is to listen there."""
+"""Ports that no other process takes before the tested process listens on them."""
 
 import itertools
 import os
 import socket
 
-# Below those that the kernel gives away: to outgoing connections, and to whoever wants any.
+# Below the range of the kernel for outgoing connections and for port 0.
 _LEAST, _MOST = 10_000, 32_000
 # Processes that test at the same time have ports of their own.
 _PROCESSES = 64
@@ -17,7 +17,7 @@ def free_port() -> int:
 
 
 def free_ports(count: int) -> int:
-    """The first of so many in a row; none of them is found again before all others were."""
+    """Return the first of `count` consecutive free ports. Ports are reused only after all others."""
     first = _LEAST + os.getpid() % _PROCESSES * _EACH
     while True:
         found = [first + next(_numbers) % _EACH for _ in range(count)]
@@ -27,7 +27,7 @@ def free_ports(count: int) -> int:
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        # Connections that have ended a moment ago do not hinder a server either.
+        # Connections in TIME_WAIT do not prevent a server from listening.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))

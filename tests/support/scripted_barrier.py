@@ -1,4 +1,4 @@
-"""A scripted participant that says of its books what a test tells it."""
+"""A scripted participant whose listing of barrier rows is set by a test."""
 
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2 as ppb
@@ -6,7 +6,7 @@ from tests.support.scripted_participant import ScriptedParticipant
 
 
 class ScriptedBarrier(ScriptedParticipant):
-    """Says of its books what a test tells it: pages of a listing, and what a second look finds."""
+    """Returns the pages of a listing, and the rows of a look-up by key, as set by a test."""
 
     def __init__(self, pages: list[list[ppb.BarrierRow]], found: list[ppb.BarrierRow]) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""A participant over real gRPC that does what a test tells it, and remembers what it was asked.
+"""A participant over real gRPC whose results are scripted by a test, and that records its calls.
 
-It has no barrier: what the coordinator sends is what the test sees.
+It has no barrier: the test sees exactly the calls that the coordinator sends.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ async def succeed(_call: pb.BranchCall) -> common.CallResult:
 
 
 class ScriptedParticipant(participant_pb2_grpc.ParticipantServiceServicer):
-    """Answers each call with what `script` returns for it."""
+    """Returns the result of `script` for each call."""
 
     def __init__(self) -> None:
         self.script: Script = succeed
@@ -68,7 +68,7 @@ class ScriptedParticipant(participant_pb2_grpc.ParticipantServiceServicer):
         ]
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Returns when `condition` holds; it is looked at after each call that arrives."""
+        """Wait until `condition` holds; it is checked after each call that arrives."""
         async with self._changed:
             await self._changed.wait_for(condition)
 

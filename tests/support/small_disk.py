@@ -1,8 +1,8 @@
 """A PostgreSQL on a small disk of its own, which can be filled up and extended.
 
-The disk is a tmpfs in the mount namespace of a process beside the test, so that it is gone
-when that process is. What is on it is seen there alone; the server's socket is elsewhere,
-since the path of the data is too long for a socket's address.
+The disk is a tmpfs in the mount namespace of a child process, so it is removed when that
+process ends. Its files are visible only there. The server's socket is elsewhere, because
+the path of the data is too long for a socket's address.
 """
 
 import asyncio
@@ -25,23 +25,23 @@ _DISK_BYTES = 160 * 2**20
 _EXTENDED_BYTES = 2 * _DISK_BYTES
 _TIMEOUT_S = 180.0
 _RECOVERY_S = 20.0
-# Smaller and smaller, so that not even the record that would end a recovery finds room.
+# Decreasing, so that there is not even room for the record that would end a recovery.
 _WRITES_BYTES = (2**20, 2**16, 2**12, 2**8, 2**4, 0)
 
 
 class SmallDisk:
-    """The server on it, at `url`."""
+    """The server on the disk, at `url`."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self.url = ""
 
     async def fill(self) -> None:
-        """Takes all the room that there is, and writes until the server has ended for want of it."""
+        """Fill the disk, and write until the server ends because it is full."""
         await self._say("fill")
 
     async def extend(self) -> None:
-        """Makes the disk larger, and starts the server again."""
+        """Enlarge the disk, and start the server again."""
         await self._say("extend")
 
     async def _say(self, word: str) -> None:
@@ -50,7 +50,7 @@ class SmallDisk:
         assert await self.answer() == "done"
 
     async def answer(self) -> str:
-        """The next line of the process beside us."""
+        """Return the next line of the child process."""
         assert self._process.stdout is not None
         line = await asyncio.wait_for(self._process.stdout.readline(), _TIMEOUT_S)
         return line.decode().strip()
@@ -58,7 +58,7 @@ class SmallDisk:
 
 @asynccontextmanager
 async def postgres_on_a_small_disk() -> AsyncIterator[SmallDisk]:
-    """Beside the block. `disk_full.why_not` says where that is not permitted."""
+    """Run the server during the block. `disk_full.why_not` returns why that is not permitted, if so."""
     place = Path(tempfile.mkdtemp(prefix="tcc-test-"))
     process = await asyncio.create_subprocess_exec(
         *("unshare", "--mount", sys.executable, "-m", __name__, str(place / ("d" * 80))),
@@ -77,7 +77,7 @@ async def postgres_on_a_small_disk() -> AsyncIterator[SmallDisk]:
 
 
 def main(home: Path) -> None:
-    """The process beside: says the URL, then does what it is told until nobody says anything more."""
+    """Run the child process: print the URL, then execute commands until the end of its input."""
     disk_full.mount(home, _DISK_BYTES)
     server = EmbeddedPostgres(home)
     server.start()
@@ -96,7 +96,7 @@ def main(home: Path) -> None:
 
 
 def _fill(ballast: Path, server: EmbeddedPostgres) -> None:
-    """Until the server has ended, or is ended: one whose recovery failed may hang and let nobody in."""
+    """Fill the disk until the server ends. Stop it if it hangs: its recovery may have failed."""
     hangs_at = monotonic() + _RECOVERY_S
     for size in cycle(_WRITES_BYTES):
         disk_full.fill(ballast)
@@ -113,7 +113,7 @@ def _fill(ballast: Path, server: EmbeddedPostgres) -> None:
 
 
 def _has_ended(error: psycopg.OperationalError) -> bool:
-    """Whether nobody listens any more; one that recovers does, and says so."""
+    """Return whether the server has ended. A server in recovery still accepts connections."""
     return "No such file or directory" in str(error) or "Connection refused" in str(error)
 
 

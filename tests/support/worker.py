@@ -12,7 +12,7 @@ from coordinator.process.worker import Worker
 from tcc.common.v1 import common_pb2 as common
 from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc
 
-# Fast enough that no test waits long, slow enough to be the real thing.
+# Fast enough that no test waits long, slow enough to be realistic.
 QUICK = {"sweep_every_s": 0.02, "poll_every_s": 0.05, "adopt_every_s": 0.1, "heartbeat_every_s": 0.1}
 QUICK_RETRIES = {
     "retry_first_s": 0.01,
@@ -23,7 +23,7 @@ QUICK_RETRIES = {
 
 
 def settings_for(participants: Mapping[str, Mapping[str, object]], **changes: object) -> Settings:
-    """Settings for a test; `participants` maps names to what differs from the quick defaults."""
+    """Return settings for a test. `participants` maps names to changes of the quick defaults."""
     return Settings.model_validate(
         {
             "listen": {"address": "127.0.0.1:0"},
@@ -51,17 +51,17 @@ class Running:
         return common.TransactionState.Name(reply.transaction.state).removeprefix("TRANSACTION_STATE_")
 
     async def until_health(self, status: int) -> None:
-        """Waits until health checks are told this status."""
+        """Wait until health checks return this status."""
         await until_health(self.channel, status)
 
     async def settled(self, gid: str) -> pb.TransactionOutcome:
-        """Waits until the transaction has ended."""
+        """Wait until the transaction has ended, and return its outcome."""
         request = pb.WaitTransactionRequest(gid=gid, wait_for=pb.WAIT_FOR_COMPLETION)
         return (await self.stub.WaitTransaction(request, timeout=120)).outcome
 
 
 async def until_health(channel: grpc.aio.Channel, status: int) -> None:
-    """Waits until health checks of whoever serves there are told this status."""
+    """Wait until health checks of the server on a channel return this status."""
     stream = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=120)
     async for response in stream:
         if response.status == status:
@@ -71,7 +71,7 @@ async def until_health(channel: grpc.aio.Channel, status: int) -> None:
 
 @asynccontextmanager
 async def running(settings: Settings, url: str) -> AsyncIterator[Running]:
-    """A worker beside the block; it drains at the end."""
+    """Run a worker during the block; it drains at the end."""
     worker = Worker(settings, url, share_port=False)
     ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     task = asyncio.create_task(worker.run(lambda port, _owner: ready.set_result(port)))

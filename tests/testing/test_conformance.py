@@ -1,4 +1,4 @@
-"""The conformance suite passes on the SDK's own participant and catches participants that break the law."""
+"""The conformance suite accepts the SDK's own participant and detects participants that break a rule."""
 
 import asyncio
 import dataclasses
@@ -63,7 +63,7 @@ async def test_sdk_participant_conforms(postgresql, call_participant, action):
 
 
 class Careless(pb_grpc.ParticipantServiceServicer):
-    """A participant in memory that keeps the whole law, except for one fault at a time."""
+    """A participant in memory that follows every rule, except for one fault at a time."""
 
     def __init__(self, fault: str = "") -> None:
         self._fault = fault
@@ -81,7 +81,7 @@ class Careless(pb_grpc.ParticipantServiceServicer):
         self._hangs = False
 
     async def restart(self):
-        """What kill -9 does: calls are cut off, and what is not durable is gone."""
+        """Do what kill -9 does: abort all calls, and drop all state that is not durable."""
         self._death.set()
         self._death = asyncio.Event()
         self._hangs = False
@@ -130,7 +130,7 @@ class Careless(pb_grpc.ParticipantServiceServicer):
 
     async def answer(self, call, context, index=0):
         if self._death.is_set():
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "nobody is here")
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "not running")
         outcome = await self._outcome(call, context)
         outcome.index = index
         return outcome
@@ -258,7 +258,7 @@ class Careless(pb_grpc.ParticipantServiceServicer):
 
     @property
     def _is_old(self):
-        """Whether the case that kills has come to the calls that it cuts off."""
+        """Return whether the case that kills has made the calls that it aborts."""
         return any(branch_id.startswith("branch-0-") for _, branch_id in self._effects)
 
     def _do(self, key, operation, unless=""):
@@ -302,7 +302,7 @@ CONFLICTS = {"try_with_another_payload", "ended_with_another_payload", "undecoda
 # What breaks where a simple Try, Confirm or Cancel does.
 TRIED = CONFLICTS | {"tried_by_initiator", "broken_confirm"}
 CANCELLED = {"ended_with_another_payload", "tried_by_initiator", "undecodable_cancel"}
-# A fault, the cases that must catch it, and what the author is told.
+# A fault, the cases that must detect it, and a part of their message.
 FAULTS = {
     "": (set(), ""),
     "tries twice": (TRIES | KILLED, "store the result in the barrier's row"),
@@ -334,7 +334,7 @@ FAULTS = {
     "compares what the initiator tried": ({"tried_by_initiator"}, "do not compare digests then"),
     "stores a digest with its tombstones": ({"undecodable_cancel"}, "which only a Try stores"),
     "decodes before it asks its barrier": (
-        {"undecodable_cancel", "undecodable_confirm"}, "ask the barrier first",
+        {"undecodable_cancel", "undecodable_confirm"}, "check the barrier first",
     ),
     "swallows a broken constraint": ({"broken_confirm"}, "only when COMMIT has succeeded"),
     "calls what is broken permanent": ({"broken_confirm"}, "must not be called permanent"),
@@ -351,7 +351,7 @@ FAULTS = {
     "takes any action": ({"unknown_action", "mixed_batch"}, "UNKNOWN_ACTION"),
     "cannot cancel an unknown action": ({"unknown_action"}, "is an empty cancel and must succeed"),
     "reserves what it rejects": ({"rejected_try"}, "roll its local transaction back"),
-    "fails instead of rejecting": ({"rejected_try"}, "an outcome, not a failure"),
+    "fails instead of rejecting": ({"rejected_try"}, "it is not a failure"),
     "rejects without a reason": ({"rejected_try"}, "REJECTED with a reason"),
     "calls nothing permanent": (
         {"late_try", "try_after_cancel", "cancel_after_confirm", "confirm_after_cancel", "expired_try",
@@ -360,13 +360,13 @@ FAULTS = {
     ),
     "skips an item": ({"mixed_batch", "duplicates_in_a_batch"}, "under the `index` of its place"),
     "mixes up its indexes": ({"mixed_batch", "duplicates_in_a_batch"}, "under the `index` of its place"),
-    "fails duplicates in a batch": ({"duplicates_in_a_batch"}, "answered twice, the same"),
+    "fails duplicates in a batch": ({"duplicates_in_a_batch"}, "return the same result twice"),
     "answers with a status": (
         {"try_then_cancel", "rejected_try", "duplicate_cancel", "try_after_cancel", "empty_cancel",
          "late_try", "cancel_after_confirm", "confirm_after_cancel", "concurrent_try_and_cancel",
          "mixed_batch", "unknown_action", "first_try_lost", "ended_after_expiry", "branches_apart",
          "keys_apart"} | CANCELLED | KILLED,
-        "answer with an outcome and the status OK instead",
+        "return a result with the status OK instead",
     ),
     "reserves nothing": (
         {"try_then_confirm", "try_then_cancel", "duplicate_try", "duplicate_confirm", "duplicate_cancel",
@@ -403,9 +403,9 @@ FAULTS = {
         {"concurrent_duplicates", "concurrent_try_and_cancel"}, "let a unique key or a row lock",
     ),
     "keeps its barrier in memory": (KILLED, "not in memory"),
-    "keeps its results in memory": (KILLED, "must answer the first one's result"),
+    "keeps its results in memory": (KILLED, "must return the first one's result"),
     "keeps its tombstones in memory": (KILLED, "tombstones too"),
-    "answers before it commits": (KILLED, "committed before the answer"),
+    "answers before it commits": (KILLED, "committed before the response"),
     "reserves before it writes its row": (KILLED, "in ONE local transaction"),
     "writes its row before it reserves": (KILLED, "in ONE local transaction"),
     "confirms before it writes its row": (KILLED, "in ONE local transaction"),
@@ -595,9 +595,9 @@ def test_report_reads_one_line_a_case():
     report = conformance.Report(
         results=[
             conformance.Result(case="a"),
-            conformance.Result(case="b", failure="mend it"),
+            conformance.Result(case="b", failure="fix it"),
             dataclasses.replace(conformance.Result(case="c"), skipped="no payload"),
         ]
     )
-    assert str(report) == "passed   a\nFAILED   b: mend it\nskipped  c: no payload"
+    assert str(report) == "passed   a\nFAILED   b: fix it\nskipped  c: no payload"
     assert not report.ok

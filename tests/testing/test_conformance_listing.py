@@ -1,4 +1,4 @@
-"""The case `listing_agrees` of the conformance suite: who keeps books passes, and wrong ones are caught."""
+"""The case `listing_agrees` of the conformance suite: correct listings pass, wrong ones are detected."""
 
 import pytest
 
@@ -16,14 +16,14 @@ STATES = {
 
 
 class Bookkeeper(Careless):
-    """Says what it has on its books, except for one fault."""
+    """Lists its barrier rows, except for one fault."""
 
     def __init__(self, fault: str = "") -> None:
         super().__init__()
-        self._books_fault = fault
+        self._listing_fault = fault
 
     async def ListBranches(self, request, context):  # noqa: N802 - named by the contract
-        fault = self._books_fault
+        fault = self._listing_fault
         rows = [
             pb.BarrierRow(gid=gid, branch_id=branch_id, action="reserve", state=STATES[state])
             for (gid, branch_id), state in self._states.items()
@@ -45,7 +45,7 @@ class Bookkeeper(Careless):
 
 
 async def checked(servicer: Careless) -> str:
-    """Why the case was skipped, in a service that has an open and a confirmed branch of others."""
+    """Return why the case was skipped, for a service with an open and a confirmed branch of others."""
     async with serving(servicer) as address:
         for name in ("one", "two"):
             servicer._states[f"open-{name}", "b"] = "tried"
@@ -53,11 +53,11 @@ async def checked(servicer: Careless) -> str:
         return await conformance.check(address, case("listing_agrees"), action="reserve", payload=b"one")
 
 
-async def test_who_keeps_books_passes() -> None:
+async def test_a_correct_listing_passes() -> None:
     assert await checked(Bookkeeper()) == ""
 
 
-async def test_who_keeps_none_is_not_checked() -> None:
+async def test_a_service_without_a_listing_is_not_checked() -> None:
     assert "no ListBranches" in await checked(Careless())
 
 
@@ -67,10 +67,10 @@ async def test_who_keeps_none_is_not_checked() -> None:
         ("ignores keys", "ListBranches with keys"),
         ("makes rows up", "ListBranches with keys"),
         ("calls everything open", "ListBranches with keys"),
-        ("lists what has ended", "open ones only"),
-        ("ignores page_size", "no more than page_size"),
+        ("lists what has ended", "only open ones"),
+        ("ignores page_size", "at most page_size"),
     ],
 )
-async def test_wrong_books_are_caught(fault: str, words: str) -> None:
+async def test_a_wrong_listing_is_detected(fault: str, words: str) -> None:
     with pytest.raises(conformance.ConformanceError, match=words):
         await checked(Bookkeeper(fault))

@@ -24,8 +24,8 @@ from tcc.testing import conformance
 # Real processes, killed again and again.
 pytestmark = pytest.mark.slow
 
-# Each kills one incarnation of the service by itself, half-way through a call: the local
-# commit is done and the answer is not sent, and so on.
+# Each ends one incarnation of the service at a failpoint, in the middle of a call: the local
+# commit is done and the result is not sent, and so on.
 HALF_WAY = [
     Rule(name="barrier.commit.after", hits=1),
     Rule(name="barrier.commit.before", hits=2),
@@ -163,7 +163,7 @@ async def test_reference_participant_conforms_and_survives_kills(
 
         async def restart() -> None:
             if not member.kills:
-                # From now on its incarnations also die by themselves, before they are killed.
+                # From now on its incarnations also end at a failpoint, before they are killed.
                 member.hand, member.lives = deque(HALF_WAY), len(HALF_WAY)
             await killed_and_back(member)
 

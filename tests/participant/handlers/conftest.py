@@ -35,7 +35,7 @@ def rig(kind: str, request: pytest.FixtureRequest) -> Iterator[Rig]:
 
 @pytest.fixture(scope="module", autouse=True)
 def quiet_log() -> Iterator[None]:
-    """Hundreds of tracebacks help nobody, and pytest-xdist takes no lone surrogates in them."""
+    """Suppress hundreds of tracebacks: pytest-xdist accepts no lone surrogates in them."""
     logger = logging.getLogger("tcc")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)

@@ -26,7 +26,7 @@ STATES = {TRY: 1, CONFIRM: 2, CANCEL: 3}
 
 
 class Finding(AssertionError):  # noqa: N818 - it is found, not raised by what it is about
-    """The participant did what it must not. Each kind is a class of its own, and so shown by itself."""
+    """The participant broke a rule. Each kind is a class of its own, and is shown separately."""
 
 
 @cache
@@ -35,7 +35,7 @@ def _kind(name: str) -> type[Finding]:
 
 
 def finding(name: str, program: Program, facts: str) -> Finding:
-    """A finding of this name, told apart by what is odd about its program."""
+    """Return a finding of this name, distinguished by the unusual step of its program."""
     message = f"{name}\n  {program}\n  {facts}"
     # What prints it, or sends it to another process, may take no lone surrogates.
     return _kind(f"{name} [{program.suspect}]")(message.encode("utf-8", "backslashreplace").decode())

@@ -82,7 +82,7 @@ class Program:
 
     @property
     def suspect(self) -> str:
-        """The first thing about it that is odd, by which findings are told apart."""
+        """Return its first unusual step, by which findings are distinguished."""
         odd = (word for step in self.steps if (word := _oddness(step)))
         return next(odd, type(self.ending).__name__.lower())
 

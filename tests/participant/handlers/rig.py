@@ -309,7 +309,7 @@ class Rig:
     def _settle(self, program: Program) -> None:
         if not self._until(lambda: self.host.participant.waiting == 0):
             raise finding(
-                "calls count as waiting for ever", program, f"waiting is {self.host.participant.waiting}"
+                "calls count as waiting indefinitely", program, f"waiting is {self.host.participant.waiting}"
             )
 
     def _check_leaks(self, program: Program) -> None:

@@ -1,4 +1,4 @@
-"""What a demo reports: that it counts right, and that nothing wrong passes for well."""
+"""The report of a demo: its counts are right, and no error is reported as a success."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
