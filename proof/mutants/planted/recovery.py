@@ -64,7 +64,7 @@ MUTANTS = (
     _simulated(
         name="refused write counts as done",
         breaks="a transaction has one decision, whichever coordinator was paused",
-        definition="Engine._on_saved",
+        definition="Driver._on_saved",
         old="not was_written",
         new="not was_written and not tx.state.decided",
     ),
