@@ -74,7 +74,7 @@ async def test_a_command_on_an_old_version_changes_nothing_and_exits_with_4(work
         worker, "tx", "release", "order-1", "--reason", "r", "--version", str(held["version"] - 1)
     )
     assert (code, out) == (4, "")
-    assert f"version {held['version']} now" in error
+    assert f"its version is now {held['version']}" in error
     _, out, _ = await tccctl(worker, "tx", "list", "--filter", "held", "-o", "json")
     assert [each["gid"] for each in json.loads(out)["transactions"]] == ["order-1"]
 
