@@ -26,18 +26,18 @@ if _version_not_supported:
 
 
 class AdminServiceStub:
-    """Answers for operators, and safe actions.
+    """Queries and safe actions for operators.
 
-    Any coordinator answers for the whole system, out of the log. What lives in the
-    memory of each coordinator (breakers, queues, counters) is reported to the log about
-    once a second; replies carry the reports of all coordinators with their age.
+    Any coordinator answers for the whole system, from the log. The state in the memory of
+    each coordinator (breakers, queues, counters) is reported to the log about once a
+    second; replies carry the reports of all coordinators with their age.
 
-    Every action needs an operator's name and a reason, is refused with ABORTED and
-    the reason VERSION_CHANGED when what it acts on has changed since the operator saw it,
-    and leaves a record in the audit chain, in the same database transaction. The error's
-    ErrorInfo then has the metadata "version": what it is now.
+    Every action requires an operator's name and a reason. It is refused with ABORTED and
+    the reason VERSION_CHANGED if its target has changed since the operator saw it; the
+    metadata "version" of ErrorInfo is then the current version. It adds a record to the
+    audit chain, in the same database transaction.
 
-    The filter language: terms, separated by spaces, all of which must hold.
+    The filter language: terms, separated by spaces, all of which must match.
 
     state=CONFIRMING            one of TRYING, CONFIRMING, CANCELLING, CONFIRMED,
     state=TRYING,CANCELLING     CANCELLED; several with commas
@@ -165,18 +165,18 @@ class AdminServiceStub:
 
 
 class AdminServiceServicer:
-    """Answers for operators, and safe actions.
+    """Queries and safe actions for operators.
 
-    Any coordinator answers for the whole system, out of the log. What lives in the
-    memory of each coordinator (breakers, queues, counters) is reported to the log about
-    once a second; replies carry the reports of all coordinators with their age.
+    Any coordinator answers for the whole system, from the log. The state in the memory of
+    each coordinator (breakers, queues, counters) is reported to the log about once a
+    second; replies carry the reports of all coordinators with their age.
 
-    Every action needs an operator's name and a reason, is refused with ABORTED and
-    the reason VERSION_CHANGED when what it acts on has changed since the operator saw it,
-    and leaves a record in the audit chain, in the same database transaction. The error's
-    ErrorInfo then has the metadata "version": what it is now.
+    Every action requires an operator's name and a reason. It is refused with ABORTED and
+    the reason VERSION_CHANGED if its target has changed since the operator saw it; the
+    metadata "version" of ErrorInfo is then the current version. It adds a record to the
+    audit chain, in the same database transaction.
 
-    The filter language: terms, separated by spaces, all of which must hold.
+    The filter language: terms, separated by spaces, all of which must match.
 
     state=CONFIRMING            one of TRYING, CONFIRMING, CANCELLING, CONFIRMED,
     state=TRYING,CANCELLING     CANCELLED; several with commas
@@ -210,55 +210,55 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExplainTransaction(self, request, context):
-        """Says why a transaction has not ended, and what would help.
+        """Explains why a transaction has not ended, and what would help.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RetryTransaction(self, request, context):
-        """Makes every branch that is not done due now. Only after the decision.
+        """Makes every unfinished branch due now. Only after the decision.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def HoldTransaction(self, request, context):
-        """Stops all work on a transaction until it is released. Its decision stays, and its
-        expiry passes: one that is held while it is TRYING is cancelled when it is released too late.
-        Calls that are under way are not called back.
+        """Stops all work on a transaction until it is released. Its decision stays. The expiry still
+        applies: if a TRYING transaction is released after its expiry, it is cancelled.
+        Calls in flight are not revoked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReleaseTransaction(self, request, context):
-        """Lets a held transaction go on, at once.
+        """Lets a held transaction continue at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelTransaction(self, request, context):
-        """Decides CANCEL. Only while TRYING; a hold is lifted by it.
+        """Decides CANCEL. Only while TRYING; it also ends a hold.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResolveBranch(self, request, context):
-        """Ends a branch by an operator's word instead of the participant's. Only after the
-        decision, which it never changes. Nothing is called; the word is shown for ever.
+        """Records a branch's outcome manually, in place of the participant. Only after the
+        decision, which never changes. No participant is called; the record is permanent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RunBulkAction(self, request, context):
-        """Does the same with every transaction that a filter finds. First a dry run, which
-        answers with what would be done and a token; then the same request with the token,
-        which is refused with ABORTED and the reason SELECTION_CHANGED when the filter
-        finds other transactions by then. Progress streams back.
+        """Executes an action on every transaction that a filter matches. First a dry run, which
+        returns what would be done and a token; then the same request with the token, which
+        is refused with ABORTED and the reason SELECTION_CHANGED if the filter matches other
+        transactions by then. Progress streams back.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -280,22 +280,22 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResumeParticipant(self, request, context):
-        """Lets calls to a participant leave again.
+        """Allows calls to a participant again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResetBreaker(self, request, context):
-        """Closes the breaker of a participant at every coordinator: calls leave again. What waits
-        is called when it is due by its own backoff; RetryTransaction hurries it.
+        """Closes the breaker of a participant at every coordinator, so calls leave again. Waiting
+        transactions are retried when due; RetryTransaction makes them due now.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Reconcile(self, request, context):
-        """Compares what participants have on their books with the log, and says what does not agree; changes nothing.
+        """Compares the barrier rows of participants with the log, and reports differences; changes nothing.
         Findings stream back as they are made; each participant ends with a response that has `ended`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -303,9 +303,9 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RepairBranch(self, request, context):
-        """Ends an open reservation that does not agree with the log: an orphan or a leak. Looks again first, and is refused
-        with ABORTED and the reason FINDING_GONE where nothing is to be repaired any more. The audit record, whose target is
-        the transaction, is durable before the participant is called. Repeating is harmless.
+        """Ends an open reservation that does not agree with the log: an orphan or a leak. Checks again first, and is
+        refused with ABORTED and the reason FINDING_GONE if there is nothing to repair. The audit record, whose target
+        is the transaction, is durable before the participant is called. Repeating it is harmless.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -319,7 +319,7 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DrainCoordinator(self, request, context):
-        """Asks one coordinator to finish its work, to take nothing new, and to end.
+        """Asks one coordinator to finish its work, accept nothing new, and exit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -333,14 +333,14 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def VerifyAuditChain(self, request, context):
-        """Computes the audit chain anew and says where it breaks, if it does.
+        """Verifies the audit chain and reports where it is broken, if it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetStats(self, request, context):
-        """Counts what is going on, for a live view.
+        """Returns counts and rates, for a live view.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -458,18 +458,18 @@ def add_AdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AdminService:
-    """Answers for operators, and safe actions.
+    """Queries and safe actions for operators.
 
-    Any coordinator answers for the whole system, out of the log. What lives in the
-    memory of each coordinator (breakers, queues, counters) is reported to the log about
-    once a second; replies carry the reports of all coordinators with their age.
+    Any coordinator answers for the whole system, from the log. The state in the memory of
+    each coordinator (breakers, queues, counters) is reported to the log about once a
+    second; replies carry the reports of all coordinators with their age.
 
-    Every action needs an operator's name and a reason, is refused with ABORTED and
-    the reason VERSION_CHANGED when what it acts on has changed since the operator saw it,
-    and leaves a record in the audit chain, in the same database transaction. The error's
-    ErrorInfo then has the metadata "version": what it is now.
+    Every action requires an operator's name and a reason. It is refused with ABORTED and
+    the reason VERSION_CHANGED if its target has changed since the operator saw it; the
+    metadata "version" of ErrorInfo is then the current version. It adds a record to the
+    audit chain, in the same database transaction.
 
-    The filter language: terms, separated by spaces, all of which must hold.
+    The filter language: terms, separated by spaces, all of which must match.
 
     state=CONFIRMING            one of TRYING, CONFIRMING, CANCELLING, CONFIRMED,
     state=TRYING,CANCELLING     CANCELLED; several with commas

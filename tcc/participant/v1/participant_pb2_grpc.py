@@ -26,12 +26,12 @@ if _version_not_supported:
 
 
 class ParticipantServiceStub:
-    """Answers Try, Confirm and Cancel.
+    """Executes Try, Confirm and Cancel.
 
     Every call may be repeated, may arrive late and may arrive out of order; the
-    barrier makes that harmless. ExecuteBranches may be left out by a participant that
-    the coordinator's configuration calls unbatched. A business no is an outcome, never a status; any
-    status other than OK leaves the outcome unknown and the call is repeated.
+    barrier makes that harmless. ExecuteBranches is optional for a participant that the
+    coordinator's configuration declares unbatched. A business rejection is an outcome, never a status;
+    any status other than OK leaves the outcome unknown, and the call is repeated.
     """
 
     def __init__(self, channel):
@@ -68,12 +68,12 @@ class ParticipantServiceStub:
 
 
 class ParticipantServiceServicer:
-    """Answers Try, Confirm and Cancel.
+    """Executes Try, Confirm and Cancel.
 
     Every call may be repeated, may arrive late and may arrive out of order; the
-    barrier makes that harmless. ExecuteBranches may be left out by a participant that
-    the coordinator's configuration calls unbatched. A business no is an outcome, never a status; any
-    status other than OK leaves the outcome unknown and the call is repeated.
+    barrier makes that harmless. ExecuteBranches is optional for a participant that the
+    coordinator's configuration declares unbatched. A business rejection is an outcome, never a status;
+    any status other than OK leaves the outcome unknown, and the call is repeated.
     """
 
     def TryBranch(self, request, context):
@@ -91,23 +91,23 @@ class ParticipantServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelBranch(self, request, context):
-        """Gives a reservation back.
+        """Releases a reservation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExecuteBranches(self, request, context):
-        """A batch of mixed operations in; outcomes stream back as each is done, in
-        any order, so that a slow one holds nobody.
+        """A batch of mixed operations. Outcomes stream back as each is done, in any
+        order, so that a slow one delays no other.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListBranches(self, request, context):
-        """Says what the barrier has on its books, so that it can be compared with the coordinators' log.
-        May be left out; then there is no reconciliation with this participant.
+        """Lists the rows of the barrier, so that they can be compared with the coordinators' log.
+        Optional; without it, this participant cannot be reconciled.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -150,12 +150,12 @@ def add_ParticipantServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ParticipantService:
-    """Answers Try, Confirm and Cancel.
+    """Executes Try, Confirm and Cancel.
 
     Every call may be repeated, may arrive late and may arrive out of order; the
-    barrier makes that harmless. ExecuteBranches may be left out by a participant that
-    the coordinator's configuration calls unbatched. A business no is an outcome, never a status; any
-    status other than OK leaves the outcome unknown and the call is repeated.
+    barrier makes that harmless. ExecuteBranches is optional for a participant that the
+    coordinator's configuration declares unbatched. A business rejection is an outcome, never a status;
+    any status other than OK leaves the outcome unknown, and the call is repeated.
     """
 
     @staticmethod

@@ -130,7 +130,7 @@ class TransactionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def TryBranch(self, request, context):
-        """Adds a branch durably, calls its Try and returns what the participant answered.
+        """Adds a branch durably, calls its Try and returns the participant's outcome.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -145,14 +145,14 @@ class TransactionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ConfirmTransaction(self, request, context):
-        """Asks for the decision CONFIRM. It is taken once every Try has succeeded.
+        """Requests the decision CONFIRM. It is made once every Try has succeeded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelTransaction(self, request, context):
-        """Asks for the decision CANCEL.
+        """Requests the decision CANCEL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
