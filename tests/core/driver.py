@@ -58,7 +58,7 @@ def transaction(*specs: BranchSpec, interactive: bool = False) -> Transaction:
 
 
 def as_loaded(written: Transaction) -> Transaction:
-    """The row after `written` was saved, as whoever comes next reads it."""
+    """Return the row after `written` was saved, as the next reader finds it."""
     return replace(
         written,
         branches=tuple(replace(branch, calling=None) for branch in written.branches),

@@ -14,7 +14,7 @@ What can happen:
         | fails for good: <reason> | is not_sent for <n>s
     add <branch> | register <branch>          with, or without, the coordinator calling Try
     confirm is asked for | cancel is asked for: <why>
-    <n>s pass                                 the clock alone; nobody is told
+    <n>s pass                                 the clock alone; no event is sent
     it is time                                the time has come that the transaction waits for
     crash                                     memory is lost, and a write under way never arrives
     crash, but the write arrives

@@ -78,9 +78,9 @@ def decision_of(state: TransactionState) -> Operation | None:
 
 
 class History(RuleBasedStateMachine):
-    """One transaction, whoever drives it."""
+    """One transaction, no matter which coordinator drives it."""
 
-    # What its present owner remembers; None while nobody drives it.
+    # What its present owner remembers; None while no coordinator drives it.
     memory: Transaction | None = None
 
     def __init__(self) -> None:
@@ -161,7 +161,7 @@ class History(RuleBasedStateMachine):
     def owner_dies(self, write_lands: bool) -> None:  # noqa: FBT001 - Hypothesis passes it by name
         if write_lands and self.in_flight is not None:
             self.store(self.in_flight)
-        if self.row is not None:  # else nobody was ever told of it
+        if self.row is not None:  # else no caller has ever been notified of it
             self.forget()
 
     @precondition(lambda self: self.memory is None and not self.row.state.ended)
@@ -271,7 +271,7 @@ class History(RuleBasedStateMachine):
 
     @invariant()
     def something_will_happen(self) -> None:
-        """Nobody waits for what never comes: a write, a call, or a moment is always ahead."""
+        """Check that no wait is endless: a write, a call or a due time is always pending."""
         tx = self.memory
         if tx is not None and not tx.state.ended:
             assert tx.saving is (self.in_flight is not None)

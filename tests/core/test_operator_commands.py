@@ -36,7 +36,7 @@ from .driver import (
 
 
 def give(driver: Driver, order: OperatorCommand) -> tuple[object, ...]:
-    """The order, carried out on the row; whoever drove the transaction has lost it."""
+    """Execute the command on the row; the previous owner has lost the transaction."""
     driver.crash()
     driver.send(order)
     return driver.saved()

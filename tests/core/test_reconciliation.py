@@ -71,11 +71,11 @@ HOPELESS = (MIXED, None, NONE_)
         # As an operator has recorded it, and not.
         (CANCELLED, transaction(TransactionState.CONFIRMED, word=Heuristic.CANCELLED), None),
         (CONFIRMED, transaction(TransactionState.CONFIRMED, word=Heuristic.CANCELLED), HOPELESS),
-        # A transaction that nobody knows: only what is open is anybody's loss.
+        # A transaction that is not in the log: only open branches matter.
         (TRIED, None, (ORPHAN, CANCEL, EITHER)),
         (CONFIRMED, None, None),
         (CANCELLED, None, None),
-        # A branch that nobody knows.
+        # A branch that is not in the log.
         (TRIED, transaction(TransactionState.TRYING, branch_id="2"), (ORPHAN, CANCEL, EITHER)),
         (TRIED, transaction(TransactionState.CONFIRMED, action="other"), (ORPHAN, CANCEL, EITHER)),
         (CANCELLED, transaction(TransactionState.CONFIRMED, branch_id="2"), None),

@@ -155,7 +155,7 @@ def _before(state: TransactionState, event: type) -> Driver:
         case TransactionState.TRYING:
             driver = begun(interactive=True)
             driver.add(branch("stock", tried_by_initiator=False))
-            driver.tx = replace(driver.tx, interactive=False)  # so that it tells nobody but calls
+            driver.tx = replace(driver.tx, interactive=False)  # so that it only sends calls
         case TransactionState.CONFIRMING:
             driver = begun("stock")
             driver.answer(TRY, "stock")

@@ -105,7 +105,7 @@ async def test_a_result_that_could_not_be_handed_on_cancels(log_url: str, stock:
             common.CANCEL_REASON_TRY_FAILED,
             "RESULT_TOO_LARGE",
         )
-        # What Confirm or Cancel return is nobody's business.
+        # What Confirm or Cancel return is ignored.
         assert (await worker.settled("large")).state == common.TRANSACTION_STATE_CANCELLED
 
 

@@ -50,7 +50,7 @@ def test_one_probe_goes_out_when_the_pause_is_over() -> None:
 
 
 def test_whoever_finds_a_probe_out_waits_a_while_before_asking_again() -> None:
-    """A wait of nothing would have them ask for ever."""
+    """Without a wait they would poll indefinitely."""
     probing = _failed(3).sent()
     assert probing.wait_s(NOW + 1.5) == POLICY.open_first_s
     assert probing.wait_s(NOW + 100.0) == POLICY.open_first_s

@@ -11,7 +11,7 @@ from coordinator.ports.participants import BranchCall
 from tcc._internal.batcher import FlushPolicy
 
 SUCCEEDED = CallResult(code=OutcomeCode.SUCCEEDED)
-NOBODY = CallResult(code=OutcomeCode.FAILED, reason="UNAVAILABLE", unreachable=True)
+UNREACHABLE = CallResult(code=OutcomeCode.FAILED, reason="UNAVAILABLE", unreachable=True)
 SPEC = BranchSpec(branch_id="b", participant="stock", action="reserve")
 
 
@@ -20,7 +20,7 @@ def call(number: int) -> BranchCall:
 
 
 class Hall:
-    """A participant that holds its calls until it is told to answer."""
+    """A participant that holds its calls until the test releases them."""
 
     def __init__(self, answer: CallResult = SUCCEEDED) -> None:
         self.answer = answer
@@ -109,7 +109,7 @@ async def test_the_bulkhead_holds_and_everybody_gets_in_at_last() -> None:
 
 
 async def test_calls_behind_an_open_breaker_are_answered_as_withheld_and_never_leave() -> None:
-    hall, answered = Hall(NOBODY), Answered()
+    hall, answered = Hall(UNREACHABLE), Answered()
     hall.gate.set()
     policy = ParticipantPolicy(breaker=BreakerPolicy(failures_to_open=1, open_first_s=5.0))
     async with running(hall, answered, policy) as dispatcher:

@@ -1,4 +1,4 @@
-"""What hurt others, over real gRPC and a real log. Those that concern the core alone are told there."""
+"""Known bugs of other coordinators, over real gRPC and a real log. Those of the core are in tests/core."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -25,7 +25,7 @@ def _branch(branch_id: str, tried: TryState = TryState.UNKNOWN) -> Branch:
     return Branch(spec=BranchSpec(branch_id=branch_id, participant="p", action="a"), tried=tried)
 
 
-# Which milestones the durable state alone reaches, for a branch that nobody knows.
+# Which milestones the durable state alone reaches, for a branch that is not known.
 REACHED = {
     None: set(),
     TransactionState.TRYING: {ACCEPTED},

@@ -45,7 +45,7 @@ def execute(gid: str, wait_for: pb.WaitFor = pb.WAIT_FOR_DECISION) -> pb.Execute
 
 
 class Noting(Waiter):
-    """Waits for completion, and notes what it is told."""
+    """Wait for completion, and record each notification."""
 
     def __init__(self, name: str, replies: dict[str, object]) -> None:
         super().__init__(Milestone.COMPLETED)
@@ -392,7 +392,7 @@ async def test_a_full_coordinator_refuses_what_is_new_in_a_batch_and_answers_rep
         for request in known:
             await worker.stub.ExecuteTransaction(request)
         new = execute("new", pb.WAIT_FOR_ACCEPTED)
-        # It has no branches; but nobody has looked into it.
+        # It has no branches; but it has not been read.
         wrong = pb.ExecuteTransactionRequest(gid="wrong")
         batch = pb.ExecuteTransactionsRequest(transactions=[new, known[0], wrong])
         replies = {
@@ -413,7 +413,7 @@ async def test_a_dead_participant_delays_only_its_own_transactions(
     settings = settings_for(
         {
             "stock": {"target": stock.address},
-            # Nobody listens there.
+            # No server listens there.
             "dead": {"target": "127.0.0.1:1", "breaker_open_first_s": 60, "breaker_open_max_s": 60},
         }
     )
