@@ -116,7 +116,7 @@ def test_a_decision_that_is_sent_before_it_is_saved_is_found(monkeypatch: pytest
 @pytest.mark.slow
 def test_an_expiry_that_ignores_the_decision_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A transaction past its expiry is cancelled, whatever was decided; the database is made to let it."""
-    for state in (machine.State.CONFIRMING,):
+    for state in (machine.TransactionState.CONFIRMING,):
         monkeypatch.setitem(
             machine._REACTIONS,  # type: ignore[arg-type] # a dictionary, seen as a mapping
             state,
@@ -129,7 +129,9 @@ def test_an_expiry_that_ignores_the_decision_is_found(monkeypatch: pytest.Monkey
 def _cancel_if_expired(tx: Transaction, event: machine.Resumed, now: float) -> machine.Step:
     if now < tx.expires_at:
         return machine._resume_phase_two(tx, event, now)
-    return machine._save(replace(machine._unparked(tx, machine.NEVER), state=machine.State.CANCELLING))
+    return machine._save(
+        replace(machine._unparked(tx, machine.NEVER), state=machine.TransactionState.CANCELLING)
+    )
 
 
 def test_the_last_item_of_a_batch_that_is_dropped_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

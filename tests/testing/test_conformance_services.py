@@ -44,7 +44,9 @@ async def database(database_url: str) -> AsyncIterator[AsyncEngine]:
 @asynccontextmanager
 async def running(name: str, command: Callable[[str], list[str]], home: Path) -> AsyncIterator[Member]:
     """A service that is started again whenever it dies."""
-    member = Member(name, lambda address: [sys.executable, "-m", *command(address)], home)
+    member = Member(
+        name, lambda address: [sys.executable, "-m", "proof.faults.child", *command(address)], home
+    )
     try:
         yield member
     finally:
