@@ -267,7 +267,7 @@ def _has_transactions(engine: Engine, sql: BarrierSql) -> bool:
     """Return whether connections of the engine have transactions, by trying one of them."""
     guarded = GuardedConnection.begun(engine)
     try:
-        _drive_sync(_look(sql), guarded, _no_handler)
+        _drive_sync(_look(sql), guarded, no_handler)
         return guarded.is_in_transaction()
     finally:
         guarded.abandon()
@@ -279,7 +279,8 @@ def _look(sql: BarrierSql) -> Plan[None]:
     yield from sql.lock([("", "")])
 
 
-def _no_handler(*_: object) -> None:
+def no_handler(*_: object) -> None:
+    """Stand in for the handler of a plan that calls none."""
     raise AssertionError("this plan calls no handler")
 
 

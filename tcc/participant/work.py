@@ -28,7 +28,7 @@ from tcc import payload
 from tcc._internal.batcher import Batcher
 from tcc._internal.partitioned_batcher import PartitionedBatcher
 from tcc.barrier.decisions import CallResult, Operation, OutcomeCode
-from tcc.barrier.executor import BarrierExecutor
+from tcc.barrier.executor import BarrierExecutor, no_handler
 from tcc.barrier.failures import FailureLog, error_text, is_database_unavailable
 from tcc.barrier.guarded_connection import TransactionControlError, TransactionLostError
 from tcc.barrier.plans import InvalidResultError, Key, Plan, digest_of, encoded_result, rejected, settle
@@ -186,7 +186,7 @@ class ParticipantWork:
     async def read(self, plan: Callable[[], Plan[T]]) -> T:
         """Run a plan that calls no handler, in a free slot. Raises DBAPIError."""
         async with self._transactions:
-            return await self._executor.transact(plan, _no_handler)
+            return await self._executor.transact(plan, no_handler)
 
     @property
     def dialect_name(self) -> str:
@@ -358,10 +358,6 @@ class ParticipantWork:
         if delivery.span is not None:
             delivery.span.end(outcome)
         self.waiting -= 1
-
-
-def _no_handler(*_: object) -> None:
-    raise AssertionError("this plan calls no handler")
 
 
 def _without_request(action: Action, call: pb.BranchCall) -> Action:
