@@ -63,7 +63,7 @@ def parse(line: str) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_every_command_line_of_a_document_is_taken(document: str) -> None:
+def test_every_command_line_of_a_document_is_accepted(document: str) -> None:
     for line in lines((ROOT / document).read_text()):
         try:
             parse(line)

@@ -47,9 +47,7 @@ def test_the_contract_passes(check: list[str]) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else value.__module__,
 )
-def test_the_enums_of_both_sides_have_the_names_and_numbers_of_the_contract(
-    own: type[IntEnum], name: str
-) -> None:
+def test_the_enums_of_both_sides_equal_those_of_the_contract(own: type[IntEnum], name: str) -> None:
     prefix = "".join(f"_{letter}" if letter.isupper() else letter.upper() for letter in name).lstrip("_")
     values = common.DESCRIPTOR.enum_types_by_name[name].values
     contract = {value.name.removeprefix(f"{prefix}_"): value.number for value in values if value.number}

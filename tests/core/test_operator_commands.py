@@ -47,7 +47,7 @@ def resolved(branch_id: str, outcome: Heuristic = Heuristic.CONFIRMED) -> Operat
 
 
 @pytest.mark.parametrize("make", [lambda: begun("stock"), lambda: confirming("stock")])
-def test_a_held_transaction_is_parked_without_end_and_calls_nobody(make) -> None:
+def test_a_held_transaction_is_parked_and_calls_no_participant(make) -> None:
     driver = make()
     state = driver.tx.state
     effects = give(driver, OperatorHold())
@@ -107,7 +107,7 @@ def test_retry_makes_every_unfinished_branch_due() -> None:
     assert driver.branch("coupon").attempts == 1
 
 
-def test_an_ordered_cancel_says_why_and_lifts_a_hold() -> None:
+def test_an_operator_cancel_keeps_its_reason_and_ends_a_hold() -> None:
     driver = begun("stock")
     give(driver, OperatorHold())
     give(driver, OperatorCancel("the customer called"))
@@ -166,7 +166,7 @@ def test_a_branch_that_is_done_or_unknown_is_not_resolved() -> None:
         give(driver, resolved("nothing"))
 
 
-def test_a_transaction_without_orders_is_not_heuristic() -> None:
+def test_a_transaction_without_operator_commands_is_not_heuristic() -> None:
     driver = confirming("stock")
     driver.to_end()
     assert not driver.tx.heuristic
@@ -174,7 +174,7 @@ def test_a_transaction_without_orders_is_not_heuristic() -> None:
     assert not replace(driver.tx, next_attempt_at=EXPIRES_AT).held
 
 
-def test_an_answer_to_the_former_owner_changes_nothing_that_was_ordered() -> None:
+def test_a_result_for_the_former_owner_does_not_undo_a_command() -> None:
     """The former owner's next write names a version that is gone."""
     driver = begun("stock")
     former = driver.tx

@@ -190,7 +190,7 @@ def _names(effects: tuple[object, ...]) -> str:
     return " ".join(type(effect).__name__ for effect in effects)
 
 
-def test_the_law_has_every_cell() -> None:
+def test_the_transition_table_has_every_cell() -> None:
     assert set(EXPECTED) == {(state, event) for state in TransactionState for event in EVENTS}
 
 

@@ -87,7 +87,7 @@ async def test_an_interrupted_demo_leaves_no_process_and_no_file(scratch: Path, 
 
 
 @pytest.mark.slow
-async def test_a_process_that_ends_by_itself_ends_the_demo_and_its_log_is_shown(scratch: Path):
+async def test_a_process_that_crashes_ends_the_demo_and_its_log_is_shown(scratch: Path):
     async with demo_process(scratch, "--orders", MANY) as demo:
         processes = await until_first_kill(demo)
         [coupon] = [process for process in processes if "participants.coupon" in command_line(process)]
@@ -100,7 +100,7 @@ async def test_a_process_that_ends_by_itself_ends_the_demo_and_its_log_is_shown(
 
 
 @pytest.mark.parametrize("count", ["0", "-5", "many", ""])
-async def test_a_number_of_orders_that_is_none_is_refused_in_words(scratch: Path, count: str):
+async def test_an_invalid_number_of_orders_is_refused(scratch: Path, count: str):
     async with demo_process(scratch, f"--orders={count}") as demo:
         status, _, errors = await ended(demo, _TIMEOUT_S)
     assert status == 2

@@ -87,7 +87,7 @@ async def running(
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_the_bulkhead_holds_and_everybody_gets_in_at_last() -> None:
+async def test_the_bulkhead_holds_and_every_call_is_sent_in_the_end() -> None:
     hall, answered = Hall(), Answered()
     policy = ParticipantPolicy(concurrency_max=4, batch_max=3)
     async with running(hall, answered, policy) as dispatcher:
@@ -106,7 +106,7 @@ async def test_the_bulkhead_holds_and_everybody_gets_in_at_last() -> None:
     assert len(answered.answers) == 20
 
 
-async def test_calls_behind_an_open_breaker_are_answered_as_withheld_and_never_leave() -> None:
+async def test_calls_behind_an_open_breaker_are_rejected_as_not_sent() -> None:
     hall, answered = Hall(UNREACHABLE), Answered()
     hall.gate.set()
     policy = ParticipantPolicy(breaker=BreakerPolicy(failures_to_open=1, open_first_s=5.0))

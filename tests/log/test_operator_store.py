@@ -78,7 +78,7 @@ async def test_an_action_that_never_arrived_is_not_reported_as_done(
     await log.participant_change(ParticipantRecord(name="p", paused=True), ENTRY)
 
 
-async def test_what_is_recorded_alone_is_a_link_of_the_chain(log: PostgresOperatorLog) -> None:
+async def test_a_record_without_an_action_is_a_link_of_the_chain(log: PostgresOperatorLog) -> None:
     first = await log.audit_append(ENTRY)
     await log.participant_change(ParticipantRecord(name="p", paused=True), ENTRY)
     third = await log.audit_append(ENTRY)

@@ -102,7 +102,7 @@ async def test_every_label_that_is_asked_for_exists() -> None:
         assert labels <= allowed, expression
 
 
-async def test_every_metric_of_ours_is_in_the_dashboard_or_a_rule_or_explained_away() -> None:
+async def test_every_metric_is_in_the_dashboard_or_a_rule_or_listed_as_unused() -> None:
     asked = {name for expression in expressions() for name in names(expression)}
     ours = {re.sub(r"_(bucket|sum|count)$", "", name) for name in await known_metrics()}
     shown = {re.sub(r"_(bucket|sum|count)$", "", name) for name in asked}

@@ -73,7 +73,7 @@ def test_states_that_differ_by_names_only_are_one() -> None:
     assert len(begun) == 1
 
 
-def test_what_was_not_visited_is_said() -> None:
+def test_what_was_not_visited_is_reported() -> None:
     seen = visit(System(ONE), states_max=10)
     assert (seen.states, seen.complete) == (10, False)
 

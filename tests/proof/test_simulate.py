@@ -58,7 +58,7 @@ def test_a_seed_is_the_same_run_twice_in_any_process() -> None:
     assert len(set(here)) == 2
 
 
-def test_a_run_tells_a_story_and_ends_with_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_prints_its_events_and_ends_with_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--seed", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any("kind=start" in line for line in lines)
@@ -189,6 +189,6 @@ def test_a_lost_claim_that_is_forgotten_is_found(monkeypatch: pytest.MonkeyPatch
     assert found(18)
 
 
-def test_a_request_that_waits_and_is_never_told_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_waiting_request_that_is_never_notified_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Engine, "settle_watched", lambda *_: 0)
     assert found(2)

@@ -89,7 +89,7 @@ MUTANTS = (
         old="now + self._settings.adopt_every_s",
         new='float("inf")',
         check=selection(
-            "tests/jobs/test_interrupted.py::test_others_are_looked_after_again_and_again[Adopt]"
+            "tests/jobs/test_interrupted.py::test_each_run_claims_the_work_left_since_the_previous_one[Adopt]"
         ),
     ),
 )
