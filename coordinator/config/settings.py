@@ -6,9 +6,10 @@ Environment variables start with `TCC_`, and `__` separates tables:
 
 import re
 import ssl
+import unicodedata
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -39,6 +40,15 @@ _DNS = re.compile(r"dns:(//[^/\s]*/)?")
 _OTHER_SCHEMES = ("unix:", "unix-abstract:", "ipv4:", "ipv6:", "vsock:", "xds:")
 _PORT_MAX = 65_535
 _BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+# Times above these bounds are mistakes, and the database's timestamps could not hold all of them.
+_HOUR_S = 3_600.0
+_DAY_S = 24 * _HOUR_S
+_MONTH_S = 30 * _DAY_S
+_DECADE_S = 3_650 * _DAY_S
+# Unicode categories: control and format characters, surrogates, separators of lines and paragraphs.
+_NOT_PRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+# The jobs would only run, and nothing else.
+_EVERY_MIN_S = 0.01
 
 
 def _readable(path: Path) -> Path:
@@ -59,8 +69,36 @@ def _at(key: str, message: str) -> PydanticCustomError:
     return PydanticCustomError("together", "{message}", {"key": key, "message": message})
 
 
+def _number(default: float, least: float, most: float) -> Any:
+    """Return a field for a number. Every numeric setting has bounds."""
+    return Field(default=default, ge=least, le=most, allow_inf_nan=False)
+
+
+def _count(default: int, least: int, most: int) -> Any:
+    """Return a field for an integer. Every numeric setting has bounds."""
+    return Field(default=default, ge=least, le=most)
+
+
+def _check_printable(text: str) -> None:
+    """Raise for a newline, NUL, ESC, byte order mark and the like: no value has one on purpose."""
+    for character in text:
+        if unicodedata.category(character) in _NOT_PRINTABLE:
+            raise PydanticCustomError(
+                "control_character",
+                "must not contain the control character {name}",
+                {"name": f"U+{ord(character):04X}"},
+            )
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _printable(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            _check_printable(value)
+        return value
 
 
 class LogSettings(_Table):
@@ -69,8 +107,8 @@ class LogSettings(_Table):
     # None: the embedded PostgreSQL, in `data_dir`.
     url: SecretStr | None = None
     data_dir: Path = Path("var/tcc")
-    connections: int = Field(default=4, ge=2, le=64)
-    retention_s: float = Field(default=7 * 24 * 3600.0, gt=0)
+    connections: int = _count(4, 2, 64)
+    retention_s: float = _number(7 * _DAY_S, 1.0, _DECADE_S)
 
     @field_validator("url")
     @classmethod
@@ -149,7 +187,7 @@ class ListenSettings(_Table):
     # None: no TLS.
     tls: ListenTlsSettings | None = None
     # Calls in flight at once; more are refused with RESOURCE_EXHAUSTED.
-    calls_max: int = Field(default=8_192, ge=1)
+    calls_max: int = _count(8_192, 1, 1_000_000)
 
     _host_and_port = field_validator("address")(_checked_address)
 
@@ -162,7 +200,7 @@ class AdminSettings(_Table):
     # None: no TLS. With `client_ca_file`, operators need certificates.
     tls: ListenTlsSettings | None = None
     # How often coordinators report their status to the log, and read the operators' directives from it.
-    report_every_s: float = Field(default=1.0, gt=0)
+    report_every_s: float = _number(1.0, _EVERY_MIN_S, 60.0)
 
     _host_and_port = field_validator("listen")(_checked_address)
 
@@ -204,7 +242,7 @@ class TracingSettings(_Table):
     # A collector for OTLP over gRPC; http: plain text, https: TLS. None: no traces.
     endpoint: str | None = None
     # The share of transactions without a trace context for which a trace is started.
-    ratio: float = Field(default=1.0, ge=0, le=1)
+    ratio: float = _number(1.0, 0.0, 1.0)
     # Empty: OTEL_SERVICE_NAME, or else tccd.
     service_name: str = ""
 
@@ -222,35 +260,38 @@ class TracingSettings(_Table):
 class LimitSettings(_Table):
     """Bounds on requests and on the memory of one worker."""
 
-    branches_max: int = Field(default=64, ge=1, le=1_000)
-    payload_bytes_max: int = Field(default=256 * 1024, ge=0)
-    transaction_bytes_max: int = Field(default=1024 * 1024, ge=0)
-    live_max: int = Field(default=20_000, ge=1)
-    call_max_s: float = Field(default=300.0, gt=0)
-    expiry_default_s: float = Field(default=30.0, gt=0)
-    expiry_max_s: float = Field(default=3_600.0, gt=0)
+    branches_max: int = _count(64, 1, 1_000)
+    payload_bytes_max: int = _count(256 * 1024, 0, 4 * 2**20)
+    transaction_bytes_max: int = _count(1024 * 1024, 0, 16 * 2**20)
+    live_max: int = _count(20_000, 1, 1_000_000)
+    call_max_s: float = _number(300.0, 0.01, _DAY_S)
+    expiry_default_s: float = _number(30.0, 0.05, _MONTH_S)
+    expiry_max_s: float = _number(_HOUR_S, 0.05, _MONTH_S)
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         if self.expiry_default_s > self.expiry_max_s:
             raise _at("expiry_default_s", "expiry_default_s must not be more than expiry_max_s")
+        if self.payload_bytes_max > self.transaction_bytes_max:
+            raise _at("payload_bytes_max", "payload_bytes_max must not be more than transaction_bytes_max")
         return self
 
 
 class RecoveryTable(_Table):
     """How often the scheduler's jobs run."""
 
-    lease_s: float = Field(default=3.0, gt=0)
-    heartbeat_every_s: float = Field(default=1.0, gt=0)
-    sweep_every_s: float = Field(default=0.2, gt=0)
-    poll_every_s: float = Field(default=1.0, gt=0)
-    adopt_every_s: float = Field(default=1.0, gt=0)
-    purge_every_s: float = Field(default=10.0, gt=0)
+    lease_s: float = _number(3.0, 0.1, _DAY_S)
+    heartbeat_every_s: float = _number(1.0, _EVERY_MIN_S, _HOUR_S)
+    sweep_every_s: float = _number(0.2, _EVERY_MIN_S, _HOUR_S)
+    poll_every_s: float = _number(1.0, _EVERY_MIN_S, _HOUR_S)
+    adopt_every_s: float = _number(1.0, _EVERY_MIN_S, _HOUR_S)
+    purge_every_s: float = _number(10.0, _EVERY_MIN_S, _DAY_S)
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
-        if self.heartbeat_every_s >= self.lease_s:
-            raise _at("lease_s", "lease_s must be more than heartbeat_every_s")
+        # Otherwise one late heartbeat would make others adopt the work of a healthy coordinator.
+        if self.lease_s < 2 * self.heartbeat_every_s:
+            raise _at("lease_s", "lease_s must be at least twice heartbeat_every_s")
         return self
 
 
@@ -258,11 +299,11 @@ class ReconcileTable(_Table):
     """How often, and which, barrier rows of participants are compared with the log."""
 
     # 0: only on an operator's request.
-    every_s: float = Field(default=3_600.0, ge=0)
+    every_s: float = _number(_HOUR_S, 0.0, _MONTH_S)
     # Only rows whose last change, and whose transaction's expiry, are at least this old.
-    min_age_s: float = Field(default=300.0, ge=0)
+    min_age_s: float = _number(300.0, 0.0, _DECADE_S)
     # Confirmed and cancelled rows are compared, too, for this long after the transaction expired. 0: never.
-    ended_within_s: float = Field(default=0.0, ge=0)
+    ended_within_s: float = _number(0.0, 0.0, _DECADE_S)
 
 
 class ParticipantTlsSettings(_TlsTable):
@@ -296,16 +337,16 @@ class ParticipantSettings(_Table):
     # None: no TLS.
     tls: ParticipantTlsSettings | None = None
     batched: bool = True
-    call_timeout_s: float = Field(default=5.0, gt=0)
-    concurrency_max: int = Field(default=2_048, ge=1)
-    backlog_max: int = Field(default=8_192, ge=1)
-    batch_max: int = Field(default=256, ge=1, le=4_096)
-    retry_first_s: float = Field(default=0.1, gt=0)
-    retry_max_s: float = Field(default=30.0, gt=0)
-    attempts_before_stuck: int = Field(default=10, ge=1)
-    breaker_failures: int = Field(default=5, ge=1)
-    breaker_open_first_s: float = Field(default=0.5, gt=0)
-    breaker_open_max_s: float = Field(default=10.0, gt=0)
+    call_timeout_s: float = _number(5.0, 0.01, _HOUR_S)
+    concurrency_max: int = _count(2_048, 1, 1_000_000)
+    backlog_max: int = _count(8_192, 1, 1_000_000)
+    batch_max: int = _count(256, 1, 4_096)
+    retry_first_s: float = _number(0.1, 0.001, _DAY_S)
+    retry_max_s: float = _number(30.0, 0.001, _DAY_S)
+    attempts_before_stuck: int = _count(10, 1, 1_000_000)
+    breaker_failures: int = _count(5, 1, 1_000_000)
+    breaker_open_first_s: float = _number(0.5, 0.001, _HOUR_S)
+    breaker_open_max_s: float = _number(10.0, 0.001, _HOUR_S)
     cancel_in_stage_order: bool = False
 
     @field_validator("target")
@@ -364,11 +405,11 @@ class Settings(BaseSettings):
 
     listen: ListenSettings = ListenSettings()
     admin: AdminSettings = AdminSettings()
-    workers: int = Field(default=1, ge=1, le=64)
+    workers: int = _count(1, 1, 64)
     # Pin each worker to one CPU, in turn, of those that the process may use. Linux only.
     pin_workers: bool = False
     # How long a stopping coordinator may take to finish its work.
-    drain_s: float = Field(default=10.0, ge=0)
+    drain_s: float = _number(10.0, 0.0, _HOUR_S)
     log: LogSettings = LogSettings()
     limits: LimitSettings = LimitSettings()
     metrics: MetricsSettings = MetricsSettings()
@@ -377,6 +418,15 @@ class Settings(BaseSettings):
     recovery: RecoveryTable = RecoveryTable()
     reconcile: ReconcileTable = ReconcileTable()
     participants: dict[str, ParticipantSettings] = Field(default_factory=dict)
+
+    @field_validator("participants")
+    @classmethod
+    def _named(cls, participants: dict[str, ParticipantSettings]) -> dict[str, ParticipantSettings]:
+        for name in participants:
+            _check_printable(name)
+            if not name:
+                raise PydanticCustomError("participant_name", "the name of a participant must not be empty")
+        return participants
 
     @model_validator(mode="after")
     def _check_distinct_ports(self) -> Self:
