@@ -60,17 +60,20 @@ def _at(key: str, message: str) -> PydanticCustomError:
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class LogSettings(_Table):
     """The location of the transaction log."""
 
-    # None: the embedded PostgreSQL, in `data_dir`.
     url: SecretStr | None = None
+    """A PostgreSQL database that all coordinators share. Not set: the embedded PostgreSQL, in `data_dir`."""
     data_dir: Path = Path("var/tcc")
+    """The directory of the embedded PostgreSQL."""
     connections: int = Field(default=4, ge=2, le=64)
+    """Connections of one worker to the log."""
     retention_s: float = Field(default=7 * 24 * 3600.0, gt=0)
+    """How long ended transactions are kept."""
 
     @field_validator("url")
     @classmethod
@@ -126,8 +129,11 @@ class ListenTlsSettings(_TlsTable):
     """TLS for initiators. With `client_ca_file`, client certificates of these authorities are required."""
 
     certificate_file: PemFile
+    """The certificate of the listener, with its chain."""
     key_file: PemFile
+    """The certificate's private key, without a password."""
     client_ca_file: PemFile | None = None
+    """Clients need a certificate of one of these authorities. Not set: they need none."""
 
     @model_validator(mode="after")
     def _usable(self) -> Self:
@@ -146,10 +152,11 @@ class ListenSettings(_Table):
     """The listener for initiators."""
 
     address: str = "127.0.0.1:50050"
-    # None: no TLS.
+    """HOST:PORT for initiators. Port 0: any free port."""
     tls: ListenTlsSettings | None = None
-    # Calls in flight at once; more are refused with RESOURCE_EXHAUSTED.
+    """TLS for initiators. Not set: plain text."""
     calls_max: int = Field(default=8_192, ge=1)
+    """Calls in flight at once; more are refused with RESOURCE_EXHAUSTED."""
 
     _host_and_port = field_validator("address")(_checked_address)
 
@@ -157,12 +164,12 @@ class ListenSettings(_Table):
 class AdminSettings(_Table):
     """The listener for operators. Every client that can reach it has an operator's rights."""
 
-    # Not set, and the port of `listen.address` is 0: any free port.
     listen: str = "127.0.0.1:7091"
-    # None: no TLS. With `client_ca_file`, operators need certificates.
+    """HOST:PORT for operators. Not set, and the port of `listen.address` is 0: any free port."""
     tls: ListenTlsSettings | None = None
-    # How often coordinators report their status to the log, and read the operators' directives from it.
+    """TLS for operators. Not set: plain text. With `client_ca_file`, operators need certificates."""
     report_every_s: float = Field(default=1.0, gt=0)
+    """How often coordinators report their status to the log, and read the operators' directives from it."""
 
     _host_and_port = field_validator("listen")(_checked_address)
 
@@ -170,8 +177,8 @@ class AdminSettings(_Table):
 class MetricsSettings(_Table):
     """The listener for Prometheus and for health probes."""
 
-    # Worker n of several uses this port + n (the first is worker 0). Empty: no metrics.
     listen: str = "127.0.0.1:9464"
+    """HOST:PORT. Worker n of several uses this port + n (the first is worker 0). Empty: no metrics."""
 
     @field_validator("listen")
     @classmethod
@@ -187,8 +194,8 @@ class MetricsSettings(_Table):
 class AlertSettings(_Table):
     """Where to send alerts."""
 
-    # An http or https URL that accepts POSTs of JSON; None: no alerts. Tokens in it are secret.
     webhook_url: SecretStr | None = None
+    """An http or https URL that accepts POSTs of JSON. Not set: no alerts. Tokens in it are secret."""
 
     @field_validator("webhook_url")
     @classmethod
@@ -201,12 +208,12 @@ class AlertSettings(_Table):
 class TracingSettings(_Table):
     """The export of OpenTelemetry traces. OTEL_* variables set the rest: headers, certificates, batches."""
 
-    # A collector for OTLP over gRPC; http: plain text, https: TLS. None: no traces.
     endpoint: str | None = None
-    # The share of transactions without a trace context for which a trace is started.
+    """A collector for OTLP over gRPC; http: plain text, https: TLS. Not set: no traces."""
     ratio: float = Field(default=1.0, ge=0, le=1)
-    # Empty: OTEL_SERVICE_NAME, or else tccd.
+    """The share of transactions without a trace context for which a trace is started."""
     service_name: str = ""
+    """Empty: OTEL_SERVICE_NAME, or else tccd."""
 
     @field_validator("endpoint")
     @classmethod
@@ -223,12 +230,19 @@ class LimitSettings(_Table):
     """Bounds on requests and on the memory of one worker."""
 
     branches_max: int = Field(default=64, ge=1, le=1_000)
+    """Branches of one transaction."""
     payload_bytes_max: int = Field(default=256 * 1024, ge=0)
+    """Bytes of one payload, and of the result of one Try."""
     transaction_bytes_max: int = Field(default=1024 * 1024, ge=0)
+    """Bytes of all payloads of one transaction."""
     live_max: int = Field(default=20_000, ge=1)
+    """Transactions in the memory of one worker. New ones are refused from 90 % of it on."""
     call_max_s: float = Field(default=300.0, gt=0)
+    """The time limit of a call without a deadline."""
     expiry_default_s: float = Field(default=30.0, gt=0)
+    """The expiry of a transaction that sets none."""
     expiry_max_s: float = Field(default=3_600.0, gt=0)
+    """The longest expiry that a transaction may set."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -241,11 +255,17 @@ class RecoveryTable(_Table):
     """How often the scheduler's jobs run."""
 
     lease_s: float = Field(default=3.0, gt=0)
+    """A coordinator without a heartbeat for this long is dead, and others adopt its transactions."""
     heartbeat_every_s: float = Field(default=1.0, gt=0)
+    """How often a coordinator renews its lease."""
     sweep_every_s: float = Field(default=0.2, gt=0)
+    """How often a worker retries what is due, and reads the rows that its requests wait for."""
     poll_every_s: float = Field(default=1.0, gt=0)
+    """How often a worker claims due transactions that other workers parked."""
     adopt_every_s: float = Field(default=1.0, gt=0)
+    """How often a coordinator checks for leases that have ended."""
     purge_every_s: float = Field(default=10.0, gt=0)
+    """How often ended transactions are deleted after their retention."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -257,23 +277,25 @@ class RecoveryTable(_Table):
 class ReconcileTable(_Table):
     """How often, and which, barrier rows of participants are compared with the log."""
 
-    # 0: only on an operator's request.
     every_s: float = Field(default=3_600.0, ge=0)
-    # Only rows whose last change, and whose transaction's expiry, are at least this old.
+    """How often one coordinator compares them. 0: only on an operator's request."""
     min_age_s: float = Field(default=300.0, ge=0)
-    # Confirmed and cancelled rows are compared, too, for this long after the transaction expired. 0: never.
+    """Only rows whose last change, and whose transaction's expiry, are at least this old."""
     ended_within_s: float = Field(default=0.0, ge=0)
+    """Confirmed and cancelled rows are compared, too, for this long after their expiry. 0: never."""
 
 
 class ParticipantTlsSettings(_TlsTable):
     """TLS to a participant. Without `ca_file`, gRPC's list of public authorities is trusted."""
 
     ca_file: PemFile | None = None
-    # For a participant that requires a client certificate.
+    """The authorities that may have signed the participant's certificate."""
     certificate_file: PemFile | None = None
+    """The coordinator's certificate, for a participant that requires one."""
     key_file: PemFile | None = None
-    # The name in its certificate, if it differs from the target's.
+    """The certificate's private key, without a password."""
     server_name: str | None = Field(default=None, min_length=1)
+    """The name in its certificate, if it differs from the target's."""
 
     @model_validator(mode="after")
     def _usable(self) -> Self:
@@ -293,20 +315,33 @@ class ParticipantSettings(_Table):
     """One participant: its address and its policy."""
 
     target: str
-    # None: no TLS.
+    """A gRPC target: HOST:PORT, dns:///HOST:PORT or another scheme of gRPC."""
     tls: ParticipantTlsSettings | None = None
+    """TLS to the participant. Not set: plain text."""
     batched: bool = True
+    """False: the participant does not implement ExecuteBranches."""
     call_timeout_s: float = Field(default=5.0, gt=0)
+    """The time limit of one call."""
     concurrency_max: int = Field(default=2_048, ge=1)
+    """Branch calls in flight."""
     backlog_max: int = Field(default=8_192, ge=1)
+    """Branch calls queued or in flight. Beyond that, new transactions are refused."""
     batch_max: int = Field(default=256, ge=1, le=4_096)
+    """Branch calls in one message."""
     retry_first_s: float = Field(default=0.1, gt=0)
+    """The longest pause after the first failure. It doubles with each further one (full jitter)."""
     retry_max_s: float = Field(default=30.0, gt=0)
+    """The longest pause between two attempts."""
     attempts_before_stuck: int = Field(default=10, ge=1)
+    """Failures of one call in phase two after which the transaction is marked stuck."""
     breaker_failures: int = Field(default=5, ge=1)
+    """Consecutive failures that open the circuit breaker."""
     breaker_open_first_s: float = Field(default=0.5, gt=0)
+    """How long the circuit breaker stays open at first. The time doubles with each failed probe."""
     breaker_open_max_s: float = Field(default=10.0, gt=0)
+    """The longest time that it stays open."""
     cancel_in_stage_order: bool = False
+    """True: its Cancels wait until every later stage is cancelled (not in interactive transactions)."""
 
     @field_validator("target")
     @classmethod
@@ -359,16 +394,21 @@ class Settings(BaseSettings):
     """The whole configuration of a coordinator."""
 
     model_config = SettingsConfigDict(
-        env_prefix="TCC_", env_nested_delimiter="__", extra="forbid", frozen=True
+        env_prefix="TCC_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
     )
 
     listen: ListenSettings = ListenSettings()
     admin: AdminSettings = AdminSettings()
     workers: int = Field(default=1, ge=1, le=64)
-    # Pin each worker to one CPU, in turn, of those that the process may use. Linux only.
+    """The number of processes that share the port."""
     pin_workers: bool = False
-    # How long a stopping coordinator may take to finish its work.
+    """Pin each worker to one CPU, in turn, of those that the process may use. Linux only."""
     drain_s: float = Field(default=10.0, ge=0)
+    """How long a stopping coordinator may take to finish its work."""
     log: LogSettings = LogSettings()
     limits: LimitSettings = LimitSettings()
     metrics: MetricsSettings = MetricsSettings()
