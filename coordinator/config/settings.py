@@ -126,7 +126,7 @@ class _TlsTable(_Table):
 
 
 class ListenTlsSettings(_TlsTable):
-    """TLS for initiators. With `client_ca_file`, client certificates of these authorities are required."""
+    """TLS of a listener. With `client_ca_file`, client certificates of these authorities are required."""
 
     certificate_file: PemFile
     """The certificate of the listener, with its chain."""
