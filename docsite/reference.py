@@ -56,7 +56,7 @@ def _settings(table: type[BaseModel], place: str, explanation: str) -> Iterator[
             text = field.description or _first_paragraph(nested.__doc__ or "")
             inner.append((nested, f"{place}{name}.{by_name}", text))
     heading = f"[{place.rstrip('.')}]" if place else "Top level"
-    columns = ("key", "type", "default", "environment variable", "meaning")
+    columns = ("key", "type", "default", "meaning, environment variable")
     yield f"## {heading}\n\n{explanation}\n\n{_table(columns, fields)}"
     for nested, at, text in inner:
         yield from _settings(nested, at, text)
@@ -80,8 +80,7 @@ def _setting(place: str, name: str, field: FieldInfo) -> tuple[str, ...]:
         _code(name),
         _type(field),
         _default(field),
-        _code(variable),
-        _cell(field.description or ""),
+        f"{_cell(field.description or '')}<br>{_code(variable)}",
     )
 
 
@@ -162,15 +161,13 @@ def _program(name: str, app: typer.Typer) -> Iterator[str]:
     context = command.context_class(command, info_name=name)
     leaves = list(_leaves(command, context))
     options = [dict(_records(leaf, at)) for leaf, at in leaves]
-    common = [term for term in options[-1] if sum(term in each for each in options) > len(options) / 2]
+    common = {term: text for term, text in options[0].items() if all(term in each for each in options)}
     yield f"## {name}\n\n{_paragraphs(command.help)}"
     epilog = _paragraphs(command.epilog)
     if epilog:
         yield epilog
     if common:
-        # By the first command that has it; its meaning is the same everywhere.
-        found = {term: next(each[term] for each in options if term in each) for term in common}
-        yield f"Options that most commands have:\n\n{_records_table(found)}"
+        yield f"Every command takes these options:\n\n{_records_table(common)}"
     for (leaf, at), records in zip(leaves, options, strict=True):
         own = {term: text for term, text in records.items() if term not in common}
         usage = leaf.get_usage(at).removeprefix("Usage: ")
@@ -213,10 +210,7 @@ def _paragraphs(text: str | None) -> str:
 
 def _prose(text: str) -> str:
     """Return a text in which nothing but code in backquotes is markup."""
-    pieces = re.split(r"(`[^`]*`)", text)
-    return "".join(
-        piece if piece.startswith("`") else re.sub(r"([*_<\[])", r"\\\1", piece) for piece in pieces
-    )
+    return re.sub(r"(`[^`]*`)|([*_<\[])", lambda found: found[1] or f"&#{ord(found[2])};", text)
 
 
 # --- protos ---------------------------------------------------------------
