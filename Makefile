@@ -12,7 +12,7 @@ BENCH ?= all
 SEEDS ?= 500
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow coverage lint bench explore simulate faults mutants protos baseline lock clean
+.PHONY: help demo test slow coverage lint bench explore simulate faults mutants protos baseline lock docs clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -64,8 +64,11 @@ lock: $(VENV) ## choose the newest versions that fit, and write them down
 		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
 		--unsafe-package tcc --output-file requirements.lock pyproject.toml
 
+docs: $(VENV) ## the documentation site, in site/; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 clean: ## remove what was made
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
+	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
 
 $(VENV): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
