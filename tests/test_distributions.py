@@ -20,6 +20,7 @@ DISTRIBUTIONS = {
 }
 # Modules whose distribution has another name.
 _NAMES = {
+    "annotated_types": "annotated-types",
     "google.protobuf": "protobuf",
     "google.rpc": "googleapis-common-protos",
     "grpc": "grpcio",
