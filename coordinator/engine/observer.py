@@ -7,9 +7,9 @@ traced transactions are reported one by one (`Spans`).
 from collections.abc import Sequence
 from enum import Enum
 
-from coordinator.core.model import CallResult, Transaction
+from coordinator.core.model import BranchCall, Transaction
 from coordinator.ports.log import Record
-from coordinator.ports.participants import BranchCall
+from coordinator.ports.participants import CallResults
 
 
 class Anomaly(Enum):
@@ -43,9 +43,7 @@ class Observer:
     def sent(self, participant: str, calls: Sequence[BranchCall]) -> None:
         """Observe that a batch of calls is sent."""
 
-    def answered(
-        self, participant: str, answers: Sequence[tuple[BranchCall, CallResult]], span_s: float
-    ) -> None:
+    def answered(self, participant: str, answers: CallResults, span_s: float) -> None:
         """Observe that some calls of a batch have ended, `span_s` after it was sent."""
 
     def not_sent(self, participant: str, count: int) -> None:

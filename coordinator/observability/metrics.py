@@ -16,7 +16,14 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from coordinator.core.machine import PHASE_TWO
-from coordinator.core.model import CallResult, Operation, OutcomeCode, Transaction, TransactionState
+from coordinator.core.model import (
+    BranchCall,
+    CallResult,
+    Operation,
+    OutcomeCode,
+    Transaction,
+    TransactionState,
+)
 from coordinator.core.reconciliation import FindingKind
 from coordinator.engine.clock import LogClock
 from coordinator.engine.dispatcher import ParticipantDispatcher
@@ -25,7 +32,7 @@ from coordinator.engine.observer import Anomaly, Observer
 from coordinator.jobs.reconcile import ScanResult
 from coordinator.log.backlog import COUNT_MAX
 from coordinator.ports.operator_log import Backlog
-from coordinator.ports.participants import BranchCall
+from coordinator.ports.participants import CallResults
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -215,9 +222,7 @@ class Metrics(Observer):
         if retries := len(calls) - [call.attempt for call in calls].count(0):
             self.counters["tcc_call_retries"].labels(participant).inc(retries)
 
-    def answered(
-        self, participant: str, answers: Sequence[tuple[BranchCall, CallResult]], span_s: float
-    ) -> None:
+    def answered(self, participant: str, answers: CallResults, span_s: float) -> None:
         operations = [call.operation for call, _ in answers]
         all_succeeded = [answer.code for _, answer in answers].count(OutcomeCode.SUCCEEDED) == len(answers)
         for operation, phase in _PHASES.items():

@@ -51,7 +51,7 @@ _VOLATILE_COLUMNS = {
     "TIMES",
     "NEXT",
     "PROBE",
-    "ANSWERED",
+    "COMPLETED",
     "IN FLIGHT",
     "BACKLOG",
     "LIVE",
