@@ -80,6 +80,11 @@ class Command:
 Step: TypeAlias = Event | Command
 
 
+def all_steps(guide: Path) -> list[Step]:
+    """Return the steps of a whole guide, in order."""
+    return list(_steps(guide.read_text()))
+
+
 def steps(guide: Path, section: str) -> list[Step]:
     """Return the steps of a section of a guide, in order."""
     text = guide.read_text()
