@@ -51,7 +51,7 @@ async def test_connections_that_ended_while_idle_are_replaced(
     await operators.close()
 
 
-def test_what_the_url_says_about_dead_peers_is_kept() -> None:
+def test_the_urls_settings_about_dead_peers_are_kept() -> None:
     parameters = conninfo_to_dict(
         with_keepalive("postgresql://tcc@db/log?tcp_user_timeout=1000&keepalives=0")
     )

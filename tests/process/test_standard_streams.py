@@ -99,7 +99,7 @@ async def test_a_coordinator_without_standard_error_goes_on_and_stops(
         ("tccctl --help >&-", 0, ""),
     ],
 )
-async def test_a_command_whose_output_cannot_be_written_says_so_in_a_line(
+async def test_a_command_whose_output_cannot_be_written_reports_it_in_a_line(
     command: str, status: int, message: str
 ) -> None:
     program, _, rest = command.partition(" ")
