@@ -3,7 +3,6 @@
 import asyncio
 import re
 import sqlite3
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -134,12 +133,10 @@ async def test_django_serves_a_participant_by_a_management_command(tmp_path: Pat
     write(commands, "serve_inventory.py")
     address = f"127.0.0.1:{free_port()}"
 
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "manage.py", "serve_inventory", f"--listen={address}"), cwd=tmp_path
-    )
-    try:
-        async with grpc.aio.insecure_channel(address) as channel:
-            await asyncio.wait_for(channel.channel_ready(), TIMEOUT_S)
-    finally:
-        process.terminate()
-        assert await asyncio.wait_for(process.wait(), TIMEOUT_S) == 0
+    arguments = ("manage.py", "serve_inventory", f"--listen={address}")
+    async with (
+        python(*arguments, directory=tmp_path, stdout=None, stderr=None) as process,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        await asyncio.wait_for(channel.channel_ready(), TIMEOUT_S)
+    assert process.returncode == 0
