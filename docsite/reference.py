@@ -98,12 +98,16 @@ _BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 def _type(field: FieldInfo) -> str:
     names = [name for kind in _kinds(field.annotation) for each, name in _TYPES.items() if kind is each]
     bounds = [
-        f"{sign} {getattr(each, name):,}"
+        f"{sign} {_number(getattr(each, name))}"
         for each in field.metadata
         for name, sign in _BOUNDS.items()
         if hasattr(each, name)
     ]
     return _cell(", ".join([names[0], *bounds]))
+
+
+def _number(value: float) -> str:
+    return f"{value:,}".removesuffix(".0")
 
 
 def _default(field: FieldInfo) -> str:
