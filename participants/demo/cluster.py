@@ -201,5 +201,5 @@ def _tccd() -> Path:
     """Return the command that was installed beside this interpreter."""
     command = Path(sysconfig.get_path("scripts")) / "tccd"
     if not command.exists():
-        raise DemoError(f"there is no {command}: pip install 'tcc[coordinator]'")
+        raise DemoError(f"there is no {command}: pip install 'tcc-coordinator[demo]'")
     return command

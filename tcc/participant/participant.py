@@ -26,12 +26,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
-from sqlalchemy import Engine
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tcc._internal.channel_options import participant_options
+from tcc._internal.extras import missing_extra
 from tcc.barrier.executor import open_executor
 from tcc.barrier.failures import error_text
 from tcc.participant.action import Action, build_action
@@ -39,6 +36,14 @@ from tcc.participant.service import ParticipantServicer
 from tcc.participant.supervision import TaskSupervisor
 from tcc.participant.v1 import participant_pb2 as pb, participant_pb2_grpc as pb_grpc
 from tcc.participant.work import ParticipantWork
+
+try:
+    from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+    from grpc_reflection.v1alpha import reflection
+    from sqlalchemy import Engine
+    from sqlalchemy.ext.asyncio import AsyncEngine
+except ModuleNotFoundError as error:
+    raise missing_extra("a participant", "sql", error) from error
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
