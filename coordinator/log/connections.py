@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import re
+import select
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from typing import Any, TypeVar
 import psycopg
 from msgspec import Struct
 from psycopg import AsyncConnection, errors
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 
 from coordinator.core.errors import LogUnavailable
@@ -26,6 +28,15 @@ T = TypeVar("T")
 _CONFLICTS_MAX = 6
 _CONFLICT_PAUSE_S = 0.01
 _RETRY_AFTER_S = 0.5
+# A connection that dies silently is noticed within 15 s: while it is idle, by the kernel's probes
+# (5 s + 3 * 3 s without an answer); while a statement is being sent, by its missing acknowledgement.
+_KEEPALIVE = {
+    "keepalives": "1",
+    "keepalives_idle": "5",
+    "keepalives_interval": "3",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "10000",
+}
 # The share of the client's time limit after which the server gives the statement up.
 _SERVER_SHARE = 0.9
 
@@ -52,7 +63,7 @@ class Connections:
     def __init__(
         self, url: str, *, most: int, connect_timeout_s: float = 5.0, statement_timeout_s: float = 10.0
     ) -> None:
-        self._conninfo = libpq_url(url)
+        self._url = libpq_url(url)
         self._connect_timeout_s = connect_timeout_s
         self._statement_timeout_s = statement_timeout_s
         self._room = asyncio.Semaphore(most)
@@ -127,15 +138,25 @@ class Connections:
             await self._idle.pop().close()
 
     async def _with_connection(self, run: Callable[[AsyncConnection[tuple[Any, ...]]], Awaitable[T]]) -> T:
-        connection = self._idle.pop() if self._idle else await self._connect()
+        connection = await self._idle_connection() or await self._connect()
         try:
             return await run(connection)
         finally:
             await self._put_back(connection)
 
+    async def _idle_connection(self) -> AsyncConnection[tuple[Any, ...]] | None:
+        """Return a connection that was idle and has not ended in the meantime."""
+        while self._idle:
+            connection = self._idle.pop()
+            if not _has_ended(connection):
+                return connection
+            # Nothing was sent on it, so no caller is affected.
+            await connection.close()
+        return None
+
     async def _connect(self) -> AsyncConnection[tuple[Any, ...]]:
         connection = await AsyncConnection.connect(
-            self._conninfo,
+            with_keepalive(self._url),
             autocommit=True,
             prepare_threshold=0,
             connect_timeout=max(1, round(self._connect_timeout_s)),
@@ -178,6 +199,23 @@ class Connections:
 def libpq_url(url: str) -> str:
     """Return the URL without SQLAlchemy's driver name."""
     return re.sub(r"^postgresql\+\w+:", "postgresql:", url)
+
+
+def with_keepalive(url: str) -> str:
+    """Return the URL with the settings that make the kernel notice a dead peer. Those of the URL win."""
+    return make_conninfo(url, **_KEEPALIVE | conninfo_to_dict(url))
+
+
+def _has_ended(connection: AsyncConnection[tuple[Any, ...]]) -> bool:
+    """Return whether an idle connection was ended by the server or the network.
+
+    The server sends nothing on an idle connection but the reason for which it ends it.
+    """
+    if connection.closed:
+        return True
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _shut_down(connection: AsyncConnection[tuple[Any, ...]]) -> None:

@@ -54,7 +54,7 @@ async def run_load(
     """Place all orders, with the kills, and wait until every transaction has ended, at most a minute.
 
     Raises:
-        DemoError: A process ended unexpectedly, or a killed one was not restarted.
+        ChildError: A process ended unexpectedly, or a killed one was not restarted.
     """
     started = time.monotonic()
     placed: list[OrderResult] = []
