@@ -98,12 +98,16 @@ _BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 def _type(field: FieldInfo) -> str:
     names = [name for kind in _kinds(field.annotation) for each, name in _TYPES.items() if kind is each]
     bounds = [
-        f"{sign} {getattr(each, name):,}"
+        f"{sign} {_number(getattr(each, name))}"
         for each in field.metadata
         for name, sign in _BOUNDS.items()
         if hasattr(each, name)
     ]
     return _cell(", ".join([names[0], *bounds]))
+
+
+def _number(value: float) -> str:
+    return f"{value:,}".removesuffix(".0")
 
 
 def _default(field: FieldInfo) -> str:
@@ -232,7 +236,7 @@ def _proto_file(file: FileDescriptor) -> Iterator[str]:
     yield f"## {file.package}\n\n{comments.get('', '')}\n\nSource: `protos/{file.name}`."
     for service in file.services_by_name.values():
         rows = [_method(method, comments) for method in service.methods]
-        table = _table(("method", "request", "response", "meaning"), rows)
+        table = _table(("method", "meaning, request and response"), rows)
         yield f"### {service.name}\n\n{comments.get(service.name, '')}\n\n{table}"
     for message in file.message_types_by_name.values():
         yield _message(message, comments)
@@ -243,12 +247,8 @@ def _proto_file(file: FileDescriptor) -> Iterator[str]:
 def _method(method: MethodDescriptor, comments: Mapping[str, str]) -> tuple[str, ...]:
     key = f"{method.containing_service.name}.{method.name}"
     stream = "stream of " if method.server_streaming else ""
-    return (
-        _code(method.name),
-        _type_link(method.input_type),
-        stream + _type_link(method.output_type),
-        _cell(comments.get(key, "")),
-    )
+    messages = f"{_type_link(method.input_type)} → {stream}{_type_link(method.output_type)}"
+    return _code(method.name), f"{_cell(comments.get(key, ''))}<br>{messages}"
 
 
 def _message(message: Descriptor, comments: Mapping[str, str]) -> str:
