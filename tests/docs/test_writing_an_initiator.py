@@ -80,7 +80,7 @@ async def test_step_by_step(fake: FakeCoordinator) -> None:
     assert fake.transaction("order-18").state is TransactionState.CANCELLED
 
 
-async def test_what_the_page_says_of_the_gid(fake: FakeCoordinator) -> None:
+async def test_the_gid_behaves_as_the_page_describes(fake: FakeCoordinator) -> None:
     async with tcc.Client(fake) as client:
         for _ in range(2):
             assert (await client.execute(BRANCHES, gid="order-17")).confirmed
