@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.observability.metrics import COUNTERS, GAUGES, HISTOGRAMS
-from docsite import diagrams, links, reference
+from docsite import diagrams, hooks, links, reference
 
 ROOT = Path(__file__).parents[2]
 # What an element loads when the page is shown; links are only followed.
@@ -93,6 +93,11 @@ def test_a_broken_link_fails_the_build(tmp_path: Path) -> None:
 )
 def test_links_lead_to_the_places_of_the_site(source: str, text: str, expected: str) -> None:
     assert links.rewritten(source, text) == expected
+
+
+def test_items_of_nested_lists_are_indented_except_in_code() -> None:
+    text = "- a\n  - b\n    c\n\n```yaml\nd:\n  - e\n```\n"
+    assert hooks.with_nested_lists(text) == "- a\n    - b\n    c\n\n```yaml\nd:\n  - e\n```\n"
 
 
 PROTO = """
