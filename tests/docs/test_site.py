@@ -74,6 +74,20 @@ def test_a_broken_link_fails_the_build(tmp_path: Path) -> None:
         assert f"'{target}'" in built.stderr
 
 
+def test_every_relative_link_leads_to_a_file_of_the_repository() -> None:
+    """Where the repository is browsed, the same links are followed without the site."""
+    listed = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True)
+    sources = [source for source in listed.stdout.split() if (ROOT / source).is_file()]
+    assert {"README.md", "docs/README.md", "deploy/README.md"} <= set(sources)
+    broken = [
+        f"{source}: {target}"
+        for source in sources
+        for target in links.linked(source, (ROOT / source).read_text())
+        if not (ROOT / target).exists()
+    ]
+    assert broken == []
+
+
 @pytest.mark.parametrize(
     ("source", "text", "expected"),
     [
