@@ -14,7 +14,7 @@ from itertools import compress
 import structlog
 from msgspec.structs import replace
 
-from coordinator.core.errors import LogUnavailable
+from coordinator.core.errors import LogError
 from coordinator.core.events import (
     Accepted,
     BecameStuck,
@@ -236,7 +236,7 @@ class Driver:
                 entry.phase_began_at = now
             self.apply(entry, Saved(), now)
 
-    def _on_refused(self, begun: Sequence[Transaction], error: LogUnavailable) -> None:
+    def _on_refused(self, begun: Sequence[Transaction], error: LogError) -> None:
         for tx in begun:
             entry = self._transactions.unsaved(tx.gid)
             if entry is None:

@@ -31,7 +31,7 @@ def test_rules_name_a_failpoint_and_how_often_it_is_passed() -> None:
 
 @pytest.mark.parametrize("wrong", ["a", "a=stop", "a=kill@0", "a=kill@x", "=kill", "A=kill"])
 def test_a_rule_that_makes_no_sense_is_an_error(wrong: str) -> None:
-    with pytest.raises(ValueError, match="TCC_FAILPOINTS"):
+    with pytest.raises(ValueError, match="PROOF_FAILPOINTS"):
         parse(wrong)
 
 
