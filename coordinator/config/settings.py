@@ -31,13 +31,13 @@ from coordinator.engine.breaker import BreakerPolicy
 from coordinator.engine.dispatcher import ParticipantPolicy
 from coordinator.engine.reconciler import ReconcileSettings
 from coordinator.jobs.settings import RecoverySettings
-from coordinator.participant_client.channel import ParticipantAddress, ParticipantTls
+from coordinator.participant_client.channel import OTHER_SCHEMES, ParticipantAddress, ParticipantTls
 
 _ADDRESS = re.compile(r"(\[[^\s\[\]]+\]|[^\s:\[\]/]+):([0-9]{1,5})")
 _DNS = re.compile(r"dns:(//[^/\s]*/)?")
-# gRPC target schemes that need no port of their own.
-_OTHER_SCHEMES = ("unix:", "unix-abstract:", "ipv4:", "ipv6:", "vsock:", "xds:")
 _PORT_MAX = 65_535
+# gRPC sends at most one ping a second.
+_KEEPALIVE_LEAST_S = 2.0
 _BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -297,6 +297,8 @@ class ParticipantSettings(_Table):
     tls: ParticipantTlsSettings | None = None
     batched: bool = True
     call_timeout_s: float = Field(default=5.0, gt=0)
+    keepalive_s: float = Field(default=15.0, ge=0, le=3_600)
+    use_http_proxy: bool = False
     concurrency_max: int = Field(default=2_048, ge=1)
     backlog_max: int = Field(default=8_192, ge=1)
     batch_max: int = Field(default=256, ge=1, le=4_096)
@@ -313,11 +315,18 @@ class ParticipantSettings(_Table):
     def _grpc_target(cls, target: str) -> str:
         found = _ADDRESS.fullmatch(_DNS.sub("", target, count=1))
         has_port = found is not None and 0 < int(found[2]) <= _PORT_MAX
-        if not has_port and not target.startswith(_OTHER_SCHEMES):
+        if not has_port and not target.startswith(OTHER_SCHEMES):
             raise PydanticCustomError(
                 "target", "must be HOST:PORT or dns:///HOST:PORT, or another gRPC target"
             )
         return target
+
+    @field_validator("keepalive_s")
+    @classmethod
+    def _pings_apart(cls, keepalive_s: float) -> float:
+        if 0 < keepalive_s < _KEEPALIVE_LEAST_S:
+            raise PydanticCustomError("keepalive_s", "must be 0, or at least 2")
+        return keepalive_s
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -334,6 +343,8 @@ class ParticipantSettings(_Table):
             tls=self.tls.read() if self.tls else None,
             batched=self.batched,
             call_timeout_s=self.call_timeout_s,
+            keepalive_s=self.keepalive_s,
+            use_http_proxy=self.use_http_proxy,
         )
 
     def policy(self) -> ParticipantPolicy:

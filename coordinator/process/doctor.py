@@ -28,6 +28,7 @@ from coordinator.log.diagnosis import LogFacts, examine
 from coordinator.log.migration import LogUrlError
 from coordinator.participant_client.channel import open_sync_channel
 from coordinator.process.supervisor import DATABASE
+from tcc._internal.channel_options import operator_options
 
 _TIMEOUT_S = 5.0
 # PostgreSQL versions that the tests run on, as in server_version_num.
@@ -274,7 +275,7 @@ def _reachable(host: str, port: str) -> str:
 
 
 def _serves(address: str, service: str) -> bool:
-    with grpc.insecure_channel(address) as channel:
+    with grpc.insecure_channel(address, options=operator_options(keepalive_s=_TIMEOUT_S)) as channel:
         try:
             _health(channel, service)
         except grpc.RpcError:
