@@ -21,6 +21,7 @@ ALLOWED = (
     "tcc/admin/v1/",
     "protos/baseline.binpb",
     "requirements.lock",
+    "requirements.lowest",
     "docs/GLOSSARY.md",
     "docs/notebook/",
 )

@@ -16,18 +16,17 @@ from typing import Any, TypeVar
 
 import psycopg
 from msgspec import Struct
-from psycopg import AsyncConnection, errors
+from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 
-from coordinator.core.errors import LogUnavailable
+from coordinator.log.failures import FailureKind, kind_of, refusal, unreachable
 from coordinator.log.statements import SESSION, Statement
 
 T = TypeVar("T")
 
 _CONFLICTS_MAX = 6
 _CONFLICT_PAUSE_S = 0.01
-_RETRY_AFTER_S = 0.5
 # A connection that dies silently is noticed within 15 s: while it is idle, by the kernel's probes
 # (5 s + 3 * 3 s without an answer); while a statement is being sent, by its missing acknowledgement.
 _KEEPALIVE = {
@@ -39,10 +38,6 @@ _KEEPALIVE = {
 }
 # The share of the client's time limit after which the server gives the statement up.
 _SERVER_SHARE = 0.9
-
-
-class StatementTooLong(LogUnavailable):
-    """The server gave up the statement, which had no effect. The server is available for other statements."""
 
 
 class StatementResult(Struct, frozen=True):
@@ -78,6 +73,7 @@ class Connections:
 
         Raises:
             StatementTooLong: the server gave it up.
+            LogRejected: the statement had no effect; others may succeed.
             LogUnavailable: the database is unavailable, or it is unknown whether the
                 statement took effect.
         """
@@ -93,7 +89,7 @@ class Connections:
         the first that did not; then nothing has changed.
 
         Raises:
-            LogUnavailable: see `execute`.
+            LogError: see `execute`.
         """
         bound = [(statement, statement.bind(values)) for statement, values in steps]
 
@@ -112,21 +108,21 @@ class Connections:
     async def _until_no_conflict(
         self, name: str, run: Callable[[AsyncConnection[tuple[Any, ...]]], Awaitable[T]]
     ) -> T:
-        conflict: Exception | None = None
-        for earlier_tries in range(_CONFLICTS_MAX):
-            if earlier_tries:
-                # The winner of the conflict must finish before the next try.
-                await asyncio.sleep(_CONFLICT_PAUSE_S * 2**earlier_tries)
-            try:
-                async with self._room:
-                    return await self._with_connection(run)
-            except (errors.SerializationFailure, errors.DeadlockDetected) as error:
-                conflict = error
-            except errors.QueryCanceled as error:
-                raise StatementTooLong(_no_answer(name, error), retry_after_s=_RETRY_AFTER_S) from error
-            except (psycopg.OperationalError, psycopg.InterfaceError, errors.ReadOnlySqlTransaction) as error:
-                raise _unavailable(name, error) from error
-        raise _unavailable(name, conflict) from conflict
+        for tries_left in reversed(range(_CONFLICTS_MAX)):
+            async with self._room:
+                connection = await self._taken(name)
+                failed: FailureKind | None = None
+                try:
+                    return await run(connection)
+                except Exception as error:
+                    failed = kind_of(error)
+                    if failed is not FailureKind.CONFLICT or not tries_left:
+                        raise refusal(name, error) from error
+                finally:
+                    await self._put_back(connection, failed)
+            # The winner of the conflict must finish before the next try.
+            await asyncio.sleep(_CONFLICT_PAUSE_S * 2 ** (_CONFLICTS_MAX - tries_left))
+        raise AssertionError("the last try returns or raises")
 
     async def close(self) -> None:
         """Close idle connections. One in use closes when its statement completes."""
@@ -137,12 +133,14 @@ class Connections:
         while self._idle:
             await self._idle.pop().close()
 
-    async def _with_connection(self, run: Callable[[AsyncConnection[tuple[Any, ...]]], Awaitable[T]]) -> T:
-        connection = await self._idle_connection() or await self._connect()
+    async def _taken(self, name: str) -> AsyncConnection[tuple[Any, ...]]:
+        idle = await self._idle_connection()
+        if idle is not None:
+            return idle
         try:
-            return await run(connection)
-        finally:
-            await self._put_back(connection)
+            return await self._connect()
+        except Exception as error:
+            raise unreachable(name, error) from error
 
     async def _idle_connection(self) -> AsyncConnection[tuple[Any, ...]] | None:
         """Return a connection that was idle and has not ended in the meantime."""
@@ -187,8 +185,12 @@ class Connections:
         finally:
             timer.cancel()
 
-    async def _put_back(self, connection: AsyncConnection[tuple[Any, ...]]) -> None:
-        if connection.info.transaction_status is TransactionStatus.IDLE and not self._closed:
+    async def _put_back(
+        self, connection: AsyncConnection[tuple[Any, ...]], failed: FailureKind | None
+    ) -> None:
+        is_usable = failed in {None, FailureKind.CONFLICT, FailureKind.REJECTED}
+        is_idle = connection.info.transaction_status is TransactionStatus.IDLE
+        if is_usable and is_idle and not self._closed:
             self._idle.append(connection)
             return
         await connection.close()
@@ -223,11 +225,3 @@ def _shut_down(connection: AsyncConnection[tuple[Any, ...]]) -> None:
         return
     with socket.socket(fileno=os.dup(connection.fileno())) as theirs, contextlib.suppress(OSError):
         theirs.shutdown(socket.SHUT_RDWR)  # the kernel may have closed it already
-
-
-def _unavailable(name: str, error: Exception | None) -> LogUnavailable:
-    return LogUnavailable(_no_answer(name, error), retry_after_s=_RETRY_AFTER_S)
-
-
-def _no_answer(name: str, error: Exception | None) -> str:
-    return f"the transaction log did not answer {name}: {error}"

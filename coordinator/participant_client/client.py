@@ -8,11 +8,11 @@ from typing import Self
 import grpc
 
 from coordinator.core.errors import ParticipantUnreachable, ReconciliationUnsupported, UnknownParticipant
-from coordinator.core.model import CallResult, Operation, OutcomeCode
+from coordinator.core.model import BranchCall, CallResult, Operation, OutcomeCode
 from coordinator.core.reconciliation import BarrierRow, BarrierState
 from coordinator.engine.dispatcher import not_configured
 from coordinator.participant_client.channel import ParticipantAddress, is_dns_name, open_channel
-from coordinator.ports.participants import BarrierPage, BarrierQuery, BranchCall
+from coordinator.ports.participants import BarrierPage, BarrierQuery, CallResults
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2 as pb, participant_pb2_grpc
 
@@ -45,9 +45,6 @@ _STATES = {
     BarrierState.CANCELLED: common.BARRIER_STATE_CANCELLED,
 }
 _DONE = CallResult(code=OutcomeCode.SUCCEEDED)
-
-CallResults = list[tuple[int, CallResult]]
-
 
 # A new channel has this long to connect. Then the old one is kept for another interval.
 _RENEWAL_TIMEOUT_S = 10.0
@@ -150,7 +147,7 @@ class ParticipantClient:
         """See `ports.Participants.execute`. A single call is cheapest as a unary one."""
         channel = self._channel(participant)
         if channel is None:  # it was removed from the configuration just now
-            yield [(position, not_configured(participant)) for position in range(len(calls))]
+            yield [(call, not_configured(participant)) for call in calls]
             return
         with channel:
             async for answers in self._execute(channel, calls):
@@ -255,24 +252,21 @@ class ParticipantClient:
                 }
                 missing.difference_update(answers)
                 if answers:
-                    yield list(answers.items())
+                    yield [(calls[index], answer) for index, answer in answers.items()]
         except grpc.aio.AioRpcError as error:
             failure = _failure(error)
         finally:
             stream.cancel()
         if missing:
-            yield [(position, failure) for position in sorted(missing)]
+            yield [(calls[index], failure) for index in sorted(missing)]
 
     async def _execute_alone(self, channel: _Channel, call: BranchCall) -> AsyncIterator[CallResults]:
-        yield [await self._execute_one(channel, 0, call)]
+        yield [await self._execute_one(channel, call)]
 
     async def _execute_singly(
         self, channel: _Channel, calls: Sequence[BranchCall]
     ) -> AsyncIterator[CallResults]:
-        tasks = [
-            asyncio.ensure_future(self._execute_one(channel, position, call))
-            for position, call in enumerate(calls)
-        ]
+        tasks = [asyncio.ensure_future(self._execute_one(channel, call)) for call in calls]
         try:
             for done in asyncio.as_completed(tasks):
                 yield [await done]
@@ -280,9 +274,7 @@ class ParticipantClient:
             for task in tasks:
                 task.cancel()
 
-    async def _execute_one(
-        self, channel: _Channel, position: int, call: BranchCall
-    ) -> tuple[int, CallResult]:
+    async def _execute_one(self, channel: _Channel, call: BranchCall) -> tuple[BranchCall, CallResult]:
         stub, timeout_s = channel.stub, channel.address.call_timeout_s
         message = _write(pb.BranchCall(), call)
         try:
@@ -294,10 +286,10 @@ class ParticipantClient:
                 case Operation.CANCEL:
                     reply = await stub.CancelBranch(pb.CancelBranchRequest(call=message), timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
-            return position, _failure(error)
+            return call, _failure(error)
         if reply is None:  # gRPC could not decode it
-            return position, _UNREADABLE
-        return position, self._answer(reply.result, call.operation)
+            return call, _UNREADABLE
+        return call, self._answer(reply.result, call.operation)
 
     def _answer(self, outcome: common.CallResult, operation: Operation) -> CallResult:
         code = _VERDICTS.get(outcome.code)
@@ -358,9 +350,10 @@ def _write(message: pb.BranchCall, call: BranchCall) -> pb.BranchCall:
         message.try_result_content_type = call.result_content_type
     if spec.tried_by_initiator:
         message.tried_by_initiator = True
-    if call.trace is not None:
-        message.traceparent = call.trace.traceparent
-        message.tracestate = call.trace.tracestate
+    trace = call.span or call.trace
+    if trace is not None:
+        message.traceparent = trace.traceparent
+        message.tracestate = trace.tracestate
     return message
 
 

@@ -1,13 +1,13 @@
-"""One participant's lane: never more calls than its bulkhead holds, and one answer for each call."""
+"""One participant's dispatcher: at most as many calls as its bulkhead holds, and one result for each."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from coordinator.core.model import BranchSpec, CallResult, Operation, OutcomeCode
+from coordinator.core.model import BranchCall, BranchSpec, CallResult, Operation, OutcomeCode
 from coordinator.engine.breaker import BreakerPolicy
-from coordinator.engine.dispatcher import CallResults, ParticipantDispatcher, ParticipantPolicy
-from coordinator.ports.participants import BranchCall
+from coordinator.engine.dispatcher import ParticipantDispatcher, ParticipantPolicy
+from coordinator.ports.participants import CallResults
 from tcc._internal.batcher import FlushPolicy
 
 SUCCEEDED = CallResult(code=OutcomeCode.SUCCEEDED)
@@ -30,9 +30,7 @@ class Hall:
         self.gate = asyncio.Event()
         self.news = asyncio.Event()
 
-    async def execute(
-        self, participant: str, calls: Sequence[BranchCall]
-    ) -> AsyncIterator[list[tuple[int, CallResult]]]:
+    async def execute(self, participant: str, calls: Sequence[BranchCall]) -> AsyncIterator[CallResults]:
         assert participant == "stock"
         self.came += len(calls)
         self.inside += len(calls)
@@ -40,7 +38,7 @@ class Hall:
         self.news.set()
         await self.gate.wait()
         self.inside -= len(calls)
-        yield [(position, self.answer) for position in range(len(calls))]
+        yield [(call, self.answer) for call in calls]
 
 
 class Noon:

@@ -12,7 +12,7 @@ from psycopg import sql
 from coordinator.core.audit import AuditEntry, AuditHead, first_break
 from coordinator.core.errors import LogUnavailable, SearchTooLong
 from coordinator.core.model import TransactionState
-from coordinator.log.connections import StatementTooLong
+from coordinator.log.failures import StatementTooLong
 from coordinator.log.operator_statements import (
     BACKLOG_CAPPED,
     BACKLOG_COUNTS,

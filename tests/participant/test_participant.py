@@ -4,9 +4,6 @@ import asyncio
 import dataclasses
 import json
 import logging
-import signal
-import subprocess
-import sys
 
 import grpc
 import pydantic
@@ -32,6 +29,7 @@ from tests.barrier.test_barrier import (
     make_participant,
 )
 from tests.support.participant_databases import Caller
+from tests.support.processes import ended, python
 
 TRY, CONFIRM, CANCEL = common.OPERATION_TRY, common.OPERATION_CONFIRM, common.OPERATION_CANCEL
 SUCCEEDED, REJECTED, FAILED = (
@@ -560,22 +558,12 @@ asyncio.run(main())
 """
 
 
-def test_serve_ends_gracefully_on_sigterm(tmp_path):
-    program = subprocess.Popen(
-        [sys.executable, "-c", _SERVICE_PROGRAM, f"sqlite+aiosqlite:///{tmp_path / 'p.db'}"],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert program.stdout is not None
-        assert int(program.stdout.readline()) > 0
-        program.send_signal(signal.SIGTERM)
-        assert program.stdout.read() == "ended\n"
-        assert program.wait(60) == 0
-    finally:
-        program.kill()
-        program.wait()
-        program.stdout.close()
+async def test_serve_ends_gracefully_on_sigterm(tmp_path):
+    url = f"sqlite+aiosqlite:///{tmp_path / 'p.db'}"
+    async with python("-c", _SERVICE_PROGRAM, url, stderr=None) as program:
+        assert int(await program.stdout.readline()) > 0
+        program.terminate()
+        assert await ended(program) == (0, "ended\n", "")
 
 
 # Schema and retention

@@ -77,6 +77,7 @@ def load(records, *, placed=None, kills=None):
     return LoadResult(
         placed=placed or [OrderResult(gid=one.gid) for one in records],
         kills=[kill(), kill("order")] if kills is None else kills,
+        started_at=0.0,
         placed_s=2.0,
         settled_s=3.0,
         records=records,
