@@ -7,11 +7,10 @@ from contextlib import asynccontextmanager
 import grpc
 import pytest
 
-from coordinator.core.model import BranchSpec, CallResult, Operation, OutcomeCode
+from coordinator.core.model import BranchCall, BranchSpec, CallResult, Operation, OutcomeCode
 from coordinator.participant_client import client as participant_client
 from coordinator.participant_client.channel import ParticipantAddress, is_dns_name
 from coordinator.participant_client.client import ParticipantClient
-from coordinator.ports.participants import BranchCall
 from proof.proxy import Proxy, proxied_address
 from tcc.participant.v1 import participant_pb2 as pb
 from tests.support.name_server import naming

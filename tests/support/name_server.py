@@ -13,7 +13,7 @@ _NAME_OF_THE_QUESTION = 0xC00C
 
 
 class NameServer(asyncio.DatagramProtocol):
-    """Answer each question with the addresses. Without any, nobody answers."""
+    """Answer each question with the addresses. Without any, do not answer."""
 
     def __init__(self) -> None:
         self.addresses: Sequence[str] = ()
