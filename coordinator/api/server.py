@@ -23,6 +23,9 @@ MESSAGE_BYTES_MAX = 32 * 2**20
 # CANCELLED. Otherwise, under overload, calls would be served whose callers have given up.
 QUEUE_TIMEOUT_S = 3
 
+# Then a client connects again, after its calls, and looks up the coordinators' name: a new one gets work.
+CONNECTION_AGE_MAX_MS = 30_000
+
 SERVICE = transaction_pb2.DESCRIPTOR.services_by_name["TransactionService"].full_name
 
 
@@ -58,6 +61,7 @@ class Server:
         self._server = grpc.aio.server(
             options=(
                 *server_options(reuse_port=share_port),
+                ("grpc.max_connection_age_ms", CONNECTION_AGE_MAX_MS),
                 ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
                 ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
                 ("grpc.server_max_unrequested_time_in_server", QUEUE_TIMEOUT_S),

@@ -2,13 +2,17 @@
 
 import asyncio
 
+import grpc
 import pytest
 
 import tcc
+from coordinator.api import server
 from proof.proxy import proxied_address
 from tcc._internal import channel_options
 from tcc.transaction.v1 import transaction_pb2 as pb
-from tests.client.scripted_service import ScriptedService, serving
+from tests.client.scripted_service import ScriptedService, serving, status
+from tests.support.name_server import naming
+from tests.support.worker import running, settings_for
 
 BRANCHES = [tcc.BranchRequest("inventory", "reserve_stock", {"sku": "A"})]
 
@@ -43,6 +47,27 @@ async def test_calls_in_flight_and_later_ones_move_to_the_other_coordinator(
         outcomes = await asyncio.gather(*calls)
         assert {outcome.state.name for outcome in outcomes} == {"CONFIRMING"}
         never.set()
+
+
+async def test_a_new_coordinator_behind_a_name_gets_work(
+    log_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "CONNECTION_AGE_MAX_MS", 100)
+    # gRPC looks a name up again at most every 30 s.
+    options = [("grpc.dns_min_time_between_resolutions_ms", 100)]
+    new = ScriptedService()
+    new.answers = [status(grpc.StatusCode.NOT_FOUND.value[0])] * 10
+    async with running(settings_for({}), log_url) as old, naming("127.0.0.1") as names:
+        port = int(old.address.rpartition(":")[2])
+        async with (
+            serving(new, f"127.0.0.2:{port}"),
+            tcc.Client(names.target(port), timeout_s=20, channel_options=options) as client,
+            asyncio.timeout(60),
+        ):
+            while not new.requests:
+                with pytest.raises(tcc.errors.NotFound):
+                    await client.get("unknown")
+                names.addresses = ("127.0.0.1", "127.0.0.2")
 
 
 async def test_a_proxy_in_the_environment_is_used_only_if_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
