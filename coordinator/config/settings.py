@@ -34,7 +34,7 @@ from coordinator.engine.breaker import BreakerPolicy
 from coordinator.engine.dispatcher import ParticipantPolicy
 from coordinator.engine.reconciler import ReconcileSettings
 from coordinator.jobs.settings import RecoverySettings
-from coordinator.participant_client.channel import ParticipantAddress, ParticipantTls
+from coordinator.participant_client.channel import OTHER_SCHEMES, ParticipantAddress, ParticipantTls
 from coordinator.security.authentication import Policy
 from coordinator.security.caller import ANY, Client, Operator, Role
 from coordinator.security.jwt import Issuer
@@ -42,9 +42,9 @@ from coordinator.security.tokens import ID, StaticToken
 
 _ADDRESS = re.compile(r"(\[[^\s\[\]]+\]|[^\s:\[\]/]+):([0-9]{1,5})")
 _DNS = re.compile(r"dns:(//[^/\s]*/)?")
-# gRPC target schemes that need no port of their own.
-_OTHER_SCHEMES = ("unix:", "unix-abstract:", "ipv4:", "ipv6:", "vsock:", "xds:")
 _PORT_MAX = 65_535
+# gRPC sends at most one ping a second.
+_KEEPALIVE_LEAST_S = 2.0
 _BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 # Times above these bounds are mistakes, and the database's timestamps could not hold all of them.
 _HOUR_S = 3_600.0
@@ -508,6 +508,10 @@ class ParticipantSettings(_Table):
     """False: the participant does not implement ExecuteBranches."""
     call_timeout_s: float = _number(5.0, 0.01, _HOUR_S)
     """The time limit of one call."""
+    keepalive_s: float = _number(15.0, 0, _HOUR_S)
+    """Within this time a connection that died silently is noticed. 0: no pings."""
+    use_http_proxy: bool = False
+    """True: connect through the HTTP proxy that the environment names."""
     concurrency_max: int = _count(2_048, 1, 1_000_000)
     """Branch calls in flight."""
     backlog_max: int = _count(8_192, 1, 1_000_000)
@@ -534,11 +538,18 @@ class ParticipantSettings(_Table):
     def _grpc_target(cls, target: str) -> str:
         found = _ADDRESS.fullmatch(_DNS.sub("", target, count=1))
         has_port = found is not None and 0 < int(found[2]) <= _PORT_MAX
-        if not has_port and not target.startswith(_OTHER_SCHEMES):
+        if not has_port and not target.startswith(OTHER_SCHEMES):
             raise PydanticCustomError(
                 "target", "must be HOST:PORT or dns:///HOST:PORT, or another gRPC target"
             )
         return target
+
+    @field_validator("keepalive_s")
+    @classmethod
+    def _pings_apart(cls, keepalive_s: float) -> float:
+        if 0 < keepalive_s < _KEEPALIVE_LEAST_S:
+            raise PydanticCustomError("keepalive_s", "must be 0, or at least 2")
+        return keepalive_s
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -555,6 +566,8 @@ class ParticipantSettings(_Table):
             tls=self.tls.read() if self.tls else None,
             batched=self.batched,
             call_timeout_s=self.call_timeout_s,
+            keepalive_s=self.keepalive_s,
+            use_http_proxy=self.use_http_proxy,
         )
 
     def policy(self) -> ParticipantPolicy:

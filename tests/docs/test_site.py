@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.observability.metrics import COUNTERS, GAUGES, HISTOGRAMS
-from docsite import diagrams, links, reference
+from docsite import diagrams, hooks, links, reference
 
 ROOT = Path(__file__).parents[2]
 # What an element loads when the page is shown; links are only followed.
@@ -74,6 +74,20 @@ def test_a_broken_link_fails_the_build(tmp_path: Path) -> None:
         assert f"'{target}'" in built.stderr
 
 
+def test_every_relative_link_leads_to_a_file_of_the_repository() -> None:
+    """Where the repository is browsed, the same links are followed without the site."""
+    listed = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True)
+    sources = [source for source in listed.stdout.split() if (ROOT / source).is_file()]
+    assert {"README.md", "docs/README.md", "deploy/README.md"} <= set(sources)
+    broken = [
+        f"{source}: {target}"
+        for source in sources
+        for target in links.linked(source, (ROOT / source).read_text())
+        if not (ROOT / target).exists()
+    ]
+    assert broken == []
+
+
 @pytest.mark.parametrize(
     ("source", "text", "expected"),
     [
@@ -93,6 +107,11 @@ def test_a_broken_link_fails_the_build(tmp_path: Path) -> None:
 )
 def test_links_lead_to_the_places_of_the_site(source: str, text: str, expected: str) -> None:
     assert links.rewritten(source, text) == expected
+
+
+def test_items_of_nested_lists_are_indented_except_in_code() -> None:
+    text = "- a\n  - b\n    c\n\n```yaml\nd:\n  - e\n```\n"
+    assert hooks.with_nested_lists(text) == "- a\n    - b\n    c\n\n```yaml\nd:\n  - e\n```\n"
 
 
 PROTO = """

@@ -176,7 +176,7 @@ def test_show_decodes_redacts_and_escapes_payloads() -> None:
         result = service.tccctl("tx", "show", "order-1", "--redact", "card.number")
     assert 'payload of stock  {"sku": "A", "card": {"number": "[redacted]"}}' in result.stdout
     assert "4111" not in result.stdout
-    assert "UNAVAILABLE: \\u001b[31mdown" in result.stdout
+    assert "UNAVAILABLE: [redacted]" in result.stdout
     assert "owner        host-1:42" in result.stdout
     assert "began        2026-11-21T10:00:00.000Z" in result.stdout
 
