@@ -7,6 +7,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
+from coordinator.api.access import Access
 from coordinator.api.initiator.requests import RequestLimits
 from coordinator.api.initiator.service import TransactionService
 from coordinator.api.initiator.trace_contexts import NewTrace
@@ -27,6 +28,7 @@ QUEUE_TIMEOUT_S = 3
 CONNECTION_AGE_MAX_MS = 30_000
 
 SERVICE = transaction_pb2.DESCRIPTOR.services_by_name["TransactionService"].full_name
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
 class Services:
@@ -57,8 +59,12 @@ class Server:
         share_port: bool,
         calls_max: int,
         new_trace: NewTrace | None = None,
+        access: Access | None = None,
+        reflect: bool = False,
     ) -> None:
+        """`access`: checks every call. `reflect`: describe the services to callers."""
         self._server = grpc.aio.server(
+            interceptors=[] if access is None else [access],
             options=(
                 *server_options(reuse_port=share_port),
                 ("grpc.max_connection_age_ms", CONNECTION_AGE_MAX_MS),
@@ -74,11 +80,12 @@ class Server:
             TransactionService(engine, limits, log=log, clock=clock, new_trace=new_trace), services
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
-        names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
-            reflection.aio.ReflectionServicer(names),  # type: ignore[attr-defined] # the stubs lack it
-            services,
-        )
+        if reflect:
+            names = (SERVICE, HEALTH, reflection.SERVICE_NAME)
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+                reflection.aio.ReflectionServicer(names),  # type: ignore[attr-defined] # the stubs lack it
+                services,
+            )
 
     async def start(self, address: str, tls: ServerTls | None = None) -> int:
         """Listen on `address` ("host:port"), without `tls` in plain text. Return the port.

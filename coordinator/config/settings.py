@@ -7,6 +7,7 @@ Environment variables start with `TCC_`, and `__` separates tables:
 import re
 import ssl
 import unicodedata
+from ipaddress import ip_address
 from itertools import combinations, permutations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -206,7 +207,7 @@ class ListenSettings(_Table):
 
 
 class AdminSettings(_Table):
-    """The listener for operators. Every client that can reach it has an operator's rights."""
+    """The listener for operators. Without [auth], every client that can reach it has an operator's rights."""
 
     listen: str = "127.0.0.1:7091"
     """HOST:PORT for operators. Not set, and the port of `listen.address` is 0: any free port."""
@@ -615,6 +616,10 @@ class Settings(BaseSettings):
     tracing: TracingSettings = TracingSettings()
     recovery: RecoveryTable = RecoveryTable()
     reconcile: ReconcileTable = ReconcileTable()
+    insecure: bool = False
+    """True: listen beyond loopback, although every caller may do everything."""
+    reflection: bool = False
+    """True: gRPC reflection describes the services to callers, such as grpcurl."""
     auth: AuthSettings | None = None
     """How callers prove who they are. Not set: every caller may do everything."""
     clients: dict[str, ClientSettings] = Field(default_factory=dict)
@@ -676,6 +681,24 @@ class Settings(BaseSettings):
                 raise _at(other, f"{there} is already used by {one}, {here}")
         return self
 
+    @model_validator(mode="after")
+    def _check_listeners(self) -> Self:
+        """Check that no stranger can call, unless that is wanted."""
+        listeners = (
+            ("listen.address", self.listen.address, "listen.tls", self.listen.tls),
+            ("admin.listen", self.admin_address(), "admin.tls", self.admin.tls),
+        )
+        for key, address, tls_key, tls in listeners:
+            if self.auth is not None and tls is None:
+                raise _at(tls_key, "[auth] requires TLS: a token is accepted in no other way")
+            if self.auth is None and not self.insecure and not _is_loopback(address):
+                raise _at(
+                    key,
+                    f"{address} is not on loopback, so strangers could call: configure [auth], "
+                    "or set insecure = true",
+                )
+        return self
+
     def admin_address(self) -> str:
         """Return the address of the listener for operators."""
         if "listen" not in self.admin.model_fields_set and self.listen.address.endswith(":0"):
@@ -729,6 +752,14 @@ class Settings(BaseSettings):
 
     def reconcile_settings(self) -> ReconcileSettings:
         return ReconcileSettings(retention_s=self.log.retention_s, **self.reconcile.model_dump())
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _is_same_place(here: str, there: str) -> bool:

@@ -13,6 +13,7 @@ from coordinator.config.configuration import ConfigurationError, load, read
 from coordinator.process.cli import app
 from coordinator.security.caller import Client, Operator, Role
 from coordinator.security.tokens import StaticToken, token_hash, verify_token
+from tests.support.identities import Tls
 
 AUTH = """
 [auth]
@@ -36,7 +37,8 @@ tenants = ["shop"]
 
 def written(directory: Path, text: str) -> Path:
     path = directory / "tcc.toml"
-    path.write_text(text)
+    tls = ", ".join(f'{key} = "{file}"' for key, file in Tls(directory).settings().items())
+    path.write_text(f"{text}\n[listen]\ntls = {{ {tls} }}\n[admin]\ntls = {{ {tls} }}\n")
     return path
 
 
@@ -44,6 +46,41 @@ def mistakes(directory: Path, text: str) -> list[str]:
     with pytest.raises(ConfigurationError) as caught:
         load(written(directory, text))
     return [issue.key + ": " + issue.message for issue in caught.value.issues]
+
+
+@pytest.mark.parametrize("table", ["listen", "admin"])
+def test_auth_requires_tls_at_both_listeners(tmp_path: Path, table: str) -> None:
+    path = written(tmp_path, AUTH + SHOP)
+    lines = path.read_text().splitlines()
+    del lines[lines.index(f"[{table}]") + 1]
+    path.write_text("\n".join(lines))
+    with pytest.raises(ConfigurationError, match=f"{table}.tls: .auth. requires TLS"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        ('[listen]\naddress = "0.0.0.0:1"', "listen.address: 0.0.0.0:1 is not on loopback"),
+        ('[listen]\naddress = "[::]:1"', r"listen.address: \[::\]:1 is not on loopback"),
+        ('[admin]\nlisten = "10.0.0.7:1"', "admin.listen: 10.0.0.7:1 is not on loopback"),
+        ('[admin]\nlisten = "tcc.local:1"', "admin.listen: tcc.local:1 is not on loopback"),
+    ],
+)
+def test_a_listener_beyond_loopback_requires_insecure(tmp_path: Path, text: str, mistake: str) -> None:
+    path = tmp_path / "tcc.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match=mistake):
+        load(path)
+    path.write_text(f"insecure = true\n{text}")
+    assert load(path).insecure
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.8.9.1:1", "localhost:1", "[::1]:1"])
+def test_loopback_needs_nothing(tmp_path: Path, address: str) -> None:
+    path = tmp_path / "tcc.toml"
+    path.write_text(f'[listen]\naddress = "{address}"')
+    assert load(path).listen.address == address
 
 
 def test_the_tables_become_one_policy(tmp_path: Path) -> None:
@@ -135,8 +172,9 @@ def test_a_mistake_is_refused(tmp_path: Path, text: str, mistake: str) -> None:
 
 def test_the_effective_values_are_valid_again(tmp_path: Path) -> None:
     shown = "\n".join(lines(read(written(tmp_path, AUTH + SHOP + ONCALL))))
-    again = load(written(tmp_path, shown))
-    assert again.policy() == load(written(tmp_path, AUTH + SHOP + ONCALL)).policy()
+    path = tmp_path / "again.toml"
+    path.write_text(shown)
+    assert load(path).policy() == load(written(tmp_path, AUTH + SHOP + ONCALL)).policy()
 
 
 def test_a_created_token_is_accepted_with_the_printed_lines(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ class Authority:
     def issue(
         self,
         *names: str,
-        common_name: str = "somebody",
+        common_name: str = "caller",
         client: bool = True,
         valid_from_days: int = -1,
         valid_days: int = 2,

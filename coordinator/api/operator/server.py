@@ -4,9 +4,10 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from coordinator.api.access import Access
 from coordinator.api.listener import ServerTls, listen
 from coordinator.api.operator.service import AdminService
-from coordinator.api.server import MESSAGE_BYTES_MAX
+from coordinator.api.server import HEALTH, MESSAGE_BYTES_MAX
 from coordinator.engine.engine import Engine
 from coordinator.engine.observer import Spans
 from coordinator.engine.reconciler import Reconciler
@@ -36,8 +37,12 @@ class AdminServer:
         spans: Spans,
         owner: str,
         share_port: bool,
+        access: Access | None = None,
+        reflect: bool = False,
     ) -> None:
+        """`access`: checks every call. `reflect`: describe the services to callers."""
         self._server = grpc.aio.server(
+            interceptors=[] if access is None else [access],
             options=(
                 *server_options(reuse_port=share_port),
                 ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
@@ -59,10 +64,8 @@ class AdminServer:
         )
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # the stubs lack it
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(
-            (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME),
-            self._server,
-        )
+        if reflect:
+            reflection.enable_server_reflection((SERVICE, HEALTH, reflection.SERVICE_NAME), self._server)
 
     async def start(self, address: str, tls: ServerTls | None) -> int:
         """Listen on `address` ("host:port"). Return the port.
