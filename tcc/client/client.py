@@ -91,7 +91,8 @@ class Client:
     ) -> None:
         self._initiator = initiator
         self._tracing = _tracing(tracer_provider)
-        self._connection = Connection(
+        #: For the clients built on this one.
+        self.connection = Connection(
             target,
             timeout_s=timeout_s,
             credentials=credentials,
@@ -113,7 +114,7 @@ class Client:
 
     async def close(self) -> None:
         """Close the client. Waiting calls raise ClientClosed; their transactions continue."""
-        await self._connection.close()
+        await self.connection.close()
 
     async def execute(
         self,
@@ -172,7 +173,7 @@ class Client:
         return checked(outcome) if raise_on_cancel else outcome
 
     async def _execute(self, request: pb.ExecuteTransactionRequest, timeout_s: float | None) -> Outcome:
-        return outcome_of(await self._connection.execute(request, timeout_s))
+        return outcome_of(await self.connection.execute(request, timeout_s))
 
     def transaction(
         self,
@@ -195,7 +196,7 @@ class Client:
         call. Entering raises the errors of `begin`, leaving those of `confirm`.
         """
         return InteractiveTransaction(
-            self._connection,
+            self.connection,
             gid=gid,
             expiry_s=expiry_s,
             labels=labels,
@@ -214,7 +215,7 @@ class Client:
         Args:
             context: The context of the call that this service handles (tcc.context).
         """
-        return Enlistment(self._connection, context)
+        return Enlistment(self.connection, context)
 
     def current_transaction(self) -> Enlistment | None:
         """Return `join` of the current context; None outside a transaction."""
@@ -229,7 +230,7 @@ class Client:
             TccError: As in `execute`.
         """
         request = pb.GetTransactionRequest(gid=gid)
-        response = await self._connection.call(lambda stub: stub.GetTransaction, request, timeout_s)
+        response = await self.connection.call(lambda stub: stub.GetTransaction, request, timeout_s)
         return record_of(response.transaction)
 
     async def list(
@@ -265,7 +266,7 @@ class Client:
             created_before=timestamp(created_before),
         )
         while True:
-            response = await self._connection.call(lambda stub: stub.ListTransactions, request, timeout_s)
+            response = await self.connection.call(lambda stub: stub.ListTransactions, request, timeout_s)
             for message in response.transactions:
                 yield record_of(message)
             if not response.next_page_token:
@@ -283,7 +284,7 @@ class Client:
             TccError: As in `execute`.
         """
         request = pb.WaitTransactionRequest(gid=gid, wait_for=wait_for_number(wait_for))
-        response = await self._connection.call(lambda stub: stub.WaitTransaction, request, timeout_s)
+        response = await self.connection.call(lambda stub: stub.WaitTransaction, request, timeout_s)
         return outcome_of(response.outcome)
 
     async def confirm(
@@ -296,7 +297,7 @@ class Client:
             NotInteractive: The transaction was begun by `execute`.
             TccError: As in `get`.
         """
-        return await confirm(self._connection, gid, wait_for, timeout_s)
+        return await confirm(self.connection, gid, wait_for, timeout_s)
 
     async def cancel(
         self, gid: str, *, reason: str = "", wait_for: WaitFor = "decision", timeout_s: float | None = None
@@ -313,7 +314,7 @@ class Client:
             DecisionConflict: The decision is CONFIRM.
             TccError: As in `get`.
         """
-        return await cancel(self._connection, gid, reason, wait_for, timeout_s)
+        return await cancel(self.connection, gid, reason, wait_for, timeout_s)
 
 
 def _tracing(provider: "TracerProvider | None") -> "InitiatorTracing | None":
