@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from typing import Any
 
@@ -15,6 +15,8 @@ from tcc.client.retry import pause_s
 from tcc.client.submission import Submitter
 from tcc.errors import ClientClosed, error_from_rpc
 from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc
+
+_CANCEL_TIMEOUT_S = 2.0
 
 # Of a parent process. If they were collected as garbage, they would touch gRPC.
 _abandoned: list[object] = []
@@ -41,6 +43,8 @@ class Connection:
         self._batch_bytes_max = batch_bytes_max
         self._session: _Session | None = None
         self._closed = False
+        #: The gids of the interactive transactions that were begun and not yet confirmed or cancelled.
+        self.interactive: set[str] = set()
         # Unset while the process forks; None while it does not.
         self._resumed: asyncio.Event | None = None
 
@@ -110,8 +114,11 @@ class Connection:
             del submitter
 
     async def close(self) -> None:
-        """Close the channel. Idempotent."""
+        """Close the channel. Idempotent. Interactive transactions without a decision are cancelled."""
         self._closed = True
+        abandoned, self.interactive = self.interactive, set()
+        if self._session is not None and abandoned:
+            await self._session.cancel(abandoned)
         await self._end_session()
 
     def close_unopened(self) -> None:
@@ -133,6 +140,7 @@ class Connection:
         """Forget the channel in a forked child. It belongs to a thread that does not exist there."""
         _abandoned.append((self._session, self._resumed))
         self._session = self._resumed = None
+        self.interactive = set()
 
     def timeout_or_default_s(self, timeout_s: float | None) -> float:
         return self._timeout_s if timeout_s is None else timeout_s
@@ -185,6 +193,12 @@ class _Session:
             batch_items_max=batch_items_max,
             batch_bytes_max=batch_bytes_max,
         )
+
+    async def cancel(self, gids: Iterable[str]) -> None:
+        """Request the decision CANCEL once for each. What cannot be cancelled now expires."""
+        requests = [pb.CancelTransactionRequest(gid=gid, reason="the client was closed") for gid in gids]
+        calls = [self.stub.CancelTransaction(request, timeout=_CANCEL_TIMEOUT_S) for request in requests]
+        await asyncio.gather(*calls, return_exceptions=True)
 
     async def close(self) -> None:
         await self.submitter.close()

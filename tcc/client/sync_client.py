@@ -14,6 +14,7 @@ the same time share batches. A process may fork: a client works in the parent an
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import wraps
 from types import TracebackType
@@ -77,6 +78,22 @@ def _in_background_each(
     return proxy
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _RegisteredContext(TransactionContext):
+    """The context of a registered branch. Leaving its block reports how the caller's Try ended."""
+
+    on_left: Callable[[BaseException | None], None] = field(repr=False, compare=False)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        TransactionContext.__exit__(self, kind, error, traceback)
+        self.on_left(error)
+
+
 class SyncEnlistment(_SyncProxy[OriginalEnlistment_co]):
     """`tcc.client.interactive.Enlistment` for code without an event loop."""
 
@@ -90,8 +107,27 @@ class SyncEnlistment(_SyncProxy[OriginalEnlistment_co]):
         return self._original.context
 
     try_ = _in_background(Enlistment.try_)
-    # Returns the branch's context, which is a context manager: `with tx.register(...):`.
-    register = _in_background(Enlistment.register)
+    _register = _in_background(Enlistment.register)
+
+    def register(
+        self,
+        participant: str,
+        action: str,
+        payload: object = None,
+        *,
+        branch_id: str = "",
+        timeout_s: float | None = None,
+    ) -> TransactionContext:
+        """Add a branch whose Try the caller performs: `with tx.register(...):`. See `Enlistment.register`."""
+        context = self._register(participant, action, payload, branch_id=branch_id, timeout_s=timeout_s)
+        return _RegisteredContext(
+            gid=context.gid,
+            branch_id=context.branch_id,
+            expires_at_ms=context.expires_at_ms,
+            on_left=lambda error: self._background.run(
+                lambda: self._original.end_try(context.branch_id, error)
+            ),
+        )
 
 
 class SyncTransaction(SyncEnlistment[InteractiveTransaction]):

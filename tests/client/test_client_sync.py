@@ -91,6 +91,44 @@ async def test_an_exception_cancels_and_propagates(service, target):
     assert kinds(service) == ["Begin", "Cancel"]
 
 
+@pytest.mark.parametrize("joined", [False, True])
+async def test_a_registered_try_that_failed_cannot_be_confirmed(service, target, joined):
+    service.answers = [REGISTERED, CANCELLED] if joined else [BEGUN, REGISTERED, CANCELLED]
+
+    def register(tx):
+        with pytest.raises(KeyError), tx.register("order", "open_order"):
+            raise KeyError("no such order")
+
+    def work():
+        with tcc.SyncClient(target) as client:
+            if joined:
+                register(client.join(tcc.TransactionContext(gid=GID, branch_id="a")))
+            else:
+                with pytest.raises(tcc.TransactionCancelled), client.transaction(gid=GID) as tx:
+                    register(tx)
+
+    await asyncio.to_thread(work)
+    assert kinds(service)[-1] == "Cancel"
+    assert "Confirm" not in kinds(service)
+
+
+async def test_a_generator_that_is_closed_within_the_block_cancels(service, target):
+    service.answers = [BEGUN, CANCELLED]
+
+    def business(client):
+        with client.transaction(gid=GID):
+            yield
+
+    def work():
+        with tcc.SyncClient(target) as client:
+            generator = business(client)
+            next(generator)
+            generator.close()
+
+    await asyncio.to_thread(work)
+    assert kinds(service) == ["Begin", "Cancel"]
+
+
 async def test_joining_and_reading(service, target):
     page = pb.ListTransactionsResponse(
         transactions=[common.Transaction(gid=gid, state=common.TRANSACTION_STATE_CONFIRMED) for gid in "ab"]
