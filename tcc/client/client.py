@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Self
 import grpc
 
 from tcc import context as contexts
+from tcc.client import arguments
 from tcc.client.connection import Connection
 from tcc.client.interactive import Enlistment, InteractiveTransaction, cancel, checked, confirm
 from tcc.client.outcome import (
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 TIMEOUT_DEFAULT_S = 10.0
 BATCH_ITEMS_MAX = 256
 BATCH_BYTES_MAX = 2**20
+_PAGE_SIZE_MAX = 1_000
 
 
 class Client:
@@ -89,7 +91,7 @@ class Client:
         batch_bytes_max: int = BATCH_BYTES_MAX,
         tracer_provider: "TracerProvider | None" = None,
     ) -> None:
-        self._initiator = initiator
+        self._initiator = arguments.text("initiator", initiator, 'initiator="shop"')
         self._tracing = _tracing(tracer_provider)
         #: For the clients built on this one.
         self.connection = Connection(
@@ -215,6 +217,7 @@ class Client:
         Args:
             context: The context of the call that this service handles (tcc.context).
         """
+        arguments.instance("context", context, TransactionContext, 'tcc.TransactionContext(gid="order-17")')
         return Enlistment(self.connection, context)
 
     def current_transaction(self) -> Enlistment | None:
@@ -229,7 +232,7 @@ class Client:
             NotFound: The log holds no such transaction (any more).
             TccError: As in `execute`.
         """
-        request = pb.GetTransactionRequest(gid=gid)
+        request = pb.GetTransactionRequest(gid=arguments.gid(gid))
         response = await self.connection.call(lambda stub: stub.GetTransaction, request, timeout_s)
         return record_of(response.transaction)
 
@@ -254,16 +257,16 @@ class Client:
         Raises:
             TccError: As in `execute`.
         """
+        arguments.instance("stuck", stuck, bool, "stuck=True")
         request = pb.ListTransactionsRequest(
-            page_size=page_size,
-            # The stubs know the enum only by its own class, which takes any of its numbers.
-            states=list(states),  # type: ignore[arg-type]
-            participant=participant,
-            labels=labels or {},
-            initiator=initiator,
+            page_size=arguments.whole_number("page_size", page_size, least=1, most=_PAGE_SIZE_MAX),
+            states=arguments.items("states", states, int, "tcc.TransactionState.CONFIRMED"),
+            participant=arguments.text("participant", participant, 'participant="inventory"'),
+            labels=arguments.labels(labels),
+            initiator=arguments.text("initiator", initiator, 'initiator="shop"'),
             stuck=stuck,
-            created_after=timestamp(created_after),
-            created_before=timestamp(created_before),
+            created_after=timestamp("created_after", created_after),
+            created_before=timestamp("created_before", created_before),
         )
         while True:
             response = await self.connection.call(lambda stub: stub.ListTransactions, request, timeout_s)
@@ -283,7 +286,7 @@ class Client:
             NotFound: The log holds no such transaction (any more).
             TccError: As in `execute`.
         """
-        request = pb.WaitTransactionRequest(gid=gid, wait_for=wait_for_number(wait_for))
+        request = pb.WaitTransactionRequest(gid=arguments.gid(gid), wait_for=wait_for_number(wait_for))
         response = await self.connection.call(lambda stub: stub.WaitTransaction, request, timeout_s)
         return outcome_of(response.outcome)
 

@@ -10,7 +10,7 @@ import grpc
 
 from tcc._internal.channel_options import client_options
 from tcc._internal.failpoint import failpoint
-from tcc.client import forking
+from tcc.client import arguments, forking
 from tcc.client.retry import pause_s
 from tcc.client.submission import Submitter
 from tcc.errors import ClientClosed, error_from_rpc
@@ -35,12 +35,16 @@ class Connection:
         batch_items_max: int,
         batch_bytes_max: int,
     ) -> None:
-        self._target = target
-        self._timeout_s = timeout_s
+        self._target = arguments.target(target)
+        self._timeout_s = arguments.seconds("timeout_s", timeout_s)
+        if credentials is not None:
+            arguments.instance(
+                "credentials", credentials, grpc.ChannelCredentials, "grpc.ssl_channel_credentials(…)"
+            )
         self._credentials = credentials
-        self._options = client_options(tuple(channel_options))
-        self._batch_items_max = batch_items_max
-        self._batch_bytes_max = batch_bytes_max
+        self._options = client_options(arguments.channel_options(channel_options))
+        self._batch_items_max = arguments.whole_number("batch_items_max", batch_items_max, least=1)
+        self._batch_bytes_max = arguments.whole_number("batch_bytes_max", batch_bytes_max, least=1)
         self._session: _Session | None = None
         self._closed = False
         #: The gids of the interactive transactions that were begun and not yet confirmed or cancelled.
@@ -143,7 +147,7 @@ class Connection:
         self.interactive = set()
 
     def timeout_or_default_s(self, timeout_s: float | None) -> float:
-        return self._timeout_s if timeout_s is None else timeout_s
+        return self._timeout_s if timeout_s is None else arguments.seconds("timeout_s", timeout_s)
 
     async def _open(self) -> "_Session":
         if self._resumed is not None:

@@ -15,6 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from tcc._internal.plain_text import message_of, plain_text
 from tcc._internal.uuid7 import uuid7
+from tcc.client import arguments
 from tcc.client.connection import Connection
 from tcc.client.outcome import (
     CancelReason,
@@ -114,7 +115,8 @@ class Enlistment:
                 "the initiator add the branch",
                 reason="NESTED_TRY",
             )
-        spec = branch_spec(participant, action, payload, self._branch_id(participant, branch_id))
+        spec = self._branch(participant, action, payload, branch_id)
+        arguments.optional_seconds("timeout_s", timeout_s)
         try:
             response: pb.TryBranchResponse = await self._add(
                 lambda stub: stub.TryBranch, pb.TryBranchRequest(gid=self.gid, branch=spec), timeout_s
@@ -154,7 +156,8 @@ class Enlistment:
         a later block with the same `branch_id` succeeds. Raises the errors of `try_`, except a
         rejection, because the coordinator calls no Try.
         """
-        spec = branch_spec(participant, action, payload, self._branch_id(participant, branch_id))
+        spec = self._branch(participant, action, payload, branch_id)
+        arguments.optional_seconds("timeout_s", timeout_s)
         return Registration(self, self._register(spec, timeout_s))
 
     async def _register(self, spec: common.BranchSpec, timeout_s: float | None) -> TransactionContext:
@@ -208,13 +211,13 @@ class Enlistment:
             method, request, self._timeout_s if timeout_s is None else timeout_s
         )
 
-    def _branch_id(self, participant: str, branch_id: str) -> str:
+    def _branch(self, participant: str, action: str, payload: object, branch_id: str) -> common.BranchSpec:
         if not branch_id and not self._names_branches:
             raise InvalidRequest(
                 "the context has no branch: give a branch_id that is unique in the transaction",
                 reason="BRANCH_ID_MISSING",
             )
-        return self._ids.choose(participant, branch_id)
+        return branch_spec(participant, action, payload, branch_id, ids=self._ids)
 
 
 class Registration(Awaitable[TransactionContext]):
@@ -264,12 +267,12 @@ class InteractiveTransaction(Enlistment):
         timeout_s: float | None,
         tracing: "InitiatorTracing | None" = None,
     ) -> None:
-        super().__init__(connection, TransactionContext(gid=gid or uuid7()))
+        super().__init__(connection, TransactionContext(gid=arguments.gid(gid) or uuid7()))
         self._names_branches = True
-        self._timeout_s = timeout_s
+        self._timeout_s = arguments.optional_seconds("timeout_s", timeout_s)
         self._wait_for = wait_for
         self._begin_request = pb.BeginTransactionRequest(
-            gid=self.gid, expiry=duration(expiry_s), labels=labels or {}, initiator=initiator
+            gid=self.gid, expiry=duration(expiry_s), labels=arguments.labels(labels), initiator=initiator
         )
         self._tracing = tracing
         self._span: TransactionSpan | None = None
@@ -400,7 +403,7 @@ class InteractiveTransaction(Enlistment):
 
 async def confirm(connection: Connection, gid: str, wait_for: WaitFor, timeout_s: float | None) -> Outcome:
     """Request the decision CONFIRM. Raises TransactionCancelled if the decision is CANCEL."""
-    request = pb.ConfirmTransactionRequest(gid=gid, wait_for=wait_for_number(wait_for))
+    request = pb.ConfirmTransactionRequest(gid=arguments.gid(gid), wait_for=wait_for_number(wait_for))
     try:
         response = await connection.call(lambda stub: stub.ConfirmTransaction, request, timeout_s)
     except (AlreadyDecided, DecisionConflict) as error:
@@ -413,9 +416,10 @@ async def cancel(
     connection: Connection, gid: str, reason: str, wait_for: WaitFor, timeout_s: float | None
 ) -> Outcome:
     """Request the decision CANCEL. Raises DecisionConflict if the decision is CONFIRM."""
+    arguments.instance("reason", reason, str, 'reason="fraud"')
     request = pb.CancelTransactionRequest(
+        gid=arguments.gid(gid),
         # A text for people: what cannot be sent or shown must not keep a transaction from being cancelled.
-        gid=gid,
         reason=plain_text(reason, _REASON_CHARACTERS_MAX),
         wait_for=wait_for_number(wait_for),
     )
