@@ -399,15 +399,10 @@ class ParticipantSettings(_Table):
             )
         return target
 
-    @field_validator("keepalive_s")
-    @classmethod
-    def _pings_apart(cls, keepalive_s: float) -> float:
-        if 0 < keepalive_s < _KEEPALIVE_LEAST_S:
-            raise PydanticCustomError("keepalive_s", "must be 0, or at least 2")
-        return keepalive_s
-
     @model_validator(mode="after")
     def _in_order(self) -> Self:
+        if 0 < self.keepalive_s < _KEEPALIVE_LEAST_S:
+            raise _at("keepalive_s", "must be 0, or at least 2")
         if self.retry_first_s > self.retry_max_s:
             raise _at("retry_first_s", "retry_first_s must not be more than retry_max_s")
         if self.breaker_open_first_s > self.breaker_open_max_s:

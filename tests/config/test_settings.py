@@ -69,6 +69,10 @@ def mistakes(directory: Path, text: str) -> list[str]:
         ('[log]\nurls = "x"', "2: log.urls: unknown key; did you mean 'url'?"),
         ("[recovery]\n# so\nlease_s = -1", "3: recovery.lease_s: must be a number from 0.1 to 86400"),
         ("listen = 3", "1: listen: must be a table"),
+        (
+            '[participants.a]\ntarget = "a:1"\nkeepalive_s = 1',
+            "3: participants.a.keepalive_s: must be 0, or at least 2",
+        ),
         ("participants = 3", "1: participants: must be a table"),
         (
             "[recovery]\nlease_s = 1",
