@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import urlsplit
 
+from msgspec import structs
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -23,15 +24,23 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from coordinator.api.initiator.replies import BRANCH_RESPONSE_BYTES
 from coordinator.api.initiator.requests import RequestLimits
 from coordinator.api.listener import ServerTls
+from coordinator.api.operator.server import ADMIN_REQUEST_BYTES
+from coordinator.api.server import ServerLimits
 from coordinator.core.model import RetryPolicy
 from coordinator.engine.admission import EngineLimits
 from coordinator.engine.breaker import BreakerPolicy
-from coordinator.engine.dispatcher import ParticipantPolicy
+from coordinator.engine.dispatcher import BATCH_BYTES_MAX, ParticipantPolicy
 from coordinator.engine.reconciler import ReconcileSettings
 from coordinator.jobs.settings import RecoverySettings
-from coordinator.participant_client.channel import ParticipantAddress, ParticipantTls
+from coordinator.participant_client.channel import ParticipantAddress, ParticipantTls, call_bytes_max
+
+# gRPC's own limit is 2 GiB; a log's row is limited to less.
+MESSAGE_BYTES_MAX = 512 * 2**20
+# The smallest limit for responses; half of it is for lists and histories.
+RESPONSE_BYTES_MIN = 32 * 2**20
 
 _ADDRESS = re.compile(r"(\[[^\s\[\]]+\]|[^\s:\[\]/]+):([0-9]{1,5})")
 _DNS = re.compile(r"dns:(//[^/\s]*/)?")
@@ -148,8 +157,23 @@ class ListenSettings(_Table):
     address: str = "127.0.0.1:50050"
     # None: no TLS.
     tls: ListenTlsSettings | None = None
-    # Calls in flight at once; more are refused with RESOURCE_EXHAUSTED.
-    calls_max: int = Field(default=8_192, ge=1)
+    # Connections at once; fewer if the process may not open so many files.
+    connections_max: int = Field(default=8_192, ge=1, le=1_000_000)
+    # Calls in flight at once, by kind; more are refused with RESOURCE_EXHAUSTED before they are read.
+    # Waits, and decisions (Confirm and Cancel), have limits of their own, and so have health checks.
+    calls_max: int = Field(default=8_192, ge=1, le=1_000_000)
+    waits_max: int = Field(default=4_096, ge=1, le=1_000_000)
+    decisions_max: int = Field(default=4_096, ge=2, le=1_000_000)
+    health_max: int = Field(default=1_024, ge=1, le=1_000_000)
+    # The largest request, a batch of transactions.
+    request_bytes_max: int = Field(default=8 * 2**20, ge=2**16, le=MESSAGE_BYTES_MAX)
+    # Responses in memory that wait until their clients read them.
+    unread_bytes_max: int = Field(default=256 * 2**20, ge=2**20, le=2**40)
+    # How long a request may take to arrive, a client to read a response of a batch,
+    # and a connection to be idle.
+    request_max_s: float = Field(default=30.0, ge=0.1, le=3_600)
+    response_max_s: float = Field(default=10.0, ge=0.1, le=3_600)
+    idle_max_s: float = Field(default=300.0, ge=1, le=86_400)
 
     _host_and_port = field_validator("address")(_checked_address)
 
@@ -163,6 +187,9 @@ class AdminSettings(_Table):
     tls: ListenTlsSettings | None = None
     # How often coordinators report their status to the log, and read the operators' directives from it.
     report_every_s: float = Field(default=1.0, gt=0)
+    # Connections and calls at once. Operators are few; no program of theirs may take all the time.
+    connections_max: int = Field(default=256, ge=1, le=100_000)
+    calls_max: int = Field(default=64, ge=1, le=10_000)
 
     _host_and_port = field_validator("listen")(_checked_address)
 
@@ -223,9 +250,13 @@ class LimitSettings(_Table):
     """Bounds on requests and on the memory of one worker."""
 
     branches_max: int = Field(default=64, ge=1, le=1_000)
-    payload_bytes_max: int = Field(default=256 * 1024, ge=0)
-    transaction_bytes_max: int = Field(default=1024 * 1024, ge=0)
+    # Of a payload, and of a result.
+    payload_bytes_max: int = Field(default=256 * 1024, ge=0, le=64 * 2**20)
+    # Of all payloads of a transaction, and of all its results.
+    transaction_bytes_max: int = Field(default=1024 * 1024, ge=0, le=64 * 2**20)
     live_max: int = Field(default=20_000, ge=1)
+    # How much of live_max interactive transactions may fill: while idle, they only wait.
+    interactive_share: float = Field(default=0.5, gt=0, le=0.9)
     call_max_s: float = Field(default=300.0, gt=0)
     expiry_default_s: float = Field(default=30.0, gt=0)
     expiry_max_s: float = Field(default=3_600.0, gt=0)
@@ -234,6 +265,8 @@ class LimitSettings(_Table):
     def _in_order(self) -> Self:
         if self.expiry_default_s > self.expiry_max_s:
             raise _at("expiry_default_s", "expiry_default_s must not be more than expiry_max_s")
+        if self.payload_bytes_max > self.transaction_bytes_max:
+            raise _at("payload_bytes_max", "payload_bytes_max must not be more than transaction_bytes_max")
         return self
 
 
@@ -300,6 +333,8 @@ class ParticipantSettings(_Table):
     concurrency_max: int = Field(default=2_048, ge=1)
     backlog_max: int = Field(default=8_192, ge=1)
     batch_max: int = Field(default=256, ge=1, le=4_096)
+    # The largest request that it accepts. The Python SDK accepts this much; many a server of gRPC only 4 MiB.
+    request_bytes_max: int = Field(default=16 * 2**20, ge=2**16, le=MESSAGE_BYTES_MAX)
     retry_first_s: float = Field(default=0.1, gt=0)
     retry_max_s: float = Field(default=30.0, gt=0)
     attempts_before_stuck: int = Field(default=10, ge=1)
@@ -334,6 +369,7 @@ class ParticipantSettings(_Table):
             tls=self.tls.read() if self.tls else None,
             batched=self.batched,
             call_timeout_s=self.call_timeout_s,
+            request_bytes_max=self.request_bytes_max,
         )
 
     def policy(self) -> ParticipantPolicy:
@@ -351,6 +387,7 @@ class ParticipantSettings(_Table):
             concurrency_max=self.concurrency_max,
             backlog_max=self.backlog_max,
             batch_max=self.batch_max,
+            batch_bytes_max=min(BATCH_BYTES_MAX, self.request_bytes_max // 2),
             cancel_in_stage_order=self.cancel_in_stage_order,
         )
 
@@ -393,6 +430,25 @@ class Settings(BaseSettings):
                 raise _at(other, f"{there} is already used by {one}, {here}")
         return self
 
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Self:
+        """Check that what is accepted can be sent on, and be read again."""
+        needed = self.request_limits().transaction_request_bytes_max
+        if needed > self.listen.request_bytes_max:
+            raise _at(
+                "listen.request_bytes_max",
+                f"must be at least {needed} for a transaction as large as the limits allow",
+            )
+        needed = call_bytes_max(self.limits.payload_bytes_max)
+        for name, participant in self.participants.items():
+            if needed > participant.request_bytes_max:
+                raise _at(
+                    f"participants.{name}.request_bytes_max",
+                    f"must be at least {needed} for a Confirm with a payload and a result of "
+                    f"limits.payload_bytes_max = {self.limits.payload_bytes_max} bytes",
+                )
+        return self
+
     def admin_address(self) -> str:
         """Return the address of the listener for operators."""
         if "listen" not in self.admin.model_fields_set and self.listen.address.endswith(":0"):
@@ -406,7 +462,38 @@ class Settings(BaseSettings):
         return self.metrics.listen
 
     def engine_limits(self) -> EngineLimits:
-        return EngineLimits(live_max=self.limits.live_max)
+        return EngineLimits(
+            live_max=self.limits.live_max,
+            interactive_share=self.limits.interactive_share,
+            results_bytes_max=self.limits.transaction_bytes_max,
+        )
+
+    def server_limits(self) -> ServerLimits:
+        """Return the bounds of the server for initiators."""
+        return ServerLimits(
+            response_bytes_max=self._response_bytes_max(),
+            **self.listen.model_dump(include=set(ServerLimits.__struct_fields__)),
+        )
+
+    def admin_limits(self) -> ServerLimits:
+        """Return the bounds of the server for operators."""
+        return structs.replace(
+            self.server_limits(),
+            connections_max=self.admin.connections_max,
+            calls_max=self.admin.calls_max,
+            # A repair carries a payload.
+            request_bytes_max=self.limits.payload_bytes_max + ADMIN_REQUEST_BYTES,
+        )
+
+    def _response_bytes_max(self) -> int:
+        """Return the size of the largest response: a transaction with its payloads, results and texts."""
+        limits = self.limits
+        return max(
+            RESPONSE_BYTES_MIN,
+            2 * limits.transaction_bytes_max
+            + limits.branches_max * BRANCH_RESPONSE_BYTES
+            + RESPONSE_BYTES_MIN // 2,
+        )
 
     def request_limits(self) -> RequestLimits:
         return RequestLimits(

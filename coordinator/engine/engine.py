@@ -68,6 +68,7 @@ class Engine:
             spans=spans,
             is_saturated=is_saturated,
             on_availability=on_availability,
+            results_bytes_max=self.limits.results_bytes_max,
         )
         self._hand_over = HandOver(
             self._transactions, self._driver, log=log, clock=clock, live_max=self.limits.live_max

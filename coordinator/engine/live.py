@@ -56,6 +56,8 @@ class LiveTransactions:
         self.live: dict[str, LiveTransaction] = {}
         # How many of them were begun here. They arrive one by one; adopted transactions arrive in bulk.
         self.begun = 0
+        # How many of them are interactive.
+        self.interactive = 0
         # Requests that wait for transactions that other coordinators drive.
         self.watched: dict[str, list[Waiter]] = {}
         # When transactions that this process parked are due, in whole ticks of DUE_TICK_S.
@@ -65,6 +67,7 @@ class LiveTransactions:
         """Add a transaction."""
         entry = self.live[tx.gid] = LiveTransaction(tx, begun=begun)
         self.begun += begun
+        self.interactive += tx.interactive
         self.count(entry, tx.branches, 1)
         return entry
 
@@ -72,6 +75,7 @@ class LiveTransactions:
         """Remove a transaction. Its waiters are the caller's to move or to answer."""
         del self.live[entry.tx.gid]
         self.begun -= entry.begun
+        self.interactive -= entry.tx.interactive
         self.count(entry, entry.tx.branches, -1)
 
     def count(self, entry: LiveTransaction, branches: Iterable[Branch], change: int) -> None:

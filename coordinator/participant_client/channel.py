@@ -11,9 +11,12 @@ CHANNEL_OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.max_receive_message_length", 16 * 2**20),
-    ("grpc.max_send_message_length", 16 * 2**20),
+    # Results have their own limit, which the coordinator checks: an answer beyond it must arrive.
+    ("grpc.max_receive_message_length", 128 * 2**20),
+    ("grpc.max_send_message_length", -1),
 )
+# What a call has besides its payload and its result.
+_CALL_NAMES_BYTES = 4_096
 
 
 class ParticipantTls(Struct, frozen=True, kw_only=True):
@@ -36,6 +39,13 @@ class ParticipantAddress(Struct, frozen=True, kw_only=True):
     # It implements ExecuteBranches; otherwise each branch is a separate call.
     batched: bool = True
     call_timeout_s: float = 5.0
+    # The largest request that it accepts.
+    request_bytes_max: int = 16 * 2**20
+
+
+def call_bytes_max(payload_bytes_max: int) -> int:
+    """Return the size of the largest call: a Confirm with a payload and a result."""
+    return 2 * payload_bytes_max + _CALL_NAMES_BYTES
 
 
 def open_channel(address: ParticipantAddress) -> grpc.aio.Channel:
