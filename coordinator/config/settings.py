@@ -437,15 +437,14 @@ class Settings(BaseSettings):
         if needed > self.listen.request_bytes_max:
             raise _at(
                 "listen.request_bytes_max",
-                f"must be at least {needed} for a transaction as large as the limits allow",
+                f"must be at least {needed} for the largest transaction",
             )
         needed = call_bytes_max(self.limits.payload_bytes_max)
         for name, participant in self.participants.items():
             if needed > participant.request_bytes_max:
                 raise _at(
                     f"participants.{name}.request_bytes_max",
-                    f"must be at least {needed} for a Confirm with a payload and a result of "
-                    f"limits.payload_bytes_max = {self.limits.payload_bytes_max} bytes",
+                    f"must be at least {needed} for the largest payload",
                 )
         return self
 

@@ -26,7 +26,9 @@ BATCH_MAX = 512
 BATCH_BYTES_MAX = 8 * 2**20
 # Besides payloads, results and notes: labels and names of a transaction; names and content types of a branch.
 _TEXTS_BYTES = 512
-_NAMES_BYTES = 256
+_NAMES_BYTES = 1_024
+# A note beside its text.
+_NOTE_BYTES = 64
 # Pauses between attempts while the log is unavailable.
 RETRY_FIRST_S = 0.05
 RETRY_MAX_S = 1.0
@@ -140,5 +142,5 @@ def _size(tx: Transaction) -> int:
 
 
 def _branch_size(branch: Branch) -> int:
-    notes = len(branch.notes) * 4 * NOTE_CHARACTERS_MAX if branch.notes else 0
+    notes = len(branch.notes) * (4 * NOTE_CHARACTERS_MAX + _NOTE_BYTES)
     return len(branch.spec.payload) + len(branch.result) + 4 * len(branch.last_error) + notes + _NAMES_BYTES
