@@ -29,8 +29,8 @@ from coordinator.core.errors import Draining, Refused
 from coordinator.core.model import TransactionState
 from tcc.admin.v1 import admin_pb2, admin_pb2_grpc
 from tcc.common.v1 import common_pb2 as common
-from tcc.participant.v1 import participant_pb2
-from tcc.transaction.v1 import transaction_pb2 as pb
+from tcc.participant.v1 import participant_pb2, participant_pb2_grpc
+from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc
 from tests.support.errors import refused
 from tests.support.scripted_participant import SUCCEEDED, Script, ScriptedParticipant, serving
 from tests.support.worker import Running, branch, running, settings_for
@@ -558,6 +558,36 @@ async def test_what_a_try_may_return_can_be_confirmed(tcc: Running, stock: Scrip
     for request in requests:
         assert (await tcc.settled(request.gid)).state == common.TRANSACTION_STATE_CONFIRMED
     assert {call.attempt for call in stock.calls} == {0}
+
+
+@pytest.mark.slow
+async def test_message_limits_follow_raised_limits(log_url: str, stock: ScriptedParticipant) -> None:
+    """The Confirm carries both, more than any of gRPC's limits by default."""
+    mib = 2**20
+    stock.script = returning(bytes(9 * mib))
+    server = grpc.aio.server(options=(("grpc.max_receive_message_length", 20 * mib),))
+    participant_pb2_grpc.add_ParticipantServiceServicer_to_server(stock, server)
+    target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    settings = settings_for(
+        {"stock": {"target": target, "request_bytes_max": 20 * mib}},
+        limits={"payload_bytes_max": 9 * mib, "transaction_bytes_max": 9 * mib},
+        listen={"address": "127.0.0.1:0", "request_bytes_max": 10 * mib},
+    )
+    async with running(settings, log_url) as worker:
+        await worker.stub.ExecuteTransaction(
+            execute("g", branch("1", payload=bytes(9 * mib)), wait_for=pb.WAIT_FOR_ACCEPTED)
+        )
+        large = (("grpc.max_receive_message_length", -1),)
+        async with grpc.aio.insecure_channel(worker.address, options=large) as channel:
+            stub = transaction_pb2_grpc.TransactionServiceStub(channel)
+            request = pb.WaitTransactionRequest(gid="g", wait_for=pb.WAIT_FOR_COMPLETION)
+            outcome = (await stub.WaitTransaction(request, timeout=60)).outcome
+            read = (await stub.GetTransaction(pb.GetTransactionRequest(gid="g"))).transaction
+    await server.stop(None)
+    assert outcome.state == common.TRANSACTION_STATE_CONFIRMED
+    (only,) = read.branches
+    assert (len(only.spec.payload), len(only.result), only.attempts) == (9 * mib, 9 * mib, 0)
 
 
 async def test_the_results_of_a_repeated_batch_come_in_several_messages(
