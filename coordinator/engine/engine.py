@@ -203,6 +203,10 @@ class Engine:
             return
         self._transactions.settle_or_watch(await self.get(gid), waiter)
 
+    def abandon(self, gid: str) -> None:
+        """Record that the caller of a request for this transaction has left."""
+        self._transactions.abandon(gid)
+
     async def get(self, gid: str) -> Record:
         """Return what the log holds of a transaction.
 

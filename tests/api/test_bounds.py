@@ -418,6 +418,16 @@ async def test_waits_keep_no_decision_health_check_or_operator_out(small: Runnin
         await small.stub.WaitTransaction(pb.WaitTransactionRequest(gid="unknown"))
 
 
+async def test_waits_whose_callers_have_left_are_forgotten(tcc: Running) -> None:
+    await tcc.stub.BeginTransaction(pb.BeginTransactionRequest(gid="g"))
+    waiting = [tcc.stub.WaitTransaction(pb.WaitTransactionRequest(gid="g"), timeout=60) for _ in range(20)]
+    entry = tcc.engine.live["g"]
+    await until(lambda: len(entry.waiters) == 20)
+    for wait in waiting:
+        wait.cancel()
+    await until(lambda: not entry.waiters)
+
+
 async def test_decisions_that_wait_for_the_completion_keep_no_other_out(
     small: Running, stock: ScriptedParticipant
 ) -> None:

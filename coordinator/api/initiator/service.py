@@ -363,6 +363,10 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         try:
             await ask(caller)
             tx = await caller.reached
+        except BaseException:
+            caller.reached.cancel()
+            self._engine.abandon(gid)
+            raise
         finally:
             alarm.cancel()
         failpoint("rpc.reply.before")
