@@ -38,9 +38,9 @@ class ServerLimits(Struct, frozen=True, kw_only=True):
     # Calls in flight, but for those below.
     calls_max: int = 8_192
     # WaitTransaction.
-    waits_max: int = 4_096
+    waits_max: int = 2_048
     # ConfirmTransaction and CancelTransaction; half of them may wait for the completion.
-    decisions_max: int = 4_096
+    decisions_max: int = 2_048
     # Health checks, watches of the health, and reflection: of each.
     health_max: int = 1_024
     # The largest request, which is a batch.

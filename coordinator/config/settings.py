@@ -162,8 +162,8 @@ class ListenSettings(_Table):
     # Calls in flight at once, by kind; more are refused with RESOURCE_EXHAUSTED before they are read.
     # Waits, and decisions (Confirm and Cancel), have limits of their own, and so have health checks.
     calls_max: int = Field(default=8_192, ge=1, le=1_000_000)
-    waits_max: int = Field(default=4_096, ge=1, le=1_000_000)
-    decisions_max: int = Field(default=4_096, ge=2, le=1_000_000)
+    waits_max: int = Field(default=2_048, ge=1, le=1_000_000)
+    decisions_max: int = Field(default=2_048, ge=2, le=1_000_000)
     health_max: int = Field(default=1_024, ge=1, le=1_000_000)
     # The largest request, a batch of transactions.
     request_bytes_max: int = Field(default=8 * 2**20, ge=2**16, le=MESSAGE_BYTES_MAX)

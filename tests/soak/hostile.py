@@ -46,8 +46,8 @@ async def send_millions_of_items(channel: grpc.aio.Channel) -> None:
     await note(method(states.SerializeToString(), timeout=30), "5,000,000 states")
 
 
-async def wait_for_ever(channel: grpc.aio.Channel) -> None:
-    """Waits for a transaction that nobody ends. Those that are refused are not repeated."""
+async def wait_without_end(channel: grpc.aio.Channel) -> None:
+    """Waits for a transaction that no caller ends. Those that are refused are not repeated."""
     stub = transaction_pb2_grpc.TransactionServiceStub(channel)
     begin = pb.BeginTransactionRequest(gid="hostile")
     begin.expiry.FromSeconds(3_600)
@@ -140,7 +140,7 @@ async def main(address: str) -> None:
             asyncio.create_task(attack)
             for attack in (
                 on_schedule(),
-                wait_for_ever(waits),
+                wait_without_end(waits),
                 read_nothing(slow),
                 send_headers_only(headers),
                 connect_and_be_silent(host, int(port), HALF_OPEN_CONNECTIONS, b"PRI * HTTP/2.0\r\n"),
