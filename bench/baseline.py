@@ -25,7 +25,6 @@ import uvloop
 from bench.baseline_rows import Result, Rows
 from bench.commands import Command, serve_commands
 from bench.gathering import Gathering, cut
-from coordinator.api.server import Services
 from coordinator.core.model import TransactionState
 from coordinator.log import statements
 from coordinator.log.connections import Connections
@@ -206,6 +205,16 @@ class Baseline(transaction_pb2_grpc.TransactionServiceServicer):
         assert answered == len(transactions)
 
 
+class _OneQueue:
+    """As in the coordinator, one queue of calls for all methods; but no limits."""
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
+
+    def add_registered_method_handlers(self, _service: str, _handlers: object) -> None:
+        """Ignore them: generated code adds them as generic handlers as well."""
+
+
 async def _serve(url: str, addresses: Mapping[str, str]) -> None:
     log = Connections(url, most=_CONNECTIONS)
     with background_threads():  # as in the coordinator
@@ -220,7 +229,7 @@ async def _serve(url: str, addresses: Mapping[str, str]) -> None:
         for name, address in addresses.items()
     }
     baseline = Baseline(log, stubs)
-    transaction_pb2_grpc.add_TransactionServiceServicer_to_server(baseline, Services(server))
+    transaction_pb2_grpc.add_TransactionServiceServicer_to_server(baseline, _OneQueue(server))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     relax_garbage_collection()

@@ -22,7 +22,7 @@ from bench.raw_load import CANCELLED, RawLoad
 from tcc._internal.channel_options import branch_call_options, client_options
 from tcc._internal.uuid7 import uuid7
 from tcc.client.outcome import WaitFor
-from tcc.client.requests import branch_spec
+from tcc.client.requests import BranchIds, branch_spec
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2 as participant_pb, participant_pb2_grpc
 from tcc.payload import encode
@@ -67,8 +67,10 @@ class Unary:
         self._wait_for = _WAIT_FOR[wait_for]
 
     async def execute(self, branches: work.Transaction) -> int:
+        ids = BranchIds()
         specs = [
-            branch_spec(each.participant, each.action, each.payload, each.participant) for each in branches
+            branch_spec(each.participant, each.action, each.payload, each.participant, ids=ids)
+            for each in branches
         ]
         request = pb.ExecuteTransactionRequest(gid=uuid7(), branches=specs, wait_for=self._wait_for)
         response = await self._stub.ExecuteTransaction(request, timeout=_TIMEOUT_S)

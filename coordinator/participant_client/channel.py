@@ -9,6 +9,8 @@ from tcc._internal.channel_options import Options, branch_call_options
 
 # Schemes of gRPC targets that are not names in DNS, and need no port of their own.
 OTHER_SCHEMES = ("unix:", "unix-abstract:", "ipv4:", "ipv6:", "vsock:", "xds:")
+# What a call has besides its payload and its result.
+_CALL_NAMES_BYTES = 4_096
 
 
 class ParticipantTls(Struct, frozen=True, kw_only=True):
@@ -35,6 +37,8 @@ class ParticipantAddress(Struct, frozen=True, kw_only=True):
     keepalive_s: float = 15.0
     # The proxy that the environment names is used.
     use_http_proxy: bool = False
+    # The largest request that it accepts.
+    request_bytes_max: int = 16 * 2**20
 
 
 def is_dns_name(target: str) -> bool:
@@ -47,6 +51,11 @@ def is_dns_name(target: str) -> bool:
     except ValueError:
         return True
     return False
+
+
+def call_bytes_max(payload_bytes_max: int) -> int:
+    """Return the size of the largest call: a Confirm with a payload and a result."""
+    return 2 * payload_bytes_max + _CALL_NAMES_BYTES
 
 
 def open_channel(address: ParticipantAddress) -> grpc.aio.Channel:

@@ -8,6 +8,7 @@ from typing import Self
 import grpc
 
 from coordinator.core.errors import ParticipantUnreachable, ReconciliationUnsupported, UnknownParticipant
+from coordinator.core.machine import ERROR_CHARACTERS_MAX
 from coordinator.core.model import BranchCall, CallResult, Operation, OutcomeCode
 from coordinator.core.reconciliation import BarrierRow, BarrierState
 from coordinator.engine.dispatcher import not_configured
@@ -48,6 +49,10 @@ _DONE = CallResult(code=OutcomeCode.SUCCEEDED)
 
 # A new channel has this long to connect. Then the old one is kept for another interval.
 _RENEWAL_TIMEOUT_S = 10.0
+# Of what a participant answers. The log stores no more of it.
+CONTENT_TYPE_BYTES_MAX = 255
+REASON_CHARACTERS_MAX = 200
+
 _EXECUTE_BRANCHES = f"/{pb.DESCRIPTOR.services_by_name['ParticipantService'].full_name}/ExecuteBranches"
 
 
@@ -298,8 +303,8 @@ class ParticipantClient:
         if code is not OutcomeCode.SUCCEEDED:
             return CallResult(
                 code=code,
-                reason=outcome.reason,
-                message=outcome.message,
+                reason=outcome.reason[:REASON_CHARACTERS_MAX],
+                message=outcome.message[:ERROR_CHARACTERS_MAX],
                 permanent=outcome.permanent,
             )
         result = outcome.result
@@ -307,6 +312,11 @@ class ParticipantClient:
             return _DONE
         if len(result) > self._result_bytes_max:
             return _result_too_large(self._result_bytes_max)
+        if (
+            len(outcome.content_type.encode()) > CONTENT_TYPE_BYTES_MAX
+            or not outcome.content_type.isprintable()
+        ):
+            return _INVALID_CONTENT_TYPE
         return CallResult(code=code, result=result, result_content_type=outcome.content_type)
 
 
@@ -343,7 +353,7 @@ def _write(message: pb.BranchCall, call: BranchCall) -> pb.BranchCall:
     message.action = spec.action
     message.payload = spec.payload
     message.content_type = spec.content_type
-    message.expires_at_ms = int(call.expires_at * 1000)
+    message.expires_at_ms = round(call.expires_at * 1000)
     message.attempt = call.attempt
     if call.result:
         message.try_result = call.result
@@ -382,4 +392,10 @@ def _failure(error: grpc.aio.AioRpcError) -> CallResult:
     )
 
 
+_INVALID_CONTENT_TYPE = CallResult(
+    code=OutcomeCode.FAILED,
+    reason="INVALID_RESULT",
+    message=f"the content type of a result has at most {CONTENT_TYPE_BYTES_MAX} bytes, all printable",
+    permanent=True,
+)
 _UNREADABLE = _no_answer("the participant's response could not be decoded")

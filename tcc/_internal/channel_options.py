@@ -71,8 +71,9 @@ def branch_call_options(*, keepalive_s: float, use_http_proxy: bool = False) -> 
         *_RECONNECT,
         *(() if use_http_proxy else _DIRECT),
         *(keepalive_options(keepalive_s) if keepalive_s else ()),
-        ("grpc.max_receive_message_length", BRANCH_CALLS_BYTES_MAX),
-        ("grpc.max_send_message_length", BRANCH_CALLS_BYTES_MAX),
+        # Results have their own limit, which the coordinator checks: an answer beyond it must arrive.
+        ("grpc.max_receive_message_length", 128 * 2**20),
+        ("grpc.max_send_message_length", -1),
     )
 
 

@@ -77,7 +77,7 @@ async def test_a_call_on_a_dead_connection_fails_and_later_ones_have_a_new_one(p
             pass
 
 
-async def test_a_connection_that_dies_while_idle_is_replaced_before_the_next_call(proxy: Proxy) -> None:
+async def test_a_connection_that_dies_while_idle_is_replaced(proxy: Proxy) -> None:
     address = ParticipantAddress(target=proxy.where, call_timeout_s=20.0, keepalive_s=1.0)
     async with asyncio.timeout(PATIENCE_S), calling(address) as client:
         assert await result(client) == SUCCEEDED

@@ -1,13 +1,16 @@
 """The gRPC server for operators: AdminService, health and reflection, on its own port."""
 
+from collections.abc import Callable
+
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from coordinator.api.access import Access
+from coordinator.api.calls import CallLimit, Method, Services, UnreadBytes
 from coordinator.api.listener import ServerTls, listen
 from coordinator.api.operator.service import AdminService
-from coordinator.api.server import HEALTH, MESSAGE_BYTES_MAX
+from coordinator.api.server import HEALTH, ServerLimits, health_methods, limit_options
 from coordinator.engine.engine import Engine
 from coordinator.engine.observer import Spans
 from coordinator.engine.reconciler import Reconciler
@@ -18,9 +21,15 @@ from tcc._internal.server_options import server_options
 from tcc.admin.v1 import admin_pb2, admin_pb2_grpc
 
 SERVICE = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
-# Operators are few. A program that calls too often must not take the coordinator's time.
-CALLS_MAX = 64
 CALL_MAX_S = 60.0
+# A request without its payload. The largest is a reconciliation of many participants.
+ADMIN_REQUEST_BYTES = 512 * 2**10
+
+
+def _methods(limits: ServerLimits) -> Callable[[str, str], Method]:
+    method = Method(limit=CallLimit(limits.calls_max, "calls"), request_bytes_max=limits.request_bytes_max)
+    health_method = health_methods(limits)
+    return lambda service, name: method if service == SERVICE else health_method(service, name)
 
 
 class AdminServer:
@@ -37,17 +46,24 @@ class AdminServer:
         spans: Spans,
         owner: str,
         share_port: bool,
+        limits: ServerLimits,
+        payload_bytes_max: int,
         access: Access | None = None,
         reflect: bool = False,
     ) -> None:
         """`access`: checks every call. `reflect`: describe the services to callers."""
         self._server = grpc.aio.server(
-            interceptors=[] if access is None else [access],
             options=(
                 *server_options(reuse_port=share_port),
-                ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+                *limit_options(limits),
             ),
-            maximum_concurrent_rpcs=CALLS_MAX,
+        )
+        services = Services(
+            self._server,
+            _methods(limits),
+            request_max_s=limits.request_max_s,
+            access=access,
+            unread=UnreadBytes(limits.unread_bytes_max),
         )
         admin_pb2_grpc.add_AdminServiceServicer_to_server(
             AdminService(
@@ -59,13 +75,18 @@ class AdminServer:
                 spans=spans,
                 owner=owner,
                 call_max_s=CALL_MAX_S,
+                payload_bytes_max=payload_bytes_max,
             ),
-            self._server,
+            services,
         )
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # the stubs lack it
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
         if reflect:
-            reflection.enable_server_reflection((SERVICE, HEALTH, reflection.SERVICE_NAME), self._server)
+            names = (SERVICE, HEALTH, reflection.SERVICE_NAME)
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+                reflection.aio.ReflectionServicer(names),  # type: ignore[attr-defined] # the stubs lack it
+                services,
+            )
 
     async def start(self, address: str, tls: ServerTls | None) -> int:
         """Listen on `address` ("host:port"). Return the port.
