@@ -132,7 +132,7 @@ def test_a_mistake_is_one_line_with_its_location(tmp_path: Path, text: str, said
         ),
         (
             "[limits]\ntransaction_bytes_max = 1000000000",
-            "2: limits.transaction_bytes_max: must be less than or equal to 67108864",
+            "2: limits.transaction_bytes_max: must be an integer from 0 to 67108864",
         ),
     ],
 )
