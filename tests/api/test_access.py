@@ -229,7 +229,7 @@ async def test_a_token_over_plain_text_reaches_no_method(tcc: Guarded) -> None:
     ],
     ids=["another audience", "expired", "unknown key", "guessed", "alg=none"],
 )
-async def test_a_bad_token_is_refused_whatever_the_certificate(
+async def test_a_bad_token_is_refused_with_any_certificate(
     tcc: Guarded, token: Callable[[Issuer], str]
 ) -> None:
     shop = transaction_pb2_grpc.TransactionServiceStub(tcc.channel(tcc.tls.authority.issue(SHOP)))
@@ -277,7 +277,7 @@ async def test_a_client_confirms_its_transaction(tcc: Guarded, stock: ScriptedPa
     assert stock.heard("shop-1") == stock.heard("shop-2") == ["TRY 1", "CONFIRM 1"]
 
 
-async def test_who_am_i_without_auth(log_url: str) -> None:
+async def test_whoami_without_auth_allows_everything(log_url: str) -> None:
     async with (
         running(settings_for({}), log_url) as worker,
         grpc.aio.insecure_channel(f"127.0.0.1:{worker.worker.admin_port}") as channel,
@@ -285,3 +285,102 @@ async def test_who_am_i_without_auth(log_url: str) -> None:
         answer = await admin_pb2_grpc.AdminServiceStub(channel).WhoAmI(apb.WhoAmIRequest(), timeout=30)
     assert not answer.authenticated
     assert len(answer.methods) == len(PERMISSIONS)
+
+
+# --- another's transactions -------------------------------------------------
+
+NOT_FOUND = ("NOT_FOUND", "TRANSACTION_NOT_FOUND")
+NOT_ALLOWED = ("PERMISSION_DENIED", "NOT_ALLOWED")
+STEPS = {
+    "TryBranch": pb.TryBranchRequest(gid="shop-1", branch=branch("theft")),
+    "RegisterBranch": pb.RegisterBranchRequest(gid="shop-1", branch=branch("theft")),
+    "ConfirmTransaction": pb.ConfirmTransactionRequest(gid="shop-1"),
+    "CancelTransaction": pb.CancelTransactionRequest(gid="shop-1"),
+    "GetTransaction": pb.GetTransactionRequest(gid="shop-1"),
+    "WaitTransaction": pb.WaitTransactionRequest(gid="shop-1"),
+}
+
+
+async def refused_as_unknown(stub: Any) -> None:
+    for name, request in STEPS.items():
+        assert await refusal(getattr(stub, name)(request, timeout=30)) == NOT_FOUND, name
+    assert not (await stub.ListTransactions(pb.ListTransactionsRequest(), timeout=30)).transactions
+
+
+async def test_another_tenants_open_transaction_does_not_exist(
+    tcc: Guarded, stock: ScriptedParticipant
+) -> None:
+    shop, bank = tcc.client(SHOP), tcc.client(BANK)
+    await shop.BeginTransaction(pb.BeginTransactionRequest(gid="shop-1"), timeout=30)
+    await refused_as_unknown(bank)
+    await shop.TryBranch(pb.TryBranchRequest(gid="shop-1", branch=branch("1")), timeout=30)
+    await shop.ConfirmTransaction(
+        pb.ConfirmTransactionRequest(gid="shop-1", wait_for=pb.WAIT_FOR_COMPLETION), timeout=30
+    )
+    # Now it is only in the log.
+    await refused_as_unknown(bank)
+    assert stock.heard("shop-1") == ["TRY 1", "CONFIRM 1"]
+    found = await shop.ListTransactions(pb.ListTransactionsRequest(), timeout=30)
+    assert [tx.gid for tx in found.transactions] == ["shop-1"]
+
+
+async def test_another_coordinator_knows_the_tenant_from_the_log(
+    tcc: Guarded, log_url: str, tmp_path: Path, stock: ScriptedParticipant
+) -> None:
+    await tcc.client(SHOP).BeginTransaction(pb.BeginTransactionRequest(gid="shop-1"), timeout=30)
+    other = tmp_path / "other"
+    other.mkdir()
+    async with guarded(log_url, other, {"stock": {"target": stock.address}}) as second:
+        await refused_as_unknown(second.client(BANK))
+        request = pb.ConfirmTransactionRequest(gid="shop-1")
+        await second.client(SHOP).ConfirmTransaction(request, timeout=30)
+
+
+async def test_a_gid_with_anothers_prefix_cannot_be_taken(tcc: Guarded, stock: ScriptedParticipant) -> None:
+    bank = tcc.client(BANK)
+    assert await refusal(bank.ExecuteTransaction(execute("shop-1"), timeout=30)) == NOT_ALLOWED
+    assert await refusal(bank.BeginTransaction(pb.BeginTransactionRequest(gid="shop-1"))) == NOT_ALLOWED
+    batch = pb.ExecuteTransactionsRequest(transactions=[execute("shop-1"), execute("bank-1")])
+    replies = {}
+    async for response in bank.ExecuteTransactions(batch, timeout=30):
+        replies |= {reply.index: reply for reply in response.replies}
+    assert replies[0].error.reason == "NOT_ALLOWED"
+    assert replies[1].outcome.gid == "bank-1"
+    assert stock.heard("shop-1") == []
+
+
+async def test_repeating_anothers_request_does_not_join_it(
+    log_url: str, tmp_path: Path, stock: ScriptedParticipant
+) -> None:
+    """Also where the prefixes were given to another client in the meantime."""
+    participants = {"stock": {"target": stock.address}}
+    async with guarded(log_url, tmp_path, participants) as first:
+        await first.client(SHOP).ExecuteTransaction(execute("shop-1"), timeout=30)
+    clients = {"bank": {"identities": [BANK], "calls": {"*": ["*"]}, "gid_prefixes": ["shop-"]}}
+    operators = {"oncall": {"identities": [ANA]}}
+    async with guarded(log_url, tmp_path, participants, clients=clients, operators=operators) as second:
+        call = second.client(BANK).ExecuteTransaction(execute("shop-1"), timeout=30)
+        assert await refusal(call) == ("ALREADY_EXISTS", "GID_CONFLICT")
+        await refused_as_unknown(second.client(BANK))
+
+
+async def test_a_client_calls_only_what_it_is_allowed(tcc: Guarded, stock: ScriptedParticipant) -> None:
+    shop = tcc.client(SHOP)
+    for forbidden in (branch("1", action="release"), branch("1", "vault"), branch("1", "*", action="*")):
+        request = execute("shop-1", branches=[branch("0"), forbidden])
+        assert await refusal(shop.ExecuteTransaction(request, timeout=30)) == NOT_ALLOWED
+    await shop.BeginTransaction(pb.BeginTransactionRequest(gid="shop-2"), timeout=30)
+    for step, request in (
+        (shop.TryBranch, pb.TryBranchRequest(gid="shop-2", branch=branch("1", action="release"))),
+        (shop.RegisterBranch, pb.RegisterBranchRequest(gid="shop-2", branch=branch("1", action="x"))),
+    ):
+        assert await refusal(step(request, timeout=30)) == NOT_ALLOWED
+    assert stock.calls == []
+
+
+async def test_a_made_gid_begins_with_the_clients_prefix(tcc: Guarded) -> None:
+    shop = tcc.client(SHOP)
+    made = await shop.BeginTransaction(pb.BeginTransactionRequest(), timeout=30)
+    answer = await shop.ExecuteTransaction(execute(""), timeout=30)
+    assert made.gid.startswith("shop-")
+    assert answer.outcome.gid.startswith("shop-")
