@@ -70,6 +70,21 @@ SELECT transactions.gid, transactions.version, transactions.state, transactions.
 FROM transactions
 WHERE transactions.owner = %b::VARCHAR AND transactions.next_attempt_at IS NULL AND transactions.ended_at IS NULL AND transactions.claim = ANY (%b::TEXT[]);
 
+-- transaction_quarantine (parameters: held, gid, version)
+UPDATE transactions SET version=(transactions.version + 1), waiting_on='', next_attempt_at=to_timestamp(%b) WHERE transactions.gid = %b::VARCHAR AND transactions.version = %b::BIGINT AND transactions.ended_at IS NULL;
+
+-- transaction_find_due (parameters: waiting_on, known, limit)
+SELECT transactions.gid, transactions.version
+FROM transactions
+WHERE transactions.next_attempt_at <= now() AND transactions.waiting_on = ANY (%b::TEXT[]) AND (transactions.gid NOT IN (SELECT unnest(%b::TEXT[]) AS unnest_1)) ORDER BY transactions.next_attempt_at
+ LIMIT %b::BIGINT;
+
+-- transaction_find_left (parameters: owner, known, limit)
+SELECT transactions.gid, transactions.version
+FROM transactions JOIN coordinators ON transactions.owner = ANY (ARRAY[coordinators.id]) AND transactions.next_attempt_at IS NULL AND transactions.ended_at IS NULL
+WHERE coordinators.lease_until <= now() AND coordinators.id != %b::VARCHAR AND (transactions.gid NOT IN (SELECT unnest(%b::TEXT[]) AS unnest_1))
+ LIMIT %b::BIGINT;
+
 -- transaction_release (parameters: owner)
 UPDATE transactions SET version=(transactions.version + 1), waiting_on='', next_attempt_at=now() WHERE transactions.owner = %b::VARCHAR AND transactions.next_attempt_at IS NULL AND transactions.ended_at IS NULL;
 
@@ -77,7 +92,7 @@ UPDATE transactions SET version=(transactions.version + 1), waiting_on='', next_
 WITH "old" AS
 (SELECT transactions.gid AS gid
 FROM transactions
-WHERE transactions.created_at < now() - %b * INTERVAL '1 second' AND transactions.ended_at < now() - %b * INTERVAL '1 second' AND transactions.heuristic IS false ORDER BY transactions.created_at
+WHERE transactions.created_at < now() - %b * INTERVAL '1 second' AND transactions.ended_at < now() - %b * INTERVAL '1 second' AND transactions.state IN (4, 5) AND transactions.heuristic IS false ORDER BY transactions.created_at
  LIMIT %b::BIGINT FOR UPDATE SKIP LOCKED)
  DELETE FROM transactions USING "old" WHERE transactions.gid = ANY (ARRAY["old".gid]);
 
