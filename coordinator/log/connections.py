@@ -23,6 +23,8 @@ from coordinator.log.statements import SESSION, Statement
 
 T = TypeVar("T")
 
+# Whatever PGCLIENTENCODING or the role set.
+CLIENT_ENCODING = "UTF8"
 _CONFLICTS_MAX = 6
 _CONFLICT_PAUSE_S = 0.01
 # The share of the client's time limit after which the server gives the statement up.
@@ -135,6 +137,7 @@ class Connections:
             self._conninfo,
             autocommit=True,
             prepare_threshold=0,
+            client_encoding=CLIENT_ENCODING,
             connect_timeout=max(1, round(self._connect_timeout_s)),
         )
         try:

@@ -49,7 +49,7 @@ from sqlalchemy.types import TypeEngine
 
 from coordinator.core.machine import TRANSITIONS
 from coordinator.core.model import TransactionState
-from coordinator.log.schema import coordinators, transactions
+from coordinator.log.schema import SCHEMA, coordinators, transactions
 
 t = transactions.c
 
@@ -118,26 +118,39 @@ def _interval(name: str) -> ColumnElement[Any]:
 
 # --- the session ---------------------------------------------------------------
 
-# Plans are made once and must suit any table size: they use the indexes. If the server's
-# default is weak durability, it is overridden. The server also gives up a statement that the
-# client has given up. Only settings that the server has are set, so that relatives of
-# PostgreSQL may lack some.
+# Whatever the server, the database or the role set by default, a session has these. Plans are made
+# once and must suit any table size: they use the indexes. What is acknowledged is durable. The server
+# gives up a statement that the client has given up, and nothing else does. Only settings that the
+# server has are set, so that relatives of PostgreSQL may lack some. (`client_encoding` is a parameter
+# of the connection.)
 SESSION = Statement(
     name="session",
-    sql="""
+    sql=f"""
         SELECT set_config(known.name, wanted.value, false)
         FROM pg_settings AS known
         JOIN (VALUES
+            ('search_path', '{SCHEMA}'),
             ('plan_cache_mode', 'force_generic_plan'),
             ('enable_seqscan', 'off'),
             ('enable_hashjoin', 'off'),
             ('enable_mergejoin', 'off'),
             ('jit', 'off'),
             ('synchronous_commit', 'on'),
+            ('default_transaction_isolation', 'read committed'),
+            ('default_transaction_deferrable', 'off'),
+            ('TimeZone', 'UTC'),
+            ('DateStyle', 'ISO'),
+            ('IntervalStyle', 'postgres'),
+            ('bytea_output', 'hex'),
+            ('standard_conforming_strings', 'on'),
+            ('lock_timeout', '0'),
+            ('idle_in_transaction_session_timeout', '0'),
+            ('idle_session_timeout', '0'),
+            ('transaction_timeout', '0'),
             ('statement_timeout', %b::TEXT)
         ) AS wanted (name, value) ON wanted.name = known.name
         WHERE known.name <> 'synchronous_commit' OR known.setting IN ('off', 'local')
-        """,
+        """,  # noqa: S608 - no value comes from outside
     parameters=("statement_timeout_ms",),
 )
 

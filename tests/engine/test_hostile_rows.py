@@ -23,7 +23,17 @@ from tcc.admin.v1 import admin_pb2 as apb, admin_pb2_grpc
 from tcc.common.v1 import common_pb2 as common
 from tcc.transaction.v1 import transaction_pb2 as pb
 from tests.api.operator.conftest import operators_of, until
-from tests.log.transactions import begun, cancelling, confirming, ended, insert, parked, save, sql
+from tests.log.transactions import (
+    SEARCH_PATH,
+    begun,
+    cancelling,
+    confirming,
+    ended,
+    insert,
+    parked,
+    save,
+    sql,
+)
 from tests.support.errors import refused
 from tests.support.scripted_participant import ScriptedParticipant, serving
 from tests.support.worker import Running, branch, running, settings_for
@@ -108,7 +118,7 @@ _COPY = """
 async def _add_hostile_rows(url: str, original: str, values_max: int = 100) -> list[str]:
     """Copy a row once for each hostile value of each column, or for the first few."""
     gids: list[str] = []
-    async with await psycopg.AsyncConnection.connect(url) as db:
+    async with await psycopg.AsyncConnection.connect(url, options=SEARCH_PATH) as db:
         for column, values in HOSTILE.items():
             update = psql.SQL("UPDATE transactions SET {} = %s WHERE gid = %s").format(
                 psql.Identifier(column)
@@ -281,7 +291,7 @@ def test_every_column_of_operators_is_hostile_in_turn() -> None:
 async def test_hostile_rows_of_operators_are_shown_and_end_nothing(
     log_url: str, stock: ScriptedParticipant
 ) -> None:
-    async with await psycopg.AsyncConnection.connect(log_url, autocommit=True) as db:
+    async with await psycopg.AsyncConnection.connect(log_url, autocommit=True, options=SEARCH_PATH) as db:
         number = 0
         for table, columns in HOSTILE_OF_OPERATORS.items():
             for column, values in columns.items():
