@@ -70,7 +70,7 @@ def migrate(url: str) -> None:
         LogUrlError: the URL is invalid, lacks privileges, or leads to a database that cannot hold the log.
         LogTooNewError: the database has a migration that this version does not know.
     """
-    with explained():
+    with explained("the log cannot be reached: "):
         check_requirements(url)
         engine = database_engine(url)
         if not _is_current(engine):
@@ -78,8 +78,10 @@ def migrate(url: str) -> None:
 
 
 @contextmanager
-def explained() -> Iterator[None]:
+def explained(unavailable: str = "") -> Iterator[None]:
     """Turn errors of the database within the block into sentences for its administrator.
+
+    `unavailable`: what comes before the text of an error that may be over later.
 
     Raises:
         LogUnavailable: it may be over later.
@@ -91,7 +93,7 @@ def explained() -> Iterator[None]:
         cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
         message, sqlstate = in_one_line(cause), getattr(cause, "sqlstate", None)
         if isinstance(cause, Exception) and _may_be_over_later(cause):
-            raise LogUnavailable(f"the log cannot be reached: {message}") from error
+            raise LogUnavailable(f"{unavailable}{message}") from error
         if sqlstate in _ALREADY_EXISTS:
             raise LogUrlError(
                 f"log.url: the schema {SCHEMA} of the database holds something that is not the log's: "
