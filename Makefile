@@ -22,7 +22,7 @@ GENERATE := $(BIN)/uv run --quiet --no-project --isolated --python $(BIN)/python
 SEEDS ?= 500
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lowest slow coverage lint bench explore simulate faults mutants protos baseline lock clean
+.PHONY: help demo test lowest slow coverage lint bench explore simulate faults mutants protos baseline lock docs clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -78,8 +78,11 @@ lock: $(VENV) ## choose the newest versions that fit and the oldest allowed, and
 	$(COMPILE) --upgrade --group dev --output-file requirements.lowest .oldest.txt
 	rm .oldest.txt
 
+docs: $(VENV) ## the documentation site, in site/; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 clean: ## remove what was made
-	rm -rf .venv .venv-lowest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
+	rm -rf .venv .venv-lowest build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
 
 $(VENV): $(REQUIREMENTS) requirements.in $(PROJECTS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'

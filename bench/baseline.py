@@ -30,9 +30,10 @@ from coordinator.core.model import TransactionState
 from coordinator.log import statements
 from coordinator.log.connections import Connections
 from coordinator.log.migration import migrate
-from coordinator.participant_client.channel import CHANNEL_OPTIONS
+from coordinator.participant_client.channel import ParticipantAddress, open_channel
 from coordinator.process.operating_system import background_threads, stay_on_one_cpu
 from tcc._internal.garbage import relax_garbage_collection
+from tcc._internal.server_options import server_options
 from tcc._internal.uuid7 import uuid7
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2 as participant_pb, participant_pb2_grpc
@@ -208,11 +209,14 @@ class Baseline(transaction_pb2_grpc.TransactionServiceServicer):
 async def _serve(url: str, addresses: Mapping[str, str]) -> None:
     log = Connections(url, most=_CONNECTIONS)
     with background_threads():  # as in the coordinator
-        server = grpc.aio.server(options=(("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),))
-    stubs = {
-        name: participant_pb2_grpc.ParticipantServiceStub(
-            grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        server = grpc.aio.server(
+            options=(
+                *server_options(reuse_port=False),
+                ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
+            )
         )
+    stubs = {
+        name: participant_pb2_grpc.ParticipantServiceStub(open_channel(ParticipantAddress(target=address)))
         for name, address in addresses.items()
     }
     baseline = Baseline(log, stubs)

@@ -20,6 +20,7 @@ DISTRIBUTIONS = {
 }
 # Modules whose distribution has another name.
 _NAMES = {
+    "annotated_types": "annotated-types",
     "google.protobuf": "protobuf",
     "google.rpc": "googleapis-common-protos",
     "grpc": "grpcio",
@@ -112,7 +113,7 @@ def test_only_the_coordinators_extra_brings_the_demo() -> None:
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
-def test_a_distribution_has_the_licence_and_says_that_it_is_typed(distribution: str) -> None:
+def test_a_distribution_has_the_licence_and_is_marked_as_typed(distribution: str) -> None:
     folder, package = DISTRIBUTIONS[distribution]
     assert (ROOT / folder / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
     assert (ROOT / package / "py.typed").exists()

@@ -94,7 +94,7 @@ def test_the_demo_names_its_extra(
     assert capsys.readouterr().err == "the demo is an extra: pip install 'tcc-coordinator[demo]'\n"
 
 
-async def test_without_uvloop_a_coordinator_runs_on_asyncio_and_says_so(
+async def test_without_uvloop_a_coordinator_runs_on_asyncio_and_logs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "uvloop", None)
@@ -105,7 +105,7 @@ async def test_without_uvloop_a_coordinator_runs_on_asyncio_and_says_so(
     assert type(loop).__module__.startswith("asyncio.")
 
 
-async def test_with_uvloop_a_coordinator_runs_on_it_and_says_nothing() -> None:
+async def test_with_uvloop_a_coordinator_runs_on_it_and_logs_nothing() -> None:
     with structlog.testing.capture_logs() as logged:
         event_loop.log_missing_uvloop()
     assert logged == []

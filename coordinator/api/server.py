@@ -14,6 +14,7 @@ from coordinator.api.listener import ServerTls, listen
 from coordinator.engine.engine import Engine
 from coordinator.ports.clock import Clock
 from coordinator.ports.log import Log
+from tcc._internal.server_options import server_options
 from tcc.transaction.v1 import transaction_pb2, transaction_pb2_grpc
 
 # Room for the results of all branches of the largest transaction.
@@ -21,6 +22,9 @@ MESSAGE_BYTES_MAX = 32 * 2**20
 # A call that has waited this many whole seconds before it is read is refused by gRPC with
 # CANCELLED. Otherwise, under overload, calls would be served whose callers have given up.
 QUEUE_TIMEOUT_S = 3
+
+# Then a client connects again, after its calls, and looks up the coordinators' name: a new one gets work.
+CONNECTION_AGE_MAX_MS = 30_000
 
 SERVICE = transaction_pb2.DESCRIPTOR.services_by_name["TransactionService"].full_name
 
@@ -56,12 +60,10 @@ class Server:
     ) -> None:
         self._server = grpc.aio.server(
             options=(
-                ("grpc.so_reuseport", int(share_port)),
+                *server_options(reuse_port=share_port),
+                ("grpc.max_connection_age_ms", CONNECTION_AGE_MAX_MS),
                 ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
                 ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-                # Clients may use pings to keep idle connections open.
-                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-                ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.server_max_unrequested_time_in_server", QUEUE_TIMEOUT_S),
             ),
             maximum_concurrent_rpcs=calls_max,

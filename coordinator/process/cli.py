@@ -21,6 +21,7 @@ from coordinator.process.supervisor import (
     own_postgres,
     serve as serve_coordinator,
 )
+from tcc._internal.standard_streams import discard_unwritten, open_closed_streams
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
 
@@ -133,6 +134,7 @@ def demo(context: typer.Context) -> None:
 
 def main() -> None:
     """Run the command line."""
+    open_closed_streams()
     try:
         app()
     except ConfigurationError as error:
@@ -141,3 +143,9 @@ def main() -> None:
     except StartError as error:
         typer.echo(error, err=True)
         sys.exit(error.status)
+    except OSError as error:
+        # Most likely standard output cannot be written.
+        typer.echo(f"tccd: {error}", err=True)
+        sys.exit(1)
+    finally:
+        discard_unwritten()

@@ -182,11 +182,19 @@ def _serve_alone(settings: Settings, url: str, source: Source) -> int:
 
 
 def _notify_ready(pid: int) -> None:
-    print(f"worker {pid} ready", flush=True)  # noqa: T201 - it is what this command says
+    _announce(f"worker {pid} ready")
 
 
 def _log_listening(settings: Settings, port: int) -> None:
-    print(f"listening on {_host(settings)}:{port}", flush=True)  # noqa: T201 - as above
+    _announce(f"listening on {_host(settings)}:{port}")
+
+
+def _announce(line: str) -> None:
+    """Print a line. A full disk, or a reader that has gone, must not end a coordinator."""
+    try:
+        print(line, flush=True)  # noqa: T201 - it is what this command says
+    except OSError as error:
+        logger.warning("standard output cannot be written", line=line, error=error.strerror)
 
 
 def _host(settings: Settings) -> str:
@@ -252,18 +260,25 @@ class _Workers:
         ):
             port = reserved.getsockname()[1]
             self._settings = _with_ports(self._settings, port, reserved_for_operators.getsockname()[1])
-            while not self._stopping.is_set():
-                self._start_missing()
-                self._wait_for_event()
-                self._reload()
-                # A dead worker may have become ready before: poll all workers before any is reaped.
-                dead = [child for child in self._children if not child.process.is_alive()]
-                self._poll_children(port)
-                self._notify_stale()
-                self._notify_refusal()
-                if not self._stopping.is_set():
-                    self._reap(dead)
-        return self._stop_all()
+            try:
+                while not self._stopping.is_set():
+                    self._run_once(port)
+            finally:
+                # Also after an error: the interpreter would wait for the workers without an end.
+                status = self._stop_all()
+        return status
+
+    def _run_once(self, port: int) -> None:
+        self._start_missing()
+        self._wait_for_event()
+        self._reload()
+        # A dead worker may have become ready before: poll all workers before any is reaped.
+        dead = [child for child in self._children if not child.process.is_alive()]
+        self._poll_children(port)
+        self._notify_stale()
+        self._notify_refusal()
+        if not self._stopping.is_set():
+            self._reap(dead)
 
     def _start_missing(self) -> None:
         if time.monotonic() >= self._start_at:

@@ -250,6 +250,9 @@ class Channel:
 
         return call
 
+    async def channel_ready(self) -> None:
+        """Nothing has to be connected before a call."""
+
     async def close(self, _grace: float | None = None) -> None:
         """Nothing is held."""
 

@@ -13,14 +13,13 @@ from coordinator.engine.reconciler import Reconciler
 from coordinator.ports.clock import Clock
 from coordinator.ports.log import Log
 from coordinator.ports.operator_log import OperatorLog
+from tcc._internal.server_options import server_options
 from tcc.admin.v1 import admin_pb2, admin_pb2_grpc
 
 SERVICE = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 # Operators are few. A program that calls too often must not take the coordinator's time.
 CALLS_MAX = 64
 CALL_MAX_S = 60.0
-# tccctl pings at most once a second while it waits for a stream; the network may bring two pings together.
-_PING_EVERY_MIN_MS = 500
 
 
 class AdminServer:
@@ -40,9 +39,8 @@ class AdminServer:
     ) -> None:
         self._server = grpc.aio.server(
             options=(
-                ("grpc.so_reuseport", int(share_port)),
+                *server_options(reuse_port=share_port),
                 ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-                ("grpc.http2.min_ping_interval_without_data_ms", _PING_EVERY_MIN_MS),
             ),
             maximum_concurrent_rpcs=CALLS_MAX,
         )
