@@ -208,7 +208,7 @@ def _branch_table(branches: Sequence[common.Branch], now_s: float) -> Table:
         Column("FAILED", right=True, optional=3),
         Column("NEXT", optional=2),
         Column("LAST ERROR", characters_max=40, flexible=True, optional=1),
-        Column("OPERATOR'S WORD", flexible=True, optional=1),
+        Column("HEURISTIC OUTCOME", flexible=True, optional=1),
     )
     rows = [
         [
@@ -220,14 +220,14 @@ def _branch_table(branches: Sequence[common.Branch], now_s: float) -> Table:
             cell(branch.attempts, _FLAG_STYLE if branch.attempts else ""),
             cell(due(branch.next_attempt_at, now_s)),
             cell(branch.last_error, "red"),
-            cell(_word(branch), _FLAG_STYLE),
+            cell(_heuristic_outcome(branch), _FLAG_STYLE),
         ]
         for branch in branches
     ]
     return Table(columns=columns, rows=rows, empty="the transaction has no branches")
 
 
-def _word(branch: common.Branch) -> str:
+def _heuristic_outcome(branch: common.Branch) -> str:
     outcome = enum_name(common.HeuristicOutcome.DESCRIPTOR, branch.heuristic_outcome)
     return f"{outcome}: {branch.heuristic_reason}" if outcome else ""
 

@@ -91,7 +91,7 @@ def _check_printable(text: str) -> None:
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -104,11 +104,14 @@ class _Table(BaseModel):
 class LogSettings(_Table):
     """The location of the transaction log."""
 
-    # None: the embedded PostgreSQL, in `data_dir`.
     url: SecretStr | None = None
+    """A PostgreSQL database that all coordinators share. Not set: the embedded PostgreSQL, in `data_dir`."""
     data_dir: Path = Path("var/tcc")
+    """The directory of the embedded PostgreSQL."""
     connections: int = _count(4, 2, 64)
+    """Connections of one worker to the log."""
     retention_s: float = _number(7 * _DAY_S, 1.0, _DECADE_S)
+    """How long ended transactions are kept."""
 
     @field_validator("url")
     @classmethod
@@ -161,11 +164,14 @@ class _TlsTable(_Table):
 
 
 class ListenTlsSettings(_TlsTable):
-    """TLS for initiators. With `client_ca_file`, client certificates of these authorities are required."""
+    """TLS of a listener. With `client_ca_file`, client certificates of these authorities are required."""
 
     certificate_file: PemFile
+    """The certificate of the listener, with its chain."""
     key_file: PemFile
+    """The certificate's private key, without a password."""
     client_ca_file: PemFile | None = None
+    """Clients need a certificate of one of these authorities. Not set: they need none."""
 
     @model_validator(mode="after")
     def _usable(self) -> Self:
@@ -184,10 +190,11 @@ class ListenSettings(_Table):
     """The listener for initiators."""
 
     address: str = "127.0.0.1:50050"
-    # None: no TLS.
+    """HOST:PORT for initiators. Port 0: any free port."""
     tls: ListenTlsSettings | None = None
-    # Calls in flight at once; more are refused with RESOURCE_EXHAUSTED.
+    """TLS for initiators. Not set: plain text."""
     calls_max: int = _count(8_192, 1, 1_000_000)
+    """Calls in flight at once; more are refused with RESOURCE_EXHAUSTED."""
 
     _host_and_port = field_validator("address")(_checked_address)
 
@@ -195,12 +202,12 @@ class ListenSettings(_Table):
 class AdminSettings(_Table):
     """The listener for operators. Every client that can reach it has an operator's rights."""
 
-    # Not set, and the port of `listen.address` is 0: any free port.
     listen: str = "127.0.0.1:7091"
-    # None: no TLS. With `client_ca_file`, operators need certificates.
+    """HOST:PORT for operators. Not set, and the port of `listen.address` is 0: any free port."""
     tls: ListenTlsSettings | None = None
-    # How often coordinators report their status to the log, and read the operators' directives from it.
+    """TLS for operators. Not set: plain text. With `client_ca_file`, operators need certificates."""
     report_every_s: float = _number(1.0, _EVERY_MIN_S, 60.0)
+    """How often coordinators report their status to the log, and read the operators' directives from it."""
 
     _host_and_port = field_validator("listen")(_checked_address)
 
@@ -208,8 +215,8 @@ class AdminSettings(_Table):
 class MetricsSettings(_Table):
     """The listener for Prometheus and for health probes."""
 
-    # Worker n of several uses this port + n (the first is worker 0). Empty: no metrics.
     listen: str = "127.0.0.1:9464"
+    """HOST:PORT. Worker n of several uses this port + n (the first is worker 0). Empty: no metrics."""
 
     @field_validator("listen")
     @classmethod
@@ -225,8 +232,8 @@ class MetricsSettings(_Table):
 class AlertSettings(_Table):
     """Where to send alerts."""
 
-    # An http or https URL that accepts POSTs of JSON; None: no alerts. Tokens in it are secret.
     webhook_url: SecretStr | None = None
+    """An http or https URL that accepts POSTs of JSON. Not set: no alerts. Tokens in it are secret."""
 
     @field_validator("webhook_url")
     @classmethod
@@ -239,12 +246,12 @@ class AlertSettings(_Table):
 class TracingSettings(_Table):
     """The export of OpenTelemetry traces. OTEL_* variables set the rest: headers, certificates, batches."""
 
-    # A collector for OTLP over gRPC; http: plain text, https: TLS. None: no traces.
     endpoint: str | None = None
-    # The share of transactions without a trace context for which a trace is started.
+    """A collector for OTLP over gRPC; http: plain text, https: TLS. Not set: no traces."""
     ratio: float = _number(1.0, 0.0, 1.0)
-    # Empty: OTEL_SERVICE_NAME, or else tccd.
+    """The share of transactions without a trace context for which a trace is started."""
     service_name: str = ""
+    """Empty: OTEL_SERVICE_NAME, or else tccd."""
 
     @field_validator("endpoint")
     @classmethod
@@ -261,12 +268,19 @@ class LimitSettings(_Table):
     """Bounds on requests and on the memory of one worker."""
 
     branches_max: int = _count(64, 1, 1_000)
+    """Branches of one transaction."""
     payload_bytes_max: int = _count(256 * 1024, 0, 4 * 2**20)
+    """Bytes of one payload, and of the result of one Try."""
     transaction_bytes_max: int = _count(1024 * 1024, 0, 16 * 2**20)
+    """Bytes of all payloads of one transaction."""
     live_max: int = _count(20_000, 1, 1_000_000)
+    """Transactions in the memory of one worker. New ones are refused from 90 % of it on."""
     call_max_s: float = _number(300.0, 0.01, _DAY_S)
+    """The time limit of a call without a deadline."""
     expiry_default_s: float = _number(30.0, 0.05, _MONTH_S)
+    """The expiry of a transaction that sets none."""
     expiry_max_s: float = _number(_HOUR_S, 0.05, _MONTH_S)
+    """The longest expiry that a transaction may set."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -281,11 +295,17 @@ class RecoveryTable(_Table):
     """How often the scheduler's jobs run."""
 
     lease_s: float = _number(3.0, 0.1, _DAY_S)
+    """A coordinator without a heartbeat for this long is dead, and others adopt its transactions."""
     heartbeat_every_s: float = _number(1.0, _EVERY_MIN_S, _HOUR_S)
+    """How often a coordinator renews its lease."""
     sweep_every_s: float = _number(0.2, _EVERY_MIN_S, _HOUR_S)
+    """How often a worker retries what is due, and reads the rows that its requests wait for."""
     poll_every_s: float = _number(1.0, _EVERY_MIN_S, _HOUR_S)
+    """How often a worker claims due transactions that other workers parked."""
     adopt_every_s: float = _number(1.0, _EVERY_MIN_S, _HOUR_S)
+    """How often a coordinator checks for leases that have ended."""
     purge_every_s: float = _number(10.0, _EVERY_MIN_S, _DAY_S)
+    """How often ended transactions are deleted after their retention."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -298,23 +318,25 @@ class RecoveryTable(_Table):
 class ReconcileTable(_Table):
     """How often, and which, barrier rows of participants are compared with the log."""
 
-    # 0: only on an operator's request.
     every_s: float = _number(_HOUR_S, 0.0, _MONTH_S)
-    # Only rows whose last change, and whose transaction's expiry, are at least this old.
+    """How often one coordinator compares them. 0: only on an operator's request."""
     min_age_s: float = _number(300.0, 0.0, _DECADE_S)
-    # Confirmed and cancelled rows are compared, too, for this long after the transaction expired. 0: never.
+    """Only rows whose last change, and whose transaction's expiry, are at least this old."""
     ended_within_s: float = _number(0.0, 0.0, _DECADE_S)
+    """Confirmed and cancelled rows are compared, too, for this long after their expiry. 0: never."""
 
 
 class ParticipantTlsSettings(_TlsTable):
     """TLS to a participant. Without `ca_file`, gRPC's list of public authorities is trusted."""
 
     ca_file: PemFile | None = None
-    # For a participant that requires a client certificate.
+    """The authorities that may have signed the participant's certificate."""
     certificate_file: PemFile | None = None
+    """The coordinator's certificate, for a participant that requires one."""
     key_file: PemFile | None = None
-    # The name in its certificate, if it differs from the target's.
+    """The certificate's private key, without a password."""
     server_name: str | None = Field(default=None, min_length=1)
+    """The name in its certificate, if it differs from the target's."""
 
     @model_validator(mode="after")
     def _usable(self) -> Self:
@@ -334,20 +356,33 @@ class ParticipantSettings(_Table):
     """One participant: its address and its policy."""
 
     target: str
-    # None: no TLS.
+    """A gRPC target: HOST:PORT, dns:///HOST:PORT or another scheme of gRPC."""
     tls: ParticipantTlsSettings | None = None
+    """TLS to the participant. Not set: plain text."""
     batched: bool = True
+    """False: the participant does not implement ExecuteBranches."""
     call_timeout_s: float = _number(5.0, 0.01, _HOUR_S)
+    """The time limit of one call."""
     concurrency_max: int = _count(2_048, 1, 1_000_000)
+    """Branch calls in flight."""
     backlog_max: int = _count(8_192, 1, 1_000_000)
+    """Branch calls queued or in flight. Beyond that, new transactions are refused."""
     batch_max: int = _count(256, 1, 4_096)
+    """Branch calls in one message."""
     retry_first_s: float = _number(0.1, 0.001, _DAY_S)
+    """The longest pause after the first failure. It doubles with each further one (full jitter)."""
     retry_max_s: float = _number(30.0, 0.001, _DAY_S)
+    """The longest pause between two attempts."""
     attempts_before_stuck: int = _count(10, 1, 1_000_000)
+    """Failures of one call in phase two after which the transaction is marked stuck."""
     breaker_failures: int = _count(5, 1, 1_000_000)
+    """Consecutive failures that open the circuit breaker."""
     breaker_open_first_s: float = _number(0.5, 0.001, _HOUR_S)
+    """How long the circuit breaker stays open at first. The time doubles with each failed probe."""
     breaker_open_max_s: float = _number(10.0, 0.001, _HOUR_S)
+    """The longest time that it stays open."""
     cancel_in_stage_order: bool = False
+    """True: its Cancels wait until every later stage is cancelled (not in interactive transactions)."""
 
     @field_validator("target")
     @classmethod
@@ -400,16 +435,21 @@ class Settings(BaseSettings):
     """The whole configuration of a coordinator."""
 
     model_config = SettingsConfigDict(
-        env_prefix="TCC_", env_nested_delimiter="__", extra="forbid", frozen=True
+        env_prefix="TCC_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
     )
 
     listen: ListenSettings = ListenSettings()
     admin: AdminSettings = AdminSettings()
     workers: int = _count(1, 1, 64)
-    # Pin each worker to one CPU, in turn, of those that the process may use. Linux only.
+    """The number of processes that share the port."""
     pin_workers: bool = False
-    # How long a stopping coordinator may take to finish its work.
+    """Pin each worker to one CPU, in turn, of those that the process may use. Linux only."""
     drain_s: float = _number(10.0, 0.0, _HOUR_S)
+    """How long a stopping coordinator may take to finish its work."""
     log: LogSettings = LogSettings()
     limits: LimitSettings = LimitSettings()
     metrics: MetricsSettings = MetricsSettings()

@@ -8,8 +8,8 @@ from typing import get_args
 from pydantic import BaseModel
 
 PREFIX = "TCC_"
-# Not settings, but allowed: the failpoints of the fault tests, and whatever tests need.
-_EXEMPT = re.compile(r"TCC_FAILPOINTS|TCC_TEST_.*")
+# Not settings, but allowed: what tests need.
+_EXEMPT = re.compile(r"TCC_TEST_.*")
 # Kubernetes sets these in every container for a service whose name begins with "tcc".
 _SERVICE_LINK = re.compile(
     r"TCC_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"

@@ -140,11 +140,21 @@ class ParticipantUnavailable(Refused):
     reason = "PARTICIPANT_UNAVAILABLE"
 
 
-class LogUnavailable(Refused):
-    """The transaction log cannot be reached; nothing new is accepted."""
+class LogError(Refused):
+    """The transaction log failed."""
 
     code = "UNAVAILABLE"
     reason = "LOG_UNAVAILABLE"
+
+
+class LogUnavailable(LogError):  # noqa: N818 - as `Refused`
+    """The transaction log cannot be reached; nothing new is accepted."""
+
+
+class LogRejected(LogError):  # noqa: N818 - as `Refused`
+    """The transaction log rejected one statement, which had no effect. Others may succeed."""
+
+    reason = "LOG_REJECTED"
 
 
 class Draining(Refused):

@@ -12,12 +12,12 @@ from msgspec.structs import replace
 
 from coordinator.core.errors import UnknownParticipant
 from coordinator.core.machine import error_text
-from coordinator.core.model import CallResult, OutcomeCode, RetryPolicy
+from coordinator.core.model import BranchCall, CallResult, OutcomeCode, RetryPolicy
 from coordinator.engine.breaker import Breaker, BreakerPolicy
 from coordinator.engine.flush_policy import MAX_IN_FLIGHT
 from coordinator.engine.observer import NULL_OBSERVER, Anomaly, Observer
 from coordinator.ports.clock import Clock
-from coordinator.ports.participants import BranchCall, Participants
+from coordinator.ports.participants import CallResults, Participants
 from tcc._internal.batcher import Batcher, FlushPolicy
 from tcc._internal.failpoint import failpoint
 
@@ -50,9 +50,6 @@ class ParticipantPolicy(Struct, frozen=True, kw_only=True):
     batch_max: int = 256
     batch_bytes_max: int = 2 * 2**20
     cancel_in_stage_order: bool = False
-
-
-CallResults = list[tuple[BranchCall, CallResult]]
 
 
 class ParticipantDispatcher:
@@ -218,9 +215,8 @@ class ParticipantDispatcher:
             if any(not answer.unreachable for _, answer in answers):
                 reached = True
                 self._set_breaker(self.breaker.succeeded())
-            of_calls = [(calls[position], answer) for position, answer in answers]
-            self._observer.answered(self.name, of_calls, self._clock.now() - sent_at)
-            self._on_answers(of_calls)
+            self._observer.answered(self.name, answers, self._clock.now() - sent_at)
+            self._on_answers(answers)
         failpoint("call.after")
         assert missing == 0, "each call gets exactly one answer"
         if not reached:
@@ -232,7 +228,7 @@ class ParticipantDispatcher:
             kind = Anomaly.BREAKER_CLOSED if breaker.closed else Anomaly.BREAKER_OPENED
             self._observer.anomaly(kind, participant=self.name)
 
-    def _note(self, answers: Sequence[tuple[int, CallResult]]) -> None:
+    def _note(self, answers: CallResults) -> None:
         self.answered += len(answers)
         for _, answer in answers:
             if answer.code is OutcomeCode.FAILED:

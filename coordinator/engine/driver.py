@@ -14,13 +14,12 @@ from itertools import compress
 import structlog
 from msgspec.structs import replace
 
-from coordinator.core.errors import LogUnavailable
+from coordinator.core.errors import LogError
 from coordinator.core.events import (
     Accepted,
     BecameStuck,
     BranchRegistered,
     BranchTried,
-    Call,
     CallCompleted,
     Completed,
     Decided,
@@ -35,6 +34,7 @@ from coordinator.core.events import (
 from coordinator.core.machine import error_text, is_calling, step, with_branch
 from coordinator.core.model import (
     DECISIONS,
+    BranchCall,
     CallResult,
     Note,
     OutcomeCode,
@@ -45,7 +45,6 @@ from coordinator.core.model import (
 from coordinator.core.notes import noted, with_stuck
 from coordinator.engine.clock import LogClock
 from coordinator.engine.dispatcher import (
-    CallResults,
     ParticipantDispatcher,
     ParticipantPolicy,
     not_configured,
@@ -55,7 +54,7 @@ from coordinator.engine.live import LiveTransaction, LiveTransactions, gid_confl
 from coordinator.engine.log_writer import LogWriter
 from coordinator.engine.observer import Anomaly, Observer, Spans
 from coordinator.ports.log import Log, Record
-from coordinator.ports.participants import BranchCall, Participants
+from coordinator.ports.participants import CallResults, Participants
 from tcc._internal.batcher import FlushPolicy
 
 logger = structlog.get_logger(__name__)
@@ -122,7 +121,7 @@ class Driver:
         self._tasks: asyncio.TaskGroup | None = None
         self._perform: dict[type[Effect], Callable[[LiveTransaction, object], None]] = {
             Save: self._save,
-            Call: self._call,
+            BranchCall: self._call,
             Accepted: self._settle,
             Decided: self._settle,
             BranchRegistered: self._settle,
@@ -237,7 +236,7 @@ class Driver:
                 entry.phase_began_at = now
             self.apply(entry, Saved(), now)
 
-    def _on_refused(self, begun: Sequence[Transaction], error: LogUnavailable) -> None:
+    def _on_refused(self, begun: Sequence[Transaction], error: LogError) -> None:
         for tx in begun:
             entry = self._transactions.unsaved(tx.gid)
             if entry is None:
@@ -276,30 +275,16 @@ class Driver:
     def _save(self, entry: LiveTransaction, _effect: object) -> None:
         self.writer.put(entry.tx)
 
-    def _call(self, entry: LiveTransaction, effect: object) -> None:
-        assert isinstance(effect, Call)
-        tx = entry.tx
-        branch = tx.branches[effect.index]
-        call = BranchCall(
-            gid=tx.gid,
-            index=effect.index,
-            operation=effect.operation,
-            spec=branch.spec,
-            expires_at=tx.expires_at,
-            attempt=branch.attempts,
-            result=branch.result,
-            result_content_type=branch.result_content_type,
-        )
-        if tx.trace is not None:
-            before = branch.failed_span_id if branch.attempts else ""
-            call = replace(call, trace=tx.trace, failed_span_id=before)
-        dispatcher = self.dispatchers.get(branch.spec.participant)
+    def _call(self, _entry: LiveTransaction, effect: object) -> None:
+        assert isinstance(effect, BranchCall)
+        participant = effect.spec.participant
+        dispatcher = self.dispatchers.get(participant)
         if dispatcher is None:
             # Answered later, as every call is: an event is never applied inside another.
-            answers = [(call, not_configured(branch.spec.participant))]
+            answers = [(effect, not_configured(participant))]
             asyncio.get_running_loop().call_soon(self._on_answers, answers)
         else:
-            dispatcher.put(call)
+            dispatcher.put(effect)
 
     def _settle(self, entry: LiveTransaction, _effect: object) -> None:
         self._transactions.settle(entry)

@@ -26,11 +26,12 @@ from typing import Any
 
 import msgspec
 
-from coordinator.core.errors import SearchTooLong
+from coordinator.core.errors import LogRejected, SearchTooLong
 from coordinator.core.model import Transaction, TransactionState
 from coordinator.log import statements
 from coordinator.log.backlog import participants_waited_for
-from coordinator.log.connections import Connections, StatementResult, StatementTooLong
+from coordinator.log.connections import Connections, StatementResult
+from coordinator.log.failures import StatementTooLong
 from coordinator.log.rows import (
     Row,
     full_columns,
@@ -93,7 +94,14 @@ class PostgresLog:
         others: dict[str, Row] = {}
         while to_insert:
             failpoint("log.begin.before")
-            inserted = await self._execute(statements.INSERT, **insert_columns(to_insert))
+            try:
+                inserted = await self._execute(statements.INSERT, **insert_columns(to_insert))
+            except LogRejected:
+                # An earlier try, whose outcome is unknown, may have written it.
+                if len(to_insert) == 1 and (found := await self._read([to_insert[0].gid])):
+                    others |= found
+                    break
+                raise
             failpoint("log.begin.after")
             if inserted.count == len(to_insert):
                 break

@@ -9,11 +9,11 @@ import grpc
 import structlog
 
 from coordinator.core.errors import ParticipantUnreachable, ReconciliationUnsupported, UnknownParticipant
-from coordinator.core.model import CallResult, Operation, OutcomeCode
+from coordinator.core.model import BranchCall, CallResult, Operation, OutcomeCode
 from coordinator.core.reconciliation import BarrierRow, BarrierState
 from coordinator.engine.dispatcher import not_configured
 from coordinator.participant_client.channel import ParticipantAddress, open_channel
-from coordinator.ports.participants import BarrierPage, BarrierQuery, BranchCall
+from coordinator.ports.participants import BarrierPage, BarrierQuery, CallResults
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2 as pb, participant_pb2_grpc
 
@@ -48,9 +48,6 @@ _STATES = {
     BarrierState.CANCELLED: common.BARRIER_STATE_CANCELLED,
 }
 _DONE = CallResult(code=OutcomeCode.SUCCEEDED)
-
-CallResults = list[tuple[int, CallResult]]
-
 
 _EXECUTE_BRANCHES = f"/{pb.DESCRIPTOR.services_by_name['ParticipantService'].full_name}/ExecuteBranches"
 
@@ -133,7 +130,7 @@ class ParticipantClient:
         """See `ports.Participants.execute`. A single call is cheapest as a unary one."""
         channel = self._channels.get(participant)
         if channel is None:  # it was removed from the configuration just now
-            yield [(position, not_configured(participant)) for position in range(len(calls))]
+            yield [(call, not_configured(participant)) for call in calls]
             return
         with channel:
             async for answers in self._execute(channel, calls):
@@ -208,7 +205,7 @@ class ParticipantClient:
                 }
                 missing.difference_update(answers)
                 if answers:
-                    yield list(answers.items())
+                    yield [(calls[index], answer) for index, answer in answers.items()]
         except grpc.aio.AioRpcError as error:
             failure = _failure(error)
             is_unary_only = error.code() is grpc.StatusCode.UNIMPLEMENTED
@@ -216,22 +213,18 @@ class ParticipantClient:
             stream.cancel()
         if missing and is_unary_only:
             _remember_unary_only(channel)
-            positions = sorted(missing)
-            async for singles in self._execute_singly(channel, [calls[position] for position in positions]):
-                yield [(positions[index], answer) for index, answer in singles]
+            async for singles in self._execute_singly(channel, [calls[index] for index in sorted(missing)]):
+                yield singles
         elif missing:
-            yield [(position, failure) for position in sorted(missing)]
+            yield [(calls[index], failure) for index in sorted(missing)]
 
     async def _execute_alone(self, channel: _Channel, call: BranchCall) -> AsyncIterator[CallResults]:
-        yield [await self._execute_one(channel, 0, call)]
+        yield [await self._execute_one(channel, call)]
 
     async def _execute_singly(
         self, channel: _Channel, calls: Sequence[BranchCall]
     ) -> AsyncIterator[CallResults]:
-        tasks = [
-            asyncio.ensure_future(self._execute_one(channel, position, call))
-            for position, call in enumerate(calls)
-        ]
+        tasks = [asyncio.ensure_future(self._execute_one(channel, call)) for call in calls]
         try:
             for done in asyncio.as_completed(tasks):
                 yield [await done]
@@ -239,9 +232,7 @@ class ParticipantClient:
             for task in tasks:
                 task.cancel()
 
-    async def _execute_one(
-        self, channel: _Channel, position: int, call: BranchCall
-    ) -> tuple[int, CallResult]:
+    async def _execute_one(self, channel: _Channel, call: BranchCall) -> tuple[BranchCall, CallResult]:
         stub, timeout_s = channel.stub, channel.address.call_timeout_s
         message = _write(pb.BranchCall(), call)
         try:
@@ -253,10 +244,10 @@ class ParticipantClient:
                 case Operation.CANCEL:
                     reply = await stub.CancelBranch(pb.CancelBranchRequest(call=message), timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
-            return position, _failure(error)
+            return call, _failure(error)
         if reply is None:  # gRPC could not decode it
-            return position, _UNREADABLE
-        return position, self._answer(reply.result, call.operation)
+            return call, _UNREADABLE
+        return call, self._answer(reply.result, call.operation)
 
     def _answer(self, outcome: common.CallResult, operation: Operation) -> CallResult:
         code = _VERDICTS.get(outcome.code)
@@ -326,9 +317,10 @@ def _write(message: pb.BranchCall, call: BranchCall) -> pb.BranchCall:
         message.try_result_content_type = call.result_content_type
     if spec.tried_by_initiator:
         message.tried_by_initiator = True
-    if call.trace is not None:
-        message.traceparent = call.trace.traceparent
-        message.tracestate = call.trace.tracestate
+    trace = call.span or call.trace
+    if trace is not None:
+        message.traceparent = trace.traceparent
+        message.tracestate = trace.tracestate
     return message
 
 

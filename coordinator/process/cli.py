@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from importlib import metadata
+from importlib import metadata, util
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -125,6 +125,8 @@ def postgres(
 )
 def demo(context: typer.Context) -> None:
     """Run a flash sale with real processes, kill some of them, and audit the result."""
+    if util.find_spec("participants") is None:
+        raise StartError("the demo is an extra: pip install 'tcc-coordinator[demo]'")
     # Each side knows the other only as a process.
     command = [sys.executable, "-m", "participants.demo", *context.args]
     os.execv(command[0], command)  # noqa: S606 - no shell is wanted

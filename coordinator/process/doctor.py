@@ -23,7 +23,7 @@ from coordinator.api.operator.server import SERVICE as ADMIN_SERVICE
 from coordinator.api.server import SERVICE
 from coordinator.config.settings import ParticipantSettings, Settings
 from coordinator.core.errors import LogUnavailable
-from coordinator.embedded_postgres.server import EmbeddedPostgres
+from coordinator.embedded_postgres.server import INSTALL, EmbeddedPostgres, is_installed
 from coordinator.log.diagnosis import LogFacts, examine
 from coordinator.log.migration import LogUrlError
 from coordinator.participant_client.channel import open_sync_channel
@@ -108,6 +108,9 @@ def to_json(findings: Sequence[CheckResult]) -> str:
 
 def _own_log(data_dir: Path) -> Iterator[CheckResult]:
     """Check the PostgreSQL that `serve` starts. If it does not run, check only its directory."""
+    if not is_installed():
+        yield _problem("log", "[log] url is not set, and the embedded PostgreSQL is not installed", INSTALL)
+        return
     server = EmbeddedPostgres(data_dir)
     try:
         is_running = server.is_running()

@@ -15,7 +15,6 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import structlog
-import uvloop
 
 from coordinator.api.listener import ListenError
 from coordinator.config.configuration import Source
@@ -24,6 +23,7 @@ from coordinator.core.errors import LogUnavailable
 from coordinator.embedded_postgres.server import EmbeddedPostgres, EmbeddedPostgresError
 from coordinator.log.migration import LogTooNewError, LogUrlError, migrate as migrate_log
 from coordinator.observability.logging import configure_logging
+from coordinator.process import event_loop
 from coordinator.process.operating_system import end_with_parent, stay_on_one_cpu
 from coordinator.process.worker import RELOAD_REFUSED, end_lease, reloaded, run_worker
 
@@ -65,6 +65,7 @@ def serve(source: Source) -> int:
     # Fail before anything is started in vain.
     _listenable(settings.listen.address).close()
     _listenable(settings.admin_address()).close()
+    event_loop.log_missing_uvloop()
     with log_url(settings) as url:
         _migrate_when_there(url)
         if settings.workers == 1:
@@ -170,7 +171,7 @@ def _serve_alone(settings: Settings, url: str, source: Source) -> int:
     if settings.pin_workers:
         stay_on_one_cpu(0)
     try:
-        uvloop.run(
+        event_loop.run(
             run_worker(
                 settings, url, source=source, started_with=settings, share_port=False, on_ready=on_ready
             )
@@ -355,7 +356,7 @@ class _Workers:
             if child.owner is None:
                 self._pause_s = min(self._pause_s * 2, _RESTART_MAX_S)
             else:
-                uvloop.run(end_lease(self._url, child.owner))
+                event_loop.run(end_lease(self._url, child.owner))
 
     def _detach(self, child: _Child) -> None:
         """Handle a worker that ended normally, which happens only after an operator drained it."""
@@ -402,7 +403,7 @@ def _work(
             ready.send(owner)
 
     try:
-        uvloop.run(
+        event_loop.run(
             run_worker(
                 settings,
                 url,

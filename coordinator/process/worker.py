@@ -14,7 +14,7 @@ from coordinator.api.operator.server import AdminServer
 from coordinator.api.server import Server
 from coordinator.config.configuration import ConfigurationError, Source
 from coordinator.config.settings import Settings, TracingSettings
-from coordinator.core.errors import Draining, LogUnavailable
+from coordinator.core.errors import Draining, LogError
 from coordinator.engine.clock import LogClock, LoopLoad
 from coordinator.engine.dispatcher import ParticipantPolicy
 from coordinator.engine.engine import Engine
@@ -185,7 +185,7 @@ class Worker:
                 observer=self.monitoring.metrics,
                 spans=self._tracing or NULL_SPANS,
             ),
-            on_bug=self._fail,
+            on_bug=self.report_bug,
             more=self._more_jobs(),
             later=[self._reconciling] if self._settings.reconcile.every_s else [],
         )
@@ -246,7 +246,7 @@ class Worker:
         while not self._stop.is_set():
             try:
                 await heartbeat.run_once()
-            except LogUnavailable as error:
+            except LogError as error:
                 logger.warning("waiting for the log", error=error.message)
                 await asyncio.sleep(_LOG_POLL_S)
             else:
@@ -267,7 +267,7 @@ class Worker:
         try:
             released = await self.log.transaction_release()
             await self.log.coordinator_leave()
-        except LogUnavailable as error:
+        except LogError as error:
             logger.warning(
                 "could not release transactions; they are adopted after the lease expires",
                 error=error.message,
@@ -278,6 +278,10 @@ class Worker:
     def _engine_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error if isinstance(error, Exception) else RuntimeError(str(error)))
+
+    def report_bug(self, error: Exception) -> None:
+        """Notify operators of a bug that did not end the process."""
+        self.monitoring.metrics.anomaly(Anomaly.BUG, error=f"{type(error).__name__}: {error}")
 
     def _fail(self, error: Exception) -> None:
         self._bug = self._bug or error
@@ -378,7 +382,7 @@ async def end_lease(url: str, owner: str) -> None:
     log = PostgresLog(url, owner=owner, name="")
     try:
         await log.coordinator_leave()
-    except LogUnavailable as error:
+    except LogError as error:
         logger.warning("could not end the lease of a dead worker; it expires on its own", error=error.message)
     finally:
         await log.close()

@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 
@@ -16,12 +16,19 @@ from tcc.errors import ClientClosed, error_from_rpc
 from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc
 
 
+class StandIn(Protocol):
+    """What a client accepts in place of an address: tcc.testing.FakeCoordinator."""
+
+    def open_stub(self) -> Any:
+        """Return an object with the methods of TransactionService's stub."""
+
+
 class Connection:
     """The channel of a client and its transactions. Belongs to the event loop of its first call."""
 
     def __init__(
         self,
-        target: str,
+        target: "str | StandIn",
         *,
         timeout_s: float,
         credentials: grpc.ChannelCredentials | None,
@@ -115,14 +122,19 @@ class Connection:
         if self._loop is not None:
             raise RuntimeError("a client belongs to the event loop of its first call: make one per loop")
         self._loop = loop
-        if self._credentials is None:
-            self._channel = grpc.aio.insecure_channel(self._target, options=self._options)
-        else:
-            self._channel = grpc.aio.secure_channel(self._target, self._credentials, options=self._options)
-        self._stub = transaction_pb2_grpc.TransactionServiceStub(self._channel)
+        self._stub = self._open_stub()
         self._submitter = Submitter(
             self._stub.ExecuteTransaction,
             self._stub.ExecuteTransactions,
             batch_items_max=self._batch_items_max,
             batch_bytes_max=self._batch_bytes_max,
         )
+
+    def _open_stub(self) -> Any:
+        if not isinstance(self._target, str):
+            return self._target.open_stub()
+        if self._credentials is None:
+            self._channel = grpc.aio.insecure_channel(self._target, options=self._options)
+        else:
+            self._channel = grpc.aio.secure_channel(self._target, self._credentials, options=self._options)
+        return transaction_pb2_grpc.TransactionServiceStub(self._channel)

@@ -111,7 +111,7 @@ async def test_joining_and_reading(service, target):
     assert service.requests[0].branch.branch_id == "order/inventory"
 
 
-def test_a_closed_client_says_so_and_leaves_no_thread():
+def test_a_closed_client_raises_and_leaves_no_thread():
     before = set(threading.enumerate())
     client = tcc.SyncClient("127.0.0.1:1")
     client.close()

@@ -24,7 +24,7 @@ HOSTILE = ["\0", "\n", "\x1b[31m", "\x9b", "\ufeff", "\u202e", "\u2028"]
         '[log]\n"a{}b" = 1',
     ],
 )
-def test_a_control_character_is_one_line_that_a_terminal_does_not_interpret(
+def test_a_control_character_is_one_line_without_effect_on_a_terminal(
     tmp_path: Path, text: str, character: str
 ) -> None:
     escaped = "".join(f"\\u{ord(one):04x}" for one in character)

@@ -1,9 +1,10 @@
 """The configuration: file, environment, mistakes."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from coordinator.config.configuration import ConfigurationError, load
 from coordinator.config.settings import (
@@ -245,3 +246,22 @@ def test_a_webhook_is_http_and_is_not_printed(url: str) -> None:
 def test_workers_have_ports_side_by_side() -> None:
     assert [MetricsSettings(listen="h:9").bind_address(slot) for slot in (0, 2)] == [("h", 9), ("h", 11)]
     assert MetricsSettings(listen="h:0").bind_address(2) == ("h", 0)
+
+
+def described(table: type[BaseModel], at: str = "") -> dict[str, str | None]:
+    """Return the description of every setting that is no table, by its place."""
+    found: dict[str, str | None] = {}
+    for name, field in table.model_fields.items():
+        kinds = [each for each in (field.annotation, *get_args(field.annotation)) if isinstance(each, type)]
+        tables = [kind for kind in kinds if issubclass(kind, BaseModel)]
+        for inner in tables:
+            found |= described(inner, f"{at}{name}.")
+        if not tables:
+            found[f"{at}{name}"] = field.description
+    return found
+
+
+def test_every_setting_has_a_description() -> None:
+    found = described(Settings)
+    assert {"workers", "log.url", "listen.tls.key_file", "participants.target"} <= found.keys()
+    assert [place for place, description in found.items() if not description] == []

@@ -46,7 +46,6 @@ def test_every_mistake_is_reported_together(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("TCC_FAILPOINTS", "log.save.after=kill"),
         ("TCC_TEST_DATABASE", "x"),
         # Kubernetes sets these for a service named tcc, and for one named tcc-coordinator.
         ("TCC_SERVICE_HOST", "10.0.0.1"),

@@ -127,7 +127,7 @@ async def test_missing_migrations_are_a_problem(database_url: str) -> None:
     assert "tccd migrate" in found.remedy
 
 
-async def test_a_user_who_may_not_read_the_tables_is_a_problem(log_url: str) -> None:
+async def test_a_user_without_access_to_the_tables_is_a_problem(log_url: str) -> None:
     role = f"reader_{uuid4().hex}"
     with psycopg.connect(log_url, autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role)))
@@ -190,7 +190,7 @@ def test_a_clock_is_wrong_only_beyond_its_error(ahead_s: float, status: CheckSta
     assert _clock(facts).status is status
 
 
-async def test_the_port_is_ours_if_a_coordinator_has_it(log_url: str) -> None:
+async def test_a_port_used_by_a_coordinator_is_no_problem(log_url: str) -> None:
     async with running(settings_for({}), log_url) as worker:
         found = (await findings(settings(log_url, worker.address)))["listen"]
     assert (found.status, "by a coordinator" in found.message) == (CheckStatus.OK, True)

@@ -1,38 +1,25 @@
 """`tccd` when its standard output or error is closed, or cannot be written."""
 
 import asyncio
-import os
 import sys
-from asyncio.subprocess import DEVNULL, PIPE
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from asyncio.subprocess import Process
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 
-from tests.support.processes import TIMEOUT_S
+from participants.child_process import run, running
+from tests.support.processes import TIMEOUT_S, ended
 
 QUIET = {"TCC_METRICS__LISTEN": "", "TCC_ADMIN__LISTEN": "127.0.0.1:0", "TCC_LISTEN__ADDRESS": "127.0.0.1:0"}
 
 
-@asynccontextmanager
-async def redirected(
+def redirected(
     program: str, redirections: str, environment: Mapping[str, str]
-) -> AsyncIterator[asyncio.subprocess.Process]:
+) -> AbstractAsyncContextManager[Process]:
     """Run a Python program by a shell that redirects its streams."""
     command = f'exec "$0" -m {program} {redirections}'
-    process = await asyncio.create_subprocess_exec(
-        *("sh", "-c", command, sys.executable),
-        stdin=DEVNULL,
-        stdout=PIPE,
-        stderr=PIPE,
-        env=os.environ | dict(environment),
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
+    return running("sh", "-c", command, sys.executable, environment=environment)
 
 
 async def lines_with(stream: asyncio.StreamReader | None, words: str, count: int) -> list[str]:
@@ -47,11 +34,11 @@ async def lines_with(stream: asyncio.StreamReader | None, words: str, count: int
     return lines
 
 
-async def stopped(process: asyncio.subprocess.Process) -> tuple[int | None, str]:
+async def stopped(process: Process) -> tuple[int | None, str]:
     """Send SIGTERM; return the exit status and the rest of both outputs."""
     process.terminate()
-    out, error = await asyncio.wait_for(process.communicate(), TIMEOUT_S)
-    return process.returncode, (out + error).decode()
+    status, out, error = await ended(process)
+    return status, out + error
 
 
 @pytest.mark.parametrize(
@@ -99,7 +86,7 @@ async def test_a_coordinator_without_standard_error_goes_on_and_stops(
         ("tccctl --help >&-", 0, ""),
     ],
 )
-async def test_a_command_whose_output_cannot_be_written_says_so_in_a_line(
+async def test_a_command_whose_output_cannot_be_written_reports_it_in_a_line(
     command: str, status: int, message: str
 ) -> None:
     program, _, rest = command.partition(" ")
@@ -120,8 +107,5 @@ async def test_files_do_not_take_the_number_of_a_closed_stream() -> None:
         "os.write(2, b'%d %s %s' % (opened, os.readlink('/proc/self/fd/0').encode(), "
         "os.readlink('/proc/self/fd/1').encode()))\n"
     )
-    process = await asyncio.create_subprocess_exec(
-        *("sh", "-c", 'exec "$0" -c "$1" <&- >&-', sys.executable, program), stderr=PIPE
-    )
-    _, error = await asyncio.wait_for(process.communicate(), TIMEOUT_S)
-    assert (process.returncode, error) == (0, b"3 /dev/null /dev/null")
+    shell = ("sh", "-c", 'exec "$0" -c "$1" <&- >&-', sys.executable)
+    assert await run(*shell, program, timeout_s=TIMEOUT_S) == (0, "", "3 /dev/null /dev/null")

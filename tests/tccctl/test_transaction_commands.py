@@ -379,7 +379,7 @@ ACTIONS = [
 
 
 @pytest.mark.parametrize(("verb", "method", "response"), ACTIONS)
-def test_an_action_sends_who_why_and_the_version_that_was_read_and_shown(verb, method, response) -> None:
+def test_an_action_sends_operator_reason_and_the_shown_version(verb, method, response) -> None:
     reply = response(transaction=transaction(version=13), audit_record=admin.AuditRecord(sequence=7))
     with scripted(InspectTransaction=inspection(), **{method: reply}) as service:
         result = service.tccctl("tx", verb, "order-1", "--reason", "ticket 4711")

@@ -385,7 +385,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             coordinators=[admin_replies.coordinator(one, owned) for one in coordinators],
             responder_id=self._owner,
             count_max=backlog.count_max,
-            at_least=backlog.at_least,
+            capped=backlog.capped,
         )
         for name, rate in _rates(coordinators).items():
             setattr(reply, name, rate)
