@@ -76,7 +76,7 @@ def test_while_another_write_is_in_flight_the_try_is_repeated_later() -> None:
     assert driver.saved() == (Parked(),)
 
 
-def test_nobody_that_knows_it_comes_and_it_expires() -> None:
+def test_without_a_coordinator_that_knows_it_it_expires() -> None:
     driver = Driver(transaction(branch("stock")))
     driver.begin()
     assert driver.saved()[0] == Accepted()

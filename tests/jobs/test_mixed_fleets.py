@@ -57,7 +57,7 @@ async def explained(port: int) -> admin_pb2.ExplainTransactionResponse:
 
 
 @pytest.mark.parametrize("state", [TransactionState.TRYING, TransactionState.CONFIRMING])
-async def test_a_transaction_of_an_unknown_participant_is_left_to_one_that_knows_it(
+async def test_an_unknown_participant_is_left_to_one_that_knows_it(
     log_url: str, state: TransactionState
 ) -> None:
     stock = ScriptedParticipant()
