@@ -97,7 +97,7 @@ def test_a_certificate_is_judged_by_its_dates(tmp_path: Path) -> None:
 
 
 @needs_openssl
-def test_a_chain_ends_with_its_first_certificate_and_authorities_with_their_last(tmp_path: Path) -> None:
+def test_a_chain_ends_with_its_first_and_authorities_with_their_last(tmp_path: Path) -> None:
     file = tmp_path / "both.crt"
     file.write_bytes(certificate(tmp_path, "short", 20) + certificate(tmp_path, "long", 60))
     later = datetime.now(UTC) + timedelta(days=30)
