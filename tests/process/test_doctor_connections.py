@@ -139,7 +139,7 @@ async def participant_named(name: str, directory: Path) -> AsyncIterator[str]:
     engine = create_async_engine(f"sqlite+aiosqlite:///{directory / name}.db")
     participant = tcc.Participant(name, database=engine)
 
-    @participant.action("reserve")
+    @participant.action("reserve", needs_request=False)
     class Reserve:
         async def try_(self, branch, request, db):
             pass
