@@ -48,6 +48,7 @@ from coordinator.engine.dispatcher import (
     ParticipantDispatcher,
     ParticipantPolicy,
     not_configured,
+    results_too_large,
 )
 from coordinator.engine.flush_policy import flush_policy
 from coordinator.engine.live import LiveTransaction, LiveTransactions, gid_conflict
@@ -92,8 +93,10 @@ class Driver:
         spans: Spans,
         is_saturated: Callable[[], bool],
         on_availability: Callable[[bool], None],
+        results_bytes_max: int,
     ) -> None:
-        """`dispatchers`: empty; `configure` fills it."""
+        """`dispatchers`: empty; `configure` fills it. `results_bytes_max`: of a transaction's results."""
+        self._results_bytes_max = results_bytes_max
         self._transactions = transactions
         self.live = transactions.live
         self.dispatchers = dispatchers
@@ -258,10 +261,18 @@ class Driver:
         now = self._clock.now()
         for call, answer in answers:
             entry = self.live.get(call.gid)
-            if entry is not None:
-                if answer.code is OutcomeCode.FAILED and not answer.not_sent:
-                    entry.tx = _with_note(entry.tx, call, answer, now)
-                self.apply(entry, self._completed(call, answer), now)
+            if entry is None:
+                continue
+            if answer.result:
+                answer = self._with_bounded_result(entry.tx, answer)  # noqa: PLW2901 - it replaces the answer
+            if answer.code is OutcomeCode.FAILED and not answer.not_sent:
+                entry.tx = _with_note(entry.tx, call, answer, now)
+            self.apply(entry, self._completed(call, answer), now)
+
+    def _with_bounded_result(self, tx: Transaction, answer: CallResult) -> CallResult:
+        """Return the answer, or a failure if its result is too large beside the others."""
+        size = len(answer.result) + sum([len(branch.result) for branch in tx.branches])
+        return answer if size <= self._results_bytes_max else results_too_large(self._results_bytes_max)
 
     def _completed(self, call: BranchCall, answer: CallResult) -> CallCompleted:
         if answer.code is OutcomeCode.SUCCEEDED:

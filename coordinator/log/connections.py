@@ -29,7 +29,7 @@ _CONFLICTS_MAX = 6
 _CONFLICT_PAUSE_S = 0.01
 # A connection that dies silently is noticed within 15 s: while it is idle, by the kernel's probes
 # (5 s + 3 * 3 s without an answer); while a statement is being sent, by its missing acknowledgement.
-_KEEPALIVE = {
+KEEPALIVE = {
     "keepalives": "1",
     "keepalives_idle": "5",
     "keepalives_interval": "3",
@@ -205,7 +205,7 @@ def libpq_url(url: str) -> str:
 
 def with_keepalive(url: str) -> str:
     """Return the URL with the settings that make the kernel notice a dead peer. Those of the URL win."""
-    return make_conninfo(url, **_KEEPALIVE | conninfo_to_dict(url))
+    return make_conninfo(url, **KEEPALIVE | conninfo_to_dict(url))
 
 
 def _has_ended(connection: AsyncConnection[tuple[Any, ...]]) -> bool:

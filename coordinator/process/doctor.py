@@ -11,7 +11,7 @@ import socket
 import ssl
 import time
 import urllib.request
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from pathlib import Path
@@ -32,6 +32,7 @@ from coordinator.log.migration import LogUrlError
 from coordinator.participant_client.channel import open_sync_channel
 from coordinator.process.certificates import certificates, validity
 from coordinator.process.supervisor import DATABASE
+from tcc._internal.channel_options import operator_options
 from tcc.participant.v1 import participant_pb2, participant_pb2_grpc
 
 _TIMEOUT_S = 5.0
@@ -39,11 +40,11 @@ _TIMEOUT_S = 5.0
 _OLDEST_VERSION = 140_000
 # Only people compare clocks; deadlines and leases use the database's.
 _CLOCK_AHEAD_MAX_S = 1.0
-# Our own ports are asked directly, whatever proxy is configured.
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 # A certificate that ends sooner should be renewed.
 _EXPIRY_WARNING = timedelta(days=14)
-_PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
+_PROXY_VARIABLES = {"grpc_proxy", "https_proxy", "http_proxy"}
+# Our own ports are asked directly, whatever proxy is configured.
+_WITHOUT_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _ASK_ITS_LOG = "check the participant's own log"
 _WHERE_TO_LOOK = (
     "is PostgreSQL running (if not, its own log has the cause: a full disk?), does [log] url have the right "
@@ -93,9 +94,9 @@ def diagnose(settings: Settings) -> Iterator[CheckResult]:
         yield from _log(settings.log.url.get_secret_value(), _WHERE_TO_LOOK)
     yield from _ports(settings)
     yield from _certificates(settings)
-    yield from _proxies(os.environ)
     if settings.tracing.endpoint is not None:
         yield _collector(settings.tracing.endpoint)
+    yield from _http_proxy(settings)
     if not settings.participants:
         yield _warning(
             "participants", "no participant is configured", "add a table [participants.NAME] for each one"
@@ -305,7 +306,7 @@ def _served_certificate(address: str) -> bytes | None:
 
 def _has_health_page(address: str) -> bool:
     try:
-        with _DIRECT.open(f"http://{address}/healthz", timeout=_TIMEOUT_S) as response:
+        with _WITHOUT_PROXY.open(f"http://{address}/healthz", timeout=_TIMEOUT_S) as response:
             page: bytes = response.read(64)
     except (OSError, http.client.HTTPException):
         return False
@@ -319,7 +320,7 @@ def _reachable(host: str, port: str) -> str:
 
 
 def _serves(address: str, service: str) -> bool:
-    with grpc.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),)) as channel:
+    with grpc.insecure_channel(address, options=operator_options(keepalive_s=_TIMEOUT_S)) as channel:
         try:
             _health(channel, service)
         except grpc.RpcError:
@@ -327,7 +328,7 @@ def _serves(address: str, service: str) -> bool:
         return True
 
 
-# --- certificates and proxies ---------------------------------------------------
+# --- certificates ---------------------------------------------------------------
 
 
 def _certificates(settings: Settings) -> Iterator[CheckResult]:
@@ -372,16 +373,6 @@ def _validity(check: str, file: Path, begins: datetime, ends: datetime, now: dat
     return _ok(check, f"{file} is valid until {ends:{_DATE}}")
 
 
-def _proxies(environment: Mapping[str, str]) -> Iterator[CheckResult]:
-    found = sorted(name for name in environment if name.lower() in _PROXY_VARIABLES and environment[name])
-    if found:
-        yield _warning(
-            "proxies",
-            f"{', '.join(found)} is set: alerts and traces may go to a proxy, calls of participants do not",
-            "unset it for tccd, or list the hosts of [alerts] and [tracing] in no_proxy",
-        )
-
-
 # --- traces -------------------------------------------------------------------
 
 
@@ -397,6 +388,21 @@ def _collector(endpoint: str) -> CheckResult:
             "start the collector, or fix [tracing] endpoint; until then only spans are lost",
         )
     return _ok("tracing.endpoint", f"{endpoint} accepts connections")
+
+
+# --- proxies ------------------------------------------------------------------
+
+
+def _http_proxy(settings: Settings) -> Iterator[CheckResult]:
+    """Warn if the environment names a proxy that calls to participants do not use."""
+    names = [name for name in os.environ if name.lower() in _PROXY_VARIABLES and os.environ[name]]
+    direct = [name for name, participant in settings.participants.items() if not participant.use_http_proxy]
+    if names and direct:
+        yield _warning(
+            "proxy",
+            f"{', '.join(sorted(names))} is set; tccd ignores it and calls participants directly",
+            "if a participant is behind the proxy, set use_http_proxy = true in its table",
+        )
 
 
 # --- participants ---------------------------------------------------------------

@@ -259,6 +259,25 @@ async def test_participants_are_checked_for_health(
     assert {found[f"participant {name}"].status for name in ("sick", "gone")} == {CheckStatus.PROBLEM}
 
 
+async def test_a_proxy_that_participants_are_called_without_is_a_warning(
+    log_url: str, healthy: tuple[str, health.aio.HealthServicer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The doctor itself does not use it either."""
+    address, servicer = healthy
+    await servicer.set("", STATUS.SERVING)
+    for name in ("grpc_proxy", "https_proxy", "http_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    assert "proxy" not in await findings(settings(log_url, stock=address))
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
+    found = await findings(settings(log_url, stock=address))
+    assert found["proxy"].status is CheckStatus.WARNING
+    assert found["proxy"].message.startswith("HTTP_PROXY, https_proxy is set; tccd ignores it")
+    assert found["participant stock"].status is CheckStatus.OK
+    through = settings_for({"stock": {"target": address, "use_http_proxy": True}}, log={"url": log_url})
+    assert "proxy" not in await findings(through)
+
+
 async def test_the_command_prints_text_and_json(log_url: str, tmp_path: Path) -> None:
     path = tmp_path / "tcc.toml"
     path.write_text('[listen]\naddress = "127.0.0.1:0"\n[participants.gone]\ntarget = "127.0.0.1:1"\n')

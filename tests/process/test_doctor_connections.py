@@ -1,4 +1,4 @@
-"""`tccd doctor`: certificates, proxies, and what participants are and offer."""
+"""`tccd doctor`: certificates, and what participants are and offer."""
 
 import asyncio
 import subprocess
@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 import tcc
 from coordinator.process.certificates import certificates, validity
-from coordinator.process.doctor import CheckStatus, _authorities, _own_certificate, _proxies
+from coordinator.process.doctor import CheckStatus, _authorities, _own_certificate
 from tcc.participant.v1 import participant_pb2_grpc
 from tests.engine.test_unary_only import UnaryOnly
 from tests.process.test_doctor import findings, settings
@@ -110,15 +110,6 @@ def test_dates_from_2050_on_are_read(tmp_path: Path) -> None:
     (der,) = certificates(certificate(tmp_path, "far", 15_000))
     begins, ends = validity(der)
     assert ends - begins == timedelta(days=15_000)
-
-
-def test_a_proxy_is_a_warning() -> None:
-    found = list(
-        _proxies({"HTTPS_PROXY": "http://p", "http_proxy": "http://p", "no_proxy": "x", "ALL_PROXY": ""})
-    )
-    assert [one.status for one in found] == [WARNING]
-    assert found[0].message.startswith("HTTPS_PROXY, http_proxy is set")
-    assert not list(_proxies({"no_proxy": "x", "HTTP_PROXY": ""}))
 
 
 async def test_a_participant_without_batches_is_a_warning_if_they_are_configured(log_url: str) -> None:
