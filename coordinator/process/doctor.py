@@ -28,7 +28,7 @@ from coordinator.config.settings import ListenTlsSettings, ParticipantSettings, 
 from coordinator.core.errors import LogUnavailable
 from coordinator.embedded_postgres.server import INSTALL, EmbeddedPostgres, is_installed
 from coordinator.log.diagnosis import LogFacts, examine
-from coordinator.log.migration import LogUrlError
+from coordinator.log.requirements import LogUrlError
 from coordinator.participant_client.channel import open_sync_channel
 from coordinator.process.certificates import certificates, validity
 from coordinator.process.supervisor import DATABASE

@@ -617,7 +617,7 @@ async def test_the_results_of_a_repeated_batch_come_in_several_messages(
         assert replies == dict.fromkeys(range(6), 1024 * KIB)
 
 
-async def test_replies_that_nobody_reads_are_bounded() -> None:
+async def test_unread_replies_are_bounded() -> None:
     """One call gets a quarter of the room; a slow reader loses what it has not taken."""
     unread = UnreadBytes(4_000)
     replies = batch.Replies(6, unread)
@@ -642,7 +642,7 @@ async def test_replies_that_nobody_reads_are_bounded() -> None:
 # --- when a transaction expires --------------------------------------------------------------
 
 
-async def test_everyone_is_told_the_same_millisecond(tcc: Running, stock: ScriptedParticipant) -> None:
+async def test_all_replies_hold_the_same_millisecond(tcc: Running, stock: ScriptedParticipant) -> None:
     for number in range(20):
         request = pb.BeginTransactionRequest(gid=f"g{number}")
         request.expiry.FromMilliseconds(30_001 + number)
