@@ -217,6 +217,12 @@ class TransactionHeld(Refused):
     reason = "TRANSACTION_HELD"
 
 
+class TransactionQuarantined(Refused):
+    """The transaction's row in the log cannot be used; nothing is decided until it is repaired."""
+
+    reason = "TRANSACTION_QUARANTINED"
+
+
 class TransactionNotHeld(Refused):
     """The transaction is not held, so it cannot be released."""
 

@@ -246,12 +246,12 @@ class ParticipantDispatcher:
 
 
 def not_configured(participant: str) -> CallResult:
-    """Return the result of a call to a participant that is not configured (any more)."""
+    """Return the result of a call to a participant that is not configured here (any more)."""
     return CallResult(
         code=OutcomeCode.FAILED,
         reason=UnknownParticipant.reason,
-        message=f"participant {participant!r} is not configured",
-        permanent=True,
+        message=f"this coordinator is not configured with participant {participant!r}",
+        unknown_participant=True,
         retry_after_s=5.0,
     )
 

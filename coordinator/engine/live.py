@@ -14,7 +14,7 @@ from coordinator.core.errors import GidConflict, OwnerChanged, Refused, Transact
 from coordinator.core.model import Branch, Transaction
 from coordinator.engine.dispatcher import ParticipantDispatcher
 from coordinator.engine.waiting import Waiter, is_reached
-from coordinator.ports.log import Record
+from coordinator.ports.log import Record, quarantined
 
 logger = structlog.get_logger(__name__)
 
@@ -132,6 +132,9 @@ class LiveTransactions:
         tx = record.tx
         if waiter.is_cancelled():
             return
+        if record.quarantined:
+            waiter.fail(quarantined(tx.gid, record.quarantined))
+            return
         if is_reached(waiter.milestone, tx, waiter.branch_id):
             waiter.settle(tx)
         elif tx.gid in self.live:
@@ -194,9 +197,9 @@ class LiveTransactions:
         """
         waiters = [(entry.tx.fingerprint, waiter) for waiter in entry.waiters]
         for fingerprint, waiter in waiters + entry.conflicting_waiters:
-            if fingerprint != other.tx.fingerprint:
+            if fingerprint != other.tx.fingerprint and not other.quarantined:
                 waiter.fail(gid_conflict(entry.tx.gid))
-            elif waiter.is_command:
+            elif waiter.is_command and not other.quarantined:
                 waiter.fail(owner_changed())
             else:
                 self.settle_or_watch(other, waiter)

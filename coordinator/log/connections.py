@@ -25,6 +25,8 @@ from coordinator.log.statements import SESSION, Statement
 
 T = TypeVar("T")
 
+# Whatever PGCLIENTENCODING or the role set.
+CLIENT_ENCODING = "UTF8"
 _CONFLICTS_MAX = 6
 _CONFLICT_PAUSE_S = 0.01
 # A connection that dies silently is noticed within 15 s: while it is idle, by the kernel's probes
@@ -157,6 +159,7 @@ class Connections:
             with_keepalive(self._url),
             autocommit=True,
             prepare_threshold=0,
+            client_encoding=CLIENT_ENCODING,
             connect_timeout=max(1, round(self._connect_timeout_s)),
         )
         try:

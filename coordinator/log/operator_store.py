@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from coordinator.core.audit import AuditEntry, AuditHead, AuditRecord, chained
-from coordinator.core.errors import LogUnavailable, Overloaded, SearchTooLong, VersionChanged
+from coordinator.core.errors import LogRejected, LogUnavailable, Overloaded, SearchTooLong, VersionChanged
 from coordinator.core.model import Transaction
 from coordinator.log import operator_statements as statements
 from coordinator.log.backlog import COUNT_MAX, backlog
@@ -86,7 +86,7 @@ class PostgresOperatorLog:
         self, statement: Statement | None, values: Mapping[str, Any], entry: AuditEntry
     ) -> AuditRecord:
         for _ in range(_CHAIN_TRIES_MAX):
-            ((sequence, previous, now),) = (await self._execute(statements.AUDIT_HEAD)).rows
+            sequence, previous, now = await self._audit_head()
             record = chained(AuditHead(sequence, previous), entry, round(now * 1e6))
             idle = await self._write(statement, values, record)
             if idle is None:
@@ -117,10 +117,11 @@ class PostgresOperatorLog:
 
     # --- reading ---------------------------------------------------------------------
 
-    async def transaction_brief(self, gids: Sequence[str]) -> dict[str, Transaction]:
+    async def transaction_brief(self, gids: Sequence[str]) -> dict[str, Transaction | None]:
         """See `ports.OperatorLog`."""
         found = await self._execute(statements.TRANSACTION_BRIEF, gids=list(gids))
-        return {row[0]: transaction_record(row).tx for row in found.rows}
+        records = map(transaction_record, found.rows)
+        return {one.tx.gid: None if one.quarantined else one.tx for one in records}
 
     async def transaction_adoption(self, gid: str) -> Adoption | None:
         """See `ports.OperatorLog`."""
@@ -130,9 +131,7 @@ class PostgresOperatorLog:
     async def participant_list(self) -> dict[str, ParticipantRecord]:
         """See `ports.OperatorLog`."""
         rows = (await self._execute(statements.PARTICIPANT_LIST)).rows
-        fields = ParticipantRecord.__struct_fields__
-        records = [ParticipantRecord(**dict(zip(fields, row, strict=True))) for row in rows]
-        return {record.name: record for record in records}
+        return {row[0]: _participant(row) for row in rows}
 
     async def coordinator_list(self) -> list[CoordinatorRecord]:
         """See `ports.OperatorLog`."""
@@ -160,8 +159,14 @@ class PostgresOperatorLog:
 
     async def audit_head(self) -> AuditHead:
         """See `ports.OperatorLog`."""
-        ((sequence, head, _),) = (await self._execute(statements.AUDIT_HEAD)).rows
+        sequence, head, _ = await self._audit_head()
         return AuditHead(sequence, head)
+
+    async def _audit_head(self) -> tuple[Any, ...]:
+        rows = (await self._execute(statements.AUDIT_HEAD)).rows
+        if not rows:
+            raise LogRejected("the end of the audit chain (table audit_head) is missing from the log")
+        return rows[0]
 
     async def audit_after(self, sequence: int, limit: int) -> list[AuditRecord]:
         """See `ports.OperatorLog`."""
@@ -186,13 +191,31 @@ class PostgresOperatorLog:
         return await self._connections.execute(statement, values)
 
 
+def _participant(row: tuple[Any, ...]) -> ParticipantRecord:
+    name, version, paused, breaker_resets, operator, reason, changed_at = row
+    return ParticipantRecord(
+        name=name,
+        version=max(0, version),
+        paused=paused,
+        breaker_resets=max(0, breaker_resets),
+        operator=operator,
+        reason=reason,
+        changed_at=changed_at,
+    )
+
+
 def _coordinator(row: tuple[Any, ...]) -> CoordinatorRecord:
     *known, report = row
     fields = ("id", "name", "started_at", "lease_until", "alive", "drain_requested_at", "reported_at")
-    return CoordinatorRecord(
-        **dict(zip(fields, known, strict=True)),
-        report=CoordinatorReport() if report is None else _decode_report(report),
-    )
+    return CoordinatorRecord(**dict(zip(fields, known, strict=True)), report=_report(report))
+
+
+def _report(stored: bytes | None) -> CoordinatorReport:
+    """Decode a report. One that cannot be read, for example of a future version, says nothing."""
+    try:
+        return CoordinatorReport() if stored is None else _decode_report(stored)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return CoordinatorReport(version="unreadable report")
 
 
 def _audit_values(record: AuditRecord) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequenc
 from typing import Self
 
 import grpc
+import structlog
 
 from coordinator.core.errors import ParticipantUnreachable, ReconciliationUnsupported, UnknownParticipant
 from coordinator.core.machine import ERROR_CHARACTERS_MAX
@@ -16,6 +17,8 @@ from coordinator.participant_client.channel import ParticipantAddress, is_dns_na
 from coordinator.ports.participants import BarrierPage, BarrierQuery, CallResults
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2 as pb, participant_pb2_grpc
+
+logger = structlog.get_logger(__name__)
 
 _UNREACHABLE = {
     grpc.StatusCode.UNAVAILABLE,
@@ -61,6 +64,8 @@ class _Channel:
 
     def __init__(self, address: ParticipantAddress) -> None:
         self.address = address
+        # Cleared if the participant turns out not to implement ExecuteBranches.
+        self.batched = address.batched
         self.opened_at = asyncio.get_running_loop().time()
         self.renewing = False
         self._channel = open_channel(address)
@@ -233,7 +238,7 @@ class ParticipantClient:
     def _execute(self, channel: _Channel, calls: Sequence[BranchCall]) -> AsyncIterator[CallResults]:
         if len(calls) == 1:
             return self._execute_alone(channel, calls[0])
-        if channel.address.batched:
+        if channel.batched:
             return self._execute_batch(channel, calls)
         return self._execute_singly(channel, calls)
 
@@ -242,6 +247,7 @@ class ParticipantClient:
     ) -> AsyncIterator[CallResults]:
         missing = set(range(len(calls)))
         failure = _no_answer("the stream ended without an outcome for this call")
+        is_unary_only = False
         request = batch_request(calls).SerializeToString()
         stream = channel.execute_branches(request, timeout=channel.address.call_timeout_s)
         try:
@@ -260,9 +266,14 @@ class ParticipantClient:
                     yield [(calls[index], answer) for index, answer in answers.items()]
         except grpc.aio.AioRpcError as error:
             failure = _failure(error)
+            is_unary_only = error.code() is grpc.StatusCode.UNIMPLEMENTED
         finally:
             stream.cancel()
-        if missing:
+        if missing and is_unary_only:
+            _remember_unary_only(channel)
+            async for singles in self._execute_singly(channel, [calls[index] for index in sorted(missing)]):
+                yield singles
+        elif missing:
             yield [(calls[index], failure) for index in sorted(missing)]
 
     async def _execute_alone(self, channel: _Channel, call: BranchCall) -> AsyncIterator[CallResults]:
@@ -318,6 +329,15 @@ class ParticipantClient:
         ):
             return _INVALID_CONTENT_TYPE
         return CallResult(code=code, result=result, result_content_type=outcome.content_type)
+
+
+def _remember_unary_only(channel: _Channel) -> None:
+    if channel.batched:
+        logger.warning(
+            "a participant does not implement ExecuteBranches: its branches are called one by one",
+            target=channel.address.target,
+        )
+    channel.batched = False
 
 
 def _rows(participant: str, rows: Iterable[pb.BarrierRow]) -> list[BarrierRow]:

@@ -69,6 +69,7 @@ class Worker:
             owner=self.owner,
             name=f"{socket.gethostname()}:{os.getpid()}",
             connections=settings.log.connections,
+            on_quarantine=self._report_quarantine,
         )
         self._channels = ParticipantClient(
             _addresses(settings), result_bytes_max=settings.limits.payload_bytes_max
@@ -90,6 +91,7 @@ class Worker:
             is_saturated=LoopLoad().is_saturated,
             spans=self._tracing or NULL_SPANS,
             on_availability=self._report_health,
+            on_bug=self.report_bug,
         )
         policy = settings.policy()
         self._access = None if policy is None else Access(_authenticator(policy))
@@ -308,6 +310,10 @@ class Worker:
     def report_bug(self, error: Exception) -> None:
         """Notify operators of a bug that did not end the process."""
         self.monitoring.metrics.anomaly(Anomaly.BUG, error=f"{type(error).__name__}: {error}")
+
+    def _report_quarantine(self, gid: str, why: str) -> None:
+        logger.error("a transaction is quarantined: its row cannot be used", gid=gid, reason=why)
+        self.monitoring.metrics.anomaly(Anomaly.QUARANTINED, gid=gid, reason=why)
 
     def _fail(self, error: Exception) -> None:
         self._bug = self._bug or error

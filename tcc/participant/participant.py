@@ -330,7 +330,8 @@ class Participant:
         return await self._executor.purge(margin_ms=self._retention_ms, rows_max=self._purge_rows_max)
 
     async def _report(self, status: int) -> None:
-        for service in ("", SERVICE):
+        # Its name, so that `tccd doctor` can find out that an address is another participant's.
+        for service in ("", SERVICE, self.name):
             await self._health.set(service, status)
 
     async def _report_failure(self, tasks: TaskSupervisor) -> None:

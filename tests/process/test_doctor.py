@@ -18,8 +18,10 @@ from sqlalchemy import make_url
 from coordinator.config.settings import MetricsSettings, Settings, TracingSettings
 from coordinator.embedded_postgres.server import EmbeddedPostgres
 from coordinator.log.diagnosis import LogFacts
-from coordinator.log.migration import LogUrlError, migrate
+from coordinator.log.migration import migrate
+from coordinator.log.requirements import LogUrlError
 from coordinator.process.doctor import CheckResult, CheckStatus, _clock, _durability, diagnose
+from tcc.participant.v1 import participant_pb2_grpc
 from tests.e2e.test_startup import ended, tccd
 from tests.observability.scraping import get
 from tests.support.ports import free_port
@@ -27,6 +29,7 @@ from tests.support.scripted_participant import ScriptedParticipant, serving
 from tests.support.worker import running, settings_for
 
 STATUS = health_pb2.HealthCheckResponse.ServingStatus
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
 NOWHERE = "postgresql://u:secret@127.0.0.1:1/tcc"
 
 
@@ -47,11 +50,19 @@ async def healthy() -> AsyncIterator[tuple[str, health.aio.HealthServicer]]:
     """The address of a participant with a health service."""
     servicer = health.aio.HealthServicer()
     server = grpc.aio.server()
+    participant_pb2_grpc.add_ParticipantServiceServicer_to_server(ScriptedParticipant(), server)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     yield f"127.0.0.1:{port}", servicer
     await server.stop(None)
+
+
+@pytest.fixture(autouse=True)
+def without_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in PROXIES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
 
 
 async def test_nothing_is_wrong(log_url: str, healthy: tuple[str, health.aio.HealthServicer]) -> None:

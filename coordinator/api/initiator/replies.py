@@ -5,6 +5,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from coordinator.core.machine import CANCEL_MESSAGE_CHARACTERS_MAX, bounded_text, reason_and_message
 from coordinator.core.model import (
     DECISIONS,
+    HELD,
     Branch,
     CancelReason,
     Heuristic,
@@ -98,7 +99,8 @@ def transaction(record: Record, *, with_payloads: bool) -> common.Transaction:
     tx = record.tx
     return common.Transaction(
         gid=tx.gid,
-        state=STATES[tx.state],
+        # That of a quarantined transaction may be unreadable.
+        state=common.TRANSACTION_STATE_UNSPECIFIED if tx.saved_state is None else STATES[tx.state],
         initiator=tx.initiator,
         labels=dict(tx.labels),
         created_at=timestamp(record.created_at),
@@ -117,13 +119,15 @@ def transaction(record: Record, *, with_payloads: bool) -> common.Transaction:
         heuristic=tx.heuristic,
         mixed_outcome=tx.mixed,
         trace_id="" if tx.trace is None else tx.trace.trace_id,
+        quarantine_reason=record.quarantined,
     )
 
 
 def timestamp(seconds: float | None) -> Timestamp | None:
-    """Return a moment in seconds since the Unix epoch as a Timestamp."""
+    """Return a moment in seconds since the Unix epoch as a Timestamp, or the nearest that there is."""
     if seconds is None:
         return None
+    seconds = min(max(seconds, 0.0), HELD)
     whole, microseconds = divmod(round(seconds * 1e6), 1_000_000)
     return Timestamp(seconds=whole, nanos=microseconds * 1_000)
 

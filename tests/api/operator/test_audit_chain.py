@@ -10,6 +10,7 @@ from coordinator.core.errors import VersionChanged
 from coordinator.log.operator_store import PostgresOperatorLog
 from coordinator.ports.operator_log import AuditFilter, ParticipantRecord
 from tcc.admin.v1 import admin_pb2 as apb
+from tests.log.transactions import SEARCH_PATH
 
 from .conftest import Stub, operator_context
 
@@ -84,7 +85,9 @@ async def test_an_intact_chain_is_reported_as_intact(admin: Stub, log_url: str) 
 )
 async def test_tampering_is_found(admin: Stub, log_url: str, tampering: str, broken_at: int) -> None:
     await act_often(log_url)
-    async with await psycopg.AsyncConnection.connect(log_url, autocommit=True) as connection:
+    async with await psycopg.AsyncConnection.connect(
+        log_url, autocommit=True, options=SEARCH_PATH
+    ) as connection:
         await connection.execute(tampering)
     verified = await _verify(admin)
     assert (verified.intact, verified.broken_at_sequence) == (False, broken_at)
