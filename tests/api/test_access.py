@@ -384,3 +384,84 @@ async def test_a_made_gid_begins_with_the_clients_prefix(tcc: Guarded) -> None:
     answer = await shop.ExecuteTransaction(execute(""), timeout=30)
     assert made.gid.startswith("shop-")
     assert answer.outcome.gid.startswith("shop-")
+
+
+# --- operators --------------------------------------------------------------
+
+TWO_TENANTS: dict[str, Any] = {
+    "operators": {
+        "oncall": {"identities": [ANA], "role": "admin", "tenants": ["shop"]},
+        "all": {"identities": [READER], "role": "admin", "payloads": True},
+    }
+}
+
+
+def why(version: int = 0, operator: str = "") -> apb.OperatorContext:
+    return apb.OperatorContext(operator=operator, reason="incident 7", version=version)
+
+
+async def test_the_operator_is_the_caller_and_a_given_name_stands_beside(tcc: Guarded) -> None:
+    await tcc.client(SHOP).BeginTransaction(pb.BeginTransactionRequest(gid="shop-1"), timeout=30)
+    ana = tcc.operator(ANA)
+    for operator, detail in (("the boss", '"on_behalf_of":"the boss"'), ("", None)):
+        shown = (await ana.InspectTransaction(apb.InspectTransactionRequest(gid="shop-1"))).transaction
+        request = apb.HoldTransactionRequest(gid="shop-1", operator_context=why(shown.version, operator))
+        if shown.held:
+            request = apb.ReleaseTransactionRequest(gid="shop-1", operator_context=why(shown.version))
+        method = ana.ReleaseTransaction if shown.held else ana.HoldTransaction
+        record = (await method(request, timeout=30)).audit_record
+        assert record.operator == ANA
+        assert detail is None or detail in record.detail
+        assert ("on_behalf_of" in record.detail) == (detail is not None)
+    paused = await ana.PauseParticipant(
+        apb.PauseParticipantRequest(participant="stock", operator_context=why(operator="root")), timeout=30
+    )
+    assert (paused.participant.operator, paused.audit_record.operator) == (ANA, ANA)
+    audit = await ana.ListAuditRecords(apb.ListAuditRecordsRequest(), timeout=30)
+    assert {record.operator for record in audit.records} == {ANA}
+    assert (await ana.VerifyAuditChain(apb.VerifyAuditChainRequest(), timeout=30)).intact
+
+
+async def test_an_operator_of_one_tenant_sees_and_changes_no_other(
+    log_url: str, tmp_path: Path, stock: ScriptedParticipant
+) -> None:
+    async with guarded(log_url, tmp_path, {"stock": {"target": stock.address}}, **TWO_TENANTS) as tcc:
+        for name, gid in ((SHOP, "shop-1"), (BANK, "bank-1")):
+            await tcc.client(name).BeginTransaction(pb.BeginTransactionRequest(gid=gid), timeout=30)
+        ana = tcc.operator(ANA)
+        found = await ana.SearchTransactions(apb.SearchTransactionsRequest(), timeout=30)
+        assert [tx.gid for tx in found.transactions] == ["shop-1"]
+        named = await ana.SearchTransactions(apb.SearchTransactionsRequest(filter="gid=bank-1"), timeout=30)
+        assert not named.transactions
+        for method, request in (
+            (ana.InspectTransaction, apb.InspectTransactionRequest(gid="bank-1")),
+            (ana.ExplainTransaction, apb.ExplainTransactionRequest(gid="bank-1")),
+            (ana.RetryTransaction, apb.RetryTransactionRequest(gid="bank-1", operator_context=why(1))),
+            (ana.HoldTransaction, apb.HoldTransactionRequest(gid="bank-1", operator_context=why(1))),
+            (ana.ReleaseTransaction, apb.ReleaseTransactionRequest(gid="bank-1", operator_context=why(1))),
+            (ana.CancelTransaction, apb.CancelTransactionRequest(gid="bank-1", operator_context=why(1))),
+            (
+                ana.ResolveBranch,
+                apb.ResolveBranchRequest(gid="bank-1", branch_id="1", outcome=1, operator_context=why(1)),
+            ),
+        ):
+            assert await refusal(method(request, timeout=30)) == NOT_FOUND
+        bulk = apb.RunBulkActionRequest(filter="live", action=apb.BULK_ACTION_CANCEL, operator_context=why())
+        answers = [answer async for answer in ana.RunBulkAction(bulk, timeout=30)]
+        assert [(answer.matched, list(answer.sample_gids)) for answer in answers] == [(1, ["shop-1"])]
+        # What concerns more than single transactions.
+        for name in ("GetStats", "ListAuditRecords", "PauseParticipant", "DrainCoordinator", "Reconcile"):
+            pair = tcc.tls.authority.issue(ANA)
+            assert await called(tcc, ADMIN.methods_by_name[name], pair) == NOT_ALLOWED, name
+
+
+async def test_payloads_are_shown_only_with_the_right_to_see_them(
+    log_url: str, tmp_path: Path, stock: ScriptedParticipant
+) -> None:
+    async with guarded(log_url, tmp_path, {"stock": {"target": stock.address}}, **TWO_TENANTS) as tcc:
+        secret = branch("1", payload=b"4111 1111 1111 1111", content_type="text/plain")
+        await tcc.client(SHOP).ExecuteTransaction(execute("shop-1", branches=[secret]), timeout=30)
+        request = apb.InspectTransactionRequest(gid="shop-1")
+        for name, payload in ((ANA, b""), (READER, b"4111 1111 1111 1111")):
+            shown = await tcc.operator(name).InspectTransaction(request, timeout=30)
+            assert shown.transaction.branches[0].spec.payload == payload

@@ -19,7 +19,8 @@ from coordinator.api.operator.requests import (
     checked_page_size,
     checked_text,
 )
-from coordinator.core.audit import AuditEntry, AuditHead, AuditRecord, first_break
+from coordinator.api.operator.rights import check_visible, may_see_payloads, visible
+from coordinator.core.audit import AuditHead, AuditRecord, first_break
 from coordinator.core.errors import (
     CoordinatorDraining,
     CoordinatorGone,
@@ -95,7 +96,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self, request: pb.SearchTransactionsRequest, _context: Context
     ) -> pb.SearchTransactionsResponse:
         records, position = await self._transactions.transaction_list(
-            parse(request.filter, self._clock.now()),
+            visible(parse(request.filter, self._clock.now())),
             after=list_position(request.page_token),
             limit=checked_page_size(request.page_size),
         )
@@ -110,13 +111,14 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     ) -> pb.InspectTransactionResponse:
         gid = checked_gid(request.gid)
         record = await self._engine.get(gid)
+        check_visible(record.tx)
         adoption = await self._log.transaction_adoption(gid)
         actions = await self._log.audit_list(
             AuditFilter(target=f"transaction/{gid}"), before=None, limit=_OPERATOR_ACTIONS_SHOWN_MAX
         )
         names = {one.id: one.name for one in await self._log.coordinator_list()}
         return pb.InspectTransactionResponse(
-            transaction=replies.transaction(record, with_payloads=True),
+            transaction=replies.transaction(record, with_payloads=may_see_payloads()),
             history=admin_replies.history(record, adoption, actions),
             owner_name=names.get(record.owner or "", ""),
         )
@@ -126,6 +128,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self, request: pb.ExplainTransactionRequest, _context: Context
     ) -> pb.ExplainTransactionResponse:
         record = await self._engine.get(checked_gid(request.gid))
+        check_visible(record.tx)
         live = self._engine.live.get(record.tx.gid)
         return explain(
             record,
@@ -249,12 +252,8 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             operator=operator_context.operator,
             reason=operator_context.reason,
         )
-        entry = AuditEntry(
-            operator=operator_context.operator,
-            action=f"participant.{action}",
-            target=f"participant/{name}",
-            reason=operator_context.reason,
-            detail=f'{{"version":{known.version}}}',
+        entry = operator_context.entry(
+            f"participant.{action}", f"participant/{name}", {"version": known.version}
         )
         try:
             audited = await self._log.participant_change(wanted, entry)
@@ -312,12 +311,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     ) -> pb.DrainCoordinatorResponse:
         operator_context, wanted = checked_operator_context(request.operator_context), request.coordinator_id
         self._check_can_drain(wanted, await self._log.coordinator_list())
-        entry = AuditEntry(
-            operator=operator_context.operator,
-            action="coordinator.drain",
-            target=f"coordinator/{wanted}",
-            reason=operator_context.reason,
-        )
+        entry = operator_context.entry("coordinator.drain", f"coordinator/{wanted}")
         try:
             audited = await self._log.coordinator_request_drain(wanted, entry)
         except VersionChanged:
