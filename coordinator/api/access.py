@@ -15,6 +15,7 @@ from coordinator.security import permissions
 from coordinator.security.authentication import Authenticator
 from coordinator.security.caller import CALLER, Caller
 from coordinator.security.certificates import AuthContext
+from coordinator.security.rates import Rates
 
 logger = structlog.get_logger(__name__)
 
@@ -24,8 +25,9 @@ Behaviour = Callable[[Any, Context], Awaitable[Any]]
 class Access:
     """Lets calls through that their callers may make. A reload replaces `authenticator`."""
 
-    def __init__(self, authenticator: Authenticator) -> None:
+    def __init__(self, authenticator: Authenticator, rates: Rates) -> None:
         self.authenticator = authenticator
+        self.rates = rates
 
     def guarded(self, method: str, behaviour: Behaviour) -> Behaviour:
         """Return what runs `behaviour` if the caller may call the method, whose full name this is."""
@@ -47,6 +49,8 @@ class Access:
                 cast("Any", context.invocation_metadata() or ()), cast("AuthContext", context.auth_context())
             )
             permissions.check(caller, method)
+            if caller.client is not None:
+                self.rates.take(caller.client)
         except Refused as error:
             log_refusal(error, caller, method=method, peer=context.peer())
             refuse(context, error)

@@ -34,7 +34,7 @@ from coordinator.api.listener import ServerTls
 from coordinator.api.operator.server import ADMIN_REQUEST_BYTES
 from coordinator.api.server import ServerLimits
 from coordinator.core.model import RetryPolicy
-from coordinator.engine.admission import EngineLimits
+from coordinator.engine.admission import EngineLimits, TenantLimits
 from coordinator.engine.breaker import BreakerPolicy
 from coordinator.engine.dispatcher import BATCH_BYTES_MAX, ParticipantPolicy
 from coordinator.engine.reconciler import ReconcileSettings
@@ -454,7 +454,7 @@ class ClientSettings(_Table):
     live_max: int = _count(1_000_000, 1, 1_000_000)
     """Its transactions in the memory of one worker, besides [limits] live_max."""
     live_bytes_max: int = _count(2**40, 1, 2**40)
-    """The bytes of their payloads and results."""
+    """The bytes of their payloads."""
     calls_per_s: float = _number(1e6, 0.001, 1e6)
     """Its calls per second to one worker; each transaction of a batch counts as one."""
     expiry_max_s: float = _number(_MONTH_S, 0.05, _MONTH_S)
@@ -476,8 +476,6 @@ class ClientSettings(_Table):
             name=name,
             gid_prefixes=self.prefixes(name),
             calls={participant: frozenset(actions) for participant, actions in self.calls.items()},
-            live_max=self.live_max,
-            live_bytes_max=self.live_bytes_max,
             calls_per_s=self.calls_per_s,
             expiry_max_s=self.expiry_max_s,
         )
@@ -788,6 +786,13 @@ class Settings(BaseSettings):
                 for identity in one.identities
             },
         )
+
+    def tenant_limits(self) -> dict[str, TenantLimits]:
+        """Return the bounds on each client's live transactions."""
+        return {
+            name: TenantLimits(live_max=one.live_max, payload_bytes_max=one.live_bytes_max)
+            for name, one in self.clients.items()
+        }
 
     def engine_limits(self) -> EngineLimits:
         return EngineLimits(

@@ -36,6 +36,7 @@ from coordinator.participant_client.channel import ParticipantAddress
 from coordinator.participant_client.client import ParticipantClient
 from coordinator.process.operating_system import background_threads, raise_open_files_limit
 from coordinator.security.authentication import Authenticator, Policy
+from coordinator.security.rates import Rates
 from tcc._internal.garbage import relax_garbage_collection
 from tcc._internal.uuid7 import uuid7
 
@@ -94,7 +95,8 @@ class Worker:
             on_bug=self.report_bug,
         )
         policy = settings.policy()
-        self._access = None if policy is None else Access(_authenticator(policy))
+        self._access = None if policy is None else Access(_authenticator(policy), Rates(time.monotonic))
+        self.engine.limit_tenants(settings.tenant_limits())
         self._server = Server(
             self.engine,
             settings.request_limits(),

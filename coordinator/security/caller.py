@@ -27,8 +27,6 @@ class Client(Struct, frozen=True, kw_only=True):
     # The actions that it may call, by participant.
     calls: Mapping[str, frozenset[str]]
     # Besides the coordinator's own limits.
-    live_max: int
-    live_bytes_max: int
     calls_per_s: float
     expiry_max_s: float
 

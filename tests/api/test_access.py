@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import ErrorInfo
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -465,3 +466,72 @@ async def test_payloads_are_shown_only_with_the_right_to_see_them(
         for name, payload in ((ANA, b""), (READER, b"4111 1111 1111 1111")):
             shown = await tcc.operator(name).InspectTransaction(request, timeout=30)
             assert shown.transaction.branches[0].spec.payload == payload
+
+
+# --- limits of a tenant -----------------------------------------------------
+
+TENANT_LIMIT = ("RESOURCE_EXHAUSTED", "TENANT_LIMIT")
+
+
+def limited(**limits: Any) -> dict[str, Any]:
+    return {
+        "clients": {
+            "shop": {"identities": [SHOP], "calls": {"*": ["*"]}, **limits},
+            "bank": {"identities": [BANK], "calls": {"*": ["*"]}},
+        }
+    }
+
+
+async def test_a_tenant_that_fills_its_limits_is_refused_alone(
+    log_url: str, tmp_path: Path, stock: ScriptedParticipant
+) -> None:
+    go = stock.hold_confirms()
+    limits = limited(live_max=2, live_bytes_max=100)
+    async with guarded(log_url, tmp_path, {"stock": {"target": stock.address}}, **limits) as tcc:
+        shop, bank = tcc.client(SHOP), tcc.client(BANK)
+        decided = {"wait_for": pb.WAIT_FOR_DECISION}
+        large = branch("1", payload=b"x" * 101)
+        call = shop.ExecuteTransaction(execute("shop-0", branches=[large]), timeout=30)
+        assert await refusal(call) == TENANT_LIMIT
+        await shop.ExecuteTransaction(execute("shop-1", **decided), timeout=30)
+        await shop.BeginTransaction(pb.BeginTransactionRequest(gid="shop-2"), timeout=30)
+        call = shop.TryBranch(pb.TryBranchRequest(gid="shop-2", branch=large), timeout=30)
+        assert await refusal(call) == TENANT_LIMIT
+        call = shop.ExecuteTransaction(execute("shop-3", **decided), timeout=30)
+        assert await refusal(call) == TENANT_LIMIT
+        for number in range(5):
+            await bank.ExecuteTransaction(execute(f"bank-{number}", **decided), timeout=30)
+        # What has ended makes room.
+        go.set()
+        wait = pb.WaitTransactionRequest(gid="shop-1", wait_for=pb.WAIT_FOR_COMPLETION)
+        await shop.WaitTransaction(wait, timeout=30)
+        await shop.ExecuteTransaction(execute("shop-3", **decided), timeout=30)
+
+
+async def test_a_tenant_that_calls_too_often_is_refused_alone(
+    log_url: str, tmp_path: Path, stock: ScriptedParticipant
+) -> None:
+    # One call fits; the next one would be allowed after a thousand seconds.
+    limits = limited(calls_per_s=0.001)
+    async with guarded(log_url, tmp_path, {"stock": {"target": stock.address}}, **limits) as tcc:
+        shop, bank = tcc.client(SHOP), tcc.client(BANK)
+        batch = pb.ExecuteTransactionsRequest(transactions=[execute("shop-1"), execute("shop-2")])
+        replies = {}
+        async for response in shop.ExecuteTransactions(batch, timeout=30):
+            replies |= {reply.index: reply for reply in response.replies}
+        assert replies[0].outcome.gid == "shop-1"
+        assert replies[1].error.reason == "TENANT_LIMIT"
+        assert replies[1].error.retry_after_ms > 0
+        get = pb.GetTransactionRequest(gid="shop-1")
+        assert await refusal(shop.GetTransaction(get, timeout=30)) == TENANT_LIMIT
+        await bank.ExecuteTransaction(execute("bank-1"), timeout=30)
+
+
+async def test_a_tenants_expiry_is_bounded(log_url: str, tmp_path: Path, stock: ScriptedParticipant) -> None:
+    limits = limited(expiry_max_s=10.0)
+    async with guarded(log_url, tmp_path, {"stock": {"target": stock.address}}, **limits) as tcc:
+        request = pb.BeginTransactionRequest(gid="shop-1", expiry=Duration(seconds=11))
+        refused = await refusal(tcc.client(SHOP).BeginTransaction(request, timeout=30))
+        assert refused == ("INVALID_ARGUMENT", "INVALID_EXPIRY")
+        request = pb.BeginTransactionRequest(gid="bank-1", expiry=Duration(seconds=11))
+        await tcc.client(BANK).BeginTransaction(request, timeout=30)

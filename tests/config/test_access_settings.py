@@ -90,8 +90,6 @@ def test_the_tables_become_one_policy(tmp_path: Path) -> None:
         name="shop",
         gid_prefixes=("shop-",),
         calls={"ledger": frozenset({"debit", "credit"}), "inventory": frozenset({"*"})},
-        live_max=1_000_000,
-        live_bytes_max=2**40,
         calls_per_s=1e6,
         expiry_max_s=30 * 86_400.0,
     )

@@ -30,8 +30,6 @@ def client(name: str) -> Client:
         name=name,
         gid_prefixes=(f"{name}-",),
         calls={},
-        live_max=1,
-        live_bytes_max=1,
         calls_per_s=1.0,
         expiry_max_s=1.0,
     )
