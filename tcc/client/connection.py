@@ -11,9 +11,10 @@ import grpc
 from tcc._internal.channel_options import client_options
 from tcc._internal.failpoint import failpoint
 from tcc.client import arguments, forking
+from tcc.client.endpoint import Endpoint
 from tcc.client.retry import pause_s
 from tcc.client.submission import Submitter
-from tcc.errors import ClientClosed, error_from_rpc
+from tcc.errors import ClientClosed, TccError, error_from_rpc
 from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc
 
 _CANCEL_TIMEOUT_S = 2.0
@@ -85,9 +86,11 @@ class Connection:
                 return response
             except grpc.aio.AioRpcError as failure:
                 error = error_from_rpc(failure)
+                session.endpoint.on_error(error)
                 time_left_s = deadline - loop.time()
                 wait_s = pause_s(error, attempt=attempt, time_left_s=time_left_s, jitter=random.random())
                 if wait_s is None:
+                    await session.endpoint.explain(error)
                     raise error from failure
             except asyncio.CancelledError as error:
                 if session is self._session or _is_cancelled():
@@ -108,14 +111,17 @@ class Connection:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.timeout_or_default_s(timeout_s)
         while True:
-            submitter = (await self._open()).submitter
+            session = await self._open()
             try:
-                return await submitter.submit(request, timeout_s=deadline - loop.time())
+                return await session.submitter.submit(request, timeout_s=deadline - loop.time())
             except ClientClosed:
                 if self._closed:
                     raise
+            except TccError as error:
+                await session.endpoint.explain(error)
+                raise
             # As in `call`.
-            del submitter
+            del session
 
     async def close(self) -> None:
         """Close the channel. Idempotent. Interactive transactions without a decision are cancelled."""
@@ -168,7 +174,11 @@ class Connection:
         else:
             channel = grpc.aio.secure_channel(self._target, self._credentials, options=self._options)
         return _Session(
-            loop, channel, batch_items_max=self._batch_items_max, batch_bytes_max=self._batch_bytes_max
+            loop,
+            channel,
+            Endpoint(self._target, channel, uses_tls=self._credentials is not None),
+            batch_items_max=self._batch_items_max,
+            batch_bytes_max=self._batch_bytes_max,
         )
 
     async def _end_session(self) -> None:
@@ -184,18 +194,21 @@ class _Session:
         self,
         loop: asyncio.AbstractEventLoop,
         channel: grpc.aio.Channel,
+        endpoint: Endpoint,
         *,
         batch_items_max: int,
         batch_bytes_max: int,
     ) -> None:
         self.loop = loop
         self._channel = channel
+        self.endpoint = endpoint
         self.stub: Any = transaction_pb2_grpc.TransactionServiceStub(channel)
         self.submitter = Submitter(
             self.stub.ExecuteTransaction,
             self.stub.ExecuteTransactions,
             batch_items_max=batch_items_max,
             batch_bytes_max=batch_bytes_max,
+            on_error=endpoint.on_error,
         )
 
     async def cancel(self, gids: Iterable[str]) -> None:
@@ -206,6 +219,7 @@ class _Session:
 
     async def close(self) -> None:
         await self.submitter.close()
+        await self.endpoint.close()
         await self._channel.close(None)
 
 
