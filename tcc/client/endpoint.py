@@ -29,6 +29,8 @@ _COORDINATOR = "tcc.transaction.v1.TransactionService"
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _SETTINGS = 4
 _TLS_RECORDS = (b"\x15\x03", b"\x16\x03")
+# The last two: the host is no name, the port no number of a port.
+_NO_ANSWER = (OSError, TimeoutError, UnicodeError, OverflowError)
 _ADDRESS = re.compile(r"(?:dns:(?:///)?|ipv[46]:)?(?P<host>[^/,\[\]]+|\[[^/,\]]+\]):(?P<port>\d+)")
 
 
@@ -117,7 +119,7 @@ async def probe(target: str, *, uses_tls: bool) -> str:
 
 async def _first_bytes(host: str, port: int) -> bytes:
     """Return how a server answers the start of a connection in plain text."""
-    with contextlib.suppress(OSError, TimeoutError):
+    with contextlib.suppress(*_NO_ANSWER):
         async with asyncio.timeout(_TIMEOUT_S):
             reader, writer = await asyncio.open_connection(host, port)
             try:
@@ -133,7 +135,7 @@ async def _speaks_tls(host: str, port: int) -> bool:
     # Nothing is sent over this connection; gRPC has reported whether the certificate is trusted.
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    with contextlib.suppress(OSError, TimeoutError):
+    with contextlib.suppress(*_NO_ANSWER):
         async with asyncio.timeout(_TIMEOUT_S):
             _, writer = await asyncio.open_connection(host, port, ssl=context)
             writer.close()

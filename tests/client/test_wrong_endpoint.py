@@ -5,24 +5,24 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import grpc
+import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import tcc
-from tcc.transaction.v1 import transaction_pb2_grpc
+from tcc.client.endpoint import probe
 from tests.client.scripted_service import ScriptedService, serving
 from tests.support.ports import free_port
 from tests.tccctl.test_real_coordinator import make_certificates, needs_openssl
 
 BRANCHES = [tcc.BranchRequest("inventory", "reserve_stock", {"sku": "A"})]
 EXPECTED = "expected was a coordinator's listener for initiators (port 50050 by default)"
-# Enough for an attempt, and for the probe beside the next ones.
-TIMEOUT_S = 1.0
+HTTP = b"HTTP/1.1 400 Bad Request\r\n\r\n"
 
 
-async def messages(target: str, credentials: grpc.ChannelCredentials | None = None) -> set[str]:
+async def messages(target: str, timeout_s: float = 60.0) -> set[str]:
     """Return the ends of the messages of both kinds of calls."""
-    async with tcc.Client(target, timeout_s=TIMEOUT_S, credentials=credentials) as client:
+    async with tcc.Client(target, timeout_s=timeout_s) as client:
         calls = (client.execute(BRANCHES), client.get("order-17"))
         failures = await asyncio.gather(*calls, return_exceptions=True)
     assert all(isinstance(failure, tcc.TccError) for failure in failures)
@@ -83,35 +83,58 @@ async def test_a_coordinator_that_does_not_know_the_call():
         assert await messages(target) == {shown}
 
 
+# An address that does not answer as gRPC is tried until the timeout of the call, and probed in the meantime.
+
+
+@pytest.mark.slow
 async def test_a_web_server():
-    async with answering(b"HTTP/1.1 400 Bad Request\r\n\r\n") as target:
-        assert await messages(target) == {f"a server of HTTP/1, not of gRPC; {EXPECTED}"}
+    async with answering(HTTP) as target:
+        assert await messages(target, timeout_s=5.0) == {f"a server of HTTP/1, not of gRPC; {EXPECTED}"}
 
 
-async def test_another_server():
-    async with answering(b"220 smtp.example ESMTP\r\n") as target:
-        assert await messages(target) == {f"a server that is not one of gRPC; {EXPECTED}"}
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (HTTP, f"a server of HTTP/1, not of gRPC; {EXPECTED}"),
+        (b"<!DOCTYPE HTML>\n<html>", f"a server of HTTP/1, not of gRPC; {EXPECTED}"),
+        (b"220 smtp.example ESMTP\r\n", f"a server that is not one of gRPC; {EXPECTED}"),
+        (b"", ""),
+    ],
+)
+@pytest.mark.parametrize("uses_tls", [False, True])
+async def test_a_server_without_grpc(answer, found, uses_tls):
+    async with answering(answer) as target:
+        assert await probe(target, uses_tls=uses_tls) == found
 
 
-async def test_tls_against_plain_text():
+@pytest.mark.parametrize(
+    ("uses_tls", "found"),
+    [
+        (True, "a gRPC server without TLS; expected was one with TLS, because the client has credentials"),
+        (False, ""),
+    ],
+)
+async def test_a_grpc_server_in_plain_text(uses_tls, found):
     async with serving(ScriptedService()) as target:
-        shown = "a gRPC server without TLS; expected was one with TLS, because the client has credentials"
-        assert await messages(target, grpc.ssl_channel_credentials()) == {shown}
+        assert await probe(target, uses_tls=uses_tls) == found
 
 
 @needs_openssl
-async def test_plain_text_against_tls(tmp_path):
+async def test_a_grpc_server_with_tls(tmp_path):
     make_certificates(tmp_path)
     key, certificate = ((tmp_path / name).read_bytes() for name in ("tcc.key", "tcc.crt"))
     server = grpc.aio.server()
-    transaction_pb2_grpc.add_TransactionServiceServicer_to_server(ScriptedService(), server)
-    credentials = grpc.ssl_server_credentials([(key, certificate)])
-    port = server.add_secure_port("127.0.0.1:0", credentials)
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(key, certificate)]))
     await server.start()
     shown = "a server with TLS; give the client credentials=grpc.ssl_channel_credentials(…)"
-    assert await messages(f"127.0.0.1:{port}") == {shown}
+    assert await probe(f"127.0.0.1:{port}", uses_tls=False) == shown
+    assert await probe(f"127.0.0.1:{port}", uses_tls=True) == ""
     await server.stop(None)
 
 
-async def test_nothing_answers():
-    assert await messages(f"127.0.0.1:{free_port()}") == {""}
+@pytest.mark.parametrize(
+    "target",
+    [f"127.0.0.1:{free_port()}", "127.0.0.1:99999", "a..b:1", "unix:/tmp/none", "localhost", "a:1,b:2", ":1"],
+)
+async def test_where_nothing_answers_there_is_nothing_to_say(target):
+    assert await probe(target, uses_tls=False) == ""
