@@ -1,18 +1,28 @@
 # Two commands matter: `make demo` and `make test`. A fresh machine needs Python 3.11, pip and make.
 PYTHON ?= python3
-BIN := .venv/bin
-# Says that .venv holds what requirements.lock and pyproject.toml ask for.
-VENV := .venv/.installed
+# Where everything is installed, and in which versions.
+VENV_DIR ?= .venv
+REQUIREMENTS ?= requirements.lock
+BIN := $(VENV_DIR)/bin
+PROJECTS := pyproject.toml coordinator/pyproject.toml tccctl/pyproject.toml participants/pyproject.toml
+# Says that the environment holds what these ask for.
+VENV := $(VENV_DIR)/.installed
 # Arguments of `make demo`, for example DEMO="--orders 10000 --seed 7".
 DEMO ?=
 # A scenario and its arguments, for example BENCH="coordinator --mode batched --in-flight 256 --json",
 # or BENCH="all --save docs/bench", which keeps the figures and draws them.
 BENCH ?= all
+# Python 3.11 is the oldest. The distributions of this repository are on no index.
+COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 --custom-compile-command "make lock" \
+	$(foreach name,tcc tcc-coordinator tcc-demo tccctl,--no-emit-package $(name))
+# Generated code refuses libraries older than its generator: this is the oldest allowed.
+GENERATE := $(BIN)/uv run --quiet --no-project --isolated --python $(BIN)/python --with grpcio-tools==1.80.0 \
+	python -m grpc_tools.protoc
 # How many seeds `make simulate` runs, and from which one on (BASE=...; any, unless given).
 SEEDS ?= 500
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow coverage lint bench explore simulate faults mutants protos baseline lock clean
+.PHONY: help demo test lowest slow coverage lint bench explore simulate faults mutants protos baseline lock docs clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -25,6 +35,9 @@ test: $(VENV) ## the tests, over real gRPC and real PostgreSQL
 
 bench: $(VENV) ## how fast it is, beside the least that it would take
 	$(BIN)/python -m bench $(BENCH)
+
+lowest: ## make test with the oldest allowed versions of all dependencies
+	$(MAKE) test VENV_DIR=.venv-lowest REQUIREMENTS=requirements.lowest
 
 slow: $(VENV) ## the long suites
 	$(BIN)/pytest -n 2 -m slow --timeout 1800
@@ -54,23 +67,26 @@ lint: $(VENV) ## style, types, floors, the contract
 	$(BIN)/buf breaking --against protos/baseline.binpb
 
 protos: $(VENV) ## generate tcc/*/v1 from protos
-	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=. --pyi_out=. --grpc_python_out=. protos/tcc/*/v1/*.proto
+	$(GENERATE) -Iprotos --python_out=. --pyi_out=. --grpc_python_out=. protos/tcc/*/v1/*.proto
 
 baseline: $(VENV) ## what later contracts are compared with: the present one (at a release)
 	$(BIN)/buf build -o protos/baseline.binpb
 
-lock: $(VENV) ## choose the newest versions that fit, and write them down
-	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --upgrade --all-extras --strip-extras \
-		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
-		--unsafe-package tcc --output-file requirements.lock pyproject.toml
+lock: $(VENV) ## choose the newest versions that fit and the oldest allowed, and write them down
+	$(COMPILE) --upgrade --universal --group dev --output-file requirements.lock requirements.in
+	$(COMPILE) --upgrade --resolution lowest-direct --no-annotate --output-file .oldest.txt requirements.in
+	$(COMPILE) --upgrade --group dev --output-file requirements.lowest .oldest.txt
+	rm .oldest.txt
+
+docs: $(VENV) ## the documentation site, in site/; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean: ## remove what was made
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
+	rm -rf .venv .venv-lowest build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
 
-$(VENV): requirements.lock pyproject.toml
+$(VENV): $(REQUIREMENTS) requirements.in $(PROJECTS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	@# setuptools warns of what an editable installation is; that is what is wanted.
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV_DIR)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.in
 	touch $@

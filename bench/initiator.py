@@ -19,6 +19,7 @@ import tcc
 from bench import work
 from bench.commands import Command, serve_commands
 from bench.raw_load import CANCELLED, RawLoad
+from tcc._internal.channel_options import branch_call_options, client_options
 from tcc._internal.uuid7 import uuid7
 from tcc.client.outcome import WaitFor
 from tcc.client.requests import BranchIds, branch_spec
@@ -61,7 +62,7 @@ class Unary:
     """Whole transactions through the generated stub, one call each."""
 
     def __init__(self, target: str, wait_for: WaitFor) -> None:
-        self._channel = grpc.aio.insecure_channel(target)
+        self._channel = grpc.aio.insecure_channel(target, options=client_options())
         self._stub = transaction_pb2_grpc.TransactionServiceStub(self._channel)
         self._wait_for = _WAIT_FOR[wait_for]
 
@@ -105,7 +106,7 @@ class Direct:
     """
 
     def __init__(self, target: str, _wait_for: WaitFor) -> None:
-        self._channel = grpc.aio.insecure_channel(target)
+        self._channel = grpc.aio.insecure_channel(target, options=branch_call_options(keepalive_s=0))
         self._stub = participant_pb2_grpc.ParticipantServiceStub(self._channel)
 
     async def execute(self, branches: work.Transaction) -> int:

@@ -10,6 +10,7 @@ PostgreSQL, over a connection to a database that is not measured:
 - fsyncs: `pg_stat_io`, object `wal`, with the same delay.
 """
 
+import asyncio
 import shutil
 import tempfile
 import time
@@ -24,7 +25,7 @@ import psutil
 import psycopg
 
 from bench import work
-from bench.children import Child, child
+from bench.children import CommandedChild, child
 from bench.figures import Counts, Round
 from bench.options import Options
 from coordinator.embedded_postgres.server import EmbeddedPostgres
@@ -66,7 +67,7 @@ class Participants:
     # Processes by role.
     pids: Mapping[str, Sequence[int]]
     # Those that count their calls. In the order of `addresses`.
-    counting: Sequence[Child] = ()
+    counting: Sequence[CommandedChild] = ()
 
     def beside(self, others: "Participants") -> "Participants":
         """Return these and the others."""
@@ -82,13 +83,13 @@ class Participants:
 class System:
     """The process that initiators call, and everything that works for it."""
 
-    process: Child
+    process: CommandedChild
     address: str
     # The database of its log; a participant that stands alone: its own.
     database: str
     # Processes by role; each with its children.
     pids: Mapping[str, Sequence[int]]
-    counting: Sequence[Child] = ()
+    counting: Sequence[CommandedChild] = ()
 
 
 class Stage:
@@ -101,16 +102,18 @@ class Stage:
         self._pinned = pinned
         self._postgres = postgres
         self._cleanup = cleanup
+        # Runs the children's input and output.
+        self._runner = cleanup.enter_context(asyncio.Runner())
         self._counters = cleanup.enter_context(psycopg.connect(postgres.url(), autocommit=True))
         self._postmaster = psutil.Process(self._counters.info.backend_pid).ppid()
-        self._initiators: list[Child] = []
+        self._initiators: list[CommandedChild] = []
 
     # --- processes ----------------------------------------------------------
 
     def start_initiators(self, count: int) -> None:
         self._initiators = [self.start_initiator(f"initiator-{n}") for n in range(count)]
 
-    def start_initiator(self, name: str) -> Child:
+    def start_initiator(self, name: str) -> CommandedChild:
         """Start an initiator for `offering`; `measure` does not use it."""
         return self._child(name, "bench.initiator")
 
@@ -165,7 +168,7 @@ class Stage:
         )
         return self._system(process, "coordinator", database, participants)
 
-    def start_baseline(self, participants: Participants) -> tuple[System, Child]:
+    def start_baseline(self, participants: Participants) -> tuple[System, CommandedChild]:
         """Start the baseline program (`bench.baseline`) with its own database."""
         url = self._new_database("baseline")
         targets = [f"--participant={name}={address}" for name, address in participants.addresses.items()]
@@ -177,11 +180,13 @@ class Stage:
         """Return the URL of a database, for libpq."""
         return self._postgres.url(database)
 
-    def _service(self, name: str, database: str) -> Child:
+    def _service(self, name: str, database: str) -> CommandedChild:
         url = self._new_database(database).replace("postgresql:", "postgresql+psycopg:", 1)
         return self._child(database, f"participants.{name}", "--listen=127.0.0.1:0", f"--database={url}")
 
-    def _system(self, process: Child, role: str, database: str, participants: Participants) -> System:
+    def _system(
+        self, process: CommandedChild, role: str, database: str, participants: Participants
+    ) -> System:
         return System(
             process=process,
             address=process.address(),
@@ -199,8 +204,8 @@ class Stage:
         """Execute `count` transactions. Return when all have been decided, or accepted."""
         self._initiators[0].ask("execute", target=system.address, count=count, wait_for=wait_for)
 
-    def _child(self, name: str, *arguments: str) -> Child:
-        return self._cleanup.enter_context(child(arguments, self.directory / f"{name}.err"))
+    def _child(self, name: str, *arguments: str) -> CommandedChild:
+        return self._cleanup.enter_context(child(self._runner, arguments, self.directory / f"{name}.err"))
 
     def _new_database(self, name: str) -> str:
         self._postgres.create_database(name)
@@ -227,7 +232,7 @@ class Stage:
         )
 
     @contextmanager
-    def offering(self, initiator: Child, system: System, load: Load) -> Iterator[None]:
+    def offering(self, initiator: CommandedChild, system: System, load: Load) -> Iterator[None]:
         """Offer `load` during the block, unmeasured. At its end wait for what is under way."""
         initiator.ask("start", **_start(system, load, load.in_flight, position=0, of=1))
         try:
@@ -261,7 +266,7 @@ class Stage:
         shares = _shares(load.in_flight, len(self._initiators))
         loaded = self._initiators[: len(shares)]
         for position, (initiator, share) in enumerate(zip(loaded, shares, strict=True)):
-            initiator.tell("start", **_start(system, load, share, position=position, of=len(loaded)))
+            initiator.send("start", **_start(system, load, share, position=position, of=len(loaded)))
         _answers(loaded)
         return OfferedLoad(loaded, lambda: self.counts(system))
 
@@ -269,17 +274,17 @@ class Stage:
 class OfferedLoad:
     """Initiators at work. What is between `begin` and `end` is a round; there may be several."""
 
-    def __init__(self, initiators: Sequence[Child], counts: Callable[[], Counts]) -> None:
+    def __init__(self, initiators: Sequence[CommandedChild], counts: Callable[[], Counts]) -> None:
         self._initiators = initiators
         self._counts = counts
         self._before = counts()
 
     def begin(self) -> None:
         self._before = self._counts()
-        _tell(self._initiators, "begin")
+        _ask_all(self._initiators, "begin")
 
     def end(self) -> Round:
-        measured = _tell(self._initiators, "end")
+        measured = _ask_all(self._initiators, "end")
         used = self._counts().since(self._before)
         failed: Counter[str] = Counter()
         for each in measured:
@@ -293,7 +298,7 @@ class OfferedLoad:
 
     def stop(self) -> None:
         """Stop, and wait until everything under way is answered."""
-        _tell(self._initiators, "stop")
+        _ask_all(self._initiators, "stop")
 
 
 @contextmanager
@@ -341,14 +346,14 @@ def _shares(in_flight: int, initiators: int) -> list[int]:
     return [share for n in range(initiators) if (share := most + (n < rest))]
 
 
-def _tell(initiators: Sequence[Child], do: str) -> list[dict[str, Any]]:
+def _ask_all(initiators: Sequence[CommandedChild], do: str) -> list[dict[str, Any]]:
     """Send the command to all, then wait for the answers."""
     for initiator in initiators:
-        initiator.tell(do)
+        initiator.send(do)
     return _answers(initiators)
 
 
-def _answers(initiators: Sequence[Child]) -> list[dict[str, Any]]:
+def _answers(initiators: Sequence[CommandedChild]) -> list[dict[str, Any]]:
     return [initiator.answer() for initiator in initiators]
 
 

@@ -76,6 +76,9 @@ class Proxy:
         self.back = NetworkConditions()
         # New connections are closed at once.
         self.refuses = False
+        # Connections are numbered. Those with a smaller number than this are forgotten.
+        self._remembered_from = 0
+        self._connections = 0
         self._deliver = asyncio.Event()
         self._delivered = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -94,6 +97,14 @@ class Proxy:
         for task in self._tasks:
             task.cancel()
         return len(self._tasks)
+
+    def forget(self) -> None:
+        """From now on connections swallow everything, as after a loss of power. New ones work."""
+        self._remembered_from = self._connections
+
+    async def until_unused(self) -> None:
+        """Waits until every connection that is open now has ended."""
+        await asyncio.gather(*self._tasks)
 
     def heal(self) -> None:
         """Fair weather. Connections that lost something are cut, as their ends would find out later."""
@@ -127,8 +138,9 @@ class Proxy:
             server_reader, server_writer = await self._reach()
         except OSError:
             return  # the server is unavailable; the client finds its connection closed
-        there = asyncio.create_task(self._pump(reader, server_writer, self.there, Fault.LOSE_REQUEST))
-        back = asyncio.create_task(self._pump(server_reader, writer, self.back, Fault.LOSE_REPLY))
+        number, self._connections = self._connections, self._connections + 1
+        there = asyncio.create_task(self._pump(reader, server_writer, self.there, Fault.LOSE_REQUEST, number))
+        back = asyncio.create_task(self._pump(server_reader, writer, self.back, Fault.LOSE_REPLY, number))
         try:
             await asyncio.wait((there, back), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -142,6 +154,7 @@ class Proxy:
         writer: asyncio.StreamWriter,
         conditions: NetworkConditions,
         loses_here: Fault,
+        number: int,
     ) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(_CHUNK_BYTES):
@@ -160,7 +173,7 @@ class Proxy:
                     self._strike()
                     await asyncio.Event().wait()
                 await conditions.pass_through()
-                if not conditions.swallows:
+                if not conditions.swallows and number >= self._remembered_from:
                     writer.write(data)
                     await writer.drain()
 

@@ -101,11 +101,11 @@ def _pages(session: Session, request: admin.ListAuditRecordsRequest) -> Iterator
 def _table(records: Sequence[admin.AuditRecord]) -> Table:
     columns = (
         Column("SEQUENCE", right=True),
-        Column("AT"),
+        Column("AT", optional=2),
         Column("OPERATOR"),
         Column("ACTION"),
         Column("TARGET"),
-        Column("REASON"),
+        Column("REASON", flexible=True, optional=1),
         Column("DETAIL", wide=True),
         Column("HASH", wide=True),
     )

@@ -103,7 +103,7 @@ def _failure_blocks(failures: Iterable[admin.BulkFailure]) -> list[Block]:
         [cell(failure.gid), cell(failure.error.reason, "red"), cell(failure.error.message)]
         for failure in failures
     ]
-    columns = (Column("GID"), Column("NOT DONE"), Column("WHY"))
+    columns = (Column("GID"), Column("NOT DONE"), Column("WHY", flexible=True))
     return [Table(columns=columns, rows=rows, empty="")] if rows else []
 
 

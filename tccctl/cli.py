@@ -7,6 +7,7 @@ from typing import Annotated, cast
 
 import typer
 
+from tcc._internal.standard_streams import discard_unwritten, open_closed_streams
 from tccctl import audit, coordinators, participants, reconciliation, stats, transactions, watch
 from tccctl.exit_codes import ExitCode, meaning
 from tccctl.termination import Terminated, raise_when_told_to_end
@@ -54,6 +55,7 @@ watch.register(app)
 
 def main() -> None:
     """Run the command line."""
+    open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         # Characters that the terminal's encoding lacks are escaped.
         cast("TextIOWrapper", stream).reconfigure(errors="backslashreplace")
@@ -63,3 +65,8 @@ def main() -> None:
     except Terminated:
         typer.echo(f"tccctl: {meaning(ExitCode.TERMINATED)}", err=True)
         sys.exit(ExitCode.TERMINATED)
+    except OSError as error:  # commands handle their own: this is the help, or the version
+        typer.echo(f"tccctl: the answer could not be written: {error.strerror}", err=True)
+        sys.exit(ExitCode.REFUSED)
+    finally:
+        discard_unwritten()

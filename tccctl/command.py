@@ -10,14 +10,16 @@ import typer
 
 from tccctl.output import Output, OutputFormat
 from tccctl.session import failures_as_exits, session
-from tccctl.settings import DEFAULT_ADDRESS, Options
+from tccctl.settings import DEFAULT_ADDRESS, TIMEOUT_MAX_S, Options
 
 _PANEL = "Global options"
 
 Reason = Annotated[str | None, typer.Option(help="The reason. Required; a terminal prompts for it.")]
 Version = Annotated[
     int | None,
-    typer.Option(help="The version that you saw. Default: the current version, which is shown.", min=0),
+    typer.Option(
+        help="The version that you saw. Default: the current version, which is shown.", min=0, max=2**63 - 1
+    ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 Gid = Annotated[str, typer.Argument(metavar="GID", help="The transaction's id.")]
@@ -92,6 +94,7 @@ _COMMON = [
                 "--timeout",
                 help="Seconds to wait for a response. Default: 10.",
                 min=0.001,
+                max=TIMEOUT_MAX_S,
                 rich_help_panel=_PANEL,
             ),
         ],

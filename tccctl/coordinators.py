@@ -53,14 +53,14 @@ def coordinator_table(coordinators: Sequence[admin.Coordinator], responder_id: s
     columns = (
         Column("COORDINATOR"),
         Column("STATE"),
-        Column("STARTED"),
-        Column("LEASE UNTIL"),
+        Column("STARTED", optional=3),
+        Column("LEASE UNTIL", optional=2),
         Column("OWNED", right=True),
-        Column("LIVE", right=True),
-        Column("LOG BACKLOG", right=True),
-        Column("VERSION"),
+        Column("LIVE", right=True, optional=4),
+        Column("LOG BACKLOG", right=True, optional=5),
+        Column("VERSION", optional=1),
         Column("REPORTED", wide=True),
-        Column("ID"),
+        Column("ID", optional=6),
     )
     rows = [_row(coordinator, responder_id, now_s) for coordinator in coordinators]
     return Table(columns=columns, rows=rows, empty="no coordinator has a lease")

@@ -9,7 +9,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 NONE = "-"
 
 _UNITS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1))
-_DURATION_PART = re.compile(r"(\d+)(ms|d|h|m|s)")
+# More digits are beyond every bound, and Python may refuse to read them.
+_DURATION_PART = re.compile(r"([0-9]{1,18})(ms|d|h|m|s)")
 
 
 def duration(seconds: float) -> str:
@@ -52,7 +53,10 @@ def instant(moment: Timestamp) -> str:
     """Return UTC to the millisecond: "2026-11-21T11:30:54.120Z"; "-" if it is not set."""
     if not (moment.seconds or moment.nanos):
         return NONE
-    at = datetime.fromtimestamp(moment.seconds, UTC)
+    try:
+        at = datetime.fromtimestamp(moment.seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return f"{moment.seconds} s after 1970"
     return f"{at:%Y-%m-%dT%H:%M:%S}.{moment.nanos // 1_000_000:03d}Z"
 
 

@@ -11,6 +11,7 @@ import yaml
 from rich.console import Console
 
 from tccctl.blocks import Block, PlainTables, Table, plain_lines, rich_group
+from tccctl.formatting import harmless
 
 T = TypeVar("T")
 
@@ -97,21 +98,31 @@ class Output:
                 self.out.flush()
 
     def _write_yaml(self, data: Any) -> None:
-        yaml.safe_dump(data, self.out, sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+        if not all(character.isprintable() or character == "\n" for character in text):
+            # YAML has escapes for control characters, but PyYAML writes some of them as they are.
+            text = yaml.safe_dump(data, sort_keys=False, allow_unicode=False)
+        self.out.write(text)
 
     def show(self, blocks: Sequence[Block]) -> None:
         """Write blocks for people."""
         wide = self.format is OutputFormat.WIDE
         if self.is_terminal:
-            console = Console(file=self.out, highlight=False)
-            console.print(rich_group(blocks, wide=wide), soft_wrap=False)
+            console = self.console()
+            console.print(rich_group(blocks, width=console.width, wide=wide), soft_wrap=False)
         else:
             self.out.writelines(f"{line}\n" for line in plain_lines(blocks, wide=wide))
         self.out.flush()
 
+    def console(self) -> Console:
+        """Return the terminal."""
+        console = Console(file=self.out, highlight=False)
+        # A terminal may claim to have no columns.
+        return console if console.width else Console(file=self.out, highlight=False, width=80)
+
     def note(self, text: str) -> None:
         """Write a line to standard error. It is not part of the answer."""
-        self.error.write(f"{text}\n")
+        self.error.write(f"{harmless(text)}\n")
         self.error.flush()
 
 
@@ -132,5 +143,13 @@ def _json_object(name: str, records: Iterable[Any], rest: Callable[[], Mapping[s
 
 
 def _json(data: Any, *, indented_by: int = 0, on_a_line_of_its_own: bool = False) -> str:
-    text = json.dumps(data, indent=2, ensure_ascii=False)
+    text = _printable(json.dumps(data, indent=2, ensure_ascii=False))
     return ("\n" * on_a_line_of_its_own + text).replace("\n", "\n" + " " * indented_by)
+
+
+def _printable(json_text: str) -> str:
+    """Return the JSON with escapes for what a terminal would interpret: `json` keeps C1 and bidi controls."""
+    return "".join(
+        character if character.isprintable() or character == "\n" else json.dumps(character)[1:-1]
+        for character in json_text
+    )

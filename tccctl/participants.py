@@ -58,17 +58,17 @@ def participant_table(participants: Sequence[admin.ParticipantStatus], now_s: fl
         Column("PARTICIPANT"),
         Column("STATE"),
         Column("BREAKER"),
-        Column("PROBE"),
+        Column("PROBE", optional=4),
         Column("WAITING", right=True),
-        Column("IN FLIGHT", right=True),
-        Column("BACKLOG", right=True),
-        Column("ANSWERED", right=True),
-        Column("FAILED", right=True),
-        Column("SEEN BY"),
+        Column("IN FLIGHT", right=True, optional=5),
+        Column("BACKLOG", right=True, optional=6),
+        Column("COMPLETED", right=True, optional=7),
+        Column("FAILED", right=True, optional=3),
+        Column("SEEN BY", optional=2),
         Column("TARGET", wide=True),
         Column("VERSION", wide=True, right=True),
         Column("CHANGED", wide=True),
-        Column("LAST ERROR", characters_max=40),
+        Column("LAST ERROR", characters_max=40, flexible=True, optional=1),
     )
     rows = [
         _row(participant, report, now_s)
@@ -86,7 +86,7 @@ def _row(
     state = "paused" if participant.paused else "not configured" if report is None else "active"
     numbers: list[object] = ["", "", "", ""]
     if report is not None:
-        numbers = [report.in_flight, report.backlog, report.calls_answered, report.calls_failed]
+        numbers = [report.in_flight, report.backlog, report.calls_completed, report.calls_failed]
     return [
         cell(participant.name, "bold"),
         cell(state, "" if state == "active" else "bold yellow"),
@@ -103,7 +103,7 @@ def _row(
 
 
 def _waiting(participant: admin.ParticipantStatus) -> str:
-    return counted(participant.waiting, at_least=participant.waiting_at_least)
+    return counted(participant.waiting, at_least=participant.waiting_capped)
 
 
 def _changed(participant: admin.ParticipantStatus, now_s: float) -> str:

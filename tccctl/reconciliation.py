@@ -30,6 +30,8 @@ _PEOPLE = "manual"
 # After one of these, the next call would fail, too.
 _HOPELESS = {ExitCode.UNREACHABLE, ExitCode.INTERRUPTED, ExitCode.TERMINATED, ExitCode.USAGE}
 
+_DURATION_MAX_MS = 36_500 * 86_400_000
+
 # Findings are shown, or written, in pages of this size.
 _PAGE_MIN = 1_000
 
@@ -217,7 +219,12 @@ def _repair_all(
         [cell(finding.participant), cell(finding.gid), cell(finding.branch_id), cell(why, "red")]
         for finding, why in failures
     ]
-    columns = (Column("PARTICIPANT"), Column("GID"), Column("BRANCH"), Column("NOT REPAIRED, BECAUSE"))
+    columns = (
+        Column("PARTICIPANT"),
+        Column("GID"),
+        Column("BRANCH"),
+        Column("NOT REPAIRED, BECAUSE", flexible=True),
+    )
     table: list[Block] = [Table(columns=columns, rows=rows, empty="")] if rows else []
     data = {
         "repaired": [session.record(reply) for reply in repaired],
@@ -274,11 +281,11 @@ def _table(findings: Sequence[admin.Finding]) -> Table:
         Column("GID"),
         Column("BRANCH"),
         Column("ACTION", wide=True),
-        Column("IN THE BARRIER"),
-        Column("IN THE LOG"),
-        Column("AGE", right=True),
+        Column("IN THE BARRIER", optional=3),
+        Column("IN THE LOG", optional=2),
+        Column("AGE", right=True, optional=4),
         Column("REPAIR"),
-        Column("BECAUSE", characters_max=80),
+        Column("BECAUSE", characters_max=80, flexible=True, optional=1),
     )
     return Table(columns=columns, rows=list(map(_row, findings)), empty="participants and the log agree")
 
@@ -326,8 +333,10 @@ def _exit_if_not_compared(ended: Sequence[admin.ParticipantReconciliation]) -> N
 
 def _duration(option: str, text: str) -> Duration:
     milliseconds = milliseconds_in(text)
-    if milliseconds is None:
-        raise UsageFailure(f"{option} {text!r} is not a duration", advice="use 5m, 1h30m, 0s")
+    if milliseconds is None or milliseconds > _DURATION_MAX_MS:
+        raise UsageFailure(
+            f"{option} {text[:40]!r} is not a duration of at most 36500d", advice="use 5m, 1h30m, 0s"
+        )
     given = Duration()
     given.FromMilliseconds(milliseconds)
     return given

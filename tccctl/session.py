@@ -17,14 +17,18 @@ from tccctl.channel import open_channel
 from tccctl.exit_codes import ExitCode, meaning
 from tccctl.failures import OUTCOME_UNKNOWN, Failure, UsageFailure, failure_of
 from tccctl.formatting import harmless, harmless_lines
+from tccctl.free_text import hide_free_text
 from tccctl.output import Output
 from tccctl.payloads import PayloadReader, payload_reader
 from tccctl.records import record
+from tccctl.redaction import REDACTED
 from tccctl.settings import Options, Settings, settings_of
 from tccctl.termination import Terminated
 
 # A stream may take long. Pings detect a dead coordinator: see `open_channel`.
 STREAM_TIMEOUT_S = 3_600.0
+# The message of such a refusal is a participant's.
+_QUOTES_PARTICIPANT = {"PARTICIPANT_UNREACHABLE"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +51,7 @@ class Session:
     def stream(self, method: str, request: Message, *, changes_state: bool = True) -> Iterator[Any]:
         """Open a stream: a change's progress if `changes_state`. Raises Failure while it is read."""
         with self._failures(changes_state=changes_state):
-            yield from getattr(self.stub, method)(request, timeout=STREAM_TIMEOUT_S)
+            yield from map(self._redacted, getattr(self.stub, method)(request, timeout=STREAM_TIMEOUT_S))
 
     def operator_context(self, reason: str | None, *, version: int = 0) -> admin_pb2.OperatorContext:
         """Return who acts and why. Prompt on a terminal for what is missing. Raises UsageFailure."""
@@ -65,16 +69,22 @@ class Session:
 
     def _call(self, method: str, request: Message, *, changes_state: bool) -> Any:
         with self._failures(changes_state=changes_state):
-            return getattr(self.stub, method)(request, timeout=self.settings.timeout_s)
+            return self._redacted(getattr(self.stub, method)(request, timeout=self.settings.timeout_s))
+
+    def _redacted(self, reply: Any) -> Any:
+        if self.settings.redact:
+            hide_free_text(reply)
+        return reply
 
     @contextmanager
     def _failures(self, *, changes_state: bool) -> Iterator[None]:
         try:
             yield
         except grpc.RpcError as error:
-            raise failure_of(
-                error_from_rpc(error), address=self.settings.address, changes_state=changes_state
-            ) from error
+            refusal = error_from_rpc(error)
+            if self.settings.redact and refusal.reason in _QUOTES_PARTICIPANT:
+                refusal.message = REDACTED
+            raise failure_of(refusal, address=self.settings.address, changes_state=changes_state) from error
         except KeyboardInterrupt:
             if not changes_state:
                 raise
@@ -130,7 +140,7 @@ def confirmed(question: str, *, yes: bool, advice: str) -> None:
         return
     if not _can_ask():
         raise UsageFailure("this needs a confirmation, and there is no terminal to ask on", advice=advice)
-    if not typer.confirm(question, err=True):
+    if not typer.confirm(harmless(question), err=True):
         raise Failure("nothing was done")
 
 

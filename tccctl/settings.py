@@ -23,6 +23,7 @@ Redactions add up: an option never removes a path that the file names.
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,16 @@ from tccctl.failures import UsageFailure
 
 DEFAULT_ADDRESS = "127.0.0.1:7091"
 DEFAULT_TIMEOUT_S = 10.0
+TIMEOUT_MAX_S = 86_400.0
+_VARIABLES = (
+    "TCCCTL_ADDRESS",
+    "TCCCTL_CA_FILE",
+    "TCCCTL_CERTIFICATE_FILE",
+    "TCCCTL_CONFIG",
+    "TCCCTL_KEY_FILE",
+    "TCCCTL_OPERATOR",
+    "TCCCTL_REDACT",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +75,8 @@ class Options:
 
 
 def settings_of(options: Options, environment: Mapping[str, str]) -> Settings:
-    """Return the effective settings. Raises UsageFailure: the file cannot be read, or is invalid."""
+    """Return the effective settings. Raises UsageFailure: the file or a variable is wrong."""
+    _refuse_unknown_variables(environment)
     file = _file(options, environment)
     return Settings(
         address=options.address or environment.get("TCCCTL_ADDRESS") or file.address,
@@ -90,17 +102,25 @@ def _file(options: Options, environment: Mapping[str, str]) -> Settings:
     named = options.config or environment.get("TCCCTL_CONFIG")
     path = Path(named or _default_path(environment))
     try:
-        text = path.read_text()
+        # Some editors begin a file with a byte order mark.
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         if named:
             raise UsageFailure(f"there is no configuration file {path}") from None
         return Settings()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UsageFailure(f"{path}: {error}") from error
     try:
         return Settings(**{key: _checked(key, value) for key, value in tomllib.loads(text).items()})
-    except (tomllib.TOMLDecodeError, UsageFailure) as error:
+    except (ValueError, RecursionError, UsageFailure) as error:
         raise UsageFailure(f"{path}: {error}") from error
+
+
+def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
+    for name in sorted(environment):
+        if name.startswith("TCCCTL_") and name not in _VARIABLES:
+            (nearest,) = get_close_matches(name, _VARIABLES, n=1, cutoff=0)
+            raise UsageFailure(f"unknown variable {name}", advice=f"did you mean {nearest}?")
 
 
 def _path(environment: Mapping[str, str], name: str) -> Path | None:
@@ -116,7 +136,7 @@ def _checked(key: str, value: Any) -> Any:
     match key, value:
         case (("address" | "operator"), str()):
             return value
-        case "timeout_s", (int() | float()) if not isinstance(value, bool) and value > 0:
+        case "timeout_s", (int() | float()) if not isinstance(value, bool) and 0 < value <= TIMEOUT_MAX_S:
             return float(value)
         case (("ca_file" | "certificate_file" | "key_file"), str()):
             return Path(value).expanduser()
@@ -129,7 +149,7 @@ def _checked(key: str, value: Any) -> Any:
     known = {
         "address": "a string, HOST:PORT",
         "operator": "a string",
-        "timeout_s": "a positive number of seconds",
+        "timeout_s": f"a positive number of seconds, at most {TIMEOUT_MAX_S:g}",
         "ca_file": "a file",
         "certificate_file": "a file",
         "key_file": "a file",

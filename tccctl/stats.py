@@ -48,7 +48,7 @@ def _facts(reply: admin.GetStatsResponse) -> list[tuple[str, Cell]]:
         ("live", cell(_live(reply))),
         (
             "waiting for a retry",
-            cell(counted(reply.parked, at_least=reply.at_least), "yellow" if reply.parked else ""),
+            cell(counted(reply.parked, at_least=reply.capped), "yellow" if reply.parked else ""),
         ),
         ("stuck", cell(_marked(reply, reply.stuck), "bold red" if reply.stuck else "")),
         ("held", cell(_marked(reply, reply.held), "yellow" if reply.held else "")),
@@ -60,7 +60,7 @@ def _facts(reply: admin.GetStatsResponse) -> list[tuple[str, Cell]]:
 
 def _live(reply: admin.GetStatsResponse) -> str:
     states = {"TRYING": reply.trying, "CONFIRMING": reply.confirming, "CANCELLING": reply.cancelling}
-    return ", ".join(f"{counted(count, at_least=reply.at_least)} {state}" for state, count in states.items())
+    return ", ".join(f"{counted(count, at_least=reply.capped)} {state}" for state, count in states.items())
 
 
 def _marked(reply: admin.GetStatsResponse, count: int) -> str:

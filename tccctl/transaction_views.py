@@ -48,9 +48,9 @@ def transaction_table(transactions: Sequence[common.Transaction], now_s: float) 
         Column("GID"),
         Column("STATE"),
         Column("FLAGS"),
-        Column("AGE", right=True),
-        Column("INITIATOR"),
-        Column("PARTICIPANTS"),
+        Column("AGE", right=True, optional=1),
+        Column("INITIATOR", optional=3),
+        Column("PARTICIPANTS", flexible=True, optional=2),
         Column("VERSION", wide=True, right=True),
         Column("BEGAN", wide=True),
         Column("EXPIRES", wide=True),
@@ -80,13 +80,13 @@ def transaction_blocks(
 def timeline_blocks(reply: admin.InspectTransactionResponse) -> list[Block]:
     """Return the history, oldest first, with the time since the begin."""
     columns = (
-        Column("AT"),
+        Column("AT", optional=4),
         Column("AFTER", right=True),
         Column("WHAT"),
-        Column("BRANCH"),
-        Column("BY"),
-        Column("TIMES", right=True),
-        Column("DETAIL", characters_max=60),
+        Column("BRANCH", optional=1),
+        Column("BY", optional=3),
+        Column("TIMES", right=True, optional=2),
+        Column("DETAIL", characters_max=60, flexible=True),
     )
     began_s = seconds_of(reply.transaction.created_at)
     rows = [_history_row(entry, began_s) for entry in reply.history]
@@ -201,14 +201,14 @@ def _cancel_text(transaction: common.Transaction) -> str:
 def _branch_table(branches: Sequence[common.Branch], now_s: float) -> Table:
     columns = (
         Column("BRANCH"),
-        Column("PARTICIPANT"),
-        Column("ACTION"),
+        Column("PARTICIPANT", optional=4),
+        Column("ACTION", optional=5),
         Column("STAGE", wide=True, right=True),
         Column("STATE"),
-        Column("FAILED", right=True),
-        Column("NEXT"),
-        Column("LAST ERROR", characters_max=40),
-        Column("OPERATOR'S WORD"),
+        Column("FAILED", right=True, optional=3),
+        Column("NEXT", optional=2),
+        Column("LAST ERROR", characters_max=40, flexible=True, optional=1),
+        Column("HEURISTIC OUTCOME", flexible=True, optional=1),
     )
     rows = [
         [
@@ -220,14 +220,14 @@ def _branch_table(branches: Sequence[common.Branch], now_s: float) -> Table:
             cell(branch.attempts, _FLAG_STYLE if branch.attempts else ""),
             cell(due(branch.next_attempt_at, now_s)),
             cell(branch.last_error, "red"),
-            cell(_word(branch), _FLAG_STYLE),
+            cell(_heuristic_outcome(branch), _FLAG_STYLE),
         ]
         for branch in branches
     ]
     return Table(columns=columns, rows=rows, empty="the transaction has no branches")
 
 
-def _word(branch: common.Branch) -> str:
+def _heuristic_outcome(branch: common.Branch) -> str:
     outcome = enum_name(common.HeuristicOutcome.DESCRIPTOR, branch.heuristic_outcome)
     return f"{outcome}: {branch.heuristic_reason}" if outcome else ""
 

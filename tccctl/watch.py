@@ -40,19 +40,21 @@ def register(app: typer.Typer) -> None:
 def watch(
     session: Session,
     *,
-    every: Annotated[float, typer.Option(help="Seconds between refreshes.", min=0.1)] = 1.0,
+    every: Annotated[float, typer.Option(help="Seconds between refreshes.", min=0.1, max=86_400)] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Show it once and exit, as in a pipe.")] = False,
 ) -> None:
     """Watch rates, the oldest unfinished transaction, stuck transactions and breakers. q or Ctrl-C exits.
 
     In a pipe, and as JSON or YAML, the view is shown once.
     """
-    if once or session.output.is_data or not (session.output.is_terminal and sys.stdin.isatty()):
+    console = session.output.console()
+    # A dumb terminal cannot show a view in place.
+    follows = session.output.is_terminal and sys.stdin.isatty() and not console.is_dumb_terminal
+    if once or session.output.is_data or not follows:
         stats, stuck = _next_frame(session)
         listed = [without_payloads(session, transaction) for transaction in stuck]
         session.output.answer(_blocks(stats, stuck), session.record(stats) | {"stuck_transactions": listed})
         return
-    console = Console(file=session.output.out, highlight=False)
     # Ctrl-C exits, also before it is read as a key.
     with suppress(KeyboardInterrupt):
         _follow(session, console, every)
@@ -62,18 +64,18 @@ def _follow(session: Session, console: Console, every_s: float) -> None:
     with _keys() as next_key, Live(console=console, screen=True, auto_refresh=False) as live:
         shown: RenderableType = Text("asking …")
         while True:
-            shown = _next(session, shown)
+            shown = _next(session, shown, console.width)
             live.update(shown, refresh=True)
             if next_key(every_s) in _LEAVE:
                 return
 
 
-def _next(session: Session, shown: RenderableType) -> RenderableType:
+def _next(session: Session, shown: RenderableType, width: int) -> RenderableType:
     """Return the next frame. While the coordinator is unavailable, keep the last one below the error."""
     try:
         blocks = _blocks(*_next_frame(session))
         wide = session.output.format is OutputFormat.WIDE
-        return Group(rich_group(blocks, wide=wide), Text("\nq exits", style="dim"))
+        return Group(rich_group(blocks, width=width, wide=wide), Text("\nq exits", style="dim"))
     except Failure as failure:
         last = shown.renderables[-1] if isinstance(shown, _Stale) else shown
         warning = Text(

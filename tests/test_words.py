@@ -21,6 +21,7 @@ ALLOWED = (
     "tcc/admin/v1/",
     "protos/baseline.binpb",
     "requirements.lock",
+    "requirements.lowest",
     "docs/GLOSSARY.md",
     "docs/notebook/",
 )
@@ -249,6 +250,21 @@ PHRASES = {
     r"\bat most so many\b": "at most N",
 }
 
+# The same in the names of test functions, and these.
+TEST_NAMES = PHRASES | {
+    r"\b(any|every)body\b": "no caller, every participant",
+    r"\b(tells?|told|says?|said)\b": "returns, reports, is notified, raises",
+    r"\b(books?|laws?)\b": "barrier rows, decision table, transition table",
+    r"\b(lanes?|outbox|bites?)\b": "partition, dispatcher, batcher, batch or chunk",
+    r"\b(pace|wish|strangers?)\b": "linger, request, foreign processes",
+    r"\b(what|how)ever\b": "any, for any",
+    r"\b(test|and|of|two) who\b": "the name of who it is: a waiter, a client, a coordinator",
+    r"\b(harms?|mended)\b": "fails, repaired",
+    r"\blooked after\b": "checked",
+    r"\bthe (living|dead)\b": "live coordinators, unfinished transactions, dead coordinators",
+}
+TEST_NAME_CHARACTERS_MAX = 70
+
 
 def tracked() -> Iterator[tuple[str, str]]:
     """The tracked texts, by path."""
@@ -302,6 +318,25 @@ def phrases(path: str, text: str) -> list[str]:
     return in_text(PHRASES, path, text, flags=re.IGNORECASE)
 
 
+def names_of_tests(path: str, text: str) -> list[str]:
+    """Return where a test has a name that is too long, or that holds a banned phrase."""
+    if not path.startswith("tests/") or not path.endswith(".py"):
+        return []
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+            place = f"{path}:{node.lineno}: {node.name}"
+            if len(node.name) > TEST_NAME_CHARACTERS_MAX:
+                found.append(f"{place}: write at most {TEST_NAME_CHARACTERS_MAX} characters")
+            words = node.name.replace("_", " ")
+            found += [
+                f"{place}: {phrase.group()!r}: write {instead}"
+                for pattern, instead in TEST_NAMES.items()
+                for phrase in re.finditer(pattern, words)
+            ]
+    return found
+
+
 def defined(tree: ast.AST) -> Iterator[tuple[str, int]]:
     """The names that code defines, with their lines."""
     for node in ast.walk(tree):
@@ -334,6 +369,10 @@ def test_no_banned_phrase_comes_back() -> None:
     assert not everywhere(phrases), everywhere(phrases)
 
 
+def test_no_banned_test_name_comes_back() -> None:
+    assert not everywhere(names_of_tests), everywhere(names_of_tests)
+
+
 @pytest.mark.parametrize(
     ("find", "path", "text", "line"),
     [
@@ -345,6 +384,18 @@ def test_no_banned_phrase_comes_back() -> None:
             "a.md",
             "It is told anew.",
             "a.md:1: 'is told': write is notified\na.md:1: 'anew': write again",
+        ),
+        (
+            names_of_tests,
+            "tests/a.py",
+            "def test_nobody_starves(): pass",
+            "tests/a.py:1: test_nobody_starves: 'nobody': write no caller, no coordinator",
+        ),
+        (
+            names_of_tests,
+            "tests/a.py",
+            f"async def test_{'a' * 66}(): pass",
+            f"tests/a.py:1: test_{'a' * 66}: write at most 70 characters",
         ),
     ],
 )
@@ -358,6 +409,7 @@ def test_a_banned_word_is_reported_with_its_replacement(
     ("find", "text"),
     [
         (identifiers, "a transactional outbox is another thing; Outboxes of others"),
+        (names_of_tests, f"def test_{'a' * 65}(): pass\ndef test_lawful_bookings(): pass\ndef told(): pass"),
         (names, "by_law = 1\nlucky = 2\n# luck\nprint('pace')"),
         (phrases, "the amendment, a meanwhiler, foreverness"),
     ],
@@ -365,4 +417,4 @@ def test_a_banned_word_is_reported_with_its_replacement(
 def test_what_only_resembles_a_banned_word_is_allowed(
     find: Callable[[str, str], list[str]], text: str
 ) -> None:
-    assert find("a.py", text) == []
+    assert find("tests/a.py", text) == []

@@ -17,7 +17,7 @@ from dataclasses import replace
 import psycopg
 
 from bench import work
-from bench.children import Child
+from bench.children import CommandedChild
 from bench.figures import Round, figures, paired_ratio
 from bench.options import Options
 from bench.report import Report, Row
@@ -100,7 +100,7 @@ class _Isolation:
 
 
 @contextmanager
-def _hung(participant: Child) -> Iterator[None]:
+def _hung(participant: CommandedChild) -> Iterator[None]:
     """Let the participant answer nothing during the block."""
     participant.ask("hang")
     try:

@@ -5,6 +5,7 @@ A mistake is reported with its location: the line in the file, or the variable's
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,16 +13,19 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
+from annotated_types import Ge, Le
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource, SettingsError
 
 from coordinator.config.settings import ParticipantSettings, Settings
 from coordinator.config.toml_positions import key_lines
+from coordinator.config.variables import PREFIX, unknown_variables
 
 KeyPath = tuple[str, ...]
 
-_PREFIX = "TCC_"
+# Python reads no longer ones.
+_TOO_MANY_DIGITS = re.compile(r"[0-9_]{4301,}")
 _MESSAGES = {
     "missing": "is missing",
     # Pydantic would name the class here, which means nothing to a user.
@@ -41,7 +45,11 @@ class ConfigIssue:
     message: str
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.location, self.key, self.message) if part)
+        text = ": ".join(part for part in (self.location, self.key, self.message) if part)
+        # Names of keys and of the file may contain anything, and a terminal would interpret it.
+        return "".join(
+            character if character.isprintable() else f"\\u{ord(character):04x}" for character in text
+        )
 
 
 class ConfigurationError(Exception):
@@ -92,19 +100,29 @@ def read(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Confi
         ConfigurationError: there is no file at `path`, or the configuration is invalid.
     """
     file, lines = _read_file(path) if path is not None else ({}, {})
-    try:
-        environment = EnvSettingsSource(Settings)()
-    except SettingsError as error:
-        message = str(error).partition(" from source")[0]
-        raise ConfigurationError(ConfigIssue(location="the environment", key="", message=message)) from error
+    environment = _read_environment()
     layers = _Layers(
         path=path, file=file, lines=lines, environment=environment, command_line=dict(overrides or {})
     )
+    unknown = [
+        ConfigIssue(location=name, key="", message=message)
+        for name, message in unknown_variables(Settings, os.environ)
+    ]
     try:
         settings = Settings.model_validate(layers.merged())
     except ValidationError as error:
-        raise ConfigurationError(*_issues(error, layers)) from error
+        raise ConfigurationError(*unknown, *_issues(error, layers)) from error
+    if unknown:
+        raise ConfigurationError(*unknown)
     return Configuration(settings=settings, layers=layers)
+
+
+def _read_environment() -> dict[str, Any]:
+    try:
+        return EnvSettingsSource(Settings)()
+    except (SettingsError, RecursionError) as error:
+        message = str(error).partition(" from source")[0]
+        raise ConfigurationError(ConfigIssue(location="the environment", key="", message=message)) from error
 
 
 def _read_file(path: Path) -> tuple[dict[str, Any], Mapping[KeyPath, int]]:
@@ -113,10 +131,22 @@ def _read_file(path: Path) -> tuple[dict[str, Any], Mapping[KeyPath, int]]:
             ConfigIssue(location="", key="", message=f"configuration file {path} does not exist")
         )
     try:
-        text = path.read_text(encoding="utf-8")
-        return tomllib.loads(text), key_lines(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        # Some editors begin a file with a byte order mark.
+        text = path.read_text(encoding="utf-8-sig")
+    except (UnicodeDecodeError, OSError) as error:
         raise ConfigurationError(ConfigIssue(location=str(path), key="", message=str(error))) from error
+    try:
+        return tomllib.loads(text), key_lines(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(_toml_issue(path, text, error)) from error
+
+
+def _toml_issue(path: Path, text: str, error: Exception) -> ConfigIssue:
+    number = _TOO_MANY_DIGITS.search(text)
+    if isinstance(error, tomllib.TOMLDecodeError) or number is None:
+        return ConfigIssue(location=str(path), key="", message=str(error))
+    line = text.count("\n", 0, number.start()) + 1
+    return ConfigIssue(location=f"{path}:{line}", key="", message=f"a number of {len(number[0])} digits")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,7 +197,7 @@ def _has(layer: Mapping[str, Any], path: KeyPath) -> bool:
 def _variable(path: KeyPath) -> str:
     """Return the variable that set this key: its own, or one that holds a whole table as JSON."""
     for length in range(len(path), 0, -1):
-        name = _PREFIX + "__".join(path[:length]).upper()
+        name = PREFIX + "__".join(path[:length]).upper()
         if any(known.upper() == name for known in os.environ):
             break
     return name
@@ -199,8 +229,23 @@ def _issue(details: ErrorDetails, layers: _Layers) -> ConfigIssue:
 def _message_of(details: ErrorDetails, path: KeyPath) -> str:
     if details["type"] == "extra_forbidden":
         return _unknown(path)
+    if details["type"] not in {"missing", "together"} and (wanted := _wanted_number(path)):
+        return wanted
     message = _MESSAGES.get(details["type"], details["msg"])
     return message.replace("Input should be", "must be")
+
+
+def _wanted_number(path: KeyPath) -> str:
+    """Return what a number must be, with its bounds; empty if the setting is no number."""
+    *table, key = path
+    model = _model_of(tuple(table))
+    field = model.model_fields.get(key) if model else None
+    if field is None or field.annotation not in {int, float}:
+        return ""
+    least = next(bound.ge for bound in field.metadata if isinstance(bound, Ge))
+    most = next(bound.le for bound in field.metadata if isinstance(bound, Le))
+    kind = "an integer" if field.annotation is int else "a number"
+    return f"must be {kind} from {least:.15g} to {most:.15g}"
 
 
 def _unknown(path: KeyPath) -> str:
@@ -216,16 +261,19 @@ def _unknown(path: KeyPath) -> str:
 
 def _keys_of(table: KeyPath) -> list[str]:
     """Return the keys that a table may have."""
-    model: type[BaseModel] = Settings
+    model = _model_of(table)
+    return list(model.model_fields) if model else []
+
+
+def _model_of(table: KeyPath) -> type[BaseModel] | None:
+    """Return the model of a table; None: there is no such table."""
+    model: type[BaseModel] | None = Settings
     for position, key in enumerate(table):
         if position == 1 and table[0] == "participants":
             model = ParticipantSettings
-            continue
-        inner = _table_of(model, key)
-        if inner is None:
-            return []
-        model = inner
-    return list(model.model_fields)
+        elif model is not None:
+            model = _table_of(model, key)
+    return model
 
 
 def _table_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:

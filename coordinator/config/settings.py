@@ -6,11 +6,13 @@ Environment variables start with `TCC_`, and `__` separates tables:
 
 import re
 import ssl
+import unicodedata
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
+from msgspec import structs
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -23,22 +25,44 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from coordinator.api.initiator.replies import BRANCH_RESPONSE_BYTES
 from coordinator.api.initiator.requests import RequestLimits
 from coordinator.api.listener import ServerTls
+from coordinator.api.operator.server import ADMIN_REQUEST_BYTES
+from coordinator.api.server import ServerLimits
 from coordinator.core.model import RetryPolicy
 from coordinator.engine.admission import EngineLimits
 from coordinator.engine.breaker import BreakerPolicy
-from coordinator.engine.dispatcher import ParticipantPolicy
+from coordinator.engine.dispatcher import BATCH_BYTES_MAX, ParticipantPolicy
 from coordinator.engine.reconciler import ReconcileSettings
 from coordinator.jobs.settings import RecoverySettings
-from coordinator.participant_client.channel import ParticipantAddress, ParticipantTls
+from coordinator.participant_client.channel import (
+    OTHER_SCHEMES,
+    ParticipantAddress,
+    ParticipantTls,
+    call_bytes_max,
+)
+
+# gRPC's own limit is 2 GiB; a log's row is limited to less.
+MESSAGE_BYTES_MAX = 512 * 2**20
+# The smallest limit for responses; half of it is for lists and histories.
+RESPONSE_BYTES_MIN = 32 * 2**20
 
 _ADDRESS = re.compile(r"(\[[^\s\[\]]+\]|[^\s:\[\]/]+):([0-9]{1,5})")
 _DNS = re.compile(r"dns:(//[^/\s]*/)?")
-# gRPC target schemes that need no port of their own.
-_OTHER_SCHEMES = ("unix:", "unix-abstract:", "ipv4:", "ipv6:", "vsock:", "xds:")
 _PORT_MAX = 65_535
+# gRPC sends at most one ping a second.
+_KEEPALIVE_LEAST_S = 2.0
 _BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+# Times above these bounds are mistakes, and the database's timestamps could not hold all of them.
+_HOUR_S = 3_600.0
+_DAY_S = 24 * _HOUR_S
+_MONTH_S = 30 * _DAY_S
+_DECADE_S = 3_650 * _DAY_S
+# Unicode categories: control and format characters, surrogates, separators of lines and paragraphs.
+_NOT_PRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+# The jobs would only run, and nothing else.
+_EVERY_MIN_S = 0.01
 
 
 def _readable(path: Path) -> Path:
@@ -59,18 +83,49 @@ def _at(key: str, message: str) -> PydanticCustomError:
     return PydanticCustomError("together", "{message}", {"key": key, "message": message})
 
 
+def _number(default: float, least: float, most: float) -> Any:
+    """Return a field for a number. Every numeric setting has bounds."""
+    return Field(default=default, ge=least, le=most, allow_inf_nan=False)
+
+
+def _count(default: int, least: int, most: int) -> Any:
+    """Return a field for an integer. Every numeric setting has bounds."""
+    return Field(default=default, ge=least, le=most)
+
+
+def _check_printable(text: str) -> None:
+    """Raise for a newline, NUL, ESC, byte order mark and the like: no value has one on purpose."""
+    for character in text:
+        if unicodedata.category(character) in _NOT_PRINTABLE:
+            raise PydanticCustomError(
+                "control_character",
+                "must not contain the control character {name}",
+                {"name": f"U+{ord(character):04X}"},
+            )
+
+
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _printable(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            _check_printable(value)
+        return value
 
 
 class LogSettings(_Table):
     """The location of the transaction log."""
 
-    # None: the embedded PostgreSQL, in `data_dir`.
     url: SecretStr | None = None
+    """A PostgreSQL database that all coordinators share. Not set: the embedded PostgreSQL, in `data_dir`."""
     data_dir: Path = Path("var/tcc")
-    connections: int = Field(default=4, ge=2, le=64)
-    retention_s: float = Field(default=7 * 24 * 3600.0, gt=0)
+    """The directory of the embedded PostgreSQL."""
+    connections: int = _count(4, 2, 64)
+    """Connections of one worker to the log."""
+    retention_s: float = _number(7 * _DAY_S, 1.0, _DECADE_S)
+    """How long ended transactions are kept."""
 
     @field_validator("url")
     @classmethod
@@ -123,11 +178,14 @@ class _TlsTable(_Table):
 
 
 class ListenTlsSettings(_TlsTable):
-    """TLS for initiators. With `client_ca_file`, client certificates of these authorities are required."""
+    """TLS of a listener. With `client_ca_file`, client certificates of these authorities are required."""
 
     certificate_file: PemFile
+    """The certificate of the listener, with its chain."""
     key_file: PemFile
+    """The certificate's private key, without a password."""
     client_ca_file: PemFile | None = None
+    """Clients need a certificate of one of these authorities. Not set: they need none."""
 
     @model_validator(mode="after")
     def _usable(self) -> Self:
@@ -146,10 +204,29 @@ class ListenSettings(_Table):
     """The listener for initiators."""
 
     address: str = "127.0.0.1:50050"
-    # None: no TLS.
+    """HOST:PORT for initiators. Port 0: any free port."""
     tls: ListenTlsSettings | None = None
-    # Calls in flight at once; more are refused with RESOURCE_EXHAUSTED.
-    calls_max: int = Field(default=8_192, ge=1)
+    """TLS for initiators. Not set: plain text."""
+    connections_max: int = _count(8_192, 1, 1_000_000)
+    """Connections at once; fewer if the process may not open so many files."""
+    calls_max: int = _count(8_192, 1, 1_000_000)
+    """Calls in flight at once, but for the kinds below; more are refused with RESOURCE_EXHAUSTED, unread."""
+    waits_max: int = _count(2_048, 1, 1_000_000)
+    """Calls of WaitTransaction in flight at once."""
+    decisions_max: int = _count(2_048, 2, 1_000_000)
+    """Requests for Confirm or Cancel in flight at once; half of them may wait for the completion."""
+    health_max: int = _count(1_024, 1, 1_000_000)
+    """Health checks in flight at once, and watches of the health."""
+    request_bytes_max: int = _count(8 * 2**20, 2**16, MESSAGE_BYTES_MAX)
+    """Bytes of the largest request, a batch of transactions."""
+    unread_bytes_max: int = _count(256 * 2**20, 2**20, 2**40)
+    """Bytes of responses in memory that wait until their clients read them."""
+    request_max_s: float = _number(30.0, 0.1, _HOUR_S)
+    """How long a request may take to arrive."""
+    response_max_s: float = _number(10.0, 0.1, _HOUR_S)
+    """How long a client may take to read one response of a batch."""
+    idle_max_s: float = _number(300.0, 1.0, _DAY_S)
+    """How long a connection may be idle."""
 
     _host_and_port = field_validator("address")(_checked_address)
 
@@ -157,12 +234,16 @@ class ListenSettings(_Table):
 class AdminSettings(_Table):
     """The listener for operators. Every client that can reach it has an operator's rights."""
 
-    # Not set, and the port of `listen.address` is 0: any free port.
     listen: str = "127.0.0.1:7091"
-    # None: no TLS. With `client_ca_file`, operators need certificates.
+    """HOST:PORT for operators. Not set, and the port of `listen.address` is 0: any free port."""
     tls: ListenTlsSettings | None = None
-    # How often coordinators report their status to the log, and read the operators' directives from it.
-    report_every_s: float = Field(default=1.0, gt=0)
+    """TLS for operators. Not set: plain text. With `client_ca_file`, operators need certificates."""
+    report_every_s: float = _number(1.0, _EVERY_MIN_S, 60.0)
+    """How often coordinators report their status to the log, and read the operators' directives from it."""
+    connections_max: int = _count(256, 1, 100_000)
+    """Connections of operators at once."""
+    calls_max: int = _count(64, 1, 10_000)
+    """Calls of operators in flight at once."""
 
     _host_and_port = field_validator("listen")(_checked_address)
 
@@ -170,8 +251,8 @@ class AdminSettings(_Table):
 class MetricsSettings(_Table):
     """The listener for Prometheus and for health probes."""
 
-    # Worker n of several uses this port + n (the first is worker 0). Empty: no metrics.
     listen: str = "127.0.0.1:9464"
+    """HOST:PORT. Worker n of several uses this port + n (the first is worker 0). Empty: no metrics."""
 
     @field_validator("listen")
     @classmethod
@@ -187,8 +268,8 @@ class MetricsSettings(_Table):
 class AlertSettings(_Table):
     """Where to send alerts."""
 
-    # An http or https URL that accepts POSTs of JSON; None: no alerts. Tokens in it are secret.
     webhook_url: SecretStr | None = None
+    """An http or https URL that accepts POSTs of JSON. Not set: no alerts. Tokens in it are secret."""
 
     @field_validator("webhook_url")
     @classmethod
@@ -201,12 +282,12 @@ class AlertSettings(_Table):
 class TracingSettings(_Table):
     """The export of OpenTelemetry traces. OTEL_* variables set the rest: headers, certificates, batches."""
 
-    # A collector for OTLP over gRPC; http: plain text, https: TLS. None: no traces.
     endpoint: str | None = None
-    # The share of transactions without a trace context for which a trace is started.
-    ratio: float = Field(default=1.0, ge=0, le=1)
-    # Empty: OTEL_SERVICE_NAME, or else tccd.
+    """A collector for OTLP over gRPC; http: plain text, https: TLS. Not set: no traces."""
+    ratio: float = _number(1.0, 0.0, 1.0)
+    """The share of transactions without a trace context for which a trace is started."""
     service_name: str = ""
+    """Empty: OTEL_SERVICE_NAME, or else tccd."""
 
     @field_validator("endpoint")
     @classmethod
@@ -222,58 +303,78 @@ class TracingSettings(_Table):
 class LimitSettings(_Table):
     """Bounds on requests and on the memory of one worker."""
 
-    branches_max: int = Field(default=64, ge=1, le=1_000)
-    payload_bytes_max: int = Field(default=256 * 1024, ge=0)
-    transaction_bytes_max: int = Field(default=1024 * 1024, ge=0)
-    live_max: int = Field(default=20_000, ge=1)
-    call_max_s: float = Field(default=300.0, gt=0)
-    expiry_default_s: float = Field(default=30.0, gt=0)
-    expiry_max_s: float = Field(default=3_600.0, gt=0)
+    branches_max: int = _count(64, 1, 1_000)
+    """Branches of one transaction."""
+    payload_bytes_max: int = _count(256 * 1024, 0, 64 * 2**20)
+    """Bytes of one payload, and of the result of one Try."""
+    transaction_bytes_max: int = _count(1024 * 1024, 0, 64 * 2**20)
+    """Bytes of all payloads of one transaction, and of all its results."""
+    live_max: int = _count(20_000, 1, 1_000_000)
+    """Transactions in the memory of one worker. New ones are refused from 90 % of it on."""
+    interactive_share: float = _number(0.5, 0.01, 0.9)
+    """The share of `live_max` that interactive transactions may fill: while idle, they only wait."""
+    call_max_s: float = _number(300.0, 0.01, _DAY_S)
+    """The time limit of a call without a deadline."""
+    expiry_default_s: float = _number(30.0, 0.05, _MONTH_S)
+    """The expiry of a transaction that sets none."""
+    expiry_max_s: float = _number(_HOUR_S, 0.05, _MONTH_S)
+    """The longest expiry that a transaction may set."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         if self.expiry_default_s > self.expiry_max_s:
             raise _at("expiry_default_s", "expiry_default_s must not be more than expiry_max_s")
+        if self.payload_bytes_max > self.transaction_bytes_max:
+            raise _at("payload_bytes_max", "payload_bytes_max must not be more than transaction_bytes_max")
         return self
 
 
 class RecoveryTable(_Table):
     """How often the scheduler's jobs run."""
 
-    lease_s: float = Field(default=3.0, gt=0)
-    heartbeat_every_s: float = Field(default=1.0, gt=0)
-    sweep_every_s: float = Field(default=0.2, gt=0)
-    poll_every_s: float = Field(default=1.0, gt=0)
-    adopt_every_s: float = Field(default=1.0, gt=0)
-    purge_every_s: float = Field(default=10.0, gt=0)
+    lease_s: float = _number(3.0, 0.1, _DAY_S)
+    """A coordinator without a heartbeat for this long is dead, and others adopt its transactions."""
+    heartbeat_every_s: float = _number(1.0, _EVERY_MIN_S, _HOUR_S)
+    """How often a coordinator renews its lease."""
+    sweep_every_s: float = _number(0.2, _EVERY_MIN_S, _HOUR_S)
+    """How often a worker retries what is due, and reads the rows that its requests wait for."""
+    poll_every_s: float = _number(1.0, _EVERY_MIN_S, _HOUR_S)
+    """How often a worker claims due transactions that other workers parked."""
+    adopt_every_s: float = _number(1.0, _EVERY_MIN_S, _HOUR_S)
+    """How often a coordinator checks for leases that have ended."""
+    purge_every_s: float = _number(10.0, _EVERY_MIN_S, _DAY_S)
+    """How often ended transactions are deleted after their retention."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
-        if self.heartbeat_every_s >= self.lease_s:
-            raise _at("lease_s", "lease_s must be more than heartbeat_every_s")
+        # Otherwise one late heartbeat would make others adopt the work of a healthy coordinator.
+        if self.lease_s < 2 * self.heartbeat_every_s:
+            raise _at("lease_s", "lease_s must be at least twice heartbeat_every_s")
         return self
 
 
 class ReconcileTable(_Table):
     """How often, and which, barrier rows of participants are compared with the log."""
 
-    # 0: only on an operator's request.
-    every_s: float = Field(default=3_600.0, ge=0)
-    # Only rows whose last change, and whose transaction's expiry, are at least this old.
-    min_age_s: float = Field(default=300.0, ge=0)
-    # Confirmed and cancelled rows are compared, too, for this long after the transaction expired. 0: never.
-    ended_within_s: float = Field(default=0.0, ge=0)
+    every_s: float = _number(_HOUR_S, 0.0, _MONTH_S)
+    """How often one coordinator compares them. 0: only on an operator's request."""
+    min_age_s: float = _number(300.0, 0.0, _DECADE_S)
+    """Only rows whose last change, and whose transaction's expiry, are at least this old."""
+    ended_within_s: float = _number(0.0, 0.0, _DECADE_S)
+    """Confirmed and cancelled rows are compared, too, for this long after their expiry. 0: never."""
 
 
 class ParticipantTlsSettings(_TlsTable):
     """TLS to a participant. Without `ca_file`, gRPC's list of public authorities is trusted."""
 
     ca_file: PemFile | None = None
-    # For a participant that requires a client certificate.
+    """The authorities that may have signed the participant's certificate."""
     certificate_file: PemFile | None = None
+    """The coordinator's certificate, for a participant that requires one."""
     key_file: PemFile | None = None
-    # The name in its certificate, if it differs from the target's.
+    """The certificate's private key, without a password."""
     server_name: str | None = Field(default=None, min_length=1)
+    """The name in its certificate, if it differs from the target's."""
 
     @model_validator(mode="after")
     def _usable(self) -> Self:
@@ -293,27 +394,46 @@ class ParticipantSettings(_Table):
     """One participant: its address and its policy."""
 
     target: str
-    # None: no TLS.
+    """A gRPC target: HOST:PORT, dns:///HOST:PORT or another scheme of gRPC."""
     tls: ParticipantTlsSettings | None = None
+    """TLS to the participant. Not set: plain text."""
     batched: bool = True
-    call_timeout_s: float = Field(default=5.0, gt=0)
-    concurrency_max: int = Field(default=2_048, ge=1)
-    backlog_max: int = Field(default=8_192, ge=1)
-    batch_max: int = Field(default=256, ge=1, le=4_096)
-    retry_first_s: float = Field(default=0.1, gt=0)
-    retry_max_s: float = Field(default=30.0, gt=0)
-    attempts_before_stuck: int = Field(default=10, ge=1)
-    breaker_failures: int = Field(default=5, ge=1)
-    breaker_open_first_s: float = Field(default=0.5, gt=0)
-    breaker_open_max_s: float = Field(default=10.0, gt=0)
+    """False: the participant does not implement ExecuteBranches."""
+    call_timeout_s: float = _number(5.0, 0.01, _HOUR_S)
+    """The time limit of one call."""
+    keepalive_s: float = _number(15.0, 0, _HOUR_S)
+    """Within this time a connection that died silently is noticed. 0: no pings."""
+    use_http_proxy: bool = False
+    """True: connect through the HTTP proxy that the environment names."""
+    concurrency_max: int = _count(2_048, 1, 1_000_000)
+    """Branch calls in flight."""
+    backlog_max: int = _count(8_192, 1, 1_000_000)
+    """Branch calls queued or in flight. Beyond that, new transactions are refused."""
+    batch_max: int = _count(256, 1, 4_096)
+    """Branch calls in one message."""
+    request_bytes_max: int = _count(16 * 2**20, 2**16, MESSAGE_BYTES_MAX)
+    """Bytes of the largest request that it accepts: the SDK this much, many a gRPC server only 4 MiB."""
+    retry_first_s: float = _number(0.1, 0.001, _DAY_S)
+    """The longest pause after the first failure. It doubles with each further one (full jitter)."""
+    retry_max_s: float = _number(30.0, 0.001, _DAY_S)
+    """The longest pause between two attempts."""
+    attempts_before_stuck: int = _count(10, 1, 1_000_000)
+    """Failures of one call in phase two after which the transaction is marked stuck."""
+    breaker_failures: int = _count(5, 1, 1_000_000)
+    """Consecutive failures that open the circuit breaker."""
+    breaker_open_first_s: float = _number(0.5, 0.001, _HOUR_S)
+    """How long the circuit breaker stays open at first. The time doubles with each failed probe."""
+    breaker_open_max_s: float = _number(10.0, 0.001, _HOUR_S)
+    """The longest time that it stays open."""
     cancel_in_stage_order: bool = False
+    """True: its Cancels wait until every later stage is cancelled (not in interactive transactions)."""
 
     @field_validator("target")
     @classmethod
     def _grpc_target(cls, target: str) -> str:
         found = _ADDRESS.fullmatch(_DNS.sub("", target, count=1))
         has_port = found is not None and 0 < int(found[2]) <= _PORT_MAX
-        if not has_port and not target.startswith(_OTHER_SCHEMES):
+        if not has_port and not target.startswith(OTHER_SCHEMES):
             raise PydanticCustomError(
                 "target", "must be HOST:PORT or dns:///HOST:PORT, or another gRPC target"
             )
@@ -321,6 +441,8 @@ class ParticipantSettings(_Table):
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
+        if 0 < self.keepalive_s < _KEEPALIVE_LEAST_S:
+            raise _at("keepalive_s", "must be 0, or at least 2")
         if self.retry_first_s > self.retry_max_s:
             raise _at("retry_first_s", "retry_first_s must not be more than retry_max_s")
         if self.breaker_open_first_s > self.breaker_open_max_s:
@@ -334,6 +456,9 @@ class ParticipantSettings(_Table):
             tls=self.tls.read() if self.tls else None,
             batched=self.batched,
             call_timeout_s=self.call_timeout_s,
+            keepalive_s=self.keepalive_s,
+            use_http_proxy=self.use_http_proxy,
+            request_bytes_max=self.request_bytes_max,
         )
 
     def policy(self) -> ParticipantPolicy:
@@ -351,6 +476,7 @@ class ParticipantSettings(_Table):
             concurrency_max=self.concurrency_max,
             backlog_max=self.backlog_max,
             batch_max=self.batch_max,
+            batch_bytes_max=min(BATCH_BYTES_MAX, self.request_bytes_max // 2),
             cancel_in_stage_order=self.cancel_in_stage_order,
         )
 
@@ -359,16 +485,21 @@ class Settings(BaseSettings):
     """The whole configuration of a coordinator."""
 
     model_config = SettingsConfigDict(
-        env_prefix="TCC_", env_nested_delimiter="__", extra="forbid", frozen=True
+        env_prefix="TCC_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
     )
 
     listen: ListenSettings = ListenSettings()
     admin: AdminSettings = AdminSettings()
-    workers: int = Field(default=1, ge=1, le=64)
-    # Pin each worker to one CPU, in turn, of those that the process may use. Linux only.
+    workers: int = _count(1, 1, 64)
+    """The number of processes that share the port."""
     pin_workers: bool = False
-    # How long a stopping coordinator may take to finish its work.
-    drain_s: float = Field(default=10.0, ge=0)
+    """Pin each worker to one CPU, in turn, of those that the process may use. Linux only."""
+    drain_s: float = _number(10.0, 0.0, _HOUR_S)
+    """How long a stopping coordinator may take to finish its work."""
     log: LogSettings = LogSettings()
     limits: LimitSettings = LimitSettings()
     metrics: MetricsSettings = MetricsSettings()
@@ -377,6 +508,15 @@ class Settings(BaseSettings):
     recovery: RecoveryTable = RecoveryTable()
     reconcile: ReconcileTable = ReconcileTable()
     participants: dict[str, ParticipantSettings] = Field(default_factory=dict)
+
+    @field_validator("participants")
+    @classmethod
+    def _named(cls, participants: dict[str, ParticipantSettings]) -> dict[str, ParticipantSettings]:
+        for name in participants:
+            _check_printable(name)
+            if not name:
+                raise PydanticCustomError("participant_name", "the name of a participant must not be empty")
+        return participants
 
     @model_validator(mode="after")
     def _check_distinct_ports(self) -> Self:
@@ -393,6 +533,24 @@ class Settings(BaseSettings):
                 raise _at(other, f"{there} is already used by {one}, {here}")
         return self
 
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Self:
+        """Check that what is accepted can be sent on, and be read again."""
+        needed = self.request_limits().transaction_request_bytes_max
+        if needed > self.listen.request_bytes_max:
+            raise _at(
+                "listen.request_bytes_max",
+                f"must be at least {needed} for the largest transaction",
+            )
+        needed = call_bytes_max(self.limits.payload_bytes_max)
+        for name, participant in self.participants.items():
+            if needed > participant.request_bytes_max:
+                raise _at(
+                    f"participants.{name}.request_bytes_max",
+                    f"must be at least {needed} for the largest payload",
+                )
+        return self
+
     def admin_address(self) -> str:
         """Return the address of the listener for operators."""
         if "listen" not in self.admin.model_fields_set and self.listen.address.endswith(":0"):
@@ -406,7 +564,38 @@ class Settings(BaseSettings):
         return self.metrics.listen
 
     def engine_limits(self) -> EngineLimits:
-        return EngineLimits(live_max=self.limits.live_max)
+        return EngineLimits(
+            live_max=self.limits.live_max,
+            interactive_share=self.limits.interactive_share,
+            results_bytes_max=self.limits.transaction_bytes_max,
+        )
+
+    def server_limits(self) -> ServerLimits:
+        """Return the bounds of the server for initiators."""
+        return ServerLimits(
+            response_bytes_max=self._response_bytes_max(),
+            **self.listen.model_dump(include=set(ServerLimits.__struct_fields__)),
+        )
+
+    def admin_limits(self) -> ServerLimits:
+        """Return the bounds of the server for operators."""
+        return structs.replace(
+            self.server_limits(),
+            connections_max=self.admin.connections_max,
+            calls_max=self.admin.calls_max,
+            # A repair carries a payload.
+            request_bytes_max=self.limits.payload_bytes_max + ADMIN_REQUEST_BYTES,
+        )
+
+    def _response_bytes_max(self) -> int:
+        """Return the size of the largest response: a transaction with its payloads, results and texts."""
+        limits = self.limits
+        return max(
+            RESPONSE_BYTES_MIN,
+            2 * limits.transaction_bytes_max
+            + limits.branches_max * BRANCH_RESPONSE_BYTES
+            + RESPONSE_BYTES_MIN // 2,
+        )
 
     def request_limits(self) -> RequestLimits:
         return RequestLimits(

@@ -4,6 +4,7 @@ The text must be valid TOML: the caller has parsed it with `tomllib` before.
 """
 
 import re
+import tomllib
 from collections.abc import Mapping
 
 Path = tuple[str, ...]
@@ -16,7 +17,6 @@ _TOKEN = re.compile(
     |(?P<bare>[^\s\[\]{}=,.\#"']+)''',
     re.VERBOSE | re.DOTALL,
 )
-_ESCAPE = re.compile(r'\\(["\\])')
 
 
 def key_lines(text: str) -> Mapping[Path, int]:
@@ -95,5 +95,5 @@ class _Scanner:
 
 
 def _plain(quoted: str) -> str:
-    """Return a quoted key without quotes. Only the escapes that occur in such keys are supported."""
-    return _ESCAPE.sub(r"\1", quoted[1:-1]) if quoted.startswith('"') else quoted[1:-1]
+    """Return a quoted key without quotes, as `tomllib` reads it."""
+    return next(iter(tomllib.loads(f"{quoted} = 0")))

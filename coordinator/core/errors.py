@@ -112,6 +112,13 @@ class CallTooLong(Refused):
     reason = "CALL_TOO_LONG"
 
 
+class RequestTooSlow(Refused):
+    """The request of a call did not arrive in time."""
+
+    code = "DEADLINE_EXCEEDED"
+    reason = "REQUEST_TOO_SLOW"
+
+
 class KeepsFailing(Refused):
     """The caller's time is nearly up, and a branch keeps failing. The transaction goes on."""
 
@@ -133,6 +140,13 @@ class Overloaded(Refused):
     reason = "OVERLOADED"
 
 
+class ResponsesUnread(Refused):
+    """Responses wait for clients that do not read them. The request may have taken effect; repeat it."""
+
+    code = "RESOURCE_EXHAUSTED"
+    reason = "RESPONSES_UNREAD"
+
+
 class ParticipantUnavailable(Refused):
     """A participant has failed so often lately that new work for it is refused."""
 
@@ -140,11 +154,21 @@ class ParticipantUnavailable(Refused):
     reason = "PARTICIPANT_UNAVAILABLE"
 
 
-class LogUnavailable(Refused):
-    """The transaction log cannot be reached; nothing new is accepted."""
+class LogError(Refused):
+    """The transaction log failed."""
 
     code = "UNAVAILABLE"
     reason = "LOG_UNAVAILABLE"
+
+
+class LogUnavailable(LogError):  # noqa: N818 - as `Refused`
+    """The transaction log cannot be reached; nothing new is accepted."""
+
+
+class LogRejected(LogError):  # noqa: N818 - as `Refused`
+    """The transaction log rejected one statement, which had no effect. Others may succeed."""
+
+    reason = "LOG_REJECTED"
 
 
 class Draining(Refused):

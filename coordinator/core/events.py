@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from coordinator.core.model import BranchSpec, CallResult, Heuristic, Operation, RetryPolicy
+from coordinator.core.model import BranchCall, BranchSpec, CallResult, Heuristic, Operation, RetryPolicy
 
 # --- events ---------------------------------------------------------------
 
@@ -103,13 +103,6 @@ class Save(Struct, frozen=True, gc=False):
     """Write the transaction, as returned beside this effect, to the log."""
 
 
-class Call(Struct, frozen=True, gc=False):
-    """Call a branch's participant."""
-
-    index: int
-    operation: Operation
-
-
 class Accepted(Struct, frozen=True, gc=False):
     """It is durable that the transaction exists."""
 
@@ -144,4 +137,7 @@ class BecameStuck(Struct, frozen=True, gc=False):
     index: int
 
 
-Effect = Save | Call | Accepted | Decided | Completed | Parked | BranchRegistered | BranchTried | BecameStuck
+# A `BranchCall`: call the branch's participant.
+Effect = (
+    Save | BranchCall | Accepted | Decided | Completed | Parked | BranchRegistered | BranchTried | BecameStuck
+)

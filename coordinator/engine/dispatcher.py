@@ -12,18 +12,22 @@ from msgspec.structs import replace
 
 from coordinator.core.errors import UnknownParticipant
 from coordinator.core.machine import error_text
-from coordinator.core.model import CallResult, OutcomeCode, RetryPolicy
+from coordinator.core.model import BranchCall, CallResult, OutcomeCode, RetryPolicy
 from coordinator.engine.breaker import Breaker, BreakerPolicy
 from coordinator.engine.flush_policy import MAX_IN_FLIGHT
 from coordinator.engine.observer import NULL_OBSERVER, Anomaly, Observer
 from coordinator.ports.clock import Clock
-from coordinator.ports.participants import BranchCall, Participants
+from coordinator.ports.participants import CallResults, Participants
 from tcc._internal.batcher import Batcher, FlushPolicy
 from tcc._internal.failpoint import failpoint
 
 # A call younger than this delays the next batch, so that batches form. An older one waits
 # for a slow branch, and must not delay others.
 FRESH_S = 0.02
+# The size of a batch of calls. Without an option of its own, a server of gRPC accepts 4 MiB.
+BATCH_BYTES_MAX = 2 * 2**20
+# What a call has besides payload, result and trace, at most: four names, two content types, numbers.
+_NAMES_BYTES = 1_200
 # How often a retired dispatcher checks whether its calls have ended.
 _RETIRED_POLL_S = 0.05
 
@@ -48,11 +52,8 @@ class ParticipantPolicy(Struct, frozen=True, kw_only=True):
     # How many may be queued before new transactions are refused.
     backlog_max: int = 8_192
     batch_max: int = 256
-    batch_bytes_max: int = 2 * 2**20
+    batch_bytes_max: int = BATCH_BYTES_MAX
     cancel_in_stage_order: bool = False
-
-
-CallResults = list[tuple[BranchCall, CallResult]]
 
 
 class ParticipantDispatcher:
@@ -218,9 +219,8 @@ class ParticipantDispatcher:
             if any(not answer.unreachable for _, answer in answers):
                 reached = True
                 self._set_breaker(self.breaker.succeeded())
-            of_calls = [(calls[position], answer) for position, answer in answers]
-            self._observer.answered(self.name, of_calls, self._clock.now() - sent_at)
-            self._on_answers(of_calls)
+            self._observer.answered(self.name, answers, self._clock.now() - sent_at)
+            self._on_answers(answers)
         failpoint("call.after")
         assert missing == 0, "each call gets exactly one answer"
         if not reached:
@@ -232,7 +232,7 @@ class ParticipantDispatcher:
             kind = Anomaly.BREAKER_CLOSED if breaker.closed else Anomaly.BREAKER_OPENED
             self._observer.anomaly(kind, participant=self.name)
 
-    def _note(self, answers: Sequence[tuple[int, CallResult]]) -> None:
+    def _note(self, answers: CallResults) -> None:
         self.answered += len(answers)
         for _, answer in answers:
             if answer.code is OutcomeCode.FAILED:
@@ -256,5 +256,16 @@ def not_configured(participant: str) -> CallResult:
     )
 
 
+def results_too_large(bytes_max: int) -> CallResult:
+    """Return the outcome of a Try whose result is too large together with those of the other branches."""
+    return CallResult(
+        code=OutcomeCode.FAILED,
+        reason="RESULT_TOO_LARGE",
+        message=f"the results of a transaction may have at most {bytes_max} bytes together",
+        permanent=True,
+    )
+
+
 def _size(call: BranchCall) -> int:
-    return len(call.spec.payload) + len(call.result) + 128
+    trace = 0 if call.trace is None else len(call.trace.tracestate)
+    return len(call.spec.payload) + len(call.result) + trace + _NAMES_BYTES

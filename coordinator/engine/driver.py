@@ -14,13 +14,12 @@ from itertools import compress
 import structlog
 from msgspec.structs import replace
 
-from coordinator.core.errors import LogUnavailable
+from coordinator.core.errors import LogError
 from coordinator.core.events import (
     Accepted,
     BecameStuck,
     BranchRegistered,
     BranchTried,
-    Call,
     CallCompleted,
     Completed,
     Decided,
@@ -35,6 +34,7 @@ from coordinator.core.events import (
 from coordinator.core.machine import error_text, is_calling, step, with_branch
 from coordinator.core.model import (
     DECISIONS,
+    BranchCall,
     CallResult,
     Note,
     OutcomeCode,
@@ -45,17 +45,17 @@ from coordinator.core.model import (
 from coordinator.core.notes import noted, with_stuck
 from coordinator.engine.clock import LogClock
 from coordinator.engine.dispatcher import (
-    CallResults,
     ParticipantDispatcher,
     ParticipantPolicy,
     not_configured,
+    results_too_large,
 )
 from coordinator.engine.flush_policy import flush_policy
 from coordinator.engine.live import LiveTransaction, LiveTransactions, gid_conflict
 from coordinator.engine.log_writer import LogWriter
 from coordinator.engine.observer import Anomaly, Observer, Spans
 from coordinator.ports.log import Log, Record
-from coordinator.ports.participants import BranchCall, Participants
+from coordinator.ports.participants import CallResults, Participants
 from tcc._internal.batcher import FlushPolicy
 
 logger = structlog.get_logger(__name__)
@@ -93,8 +93,10 @@ class Driver:
         spans: Spans,
         is_saturated: Callable[[], bool],
         on_availability: Callable[[bool], None],
+        results_bytes_max: int,
     ) -> None:
-        """`dispatchers`: empty; `configure` fills it."""
+        """`dispatchers`: empty; `configure` fills it. `results_bytes_max`: of a transaction's results."""
+        self._results_bytes_max = results_bytes_max
         self._transactions = transactions
         self.live = transactions.live
         self.dispatchers = dispatchers
@@ -122,7 +124,7 @@ class Driver:
         self._tasks: asyncio.TaskGroup | None = None
         self._perform: dict[type[Effect], Callable[[LiveTransaction, object], None]] = {
             Save: self._save,
-            Call: self._call,
+            BranchCall: self._call,
             Accepted: self._settle,
             Decided: self._settle,
             BranchRegistered: self._settle,
@@ -237,7 +239,7 @@ class Driver:
                 entry.phase_began_at = now
             self.apply(entry, Saved(), now)
 
-    def _on_refused(self, begun: Sequence[Transaction], error: LogUnavailable) -> None:
+    def _on_refused(self, begun: Sequence[Transaction], error: LogError) -> None:
         for tx in begun:
             entry = self._transactions.unsaved(tx.gid)
             if entry is None:
@@ -259,10 +261,18 @@ class Driver:
         now = self._clock.now()
         for call, answer in answers:
             entry = self.live.get(call.gid)
-            if entry is not None:
-                if answer.code is OutcomeCode.FAILED and not answer.not_sent:
-                    entry.tx = _with_note(entry.tx, call, answer, now)
-                self.apply(entry, self._completed(call, answer), now)
+            if entry is None:
+                continue
+            if answer.result:
+                answer = self._with_bounded_result(entry.tx, answer)  # noqa: PLW2901 - it replaces the answer
+            if answer.code is OutcomeCode.FAILED and not answer.not_sent:
+                entry.tx = _with_note(entry.tx, call, answer, now)
+            self.apply(entry, self._completed(call, answer), now)
+
+    def _with_bounded_result(self, tx: Transaction, answer: CallResult) -> CallResult:
+        """Return the answer, or a failure if its result is too large beside the others."""
+        size = len(answer.result) + sum([len(branch.result) for branch in tx.branches])
+        return answer if size <= self._results_bytes_max else results_too_large(self._results_bytes_max)
 
     def _completed(self, call: BranchCall, answer: CallResult) -> CallCompleted:
         if answer.code is OutcomeCode.SUCCEEDED:
@@ -276,30 +286,16 @@ class Driver:
     def _save(self, entry: LiveTransaction, _effect: object) -> None:
         self.writer.put(entry.tx)
 
-    def _call(self, entry: LiveTransaction, effect: object) -> None:
-        assert isinstance(effect, Call)
-        tx = entry.tx
-        branch = tx.branches[effect.index]
-        call = BranchCall(
-            gid=tx.gid,
-            index=effect.index,
-            operation=effect.operation,
-            spec=branch.spec,
-            expires_at=tx.expires_at,
-            attempt=branch.attempts,
-            result=branch.result,
-            result_content_type=branch.result_content_type,
-        )
-        if tx.trace is not None:
-            before = branch.failed_span_id if branch.attempts else ""
-            call = replace(call, trace=tx.trace, failed_span_id=before)
-        dispatcher = self.dispatchers.get(branch.spec.participant)
+    def _call(self, _entry: LiveTransaction, effect: object) -> None:
+        assert isinstance(effect, BranchCall)
+        participant = effect.spec.participant
+        dispatcher = self.dispatchers.get(participant)
         if dispatcher is None:
             # Answered later, as every call is: an event is never applied inside another.
-            answers = [(call, not_configured(branch.spec.participant))]
+            answers = [(effect, not_configured(participant))]
             asyncio.get_running_loop().call_soon(self._on_answers, answers)
         else:
-            dispatcher.put(call)
+            dispatcher.put(effect)
 
     def _settle(self, entry: LiveTransaction, _effect: object) -> None:
         self._transactions.settle(entry)

@@ -68,6 +68,7 @@ class Engine:
             spans=spans,
             is_saturated=is_saturated,
             on_availability=on_availability,
+            results_bytes_max=self.limits.results_bytes_max,
         )
         self._hand_over = HandOver(
             self._transactions, self._driver, log=log, clock=clock, live_max=self.limits.live_max
@@ -201,6 +202,10 @@ class Engine:
             self._transactions.wait_for(entry, waiter)
             return
         self._transactions.settle_or_watch(await self.get(gid), waiter)
+
+    def abandon(self, gid: str) -> None:
+        """Record that the caller of a request for this transaction has left."""
+        self._transactions.abandon(gid)
 
     async def get(self, gid: str) -> Record:
         """Return what the log holds of a transaction.

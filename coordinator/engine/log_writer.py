@@ -3,6 +3,14 @@
 Begins and changes have a queue each, so that neither waits for the other. A
 batch whose outcome is unknown is written again until it is known. The log
 recognises what took effect (`ports.Log`), so nothing is guessed.
+
+If the log rejects a batch, nothing of it is written, and its halves are written instead,
+until only what is at fault is left. A rejected begin is refused. A rejected change is kept
+and written again, alone, with pauses: its transaction waits, and the others go on.
+
+The log counts as available unless a heartbeat or a write has failed and has not succeeded
+since. Operators are notified of its return only when that has held for a while, so that a
+log which fails again and again (a full disk) is one alert.
 """
 
 import asyncio
@@ -11,8 +19,9 @@ from typing import TypeVar
 
 import structlog
 
-from coordinator.core.errors import LogUnavailable
-from coordinator.core.model import Transaction
+from coordinator.core.errors import LogError, LogRejected, LogUnavailable
+from coordinator.core.model import Branch, Transaction
+from coordinator.core.notes import NOTE_CHARACTERS_MAX
 from coordinator.engine.flush_policy import MAX_IN_FLIGHT
 from coordinator.engine.observer import NULL_OBSERVER, Anomaly, Observer
 from coordinator.ports.clock import Clock
@@ -23,9 +32,18 @@ T = TypeVar("T")
 
 BATCH_MAX = 512
 BATCH_BYTES_MAX = 8 * 2**20
+# Besides payloads, results and notes: labels and names of a transaction; names and content types of a branch.
+_TEXTS_BYTES = 512
+_NAMES_BYTES = 1_024
+# A note beside its text.
+_NOTE_BYTES = 64
 # Pauses between attempts while the log is unavailable.
 RETRY_FIRST_S = 0.05
 RETRY_MAX_S = 1.0
+# The pause before a rejected change is written again.
+REJECTED_RETRY_S = 5.0
+# For how long the log must be available before operators are notified of its return.
+RECOVERED_AFTER_S = 5.0
 
 logger = structlog.get_logger(__name__)
 
@@ -39,7 +57,7 @@ class LogWriter:
         *,
         on_begun: Callable[[Sequence[Transaction], Sequence[Record | None]], None],
         on_saved: Callable[[Sequence[Transaction], Sequence[bool]], None],
-        on_refused: Callable[[Sequence[Transaction], LogUnavailable], None],
+        on_refused: Callable[[Sequence[Transaction], LogError], None],
         is_wanted: Callable[[Transaction], bool],
         flush_policy: Callable[[], FlushPolicy],
         clock: Clock,
@@ -56,10 +74,12 @@ class LogWriter:
         self._observer = observer
         self._on_availability = on_availability
 
-        def batcher(send: Callable[[list[Transaction]], Awaitable[None]]) -> Batcher[Transaction]:
+        def batcher(
+            send: Callable[[list[Transaction]], Awaitable[None]], items_max: int = BATCH_MAX
+        ) -> Batcher[Transaction]:
             return Batcher(
                 send,
-                items_max=BATCH_MAX,
+                items_max=items_max,
                 bytes_max=BATCH_BYTES_MAX,
                 size=_size,
                 max_in_flight=MAX_IN_FLIGHT,
@@ -68,68 +88,123 @@ class LogWriter:
 
         self._begins = batcher(self._begin)
         self._saves = batcher(self._save)
-        self.available = True
+        # Changes that were rejected, one by one.
+        self._rejected_saves = batcher(self._save, 1)
+        # What has failed and has not succeeded since: the heartbeat, and writes under way.
+        self._failing: set[object] = set()
+        self._recovery: asyncio.TimerHandle | None = None
+        self._is_reported = False
+
+    @property
+    def available(self) -> bool:
+        """Whether the log can be used, as far as this process knows."""
+        return not self._failing
 
     def put(self, tx: Transaction) -> None:
         (self._saves if tx.version else self._begins).put(tx)
 
     @property
     def backlog(self) -> int:
-        return len(self._begins) + len(self._saves)
+        return len(self._begins) + len(self._saves) + len(self._rejected_saves)
 
     async def run(self) -> None:
         """Write until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._begins.run())
             tasks.create_task(self._saves.run())
+            tasks.create_task(self._rejected_saves.run())
 
-    def log_answered(self) -> None:
-        """Record that the log can be reached (again)."""
-        if not self.available:
-            self.available = True
-            self._on_availability(True)
-            self._observer.anomaly(Anomaly.LOG_RECOVERED)
-            logger.info("log is available again")
-
-    def log_failed(self, error: LogUnavailable) -> None:
-        """Record that the log is unavailable: refuse begins that are still queued, keep everything else."""
+    def log_answered(self, source: object) -> None:
+        """Record that `source` can use the log (again)."""
+        if source not in self._failing:
+            return
+        self._failing.remove(source)
         if self.available:
-            self.available = False
+            self._on_availability(True)
+            logger.info("log is available again")
+            self._recovery = asyncio.get_running_loop().call_later(RECOVERED_AFTER_S, self._report_recovery)
+
+    def log_failed(self, source: object, error: LogError) -> None:
+        """Record that `source` cannot use the log: refuse queued begins, keep everything else."""
+        if self.available:
             self._on_availability(False)
-            self._observer.anomaly(Anomaly.LOG_UNAVAILABLE, error=error.message)
             logger.warning("log is unavailable", error=error.message)
+        self._failing.add(source)
+        if self._recovery is not None:
+            self._recovery.cancel()
+            self._recovery = None
+        if not self._is_reported:
+            self._is_reported = True
+            self._observer.anomaly(Anomaly.LOG_UNAVAILABLE, error=error.message)
         self._on_refused(self._begins.withdraw(), error)
 
+    def _report_recovery(self) -> None:
+        self._recovery, self._is_reported = None, False
+        self._observer.anomaly(Anomaly.LOG_RECOVERED)
+
     async def _begin(self, batch: list[Transaction]) -> None:
-        asked_at = self._clock.now()
-        others = await self._until_known(lambda: self._log.transaction_begin(batch))
-        self._observer.written("begin", len(batch), self._clock.now() - asked_at)
-        self._on_begun(batch, others)
+        await self._write("begin", batch, self._log.transaction_begin, self._on_begun, self._refuse_begin)
 
     async def _save(self, waiting: list[Transaction]) -> None:
         # A transaction may have been lost, and taken again, while its change waited here.
         batch = [tx for tx in waiting if self._is_wanted(tx)]
-        if not batch:
-            return
+        if batch:
+            await self._write("change", batch, self._log.transaction_save, self._on_saved, self._postpone)
+
+    async def _write(
+        self,
+        kind: str,
+        batch: list[Transaction],
+        write: Callable[[Sequence[Transaction]], Awaitable[list[T]]],
+        on_written: Callable[[Sequence[Transaction], Sequence[T]], None],
+        on_rejected: Callable[[Transaction, LogRejected], None],
+    ) -> None:
+        """Write a batch; if the log rejects it, write its halves."""
         asked_at = self._clock.now()
-        written = await self._until_known(lambda: self._log.transaction_save(batch))
-        self._observer.written("change", len(batch), self._clock.now() - asked_at)
-        self._on_saved(batch, written)
+        try:
+            written = await self._until_known(lambda: write(batch))
+        except LogRejected as error:
+            if len(batch) == 1:
+                on_rejected(batch[0], error)
+                return
+            middle = len(batch) // 2
+            for half in (batch[:middle], batch[middle:]):
+                await self._write(kind, half, write, on_written, on_rejected)
+            return
+        self._observer.written(kind, len(batch), self._clock.now() - asked_at)
+        on_written(batch, written)
+
+    def _refuse_begin(self, tx: Transaction, error: LogRejected) -> None:
+        self._report_rejected(tx, error)
+        self._on_refused((tx,), error)
+
+    def _postpone(self, tx: Transaction, error: LogRejected) -> None:
+        self._report_rejected(tx, error)
+        asyncio.get_running_loop().call_later(REJECTED_RETRY_S, self._rejected_saves.put, tx)
+
+    def _report_rejected(self, tx: Transaction, error: LogRejected) -> None:
+        logger.error("the log rejected the write of a transaction", gid=tx.gid, error=error.message)
+        self._observer.anomaly(Anomaly.LOG_REJECTED, gid=tx.gid, error=error.message)
 
     async def _until_known(self, write: Callable[[], Awaitable[T]]) -> T:
-        wait_s = RETRY_FIRST_S
-        while True:
-            try:
-                outcome = await write()
-            except LogUnavailable as error:
-                self._observer.write_failed()
-                self.log_failed(error)
-            else:
-                self.log_answered()
-                return outcome
-            await asyncio.sleep(wait_s)
-            wait_s = min(wait_s * 2, RETRY_MAX_S)
+        wait_s, source = RETRY_FIRST_S, object()
+        try:
+            while True:
+                try:
+                    return await write()
+                except LogUnavailable as error:
+                    self._observer.write_failed()
+                    self.log_failed(source, error)
+                await asyncio.sleep(wait_s)
+                wait_s = min(wait_s * 2, RETRY_MAX_S)
+        finally:
+            self.log_answered(source)
 
 
 def _size(tx: Transaction) -> int:
-    return sum([len(branch.spec.payload) + len(branch.result) for branch in tx.branches]) + 256
+    return sum([_branch_size(branch) for branch in tx.branches]) + _TEXTS_BYTES
+
+
+def _branch_size(branch: Branch) -> int:
+    notes = len(branch.notes) * (4 * NOTE_CHARACTERS_MAX + _NOTE_BYTES)
+    return len(branch.spec.payload) + len(branch.result) + 4 * len(branch.last_error) + notes + _NAMES_BYTES

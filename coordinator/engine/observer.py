@@ -7,9 +7,9 @@ traced transactions are reported one by one (`Spans`).
 from collections.abc import Sequence
 from enum import Enum
 
-from coordinator.core.model import CallResult, Transaction
+from coordinator.core.model import BranchCall, Transaction
 from coordinator.ports.log import Record
-from coordinator.ports.participants import BranchCall
+from coordinator.ports.participants import CallResults
 
 
 class Anomaly(Enum):
@@ -20,6 +20,9 @@ class Anomaly(Enum):
     BREAKER_CLOSED = "a participant answers again"
     LOG_UNAVAILABLE = "the transaction log cannot be reached"
     LOG_RECOVERED = "the transaction log is back"
+    LOG_REJECTED = "the transaction log rejected the write of one transaction"
+    QUARANTINED = "a transaction is quarantined: its row in the log cannot be used"
+    BUG = "the coordinator failed at something because of a bug, and goes on; its log output has the cause"
     ADOPTED = "transactions of a dead coordinator were adopted"
     UNRECONCILED = "the barrier rows of a participant do not agree with the log"
     RELOAD_REFUSED = "a changed configuration is invalid and was not applied"
@@ -43,9 +46,7 @@ class Observer:
     def sent(self, participant: str, calls: Sequence[BranchCall]) -> None:
         """Observe that a batch of calls is sent."""
 
-    def answered(
-        self, participant: str, answers: Sequence[tuple[BranchCall, CallResult]], span_s: float
-    ) -> None:
+    def answered(self, participant: str, answers: CallResults, span_s: float) -> None:
         """Observe that some calls of a batch have ended, `span_s` after it was sent."""
 
     def not_sent(self, participant: str, count: int) -> None:

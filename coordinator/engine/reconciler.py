@@ -22,11 +22,12 @@ from coordinator.core.errors import (
     RepairNotAllowed,
     UnknownParticipant,
 )
-from coordinator.core.model import BranchSpec, CallResult, Operation
+from coordinator.core.machine import branch_call
+from coordinator.core.model import BranchCall, BranchSpec, CallResult, Operation
 from coordinator.core.reconciliation import BarrierRow, BarrierState, Finding, FindingKind, compare_row
 from coordinator.engine.engine import Engine
 from coordinator.ports.operator_log import OperatorLog
-from coordinator.ports.participants import BarrierQuery, BarrierReader, BranchCall
+from coordinator.ports.participants import BarrierQuery, BarrierReader
 from tcc.payload import UNKNOWN
 
 _ENDED = (BarrierState.CONFIRMED, BarrierState.CANCELLED)
@@ -147,16 +148,8 @@ class Reconciler:
             tx = (await self._engine.get(row.gid)).tx
             for index, branch in enumerate(tx.branches):
                 if branch.spec.branch_id == row.branch_id:
-                    return BranchCall(
-                        gid=row.gid,
-                        index=index,
-                        operation=operation,
-                        spec=branch.spec,
-                        expires_at=tx.expires_at,
-                        attempt=1,
-                        result=branch.result,
-                        result_content_type=branch.result_content_type,
-                    )
+                    call = branch_call(tx, index, operation)
+                    return replace(call, attempt=1, trace=None, failed_span_id="")
         spec = BranchSpec(
             branch_id=row.branch_id,
             participant=finding.participant,

@@ -26,6 +26,6 @@ class Heartbeat:
         asked_at = self._clock.monotonic()
         log_time = await self._log.coordinator_heartbeat(lease_s=self._lease_s)
         self._clock.set(log_time, asked_at=asked_at, answered_at=self._clock.monotonic())
-        self._writer.log_answered()
+        self._writer.log_answered(self.name)
         self._observer.heartbeat()
         return 1

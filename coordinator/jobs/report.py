@@ -132,7 +132,7 @@ def _participant(dispatcher: ParticipantDispatcher, target: str) -> ParticipantR
         backlog=dispatcher.backlog,
         in_flight=dispatcher.in_flight,
         live_branches=dispatcher.live,
-        calls_answered=dispatcher.answered,
+        calls_completed=dispatcher.answered,
         calls_failed=dispatcher.failed,
         last_error=dispatcher.last_error,
         last_error_at=dispatcher.last_error_at,

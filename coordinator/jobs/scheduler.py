@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from coordinator.core.errors import LogUnavailable
+from coordinator.core.errors import LogError
 from coordinator.engine.clock import LogClock
 from coordinator.engine.engine import Engine
 from coordinator.engine.observer import NULL_SPANS, Observer, Spans
@@ -69,8 +69,8 @@ def schedule(
 
     `recovery`, `more`: run at once, then at their intervals. `later`: run after their first interval.
 
-    If the log is unavailable, the job does nothing and runs again later. Any other
-    exception is a bug and goes to `on_bug`, which ends the process.
+    If the log fails, the job does nothing and runs again later. Any other exception is a bug,
+    which goes to `on_bug`; the job runs again later all the same.
     """
     scheduler = AsyncIOScheduler(timezone="UTC")
     now = datetime.now(UTC)
@@ -96,8 +96,11 @@ async def run_guarded(engine: Engine, job: Job, on_bug: Callable[[Exception], No
         await job.run_once()
     except asyncio.CancelledError:
         return  # the scheduler shuts down, and would report this as an error of the job
-    except LogUnavailable as error:
-        engine.writer.log_failed(error)
+    except LogError as error:
+        if job.name == Heartbeat.name:
+            engine.writer.log_failed(job.name, error)
+        elif engine.writer.available:
+            logger.warning("a job could not use the log; it runs again", job=job.name, error=error.message)
     except Exception as error:
-        logger.exception("a recovery job failed", job=job.name)
+        logger.exception("a job failed because of a bug; it runs again", job=job.name)
         on_bug(error)

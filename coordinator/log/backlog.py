@@ -46,7 +46,7 @@ async def backlog(ask: Ask, count_max: int) -> Backlog:
         oldest_created_at=created_at,
         waiting_on={name: count for name, count in waiting_on.items() if name},
         count_max=count_max,
-        at_least=any(count >= count_max for count in waiting_on.values()),
+        capped=any(count >= count_max for count in waiting_on.values()),
     )
 
 

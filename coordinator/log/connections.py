@@ -9,29 +9,35 @@ import asyncio
 import contextlib
 import os
 import re
+import select
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import psycopg
 from msgspec import Struct
-from psycopg import AsyncConnection, errors
+from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 
-from coordinator.core.errors import LogUnavailable
+from coordinator.log.failures import FailureKind, kind_of, refusal, unreachable
 from coordinator.log.statements import SESSION, Statement
 
 T = TypeVar("T")
 
 _CONFLICTS_MAX = 6
 _CONFLICT_PAUSE_S = 0.01
-_RETRY_AFTER_S = 0.5
+# A connection that dies silently is noticed within 15 s: while it is idle, by the kernel's probes
+# (5 s + 3 * 3 s without an answer); while a statement is being sent, by its missing acknowledgement.
+KEEPALIVE = {
+    "keepalives": "1",
+    "keepalives_idle": "5",
+    "keepalives_interval": "3",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "10000",
+}
 # The share of the client's time limit after which the server gives the statement up.
 _SERVER_SHARE = 0.9
-
-
-class StatementTooLong(LogUnavailable):
-    """The server gave up the statement, which had no effect. The server is available for other statements."""
 
 
 class StatementResult(Struct, frozen=True):
@@ -52,7 +58,7 @@ class Connections:
     def __init__(
         self, url: str, *, most: int, connect_timeout_s: float = 5.0, statement_timeout_s: float = 10.0
     ) -> None:
-        self._conninfo = libpq_url(url)
+        self._url = libpq_url(url)
         self._connect_timeout_s = connect_timeout_s
         self._statement_timeout_s = statement_timeout_s
         self._room = asyncio.Semaphore(most)
@@ -67,6 +73,7 @@ class Connections:
 
         Raises:
             StatementTooLong: the server gave it up.
+            LogRejected: the statement had no effect; others may succeed.
             LogUnavailable: the database is unavailable, or it is unknown whether the
                 statement took effect.
         """
@@ -82,7 +89,7 @@ class Connections:
         the first that did not; then nothing has changed.
 
         Raises:
-            LogUnavailable: see `execute`.
+            LogError: see `execute`.
         """
         bound = [(statement, statement.bind(values)) for statement, values in steps]
 
@@ -101,21 +108,21 @@ class Connections:
     async def _until_no_conflict(
         self, name: str, run: Callable[[AsyncConnection[tuple[Any, ...]]], Awaitable[T]]
     ) -> T:
-        conflict: Exception | None = None
-        for earlier_tries in range(_CONFLICTS_MAX):
-            if earlier_tries:
-                # The winner of the conflict must finish before the next try.
-                await asyncio.sleep(_CONFLICT_PAUSE_S * 2**earlier_tries)
-            try:
-                async with self._room:
-                    return await self._with_connection(run)
-            except (errors.SerializationFailure, errors.DeadlockDetected) as error:
-                conflict = error
-            except errors.QueryCanceled as error:
-                raise StatementTooLong(_no_answer(name, error), retry_after_s=_RETRY_AFTER_S) from error
-            except (psycopg.OperationalError, psycopg.InterfaceError, errors.ReadOnlySqlTransaction) as error:
-                raise _unavailable(name, error) from error
-        raise _unavailable(name, conflict) from conflict
+        for tries_left in reversed(range(_CONFLICTS_MAX)):
+            async with self._room:
+                connection = await self._taken(name)
+                failed: FailureKind | None = None
+                try:
+                    return await run(connection)
+                except Exception as error:
+                    failed = kind_of(error)
+                    if failed is not FailureKind.CONFLICT or not tries_left:
+                        raise refusal(name, error) from error
+                finally:
+                    await self._put_back(connection, failed)
+            # The winner of the conflict must finish before the next try.
+            await asyncio.sleep(_CONFLICT_PAUSE_S * 2 ** (_CONFLICTS_MAX - tries_left))
+        raise AssertionError("the last try returns or raises")
 
     async def close(self) -> None:
         """Close idle connections. One in use closes when its statement completes."""
@@ -126,16 +133,28 @@ class Connections:
         while self._idle:
             await self._idle.pop().close()
 
-    async def _with_connection(self, run: Callable[[AsyncConnection[tuple[Any, ...]]], Awaitable[T]]) -> T:
-        connection = self._idle.pop() if self._idle else await self._connect()
+    async def _taken(self, name: str) -> AsyncConnection[tuple[Any, ...]]:
+        idle = await self._idle_connection()
+        if idle is not None:
+            return idle
         try:
-            return await run(connection)
-        finally:
-            await self._put_back(connection)
+            return await self._connect()
+        except Exception as error:
+            raise unreachable(name, error) from error
+
+    async def _idle_connection(self) -> AsyncConnection[tuple[Any, ...]] | None:
+        """Return a connection that was idle and has not ended in the meantime."""
+        while self._idle:
+            connection = self._idle.pop()
+            if not _has_ended(connection):
+                return connection
+            # Nothing was sent on it, so no caller is affected.
+            await connection.close()
+        return None
 
     async def _connect(self) -> AsyncConnection[tuple[Any, ...]]:
         connection = await AsyncConnection.connect(
-            self._conninfo,
+            with_keepalive(self._url),
             autocommit=True,
             prepare_threshold=0,
             connect_timeout=max(1, round(self._connect_timeout_s)),
@@ -166,8 +185,12 @@ class Connections:
         finally:
             timer.cancel()
 
-    async def _put_back(self, connection: AsyncConnection[tuple[Any, ...]]) -> None:
-        if connection.info.transaction_status is TransactionStatus.IDLE and not self._closed:
+    async def _put_back(
+        self, connection: AsyncConnection[tuple[Any, ...]], failed: FailureKind | None
+    ) -> None:
+        is_usable = failed in {None, FailureKind.CONFLICT, FailureKind.REJECTED}
+        is_idle = connection.info.transaction_status is TransactionStatus.IDLE
+        if is_usable and is_idle and not self._closed:
             self._idle.append(connection)
             return
         await connection.close()
@@ -180,16 +203,25 @@ def libpq_url(url: str) -> str:
     return re.sub(r"^postgresql\+\w+:", "postgresql:", url)
 
 
+def with_keepalive(url: str) -> str:
+    """Return the URL with the settings that make the kernel notice a dead peer. Those of the URL win."""
+    return make_conninfo(url, **KEEPALIVE | conninfo_to_dict(url))
+
+
+def _has_ended(connection: AsyncConnection[tuple[Any, ...]]) -> bool:
+    """Return whether an idle connection was ended by the server or the network.
+
+    The server sends nothing on an idle connection but the reason for which it ends it.
+    """
+    if connection.closed:
+        return True
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
 def _shut_down(connection: AsyncConnection[tuple[Any, ...]]) -> None:
     if connection.closed:
         return
     with socket.socket(fileno=os.dup(connection.fileno())) as theirs, contextlib.suppress(OSError):
         theirs.shutdown(socket.SHUT_RDWR)  # the kernel may have closed it already
-
-
-def _unavailable(name: str, error: Exception | None) -> LogUnavailable:
-    return LogUnavailable(_no_answer(name, error), retry_after_s=_RETRY_AFTER_S)
-
-
-def _no_answer(name: str, error: Exception | None) -> str:
-    return f"the transaction log did not answer {name}: {error}"

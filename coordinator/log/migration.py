@@ -17,11 +17,13 @@ from sqlalchemy.engine import Engine, make_url
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
 from coordinator.core.errors import LogUnavailable
+from coordinator.log.connections import KEEPALIVE
 
 _LOCK_STATEMENTS = (
     text("CREATE TABLE IF NOT EXISTS migration_lock (id SMALLINT PRIMARY KEY)"),
     text("INSERT INTO migration_lock (id) VALUES (1) ON CONFLICT (id) DO NOTHING"),
 )
+_CONNECT_TIMEOUT_S = "5"
 _INSUFFICIENT_PRIVILEGE = "42501"
 _TAKE_LOCK = text("SELECT id FROM migration_lock WHERE id = 1 FOR UPDATE")
 
@@ -102,7 +104,11 @@ def _run_lock_statements(engine: Engine) -> None:
 
 
 def database_engine(url: str) -> Engine:
-    return create_engine(make_url(url).set(drivername="postgresql+psycopg"), poolclass=NullPool)
+    """Return an engine without a pool. It gives up a server that does not respond; the URL may set limits."""
+    address = make_url(url).set(drivername="postgresql+psycopg")
+    limits = KEEPALIVE | {"connect_timeout": _CONNECT_TIMEOUT_S}
+    ours = {name: limit for name, limit in limits.items() if name not in address.query}
+    return create_engine(address, poolclass=NullPool, connect_args=ours)
 
 
 def alembic_config(connection: Connection) -> Config:

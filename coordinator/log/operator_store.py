@@ -19,7 +19,8 @@ from coordinator.core.errors import LogUnavailable, Overloaded, SearchTooLong, V
 from coordinator.core.model import Transaction
 from coordinator.log import operator_statements as statements
 from coordinator.log.backlog import COUNT_MAX, backlog
-from coordinator.log.connections import Connections, StatementResult, StatementTooLong
+from coordinator.log.connections import Connections, StatementResult
+from coordinator.log.failures import StatementTooLong
 from coordinator.log.rows import full_columns, record as transaction_record
 from coordinator.log.statements import Statement
 from coordinator.ports.operator_log import (

@@ -172,6 +172,12 @@ def is_saved(tx: Transaction, row: Row, owner: str) -> bool:
     )
 
 
+def row_bytes(row: Row) -> int:
+    """Return the size of what may be large in a row."""
+    stored = dict(zip(RECORD, row, strict=True))
+    return sum(len(stored[name] or b"") for name in ("branches", "payloads", "progress"))
+
+
 def _is_parked(tx: Transaction) -> bool:
     return bool(tx.next_attempt_at) and not tx.state.ended
 

@@ -26,11 +26,12 @@ from typing import Any
 
 import msgspec
 
-from coordinator.core.errors import SearchTooLong
+from coordinator.core.errors import LogRejected, SearchTooLong
 from coordinator.core.model import Transaction, TransactionState
 from coordinator.log import statements
 from coordinator.log.backlog import participants_waited_for
-from coordinator.log.connections import Connections, StatementResult, StatementTooLong
+from coordinator.log.connections import Connections, StatementResult
+from coordinator.log.failures import StatementTooLong
 from coordinator.log.rows import (
     Row,
     full_columns,
@@ -40,6 +41,7 @@ from coordinator.log.rows import (
     is_saved,
     plain_columns,
     record,
+    row_bytes,
 )
 from coordinator.log.statements import Statement
 from coordinator.ports.log import ListFilter, ListPosition, Record
@@ -49,6 +51,9 @@ from tcc._internal.failpoint import failpoint
 _COORDINATOR_GONE_S = 24 * 3600.0
 # How long the mark of a lost claim is searched for. A server ends each statement long before.
 _LOST_CLAIM_KEPT_S = 60.0
+# Lists are read in pieces, and end with the piece that makes them this large: a row may have megabytes.
+_LIST_ROWS = 100
+_LIST_BYTES = 8 * 2**20
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -93,7 +98,14 @@ class PostgresLog:
         others: dict[str, Row] = {}
         while to_insert:
             failpoint("log.begin.before")
-            inserted = await self._execute(statements.INSERT, **insert_columns(to_insert))
+            try:
+                inserted = await self._execute(statements.INSERT, **insert_columns(to_insert))
+            except LogRejected:
+                # An earlier try, whose outcome is unknown, may have written it.
+                if len(to_insert) == 1 and (found := await self._read([to_insert[0].gid])):
+                    others |= found
+                    break
+                raise
             failpoint("log.begin.after")
             if inserted.count == len(to_insert):
                 break
@@ -136,18 +148,31 @@ class PostgresLog:
     async def transaction_list(
         self, chosen: ListFilter, *, after: ListPosition | None, limit: int
     ) -> tuple[list[Record], ListPosition | None]:
-        """See `ports.Log`. Payloads are omitted."""
-        values = _list_values(chosen, after)
+        """See `ports.Log`. Payloads are omitted. A page is shorter if its rows are large."""
+        rows: list[Row] = []
+        size = 0
+        while True:
+            most = min(limit + 1 - len(rows), _LIST_ROWS)
+            page = await self._list(_list_values(chosen, after), most)
+            rows += page.rows
+            if len(rows) > limit:
+                rows.pop()
+                break
+            if page.count < most:
+                return [record(row) for row in rows], None
+            size += sum(map(row_bytes, page.rows))
+            if size >= _LIST_BYTES:
+                break
+            after = _position(record(rows[-1]))
+        records = [record(row) for row in rows]
+        return records, _position(records[-1])
+
+    async def _list(self, values: dict[str, Any], limit: int) -> StatementResult:
         statement = statements.list_statement(frozenset(values) & set(statements.LIST_CONDITIONS))
         try:
-            page = await self._lists.execute(statement, {"limit": limit + 1, **values})
+            return await self._lists.execute(statement, {"limit": limit, **values})
         except StatementTooLong as error:
             raise SearchTooLong("the search took too long and was given up") from error
-        records = [record(row) for row in page.rows[:limit]]
-        if page.count <= limit:
-            return records, None
-        last = records[-1]
-        return records, ListPosition(created_at_us=round(last.created_at * 1e6), gid=last.tx.gid)
 
     async def _read(self, gids: Sequence[str]) -> dict[str, Row]:
         if not gids:
@@ -272,6 +297,10 @@ class _LostClaims:
         if self._looked_at:
             self._handed_out.update((record.tx.gid, record.tx.version) for record in new)
         return new
+
+
+def _position(record: Record) -> ListPosition:
+    return ListPosition(created_at_us=round(record.created_at * 1e6), gid=record.tx.gid)
 
 
 def _by_gid(transactions: Any) -> list[Transaction]:

@@ -16,15 +16,23 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from coordinator.core.machine import PHASE_TWO
-from coordinator.core.model import CallResult, Operation, OutcomeCode, Transaction, TransactionState
+from coordinator.core.model import (
+    BranchCall,
+    CallResult,
+    Operation,
+    OutcomeCode,
+    Transaction,
+    TransactionState,
+)
 from coordinator.core.reconciliation import FindingKind
 from coordinator.engine.clock import LogClock
 from coordinator.engine.dispatcher import ParticipantDispatcher
 from coordinator.engine.engine import Engine
 from coordinator.engine.observer import Anomaly, Observer
 from coordinator.jobs.reconcile import ScanResult
+from coordinator.log.backlog import COUNT_MAX
 from coordinator.ports.operator_log import Backlog
-from coordinator.ports.participants import BranchCall
+from coordinator.ports.participants import CallResults
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -36,8 +44,8 @@ _ENDED = {state: state.name.lower() for state in TransactionState if state.ended
 _LIVE_STATES = (TransactionState.TRYING, TransactionState.CONFIRMING, TransactionState.CANCELLING)
 
 
-class _Spec(NamedTuple):
-    """A counter or a histogram."""
+class Spec(NamedTuple):
+    """A metric."""
 
     name: str
     explanation: str
@@ -48,82 +56,120 @@ class _Spec(NamedTuple):
     initial: tuple[str, ...] = ()
 
 
-_COUNTERS = (
-    _Spec("tcc_transactions_begun", "Transactions that became durable here."),
-    _Spec("tcc_transactions_decided", "Durable decisions, by decision.", ("decision",)),
-    _Spec("tcc_transactions_ended", "Transactions that ended, by final state.", ("state",)),
-    _Spec("tcc_transactions_parked", "Transactions given back to the log until their next attempt is due."),
-    _Spec(
+COUNTERS = (
+    Spec("tcc_transactions_begun", "Transactions that became durable here."),
+    Spec("tcc_transactions_decided", "Durable decisions, by decision.", ("decision",)),
+    Spec("tcc_transactions_ended", "Transactions that ended, by final state.", ("state",)),
+    Spec("tcc_transactions_parked", "Transactions given back to the log until their next attempt is due."),
+    Spec(
         "tcc_transactions_resumed",
         "Transactions resumed: retried (they were due) or adopted (their coordinator died).",
         ("how",),
         initial=("retried", "adopted"),
     ),
-    _Spec(
+    Spec(
         "tcc_transactions_became_stuck",
         "Transactions whose phase two failed more often than attempts_before_stuck.",
         ("participant",),
     ),
-    _Spec("tcc_transactions_purged", "Ended transactions deleted after their retention."),
-    _Spec("tcc_log_write_failures", "Writes that got no answer; they are repeated."),
-    _Spec(
+    Spec("tcc_transactions_purged", "Ended transactions deleted after their retention."),
+    Spec("tcc_log_write_failures", "Writes that got no answer; they are repeated."),
+    Spec(
         "tcc_calls",
         "Answered branch calls; outcome: succeeded, rejected, failed, or unreachable "
         "(no connection, or no answer in time).",
         ("participant", "phase", "outcome"),
     ),
-    _Spec("tcc_call_retries", "Calls that had failed before.", ("participant",)),
-    _Spec(
+    Spec("tcc_call_retries", "Calls that had failed before.", ("participant",)),
+    Spec(
         "tcc_calls_not_sent",
         "Calls that were not sent because the participant's breaker is open.",
         ("participant",),
     ),
-    _Spec(
+    Spec(
         "tcc_anomalies",
         "Conditions that operators are alerted of, by kind.",
         ("kind",),
         initial=tuple(kind.name for kind in Anomaly),
     ),
-    _Spec(
+    Spec(
         "tcc_webhook_alerts",
         "Alerts for the webhook: delivered, failed (after all attempts), dropped (its queue was full).",
         ("outcome",),
         initial=("delivered", "failed", "dropped"),
     ),
 )
-_HISTOGRAMS = (
-    _Spec(
+HISTOGRAMS = (
+    Spec(
         "tcc_transaction_phase_seconds",
         "How long a phase of a transaction took, durable writes included: try until the decision, "
         "confirm or cancel until the end. One transaction of each batch is sampled.",
         ("phase",),
         _SPANS_S,
     ),
-    _Spec(
+    Spec(
         "tcc_log_write_seconds",
         "How long one durable write of a batch took: begin or change.",
         ("write",),
         _SPANS_S,
     ),
-    _Spec("tcc_log_batch_size", "Transactions in one durable write.", ("write",), _SIZES),
-    _Spec(
+    Spec("tcc_log_batch_size", "Transactions in one durable write.", ("write",), _SIZES),
+    Spec(
         "tcc_call_seconds",
         "From sending a batch of calls to an answer, once for each message of answers.",
         ("participant", "phase"),
         _SPANS_S,
     ),
-    _Spec("tcc_call_batch_size", "Branch calls in one batch.", ("participant",), _SIZES),
+    Spec("tcc_call_batch_size", "Branch calls in one batch.", ("participant",), _SIZES),
 )
+# Most counts are capped, for each participant separately, so that they stay cheap.
+_CAPPED = f"at most {COUNT_MAX:,} are counted, for each participant separately"
+GAUGES = (
+    Spec("tcc_live_transactions", "Transactions in this worker's memory."),
+    Spec("tcc_live_transactions_max", "limits.live_max; new work is refused below it."),
+    Spec("tcc_log_queue_length", "Writes that wait for the log."),
+    Spec("tcc_watched_transactions", "Transactions of other coordinators that requests wait for here."),
+    Spec("tcc_log_available", "1 while the log answers."),
+    Spec("tcc_draining", "1 while this worker accepts no new transactions."),
+    Spec("tcc_lease_lag_seconds", "Time since the lease was last renewed."),
+    Spec("tcc_purge_lag_seconds", "Time since a purge left nothing to delete, or since the start."),
+    Spec("tcc_participant_queue_length", "Calls that are queued or in flight.", ("participant",)),
+    Spec("tcc_participant_live_branches", "Branches of live transactions.", ("participant",)),
+    Spec("tcc_breaker_state", "0: closed, 1: half-open, 2: open.", ("participant",)),
+    Spec(
+        "tcc_unfinished_transactions",
+        f"Transactions that have not ended, in the whole log ({_CAPPED}).",
+        ("state",),
+    ),
+    Spec(
+        "tcc_waiting_transactions",
+        f"Of these: parked, by the participant that they wait for ({_CAPPED}).",
+        ("participant",),
+    ),
+    Spec("tcc_parked_transactions", f"Of these: waiting for their next attempt ({_CAPPED})."),
+    Spec("tcc_stuck_transactions", f"Of these: stuck ({_CAPPED})."),
+    Spec("tcc_held_transactions", f"Of these: held by an operator ({_CAPPED})."),
+    Spec("tcc_oldest_unfinished_seconds", "Age of the oldest of these."),
+    Spec("tcc_log_gauges_age_seconds", "Time since the log was queried for these."),
+    Spec(
+        "tcc_reconcile_findings",
+        "Barrier rows of a participant that do not agree with the log, by kind: orphan, leak, mixed. "
+        "Exported by the one coordinator that compares.",
+        ("participant", "kind"),
+    ),
+    Spec("tcc_reconcile_age_seconds", "Time since all of its barrier rows were compared.", ("participant",)),
+)
+_GAUGES = {spec.name: spec for spec in GAUGES}
 
 
-def _counter(spec: _Spec, registry: CollectorRegistry) -> Counter:
+def _counter(spec: Spec, registry: CollectorRegistry) -> Counter:
     counter = Counter(spec.name, spec.explanation, spec.labels, registry=registry)
     for value in spec.initial:
         counter.labels(value)
     return counter
 
 
-def _histogram(spec: _Spec, registry: CollectorRegistry) -> Histogram:
+def _histogram(spec: Spec, registry: CollectorRegistry) -> Histogram:
     return Histogram(spec.name, spec.explanation, spec.labels, buckets=spec.buckets, registry=registry)
 
 
@@ -140,8 +186,8 @@ class Metrics(Observer):
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         # By name, as are the histograms.
-        self.counters = {spec.name: _counter(spec, self.registry) for spec in _COUNTERS}
-        self.histograms = {spec.name: _histogram(spec, self.registry) for spec in _HISTOGRAMS}
+        self.counters = {spec.name: _counter(spec, self.registry) for spec in COUNTERS}
+        self.histograms = {spec.name: _histogram(spec, self.registry) for spec in HISTOGRAMS}
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
@@ -176,9 +222,7 @@ class Metrics(Observer):
         if retries := len(calls) - [call.attempt for call in calls].count(0):
             self.counters["tcc_call_retries"].labels(participant).inc(retries)
 
-    def answered(
-        self, participant: str, answers: Sequence[tuple[BranchCall, CallResult]], span_s: float
-    ) -> None:
+    def answered(self, participant: str, answers: CallResults, span_s: float) -> None:
         operations = [call.operation for call, _ in answers]
         all_succeeded = [answer.code for _, answer in answers].count(OutcomeCode.SUCCEEDED) == len(answers)
         for operation, phase in _PHASES.items():
@@ -285,32 +329,21 @@ class Gauges(Collector):
     def _of_worker(self) -> Iterator[Metric]:
         engine, metrics = self._engine, self._metrics
         now = self._clock.monotonic()
-        live_max = engine.limits.live_max
-        yield _gauge("tcc_live_transactions", "Transactions in this worker's memory.", len(engine.live))
-        yield _gauge("tcc_live_transactions_max", "limits.live_max; new work is refused below it.", live_max)
-        yield _gauge("tcc_log_queue_length", "Writes that wait for the log.", engine.writer.backlog)
-        yield _gauge(
-            "tcc_watched_transactions",
-            "Transactions of other coordinators that requests wait for here.",
-            len(engine.watched),
-        )
-        yield _gauge("tcc_log_available", "1 while the log answers.", int(engine.writer.available))
-        yield _gauge("tcc_draining", "1 while this worker accepts no new transactions.", int(engine.draining))
+        yield _gauge("tcc_live_transactions", len(engine.live))
+        yield _gauge("tcc_live_transactions_max", engine.limits.live_max)
+        yield _gauge("tcc_log_queue_length", engine.writer.backlog)
+        yield _gauge("tcc_watched_transactions", len(engine.watched))
+        yield _gauge("tcc_log_available", int(engine.writer.available))
+        yield _gauge("tcc_draining", int(engine.draining))
         if metrics.heartbeat_at is not None:
-            yield _gauge(
-                "tcc_lease_lag_seconds", "Time since the lease was last renewed.", now - metrics.heartbeat_at
-            )
+            yield _gauge("tcc_lease_lag_seconds", now - metrics.heartbeat_at)
         if metrics.purged_at is not None:
-            yield _gauge(
-                "tcc_purge_lag_seconds",
-                "Time since a purge left nothing to delete, or since the start.",
-                now - metrics.purged_at,
-            )
+            yield _gauge("tcc_purge_lag_seconds", now - metrics.purged_at)
 
     def _of_participants(self) -> Iterator[Metric]:
-        backlog = _by("participant", "tcc_participant_queue_length", "Calls that are queued or in flight.")
-        live = _by("participant", "tcc_participant_live_branches", "Branches of live transactions.")
-        breaker = _by("participant", "tcc_breaker_state", "0: closed, 1: half-open, 2: open.")
+        backlog = _labelled("tcc_participant_queue_length")
+        live = _labelled("tcc_participant_live_branches")
+        breaker = _labelled("tcc_breaker_state")
         for name, dispatcher in self._engine.dispatchers.items():
             backlog.add_metric([name], dispatcher.backlog)
             live.add_metric([name], dispatcher.live)
@@ -318,41 +351,21 @@ class Gauges(Collector):
         yield from (backlog, live, breaker)
 
     def _of_log(self, reading: Backlog, read_at: float) -> Iterator[Metric]:
-        up_to = f" (at most {reading.count_max} are counted, for each participant separately)"
-        states = _by(
-            "state",
-            "tcc_unfinished_transactions",
-            f"Transactions that have not ended, in the whole log{up_to}.",
-        )
+        states = _labelled("tcc_unfinished_transactions")
         for state in _LIVE_STATES:
             states.add_metric([state.name.lower()], reading.by_state.get(state, 0))
-        waiting = _by(
-            "participant",
-            "tcc_waiting_transactions",
-            f"Of these: parked, by the participant that they wait for{up_to}.",
-        )
+        waiting = _labelled("tcc_waiting_transactions")
         for name, count in reading.waiting_on.items():
             waiting.add_metric([name], count)
         yield from (states, waiting)
-        yield _gauge(
-            "tcc_parked_transactions", f"Of these: waiting for their next attempt{up_to}.", reading.parked
-        )
-        yield _gauge("tcc_stuck_transactions", f"Of these: stuck{up_to}.", reading.stuck)
-        yield _gauge("tcc_held_transactions", f"Of these: held by an operator{up_to}.", reading.held)
-        yield _gauge("tcc_oldest_unfinished_seconds", "Age of the oldest of these.", _oldest_age_s(reading))
-        age_s = self._clock.monotonic() - read_at
-        yield _gauge("tcc_log_gauges_age_seconds", "Time since the log was queried for these.", age_s)
+        yield _gauge("tcc_parked_transactions", reading.parked)
+        yield _gauge("tcc_stuck_transactions", reading.stuck)
+        yield _gauge("tcc_held_transactions", reading.held)
+        yield _gauge("tcc_oldest_unfinished_seconds", _oldest_age_s(reading))
+        yield _gauge("tcc_log_gauges_age_seconds", self._clock.monotonic() - read_at)
 
     def _of_reconciliation(self) -> Iterator[Metric]:
-        findings = GaugeMetricFamily(
-            "tcc_reconcile_findings",
-            "Barrier rows of a participant that do not agree with the log, by kind: orphan, leak, mixed. "
-            "Exported by the one coordinator that compares.",
-            labels=["participant", "kind"],
-        )
-        age = _by(
-            "participant", "tcc_reconcile_age_seconds", "Time since all of its barrier rows were compared."
-        )
+        findings, age = _labelled("tcc_reconcile_findings"), _labelled("tcc_reconcile_age_seconds")
         now = self._clock.monotonic()
         for participant, scan in self._scans().items():
             for kind in FindingKind:
@@ -365,12 +378,12 @@ def _oldest_age_s(reading: Backlog) -> float:
     return 0.0 if reading.oldest_created_at is None else max(0.0, reading.at - reading.oldest_created_at)
 
 
-def _gauge(name: str, explanation: str, value: float) -> Metric:
-    return GaugeMetricFamily(name, explanation, value=value)
+def _gauge(name: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, _GAUGES[name].explanation, value=value)
 
 
-def _by(label: str, name: str, explanation: str) -> GaugeMetricFamily:
-    return GaugeMetricFamily(name, explanation, labels=[label])
+def _labelled(name: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, _GAUGES[name].explanation, labels=_GAUGES[name].labels)
 
 
 def _breaker_state(dispatcher: ParticipantDispatcher, clock: LogClock) -> int:

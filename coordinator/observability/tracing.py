@@ -48,6 +48,7 @@ from opentelemetry.util.types import AttributeValue
 from coordinator.core.machine import PHASE_TWO
 from coordinator.core.model import (
     DECISIONS,
+    BranchCall,
     CallResult,
     CancelReason,
     Operation,
@@ -58,12 +59,11 @@ from coordinator.core.model import (
 from coordinator.engine.observer import Spans
 from coordinator.ports.clock import Clock
 from coordinator.ports.log import Record
-from coordinator.ports.participants import BranchCall, Participants
+from coordinator.ports.participants import CallResults, Participants
 
 logger = structlog.get_logger(__name__)
 
 Attributes = Mapping[str, AttributeValue]
-CallResults = list[tuple[int, CallResult]]
 
 SERVICE_DEFAULT = "tccd"
 
@@ -190,13 +190,14 @@ class Tracing(Spans):
         participant: str,
         call: BranchCall,
         answer: CallResult,
-        own: TraceContext,
         *,
         sent_at: float,
         answered_at: float,
     ) -> None:
-        """Make the span `own` of a traced call that has ended."""
-        assert call.trace is not None, "only traced calls are reported"
+        """Make the span of a traced call that has ended."""
+        own = call.span
+        assert own is not None, "only calls with a span are reported"
+        assert call.trace is not None, "a span is in a trace"
         attributes: dict[str, AttributeValue] = {
             "tcc.gid": call.gid,
             "tcc.branch_id": call.spec.branch_id,
@@ -276,14 +277,13 @@ class TracedParticipants:
         async for answers in self._participants.execute(participant, sent):
             answered_at = self._clock.now()
             results: CallResults = []
-            for position, answer in answers:
-                call, own = calls[position], sent[position].trace
-                if own is None or not own.sampled:
-                    results.append((position, answer))
+            for call, answer in answers:
+                if call.span is None:
+                    results.append((call, answer))
                     continue
-                self._tracing.called(participant, call, answer, own, sent_at=sent_at, answered_at=answered_at)
+                self._tracing.called(participant, call, answer, sent_at=sent_at, answered_at=answered_at)
                 failed = answer.code is OutcomeCode.FAILED
-                results.append((position, replace(answer, span_id=own.span_id) if failed else answer))
+                results.append((call, replace(answer, span_id=call.span.span_id) if failed else answer))
             yield results
 
 
@@ -291,7 +291,7 @@ def _with_span(call: BranchCall) -> BranchCall:
     """Return the call with a span of its own, if it is traced."""
     if call.trace is None or not call.trace.sampled:
         return call
-    return replace(call, trace=new_span(call.trace))
+    return replace(call, span=new_span(call.trace))
 
 
 def transaction_span(given: TraceContext, gid: str) -> TraceContext:

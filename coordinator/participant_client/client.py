@@ -2,17 +2,18 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from typing import Self
 
 import grpc
 
 from coordinator.core.errors import ParticipantUnreachable, ReconciliationUnsupported, UnknownParticipant
-from coordinator.core.model import CallResult, Operation, OutcomeCode
+from coordinator.core.machine import ERROR_CHARACTERS_MAX
+from coordinator.core.model import BranchCall, CallResult, Operation, OutcomeCode
 from coordinator.core.reconciliation import BarrierRow, BarrierState
 from coordinator.engine.dispatcher import not_configured
-from coordinator.participant_client.channel import ParticipantAddress, open_channel
-from coordinator.ports.participants import BarrierPage, BarrierQuery, BranchCall
+from coordinator.participant_client.channel import ParticipantAddress, is_dns_name, open_channel
+from coordinator.ports.participants import BarrierPage, BarrierQuery, CallResults
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2 as pb, participant_pb2_grpc
 
@@ -46,17 +47,22 @@ _STATES = {
 }
 _DONE = CallResult(code=OutcomeCode.SUCCEEDED)
 
-CallResults = list[tuple[int, CallResult]]
-
+# A new channel has this long to connect. Then the old one is kept for another interval.
+_RENEWAL_TIMEOUT_S = 10.0
+# Of what a participant answers. The log stores no more of it.
+CONTENT_TYPE_BYTES_MAX = 255
+REASON_CHARACTERS_MAX = 200
 
 _EXECUTE_BRANCHES = f"/{pb.DESCRIPTOR.services_by_name['ParticipantService'].full_name}/ExecuteBranches"
 
 
 class _Channel:
-    """The channel to one participant, while its address stays and calls are in flight."""
+    """The channel to one participant, until it is replaced and no calls are in flight on it."""
 
     def __init__(self, address: ParticipantAddress) -> None:
         self.address = address
+        self.opened_at = asyncio.get_running_loop().time()
+        self.renewing = False
         self._channel = open_channel(address)
         self.stub = participant_pb2_grpc.ParticipantServiceStub(self._channel)
         # Like the stub's, but for a request in bytes: gRPC holds the request until the call has
@@ -80,22 +86,40 @@ class _Channel:
         if not self._in_flight:
             self._free.set()
 
+    async def connect(self) -> None:
+        """Wait until the name is resolved, and one of its addresses is connected."""
+        await self._channel.channel_ready()
+
     async def close_when_free(self) -> None:
         """Close the channel once nothing is in flight on it. Every call has a deadline."""
-        await self._free.wait()
-        await self.close()
+        try:
+            await self._free.wait()
+        finally:
+            await self.close()
 
     async def close(self) -> None:
         await self._channel.close(None)
 
 
 class ParticipantClient:
-    """Channels to all configured participants."""
+    """Channels to all configured participants.
 
-    def __init__(self, addresses: Mapping[str, ParticipantAddress], *, result_bytes_max: int) -> None:
+    gRPC resolves a name again only if a connection fails. So that new addresses get work, a
+    channel to a name is replaced after `renew_every_s`, at its next use. Without TLS, the new
+    channel shares the connections of the old one (gRPC's global pool); with TLS, it makes new ones.
+    """
+
+    def __init__(
+        self,
+        addresses: Mapping[str, ParticipantAddress],
+        *,
+        result_bytes_max: int,
+        renew_every_s: float = 30.0,
+    ) -> None:
         self._result_bytes_max = result_bytes_max
+        self._renew_every_s = renew_every_s
         self._channels = {name: _Channel(address) for name, address in addresses.items()}
-        self._closing: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def address_changed(self, participant: str, address: ParticipantAddress) -> bool:
         """Return whether `address` differs from the address of a known participant."""
@@ -114,21 +138,21 @@ class ParticipantClient:
         }
         for name, channel in before.items():
             if self._channels.get(name) is not channel:
-                task = asyncio.ensure_future(channel.close_when_free())
-                self._closing.add(task)
-                task.add_done_callback(self._closing.discard)
+                self._start(channel.close_when_free())
 
     async def close(self) -> None:
-        for task in list(self._closing):
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         for channel in self._channels.values():
             await channel.close()
 
     async def execute(self, participant: str, calls: Sequence[BranchCall]) -> AsyncIterator[CallResults]:
         """See `ports.Participants.execute`. A single call is cheapest as a unary one."""
-        channel = self._channels.get(participant)
+        channel = self._channel(participant)
         if channel is None:  # it was removed from the configuration just now
-            yield [(position, not_configured(participant)) for position in range(len(calls))]
+            yield [(call, not_configured(participant)) for call in calls]
             return
         with channel:
             async for answers in self._execute(channel, calls):
@@ -156,7 +180,7 @@ class ParticipantClient:
     async def _list_barrier(
         self, participant: str, request: pb.ListBranchesRequest
     ) -> pb.ListBranchesResponse:
-        channel = self._channels.get(participant)
+        channel = self._channel(participant)
         if channel is None:
             raise UnknownParticipant(f"participant {participant!r} is not configured")
         with channel:
@@ -174,6 +198,37 @@ class ParticipantClient:
         if page is None:  # gRPC could not decode it
             raise ParticipantUnreachable(f"participant {participant}: {_UNREADABLE.message}")
         return page
+
+    def _channel(self, participant: str) -> _Channel | None:
+        """Return the channel to a configured participant, and renew it if it is due."""
+        channel = self._channels.get(participant)
+        if channel is not None and not channel.renewing and is_dns_name(channel.address.target):
+            age_s = asyncio.get_running_loop().time() - channel.opened_at
+            if age_s >= self._renew_every_s:
+                channel.renewing = True
+                self._start(self._renew(participant, channel))
+        return channel
+
+    async def _renew(self, participant: str, old: _Channel) -> None:
+        """Replace a channel by a new one, once that one is connected."""
+        new = _Channel(old.address)
+        unused = new
+        try:
+            async with asyncio.timeout(_RENEWAL_TIMEOUT_S):
+                await new.connect()
+            if self._channels.get(participant) is old:
+                self._channels[participant] = new
+                unused = old
+        except TimeoutError:
+            # The name server or every address is unavailable. The old channel reports that, or works.
+            old.opened_at, old.renewing = new.opened_at, False
+        finally:
+            await unused.close_when_free()
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _execute(self, channel: _Channel, calls: Sequence[BranchCall]) -> AsyncIterator[CallResults]:
         if len(calls) == 1:
@@ -202,24 +257,21 @@ class ParticipantClient:
                 }
                 missing.difference_update(answers)
                 if answers:
-                    yield list(answers.items())
+                    yield [(calls[index], answer) for index, answer in answers.items()]
         except grpc.aio.AioRpcError as error:
             failure = _failure(error)
         finally:
             stream.cancel()
         if missing:
-            yield [(position, failure) for position in sorted(missing)]
+            yield [(calls[index], failure) for index in sorted(missing)]
 
     async def _execute_alone(self, channel: _Channel, call: BranchCall) -> AsyncIterator[CallResults]:
-        yield [await self._execute_one(channel, 0, call)]
+        yield [await self._execute_one(channel, call)]
 
     async def _execute_singly(
         self, channel: _Channel, calls: Sequence[BranchCall]
     ) -> AsyncIterator[CallResults]:
-        tasks = [
-            asyncio.ensure_future(self._execute_one(channel, position, call))
-            for position, call in enumerate(calls)
-        ]
+        tasks = [asyncio.ensure_future(self._execute_one(channel, call)) for call in calls]
         try:
             for done in asyncio.as_completed(tasks):
                 yield [await done]
@@ -227,9 +279,7 @@ class ParticipantClient:
             for task in tasks:
                 task.cancel()
 
-    async def _execute_one(
-        self, channel: _Channel, position: int, call: BranchCall
-    ) -> tuple[int, CallResult]:
+    async def _execute_one(self, channel: _Channel, call: BranchCall) -> tuple[BranchCall, CallResult]:
         stub, timeout_s = channel.stub, channel.address.call_timeout_s
         message = _write(pb.BranchCall(), call)
         try:
@@ -241,10 +291,10 @@ class ParticipantClient:
                 case Operation.CANCEL:
                     reply = await stub.CancelBranch(pb.CancelBranchRequest(call=message), timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
-            return position, _failure(error)
+            return call, _failure(error)
         if reply is None:  # gRPC could not decode it
-            return position, _UNREADABLE
-        return position, self._answer(reply.result, call.operation)
+            return call, _UNREADABLE
+        return call, self._answer(reply.result, call.operation)
 
     def _answer(self, outcome: common.CallResult, operation: Operation) -> CallResult:
         code = _VERDICTS.get(outcome.code)
@@ -253,8 +303,8 @@ class ParticipantClient:
         if code is not OutcomeCode.SUCCEEDED:
             return CallResult(
                 code=code,
-                reason=outcome.reason,
-                message=outcome.message,
+                reason=outcome.reason[:REASON_CHARACTERS_MAX],
+                message=outcome.message[:ERROR_CHARACTERS_MAX],
                 permanent=outcome.permanent,
             )
         result = outcome.result
@@ -262,6 +312,11 @@ class ParticipantClient:
             return _DONE
         if len(result) > self._result_bytes_max:
             return _result_too_large(self._result_bytes_max)
+        if (
+            len(outcome.content_type.encode()) > CONTENT_TYPE_BYTES_MAX
+            or not outcome.content_type.isprintable()
+        ):
+            return _INVALID_CONTENT_TYPE
         return CallResult(code=code, result=result, result_content_type=outcome.content_type)
 
 
@@ -298,16 +353,17 @@ def _write(message: pb.BranchCall, call: BranchCall) -> pb.BranchCall:
     message.action = spec.action
     message.payload = spec.payload
     message.content_type = spec.content_type
-    message.expires_at_ms = int(call.expires_at * 1000)
+    message.expires_at_ms = round(call.expires_at * 1000)
     message.attempt = call.attempt
     if call.result:
         message.try_result = call.result
         message.try_result_content_type = call.result_content_type
     if spec.tried_by_initiator:
         message.tried_by_initiator = True
-    if call.trace is not None:
-        message.traceparent = call.trace.traceparent
-        message.tracestate = call.trace.tracestate
+    trace = call.span or call.trace
+    if trace is not None:
+        message.traceparent = trace.traceparent
+        message.tracestate = trace.tracestate
     return message
 
 
@@ -336,4 +392,10 @@ def _failure(error: grpc.aio.AioRpcError) -> CallResult:
     )
 
 
+_INVALID_CONTENT_TYPE = CallResult(
+    code=OutcomeCode.FAILED,
+    reason="INVALID_RESULT",
+    message=f"the content type of a result has at most {CONTENT_TYPE_BYTES_MAX} bytes, all printable",
+    permanent=True,
+)
 _UNREADABLE = _no_answer("the participant's response could not be decoded")

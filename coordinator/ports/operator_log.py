@@ -24,7 +24,7 @@ class ParticipantReport(Struct, frozen=True, kw_only=True):
     backlog: int = 0
     in_flight: int = 0
     live_branches: int = 0
-    calls_answered: int = 0
+    calls_completed: int = 0
     calls_failed: int = 0
     last_error: str = ""
     last_error_at: float = 0.0
@@ -97,12 +97,12 @@ class Backlog(Struct, frozen=True, kw_only=True):
     """The transactions that have not ended, counted by the log at `at` (its clock).
 
     Counts of stuck and held ones, and of those that wait for each participant, go no further
-    than `count_max`. `at_least`: more is parked than is counted in `by_state` and `parked`.
+    than `count_max`. `capped`: more is parked than is counted in `by_state` and `parked`.
     """
 
     at: float
     count_max: int
-    at_least: bool = False
+    capped: bool = False
     by_state: dict[TransactionState, int]
     parked: int
     stuck: int

@@ -5,41 +5,21 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from coordinator.core.model import (
-    BranchSpec,
-    CallResult,
-    Operation,
-    TraceContext,
-)
+from coordinator.core.model import BranchCall, CallResult
 from coordinator.core.reconciliation import BarrierRow, BarrierState
 
-
-class BranchCall(Struct, frozen=True, kw_only=True, gc=False):
-    """One operation on one branch, on its way to a participant."""
-
-    gid: str
-    index: int
-    operation: Operation
-    spec: BranchSpec
-    expires_at: float
-    attempt: int = 0
-    result: bytes = b""
-    result_content_type: str = ""
-    trace: TraceContext | None = None
-    # The span of the previous attempt, if one was made.
-    failed_span_id: str = ""
+# Each call with its result.
+CallResults = list[tuple[BranchCall, CallResult]]
 
 
 class Participants(Protocol):
     """The client of the participants."""
 
-    def execute(
-        self, participant: str, calls: Sequence[BranchCall]
-    ) -> AsyncIterator[list[tuple[int, CallResult]]]:
-        """Send a batch of calls; yield (position in `calls`, result) as each is known.
+    def execute(self, participant: str, calls: Sequence[BranchCall]) -> AsyncIterator[CallResults]:
+        """Send a batch of calls; yield their results as they arrive.
 
         Never raises for what a participant or the network does: each call gets
-        exactly one answer, FAILED where nothing better is known.
+        exactly one result, FAILED where nothing better is known.
         """
         ...
 

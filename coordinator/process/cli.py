@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from importlib import metadata
+from importlib import metadata, util
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -21,6 +21,7 @@ from coordinator.process.supervisor import (
     own_postgres,
     serve as serve_coordinator,
 )
+from tcc._internal.standard_streams import discard_unwritten, open_closed_streams
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
 
@@ -124,6 +125,8 @@ def postgres(
 )
 def demo(context: typer.Context) -> None:
     """Run a flash sale with real processes, kill some of them, and audit the result."""
+    if util.find_spec("participants") is None:
+        raise StartError("the demo is an extra: pip install 'tcc-coordinator[demo]'")
     # Each side knows the other only as a process.
     command = [sys.executable, "-m", "participants.demo", *context.args]
     os.execv(command[0], command)  # noqa: S606 - no shell is wanted
@@ -131,6 +134,7 @@ def demo(context: typer.Context) -> None:
 
 def main() -> None:
     """Run the command line."""
+    open_closed_streams()
     try:
         app()
     except ConfigurationError as error:
@@ -139,3 +143,9 @@ def main() -> None:
     except StartError as error:
         typer.echo(error, err=True)
         sys.exit(error.status)
+    except OSError as error:
+        # Most likely standard output cannot be written.
+        typer.echo(f"tccd: {error}", err=True)
+        sys.exit(1)
+    finally:
+        discard_unwritten()

@@ -5,6 +5,7 @@ returns results. A result without a problem has no remedy.
 """
 
 import http.client
+import os
 import secrets
 import socket
 import time
@@ -23,17 +24,20 @@ from coordinator.api.operator.server import SERVICE as ADMIN_SERVICE
 from coordinator.api.server import SERVICE
 from coordinator.config.settings import ParticipantSettings, Settings
 from coordinator.core.errors import LogUnavailable
-from coordinator.embedded_postgres.server import EmbeddedPostgres
+from coordinator.embedded_postgres.server import INSTALL, EmbeddedPostgres, is_installed
 from coordinator.log.diagnosis import LogFacts, examine
 from coordinator.log.migration import LogUrlError
 from coordinator.participant_client.channel import open_sync_channel
 from coordinator.process.supervisor import DATABASE
+from tcc._internal.channel_options import operator_options
 
 _TIMEOUT_S = 5.0
 # PostgreSQL versions that the tests run on, as in server_version_num.
 _OLDEST_VERSION = 140_000
 # Only people compare clocks; deadlines and leases use the database's.
 _CLOCK_AHEAD_MAX_S = 1.0
+_PROXY_VARIABLES = {"grpc_proxy", "https_proxy", "http_proxy"}
+_WITHOUT_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _ASK_ITS_LOG = "check the participant's own log"
 _WHERE_TO_LOOK = (
     "is PostgreSQL running (if not, its own log has the cause: a full disk?), does [log] url have the right "
@@ -80,6 +84,7 @@ def diagnose(settings: Settings) -> Iterator[CheckResult]:
     yield from _ports(settings)
     if settings.tracing.endpoint is not None:
         yield _collector(settings.tracing.endpoint)
+    yield from _http_proxy(settings)
     if not settings.participants:
         yield _warning(
             "participants", "no participant is configured", "add a table [participants.NAME] for each one"
@@ -108,6 +113,9 @@ def to_json(findings: Sequence[CheckResult]) -> str:
 
 def _own_log(data_dir: Path) -> Iterator[CheckResult]:
     """Check the PostgreSQL that `serve` starts. If it does not run, check only its directory."""
+    if not is_installed():
+        yield _problem("log", "[log] url is not set, and the embedded PostgreSQL is not installed", INSTALL)
+        return
     server = EmbeddedPostgres(data_dir)
     try:
         is_running = server.is_running()
@@ -260,7 +268,7 @@ def _port(check: str, address: str, is_ours: Callable[[str], bool]) -> CheckResu
 
 def _has_health_page(address: str) -> bool:
     try:
-        with urllib.request.urlopen(f"http://{address}/healthz", timeout=_TIMEOUT_S) as response:
+        with _WITHOUT_PROXY.open(f"http://{address}/healthz", timeout=_TIMEOUT_S) as response:
             page: bytes = response.read(64)
     except (OSError, http.client.HTTPException):
         return False
@@ -274,7 +282,7 @@ def _reachable(host: str, port: str) -> str:
 
 
 def _serves(address: str, service: str) -> bool:
-    with grpc.insecure_channel(address) as channel:
+    with grpc.insecure_channel(address, options=operator_options(keepalive_s=_TIMEOUT_S)) as channel:
         try:
             _health(channel, service)
         except grpc.RpcError:
@@ -297,6 +305,21 @@ def _collector(endpoint: str) -> CheckResult:
             "start the collector, or fix [tracing] endpoint; until then only spans are lost",
         )
     return _ok("tracing.endpoint", f"{endpoint} accepts connections")
+
+
+# --- proxies ------------------------------------------------------------------
+
+
+def _http_proxy(settings: Settings) -> Iterator[CheckResult]:
+    """Warn if the environment names a proxy that calls to participants do not use."""
+    names = [name for name in os.environ if name.lower() in _PROXY_VARIABLES and os.environ[name]]
+    direct = [name for name, participant in settings.participants.items() if not participant.use_http_proxy]
+    if names and direct:
+        yield _warning(
+            "proxy",
+            f"{', '.join(sorted(names))} is set; tccd ignores it and calls participants directly",
+            "if a participant is behind the proxy, set use_http_proxy = true in its table",
+        )
 
 
 # --- participants ---------------------------------------------------------------

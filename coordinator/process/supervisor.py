@@ -15,7 +15,6 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import structlog
-import uvloop
 
 from coordinator.api.listener import ListenError
 from coordinator.config.configuration import Source
@@ -24,6 +23,7 @@ from coordinator.core.errors import LogUnavailable
 from coordinator.embedded_postgres.server import EmbeddedPostgres, EmbeddedPostgresError
 from coordinator.log.migration import LogTooNewError, LogUrlError, migrate as migrate_log
 from coordinator.observability.logging import configure_logging
+from coordinator.process import event_loop
 from coordinator.process.operating_system import end_with_parent, stay_on_one_cpu
 from coordinator.process.worker import RELOAD_REFUSED, end_lease, reloaded, run_worker
 
@@ -65,6 +65,7 @@ def serve(source: Source) -> int:
     # Fail before anything is started in vain.
     _listenable(settings.listen.address).close()
     _listenable(settings.admin_address()).close()
+    event_loop.log_missing_uvloop()
     with log_url(settings) as url:
         _migrate_when_there(url)
         if settings.workers == 1:
@@ -170,7 +171,7 @@ def _serve_alone(settings: Settings, url: str, source: Source) -> int:
     if settings.pin_workers:
         stay_on_one_cpu(0)
     try:
-        uvloop.run(
+        event_loop.run(
             run_worker(
                 settings, url, source=source, started_with=settings, share_port=False, on_ready=on_ready
             )
@@ -181,11 +182,19 @@ def _serve_alone(settings: Settings, url: str, source: Source) -> int:
 
 
 def _notify_ready(pid: int) -> None:
-    print(f"worker {pid} ready", flush=True)  # noqa: T201 - it is what this command says
+    _announce(f"worker {pid} ready")
 
 
 def _log_listening(settings: Settings, port: int) -> None:
-    print(f"listening on {_host(settings)}:{port}", flush=True)  # noqa: T201 - as above
+    _announce(f"listening on {_host(settings)}:{port}")
+
+
+def _announce(line: str) -> None:
+    """Print a line. A full disk, or a reader that has gone, must not end a coordinator."""
+    try:
+        print(line, flush=True)  # noqa: T201 - it is what this command says
+    except OSError as error:
+        logger.warning("standard output cannot be written", line=line, error=error.strerror)
 
 
 def _host(settings: Settings) -> str:
@@ -251,18 +260,25 @@ class _Workers:
         ):
             port = reserved.getsockname()[1]
             self._settings = _with_ports(self._settings, port, reserved_for_operators.getsockname()[1])
-            while not self._stopping.is_set():
-                self._start_missing()
-                self._wait_for_event()
-                self._reload()
-                # A dead worker may have become ready before: poll all workers before any is reaped.
-                dead = [child for child in self._children if not child.process.is_alive()]
-                self._poll_children(port)
-                self._notify_stale()
-                self._notify_refusal()
-                if not self._stopping.is_set():
-                    self._reap(dead)
-        return self._stop_all()
+            try:
+                while not self._stopping.is_set():
+                    self._run_once(port)
+            finally:
+                # Also after an error: the interpreter would wait for the workers without an end.
+                status = self._stop_all()
+        return status
+
+    def _run_once(self, port: int) -> None:
+        self._start_missing()
+        self._wait_for_event()
+        self._reload()
+        # A dead worker may have become ready before: poll all workers before any is reaped.
+        dead = [child for child in self._children if not child.process.is_alive()]
+        self._poll_children(port)
+        self._notify_stale()
+        self._notify_refusal()
+        if not self._stopping.is_set():
+            self._reap(dead)
 
     def _start_missing(self) -> None:
         if time.monotonic() >= self._start_at:
@@ -340,7 +356,7 @@ class _Workers:
             if child.owner is None:
                 self._pause_s = min(self._pause_s * 2, _RESTART_MAX_S)
             else:
-                uvloop.run(end_lease(self._url, child.owner))
+                event_loop.run(end_lease(self._url, child.owner))
 
     def _detach(self, child: _Child) -> None:
         """Handle a worker that ended normally, which happens only after an operator drained it."""
@@ -387,7 +403,7 @@ def _work(
             ready.send(owner)
 
     try:
-        uvloop.run(
+        event_loop.run(
             run_worker(
                 settings,
                 url,

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import structlog
+from msgspec import structs
 
 from coordinator.api.listener import ServerTls
 from coordinator.api.operator.server import AdminServer
-from coordinator.api.server import Server
+from coordinator.api.server import Server, ServerLimits
 from coordinator.config.configuration import ConfigurationError, Source
 from coordinator.config.settings import Settings, TracingSettings
-from coordinator.core.errors import Draining, LogUnavailable
+from coordinator.core.errors import Draining, LogError
 from coordinator.engine.clock import LogClock, LoopLoad
 from coordinator.engine.dispatcher import ParticipantPolicy
 from coordinator.engine.engine import Engine
@@ -31,7 +32,7 @@ from coordinator.observability.metrics import LogGauges
 from coordinator.observability.monitoring import Monitoring
 from coordinator.participant_client.channel import ParticipantAddress
 from coordinator.participant_client.client import ParticipantClient
-from coordinator.process.operating_system import background_threads
+from coordinator.process.operating_system import background_threads, raise_open_files_limit
 from tcc._internal.garbage import relax_garbage_collection
 from tcc._internal.uuid7 import uuid7
 
@@ -42,6 +43,10 @@ logger = structlog.get_logger(__name__)
 
 # A supervisor sends it to one of its workers after it refused a changed configuration.
 RELOAD_REFUSED = signal.SIGUSR1
+
+# Files besides those of connections to the two servers: the log, participants, metrics, libraries.
+_FILES_RESERVED = 256
+_CONNECTIONS_MIN = 16
 
 _POLL_S = 0.02
 # How often a starting coordinator checks whether its log is available.
@@ -89,7 +94,7 @@ class Worker:
             log=self.log,
             clock=self.clock,
             share_port=share_port,
-            calls_max=settings.listen.calls_max,
+            server_limits=within_open_files(settings.server_limits(), settings.admin.connections_max),
             new_trace=self._tracing.new_trace if self._tracing else None,
         )
         self._operator_log = PostgresOperatorLog(url, owner=self.owner)
@@ -105,6 +110,8 @@ class Worker:
             spans=self._tracing or NULL_SPANS,
             owner=self.owner,
             share_port=share_port,
+            limits=settings.admin_limits(),
+            payload_bytes_max=settings.limits.payload_bytes_max,
         )
         # Known once it serves.
         self.admin_port = 0
@@ -185,7 +192,7 @@ class Worker:
                 observer=self.monitoring.metrics,
                 spans=self._tracing or NULL_SPANS,
             ),
-            on_bug=self._fail,
+            on_bug=self.report_bug,
             more=self._more_jobs(),
             later=[self._reconciling] if self._settings.reconcile.every_s else [],
         )
@@ -246,7 +253,7 @@ class Worker:
         while not self._stop.is_set():
             try:
                 await heartbeat.run_once()
-            except LogUnavailable as error:
+            except LogError as error:
                 logger.warning("waiting for the log", error=error.message)
                 await asyncio.sleep(_LOG_POLL_S)
             else:
@@ -267,7 +274,7 @@ class Worker:
         try:
             released = await self.log.transaction_release()
             await self.log.coordinator_leave()
-        except LogUnavailable as error:
+        except LogError as error:
             logger.warning(
                 "could not release transactions; they are adopted after the lease expires",
                 error=error.message,
@@ -278,6 +285,10 @@ class Worker:
     def _engine_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error if isinstance(error, Exception) else RuntimeError(str(error)))
+
+    def report_bug(self, error: Exception) -> None:
+        """Notify operators of a bug that did not end the process."""
+        self.monitoring.metrics.anomaly(Anomaly.BUG, error=f"{type(error).__name__}: {error}")
 
     def _fail(self, error: Exception) -> None:
         self._bug = self._bug or error
@@ -313,6 +324,21 @@ def _policies(settings: Settings) -> dict[str, ParticipantPolicy]:
 def _listeners_tls(settings: Settings) -> dict[str, ServerTls | None]:
     listeners = {"listen": settings.listen.tls, "admin": settings.admin.tls}
     return {name: tls.read() if tls else None for name, tls in listeners.items()}
+
+
+def within_open_files(limits: ServerLimits, others: int) -> ServerLimits:
+    """Return the limits with no more connections than this process may open files, besides `others`.
+
+    When it has no files left, it can neither accept an initiator nor reach the log or a participant.
+    """
+    files = raise_open_files_limit()
+    room = max(_CONNECTIONS_MIN, files - others - _FILES_RESERVED)
+    if limits.connections_max <= room:
+        return limits
+    logger.warning(
+        "fewer connections than configured: raise the limit of open files", open_files=files, most=room
+    )
+    return structs.replace(limits, connections_max=room)
 
 
 def _needs_restart(before: Settings, after: Settings, restart_required: set[str]) -> list[str]:
@@ -378,7 +404,7 @@ async def end_lease(url: str, owner: str) -> None:
     log = PostgresLog(url, owner=owner, name="")
     try:
         await log.coordinator_leave()
-    except LogUnavailable as error:
+    except LogError as error:
         logger.warning("could not end the lease of a dead worker; it expires on its own", error=error.message)
     finally:
         await log.close()

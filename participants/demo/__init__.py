@@ -8,7 +8,7 @@ with SIGKILL and waits for their restart, waits until every transaction has ende
 and runs the audit. Then it removes everything.
 
 - `plan`: the orders and the kills, derived from one seed; pure.
-- `children`, `cluster`: the processes.
+- `cluster`: the processes.
 - `initiator`: one order, with each fault of an initiator.
 - `load`: all orders, and the kills between them.
 - `summary`: the result; pure.

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from participants.audit import audit, list_transactions, read_snapshot
-from participants.demo.children import DemoError
+from participants.child_process import ChildError
 from participants.demo.cluster import Cluster
 from participants.demo.display import Display
 from participants.demo.load import LoadResult, run_load
@@ -32,7 +32,7 @@ def main() -> int:
     plan = make_plan(orders=options.orders, seed=options.seed)
     try:
         summary = asyncio.run(_run(plan, display))
-    except DemoError as error:
+    except ChildError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the reason is the output
         return 1
     except (KeyboardInterrupt, asyncio.CancelledError):

@@ -19,8 +19,8 @@ from typing import Self
 
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from participants.child_process import Child, ChildError
 from participants.coupon.store import issue
-from participants.demo.children import Child, DemoError
 from participants.demo.plan import PARTICIPANTS, PlannedKill
 from participants.inventory.store import restock
 
@@ -80,7 +80,7 @@ class Cluster:
         await self._stop()
 
     async def failed(self) -> None:
-        """Wait until a process ends unexpectedly, then raise DemoError."""
+        """Wait until a process ends unexpectedly, then raise ChildError."""
         await asyncio.shield(self._failed)
 
     async def seed(self, stock: Mapping[str, int], coupons: tuple[str, ...]) -> None:
@@ -151,7 +151,7 @@ class Cluster:
         [self.address] = await self._children[COORDINATOR].lines(_LISTENING_LINE)
 
     async def _start_child(self, name: str, *command: str | Path) -> None:
-        child = await Child.start(name, command, self._home / f"{name}.log")
+        child = await Child.start(name, *command, log=self._home / f"{name}.log")
         self._children[name] = child
         watch = asyncio.create_task(child.watch())
         self._watches.add(watch)
@@ -201,5 +201,5 @@ def _tccd() -> Path:
     """Return the command that was installed beside this interpreter."""
     command = Path(sysconfig.get_path("scripts")) / "tccd"
     if not command.exists():
-        raise DemoError(f"there is no {command}: pip install 'tcc[coordinator]'")
+        raise ChildError(f"there is no {command}: pip install 'tcc-coordinator[demo]'")
     return command

@@ -1,8 +1,9 @@
-"""The output of the demo: notes and a progress bar while it runs, a table at the end.
+"""The output of the demo: a live line while it runs, what was survived at the end.
 
-Without a terminal, occasional lines replace the progress bar.
+Without a terminal, occasional lines replace the live one.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from participants.demo.initiator import OrderResult
 from participants.demo.summary import Summary
 
 _LINES_PER_RUN = 4
@@ -25,11 +27,13 @@ class Display:
             TextColumn("placing orders"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
             TimeElapsedColumn(),
             console=console,
             disable=not console.is_terminal,
         )
-        self._done = 0
+        self._orders = self._done = self._confirmed = 0
+        self._started = 0.0
 
     def note(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False)
@@ -37,18 +41,24 @@ class Display:
     @contextmanager
     def placing(self, orders: int) -> Iterator[None]:
         """Show the progress of this number of orders during the block; `advance` counts them."""
-        task = self._progress.add_task("orders", total=orders)
-        self._task, self._orders, self._done = task, orders, 0
+        self._task = self._progress.add_task("orders", total=orders, status="")
+        self._orders, self._done, self._confirmed = orders, 0, 0
+        self._started = time.monotonic()
         with self._progress:
             yield
 
-    def advance(self) -> None:
+    def advance(self, result: OrderResult) -> None:
         """Count one more finished order."""
         self._done += 1
-        self._progress.advance(self._task)
+        self._confirmed += result.confirmed is True
+        self._progress.update(self._task, advance=1, status=self._status())
         every = max(1, self._orders // _LINES_PER_RUN)
         if not self._console.is_terminal and self._done % every == 0:
-            self.note(f"{self._done} of {self._orders} orders")
+            self.note(f"{self._done} of {self._orders} orders: {self._status()}")
+
+    def _status(self) -> str:
+        per_s = self._done / (time.monotonic() - self._started)
+        return f"{self._confirmed} confirmed, {self._done - self._confirmed} not, {per_s:.0f}/s"
 
     def show(self, summary: Summary) -> None:
         """Show the result."""
@@ -61,48 +71,60 @@ class Display:
 
 
 def _table(summary: Summary) -> Table:
-    table = Table(title=f"{summary.orders} orders, seed {summary.seed}", show_header=False)
+    table = Table(title=_headline(summary), title_justify="left", show_header=False, box=None, padding=(0, 2))
     table.add_column(justify="left")
-    table.add_column(justify="right")
     table.add_column(justify="left", overflow="fold")
-    for row in _rows(summary):
-        if row:
-            table.add_row(*row)
-        else:
-            table.add_section()
+    for name, text in _rows(summary):
+        table.add_row(name, text)
     return table
 
 
-def _rows(summary: Summary) -> Iterator[tuple[str, str, str] | None]:
-    """Return the table's rows; None ends a section."""
-    yield "confirmed", f"{summary.confirmed}", ""
-    yield "cancelled", f"{summary.cancelled}", ""
-    for reason, count in summary.cancelled_by_reason.items():
-        yield f"  {reason}", f"{count}", ""
-    yield "undecided", f"{summary.undecided}", _status(good=summary.undecided == 0)
-    if summary.unanswered:
-        yield "unanswered", f"{len(summary.unanswered)}", _status(good=False)
-    yield None
+def _headline(summary: Summary) -> str:
+    counts = f"{summary.orders} orders, {len(summary.kills)} processes killed (seed {summary.seed})"
+    return f"{counts}: " + (
+        "[green]nothing was lost[/green]" if summary.is_well else "[bold red]FAILED[/bold red]"
+    )
+
+
+def _rows(summary: Summary) -> Iterator[tuple[str, str]]:
     for kill in summary.kills:
         yield (
-            f"killed {kill.death.victim}",
-            f"{kill.at_s:.1f} s",
-            f"after {kill.after_orders} orders; back after {kill.back_after_s:.1f} s",
+            "survived",
+            (
+                f"kill -9 of {kill.death.victim} after {kill.after_orders} orders, "
+                f"back in {kill.back_after_s:.1f} s"
+            ),
         )
     yield (
         "recovered",
-        f"{summary.recovered}",
-        f"live at a kill, ended within {summary.recovered_within_s:.1f} s of it",
+        (
+            f"{summary.recovered} interrupted transactions, "
+            f"ended within {summary.recovered_within_s:.1f} s of a kill"
+        ),
     )
-    yield None
-    for percent, latency_ms in summary.latency_ms.items():
-        yield f"latency p{percent}", f"{latency_ms:.0f} ms", ""
-    yield "throughput", f"{summary.orders_per_s:.0f} /s", "orders, kills included"
-    yield "all ended after", f"{summary.settled_s:.1f} s", ""
-    yield None
-    broken = len(summary.violations)
-    yield "audit", "ok" if not broken else f"{broken}", _status(good=not broken)
+    yield "undecided", f"{summary.undecided} {_mark(good=summary.undecided == 0)}"
+    if summary.unanswered:
+        yield "unanswered", f"{len(summary.unanswered)} {_mark(good=False)}"
+    yield "audit", _audit(summary)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in summary.cancelled_by_reason.items())
+    yield "confirmed", f"{summary.confirmed}"
+    yield "cancelled", f"{summary.cancelled}" + (f": {reasons}" if reasons else "")
+    yield "when calm", f"{_per_s(summary.rates.calm)}"
+    yield "under kills", f"{_per_s(summary.rates.under_kills)}"
+    if summary.latency_ms:
+        yield "latency", ", ".join(f"p{percent} {ms:.0f} ms" for percent, ms in summary.latency_ms.items())
+    yield "took", f"{summary.settled_s:.1f} s until every transaction had ended"
 
 
-def _status(*, good: bool) -> str:
+def _audit(summary: Summary) -> str:
+    if summary.violations:
+        return f"{len(summary.violations)} violations {_mark(good=False)}"
+    return f"the three databases and the log agree on every order {_mark(good=True)}"
+
+
+def _per_s(rate: float | None) -> str:
+    return "-" if rate is None else f"{rate:.0f} orders/s"
+
+
+def _mark(*, good: bool) -> str:
     return "[green]✓[/green]" if good else "[bold red]✗[/bold red]"

@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from participants.coupon.requests import UseCoupon
 from participants.demo.plan import InitiatorFault, PlannedOrder
@@ -36,6 +36,8 @@ class OrderResult:
     latency_s: float | None = None
     # The error, if it got no decision although it requested one.
     error: str = ""
+    # When the initiator was done with it, by `time.monotonic()`.
+    done_at: float = field(default_factory=time.monotonic)
 
 
 class ChangedMindError(Exception):

@@ -41,18 +41,20 @@ class LoadResult:
 
     placed: list[OrderResult]
     kills: list[Kill]
+    # By `time.monotonic()`.
+    started_at: float
     placed_s: float
     settled_s: float
     records: list[TransactionRecord]
 
 
 async def run_load(
-    plan: Plan, cluster: Cluster, *, on_order: Callable[[], None], on_kill: Callable[[str], None]
+    plan: Plan, cluster: Cluster, *, on_order: Callable[[OrderResult], None], on_kill: Callable[[str], None]
 ) -> LoadResult:
     """Place all orders, with the kills, and wait until every transaction has ended, at most a minute.
 
     Raises:
-        DemoError: A process ended unexpectedly, or a killed one was not restarted.
+        ChildError: A process ended unexpectedly, or a killed one was not restarted.
     """
     started = time.monotonic()
     placed: list[OrderResult] = []
@@ -62,8 +64,9 @@ async def run_load(
     async def place_some() -> None:
         for number, order in orders:
             client, other = clients[number % len(clients)], clients[(number + 1) % len(clients)]
-            placed.append(await place(order, client, other))
-            on_order()
+            result = await place(order, client, other)
+            placed.append(result)
+            on_order(result)
             killer.orders_done(len(placed))
 
     async with _clients(cluster.address) as clients, killer.restarting():
@@ -75,7 +78,14 @@ async def run_load(
         await _settle(clients[0])
         settled_s = time.monotonic() - started
         records = [record async for record in clients[0].list(initiator=INITIATOR, page_size=_PAGE_SIZE)]
-    return LoadResult(placed=placed, kills=kills, placed_s=placed_s, settled_s=settled_s, records=records)
+    return LoadResult(
+        placed=placed,
+        kills=kills,
+        started_at=started,
+        placed_s=placed_s,
+        settled_s=settled_s,
+        records=records,
+    )
 
 
 class _ProcessKiller:

@@ -8,6 +8,7 @@ from typing import Any
 from participants.demo.initiator import OrderResult
 from participants.demo.load import Kill, LoadResult
 from participants.demo.plan import Plan
+from participants.demo.rates import Rates, Span, rates
 from tcc.client.outcome import CancelReason, TransactionRecord, TransactionState
 
 PERCENTILES = (50, 95, 99)
@@ -25,6 +26,7 @@ class Summary:
         recovered_within_s: Seconds from the kill until the last of them had ended.
         unanswered: The errors of initiators that requested a decision and got none.
         violations: Violations of the audit, and responses that the log contradicts.
+        rates: Orders per second: calm, and while a kill disturbed.
         latency_ms: Milliseconds from the first request to the known decision, by percentile.
     """
 
@@ -39,7 +41,7 @@ class Summary:
     kills: Sequence[Kill]
     violations: Sequence[str]
     latency_ms: Mapping[int, float]
-    placed_s: float
+    rates: Rates
     settled_s: float
 
     @property
@@ -49,10 +51,6 @@ class Summary:
     @property
     def undecided(self) -> int:
         return self.orders - self.confirmed - self.cancelled
-
-    @property
-    def orders_per_s(self) -> float:
-        return self.orders / self.placed_s
 
     @property
     def is_well(self) -> bool:
@@ -69,6 +67,7 @@ def summarise(plan: Plan, load: LoadResult, violations: Iterable[object]) -> Sum
     gids = {order.gid for order in plan.orders}
     records = {record.gid: record for record in load.records if record.gid in gids}
     recoveries_s = list(_recoveries_s(records.values(), load.kills))
+    disturbances = [_disturbance(kill, records.values()) for kill in load.kills]
     return Summary(
         seed=plan.seed,
         orders=len(plan.orders),
@@ -81,7 +80,9 @@ def summarise(plan: Plan, load: LoadResult, violations: Iterable[object]) -> Sum
         kills=load.kills,
         violations=[*map(str, violations), *_contradicted(load.placed, records)],
         latency_ms=percentiles_ms(placed.latency_s for placed in load.placed),
-        placed_s=load.placed_s,
+        rates=rates(
+            (placed.done_at - load.started_at for placed in load.placed), disturbances, load.placed_s
+        ),
         settled_s=load.settled_s,
     )
 
@@ -124,9 +125,13 @@ def as_json(summary: Summary) -> dict[str, Any]:
         "killed": [_kill_as_json(kill) for kill in summary.kills],
         "audit": list(summary.violations) or "ok",
         "latency_ms": {f"p{percent}": round(ms, 1) for percent, ms in summary.latency_ms.items()},
-        "orders_per_s": round(summary.orders_per_s, 1),
+        "orders_per_s": {"calm": _rounded(summary.rates.calm), "kills": _rounded(summary.rates.under_kills)},
         "seconds": round(summary.settled_s, 3),
     }
+
+
+def _rounded(rate: float | None) -> float | None:
+    return None if rate is None else round(rate, 1)
 
 
 def _kill_as_json(kill: Kill) -> dict[str, Any]:
@@ -146,6 +151,12 @@ def _recoveries_s(records: Iterable[TransactionRecord], kills: Sequence[Kill]) -
         waits_s = [wait_s for kill in kills if (wait_s := _recovery_s(record, kill)) is not None]
         if waits_s:
             yield max(waits_s)
+
+
+def _disturbance(kill: Kill, records: Iterable[TransactionRecord]) -> Span:
+    """Return the time until the process was back and what the kill had interrupted has ended."""
+    waits_s = (wait_s for record in records if (wait_s := _recovery_s(record, kill)) is not None)
+    return Span(kill.at_s, kill.at_s + max(kill.back_after_s, *waits_s, 0.0))
 
 
 def _recovery_s(record: TransactionRecord, kill: Kill) -> float | None:

@@ -7,7 +7,6 @@ from coordinator.core.events import (
     Accepted,
     BranchRegistered,
     BranchTried,
-    Call,
     Completed,
     Decided,
     Effect,
@@ -16,7 +15,7 @@ from coordinator.core.events import (
     Save,
 )
 from coordinator.core.machine import step
-from coordinator.core.model import DECISIONS, Branch, Operation, TryState
+from coordinator.core.model import DECISIONS, Branch, BranchCall, Operation, TryState
 from proof.explore.participants import Reservation
 from proof.explore.parts import NONE, TRY, Move, Node, Parts, WorldState
 
@@ -107,7 +106,7 @@ class Core:
             why = f"the core failed at {type(event).__name__}: {error!r}"
             stepped = _Stepped(live, saves=False, calls=(), told=(), forgets=False, versions=0, broken=why)
         else:
-            calls = (effect for effect in effects if isinstance(effect, Call))
+            calls = (effect for effect in effects if isinstance(effect, BranchCall))
             stepped = _Stepped(
                 live=self._parts.number(tx),
                 saves=any(isinstance(effect, Save) for effect in effects),

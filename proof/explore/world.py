@@ -3,7 +3,7 @@
 A state is a `WorldState`: numbers that stand for parts which are kept once (`_Parts`).
 `moves` gives every step that can be taken from a place, with the place that it
 leads to, whether a run without faults would take it in the end (`fair`), and what
-it breaks. The rules of the engine (`coordinator/engine/engine.py`) are named where
+it breaks. The rules of the engine (`coordinator/engine/driver.py`, `live.py` and `engine.py`) are named where
 they are followed.
 """
 

@@ -1,4 +1,4 @@
-"""Run a program of the product and kill it at the failpoints in `TCC_FAILPOINTS`.
+"""Run a program of the product and kill it at the failpoints in `PROOF_FAILPOINTS`.
 
 python -m proof.faults.child coordinator serve --config FILE
 python -m proof.faults.child participants.inventory --listen HOST:PORT

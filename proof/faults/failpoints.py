@@ -1,6 +1,6 @@
 """Kill this process at a failpoint of the product.
 
-    TCC_FAILPOINTS="log.save.after=kill@5,call.before=kill"
+    PROOF_FAILPOINTS="log.save.after=kill@5,call.before=kill"
 
 `NAME=kill@N` ends the process with SIGKILL when it comes to that point for the Nth
 time; without `@N`, at once. The product does not read the variable: `proof.faults.child`
@@ -12,7 +12,7 @@ import re
 import signal
 from collections.abc import Callable, Mapping
 
-VARIABLE = "TCC_FAILPOINTS"
+VARIABLE = "PROOF_FAILPOINTS"
 
 _RULE = re.compile(r"([a-z_.]+)=kill(?:@([1-9][0-9]*))?")
 

@@ -7,8 +7,10 @@ two coordinators, three participants and an initiator, at up to thirteen points.
 
 import asyncio
 import sys
+from asyncio.subprocess import STDOUT
 from collections import Counter, deque
 
+from participants.child_process import run
 from participants.demo.plan import make_plan
 from proof.faults.failpoints import VARIABLE, rules
 from proof.faults.member import Member
@@ -148,21 +150,16 @@ class _Initiator:
         return new
 
     async def _run(self, seed: int, name: str, environment: dict[str, str]) -> tuple[int, str]:
-        process = await asyncio.create_subprocess_exec(
-            *("/usr/bin/env", *(f"{key}={value}" for key, value in environment.items())),
-            *(sys.executable, "-m", "proof.faults.child", "proof.faults.initiator"),
-            f"--coordinators={self._testbed.system.target}",
-            *(f"--seed={seed}", f"--name={name}"),
-            *(f"--orders={_INITIATOR_ORDERS}", f"--journal={self._journal}"),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
         try:
-            async with asyncio.timeout(_INITIATOR_TIMEOUT_S):
-                words, _ = await process.communicate()
+            status, output, _ = await run(
+                *(sys.executable, "-m", "proof.faults.child", "proof.faults.initiator"),
+                f"--coordinators={self._testbed.system.target}",
+                *(f"--seed={seed}", f"--name={name}"),
+                *(f"--orders={_INITIATOR_ORDERS}", f"--journal={self._journal}"),
+                environment=environment,
+                stderr=STDOUT,
+                timeout_s=_INITIATOR_TIMEOUT_S,
+            )
         except TimeoutError:
-            process.kill()
-            await process.wait()
             return -1, "it does not end"
-        assert process.returncode is not None
-        return process.returncode, words.decode(errors="replace")[-2_000:]
+        return status, output[-2_000:]

@@ -1,14 +1,13 @@
 """A process of the system: it is started again whenever it ends, as a process manager would."""
 
 import asyncio
-import shutil
 import signal
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from participants.demo.children import Child, DemoError
+from participants.child_process import Child, ChildError
 from proof.faults.failpoints import VARIABLE, rules
 from proof.faults.plan import Rule
 
@@ -53,7 +52,7 @@ class Member:
         """Wait until the process is ready.
 
         Raises:
-            DemoError: it does not get ready.
+            ChildError: it does not get ready.
         """
         await self._spawn()
         await self.ready()
@@ -63,7 +62,7 @@ class Member:
         """Wait until this incarnation serves.
 
         Raises:
-            DemoError: it ends before that, or takes too long.
+            ChildError: it ends before that, or takes too long.
         """
         assert self._child is not None
         [self.address] = await self._child.lines(_LISTENING)
@@ -74,7 +73,7 @@ class Member:
             while True:
                 try:
                     await self.ready()
-                except DemoError:
+                except ChildError:
                     await asyncio.sleep(_RESTART_PAUSE_S)
                 else:
                     return
@@ -94,20 +93,20 @@ class Member:
         """SIGKILL from outside."""
         self.kills += 1
         self._end_is_wanted = True
-        self._tell(signal.SIGKILL)
+        self._signal(signal.SIGKILL)
 
     def terminate(self) -> None:
         """SIGTERM: an end in order, after which it is started again."""
         self._end_is_wanted = True
-        self._tell(signal.SIGTERM)
+        self._signal(signal.SIGTERM)
 
     def stop_clock(self) -> None:
         """SIGSTOP."""
-        self._tell(signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
         """SIGCONT."""
-        self._tell(signal.SIGCONT)
+        self._signal(signal.SIGCONT)
 
     async def changed(self, timeout_s: float) -> None:
         """Wait until an incarnation ends, at most for the given time."""
@@ -121,7 +120,7 @@ class Member:
         """An end in order and a new start. Returns when the new incarnation is ready.
 
         Raises:
-            DemoError: it does not get ready.
+            ChildError: it does not get ready.
         """
         before = self._child
         self.terminate()
@@ -133,7 +132,7 @@ class Member:
         """Stop the process without a restart.
 
         Raises:
-            DemoError: it did not end as it should.
+            ChildError: it did not end as it should.
         """
         self._is_over = True
         if self._keeper is not None:
@@ -145,9 +144,9 @@ class Member:
             self._child.kill()
         await self._child.stop()
 
-    def _tell(self, number: signal.Signals) -> None:
+    def _signal(self, number: signal.Signals) -> None:
         assert self._child is not None
-        self._child.tell(number)
+        self._child.signal(number)
 
     async def _spawn(self) -> None:
         self.armed = self.hand.popleft() if self.hand and self.lives else None
@@ -155,7 +154,8 @@ class Member:
         if self.armed is not None:
             environment[VARIABLE] = rules({self.armed.name: self.armed.hits})
         self._log_read_to = self._log.stat().st_size if self._log.exists() else 0
-        self._child = await Child.start(self.name, _with(environment, self._command(self.address)), self._log)
+        command = self._command(self.address)
+        self._child = await Child.start(self.name, *command, log=self._log, environment=environment)
 
     async def _keep(self) -> None:
         while not self._is_over:
@@ -194,9 +194,3 @@ class Member:
         with self._log.open("rb") as log:
             log.seek(self._log_read_to)
             return log.read().decode(errors="replace")
-
-
-def _with(environment: Mapping[str, str], command: Sequence[str]) -> list[str]:
-    env = shutil.which("env")
-    assert env is not None, "there is no `env`"
-    return [env, *(f"{name}={value}" for name, value in environment.items()), *command]

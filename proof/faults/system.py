@@ -86,7 +86,7 @@ class System:
         return [failure for member in self.members for failure in member.failures]
 
     async def start(self) -> None:
-        """Start every process. Raises DemoError if one does not become ready."""
+        """Start every process. Raises ChildError if one does not become ready."""
         await asyncio.to_thread(self._create_databases)
         await asyncio.gather(*(member.start() for member in self.participants.values()))
         for member in self.coordinators.values():

@@ -25,7 +25,7 @@ LOG = "log"
 
 
 class Operation(StrEnum):
-    """The three calls."""
+    """The three calls. A history names them, and its checker shares no code with what it judges."""
 
     TRY = "TRY"
     CONFIRM = "CONFIRM"

@@ -6,11 +6,13 @@ import os
 import shutil
 import signal
 import tempfile
+from asyncio.subprocess import STDOUT
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from participants.child_process import start_process
 from proof.mutants.mutant import (
     Check,
     Mutant,
@@ -106,16 +108,10 @@ async def trial(mutant: Mutant, copy: Path) -> TrialResult:
 async def run(check: Check, copy: Path, timeout_s: float = TIMEOUT_S) -> TrialResult:
     """Run a check in the copy. A check that exceeds the time limit has caught something that never ends."""
     # Python tells bytecode apart by size and second, which two mutants may share.
-    environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     with tempfile.TemporaryFile() as output:
-        process = await asyncio.create_subprocess_exec(
-            *command(check),
-            cwd=copy,
-            env=environment,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=output,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
+        process = await start_process(
+            *command(check), directory=copy, environment=environment, stdout=output, stderr=STDOUT
         )
         try:
             status = await asyncio.wait_for(process.wait(), timeout_s)

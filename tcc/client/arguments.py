@@ -84,7 +84,7 @@ def items(name: str, value: object, kind: type, form: str) -> list[Any]:
 
 def channel_options(value: object) -> tuple[tuple[str, Any], ...]:
     """Return options of gRPC."""
-    form = 'channel_options=[("grpc.keepalive_time_ms", 5_000)]'
+    form = 'channel_options=[("grpc.max_send_message_length", 8_000_000)]'
     if not isinstance(value, list | tuple):
         raise TypeError(f"channel_options is a list of pairs, as in {form}, not {shown(value)}")
     for option in value:

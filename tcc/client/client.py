@@ -33,7 +33,7 @@ import grpc
 
 from tcc import context as contexts
 from tcc.client import arguments
-from tcc.client.connection import Connection
+from tcc.client.connection import Connection, StandIn
 from tcc.client.interactive import Enlistment, InteractiveTransaction, cancel, checked, confirm
 from tcc.client.outcome import (
     Outcome,
@@ -67,6 +67,7 @@ class Client:
 
     Args:
         target: A gRPC target, for example `dns:///tcc:50050`. Several addresses are used in turn.
+            In tests: a tcc.testing.FakeCoordinator.
         timeout_s: The default timeout of a call in seconds, retries included.
         initiator: The name of the calling service, shown to operators; at most 128 bytes.
         credentials: The credentials for TLS. Without them the channel is not encrypted.
@@ -81,7 +82,7 @@ class Client:
 
     def __init__(
         self,
-        target: str,
+        target: str | StandIn,
         *,
         timeout_s: float = TIMEOUT_DEFAULT_S,
         initiator: str = "",

@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 
@@ -23,12 +23,19 @@ _CANCEL_TIMEOUT_S = 2.0
 _abandoned: list[object] = []
 
 
+class StandIn(Protocol):
+    """What a client accepts in place of an address: tcc.testing.FakeCoordinator."""
+
+    def open_stub(self) -> Any:
+        """Return an object with the methods of TransactionService's stub."""
+
+
 class Connection:
     """The channel of a client and its transactions. Belongs to the event loop of its first call."""
 
     def __init__(
         self,
-        target: str,
+        target: "str | StandIn",
         *,
         timeout_s: float,
         credentials: grpc.ChannelCredentials | None,
@@ -36,7 +43,8 @@ class Connection:
         batch_items_max: int,
         batch_bytes_max: int,
     ) -> None:
-        self._target = arguments.target(target)
+        # A stand-in is known by its method: a text has none.
+        self._target = target if hasattr(target, "open_stub") else arguments.target(target)
         self._timeout_s = arguments.seconds("timeout_s", timeout_s)
         if credentials is not None:
             arguments.instance(
@@ -169,17 +177,25 @@ class Connection:
 
     def _new_session(self, loop: asyncio.AbstractEventLoop) -> "_Session":
         forking.check_usable()
+        channel, stub = self._open_stub()
+        return _Session(
+            loop,
+            channel,
+            stub,
+            Endpoint(str(self._target), channel, uses_tls=self._credentials is not None),
+            batch_items_max=self._batch_items_max,
+            batch_bytes_max=self._batch_bytes_max,
+        )
+
+    def _open_stub(self) -> tuple[grpc.aio.Channel | None, Any]:
+        """Return a channel and its stub; a stand-in has no channel."""
+        if not isinstance(self._target, str):
+            return None, self._target.open_stub()
         if self._credentials is None:
             channel = grpc.aio.insecure_channel(self._target, options=self._options)
         else:
             channel = grpc.aio.secure_channel(self._target, self._credentials, options=self._options)
-        return _Session(
-            loop,
-            channel,
-            Endpoint(self._target, channel, uses_tls=self._credentials is not None),
-            batch_items_max=self._batch_items_max,
-            batch_bytes_max=self._batch_bytes_max,
-        )
+        return channel, transaction_pb2_grpc.TransactionServiceStub(channel)
 
     async def _end_session(self) -> None:
         session, self._session = self._session, None
@@ -193,7 +209,8 @@ class _Session:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        channel: grpc.aio.Channel,
+        channel: grpc.aio.Channel | None,
+        stub: Any,
         endpoint: Endpoint,
         *,
         batch_items_max: int,
@@ -201,8 +218,8 @@ class _Session:
     ) -> None:
         self.loop = loop
         self._channel = channel
+        self.stub = stub
         self.endpoint = endpoint
-        self.stub: Any = transaction_pb2_grpc.TransactionServiceStub(channel)
         self.submitter = Submitter(
             self.stub.ExecuteTransaction,
             self.stub.ExecuteTransactions,
@@ -220,7 +237,8 @@ class _Session:
     async def close(self) -> None:
         await self.submitter.close()
         await self.endpoint.close()
-        await self._channel.close(None)
+        if self._channel is not None:
+            await self._channel.close(None)
 
 
 def _is_cancelled() -> bool:

@@ -35,9 +35,9 @@ _ADDRESS = re.compile(r"(?:dns:(?:///)?|ipv[46]:)?(?P<host>[^/,\[\]]+|\[[^/,\]]+
 
 
 class Endpoint:
-    """The server at one target, as the client's errors describe it."""
+    """The server at one target, as the client's errors describe it. A stand-in has no channel."""
 
-    def __init__(self, target: str, channel: grpc.aio.Channel, *, uses_tls: bool) -> None:
+    def __init__(self, target: str, channel: grpc.aio.Channel | None, *, uses_tls: bool) -> None:
         self._target = target
         self._channel = channel
         self._uses_tls = uses_tls
@@ -46,6 +46,8 @@ class Endpoint:
 
     def on_error(self, error: TccError) -> None:
         """Find out what answers, in the background, if no coordinator said this."""
+        if self._channel is None:
+            return
         now = asyncio.get_running_loop().time()
         is_running = self._probe is not None and not self._probe.done()
         if _is_of_transport(error) and not is_running and now - self._probed_at >= _FRESH_S:
@@ -55,6 +57,8 @@ class Endpoint:
     async def explain(self, error: TccError) -> None:
         """Add what is known about the server to the message of an error that is about to be raised."""
         found = ""
+        if self._channel is None:
+            return
         if error.code is grpc.StatusCode.UNIMPLEMENTED:
             found = await name_service(self._channel)
         elif _is_of_transport(error) or error.code is grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -25,6 +25,7 @@ import grpc
 from tcc import context as contexts
 from tcc.client.background import Background
 from tcc.client.client import BATCH_BYTES_MAX, BATCH_ITEMS_MAX, TIMEOUT_DEFAULT_S, Client
+from tcc.client.connection import StandIn
 from tcc.client.interactive import Enlistment, InteractiveTransaction
 from tcc.client.outcome import Outcome
 from tcc.context import TransactionContext
@@ -187,7 +188,7 @@ class SyncClient(_SyncProxy[Client]):
 
     def __init__(
         self,
-        target: str,
+        target: str | StandIn,
         *,
         timeout_s: float = TIMEOUT_DEFAULT_S,
         initiator: str = "",

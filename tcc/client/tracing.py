@@ -9,13 +9,17 @@ from collections.abc import Awaitable, Callable
 from contextvars import Token
 from importlib import metadata
 
-from opentelemetry.context import Context, attach, detach
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider, set_span_in_context
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-
+from tcc._internal.extras import missing_extra
 from tcc._internal.plain_text import message_of, plain_text
 from tcc.client.outcome import Outcome
 from tcc.transaction.v1 import transaction_pb2 as pb
+
+try:
+    from opentelemetry.context import Context, attach, detach
+    from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider, set_span_in_context
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+except ModuleNotFoundError as error:
+    raise missing_extra("a tracer_provider", "tracing", error) from error
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 

@@ -20,16 +20,16 @@ import logging
 import random
 import re
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
-from sqlalchemy import Engine
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from tcc._internal.channel_options import participant_options
+from tcc._internal.channel_options import BRANCH_CALLS_BYTES_MAX
+from tcc._internal.extras import missing_extra
+from tcc._internal.server_options import server_options
 from tcc.barrier.executor import open_executor
 from tcc.barrier.failures import error_text
 from tcc.participant.action import Action, build_action
@@ -37,6 +37,14 @@ from tcc.participant.service import ParticipantServicer
 from tcc.participant.supervision import TaskSupervisor
 from tcc.participant.v1 import participant_pb2 as pb, participant_pb2_grpc as pb_grpc
 from tcc.participant.work import ParticipantWork
+
+try:
+    from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+    from grpc_reflection.v1alpha import reflection
+    from sqlalchemy import Engine
+    from sqlalchemy.ext.asyncio import AsyncEngine
+except ModuleNotFoundError as error:
+    raise missing_extra("a participant", "sql", error) from error
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
@@ -99,7 +107,6 @@ class Participant:
         self._server: tuple[grpc.aio.Server, ParticipantWork] | None = None
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # its stubs know no aio
         self._tasks = TaskSupervisor()
-        self._on_failure: Callable[[], None] = lambda: None
 
     def action(
         self, name: str, kind: type = dict, *, cancel_always: bool = False, needs_request: bool = True
@@ -221,7 +228,10 @@ class Participant:
         )
         server = grpc.aio.server(
             interceptors=list(interceptors),
-            options=participant_options(reuse_port=reuse_port),
+            options=(
+                *server_options(reuse_port=reuse_port),
+                ("grpc.max_receive_message_length", BRANCH_CALLS_BYTES_MAX),
+            ),
         )
         pb_grpc.add_ParticipantServiceServicer_to_server(ParticipantServicer(work), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -252,6 +262,33 @@ class Participant:
         await work.drain(grace_s)
         await self._tasks.stop()
 
+    @asynccontextmanager
+    async def running(
+        self,
+        address: str = "127.0.0.1:0",
+        *,
+        grace_s: float = 5.0,
+        credentials: grpc.ServerCredentials | None = None,
+        interceptors: Sequence[Any] = (),
+        reuse_port: bool = False,
+    ) -> AsyncIterator["ParticipantServer"]:
+        """Create the schema, serve during the block, and stop gracefully at its end.
+
+        It installs no signal handlers, so it can run inside another server, or in the event loop
+        of a thread. The arguments are those of `start` and `stop`. Raises the errors of `start`,
+        and at the end of the block BackgroundTaskError if a task that serving depends on ended.
+        """
+        await self.create_schema()
+        port = await self.start(
+            address, credentials=credentials, interceptors=interceptors, reuse_port=reuse_port
+        )
+        server = ParticipantServer(port=port, _tasks=self._tasks)
+        try:
+            yield server
+        finally:
+            await self.stop(grace_s)
+        server.check()
+
     async def serve(
         self,
         address: str,
@@ -261,24 +298,27 @@ class Participant:
         interceptors: Sequence[Any] = (),
         reuse_port: bool = False,
     ) -> None:
-        """Create the schema, start, and stop gracefully on SIGTERM or SIGINT.
+        """Serve as `running` does, until SIGTERM or SIGINT. For the main thread of a process.
 
-        The arguments are those of `start`. Raises the errors of `start`, and after the stop
-        BackgroundTaskError if a task that serving depends on ended.
+        Raises the errors of `running`.
         """
-        ended = asyncio.Event()
+        stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, ended.set)
-        await self.create_schema()
-        await self.start(address, credentials=credentials, interceptors=interceptors, reuse_port=reuse_port)
-        self._on_failure = ended.set
-        if self._tasks.error is not None:
-            ended.set()
-        await ended.wait()
-        await self.stop(grace_s)
-        if self._tasks.error is not None:
-            raise self._tasks.error
+        signals = (signal.SIGTERM, signal.SIGINT)
+        for number in signals:
+            loop.add_signal_handler(number, stopped.set)
+        try:
+            async with self.running(
+                address,
+                grace_s=grace_s,
+                credentials=credentials,
+                interceptors=interceptors,
+                reuse_port=reuse_port,
+            ) as server:
+                await _first_of(stopped.wait(), server.failed())
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
 
     @property
     def waiting(self) -> int:
@@ -296,7 +336,6 @@ class Participant:
     async def _report_failure(self, tasks: TaskSupervisor) -> None:
         await tasks.failed.wait()
         await self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
-        self._on_failure()
 
     async def _purge_regularly(self, work: ParticipantWork) -> None:
         while True:
@@ -314,6 +353,34 @@ class Participant:
         while purged == self._purge_rows_max:
             async with work.transaction_slot():
                 purged = await self.purge_once()
+
+
+@dataclass(frozen=True, slots=True)
+class ParticipantServer:
+    """A participant that serves, inside the block of `Participant.running`."""
+
+    port: int
+    _tasks: TaskSupervisor
+
+    async def failed(self) -> None:
+        """Wait until a task that serving depends on has ended; it should not. Then leave the block."""
+        await self._tasks.failed.wait()
+
+    def check(self) -> None:
+        """Raise BackgroundTaskError if a task that serving depends on has ended."""
+        if self._tasks.error is not None:
+            raise self._tasks.error
+
+
+async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
+    """Wait until one of them has ended; cancel the others."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _listen(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:

@@ -10,23 +10,27 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 
-from opentelemetry.context import Context, attach
-from opentelemetry.trace import (
-    Link,
-    Span,
-    SpanKind,
-    Status,
-    StatusCode,
-    TracerProvider,
-    get_current_span,
-    set_span_in_context,
-    use_span,
-)
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from opentelemetry.util.types import AttributeValue
-
+from tcc._internal.extras import missing_extra
 from tcc.barrier.decisions import CallResult, Operation, OutcomeCode
 from tcc.participant.v1 import participant_pb2 as pb
+
+try:
+    from opentelemetry.context import Context, attach
+    from opentelemetry.trace import (
+        Link,
+        Span,
+        SpanKind,
+        Status,
+        StatusCode,
+        TracerProvider,
+        get_current_span,
+        set_span_in_context,
+        use_span,
+    )
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+    from opentelemetry.util.types import AttributeValue
+except ModuleNotFoundError as error:
+    raise missing_extra("a tracer_provider", "tracing", error) from error
 
 _NAMES = {Operation.TRY: "tcc.try", Operation.CONFIRM: "tcc.confirm", Operation.CANCEL: "tcc.cancel"}
 _PROPAGATOR = TraceContextTextMapPropagator()

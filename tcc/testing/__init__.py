@@ -1,5 +1,5 @@
-"""Test tools for participants."""
+"""Test tools: FakeCoordinator for initiators; the module `conformance` for participants."""
 
-from tcc.testing import conformance
+from tcc.testing.fake_coordinator import FakeCoordinator
 
-__all__ = ["conformance"]
+__all__ = ["FakeCoordinator"]

@@ -34,7 +34,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_an_idle_outbox_sends_at_once_and_a_busy_one_in_batches() -> None:
+async def test_an_idle_batcher_sends_immediately_and_a_busy_one_in_batches() -> None:
     async with Recorder().running() as recorder:
         recorder.go.clear()
         recorder.batcher.put(1)
@@ -76,7 +76,7 @@ async def test_what_waits_can_be_taken_back() -> None:
         assert recorder.batches == [[1]]
 
 
-async def test_items_that_go_singly_never_wait_for_the_pace() -> None:
+async def test_items_that_are_sent_singly_never_wait_for_the_linger() -> None:
     async with Recorder(flush_policy=lambda: FlushPolicy(3600)).running() as recorder:
         for item in (1, 2, 3):
             recorder.batcher.put(item)
@@ -84,7 +84,7 @@ async def test_items_that_go_singly_never_wait_for_the_pace() -> None:
         assert recorder.batches == [[1], [2], [3]]
 
 
-async def test_after_a_batch_the_pace_is_kept_unless_a_full_one_waits() -> None:
+async def test_after_a_batch_the_linger_is_kept_unless_a_full_batch_waits() -> None:
     async with Recorder(flush_policy=lambda: FlushPolicy(3600)).running() as recorder:
         recorder.go.clear()
         recorder.batcher.put_many([1, 2])
@@ -99,7 +99,7 @@ async def test_after_a_batch_the_pace_is_kept_unless_a_full_one_waits() -> None:
         assert recorder.batcher.withdraw() == [7]
 
 
-async def test_a_batch_leaves_before_its_time_when_enough_wait_even_beside_another() -> None:
+async def test_enough_waiting_items_are_sent_early_even_beside_another_batch() -> None:
     min_items = 3
     async with Recorder(
         items_max=10, max_in_flight=2, flush_policy=lambda: FlushPolicy(3600, min_items)
@@ -124,7 +124,7 @@ async def test_a_batch_leaves_before_its_time_when_enough_wait_even_beside_anoth
         assert recorder.batches == [[1, 2], [3, 4, 5], [6, 7, 8]]
 
 
-async def test_a_single_item_that_is_still_under_way_holds_the_next_one_for_the_pace() -> None:
+async def test_a_single_item_in_flight_delays_the_next_one_by_the_linger() -> None:
     async with Recorder(max_in_flight=2, flush_policy=lambda: FlushPolicy(3600)).running() as recorder:
         recorder.go.clear()
         recorder.batcher.put(1)
@@ -137,7 +137,7 @@ async def test_a_single_item_that_is_still_under_way_holds_the_next_one_for_the_
         assert recorder.batches == [[1], [2]]
 
 
-async def test_a_busy_outbox_sends_when_its_pace_has_passed() -> None:
+async def test_a_busy_batcher_sends_when_its_linger_has_passed() -> None:
     sent = asyncio.Queue[list[int]]()
 
     async def send(batch: list[int]) -> None:
@@ -152,7 +152,7 @@ async def test_a_busy_outbox_sends_when_its_pace_has_passed() -> None:
         assert await sent.get() == [3]
 
 
-async def test_a_failing_send_ends_the_outbox() -> None:
+async def test_a_failing_send_ends_the_batcher() -> None:
     async def fail(batch: list[int]) -> None:
         raise RuntimeError("a bug")
 

@@ -34,7 +34,7 @@ def partition_of(item: str) -> int:
     return ord(item[0])
 
 
-async def test_a_lane_waits_for_its_own_batch_and_for_no_other() -> None:
+async def test_a_partition_waits_for_its_own_batch_only() -> None:
     sent = Sent()
     batcher = PartitionedBatcher(sent, partition_key=partition_of, items_max=10, max_in_flight=2)
     running = asyncio.create_task(batcher.run())
@@ -50,7 +50,7 @@ async def test_a_lane_waits_for_its_own_batch_and_for_no_other() -> None:
     running.cancel()
 
 
-async def test_what_waits_in_all_free_lanes_travels_together_in_order() -> None:
+async def test_items_of_all_free_partitions_are_sent_together_in_order() -> None:
     sent = Sent()
     batcher = PartitionedBatcher(sent, partition_key=partition_of, items_max=10)
     running = asyncio.create_task(batcher.run())
@@ -64,7 +64,7 @@ async def test_what_waits_in_all_free_lanes_travels_together_in_order() -> None:
     running.cancel()
 
 
-async def test_a_lane_longer_than_a_batch_keeps_its_order_and_starves_no_other() -> None:
+async def test_a_partition_larger_than_a_batch_keeps_order_and_starves_no_other() -> None:
     sent = Sent()
     batcher = PartitionedBatcher(sent, partition_key=partition_of, items_max=2)
     running = asyncio.create_task(batcher.run())

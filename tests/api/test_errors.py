@@ -92,7 +92,7 @@ async def test_an_abort_of_the_methods_own_stands(
     assert logged == []
 
 
-async def test_a_caller_who_leaves_is_no_bug(
+async def test_a_cancelled_call_is_not_logged_as_a_bug(
     servicer: Scripted, stub: transaction_pb2_grpc.TransactionServiceStub
 ) -> None:
     called, left = asyncio.Event(), asyncio.Event()

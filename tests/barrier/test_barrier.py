@@ -182,7 +182,7 @@ async def test_every_cell_of_the_decision_table(database, call_participant, acti
 
 
 @pytest.mark.parametrize("action", ["single", "batch"])
-async def test_mixed_batch_answers_each_item_by_the_law(database, call_participant, action):
+async def test_mixed_batch_answers_each_item_by_the_decision_table(database, call_participant, action):
     engine, ledger = database
     caller = await call_participant(make_participant(engine))
 
@@ -234,7 +234,7 @@ async def test_rejected_items_of_a_batch_leave_no_row(database, call_participant
     assert ledger.rows() == [("kept", 1)]
 
 
-async def test_one_poison_item_harms_nobody_else_in_its_batch(database, call_participant):
+async def test_one_poison_item_does_not_fail_the_rest_of_its_batch(database, call_participant):
     engine, ledger = database
     caller = await call_participant(make_participant(engine))
 

@@ -62,7 +62,7 @@ async def test_rows_are_listed_by_state_in_pages(database, call_participant) -> 
     assert sorted(await listed(caller, keys=keys)) == [("g", "o2", TRIED), ("g", "x", CANCELLED)]
 
 
-async def test_a_row_says_its_action_and_its_age(database, call_participant) -> None:
+async def test_a_row_has_its_action_and_its_age(database, call_participant) -> None:
     engine, ledger = database
     caller = await call_participant(make_participant(engine))
     await caller.try_(make_call(action="batch"))

@@ -37,7 +37,7 @@ def test_the_rate_is_the_median_of_the_rounds_with_its_spread() -> None:
     assert (found.per_second, found.per_second_range) == (20, (10, 1000))
 
 
-def test_what_was_used_is_divided_by_what_was_done_meanwhile() -> None:
+def test_usage_is_divided_by_the_work_of_the_same_time() -> None:
     """The counters were read over 2 s, the transactions counted over 1 s of them."""
     used = counts(9.0, commits=30, coordinator=0.5).since(counts(7.0, commits=10, coordinator=0.1))
     found = figures([one_round(*[1] * 10, used=used)])
@@ -45,7 +45,7 @@ def test_what_was_used_is_divided_by_what_was_done_meanwhile() -> None:
     assert found.cpu_us["coordinator"] == pytest.approx(20_000)
 
 
-def test_strangers_are_who_is_not_ours() -> None:
+def test_foreign_cpu_is_that_of_other_processes() -> None:
     used = counts(2.0, machine_cpu_s=3.0, coordinator=1.0, postgresql=0.5)
     assert used.foreign_cpus == pytest.approx(0.75)
 

@@ -55,7 +55,7 @@ CLIENT = [
     (
         "channel_options",
         [{"grpc.x": 1}, ["grpc.x"], None, [("grpc.x",)]],
-        '[("grpc.keepalive_time_ms", 5_000)]',
+        '[("grpc.max_send_message_length", 8_000_000)]',
     ),
     ("batch_items_max", [*NOT_A_NUMBER, 0], "batch_items_max"),
     ("batch_bytes_max", [*NOT_A_NUMBER, 0], "batch_bytes_max"),
@@ -184,7 +184,7 @@ def test_right_arguments_of_a_client_are_accepted():
         timeout_s=1,
         initiator="shop",
         credentials=grpc.ssl_channel_credentials(),
-        channel_options=[("grpc.keepalive_time_ms", 5_000)],
+        channel_options=[("grpc.max_send_message_length", 8_000_000)],
     )
 
 

@@ -157,7 +157,7 @@ async def test_a_cancelled_transaction_is_raised_with_its_reason(client, service
     assert outcome.cancelled
 
 
-async def test_a_transaction_whose_time_was_up_names_the_branch_that_kept_failing(client, service):
+async def test_a_timed_out_transaction_names_the_branch_that_kept_failing(client, service):
     async def execute(request):
         return pb.TransactionOutcome(
             gid=request.gid,
@@ -180,7 +180,7 @@ async def test_a_transaction_whose_time_was_up_names_the_branch_that_kept_failin
     assert (error.detail, error.cancel_message) == ("HANDLER_ERROR", "KeyError: 'sku'")
 
 
-async def test_a_transaction_whose_time_was_up_without_a_failure_names_none(client, service):
+async def test_a_timed_out_transaction_without_a_failure_names_no_branch(client, service):
     async def execute(request):
         return pb.TransactionOutcome(
             gid=request.gid,
@@ -198,7 +198,7 @@ async def test_a_transaction_whose_time_was_up_without_a_failure_names_none(clie
 # --- batches ------------------------------------------------------------------
 
 
-async def test_a_lone_call_goes_unary_and_what_queues_meanwhile_goes_as_one_batch(client, service):
+async def test_a_single_call_is_unary_and_those_queued_behind_it_are_one_batch(client, service):
     gate = service.execute = Gate("first")
     first = asyncio.create_task(client.execute(BRANCHES, gid="first"))
     await gate.reached.wait()
@@ -213,7 +213,7 @@ async def test_a_lone_call_goes_unary_and_what_queues_meanwhile_goes_as_one_batc
     assert (await first).gid == "first"
 
 
-async def test_what_comes_bit_by_bit_waits_for_the_pace_and_goes_together(client, service, long_linger):
+async def test_calls_that_arrive_singly_wait_for_the_linger_and_are_one_batch(client, service, long_linger):
     gate = service.execute = Gate("first")
     first = asyncio.create_task(client.execute(BRANCHES, gid="first"))
     await gate.reached.wait()
@@ -226,7 +226,7 @@ async def test_what_comes_bit_by_bit_waits_for_the_pace_and_goes_together(client
     assert [len(batch.transactions) for batch in service.batches] == [40]
 
 
-async def test_a_slow_transaction_in_a_batch_holds_neither_its_batch_nor_the_next(client, service):
+async def test_a_slow_transaction_delays_neither_its_batch_nor_the_next(client, service):
     gate = service.execute = Gate("slow")
     batch = [asyncio.create_task(client.execute(BRANCHES, gid=gid)) for gid in ("slow", "a", "b")]
     assert {(await task).gid for task in batch[1:]} == {"a", "b"}
@@ -272,7 +272,7 @@ async def test_a_busy_item_is_repeated_and_the_others_are_not(client, service):
     assert sorted(service.gids) == ["a", "b", "b", "b", "c"]
 
 
-async def test_what_is_repeated_already_is_not_repeated_again_by_the_end_of_its_batch(client, service):
+async def test_an_item_being_repeated_is_not_repeated_when_its_batch_ends(client, service):
     refuse, answer = asyncio.Event(), asyncio.Event()
     again = asyncio.Event()
 
@@ -298,7 +298,7 @@ async def test_what_is_repeated_already_is_not_repeated_again_by_the_end_of_its_
     assert sorted(service.gids) == ["busy", "busy", "slow", "slow"]
 
 
-async def test_a_batch_refused_as_a_whole_is_repeated_item_by_item_and_fails_only_the_poison(client, service):
+async def test_a_refused_batch_is_repeated_item_by_item(client, service):
     async def execute(request):
         if request.gid == "poison":
             return status(Code.INTERNAL, "BROKEN", "a bug")
@@ -366,7 +366,7 @@ async def test_a_hint_beyond_the_callers_time_surfaces_at_once(client, service):
     assert len(service.unary) == 1
 
 
-async def test_nobody_there_is_unavailable_when_the_time_is_up():
+async def test_an_unreachable_coordinator_is_unavailable_after_the_timeout():
     async with tcc.Client("127.0.0.1:1", timeout_s=1.0) as client:
         with pytest.raises((errors.Unavailable, errors.DeadlineExceeded)) as raised:
             await client.execute(BRANCHES)
@@ -423,7 +423,7 @@ async def test_a_caller_that_left_before_its_turn_is_not_sent(client, service, l
     assert service.gids == ["first", "stays"]
 
 
-async def test_a_caller_that_leaves_harms_nobody_else_in_its_batch(client, service):
+async def test_a_cancelled_caller_does_not_fail_the_rest_of_its_batch(client, service):
     gate = service.execute = Gate("slow")
     slow = asyncio.create_task(client.execute(BRANCHES, gid="slow"))
     other = asyncio.create_task(client.execute(BRANCHES, gid="other"))
@@ -434,7 +434,7 @@ async def test_a_caller_that_leaves_harms_nobody_else_in_its_batch(client, servi
     assert (await client.execute(BRANCHES, gid="later")).gid == "later"
 
 
-async def test_closing_ends_whoever_waits(client, service):
+async def test_closing_fails_the_calls_that_wait(client, service):
     gate = service.execute = Gate("slow")
     slow = asyncio.create_task(client.execute(BRANCHES, gid="slow"))
     await gate.reached.wait()

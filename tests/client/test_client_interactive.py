@@ -378,7 +378,7 @@ async def test_a_try_that_is_no_success_raises_and_needs_no_cancel(client, servi
     assert kinds(service) == ["Begin", "TryBranch"]
 
 
-async def test_a_try_in_an_expired_transaction_says_so(client, service):
+async def test_a_try_in_an_expired_transaction_raises_the_expiry(client, service):
     service.answers = [BEGUN, ALREADY_DECIDED, EXPIRED]
     with pytest.raises(tcc.TransactionCancelled) as raised:
         async with client.transaction(gid=GID) as tx:
@@ -387,7 +387,7 @@ async def test_a_try_in_an_expired_transaction_says_so(client, service):
     assert kinds(service) == ["Begin", "TryBranch", "Get"]
 
 
-async def test_a_try_that_kept_failing_until_the_expiry_says_so(client, service):
+async def test_a_try_that_kept_failing_until_the_expiry_raises_its_failure(client, service):
     record = common.Transaction(
         gid=GID,
         state=common.TRANSACTION_STATE_CANCELLED,
@@ -429,7 +429,7 @@ async def test_a_registered_branch_gives_the_context_of_its_own_try(client, serv
     assert service.requests[1].branch.payload == b'{"id":17}'
 
 
-async def test_a_joined_service_names_its_branches_after_its_own_and_alike_each_time(client, service):
+async def test_a_joined_service_gives_its_branches_the_same_names_each_time(client, service):
     service.answers = [TRIED] * 4
     for _ in range(2):
         with tcc.TransactionContext(gid=GID, branch_id="order"):

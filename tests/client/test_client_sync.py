@@ -243,7 +243,7 @@ async def test_a_call_from_the_clients_own_thread_is_refused(target):
         await asyncio.to_thread(client.execute, [tcc.BranchRequest("inventory", "reserve_stock", Request())])
 
 
-def test_a_closed_client_says_so():
+def test_a_closed_client_raises():
     client = tcc.SyncClient("127.0.0.1:1")
     client.close()
     client.close()

@@ -173,7 +173,7 @@ async def test_a_pool_of_multiprocessing(service):
         "asyncio.new_event_loop().run_until_complete(tcc.Client(TARGET).execute(BRANCHES))",
     ],
 )
-async def test_a_child_forked_beside_an_asynchronous_client_gets_an_error_at_its_first_call(
+async def test_a_fork_beside_an_asynchronous_client_fails_at_its_first_call(
     service, first_call
 ):
     ended = await run(
@@ -273,7 +273,7 @@ async def test_a_closed_client_gives_no_warning(service):
 # --- environments that cannot work ------------------------------------------------
 
 
-async def test_in_a_monkey_patched_process_the_first_call_says_so(service):
+async def test_the_first_call_in_a_monkey_patched_process_raises_the_reason(service):
     ended = await run(
         service,
         """

@@ -1,9 +1,10 @@
 """The configuration: file, environment, mistakes."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from coordinator.config.configuration import ConfigurationError, load
 from coordinator.config.settings import (
@@ -63,15 +64,19 @@ def mistakes(directory: Path, text: str) -> list[str]:
     [
         ("worker = 2", "1: worker: unknown key; did you mean 'workers'?"),
         ("[listen]\nlease_s = 2", "2: listen.lease_s: unknown key; did you mean 'recovery.lease_s'?"),
-        ("workers = 0", "1: workers: must be greater than or equal to 1"),
+        ("workers = 0", "1: workers: must be an integer from 1 to 64"),
         ("\n[participants.a]\nbatched = true", "2: participants.a.target: is missing"),
         ('[log]\nurls = "x"', "2: log.urls: unknown key; did you mean 'url'?"),
-        ("[recovery]\n# so\nlease_s = -1", "3: recovery.lease_s: must be greater than 0"),
+        ("[recovery]\n# so\nlease_s = -1", "3: recovery.lease_s: must be a number from 0.1 to 86400"),
         ("listen = 3", "1: listen: must be a table"),
+        (
+            '[participants.a]\ntarget = "a:1"\nkeepalive_s = 1',
+            "3: participants.a.keepalive_s: must be 0, or at least 2",
+        ),
         ("participants = 3", "1: participants: must be a table"),
         (
             "[recovery]\nlease_s = 1",
-            "2: recovery.lease_s: lease_s must be more than heartbeat_every_s",
+            "2: recovery.lease_s: lease_s must be at least twice heartbeat_every_s",
         ),
         (
             '[participants.a]\ntarget = "a:1"\nretry_max_s = 0.01',
@@ -103,12 +108,56 @@ def test_a_mistake_is_one_line_with_its_location(tmp_path: Path, text: str, said
     assert mistakes(tmp_path, text) == [said]
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "[limits]\npayload_bytes_max = 2000000",
+            "2: limits.payload_bytes_max: payload_bytes_max must not be more than transaction_bytes_max",
+        ),
+        (
+            "[limits]\ntransaction_bytes_max = 9000000",
+            "listen.request_bytes_max: must be at least 9053440 for the largest transaction",
+        ),
+        (
+            "[listen]\nrequest_bytes_max = 1000000",
+            "2: listen.request_bytes_max: must be at least 1102016 for the largest transaction",
+        ),
+        (
+            (
+                "[limits]\npayload_bytes_max = 9000000\ntransaction_bytes_max = 9000000\n"
+                "[listen]\nrequest_bytes_max = 20000000\n"
+                '[participants.p]\ntarget = "a:1"\nrequest_bytes_max = 18000000'
+            ),
+            "8: participants.p.request_bytes_max: must be at least 18004096 for the largest payload",
+        ),
+        (
+            "[limits]\ntransaction_bytes_max = 1000000000",
+            "2: limits.transaction_bytes_max: must be an integer from 0 to 67108864",
+        ),
+    ],
+)
+def test_limits_that_contradict_each_other_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    assert mistakes(tmp_path, text) == [said]
+
+
+def test_message_limits_follow_the_limits() -> None:
+    """A transaction with the largest payloads and results can be read, and its request be sent."""
+    mib = 2**20
+    limits = {"payload_bytes_max": 30 * mib, "transaction_bytes_max": 60 * mib, "branches_max": 1_000}
+    settings = Settings.model_validate({"limits": limits, "listen": {"request_bytes_max": 64 * mib}})
+    assert settings.server_limits().response_bytes_max >= (60 + 60 + 10) * mib
+    # An operator's repair carries a payload.
+    assert settings.admin_limits().request_bytes_max > 30 * mib
+    assert settings.admin_limits().response_bytes_max == settings.server_limits().response_bytes_max
+
+
 def test_every_mistake_is_reported_in_the_order_of_the_file(tmp_path: Path) -> None:
     text = '[log]\nurls = "x"\n[listen]\ncalls_max = 0\n[participants.p]\ntarget = "a:1"\nbatch_max = 0\n'
     assert mistakes(tmp_path, text) == [
         "2: log.urls: unknown key; did you mean 'url'?",
-        "4: listen.calls_max: must be greater than or equal to 1",
-        "7: participants.p.batch_max: must be greater than or equal to 1",
+        "4: listen.calls_max: must be an integer from 1 to 1000000",
+        "7: participants.p.batch_max: must be an integer from 1 to 4096",
     ]
 
 
@@ -119,8 +168,8 @@ def test_a_mistake_in_the_environment_names_the_variable(
     monkeypatch.setenv("TCC_RECOVERY", '{"lease_s": 0}')
     said = mistakes(tmp_path, "[limits]\nlive_max = 3")
     assert said == [
-        "TCC_LIMITS__LIVE_MAX: limits.live_max: must be greater than or equal to 1",
-        "TCC_RECOVERY: recovery.lease_s: must be greater than 0",
+        "TCC_LIMITS__LIVE_MAX: limits.live_max: must be an integer from 1 to 1000000",
+        "TCC_RECOVERY: recovery.lease_s: must be a number from 0.1 to 86400",
     ]
 
 
@@ -245,3 +294,22 @@ def test_a_webhook_is_http_and_is_not_printed(url: str) -> None:
 def test_workers_have_ports_side_by_side() -> None:
     assert [MetricsSettings(listen="h:9").bind_address(slot) for slot in (0, 2)] == [("h", 9), ("h", 11)]
     assert MetricsSettings(listen="h:0").bind_address(2) == ("h", 0)
+
+
+def described(table: type[BaseModel], at: str = "") -> dict[str, str | None]:
+    """Return the description of every setting that is no table, by its place."""
+    found: dict[str, str | None] = {}
+    for name, field in table.model_fields.items():
+        kinds = [each for each in (field.annotation, *get_args(field.annotation)) if isinstance(each, type)]
+        tables = [kind for kind in kinds if issubclass(kind, BaseModel)]
+        for inner in tables:
+            found |= described(inner, f"{at}{name}.")
+        if not tables:
+            found[f"{at}{name}"] = field.description
+    return found
+
+
+def test_every_setting_has_a_description() -> None:
+    found = described(Settings)
+    assert {"workers", "log.url", "listen.tls.key_file", "participants.target"} <= found.keys()
+    assert [place for place, description in found.items() if not description] == []

@@ -50,7 +50,7 @@ def test_each_key_has_its_line() -> None:
     }
 
 
-def test_whatever_tomllib_reads_has_a_line() -> None:
+def test_every_key_that_tomllib_reads_has_a_line() -> None:
     """Our own files, too: every key that the parser finds, the scanner finds."""
     root = Path(__file__).parents[2]
     texts = [TEXT, (root / "deploy" / "tcc.toml").read_text(), (root / "pyproject.toml").read_text()]

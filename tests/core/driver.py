@@ -5,7 +5,6 @@ from msgspec.structs import replace
 from coordinator.core.events import (
     Begun,
     BranchAdded,
-    Call,
     CallCompleted,
     CancelRequested,
     Effect,
@@ -20,6 +19,7 @@ from coordinator.core.machine import step
 from coordinator.core.model import (
     NEVER,
     Branch,
+    BranchCall,
     BranchSpec,
     CallResult,
     Operation,
@@ -129,9 +129,9 @@ class Driver:
     def called(self) -> list[str]:
         """The calls among the latest effects, for example ["TRY stock"]."""
         return [
-            f"{effect.operation.name} {self.tx.branches[effect.index].spec.branch_id}"
+            f"{effect.operation.name} {effect.spec.branch_id}"
             for effect in self.effects
-            if isinstance(effect, Call)
+            if isinstance(effect, BranchCall)
         ]
 
     def to_end(self, answer: CallResult = SUCCEEDED) -> TransactionState:

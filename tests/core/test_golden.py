@@ -33,7 +33,6 @@ from coordinator.core.events import (
     BecameStuck,
     BranchRegistered,
     BranchTried,
-    Call,
     CancelRequested,
     Completed,
     ConfirmRequested,
@@ -43,7 +42,7 @@ from coordinator.core.events import (
     Save,
     Woken,
 )
-from coordinator.core.model import BranchSpec, CallResult, Operation, OutcomeCode
+from coordinator.core.model import BranchCall, BranchSpec, CallResult, Operation, OutcomeCode
 from tests.support.golden import GoldenFiles
 
 from .driver import Driver, branch, transaction
@@ -90,8 +89,8 @@ class Teller:
         match effect:
             case Save():
                 return self._save()
-            case Call(index, operation):
-                return f"call {operation.name} {tx.branches[index].spec.branch_id}"
+            case BranchCall(operation=operation, spec=spec):
+                return f"call {operation.name} {spec.branch_id}"
             case Accepted():
                 return "tell: accepted"
             case Decided():

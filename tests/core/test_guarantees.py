@@ -24,7 +24,6 @@ from coordinator.core.events import (
     Begun,
     BranchAdded,
     BranchRegistered,
-    Call,
     CallCompleted,
     CancelRequested,
     Completed,
@@ -39,7 +38,7 @@ from coordinator.core.events import (
     Woken,
 )
 from coordinator.core.machine import step
-from coordinator.core.model import NEVER, Operation, Transaction, TransactionState
+from coordinator.core.model import NEVER, BranchCall, Operation, Transaction, TransactionState
 
 from .driver import (
     CANCEL,
@@ -189,7 +188,7 @@ class History(RuleBasedStateMachine):
             case Save():
                 assert self.in_flight is None, "two writes in flight"
                 self.in_flight = tx
-            case Call(index, operation):
+            case BranchCall(index=index, operation=operation):
                 self.check_call(index, operation)
                 self.calls_in_flight.add((index, operation))
             case BranchRegistered(index):

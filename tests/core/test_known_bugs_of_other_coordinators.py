@@ -77,7 +77,7 @@ def test_dtm_a_long_error_text_does_not_stop_the_cancel() -> None:
     assert driver.to_end() is TransactionState.CANCELLED
 
 
-def test_dtm_phase_two_calls_all_at_once_and_does_not_stop_at_the_first_error() -> None:
+def test_dtm_phase_two_calls_all_branches_despite_an_error() -> None:
     driver = confirming("stock", "coupon", "order")
     assert driver.called() == ["CONFIRM stock", "CONFIRM coupon", "CONFIRM order"]
     driver.answer(CONFIRM, "stock", HOPELESS)
@@ -118,7 +118,7 @@ def test_dtm_nothing_ends_without_the_word_of_every_participant() -> None:
     assert driver.tx.state is TransactionState.CANCELLING
 
 
-def test_seata_a_request_that_is_repeated_before_it_is_written_makes_one_branch() -> None:
+def test_seata_a_request_repeated_before_its_write_makes_one_branch() -> None:
     driver = begun(interactive=True)
     for _ in range(3):
         driver.add(branch("stock"))
@@ -151,7 +151,7 @@ def test_seata_a_try_that_threw_is_cancelled_too() -> None:
     assert driver.called() == ["CANCEL stock"]
 
 
-def test_hmily_a_decision_that_a_crash_loses_has_been_told_to_nobody() -> None:
+def test_hmily_a_decision_lost_in_a_crash_was_never_sent() -> None:
     driver = begun("stock")
     assert driver.answer(TRY, "stock") == (Save(),)
     driver.crash()
@@ -176,7 +176,7 @@ def test_servicecomb_what_a_confirm_needs_survives_every_process() -> None:
     )
 
 
-def test_others_an_ended_transaction_still_says_what_happened() -> None:
+def test_others_an_ended_transaction_keeps_its_outcome() -> None:
     driver = confirming("stock")
     driver.answer(CONFIRM, "stock", LOST)
     _retried(driver)

@@ -95,7 +95,7 @@ def test_a_decision_taken_while_a_write_is_in_flight_is_written_after_it() -> No
     assert driver.row.state is TransactionState.CANCELLING
 
 
-def test_nobody_is_refused_because_of_a_decision_that_is_not_durable() -> None:
+def test_a_decision_that_is_not_durable_refuses_no_request() -> None:
     driver = begun("stock", interactive=True)
     driver.answer(TRY, "stock")
     driver.send(ConfirmRequested())
@@ -108,7 +108,7 @@ def test_nobody_is_refused_because_of_a_decision_that_is_not_durable() -> None:
         driver.add(branch("late"))
 
 
-def test_a_refusal_of_the_other_decision_says_why_it_was_taken() -> None:
+def test_a_refusal_of_the_other_decision_has_the_cancel_reason() -> None:
     driver = begun("stock", interactive=True)
     driver.answer(TRY, "stock", SOLD_OUT)
     driver.saved()
@@ -133,7 +133,7 @@ def test_each_write_raises_the_version_by_one() -> None:
     assert [*versions, driver.tx.version] == [1, 2, 3]
 
 
-def test_a_write_that_nobody_sent_is_a_bug() -> None:
+def test_saved_without_a_write_in_flight_is_a_bug() -> None:
     with pytest.raises(AssertionError):
         begun("stock").send(Saved())
 
@@ -231,7 +231,7 @@ def test_no_try_leaves_at_or_after_the_expiry() -> None:
     assert driver.tx.cancel_reason is CancelReason.EXPIRED
 
 
-def test_a_participant_may_ask_for_a_longer_pause_but_not_for_a_shorter_one() -> None:
+def test_a_participant_may_only_lengthen_the_delay_of_a_retry() -> None:
     for asked_s, waited_s in ((5.0, 5.0), (0.2, 1.0)):
         driver = begun("stock")
         driver.answer(TRY, "stock", CallResult(code=OutcomeCode.FAILED, reason="BUSY", retry_after_s=asked_s))
@@ -325,7 +325,7 @@ def test_a_branch_id_with_different_content_is_a_conflict_in_every_state(other) 
         assert driver.tx is before
 
 
-def test_a_branch_that_is_not_durable_is_no_reason_to_refuse_another_for_good() -> None:
+def test_a_branch_that_is_not_durable_refuses_another_only_for_now() -> None:
     """Another coordinator may have been faster, with the content that is refused here."""
     driver = begun(interactive=True)
     driver.add(branch("stock"))
@@ -369,7 +369,7 @@ def test_branches_that_join_while_a_write_is_in_flight_go_with_the_next() -> Non
     assert driver.called() == ["TRY stock"]
 
 
-def test_the_try_of_a_durable_branch_does_not_wait_for_the_write_of_another() -> None:
+def test_the_try_of_a_durable_branch_does_not_wait_for_other_writes() -> None:
     driver = begun("stock", interactive=True)
     driver.answer(TRY, "stock", LOST)
     driver.add(branch("coupon"))
@@ -403,7 +403,7 @@ def test_an_interactive_transaction_is_not_confirmed_unasked() -> None:
     assert driver.tx.state is TransactionState.CONFIRMING
 
 
-def test_cancel_is_possible_after_confirm_was_asked_for_while_nothing_is_decided() -> None:
+def test_cancel_is_possible_after_a_confirm_request_before_the_decision() -> None:
     driver = begun("stock", interactive=True)
     driver.send(ConfirmRequested())
     driver.send(CancelRequested())
@@ -506,7 +506,7 @@ def _fail_again(driver: Driver, answer: CallResult = LOST) -> bool:
     return alerted
 
 
-def test_it_becomes_stuck_once_and_is_repeated_at_the_cap_for_ever() -> None:
+def test_it_becomes_stuck_once_and_is_retried_at_the_cap_indefinitely() -> None:
     for driver in (confirming("stock"), cancelling("stock")):
         decided = driver.tx.state
         assert [_fail_again(driver) for _ in range(50)] == [False, False, True, *[False] * 47]
@@ -522,7 +522,7 @@ def test_withheld_calls_never_make_it_stuck() -> None:
     assert (driver.tx.stuck, driver.tx.branches[0].attempts) == (False, 0)
 
 
-def test_a_failure_that_cannot_be_mended_makes_it_stuck_at_once() -> None:
+def test_a_permanent_failure_makes_it_stuck_immediately() -> None:
     assert _fail_again(confirming("stock"), HOPELESS)
 
 
@@ -552,7 +552,7 @@ def test_confirm_has_no_stage_order() -> None:
 # --- resumed -----------------------------------------------------------------------------
 
 
-def test_resumed_while_trying_it_asks_again_and_says_that_it_may_have_asked_before() -> None:
+def test_resumed_while_trying_it_repeats_the_trys_as_later_attempts() -> None:
     driver = begun("stock", branch("order", stage=1))
     driver.crash()
     driver.resume()
@@ -602,7 +602,7 @@ def test_resumed_decided_without_branches_it_ends() -> None:
     assert driver.tx.state is TransactionState.CONFIRMED
 
 
-def test_the_earliest_is_called_though_the_clock_says_that_it_is_not_due() -> None:
+def test_the_earliest_branch_is_called_though_the_clock_is_behind() -> None:
     """The database found it due, and clocks differ. Parking it again would go round in circles."""
     driver = cancelling(branch("first", cancel_in_stage_order=True), branch("stock", stage=1))
     driver.answer(CANCEL, "stock", LOST)
@@ -642,7 +642,7 @@ def test_an_expiry_names_the_branch_that_kept_failing_and_its_last_error() -> No
     assert expired(driver) == (CancelReason.EXPIRED, "coupon", "HANDLER_ERROR", "KeyError: 'sku'")
 
 
-def test_an_expiry_of_several_failing_branches_names_the_one_that_failed_most() -> None:
+def test_an_expiry_names_the_branch_that_failed_most() -> None:
     driver = begun("stock", "coupon")
     driver.answer(TRY, "stock", LOST)
     driver.answer(TRY, "coupon", KEY_ERROR)
@@ -661,7 +661,7 @@ def test_an_expiry_does_not_name_a_branch_whose_try_succeeded_in_the_end() -> No
     assert expired(driver) == (CancelReason.EXPIRED, "", "", "")
 
 
-def test_an_expiry_says_why_a_try_was_not_sent_only_if_none_was_answered() -> None:
+def test_an_expiry_names_a_try_that_was_not_sent_only_if_none_failed() -> None:
     driver = begun("stock")
     driver.answer(TRY, "stock", WITHHELD)
     assert expired(driver)[1:] == ("stock", "BREAKER_OPEN", "")
@@ -674,7 +674,7 @@ def test_an_expiry_says_why_a_try_was_not_sent_only_if_none_was_answered() -> No
     assert expired(driver)[1:] == ("stock", "UNAVAILABLE", "")
 
 
-def test_a_branch_that_joins_too_late_finds_the_one_that_kept_failing_named() -> None:
+def test_a_branch_that_joins_after_the_expiry_gets_the_failing_branch() -> None:
     driver = begun("stock", interactive=True)
     driver.answer(TRY, "stock", KEY_ERROR)
     driver.now = EXPIRES_AT
@@ -699,7 +699,7 @@ def test_no_branch_is_failing_that_has_not_failed_in_the_present_phase() -> None
 # --- words, delays --------------------------------------------------------------------
 
 
-def test_words_are_kept_but_never_at_any_length() -> None:
+def test_error_texts_are_kept_up_to_a_limit() -> None:
     long = CallResult(code=OutcomeCode.REJECTED, reason="N" * 100_000, message="x" * 100_000)
     driver = begun("stock")
     driver.answer(TRY, "stock", long)
@@ -715,7 +715,7 @@ def test_words_are_kept_but_never_at_any_length() -> None:
     assert len(driver.tx.cancel_detail) == ERROR_CHARACTERS_MAX
 
 
-def test_what_is_told_of_a_cancel_is_what_the_log_can_hold() -> None:
+def test_the_cancel_detail_is_cut_to_what_the_log_can_hold() -> None:
     """So that the first answer, from memory, and any later one, from the log, are the same."""
     driver = begun("stock")
     odd = CallResult(code=OutcomeCode.REJECTED, reason="N\0", message="a\0b \ud800 \N{SNOWMAN}")
@@ -732,5 +732,5 @@ def test_delays_double_up_to_their_cap_and_are_spread_by_jitter() -> None:
     assert [delay_s(3, policy, jitter) for jitter in (0.0, 0.25, 0.5)] == [0.0, 0.5, 1.0]
 
 
-def test_delays_stay_finite_however_often_it_has_failed() -> None:
+def test_delays_stay_finite_after_any_number_of_failures() -> None:
     assert delay_s(10**9, RetryPolicy(delay_first_s=0.1, delay_max_s=30.0), 1.0) == 30.0

@@ -13,7 +13,7 @@ def test_the_same_again_is_counted() -> None:
     assert [(n.text, n.count, n.at, n.last_at) for n in notes] == [("A", 2, 1.0, 2.0), ("B", 1, 3.0, 3.0)]
 
 
-def test_words_are_cut() -> None:
+def test_texts_are_cut() -> None:
     (only,) = noted((), note("x" * 10_000))
     assert len(only.text) == NOTE_CHARACTERS_MAX
 

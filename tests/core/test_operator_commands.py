@@ -6,7 +6,6 @@ from msgspec.structs import replace
 from coordinator.core.errors import BranchDone, BranchNotFound, TransactionHeld
 from coordinator.core.events import (
     BranchAdded,
-    Call,
     CancelRequested,
     Completed,
     ConfirmRequested,
@@ -17,7 +16,8 @@ from coordinator.core.events import (
     OperatorResolve,
     OperatorRetry,
 )
-from coordinator.core.model import HELD, NOW, CancelReason, Heuristic, TransactionState
+from coordinator.core.machine import branch_call
+from coordinator.core.model import HELD, NOW, BranchCall, CancelReason, Heuristic, TransactionState
 
 from .driver import (
     CANCEL,
@@ -47,11 +47,11 @@ def resolved(branch_id: str, outcome: Heuristic = Heuristic.CONFIRMED) -> Operat
 
 
 @pytest.mark.parametrize("make", [lambda: begun("stock"), lambda: confirming("stock")])
-def test_a_held_transaction_is_parked_without_end_and_calls_nobody(make) -> None:
+def test_a_held_transaction_is_parked_and_calls_no_participant(make) -> None:
     driver = make()
     state = driver.tx.state
     effects = give(driver, OperatorHold())
-    assert not any(isinstance(effect, Call) for effect in effects)
+    assert not any(isinstance(effect, BranchCall) for effect in effects)
     assert driver.tx.held
     assert (driver.tx.state, driver.tx.next_attempt_at, driver.tx.waiting_on) == (state, HELD, "")
 
@@ -62,7 +62,7 @@ def test_a_released_transaction_is_due_and_goes_on() -> None:
     give(driver, OperatorRelease())
     assert not driver.tx.held
     assert driver.tx.next_attempt_at == driver.now
-    assert driver.resume() == (Call(0, CONFIRM),)
+    assert driver.resume() == (branch_call(driver.tx, 0, CONFIRM),)
 
 
 def test_a_transaction_released_past_its_expiry_is_cancelled() -> None:
@@ -103,11 +103,11 @@ def test_retry_makes_every_unfinished_branch_due() -> None:
     assert min(driver.branch("coupon").next_attempt_at, driver.branch("order").next_attempt_at) > driver.now
     give(driver, OperatorRetry())
     assert [b.next_attempt_at for b in driver.tx.branches] == [NOW, NOW, NOW]
-    assert driver.resume() == (Call(1, CONFIRM), Call(2, CONFIRM))
+    assert driver.resume() == (branch_call(driver.tx, 1, CONFIRM), branch_call(driver.tx, 2, CONFIRM))
     assert driver.branch("coupon").attempts == 1
 
 
-def test_an_ordered_cancel_says_why_and_lifts_a_hold() -> None:
+def test_an_operator_cancel_keeps_its_reason_and_ends_a_hold() -> None:
     driver = begun("stock")
     give(driver, OperatorHold())
     give(driver, OperatorCancel("the customer called"))
@@ -119,7 +119,7 @@ def test_an_ordered_cancel_says_why_and_lifts_a_hold() -> None:
     )
     assert tx.next_attempt_at == driver.now
     assert not tx.held
-    assert driver.resume() == (Call(0, CANCEL),)
+    assert driver.resume() == (branch_call(driver.tx, 0, CANCEL),)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_resolved_branch_counts_as_done_and_never_flips_the_decision(outcome, 
     driver = confirming("stock", "coupon")
     give(driver, resolved("stock", outcome))
     assert driver.tx.state is TransactionState.CONFIRMING
-    assert driver.resume() == (Call(1, CONFIRM),)
+    assert driver.resume() == (branch_call(driver.tx, 1, CONFIRM),)
     driver.answer(CONFIRM, "coupon")
     assert Completed() in driver.saved()
     assert driver.tx.state is TransactionState.CONFIRMED
@@ -166,7 +166,7 @@ def test_a_branch_that_is_done_or_unknown_is_not_resolved() -> None:
         give(driver, resolved("nothing"))
 
 
-def test_a_transaction_without_orders_is_not_heuristic() -> None:
+def test_a_transaction_without_operator_commands_is_not_heuristic() -> None:
     driver = confirming("stock")
     driver.to_end()
     assert not driver.tx.heuristic
@@ -174,7 +174,7 @@ def test_a_transaction_without_orders_is_not_heuristic() -> None:
     assert not replace(driver.tx, next_attempt_at=EXPIRES_AT).held
 
 
-def test_an_answer_to_the_former_owner_changes_nothing_that_was_ordered() -> None:
+def test_a_result_for_the_former_owner_does_not_undo_a_command() -> None:
     """The former owner's next write names a version that is gone."""
     driver = begun("stock")
     former = driver.tx

@@ -100,7 +100,7 @@ def test_an_orphan_older_than_the_log_s_memory_gets_no_proposal() -> None:
     assert "may have been confirmed" in older.explanation
 
 
-def test_a_finding_says_where_and_what() -> None:
+def test_a_finding_names_its_row_and_its_kind() -> None:
     finding = compare_row("stock", row(CANCELLED), transaction(TransactionState.CONFIRMED), retention_s=DAY_S)
     assert finding is not None
     assert (finding.participant, finding.row, finding.state) == (

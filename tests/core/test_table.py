@@ -54,29 +54,29 @@ NOTHING = ""
 # state durably; in TRYING it is interactive and its Try is under way.
 EXPECTED: dict[tuple[TransactionState, type], str] = {
     (TRYING, Begun): "Save",
-    (TRYING, Saved): "Call",
+    (TRYING, Saved): "BranchCall",
     (TRYING, BranchAdded): "Save",
     (TRYING, CallCompleted): "BranchTried",
     (TRYING, ConfirmRequested): NOTHING,  # it waits for the Try
     (TRYING, CancelRequested): "Save",
     (TRYING, Woken): NOTHING,
-    (TRYING, Resumed): "Call",
+    (TRYING, Resumed): "BranchCall",
     (CONFIRMING, Begun): NEVER_THERE,
-    (CONFIRMING, Saved): "Decided Call",
+    (CONFIRMING, Saved): "Decided BranchCall",
     (CONFIRMING, BranchAdded): "refused ALREADY_DECIDED",
     (CONFIRMING, CallCompleted): "Save",
     (CONFIRMING, ConfirmRequested): NOTHING,
     (CONFIRMING, CancelRequested): "refused DECISION_CONFLICT",
     (CONFIRMING, Woken): NOTHING,
-    (CONFIRMING, Resumed): "Call",
+    (CONFIRMING, Resumed): "BranchCall",
     (CANCELLING, Begun): NEVER_THERE,
-    (CANCELLING, Saved): "Decided Call",
+    (CANCELLING, Saved): "Decided BranchCall",
     (CANCELLING, BranchAdded): "refused ALREADY_DECIDED",
     (CANCELLING, CallCompleted): "Save",
     (CANCELLING, ConfirmRequested): "refused DECISION_CONFLICT",
     (CANCELLING, CancelRequested): NOTHING,
     (CANCELLING, Woken): NOTHING,
-    (CANCELLING, Resumed): "Call",
+    (CANCELLING, Resumed): "BranchCall",
     (TRYING, OperatorHold): "Save",
     (TRYING, OperatorRelease): "refused TRANSACTION_NOT_HELD",
     (TRYING, OperatorRetry): "refused NOT_DECIDED",
@@ -190,7 +190,7 @@ def _names(effects: tuple[object, ...]) -> str:
     return " ".join(type(effect).__name__ for effect in effects)
 
 
-def test_the_law_has_every_cell() -> None:
+def test_the_transition_table_has_every_cell() -> None:
     assert set(EXPECTED) == {(state, event) for state in TransactionState for event in EVENTS}
 
 

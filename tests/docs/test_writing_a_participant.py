@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import re
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -23,6 +22,7 @@ from tcc.transaction.v1 import transaction_pb2
 from tests.client import scripted_service
 from tests.support.participant_databases import Caller
 from tests.support.ports import free_port
+from tests.support.processes import python
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "WRITING_A_PARTICIPANT.md").read_text()
@@ -269,16 +269,15 @@ async def _django(shop_database: Engine, tmp_path: Path, extra: str = "") -> Asy
         "PGDATABASE": str(url.database),
         "PGUSER": str(url.username),
     }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "django_inventory.py", cwd=tmp_path, env=os.environ | environment
-    )
-    try:
-        async with grpc.aio.insecure_channel(address) as channel:
-            await asyncio.wait_for(channel.channel_ready(), 120)
-            yield Caller(channel)
-    finally:
-        process.terminate()
-        assert await process.wait() == 0
+    async with (
+        python(
+            "django_inventory.py", directory=tmp_path, environment=environment, stdout=None, stderr=None
+        ) as process,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        await asyncio.wait_for(channel.channel_ready(), 120)
+        yield Caller(channel)
+    assert process.returncode == 0
 
 
 # What the page says of misuse, as further actions of its participant.

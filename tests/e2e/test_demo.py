@@ -1,21 +1,23 @@
 """`tccd demo` as a person runs it: real processes, real kills, and nothing left behind."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
 import sysconfig
 import tempfile
+from asyncio.subprocess import Process
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import psutil
 import pytest
 
+from participants.child_process import ended, running
+
 # Enough that the demo is far from its end when the first process is killed.
 MANY = "2000"
+_TIMEOUT_S = 400
 TCCD = Path(sysconfig.get_path("scripts")) / "tccd"
 
 
@@ -27,24 +29,15 @@ def scratch() -> Iterator[Path]:
     shutil.rmtree(scratch)
 
 
-@contextmanager
-def demo_process(scratch: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    demo = subprocess.Popen(
-        [TCCD, "demo", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"TMPDIR": str(scratch)},
-    )
-    with demo:
-        yield demo
-        demo.terminate()  # does nothing once it has ended
+def demo_process(scratch: Path, *arguments: str) -> AbstractAsyncContextManager[Process]:
+    return running(TCCD, "demo", *arguments, environment={"TMPDIR": str(scratch)})
 
 
-def until_first_kill(demo: "subprocess.Popen[str]") -> list[psutil.Process]:
-    """Waits until the first process is killed; answers all that run then."""
+async def until_first_kill(demo: Process) -> list[psutil.Process]:
+    """Wait until the first process is killed; return all that run then."""
     assert demo.stdout is not None
-    assert any(line.startswith("killed coordinator worker") for line in demo.stdout)
+    while not (line := await demo.stdout.readline()).startswith(b"killed coordinator worker"):
+        assert line, "the demo ended before it killed a process"
     return psutil.Process(demo.pid).children(recursive=True)
 
 
@@ -62,10 +55,10 @@ def assert_nothing_is_left(processes: list[psutil.Process], scratch: Path) -> No
     assert list(scratch.iterdir()) == []
 
 
-def test_load_with_kills_loses_nothing(scratch: Path):
-    with demo_process(scratch, "--orders", "150", "--json", "--seed", "3") as demo:
-        output, notes = demo.communicate(timeout=400)
-    assert demo.returncode == 0, notes
+async def test_load_with_kills_loses_nothing(scratch: Path):
+    async with demo_process(scratch, "--orders", "150", "--json", "--seed", "3") as demo:
+        status, output, notes = await ended(demo, _TIMEOUT_S)
+    assert status == 0, notes
     result = json.loads(output.splitlines()[-1])
 
     assert result["orders"] == 150
@@ -83,32 +76,32 @@ def test_load_with_kills_loses_nothing(scratch: Path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_an_interrupted_demo_leaves_no_process_and_no_file(scratch: Path, number: signal.Signals):
-    with demo_process(scratch, "--orders", MANY) as demo:
-        running = until_first_kill(demo)
+async def test_an_interrupted_demo_leaves_no_process_and_no_file(scratch: Path, number: signal.Signals):
+    async with demo_process(scratch, "--orders", MANY) as demo:
+        processes = await until_first_kill(demo)
         demo.send_signal(number)
-        _, errors = demo.communicate(timeout=400)
-    assert len(running) > 6  # three participants, PostgreSQL, the coordinator and a worker at the least
-    assert (demo.returncode, errors.strip()) == (130, "interrupted")
-    assert_nothing_is_left(running, scratch)
+        status, _, errors = await ended(demo, _TIMEOUT_S)
+    assert len(processes) > 6  # three participants, PostgreSQL, the coordinator and a worker at the least
+    assert (status, errors.strip()) == (130, "interrupted")
+    assert_nothing_is_left(processes, scratch)
 
 
 @pytest.mark.slow
-def test_a_process_that_ends_by_itself_ends_the_demo_and_its_log_is_shown(scratch: Path):
-    with demo_process(scratch, "--orders", MANY) as demo:
-        running = until_first_kill(demo)
-        [coupon] = [process for process in running if "participants.coupon" in command_line(process)]
+async def test_a_process_that_crashes_ends_the_demo_and_its_log_is_shown(scratch: Path):
+    async with demo_process(scratch, "--orders", MANY) as demo:
+        processes = await until_first_kill(demo)
+        [coupon] = [process for process in processes if "participants.coupon" in command_line(process)]
         coupon.send_signal(signal.SIGSEGV)
-        _, errors = demo.communicate(timeout=400)
-    assert demo.returncode == 1
+        status, _, errors = await ended(demo, _TIMEOUT_S)
+    assert status == 1
     assert f"coupon (pid {coupon.pid}) ended with status -11" in errors
     assert "participant coupon serves on port" in errors
-    assert_nothing_is_left(running, scratch)
+    assert_nothing_is_left(processes, scratch)
 
 
 @pytest.mark.parametrize("count", ["0", "-5", "many", ""])
-def test_a_number_of_orders_that_is_none_is_refused_in_words(scratch: Path, count: str):
-    with demo_process(scratch, f"--orders={count}") as demo:
-        _, errors = demo.communicate()
-    assert demo.returncode == 2
+async def test_an_invalid_number_of_orders_is_refused(scratch: Path, count: str):
+    async with demo_process(scratch, f"--orders={count}") as demo:
+        status, _, errors = await ended(demo, _TIMEOUT_S)
+    assert status == 2
     assert errors.splitlines()[-1].endswith("argument --orders: a whole number, at least 1")

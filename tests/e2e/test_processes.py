@@ -95,7 +95,7 @@ async def test_a_worker_that_is_killed_is_started_again_and_the_others_serve_on(
         assert reply.outcome.state == common.TRANSACTION_STATE_CONFIRMING
 
 
-async def test_the_work_of_a_worker_that_is_killed_is_adopted_without_waiting_for_its_lease(
+async def test_the_work_of_a_killed_worker_is_adopted_before_its_lease_ends(
     log_url: str, stock: ScriptedParticipant, tmp_path: Path
 ) -> None:
     hold = True

@@ -3,7 +3,6 @@
 import asyncio
 import re
 import sqlite3
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from tests.support import daemon
 from tests.support.ports import free_port
+from tests.support.processes import python, run_python
 
 README = (Path(__file__).parent.parent.parent / "README.md").read_text()
 
@@ -45,29 +45,18 @@ class Shop:
     async def run(self, name: str, *arguments: str) -> tuple[str, str]:
         """Run a program. Return its standard output and the last line of its standard error."""
         self.write(name)
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            name,
-            *arguments,
-            cwd=self.directory,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        out, error = await process.communicate()
-        return out.decode(), (error.decode().strip().splitlines() or [""])[-1]
+        _, out, error = await run_python(name, *arguments, directory=self.directory)
+        return out, (error.strip().splitlines() or [""])[-1]
 
 
 @asynccontextmanager
 async def participant(shop: Shop) -> AsyncIterator[None]:
     shop.write("inventory.py")
-    process = await asyncio.create_subprocess_exec(sys.executable, "inventory.py", cwd=shop.directory)
-    try:
+    async with python("inventory.py", directory=shop.directory, stdout=None, stderr=None) as process:
         async with grpc.aio.insecure_channel(shop.inventory) as channel:
             await asyncio.wait_for(channel.channel_ready(), 120)
         yield
-    finally:
-        process.terminate()
-        assert await process.wait() == 0
+    assert process.returncode == 0
 
 
 @pytest.fixture

@@ -131,7 +131,7 @@ async def test_a_log_url_that_makes_no_sense_is_refused(command: str, url: str) 
     assert "secret" not in line
 
 
-async def test_migrate_says_in_one_line_that_the_log_is_unreachable() -> None:
+async def test_migrate_reports_an_unreachable_log_in_one_line() -> None:
     status, line = await refusal("migrate", environment={"TCC_LOG__URL": NOWHERE})
     assert status == 1
     assert line.startswith("the log cannot be reached: ")
@@ -159,7 +159,7 @@ async def test_serve_waits_for_its_log(postgres: EmbeddedPostgres) -> None:
     assert process.returncode == 0
 
 
-async def test_serve_that_waits_for_its_log_can_be_told_to_stop() -> None:
+async def test_serve_that_waits_for_its_log_ends_on_sigterm() -> None:
     environment = {"TCC_LOG__URL": NOWHERE}
     async with tccd("serve", "--listen=127.0.0.1:0", environment=environment) as process:
         line = await said(process.stderr, "waiting for the log")

@@ -69,7 +69,7 @@ class Nonsense(grpc.GenericRpcHandler):
 
 
 @pytest.mark.parametrize("branches", [1, 2], ids=["unary", "batched"])
-async def test_an_answer_that_cannot_be_decoded_is_a_failure_and_the_call_is_repeated(
+async def test_a_response_that_cannot_be_decoded_is_a_failure_and_is_retried(
     log_url: str, branches: int
 ) -> None:
     participant = Nonsense()
@@ -109,7 +109,7 @@ async def test_a_result_that_could_not_be_handed_on_cancels(log_url: str, stock:
         assert (await worker.settled("large")).state == common.TRANSACTION_STATE_CANCELLED
 
 
-async def test_a_participant_that_is_configured_no_more_holds_nobody_but_itself(
+async def test_a_removed_participant_delays_only_its_own_transactions(
     log_url: str, stock: ScriptedParticipant
 ) -> None:
     gone = ScriptedParticipant()
@@ -141,7 +141,7 @@ async def test_a_participant_that_is_configured_no_more_holds_nobody_but_itself(
             assert (await worker.settled("g")).state == common.TRANSACTION_STATE_CONFIRMED
 
 
-async def test_new_work_closes_a_breaker_that_nothing_else_would_probe(
+async def test_new_work_closes_a_breaker_without_other_calls(
     log_url: str, stock: ScriptedParticipant
 ) -> None:
     """What opened it was parked, claimed by another coordinator and finished there."""
@@ -187,7 +187,7 @@ async def _raise_key_error(call: participant_pb2.BranchCall) -> common.CallResul
     return failed("HANDLER_ERROR", "KeyError: 'sku'") if call.operation == TRY else SUCCEEDED
 
 
-async def test_an_initiator_is_told_of_a_bug_of_a_participant(
+async def test_an_initiator_gets_the_error_of_a_participants_bug(
     log_url: str, stock: ScriptedParticipant
 ) -> None:
     """By a transaction that is executed and by one that is driven step by step, each with defaults."""

@@ -36,7 +36,7 @@ def test_failures_in_a_row_open_it() -> None:
     assert breaker.wait_s(NOW + 0.25) == 0.75
 
 
-def test_a_success_in_between_starts_the_count_anew() -> None:
+def test_a_success_resets_the_count() -> None:
     assert _failed(2, _failed(2).succeeded()).closed
 
 
@@ -49,7 +49,7 @@ def test_one_probe_goes_out_when_the_pause_is_over() -> None:
     assert not probing.allows(NOW + 100.0)
 
 
-def test_whoever_finds_a_probe_out_waits_a_while_before_asking_again() -> None:
+def test_calls_beside_a_probe_wait_before_they_are_retried() -> None:
     """Without a wait they would poll indefinitely."""
     probing = _failed(3).sent()
     assert probing.wait_s(NOW + 1.5) == POLICY.open_first_s

@@ -19,7 +19,7 @@ HARMLESS = {"jobs/scheduler.py": 1, "log/diagnosis.py": 2, "observability/alerts
 WALL_CLOCKS = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
 
 
-def test_the_clock_tells_the_log_s_time_and_goes_on_by_the_monotonic_one() -> None:
+def test_the_clock_has_the_log_s_time_and_advances_monotonically() -> None:
     monotonic = iter([107.0, 110.0])
     clock = LogClock(lambda: next(monotonic))
     clock.set(5_000.0, asked_at=100.0, answered_at=104.0)  # the log answered at 102, as far as we know

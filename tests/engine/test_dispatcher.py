@@ -1,13 +1,13 @@
-"""One participant's lane: never more calls than its bulkhead holds, and one answer for each call."""
+"""One participant's dispatcher: at most as many calls as its bulkhead holds, and one result for each."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from coordinator.core.model import BranchSpec, CallResult, Operation, OutcomeCode
+from coordinator.core.model import BranchCall, BranchSpec, CallResult, Operation, OutcomeCode
 from coordinator.engine.breaker import BreakerPolicy
-from coordinator.engine.dispatcher import CallResults, ParticipantDispatcher, ParticipantPolicy
-from coordinator.ports.participants import BranchCall
+from coordinator.engine.dispatcher import ParticipantDispatcher, ParticipantPolicy
+from coordinator.ports.participants import CallResults
 from tcc._internal.batcher import FlushPolicy
 
 SUCCEEDED = CallResult(code=OutcomeCode.SUCCEEDED)
@@ -30,9 +30,7 @@ class Hall:
         self.gate = asyncio.Event()
         self.news = asyncio.Event()
 
-    async def execute(
-        self, participant: str, calls: Sequence[BranchCall]
-    ) -> AsyncIterator[list[tuple[int, CallResult]]]:
+    async def execute(self, participant: str, calls: Sequence[BranchCall]) -> AsyncIterator[CallResults]:
         assert participant == "stock"
         self.came += len(calls)
         self.inside += len(calls)
@@ -40,7 +38,7 @@ class Hall:
         self.news.set()
         await self.gate.wait()
         self.inside -= len(calls)
-        yield [(position, self.answer) for position in range(len(calls))]
+        yield [(call, self.answer) for call in calls]
 
 
 class Noon:
@@ -89,7 +87,7 @@ async def running(
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_the_bulkhead_holds_and_everybody_gets_in_at_last() -> None:
+async def test_the_bulkhead_holds_and_every_call_is_sent_in_the_end() -> None:
     hall, answered = Hall(), Answered()
     policy = ParticipantPolicy(concurrency_max=4, batch_max=3)
     async with running(hall, answered, policy) as dispatcher:
@@ -108,7 +106,7 @@ async def test_the_bulkhead_holds_and_everybody_gets_in_at_last() -> None:
     assert len(answered.answers) == 20
 
 
-async def test_calls_behind_an_open_breaker_are_answered_as_withheld_and_never_leave() -> None:
+async def test_calls_behind_an_open_breaker_are_rejected_as_not_sent() -> None:
     hall, answered = Hall(UNREACHABLE), Answered()
     hall.gate.set()
     policy = ParticipantPolicy(breaker=BreakerPolicy(failures_to_open=1, open_first_s=5.0))

@@ -119,7 +119,7 @@ async def test_seata_a_hundred_poison_transactions_starve_no_other_retry(
             assert poisoned.count(CANCEL) == 0
 
 
-async def test_seata_what_a_dead_coordinator_left_confirming_waits_for_its_lease_alone(
+async def test_seata_confirming_work_of_a_dead_coordinator_waits_for_its_lease(
     log_url: str, stock: ScriptedParticipant
 ) -> None:
     """Seata shows such rows as Committing until a threshold of 130 s has passed."""
@@ -145,7 +145,9 @@ async def test_seata_what_a_dead_coordinator_left_confirming_waits_for_its_lease
     assert stock.heard("g") == ["TRY 1", "CONFIRM 1", "CONFIRM 1"]
 
 
-async def test_a_black_hole_holds_nobody_but_its_own(log_url: str, stock: ScriptedParticipant) -> None:
+async def test_a_participant_that_never_answers_delays_only_its_own_transactions(
+    log_url: str, stock: ScriptedParticipant
+) -> None:
     """DTM's one recovery routine waits for a participant that does not answer."""
     hole = ScriptedParticipant()
 

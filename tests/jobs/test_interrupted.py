@@ -131,7 +131,7 @@ async def test_the_pause_after_a_chunk_is_a_multiple_of_its_time(
 
 
 @pytest.mark.parametrize("job", [Adopt, Retry])
-async def test_others_are_looked_after_again_and_again(
+async def test_each_run_claims_the_work_left_since_the_previous_one(
     coordinator: Coordinator, log_url: str, job: type[Adopt | Retry]
 ) -> None:
     looking = coordinator.job(job, RecoverySettings(adopt_every_s=0.0, poll_every_s=0.0))
@@ -141,7 +141,7 @@ async def test_others_are_looked_after_again_and_again(
         assert await looking.run_once() == 1
 
 
-async def test_a_draining_coordinator_takes_no_further_chunk(
+async def test_a_draining_coordinator_claims_no_further_chunk(
     coordinator: Coordinator, log_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await leave_behind(log_url, *GIDS)
@@ -155,7 +155,7 @@ async def test_a_draining_coordinator_takes_no_further_chunk(
     assert await runs(coordinator.job(Adopt, CHUNKS)) == [2, 0, 0]
 
 
-async def test_a_new_coordinator_looks_for_work_at_once(log_url: str) -> None:
+async def test_a_new_coordinator_claims_due_work_immediately(log_url: str) -> None:
     """Work that waits already is resumed before the first interval of the jobs has passed."""
     await leave_behind(log_url, "g")
     stock = ScriptedParticipant()

@@ -23,7 +23,7 @@ def findings(samples: Samples, kind: str = "orphan") -> float | None:
     return samples.get(("tcc_reconcile_findings", (("kind", kind), ("participant", "stock"))))
 
 
-async def test_findings_are_counted_until_they_are_mended(log_url: str) -> None:
+async def test_findings_are_counted_until_they_are_repaired(log_url: str) -> None:
     barrier = ScriptedBarrier([[tried("a")], [tried("b")]], [tried("a"), tried("b")])
     port = free_port()
     async with serving(barrier) as address, running(settings(port, address), log_url):
@@ -37,7 +37,7 @@ async def test_findings_are_counted_until_they_are_mended(log_url: str) -> None:
     assert not barrier.calls, "the job repairs nothing"
 
 
-async def test_one_coordinator_looks_for_all_and_another_after_it(log_url: str) -> None:
+async def test_one_coordinator_scans_for_all_and_another_succeeds_it(log_url: str) -> None:
     barrier = ScriptedBarrier([[tried("a")]], [tried("a")])
     ports = free_port(), free_port()
     async with serving(barrier) as address, AsyncExitStack() as second:
@@ -50,7 +50,7 @@ async def test_one_coordinator_looks_for_all_and_another_after_it(log_url: str) 
         await until_scraped(ports[1], lambda now: findings(now) == 1)
 
 
-async def test_ended_rows_are_looked_at_where_that_is_wanted(log_url: str) -> None:
+async def test_ended_rows_are_scanned_if_configured(log_url: str) -> None:
     asked: list[ppb.ListBranchesRequest] = []
 
     class Listening(ScriptedBarrier):
@@ -75,7 +75,7 @@ async def test_ended_rows_are_looked_at_where_that_is_wanted(log_url: str) -> No
     assert (ended.min_age_ms, ended.max_age_ms) == (2_000, 60_000)
 
 
-async def test_whoever_does_not_offer_it_is_left_alone(log_url: str) -> None:
+async def test_a_participant_without_list_branches_is_skipped(log_url: str) -> None:
     port = free_port()
     async with (
         serving(ScriptedParticipant()) as address,
@@ -87,7 +87,7 @@ async def test_whoever_does_not_offer_it_is_left_alone(log_url: str) -> None:
         assert "stock" in job._next_scan_at, "it is asked again as seldom as the others"
 
 
-async def test_who_was_away_is_looked_at_when_it_is_back_and_then_as_seldom_as_the_others(
+async def test_a_recovered_participant_is_scanned_and_then_at_the_interval(
     log_url: str,
 ) -> None:
     barrier = ScriptedBarrier([[tried("a")]], [tried("a")])

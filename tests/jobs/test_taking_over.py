@@ -78,7 +78,7 @@ async def test_any_coordinator_takes_any_step_of_an_interactive_transaction(
     assert stock.count(common.OPERATION_CANCEL) == 0
 
 
-async def test_a_coordinator_that_does_not_know_the_participant_denies_no_transaction_that_another_began(
+async def test_an_unknown_participant_does_not_hide_a_begun_transaction(
     log_url: str, stock: ScriptedParticipant
 ) -> None:
     """As while a changed configuration is rolled out: the initiator would take the no for an answer."""
@@ -127,7 +127,7 @@ async def test_a_request_repeated_elsewhere_waits_for_the_owner(
     assert stock.heard("g") == ["TRY 1", "CONFIRM 1"]
 
 
-async def test_a_coordinator_that_lost_a_transaction_forgets_it_and_changes_nothing(
+async def test_a_coordinator_that_lost_a_transaction_forgets_it(
     pair: tuple[Running, Running], stock: ScriptedParticipant
 ) -> None:
     one, other = pair
@@ -144,7 +144,7 @@ async def test_a_coordinator_that_lost_a_transaction_forgets_it_and_changes_noth
     assert stock.count(CONFIRM) == 0
 
 
-async def test_a_begin_that_meets_the_adoption_of_the_same_transaction_loses_nothing(
+async def test_a_begin_during_the_adoption_of_the_same_transaction_is_kept(
     log_url: str, stock: ScriptedParticipant
 ) -> None:
     """A client repeats its request while the coordinator that it asks adopts the transaction."""
@@ -261,7 +261,7 @@ async def _stopped_dead(settings, log_url: str, stock: ScriptedParticipant, hold
     return worker
 
 
-async def test_a_confirm_that_fails_for_ever_is_stuck_and_never_becomes_a_cancel(
+async def test_a_confirm_that_keeps_failing_is_stuck_and_never_becomes_a_cancel(
     log_url: str, stock: ScriptedParticipant
 ) -> None:
     mended = asyncio.Event()
@@ -306,7 +306,7 @@ async def test_waiting_for_a_retry_costs_no_memory(log_url: str, stock: Scripted
         assert [tx.owner for tx in listed.transactions] == [""] * 10
 
 
-async def test_who_waits_for_the_end_is_told_though_it_was_parked_meanwhile(
+async def test_a_waiter_for_the_end_is_notified_though_it_was_parked(
     log_url: str, stock: ScriptedParticipant
 ) -> None:
     async def fail_first(call: participant_pb2.BranchCall) -> common.CallResult:
@@ -344,7 +344,9 @@ async def test_work_beyond_the_bound_is_refused_before_it_is_written(
         go.set()
 
 
-async def test_the_bound_holds_however_the_work_is_spread(log_url: str, stock: ScriptedParticipant) -> None:
+async def test_the_limit_holds_for_any_distribution_of_the_work(
+    log_url: str, stock: ScriptedParticipant
+) -> None:
     go = asyncio.Event()
 
     async def wait(_call: participant_pb2.BranchCall) -> common.CallResult:
@@ -370,7 +372,7 @@ async def test_the_bound_holds_however_the_work_is_spread(log_url: str, stock: S
         go.set()
 
 
-async def test_a_full_coordinator_refuses_what_is_new_in_a_batch_and_answers_repeats(
+async def test_a_full_coordinator_refuses_new_items_and_answers_repeated_ones(
     log_url: str, stock: ScriptedParticipant
 ) -> None:
     go = asyncio.Event()
@@ -433,7 +435,7 @@ async def test_a_dead_participant_delays_only_its_own_transactions(
         assert await worker.state("dead") == "TRYING"
 
 
-async def test_a_log_that_is_away_refuses_new_work_and_loses_nothing(
+async def test_an_unavailable_log_refuses_new_work_and_loses_nothing(
     own_postgres, stock: ScriptedParticipant
 ) -> None:
     migrate(own_postgres.url())
@@ -491,7 +493,7 @@ async def test_parallel_steps_at_two_coordinators_are_all_answered(
     }
 
 
-async def test_who_waits_at_a_former_owner_learns_how_it_ended(pair: tuple[Running, Running]) -> None:
+async def test_a_waiter_at_a_former_owner_gets_the_outcome(pair: tuple[Running, Running]) -> None:
     one, other = pair
     await one.stub.BeginTransaction(pb.BeginTransactionRequest(gid="g", expiry=Duration(seconds=3600)))
     await one.stub.TryBranch(pb.TryBranchRequest(gid="g", branch=branch("1")))

@@ -77,7 +77,7 @@ def test_the_second_creator_of_the_lock_continues(database_url: str) -> None:
     assert schema_is_current(database_url)
 
 
-def test_a_crash_while_migrating_leaves_nothing_and_blocks_no_one(database_url: str) -> None:
+def test_a_crash_while_migrating_leaves_nothing_and_blocks_no_other(database_url: str) -> None:
     """The lock and the changes live and die with one transaction."""
     migrate(database_url)
     with psycopg.connect(database_url) as dying:

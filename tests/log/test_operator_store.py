@@ -12,7 +12,7 @@ from psycopg import sql
 from coordinator.core.audit import AuditEntry, AuditHead, first_break
 from coordinator.core.errors import LogUnavailable, SearchTooLong
 from coordinator.core.model import TransactionState
-from coordinator.log.connections import StatementTooLong
+from coordinator.log.failures import StatementTooLong
 from coordinator.log.operator_statements import (
     BACKLOG_CAPPED,
     BACKLOG_COUNTS,
@@ -78,7 +78,7 @@ async def test_an_action_that_never_arrived_is_not_reported_as_done(
     await log.participant_change(ParticipantRecord(name="p", paused=True), ENTRY)
 
 
-async def test_what_is_recorded_alone_is_a_link_of_the_chain(log: PostgresOperatorLog) -> None:
+async def test_a_record_without_an_action_is_a_link_of_the_chain(log: PostgresOperatorLog) -> None:
     first = await log.audit_append(ENTRY)
     await log.participant_change(ParticipantRecord(name="p", paused=True), ENTRY)
     third = await log.audit_append(ENTRY)
@@ -178,7 +178,7 @@ async def test_counts_are_capped(many: PostgresOperatorLog) -> None:
     assert figures.waiting_on == {"coupon": BOUND, "inventory": BOUND}
     assert (figures.parked, figures.stuck, figures.held) == (3 * BOUND, BOUND, BOUND)
     assert sum(figures.by_state.values()) == 3 * BOUND
-    assert (figures.at_least, figures.count_max) == (True, BOUND)
+    assert (figures.capped, figures.count_max) == (True, BOUND)
     assert figures.oldest_gid == "order-4000"
 
 
@@ -189,7 +189,7 @@ async def test_counts_below_the_cap_are_exact(log_url: str, many: PostgresOperat
     assert figures.waiting_on == {"coupon": 1_000, "inventory": 2_000}
     assert (figures.parked, figures.stuck, figures.held) == (4_000, 1_000, 500)
     assert figures.by_state == {TransactionState(1): 2_000, TransactionState(2): 2_000}
-    assert not figures.at_least
+    assert not figures.capped
 
 
 @pytest.mark.parametrize("statement", FIGURES, ids=lambda statement: statement.name)

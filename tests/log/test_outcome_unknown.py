@@ -144,7 +144,7 @@ async def test_a_repeat_never_hides_that_another_coordinator_won(
 
 
 @LOSSES
-async def test_taking_is_repeated_safely(
+async def test_a_takeover_is_repeated_safely(
     log: PostgresLog, other: PostgresLog, proxy: Proxy, fault: Fault
 ) -> None:
     await insert(other, begun("a"))
@@ -166,7 +166,7 @@ async def test_what_a_lost_claim_took_is_handed_out_by_the_next(
     assert await log.transaction_claim_due({"inventory": 9}) == [], "handed out once"
 
 
-async def test_a_claim_that_takes_effect_long_after_it_was_given_up_is_found(
+async def test_a_claim_that_takes_effect_after_its_timeout_is_found(
     log: PostgresLog, other: PostgresLog, proxy: Proxy
 ) -> None:
     """The server may execute a statement only after its sender has gone and has read the result."""

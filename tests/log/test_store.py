@@ -17,6 +17,7 @@ from coordinator.core.model import (
     TransactionState,
     TryState,
 )
+from coordinator.log import store
 from coordinator.log.statements import ADOPT, CLAIM_DUE, PURGE, SAVE_FULL, SAVE_PLAIN, Statement
 from coordinator.log.store import PostgresLog
 from coordinator.ports.log import ListFilter, Log
@@ -98,7 +99,7 @@ async def test_the_span_of_a_failure_is_kept_with_it(ours: PostgresLog) -> None:
     assert (await stored(ours, "a")).branches[0] == failed
 
 
-async def test_inserting_again_is_recognised_as_ours(ours: PostgresLog) -> None:
+async def test_a_repeated_begin_is_recognised_as_our_own(ours: PostgresLog) -> None:
     await insert(ours, begun("a"))
     assert await ours.transaction_begin([begun("b"), begun("a")]) == [None, None]
 
@@ -111,7 +112,7 @@ async def test_a_gid_of_another_coordinator_is_handed_out(ours: PostgresLog, the
     assert (other.owner, other.tx.gid, other.tx.fingerprint) == ("theirs", "a", b"a")
 
 
-async def test_other_content_of_our_own_is_handed_out(ours: PostgresLog) -> None:
+async def test_a_repeated_begin_with_other_content_returns_the_existing_one(ours: PostgresLog) -> None:
     await insert(ours, begun("a"))
     (other,) = await ours.transaction_begin([begun("a", fingerprint=b"different")])
     assert other is not None
@@ -193,7 +194,7 @@ async def test_results_and_errors_are_kept(ours: PostgresLog) -> None:
     assert await stored(ours, "a") == tx
 
 
-async def test_results_are_kept_where_nothing_else_is_odd(ours: PostgresLog) -> None:
+async def test_results_are_kept_without_any_failure(ours: PostgresLog) -> None:
     (tx,) = await insert(ours, begun("a"))
     tx = await save(ours, each_branch(confirming(tx), result=b"id", result_content_type="x/y"))
     assert await stored(ours, "a") == tx
@@ -217,7 +218,7 @@ async def test_a_stale_version_is_refused_and_changes_nothing(ours: PostgresLog)
     assert await stored(ours, "a") == decided
 
 
-async def test_a_stale_version_is_refused_though_the_law_allows_its_state(ours: PostgresLog) -> None:
+async def test_a_stale_version_is_refused_though_its_transition_is_valid(ours: PostgresLog) -> None:
     (tx,) = await insert(ours, begun("a"))
     repeated = await save(ours, each_branch(tx, attempts=1))
     assert await ours.transaction_save([confirming(tx)]) == [False]
@@ -239,7 +240,7 @@ async def test_a_batch_with_a_refused_one_writes_the_others(ours: PostgresLog, t
 
 @pytest.mark.parametrize("before", TransactionState)
 @pytest.mark.parametrize("after", TransactionState)
-async def test_the_database_refuses_what_the_law_refuses(
+async def test_the_database_refuses_invalid_transitions(
     ours: PostgresLog, log_url: str, before: TransactionState, after: TransactionState
 ) -> None:
     """Whatever a bug requests, a decision never flips, and an ended transaction stays as it is."""
@@ -279,7 +280,9 @@ async def test_bad_characters_in_one_row_do_not_fail_the_batch(ours: PostgresLog
 # --- parking and claiming ----------------------------------------------------------
 
 
-async def test_a_parked_one_belongs_to_nobody_until_it_is_due(ours: PostgresLog, theirs: PostgresLog) -> None:
+async def test_a_parked_transaction_has_no_owner_until_it_is_due(
+    ours: PostgresLog, theirs: PostgresLog
+) -> None:
     far = await ours.coordinator_heartbeat(lease_s=60) + 3600.123456
     (tx,) = await insert(ours, begun("a"))
     tx = await save(ours, parked(await save(ours, confirming(tx)), until=far))
@@ -309,7 +312,7 @@ async def test_claiming_takes_what_is_due_within_each_participants_limit(
     assert [r.tx.gid for r in await ours.transaction_claim_due({"inventory": 5})] == ["i3"]
 
 
-async def test_two_who_claim_at_once_share_without_overlap(ours: PostgresLog, theirs: PostgresLog) -> None:
+async def test_two_concurrent_claims_do_not_overlap(ours: PostgresLog, theirs: PostgresLog) -> None:
     for tx in await insert(ours, *[begun(f"g{number}") for number in range(100)]):
         await save(ours, parked(await save(ours, confirming(tx))))
     claims = await asyncio.gather(
@@ -340,7 +343,7 @@ async def test_a_save_after_our_own_release_does_not_count_as_done(ours: Postgre
     assert await ours.transaction_save([tx]) == [False]
 
 
-async def test_a_save_behind_our_own_taking_is_not_taken_for_done(ours: PostgresLog) -> None:
+async def test_a_save_after_our_own_takeover_does_not_count_as_done(ours: PostgresLog) -> None:
     (tx,) = await insert(ours, begun("a"))
     assert await ours.transaction_take("a", version=1) is not None
     assert await ours.transaction_save([confirming(tx)]) == [False]
@@ -349,7 +352,7 @@ async def test_a_save_behind_our_own_taking_is_not_taken_for_done(ours: Postgres
 # --- taking and adopting -------------------------------------------------------------
 
 
-async def test_taking_needs_the_version_that_the_row_has(ours: PostgresLog, theirs: PostgresLog) -> None:
+async def test_a_takeover_needs_the_version_of_the_row(ours: PostgresLog, theirs: PostgresLog) -> None:
     (tx,) = await insert(ours, begun("a"))
     assert await theirs.transaction_take("a", version=2) is None
     assert await theirs.transaction_take("unknown", version=1) is None
@@ -391,7 +394,7 @@ async def test_an_adoption_names_the_former_owner(
     assert (adopted.owner, adopted.adopted_from) == ("ours", "theirs")
 
 
-async def test_adopting_takes_from_the_dead_alone(
+async def test_adoption_claims_only_transactions_of_dead_coordinators(
     ours: PostgresLog, theirs: PostgresLog, log_url: str
 ) -> None:
     live = await insert(theirs, *[begun(f"g{number}") for number in range(5)])
@@ -428,13 +431,13 @@ async def test_transactions_of_a_leaving_coordinator_are_adopted_at_once(
     assert [record.tx.gid for record in await ours.transaction_adopt(10)] == ["a"]
 
 
-async def test_who_leaves_ends_its_own_lease_alone(ours: PostgresLog, theirs: PostgresLog) -> None:
+async def test_a_leaving_coordinator_ends_only_its_own_lease(ours: PostgresLog, theirs: PostgresLog) -> None:
     await insert(ours, begun("a"))
     await theirs.coordinator_leave()
     assert await theirs.transaction_adopt(10) == []
 
 
-async def test_a_heartbeat_renews_the_lease_of_its_sender_alone(
+async def test_a_heartbeat_renews_only_the_lease_of_its_sender(
     ours: PostgresLog, theirs: PostgresLog, log_url: str
 ) -> None:
     await insert(ours, begun("a"))
@@ -481,7 +484,34 @@ async def test_pages_are_stable_where_creation_times_are_equal(ours: PostgresLog
     assert seen == sorted(gids, reverse=True)
 
 
-async def test_the_last_page_says_that_it_is_the_last(ours: PostgresLog) -> None:
+async def test_a_page_ends_when_its_rows_are_large(
+    ours: PostgresLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows are read two at a time, and a page has at most the two that exceed the limit."""
+    monkeypatch.setattr(store, "_LIST_ROWS", 2)
+    monkeypatch.setattr(store, "_LIST_BYTES", 1)
+    await insert(ours, *[begun(f"g{number}") for number in range(5)])
+    pages: list[list[str]] = []
+    after = None
+    while not pages or after is not None:
+        page, after = await ours.transaction_list(ListFilter(), after=after, limit=100)
+        pages.append([record.tx.gid for record in page])
+    assert pages == [["g4", "g3"], ["g2", "g1"], ["g0"]]
+
+
+async def test_pieces_of_a_page_are_one_page(ours: PostgresLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_LIST_ROWS", 2)
+    await insert(ours, *[begun(f"g{number}") for number in range(5)])
+    for limit, expected in ((3, ["g4", "g3", "g2"]), (4, ["g4", "g3", "g2", "g1"])):
+        page, after = await ours.transaction_list(ListFilter(), after=None, limit=limit)
+        assert [record.tx.gid for record in page] == expected
+        assert after is not None
+        assert after.gid == expected[-1]
+    page, after = await ours.transaction_list(ListFilter(), after=None, limit=5)
+    assert (len(page), after) == (5, None)
+
+
+async def test_the_last_page_has_no_next_position(ours: PostgresLog) -> None:
     await insert(ours, begun("a"), begun("b"))
     page, after = await ours.transaction_list(ListFilter(), after=None, limit=2)
     assert len(page) == 2
@@ -515,7 +545,7 @@ async def test_lists_carry_no_payloads(ours: PostgresLog) -> None:
 # --- purge -----------------------------------------------------------------------------
 
 
-async def test_purge_is_bounded_oldest_first_and_never_touches_the_living(
+async def test_purge_is_bounded_oldest_first_and_keeps_unfinished_transactions(
     ours: PostgresLog, log_url: str
 ) -> None:
     _live, stuck = await insert(ours, begun("live"), begun("stuck"))

@@ -432,7 +432,7 @@ def _raise(error):
     raise error
 
 
-async def test_odd_exception_fails_its_call_alone(database, batched, call_participant):
+async def test_odd_exception_fails_only_its_call(database, batched, call_participant):
     async def step(operation, branch, request, db):
         await db.record(branch, operation)
         if "odd" in request:
@@ -792,7 +792,7 @@ async def test_branch_tried_with_other_content_is_a_conflict(database, call_part
     assert ledger.effects("g") == ["confirm", "try"]
 
 
-async def test_same_branch_with_other_content_at_once_is_judged_by_the_barrier(
+async def test_concurrent_calls_with_other_content_are_decided_by_the_barrier(
     postgresql, batched, call_participant
 ):
     engine, ledger = postgresql

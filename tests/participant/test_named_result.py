@@ -66,7 +66,7 @@ def call(branch_id: str, payload: bytes = b"{}", **fields):
     return make_call(branch_id=branch_id, action="act", payload=payload, **fields)
 
 
-async def test_a_named_result_is_answered_replayed_and_given_to_confirm_and_cancel(named) -> None:
+async def test_a_named_result_is_returned_replayed_and_given_to_phase_two(named) -> None:
     caller, handlers, _ = named
 
     first = await caller.execute(call("a"), call("b"), call("c", b'{"unnamed": 1}'))
@@ -87,7 +87,7 @@ async def test_a_named_result_is_answered_replayed_and_given_to_confirm_and_canc
     assert handlers.shown[4:] == [("b", b"n1"), ("d", b"n3")]
 
 
-async def test_an_answer_of_the_handlers_own_takes_its_place(named) -> None:
+async def test_a_result_of_the_handler_replaces_the_named_one(named) -> None:
     caller, _, _ = named
 
     [first] = await caller.execute(call("a", b'{"own": 1}'))

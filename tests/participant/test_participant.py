@@ -4,9 +4,6 @@ import asyncio
 import dataclasses
 import json
 import logging
-import signal
-import subprocess
-import sys
 
 import grpc
 import pydantic
@@ -32,6 +29,7 @@ from tests.barrier.test_barrier import (
     make_participant,
 )
 from tests.support.participant_databases import Caller
+from tests.support.processes import ended, python
 
 TRY, CONFIRM, CANCEL = common.OPERATION_TRY, common.OPERATION_CONFIRM, common.OPERATION_CANCEL
 SUCCEEDED, REJECTED, FAILED = (
@@ -68,7 +66,7 @@ async def _call(caller, operation=TRY, **fields):
 # Registration
 
 
-def test_registration_says_which_handler_is_missing(sqlite):
+def test_registration_names_the_missing_handler(sqlite):
     class NoCancel:
         async def try_(self, branch, request, db): ...
         async def confirm(self, branch, request, db): ...
@@ -77,14 +75,14 @@ def test_registration_says_which_handler_is_missing(sqlite):
         _participant(sqlite[0], NoCancel)
 
 
-def test_handlers_must_be_of_their_engine_s_colour(sqlite):
+def test_handlers_must_be_async_or_sync_like_their_engine(sqlite):
     with pytest.raises(TypeError, match="must be async def because its database is an AsyncEngine"):
         _participant(sqlite[0], SyncSingle)
     with pytest.raises(TypeError, match="must be plain def because its database is a sync Engine"):
         _participant(create_engine("sqlite://"), AsyncSingle)
 
 
-def test_action_name_is_taken_once(sqlite):
+def test_action_name_is_registered_once(sqlite):
     participant = _participant(sqlite[0], Idle)
     with pytest.raises(ValueError, match="action 'act' already"):
         participant.action("act")(Idle)
@@ -245,7 +243,7 @@ async def test_phase_two_that_raises_leaves_the_branch_tried(sqlite, call_partic
     assert ledger.rows() == [("b", 1)]
 
 
-async def test_error_in_a_batch_answer_fails_that_item_alone(postgresql, call_participant):
+async def test_error_in_a_batch_answer_fails_only_that_item(postgresql, call_participant):
     class Odd(AsyncBatch):
         async def confirm_batch(self, items, db):
             await super().confirm_batch(items, db)
@@ -357,7 +355,7 @@ async def test_waiting_calls_of_many_rpcs_share_one_transaction(postgresql, call
     assert sizes == [1, 10]
 
 
-async def test_slow_item_holds_nobody(postgresql, call_participant):
+async def test_slow_item_does_not_delay_the_others(postgresql, call_participant):
     release = asyncio.Event()
 
     class Slow(Idle):
@@ -391,7 +389,7 @@ async def test_more_calls_than_the_limit_are_refused_as_a_whole(sqlite, call_par
     assert _answer(await _call(caller)) == DONE
 
 
-async def test_screen_says_no_without_a_transaction(sqlite, call_participant):
+async def test_screen_rejects_without_a_transaction(sqlite, call_participant):
     class Screened(AsyncSingle):
         def screen(self, branch, request):
             if "sold_out" in request:
@@ -560,28 +558,18 @@ asyncio.run(main())
 """
 
 
-def test_serve_ends_gracefully_on_sigterm(tmp_path):
-    program = subprocess.Popen(
-        [sys.executable, "-c", _SERVICE_PROGRAM, f"sqlite+aiosqlite:///{tmp_path / 'p.db'}"],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert program.stdout is not None
-        assert int(program.stdout.readline()) > 0
-        program.send_signal(signal.SIGTERM)
-        assert program.stdout.read() == "ended\n"
-        assert program.wait(60) == 0
-    finally:
-        program.kill()
-        program.wait()
-        program.stdout.close()
+async def test_serve_ends_gracefully_on_sigterm(tmp_path):
+    url = f"sqlite+aiosqlite:///{tmp_path / 'p.db'}"
+    async with python("-c", _SERVICE_PROGRAM, url, stderr=None) as program:
+        assert int(await program.stdout.readline()) > 0
+        program.terminate()
+        assert await ended(program) == (0, "ended\n", "")
 
 
 # Schema and retention
 
 
-async def test_schema_is_created_once_however_many_start_together(database):
+async def test_schema_is_created_once_by_participants_that_start_together(database):
     engine, _ledger = database
     participants = [_participant(engine, make_handlers(engine)) for _ in range(4)]
 
@@ -595,7 +583,7 @@ def make_handlers(engine):
     return AsyncSingle if hasattr(engine, "sync_engine") else SyncSingle
 
 
-async def test_purge_takes_old_ended_rows_in_bounded_batches_and_nothing_else(database):
+async def test_purge_deletes_only_old_ended_rows_in_bounded_batches(database):
     engine, ledger = database
     participant = _participant(engine, make_handlers(engine), retention_s=3600, purge_rows_max=2)
     await participant.create_schema()
@@ -619,7 +607,7 @@ async def test_purge_takes_old_ended_rows_in_bounded_batches_and_nothing_else(da
     }  # fmt: skip
 
 
-async def test_running_participant_purges_by_itself(postgresql, call_participant):
+async def test_running_participant_purges_automatically(postgresql, call_participant):
     engine, ledger = postgresql
     participant = _participant(engine, Idle, retention_s=0, purge_interval_s=0.01)
     caller = await call_participant(participant)

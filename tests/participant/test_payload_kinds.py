@@ -181,7 +181,7 @@ class Paint:
         (Model, b'{"a":' * 50_000, ""),
     ],
 )
-def test_refusal_says_where_and_shows_no_value(kind, data, text):
+def test_refusal_has_the_location_and_no_value(kind, data, text):
     with pytest.raises(InvalidPayloadError) as refused:
         payload.decode(kind, data, payload.JSON)
 

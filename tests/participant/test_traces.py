@@ -115,7 +115,7 @@ async def test_being_cancelled_is_an_outcome_and_a_failure_is_an_error(service, 
     assert bad.attributes["error.type"] == "InvalidRequest"
 
 
-async def test_what_is_not_recorded_says_so_all_the_same(service):
+async def test_an_unsampled_trace_is_passed_on_as_unsampled(service):
     spans = Spans(ALWAYS_OFF)
     async with serving(service) as target, tcc.Client(target, tracer_provider=spans.provider) as client:
         await client.execute(BRANCHES, gid="g")

@@ -52,7 +52,7 @@ async def audited(
     return audit(await read_snapshot(inventory=url, coupon=url, order=url), transactions)
 
 
-async def test_honest_books_are_ok(honest: AsyncEngine) -> None:
+async def test_consistent_databases_are_ok(honest: AsyncEngine) -> None:
     assert await audited(honest) == []
 
 
@@ -172,12 +172,12 @@ async def test_a_coupon_that_paid_twice_is_caught(honest: AsyncEngine, order_cal
     assert (violation.rule, violation.subject) == ("COUPON_USED_TWICE", "c-good")
 
 
-async def test_a_transaction_that_has_not_ended_is_a_violation_by_itself(honest: AsyncEngine) -> None:
+async def test_a_transaction_that_has_not_ended_is_a_violation(honest: AsyncEngine) -> None:
     [violation] = await audited(honest, (TRANSACTIONS[0], transaction("bad", End.OPEN)))
     assert (violation.rule, violation.subject) == ("TRANSACTION_OPEN", "bad")
 
 
-async def test_participants_of_others_are_none_of_its_business(honest: AsyncEngine) -> None:
+async def test_other_participants_are_not_audited(honest: AsyncEngine) -> None:
     other = AuditedTransaction(gid="other", end=End.CONFIRMED, branches=(("shipping", "b"),))
     assert await audited(honest, (*TRANSACTIONS, other)) == []
 
@@ -227,7 +227,7 @@ async def test_it_reads_every_page_of_the_coordinator(coordinator: str) -> None:
     ]
 
 
-async def test_its_command_says_what_is_wrong_and_exits_with_1(
+async def test_its_command_reports_the_violations_and_exits_with_1(
     coordinator: str, database: AsyncEngine, database_url: str
 ) -> None:
     status, output = await run_audit(coordinator, database_url)
@@ -238,7 +238,7 @@ async def test_its_command_says_what_is_wrong_and_exits_with_1(
     ]
 
 
-async def test_its_command_says_ok_and_exits_with_0(
+async def test_its_command_prints_ok_and_exits_with_0(
     coordinator: str, order_caller: Caller, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PagedCoordinator, "states", (common.TRANSACTION_STATE_CANCELLED,) * 3)

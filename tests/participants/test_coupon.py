@@ -21,7 +21,7 @@ async def issued(database: AsyncEngine, *coupon_ids: str) -> None:
 
 
 @pytest.mark.parametrize(("state", "verb"), list(product(CouponState, Verb)))
-def test_every_cell_of_the_coupon_law(state: CouponState, verb: Verb) -> None:
+def test_every_cell_of_the_coupon_table(state: CouponState, verb: Verb) -> None:
     legal = {
         (CouponState.AVAILABLE, Verb.FREEZE): CouponState.FROZEN,
         (CouponState.FROZEN, Verb.USE): CouponState.USED,
@@ -34,7 +34,7 @@ def test_every_cell_of_the_coupon_law(state: CouponState, verb: Verb) -> None:
             advance(TRANSITIONS, state, verb, subject="c")
 
 
-def test_the_first_wish_in_a_batch_gets_the_coupon() -> None:
+def test_the_first_request_in_a_batch_gets_the_coupon() -> None:
     coupons = {
         "free": Coupon(coupon_id="free", state=CouponState.AVAILABLE, holder=None),
         "used": Coupon(coupon_id="used", state=CouponState.USED, holder=("g", "b")),
@@ -93,7 +93,7 @@ async def test_a_coupon_that_many_want_at_once_is_frozen_once(
     assert set(endings) == {"SUCCEEDED", "COUPON_FROZEN"}
 
 
-async def test_a_coupon_taken_from_its_holder_is_reported_and_harms_no_other(
+async def test_a_coupon_lost_by_its_holder_is_reported_and_fails_no_other(
     coupon_caller: Caller, database: AsyncEngine
 ) -> None:
     await issued(database, "a", "b")

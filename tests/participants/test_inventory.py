@@ -74,7 +74,7 @@ async def test_unknown_and_sold_out_skus_are_business_noes(
     assert await inventory_caller.rows("SELECT count(*) FROM reservation") == [(0,)]
 
 
-async def test_within_a_batch_the_first_that_came_is_served_whatever_its_gid(
+async def test_within_a_batch_the_first_to_arrive_is_served(
     inventory_caller: Caller, database: AsyncEngine
 ) -> None:
     await put_in(database, A=2)
@@ -192,7 +192,7 @@ async def test_a_repeated_try_passes_the_gate_and_is_replayed(
     assert code_or_reason(answer.result) == "SUCCEEDED"
 
 
-async def test_a_reservation_changed_behind_its_back_is_reported_and_harms_no_other(
+async def test_a_reservation_changed_from_outside_is_reported_and_fails_no_other(
     inventory_caller: Caller, database: AsyncEngine
 ) -> None:
     await put_in(database, A=10)

@@ -23,7 +23,7 @@ def reasons(answers: list) -> list[str | None]:
 
 
 @pytest.mark.parametrize(("state", "verb"), list(product([None, *ReservationState], Verb)))
-def test_every_cell_of_the_reservation_law(state: ReservationState | None, verb: Verb) -> None:
+def test_every_cell_of_the_reservation_table(state: ReservationState | None, verb: Verb) -> None:
     legal = {
         (None, Verb.RESERVE): ReservationState.RESERVED,
         (ReservationState.RESERVED, Verb.CONFIRM): ReservationState.CONFIRMED,
@@ -36,7 +36,7 @@ def test_every_cell_of_the_reservation_law(state: ReservationState | None, verb:
             advance(TRANSITIONS, state, verb, subject="r")
 
 
-def test_a_conditional_update_takes_its_condition_from_the_law() -> None:
+def test_a_conditional_update_has_the_condition_of_the_table() -> None:
     assert sources(TRANSITIONS, Verb.CONFIRM) == [ReservationState.RESERVED]
 
 
@@ -49,7 +49,7 @@ def test_first_come_first_served_and_a_smaller_one_may_still_fit() -> None:
     ]
 
 
-def test_an_unknown_sku_is_told_from_a_sold_out_one() -> None:
+def test_an_unknown_sku_differs_from_a_sold_out_one() -> None:
     assert reasons(admit([wants(1, "B"), wants(1)], {"A": 0})) == ["UNKNOWN_SKU", "SOLD_OUT"]
 
 
@@ -78,7 +78,7 @@ def test_a_hot_sku_is_one_change_and_no_verb_makes_or_loses_stock() -> None:
         assert sum(a[1:]) == sum(b[1:]) == 0
 
 
-def test_lanes_are_the_same_in_every_process_and_all_used() -> None:
+def test_partitions_are_the_same_in_every_process_and_all_used() -> None:
     assert partition_of("hot") == 7
     assert {partition_of(f"sku-{n}") for n in range(2_000)} == set(range(PARTITIONS))
 
@@ -91,7 +91,7 @@ class TestGate:
     def test_refuses_nothing_before_the_database_has_spoken(self, gate: StockGate) -> None:
         assert not gate.refuses("A", 10**6)
 
-    def test_refuses_only_what_is_above_what_the_database_said(self, gate: StockGate) -> None:
+    def test_refuses_only_more_than_the_database_reported(self, gate: StockGate) -> None:
         assert gate.ran_short("A", 3, gate.ticket("A"))
         assert gate.refuses("A", 4)
         assert not gate.refuses("A", 3)

@@ -20,7 +20,7 @@ def order(order_id: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("state", "verb"), list(product([None, *OrderState], Verb)))
-def test_every_cell_of_the_order_law(state: OrderState | None, verb: Verb) -> None:
+def test_every_cell_of_the_order_table(state: OrderState | None, verb: Verb) -> None:
     legal = {
         (None, Verb.OPEN): OrderState.PENDING,
         (OrderState.PENDING, Verb.CONFIRM): OrderState.CONFIRMED,
@@ -59,7 +59,7 @@ async def test_an_order_number_is_never_used_twice(order_caller: Caller) -> None
     assert await order_caller.one(TRY, "g9", **order("o")) == "ORDER_EXISTS"
 
 
-async def test_an_illegal_jump_is_refused_and_harms_no_other(
+async def test_an_invalid_transition_is_refused_and_fails_no_other(
     order_caller: Caller, database: AsyncEngine
 ) -> None:
     await order_caller.execute([(TRY, gid, order(gid)) for gid in ("g1", "g2")])

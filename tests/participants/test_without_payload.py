@@ -38,7 +38,7 @@ async def test_orders_know_their_branch(order_caller: Caller, operation: int, st
     assert await order_caller.rows("SELECT state FROM orders") == [(state,)]
 
 
-async def test_coupons_want_to_be_told_which(coupon_caller: Caller, database: AsyncEngine) -> None:
+async def test_coupons_need_their_payload(coupon_caller: Caller, database: AsyncEngine) -> None:
     async with database.begin() as db:
         await issue(db, ["c"])
     assert await coupon_caller.one(TRY, "g", coupon_id="c") == "SUCCEEDED"

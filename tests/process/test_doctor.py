@@ -127,7 +127,7 @@ async def test_missing_migrations_are_a_problem(database_url: str) -> None:
     assert "tccd migrate" in found.remedy
 
 
-async def test_a_user_who_may_not_read_the_tables_is_a_problem(log_url: str) -> None:
+async def test_a_user_without_access_to_the_tables_is_a_problem(log_url: str) -> None:
     role = f"reader_{uuid4().hex}"
     with psycopg.connect(log_url, autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role)))
@@ -190,7 +190,7 @@ def test_a_clock_is_wrong_only_beyond_its_error(ahead_s: float, status: CheckSta
     assert _clock(facts).status is status
 
 
-async def test_the_port_is_ours_if_a_coordinator_has_it(log_url: str) -> None:
+async def test_a_port_used_by_a_coordinator_is_no_problem(log_url: str) -> None:
     async with running(settings_for({}), log_url) as worker:
         found = (await findings(settings(log_url, worker.address)))["listen"]
     assert (found.status, "by a coordinator" in found.message) == (CheckStatus.OK, True)
@@ -247,6 +247,25 @@ async def test_participants_are_checked_for_health(
     assert found["participant plain"].status is CheckStatus.OK
     assert found["participant gone"].message == "127.0.0.1:1 cannot be reached"
     assert {found[f"participant {name}"].status for name in ("sick", "gone")} == {CheckStatus.PROBLEM}
+
+
+async def test_a_proxy_that_participants_are_called_without_is_a_warning(
+    log_url: str, healthy: tuple[str, health.aio.HealthServicer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The doctor itself does not use it either."""
+    address, servicer = healthy
+    await servicer.set("", STATUS.SERVING)
+    for name in ("grpc_proxy", "https_proxy", "http_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    assert "proxy" not in await findings(settings(log_url, stock=address))
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
+    found = await findings(settings(log_url, stock=address))
+    assert found["proxy"].status is CheckStatus.WARNING
+    assert found["proxy"].message.startswith("HTTP_PROXY, https_proxy is set; tccd ignores it")
+    assert found["participant stock"].status is CheckStatus.OK
+    through = settings_for({"stock": {"target": address, "use_http_proxy": True}}, log={"url": log_url})
+    assert "proxy" not in await findings(through)
 
 
 async def test_the_command_prints_text_and_json(log_url: str, tmp_path: Path) -> None:

@@ -231,7 +231,7 @@ def test_different_branches_may_be_asked_for_with_different_content() -> None:
     assert violations(script.history) == []
 
 
-def test_branches_that_come_too_late_are_all_told_of_the_cancel_whatever_their_content() -> None:
+def test_branches_that_join_after_the_cancel_all_get_it() -> None:
     script = cancelled()
     for digest in ("one", "two"):
         script.ask(ReplyOutcome.CANCELLED, Verb.TRY_BRANCH, branch_id="late", digest=digest)
@@ -268,7 +268,7 @@ def test_a_decision_that_changes_is_found() -> None:
     assert broken(script.history) == {Property.AGREEMENT}
 
 
-def test_an_observer_who_saw_another_decision_is_found() -> None:
+def test_an_observer_that_saw_another_decision_is_found() -> None:
     script = confirmed(until=CONFIRM)
     script.decide(Decision.CANCEL, "coordinator 2")
     assert broken(script.history) == {Property.AGREEMENT}
@@ -301,7 +301,7 @@ def test_telling_a_decision_before_it_is_durable_is_found() -> None:
     assert broken(script.history) == {Property.DECISION_FIRST}
 
 
-def test_an_observer_who_knew_too_early_is_found() -> None:
+def test_an_observer_that_saw_a_decision_too_early_is_found() -> None:
     script = confirmed(until=TRY)
     script.decide(Decision.CONFIRM, "coordinator 1")
     script.decide(Decision.CONFIRM)
@@ -328,7 +328,7 @@ def test_a_branch_that_joins_after_the_decision_is_found() -> None:
     assert broken(script.history) == {Property.REGISTERED_FIRST}
 
 
-def test_a_recorder_that_does_not_tell_when_branches_are_durable_is_not_accused() -> None:
+def test_a_history_without_registrations_is_no_violation() -> None:
     assert violations(without(confirmed().history, Registered)) == []
 
 
@@ -415,7 +415,7 @@ def test_an_empty_cancel_that_gives_something_back_is_found() -> None:
     ],
     ids=["a unit appears", "a reservation is left", "less is taken", "more is sold than there was"],
 )
-def test_books_that_do_not_add_up_are_found(wrong: dict[str, int]) -> None:
+def test_totals_that_do_not_add_up_are_found(wrong: dict[str, int]) -> None:
     script = confirmed(until=CONFIRM)
     books(script, "stock", **wrong)
     assert broken(script.history) == {Property.CONSERVATION}
@@ -456,7 +456,7 @@ def test_the_same_content_that_is_refused_as_different_is_found() -> None:
     assert broken(script.history) == {Property.REPEAT_SAFETY}
 
 
-def test_an_answer_that_is_not_what_the_log_says_is_found() -> None:
+def test_an_answer_that_differs_from_the_log_is_found() -> None:
     script = cancelled()
     history = without(script.history, Reply)
     script.history = history
@@ -538,7 +538,7 @@ def test_a_reply_too_many_is_malformed(times: int) -> None:
         violations(script.history)
 
 
-def test_a_violation_says_where_to_look() -> None:
+def test_a_violation_names_its_events() -> None:
     script = confirmed(until=TRY)
     script.effect(TRY, "stock")
     (violation,) = violations(script.history)

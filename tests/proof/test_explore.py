@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from coordinator.core import machine
-from coordinator.core.events import Begun, Call, CallCompleted, CancelRequested, Decided, Resumed, Woken
+from coordinator.core.events import Begun, CallCompleted, CancelRequested, Decided, Resumed, Woken
 from coordinator.core.model import Branch, Operation, Transaction, TransactionState, TryState
 from proof.explore import program
 from proof.explore.scope import Scope, branch
@@ -73,7 +73,7 @@ def test_states_that_differ_by_names_only_are_one() -> None:
     assert len(begun) == 1
 
 
-def test_what_was_not_visited_is_said() -> None:
+def test_what_was_not_visited_is_reported() -> None:
     seen = visit(System(ONE), states_max=10)
     assert (seen.states, seen.complete) == (10, False)
 
@@ -119,7 +119,8 @@ def test_a_decision_that_is_sent_before_it_is_saved_is_found(monkeypatch: pytest
         is_durable = tx.saved_state is not None
         tx, effects = decide(tx, trigger)
         operation = machine.PHASE_TWO[tx.state]
-        return tx, (*effects, *(Call(index, operation) for index in range(len(tx.branches)) if is_durable))
+        calls = (machine.branch_call(tx, index, operation) for index in range(len(tx.branches)))
+        return tx, (*effects, *calls) if is_durable else effects
 
     monkeypatch.setattr(machine, "_decide", hasty)
     broken, _ = found(ONE)
@@ -131,7 +132,7 @@ def test_a_try_that_leaves_before_it_is_saved_is_found(monkeypatch: pytest.Monke
 
     def hasty(*arguments: Any) -> machine.Step:
         tx, effects = begin(*arguments)
-        return tx, (*effects, Call(0, Operation.TRY))
+        return tx, (*effects, machine.branch_call(tx, 0, Operation.TRY))
 
     monkeypatch.setitem(machine._REACTIONS[TRYING], Begun, hasty)
     assert found(ONE)[0] == "something left before the transaction was durable"

@@ -31,7 +31,7 @@ def test_rules_name_a_failpoint_and_how_often_it_is_passed() -> None:
 
 @pytest.mark.parametrize("wrong", ["a", "a=stop", "a=kill@0", "a=kill@x", "=kill", "A=kill"])
 def test_a_rule_that_makes_no_sense_is_an_error(wrong: str) -> None:
-    with pytest.raises(ValueError, match="TCC_FAILPOINTS"):
+    with pytest.raises(ValueError, match="PROOF_FAILPOINTS"):
         parse(wrong)
 
 
@@ -77,7 +77,7 @@ def test_no_file_of_the_product_names_the_variable() -> None:
         assert not [path for path in (ROOT / root).rglob("*.py") if VARIABLE in path.read_text()]
 
 
-def test_every_failpoint_of_the_source_has_a_name_that_can_be_armed_and_a_side_that_passes_it() -> None:
+def test_every_failpoint_of_the_source_can_be_armed_on_its_side() -> None:
     names = failpoints()
     assert len(names) > 30
     for name in names:
@@ -93,7 +93,7 @@ def test_durable_steps_have_a_failpoint_before_and_after() -> None:
     assert {"barrier.commit.before", "barrier.commit.after"} <= names
 
 
-def test_a_run_arms_every_failpoint_as_often_as_it_is_to_kill_and_spreads_them_evenly() -> None:
+def test_a_run_arms_every_failpoint_equally_often_and_spreads_them() -> None:
     hands = deal(failpoints(), MEMBERS, times=3, chance=random.Random(1))
     dealt = [rule.name for hand in hands.values() for rule in hand]
     assert sorted(dealt) == sorted(failpoints() * 3)

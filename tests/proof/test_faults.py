@@ -11,7 +11,7 @@ import pytest
 
 
 @pytest.mark.slow
-def test_a_coordinator_and_a_participant_die_at_a_commit_and_nothing_is_wrong() -> None:
+def test_a_coordinator_and_a_participant_killed_at_a_commit_lose_nothing() -> None:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "proof.faults", "--times=1", "--scenarios=none", "--seed=1"),

@@ -68,7 +68,7 @@ async def test_a_cut_ends_connections_and_new_ones_are_welcome(proxy: Proxy, str
     writer.close()
 
 
-async def test_who_is_refused_finds_the_connection_closed(proxy: Proxy) -> None:
+async def test_a_refused_client_finds_the_connection_closed(proxy: Proxy) -> None:
     proxy.refuses = True
     host, _, port = proxy.where.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))

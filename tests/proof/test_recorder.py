@@ -47,7 +47,7 @@ def test_a_torn_last_line_is_left_out_and_any_other_is_an_error(tmp_path: Path) 
         read([path])
 
 
-def test_a_story_tells_of_one_transaction_and_of_all_faults() -> None:
+def test_a_narrative_has_one_transaction_and_all_faults() -> None:
     other = Effect(at=3.0, gid="h", branch_id="b", participant="p", operation=Operation.TRY)
     lines = list(story([CALL, FAULT, EFFECT, other], {"g"}))
     assert [line.split()[2] for line in lines] == ["call", "fault", "effect"]

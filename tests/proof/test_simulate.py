@@ -1,10 +1,8 @@
 """The simulation itself: it repeats exactly, it is clean, and it finds bugs that are planted."""
 
+import asyncio
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -18,11 +16,13 @@ from coordinator.engine.engine import Engine
 from coordinator.engine.log_writer import LogWriter
 from coordinator.log.connections import StatementResult
 from coordinator.log.store import PostgresLog
+from participants.child_process import Ended
 from proof.history.events import encode
 from proof.simulate.__main__ import main, remembered
 from proof.simulate.log_database import LogDatabase
 from proof.simulate.run import simulate
 from tcc.barrier import decisions
+from tests.support.processes import run_python
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -48,21 +48,17 @@ def test_seeds_that_found_a_bug_once_find_none() -> None:
 def test_a_seed_is_the_same_run_twice_in_any_process() -> None:
     """Byte for byte, whatever the process's own hash seed is."""
     program = "from tests.proof.test_simulate import digest; print(digest(2), digest(3))"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", program],
-            env=os.environ | {"PYTHONHASHSEED": hash_seed},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for hash_seed in ("1", "2")
-    ]
+
+    async def elsewhere() -> list[Ended]:
+        hash_seeds = ({"PYTHONHASHSEED": "1"}, {"PYTHONHASHSEED": "2"})
+        return await asyncio.gather(*(run_python("-c", program, environment=seed) for seed in hash_seeds))
+
     here = [digest(2), digest(3)]
-    assert [process.communicate(timeout=300)[0].split() for process in processes] == [here, here]
+    assert [process.out.split() for process in asyncio.run(elsewhere())] == [here, here]
     assert len(set(here)) == 2
 
 
-def test_a_run_tells_a_story_and_ends_with_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_prints_its_events_and_ends_with_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--seed", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any("kind=start" in line for line in lines)
@@ -193,6 +189,6 @@ def test_a_lost_claim_that_is_forgotten_is_found(monkeypatch: pytest.MonkeyPatch
     assert found(18)
 
 
-def test_a_request_that_waits_and_is_never_told_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_waiting_request_that_is_never_notified_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Engine, "settle_watched", lambda *_: 0)
     assert found(2)

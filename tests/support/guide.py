@@ -51,7 +51,7 @@ _VOLATILE_COLUMNS = {
     "TIMES",
     "NEXT",
     "PROBE",
-    "ANSWERED",
+    "COMPLETED",
     "IN FLIGHT",
     "BACKLOG",
     "LIVE",
@@ -78,6 +78,11 @@ class Command:
 
 
 Step: TypeAlias = Event | Command
+
+
+def all_steps(guide: Path) -> list[Step]:
+    """Return the steps of a whole guide, in order."""
+    return list(_steps(guide.read_text()))
 
 
 def steps(guide: Path, section: str) -> list[Step]:

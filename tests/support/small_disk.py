@@ -7,9 +7,11 @@ the path of the data is too long for a socket's address.
 
 import asyncio
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import cycle
@@ -19,6 +21,7 @@ from time import monotonic
 import psycopg
 
 from coordinator.embedded_postgres.server import EmbeddedPostgres
+from participants.child_process import Child
 from proof.faults.scenarios import disk_full
 
 _DISK_BYTES = 160 * 2**20
@@ -32,52 +35,43 @@ _WRITES_BYTES = (2**20, 2**16, 2**12, 2**8, 2**4, 0)
 class SmallDisk:
     """The server on the disk, at `url`."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: Child, url: str) -> None:
         self._process = process
-        self.url = ""
+        self.url = url
 
     async def fill(self) -> None:
         """Fill the disk, and write until the server ends because it is full."""
-        await self._say("fill")
+        await self._execute("fill")
 
     async def extend(self) -> None:
         """Enlarge the disk, and start the server again."""
-        await self._say("extend")
+        await self._execute("extend")
 
-    async def _say(self, word: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{word}\n".encode())
-        assert await self.answer() == "done"
-
-    async def answer(self) -> str:
-        """Return the next line of the child process."""
-        assert self._process.stdout is not None
-        line = await asyncio.wait_for(self._process.stdout.readline(), _TIMEOUT_S)
-        return line.decode().strip()
+    async def _execute(self, command: str) -> None:
+        await self._process.write(command)
+        assert await asyncio.wait_for(self._process.next_line(), _TIMEOUT_S) == "done"
 
 
 @asynccontextmanager
 async def postgres_on_a_small_disk() -> AsyncIterator[SmallDisk]:
     """Run the server during the block. `disk_full.why_not` returns why that is not permitted, if so."""
     place = Path(tempfile.mkdtemp(prefix="tcc-test-"))
-    process = await asyncio.create_subprocess_exec(
+    process = await Child.start(
+        "small disk",
         *("unshare", "--mount", sys.executable, "-m", __name__, str(place / ("d" * 80))),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
+        log=place / "log",
+        stdin=PIPE,
     )
-    disk = SmallDisk(process)
     try:
-        disk.url = await disk.answer()
-        yield disk
+        yield SmallDisk(process, await asyncio.wait_for(process.next_line(), _TIMEOUT_S))
     finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        await asyncio.wait_for(process.wait(), _TIMEOUT_S)
+        await process.stop()
         shutil.rmtree(place)
 
 
 def main(home: Path) -> None:
-    """Run the child process: print the URL, then execute commands until the end of its input."""
+    """Run the child process: print the URL, then execute commands until SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     disk_full.mount(home, _DISK_BYTES)
     server = EmbeddedPostgres(home)
     server.start()

@@ -26,7 +26,7 @@ def identity(db: psycopg.Connection) -> tuple[object, ...] | None:
     return db.execute("SELECT oid FROM pg_database WHERE datname = current_database()").fetchone()
 
 
-def test_the_next_finds_nothing_of_the_one_before(postgres: EmbeddedPostgres) -> None:
+def test_a_reused_database_keeps_nothing_of_the_previous_test(postgres: EmbeddedPostgres) -> None:
     databases = Databases(postgres, "again")
     with databases.one() as url:
         new = looks(url)

@@ -27,13 +27,13 @@ def reader(*paths: Path, redact: tuple[str, ...] = (), **messages: str) -> Paylo
     return payload_reader(paths, {name.replace("__", "/"): kind for name, kind in messages.items()}, redact)
 
 
-def test_json_is_decoded_whatever_it_says_it_is() -> None:
+def test_json_is_decoded_with_any_content_type() -> None:
     assert reader().read(b'{"sku": "A"}', "application/json", key="") == {"sku": "A"}
     assert reader().read(b'{"sku": "A"}', "", key="") == {"sku": "A"}
     assert reader().read(b"", "application/json", key="") is None
 
 
-def test_a_protobuf_message_is_decoded_by_what_is_configured_for_its_action(descriptor_set: Path) -> None:
+def test_a_protobuf_message_is_decoded_as_configured_for_its_action(descriptor_set: Path) -> None:
     data = participant_pb2.BranchCall(gid="order-1", branch_id="stock").SerializeToString()
     known = reader(descriptor_set, shop__reserve=CALL)
     assert known.read(data, "application/x-protobuf", key="shop/reserve") == {
@@ -59,7 +59,7 @@ def test_what_cannot_be_decoded_is_shown_as_it_is() -> None:
     assert reader().read(deep, "application/json", key="")["bytes"] == len(deep)
 
 
-def test_what_cannot_be_decoded_is_hidden_where_something_is_to_be_redacted() -> None:
+def test_an_undecodable_payload_is_hidden_where_fields_are_redacted() -> None:
     hidden = reader(redact=("card.number",)).read(b'{"card": {"number": 4111}', "application/json", key="")
     assert hidden == {"content_type": "application/json", "bytes": 25}
 

@@ -2,10 +2,8 @@
 
 import asyncio
 import json
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2
 from tcc.transaction.v1 import transaction_pb2 as pb
+from tests.support.processes import run_python
 from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, serving
 from tests.support.worker import Running, branch, running, settings_for
 from tests.tccctl.scripted_admin import NO_SETTINGS
@@ -28,16 +27,8 @@ async def tccctl(worker: Running, *arguments: str, **environment: str) -> tuple[
 
 async def tccctl_at(address: str, *arguments: str, **environment: str) -> tuple[int, str, str]:
     """The exit code, standard output and standard error of the command as a process."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tccctl", *arguments),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=os.environ | NO_SETTINGS | {"TCCCTL_ADDRESS": address} | environment,
-    )
-    out, error = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), error.decode()
+    settings = NO_SETTINGS | {"TCCCTL_ADDRESS": address} | environment
+    return await run_python("-m", "tccctl", *arguments, environment=settings)
 
 
 @pytest.fixture

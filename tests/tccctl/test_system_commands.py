@@ -33,7 +33,7 @@ INVENTORY = admin.ParticipantStatus(
             probe_at=at(4),
             backlog=5,
             in_flight=2,
-            calls_answered=1_000,
+            calls_completed=1_000,
             calls_failed=9,
             last_error="DOWN: " + 50 * "x",
             target="dns:///inventory:50051",
@@ -250,9 +250,9 @@ def test_stats_shows_counts_and_rates() -> None:
 
 def test_a_capped_count_has_a_plus() -> None:
     many = admin.GetStatsResponse(
-        at=NOW, confirming=12, parked=10, stuck=10, held=9, count_max=10, at_least=True
+        at=NOW, confirming=12, parked=10, stuck=10, held=9, count_max=10, capped=True
     )
-    many.participants.add(name="inventory", waiting=10, waiting_at_least=True).reports.add()
+    many.participants.add(name="inventory", waiting=10, waiting_capped=True).reports.add()
     with scripted(GetStats=many) as service:
         lines = service.tccctl("stats").stdout.splitlines()
     assert "live                 0+ TRYING, 12+ CONFIRMING, 0+ CANCELLING" in lines

@@ -1,13 +1,12 @@
 """tccctl in a pipe that gets SIGTERM while it waits for a coordinator."""
 
-import os
-import subprocess
-import sys
+import asyncio
 import threading
 from collections.abc import Iterator
 
 import pytest
 
+from tests.support.processes import ended, python
 from tests.tccctl.scripted_admin import NO_SETTINGS, scripted
 
 PATIENCE_S = 180
@@ -23,7 +22,7 @@ UNKNOWN = "  it is not known whether the action took effect: check before you re
         ("RunBulkAction", BULK, "tccctl: ended by SIGTERM\n" + UNKNOWN),
     ],
 )
-def test_a_terminated_command_reports_what_is_open(
+async def test_a_terminated_command_reports_what_is_open(
     method: str, arguments: tuple[str, ...], said: str
 ) -> None:
     asked, may_end = threading.Event(), threading.Event()
@@ -33,19 +32,11 @@ def test_a_terminated_command_reports_what_is_open(
         may_end.wait(PATIENCE_S)
         yield from ()
 
-    with (
-        scripted(**{method: silence()}) as service,
-        subprocess.Popen(
-            [sys.executable, "-m", "tccctl", *arguments],
-            env=os.environ | NO_SETTINGS | {"TCCCTL_ADDRESS": service.address},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process,
-    ):
-        assert asked.wait(PATIENCE_S)
-        process.terminate()
-        out, error = process.communicate(timeout=PATIENCE_S)
+    with scripted(**{method: silence()}) as service:
+        settings = NO_SETTINGS | {"TCCCTL_ADDRESS": service.address}
+        async with python("-m", "tccctl", *arguments, environment=settings) as process:
+            assert await asyncio.to_thread(asked.wait, PATIENCE_S)
+            process.terminate()
+            result = await ended(process)
         may_end.set()
-    assert (process.returncode, out, error) == (143, "", said)
+    assert result == (143, "", said)

@@ -474,7 +474,7 @@ async def test_one_test_per_case(sqlite, call_participant, case):
     assert bool(skipped) == (case.name in unknown)
 
 
-async def test_single_case_raises_what_to_mend():
+async def test_single_case_raises_what_to_fix():
     async with serving(Careless("forgets its tombstone")) as address:
         with pytest.raises(conformance.ConformanceError, match="leave a tombstone"):
             await conformance.check(address, case("late_try"), action="reserve", payload=b"one")
@@ -565,7 +565,7 @@ async def test_content_type_of_a_repeated_try_may_be_refused_before_the_barrier(
         )
 
 
-async def test_same_meaning_in_other_bytes_is_known_of_json_alone():
+async def test_same_meaning_in_other_bytes_is_known_only_of_json():
     async with serving(Careless()) as address:
         skipped = await conformance.check(
             address, case("tried_by_initiator"), action="reserve", payload=b"one", content_type="text/plain"
@@ -591,7 +591,7 @@ def case(name):
     return found
 
 
-def test_report_reads_one_line_a_case():
+def test_report_has_one_line_per_case():
     report = conformance.Report(
         results=[
             conformance.Result(case="a"),

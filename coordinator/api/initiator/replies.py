@@ -17,6 +17,11 @@ from coordinator.ports.log import Record
 from tcc.common.v1 import common_pb2 as common
 from tcc.transaction.v1 import transaction_pb2 as pb
 
+# The names in an outcome, or in one of its results.
+_OUTCOME_BYTES = 512
+# Besides payload and result: names, the last error and an operator's reason, at most.
+BRANCH_RESPONSE_BYTES = 10 * 2**10
+
 STATES = {
     TransactionState.TRYING: common.TRANSACTION_STATE_TRYING,
     TransactionState.CONFIRMING: common.TRANSACTION_STATE_CONFIRMING,
@@ -69,6 +74,12 @@ def outcome(tx: Transaction) -> pb.TransactionOutcome:
     return reply
 
 
+def outcome_bytes(tx: Transaction) -> int:
+    """Return about the size of `outcome`, at least its results."""
+    texts = len(tx.cancel_detail) + len(tx.cancel_message)
+    return _OUTCOME_BYTES + 4 * texts + sum([len(b.result) + _OUTCOME_BYTES for b in tx.branches if b.result])
+
+
 def try_branch(branch: Branch) -> pb.TryBranchResponse:
     """Return the outcome of a branch's Try."""
     reason, message = reason_and_message(branch.last_error)
@@ -113,7 +124,8 @@ def timestamp(seconds: float | None) -> Timestamp | None:
     """Return a moment in seconds since the Unix epoch as a Timestamp."""
     if seconds is None:
         return None
-    return Timestamp(seconds=int(seconds), nanos=int(seconds % 1 * 1e9))
+    whole, microseconds = divmod(round(seconds * 1e6), 1_000_000)
+    return Timestamp(seconds=whole, nanos=microseconds * 1_000)
 
 
 def _branch(state: TransactionState, branch: Branch, *, with_payloads: bool) -> common.Branch:

@@ -182,7 +182,7 @@ def participant(
         reason=record.reason,
         changed_at=timestamp(record.changed_at),
         waiting=waiting,
-        waiting_at_least=waiting >= backlog.count_max,
+        waiting_capped=waiting >= backlog.count_max,
         reports=reports(record.name, coordinators),
     )
 
@@ -207,7 +207,7 @@ def _report(reporter: CoordinatorRecord, reported: ParticipantReport) -> pb.Part
         backlog=reported.backlog,
         in_flight=reported.in_flight,
         live_branches=reported.live_branches,
-        calls_answered=reported.calls_answered,
+        calls_completed=reported.calls_completed,
         calls_failed=reported.calls_failed,
         last_error=reported.last_error,
         last_error_at=timestamp(reported.last_error_at or None),

@@ -70,6 +70,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         spans: Spans,
         owner: str,
         call_max_s: float,
+        payload_bytes_max: int,
     ) -> None:
         """`transactions`: the log as the engine uses it; `log`: what only operators need of it."""
         self._engine = engine
@@ -80,6 +81,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self._owner = owner
         self._commands = AdminCommands(engine, log, transactions=transactions, clock=clock, spans=spans)
         self.call_max_s = call_max_s
+        self._payload_bytes_max = payload_bytes_max
 
     # --- queries on transactions ------------------------------------------
 
@@ -230,6 +232,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     ) -> tuple[pb.ParticipantStatus, pb.AuditRecord]:
         """Return the participant as an operator wants it. `paused` None: its breaker is to be closed."""
         operator_context = checked_operator_context(asked)
+        checked_text("participant", name)
         coordinators = await self._log.coordinator_list()
         known = await self._participant(name, coordinators)
         if known.version != operator_context.version:
@@ -279,7 +282,11 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self, request: pb.RepairBranchRequest, _context: Context
     ) -> pb.RepairBranchResponse:
         return await reconciliation.repair(
-            self._reconciler, self._log, request, checked_operator_context(request.operator_context)
+            self._reconciler,
+            self._log,
+            request,
+            checked_operator_context(request.operator_context),
+            payload_bytes_max=self._payload_bytes_max,
         )
 
     # --- coordinators -----------------------------------------------------
@@ -385,7 +392,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             coordinators=[admin_replies.coordinator(one, owned) for one in coordinators],
             responder_id=self._owner,
             count_max=backlog.count_max,
-            at_least=backlog.at_least,
+            capped=backlog.capped,
         )
         for name, rate in _rates(coordinators).items():
             setattr(reply, name, rate)

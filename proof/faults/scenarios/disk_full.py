@@ -19,6 +19,7 @@ from typing import Any
 import psycopg
 
 from coordinator.embedded_postgres.server import EmbeddedPostgresError
+from participants.child_process import run
 from proof.faults.system import DISK
 from proof.faults.testbed import Testbed
 
@@ -37,21 +38,18 @@ async def beside(say: Callable[[str], None]) -> dict[str, Any]:
         say(f"scenario disk-full skipped: {reason}")
         return {"skipped": reason}
     say("scenario disk-full")
-    process = await asyncio.create_subprocess_exec(
-        *("unshare", "--mount", sys.executable, "-m", "proof.faults"),
-        *("--points=none", "--scenarios=disk-full", "--inside-tmpfs"),
-        stdout=asyncio.subprocess.PIPE,
-    )
     try:
-        async with asyncio.timeout(_TIMEOUT_S):
-            said, _ = await process.communicate()
+        status, output, _ = await run(
+            *("unshare", "--mount", sys.executable, "-m", "proof.faults"),
+            *("--points=none", "--scenarios=disk-full", "--inside-tmpfs"),
+            stderr=None,
+            timeout_s=_TIMEOUT_S,
+        )
     except TimeoutError:
-        process.terminate()
-        await process.wait()
         return {"wrong": ["disk-full: it does not end"]}
-    if process.returncode not in (0, 1) or not said:
-        return {"wrong": [f"disk-full: ended with {process.returncode}"]}
-    figures = json.loads(said.splitlines()[-1])
+    if status not in (0, 1) or not output:
+        return {"wrong": [f"disk-full: ended with {status}"]}
+    figures = json.loads(output.splitlines()[-1])
     wrong = [f"disk-full: {figures['violations']} violations; see above"] if figures["violations"] else []
     return {**figures["scenarios"]["disk-full"], "wrong": wrong}
 

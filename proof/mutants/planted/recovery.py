@@ -58,8 +58,8 @@ MUTANTS = (
         name="unavailable log ends the write",
         breaks="a write whose outcome is unknown is repeated until it is known",
         definition="LogWriter._until_known",
-        old="self.log_failed(error)",
-        new="self.log_failed(error); raise",
+        old="self.log_failed(source, error)",
+        new="self.log_failed(source, error); raise",
     ),
     _simulated(
         name="refused write counts as done",
@@ -89,7 +89,7 @@ MUTANTS = (
         old="now + self._settings.adopt_every_s",
         new='float("inf")',
         check=selection(
-            "tests/jobs/test_interrupted.py::test_others_are_looked_after_again_and_again[Adopt]"
+            "tests/jobs/test_interrupted.py::test_each_run_claims_the_work_left_since_the_previous_one[Adopt]"
         ),
     ),
 )

@@ -179,7 +179,7 @@ class ExplainTransactionResponse(_message.Message):
     next_attempt_at: _timestamp_pb2.Timestamp
     stuck: bool
     held: bool
-    def __init__(self, gid: _Optional[str] = ..., state: _Optional[_Union[_common_pb2.TransactionState, str]] = ..., version: _Optional[int] = ..., summary: _Optional[str] = ..., advice: _Optional[_Iterable[str]] = ..., branches: _Optional[_Iterable[_Union[BranchExplanation, _Mapping]]] = ..., owner: _Optional[str] = ..., owner_name: _Optional[str] = ..., owner_alive: _Optional[bool] = ..., next_attempt_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stuck: _Optional[bool] = ..., held: _Optional[bool] = ...) -> None: ...
+    def __init__(self, gid: _Optional[str] = ..., state: _Optional[_Union[_common_pb2.TransactionState, str]] = ..., version: _Optional[int] = ..., summary: _Optional[str] = ..., advice: _Optional[_Iterable[str]] = ..., branches: _Optional[_Iterable[_Union[BranchExplanation, _Mapping]]] = ..., owner: _Optional[str] = ..., owner_name: _Optional[str] = ..., owner_alive: bool = ..., next_attempt_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stuck: bool = ..., held: bool = ...) -> None: ...
 
 class BranchExplanation(_message.Message):
     __slots__ = ("branch_id", "participant", "action", "operation", "attempts", "last_error", "next_attempt_at", "reports", "paused", "configured", "summary")
@@ -205,7 +205,7 @@ class BranchExplanation(_message.Message):
     paused: bool
     configured: bool
     summary: str
-    def __init__(self, branch_id: _Optional[str] = ..., participant: _Optional[str] = ..., action: _Optional[str] = ..., operation: _Optional[str] = ..., attempts: _Optional[int] = ..., last_error: _Optional[str] = ..., next_attempt_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reports: _Optional[_Iterable[_Union[ParticipantReport, _Mapping]]] = ..., paused: _Optional[bool] = ..., configured: _Optional[bool] = ..., summary: _Optional[str] = ...) -> None: ...
+    def __init__(self, branch_id: _Optional[str] = ..., participant: _Optional[str] = ..., action: _Optional[str] = ..., operation: _Optional[str] = ..., attempts: _Optional[int] = ..., last_error: _Optional[str] = ..., next_attempt_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reports: _Optional[_Iterable[_Union[ParticipantReport, _Mapping]]] = ..., paused: bool = ..., configured: bool = ..., summary: _Optional[str] = ...) -> None: ...
 
 class RetryTransactionRequest(_message.Message):
     __slots__ = ("gid", "operator_context")
@@ -321,7 +321,7 @@ class RunBulkActionResponse(_message.Message):
     sample_gids: _containers.RepeatedScalarFieldContainer[str]
     confirmation_token: str
     finished: bool
-    def __init__(self, dry_run: _Optional[bool] = ..., matched: _Optional[int] = ..., succeeded: _Optional[int] = ..., failed: _Optional[int] = ..., failures: _Optional[_Iterable[_Union[BulkFailure, _Mapping]]] = ..., sample_gids: _Optional[_Iterable[str]] = ..., confirmation_token: _Optional[str] = ..., finished: _Optional[bool] = ...) -> None: ...
+    def __init__(self, dry_run: bool = ..., matched: _Optional[int] = ..., succeeded: _Optional[int] = ..., failed: _Optional[int] = ..., failures: _Optional[_Iterable[_Union[BulkFailure, _Mapping]]] = ..., sample_gids: _Optional[_Iterable[str]] = ..., confirmation_token: _Optional[str] = ..., finished: bool = ...) -> None: ...
 
 class BulkFailure(_message.Message):
     __slots__ = ("gid", "error")
@@ -332,7 +332,7 @@ class BulkFailure(_message.Message):
     def __init__(self, gid: _Optional[str] = ..., error: _Optional[_Union[_common_pb2.Error, _Mapping]] = ...) -> None: ...
 
 class ParticipantReport(_message.Message):
-    __slots__ = ("coordinator_id", "coordinator_name", "reported_at", "breaker", "probe_at", "consecutive_failures", "backlog", "in_flight", "live_branches", "calls_answered", "calls_failed", "last_error", "last_error_at", "target", "paused")
+    __slots__ = ("coordinator_id", "coordinator_name", "reported_at", "breaker", "probe_at", "consecutive_failures", "backlog", "in_flight", "live_branches", "calls_completed", "calls_failed", "last_error", "last_error_at", "target", "paused")
     COORDINATOR_ID_FIELD_NUMBER: _ClassVar[int]
     COORDINATOR_NAME_FIELD_NUMBER: _ClassVar[int]
     REPORTED_AT_FIELD_NUMBER: _ClassVar[int]
@@ -342,7 +342,7 @@ class ParticipantReport(_message.Message):
     BACKLOG_FIELD_NUMBER: _ClassVar[int]
     IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     LIVE_BRANCHES_FIELD_NUMBER: _ClassVar[int]
-    CALLS_ANSWERED_FIELD_NUMBER: _ClassVar[int]
+    CALLS_COMPLETED_FIELD_NUMBER: _ClassVar[int]
     CALLS_FAILED_FIELD_NUMBER: _ClassVar[int]
     LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
     LAST_ERROR_AT_FIELD_NUMBER: _ClassVar[int]
@@ -357,16 +357,16 @@ class ParticipantReport(_message.Message):
     backlog: int
     in_flight: int
     live_branches: int
-    calls_answered: int
+    calls_completed: int
     calls_failed: int
     last_error: str
     last_error_at: _timestamp_pb2.Timestamp
     target: str
     paused: bool
-    def __init__(self, coordinator_id: _Optional[str] = ..., coordinator_name: _Optional[str] = ..., reported_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., breaker: _Optional[_Union[BreakerState, str]] = ..., probe_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., consecutive_failures: _Optional[int] = ..., backlog: _Optional[int] = ..., in_flight: _Optional[int] = ..., live_branches: _Optional[int] = ..., calls_answered: _Optional[int] = ..., calls_failed: _Optional[int] = ..., last_error: _Optional[str] = ..., last_error_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., target: _Optional[str] = ..., paused: _Optional[bool] = ...) -> None: ...
+    def __init__(self, coordinator_id: _Optional[str] = ..., coordinator_name: _Optional[str] = ..., reported_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., breaker: _Optional[_Union[BreakerState, str]] = ..., probe_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., consecutive_failures: _Optional[int] = ..., backlog: _Optional[int] = ..., in_flight: _Optional[int] = ..., live_branches: _Optional[int] = ..., calls_completed: _Optional[int] = ..., calls_failed: _Optional[int] = ..., last_error: _Optional[str] = ..., last_error_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., target: _Optional[str] = ..., paused: bool = ...) -> None: ...
 
 class ParticipantStatus(_message.Message):
-    __slots__ = ("name", "paused", "version", "operator", "reason", "changed_at", "waiting", "reports", "waiting_at_least")
+    __slots__ = ("name", "paused", "version", "operator", "reason", "changed_at", "waiting", "reports", "waiting_capped")
     NAME_FIELD_NUMBER: _ClassVar[int]
     PAUSED_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -375,7 +375,7 @@ class ParticipantStatus(_message.Message):
     CHANGED_AT_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
     REPORTS_FIELD_NUMBER: _ClassVar[int]
-    WAITING_AT_LEAST_FIELD_NUMBER: _ClassVar[int]
+    WAITING_CAPPED_FIELD_NUMBER: _ClassVar[int]
     name: str
     paused: bool
     version: int
@@ -384,8 +384,8 @@ class ParticipantStatus(_message.Message):
     changed_at: _timestamp_pb2.Timestamp
     waiting: int
     reports: _containers.RepeatedCompositeFieldContainer[ParticipantReport]
-    waiting_at_least: bool
-    def __init__(self, name: _Optional[str] = ..., paused: _Optional[bool] = ..., version: _Optional[int] = ..., operator: _Optional[str] = ..., reason: _Optional[str] = ..., changed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., waiting: _Optional[int] = ..., reports: _Optional[_Iterable[_Union[ParticipantReport, _Mapping]]] = ..., waiting_at_least: _Optional[bool] = ...) -> None: ...
+    waiting_capped: bool
+    def __init__(self, name: _Optional[str] = ..., paused: bool = ..., version: _Optional[int] = ..., operator: _Optional[str] = ..., reason: _Optional[str] = ..., changed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., waiting: _Optional[int] = ..., reports: _Optional[_Iterable[_Union[ParticipantReport, _Mapping]]] = ..., waiting_capped: bool = ...) -> None: ...
 
 class ListParticipantsRequest(_message.Message):
     __slots__ = ()
@@ -553,7 +553,7 @@ class Coordinator(_message.Message):
     live: int
     log_backlog: int
     version: str
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lease_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., alive: _Optional[bool] = ..., drain_requested_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., owned: _Optional[int] = ..., reported_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., live: _Optional[int] = ..., log_backlog: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lease_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., alive: bool = ..., drain_requested_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., owned: _Optional[int] = ..., reported_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., live: _Optional[int] = ..., log_backlog: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
 
 class ListCoordinatorsRequest(_message.Message):
     __slots__ = ()
@@ -645,14 +645,14 @@ class VerifyAuditChainResponse(_message.Message):
     problem: str
     head_sequence: int
     head_hash: bytes
-    def __init__(self, intact: _Optional[bool] = ..., records: _Optional[int] = ..., broken_at_sequence: _Optional[int] = ..., problem: _Optional[str] = ..., head_sequence: _Optional[int] = ..., head_hash: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, intact: bool = ..., records: _Optional[int] = ..., broken_at_sequence: _Optional[int] = ..., problem: _Optional[str] = ..., head_sequence: _Optional[int] = ..., head_hash: _Optional[bytes] = ...) -> None: ...
 
 class GetStatsRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class GetStatsResponse(_message.Message):
-    __slots__ = ("at", "trying", "confirming", "cancelling", "parked", "stuck", "held", "oldest_unfinished_gid", "oldest_unfinished_age", "begun_per_s", "confirmed_per_s", "cancelled_per_s", "calls_per_s", "failed_calls_per_s", "participants", "coordinators", "responder_id", "count_max", "at_least")
+    __slots__ = ("at", "trying", "confirming", "cancelling", "parked", "stuck", "held", "oldest_unfinished_gid", "oldest_unfinished_age", "begun_per_s", "confirmed_per_s", "cancelled_per_s", "calls_per_s", "failed_calls_per_s", "participants", "coordinators", "responder_id", "count_max", "capped")
     AT_FIELD_NUMBER: _ClassVar[int]
     TRYING_FIELD_NUMBER: _ClassVar[int]
     CONFIRMING_FIELD_NUMBER: _ClassVar[int]
@@ -671,7 +671,7 @@ class GetStatsResponse(_message.Message):
     COORDINATORS_FIELD_NUMBER: _ClassVar[int]
     RESPONDER_ID_FIELD_NUMBER: _ClassVar[int]
     COUNT_MAX_FIELD_NUMBER: _ClassVar[int]
-    AT_LEAST_FIELD_NUMBER: _ClassVar[int]
+    CAPPED_FIELD_NUMBER: _ClassVar[int]
     at: _timestamp_pb2.Timestamp
     trying: int
     confirming: int
@@ -690,5 +690,5 @@ class GetStatsResponse(_message.Message):
     coordinators: _containers.RepeatedCompositeFieldContainer[Coordinator]
     responder_id: str
     count_max: int
-    at_least: bool
-    def __init__(self, at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trying: _Optional[int] = ..., confirming: _Optional[int] = ..., cancelling: _Optional[int] = ..., parked: _Optional[int] = ..., stuck: _Optional[int] = ..., held: _Optional[int] = ..., oldest_unfinished_gid: _Optional[str] = ..., oldest_unfinished_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., begun_per_s: _Optional[float] = ..., confirmed_per_s: _Optional[float] = ..., cancelled_per_s: _Optional[float] = ..., calls_per_s: _Optional[float] = ..., failed_calls_per_s: _Optional[float] = ..., participants: _Optional[_Iterable[_Union[ParticipantStatus, _Mapping]]] = ..., coordinators: _Optional[_Iterable[_Union[Coordinator, _Mapping]]] = ..., responder_id: _Optional[str] = ..., count_max: _Optional[int] = ..., at_least: _Optional[bool] = ...) -> None: ...
+    capped: bool
+    def __init__(self, at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trying: _Optional[int] = ..., confirming: _Optional[int] = ..., cancelling: _Optional[int] = ..., parked: _Optional[int] = ..., stuck: _Optional[int] = ..., held: _Optional[int] = ..., oldest_unfinished_gid: _Optional[str] = ..., oldest_unfinished_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., begun_per_s: _Optional[float] = ..., confirmed_per_s: _Optional[float] = ..., cancelled_per_s: _Optional[float] = ..., calls_per_s: _Optional[float] = ..., failed_calls_per_s: _Optional[float] = ..., participants: _Optional[_Iterable[_Union[ParticipantStatus, _Mapping]]] = ..., coordinators: _Optional[_Iterable[_Union[Coordinator, _Mapping]]] = ..., responder_id: _Optional[str] = ..., count_max: _Optional[int] = ..., capped: bool = ...) -> None: ...

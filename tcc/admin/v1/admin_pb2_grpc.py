@@ -5,7 +5,7 @@ import warnings
 
 from tcc.admin.v1 import admin_pb2 as tcc_dot_admin_dot_v1_dot_admin__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.80.0'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -25,7 +25,7 @@ if _version_not_supported:
     )
 
 
-class AdminServiceStub:
+class AdminServiceStub(object):
     """Queries and safe actions for operators.
 
     Any coordinator answers for the whole system, from the log. The state in the memory of
@@ -164,7 +164,7 @@ class AdminServiceStub:
                 _registered_method=True)
 
 
-class AdminServiceServicer:
+class AdminServiceServicer(object):
     """Queries and safe actions for operators.
 
     Any coordinator answers for the whole system, from the log. The state in the memory of
@@ -457,7 +457,7 @@ def add_AdminServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class AdminService:
+class AdminService(object):
     """Queries and safe actions for operators.
 
     Any coordinator answers for the whole system, from the log. The state in the memory of

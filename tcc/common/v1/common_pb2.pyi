@@ -183,7 +183,7 @@ class Transaction(_message.Message):
     mixed_outcome: bool
     trace_id: str
     cancel_message: str
-    def __init__(self, gid: _Optional[str] = ..., state: _Optional[_Union[TransactionState, str]] = ..., initiator: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., decided_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cancel_reason: _Optional[_Union[CancelReason, str]] = ..., cancel_branch_id: _Optional[str] = ..., cancel_detail: _Optional[str] = ..., stuck: _Optional[bool] = ..., owner: _Optional[str] = ..., version: _Optional[int] = ..., branches: _Optional[_Iterable[_Union[Branch, _Mapping]]] = ..., held: _Optional[bool] = ..., heuristic: _Optional[bool] = ..., mixed_outcome: _Optional[bool] = ..., trace_id: _Optional[str] = ..., cancel_message: _Optional[str] = ...) -> None: ...
+    def __init__(self, gid: _Optional[str] = ..., state: _Optional[_Union[TransactionState, str]] = ..., initiator: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., decided_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cancel_reason: _Optional[_Union[CancelReason, str]] = ..., cancel_branch_id: _Optional[str] = ..., cancel_detail: _Optional[str] = ..., stuck: bool = ..., owner: _Optional[str] = ..., version: _Optional[int] = ..., branches: _Optional[_Iterable[_Union[Branch, _Mapping]]] = ..., held: bool = ..., heuristic: bool = ..., mixed_outcome: bool = ..., trace_id: _Optional[str] = ..., cancel_message: _Optional[str] = ...) -> None: ...
 
 class Branch(_message.Message):
     __slots__ = ("spec", "state", "tried_by_initiator", "result", "result_content_type", "attempts", "last_error", "next_attempt_at", "heuristic_outcome", "heuristic_reason")
@@ -207,7 +207,7 @@ class Branch(_message.Message):
     next_attempt_at: _timestamp_pb2.Timestamp
     heuristic_outcome: HeuristicOutcome
     heuristic_reason: str
-    def __init__(self, spec: _Optional[_Union[BranchSpec, _Mapping]] = ..., state: _Optional[_Union[BranchState, str]] = ..., tried_by_initiator: _Optional[bool] = ..., result: _Optional[bytes] = ..., result_content_type: _Optional[str] = ..., attempts: _Optional[int] = ..., last_error: _Optional[str] = ..., next_attempt_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., heuristic_outcome: _Optional[_Union[HeuristicOutcome, str]] = ..., heuristic_reason: _Optional[str] = ...) -> None: ...
+    def __init__(self, spec: _Optional[_Union[BranchSpec, _Mapping]] = ..., state: _Optional[_Union[BranchState, str]] = ..., tried_by_initiator: bool = ..., result: _Optional[bytes] = ..., result_content_type: _Optional[str] = ..., attempts: _Optional[int] = ..., last_error: _Optional[str] = ..., next_attempt_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., heuristic_outcome: _Optional[_Union[HeuristicOutcome, str]] = ..., heuristic_reason: _Optional[str] = ...) -> None: ...
 
 class CallResult(_message.Message):
     __slots__ = ("index", "code", "reason", "message", "result", "content_type", "permanent")
@@ -225,4 +225,4 @@ class CallResult(_message.Message):
     result: bytes
     content_type: str
     permanent: bool
-    def __init__(self, index: _Optional[int] = ..., code: _Optional[_Union[OutcomeCode, str]] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., result: _Optional[bytes] = ..., content_type: _Optional[str] = ..., permanent: _Optional[bool] = ...) -> None: ...
+    def __init__(self, index: _Optional[int] = ..., code: _Optional[_Union[OutcomeCode, str]] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., result: _Optional[bytes] = ..., content_type: _Optional[str] = ..., permanent: bool = ...) -> None: ...

@@ -35,7 +35,7 @@ class BranchCall(_message.Message):
     traceparent: str
     tracestate: str
     tried_by_initiator: bool
-    def __init__(self, gid: _Optional[str] = ..., branch_id: _Optional[str] = ..., operation: _Optional[_Union[_common_pb2.Operation, str]] = ..., action: _Optional[str] = ..., payload: _Optional[bytes] = ..., content_type: _Optional[str] = ..., try_result: _Optional[bytes] = ..., try_result_content_type: _Optional[str] = ..., expires_at_ms: _Optional[int] = ..., attempt: _Optional[int] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ..., tried_by_initiator: _Optional[bool] = ...) -> None: ...
+    def __init__(self, gid: _Optional[str] = ..., branch_id: _Optional[str] = ..., operation: _Optional[_Union[_common_pb2.Operation, str]] = ..., action: _Optional[str] = ..., payload: _Optional[bytes] = ..., content_type: _Optional[str] = ..., try_result: _Optional[bytes] = ..., try_result_content_type: _Optional[str] = ..., expires_at_ms: _Optional[int] = ..., attempt: _Optional[int] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ..., tried_by_initiator: bool = ...) -> None: ...
 
 class TryBranchRequest(_message.Message):
     __slots__ = ("call",)

@@ -5,7 +5,7 @@ import warnings
 
 from tcc.participant.v1 import participant_pb2 as tcc_dot_participant_dot_v1_dot_participant__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.80.0'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -25,7 +25,7 @@ if _version_not_supported:
     )
 
 
-class ParticipantServiceStub:
+class ParticipantServiceStub(object):
     """Executes Try, Confirm and Cancel.
 
     Every call may be repeated, may arrive late and may arrive out of order; the
@@ -67,7 +67,7 @@ class ParticipantServiceStub:
                 _registered_method=True)
 
 
-class ParticipantServiceServicer:
+class ParticipantServiceServicer(object):
     """Executes Try, Confirm and Cancel.
 
     Every call may be repeated, may arrive late and may arrive out of order; the
@@ -149,7 +149,7 @@ def add_ParticipantServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class ParticipantService:
+class ParticipantService(object):
     """Executes Try, Confirm and Cancel.
 
     Every call may be repeated, may arrive late and may arrive out of order; the

@@ -53,7 +53,7 @@ class TransactionOutcome(_message.Message):
     heuristic: bool
     mixed_outcome: bool
     cancel_message: str
-    def __init__(self, gid: _Optional[str] = ..., state: _Optional[_Union[_common_pb2.TransactionState, str]] = ..., cancel_reason: _Optional[_Union[_common_pb2.CancelReason, str]] = ..., cancel_branch_id: _Optional[str] = ..., cancel_detail: _Optional[str] = ..., results: _Optional[_Iterable[_Union[BranchResult, _Mapping]]] = ..., heuristic: _Optional[bool] = ..., mixed_outcome: _Optional[bool] = ..., cancel_message: _Optional[str] = ...) -> None: ...
+    def __init__(self, gid: _Optional[str] = ..., state: _Optional[_Union[_common_pb2.TransactionState, str]] = ..., cancel_reason: _Optional[_Union[_common_pb2.CancelReason, str]] = ..., cancel_branch_id: _Optional[str] = ..., cancel_detail: _Optional[str] = ..., results: _Optional[_Iterable[_Union[BranchResult, _Mapping]]] = ..., heuristic: bool = ..., mixed_outcome: bool = ..., cancel_message: _Optional[str] = ...) -> None: ...
 
 class ExecuteTransactionRequest(_message.Message):
     __slots__ = ("gid", "branches", "expiry", "labels", "wait_for", "initiator", "traceparent", "tracestate")
@@ -246,7 +246,7 @@ class ListTransactionsRequest(_message.Message):
     stuck: bool
     created_after: _timestamp_pb2.Timestamp
     created_before: _timestamp_pb2.Timestamp
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., states: _Optional[_Iterable[_Union[_common_pb2.TransactionState, str]]] = ..., participant: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., initiator: _Optional[str] = ..., stuck: _Optional[bool] = ..., created_after: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., states: _Optional[_Iterable[_Union[_common_pb2.TransactionState, str]]] = ..., participant: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., initiator: _Optional[str] = ..., stuck: bool = ..., created_after: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class ListTransactionsResponse(_message.Message):
     __slots__ = ("transactions", "next_page_token")

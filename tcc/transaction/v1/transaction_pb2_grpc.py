@@ -5,7 +5,7 @@ import warnings
 
 from tcc.transaction.v1 import transaction_pb2 as tcc_dot_transaction_dot_v1_dot_transaction__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.80.0'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -25,7 +25,7 @@ if _version_not_supported:
     )
 
 
-class TransactionServiceStub:
+class TransactionServiceStub(object):
     """Drives global transactions: Try everywhere, then one durable decision, then
     Confirm or Cancel everywhere.
 
@@ -95,7 +95,7 @@ class TransactionServiceStub:
                 _registered_method=True)
 
 
-class TransactionServiceServicer:
+class TransactionServiceServicer(object):
     """Drives global transactions: Try everywhere, then one durable decision, then
     Confirm or Cancel everywhere.
 
@@ -240,7 +240,7 @@ def add_TransactionServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class TransactionService:
+class TransactionService(object):
     """Drives global transactions: Try everywhere, then one durable decision, then
     Confirm or Cancel everywhere.
 

@@ -120,9 +120,9 @@ REFUSED: dict[str, tuple[pb.ExecuteTransactionRequest, str, str]] = {
         "at most 128 bytes",
     ),
     "content type too long": (
-        _request(branches=[_branch(content_type="x" * 129)]),
+        _request(branches=[_branch(content_type="x" * 256)]),
         "INVALID_CONTENT_TYPE",
-        "at most 128 bytes",
+        "at most 255 bytes",
     ),
     "content type not printable": (
         _request(branches=[_branch(content_type="text\r")]),
@@ -313,7 +313,7 @@ def test_a_gid_is_made_only_where_there_is_none() -> None:
     [(None, 30.0), (1_000.0, 30.0), (5.0, 4.5), (1.0, 0.8), (0.01, 0.05), (-1.0, 0.05)],
     ids=["no deadline", "far deadline", "near deadline", "nearer", "hardly any time", "too late"],
 )
-def test_a_missing_expiry_is_the_default_and_a_little_before_the_callers_deadline(
+def test_a_missing_expiry_is_the_default_or_just_before_the_deadline(
     time_left_s: float | None, expiry_s: float
 ) -> None:
     assert _accept(_request(), time_left_s=time_left_s).expires_at == NOW + expiry_s
@@ -418,7 +418,7 @@ def test_different_content_has_a_different_fingerprint(case: str) -> None:
     assert _accept(OTHER[case]).fingerprint != _accept(_request()).fingerprint
 
 
-def test_the_fingerprint_does_not_depend_on_the_order_of_labels_nor_on_configuration() -> None:
+def test_the_fingerprint_ignores_the_order_of_labels_and_the_configuration() -> None:
     one = _request(labels={"a": "1", "b": "2"}, branches=[_branch(participant="payment")])
     other = _request(labels={"b": "2", "a": "1"}, branches=[_branch(participant="payment")])
     unordered = new_transaction(

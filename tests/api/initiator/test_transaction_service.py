@@ -183,7 +183,7 @@ async def test_a_deadline_cancels_in_time_to_return_the_reason(
     assert (outcome.cancel_detail, outcome.cancel_message) == ("HANDLER_ERROR", "KeyError: 'sku'")
 
 
-async def test_a_caller_with_a_deadline_before_the_expiry_learns_what_keeps_failing(
+async def test_a_deadline_before_the_expiry_returns_the_failing_branch(
     tcc: Running, stock: ScriptedParticipant
 ) -> None:
     stock.script = fail_every_try

@@ -132,7 +132,7 @@ async def test_a_held_transaction_is_not_retried(
         await act_on(admin, "RetryTransaction", "g")
 
 
-async def test_cancel_ends_what_is_undecided_and_nothing_else(
+async def test_cancel_ends_only_undecided_transactions(
     tcc: Running, admin: Stub, stock: ScriptedParticipant
 ) -> None:
     await tcc.stub.BeginTransaction(pb.BeginTransactionRequest(gid="g"))

@@ -157,9 +157,7 @@ async def test_an_orphan_may_be_confirmed_by_an_operator(shop: Shop, admin: Stub
     assert shop.ledger.effects("sold") == ["confirm", "try"]
 
 
-async def test_an_orphan_whose_action_needs_its_payload_gets_it_from_the_operator(
-    shop: Shop, admin: Stub
-) -> None:
+async def test_an_orphan_that_needs_its_payload_gets_it_from_the_operator(shop: Shop, admin: Stub) -> None:
     await shop.orphan("lost", action="needy")
     outcome = (await repair(admin, "lost")).result
     assert (outcome.code, outcome.reason) == (common.OUTCOME_CODE_FAILED, "PAYLOAD_NEEDED")
@@ -173,7 +171,7 @@ async def test_an_orphan_whose_action_needs_its_payload_gets_it_from_the_operato
     assert shop.ledger.effects("lost") == ["cancel", "try"]
 
 
-async def test_a_leak_gets_what_was_decided_and_nothing_else(shop: Shop, admin: Stub) -> None:
+async def test_a_leak_is_repaired_only_by_the_decided_operation(shop: Shop, admin: Stub) -> None:
     await shop.confirmed("g")
     shop.restore("g", common.BARRIER_STATE_TRIED)
     [finding], _ = await compared(admin)
@@ -213,7 +211,7 @@ async def test_a_live_transaction_is_no_finding(shop: Shop, admin: Stub) -> None
         await repair(admin, "g")
 
 
-async def test_young_rows_are_left_alone(shop: Shop, admin: Stub) -> None:
+async def test_young_rows_are_not_reported(shop: Shop, admin: Stub) -> None:
     await shop.orphan("lost")
     hour = apb.ReconcileRequest()
     hour.min_age.FromSeconds(3_600)
@@ -257,7 +255,7 @@ async def test_nothing_is_called_while_a_participant_is_paused(shop: Shop, admin
     assert shop.ledger.effects("lost") == ["try"]
 
 
-async def test_all_pages_are_read_and_what_changes_meanwhile_is_no_finding(log_url: str) -> None:
+async def test_all_pages_are_read_and_rows_that_change_are_no_findings(log_url: str) -> None:
     changed = ppb.BarrierRow(gid="b", branch_id="1", action="reserve", state=common.BARRIER_STATE_CONFIRMED)
     barrier = ScriptedBarrier(
         [[], [tried("a"), tried("b")], [], [tried("c")]], [tried("a"), changed, tried("c")]

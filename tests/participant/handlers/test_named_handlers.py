@@ -127,7 +127,7 @@ def test_bare_next_fails_and_keeps_nothing(rig: Rig, operation: str, is_batch):
     ],
     ids=str,
 )
-def test_odd_ending_harms_that_item_alone(rig: Rig, ending: Ending, is_batch):
+def test_odd_ending_fails_only_that_item(rig: Rig, ending: Ending, is_batch):
     rig.check(Program(is_batch=is_batch, items=2, steps=(Write(),), ending=ending))
 
 

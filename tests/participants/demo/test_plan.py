@@ -57,7 +57,7 @@ def test_an_order_asks_for_its_coupon_only_if_it_carries_one():
         assert asked == ["inventory", *(["coupon"] if order.coupon_id else []), "order"]
 
 
-def test_the_coordinators_file_is_toml_whatever_the_addresses_hold():
+def test_the_coordinators_file_is_toml_for_any_addresses():
     url = 'postgresql://u:"p\\w"@/db?host=/tmp/ü'
     tables = tomllib.loads(coordinator_config(url, {"coupon": "h:2", "inventory": "h:1"}))
     assert tables["log"] == {"url": url}

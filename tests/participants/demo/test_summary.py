@@ -77,6 +77,7 @@ def load(records, *, placed=None, kills=None):
     return LoadResult(
         placed=placed or [OrderResult(gid=one.gid) for one in records],
         kills=[kill(), kill("order")] if kills is None else kills,
+        started_at=0.0,
         placed_s=2.0,
         settled_s=3.0,
         records=records,
@@ -93,7 +94,7 @@ def test_all_is_well_when_every_order_ended_and_the_kills_took_place():
     assert as_json(summary)["audit"] == "ok"
 
 
-def test_a_cancellation_counts_under_the_participants_word_or_the_coordinators():
+def test_a_cancellation_counts_under_its_reason():
     cancelled = [
         record(
             GIDS[0], TransactionState.CANCELLED, reason=CancelReason.REJECTED, detail="SOLD_OUT: none left"
@@ -122,7 +123,7 @@ def test_an_order_that_the_coordinator_does_not_know_is_undecided():
     assert (summary.undecided, summary.is_well) == (1, False)
 
 
-def test_a_transaction_of_somebody_else_does_not_count():
+def test_a_transaction_of_another_initiator_does_not_count():
     summary = summarise(PLAN, load([*ALL_CONFIRMED[1:], record("other")]), [])
     assert (summary.confirmed, summary.undecided) == (3, 1)
 
@@ -137,7 +138,7 @@ def test_a_kill_that_did_not_take_place_is_not_well():
     assert not summarise(PLAN, load(ALL_CONFIRMED, kills=[kill()]), []).is_well
 
 
-def test_an_initiator_that_was_told_an_error_is_not_well():
+def test_an_initiator_that_got_an_error_is_not_well():
     placed = [OrderResult(gid=GIDS[0], error="InternalError INTERNAL")]
     summary = summarise(PLAN, load(ALL_CONFIRMED, placed=placed), [])
     assert (summary.unanswered, summary.is_well) == ([f"{GIDS[0]}: InternalError INTERNAL"], False)
@@ -193,7 +194,7 @@ def test_a_transaction_that_two_kills_hit_is_recovered_once():
     assert (summary.recovered, summary.recovered_within_s) == (1, pytest.approx(0.75))
 
 
-def test_percentiles_are_by_nearest_rank_and_leave_out_who_got_no_answer():
+def test_percentiles_are_by_nearest_rank_without_unanswered_orders():
     assert percentiles_ms([number / 1000 for number in range(1, 201)]) == {50: 100.0, 95: 190.0, 99: 198.0}
     assert percentiles_ms([None, 0.25]) == {50: 250.0, 95: 250.0, 99: 250.0}
     assert percentiles_ms([None]) == {}

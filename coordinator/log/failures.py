@@ -1,0 +1,104 @@
+"""The one place that classifies what can go wrong with a statement of the log.
+
+There are four kinds, and no fifth: whatever is not known is REJECTED, which concerns one
+statement. So no error of the database ends the process or holds up what does not have it.
+"""
+
+from enum import Enum
+
+import psycopg
+
+from coordinator.core.errors import LogError, LogRejected, LogUnavailable
+
+_RETRY_AFTER_S = 0.5
+
+
+class FailureKind(Enum):
+    """What follows from an error."""
+
+    # The connection is gone, and the outcome is unknown: connect again, repeat.
+    DISCONNECTED = "disconnected"
+    # The statement lost a race, and had no effect: repeat it.
+    CONFLICT = "conflict"
+    # This statement, or one of its rows, is bad: it had no effect; others may succeed.
+    REJECTED = "rejected"
+    # The log as a whole cannot be used: wait, repeat.
+    UNAVAILABLE = "unavailable"
+
+
+class StatementTooLong(LogUnavailable):
+    """The server gave up the statement, which had no effect. The server is available for other statements."""
+
+
+# The longest prefix of an SQLSTATE decides. Classes and conditions that are missing are REJECTED:
+# data (22), constraints (23), limits (54), triggers (P0), corrupted data and internal errors (XX).
+_KINDS = {
+    "08": FailureKind.DISCONNECTED,
+    "40": FailureKind.CONFLICT,
+    "40003": FailureKind.DISCONNECTED,  # statement_completion_unknown
+    "55P03": FailureKind.CONFLICT,  # lock_not_available
+    "55006": FailureKind.CONFLICT,  # object_in_use
+    "72000": FailureKind.CONFLICT,  # snapshot_too_old
+    "26": FailureKind.DISCONNECTED,  # a prepared statement is gone: the session is not ours
+    "0A": FailureKind.UNAVAILABLE,
+    "0B": FailureKind.UNAVAILABLE,
+    "0L": FailureKind.UNAVAILABLE,
+    "0P": FailureKind.UNAVAILABLE,
+    "25": FailureKind.UNAVAILABLE,  # read-only, among others
+    "25P03": FailureKind.DISCONNECTED,  # idle_in_transaction_session_timeout
+    "25P04": FailureKind.DISCONNECTED,  # transaction_timeout
+    "28": FailureKind.UNAVAILABLE,
+    "3D": FailureKind.UNAVAILABLE,
+    "3F": FailureKind.UNAVAILABLE,
+    "42": FailureKind.UNAVAILABLE,  # a table or a privilege is missing
+    "53": FailureKind.UNAVAILABLE,  # the disk is full, among others
+    "53200": FailureKind.REJECTED,  # out_of_memory: a smaller statement may succeed
+    "53400": FailureKind.REJECTED,  # configuration_limit_exceeded: likewise
+    "55": FailureKind.UNAVAILABLE,
+    "57": FailureKind.UNAVAILABLE,
+    "57014": FailureKind.REJECTED,  # query_canceled: see StatementTooLong
+    "57P01": FailureKind.DISCONNECTED,  # admin_shutdown
+    "57P02": FailureKind.DISCONNECTED,  # crash_shutdown
+    "57P03": FailureKind.DISCONNECTED,  # cannot_connect_now
+    "57P04": FailureKind.DISCONNECTED,  # database_dropped
+    "57P05": FailureKind.DISCONNECTED,  # idle_session_timeout
+    "58": FailureKind.UNAVAILABLE,
+    "F0": FailureKind.UNAVAILABLE,
+}
+# Errors that psycopg raises itself, without a message of the server.
+_ABOUT_THE_CONNECTION = (psycopg.OperationalError, psycopg.InterfaceError, OSError)
+
+
+def kind_of(error: Exception) -> FailureKind:
+    """Return the kind of an error that a statement, or the connection for it, has raised."""
+    sqlstate = getattr(error, "sqlstate", None)
+    if not sqlstate:
+        is_lost = isinstance(error, _ABOUT_THE_CONNECTION)
+        return FailureKind.DISCONNECTED if is_lost else FailureKind.REJECTED
+    return _KINDS.get(sqlstate) or _KINDS.get(sqlstate[:2]) or FailureKind.REJECTED
+
+
+def refusal(name: str, error: Exception) -> LogError:
+    """Return what the callers of the statement `name` get for an error that is not repeated here."""
+    if isinstance(error, psycopg.errors.QueryCanceled):
+        return StatementTooLong(_no_answer(name, error), retry_after_s=_RETRY_AFTER_S)
+    if kind_of(error) is FailureKind.REJECTED:
+        return LogRejected(f"the transaction log rejected {name}: {_text(error)}")
+    return LogUnavailable(_no_answer(name, error), retry_after_s=_RETRY_AFTER_S)
+
+
+def unreachable(name: str, error: Exception) -> LogUnavailable:
+    """Return what callers get if no connection could be made, whatever the error: nothing was sent."""
+    return LogUnavailable(_no_answer(name, error), retry_after_s=_RETRY_AFTER_S)
+
+
+def _no_answer(name: str, error: Exception) -> str:
+    return f"the transaction log did not answer {name}: {error}"
+
+
+def _text(error: Exception) -> str:
+    """Return the error in one line, without its parameters' values, which `DETAIL` would show."""
+    diagnostics = getattr(error, "diag", None)
+    message = (diagnostics and diagnostics.message_primary) or str(error) or type(error).__name__
+    sqlstate = getattr(error, "sqlstate", None)
+    return " ".join(f"{message} (SQLSTATE {sqlstate})".split()) if sqlstate else " ".join(message.split())

@@ -1,0 +1,173 @@
+"""A batch with one bad item: that item fails, the others are durable. A trigger rejects it."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from coordinator.core.errors import LogError, LogUnavailable
+from coordinator.core.model import Transaction
+from coordinator.engine import log_writer
+from coordinator.engine.clock import LogClock
+from coordinator.engine.log_writer import LogWriter
+from coordinator.engine.observer import Anomaly, Observer
+from coordinator.log.store import PostgresLog
+from tcc._internal.batcher import FlushPolicy
+from tests.log.transactions import EXPIRES_AT, begun, cancelling, insert, landed, sql, stored
+
+_REJECT = """
+    CREATE FUNCTION reject() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        IF NEW.gid = 'bad' THEN RAISE EXCEPTION 'not this one' USING ERRCODE = '{sqlstate}'; END IF;
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER reject BEFORE INSERT OR UPDATE ON transactions FOR EACH ROW EXECUTE FUNCTION reject();
+"""
+DATA_IS_BAD = ("22P02", "23514", "54000", "P0001", "XX000", "XX001")
+
+
+class Written(Observer):
+    """What the writer reports."""
+
+    def __init__(self) -> None:
+        self.done: dict[str, object] = {}
+        self.refused: dict[str, LogError] = {}
+        self.anomalies: list[Anomaly] = []
+        self.changed_at = asyncio.Event()
+
+    def results(self, batch: object, outcomes: object) -> None:
+        self.done |= zip([tx.gid for tx in batch], outcomes, strict=True)  # type: ignore[attr-defined, call-overload]
+        self.changed_at.set()
+
+    def on_refused(self, batch: object, error: LogError) -> None:
+        self.refused |= dict.fromkeys([tx.gid for tx in batch], error)  # type: ignore[attr-defined]
+        self.changed_at.set()
+
+    def anomaly(self, kind: Anomaly, **_facts: object) -> None:
+        self.anomalies.append(kind)
+        self.changed_at.set()
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(30):
+            while not holds():
+                self.changed_at.clear()
+                await self.changed_at.wait()
+
+
+@asynccontextmanager
+async def writing(log: PostgresLog) -> AsyncIterator[tuple[LogWriter, Written]]:
+    written, clock = Written(), LogClock()
+    clock.set(EXPIRES_AT - 100, asked_at=0.0, answered_at=0.0)
+    writer = LogWriter(
+        log,
+        on_begun=written.results,
+        on_saved=written.results,
+        on_refused=written.on_refused,
+        is_wanted=lambda _: True,
+        flush_policy=FlushPolicy,
+        clock=clock,
+        observer=written,
+    )
+    task = asyncio.create_task(writer.run())
+    try:
+        yield writer, written
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+@pytest.fixture
+async def log(log_url: str) -> AsyncIterator[PostgresLog]:
+    log = PostgresLog(log_url, owner="ours", name="host:1")
+    yield log
+    await log.close()
+
+
+def put(writer: LogWriter, *batch: Transaction) -> None:
+    """Put items into the queue at once, so that they are one batch."""
+    for tx in batch:
+        writer.put(tx)
+
+
+@pytest.mark.parametrize("sqlstate", DATA_IS_BAD)
+async def test_one_bad_begin_of_a_batch_is_refused_alone(
+    log_url: str, log: PostgresLog, sqlstate: str
+) -> None:
+    await sql(log_url, _REJECT.format(sqlstate=sqlstate))
+    gids = ["a", "b", "bad", "c", "d"]
+    async with writing(log) as (writer, written):
+        put(writer, *map(begun, gids))
+        await written.until(lambda: len(written.done) + len(written.refused) == len(gids))
+        assert writer.available
+    assert {gid: error.reason for gid, error in written.refused.items()} == {"bad": "LOG_REJECTED"}
+    assert f"SQLSTATE {sqlstate}" in written.refused["bad"].message
+    assert written.done == dict.fromkeys(["a", "b", "c", "d"])
+    assert written.anomalies == [Anomaly.LOG_REJECTED]
+    assert await log.transaction_get(gids) == await log.transaction_get(["a", "b", "c", "d"])
+
+
+async def test_one_bad_change_of_a_batch_waits_alone_until_it_can_be_written(
+    log_url: str, log: PostgresLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_writer, "REJECTED_RETRY_S", 0.05)
+    gids = ["a", "bad", "c"]
+    transactions = await insert(log, *map(begun, gids))
+    await sql(log_url, _REJECT.format(sqlstate="XX000"))
+    async with writing(log) as (writer, written):
+        put(writer, *map(cancelling, transactions))
+        await written.until(lambda: len(written.done) == 2 and len(written.anomalies) >= 2)
+        assert written.done == {"a": True, "c": True}
+        assert (await stored(log, "bad")).version == 1
+        await sql(log_url, "DROP TRIGGER reject ON transactions")
+        await written.until(lambda: written.done.get("bad") is True)
+        assert set(written.anomalies) == {Anomaly.LOG_REJECTED}
+    assert [(await stored(log, gid)).version for gid in gids] == [2, 2, 2]
+
+
+async def test_a_begin_that_is_durable_already_is_not_refused(log_url: str, log: PostgresLog) -> None:
+    """An earlier try, whose response was lost, has written it; the repeat is rejected."""
+    tx = begun("bad")
+    await insert(log, tx)
+    await sql(log_url, _REJECT.format(sqlstate="XX000"))
+    async with writing(log) as (writer, written):
+        put(writer, tx)
+        await written.until(lambda: "bad" in written.done)
+    assert (written.done, written.refused) == ({"bad": None}, {})
+
+
+async def test_the_log_is_available_again_only_when_what_failed_has_succeeded(log: PostgresLog) -> None:
+    async with writing(log) as (writer, _):
+        error = LogUnavailable("the disk is full")
+        writer.log_failed("write", error)
+        writer.log_answered("heartbeat")
+        assert not writer.available
+        writer.log_failed("heartbeat", error)
+        writer.log_answered("write")
+        assert not writer.available
+        writer.log_answered("heartbeat")
+        assert writer.available
+
+
+async def test_a_log_that_fails_again_and_again_is_one_alert(
+    log: PostgresLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_writer, "RECOVERED_AFTER_S", 0.2)
+    async with writing(log) as (writer, written):
+        for _ in range(20):
+            writer.log_failed("write", LogUnavailable("the disk is full"))
+            writer.log_answered("write")
+        assert written.anomalies == [Anomaly.LOG_UNAVAILABLE]
+        await written.until(lambda: len(written.anomalies) == 2)
+        assert written.anomalies == [Anomaly.LOG_UNAVAILABLE, Anomaly.LOG_RECOVERED]
+        writer.log_failed("write", LogUnavailable("the disk is full"))
+        assert written.anomalies[2:] == [Anomaly.LOG_UNAVAILABLE]
+
+
+async def test_a_change_of_a_version_that_is_not_ours_is_lost_as_before(log: PostgresLog) -> None:
+    (tx,) = await insert(log, begun("a"))
+    async with writing(log) as (writer, written):
+        put(writer, cancelling(landed(tx)))
+        await written.until(lambda: "a" in written.done)
+    assert written.done == {"a": False}
