@@ -173,9 +173,7 @@ async def test_a_pool_of_multiprocessing(service):
         "asyncio.new_event_loop().run_until_complete(tcc.Client(TARGET).execute(BRANCHES))",
     ],
 )
-async def test_a_fork_beside_an_asynchronous_client_fails_at_its_first_call(
-    service, first_call
-):
+async def test_a_fork_beside_an_asynchronous_client_fails_at_its_first_call(service, first_call):
     ended = await run(
         service,
         f"""
