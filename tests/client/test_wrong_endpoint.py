@@ -135,5 +135,5 @@ async def test_a_grpc_server_with_tls(tmp_path):
     "target",
     ["127.0.0.1:1", "127.0.0.1:99999", "a..b:1", "unix:/tmp/none", "localhost", "a:1,b:2", ":1"],
 )
-async def test_where_nothing_answers_there_is_nothing_to_say(target):
+async def test_where_nothing_answers_nothing_is_found(target):
     assert await probe(target, uses_tls=False) == ""
