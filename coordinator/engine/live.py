@@ -217,6 +217,17 @@ class LiveTransactions:
         return bool(due)
 
 
+def check_tenant(tx: Transaction, tenant: str | None) -> None:
+    """Check that a transaction belongs to a tenant. None: any may have it.
+
+    Raises:
+        TransactionNotFound
+    """
+    if tenant is not None and tx.tenant != tenant:
+        logger.warning("another tenant's transaction was asked for", gid=tx.gid, tenant=tenant)
+        raise not_found(tx.gid)
+
+
 def gid_conflict(gid: str) -> GidConflict:
     """Return the refusal of a gid that is taken."""
     return GidConflict(f"transaction {gid!r} exists with different content", metadata={"gid": gid})

@@ -198,6 +198,7 @@ RECORD = {
     "ended_at": seconds(t.ended_at),
     "adopted_from": t.adopted_from,
     "trace": t.trace,
+    "tenant": t.tenant,
 }
 _record = tuple(RECORD.values())
 BRIEF_RECORD = tuple(null() if name == "payloads" else value for name, value in RECORD.items())
@@ -224,6 +225,7 @@ def _list_conditions(created_at: ColumnElement[Any]) -> dict[str, ColumnElement[
         "participants": t.participants.contains(bindparam("participants", type_=ARRAY(Text))),
         "labels": t.labels.contains(cast(text("labels"), JSONB)),
         "initiator": t.initiator == text("initiator"),
+        "tenants": t.tenant == any_(bindparam("tenants", type_=ARRAY(Text))),
         "stuck": t.stuck == bindparam("stuck", type_=Boolean),
         "held": and_(t.next_attempt_at.is_not(None), IS_HELD) == bindparam("held", type_=Boolean),
         "heuristic": t.heuristic == bindparam("heuristic", type_=Boolean),
@@ -266,6 +268,7 @@ def _insert() -> Statement:
         participants=Text(),
         expires_at=Double(),
         trace=Text(),
+        tenant=Text(),
     )
     values: dict[str, ColumnElement[Any]] = {
         "gid": new.c.gid,
@@ -282,6 +285,7 @@ def _insert() -> Statement:
         "created_at": func.now(),
         "expires_at": func.to_timestamp(new.c.expires_at),
         "trace": new.c.trace,
+        "tenant": new.c.tenant,
     }
     rows = select(*values.values()).select_from(new)
     return compiled(

@@ -394,6 +394,8 @@ def _list_values(chosen: ListFilter, after: ListPosition | None) -> dict[str, An
         values["labels"] = msgspec.json.encode(dict(chosen.labels)).decode()
     if chosen.initiator:
         values["initiator"] = chosen.initiator
+    if chosen.tenants is not None:
+        values["tenants"] = list(chosen.tenants)
     if chosen.stuck is not None:
         values["stuck"] = chosen.stuck
     if chosen.held is not None:

@@ -26,6 +26,7 @@ from tcc._internal.standard_streams import discard_unwritten, open_closed_stream
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
 
 app.add_typer(commands.app, name="config")
+app.add_typer(commands.tokens, name="token")
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="TOML file; TCC_* environment variables override it.")

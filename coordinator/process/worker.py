@@ -4,12 +4,14 @@ import asyncio
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import structlog
 from msgspec import structs
 
+from coordinator.api.access import Access
 from coordinator.api.listener import ServerTls
 from coordinator.api.operator.server import AdminServer
 from coordinator.api.server import Server, ServerLimits
@@ -33,6 +35,7 @@ from coordinator.observability.monitoring import Monitoring
 from coordinator.participant_client.channel import ParticipantAddress
 from coordinator.participant_client.client import ParticipantClient
 from coordinator.process.operating_system import background_threads, raise_open_files_limit
+from coordinator.security.authentication import Authenticator, Policy
 from tcc._internal.garbage import relax_garbage_collection
 from tcc._internal.uuid7 import uuid7
 
@@ -90,6 +93,8 @@ class Worker:
             on_availability=self._report_health,
             on_bug=self.report_bug,
         )
+        policy = settings.policy()
+        self._access = None if policy is None else Access(_authenticator(policy))
         self._server = Server(
             self.engine,
             settings.request_limits(),
@@ -98,6 +103,8 @@ class Worker:
             share_port=share_port,
             server_limits=within_open_files(settings.server_limits(), settings.admin.connections_max),
             new_trace=self._tracing.new_trace if self._tracing else None,
+            access=self._access,
+            reflect=settings.reflection,
         )
         self._operator_log = PostgresOperatorLog(url, owner=self.owner)
         reconciler = Reconciler(
@@ -114,6 +121,8 @@ class Worker:
             share_port=share_port,
             limits=settings.admin_limits(),
             payload_bytes_max=settings.limits.payload_bytes_max,
+            access=self._access,
+            reflect=settings.reflection,
         )
         # Known once it serves.
         self.admin_port = 0
@@ -198,6 +207,9 @@ class Worker:
             more=self._more_jobs(),
             later=[self._reconciling] if self._settings.reconcile.every_s else [],
         )
+        key_refresh = await self._keep_keys()
+        if self._settings.insecure:
+            logger.warning("insecure = true: every caller that reaches a listener may do everything")
         self._tls = _listeners_tls(self._settings)
         port = await self._server.start(self._settings.listen.address, self._tls["listen"])
         await self._server.set_serving(serving=True)
@@ -208,6 +220,7 @@ class Worker:
         await self._stop.wait()
         drained_by = self.clock.monotonic() + self._settings.drain_s
         await self._drain(drained_by)
+        key_refresh.cancel()
         scheduler.shutdown(wait=False)
         engine_task.cancel()
         await asyncio.gather(engine_task, return_exceptions=True)
@@ -220,6 +233,12 @@ class Worker:
             await self._tracing.close(max(STOP_GRACE_S, drained_by - self.clock.monotonic()))
         if self._bug is not None:
             raise self._bug
+
+    async def _keep_keys(self) -> "asyncio.Task[None]":
+        """Read the keys of tokens' issuers, and keep them fresh."""
+        authenticator = self._access.authenticator if self._access else _authenticator(Policy())
+        await authenticator.refresh()
+        return asyncio.create_task(authenticator.run())
 
     def _more_jobs(self) -> list[Job]:
         # Without a metrics port, the gauges have no reader.
@@ -317,6 +336,10 @@ def _tracing(settings: TracingSettings, owner: str) -> "Tracing | None":
         service_name=settings.service_name,
         coordinator=owner,
     )
+
+
+def _authenticator(policy: Policy) -> Authenticator:
+    return Authenticator(policy, now=time.time, monotonic=time.monotonic)
 
 
 def _addresses(settings: Settings) -> dict[str, ParticipantAddress]:

@@ -22,6 +22,14 @@ from coordinator.api.initiator.requests import (
     page_token,
     transaction_request,
 )
+from coordinator.api.initiator.tenancy import (
+    calling_client,
+    check_calls,
+    check_gid,
+    limits_of,
+    new_gid,
+    tenant_of,
+)
 from coordinator.api.initiator.trace_contexts import NewTrace, trace_of
 from coordinator.core.errors import (
     AlreadyDecided,
@@ -43,8 +51,8 @@ from coordinator.engine.engine import Engine
 from coordinator.engine.waiting import Milestone, Waiter
 from coordinator.ports.clock import Clock
 from coordinator.ports.log import Log
+from coordinator.security.caller import Client
 from tcc._internal.failpoint import failpoint
-from tcc._internal.uuid7 import uuid7
 from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc
 
 # How often a step is retried while coordinators take the transaction over from each other.
@@ -94,7 +102,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         self, request: pb.ExecuteTransactionRequest, context: Context
     ) -> pb.ExecuteTransactionResponse:
         milestone = milestone_of(request.wait_for)
-        tx = self._new_transaction(request, context.time_remaining(), context)
+        tx = self._new_transaction(request, context.time_remaining(), calling_client(), context)
         return pb.ExecuteTransactionResponse(
             outcome=replies.outcome(await self._begun(tx, milestone, context))
         )
@@ -130,6 +138,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         # If the call will be refused anyway, refuse it before more is spent than reading it.
         refusal = self._engine.refusal()
         refused = None if refusal is None else to_error(refusal)
+        client = calling_client()
         unknown: list[tuple[Transaction, _Item, Refused]] = []
         begun: list[tuple[str, _Item]] = []
         for index, raw in enumerate(request.items):
@@ -139,7 +148,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
                     collected.add(pb.ExecuteTransactionsReply(index=index, error=refused), ERROR_BYTES)
                     continue
                 waiter = _Item(milestone_of(item.wait_for), collected, index)
-                tx = self._new_transaction(item, time_left_s)
+                tx = self._new_transaction(item, time_left_s, client)
                 try:
                     self._engine.begin(tx, waiter)
                 except UnknownParticipant as error:
@@ -150,19 +159,28 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         return begun, unknown
 
     def _new_transaction(
-        self, request: pb.ExecuteTransactionRequest, time_left_s: float | None, call: "Context | None" = None
+        self,
+        request: pb.ExecuteTransactionRequest,
+        time_left_s: float | None,
+        client: Client | None,
+        call: "Context | None" = None,
     ) -> Transaction:
         # Check this first: whole transactions come by the thousand, and most have no trace.
         traced = self._new_trace is not None or request.traceparent
-        return new_transaction(
+        tx = new_transaction(
             request,
-            gid="" if request.gid else uuid7(),
+            gid="" if request.gid else new_gid(client),
             now=self._clock.now(),
             time_left_s=time_left_s,
-            limits=self._limits,
+            limits=limits_of(client, self._limits),
             cancel_in_stage_order=self._engine.cancel_in_stage_order,
             trace=trace_of(request, call, self._new_trace) if traced else None,
+            tenant=tenant_of(client) or "",
         )
+        if client is not None:
+            check_gid(client, tx.gid)
+            check_calls(client, (branch.spec for branch in tx.branches))
+        return tx
 
     async def _begun(self, tx: Transaction, milestone: Milestone, context: Context) -> Transaction:
         async def begin(waiter: Waiter) -> None:
@@ -179,13 +197,16 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
     async def BeginTransaction(
         self, request: pb.BeginTransactionRequest, context: Context
     ) -> pb.BeginTransactionResponse:
+        client = calling_client()
         tx = new_interactive(
             request,
-            gid="" if request.gid else uuid7(),
+            gid="" if request.gid else new_gid(client),
             now=self._clock.now(),
-            limits=self._limits,
+            limits=limits_of(client, self._limits),
             trace=trace_of(request, context, self._new_trace),
+            tenant=tenant_of(client) or "",
         )
+        check_gid(client, tx.gid)
         begun = await self._begun(tx, Milestone.ACCEPTED, context)
         return pb.BeginTransactionResponse(gid=begun.gid, expires_at=replies.timestamp(begun.expires_at))
 
@@ -219,6 +240,8 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
             interactive=True,
             tried_by_initiator=milestone is Milestone.BRANCH_REGISTERED,
         )
+        client = calling_client()
+        check_calls(client, (spec,))
         tx = await self._commanded(
             gid,
             milestone,
@@ -228,6 +251,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
                 waiter,
                 branches_max=self._limits.branches_max,
                 transaction_bytes_max=self._limits.transaction_bytes_max,
+                tenant=tenant_of(client),
             ),
             context,
             branch_id=spec.branch_id,
@@ -241,11 +265,11 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
     async def ConfirmTransaction(
         self, request: pb.ConfirmTransactionRequest, context: Context
     ) -> pb.ConfirmTransactionResponse:
-        gid = checked_gid(request.gid)
+        gid, tenant = checked_gid(request.gid), tenant_of(calling_client())
         tx = await self._commanded(
             gid,
             self._decision_or_completion(request.wait_for),
-            lambda waiter: self._engine.confirm(gid, waiter),
+            lambda waiter: self._engine.confirm(gid, waiter, tenant=tenant),
             context,
         )
         if DECISIONS.get(tx.state) is Operation.CANCEL:
@@ -262,10 +286,11 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
                 "INVALID_REASON",
                 f"reason may have at most {REASON_CHARACTERS_MAX} characters, none of them NUL",
             )
+        tenant = tenant_of(calling_client())
         tx = await self._commanded(
             gid,
             self._decision_or_completion(request.wait_for),
-            lambda waiter: self._engine.cancel(gid, request.reason, waiter),
+            lambda waiter: self._engine.cancel(gid, request.reason, waiter, tenant=tenant),
             context,
         )
         if DECISIONS.get(tx.state) is Operation.CONFIRM:
@@ -278,7 +303,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
     async def GetTransaction(
         self, request: pb.GetTransactionRequest, _context: Context
     ) -> pb.GetTransactionResponse:
-        record = await self._engine.get(checked_gid(request.gid))
+        record = await self._engine.get(checked_gid(request.gid), tenant=tenant_of(calling_client()))
         return pb.GetTransactionResponse(transaction=replies.transaction(record, with_payloads=True))
 
     @refusals_as_statuses
@@ -286,7 +311,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         self, request: pb.ListTransactionsRequest, _context: Context
     ) -> pb.ListTransactionsResponse:
         records, position = await self._log.transaction_list(
-            list_filter(request, self._limits),
+            list_filter(request, self._limits, tenant_of(calling_client())),
             after=list_position(request.page_token),
             limit=page_size(request),
         )
@@ -299,11 +324,11 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
     async def WaitTransaction(
         self, request: pb.WaitTransactionRequest, context: Context
     ) -> pb.WaitTransactionResponse:
-        gid = checked_gid(request.gid)
+        gid, tenant = checked_gid(request.gid), tenant_of(calling_client())
         tx = await self._until(
             gid,
             milestone_of(request.wait_for),
-            lambda waiter: self._engine.wait(gid, waiter),
+            lambda waiter: self._engine.wait(gid, waiter, tenant=tenant),
             context,
         )
         return pb.WaitTransactionResponse(outcome=replies.outcome(tx))

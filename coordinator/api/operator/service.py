@@ -48,6 +48,7 @@ from coordinator.ports.operator_log import (
     OperatorLog,
     ParticipantRecord,
 )
+from coordinator.security.caller import CALLER
 from tcc.admin.v1 import admin_pb2 as pb, admin_pb2_grpc
 from tcc.common.v1 import common_pb2 as common
 
@@ -82,6 +83,10 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self._commands = AdminCommands(engine, log, transactions=transactions, clock=clock, spans=spans)
         self.call_max_s = call_max_s
         self._payload_bytes_max = payload_bytes_max
+
+    @refusals_as_statuses
+    async def WhoAmI(self, _request: pb.WhoAmIRequest, _context: Context) -> pb.WhoAmIResponse:
+        return admin_replies.who_am_i(CALLER.get())
 
     # --- queries on transactions ------------------------------------------
 

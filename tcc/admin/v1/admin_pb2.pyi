@@ -81,6 +81,36 @@ FINDING_KIND_ORPHAN: FindingKind
 FINDING_KIND_LEAK: FindingKind
 FINDING_KIND_MIXED: FindingKind
 
+class WhoAmIRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WhoAmIResponse(_message.Message):
+    __slots__ = ("authenticated", "principal", "method", "client", "gid_prefixes", "calls", "operator", "role", "tenants", "payloads", "methods")
+    AUTHENTICATED_FIELD_NUMBER: _ClassVar[int]
+    PRINCIPAL_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    GID_PREFIXES_FIELD_NUMBER: _ClassVar[int]
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    TENANTS_FIELD_NUMBER: _ClassVar[int]
+    PAYLOADS_FIELD_NUMBER: _ClassVar[int]
+    METHODS_FIELD_NUMBER: _ClassVar[int]
+    authenticated: bool
+    principal: str
+    method: str
+    client: str
+    gid_prefixes: _containers.RepeatedScalarFieldContainer[str]
+    calls: _containers.RepeatedScalarFieldContainer[str]
+    operator: str
+    role: str
+    tenants: _containers.RepeatedScalarFieldContainer[str]
+    payloads: bool
+    methods: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, authenticated: _Optional[bool] = ..., principal: _Optional[str] = ..., method: _Optional[str] = ..., client: _Optional[str] = ..., gid_prefixes: _Optional[_Iterable[str]] = ..., calls: _Optional[_Iterable[str]] = ..., operator: _Optional[str] = ..., role: _Optional[str] = ..., tenants: _Optional[_Iterable[str]] = ..., payloads: _Optional[bool] = ..., methods: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class OperatorContext(_message.Message):
     __slots__ = ("operator", "reason", "version")
     OPERATOR_FIELD_NUMBER: _ClassVar[int]
@@ -179,7 +209,7 @@ class ExplainTransactionResponse(_message.Message):
     next_attempt_at: _timestamp_pb2.Timestamp
     stuck: bool
     held: bool
-    def __init__(self, gid: _Optional[str] = ..., state: _Optional[_Union[_common_pb2.TransactionState, str]] = ..., version: _Optional[int] = ..., summary: _Optional[str] = ..., advice: _Optional[_Iterable[str]] = ..., branches: _Optional[_Iterable[_Union[BranchExplanation, _Mapping]]] = ..., owner: _Optional[str] = ..., owner_name: _Optional[str] = ..., owner_alive: bool = ..., next_attempt_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stuck: bool = ..., held: bool = ...) -> None: ...
+    def __init__(self, gid: _Optional[str] = ..., state: _Optional[_Union[_common_pb2.TransactionState, str]] = ..., version: _Optional[int] = ..., summary: _Optional[str] = ..., advice: _Optional[_Iterable[str]] = ..., branches: _Optional[_Iterable[_Union[BranchExplanation, _Mapping]]] = ..., owner: _Optional[str] = ..., owner_name: _Optional[str] = ..., owner_alive: _Optional[bool] = ..., next_attempt_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stuck: _Optional[bool] = ..., held: _Optional[bool] = ...) -> None: ...
 
 class BranchExplanation(_message.Message):
     __slots__ = ("branch_id", "participant", "action", "operation", "attempts", "last_error", "next_attempt_at", "reports", "paused", "configured", "summary")
@@ -205,7 +235,7 @@ class BranchExplanation(_message.Message):
     paused: bool
     configured: bool
     summary: str
-    def __init__(self, branch_id: _Optional[str] = ..., participant: _Optional[str] = ..., action: _Optional[str] = ..., operation: _Optional[str] = ..., attempts: _Optional[int] = ..., last_error: _Optional[str] = ..., next_attempt_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reports: _Optional[_Iterable[_Union[ParticipantReport, _Mapping]]] = ..., paused: bool = ..., configured: bool = ..., summary: _Optional[str] = ...) -> None: ...
+    def __init__(self, branch_id: _Optional[str] = ..., participant: _Optional[str] = ..., action: _Optional[str] = ..., operation: _Optional[str] = ..., attempts: _Optional[int] = ..., last_error: _Optional[str] = ..., next_attempt_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reports: _Optional[_Iterable[_Union[ParticipantReport, _Mapping]]] = ..., paused: _Optional[bool] = ..., configured: _Optional[bool] = ..., summary: _Optional[str] = ...) -> None: ...
 
 class RetryTransactionRequest(_message.Message):
     __slots__ = ("gid", "operator_context")
@@ -321,7 +351,7 @@ class RunBulkActionResponse(_message.Message):
     sample_gids: _containers.RepeatedScalarFieldContainer[str]
     confirmation_token: str
     finished: bool
-    def __init__(self, dry_run: bool = ..., matched: _Optional[int] = ..., succeeded: _Optional[int] = ..., failed: _Optional[int] = ..., failures: _Optional[_Iterable[_Union[BulkFailure, _Mapping]]] = ..., sample_gids: _Optional[_Iterable[str]] = ..., confirmation_token: _Optional[str] = ..., finished: bool = ...) -> None: ...
+    def __init__(self, dry_run: _Optional[bool] = ..., matched: _Optional[int] = ..., succeeded: _Optional[int] = ..., failed: _Optional[int] = ..., failures: _Optional[_Iterable[_Union[BulkFailure, _Mapping]]] = ..., sample_gids: _Optional[_Iterable[str]] = ..., confirmation_token: _Optional[str] = ..., finished: _Optional[bool] = ...) -> None: ...
 
 class BulkFailure(_message.Message):
     __slots__ = ("gid", "error")
@@ -363,7 +393,7 @@ class ParticipantReport(_message.Message):
     last_error_at: _timestamp_pb2.Timestamp
     target: str
     paused: bool
-    def __init__(self, coordinator_id: _Optional[str] = ..., coordinator_name: _Optional[str] = ..., reported_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., breaker: _Optional[_Union[BreakerState, str]] = ..., probe_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., consecutive_failures: _Optional[int] = ..., backlog: _Optional[int] = ..., in_flight: _Optional[int] = ..., live_branches: _Optional[int] = ..., calls_completed: _Optional[int] = ..., calls_failed: _Optional[int] = ..., last_error: _Optional[str] = ..., last_error_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., target: _Optional[str] = ..., paused: bool = ...) -> None: ...
+    def __init__(self, coordinator_id: _Optional[str] = ..., coordinator_name: _Optional[str] = ..., reported_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., breaker: _Optional[_Union[BreakerState, str]] = ..., probe_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., consecutive_failures: _Optional[int] = ..., backlog: _Optional[int] = ..., in_flight: _Optional[int] = ..., live_branches: _Optional[int] = ..., calls_completed: _Optional[int] = ..., calls_failed: _Optional[int] = ..., last_error: _Optional[str] = ..., last_error_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., target: _Optional[str] = ..., paused: _Optional[bool] = ...) -> None: ...
 
 class ParticipantStatus(_message.Message):
     __slots__ = ("name", "paused", "version", "operator", "reason", "changed_at", "waiting", "reports", "waiting_capped")
@@ -385,7 +415,7 @@ class ParticipantStatus(_message.Message):
     waiting: int
     reports: _containers.RepeatedCompositeFieldContainer[ParticipantReport]
     waiting_capped: bool
-    def __init__(self, name: _Optional[str] = ..., paused: bool = ..., version: _Optional[int] = ..., operator: _Optional[str] = ..., reason: _Optional[str] = ..., changed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., waiting: _Optional[int] = ..., reports: _Optional[_Iterable[_Union[ParticipantReport, _Mapping]]] = ..., waiting_capped: bool = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., paused: _Optional[bool] = ..., version: _Optional[int] = ..., operator: _Optional[str] = ..., reason: _Optional[str] = ..., changed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., waiting: _Optional[int] = ..., reports: _Optional[_Iterable[_Union[ParticipantReport, _Mapping]]] = ..., waiting_capped: _Optional[bool] = ...) -> None: ...
 
 class ListParticipantsRequest(_message.Message):
     __slots__ = ()
@@ -553,7 +583,7 @@ class Coordinator(_message.Message):
     live: int
     log_backlog: int
     version: str
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lease_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., alive: bool = ..., drain_requested_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., owned: _Optional[int] = ..., reported_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., live: _Optional[int] = ..., log_backlog: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lease_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., alive: _Optional[bool] = ..., drain_requested_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., owned: _Optional[int] = ..., reported_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., live: _Optional[int] = ..., log_backlog: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
 
 class ListCoordinatorsRequest(_message.Message):
     __slots__ = ()
@@ -645,7 +675,7 @@ class VerifyAuditChainResponse(_message.Message):
     problem: str
     head_sequence: int
     head_hash: bytes
-    def __init__(self, intact: bool = ..., records: _Optional[int] = ..., broken_at_sequence: _Optional[int] = ..., problem: _Optional[str] = ..., head_sequence: _Optional[int] = ..., head_hash: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, intact: _Optional[bool] = ..., records: _Optional[int] = ..., broken_at_sequence: _Optional[int] = ..., problem: _Optional[str] = ..., head_sequence: _Optional[int] = ..., head_hash: _Optional[bytes] = ...) -> None: ...
 
 class GetStatsRequest(_message.Message):
     __slots__ = ()
@@ -691,4 +721,4 @@ class GetStatsResponse(_message.Message):
     responder_id: str
     count_max: int
     capped: bool
-    def __init__(self, at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trying: _Optional[int] = ..., confirming: _Optional[int] = ..., cancelling: _Optional[int] = ..., parked: _Optional[int] = ..., stuck: _Optional[int] = ..., held: _Optional[int] = ..., oldest_unfinished_gid: _Optional[str] = ..., oldest_unfinished_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., begun_per_s: _Optional[float] = ..., confirmed_per_s: _Optional[float] = ..., cancelled_per_s: _Optional[float] = ..., calls_per_s: _Optional[float] = ..., failed_calls_per_s: _Optional[float] = ..., participants: _Optional[_Iterable[_Union[ParticipantStatus, _Mapping]]] = ..., coordinators: _Optional[_Iterable[_Union[Coordinator, _Mapping]]] = ..., responder_id: _Optional[str] = ..., count_max: _Optional[int] = ..., capped: bool = ...) -> None: ...
+    def __init__(self, at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trying: _Optional[int] = ..., confirming: _Optional[int] = ..., cancelling: _Optional[int] = ..., parked: _Optional[int] = ..., stuck: _Optional[int] = ..., held: _Optional[int] = ..., oldest_unfinished_gid: _Optional[str] = ..., oldest_unfinished_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., begun_per_s: _Optional[float] = ..., confirmed_per_s: _Optional[float] = ..., cancelled_per_s: _Optional[float] = ..., calls_per_s: _Optional[float] = ..., failed_calls_per_s: _Optional[float] = ..., participants: _Optional[_Iterable[_Union[ParticipantStatus, _Mapping]]] = ..., coordinators: _Optional[_Iterable[_Union[Coordinator, _Mapping]]] = ..., responder_id: _Optional[str] = ..., count_max: _Optional[int] = ..., capped: _Optional[bool] = ...) -> None: ...
