@@ -116,7 +116,10 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """Close the client. Waiting calls raise ClientClosed; their transactions continue."""
+        """Close the client. Waiting calls raise ClientClosed; their transactions continue.
+
+        Interactive transactions for which no decision was requested are cancelled.
+        """
         await self.connection.close()
 
     async def execute(

@@ -225,6 +225,23 @@ async def test_a_row_that_the_database_cannot_return_delays_no_other(
         assert (await worker.settled("bad")).state == common.TRANSACTION_STATE_CONFIRMED
 
 
+async def test_a_row_that_cannot_be_deleted_delays_no_other(log_url: str, log: PostgresLog) -> None:
+    for tx in await insert(log, *(begun(gid) for gid in ("a", "bad", "c"))):
+        await save(log, ended(await save(log, cancelling(tx))))
+    await sql(
+        log_url,
+        """
+        CREATE FUNCTION reject() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF OLD.gid = 'bad' THEN RAISE EXCEPTION 'damaged' USING ERRCODE = 'XX001'; END IF;
+            RETURN OLD;
+        END $$;
+        CREATE TRIGGER reject BEFORE DELETE ON transactions FOR EACH ROW EXECUTE FUNCTION reject();
+        """,
+    )
+    assert await log.transaction_purge(ended_before_s=0.0, limit=10) == 2
+    assert await sql(log_url, "SELECT gid FROM transactions") == [("bad",)]
+
+
 async def test_a_transaction_that_meets_a_bug_of_ours_delays_no_other(
     log_url: str, log: PostgresLog, stock: ScriptedParticipant, monkeypatch: pytest.MonkeyPatch
 ) -> None:

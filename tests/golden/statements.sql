@@ -108,6 +108,15 @@ WHERE transactions.created_at < now() - %b * INTERVAL '1 second' AND transaction
  LIMIT %b::BIGINT FOR UPDATE SKIP LOCKED)
  DELETE FROM transactions USING "old" WHERE transactions.gid = ANY (ARRAY["old".gid]);
 
+-- transaction_find_old (parameters: ended_before_s, ended_before_s, known, limit)
+SELECT transactions.gid, transactions.version
+FROM transactions
+WHERE transactions.created_at < now() - %b * INTERVAL '1 second' AND transactions.ended_at < now() - %b * INTERVAL '1 second' AND transactions.state IN (4, 5) AND transactions.heuristic IS false AND (transactions.gid NOT IN (SELECT unnest(%b::TEXT[]) AS unnest_1)) ORDER BY transactions.created_at
+ LIMIT %b::BIGINT;
+
+-- transaction_purge_one (parameters: gid, ended_before_s, ended_before_s)
+DELETE FROM transactions WHERE transactions.gid = %b::VARCHAR AND transactions.created_at < now() - %b * INTERVAL '1 second' AND transactions.ended_at < now() - %b * INTERVAL '1 second' AND transactions.state IN (4, 5) AND transactions.heuristic IS false;
+
 -- coordinator_forget (parameters: gone_for_s)
 DELETE FROM coordinators WHERE coordinators.lease_until < now() - %b * INTERVAL '1 second' AND (SELECT transactions.gid
 FROM transactions
