@@ -50,6 +50,8 @@ from coordinator.security.caller import ANY, Client, Operator, Role
 from coordinator.security.jwt import Issuer
 from coordinator.security.tokens import ID, StaticToken
 
+# The tables that a reload applies. Whether there is an [auth] at all is decided at the start.
+RELOADED = ("participants", "auth", "clients", "operators")
 # gRPC's own limit is 2 GiB; a log's row is limited to less.
 MESSAGE_BYTES_MAX = 512 * 2**20
 # The smallest limit for responses; half of it is for lists and histories.
@@ -763,6 +765,11 @@ class Settings(BaseSettings):
         if "listen" not in self.metrics.model_fields_set and self.listen.address.endswith(":0"):
             return ""
         return self.metrics.listen
+
+    def reloaded(self, changed: Self) -> Self:
+        """Return these settings with what a reload of `changed` applies; the rest waits for a restart."""
+        names = RELOADED if self.auth is not None and changed.auth is not None else ("participants",)
+        return self.model_copy(update={name: getattr(changed, name) for name in names})
 
     def policy(self) -> Policy | None:
         """Return who may do what; None: every caller may do everything."""

@@ -67,7 +67,7 @@ def serve(
     ] = None,
     listen: Annotated[str | None, typer.Option(help="HOST:PORT to listen on for initiators.")] = None,
 ) -> None:
-    """Run a coordinator until SIGTERM. SIGHUP reloads its participants.
+    """Run a coordinator until SIGTERM. SIGHUP reloads participants, clients and operators.
 
     Without a log URL it starts its own PostgreSQL in the data directory.
     It prints `listening on HOST:PORT` when it is ready.

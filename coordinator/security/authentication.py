@@ -28,6 +28,12 @@ class Policy(Struct, frozen=True, kw_only=True):
     clients: Mapping[str, Client] = {}
     operators: Mapping[str, Operator] = {}
 
+    def admits_any_caller(self, now: float) -> bool:
+        """Return whether there is an identity that a caller can still prove."""
+        identities = [*self.clients, *self.operators]
+        alive = {f"token:{name}" for name, token in self.tokens.items() if now < token.expires_at}
+        return any(not one.startswith("token:") or one in alive for one in identities)
+
     def caller(self, identity: Identity) -> Caller:
         """Return the caller that an identity is.
 
