@@ -14,6 +14,7 @@ from tcc.client import arguments, forking
 from tcc.client.endpoint import Endpoint
 from tcc.client.retry import pause_s
 from tcc.client.submission import Submitter
+from tcc.client.tokens import Token, with_token
 from tcc.errors import ClientClosed, TccError, error_from_rpc
 from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc
 
@@ -39,6 +40,7 @@ class Connection:
         *,
         timeout_s: float,
         credentials: grpc.ChannelCredentials | None,
+        token: Token | None = None,
         channel_options: Sequence[tuple[str, Any]],
         batch_items_max: int,
         batch_bytes_max: int,
@@ -50,7 +52,7 @@ class Connection:
             arguments.instance(
                 "credentials", credentials, grpc.ChannelCredentials, "grpc.ssl_channel_credentials(…)"
             )
-        self._credentials = credentials
+        self._credentials = with_token(credentials, token)
         self._options = client_options(arguments.channel_options(channel_options))
         self._batch_items_max = arguments.whole_number("batch_items_max", batch_items_max, least=1)
         self._batch_bytes_max = arguments.whole_number("batch_bytes_max", batch_bytes_max, least=1)
