@@ -86,6 +86,7 @@ HOSTILE: dict[str, tuple[Any, ...]] = {
     "heuristic": (True,),
     "adopted_at": _MOMENTS,
     "adopted_from": _TEXTS,
+    "tenant": ("stranger", "x" * 2_000),
     "trace": ("", "00-zz", f"00-{'a' * 32}-{'b' * 16}-zz", "x" * 2_000),
 }  # fmt: skip
 _NEVER_HOSTILE = {"gid"}
@@ -392,6 +393,7 @@ _COLUMNS: dict[str, st.SearchStrategy[Any]] = {
     "ended_at": st.none() | _floats,
     "adopted_from": st.none() | st.text(max_size=5),
     "trace": st.none() | st.text(max_size=60),
+    "tenant": st.text(max_size=60),
 }
 
 
