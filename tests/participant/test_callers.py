@@ -68,20 +68,20 @@ async def refusal(call) -> grpc.aio.AioRpcError:
     return caught.value
 
 
-async def test_a_stranger_of_the_same_authority_may_call_no_method_but_health(sqlite, site, caplog):
+async def test_another_name_of_the_same_authority_may_call_no_method_but_health(sqlite, site, caplog):
     engine, ledger = sqlite
     async with serving(engine, tls=site.tls(), callers=[TCCD]) as port:
         async with site.channel(port, site.authority.issue(TCCD)) as channel:
             await Caller(channel).try_(make_call())
         async with site.channel(port, site.authority.issue(OTHER, common_name=TCCD)) as channel:
-            stranger = Caller(channel)
+            other_caller = Caller(channel)
             with caplog.at_level(logging.WARNING, "tcc.participant"):
-                error = await refusal(stranger.confirm(make_call(CONFIRM)))
+                error = await refusal(other_caller.confirm(make_call(CONFIRM)))
             for other in (
-                stranger.try_(make_call()),
-                stranger.cancel(make_call(common.OPERATION_CANCEL)),
-                stranger.execute(make_call(CONFIRM)),
-                stranger.stub.ListBranches(pb.ListBranchesRequest()),
+                other_caller.try_(make_call()),
+                other_caller.cancel(make_call(common.OPERATION_CANCEL)),
+                other_caller.execute(make_call(CONFIRM)),
+                other_caller.stub.ListBranches(pb.ListBranchesRequest()),
                 _services(channel),
             ):
                 assert (await refusal(other)).code() is DENIED
@@ -147,7 +147,7 @@ async def test_a_token_is_accepted_instead_of_a_certificate(sqlite, site):
     assert ledger.effects("g") == ["try"]
 
 
-async def test_strangers_of_other_machines_need_permission(sqlite, site, caplog):
+async def test_an_address_beyond_loopback_needs_tls_and_callers(sqlite, site, caplog):
     participant = make_participant(sqlite[0])
     await participant.create_schema()
     for arguments in ({}, {"tls": site.tls()}, {"callers": [f"sha256:{'0' * 64}"]}):
