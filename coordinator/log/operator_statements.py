@@ -27,7 +27,15 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.elements import BindParameter, ColumnElement
 
 from coordinator.core.model import TransactionState
-from coordinator.log.schema import IS_PARKED, audit, audit_head, coordinators, participants, transactions
+from coordinator.log.schema import (
+    IS_PARKED,
+    audit,
+    audit_head,
+    coordinators,
+    participants,
+    secrets,
+    transactions,
+)
 from coordinator.log.statements import (
     BRIEF_RECORD,
     CREATED_UNINDEXED,
@@ -250,6 +258,10 @@ _record = (
     audit.c.detail,
     audit.c.previous_hash,
     audit.c.hash,
+)
+CONFIRMATION_KEY = compiled(
+    "confirmation_key",
+    select(secrets.c.value).where(secrets.c.name == literal_column("'confirmation'", Text)),
 )
 AUDIT_HEAD = compiled(
     "audit_head",

@@ -155,6 +155,14 @@ class PostgresOperatorLog:
         """See `ports.OperatorLog`."""
         return await backlog(self._execute, self._count_max)
 
+    async def confirmation_key(self) -> bytes:
+        """See `ports.OperatorLog`."""
+        rows = (await self._execute(statements.CONFIRMATION_KEY)).rows
+        if not rows:
+            raise LogRejected("the key of confirmation tokens (table secrets) is missing from the log")
+        key: bytes = rows[0][0]
+        return key
+
     # --- the audit chain ---------------------------------------------------------------
 
     async def audit_head(self) -> AuditHead:

@@ -165,3 +165,11 @@ audit_head = Table(
     Column("sequence", BigInteger, nullable=False),
     Column("hash", LargeBinary, nullable=False),
 )
+
+# What only the coordinators of one log know.
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("name", Text(collation="C"), primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)

@@ -204,6 +204,11 @@ UPDATE coordinators SET drain_requested_at=now() WHERE coordinators.id = %b::VAR
 -- coordinator_report (parameters: report, owner)
 UPDATE coordinators SET report=%b, reported_at=now() WHERE coordinators.id = %b::VARCHAR RETURNING coordinators.drain_requested_at IS NOT NULL AS anon_1;
 
+-- confirmation_key (parameters: none)
+SELECT secrets.value
+FROM secrets
+WHERE secrets.name = 'confirmation';
+
 -- audit_head (parameters: none)
 SELECT audit_head.sequence, audit_head.hash, CAST(EXTRACT(epoch FROM clock_timestamp()) AS DOUBLE PRECISION) AS anon_1
 FROM audit_head
@@ -458,6 +463,16 @@ ALTER TABLE transactions ADD COLUMN cancel_message TEXT DEFAULT '' NOT NULL;
 
 -- migration
 ALTER TABLE transactions ADD COLUMN tenant TEXT DEFAULT '' NOT NULL;
+
+-- migration
+CREATE TABLE secrets (
+        name TEXT COLLATE "C" NOT NULL,
+        value BYTEA NOT NULL,
+        PRIMARY KEY (name)
+);
+
+-- migration
+INSERT INTO secrets (name, value) VALUES (%(name)s::VARCHAR COLLATE "C", %(value)s);
 
 -- # The transaction log: maintenance
 
