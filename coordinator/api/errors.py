@@ -38,9 +38,13 @@ class Capped(Protocol):
 
     call_max_s: float
 
+    def refused(self, method: str, request: Message, context: "Context", error: Refused) -> None:
+        """Note that a request is refused."""
+        ...
+
 
 Servicer = TypeVar("Servicer", bound="Capped")
-Request = TypeVar("Request")
+Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response")
 Context: TypeAlias = "grpc.aio.ServicerContext[Message, Message]"
 
@@ -90,6 +94,7 @@ def refusals_as_statuses(
                 return await _capped(method(servicer, request, context), servicer.call_max_s)
             return await method(servicer, request, context)
         except Refused as error:
+            servicer.refused(method.__name__, request, context, error)
             await _abort(context, error)
         except grpc.aio.BaseError:  # the call is over, by an abort or by its end
             raise

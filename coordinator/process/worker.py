@@ -15,11 +15,13 @@ from coordinator.api.server import Server
 from coordinator.config.configuration import ConfigurationError, Source
 from coordinator.config.settings import Settings, TracingSettings
 from coordinator.core.errors import Draining, LogError
+from coordinator.engine.auditor import Auditor
 from coordinator.engine.clock import LogClock, LoopLoad
 from coordinator.engine.dispatcher import ParticipantPolicy
 from coordinator.engine.engine import Engine
 from coordinator.engine.observer import NULL_SPANS, Anomaly
 from coordinator.engine.reconciler import Reconciler
+from coordinator.jobs.audit import StateAuditHead
 from coordinator.jobs.heartbeat import Heartbeat
 from coordinator.jobs.job import Job
 from coordinator.jobs.reconcile import Reconciling
@@ -96,10 +98,14 @@ class Worker:
         reconciler = Reconciler(
             self.engine, self._operator_log, self._channels, settings.reconcile_settings()
         )
+        self.auditor = Auditor(
+            self._operator_log, settings.audit.signer(), clock=self.clock, observer=self.monitoring.metrics
+        )
         self._admin_server = AdminServer(
             self.engine,
             self._operator_log,
             reconciler,
+            self.auditor,
             transactions=self.log,
             clock=self.clock,
             spans=self._tracing or NULL_SPANS,
@@ -214,7 +220,8 @@ class Worker:
 
     def _more_jobs(self) -> list[Job]:
         # Without a metrics port, the gauges have no reader.
-        return [self._reporting(), *([self._log_gauges] if self._settings.metrics_address() else [])]
+        stating = StateAuditHead(self.auditor, every_s=self._settings.audit.head_every_s)
+        return [self._reporting(), stating, *([self._log_gauges] if self._settings.metrics_address() else [])]
 
     def _reporting(self) -> Reporting:
         return Reporting(

@@ -21,6 +21,9 @@ class Scripted(transaction_pb2_grpc.TransactionServiceServicer):
     call_max_s = 30.0
     script: Script
 
+    def refused(self, *_: object) -> None:
+        """Refusals are checked where they arrive."""
+
     @refusals_as_statuses
     async def GetTransaction(  # noqa: N802 - the name in the contract
         self, _request: pb.GetTransactionRequest, context: Context

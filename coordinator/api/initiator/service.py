@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
+from google.protobuf.message import Message
+
 from coordinator.api.errors import Context, refusals_as_statuses, to_error
 from coordinator.api.initiator import replies
 from coordinator.api.initiator.requests import (
@@ -73,6 +75,9 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         self._limits = limits
         self._new_trace = new_trace
         self.call_max_s = limits.call_max_s
+
+    def refused(self, method: str, request: Message, context: Context, error: Refused) -> None:
+        """Log nothing: initiators are refused often, and get the reason."""
 
     # --- whole transactions -----------------------------------------------
 

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from coordinator.api.operator.requests import OperatorContext
-from coordinator.core.audit import AuditEntry, AuditRecord
+from coordinator.core.audit import AuditRecord
 from coordinator.core.errors import VersionChanged
 from coordinator.core.events import (
     OperatorCancel,
@@ -67,12 +67,8 @@ class AdminCommands:
         """Execute a command on a transaction as just read. `bulk`: the filter that found it."""
         now = self._clock.now()
         tx, _ = step(record.tx, command, now)
-        entry = AuditEntry(
-            operator=operator_context.operator,
-            action=_NAMES[type(command)],
-            target=f"transaction/{tx.gid}",
-            reason=operator_context.reason,
-            detail=_detail(record, command, bulk),
+        entry = operator_context.entry(
+            _NAMES[type(command)], f"transaction/{tx.gid}", detail=_detail(record, command, bulk)
         )
         audit_record = await self._log.transaction_command(tx, entry)
         if tx.trace is not None and tx.state is not record.tx.state:

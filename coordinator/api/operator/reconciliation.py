@@ -9,7 +9,6 @@ from coordinator.api.initiator.replies import STATES
 from coordinator.api.initiator.requests import checked_gid
 from coordinator.api.operator.replies import audit_record
 from coordinator.api.operator.requests import OperatorContext
-from coordinator.core.audit import AuditEntry
 from coordinator.core.errors import (
     InvalidRequest,
     ParticipantPaused,
@@ -113,12 +112,8 @@ async def repair(
         "operation": operation.name,
     }
     audited = await log.audit_append(
-        AuditEntry(
-            operator=operator_context.operator,
-            action="branch.repair",
-            target=f"transaction/{finding.row.gid}",
-            reason=operator_context.reason,
-            detail=msgspec.json.encode(detail).decode(),
+        operator_context.entry(
+            "branch.repair", f"transaction/{finding.row.gid}", detail=msgspec.json.encode(detail).decode()
         )
     )
     answer = await reconciler.repair(

@@ -11,6 +11,7 @@ from coordinator.api.initiator.requests import (
     PAGE_SIZE_MAX,
     REASON_CHARACTERS_MAX,
 )
+from coordinator.core.audit import AuditEntry
 from coordinator.core.errors import InvalidRequest
 from coordinator.core.model import Heuristic
 from tcc.admin.v1 import admin_pb2 as pb
@@ -28,6 +29,25 @@ class OperatorContext(Struct, frozen=True):
     operator: str
     reason: str
     version: int
+    # Who called, as far as it is known (`core.audit.AuditEntry`).
+    on_behalf_of: str = ""
+    method: str = ""
+    peer: str = ""
+    credential: str = ""
+
+    def entry(self, action: str, target: str, *, detail: str = "{}") -> AuditEntry:
+        """Return the audit entry of what is done here."""
+        return AuditEntry(
+            operator=self.operator,
+            action=action,
+            target=target,
+            reason=self.reason,
+            detail=detail,
+            on_behalf_of=self.on_behalf_of,
+            method=self.method,
+            peer=self.peer,
+            credential=self.credential,
+        )
 
 
 def checked_operator_context(

@@ -7,6 +7,7 @@ from grpc_reflection.v1alpha import reflection
 from coordinator.api.listener import ServerTls, listen
 from coordinator.api.operator.service import AdminService
 from coordinator.api.server import MESSAGE_BYTES_MAX
+from coordinator.engine.auditor import Auditor
 from coordinator.engine.engine import Engine
 from coordinator.engine.observer import Spans
 from coordinator.engine.reconciler import Reconciler
@@ -31,6 +32,7 @@ class AdminServer:
         engine: Engine,
         log: OperatorLog,
         reconciler: Reconciler,
+        auditor: Auditor,
         *,
         transactions: Log,
         clock: Clock,
@@ -51,6 +53,7 @@ class AdminServer:
                 engine,
                 log,
                 reconciler,
+                auditor,
                 transactions=transactions,
                 clock=clock,
                 spans=spans,

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 
+from google.protobuf.message import Message
 from msgspec.structs import replace
 
 from coordinator.api.errors import Context, refusals_as_statuses
 from coordinator.api.initiator import replies
 from coordinator.api.initiator.requests import checked_gid, list_position, page_token
 from coordinator.api.operator import bulk, reconciliation, replies as admin_replies
+from coordinator.api.operator.audit_log import log_payloads_read, log_refusal
 from coordinator.api.operator.commands import AdminCommands
 from coordinator.api.operator.explanation import explain
 from coordinator.api.operator.filter import parse
@@ -19,11 +21,11 @@ from coordinator.api.operator.requests import (
     checked_page_size,
     checked_text,
 )
-from coordinator.core.audit import AuditEntry, AuditHead, AuditRecord, first_break
 from coordinator.core.errors import (
     CoordinatorDraining,
     CoordinatorGone,
     CoordinatorNotFound,
+    Refused,
     UnknownParticipant,
     VersionChanged,
 )
@@ -36,6 +38,7 @@ from coordinator.core.events import (
     OperatorRetry,
 )
 from coordinator.core.model import TransactionState
+from coordinator.engine.auditor import Auditor
 from coordinator.engine.engine import Engine
 from coordinator.engine.observer import Spans
 from coordinator.engine.reconciler import Reconciler
@@ -51,7 +54,6 @@ from coordinator.ports.operator_log import (
 from tcc.admin.v1 import admin_pb2 as pb, admin_pb2_grpc
 from tcc.common.v1 import common_pb2 as common
 
-_VERIFY_PAGE = 1_000
 # How many records of operators' actions on one transaction its history shows.
 _OPERATOR_ACTIONS_SHOWN_MAX = 1_000
 
@@ -64,6 +66,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         engine: Engine,
         log: OperatorLog,
         reconciler: Reconciler,
+        auditor: Auditor,
         *,
         transactions: Log,
         clock: Clock,
@@ -77,9 +80,14 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self._transactions = transactions
         self._clock = clock
         self._reconciler = reconciler
+        self._auditor = auditor
         self._owner = owner
         self._commands = AdminCommands(engine, log, transactions=transactions, clock=clock, spans=spans)
         self.call_max_s = call_max_s
+
+    def refused(self, method: str, request: Message, context: Context, error: Refused) -> None:
+        """Log the refusal."""
+        log_refusal(method, request, context, error)
 
     # --- queries on transactions ------------------------------------------
 
@@ -99,7 +107,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
 
     @refusals_as_statuses
     async def InspectTransaction(
-        self, request: pb.InspectTransactionRequest, _context: Context
+        self, request: pb.InspectTransactionRequest, context: Context
     ) -> pb.InspectTransactionResponse:
         gid = checked_gid(request.gid)
         record = await self._engine.get(gid)
@@ -108,6 +116,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             AuditFilter(target=f"transaction/{gid}"), before=None, limit=_OPERATOR_ACTIONS_SHOWN_MAX
         )
         names = {one.id: one.name for one in await self._log.coordinator_list()}
+        log_payloads_read(gid, context)
         return pb.InspectTransactionResponse(
             transaction=replies.transaction(record, with_payloads=True),
             history=admin_replies.history(record, adoption, actions),
@@ -241,12 +250,8 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             operator=operator_context.operator,
             reason=operator_context.reason,
         )
-        entry = AuditEntry(
-            operator=operator_context.operator,
-            action=f"participant.{action}",
-            target=f"participant/{name}",
-            reason=operator_context.reason,
-            detail=f'{{"version":{known.version}}}',
+        entry = operator_context.entry(
+            f"participant.{action}", f"participant/{name}", detail=f'{{"version":{known.version}}}'
         )
         try:
             audited = await self._log.participant_change(wanted, entry)
@@ -300,12 +305,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     ) -> pb.DrainCoordinatorResponse:
         operator_context, wanted = checked_operator_context(request.operator_context), request.coordinator_id
         self._check_can_drain(wanted, await self._log.coordinator_list())
-        entry = AuditEntry(
-            operator=operator_context.operator,
-            action="coordinator.drain",
-            target=f"coordinator/{wanted}",
-            reason=operator_context.reason,
-        )
+        entry = operator_context.entry("coordinator.drain", f"coordinator/{wanted}")
         try:
             audited = await self._log.coordinator_request_drain(wanted, entry)
         except VersionChanged:
@@ -350,18 +350,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     async def VerifyAuditChain(
         self, _request: pb.VerifyAuditChainRequest, _context: Context
     ) -> pb.VerifyAuditChainResponse:
-        end = await self._log.audit_head()
-        known, count = AuditHead(), 0
-        while known.sequence < end.sequence:
-            records = await self._log.audit_after(known.sequence, _VERIFY_PAGE)
-            page = [record for record in records if record.sequence <= end.sequence]
-            broken = first_break(known, page) or _missing_end(known, page)
-            if broken is not None:
-                return _verified(end, count + len(page), broken)
-            count += len(page)
-            known = AuditHead(page[-1].sequence, page[-1].hash)
-        broken = None if known == end else (end.sequence, "the end of the chain was modified")
-        return _verified(end, count, broken)
+        return admin_replies.chain_check(await self._auditor.check())
 
     # --- figures ------------------------------------------------------------
 
@@ -401,22 +390,6 @@ def _participant_changed(known: ParticipantRecord) -> VersionChanged:
     return VersionChanged(
         f"participant {known.name!r} has changed since you saw it: its version is now {known.version}",
         metadata={"participant": known.name, "version": str(known.version)},
-    )
-
-
-def _missing_end(known: AuditHead, page: list[AuditRecord]) -> tuple[int, str] | None:
-    return None if page else (known.sequence + 1, f"record {known.sequence + 1} is missing")
-
-
-def _verified(end: AuditHead, count: int, broken: tuple[int, str] | None) -> pb.VerifyAuditChainResponse:
-    sequence, problem = broken or (0, "")
-    return pb.VerifyAuditChainResponse(
-        intact=broken is None,
-        records=count,
-        broken_at_sequence=sequence,
-        problem=problem,
-        head_sequence=end.sequence,
-        head_hash=end.hash,
     )
 
 

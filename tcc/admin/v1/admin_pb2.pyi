@@ -584,7 +584,7 @@ class DrainCoordinatorResponse(_message.Message):
     def __init__(self, coordinator: _Optional[_Union[Coordinator, _Mapping]] = ..., audit_record: _Optional[_Union[AuditRecord, _Mapping]] = ...) -> None: ...
 
 class AuditRecord(_message.Message):
-    __slots__ = ("sequence", "at", "operator", "action", "target", "reason", "detail", "previous_hash", "hash")
+    __slots__ = ("sequence", "at", "operator", "action", "target", "reason", "detail", "previous_hash", "hash", "on_behalf_of", "method", "peer", "credential")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     AT_FIELD_NUMBER: _ClassVar[int]
     OPERATOR_FIELD_NUMBER: _ClassVar[int]
@@ -594,6 +594,10 @@ class AuditRecord(_message.Message):
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     PREVIOUS_HASH_FIELD_NUMBER: _ClassVar[int]
     HASH_FIELD_NUMBER: _ClassVar[int]
+    ON_BEHALF_OF_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    CREDENTIAL_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     at: _timestamp_pb2.Timestamp
     operator: str
@@ -603,7 +607,11 @@ class AuditRecord(_message.Message):
     detail: str
     previous_hash: bytes
     hash: bytes
-    def __init__(self, sequence: _Optional[int] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., operator: _Optional[str] = ..., action: _Optional[str] = ..., target: _Optional[str] = ..., reason: _Optional[str] = ..., detail: _Optional[str] = ..., previous_hash: _Optional[bytes] = ..., hash: _Optional[bytes] = ...) -> None: ...
+    on_behalf_of: str
+    method: str
+    peer: str
+    credential: str
+    def __init__(self, sequence: _Optional[int] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., operator: _Optional[str] = ..., action: _Optional[str] = ..., target: _Optional[str] = ..., reason: _Optional[str] = ..., detail: _Optional[str] = ..., previous_hash: _Optional[bytes] = ..., hash: _Optional[bytes] = ..., on_behalf_of: _Optional[str] = ..., method: _Optional[str] = ..., peer: _Optional[str] = ..., credential: _Optional[str] = ...) -> None: ...
 
 class ListAuditRecordsRequest(_message.Message):
     __slots__ = ("page_size", "page_token", "operator", "target", "action")
@@ -632,20 +640,36 @@ class VerifyAuditChainRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class VerifyAuditChainResponse(_message.Message):
-    __slots__ = ("intact", "records", "broken_at_sequence", "problem", "head_sequence", "head_hash")
+    __slots__ = ("intact", "records", "broken_at_sequence", "problem", "head_sequence", "head_hash", "signed_head")
     INTACT_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
     BROKEN_AT_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     PROBLEM_FIELD_NUMBER: _ClassVar[int]
     HEAD_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     HEAD_HASH_FIELD_NUMBER: _ClassVar[int]
+    SIGNED_HEAD_FIELD_NUMBER: _ClassVar[int]
     intact: bool
     records: int
     broken_at_sequence: int
     problem: str
     head_sequence: int
     head_hash: bytes
-    def __init__(self, intact: bool = ..., records: _Optional[int] = ..., broken_at_sequence: _Optional[int] = ..., problem: _Optional[str] = ..., head_sequence: _Optional[int] = ..., head_hash: _Optional[bytes] = ...) -> None: ...
+    signed_head: SignedAuditHead
+    def __init__(self, intact: bool = ..., records: _Optional[int] = ..., broken_at_sequence: _Optional[int] = ..., problem: _Optional[str] = ..., head_sequence: _Optional[int] = ..., head_hash: _Optional[bytes] = ..., signed_head: _Optional[_Union[SignedAuditHead, _Mapping]] = ...) -> None: ...
+
+class SignedAuditHead(_message.Message):
+    __slots__ = ("sequence", "hash", "at", "key_id", "signature")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    HASH_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    hash: bytes
+    at: _timestamp_pb2.Timestamp
+    key_id: str
+    signature: bytes
+    def __init__(self, sequence: _Optional[int] = ..., hash: _Optional[bytes] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., key_id: _Optional[str] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class GetStatsRequest(_message.Message):
     __slots__ = ()
