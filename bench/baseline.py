@@ -25,14 +25,14 @@ import uvloop
 from bench.baseline_rows import Result, Rows
 from bench.commands import Command, serve_commands
 from bench.gathering import Gathering, cut
-from coordinator.api.server import Services
 from coordinator.core.model import TransactionState
 from coordinator.log import statements
 from coordinator.log.connections import Connections
 from coordinator.log.migration import migrate
-from coordinator.participant_client.channel import CHANNEL_OPTIONS
+from coordinator.participant_client.channel import ParticipantAddress, open_channel
 from coordinator.process.operating_system import background_threads, stay_on_one_cpu
 from tcc._internal.garbage import relax_garbage_collection
+from tcc._internal.server_options import server_options
 from tcc._internal.uuid7 import uuid7
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2 as participant_pb, participant_pb2_grpc
@@ -205,18 +205,31 @@ class Baseline(transaction_pb2_grpc.TransactionServiceServicer):
         assert answered == len(transactions)
 
 
+class _OneQueue:
+    """As in the coordinator, one queue of calls for all methods; but no limits."""
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
+
+    def add_registered_method_handlers(self, _service: str, _handlers: object) -> None:
+        """Ignore them: generated code adds them as generic handlers as well."""
+
+
 async def _serve(url: str, addresses: Mapping[str, str]) -> None:
     log = Connections(url, most=_CONNECTIONS)
     with background_threads():  # as in the coordinator
-        server = grpc.aio.server(options=(("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),))
-    stubs = {
-        name: participant_pb2_grpc.ParticipantServiceStub(
-            grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        server = grpc.aio.server(
+            options=(
+                *server_options(reuse_port=False),
+                ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
+            )
         )
+    stubs = {
+        name: participant_pb2_grpc.ParticipantServiceStub(open_channel(ParticipantAddress(target=address)))
         for name, address in addresses.items()
     }
     baseline = Baseline(log, stubs)
-    transaction_pb2_grpc.add_TransactionServiceServicer_to_server(baseline, Services(server))
+    transaction_pb2_grpc.add_TransactionServiceServicer_to_server(baseline, _OneQueue(server))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     relax_garbage_collection()

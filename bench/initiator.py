@@ -19,9 +19,10 @@ import tcc
 from bench import work
 from bench.commands import Command, serve_commands
 from bench.raw_load import CANCELLED, RawLoad
+from tcc._internal.channel_options import branch_call_options, client_options
 from tcc._internal.uuid7 import uuid7
 from tcc.client.outcome import WaitFor
-from tcc.client.requests import branch_spec
+from tcc.client.requests import BranchIds, branch_spec
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2 as participant_pb, participant_pb2_grpc
 from tcc.payload import encode
@@ -61,13 +62,15 @@ class Unary:
     """Whole transactions through the generated stub, one call each."""
 
     def __init__(self, target: str, wait_for: WaitFor) -> None:
-        self._channel = grpc.aio.insecure_channel(target)
+        self._channel = grpc.aio.insecure_channel(target, options=client_options())
         self._stub = transaction_pb2_grpc.TransactionServiceStub(self._channel)
         self._wait_for = _WAIT_FOR[wait_for]
 
     async def execute(self, branches: work.Transaction) -> int:
+        ids = BranchIds()
         specs = [
-            branch_spec(each.participant, each.action, each.payload, each.participant) for each in branches
+            branch_spec(each.participant, each.action, each.payload, each.participant, ids=ids)
+            for each in branches
         ]
         request = pb.ExecuteTransactionRequest(gid=uuid7(), branches=specs, wait_for=self._wait_for)
         response = await self._stub.ExecuteTransaction(request, timeout=_TIMEOUT_S)
@@ -103,7 +106,7 @@ class Direct:
     """
 
     def __init__(self, target: str, _wait_for: WaitFor) -> None:
-        self._channel = grpc.aio.insecure_channel(target)
+        self._channel = grpc.aio.insecure_channel(target, options=branch_call_options(keepalive_s=0))
         self._stub = participant_pb2_grpc.ParticipantServiceStub(self._channel)
 
     async def execute(self, branches: work.Transaction) -> int:

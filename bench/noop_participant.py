@@ -17,10 +17,11 @@ import grpc
 import uvloop
 
 from bench.commands import Command, serve_commands
+from tcc._internal.server_options import server_options
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2 as pb, participant_pb2_grpc
 
-_OPTIONS = (("grpc.max_receive_message_length", 64 * 2**20),)
+_OPTIONS = (*server_options(reuse_port=True), ("grpc.max_receive_message_length", 64 * 2**20))
 _DONE = common.CallResult(code=common.OUTCOME_CODE_SUCCEEDED)
 
 

@@ -18,6 +18,7 @@ import grpc
 
 from bench import work
 from bench.commands import Command
+from tcc._internal.channel_options import client_options
 from tcc.common.v1 import common_pb2 as common
 from tcc.payload import encode
 from tcc.transaction.v1 import transaction_pb2 as pb
@@ -41,7 +42,7 @@ class RawLoad:
         in_flight: int,
         arrivals_per_second: float,
     ) -> None:
-        self._channel = grpc.aio.insecure_channel(target)
+        self._channel = grpc.aio.insecure_channel(target, options=client_options())
         self._execute = self._channel.unary_stream(
             METHOD,
             request_serializer=_as_it_is,

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import grpc
 
+from tcc._internal.channel_options import Options, operator_options
 from tccctl.failures import UsageFailure
 from tccctl.settings import Settings
 
-_MESSAGE_BYTES_MAX = 64 * 1024 * 1024
 # gRPC sends at most one ping per second, and coordinators accept that.
 _PING_EVERY_MIN_S = 1.0
 # gRPC counts milliseconds in 31 bits.
@@ -35,21 +35,9 @@ def open_channel(settings: Settings) -> grpc.Channel:
     return grpc.secure_channel(settings.address, credentials, options=_options(settings.timeout_s))
 
 
-def _options(timeout_s: float) -> list[tuple[str, int]]:
+def _options(timeout_s: float) -> Options:
     """Return the channel's options. A stream may be idle for long; pings detect a hung coordinator."""
-    half_ms = round(min(max(timeout_s / 2, _PING_EVERY_MIN_S), _PING_EVERY_MAX_S) * 1_000)
-    return [
-        ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
-        # Bounds the first connection attempt, for which gRPC would allow 20 seconds.
-        ("grpc.min_reconnect_backoff_ms", 2 * half_ms),
-        ("grpc.keepalive_time_ms", half_ms),
-        ("grpc.keepalive_timeout_ms", half_ms),
-        # gRPC 1.85 uses the longer of the two, and the default of this one is a minute.
-        ("grpc.http2.ping_timeout_ms", half_ms),
-        ("grpc.keepalive_permit_without_calls", 0),
-        # A client that only reads sends no data, and would stop to ping after two pings.
-        ("grpc.http2.max_pings_without_data", 0),
-    ]
+    return operator_options(keepalive_s=min(max(timeout_s, 2 * _PING_EVERY_MIN_S), 2 * _PING_EVERY_MAX_S))
 
 
 def _read(path: Path | None) -> bytes | None:

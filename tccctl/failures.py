@@ -135,6 +135,10 @@ _ADVICE: dict[str, Callable[[Mapping[str, str]], str]] = {
     "SEARCH_TOO_LONG": lambda _: (
         "narrow the search: transactions for example by live, age<1h or gid=GID, audit records by --target"
     ),
+    "LOG_REJECTED": lambda _: "PostgreSQL's own log has the details of its error",
+    "TRANSACTION_QUARANTINED": lambda _: (
+        "`tccctl tx show GID` has the reason; repair the row, then run `tccctl tx release GID`"
+    ),
     "LOG_UNAVAILABLE": lambda _: (
         "the coordinator runs, but its PostgreSQL does not respond: check PostgreSQL first"
     ),

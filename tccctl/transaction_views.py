@@ -30,6 +30,7 @@ def flags(transaction: common.Transaction) -> list[str]:
     """Return the flags of a transaction that need attention."""
     holding = {
         "stuck": transaction.stuck,
+        "quarantined": bool(transaction.quarantine_reason),
         "held": transaction.held,
         "heuristic": transaction.heuristic,
         "MIXED OUTCOME": transaction.mixed_outcome,
@@ -170,6 +171,8 @@ def _facts(transaction: common.Transaction, owner_name: str, now_s: float) -> It
     yield "transaction", cell(transaction.gid, "bold")
     yield "state", _state_cell(transaction)
     yield "flags", cell(", ".join(flags(transaction)), _FLAG_STYLE)
+    if transaction.quarantine_reason:
+        yield "quarantined because", cell(transaction.quarantine_reason)
     if transaction.cancel_reason:
         yield "cancelled because", cell(_cancel_text(transaction))
     yield "initiator", cell(transaction.initiator)

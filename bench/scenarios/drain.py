@@ -38,13 +38,13 @@ _SHORT_LEASE = {"recovery.lease_s": "1.0", "recovery.heartbeat_every_s": "0.25"}
 _POLL_S = 0.1
 _TIMEOUT_S = 120.0
 
-_LEASED = "SELECT count(*) FROM coordinators WHERE lease_until > now()"
-_UNPARKED = "SELECT count(*) FROM transactions WHERE next_attempt_at IS NULL"
-_UNFINISHED = "SELECT count(*) FROM transactions WHERE ended_at IS NULL AND created_at < %s"
+_LEASED = "SELECT count(*) FROM tcc.coordinators WHERE lease_until > now()"
+_UNPARKED = "SELECT count(*) FROM tcc.transactions WHERE next_attempt_at IS NULL"
+_UNFINISHED = "SELECT count(*) FROM tcc.transactions WHERE ended_at IS NULL AND created_at < %s"
 # Microseconds until each was done.
 _DONE = """
     SELECT state, (extract(epoch FROM ended_at - %(since)s) * 1e6)::bigint
-    FROM transactions WHERE created_at < %(since)s ORDER BY ended_at
+    FROM tcc.transactions WHERE created_at < %(since)s ORDER BY ended_at
     """
 _CONFIRMED = 4
 

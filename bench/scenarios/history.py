@@ -39,11 +39,11 @@ _ROLES = ("coordinator", "postgresql")
 
 _TAKE_MODELS = """
     CREATE TABLE models AS
-    SELECT row_number() OVER () - 1 AS number, transactions.* FROM transactions WHERE ended_at IS NOT NULL
+    SELECT row_number() OVER () - 1 AS number, transactions.* FROM tcc.transactions WHERE ended_at IS NOT NULL
     """
 # Ids are UUIDs of version 7, as the SDK makes them: milliseconds first.
 _FILL = """
-    INSERT INTO transactions
+    INSERT INTO tcc.transactions
         (gid, version, state, owner, claim, interactive, initiator, labels, fingerprint, branches, payloads,
          progress, participants, created_at, expires_at, decided_at, ended_at)
     SELECT
@@ -72,7 +72,7 @@ _FILL = """
     ) AS made
     JOIN models AS model ON model.number = made.number %% %(models)s
     """
-_OLDEST_AGE_S = "SELECT extract(epoch FROM now() - min(created_at))::float FROM transactions"
+_OLDEST_AGE_S = "SELECT extract(epoch FROM now() - min(created_at))::float FROM tcc.transactions"
 _PURGED = "SELECT n_tup_del FROM pg_stat_user_tables WHERE relname = 'transactions'"
 
 
@@ -176,12 +176,12 @@ class _Log:
 
 def _fill(log: psycopg.Connection[tuple[Any, ...]], rows: int) -> None:
     """Replace the content of the log by copies of the models."""
-    log.execute("TRUNCATE transactions")
+    log.execute("TRUNCATE tcc.transactions")
     values = {"until": _value(log, "SELECT now()"), "rows": rows, "per_second": _ROWS_PER_SECOND}
     for first in range(0, rows, _FILL_ROWS_MAX):
         last = min(first + _FILL_ROWS_MAX, rows) - 1
         log.execute(_FILL, {**values, "models": _MODELS, "first": first, "last": last})
-    log.execute("VACUUM (ANALYZE) transactions")
+    log.execute("VACUUM (ANALYZE) tcc.transactions")
     log.execute("CHECKPOINT")
 
 

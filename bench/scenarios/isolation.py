@@ -27,7 +27,7 @@ _IN_FLIGHT = 256
 *_UNAFFECTED, _HANGING = work.PARTICIPANTS
 _SETTLED_TIMEOUT_S = 90.0
 _LOOK_EVERY_S = 0.1
-_UNFINISHED = "SELECT EXISTS (SELECT FROM transactions WHERE ended_at IS NULL)"
+_UNFINISHED = "SELECT EXISTS (SELECT FROM tcc.transactions WHERE ended_at IS NULL)"
 
 
 def run(options: Options) -> Report:

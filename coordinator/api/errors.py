@@ -2,12 +2,15 @@
 
 A bug is reported as INTERNAL. Its details stay in the coordinator's own log: internal
 texts do not help a caller, and may help an attacker.
+
+A status travels in headers, whose size gRPC limits: 8 KiB are safe with every client. Longer texts
+are cut, or the caller would get RESOURCE_EXHAUSTED instead of the status.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import wraps
-from typing import NoReturn, Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 import grpc
 import structlog
@@ -22,6 +25,15 @@ from coordinator.core.errors import CallTooLong, Refused
 from tcc.common.v1 import common_pb2 as common
 
 DOMAIN = "tcc"
+# A status holds the message twice: percent-encoded, and in base64 with the metadata. Together they fit.
+MESSAGE_BYTES_MAX = 1_500
+MESSAGE_ENCODED_BYTES_MAX = 3_000
+METADATA_BYTES_MAX = 2_000
+# Twelve times as long if every character has four bytes and each is percent-encoded.
+_SHORT_CHARACTERS = MESSAGE_ENCODED_BYTES_MAX // 12
+# The bytes that are not percent-encoded, but for the percent sign.
+_PRINTABLE = (0x20, 0x7E)
+_PERCENT = 0x25
 
 logger = structlog.get_logger(__name__)
 
@@ -38,13 +50,13 @@ class Capped(Protocol):
 
     call_max_s: float
 
-    def refused(self, method: str, request: Message, context: "Context", error: Refused) -> None:
+    def refused(self, method: str, request: object, context: "Context", error: Refused) -> None:
         """Note that a request is refused."""
         ...
 
 
 Servicer = TypeVar("Servicer", bound="Capped")
-Request = TypeVar("Request", bound=Message)
+Request = TypeVar("Request")
 Response = TypeVar("Response")
 Context: TypeAlias = "grpc.aio.ServicerContext[Message, Message]"
 
@@ -57,8 +69,8 @@ def code_number(error: Refused) -> int:
 
 def to_status(error: Refused) -> Status:
     """Return the status of a unary call that is refused."""
-    status = Status(code=code_number(error), message=error.message)
-    info = ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=dict(error.metadata))
+    status = Status(code=code_number(error), message=header_text(error.message))
+    info = ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=_header_metadata(error.metadata))
     status.details.append(_packed(info))
     if error.retry_after_s:
         delay = Duration()
@@ -68,19 +80,65 @@ def to_status(error: Refused) -> Status:
 
 
 def to_error(error: Refused) -> common.Error:
-    """Return the error of one refused item of a batch."""
+    """Return the error of one refused item of a batch. It has the texts that a status would have."""
     return common.Error(
         code=code_number(error),
         reason=error.reason,
-        message=error.message,
+        message=header_text(error.message),
         retry_after_ms=round(error.retry_after_s * 1000),
-        metadata=error.metadata,
+        metadata=_header_metadata(error.metadata),
     )
+
+
+def header_text(text: str) -> str:
+    """Return as much of a text as fits into a header."""
+    if len(text) <= _SHORT_CHARACTERS:
+        return text
+    raw = text[:MESSAGE_BYTES_MAX].encode(errors="replace")[:MESSAGE_BYTES_MAX]
+    size = 0
+    for position, byte in enumerate(raw):
+        size += 1 if _PRINTABLE[0] <= byte <= _PRINTABLE[1] and byte != _PERCENT else 3
+        if size > MESSAGE_ENCODED_BYTES_MAX:
+            raw = raw[:position]
+            break
+    return raw.decode(errors="ignore")
+
+
+def _header_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return as much of the metadata as fits; a short text leaves its room to the longer ones."""
+    fitting: dict[str, str] = {}
+    room = METADATA_BYTES_MAX
+    for key in sorted(metadata, key=lambda key: len(metadata[key])):
+        share = room // (len(metadata) - len(fitting))
+        raw = metadata[key][:share].encode(errors="replace")[:share]
+        room -= len(raw)
+        fitting[key] = raw.decode(errors="ignore")
+    return fitting
+
+
+def refuse(context: Context, error: Refused) -> None:
+    """Give a call the status of a refusal; it ends when its method returns.
+
+    Not by `abort`: gRPC keeps the exception of an abort with the call. Its traceback would hold the
+    request in a cycle, until a garbage collection, which is rare here.
+    """
+    status = to_status(error)
+    context.set_code(grpc.StatusCode[error.code])
+    context.set_details(status.message)
+    context.set_trailing_metadata(rpc_status.to_status(status).trailing_metadata)
+    _drop_frames(error)
+
+
+def _drop_frames(error: BaseException | None) -> None:
+    """Drop the frames that an exception holds: their variables hold the request, and maybe the exception."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def refusals_as_statuses(
     method: Callable[[Servicer, Request, Context], Awaitable[Response]],
-) -> Callable[[Servicer, Request, Context], Awaitable[Response]]:
+) -> Callable[[Servicer, Request, Context], Awaitable[Response | None]]:
     """End a servicer's method with the status of the `Refused` that it raises.
 
     Any other exception is a bug: it is logged here, and the caller gets INTERNAL. A call
@@ -88,27 +146,23 @@ def refusals_as_statuses(
     """
 
     @wraps(method)
-    async def wrapped(servicer: Servicer, request: Request, context: Context) -> Response:
+    async def wrapped(servicer: Servicer, request: Request, context: Context) -> Response | None:
         try:
             if context.time_remaining() is None:
                 return await _capped(method(servicer, request, context), servicer.call_max_s)
             return await method(servicer, request, context)
         except Refused as error:
             servicer.refused(method.__name__, request, context, error)
-            await _abort(context, error)
+            refuse(context, error)
         except grpc.aio.BaseError:  # the call is over, by an abort or by its end
             raise
-        except Exception:
+        except Exception as error:
             logger.exception("a call failed because of a bug", method=method.__name__)
-            await _abort(context, InternalError("the coordinator failed; its log output has the cause"))
+            refuse(context, InternalError("the coordinator failed; its log output has the cause"))
+            _drop_frames(error)
+        return None
 
     return wrapped
-
-
-async def _abort(context: Context, error: Refused) -> NoReturn:
-    # The stubs lack this method.
-    await context.abort_with_status(rpc_status.to_status(to_status(error)))  # type: ignore[attr-defined]
-    raise AssertionError("abort_with_status raises") from error
 
 
 async def _capped(answer: Awaitable[Response], call_max_s: float) -> Response:

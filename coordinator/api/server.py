@@ -1,43 +1,116 @@
 """The coordinator's gRPC server: its services, health and reflection."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
+from functools import cache
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from msgspec import Struct
 
-from coordinator.api.initiator.requests import RequestLimits
+from coordinator.api.calls import CallLimit, Method, Services, UnreadBytes
+from coordinator.api.initiator.batch import batch_decoder
+from coordinator.api.initiator.requests import RequestLimits, transaction_request
 from coordinator.api.initiator.service import TransactionService
 from coordinator.api.initiator.trace_contexts import NewTrace
 from coordinator.api.listener import ServerTls, listen
 from coordinator.engine.engine import Engine
 from coordinator.ports.clock import Clock
 from coordinator.ports.log import Log
+from tcc._internal.channel_options import Options
+from tcc._internal.server_options import server_options
 from tcc.transaction.v1 import transaction_pb2, transaction_pb2_grpc
 
-# Room for the results of all branches of the largest transaction.
-MESSAGE_BYTES_MAX = 32 * 2**20
 # A call that has waited this many whole seconds before it is read is refused by gRPC with
 # CANCELLED. Otherwise, under overload, calls would be served whose callers have given up.
 QUEUE_TIMEOUT_S = 3
+# How long a new connection may take to introduce itself.
+HANDSHAKE_TIMEOUT_MS = 10_000
+# Requests that carry no content of a transaction.
+SMALL_REQUEST_BYTES_MAX = 64 * 2**10
+# Then a client connects again, after its calls, and looks up the coordinators' name: a new one gets work.
+CONNECTION_AGE_MAX_MS = 30_000
 
 SERVICE = transaction_pb2.DESCRIPTOR.services_by_name["TransactionService"].full_name
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
-class Services:
-    """The registry for generated code, with one queue of calls for all methods.
+class ServerLimits(Struct, frozen=True, kw_only=True):
+    """The bounds of one server, beyond which calls and connections are refused."""
 
-    Generated code would make a queue per method, and gRPC's server would check all of them per call.
-    """
+    connections_max: int = 8_192
+    # Calls in flight, but for those below.
+    calls_max: int = 8_192
+    # WaitTransaction.
+    waits_max: int = 2_048
+    # ConfirmTransaction and CancelTransaction; half of them may wait for the completion.
+    decisions_max: int = 2_048
+    # Health checks, watches of the health, and reflection: of each.
+    health_max: int = 1_024
+    # The largest request, which is a batch.
+    request_bytes_max: int = 8 * 2**20
+    response_bytes_max: int = 32 * 2**20
+    # Responses that wait until their clients read them.
+    unread_bytes_max: int = 256 * 2**20
+    # How long a request may take to arrive, a response to be taken, and a connection to be idle.
+    request_max_s: float = 30.0
+    response_max_s: float = 10.0
+    idle_max_s: float = 300.0
 
-    def __init__(self, server: grpc.aio.Server) -> None:
-        self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
 
-    def add_registered_method_handlers(
-        self, service_name: str, method_handlers: "Mapping[str, grpc.RpcMethodHandler[Any, Any]]"
-    ) -> None:
-        """Ignore them: they are served as generic handlers, which generated code adds as well."""
+def limit_options(limits: ServerLimits) -> Options:
+    """Return the limits that gRPC itself keeps, of both servers."""
+    return (
+        ("grpc.max_receive_message_length", limits.request_bytes_max),
+        ("grpc.max_send_message_length", limits.response_bytes_max),
+        ("grpc.max_allowed_incoming_connections", limits.connections_max),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),
+        ("grpc.max_connection_idle_ms", round(limits.idle_max_s * 1000)),
+    )
+
+
+def health_methods(limits: ServerLimits) -> Callable[[str, str], Method]:
+    """Return the bounds of health checks and reflection: they do not depend on other calls."""
+
+    @cache
+    def method(_service: str, name: str) -> Method:
+        limit = CallLimit(limits.health_max, f"calls of {name}")
+        return Method(limit=limit, request_bytes_max=SMALL_REQUEST_BYTES_MAX)
+
+    return method
+
+
+def _methods(limits: ServerLimits, requests: RequestLimits) -> Callable[[str, str], Method]:
+    """Return the bounds of the methods for initiators."""
+    calls = CallLimit(limits.calls_max, "calls")
+    waits = CallLimit(limits.waits_max, "waits")
+    decisions = CallLimit(limits.decisions_max, "decisions")
+    small = Method(limit=calls, request_bytes_max=SMALL_REQUEST_BYTES_MAX)
+    branch = Method(limit=calls, request_bytes_max=requests.branch_request_bytes_max)
+    decision = Method(limit=decisions, request_bytes_max=SMALL_REQUEST_BYTES_MAX)
+    known = {
+        "ExecuteTransaction": Method(
+            limit=calls,
+            request_bytes_max=limits.request_bytes_max,
+            decode=lambda raw: transaction_request(raw, requests),
+        ),
+        "ExecuteTransactions": Method(
+            limit=calls,
+            request_bytes_max=limits.request_bytes_max,
+            decode=batch_decoder(requests.batch_max),
+        ),
+        "TryBranch": branch,
+        "RegisterBranch": branch,
+        "ConfirmTransaction": decision,
+        "CancelTransaction": decision,
+        "WaitTransaction": Method(limit=waits, request_bytes_max=SMALL_REQUEST_BYTES_MAX),
+    }
+    health_method = health_methods(limits)
+
+    def method(service: str, name: str) -> Method:
+        return known.get(name, small) if service == SERVICE else health_method(service, name)
+
+    return method
 
 
 class Server:
@@ -51,28 +124,40 @@ class Server:
         log: Log,
         clock: Clock,
         share_port: bool,
-        calls_max: int,
+        server_limits: ServerLimits,
         new_trace: NewTrace | None = None,
     ) -> None:
         self._server = grpc.aio.server(
             options=(
-                ("grpc.so_reuseport", int(share_port)),
-                ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-                ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-                # Clients may use pings to keep idle connections open.
-                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-                ("grpc.keepalive_permit_without_calls", 1),
+                *server_options(reuse_port=share_port),
+                *limit_options(server_limits),
+                ("grpc.max_connection_age_ms", CONNECTION_AGE_MAX_MS),
                 ("grpc.server_max_unrequested_time_in_server", QUEUE_TIMEOUT_S),
             ),
-            maximum_concurrent_rpcs=calls_max,
         )
-        services = Services(self._server)
+        unread = UnreadBytes(server_limits.unread_bytes_max)
+        services = Services(
+            self._server,
+            _methods(server_limits, limits),
+            request_max_s=server_limits.request_max_s,
+            unread=unread,
+        )
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # the stubs lack it
         transaction_pb2_grpc.add_TransactionServiceServicer_to_server(
-            TransactionService(engine, limits, log=log, clock=clock, new_trace=new_trace), services
+            TransactionService(
+                engine,
+                limits,
+                log=log,
+                clock=clock,
+                completions=CallLimit(server_limits.decisions_max // 2, "waits for completions"),
+                unread=unread,
+                response_max_s=server_limits.response_max_s,
+                new_trace=new_trace,
+            ),
+            services,
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
-        names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+        names = (SERVICE, HEALTH, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
             reflection.aio.ReflectionServicer(names),  # type: ignore[attr-defined] # the stubs lack it
             services,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
+from msgspec import structs
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -24,22 +25,35 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from coordinator.api.initiator.replies import BRANCH_RESPONSE_BYTES
 from coordinator.api.initiator.requests import RequestLimits
 from coordinator.api.listener import ServerTls
+from coordinator.api.operator.server import ADMIN_REQUEST_BYTES
+from coordinator.api.server import ServerLimits
 from coordinator.core.model import RetryPolicy
 from coordinator.engine.admission import EngineLimits
 from coordinator.engine.auditor import HeadSigner, read_signer
 from coordinator.engine.breaker import BreakerPolicy
-from coordinator.engine.dispatcher import ParticipantPolicy
+from coordinator.engine.dispatcher import BATCH_BYTES_MAX, ParticipantPolicy
 from coordinator.engine.reconciler import ReconcileSettings
 from coordinator.jobs.settings import RecoverySettings
-from coordinator.participant_client.channel import ParticipantAddress, ParticipantTls
+from coordinator.participant_client.channel import (
+    OTHER_SCHEMES,
+    ParticipantAddress,
+    ParticipantTls,
+    call_bytes_max,
+)
+
+# gRPC's own limit is 2 GiB; a log's row is limited to less.
+MESSAGE_BYTES_MAX = 512 * 2**20
+# The smallest limit for responses; half of it is for lists and histories.
+RESPONSE_BYTES_MIN = 32 * 2**20
 
 _ADDRESS = re.compile(r"(\[[^\s\[\]]+\]|[^\s:\[\]/]+):([0-9]{1,5})")
 _DNS = re.compile(r"dns:(//[^/\s]*/)?")
-# gRPC target schemes that need no port of their own.
-_OTHER_SCHEMES = ("unix:", "unix-abstract:", "ipv4:", "ipv6:", "vsock:", "xds:")
 _PORT_MAX = 65_535
+# gRPC sends at most one ping a second.
+_KEEPALIVE_LEAST_S = 2.0
 _BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 # Times above these bounds are mistakes, and the database's timestamps could not hold all of them.
 _HOUR_S = 3_600.0
@@ -194,8 +208,26 @@ class ListenSettings(_Table):
     """HOST:PORT for initiators. Port 0: any free port."""
     tls: ListenTlsSettings | None = None
     """TLS for initiators. Not set: plain text."""
+    connections_max: int = _count(8_192, 1, 1_000_000)
+    """Connections at once; fewer if the process may not open so many files."""
     calls_max: int = _count(8_192, 1, 1_000_000)
-    """Calls in flight at once; more are refused with RESOURCE_EXHAUSTED."""
+    """Calls in flight at once, but for the kinds below; more are refused with RESOURCE_EXHAUSTED, unread."""
+    waits_max: int = _count(2_048, 1, 1_000_000)
+    """Calls of WaitTransaction in flight at once."""
+    decisions_max: int = _count(2_048, 2, 1_000_000)
+    """Requests for Confirm or Cancel in flight at once; half of them may wait for the completion."""
+    health_max: int = _count(1_024, 1, 1_000_000)
+    """Health checks in flight at once, and watches of the health."""
+    request_bytes_max: int = _count(8 * 2**20, 2**16, MESSAGE_BYTES_MAX)
+    """Bytes of the largest request, a batch of transactions."""
+    unread_bytes_max: int = _count(256 * 2**20, 2**20, 2**40)
+    """Bytes of responses in memory that wait until their clients read them."""
+    request_max_s: float = _number(30.0, 0.1, _HOUR_S)
+    """How long a request may take to arrive."""
+    response_max_s: float = _number(10.0, 0.1, _HOUR_S)
+    """How long a client may take to read one response of a batch."""
+    idle_max_s: float = _number(300.0, 1.0, _DAY_S)
+    """How long a connection may be idle."""
 
     _host_and_port = field_validator("address")(_checked_address)
 
@@ -209,6 +241,10 @@ class AdminSettings(_Table):
     """TLS for operators. Not set: plain text. With `client_ca_file`, operators need certificates."""
     report_every_s: float = _number(1.0, _EVERY_MIN_S, 60.0)
     """How often coordinators report their status to the log, and read the operators' directives from it."""
+    connections_max: int = _count(256, 1, 100_000)
+    """Connections of operators at once."""
+    calls_max: int = _count(64, 1, 10_000)
+    """Calls of operators in flight at once."""
 
     _host_and_port = field_validator("listen")(_checked_address)
 
@@ -297,12 +333,14 @@ class LimitSettings(_Table):
 
     branches_max: int = _count(64, 1, 1_000)
     """Branches of one transaction."""
-    payload_bytes_max: int = _count(256 * 1024, 0, 4 * 2**20)
+    payload_bytes_max: int = _count(256 * 1024, 0, 64 * 2**20)
     """Bytes of one payload, and of the result of one Try."""
-    transaction_bytes_max: int = _count(1024 * 1024, 0, 16 * 2**20)
-    """Bytes of all payloads of one transaction."""
+    transaction_bytes_max: int = _count(1024 * 1024, 0, 64 * 2**20)
+    """Bytes of all payloads of one transaction, and of all its results."""
     live_max: int = _count(20_000, 1, 1_000_000)
     """Transactions in the memory of one worker. New ones are refused from 90 % of it on."""
+    interactive_share: float = _number(0.5, 0.01, 0.9)
+    """The share of `live_max` that interactive transactions may fill: while idle, they only wait."""
     call_max_s: float = _number(300.0, 0.01, _DAY_S)
     """The time limit of a call without a deadline."""
     expiry_default_s: float = _number(30.0, 0.05, _MONTH_S)
@@ -391,12 +429,18 @@ class ParticipantSettings(_Table):
     """False: the participant does not implement ExecuteBranches."""
     call_timeout_s: float = _number(5.0, 0.01, _HOUR_S)
     """The time limit of one call."""
+    keepalive_s: float = _number(15.0, 0, _HOUR_S)
+    """Within this time a connection that died silently is noticed. 0: no pings."""
+    use_http_proxy: bool = False
+    """True: connect through the HTTP proxy that the environment names."""
     concurrency_max: int = _count(2_048, 1, 1_000_000)
     """Branch calls in flight."""
     backlog_max: int = _count(8_192, 1, 1_000_000)
     """Branch calls queued or in flight. Beyond that, new transactions are refused."""
     batch_max: int = _count(256, 1, 4_096)
     """Branch calls in one message."""
+    request_bytes_max: int = _count(16 * 2**20, 2**16, MESSAGE_BYTES_MAX)
+    """Bytes of the largest request that it accepts: the SDK this much, many a gRPC server only 4 MiB."""
     retry_first_s: float = _number(0.1, 0.001, _DAY_S)
     """The longest pause after the first failure. It doubles with each further one (full jitter)."""
     retry_max_s: float = _number(30.0, 0.001, _DAY_S)
@@ -417,7 +461,7 @@ class ParticipantSettings(_Table):
     def _grpc_target(cls, target: str) -> str:
         found = _ADDRESS.fullmatch(_DNS.sub("", target, count=1))
         has_port = found is not None and 0 < int(found[2]) <= _PORT_MAX
-        if not has_port and not target.startswith(_OTHER_SCHEMES):
+        if not has_port and not target.startswith(OTHER_SCHEMES):
             raise PydanticCustomError(
                 "target", "must be HOST:PORT or dns:///HOST:PORT, or another gRPC target"
             )
@@ -425,6 +469,8 @@ class ParticipantSettings(_Table):
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
+        if 0 < self.keepalive_s < _KEEPALIVE_LEAST_S:
+            raise _at("keepalive_s", "must be 0, or at least 2")
         if self.retry_first_s > self.retry_max_s:
             raise _at("retry_first_s", "retry_first_s must not be more than retry_max_s")
         if self.breaker_open_first_s > self.breaker_open_max_s:
@@ -438,6 +484,9 @@ class ParticipantSettings(_Table):
             tls=self.tls.read() if self.tls else None,
             batched=self.batched,
             call_timeout_s=self.call_timeout_s,
+            keepalive_s=self.keepalive_s,
+            use_http_proxy=self.use_http_proxy,
+            request_bytes_max=self.request_bytes_max,
         )
 
     def policy(self) -> ParticipantPolicy:
@@ -455,6 +504,7 @@ class ParticipantSettings(_Table):
             concurrency_max=self.concurrency_max,
             backlog_max=self.backlog_max,
             batch_max=self.batch_max,
+            batch_bytes_max=min(BATCH_BYTES_MAX, self.request_bytes_max // 2),
             cancel_in_stage_order=self.cancel_in_stage_order,
         )
 
@@ -512,6 +562,24 @@ class Settings(BaseSettings):
                 raise _at(other, f"{there} is already used by {one}, {here}")
         return self
 
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Self:
+        """Check that what is accepted can be sent on, and be read again."""
+        needed = self.request_limits().transaction_request_bytes_max
+        if needed > self.listen.request_bytes_max:
+            raise _at(
+                "listen.request_bytes_max",
+                f"must be at least {needed} for the largest transaction",
+            )
+        needed = call_bytes_max(self.limits.payload_bytes_max)
+        for name, participant in self.participants.items():
+            if needed > participant.request_bytes_max:
+                raise _at(
+                    f"participants.{name}.request_bytes_max",
+                    f"must be at least {needed} for the largest payload",
+                )
+        return self
+
     def admin_address(self) -> str:
         """Return the address of the listener for operators."""
         if "listen" not in self.admin.model_fields_set and self.listen.address.endswith(":0"):
@@ -525,7 +593,38 @@ class Settings(BaseSettings):
         return self.metrics.listen
 
     def engine_limits(self) -> EngineLimits:
-        return EngineLimits(live_max=self.limits.live_max)
+        return EngineLimits(
+            live_max=self.limits.live_max,
+            interactive_share=self.limits.interactive_share,
+            results_bytes_max=self.limits.transaction_bytes_max,
+        )
+
+    def server_limits(self) -> ServerLimits:
+        """Return the bounds of the server for initiators."""
+        return ServerLimits(
+            response_bytes_max=self._response_bytes_max(),
+            **self.listen.model_dump(include=set(ServerLimits.__struct_fields__)),
+        )
+
+    def admin_limits(self) -> ServerLimits:
+        """Return the bounds of the server for operators."""
+        return structs.replace(
+            self.server_limits(),
+            connections_max=self.admin.connections_max,
+            calls_max=self.admin.calls_max,
+            # A repair carries a payload.
+            request_bytes_max=self.limits.payload_bytes_max + ADMIN_REQUEST_BYTES,
+        )
+
+    def _response_bytes_max(self) -> int:
+        """Return the size of the largest response: a transaction with its payloads, results and texts."""
+        limits = self.limits
+        return max(
+            RESPONSE_BYTES_MIN,
+            2 * limits.transaction_bytes_max
+            + limits.branches_max * BRANCH_RESPONSE_BYTES
+            + RESPONSE_BYTES_MIN // 2,
+        )
 
     def request_limits(self) -> RequestLimits:
         return RequestLimits(

@@ -112,6 +112,13 @@ class CallTooLong(Refused):
     reason = "CALL_TOO_LONG"
 
 
+class RequestTooSlow(Refused):
+    """The request of a call did not arrive in time."""
+
+    code = "DEADLINE_EXCEEDED"
+    reason = "REQUEST_TOO_SLOW"
+
+
 class KeepsFailing(Refused):
     """The caller's time is nearly up, and a branch keeps failing. The transaction goes on."""
 
@@ -131,6 +138,13 @@ class Overloaded(Refused):
 
     code = "RESOURCE_EXHAUSTED"
     reason = "OVERLOADED"
+
+
+class ResponsesUnread(Refused):
+    """Responses wait for clients that do not read them. The request may have taken effect; repeat it."""
+
+    code = "RESOURCE_EXHAUSTED"
+    reason = "RESPONSES_UNREAD"
 
 
 class ParticipantUnavailable(Refused):
@@ -175,6 +189,12 @@ class TransactionHeld(Refused):
     """An operator holds the transaction; nothing moves until it is released."""
 
     reason = "TRANSACTION_HELD"
+
+
+class TransactionQuarantined(Refused):
+    """The transaction's row in the log cannot be used; nothing is decided until it is repaired."""
+
+    reason = "TRANSACTION_QUARANTINED"
 
 
 class TransactionNotHeld(Refused):

@@ -14,7 +14,8 @@ The rules, in the order in which they apply to a transaction:
    keeps at most one write in flight, and compares the two when it is durable.
 2. CONFIRM is decided only when every Try has succeeded, and before the expiry.
    One rejection, one permanent failure, the expiry or a request of the initiator
-   decides CANCEL. A Try whose outcome is unknown is repeated until then.
+   decides CANCEL. A Try whose outcome is unknown is repeated until then. If this
+   coordinator does not know a participant, it parks the transaction for one that does.
 3. The decision is made once: TRANSITIONS has no way from one to the other.
 4. Every branch that is in the log gets the decision, also one whose Try was never
    answered: its participant's barrier makes an empty cancel a success.
@@ -242,6 +243,8 @@ def _durable_notifications(
 
 def _go_on_trying(tx: Transaction, now: float) -> Step:
     """Decide if it can be decided; otherwise call every Try that is due."""
+    if tx.next_attempt_at:
+        return tx, ()  # it is being parked for another coordinator
     if now >= tx.expires_at:
         return _expire(tx)
     succeeded = TryState.SUCCEEDED
@@ -279,6 +282,8 @@ def _on_try_answered(tx: Transaction, event: CallCompleted, now: float) -> Step:
             return _on_try_succeeded(tx, event.index, answer, now)
         case OutcomeCode.REJECTED:
             return _on_try_refused(tx, event.index, answer, TryState.REJECTED, Trigger.TRY_REJECTED)
+        case OutcomeCode.FAILED if answer.unknown_participant:
+            return _leave_to_others(tx, event, now)
         case OutcomeCode.FAILED if answer.permanent:
             return _on_try_refused(tx, event.index, answer, TryState.FAILED, Trigger.TRY_FAILED)
         case OutcomeCode.FAILED:
@@ -295,6 +300,21 @@ def _on_try_succeeded(tx: Transaction, index: int, answer: CallResult, now: floa
     )
     tx, effects = _go_on_trying(with_branch(tx, index, branch), now)
     return tx, ((BranchTried(index), *effects) if tx.interactive else effects)
+
+
+def _leave_to_others(tx: Transaction, event: CallCompleted, now: float) -> Step:
+    """Park the transaction for a coordinator that knows the participant.
+
+    Trys in flight become stale; the next owner repeats them. While another write is in flight, the
+    Try is only repeated later.
+    """
+    branch = _failed(tx.branches[event.index], event, now)
+    if tx.saving or now >= tx.expires_at:
+        return _go_on_trying(with_branch(tx, event.index, branch), now)
+    # The next owner need not wait with its call.
+    tx = with_branch(tx, event.index, replace(branch, next_attempt_at=NOW))
+    branches = tuple(replace(other, calling=None) if other.calling else other for other in tx.branches)
+    return _save(replace(tx, branches=branches, next_attempt_at=now, waiting_on=branch.spec.participant))
 
 
 def _on_try_refused(

@@ -120,6 +120,8 @@ class CallResult(Struct, frozen=True, kw_only=True, gc=False):
     not_sent: bool = False
     # FAILED only: no connection, or no answer in time.
     unreachable: bool = False
+    # FAILED only: this coordinator is not configured with the participant. Another one may be.
+    unknown_participant: bool = False
     # FAILED only: not before this many seconds.
     retry_after_s: float = 0.0
     # FAILED only: the call's span, where one was made.

@@ -32,6 +32,10 @@ class EngineLimits(Struct, frozen=True, kw_only=True):
     live_max: int = 20_000
     # Writes that wait for the log. A request beyond this would wait too long; it is refused instead.
     log_backlog_max: int = 4_096
+    # How much of `live_max` interactive transactions may fill. While idle, they only wait.
+    interactive_share: float = 0.5
+    # Of all results of a transaction.
+    results_bytes_max: int = 2**20
 
 
 class Admission:
@@ -48,6 +52,7 @@ class Admission:
     ) -> None:
         self.limits = limits
         self.live = transactions.live
+        self._transactions = transactions
         self._hand_over = hand_over
         self._writer = driver.writer
         self._dispatchers = driver.dispatchers
@@ -74,6 +79,11 @@ class Admission:
         refusal = self.refusal()
         if refusal is not None:
             raise refusal
+        if (
+            tx.interactive
+            and self._transactions.interactive >= self.limits.live_max * self.limits.interactive_share
+        ):
+            raise Overloaded("too many interactive transactions are open", retry_after_s=1.0)
         self.check_participants(branch.spec for branch in tx.branches)
 
     def check_log(self) -> None:

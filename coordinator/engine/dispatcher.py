@@ -24,6 +24,10 @@ from tcc._internal.failpoint import failpoint
 # A call younger than this delays the next batch, so that batches form. An older one waits
 # for a slow branch, and must not delay others.
 FRESH_S = 0.02
+# The size of a batch of calls. Without an option of its own, a server of gRPC accepts 4 MiB.
+BATCH_BYTES_MAX = 2 * 2**20
+# What a call has besides payload, result and trace, at most: four names, two content types, numbers.
+_NAMES_BYTES = 1_200
 # How often a retired dispatcher checks whether its calls have ended.
 _RETIRED_POLL_S = 0.05
 
@@ -48,7 +52,7 @@ class ParticipantPolicy(Struct, frozen=True, kw_only=True):
     # How many may be queued before new transactions are refused.
     backlog_max: int = 8_192
     batch_max: int = 256
-    batch_bytes_max: int = 2 * 2**20
+    batch_bytes_max: int = BATCH_BYTES_MAX
     cancel_in_stage_order: bool = False
 
 
@@ -242,15 +246,26 @@ class ParticipantDispatcher:
 
 
 def not_configured(participant: str) -> CallResult:
-    """Return the result of a call to a participant that is not configured (any more)."""
+    """Return the result of a call to a participant that is not configured here (any more)."""
     return CallResult(
         code=OutcomeCode.FAILED,
         reason=UnknownParticipant.reason,
-        message=f"participant {participant!r} is not configured",
-        permanent=True,
+        message=f"this coordinator is not configured with participant {participant!r}",
+        unknown_participant=True,
         retry_after_s=5.0,
     )
 
 
+def results_too_large(bytes_max: int) -> CallResult:
+    """Return the outcome of a Try whose result is too large together with those of the other branches."""
+    return CallResult(
+        code=OutcomeCode.FAILED,
+        reason="RESULT_TOO_LARGE",
+        message=f"the results of a transaction may have at most {bytes_max} bytes together",
+        permanent=True,
+    )
+
+
 def _size(call: BranchCall) -> int:
-    return len(call.spec.payload) + len(call.result) + 128
+    trace = 0 if call.trace is None else len(call.trace.tracestate)
+    return len(call.spec.payload) + len(call.result) + trace + _NAMES_BYTES

@@ -14,7 +14,7 @@ from itertools import compress
 import structlog
 from msgspec.structs import replace
 
-from coordinator.core.errors import LogError
+from coordinator.core.errors import LogError, Refused, TransactionQuarantined
 from coordinator.core.events import (
     Accepted,
     BecameStuck,
@@ -48,12 +48,13 @@ from coordinator.engine.dispatcher import (
     ParticipantDispatcher,
     ParticipantPolicy,
     not_configured,
+    results_too_large,
 )
 from coordinator.engine.flush_policy import flush_policy
 from coordinator.engine.live import LiveTransaction, LiveTransactions, gid_conflict
 from coordinator.engine.log_writer import LogWriter
 from coordinator.engine.observer import Anomaly, Observer, Spans
-from coordinator.ports.log import Log, Record
+from coordinator.ports.log import Log, Record, quarantined
 from coordinator.ports.participants import CallResults, Participants
 from tcc._internal.batcher import FlushPolicy
 
@@ -92,8 +93,13 @@ class Driver:
         spans: Spans,
         is_saturated: Callable[[], bool],
         on_availability: Callable[[bool], None],
+        results_bytes_max: int,
+        on_bug: Callable[[Exception], None],
     ) -> None:
-        """`dispatchers`: empty; `configure` fills it."""
+        """`dispatchers`: empty; `configure` fills it. `results_bytes_max`: of a transaction's results."""
+        self._log = log
+        self._results_bytes_max = results_bytes_max
+        self._on_bug = on_bug
         self._transactions = transactions
         self.live = transactions.live
         self.dispatchers = dispatchers
@@ -181,21 +187,61 @@ class Driver:
     # --- events -----------------------------------------------------------
 
     def apply(self, entry: LiveTransaction, event: Event, now: float) -> None:
-        """Apply an event, and perform its effects."""
-        entry.tx, effects = step(entry.tx, event, now)
-        for effect in effects:
-            self._perform[type(effect)](entry, effect)
+        """Apply an event, and perform its effects.
+
+        If that fails because of a bug, the transaction is quarantined: no other one has it.
+
+        Raises:
+            Refused: nothing has changed.
+            TransactionQuarantined: it is no longer live.
+        """
+        try:
+            entry.tx, effects = step(entry.tx, event, now)
+            for effect in effects:
+                self._perform[type(effect)](entry, effect)
+        except Refused:
+            raise
+        except Exception as error:
+            raise self._quarantine(entry, error) from error
+
+    def _advance(self, entry: LiveTransaction, event: Event, now: float) -> None:
+        """Apply an event that no request brings. A bug concerns this transaction alone."""
+        try:
+            self.apply(entry, event, now)
+        except TransactionQuarantined as error:
+            logger.debug("the others go on", gid=entry.tx.gid, error=error.message)
+
+    def _quarantine(self, entry: LiveTransaction, error: Exception) -> TransactionQuarantined:
+        """Forget a transaction, and hold its row."""
+        tx, why = entry.tx, f"{type(error).__name__}: {error}"
+        refusal = quarantined(tx.gid, why)
+        logger.error("a transaction is quarantined because of a bug", gid=tx.gid, exc_info=error)
+        if self.live.get(tx.gid) is entry:
+            self._transactions.forget(entry)
+        entry.fail_all(refusal)
+        self._on_bug(error)
+        self._observer.anomaly(Anomaly.QUARANTINED, gid=tx.gid, reason=why)
+        if tx.version and self._tasks is not None:
+            self._tasks.create_task(self._hold(tx.gid, tx.version))
+        return refusal
+
+    async def _hold(self, gid: str, version: int) -> None:
+        """Hold the row of a transaction that is not live any more."""
+        try:
+            await self._log.transaction_quarantine(gid, version=version)
+        except LogError as error:
+            logger.warning("a quarantined transaction could not be held", gid=gid, error=error.message)
 
     def resume(self, entry: LiveTransaction, now: float) -> None:
         """Drive a transaction from where its last owner left it."""
-        self.apply(entry, Resumed(), now)
+        self._advance(entry, Resumed(), now)
 
     def wake_due(self) -> int:
         """Send `Woken` to every live transaction that is due. Return how many."""
         now = self._clock.now()
         due = [entry for entry in self.live.values() if entry.tx.wake_at <= now]
         for entry in due:
-            self.apply(entry, Woken(), now)
+            self._advance(entry, Woken(), now)
         return len(due)
 
     # --- results of the queues --------------------------------------------
@@ -211,7 +257,7 @@ class Driver:
                 for _, waiter in conflicting_waiters:
                     waiter.fail(gid_conflict(tx.gid))
                 self.totals.begun += 1
-                self.apply(entry, Saved(), now)
+                self._advance(entry, Saved(), now)
             else:
                 self._transactions.forget(entry)
                 self._transactions.move_waiters(entry, other)
@@ -234,7 +280,7 @@ class Driver:
                 if tx.trace is not None:
                     self._spans.phase_ended(tx, entry.phase_began_at, now)
                 entry.phase_began_at = now
-            self.apply(entry, Saved(), now)
+            self._advance(entry, Saved(), now)
 
     def _on_refused(self, begun: Sequence[Transaction], error: LogError) -> None:
         for tx in begun:
@@ -258,10 +304,18 @@ class Driver:
         now = self._clock.now()
         for call, answer in answers:
             entry = self.live.get(call.gid)
-            if entry is not None:
-                if answer.code is OutcomeCode.FAILED and not answer.not_sent:
-                    entry.tx = _with_note(entry.tx, call, answer, now)
-                self.apply(entry, self._completed(call, answer), now)
+            if entry is None:
+                continue
+            if answer.result:
+                answer = self._with_bounded_result(entry.tx, answer)  # noqa: PLW2901 - it replaces the answer
+            if answer.code is OutcomeCode.FAILED and not answer.not_sent:
+                entry.tx = _with_note(entry.tx, call, answer, now)
+            self._advance(entry, self._completed(call, answer), now)
+
+    def _with_bounded_result(self, tx: Transaction, answer: CallResult) -> CallResult:
+        """Return the answer, or a failure if its result is too large beside the others."""
+        size = len(answer.result) + sum([len(branch.result) for branch in tx.branches])
+        return answer if size <= self._results_bytes_max else results_too_large(self._results_bytes_max)
 
     def _completed(self, call: BranchCall, answer: CallResult) -> CallCompleted:
         if answer.code is OutcomeCode.SUCCEEDED:

@@ -46,11 +46,13 @@ class Engine:
         is_saturated: Callable[[], bool] = lambda: False,
         spans: Spans = NULL_SPANS,
         on_availability: Callable[[bool], None] = lambda _: None,
+        on_bug: Callable[[Exception], None] = lambda _: None,
     ) -> None:
         """Build the parts.
 
         `is_saturated`: whether the loop has hardly a pause, so that requests wait outside.
         `on_availability`: called whenever the log becomes available or unavailable.
+        `on_bug`: called with an exception that a transaction did not survive; the others go on.
         """
         self.limits = limits or EngineLimits()
         self._log = log
@@ -68,6 +70,8 @@ class Engine:
             spans=spans,
             is_saturated=is_saturated,
             on_availability=on_availability,
+            results_bytes_max=self.limits.results_bytes_max,
+            on_bug=on_bug,
         )
         self._hand_over = HandOver(
             self._transactions, self._driver, log=log, clock=clock, live_max=self.limits.live_max
@@ -170,7 +174,7 @@ class Engine:
             record = records.get(tx.gid)
             if record is None:
                 waiter.fail(refusal)
-            elif record.tx.fingerprint != tx.fingerprint:
+            elif record.tx.fingerprint != tx.fingerprint and not record.quarantined:
                 waiter.fail(gid_conflict(tx.gid))
             else:
                 self._transactions.settle_or_watch(record, waiter)
@@ -201,6 +205,10 @@ class Engine:
             self._transactions.wait_for(entry, waiter)
             return
         self._transactions.settle_or_watch(await self.get(gid), waiter)
+
+    def abandon(self, gid: str) -> None:
+        """Record that the caller of a request for this transaction has left."""
+        self._transactions.abandon(gid)
 
     async def get(self, gid: str) -> Record:
         """Return what the log holds of a transaction.
@@ -236,7 +244,7 @@ class Engine:
                 self._transactions.wait_for(entry, waiter)
                 return
             self._admission.check_log()
-            record = await self.get(gid)
+            record = (await self.get(gid)).usable()
             step(record.tx, event, self._clock.now())  # what is refused moves nothing
             if record.tx.state.decided:
                 self._transactions.settle_or_watch(record, waiter)

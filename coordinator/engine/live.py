@@ -14,7 +14,7 @@ from coordinator.core.errors import GidConflict, OwnerChanged, Refused, Transact
 from coordinator.core.model import Branch, Transaction
 from coordinator.engine.dispatcher import ParticipantDispatcher
 from coordinator.engine.waiting import Waiter, is_reached
-from coordinator.ports.log import Record
+from coordinator.ports.log import Record, quarantined
 
 logger = structlog.get_logger(__name__)
 
@@ -27,7 +27,7 @@ WAITERS_SWEPT_EVERY = 256
 class LiveTransaction:
     """A transaction that this process drives, and the requests that wait for it."""
 
-    __slots__ = ("begun", "conflicting_waiters", "phase_began_at", "tx", "waiters")
+    __slots__ = ("abandoned", "begun", "conflicting_waiters", "phase_began_at", "tx", "waiters")
 
     def __init__(self, tx: Transaction, *, begun: bool) -> None:
         self.tx = tx
@@ -36,6 +36,8 @@ class LiveTransaction:
         # By the log's clock.
         self.phase_began_at = 0.0
         self.waiters: list[Waiter] = []
+        # How many callers have left since the cancelled requests were last removed, at least.
+        self.abandoned = 0
         # Requests for the same gid with other content, by their fingerprint. Which of them is
         # refused is not known until the log has answered which was first.
         self.conflicting_waiters: list[tuple[bytes, Waiter]] = []
@@ -56,6 +58,8 @@ class LiveTransactions:
         self.live: dict[str, LiveTransaction] = {}
         # How many of them were begun here. They arrive one by one; adopted transactions arrive in bulk.
         self.begun = 0
+        # How many of them are interactive.
+        self.interactive = 0
         # Requests that wait for transactions that other coordinators drive.
         self.watched: dict[str, list[Waiter]] = {}
         # When transactions that this process parked are due, in whole ticks of DUE_TICK_S.
@@ -65,6 +69,7 @@ class LiveTransactions:
         """Add a transaction."""
         entry = self.live[tx.gid] = LiveTransaction(tx, begun=begun)
         self.begun += begun
+        self.interactive += tx.interactive
         self.count(entry, tx.branches, 1)
         return entry
 
@@ -72,6 +77,7 @@ class LiveTransactions:
         """Remove a transaction. Its waiters are the caller's to move or to answer."""
         del self.live[entry.tx.gid]
         self.begun -= entry.begun
+        self.interactive -= entry.tx.interactive
         self.count(entry, entry.tx.branches, -1)
 
     def count(self, entry: LiveTransaction, branches: Iterable[Branch], change: int) -> None:
@@ -99,6 +105,19 @@ class LiveTransactions:
             entry.waiters = [other for other in entry.waiters if not other.is_cancelled()]
         entry.waiters.append(waiter)
 
+    def abandon(self, gid: str) -> None:
+        """Record that a caller has left. Cancelled requests are removed when they are the majority.
+
+        Each of them would keep a page of memory in use for as long as the transaction is live.
+        """
+        entry = self.live.get(gid)
+        if entry is None:
+            return
+        entry.abandoned += 1
+        if entry.abandoned * 2 > len(entry.waiters):
+            entry.waiters = [other for other in entry.waiters if not other.is_cancelled()]
+            entry.abandoned = 0
+
     def settle(self, entry: LiveTransaction) -> None:
         """Settle the requests whose milestone the transaction has reached."""
         waiters = entry.waiters
@@ -112,6 +131,9 @@ class LiveTransactions:
         """Answer a request from the row of a transaction, or let it watch that row."""
         tx = record.tx
         if waiter.is_cancelled():
+            return
+        if record.quarantined:
+            waiter.fail(quarantined(tx.gid, record.quarantined))
             return
         if is_reached(waiter.milestone, tx, waiter.branch_id):
             waiter.settle(tx)
@@ -175,9 +197,9 @@ class LiveTransactions:
         """
         waiters = [(entry.tx.fingerprint, waiter) for waiter in entry.waiters]
         for fingerprint, waiter in waiters + entry.conflicting_waiters:
-            if fingerprint != other.tx.fingerprint:
+            if fingerprint != other.tx.fingerprint and not other.quarantined:
                 waiter.fail(gid_conflict(entry.tx.gid))
-            elif waiter.is_command:
+            elif waiter.is_command and not other.quarantined:
                 waiter.fail(owner_changed())
             else:
                 self.settle_or_watch(other, waiter)

@@ -20,7 +20,8 @@ from typing import TypeVar
 import structlog
 
 from coordinator.core.errors import LogError, LogRejected, LogUnavailable
-from coordinator.core.model import Transaction
+from coordinator.core.model import Branch, Transaction
+from coordinator.core.notes import NOTE_CHARACTERS_MAX
 from coordinator.engine.flush_policy import MAX_IN_FLIGHT
 from coordinator.engine.observer import NULL_OBSERVER, Anomaly, Observer
 from coordinator.ports.clock import Clock
@@ -31,6 +32,11 @@ T = TypeVar("T")
 
 BATCH_MAX = 512
 BATCH_BYTES_MAX = 8 * 2**20
+# Besides payloads, results and notes: labels and names of a transaction; names and content types of a branch.
+_TEXTS_BYTES = 512
+_NAMES_BYTES = 1_024
+# A note beside its text.
+_NOTE_BYTES = 64
 # Pauses between attempts while the log is unavailable.
 RETRY_FIRST_S = 0.05
 RETRY_MAX_S = 1.0
@@ -196,4 +202,9 @@ class LogWriter:
 
 
 def _size(tx: Transaction) -> int:
-    return sum([len(branch.spec.payload) + len(branch.result) for branch in tx.branches]) + 256
+    return sum([_branch_size(branch) for branch in tx.branches]) + _TEXTS_BYTES
+
+
+def _branch_size(branch: Branch) -> int:
+    notes = len(branch.notes) * (4 * NOTE_CHARACTERS_MAX + _NOTE_BYTES)
+    return len(branch.spec.payload) + len(branch.result) + 4 * len(branch.last_error) + notes + _NAMES_BYTES

@@ -30,6 +30,8 @@ from coordinator.ports.operator_log import OperatorLog
 from coordinator.ports.participants import BarrierQuery, BarrierReader
 from tcc.payload import UNKNOWN
 
+# In place of a transaction that the log does not hold.
+_ABSENT = object()
 _ENDED = (BarrierState.CONFIRMED, BarrierState.CANCELLED)
 
 
@@ -145,7 +147,7 @@ class Reconciler:
     async def _call(self, finding: Finding, operation: Operation) -> BranchCall:
         row = finding.row
         if finding.kind is not FindingKind.ORPHAN:
-            tx = (await self._engine.get(row.gid)).tx
+            tx = (await self._engine.get(row.gid)).usable().tx
             for index, branch in enumerate(tx.branches):
                 if branch.spec.branch_id == row.branch_id:
                     call = branch_call(tx, index, operation)
@@ -163,6 +165,8 @@ class Reconciler:
         if not rows:
             return []
         known = await self._log.transaction_brief(list({row.gid for row in rows}))
+        # Nothing is known of what is quarantined: neither that it agrees, nor that it does not.
+        rows = [row for row in rows if known.get(row.gid, _ABSENT) is not None]
         retention_s = self.settings.retention_s
         found = [compare_row(participant, row, known.get(row.gid), retention_s=retention_s) for row in rows]
         findings = [finding for finding in found if finding is not None]

@@ -40,7 +40,7 @@ class Retry:
         self._poll_at = 0.0
         self._unconfigured_every_s = settings.unconfigured_every_s
         self._unconfigured_at = 0.0
-        # Participants that parked transactions wait for, though they are not configured any more.
+        # Participants that parked transactions wait for, though they are not configured here.
         self._unconfigured: frozenset[str] = frozenset()
 
     async def run_once(self) -> int:
@@ -54,6 +54,8 @@ class Retry:
             self._unconfigured = frozenset(waiting_on) - engine.dispatchers.keys()
             self._unconfigured_at = now + self._unconfigured_every_s
         resumed, more = await resume_in_chunks(engine, self._clock, self._settings, self._claim)
+        # Claimed once, and then left alone: a coordinator that knows them claims them sooner.
+        self._unconfigured = frozenset()
         self._poll_at = now if more else now + self._poll_every_s
         if resumed:
             self._observer.resumed("retried", resumed)

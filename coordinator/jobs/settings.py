@@ -11,7 +11,8 @@ class RecoverySettings(Struct, frozen=True, kw_only=True):
     sweep_every_s: float = 0.2
     # How often to check for due transactions that other coordinators parked.
     poll_every_s: float = 1.0
-    # How often to check whether they wait for participants that are not configured any more.
+    # How often to claim those that wait for participants that are not configured here. This is also how
+    # long after its expiry such a transaction may be decided if no coordinator knows the participant.
     unconfigured_every_s: float = 30.0
     adopt_every_s: float = 1.0
     purge_every_s: float = 10.0

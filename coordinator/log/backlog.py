@@ -12,11 +12,14 @@ from typing import Any, Protocol
 from coordinator.core.model import TransactionState
 from coordinator.log import operator_statements as statements
 from coordinator.log.connections import StatementResult
+from coordinator.log.rows import shown_moment
 from coordinator.log.statements import NEXT_WAITED_FOR, Statement
 from coordinator.ports.operator_log import Backlog
 
 # The bound of each count. Each row is a lookup: 1 to 2 us if the database has it in memory.
 COUNT_MAX = 5_000
+
+_STATES = frozenset(TransactionState)
 
 
 class Ask(Protocol):
@@ -31,10 +34,14 @@ async def backlog(ask: Ask, count_max: int) -> Backlog:
     by_state: dict[TransactionState, int] = {}
     waiting_on: dict[str, int] = {}
     for name, state, count in (await ask(statements.BACKLOG_COUNTS, most=count_max)).rows:
-        by_state[TransactionState(state)] = by_state.get(TransactionState(state), 0) + count
+        # A row of another state is quarantined; it is counted among those that wait, or are held.
+        if state in _STATES:
+            by_state[TransactionState(state)] = by_state.get(TransactionState(state), 0) + count
         if name is not None:
             waiting_on[name] = waiting_on.get(name, 0) + count
-    oldest = [(created_at, gid) for gid, created_at in (await ask(statements.BACKLOG_OLDEST)).rows]
+    oldest = [
+        (shown_moment(created_at), gid) for gid, created_at in (await ask(statements.BACKLOG_OLDEST)).rows
+    ]
     created_at, gid = min(oldest, default=(None, ""))
     return Backlog(
         at=at,

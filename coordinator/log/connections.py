@@ -25,11 +25,13 @@ from coordinator.log.statements import SESSION, Statement
 
 T = TypeVar("T")
 
+# Whatever PGCLIENTENCODING or the role set.
+CLIENT_ENCODING = "UTF8"
 _CONFLICTS_MAX = 6
 _CONFLICT_PAUSE_S = 0.01
 # A connection that dies silently is noticed within 15 s: while it is idle, by the kernel's probes
 # (5 s + 3 * 3 s without an answer); while a statement is being sent, by its missing acknowledgement.
-_KEEPALIVE = {
+KEEPALIVE = {
     "keepalives": "1",
     "keepalives_idle": "5",
     "keepalives_interval": "3",
@@ -157,6 +159,7 @@ class Connections:
             with_keepalive(self._url),
             autocommit=True,
             prepare_threshold=0,
+            client_encoding=CLIENT_ENCODING,
             connect_timeout=max(1, round(self._connect_timeout_s)),
         )
         try:
@@ -205,7 +208,7 @@ def libpq_url(url: str) -> str:
 
 def with_keepalive(url: str) -> str:
     """Return the URL with the settings that make the kernel notice a dead peer. Those of the URL win."""
-    return make_conninfo(url, **_KEEPALIVE | conninfo_to_dict(url))
+    return make_conninfo(url, **KEEPALIVE | conninfo_to_dict(url))
 
 
 def _has_ended(connection: AsyncConnection[tuple[Any, ...]]) -> bool:

@@ -2,24 +2,17 @@
 
 import time
 
-from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from msgspec import Struct
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import OperationalError, ProgrammingError
 
-from coordinator.core.errors import LogUnavailable
-from coordinator.log.migration import (
-    LogUrlError,
-    alembic_config,
-    database_engine,
-    in_one_line,
-    is_about_the_url,
-)
+from coordinator.log.migration import alembic_config, applied_revisions, database_engine, explained
+from coordinator.log.requirements import check_requirements
 
 _SETTINGS = ("server_version", "server_version_num", "fsync", "full_page_writes", "synchronous_commit")
 _CLOCK = text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION)")
-_READ_SETTINGS = text("SELECT name, setting FROM pg_settings WHERE name = ANY(:names)")
+# The defaults of a session, whatever this one has set.
+_READ_SETTINGS = text("SELECT name, reset_val FROM pg_settings WHERE name = ANY(:names)")
 _READ_ONLY = text("SELECT current_setting('transaction_read_only')")
 # The fastest of several responses bounds the error of the clock offset best.
 _CLOCK_READINGS = 5
@@ -44,17 +37,12 @@ def examine(url: str) -> LogFacts:
 
     Raises:
         LogUnavailable: it cannot be reached.
-        LogUrlError: the URL is invalid or lacks privileges.
+        LogUrlError: the URL is invalid, lacks privileges, or leads to a database that cannot hold the log.
     """
-    try:
+    with explained():
+        check_requirements(url)
         with database_engine(url).connect() as connection:
             return _facts(connection)
-    except OperationalError as error:
-        raise LogUnavailable(in_one_line(error.orig or error)) from error
-    except ProgrammingError as error:
-        if not is_about_the_url(error):
-            raise
-        raise LogUrlError(in_one_line(error.orig or error)) from error
 
 
 def _facts(connection: Connection) -> LogFacts:
@@ -64,7 +52,7 @@ def _facts(connection: Connection) -> LogFacts:
     return LogFacts(
         settings={row[0]: row[1] for row in rows},
         read_only=connection.execute(_READ_ONLY).scalar_one() == "on",
-        applied=frozenset(MigrationContext.configure(connection).get_current_heads()),
+        applied=applied_revisions(connection),
         wanted=frozenset(script.get_heads()),
         clock_ahead_s=ahead_s,
         clock_error_s=error_s,

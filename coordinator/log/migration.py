@@ -6,28 +6,56 @@ lock: if one fails or its process dies, nothing remains, and the next in the que
 does the work, or finds it done.
 """
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
+from typing import Any
 
+import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, NullPool, create_engine, text
+from sqlalchemy import Connection, NullPool, create_engine, event, text
 from sqlalchemy.engine import Engine, make_url
-from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 
 from coordinator.core.errors import LogUnavailable
+from coordinator.log.connections import CLIENT_ENCODING, KEEPALIVE
+from coordinator.log.failures import FailureKind, kind_of
+from coordinator.log.requirements import LogUrlError, check_requirements
+from coordinator.log.schema import SCHEMA
+from coordinator.log.statements import SESSION
 
+_HAS_SCHEMA = text("SELECT to_regnamespace(:name) IS NOT NULL")
 _LOCK_STATEMENTS = (
     text("CREATE TABLE IF NOT EXISTS migration_lock (id SMALLINT PRIMARY KEY)"),
     text("INSERT INTO migration_lock (id) VALUES (1) ON CONFLICT (id) DO NOTHING"),
 )
-_INSUFFICIENT_PRIVILEGE = "42501"
+_CONNECT_TIMEOUT_S = "5"
+_MAKE_SCHEMA = text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
 _TAKE_LOCK = text("SELECT id FROM migration_lock WHERE id = 1 FOR UPDATE")
-
-
-class LogUrlError(Exception):
-    """The log's URL is wrong in a way that only a connection attempt shows."""
+# The first versions kept the log in the schema public. What is there is ours only if all of this is.
+_IN_PUBLIC = text("""
+    SELECT to_regclass('public.migration_lock') IS NOT NULL
+        AND to_regclass('public.alembic_version') IS NOT NULL
+        AND to_regclass('public.coordinators') IS NOT NULL
+        AND to_regclass('public.transactions') IS NOT NULL
+    """)
+_VERSION_IN_PUBLIC = text("SELECT version_num FROM public.alembic_version")
+_MOVE_FROM_PUBLIC = (
+    text(f"ALTER TABLE public.alembic_version SET SCHEMA {SCHEMA}"),
+    text(f"ALTER TABLE public.transactions SET SCHEMA {SCHEMA}"),
+    text(f"ALTER TABLE public.coordinators SET SCHEMA {SCHEMA}"),
+    text(f"ALTER TABLE IF EXISTS public.participants SET SCHEMA {SCHEMA}"),
+    text(f"ALTER TABLE IF EXISTS public.audit SET SCHEMA {SCHEMA}"),
+    text(f"ALTER TABLE IF EXISTS public.audit_head SET SCHEMA {SCHEMA}"),
+    text(f"ALTER TABLE IF EXISTS public.audit_heads SET SCHEMA {SCHEMA}"),
+    text("DROP TABLE public.migration_lock"),
+)
+_REVISION = re.compile(r"\d{4}")
+_ALREADY_EXISTS = ("42P07", "42710")
 
 
 class LogTooNewError(Exception):
@@ -37,19 +65,50 @@ class LogTooNewError(Exception):
 def migrate(url: str) -> None:
     """Apply the migrations that the database lacks. Block while another process migrates.
 
+    If it lacks none, nothing is written, so that a role without the right to create is enough.
+
     Raises:
-        LogUnavailable: the database cannot be reached.
-        LogUrlError: the URL is invalid or lacks privileges.
+        LogUnavailable: the database cannot be reached, or not be written now.
+        LogUrlError: the URL is invalid, lacks privileges, or leads to a database that cannot hold the log.
         LogTooNewError: the database has a migration that this version does not know.
     """
+    with explained("the log cannot be reached: "):
+        check_requirements(url)
+        engine = database_engine(url)
+        if not _is_current(engine):
+            _migrate(engine)
+
+
+@contextmanager
+def explained(unavailable: str = "") -> Iterator[None]:
+    """Turn errors of the database within the block into sentences for its administrator.
+
+    `unavailable`: what comes before the text of an error that may be over later.
+
+    Raises:
+        LogUnavailable: it may be over later.
+        LogUrlError: an administrator must change something.
+    """
     try:
-        _migrate(database_engine(url))
-    except OperationalError as error:
-        raise LogUnavailable(f"the log cannot be reached: {in_one_line(error.orig or error)}") from error
-    except ProgrammingError as error:
-        if not is_about_the_url(error):
-            raise  # the server rejected a statement: a bug
-        raise LogUrlError(f"log.url: {in_one_line(error.orig or error)}") from error
+        yield
+    except (DBAPIError, psycopg.Error) as error:
+        cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+        message, sqlstate = in_one_line(cause), getattr(cause, "sqlstate", None)
+        if isinstance(cause, Exception) and _may_be_over_later(cause):
+            raise LogUnavailable(f"{unavailable}{message}") from error
+        if sqlstate in _ALREADY_EXISTS:
+            raise LogUrlError(
+                f"log.url: the schema {SCHEMA} of the database holds something that is not the log's: "
+                f"{message}; rename it, or give the log a database of its own"
+            ) from error
+        raise LogUrlError(f"log.url: {message}") from error
+
+
+def _may_be_over_later(error: Exception) -> bool:
+    """Return whether it concerns the server's state rather than the URL or what the database holds."""
+    sqlstate: str = getattr(error, "sqlstate", None) or ""
+    is_about_the_database = sqlstate.startswith(("42", "3F", "0A"))
+    return not is_about_the_database and kind_of(error) is not FailureKind.REJECTED
 
 
 def _migrate(engine: Engine) -> None:
@@ -57,23 +116,42 @@ def _migrate(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(_TAKE_LOCK)
         config = alembic_config(connection)
-        _refuse_newer(connection, ScriptDirectory.from_config(config))
+        ours = ScriptDirectory.from_config(config)
+        _move_from_public(connection, ours)
+        _refuse_others(connection, ours)
         command.upgrade(config, "head")
 
 
-def _refuse_newer(connection: Connection, ours: ScriptDirectory) -> None:
-    known = {migration.revision for migration in ours.walk_revisions()}
-    newer = set(MigrationContext.configure(connection).get_current_heads()) - known
-    if newer:
+def _move_from_public(connection: Connection, ours: ScriptDirectory) -> None:
+    if applied_revisions(connection) or not connection.execute(_IN_PUBLIC).scalar_one():
+        return
+    if set(connection.execute(_VERSION_IN_PUBLIC).scalars()) <= _known_revisions(ours):
+        for statement in _MOVE_FROM_PUBLIC:
+            connection.execute(statement)
+
+
+def _refuse_others(connection: Connection, ours: ScriptDirectory) -> None:
+    unknown = applied_revisions(connection) - _known_revisions(ours)
+    if any(not _REVISION.fullmatch(revision) for revision in unknown):
+        raise LogUrlError(
+            f"log.url: the schema {SCHEMA} of the database holds the table alembic_version of another "
+            f"program (revision {', '.join(sorted(unknown))}): give the log a database of its own"
+        )
+    if unknown:
         raise LogTooNewError(
-            f"the log is at {', '.join(newer)}, and this version of tccd supports it up to "
+            f"the log is at {', '.join(sorted(unknown))}, and this version of tccd supports it up to "
             f"{ours.get_current_head()}: run the version that migrated it"
         )
 
 
-def is_about_the_url(error: ProgrammingError) -> bool:
-    """Return whether the URL is wrong, or its user lacks privileges."""
-    return getattr(error.orig, "sqlstate", None) in {None, _INSUFFICIENT_PRIVILEGE}
+def _known_revisions(ours: ScriptDirectory) -> set[str]:
+    return {migration.revision for migration in ours.walk_revisions()}
+
+
+def applied_revisions(connection: Connection) -> frozenset[str]:
+    """Return the migrations that the database has."""
+    options = {"version_table_schema": SCHEMA}
+    return frozenset(MigrationContext.configure(connection, opts=options).get_current_heads())
 
 
 def in_one_line(error: BaseException) -> str:
@@ -82,9 +160,13 @@ def in_one_line(error: BaseException) -> str:
 
 def schema_is_current(url: str) -> bool:
     """Return whether every migration has been applied."""
-    with database_engine(url).connect() as connection:
-        applied = MigrationContext.configure(connection).get_current_heads()
-        return set(applied) == set(ScriptDirectory.from_config(alembic_config(connection)).get_heads())
+    return _is_current(database_engine(url))
+
+
+def _is_current(engine: Engine) -> bool:
+    with engine.connect() as connection:
+        wanted = ScriptDirectory.from_config(alembic_config(connection)).get_heads()
+        return applied_revisions(connection) == set(wanted)
 
 
 def _make_lock(engine: Engine) -> None:
@@ -96,13 +178,36 @@ def _make_lock(engine: Engine) -> None:
 
 
 def _run_lock_statements(engine: Engine) -> None:
+    with engine.begin() as connection:
+        # An administrator may have made it for a role that may not.
+        if not connection.execute(_HAS_SCHEMA, {"name": SCHEMA}).scalar_one():
+            connection.execute(_MAKE_SCHEMA)
     for statement in _LOCK_STATEMENTS:
         with engine.begin() as connection:
             connection.execute(statement)
 
 
 def database_engine(url: str) -> Engine:
-    return create_engine(make_url(url).set(drivername="postgresql+psycopg"), poolclass=NullPool)
+    """Return an engine without a pool, whose connections have the settings of `SESSION`.
+
+    It gives up a server that does not respond; the URL may set those limits. A statement has no time limit.
+    """
+    address = make_url(url).set(drivername="postgresql+psycopg")
+    limits = KEEPALIVE | {"connect_timeout": _CONNECT_TIMEOUT_S}
+    ours = {name: limit for name, limit in limits.items() if name not in address.query}
+    engine = create_engine(
+        address,
+        poolclass=NullPool,
+        connect_args={"client_encoding": CLIENT_ENCODING, "prepare_threshold": None, **ours},
+    )
+    event.listen(engine, "connect", _set_up)
+    return engine
+
+
+def _set_up(connection: Any, _record: object) -> None:
+    connection.autocommit = True
+    connection.execute(SESSION.sql, ["0"])
+    connection.autocommit = False
 
 
 def alembic_config(connection: Connection) -> Config:

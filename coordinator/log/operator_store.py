@@ -118,10 +118,11 @@ class PostgresOperatorLog:
 
     # --- reading ---------------------------------------------------------------------
 
-    async def transaction_brief(self, gids: Sequence[str]) -> dict[str, Transaction]:
+    async def transaction_brief(self, gids: Sequence[str]) -> dict[str, Transaction | None]:
         """See `ports.OperatorLog`."""
         found = await self._execute(statements.TRANSACTION_BRIEF, gids=list(gids))
-        return {row[0]: transaction_record(row).tx for row in found.rows}
+        records = map(transaction_record, found.rows)
+        return {one.tx.gid: None if one.quarantined else one.tx for one in records}
 
     async def transaction_adoption(self, gid: str) -> Adoption | None:
         """See `ports.OperatorLog`."""
@@ -131,9 +132,7 @@ class PostgresOperatorLog:
     async def participant_list(self) -> dict[str, ParticipantRecord]:
         """See `ports.OperatorLog`."""
         rows = (await self._execute(statements.PARTICIPANT_LIST)).rows
-        fields = ParticipantRecord.__struct_fields__
-        records = [ParticipantRecord(**dict(zip(fields, row, strict=True))) for row in rows]
-        return {record.name: record for record in records}
+        return {row[0]: _participant(row) for row in rows}
 
     async def coordinator_list(self) -> list[CoordinatorRecord]:
         """See `ports.OperatorLog`."""
@@ -211,13 +210,31 @@ class PostgresOperatorLog:
         return await self._connections.execute(statement, values)
 
 
+def _participant(row: tuple[Any, ...]) -> ParticipantRecord:
+    name, version, paused, breaker_resets, operator, reason, changed_at = row
+    return ParticipantRecord(
+        name=name,
+        version=max(0, version),
+        paused=paused,
+        breaker_resets=max(0, breaker_resets),
+        operator=operator,
+        reason=reason,
+        changed_at=changed_at,
+    )
+
+
 def _coordinator(row: tuple[Any, ...]) -> CoordinatorRecord:
     *known, report = row
     fields = ("id", "name", "started_at", "lease_until", "alive", "drain_requested_at", "reported_at")
-    return CoordinatorRecord(
-        **dict(zip(fields, known, strict=True)),
-        report=CoordinatorReport() if report is None else _decode_report(report),
-    )
+    return CoordinatorRecord(**dict(zip(fields, known, strict=True)), report=_report(report))
+
+
+def _report(stored: bytes | None) -> CoordinatorReport:
+    """Decode a report. One that cannot be read, for example of a future version, says nothing."""
+    try:
+        return CoordinatorReport() if stored is None else _decode_report(stored)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return CoordinatorReport(version="unreadable report")
 
 
 def _log_done(record: AuditRecord) -> None:

@@ -7,14 +7,16 @@ CONFIRM every Try has succeeded, at the end every branch is done. A new field is
 at the end of its array, with a default.
 """
 
+import re
 from collections.abc import Sequence
 from itertools import repeat
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from coordinator.core.model import (
+    HELD,
     NOW,
     Branch,
     BranchSpec,
@@ -45,12 +47,18 @@ _TRIED_BY_STATE = {
 }
 
 
+# Ranges of what the coordinator itself stores. A row with anything else is quarantined.
+_Small = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+_TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_QUARANTINE_CHARACTERS_MAX = 300
+
+
 class _Spec(Struct, array_like=True, gc=False):
     branch_id: str
     participant: str
     action: str
     content_type: str
-    stage: int
+    stage: _Small
     tried_by_initiator: bool
     cancel_in_stage_order: bool
 
@@ -59,7 +67,7 @@ class _Note(Struct, array_like=True, gc=False):
     at: float
     operation: Operation
     text: str
-    count: int
+    count: _Small
     last_at: float
     stuck: bool
     omitted: bool
@@ -70,7 +78,7 @@ class _Progress(Struct, array_like=True, gc=False):
     result: bytes
     result_content_type: str
     done: bool
-    attempts: int
+    attempts: _Small
     last_error: str
     next_attempt_at: float
     heuristic: Heuristic = Heuristic.NONE
@@ -170,6 +178,12 @@ def is_saved(tx: Transaction, row: Row, owner: str) -> bool:
         for name, value in wanted.items()
         if value is not None or name not in ("branches", "payloads")
     )
+
+
+def row_bytes(row: Row) -> int:
+    """Return the size of what may be large in a row."""
+    stored = dict(zip(RECORD, row, strict=True))
+    return sum(len(stored[name] or b"") for name in ("branches", "payloads", "progress"))
 
 
 def _is_parked(tx: Transaction) -> bool:
@@ -272,7 +286,79 @@ def _storable(text: str) -> str:
 
 
 def record(row: Row) -> Record:
-    """Decode a row of `statements.RECORD`."""
+    """Decode a row of `statements.RECORD`. If it cannot be used, the record is quarantined."""
+    try:
+        return _record(row)
+    except Exception as error:  # noqa: BLE001 - a row may hold anything, and operators are shown the error
+        return _quarantined(row, f"{type(error).__name__}: {error}")
+
+
+def _quarantined(row: Row, why: str) -> Record:
+    """Return what can be read of a row, for people."""
+    stored = dict(zip(RECORD, row, strict=True))
+    state = TransactionState(stored["state"]) if stored["state"] in set(TransactionState) else None
+    tx = Transaction(
+        gid=stored["gid"],
+        branches=_readable_branches(stored),
+        expires_at=shown_moment(stored["expires_at"]),
+        interactive=stored["interactive"],
+        initiator=stored["initiator"],
+        fingerprint=stored["fingerprint"],
+        state=state or TransactionState.TRYING,
+        cancel_detail=stored["cancel_detail"],
+        cancel_message=stored["cancel_message"],
+        stuck=stored["stuck"],
+        next_attempt_at=_optionally_shown(stored["next_attempt_at"]) or 0.0,
+        waiting_on=stored["waiting_on"],
+        version=max(0, stored["version"]),
+        saved_state=state,
+    )
+    is_owned = stored["next_attempt_at"] is None and stored["ended_at"] is None
+    return Record(
+        tx=tx,
+        owner=stored["owner"] if is_owned else None,
+        created_at=shown_moment(stored["created_at"]),
+        decided_at=_optionally_shown(stored["decided_at"]),
+        ended_at=_optionally_shown(stored["ended_at"]),
+        quarantined=why[:_QUARANTINE_CHARACTERS_MAX],
+    )
+
+
+def _readable_branches(stored: dict[str, Any]) -> tuple[Branch, ...]:
+    """Return the branches without their progress, if they can be read."""
+    try:
+        return tuple([Branch(spec=_spec(spec, b"")) for spec in _decode_specs(stored["branches"])])
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return ()
+
+
+def shown_moment(moment: float) -> float:
+    """Return a moment that can be shown, near to this one."""
+    return min(max(moment, 0.0), HELD)
+
+
+def _optionally_shown(moment: float | None) -> float | None:
+    return None if moment is None else shown_moment(moment)
+
+
+def _moment(moment: float) -> float:
+    if not 0.0 <= moment <= HELD:
+        raise ValueError(f"{moment} is no moment before the year 10000")
+    return moment
+
+
+def _optional_moment(moment: float | None) -> float | None:
+    return None if moment is None else _moment(moment)
+
+
+def _check_consistent(state: TransactionState, version: int, ended_at: float | None) -> None:
+    if version < 1:
+        raise ValueError(f"the version is {version}")
+    if state.ended != (ended_at is not None):
+        raise ValueError(f"the state is {state.name}, and ended_at is {'not ' * state.ended}set")
+
+
+def _record(row: Row) -> Record:
     (
         gid,
         version,
@@ -300,11 +386,12 @@ def record(row: Row) -> Record:
         trace,
     ) = row
     state = TransactionState(number)
+    _check_consistent(state, version, ended_at)
     branches = _branches(state, specs, payloads, progress)
     tx = Transaction(
         gid=gid,
         branches=branches,
-        expires_at=expires_at,
+        expires_at=_moment(expires_at),
         interactive=interactive,
         initiator=initiator,
         labels=tuple(sorted(_decode_labels(labels).items())),
@@ -316,7 +403,7 @@ def record(row: Row) -> Record:
         cancel_detail=cancel_detail,
         cancel_message=cancel_message,
         stuck=stuck,
-        next_attempt_at=next_attempt_at or 0.0,
+        next_attempt_at=_optional_moment(next_attempt_at) or 0.0,
         waiting_on=waiting_on,
         version=version,
         saved_state=state,
@@ -326,23 +413,28 @@ def record(row: Row) -> Record:
     return Record(
         tx=tx,
         owner=owner if is_owned else None,
-        created_at=created_at,
-        decided_at=decided_at,
-        ended_at=ended_at,
+        created_at=_moment(created_at),
+        decided_at=_optional_moment(decided_at),
+        ended_at=_optional_moment(ended_at),
         adopted_from=adopted_from or "",
     )
 
 
 def _trace(text: str) -> TraceContext:
     traceparent, _, tracestate = text.partition(" ")
+    if not _TRACEPARENT.fullmatch(traceparent):
+        raise ValueError("the trace context is invalid")
     return TraceContext(traceparent=traceparent, tracestate=tracestate)
 
 
 def _branches(
     state: TransactionState, specs: bytes, payloads: bytes | None, progress: bytes | None
 ) -> tuple[Branch, ...]:
-    each_payload = repeat(b"") if payloads is None else _decode_payloads(payloads)
-    asked = [_spec(spec, payload) for spec, payload in zip(_decode_specs(specs), each_payload, strict=False)]
+    each_spec = _decode_specs(specs)
+    each_payload = repeat(b"", len(each_spec)) if payloads is None else _decode_payloads(payloads)
+    asked = [_spec(spec, payload) for spec, payload in zip(each_spec, each_payload, strict=True)]
+    if len({spec.branch_id for spec in asked}) != len(asked):
+        raise ValueError("two branches have one id")
     if progress is None:
         tried, done = _TRIED_BY_STATE[state], state.ended
         return tuple([Branch(spec=spec, tried=tried, done=done) for spec in asked])
@@ -372,7 +464,7 @@ def _branch(spec: BranchSpec, stored: _Progress) -> Branch:
         done=stored.done,
         attempts=stored.attempts,
         last_error=stored.last_error,
-        next_attempt_at=stored.next_attempt_at,
+        next_attempt_at=_moment(stored.next_attempt_at),
         heuristic=stored.heuristic,
         heuristic_reason=stored.heuristic_reason,
         notes=tuple([_note(stored) for stored in stored.notes]),
@@ -382,11 +474,11 @@ def _branch(spec: BranchSpec, stored: _Progress) -> Branch:
 
 def _note(stored: _Note) -> Note:
     return Note(
-        at=stored.at,
+        at=_moment(stored.at),
         operation=stored.operation,
         text=stored.text,
         count=stored.count,
-        last_at=stored.last_at,
+        last_at=_moment(stored.last_at),
         stuck=stored.stuck,
         omitted=stored.omitted,
     )

@@ -35,6 +35,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
+# The log has a schema of its own, so that it shares a database with anything. Every connection sets it
+# as its search path (`statements.SESSION`).
+SCHEMA = "tcc"
+
 metadata = MetaData()
 
 _Time = DateTime(timezone=True)

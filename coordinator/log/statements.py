@@ -49,7 +49,7 @@ from sqlalchemy.types import TypeEngine
 
 from coordinator.core.machine import TRANSITIONS
 from coordinator.core.model import TransactionState
-from coordinator.log.schema import coordinators, transactions
+from coordinator.log.schema import SCHEMA, coordinators, transactions
 
 t = transactions.c
 
@@ -118,26 +118,39 @@ def _interval(name: str) -> ColumnElement[Any]:
 
 # --- the session ---------------------------------------------------------------
 
-# Plans are made once and must suit any table size: they use the indexes. If the server's
-# default is weak durability, it is overridden. The server also gives up a statement that the
-# client has given up. Only settings that the server has are set, so that relatives of
-# PostgreSQL may lack some.
+# Whatever the server, the database or the role set by default, a session has these. Plans are made
+# once and must suit any table size: they use the indexes. What is acknowledged is durable. The server
+# gives up a statement that the client has given up, and nothing else does. Only settings that the
+# server has are set, so that relatives of PostgreSQL may lack some. (`client_encoding` is a parameter
+# of the connection.)
 SESSION = Statement(
     name="session",
-    sql="""
+    sql=f"""
         SELECT set_config(known.name, wanted.value, false)
         FROM pg_settings AS known
         JOIN (VALUES
+            ('search_path', '{SCHEMA}'),
             ('plan_cache_mode', 'force_generic_plan'),
             ('enable_seqscan', 'off'),
             ('enable_hashjoin', 'off'),
             ('enable_mergejoin', 'off'),
             ('jit', 'off'),
             ('synchronous_commit', 'on'),
+            ('default_transaction_isolation', 'read committed'),
+            ('default_transaction_deferrable', 'off'),
+            ('TimeZone', 'UTC'),
+            ('DateStyle', 'ISO'),
+            ('IntervalStyle', 'postgres'),
+            ('bytea_output', 'hex'),
+            ('standard_conforming_strings', 'on'),
+            ('lock_timeout', '0'),
+            ('idle_in_transaction_session_timeout', '0'),
+            ('idle_session_timeout', '0'),
+            ('transaction_timeout', '0'),
             ('statement_timeout', %b::TEXT)
         ) AS wanted (name, value) ON wanted.name = known.name
         WHERE known.name <> 'synchronous_commit' OR known.setting IN ('off', 'local')
-        """,
+        """,  # noqa: S608 - no value comes from outside
     parameters=("statement_timeout_ms",),
 )
 
@@ -228,12 +241,13 @@ LIST_CONDITIONS = tuple(_list_conditions(t.created_at))
 
 
 @cache
-def list_statement(conditions: frozenset[str]) -> Statement:
+def list_statement(conditions: frozenset[str], *, keys_only: bool = False) -> Statement:
     """Select a page of transactions that match these `LIST_CONDITIONS`, newest first."""
+    columns = (t.gid, RECORD["created_at"]) if keys_only else BRIEF_RECORD
     created_at = CREATED_UNINDEXED if "unfinished" in conditions else t.created_at
     chosen = [value for name, value in _list_conditions(created_at).items() if name in conditions]
-    page = select(*BRIEF_RECORD).where(*chosen).order_by(created_at.desc(), t.gid.desc())
-    return compiled("transaction_list", page.limit(number("limit")))
+    page = select(*columns).where(*chosen).order_by(created_at.desc(), t.gid.desc())
+    return compiled("transaction_list_keys" if keys_only else "transaction_list", page.limit(number("limit")))
 
 
 # --- the three writes --------------------------------------------------------
@@ -434,6 +448,38 @@ def _find_claimed() -> Statement:
     return compiled("transaction_find_claimed", select(*_record).where(_ours, t.claim == claims))
 
 
+def _quarantine() -> Statement:
+    """Hold a row, which then has no owner and is never due. Read nothing: a column may be damaged."""
+    return compiled(
+        "transaction_quarantine",
+        update(transactions)
+        .values(
+            version=t.version + constant(1),
+            next_attempt_at=func.to_timestamp(bindparam("held", type_=Double)),
+            waiting_on=NO_TEXT,
+        )
+        .where(t.gid == text("gid"), t.version == number("version"), t.ended_at.is_(None)),
+    )
+
+
+def _find(name: str, found: Select[Any]) -> Statement:
+    """Select what a claim would take, to take it one by one. It leaves out the gids that it knows."""
+    is_new = t.gid.not_in(select(func.unnest(bindparam("known", type_=ARRAY(Text)))))
+    return compiled(name, found.where(is_new).limit(number("limit")))
+
+
+def _find_due() -> Statement:
+    waiting_on = any_(bindparam("waiting_on", type_=ARRAY(Text)))
+    due = select(t.gid, t.version).where(t.next_attempt_at <= func.now(), t.waiting_on == waiting_on)
+    return _find("transaction_find_due", due.order_by(t.next_attempt_at))
+
+
+def _find_left() -> Statement:
+    dead = coordinators.c.lease_until <= func.now()
+    left = select(t.gid, t.version).join(coordinators, _is_owned_by(coordinators.c.id))
+    return _find("transaction_find_left", left.where(dead, coordinators.c.id != text("owner")))
+
+
 # The next by name, so that the many that wait for one participant are skipped.
 NEXT_WAITED_FOR = compiled(
     "transaction_next_waited_for",
@@ -446,6 +492,9 @@ TAKE = _take()
 CLAIM_DUE = _claim_due()
 ADOPT = _adopt()
 FIND_CLAIMED = _find_claimed()
+QUARANTINE = _quarantine()
+FIND_DUE = _find_due()
+FIND_LEFT = _find_left()
 
 RELEASE = compiled(
     "transaction_release",
@@ -465,6 +514,8 @@ def _purge() -> Statement:
         .where(
             t.created_at < _ago("ended_before_s"),
             t.ended_at < _ago("ended_before_s"),
+            # Not even a damaged row loses a transaction that has not ended.
+            t.state.in_([constant(state) for state in TransactionState if state.ended]),
             t.heuristic.is_(false()),
         )
         .order_by(t.created_at)

@@ -16,18 +16,21 @@ such call leaves its own mark (`claim`) on the rows it takes. If the response wa
 lost, the rows are found by that mark, and returned by the next claim. The marks are
 searched for a while longer: a slow server may execute a statement after its sender
 has gone.
+- *Quarantine.* A row that cannot be used (`rows.record`) is held as an operator would hold it,
+so that it is never due, never decided and never deleted, and no claim meets it again. If the
+database itself cannot return a row, calls for many rows are repeated row by row.
 """
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Any
 
 import msgspec
 
-from coordinator.core.errors import LogRejected, SearchTooLong
-from coordinator.core.model import Transaction, TransactionState
+from coordinator.core.errors import LogError, LogRejected, SearchTooLong
+from coordinator.core.model import HELD, Transaction, TransactionState
 from coordinator.log import statements
 from coordinator.log.backlog import participants_waited_for
 from coordinator.log.connections import Connections, StatementResult
@@ -41,6 +44,7 @@ from coordinator.log.rows import (
     is_saved,
     plain_columns,
     record,
+    row_bytes,
 )
 from coordinator.log.statements import Statement
 from coordinator.ports.log import ListFilter, ListPosition, Record
@@ -50,6 +54,9 @@ from tcc._internal.failpoint import failpoint
 _COORDINATOR_GONE_S = 24 * 3600.0
 # How long the mark of a lost claim is searched for. A server ends each statement long before.
 _LOST_CLAIM_KEPT_S = 60.0
+# Lists are read in pieces, and end with the piece that makes them this large: a row may have megabytes.
+_LIST_ROWS = 100
+_LIST_BYTES = 8 * 2**20
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -69,13 +76,18 @@ class PostgresLog:
         name: str,
         connections: int = 4,
         statement_timeout_s: float = 10.0,
+        on_quarantine: Callable[[str, str], None] = lambda _gid, _why: None,
     ) -> None:
+        """`on_quarantine`: called with the gid of a row that a claim could not use, and why."""
         self._owner = owner
         self.name = name
         self._connections = Connections(url, most=connections, statement_timeout_s=statement_timeout_s)
         self._heartbeats = Connections(url, most=1, statement_timeout_s=statement_timeout_s)
         self._lists = Connections(url, most=1, statement_timeout_s=statement_timeout_s)
         self._lost_claims = _LostClaims()
+        self._on_quarantine = on_quarantine
+        # Rows that the database can neither return nor hold.
+        self._unusable: set[str] = set()
 
     async def close(self) -> None:
         await self._connections.close()
@@ -139,23 +151,54 @@ class PostgresLog:
 
     async def transaction_get(self, gids: Sequence[str]) -> dict[str, Record]:
         """See `ports.Log`."""
-        return {gid: record(row) for gid, row in (await self._read(gids)).items()}
+        try:
+            return {gid: record(row) for gid, row in (await self._read(gids)).items()}
+        except LogRejected as error:
+            if len(gids) == 1:
+                return {gids[0]: _unread(gids[0], error.message)}
+        return {gid: one for each in gids for gid, one in (await self.transaction_get([each])).items()}
 
     async def transaction_list(
         self, chosen: ListFilter, *, after: ListPosition | None, limit: int
     ) -> tuple[list[Record], ListPosition | None]:
-        """See `ports.Log`. Payloads are omitted."""
-        values = _list_values(chosen, after)
-        statement = statements.list_statement(frozenset(values) & set(statements.LIST_CONDITIONS))
+        """See `ports.Log`. Payloads are omitted. A page is shorter if its rows are large."""
+        records: list[Record] = []
+        size = 0
+        while True:
+            most = min(limit + 1 - len(records), _LIST_ROWS)
+            piece, piece_bytes = await self._piece(_list_values(chosen, after), most)
+            records += piece
+            if len(records) > limit:
+                records.pop()
+                break
+            if len(piece) < most:
+                return records, None
+            size += piece_bytes
+            if size >= _LIST_BYTES:
+                break
+            after = _position(records[-1])
+        return records, _position(records[-1])
+
+    async def _piece(self, values: dict[str, Any], limit: int) -> tuple[list[Record], int]:
+        """Return at most `limit` records, and the size of what may be large in them."""
+        conditions = frozenset(values) & set(statements.LIST_CONDITIONS)
+        asked = {"limit": limit, **values}
         try:
-            page = await self._lists.execute(statement, {"limit": limit + 1, **values})
+            page = await self._lists.execute(statements.list_statement(conditions), asked)
         except StatementTooLong as error:
             raise SearchTooLong("the search took too long and was given up") from error
-        records = [record(row) for row in page.rows[:limit]]
-        if page.count <= limit:
-            return records, None
-        last = records[-1]
-        return records, ListPosition(created_at_us=round(last.created_at * 1e6), gid=last.tx.gid)
+        except LogRejected:
+            # The database cannot return one of the rows. The size of the others is not known.
+            keys = await self._lists.execute(statements.list_statement(conditions, keys_only=True), asked)
+            return [await self._get_or_unread(gid, created_at) for gid, created_at in keys.rows], _LIST_BYTES
+        return [record(row) for row in page.rows], sum(map(row_bytes, page.rows))
+
+    async def _get_or_unread(self, gid: str, created_at: float) -> Record:
+        try:
+            read = await self._read([gid])
+        except LogRejected as error:
+            return _unread(gid, error.message, created_at)
+        return record(read[gid]) if gid in read else _unread(gid, "deleted in the meantime", created_at)
 
     async def _read(self, gids: Sequence[str]) -> dict[str, Row]:
         if not gids:
@@ -180,9 +223,14 @@ class PostgresLog:
         """See `ports.Log`. Earlier claims whose responses were lost are returned first, alone."""
         if not limits:
             return []
-        return await self._recover_lost_claims() or await self._take_over(
-            statements.CLAIM_DUE, waiting_on=list(limits), most=list(limits.values())
-        )
+        lost = await self._recover_lost_claims()
+        if lost:
+            return lost
+        waiting_on, most = list(limits), list(limits.values())
+        try:
+            return await self._take_over(statements.CLAIM_DUE, waiting_on=waiting_on, most=most)
+        except LogRejected:
+            return await self._take_each(statements.FIND_DUE, waiting_on=waiting_on, limit=sum(most))
 
     async def transaction_waiting_on(self) -> list[str]:
         """See `ports.Log`."""
@@ -190,7 +238,18 @@ class PostgresLog:
 
     async def transaction_adopt(self, limit: int) -> list[Record]:
         """See `ports.Log`. Earlier claims whose responses were lost are returned first, alone."""
-        return await self._recover_lost_claims() or await self._take_over(statements.ADOPT, limit=limit)
+        lost = await self._recover_lost_claims()
+        if lost:
+            return lost
+        try:
+            return await self._take_over(statements.ADOPT, limit=limit)
+        except LogRejected:
+            return await self._take_each(statements.FIND_LEFT, limit=limit)
+
+    async def transaction_quarantine(self, gid: str, *, version: int) -> bool:
+        """See `ports.Log`."""
+        held = await self._execute(statements.QUARANTINE, gid=gid, version=version, held=HELD)
+        return held.count == 1
 
     async def transaction_release(self) -> int:
         """See `ports.Log`."""
@@ -209,14 +268,41 @@ class PostgresLog:
             raise
         if taken.rows:
             failpoint("log.claim.after")
-        return [record(row) for row in taken.rows]
+        return await self._usable(taken)
+
+    async def _take_each(self, find: Statement, **values: Any) -> list[Record]:
+        """Take rows one by one, because the database rejects a claim of all of them."""
+        found = await self._execute(find, known=list(self._unusable), **values)
+        taken: list[Record] = []
+        for gid, version in found.rows:
+            try:
+                taken += await self._take_over(statements.TAKE, gid=gid, version=version)
+            except LogRejected as error:
+                await self._quarantine(gid, version, error.message)
+        return taken
+
+    async def _usable(self, taken: StatementResult) -> list[Record]:
+        """Decode rows that are ours now, and hold those that cannot be used."""
+        records = [record(row) for row in taken.rows]
+        for one in records:
+            if one.quarantined:
+                await self._quarantine(one.tx.gid, one.tx.version, one.quarantined)
+        return [one for one in records if not one.quarantined]
+
+    async def _quarantine(self, gid: str, version: int, why: str) -> None:
+        """Hold a row. If that fails, too, no other row waits for it: nothing drives it in any case."""
+        try:
+            await self.transaction_quarantine(gid, version=version)
+        except LogError as error:
+            why = f"{why}; it cannot be held: {error.message}"
+            self._unusable.add(gid)
+        self._on_quarantine(gid, why)
 
     async def _find_lost_claims(self) -> list[Record]:
         claims = self._lost_claims.marks
         if not claims:
             return []
-        found = await self._execute(statements.FIND_CLAIMED, claims=claims)
-        return [record(row) for row in found.rows]
+        return await self._usable(await self._execute(statements.FIND_CLAIMED, claims=claims))
 
     async def _recover_lost_claims(self) -> list[Record]:
         lost = self._lost_claims.marks
@@ -280,6 +366,16 @@ class _LostClaims:
         if self._looked_at:
             self._handed_out.update((record.tx.gid, record.tx.version) for record in new)
         return new
+
+
+def _position(record: Record) -> ListPosition:
+    return ListPosition(created_at_us=round(record.created_at * 1e6), gid=record.tx.gid)
+
+
+def _unread(gid: str, why: str, created_at: float = 0.0) -> Record:
+    """Return the record of a row that the database cannot return."""
+    tx = Transaction(gid=gid, branches=(), expires_at=0.0)
+    return Record(tx=tx, owner=None, created_at=created_at, quarantined=why)
 
 
 def _by_gid(transactions: Any) -> list[Transaction]:

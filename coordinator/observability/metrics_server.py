@@ -14,6 +14,8 @@ logger = structlog.get_logger(__name__)
 # Such a request has a few lines.
 _REQUEST_BYTES_MAX = 16_384
 _REQUEST_TIMEOUT_S = 10.0
+# Scrapers and probes are few. Each connection is a file, of which a process may open only so many.
+_CONNECTIONS_MAX = 64
 # A draining predecessor may still have the port.
 _LISTEN_AGAIN_S = 2.0
 
@@ -29,6 +31,7 @@ class MetricsServer:
         self._content_type = content_type
         self._not_ready = not_ready
         self._server: asyncio.Server | None = None
+        self._connections = 0
 
     async def run(self, host: str, port: int) -> None:
         """Listen until cancelled. If the port is in use, keep trying: transactions do not wait for it."""
@@ -49,6 +52,10 @@ class MetricsServer:
             await self._server.serve_forever()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._connections >= _CONNECTIONS_MAX:
+            writer.close()
+            return
+        self._connections += 1
         try:
             async with asyncio.timeout(_REQUEST_TIMEOUT_S):
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -57,6 +64,7 @@ class MetricsServer:
         except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # an invalid or aborted request gets no response
         finally:
+            self._connections -= 1
             writer.close()
 
     def _response(self, request_line: bytes) -> bytes:

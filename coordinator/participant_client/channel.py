@@ -1,19 +1,16 @@
 """The address of a participant, and the channel to it."""
 
+from ipaddress import ip_address
+
 import grpc
 from msgspec import Struct
 
-# gRPC's own reconnection pauses grow to two minutes, but a recovered participant is needed at once.
-CHANNEL_OPTIONS = (
-    ("grpc.lb_policy_name", "round_robin"),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.max_receive_message_length", 16 * 2**20),
-    ("grpc.max_send_message_length", 16 * 2**20),
-)
+from tcc._internal.channel_options import Options, branch_call_options
+
+# Schemes of gRPC targets that are not names in DNS, and need no port of their own.
+OTHER_SCHEMES = ("unix:", "unix-abstract:", "ipv4:", "ipv6:", "vsock:", "xds:")
+# What a call has besides its payload and its result.
+_CALL_NAMES_BYTES = 4_096
 
 
 class ParticipantTls(Struct, frozen=True, kw_only=True):
@@ -36,6 +33,29 @@ class ParticipantAddress(Struct, frozen=True, kw_only=True):
     # It implements ExecuteBranches; otherwise each branch is a separate call.
     batched: bool = True
     call_timeout_s: float = 5.0
+    # Within this time a connection that died silently is noticed. 0: no pings.
+    keepalive_s: float = 15.0
+    # The proxy that the environment names is used.
+    use_http_proxy: bool = False
+    # The largest request that it accepts.
+    request_bytes_max: int = 16 * 2**20
+
+
+def is_dns_name(target: str) -> bool:
+    """Return whether the target's addresses come from DNS, where they may change."""
+    if target.startswith(OTHER_SCHEMES):
+        return False
+    host = target.removeprefix("dns:").rpartition("/")[2].rpartition(":")[0]
+    try:
+        ip_address(host.strip("[]"))
+    except ValueError:
+        return True
+    return False
+
+
+def call_bytes_max(payload_bytes_max: int) -> int:
+    """Return the size of the largest call: a Confirm with a payload and a result."""
+    return 2 * payload_bytes_max + _CALL_NAMES_BYTES
 
 
 def open_channel(address: ParticipantAddress) -> grpc.aio.Channel:
@@ -54,11 +74,10 @@ def open_sync_channel(address: ParticipantAddress) -> grpc.Channel:
     return grpc.secure_channel(address.target, credentials, options=options)
 
 
-def _channel_arguments(
-    address: ParticipantAddress,
-) -> tuple[tuple[tuple[str, str | int], ...], grpc.ChannelCredentials | None]:
+def _channel_arguments(address: ParticipantAddress) -> tuple[Options, grpc.ChannelCredentials | None]:
     tls = address.tls
+    options = branch_call_options(keepalive_s=address.keepalive_s, use_http_proxy=address.use_http_proxy)
     if tls is None:
-        return CHANNEL_OPTIONS, None
+        return options, None
     override = () if tls.server_name is None else (("grpc.ssl_target_name_override", tls.server_name),)
-    return (*CHANNEL_OPTIONS, *override), grpc.ssl_channel_credentials(tls.ca, tls.key, tls.certificate)
+    return (*options, *override), grpc.ssl_channel_credentials(tls.ca, tls.key, tls.certificate)

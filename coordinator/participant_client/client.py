@@ -2,19 +2,23 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from typing import Self
 
 import grpc
+import structlog
 
 from coordinator.core.errors import ParticipantUnreachable, ReconciliationUnsupported, UnknownParticipant
+from coordinator.core.machine import ERROR_CHARACTERS_MAX
 from coordinator.core.model import BranchCall, CallResult, Operation, OutcomeCode
 from coordinator.core.reconciliation import BarrierRow, BarrierState
 from coordinator.engine.dispatcher import not_configured
-from coordinator.participant_client.channel import ParticipantAddress, open_channel
+from coordinator.participant_client.channel import ParticipantAddress, is_dns_name, open_channel
 from coordinator.ports.participants import BarrierPage, BarrierQuery, CallResults
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2 as pb, participant_pb2_grpc
+
+logger = structlog.get_logger(__name__)
 
 _UNREACHABLE = {
     grpc.StatusCode.UNAVAILABLE,
@@ -46,14 +50,24 @@ _STATES = {
 }
 _DONE = CallResult(code=OutcomeCode.SUCCEEDED)
 
+# A new channel has this long to connect. Then the old one is kept for another interval.
+_RENEWAL_TIMEOUT_S = 10.0
+# Of what a participant answers. The log stores no more of it.
+CONTENT_TYPE_BYTES_MAX = 255
+REASON_CHARACTERS_MAX = 200
+
 _EXECUTE_BRANCHES = f"/{pb.DESCRIPTOR.services_by_name['ParticipantService'].full_name}/ExecuteBranches"
 
 
 class _Channel:
-    """The channel to one participant, while its address stays and calls are in flight."""
+    """The channel to one participant, until it is replaced and no calls are in flight on it."""
 
     def __init__(self, address: ParticipantAddress) -> None:
         self.address = address
+        # Cleared if the participant turns out not to implement ExecuteBranches.
+        self.batched = address.batched
+        self.opened_at = asyncio.get_running_loop().time()
+        self.renewing = False
         self._channel = open_channel(address)
         self.stub = participant_pb2_grpc.ParticipantServiceStub(self._channel)
         # Like the stub's, but for a request in bytes: gRPC holds the request until the call has
@@ -77,22 +91,40 @@ class _Channel:
         if not self._in_flight:
             self._free.set()
 
+    async def connect(self) -> None:
+        """Wait until the name is resolved, and one of its addresses is connected."""
+        await self._channel.channel_ready()
+
     async def close_when_free(self) -> None:
         """Close the channel once nothing is in flight on it. Every call has a deadline."""
-        await self._free.wait()
-        await self.close()
+        try:
+            await self._free.wait()
+        finally:
+            await self.close()
 
     async def close(self) -> None:
         await self._channel.close(None)
 
 
 class ParticipantClient:
-    """Channels to all configured participants."""
+    """Channels to all configured participants.
 
-    def __init__(self, addresses: Mapping[str, ParticipantAddress], *, result_bytes_max: int) -> None:
+    gRPC resolves a name again only if a connection fails. So that new addresses get work, a
+    channel to a name is replaced after `renew_every_s`, at its next use. Without TLS, the new
+    channel shares the connections of the old one (gRPC's global pool); with TLS, it makes new ones.
+    """
+
+    def __init__(
+        self,
+        addresses: Mapping[str, ParticipantAddress],
+        *,
+        result_bytes_max: int,
+        renew_every_s: float = 30.0,
+    ) -> None:
         self._result_bytes_max = result_bytes_max
+        self._renew_every_s = renew_every_s
         self._channels = {name: _Channel(address) for name, address in addresses.items()}
-        self._closing: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def address_changed(self, participant: str, address: ParticipantAddress) -> bool:
         """Return whether `address` differs from the address of a known participant."""
@@ -111,19 +143,19 @@ class ParticipantClient:
         }
         for name, channel in before.items():
             if self._channels.get(name) is not channel:
-                task = asyncio.ensure_future(channel.close_when_free())
-                self._closing.add(task)
-                task.add_done_callback(self._closing.discard)
+                self._start(channel.close_when_free())
 
     async def close(self) -> None:
-        for task in list(self._closing):
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         for channel in self._channels.values():
             await channel.close()
 
     async def execute(self, participant: str, calls: Sequence[BranchCall]) -> AsyncIterator[CallResults]:
         """See `ports.Participants.execute`. A single call is cheapest as a unary one."""
-        channel = self._channels.get(participant)
+        channel = self._channel(participant)
         if channel is None:  # it was removed from the configuration just now
             yield [(call, not_configured(participant)) for call in calls]
             return
@@ -153,7 +185,7 @@ class ParticipantClient:
     async def _list_barrier(
         self, participant: str, request: pb.ListBranchesRequest
     ) -> pb.ListBranchesResponse:
-        channel = self._channels.get(participant)
+        channel = self._channel(participant)
         if channel is None:
             raise UnknownParticipant(f"participant {participant!r} is not configured")
         with channel:
@@ -172,10 +204,41 @@ class ParticipantClient:
             raise ParticipantUnreachable(f"participant {participant}: {_UNREADABLE.message}")
         return page
 
+    def _channel(self, participant: str) -> _Channel | None:
+        """Return the channel to a configured participant, and renew it if it is due."""
+        channel = self._channels.get(participant)
+        if channel is not None and not channel.renewing and is_dns_name(channel.address.target):
+            age_s = asyncio.get_running_loop().time() - channel.opened_at
+            if age_s >= self._renew_every_s:
+                channel.renewing = True
+                self._start(self._renew(participant, channel))
+        return channel
+
+    async def _renew(self, participant: str, old: _Channel) -> None:
+        """Replace a channel by a new one, once that one is connected."""
+        new = _Channel(old.address)
+        unused = new
+        try:
+            async with asyncio.timeout(_RENEWAL_TIMEOUT_S):
+                await new.connect()
+            if self._channels.get(participant) is old:
+                self._channels[participant] = new
+                unused = old
+        except TimeoutError:
+            # The name server or every address is unavailable. The old channel reports that, or works.
+            old.opened_at, old.renewing = new.opened_at, False
+        finally:
+            await unused.close_when_free()
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     def _execute(self, channel: _Channel, calls: Sequence[BranchCall]) -> AsyncIterator[CallResults]:
         if len(calls) == 1:
             return self._execute_alone(channel, calls[0])
-        if channel.address.batched:
+        if channel.batched:
             return self._execute_batch(channel, calls)
         return self._execute_singly(channel, calls)
 
@@ -184,6 +247,7 @@ class ParticipantClient:
     ) -> AsyncIterator[CallResults]:
         missing = set(range(len(calls)))
         failure = _no_answer("the stream ended without an outcome for this call")
+        is_unary_only = False
         request = batch_request(calls).SerializeToString()
         stream = channel.execute_branches(request, timeout=channel.address.call_timeout_s)
         try:
@@ -202,9 +266,14 @@ class ParticipantClient:
                     yield [(calls[index], answer) for index, answer in answers.items()]
         except grpc.aio.AioRpcError as error:
             failure = _failure(error)
+            is_unary_only = error.code() is grpc.StatusCode.UNIMPLEMENTED
         finally:
             stream.cancel()
-        if missing:
+        if missing and is_unary_only:
+            _remember_unary_only(channel)
+            async for singles in self._execute_singly(channel, [calls[index] for index in sorted(missing)]):
+                yield singles
+        elif missing:
             yield [(calls[index], failure) for index in sorted(missing)]
 
     async def _execute_alone(self, channel: _Channel, call: BranchCall) -> AsyncIterator[CallResults]:
@@ -245,8 +314,8 @@ class ParticipantClient:
         if code is not OutcomeCode.SUCCEEDED:
             return CallResult(
                 code=code,
-                reason=outcome.reason,
-                message=outcome.message,
+                reason=outcome.reason[:REASON_CHARACTERS_MAX],
+                message=outcome.message[:ERROR_CHARACTERS_MAX],
                 permanent=outcome.permanent,
             )
         result = outcome.result
@@ -254,7 +323,21 @@ class ParticipantClient:
             return _DONE
         if len(result) > self._result_bytes_max:
             return _result_too_large(self._result_bytes_max)
+        if (
+            len(outcome.content_type.encode()) > CONTENT_TYPE_BYTES_MAX
+            or not outcome.content_type.isprintable()
+        ):
+            return _INVALID_CONTENT_TYPE
         return CallResult(code=code, result=result, result_content_type=outcome.content_type)
+
+
+def _remember_unary_only(channel: _Channel) -> None:
+    if channel.batched:
+        logger.warning(
+            "a participant does not implement ExecuteBranches: its branches are called one by one",
+            target=channel.address.target,
+        )
+    channel.batched = False
 
 
 def _rows(participant: str, rows: Iterable[pb.BarrierRow]) -> list[BarrierRow]:
@@ -290,7 +373,7 @@ def _write(message: pb.BranchCall, call: BranchCall) -> pb.BranchCall:
     message.action = spec.action
     message.payload = spec.payload
     message.content_type = spec.content_type
-    message.expires_at_ms = int(call.expires_at * 1000)
+    message.expires_at_ms = round(call.expires_at * 1000)
     message.attempt = call.attempt
     if call.result:
         message.try_result = call.result
@@ -329,4 +412,10 @@ def _failure(error: grpc.aio.AioRpcError) -> CallResult:
     )
 
 
+_INVALID_CONTENT_TYPE = CallResult(
+    code=OutcomeCode.FAILED,
+    reason="INVALID_RESULT",
+    message=f"the content type of a result has at most {CONTENT_TYPE_BYTES_MAX} bytes, all printable",
+    permanent=True,
+)
 _UNREADABLE = _no_answer("the participant's response could not be decoded")

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from coordinator.core.errors import TransactionQuarantined
 from coordinator.core.model import (
     Transaction,
     TransactionState,
@@ -22,6 +23,27 @@ class Record(Struct, frozen=True, kw_only=True):
     ended_at: float | None = None
     # The dead coordinator that it was taken over from last; empty: none.
     adopted_from: str = ""
+    # Why its row cannot be used; empty: it can. `tx` then holds what could be read, for people,
+    # and must not be driven.
+    quarantined: str = ""
+
+    def usable(self) -> "Record":
+        """Return this record.
+
+        Raises:
+            TransactionQuarantined
+        """
+        if self.quarantined:
+            raise quarantined(self.tx.gid, self.quarantined)
+        return self
+
+
+def quarantined(gid: str, why: str) -> TransactionQuarantined:
+    """Return the refusal of a request that needs a transaction whose row cannot be used."""
+    return TransactionQuarantined(
+        f"transaction {gid!r} is quarantined, because its row in the log cannot be used: {why}",
+        metadata={"gid": gid},
+    )
 
 
 class ListFilter(Struct, frozen=True, kw_only=True):
@@ -54,7 +76,11 @@ class Log(Protocol):
     Every method raises `core.errors.LogUnavailable` when the log cannot be
     reached or the outcome of a write is unknown. Writes may be repeated after
     that: a write that took effect already is recognised by re-reading and
-    reported as done.
+    reported as done. Every method may raise `core.errors.LogRejected`: the log
+    works, but not for this call, which had no effect.
+
+    A row that cannot be used does not fail the call: claims hold it and leave it
+    out, all others return it as a quarantined record.
     """
 
     async def transaction_begin(self, begun: Sequence[Transaction]) -> list[Record | None]:
@@ -96,6 +122,13 @@ class Log(Protocol):
     async def transaction_claim_due(self, limits: Mapping[str, int]) -> list[Record]:
         """Take parked transactions that are due, at most `limits[participant]` of those
         that wait for each participant. The key "" stands for those that wait for none.
+        """
+        ...
+
+    async def transaction_quarantine(self, gid: str, *, version: int) -> bool:
+        """Hold a live transaction of this version, of any owner. Return whether that was done.
+
+        It has no owner then and is never due, until an operator releases it.
         """
         ...
 

@@ -1,15 +1,19 @@
 """The port for operators: reports, actions with their audit records, counts."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Annotated, Protocol
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from coordinator.core.audit import AuditEntry, AuditHead, AuditRecord, SignedHead
 from coordinator.core.model import (
     Transaction,
     TransactionState,
 )
+
+# Reports are stored as JSON. Anything else is no report.
+_Count = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+_Total = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class ParticipantReport(Struct, frozen=True, kw_only=True):
@@ -20,12 +24,12 @@ class ParticipantReport(Struct, frozen=True, kw_only=True):
     # None: the breaker is closed; otherwise when it lets a probe out.
     probe_at: float | None = None
     probing: bool = False
-    consecutive_failures: int = 0
-    backlog: int = 0
-    in_flight: int = 0
-    live_branches: int = 0
-    calls_completed: int = 0
-    calls_failed: int = 0
+    consecutive_failures: _Count = 0
+    backlog: _Count = 0
+    in_flight: _Count = 0
+    live_branches: _Count = 0
+    calls_completed: _Total = 0
+    calls_failed: _Total = 0
     last_error: str = ""
     last_error_at: float = 0.0
 
@@ -34,8 +38,8 @@ class CoordinatorReport(Struct, frozen=True, kw_only=True):
     """The report of a coordinator. Counts since it started, rates since its previous report."""
 
     version: str = ""
-    live: int = 0
-    log_backlog: int = 0
+    live: _Count = 0
+    log_backlog: _Count = 0
     begun_per_s: float = 0.0
     confirmed_per_s: float = 0.0
     cancelled_per_s: float = 0.0
@@ -129,8 +133,8 @@ class OperatorLog(Protocol):
         """
         ...
 
-    async def transaction_brief(self, gids: Sequence[str]) -> dict[str, Transaction]:
-        """Read transactions without payloads; unknown ones are missing from the answer."""
+    async def transaction_brief(self, gids: Sequence[str]) -> dict[str, Transaction | None]:
+        """Read transactions without payloads; unknown ones are missing. None: it is quarantined."""
         ...
 
     async def transaction_adoption(self, gid: str) -> Adoption | None:

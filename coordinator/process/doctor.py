@@ -5,11 +5,14 @@ returns results. A result without a problem has no remedy.
 """
 
 import http.client
+import os
 import secrets
 import socket
+import ssl
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -21,24 +24,36 @@ from msgspec import Struct
 
 from coordinator.api.operator.server import SERVICE as ADMIN_SERVICE
 from coordinator.api.server import SERVICE
-from coordinator.config.settings import ParticipantSettings, Settings
+from coordinator.config.settings import ListenTlsSettings, ParticipantSettings, Settings
 from coordinator.core.errors import LogUnavailable
 from coordinator.embedded_postgres.server import INSTALL, EmbeddedPostgres, is_installed
 from coordinator.log.diagnosis import LogFacts, examine
-from coordinator.log.migration import LogUrlError
+from coordinator.log.requirements import LogUrlError
 from coordinator.participant_client.channel import open_sync_channel
+from coordinator.process.certificates import certificates, validity
 from coordinator.process.supervisor import DATABASE
+from tcc._internal.channel_options import operator_options
+from tcc.participant.v1 import participant_pb2, participant_pb2_grpc
 
 _TIMEOUT_S = 5.0
 # PostgreSQL versions that the tests run on, as in server_version_num.
 _OLDEST_VERSION = 140_000
 # Only people compare clocks; deadlines and leases use the database's.
 _CLOCK_AHEAD_MAX_S = 1.0
+# A certificate that ends sooner should be renewed.
+_EXPIRY_WARNING = timedelta(days=14)
+_PROXY_VARIABLES = {"grpc_proxy", "https_proxy", "http_proxy"}
+# Our own ports are asked directly, whatever proxy is configured.
+_WITHOUT_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _ASK_ITS_LOG = "check the participant's own log"
 _WHERE_TO_LOOK = (
     "is PostgreSQL running (if not, its own log has the cause: a full disk?), does [log] url have the right "
     "host, port, database and user, and does pg_hba.conf allow this machine?"
 )
+
+
+_STATUS = health_pb2.HealthCheckResponse.ServingStatus
+_DATE = "%Y-%m-%d"
 
 
 class CheckStatus(Enum):
@@ -78,14 +93,16 @@ def diagnose(settings: Settings) -> Iterator[CheckResult]:
     else:
         yield from _log(settings.log.url.get_secret_value(), _WHERE_TO_LOOK)
     yield from _ports(settings)
+    yield from _certificates(settings)
     if settings.tracing.endpoint is not None:
         yield _collector(settings.tracing.endpoint)
+    yield from _http_proxy(settings)
     if not settings.participants:
         yield _warning(
             "participants", "no participant is configured", "add a table [participants.NAME] for each one"
         )
     for name, participant in settings.participants.items():
-        yield _participant(name, participant)
+        yield _participant(name, participant, settings.participants.keys() - {name})
 
 
 def to_text(findings: Sequence[CheckResult]) -> str:
@@ -230,10 +247,8 @@ def _clock(facts: LogFacts) -> CheckResult:
 def _ports(settings: Settings) -> Iterator[CheckResult]:
     """Check that each port is free, or in use by a coordinator."""
     listen, admin = settings.listen, settings.admin
-    yield _port("listen", listen.address, lambda at: listen.tls is None and _serves(at, SERVICE))
-    yield _port(
-        "admin.listen", settings.admin_address(), lambda at: admin.tls is None and _serves(at, ADMIN_SERVICE)
-    )
+    yield _port("listen", listen.address, lambda at: _is_ours(at, listen.tls, SERVICE))
+    yield _port("admin.listen", settings.admin_address(), lambda at: _is_ours(at, admin.tls, ADMIN_SERVICE))
     if settings.metrics_address():
         for slot in range(settings.workers):
             host, port = settings.metrics.bind_address(slot)
@@ -256,14 +271,42 @@ def _port(check: str, address: str, is_ours: Callable[[str], bool]) -> CheckResu
     return _problem(
         check,
         f"cannot listen on {address}: {reason}",
-        f"stop its process (ss -ltnp shows it), or change {check} in the configuration; with TLS "
-        "it may be a coordinator that is already running",
+        f"stop its process (ss -ltnp shows it), or change {check} in the configuration; if it is a "
+        "coordinator whose certificate was renewed, restart it",
     )
+
+
+def _is_ours(address: str, tls: ListenTlsSettings | None, service: str) -> bool:
+    """Return whether a coordinator with this configuration has the port.
+
+    With TLS its certificate decides: it may require client certificates that we do not have.
+    """
+    if tls is None:
+        return _serves(address, service)
+    try:
+        served = _served_certificate(address)
+    except OSError:
+        return False
+    return served in certificates(tls.certificate_file.read_bytes())
+
+
+def _served_certificate(address: str) -> bytes | None:
+    """Return the certificate that a server of HTTP/2 shows. Raise OSError: there is none."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    host, _, port = address.rpartition(":")
+    with (
+        socket.create_connection((host.strip("[]"), int(port)), _TIMEOUT_S) as connection,
+        context.wrap_socket(connection) as secured,
+    ):
+        return secured.getpeercert(binary_form=True)
 
 
 def _has_health_page(address: str) -> bool:
     try:
-        with urllib.request.urlopen(f"http://{address}/healthz", timeout=_TIMEOUT_S) as response:
+        with _WITHOUT_PROXY.open(f"http://{address}/healthz", timeout=_TIMEOUT_S) as response:
             page: bytes = response.read(64)
     except (OSError, http.client.HTTPException):
         return False
@@ -277,12 +320,57 @@ def _reachable(host: str, port: str) -> str:
 
 
 def _serves(address: str, service: str) -> bool:
-    with grpc.insecure_channel(address) as channel:
+    with grpc.insecure_channel(address, options=operator_options(keepalive_s=_TIMEOUT_S)) as channel:
         try:
             _health(channel, service)
         except grpc.RpcError:
             return False
         return True
+
+
+# --- certificates ---------------------------------------------------------------
+
+
+def _certificates(settings: Settings) -> Iterator[CheckResult]:
+    """Check when our own certificates, and those of the authorities that we trust, expire."""
+    now = datetime.now(UTC)
+    tables = {"listen.tls": settings.listen.tls, "admin.tls": settings.admin.tls}
+    for name, listener in tables.items():
+        if listener is not None:
+            yield _own_certificate(f"{name}.certificate_file", listener.certificate_file, now)
+            if listener.client_ca_file is not None:
+                yield _authorities(f"{name}.client_ca_file", listener.client_ca_file, now)
+    for name, participant in settings.participants.items():
+        table, tls = f"participants.{name}.tls", participant.tls
+        if tls is not None and tls.certificate_file is not None:
+            yield _own_certificate(f"{table}.certificate_file", tls.certificate_file, now)
+        if tls is not None and tls.ca_file is not None:
+            yield _authorities(f"{table}.ca_file", tls.ca_file, now)
+
+
+def _own_certificate(check: str, file: Path, now: datetime) -> CheckResult:
+    """Check a chain: it is valid while all of its certificates are."""
+    dates = [validity(der) for der in certificates(file.read_bytes())]
+    begins, ends = max(one.begins for one in dates), min(one.ends for one in dates)
+    return _validity(check, file, begins, ends, now)
+
+
+def _authorities(check: str, file: Path, now: datetime) -> CheckResult:
+    """Check a list: an authority that expired harms nothing if another one is valid."""
+    dates = [validity(der) for der in certificates(file.read_bytes())]
+    begins, ends = min(one.begins for one in dates), max(one.ends for one in dates)
+    return _validity(check, file, begins, ends, now)
+
+
+def _validity(check: str, file: Path, begins: datetime, ends: datetime, now: datetime) -> CheckResult:
+    remedy = "renew it; a listener reads its files when tccd starts, [participants] on SIGHUP"
+    if now < begins:
+        return _problem(check, f"{file} is not valid before {begins:{_DATE}}", "check this machine's clock")
+    if now >= ends:
+        return _problem(check, f"{file} expired on {ends:{_DATE}}", remedy)
+    if now >= ends - _EXPIRY_WARNING:
+        return _warning(check, f"{file} expires on {ends:{_DATE}}", remedy)
+    return _ok(check, f"{file} is valid until {ends:{_DATE}}")
 
 
 # --- traces -------------------------------------------------------------------
@@ -302,31 +390,104 @@ def _collector(endpoint: str) -> CheckResult:
     return _ok("tracing.endpoint", f"{endpoint} accepts connections")
 
 
+# --- proxies ------------------------------------------------------------------
+
+
+def _http_proxy(settings: Settings) -> Iterator[CheckResult]:
+    """Warn if the environment names a proxy that calls to participants do not use."""
+    names = [name for name in os.environ if name.lower() in _PROXY_VARIABLES and os.environ[name]]
+    direct = [name for name, participant in settings.participants.items() if not participant.use_http_proxy]
+    if names and direct:
+        yield _warning(
+            "proxy",
+            f"{', '.join(sorted(names))} is set; tccd ignores it and calls participants directly",
+            "if a participant is behind the proxy, set use_http_proxy = true in its table",
+        )
+
+
 # --- participants ---------------------------------------------------------------
 
 
-def _participant(name: str, participant: ParticipantSettings) -> CheckResult:
+def _participant(name: str, participant: ParticipantSettings, others: Collection[str]) -> CheckResult:
+    """Check one participant. `others`: the names of the other participants, for which it may be mistaken."""
     check = f"participant {name}"
-    status = health_pb2.HealthCheckResponse.ServingStatus
     with open_sync_channel(participant.address()) as channel:
         if not _connects(channel):
-            return _problem(
-                check,
-                f"{participant.target} cannot be reached",
-                "is it running, does its name resolve here, does a firewall block it, and do both sides "
-                "agree on TLS?",
-            )
+            return _problem(check, f"{participant.target} cannot be reached", _why_unreachable(participant))
         try:
             answer = _health(channel, "")
         except grpc.RpcError as error:
             code = error.code()
-            if code is grpc.StatusCode.UNIMPLEMENTED:
-                return _ok(check, f"{participant.target} responds; it has no health service")
-            return _problem(check, f"{participant.target}: {code.name}", _ASK_ITS_LOG)
-    if answer != status.SERVING:
-        message = f"{participant.target} reports {status.Name(answer)}"
-        return _problem(check, message, _ASK_ITS_LOG)
-    return _ok(check, f"{participant.target} is SERVING")
+            if code is not grpc.StatusCode.UNIMPLEMENTED:
+                return _problem(check, f"{participant.target}: {code.name}", _ASK_ITS_LOG)
+            health = "responds; it has no health service"
+        else:
+            if answer != _STATUS.SERVING:
+                return _problem(check, f"{participant.target} reports {_STATUS.Name(answer)}", _ASK_ITS_LOG)
+            health = "is SERVING"
+            if mistaken := _mistaken_for(channel, name, others):
+                return _problem(
+                    check,
+                    f"{participant.target} is participant {mistaken}",
+                    f"correct the target in [participants.{name}]",
+                )
+        return _batches(channel, check, participant, health)
+
+
+def _mistaken_for(channel: grpc.Channel, name: str, others: Collection[str]) -> str:
+    """Return the name of the other participant that this one says it is; empty if it does not.
+
+    Participants with the SDK have a health service of their own name.
+    """
+    if _has_health_service(channel, name):
+        return ""
+    return next((other for other in sorted(others) if _has_health_service(channel, other)), "")
+
+
+def _has_health_service(channel: grpc.Channel, service: str) -> bool:
+    try:
+        _health(channel, service)
+    except grpc.RpcError:
+        return False
+    return True
+
+
+def _batches(channel: grpc.Channel, check: str, participant: ParticipantSettings, health: str) -> CheckResult:
+    """Check whether it implements ExecuteBranches, by a call without branches."""
+    stub = participant_pb2_grpc.ParticipantServiceStub(channel)
+    try:
+        list(stub.ExecuteBranches(participant_pb2.ExecuteBranchesRequest(), timeout=_TIMEOUT_S))
+    except grpc.RpcError as error:
+        if participant.batched and error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            return _warning(
+                check,
+                f"{participant.target} {health}, but does not implement ExecuteBranches",
+                "is it a participant? If so, set batched = false, or implement it: its branches are called "
+                "one by one",
+            )
+    return _ok(check, f"{participant.target} {health}")
+
+
+def _why_unreachable(participant: ParticipantSettings) -> str:
+    """Return what to check, and whether the target speaks TLS if that is not what is configured."""
+    general = "is it running, does its name resolve here, and does a firewall block it?"
+    address = participant.target.removeprefix("dns:///")
+    try:
+        _served_certificate(address)
+    except (ssl.SSLError, ConnectionResetError):
+        speaks_tls = False
+    except (OSError, ValueError):
+        return f"{general} Do both sides agree on TLS?"
+    else:
+        speaks_tls = True
+    if speaks_tls and participant.tls is None:
+        return "it speaks TLS: add tls to its table"
+    if not speaks_tls and participant.tls is not None:
+        return "it does not speak TLS: remove tls from its table, or give it a certificate"
+    return (
+        "TLS fails: does ca_file have the authority of its certificate, does server_name match, has its "
+        "certificate expired, and does it require a client certificate?"
+    )
 
 
 def _connects(channel: grpc.Channel) -> bool:

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import resource
 import signal
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from contextlib import contextmanager
 import structlog
 
 _PR_SET_PDEATHSIG = 1
+# More than any limit on connections needs.
+OPEN_FILES_WANTED = 1_048_576
 
 logger = structlog.get_logger(__name__)
 
@@ -37,6 +40,19 @@ def stay_on_one_cpu(slot: int) -> None:
         os.sched_setaffinity(0, {usable[slot % len(usable)]})
     except OSError as error:
         logger.warning("pin_workers: the worker stays on any CPU", error=str(error))
+
+
+def raise_open_files_limit() -> int:
+    """Let this process open as many files as the system allows it, and return that number.
+
+    Each connection is a file. The usual limit of 1,024 is for programs that use select().
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES_WANTED if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES_WANTED)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return OPEN_FILES_WANTED if soft == resource.RLIM_INFINITY else soft
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
 
 
 @contextmanager

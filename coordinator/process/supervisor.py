@@ -21,7 +21,8 @@ from coordinator.config.configuration import Source
 from coordinator.config.settings import Settings
 from coordinator.core.errors import LogUnavailable
 from coordinator.embedded_postgres.server import EmbeddedPostgres, EmbeddedPostgresError
-from coordinator.log.migration import LogTooNewError, LogUrlError, migrate as migrate_log
+from coordinator.log.migration import LogTooNewError, migrate as migrate_log
+from coordinator.log.requirements import LogUrlError
 from coordinator.observability.logging import configure_logging
 from coordinator.process import event_loop
 from coordinator.process.operating_system import end_with_parent, stay_on_one_cpu

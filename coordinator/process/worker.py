@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import structlog
+from msgspec import structs
 
 from coordinator.api.listener import ServerTls
 from coordinator.api.operator.server import AdminServer
-from coordinator.api.server import Server
+from coordinator.api.server import Server, ServerLimits
 from coordinator.config.configuration import ConfigurationError, Source
 from coordinator.config.settings import Settings, TracingSettings
 from coordinator.core.errors import Draining, LogError
@@ -33,7 +34,7 @@ from coordinator.observability.metrics import LogGauges
 from coordinator.observability.monitoring import Monitoring
 from coordinator.participant_client.channel import ParticipantAddress
 from coordinator.participant_client.client import ParticipantClient
-from coordinator.process.operating_system import background_threads
+from coordinator.process.operating_system import background_threads, raise_open_files_limit
 from tcc._internal.garbage import relax_garbage_collection
 from tcc._internal.uuid7 import uuid7
 
@@ -44,6 +45,10 @@ logger = structlog.get_logger(__name__)
 
 # A supervisor sends it to one of its workers after it refused a changed configuration.
 RELOAD_REFUSED = signal.SIGUSR1
+
+# Files besides those of connections to the two servers: the log, participants, metrics, libraries.
+_FILES_RESERVED = 256
+_CONNECTIONS_MIN = 16
 
 _POLL_S = 0.02
 # How often a starting coordinator checks whether its log is available.
@@ -63,6 +68,7 @@ class Worker:
             owner=self.owner,
             name=f"{socket.gethostname()}:{os.getpid()}",
             connections=settings.log.connections,
+            on_quarantine=self._report_quarantine,
         )
         self._channels = ParticipantClient(
             _addresses(settings), result_bytes_max=settings.limits.payload_bytes_max
@@ -84,6 +90,7 @@ class Worker:
             is_saturated=LoopLoad().is_saturated,
             spans=self._tracing or NULL_SPANS,
             on_availability=self._report_health,
+            on_bug=self.report_bug,
         )
         self._server = Server(
             self.engine,
@@ -91,7 +98,7 @@ class Worker:
             log=self.log,
             clock=self.clock,
             share_port=share_port,
-            calls_max=settings.listen.calls_max,
+            server_limits=within_open_files(settings.server_limits(), settings.admin.connections_max),
             new_trace=self._tracing.new_trace if self._tracing else None,
         )
         self._operator_log = PostgresOperatorLog(url, owner=self.owner)
@@ -111,6 +118,8 @@ class Worker:
             spans=self._tracing or NULL_SPANS,
             owner=self.owner,
             share_port=share_port,
+            limits=settings.admin_limits(),
+            payload_bytes_max=settings.limits.payload_bytes_max,
         )
         # Known once it serves.
         self.admin_port = 0
@@ -290,6 +299,10 @@ class Worker:
         """Notify operators of a bug that did not end the process."""
         self.monitoring.metrics.anomaly(Anomaly.BUG, error=f"{type(error).__name__}: {error}")
 
+    def _report_quarantine(self, gid: str, why: str) -> None:
+        logger.error("a transaction is quarantined: its row cannot be used", gid=gid, reason=why)
+        self.monitoring.metrics.anomaly(Anomaly.QUARANTINED, gid=gid, reason=why)
+
     def _fail(self, error: Exception) -> None:
         self._bug = self._bug or error
         self._stop.set()
@@ -324,6 +337,21 @@ def _policies(settings: Settings) -> dict[str, ParticipantPolicy]:
 def _listeners_tls(settings: Settings) -> dict[str, ServerTls | None]:
     listeners = {"listen": settings.listen.tls, "admin": settings.admin.tls}
     return {name: tls.read() if tls else None for name, tls in listeners.items()}
+
+
+def within_open_files(limits: ServerLimits, others: int) -> ServerLimits:
+    """Return the limits with no more connections than this process may open files, besides `others`.
+
+    When it has no files left, it can neither accept an initiator nor reach the log or a participant.
+    """
+    files = raise_open_files_limit()
+    room = max(_CONNECTIONS_MIN, files - others - _FILES_RESERVED)
+    if limits.connections_max <= room:
+        return limits
+    logger.warning(
+        "fewer connections than configured: raise the limit of open files", open_files=files, most=room
+    )
+    return structs.replace(limits, connections_max=room)
 
 
 def _needs_restart(before: Settings, after: Settings, restart_required: set[str]) -> list[str]:

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 import grpc
 
+from tcc._internal.channel_options import client_options
 from tcc.common.v1 import common_pb2 as common
 from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc as pb_grpc
 
@@ -37,7 +38,7 @@ _ENDS = {
 
 def list_transactions(coordinator: str) -> Iterator[AuditedTransaction]:
     """Yield every transaction of the coordinator at HOST:PORT. Raises grpc.RpcError."""
-    with grpc.insecure_channel(coordinator) as channel:
+    with grpc.insecure_channel(coordinator, options=client_options()) as channel:
         service = pb_grpc.TransactionServiceStub(channel)
         page_token, more = "", True
         while more:

@@ -62,7 +62,7 @@ def released(row: Row, now: float) -> Row:
 
 def loaded(row: Row) -> Transaction:
     """Return what a reader of the row knows; the version only means that it was written."""
-    return record(_named(row, version=1)).tx
+    return record(_named(row, version=1)).usable().tx
 
 
 def holds_insert(row: Row, tx: Transaction) -> bool:

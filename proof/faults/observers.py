@@ -97,6 +97,11 @@ _OPERATIONS: Mapping[str, tuple[Operation, bool]] = {
 _DECISIONS = {state: Decision[operation.name] for state, operation in DECISIONS.items()}
 
 
+def _connection(url: str) -> psycopg.Connection:
+    """Connect with the schema of the log, where there is one: its triggers run with that search path."""
+    return psycopg.connect(url, options="-c search_path=tcc,public")
+
+
 class Observers:
     """The observers of one system. `urls`: libpq URLs of the databases by name."""
 
@@ -109,7 +114,7 @@ class Observers:
         """The tables that are watched must exist."""
         for name, url in self._urls.items():
             observer = _LOG if name == COORDINATOR else _PARTICIPANTS[name] + _TOMBSTONES
-            with psycopg.connect(url) as db:
+            with _connection(url) as db:
                 db.execute(_SEEN + observer)
 
     def read(self) -> list[AnyEvent]:
@@ -118,13 +123,13 @@ class Observers:
 
     def open_transactions(self) -> int:
         """Count the transactions that have not ended."""
-        with psycopg.connect(self._urls[COORDINATOR]) as db:
+        with _connection(self._urls[COORDINATOR]) as db:
             row = db.execute("SELECT count(*) FROM transactions WHERE ended_at IS NULL").fetchone()
         assert row is not None
         return int(row[0])
 
     def _read(self, name: str, url: str) -> Iterator[AnyEvent]:
-        with psycopg.connect(url) as db:
+        with _connection(url) as db:
             rows = db.execute(
                 "SELECT position, at, gid, branch_id, what, quantity, state, branches FROM seen"
                 " WHERE position > %s ORDER BY position",

@@ -36,15 +36,9 @@ def schedule(
     engine: Engine,
     recovery: Sequence[Job],
     *,
-    on_bug: Callable[[Exception], None],  # noqa: ARG001 - as below
+    on_bug: Callable[[Exception], None],
     more: Sequence[Job] = (),  # noqa: ARG001 - as below
     later: Sequence[Job] = (),  # noqa: ARG001 - as below
 ) -> Ticking:
     """In place of `jobs.recovery.schedule`; what serves operators is not part of the simulation."""
-    return Ticking(engine, recovery, _break_the_run)
-
-
-def _break_the_run(error: Exception) -> None:
-    """Report a bug to the world, which no run survives. In production the job runs again."""
-    context = {"message": "a job failed because of a bug", "exception": error}
-    asyncio.get_running_loop().call_exception_handler(context)
+    return Ticking(engine, recovery, on_bug)

@@ -82,6 +82,14 @@ class LogDatabase:
         name = min((name for name in parked if name > values["after"]), default=None)
         return StatementResult([], 0) if name is None else StatementResult([(name,)], 1)
 
+    def _quarantine(self, values: Values) -> StatementResult:
+        row = self.transactions.get(values["gid"])
+        if row is None or row["version"] != values["version"] or row["ended_at"] is not None:
+            return StatementResult([], 0)
+        changes = {"version": row["version"] + 1, "next_attempt_at": values["held"], "waiting_on": ""}
+        self._write("transaction_quarantine", row | changes)
+        return StatementResult([], 1)
+
     def _find_claimed(self, values: Values) -> StatementResult:
         claims = values["claims"]
         return self._records(
@@ -328,6 +336,7 @@ _STATEMENTS: dict[str, tuple[Callable[[LogDatabase, Values], StatementResult], s
     "transaction_adopt": (_D._adopt, {"owner", "claim", "limit"}),  # noqa: SLF001 - the same file
     "transaction_find_claimed": (_D._find_claimed, {"owner", "claims"}),  # noqa: SLF001 - the same file
     "transaction_next_waited_for": (_D._next_waited_for, {"after"}),  # noqa: SLF001 - the same file
+    "transaction_quarantine": (_D._quarantine, {"gid", "version", "held"}),  # noqa: SLF001 - the same file
     "transaction_release": (_D._release, {"owner"}),  # noqa: SLF001 - the same file
     "transaction_purge": (_D._purge, {"ended_before_s", "limit"}),  # noqa: SLF001 - the same file
     "coordinator_forget": (_D._forget, {"gone_for_s"}),  # noqa: SLF001 - the same file

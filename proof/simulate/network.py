@@ -250,6 +250,9 @@ class Channel:
 
         return call
 
+    async def channel_ready(self) -> None:
+        """Nothing has to be connected before a call."""
+
     async def close(self, _grace: float | None = None) -> None:
         """Nothing is held."""
 
@@ -319,10 +322,12 @@ class AbortError(grpc.aio.AbortError, _Aborted):
 class Context:
     """What a servicer is given besides the request."""
 
-    def __init__(self, call: Call, copy: int, serialize: Callable[[Any], bytes], loop: VirtualLoop) -> None:
+    def __init__(self, call: Call, copy: int, request: Any, serialize: Any, loop: VirtualLoop) -> None:
+        self.status: Status = (grpc.StatusCode.OK, "", ())
         self._call = call
         self._copy = copy
-        self._serialize = serialize
+        self._request = request
+        self._serialize = serialize or bytes
         self._loop = loop
         self._deadline = None if call.timeout_s is None else loop.time() + call.timeout_s
 
@@ -331,6 +336,18 @@ class Context:
 
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
         return ()
+
+    async def read(self) -> Any:
+        return self._request
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        self.status = (code, *self.status[1:])
+
+    def set_details(self, details: str) -> None:
+        self.status = (self.status[0], details, self.status[2])
+
+    def set_trailing_metadata(self, metadata: Any) -> None:
+        self.status = (*self.status[:2], tuple(metadata))
 
     async def write(self, message: Any) -> None:
         self._call.reply(self._serialize(message), self._copy)
@@ -404,9 +421,9 @@ class Server:
             return
         asked = _HandlerCallDetails(method=call.path)
         handler = next(found for each in self._handlers if (found := each.service(asked)) is not None)
-        context = Context(call, copy, handler.response_serializer, self._network.loop)
+        request = handler.request_deserializer(call.request)
+        context = Context(call, copy, request, handler.response_serializer, self._network.loop)
         try:
-            request = handler.request_deserializer(call.request)
             self._network.on_request(call.host, call.path, request)
             await _run(handler, request, context)
         except asyncio.CancelledError:
@@ -415,11 +432,15 @@ class Server:
         except AbortError as error:
             call.reply(error.status, copy)
         else:
-            call.reply((grpc.StatusCode.OK, "", ()), copy)
+            call.reply(context.status, copy)
 
 
 async def _run(handler: Any, request: Any, context: Context) -> None:
-    if not handler.response_streaming:
+    if handler.request_streaming:
+        response = await (handler.stream_unary or handler.stream_stream)(None, context)
+        if response is not None:
+            await context.write(response)
+    elif not handler.response_streaming:
         await context.write(await handler.unary_unary(request, context))
     elif inspect.isasyncgenfunction(handler.unary_stream):
         async for response in handler.unary_stream(request, context):

@@ -79,9 +79,9 @@ class Observer:
         gid, state = after["gid"], TransactionState(after["state"])
         self.fault("row", gid, f"v{after['version']} {state.name} {statement} by {owner[-12:]}")
         self._check_move(gid, before, after)
-        tx = record(as_read(after)).tx
+        tx = record(as_read(after)).usable().tx
         branch_ids = tuple([branch.spec.branch_id for branch in tx.branches])
-        known = len(record(as_read(before)).tx.branches) if before else 0
+        known = len(record(as_read(before)).usable().tx.branches) if before else 0
         if before is None or known < len(branch_ids):
             self.recorder.record(Registered(at=at, gid=gid, branch_ids=branch_ids[known:]))
         if state.decided and (before is None or not TransactionState(before["state"]).decided):
@@ -180,7 +180,7 @@ class Observer:
         if operation == "TRY":
             self._promise(not (cancelled or confirmed), f"{gid}: a late Try of {branch_id} took effect")
         row = self.log.transactions.get(gid)
-        branches = record(as_read(row)).tx.branches if row else ()
+        branches = record(as_read(row)).usable().tx.branches if row else ()
         asked = {b.spec.branch_id: b.spec.payload for b in branches}
         self._promise(
             f'"{account}"'.encode() in asked.get(branch_id, b""),

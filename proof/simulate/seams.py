@@ -7,6 +7,7 @@ production. A new way out of Python that is not listed here shows as a run that
 cannot be repeated, which a test looks for.
 """
 
+import asyncio
 import os
 import random
 import secrets
@@ -69,6 +70,7 @@ def installed(
         (coordinator.process.worker, "LogClock", lambda: LogClock(monotonic)),
         (coordinator.process.worker, "LoopLoad", lambda: LoopLoad(monotonic, lambda: load * monotonic())),
         (coordinator.process.worker, "schedule", schedule),
+        (coordinator.process.worker.Worker, "report_bug", _break_the_run),
         (tcc.participant.participant, "open_executor", open_executor),
         (grpc.aio, "insecure_channel", lambda target, **_: Channel(network, target)),
         (grpc.aio, "server", server),
@@ -80,3 +82,9 @@ def installed(
         for owner, name, replacement in replacements:
             stack.enter_context(patch.object(owner, name, replacement))
         yield
+
+
+def _break_the_run(_worker: Any, error: Exception) -> None:
+    """Report a bug to the world, which no run survives. In production the process goes on."""
+    context = {"message": "a coordinator has a bug", "exception": error}
+    asyncio.get_running_loop().call_exception_handler(context)

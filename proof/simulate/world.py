@@ -240,7 +240,7 @@ class World:
         at, recorder = self.loop.time(), self.observer.recorder
         recorder.record(Settled(at=at))
         for gid, row in self.log.transactions.items():
-            branches = record(as_read(row)).tx.branches
+            branches = record(as_read(row)).usable().tx.branches
             recorder.record(
                 Final(
                     at=at,

@@ -13,3 +13,11 @@ def plain_text(text: str, characters_max: int = TEXT_CHARACTERS_MAX) -> str:
 
 def _escaped(character: str) -> str:
     return character if character.isprintable() else character.encode("unicode_escape").decode()
+
+
+def message_of(error: BaseException) -> str:
+    """Return `str(error)`, or why it has none."""
+    try:
+        return str(error)
+    except BaseException as unprintable:  # noqa: BLE001 - an author's __str__ may raise anything
+        return f"(its text is not available: {type(unprintable).__name__})"

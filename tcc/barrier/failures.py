@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy.exc import DBAPIError, StatementError
 
-from tcc._internal.plain_text import plain_text
+from tcc._internal.plain_text import message_of, plain_text
 from tcc.barrier.decisions import Operation
 from tcc.branch import Branch
 
@@ -52,7 +52,7 @@ def error_text(error: BaseException) -> str:
     elif isinstance(error, StatementError):
         message = str(error.args[0]) if error.args else ""
     else:
-        message = _message(cause)
+        message = message_of(cause)
     name = type(cause).__name__
     return plain_text(f"{name}: {message}" if message else name)
 
@@ -116,13 +116,6 @@ def _innermost(frame: TracebackType | None) -> tuple[str, int] | None:
     return frame.tb_frame.f_code.co_filename, frame.tb_lineno
 
 
-def _message(error: BaseException) -> str:
-    try:
-        return str(error)
-    except BaseException as unprintable:  # noqa: BLE001 - a handler's __str__ may raise anything
-        return f"(its text is not available: {type(unprintable).__name__})"
-
-
 _QUOTED = re.compile(r"""(["']).*["']""", re.DOTALL)
 
 
@@ -146,4 +139,4 @@ def _database_text(cause: BaseException) -> str:
             if key
             else f"{_QUOTED.sub('…', name)} ({number})"
         )
-    return _message(cause).partition("\nDETAIL:")[0]
+    return message_of(cause).partition("\nDETAIL:")[0]

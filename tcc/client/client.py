@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Self
 import grpc
 
 from tcc import context as contexts
+from tcc.client import arguments
 from tcc.client.connection import Connection, StandIn
 from tcc.client.interactive import Enlistment, InteractiveTransaction, cancel, checked, confirm
 from tcc.client.outcome import (
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 TIMEOUT_DEFAULT_S = 10.0
 BATCH_ITEMS_MAX = 256
 BATCH_BYTES_MAX = 2**20
+_PAGE_SIZE_MAX = 1_000
 
 
 class Client:
@@ -90,9 +92,10 @@ class Client:
         batch_bytes_max: int = BATCH_BYTES_MAX,
         tracer_provider: "TracerProvider | None" = None,
     ) -> None:
-        self._initiator = initiator
+        self._initiator = arguments.text("initiator", initiator, 'initiator="shop"')
         self._tracing = _tracing(tracer_provider)
-        self._connection = Connection(
+        #: For the clients built on this one.
+        self.connection = Connection(
             target,
             timeout_s=timeout_s,
             credentials=credentials,
@@ -114,7 +117,7 @@ class Client:
 
     async def close(self) -> None:
         """Close the client. Waiting calls raise ClientClosed; their transactions continue."""
-        await self._connection.close()
+        await self.connection.close()
 
     async def execute(
         self,
@@ -173,7 +176,7 @@ class Client:
         return checked(outcome) if raise_on_cancel else outcome
 
     async def _execute(self, request: pb.ExecuteTransactionRequest, timeout_s: float | None) -> Outcome:
-        return outcome_of(await self._connection.execute(request, timeout_s))
+        return outcome_of(await self.connection.execute(request, timeout_s))
 
     def transaction(
         self,
@@ -196,7 +199,7 @@ class Client:
         call. Entering raises the errors of `begin`, leaving those of `confirm`.
         """
         return InteractiveTransaction(
-            self._connection,
+            self.connection,
             gid=gid,
             expiry_s=expiry_s,
             labels=labels,
@@ -215,7 +218,8 @@ class Client:
         Args:
             context: The context of the call that this service handles (tcc.context).
         """
-        return Enlistment(self._connection, context)
+        arguments.instance("context", context, TransactionContext, 'tcc.TransactionContext(gid="order-17")')
+        return Enlistment(self.connection, context)
 
     def current_transaction(self) -> Enlistment | None:
         """Return `join` of the current context; None outside a transaction."""
@@ -229,8 +233,8 @@ class Client:
             NotFound: The log holds no such transaction (any more).
             TccError: As in `execute`.
         """
-        request = pb.GetTransactionRequest(gid=gid)
-        response = await self._connection.call(lambda stub: stub.GetTransaction, request, timeout_s)
+        request = pb.GetTransactionRequest(gid=arguments.gid(gid))
+        response = await self.connection.call(lambda stub: stub.GetTransaction, request, timeout_s)
         return record_of(response.transaction)
 
     async def list(
@@ -254,19 +258,19 @@ class Client:
         Raises:
             TccError: As in `execute`.
         """
+        arguments.instance("stuck", stuck, bool, "stuck=True")
         request = pb.ListTransactionsRequest(
-            page_size=page_size,
-            # The stubs know the enum only by its own class, which takes any of its numbers.
-            states=list(states),  # type: ignore[arg-type]
-            participant=participant,
-            labels=labels or {},
-            initiator=initiator,
+            page_size=arguments.whole_number("page_size", page_size, least=1, most=_PAGE_SIZE_MAX),
+            states=arguments.items("states", states, int, "tcc.TransactionState.CONFIRMED"),
+            participant=arguments.text("participant", participant, 'participant="inventory"'),
+            labels=arguments.labels(labels),
+            initiator=arguments.text("initiator", initiator, 'initiator="shop"'),
             stuck=stuck,
-            created_after=timestamp(created_after),
-            created_before=timestamp(created_before),
+            created_after=timestamp("created_after", created_after),
+            created_before=timestamp("created_before", created_before),
         )
         while True:
-            response = await self._connection.call(lambda stub: stub.ListTransactions, request, timeout_s)
+            response = await self.connection.call(lambda stub: stub.ListTransactions, request, timeout_s)
             for message in response.transactions:
                 yield record_of(message)
             if not response.next_page_token:
@@ -283,8 +287,8 @@ class Client:
             NotFound: The log holds no such transaction (any more).
             TccError: As in `execute`.
         """
-        request = pb.WaitTransactionRequest(gid=gid, wait_for=wait_for_number(wait_for))
-        response = await self._connection.call(lambda stub: stub.WaitTransaction, request, timeout_s)
+        request = pb.WaitTransactionRequest(gid=arguments.gid(gid), wait_for=wait_for_number(wait_for))
+        response = await self.connection.call(lambda stub: stub.WaitTransaction, request, timeout_s)
         return outcome_of(response.outcome)
 
     async def confirm(
@@ -297,7 +301,7 @@ class Client:
             NotInteractive: The transaction was begun by `execute`.
             TccError: As in `get`.
         """
-        return await confirm(self._connection, gid, wait_for, timeout_s)
+        return await confirm(self.connection, gid, wait_for, timeout_s)
 
     async def cancel(
         self, gid: str, *, reason: str = "", wait_for: WaitFor = "decision", timeout_s: float | None = None
@@ -314,7 +318,7 @@ class Client:
             DecisionConflict: The decision is CONFIRM.
             TccError: As in `get`.
         """
-        return await cancel(self._connection, gid, reason, wait_for, timeout_s)
+        return await cancel(self.connection, gid, reason, wait_for, timeout_s)
 
 
 def _tracing(provider: "TracerProvider | None") -> "InitiatorTracing | None":

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from typing import Any, Protocol
 
@@ -10,10 +10,16 @@ import grpc
 
 from tcc._internal.channel_options import client_options
 from tcc._internal.failpoint import failpoint
+from tcc.client import arguments, forking
 from tcc.client.retry import pause_s
 from tcc.client.submission import Submitter
 from tcc.errors import ClientClosed, error_from_rpc
 from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc
+
+_CANCEL_TIMEOUT_S = 2.0
+
+# Of a parent process. If they were collected as garbage, they would touch gRPC.
+_abandoned: list[object] = []
 
 
 class StandIn(Protocol):
@@ -36,17 +42,32 @@ class Connection:
         batch_items_max: int,
         batch_bytes_max: int,
     ) -> None:
-        self._target = target
-        self._timeout_s = timeout_s
+        # A stand-in is known by its method: a text has none.
+        self._target = target if hasattr(target, "open_stub") else arguments.target(target)
+        self._timeout_s = arguments.seconds("timeout_s", timeout_s)
+        if credentials is not None:
+            arguments.instance(
+                "credentials", credentials, grpc.ChannelCredentials, "grpc.ssl_channel_credentials(…)"
+            )
         self._credentials = credentials
-        self._options = client_options(tuple(channel_options))
-        self._batch_items_max = batch_items_max
-        self._batch_bytes_max = batch_bytes_max
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._channel: grpc.aio.Channel | None = None
-        self._stub: Any = None
-        self._submitter: Submitter | None = None
+        self._options = client_options(arguments.channel_options(channel_options))
+        self._batch_items_max = arguments.whole_number("batch_items_max", batch_items_max, least=1)
+        self._batch_bytes_max = arguments.whole_number("batch_bytes_max", batch_bytes_max, least=1)
+        self._session: _Session | None = None
         self._closed = False
+        #: The gids of the interactive transactions that were begun and not yet confirmed or cancelled.
+        self.interactive: set[str] = set()
+        # Unset while the process forks; None while it does not.
+        self._resumed: asyncio.Event | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """True if the channel is open: after the first call, and before `close` or `suspend`."""
+        return self._session is not None
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed
 
     async def call(
         self, method: Callable[[Any], Callable[..., Any]], request: object, timeout_s: float | None
@@ -61,22 +82,30 @@ class Connection:
         Raises:
             TccError: The error of the last attempt.
         """
-        self._open()
-        assert self._loop is not None
-        deadline = self._loop.time() + self.timeout_or_default_s(timeout_s)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.timeout_or_default_s(timeout_s)
         for attempt in count():
-            time_left_s = max(0.0, deadline - self._loop.time())
+            session = await self._open()
             try:
                 failpoint("client.call.send")
-                response = await self._attempt(method(self._stub), request, time_left_s)
+                response = await method(session.stub)(request, timeout=max(0.0, deadline - loop.time()))
                 failpoint("client.call.answered")
                 return response
             except grpc.aio.AioRpcError as failure:
                 error = error_from_rpc(failure)
-                time_left_s = deadline - self._loop.time()
+                time_left_s = deadline - loop.time()
                 wait_s = pause_s(error, attempt=attempt, time_left_s=time_left_s, jitter=random.random())
                 if wait_s is None:
                     raise error from failure
+            except asyncio.CancelledError as error:
+                if session is self._session or _is_cancelled():
+                    raise
+                # The caller was not cancelled: its call ended with the channel.
+                if self._closed:
+                    raise ClientClosed("the client was closed before the response") from error
+                wait_s = 0.0
+            # A reference would keep the channel open while this call waits for the end of a fork.
+            del session
             await asyncio.sleep(wait_s)
         raise AssertionError("count() does not end")
 
@@ -84,57 +113,123 @@ class Connection:
         self, request: pb.ExecuteTransactionRequest, timeout_s: float | None
     ) -> pb.TransactionOutcome:
         """Return the outcome of a whole transaction, sent in a batch with others that are waiting."""
-        self._open()
-        assert self._submitter is not None
-        return await self._submitter.submit(request, timeout_s=self.timeout_or_default_s(timeout_s))
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.timeout_or_default_s(timeout_s)
+        while True:
+            submitter = (await self._open()).submitter
+            try:
+                return await submitter.submit(request, timeout_s=deadline - loop.time())
+            except ClientClosed:
+                if self._closed:
+                    raise
+            # As in `call`.
+            del submitter
 
     async def close(self) -> None:
-        """Close the channel. Idempotent."""
+        """Close the channel. Idempotent. Interactive transactions without a decision are cancelled."""
         self._closed = True
-        submitter, channel = self._submitter, self._channel
-        self._submitter = self._channel = None
-        if submitter is not None:
-            await submitter.close()
-        if channel is not None:
-            await channel.close(None)
+        abandoned, self.interactive = self.interactive, set()
+        if self._session is not None and abandoned:
+            await self._session.cancel(abandoned)
+        await self._end_session()
+
+    def close_unopened(self) -> None:
+        """Close a connection without an event loop: one that has made no call in this process."""
+        self._closed = True
+
+    async def suspend(self) -> None:
+        """Close the channel until `resume`. Calls in flight wait and are then repeated."""
+        self._resumed = self._resumed or asyncio.Event()
+        await self._end_session()
+
+    def resume(self) -> None:
+        """Let calls open the channel again, on the same or another event loop."""
+        if self._resumed is not None:
+            self._resumed.set()
+            self._resumed = None
+
+    def abandon(self) -> None:
+        """Forget the channel in a forked child. It belongs to a thread that does not exist there."""
+        _abandoned.append((self._session, self._resumed))
+        self._session = self._resumed = None
+        self.interactive = set()
 
     def timeout_or_default_s(self, timeout_s: float | None) -> float:
-        return self._timeout_s if timeout_s is None else timeout_s
+        return self._timeout_s if timeout_s is None else arguments.seconds("timeout_s", timeout_s)
 
-    async def _attempt(self, call: Callable[..., Any], request: object, time_left_s: float) -> Any:
+    async def _open(self) -> "_Session":
+        if self._resumed is not None:
+            await self._resumed.wait()
         if self._closed:
             raise ClientClosed("the client is closed")
-        try:
-            return await call(request, timeout=time_left_s)
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if self._closed and task is not None and not task.cancelling():
-                # The caller was not cancelled: its call ended with the channel.
-                raise ClientClosed("the client was closed before the response") from error
-            raise
-
-    def _open(self) -> None:
         loop = asyncio.get_running_loop()
-        if self._closed:
-            raise ClientClosed("the client is closed")
-        if self._loop is loop:
-            return
-        if self._loop is not None:
+        if self._session is None:
+            self._session = self._new_session(loop)
+        elif self._session.loop is not loop:
             raise RuntimeError("a client belongs to the event loop of its first call: make one per loop")
-        self._loop = loop
-        self._stub = self._open_stub()
-        self._submitter = Submitter(
-            self._stub.ExecuteTransaction,
-            self._stub.ExecuteTransactions,
+        return self._session
+
+    def _new_session(self, loop: asyncio.AbstractEventLoop) -> "_Session":
+        forking.check_usable()
+        channel, stub = self._open_stub()
+        return _Session(
+            loop,
+            channel,
+            stub,
             batch_items_max=self._batch_items_max,
             batch_bytes_max=self._batch_bytes_max,
         )
 
-    def _open_stub(self) -> Any:
+    def _open_stub(self) -> tuple[grpc.aio.Channel | None, Any]:
+        """Return a channel and its stub; a stand-in has no channel."""
         if not isinstance(self._target, str):
-            return self._target.open_stub()
+            return None, self._target.open_stub()
         if self._credentials is None:
-            self._channel = grpc.aio.insecure_channel(self._target, options=self._options)
+            channel = grpc.aio.insecure_channel(self._target, options=self._options)
         else:
-            self._channel = grpc.aio.secure_channel(self._target, self._credentials, options=self._options)
-        return transaction_pb2_grpc.TransactionServiceStub(self._channel)
+            channel = grpc.aio.secure_channel(self._target, self._credentials, options=self._options)
+        return channel, transaction_pb2_grpc.TransactionServiceStub(channel)
+
+    async def _end_session(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+
+class _Session:
+    """An open channel with its stub and its batches, on one event loop."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        channel: grpc.aio.Channel | None,
+        stub: Any,
+        *,
+        batch_items_max: int,
+        batch_bytes_max: int,
+    ) -> None:
+        self.loop = loop
+        self._channel = channel
+        self.stub = stub
+        self.submitter = Submitter(
+            self.stub.ExecuteTransaction,
+            self.stub.ExecuteTransactions,
+            batch_items_max=batch_items_max,
+            batch_bytes_max=batch_bytes_max,
+        )
+
+    async def cancel(self, gids: Iterable[str]) -> None:
+        """Request the decision CANCEL once for each. What cannot be cancelled now expires."""
+        requests = [pb.CancelTransactionRequest(gid=gid, reason="the client was closed") for gid in gids]
+        calls = [self.stub.CancelTransaction(request, timeout=_CANCEL_TIMEOUT_S) for request in requests]
+        await asyncio.gather(*calls, return_exceptions=True)
+
+    async def close(self) -> None:
+        await self.submitter.close()
+        if self._channel is not None:
+            await self._channel.close(None)
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and bool(task.cancelling())

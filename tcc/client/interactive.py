@@ -5,6 +5,7 @@ service that is called within a transaction of another process: it adds branches
 cannot decide.
 """
 
+import asyncio
 from collections.abc import Awaitable, Generator, Mapping
 from datetime import datetime
 from types import TracebackType
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from tcc._internal.plain_text import message_of, plain_text
 from tcc._internal.uuid7 import uuid7
+from tcc.client import arguments
 from tcc.client.connection import Connection
 from tcc.client.outcome import (
     CancelReason,
@@ -29,10 +32,13 @@ from tcc.common.v1 import common_pb2 as common
 from tcc.context import TransactionContext, handling_participant
 from tcc.errors import (
     AlreadyDecided,
+    Conflict,
     DecisionConflict,
     InternalError,
     InvalidRequest,
+    NotFound,
     PreconditionFailed,
+    ResourceExhausted,
     TccError,
     TransactionCancelled,
     error_from_outcome,
@@ -46,8 +52,10 @@ _CANCEL_REASONS = {
     common.BRANCH_STATE_REJECTED: CancelReason.REJECTED,
     common.BRANCH_STATE_FAILED: CancelReason.TRY_FAILED,
 }
-# Below the coordinator's limit of 1,000 characters.
-_REASON_CHARACTERS_MAX = 300
+# The branch was certainly not added by the call that raised.
+_NOTHING_ADDED = (AlreadyDecided, Conflict, InvalidRequest, NotFound, ResourceExhausted, TransactionCancelled)
+# The coordinator's limit.
+_REASON_CHARACTERS_MAX = 1_000
 
 
 class Enlistment:
@@ -66,6 +74,8 @@ class Enlistment:
         # Without the id of the branch that it was called for, a service cannot choose ids that
         # are unique in the transaction.
         self._names_branches = bool(context.branch_id)
+        # The errors of the Trys that failed or whose end is not known, by branch.
+        self._untried: dict[str, BaseException] = {}
 
     @property
     def gid(self) -> str:
@@ -105,10 +115,18 @@ class Enlistment:
                 "the initiator add the branch",
                 reason="NESTED_TRY",
             )
-        spec = branch_spec(participant, action, payload, self._branch_id(participant, branch_id))
-        response: pb.TryBranchResponse = await self._add(
-            lambda stub: stub.TryBranch, pb.TryBranchRequest(gid=self.gid, branch=spec), timeout_s
-        )
+        spec = self._branch(participant, action, payload, branch_id)
+        arguments.optional_seconds("timeout_s", timeout_s)
+        try:
+            response: pb.TryBranchResponse = await self._add(
+                lambda stub: stub.TryBranch, pb.TryBranchRequest(gid=self.gid, branch=spec), timeout_s
+            )
+        except _NOTHING_ADDED:
+            raise
+        except BaseException as error:
+            self._untried[spec.branch_id] = error
+            raise
+        self._untried.pop(spec.branch_id, None)
         if response.state != common.BRANCH_STATE_TRIED:
             raise _not_tried(self.gid, spec.branch_id, response)
         return TryResult(
@@ -133,19 +151,53 @@ class Enlistment:
             async with tx.register("order", "open_order", payload):
                 await orders.OpenOrder(request)
 
-        By confirming the transaction, the caller asserts that this Try succeeded. Raises the
-        errors of `try_`, except a rejection, because the coordinator calls no Try.
+        By confirming the transaction, the caller asserts that this Try succeeded. If the block
+        raises, the transaction can be cancelled only, even if the caller catches the error; unless
+        a later block with the same `branch_id` succeeds. Raises the errors of `try_`, except a
+        rejection, because the coordinator calls no Try.
         """
-        spec = branch_spec(participant, action, payload, self._branch_id(participant, branch_id))
-        return Registration(self._register(spec, timeout_s))
+        spec = self._branch(participant, action, payload, branch_id)
+        arguments.optional_seconds("timeout_s", timeout_s)
+        return Registration(self, self._register(spec, timeout_s))
 
     async def _register(self, spec: common.BranchSpec, timeout_s: float | None) -> TransactionContext:
-        response: pb.RegisterBranchResponse = await self._add(
-            lambda stub: stub.RegisterBranch, pb.RegisterBranchRequest(gid=self.gid, branch=spec), timeout_s
-        )
+        try:
+            response: pb.RegisterBranchResponse = await self._add(
+                lambda stub: stub.RegisterBranch,
+                pb.RegisterBranchRequest(gid=self.gid, branch=spec),
+                timeout_s,
+            )
+        except _NOTHING_ADDED:
+            raise
+        except BaseException as error:
+            self._untried[spec.branch_id] = error
+            raise
         return TransactionContext(
             gid=self.gid, branch_id=spec.branch_id, expires_at_ms=_milliseconds(response.expires_at)
         )
+
+    async def end_try(self, branch_id: str, error: BaseException | None) -> None:
+        """Note how the caller's own Try of a registered branch ended. Leaving `register`'s block does this.
+
+        A service that joined the transaction does not decide. So it cancels the transaction at once.
+        """
+        self.note_try(branch_id, error)
+        if error is not None:
+            await self._cancel_because_of(error)
+
+    def note_try(self, branch_id: str, error: BaseException | None) -> None:
+        if error is None:
+            self._untried.pop(branch_id, None)
+        else:
+            self._untried[branch_id] = error
+
+    async def _cancel_because_of(self, error: BaseException) -> Outcome | None:
+        try:
+            return await cancel(self._connection, self.gid, _reason_of(error), "decision", self._timeout_s)
+        except TccError as failure:
+            # The caller must see its own error; the expiry cancels in any case.
+            error.add_note(f"transaction {self.gid} could not be cancelled at once: {failure}")
+            return None
 
     async def _add(self, method: Any, request: object, timeout_s: float | None) -> Any:
         try:
@@ -159,19 +211,20 @@ class Enlistment:
             method, request, self._timeout_s if timeout_s is None else timeout_s
         )
 
-    def _branch_id(self, participant: str, branch_id: str) -> str:
+    def _branch(self, participant: str, action: str, payload: object, branch_id: str) -> common.BranchSpec:
         if not branch_id and not self._names_branches:
             raise InvalidRequest(
                 "the context has no branch: give a branch_id that is unique in the transaction",
                 reason="BRANCH_ID_MISSING",
             )
-        return self._ids.choose(participant, branch_id)
+        return branch_spec(participant, action, payload, branch_id, ids=self._ids)
 
 
 class Registration(Awaitable[TransactionContext]):
     """A branch being registered; see `Enlistment.register`."""
 
-    def __init__(self, registering: Awaitable[TransactionContext]) -> None:
+    def __init__(self, enlistment: Enlistment, registering: Awaitable[TransactionContext]) -> None:
+        self._enlistment = enlistment
         self._registering = registering
         self._context: TransactionContext | None = None
 
@@ -190,6 +243,7 @@ class Registration(Awaitable[TransactionContext]):
     ) -> None:
         assert self._context is not None
         self._context.__exit__(kind, error, traceback)
+        await self._enlistment.end_try(self._context.branch_id, error)
 
 
 class InteractiveTransaction(Enlistment):
@@ -213,12 +267,12 @@ class InteractiveTransaction(Enlistment):
         timeout_s: float | None,
         tracing: "InitiatorTracing | None" = None,
     ) -> None:
-        super().__init__(connection, TransactionContext(gid=gid or uuid7()))
+        super().__init__(connection, TransactionContext(gid=arguments.gid(gid) or uuid7()))
         self._names_branches = True
-        self._timeout_s = timeout_s
+        self._timeout_s = arguments.optional_seconds("timeout_s", timeout_s)
         self._wait_for = wait_for
         self._begin_request = pb.BeginTransactionRequest(
-            gid=self.gid, expiry=duration(expiry_s), labels=labels or {}, initiator=initiator
+            gid=self.gid, expiry=duration(expiry_s), labels=arguments.labels(labels), initiator=initiator
         )
         self._tracing = tracing
         self._span: TransactionSpan | None = None
@@ -243,15 +297,24 @@ class InteractiveTransaction(Enlistment):
             self._end_span(error)
             raise
         self._context = TransactionContext(gid=self.gid, expires_at_ms=_milliseconds(response.expires_at))
+        self._connection.interactive.add(self.gid)
 
     async def confirm(self) -> Outcome:
         """Request the decision CONFIRM. Leaving the block does this.
 
+        If a Try failed, or its end is not known, the decision CANCEL is requested instead.
+
         Raises:
-            TransactionCancelled: It was cancelled before, for example because it expired.
+            TransactionCancelled: It was cancelled before, for example because it expired, or now,
+                because of a Try.
             TccError: As in `Client.execute`. The decision is then not known. Repeat
                 `Client.confirm(gid)` until it is.
         """
+        if self._untried:
+            branch_id, error = next(iter(self._untried.items()))
+            outcome = await self.cancel(f"the Try of branch {branch_id} failed: {_reason_of(error)}")
+            raise error_from_outcome(outcome) from error
+        self._connection.interactive.discard(self.gid)
         try:
             self.outcome = await confirm(self._connection, self.gid, self._wait_for, self._timeout_s)
         except TransactionCancelled as error:
@@ -269,11 +332,24 @@ class InteractiveTransaction(Enlistment):
             TccError: As in `Client.execute`. If it is not cancelled yet, it is when it expires.
         """
         self.outcome = await cancel(self._connection, self.gid, reason, self._wait_for, self._timeout_s)
+        self._connection.interactive.discard(self.gid)
         self._end_span()
         return self.outcome
 
     async def finish(self, error: BaseException | None) -> None:
-        """Confirm, or cancel because of `error`. Leaving the block does this."""
+        """Confirm, or cancel because of `error`. Leaving the block does this.
+
+        It is done even if the task is cancelled in the meantime.
+        """
+        finishing = asyncio.ensure_future(self._finish(error))
+        try:
+            await asyncio.shield(finishing)
+        except asyncio.CancelledError:
+            if not finishing.done():
+                await asyncio.wait([finishing])
+            raise
+
+    async def _finish(self, error: BaseException | None) -> None:
         if self.outcome is not None:
             return
         try:
@@ -282,11 +358,17 @@ class InteractiveTransaction(Enlistment):
             elif isinstance(error, TransactionCancelled) and error.outcome.gid == self.gid:
                 self.outcome = error.outcome
             else:
-                await self._cancel_because_of(error)
+                self.outcome = await self._cancel_because_of(error)
         except BaseException as failure:
             self._end_span(failure)
             raise
+        finally:
+            self._connection.interactive.discard(self.gid)
         self._end_span(error)
+
+    async def end_try(self, branch_id: str, error: BaseException | None) -> None:
+        """Note how the caller's own Try of a registered branch ended; `confirm` then decides."""
+        self.note_try(branch_id, error)
 
     def enter(self) -> None:
         """Make its context, and its span if any, the current one. Entering the block does this."""
@@ -303,13 +385,6 @@ class InteractiveTransaction(Enlistment):
     def _end_span(self, error: BaseException | None = None) -> None:
         if self._span is not None:
             self._span.end(self.outcome, error)
-
-    async def _cancel_because_of(self, error: BaseException) -> None:
-        try:
-            await self.cancel(_reason_of(error))
-        except TccError as failure:
-            # The caller must see the block's own error; the expiry cancels in any case.
-            error.add_note(f"transaction {self.gid} could not be cancelled at once: {failure}")
 
     async def __aenter__(self) -> Self:
         await self.begin()
@@ -328,7 +403,7 @@ class InteractiveTransaction(Enlistment):
 
 async def confirm(connection: Connection, gid: str, wait_for: WaitFor, timeout_s: float | None) -> Outcome:
     """Request the decision CONFIRM. Raises TransactionCancelled if the decision is CANCEL."""
-    request = pb.ConfirmTransactionRequest(gid=gid, wait_for=wait_for_number(wait_for))
+    request = pb.ConfirmTransactionRequest(gid=arguments.gid(gid), wait_for=wait_for_number(wait_for))
     try:
         response = await connection.call(lambda stub: stub.ConfirmTransaction, request, timeout_s)
     except (AlreadyDecided, DecisionConflict) as error:
@@ -341,7 +416,13 @@ async def cancel(
     connection: Connection, gid: str, reason: str, wait_for: WaitFor, timeout_s: float | None
 ) -> Outcome:
     """Request the decision CANCEL. Raises DecisionConflict if the decision is CONFIRM."""
-    request = pb.CancelTransactionRequest(gid=gid, reason=reason, wait_for=wait_for_number(wait_for))
+    arguments.instance("reason", reason, str, 'reason="fraud"')
+    request = pb.CancelTransactionRequest(
+        gid=arguments.gid(gid),
+        # A text for people: what cannot be sent or shown must not keep a transaction from being cancelled.
+        reason=plain_text(reason, _REASON_CHARACTERS_MAX),
+        wait_for=wait_for_number(wait_for),
+    )
     response = await connection.call(lambda stub: stub.CancelTransaction, request, timeout_s)
     return outcome_of(response.outcome)
 
@@ -387,7 +468,7 @@ def _not_tried(gid: str, branch_id: str, response: pb.TryBranchResponse) -> TccE
 
 
 def _reason_of(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".replace("\0", " ")[:_REASON_CHARACTERS_MAX]
+    return plain_text(f"{type(error).__name__}: {message_of(error)}", _REASON_CHARACTERS_MAX)
 
 
 def _milliseconds(moment: Timestamp) -> int:

@@ -158,10 +158,9 @@ _CANCEL_REASONS = {reason.value: reason for reason in CancelReason}
 
 def wait_for_number(wait_for: WaitFor) -> pb.WaitFor:
     """Return the contract's number of a word. Raises ValueError for an unknown word."""
-    number = _WAIT_FOR.get(wait_for)
-    if number is None:
-        raise ValueError(f"wait_for is one of {', '.join(_WAIT_FOR)}, not {wait_for!r}")
-    return number
+    if not isinstance(wait_for, str) or wait_for not in _WAIT_FOR:
+        raise ValueError(f"wait_for is one of {', '.join(map(repr, _WAIT_FOR))}, not {wait_for!a}")
+    return _WAIT_FOR[wait_for]
 
 
 def outcome_of(message: pb.TransactionOutcome) -> Outcome:

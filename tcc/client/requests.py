@@ -9,9 +9,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from tcc import payload as payloads
 from tcc._internal.uuid7 import uuid7
+from tcc.client import arguments
 from tcc.client.outcome import WaitFor, wait_for_number
 from tcc.common.v1 import common_pb2 as common
 from tcc.transaction.v1 import transaction_pb2 as pb
+
+_BRANCH_FORM = 'tcc.BranchRequest("inventory", "reserve_stock", payload)'
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,24 +68,25 @@ def execute_request(
 ) -> pb.ExecuteTransactionRequest:
     """Return the request for a whole transaction.
 
-    Raises TypeError for a payload that cannot be encoded, ValueError for `wait_for`.
+    Raises TypeError or ValueError for what cannot be sent.
     """
-    branches = list(branches)
-    ids = BranchIds([branch.branch_id for branch in branches if branch.branch_id])
+    listed = arguments.items("branches", branches, BranchRequest, _BRANCH_FORM)
+    ids = BranchIds([_branch_id(branch.branch_id) for branch in listed if branch.branch_id])
     request = pb.ExecuteTransactionRequest(
-        gid=gid or uuid7(),
+        gid=arguments.gid(gid) or uuid7(),
         expiry=duration(expiry_s),
-        labels=labels,
+        labels=arguments.labels(labels),
         wait_for=wait_for_number(wait_for),
         initiator=initiator,
     )
-    for branch in branches:
+    for branch in listed:
         branch_spec(
             branch.participant,
             branch.action,
             branch.payload,
-            ids.choose(branch.participant, branch.branch_id),
+            branch.branch_id,
             branch.stage,
+            ids=ids,
             make=request.branches.add,
         )
     return request
@@ -95,12 +99,20 @@ def branch_spec(
     branch_id: str,
     stage: int = 0,
     *,
+    ids: BranchIds,
     make: Callable[..., common.BranchSpec] = common.BranchSpec,
 ) -> common.BranchSpec:
-    """Return a branch. `make` may create it inside a request, which saves a copy."""
+    """Return a branch. `make` may create it inside a request, which saves a copy.
+
+    Raises TypeError or ValueError for a field that cannot be sent. Then `ids` has chosen no id.
+    """
+    arguments.text("participant", participant, _BRANCH_FORM)
+    arguments.text("action", action, _BRANCH_FORM)
+    _branch_id(branch_id)
+    arguments.whole_number("stage", stage, least=0)
     data, content_type = payloads.encode(payload)
     return make(
-        branch_id=branch_id,
+        branch_id=ids.choose(participant, branch_id),
         participant=participant,
         action=action,
         payload=data,
@@ -109,20 +121,24 @@ def branch_spec(
     )
 
 
-def duration(seconds: float | None) -> Duration | None:
-    if seconds is None:
+def _branch_id(value: object) -> str:
+    return arguments.text("branch_id", value, 'branch_id="stock"')
+
+
+def duration(expiry_s: float | None) -> Duration | None:
+    if arguments.optional_seconds("expiry_s", expiry_s) is None:
         return None
+    assert expiry_s is not None
     message = Duration()
-    message.FromNanoseconds(round(seconds * 1e9))
+    message.FromNanoseconds(round(expiry_s * 1e9))
     return message
 
 
-def timestamp(moment: datetime | None) -> Timestamp | None:
-    """Return a point in time as a Timestamp. Raises ValueError if it has no time zone."""
-    if moment is None:
+def timestamp(name: str, moment: datetime | None) -> Timestamp | None:
+    """Return the point in time of an argument as a Timestamp."""
+    if arguments.moment(name, moment) is None:
         return None
-    if moment.tzinfo is None:
-        raise ValueError("a datetime needs a time zone")
+    assert moment is not None
     message = Timestamp()
     message.FromDatetime(moment.astimezone(UTC))
     return message

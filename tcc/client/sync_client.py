@@ -1,7 +1,8 @@
 """The synchronous client for initiators, a wrapper around the asynchronous one.
 
-A background thread runs an event loop with a `Client`. Every method passes its call to
-that loop and waits. Threads that call at the same time share batches.
+Every method passes its call to an event loop on a background thread and waits. All clients of a
+process share that thread (tcc.client.background). Threads that call through the same client at
+the same time share batches. A process may fork: a client works in the parent and in the child.
 
     with tcc.SyncClient("dns:///localhost:50050") as client:
         client.execute([tcc.BranchRequest("inventory", "reserve_stock", {"sku": "A"})], gid="order-17")
@@ -12,9 +13,8 @@ that loop and waits. Threads that call at the same time share batches.
                 orders.OpenOrder(request)
 """
 
-import asyncio
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import wraps
 from types import TracebackType
@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, Ty
 import grpc
 
 from tcc import context as contexts
+from tcc.client.background import Background
 from tcc.client.client import BATCH_BYTES_MAX, BATCH_ITEMS_MAX, TIMEOUT_DEFAULT_S, Client
 from tcc.client.connection import StandIn
 from tcc.client.interactive import Enlistment, InteractiveTransaction
 from tcc.client.outcome import Outcome
 from tcc.context import TransactionContext
-from tcc.errors import ClientClosed
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
@@ -40,48 +40,12 @@ Original_co = TypeVar("Original_co", covariant=True)
 OriginalEnlistment_co = TypeVar("OriginalEnlistment_co", bound=Enlistment, covariant=True)
 
 
-class _LoopThread:
-    """An event loop on a thread of its own."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="tcc-client", daemon=True)
-        self._thread.start()
-
-    @property
-    def running(self) -> bool:
-        return self._thread.is_alive()
-
-    def run(self, start: Callable[[], Awaitable[R]]) -> R:
-        """Await `start()` on the loop, in a copy of this thread's context, and return the result.
-
-        If the wait is interrupted, the work is cancelled.
-        """
-        if not self.running:
-            raise ClientClosed("the client is closed")
-
-        async def work() -> R:
-            return await start()
-
-        running = asyncio.run_coroutine_threadsafe(work(), self._loop)
-        try:
-            return running.result()
-        except BaseException:
-            running.cancel()
-            raise
-
-    def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-
 class _SyncProxy(Generic[Original_co]):
-    """A synchronous proxy of an asynchronous object that runs on the loop's thread."""
+    """A synchronous proxy of an asynchronous object, whose methods run on the loop of the process."""
 
-    def __init__(self, original: Original_co, loop: _LoopThread) -> None:
+    def __init__(self, original: Original_co, background: Background) -> None:
         self._original = original
-        self._loop = loop
+        self._background = background
 
 
 def _in_background(
@@ -91,7 +55,7 @@ def _in_background(
 
     @wraps(method)
     def proxy(self: _SyncProxy[Original], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return self._loop.run(lambda: method(self._original, *args, **kwargs))
+        return self._background.run(lambda: method(self._original, *args, **kwargs))
 
     return proxy
 
@@ -109,10 +73,26 @@ def _in_background_each(
         async def following() -> R | object:
             return await anext(items, ended)
 
-        while (item := self._loop.run(following)) is not ended:
+        while (item := self._background.run(following)) is not ended:
             yield item  # type: ignore[misc] # only `ended` is not an R
 
     return proxy
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _RegisteredContext(TransactionContext):
+    """The context of a registered branch. Leaving its block reports how the caller's Try ended."""
+
+    on_left: Callable[[BaseException | None], None] = field(repr=False, compare=False)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        TransactionContext.__exit__(self, kind, error, traceback)
+        self.on_left(error)
 
 
 class SyncEnlistment(_SyncProxy[OriginalEnlistment_co]):
@@ -128,8 +108,27 @@ class SyncEnlistment(_SyncProxy[OriginalEnlistment_co]):
         return self._original.context
 
     try_ = _in_background(Enlistment.try_)
-    # Returns the branch's context, which is a context manager: `with tx.register(...):`.
-    register = _in_background(Enlistment.register)
+    _register = _in_background(Enlistment.register)
+
+    def register(
+        self,
+        participant: str,
+        action: str,
+        payload: object = None,
+        *,
+        branch_id: str = "",
+        timeout_s: float | None = None,
+    ) -> TransactionContext:
+        """Add a branch whose Try the caller performs: `with tx.register(...):`. See `Enlistment.register`."""
+        context = self._register(participant, action, payload, branch_id=branch_id, timeout_s=timeout_s)
+        return _RegisteredContext(
+            gid=context.gid,
+            branch_id=context.branch_id,
+            expires_at_ms=context.expires_at_ms,
+            on_left=lambda error: self._background.run(
+                lambda: self._original.end_try(context.branch_id, error)
+            ),
+        )
 
 
 class SyncTransaction(SyncEnlistment[InteractiveTransaction]):
@@ -174,7 +173,7 @@ def _transaction_in_front(
 
     @wraps(method)
     def proxy(self: _SyncProxy[Original], /, *args: P.args, **kwargs: P.kwargs) -> SyncTransaction:
-        return SyncTransaction(method(self._original, *args, **kwargs), self._loop)
+        return SyncTransaction(method(self._original, *args, **kwargs), self._background)
 
     return proxy
 
@@ -182,7 +181,9 @@ def _transaction_in_front(
 class SyncClient(_SyncProxy[Client]):
     """`tcc.Client` for code without an event loop, with the same arguments, methods and errors.
 
-    It is thread-safe. Close it with `close`, or use it with `with`.
+    It is thread-safe, and one client per process is enough: make it once, at import time if you
+    like. It connects with its first call, and again in a process that was forked later. Close it
+    with `close`, or use it with `with`. Web servers and workers: docs/WEB_SERVERS.md.
     """
 
     def __init__(
@@ -207,7 +208,7 @@ class SyncClient(_SyncProxy[Client]):
             batch_bytes_max=batch_bytes_max,
             tracer_provider=tracer_provider,
         )
-        super().__init__(client, _LoopThread())
+        super().__init__(client, Background(client.connection))
 
     def __enter__(self) -> Self:
         return self
@@ -221,10 +222,8 @@ class SyncClient(_SyncProxy[Client]):
         self.close()
 
     def close(self) -> None:
-        """Close the client and its thread. Idempotent; see `Client.close`."""
-        if self._loop.running:
-            self._loop.run(self._original.close)
-            self._loop.stop()
+        """Close the client. Idempotent; see `Client.close`."""
+        self._background.close()
 
     execute = _in_background(Client.execute)
     get = _in_background(Client.get)
@@ -236,7 +235,7 @@ class SyncClient(_SyncProxy[Client]):
 
     def join(self, context: TransactionContext) -> SyncEnlistment[Enlistment]:
         """Join a transaction that another process began. See `Client.join`."""
-        return SyncEnlistment(self._original.join(context), self._loop)
+        return SyncEnlistment(self._original.join(context), self._background)
 
     def current_transaction(self) -> SyncEnlistment[Enlistment] | None:
         """Join the current transaction. See `Client.current_transaction`."""

@@ -10,6 +10,7 @@ from contextvars import Token
 from importlib import metadata
 
 from tcc._internal.extras import missing_extra
+from tcc._internal.plain_text import message_of, plain_text
 from tcc.client.outcome import Outcome
 from tcc.transaction.v1 import transaction_pb2 as pb
 
@@ -52,7 +53,7 @@ class TransactionSpan:
                 span.set_attribute("tcc.cancel_detail", outcome.cancel_detail)
         elif error is not None:
             span.set_attribute("error.type", type(error).__name__)
-            span.set_status(Status(StatusCode.ERROR, str(error)))
+            span.set_status(Status(StatusCode.ERROR, plain_text(message_of(error))))
         span.end()
 
 

@@ -27,8 +27,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
-from tcc._internal.channel_options import participant_options
+from tcc._internal.channel_options import BRANCH_CALLS_BYTES_MAX
 from tcc._internal.extras import missing_extra
+from tcc._internal.server_options import server_options
 from tcc.barrier.executor import open_executor
 from tcc.barrier.failures import error_text
 from tcc.participant.action import Action, build_action
@@ -227,7 +228,10 @@ class Participant:
         )
         server = grpc.aio.server(
             interceptors=list(interceptors),
-            options=participant_options(reuse_port=reuse_port),
+            options=(
+                *server_options(reuse_port=reuse_port),
+                ("grpc.max_receive_message_length", BRANCH_CALLS_BYTES_MAX),
+            ),
         )
         pb_grpc.add_ParticipantServiceServicer_to_server(ParticipantServicer(work), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -326,7 +330,8 @@ class Participant:
         return await self._executor.purge(margin_ms=self._retention_ms, rows_max=self._purge_rows_max)
 
     async def _report(self, status: int) -> None:
-        for service in ("", SERVICE):
+        # Its name, so that `tccd doctor` can find out that an address is another participant's.
+        for service in ("", SERVICE, self.name):
             await self._health.set(service, status)
 
     async def _report_failure(self, tasks: TaskSupervisor) -> None:

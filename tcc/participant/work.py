@@ -46,6 +46,10 @@ logger = logging.getLogger("tcc.participant")
 T = TypeVar("T")
 
 KEY_BYTES_MAX = 128
+# The size of a response: many a client accepts 4 MiB. A result is smaller than that.
+_RESPONSE_BYTES = 2 * 2**20
+# What an outcome has besides its result and its message.
+_OUTCOME_BYTES = 512
 _OPERATIONS = {int(operation): operation for operation in Operation}
 _CODES = {code: common.OutcomeCode.Name(code) for code in OutcomeCode}
 
@@ -63,12 +67,19 @@ class Replies:
 
     def __init__(self, count: int) -> None:
         self._missing = count
-        self._ready = pb.ExecuteBranchesResponse()
+        self._ready = [pb.ExecuteBranchesResponse()]
+        # The size of the last response in `_ready`, about.
+        self._size = 0
         self._some = asyncio.Event()
 
     def deliver(self, index: int, outcome: CallResult) -> None:
         code, reason, message, result, content_type, permanent = outcome
-        add = self._ready.results.add
+        size = len(result) + len(message) + _OUTCOME_BYTES
+        if self._size and self._size + size > _RESPONSE_BYTES:
+            self._ready.append(pb.ExecuteBranchesResponse())
+            self._size = 0
+        self._size += size
+        add = self._ready[-1].results.add
         if code is OutcomeCode.SUCCEEDED:
             add(index=index, code=common.OUTCOME_CODE_SUCCEEDED, result=result, content_type=content_type)
         else:
@@ -78,11 +89,12 @@ class Replies:
 
     async def __aiter__(self) -> AsyncIterator[pb.ExecuteBranchesResponse]:
         """Yield batches of results until each call has its own."""
-        while self._missing or self._ready.results:
+        while self._missing or self._size:
             await self._some.wait()
             self._some.clear()
-            ready, self._ready = self._ready, pb.ExecuteBranchesResponse()
-            yield ready
+            ready, self._ready, self._size = self._ready, [pb.ExecuteBranchesResponse()], 0
+            for response in ready:
+                yield response
 
 
 class Delivery(NamedTuple):

@@ -132,6 +132,8 @@ class _Transaction:
 
     row: common.Transaction
     content: object
+    # The answers to Trys, by branch id.
+    answers: dict[str, _Answer] = field(default_factory=dict)
     waiters: list[Callable[[], object]] = field(default_factory=list)
 
     @property
@@ -230,8 +232,10 @@ class FakeCoordinator:
     def try_branch(self, request: pb.TryBranchRequest) -> pb.TryBranchResponse:
         with self._lock:
             found, branch = self._add(request.gid, request.branch, tried_by_initiator=False)
-            answer = _answer_of(branch) or self._try(found, branch)
-            if answer.state == common.BRANCH_STATE_TRYING:
+            answer = found.answers.get(branch.spec.branch_id)
+            if answer is None and not found.decided:
+                answer = self._try(found, branch)
+            if answer is None or answer.state == common.BRANCH_STATE_TRYING:
                 _raise_decided(found)
             return pb.TryBranchResponse(
                 state=answer.state,
@@ -244,6 +248,8 @@ class FakeCoordinator:
     def register(self, request: pb.RegisterBranchRequest) -> pb.RegisterBranchResponse:
         with self._lock:
             found, _branch = self._add(request.gid, request.branch, tried_by_initiator=True)
+            if found.decided:  # its Try must not be performed any more
+                _raise_decided(found)
             return pb.RegisterBranchResponse(expires_at=found.row.expires_at)
 
     def confirm(self, request: pb.ConfirmTransactionRequest) -> pb.TransactionOutcome:
@@ -348,8 +354,6 @@ class FakeCoordinator:
     ) -> tuple[_Transaction, common.Branch]:
         found = self._find(gid)
         self._check_branch(spec)
-        if found.decided:
-            _raise_decided(found)
         for branch in found.row.branches:
             if branch.spec.branch_id == spec.branch_id:
                 if _content(branch.spec) != _content(spec) or branch.tried_by_initiator != tried_by_initiator:
@@ -359,6 +363,8 @@ class FakeCoordinator:
                         code=grpc.StatusCode.ALREADY_EXISTS,
                     )
                 return found, branch
+        if found.decided:
+            _raise_decided(found)
         branch = found.row.branches.add(
             spec=spec, state=common.BRANCH_STATE_TRYING, tried_by_initiator=tried_by_initiator
         )
@@ -377,6 +383,7 @@ class FakeCoordinator:
         call = self._call(found, branch, Operation.TRY)
         action = self._actions.get((call.participant, call.action), _SUCCEEDS)
         answer = action.answer(call)
+        found.answers[call.branch_id] = answer
         branch.state = answer.state
         branch.result, branch.result_content_type = answer.result, answer.content_type
         if answer.state != common.BRANCH_STATE_TRIED:
@@ -523,13 +530,6 @@ _ID_BYTES_MAX = 128
 def _succeeded(result: object) -> _Answer:
     data, content_type = (b"", "") if result is None else payloads.encode(result)
     return _Answer(state=common.BRANCH_STATE_TRIED, result=data, content_type=content_type)
-
-
-def _answer_of(branch: common.Branch) -> _Answer | None:
-    """Return the answer to the Try of a known branch; None if it has not been called."""
-    if branch.state != common.BRANCH_STATE_TRIED:
-        return None
-    return _Answer(state=branch.state, result=branch.result, content_type=branch.result_content_type)
 
 
 def _content(spec: common.BranchSpec) -> tuple[object, ...]:

@@ -5,7 +5,7 @@ from typing import cast
 import grpc
 import pytest
 
-from coordinator.api.server import Server
+from coordinator.api.server import Server, ServerLimits
 from coordinator.engine.clock import LogClock
 from coordinator.engine.engine import Engine
 from coordinator.ports.log import Log
@@ -26,6 +26,6 @@ async def test_methods_have_no_queues_of_their_own(monkeypatch: pytest.MonkeyPat
         log=cast("Log", None),
         clock=LogClock(),
         share_port=False,
-        calls_max=1,
+        server_limits=ServerLimits(),
     )
     assert queued == []

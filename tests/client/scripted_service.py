@@ -12,6 +12,7 @@ from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
+from tcc._internal.server_options import server_options
 from tcc.common.v1 import common_pb2 as common
 from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc
 
@@ -141,7 +142,7 @@ class ScriptedService(transaction_pb2_grpc.TransactionServiceServicer):
 @contextlib.asynccontextmanager
 async def serving(service: ScriptedService, address: str = "127.0.0.1:0") -> AsyncIterator[str]:
     """Serves beside the block, which gets the target."""
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    server = grpc.aio.server(options=server_options(reuse_port=False))
     transaction_pb2_grpc.add_TransactionServiceServicer_to_server(service, server)
     port = server.add_insecure_port(address)
     await server.start()

@@ -464,3 +464,14 @@ def test_a_client_belongs_to_one_loop(service):
         asyncio.run(call())
     with pytest.raises(RuntimeError, match="one per loop"):
         asyncio.run(call())
+
+
+async def test_a_second_event_loop_is_refused(client):
+    await client.execute(BRANCHES)
+
+    def elsewhere():
+        with pytest.raises(RuntimeError, match="belongs to the event loop of its first call"):
+            asyncio.run(client.execute(BRANCHES))
+
+    await asyncio.to_thread(elsewhere)
+    assert (await client.execute(BRANCHES)).confirmed

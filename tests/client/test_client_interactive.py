@@ -157,6 +157,205 @@ async def test_a_confirm_that_is_never_answered_is_not_turned_into_a_cancel(clie
     assert kinds(service) == ["Begin", "Confirm"]
 
 
+# --- every way out of the block --------------------------------------------------
+
+
+def decided(service) -> list[str]:
+    """Return which decisions were requested."""
+    return [kind for kind in kinds(service) if kind in {"Confirm", "Cancel"}]
+
+
+class Unprintable(Exception):  # noqa: N818
+    def __str__(self):
+        raise ValueError("no text")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("caf\udce9"), r"ValueError: caf\udce9"),
+        (ValueError("a\0b\nc"), r"ValueError: a\x00b\nc"),
+        (Unprintable(), "Unprintable: (its text is not available: ValueError)"),
+        (ValueError("x" * 5_000), "ValueError: " + "x" * 988),
+        (KeyboardInterrupt(), "KeyboardInterrupt: "),
+        (SystemExit(1), "SystemExit: 1"),
+        (GeneratorExit(), "GeneratorExit: "),
+        (asyncio.CancelledError(), "CancelledError: "),
+        (errors.Unavailable("gone"), "Unavailable: UNAVAILABLE: gone"),
+        (ExceptionGroup("two", [KeyError("a")]), "ExceptionGroup: two (1 sub-exception)"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_every_exception_cancels_with_its_text(client, service, error, reason):
+    service.answers = [BEGUN, CANCELLED]
+    tx = client.transaction(gid=GID)
+    await tx.__aenter__()
+    await tx.__aexit__(type(error), error, None)
+    assert decided(service) == ["Cancel"]
+    assert service.requests[-1].reason == reason
+
+
+async def test_a_reason_that_cannot_be_sent_is_escaped(client, service):
+    service.answers = [CANCELLED]
+    await client.cancel(GID, reason="caf\udce9")
+    assert service.requests[0].reason == r"caf\udce9"
+
+
+async def test_a_generator_that_is_closed_within_the_block_cancels(client, service):
+    service.answers = [BEGUN, CANCELLED]
+
+    async def business():
+        async with client.transaction(gid=GID):
+            yield
+
+    generator = business()
+    await anext(generator)
+    await generator.aclose()
+    assert decided(service) == ["Cancel"]
+
+
+@pytest.mark.parametrize("ends", ["Confirm", "Cancel"])
+async def test_a_task_that_is_cancelled_while_it_leaves_the_block_still_decides(ends):
+    arrived, go = asyncio.Event(), asyncio.Event()
+
+    class Slow(ScriptedService):
+        async def _slow(self, request, context):
+            arrived.set()
+            await go.wait()
+            return await self._answer(request, context)
+
+        ConfirmTransaction = CancelTransaction = _slow
+
+    service = Slow()
+    service.answers = [BEGUN, CONFIRMED if ends == "Confirm" else CANCELLED]
+
+    async def business():
+        async with client.transaction(gid=GID):
+            if ends == "Cancel":
+                raise KeyError("no such customer")
+
+    async with serving(service) as target, tcc.Client(target) as client:
+        task = asyncio.create_task(business())
+        await arrived.wait()
+        task.cancel()
+        go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert decided(service) == [ends]
+
+
+async def test_closing_the_client_within_the_block_cancels(client, service):
+    service.answers = [BEGUN, CANCELLED]
+    with pytest.raises(errors.ClientClosed):
+        async with client.transaction(gid=GID):
+            await client.close()
+    assert decided(service) == ["Cancel"]
+    assert service.requests[-1].reason == "the client was closed"
+
+
+async def test_closing_the_client_after_the_decision_cancels_nothing(client, service):
+    service.answers = [BEGUN, CONFIRMED, BEGUN, CANCELLED]
+    async with client.transaction(gid=GID):
+        pass
+    async with client.transaction(gid=GID) as tx:
+        await tx.cancel()
+    await client.close()
+    assert decided(service) == ["Confirm", "Cancel"]
+
+
+# --- a Try that failed, and whose error was caught -----------------------------------
+
+
+async def test_a_registered_try_that_failed_cannot_be_confirmed(client, service):
+    service.answers = [BEGUN, REGISTERED, CANCELLED]
+    failure = KeyError("no such order")
+    tx = client.transaction(gid=GID)
+
+    async def business():
+        async with tx:
+            try:
+                async with tx.register("order", "open_order"):
+                    raise failure
+            except KeyError:
+                pass
+
+    with pytest.raises(tcc.TransactionCancelled) as raised:
+        await business()
+    assert raised.value.__cause__ is failure
+    assert tx.outcome == raised.value.outcome
+    assert decided(service) == ["Cancel"]
+    assert service.requests[-1].reason == "the Try of branch order failed: KeyError: 'no such order'"
+
+
+async def test_a_registered_try_that_succeeds_later_is_confirmed(client, service):
+    service.answers = [BEGUN, REGISTERED, REGISTERED, CONFIRMED]
+    async with client.transaction(gid=GID) as tx:
+        with pytest.raises(ConnectionError):
+            async with tx.register("order", "open_order", branch_id="order"):
+                raise ConnectionError
+        async with tx.register("order", "open_order", branch_id="order"):
+            pass
+    assert decided(service) == ["Confirm"]
+
+
+UNKNOWN_OUTCOME = status(Code.INTERNAL, "BROKEN", "a bug")
+
+
+@pytest.mark.parametrize("add", ["try_", "register"])
+async def test_a_branch_that_may_have_been_added_cannot_be_confirmed(client, service, add):
+    service.answers = [BEGUN, UNKNOWN_OUTCOME, CANCELLED]
+
+    async def business():
+        async with client.transaction(gid=GID) as tx:
+            with pytest.raises(errors.InternalError):
+                await getattr(tx, add)("inventory", "reserve_stock")
+
+    with pytest.raises(tcc.TransactionCancelled):
+        await business()
+    assert decided(service) == ["Cancel"]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        status(Code.INVALID_ARGUMENT, "UNKNOWN_PARTICIPANT"),
+        status(Code.RESOURCE_EXHAUSTED, "BRANCHES_MAX"),
+        status(Code.ALREADY_EXISTS, "BRANCH_CONFLICT"),
+    ],
+    ids=["invalid", "limit", "conflict"],
+)
+async def test_a_branch_that_was_refused_does_not_prevent_the_confirm(client, service, refusal):
+    service.answers = [BEGUN, refusal, CONFIRMED]
+    async with client.transaction(gid=GID) as tx:
+        with pytest.raises(tcc.TccError):
+            await tx.try_("inventory", "reserve_stock")
+    assert decided(service) == ["Confirm"]
+
+
+async def test_a_rejected_try_whose_error_was_caught_still_raises_at_the_end(client, service):
+    rejection = pb.TryBranchResponse(state=common.BRANCH_STATE_REJECTED, reason="SOLD_OUT")
+    service.answers = [BEGUN, rejection, DECISION_CONFLICT, EXPIRED]
+
+    async def business():
+        async with client.transaction(gid=GID) as tx:
+            with pytest.raises(tcc.TransactionCancelled):
+                await tx.try_("inventory", "reserve_stock")
+
+    with pytest.raises(tcc.TransactionCancelled):
+        await business()
+    assert decided(service) == ["Confirm"]
+
+
+async def test_a_registered_try_that_failed_in_a_joined_service_cancels_at_once(client, service):
+    service.answers = [REGISTERED, CANCELLED]
+    joined = client.join(tcc.TransactionContext(gid=GID, branch_id="order"))
+    with pytest.raises(KeyError):
+        async with joined.register("inventory", "reserve_stock"):
+            raise KeyError("sku")
+    assert decided(service) == ["Cancel"]
+    assert service.requests[-1].gid == GID
+
+
 # --- Trys -----------------------------------------------------------------------
 
 

@@ -91,6 +91,44 @@ async def test_an_exception_cancels_and_propagates(service, target):
     assert kinds(service) == ["Begin", "Cancel"]
 
 
+@pytest.mark.parametrize("joined", [False, True])
+async def test_a_registered_try_that_failed_cannot_be_confirmed(service, target, joined):
+    service.answers = [REGISTERED, CANCELLED] if joined else [BEGUN, REGISTERED, CANCELLED]
+
+    def register(tx):
+        with pytest.raises(KeyError), tx.register("order", "open_order"):
+            raise KeyError("no such order")
+
+    def work():
+        with tcc.SyncClient(target) as client:
+            if joined:
+                register(client.join(tcc.TransactionContext(gid=GID, branch_id="a")))
+            else:
+                with pytest.raises(tcc.TransactionCancelled), client.transaction(gid=GID) as tx:
+                    register(tx)
+
+    await asyncio.to_thread(work)
+    assert kinds(service)[-1] == "Cancel"
+    assert "Confirm" not in kinds(service)
+
+
+async def test_a_generator_that_is_closed_within_the_block_cancels(service, target):
+    service.answers = [BEGUN, CANCELLED]
+
+    def business(client):
+        with client.transaction(gid=GID):
+            yield
+
+    def work():
+        with tcc.SyncClient(target) as client:
+            generator = business(client)
+            next(generator)
+            generator.close()
+
+    await asyncio.to_thread(work)
+    assert kinds(service) == ["Begin", "Cancel"]
+
+
 async def test_joining_and_reading(service, target):
     page = pb.ListTransactionsResponse(
         transactions=[common.Transaction(gid=gid, state=common.TRANSACTION_STATE_CONFIRMED) for gid in "ab"]
@@ -111,11 +149,105 @@ async def test_joining_and_reading(service, target):
     assert service.requests[0].branch.branch_id == "order/inventory"
 
 
-def test_a_closed_client_raises_and_leaves_no_thread():
-    before = set(threading.enumerate())
+async def test_closing_ends_the_calls_of_other_threads():
+    arrived = asyncio.Semaphore(0)
+
+    class Holding(ScriptedService):
+        async def _hold(self, request, context=None):
+            arrived.release()
+            await asyncio.Event().wait()
+
+        BeginTransaction = WaitTransaction = _hold
+
+    service = Holding()
+    service.execute = service._hold
+    async with serving(service) as target:
+        client = tcc.SyncClient(target, timeout_s=600)
+        calls = [
+            lambda: client.execute(BRANCHES),
+            lambda: client.execute(BRANCHES),
+            lambda: client.wait(GID),
+            lambda: client.transaction().begin(),
+        ]
+        waiting = [asyncio.create_task(asyncio.to_thread(call)) for call in calls]
+        for _ in calls:
+            await arrived.acquire()
+        await asyncio.to_thread(client.close)
+        for ended in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(ended, errors.ClientClosed)
+
+
+async def test_closing_one_client_leaves_the_calls_of_another_alone(target, service):
+    arrived, go = asyncio.Event(), asyncio.Event()
+
+    async def execute(request):
+        arrived.set()
+        await go.wait()
+        return confirmed(request.gid)
+
+    service.execute = execute
+    with tcc.SyncClient(target) as client, tcc.SyncClient(target) as other:
+        waiting = asyncio.create_task(asyncio.to_thread(client.execute, BRANCHES))
+        await arrived.wait()
+        await asyncio.to_thread(other.close)
+        go.set()
+        assert (await waiting).confirmed
+
+
+async def test_threads_that_call_and_close_at_random_all_end(target):
+    def work(number):
+        client = clients[number % len(clients)]
+        ended = []
+        for turn in range(10):
+            try:
+                ended.append(client.execute(BRANCHES).confirmed)
+            except errors.ClientClosed:
+                ended.append(False)
+            if turn == number % 10:
+                client.close()
+        return ended
+
+    clients = [tcc.SyncClient(target, timeout_s=600) for _ in range(5)]
+    ended = await asyncio.gather(*(asyncio.to_thread(work, number) for number in range(10)))
+    assert [len(calls) for calls in ended] == [10] * 10
+    assert not any(calls[-1] for calls in ended)
+
+
+async def test_many_clients_share_one_thread(target):
+    def work():
+        for _ in range(20):
+            with tcc.SyncClient(target) as client:
+                client.execute(BRANCHES)
+        return [thread.name for thread in threading.enumerate()].count("tcc-client")
+
+    assert await asyncio.to_thread(work) == 1
+
+
+async def test_a_transaction_outlives_the_name_of_its_client(service, target):
+    service.answers = [BEGUN, CONFIRMED]
+
+    def work():
+        with tcc.SyncClient(target).transaction(gid=GID) as tx:
+            pass
+        return tx.outcome.confirmed
+
+    assert await asyncio.to_thread(work)
+
+
+async def test_a_call_from_the_clients_own_thread_is_refused(target):
+    class Request:
+        def model_dump_json(self):
+            return client.execute(BRANCHES).gid
+
+    with tcc.SyncClient(target) as client, pytest.raises(TypeError, match="wait for its own result"):
+        await asyncio.to_thread(client.execute, [tcc.BranchRequest("inventory", "reserve_stock", Request())])
+
+
+def test_a_closed_client_raises():
     client = tcc.SyncClient("127.0.0.1:1")
     client.close()
     client.close()
     with pytest.raises(errors.ClientClosed):
         client.execute(BRANCHES)
-    assert not {thread for thread in threading.enumerate() if thread.name == "tcc-client"} - before
+    with pytest.raises(errors.ClientClosed), client.transaction():
+        pass

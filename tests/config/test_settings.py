@@ -69,6 +69,10 @@ def mistakes(directory: Path, text: str) -> list[str]:
         ('[log]\nurls = "x"', "2: log.urls: unknown key; did you mean 'url'?"),
         ("[recovery]\n# so\nlease_s = -1", "3: recovery.lease_s: must be a number from 0.1 to 86400"),
         ("listen = 3", "1: listen: must be a table"),
+        (
+            '[participants.a]\ntarget = "a:1"\nkeepalive_s = 1',
+            "3: participants.a.keepalive_s: must be 0, or at least 2",
+        ),
         ("participants = 3", "1: participants: must be a table"),
         (
             "[recovery]\nlease_s = 1",
@@ -102,6 +106,50 @@ def mistakes(directory: Path, text: str) -> list[str]:
 )
 def test_a_mistake_is_one_line_with_its_location(tmp_path: Path, text: str, said: str) -> None:
     assert mistakes(tmp_path, text) == [said]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "[limits]\npayload_bytes_max = 2000000",
+            "2: limits.payload_bytes_max: payload_bytes_max must not be more than transaction_bytes_max",
+        ),
+        (
+            "[limits]\ntransaction_bytes_max = 9000000",
+            "listen.request_bytes_max: must be at least 9053440 for the largest transaction",
+        ),
+        (
+            "[listen]\nrequest_bytes_max = 1000000",
+            "2: listen.request_bytes_max: must be at least 1102016 for the largest transaction",
+        ),
+        (
+            (
+                "[limits]\npayload_bytes_max = 9000000\ntransaction_bytes_max = 9000000\n"
+                "[listen]\nrequest_bytes_max = 20000000\n"
+                '[participants.p]\ntarget = "a:1"\nrequest_bytes_max = 18000000'
+            ),
+            "8: participants.p.request_bytes_max: must be at least 18004096 for the largest payload",
+        ),
+        (
+            "[limits]\ntransaction_bytes_max = 1000000000",
+            "2: limits.transaction_bytes_max: must be an integer from 0 to 67108864",
+        ),
+    ],
+)
+def test_limits_that_contradict_each_other_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    assert mistakes(tmp_path, text) == [said]
+
+
+def test_message_limits_follow_the_limits() -> None:
+    """A transaction with the largest payloads and results can be read, and its request be sent."""
+    mib = 2**20
+    limits = {"payload_bytes_max": 30 * mib, "transaction_bytes_max": 60 * mib, "branches_max": 1_000}
+    settings = Settings.model_validate({"limits": limits, "listen": {"request_bytes_max": 64 * mib}})
+    assert settings.server_limits().response_bytes_max >= (60 + 60 + 10) * mib
+    # An operator's repair carries a payload.
+    assert settings.admin_limits().request_bytes_max > 30 * mib
+    assert settings.admin_limits().response_bytes_max == settings.server_limits().response_bytes_max
 
 
 def test_every_mistake_is_reported_in_the_order_of_the_file(tmp_path: Path) -> None:

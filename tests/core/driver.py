@@ -41,6 +41,9 @@ SUCCEEDED = CallResult(code=OutcomeCode.SUCCEEDED)
 SOLD_OUT = CallResult(code=OutcomeCode.REJECTED, reason="SOLD_OUT", message="none left")
 LOST = CallResult(code=OutcomeCode.FAILED, reason="UNAVAILABLE", unreachable=True)
 HOPELESS = CallResult(code=OutcomeCode.FAILED, reason="NO_SUCH_ACTION", permanent=True)
+NOT_CONFIGURED = CallResult(
+    code=OutcomeCode.FAILED, reason="UNKNOWN_PARTICIPANT", unknown_participant=True, retry_after_s=5.0
+)
 WITHHELD = CallResult(code=OutcomeCode.FAILED, reason="BREAKER_OPEN", not_sent=True, retry_after_s=3.0)
 
 

@@ -199,7 +199,7 @@ def participant_results() -> dict[str, str]:
 
 def coordinator_results() -> dict[str, str]:
     found = results_of("coordinator", reasons=lambda call: texts(keyword(call, "reason")))
-    found[core_errors.UnknownParticipant.reason] = {"yes"}  # `not_configured`: its reason is the class's
+    found[core_errors.UnknownParticipant.reason] = {"no"}  # `not_configured`: its reason is the class's
     return {reason: of.pop() for reason, of in found.items()}
 
 

@@ -142,11 +142,11 @@ async def test_migrate_reports_an_unreachable_log_in_one_line() -> None:
 async def test_the_log_of_a_newer_version_is_refused(command: str, log_url: str) -> None:
     """As after a rollback, or when an older coordinator restarts during an upgrade."""
     with psycopg.connect(log_url) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = 'of tomorrow'")
+        connection.execute("UPDATE tcc.alembic_version SET version_num = '9999'")
     environment = {"TCC_LOG__URL": log_url, "TCC_LISTEN__ADDRESS": "127.0.0.1:0"}
     status, line = await refusal(command, environment=environment)
     assert status == 2
-    assert line.startswith("the log is at of tomorrow, and this version of tccd supports it up to ")
+    assert line.startswith("the log is at 9999, and this version of tccd supports it up to ")
 
 
 async def test_serve_waits_for_its_log(postgres: EmbeddedPostgres) -> None:

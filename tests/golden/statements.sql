@@ -8,12 +8,24 @@
 SELECT set_config(known.name, wanted.value, false)
 FROM pg_settings AS known
 JOIN (VALUES
+    ('search_path', 'tcc'),
     ('plan_cache_mode', 'force_generic_plan'),
     ('enable_seqscan', 'off'),
     ('enable_hashjoin', 'off'),
     ('enable_mergejoin', 'off'),
     ('jit', 'off'),
     ('synchronous_commit', 'on'),
+    ('default_transaction_isolation', 'read committed'),
+    ('default_transaction_deferrable', 'off'),
+    ('TimeZone', 'UTC'),
+    ('DateStyle', 'ISO'),
+    ('IntervalStyle', 'postgres'),
+    ('bytea_output', 'hex'),
+    ('standard_conforming_strings', 'on'),
+    ('lock_timeout', '0'),
+    ('idle_in_transaction_session_timeout', '0'),
+    ('idle_session_timeout', '0'),
+    ('transaction_timeout', '0'),
     ('statement_timeout', %b::TEXT)
 ) AS wanted (name, value) ON wanted.name = known.name
 WHERE known.name <> 'synchronous_commit' OR known.setting IN ('off', 'local');
@@ -70,6 +82,21 @@ SELECT transactions.gid, transactions.version, transactions.state, transactions.
 FROM transactions
 WHERE transactions.owner = %b::VARCHAR AND transactions.next_attempt_at IS NULL AND transactions.ended_at IS NULL AND transactions.claim = ANY (%b::TEXT[]);
 
+-- transaction_quarantine (parameters: held, gid, version)
+UPDATE transactions SET version=(transactions.version + 1), waiting_on='', next_attempt_at=to_timestamp(%b) WHERE transactions.gid = %b::VARCHAR AND transactions.version = %b::BIGINT AND transactions.ended_at IS NULL;
+
+-- transaction_find_due (parameters: waiting_on, known, limit)
+SELECT transactions.gid, transactions.version
+FROM transactions
+WHERE transactions.next_attempt_at <= now() AND transactions.waiting_on = ANY (%b::TEXT[]) AND (transactions.gid NOT IN (SELECT unnest(%b::TEXT[]) AS unnest_1)) ORDER BY transactions.next_attempt_at
+ LIMIT %b::BIGINT;
+
+-- transaction_find_left (parameters: owner, known, limit)
+SELECT transactions.gid, transactions.version
+FROM transactions JOIN coordinators ON transactions.owner = ANY (ARRAY[coordinators.id]) AND transactions.next_attempt_at IS NULL AND transactions.ended_at IS NULL
+WHERE coordinators.lease_until <= now() AND coordinators.id != %b::VARCHAR AND (transactions.gid NOT IN (SELECT unnest(%b::TEXT[]) AS unnest_1))
+ LIMIT %b::BIGINT;
+
 -- transaction_release (parameters: owner)
 UPDATE transactions SET version=(transactions.version + 1), waiting_on='', next_attempt_at=now() WHERE transactions.owner = %b::VARCHAR AND transactions.next_attempt_at IS NULL AND transactions.ended_at IS NULL;
 
@@ -77,7 +104,7 @@ UPDATE transactions SET version=(transactions.version + 1), waiting_on='', next_
 WITH "old" AS
 (SELECT transactions.gid AS gid
 FROM transactions
-WHERE transactions.created_at < now() - %b * INTERVAL '1 second' AND transactions.ended_at < now() - %b * INTERVAL '1 second' AND transactions.heuristic IS false ORDER BY transactions.created_at
+WHERE transactions.created_at < now() - %b * INTERVAL '1 second' AND transactions.ended_at < now() - %b * INTERVAL '1 second' AND transactions.state IN (4, 5) AND transactions.heuristic IS false ORDER BY transactions.created_at
  LIMIT %b::BIGINT FOR UPDATE SKIP LOCKED)
  DELETE FROM transactions USING "old" WHERE transactions.gid = ANY (ARRAY["old".gid]);
 
@@ -290,6 +317,12 @@ WHERE transactions.state = ANY (%b::SMALLINT[]) AND transactions.participants @>
 -- # The transaction log: schema
 
 -- migration
+SELECT to_regnamespace(%(name)s) IS NOT NULL;
+
+-- migration
+CREATE SCHEMA IF NOT EXISTS tcc;
+
+-- migration
 CREATE TABLE IF NOT EXISTS migration_lock (id SMALLINT PRIMARY KEY);
 
 -- migration
@@ -447,20 +480,59 @@ DROP TABLE audit_head;
 
 -- # The transaction log: maintenance
 
+-- migration: has_schema
+SELECT to_regnamespace(:name) IS NOT NULL;
+
 -- migration: lock_statements
 CREATE TABLE IF NOT EXISTS migration_lock (id SMALLINT PRIMARY KEY);
 
 -- migration: lock_statements
 INSERT INTO migration_lock (id) VALUES (1) ON CONFLICT (id) DO NOTHING;
 
+-- migration: make_schema
+CREATE SCHEMA IF NOT EXISTS tcc;
+
 -- migration: take_lock
 SELECT id FROM migration_lock WHERE id = 1 FOR UPDATE;
+
+-- migration: in_public
+SELECT to_regclass('public.migration_lock') IS NOT NULL
+    AND to_regclass('public.alembic_version') IS NOT NULL
+    AND to_regclass('public.coordinators') IS NOT NULL
+    AND to_regclass('public.transactions') IS NOT NULL;
+
+-- migration: version_in_public
+SELECT version_num FROM public.alembic_version;
+
+-- migration: move_from_public
+ALTER TABLE public.alembic_version SET SCHEMA tcc;
+
+-- migration: move_from_public
+ALTER TABLE public.transactions SET SCHEMA tcc;
+
+-- migration: move_from_public
+ALTER TABLE public.coordinators SET SCHEMA tcc;
+
+-- migration: move_from_public
+ALTER TABLE IF EXISTS public.participants SET SCHEMA tcc;
+
+-- migration: move_from_public
+ALTER TABLE IF EXISTS public.audit SET SCHEMA tcc;
+
+-- migration: move_from_public
+ALTER TABLE IF EXISTS public.audit_head SET SCHEMA tcc;
+
+-- migration: move_from_public
+ALTER TABLE IF EXISTS public.audit_heads SET SCHEMA tcc;
+
+-- migration: move_from_public
+DROP TABLE public.migration_lock;
 
 -- diagnosis: clock
 SELECT CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION);
 
 -- diagnosis: read_settings
-SELECT name, setting FROM pg_settings WHERE name = ANY(:names);
+SELECT name, reset_val FROM pg_settings WHERE name = ANY(:names);
 
 -- diagnosis: read_only
 SELECT current_setting('transaction_read_only');

@@ -7,8 +7,11 @@ from collections.abc import AsyncIterator
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from coordinator.core.errors import LogUnavailable
 from coordinator.embedded_postgres.server import EmbeddedPostgres
+from coordinator.log import migration
 from coordinator.log.connections import Connections, with_keepalive
+from coordinator.log.diagnosis import examine
 from coordinator.log.operator_store import PostgresOperatorLog
 from coordinator.log.statements import GET
 from coordinator.log.store import PostgresLog
@@ -49,6 +52,26 @@ async def test_connections_that_ended_while_idle_are_replaced(
     assert len(page) == 4
     await log.close()
     await operators.close()
+
+
+async def test_a_silent_database_is_unavailable_to_doctor_and_migrations(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(migration, "_CONNECT_TIMEOUT_S", "1")
+    stop = asyncio.Event()
+
+    async def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await stop.wait()
+        writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    url = f"postgresql://postgres@127.0.0.1:{server.sockets[0].getsockname()[1]}/x"
+    calls = [asyncio.create_task(asyncio.to_thread(ask, url)) for ask in (examine, migration.migrate)]
+    done, waiting = await asyncio.wait(calls, timeout=20)
+    stop.set()
+    assert not waiting
+    assert {type(call.exception()) for call in done} == {LogUnavailable}
+    server.close()
 
 
 def test_the_urls_settings_about_dead_peers_are_kept() -> None:

@@ -6,7 +6,7 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import create_engine, make_url
+from sqlalchemy import text
 
 from coordinator.core.errors import LogUnavailable
 from coordinator.embedded_postgres.server import EmbeddedPostgres
@@ -23,7 +23,7 @@ def test_migrating_makes_the_schema_current_and_repeats_harmlessly(database_url:
 
 
 def test_the_migrations_come_to_what_the_statements_use(log_url: str) -> None:
-    engine = create_engine(make_url(log_url).set(drivername="postgresql+psycopg"))
+    engine = database_engine(log_url)
     with engine.connect() as connection:
         options = {"compare_type": True, "compare_server_default": True}
         context = MigrationContext.configure(connection, opts=options)
@@ -38,19 +38,22 @@ def test_the_migrations_come_to_what_the_statements_use(log_url: str) -> None:
 
 def test_transactions_from_before_the_cancel_message_have_an_empty_one(database_url: str) -> None:
     """Also those that an older coordinator, which does not know the column, still writes."""
-    insert = """INSERT INTO transactions
+    insert = """INSERT INTO tcc.transactions
         (gid, version, state, owner, interactive, initiator, labels, fingerprint, branches, payloads,
          participants, cancel_reason, cancel_detail, created_at, expires_at)
         VALUES (%s, 2, 3, 'c', false, '', '{}', '', '', '', '{}', 1, 'SOLD_OUT', now(), now())"""
     engine = database_engine(database_url)
     with engine.begin() as connection:
+        connection.execute(text("CREATE SCHEMA tcc"))
         command.upgrade(alembic_config(connection), "0004")
     engine.dispose()
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(insert, ("before",))
         migrate(database_url)
         connection.execute(insert, ("after",))
-        rows = connection.execute("SELECT gid, cancel_detail, cancel_message FROM transactions ORDER BY gid")
+        rows = connection.execute(
+            "SELECT gid, cancel_detail, cancel_message FROM tcc.transactions ORDER BY gid"
+        )
         assert rows.fetchall() == [("after", "SOLD_OUT", ""), ("before", "SOLD_OUT", "")]
 
 
@@ -64,7 +67,8 @@ def test_eight_coordinators_migrate_at_once(database_url: str) -> None:
 def test_the_second_creator_of_the_lock_continues(database_url: str) -> None:
     """CREATE TABLE IF NOT EXISTS fails where another has created the table but not committed yet."""
     with ThreadPoolExecutor(1) as thread, psycopg.connect(database_url) as first:
-        first.execute("CREATE TABLE migration_lock (id SMALLINT PRIMARY KEY)")
+        first.execute("CREATE SCHEMA tcc")
+        first.execute("CREATE TABLE tcc.migration_lock (id SMALLINT PRIMARY KEY)")
         second = thread.submit(migrate, database_url)
         with psycopg.connect(database_url, autocommit=True) as watcher:
             while not watcher.execute(
@@ -81,13 +85,13 @@ def test_a_crash_while_migrating_leaves_nothing_and_blocks_no_other(database_url
     """The lock and the changes live and die with one transaction."""
     migrate(database_url)
     with psycopg.connect(database_url) as dying:
-        dying.execute("SELECT id FROM migration_lock FOR UPDATE")
-        dying.execute("DROP TABLE transactions")
+        dying.execute("SELECT id FROM tcc.migration_lock FOR UPDATE")
+        dying.execute("DROP TABLE tcc.transactions")
         dying.close()
     migrate(database_url)
     assert schema_is_current(database_url)
     with psycopg.connect(database_url) as connection:
-        assert connection.execute("SELECT count(*) FROM transactions").fetchone() == (0,)
+        assert connection.execute("SELECT count(*) FROM tcc.transactions").fetchone() == (0,)
 
 
 def test_an_unreachable_database_is_reported(own_postgres: EmbeddedPostgres) -> None:

@@ -23,6 +23,7 @@ from coordinator.log.operator_store import PostgresOperatorLog
 from coordinator.log.statements import NEXT_WAITED_FOR, Statement, list_statement
 from coordinator.log.store import PostgresLog
 from coordinator.ports.operator_log import AuditFilter, ParticipantRecord
+from tests.log.transactions import SEARCH_PATH
 
 from .transactions import begun, confirming, insert, parked, save
 
@@ -38,7 +39,7 @@ async def log(log_url: str) -> AsyncIterator[PostgresOperatorLog]:
 
 async def test_a_slow_search_of_records_is_refused_as_search_too_long(log_url: str) -> None:
     log = PostgresOperatorLog(log_url, owner="ours", statement_timeout_s=2.0)
-    async with await psycopg.AsyncConnection.connect(log_url) as blocker:
+    async with await psycopg.AsyncConnection.connect(log_url, options=SEARCH_PATH) as blocker:
         await blocker.execute("LOCK TABLE audit IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(SearchTooLong):
             await log.audit_list(AuditFilter(operator="ann"), before=None, limit=9)
@@ -166,7 +167,7 @@ FIGURES = [NEXT_WAITED_FOR, BACKLOG_COUNTS, BACKLOG_CAPPED, BACKLOG_OLDEST]
 @pytest.fixture
 async def many(log_url: str) -> AsyncIterator[PostgresOperatorLog]:
     """A log in which thousands wait, and whose counts are capped at a hundred."""
-    with psycopg.connect(log_url, autocommit=True) as connection:
+    with psycopg.connect(log_url, autocommit=True, options=SEARCH_PATH) as connection:
         connection.execute(MANY)
     log = PostgresOperatorLog(log_url, owner="ours", count_max=BOUND)
     yield log

@@ -20,6 +20,7 @@ from coordinator.log.store import PostgresLog
 from coordinator.ports.log import ListFilter
 from proof.proxy import Fault, Proxy, proxied
 from tests.log.transactions import (
+    SEARCH_PATH,
     begun,
     cancelling,
     confirming,
@@ -211,7 +212,7 @@ async def test_a_backend_that_is_terminated_while_it_writes(
     log_url: str, other: PostgresLog, log: PostgresLog
 ) -> None:
     (tx,) = await insert(log, begun("a"))
-    async with await psycopg.AsyncConnection.connect(log_url) as blocker:
+    async with await psycopg.AsyncConnection.connect(log_url, options=SEARCH_PATH) as blocker:
         await blocker.execute("SELECT 1 FROM transactions WHERE gid = 'a' FOR UPDATE")
         writing = asyncio.create_task(log.transaction_save([confirming(tx)]))
         await until_blocked(log_url)
@@ -232,7 +233,7 @@ async def test_a_deadlock_is_over_when_it_is_reported(log_url: str) -> None:
     one, two = await insert(log, begun("a"), begun("b"))
     # PostgreSQL checks once, after this time; by then the rival has to block it.
     await log._connections._idle[0].execute("SET deadlock_timeout = '3s'")
-    async with await psycopg.AsyncConnection.connect(log_url) as rival:
+    async with await psycopg.AsyncConnection.connect(log_url, options=SEARCH_PATH) as rival:
         await rival.execute("SET deadlock_timeout = '60s'")
         await rival.execute("SELECT 1 FROM transactions WHERE gid = 'b' FOR UPDATE")
         writing = asyncio.create_task(log.transaction_save([confirming(one), confirming(two)]))
@@ -311,7 +312,7 @@ async def test_a_crash_under_load_loses_nothing_that_was_acknowledged(own_postgr
 async def test_a_heartbeat_never_waits_for_the_other_statements(log_url: str) -> None:
     log = PostgresLog(log_url, owner="ours", name="host:1", connections=1)
     (tx,) = await insert(log, begun("a"))
-    async with await psycopg.AsyncConnection.connect(log_url) as blocker:
+    async with await psycopg.AsyncConnection.connect(log_url, options=SEARCH_PATH) as blocker:
         await blocker.execute("SELECT 1 FROM transactions WHERE gid = 'a' FOR UPDATE")
         writing = asyncio.create_task(log.transaction_save([confirming(tx)]))
         await until_blocked(log_url)
@@ -331,7 +332,7 @@ async def test_a_write_never_waits_for_slow_lists(log_url: str, monkeypatch: pyt
         return replace(page, sql=page.sql.replace("WHERE", "WHERE pg_advisory_xact_lock(1) IS NOT NULL AND"))
 
     monkeypatch.setattr(statements, "list_statement", slow_list)
-    async with await psycopg.AsyncConnection.connect(log_url) as blocker:
+    async with await psycopg.AsyncConnection.connect(log_url, options=SEARCH_PATH) as blocker:
         await blocker.execute("SELECT pg_advisory_xact_lock(1)")
         lists = [
             asyncio.create_task(log.transaction_list(ListFilter(participant="coupon"), after=None, limit=1))
@@ -347,7 +348,10 @@ async def test_a_write_never_waits_for_slow_lists(log_url: str, monkeypatch: pyt
 
 async def until_blocked(url: str) -> None:
     """Wait until a statement in this database waits for a lock."""
-    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as watcher, asyncio.timeout(60):
+    async with (
+        await psycopg.AsyncConnection.connect(url, autocommit=True, options=SEARCH_PATH) as watcher,
+        asyncio.timeout(60),
+    ):
         while True:
             cursor = await watcher.execute(
                 """SELECT 1 FROM pg_stat_activity

@@ -17,6 +17,7 @@ from coordinator.core.model import (
     TransactionState,
     TryState,
 )
+from coordinator.log import store
 from coordinator.log.statements import ADOPT, CLAIM_DUE, PURGE, SAVE_FULL, SAVE_PLAIN, Statement
 from coordinator.log.store import PostgresLog
 from coordinator.ports.log import ListFilter, Log
@@ -481,6 +482,33 @@ async def test_pages_are_stable_where_creation_times_are_equal(ours: PostgresLog
         await insert(ours, begun(f"newer{len(seen)}"))
         page, after = await ours.transaction_list(ListFilter(), after=after, limit=3)
     assert seen == sorted(gids, reverse=True)
+
+
+async def test_a_page_ends_when_its_rows_are_large(
+    ours: PostgresLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows are read two at a time, and a page has at most the two that exceed the limit."""
+    monkeypatch.setattr(store, "_LIST_ROWS", 2)
+    monkeypatch.setattr(store, "_LIST_BYTES", 1)
+    await insert(ours, *[begun(f"g{number}") for number in range(5)])
+    pages: list[list[str]] = []
+    after = None
+    while not pages or after is not None:
+        page, after = await ours.transaction_list(ListFilter(), after=after, limit=100)
+        pages.append([record.tx.gid for record in page])
+    assert pages == [["g4", "g3"], ["g2", "g1"], ["g0"]]
+
+
+async def test_pieces_of_a_page_are_one_page(ours: PostgresLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_LIST_ROWS", 2)
+    await insert(ours, *[begun(f"g{number}") for number in range(5)])
+    for limit, expected in ((3, ["g4", "g3", "g2"]), (4, ["g4", "g3", "g2", "g1"])):
+        page, after = await ours.transaction_list(ListFilter(), after=None, limit=limit)
+        assert [record.tx.gid for record in page] == expected
+        assert after is not None
+        assert after.gid == expected[-1]
+    page, after = await ours.transaction_list(ListFilter(), after=None, limit=5)
+    assert (len(page), after) == (5, None)
 
 
 async def test_the_last_page_has_no_next_position(ours: PostgresLog) -> None:

@@ -16,6 +16,8 @@ from coordinator.core.model import (
 )
 from coordinator.ports.log import Log
 
+# For statements of tests that name the tables of the log.
+SEARCH_PATH = "-c search_path=tcc,public"
 EXPIRES_AT = 2_000_000_000.5
 
 
@@ -82,6 +84,6 @@ async def stored(log: Log, gid: str) -> Transaction:
 
 
 async def sql(url: str, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
-    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True, options=SEARCH_PATH) as connection:
         cursor = await connection.execute(statement, parameters)
         return await cursor.fetchall() if cursor.description else []

@@ -18,8 +18,10 @@ from sqlalchemy import make_url
 from coordinator.config.settings import MetricsSettings, Settings, TracingSettings
 from coordinator.embedded_postgres.server import EmbeddedPostgres
 from coordinator.log.diagnosis import LogFacts
-from coordinator.log.migration import LogUrlError, migrate
+from coordinator.log.migration import migrate
+from coordinator.log.requirements import LogUrlError
 from coordinator.process.doctor import CheckResult, CheckStatus, _clock, _durability, diagnose
+from tcc.participant.v1 import participant_pb2_grpc
 from tests.e2e.test_startup import ended, tccd
 from tests.observability.scraping import get
 from tests.support.ports import free_port
@@ -27,6 +29,7 @@ from tests.support.scripted_participant import ScriptedParticipant, serving
 from tests.support.worker import running, settings_for
 
 STATUS = health_pb2.HealthCheckResponse.ServingStatus
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
 NOWHERE = "postgresql://u:secret@127.0.0.1:1/tcc"
 
 
@@ -47,11 +50,19 @@ async def healthy() -> AsyncIterator[tuple[str, health.aio.HealthServicer]]:
     """The address of a participant with a health service."""
     servicer = health.aio.HealthServicer()
     server = grpc.aio.server()
+    participant_pb2_grpc.add_ParticipantServiceServicer_to_server(ScriptedParticipant(), server)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     yield f"127.0.0.1:{port}", servicer
     await server.stop(None)
+
+
+@pytest.fixture(autouse=True)
+def without_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in PROXIES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
 
 
 async def test_nothing_is_wrong(log_url: str, healthy: tuple[str, health.aio.HealthServicer]) -> None:
@@ -247,6 +258,25 @@ async def test_participants_are_checked_for_health(
     assert found["participant plain"].status is CheckStatus.OK
     assert found["participant gone"].message == "127.0.0.1:1 cannot be reached"
     assert {found[f"participant {name}"].status for name in ("sick", "gone")} == {CheckStatus.PROBLEM}
+
+
+async def test_a_proxy_that_participants_are_called_without_is_a_warning(
+    log_url: str, healthy: tuple[str, health.aio.HealthServicer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The doctor itself does not use it either."""
+    address, servicer = healthy
+    await servicer.set("", STATUS.SERVING)
+    for name in ("grpc_proxy", "https_proxy", "http_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    assert "proxy" not in await findings(settings(log_url, stock=address))
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
+    found = await findings(settings(log_url, stock=address))
+    assert found["proxy"].status is CheckStatus.WARNING
+    assert found["proxy"].message.startswith("HTTP_PROXY, https_proxy is set; tccd ignores it")
+    assert found["participant stock"].status is CheckStatus.OK
+    through = settings_for({"stock": {"target": address, "use_http_proxy": True}}, log={"url": log_url})
+    assert "proxy" not in await findings(through)
 
 
 async def test_the_command_prints_text_and_json(log_url: str, tmp_path: Path) -> None:

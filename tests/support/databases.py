@@ -23,6 +23,7 @@ _RESET = "ALTER DATABASE {} RESET ALL"
 _ALLOW = "ALTER DATABASE {} ALLOW_CONNECTIONS true"
 # As a new database has it.
 _EMPTY = """
+    DROP SCHEMA IF EXISTS tcc CASCADE;
     DROP SCHEMA public CASCADE;
     CREATE SCHEMA public AUTHORIZATION pg_database_owner;
     GRANT USAGE ON SCHEMA public TO PUBLIC;

@@ -25,7 +25,7 @@ class LogSchema:
         return [statement for statement, _ in self._sent]
 
     def make(self, url: str) -> None:
-        with psycopg.connect(url) as db, db.cursor() as cursor:
+        with psycopg.connect(url, options="-c search_path=tcc") as db, db.cursor() as cursor:
             for statement, parameters in self._sent:
                 cursor.execute(statement, parameters)
 

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import grpc
 
+from tcc._internal.server_options import server_options
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2 as pb, participant_pb2_grpc
 
@@ -98,13 +99,15 @@ class ScriptedParticipant(participant_pb2_grpc.ParticipantServiceServicer):
 
 
 @asynccontextmanager
-async def serving(participant: ScriptedParticipant, port: int = 0) -> AsyncIterator[str]:
+async def serving(
+    participant: ScriptedParticipant, port: int = 0, host: str = "127.0.0.1"
+) -> AsyncIterator[str]:
     """The address of a server for `participant`, which runs beside the block."""
-    server = grpc.aio.server()
+    server = grpc.aio.server(options=server_options(reuse_port=False))
     participant_pb2_grpc.add_ParticipantServiceServicer_to_server(participant, server)
-    bound = server.add_insecure_port(f"127.0.0.1:{port}")
+    bound = server.add_insecure_port(f"{host}:{port}")
     await server.start()
     try:
-        yield f"127.0.0.1:{bound}"
+        yield f"{host}:{bound}"
     finally:
         await server.stop(None)

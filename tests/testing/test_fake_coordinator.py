@@ -332,6 +332,38 @@ async def test_branch_cannot_join_after_the_decision(subject):
     assert raised.value.reason == "ALREADY_DECIDED"
 
 
+async def test_repeated_steps_of_an_ended_transaction_get_their_first_answers(subject):
+    subject.on("inventory", "reserve_stock").returns({"price": 5})
+    subject.on("order", "open_order").rejects("CREDIT_LIMIT")
+
+    async def buy(tx):
+        await tx.begin()
+        stock = await tx.try_("inventory", "reserve_stock", {"sku": "A"})
+        return stock, await tx.confirm()
+
+    first = await buy(subject.client.transaction(gid="g", wait_for="completion"))
+    assert await buy(subject.client.transaction(gid="g", wait_for="completion")) == first
+
+    for _ in range(2):
+        rejected = subject.client.transaction(gid="rejected")
+        await rejected.begin()
+        with pytest.raises(TransactionCancelled, match="CREDIT_LIMIT"):
+            await rejected.try_("order", "open_order")
+    with pytest.raises(TransactionCancelled, match="CREDIT_LIMIT"):
+        await rejected.register("order", "ship_order")
+
+
+async def test_branch_cannot_be_registered_again_after_the_decision(subject):
+    """Its Try must not be performed any more."""
+    tx = subject.client.transaction(gid="g")
+    await tx.begin()
+    await tx.register("order", "ship_order", branch_id="b")
+    await tx.confirm()
+
+    with pytest.raises(AlreadyDecided):
+        await tx.register("order", "ship_order", branch_id="b")
+
+
 async def test_branch_with_other_content_is_a_conflict(subject):
     async def buy():
         async with subject.client.transaction(gid="g") as tx:

@@ -5,6 +5,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from coordinator.core.machine import CANCEL_MESSAGE_CHARACTERS_MAX, bounded_text, reason_and_message
 from coordinator.core.model import (
     DECISIONS,
+    HELD,
     Branch,
     CancelReason,
     Heuristic,
@@ -16,6 +17,11 @@ from coordinator.core.model import (
 from coordinator.ports.log import Record
 from tcc.common.v1 import common_pb2 as common
 from tcc.transaction.v1 import transaction_pb2 as pb
+
+# The names in an outcome, or in one of its results.
+_OUTCOME_BYTES = 512
+# Besides payload and result: names, the last error and an operator's reason, at most.
+BRANCH_RESPONSE_BYTES = 10 * 2**10
 
 STATES = {
     TransactionState.TRYING: common.TRANSACTION_STATE_TRYING,
@@ -69,6 +75,12 @@ def outcome(tx: Transaction) -> pb.TransactionOutcome:
     return reply
 
 
+def outcome_bytes(tx: Transaction) -> int:
+    """Return about the size of `outcome`, at least its results."""
+    texts = len(tx.cancel_detail) + len(tx.cancel_message)
+    return _OUTCOME_BYTES + 4 * texts + sum([len(b.result) + _OUTCOME_BYTES for b in tx.branches if b.result])
+
+
 def try_branch(branch: Branch) -> pb.TryBranchResponse:
     """Return the outcome of a branch's Try."""
     reason, message = reason_and_message(branch.last_error)
@@ -87,7 +99,8 @@ def transaction(record: Record, *, with_payloads: bool) -> common.Transaction:
     tx = record.tx
     return common.Transaction(
         gid=tx.gid,
-        state=STATES[tx.state],
+        # That of a quarantined transaction may be unreadable.
+        state=common.TRANSACTION_STATE_UNSPECIFIED if tx.saved_state is None else STATES[tx.state],
         initiator=tx.initiator,
         labels=dict(tx.labels),
         created_at=timestamp(record.created_at),
@@ -106,14 +119,17 @@ def transaction(record: Record, *, with_payloads: bool) -> common.Transaction:
         heuristic=tx.heuristic,
         mixed_outcome=tx.mixed,
         trace_id="" if tx.trace is None else tx.trace.trace_id,
+        quarantine_reason=record.quarantined,
     )
 
 
 def timestamp(seconds: float | None) -> Timestamp | None:
-    """Return a moment in seconds since the Unix epoch as a Timestamp."""
+    """Return a moment in seconds since the Unix epoch as a Timestamp, or the nearest that there is."""
     if seconds is None:
         return None
-    return Timestamp(seconds=int(seconds), nanos=int(seconds % 1 * 1e9))
+    seconds = min(max(seconds, 0.0), HELD)
+    whole, microseconds = divmod(round(seconds * 1e6), 1_000_000)
+    return Timestamp(seconds=whole, nanos=microseconds * 1_000)
 
 
 def _branch(state: TransactionState, branch: Branch, *, with_payloads: bool) -> common.Branch:

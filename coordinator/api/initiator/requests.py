@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from hashlib import blake2b
 
+from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 from msgspec import MsgspecError, Struct, msgpack
 
@@ -16,6 +17,12 @@ from tcc.common.v1 import common_pb2 as common
 from tcc.transaction.v1 import transaction_pb2 as pb
 
 ID_BYTES_MAX = 128
+CONTENT_TYPE_BYTES_MAX = 255
+# What a branch has besides its payload, and a transaction besides its branches and labels: at most.
+BRANCH_NAMES_BYTES = 3 * ID_BYTES_MAX + CONTENT_TYPE_BYTES_MAX + 64
+_TRANSACTION_NAMES_BYTES = 4_096
+# The wire format of a label.
+_LABEL_OVERHEAD_BYTES = 16
 REASON_CHARACTERS_MAX = 1_000
 # If an expiry follows from the call's deadline, it precedes the deadline by this share of the
 # caller's time, and by at most this much.
@@ -53,6 +60,18 @@ class RequestLimits(Struct, frozen=True, kw_only=True):
     expiry_min_s: float = 0.05
     expiry_max_s: float = 3_600.0
 
+    @property
+    def transaction_request_bytes_max(self) -> int:
+        """The size of the largest transaction, as a message."""
+        labels = self.labels_max * (self.label_bytes_max + _LABEL_OVERHEAD_BYTES)
+        branches = self.branches_max * BRANCH_NAMES_BYTES
+        return self.transaction_bytes_max + branches + labels + _TRANSACTION_NAMES_BYTES
+
+    @property
+    def branch_request_bytes_max(self) -> int:
+        """The size of the largest branch, as a message."""
+        return self.payload_bytes_max + BRANCH_NAMES_BYTES + _TRANSACTION_NAMES_BYTES
+
 
 def milestone_of(wait_for: int) -> Milestone:
     """Return the milestone that a request waits for.
@@ -85,6 +104,22 @@ def checked_gid(gid: str) -> str:
         InvalidRequest
     """
     return _checked_id("GID", "gid", gid)
+
+
+def transaction_request(raw: bytes, limits: RequestLimits) -> pb.ExecuteTransactionRequest:
+    """Return the request of one transaction, decoded.
+
+    Raises:
+        InvalidRequest, TransactionTooLarge
+    """
+    if len(raw) > limits.transaction_request_bytes_max:
+        raise TransactionTooLarge(
+            f"a transaction may have at most {limits.transaction_request_bytes_max} bytes as a message"
+        )
+    try:
+        return pb.ExecuteTransactionRequest.FromString(raw)
+    except DecodeError:
+        raise InvalidRequest("INVALID_MESSAGE", "the request is not a transaction") from None
 
 
 def new_transaction(
@@ -195,6 +230,8 @@ def list_filter(request: pb.ListTransactionsRequest, limits: RequestLimits) -> L
     Raises:
         InvalidRequest
     """
+    if len(request.states) > len(TransactionState):
+        raise InvalidRequest("TOO_MANY_STATES", f"at most {len(TransactionState)} states can be named")
     return ListFilter(
         states=tuple(sorted({state_of(number) for number in request.states})),
         participant=_checked_text("PARTICIPANT", "participant", request.participant),
@@ -257,7 +294,7 @@ def _checked_names(
         _checked_id("BRANCH_ID", "branch_id", branch_id),
         _checked_id("PARTICIPANT", "participant", participant),
         _checked_id("ACTION", "action", action),
-        _checked_text("CONTENT_TYPE", "content_type", content_type),
+        checked_content_type(content_type),
     )
 
 
@@ -286,7 +323,8 @@ def _transaction(
     return Transaction(
         gid=checked_gid(request.gid or gid),
         branches=tuple([Branch(spec=spec) for spec in specs]),
-        expires_at=now + _expiry_s(request, time_left_s, limits),
+        # In whole milliseconds: initiator, participants and log have the same moment.
+        expires_at=round((now + _expiry_s(request, time_left_s, limits)) * 1000) / 1000,
         interactive=interactive,
         initiator=_checked_text("INITIATOR", "initiator", request.initiator),
         labels=labels,
@@ -345,11 +383,20 @@ def _checked_id(reason: str, field: str, value: str) -> str:
     return _checked_text(reason, field, value)
 
 
-def _checked_text(reason: str, field: str, value: str) -> str:
-    if len(value) > ID_BYTES_MAX or len(value.encode()) > ID_BYTES_MAX:
-        raise InvalidRequest(f"INVALID_{reason}", f"{field} may have at most {ID_BYTES_MAX} bytes of UTF-8")
+def _checked_text(reason: str, field: str, value: str, *, bytes_max: int = ID_BYTES_MAX) -> str:
+    if len(value) > bytes_max or len(value.encode()) > bytes_max:
+        raise InvalidRequest(f"INVALID_{reason}", f"{field} may have at most {bytes_max} bytes of UTF-8")
     _check_printable(reason, field, value)
     return value
+
+
+def checked_content_type(value: str) -> str:
+    """Return a content type, if it is valid.
+
+    Raises:
+        InvalidRequest
+    """
+    return _checked_text("CONTENT_TYPE", "content_type", value, bytes_max=CONTENT_TYPE_BYTES_MAX)
 
 
 def _check_printable(reason: str, field: str, value: str) -> None:

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
-from google.protobuf.message import Message
-
+from coordinator.api.calls import CallLimit, UnreadBytes, responses_unread
 from coordinator.api.errors import Context, refusals_as_statuses, to_error
 from coordinator.api.initiator import replies
+from coordinator.api.initiator.batch import ERROR_BYTES, Batch, Replies
 from coordinator.api.initiator.requests import (
     REASON_CHARACTERS_MAX,
     RequestLimits,
@@ -20,6 +20,7 @@ from coordinator.api.initiator.requests import (
     new_transaction,
     page_size,
     page_token,
+    transaction_request,
 )
 from coordinator.api.initiator.trace_contexts import NewTrace, trace_of
 from coordinator.core.errors import (
@@ -66,17 +67,27 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         *,
         log: Log,
         clock: Clock,
+        completions: CallLimit,
+        unread: UnreadBytes,
+        response_max_s: float,
         new_trace: NewTrace | None = None,
     ) -> None:
-        """`new_trace`: set if this coordinator makes spans."""
+        """`new_trace`: set if this coordinator makes spans.
+
+        `completions`: the Confirms and Cancels that wait for the completion. `response_max_s`: how
+        long a client may take to read a response of a batch.
+        """
         self._engine = engine
         self._log = log
         self._clock = clock
         self._limits = limits
         self._new_trace = new_trace
+        self._completions = completions
+        self._unread = unread
+        self._response_max_s = response_max_s
         self.call_max_s = limits.call_max_s
 
-    def refused(self, method: str, request: Message, context: Context, error: Refused) -> None:
+    def refused(self, method: str, request: object, context: Context, error: Refused) -> None:
         """Log nothing: initiators are refused often, and get the reason."""
 
     # --- whole transactions -----------------------------------------------
@@ -92,25 +103,44 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         )
 
     @refusals_as_statuses
-    async def ExecuteTransactions(self, request: pb.ExecuteTransactionsRequest, context: Context) -> None:
-        transactions = request.transactions
-        collected = _Replies(len(transactions))
-        time_left_s = context.time_remaining()
+    async def ExecuteTransactions(self, request: Batch, context: Context) -> None:
+        collected = Replies(len(request.items), self._unread)
         failpoint("rpc.batch.request")
+        begun, unknown = self._begin_batch(request, collected, context.time_remaining())
+        loop = asyncio.get_running_loop()
+        alarm = loop.call_later(self._reply_in_s(context), self._fail_if_branches_fail, begun)
+        try:
+            if unknown:
+                await self._engine.rejoin(unknown)
+            while collected.missing:
+                response = pb.ExecuteTransactionsResponse(replies=await collected.take())
+                failpoint("rpc.batch.reply.before")
+                too_slow = loop.call_later(self._response_max_s, collected.close)
+                await context.write(response)
+                too_slow.cancel()
+                failpoint("rpc.batch.reply.after")
+                if collected.closed:
+                    raise responses_unread()
+        finally:
+            alarm.cancel()
+            collected.close()
+            collected.release_sent()
+
+    def _begin_batch(
+        self, request: Batch, collected: Replies, time_left_s: float | None
+    ) -> tuple[list[tuple[str, "_Item"]], list[tuple[Transaction, "_Item", Refused]]]:
+        """Begin the transactions of a batch. Return their requests, and those of unknown participants."""
         # If the call will be refused anyway, refuse it before more is spent than reading it.
         refusal = self._engine.refusal()
         refused = None if refusal is None else to_error(refusal)
         unknown: list[tuple[Transaction, _Item, Refused]] = []
         begun: list[tuple[str, _Item]] = []
-        for index, item in enumerate(transactions):
-            if refused is not None and item.gid not in self._engine.live:
-                collected.add(pb.ExecuteTransactionsReply(index=index, error=refused))
-                continue
+        for index, raw in enumerate(request.items):
             try:
-                if index >= self._limits.batch_max:
-                    raise InvalidRequest(
-                        "BATCH_TOO_LARGE", f"at most {self._limits.batch_max} transactions per call"
-                    )
+                item = transaction_request(raw, self._limits)
+                if refused is not None and item.gid not in self._engine.live:
+                    collected.add(pb.ExecuteTransactionsReply(index=index, error=refused), ERROR_BYTES)
+                    continue
                 waiter = _Item(milestone_of(item.wait_for), collected, index)
                 tx = self._new_transaction(item, time_left_s)
                 try:
@@ -119,21 +149,8 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
                     unknown.append((tx, waiter, error))
                 begun.append((tx.gid, waiter))
             except Refused as error:
-                collected.add(_refusal(index, error))
-        alarm = asyncio.get_running_loop().call_later(
-            self._reply_in_s(context), self._fail_if_branches_fail, begun
-        )
-        try:
-            if unknown:
-                await self._engine.rejoin(unknown)
-            while collected.missing:
-                response = pb.ExecuteTransactionsResponse(replies=await collected.take())
-                failpoint("rpc.batch.reply.before")
-                await context.write(response)
-                failpoint("rpc.batch.reply.after")
-        finally:
-            alarm.cancel()
-            collected.closed = True
+                collected.add(_refusal(index, error), ERROR_BYTES)
+        return begun, unknown
 
     def _new_transaction(
         self, request: pb.ExecuteTransactionRequest, time_left_s: float | None, call: "Context | None" = None
@@ -230,7 +247,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         gid = checked_gid(request.gid)
         tx = await self._commanded(
             gid,
-            _decision_or_completion(request.wait_for),
+            self._decision_or_completion(request.wait_for),
             lambda waiter: self._engine.confirm(gid, waiter),
             context,
         )
@@ -250,7 +267,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
             )
         tx = await self._commanded(
             gid,
-            _decision_or_completion(request.wait_for),
+            self._decision_or_completion(request.wait_for),
             lambda waiter: self._engine.cancel(gid, request.reason, waiter),
             context,
         )
@@ -296,6 +313,17 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
 
     # --- waiting ----------------------------------------------------------
 
+    def _decision_or_completion(self, wait_for: int) -> Milestone:
+        """Return the milestone of a request for a decision: at least the decision.
+
+        Raises:
+            Overloaded: too many such requests wait for completions.
+        """
+        milestone = max(milestone_of(wait_for), Milestone.DECIDED)
+        if milestone is Milestone.COMPLETED:
+            self._completions.admit()
+        return milestone
+
     async def _commanded(
         self,
         gid: str,
@@ -338,6 +366,10 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         try:
             await ask(caller)
             tx = await caller.reached
+        except BaseException:
+            caller.reached.cancel()
+            self._engine.abandon(gid)
+            raise
         finally:
             alarm.cancel()
         failpoint("rpc.reply.before")
@@ -383,35 +415,12 @@ class _Caller(Waiter):
         return self.reached.done()
 
 
-class _Replies:
-    """The replies to a batch, collected until the stream has room for them."""
-
-    def __init__(self, count: int) -> None:
-        self.missing = count
-        # Set when the caller is gone.
-        self.closed = False
-        self._ready: list[pb.ExecuteTransactionsReply] = []
-        self._some = asyncio.Event()
-
-    def add(self, reply: pb.ExecuteTransactionsReply) -> None:
-        self._ready.append(reply)
-        self._some.set()
-
-    async def take(self) -> list[pb.ExecuteTransactionsReply]:
-        """Return everything that is new since the last call; wait for at least one reply."""
-        await self._some.wait()
-        self._some.clear()
-        ready, self._ready = self._ready, []
-        self.missing -= len(ready)
-        return ready
-
-
 class _Item(Waiter):
     """One transaction of a batch."""
 
     __slots__ = ("_answered", "_index", "_replies")
 
-    def __init__(self, milestone: Milestone, collected: _Replies, index: int) -> None:
+    def __init__(self, milestone: Milestone, collected: Replies, index: int) -> None:
         super().__init__(milestone)
         self._replies = collected
         self._index = index
@@ -419,27 +428,26 @@ class _Item(Waiter):
         self._answered = False
 
     def settle(self, tx: Transaction) -> None:
-        self._add(pb.ExecuteTransactionsReply(index=self._index, outcome=replies.outcome(tx)))
+        size = replies.outcome_bytes(tx)
+        if self._replies.has_room(size):
+            self._add(pb.ExecuteTransactionsReply(index=self._index, outcome=replies.outcome(tx)), size)
+        else:
+            self.fail(responses_unread())
 
     def fail(self, error: Refused) -> None:
-        self._add(_refusal(self._index, error))
+        self._add(_refusal(self._index, error), ERROR_BYTES)
 
     def is_cancelled(self) -> bool:
         return self._answered or self._replies.closed
 
-    def _add(self, reply: pb.ExecuteTransactionsReply) -> None:
+    def _add(self, reply: pb.ExecuteTransactionsReply, size: int) -> None:
         if not self._answered:
             self._answered = True
-            self._replies.add(reply)
+            self._replies.add(reply, size)
 
 
 def _refusal(index: int, error: Refused) -> pb.ExecuteTransactionsReply:
     return pb.ExecuteTransactionsReply(index=index, error=to_error(error))
-
-
-def _decision_or_completion(wait_for: int) -> Milestone:
-    """Return the milestone of a request for a decision: at least the decision."""
-    return max(milestone_of(wait_for), Milestone.DECIDED)
 
 
 def _keeps_failing(gid: str, branch: Branch) -> KeepsFailing:

@@ -4,7 +4,6 @@ Actions have such lines, too, beside their records in the audit chain (`log.oper
 """
 
 import structlog
-from google.protobuf.message import Message
 
 from coordinator.api.errors import Context
 from coordinator.api.operator.requests import OperatorContext
@@ -21,7 +20,7 @@ _TARGETS = {
 }
 
 
-def log_refusal(method: str, request: Message, context: Context, error: Refused) -> None:
+def log_refusal(method: str, request: object, context: Context, error: Refused) -> None:
     """Log that a request was refused, whatever it was."""
     asked = getattr(request, "operator_context", None)
     logger.warning(
@@ -61,7 +60,7 @@ def log_payloads_read(gid: str, context: Context) -> None:
     )
 
 
-def _target(request: Message) -> str:
+def _target(request: object) -> str:
     for name, kind in _TARGETS.items():
         if value := getattr(request, name, ""):
             return f"{kind}/{value}"

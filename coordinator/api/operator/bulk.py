@@ -95,7 +95,7 @@ def _dry_run(
     now = clock.now()
     for record in found:
         try:
-            step(record.tx, command, now)
+            step(record.usable().tx, command, now)
         except Refused as error:
             reply.failed += 1
             if len(reply.failures) < _FAILURES_MAX:

@@ -52,7 +52,7 @@ class AdminCommands:
             VersionChanged: `operator_context.version` is not the transaction's.
             Refused: the transaction does not allow it.
         """
-        record = await self._engine.get(gid)
+        record = (await self._engine.get(gid)).usable()
         if record.tx.version != operator_context.version:
             raise version_changed(record)
         try:
@@ -66,7 +66,7 @@ class AdminCommands:
     ) -> AuditRecord:
         """Execute a command on a transaction as just read. `bulk`: the filter that found it."""
         now = self._clock.now()
-        tx, _ = step(record.tx, command, now)
+        tx, _ = step(record.usable().tx, command, now)
         entry = operator_context.entry(
             _NAMES[type(command)], f"transaction/{tx.gid}", detail=_detail(record, command, bulk)
         )

@@ -115,6 +115,8 @@ def _branch_summary(branch: Branch, explained: pb.BranchExplanation, now: float,
 
 def _summary(record: Record, reply: pb.ExplainTransactionResponse, now: float, asked: str) -> str:
     tx = record.tx
+    if record.quarantined:
+        return f"quarantined, because its row in the log cannot be used: {record.quarantined}"
     if tx.state.ended:
         why = f", because {admin_replies.cancel_words(tx)}" if tx.cancel_reason else ""
         return f"it has ended: {tx.state.name}" + (" with a mixed outcome" if tx.mixed else "") + why

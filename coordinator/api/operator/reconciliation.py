@@ -6,9 +6,9 @@ import msgspec
 from google.protobuf.duration_pb2 import Duration
 
 from coordinator.api.initiator.replies import STATES
-from coordinator.api.initiator.requests import checked_gid
+from coordinator.api.initiator.requests import checked_content_type, checked_gid
 from coordinator.api.operator.replies import audit_record
-from coordinator.api.operator.requests import OperatorContext
+from coordinator.api.operator.requests import OperatorContext, checked_text
 from coordinator.core.errors import (
     InvalidRequest,
     ParticipantPaused,
@@ -47,6 +47,12 @@ _CODES = {
 }
 
 
+# How many participants a request may name.
+PARTICIPANTS_MAX = 1_000
+# A hundred years. What a participant computes from an age must stay a time.
+AGE_MAX_S = 100 * 365 * 86_400.0
+
+
 async def compare(
     reconciler: Reconciler, request: pb.ReconcileRequest
 ) -> AsyncIterator[pb.ReconcileResponse]:
@@ -60,6 +66,8 @@ async def compare(
         min_age_s = _seconds("min_age", request.min_age)
     ended_within_s = _seconds("ended_within", request.ended_within)
     known = reconciler.participants
+    if len(request.participants) > PARTICIPANTS_MAX:
+        raise InvalidRequest("TOO_MANY_PARTICIPANTS", f"at most {PARTICIPANTS_MAX} participants can be named")
     for name in request.participants:
         if name not in known:
             raise UnknownParticipant(
@@ -91,6 +99,8 @@ async def repair(
     log: OperatorLog,
     request: pb.RepairBranchRequest,
     operator_context: OperatorContext,
+    *,
+    payload_bytes_max: int,
 ) -> pb.RepairBranchResponse:
     """Check again, record what is about to be done, and do it.
 
@@ -101,7 +111,14 @@ async def repair(
         raise InvalidRequest(
             "INVALID_OPERATION", "operation must be OPERATION_CONFIRM, OPERATION_CANCEL or unset"
         )
-    finding = await reconciler.find(request.participant, checked_gid(request.gid), request.branch_id)
+    if len(request.payload) > payload_bytes_max:
+        raise InvalidRequest("PAYLOAD_TOO_LARGE", f"a payload may have at most {payload_bytes_max} bytes")
+    checked_content_type(request.content_type)
+    finding = await reconciler.find(
+        checked_text("participant", request.participant),
+        checked_gid(request.gid),
+        checked_text("branch_id", request.branch_id),
+    )
     operation = reconciler.checked_repair(finding, _WANTED[request.operation])
     if finding.kind is not FindingKind.ORPHAN and (request.payload or request.content_type):
         raise RepairNotAllowed("the log has the payload of this branch; omit it")
@@ -126,8 +143,8 @@ async def repair(
 
 def _seconds(name: str, given: Duration) -> float:
     seconds: float = given.seconds + given.nanos / 1e9
-    if seconds < 0:
-        raise InvalidRequest(f"INVALID_{name.upper()}", f"{name} must not be negative")
+    if not 0 <= seconds <= AGE_MAX_S:
+        raise InvalidRequest(f"INVALID_{name.upper()}", f"{name} must be from 0 to {AGE_MAX_S:g} seconds")
     return seconds
 
 

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from coordinator.api.initiator.replies import timestamp
 from coordinator.core.audit import AuditRecord
-from coordinator.core.model import Branch, Note, Operation, Transaction
+from coordinator.core.model import HELD, Branch, Note, Operation, Transaction
 from coordinator.engine.auditor import ChainCheck
 from coordinator.ports.log import Record
 from coordinator.ports.operator_log import (
@@ -111,7 +111,7 @@ def _noted(branch: Branch, note: Note) -> Iterable[pb.HistoryEntry]:
 
 
 def _operator_action(action: AuditRecord) -> pb.HistoryEntry:
-    reported = json.loads(action.entry.detail)
+    reported = _detail(action)
     what = " ".join(filter(None, (action.entry.action, reported.get("outcome") or reported.get("operation"))))
     return pb.HistoryEntry(
         at=timestamp(action.at_us / 1e6),
@@ -124,10 +124,20 @@ def _operator_action(action: AuditRecord) -> pb.HistoryEntry:
     )
 
 
+def _detail(action: AuditRecord) -> dict[str, str]:
+    """Return the texts of a record's detail. One that was tampered with may hold anything."""
+    try:
+        detail = json.loads(action.entry.detail)
+    except (ValueError, RecursionError):
+        return {}
+    known = detail.items() if isinstance(detail, dict) else ()
+    return {name: value for name, value in known if isinstance(value, str)}
+
+
 def audit_record(record: AuditRecord) -> pb.AuditRecord:
     """Return a record with the exact microseconds that its hash covers."""
     reply = pb.AuditRecord(
-        sequence=record.sequence,
+        sequence=max(0, record.sequence),
         operator=record.entry.operator,
         action=record.entry.action,
         target=record.entry.target,
@@ -140,7 +150,7 @@ def audit_record(record: AuditRecord) -> pb.AuditRecord:
         previous_hash=record.previous_hash,
         hash=record.hash,
     )
-    reply.at.FromMicroseconds(record.at_us)
+    reply.at.FromMicroseconds(min(max(0, record.at_us), int(HELD * 1e6)))
     return reply
 
 

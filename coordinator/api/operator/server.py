@@ -1,12 +1,15 @@
 """The gRPC server for operators: AdminService, health and reflection, on its own port."""
 
+from collections.abc import Callable
+
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
+from coordinator.api.calls import CallLimit, Method, Services, UnreadBytes
 from coordinator.api.listener import ServerTls, listen
 from coordinator.api.operator.service import AdminService
-from coordinator.api.server import MESSAGE_BYTES_MAX
+from coordinator.api.server import HEALTH, ServerLimits, health_methods, limit_options
 from coordinator.engine.auditor import Auditor
 from coordinator.engine.engine import Engine
 from coordinator.engine.observer import Spans
@@ -14,14 +17,19 @@ from coordinator.engine.reconciler import Reconciler
 from coordinator.ports.clock import Clock
 from coordinator.ports.log import Log
 from coordinator.ports.operator_log import OperatorLog
+from tcc._internal.server_options import server_options
 from tcc.admin.v1 import admin_pb2, admin_pb2_grpc
 
 SERVICE = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
-# Operators are few. A program that calls too often must not take the coordinator's time.
-CALLS_MAX = 64
 CALL_MAX_S = 60.0
-# tccctl pings at most once a second while it waits for a stream; the network may bring two pings together.
-_PING_EVERY_MIN_MS = 500
+# A request without its payload. The largest is a reconciliation of many participants.
+ADMIN_REQUEST_BYTES = 512 * 2**10
+
+
+def _methods(limits: ServerLimits) -> Callable[[str, str], Method]:
+    method = Method(limit=CallLimit(limits.calls_max, "calls"), request_bytes_max=limits.request_bytes_max)
+    health_method = health_methods(limits)
+    return lambda service, name: method if service == SERVICE else health_method(service, name)
 
 
 class AdminServer:
@@ -39,14 +47,20 @@ class AdminServer:
         spans: Spans,
         owner: str,
         share_port: bool,
+        limits: ServerLimits,
+        payload_bytes_max: int,
     ) -> None:
         self._server = grpc.aio.server(
             options=(
-                ("grpc.so_reuseport", int(share_port)),
-                ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-                ("grpc.http2.min_ping_interval_without_data_ms", _PING_EVERY_MIN_MS),
+                *server_options(reuse_port=share_port),
+                *limit_options(limits),
             ),
-            maximum_concurrent_rpcs=CALLS_MAX,
+        )
+        services = Services(
+            self._server,
+            _methods(limits),
+            request_max_s=limits.request_max_s,
+            unread=UnreadBytes(limits.unread_bytes_max),
         )
         admin_pb2_grpc.add_AdminServiceServicer_to_server(
             AdminService(
@@ -59,14 +73,16 @@ class AdminServer:
                 spans=spans,
                 owner=owner,
                 call_max_s=CALL_MAX_S,
+                payload_bytes_max=payload_bytes_max,
             ),
-            self._server,
+            services,
         )
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # the stubs lack it
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(
-            (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME),
-            self._server,
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
+        names = (SERVICE, HEALTH, reflection.SERVICE_NAME)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+            reflection.aio.ReflectionServicer(names),  # type: ignore[attr-defined] # the stubs lack it
+            services,
         )
 
     async def start(self, address: str, tls: ServerTls | None) -> int:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from google.protobuf.message import Message
 from msgspec.structs import replace
 
 from coordinator.api.errors import Context, refusals_as_statuses
@@ -73,6 +72,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         spans: Spans,
         owner: str,
         call_max_s: float,
+        payload_bytes_max: int,
     ) -> None:
         """`transactions`: the log as the engine uses it; `log`: what only operators need of it."""
         self._engine = engine
@@ -84,8 +84,9 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self._owner = owner
         self._commands = AdminCommands(engine, log, transactions=transactions, clock=clock, spans=spans)
         self.call_max_s = call_max_s
+        self._payload_bytes_max = payload_bytes_max
 
-    def refused(self, method: str, request: Message, context: Context, error: Refused) -> None:
+    def refused(self, method: str, request: object, context: Context, error: Refused) -> None:
         """Log the refusal."""
         log_refusal(method, request, context, error)
 
@@ -239,6 +240,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     ) -> tuple[pb.ParticipantStatus, pb.AuditRecord]:
         """Return the participant as an operator wants it. `paused` None: its breaker is to be closed."""
         operator_context = checked_operator_context(asked)
+        checked_text("participant", name)
         coordinators = await self._log.coordinator_list()
         known = await self._participant(name, coordinators)
         if known.version != operator_context.version:
@@ -284,7 +286,11 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self, request: pb.RepairBranchRequest, _context: Context
     ) -> pb.RepairBranchResponse:
         return await reconciliation.repair(
-            self._reconciler, self._log, request, checked_operator_context(request.operator_context)
+            self._reconciler,
+            self._log,
+            request,
+            checked_operator_context(request.operator_context),
+            payload_bytes_max=self._payload_bytes_max,
         )
 
     # --- coordinators -----------------------------------------------------

@@ -2,5 +2,7 @@
 
 from alembic import context
 
-context.configure(connection=context.config.attributes["connection"])
+from coordinator.log.schema import SCHEMA
+
+context.configure(connection=context.config.attributes["connection"], version_table_schema=SCHEMA)
 context.run_migrations()

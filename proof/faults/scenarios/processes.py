@@ -16,7 +16,7 @@ _LATE_S = CALL_TIMEOUT_S + 0.7
 _CALM_S = 0.7
 # Cancelled for another reason than a participant's business no, or the initiator's own wish.
 _FAILED = """
-    SELECT gid, cancel_reason, cancel_detail FROM transactions
+    SELECT gid, cancel_reason, cancel_detail FROM tcc.transactions
     WHERE gid LIKE 'rolling-%' AND (ended_at IS NULL OR cancel_reason NOT IN (0, 1, 3))
     """
 

@@ -135,7 +135,7 @@ class Error(_message.Message):
     def __init__(self, code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., retry_after_ms: _Optional[int] = ..., metadata: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class Transaction(_message.Message):
-    __slots__ = ("gid", "state", "initiator", "labels", "created_at", "expires_at", "decided_at", "ended_at", "cancel_reason", "cancel_branch_id", "cancel_detail", "stuck", "owner", "version", "branches", "held", "heuristic", "mixed_outcome", "trace_id", "cancel_message")
+    __slots__ = ("gid", "state", "initiator", "labels", "created_at", "expires_at", "decided_at", "ended_at", "cancel_reason", "cancel_branch_id", "cancel_detail", "stuck", "owner", "version", "branches", "held", "heuristic", "mixed_outcome", "trace_id", "cancel_message", "quarantine_reason")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -163,6 +163,7 @@ class Transaction(_message.Message):
     MIXED_OUTCOME_FIELD_NUMBER: _ClassVar[int]
     TRACE_ID_FIELD_NUMBER: _ClassVar[int]
     CANCEL_MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    QUARANTINE_REASON_FIELD_NUMBER: _ClassVar[int]
     gid: str
     state: TransactionState
     initiator: str
@@ -183,7 +184,8 @@ class Transaction(_message.Message):
     mixed_outcome: bool
     trace_id: str
     cancel_message: str
-    def __init__(self, gid: _Optional[str] = ..., state: _Optional[_Union[TransactionState, str]] = ..., initiator: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., decided_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cancel_reason: _Optional[_Union[CancelReason, str]] = ..., cancel_branch_id: _Optional[str] = ..., cancel_detail: _Optional[str] = ..., stuck: bool = ..., owner: _Optional[str] = ..., version: _Optional[int] = ..., branches: _Optional[_Iterable[_Union[Branch, _Mapping]]] = ..., held: bool = ..., heuristic: bool = ..., mixed_outcome: bool = ..., trace_id: _Optional[str] = ..., cancel_message: _Optional[str] = ...) -> None: ...
+    quarantine_reason: str
+    def __init__(self, gid: _Optional[str] = ..., state: _Optional[_Union[TransactionState, str]] = ..., initiator: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., decided_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cancel_reason: _Optional[_Union[CancelReason, str]] = ..., cancel_branch_id: _Optional[str] = ..., cancel_detail: _Optional[str] = ..., stuck: bool = ..., owner: _Optional[str] = ..., version: _Optional[int] = ..., branches: _Optional[_Iterable[_Union[Branch, _Mapping]]] = ..., held: bool = ..., heuristic: bool = ..., mixed_outcome: bool = ..., trace_id: _Optional[str] = ..., cancel_message: _Optional[str] = ..., quarantine_reason: _Optional[str] = ...) -> None: ...
 
 class Branch(_message.Message):
     __slots__ = ("spec", "state", "tried_by_initiator", "result", "result_content_type", "attempts", "last_error", "next_attempt_at", "heuristic_outcome", "heuristic_reason")

@@ -120,9 +120,9 @@ REFUSED: dict[str, tuple[pb.ExecuteTransactionRequest, str, str]] = {
         "at most 128 bytes",
     ),
     "content type too long": (
-        _request(branches=[_branch(content_type="x" * 129)]),
+        _request(branches=[_branch(content_type="x" * 256)]),
         "INVALID_CONTENT_TYPE",
-        "at most 128 bytes",
+        "at most 255 bytes",
     ),
     "content type not printable": (
         _request(branches=[_branch(content_type="text\r")]),

@@ -10,6 +10,7 @@ from coordinator.core.errors import VersionChanged
 from coordinator.log.operator_store import PostgresOperatorLog
 from coordinator.ports.operator_log import AuditFilter, ParticipantRecord
 from tcc.admin.v1 import admin_pb2 as apb
+from tests.log.transactions import SEARCH_PATH
 from tests.support.worker import Running
 
 from .conftest import Stub, operator_context
@@ -87,7 +88,9 @@ async def test_tampering_is_found(
 ) -> None:
     await act_often(log_url)
     await tcc.worker.auditor.state_head()
-    async with await psycopg.AsyncConnection.connect(log_url, autocommit=True) as connection:
+    async with await psycopg.AsyncConnection.connect(
+        log_url, autocommit=True, options=SEARCH_PATH
+    ) as connection:
         await connection.execute(tampering)
     verified = await _verify(admin)
     assert (verified.intact, verified.broken_at_sequence) == (False, broken_at)

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from coordinator.core.audit import AuditEntry, AuditHead, AuditRecord, chained
 from coordinator.log.operator_store import PostgresOperatorLog
 from tccctl.cli import app
+from tests.log.transactions import SEARCH_PATH
 from tests.support.worker import Running, running, settings_for
 from tests.tccctl.scripted_admin import NO_SETTINGS
 
@@ -78,7 +79,7 @@ async def rewrite(log_url: str, attack: Attack) -> None:
     for entry, original in zip(attack([record.entry for record in records]), records, strict=False):
         forged.append(chained(head, entry, original.at_us))
         head = AuditHead(forged[-1].sequence, forged[-1].hash)
-    async with await psycopg.AsyncConnection.connect(log_url, options="-csearch_path=tcc,public") as db:
+    async with await psycopg.AsyncConnection.connect(log_url, options=SEARCH_PATH) as db:
         await db.execute("DELETE FROM audit_heads")
         await db.execute("DELETE FROM audit WHERE sequence > %s", (len(forged),))
         for record in forged:
@@ -181,7 +182,7 @@ async def test_a_restarted_coordinator_signs_nothing_against_a_stored_statement(
 
 
 async def tamper(log_url: str, statement: str) -> None:
-    async with await psycopg.AsyncConnection.connect(log_url, options="-csearch_path=tcc,public") as db:
+    async with await psycopg.AsyncConnection.connect(log_url, options=SEARCH_PATH) as db:
         await db.execute(statement)
 
 

@@ -6,6 +6,7 @@ import psycopg
 import pytest
 
 from tcc.admin.v1 import admin_pb2 as apb
+from tests.log.transactions import SEARCH_PATH
 from tests.support.errors import refused
 from tests.support.worker import Running
 
@@ -16,7 +17,7 @@ from .conftest import Stub, operator_context
 async def busy_log(tcc: Running, log_url: str) -> AsyncIterator[Running]:
     """A coordinator whose log answers no search, with a time limit of two seconds for one."""
     tcc.worker.log._lists._statement_timeout_s = 2.0
-    async with await psycopg.AsyncConnection.connect(log_url) as blocker:
+    async with await psycopg.AsyncConnection.connect(log_url, options=SEARCH_PATH) as blocker:
         await blocker.execute("LOCK TABLE transactions IN ACCESS EXCLUSIVE MODE")
         yield tcc
 

@@ -1,0 +1,105 @@
+"""A coordinator that is not configured with a participant decides nothing because of that."""
+
+import pytest
+
+from coordinator.core.events import Accepted, BecameStuck, ConfirmRequested, Parked, Save, Woken
+from coordinator.core.model import CancelReason, TransactionState
+
+from .driver import (
+    CONFIRM,
+    EXPIRES_AT,
+    NOT_CONFIGURED,
+    STARTED_AT,
+    SUCCEEDED,
+    TRY,
+    Driver,
+    begun,
+    branch,
+    confirming,
+    transaction,
+)
+
+
+def parked() -> Driver:
+    """A transaction that was left to others: only they know the participant of "coupon"."""
+    driver = begun("stock", "coupon")
+    assert driver.answer(TRY, "coupon", NOT_CONFIGURED) == (Save(),)
+    return driver
+
+
+def test_it_is_parked_for_one_that_knows_the_participant() -> None:
+    driver = parked()
+    assert driver.saved() == (Parked(),)
+    assert driver.row is not None
+    assert (driver.row.state, driver.row.next_attempt_at) == (TransactionState.TRYING, STARTED_AT)
+    assert driver.row.waiting_on == "coupon-service"
+    assert driver.branch("coupon").last_error == "UNKNOWN_PARTICIPANT"
+
+
+def test_the_next_owner_repeats_every_try_at_once_and_confirms() -> None:
+    driver = parked()
+    driver.saved()
+    driver.crash()
+    driver.resume()
+    assert driver.called() == ["TRY stock", "TRY coupon"]
+    assert driver.to_end() is TransactionState.CONFIRMED
+
+
+def test_the_result_of_a_try_in_flight_is_stale() -> None:
+    driver = parked()
+    assert driver.answer(TRY, "stock") == ()
+    assert driver.saved() == (Parked(),)
+
+
+@pytest.mark.parametrize("now", [STARTED_AT, EXPIRES_AT])
+def test_nothing_is_decided_while_it_is_being_parked(now: float) -> None:
+    driver = begun("stock", interactive=True)
+    driver.answer(TRY, "stock", NOT_CONFIGURED)
+    driver.now = now
+    for event in (Woken(), ConfirmRequested()):
+        assert driver.send(event) == ()
+    assert driver.saved() == (Parked(),)
+    assert driver.tx.state is TransactionState.TRYING
+
+
+def test_while_another_write_is_in_flight_the_try_is_repeated_later() -> None:
+    driver = begun("stock", interactive=True)
+    driver.add(branch("coupon"))
+    assert driver.answer(TRY, "stock", NOT_CONFIGURED) == ()
+    assert driver.tx.wake_at == STARTED_AT + 5.0
+    driver.saved()
+    assert driver.called() == ["TRY coupon"]
+    driver.now = STARTED_AT + 5.0
+    driver.send(Woken())
+    assert driver.called() == ["TRY stock"]
+    assert driver.answer(TRY, "stock", NOT_CONFIGURED) == (Save(),)
+    assert driver.saved() == (Parked(),)
+
+
+def test_without_a_coordinator_that_knows_it_it_expires() -> None:
+    driver = Driver(transaction(branch("stock")))
+    driver.begin()
+    assert driver.saved()[0] == Accepted()
+    driver.now = EXPIRES_AT
+    driver.answer(TRY, "stock", NOT_CONFIGURED)
+    assert (driver.tx.state, driver.tx.cancel_reason) == (TransactionState.CANCELLING, CancelReason.EXPIRED)
+
+
+def test_after_the_decision_it_is_no_reason_to_call_an_operator_at_once() -> None:
+    driver = confirming("stock", "coupon")
+    driver.answer(CONFIRM, "stock", SUCCEEDED)
+    assert driver.answer(CONFIRM, "coupon", NOT_CONFIGURED) == (Save(),)
+    assert not driver.tx.stuck
+    assert driver.tx.waiting_on == "coupon-service"
+    assert driver.tx.next_attempt_at == STARTED_AT + 5.0
+    driver.saved()
+    for _ in range(2):
+        driver.crash()
+        driver.now += 10.0
+        driver.resume()
+        driver.answer(CONFIRM, "coupon", NOT_CONFIGURED)
+        stuck = driver.tx.stuck
+        driver.saved()
+    # As after any other failures: the third of three attempts.
+    assert stuck
+    assert BecameStuck(1) not in driver.effects

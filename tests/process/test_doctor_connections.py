@@ -1,0 +1,192 @@
+"""`tccd doctor`: certificates, and what participants are and offer."""
+
+import asyncio
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import grpc
+from sqlalchemy.ext.asyncio import create_async_engine
+
+import tcc
+from coordinator.process.certificates import certificates, validity
+from coordinator.process.doctor import CheckStatus, _authorities, _own_certificate
+from tcc.participant.v1 import participant_pb2_grpc
+from tests.engine.test_unary_only import UnaryOnly
+from tests.process.test_doctor import findings, settings
+from tests.support.scripted_participant import ScriptedParticipant, serving
+from tests.support.worker import running, settings_for
+from tests.tccctl.test_real_coordinator import make_certificates, needs_openssl
+
+OK, WARNING, PROBLEM = CheckStatus
+
+
+@needs_openssl
+async def test_the_tls_ports_of_a_running_coordinator_are_no_problem(log_url: str, tmp_path: Path) -> None:
+    make_certificates(tmp_path)
+    ca, certificate, key = (str(tmp_path / name) for name in ("ca.crt", "tcc.crt", "tcc.key"))
+    tls = {"certificate_file": certificate, "key_file": key}
+    running_with = settings_for(
+        {},
+        listen={"address": "127.0.0.1:0", "tls": tls},
+        admin={"tls": tls | {"client_ca_file": ca}},
+    )
+    async with running(running_with, log_url) as worker:
+        theirs = settings_for(
+            {},
+            log={"url": log_url},
+            listen={"address": worker.address, "tls": tls},
+            admin={"listen": f"127.0.0.1:{worker.worker.admin_port}", "tls": tls | {"client_ca_file": ca}},
+        )
+        found = await findings(theirs)
+        (tmp_path / "other").mkdir()
+        make_certificates(tmp_path / "other")
+        files = {name: str(tmp_path / "other" / Path(file).name) for name, file in tls.items()}
+        renewed = settings_for({}, log={"url": log_url}, listen={"address": worker.address, "tls": files})
+        changed = (await findings(renewed))["listen"]
+    for check in ("listen", "admin.listen"):
+        assert (found[check].status, found[check].message.split()[-1]) == (OK, "coordinator"), check
+    assert (changed.status, "renewed, restart it" in changed.remedy) == (PROBLEM, True)
+    # They were made for two days.
+    for check in ("listen.tls.certificate_file", "admin.tls.certificate_file", "admin.tls.client_ca_file"):
+        assert (found[check].status, "expires on" in found[check].message) == (WARNING, True)
+
+
+def certificate(directory: Path, name: str, days: int) -> bytes:
+    """Make a certificate that is valid for some days from now. Return it in PEM."""
+    file = directory / f"{name}.crt"
+    subprocess.run(
+        (
+            *(
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:prime256v1",
+                "-nodes",
+            ),
+            *("-keyout", str(directory / "key"), "-out", str(file), "-days", str(days), "-subj", "/CN=x"),
+        ),
+        check=True,
+        capture_output=True,
+    )
+    return file.read_bytes()
+
+
+@needs_openssl
+def test_a_certificate_is_judged_by_its_dates(tmp_path: Path) -> None:
+    pem = certificate(tmp_path, "one", 100)
+    file = tmp_path / "one.crt"
+    (der,) = certificates(pem)
+    begins, ends = validity(der)
+    assert ends - begins == timedelta(days=100)
+    assert abs(begins - datetime.now(UTC)) < timedelta(hours=1)
+    moments = {
+        begins - timedelta(seconds=1): PROBLEM,
+        begins: OK,
+        ends - timedelta(days=14, seconds=1): OK,
+        ends - timedelta(days=14): WARNING,
+        ends: PROBLEM,
+    }
+    assert {now: _own_certificate("x", file, now).status for now in moments} == moments
+    assert f"expired on {ends:%Y-%m-%d}" in _own_certificate("x", file, ends).message
+
+
+@needs_openssl
+def test_a_chain_ends_with_its_first_and_authorities_with_their_last(tmp_path: Path) -> None:
+    file = tmp_path / "both.crt"
+    file.write_bytes(certificate(tmp_path, "short", 20) + certificate(tmp_path, "long", 60))
+    later = datetime.now(UTC) + timedelta(days=30)
+    assert _own_certificate("x", file, later).status is PROBLEM
+    assert _authorities("x", file, later).status is OK
+
+
+@needs_openssl
+def test_dates_from_2050_on_are_read(tmp_path: Path) -> None:
+    (der,) = certificates(certificate(tmp_path, "far", 15_000))
+    begins, ends = validity(der)
+    assert ends - begins == timedelta(days=15_000)
+
+
+async def test_a_participant_without_batches_is_a_warning_if_they_are_configured(log_url: str) -> None:
+    async with serving(UnaryOnly()) as address:
+        table = settings_for(
+            {"one": {"target": address}, "two": {"target": address, "batched": False}}, log={"url": log_url}
+        )
+        found = await findings(table)
+    one, two = found["participant one"], found["participant two"]
+    assert (one.status, "does not implement ExecuteBranches" in one.message) == (WARNING, True)
+    assert "set batched = false" in one.remedy
+    assert two.status is OK
+
+
+@asynccontextmanager
+async def participant_named(name: str, directory: Path) -> AsyncIterator[str]:
+    """A participant with the SDK, and its address."""
+    engine = create_async_engine(f"sqlite+aiosqlite:///{directory / name}.db")
+    participant = tcc.Participant(name, database=engine)
+
+    @participant.action("reserve", needs_request=False)
+    class Reserve:
+        async def try_(self, branch, request, db):
+            pass
+
+        async def confirm(self, branch, request, db):
+            pass
+
+        async def cancel(self, branch, request, db):
+            pass
+
+    await participant.create_schema()
+    port = await participant.start("127.0.0.1:0")
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await participant.stop(0)
+        await engine.dispose()
+
+
+async def test_the_address_of_another_participant_is_a_problem(log_url: str, tmp_path: Path) -> None:
+    async with participant_named("stock", tmp_path) as stock, participant_named("coupon", tmp_path) as coupon:
+        right = await findings(settings(log_url, stock=stock, coupon=coupon))
+        swapped = await findings(settings(log_url, stock=coupon, coupon=stock))
+    for name, address in (("stock", stock), ("coupon", coupon)):
+        assert right[f"participant {name}"].message == f"{address} is SERVING"
+    assert swapped["participant stock"].message == f"{coupon} is participant coupon"
+    assert swapped["participant stock"].status is PROBLEM
+    assert swapped["participant stock"].remedy == "correct the target in [participants.stock]"
+
+
+@needs_openssl
+async def test_what_is_wrong_with_tls_is_named(log_url: str, tmp_path: Path) -> None:
+    make_certificates(tmp_path)
+    (tmp_path / "other").mkdir()
+    make_certificates(tmp_path / "other")
+    pair = ((tmp_path / "tcc.key").read_bytes(), (tmp_path / "tcc.crt").read_bytes())
+    server = grpc.aio.server()
+    participant_pb2_grpc.add_ParticipantServiceServicer_to_server(ScriptedParticipant(), server)
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
+    await server.start()
+    secured = f"127.0.0.1:{port}"
+    ca, other = ({"ca_file": str(directory / "ca.crt")} for directory in (tmp_path, tmp_path / "other"))
+    async with serving(ScriptedParticipant()) as plain:
+        table = settings_for(
+            {
+                "right": {"target": secured, "tls": ca},
+                "without": {"target": secured},
+                "plain": {"target": plain, "tls": ca},
+                "untrusted": {"target": secured, "tls": other},
+            },
+            log={"url": log_url},
+        )
+        found = await asyncio.wait_for(findings(table), 120)
+    await server.stop(None)
+    assert found["participant right"].status is OK
+    remedies = {name: found[f"participant {name}"].remedy for name in ("without", "plain", "untrusted")}
+    assert remedies["without"] == "it speaks TLS: add tls to its table"
+    assert remedies["plain"].startswith("it does not speak TLS: remove tls from its table")
+    assert remedies["untrusted"].startswith("TLS fails: does ca_file have the authority")
