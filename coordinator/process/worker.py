@@ -263,7 +263,7 @@ class Worker:
             try:
                 await heartbeat.run_once()
             except LogError as error:
-                logger.warning("waiting for the log", error=error.message)
+                logger.warning("waiting for the log", error=error.explained)
                 await asyncio.sleep(_LOG_POLL_S)
             else:
                 return
@@ -286,7 +286,7 @@ class Worker:
         except LogError as error:
             logger.warning(
                 "could not release transactions; they are adopted after the lease expires",
-                error=error.message,
+                error=error.explained,
             )
         else:
             logger.info("coordinator left", released=released)
@@ -418,6 +418,8 @@ async def end_lease(url: str, owner: str) -> None:
     try:
         await log.coordinator_leave()
     except LogError as error:
-        logger.warning("could not end the lease of a dead worker; it expires on its own", error=error.message)
+        logger.warning(
+            "could not end the lease of a dead worker; it expires on its own", error=error.explained
+        )
     finally:
         await log.close()

@@ -24,6 +24,7 @@ from coordinator.core.errors import (
     CoordinatorDraining,
     CoordinatorGone,
     CoordinatorNotFound,
+    LogError,
     Refused,
     UnknownParticipant,
     VersionChanged,
@@ -86,9 +87,14 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self.call_max_s = call_max_s
         self._payload_bytes_max = payload_bytes_max
 
-    def refused(self, method: str, request: object, context: Context, error: Refused) -> None:
-        """Log the refusal."""
+    def refused(self, method: str, request: object, context: Context, error: Refused, /) -> Refused:
+        """Log the refusal. Operators get what the database said, too."""
         log_refusal(method, request, context, error)
+        return (
+            type(error)(error.explained, retry_after_s=error.retry_after_s)
+            if isinstance(error, LogError)
+            else error
+        )
 
     # --- queries on transactions ------------------------------------------
 
