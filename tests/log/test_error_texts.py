@@ -1,4 +1,4 @@
-"""What callers are told if a statement of the log fails: a code, never the words of the database."""
+"""The text that callers get if a statement of the log fails: a code, never the words of the database."""
 
 import psycopg
 import pytest
@@ -22,11 +22,11 @@ def test_the_words_of_the_database_stay_with_operators(database_url: str, sqlsta
         db.execute(f"CREATE TABLE cards (number TEXT PRIMARY KEY); INSERT INTO cards VALUES ('{SECRET}')")
         with pytest.raises(psycopg.Error) as caught:
             db.execute(STATEMENTS[sqlstate])
-    told = refusal("transaction_insert", caught.value)
+    told = refusal("transaction_begin", caught.value)
     said = caught.value.diag.message_primary
     assert said
     for text in (to_status(told).message, to_error(told).message):
-        assert text.endswith(f"transaction_insert (SQLSTATE {sqlstate})")
+        assert text.endswith(f"transaction_begin (SQLSTATE {sqlstate})")
         assert said not in text
     assert SECRET not in told.explained
     assert len(told.explained) > len(told.message)
@@ -35,7 +35,7 @@ def test_the_words_of_the_database_stay_with_operators(database_url: str, sqlsta
 def test_the_place_of_the_database_stays_with_operators() -> None:
     with pytest.raises(psycopg.OperationalError) as caught:
         psycopg.connect("host=/nonexistent/place dbname=log")
-    told = unreachable("transaction_insert", caught.value)
+    told = unreachable("transaction_begin", caught.value)
     assert isinstance(told, LogError)
-    assert told.message == "the transaction log did not answer transaction_insert"
+    assert told.message == "the transaction log did not answer transaction_begin"
     assert "/nonexistent/place" in told.explained
