@@ -35,6 +35,7 @@ from coordinator.api.operator.server import ADMIN_REQUEST_BYTES
 from coordinator.api.server import ServerLimits
 from coordinator.core.model import RetryPolicy
 from coordinator.engine.admission import EngineLimits, TenantLimits
+from coordinator.engine.auditor import HeadSigner, read_signer
 from coordinator.engine.breaker import BreakerPolicy
 from coordinator.engine.dispatcher import BATCH_BYTES_MAX, ParticipantPolicy
 from coordinator.engine.reconciler import ReconcileSettings
@@ -255,6 +256,33 @@ class AdminSettings(_Table):
     """Calls of operators in flight at once."""
 
     _host_and_port = field_validator("listen")(_checked_address)
+
+
+class AuditSettings(_Table):
+    """What makes the audit chain stand against someone who may write to the log's database."""
+
+    key_file: PemFile | None = None
+    """An Ed25519 private key (PEM) that signs the end of the chain. Not set: it is only logged."""
+    head_every_s: float = _number(60.0, _EVERY_MIN_S, _HOUR_S)
+    """How often each worker logs the end of the audit chain."""
+
+    @field_validator("key_file")
+    @classmethod
+    def _ed25519(cls, key_file: Path | None) -> Path | None:
+        try:
+            _signer(key_file)
+        except ValueError as error:
+            raise PydanticCustomError(
+                "audit_key", "must hold an Ed25519 private key in PEM format, without a password"
+            ) from error
+        return key_file
+
+    def signer(self) -> HeadSigner | None:
+        return _signer(self.key_file)
+
+
+def _signer(key_file: Path | None) -> HeadSigner | None:
+    return read_signer(key_file.read_bytes()) if key_file else None
 
 
 class MetricsSettings(_Table):
@@ -640,6 +668,7 @@ class Settings(BaseSettings):
 
     listen: ListenSettings = ListenSettings()
     admin: AdminSettings = AdminSettings()
+    audit: AuditSettings = AuditSettings()
     workers: int = _count(1, 1, 64)
     """The number of processes that share the port."""
     pin_workers: bool = False

@@ -51,6 +51,8 @@ _MOVE_FROM_PUBLIC = (
     text(f"ALTER TABLE IF EXISTS public.participants SET SCHEMA {SCHEMA}"),
     text(f"ALTER TABLE IF EXISTS public.audit SET SCHEMA {SCHEMA}"),
     text(f"ALTER TABLE IF EXISTS public.audit_head SET SCHEMA {SCHEMA}"),
+    text(f"ALTER TABLE IF EXISTS public.audit_heads SET SCHEMA {SCHEMA}"),
+    text(f"ALTER TABLE IF EXISTS public.coordinator_secrets SET SCHEMA {SCHEMA}"),
     text("DROP TABLE public.migration_lock"),
 )
 _REVISION = re.compile(r"\d{4}")

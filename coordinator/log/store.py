@@ -278,7 +278,7 @@ class PostgresLog:
             try:
                 taken += await self._take_over(statements.TAKE, gid=gid, version=version)
             except LogRejected as error:
-                await self._quarantine(gid, version, error.message)
+                await self._quarantine(gid, version, error.explained)
         return taken
 
     async def _usable(self, taken: StatementResult) -> list[Record]:
@@ -294,7 +294,7 @@ class PostgresLog:
         try:
             await self.transaction_quarantine(gid, version=version)
         except LogError as error:
-            why = f"{why}; it cannot be held: {error.message}"
+            why = f"{why}; it cannot be held: {error.explained}"
             self._unusable.add(gid)
         self._on_quarantine(gid, why)
 

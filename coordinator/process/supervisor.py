@@ -150,7 +150,7 @@ def migrate(url: str) -> None:
     try:
         migrate_log(url)
     except LogUnavailable as error:
-        raise LogUnreachableError(error.message) from error
+        raise LogUnreachableError(error.explained) from error
     except (LogUrlError, LogTooNewError) as error:
         raise StartError(str(error)) from error
 

@@ -18,11 +18,13 @@ from coordinator.api.server import Server, ServerLimits
 from coordinator.config.configuration import ConfigurationError, Source
 from coordinator.config.settings import RELOADED, Settings, TracingSettings
 from coordinator.core.errors import Draining, LogError
+from coordinator.engine.auditor import Auditor
 from coordinator.engine.clock import LogClock, LoopLoad
 from coordinator.engine.dispatcher import ParticipantPolicy
 from coordinator.engine.engine import Engine
 from coordinator.engine.observer import NULL_SPANS, Anomaly
 from coordinator.engine.reconciler import Reconciler
+from coordinator.jobs.audit import StateAuditHead
 from coordinator.jobs.heartbeat import Heartbeat
 from coordinator.jobs.job import Job
 from coordinator.jobs.reconcile import Reconciling
@@ -113,10 +115,14 @@ class Worker:
         reconciler = Reconciler(
             self.engine, self._operator_log, self._channels, settings.reconcile_settings()
         )
+        self.auditor = Auditor(
+            self._operator_log, settings.audit.signer(), clock=self.clock, observer=self.monitoring.metrics
+        )
         self._admin_server = AdminServer(
             self.engine,
             self._operator_log,
             reconciler,
+            self.auditor,
             transactions=self.log,
             clock=self.clock,
             spans=self._tracing or NULL_SPANS,
@@ -260,7 +266,8 @@ class Worker:
 
     def _more_jobs(self) -> list[Job]:
         # Without a metrics port, the gauges have no reader.
-        return [self._reporting(), *([self._log_gauges] if self._settings.metrics_address() else [])]
+        stating = StateAuditHead(self.auditor, every_s=self._settings.audit.head_every_s)
+        return [self._reporting(), stating, *([self._log_gauges] if self._settings.metrics_address() else [])]
 
     def _reporting(self) -> Reporting:
         return Reporting(
@@ -293,7 +300,7 @@ class Worker:
             try:
                 await heartbeat.run_once()
             except LogError as error:
-                logger.warning("waiting for the log", error=error.message)
+                logger.warning("waiting for the log", error=error.explained)
                 await asyncio.sleep(_LOG_POLL_S)
             else:
                 return
@@ -316,7 +323,7 @@ class Worker:
         except LogError as error:
             logger.warning(
                 "could not release transactions; they are adopted after the lease expires",
-                error=error.message,
+                error=error.explained,
             )
         else:
             logger.info("coordinator left", released=released)
@@ -456,6 +463,8 @@ async def end_lease(url: str, owner: str) -> None:
     try:
         await log.coordinator_leave()
     except LogError as error:
-        logger.warning("could not end the lease of a dead worker; it expires on its own", error=error.message)
+        logger.warning(
+            "could not end the lease of a dead worker; it expires on its own", error=error.explained
+        )
     finally:
         await log.close()

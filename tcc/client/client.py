@@ -47,6 +47,7 @@ from tcc.client.outcome import (
 from tcc.client.requests import BranchRequest, execute_request, timestamp
 from tcc.client.tokens import Token
 from tcc.context import TransactionContext
+from tcc.payload import PayloadCodec
 from tcc.transaction.v1 import transaction_pb2 as pb
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ class Client:
             `opentelemetry.trace.get_tracer_provider()`. Each transaction gets a span below the
             current one; the spans of the coordinator and the participants are below that. None:
             no traces, and OpenTelemetry (the extra [tracing]) is not needed.
+        payload_codec: Encrypts payloads and opens results, for example a tcc.AesGcmCodec (the extra
+            [encryption]). The participants need one with the same keys. None: they are sent as they are.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class Client:
         batch_items_max: int = BATCH_ITEMS_MAX,
         batch_bytes_max: int = BATCH_BYTES_MAX,
         tracer_provider: "TracerProvider | None" = None,
+        payload_codec: PayloadCodec | None = None,
     ) -> None:
         self._initiator = arguments.text("initiator", initiator, 'initiator="shop"')
         self._tracing = _tracing(tracer_provider)
@@ -107,6 +111,7 @@ class Client:
             channel_options=channel_options,
             batch_items_max=batch_items_max,
             batch_bytes_max=batch_bytes_max,
+            payload_codec=payload_codec,
         )
 
     async def __aenter__(self) -> Self:
@@ -176,6 +181,7 @@ class Client:
             labels=labels,
             wait_for=wait_for,
             initiator=self._initiator,
+            codec=self.connection.payload_codec,
         )
         if self._tracing is None:
             outcome = await self._execute(request, timeout_s)
@@ -184,7 +190,8 @@ class Client:
         return checked(outcome) if raise_on_cancel else outcome
 
     async def _execute(self, request: pb.ExecuteTransactionRequest, timeout_s: float | None) -> Outcome:
-        return outcome_of(await self.connection.execute(request, timeout_s))
+        outcome = await self.connection.execute(request, timeout_s)
+        return outcome_of(outcome, self.connection.payload_codec)
 
     def transaction(
         self,
@@ -243,7 +250,7 @@ class Client:
         """
         request = pb.GetTransactionRequest(gid=arguments.gid(gid))
         response = await self.connection.call(lambda stub: stub.GetTransaction, request, timeout_s)
-        return record_of(response.transaction)
+        return record_of(response.transaction, self.connection.payload_codec)
 
     async def list(
         self,
@@ -297,7 +304,7 @@ class Client:
         """
         request = pb.WaitTransactionRequest(gid=arguments.gid(gid), wait_for=wait_for_number(wait_for))
         response = await self.connection.call(lambda stub: stub.WaitTransaction, request, timeout_s)
-        return outcome_of(response.outcome)
+        return outcome_of(response.outcome, self.connection.payload_codec)
 
     async def confirm(
         self, gid: str, *, wait_for: WaitFor = "decision", timeout_s: float | None = None

@@ -98,6 +98,10 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         self._response_max_s = response_max_s
         self.call_max_s = limits.call_max_s
 
+    def refused(self, _method: str, _request: object, _context: Context, error: Refused, /) -> Refused:
+        """Log nothing: initiators are refused often, and get the reason."""
+        return error
+
     # --- whole transactions -----------------------------------------------
 
     @refusals_as_statuses

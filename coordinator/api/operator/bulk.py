@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from hashlib import sha256
 
 from coordinator.api.errors import to_error
+from coordinator.api.operator.audit_log import log_item_refusal
 from coordinator.api.operator.commands import AdminCommands
 from coordinator.api.operator.filter import parse
 from coordinator.api.operator.requests import OperatorContext
@@ -126,6 +127,7 @@ async def _run(
             succeeded += 1
         except Refused as error:
             failed += 1
+            log_item_refusal(record.tx.gid, operator_context, error)
             failures.append(pb.BulkFailure(gid=record.tx.gid, error=to_error(error)))
         if number % _PROGRESS_EVERY == 0 and number < len(found):
             yield pb.RunBulkActionResponse(

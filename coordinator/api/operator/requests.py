@@ -34,20 +34,24 @@ class OperatorContext(Struct, frozen=True):
     operator: str
     reason: str
     version: int
-    # The name that an authenticated caller gave; empty: none.
+    # Who called, as far as it is known (`core.audit.AuditEntry`).
     on_behalf_of: str = ""
+    method: str = ""
+    peer: str = ""
+    credential: str = ""
 
     def entry(self, action: str, target: str, detail: Mapping[str, Any] | None = None) -> AuditEntry:
-        """Return what the audit chain is to hold of an action."""
-        facts = dict(detail or {})
-        if self.on_behalf_of:
-            facts["on_behalf_of"] = self.on_behalf_of
+        """Return the audit entry of what is done here."""
         return AuditEntry(
             operator=self.operator,
             action=action,
             target=target,
             reason=self.reason,
-            detail=msgspec.json.encode(facts).decode(),
+            detail=msgspec.json.encode(detail or {}).decode(),
+            on_behalf_of=self.on_behalf_of,
+            method=self.method,
+            peer=self.peer,
+            credential=self.credential,
         )
 
 
@@ -82,7 +86,13 @@ def checked_operator_context(
     if operator_context.version >= 2**63:
         raise InvalidRequest("INVALID_VERSION", "operator_context.version is out of range")
     if caller is not None:
-        return OperatorContext(caller.principal, reason, operator_context.version, on_behalf_of=operator)
+        return OperatorContext(
+            caller.principal,
+            reason,
+            operator_context.version,
+            on_behalf_of=operator,
+            method=caller.method,
+        )
     return OperatorContext(operator, reason, operator_context.version)
 
 

@@ -11,6 +11,7 @@ from coordinator.api.calls import CallLimit, Method, Services, UnreadBytes
 from coordinator.api.listener import ServerTls, listen
 from coordinator.api.operator.service import AdminService
 from coordinator.api.server import HEALTH, ServerLimits, health_methods, limit_options
+from coordinator.engine.auditor import Auditor
 from coordinator.engine.engine import Engine
 from coordinator.engine.observer import Spans
 from coordinator.engine.reconciler import Reconciler
@@ -40,6 +41,7 @@ class AdminServer:
         engine: Engine,
         log: OperatorLog,
         reconciler: Reconciler,
+        auditor: Auditor,
         *,
         transactions: Log,
         clock: Clock,
@@ -70,6 +72,7 @@ class AdminServer:
                 engine,
                 log,
                 reconciler,
+                auditor,
                 transactions=transactions,
                 clock=clock,
                 spans=spans,

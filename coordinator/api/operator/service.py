@@ -8,6 +8,7 @@ from coordinator.api.errors import Context, refusals_as_statuses
 from coordinator.api.initiator import replies
 from coordinator.api.initiator.requests import checked_gid, list_position, page_token
 from coordinator.api.operator import bulk, reconciliation, replies as admin_replies
+from coordinator.api.operator.audit_log import log_payloads_read, log_refusal
 from coordinator.api.operator.commands import AdminCommands
 from coordinator.api.operator.explanation import explain
 from coordinator.api.operator.filter import parse
@@ -20,11 +21,12 @@ from coordinator.api.operator.requests import (
     checked_text,
 )
 from coordinator.api.operator.rights import check_visible, may_see_payloads, visible
-from coordinator.core.audit import AuditHead, AuditRecord, first_break
 from coordinator.core.errors import (
     CoordinatorDraining,
     CoordinatorGone,
     CoordinatorNotFound,
+    LogError,
+    Refused,
     UnknownParticipant,
     VersionChanged,
 )
@@ -37,6 +39,7 @@ from coordinator.core.events import (
     OperatorRetry,
 )
 from coordinator.core.model import TransactionState
+from coordinator.engine.auditor import Auditor
 from coordinator.engine.engine import Engine
 from coordinator.engine.observer import Spans
 from coordinator.engine.reconciler import Reconciler
@@ -53,7 +56,6 @@ from coordinator.security.caller import CALLER
 from tcc.admin.v1 import admin_pb2 as pb, admin_pb2_grpc
 from tcc.common.v1 import common_pb2 as common
 
-_VERIFY_PAGE = 1_000
 # How many records of operators' actions on one transaction its history shows.
 _OPERATOR_ACTIONS_SHOWN_MAX = 1_000
 
@@ -66,6 +68,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         engine: Engine,
         log: OperatorLog,
         reconciler: Reconciler,
+        auditor: Auditor,
         *,
         transactions: Log,
         clock: Clock,
@@ -80,6 +83,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self._transactions = transactions
         self._clock = clock
         self._reconciler = reconciler
+        self._auditor = auditor
         self._owner = owner
         self._commands = AdminCommands(engine, log, transactions=transactions, clock=clock, spans=spans)
         self.call_max_s = call_max_s
@@ -88,6 +92,15 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     @refusals_as_statuses
     async def WhoAmI(self, _request: pb.WhoAmIRequest, _context: Context) -> pb.WhoAmIResponse:
         return admin_replies.who_am_i(CALLER.get())
+
+    def refused(self, method: str, request: object, context: Context, error: Refused, /) -> Refused:
+        """Log the refusal. Operators get what the database said, too."""
+        log_refusal(method, request, context, error)
+        return (
+            type(error)(error.explained, retry_after_s=error.retry_after_s)
+            if isinstance(error, LogError)
+            else error
+        )
 
     # --- queries on transactions ------------------------------------------
 
@@ -107,7 +120,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
 
     @refusals_as_statuses
     async def InspectTransaction(
-        self, request: pb.InspectTransactionRequest, _context: Context
+        self, request: pb.InspectTransactionRequest, context: Context
     ) -> pb.InspectTransactionResponse:
         gid = checked_gid(request.gid)
         record = await self._engine.get(gid)
@@ -117,6 +130,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             AuditFilter(target=f"transaction/{gid}"), before=None, limit=_OPERATOR_ACTIONS_SHOWN_MAX
         )
         names = {one.id: one.name for one in await self._log.coordinator_list()}
+        log_payloads_read(gid, context)
         return pb.InspectTransactionResponse(
             transaction=replies.transaction(record, with_payloads=may_see_payloads()),
             history=admin_replies.history(record, adoption, actions),
@@ -357,18 +371,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     async def VerifyAuditChain(
         self, _request: pb.VerifyAuditChainRequest, _context: Context
     ) -> pb.VerifyAuditChainResponse:
-        end = await self._log.audit_head()
-        known, count = AuditHead(), 0
-        while known.sequence < end.sequence:
-            records = await self._log.audit_after(known.sequence, _VERIFY_PAGE)
-            page = [record for record in records if record.sequence <= end.sequence]
-            broken = first_break(known, page) or _missing_end(known, page)
-            if broken is not None:
-                return _verified(end, count + len(page), broken)
-            count += len(page)
-            known = AuditHead(page[-1].sequence, page[-1].hash)
-        broken = None if known == end else (end.sequence, "the end of the chain was modified")
-        return _verified(end, count, broken)
+        return admin_replies.chain_check(await self._auditor.check())
 
     # --- figures ------------------------------------------------------------
 
@@ -408,22 +411,6 @@ def _participant_changed(known: ParticipantRecord) -> VersionChanged:
     return VersionChanged(
         f"participant {known.name!r} has changed since you saw it: its version is now {known.version}",
         metadata={"participant": known.name, "version": str(known.version)},
-    )
-
-
-def _missing_end(known: AuditHead, page: list[AuditRecord]) -> tuple[int, str] | None:
-    return None if page else (known.sequence + 1, f"record {known.sequence + 1} is missing")
-
-
-def _verified(end: AuditHead, count: int, broken: tuple[int, str] | None) -> pb.VerifyAuditChainResponse:
-    sequence, problem = broken or (0, "")
-    return pb.VerifyAuditChainResponse(
-        intact=broken is None,
-        records=count,
-        broken_at_sequence=sequence,
-        problem=problem,
-        head_sequence=end.sequence,
-        head_hash=end.hash,
     )
 
 

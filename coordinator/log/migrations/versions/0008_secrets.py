@@ -5,8 +5,8 @@ import secrets
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0007"
-down_revision = "0006"
+revision = "0008"
+down_revision = "0007"
 branch_labels = None
 depends_on = None
 
@@ -15,7 +15,7 @@ _KEY_BYTES = 32
 
 def upgrade() -> None:
     table = op.create_table(
-        "secrets",
+        "coordinator_secrets",
         sa.Column("name", sa.Text(collation="C"), primary_key=True),
         sa.Column("value", sa.LargeBinary, nullable=False),
     )
@@ -23,4 +23,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.drop_table("secrets")
+    op.drop_table("coordinator_secrets")
