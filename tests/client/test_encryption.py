@@ -1,4 +1,4 @@
-"""Encrypted payloads and results: end to end with a real coordinator, and the codec by itself."""
+"""Encrypted payloads and results: end to end with a real coordinator, and the codec alone."""
 
 import secrets
 from collections.abc import AsyncIterator

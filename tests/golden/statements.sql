@@ -528,6 +528,9 @@ ALTER TABLE IF EXISTS public.audit_heads SET SCHEMA tcc;
 -- migration: move_from_public
 DROP TABLE public.migration_lock;
 
+-- migration: may_rewrite
+SELECT has_table_privilege(:role, 'tcc.audit', 'UPDATE, DELETE');
+
 -- diagnosis: clock
 SELECT CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION);
 

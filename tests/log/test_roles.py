@@ -16,7 +16,7 @@ from tcc.transaction.v1 import transaction_pb2 as pb
 from tests.support.scripted_participant import ScriptedParticipant, serving
 from tests.support.worker import branch, running, settings_for
 
-OWNER, RUNNER = "log owner", "tcc-runner"
+OWNER, RUNNER = "tcc-owner", "tcc-runner"
 ENTRY = AuditEntry(operator="ann", action="participant.pause", target="participant/p", reason="r")
 
 
