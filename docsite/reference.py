@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import typer
 from google.protobuf.descriptor import (
@@ -13,7 +13,7 @@ from google.protobuf.descriptor import (
     FileDescriptor,
     MethodDescriptor,
 )
-from pydantic import BaseModel, SecretStr
+from pydantic import AwareDatetime, BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -91,12 +91,19 @@ _TYPES = {
     str: "text",
     Path: "path",
     SecretStr: "text",
+    AwareDatetime: "date and time with an offset",
 }
 _BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 
 def _type(field: FieldInfo) -> str:
-    names = [name for kind in _kinds(field.annotation) for each, name in _TYPES.items() if kind is each]
+    kinds = list(_kinds(field.annotation))
+    choices = [
+        _code(f'"{value}"') for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)
+    ]
+    names = [name for kind in kinds for each, name in _TYPES.items() if kind is each] or [
+        " or ".join(choices)
+    ]
     bounds = [
         f"{sign} {_number(getattr(each, name))}"
         for each in field.metadata

@@ -11,7 +11,7 @@ import uvloop
 from sqlalchemy import MetaData, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from tcc import Participant
+from tcc import Participant, Tls
 from tcc._internal.garbage import relax_garbage_collection
 
 # Any number, as long as all processes that create one schema use the same.
@@ -31,6 +31,19 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--connections", type=int, default=8, help="the largest number of connections to the database"
+    )
+    parser.add_argument("--certificate-file", metavar="FILE", help="serve with TLS and this certificate")
+    parser.add_argument("--key-file", metavar="FILE", help="the certificate's private key")
+    parser.add_argument("--ca-file", metavar="FILE", help="callers need a certificate of these authorities")
+    parser.add_argument(
+        "--caller",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="who may call, for example spiffe://bank.example/tccd; may be repeated",
+    )
+    parser.add_argument(
+        "--insecure", action="store_true", help="listen beyond loopback without TLS and callers"
     )
     return parser
 
@@ -61,7 +74,13 @@ async def _serve(
         participant = build(database)
         await create_schema(database, metadata)
         await participant.create_schema()
-        port = await participant.start(options.listen, interceptors=interceptors)
+        port = await participant.start(
+            options.listen,
+            tls=_tls(options),
+            callers=options.caller,
+            insecure=options.insecure,
+            interceptors=interceptors,
+        )
         relax_garbage_collection()
         host = options.listen.rpartition(":")[0]
         print(f"listening on {host}:{port}", flush=True)  # noqa: T201 - the parent process waits for it
@@ -69,6 +88,11 @@ async def _serve(
         await participant.stop()
     finally:
         await database.dispose()
+
+
+def _tls(options: argparse.Namespace) -> Tls | None:
+    files = {"certificate": options.certificate_file, "key": options.key_file, "ca": options.ca_file}
+    return Tls(**files) if any(files.values()) else None
 
 
 async def create_schema(database: AsyncEngine, metadata: MetaData) -> None:

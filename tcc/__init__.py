@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from tcc import errors
+from tcc._internal.tls import Tls
 from tcc.branch import Branch, Rejected
 from tcc.client.client import Client
 from tcc.client.outcome import CancelReason, Outcome, TransactionState, TryResult
@@ -28,6 +29,7 @@ __all__ = [
     "Rejected",
     "SyncClient",
     "TccError",
+    "Tls",
     "TransactionCancelled",
     "TransactionContext",
     "TransactionState",

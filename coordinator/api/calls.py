@@ -13,6 +13,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from msgspec import Struct
 
+from coordinator.api.access import Access
 from coordinator.api.errors import Context, refuse
 from coordinator.core.errors import InvalidRequest, Overloaded, Refused, RequestTooSlow, ResponsesUnread
 
@@ -115,8 +116,13 @@ class Services:
         *,
         request_max_s: float,
         unread: UnreadBytes,
+        access: Access | None = None,
     ) -> None:
-        """`method`: the bounds, by service and method. `request_max_s`: for a request to arrive."""
+        """`method`: the bounds, by service and method. `request_max_s`: for a request to arrive.
+
+        `access`: checks who calls, before anything else; None: every caller may do everything.
+        """
+        self._access = access
         self._server = server
         self._method = method
         self._request_max_s = request_max_s
@@ -128,12 +134,12 @@ class Services:
     def add_registered_method_handlers(self, service_name: str, method_handlers: Handlers) -> None:
         """Serve the methods of a service, each within its bounds."""
         bounded = {
-            name: self._bounded(handler, self._method(service_name, name))
+            name: self._bounded(handler, self._method(service_name, name), f"/{service_name}/{name}")
             for name, handler in method_handlers.items()
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service_name, bounded),))
 
-    def _bounded(self, handler: Any, method: Method) -> "grpc.RpcMethodHandler[Any, Any]":
+    def _bounded(self, handler: Any, method: Method, path: str) -> "grpc.RpcMethodHandler[Any, Any]":
         """Return a handler that counts the call before it reads the request.
 
         It is registered as one for a stream of requests, although a unary call has one: gRPC then runs
@@ -146,13 +152,14 @@ class Services:
         elif handler.response_streaming:
             behaviour = _single(handler.unary_stream, method.limit, self._request_max_s)
         else:
-            unary = self._held(handler.unary_unary, encode)
-            return grpc.stream_unary_rpc_method_handler(
-                _single(unary, method.limit, self._request_max_s), request_deserializer=decode
+            behaviour = _single(self._held(handler.unary_unary, encode), method.limit, self._request_max_s)
+        if self._access is not None:
+            behaviour = self._access.guarded(path, behaviour)
+        if handler.request_streaming or handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(
+                behaviour, request_deserializer=decode, response_serializer=encode
             )
-        return grpc.stream_stream_rpc_method_handler(
-            behaviour, request_deserializer=decode, response_serializer=encode
-        )
+        return grpc.stream_unary_rpc_method_handler(behaviour, request_deserializer=decode)
 
     def _held(
         self, behaviour: Callable[[Any, Context], Awaitable[Any]], encode: Callable[[Any], bytes]

@@ -8,6 +8,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from msgspec import Struct
 
+from coordinator.api.access import Access
 from coordinator.api.calls import CallLimit, Method, Services, UnreadBytes
 from coordinator.api.initiator.batch import batch_decoder
 from coordinator.api.initiator.requests import RequestLimits, transaction_request
@@ -126,7 +127,10 @@ class Server:
         share_port: bool,
         server_limits: ServerLimits,
         new_trace: NewTrace | None = None,
+        access: Access | None = None,
+        reflect: bool = False,
     ) -> None:
+        """`access`: checks every call. `reflect`: describe the services to callers."""
         self._server = grpc.aio.server(
             options=(
                 *server_options(reuse_port=share_port),
@@ -140,6 +144,7 @@ class Server:
             self._server,
             _methods(server_limits, limits),
             request_max_s=server_limits.request_max_s,
+            access=access,
             unread=unread,
         )
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # the stubs lack it
@@ -153,15 +158,17 @@ class Server:
                 unread=unread,
                 response_max_s=server_limits.response_max_s,
                 new_trace=new_trace,
+                rates=None if access is None else access.rates,
             ),
             services,
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
-        names = (SERVICE, HEALTH, reflection.SERVICE_NAME)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
-            reflection.aio.ReflectionServicer(names),  # type: ignore[attr-defined] # the stubs lack it
-            services,
-        )
+        if reflect:
+            names = (SERVICE, HEALTH, reflection.SERVICE_NAME)
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+                reflection.aio.ReflectionServicer(names),  # type: ignore[attr-defined] # the stubs lack it
+                services,
+            )
 
     async def start(self, address: str, tls: ServerTls | None = None) -> int:
         """Listen on `address` ("host:port"), without `tls` in plain text. Return the port.

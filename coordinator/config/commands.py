@@ -1,8 +1,9 @@
-"""`tccd config`: check a configuration, or show its effective values."""
+"""`tccd config`: check a configuration, or show its effective values. `tccd token`: make static tokens."""
 
 import json
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,8 +11,10 @@ import typer
 from pydantic import BaseModel, SecretStr
 
 from coordinator.config.configuration import Configuration, ConfigurationError, KeyPath, read
+from coordinator.security.tokens import ID, new_token, token_hash
 
 app = typer.Typer(no_args_is_help=True, help="Check a configuration, or show its effective values.")
+tokens = typer.Typer(no_args_is_help=True, help="Make static tokens for clients and operators.")
 
 _HIDDEN = "***"
 _PASSWORD_PARAMETER = re.compile(r"(?<=[?&])((?:ssl)?password)=[^&]*")
@@ -50,6 +53,23 @@ def show(
     typer.echo("\n".join(lines(read(config))))
 
 
+@tokens.command()
+def create(
+    name: Annotated[str, typer.Argument(help="The token's id: lower-case letters, digits and dashes.")],
+    days: Annotated[int, typer.Option(help="How long it is valid.", min=1, max=3_650)] = 90,
+) -> None:
+    """Print a new static token, once, and the lines for the configuration, which holds only its hash."""
+    if ID.fullmatch(name) is None:
+        raise typer.BadParameter("use lower-case letters, digits and dashes", param_hint="NAME")
+    token = new_token(name)
+    expires_at = (datetime.now(UTC) + timedelta(days=days)).replace(microsecond=0)
+    typer.echo(f"{token}\n")
+    typer.echo(f"[auth.tokens.{name}]")
+    typer.echo(f'sha256 = "{token_hash(token)}"')
+    typer.echo(f"expires_at = {expires_at.isoformat()}\n")
+    typer.echo(f'# for a client or an operator: identities = ["token:{name}"]')
+
+
 def lines(configuration: Configuration) -> Iterator[str]:
     """Return the whole configuration as TOML, with origins as comments."""
     return _table(configuration, configuration.settings, ())
@@ -62,7 +82,7 @@ def _table(configuration: Configuration, table: BaseModel, path: KeyPath) -> Ite
         match value:
             case BaseModel():
                 tables.append((key, value))
-            case dict():
+            case dict() if all(isinstance(inner, BaseModel) for inner in value.values()):
                 tables += [((*key, inner), model) for inner, model in value.items()]
             case _:
                 line = f"# {name} is not set" if value is None else f"{name} = {_written(value)}"
@@ -85,6 +105,12 @@ def _written(value: Any) -> str:
             return json.dumps(str(value))
         case bool():
             return str(value).lower()
+        case tuple():
+            return f"[{', '.join(map(_written, value))}]"
+        case dict():
+            return f"{{ {', '.join(f'{_key(key)} = {_written(inner)}' for key, inner in value.items())} }}"
+        case datetime():
+            return value.isoformat()
         case _:
             return repr(value)
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource, SettingsError
 
-from coordinator.config.settings import ParticipantSettings, Settings
+from coordinator.config.settings import Settings
 from coordinator.config.toml_positions import key_lines
 from coordinator.config.variables import PREFIX, unknown_variables
 
@@ -268,26 +268,29 @@ def _keys_of(table: KeyPath) -> list[str]:
 def _model_of(table: KeyPath) -> type[BaseModel] | None:
     """Return the model of a table; None: there is no such table."""
     model: type[BaseModel] | None = Settings
-    for position, key in enumerate(table):
-        if position == 1 and table[0] == "participants":
-            model = ParticipantSettings
-        elif model is not None:
-            model = _table_of(model, key)
+    keys = iter(table)
+    for key in keys:
+        if model is None or key not in model.model_fields:
+            return None
+        inner, is_named = _table_of(model, key)
+        if is_named and next(keys, None) is None:
+            return None
+        model = inner
     return model
 
 
-def _table_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
-    """Return the model of a field that is a table. `participants`, a table of tables, is excluded."""
-    if key not in model.model_fields:
-        return None
+def _table_of(model: type[BaseModel], key: str) -> tuple[type[BaseModel] | None, bool]:
+    """Return the model of a field, and whether there are several such tables, by name."""
     annotation = model.model_fields[key].annotation
-    if key == "participants":
-        return model
     kinds = (annotation, *get_args(annotation))
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+    found = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+    return found, found is not None and str in kinds
 
 
-def _tables() -> list[KeyPath]:
-    """Return all tables. NAME stands for a participant's name."""
-    inner = [(key,) for key in Settings.model_fields if key != "participants" and _table_of(Settings, key)]
-    return [(), *inner, ("participants", "NAME")]
+def _tables(model: type[BaseModel] = Settings, path: KeyPath = ()) -> Iterator[KeyPath]:
+    """Yield all tables. NAME stands for the name of one of several."""
+    yield path
+    for key in model.model_fields:
+        inner, is_named = _table_of(model, key)
+        if inner is not None:
+            yield from _tables(inner, (*path, key, "NAME") if is_named else (*path, key))

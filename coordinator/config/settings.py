@@ -7,18 +7,21 @@ Environment variables start with `TCC_`, and `__` separates tables:
 import re
 import ssl
 import unicodedata
-from itertools import combinations
+from ipaddress import ip_address
+from itertools import combinations, permutations
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from msgspec import structs
 from pydantic import (
     AfterValidator,
+    AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
     SecretStr,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -31,7 +34,7 @@ from coordinator.api.listener import ServerTls
 from coordinator.api.operator.server import ADMIN_REQUEST_BYTES
 from coordinator.api.server import ServerLimits
 from coordinator.core.model import RetryPolicy
-from coordinator.engine.admission import EngineLimits
+from coordinator.engine.admission import EngineLimits, TenantLimits
 from coordinator.engine.auditor import HeadSigner, read_signer
 from coordinator.engine.breaker import BreakerPolicy
 from coordinator.engine.dispatcher import BATCH_BYTES_MAX, ParticipantPolicy
@@ -43,7 +46,13 @@ from coordinator.participant_client.channel import (
     ParticipantTls,
     call_bytes_max,
 )
+from coordinator.security.authentication import Policy
+from coordinator.security.caller import ANY, Client, Operator, Role
+from coordinator.security.jwt import Issuer
+from coordinator.security.tokens import ID, StaticToken
 
+# The tables that a reload applies. Whether there is an [auth] at all is decided at the start.
+RELOADED = ("participants", "auth", "clients", "operators")
 # gRPC's own limit is 2 GiB; a log's row is limited to less.
 MESSAGE_BYTES_MAX = 512 * 2**20
 # The smallest limit for responses; half of it is for lists and histories.
@@ -245,7 +254,7 @@ class ListenSettings(_Table):
 
 
 class AdminSettings(_Table):
-    """The listener for operators. Every client that can reach it has an operator's rights."""
+    """The listener for operators. Without [auth], every client that can reach it has an operator's rights."""
 
     listen: str = "127.0.0.1:7091"
     """HOST:PORT for operators. Not set, and the port of `listen.address` is 0: any free port."""
@@ -404,6 +413,143 @@ class ReconcileTable(_Table):
     """Confirmed and cancelled rows are compared, too, for this long after their expiry. 0: never."""
 
 
+class JwtSettings(_Table):
+    """An issuer of JSON Web Tokens, whose claims `iss`, `aud`, `exp` and `sub` are required."""
+
+    issuer: str = Field(min_length=1)
+    """What the claim `iss` must be."""
+    audience: str = Field(min_length=1)
+    """What the claim `aud` must contain."""
+    jwks: str = Field(min_length=1)
+    """The issuer's public keys (JWKS): an https URL or a file. They are read again every five minutes."""
+    algorithms: tuple[Literal["ES256", "PS256", "EdDSA"], ...] = ("ES256",)
+    """The accepted algorithms."""
+    groups_claim: str = ""
+    """The claim with the list of the caller's groups. Empty: groups give no rights."""
+
+    @field_validator("jwks")
+    @classmethod
+    def _location(cls, jwks: str) -> str:
+        if re.match(r"https://[^/\s]+", jwks):
+            return jwks
+        if "://" in jwks:
+            raise PydanticCustomError("jwks", "must be an https:// URL or a file")
+        return str(_readable(Path(jwks)))
+
+
+class TokenSettings(_Table):
+    """A static token, as `tccd token create` makes it. The token itself is not stored."""
+
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    """The SHA-256 of the token."""
+    expires_at: AwareDatetime
+    """When it ends, with a time zone."""
+
+
+class AuthSettings(_Table):
+    """How callers prove who they are. With this table, each call needs an identity."""
+
+    certificate_names: tuple[Literal["spiffe", "uri", "dns", "email", "common_name"], ...] = ("spiffe",)
+    """The names in client certificates that are identities."""
+    jwt: dict[str, JwtSettings] = Field(default_factory=dict)
+    """Issuers of JSON Web Tokens."""
+    tokens: dict[str, TokenSettings] = Field(default_factory=dict)
+    """Static tokens, by id."""
+
+    @field_validator("jwt", "tokens")
+    @classmethod
+    def _named(cls, tables: dict[str, Any]) -> dict[str, Any]:
+        if any(ID.fullmatch(name) is None for name in tables):
+            raise PydanticCustomError("id", "a name may have lower-case letters, digits and dashes")
+        return tables
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        issuers = [one.issuer for one in self.jwt.values()]
+        if len(set(issuers)) < len(issuers):
+            raise _at("jwt", "two tables have the same issuer")
+        return self
+
+    def has_method_of(self, identity: str) -> bool:
+        """Return whether a caller can prove this identity."""
+        kind, _, rest = identity.partition(":")
+        match kind:
+            case "jwt":
+                return rest.partition(":")[0] in self.jwt
+            case "token":
+                return rest in self.tokens
+            case "cn":
+                return "common_name" in self.certificate_names
+            case _:
+                return kind in self.certificate_names
+
+
+class ClientSettings(_Table):
+    """A client, which is a tenant: it sees and changes only its own transactions."""
+
+    identities: tuple[str, ...] = ()
+    """spiffe://…, uri:…, dns:…, email:…, cn:…, jwt:NAME:sub:SUBJECT, jwt:NAME:group:GROUP or token:ID."""
+    gid_prefixes: tuple[str, ...] = ()
+    """What its gids begin with; a gid that the coordinator makes begins with the first. Empty: NAME-."""
+    calls: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """The actions that it may call, by participant; "*" stands for all. Empty: none."""
+    live_max: int = _count(1_000_000, 1, 1_000_000)
+    """Its transactions in the memory of one worker, besides [limits] live_max."""
+    live_bytes_max: int = _count(2**40, 1, 2**40)
+    """The bytes of their payloads."""
+    calls_per_s: float = _number(1e6, 0.001, 1e6)
+    """Its calls per second to one worker; each transaction of a batch counts as one."""
+    expiry_max_s: float = _number(_MONTH_S, 0.05, _MONTH_S)
+    """The longest expiry of its transactions, besides [limits] expiry_max_s."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if not self.identities:
+            raise _at("identities", "at least one is required")
+        if "" in self.gid_prefixes:
+            raise _at("gid_prefixes", "a prefix must not be empty")
+        return self
+
+    def prefixes(self, name: str) -> tuple[str, ...]:
+        return self.gid_prefixes or (f"{name}-",)
+
+    def client(self, name: str) -> Client:
+        return Client(
+            name=name,
+            gid_prefixes=self.prefixes(name),
+            calls={participant: frozenset(actions) for participant, actions in self.calls.items()},
+            calls_per_s=self.calls_per_s,
+            expiry_max_s=self.expiry_max_s,
+        )
+
+
+class OperatorSettings(_Table):
+    """Operators with the same rights."""
+
+    identities: tuple[str, ...] = ()
+    """As those of clients."""
+    role: Literal["read", "operate", "admin"] = "read"
+    """read: queries. operate: also commands. admin: also ResolveBranch and RepairBranch."""
+    tenants: tuple[str, ...] = ("*",)
+    """The clients on whose transactions they work; "*": all, and participants and coordinators as well."""
+    payloads: bool = False
+    """True: they see payloads and results."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if not self.identities:
+            raise _at("identities", "at least one is required")
+        return self
+
+    def operator(self, name: str) -> Operator:
+        return Operator(
+            name=name,
+            role=Role[self.role.upper()],
+            tenants=None if "*" in self.tenants else frozenset(self.tenants),
+            payloads=self.payloads,
+        )
+
+
 class ParticipantTlsSettings(_TlsTable):
     """TLS to a participant. Without `ca_file`, gRPC's list of public authorities is trusted."""
 
@@ -548,16 +694,55 @@ class Settings(BaseSettings):
     tracing: TracingSettings = TracingSettings()
     recovery: RecoveryTable = RecoveryTable()
     reconcile: ReconcileTable = ReconcileTable()
+    insecure: bool = False
+    """True: listen beyond loopback, although every caller may do everything."""
+    reflection: bool = False
+    """True: gRPC reflection describes the services to callers, such as grpcurl."""
+    auth: AuthSettings | None = None
+    """How callers prove who they are. Not set: every caller may do everything."""
+    clients: dict[str, ClientSettings] = Field(default_factory=dict)
+    operators: dict[str, OperatorSettings] = Field(default_factory=dict)
     participants: dict[str, ParticipantSettings] = Field(default_factory=dict)
 
-    @field_validator("participants")
+    @field_validator("participants", "clients", "operators")
     @classmethod
-    def _named(cls, participants: dict[str, ParticipantSettings]) -> dict[str, ParticipantSettings]:
-        for name in participants:
+    def _named(cls, tables: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        for name in tables:
             _check_printable(name)
             if not name:
-                raise PydanticCustomError("participant_name", "the name of a participant must not be empty")
-        return participants
+                kind = str(info.field_name).removesuffix("s")
+                raise PydanticCustomError("name", "the name of a {kind} must not be empty", {"kind": kind})
+        return tables
+
+    @model_validator(mode="after")
+    def _check_access(self) -> Self:
+        """Check that callers can be told apart, and that what they are given exists."""
+        auth = self.auth
+        if auth is None:
+            for table in ("clients", "operators"):
+                if getattr(self, table):
+                    raise _at(table, "requires [auth], or every caller may do everything")
+            return self
+        if not self.clients and not self.operators:
+            raise _at("auth", "requires [clients.NAME] or [operators.NAME], or no caller may do anything")
+        for table, named in (("clients", self.clients), ("operators", self.operators)):
+            owners: dict[str, str] = {}
+            for name, one in named.items():
+                for identity in one.identities:
+                    key = f"{table}.{name}.identities"
+                    if not auth.has_method_of(identity):
+                        raise _at(key, f"[auth] has no method that proves {identity}")
+                    if owners.setdefault(identity, name) != name:
+                        raise _at(key, f"{identity} is already that of {owners[identity]}")
+        prefixes = [(prefix, name) for name, one in self.clients.items() for prefix in one.prefixes(name)]
+        for (prefix, name), (other, owner) in permutations(prefixes, 2):
+            if name != owner and prefix.startswith(other):
+                raise _at(f"clients.{name}.gid_prefixes", f"{prefix} overlaps with {other} of {owner}")
+        for name, operator in self.operators.items():
+            for tenant in operator.tenants:
+                if tenant != ANY and tenant not in self.clients:
+                    raise _at(f"operators.{name}.tenants", f"there is no [clients.{tenant}]")
+        return self
 
     @model_validator(mode="after")
     def _check_distinct_ports(self) -> Self:
@@ -572,6 +757,24 @@ class Settings(BaseSettings):
         for (one, here), (other, there) in combinations(places, 2):
             if one != other and _is_same_place(here, there):
                 raise _at(other, f"{there} is already used by {one}, {here}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_listeners(self) -> Self:
+        """Check that no stranger can call, unless that is wanted."""
+        listeners = (
+            ("listen.address", self.listen.address, "listen.tls", self.listen.tls),
+            ("admin.listen", self.admin_address(), "admin.tls", self.admin.tls),
+        )
+        for key, address, tls_key, tls in listeners:
+            if self.auth is not None and tls is None:
+                raise _at(tls_key, "[auth] requires TLS: a token is accepted in no other way")
+            if self.auth is None and not self.insecure and not _is_loopback(address):
+                raise _at(
+                    key,
+                    f"{address} is not on loopback, so strangers could call: configure [auth], "
+                    "or set insecure = true",
+                )
         return self
 
     @model_validator(mode="after")
@@ -603,6 +806,41 @@ class Settings(BaseSettings):
         if "listen" not in self.metrics.model_fields_set and self.listen.address.endswith(":0"):
             return ""
         return self.metrics.listen
+
+    def reloaded(self, changed: Self) -> Self:
+        """Return these settings with what a reload of `changed` applies; the rest waits for a restart."""
+        names = RELOADED if self.auth is not None and changed.auth is not None else ("participants",)
+        return self.model_copy(update={name: getattr(changed, name) for name in names})
+
+    def policy(self) -> Policy | None:
+        """Return who may do what; None: every caller may do everything."""
+        if self.auth is None:
+            return None
+        return Policy(
+            certificate_names=self.auth.certificate_names,
+            tokens={
+                name: StaticToken(sha256=one.sha256, expires_at=one.expires_at.timestamp())
+                for name, one in self.auth.tokens.items()
+            },
+            issuers=tuple(Issuer(name=name, **one.model_dump()) for name, one in self.auth.jwt.items()),
+            clients={
+                identity: one.client(name)
+                for name, one in self.clients.items()
+                for identity in one.identities
+            },
+            operators={
+                identity: one.operator(name)
+                for name, one in self.operators.items()
+                for identity in one.identities
+            },
+        )
+
+    def tenant_limits(self) -> dict[str, TenantLimits]:
+        """Return the bounds on each client's live transactions."""
+        return {
+            name: TenantLimits(live_max=one.live_max, payload_bytes_max=one.live_bytes_max)
+            for name, one in self.clients.items()
+        }
 
     def engine_limits(self) -> EngineLimits:
         return EngineLimits(
@@ -653,6 +891,14 @@ class Settings(BaseSettings):
 
     def reconcile_settings(self) -> ReconcileSettings:
         return ReconcileSettings(retention_s=self.log.retention_s, **self.reconcile.model_dump())
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _is_same_place(here: str, there: str) -> bool:

@@ -35,6 +35,32 @@ class InvalidRequest(Refused):
         self.reason = reason  # type: ignore[misc] # one class, many reasons: each names a field
 
 
+class NotAuthenticated(Refused):
+    """The caller is not known: it has no credential, or one that is not accepted."""
+
+    code = "UNAUTHENTICATED"
+    reason = "NOT_AUTHENTICATED"
+
+    def __init__(self, message: str, *, cause: str = "") -> None:
+        """`cause`: for our own log."""
+        super().__init__(message)
+        self.cause = cause
+
+
+class NotAllowed(Refused):
+    """The caller is known, and may not do this."""
+
+    code = "PERMISSION_DENIED"
+    reason = "NOT_ALLOWED"
+
+
+class TenantLimit(Refused):
+    """The client has reached a limit of its own; others are not affected."""
+
+    code = "RESOURCE_EXHAUSTED"
+    reason = "TENANT_LIMIT"
+
+
 class UnknownParticipant(Refused):
     """The coordinator is not configured with this participant."""
 

@@ -209,6 +209,8 @@ class Transaction(Struct, frozen=True, kw_only=True, gc=False):
     # The initiator drives it step by step; branches may still join.
     interactive: bool = False
     initiator: str = ""
+    # The client that began it, to which it belongs; empty if callers were not authenticated.
+    tenant: str = ""
     labels: tuple[tuple[str, str], ...] = ()
     # Identifies the content of the request that began it.
     fingerprint: bytes = b""

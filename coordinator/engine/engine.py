@@ -14,12 +14,12 @@ from coordinator.core.errors import Overloaded, Refused
 from coordinator.core.events import Begun, BranchAdded, CancelRequested, ConfirmRequested, Event
 from coordinator.core.machine import step
 from coordinator.core.model import BranchSpec, Transaction
-from coordinator.engine.admission import Admission, EngineLimits
+from coordinator.engine.admission import Admission, EngineLimits, TenantLimits
 from coordinator.engine.clock import LogClock
 from coordinator.engine.dispatcher import ParticipantDispatcher, ParticipantPolicy
 from coordinator.engine.driver import Driver, Totals
 from coordinator.engine.hand_over import HandOver
-from coordinator.engine.live import LiveTransaction, LiveTransactions, gid_conflict, not_found
+from coordinator.engine.live import LiveTransaction, LiveTransactions, check_tenant, gid_conflict, not_found
 from coordinator.engine.log_writer import LogWriter
 from coordinator.engine.observer import NULL_OBSERVER, NULL_SPANS, Observer, Spans
 from coordinator.engine.waiting import Waiter
@@ -90,6 +90,10 @@ class Engine:
     ) -> None:
         """Set the participants and their policies from now on; `moved`: those with a new address."""
         self._driver.configure(policies, moved=moved)
+
+    def limit_tenants(self, limits: Mapping[str, TenantLimits]) -> None:
+        """Set the bounds of tenants from now on; one that is missing has none."""
+        self._admission.tenant_limits = limits
 
     # --- state, to be read ------------------------------------------------
 
@@ -180,38 +184,48 @@ class Engine:
                 self._transactions.settle_or_watch(record, waiter)
 
     async def add_branch(
-        self, gid: str, spec: BranchSpec, waiter: Waiter, *, branches_max: int, transaction_bytes_max: int
+        self,
+        gid: str,
+        spec: BranchSpec,
+        waiter: Waiter,
+        *,
+        branches_max: int,
+        transaction_bytes_max: int,
+        tenant: str | None = None,
     ) -> None:
         """Add a branch to an interactive transaction."""
         self._admission.check_participants((spec,))
-        await self._command(gid, BranchAdded(spec, branches_max, transaction_bytes_max), waiter)
+        if tenant is not None:
+            self._admission.check_tenant(tenant, (spec,), new=0)
+        await self._command(gid, BranchAdded(spec, branches_max, transaction_bytes_max), waiter, tenant)
 
-    async def confirm(self, gid: str, waiter: Waiter) -> None:
+    async def confirm(self, gid: str, waiter: Waiter, *, tenant: str | None = None) -> None:
         """Request the decision CONFIRM."""
-        await self._command(gid, ConfirmRequested(), waiter)
+        await self._command(gid, ConfirmRequested(), waiter, tenant)
 
-    async def cancel(self, gid: str, detail: str, waiter: Waiter) -> None:
+    async def cancel(self, gid: str, detail: str, waiter: Waiter, *, tenant: str | None = None) -> None:
         """Request the decision CANCEL."""
-        await self._command(gid, CancelRequested(detail), waiter)
+        await self._command(gid, CancelRequested(detail), waiter, tenant)
 
-    async def wait(self, gid: str, waiter: Waiter) -> None:
-        """Wait for a milestone of any transaction, whichever coordinator owns it.
+    async def wait(self, gid: str, waiter: Waiter, *, tenant: str | None = None) -> None:
+        """Wait for a milestone of a transaction, whichever coordinator owns it.
 
         Raises:
             TransactionNotFound, LogUnavailable
         """
         entry = self._transactions.live.get(gid)
         if entry is not None:
+            check_tenant(entry.tx, tenant)
             self._transactions.wait_for(entry, waiter)
             return
-        self._transactions.settle_or_watch(await self.get(gid), waiter)
+        self._transactions.settle_or_watch(await self.get(gid, tenant=tenant), waiter)
 
     def abandon(self, gid: str) -> None:
         """Record that the caller of a request for this transaction has left."""
         self._transactions.abandon(gid)
 
-    async def get(self, gid: str) -> Record:
-        """Return what the log holds of a transaction.
+    async def get(self, gid: str, *, tenant: str | None = None) -> Record:
+        """Return what the log holds of a transaction. `tenant`: it must belong to this one; None: to any.
 
         Raises:
             TransactionNotFound, LogUnavailable
@@ -219,6 +233,7 @@ class Engine:
         record = (await self._log.transaction_get((gid,))).get(gid)
         if record is None:
             raise not_found(gid)
+        check_tenant(record.tx, tenant)
         return record
 
     def _join(self, known: LiveTransaction, repeated: Transaction, waiter: Waiter) -> None:
@@ -229,7 +244,7 @@ class Engine:
         else:
             raise gid_conflict(repeated.gid)
 
-    async def _command(self, gid: str, event: Event, waiter: Waiter) -> None:
+    async def _command(self, gid: str, event: Event, waiter: Waiter, tenant: str | None) -> None:
         """Apply a request to a transaction, which this process takes over if it must.
 
         Raises:
@@ -238,13 +253,14 @@ class Engine:
         for _ in range(_TAKES_MAX):
             entry = self._transactions.live.get(gid)
             if entry is not None:
+                check_tenant(entry.tx, tenant)
                 before = len(entry.tx.branches)
                 self._driver.apply(entry, event, self._clock.now())
                 self._transactions.count(entry, entry.tx.branches[before:], 1)
                 self._transactions.wait_for(entry, waiter)
                 return
             self._admission.check_log()
-            record = (await self.get(gid)).usable()
+            record = (await self.get(gid, tenant=tenant)).usable()
             step(record.tx, event, self._clock.now())  # what is refused moves nothing
             if record.tx.state.decided:
                 self._transactions.settle_or_watch(record, waiter)

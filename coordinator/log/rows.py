@@ -111,6 +111,7 @@ def insert_columns(begun: Sequence[Transaction]) -> Columns:
         "participants": [_participants(tx) for tx in begun],
         "expires_at": [tx.expires_at for tx in begun],
         "trace": [None if tx.trace is None else _trace_text(tx.trace) for tx in begun],
+        "tenant": [tx.tenant for tx in begun],
     }
 
 
@@ -303,6 +304,7 @@ def _quarantined(row: Row, why: str) -> Record:
         expires_at=shown_moment(stored["expires_at"]),
         interactive=stored["interactive"],
         initiator=stored["initiator"],
+        tenant=stored["tenant"],
         fingerprint=stored["fingerprint"],
         state=state or TransactionState.TRYING,
         cancel_detail=stored["cancel_detail"],
@@ -384,6 +386,7 @@ def _record(row: Row) -> Record:
         ended_at,
         adopted_from,
         trace,
+        tenant,
     ) = row
     state = TransactionState(number)
     _check_consistent(state, version, ended_at)
@@ -394,6 +397,7 @@ def _record(row: Row) -> Record:
         expires_at=_moment(expires_at),
         interactive=interactive,
         initiator=initiator,
+        tenant=tenant,
         labels=tuple(sorted(_decode_labels(labels).items())),
         fingerprint=fingerprint,
         trace=None if trace is None else _trace(trace),

@@ -85,6 +85,8 @@ transactions = Table(
     Column("adopted_from", Text(collation="C")),
     # The trace context (`rows`); NULL: none.
     Column("trace", Text),
+    # The client that it belongs to; empty if callers were not authenticated.
+    Column("tenant", Text, nullable=False, server_default=""),
     postgresql_with={"fillfactor": 50},
 )
 

@@ -198,6 +198,7 @@ RECORD = {
     "ended_at": seconds(t.ended_at),
     "adopted_from": t.adopted_from,
     "trace": t.trace,
+    "tenant": t.tenant,
 }
 _record = tuple(RECORD.values())
 BRIEF_RECORD = tuple(null() if name == "payloads" else value for name, value in RECORD.items())
@@ -224,6 +225,7 @@ def _list_conditions(created_at: ColumnElement[Any]) -> dict[str, ColumnElement[
         "participants": t.participants.contains(bindparam("participants", type_=ARRAY(Text))),
         "labels": t.labels.contains(cast(text("labels"), JSONB)),
         "initiator": t.initiator == text("initiator"),
+        "tenants": t.tenant == any_(bindparam("tenants", type_=ARRAY(Text))),
         "stuck": t.stuck == bindparam("stuck", type_=Boolean),
         "held": and_(t.next_attempt_at.is_not(None), IS_HELD) == bindparam("held", type_=Boolean),
         "heuristic": t.heuristic == bindparam("heuristic", type_=Boolean),
@@ -266,6 +268,7 @@ def _insert() -> Statement:
         participants=Text(),
         expires_at=Double(),
         trace=Text(),
+        tenant=Text(),
     )
     values: dict[str, ColumnElement[Any]] = {
         "gid": new.c.gid,
@@ -282,6 +285,7 @@ def _insert() -> Statement:
         "created_at": func.now(),
         "expires_at": func.to_timestamp(new.c.expires_at),
         "trace": new.c.trace,
+        "tenant": new.c.tenant,
     }
     rows = select(*values.values()).select_from(new)
     return compiled(
@@ -507,17 +511,21 @@ RELEASE = compiled(
 # --- housekeeping ------------------------------------------------------------
 
 
-def _purge() -> Statement:
+def _is_old() -> ColumnElement[bool]:
     # What ended before then was created before then, and creation time has the index.
+    return and_(
+        t.created_at < _ago("ended_before_s"),
+        t.ended_at < _ago("ended_before_s"),
+        # Not even a damaged row loses a transaction that has not ended.
+        t.state.in_([constant(state) for state in TransactionState if state.ended]),
+        t.heuristic.is_(false()),
+    )
+
+
+def _purge() -> Statement:
     old = (
         select(t.gid)
-        .where(
-            t.created_at < _ago("ended_before_s"),
-            t.ended_at < _ago("ended_before_s"),
-            # Not even a damaged row loses a transaction that has not ended.
-            t.state.in_([constant(state) for state in TransactionState if state.ended]),
-            t.heuristic.is_(false()),
-        )
+        .where(_is_old())
         .order_by(t.created_at)
         .limit(number("limit"))
         .with_for_update(skip_locked=True)
@@ -547,6 +555,8 @@ def _heartbeat() -> Statement:
 
 
 PURGE = _purge()
+FIND_OLD = _find("transaction_find_old", select(t.gid, t.version).where(_is_old()).order_by(t.created_at))
+PURGE_ONE = compiled("transaction_purge_one", delete(transactions).where(t.gid == text("gid"), _is_old()))
 FORGET_COORDINATORS = _forget_coordinators()
 HEARTBEAT = _heartbeat()
 LEAVE = compiled(

@@ -314,10 +314,30 @@ class PostgresLog:
     async def transaction_purge(self, *, ended_before_s: float, limit: int) -> int:
         """See `ports.Log`. Delete long-gone coordinators, too."""
         failpoint("log.purge.before")
-        purged = await self._execute(statements.PURGE, ended_before_s=float(ended_before_s), limit=limit)
+        try:
+            purged = await self._execute(statements.PURGE, ended_before_s=float(ended_before_s), limit=limit)
+            count = purged.count
+        except LogRejected:
+            count = await self._purge_each(float(ended_before_s), limit)
         failpoint("log.purge.after")
         await self._execute(statements.FORGET_COORDINATORS, gone_for_s=_COORDINATOR_GONE_S)
-        return purged.count
+        return count
+
+    async def _purge_each(self, ended_before_s: float, limit: int) -> int:
+        """Delete rows one by one, because the database rejects the deletion of all of them."""
+        known = list(self._unusable)
+        found = await self._execute(
+            statements.FIND_OLD, known=known, ended_before_s=ended_before_s, limit=limit
+        )
+        count = 0
+        for gid, _ in found.rows:
+            try:
+                purged = await self._execute(statements.PURGE_ONE, gid=gid, ended_before_s=ended_before_s)
+                count += purged.count
+            except LogRejected as error:
+                self._unusable.add(gid)
+                self._on_quarantine(gid, error.message)
+        return count
 
     async def coordinator_heartbeat(self, *, lease_s: float) -> float:
         """See `ports.Log`."""
@@ -394,6 +414,8 @@ def _list_values(chosen: ListFilter, after: ListPosition | None) -> dict[str, An
         values["labels"] = msgspec.json.encode(dict(chosen.labels)).decode()
     if chosen.initiator:
         values["initiator"] = chosen.initiator
+    if chosen.tenants is not None:
+        values["tenants"] = list(chosen.tenants)
     if chosen.stuck is not None:
         values["stuck"] = chosen.stuck
     if chosen.held is not None:

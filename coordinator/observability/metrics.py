@@ -131,6 +131,7 @@ GAUGES = (
     Spec("tcc_watched_transactions", "Transactions of other coordinators that requests wait for here."),
     Spec("tcc_log_available", "1 while the log answers."),
     Spec("tcc_draining", "1 while this worker accepts no new transactions."),
+    Spec("tcc_insecure", "1 if insecure = true lets strangers do everything."),
     Spec("tcc_lease_lag_seconds", "Time since the lease was last renewed."),
     Spec("tcc_purge_lag_seconds", "Time since a purge left nothing to delete, or since the start."),
     Spec("tcc_participant_queue_length", "Calls that are queued or in flight.", ("participant",)),
@@ -181,6 +182,7 @@ class Metrics(Observer):
         # Monotonic moments; None: not yet. `purged_at`: of the last purge that left nothing, or of the start.
         self.heartbeat_at: float | None = None
         self.purged_at: float | None = None
+        self.insecure = False
         # Receives each anomaly.
         self.alert: Callable[[Anomaly, Mapping[str, object]], None] = lambda *_: None
         self.registry = CollectorRegistry()
@@ -335,6 +337,7 @@ class Gauges(Collector):
         yield _gauge("tcc_watched_transactions", len(engine.watched))
         yield _gauge("tcc_log_available", int(engine.writer.available))
         yield _gauge("tcc_draining", int(engine.draining))
+        yield _gauge("tcc_insecure", int(metrics.insecure))
         if metrics.heartbeat_at is not None:
             yield _gauge("tcc_lease_lag_seconds", now - metrics.heartbeat_at)
         if metrics.purged_at is not None:

@@ -22,6 +22,7 @@ class Monitoring:
         self, settings: Settings, *, monotonic: Callable[[], float], coordinator: str, slot: int
     ) -> None:
         self.metrics = Metrics(monotonic)
+        self.metrics.insecure = settings.insecure
         self._address = settings.metrics.bind_address(slot) if settings.metrics_address() else None
         url = settings.alerts.webhook_url
         self._alerts: WebhookAlerts | None = None

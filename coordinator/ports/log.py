@@ -61,6 +61,8 @@ class ListFilter(Struct, frozen=True, kw_only=True):
     # True: only those that have not ended; False: only those that have.
     live: bool | None = None
     gids: tuple[str, ...] = ()
+    # None: of any tenant; (): of none.
+    tenants: tuple[str, ...] | None = None
 
 
 class ListPosition(Struct, frozen=True, kw_only=True):

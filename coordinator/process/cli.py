@@ -26,6 +26,7 @@ from tcc._internal.standard_streams import discard_unwritten, open_closed_stream
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
 
 app.add_typer(commands.app, name="config")
+app.add_typer(commands.tokens, name="token")
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="TOML file; TCC_* environment variables override it.")
@@ -66,7 +67,7 @@ def serve(
     ] = None,
     listen: Annotated[str | None, typer.Option(help="HOST:PORT to listen on for initiators.")] = None,
 ) -> None:
-    """Run a coordinator until SIGTERM. SIGHUP reloads its participants.
+    """Run a coordinator until SIGTERM. SIGHUP reloads participants, clients and operators.
 
     Without a log URL it starts its own PostgreSQL in the data directory.
     It prints `listening on HOST:PORT` when it is ready.

@@ -94,6 +94,12 @@ def diagnose(settings: Settings) -> Iterator[CheckResult]:
         yield from _log(settings.log.url.get_secret_value(), _WHERE_TO_LOOK)
     yield from _ports(settings)
     yield from _certificates(settings)
+    if settings.insecure:
+        yield _warning(
+            "insecure",
+            "every caller that reaches a listener may do everything",
+            "configure [auth], with clients and operators, and remove insecure = true",
+        )
     if settings.tracing.endpoint is not None:
         yield _collector(settings.tracing.endpoint)
     yield from _http_proxy(settings)

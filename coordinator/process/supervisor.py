@@ -312,7 +312,7 @@ class _Workers:
         settings = reloaded(self._source)
         self._refused = settings is None
         if settings is not None:
-            self._settings = self._settings.model_copy(update={"participants": settings.participants})
+            self._settings = self._settings.reloaded(settings)
             for child in self._children:
                 child.stale = True
 

@@ -4,17 +4,19 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import structlog
 from msgspec import structs
 
+from coordinator.api.access import Access
 from coordinator.api.listener import ServerTls
 from coordinator.api.operator.server import AdminServer
 from coordinator.api.server import Server, ServerLimits
 from coordinator.config.configuration import ConfigurationError, Source
-from coordinator.config.settings import Settings, TracingSettings
+from coordinator.config.settings import RELOADED, Settings, TracingSettings
 from coordinator.core.errors import Draining, LogError
 from coordinator.engine.auditor import Auditor
 from coordinator.engine.clock import LogClock, LoopLoad
@@ -35,6 +37,9 @@ from coordinator.observability.monitoring import Monitoring
 from coordinator.participant_client.channel import ParticipantAddress
 from coordinator.participant_client.client import ParticipantClient
 from coordinator.process.operating_system import background_threads, raise_open_files_limit
+from coordinator.security.authentication import Authenticator, Policy
+from coordinator.security.key_sets import KeySource
+from coordinator.security.rates import Rates
 from tcc._internal.garbage import relax_garbage_collection
 from tcc._internal.uuid7 import uuid7
 
@@ -92,6 +97,9 @@ class Worker:
             on_availability=self._report_health,
             on_bug=self.report_bug,
         )
+        policy = settings.policy()
+        self._access = None if policy is None else Access(_authenticator(policy), Rates(time.monotonic))
+        self.engine.limit_tenants(settings.tenant_limits())
         self._server = Server(
             self.engine,
             settings.request_limits(),
@@ -100,6 +108,8 @@ class Worker:
             share_port=share_port,
             server_limits=within_open_files(settings.server_limits(), settings.admin.connections_max),
             new_trace=self._tracing.new_trace if self._tracing else None,
+            access=self._access,
+            reflect=settings.reflection,
         )
         self._operator_log = PostgresOperatorLog(url, owner=self.owner)
         reconciler = Reconciler(
@@ -120,6 +130,8 @@ class Worker:
             share_port=share_port,
             limits=settings.admin_limits(),
             payload_bytes_max=settings.limits.payload_bytes_max,
+            access=self._access,
+            reflect=settings.reflection,
         )
         # Known once it serves.
         self.admin_port = 0
@@ -138,13 +150,14 @@ class Worker:
         self._stop = asyncio.Event()
         self._bug: Exception | None = None
         self._health: set[asyncio.Task[None]] = set()
+        self._key_refresh: asyncio.Task[None] | None = None
 
     def stop(self) -> None:
         """Request the drain."""
         self._stop.set()
 
     def reload(self, settings: Settings, started_with: Settings) -> None:
-        """Apply the participants of `settings`; every other change waits for a restart.
+        """Apply the participants of `settings`, and who may do what; other changes wait for a restart.
 
         `started_with` is the configuration as read at the start. This worker's own settings may
         contain ports that were chosen for it.
@@ -167,7 +180,8 @@ class Worker:
             moved=sorted(moved),
             needs_restart=_needs_restart(started_with, settings, self._restart_required(settings)),
         )
-        self._settings = self._settings.model_copy(update={"participants": theirs})
+        self._settings = self._settings.reloaded(settings)
+        self._reload_access()
 
     def _restart_required(self, settings: Settings) -> set[str]:
         """Return the listeners whose TLS material differs from what their files hold now."""
@@ -204,6 +218,11 @@ class Worker:
             more=self._more_jobs(),
             later=[self._reconciling] if self._settings.reconcile.every_s else [],
         )
+        if self._access is not None:
+            await self._access.authenticator.refresh()
+            self._keep_keys()
+        if self._settings.insecure:
+            logger.warning("insecure = true: every caller that reaches a listener may do everything")
         self._tls = _listeners_tls(self._settings)
         port = await self._server.start(self._settings.listen.address, self._tls["listen"])
         await self._server.set_serving(serving=True)
@@ -214,6 +233,8 @@ class Worker:
         await self._stop.wait()
         drained_by = self.clock.monotonic() + self._settings.drain_s
         await self._drain(drained_by)
+        if self._key_refresh is not None:
+            self._key_refresh.cancel()
         scheduler.shutdown(wait=False)
         engine_task.cancel()
         await asyncio.gather(engine_task, return_exceptions=True)
@@ -226,6 +247,22 @@ class Worker:
             await self._tracing.close(max(STOP_GRACE_S, drained_by - self.clock.monotonic()))
         if self._bug is not None:
             raise self._bug
+
+    def _reload_access(self) -> None:
+        """Replace who may do what, as a whole. The keys that are known stay."""
+        policy = self._settings.policy()
+        if self._access is None or policy is None:
+            return
+        self._access.authenticator = _authenticator(policy, self._access.authenticator.sources.values())
+        self.engine.limit_tenants(self._settings.tenant_limits())
+        self._keep_keys()
+
+    def _keep_keys(self) -> None:
+        """Keep the keys of tokens' issuers fresh."""
+        if self._key_refresh is not None:
+            self._key_refresh.cancel()
+        if self._access is not None:
+            self._key_refresh = asyncio.create_task(self._access.authenticator.run())
 
     def _more_jobs(self) -> list[Job]:
         # Without a metrics port, the gauges have no reader.
@@ -326,6 +363,10 @@ def _tracing(settings: TracingSettings, owner: str) -> "Tracing | None":
     )
 
 
+def _authenticator(policy: Policy, sources: Iterable[KeySource] = ()) -> Authenticator:
+    return Authenticator(policy, now=time.time, monotonic=time.monotonic, sources=sources)
+
+
 def _addresses(settings: Settings) -> dict[str, ParticipantAddress]:
     return {name: participant.address() for name, participant in settings.participants.items()}
 
@@ -359,19 +400,23 @@ def _needs_restart(before: Settings, after: Settings, restart_required: set[str]
     return [
         name
         for name in Settings.model_fields
-        if name != "participants"
+        if (name not in RELOADED or (name == "auth" and (before.auth is None) != (after.auth is None)))
         and (name in restart_required or getattr(before, name) != getattr(after, name))
     ]
 
 
 def reloaded(source: Source) -> Settings | None:
-    """Return the present configuration; if it is invalid, log every issue and return None."""
+    """Return the present configuration. If it is invalid, or locks out all callers, log why; return None."""
     try:
-        return source.read().settings
+        settings = source.read().settings
+        policy = settings.policy()
+        if policy is None or policy.admits_any_caller(time.time()):
+            return settings
+        logger.error("configuration not reloaded", issue="all tokens have expired: no caller could call")
     except ConfigurationError as error:
         for issue in error.issues:
             logger.error("configuration not reloaded", issue=str(issue))  # noqa: TRY400 - no bug of ours
-        return None
+    return None
 
 
 async def run_worker(

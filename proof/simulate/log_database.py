@@ -148,6 +148,7 @@ class LogDatabase:
                     "ended_at": None,
                     "adopted_from": None,
                     "trace": values["trace"][number],
+                    "tenant": values["tenant"][number],
                 },
             )
         count = len(self.transactions) - before
@@ -323,7 +324,7 @@ _SAVE_FULL = _SAVE | {
 }  # fmt: skip
 _INSERT = {
     "owner", "gid", "interactive", "initiator", "labels", "fingerprint",
-    "branches", "payloads", "participants", "expires_at", "trace",
+    "branches", "payloads", "participants", "expires_at", "trace", "tenant",
 }  # fmt: skip
 # How each is carried out, and the parameters that it has to have.
 _STATEMENTS: dict[str, tuple[Callable[[LogDatabase, Values], StatementResult], set[str]]] = {
@@ -359,6 +360,7 @@ def _is_listed(row: Row, values: Values) -> bool:
         "participants": lambda names: set(names) <= set(row["participants"]),
         "labels": lambda labels: json.loads(labels).items() <= json.loads(row["labels"]).items(),
         "initiator": lambda initiator: row["initiator"] == initiator,
+        "tenants": lambda tenants: row["tenant"] in tenants,
         "stuck": lambda stuck: row["stuck"] == stuck,
         "created_after": lambda moment: row["created_at"] > moment.timestamp(),
         "created_before": lambda moment: row["created_at"] < moment.timestamp(),

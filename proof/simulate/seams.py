@@ -21,6 +21,7 @@ import grpc
 
 import coordinator.log.store
 import coordinator.process.worker
+import tcc.client.endpoint
 import tcc.participant.participant
 from coordinator.engine.clock import LogClock, LoopLoad
 from proof.simulate.jobs import schedule
@@ -55,6 +56,10 @@ def installed(
     def server(*, maximum_concurrent_rpcs: int | None = None, **_: Any) -> Server:
         return Server(network, calls_max=maximum_concurrent_rpcs)
 
+    async def probe(_target: str, *, uses_tls: bool) -> str:  # noqa: ARG001 - as the product's
+        """Find out nothing: this world has no sockets."""
+        return ""
+
     # In this world all processes have much to do, or none.
     load = float(rng.random() < _FULL_CHANCE)
 
@@ -72,6 +77,7 @@ def installed(
         (coordinator.process.worker, "schedule", schedule),
         (coordinator.process.worker.Worker, "report_bug", _break_the_run),
         (tcc.participant.participant, "open_executor", open_executor),
+        (tcc.client.endpoint, "probe", probe),
         (grpc.aio, "insecure_channel", lambda target, **_: Channel(network, target)),
         (grpc.aio, "server", server),
     ]

@@ -45,6 +45,7 @@ from tcc.client.outcome import (
     wait_for_number,
 )
 from tcc.client.requests import BranchRequest, execute_request, timestamp
+from tcc.client.tokens import Token
 from tcc.context import TransactionContext
 from tcc.payload import PayloadCodec
 from tcc.transaction.v1 import transaction_pb2 as pb
@@ -72,6 +73,8 @@ class Client:
         timeout_s: The default timeout of a call in seconds, retries included.
         initiator: The name of the calling service, shown to operators; at most 128 bytes.
         credentials: The credentials for TLS. Without them the channel is not encrypted.
+        token: The bearer token by which the coordinator knows this client, or a function that returns
+            the present one before each call (in another thread). It requires `credentials`.
         channel_options: Further gRPC channel options. They override the client's own.
         batch_items_max: The largest number of transactions in a batch.
         batch_bytes_max: The largest size of a batch in bytes. A larger transaction is sent alone.
@@ -90,6 +93,7 @@ class Client:
         timeout_s: float = TIMEOUT_DEFAULT_S,
         initiator: str = "",
         credentials: grpc.ChannelCredentials | None = None,
+        token: Token | None = None,
         channel_options: Sequence[tuple[str, Any]] = (),
         batch_items_max: int = BATCH_ITEMS_MAX,
         batch_bytes_max: int = BATCH_BYTES_MAX,
@@ -103,6 +107,7 @@ class Client:
             target,
             timeout_s=timeout_s,
             credentials=credentials,
+            token=token,
             channel_options=channel_options,
             batch_items_max=batch_items_max,
             batch_bytes_max=batch_bytes_max,
@@ -121,7 +126,10 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """Close the client. Waiting calls raise ClientClosed; their transactions continue."""
+        """Close the client. Waiting calls raise ClientClosed; their transactions continue.
+
+        Interactive transactions for which no decision was requested are cancelled.
+        """
         await self.connection.close()
 
     async def execute(

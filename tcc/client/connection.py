@@ -11,9 +11,11 @@ import grpc
 from tcc._internal.channel_options import client_options
 from tcc._internal.failpoint import failpoint
 from tcc.client import arguments, forking
+from tcc.client.endpoint import Endpoint
 from tcc.client.retry import pause_s
 from tcc.client.submission import Submitter
-from tcc.errors import ClientClosed, error_from_rpc
+from tcc.client.tokens import Token, with_token
+from tcc.errors import ClientClosed, TccError, error_from_rpc
 from tcc.payload import PayloadCodec
 from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc
 
@@ -26,8 +28,8 @@ _abandoned: list[object] = []
 class StandIn(Protocol):
     """What a client accepts in place of an address: tcc.testing.FakeCoordinator."""
 
-    def open_stub(self) -> Any:
-        """Return an object with the methods of TransactionService's stub."""
+    def open_channel(self) -> Any:
+        """Return an object with a channel's methods `unary_unary`, `unary_stream` and `close`."""
 
 
 class Connection:
@@ -39,6 +41,7 @@ class Connection:
         *,
         timeout_s: float,
         credentials: grpc.ChannelCredentials | None,
+        token: Token | None = None,
         channel_options: Sequence[tuple[str, Any]],
         batch_items_max: int,
         batch_bytes_max: int,
@@ -46,13 +49,13 @@ class Connection:
     ) -> None:
         self.payload_codec = payload_codec
         # A stand-in is known by its method: a text has none.
-        self._target = target if hasattr(target, "open_stub") else arguments.target(target)
+        self._target = target if hasattr(target, "open_channel") else arguments.target(target)
         self._timeout_s = arguments.seconds("timeout_s", timeout_s)
         if credentials is not None:
             arguments.instance(
                 "credentials", credentials, grpc.ChannelCredentials, "grpc.ssl_channel_credentials(…)"
             )
-        self._credentials = credentials
+        self._credentials = with_token(credentials, token)
         self._options = client_options(arguments.channel_options(channel_options))
         self._batch_items_max = arguments.whole_number("batch_items_max", batch_items_max, least=1)
         self._batch_bytes_max = arguments.whole_number("batch_bytes_max", batch_bytes_max, least=1)
@@ -96,9 +99,11 @@ class Connection:
                 return response
             except grpc.aio.AioRpcError as failure:
                 error = error_from_rpc(failure)
+                session.endpoint.on_error(error)
                 time_left_s = deadline - loop.time()
                 wait_s = pause_s(error, attempt=attempt, time_left_s=time_left_s, jitter=random.random())
                 if wait_s is None:
+                    await session.endpoint.explain(error)
                     raise error from failure
             except asyncio.CancelledError as error:
                 if session is self._session or _is_cancelled():
@@ -119,14 +124,17 @@ class Connection:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.timeout_or_default_s(timeout_s)
         while True:
-            submitter = (await self._open()).submitter
+            session = await self._open()
             try:
-                return await submitter.submit(request, timeout_s=deadline - loop.time())
+                return await session.submitter.submit(request, timeout_s=deadline - loop.time())
             except ClientClosed:
                 if self._closed:
                     raise
+            except TccError as error:
+                await session.endpoint.explain(error)
+                raise
             # As in `call`.
-            del submitter
+            del session
 
     async def close(self) -> None:
         """Close the channel. Idempotent. Interactive transactions without a decision are cancelled."""
@@ -174,24 +182,22 @@ class Connection:
 
     def _new_session(self, loop: asyncio.AbstractEventLoop) -> "_Session":
         forking.check_usable()
-        channel, stub = self._open_stub()
+        channel = self._open_channel()
         return _Session(
             loop,
             channel,
-            stub,
+            Endpoint(str(self._target), channel, uses_tls=self._credentials is not None),
             batch_items_max=self._batch_items_max,
             batch_bytes_max=self._batch_bytes_max,
         )
 
-    def _open_stub(self) -> tuple[grpc.aio.Channel | None, Any]:
-        """Return a channel and its stub; a stand-in has no channel."""
+    def _open_channel(self) -> grpc.aio.Channel:
         if not isinstance(self._target, str):
-            return None, self._target.open_stub()
+            channel: grpc.aio.Channel = self._target.open_channel()
+            return channel
         if self._credentials is None:
-            channel = grpc.aio.insecure_channel(self._target, options=self._options)
-        else:
-            channel = grpc.aio.secure_channel(self._target, self._credentials, options=self._options)
-        return channel, transaction_pb2_grpc.TransactionServiceStub(channel)
+            return grpc.aio.insecure_channel(self._target, options=self._options)
+        return grpc.aio.secure_channel(self._target, self._credentials, options=self._options)
 
     async def _end_session(self) -> None:
         session, self._session = self._session, None
@@ -205,20 +211,22 @@ class _Session:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        channel: grpc.aio.Channel | None,
-        stub: Any,
+        channel: grpc.aio.Channel,
+        endpoint: Endpoint,
         *,
         batch_items_max: int,
         batch_bytes_max: int,
     ) -> None:
         self.loop = loop
         self._channel = channel
-        self.stub = stub
+        self.endpoint = endpoint
+        self.stub: Any = transaction_pb2_grpc.TransactionServiceStub(channel)
         self.submitter = Submitter(
             self.stub.ExecuteTransaction,
             self.stub.ExecuteTransactions,
             batch_items_max=batch_items_max,
             batch_bytes_max=batch_bytes_max,
+            on_error=endpoint.on_error,
         )
 
     async def cancel(self, gids: Iterable[str]) -> None:
@@ -229,8 +237,8 @@ class _Session:
 
     async def close(self) -> None:
         await self.submitter.close()
-        if self._channel is not None:
-            await self._channel.close(None)
+        await self.endpoint.close()
+        await self._channel.close(None)
 
 
 def _is_cancelled() -> bool:

@@ -263,7 +263,9 @@ class InteractiveTransaction(Enlistment):
     """An interactive transaction, from `Client.transaction`.
 
     Entering it with `async with` begins the transaction. Leaving the block confirms; an
-    exception cancels and propagates, `asyncio.CancelledError` included. Within the block,
+    exception cancels and propagates, `asyncio.CancelledError` included. If a Try failed, or its
+    end is not known, leaving cancels and raises TransactionCancelled, even if the block caught the
+    error; unless the same `branch_id` was tried again with success. Within the block,
     the transaction's context is the current one. After `confirm` or `cancel`, leaving the
     block does nothing.
     """

@@ -73,8 +73,13 @@ class Submitter:
         *,
         batch_items_max: int,
         batch_bytes_max: int,
+        on_error: Callable[[TccError], None] = lambda _: None,
     ) -> None:
-        """Take the stub's methods `ExecuteTransaction` and `ExecuteTransactions`."""
+        """Take the stub's methods `ExecuteTransaction` and `ExecuteTransactions`.
+
+        `on_error` is called with the error of each failed attempt.
+        """
+        self._on_error = on_error
         self._execute_transaction = execute_transaction
         self._execute_transactions = execute_transactions
         self._batch_items_max = batch_items_max
@@ -200,6 +205,7 @@ class Submitter:
         if item.answer.done():
             return
         item.error = error
+        self._on_error(error)
         time_left_s = item.deadline - self._loop.time()
         if in_batch and not is_retryable(error) and not isinstance(error, DeadlineExceeded):
             item.alone = True

@@ -28,6 +28,7 @@ from tcc.client.client import BATCH_BYTES_MAX, BATCH_ITEMS_MAX, TIMEOUT_DEFAULT_
 from tcc.client.connection import StandIn
 from tcc.client.interactive import Enlistment, InteractiveTransaction
 from tcc.client.outcome import Outcome
+from tcc.client.tokens import Token
 from tcc.context import TransactionContext
 from tcc.payload import PayloadCodec
 
@@ -194,6 +195,7 @@ class SyncClient(_SyncProxy[Client]):
         timeout_s: float = TIMEOUT_DEFAULT_S,
         initiator: str = "",
         credentials: grpc.ChannelCredentials | None = None,
+        token: Token | None = None,
         channel_options: Sequence[tuple[str, Any]] = (),
         batch_items_max: int = BATCH_ITEMS_MAX,
         batch_bytes_max: int = BATCH_BYTES_MAX,
@@ -205,6 +207,7 @@ class SyncClient(_SyncProxy[Client]):
             timeout_s=timeout_s,
             initiator=initiator,
             credentials=credentials,
+            token=token,
             channel_options=channel_options,
             batch_items_max=batch_items_max,
             batch_bytes_max=batch_bytes_max,

@@ -8,7 +8,7 @@
         async def confirm(self, branch, request, db): ...
         async def cancel(self, branch, request, db): ...
 
-    asyncio.run(inventory.serve("0.0.0.0:50051"))
+    asyncio.run(inventory.serve("127.0.0.1:50051"))
 
 The handlers run inside the barrier's own database transaction (tcc.barrier.plans) and
 write business tables through `db`, which refuses to commit or roll back.
@@ -30,9 +30,11 @@ import grpc
 from tcc._internal.channel_options import BRANCH_CALLS_BYTES_MAX
 from tcc._internal.extras import missing_extra
 from tcc._internal.server_options import server_options
+from tcc._internal.tls import Tls, server_credentials
 from tcc.barrier.executor import open_executor
 from tcc.barrier.failures import error_text
 from tcc.participant.action import Action, build_action
+from tcc.participant.callers import CallerCheck, check_address
 from tcc.participant.sealing import Opener
 from tcc.participant.service import ParticipantServicer
 from tcc.participant.supervision import TaskSupervisor
@@ -203,7 +205,9 @@ class Participant:
         self,
         address: str = "127.0.0.1:0",
         *,
-        credentials: grpc.ServerCredentials | None = None,
+        tls: Tls | None = None,
+        callers: Sequence[str] = (),
+        insecure: bool = False,
         interceptors: Sequence[Any] = (),
         reuse_port: bool = False,
     ) -> int:
@@ -211,16 +215,24 @@ class Participant:
 
         Args:
             address: HOST:PORT. Port 0 selects a free port.
-            credentials: The credentials for TLS. Without them connections are not encrypted.
+            tls: The certificate of this participant, its key, and the authorities of its callers'
+                certificates. Without it connections are not encrypted.
+            callers: Who may call, besides health checks: names in a coordinator's certificate
+                (`spiffe://…`, `uri:…`, `dns:…`, `email:…`), or `sha256:` with the SHA-256 of a
+                token. Empty: every caller.
+            insecure: Serve on an address that is not on loopback without `tls` and `callers`.
             interceptors: Interceptors of the gRPC server.
             reuse_port: Let several processes of this participant listen on one port (SO_REUSEPORT).
 
         Raises:
-            OSError: The address is taken, or is not an address of this machine.
-            ValueError: The database's connections are in AUTOCOMMIT mode.
+            OSError: The address is taken, or is not an address of this machine; or a file of
+                `tls` cannot be read.
+            ValueError: The database's connections are in AUTOCOMMIT mode; or the address is not
+                on loopback, and strangers could call; or `tls` or `callers` is not usable.
             sqlalchemy.exc.DBAPIError: The database cannot be reached, or has no barrier table.
         """
         assert self._server is None, "this participant has already been started"
+        check_address(address, tls, callers, insecure=insecure)
         await self._executor.check()
         tasks = self._tasks = TaskSupervisor()
         work = ParticipantWork(
@@ -234,7 +246,7 @@ class Participant:
             opener=Opener(self._payload_codec, self.name) if self._payload_codec else None,
         )
         server = grpc.aio.server(
-            interceptors=list(interceptors),
+            interceptors=[*([CallerCheck(callers)] if callers else ()), *interceptors],
             options=(
                 *server_options(reuse_port=reuse_port),
                 ("grpc.max_receive_message_length", BRANCH_CALLS_BYTES_MAX),
@@ -243,7 +255,7 @@ class Participant:
         pb_grpc.add_ParticipantServiceServicer_to_server(ParticipantServicer(work), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        port = _listen(server, address, credentials)
+        port = _listen(server, address, tls)
         work.start()
         tasks.start(self._purge_regularly(work), "the purge of barrier rows", endless=True)
         tasks.start(self._report_failure(tasks), "the watch of background tasks")
@@ -275,7 +287,9 @@ class Participant:
         address: str = "127.0.0.1:0",
         *,
         grace_s: float = 5.0,
-        credentials: grpc.ServerCredentials | None = None,
+        tls: Tls | None = None,
+        callers: Sequence[str] = (),
+        insecure: bool = False,
         interceptors: Sequence[Any] = (),
         reuse_port: bool = False,
     ) -> AsyncIterator["ParticipantServer"]:
@@ -287,7 +301,12 @@ class Participant:
         """
         await self.create_schema()
         port = await self.start(
-            address, credentials=credentials, interceptors=interceptors, reuse_port=reuse_port
+            address,
+            tls=tls,
+            callers=callers,
+            insecure=insecure,
+            interceptors=interceptors,
+            reuse_port=reuse_port,
         )
         server = ParticipantServer(port=port, _tasks=self._tasks)
         try:
@@ -301,7 +320,9 @@ class Participant:
         address: str,
         *,
         grace_s: float = 5.0,
-        credentials: grpc.ServerCredentials | None = None,
+        tls: Tls | None = None,
+        callers: Sequence[str] = (),
+        insecure: bool = False,
         interceptors: Sequence[Any] = (),
         reuse_port: bool = False,
     ) -> None:
@@ -318,7 +339,9 @@ class Participant:
             async with self.running(
                 address,
                 grace_s=grace_s,
-                credentials=credentials,
+                tls=tls,
+                callers=callers,
+                insecure=insecure,
                 interceptors=interceptors,
                 reuse_port=reuse_port,
             ) as server:
@@ -391,8 +414,9 @@ async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _listen(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
-    """Bind the server to the address; return the port. Raises OSError."""
+def _listen(server: grpc.aio.Server, address: str, tls: Tls | None) -> int:
+    """Bind the server to the address; return the port. Raises OSError, and ValueError for `tls`."""
+    credentials = None if tls is None else server_credentials(tls)
     try:
         port = (
             server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)

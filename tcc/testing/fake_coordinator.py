@@ -203,9 +203,9 @@ class FakeCoordinator:
         with self._lock:
             return record_of(self._transactions[gid].row)
 
-    def open_stub(self) -> "FakeStub":
-        """Return what a client calls in place of TransactionService's stub."""
-        return FakeStub(self)
+    def open_channel(self) -> "FakeChannel":
+        """Return what a client calls in place of gRPC's channel."""
+        return FakeChannel(self)
 
     # --- TransactionService -------------------------------------------------
 
@@ -458,8 +458,8 @@ class FakeCoordinator:
             _refuse("UNKNOWN_PARTICIPANT", f"there is no participant {spec.participant!r}")
 
 
-class FakeStub:
-    """The methods of TransactionService's stub, on a FakeCoordinator."""
+class FakeChannel:
+    """A channel whose calls a FakeCoordinator answers. The methods are named as in the contract."""
 
     def __init__(self, fake: FakeCoordinator) -> None:
         self._fake = fake
@@ -477,6 +477,15 @@ class FakeStub:
         )
         self.GetTransaction = self._unary(fake.get)
         self.ListTransactions = self._unary(fake.list)
+
+    def unary_unary(self, path: str, **_options: object) -> Callable[..., Any]:
+        method: Callable[..., Any] = getattr(self, path.rpartition("/")[2])
+        return method
+
+    unary_stream = unary_unary
+
+    async def close(self, grace: float | None) -> None:
+        """Do nothing: it holds nothing."""
 
     def _unary(self, method: Callable[[Any], Any]) -> Callable[..., Awaitable[Any]]:
         async def call(request: Any, *, timeout: float) -> Any:  # noqa: ARG001, ASYNC109 - nothing takes time

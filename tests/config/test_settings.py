@@ -22,7 +22,6 @@ def test_the_deployed_example_has_the_defaults() -> None:
     settings = load(DEPLOYED)
     inventory = ParticipantSettings(target="dns:///inventory:50051")
     assert settings == Settings(
-        listen=ListenSettings(address="0.0.0.0:50050"),
         log=LogSettings(data_dir=Path("/var/lib/tcc")),
         participants={"inventory": inventory},
     )
@@ -193,11 +192,12 @@ def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:65535", "[::1]:50050", "coordinator.local:1"])
 def test_an_address_is_host_and_port(address: str) -> None:
-    assert load(None, {"listen": {"address": address}}).listen.address == address
+    assert load(None, {"listen": {"address": address}, "insecure": True}).listen.address == address
 
 
 def test_one_port_at_different_addresses_is_not_the_same_place() -> None:
-    settings = load(None, {"listen": {"address": "10.0.0.1:7091"}, "metrics": {"listen": "10.0.0.2:7091"}})
+    listeners = {"listen": {"address": "10.0.0.1:7091"}, "metrics": {"listen": "10.0.0.2:7091"}}
+    settings = load(None, {"insecure": True, **listeners})
     assert settings.admin_address() == "127.0.0.1:7091"
 
 
@@ -275,7 +275,7 @@ def test_what_is_no_collector_is_refused(endpoint: str) -> None:
 
 def test_the_command_line_overrides_single_settings(tmp_path: Path) -> None:
     path = tmp_path / "tcc.toml"
-    path.write_text('[listen]\naddress = "h:1"\ncalls_max = 7')
+    path.write_text('insecure = true\n[listen]\naddress = "h:1"\ncalls_max = 7')
     settings = load(path, {"listen": {"address": "h:2"}, "workers": 3})
     assert (settings.listen, settings.workers) == (ListenSettings(address="h:2", calls_max=7), 3)
 

@@ -210,7 +210,11 @@ def test_the_coordinators_errors_are_those_of_the_page() -> None:
     found = coordinator_errors()
     assert len(found) > 60
     assert found == table(
-        "Invalid requests", "Conflicts with a transaction", "Temporary errors", "Operator commands"
+        "Invalid requests",
+        "Who may do what",
+        "Conflicts with a transaction",
+        "Temporary errors",
+        "Operator commands",
     )
 
 

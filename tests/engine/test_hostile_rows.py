@@ -86,6 +86,7 @@ HOSTILE: dict[str, tuple[Any, ...]] = {
     "heuristic": (True,),
     "adopted_at": _MOMENTS,
     "adopted_from": _TEXTS,
+    "tenant": ("stranger", "x" * 2_000),
     "trace": ("", "00-zz", f"00-{'a' * 32}-{'b' * 16}-zz", "x" * 2_000),
 }  # fmt: skip
 _NEVER_HOSTILE = {"gid"}
@@ -223,6 +224,23 @@ async def test_a_row_that_the_database_cannot_return_delays_no_other(
         assert await worker.state("bad") == "CONFIRMING"
         await sql(log_url, "DROP TRIGGER reject ON transactions")
         assert (await worker.settled("bad")).state == common.TRANSACTION_STATE_CONFIRMED
+
+
+async def test_a_row_that_cannot_be_deleted_delays_no_other(log_url: str, log: PostgresLog) -> None:
+    for tx in await insert(log, *(begun(gid) for gid in ("a", "bad", "c"))):
+        await save(log, ended(await save(log, cancelling(tx))))
+    await sql(
+        log_url,
+        """
+        CREATE FUNCTION reject() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF OLD.gid = 'bad' THEN RAISE EXCEPTION 'damaged' USING ERRCODE = 'XX001'; END IF;
+            RETURN OLD;
+        END $$;
+        CREATE TRIGGER reject BEFORE DELETE ON transactions FOR EACH ROW EXECUTE FUNCTION reject();
+        """,
+    )
+    assert await log.transaction_purge(ended_before_s=0.0, limit=10) == 2
+    assert await sql(log_url, "SELECT gid FROM transactions") == [("bad",)]
 
 
 async def test_a_transaction_that_meets_a_bug_of_ours_delays_no_other(
@@ -373,6 +391,7 @@ _COLUMNS: dict[str, st.SearchStrategy[Any]] = {
     "ended_at": st.none() | _floats,
     "adopted_from": st.none() | st.text(max_size=5),
     "trace": st.none() | st.text(max_size=60),
+    "tenant": st.text(max_size=60),
 }
 
 

@@ -262,6 +262,7 @@ def _until_it_listens(process: "subprocess.Popen[bytes]", url: str) -> None:
 
 
 @needs_pgbouncer
+@pytest.mark.usefixtures("postgres")
 @pytest.mark.parametrize("pool_mode", ["transaction", "statement"])
 def test_a_pooler_that_shares_sessions_is_refused_and_leaks_no_setting(
     log_url: str, home: Path, pool_mode: str
@@ -277,6 +278,7 @@ def test_a_pooler_that_shares_sessions_is_refused_and_leaks_no_setting(
 
 
 @needs_pgbouncer
+@pytest.mark.usefixtures("postgres")
 async def test_a_pooler_in_session_mode_works(database_url: str, home: Path) -> None:
     with pgbouncer(database_url, home, "session") as url:
         migrate(url)

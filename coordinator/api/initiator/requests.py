@@ -131,6 +131,7 @@ def new_transaction(
     limits: RequestLimits,
     cancel_in_stage_order: frozenset[str],
     trace: TraceContext | None = None,
+    tenant: str = "",
 ) -> Transaction:
     """Return a whole transaction as requested by an initiator.
 
@@ -162,6 +163,7 @@ def new_transaction(
         limits=limits,
         interactive=False,
         trace=trace,
+        tenant=tenant,
     )
 
 
@@ -172,6 +174,7 @@ def new_interactive(
     now: float,
     limits: RequestLimits,
     trace: TraceContext | None = None,
+    tenant: str = "",
 ) -> Transaction:
     """Return an interactive transaction that has no branches yet.
 
@@ -179,7 +182,15 @@ def new_interactive(
         InvalidRequest
     """
     return _transaction(
-        request, [], gid=gid, now=now, time_left_s=None, limits=limits, interactive=True, trace=trace
+        request,
+        [],
+        gid=gid,
+        now=now,
+        time_left_s=None,
+        limits=limits,
+        interactive=True,
+        trace=trace,
+        tenant=tenant,
     )
 
 
@@ -224,8 +235,10 @@ def branch_spec(
     )
 
 
-def list_filter(request: pb.ListTransactionsRequest, limits: RequestLimits) -> ListFilter:
-    """Return the filter of a list request.
+def list_filter(
+    request: pb.ListTransactionsRequest, limits: RequestLimits, tenant: str | None = None
+) -> ListFilter:
+    """Return the filter of a list request. `tenant`: only its transactions; None: those of all.
 
     Raises:
         InvalidRequest
@@ -240,6 +253,7 @@ def list_filter(request: pb.ListTransactionsRequest, limits: RequestLimits) -> L
         stuck=request.stuck or None,
         created_after=_moment_s(request, "created_after"),
         created_before=_moment_s(request, "created_before"),
+        tenants=None if tenant is None else (tenant,),
     )
 
 
@@ -318,6 +332,7 @@ def _transaction(
     limits: RequestLimits,
     interactive: bool,
     trace: TraceContext | None,
+    tenant: str,
 ) -> Transaction:
     labels = _checked_labels(request.labels, limits)
     return Transaction(
@@ -327,8 +342,9 @@ def _transaction(
         expires_at=round((now + _expiry_s(request, time_left_s, limits)) * 1000) / 1000,
         interactive=interactive,
         initiator=_checked_text("INITIATOR", "initiator", request.initiator),
+        tenant=tenant,
         labels=labels,
-        fingerprint=_fingerprint(specs, labels, interactive=interactive),
+        fingerprint=_fingerprint(specs, labels, interactive=interactive, tenant=tenant),
         trace=trace,
     )
 
@@ -355,11 +371,15 @@ def _expiry_s(
 
 
 def _fingerprint(
-    specs: Iterable[BranchSpec], labels: tuple[tuple[str, str], ...], *, interactive: bool
+    specs: Iterable[BranchSpec], labels: tuple[tuple[str, str], ...], *, interactive: bool, tenant: str
 ) -> bytes:
-    """Return a fingerprint of a request's content, without its expiry and milestone, which may differ."""
+    """Return a fingerprint of a request's content, without its expiry and milestone, which may differ.
+
+    With the tenant, so that no client can join the transaction of another by repeating its request.
+    """
     content = [(s.branch_id, s.participant, s.action, s.payload, s.content_type, s.stage) for s in specs]
-    return blake2b(msgpack.encode((content, labels, interactive)), digest_size=16).digest()
+    owner = (tenant,) if tenant else ()
+    return blake2b(msgpack.encode((content, labels, interactive, *owner)), digest_size=16).digest()
 
 
 def _checked_labels(labels: Mapping[str, str], limits: RequestLimits) -> tuple[tuple[str, str], ...]:

@@ -22,6 +22,14 @@ from coordinator.api.initiator.requests import (
     page_token,
     transaction_request,
 )
+from coordinator.api.initiator.tenancy import (
+    calling_client,
+    check_calls,
+    check_gid,
+    limits_of,
+    new_gid,
+    tenant_of,
+)
 from coordinator.api.initiator.trace_contexts import NewTrace, trace_of
 from coordinator.core.errors import (
     AlreadyDecided,
@@ -43,8 +51,9 @@ from coordinator.engine.engine import Engine
 from coordinator.engine.waiting import Milestone, Waiter
 from coordinator.ports.clock import Clock
 from coordinator.ports.log import Log
+from coordinator.security.caller import Client
+from coordinator.security.rates import Rates
 from tcc._internal.failpoint import failpoint
-from tcc._internal.uuid7 import uuid7
 from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc
 
 # How often a step is retried while coordinators take the transaction over from each other.
@@ -71,6 +80,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         unread: UnreadBytes,
         response_max_s: float,
         new_trace: NewTrace | None = None,
+        rates: Rates | None = None,
     ) -> None:
         """`new_trace`: set if this coordinator makes spans.
 
@@ -82,6 +92,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         self._clock = clock
         self._limits = limits
         self._new_trace = new_trace
+        self._rates = rates
         self._completions = completions
         self._unread = unread
         self._response_max_s = response_max_s
@@ -98,7 +109,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         self, request: pb.ExecuteTransactionRequest, context: Context
     ) -> pb.ExecuteTransactionResponse:
         milestone = milestone_of(request.wait_for)
-        tx = self._new_transaction(request, context.time_remaining(), context)
+        tx = self._new_transaction(request, context.time_remaining(), calling_client(), context)
         return pb.ExecuteTransactionResponse(
             outcome=replies.outcome(await self._begun(tx, milestone, context))
         )
@@ -134,16 +145,19 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         # If the call will be refused anyway, refuse it before more is spent than reading it.
         refusal = self._engine.refusal()
         refused = None if refusal is None else to_error(refusal)
+        client = calling_client()
         unknown: list[tuple[Transaction, _Item, Refused]] = []
         begun: list[tuple[str, _Item]] = []
         for index, raw in enumerate(request.items):
             try:
+                if client is not None and self._rates is not None and index:  # the call itself counts as one
+                    self._rates.take(client)
                 item = transaction_request(raw, self._limits)
                 if refused is not None and item.gid not in self._engine.live:
                     collected.add(pb.ExecuteTransactionsReply(index=index, error=refused), ERROR_BYTES)
                     continue
                 waiter = _Item(milestone_of(item.wait_for), collected, index)
-                tx = self._new_transaction(item, time_left_s)
+                tx = self._new_transaction(item, time_left_s, client)
                 try:
                     self._engine.begin(tx, waiter)
                 except UnknownParticipant as error:
@@ -154,19 +168,28 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         return begun, unknown
 
     def _new_transaction(
-        self, request: pb.ExecuteTransactionRequest, time_left_s: float | None, call: "Context | None" = None
+        self,
+        request: pb.ExecuteTransactionRequest,
+        time_left_s: float | None,
+        client: Client | None,
+        call: "Context | None" = None,
     ) -> Transaction:
         # Check this first: whole transactions come by the thousand, and most have no trace.
         traced = self._new_trace is not None or request.traceparent
-        return new_transaction(
+        tx = new_transaction(
             request,
-            gid="" if request.gid else uuid7(),
+            gid="" if request.gid else new_gid(client),
             now=self._clock.now(),
             time_left_s=time_left_s,
-            limits=self._limits,
+            limits=limits_of(client, self._limits),
             cancel_in_stage_order=self._engine.cancel_in_stage_order,
             trace=trace_of(request, call, self._new_trace) if traced else None,
+            tenant=tenant_of(client) or "",
         )
+        if client is not None:
+            check_gid(client, tx.gid)
+            check_calls(client, (branch.spec for branch in tx.branches))
+        return tx
 
     async def _begun(self, tx: Transaction, milestone: Milestone, context: Context) -> Transaction:
         async def begin(waiter: Waiter) -> None:
@@ -183,13 +206,16 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
     async def BeginTransaction(
         self, request: pb.BeginTransactionRequest, context: Context
     ) -> pb.BeginTransactionResponse:
+        client = calling_client()
         tx = new_interactive(
             request,
-            gid="" if request.gid else uuid7(),
+            gid="" if request.gid else new_gid(client),
             now=self._clock.now(),
-            limits=self._limits,
+            limits=limits_of(client, self._limits),
             trace=trace_of(request, context, self._new_trace),
+            tenant=tenant_of(client) or "",
         )
+        check_gid(client, tx.gid)
         begun = await self._begun(tx, Milestone.ACCEPTED, context)
         return pb.BeginTransactionResponse(gid=begun.gid, expires_at=replies.timestamp(begun.expires_at))
 
@@ -223,6 +249,8 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
             interactive=True,
             tried_by_initiator=milestone is Milestone.BRANCH_REGISTERED,
         )
+        client = calling_client()
+        check_calls(client, (spec,))
         tx = await self._commanded(
             gid,
             milestone,
@@ -232,6 +260,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
                 waiter,
                 branches_max=self._limits.branches_max,
                 transaction_bytes_max=self._limits.transaction_bytes_max,
+                tenant=tenant_of(client),
             ),
             context,
             branch_id=spec.branch_id,
@@ -245,11 +274,11 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
     async def ConfirmTransaction(
         self, request: pb.ConfirmTransactionRequest, context: Context
     ) -> pb.ConfirmTransactionResponse:
-        gid = checked_gid(request.gid)
+        gid, tenant = checked_gid(request.gid), tenant_of(calling_client())
         tx = await self._commanded(
             gid,
             self._decision_or_completion(request.wait_for),
-            lambda waiter: self._engine.confirm(gid, waiter),
+            lambda waiter: self._engine.confirm(gid, waiter, tenant=tenant),
             context,
         )
         if DECISIONS.get(tx.state) is Operation.CANCEL:
@@ -266,10 +295,11 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
                 "INVALID_REASON",
                 f"reason may have at most {REASON_CHARACTERS_MAX} characters, none of them NUL",
             )
+        tenant = tenant_of(calling_client())
         tx = await self._commanded(
             gid,
             self._decision_or_completion(request.wait_for),
-            lambda waiter: self._engine.cancel(gid, request.reason, waiter),
+            lambda waiter: self._engine.cancel(gid, request.reason, waiter, tenant=tenant),
             context,
         )
         if DECISIONS.get(tx.state) is Operation.CONFIRM:
@@ -282,7 +312,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
     async def GetTransaction(
         self, request: pb.GetTransactionRequest, _context: Context
     ) -> pb.GetTransactionResponse:
-        record = await self._engine.get(checked_gid(request.gid))
+        record = await self._engine.get(checked_gid(request.gid), tenant=tenant_of(calling_client()))
         return pb.GetTransactionResponse(transaction=replies.transaction(record, with_payloads=True))
 
     @refusals_as_statuses
@@ -290,7 +320,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         self, request: pb.ListTransactionsRequest, _context: Context
     ) -> pb.ListTransactionsResponse:
         records, position = await self._log.transaction_list(
-            list_filter(request, self._limits),
+            list_filter(request, self._limits, tenant_of(calling_client())),
             after=list_position(request.page_token),
             limit=page_size(request),
         )
@@ -303,11 +333,11 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
     async def WaitTransaction(
         self, request: pb.WaitTransactionRequest, context: Context
     ) -> pb.WaitTransactionResponse:
-        gid = checked_gid(request.gid)
+        gid, tenant = checked_gid(request.gid), tenant_of(calling_client())
         tx = await self._until(
             gid,
             milestone_of(request.wait_for),
-            lambda waiter: self._engine.wait(gid, waiter),
+            lambda waiter: self._engine.wait(gid, waiter, tenant=tenant),
             context,
         )
         return pb.WaitTransactionResponse(outcome=replies.outcome(tx))

@@ -12,6 +12,7 @@ from coordinator.api.operator.audit_log import log_item_refusal
 from coordinator.api.operator.commands import AdminCommands
 from coordinator.api.operator.filter import parse
 from coordinator.api.operator.requests import OperatorContext
+from coordinator.api.operator.rights import visible
 from coordinator.core.errors import InvalidRequest, Refused, SelectionChanged, SelectionTooLarge
 from coordinator.core.events import (
     OperatorCancel,
@@ -59,7 +60,7 @@ async def run(
     if not request.filter.strip():
         raise InvalidRequest("INVALID_FILTER", "a bulk action requires a filter")
     at_us = _moment(request.confirmation_token) or round(clock.now() * 1e6)
-    found = await _found(transactions, parse(request.filter, at_us / 1e6))
+    found = await _found(transactions, visible(parse(request.filter, at_us / 1e6)))
     token = _token(at_us, request, found)
     if not request.confirmation_token:
         yield _dry_run(clock, command, found, token)

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 
-import msgspec
 from google.protobuf.duration_pb2 import Duration
 
 from coordinator.api.initiator.replies import STATES
@@ -129,9 +128,7 @@ async def repair(
         "operation": operation.name,
     }
     audited = await log.audit_append(
-        operator_context.entry(
-            "branch.repair", f"transaction/{finding.row.gid}", detail=msgspec.json.encode(detail).decode()
-        )
+        operator_context.entry("branch.repair", f"transaction/{finding.row.gid}", detail)
     )
     answer = await reconciler.repair(
         finding, operation, payload=request.payload, content_type=request.content_type

@@ -18,6 +18,8 @@ from coordinator.ports.operator_log import (
     ParticipantRecord,
     ParticipantReport,
 )
+from coordinator.security.caller import Caller
+from coordinator.security.permissions import PERMISSIONS, missing
 from tcc.admin.v1 import admin_pb2 as pb
 
 
@@ -260,3 +262,26 @@ def _breaker(reported: ParticipantReport, at: float) -> pb.BreakerState:
     if reported.probing or reported.probe_at <= at:
         return pb.BREAKER_STATE_HALF_OPEN
     return pb.BREAKER_STATE_OPEN
+
+
+def who_am_i(caller: Caller | None) -> pb.WhoAmIResponse:
+    """Return what a caller may know of itself. None: calls are not authenticated."""
+    if caller is None:
+        return pb.WhoAmIResponse(methods=[method[1:] for method in PERMISSIONS])
+    client, operator = caller.client, caller.operator
+    reply = pb.WhoAmIResponse(
+        authenticated=True,
+        principal=caller.principal,
+        method=caller.method,
+        methods=[method[1:] for method in PERMISSIONS if not missing(caller, method)],
+    )
+    if client is not None:
+        reply.client = client.name
+        reply.gid_prefixes.extend(client.gid_prefixes)
+        pairs = [(participant, action) for participant, actions in client.calls.items() for action in actions]
+        reply.calls.extend(f"{participant}/{action}" for participant, action in sorted(pairs))
+    if operator is not None:
+        reply.operator, reply.role = operator.name, operator.role.name.lower()
+        reply.tenants.extend(sorted(operator.tenants or ()))
+        reply.payloads = operator.payloads
+    return reply

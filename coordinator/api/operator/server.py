@@ -6,6 +6,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
+from coordinator.api.access import Access
 from coordinator.api.calls import CallLimit, Method, Services, UnreadBytes
 from coordinator.api.listener import ServerTls, listen
 from coordinator.api.operator.service import AdminService
@@ -49,7 +50,10 @@ class AdminServer:
         share_port: bool,
         limits: ServerLimits,
         payload_bytes_max: int,
+        access: Access | None = None,
+        reflect: bool = False,
     ) -> None:
+        """`access`: checks every call. `reflect`: describe the services to callers."""
         self._server = grpc.aio.server(
             options=(
                 *server_options(reuse_port=share_port),
@@ -60,6 +64,7 @@ class AdminServer:
             self._server,
             _methods(limits),
             request_max_s=limits.request_max_s,
+            access=access,
             unread=UnreadBytes(limits.unread_bytes_max),
         )
         admin_pb2_grpc.add_AdminServiceServicer_to_server(
@@ -79,11 +84,12 @@ class AdminServer:
         )
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # the stubs lack it
         health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
-        names = (SERVICE, HEALTH, reflection.SERVICE_NAME)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
-            reflection.aio.ReflectionServicer(names),  # type: ignore[attr-defined] # the stubs lack it
-            services,
-        )
+        if reflect:
+            names = (SERVICE, HEALTH, reflection.SERVICE_NAME)
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+                reflection.aio.ReflectionServicer(names),  # type: ignore[attr-defined] # the stubs lack it
+                services,
+            )
 
     async def start(self, address: str, tls: ServerTls | None) -> int:
         """Listen on `address` ("host:port"). Return the port.

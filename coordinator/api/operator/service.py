@@ -20,6 +20,7 @@ from coordinator.api.operator.requests import (
     checked_page_size,
     checked_text,
 )
+from coordinator.api.operator.rights import check_visible, may_see_payloads, visible
 from coordinator.core.errors import (
     CoordinatorDraining,
     CoordinatorGone,
@@ -51,6 +52,7 @@ from coordinator.ports.operator_log import (
     OperatorLog,
     ParticipantRecord,
 )
+from coordinator.security.caller import CALLER
 from tcc.admin.v1 import admin_pb2 as pb, admin_pb2_grpc
 from tcc.common.v1 import common_pb2 as common
 
@@ -96,6 +98,10 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             else error
         )
 
+    @refusals_as_statuses
+    async def WhoAmI(self, _request: pb.WhoAmIRequest, _context: Context) -> pb.WhoAmIResponse:
+        return admin_replies.who_am_i(CALLER.get())
+
     # --- queries on transactions ------------------------------------------
 
     @refusals_as_statuses
@@ -103,7 +109,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self, request: pb.SearchTransactionsRequest, _context: Context
     ) -> pb.SearchTransactionsResponse:
         records, position = await self._transactions.transaction_list(
-            parse(request.filter, self._clock.now()),
+            visible(parse(request.filter, self._clock.now())),
             after=list_position(request.page_token),
             limit=checked_page_size(request.page_size),
         )
@@ -118,14 +124,16 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     ) -> pb.InspectTransactionResponse:
         gid = checked_gid(request.gid)
         record = await self._engine.get(gid)
+        check_visible(record.tx)
         adoption = await self._log.transaction_adoption(gid)
         actions = await self._log.audit_list(
             AuditFilter(target=f"transaction/{gid}"), before=None, limit=_OPERATOR_ACTIONS_SHOWN_MAX
         )
         names = {one.id: one.name for one in await self._log.coordinator_list()}
-        log_payloads_read(gid, context)
+        if may_see_payloads():
+            log_payloads_read(gid, context)
         return pb.InspectTransactionResponse(
-            transaction=replies.transaction(record, with_payloads=True),
+            transaction=replies.transaction(record, with_payloads=may_see_payloads()),
             history=admin_replies.history(record, adoption, actions),
             owner_name=names.get(record.owner or "", ""),
         )
@@ -135,6 +143,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self, request: pb.ExplainTransactionRequest, _context: Context
     ) -> pb.ExplainTransactionResponse:
         record = await self._engine.get(checked_gid(request.gid))
+        check_visible(record.tx)
         live = self._engine.live.get(record.tx.gid)
         return explain(
             record,
@@ -259,7 +268,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             reason=operator_context.reason,
         )
         entry = operator_context.entry(
-            f"participant.{action}", f"participant/{name}", detail=f'{{"version":{known.version}}}'
+            f"participant.{action}", f"participant/{name}", {"version": known.version}
         )
         try:
             audited = await self._log.participant_change(wanted, entry)

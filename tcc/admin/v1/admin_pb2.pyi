@@ -81,6 +81,36 @@ FINDING_KIND_ORPHAN: FindingKind
 FINDING_KIND_LEAK: FindingKind
 FINDING_KIND_MIXED: FindingKind
 
+class WhoAmIRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WhoAmIResponse(_message.Message):
+    __slots__ = ("authenticated", "principal", "method", "client", "gid_prefixes", "calls", "operator", "role", "tenants", "payloads", "methods")
+    AUTHENTICATED_FIELD_NUMBER: _ClassVar[int]
+    PRINCIPAL_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    GID_PREFIXES_FIELD_NUMBER: _ClassVar[int]
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    TENANTS_FIELD_NUMBER: _ClassVar[int]
+    PAYLOADS_FIELD_NUMBER: _ClassVar[int]
+    METHODS_FIELD_NUMBER: _ClassVar[int]
+    authenticated: bool
+    principal: str
+    method: str
+    client: str
+    gid_prefixes: _containers.RepeatedScalarFieldContainer[str]
+    calls: _containers.RepeatedScalarFieldContainer[str]
+    operator: str
+    role: str
+    tenants: _containers.RepeatedScalarFieldContainer[str]
+    payloads: bool
+    methods: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, authenticated: bool = ..., principal: _Optional[str] = ..., method: _Optional[str] = ..., client: _Optional[str] = ..., gid_prefixes: _Optional[_Iterable[str]] = ..., calls: _Optional[_Iterable[str]] = ..., operator: _Optional[str] = ..., role: _Optional[str] = ..., tenants: _Optional[_Iterable[str]] = ..., payloads: bool = ..., methods: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class OperatorContext(_message.Message):
     __slots__ = ("operator", "reason", "version")
     OPERATOR_FIELD_NUMBER: _ClassVar[int]

@@ -62,6 +62,11 @@ class AdminServiceStub(object):
         Args:
             channel: A grpc.Channel.
         """
+        self.WhoAmI = channel.unary_unary(
+                '/tcc.admin.v1.AdminService/WhoAmI',
+                request_serializer=tcc_dot_admin_dot_v1_dot_admin__pb2.WhoAmIRequest.SerializeToString,
+                response_deserializer=tcc_dot_admin_dot_v1_dot_admin__pb2.WhoAmIResponse.FromString,
+                _registered_method=True)
         self.SearchTransactions = channel.unary_unary(
                 '/tcc.admin.v1.AdminService/SearchTransactions',
                 request_serializer=tcc_dot_admin_dot_v1_dot_admin__pb2.SearchTransactionsRequest.SerializeToString,
@@ -194,6 +199,13 @@ class AdminServiceServicer(object):
     the metadata "position" (characters before the mistake) and "term". A search that would take the log
     too long is given up with DEADLINE_EXCEEDED and the reason SEARCH_TOO_LONG; a narrower filter helps.
     """
+
+    def WhoAmI(self, request, context):
+        """Returns who the coordinator takes the caller for, and what the caller may do.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def SearchTransactions(self, request, context):
         """Finds transactions by a filter, newest first, by keyset pages.
@@ -349,6 +361,11 @@ class AdminServiceServicer(object):
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'WhoAmI': grpc.unary_unary_rpc_method_handler(
+                    servicer.WhoAmI,
+                    request_deserializer=tcc_dot_admin_dot_v1_dot_admin__pb2.WhoAmIRequest.FromString,
+                    response_serializer=tcc_dot_admin_dot_v1_dot_admin__pb2.WhoAmIResponse.SerializeToString,
+            ),
             'SearchTransactions': grpc.unary_unary_rpc_method_handler(
                     servicer.SearchTransactions,
                     request_deserializer=tcc_dot_admin_dot_v1_dot_admin__pb2.SearchTransactionsRequest.FromString,
@@ -487,6 +504,33 @@ class AdminService(object):
     the metadata "position" (characters before the mistake) and "term". A search that would take the log
     too long is given up with DEADLINE_EXCEEDED and the reason SEARCH_TOO_LONG; a narrower filter helps.
     """
+
+    @staticmethod
+    def WhoAmI(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tcc.admin.v1.AdminService/WhoAmI',
+            tcc_dot_admin_dot_v1_dot_admin__pb2.WhoAmIRequest.SerializeToString,
+            tcc_dot_admin_dot_v1_dot_admin__pb2.WhoAmIResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def SearchTransactions(request,

@@ -51,7 +51,7 @@ async def tcc(log_url: str, stock: ScriptedParticipant, plain: ScriptedParticipa
             "stock": {"target": stock_address},
             "plain": {"target": plain_address, "batched": False},
         }
-        async with running(settings_for(participants), log_url) as worker:
+        async with running(settings_for(participants, reflection=True), log_url) as worker:
             yield worker
 
 

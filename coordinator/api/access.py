@@ -1,0 +1,76 @@
+"""Authenticate each call, and check that its caller may call the method, before the method runs.
+
+The services find the caller in `CALLER`; each call is a task of its own. Without `[auth]` nothing is
+checked, and the caller is None.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import structlog
+from msgspec.structs import replace
+
+from coordinator.api.errors import Context, refuse
+from coordinator.core.errors import NotAuthenticated, Refused
+from coordinator.security import permissions
+from coordinator.security.authentication import Authenticator, credential_id
+from coordinator.security.caller import CALLER, Caller
+from coordinator.security.certificates import AuthContext
+from coordinator.security.rates import Rates
+
+logger = structlog.get_logger(__name__)
+
+Behaviour = Callable[[Any, Context], Awaitable[Any]]
+
+
+class Access:
+    """Lets calls through that their callers may make. A reload replaces `authenticator`."""
+
+    def __init__(self, authenticator: Authenticator, rates: Rates) -> None:
+        self.authenticator = authenticator
+        self.rates = rates
+
+    def guarded(self, method: str, behaviour: Behaviour) -> Behaviour:
+        """Return what runs `behaviour` if the caller may call the method, whose full name this is."""
+        if permissions.is_open(method):
+            return behaviour
+
+        async def answer(request: Any, context: Context) -> Any:
+            if self._admit(method, context):
+                return await behaviour(request, context)
+            return None
+
+        return answer
+
+    def _admit(self, method: str, context: Context) -> bool:
+        """Let this task go on as its caller, or give the call the status of a refusal."""
+        caller: Caller | None = None
+        metadata = cast("Any", context.invocation_metadata() or ())
+        auth_context = cast("AuthContext", context.auth_context())
+        try:
+            caller = self.authenticator.authenticate(metadata, auth_context)
+            permissions.check(caller, method)
+            if caller.client is not None:
+                self.rates.take(caller.client)
+        except Refused as error:
+            log_refusal(error, caller, method=method, peer=context.peer())
+            refuse(context, error)
+            return False
+        if caller.operator is not None:
+            credential = credential_id(caller, metadata, auth_context)
+            caller = replace(caller, peer=context.peer(), credential=credential)
+        CALLER.set(caller)
+        return True
+
+
+def log_refusal(error: Refused, caller: Caller | None, **where: str) -> None:
+    """Log who was refused what, and why: more than the caller may know."""
+    logger.warning(
+        "a call was refused",
+        reason=error.reason,
+        error=error.message,
+        cause=error.cause if isinstance(error, NotAuthenticated) else "",
+        principal=caller.principal if caller else "",
+        configured_as=caller.name if caller else "",
+        **where,
+    )

@@ -1,0 +1,75 @@
+"""What the client that calls may do: the gids, calls and expiry of its transactions."""
+
+from collections.abc import Iterable
+
+from msgspec.structs import replace
+
+from coordinator.api.access import log_refusal
+from coordinator.api.initiator.requests import RequestLimits
+from coordinator.core.errors import NotAllowed
+from coordinator.core.model import BranchSpec
+from coordinator.security.caller import CALLER, Client
+from tcc._internal.uuid7 import uuid7
+
+
+def calling_client() -> Client | None:
+    """Return the client that calls; None: calls are not authenticated."""
+    caller = CALLER.get()
+    if caller is None:
+        return None
+    assert caller.client is not None, "the table of permissions requires one"
+    return caller.client
+
+
+def tenant_of(client: Client | None) -> str | None:
+    """Return the tenant that a transaction must belong to; None: any."""
+    return None if client is None else client.name
+
+
+def new_gid(client: Client | None) -> str:
+    """Return a new gid for a transaction of a client."""
+    return uuid7() if client is None else client.gid_prefixes[0] + uuid7()
+
+
+def limits_of(client: Client | None, limits: RequestLimits) -> RequestLimits:
+    """Return the bounds of a client's requests."""
+    if client is None or client.expiry_max_s >= limits.expiry_max_s:
+        return limits
+    return replace(
+        limits,
+        expiry_max_s=client.expiry_max_s,
+        expiry_default_s=min(limits.expiry_default_s, client.expiry_max_s),
+    )
+
+
+def check_gid(client: Client | None, gid: str) -> None:
+    """Check that a client's transaction may have this gid.
+
+    Raises:
+        NotAllowed
+    """
+    if client is not None and not client.owns_gid(gid):
+        raise _refused("the gid does not begin with a prefix of this client", gid=gid)
+
+
+def check_calls(client: Client | None, specs: Iterable[BranchSpec]) -> None:
+    """Check that a client's transaction may have these branches.
+
+    Raises:
+        NotAllowed
+    """
+    if client is None:
+        return
+    for spec in specs:
+        if not client.may_call(spec.participant, spec.action):
+            raise _refused(
+                "this client may not call the action of this participant",
+                participant=spec.participant,
+                action=spec.action,
+            )
+
+
+def _refused(message: str, **what: str) -> NotAllowed:
+    error = NotAllowed(message, metadata=what)
+    log_refusal(error, CALLER.get(), **what)
+    return error

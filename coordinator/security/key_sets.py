@@ -1,0 +1,85 @@
+"""The public keys of an issuer of tokens, from a file or an https URL, refreshed in the background.
+
+No call waits for a refresh. If one fails, the last good keys stay.
+"""
+
+import asyncio
+import json
+import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import structlog
+from joserfc.errors import JoseError
+from joserfc.jwk import KeySet
+
+logger = structlog.get_logger(__name__)
+
+REFRESH_EVERY_S = 300.0
+# A token with an unknown key asks for a refresh, at most this often.
+REFRESH_WANTED_EVERY_S = 30.0
+_FETCH_TIMEOUT_S = 10.0
+_BYTES_MAX = 2**20
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: object) -> None:
+        """Follow none: it could lead to another host, or to plain text."""
+
+
+def fetch(location: str) -> bytes:
+    """Read a key set from an https URL, or from a file.
+
+    Raises:
+        OSError
+    """
+    if not location.startswith("https://"):
+        return Path(location).read_bytes()
+    with urllib.request.build_opener(_NoRedirects).open(location, timeout=_FETCH_TIMEOUT_S) as reply:
+        content: bytes = reply.read(_BYTES_MAX + 1)
+    if len(content) > _BYTES_MAX:
+        raise OSError(f"more than {_BYTES_MAX} bytes")
+    return content
+
+
+class KeySource:
+    """The keys of one issuer."""
+
+    def __init__(
+        self, location: str, *, monotonic: Callable[[], float], read: Callable[[str], bytes] = fetch
+    ) -> None:
+        """`monotonic`: a clock that never goes back. `read`: reads the location, and may block."""
+        self.keys: KeySet | None = None
+        self.location = location
+        self._monotonic = monotonic
+        self._read = read
+        self._wanted = asyncio.Event()
+        self._wanted_at = -REFRESH_WANTED_EVERY_S
+
+    def want_refresh(self) -> None:
+        """Ask for a refresh: a token has a key that is not in the set."""
+        now = self._monotonic()
+        if now - self._wanted_at >= REFRESH_WANTED_EVERY_S:
+            self._wanted_at = now
+            self._wanted.set()
+
+    async def run(self) -> None:
+        """Refresh the keys until cancelled."""
+        while True:
+            await self.refresh()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(REFRESH_EVERY_S):
+                    await self._wanted.wait()
+            self._wanted.clear()
+
+    async def refresh(self) -> None:
+        """Read the keys. If that fails, log why, and keep those that are known."""
+        try:
+            content = await asyncio.to_thread(self._read, self.location)
+            self.keys = KeySet.import_key_set(json.loads(content))
+        # What a key set contains is another's: it may have any type where another is expected.
+        except (OSError, JoseError, ValueError, TypeError, KeyError) as error:
+            logger.error(  # noqa: TRY400 - no bug of ours
+                "the keys of an issuer of tokens cannot be read", location=self.location, error=str(error)
+            )
