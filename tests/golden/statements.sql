@@ -465,8 +465,14 @@ ALTER TABLE transactions ADD COLUMN cancel_message TEXT DEFAULT '' NOT NULL;
 
 -- migration
 <<<<<<< HEAD
+<<<<<<< HEAD
 ALTER TABLE transactions ADD COLUMN tenant TEXT DEFAULT '' NOT NULL;
 =======
+=======
+ALTER TABLE transactions ADD COLUMN tenant TEXT DEFAULT '' NOT NULL;
+
+-- migration
+>>>>>>> audit
 ALTER TABLE audit ADD COLUMN on_behalf_of TEXT DEFAULT '' NOT NULL;
 
 -- migration
@@ -495,6 +501,9 @@ INSERT INTO audit_heads (sequence, hash, at_us, key_id, signature) SELECT sequen
 
 -- migration
 DROP TABLE audit_head;
+<<<<<<< HEAD
+>>>>>>> audit
+=======
 >>>>>>> audit
 
 -- # The transaction log: maintenance
@@ -546,6 +555,9 @@ ALTER TABLE IF EXISTS public.audit_heads SET SCHEMA tcc;
 
 -- migration: move_from_public
 DROP TABLE public.migration_lock;
+
+-- migration: may_rewrite
+SELECT pg_has_role(:role, relowner, 'MEMBER') FROM pg_class WHERE oid = to_regclass(:table);
 
 -- diagnosis: clock
 SELECT CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION);

@@ -67,7 +67,7 @@ def test_a_role_includes_the_lower_ones_and_no_more(role: Role, tenants: frozens
     assert allowed(Caller(principal="p", method="jwt", operator=operator)) == expected
 
 
-def test_a_method_that_is_not_in_the_table_is_denied_to_everybody() -> None:
+def test_a_method_that_is_not_in_the_table_is_denied_to_all() -> None:
     admin = Operator(name="o", role=Role.ADMIN)
     with pytest.raises(NotAllowed):
         check(Caller(principal="p", method="jwt", operator=admin), f"{ADMIN}DropEverything")
