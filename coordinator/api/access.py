@@ -8,11 +8,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import structlog
+from msgspec.structs import replace
 
 from coordinator.api.errors import Context, refuse
 from coordinator.core.errors import NotAuthenticated, Refused
 from coordinator.security import permissions
-from coordinator.security.authentication import Authenticator
+from coordinator.security.authentication import Authenticator, credential_id
 from coordinator.security.caller import CALLER, Caller
 from coordinator.security.certificates import AuthContext
 from coordinator.security.rates import Rates
@@ -44,10 +45,10 @@ class Access:
     def _admit(self, method: str, context: Context) -> bool:
         """Let this task go on as its caller, or give the call the status of a refusal."""
         caller: Caller | None = None
+        metadata = cast("Any", context.invocation_metadata() or ())
+        auth_context = cast("AuthContext", context.auth_context())
         try:
-            caller = self.authenticator.authenticate(
-                cast("Any", context.invocation_metadata() or ()), cast("AuthContext", context.auth_context())
-            )
+            caller = self.authenticator.authenticate(metadata, auth_context)
             permissions.check(caller, method)
             if caller.client is not None:
                 self.rates.take(caller.client)
@@ -55,6 +56,9 @@ class Access:
             log_refusal(error, caller, method=method, peer=context.peer())
             refuse(context, error)
             return False
+        if caller.operator is not None:
+            credential = credential_id(caller, metadata, auth_context)
+            caller = replace(caller, peer=context.peer(), credential=credential)
         CALLER.set(caller)
         return True
 

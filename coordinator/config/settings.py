@@ -130,6 +130,8 @@ class LogSettings(_Table):
 
     url: SecretStr | None = None
     """A PostgreSQL database that all coordinators share. Not set: the embedded PostgreSQL, in `data_dir`."""
+    owner_url: SecretStr | None = None
+    """The same database with the role that owns the log and migrates it; that of `url` then may only run."""
     data_dir: Path = Path("var/tcc")
     """The directory of the embedded PostgreSQL."""
     connections: int = _count(4, 2, 64)
@@ -137,7 +139,7 @@ class LogSettings(_Table):
     retention_s: float = _number(7 * _DAY_S, 1.0, _DECADE_S)
     """How long ended transactions are kept."""
 
-    @field_validator("url")
+    @field_validator("url", "owner_url")
     @classmethod
     def _postgresql(cls, url: SecretStr | None) -> SecretStr | None:
         if url is not None and not _is_log_url(url.get_secret_value()):
@@ -146,6 +148,16 @@ class LogSettings(_Table):
             # The driver's error would contain the whole token, which may be the password.
             raise PydanticCustomError("log_url", "contains a bare %; write it as %25")
         return url
+
+    @model_validator(mode="after")
+    def _two_roles(self) -> Self:
+        if self.owner_url is not None and self.url is None:
+            raise _at("owner_url", "owner_url requires url")
+        return self
+
+    def owner(self) -> str | None:
+        """Return the URL to migrate with, if it is not `url`."""
+        return self.owner_url.get_secret_value() if self.owner_url else None
 
 
 def _checked_address(address: str) -> str:

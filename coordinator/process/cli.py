@@ -83,8 +83,9 @@ def serve(
 @app.command()
 def migrate(config: ConfigOption = None) -> None:
     """Migrate the log's schema to this version. Several may run at once."""
-    with log_url(load(config)) as url:
-        migrate_log(url)
+    settings = load(config)
+    with log_url(settings) as url:
+        migrate_log(url, settings.log.owner())
     typer.echo("the schema of the log is up to date")
 
 

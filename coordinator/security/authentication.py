@@ -1,6 +1,7 @@
 """Authenticate a call: by its bearer token if it has one, otherwise by its client certificate."""
 
 import asyncio
+import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 
@@ -49,6 +50,19 @@ class Policy(Struct, frozen=True, kw_only=True):
             client=next(iter(clients.values())) if len(clients) == 1 else None,
             operator=max(operators, key=lambda operator: operator.role, default=None),
         )
+
+
+def credential_id(
+    caller: Caller, metadata: Sequence[tuple[str, str | bytes]], auth_context: AuthContext
+) -> str:
+    """Return which credential a call was authenticated with: the id of a static token, or else a SHA-256."""
+    if caller.method == "token":
+        return caller.principal.removeprefix("token:")
+    if caller.method == "certificate":
+        (pem,) = auth_context["x509_pem_cert"]
+        return sha256(ssl.PEM_cert_to_DER_cert(pem.decode())).hexdigest()
+    (header,) = (value for key, value in metadata if key == "authorization")
+    return sha256(str(header)[len(_BEARER) :].strip().encode()).hexdigest()
 
 
 class Authenticator:

@@ -70,6 +70,9 @@ class Caller(Struct, frozen=True, kw_only=True):
     method: str
     client: Client | None = None
     operator: Operator | None = None
+    # Of an operator's call, for the audit chain: its address, and which certificate or token it came with.
+    peer: str = ""
+    credential: str = ""
 
     @property
     def name(self) -> str:

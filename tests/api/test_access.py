@@ -409,13 +409,14 @@ async def test_the_operator_is_the_caller_and_a_given_name_stands_beside(tcc: Gu
         shown = (await ana.InspectTransaction(apb.InspectTransactionRequest(gid="shop-1"))).transaction
         request = apb.HoldTransactionRequest(gid="shop-1", operator_context=why(shown.version, operator))
         if shown.held:
-            request = apb.ReleaseTransactionRequest(
-                gid="shop-1", operator_context=why(shown.version, operator)
-            )
+            request = apb.ReleaseTransactionRequest(gid="shop-1", operator_context=why(shown.version))
         method = ana.ReleaseTransaction if shown.held else ana.HoldTransaction
         record = (await method(request, timeout=30)).audit_record
         assert record.operator == ANA
-        assert (record.on_behalf_of, record.method) == (operator, "certificate")
+        assert record.on_behalf_of == ("" if shown.held else operator)
+        assert record.method == "certificate"
+        assert record.peer.startswith("ipv4:127.0.0.1:")
+        assert len(record.credential) == 64
     paused = await ana.PauseParticipant(
         apb.PauseParticipantRequest(participant="stock", operator_context=why(operator="root")), timeout=30
     )

@@ -564,6 +564,9 @@ ALTER TABLE IF EXISTS public.coordinator_secrets SET SCHEMA tcc;
 -- migration: move_from_public
 DROP TABLE public.migration_lock;
 
+-- migration: may_rewrite
+SELECT pg_has_role(:role, relowner, 'MEMBER') FROM pg_class WHERE oid = to_regclass(:table);
+
 -- diagnosis: clock
 SELECT CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION);
 

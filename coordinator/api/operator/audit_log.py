@@ -8,6 +8,7 @@ import structlog
 from coordinator.api.errors import Context
 from coordinator.api.operator.requests import OperatorContext
 from coordinator.core.errors import Refused
+from coordinator.security.caller import CALLER
 
 logger = structlog.get_logger(__name__)
 
@@ -28,7 +29,7 @@ def log_refusal(method: str, request: object, context: Context, error: Refused) 
         outcome=error.reason,
         action=method,
         target=_target(request),
-        operator=asked.operator if asked else "",
+        operator=_principal() or (asked.operator if asked else ""),
         reason=asked.reason if asked else "",
         peer=context.peer(),
         error=error.message,
@@ -56,8 +57,15 @@ def log_payloads_read(gid: str, context: Context) -> None:
         outcome="DONE",
         action="transaction.read_payloads",
         target=f"transaction/{gid}",
+        operator=_principal(),
         peer=context.peer(),
     )
+
+
+def _principal() -> str:
+    """Return the identity of the caller; empty: callers are not authenticated here."""
+    caller = CALLER.get()
+    return caller.principal if caller else ""
 
 
 def _target(request: object) -> str:

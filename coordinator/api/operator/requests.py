@@ -34,14 +34,14 @@ class OperatorContext(Struct, frozen=True):
     operator: str
     reason: str
     version: int
-    # Who called, as far as it is known (`core.audit.AuditEntry`).
+    # The name that an authenticated caller gave; empty: none. The rest: `core.audit.AuditEntry`.
     on_behalf_of: str = ""
     method: str = ""
     peer: str = ""
     credential: str = ""
 
     def entry(self, action: str, target: str, detail: Mapping[str, Any] | None = None) -> AuditEntry:
-        """Return the audit entry of what is done here."""
+        """Return what the audit chain is to hold of an action."""
         return AuditEntry(
             operator=self.operator,
             action=action,
@@ -92,6 +92,8 @@ def checked_operator_context(
             operator_context.version,
             on_behalf_of=operator,
             method=caller.method,
+            peer=caller.peer,
+            credential=caller.credential,
         )
     return OperatorContext(operator, reason, operator_context.version)
 

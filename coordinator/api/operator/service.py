@@ -89,10 +89,6 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self.call_max_s = call_max_s
         self._payload_bytes_max = payload_bytes_max
 
-    @refusals_as_statuses
-    async def WhoAmI(self, _request: pb.WhoAmIRequest, _context: Context) -> pb.WhoAmIResponse:
-        return admin_replies.who_am_i(CALLER.get())
-
     def refused(self, method: str, request: object, context: Context, error: Refused, /) -> Refused:
         """Log the refusal. Operators get what the database said, too."""
         log_refusal(method, request, context, error)
@@ -101,6 +97,10 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             if isinstance(error, LogError)
             else error
         )
+
+    @refusals_as_statuses
+    async def WhoAmI(self, _request: pb.WhoAmIRequest, _context: Context) -> pb.WhoAmIResponse:
+        return admin_replies.who_am_i(CALLER.get())
 
     # --- queries on transactions ------------------------------------------
 
@@ -130,7 +130,8 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             AuditFilter(target=f"transaction/{gid}"), before=None, limit=_OPERATOR_ACTIONS_SHOWN_MAX
         )
         names = {one.id: one.name for one in await self._log.coordinator_list()}
-        log_payloads_read(gid, context)
+        if may_see_payloads():
+            log_payloads_read(gid, context)
         return pb.InspectTransactionResponse(
             transaction=replies.transaction(record, with_payloads=may_see_payloads()),
             history=admin_replies.history(record, adoption, actions),
