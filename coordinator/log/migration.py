@@ -61,7 +61,7 @@ _PRIVILEGES = (
     ("SELECT, INSERT, UPDATE, DELETE", f"{SCHEMA}.transactions, {SCHEMA}.coordinators"),
     ("SELECT, INSERT, UPDATE", f"{SCHEMA}.participants"),
     ("SELECT, INSERT", f"{SCHEMA}.audit, {SCHEMA}.audit_heads"),
-    ("SELECT", f"{SCHEMA}.alembic_version"),
+    ("SELECT", f"{SCHEMA}.alembic_version, {SCHEMA}.coordinator_secrets"),
 )
 # The owner of a table can give itself every privilege. A superuser is a member of every role.
 _MAY_REWRITE = text(
