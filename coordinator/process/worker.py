@@ -12,7 +12,6 @@ import structlog
 from msgspec import structs
 
 from coordinator.api.access import Access
-from coordinator.api.listener import ServerTls
 from coordinator.api.operator.server import AdminServer
 from coordinator.api.server import Server, ServerLimits
 from coordinator.config.configuration import ConfigurationError, Source
@@ -37,6 +36,7 @@ from coordinator.participant_client.client import ParticipantClient
 from coordinator.process.operating_system import background_threads, raise_open_files_limit
 from coordinator.security.authentication import Authenticator, Policy
 from tcc._internal.garbage import relax_garbage_collection
+from tcc._internal.tls import Tls
 from tcc._internal.uuid7 import uuid7
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class Worker:
         )
         # Known once it serves.
         self.admin_port = 0
-        self._tls: dict[str, ServerTls | None] = {}
+        self._tls: dict[str, Tls | None] = {}
         self._log_gauges = LogGauges(self._operator_log.backlog, self.clock.monotonic)
         self._reconciling = Reconciling(
             self.engine,
@@ -173,7 +173,7 @@ class Worker:
         self._settings = self._settings.model_copy(update={"participants": theirs})
 
     def _restart_required(self, settings: Settings) -> set[str]:
-        """Return the listeners whose TLS material differs from what their files hold now."""
+        """Return the listeners whose TLS files are others than those in use."""
         return {name for name, tls in _listeners_tls(settings).items() if self._tls.get(name, tls) != tls}
 
     async def run(self, on_ready: Callable[[int, str], None]) -> None:
@@ -350,9 +350,9 @@ def _policies(settings: Settings) -> dict[str, ParticipantPolicy]:
     return {name: participant.policy() for name, participant in settings.participants.items()}
 
 
-def _listeners_tls(settings: Settings) -> dict[str, ServerTls | None]:
+def _listeners_tls(settings: Settings) -> dict[str, Tls | None]:
     listeners = {"listen": settings.listen.tls, "admin": settings.admin.tls}
-    return {name: tls.read() if tls else None for name, tls in listeners.items()}
+    return {name: tls.files() if tls else None for name, tls in listeners.items()}
 
 
 def within_open_files(limits: ServerLimits, others: int) -> ServerLimits:
