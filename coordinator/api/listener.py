@@ -1,30 +1,15 @@
-"""A gRPC listener, with or without TLS."""
+"""A gRPC listener, with or without TLS, whose certificates follow their files."""
 
 import grpc
-from msgspec import Struct
+
+from tcc._internal.tls import Tls, server_credentials
 
 
 class ListenError(Exception):
     """The address is in use, or not an address of this machine."""
 
 
-class ServerTls(Struct, frozen=True, kw_only=True):
-    """A server's certificate and key in PEM. With `client_ca`, clients need a certificate of it."""
-
-    certificate: bytes
-    key: bytes
-    client_ca: bytes | None = None
-
-
-def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
-    return grpc.ssl_server_credentials(
-        [(tls.key, tls.certificate)],
-        root_certificates=tls.client_ca,
-        require_client_auth=tls.client_ca is not None,
-    )
-
-
-async def listen(server: grpc.aio.Server, address: str, tls: ServerTls | None) -> int:
+async def listen(server: grpc.aio.Server, address: str, tls: Tls | None) -> int:
     """Start a server on `address`. Return the port.
 
     Raises:
@@ -34,7 +19,7 @@ async def listen(server: grpc.aio.Server, address: str, tls: ServerTls | None) -
         port: int = (
             server.add_insecure_port(address)
             if tls is None
-            else server.add_secure_port(address, _credentials(tls))
+            else server.add_secure_port(address, server_credentials(tls))
         )
     except RuntimeError as error:  # gRPC raises this; the reason is only in its own log
         raise ListenError(f"cannot listen on {address}") from error

@@ -14,12 +14,13 @@ from coordinator.api.initiator.batch import batch_decoder
 from coordinator.api.initiator.requests import RequestLimits, transaction_request
 from coordinator.api.initiator.service import TransactionService
 from coordinator.api.initiator.trace_contexts import NewTrace
-from coordinator.api.listener import ServerTls, listen
+from coordinator.api.listener import listen
 from coordinator.engine.engine import Engine
 from coordinator.ports.clock import Clock
 from coordinator.ports.log import Log
 from tcc._internal.channel_options import Options
 from tcc._internal.server_options import server_options
+from tcc._internal.tls import Tls
 from tcc.transaction.v1 import transaction_pb2, transaction_pb2_grpc
 
 # A call that has waited this many whole seconds before it is read is refused by gRPC with
@@ -170,7 +171,7 @@ class Server:
                 services,
             )
 
-    async def start(self, address: str, tls: ServerTls | None = None) -> int:
+    async def start(self, address: str, tls: Tls | None = None) -> int:
         """Listen on `address` ("host:port"), without `tls` in plain text. Return the port.
 
         Raises:

@@ -30,7 +30,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from coordinator.api.initiator.replies import BRANCH_RESPONSE_BYTES
 from coordinator.api.initiator.requests import RequestLimits
-from coordinator.api.listener import ServerTls
 from coordinator.api.operator.server import ADMIN_REQUEST_BYTES
 from coordinator.api.server import ServerLimits
 from coordinator.core.model import RetryPolicy
@@ -43,13 +42,13 @@ from coordinator.jobs.settings import RecoverySettings
 from coordinator.participant_client.channel import (
     OTHER_SCHEMES,
     ParticipantAddress,
-    ParticipantTls,
     call_bytes_max,
 )
 from coordinator.security.authentication import Policy
 from coordinator.security.caller import ANY, Client, Operator, Role
 from coordinator.security.jwt import Issuer
 from coordinator.security.tokens import ID, StaticToken
+from tcc._internal.tls import Tls
 
 # The tables that a reload applies. Whether there is an [auth] at all is decided at the start.
 RELOADED = ("participants", "auth", "clients", "operators")
@@ -214,12 +213,9 @@ class ListenTlsSettings(_TlsTable):
         self._check(self.certificate_file, self.key_file, ("client_ca_file", self.client_ca_file))
         return self
 
-    def read(self) -> ServerTls:
-        return ServerTls(
-            certificate=self.certificate_file.read_bytes(),
-            key=self.key_file.read_bytes(),
-            client_ca=self.client_ca_file.read_bytes() if self.client_ca_file else None,
-        )
+    def files(self) -> Tls:
+        """Return the files, which are read again when they change."""
+        return Tls(certificate=self.certificate_file, key=self.key_file, ca=self.client_ca_file)
 
 
 class ListenSettings(_Table):
@@ -567,13 +563,16 @@ class ParticipantTlsSettings(_TlsTable):
         self._check(self.certificate_file, self.key_file, ("ca_file", self.ca_file))
         return self
 
-    def read(self) -> ParticipantTls:
-        return ParticipantTls(
-            ca=self.ca_file.read_bytes() if self.ca_file else None,
-            certificate=self.certificate_file.read_bytes() if self.certificate_file else None,
-            key=self.key_file.read_bytes() if self.key_file else None,
+    def files(self) -> Tls:
+        """Return the files. Raise OSError or ValueError if they cannot be used."""
+        files = Tls(
+            certificate=self.certificate_file,
+            key=self.key_file,
+            ca=self.ca_file,
             server_name=self.server_name,
         )
+        files.content()
+        return files
 
 
 class ParticipantSettings(_Table):
@@ -639,7 +638,7 @@ class ParticipantSettings(_Table):
         """Return the address. Raise OSError if a TLS file can no longer be read."""
         return ParticipantAddress(
             target=self.target,
-            tls=self.tls.read() if self.tls else None,
+            tls=self.tls.files() if self.tls else None,
             batched=self.batched,
             call_timeout_s=self.call_timeout_s,
             keepalive_s=self.keepalive_s,

@@ -6,21 +6,12 @@ import grpc
 from msgspec import Struct
 
 from tcc._internal.channel_options import Options, branch_call_options
+from tcc._internal.tls import Tls, channel_credentials, channel_options
 
 # Schemes of gRPC targets that are not names in DNS, and need no port of their own.
 OTHER_SCHEMES = ("unix:", "unix-abstract:", "ipv4:", "ipv6:", "vsock:", "xds:")
 # What a call has besides its payload and its result.
 _CALL_NAMES_BYTES = 4_096
-
-
-class ParticipantTls(Struct, frozen=True, kw_only=True):
-    """Trusted authority, certificate and key in PEM. Without `ca`: gRPC's list of public authorities."""
-
-    ca: bytes | None = None
-    certificate: bytes | None = None
-    key: bytes | None = None
-    # The name in the participant's certificate, if it differs from the target's.
-    server_name: str | None = None
 
 
 class ParticipantAddress(Struct, frozen=True, kw_only=True):
@@ -29,7 +20,7 @@ class ParticipantAddress(Struct, frozen=True, kw_only=True):
     # A gRPC target, for example "dns:///inventory:50051".
     target: str
     # None: plain text.
-    tls: ParticipantTls | None = None
+    tls: Tls | None = None
     # It implements ExecuteBranches; otherwise each branch is a separate call.
     batched: bool = True
     call_timeout_s: float = 5.0
@@ -79,5 +70,4 @@ def _channel_arguments(address: ParticipantAddress) -> tuple[Options, grpc.Chann
     options = branch_call_options(keepalive_s=address.keepalive_s, use_http_proxy=address.use_http_proxy)
     if tls is None:
         return options, None
-    override = () if tls.server_name is None else (("grpc.ssl_target_name_override", tls.server_name),)
-    return (*options, *override), grpc.ssl_channel_credentials(tls.ca, tls.key, tls.certificate)
+    return (*options, *channel_options(tls)), channel_credentials(tls.content())

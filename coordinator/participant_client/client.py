@@ -52,6 +52,9 @@ _DONE = CallResult(code=OutcomeCode.SUCCEEDED)
 
 # A new channel has this long to connect. Then the old one is kept for another interval.
 _RENEWAL_TIMEOUT_S = 10.0
+_FILES_CHECKED_EVERY_S = 1.0
+# So that a connection to a certificate that was revoked or has expired ends.
+_TLS_AGE_MAX_S = 30 * 60.0
 # Of what a participant answers. The log stores no more of it.
 CONTENT_TYPE_BYTES_MAX = 255
 REASON_CHARACTERS_MAX = 200
@@ -68,6 +71,8 @@ class _Channel:
         self.batched = address.batched
         self.opened_at = asyncio.get_running_loop().time()
         self.renewing = False
+        self._content = None if address.tls is None else address.tls.content()
+        self._checked_at = self.opened_at
         self._channel = open_channel(address)
         self.stub = participant_pb2_grpc.ParticipantServiceStub(self._channel)
         # Like the stub's, but for a request in bytes: gRPC holds the request until the call has
@@ -91,6 +96,16 @@ class _Channel:
         if not self._in_flight:
             self._free.set()
 
+    def is_due(self, now: float, renew_every_s: float) -> bool:
+        """Return whether a new channel should replace this one."""
+        tls, age_s = self.address.tls, now - self.opened_at
+        if is_dns_name(self.address.target) and age_s >= renew_every_s:
+            return True
+        if tls is None or now - self._checked_at < _FILES_CHECKED_EVERY_S:
+            return False
+        self._checked_at = now
+        return age_s >= _TLS_AGE_MAX_S or tls.content() is not self._content
+
     async def connect(self) -> None:
         """Wait until the name is resolved, and one of its addresses is connected."""
         await self._channel.channel_ready()
@@ -110,7 +125,8 @@ class ParticipantClient:
     """Channels to all configured participants.
 
     gRPC resolves a name again only if a connection fails. So that new addresses get work, a
-    channel to a name is replaced after `renew_every_s`, at its next use. Without TLS, the new
+    channel to a name is replaced after `renew_every_s`, at its next use; and one with TLS if its
+    certificates have changed, or after half an hour. Without TLS, the new
     channel shares the connections of the old one (gRPC's global pool); with TLS, it makes new ones.
     """
 
@@ -207,9 +223,9 @@ class ParticipantClient:
     def _channel(self, participant: str) -> _Channel | None:
         """Return the channel to a configured participant, and renew it if it is due."""
         channel = self._channels.get(participant)
-        if channel is not None and not channel.renewing and is_dns_name(channel.address.target):
-            age_s = asyncio.get_running_loop().time() - channel.opened_at
-            if age_s >= self._renew_every_s:
+        if channel is not None and not channel.renewing:
+            now = asyncio.get_running_loop().time()
+            if channel.is_due(now, self._renew_every_s):
                 channel.renewing = True
                 self._start(self._renew(participant, channel))
         return channel

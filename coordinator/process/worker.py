@@ -12,7 +12,6 @@ import structlog
 from msgspec import structs
 
 from coordinator.api.access import Access
-from coordinator.api.listener import ServerTls
 from coordinator.api.operator.server import AdminServer
 from coordinator.api.server import Server, ServerLimits
 from coordinator.config.configuration import ConfigurationError, Source
@@ -41,6 +40,7 @@ from coordinator.security.authentication import Authenticator, Policy
 from coordinator.security.key_sets import KeySource
 from coordinator.security.rates import Rates
 from tcc._internal.garbage import relax_garbage_collection
+from tcc._internal.tls import Tls
 from tcc._internal.uuid7 import uuid7
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class Worker:
         )
         # Known once it serves.
         self.admin_port = 0
-        self._tls: dict[str, ServerTls | None] = {}
+        self._tls: dict[str, Tls | None] = {}
         self._log_gauges = LogGauges(self._operator_log.backlog, self.clock.monotonic)
         self._reconciling = Reconciling(
             self.engine,
@@ -184,7 +184,7 @@ class Worker:
         self._reload_access()
 
     def _restart_required(self, settings: Settings) -> set[str]:
-        """Return the listeners whose TLS material differs from what their files hold now."""
+        """Return the listeners whose TLS files are others than those in use."""
         return {name for name, tls in _listeners_tls(settings).items() if self._tls.get(name, tls) != tls}
 
     async def run(self, on_ready: Callable[[int, str], None]) -> None:
@@ -375,9 +375,9 @@ def _policies(settings: Settings) -> dict[str, ParticipantPolicy]:
     return {name: participant.policy() for name, participant in settings.participants.items()}
 
 
-def _listeners_tls(settings: Settings) -> dict[str, ServerTls | None]:
+def _listeners_tls(settings: Settings) -> dict[str, Tls | None]:
     listeners = {"listen": settings.listen.tls, "admin": settings.admin.tls}
-    return {name: tls.read() if tls else None for name, tls in listeners.items()}
+    return {name: tls.files() if tls else None for name, tls in listeners.items()}
 
 
 def within_open_files(limits: ServerLimits, others: int) -> ServerLimits:

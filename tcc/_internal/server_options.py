@@ -4,6 +4,8 @@ from tcc._internal.channel_options import Options, keepalive_options
 
 # A client that died silently does not keep its connection and its calls for longer.
 KEEPALIVE_S = 15.0
+# So that connections with revoked and expired certificates end, and clients reconnect.
+CONNECTION_AGE_MAX_MS = 30 * 60 * 1000
 # The network may bring pings closer together than they were sent. tccctl sends one a second at most.
 _PING_EVERY_MIN_MS = 500
 

@@ -164,13 +164,8 @@ def _configuration(content: TlsContent) -> grpc.ServerCertificateConfiguration:
     )
 
 
-def channel_credentials(tls: Tls) -> grpc.ChannelCredentials:
-    """Return credentials of a channel. They do not follow the files: open another channel then.
-
-    Raises:
-        OSError, ValueError: See `Tls.content`.
-    """
-    content = tls.content()
+def channel_credentials(content: TlsContent) -> grpc.ChannelCredentials:
+    """Return credentials of a channel. They do not follow the files: open another channel then."""
     return grpc.ssl_channel_credentials(content.ca, content.key, content.certificate)
 
 

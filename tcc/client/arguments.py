@@ -4,9 +4,14 @@ A wrong type is a TypeError, a wrong value a ValueError. Limits that the coordin
 configuration may change (lengths, numbers of branches) are checked by the coordinator.
 """
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
+
+from tcc._internal.local_address import is_local
+from tcc._internal.tls import Tls
+from tcc._internal.token import token_source
 
 # Ten years. gRPC and protobuf overflow far beyond.
 SECONDS_MAX = 315_576_000
@@ -102,9 +107,36 @@ def target(value: object) -> str:
     if found.startswith(("http://", "https://", "grpc://", "grpcs://")):
         raise ValueError(
             f"target is an address of gRPC without the scheme of a web page, as in {form}, not {found!r}; "
-            "for TLS give credentials=grpc.ssl_channel_credentials(…)"
+            "for TLS give tls=tcc.Tls(…)"
         )
     return found
+
+
+def tls(value: object) -> Tls | None:
+    """Return the certificates; None for None. Their files can be read."""
+    if value is None:
+        return None
+    if not isinstance(value, Tls):
+        raise TypeError(f'tls is given as tls=tcc.Tls(ca="/etc/tcc/ca.crt"), not {shown(value)}')
+    value.content()
+    return value
+
+
+def token(value: object, target: object, *, uses_tls: bool) -> Callable[[], str] | None:
+    """Return what returns the token of a call; None for None."""
+    if value is None:
+        return None
+    form = 'token=pathlib.Path("/etc/tcc/token"), the token itself, or a function that returns it'
+    if not (isinstance(value, str | os.PathLike) or callable(value)):
+        # Not the value: it may be a secret.
+        raise TypeError(f"token is given as {form}, not a {type(value).__name__}")
+    if isinstance(value, str) and not (value.isascii() and value.isprintable() and value.strip()):
+        raise ValueError(f"token is given as {form}; the text has a character that no token has, or is empty")
+    if isinstance(target, str) and not uses_tls and not is_local(target):
+        raise ValueError(
+            "a token is sent over TLS only, or to an address on loopback: give tls=tcc.Tls(…) as well"
+        )
+    return token_source(value)
 
 
 def moment(name: str, value: object) -> datetime | None:

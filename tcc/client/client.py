@@ -29,9 +29,9 @@ from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import grpc
-
 from tcc import context as contexts
+from tcc._internal.tls import Tls
+from tcc._internal.token import Token
 from tcc.client import arguments
 from tcc.client.connection import Connection, StandIn
 from tcc.client.interactive import Enlistment, InteractiveTransaction, cancel, checked, confirm
@@ -45,7 +45,6 @@ from tcc.client.outcome import (
     wait_for_number,
 )
 from tcc.client.requests import BranchRequest, execute_request, timestamp
-from tcc.client.tokens import Token
 from tcc.context import TransactionContext
 from tcc.payload import PayloadCodec
 from tcc.transaction.v1 import transaction_pb2 as pb
@@ -72,9 +71,11 @@ class Client:
             In tests: a tcc.testing.FakeCoordinator.
         timeout_s: The default timeout of a call in seconds, retries included.
         initiator: The name of the calling service, shown to operators; at most 128 bytes.
-        credentials: The credentials for TLS. Without them the channel is not encrypted.
-        token: The bearer token by which the coordinator knows this client, or a function that returns
-            the present one before each call (in another thread). It requires `credentials`.
+        tls: The certificates for TLS. Without it the channel is not encrypted. If the files change,
+            later calls use a new channel.
+        token: A bearer token that every call shows: the token, the `pathlib.Path` of a file that
+            holds it (it is read for each call), or a function that returns it and does not block.
+            Only with `tls`, or to an address on loopback.
         channel_options: Further gRPC channel options. They override the client's own.
         batch_items_max: The largest number of transactions in a batch.
         batch_bytes_max: The largest size of a batch in bytes. A larger transaction is sent alone.
@@ -92,7 +93,7 @@ class Client:
         *,
         timeout_s: float = TIMEOUT_DEFAULT_S,
         initiator: str = "",
-        credentials: grpc.ChannelCredentials | None = None,
+        tls: Tls | None = None,
         token: Token | None = None,
         channel_options: Sequence[tuple[str, Any]] = (),
         batch_items_max: int = BATCH_ITEMS_MAX,
@@ -106,7 +107,7 @@ class Client:
         self.connection = Connection(
             target,
             timeout_s=timeout_s,
-            credentials=credentials,
+            tls=tls,
             token=token,
             channel_options=channel_options,
             batch_items_max=batch_items_max,

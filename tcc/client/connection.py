@@ -10,16 +10,18 @@ import grpc
 
 from tcc._internal.channel_options import client_options
 from tcc._internal.failpoint import failpoint
+from tcc._internal.tls import Tls, TlsContent, channel_credentials, channel_options
+from tcc._internal.token import Token, TokenChannel
 from tcc.client import arguments, forking
 from tcc.client.endpoint import Endpoint
 from tcc.client.retry import pause_s
 from tcc.client.submission import Submitter
-from tcc.client.tokens import Token, with_token
 from tcc.errors import ClientClosed, TccError, error_from_rpc
 from tcc.payload import PayloadCodec
 from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc
 
 _CANCEL_TIMEOUT_S = 2.0
+_FILES_CHECKED_EVERY_S = 1.0
 
 # Of a parent process. If they were collected as garbage, they would touch gRPC.
 _abandoned: list[object] = []
@@ -40,8 +42,8 @@ class Connection:
         target: "str | StandIn",
         *,
         timeout_s: float,
-        credentials: grpc.ChannelCredentials | None,
-        token: Token | None = None,
+        tls: Tls | None,
+        token: Token | None,
         channel_options: Sequence[tuple[str, Any]],
         batch_items_max: int,
         batch_bytes_max: int,
@@ -51,15 +53,14 @@ class Connection:
         # A stand-in is known by its method: a text has none.
         self._target = target if hasattr(target, "open_channel") else arguments.target(target)
         self._timeout_s = arguments.seconds("timeout_s", timeout_s)
-        if credentials is not None:
-            arguments.instance(
-                "credentials", credentials, grpc.ChannelCredentials, "grpc.ssl_channel_credentials(…)"
-            )
-        self._credentials = with_token(credentials, token)
+        self._tls = arguments.tls(tls)
+        self._token = arguments.token(token, self._target, uses_tls=tls is not None)
         self._options = client_options(arguments.channel_options(channel_options))
         self._batch_items_max = arguments.whole_number("batch_items_max", batch_items_max, least=1)
         self._batch_bytes_max = arguments.whole_number("batch_bytes_max", batch_bytes_max, least=1)
         self._session: _Session | None = None
+        # Of sessions that were replaced because certificates changed: they close once they are free.
+        self._retiring: set[asyncio.Task[None]] = set()
         self._closed = False
         #: The gids of the interactive transactions that were begun and not yet confirmed or cancelled.
         self.interactive: set[str] = set()
@@ -93,10 +94,11 @@ class Connection:
         for attempt in count():
             session = await self._open()
             try:
-                failpoint("client.call.send")
-                response = await method(session.stub)(request, timeout=max(0.0, deadline - loop.time()))
-                failpoint("client.call.answered")
-                return response
+                with session:
+                    failpoint("client.call.send")
+                    response = await method(session.stub)(request, timeout=max(0.0, deadline - loop.time()))
+                    failpoint("client.call.answered")
+                    return response
             except grpc.aio.AioRpcError as failure:
                 error = error_from_rpc(failure)
                 session.endpoint.on_error(error)
@@ -126,7 +128,8 @@ class Connection:
         while True:
             session = await self._open()
             try:
-                return await session.submitter.submit(request, timeout_s=deadline - loop.time())
+                with session:
+                    return await session.submitter.submit(request, timeout_s=deadline - loop.time())
             except ClientClosed:
                 if self._closed:
                     raise
@@ -161,7 +164,8 @@ class Connection:
 
     def abandon(self) -> None:
         """Forget the channel in a forked child. It belongs to a thread that does not exist there."""
-        _abandoned.append((self._session, self._resumed))
+        _abandoned.append((self._session, self._resumed, self._retiring))
+        self._retiring = set()
         self._session = self._resumed = None
         self.interactive = set()
 
@@ -178,29 +182,43 @@ class Connection:
             self._session = self._new_session(loop)
         elif self._session.loop is not loop:
             raise RuntimeError("a client belongs to the event loop of its first call: make one per loop")
+        elif self._tls is not None and self._session.is_outdated(self._tls):
+            retiring = loop.create_task(self._session.close_when_free())
+            self._retiring.add(retiring)
+            retiring.add_done_callback(self._retiring.discard)
+            self._session = self._new_session(loop)
         return self._session
 
     def _new_session(self, loop: asyncio.AbstractEventLoop) -> "_Session":
         forking.check_usable()
-        channel = self._open_channel()
+        content = None if self._tls is None else self._tls.content()
+        channel = self._open_channel(content)
         return _Session(
             loop,
             channel,
-            Endpoint(str(self._target), channel, uses_tls=self._credentials is not None),
+            Endpoint(str(self._target), channel, uses_tls=content is not None),
+            content=content,
             batch_items_max=self._batch_items_max,
             batch_bytes_max=self._batch_bytes_max,
         )
 
-    def _open_channel(self) -> grpc.aio.Channel:
+    def _open_channel(self, content: TlsContent | None) -> Any:
         if not isinstance(self._target, str):
-            channel: grpc.aio.Channel = self._target.open_channel()
-            return channel
-        if self._credentials is None:
-            return grpc.aio.insecure_channel(self._target, options=self._options)
-        return grpc.aio.secure_channel(self._target, self._credentials, options=self._options)
+            return self._target.open_channel()
+        channel: Any
+        if self._tls is None or content is None:
+            channel = grpc.aio.insecure_channel(self._target, options=self._options)
+        else:
+            options = (*channel_options(self._tls), *self._options)
+            channel = grpc.aio.secure_channel(self._target, channel_credentials(content), options=options)
+        return channel if self._token is None else TokenChannel(channel, self._token)
 
     async def _end_session(self) -> None:
         session, self._session = self._session, None
+        retiring, self._retiring = self._retiring, set()
+        for task in retiring:
+            task.cancel()
+        await asyncio.gather(*retiring, return_exceptions=True)
         if session is not None:
             await session.close()
 
@@ -214,11 +232,17 @@ class _Session:
         channel: grpc.aio.Channel,
         endpoint: Endpoint,
         *,
+        content: TlsContent | None,
         batch_items_max: int,
         batch_bytes_max: int,
     ) -> None:
         self.loop = loop
         self._channel = channel
+        self._content = content
+        self._checked_at = loop.time()
+        self._in_flight = 0
+        self._free = asyncio.Event()
+        self._free.set()
         self.endpoint = endpoint
         self.stub: Any = transaction_pb2_grpc.TransactionServiceStub(channel)
         self.submitter = Submitter(
@@ -228,6 +252,30 @@ class _Session:
             batch_bytes_max=batch_bytes_max,
             on_error=endpoint.on_error,
         )
+
+    def __enter__(self) -> None:
+        self._in_flight += 1
+        self._free.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self._in_flight -= 1
+        if not self._in_flight:
+            self._free.set()
+
+    def is_outdated(self, tls: Tls) -> bool:
+        """Return whether the certificates have changed; the files are checked now and then."""
+        now = self.loop.time()
+        if now - self._checked_at < _FILES_CHECKED_EVERY_S:
+            return False
+        self._checked_at = now
+        return tls.content() is not self._content
+
+    async def close_when_free(self) -> None:
+        """Close once no call is in flight. Every call has a deadline."""
+        try:
+            await self._free.wait()
+        finally:
+            await self.close()
 
     async def cancel(self, gids: Iterable[str]) -> None:
         """Request the decision CANCEL once for each. What cannot be cancelled now expires."""

@@ -18,8 +18,8 @@ _TIMEOUT_S = 1.0
 # The result of a probe is used for this long.
 _FRESH_S = 2.0
 _EXPECTED = "expected was a coordinator's listener for initiators (port 50050 by default)"
-_PLAIN = "a gRPC server without TLS; expected was one with TLS, because the client has credentials"
-_TLS = "a server with TLS; give the client credentials=grpc.ssl_channel_credentials(…)"
+_PLAIN = "a gRPC server without TLS; expected was one with TLS, because the client has tls"
+_TLS = "a server with TLS; give the client tls=tcc.Tls(…)"
 _SERVICES = (
     ("tcc.admin.v1.AdminService", "the admin listener of a coordinator, which is for tccctl"),
     ("tcc.participant.v1.ParticipantService", "a participant"),

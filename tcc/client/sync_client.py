@@ -20,15 +20,14 @@ from functools import wraps
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
-import grpc
-
 from tcc import context as contexts
+from tcc._internal.tls import Tls
+from tcc._internal.token import Token
 from tcc.client.background import Background
 from tcc.client.client import BATCH_BYTES_MAX, BATCH_ITEMS_MAX, TIMEOUT_DEFAULT_S, Client
 from tcc.client.connection import StandIn
 from tcc.client.interactive import Enlistment, InteractiveTransaction
 from tcc.client.outcome import Outcome
-from tcc.client.tokens import Token
 from tcc.context import TransactionContext
 from tcc.payload import PayloadCodec
 
@@ -194,7 +193,7 @@ class SyncClient(_SyncProxy[Client]):
         *,
         timeout_s: float = TIMEOUT_DEFAULT_S,
         initiator: str = "",
-        credentials: grpc.ChannelCredentials | None = None,
+        tls: Tls | None = None,
         token: Token | None = None,
         channel_options: Sequence[tuple[str, Any]] = (),
         batch_items_max: int = BATCH_ITEMS_MAX,
@@ -206,7 +205,7 @@ class SyncClient(_SyncProxy[Client]):
             target,
             timeout_s=timeout_s,
             initiator=initiator,
-            credentials=credentials,
+            tls=tls,
             token=token,
             channel_options=channel_options,
             batch_items_max=batch_items_max,

@@ -29,7 +29,7 @@ import grpc
 
 from tcc._internal.channel_options import BRANCH_CALLS_BYTES_MAX
 from tcc._internal.extras import missing_extra
-from tcc._internal.server_options import server_options
+from tcc._internal.server_options import CONNECTION_AGE_MAX_MS, server_options
 from tcc._internal.tls import Tls, server_credentials
 from tcc.barrier.executor import open_executor
 from tcc.barrier.failures import error_text
@@ -61,6 +61,8 @@ H = TypeVar("H")
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ParticipantService"].full_name
 _DAY_S = 24 * 3600.0
+# Of coordinators and health checks.
+_CONNECTIONS_MAX = 4_096
 
 
 class Participant:
@@ -79,6 +81,8 @@ class Participant:
         max_batches_in_flight: The largest number of batches of one operation that run at once.
         waiting_max: The largest number of waiting calls. Further calls are refused with
             RESOURCE_EXHAUSTED.
+        rpcs_max: The largest number of gRPC calls at once, each with many branches or one. Further
+            calls are refused with RESOURCE_EXHAUSTED, unread.
         tracer_provider: A provider of OpenTelemetry (the extra [tracing]). Calls of traced
             transactions get spans, in which the handlers run. None: no spans.
         payload_codec: Opens payloads and encrypts results, for example a tcc.AesGcmCodec (the extra
@@ -96,6 +100,7 @@ class Participant:
         batch_items_max: int = 1_024,
         max_batches_in_flight: int = 2,
         waiting_max: int = 20_000,
+        rpcs_max: int = 20_000,
         tracer_provider: "TracerProvider | None" = None,
         payload_codec: PayloadCodec | None = None,
     ) -> None:
@@ -112,6 +117,7 @@ class Participant:
         self._batch_items_max = batch_items_max
         self._max_batches_in_flight = max_batches_in_flight
         self._waiting_max = waiting_max
+        self._rpcs_max = rpcs_max
         self._server: tuple[grpc.aio.Server, ParticipantWork] | None = None
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # its stubs know no aio
         self._tasks = TaskSupervisor()
@@ -233,6 +239,7 @@ class Participant:
         """
         assert self._server is None, "this participant has already been started"
         check_address(address, tls, callers, insecure=insecure)
+        credentials = None if tls is None else server_credentials(tls)
         await self._executor.check()
         tasks = self._tasks = TaskSupervisor()
         work = ParticipantWork(
@@ -250,12 +257,15 @@ class Participant:
             options=(
                 *server_options(reuse_port=reuse_port),
                 ("grpc.max_receive_message_length", BRANCH_CALLS_BYTES_MAX),
+                ("grpc.max_connection_age_ms", CONNECTION_AGE_MAX_MS),
+                ("grpc.max_allowed_incoming_connections", _CONNECTIONS_MAX),
             ),
+            maximum_concurrent_rpcs=self._rpcs_max,
         )
         pb_grpc.add_ParticipantServiceServicer_to_server(ParticipantServicer(work), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        port = _listen(server, address, tls)
+        port = _listen(server, address, credentials)
         work.start()
         tasks.start(self._purge_regularly(work), "the purge of barrier rows", endless=True)
         tasks.start(self._report_failure(tasks), "the watch of background tasks")
@@ -414,9 +424,8 @@ async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _listen(server: grpc.aio.Server, address: str, tls: Tls | None) -> int:
-    """Bind the server to the address; return the port. Raises OSError, and ValueError for `tls`."""
-    credentials = None if tls is None else server_credentials(tls)
+def _listen(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
+    """Bind the server to the address; return the port. Raises OSError."""
     try:
         port = (
             server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)

@@ -5,7 +5,6 @@ import math
 from datetime import datetime
 from decimal import Decimal
 
-import grpc
 import pytest
 from hypothesis import given, strategies as st
 
@@ -51,7 +50,8 @@ CLIENT = [
     ("target", [50050, None, "", "http://127.0.0.1:50050", "https://tcc", SURROGATE], '"127.0.0.1:50050"'),
     ("timeout_s", [*NOT_SECONDS, None], "timeout_s=10.0"),
     ("initiator", NOT_A_TEXT, 'initiator="shop"'),
-    ("credentials", [True, "cert.pem", b"-----BEGIN"], "grpc.ssl_channel_credentials"),
+    ("tls", [True, "cert.pem", b"-----BEGIN"], "tls=tcc.Tls("),
+    ("token", [True, 17, b"secret", "", "a\nb", "é"], "token=pathlib.Path("),
     (
         "channel_options",
         [{"grpc.x": 1}, ["grpc.x"], None, [("grpc.x",)]],
@@ -183,7 +183,8 @@ def test_right_arguments_of_a_client_are_accepted():
         "dns:///tcc:50050",
         timeout_s=1,
         initiator="shop",
-        credentials=grpc.ssl_channel_credentials(),
+        tls=tcc.Tls(),
+        token="secret",
         channel_options=[("grpc.max_send_message_length", 8_000_000)],
     )
 

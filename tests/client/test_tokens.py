@@ -3,7 +3,6 @@
 import asyncio
 from pathlib import Path
 
-import grpc
 import pytest
 
 import tcc
@@ -13,12 +12,12 @@ from tests.support.identities import SERVER_NAME, Tls
 from tests.support.scripted_participant import ScriptedParticipant, serving
 from tests.support.worker import running, settings_for
 
-NAME = (("grpc.ssl_target_name_override", SERVER_NAME),)
-
 
 async def test_a_token_is_sent_with_each_call_and_may_change(log_url: str, tmp_path: Path) -> None:
     tls, token, stock = Tls(tmp_path), new_token("shop"), ScriptedParticipant()
-    credentials = grpc.ssl_channel_credentials(tls.authority.own.certificate_pem)
+    ca = tmp_path / "authority.pem"
+    ca.write_bytes(tls.authority.own.certificate_pem)
+    client_tls = tcc.Tls(ca=ca, server_name=SERVER_NAME)
     present = ["tcc_shop_wrong"]
     async with serving(stock) as target:
         settings = settings_for(
@@ -30,9 +29,7 @@ async def test_a_token_is_sent_with_each_call_and_may_change(log_url: str, tmp_p
         )
         branches = [tcc.BranchRequest("stock", "reserve")]
         async with running(settings, log_url) as worker:
-            async with tcc.Client(
-                worker.address, credentials=credentials, token=lambda: present[0], channel_options=NAME
-            ) as client:
+            async with tcc.Client(worker.address, tls=client_tls, token=lambda: present[0]) as client:
                 with pytest.raises(PermissionDenied, match="token is not accepted"):
                     await client.execute(branches, gid="shop-1")
                 present[0] = token
@@ -42,15 +39,7 @@ async def test_a_token_is_sent_with_each_call_and_may_change(log_url: str, tmp_p
                 assert refusal.value.reason == "NOT_ALLOWED"
 
             def synchronously() -> str:
-                with tcc.SyncClient(
-                    worker.address, credentials=credentials, token=token, channel_options=NAME
-                ) as client:
+                with tcc.SyncClient(worker.address, tls=client_tls, token=token) as client:
                     return client.execute(branches, gid="shop-2").gid
 
             assert await asyncio.to_thread(synchronously) == "shop-2"
-
-
-@pytest.mark.parametrize("kind", [tcc.Client, tcc.SyncClient])
-def test_a_token_without_tls_is_refused(kind: type[tcc.Client] | type[tcc.SyncClient]) -> None:
-    with pytest.raises(ValueError, match="token requires credentials"):
-        kind("127.0.0.1:1", token="tcc_shop_x")

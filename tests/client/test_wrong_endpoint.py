@@ -109,7 +109,7 @@ async def test_a_server_without_grpc(answer, found, uses_tls):
 @pytest.mark.parametrize(
     ("uses_tls", "found"),
     [
-        (True, "a gRPC server without TLS; expected was one with TLS, because the client has credentials"),
+        (True, "a gRPC server without TLS; expected was one with TLS, because the client has tls"),
         (False, ""),
     ],
 )
@@ -125,7 +125,7 @@ async def test_a_grpc_server_with_tls(tmp_path):
     server = grpc.aio.server()
     port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(key, certificate)]))
     await server.start()
-    shown = "a server with TLS; give the client credentials=grpc.ssl_channel_credentials(…)"
+    shown = "a server with TLS; give the client tls=tcc.Tls(…)"
     assert await probe(f"127.0.0.1:{port}", uses_tls=False) == shown
     assert await probe(f"127.0.0.1:{port}", uses_tls=True) == ""
     await server.stop(None)

@@ -1,10 +1,10 @@
 """Who may call a participant, over real connections with real certificates."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from hashlib import sha256
-from pathlib import Path
 
 import grpc
 import pytest
@@ -12,43 +12,18 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 import tcc
+from tcc._internal.channel_options import BRANCH_CALLS_BYTES_MAX
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2 as pb
-from tests.barrier.test_barrier import make_call, make_participant
-from tests.support.identities import SERVER_NAME, Authority, Pair, bearer
+from tests.barrier.test_barrier import AsyncSingle, make_call, make_participant
+from tests.support.identities import Authority, bearer
 from tests.support.participant_databases import Caller
+from tests.support.tls_site import Site
 
 TCCD = "spiffe://bank.example/tccd"
 OTHER = "spiffe://bank.example/printer"
 DENIED, UNKNOWN = grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED
 CONFIRM = common.OPERATION_CONFIRM
-
-
-class Site:
-    """An authority, and the files of a participant."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.authority = Authority()
-        self.write(self.authority.issue(SERVER_NAME, client=False))
-        (directory / "ca.crt").write_bytes(self.authority.own.certificate_pem)
-
-    def write(self, pair: Pair) -> None:
-        (self.directory / "tls.crt").write_bytes(pair.certificate_pem)
-        (self.directory / "tls.key").write_bytes(pair.key_pem)
-
-    def tls(self, *, ca: bool = True) -> tcc.Tls:
-        return tcc.Tls(
-            certificate=self.directory / "tls.crt",
-            key=self.directory / "tls.key",
-            ca=self.directory / "ca.crt" if ca else None,
-        )
-
-    def channel(self, port: int, pair: Pair | None = None) -> grpc.aio.Channel:
-        shown = (pair.key_pem, pair.certificate_pem) if pair else (None, None)
-        credentials = grpc.ssl_channel_credentials(self.authority.own.certificate_pem, *shown)
-        options = (("grpc.ssl_target_name_override", SERVER_NAME),)
-        return grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +102,7 @@ async def test_certificates_that_do_not_count_are_refused(sqlite, site):
             site.authority.issue(TCCD, client=False),
         ):
             async with site.channel(port, pair) as channel:
-                error = await refusal(Caller(channel).try_(make_call()))
+                error = await refusal(Caller(channel).try_(make_call(action="act")))
             assert error.code() is grpc.StatusCode.UNAVAILABLE
     assert ledger.effects("g") == []
 
@@ -177,3 +152,35 @@ async def test_callers_that_cannot_be_checked_are_refused_at_the_start(sqlite, a
     await participant.create_schema()
     with pytest.raises((TypeError, ValueError), match=said):
         await participant.start("127.0.0.1:0", **arguments)
+
+
+async def test_calls_beyond_the_limit_are_refused_unread(sqlite):
+    running, release = asyncio.Event(), asyncio.Event()
+
+    class Slow(AsyncSingle):
+        async def try_(self, branch, request, db):
+            running.set()
+            await release.wait()
+            await super().try_(branch, request, db)
+
+    participant = tcc.Participant("test", database=sqlite[0], rpcs_max=1)
+    participant.action("act")(Slow)
+    async with (
+        participant.running() as server,
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        first = asyncio.create_task(Caller(channel).try_(make_call(action="act")))
+        await running.wait()
+        error = await refusal(Caller(channel).try_(make_call(gid="other", action="act")))
+        release.set()
+        await first
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_a_message_beyond_the_limit_is_refused(sqlite):
+    async with (
+        serving(sqlite[0]) as port,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        error = await refusal(Caller(channel).try_(make_call(payload=bytes(BRANCH_CALLS_BYTES_MAX))))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

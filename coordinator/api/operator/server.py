@@ -8,7 +8,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from coordinator.api.access import Access
 from coordinator.api.calls import CallLimit, Method, Services, UnreadBytes
-from coordinator.api.listener import ServerTls, listen
+from coordinator.api.listener import listen
 from coordinator.api.operator.service import AdminService
 from coordinator.api.server import HEALTH, ServerLimits, health_methods, limit_options
 from coordinator.engine.auditor import Auditor
@@ -18,7 +18,8 @@ from coordinator.engine.reconciler import Reconciler
 from coordinator.ports.clock import Clock
 from coordinator.ports.log import Log
 from coordinator.ports.operator_log import OperatorLog
-from tcc._internal.server_options import server_options
+from tcc._internal.server_options import CONNECTION_AGE_MAX_MS, server_options
+from tcc._internal.tls import Tls
 from tcc.admin.v1 import admin_pb2, admin_pb2_grpc
 
 SERVICE = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
@@ -58,6 +59,7 @@ class AdminServer:
             options=(
                 *server_options(reuse_port=share_port),
                 *limit_options(limits),
+                ("grpc.max_connection_age_ms", CONNECTION_AGE_MAX_MS),
             ),
         )
         services = Services(
@@ -91,7 +93,7 @@ class AdminServer:
                 services,
             )
 
-    async def start(self, address: str, tls: ServerTls | None) -> int:
+    async def start(self, address: str, tls: Tls | None) -> int:
         """Listen on `address` ("host:port"). Return the port.
 
         Raises:
