@@ -52,6 +52,7 @@ _MOVE_FROM_PUBLIC = (
     text(f"ALTER TABLE IF EXISTS public.audit SET SCHEMA {SCHEMA}"),
     text(f"ALTER TABLE IF EXISTS public.audit_head SET SCHEMA {SCHEMA}"),
     text(f"ALTER TABLE IF EXISTS public.audit_heads SET SCHEMA {SCHEMA}"),
+    text(f"ALTER TABLE IF EXISTS public.coordinator_secrets SET SCHEMA {SCHEMA}"),
     text("DROP TABLE public.migration_lock"),
 )
 # What a coordinator needs to run.
@@ -60,7 +61,7 @@ _PRIVILEGES = (
     ("SELECT, INSERT, UPDATE, DELETE", f"{SCHEMA}.transactions, {SCHEMA}.coordinators"),
     ("SELECT, INSERT, UPDATE", f"{SCHEMA}.participants"),
     ("SELECT, INSERT", f"{SCHEMA}.audit, {SCHEMA}.audit_heads"),
-    ("SELECT", f"{SCHEMA}.alembic_version"),
+    ("SELECT", f"{SCHEMA}.alembic_version, {SCHEMA}.coordinator_secrets"),
 )
 # The owner of a table can give itself every privilege. A superuser is a member of every role.
 _MAY_REWRITE = text(

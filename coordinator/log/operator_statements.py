@@ -27,7 +27,15 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.elements import BindParameter, ColumnElement
 
 from coordinator.core.model import TransactionState
-from coordinator.log.schema import IS_PARKED, audit, audit_heads, coordinators, participants, transactions
+from coordinator.log.schema import (
+    IS_PARKED,
+    audit,
+    audit_heads,
+    coordinator_secrets,
+    coordinators,
+    participants,
+    transactions,
+)
 from coordinator.log.statements import (
     BRIEF_RECORD,
     CREATED_UNINDEXED,
@@ -254,6 +262,12 @@ _record = (
     audit.c.credential,
     audit.c.previous_hash,
     audit.c.hash,
+)
+CONFIRMATION_KEY = compiled(
+    "confirmation_key",
+    select(coordinator_secrets.c.value).where(
+        coordinator_secrets.c.name == literal_column("'confirmation'", Text)
+    ),
 )
 # Of an empty chain, only the time is known.
 _end = select(audit.c.sequence, audit.c.hash).order_by(audit.c.sequence.desc()).limit(constant(1)).subquery()

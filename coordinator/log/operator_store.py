@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from coordinator.core.audit import AuditEntry, AuditHead, AuditRecord, SignedHead, chained
-from coordinator.core.errors import LogUnavailable, Overloaded, SearchTooLong, VersionChanged
+from coordinator.core.errors import LogRejected, LogUnavailable, Overloaded, SearchTooLong, VersionChanged
 from coordinator.core.model import Transaction
 from coordinator.log import operator_statements as statements
 from coordinator.log.backlog import COUNT_MAX, backlog
@@ -155,6 +155,14 @@ class PostgresOperatorLog:
     async def backlog(self) -> Backlog:
         """See `ports.OperatorLog`."""
         return await backlog(self._execute, self._count_max)
+
+    async def confirmation_key(self) -> bytes:
+        """See `ports.OperatorLog`."""
+        rows = (await self._execute(statements.CONFIRMATION_KEY)).rows
+        if not rows:
+            raise LogRejected("table coordinator_secrets of the log has no key for confirmation tokens")
+        key: bytes = rows[0][0]
+        return key
 
     # --- the audit chain ---------------------------------------------------------------
 

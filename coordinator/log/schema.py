@@ -174,3 +174,11 @@ audit_heads = Table(
     Column("signature", LargeBinary, nullable=False),
 )
 Index("audit_heads_newest", audit_heads.c.key_id, audit_heads.c.sequence, audit_heads.c.at_us)
+
+# What only the coordinators of one log know.
+coordinator_secrets = Table(
+    "coordinator_secrets",
+    metadata,
+    Column("name", Text(collation="C"), primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)

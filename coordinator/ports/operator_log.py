@@ -177,6 +177,10 @@ class OperatorLog(Protocol):
         """Count the transactions that have not ended, up to a cheap bound."""
         ...
 
+    async def confirmation_key(self) -> bytes:
+        """Return the key of confirmation tokens, which only the coordinators of this log know."""
+        ...
+
     async def audit_append(self, entry: AuditEntry) -> AuditRecord:
         """Record an action that is about to be done outside the log."""
         ...

@@ -89,6 +89,8 @@ class Authenticator:
         )
         # Verified tokens: the caller, and until when it need not be verified again.
         self._cached: dict[bytes, tuple[Caller, float]] = {}
+        # Callers by the names in their certificates, which gRPC verifies with each connection.
+        self._by_names: dict[tuple[str, ...], Caller] = {}
 
     async def run(self) -> None:
         """Refresh the issuers' keys until cancelled."""
@@ -112,7 +114,12 @@ class Authenticator:
         identity = certificate_identity(auth_context, self.policy.certificate_names)
         if identity is None:
             raise NotAuthenticated("the call has neither a token nor a certificate with a configured name")
-        return self.policy.caller(identity)
+        caller = self._by_names.get(identity.principals)
+        if caller is None:
+            if len(self._by_names) >= CACHED_MAX:
+                self._by_names.clear()
+            caller = self._by_names[identity.principals] = self.policy.caller(identity)
+        return caller
 
     def _by_token(self, given: Sequence[str | bytes], auth_context: AuthContext) -> Caller:
         if not is_tls(auth_context):
@@ -135,11 +142,11 @@ class Authenticator:
 
     def _verified(self, token: str, now: float) -> tuple[Caller, float]:
         if token.startswith(PREFIX):
-            identity = verify_token(token, self.policy.tokens, now)
-            if identity is None:
+            proved = verify_token(token, self.policy.tokens, now)
+            if proved is None:
                 raise NotAuthenticated("the token is not accepted")
-            # Hardly more than a lookup: not worth caching.
-            return self.policy.caller(identity), 0.0
+            identity, expires_at = proved
+            return self.policy.caller(identity), expires_at
         try:
             identity, expires_at = self._jwt.verify(token)
         except BadToken as error:

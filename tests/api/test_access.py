@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -537,3 +538,24 @@ async def test_a_tenants_expiry_is_bounded(log_url: str, tmp_path: Path, stock: 
         assert refused == ("INVALID_ARGUMENT", "INVALID_EXPIRY")
         request = pb.BeginTransactionRequest(gid="bank-1", expiry=Duration(seconds=11))
         await tcc.client(BANK).BeginTransaction(request, timeout=30)
+
+
+# --- forged tokens ----------------------------------------------------------
+
+
+async def test_a_confirmation_token_cannot_be_made_without_the_dry_run(tcc: Guarded) -> None:
+    """Not even with all that goes into it but the key."""
+    await tcc.client(SHOP).BeginTransaction(pb.BeginTransactionRequest(gid="shop-1"), timeout=30)
+    ana = tcc.operator(ANA)
+    bulk = apb.RunBulkActionRequest(filter="live", action=apb.BULK_ACTION_CANCEL, operator_context=why())
+    (dry,) = [answer async for answer in ana.RunBulkAction(bulk, timeout=30)]
+    at_us = dry.confirmation_token.partition(".")[0]
+    for content in (
+        f"{apb.BULK_ACTION_CANCEL}\0live\0shop-1",
+        f"{at_us}\0{apb.BULK_ACTION_CANCEL}\0live\0shop-1",
+    ):
+        bulk.confirmation_token = f"{at_us}.{sha256(content.encode()).hexdigest()}"
+        assert await refusal(ana.RunBulkAction(bulk, timeout=30).read()) == ("ABORTED", "SELECTION_CHANGED")
+    bulk.confirmation_token = dry.confirmation_token
+    answers = [answer async for answer in ana.RunBulkAction(bulk, timeout=30)]
+    assert answers[-1].succeeded == 1

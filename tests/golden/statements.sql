@@ -204,6 +204,11 @@ UPDATE coordinators SET drain_requested_at=now() WHERE coordinators.id = %b::VAR
 -- coordinator_report (parameters: report, owner)
 UPDATE coordinators SET report=%b, reported_at=now() WHERE coordinators.id = %b::VARCHAR RETURNING coordinators.drain_requested_at IS NOT NULL AS anon_1;
 
+-- confirmation_key (parameters: none)
+SELECT coordinator_secrets.value
+FROM coordinator_secrets
+WHERE coordinator_secrets.name = 'confirmation';
+
 -- audit_head (parameters: none)
 SELECT anon_1.sequence, anon_1.hash, anon_2.now
 FROM (SELECT CAST(EXTRACT(epoch FROM clock_timestamp()) AS DOUBLE PRECISION) AS now) AS anon_2 LEFT OUTER JOIN (SELECT audit.sequence AS sequence, audit.hash AS hash
@@ -496,6 +501,16 @@ INSERT INTO audit_heads (sequence, hash, at_us, key_id, signature) SELECT sequen
 -- migration
 DROP TABLE audit_head;
 
+-- migration
+CREATE TABLE coordinator_secrets (
+        name TEXT COLLATE "C" NOT NULL,
+        value BYTEA NOT NULL,
+        PRIMARY KEY (name)
+);
+
+-- migration
+INSERT INTO coordinator_secrets (name, value) VALUES (%(name)s::VARCHAR COLLATE "C", %(value)s);
+
 -- # The transaction log: maintenance
 
 -- migration: has_schema
@@ -542,6 +557,9 @@ ALTER TABLE IF EXISTS public.audit_head SET SCHEMA tcc;
 
 -- migration: move_from_public
 ALTER TABLE IF EXISTS public.audit_heads SET SCHEMA tcc;
+
+-- migration: move_from_public
+ALTER TABLE IF EXISTS public.coordinator_secrets SET SCHEMA tcc;
 
 -- migration: move_from_public
 DROP TABLE public.migration_lock;

@@ -121,7 +121,15 @@ def test_a_read_only_database_is_waited_for(database_url: str) -> None:
 
 def test_the_tables_of_another_program_are_left_alone(database_url: str) -> None:
     """Among them those of another Alembic, and one of each name that the log uses."""
-    names = ("transactions", "coordinators", "participants", "audit", "audit_heads", "migration_lock")
+    names = (
+        "transactions",
+        "coordinators",
+        "participants",
+        "audit",
+        "audit_heads",
+        "coordinator_secrets",
+        "migration_lock",
+    )
     with psycopg.connect(database_url, autocommit=True) as db:
         db.execute(
             "CREATE TABLE alembic_version (version_num TEXT); INSERT INTO alembic_version VALUES ('8f3c')"

@@ -58,6 +58,7 @@ async def test_a_coordinator_runs_with_the_role_that_cannot_rewrite(roles: tuple
         assert await coordinator.worker.log.transaction_purge(ended_before_s=0.0, limit=10) == 1
         log = PostgresOperatorLog(url, owner="c")
         await log.audit_append(ENTRY)
+        assert len(await log.confirmation_key()) == 32
         await coordinator.worker.auditor.state_head()
         assert (await coordinator.worker.auditor.check()).problem == ""
         await log.close()

@@ -110,6 +110,12 @@ async def test_a_token_of_the_issuer_names_its_subject(setup: Setup) -> None:
     assert setup.caller(f"bearer {setup.issuer.token()}") == caller
 
 
+async def test_a_token_for_several_audiences_is_accepted(setup: Setup) -> None:
+    assert setup.caller(f"Bearer {setup.issuer.token(aud=['other', AUDIENCE])}").client is SHOP
+    setup.refused(setup.issuer.token(aud=["other", "another"]))
+    setup.refused(setup.issuer.token(aud=[]))
+
+
 async def test_groups_give_the_most_powerful_role(setup: Setup) -> None:
     caller = setup.caller(f"Bearer {setup.issuer.token(sub='ana', groups=['oncall', 'admins', 'x'])}")
     assert (caller.principal, caller.client, caller.operator) == ("jwt:corp:sub:ana", None, ADMINS)
@@ -229,6 +235,11 @@ async def test_names_of_other_kinds_are_no_identities(setup: Setup) -> None:
     }
     with pytest.raises(NotAuthenticated):
         setup.caller(tls=certificate)
+
+
+async def test_a_name_that_is_not_printable_is_no_identity(setup: Setup) -> None:
+    with pytest.raises(NotAuthenticated):
+        setup.caller(tls=TLS | {"peer_spiffe_id": [b"spiffe://bank.example/shop\n"]})
 
 
 async def test_a_call_without_a_credential_is_refused(setup: Setup) -> None:

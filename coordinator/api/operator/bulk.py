@@ -1,9 +1,11 @@
 """One command for all transactions that a filter matches: a dry run with a token, then the run.
 
 The token holds the time of the dry run, so that ages in the filter mean the same when it
-comes back, and the transactions found. Versions are checked one by one during the run.
+comes back, and a keyed hash of the transactions found, so that no caller can make one without
+the dry run. Versions are checked one by one during the run.
 """
 
+import hmac
 from collections.abc import AsyncIterator, Callable, Sequence
 from hashlib import sha256
 
@@ -47,8 +49,10 @@ async def run(
     commands: AdminCommands,
     request: pb.RunBulkActionRequest,
     operator_context: OperatorContext,
+    *,
+    key: bytes,
 ) -> AsyncIterator[pb.RunBulkActionResponse]:
-    """Yield the responses to a bulk request.
+    """Yield the responses to a bulk request. `key`: of its token, which only coordinators know.
 
     Raises:
         InvalidRequest, SelectionChanged, SelectionTooLarge: nothing was done.
@@ -61,11 +65,11 @@ async def run(
         raise InvalidRequest("INVALID_FILTER", "a bulk action requires a filter")
     at_us = _moment(request.confirmation_token) or round(clock.now() * 1e6)
     found = await _found(transactions, visible(parse(request.filter, at_us / 1e6)))
-    token = _token(at_us, request, found)
+    token = _token(at_us, request, found, key)
     if not request.confirmation_token:
         yield _dry_run(clock, command, found, token)
         return
-    if request.confirmation_token != token:
+    if not hmac.compare_digest(request.confirmation_token.encode(), token.encode()):
         raise SelectionChanged(
             "the token is for another request, or the filter now matches other transactions; "
             "repeat the dry run",
@@ -135,9 +139,10 @@ async def _run(
     )
 
 
-def _token(at_us: int, request: pb.RunBulkActionRequest, found: Sequence[Record]) -> str:
-    selected = "\0".join([str(request.action), request.filter, *sorted(record.tx.gid for record in found)])
-    return f"{at_us}.{sha256(selected.encode()).hexdigest()}"
+def _token(at_us: int, request: pb.RunBulkActionRequest, found: Sequence[Record], key: bytes) -> str:
+    gids = sorted(record.tx.gid for record in found)
+    selected = "\0".join([str(at_us), str(request.action), request.filter, *gids])
+    return f"{at_us}.{hmac.digest(key, selected.encode(), sha256).hex()}"
 
 
 def _moment(token: str) -> int | None:

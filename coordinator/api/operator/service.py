@@ -210,6 +210,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             self._commands,
             request,
             checked_operator_context(request.operator_context),
+            key=await self._log.confirmation_key(),
         ):
             await context.write(response)
 
