@@ -76,9 +76,11 @@ baseline: $(VENV) ## what later contracts are compared with: the present one (at
 	$(BIN)/buf build -o protos/baseline.binpb
 
 lock: $(VENV) ## choose the newest versions that fit and the oldest allowed, and write them down
-	$(COMPILE) --upgrade --universal --group dev --output-file requirements.lock requirements.in
+	$(COMPILE) --generate-hashes --upgrade --universal --group dev --output-file requirements.lock requirements.in
+	$(COMPILE) --generate-hashes --upgrade --universal --constraints requirements.lock --no-annotate \
+		--output-file deploy/requirements.lock deploy/requirements.in
 	$(COMPILE) --upgrade --resolution lowest-direct --no-annotate --output-file .oldest.txt requirements.in
-	$(COMPILE) --upgrade --group dev --output-file requirements.lowest .oldest.txt
+	$(COMPILE) --generate-hashes --upgrade --group dev --output-file requirements.lowest .oldest.txt
 	rm .oldest.txt
 
 docs: $(VENV) ## the documentation site, in site/; a broken link fails
