@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -99,9 +100,13 @@ def test_a_participant_serves_in_a_thread_and_can_run_again(in_a_thread: SimpleN
 
 
 def test_a_thread_that_cannot_serve_raises_the_reason(in_a_thread: SimpleNamespace) -> None:
-    context = in_a_thread.run(in_a_thread.participant, "192.0.2.1:1")
-    with pytest.raises(OSError, match="cannot listen"):
-        context.__enter__()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        host, port = other.getsockname()
+        context = in_a_thread.run(in_a_thread.participant, f"{host}:{port}")
+        with pytest.raises(OSError, match="cannot listen"):
+            context.__enter__()
 
 
 MANAGE = """
