@@ -47,6 +47,7 @@ from coordinator.security.authentication import Policy
 from coordinator.security.caller import ANY, Client, Operator, Role
 from coordinator.security.jwt import Issuer
 from coordinator.security.tokens import ID, StaticToken
+from tcc._internal.local_address import is_local
 from tcc._internal.tls import Tls
 
 # gRPC's own limit is 2 GiB; a log's row is limited to less.
@@ -542,6 +543,8 @@ class ParticipantSettings(_Table):
     """A gRPC target: HOST:PORT, dns:///HOST:PORT or another scheme of gRPC."""
     tls: ParticipantTlsSettings | None = None
     """TLS to the participant. Not set: plain text."""
+    token_file: PemFile | None = None
+    """A file with a token that each call shows; it is read for each call. Only with `tls` or on loopback."""
     batched: bool = True
     """False: the participant does not implement ExecuteBranches."""
     call_timeout_s: float = _number(5.0, 0.01, _HOUR_S)
@@ -585,6 +588,12 @@ class ParticipantSettings(_Table):
         return target
 
     @model_validator(mode="after")
+    def _token_is_protected(self) -> Self:
+        if self.token_file is not None and self.tls is None and not is_local(self.target):
+            raise _at("token_file", "a token is sent over TLS only, or to loopback: add tls")
+        return self
+
+    @model_validator(mode="after")
     def _in_order(self) -> Self:
         if 0 < self.keepalive_s < _KEEPALIVE_LEAST_S:
             raise _at("keepalive_s", "must be 0, or at least 2")
@@ -599,6 +608,7 @@ class ParticipantSettings(_Table):
         return ParticipantAddress(
             target=self.target,
             tls=self.tls.files() if self.tls else None,
+            token_file=self.token_file,
             batched=self.batched,
             call_timeout_s=self.call_timeout_s,
             keepalive_s=self.keepalive_s,
