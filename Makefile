@@ -22,7 +22,7 @@ GENERATE := $(BIN)/uv run --quiet --no-project --isolated --python $(BIN)/python
 SEEDS ?= 500
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lowest slow coverage lint bench explore simulate faults mutants protos baseline lock docs clean
+.PHONY: help demo test server lowest slow coverage lint bench explore simulate faults mutants protos baseline lock docs clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -35,6 +35,9 @@ test: $(VENV) ## the tests, over real gRPC and real PostgreSQL
 
 bench: $(VENV) ## how fast it is, beside the least that it would take
 	$(BIN)/python -m bench $(BENCH)
+
+server: $(VENV) ## the tests of log, engine, barrier and participant on another PostgreSQL: SERVER=postgresql://...
+	TCC_TEST_SERVER_URL=$(SERVER) $(BIN)/pytest -n 2 -m "not slow and not mariadb" tests/log tests/engine tests/barrier tests/participant
 
 lowest: ## make test with the oldest allowed versions of all dependencies
 	$(MAKE) test VENV_DIR=.venv-lowest REQUIREMENTS=requirements.lowest
@@ -73,9 +76,11 @@ baseline: $(VENV) ## what later contracts are compared with: the present one (at
 	$(BIN)/buf build -o protos/baseline.binpb
 
 lock: $(VENV) ## choose the newest versions that fit and the oldest allowed, and write them down
-	$(COMPILE) --upgrade --universal --group dev --output-file requirements.lock requirements.in
+	$(COMPILE) --generate-hashes --upgrade --universal --group dev --output-file requirements.lock requirements.in
+	$(COMPILE) --generate-hashes --upgrade --universal --constraints requirements.lock --no-annotate \
+		--output-file deploy/requirements.lock deploy/requirements.in
 	$(COMPILE) --upgrade --resolution lowest-direct --no-annotate --output-file .oldest.txt requirements.in
-	$(COMPILE) --upgrade --group dev --output-file requirements.lowest .oldest.txt
+	$(COMPILE) --generate-hashes --upgrade --group dev --output-file requirements.lowest .oldest.txt
 	rm .oldest.txt
 
 docs: $(VENV) ## the documentation site, in site/; a broken link fails

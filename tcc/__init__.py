@@ -13,11 +13,13 @@ from tcc.context import TransactionContext
 from tcc.errors import TccError, TransactionCancelled, TryTimedOut
 
 if TYPE_CHECKING:
+    from tcc.encryption import AesGcmCodec
     from tcc.participant.participant import Participant
 
     __version__: str
 
 __all__ = [
+    "AesGcmCodec",
     "Branch",
     "BranchRequest",
     "CancelReason",
@@ -44,6 +46,10 @@ def __getattr__(name: str) -> Any:
         from tcc.participant.participant import Participant  # noqa: PLC0415 - imported on first use
 
         return Participant
+    if name == "AesGcmCodec":
+        from tcc.encryption import AesGcmCodec  # noqa: PLC0415 - the extra [encryption]
+
+        return AesGcmCodec
     if name == "__version__":
         from importlib import metadata  # noqa: PLC0415 - an import of the SDK need not parse metadata
 

@@ -27,8 +27,9 @@ a dataclass accepts no undeclared fields (for a Struct see its `forbid_unknown_f
 import dataclasses
 import json
 import re
+from collections.abc import Sequence
 from functools import cache
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import msgspec
 from google.protobuf import json_format
@@ -41,6 +42,8 @@ T = TypeVar("T")
 JSON = "application/json"
 PROTOBUF = "application/x-protobuf"
 OCTETS = "application/octet-stream"
+# Followed by the id of the key (`tcc.encryption`).
+ENCRYPTED = "application/x-tcc-encrypted"
 # Of the contract: the payload is no longer known.
 UNKNOWN = "application/x-tcc-unknown"
 
@@ -57,6 +60,39 @@ class Encoded(NamedTuple):
 
     data: bytes
     content_type: str
+
+
+class PayloadCodec(Protocol):
+    """Seals payloads and results for one place, which `open` must be given, too.
+
+    Sealing must be deterministic: equal content at one place has equal bytes.
+    """
+
+    def seal(self, encoded: Encoded, place: Sequence[str]) -> Encoded: ...
+
+    def open(self, sealed: Encoded, place: Sequence[str]) -> Encoded:
+        """Raise InvalidPayloadError if it was not sealed for this place, with a known key."""
+        ...
+
+
+def payload_place(gid: str, branch_id: str, participant: str, action: str) -> tuple[str, ...]:
+    """Return what a payload is sealed for."""
+    return "payload", gid, branch_id, participant, action
+
+
+def result_place(gid: str, branch_id: str) -> tuple[str, ...]:
+    """Return what a result is sealed for. A branch belongs to one participant and action."""
+    return "result", gid, branch_id
+
+
+def opened_or_sealed(codec: PayloadCodec | None, sealed: Encoded, place: Sequence[str]) -> Encoded:
+    """Return the content, or what cannot be opened as it is: decoding it then reports that."""
+    if codec is None or not sealed.content_type.startswith(ENCRYPTED):
+        return sealed
+    try:
+        return codec.open(sealed, place)
+    except InvalidPayloadError:
+        return sealed
 
 
 def encode(value: object) -> Encoded:
@@ -150,6 +186,8 @@ def decode(kind: type[T], data: bytes, content_type: str) -> T:
     Raises:
         InvalidPayloadError: The bytes are not such a value. No other error is raised.
     """
+    if content_type.startswith(ENCRYPTED):
+        raise InvalidPayloadError("it is encrypted, and cannot be opened here")
     if kind is bytes:
         return cast("T", data)
     try:

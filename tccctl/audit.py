@@ -1,13 +1,22 @@
 """`tccctl audit`: what operators did, and whether that record is intact."""
 
+import time
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tcc.admin.v1 import admin_pb2 as admin
-from tccctl.audit_chain import ChainCheck, Head, verify as verify_chain
+from tccctl.audit_chain import (
+    BadSignature,
+    ChainCheck,
+    Head,
+    PublicKey,
+    logged_heads,
+    verify as verify_chain,
+)
 from tccctl.blocks import Cell, Column, Table, TextBlock, cell
 from tccctl.command import command
 from tccctl.exit_codes import ExitCode
@@ -20,6 +29,8 @@ app = typer.Typer(no_args_is_help=True, help="List what operators did; verify th
 
 _PAGE_SIZE = 1_000
 _HASH_BYTES = 32
+# The clocks of the coordinator and of this machine may differ by this much, without an attack.
+_SIGNED_WITHIN_S = 300.0
 
 
 @command(
@@ -61,7 +72,12 @@ def list_(
 @command(
     app,
     "verify",
-    examples=["tccctl audit verify", "tccctl audit verify --here", "tccctl audit verify --head 17:9f86d0..."],
+    examples=[
+        "tccctl audit verify",
+        "tccctl audit verify --here",
+        "tccctl audit verify --head 17:9f86d0...",
+        "tccctl audit verify --public-key audit.pub",
+    ],
 )
 def verify(
     session: Session,
@@ -73,20 +89,87 @@ def verify(
         str,
         typer.Option(help="SEQUENCE:HASH of an earlier run, which must be on the chain. Implies --here."),
     ] = "",
+    public_key: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE",
+            help="The key (PEM) that must have signed the end of the chain just now. Implies --here.",
+        ),
+    ] = "",
+    heads: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE",
+            help="Log output of coordinators: each head in it must be on the chain. Implies --here.",
+        ),
+    ] = "",
 ) -> None:
     """Verify the chain of audit records. The exit status is 6 if it is broken.
 
-    Store the printed head elsewhere: only --head detects that the whole chain was rewritten.
+    Someone who can write to the database can write another chain. --public-key detects that while a
+    coordinator runs that knows the true one; --head and --heads, with what is stored elsewhere, always do.
     """
-    kept = _head(head) if head else None
-    if here or kept:
-        request = admin.ListAuditRecordsRequest(page_size=_PAGE_SIZE)
-        check = verify_chain(chain.from_iterable(_pages(session, request)), kept)
-    else:
-        check = _chain_check(session.ask("VerifyAuditChain", admin.VerifyAuditChainRequest()))
+    kept = [_head(head)] if head else []
+    key = _public_key(public_key) if public_key else None
+    try:
+        kept += _logged_heads(heads, key) if heads else []
+        check = _checked(session, key, kept, here=bool(here or kept))
+    except BadSignature as error:
+        check = ChainCheck(records=0, head=None, problem=str(error))
     session.output.answer([_chain_check_text(check)], _chain_check_record(check))
     if check.problem:
         raise typer.Exit(ExitCode.WRONG)
+
+
+def _checked(session: Session, key: PublicKey | None, kept: list[Head], *, here: bool) -> ChainCheck:
+    if key is not None or not here:
+        reply = session.ask("VerifyAuditChain", admin.VerifyAuditChainRequest())
+        check = _chain_check(reply)
+        if key is None or check.problem:
+            return check
+        kept = [*kept, _signed_head(reply, key)]
+    request = admin.ListAuditRecordsRequest(page_size=_PAGE_SIZE)
+    return verify_chain(chain.from_iterable(_pages(session, request)), kept)
+
+
+def _signed_head(reply: admin.VerifyAuditChainResponse, key: PublicKey) -> Head:
+    """Return the head that the coordinator has just signed. Raise BadSignature."""
+    if not reply.HasField("signed_head"):
+        raise BadSignature("the coordinator has no key ([audit] key_file)")
+    if reply.signed_head.key_id != key.key_id:
+        raise BadSignature(
+            f"the coordinator signs with the key {reply.signed_head.key_id!r}; this is the key {key.key_id!r}"
+        )
+    signed = key.verified(reply.signed_head)
+    if abs(time.time() - reply.signed_head.at.ToMicroseconds() / 1e6) > _SIGNED_WITHIN_S:
+        raise BadSignature(f"the head was signed at {instant(reply.signed_head.at)}, and not just now")
+    return signed
+
+
+def _public_key(file: str) -> PublicKey:
+    try:
+        return PublicKey(Path(file).read_bytes())
+    except (OSError, ValueError) as error:
+        raise UsageFailure(
+            f"--public-key {file!r}: {error}",
+            advice="openssl pkey -in audit.pem -pubout -out audit.pub writes it",
+        ) from error
+
+
+def _logged_heads(file: str, key: PublicKey | None) -> list[Head]:
+    try:
+        with Path(file).open() as lines:
+            found = list(logged_heads(lines, key))
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageFailure(
+            f"--heads {file!r}: {error!r}", advice="it is the log output of a coordinator"
+        ) from error
+    if not found:
+        signed = f" signed with the key {key.key_id!r}" if key else ""
+        raise UsageFailure(
+            f"--heads {file!r} contains no head{signed}", advice="coordinators log one every minute"
+        )
+    return found
 
 
 def _pages(session: Session, request: admin.ListAuditRecordsRequest) -> Iterator[Sequence[admin.AuditRecord]]:
@@ -148,6 +231,8 @@ def _chain_check(reply: admin.VerifyAuditChainResponse) -> ChainCheck:
 
 def _chain_check_text(check: ChainCheck) -> TextBlock:
     if check.problem:
+        if not check.broken_at:
+            return TextBlock(f"NOT PROVEN: {check.problem}", "bold red")
         return TextBlock(f"BROKEN at record {check.broken_at}: {check.problem}", "bold red")
     if check.head is None:
         return TextBlock("intact: no operator has acted yet", "green")

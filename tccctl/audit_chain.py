@@ -5,13 +5,18 @@ defined at AuditRecord in `protos/tcc/admin/v1/admin.proto`.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from tcc.admin.v1.admin_pb2 import AuditRecord
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+from tcc.admin.v1.admin_pb2 import AuditRecord, SignedAuditHead
 
 _FIRST_PREVIOUS = bytes(32)
+_KEY_ID_DIGITS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,55 @@ class ChainCheck:
     problem: str = ""
 
 
+class BadSignature(Exception):  # noqa: N818 - what it is
+    """A statement about the end of the chain was not signed with the expected key."""
+
+
+class PublicKey:
+    """The key with which coordinators sign the end of the chain."""
+
+    def __init__(self, pem: bytes) -> None:
+        """Raise ValueError if it is not an Ed25519 public key in PEM."""
+        key = load_pem_public_key(pem)
+        if not isinstance(key, Ed25519PublicKey):
+            raise ValueError("the key is not an Ed25519 key")  # noqa: TRY004 - a value, for its reader
+        self._key = key
+        self.key_id = sha256(key.public_bytes_raw()).hexdigest()[:_KEY_ID_DIGITS]
+
+    def verified(self, signed: SignedAuditHead) -> Head:
+        """Return the end of the chain that a statement names. Raise BadSignature."""
+        at_us = signed.at.seconds * 1_000_000 + signed.at.nanos // 1_000
+        fields = ["tcc audit head", signed.sequence, signed.hash.hex(), at_us]
+        try:
+            self._key.verify(signed.signature, json.dumps(fields, separators=(",", ":")).encode())
+        except InvalidSignature:
+            raise BadSignature(f"the signature of head {signed.sequence} is wrong") from None
+        return Head(signed.sequence, signed.hash)
+
+
+def logged_heads(lines: Iterable[str], key: PublicKey | None) -> Iterator[Head]:
+    """Yield the ends of the chain in the log output of coordinators.
+
+    With a key, statements by other keys, or by none, are skipped. Raise BadSignature for a forged one.
+    """
+    for line in lines:
+        if '"audit head"' not in line:
+            continue
+        entry = json.loads(line)
+        if entry.get("event") != "audit head":
+            continue
+        if key is None:
+            yield Head(entry["sequence"], bytes.fromhex(entry["hash"]))
+        elif entry["key_id"] == key.key_id:
+            signed = SignedAuditHead(
+                sequence=entry["sequence"],
+                hash=bytes.fromhex(entry["hash"]),
+                signature=bytes.fromhex(entry["signature"]),
+            )
+            signed.at.FromMicroseconds(entry["at_us"])
+            yield key.verified(signed)
+
+
 def record_hash(record: AuditRecord) -> bytes:
     """Return the hash that the record must have, given the previous hash that it names."""
     at_us = record.at.seconds * 1_000_000 + record.at.nanos // 1_000
@@ -44,21 +98,26 @@ def record_hash(record: AuditRecord) -> bytes:
         record.reason,
         record.detail,
     ]
+    caller = [record.on_behalf_of, record.method, record.peer, record.credential]
+    if any(caller):
+        fields += caller
     canonical = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
     return sha256(record.previous_hash + canonical).digest()
 
 
-def verify(newest_first: Iterable[AuditRecord], kept: Head | None = None) -> ChainCheck:
-    """Follow the chain from its end to its beginning. `kept` must lie on it."""
+def verify(newest_first: Iterable[AuditRecord], kept: Sequence[Head] = ()) -> ChainCheck:
+    """Follow the chain from its end to its beginning. All `kept` heads must lie on it."""
+    missing: dict[int, set[bytes]] = {}
+    for one in kept:
+        missing.setdefault(one.sequence, set()).add(one.hash)
+    missing.pop(0, None)
     count, head, wanted = 0, None, None
-    seen_kept = kept is None
     for record in newest_first:
         count += 1
         head = head or Head(record.sequence, record.hash)
         problem = _problem(record, wanted)
-        if kept is not None and record.sequence == kept.sequence:
-            seen_kept = True
-            problem = problem or ("" if record.hash == kept.hash else "differs from the given head")
+        if not problem and missing.pop(record.sequence, {record.hash}) != {record.hash}:
+            problem = "differs from the given head"
         if problem:
             return ChainCheck(
                 records=count,
@@ -67,17 +126,11 @@ def verify(newest_first: Iterable[AuditRecord], kept: Head | None = None) -> Cha
                 problem=f"record {record.sequence} {problem}",
             )
         wanted = Head(record.sequence - 1, record.previous_hash)
+    lost = max(missing, default=0)
     if wanted is not None and wanted != Head(0, _FIRST_PREVIOUS):
-        return ChainCheck(
-            records=count,
-            head=head,
-            broken_at=wanted.sequence,
-            problem=f"record {wanted.sequence} is missing",
-        )
-    if kept is not None and not seen_kept:
-        return ChainCheck(
-            records=count, head=head, broken_at=kept.sequence, problem=f"record {kept.sequence} is missing"
-        )
+        lost = wanted.sequence
+    if lost:
+        return ChainCheck(records=count, head=head, broken_at=lost, problem=f"record {lost} is missing")
     return ChainCheck(records=count, head=head)
 
 

@@ -24,6 +24,8 @@ def open_channel(settings: Settings) -> grpc.Channel:
             raise UsageFailure(
                 "a client certificate requires TLS", advice="give the CA certificates with --ca-file"
             )
+        if settings.token_file:
+            raise UsageFailure("a token requires TLS", advice="give the CA certificates with --ca-file")
         return grpc.insecure_channel(settings.address, options=_options(settings.timeout_s))
     if (settings.certificate_file is None) is not (settings.key_file is None):
         raise UsageFailure("--certificate-file and --key-file must be given together")
@@ -32,12 +34,22 @@ def open_channel(settings: Settings) -> grpc.Channel:
         private_key=_read(settings.key_file),
         certificate_chain=_read(settings.certificate_file),
     )
+    if settings.token_file is not None:
+        token = grpc.access_token_call_credentials(_token(settings.token_file))
+        credentials = grpc.composite_channel_credentials(credentials, token)
     return grpc.secure_channel(settings.address, credentials, options=_options(settings.timeout_s))
 
 
 def _options(timeout_s: float) -> Options:
     """Return the channel's options. A stream may be idle for long; pings detect a hung coordinator."""
     return operator_options(keepalive_s=min(max(timeout_s, 2 * _PING_EVERY_MIN_S), 2 * _PING_EVERY_MAX_S))
+
+
+def _token(path: Path) -> str:
+    token = (_read(path) or b"").decode(errors="replace").strip()
+    if not (token and token.isascii() and token.isprintable()):
+        raise UsageFailure(f"{path} does not hold a token")
+    return token
 
 
 def _read(path: Path | None) -> bytes | None:

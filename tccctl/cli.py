@@ -8,7 +8,7 @@ from typing import Annotated, cast
 import typer
 
 from tcc._internal.standard_streams import discard_unwritten, open_closed_streams
-from tccctl import audit, coordinators, participants, reconciliation, stats, transactions, watch
+from tccctl import audit, coordinators, participants, reconciliation, stats, transactions, watch, whoami
 from tccctl.exit_codes import ExitCode, meaning
 from tccctl.termination import Terminated, raise_when_told_to_end
 
@@ -51,6 +51,7 @@ app.add_typer(audit.app, name="audit")
 reconciliation.register(app)
 stats.register(app)
 watch.register(app)
+whoami.register(app)
 
 
 def main() -> None:

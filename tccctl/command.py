@@ -135,6 +135,18 @@ _COMMON = [
         None,
     ),
     _option(
+        "token_file",
+        Annotated[
+            Path | None,
+            typer.Option(
+                "--token-file",
+                help="A file with your bearer token; requires TLS. Default: TCCCTL_TOKEN_FILE.",
+                rich_help_panel=_PANEL,
+            ),
+        ],
+        None,
+    ),
+    _option(
         "redact",
         Annotated[
             list[str],

@@ -55,7 +55,7 @@ class Session:
 
     def operator_context(self, reason: str | None, *, version: int = 0) -> admin_pb2.OperatorContext:
         """Return who acts and why. Prompt on a terminal for what is missing. Raises UsageFailure."""
-        if not self.settings.operator:
+        if not self.settings.operator and self.settings.token_file is None:
             raise UsageFailure(
                 "no operator is given", advice="give your name with --operator, or set TCCCTL_OPERATOR"
             )

@@ -8,6 +8,7 @@ Options come first, then the environment, then the file `~/.config/tccctl.toml`,
     ca_file = "/etc/tcc/ca.crt"
     certificate_file = "/home/ana/ana.crt"
     key_file = "/home/ana/ana.key"
+    token_file = "/home/ana/tcc.token"
     redact = ["card.number", "**.email"]
     descriptor_sets = ["/etc/tcc/shop.binpb"]
 
@@ -16,7 +17,8 @@ Options come first, then the environment, then the file `~/.config/tccctl.toml`,
     "inventory/reserve_stock/result" = "shop.v1.Reserved"
 
 With `ca_file`, TLS is used, and the coordinator's certificate must be signed by one of these
-authorities. `certificate_file` and `key_file` are for a coordinator that requires client certificates.
+authorities. `certificate_file` and `key_file` are for a coordinator that requires client certificates;
+the bearer token in `token_file` comes before them.
 Redactions add up: an option never removes a path that the file names.
 """
 
@@ -40,6 +42,7 @@ _VARIABLES = (
     "TCCCTL_KEY_FILE",
     "TCCCTL_OPERATOR",
     "TCCCTL_REDACT",
+    "TCCCTL_TOKEN_FILE",
 )
 
 
@@ -53,6 +56,7 @@ class Settings:
     ca_file: Path | None = None
     certificate_file: Path | None = None
     key_file: Path | None = None
+    token_file: Path | None = None
     redact: Sequence[str] = ()
     descriptor_sets: Sequence[Path] = ()
     messages: Mapping[str, str] = field(default_factory=dict)
@@ -69,6 +73,7 @@ class Options:
     ca_file: Path | None = None
     certificate_file: Path | None = None
     key_file: Path | None = None
+    token_file: Path | None = None
     redact: Sequence[str] = ()
     descriptor_sets: Sequence[Path] = ()
     messages: Sequence[str] = ()
@@ -92,6 +97,7 @@ def settings_of(options: Options, environment: Mapping[str, str]) -> Settings:
             options.certificate_file or _path(environment, "TCCCTL_CERTIFICATE_FILE") or file.certificate_file
         ),
         key_file=options.key_file or _path(environment, "TCCCTL_KEY_FILE") or file.key_file,
+        token_file=options.token_file or _path(environment, "TCCCTL_TOKEN_FILE") or file.token_file,
         redact=[*file.redact, *_listed(environment.get("TCCCTL_REDACT", "")), *options.redact],
         descriptor_sets=[*file.descriptor_sets, *options.descriptor_sets],
         messages={**file.messages, **dict(map(_pair, options.messages))},
@@ -138,7 +144,7 @@ def _checked(key: str, value: Any) -> Any:
             return value
         case "timeout_s", (int() | float()) if not isinstance(value, bool) and 0 < value <= TIMEOUT_MAX_S:
             return float(value)
-        case (("ca_file" | "certificate_file" | "key_file"), str()):
+        case (("ca_file" | "certificate_file" | "key_file" | "token_file"), str()):
             return Path(value).expanduser()
         case "redact", list() if all(isinstance(path, str) and path for path in value):
             return value
@@ -153,6 +159,7 @@ def _checked(key: str, value: Any) -> Any:
         "ca_file": "a file",
         "certificate_file": "a file",
         "key_file": "a file",
+        "token_file": "a file",
         "redact": "a list of paths",
         "descriptor_sets": "a list of files",
         "messages": 'a table: "participant/action" = "package.Message"',

@@ -1,5 +1,6 @@
 """Real PostgreSQL for every test that needs it: one server per test process, one database per test."""
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -9,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from coordinator.embedded_postgres.server import EmbeddedPostgres
-from tests.support.databases import Databases
+from tests.support.databases import Databases, ExternalServer
 from tests.support.golden import GoldenFiles
 from tests.support.log_schema import LogSchema
 
+# The variable with the URL of another server to test on.
+EXTERNAL_SERVER = "TCC_TEST_SERVER_URL"
 # Participants over every kind of database.
 pytest_plugins = ["tests.support.participant_databases"]
 
@@ -36,6 +39,8 @@ def golden(request: pytest.FixtureRequest) -> GoldenFiles:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
     """The server that all tests of this process share. Never stop it; use `own_postgres` for that."""
+    if EXTERNAL_SERVER in os.environ:
+        pytest.skip("this test needs the tests' own server")
     data_dir = _data_dir()
     server = EmbeddedPostgres(data_dir)
     server.start()
@@ -45,8 +50,18 @@ def postgres() -> Iterator[EmbeddedPostgres]:
 
 
 @pytest.fixture(scope="session")
-def databases(postgres: EmbeddedPostgres) -> Databases:
-    return Databases(postgres)
+def databases(request: pytest.FixtureRequest) -> Iterator[Databases]:
+    """Databases of the tests' own server, or of the one whose URL is in `EXTERNAL_SERVER`.
+
+    Its user must be a superuser. Tests that stop the server, or change it as a whole, use their own.
+    """
+    url = os.environ.get(EXTERNAL_SERVER)
+    if not url:
+        yield Databases(request.getfixturevalue("postgres"))
+        return
+    databases = Databases(ExternalServer(url), prefix=f"test_{os.getpid()}")
+    yield databases
+    databases.drop()
 
 
 @pytest.fixture

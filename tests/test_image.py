@@ -1,9 +1,12 @@
 """The container image has the coordinator and the operators' command, from the tree that it copies."""
 
 import json
+import re
 import shlex
 import tomllib
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text().replace("\\\n", " ")
@@ -21,14 +24,9 @@ def copied() -> set[Path]:
 
 def installed() -> list[Path]:
     """Return the directories that pip installs."""
-    (install,) = [words for words in instructions("RUN") if words[:2] == ["pip", "install"]]
+    _, install = [words for words in instructions("RUN") if words[:2] == ["pip", "install"]]
     install = install[: install.index("&&")]
-    constraints = install[install.index("-c") + 1]
-    return [
-        ROOT / word.partition("[")[0]
-        for word in install[2:]
-        if not word.startswith("-") and word != constraints
-    ]
+    return [ROOT / word.partition("[")[0] for word in install[2:] if not word.startswith("-")]
 
 
 def scripts(directory: Path) -> set[str]:
@@ -50,3 +48,18 @@ def test_everything_that_is_copied_and_installed_exists() -> None:
     assert all(source.exists() for source in copied())
     for directory in installed():
         assert directory in copied() or (directory / "pyproject.toml") in copied()
+
+
+def test_pip_takes_only_what_has_a_known_hash() -> None:
+    """The first call installs all from the index; the second builds ours from the tree, with nothing else."""
+    from_index, from_tree = [words for words in instructions("RUN") if words[:2] == ["pip", "install"]]
+    assert {"--require-hashes", "-r", "requirements.lock"} <= set(from_index)
+    assert {"--no-deps", "--no-build-isolation"} <= set(from_tree)
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements.lowest", "deploy/requirements.lock"])
+def test_every_pinned_package_has_a_hash(name: str) -> None:
+    lines = [line for line in (ROOT / name).read_text().splitlines() if not line.lstrip().startswith("#")]
+    packages = [number for number, line in enumerate(lines) if re.match(r"[a-z].*==", line)]
+    assert len(packages) > 40
+    assert all(lines[number + 1].startswith("    --hash=sha256:") for number in packages)

@@ -8,13 +8,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import structlog
+from msgspec.structs import replace
 
 from coordinator.api.errors import Context, refuse
 from coordinator.core.errors import NotAuthenticated, Refused
 from coordinator.security import permissions
-from coordinator.security.authentication import Authenticator
+from coordinator.security.authentication import Authenticator, credential_id
 from coordinator.security.caller import CALLER, Caller
 from coordinator.security.certificates import AuthContext
+from coordinator.security.rates import Rates
 
 logger = structlog.get_logger(__name__)
 
@@ -24,8 +26,9 @@ Behaviour = Callable[[Any, Context], Awaitable[Any]]
 class Access:
     """Lets calls through that their callers may make. A reload replaces `authenticator`."""
 
-    def __init__(self, authenticator: Authenticator) -> None:
+    def __init__(self, authenticator: Authenticator, rates: Rates) -> None:
         self.authenticator = authenticator
+        self.rates = rates
 
     def guarded(self, method: str, behaviour: Behaviour) -> Behaviour:
         """Return what runs `behaviour` if the caller may call the method, whose full name this is."""
@@ -42,15 +45,20 @@ class Access:
     def _admit(self, method: str, context: Context) -> bool:
         """Let this task go on as its caller, or give the call the status of a refusal."""
         caller: Caller | None = None
+        metadata = cast("Any", context.invocation_metadata() or ())
+        auth_context = cast("AuthContext", context.auth_context())
         try:
-            caller = self.authenticator.authenticate(
-                cast("Any", context.invocation_metadata() or ()), cast("AuthContext", context.auth_context())
-            )
+            caller = self.authenticator.authenticate(metadata, auth_context)
             permissions.check(caller, method)
+            if caller.client is not None:
+                self.rates.take(caller.client)
         except Refused as error:
             log_refusal(error, caller, method=method, peer=context.peer())
             refuse(context, error)
             return False
+        if caller.operator is not None:
+            credential = credential_id(caller, metadata, auth_context)
+            caller = replace(caller, peer=context.peer(), credential=credential)
         CALLER.set(caller)
         return True
 

@@ -50,6 +50,10 @@ class Capped(Protocol):
 
     call_max_s: float
 
+    def refused(self, method: str, request: object, context: "Context", error: Refused, /) -> Refused:
+        """Note that a request is refused; return the refusal as this servicer's callers may see it."""
+        ...
+
 
 Servicer = TypeVar("Servicer", bound="Capped")
 Request = TypeVar("Request")
@@ -148,7 +152,8 @@ def refusals_as_statuses(
                 return await _capped(method(servicer, request, context), servicer.call_max_s)
             return await method(servicer, request, context)
         except Refused as error:
-            refuse(context, error)
+            refuse(context, servicer.refused(method.__name__, request, context, error))
+            _drop_frames(error)
         except grpc.aio.BaseError:  # the call is over, by an abort or by its end
             raise
         except Exception as error:

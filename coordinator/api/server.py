@@ -159,6 +159,7 @@ class Server:
                 unread=unread,
                 response_max_s=server_limits.response_max_s,
                 new_trace=new_trace,
+                rates=None if access is None else access.rates,
             ),
             services,
         )

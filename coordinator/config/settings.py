@@ -33,7 +33,8 @@ from coordinator.api.initiator.requests import RequestLimits
 from coordinator.api.operator.server import ADMIN_REQUEST_BYTES
 from coordinator.api.server import ServerLimits
 from coordinator.core.model import RetryPolicy
-from coordinator.engine.admission import EngineLimits
+from coordinator.engine.admission import EngineLimits, TenantLimits
+from coordinator.engine.auditor import HeadSigner, read_signer
 from coordinator.engine.breaker import BreakerPolicy
 from coordinator.engine.dispatcher import BATCH_BYTES_MAX, ParticipantPolicy
 from coordinator.engine.reconciler import ReconcileSettings
@@ -50,6 +51,8 @@ from coordinator.security.tokens import ID, StaticToken
 from tcc._internal.local_address import is_local
 from tcc._internal.tls import Tls
 
+# The tables that a reload applies. Whether there is an [auth] at all is decided at the start.
+RELOADED = ("participants", "auth", "clients", "operators")
 # gRPC's own limit is 2 GiB; a log's row is limited to less.
 MESSAGE_BYTES_MAX = 512 * 2**20
 # The smallest limit for responses; half of it is for lists and histories.
@@ -127,6 +130,8 @@ class LogSettings(_Table):
 
     url: SecretStr | None = None
     """A PostgreSQL database that all coordinators share. Not set: the embedded PostgreSQL, in `data_dir`."""
+    owner_url: SecretStr | None = None
+    """The same database with the role that owns the log and migrates it; that of `url` then may only run."""
     data_dir: Path = Path("var/tcc")
     """The directory of the embedded PostgreSQL."""
     connections: int = _count(4, 2, 64)
@@ -134,7 +139,7 @@ class LogSettings(_Table):
     retention_s: float = _number(7 * _DAY_S, 1.0, _DECADE_S)
     """How long ended transactions are kept."""
 
-    @field_validator("url")
+    @field_validator("url", "owner_url")
     @classmethod
     def _postgresql(cls, url: SecretStr | None) -> SecretStr | None:
         if url is not None and not _is_log_url(url.get_secret_value()):
@@ -143,6 +148,16 @@ class LogSettings(_Table):
             # The driver's error would contain the whole token, which may be the password.
             raise PydanticCustomError("log_url", "contains a bare %; write it as %25")
         return url
+
+    @model_validator(mode="after")
+    def _two_roles(self) -> Self:
+        if self.owner_url is not None and self.url is None:
+            raise _at("owner_url", "owner_url requires url")
+        return self
+
+    def owner(self) -> str | None:
+        """Return the URL to migrate with, if it is not `url`."""
+        return self.owner_url.get_secret_value() if self.owner_url else None
 
 
 def _checked_address(address: str) -> str:
@@ -250,6 +265,33 @@ class AdminSettings(_Table):
     """Calls of operators in flight at once."""
 
     _host_and_port = field_validator("listen")(_checked_address)
+
+
+class AuditSettings(_Table):
+    """What makes the audit chain stand against someone who may write to the log's database."""
+
+    key_file: PemFile | None = None
+    """An Ed25519 private key (PEM) that signs the end of the chain. Not set: it is only logged."""
+    head_every_s: float = _number(60.0, _EVERY_MIN_S, _HOUR_S)
+    """How often each worker logs the end of the audit chain."""
+
+    @field_validator("key_file")
+    @classmethod
+    def _ed25519(cls, key_file: Path | None) -> Path | None:
+        try:
+            _signer(key_file)
+        except ValueError as error:
+            raise PydanticCustomError(
+                "audit_key", "must hold an Ed25519 private key in PEM format, without a password"
+            ) from error
+        return key_file
+
+    def signer(self) -> HeadSigner | None:
+        return _signer(self.key_file)
+
+
+def _signer(key_file: Path | None) -> HeadSigner | None:
+    return read_signer(key_file.read_bytes()) if key_file else None
 
 
 class MetricsSettings(_Table):
@@ -451,7 +493,7 @@ class ClientSettings(_Table):
     live_max: int = _count(1_000_000, 1, 1_000_000)
     """Its transactions in the memory of one worker, besides [limits] live_max."""
     live_bytes_max: int = _count(2**40, 1, 2**40)
-    """The bytes of their payloads and results."""
+    """The bytes of their payloads."""
     calls_per_s: float = _number(1e6, 0.001, 1e6)
     """Its calls per second to one worker; each transaction of a batch counts as one."""
     expiry_max_s: float = _number(_MONTH_S, 0.05, _MONTH_S)
@@ -473,8 +515,6 @@ class ClientSettings(_Table):
             name=name,
             gid_prefixes=self.prefixes(name),
             calls={participant: frozenset(actions) for participant, actions in self.calls.items()},
-            live_max=self.live_max,
-            live_bytes_max=self.live_bytes_max,
             calls_per_s=self.calls_per_s,
             expiry_max_s=self.expiry_max_s,
         )
@@ -649,6 +689,7 @@ class Settings(BaseSettings):
 
     listen: ListenSettings = ListenSettings()
     admin: AdminSettings = AdminSettings()
+    audit: AuditSettings = AuditSettings()
     workers: int = _count(1, 1, 64)
     """The number of processes that share the port."""
     pin_workers: bool = False
@@ -775,6 +816,11 @@ class Settings(BaseSettings):
             return ""
         return self.metrics.listen
 
+    def reloaded(self, changed: Self) -> Self:
+        """Return these settings with what a reload of `changed` applies; the rest waits for a restart."""
+        names = RELOADED if self.auth is not None and changed.auth is not None else ("participants",)
+        return self.model_copy(update={name: getattr(changed, name) for name in names})
+
     def policy(self) -> Policy | None:
         """Return who may do what; None: every caller may do everything."""
         if self.auth is None:
@@ -797,6 +843,13 @@ class Settings(BaseSettings):
                 for identity in one.identities
             },
         )
+
+    def tenant_limits(self) -> dict[str, TenantLimits]:
+        """Return the bounds on each client's live transactions."""
+        return {
+            name: TenantLimits(live_max=one.live_max, payload_bytes_max=one.live_bytes_max)
+            for name, one in self.clients.items()
+        }
 
     def engine_limits(self) -> EngineLimits:
         return EngineLimits(

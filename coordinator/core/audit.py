@@ -2,7 +2,9 @@
 
 `hash` is SHA-256 over the previous hash and the canonical form of the record. That
 form is part of the contract (`protos/tcc/admin/v1/admin.proto`, AuditRecord): any reader can
-compute it again. Pure: times are arguments, in microseconds since the Unix epoch.
+compute it again. A person who can write all records can compute all hashes again, too. So the end of the
+chain is also stated outside the database, signed (`head_statement`). Pure: times are arguments, in
+microseconds since the Unix epoch.
 """
 
 import json
@@ -25,10 +27,18 @@ class AuditEntry(Struct, frozen=True, kw_only=True):
     reason: str
     # More about it, as JSON.
     detail: str = "{}"
+    # For whom the operator says to act.
+    on_behalf_of: str = ""
+    # How the operator was authenticated: "jwt", "token", "certificate"; empty: not at all.
+    method: str = ""
+    # The address that the request came from.
+    peer: str = ""
+    # The SHA-256 of the certificate, or the id of the token.
+    credential: str = ""
 
 
 class AuditHead(Struct, frozen=True):
-    """Return the end of the chain."""
+    """The end of the chain."""
 
     sequence: int = 0
     hash: bytes = NO_HASH
@@ -56,9 +66,31 @@ def chained(head: AuditHead, entry: AuditEntry, at_us: int) -> AuditRecord:
     )
 
 
+class SignedHead(Struct, frozen=True, kw_only=True):
+    """A statement about the end of the chain. Without a key, `key_id` and `signature` are empty."""
+
+    head: AuditHead
+    at_us: int
+    key_id: str = ""
+    signature: bytes = b""
+
+
+def head_statement(head: AuditHead, at_us: int) -> bytes:
+    """Return the bytes that are signed: that the chain ended in `head` at this time."""
+    return json.dumps(
+        ["tcc audit head", head.sequence, head.hash.hex(), at_us], separators=(",", ":")
+    ).encode()
+
+
 def canonical(sequence: int, at_us: int, entry: AuditEntry) -> bytes:
-    """Return the bytes that are hashed."""
+    """Return the bytes that are hashed.
+
+    The caller is among them if anything is known of it: older records keep their hashes.
+    """
     fields = [sequence, at_us, entry.operator, entry.action, entry.target, entry.reason, entry.detail]
+    caller = [entry.on_behalf_of, entry.method, entry.peer, entry.credential]
+    if any(caller):
+        fields += caller
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
 
 

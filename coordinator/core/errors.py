@@ -181,10 +181,23 @@ class ParticipantUnavailable(Refused):
 
 
 class LogError(Refused):
-    """The transaction log failed."""
+    """The transaction log failed.
+
+    `message` goes to any caller, so it never has the database's own words. These are `detail`, for
+    operators alone: a host, a path, the name of a table.
+    """
 
     code = "UNAVAILABLE"
     reason = "LOG_UNAVAILABLE"
+
+    def __init__(self, message: str, *, detail: str = "", retry_after_s: float = 0.0) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.detail = detail
+
+    @property
+    def explained(self) -> str:
+        """Return the message for operators."""
+        return f"{self.message}: {self.detail}" if self.detail else self.message
 
 
 class LogUnavailable(LogError):  # noqa: N818 - as `Refused`

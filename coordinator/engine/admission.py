@@ -1,6 +1,6 @@
 """Admission: whether new work is taken on. Nothing is written for what is refused here."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
@@ -10,13 +10,14 @@ from coordinator.core.errors import (
     ParticipantPaused,
     ParticipantUnavailable,
     Refused,
+    TenantLimit,
     UnknownParticipant,
 )
 from coordinator.core.model import BranchSpec, Transaction
 from coordinator.engine.clock import LogClock
 from coordinator.engine.driver import Driver
 from coordinator.engine.hand_over import HandOver, draining
-from coordinator.engine.live import LiveTransactions
+from coordinator.engine.live import LiveTransactions, TenantUse
 
 # New work leaves some room to what is decided already: adopted and retried transactions.
 NEW_WORK_SHARE = 0.9
@@ -24,6 +25,8 @@ NEW_WORK_SHARE = 0.9
 PARTICIPANT_SHARE = 0.5
 # How long a caller of a paused participant is asked to wait.
 PAUSED_RETRY_AFTER_S = 5.0
+# How long a tenant that has reached its own limit is asked to wait.
+TENANT_RETRY_AFTER_S = 0.5
 
 
 class EngineLimits(Struct, frozen=True, kw_only=True):
@@ -36,6 +39,13 @@ class EngineLimits(Struct, frozen=True, kw_only=True):
     interactive_share: float = 0.5
     # Of all results of a transaction.
     results_bytes_max: int = 2**20
+
+
+class TenantLimits(Struct, frozen=True, kw_only=True):
+    """Bounds on the live transactions of one tenant."""
+
+    live_max: int
+    payload_bytes_max: int
 
 
 class Admission:
@@ -57,6 +67,8 @@ class Admission:
         self._writer = driver.writer
         self._dispatchers = driver.dispatchers
         self._clock = clock
+        # By tenant; one that is missing has no bounds of its own.
+        self.tenant_limits: Mapping[str, TenantLimits] = {}
 
     def refusal(self) -> Refused | None:
         """Return why no new transaction at all is taken on now; None: it depends on the transaction."""
@@ -84,7 +96,29 @@ class Admission:
             and self._transactions.interactive >= self.limits.live_max * self.limits.interactive_share
         ):
             raise Overloaded("too many interactive transactions are open", retry_after_s=1.0)
+        if tx.tenant:
+            self.check_tenant(tx.tenant, (branch.spec for branch in tx.branches), new=1)
         self.check_participants(branch.spec for branch in tx.branches)
+
+    def check_tenant(self, tenant: str, specs: Iterable[BranchSpec], *, new: int) -> None:
+        """Check that a tenant may have `new` live transactions more, and these branches.
+
+        Raises:
+            TenantLimit
+        """
+        limits, use = self.tenant_limits.get(tenant), self._transactions.tenants.get(tenant, TenantUse())
+        if limits is None:
+            return
+        if use.live + new > limits.live_max:
+            raise TenantLimit(
+                f"{tenant!r} may have {limits.live_max} live transactions", retry_after_s=TENANT_RETRY_AFTER_S
+            )
+        payload_bytes = use.payload_bytes + sum(len(spec.payload) for spec in specs)
+        if payload_bytes > limits.payload_bytes_max:
+            raise TenantLimit(
+                f"the payloads of live transactions of {tenant!r} may have {limits.payload_bytes_max} bytes",
+                retry_after_s=TENANT_RETRY_AFTER_S,
+            )
 
     def check_log(self) -> None:
         """Raise LogUnavailable while the log is unavailable."""

@@ -230,7 +230,7 @@ class Driver:
         try:
             await self._log.transaction_quarantine(gid, version=version)
         except LogError as error:
-            logger.warning("a quarantined transaction could not be held", gid=gid, error=error.message)
+            logger.warning("a quarantined transaction could not be held", gid=gid, error=error.explained)
 
     def resume(self, entry: LiveTransaction, now: float) -> None:
         """Drive a transaction from where its last owner left it."""

@@ -14,7 +14,7 @@ from coordinator.core.errors import Overloaded, Refused
 from coordinator.core.events import Begun, BranchAdded, CancelRequested, ConfirmRequested, Event
 from coordinator.core.machine import step
 from coordinator.core.model import BranchSpec, Transaction
-from coordinator.engine.admission import Admission, EngineLimits
+from coordinator.engine.admission import Admission, EngineLimits, TenantLimits
 from coordinator.engine.clock import LogClock
 from coordinator.engine.dispatcher import ParticipantDispatcher, ParticipantPolicy
 from coordinator.engine.driver import Driver, Totals
@@ -90,6 +90,10 @@ class Engine:
     ) -> None:
         """Set the participants and their policies from now on; `moved`: those with a new address."""
         self._driver.configure(policies, moved=moved)
+
+    def limit_tenants(self, limits: Mapping[str, TenantLimits]) -> None:
+        """Set the bounds of tenants from now on; one that is missing has none."""
+        self._admission.tenant_limits = limits
 
     # --- state, to be read ------------------------------------------------
 
@@ -191,6 +195,8 @@ class Engine:
     ) -> None:
         """Add a branch to an interactive transaction."""
         self._admission.check_participants((spec,))
+        if tenant is not None:
+            self._admission.check_tenant(tenant, (spec,), new=0)
         await self._command(gid, BranchAdded(spec, branches_max, transaction_bytes_max), waiter, tenant)
 
     async def confirm(self, gid: str, waiter: Waiter, *, tenant: str | None = None) -> None:

@@ -6,7 +6,7 @@ waits for it watches the row instead.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import structlog
 
@@ -49,6 +49,16 @@ class LiveTransaction:
         self.waiters, self.conflicting_waiters = [], []
 
 
+class TenantUse:
+    """What the live transactions of one tenant take up."""
+
+    __slots__ = ("live", "payload_bytes")
+
+    def __init__(self) -> None:
+        self.live = 0
+        self.payload_bytes = 0
+
+
 class LiveTransactions:
     """The live transactions by gid, the waiting requests, and when parked transactions are due."""
 
@@ -60,6 +70,8 @@ class LiveTransactions:
         self.begun = 0
         # How many of them are interactive.
         self.interactive = 0
+        # Only of clients that are authenticated.
+        self.tenants: dict[str, TenantUse] = {}
         # Requests that wait for transactions that other coordinators drive.
         self.watched: dict[str, list[Waiter]] = {}
         # When transactions that this process parked are due, in whole ticks of DUE_TICK_S.
@@ -70,6 +82,8 @@ class LiveTransactions:
         entry = self.live[tx.gid] = LiveTransaction(tx, begun=begun)
         self.begun += begun
         self.interactive += tx.interactive
+        if tx.tenant:
+            self.tenants.setdefault(tx.tenant, TenantUse()).live += 1
         self.count(entry, tx.branches, 1)
         return entry
 
@@ -78,10 +92,15 @@ class LiveTransactions:
         del self.live[entry.tx.gid]
         self.begun -= entry.begun
         self.interactive -= entry.tx.interactive
+        if entry.tx.tenant:
+            self.tenants[entry.tx.tenant].live -= 1
         self.count(entry, entry.tx.branches, -1)
 
-    def count(self, entry: LiveTransaction, branches: Iterable[Branch], change: int) -> None:
+    def count(self, entry: LiveTransaction, branches: Sequence[Branch], change: int) -> None:
         """Change the number of live branches of each branch's participant by `change`."""
+        if entry.tx.tenant:
+            payload_bytes = sum(len(branch.spec.payload) for branch in branches)
+            self.tenants[entry.tx.tenant].payload_bytes += change * payload_bytes
         dispatchers = self._dispatchers
         for branch in branches:
             dispatcher = dispatchers.get(branch.spec.participant)

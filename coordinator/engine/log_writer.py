@@ -128,14 +128,14 @@ class LogWriter:
         """Record that `source` cannot use the log: refuse queued begins, keep everything else."""
         if self.available:
             self._on_availability(False)
-            logger.warning("log is unavailable", error=error.message)
+            logger.warning("log is unavailable", error=error.explained)
         self._failing.add(source)
         if self._recovery is not None:
             self._recovery.cancel()
             self._recovery = None
         if not self._is_reported:
             self._is_reported = True
-            self._observer.anomaly(Anomaly.LOG_UNAVAILABLE, error=error.message)
+            self._observer.anomaly(Anomaly.LOG_UNAVAILABLE, error=error.explained)
         self._on_refused(self._begins.withdraw(), error)
 
     def _report_recovery(self) -> None:
@@ -183,8 +183,8 @@ class LogWriter:
         asyncio.get_running_loop().call_later(REJECTED_RETRY_S, self._rejected_saves.put, tx)
 
     def _report_rejected(self, tx: Transaction, error: LogRejected) -> None:
-        logger.error("the log rejected the write of a transaction", gid=tx.gid, error=error.message)
-        self._observer.anomaly(Anomaly.LOG_REJECTED, gid=tx.gid, error=error.message)
+        logger.error("the log rejected the write of a transaction", gid=tx.gid, error=error.explained)
+        self._observer.anomaly(Anomaly.LOG_REJECTED, gid=tx.gid, error=error.explained)
 
     async def _until_known(self, write: Callable[[], Awaitable[T]]) -> T:
         wait_s, source = RETRY_FIRST_S, object()

@@ -25,6 +25,7 @@ class Anomaly(Enum):
     BUG = "the coordinator failed at something because of a bug, and goes on; its log output has the cause"
     ADOPTED = "transactions of a dead coordinator were adopted"
     UNRECONCILED = "the barrier rows of a participant do not agree with the log"
+    AUDIT_BROKEN = "the audit chain is not the one that was known: records were changed, replaced or removed"
     RELOAD_REFUSED = "a changed configuration is invalid and was not applied"
 
 

@@ -100,7 +100,7 @@ async def run_guarded(engine: Engine, job: Job, on_bug: Callable[[Exception], No
         if job.name == Heartbeat.name:
             engine.writer.log_failed(job.name, error)
         elif engine.writer.available:
-            logger.warning("a job could not use the log; it runs again", job=job.name, error=error.message)
+            logger.warning("a job could not use the log; it runs again", job=job.name, error=error.explained)
     except Exception as error:
         logger.exception("a job failed because of a bug; it runs again", job=job.name)
         on_bug(error)

@@ -4,6 +4,7 @@ There are four kinds, and no fifth: whatever is not known is REJECTED, which con
 statement. So no error of the database ends the process or holds up what does not have it.
 """
 
+import re
 from enum import Enum
 
 import psycopg
@@ -67,6 +68,7 @@ _KINDS = {
 }
 # Errors that psycopg raises itself, without a message of the server.
 _ABOUT_THE_CONNECTION = (psycopg.OperationalError, psycopg.InterfaceError, OSError)
+_QUOTED = re.compile(r"""(["']).*["']""", re.DOTALL)
 
 
 def kind_of(error: Exception) -> FailureKind:
@@ -81,24 +83,33 @@ def kind_of(error: Exception) -> FailureKind:
 def refusal(name: str, error: Exception) -> LogError:
     """Return what the callers of the statement `name` get for an error that is not repeated here."""
     if isinstance(error, psycopg.errors.QueryCanceled):
-        return StatementTooLong(_no_answer(name, error), retry_after_s=_RETRY_AFTER_S)
+        return StatementTooLong(_no_answer(name, error), detail=_text(error), retry_after_s=_RETRY_AFTER_S)
     if kind_of(error) is FailureKind.REJECTED:
-        return LogRejected(f"the transaction log rejected {name}: {_text(error)}")
-    return LogUnavailable(_no_answer(name, error), retry_after_s=_RETRY_AFTER_S)
+        return LogRejected(f"the transaction log rejected {name}{_sqlstate(error)}", detail=_text(error))
+    return unreachable(name, error)
 
 
 def unreachable(name: str, error: Exception) -> LogUnavailable:
     """Return what callers get if no connection could be made, whatever the error: nothing was sent."""
-    return LogUnavailable(_no_answer(name, error), retry_after_s=_RETRY_AFTER_S)
+    return LogUnavailable(_no_answer(name, error), detail=_text(error), retry_after_s=_RETRY_AFTER_S)
 
 
 def _no_answer(name: str, error: Exception) -> str:
-    return f"the transaction log did not answer {name}: {error}"
+    return f"the transaction log did not answer {name}{_sqlstate(error)}"
+
+
+def _sqlstate(error: Exception) -> str:
+    sqlstate = getattr(error, "sqlstate", None)
+    return f" (SQLSTATE {sqlstate})" if sqlstate else ""
 
 
 def _text(error: Exception) -> str:
-    """Return the error in one line, without its parameters' values, which `DETAIL` would show."""
+    """Return the error in one line, without values of parameters and rows.
+
+    PostgreSQL quotes them in DETAIL and CONTEXT, and in the message if a value is invalid (class 22).
+    """
     diagnostics = getattr(error, "diag", None)
     message = (diagnostics and diagnostics.message_primary) or str(error) or type(error).__name__
-    sqlstate = getattr(error, "sqlstate", None)
-    return " ".join(f"{message} (SQLSTATE {sqlstate})".split()) if sqlstate else " ".join(message.split())
+    if (getattr(error, "sqlstate", None) or "").startswith("22"):
+        message = _QUOTED.sub("…", message)
+    return " ".join(message.split())

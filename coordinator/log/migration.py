@@ -51,7 +51,21 @@ _MOVE_FROM_PUBLIC = (
     text(f"ALTER TABLE IF EXISTS public.participants SET SCHEMA {SCHEMA}"),
     text(f"ALTER TABLE IF EXISTS public.audit SET SCHEMA {SCHEMA}"),
     text(f"ALTER TABLE IF EXISTS public.audit_head SET SCHEMA {SCHEMA}"),
+    text(f"ALTER TABLE IF EXISTS public.audit_heads SET SCHEMA {SCHEMA}"),
+    text(f"ALTER TABLE IF EXISTS public.coordinator_secrets SET SCHEMA {SCHEMA}"),
     text("DROP TABLE public.migration_lock"),
+)
+# What a coordinator needs to run.
+_PRIVILEGES = (
+    ("USAGE", f"SCHEMA {SCHEMA}"),
+    ("SELECT, INSERT, UPDATE, DELETE", f"{SCHEMA}.transactions, {SCHEMA}.coordinators"),
+    ("SELECT, INSERT, UPDATE", f"{SCHEMA}.participants"),
+    ("SELECT, INSERT", f"{SCHEMA}.audit, {SCHEMA}.audit_heads"),
+    ("SELECT", f"{SCHEMA}.alembic_version, {SCHEMA}.coordinator_secrets"),
+)
+# The owner of a table can give itself every privilege. A superuser is a member of every role.
+_MAY_REWRITE = text(
+    "SELECT pg_has_role(:role, relowner, 'MEMBER') FROM pg_class WHERE oid = to_regclass(:table)"
 )
 _REVISION = re.compile(r"\d{4}")
 _ALREADY_EXISTS = ("42P07", "42710")
@@ -61,10 +75,11 @@ class LogTooNewError(Exception):
     """A newer version has migrated the log. This version cannot interpret the result."""
 
 
-def migrate(url: str) -> None:
+def migrate(url: str, owner_url: str | None = None) -> None:
     """Apply the migrations that the database lacks. Block while another process migrates.
 
     If it lacks none, nothing is written, so that a role without the right to create is enough.
+    With `owner_url`, that role migrates, and the one of `url` gets the privileges to run, no more.
 
     Raises:
         LogUnavailable: the database cannot be reached, or not be written now.
@@ -73,9 +88,11 @@ def migrate(url: str) -> None:
     """
     with explained("the log cannot be reached: "):
         check_requirements(url)
-        engine = database_engine(url)
+        engine = database_engine(owner_url or url)
         if not _is_current(engine):
             _migrate(engine)
+        if owner_url is not None:
+            _grant(engine, database_engine(url))
 
 
 @contextmanager
@@ -119,6 +136,23 @@ def _migrate(engine: Engine) -> None:
         _move_from_public(connection, ours)
         _refuse_others(connection, ours)
         command.upgrade(config, "head")
+
+
+def _grant(owner: Engine, running: Engine) -> None:
+    """Grant what a coordinator needs to run. It can neither change nor delete what is audited."""
+    with running.connect() as connection:
+        role: str = connection.execute(text("SELECT current_user")).scalar_one()
+    with owner.begin() as connection:
+        quoted = connection.dialect.identifier_preparer.quote(role)
+        connection.execute(_TAKE_LOCK)
+        for privileges, objects in _PRIVILEGES:
+            connection.execute(text(f"REVOKE ALL ON {objects} FROM {quoted}"))
+            connection.execute(text(f"GRANT {privileges} ON {objects} TO {quoted}"))
+        if connection.execute(_MAY_REWRITE, {"role": role, "table": f"{SCHEMA}.audit"}).scalar_one():
+            raise LogUrlError(
+                f"log.url: the role {role!r} may still change audit records, because it owns their table or "
+                "is a superuser; use another role than that of log.owner_url"
+            )
 
 
 def _move_from_public(connection: Connection, ours: ScriptDirectory) -> None:

@@ -27,7 +27,15 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.elements import BindParameter, ColumnElement
 
 from coordinator.core.model import TransactionState
-from coordinator.log.schema import IS_PARKED, audit, audit_head, coordinators, participants, transactions
+from coordinator.log.schema import (
+    IS_PARKED,
+    audit,
+    audit_heads,
+    coordinator_secrets,
+    coordinators,
+    participants,
+    transactions,
+)
 from coordinator.log.statements import (
     BRIEF_RECORD,
     CREATED_UNINDEXED,
@@ -248,28 +256,31 @@ _record = (
     audit.c.target,
     audit.c.reason,
     audit.c.detail,
+    audit.c.on_behalf_of,
+    audit.c.method,
+    audit.c.peer,
+    audit.c.credential,
     audit.c.previous_hash,
     audit.c.hash,
 )
+CONFIRMATION_KEY = compiled(
+    "confirmation_key",
+    select(coordinator_secrets.c.value).where(
+        coordinator_secrets.c.name == literal_column("'confirmation'", Text)
+    ),
+)
+# Of an empty chain, only the time is known.
+_end = select(audit.c.sequence, audit.c.hash).order_by(audit.c.sequence.desc()).limit(constant(1)).subquery()
+_now = select(seconds(func.clock_timestamp()).label("now")).subquery()
 AUDIT_HEAD = compiled(
     "audit_head",
-    select(audit_head.c.sequence, audit_head.c.hash, seconds(func.clock_timestamp())).where(
-        audit_head.c.id == constant(1)
-    ),
+    select(_end.c.sequence, _end.c.hash, _now.c.now).select_from(_now.outerjoin(_end, true())),
 )
-AUDIT_MOVE_HEAD = compiled(
-    "audit_move_head",
-    update(audit_head)
-    .values(sequence=number("sequence"), hash=_bytes("hash"))
-    .where(
-        audit_head.c.id == constant(1),
-        audit_head.c.sequence == number("previous_sequence"),
-        audit_head.c.hash == _bytes("previous_hash"),
-    ),
-)
+# If another coordinator was faster, it writes nothing: the statement waits until that has committed.
 AUDIT_INSERT = compiled(
     "audit_insert",
-    insert(audit).values(
+    insert(audit)
+    .values(
         sequence=number("sequence"),
         at_us=number("at_us"),
         operator=text("operator"),
@@ -277,9 +288,32 @@ AUDIT_INSERT = compiled(
         target=text("target"),
         reason=text("reason"),
         detail=text("detail"),
+        on_behalf_of=text("on_behalf_of"),
+        method=text("method"),
+        peer=text("peer"),
+        credential=text("credential"),
         previous_hash=_bytes("previous_hash"),
         hash=_bytes("hash"),
+    )
+    .on_conflict_do_nothing(index_elements=["sequence"]),
+)
+AUDIT_HEAD_INSERT = compiled(
+    "audit_head_insert",
+    insert(audit_heads).values(
+        sequence=number("sequence"),
+        hash=_bytes("hash"),
+        at_us=number("at_us"),
+        key_id=text("key_id"),
+        signature=_bytes("signature"),
     ),
+)
+_heads = audit_heads.c
+AUDIT_HEAD_LIST = compiled(
+    "audit_head_list",
+    select(_heads.sequence, _heads.hash, _heads.at_us, _heads.key_id, _heads.signature)
+    .where(_heads.key_id == text("key_id"))
+    .order_by(_heads.sequence.desc(), _heads.at_us.desc())
+    .limit(number("limit")),
 )
 AUDIT_GET = compiled("audit_get", select(*_record).where(audit.c.sequence == number("sequence")))
 AUDIT_AFTER = compiled(

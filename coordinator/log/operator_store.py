@@ -1,9 +1,9 @@
 """The log for operators: `ports.OperatorLog`.
 
-Every action is one database transaction with three writes: the end of the audit
-chain moves by a compare-and-set, the action itself is a compare-and-set on what the
-operator saw, and the record is added. If two actions race for the end of the chain,
-the second waits for the first commit, finds the end moved, and retries.
+Every action is one database transaction with two writes: the record is added to the end of
+the audit chain, and the action itself is a compare-and-set on what the operator saw. If two
+actions race for the end of the chain, the second waits for the first commit, finds the place
+taken, and retries.
 
 If the outcome of a commit is unknown, the record decides: either it exists with exactly
 the hash that was to be written, or nothing has happened.
@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
+import structlog
 
-from coordinator.core.audit import AuditEntry, AuditHead, AuditRecord, chained
+from coordinator.core.audit import AuditEntry, AuditHead, AuditRecord, SignedHead, chained
 from coordinator.core.errors import LogRejected, LogUnavailable, Overloaded, SearchTooLong, VersionChanged
 from coordinator.core.model import Transaction
 from coordinator.log import operator_statements as statements
@@ -48,6 +49,7 @@ _COMMAND_COLUMNS = (
     "waiting_on",
     "next_attempt_at",
 )
+logger = structlog.get_logger(__name__)
 _encode_report = msgspec.json.Encoder().encode
 _decode_report = msgspec.json.Decoder(CoordinatorReport).decode
 
@@ -86,10 +88,11 @@ class PostgresOperatorLog:
         self, statement: Statement | None, values: Mapping[str, Any], entry: AuditEntry
     ) -> AuditRecord:
         for _ in range(_CHAIN_TRIES_MAX):
-            sequence, previous, now = await self._audit_head()
-            record = chained(AuditHead(sequence, previous), entry, round(now * 1e6))
+            head, now = await self._audit_end()
+            record = chained(head, entry, round(now * 1e6))
             idle = await self._write(statement, values, record)
             if idle is None:
+                _log_done(record)
                 return record
             if idle == 1:
                 raise VersionChanged(f"{entry.target} has changed; check it again")
@@ -99,10 +102,8 @@ class PostgresOperatorLog:
         self, statement: Statement | None, values: Mapping[str, Any], record: AuditRecord
     ) -> int | None:
         """See `Connections.execute_all`. If the record exists afterwards, it was written."""
-        row = _audit_values(record)
-        move = row | {"previous_sequence": record.sequence - 1}
         done = () if statement is None else ((statement, values),)
-        steps = ((statements.AUDIT_MOVE_HEAD, move), *done, (statements.AUDIT_INSERT, row))
+        steps = ((statements.AUDIT_INSERT, _audit_values(record)), *done)
         try:
             return await self._connections.execute_all(steps)
         except LogUnavailable:
@@ -155,18 +156,44 @@ class PostgresOperatorLog:
         """See `ports.OperatorLog`."""
         return await backlog(self._execute, self._count_max)
 
+    async def confirmation_key(self) -> bytes:
+        """See `ports.OperatorLog`."""
+        rows = (await self._execute(statements.CONFIRMATION_KEY)).rows
+        if not rows:
+            raise LogRejected("table coordinator_secrets of the log has no key for confirmation tokens")
+        key: bytes = rows[0][0]
+        return key
+
     # --- the audit chain ---------------------------------------------------------------
 
     async def audit_head(self) -> AuditHead:
         """See `ports.OperatorLog`."""
-        sequence, head, _ = await self._audit_head()
-        return AuditHead(sequence, head)
+        head, _ = await self._audit_end()
+        return head
 
-    async def _audit_head(self) -> tuple[Any, ...]:
-        rows = (await self._execute(statements.AUDIT_HEAD)).rows
-        if not rows:
-            raise LogRejected("the end of the audit chain (table audit_head) is missing from the log")
-        return rows[0]
+    async def _audit_end(self) -> tuple[AuditHead, float]:
+        """Return the end of the chain, and the time of the database."""
+        ((sequence, head, now),) = (await self._execute(statements.AUDIT_HEAD)).rows
+        return AuditHead() if sequence is None else AuditHead(sequence, head), now
+
+    async def audit_head_append(self, signed: SignedHead) -> None:
+        """See `ports.OperatorLog`."""
+        await self._execute(
+            statements.AUDIT_HEAD_INSERT,
+            sequence=signed.head.sequence,
+            hash=signed.head.hash,
+            at_us=signed.at_us,
+            key_id=signed.key_id,
+            signature=signed.signature,
+        )
+
+    async def audit_head_list(self, key_id: str, limit: int) -> list[SignedHead]:
+        """See `ports.OperatorLog`."""
+        found = await self._execute(statements.AUDIT_HEAD_LIST, key_id=key_id, limit=limit)
+        return [
+            SignedHead(head=AuditHead(sequence, own_hash), at_us=at_us, key_id=key, signature=signature)
+            for sequence, own_hash, at_us, key, signature in found.rows
+        ]
 
     async def audit_after(self, sequence: int, limit: int) -> list[AuditRecord]:
         """See `ports.OperatorLog`."""
@@ -218,6 +245,12 @@ def _report(stored: bytes | None) -> CoordinatorReport:
         return CoordinatorReport(version="unreadable report")
 
 
+def _log_done(record: AuditRecord) -> None:
+    """Log a record that is durable: a copy of it outside the database."""
+    entry = msgspec.structs.asdict(record.entry)
+    logger.info("audit", outcome="DONE", sequence=record.sequence, **entry, hash=record.hash.hex())
+
+
 def _audit_values(record: AuditRecord) -> dict[str, Any]:
     return msgspec.structs.asdict(record.entry) | {
         "sequence": record.sequence,
@@ -228,8 +261,11 @@ def _audit_values(record: AuditRecord) -> dict[str, Any]:
 
 
 def _audit_record(row: tuple[Any, ...]) -> AuditRecord:
-    sequence, at_us, operator, action, target, reason, detail, previous_hash, own_hash = row
-    entry = AuditEntry(operator=operator, action=action, target=target, reason=reason, detail=detail)
+    sequence, at_us, *entry, previous_hash, own_hash = row
     return AuditRecord(
-        sequence=sequence, at_us=at_us, entry=entry, previous_hash=previous_hash, hash=own_hash
+        sequence=sequence,
+        at_us=at_us,
+        entry=AuditEntry(**dict(zip(AuditEntry.__struct_fields__, entry, strict=True))),
+        previous_hash=previous_hash,
+        hash=own_hash,
     )

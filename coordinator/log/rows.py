@@ -304,6 +304,7 @@ def _quarantined(row: Row, why: str) -> Record:
         expires_at=shown_moment(stored["expires_at"]),
         interactive=stored["interactive"],
         initiator=stored["initiator"],
+        tenant=stored["tenant"],
         fingerprint=stored["fingerprint"],
         state=state or TransactionState.TRYING,
         cancel_detail=stored["cancel_detail"],

@@ -141,8 +141,8 @@ participants = Table(
     Column("changed_at", _Time, nullable=False),
 )
 
-# Append-only. `audit_head` is the end of the chain: adding a row moves it by a
-# compare-and-set.
+# Append-only: the database role of a running coordinator needs INSERT and SELECT on these two, no more.
+# The primary key keeps two records from following the same one.
 audit = Table(
     "audit",
     metadata,
@@ -155,13 +155,30 @@ audit = Table(
     Column("detail", Text, nullable=False),
     Column("previous_hash", LargeBinary, nullable=False),
     Column("hash", LargeBinary, nullable=False),
+    # Who called, as far as it is known (`core.audit.AuditEntry`).
+    Column("on_behalf_of", Text, nullable=False, server_default=""),
+    Column("method", Text, nullable=False, server_default=""),
+    Column("peer", Text, nullable=False, server_default=""),
+    Column("credential", Text, nullable=False, server_default=""),
 )
 Index("audit_target", audit.c.target, audit.c.sequence)
 
-audit_head = Table(
-    "audit_head",
+# Statements of coordinators about the end of the chain (`core.audit.SignedHead`).
+audit_heads = Table(
+    "audit_heads",
     metadata,
-    Column("id", SmallInteger, primary_key=True, autoincrement=False),
     Column("sequence", BigInteger, nullable=False),
     Column("hash", LargeBinary, nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+)
+Index("audit_heads_newest", audit_heads.c.key_id, audit_heads.c.sequence, audit_heads.c.at_us)
+
+# What only the coordinators of one log know.
+coordinator_secrets = Table(
+    "coordinator_secrets",
+    metadata,
+    Column("name", Text(collation="C"), primary_key=True),
+    Column("value", LargeBinary, nullable=False),
 )

@@ -511,17 +511,21 @@ RELEASE = compiled(
 # --- housekeeping ------------------------------------------------------------
 
 
-def _purge() -> Statement:
+def _is_old() -> ColumnElement[bool]:
     # What ended before then was created before then, and creation time has the index.
+    return and_(
+        t.created_at < _ago("ended_before_s"),
+        t.ended_at < _ago("ended_before_s"),
+        # Not even a damaged row loses a transaction that has not ended.
+        t.state.in_([constant(state) for state in TransactionState if state.ended]),
+        t.heuristic.is_(false()),
+    )
+
+
+def _purge() -> Statement:
     old = (
         select(t.gid)
-        .where(
-            t.created_at < _ago("ended_before_s"),
-            t.ended_at < _ago("ended_before_s"),
-            # Not even a damaged row loses a transaction that has not ended.
-            t.state.in_([constant(state) for state in TransactionState if state.ended]),
-            t.heuristic.is_(false()),
-        )
+        .where(_is_old())
         .order_by(t.created_at)
         .limit(number("limit"))
         .with_for_update(skip_locked=True)
@@ -551,6 +555,8 @@ def _heartbeat() -> Statement:
 
 
 PURGE = _purge()
+FIND_OLD = _find("transaction_find_old", select(t.gid, t.version).where(_is_old()).order_by(t.created_at))
+PURGE_ONE = compiled("transaction_purge_one", delete(transactions).where(t.gid == text("gid"), _is_old()))
 FORGET_COORDINATORS = _forget_coordinators()
 HEARTBEAT = _heartbeat()
 LEAVE = compiled(

@@ -278,7 +278,7 @@ class PostgresLog:
             try:
                 taken += await self._take_over(statements.TAKE, gid=gid, version=version)
             except LogRejected as error:
-                await self._quarantine(gid, version, error.message)
+                await self._quarantine(gid, version, error.explained)
         return taken
 
     async def _usable(self, taken: StatementResult) -> list[Record]:
@@ -294,7 +294,7 @@ class PostgresLog:
         try:
             await self.transaction_quarantine(gid, version=version)
         except LogError as error:
-            why = f"{why}; it cannot be held: {error.message}"
+            why = f"{why}; it cannot be held: {error.explained}"
             self._unusable.add(gid)
         self._on_quarantine(gid, why)
 
@@ -314,10 +314,30 @@ class PostgresLog:
     async def transaction_purge(self, *, ended_before_s: float, limit: int) -> int:
         """See `ports.Log`. Delete long-gone coordinators, too."""
         failpoint("log.purge.before")
-        purged = await self._execute(statements.PURGE, ended_before_s=float(ended_before_s), limit=limit)
+        try:
+            purged = await self._execute(statements.PURGE, ended_before_s=float(ended_before_s), limit=limit)
+            count = purged.count
+        except LogRejected:
+            count = await self._purge_each(float(ended_before_s), limit)
         failpoint("log.purge.after")
         await self._execute(statements.FORGET_COORDINATORS, gone_for_s=_COORDINATOR_GONE_S)
-        return purged.count
+        return count
+
+    async def _purge_each(self, ended_before_s: float, limit: int) -> int:
+        """Delete rows one by one, because the database rejects the deletion of all of them."""
+        known = list(self._unusable)
+        found = await self._execute(
+            statements.FIND_OLD, known=known, ended_before_s=ended_before_s, limit=limit
+        )
+        count = 0
+        for gid, _ in found.rows:
+            try:
+                purged = await self._execute(statements.PURGE_ONE, gid=gid, ended_before_s=ended_before_s)
+                count += purged.count
+            except LogRejected as error:
+                self._unusable.add(gid)
+                self._on_quarantine(gid, error.message)
+        return count
 
     async def coordinator_heartbeat(self, *, lease_s: float) -> float:
         """See `ports.Log`."""

@@ -5,7 +5,7 @@ from typing import Annotated, Protocol
 
 from msgspec import Meta, Struct
 
-from coordinator.core.audit import AuditEntry, AuditHead, AuditRecord
+from coordinator.core.audit import AuditEntry, AuditHead, AuditRecord, SignedHead
 from coordinator.core.model import (
     Transaction,
     TransactionState,
@@ -177,12 +177,24 @@ class OperatorLog(Protocol):
         """Count the transactions that have not ended, up to a cheap bound."""
         ...
 
+    async def confirmation_key(self) -> bytes:
+        """Return the key of confirmation tokens, which only the coordinators of this log know."""
+        ...
+
     async def audit_append(self, entry: AuditEntry) -> AuditRecord:
         """Record an action that is about to be done outside the log."""
         ...
 
     async def audit_head(self) -> AuditHead:
         """Return the end of the chain."""
+        ...
+
+    async def audit_head_append(self, signed: SignedHead) -> None:
+        """Keep a statement about the end of the chain."""
+        ...
+
+    async def audit_head_list(self, key_id: str, limit: int) -> list[SignedHead]:
+        """Return the statements by one key, those about the latest end first."""
         ...
 
     async def audit_after(self, sequence: int, limit: int) -> list[AuditRecord]:

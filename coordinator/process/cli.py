@@ -67,7 +67,7 @@ def serve(
     ] = None,
     listen: Annotated[str | None, typer.Option(help="HOST:PORT to listen on for initiators.")] = None,
 ) -> None:
-    """Run a coordinator until SIGTERM. SIGHUP reloads its participants.
+    """Run a coordinator until SIGTERM. SIGHUP reloads participants, clients and operators.
 
     Without a log URL it starts its own PostgreSQL in the data directory.
     It prints `listening on HOST:PORT` when it is ready.
@@ -83,8 +83,9 @@ def serve(
 @app.command()
 def migrate(config: ConfigOption = None) -> None:
     """Migrate the log's schema to this version. Several may run at once."""
-    with log_url(load(config)) as url:
-        migrate_log(url)
+    settings = load(config)
+    with log_url(settings) as url:
+        migrate_log(url, settings.log.owner())
     typer.echo("the schema of the log is up to date")
 
 

@@ -180,7 +180,7 @@ def _log(url: str, where_to_look: str) -> Iterator[CheckResult]:
         yield _problem("log", str(error), "fix [log] url, or grant its user the missing privileges")
         return
     except LogUnavailable as error:
-        yield _problem("log", f"the database cannot be reached: {error.message}", where_to_look)
+        yield _problem("log", f"the database cannot be reached: {error.explained}", where_to_look)
         return
     yield _version(facts)
     yield _writable(facts)

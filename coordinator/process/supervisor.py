@@ -68,7 +68,7 @@ def serve(source: Source) -> int:
     _listenable(settings.admin_address()).close()
     event_loop.log_missing_uvloop()
     with log_url(settings) as url:
-        _migrate_when_there(url)
+        _migrate_when_there(url, settings.log.owner())
         if settings.workers == 1:
             return _serve_alone(settings, url, source)
         return _Workers(settings, url, source).run()
@@ -140,7 +140,7 @@ def _start(server: EmbeddedPostgres) -> None:
         raise StartError(" ".join(str(error).split())) from error
 
 
-def migrate(url: str) -> None:
+def migrate(url: str, owner_url: str | None = None) -> None:
     """Migrate the log's schema to this version.
 
     Raises:
@@ -148,17 +148,17 @@ def migrate(url: str) -> None:
         StartError: the URL is wrong, or the log belongs to a newer version.
     """
     try:
-        migrate_log(url)
+        migrate_log(url, owner_url)
     except LogUnavailable as error:
-        raise LogUnreachableError(error.message) from error
+        raise LogUnreachableError(error.explained) from error
     except (LogUrlError, LogTooNewError) as error:
         raise StartError(str(error)) from error
 
 
-def _migrate_when_there(url: str) -> None:
+def _migrate_when_there(url: str, owner_url: str | None) -> None:
     while True:
         try:
-            return migrate(url)
+            return migrate(url, owner_url)
         except LogUnreachableError as error:
             logger.warning("waiting for the log", error=str(error))
             time.sleep(_LOG_POLL_S)
@@ -312,7 +312,7 @@ class _Workers:
         settings = reloaded(self._source)
         self._refused = settings is None
         if settings is not None:
-            self._settings = self._settings.model_copy(update={"participants": settings.participants})
+            self._settings = self._settings.reloaded(settings)
             for child in self._children:
                 child.stale = True
 

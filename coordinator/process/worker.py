@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import structlog
@@ -15,13 +15,15 @@ from coordinator.api.access import Access
 from coordinator.api.operator.server import AdminServer
 from coordinator.api.server import Server, ServerLimits
 from coordinator.config.configuration import ConfigurationError, Source
-from coordinator.config.settings import Settings, TracingSettings
+from coordinator.config.settings import RELOADED, Settings, TracingSettings
 from coordinator.core.errors import Draining, LogError
+from coordinator.engine.auditor import Auditor
 from coordinator.engine.clock import LogClock, LoopLoad
 from coordinator.engine.dispatcher import ParticipantPolicy
 from coordinator.engine.engine import Engine
 from coordinator.engine.observer import NULL_SPANS, Anomaly
 from coordinator.engine.reconciler import Reconciler
+from coordinator.jobs.audit import StateAuditHead
 from coordinator.jobs.heartbeat import Heartbeat
 from coordinator.jobs.job import Job
 from coordinator.jobs.reconcile import Reconciling
@@ -35,6 +37,8 @@ from coordinator.participant_client.channel import ParticipantAddress
 from coordinator.participant_client.client import ParticipantClient
 from coordinator.process.operating_system import background_threads, raise_open_files_limit
 from coordinator.security.authentication import Authenticator, Policy
+from coordinator.security.key_sets import KeySource
+from coordinator.security.rates import Rates
 from tcc._internal.garbage import relax_garbage_collection
 from tcc._internal.tls import Tls
 from tcc._internal.uuid7 import uuid7
@@ -94,7 +98,8 @@ class Worker:
             on_bug=self.report_bug,
         )
         policy = settings.policy()
-        self._access = None if policy is None else Access(_authenticator(policy))
+        self._access = None if policy is None else Access(_authenticator(policy), Rates(time.monotonic))
+        self.engine.limit_tenants(settings.tenant_limits())
         self._server = Server(
             self.engine,
             settings.request_limits(),
@@ -110,10 +115,14 @@ class Worker:
         reconciler = Reconciler(
             self.engine, self._operator_log, self._channels, settings.reconcile_settings()
         )
+        self.auditor = Auditor(
+            self._operator_log, settings.audit.signer(), clock=self.clock, observer=self.monitoring.metrics
+        )
         self._admin_server = AdminServer(
             self.engine,
             self._operator_log,
             reconciler,
+            self.auditor,
             transactions=self.log,
             clock=self.clock,
             spans=self._tracing or NULL_SPANS,
@@ -141,13 +150,14 @@ class Worker:
         self._stop = asyncio.Event()
         self._bug: Exception | None = None
         self._health: set[asyncio.Task[None]] = set()
+        self._key_refresh: asyncio.Task[None] | None = None
 
     def stop(self) -> None:
         """Request the drain."""
         self._stop.set()
 
     def reload(self, settings: Settings, started_with: Settings) -> None:
-        """Apply the participants of `settings`; every other change waits for a restart.
+        """Apply the participants of `settings`, and who may do what; other changes wait for a restart.
 
         `started_with` is the configuration as read at the start. This worker's own settings may
         contain ports that were chosen for it.
@@ -170,7 +180,8 @@ class Worker:
             moved=sorted(moved),
             needs_restart=_needs_restart(started_with, settings, self._restart_required(settings)),
         )
-        self._settings = self._settings.model_copy(update={"participants": theirs})
+        self._settings = self._settings.reloaded(settings)
+        self._reload_access()
 
     def _restart_required(self, settings: Settings) -> set[str]:
         """Return the listeners whose TLS files are others than those in use."""
@@ -207,7 +218,9 @@ class Worker:
             more=self._more_jobs(),
             later=[self._reconciling] if self._settings.reconcile.every_s else [],
         )
-        key_refresh = await self._keep_keys()
+        if self._access is not None:
+            await self._access.authenticator.refresh()
+            self._keep_keys()
         if self._settings.insecure:
             logger.warning("insecure = true: every caller that reaches a listener may do everything")
         self._tls = _listeners_tls(self._settings)
@@ -220,7 +233,8 @@ class Worker:
         await self._stop.wait()
         drained_by = self.clock.monotonic() + self._settings.drain_s
         await self._drain(drained_by)
-        key_refresh.cancel()
+        if self._key_refresh is not None:
+            self._key_refresh.cancel()
         scheduler.shutdown(wait=False)
         engine_task.cancel()
         await asyncio.gather(engine_task, return_exceptions=True)
@@ -234,15 +248,26 @@ class Worker:
         if self._bug is not None:
             raise self._bug
 
-    async def _keep_keys(self) -> "asyncio.Task[None]":
-        """Read the keys of tokens' issuers, and keep them fresh."""
-        authenticator = self._access.authenticator if self._access else _authenticator(Policy())
-        await authenticator.refresh()
-        return asyncio.create_task(authenticator.run())
+    def _reload_access(self) -> None:
+        """Replace who may do what, as a whole. The keys that are known stay."""
+        policy = self._settings.policy()
+        if self._access is None or policy is None:
+            return
+        self._access.authenticator = _authenticator(policy, self._access.authenticator.sources.values())
+        self.engine.limit_tenants(self._settings.tenant_limits())
+        self._keep_keys()
+
+    def _keep_keys(self) -> None:
+        """Keep the keys of tokens' issuers fresh."""
+        if self._key_refresh is not None:
+            self._key_refresh.cancel()
+        if self._access is not None:
+            self._key_refresh = asyncio.create_task(self._access.authenticator.run())
 
     def _more_jobs(self) -> list[Job]:
         # Without a metrics port, the gauges have no reader.
-        return [self._reporting(), *([self._log_gauges] if self._settings.metrics_address() else [])]
+        stating = StateAuditHead(self.auditor, every_s=self._settings.audit.head_every_s)
+        return [self._reporting(), stating, *([self._log_gauges] if self._settings.metrics_address() else [])]
 
     def _reporting(self) -> Reporting:
         return Reporting(
@@ -275,7 +300,7 @@ class Worker:
             try:
                 await heartbeat.run_once()
             except LogError as error:
-                logger.warning("waiting for the log", error=error.message)
+                logger.warning("waiting for the log", error=error.explained)
                 await asyncio.sleep(_LOG_POLL_S)
             else:
                 return
@@ -298,7 +323,7 @@ class Worker:
         except LogError as error:
             logger.warning(
                 "could not release transactions; they are adopted after the lease expires",
-                error=error.message,
+                error=error.explained,
             )
         else:
             logger.info("coordinator left", released=released)
@@ -338,8 +363,8 @@ def _tracing(settings: TracingSettings, owner: str) -> "Tracing | None":
     )
 
 
-def _authenticator(policy: Policy) -> Authenticator:
-    return Authenticator(policy, now=time.time, monotonic=time.monotonic)
+def _authenticator(policy: Policy, sources: Iterable[KeySource] = ()) -> Authenticator:
+    return Authenticator(policy, now=time.time, monotonic=time.monotonic, sources=sources)
 
 
 def _addresses(settings: Settings) -> dict[str, ParticipantAddress]:
@@ -375,19 +400,23 @@ def _needs_restart(before: Settings, after: Settings, restart_required: set[str]
     return [
         name
         for name in Settings.model_fields
-        if name != "participants"
+        if (name not in RELOADED or (name == "auth" and (before.auth is None) != (after.auth is None)))
         and (name in restart_required or getattr(before, name) != getattr(after, name))
     ]
 
 
 def reloaded(source: Source) -> Settings | None:
-    """Return the present configuration; if it is invalid, log every issue and return None."""
+    """Return the present configuration. If it is invalid, or locks out all callers, log why; return None."""
     try:
-        return source.read().settings
+        settings = source.read().settings
+        policy = settings.policy()
+        if policy is None or policy.admits_any_caller(time.time()):
+            return settings
+        logger.error("configuration not reloaded", issue="all tokens have expired: no caller could call")
     except ConfigurationError as error:
         for issue in error.issues:
             logger.error("configuration not reloaded", issue=str(issue))  # noqa: TRY400 - no bug of ours
-        return None
+    return None
 
 
 async def run_worker(
@@ -434,6 +463,8 @@ async def end_lease(url: str, owner: str) -> None:
     try:
         await log.coordinator_leave()
     except LogError as error:
-        logger.warning("could not end the lease of a dead worker; it expires on its own", error=error.message)
+        logger.warning(
+            "could not end the lease of a dead worker; it expires on its own", error=error.explained
+        )
     finally:
         await log.close()

@@ -1,6 +1,7 @@
 """Authenticate a call: by its bearer token if it has one, otherwise by its client certificate."""
 
 import asyncio
+import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 
@@ -28,6 +29,12 @@ class Policy(Struct, frozen=True, kw_only=True):
     clients: Mapping[str, Client] = {}
     operators: Mapping[str, Operator] = {}
 
+    def admits_any_caller(self, now: float) -> bool:
+        """Return whether there is an identity that a caller can still prove."""
+        identities = [*self.clients, *self.operators]
+        alive = {f"token:{name}" for name, token in self.tokens.items() if now < token.expires_at}
+        return any(not one.startswith("token:") or one in alive for one in identities)
+
     def caller(self, identity: Identity) -> Caller:
         """Return the caller that an identity is.
 
@@ -43,6 +50,19 @@ class Policy(Struct, frozen=True, kw_only=True):
             client=next(iter(clients.values())) if len(clients) == 1 else None,
             operator=max(operators, key=lambda operator: operator.role, default=None),
         )
+
+
+def credential_id(
+    caller: Caller, metadata: Sequence[tuple[str, str | bytes]], auth_context: AuthContext
+) -> str:
+    """Return which credential a call was authenticated with: the id of a static token, or else a SHA-256."""
+    if caller.method == "token":
+        return caller.principal.removeprefix("token:")
+    if caller.method == "certificate":
+        (pem,) = auth_context["x509_pem_cert"]
+        return sha256(ssl.PEM_cert_to_DER_cert(pem.decode())).hexdigest()
+    (header,) = (value for key, value in metadata if key == "authorization")
+    return sha256(str(header)[len(_BEARER) :].strip().encode()).hexdigest()
 
 
 class Authenticator:
@@ -69,6 +89,8 @@ class Authenticator:
         )
         # Verified tokens: the caller, and until when it need not be verified again.
         self._cached: dict[bytes, tuple[Caller, float]] = {}
+        # Callers by the names in their certificates, which gRPC verifies with each connection.
+        self._by_names: dict[tuple[str, ...], Caller] = {}
 
     async def run(self) -> None:
         """Refresh the issuers' keys until cancelled."""
@@ -92,7 +114,12 @@ class Authenticator:
         identity = certificate_identity(auth_context, self.policy.certificate_names)
         if identity is None:
             raise NotAuthenticated("the call has neither a token nor a certificate with a configured name")
-        return self.policy.caller(identity)
+        caller = self._by_names.get(identity.principals)
+        if caller is None:
+            if len(self._by_names) >= CACHED_MAX:
+                self._by_names.clear()
+            caller = self._by_names[identity.principals] = self.policy.caller(identity)
+        return caller
 
     def _by_token(self, given: Sequence[str | bytes], auth_context: AuthContext) -> Caller:
         if not is_tls(auth_context):
@@ -115,11 +142,11 @@ class Authenticator:
 
     def _verified(self, token: str, now: float) -> tuple[Caller, float]:
         if token.startswith(PREFIX):
-            identity = verify_token(token, self.policy.tokens, now)
-            if identity is None:
+            proved = verify_token(token, self.policy.tokens, now)
+            if proved is None:
                 raise NotAuthenticated("the token is not accepted")
-            # Hardly more than a lookup: not worth caching.
-            return self.policy.caller(identity), 0.0
+            identity, expires_at = proved
+            return self.policy.caller(identity), expires_at
         try:
             identity, expires_at = self._jwt.verify(token)
         except BadToken as error:

@@ -27,8 +27,6 @@ class Client(Struct, frozen=True, kw_only=True):
     # The actions that it may call, by participant.
     calls: Mapping[str, frozenset[str]]
     # Besides the coordinator's own limits.
-    live_max: int
-    live_bytes_max: int
     calls_per_s: float
     expiry_max_s: float
 
@@ -72,6 +70,9 @@ class Caller(Struct, frozen=True, kw_only=True):
     method: str
     client: Client | None = None
     operator: Operator | None = None
+    # Of an operator's call, for the audit chain: its address, and which certificate or token it came with.
+    peer: str = ""
+    credential: str = ""
 
     @property
     def name(self) -> str:

@@ -10,5 +10,6 @@ __all__ = ["KINDS", "AuthContext", "certificate_identity", "is_tls"]
 
 def certificate_identity(auth_context: AuthContext, kinds: Iterable[str]) -> Identity | None:
     """Return the identity of a client's certificate; None: there is none, or it has no such name."""
-    names = certificate_names(auth_context, kinds)
+    # An identity is shown and logged, so it is printable.
+    names = tuple(name for name in certificate_names(auth_context, kinds) if name.isprintable())
     return Identity(names, "certificate") if names else None

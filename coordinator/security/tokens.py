@@ -36,10 +36,11 @@ def token_hash(token: str) -> str:
     return sha256(token.encode()).hexdigest()
 
 
-def verify_token(token: str, known: Mapping[str, StaticToken], now: float) -> Identity | None:
-    """Return the identity of a static token; None: it is unknown, wrong or expired."""
+def verify_token(token: str, known: Mapping[str, StaticToken], now: float) -> tuple[Identity, float] | None:
+    """Return the identity that a static token proves, and its expiry; None: it is not accepted."""
     token_id = token.removeprefix(PREFIX).partition("_")[0]
     expected = known.get(token_id)
     if expected is None or not hmac.compare_digest(expected.sha256, token_hash(token)):
         return None
-    return Identity((f"token:{token_id}",), "token") if now < expected.expires_at else None
+    identity = Identity((f"token:{token_id}",), "token")
+    return (identity, expected.expires_at) if now < expected.expires_at else None

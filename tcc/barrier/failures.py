@@ -47,7 +47,7 @@ def origin(error: BaseException) -> BaseException:
 def error_text(error: BaseException) -> str:
     """Return the class and message of an error."""
     cause = origin(error)
-    if isinstance(error, DBAPIError):
+    if isinstance(error, DBAPIError) or _is_of_a_driver(cause):
         message = _database_text(cause)
     elif isinstance(error, StatementError):
         message = str(error.args[0]) if error.args else ""
@@ -55,6 +55,11 @@ def error_text(error: BaseException) -> str:
         message = message_of(cause)
     name = type(cause).__name__
     return plain_text(f"{name}: {message}" if message else name)
+
+
+def _is_of_a_driver(error: BaseException) -> bool:
+    """Return whether a database's driver raised the error: a handler may use one without SQLAlchemy."""
+    return any(base.__name__ in _DRIVER_ERRORS for base in type(error).__mro__)
 
 
 def is_database_unavailable(error: BaseException) -> bool:
@@ -116,6 +121,8 @@ def _innermost(frame: TracebackType | None) -> tuple[str, int] | None:
     return frame.tb_frame.f_code.co_filename, frame.tb_lineno
 
 
+# As PEP 249 names the base of them; asyncpg has its own.
+_DRIVER_ERRORS = frozenset({"DatabaseError", "PostgresError"})
 _QUOTED = re.compile(r"""(["']).*["']""", re.DOTALL)
 
 
@@ -139,4 +146,7 @@ def _database_text(cause: BaseException) -> str:
             if key
             else f"{_QUOTED.sub('…', name)} ({number})"
         )
-    return message_of(cause).partition("\nDETAIL:")[0]
+    # The lines after the first quote rows (DETAIL) and statements (LINE).
+    sqlstate = str(getattr(cause, "sqlstate", None) or "")
+    message = message_of(cause).partition("\n")[0] if sqlstate else message_of(cause)
+    return _QUOTED.sub("…", message) if sqlstate.startswith("22") else message

@@ -46,6 +46,7 @@ from tcc.client.outcome import (
 )
 from tcc.client.requests import BranchRequest, execute_request, timestamp
 from tcc.context import TransactionContext
+from tcc.payload import PayloadCodec
 from tcc.transaction.v1 import transaction_pb2 as pb
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ class Client:
             `opentelemetry.trace.get_tracer_provider()`. Each transaction gets a span below the
             current one; the spans of the coordinator and the participants are below that. None:
             no traces, and OpenTelemetry (the extra [tracing]) is not needed.
+        payload_codec: Encrypts payloads and opens results, for example a tcc.AesGcmCodec (the extra
+            [encryption]). The participants need one with the same keys. None: they are sent as they are.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class Client:
         batch_items_max: int = BATCH_ITEMS_MAX,
         batch_bytes_max: int = BATCH_BYTES_MAX,
         tracer_provider: "TracerProvider | None" = None,
+        payload_codec: PayloadCodec | None = None,
     ) -> None:
         self._initiator = arguments.text("initiator", initiator, 'initiator="shop"')
         self._tracing = _tracing(tracer_provider)
@@ -108,6 +112,7 @@ class Client:
             channel_options=channel_options,
             batch_items_max=batch_items_max,
             batch_bytes_max=batch_bytes_max,
+            payload_codec=payload_codec,
         )
 
     async def __aenter__(self) -> Self:
@@ -177,6 +182,7 @@ class Client:
             labels=labels,
             wait_for=wait_for,
             initiator=self._initiator,
+            codec=self.connection.payload_codec,
         )
         if self._tracing is None:
             outcome = await self._execute(request, timeout_s)
@@ -185,7 +191,8 @@ class Client:
         return checked(outcome) if raise_on_cancel else outcome
 
     async def _execute(self, request: pb.ExecuteTransactionRequest, timeout_s: float | None) -> Outcome:
-        return outcome_of(await self.connection.execute(request, timeout_s))
+        outcome = await self.connection.execute(request, timeout_s)
+        return outcome_of(outcome, self.connection.payload_codec)
 
     def transaction(
         self,
@@ -244,7 +251,7 @@ class Client:
         """
         request = pb.GetTransactionRequest(gid=arguments.gid(gid))
         response = await self.connection.call(lambda stub: stub.GetTransaction, request, timeout_s)
-        return record_of(response.transaction)
+        return record_of(response.transaction, self.connection.payload_codec)
 
     async def list(
         self,
@@ -298,7 +305,7 @@ class Client:
         """
         request = pb.WaitTransactionRequest(gid=arguments.gid(gid), wait_for=wait_for_number(wait_for))
         response = await self.connection.call(lambda stub: stub.WaitTransaction, request, timeout_s)
-        return outcome_of(response.outcome)
+        return outcome_of(response.outcome, self.connection.payload_codec)
 
     async def confirm(
         self, gid: str, *, wait_for: WaitFor = "decision", timeout_s: float | None = None

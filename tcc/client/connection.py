@@ -17,6 +17,7 @@ from tcc.client.endpoint import Endpoint
 from tcc.client.retry import pause_s
 from tcc.client.submission import Submitter
 from tcc.errors import ClientClosed, TccError, error_from_rpc
+from tcc.payload import PayloadCodec
 from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc
 
 _CANCEL_TIMEOUT_S = 2.0
@@ -46,7 +47,9 @@ class Connection:
         channel_options: Sequence[tuple[str, Any]],
         batch_items_max: int,
         batch_bytes_max: int,
+        payload_codec: PayloadCodec | None = None,
     ) -> None:
+        self.payload_codec = payload_codec
         # A stand-in is known by its method: a text has none.
         self._target = target if hasattr(target, "open_channel") else arguments.target(target)
         self._timeout_s = arguments.seconds("timeout_s", timeout_s)

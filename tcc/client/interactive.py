@@ -25,6 +25,7 @@ from tcc.client.outcome import (
     WaitFor,
     outcome_of,
     record_of,
+    try_result,
     wait_for_number,
 )
 from tcc.client.requests import BranchIds, branch_spec, duration
@@ -129,8 +130,12 @@ class Enlistment:
         self._untried.pop(spec.branch_id, None)
         if response.state != common.BRANCH_STATE_TRIED:
             raise _not_tried(self.gid, spec.branch_id, response)
-        return TryResult(
-            branch_id=spec.branch_id, data=response.result, content_type=response.result_content_type
+        return try_result(
+            self.gid,
+            spec.branch_id,
+            response.result,
+            response.result_content_type,
+            self._connection.payload_codec,
         )
 
     def register(
@@ -217,7 +222,15 @@ class Enlistment:
                 "the context has no branch: give a branch_id that is unique in the transaction",
                 reason="BRANCH_ID_MISSING",
             )
-        return branch_spec(participant, action, payload, branch_id, ids=self._ids)
+        return branch_spec(
+            participant,
+            action,
+            payload,
+            branch_id,
+            ids=self._ids,
+            gid=self.gid,
+            codec=self._connection.payload_codec,
+        )
 
 
 class Registration(Awaitable[TransactionContext]):
@@ -411,7 +424,7 @@ async def confirm(connection: Connection, gid: str, wait_for: WaitFor, timeout_s
     except (AlreadyDecided, DecisionConflict) as error:
         await raise_if_cancelled(connection, gid, error)
         raise
-    return checked(outcome_of(response.outcome))
+    return checked(outcome_of(response.outcome, connection.payload_codec))
 
 
 async def cancel(
@@ -426,7 +439,7 @@ async def cancel(
         wait_for=wait_for_number(wait_for),
     )
     response = await connection.call(lambda stub: stub.CancelTransaction, request, timeout_s)
-    return outcome_of(response.outcome)
+    return outcome_of(response.outcome, connection.payload_codec)
 
 
 def checked(outcome: Outcome) -> Outcome:

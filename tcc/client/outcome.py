@@ -68,7 +68,7 @@ class TryResult:
 
     def json(self) -> Any:
         """Return the result decoded as JSON. Raises InvalidPayloadError, a ValueError, if it is not JSON."""
-        return payload.decode_json(self.data)
+        return payload.decode_json(self.as_(bytes))
 
     def as_(self, kind: type[T]) -> T:
         """Return the result decoded as `kind` (see tcc.payload). Raises InvalidPayloadError."""
@@ -163,7 +163,16 @@ def wait_for_number(wait_for: WaitFor) -> pb.WaitFor:
     return _WAIT_FOR[wait_for]
 
 
-def outcome_of(message: pb.TransactionOutcome) -> Outcome:
+def try_result(
+    gid: str, branch_id: str, data: bytes, content_type: str, codec: payload.PayloadCodec | None
+) -> TryResult:
+    """Return the result of a Try, opened if the codec can."""
+    place = payload.result_place(gid, branch_id)
+    opened = payload.opened_or_sealed(codec, payload.Encoded(data, content_type), place)
+    return TryResult(branch_id=branch_id, data=opened.data, content_type=opened.content_type)
+
+
+def outcome_of(message: pb.TransactionOutcome, codec: payload.PayloadCodec | None = None) -> Outcome:
     """Return the contract's outcome as a value."""
     return Outcome(
         gid=message.gid,
@@ -173,15 +182,13 @@ def outcome_of(message: pb.TransactionOutcome) -> Outcome:
         cancel_detail=message.cancel_detail,
         cancel_message=message.cancel_message,
         results={
-            item.branch_id: TryResult(
-                branch_id=item.branch_id, data=item.result, content_type=item.content_type
-            )
+            item.branch_id: try_result(message.gid, item.branch_id, item.result, item.content_type, codec)
             for item in message.results
         },
     )
 
 
-def record_of(message: common.Transaction) -> TransactionRecord:
+def record_of(message: common.Transaction, codec: payload.PayloadCodec | None = None) -> TransactionRecord:
     """Return the contract's transaction as a value."""
     return TransactionRecord(
         gid=message.gid,
@@ -199,24 +206,24 @@ def record_of(message: common.Transaction) -> TransactionRecord:
         stuck=message.stuck,
         owner=message.owner,
         version=message.version,
-        branches=tuple([_branch_record_of(branch) for branch in message.branches]),
+        branches=tuple([_branch_record_of(message.gid, branch, codec) for branch in message.branches]),
     )
 
 
-def _branch_record_of(message: common.Branch) -> BranchRecord:
+def _branch_record_of(gid: str, message: common.Branch, codec: payload.PayloadCodec | None) -> BranchRecord:
     spec = message.spec
+    place = payload.payload_place(gid, spec.branch_id, spec.participant, spec.action)
+    opened = payload.opened_or_sealed(codec, payload.Encoded(spec.payload, spec.content_type), place)
     return BranchRecord(
         branch_id=spec.branch_id,
         participant=spec.participant,
         action=spec.action,
-        payload=spec.payload,
-        content_type=spec.content_type,
+        payload=opened.data,
+        content_type=opened.content_type,
         stage=spec.stage,
         state=BranchState(message.state),
         tried_by_initiator=message.tried_by_initiator,
-        result=TryResult(
-            branch_id=spec.branch_id, data=message.result, content_type=message.result_content_type
-        ),
+        result=try_result(gid, spec.branch_id, message.result, message.result_content_type, codec),
         attempts=message.attempts,
         last_error=message.last_error,
         next_attempt_at=_moment(message, "next_attempt_at"),

@@ -65,6 +65,7 @@ def execute_request(
     labels: Mapping[str, str] | None,
     wait_for: WaitFor,
     initiator: str,
+    codec: payloads.PayloadCodec | None = None,
 ) -> pb.ExecuteTransactionRequest:
     """Return the request for a whole transaction.
 
@@ -88,6 +89,8 @@ def execute_request(
             branch.stage,
             ids=ids,
             make=request.branches.add,
+            gid=request.gid,
+            codec=codec,
         )
     return request
 
@@ -101,6 +104,8 @@ def branch_spec(
     *,
     ids: BranchIds,
     make: Callable[..., common.BranchSpec] = common.BranchSpec,
+    gid: str = "",
+    codec: payloads.PayloadCodec | None = None,
 ) -> common.BranchSpec:
     """Return a branch. `make` may create it inside a request, which saves a copy.
 
@@ -110,13 +115,16 @@ def branch_spec(
     arguments.text("action", action, _BRANCH_FORM)
     _branch_id(branch_id)
     arguments.whole_number("stage", stage, least=0)
-    data, content_type = payloads.encode(payload)
+    encoded = payloads.encode(payload)
+    chosen = ids.choose(participant, branch_id)
+    if codec is not None:
+        encoded = codec.seal(encoded, payloads.payload_place(gid, chosen, participant, action))
     return make(
-        branch_id=ids.choose(participant, branch_id),
+        branch_id=chosen,
         participant=participant,
         action=action,
-        payload=data,
-        content_type=content_type,
+        payload=encoded.data,
+        content_type=encoded.content_type,
         stage=stage,
     )
 

@@ -29,6 +29,7 @@ from tcc.client.connection import StandIn
 from tcc.client.interactive import Enlistment, InteractiveTransaction
 from tcc.client.outcome import Outcome
 from tcc.context import TransactionContext
+from tcc.payload import PayloadCodec
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
@@ -198,6 +199,7 @@ class SyncClient(_SyncProxy[Client]):
         batch_items_max: int = BATCH_ITEMS_MAX,
         batch_bytes_max: int = BATCH_BYTES_MAX,
         tracer_provider: "TracerProvider | None" = None,
+        payload_codec: PayloadCodec | None = None,
     ) -> None:
         client = Client(
             target,
@@ -209,6 +211,7 @@ class SyncClient(_SyncProxy[Client]):
             batch_items_max=batch_items_max,
             batch_bytes_max=batch_bytes_max,
             tracer_provider=tracer_provider,
+            payload_codec=payload_codec,
         )
         super().__init__(client, Background(client.connection))
 

@@ -35,10 +35,12 @@ from tcc.barrier.executor import open_executor
 from tcc.barrier.failures import error_text
 from tcc.participant.action import Action, build_action
 from tcc.participant.callers import CallerCheck, check_address
+from tcc.participant.sealing import Opener
 from tcc.participant.service import ParticipantServicer
 from tcc.participant.supervision import TaskSupervisor
 from tcc.participant.v1 import participant_pb2 as pb, participant_pb2_grpc as pb_grpc
 from tcc.participant.work import ParticipantWork
+from tcc.payload import PayloadCodec
 
 try:
     from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -83,6 +85,8 @@ class Participant:
             calls are refused with RESOURCE_EXHAUSTED, unread.
         tracer_provider: A provider of OpenTelemetry (the extra [tracing]). Calls of traced
             transactions get spans, in which the handlers run. None: no spans.
+        payload_codec: Opens payloads and encrypts results, for example a tcc.AesGcmCodec (the extra
+            [encryption]). `name` must be the name in the coordinator's configuration.
     """
 
     def __init__(
@@ -98,8 +102,10 @@ class Participant:
         waiting_max: int = 20_000,
         rpcs_max: int = 20_000,
         tracer_provider: "TracerProvider | None" = None,
+        payload_codec: PayloadCodec | None = None,
     ) -> None:
         self.name = name
+        self._payload_codec = payload_codec
         self._tracing = _tracing(tracer_provider, name)
         # The port in use; 0 before `start`.
         self.port = 0
@@ -244,6 +250,7 @@ class Participant:
             max_batches_in_flight=self._max_batches_in_flight,
             waiting_max=self._waiting_max,
             tracing=self._tracing,
+            opener=Opener(self._payload_codec, self.name) if self._payload_codec else None,
         )
         server = grpc.aio.server(
             interceptors=[*([CallerCheck(callers)] if callers else ()), *interceptors],

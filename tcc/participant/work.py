@@ -35,6 +35,7 @@ from tcc.barrier.plans import InvalidResultError, Key, Plan, digest_of, encoded_
 from tcc.branch import BatchItem, Branch, Rejected
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.action import NAME_BYTES_MAX, Action, RefusalError, Undecoded, refusing_action
+from tcc.participant.sealing import Opener
 from tcc.participant.supervision import TaskSupervisor
 from tcc.participant.v1 import participant_pb2 as pb
 
@@ -124,7 +125,9 @@ class ParticipantWork:
         max_batches_in_flight: int,
         waiting_max: int,
         tracing: "ParticipantTracing | None" = None,
+        opener: Opener | None = None,
     ) -> None:
+        self._opener = opener
         self._executor = executor
         self._tracing = tracing
         self._actions = actions
@@ -252,11 +255,13 @@ class ParticipantWork:
             raise RefusalError("UNKNOWN_ACTION", f"this participant has no action {call.action!r}")
         if call.content_type == payload.UNKNOWN:
             return _without_request(action, call), BatchItem(branch, None), 0
+        sealed = payload.Encoded(call.payload, call.content_type)
+        content = sealed if self._opener is None else self._opener.open(branch, sealed)
         if operation is not Operation.TRY and action.partition_key is None:
-            return action, BatchItem(branch, Undecoded(action.kind, call.payload, call.content_type)), 0
+            return action, BatchItem(branch, Undecoded(action.kind, *content)), 0
         request = decoded.get(branch.digest) if branch.digest else None
         if request is None:
-            request = Undecoded(action.kind, call.payload, call.content_type).decode()
+            request = Undecoded(action.kind, *content).decode()
             if action.frozen and branch.digest:
                 decoded[branch.digest] = request
         if operation is Operation.TRY:
@@ -366,6 +371,8 @@ class ParticipantWork:
             self._idle.set()
 
     def _deliver(self, delivery: Delivery, outcome: CallResult) -> None:
+        if self._opener is not None and outcome.code is OutcomeCode.SUCCEEDED:
+            outcome = self._opener.seal_result(delivery.item.branch, outcome)
         delivery.replies.deliver(delivery.position, outcome)
         if delivery.span is not None:
             delivery.span.end(outcome)

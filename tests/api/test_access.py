@@ -2,11 +2,13 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import ErrorInfo
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -384,3 +386,176 @@ async def test_a_made_gid_begins_with_the_clients_prefix(tcc: Guarded) -> None:
     answer = await shop.ExecuteTransaction(execute(""), timeout=30)
     assert made.gid.startswith("shop-")
     assert answer.outcome.gid.startswith("shop-")
+
+
+# --- operators --------------------------------------------------------------
+
+TWO_TENANTS: dict[str, Any] = {
+    "operators": {
+        "oncall": {"identities": [ANA], "role": "admin", "tenants": ["shop"]},
+        "all": {"identities": [READER], "role": "admin", "payloads": True},
+    }
+}
+
+
+def why(version: int = 0, operator: str = "") -> apb.OperatorContext:
+    return apb.OperatorContext(operator=operator, reason="incident 7", version=version)
+
+
+async def test_the_operator_is_the_caller_and_a_given_name_stands_beside(tcc: Guarded) -> None:
+    await tcc.client(SHOP).BeginTransaction(pb.BeginTransactionRequest(gid="shop-1"), timeout=30)
+    ana = tcc.operator(ANA)
+    for operator in ("the boss", ""):
+        shown = (await ana.InspectTransaction(apb.InspectTransactionRequest(gid="shop-1"))).transaction
+        request = apb.HoldTransactionRequest(gid="shop-1", operator_context=why(shown.version, operator))
+        if shown.held:
+            request = apb.ReleaseTransactionRequest(gid="shop-1", operator_context=why(shown.version))
+        method = ana.ReleaseTransaction if shown.held else ana.HoldTransaction
+        record = (await method(request, timeout=30)).audit_record
+        assert record.operator == ANA
+        assert record.on_behalf_of == ("" if shown.held else operator)
+        assert record.method == "certificate"
+        assert record.peer.startswith("ipv4:127.0.0.1:")
+        assert len(record.credential) == 64
+    paused = await ana.PauseParticipant(
+        apb.PauseParticipantRequest(participant="stock", operator_context=why(operator="root")), timeout=30
+    )
+    assert (paused.participant.operator, paused.audit_record.operator) == (ANA, ANA)
+    audit = await ana.ListAuditRecords(apb.ListAuditRecordsRequest(), timeout=30)
+    assert {record.operator for record in audit.records} == {ANA}
+    assert (await ana.VerifyAuditChain(apb.VerifyAuditChainRequest(), timeout=30)).intact
+
+
+async def test_an_operator_of_one_tenant_sees_and_changes_no_other(
+    log_url: str, tmp_path: Path, stock: ScriptedParticipant
+) -> None:
+    async with guarded(log_url, tmp_path, {"stock": {"target": stock.address}}, **TWO_TENANTS) as tcc:
+        for name, gid in ((SHOP, "shop-1"), (BANK, "bank-1")):
+            await tcc.client(name).BeginTransaction(pb.BeginTransactionRequest(gid=gid), timeout=30)
+        ana = tcc.operator(ANA)
+        found = await ana.SearchTransactions(apb.SearchTransactionsRequest(), timeout=30)
+        assert [tx.gid for tx in found.transactions] == ["shop-1"]
+        named = await ana.SearchTransactions(apb.SearchTransactionsRequest(filter="gid=bank-1"), timeout=30)
+        assert not named.transactions
+        for method, request in (
+            (ana.InspectTransaction, apb.InspectTransactionRequest(gid="bank-1")),
+            (ana.ExplainTransaction, apb.ExplainTransactionRequest(gid="bank-1")),
+            (ana.RetryTransaction, apb.RetryTransactionRequest(gid="bank-1", operator_context=why(1))),
+            (ana.HoldTransaction, apb.HoldTransactionRequest(gid="bank-1", operator_context=why(1))),
+            (ana.ReleaseTransaction, apb.ReleaseTransactionRequest(gid="bank-1", operator_context=why(1))),
+            (ana.CancelTransaction, apb.CancelTransactionRequest(gid="bank-1", operator_context=why(1))),
+            (
+                ana.ResolveBranch,
+                apb.ResolveBranchRequest(gid="bank-1", branch_id="1", outcome=1, operator_context=why(1)),
+            ),
+        ):
+            assert await refusal(method(request, timeout=30)) == NOT_FOUND
+        bulk = apb.RunBulkActionRequest(filter="live", action=apb.BULK_ACTION_CANCEL, operator_context=why())
+        answers = [answer async for answer in ana.RunBulkAction(bulk, timeout=30)]
+        assert [(answer.matched, list(answer.sample_gids)) for answer in answers] == [(1, ["shop-1"])]
+        # What concerns more than single transactions.
+        for name in ("GetStats", "ListAuditRecords", "PauseParticipant", "DrainCoordinator", "Reconcile"):
+            pair = tcc.tls.authority.issue(ANA)
+            assert await called(tcc, ADMIN.methods_by_name[name], pair) == NOT_ALLOWED, name
+
+
+async def test_payloads_are_shown_only_with_the_right_to_see_them(
+    log_url: str, tmp_path: Path, stock: ScriptedParticipant
+) -> None:
+    async with guarded(log_url, tmp_path, {"stock": {"target": stock.address}}, **TWO_TENANTS) as tcc:
+        secret = branch("1", payload=b"4111 1111 1111 1111", content_type="text/plain")
+        await tcc.client(SHOP).ExecuteTransaction(execute("shop-1", branches=[secret]), timeout=30)
+        request = apb.InspectTransactionRequest(gid="shop-1")
+        for name, payload in ((ANA, b""), (READER, b"4111 1111 1111 1111")):
+            shown = await tcc.operator(name).InspectTransaction(request, timeout=30)
+            assert shown.transaction.branches[0].spec.payload == payload
+
+
+# --- limits of a tenant -----------------------------------------------------
+
+TENANT_LIMIT = ("RESOURCE_EXHAUSTED", "TENANT_LIMIT")
+
+
+def limited(**limits: Any) -> dict[str, Any]:
+    return {
+        "clients": {
+            "shop": {"identities": [SHOP], "calls": {"*": ["*"]}, **limits},
+            "bank": {"identities": [BANK], "calls": {"*": ["*"]}},
+        }
+    }
+
+
+async def test_a_tenant_that_fills_its_limits_is_refused_alone(
+    log_url: str, tmp_path: Path, stock: ScriptedParticipant
+) -> None:
+    go = stock.hold_confirms()
+    limits = limited(live_max=2, live_bytes_max=100)
+    async with guarded(log_url, tmp_path, {"stock": {"target": stock.address}}, **limits) as tcc:
+        shop, bank = tcc.client(SHOP), tcc.client(BANK)
+        decided = {"wait_for": pb.WAIT_FOR_DECISION}
+        large = branch("1", payload=b"x" * 101)
+        call = shop.ExecuteTransaction(execute("shop-0", branches=[large]), timeout=30)
+        assert await refusal(call) == TENANT_LIMIT
+        await shop.ExecuteTransaction(execute("shop-1", **decided), timeout=30)
+        await shop.BeginTransaction(pb.BeginTransactionRequest(gid="shop-2"), timeout=30)
+        call = shop.TryBranch(pb.TryBranchRequest(gid="shop-2", branch=large), timeout=30)
+        assert await refusal(call) == TENANT_LIMIT
+        call = shop.ExecuteTransaction(execute("shop-3", **decided), timeout=30)
+        assert await refusal(call) == TENANT_LIMIT
+        for number in range(5):
+            await bank.ExecuteTransaction(execute(f"bank-{number}", **decided), timeout=30)
+        # What has ended makes room.
+        go.set()
+        wait = pb.WaitTransactionRequest(gid="shop-1", wait_for=pb.WAIT_FOR_COMPLETION)
+        await shop.WaitTransaction(wait, timeout=30)
+        await shop.ExecuteTransaction(execute("shop-3", **decided), timeout=30)
+
+
+async def test_a_tenant_that_calls_too_often_is_refused_alone(
+    log_url: str, tmp_path: Path, stock: ScriptedParticipant
+) -> None:
+    # One call fits; the next one would be allowed after a thousand seconds.
+    limits = limited(calls_per_s=0.001)
+    async with guarded(log_url, tmp_path, {"stock": {"target": stock.address}}, **limits) as tcc:
+        shop, bank = tcc.client(SHOP), tcc.client(BANK)
+        batch = pb.ExecuteTransactionsRequest(transactions=[execute("shop-1"), execute("shop-2")])
+        replies = {}
+        async for response in shop.ExecuteTransactions(batch, timeout=30):
+            replies |= {reply.index: reply for reply in response.replies}
+        assert replies[0].outcome.gid == "shop-1"
+        assert replies[1].error.reason == "TENANT_LIMIT"
+        assert replies[1].error.retry_after_ms > 0
+        get = pb.GetTransactionRequest(gid="shop-1")
+        assert await refusal(shop.GetTransaction(get, timeout=30)) == TENANT_LIMIT
+        await bank.ExecuteTransaction(execute("bank-1"), timeout=30)
+
+
+async def test_a_tenants_expiry_is_bounded(log_url: str, tmp_path: Path, stock: ScriptedParticipant) -> None:
+    limits = limited(expiry_max_s=10.0)
+    async with guarded(log_url, tmp_path, {"stock": {"target": stock.address}}, **limits) as tcc:
+        request = pb.BeginTransactionRequest(gid="shop-1", expiry=Duration(seconds=11))
+        refused = await refusal(tcc.client(SHOP).BeginTransaction(request, timeout=30))
+        assert refused == ("INVALID_ARGUMENT", "INVALID_EXPIRY")
+        request = pb.BeginTransactionRequest(gid="bank-1", expiry=Duration(seconds=11))
+        await tcc.client(BANK).BeginTransaction(request, timeout=30)
+
+
+# --- forged tokens ----------------------------------------------------------
+
+
+async def test_a_confirmation_token_cannot_be_made_without_the_dry_run(tcc: Guarded) -> None:
+    """Not even with all that goes into it but the key."""
+    await tcc.client(SHOP).BeginTransaction(pb.BeginTransactionRequest(gid="shop-1"), timeout=30)
+    ana = tcc.operator(ANA)
+    bulk = apb.RunBulkActionRequest(filter="live", action=apb.BULK_ACTION_CANCEL, operator_context=why())
+    (dry,) = [answer async for answer in ana.RunBulkAction(bulk, timeout=30)]
+    at_us = dry.confirmation_token.partition(".")[0]
+    for content in (
+        f"{apb.BULK_ACTION_CANCEL}\0live\0shop-1",
+        f"{at_us}\0{apb.BULK_ACTION_CANCEL}\0live\0shop-1",
+    ):
+        bulk.confirmation_token = f"{at_us}.{sha256(content.encode()).hexdigest()}"
+        assert await refusal(ana.RunBulkAction(bulk, timeout=30).read()) == ("ABORTED", "SELECTION_CHANGED")
+    bulk.confirmation_token = dry.confirmation_token
+    answers = [answer async for answer in ana.RunBulkAction(bulk, timeout=30)]
+    assert answers[-1].succeeded == 1

@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from coordinator.api.errors import Context, refusals_as_statuses
-from coordinator.core.errors import Overloaded
+from coordinator.core.errors import Overloaded, Refused
 from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc
 from tests.support.errors import refused
 
@@ -20,6 +20,9 @@ class Scripted(transaction_pb2_grpc.TransactionServiceServicer):
 
     call_max_s = 30.0
     script: Script
+
+    def refused(self, _method: str, _request: object, _context: Context, error: Refused, /) -> Refused:
+        return error
 
     @refusals_as_statuses
     async def GetTransaction(  # noqa: N802 - the name in the contract

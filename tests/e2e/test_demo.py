@@ -75,6 +75,7 @@ async def test_load_with_kills_loses_nothing(scratch: Path):
     assert_nothing_is_left([], scratch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 async def test_an_interrupted_demo_leaves_no_process_and_no_file(scratch: Path, number: signal.Signals):
     async with demo_process(scratch, "--orders", MANY) as demo:
@@ -97,11 +98,3 @@ async def test_a_process_that_crashes_ends_the_demo_and_its_log_is_shown(scratch
     assert f"coupon (pid {coupon.pid}) ended with status -11" in errors
     assert "participant coupon serves on port" in errors
     assert_nothing_is_left(processes, scratch)
-
-
-@pytest.mark.parametrize("count", ["0", "-5", "many", ""])
-async def test_an_invalid_number_of_orders_is_refused(scratch: Path, count: str):
-    async with demo_process(scratch, f"--orders={count}") as demo:
-        status, _, errors = await ended(demo, _TIMEOUT_S)
-    assert status == 2
-    assert errors.splitlines()[-1].endswith("argument --orders: a whole number, at least 1")

@@ -114,6 +114,7 @@ async def test_a_participant_is_down(log_url: str) -> None:
         assert stock.count(CONFIRM) == 3
 
 
+@pytest.mark.slow
 async def test_a_confirm_always_fails(log_url: str) -> None:
     stock, decided = ScriptedParticipant(), asyncio.Event()
     failing = "CONFIRM stock"
@@ -141,6 +142,7 @@ async def test_a_confirm_always_fails(log_url: str) -> None:
         assert (await worker.settled("order-17")).heuristic
 
 
+@pytest.mark.slow
 async def test_an_initiator_died(log_url: str) -> None:
     stock = ScriptedParticipant()
     async with serving(stock) as address, coordinator(log_url, {"inventory": address}, {}) as worker:
@@ -154,6 +156,7 @@ async def test_an_initiator_died(log_url: str) -> None:
         assert stock.count(common.OPERATION_CANCEL) == 3
 
 
+@pytest.mark.slow
 async def test_postgresql_is_full(tmp_path: Path) -> None:
     """Its disk fills up while Trys are under way; they succeed while nothing can be written."""
     if reason := await asyncio.to_thread(disk_full.why_not):
@@ -219,6 +222,7 @@ def daemon_config(stock: str, url: str, admin: str) -> str:
     """
 
 
+@pytest.mark.slow
 async def test_a_coordinator_is_gone(log_url: str, tmp_path: Path) -> None:
     stock = ScriptedParticipant()
     held = asyncio.Event()
@@ -276,6 +280,7 @@ class Held:
         assert gone.rowcount == 1
 
 
+@pytest.mark.slow
 async def test_an_orphaned_reservation(log_url: str, database_url: str, tmp_path: Path) -> None:
     """One log is lost after a Try; the participant's table is as before a Confirm."""
     migrate(database_url)

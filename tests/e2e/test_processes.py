@@ -82,6 +82,7 @@ async def test_killing_a_coordinator_with_500_live_transactions_loses_none(
     assert {reply.outcome.state for reply in settled} == {common.TRANSACTION_STATE_CONFIRMED}
 
 
+@pytest.mark.slow
 async def test_a_worker_that_is_killed_is_started_again_and_the_others_serve_on(
     log_url: str, stock: ScriptedParticipant, tmp_path: Path
 ) -> None:
@@ -95,6 +96,7 @@ async def test_a_worker_that_is_killed_is_started_again_and_the_others_serve_on(
         assert reply.outcome.state == common.TRANSACTION_STATE_CONFIRMING
 
 
+@pytest.mark.slow
 async def test_the_work_of_a_killed_worker_is_adopted_before_its_lease_ends(
     log_url: str, stock: ScriptedParticipant, tmp_path: Path
 ) -> None:
@@ -157,6 +159,7 @@ async def _until_refused(stub) -> None:
                 return
 
 
+@pytest.mark.slow
 async def test_without_a_url_it_brings_its_own_postgres(
     stock: ScriptedParticipant, home: Path, tmp_path: Path
 ) -> None:
@@ -182,6 +185,7 @@ async def test_without_a_url_it_brings_its_own_postgres(
     assert not _postgres_in(home)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_its_own_postgres_is_started_again_when_it_dies(
     stock: ScriptedParticipant, home: Path, tmp_path: Path, workers: int
@@ -213,6 +217,7 @@ async def test_its_own_postgres_is_started_again_when_it_dies(
     assert not _postgres_in(home)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_pinned_workers_keep_to_a_cpu_each_and_leave_postgres_all(
     stock: ScriptedParticipant, home: Path, tmp_path: Path, workers: int
@@ -247,6 +252,7 @@ def _postmaster(home: Path) -> int | None:
         return None  # it is being started
 
 
+@pytest.mark.slow
 async def test_threads_of_grpc_do_not_take_the_cpu_from_the_loop(log_url: str, tmp_path: Path) -> None:
     async with daemon.serving(tmp_path, f'[log]\nurl = "{log_url}"') as coordinator:
         (worker,) = coordinator.workers
@@ -283,6 +289,7 @@ def _postgres_in(directory: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 async def test_migrate_may_be_run_again_and_by_several_at_once(database_url: str, tmp_path: Path) -> None:
     environment = {"TCC_LOG__URL": database_url}
     migrations = (run_python("-m", "coordinator", "migrate", environment=environment) for _ in range(3))

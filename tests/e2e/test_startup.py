@@ -90,6 +90,7 @@ def home_of(postgres: EmbeddedPostgres) -> Path:
     return Path(row[0]).parent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_a_port_in_use_is_refused_before_anything_is_started(tmp_path: Path, workers: int) -> None:
     with socket.socket() as theirs:
@@ -108,11 +109,13 @@ async def test_a_port_in_use_is_refused_before_anything_is_started(tmp_path: Pat
     assert not data_dir.exists()
 
 
+@pytest.mark.slow
 async def test_a_wrong_address_is_refused() -> None:
     status, line = await refusal("serve", "--listen=127.0.0.1:99999")
     assert (status, line.split(": ")[:2]) == (2, ["command line", "listen.address"])
 
 
+@pytest.mark.slow
 async def test_a_wrong_configuration_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "tcc.toml"
     path.write_text("[log\n")
@@ -120,6 +123,7 @@ async def test_a_wrong_configuration_is_refused(tmp_path: Path) -> None:
     assert (status, line.partition(": ")[0]) == (2, str(path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["migrate", "serve"])
 @pytest.mark.parametrize("url", [NOWHERE.replace("postgresql", "mysql"), f"{NOWHERE}?nonsense=1"])
 async def test_a_log_url_that_makes_no_sense_is_refused(command: str, url: str) -> None:
@@ -131,6 +135,7 @@ async def test_a_log_url_that_makes_no_sense_is_refused(command: str, url: str) 
     assert "secret" not in line
 
 
+@pytest.mark.slow
 async def test_migrate_reports_an_unreachable_log_in_one_line() -> None:
     status, line = await refusal("migrate", environment={"TCC_LOG__URL": NOWHERE})
     assert status == 1
@@ -138,6 +143,7 @@ async def test_migrate_reports_an_unreachable_log_in_one_line() -> None:
     assert "secret" not in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["migrate", "serve"])
 async def test_the_log_of_a_newer_version_is_refused(command: str, log_url: str) -> None:
     """As after a rollback, or when an older coordinator restarts during an upgrade."""
@@ -159,6 +165,7 @@ async def test_serve_waits_for_its_log(postgres: EmbeddedPostgres) -> None:
     assert process.returncode == 0
 
 
+@pytest.mark.slow
 async def test_serve_that_waits_for_its_log_ends_on_sigterm() -> None:
     environment = {"TCC_LOG__URL": NOWHERE}
     async with tccd("serve", "--listen=127.0.0.1:0", environment=environment) as process:
@@ -180,6 +187,7 @@ def blocked_log(home: Path) -> Iterator[int]:
     os.close(pipe)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_while_its_postgres_starts_ends_all_in_order(
     home: Path, blocked_log: int, number: signal.Signals
@@ -194,6 +202,7 @@ async def test_a_signal_while_its_postgres_starts_ends_all_in_order(
     await until(lambda: not working_in(home))
 
 
+@pytest.mark.slow
 async def test_a_worker_that_dies_is_noticed_while_another_is_starting(
     database_url: str, tmp_path: Path
 ) -> None:
@@ -216,6 +225,7 @@ async def test_a_worker_that_dies_is_noticed_while_another_is_starting(
             os.kill(starting, signal.SIGCONT)
 
 
+@pytest.mark.slow
 async def test_a_skipped_job_is_not_logged() -> None:
     code = (
         "import logging; from coordinator.observability.logging import configure_logging; "

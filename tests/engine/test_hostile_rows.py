@@ -86,6 +86,7 @@ HOSTILE: dict[str, tuple[Any, ...]] = {
     "heuristic": (True,),
     "adopted_at": _MOMENTS,
     "adopted_from": _TEXTS,
+    "tenant": ("stranger", "x" * 2_000),
     "trace": ("", "00-zz", f"00-{'a' * 32}-{'b' * 16}-zz", "x" * 2_000),
 }  # fmt: skip
 _NEVER_HOSTILE = {"gid"}
@@ -225,6 +226,23 @@ async def test_a_row_that_the_database_cannot_return_delays_no_other(
         assert (await worker.settled("bad")).state == common.TRANSACTION_STATE_CONFIRMED
 
 
+async def test_a_row_that_cannot_be_deleted_delays_no_other(log_url: str, log: PostgresLog) -> None:
+    for tx in await insert(log, *(begun(gid) for gid in ("a", "bad", "c"))):
+        await save(log, ended(await save(log, cancelling(tx))))
+    await sql(
+        log_url,
+        """
+        CREATE FUNCTION reject() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF OLD.gid = 'bad' THEN RAISE EXCEPTION 'damaged' USING ERRCODE = 'XX001'; END IF;
+            RETURN OLD;
+        END $$;
+        CREATE TRIGGER reject BEFORE DELETE ON transactions FOR EACH ROW EXECUTE FUNCTION reject();
+        """,
+    )
+    assert await log.transaction_purge(ended_before_s=0.0, limit=10) == 2
+    assert await sql(log_url, "SELECT gid FROM transactions") == [("bad",)]
+
+
 async def test_a_transaction_that_meets_a_bug_of_ours_delays_no_other(
     log_url: str, log: PostgresLog, stock: ScriptedParticipant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,6 +295,10 @@ HOSTILE_OF_OPERATORS: dict[str, dict[str, tuple[Any, ...]]] = {
         "detail": (*_TEXTS, "[]", '{"outcome": 5, "branch_id": {}}', "[" * 3_000),
         "previous_hash": _BYTES,
         "hash": _BYTES,
+        "on_behalf_of": _TEXTS,
+        "method": _TEXTS,
+        "peer": _TEXTS,
+        "credential": _TEXTS,
     },
 }
 _KEYS = {"coordinators": "id", "participants": "name", "audit": "sequence"}
@@ -320,12 +342,6 @@ async def test_hostile_rows_of_operators_are_shown_and_end_nothing(
             records = await stub.ListAuditRecords(apb.ListAuditRecordsRequest(page_size=500))
             assert len(records.records) == sum(map(len, HOSTILE_OF_OPERATORS["audit"].values()))
             await stub.InspectTransaction(apb.InspectTransactionRequest(gid="g"))
-            await sql(log_url, "DELETE FROM audit_head")
-            context = apb.OperatorContext(operator="ann", reason="a test")
-            async with refused("UNAVAILABLE", "LOG_REJECTED"):
-                await stub.PauseParticipant(
-                    apb.PauseParticipantRequest(participant="stock", operator_context=context)
-                )
 
 
 _OPERATORS_ROWS = {
@@ -375,6 +391,7 @@ _COLUMNS: dict[str, st.SearchStrategy[Any]] = {
     "ended_at": st.none() | _floats,
     "adopted_from": st.none() | st.text(max_size=5),
     "trace": st.none() | st.text(max_size=60),
+    "tenant": st.text(max_size=60),
 }
 
 

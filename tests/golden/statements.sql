@@ -108,6 +108,15 @@ WHERE transactions.created_at < now() - %b * INTERVAL '1 second' AND transaction
  LIMIT %b::BIGINT FOR UPDATE SKIP LOCKED)
  DELETE FROM transactions USING "old" WHERE transactions.gid = ANY (ARRAY["old".gid]);
 
+-- transaction_find_old (parameters: ended_before_s, ended_before_s, known, limit)
+SELECT transactions.gid, transactions.version
+FROM transactions
+WHERE transactions.created_at < now() - %b * INTERVAL '1 second' AND transactions.ended_at < now() - %b * INTERVAL '1 second' AND transactions.state IN (4, 5) AND transactions.heuristic IS false AND (transactions.gid NOT IN (SELECT unnest(%b::TEXT[]) AS unnest_1)) ORDER BY transactions.created_at
+ LIMIT %b::BIGINT;
+
+-- transaction_purge_one (parameters: gid, ended_before_s, ended_before_s)
+DELETE FROM transactions WHERE transactions.gid = %b::VARCHAR AND transactions.created_at < now() - %b * INTERVAL '1 second' AND transactions.ended_at < now() - %b * INTERVAL '1 second' AND transactions.state IN (4, 5) AND transactions.heuristic IS false;
+
 -- coordinator_forget (parameters: gone_for_s)
 DELETE FROM coordinators WHERE coordinators.lease_until < now() - %b * INTERVAL '1 second' AND (SELECT transactions.gid
 FROM transactions
@@ -195,30 +204,42 @@ UPDATE coordinators SET drain_requested_at=now() WHERE coordinators.id = %b::VAR
 -- coordinator_report (parameters: report, owner)
 UPDATE coordinators SET report=%b, reported_at=now() WHERE coordinators.id = %b::VARCHAR RETURNING coordinators.drain_requested_at IS NOT NULL AS anon_1;
 
+-- confirmation_key (parameters: none)
+SELECT coordinator_secrets.value
+FROM coordinator_secrets
+WHERE coordinator_secrets.name = 'confirmation';
+
 -- audit_head (parameters: none)
-SELECT audit_head.sequence, audit_head.hash, CAST(EXTRACT(epoch FROM clock_timestamp()) AS DOUBLE PRECISION) AS anon_1
-FROM audit_head
-WHERE audit_head.id = 1;
+SELECT anon_1.sequence, anon_1.hash, anon_2.now
+FROM (SELECT CAST(EXTRACT(epoch FROM clock_timestamp()) AS DOUBLE PRECISION) AS now) AS anon_2 LEFT OUTER JOIN (SELECT audit.sequence AS sequence, audit.hash AS hash
+FROM audit ORDER BY audit.sequence DESC
+ LIMIT 1) AS anon_1 ON true;
 
--- audit_move_head (parameters: sequence, hash, previous_sequence, previous_hash)
-UPDATE audit_head SET sequence=%b::BIGINT, hash=%b WHERE audit_head.id = 1 AND audit_head.sequence = %b::BIGINT AND audit_head.hash = %b;
+-- audit_insert (parameters: sequence, at_us, operator, action, target, reason, detail, previous_hash, hash, on_behalf_of, method, peer, credential)
+INSERT INTO audit (sequence, at_us, operator, action, target, reason, detail, previous_hash, hash, on_behalf_of, method, peer, credential) VALUES (%b::BIGINT, %b::BIGINT, %b::VARCHAR, %b::VARCHAR, %b::VARCHAR, %b::VARCHAR, %b::VARCHAR, %b, %b, %b::VARCHAR, %b::VARCHAR, %b::VARCHAR, %b::VARCHAR) ON CONFLICT (sequence) DO NOTHING;
 
--- audit_insert (parameters: sequence, at_us, operator, action, target, reason, detail, previous_hash, hash)
-INSERT INTO audit (sequence, at_us, operator, action, target, reason, detail, previous_hash, hash) VALUES (%b::BIGINT, %b::BIGINT, %b::VARCHAR, %b::VARCHAR, %b::VARCHAR, %b::VARCHAR, %b::VARCHAR, %b, %b);
+-- audit_head_insert (parameters: sequence, hash, at_us, key_id, signature)
+INSERT INTO audit_heads (sequence, hash, at_us, key_id, signature) VALUES (%b::BIGINT, %b, %b::BIGINT, %b::VARCHAR, %b);
+
+-- audit_head_list (parameters: key_id, limit)
+SELECT audit_heads.sequence, audit_heads.hash, audit_heads.at_us, audit_heads.key_id, audit_heads.signature
+FROM audit_heads
+WHERE audit_heads.key_id = %b::VARCHAR ORDER BY audit_heads.sequence DESC, audit_heads.at_us DESC
+ LIMIT %b::BIGINT;
 
 -- audit_get (parameters: sequence)
-SELECT audit.sequence, audit.at_us, audit.operator, audit.action, audit.target, audit.reason, audit.detail, audit.previous_hash, audit.hash
+SELECT audit.sequence, audit.at_us, audit.operator, audit.action, audit.target, audit.reason, audit.detail, audit.on_behalf_of, audit.method, audit.peer, audit.credential, audit.previous_hash, audit.hash
 FROM audit
 WHERE audit.sequence = %b::BIGINT;
 
 -- audit_after (parameters: sequence, limit)
-SELECT audit.sequence, audit.at_us, audit.operator, audit.action, audit.target, audit.reason, audit.detail, audit.previous_hash, audit.hash
+SELECT audit.sequence, audit.at_us, audit.operator, audit.action, audit.target, audit.reason, audit.detail, audit.on_behalf_of, audit.method, audit.peer, audit.credential, audit.previous_hash, audit.hash
 FROM audit
 WHERE audit.sequence > %b::BIGINT ORDER BY audit.sequence
  LIMIT %b::BIGINT;
 
 -- audit_list (parameters: operator, target, action, before, limit)
-SELECT audit.sequence, audit.at_us, audit.operator, audit.action, audit.target, audit.reason, audit.detail, audit.previous_hash, audit.hash
+SELECT audit.sequence, audit.at_us, audit.operator, audit.action, audit.target, audit.reason, audit.detail, audit.on_behalf_of, audit.method, audit.peer, audit.credential, audit.previous_hash, audit.hash
 FROM audit
 WHERE audit.operator = %b::VARCHAR AND audit.target = %b::VARCHAR AND audit.action = %b::VARCHAR AND audit.sequence < %b::BIGINT ORDER BY audit.sequence DESC
  LIMIT %b::BIGINT;
@@ -450,6 +471,46 @@ ALTER TABLE transactions ADD COLUMN cancel_message TEXT DEFAULT '' NOT NULL;
 -- migration
 ALTER TABLE transactions ADD COLUMN tenant TEXT DEFAULT '' NOT NULL;
 
+-- migration
+ALTER TABLE audit ADD COLUMN on_behalf_of TEXT DEFAULT '' NOT NULL;
+
+-- migration
+ALTER TABLE audit ADD COLUMN method TEXT DEFAULT '' NOT NULL;
+
+-- migration
+ALTER TABLE audit ADD COLUMN peer TEXT DEFAULT '' NOT NULL;
+
+-- migration
+ALTER TABLE audit ADD COLUMN credential TEXT DEFAULT '' NOT NULL;
+
+-- migration
+CREATE TABLE audit_heads (
+        sequence BIGINT NOT NULL,
+        hash BYTEA NOT NULL,
+        at_us BIGINT NOT NULL,
+        key_id TEXT NOT NULL,
+        signature BYTEA NOT NULL
+);
+
+-- migration
+CREATE INDEX audit_heads_newest ON audit_heads (key_id, sequence, at_us);
+
+-- migration
+INSERT INTO audit_heads (sequence, hash, at_us, key_id, signature) SELECT sequence, hash, 0, '', decode('', 'hex') FROM audit_head;
+
+-- migration
+DROP TABLE audit_head;
+
+-- migration
+CREATE TABLE coordinator_secrets (
+        name TEXT COLLATE "C" NOT NULL,
+        value BYTEA NOT NULL,
+        PRIMARY KEY (name)
+);
+
+-- migration
+INSERT INTO coordinator_secrets (name, value) VALUES (%(name)s::VARCHAR COLLATE "C", %(value)s);
+
 -- # The transaction log: maintenance
 
 -- migration: has_schema
@@ -495,7 +556,16 @@ ALTER TABLE IF EXISTS public.audit SET SCHEMA tcc;
 ALTER TABLE IF EXISTS public.audit_head SET SCHEMA tcc;
 
 -- migration: move_from_public
+ALTER TABLE IF EXISTS public.audit_heads SET SCHEMA tcc;
+
+-- migration: move_from_public
+ALTER TABLE IF EXISTS public.coordinator_secrets SET SCHEMA tcc;
+
+-- migration: move_from_public
 DROP TABLE public.migration_lock;
+
+-- migration: may_rewrite
+SELECT pg_has_role(:role, relowner, 'MEMBER') FROM pg_class WHERE oid = to_regclass(:table);
 
 -- diagnosis: clock
 SELECT CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION);

@@ -57,6 +57,7 @@ def test_transactions_from_before_the_cancel_message_have_an_empty_one(database_
         assert rows.fetchall() == [("after", "SOLD_OUT", ""), ("before", "SOLD_OUT", "")]
 
 
+@pytest.mark.slow
 def test_eight_coordinators_migrate_at_once(database_url: str) -> None:
     context = multiprocessing.get_context("spawn")
     with context.Pool(8) as pool:

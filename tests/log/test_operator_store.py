@@ -24,6 +24,7 @@ from coordinator.log.statements import NEXT_WAITED_FOR, Statement, list_statemen
 from coordinator.log.store import PostgresLog
 from coordinator.ports.operator_log import AuditFilter, ParticipantRecord
 from tests.log.transactions import SEARCH_PATH
+from tests.support.plans import generic_plan
 
 from .transactions import begun, confirming, insert, parked, save
 
@@ -117,10 +118,7 @@ async def test_ended_transactions_are_not_read_to_find_unfinished_ones(
 ) -> None:
     await log.audit_head()  # so that there is a connection with the log's own settings
     (connection,) = log._connections._idle
-    numbers = iter(range(1, 100))
-    numbered = re.sub("%b", lambda _: f"${next(numbers)}", statement.sql)
-    cursor = await connection.execute(f"EXPLAIN (GENERIC_PLAN) {numbered}", prepare=False)
-    plan = "\n".join(line for (line,) in await cursor.fetchall())
+    plan = await generic_plan(connection, statement)
     assert "Seq Scan on transactions" not in plan, plan
     scans = set(re.findall(r"Index.*Scan.* (?:on|using) (transactions_\w+)", plan))
     assert scans <= {

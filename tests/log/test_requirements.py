@@ -121,7 +121,15 @@ def test_a_read_only_database_is_waited_for(database_url: str) -> None:
 
 def test_the_tables_of_another_program_are_left_alone(database_url: str) -> None:
     """Among them those of another Alembic, and one of each name that the log uses."""
-    names = ("transactions", "coordinators", "participants", "audit", "audit_head", "migration_lock")
+    names = (
+        "transactions",
+        "coordinators",
+        "participants",
+        "audit",
+        "audit_heads",
+        "coordinator_secrets",
+        "migration_lock",
+    )
     with psycopg.connect(database_url, autocommit=True) as db:
         db.execute(
             "CREATE TABLE alembic_version (version_num TEXT); INSERT INTO alembic_version VALUES ('8f3c')"
@@ -262,6 +270,7 @@ def _until_it_listens(process: "subprocess.Popen[bytes]", url: str) -> None:
 
 
 @needs_pgbouncer
+@pytest.mark.usefixtures("postgres")
 @pytest.mark.parametrize("pool_mode", ["transaction", "statement"])
 def test_a_pooler_that_shares_sessions_is_refused_and_leaks_no_setting(
     log_url: str, home: Path, pool_mode: str
@@ -277,6 +286,7 @@ def test_a_pooler_that_shares_sessions_is_refused_and_leaks_no_setting(
 
 
 @needs_pgbouncer
+@pytest.mark.usefixtures("postgres")
 async def test_a_pooler_in_session_mode_works(database_url: str, home: Path) -> None:
     with pgbouncer(database_url, home, "session") as url:
         migrate(url)

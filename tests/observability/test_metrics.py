@@ -169,6 +169,7 @@ async def test_only_get_and_only_known_paths(log_url: str) -> None:
         assert (await get(port, "/healthz?verbose"))[0] == 200
 
 
+@pytest.mark.slow
 async def test_each_worker_has_a_port_and_keeps_it(log_url: str, tmp_path: Path) -> None:
     port = free_ports(2)
     config = f'[log]\nurl = "{log_url}"\n'

@@ -279,6 +279,7 @@ async def test_a_proxy_that_participants_are_called_without_is_a_warning(
     assert "proxy" not in await findings(through)
 
 
+@pytest.mark.slow
 async def test_the_command_prints_text_and_json(log_url: str, tmp_path: Path) -> None:
     path = tmp_path / "tcc.toml"
     path.write_text('[listen]\naddress = "127.0.0.1:0"\n[participants.gone]\ntarget = "127.0.0.1:1"\n')

@@ -141,6 +141,7 @@ async def _load(stub, stop: asyncio.Event) -> list[str]:
     return gids
 
 
+@pytest.mark.slow
 async def test_participants_are_added_and_removed(
     log_url: str, participants: dict[str, ScriptedParticipant], tmp_path: Path
 ) -> None:
@@ -195,6 +196,7 @@ async def test_a_broken_file_changes_nothing_and_reports_every_mistake(
         assert reply.outcome.state == common.TRANSACTION_STATE_CONFIRMED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_a_refused_file_is_counted_once_for_all_workers(
     log_url: str, tmp_path: Path, workers: int
@@ -225,6 +227,7 @@ async def test_a_refused_file_is_counted_once_for_all_workers(
         assert len(process.workers) == workers
 
 
+@pytest.mark.slow
 async def test_a_worker_that_starts_later_knows_the_new_participants(
     log_url: str, participants: dict[str, ScriptedParticipant], tmp_path: Path
 ) -> None:
@@ -242,6 +245,7 @@ async def test_a_worker_that_starts_later_knows_the_new_participants(
     assert reply.outcome.state == common.TRANSACTION_STATE_CONFIRMED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_changes_that_need_a_restart_are_reported(log_url: str, tmp_path: Path, workers: int) -> None:
     before = config(log_url)
@@ -253,6 +257,7 @@ async def test_changes_that_need_a_restart_are_reported(log_url: str, tmp_path: 
         await journal.until('"needs_restart": ["listen", "admin", "limits"]', workers)
 
 
+@pytest.mark.slow
 @needs_openssl
 async def test_a_listener_shows_a_renewed_certificate_at_once(log_url: str, tmp_path: Path) -> None:
     make_certificates(tmp_path)

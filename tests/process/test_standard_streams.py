@@ -41,6 +41,7 @@ async def stopped(process: Process) -> tuple[int | None, str]:
     return status, out + error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "redirections",
     [

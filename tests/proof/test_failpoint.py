@@ -67,6 +67,7 @@ def test_others_are_passed_unharmed() -> None:
     assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["0", "1", "2", "3"], "")
 
 
+@pytest.mark.slow
 def test_the_product_itself_does_not_know_the_variable() -> None:
     done = passing({VARIABLE: "a.b=kill"}, prepared="import tcc, coordinator.process.cli")
     assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["0", "1", "2", "3"], "")

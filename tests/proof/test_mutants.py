@@ -58,6 +58,7 @@ def test_each_planted_bug_is_python_and_unlike_the_others(planted: dict[str, tup
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_check_exists() -> None:
     nodes = []
     for check in checks(MUTANTS):

@@ -30,8 +30,6 @@ def client(name: str) -> Client:
         name=name,
         gid_prefixes=(f"{name}-",),
         calls={},
-        live_max=1,
-        live_bytes_max=1,
         calls_per_s=1.0,
         expiry_max_s=1.0,
     )
@@ -110,6 +108,12 @@ async def test_a_token_of_the_issuer_names_its_subject(setup: Setup) -> None:
     caller = setup.caller(f"Bearer {setup.issuer.token()}")
     assert caller == Caller(principal="jwt:corp:sub:shop", method="jwt", client=SHOP)
     assert setup.caller(f"bearer {setup.issuer.token()}") == caller
+
+
+async def test_a_token_for_several_audiences_is_accepted(setup: Setup) -> None:
+    assert setup.caller(f"Bearer {setup.issuer.token(aud=['other', AUDIENCE])}").client is SHOP
+    setup.refused(setup.issuer.token(aud=["other", "another"]))
+    setup.refused(setup.issuer.token(aud=[]))
 
 
 async def test_groups_give_the_most_powerful_role(setup: Setup) -> None:
@@ -231,6 +235,11 @@ async def test_names_of_other_kinds_are_no_identities(setup: Setup) -> None:
     }
     with pytest.raises(NotAuthenticated):
         setup.caller(tls=certificate)
+
+
+async def test_a_name_that_is_not_printable_is_no_identity(setup: Setup) -> None:
+    with pytest.raises(NotAuthenticated):
+        setup.caller(tls=TLS | {"peer_spiffe_id": [b"spiffe://bank.example/shop\n"]})
 
 
 async def test_a_call_without_a_credential_is_refused(setup: Setup) -> None:

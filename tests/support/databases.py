@@ -8,11 +8,11 @@ still uses the old name finds nothing.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
+from typing import Protocol
 
 import psycopg
 from psycopg import sql
-
-from coordinator.embedded_postgres.server import EmbeddedPostgres
+from sqlalchemy import make_url
 
 _FORBID = "ALTER DATABASE {} ALLOW_CONNECTIONS false"
 _END_ONE_THAT_IS_CONNECTED = (
@@ -31,10 +31,36 @@ _EMPTY = """
 """
 
 
+class Server(Protocol):
+    """A PostgreSQL server on which tests may do everything."""
+
+    def url(self, database: str = ...) -> str:
+        """Return the URL of one of its databases."""
+
+    def create_database(self, name: str) -> None:
+        """Create a database."""
+
+
+class ExternalServer:
+    """A server that runs already, by the URL of a superuser."""
+
+    def __init__(self, url: str) -> None:
+        self._url = make_url(url)
+
+    def url(self, database: str = "postgres") -> str:
+        return self._url.set(database=database).render_as_string(hide_password=False)
+
+    def create_database(self, name: str) -> None:
+        with psycopg.connect(self.url(), autocommit=True) as db:
+            db.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'").format(sql.Identifier(name))
+            )
+
+
 class Databases:
     """Empty databases of one server."""
 
-    def __init__(self, server: EmbeddedPostgres, prefix: str = "test") -> None:
+    def __init__(self, server: Server, prefix: str = "test") -> None:
         self._server = server
         self._names = (f"{prefix}_{number}" for number in count())
         self._wiped: list[str] = []
@@ -65,3 +91,9 @@ class Databases:
         with psycopg.connect(self._server.url(new_name)) as db:
             db.execute(_EMPTY)
         return new_name
+
+    def drop(self) -> None:
+        """Drop all of them."""
+        with psycopg.connect(self._server.url(), autocommit=True) as db:
+            for name in self._wiped:
+                db.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(name)))

@@ -109,9 +109,9 @@ class Issuer:
 class Tls:
     """The files of a coordinator that requires client certificates, and channels to it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, name: str = SERVER_NAME) -> None:
         self.authority = Authority()
-        server = self.authority.issue(SERVER_NAME, client=False)
+        server = self.authority.issue(name, client=False)
         self._files = {
             "certificate_file": directory / "tls.crt",
             "key_file": directory / "tls.key",
@@ -120,6 +120,10 @@ class Tls:
         contents = (server.certificate_pem, server.key_pem, self.authority.own.certificate_pem)
         for path, content in zip(self._files.values(), contents, strict=True):
             path.write_bytes(content)
+
+    @property
+    def ca_file(self) -> str:
+        return str(self._files["client_ca_file"])
 
     def settings(self, *, certificates: bool = True) -> dict[str, str]:
         """Return the table `tls` of a listener. `certificates`: clients need one."""

@@ -23,6 +23,7 @@ NO_SETTINGS = {
     "TCCCTL_CA_FILE": "",
     "TCCCTL_CERTIFICATE_FILE": "",
     "TCCCTL_KEY_FILE": "",
+    "TCCCTL_TOKEN_FILE": "",
     "HOME": "/nonexistent",
     "XDG_CONFIG_HOME": "",
     "USER": "ana",

@@ -64,8 +64,8 @@ def test_a_missing_record_is_found_wherever_it_was() -> None:
 
 def test_a_rewritten_or_truncated_chain_is_found_by_a_kept_head() -> None:
     kept = Head(4, chain(5)[1].hash)
-    assert verify(chain(5), kept).problem == ""
-    assert verify(chain(3), kept).problem == "record 4 is missing"
+    assert verify(chain(5), [kept]).problem == ""
+    assert verify(chain(3), [kept]).problem == "record 4 is missing"
     rewritten = chain(5)
     previous = bytes(32)
     for record in reversed(rewritten):
@@ -73,5 +73,5 @@ def test_a_rewritten_or_truncated_chain_is_found_by_a_kept_head() -> None:
         record.previous_hash = previous
         record.hash = previous = record_hash(record)
     assert verify(rewritten).problem == ""
-    assert verify(rewritten, kept).problem == "record 4 differs from the given head"
-    assert verify([], kept).problem == "record 4 is missing"
+    assert verify(rewritten, [kept]).problem == "record 4 differs from the given head"
+    assert verify([], [kept]).problem == "record 4 is missing"

@@ -196,6 +196,13 @@ HARMLESS = {
     *("AuditRecord.operator", "AuditRecord.action", "AuditRecord.target", "AuditRecord.reason"),
     *("AuditRecord.detail", "VerifyAuditChainResponse.problem"),
     *("Error.reason", "Error.message", "MetadataEntry.key", "MetadataEntry.value"),
+    # Who called, by its credential and the configuration.
+    *("AuditRecord.on_behalf_of", "AuditRecord.method", "AuditRecord.peer", "AuditRecord.credential"),
+    *("WhoAmIResponse.principal", "WhoAmIResponse.method", "WhoAmIResponse.client"),
+    *("WhoAmIResponse.operator", "WhoAmIResponse.role", "WhoAmIResponse.gid_prefixes"),
+    *("WhoAmIResponse.calls", "WhoAmIResponse.tenants", "WhoAmIResponse.methods", "SignedAuditHead.key_id"),
+    # Why a row cannot be decoded: names of types and columns.
+    "Transaction.quarantine_reason",
     # Not shown.
     *("SearchTransactionsResponse.next_page_token", "ListAuditRecordsResponse.next_page_token"),
 }

@@ -138,6 +138,7 @@ async def given_up(shop: Shop, command: "asyncio.Task[Ended]") -> None:
     assert f"{shop.admin} does not respond" in error
 
 
+@pytest.mark.slow
 async def test_a_coordinator_that_hangs_in_a_stream_is_detected(shop: Shop) -> None:
     async with asyncio.timeout(PATIENCE_S):
         command = asyncio.create_task(tccctl_at(shop.admin, "reconcile", "--timeout", "2"))
@@ -146,6 +147,7 @@ async def test_a_coordinator_that_hangs_in_a_stream_is_detected(shop: Shop) -> N
         await given_up(shop, command)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [("reconcile",), ("tx", "hold", "--filter", "live", "--yes", "--reason", "r")]
 )

@@ -70,6 +70,7 @@ async def test_a_command_on_an_old_version_changes_nothing_and_exits_with_4(work
     assert [each["gid"] for each in json.loads(out)["transactions"]] == ["order-1"]
 
 
+@pytest.mark.slow
 async def test_a_token_is_valid_only_for_the_transactions_found(worker: Running) -> None:
     cancel = ("tx", "cancel", "--filter", "state=TRYING", "-o", "json")
     _, out, _ = await tccctl(worker, *cancel, "--dry-run")
@@ -87,6 +88,7 @@ async def test_a_token_is_valid_only_for_the_transactions_found(worker: Running)
     await worker.settled("order-2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -106,6 +108,7 @@ async def test_each_refusal_has_its_exit_code(
     assert said in error
 
 
+@pytest.mark.slow
 async def test_a_coordinator_s_chain_verifies_locally(
     worker: Running,
 ) -> None:
@@ -119,6 +122,7 @@ async def test_a_coordinator_s_chain_verifies_locally(
     assert await tccctl(worker, "audit", "verify", "--head", head) == (0, there, "")
 
 
+@pytest.mark.slow
 async def test_an_address_for_initiators_is_not_one_for_operators(worker: Running) -> None:
     code, _, error = await tccctl(worker, "stats", TCCCTL_ADDRESS=worker.address)
     assert code == 5

@@ -52,6 +52,7 @@ from coordinator.engine.waiting import Milestone, Waiter
 from coordinator.ports.clock import Clock
 from coordinator.ports.log import Log
 from coordinator.security.caller import Client
+from coordinator.security.rates import Rates
 from tcc._internal.failpoint import failpoint
 from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc
 
@@ -79,6 +80,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         unread: UnreadBytes,
         response_max_s: float,
         new_trace: NewTrace | None = None,
+        rates: Rates | None = None,
     ) -> None:
         """`new_trace`: set if this coordinator makes spans.
 
@@ -90,10 +92,15 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         self._clock = clock
         self._limits = limits
         self._new_trace = new_trace
+        self._rates = rates
         self._completions = completions
         self._unread = unread
         self._response_max_s = response_max_s
         self.call_max_s = limits.call_max_s
+
+    def refused(self, _method: str, _request: object, _context: Context, error: Refused, /) -> Refused:
+        """Log nothing: initiators are refused often, and get the reason."""
+        return error
 
     # --- whole transactions -----------------------------------------------
 
@@ -143,6 +150,8 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         begun: list[tuple[str, _Item]] = []
         for index, raw in enumerate(request.items):
             try:
+                if client is not None and self._rates is not None and index:  # the call itself counts as one
+                    self._rates.take(client)
                 item = transaction_request(raw, self._limits)
                 if refused is not None and item.gid not in self._engine.live:
                     collected.add(pb.ExecuteTransactionsReply(index=index, error=refused), ERROR_BYTES)

@@ -1,16 +1,20 @@
 """One command for all transactions that a filter matches: a dry run with a token, then the run.
 
 The token holds the time of the dry run, so that ages in the filter mean the same when it
-comes back, and the transactions found. Versions are checked one by one during the run.
+comes back, and a keyed hash of the transactions found, so that no caller can make one without
+the dry run. Versions are checked one by one during the run.
 """
 
+import hmac
 from collections.abc import AsyncIterator, Callable, Sequence
 from hashlib import sha256
 
 from coordinator.api.errors import to_error
+from coordinator.api.operator.audit_log import log_item_refusal
 from coordinator.api.operator.commands import AdminCommands
 from coordinator.api.operator.filter import parse
 from coordinator.api.operator.requests import OperatorContext
+from coordinator.api.operator.rights import visible
 from coordinator.core.errors import InvalidRequest, Refused, SelectionChanged, SelectionTooLarge
 from coordinator.core.events import (
     OperatorCancel,
@@ -45,8 +49,10 @@ async def run(
     commands: AdminCommands,
     request: pb.RunBulkActionRequest,
     operator_context: OperatorContext,
+    *,
+    key: bytes,
 ) -> AsyncIterator[pb.RunBulkActionResponse]:
-    """Yield the responses to a bulk request.
+    """Yield the responses to a bulk request. `key`: of its token, which only coordinators know.
 
     Raises:
         InvalidRequest, SelectionChanged, SelectionTooLarge: nothing was done.
@@ -58,12 +64,12 @@ async def run(
     if not request.filter.strip():
         raise InvalidRequest("INVALID_FILTER", "a bulk action requires a filter")
     at_us = _moment(request.confirmation_token) or round(clock.now() * 1e6)
-    found = await _found(transactions, parse(request.filter, at_us / 1e6))
-    token = _token(at_us, request, found)
+    found = await _found(transactions, visible(parse(request.filter, at_us / 1e6)))
+    token = _token(at_us, request, found, key)
     if not request.confirmation_token:
         yield _dry_run(clock, command, found, token)
         return
-    if request.confirmation_token != token:
+    if not hmac.compare_digest(request.confirmation_token.encode(), token.encode()):
         raise SelectionChanged(
             "the token is for another request, or the filter now matches other transactions; "
             "repeat the dry run",
@@ -121,6 +127,7 @@ async def _run(
             succeeded += 1
         except Refused as error:
             failed += 1
+            log_item_refusal(record.tx.gid, operator_context, error)
             failures.append(pb.BulkFailure(gid=record.tx.gid, error=to_error(error)))
         if number % _PROGRESS_EVERY == 0 and number < len(found):
             yield pb.RunBulkActionResponse(
@@ -132,9 +139,10 @@ async def _run(
     )
 
 
-def _token(at_us: int, request: pb.RunBulkActionRequest, found: Sequence[Record]) -> str:
-    selected = "\0".join([str(request.action), request.filter, *sorted(record.tx.gid for record in found)])
-    return f"{at_us}.{sha256(selected.encode()).hexdigest()}"
+def _token(at_us: int, request: pb.RunBulkActionRequest, found: Sequence[Record], key: bytes) -> str:
+    gids = sorted(record.tx.gid for record in found)
+    selected = "\0".join([str(at_us), str(request.action), request.filter, *gids])
+    return f"{at_us}.{hmac.digest(key, selected.encode(), sha256).hex()}"
 
 
 def _moment(token: str) -> int | None:

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import msgspec
-
 from coordinator.api.operator.requests import OperatorContext
-from coordinator.core.audit import AuditEntry, AuditRecord
+from coordinator.api.operator.rights import check_visible
+from coordinator.core.audit import AuditRecord
 from coordinator.core.errors import VersionChanged
 from coordinator.core.events import (
     OperatorCancel,
@@ -52,7 +51,9 @@ class AdminCommands:
             VersionChanged: `operator_context.version` is not the transaction's.
             Refused: the transaction does not allow it.
         """
-        record = (await self._engine.get(gid)).usable()
+        record = await self._engine.get(gid)
+        check_visible(record.tx)
+        record = record.usable()
         if record.tx.version != operator_context.version:
             raise version_changed(record)
         try:
@@ -67,12 +68,8 @@ class AdminCommands:
         """Execute a command on a transaction as just read. `bulk`: the filter that found it."""
         now = self._clock.now()
         tx, _ = step(record.usable().tx, command, now)
-        entry = AuditEntry(
-            operator=operator_context.operator,
-            action=_NAMES[type(command)],
-            target=f"transaction/{tx.gid}",
-            reason=operator_context.reason,
-            detail=_detail(record, command, bulk),
+        entry = operator_context.entry(
+            _NAMES[type(command)], f"transaction/{tx.gid}", _detail(record, command, bulk)
         )
         audit_record = await self._log.transaction_command(tx, entry)
         if tx.trace is not None and tx.state is not record.tx.state:
@@ -84,13 +81,13 @@ class AdminCommands:
         return audit_record
 
 
-def _detail(record: Record, command: OperatorCommand, bulk: str) -> str:
+def _detail(record: Record, command: OperatorCommand, bulk: str) -> dict[str, Any]:
     detail: dict[str, Any] = {"state": record.tx.state.name, "version": record.tx.version}
     if isinstance(command, OperatorResolve):
         detail |= {"branch_id": command.branch_id, "outcome": command.outcome.name}
     if bulk:
         detail["bulk_filter"] = bulk
-    return msgspec.json.encode(detail).decode()
+    return detail
 
 
 def version_changed(record: Record) -> VersionChanged:

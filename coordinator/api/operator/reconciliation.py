@@ -2,14 +2,12 @@
 
 from collections.abc import AsyncIterator
 
-import msgspec
 from google.protobuf.duration_pb2 import Duration
 
 from coordinator.api.initiator.replies import STATES
 from coordinator.api.initiator.requests import checked_content_type, checked_gid
 from coordinator.api.operator.replies import audit_record
 from coordinator.api.operator.requests import OperatorContext, checked_text
-from coordinator.core.audit import AuditEntry
 from coordinator.core.errors import (
     InvalidRequest,
     ParticipantPaused,
@@ -130,13 +128,7 @@ async def repair(
         "operation": operation.name,
     }
     audited = await log.audit_append(
-        AuditEntry(
-            operator=operator_context.operator,
-            action="branch.repair",
-            target=f"transaction/{finding.row.gid}",
-            reason=operator_context.reason,
-            detail=msgspec.json.encode(detail).decode(),
-        )
+        operator_context.entry("branch.repair", f"transaction/{finding.row.gid}", detail)
     )
     answer = await reconciler.repair(
         finding, operation, payload=request.payload, content_type=request.content_type

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from coordinator.api.initiator.replies import timestamp
 from coordinator.core.audit import AuditRecord
 from coordinator.core.model import HELD, Branch, Note, Operation, Transaction
+from coordinator.engine.auditor import ChainCheck
 from coordinator.ports.log import Record
 from coordinator.ports.operator_log import (
     Adoption,
@@ -144,10 +145,37 @@ def audit_record(record: AuditRecord) -> pb.AuditRecord:
         target=record.entry.target,
         reason=record.entry.reason,
         detail=record.entry.detail,
+        on_behalf_of=record.entry.on_behalf_of,
+        method=record.entry.method,
+        peer=record.entry.peer,
+        credential=record.entry.credential,
         previous_hash=record.previous_hash,
         hash=record.hash,
     )
     reply.at.FromMicroseconds(min(max(0, record.at_us), int(HELD * 1e6)))
+    return reply
+
+
+def chain_check(check: ChainCheck) -> pb.VerifyAuditChainResponse:
+    """Return the result of following the audit chain."""
+    reply = pb.VerifyAuditChainResponse(
+        intact=not check.problem,
+        records=check.records,
+        broken_at_sequence=check.broken_at,
+        problem=check.problem,
+        head_sequence=check.head.sequence,
+        head_hash=check.head.hash,
+    )
+    if check.signed is not None:
+        reply.signed_head.CopyFrom(
+            pb.SignedAuditHead(
+                sequence=check.signed.head.sequence,
+                hash=check.signed.head.hash,
+                key_id=check.signed.key_id,
+                signature=check.signed.signature,
+            )
+        )
+        reply.signed_head.at.FromMicroseconds(check.signed.at_us)
     return reply
 
 

@@ -2,7 +2,10 @@
 
 import base64
 import binascii
+from collections.abc import Mapping
+from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from coordinator.api.initiator.requests import (
@@ -11,8 +14,10 @@ from coordinator.api.initiator.requests import (
     PAGE_SIZE_MAX,
     REASON_CHARACTERS_MAX,
 )
+from coordinator.core.audit import AuditEntry
 from coordinator.core.errors import InvalidRequest
 from coordinator.core.model import Heuristic
+from coordinator.security.caller import CALLER
 from tcc.admin.v1 import admin_pb2 as pb
 from tcc.common.v1 import common_pb2 as common
 
@@ -25,9 +30,29 @@ _OUTCOMES: dict[int, Heuristic] = {
 class OperatorContext(Struct, frozen=True):
     """Who acts, why, and on which version."""
 
+    # The identity of the caller; if callers are not authenticated, the name that was given.
     operator: str
     reason: str
     version: int
+    # The name that an authenticated caller gave; empty: none. The rest: `core.audit.AuditEntry`.
+    on_behalf_of: str = ""
+    method: str = ""
+    peer: str = ""
+    credential: str = ""
+
+    def entry(self, action: str, target: str, detail: Mapping[str, Any] | None = None) -> AuditEntry:
+        """Return what the audit chain is to hold of an action."""
+        return AuditEntry(
+            operator=self.operator,
+            action=action,
+            target=target,
+            reason=self.reason,
+            detail=msgspec.json.encode(detail or {}).decode(),
+            on_behalf_of=self.on_behalf_of,
+            method=self.method,
+            peer=self.peer,
+            credential=self.credential,
+        )
 
 
 def checked_operator_context(
@@ -39,7 +64,8 @@ def checked_operator_context(
         InvalidRequest: MISSING_OPERATOR, MISSING_REASON, MISSING_VERSION, or invalid text.
     """
     operator, reason = operator_context.operator.strip(), operator_context.reason.strip()
-    if not operator:
+    caller = CALLER.get()
+    if not operator and caller is None:
         raise InvalidRequest("MISSING_OPERATOR", "operator_context.operator is required")
     if len(operator.encode()) > ID_BYTES_MAX or not operator.isprintable():
         raise InvalidRequest(
@@ -59,6 +85,16 @@ def checked_operator_context(
         )
     if operator_context.version >= 2**63:
         raise InvalidRequest("INVALID_VERSION", "operator_context.version is out of range")
+    if caller is not None:
+        return OperatorContext(
+            caller.principal,
+            reason,
+            operator_context.version,
+            on_behalf_of=operator,
+            method=caller.method,
+            peer=caller.peer,
+            credential=caller.credential,
+        )
     return OperatorContext(operator, reason, operator_context.version)
 
 

@@ -11,6 +11,7 @@ from coordinator.api.calls import CallLimit, Method, Services, UnreadBytes
 from coordinator.api.listener import listen
 from coordinator.api.operator.service import AdminService
 from coordinator.api.server import HEALTH, ServerLimits, health_methods, limit_options
+from coordinator.engine.auditor import Auditor
 from coordinator.engine.engine import Engine
 from coordinator.engine.observer import Spans
 from coordinator.engine.reconciler import Reconciler
@@ -41,6 +42,7 @@ class AdminServer:
         engine: Engine,
         log: OperatorLog,
         reconciler: Reconciler,
+        auditor: Auditor,
         *,
         transactions: Log,
         clock: Clock,
@@ -72,6 +74,7 @@ class AdminServer:
                 engine,
                 log,
                 reconciler,
+                auditor,
                 transactions=transactions,
                 clock=clock,
                 spans=spans,

@@ -8,6 +8,7 @@ from coordinator.api.errors import Context, refusals_as_statuses
 from coordinator.api.initiator import replies
 from coordinator.api.initiator.requests import checked_gid, list_position, page_token
 from coordinator.api.operator import bulk, reconciliation, replies as admin_replies
+from coordinator.api.operator.audit_log import log_payloads_read, log_refusal
 from coordinator.api.operator.commands import AdminCommands
 from coordinator.api.operator.explanation import explain
 from coordinator.api.operator.filter import parse
@@ -19,11 +20,13 @@ from coordinator.api.operator.requests import (
     checked_page_size,
     checked_text,
 )
-from coordinator.core.audit import AuditEntry, AuditHead, AuditRecord, first_break
+from coordinator.api.operator.rights import check_visible, may_see_payloads, visible
 from coordinator.core.errors import (
     CoordinatorDraining,
     CoordinatorGone,
     CoordinatorNotFound,
+    LogError,
+    Refused,
     UnknownParticipant,
     VersionChanged,
 )
@@ -36,6 +39,7 @@ from coordinator.core.events import (
     OperatorRetry,
 )
 from coordinator.core.model import TransactionState
+from coordinator.engine.auditor import Auditor
 from coordinator.engine.engine import Engine
 from coordinator.engine.observer import Spans
 from coordinator.engine.reconciler import Reconciler
@@ -52,7 +56,6 @@ from coordinator.security.caller import CALLER
 from tcc.admin.v1 import admin_pb2 as pb, admin_pb2_grpc
 from tcc.common.v1 import common_pb2 as common
 
-_VERIFY_PAGE = 1_000
 # How many records of operators' actions on one transaction its history shows.
 _OPERATOR_ACTIONS_SHOWN_MAX = 1_000
 
@@ -65,6 +68,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         engine: Engine,
         log: OperatorLog,
         reconciler: Reconciler,
+        auditor: Auditor,
         *,
         transactions: Log,
         clock: Clock,
@@ -79,10 +83,20 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self._transactions = transactions
         self._clock = clock
         self._reconciler = reconciler
+        self._auditor = auditor
         self._owner = owner
         self._commands = AdminCommands(engine, log, transactions=transactions, clock=clock, spans=spans)
         self.call_max_s = call_max_s
         self._payload_bytes_max = payload_bytes_max
+
+    def refused(self, method: str, request: object, context: Context, error: Refused, /) -> Refused:
+        """Log the refusal. Operators get what the database said, too."""
+        log_refusal(method, request, context, error)
+        return (
+            type(error)(error.explained, retry_after_s=error.retry_after_s)
+            if isinstance(error, LogError)
+            else error
+        )
 
     @refusals_as_statuses
     async def WhoAmI(self, _request: pb.WhoAmIRequest, _context: Context) -> pb.WhoAmIResponse:
@@ -95,7 +109,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self, request: pb.SearchTransactionsRequest, _context: Context
     ) -> pb.SearchTransactionsResponse:
         records, position = await self._transactions.transaction_list(
-            parse(request.filter, self._clock.now()),
+            visible(parse(request.filter, self._clock.now())),
             after=list_position(request.page_token),
             limit=checked_page_size(request.page_size),
         )
@@ -106,17 +120,20 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
 
     @refusals_as_statuses
     async def InspectTransaction(
-        self, request: pb.InspectTransactionRequest, _context: Context
+        self, request: pb.InspectTransactionRequest, context: Context
     ) -> pb.InspectTransactionResponse:
         gid = checked_gid(request.gid)
         record = await self._engine.get(gid)
+        check_visible(record.tx)
         adoption = await self._log.transaction_adoption(gid)
         actions = await self._log.audit_list(
             AuditFilter(target=f"transaction/{gid}"), before=None, limit=_OPERATOR_ACTIONS_SHOWN_MAX
         )
         names = {one.id: one.name for one in await self._log.coordinator_list()}
+        if may_see_payloads():
+            log_payloads_read(gid, context)
         return pb.InspectTransactionResponse(
-            transaction=replies.transaction(record, with_payloads=True),
+            transaction=replies.transaction(record, with_payloads=may_see_payloads()),
             history=admin_replies.history(record, adoption, actions),
             owner_name=names.get(record.owner or "", ""),
         )
@@ -126,6 +143,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self, request: pb.ExplainTransactionRequest, _context: Context
     ) -> pb.ExplainTransactionResponse:
         record = await self._engine.get(checked_gid(request.gid))
+        check_visible(record.tx)
         live = self._engine.live.get(record.tx.gid)
         return explain(
             record,
@@ -192,6 +210,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             self._commands,
             request,
             checked_operator_context(request.operator_context),
+            key=await self._log.confirmation_key(),
         ):
             await context.write(response)
 
@@ -249,12 +268,8 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             operator=operator_context.operator,
             reason=operator_context.reason,
         )
-        entry = AuditEntry(
-            operator=operator_context.operator,
-            action=f"participant.{action}",
-            target=f"participant/{name}",
-            reason=operator_context.reason,
-            detail=f'{{"version":{known.version}}}',
+        entry = operator_context.entry(
+            f"participant.{action}", f"participant/{name}", {"version": known.version}
         )
         try:
             audited = await self._log.participant_change(wanted, entry)
@@ -312,12 +327,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     ) -> pb.DrainCoordinatorResponse:
         operator_context, wanted = checked_operator_context(request.operator_context), request.coordinator_id
         self._check_can_drain(wanted, await self._log.coordinator_list())
-        entry = AuditEntry(
-            operator=operator_context.operator,
-            action="coordinator.drain",
-            target=f"coordinator/{wanted}",
-            reason=operator_context.reason,
-        )
+        entry = operator_context.entry("coordinator.drain", f"coordinator/{wanted}")
         try:
             audited = await self._log.coordinator_request_drain(wanted, entry)
         except VersionChanged:
@@ -362,18 +372,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     async def VerifyAuditChain(
         self, _request: pb.VerifyAuditChainRequest, _context: Context
     ) -> pb.VerifyAuditChainResponse:
-        end = await self._log.audit_head()
-        known, count = AuditHead(), 0
-        while known.sequence < end.sequence:
-            records = await self._log.audit_after(known.sequence, _VERIFY_PAGE)
-            page = [record for record in records if record.sequence <= end.sequence]
-            broken = first_break(known, page) or _missing_end(known, page)
-            if broken is not None:
-                return _verified(end, count + len(page), broken)
-            count += len(page)
-            known = AuditHead(page[-1].sequence, page[-1].hash)
-        broken = None if known == end else (end.sequence, "the end of the chain was modified")
-        return _verified(end, count, broken)
+        return admin_replies.chain_check(await self._auditor.check())
 
     # --- figures ------------------------------------------------------------
 
@@ -413,22 +412,6 @@ def _participant_changed(known: ParticipantRecord) -> VersionChanged:
     return VersionChanged(
         f"participant {known.name!r} has changed since you saw it: its version is now {known.version}",
         metadata={"participant": known.name, "version": str(known.version)},
-    )
-
-
-def _missing_end(known: AuditHead, page: list[AuditRecord]) -> tuple[int, str] | None:
-    return None if page else (known.sequence + 1, f"record {known.sequence + 1} is missing")
-
-
-def _verified(end: AuditHead, count: int, broken: tuple[int, str] | None) -> pb.VerifyAuditChainResponse:
-    sequence, problem = broken or (0, "")
-    return pb.VerifyAuditChainResponse(
-        intact=broken is None,
-        records=count,
-        broken_at_sequence=sequence,
-        problem=problem,
-        head_sequence=end.sequence,
-        head_hash=end.hash,
     )
 
 

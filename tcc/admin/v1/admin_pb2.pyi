@@ -109,7 +109,7 @@ class WhoAmIResponse(_message.Message):
     tenants: _containers.RepeatedScalarFieldContainer[str]
     payloads: bool
     methods: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, authenticated: _Optional[bool] = ..., principal: _Optional[str] = ..., method: _Optional[str] = ..., client: _Optional[str] = ..., gid_prefixes: _Optional[_Iterable[str]] = ..., calls: _Optional[_Iterable[str]] = ..., operator: _Optional[str] = ..., role: _Optional[str] = ..., tenants: _Optional[_Iterable[str]] = ..., payloads: _Optional[bool] = ..., methods: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, authenticated: bool = ..., principal: _Optional[str] = ..., method: _Optional[str] = ..., client: _Optional[str] = ..., gid_prefixes: _Optional[_Iterable[str]] = ..., calls: _Optional[_Iterable[str]] = ..., operator: _Optional[str] = ..., role: _Optional[str] = ..., tenants: _Optional[_Iterable[str]] = ..., payloads: bool = ..., methods: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class OperatorContext(_message.Message):
     __slots__ = ("operator", "reason", "version")
@@ -209,7 +209,7 @@ class ExplainTransactionResponse(_message.Message):
     next_attempt_at: _timestamp_pb2.Timestamp
     stuck: bool
     held: bool
-    def __init__(self, gid: _Optional[str] = ..., state: _Optional[_Union[_common_pb2.TransactionState, str]] = ..., version: _Optional[int] = ..., summary: _Optional[str] = ..., advice: _Optional[_Iterable[str]] = ..., branches: _Optional[_Iterable[_Union[BranchExplanation, _Mapping]]] = ..., owner: _Optional[str] = ..., owner_name: _Optional[str] = ..., owner_alive: _Optional[bool] = ..., next_attempt_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stuck: _Optional[bool] = ..., held: _Optional[bool] = ...) -> None: ...
+    def __init__(self, gid: _Optional[str] = ..., state: _Optional[_Union[_common_pb2.TransactionState, str]] = ..., version: _Optional[int] = ..., summary: _Optional[str] = ..., advice: _Optional[_Iterable[str]] = ..., branches: _Optional[_Iterable[_Union[BranchExplanation, _Mapping]]] = ..., owner: _Optional[str] = ..., owner_name: _Optional[str] = ..., owner_alive: bool = ..., next_attempt_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stuck: bool = ..., held: bool = ...) -> None: ...
 
 class BranchExplanation(_message.Message):
     __slots__ = ("branch_id", "participant", "action", "operation", "attempts", "last_error", "next_attempt_at", "reports", "paused", "configured", "summary")
@@ -235,7 +235,7 @@ class BranchExplanation(_message.Message):
     paused: bool
     configured: bool
     summary: str
-    def __init__(self, branch_id: _Optional[str] = ..., participant: _Optional[str] = ..., action: _Optional[str] = ..., operation: _Optional[str] = ..., attempts: _Optional[int] = ..., last_error: _Optional[str] = ..., next_attempt_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reports: _Optional[_Iterable[_Union[ParticipantReport, _Mapping]]] = ..., paused: _Optional[bool] = ..., configured: _Optional[bool] = ..., summary: _Optional[str] = ...) -> None: ...
+    def __init__(self, branch_id: _Optional[str] = ..., participant: _Optional[str] = ..., action: _Optional[str] = ..., operation: _Optional[str] = ..., attempts: _Optional[int] = ..., last_error: _Optional[str] = ..., next_attempt_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reports: _Optional[_Iterable[_Union[ParticipantReport, _Mapping]]] = ..., paused: bool = ..., configured: bool = ..., summary: _Optional[str] = ...) -> None: ...
 
 class RetryTransactionRequest(_message.Message):
     __slots__ = ("gid", "operator_context")
@@ -351,7 +351,7 @@ class RunBulkActionResponse(_message.Message):
     sample_gids: _containers.RepeatedScalarFieldContainer[str]
     confirmation_token: str
     finished: bool
-    def __init__(self, dry_run: _Optional[bool] = ..., matched: _Optional[int] = ..., succeeded: _Optional[int] = ..., failed: _Optional[int] = ..., failures: _Optional[_Iterable[_Union[BulkFailure, _Mapping]]] = ..., sample_gids: _Optional[_Iterable[str]] = ..., confirmation_token: _Optional[str] = ..., finished: _Optional[bool] = ...) -> None: ...
+    def __init__(self, dry_run: bool = ..., matched: _Optional[int] = ..., succeeded: _Optional[int] = ..., failed: _Optional[int] = ..., failures: _Optional[_Iterable[_Union[BulkFailure, _Mapping]]] = ..., sample_gids: _Optional[_Iterable[str]] = ..., confirmation_token: _Optional[str] = ..., finished: bool = ...) -> None: ...
 
 class BulkFailure(_message.Message):
     __slots__ = ("gid", "error")
@@ -393,7 +393,7 @@ class ParticipantReport(_message.Message):
     last_error_at: _timestamp_pb2.Timestamp
     target: str
     paused: bool
-    def __init__(self, coordinator_id: _Optional[str] = ..., coordinator_name: _Optional[str] = ..., reported_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., breaker: _Optional[_Union[BreakerState, str]] = ..., probe_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., consecutive_failures: _Optional[int] = ..., backlog: _Optional[int] = ..., in_flight: _Optional[int] = ..., live_branches: _Optional[int] = ..., calls_completed: _Optional[int] = ..., calls_failed: _Optional[int] = ..., last_error: _Optional[str] = ..., last_error_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., target: _Optional[str] = ..., paused: _Optional[bool] = ...) -> None: ...
+    def __init__(self, coordinator_id: _Optional[str] = ..., coordinator_name: _Optional[str] = ..., reported_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., breaker: _Optional[_Union[BreakerState, str]] = ..., probe_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., consecutive_failures: _Optional[int] = ..., backlog: _Optional[int] = ..., in_flight: _Optional[int] = ..., live_branches: _Optional[int] = ..., calls_completed: _Optional[int] = ..., calls_failed: _Optional[int] = ..., last_error: _Optional[str] = ..., last_error_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., target: _Optional[str] = ..., paused: bool = ...) -> None: ...
 
 class ParticipantStatus(_message.Message):
     __slots__ = ("name", "paused", "version", "operator", "reason", "changed_at", "waiting", "reports", "waiting_capped")
@@ -415,7 +415,7 @@ class ParticipantStatus(_message.Message):
     waiting: int
     reports: _containers.RepeatedCompositeFieldContainer[ParticipantReport]
     waiting_capped: bool
-    def __init__(self, name: _Optional[str] = ..., paused: _Optional[bool] = ..., version: _Optional[int] = ..., operator: _Optional[str] = ..., reason: _Optional[str] = ..., changed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., waiting: _Optional[int] = ..., reports: _Optional[_Iterable[_Union[ParticipantReport, _Mapping]]] = ..., waiting_capped: _Optional[bool] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., paused: bool = ..., version: _Optional[int] = ..., operator: _Optional[str] = ..., reason: _Optional[str] = ..., changed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., waiting: _Optional[int] = ..., reports: _Optional[_Iterable[_Union[ParticipantReport, _Mapping]]] = ..., waiting_capped: bool = ...) -> None: ...
 
 class ListParticipantsRequest(_message.Message):
     __slots__ = ()
@@ -583,7 +583,7 @@ class Coordinator(_message.Message):
     live: int
     log_backlog: int
     version: str
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lease_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., alive: _Optional[bool] = ..., drain_requested_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., owned: _Optional[int] = ..., reported_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., live: _Optional[int] = ..., log_backlog: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lease_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., alive: bool = ..., drain_requested_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., owned: _Optional[int] = ..., reported_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., live: _Optional[int] = ..., log_backlog: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
 
 class ListCoordinatorsRequest(_message.Message):
     __slots__ = ()
@@ -614,7 +614,7 @@ class DrainCoordinatorResponse(_message.Message):
     def __init__(self, coordinator: _Optional[_Union[Coordinator, _Mapping]] = ..., audit_record: _Optional[_Union[AuditRecord, _Mapping]] = ...) -> None: ...
 
 class AuditRecord(_message.Message):
-    __slots__ = ("sequence", "at", "operator", "action", "target", "reason", "detail", "previous_hash", "hash")
+    __slots__ = ("sequence", "at", "operator", "action", "target", "reason", "detail", "previous_hash", "hash", "on_behalf_of", "method", "peer", "credential")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     AT_FIELD_NUMBER: _ClassVar[int]
     OPERATOR_FIELD_NUMBER: _ClassVar[int]
@@ -624,6 +624,10 @@ class AuditRecord(_message.Message):
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     PREVIOUS_HASH_FIELD_NUMBER: _ClassVar[int]
     HASH_FIELD_NUMBER: _ClassVar[int]
+    ON_BEHALF_OF_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    CREDENTIAL_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     at: _timestamp_pb2.Timestamp
     operator: str
@@ -633,7 +637,11 @@ class AuditRecord(_message.Message):
     detail: str
     previous_hash: bytes
     hash: bytes
-    def __init__(self, sequence: _Optional[int] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., operator: _Optional[str] = ..., action: _Optional[str] = ..., target: _Optional[str] = ..., reason: _Optional[str] = ..., detail: _Optional[str] = ..., previous_hash: _Optional[bytes] = ..., hash: _Optional[bytes] = ...) -> None: ...
+    on_behalf_of: str
+    method: str
+    peer: str
+    credential: str
+    def __init__(self, sequence: _Optional[int] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., operator: _Optional[str] = ..., action: _Optional[str] = ..., target: _Optional[str] = ..., reason: _Optional[str] = ..., detail: _Optional[str] = ..., previous_hash: _Optional[bytes] = ..., hash: _Optional[bytes] = ..., on_behalf_of: _Optional[str] = ..., method: _Optional[str] = ..., peer: _Optional[str] = ..., credential: _Optional[str] = ...) -> None: ...
 
 class ListAuditRecordsRequest(_message.Message):
     __slots__ = ("page_size", "page_token", "operator", "target", "action")
@@ -662,20 +670,36 @@ class VerifyAuditChainRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class VerifyAuditChainResponse(_message.Message):
-    __slots__ = ("intact", "records", "broken_at_sequence", "problem", "head_sequence", "head_hash")
+    __slots__ = ("intact", "records", "broken_at_sequence", "problem", "head_sequence", "head_hash", "signed_head")
     INTACT_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
     BROKEN_AT_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     PROBLEM_FIELD_NUMBER: _ClassVar[int]
     HEAD_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     HEAD_HASH_FIELD_NUMBER: _ClassVar[int]
+    SIGNED_HEAD_FIELD_NUMBER: _ClassVar[int]
     intact: bool
     records: int
     broken_at_sequence: int
     problem: str
     head_sequence: int
     head_hash: bytes
-    def __init__(self, intact: _Optional[bool] = ..., records: _Optional[int] = ..., broken_at_sequence: _Optional[int] = ..., problem: _Optional[str] = ..., head_sequence: _Optional[int] = ..., head_hash: _Optional[bytes] = ...) -> None: ...
+    signed_head: SignedAuditHead
+    def __init__(self, intact: bool = ..., records: _Optional[int] = ..., broken_at_sequence: _Optional[int] = ..., problem: _Optional[str] = ..., head_sequence: _Optional[int] = ..., head_hash: _Optional[bytes] = ..., signed_head: _Optional[_Union[SignedAuditHead, _Mapping]] = ...) -> None: ...
+
+class SignedAuditHead(_message.Message):
+    __slots__ = ("sequence", "hash", "at", "key_id", "signature")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    HASH_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    hash: bytes
+    at: _timestamp_pb2.Timestamp
+    key_id: str
+    signature: bytes
+    def __init__(self, sequence: _Optional[int] = ..., hash: _Optional[bytes] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., key_id: _Optional[str] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class GetStatsRequest(_message.Message):
     __slots__ = ()
@@ -721,4 +745,4 @@ class GetStatsResponse(_message.Message):
     responder_id: str
     count_max: int
     capped: bool
-    def __init__(self, at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trying: _Optional[int] = ..., confirming: _Optional[int] = ..., cancelling: _Optional[int] = ..., parked: _Optional[int] = ..., stuck: _Optional[int] = ..., held: _Optional[int] = ..., oldest_unfinished_gid: _Optional[str] = ..., oldest_unfinished_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., begun_per_s: _Optional[float] = ..., confirmed_per_s: _Optional[float] = ..., cancelled_per_s: _Optional[float] = ..., calls_per_s: _Optional[float] = ..., failed_calls_per_s: _Optional[float] = ..., participants: _Optional[_Iterable[_Union[ParticipantStatus, _Mapping]]] = ..., coordinators: _Optional[_Iterable[_Union[Coordinator, _Mapping]]] = ..., responder_id: _Optional[str] = ..., count_max: _Optional[int] = ..., capped: _Optional[bool] = ...) -> None: ...
+    def __init__(self, at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trying: _Optional[int] = ..., confirming: _Optional[int] = ..., cancelling: _Optional[int] = ..., parked: _Optional[int] = ..., stuck: _Optional[int] = ..., held: _Optional[int] = ..., oldest_unfinished_gid: _Optional[str] = ..., oldest_unfinished_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., begun_per_s: _Optional[float] = ..., confirmed_per_s: _Optional[float] = ..., cancelled_per_s: _Optional[float] = ..., calls_per_s: _Optional[float] = ..., failed_calls_per_s: _Optional[float] = ..., participants: _Optional[_Iterable[_Union[ParticipantStatus, _Mapping]]] = ..., coordinators: _Optional[_Iterable[_Union[Coordinator, _Mapping]]] = ..., responder_id: _Optional[str] = ..., count_max: _Optional[int] = ..., capped: bool = ...) -> None: ...

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
+import pytest
 
 from tcc.admin.v1 import admin_pb2 as apb
 from tests.support.daemon import serving
@@ -41,6 +42,7 @@ async def one_has_ended(pids: list[int]) -> None:
     assert len(ended) == 1
 
 
+@pytest.mark.slow
 async def test_drained_workers_exit_and_are_not_restarted(tmp_path: Path, log_url: str) -> None:
     address = f"127.0.0.1:{free_port()}"
     config = f'[log]\nurl = "{log_url}"\n[admin]\nlisten = "{address}"\nreport_every_s = 0.1\n'
