@@ -810,6 +810,14 @@ class Settings(BaseSettings):
             return "127.0.0.1:0"
         return self.admin.listen
 
+    def certificate_files(self) -> list[Path]:
+        """Return the files of all certificates, each once."""
+        tables = [self.listen.tls, self.admin.tls, *(one.tls for one in self.participants.values())]
+        files = [table.certificate_file for table in tables if table is not None]
+        files += [table.client_ca_file for table in tables if isinstance(table, ListenTlsSettings)]
+        files += [table.ca_file for table in tables if isinstance(table, ParticipantTlsSettings)]
+        return sorted({file for file in files if file is not None})
+
     def metrics_address(self) -> str:
         """Return the first worker's metrics address; empty: no metrics, as when `listen` is any free port."""
         if "listen" not in self.metrics.model_fields_set and self.listen.address.endswith(":0"):
