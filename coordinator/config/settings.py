@@ -48,6 +48,7 @@ from coordinator.security.authentication import Policy
 from coordinator.security.caller import ANY, Client, Operator, Role
 from coordinator.security.jwt import Issuer
 from coordinator.security.tokens import ID, StaticToken
+from tcc._internal.local_address import is_local
 from tcc._internal.tls import Tls
 
 # The tables that a reload applies. Whether there is an [auth] at all is decided at the start.
@@ -582,6 +583,8 @@ class ParticipantSettings(_Table):
     """A gRPC target: HOST:PORT, dns:///HOST:PORT or another scheme of gRPC."""
     tls: ParticipantTlsSettings | None = None
     """TLS to the participant. Not set: plain text."""
+    token_file: PemFile | None = None
+    """A file with a token that each call shows; it is read for each call. Only with `tls` or on loopback."""
     batched: bool = True
     """False: the participant does not implement ExecuteBranches."""
     call_timeout_s: float = _number(5.0, 0.01, _HOUR_S)
@@ -625,6 +628,12 @@ class ParticipantSettings(_Table):
         return target
 
     @model_validator(mode="after")
+    def _token_is_protected(self) -> Self:
+        if self.token_file is not None and self.tls is None and not is_local(self.target):
+            raise _at("token_file", "a token is sent over TLS only, or to loopback: add tls")
+        return self
+
+    @model_validator(mode="after")
     def _in_order(self) -> Self:
         if 0 < self.keepalive_s < _KEEPALIVE_LEAST_S:
             raise _at("keepalive_s", "must be 0, or at least 2")
@@ -639,6 +648,7 @@ class ParticipantSettings(_Table):
         return ParticipantAddress(
             target=self.target,
             tls=self.tls.files() if self.tls else None,
+            token_file=self.token_file,
             batched=self.batched,
             call_timeout_s=self.call_timeout_s,
             keepalive_s=self.keepalive_s,
@@ -799,6 +809,14 @@ class Settings(BaseSettings):
         if "listen" not in self.admin.model_fields_set and self.listen.address.endswith(":0"):
             return "127.0.0.1:0"
         return self.admin.listen
+
+    def certificate_files(self) -> list[Path]:
+        """Return the files of all certificates, each once."""
+        tables = [self.listen.tls, self.admin.tls, *(one.tls for one in self.participants.values())]
+        files = [table.certificate_file for table in tables if table is not None]
+        files += [table.client_ca_file for table in tables if isinstance(table, ListenTlsSettings)]
+        files += [table.ca_file for table in tables if isinstance(table, ParticipantTlsSettings)]
+        return sorted({file for file in files if file is not None})
 
     def metrics_address(self) -> str:
         """Return the first worker's metrics address; empty: no metrics, as when `listen` is any free port."""

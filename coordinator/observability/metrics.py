@@ -8,7 +8,9 @@ Each worker process has its own metrics on its own port. Sum them in Prometheus.
 of the log have the same value at every worker: use `max` for them.
 """
 
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
@@ -31,6 +33,7 @@ from coordinator.engine.engine import Engine
 from coordinator.engine.observer import Anomaly, Observer
 from coordinator.jobs.reconcile import ScanResult
 from coordinator.log.backlog import COUNT_MAX
+from coordinator.observability.certificates import seconds_left
 from coordinator.ports.operator_log import Backlog
 from coordinator.ports.participants import CallResults
 
@@ -132,6 +135,11 @@ GAUGES = (
     Spec("tcc_log_available", "1 while the log answers."),
     Spec("tcc_draining", "1 while this worker accepts no new transactions."),
     Spec("tcc_insecure", "1 if insecure = true lets strangers do everything."),
+    Spec(
+        "tcc_certificate_expires_seconds",
+        "Seconds until the first certificate of a file expires; NaN: it cannot be read.",
+        ("file",),
+    ),
     Spec("tcc_lease_lag_seconds", "Time since the lease was last renewed."),
     Spec("tcc_purge_lag_seconds", "Time since a purge left nothing to delete, or since the start."),
     Spec("tcc_participant_queue_length", "Calls that are queued or in flight.", ("participant",)),
@@ -183,6 +191,7 @@ class Metrics(Observer):
         self.heartbeat_at: float | None = None
         self.purged_at: float | None = None
         self.insecure = False
+        self.certificate_files: Sequence[Path] = ()
         # Receives each anomaly.
         self.alert: Callable[[Anomaly, Mapping[str, object]], None] = lambda *_: None
         self.registry = CollectorRegistry()
@@ -338,6 +347,10 @@ class Gauges(Collector):
         yield _gauge("tcc_log_available", int(engine.writer.available))
         yield _gauge("tcc_draining", int(engine.draining))
         yield _gauge("tcc_insecure", int(metrics.insecure))
+        certificates = _labelled("tcc_certificate_expires_seconds")
+        for file in metrics.certificate_files:
+            certificates.add_metric([str(file)], seconds_left(file, time.time()))
+        yield certificates
         if metrics.heartbeat_at is not None:
             yield _gauge("tcc_lease_lag_seconds", now - metrics.heartbeat_at)
         if metrics.purged_at is not None:

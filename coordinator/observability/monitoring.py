@@ -23,6 +23,7 @@ class Monitoring:
     ) -> None:
         self.metrics = Metrics(monotonic)
         self.metrics.insecure = settings.insecure
+        self.metrics.certificate_files = settings.certificate_files()
         self._address = settings.metrics.bind_address(slot) if settings.metrics_address() else None
         url = settings.alerts.webhook_url
         self._alerts: WebhookAlerts | None = None

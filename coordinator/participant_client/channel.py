@@ -1,17 +1,22 @@
 """The address of a participant, and the channel to it."""
 
+from functools import cache
 from ipaddress import ip_address
+from pathlib import Path
 
 import grpc
 from msgspec import Struct
 
 from tcc._internal.channel_options import Options, branch_call_options
 from tcc._internal.tls import Tls, channel_credentials, channel_options
+from tcc._internal.token import TokenChannel, token_source
 
 # Schemes of gRPC targets that are not names in DNS, and need no port of their own.
 OTHER_SCHEMES = ("unix:", "unix-abstract:", "ipv4:", "ipv6:", "vsock:", "xds:")
 # What a call has besides its payload and its result.
 _CALL_NAMES_BYTES = 4_096
+# One for each file: it remembers the last token while the file cannot be read.
+_token = cache(token_source)
 
 
 class ParticipantAddress(Struct, frozen=True, kw_only=True):
@@ -21,6 +26,8 @@ class ParticipantAddress(Struct, frozen=True, kw_only=True):
     target: str
     # None: plain text.
     tls: Tls | None = None
+    # Of a token that each call shows.
+    token_file: Path | None = None
     # It implements ExecuteBranches; otherwise each branch is a separate call.
     batched: bool = True
     call_timeout_s: float = 5.0
@@ -49,12 +56,16 @@ def call_bytes_max(payload_bytes_max: int) -> int:
     return 2 * payload_bytes_max + _CALL_NAMES_BYTES
 
 
-def open_channel(address: ParticipantAddress) -> grpc.aio.Channel:
+def open_channel(address: ParticipantAddress) -> grpc.aio.Channel | TokenChannel:
     """Return a new channel; it connects when it is first used."""
     options, credentials = _channel_arguments(address)
     if credentials is None:
-        return grpc.aio.insecure_channel(address.target, options=options)
-    return grpc.aio.secure_channel(address.target, credentials, options=options)
+        channel = grpc.aio.insecure_channel(address.target, options=options)
+    else:
+        channel = grpc.aio.secure_channel(address.target, credentials, options=options)
+    if address.token_file is None:
+        return channel
+    return TokenChannel(channel, _token(address.token_file))
 
 
 def open_sync_channel(address: ParticipantAddress) -> grpc.Channel:

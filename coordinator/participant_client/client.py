@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
-from typing import Self
+from typing import Any, Self
 
 import grpc
 import structlog
@@ -73,7 +73,7 @@ class _Channel:
         self.renewing = False
         self._content = None if address.tls is None else address.tls.content()
         self._checked_at = self.opened_at
-        self._channel = open_channel(address)
+        self._channel: Any = open_channel(address)
         self.stub = participant_pb2_grpc.ParticipantServiceStub(self._channel)
         # Like the stub's, but for a request in bytes: gRPC holds the request until the call has
         # ended, and a message takes more than twice the memory.
@@ -145,10 +145,7 @@ class ParticipantClient:
     def address_changed(self, participant: str, address: ParticipantAddress) -> bool:
         """Return whether `address` differs from the address of a known participant."""
         channel = self._channels.get(participant)
-        return channel is not None and (channel.address.target, channel.address.tls) != (
-            address.target,
-            address.tls,
-        )
+        return channel is not None and _place(channel.address) != _place(address)
 
     def update_addresses(self, addresses: Mapping[str, ParticipantAddress]) -> None:
         """Set the addresses of the participants. Calls in flight end where they were sent."""
@@ -345,6 +342,11 @@ class ParticipantClient:
         ):
             return _INVALID_CONTENT_TYPE
         return CallResult(code=code, result=result, result_content_type=outcome.content_type)
+
+
+def _place(address: ParticipantAddress) -> tuple[object, ...]:
+    """Return what decides where, and as whom, the coordinator calls."""
+    return address.target, address.tls, address.token_file
 
 
 def _remember_unary_only(channel: _Channel) -> None:

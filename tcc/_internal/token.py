@@ -1,9 +1,12 @@
 """A bearer token that each call of a channel shows."""
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
+
+logger = logging.getLogger("tcc.tls")
 
 # The token itself, a file that holds it, or what returns it.
 Token: TypeAlias = str | os.PathLike[str] | Callable[[], str]
@@ -15,8 +18,23 @@ def token_source(token: Token) -> Callable[[], str]:
         return token
     if isinstance(token, str):
         return lambda: token
-    path = Path(token)
-    return lambda: path.read_text(encoding="ascii").strip()
+    return _TokenFile(Path(token)).read
+
+
+class _TokenFile:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._last = ""
+
+    def read(self) -> str:
+        """Return the token of the file; while the file cannot be read, the last one."""
+        try:
+            self._last = self._path.read_text(encoding="ascii").strip()
+        except OSError:
+            if not self._last:
+                raise
+            logger.warning("%s cannot be read: the last token is used", self._path, exc_info=True)
+        return self._last
 
 
 class TokenChannel:

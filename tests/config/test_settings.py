@@ -31,6 +31,7 @@ def test_the_deployed_example_names_every_setting() -> None:
     told = load(DEPLOYED).model_dump(exclude_unset=True)
     # Files that must exist if they are named: commented out.
     told["listen"]["tls"] = told["participants"]["inventory"]["tls"] = None
+    told["participants"]["inventory"]["token_file"] = None
     # Not on by default.
     told["tracing"]["endpoint"] = None
     for table in ("listen", "metrics", "tracing", "limits", "recovery"):

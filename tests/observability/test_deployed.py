@@ -42,6 +42,7 @@ async def known_metrics() -> dict[str, set[str]]:
     clock = LogClock()
     clock.set(0.0, asked_at=0.0, answered_at=0.0)
     metrics = Metrics(clock.monotonic)
+    metrics.certificate_files = [Path("/etc/tcc/tls.crt")]
     metrics.heartbeat()
     metrics.purged(0, finished=True)
     log = LogGauges(ask, clock.monotonic)
@@ -122,6 +123,7 @@ async def test_every_metric_is_in_the_dashboard_or_a_rule_or_listed_as_unused() 
     restart_required = {
         *("tcc_transactions_decided_total", "tcc_transactions_purged_total", "tcc_watched_transactions"),
         *("tcc_draining", "tcc_log_gauges_age_seconds", "tcc_insecure"),
+        "tcc_certificate_expires_seconds",
     }
     assert ours - shown == restart_required
 

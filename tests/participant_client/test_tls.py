@@ -5,14 +5,16 @@ from pathlib import Path
 
 import grpc
 import pytest
+from pydantic import ValidationError
 
+from coordinator.config.settings import ParticipantSettings
 from coordinator.core.model import OutcomeCode
 from coordinator.participant_client import client as participant_client
 from coordinator.participant_client.channel import ParticipantAddress
 from tcc._internal.tls import server_credentials
 from tcc.participant.v1 import participant_pb2_grpc
 from tests.participant_client.test_connections import calling, result
-from tests.support.scripted_participant import ScriptedParticipant
+from tests.support.scripted_participant import ScriptedParticipant, serving
 from tests.support.tls_site import Site
 
 TCCD, RENEWED = "spiffe://bank.example/tccd", "spiffe://bank.example/tccd/renewed"
@@ -54,3 +56,32 @@ async def test_certificates_rotate_without_a_failed_call(
     await server.stop(None)
     assert set(codes) == {OutcomeCode.SUCCEEDED}
     assert (stock.names[0], len(stock.names)) == (TCCD, len(codes))
+
+
+async def test_each_call_shows_the_token_of_the_file(tmp_path: Path) -> None:
+    shown: list[object] = []
+
+    class Stock(ScriptedParticipant):
+        async def TryBranch(self, request, context):  # noqa: N802 - the method's name
+            shown.append(dict(context.invocation_metadata()).get("authorization"))
+            return await super().TryBranch(request, context)
+
+    file = tmp_path / "token"
+    async with (
+        serving(Stock()) as target,
+        calling(ParticipantAddress(target=target, token_file=file)) as client,
+    ):
+        for token in ("one", "two"):
+            file.write_text(f"{token}\n")
+            assert (await result(client)).code is OutcomeCode.SUCCEEDED
+        file.unlink()
+        assert (await result(client)).code is OutcomeCode.SUCCEEDED
+    assert shown == ["Bearer one", "Bearer two", "Bearer two"]
+
+
+def test_a_token_is_sent_over_tls_or_loopback_only(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("secret")
+    assert ParticipantSettings(target="127.0.0.1:1", token_file=file).address().token_file == file
+    with pytest.raises(ValidationError, match="over TLS only"):
+        ParticipantSettings(target="stock.example:1", token_file=file)
