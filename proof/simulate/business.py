@@ -90,5 +90,5 @@ async def serve(participant: Participant, business: Business, address: str, *, b
     handlers = BatchBusiness(business) if batched else business
     participant.action(ACTION, dict)(handlers)
     await participant.create_schema()
-    await participant.start(address)
+    await participant.start(address, insecure=True)  # the simulated network has no TLS
     await asyncio.Event().wait()
