@@ -94,4 +94,5 @@ $(VENV): $(REQUIREMENTS) requirements.in $(PROJECTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV_DIR)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.in
+	$(BIN)/python -m pip check --disable-pip-version-check
 	touch $@

@@ -191,5 +191,5 @@ def _is_confirmed(record: TransactionRecord) -> bool | None:
             return True
         case TransactionState.CANCELLING | TransactionState.CANCELLED:
             return False
-        case TransactionState.TRYING:
+        case TransactionState.TRYING | TransactionState.UNKNOWN:
             return None

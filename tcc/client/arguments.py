@@ -32,7 +32,11 @@ def text(name: str, value: object, form: str) -> str:
 
 
 def gid(value: object) -> str:
-    return text("gid", value, 'gid="order-17"')
+    """Return a gid. Raises ValueError for an empty one: it would not protect against a repetition."""
+    found = text("gid", value, 'gid="order-17"')
+    if not found:
+        raise ValueError('gid is empty; give one, as in gid="order-17", or leave it out and one is made')
+    return found
 
 
 def labels(value: object) -> Mapping[str, str]:

@@ -137,7 +137,7 @@ class Client:
         self,
         branches: Iterable[BranchRequest],
         *,
-        gid: str = "",
+        gid: str | None = None,
         expiry_s: float | None = None,
         labels: Mapping[str, str] | None = None,
         wait_for: WaitFor = "decision",
@@ -197,7 +197,7 @@ class Client:
     def transaction(
         self,
         *,
-        gid: str = "",
+        gid: str | None = None,
         expiry_s: float | None = None,
         labels: Mapping[str, str] | None = None,
         wait_for: WaitFor = "decision",

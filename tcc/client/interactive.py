@@ -274,7 +274,7 @@ class InteractiveTransaction(Enlistment):
         self,
         connection: Connection,
         *,
-        gid: str,
+        gid: str | None,
         expiry_s: float | None,
         labels: Mapping[str, str] | None,
         wait_for: WaitFor,
@@ -282,7 +282,7 @@ class InteractiveTransaction(Enlistment):
         timeout_s: float | None,
         tracing: "InitiatorTracing | None" = None,
     ) -> None:
-        super().__init__(connection, TransactionContext(gid=arguments.gid(gid) or uuid7()))
+        super().__init__(connection, TransactionContext(gid=uuid7() if gid is None else arguments.gid(gid)))
         self._names_branches = True
         self._timeout_s = arguments.optional_seconds("timeout_s", timeout_s)
         self._wait_for = wait_for

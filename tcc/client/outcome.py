@@ -28,8 +28,9 @@ _WAIT_FOR: dict[str, pb.WaitFor] = {
 
 
 class TransactionState(IntEnum):
-    """The state of a transaction."""
+    """The state of a transaction. UNKNOWN: its row in the log is damaged, or of a newer version."""
 
+    UNKNOWN = 0
     TRYING = 1
     CONFIRMING = 2
     CANCELLING = 3
@@ -48,8 +49,9 @@ class CancelReason(IntEnum):
 
 
 class BranchState(IntEnum):
-    """The state of a branch."""
+    """The state of a branch. UNKNOWN: as of a transaction."""
 
+    UNKNOWN = 0
     TRYING = 1
     TRIED = 2
     REJECTED = 3
@@ -153,6 +155,7 @@ _CANCEL_DECIDED = frozenset({TransactionState.CANCELLING, TransactionState.CANCE
 
 # A look-up is several times cheaper than a call of the enum, and `execute` does one per transaction.
 _STATES = {state.value: state for state in TransactionState}
+_BRANCH_STATES = {state.value: state for state in BranchState}
 _CANCEL_REASONS = {reason.value: reason for reason in CancelReason}
 
 
@@ -176,8 +179,8 @@ def outcome_of(message: pb.TransactionOutcome, codec: payload.PayloadCodec | Non
     """Return the contract's outcome as a value."""
     return Outcome(
         gid=message.gid,
-        state=_STATES[message.state],
-        cancel_reason=_CANCEL_REASONS[message.cancel_reason],
+        state=_STATES.get(message.state, TransactionState.UNKNOWN),
+        cancel_reason=_CANCEL_REASONS.get(message.cancel_reason, CancelReason.NONE),
         cancel_branch_id=message.cancel_branch_id,
         cancel_detail=message.cancel_detail,
         cancel_message=message.cancel_message,
@@ -192,14 +195,14 @@ def record_of(message: common.Transaction, codec: payload.PayloadCodec | None = 
     """Return the contract's transaction as a value."""
     return TransactionRecord(
         gid=message.gid,
-        state=_STATES[message.state],
+        state=_STATES.get(message.state, TransactionState.UNKNOWN),
         initiator=message.initiator,
         labels=dict(message.labels),
         created_at=_moment(message, "created_at"),
         expires_at=_moment(message, "expires_at"),
         decided_at=_moment(message, "decided_at"),
         ended_at=_moment(message, "ended_at"),
-        cancel_reason=_CANCEL_REASONS[message.cancel_reason],
+        cancel_reason=_CANCEL_REASONS.get(message.cancel_reason, CancelReason.NONE),
         cancel_branch_id=message.cancel_branch_id,
         cancel_detail=message.cancel_detail,
         cancel_message=message.cancel_message,
@@ -221,7 +224,7 @@ def _branch_record_of(gid: str, message: common.Branch, codec: payload.PayloadCo
         payload=opened.data,
         content_type=opened.content_type,
         stage=spec.stage,
-        state=BranchState(message.state),
+        state=_BRANCH_STATES.get(message.state, BranchState.UNKNOWN),
         tried_by_initiator=message.tried_by_initiator,
         result=try_result(gid, spec.branch_id, message.result, message.result_content_type, codec),
         attempts=message.attempts,

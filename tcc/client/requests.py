@@ -60,7 +60,7 @@ class BranchIds:
 def execute_request(
     branches: Iterable[BranchRequest],
     *,
-    gid: str,
+    gid: str | None,
     expiry_s: float | None,
     labels: Mapping[str, str] | None,
     wait_for: WaitFor,
@@ -74,7 +74,7 @@ def execute_request(
     listed = arguments.items("branches", branches, BranchRequest, _BRANCH_FORM)
     ids = BranchIds([_branch_id(branch.branch_id) for branch in listed if branch.branch_id])
     request = pb.ExecuteTransactionRequest(
-        gid=arguments.gid(gid) or uuid7(),
+        gid=uuid7() if gid is None else arguments.gid(gid),
         expiry=duration(expiry_s),
         labels=arguments.labels(labels),
         wait_for=wait_for_number(wait_for),

@@ -25,7 +25,7 @@ _BEARER = "bearer "
 _FORM = 'callers=["spiffe://bank.example/tccd"]'
 
 
-def check_address(address: str, tls: Tls | None, callers: Sequence[str], *, insecure: bool) -> None:
+def check_address(address: str, tls: Tls | None, callers: Sequence[str] | None, *, insecure: bool) -> None:
     """Check that no stranger can call, unless that is wanted.
 
     Raises:
@@ -34,13 +34,15 @@ def check_address(address: str, tls: Tls | None, callers: Sequence[str], *, inse
     """
     if isinstance(callers, str):
         raise TypeError(f"callers is a list, as in {_FORM}")
-    for caller in callers:
+    if callers is not None and not callers:
+        raise ValueError(f"callers is empty, so no call would be accepted; name the callers, as in {_FORM}")
+    for caller in callers or ():
         if not (_TOKEN.fullmatch(caller) or _NAME.fullmatch(caller)):
             raise ValueError(
                 f"{caller!r} is no caller: spiffe://…, uri:…, dns:…, email:…, or sha256: and the SHA-256 of "
                 "a token in hexadecimal"
             )
-    names = [caller for caller in callers if not _TOKEN.fullmatch(caller)]
+    names = [caller for caller in callers or () if not _TOKEN.fullmatch(caller)]
     if names and (tls is None or tls.ca is None):
         raise ValueError(f"{names[0]} is the name in a certificate: give tls=tcc.Tls(…, ca=…) as well")
     if is_local(address) or (tls is not None and callers):

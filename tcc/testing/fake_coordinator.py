@@ -162,7 +162,9 @@ class FakeCoordinator:
     # --- what a test determines ---------------------------------------------
 
     def on(self, participant: str, action: str) -> Action:
-        """Return the behaviour of this action, to change it."""
+        """Return the behaviour of this action, to change it. Raises ValueError for an unknown participant."""
+        if self._participants is not None and participant not in self._participants:
+            raise ValueError(f"there is no participant {participant!r} in this FakeCoordinator")
         return self._actions.setdefault((participant, action), Action())
 
     def lose_responses(self, count: int = 1) -> None:

@@ -33,7 +33,7 @@ NOT_A_WAIT = ["forever", "", None, 1, True, []]
 
 # The argument, wrong values, and what the message shows.
 EXECUTE = [
-    ("gid", NOT_A_TEXT, 'gid="order-17"'),
+    ("gid", [17, b"order-17", ["order-17"], SURROGATE, ""], 'gid="order-17"'),
     ("expiry_s", NOT_SECONDS, "expiry_s=10.0"),
     ("timeout_s", NOT_SECONDS, "timeout_s=10.0"),
     ("labels", NOT_LABELS, 'labels={"order": "17"}'),

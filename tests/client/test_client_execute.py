@@ -11,6 +11,7 @@ from google.rpc.code_pb2 import Code
 import tcc
 from tcc import errors
 from tcc.client import submission
+from tcc.client.outcome import BranchState, outcome_of, record_of
 from tcc.common.v1 import common_pb2 as common
 from tcc.transaction.v1 import transaction_pb2 as pb
 from tests.client.scripted_service import UNAVAILABLE, ScriptedService, confirmed, rejected, serving, status
@@ -475,3 +476,20 @@ async def test_a_second_event_loop_is_refused(client):
 
     await asyncio.to_thread(elsewhere)
     assert (await client.execute(BRANCHES)).confirmed
+
+
+# --- odd answers and arguments ----------------------------------------------------
+
+
+async def test_an_unreadable_state_is_unknown_and_no_listing_fails():
+    record = record_of(common.Transaction(gid="g", state=77, branches=[common.Branch(state=99)]))  # type: ignore[arg-type]
+    assert (record.state, record.branches[0].state) == (tcc.TransactionState.UNKNOWN, BranchState.UNKNOWN)
+    assert not outcome_of(pb.TransactionOutcome(gid="g", state=0)).completed
+
+
+async def test_an_empty_gid_is_refused(client):
+    """It would not protect against a repetition, as the caller believes."""
+    with pytest.raises(ValueError, match="gid is empty"):
+        await client.execute(BRANCHES, gid="")
+    with pytest.raises(ValueError, match="gid is empty"):
+        client.transaction(gid="")

@@ -184,3 +184,8 @@ async def test_a_message_beyond_the_limit_is_refused(sqlite):
     ):
         error = await refusal(Caller(channel).try_(make_call(payload=bytes(BRANCH_CALLS_BYTES_MAX))))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_an_empty_list_of_callers_is_refused(sqlite):
+    with pytest.raises(ValueError, match="callers is empty"):
+        await tcc.Participant("test", database=sqlite[0]).start("127.0.0.1:0", callers=[])

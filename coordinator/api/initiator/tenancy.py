@@ -49,7 +49,7 @@ def check_gid(client: Client | None, gid: str) -> None:
         NotAllowed
     """
     if client is not None and not client.owns_gid(gid):
-        raise _refused("the gid does not begin with a prefix of this client", gid=gid)
+        raise _refused("the gid does not begin with a prefix of this client; give one that does", gid=gid)
 
 
 def check_calls(client: Client | None, specs: Iterable[BranchSpec]) -> None:
