@@ -38,7 +38,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument(
         "--caller",
         action="append",
-        default=[],
+        default=None,
         metavar="NAME",
         help="who may call, for example spiffe://bank.example/tccd; may be repeated",
     )
