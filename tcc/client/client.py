@@ -129,7 +129,7 @@ class Client:
     async def close(self) -> None:
         """Close the client. Waiting calls raise ClientClosed; their transactions continue.
 
-        Interactive transactions for which no decision was requested are cancelled.
+        Interactive transactions whose blocks have not ended are cancelled.
         """
         await self.connection.close()
 

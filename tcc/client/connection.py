@@ -62,7 +62,7 @@ class Connection:
         # Of sessions that were replaced because certificates changed: they close once they are free.
         self._retiring: set[asyncio.Task[None]] = set()
         self._closed = False
-        #: The gids of the interactive transactions that were begun and not yet confirmed or cancelled.
+        #: The gids of the transactions whose blocks run, and that are not confirmed or cancelled yet.
         self.interactive: set[str] = set()
         # Unset while the process forks; None while it does not.
         self._resumed: asyncio.Event | None = None

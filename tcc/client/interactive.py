@@ -312,7 +312,6 @@ class InteractiveTransaction(Enlistment):
             self._end_span(error)
             raise
         self._context = TransactionContext(gid=self.gid, expires_at_ms=_milliseconds(response.expires_at))
-        self._connection.interactive.add(self.gid)
 
     async def confirm(self) -> Outcome:
         """Request the decision CONFIRM. Leaving the block does this.
@@ -386,7 +385,12 @@ class InteractiveTransaction(Enlistment):
         self.note_try(branch_id, error)
 
     def enter(self) -> None:
-        """Make its context, and its span if any, the current one. Entering the block does this."""
+        """Make its context, and its span if any, the current one. Entering the block does this.
+
+        From now on, closing the client cancels the transaction. One that is begun without a block
+        stays: another process may decide it.
+        """
+        self._connection.interactive.add(self.gid)
         self._context.__enter__()
         if self._span is not None:
             self._span.enter()

@@ -251,3 +251,14 @@ def test_a_closed_client_raises():
         client.execute(BRANCHES)
     with pytest.raises(errors.ClientClosed), client.transaction():
         pass
+
+
+async def test_closing_leaves_a_transaction_without_a_block_to_another_process(service, target):
+    service.answers = [BEGUN]
+
+    def begin():
+        with tcc.SyncClient(target) as client:
+            client.transaction(gid=GID).begin()
+
+    await asyncio.to_thread(begin)
+    assert len(service.requests) == 1  # the begin, and no cancel
