@@ -20,7 +20,7 @@ from typing import TypeVar
 import structlog
 
 from coordinator.core.errors import LogError, LogRejected, LogUnavailable
-from coordinator.core.model import Branch, Transaction
+from coordinator.core.model import Transaction
 from coordinator.core.notes import NOTE_CHARACTERS_MAX
 from coordinator.engine.flush_policy import MAX_IN_FLIGHT
 from coordinator.engine.observer import NULL_OBSERVER, Anomaly, Observer
@@ -35,8 +35,8 @@ BATCH_BYTES_MAX = 8 * 2**20
 # Besides payloads, results and notes: labels and names of a transaction; names and content types of a branch.
 _TEXTS_BYTES = 512
 _NAMES_BYTES = 1_024
-# A note beside its text.
-_NOTE_BYTES = 64
+# A note: its text, and what is beside it.
+_NOTE_BYTES = 4 * NOTE_CHARACTERS_MAX + 64
 # Pauses between attempts while the log is unavailable.
 RETRY_FIRST_S = 0.05
 RETRY_MAX_S = 1.0
@@ -202,9 +202,14 @@ class LogWriter:
 
 
 def _size(tx: Transaction) -> int:
-    return sum([_branch_size(branch) for branch in tx.branches]) + _TEXTS_BYTES
-
-
-def _branch_size(branch: Branch) -> int:
-    notes = len(branch.notes) * (4 * NOTE_CHARACTERS_MAX + _NOTE_BYTES)
-    return len(branch.spec.payload) + len(branch.result) + 4 * len(branch.last_error) + notes + _NAMES_BYTES
+    # One pass: it runs at each write of each transaction.
+    return _TEXTS_BYTES + sum(
+        [
+            len(b.spec.payload)
+            + len(b.result)
+            + 4 * len(b.last_error)
+            + len(b.notes) * _NOTE_BYTES
+            + _NAMES_BYTES
+            for b in tx.branches
+        ]
+    )

@@ -21,6 +21,8 @@ def text(name: str, value: object, form: str) -> str:
     """Return a text that can be sent. `form` shows how the argument is given."""
     if not isinstance(value, str):
         raise TypeError(f"{name} is a text, as in {form}, not {shown(value)}")
+    if value.isascii():
+        return value
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -39,17 +41,17 @@ def gid(value: object) -> str:
     return found
 
 
-def labels(value: object) -> Mapping[str, str]:
-    """Return labels; none for None."""
+def labels(value: object) -> Mapping[str, str] | None:
+    """Return labels; None for none: a message copies even an empty mapping."""
     if value is None:
-        return {}
+        return None
     form = 'labels={"order": "17"}'
     if not isinstance(value, Mapping):
         raise TypeError(f"labels are a dict of texts, as in {form}, not {shown(value)}")
     for key, item in value.items():
         text("the name of a label", key, form)
         text(f"the label {key!a}", item, form)
-    return value
+    return value or None
 
 
 def seconds(name: str, value: object) -> float:
