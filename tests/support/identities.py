@@ -55,6 +55,13 @@ class Authority:
             valid_days=valid_days,
         )
 
+    def channel(self, address: str, pair: Pair | None = None) -> grpc.aio.Channel:
+        """Return a channel that trusts it, and shows a certificate if one is given."""
+        shown = (pair.key_pem, pair.certificate_pem) if pair else (None, None)
+        credentials = grpc.ssl_channel_credentials(self.own.certificate_pem, *shown)
+        options = (("grpc.ssl_target_name_override", SERVER_NAME),)
+        return grpc.aio.secure_channel(address, credentials, options)
+
 
 def _issued(
     common_name: str,
@@ -132,13 +139,7 @@ class Tls:
 
     def channel(self, address: str, pair: Pair | None = None) -> grpc.aio.Channel:
         """Return a channel that shows the certificate, if one is given."""
-        credentials = grpc.ssl_channel_credentials(
-            self.authority.own.certificate_pem,
-            *((pair.key_pem, pair.certificate_pem) if pair else ()),
-        )
-        return grpc.aio.secure_channel(
-            address, credentials, (("grpc.ssl_target_name_override", SERVER_NAME),)
-        )
+        return self.authority.channel(address, pair)
 
 
 def bearer(token: str) -> tuple[tuple[str, str], ...]:

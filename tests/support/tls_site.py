@@ -40,7 +40,4 @@ class Site:
         return x509.load_pem_x509_certificate(pem.encode()).serial_number
 
     def channel(self, port: int, pair: Pair | None = None) -> grpc.aio.Channel:
-        shown = (pair.key_pem, pair.certificate_pem) if pair else (None, None)
-        credentials = grpc.ssl_channel_credentials(self.authority.own.certificate_pem, *shown)
-        options = (("grpc.ssl_target_name_override", SERVER_NAME),)
-        return grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options)
+        return self.authority.channel(f"127.0.0.1:{port}", pair)
