@@ -7,7 +7,6 @@ Environment variables start with `TCC_`, and `__` separates tables:
 import re
 import ssl
 import unicodedata
-from ipaddress import ip_address
 from itertools import combinations, permutations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -48,7 +47,7 @@ from coordinator.security.authentication import Policy
 from coordinator.security.caller import ANY, Client, Operator, Role
 from coordinator.security.jwt import Issuer
 from coordinator.security.tokens import ID, StaticToken
-from tcc._internal.local_address import is_local
+from tcc._internal.local_address import is_local, is_loopback
 from tcc._internal.tls import Tls
 
 # The tables that a reload applies. Whether there is an [auth] at all is decided at the start.
@@ -778,7 +777,7 @@ class Settings(BaseSettings):
         for key, address, tls_key, tls in listeners:
             if self.auth is not None and tls is None:
                 raise _at(tls_key, "[auth] requires TLS: a token is accepted in no other way")
-            if self.auth is None and not self.insecure and not _is_loopback(address):
+            if self.auth is None and not self.insecure and not is_loopback(address):
                 raise _at(
                     key,
                     f"{address} is not on loopback, so strangers could call: configure [auth], "
@@ -908,14 +907,6 @@ class Settings(BaseSettings):
 
     def reconcile_settings(self) -> ReconcileSettings:
         return ReconcileSettings(retention_s=self.log.retention_s, **self.reconcile.model_dump())
-
-
-def _is_loopback(address: str) -> bool:
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _is_same_place(here: str, there: str) -> bool:

@@ -10,6 +10,8 @@ NOW = 0.0
 NEVER = inf
 # What an operator holds is due at the end of the year 9999, the last that databases agree on.
 HELD = 253_402_300_799.0
+# The longest content type, of a payload and of a result.
+CONTENT_TYPE_BYTES_MAX = 255
 
 
 class TransactionState(IntEnum):

@@ -10,7 +10,7 @@ import structlog
 
 from coordinator.core.errors import ParticipantUnreachable, ReconciliationUnsupported, UnknownParticipant
 from coordinator.core.machine import ERROR_CHARACTERS_MAX
-from coordinator.core.model import BranchCall, CallResult, Operation, OutcomeCode
+from coordinator.core.model import CONTENT_TYPE_BYTES_MAX, BranchCall, CallResult, Operation, OutcomeCode
 from coordinator.core.reconciliation import BarrierRow, BarrierState
 from coordinator.engine.dispatcher import not_configured
 from coordinator.participant_client.channel import ParticipantAddress, is_dns_name, open_channel
@@ -56,7 +56,6 @@ _FILES_CHECKED_EVERY_S = 1.0
 # So that a connection to a certificate that was revoked or has expired ends.
 _TLS_AGE_MAX_S = 30 * 60.0
 # Of what a participant answers. The log stores no more of it.
-CONTENT_TYPE_BYTES_MAX = 255
 REASON_CHARACTERS_MAX = 200
 
 _EXECUTE_BRANCHES = f"/{pb.DESCRIPTOR.services_by_name['ParticipantService'].full_name}/ExecuteBranches"

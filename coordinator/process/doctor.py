@@ -19,6 +19,8 @@ from queue import Empty, SimpleQueue
 
 import grpc
 import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from msgspec import Struct
 
@@ -30,7 +32,6 @@ from coordinator.embedded_postgres.server import INSTALL, EmbeddedPostgres, is_i
 from coordinator.log.diagnosis import LogFacts, examine
 from coordinator.log.requirements import LogUrlError
 from coordinator.participant_client.channel import open_sync_channel
-from coordinator.process.certificates import certificates, validity
 from coordinator.process.supervisor import DATABASE
 from tcc._internal.channel_options import operator_options
 from tcc.participant.v1 import participant_pb2, participant_pb2_grpc
@@ -293,7 +294,7 @@ def _is_ours(address: str, tls: ListenTlsSettings | None, service: str) -> bool:
         served = _served_certificate(address)
     except OSError:
         return False
-    return served in certificates(tls.certificate_file.read_bytes())
+    return served in {one.public_bytes(Encoding.DER) for one in _certificates_in(tls.certificate_file)}
 
 
 def _served_certificate(address: str) -> bytes | None:
@@ -356,16 +357,22 @@ def _certificates(settings: Settings) -> Iterator[CheckResult]:
 
 def _own_certificate(check: str, file: Path, now: datetime) -> CheckResult:
     """Check a chain: it is valid while all of its certificates are."""
-    dates = [validity(der) for der in certificates(file.read_bytes())]
-    begins, ends = max(one.begins for one in dates), min(one.ends for one in dates)
+    chain = _certificates_in(file)
+    begins = max(one.not_valid_before_utc for one in chain)
+    ends = min(one.not_valid_after_utc for one in chain)
     return _validity(check, file, begins, ends, now)
 
 
 def _authorities(check: str, file: Path, now: datetime) -> CheckResult:
     """Check a list: an authority that expired harms nothing if another one is valid."""
-    dates = [validity(der) for der in certificates(file.read_bytes())]
-    begins, ends = min(one.begins for one in dates), max(one.ends for one in dates)
+    authorities = _certificates_in(file)
+    begins = min(one.not_valid_before_utc for one in authorities)
+    ends = max(one.not_valid_after_utc for one in authorities)
     return _validity(check, file, begins, ends, now)
+
+
+def _certificates_in(file: Path) -> list[x509.Certificate]:
+    return x509.load_pem_x509_certificates(file.read_bytes())
 
 
 def _validity(check: str, file: Path, begins: datetime, ends: datetime, now: datetime) -> CheckResult:

@@ -12,10 +12,11 @@ def is_local(address: str) -> bool:
     for scheme in _SCHEMES:
         address = address.removeprefix(scheme)
     # After the authority of a target: dns://server/host:port.
-    return all(_is_loopback(one) for one in address.rpartition("/")[2].split(","))
+    return all(is_loopback(one) for one in address.rpartition("/")[2].split(","))
 
 
-def _is_loopback(address: str) -> bool:
+def is_loopback(address: str) -> bool:
+    """Return whether a HOST:PORT is on loopback."""
     host = address.rpartition(":")[0].strip("[]")
     try:
         return ip_address(host).is_loopback

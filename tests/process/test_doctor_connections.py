@@ -11,8 +11,7 @@ import grpc
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import tcc
-from coordinator.process.certificates import certificates, validity
-from coordinator.process.doctor import CheckStatus, _authorities, _own_certificate
+from coordinator.process.doctor import CheckStatus, _authorities, _certificates_in, _own_certificate
 from tcc.participant.v1 import participant_pb2_grpc
 from tests.engine.test_unary_only import UnaryOnly
 from tests.process.test_doctor import findings, settings
@@ -79,10 +78,10 @@ def certificate(directory: Path, name: str, days: int) -> bytes:
 
 @needs_openssl
 def test_a_certificate_is_judged_by_its_dates(tmp_path: Path) -> None:
-    pem = certificate(tmp_path, "one", 100)
+    certificate(tmp_path, "one", 100)
     file = tmp_path / "one.crt"
-    (der,) = certificates(pem)
-    begins, ends = validity(der)
+    (one,) = _certificates_in(file)
+    begins, ends = one.not_valid_before_utc, one.not_valid_after_utc
     assert ends - begins == timedelta(days=100)
     assert abs(begins - datetime.now(UTC)) < timedelta(hours=1)
     moments = {
@@ -107,9 +106,9 @@ def test_a_chain_ends_with_its_first_and_authorities_with_their_last(tmp_path: P
 
 @needs_openssl
 def test_dates_from_2050_on_are_read(tmp_path: Path) -> None:
-    (der,) = certificates(certificate(tmp_path, "far", 15_000))
-    begins, ends = validity(der)
-    assert ends - begins == timedelta(days=15_000)
+    certificate(tmp_path, "far", 15_000)
+    (far,) = _certificates_in(tmp_path / "far.crt")
+    assert far.not_valid_after_utc - far.not_valid_before_utc == timedelta(days=15_000)
 
 
 async def test_a_participant_without_batches_is_a_warning_if_they_are_configured(log_url: str) -> None:

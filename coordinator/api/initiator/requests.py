@@ -10,14 +10,20 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from msgspec import MsgspecError, Struct, msgpack
 
 from coordinator.core.errors import InvalidRequest, TooManyBranches, TransactionTooLarge
-from coordinator.core.model import Branch, BranchSpec, TraceContext, Transaction, TransactionState
+from coordinator.core.model import (
+    CONTENT_TYPE_BYTES_MAX,
+    Branch,
+    BranchSpec,
+    TraceContext,
+    Transaction,
+    TransactionState,
+)
 from coordinator.engine.waiting import Milestone
 from coordinator.ports.log import ListFilter, ListPosition
 from tcc.common.v1 import common_pb2 as common
 from tcc.transaction.v1 import transaction_pb2 as pb
 
 ID_BYTES_MAX = 128
-CONTENT_TYPE_BYTES_MAX = 255
 # What a branch has besides its payload, and a transaction besides its branches and labels: at most.
 BRANCH_NAMES_BYTES = 3 * ID_BYTES_MAX + CONTENT_TYPE_BYTES_MAX + 64
 _TRANSACTION_NAMES_BYTES = 4_096
