@@ -66,6 +66,8 @@ class _Channel:
 
     def __init__(self, address: ParticipantAddress) -> None:
         self.address = address
+        # Each call asks.
+        self._is_named = is_dns_name(address.target)
         # Cleared if the participant turns out not to implement ExecuteBranches.
         self.batched = address.batched
         self.opened_at = asyncio.get_running_loop().time()
@@ -98,7 +100,7 @@ class _Channel:
     def is_due(self, now: float, renew_every_s: float) -> bool:
         """Return whether a new channel should replace this one."""
         tls, age_s = self.address.tls, now - self.opened_at
-        if is_dns_name(self.address.target) and age_s >= renew_every_s:
+        if self._is_named and age_s >= renew_every_s:
             return True
         if tls is None or now - self._checked_at < _FILES_CHECKED_EVERY_S:
             return False
