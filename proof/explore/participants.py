@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
-from tcc.barrier.decisions import WRITES, BarrierState, CallResult, Operation, OutcomeCode
+from tcc.barrier.decisions import WRITES, BarrierState, BranchKind, CallResult, Operation, OutcomeCode
 from tcc.barrier.plans import Invoke, Key, Plan, Result, Row, settle
 from tcc.branch import BatchItem, Branch, Rejected
 
@@ -86,8 +86,17 @@ class _Rows:
     def begin(self) -> Plan[None]:
         yield from ()
 
-    def claim(self, operation: Operation, action: str, branches: Sequence[Branch]) -> Plan[set[Key]]:
+    def claim(
+        self,
+        operation: Operation,
+        action: str,
+        branches: Sequence[Branch],
+        *,
+        kind: BranchKind,
+        margin_ms: int,  # noqa: ARG002 - the model knows only whether the transaction has expired
+    ) -> Plan[set[Key]]:
         yield from ()
+        assert kind is BranchKind.TCC
         assert action == ACTION
         assert len(branches) == 1
         if self.state is not None or (operation is Operation.TRY and self._expired):

@@ -589,6 +589,7 @@ CREATE TABLE tcc_barrier (
         try_result BYTEA,
         try_result_content_type VARCHAR(128),
         digest BYTEA,
+        kind SMALLINT,
         PRIMARY KEY (gid, branch_id)
 )
  WITH (fillfactor = 40);
@@ -606,7 +607,7 @@ CREATE TABLE tcc_barrier_version (
 
 -- lock
 SELECT found.* FROM unnest(CAST(CAST(:gids AS text) AS text[]), CAST(CAST(:branch_ids AS text) AS text[])) AS key(gid, branch_id), LATERAL (
-    SELECT gid, branch_id, action, state, try_result, try_result_content_type, digest
+    SELECT gid, branch_id, action, state, try_result, try_result_content_type, digest, kind
     FROM tcc_barrier WHERE gid = key.gid AND branch_id = key.branch_id FOR UPDATE
 ) AS found;
 
@@ -634,11 +635,12 @@ WHERE tcc_barrier.gid = key.gid AND tcc_barrier.branch_id = key.branch_id;
 
 -- claim of Try
 WITH made AS (
-    INSERT INTO tcc_barrier (gid, branch_id, action, state, expires_at_ms, updated_at_ms, digest)
-    SELECT gid, branch_id, :action, :state, expires_at_ms, (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)), digest
+    INSERT INTO tcc_barrier
+        (gid, branch_id, action, kind, state, expires_at_ms, updated_at_ms, digest)
+    SELECT gid, branch_id, :action, :kind, :state, expires_at_ms, (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)), digest
     FROM unnest(CAST(CAST(:gids AS text) AS text[]), CAST(CAST(:branch_ids AS text) AS text[]), CAST(CAST(:expiries AS text) AS bigint[]), CAST(CAST(:digests AS text) AS bytea[]))
         AS mark(gid, branch_id, expires_at_ms, digest)
-    WHERE NOT CAST(:expires AS boolean) OR expires_at_ms = 0 OR expires_at_ms > (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint))
+    WHERE expires_at_ms = 0 OR expires_at_ms > (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - CAST(:margin_ms AS bigint)
     ON CONFLICT (gid, branch_id) DO NOTHING
     RETURNING gid, branch_id
 ), counted AS (SELECT count(*) AS made FROM made)
@@ -647,11 +649,12 @@ FROM counted LEFT JOIN made ON counted.made < CAST(:wanted AS bigint);
 
 -- claim of Try with results
 WITH made AS (
-    INSERT INTO tcc_barrier (gid, branch_id, action, state, expires_at_ms, updated_at_ms, digest, try_result, try_result_content_type)
-    SELECT gid, branch_id, :action, :state, expires_at_ms, (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)), digest, try_result, try_result_content_type
+    INSERT INTO tcc_barrier
+        (gid, branch_id, action, kind, state, expires_at_ms, updated_at_ms, digest, try_result, try_result_content_type)
+    SELECT gid, branch_id, :action, :kind, :state, expires_at_ms, (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)), digest, try_result, try_result_content_type
     FROM unnest(CAST(CAST(:gids AS text) AS text[]), CAST(CAST(:branch_ids AS text) AS text[]), CAST(CAST(:expiries AS text) AS bigint[]), CAST(CAST(:digests AS text) AS bytea[]), CAST(CAST(:data AS text) AS bytea[]), CAST(CAST(:content_types AS text) AS text[]))
         AS mark(gid, branch_id, expires_at_ms, digest, try_result, try_result_content_type)
-    WHERE NOT CAST(:expires AS boolean) OR expires_at_ms = 0 OR expires_at_ms > (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint))
+    WHERE expires_at_ms = 0 OR expires_at_ms > (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - CAST(:margin_ms AS bigint)
     ON CONFLICT (gid, branch_id) DO NOTHING
     RETURNING gid, branch_id
 ), counted AS (SELECT count(*) AS made FROM made)
@@ -660,11 +663,12 @@ FROM counted LEFT JOIN made ON counted.made < CAST(:wanted AS bigint);
 
 -- claim of Cancel
 WITH made AS (
-    INSERT INTO tcc_barrier (gid, branch_id, action, state, expires_at_ms, updated_at_ms)
-    SELECT gid, branch_id, :action, :state, expires_at_ms, (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint))
+    INSERT INTO tcc_barrier
+        (gid, branch_id, action, kind, state, expires_at_ms, updated_at_ms)
+    SELECT gid, branch_id, :action, :kind, :state, expires_at_ms, (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint))
     FROM unnest(CAST(CAST(:gids AS text) AS text[]), CAST(CAST(:branch_ids AS text) AS text[]), CAST(CAST(:expiries AS text) AS bigint[]))
         AS mark(gid, branch_id, expires_at_ms)
-    WHERE NOT CAST(:expires AS boolean) OR expires_at_ms = 0 OR expires_at_ms > (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint))
+    WHERE expires_at_ms = 0 OR expires_at_ms > (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - CAST(:margin_ms AS bigint)
     ON CONFLICT (gid, branch_id) DO NOTHING
     RETURNING gid, branch_id
 ), counted AS (SELECT count(*) AS made FROM made)
@@ -680,8 +684,8 @@ SELECT expires_at_ms, gid, branch_id FROM tcc_barrier WHERE expires_at_ms >= :ex
         OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :min_age_ms ORDER BY expires_at_ms, gid, branch_id LIMIT 1 OFFSET :passed;
 
 -- list
-SELECT expires_at_ms, gid, branch_id, action, state, (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - updated_at_ms FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
-        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :min_age_ms AND state IN (1) AND updated_at_ms <= (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :min_age_ms AND expires_at_ms <= :last_expiry AND (expires_at_ms < :last_expiry
+SELECT expires_at_ms, gid, branch_id, action, state, kind, (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - updated_at_ms FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
+        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :min_age_ms AND gid <> '' AND state IN (1) AND updated_at_ms <= (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :min_age_ms AND expires_at_ms <= :last_expiry AND (expires_at_ms < :last_expiry
             OR gid < :last_gid OR (gid = :last_gid AND branch_id <= :last_branch_id)) ORDER BY expires_at_ms, gid, branch_id LIMIT :rows_max;
 
 -- list up to an age
@@ -689,16 +693,16 @@ SELECT expires_at_ms, gid, branch_id FROM tcc_barrier WHERE expires_at_ms >= :ex
         OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :min_age_ms AND expires_at_ms >= (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :max_age_ms ORDER BY expires_at_ms, gid, branch_id LIMIT 1 OFFSET :passed;
 
 -- list up to an age
-SELECT expires_at_ms, gid, branch_id, action, state, (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - updated_at_ms FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
-        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :min_age_ms AND expires_at_ms >= (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :max_age_ms AND state IN (1) AND updated_at_ms <= (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :min_age_ms AND expires_at_ms <= :last_expiry AND (expires_at_ms < :last_expiry
+SELECT expires_at_ms, gid, branch_id, action, state, kind, (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - updated_at_ms FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
+        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :min_age_ms AND expires_at_ms >= (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :max_age_ms AND gid <> '' AND state IN (1) AND updated_at_ms <= (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :min_age_ms AND expires_at_ms <= :last_expiry AND (expires_at_ms < :last_expiry
             OR gid < :last_gid OR (gid = :last_gid AND branch_id <= :last_branch_id)) ORDER BY expires_at_ms, gid, branch_id LIMIT :rows_max;
 
 -- find
-SELECT gid, branch_id, action, state, (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - updated_at_ms FROM tcc_barrier WHERE (gid = :g0 AND branch_id = :b0) OR (gid = :g1 AND branch_id = :b1);
+SELECT gid, branch_id, action, state, kind, (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - updated_at_ms FROM tcc_barrier WHERE (gid = :g0 AND branch_id = :b0) OR (gid = :g1 AND branch_id = :b1);
 
 -- purge
 DELETE FROM tcc_barrier WHERE ctid IN (
-    SELECT ctid FROM tcc_barrier WHERE state <> 1 AND expires_at_ms < (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :margin_ms AND updated_at_ms < (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :margin_ms
+    SELECT ctid FROM tcc_barrier WHERE (state <> 1 OR (kind = 2 AND expires_at_ms > 0)) AND expires_at_ms < (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :margin_ms AND updated_at_ms < (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :margin_ms
     ORDER BY expires_at_ms LIMIT :rows_max FOR UPDATE SKIP LOCKED);
 
 -- # The barrier on mysql: schema
@@ -714,6 +718,7 @@ CREATE TABLE tcc_barrier (
         try_result LONGBLOB,
         try_result_content_type VARCHAR(128),
         digest VARBINARY(32),
+        kind SMALLINT,
         PRIMARY KEY (gid, branch_id)
 )ENGINE=InnoDB CHARSET=utf8mb4;
 
@@ -729,7 +734,7 @@ CREATE TABLE tcc_barrier_version (
 -- # The barrier on mysql
 
 -- lock
-SELECT gid, branch_id, action, state, try_result, try_result_content_type, digest FROM tcc_barrier WHERE (gid = :g0 AND branch_id = :b0) OR (gid = :g1 AND branch_id = :b1) ORDER BY gid, branch_id FOR UPDATE;
+SELECT gid, branch_id, action, state, try_result, try_result_content_type, digest, kind FROM tcc_barrier WHERE (gid = :g0 AND branch_id = :b0) OR (gid = :g1 AND branch_id = :b1) ORDER BY gid, branch_id FOR UPDATE;
 
 -- move
 UPDATE tcc_barrier SET state = :state, updated_at_ms = UNIX_TIMESTAMP() * 1000 WHERE (gid = :g0 AND branch_id = :b0) OR (gid = :g1 AND branch_id = :b1);
@@ -745,7 +750,7 @@ DELETE FROM tcc_barrier WHERE (gid = :g0 AND branch_id = :b0) OR (gid = :g1 AND 
 SELECT UNIX_TIMESTAMP() * 1000;
 
 -- claim of Try
-INSERT INTO tcc_barrier (gid, branch_id, action, state, expires_at_ms, updated_at_ms, digest) VALUES (:g0, :b0, :action, :claimed, :e0, UNIX_TIMESTAMP() * 1000, :d0), (:g1, :b1, :action, :claimed, :e1, UNIX_TIMESTAMP() * 1000, :d1) ON DUPLICATE KEY UPDATE tcc_barrier.state = tcc_barrier.state;
+INSERT INTO tcc_barrier (gid, branch_id, action, kind, state, expires_at_ms, updated_at_ms, digest) VALUES (:g0, :b0, :action, :kind, :claimed, :e0, UNIX_TIMESTAMP() * 1000, :d0), (:g1, :b1, :action, :kind, :claimed, :e1, UNIX_TIMESTAMP() * 1000, :d1) ON DUPLICATE KEY UPDATE tcc_barrier.state = tcc_barrier.state;
 
 -- claim of Try
 SELECT gid, branch_id FROM tcc_barrier WHERE state = :claimed AND ((gid = :g0 AND branch_id = :b0) OR (gid = :g1 AND branch_id = :b1)) FOR UPDATE;
@@ -755,8 +760,8 @@ SELECT expires_at_ms, gid, branch_id FROM tcc_barrier WHERE expires_at_ms >= :ex
         OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= UNIX_TIMESTAMP() * 1000 - :min_age_ms ORDER BY expires_at_ms, gid, branch_id LIMIT 1 OFFSET :passed;
 
 -- list
-SELECT expires_at_ms, gid, branch_id, action, state, UNIX_TIMESTAMP() * 1000 - updated_at_ms FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
-        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= UNIX_TIMESTAMP() * 1000 - :min_age_ms AND state IN (1) AND updated_at_ms <= UNIX_TIMESTAMP() * 1000 - :min_age_ms AND expires_at_ms <= :last_expiry AND (expires_at_ms < :last_expiry
+SELECT expires_at_ms, gid, branch_id, action, state, kind, UNIX_TIMESTAMP() * 1000 - updated_at_ms FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
+        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= UNIX_TIMESTAMP() * 1000 - :min_age_ms AND gid <> '' AND state IN (1) AND updated_at_ms <= UNIX_TIMESTAMP() * 1000 - :min_age_ms AND expires_at_ms <= :last_expiry AND (expires_at_ms < :last_expiry
             OR gid < :last_gid OR (gid = :last_gid AND branch_id <= :last_branch_id)) ORDER BY expires_at_ms, gid, branch_id LIMIT :rows_max;
 
 -- list up to an age
@@ -764,15 +769,15 @@ SELECT expires_at_ms, gid, branch_id FROM tcc_barrier WHERE expires_at_ms >= :ex
         OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= UNIX_TIMESTAMP() * 1000 - :min_age_ms AND expires_at_ms >= UNIX_TIMESTAMP() * 1000 - :max_age_ms ORDER BY expires_at_ms, gid, branch_id LIMIT 1 OFFSET :passed;
 
 -- list up to an age
-SELECT expires_at_ms, gid, branch_id, action, state, UNIX_TIMESTAMP() * 1000 - updated_at_ms FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
-        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= UNIX_TIMESTAMP() * 1000 - :min_age_ms AND expires_at_ms >= UNIX_TIMESTAMP() * 1000 - :max_age_ms AND state IN (1) AND updated_at_ms <= UNIX_TIMESTAMP() * 1000 - :min_age_ms AND expires_at_ms <= :last_expiry AND (expires_at_ms < :last_expiry
+SELECT expires_at_ms, gid, branch_id, action, state, kind, UNIX_TIMESTAMP() * 1000 - updated_at_ms FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
+        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= UNIX_TIMESTAMP() * 1000 - :min_age_ms AND expires_at_ms >= UNIX_TIMESTAMP() * 1000 - :max_age_ms AND gid <> '' AND state IN (1) AND updated_at_ms <= UNIX_TIMESTAMP() * 1000 - :min_age_ms AND expires_at_ms <= :last_expiry AND (expires_at_ms < :last_expiry
             OR gid < :last_gid OR (gid = :last_gid AND branch_id <= :last_branch_id)) ORDER BY expires_at_ms, gid, branch_id LIMIT :rows_max;
 
 -- find
-SELECT gid, branch_id, action, state, UNIX_TIMESTAMP() * 1000 - updated_at_ms FROM tcc_barrier WHERE (gid = :g0 AND branch_id = :b0) OR (gid = :g1 AND branch_id = :b1);
+SELECT gid, branch_id, action, state, kind, UNIX_TIMESTAMP() * 1000 - updated_at_ms FROM tcc_barrier WHERE (gid = :g0 AND branch_id = :b0) OR (gid = :g1 AND branch_id = :b1);
 
 -- purge
-DELETE FROM tcc_barrier WHERE state <> 1 AND expires_at_ms < UNIX_TIMESTAMP() * 1000 - :margin_ms AND updated_at_ms < UNIX_TIMESTAMP() * 1000 - :margin_ms ORDER BY expires_at_ms LIMIT :rows_max;
+DELETE FROM tcc_barrier WHERE (state <> 1 OR (kind = 2 AND expires_at_ms > 0)) AND expires_at_ms < UNIX_TIMESTAMP() * 1000 - :margin_ms AND updated_at_ms < UNIX_TIMESTAMP() * 1000 - :margin_ms ORDER BY expires_at_ms LIMIT :rows_max;
 
 -- # The barrier on sqlite: schema
 
@@ -787,6 +792,7 @@ CREATE TABLE tcc_barrier (
         try_result BLOB,
         try_result_content_type VARCHAR(128),
         digest BLOB,
+        kind SMALLINT,
         PRIMARY KEY (gid, branch_id)
 );
 
@@ -805,7 +811,7 @@ CREATE TABLE tcc_barrier_version (
 UPDATE tcc_barrier SET state = state WHERE 0;
 
 -- lock
-SELECT gid, branch_id, action, state, try_result, try_result_content_type, digest
+SELECT gid, branch_id, action, state, try_result, try_result_content_type, digest, kind
 FROM tcc_barrier WHERE (gid, branch_id) IN (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:keys));
 
 -- move
@@ -820,11 +826,11 @@ WHERE gid = :gid AND branch_id = :branch_id;
 DELETE FROM tcc_barrier WHERE (gid, branch_id) IN (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:keys));
 
 -- claim of Try
-INSERT INTO tcc_barrier (gid, branch_id, action, state, expires_at_ms, updated_at_ms, digest)
-SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), :action, :state,
+INSERT INTO tcc_barrier (gid, branch_id, action, kind, state, expires_at_ms, updated_at_ms, digest)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), :action, :kind, :state,
        json_extract(value, '$[2]'), CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER), json_extract(value, '$[3]')
 FROM json_each(:marks)
-WHERE NOT :expires OR json_extract(value, '$[2]') = 0 OR json_extract(value, '$[2]') > CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)
+WHERE json_extract(value, '$[2]') = 0 OR json_extract(value, '$[2]') > CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :margin_ms
 ON CONFLICT (gid, branch_id) DO NOTHING
 RETURNING gid, branch_id;
 
@@ -833,8 +839,8 @@ SELECT expires_at_ms, gid, branch_id FROM tcc_barrier WHERE expires_at_ms >= :ex
         OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :min_age_ms ORDER BY expires_at_ms, gid, branch_id LIMIT 1 OFFSET :passed;
 
 -- list
-SELECT expires_at_ms, gid, branch_id, action, state, CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - updated_at_ms FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
-        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :min_age_ms AND state IN (1) AND updated_at_ms <= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :min_age_ms AND expires_at_ms <= :last_expiry AND (expires_at_ms < :last_expiry
+SELECT expires_at_ms, gid, branch_id, action, state, kind, CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - updated_at_ms FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
+        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :min_age_ms AND gid <> '' AND state IN (1) AND updated_at_ms <= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :min_age_ms AND expires_at_ms <= :last_expiry AND (expires_at_ms < :last_expiry
             OR gid < :last_gid OR (gid = :last_gid AND branch_id <= :last_branch_id)) ORDER BY expires_at_ms, gid, branch_id LIMIT :rows_max;
 
 -- list up to an age
@@ -842,14 +848,14 @@ SELECT expires_at_ms, gid, branch_id FROM tcc_barrier WHERE expires_at_ms >= :ex
         OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :min_age_ms AND expires_at_ms >= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :max_age_ms ORDER BY expires_at_ms, gid, branch_id LIMIT 1 OFFSET :passed;
 
 -- list up to an age
-SELECT expires_at_ms, gid, branch_id, action, state, CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - updated_at_ms FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
-        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :min_age_ms AND expires_at_ms >= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :max_age_ms AND state IN (1) AND updated_at_ms <= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :min_age_ms AND expires_at_ms <= :last_expiry AND (expires_at_ms < :last_expiry
+SELECT expires_at_ms, gid, branch_id, action, state, kind, CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - updated_at_ms FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
+        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :min_age_ms AND expires_at_ms >= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :max_age_ms AND gid <> '' AND state IN (1) AND updated_at_ms <= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :min_age_ms AND expires_at_ms <= :last_expiry AND (expires_at_ms < :last_expiry
             OR gid < :last_gid OR (gid = :last_gid AND branch_id <= :last_branch_id)) ORDER BY expires_at_ms, gid, branch_id LIMIT :rows_max;
 
 -- find
-SELECT gid, branch_id, action, state, CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - updated_at_ms FROM tcc_barrier WHERE (gid = :g0 AND branch_id = :b0) OR (gid = :g1 AND branch_id = :b1);
+SELECT gid, branch_id, action, state, kind, CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - updated_at_ms FROM tcc_barrier WHERE (gid = :g0 AND branch_id = :b0) OR (gid = :g1 AND branch_id = :b1);
 
 -- purge
 DELETE FROM tcc_barrier WHERE rowid IN (
-    SELECT rowid FROM tcc_barrier WHERE state <> 1 AND expires_at_ms < CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :margin_ms AND updated_at_ms < CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :margin_ms
+    SELECT rowid FROM tcc_barrier WHERE (state <> 1 OR (kind = 2 AND expires_at_ms > 0)) AND expires_at_ms < CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :margin_ms AND updated_at_ms < CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :margin_ms
     ORDER BY expires_at_ms LIMIT :rows_max);

@@ -140,7 +140,7 @@ def test_a_try_that_leaves_before_it_is_saved_is_found(monkeypatch: pytest.Monke
 
 def test_a_late_try_that_is_accepted_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     key = (decisions.Operation.TRY, decisions.BarrierState.CANCELLED)
-    monkeypatch.setitem(decisions.DECISIONS, key, decisions.BarrierDecision.RUN)
+    monkeypatch.setitem(decisions.TCC_DECISIONS, key, decisions.BarrierDecision.RUN)
     broken, path = found(TWO)
     assert broken.startswith("TRY took effect on a branch that is")
     assert "a's CANCEL: SUCCEEDED" in path
@@ -148,7 +148,7 @@ def test_a_late_try_that_is_accepted_is_found(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_second_confirm_that_runs_again_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     key = (decisions.Operation.CONFIRM, decisions.BarrierState.CONFIRMED)
-    monkeypatch.setitem(decisions.DECISIONS, key, decisions.BarrierDecision.RUN)
+    monkeypatch.setitem(decisions.TCC_DECISIONS, key, decisions.BarrierDecision.RUN)
     assert found(ONE)[0] == "CONFIRM took effect on a branch that is TAKEN"
 
 
