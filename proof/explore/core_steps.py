@@ -142,7 +142,7 @@ class Core:
                     return "a decision was reported that is not durable"
                 case Completed() if not row.ended:
                     return "an end was reported that is not durable"
-                # It is undecided, or the decision that it was parked with is durable: others may have gone on.
+                # Others may have gone on since; then nothing was decided, or the same.
                 case Parked() if not row.parked and DECISIONS.get(tx.state) not in (None, row.decision):
                     return "it was let go of, and the log knows nothing of that"
                 case BranchRegistered(index) if self._parts.position(tx.branches[index]) not in durable:
