@@ -47,7 +47,7 @@ from sqlalchemy.sql.expression import Executable
 from sqlalchemy.sql.selectable import FromClause, TableValuedAlias
 from sqlalchemy.types import TypeEngine
 
-from coordinator.core.machine import TRANSITIONS
+from coordinator.core.machine import REACHABLE
 from coordinator.core.model import TransactionState
 from coordinator.log.schema import SCHEMA, coordinators, transactions
 
@@ -259,6 +259,7 @@ def _insert() -> Statement:
     new = batch(
         "new",
         gid=Text(),
+        state=SmallInteger(),
         interactive=Boolean(),
         initiator=Text(),
         labels=Text(),
@@ -273,7 +274,7 @@ def _insert() -> Statement:
     values: dict[str, ColumnElement[Any]] = {
         "gid": new.c.gid,
         "version": constant(1),
-        "state": constant(TransactionState.TRYING),
+        "state": new.c.state,
         "owner": text("owner"),
         "interactive": new.c.interactive,
         "initiator": new.c.initiator,
@@ -284,6 +285,7 @@ def _insert() -> Statement:
         "participants": _split(new.c.participants),
         "created_at": func.now(),
         "expires_at": func.to_timestamp(new.c.expires_at),
+        "decided_at": case((new.c.state != constant(TransactionState.TRYING), func.now())),
         "trace": new.c.trace,
         "tenant": new.c.tenant,
     }
@@ -303,8 +305,8 @@ def is_valid_transition(new_state: ColumnElement[int]) -> ColumnElement[bool]:
     """Check the core's transitions once more: not even a bug can flip a decision."""
     moves = [
         and_(t.state == constant(before), new_state == constant(after))
-        for before, ways in TRANSITIONS.items()
-        for after in sorted(set(ways.values()))
+        for before, reachable in REACHABLE.items()
+        for after in sorted(reachable)
     ]
     return or_(t.state == new_state, *moves)
 

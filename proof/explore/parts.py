@@ -8,7 +8,7 @@ from proof.explore.moments import EARLY, EXPIRED, settled_in_time
 from proof.explore.participants import BranchRows, Reservation
 from proof.explore.scope import Scope
 
-TRY, CONFIRM, CANCEL = Operation
+TRY, CONFIRM, CANCEL, CHECK = Operation
 COORDINATORS = (0, 1)
 # How many ways there are for an answer to read (`calls`).
 ANSWERS = 4

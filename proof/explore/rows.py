@@ -30,9 +30,10 @@ _OWNER = "owner"
 def inserted(tx: Transaction) -> Row:
     """The row that `statements.INSERT` makes."""
     values: dict[str, Any] = dict.fromkeys(RECORD)
-    values |= {"state": int(TransactionState.TRYING), "created_at": _THEN, "stuck": False, "waiting_on": ""}
+    values |= {"created_at": _THEN, "stuck": False, "waiting_on": ""}
     values |= {"cancel_reason": 0, "cancel_branch_id": "", "cancel_detail": "", "cancel_message": ""}
     values |= _only(insert_columns((tx,)))
+    values["decided_at"] = _THEN if TransactionState(values["state"]).decided else None
     return _row(values)
 
 
