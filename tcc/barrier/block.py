@@ -15,7 +15,6 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 
-from tcc._internal.failpoint import failpoint
 from tcc.barrier.driving import drive_async, drive_sync, no_handler
 from tcc.barrier.guarded_connection import GuardedConnection, TransactionLostError
 from tcc.barrier.plans import Plan
@@ -65,9 +64,7 @@ class AsyncBlock:
         except BaseException:
             await self.roll_back()
             raise
-        failpoint("block.commit.before")
         await _uninterrupted(greenlet_spawn(_commit, self, guarded))
-        failpoint("block.commit.after")
 
     async def roll_back(self) -> None:
         """Roll back, and return the connection to the pool."""
@@ -106,9 +103,7 @@ class SyncBlock:
         except BaseException:
             self.roll_back()
             raise
-        failpoint("block.commit.before")
         _commit(self, self._guarded)
-        failpoint("block.commit.after")
 
     def roll_back(self) -> None:
         """Roll back, and return the connection to the pool."""

@@ -32,11 +32,14 @@ from tcc._internal.channel_options import BRANCH_CALLS_BYTES_MAX
 from tcc._internal.extras import missing_extra
 from tcc._internal.server_options import CONNECTION_AGE_MAX_MS, server_options
 from tcc._internal.tls import Tls, server_credentials
-from tcc.barrier.decisions import BranchKind
+from tcc.barrier.decisions import BarrierDecision, BranchKind, Operation
 from tcc.barrier.executor import open_executor
 from tcc.barrier.failures import error_text
-from tcc.participant.action import Action, Message, build_action
+from tcc.barrier.plans import Plan, decide_one
+from tcc.branch import Branch
+from tcc.participant.action import LOCAL_ACTION, Action, Message, build_action
 from tcc.participant.callers import CallerCheck, check_address
+from tcc.participant.inbox import Once
 from tcc.participant.sealing import Opener
 from tcc.participant.service import ParticipantServicer
 from tcc.participant.supervision import TaskSupervisor
@@ -282,6 +285,41 @@ class Participant:
             return handlers
 
         return register
+
+    def once(self, message_id: str) -> Once:
+        """Return a block that takes effect once for a message of a queue or a webhook.
+
+            async with orders.once(message.id) as db:  # with an Engine: with orders.once(…) as db
+                if db is not None:
+                    await db.execute(...)
+
+        `db` is in a transaction that also holds the barrier's row of the message, and that is
+        committed when the block ends, or rolled back when it raises. If the message has taken effect
+        before, `db` is None. If it is being handled elsewhere, the block waits for that. Acknowledge
+        the message after the block. Rows are purged as those of transactions, after `retention_s`.
+
+        Args:
+            message_id: The id of the message, unique among all messages of this participant. Of two
+                queues, put the queue's name before it.
+
+        Raises:
+            TypeError, ValueError: The id is not a text, or empty; or the block is entered with
+                `with` although the database is an AsyncEngine, or the other way round.
+            sqlalchemy.exc.DBAPIError: The database failed. Nothing has taken effect, unless the
+                connection was lost during COMMIT. Handle the message again.
+        """
+        return Once(self.name, self._executor.block(), self._executor.sql, message_id)
+
+    def local_block(self, gid: str, branch_id: str, expires_at_ms: int) -> tuple[Any, Plan[BarrierDecision]]:
+        """Return the local transaction of an initiator's branch, and the plan of its row. For `tx.local`."""
+        branch = Branch(gid, branch_id, LOCAL_ACTION, expires_at_ms=expires_at_ms)
+        plan = decide_one(self._executor.sql, Operation.TRY, branch, kind=BranchKind.SAGA)
+        return self._executor.block(), plan
+
+    @property
+    def is_async(self) -> bool:
+        """True if the database is an AsyncEngine, so that handlers are `async def`."""
+        return self._executor.is_async
 
     async def create_schema(self) -> int:
         """Create or migrate the barrier's table. Every process may call this at every start.

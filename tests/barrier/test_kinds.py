@@ -182,7 +182,7 @@ async def test_a_rejected_saga_leaves_no_row(database, call_participant):
     assert (ledger.effects("g"), ledger.rows()) == ([], [])
 
 
-async def test_compensate_always_is_told_that_nothing_was_seen(sqlite, call_participant):
+async def test_compensate_always_runs_without_an_execute(sqlite, call_participant):
     engine, ledger = sqlite
     caller = await call_participant(make_kinds(engine))
 
