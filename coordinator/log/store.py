@@ -348,6 +348,10 @@ class PostgresLog:
         time: float = beaten.rows[0][0]
         return time
 
+    async def coordinator_register_unknown(self, *, lease_s: float) -> int:
+        """See `ports.Log`."""
+        return (await self._execute(statements.REGISTER_UNKNOWN, lease_s=float(lease_s))).count
+
     async def coordinator_leave(self) -> None:
         """See `ports.Log`."""
         failpoint("log.leave.before")
