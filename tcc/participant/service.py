@@ -2,12 +2,12 @@
 
 import logging
 from collections.abc import AsyncIterator, Sequence
+from importlib import metadata
 from typing import Any, TypeAlias
 
 import grpc
 from sqlalchemy.exc import DBAPIError
 
-import tcc
 from tcc._internal.failpoint import failpoint
 from tcc.barrier import listing
 from tcc.barrier.decisions import BarrierState, Operation
@@ -80,7 +80,7 @@ class ParticipantServicer(pb_grpc.ParticipantServiceServicer):
             await context.abort(grpc.StatusCode.UNAVAILABLE, _DATABASE_UNAVAILABLE)
         response = pb.GetParticipantInfoResponse(
             participant=self._name,
-            sdk=f"tcc-python/{tcc.__version__}",
+            sdk=f"tcc-python/{metadata.version('tcc')}",
             actions=[pb.ActionInfo(name=name) for name in self._work.action_names],
         )
         response.server_time.FromMilliseconds(now_ms)
