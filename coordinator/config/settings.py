@@ -48,7 +48,7 @@ from coordinator.security.caller import ANY, Client, Operator, Role
 from coordinator.security.jwt import Issuer
 from coordinator.security.tokens import ID, StaticToken
 from tcc._internal.local_address import is_local, is_loopback
-from tcc._internal.tls import Tls
+from tcc._internal.tls import Tls, pem_labels
 
 # The tables that a reload applies. Whether there is an [auth] at all is decided at the start.
 RELOADED = ("participants", "auth", "clients", "operators")
@@ -184,7 +184,9 @@ class _TlsTable(_Table):
             if file is not None:
                 context.load_verify_locations(file)
         except ssl.SSLError as error:
-            raise _at(name, f"{name} contains no certificate in PEM format") from error
+            assert file is not None
+            found = pem_labels(file.read_bytes())
+            raise _at(name, f"{name} contains no certificate in PEM format, but {found}") from error
         try:
             if certificate is not None:
                 # Without a password it would prompt for one on the terminal.
