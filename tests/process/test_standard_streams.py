@@ -86,7 +86,7 @@ async def test_a_coordinator_without_standard_error_goes_on_and_stops(
             1,
             "tccctl: the answer could not be written: No space left on device\n",
         ),
-        slow("tccctl --help >&-", 0, ""),
+        slow("tccctl --help >&-", 1, "tccctl: the answer could not be written: Bad file descriptor\n"),
     ],
 )
 async def test_a_command_whose_output_cannot_be_written_reports_it_in_a_line(
