@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 # The pause between two queries, and its least ratio to the duration of a query.
 _PAUSE_S = 0.005
-_PAUSE_RATIO = 3.0
+_PAUSE_RATIO = 1.0
 # More than these leave their turn to the coordinator's retries, so that waiting Trys never use up the
 # number of calls that a coordinator has in flight here: the releases need some, too.
 WAITERS_MAX = 1_000
