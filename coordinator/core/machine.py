@@ -501,7 +501,7 @@ def _go_on_asking(tx: Transaction, index: int, now: float) -> Step:
     branch = tx.branches[index]
     if branch.tried is TryState.SUCCEEDED:
         return _confirm(tx, now)
-    if index >= tx.saved_branches or branch.calling:
+    if index >= tx.saved_branches or branch.calling or tx.next_attempt_at:
         return tx, ()
     if branch.next_attempt_at > now:
         return replace(tx, wake_at=branch.next_attempt_at), ()

@@ -49,7 +49,7 @@ from sqlalchemy.sql.selectable import FromClause, TableValuedAlias
 from sqlalchemy.types import TypeEngine
 
 from coordinator.core.machine import REACHABLE
-from coordinator.core.model import TransactionState
+from coordinator.core.model import CancelReason, TransactionState
 from coordinator.log.schema import SCHEMA, coordinators, transactions
 
 t = transactions.c
@@ -341,6 +341,8 @@ def _save_plain() -> Statement:
     """Save rows whose state implies the rest: three columns instead of fifteen."""
     new = batch("new", gid=Text(), version=BigInteger(), state=SmallInteger())
     changes: dict[str, ColumnElement[Any]] = {"progress": null(), "stuck": false(), "waiting_on": NO_TEXT}
+    # A cancel that was asked for may be in the row of a transaction that is confirmed.
+    changes["cancel_reason"], changes["cancel_detail"] = constant(CancelReason.NONE), NO_TEXT
     return _save("transaction_save_plain", new, changes)
 
 

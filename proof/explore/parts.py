@@ -2,7 +2,7 @@
 
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from coordinator.core.model import DECISIONS, Branch, Operation, Transaction
+from coordinator.core.model import DECISIONS, Branch, BranchKind, Operation, Transaction
 from proof.explore import rows
 from proof.explore.moments import EARLY, EXPIRED, settled_in_time
 from proof.explore.participants import BranchRows, Reservation
@@ -207,7 +207,10 @@ class Parts:
         ]
 
     def bit(self, b: int, operation: int) -> int:
-        return 1 << (3 * b + operation - 1)
+        return 1 << (len(Operation) * b + operation - 1)
+
+    def kind(self, b: int) -> BranchKind:
+        return self.scope.branches[b].kind
 
     def name(self, b: int) -> str:
         return self.scope.branches[b].branch_id

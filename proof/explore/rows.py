@@ -42,6 +42,7 @@ def saved(row: Row, tx: Transaction) -> Row:
     values = dict(zip(RECORD, row, strict=True))
     if is_plain(tx):
         values |= {**_only(plain_columns((tx,))), "progress": None, "stuck": False, "waiting_on": ""}
+        values |= {"cancel_reason": 0, "cancel_detail": ""}
     else:
         changes = _only(full_columns((tx,)))
         values |= {key: value for key, value in changes.items() if key not in _JOINED or value is not None}

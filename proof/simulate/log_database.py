@@ -156,7 +156,13 @@ class LogDatabase:
 
     def _save_plain(self, values: Values) -> StatementResult:
         def changes(_row: Row, _number: int) -> Row:
-            return {"progress": None, "stuck": False, "waiting_on": ""}
+            return {
+                "progress": None,
+                "stuck": False,
+                "waiting_on": "",
+                "cancel_reason": 0,
+                "cancel_detail": "",
+            }
 
         return self._save("transaction_save_plain", values, changes)
 

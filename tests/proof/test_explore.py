@@ -184,7 +184,7 @@ def test_a_decision_that_changes_is_found(monkeypatch: pytest.MonkeyPatch) -> No
 def test_an_answer_before_the_decision_is_durable_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     decide = machine._decide
 
-    def talkative(tx: Transaction, trigger: machine.Trigger) -> machine.Step:
+    def talkative(tx: Transaction, trigger: machine.Trigger, now: float = NOW) -> machine.Step:
         is_durable = tx.saved_state is not None
         tx, effects = decide(tx, trigger, now)
         return tx, (*effects, Decided()) if is_durable else effects
