@@ -30,6 +30,7 @@ from coordinator.jobs.reconcile import Reconciling
 from coordinator.jobs.report import Reporting
 from coordinator.jobs.scheduler import jobs, schedule
 from coordinator.log.operator_store import PostgresOperatorLog
+from coordinator.log.servers import History
 from coordinator.log.store import PostgresLog
 from coordinator.observability.metrics import LogGauges
 from coordinator.observability.monitoring import Monitoring
@@ -68,11 +69,13 @@ class Worker:
     def __init__(self, settings: Settings, url: str, *, share_port: bool, slot: int = 0) -> None:
         self._settings = settings
         self.owner = uuid7()
+        history = History()
         self.log = PostgresLog(
             url,
             owner=self.owner,
             name=f"{socket.gethostname()}:{os.getpid()}",
             connections=settings.log.connections,
+            history=history,
             on_quarantine=self._report_quarantine,
         )
         self._channels = ParticipantClient(
@@ -111,7 +114,7 @@ class Worker:
             access=self._access,
             reflect=settings.reflection,
         )
-        self._operator_log = PostgresOperatorLog(url, owner=self.owner)
+        self._operator_log = PostgresOperatorLog(url, owner=self.owner, history=history)
         reconciler = Reconciler(
             self.engine, self._operator_log, self._channels, settings.reconcile_settings()
         )
@@ -181,6 +184,7 @@ class Worker:
             needs_restart=_needs_restart(started_with, settings, self._restart_required(settings)),
         )
         self._settings = self._settings.reloaded(settings)
+        self.monitoring.metrics.certificate_files = self._settings.certificate_files()
         self._reload_access()
 
     def _restart_required(self, settings: Settings) -> set[str]:
@@ -408,7 +412,7 @@ def _needs_restart(before: Settings, after: Settings, restart_required: set[str]
 def reloaded(source: Source) -> Settings | None:
     """Return the present configuration. If it is invalid, or locks out all callers, log why; return None."""
     try:
-        settings = source.read().settings
+        settings = source.read_again().settings
         policy = settings.policy()
         if policy is None or policy.admits_any_caller(time.time()):
             return settings
