@@ -15,7 +15,7 @@ declares the type decodes it to that type; in a `dict` it stays in its JSON form
 | UUID | string |
 | Enum | its value |
 | bytes | string, base64 |
-| tuple, set, frozenset | array; sets are sorted |
+| tuple, set, frozenset | array; sets are sorted, also those of pydantic models |
 
 NaN and infinities (but in protobuf) and text with a lone surrogate are refused: JSON has no form for
 them, and a NaN is not equal to itself. Equal values have equal bytes, so
@@ -39,6 +39,7 @@ from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
 
 from tcc._internal.plain_text import plain_text
+from tcc._internal.pydantic_json import model_json
 
 T = TypeVar("T")
 
@@ -154,10 +155,10 @@ def _json_of(value: object) -> bytes:
 
 
 def _json_of_model(value: Any) -> bytes:
-    text: str = value.model_dump_json()
-    if "null" in text or "NaN" in text or "Infinity" in text:  # so become those of pydantic
+    data = model_json(value)
+    if b"null" in data or b"NaN" in data or b"Infinity" in data:  # so become those of pydantic
         _check_finite(value)
-    return text.encode()
+    return data
 
 
 def _check_finite(value: object) -> None:

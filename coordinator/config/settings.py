@@ -32,10 +32,10 @@ from coordinator.api.initiator.requests import RequestLimits
 from coordinator.api.operator.server import ADMIN_REQUEST_BYTES
 from coordinator.api.server import ServerLimits
 from coordinator.core.model import RetryPolicy
-from coordinator.engine.admission import EngineLimits, TenantLimits
 from coordinator.engine.auditor import HeadSigner, read_signer
 from coordinator.engine.breaker import BreakerPolicy
 from coordinator.engine.dispatcher import BATCH_BYTES_MAX, ParticipantPolicy
+from coordinator.engine.limits import EngineLimits, TenantLimits
 from coordinator.engine.reconciler import ReconcileSettings
 from coordinator.jobs.settings import RecoverySettings
 from coordinator.participant_client.channel import (
@@ -358,6 +358,8 @@ class LimitSettings(_Table):
     """Bytes of all payloads of one transaction, and of all its results."""
     live_max: int = _count(20_000, 1, 1_000_000)
     """Transactions in the memory of one worker. New ones are refused from 90 % of it on."""
+    live_bytes_max: int = _count(2**30, 2**22, 2**40)
+    """Bytes of their payloads and results. New ones are refused from 90 % of it on."""
     interactive_share: float = _number(0.5, 0.01, 0.9)
     """The share of `live_max` that interactive transactions may fill: while idle, they only wait."""
     call_max_s: float = _number(300.0, 0.01, _DAY_S)
@@ -373,6 +375,8 @@ class LimitSettings(_Table):
             raise _at("expiry_default_s", "expiry_default_s must not be more than expiry_max_s")
         if self.payload_bytes_max > self.transaction_bytes_max:
             raise _at("payload_bytes_max", "payload_bytes_max must not be more than transaction_bytes_max")
+        if self.live_bytes_max < 4 * self.transaction_bytes_max:
+            raise _at("live_bytes_max", "live_bytes_max must be at least four times transaction_bytes_max")
         return self
 
 
@@ -498,7 +502,7 @@ class ClientSettings(_Table):
     live_max: int = _count(1_000_000, 1, 1_000_000)
     """Its transactions in the memory of one worker, besides [limits] live_max."""
     live_bytes_max: int = _count(2**40, 1, 2**40)
-    """The bytes of their payloads."""
+    """The bytes of their payloads and results, in the memory of one worker."""
     calls_per_s: float = _number(1e6, 0.001, 1e6)
     """Its calls per second to one worker; each transaction of a batch counts as one."""
     expiry_max_s: float = _number(_MONTH_S, 0.05, _MONTH_S)
@@ -887,13 +891,14 @@ class Settings(BaseSettings):
     def tenant_limits(self) -> dict[str, TenantLimits]:
         """Return the bounds on each client's live transactions."""
         return {
-            name: TenantLimits(live_max=one.live_max, payload_bytes_max=one.live_bytes_max)
+            name: TenantLimits(live_max=one.live_max, bytes_max=one.live_bytes_max)
             for name, one in self.clients.items()
         }
 
     def engine_limits(self) -> EngineLimits:
         return EngineLimits(
             live_max=self.limits.live_max,
+            live_bytes_max=self.limits.live_bytes_max,
             interactive_share=self.limits.interactive_share,
             results_bytes_max=self.limits.transaction_bytes_max,
         )

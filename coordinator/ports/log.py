@@ -156,6 +156,13 @@ class Log(Protocol):
         """Renew our lease. Return the log's time (seconds since the Unix epoch)."""
         ...
 
+    async def coordinator_register_unknown(self, *, lease_s: float) -> int:
+        """Give each owner of transactions that the log has no lease of a new one. Return how many.
+
+        An owner that lives renews it. The transactions of all others can be adopted after it.
+        """
+        ...
+
     async def coordinator_leave(self) -> None:
         """End our lease at once."""
         ...

@@ -181,6 +181,7 @@ class Worker:
             needs_restart=_needs_restart(started_with, settings, self._restart_required(settings)),
         )
         self._settings = self._settings.reloaded(settings)
+        self.monitoring.metrics.certificate_files = self._settings.certificate_files()
         self._reload_access()
 
     def _restart_required(self, settings: Settings) -> set[str]:
