@@ -80,6 +80,19 @@ async def _services(channel: grpc.aio.Channel) -> list[object]:
     ]
 
 
+async def test_a_name_with_a_line_break_forges_no_line_of_the_log(sqlite, site, caplog):
+    engine, _ = sqlite
+    forger = site.authority.issue("https://bank.example/x\nWARNING tcc: all is well")
+    async with (
+        serving(engine, tls=site.tls(), callers=[TCCD]) as port,
+        site.channel(port, forger) as channel,
+    ):
+        error = await refusal(Caller(channel).try_(make_call()))
+    assert error.code() is UNKNOWN
+    assert "no certificate with a name" in error.details()
+    assert "all is well" not in caplog.text
+
+
 @pytest.mark.parametrize("name", [TCCD, "https://bank.example/tccd", "tccd.bank.example"])
 async def test_a_coordinator_is_known_by_a_name_of_its_certificate(sqlite, site, name):
     engine, ledger = sqlite
