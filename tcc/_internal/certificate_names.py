@@ -21,7 +21,7 @@ def is_tls(auth_context: AuthContext) -> bool:
 
 
 def certificate_names(auth_context: AuthContext, kinds: Iterable[str]) -> tuple[str, ...]:
-    """Return the names of these kinds; none without TLS. Names are shown and logged, so they are printable."""
+    """Return the printable names of these kinds, for they are shown and logged; none without TLS."""
     if not is_tls(auth_context):
         return ()
     names = (

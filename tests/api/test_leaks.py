@@ -35,7 +35,7 @@ class Broken:
         raise RuntimeError("postgresql://tcc:secret@db")
 
 
-async def test_a_bug_before_a_method_tells_its_caller_nothing(tcc: Guarded) -> None:
+async def test_the_text_of_a_bug_before_a_method_stays_inside(tcc: Guarded) -> None:
     shop = tcc.client(SHOP)
     access = tcc.worker.worker._access
     assert access is not None
@@ -51,7 +51,7 @@ async def test_a_bug_before_a_method_tells_its_caller_nothing(tcc: Guarded) -> N
         assert "secret" not in str(caught.value)
 
 
-async def told(call: Any) -> tuple[object, ...]:
+async def answer_of(call: Any) -> tuple[object, ...]:
     """Return all that a refused caller gets."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
@@ -59,14 +59,16 @@ async def told(call: Any) -> tuple[object, ...]:
     return error.code(), error.details(), sorted(error.trailing_metadata() or ())
 
 
-async def test_anothers_gid_and_an_unknown_one_are_told_apart_by_nothing(tcc: Guarded) -> None:
+async def test_anothers_gid_and_an_unknown_one_get_the_same_answers(tcc: Guarded) -> None:
     bank = tcc.client(BANK)
     answers = {}
     for exists in (False, True):
         if exists:
             begin = pb.BeginTransactionRequest(gid="shop-1")
             await tcc.client(SHOP).BeginTransaction(begin, timeout=30)
-        answers[exists] = [await told(getattr(bank, name)(step, timeout=30)) for name, step in STEPS.items()]
+        answers[exists] = [
+            await answer_of(getattr(bank, name)(step, timeout=30)) for name, step in STEPS.items()
+        ]
     assert answers[False] == answers[True]
 
 
