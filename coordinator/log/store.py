@@ -170,19 +170,22 @@ class PostgresLog:
         records: list[Record] = []
         size = 0
         while True:
-            most = min(limit + 1 - len(records), _LIST_ROWS)
+            # Only a record that was read is known to be quarantined: see `_piece`.
+            is_narrowed = chosen.quarantined is not None
+            most = _LIST_ROWS if is_narrowed else min(limit + 1 - len(records), _LIST_ROWS)
             piece, piece_bytes = await self._piece(_list_values(chosen, after), most)
-            records += piece
+            records += [
+                one for one in piece if not is_narrowed or bool(one.quarantined) is chosen.quarantined
+            ]
             if len(records) > limit:
-                records.pop()
-                break
+                del records[limit:]
+                return records, _position(records[-1])
             if len(piece) < most:
                 return records, None
             size += piece_bytes
+            after = _position(piece[-1])
             if size >= _LIST_BYTES:
-                break
-            after = _position(records[-1])
-        return records, _position(records[-1])
+                return records, after
 
     async def _piece(self, values: dict[str, Any], limit: int) -> tuple[list[Record], int]:
         """Return at most `limit` records, and the size of what may be large in them."""
@@ -424,8 +427,9 @@ def _list_values(chosen: ListFilter, after: ListPosition | None) -> dict[str, An
         values["tenants"] = list(chosen.tenants)
     if chosen.stuck is not None:
         values["stuck"] = chosen.stuck
-    if chosen.held is not None:
-        values["held"] = chosen.held
+    if chosen.held is not None or chosen.quarantined:
+        # What is quarantined is held: the database cannot find it otherwise.
+        values["held"] = chosen.held is not False
     if chosen.heuristic is not None:
         values["heuristic"] = chosen.heuristic
     if chosen.gids:
@@ -447,7 +451,7 @@ def _list_values(chosen: ListFilter, after: ListPosition | None) -> dict[str, An
 def _is_about_unfinished(chosen: ListFilter) -> bool:
     """Return whether no ended transaction can match: then the many ended ones are not read."""
     only_live_states = bool(chosen.states) and not any(state.ended for state in chosen.states)
-    return bool(chosen.live or chosen.stuck or chosen.held or only_live_states)
+    return bool(chosen.live or chosen.stuck or chosen.held or chosen.quarantined or only_live_states)
 
 
 def _moment(us: float) -> datetime:

@@ -549,7 +549,13 @@ SELECT to_regclass('public.migration_lock') IS NOT NULL
 SELECT version_num FROM public.alembic_version;
 
 -- migration: move_from_public
-ALTER TABLE public.alembic_version SET SCHEMA tcc;
+CREATE TABLE tcc.alembic_version (LIKE public.alembic_version INCLUDING ALL);
+
+-- migration: move_from_public
+INSERT INTO tcc.alembic_version SELECT version_num FROM public.alembic_version;
+
+-- migration: move_from_public
+UPDATE public.alembic_version SET version_num = 'moved to the schema tcc';
 
 -- migration: move_from_public
 ALTER TABLE public.transactions SET SCHEMA tcc;

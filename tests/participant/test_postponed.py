@@ -80,15 +80,13 @@ async def test_a_postponed_try_holds_no_transaction_and_is_run_again(
 
 
 async def test_postponing_one_try_of_a_batch_delays_no_other(caller: Caller, queue: Queue) -> None:
-    answers: list[str] = []
-
-    async def run(gid: str) -> None:
-        await caller.try_(call(gid))
-        answers.append(gid)
-        queue.free.set()
-
-    await asyncio.gather(*map(run, ("waits", "free-1", "free-2")))
-    assert answers[-1] == "waits"
+    calls = [call("waits"), call("free-1"), call("free-2")]
+    answered: list[int] = []
+    async for response in caller.stub.ExecuteBranches(pb.ExecuteBranchesRequest(calls=calls)):
+        answered += [result.index for result in response.results]
+        if len(answered) == 2:
+            queue.free.set()
+    assert answered == [1, 2, 0]
 
 
 async def test_a_duplicate_of_a_postponed_try_gets_its_result(caller: Caller, queue: Queue, sqlite) -> None:
