@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from coordinator.api.access import Access
 from coordinator.api.arrivals import Arrivals, unreadable
-from coordinator.api.errors import Context, refuse
+from coordinator.api.errors import Context, fail, refuse
 from coordinator.api.slow_readers import SlowReaders
 from coordinator.core.errors import InvalidRequest, Overloaded, Refused, ResponsesUnread
 
@@ -159,7 +159,7 @@ class Services:
             behaviour = _single(self._held(handler.unary_unary, encode), method.limit, self._arrivals)
         if self._access is not None:
             behaviour = self._access.guarded(path, behaviour)
-        behaviour = self._watched(behaviour)
+        behaviour = _without_bugs(self._watched(behaviour), path)
         if handler.request_streaming or handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(
                 behaviour, request_deserializer=decode, response_serializer=encode
@@ -193,6 +193,26 @@ class Services:
             return raw
 
         return answer
+
+
+def _without_bugs(
+    behaviour: Callable[[Any, Context], Awaitable[Any]], path: str
+) -> Callable[[Any, Context], Awaitable[Any]]:
+    """Return the behaviour with a boundary for bugs before and after a servicer's method.
+
+    gRPC would send the text of the exception to the caller.
+    """
+
+    async def answer(requests: Any, context: Context) -> Any:
+        try:
+            return await behaviour(requests, context)
+        except grpc.aio.BaseError:  # the call is over, by an abort or by its end
+            raise
+        except Exception as error:  # noqa: BLE001 - it is a bug, and logged
+            fail(context, error, path)
+        return None
+
+    return answer
 
 
 def _decoder(decode: Callable[[bytes], Any], bytes_max: int) -> Callable[[bytes], Any]:

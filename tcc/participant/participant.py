@@ -29,6 +29,7 @@ import grpc
 
 from tcc._internal.channel_options import BRANCH_CALLS_BYTES_MAX
 from tcc._internal.extras import missing_extra
+from tcc._internal.local_address import is_local
 from tcc._internal.ports import check_port
 from tcc._internal.server_options import CONNECTION_AGE_MAX_MS, server_options
 from tcc._internal.tls import Tls, server_credentials
@@ -268,7 +269,9 @@ class Participant:
         )
         pb_grpc.add_ParticipantServiceServicer_to_server(ParticipantServicer(self.name, work), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        if callers or is_local(address):
+            names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, server)
         port = _listen(server, address, credentials)
         work.start()
         tasks.start(self._purge_regularly(work), "the purge of barrier rows", endless=True)
