@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import uvloop
@@ -54,10 +54,14 @@ def main(
     metadata: MetaData,
     *,
     interceptors: Sequence[Any] = (),
+    side_server: Callable[[AsyncEngine], Awaitable[asyncio.Server]] | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT. Print `listening on HOST:PORT` when ready."""
+    """Serve until SIGTERM or SIGINT. Print `listening on HOST:PORT` when ready.
+
+    `side_server` starts a server that runs beside the participant.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    uvloop.run(_serve(options, build, metadata, interceptors))
+    uvloop.run(_serve(options, build, metadata, interceptors, side_server))
 
 
 async def _serve(
@@ -65,6 +69,7 @@ async def _serve(
     build: Callable[[AsyncEngine], Participant],
     metadata: MetaData,
     interceptors: Sequence[Any],
+    side_server: Callable[[AsyncEngine], Awaitable[asyncio.Server]] | None,
 ) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -81,10 +86,13 @@ async def _serve(
             insecure=options.insecure,
             interceptors=interceptors,
         )
+        beside = None if side_server is None else await side_server(database)
         relax_garbage_collection()
         host = options.listen.rpartition(":")[0]
         print(f"listening on {host}:{port}", flush=True)  # noqa: T201 - the parent process waits for it
         await stopping.wait()
+        if beside is not None:
+            beside.close()
         await participant.stop()
     finally:
         await database.dispose()
@@ -98,5 +106,6 @@ def _tls(options: argparse.Namespace) -> Tls | None:
 async def create_schema(database: AsyncEngine, metadata: MetaData) -> None:
     """Create the missing tables. Several processes may do this at the same time."""
     async with database.begin() as db:
-        await db.execute(select(func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
+        if db.dialect.name == "postgresql":  # SQLite has one writer at a time
+            await db.execute(select(func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
         await db.run_sync(metadata.create_all)

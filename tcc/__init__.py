@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from tcc import errors
 from tcc._internal.tls import Tls
-from tcc.branch import Branch, Rejected
+from tcc.branch import Branch, Postponed, Rejected
 from tcc.client.client import Client
 from tcc.client.outcome import CancelReason, Outcome, TransactionState, TryResult
 from tcc.client.requests import BranchRequest
@@ -26,6 +26,7 @@ __all__ = [
     "Client",
     "Outcome",
     "Participant",
+    "Postponed",
     "Rejected",
     "SyncClient",
     "TccError",

@@ -1,5 +1,7 @@
 """The branch that a handler is called for, and the exception by which it rejects a Try."""
 
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, NamedTuple, TypeVar
@@ -38,6 +40,26 @@ class Rejected(Exception):  # noqa: N818 - a business rejection is an outcome, n
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.message}" if self.message else self.reason
+
+
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """Return it from `try_`, or for an item of `try_batch`: the Try has to wait, and is run again.
+
+    What the handler changed is committed, and the branch stays untried: a Cancel in the meantime is an
+    empty cancel, so the action needs `cancel_always` if it has to undo what was committed. While it
+    waits, the Try holds no transaction and no connection. If it waits for more than two seconds, the
+    call fails with `reason` and `message`, and the coordinator repeats it.
+
+    Args:
+        reason: A stable UPPER_SNAKE word, as in `Rejected`.
+        message: A text for people.
+        until: Called and awaited on the event loop. The handler is called again when it is done.
+    """
+
+    reason: str
+    message: str
+    until: Callable[[], Awaitable[object]]
 
 
 class Branch(NamedTuple):

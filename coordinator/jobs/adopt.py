@@ -66,7 +66,7 @@ class Adopt:
 
     async def _adopt(self) -> tuple[list[Record], bool]:
         engine = self._engine
-        room = min(self._settings.claim_max, engine.limits.live_max - len(engine.live))
+        room = min(self._settings.claim_max, engine.room())
         records = await self._log.transaction_adopt(room) if room > 0 else []
         if records:
             failpoint("recovery.adopted")

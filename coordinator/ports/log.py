@@ -58,6 +58,8 @@ class ListFilter(Struct, frozen=True, kw_only=True):
     created_before: float | None = None
     held: bool | None = None
     heuristic: bool | None = None
+    # True: only those that are held because their rows cannot be used.
+    quarantined: bool | None = None
     # True: only those that have not ended; False: only those that have.
     live: bool | None = None
     gids: tuple[str, ...] = ()

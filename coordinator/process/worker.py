@@ -409,7 +409,7 @@ def _needs_restart(before: Settings, after: Settings, restart_required: set[str]
 def reloaded(source: Source) -> Settings | None:
     """Return the present configuration. If it is invalid, or locks out all callers, log why; return None."""
     try:
-        settings = source.read().settings
+        settings = source.read_again().settings
         policy = settings.policy()
         if policy is None or policy.admits_any_caller(time.time()):
             return settings

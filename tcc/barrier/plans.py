@@ -36,7 +36,7 @@ from tcc.barrier.decisions import (
     Operation,
     OutcomeCode,
 )
-from tcc.branch import BatchItem, Branch, Rejected
+from tcc.branch import BatchItem, Branch, Postponed, Rejected
 
 T = TypeVar("T")
 Key: TypeAlias = tuple[str, str]
@@ -126,7 +126,7 @@ def settle(
     items: Sequence[BatchItem],
     *,
     cancel_always: bool = False,
-) -> Plan[list[CallResult]]:
+) -> Plan[list[CallResult | Postponed]]:
     """Run a batch in one local transaction: one action, one operation, no key twice.
 
     Returns the results in the order of the items. If the handler raises, the exception
@@ -143,7 +143,7 @@ def settle(
         for index, decision in enumerate(decisions)
         if decision is BarrierDecision.RUN or (cancel_always and decision is BarrierDecision.EMPTY_CANCEL)
     ]
-    outcomes = [
+    outcomes: list[CallResult | Postponed] = [
         SUCCEEDED if decision is BarrierDecision.RUN else _answer(decision, rows.get(key))
         for decision, key in zip(decisions, keys, strict=True)
     ]
@@ -266,20 +266,26 @@ def _check_answers(answers: object, count: int, operation: Operation) -> Sequenc
             if isinstance(answer, Exception):
                 raise answer
             raise InvalidResultError(f"{type(answer).__name__} is not a valid entry for an item")
+        if isinstance(answer, Postponed) and operation is not Operation.TRY:
+            raise InvalidResultError("only a Try can be postponed")
     return answers
 
 
 def _conclude_try(
     sql: BarrierSql, branches: Sequence[Branch], answers: Sequence[object]
-) -> Plan[list[CallResult]]:
-    """Write the results, and delete the rows of rejected items."""
-    outcomes, results, dropped = [], [], []
+) -> Plan[list[CallResult | Postponed]]:
+    """Write the results, and delete the rows of rejected and postponed items."""
+    outcomes: list[CallResult | Postponed] = []
+    results, dropped = [], []
     for branch, answer in zip(branches, answers, strict=True):
         if answer is None:
             outcomes.append(_default_outcome(branch))
         elif isinstance(answer, Rejected):
             dropped.append(branch.key)
             outcomes.append(rejected(answer))
+        elif isinstance(answer, Postponed):
+            dropped.append(branch.key)
+            outcomes.append(answer)
         else:
             data, content_type = encoded_result(answer)
             results.append(Result(branch.gid, branch.branch_id, data, content_type))
@@ -328,6 +334,12 @@ def rejected(no: Rejected) -> CallResult:
     return CallResult(
         OutcomeCode.REJECTED, plain_text(no.reason, REASON_CHARACTERS_MAX), plain_text(no.message)
     )
+
+
+def not_yet(postponed: Postponed) -> CallResult:
+    """Return the result of a Try that has waited here for long enough: the coordinator repeats it."""
+    reason = plain_text(postponed.reason, REASON_CHARACTERS_MAX)
+    return CallResult(OutcomeCode.FAILED, reason, plain_text(postponed.message))
 
 
 def _restore_order(things: list[T], order: list[int]) -> list[T]:

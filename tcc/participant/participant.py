@@ -139,6 +139,7 @@ class Participant:
           items `(branch, request)`, no branch twice, in one transaction. Return
           None (all done) or a sequence with one entry per item: a result, None,
           or (from `try_batch`) a Rejected, for an item that has changed nothing.
+          A Try that has to wait for another transaction returns a Postponed.
           If it raises, the transaction is rolled back and each item is run alone.
 
         `db` is in the transaction that the barrier commits after the handler. It refuses
@@ -262,7 +263,7 @@ class Participant:
             ),
             maximum_concurrent_rpcs=self._rpcs_max,
         )
-        pb_grpc.add_ParticipantServiceServicer_to_server(ParticipantServicer(work), server)
+        pb_grpc.add_ParticipantServiceServicer_to_server(ParticipantServicer(self.name, work), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         port = _listen(server, address, credentials)

@@ -31,8 +31,17 @@ from tcc.barrier.decisions import CallResult, Operation, OutcomeCode
 from tcc.barrier.executor import BarrierExecutor, no_handler
 from tcc.barrier.failures import FailureLog, error_text, is_database_unavailable
 from tcc.barrier.guarded_connection import TransactionControlError, TransactionLostError
-from tcc.barrier.plans import InvalidResultError, Key, Plan, digest_of, encoded_result, rejected, settle
-from tcc.branch import BatchItem, Branch, Rejected
+from tcc.barrier.plans import (
+    InvalidResultError,
+    Key,
+    Plan,
+    digest_of,
+    encoded_result,
+    not_yet,
+    rejected,
+    settle,
+)
+from tcc.branch import BatchItem, Branch, Postponed, Rejected
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.action import NAME_BYTES_MAX, Action, RefusalError, Undecoded, refusing_action
 from tcc.participant.sealing import Opener
@@ -54,6 +63,10 @@ _OUTCOME_BYTES = 512
 _OPERATIONS = {int(operation): operation for operation in Operation}
 _CODES = {code: common.OutcomeCode.Name(code) for code in OutcomeCode}
 
+
+# How long a postponed Try waits here. A coordinator that gets no answer at all takes the participant for
+# unreachable, so this is well within its time limit for a call.
+POSTPONED_MAX_S = 2.0
 
 # The decoded payloads of one RPC, by digest.
 Decoded: TypeAlias = dict[bytes, object]
@@ -207,6 +220,11 @@ class ParticipantWork:
     def dialect_name(self) -> str:
         return self._executor.dialect_name
 
+    @property
+    def action_names(self) -> list[str]:
+        """The names of the actions, in order."""
+        return sorted(self._actions)
+
     def _submit_one(
         self,
         call: pb.BranchCall,
@@ -275,13 +293,17 @@ class ParticipantWork:
     def _enqueue(self, delivery: Delivery) -> None:
         self.waiting += 1
         self._idle.clear()
-        action, operation, key = delivery.action, delivery.operation, delivery.item.branch.key
+        operation, key = delivery.operation, delivery.item.branch.key
         running = self._running[operation]
         copies = running.get(key)
         if copies is not None:
             copies.append(delivery)
             return
         running[key] = []
+        self._run(delivery)
+
+    def _run(self, delivery: Delivery) -> None:
+        action, operation = delivery.action, delivery.operation
         batcher = self._batchers[operation].get(action.name)
         if batcher is not None and not action.goes_alone:
             batcher.put(delivery)
@@ -316,9 +338,23 @@ class ParticipantWork:
             outcomes = [self._failure(delivery.item.branch, operation, error) for delivery in batch]
         self._answer(zip(batch, outcomes, strict=True))
 
+    async def _run_again(self, delivery: Delivery, postponed: Postponed) -> None:
+        """Run a postponed Try again when it need not wait any longer, or leave that to the coordinator."""
+        try:
+            async with asyncio.timeout(POSTPONED_MAX_S):
+                await postponed.until()
+        except TimeoutError:
+            outcome = not_yet(postponed)
+        except Exception as error:  # noqa: BLE001 - a participant's code may raise anything
+            outcome = self._failure(delivery.item.branch, delivery.operation, error)
+        else:
+            self._run(delivery)
+            return
+        self._answer([(delivery, outcome)])
+
     async def _transact_batch(
         self, action: Action, operation: Operation, batch: list[Delivery]
-    ) -> list[CallResult]:
+    ) -> list[CallResult | Postponed]:
         items = [delivery.item for delivery in batch]
         spans = self._tracing and [delivery.span for delivery in batch if delivery.span is not None]
         if not spans:
@@ -327,7 +363,7 @@ class ParticipantWork:
         with self._tracing.together(action.name, operation, spans):
             return await self._transact(action, operation, items)
 
-    async def _outcome(self, delivery: Delivery) -> CallResult:
+    async def _outcome(self, delivery: Delivery) -> CallResult | Postponed:
         try:
             [outcome] = await self._transact(delivery.action, delivery.operation, [delivery.item])
         except Exception as error:  # noqa: BLE001 - a handler may raise anything
@@ -336,7 +372,7 @@ class ParticipantWork:
 
     async def _transact(
         self, action: Action, operation: Operation, items: list[BatchItem]
-    ) -> list[CallResult]:
+    ) -> list[CallResult | Postponed]:
         return await self._executor.transact(
             lambda: settle(
                 self._executor.sql, operation, action.name, items, cancel_always=action.cancel_always
@@ -356,8 +392,11 @@ class ParticipantWork:
         self._failures.record(branch, operation, outcome.reason, outcome.message, error)
         return outcome
 
-    def _answer(self, outcomes: Iterable[tuple[Delivery, CallResult]]) -> None:
+    def _answer(self, outcomes: Iterable[tuple[Delivery, CallResult | Postponed]]) -> None:
         for delivery, outcome in outcomes:
+            if isinstance(outcome, Postponed):
+                self._tasks.start(self._run_again(delivery, outcome), "a postponed Try")
+                continue
             self._deliver(delivery, outcome)
             branch = delivery.item.branch
             copies = self._running[delivery.operation].pop(branch.key)

@@ -552,7 +552,7 @@ SELECT version_num FROM public.alembic_version;
 CREATE TABLE tcc.alembic_version (LIKE public.alembic_version INCLUDING ALL);
 
 -- migration: move_from_public
-INSERT INTO tcc.alembic_version TABLE public.alembic_version;
+INSERT INTO tcc.alembic_version SELECT version_num FROM public.alembic_version;
 
 -- migration: move_from_public
 UPDATE public.alembic_version SET version_num = 'moved to the schema tcc';

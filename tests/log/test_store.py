@@ -540,6 +540,25 @@ async def test_pieces_of_a_page_are_one_page(ours: PostgresLog, monkeypatch: pyt
     assert (len(page), after) == (5, None)
 
 
+async def test_quarantined_rows_are_listed(
+    ours: PostgresLog, log_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five are held; b and d because they cannot be read. f cannot be read, but no claim has met it yet."""
+    monkeypatch.setattr(store, "_LIST_ROWS", 2)
+    for tx in await insert(ours, *[begun(gid) for gid in "abcdefg"]):
+        if tx.gid in "abcde":
+            assert await ours.transaction_quarantine(tx.gid, version=tx.version)
+    await sql(log_url, "UPDATE transactions SET branches = '\\x81' WHERE gid IN ('b', 'd', 'f')")
+    assert await listed(ours, quarantined=True) == ["d", "b"]
+    assert await listed(ours, held=True, quarantined=False) == ["e", "c", "a"]
+    assert await listed(ours, quarantined=False) == ["g", "e", "c", "a"]
+    page, after = await ours.transaction_list(ListFilter(quarantined=True), after=None, limit=1)
+    assert [record.tx.gid for record in page] == ["d"]
+    page, after = await ours.transaction_list(ListFilter(quarantined=True), after=after, limit=1)
+    assert [record.tx.gid for record in page] == ["b"]
+    assert after is None
+
+
 async def test_the_last_page_has_no_next_position(ours: PostgresLog) -> None:
     await insert(ours, begun("a"), begun("b"))
     page, after = await ours.transaction_list(ListFilter(), after=None, limit=2)
