@@ -110,6 +110,13 @@ PLACES = (
     .order_by(_mine.c.name)
 )
 BLOCKED = select(_mine.c.gid, _mine.c.branch_id).distinct().where(_mine.c.acquired_at_ms.is_(None), _blocked)
+QUEUES = select(
+    lock_request.c.name,
+    lock_request.c.gid,
+    lock_request.c.exclusive,
+    lock_request.c.requested_at_ms,
+    lock_request.c.acquired_at_ms,
+).order_by(lock_request.c.name, lock_request.c.token)
 ACQUIRE = update(lock_request).where(_of(lock_request)).values(acquired_at_ms=bindparam("now_ms"))
 RELEASE = delete(lock_request).where(_of(lock_request))
 

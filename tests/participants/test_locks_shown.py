@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 import tcc
 from participants.locks.service import locks
+from participants.locks.show import table
 from participants.locks.store import metadata
 from participants.serving import create_schema
 from tcc.client.interactive import InteractiveTransaction
@@ -34,25 +35,32 @@ async def test_tccctl_shows_who_holds_a_lock_and_who_waits(log_url: str, tmp_pat
                 return ended.out
 
             def purchase(gid: str) -> InteractiveTransaction:
-                return client.transaction(gid=gid, expiry_s=120, timeout_s=120, labels={"lock": "cart-1"})
+                return client.transaction(gid=gid, expiry_s=600, timeout_s=600, labels={"lock": "cart-1"})
 
-            wanted = {"keys": ["cart-1"], "wait_ms": 100_000}
-            async with purchase("order-7") as first:
+            wanted = {"keys": ["cart-1"], "wait_ms": 600_000}
+            async with purchase("order-7") as first, asyncio.TaskGroup() as tasks:
                 await first.try_("locks", "acquire", wanted, branch_id="lock")
 
                 async def second() -> None:
                     async with purchase("order-8") as tx:
                         await tx.try_("locks", "acquire", wanted, branch_id="lock")
 
-                waiting = asyncio.create_task(second())
-                async with asyncio.timeout(120):
-                    while "LOCKED" not in (shown := await tccctl("tx", "show", "order-8")):
-                        pass
-                assert "'cart-1' is held by order-7 since" in shown
-                listed = await tccctl("tx", "list", "--filter", "live label.lock=cart-1")
+                tasks.create_task(second())
+                with pytest.raises(tcc.TransactionCancelled):
+                    async with purchase("order-9") as third:
+                        await third.try_("locks", "acquire", wanted | {"wait_ms": 0}, branch_id="lock")
+                assert "LOCKED: 'cart-1' is held by order-7" in await tccctl("tx", "show", "order-9")
+                while "order-8" not in (
+                    listed := await tccctl("tx", "list", "--filter", "live label.lock=cart-1")
+                ):
+                    pass
                 assert "order-7" in listed
-                assert "order-8" in listed
-                holder = await tccctl("tx", "show", "order-7")
-                assert '"keys": ["cart-1"]' in holder
-            await waiting
+                assert '"keys": ["cart-1"]' in await tccctl("tx", "show", "order-7")
+                async with engine.connect() as db:
+                    shown = (await table(db, now_ms=0)).splitlines()
+                assert [line.split()[:3] + line.split()[-1:] for line in shown[1:]] == [
+                    ["cart-1", "exclusive", "holds", "order-7"],
+                    ["cart-1", "exclusive", "waits", "order-8"],
+                ]
+                await first.confirm()
     await engine.dispose()
