@@ -7,6 +7,8 @@ BIN := $(VENV_DIR)/bin
 PROJECTS := pyproject.toml coordinator/pyproject.toml tccctl/pyproject.toml participants/pyproject.toml
 # Says that the environment holds what these ask for.
 VENV := $(VENV_DIR)/.installed
+# The suites start hundreds of processes, and each would compile every module.
+unexport PYTHONDONTWRITEBYTECODE
 # Arguments of `make demo`, for example DEMO="--orders 10000 --seed 7".
 DEMO ?=
 # A scenario and its arguments, for example BENCH="coordinator --mode batched --in-flight 256 --json",

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from statistics import median
 from typing import Any
 
@@ -28,17 +28,9 @@ class Counts:
     branch_calls: int
 
     def since(self, before: "Counts") -> "Counts":
-        return Counts(
-            at_s=self.at_s - before.at_s,
-            cpu_s={role: used - before.cpu_s.get(role, 0.0) for role, used in self.cpu_s.items()},
-            machine_cpu_s=self.machine_cpu_s - before.machine_cpu_s,
-            commits=self.commits - before.commits,
-            statements=self.statements - before.statements,
-            wal_bytes=self.wal_bytes - before.wal_bytes,
-            fsyncs=self.fsyncs - before.fsyncs,
-            participant_calls=self.participant_calls - before.participant_calls,
-            branch_calls=self.branch_calls - before.branch_calls,
-        )
+        cpu_s = {role: used - before.cpu_s.get(role, 0.0) for role, used in self.cpu_s.items()}
+        names = [each.name for each in fields(self) if each.name != "cpu_s"]
+        return Counts(cpu_s=cpu_s, **{name: getattr(self, name) - getattr(before, name) for name in names})
 
     @property
     def foreign_cpus(self) -> float:

@@ -46,7 +46,7 @@ class OrderFlow:
         load = Load(
             mode="batched", in_flight=in_flight, wait_for=options.wait_for, work=work.orders(run, skus)
         )
-        return self._here.measure(self._system, load, warm_up_s=options.warm_up_s, round_s=options.seconds)
+        return self._here.measure(self._system, load)
 
 
 def fill_stock(here: Stage, database: str) -> None:

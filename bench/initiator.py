@@ -7,7 +7,6 @@ number of transactions and no load: it is answered when all of them are decided.
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -16,10 +15,11 @@ import grpc
 import uvloop
 
 import tcc
-from bench import work
+from bench import credentials, work
 from bench.commands import Command, serve_commands
-from bench.raw_load import CANCELLED, RawLoad
+from bench.raw_load import CANCELLED, Measured, RawLoad
 from tcc._internal.channel_options import branch_call_options, client_options
+from tcc._internal.tls import channel_credentials
 from tcc._internal.uuid7 import uuid7
 from tcc.client.outcome import WaitFor
 from tcc.client.requests import BranchIds, branch_spec
@@ -45,8 +45,11 @@ _EXPIRY_S = 3_600.0
 class Batched:
     """Whole transactions through the SDK, which batches them automatically."""
 
-    def __init__(self, target: str, wait_for: WaitFor, expiry_s: float | None = None) -> None:
-        self._client = tcc.Client(target, timeout_s=_TIMEOUT_S)
+    def __init__(
+        self, target: str, wait_for: WaitFor, secured: str = "", expiry_s: float | None = None
+    ) -> None:
+        tls, token = credentials.tls(secured), credentials.token(secured)
+        self._client = tcc.Client(target, timeout_s=_TIMEOUT_S, tls=tls, token=token)
         self._wait_for = wait_for
         self._expiry_s = expiry_s
 
@@ -58,11 +61,27 @@ class Batched:
         await self._client.close()
 
 
+class Interactive(Batched):
+    """Step by step through the SDK: begin, the Trys one after the other, confirm."""
+
+    async def execute(self, branches: work.Transaction) -> int:
+        async with self._client.transaction(wait_for=self._wait_for) as tx:
+            for each in branches:
+                await tx.try_(each.participant, each.action, each.payload)
+        return 1
+
+
 class Unary:
     """Whole transactions through the generated stub, one call each."""
 
-    def __init__(self, target: str, wait_for: WaitFor) -> None:
-        self._channel = grpc.aio.insecure_channel(target, options=client_options())
+    def __init__(self, target: str, wait_for: WaitFor, secured: str) -> None:
+        tls, token = credentials.tls(secured), credentials.token(secured)
+        self._channel = (
+            grpc.aio.secure_channel(target, channel_credentials(tls.content()), client_options())
+            if tls
+            else grpc.aio.insecure_channel(target, options=client_options())
+        )
+        self._metadata = [("authorization", f"Bearer {token}")] if token else []
         self._stub = transaction_pb2_grpc.TransactionServiceStub(self._channel)
         self._wait_for = _WAIT_FOR[wait_for]
 
@@ -73,7 +92,7 @@ class Unary:
             for each in branches
         ]
         request = pb.ExecuteTransactionRequest(gid=uuid7(), branches=specs, wait_for=self._wait_for)
-        response = await self._stub.ExecuteTransaction(request, timeout=_TIMEOUT_S)
+        response = await self._stub.ExecuteTransaction(request, timeout=_TIMEOUT_S, metadata=self._metadata)
         if response.outcome.state in CANCELLED:
             raise RuntimeError("cancelled")
         return 1
@@ -82,30 +101,13 @@ class Unary:
         await self._channel.close(None)
 
 
-class Interactive:
-    """Step by step through the SDK: begin, the Trys one after the other, confirm."""
-
-    def __init__(self, target: str, wait_for: WaitFor) -> None:
-        self._client = tcc.Client(target, timeout_s=_TIMEOUT_S)
-        self._wait_for = wait_for
-
-    async def execute(self, branches: work.Transaction) -> int:
-        async with self._client.transaction(wait_for=self._wait_for) as tx:
-            for each in branches:
-                await tx.try_(each.participant, each.action, each.payload)
-        return 1
-
-    async def close(self) -> None:
-        await self._client.close()
-
-
 class Direct:
     """No coordinator: one element is one `ExecuteBranches` of Trys at a participant, the target.
 
     Each is the branch of another transaction, as in a coordinator's batch.
     """
 
-    def __init__(self, target: str, _wait_for: WaitFor) -> None:
+    def __init__(self, target: str, _wait_for: WaitFor, _secured: str) -> None:
         self._channel = grpc.aio.insecure_channel(target, options=branch_call_options(keepalive_s=0))
         self._stub = participant_pb2_grpc.ParticipantServiceStub(self._channel)
 
@@ -137,7 +139,7 @@ def _try_call(branch: tcc.BranchRequest, expires_at_ms: int) -> participant_pb.B
     )
 
 
-MODES: Mapping[str, Callable[[str, WaitFor], Any]] = {
+MODES: Mapping[str, Callable[[str, WaitFor, str], Any]] = {
     "batched": Batched,
     "unary": Unary,
     "interactive": Interactive,
@@ -145,7 +147,7 @@ MODES: Mapping[str, Callable[[str, WaitFor], Any]] = {
 }
 
 
-class Load:
+class Load(Measured):
     """Keeps `in_flight` elements of the work under way until `stop`."""
 
     def __init__(self, execute: Execute, wanted: Iterator[work.Transaction], in_flight: int) -> None:
@@ -154,20 +156,6 @@ class Load:
         self._running = True
         self._loops = [asyncio.create_task(self._loop()) for _ in range(in_flight)]
         self.begin()
-
-    def begin(self) -> None:
-        """Discard what was measured so far."""
-        self._began_at = time.perf_counter()
-        self._latencies_us: list[int] = []
-        self._failed: Counter[str] = Counter()
-
-    def measured(self) -> Command:
-        """Return what was done since `begin`."""
-        return {
-            "seconds": time.perf_counter() - self._began_at,
-            "latencies_us": self._latencies_us,
-            "failed": self._failed,
-        }
 
     async def stop(self) -> None:
         self._running = False
@@ -192,7 +180,7 @@ class Initiator:
 
     def __init__(self) -> None:
         self._front: Any = None
-        self._load: Load | RawLoad | None = None
+        self._load: Any = None
 
     async def handle(self, command: Command) -> Command:
         match command["do"]:
@@ -207,21 +195,20 @@ class Initiator:
                         arrivals_per_second=command["arrivals_per_second"],
                     )
                     return {}
-                self._front = MODES[command["mode"]](command["target"], command["wait_for"])
+                self._front = MODES[command["mode"]](
+                    command["target"], command["wait_for"], command["secured"]
+                )
                 self._load = Load(self._front.execute, wanted, command["in_flight"])
                 return {}
             case "begin":
-                assert self._load is not None
                 self._load.begin()
                 return {}
             case "end":
-                assert self._load is not None
-                return self._load.measured()
+                return dict(self._load.measured())
             case "execute":
                 await _execute(command["target"], command["count"], command["wait_for"])
                 return {}
             case "stop":
-                assert self._load is not None
                 await self._load.stop()
                 await self._front.close()
                 return {}

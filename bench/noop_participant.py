@@ -16,8 +16,10 @@ from typing import Any
 import grpc
 import uvloop
 
+from bench import credentials
 from bench.commands import Command, serve_commands
 from tcc._internal.server_options import server_options
+from tcc._internal.tls import server_credentials
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2 as pb, participant_pb2_grpc
 
@@ -86,11 +88,14 @@ class NoopParticipant(participant_pb2_grpc.ParticipantServiceServicer):
             await self.answering.wait()
 
 
-async def serve(participant: NoopParticipant, listen: str) -> None:
+async def serve(participant: NoopParticipant, listen: str, secured: str) -> None:
     """Print the address, and serve until standard input ends."""
     server = grpc.aio.server(options=_OPTIONS)
     participant_pb2_grpc.add_ParticipantServiceServicer_to_server(participant, server)
-    port = server.add_insecure_port(listen)
+    tls = credentials.tls(secured)
+    port = (
+        server.add_secure_port(listen, server_credentials(tls)) if tls else server.add_insecure_port(listen)
+    )
     await server.start()
     print(f"listening on {listen.rpartition(':')[0]}:{port}", flush=True)
 
@@ -116,4 +121,5 @@ async def serve(participant: NoopParticipant, listen: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--listen", default="127.0.0.1:0", metavar="HOST:PORT", help="0 picks a free port")
-    uvloop.run(serve(NoopParticipant(), parser.parse_args().listen))
+    parser.add_argument("--secured", default="", metavar="DIR", help="mutual TLS with the files of DIR")
+    uvloop.run(serve(NoopParticipant(), **vars(parser.parse_args())))

@@ -22,6 +22,8 @@ class Options:
     # Processes that offer load.
     initiators: int = 1
     baseline: bool = True
+    # With mutual TLS and JWT; the baseline is the same coordinator without them.
+    secured: bool = False
     # The coordinator, and its baseline, keep to one CPU.
     pinned: bool = True
     # Size of the backlog to be drained.

@@ -30,8 +30,26 @@ _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 CANCELLED = (common.TRANSACTION_STATE_CANCELLING, common.TRANSACTION_STATE_CANCELLED)
 
 
-class RawLoad:
-    """A load: `begin` and `measured` enclose what counts, `stop` and `close` end it."""
+class Measured:
+    """What a load does: `begin` and `measured` enclose what counts."""
+
+    def begin(self) -> None:
+        """Discard what was measured so far."""
+        self._began_at = time.perf_counter()
+        self._latencies_us: list[int] = []
+        self._failed: Counter[str] = Counter()
+
+    def measured(self) -> Command:
+        """Return what was done since `begin`."""
+        return {
+            "seconds": time.perf_counter() - self._began_at,
+            "latencies_us": self._latencies_us,
+            "failed": self._failed,
+        }
+
+
+class RawLoad(Measured):
+    """A load; `stop` and `close` end it."""
 
     def __init__(
         self,
@@ -57,20 +75,6 @@ class RawLoad:
         else:
             self._loops = [asyncio.create_task(self._repeat()) for _ in range(in_flight // self._batch)]
         self.begin()
-
-    def begin(self) -> None:
-        """Discard what was measured so far."""
-        self._began_at = time.perf_counter()
-        self._latencies_us: list[int] = []
-        self._failed: Counter[str] = Counter()
-
-    def measured(self) -> Command:
-        """Return what was done since `begin`."""
-        return {
-            "seconds": time.perf_counter() - self._began_at,
-            "latencies_us": self._latencies_us,
-            "failed": self._failed,
-        }
 
     async def stop(self) -> None:
         self._running = False

@@ -15,6 +15,7 @@ from bench.figures import Figures, Round, figures, paired_ratio
 
 # More than this, and other processes have influenced the figures.
 _FOREIGN_CPUS_MAX = 0.15
+_COSTS = ("all CPU", "commits", "statements", "fsyncs", "WAL bytes", "branch RPCs", "calls")
 
 
 class ScenarioResult(Protocol):
@@ -148,16 +149,7 @@ def _rates(rows: Sequence[Row]) -> Table:
 def _costs(rows: Sequence[Row]) -> Table:
     table = _table("each transaction takes: CPU in microseconds; PostgreSQL by its own counters")
     roles = list(dict.fromkeys(role for row in rows for role in row.figures.cpu_us))
-    for heading in (
-        *roles,
-        "all CPU",
-        "commits",
-        "statements",
-        "fsyncs",
-        "WAL bytes",
-        "branch RPCs",
-        "calls",
-    ):
+    for heading in (*roles, *_COSTS):
         table.add_column(heading, justify="right")
     for row in rows:
         for name, own in ((_name(row), row.figures), ("  baseline", row.baseline)):

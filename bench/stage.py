@@ -17,14 +17,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import psycopg
 
-from bench import work
+from bench import credentials, work
 from bench.children import CommandedChild, child
 from bench.figures import Counts, Round
 from bench.options import Options
@@ -37,6 +37,8 @@ _COUNTERS = """
            (SELECT coalesce(sum(fsyncs), 0)::bigint FROM pg_stat_io WHERE object = 'wal')
     """
 
+_LOOK_EVERY_S = 0.05
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Load:
@@ -48,15 +50,6 @@ class Load:
     work: Mapping[str, Any] = field(default_factory=lambda: work.NOOP)
     # Mode "raw_load" alone: transactions come at this rate, whatever is under way. 0: a closed loop.
     arrivals_per_second: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Timing:
-    """Lengths in seconds."""
-
-    rounds: int
-    round_s: float
-    warm_up_s: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,16 +83,18 @@ class System:
     # Processes by role; each with its children.
     pids: Mapping[str, Sequence[int]]
     counting: Sequence[CommandedChild] = ()
+    # The directory of credentials that callers show. Empty: they show none.
+    secured: str = ""
 
 
 class Stage:
     """A directory, a PostgreSQL and the processes beside them. Made by `stage`."""
 
     def __init__(
-        self, directory: Path, postgres: EmbeddedPostgres, cleanup: ExitStack, *, pinned: bool
+        self, directory: Path, postgres: EmbeddedPostgres, cleanup: ExitStack, options: Options
     ) -> None:
         self.directory = directory
-        self._pinned = pinned
+        self._options = options
         self._postgres = postgres
         self._cleanup = cleanup
         # Runs the children's input and output.
@@ -117,9 +112,9 @@ class Stage:
         """Start an initiator for `offering`; `measure` does not use it."""
         return self._child(name, "bench.initiator")
 
-    def start_participants(self, names: Sequence[str] = work.PARTICIPANTS) -> Participants:
-        """Start no-op participants."""
-        children = {name: self._child(name, "bench.noop_participant") for name in names}
+    def start_participants(self, names: Sequence[str] = work.PARTICIPANTS, *options: str) -> Participants:
+        """Start no-op participants with these options."""
+        children = {name: self._child(name, "bench.noop_participant", *options) for name in names}
         return Participants(
             addresses={name: each.address() for name, each in children.items()},
             pids={"participants": [each.pid for each in children.values()]},
@@ -154,7 +149,7 @@ class Stage:
         """
         config = self.directory / f"coordinator-{database}.toml"
         url = self._new_database(database)
-        settings = {"pin_workers": str(self._pinned).lower(), **(limits or {})}
+        settings = {"pin_workers": str(self._options.pinned).lower(), **(limits or {})}
         config.write_text(
             _coordinator_config(url, participants.addresses, settings=settings, policy=policy or {})
         )
@@ -168,11 +163,22 @@ class Stage:
         )
         return self._system(process, "coordinator", database, participants)
 
+    def start_secured(self) -> System:
+        """Start participants and a coordinator that demand certificates, and of initiators a JWT as well."""
+        credentials.make(self.directory)
+        system = self.start_coordinator(
+            self.start_participants(work.PARTICIPANTS, f"--secured={self.directory}"),
+            database="secured",
+            limits=credentials.settings(self.directory),
+            policy=credentials.policy(self.directory),
+        )
+        return replace(system, secured=str(self.directory))
+
     def start_baseline(self, participants: Participants) -> tuple[System, CommandedChild]:
         """Start the baseline program (`bench.baseline`) with its own database."""
         url = self._new_database("baseline")
         targets = [f"--participant={name}={address}" for name, address in participants.addresses.items()]
-        pin = ["--pin"] if self._pinned else []
+        pin = ["--pin"] if self._options.pinned else []
         process = self._child("baseline", "bench.baseline", f"--log={url}", *targets, *pin)
         return self._system(process, "baseline", "baseline", participants), process
 
@@ -240,23 +246,15 @@ class Stage:
         finally:
             initiator.ask("stop")
 
-    def measure(
-        self,
-        system: System,
-        load: Load,
-        *,
-        warm_up_s: float,
-        round_s: float,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> Round:
+    def measure(self, system: System, load: Load, *, times: float = 1.0) -> Round:
         """Offer `load` for one round. Return when everything under way is answered.
 
-        `sleep` passes the time of the round itself, in seconds.
+        `times`: how much longer the round and its warm-up are.
         """
         offered = self.offer(system, load)
-        time.sleep(warm_up_s)
+        time.sleep(times * self._options.warm_up_s)
         offered.begin()
-        sleep(round_s)
+        time.sleep(times * self._options.seconds)
         measured = offered.end()
         offered.stop()
         return measured
@@ -310,9 +308,18 @@ def stage(options: Options) -> Iterator[Stage]:
         with ExitStack() as cleanup:
             postgres.start()
             cleanup.callback(postgres.stop)
-            yield Stage(directory, postgres, cleanup, pinned=options.pinned)
+            yield Stage(directory, postgres, cleanup, options)
     finally:
         shutil.rmtree(directory)
+
+
+def wait_until(done: Callable[[], bool], what: str, timeout_s: float) -> None:
+    """Ask again and again whether it is done. Raises TimeoutError."""
+    deadline = time.monotonic() + timeout_s
+    while not done():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited in vain until {what}")
+        time.sleep(_LOOK_EVERY_S)
 
 
 def _coordinator_config(
@@ -330,6 +337,7 @@ def _start(system: System, load: Load, in_flight: int, *, position: int, of: int
     """Return the command that starts an initiator's share of the load."""
     return {
         "target": system.address,
+        "secured": system.secured,
         "mode": load.mode,
         "wait_for": load.wait_for,
         "in_flight": in_flight,

@@ -15,7 +15,7 @@ declares the type decodes it to that type; in a `dict` it stays in its JSON form
 | UUID | string |
 | Enum | its value |
 | bytes | string, base64 |
-| tuple, set, frozenset | array; sets are sorted |
+| tuple, set, frozenset | array; sets are sorted, also those of pydantic models |
 
 NaN, infinities and text with a lone surrogate are refused. Equal values have equal bytes, so
 that a repeated gid does not conflict: keys are sorted, protobuf is serialised deterministically.
@@ -36,6 +36,7 @@ from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
 
 from tcc._internal.plain_text import plain_text
+from tcc._internal.pydantic_json import model_json
 
 T = TypeVar("T")
 
@@ -123,7 +124,7 @@ def _encode(value: object) -> Encoded:
         case dict() | list() | msgspec.Struct():
             return Encoded(_to_json(value).encode(), JSON)
     if hasattr(value, "model_dump_json"):
-        return Encoded(value.model_dump_json().encode(), JSON)
+        return Encoded(model_json(value), JSON)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return Encoded(_to_json(value).encode(), JSON)
     raise TypeError(

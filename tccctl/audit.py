@@ -18,14 +18,14 @@ from tccctl.audit_chain import (
     verify as verify_chain,
 )
 from tccctl.blocks import Cell, Column, Table, TextBlock, cell
-from tccctl.command import command
+from tccctl.command import command, group
 from tccctl.exit_codes import ExitCode
 from tccctl.failures import UsageFailure
 from tccctl.formatting import instant
 from tccctl.paging import Limited
 from tccctl.session import Session
 
-app = typer.Typer(no_args_is_help=True, help="List what operators did; verify the audit chain.")
+app = group("List what operators did; verify the audit chain.")
 
 _PAGE_SIZE = 1_000
 _HASH_BYTES = 32
@@ -186,10 +186,15 @@ def _table(records: Sequence[admin.AuditRecord]) -> Table:
         Column("SEQUENCE", right=True),
         Column("AT", optional=2),
         Column("OPERATOR"),
+        Column("ON BEHALF OF", wide=True),
         Column("ACTION"),
         Column("TARGET"),
         Column("REASON", flexible=True, optional=1),
         Column("DETAIL", wide=True),
+        Column("METHOD", wide=True),
+        Column("CREDENTIAL", wide=True),
+        Column("PEER", wide=True),
+        Column("PREVIOUS HASH", wide=True),
         Column("HASH", wide=True),
     )
     return Table(
@@ -202,10 +207,15 @@ def _row(record: admin.AuditRecord) -> list[Cell]:
         cell(record.sequence),
         cell(instant(record.at)),
         cell(record.operator),
+        cell(record.on_behalf_of),
         cell(record.action),
         cell(record.target),
         cell(record.reason),
         cell(record.detail),
+        cell(record.method),
+        cell(record.credential),
+        cell(record.peer),
+        cell(record.previous_hash.hex()),
         cell(record.hash.hex()),
     ]
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import grpc
 
 from tcc._internal.channel_options import Options, operator_options
+from tcc._internal.tls import Tls, TlsContent, channel_credentials
 from tccctl.failures import UsageFailure
 from tccctl.settings import Settings
 
@@ -29,11 +30,7 @@ def open_channel(settings: Settings) -> grpc.Channel:
         return grpc.insecure_channel(settings.address, options=_options(settings.timeout_s))
     if (settings.certificate_file is None) is not (settings.key_file is None):
         raise UsageFailure("--certificate-file and --key-file must be given together")
-    credentials = grpc.ssl_channel_credentials(
-        root_certificates=_read(settings.ca_file),
-        private_key=_read(settings.key_file),
-        certificate_chain=_read(settings.certificate_file),
-    )
+    credentials = channel_credentials(_tls_content(settings))
     if settings.token_file is not None:
         token = grpc.access_token_call_credentials(_token(settings.token_file))
         credentials = grpc.composite_channel_credentials(credentials, token)
@@ -45,15 +42,27 @@ def _options(timeout_s: float) -> Options:
     return operator_options(keepalive_s=min(max(timeout_s, 2 * _PING_EVERY_MIN_S), 2 * _PING_EVERY_MAX_S))
 
 
+def _tls_content(settings: Settings) -> TlsContent:
+    files = Tls(ca=settings.ca_file, certificate=settings.certificate_file, key=settings.key_file)
+    try:
+        return files.content()
+    except OSError as error:
+        raise UsageFailure(f"{error.filename} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageFailure(
+            str(error), advice="check --ca-file, --certificate-file and --key-file, or their variables"
+        ) from error
+
+
 def _token(path: Path) -> str:
-    token = (_read(path) or b"").decode(errors="replace").strip()
+    token = _read(path).decode(errors="replace").strip()
     if not (token and token.isascii() and token.isprintable()):
         raise UsageFailure(f"{path} does not hold a token")
     return token
 
 
-def _read(path: Path | None) -> bytes | None:
+def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes() if path else None
+        return path.read_bytes()
     except OSError as error:
         raise UsageFailure(f"{path} cannot be read: {error.strerror}") from error

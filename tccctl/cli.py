@@ -9,6 +9,7 @@ import typer
 
 from tcc._internal.standard_streams import discard_unwritten, open_closed_streams
 from tccctl import audit, coordinators, participants, reconciliation, stats, transactions, watch, whoami
+from tccctl.command import takes_global_options
 from tccctl.exit_codes import ExitCode, meaning
 from tccctl.termination import Terminated, raise_when_told_to_end
 
@@ -37,10 +38,12 @@ VersionOption = Annotated[
 
 
 @app.callback()
+@takes_global_options
 def _main(*, version: VersionOption = False) -> None:
     """Find out why transactions are stuck, and end them safely.
 
-    Talks to a coordinator's admin listener, never to the database.
+    Talks to a coordinator's admin listener, never to the database. The global options of a command
+    (--address, --output, ...) may also be given before it.
     """
 
 
@@ -56,7 +59,7 @@ whoami.register(app)
 
 def main() -> None:
     """Run the command line."""
-    open_closed_streams()
+    open_closed_streams(needs_output=True)
     for stream in (sys.stdout, sys.stderr):
         # Characters that the terminal's encoding lacks are escaped.
         cast("TextIOWrapper", stream).reconfigure(errors="backslashreplace")

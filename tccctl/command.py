@@ -2,9 +2,10 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -13,6 +14,8 @@ from tccctl.session import failures_as_exits, session
 from tccctl.settings import DEFAULT_ADDRESS, TIMEOUT_MAX_S, Options
 
 _PANEL = "Global options"
+# Where click's context holds those that were given before the command.
+_EARLIER = "tccctl.options"
 
 Reason = Annotated[str | None, typer.Option(help="The reason. Required; a terminal prompts for it.")]
 Version = Annotated[
@@ -33,37 +36,88 @@ def command(
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         @wraps(function)
-        def run(**arguments: Any) -> None:
-            common = {parameter.name: arguments.pop(parameter.name) for parameter in _COMMON}
-            output = Output(common.pop("output"))
+        def run(context: typer.Context, **arguments: Any) -> None:
+            common = _with_earlier(context, _taken(arguments))
+            output = Output(common.pop("output") or OutputFormat.TEXT)
             with failures_as_exits(), session(Options(**common), output) as opened:
                 function(opened, **arguments)
 
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
-        parameters = [
-            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in [*own, *_COMMON]
-        ]
-        # Typer reads both of them.
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        _declare(run, [*own, *_COMMON])
         app.command(name, epilog=epilog)(run)
         return function
 
     return decorate
 
 
+def takes_global_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Let a group take the global options, too, for the command that follows, whose help shows them."""
+
+    @wraps(function)
+    def run(context: typer.Context, **arguments: Any) -> None:
+        context.meta[_EARLIER] = _with_earlier(context, _taken(arguments))
+        function(**arguments)
+
+    own = inspect.signature(function, eval_str=True).parameters.values()
+    _declare(run, [*own, *map(_hidden, _COMMON)])
+    return run
+
+
+def group(help_text: str) -> typer.Typer:
+    """Return an empty group of commands."""
+    app = typer.Typer(no_args_is_help=True, help=help_text)
+    app.callback()(takes_global_options(lambda: None))
+    return app
+
+
+def _declare(run: Callable[..., None], declared: Sequence[inspect.Parameter]) -> None:
+    """Declare the parameters of a function for typer, which reads both of these."""
+    parameters = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in [_CONTEXT, *declared]
+    ]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+
+
+def _hidden(parameter: inspect.Parameter) -> inspect.Parameter:
+    """Return an option that no help shows."""
+    kind, option = get_args(parameter.annotation)
+    option = copy(option)
+    option.hidden = True
+    return parameter.replace(annotation=Annotated[kind, option])
+
+
+def _taken(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Take the global options out of the arguments."""
+    return {parameter.name: arguments.pop(parameter.name) for parameter in _COMMON}
+
+
+def _with_earlier(context: typer.Context, given: dict[str, Any]) -> dict[str, Any]:
+    """Return global options over those that were given further left. Lists add up."""
+    earlier = context.meta.get(_EARLIER, {})
+    return {
+        name: [*earlier.get(name, []), *value]
+        if isinstance(value, list)
+        else value
+        if value is not None
+        else earlier.get(name)
+        for name, value in given.items()
+    }
+
+
 def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
 
+_CONTEXT = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
 _COMMON = [
     _option(
         "output",
         Annotated[
-            OutputFormat,
-            typer.Option("--output", "-o", help="The output format.", rich_help_panel=_PANEL),
+            OutputFormat | None,
+            typer.Option("--output", "-o", help="The output format. Default: text.", rich_help_panel=_PANEL),
         ],
-        OutputFormat.TEXT,
+        None,
     ),
     _option(
         "address",

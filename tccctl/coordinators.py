@@ -8,13 +8,13 @@ import typer
 
 from tcc.admin.v1 import admin_pb2 as admin
 from tccctl.blocks import Cell, Column, Table, TextBlock, cell
-from tccctl.command import Reason, Yes, command
+from tccctl.command import Reason, Yes, command, group
 from tccctl.exit_codes import ExitCode
 from tccctl.failures import Failure
 from tccctl.formatting import ago
 from tccctl.session import Session, confirmed
 
-app = typer.Typer(no_args_is_help=True, help="List coordinators and their leases; drain one.")
+app = group("List coordinators and their leases; drain one.")
 
 
 @command(app, "list", examples=["tccctl coordinator list", "tccctl coordinator list -o json"])

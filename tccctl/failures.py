@@ -57,7 +57,7 @@ def failure_of(error: TccError, *, address: str, changes_state: bool) -> Failure
 
 def _message(error: TccError, address: str) -> str:
     if error.reason == "INVALID_FILTER":
-        return f"{error.message}{_pointed_at(error.metadata)}"
+        return error.message  # with the place of the mistake
     if error.reason == error.code.name:  # not from a coordinator
         reason = error.message.partition("\n")[0]
         return f"{address} does not respond: {reason}" if _is_silence(error) else f"{error.reason}: {reason}"
@@ -66,11 +66,6 @@ def _message(error: TccError, address: str) -> str:
 
 def _is_silence(error: TccError) -> bool:
     return error.code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
-
-
-def _pointed_at(metadata: Mapping[str, str]) -> str:
-    term = metadata.get("term", "")
-    return f" (at {term!r}, after {metadata.get('position', '0')} characters)" if term else ""
 
 
 def _joined(*parts: str) -> str:

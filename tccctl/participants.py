@@ -8,15 +8,13 @@ import typer
 
 from tcc.admin.v1 import admin_pb2 as admin
 from tccctl.blocks import Cell, Column, Table, TextBlock, cell
-from tccctl.command import Reason, Version, command
+from tccctl.command import Reason, Version, command, group
 from tccctl.exit_codes import ExitCode
 from tccctl.failures import Failure
 from tccctl.formatting import ago, counted, due, enum_name
 from tccctl.session import Session
 
-app = typer.Typer(
-    no_args_is_help=True, help="List participants as the coordinators see them; pause and resume them."
-)
+app = group("List participants as the coordinators see them; pause and resume them.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The participant's name.")]
 

@@ -22,13 +22,15 @@ the bearer token in `token_file` comes before them.
 Redactions add up: an option never removes a path that the file names.
 """
 
+import getpass
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from tcc._internal.ports import check_port
 from tccctl.failures import UsageFailure
 
 DEFAULT_ADDRESS = "127.0.0.1:7091"
@@ -79,18 +81,23 @@ class Options:
     messages: Sequence[str] = ()
 
 
-def settings_of(options: Options, environment: Mapping[str, str]) -> Settings:
+def user_name() -> str:
+    """Return the name of the user who runs this process; empty: it has none, as in some containers."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # OSError since Python 3.13
+        return ""
+
+
+def settings_of(
+    options: Options, environment: Mapping[str, str], user_name: Callable[[], str] = user_name
+) -> Settings:
     """Return the effective settings. Raises UsageFailure: the file or a variable is wrong."""
     _refuse_unknown_variables(environment)
     file = _file(options, environment)
     return Settings(
-        address=options.address or environment.get("TCCCTL_ADDRESS") or file.address,
-        operator=(
-            options.operator
-            or environment.get("TCCCTL_OPERATOR")
-            or file.operator
-            or environment.get("USER", "")
-        ),
+        address=_checked_address(options.address or environment.get("TCCCTL_ADDRESS") or file.address),
+        operator=(options.operator or environment.get("TCCCTL_OPERATOR") or file.operator or user_name()),
         timeout_s=options.timeout_s or file.timeout_s,
         ca_file=options.ca_file or _path(environment, "TCCCTL_CA_FILE") or file.ca_file,
         certificate_file=(
@@ -120,6 +127,16 @@ def _file(options: Options, environment: Mapping[str, str]) -> Settings:
         return Settings(**{key: _checked(key, value) for key, value in tomllib.loads(text).items()})
     except (ValueError, RecursionError, UsageFailure) as error:
         raise UsageFailure(f"{path}: {error}") from error
+
+
+def _checked_address(address: str) -> str:
+    try:
+        check_port(address)
+    except ValueError as error:
+        raise UsageFailure(
+            str(error), advice="give HOST:PORT with --address, or set TCCCTL_ADDRESS"
+        ) from error
+    return address
 
 
 def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:

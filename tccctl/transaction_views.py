@@ -120,26 +120,28 @@ def explanation_blocks(explanation: admin.ExplainTransactionResponse, now_s: flo
 
 def next_commands(explanation: admin.ExplainTransactionResponse) -> list[str]:
     """Return commands that may be next, most promising first."""
-    gid, version = explanation.gid, ("--version", str(explanation.version))
+    gid, why = explanation.gid, ("--reason", "WHY")
+    options = ("--version", str(explanation.version), *why)
     paused = [branch.participant for branch in explanation.branches if branch.paused]
     decided = explanation.state in {
         common.TRANSACTION_STATE_CONFIRMING,
         common.TRANSACTION_STATE_CANCELLING,
     }
     lines = [
-        command_line("tccctl", "participant", "resume", arguments=[name]) for name in dict.fromkeys(paused)
+        command_line("tccctl", "participant", "resume", arguments=[name], options=why)
+        for name in dict.fromkeys(paused)
     ]
     if explanation.held:
-        lines.append(command_line("tccctl", "tx", "release", arguments=[gid], options=version))
+        lines.append(command_line("tccctl", "tx", "release", arguments=[gid], options=options))
     elif decided and not paused:
-        lines.append(command_line("tccctl", "tx", "retry", arguments=[gid], options=version))
+        lines.append(command_line("tccctl", "tx", "retry", arguments=[gid], options=options))
     if explanation.state == common.TRANSACTION_STATE_TRYING:
-        lines.append(command_line("tccctl", "tx", "cancel", arguments=[gid], options=version))
+        lines.append(command_line("tccctl", "tx", "cancel", arguments=[gid], options=options))
     if decided and explanation.stuck:
         outcome = _decided_outcome(explanation)
         lines += [
             command_line(
-                *("tccctl", "tx", "resolve"), arguments=[gid, branch.branch_id, outcome], options=version
+                *("tccctl", "tx", "resolve"), arguments=[gid, branch.branch_id, outcome], options=options
             )
             for branch in explanation.branches
         ]

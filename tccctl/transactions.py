@@ -12,7 +12,7 @@ from tcc.admin.v1 import admin_pb2 as admin
 from tcc.common.v1 import common_pb2 as common
 from tccctl.blocks import TextBlock
 from tccctl.bulk import run_bulk
-from tccctl.command import Gid, Reason, Version, Yes, command
+from tccctl.command import Gid, Reason, Version, Yes, command, group
 from tccctl.failures import UsageFailure
 from tccctl.paging import Limited
 from tccctl.session import Session, confirmed
@@ -24,7 +24,7 @@ from tccctl.transaction_views import (
     transaction_table,
 )
 
-app = typer.Typer(no_args_is_help=True, help="Find transactions, inspect them, and act on them.")
+app = group("Find transactions, inspect them, and act on them.")
 
 _PAGE_SIZE_MAX = 1_000
 
@@ -33,6 +33,7 @@ FILTER_LANGUAGE = (
     "  state=TRYING,CANCELLING: any of these; or CONFIRMING, CONFIRMED, CANCELLED",
     "  live: not yet ended",
     "  stuck, held, heuristic: with this flag; !stuck: without it",
+    "  quarantined: held, because its row in the log cannot be used",
     "  participant=inventory: with a branch at this participant",
     "  initiator=shop: begun by this initiator",
     "  label.region=eu: with this label",

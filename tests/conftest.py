@@ -16,6 +16,10 @@ from tests.support.log_schema import LogSchema
 
 # The variable with the URL of another server to test on.
 EXTERNAL_SERVER = "TCC_TEST_SERVER_URL"
+# Many tests write to disk and wait for it, and none needs what is written to survive the machine. A disk in
+# memory answers at once: the databases keep their settings, fsync among them.
+MEMORY_DISK = Path("/dev/shm")
+MEMORY_DISK_BYTES_MIN = 4 * 2**30
 # Participants over every kind of database.
 pytest_plugins = ["tests.support.participant_databases"]
 
@@ -29,6 +33,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     the change. A new golden test uses the fixture `golden`.
     """
     parser.addoption("--rewrite", action="store_true", help="rewrite the golden files instead of failing")
+
+
+def pytest_configure() -> None:
+    """Keep temporary files in memory, those of child processes too, unless TMPDIR is set."""
+    if "TMPDIR" not in os.environ and _is_roomy(MEMORY_DISK):
+        os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY_DISK)
+
+
+def _is_roomy(directory: Path) -> bool:
+    """Return whether there is room for the databases of all workers, and programs can run from there."""
+    if not os.access(directory, os.W_OK | os.X_OK):
+        return False
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize >= MEMORY_DISK_BYTES_MIN and not found.f_flag & os.ST_NOEXEC
 
 
 @pytest.fixture(scope="session")
@@ -80,8 +98,7 @@ def log_schema(databases: Databases) -> LogSchema:
 @pytest.fixture
 def log_url(databases: Databases, log_schema: LogSchema) -> Iterator[str]:
     """The URL of an empty transaction log for this test alone."""
-    with databases.one() as url:
-        log_schema.make(url)
+    with databases.log(log_schema) as url:
         yield url
 
 

@@ -113,6 +113,18 @@ def test_only_the_coordinators_extra_brings_the_demo() -> None:
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_links_come_from_one_place_alone(distribution: str) -> None:
+    """`.ci/dist` makes them from `.ci/repository-url`. A link that was never set would be published."""
+    assert "urls" not in project(distribution)
+
+
+def test_the_address_of_the_repository_is_missing_or_complete() -> None:
+    lines = (ROOT / ".ci" / "repository-url").read_text().splitlines()
+    addresses = [line for line in lines if not line.startswith("#")]
+    assert addresses == [] or re.fullmatch(r"https://github\.com/[\w-]+/[\w.-]+", *addresses)
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_a_distribution_has_the_licence_and_is_marked_as_typed(distribution: str) -> None:
     folder, package = DISTRIBUTIONS[distribution]
     assert (ROOT / folder / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()

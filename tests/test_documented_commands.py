@@ -18,6 +18,7 @@ DOCUMENTS = [
     *("deploy/README.md", "deploy/tccd.service", "docs/RELEASING.md", "docs/GET_STARTED.md"),
     *(
         "docs/CONCEPTS.md",
+        "docs/SECURITY_GUIDE.md",
         "docs/WRITING_AN_INITIATOR.md",
         "docs/reference/CONFIGURATION.md",
         "docs/reference/COMMANDS.md",

@@ -50,6 +50,43 @@ def test_everything_that_is_copied_and_installed_exists() -> None:
         assert directory in copied() or (directory / "pyproject.toml") in copied()
 
 
+def test_the_builder_gets_what_is_copied_and_nothing_else() -> None:
+    rules = (ROOT / ".dockerignore").read_text().splitlines()[1:]
+    assert rules[0] == "*"
+    assert {ROOT / rule[1:] for rule in rules if rule.startswith("!")} == copied()
+    assert {"**/__pycache__", "**/*.egg-info"} <= set(rules)
+
+
+def base_problem(base: str, version: str) -> str:
+    """Return what is wrong with a base image, for this version of ours."""
+    name, _, digest = base.partition("@")
+    if not name.startswith("python:"):
+        return "the base is another image"
+    if not digest:
+        return "" if ".dev" in version else "a release needs the digest of its base image"
+    return "" if re.fullmatch(r"sha256:[0-9a-f]{64}", digest) else "the digest is malformed"
+
+
+def test_the_base_image_of_a_release_is_pinned_by_its_digest() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    ((base,),) = instructions("FROM")
+    assert base_problem(base, version) == ""
+
+
+@pytest.mark.parametrize(
+    ("base", "version", "problem"),
+    [
+        ("python:3.11-slim", "0.2.0.dev0", ""),
+        ("python:3.11-slim", "0.2.0", "a release needs the digest of its base image"),
+        (f"python:3.11-slim@sha256:{'a' * 64}", "0.2.0", ""),
+        ("python:3.11-slim@sha256:abc", "0.2.0.dev0", "the digest is malformed"),
+        ("alpine:3", "0.2.0.dev0", "the base is another image"),
+    ],
+)
+def test_an_unpinned_base_image_is_found(base: str, version: str, problem: str) -> None:
+    assert base_problem(base, version) == problem
+
+
 def test_pip_takes_only_what_has_a_known_hash() -> None:
     """The first call installs all from the index; the second builds ours from the tree, with nothing else."""
     from_index, from_tree = [words for words in instructions("RUN") if words[:2] == ["pip", "install"]]

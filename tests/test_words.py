@@ -293,6 +293,7 @@ def in_text(banned: dict[str, str], path: str, text: str, *, flags: int = 0) -> 
 
 
 _WORD = re.compile(r"\w+")
+_TEST = re.compile(r"^\s*(?:async )?def (test_\w+)", re.MULTILINE)
 
 
 def identifiers(path: str, text: str) -> list[str]:
@@ -304,7 +305,7 @@ def identifiers(path: str, text: str) -> list[str]:
 
 def names(path: str, text: str) -> list[str]:
     """Where Python code gives something a banned name."""
-    if not path.endswith(".py"):
+    if not path.endswith(".py") or NAMES.keys().isdisjoint(re.findall(r"\w+", text)):
         return []
     return [
         f"{path}:{line}: {name!r}: write {NAMES[name]}"
@@ -323,17 +324,17 @@ def names_of_tests(path: str, text: str) -> list[str]:
     if not path.startswith("tests/") or not path.endswith(".py"):
         return []
     found = []
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
-            place = f"{path}:{node.lineno}: {node.name}"
-            if len(node.name) > TEST_NAME_CHARACTERS_MAX:
-                found.append(f"{place}: write at most {TEST_NAME_CHARACTERS_MAX} characters")
-            words = node.name.replace("_", " ")
-            found += [
-                f"{place}: {phrase.group()!r}: write {instead}"
-                for pattern, instead in TEST_NAMES.items()
-                for phrase in re.finditer(pattern, words)
-            ]
+    for definition in _TEST.finditer(text):
+        name = definition.group(1)
+        place = f"{path}:{text.count(chr(10), 0, definition.start(1)) + 1}: {name}"
+        if len(name) > TEST_NAME_CHARACTERS_MAX:
+            found.append(f"{place}: write at most {TEST_NAME_CHARACTERS_MAX} characters")
+        words = name.replace("_", " ")
+        found += [
+            f"{place}: {phrase.group()!r}: write {instead}"
+            for pattern, instead in TEST_NAMES.items()
+            for phrase in re.finditer(pattern, words)
+        ]
     return found
 
 

@@ -17,16 +17,11 @@ from bench.scenarios import (
     scaling,
 )
 
+_MODULES = (
+    *(coordinator, drain, history, hot_sku, idle),
+    *(isolation, memory, order_flow, overload, scaling),
+)
 # In the order in which `all` runs them.
 SCENARIOS: Mapping[str, Callable[[Options], ScenarioResult]] = {
-    "coordinator": coordinator.run,
-    "drain": drain.run,
-    "history": history.run,
-    "hot-sku": hot_sku.run,
-    "idle": idle.run,
-    "isolation": isolation.run,
-    "memory": memory.run,
-    "order-flow": order_flow.run,
-    "overload": overload.run,
-    "scaling": scaling.run,
+    module.__name__.rpartition(".")[2].replace("_", "-"): module.run for module in _MODULES
 }

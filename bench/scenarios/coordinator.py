@@ -4,16 +4,20 @@ Three modes (batched by the SDK, one call a transaction, interactive) at several
 transactions in flight. The baseline is measured for whole transactions; an interactive
 transaction mostly waits for its initiator.
 
+With `--secured`, all connections have mutual TLS, and initiators show a JWT as well. The baseline is the
+same coordinator without them.
+
 The headline is batched with 256 in flight, or the last configuration if that was not measured.
 """
 
 from itertools import product
 
 from bench.batches import batches
+from bench.children import CommandedChild
 from bench.figures import Round
 from bench.options import Options
 from bench.report import Report, Row, compared
-from bench.stage import Load, Participants, Stage, System, stage
+from bench.stage import Load, Stage, System, stage
 
 _IN_FLIGHT = (1, 16, 256, 1024)
 _HEADLINE = {"mode": "batched", "in_flight": 256}
@@ -25,7 +29,11 @@ def run(options: Options) -> Report:
         here.start_initiators(options.initiators)
         participants = here.start_participants()
         coordinator = here.start_coordinator(participants)
-        baseline = _Baseline(here, participants) if options.baseline else None
+        baseline: _Baseline | None = None
+        if options.secured:
+            coordinator, baseline = here.start_secured(), _Baseline(coordinator)
+        elif options.baseline:
+            baseline = _Baseline(*here.start_baseline(participants))
         rows = [
             _row(
                 here, coordinator, baseline, Load(mode=mode, in_flight=n, wait_for=options.wait_for), options
@@ -37,14 +45,17 @@ def run(options: Options) -> Report:
 
 
 class _Baseline:
-    """The baseline program, with the batch sizes of the coordinator."""
+    """What rounds are compared with: the baseline program, or another coordinator."""
 
-    def __init__(self, here: Stage, participants: Participants) -> None:
-        self.system, self._process = here.start_baseline(participants)
+    def __init__(self, system: System, program: CommandedChild | None = None) -> None:
+        self.system = system
+        self._program = program
 
     def take_batches(self, measured: Round) -> None:
-        sizes = batches(measured)
-        self._process.ask("batches", rows=sizes.rows, calls=sizes.calls)
+        """Give the program the batch sizes of the coordinator. Another coordinator makes its own."""
+        if self._program is not None:
+            sizes = batches(measured)
+            self._program.ask("batches", rows=sizes.rows, calls=sizes.calls)
 
 
 def _row(here: Stage, coordinator: System, baseline: _Baseline | None, load: Load, options: Options) -> Row:
@@ -52,12 +63,8 @@ def _row(here: Stage, coordinator: System, baseline: _Baseline | None, load: Loa
     rounds: list[Round] = []
     baseline_rounds: list[Round] = []
     for _ in range(options.rounds):
-        rounds.append(_measure(here, coordinator, load, options))
+        rounds.append(here.measure(coordinator, load))
         if baseline is not None and load.mode in _MODES_WITH_BASELINE:
             baseline.take_batches(rounds[-1])
-            baseline_rounds.append(_measure(here, baseline.system, load, options))
+            baseline_rounds.append(here.measure(baseline.system, load))
     return compared({"mode": load.mode, "in_flight": load.in_flight}, rounds, baseline_rounds)
-
-
-def _measure(here: Stage, system: System, load: Load, options: Options) -> Round:
-    return here.measure(system, load, warm_up_s=options.warm_up_s, round_s=options.seconds)

@@ -27,7 +27,7 @@ import psycopg
 from bench.figures import Counts, Round, figures
 from bench.options import Options
 from bench.report import Report, Row
-from bench.stage import Load, OfferedLoad, Participants, Stage, System, stage
+from bench.stage import Load, OfferedLoad, Participants, Stage, System, stage, wait_until
 
 _STEADY = ("inventory", "coupon")
 _DYING = "order"
@@ -35,7 +35,6 @@ _WAYS = ("owned", "parked")
 _LIVE_IN_FLIGHT = 64
 # Of the coordinator that dies. Its lease is not part of the measured time.
 _SHORT_LEASE = {"recovery.lease_s": "1.0", "recovery.heartbeat_every_s": "0.25"}
-_POLL_S = 0.1
 _TIMEOUT_S = 120.0
 
 _LEASED = "SELECT count(*) FROM tcc.coordinators WHERE lease_until > now()"
@@ -194,12 +193,6 @@ def _backlog(log: psycopg.Connection[tuple[int, ...]], since: object, used: Coun
 
 def _wait_until_none(log: psycopg.Connection[tuple[int, ...]], query: str, *values: object) -> None:
     """Wait until `query` counts nothing. Raises TimeoutError."""
-    deadline = time.monotonic() + _TIMEOUT_S
-    while True:
-        row = log.execute(query, values or None).fetchone()
-        assert row is not None
-        if row[0] == 0:
-            return
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{row[0]} are left by: {query}")
-        time.sleep(_POLL_S)
+    wait_until(
+        lambda: log.execute(query, values or None).fetchone() == (0,), f"none is left by: {query}", _TIMEOUT_S
+    )

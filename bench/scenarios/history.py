@@ -155,7 +155,7 @@ class _Log:
         )
         in_flight = (options.in_flight or (_IN_FLIGHT,))[-1]
         load = Load(mode="batched", in_flight=in_flight, wait_for=options.wait_for)
-        measured = self._here.measure(system, load, warm_up_s=options.warm_up_s, round_s=options.seconds)
+        measured = self._here.measure(system, load)
         system.process.stop()
         return measured
 

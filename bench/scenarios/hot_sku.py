@@ -53,8 +53,5 @@ def _alone(here: Stage, options: Options) -> Row:
     system = here.start_alone("inventory", _ALONE)
     fill_stock(here, _ALONE)
     load = Load(mode="direct", in_flight=_MESSAGES_IN_FLIGHT, work=work.reservations(_BATCH))
-    rounds = [
-        here.measure(system, load, warm_up_s=options.warm_up_s, round_s=options.seconds)
-        for _ in range(options.rounds)
-    ]
+    rounds = [here.measure(system, load) for _ in range(options.rounds)]
     return compared({"through": "alone", "skus": 1, "in_flight": _MESSAGES_IN_FLIGHT * _BATCH}, rounds)

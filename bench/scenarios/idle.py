@@ -41,7 +41,6 @@ class IdleReport:
         }
 
     def print_to(self, console: Console) -> None:
-        """For people."""
         found = self.as_json()
         console.print(f"[bold]idle[/bold] for {found['seconds']} s", highlight=False)
         for role, used in self._cpu_us_per_second().items():
@@ -61,7 +60,7 @@ def run(options: Options) -> IdleReport:
         here.start_initiators(1)
         participants = here.start_participants()
         coordinator = here.start_coordinator(participants)
-        here.measure(coordinator, _LOAD, warm_up_s=0.0, round_s=options.warm_up_s)
+        here.measure(coordinator, _LOAD)
         time.sleep(_SETTLE_S)
         before = here.counts(coordinator)
         time.sleep(_LOOK_S)

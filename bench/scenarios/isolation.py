@@ -9,7 +9,6 @@ that the round sees both calls that hang and an open breaker.
 The other rounds have the same load on inventory and coupon, and none on order.
 """
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,12 +20,11 @@ from bench.children import CommandedChild
 from bench.figures import Round, figures, paired_ratio
 from bench.options import Options
 from bench.report import Report, Row
-from bench.stage import Load, Stage, stage
+from bench.stage import Load, Stage, stage, wait_until
 
 _IN_FLIGHT = 256
 *_UNAFFECTED, _HANGING = work.PARTICIPANTS
 _SETTLED_TIMEOUT_S = 90.0
-_LOOK_EVERY_S = 0.1
 _UNFINISHED = "SELECT EXISTS (SELECT FROM tcc.transactions WHERE ended_at IS NULL)"
 
 
@@ -61,7 +59,6 @@ class _Isolation:
 
     def __init__(self, here: Stage, in_flight: int, options: Options) -> None:
         self._here = here
-        self._options = options
         here.start_initiators(options.initiators)
         self._other = here.start_initiator("initiator-of-all-three")
         participants = here.start_participants()
@@ -76,12 +73,7 @@ class _Isolation:
         self._other_load = Load(mode="batched", in_flight=in_flight)
 
     def measure_alone(self) -> Round:
-        return self._here.measure(
-            self._system,
-            self._load,
-            warm_up_s=self._options.warm_up_s,
-            round_s=self._options.seconds,
-        )
+        return self._here.measure(self._system, self._load)
 
     def measure_beside_hanging(self) -> Round:
         with self._here.offering(self._other, self._system, self._other_load), _hung(self._hanging):
@@ -91,12 +83,10 @@ class _Isolation:
 
     def _settle(self) -> None:
         """Wait until what hung has ended, so that it does not affect the next round."""
-        deadline = time.monotonic() + _SETTLED_TIMEOUT_S
         with psycopg.connect(self._here.url(self._system.database), autocommit=True) as log:
-            while log.execute(_UNFINISHED).fetchone() == (True,):
-                if time.monotonic() > deadline:
-                    raise TimeoutError("transactions of the participant that hung did not end")
-                time.sleep(_LOOK_EVERY_S)
+            wait_until(
+                lambda: log.execute(_UNFINISHED).fetchone() == (False,), "all ended", _SETTLED_TIMEOUT_S
+            )
 
 
 @contextmanager

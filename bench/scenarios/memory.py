@@ -20,11 +20,10 @@ from bench import work
 from bench.options import Options
 from bench.report import machine
 from bench.resident import resident_bytes
-from bench.stage import Stage, stage
+from bench.stage import Stage, stage, wait_until
 
 _LIVE = (5_000, 15_000)
 _TIMEOUT_S = 300.0
-_POLL_S = 0.02
 # After this time freed memory has been returned, and what is lazy has been loaded.
 _SETTLE_S = 1.0
 
@@ -80,11 +79,11 @@ def _measure(here: Stage, counts: Sequence[int]) -> MemoryReport:
     live: dict[int, int] = {}
     for count in counts:
         here.execute_many(coordinator, count - max(live, default=0), wait_for="accepted")
-        deadline = time.monotonic() + _TIMEOUT_S
-        while any(each.ask("count")["items"] < count for each in participants.counting):
-            if time.monotonic() > deadline:
-                raise TimeoutError("the transactions did not become live")
-            time.sleep(_POLL_S)
+        wait_until(
+            lambda: all(each.ask("count")["items"] >= count for each in participants.counting),  # noqa: B023 - it is called here
+            "the transactions are live",
+            _TIMEOUT_S,
+        )
         time.sleep(_SETTLE_S)
         live[count] = resident_bytes(pid)
     return MemoryReport(idle=idle, live=live)

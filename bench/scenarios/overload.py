@@ -109,17 +109,10 @@ class _Overload:
 
     def _closed(self, in_flight: int) -> Round:
         load = Load(mode="raw_load", in_flight=in_flight, wait_for=self._options.wait_for)
-        return self._here.measure(
-            self._system, load, warm_up_s=self._options.warm_up_s, round_s=self._options.seconds
-        )
+        return self._here.measure(self._system, load)
 
     def _open(self, per_second: float) -> Round:
-        return self._here.measure(
-            self._system,
-            self._arriving(per_second),
-            warm_up_s=_LONGER * self._options.warm_up_s,
-            round_s=_LONGER * self._options.seconds,
-        )
+        return self._here.measure(self._system, self._arriving(per_second), times=_LONGER)
 
     def _hold(self, per_second: float) -> Round:
         offered = self._here.offer(self._system, self._arriving(per_second))

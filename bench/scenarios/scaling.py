@@ -67,10 +67,7 @@ def _vary(varied: str, all_sizes: Sequence[Sizes], options: Options) -> list[Row
                     wait_for=options.wait_for,
                     work=work.spread(sizes.branches, names[: sizes.participants]),
                 )
-                system = coordinators[sizes.workers]
-                measured.append(
-                    here.measure(system, load, warm_up_s=options.warm_up_s, round_s=options.seconds)
-                )
+                measured.append(here.measure(coordinators[sizes.workers], load))
     beside = {"initiators": initiators, "in_flight": in_flight}
     return [
         Row(configuration={"varied": varied, **asdict(sizes), **beside}, figures=figures(measured))

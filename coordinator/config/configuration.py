@@ -74,7 +74,7 @@ class Configuration:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """The sources of a configuration, so that it can be read again."""
+    """The sources of a configuration, so that it can be read again if it is not in a pipe."""
 
     path: Path | None = None
     overrides: Mapping[str, Any] | None = None
@@ -86,6 +86,18 @@ class Source:
             ConfigurationError: the file does not exist, or the configuration is invalid.
         """
         return read(self.path, self.overrides)
+
+    def read_again(self) -> Configuration:
+        """Read the configuration as it is now.
+
+        Raises:
+            ConfigurationError: as `read`, and if it came from a pipe, which has no content left.
+        """
+        if self.path is not None and _kind(self.path) == "a pipe":
+            raise ConfigurationError(
+                ConfigIssue(location=str(self.path), key="", message="a pipe cannot be read again")
+            )
+        return self.read()
 
 
 def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Settings:
@@ -108,12 +120,14 @@ def read(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Confi
         ConfigIssue(location=name, key="", message=message)
         for name, message in unknown_variables(Settings, os.environ)
     ]
+    merged = layers.merged()
+    mistyped = list(_mistyped(merged, layers))
     try:
-        settings = Settings.model_validate(layers.merged())
+        settings = Settings.model_validate(merged)
     except ValidationError as error:
-        raise ConfigurationError(*unknown, *_issues(error, layers)) from error
-    if unknown:
-        raise ConfigurationError(*unknown)
+        raise ConfigurationError(*unknown, *_issues(error, layers, mistyped)) from error
+    if unknown or mistyped:
+        raise ConfigurationError(*unknown, *sorted(mistyped, key=_line))
     return Configuration(settings=settings, layers=layers)
 
 
@@ -126,19 +140,37 @@ def _read_environment() -> dict[str, Any]:
 
 
 def _read_file(path: Path) -> tuple[dict[str, Any], Mapping[KeyPath, int]]:
-    if not path.is_file():
-        raise ConfigurationError(
-            ConfigIssue(location="", key="", message=f"configuration file {path} does not exist")
-        )
     try:
         # Some editors begin a file with a byte order mark.
         text = path.read_text(encoding="utf-8-sig")
-    except (UnicodeDecodeError, OSError) as error:
+    except FileNotFoundError as error:
+        raise ConfigurationError(
+            ConfigIssue(location="", key="", message=f"configuration file {path} does not exist")
+        ) from error
+    except OSError as error:
+        message = f"{_kind(path)} cannot be read: {error.strerror}"
+        raise ConfigurationError(ConfigIssue(location=str(path), key="", message=message)) from error
+    except ValueError as error:
         raise ConfigurationError(ConfigIssue(location=str(path), key="", message=str(error))) from error
     try:
         return tomllib.loads(text), key_lines(text)
     except (ValueError, RecursionError) as error:
         raise ConfigurationError(_toml_issue(path, text, error)) from error
+
+
+def _kind(path: Path) -> str:
+    """Return what a path is, for an error."""
+    kinds = (
+        ("a directory", Path.is_dir),
+        ("a pipe", Path.is_fifo),
+        ("a socket", Path.is_socket),
+        ("a device", Path.is_char_device),
+        ("a device", Path.is_block_device),
+    )
+    try:
+        return next((name for name, is_it in kinds if is_it(path)), "the file")
+    except OSError:  # the directory that it is in cannot be read
+        return "the file"
 
 
 def _toml_issue(path: Path, text: str, error: Exception) -> ConfigIssue:
@@ -206,10 +238,41 @@ def _variable(path: KeyPath) -> str:
 # --- mistakes ---------------------------------------------------------------
 
 
-def _issues(error: ValidationError, layers: _Layers) -> Iterator[ConfigIssue]:
-    """Yield the mistakes in the order of the file."""
-    found = [_issue(details, layers) for details in error.errors()]
-    return iter(sorted(found, key=_line))
+def _mistyped(value: Any, layers: _Layers, path: KeyPath = ()) -> Iterator[ConfigIssue]:
+    """Yield the numbers and flags of another type, which pydantic would convert: true is no count.
+
+    A variable's value is a text, whatever it means.
+    """
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _mistyped(inner, layers, (*path, key))
+        return
+    if isinstance(value, str) and _has(layers.environment, path) and not _has(layers.command_line, path):
+        return
+    kind = _plain_kind(path)
+    is_right = isinstance(value, bool) if kind is bool else _is_number(value)
+    if kind is not None and not is_right:
+        message = _wanted_number(path) or "must be true or false"
+        yield ConfigIssue(location=layers.nearest_location(path), key=".".join(path), message=message)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _plain_kind(path: KeyPath) -> Any:
+    """Return the type of a setting that is a number or a flag; None: it is something else."""
+    *table, key = path or ("",)
+    model = _model_of(tuple(table))
+    field = model.model_fields.get(key) if model else None
+    return field.annotation if field is not None and field.annotation in {bool, int, float} else None
+
+
+def _issues(error: ValidationError, layers: _Layers, mistyped: list[ConfigIssue]) -> Iterator[ConfigIssue]:
+    """Yield the mistakes in the order of the file, those of one key once."""
+    found = {issue.key: issue for issue in mistyped}
+    others = [_issue(details, layers) for details in error.errors()]
+    return iter(sorted([*mistyped, *(one for one in others if one.key not in found)], key=_line))
 
 
 def _line(issue: ConfigIssue) -> tuple[int, str]:

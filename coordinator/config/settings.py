@@ -32,10 +32,10 @@ from coordinator.api.initiator.requests import RequestLimits
 from coordinator.api.operator.server import ADMIN_REQUEST_BYTES
 from coordinator.api.server import ServerLimits
 from coordinator.core.model import RetryPolicy
-from coordinator.engine.admission import EngineLimits, TenantLimits
 from coordinator.engine.auditor import HeadSigner, read_signer
 from coordinator.engine.breaker import BreakerPolicy
 from coordinator.engine.dispatcher import BATCH_BYTES_MAX, ParticipantPolicy
+from coordinator.engine.limits import EngineLimits, TenantLimits
 from coordinator.engine.reconciler import ReconcileSettings
 from coordinator.jobs.settings import RecoverySettings
 from coordinator.participant_client.channel import (
@@ -48,7 +48,8 @@ from coordinator.security.caller import ANY, Client, Operator, Role
 from coordinator.security.jwt import Issuer
 from coordinator.security.tokens import ID, StaticToken
 from tcc._internal.local_address import is_local, is_loopback
-from tcc._internal.tls import Tls
+from tcc._internal.ports import PORT_MAX, check_port
+from tcc._internal.tls import Tls, pem_labels
 
 # The tables that a reload applies. Whether there is an [auth] at all is decided at the start.
 RELOADED = ("participants", "auth", "clients", "operators")
@@ -59,7 +60,6 @@ RESPONSE_BYTES_MIN = 32 * 2**20
 
 _ADDRESS = re.compile(r"(\[[^\s\[\]]+\]|[^\s:\[\]/]+):([0-9]{1,5})")
 _DNS = re.compile(r"dns:(//[^/\s]*/)?")
-_PORT_MAX = 65_535
 # gRPC sends at most one ping a second.
 _KEEPALIVE_LEAST_S = 2.0
 _BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -161,7 +161,7 @@ class LogSettings(_Table):
 
 def _checked_address(address: str) -> str:
     found = _ADDRESS.fullmatch(address)
-    if found is None or int(found[2]) > _PORT_MAX:
+    if found is None or int(found[2]) > PORT_MAX:
         raise PydanticCustomError("address", "must be HOST:PORT, with a port from 0 to 65535")
     return address
 
@@ -184,7 +184,9 @@ class _TlsTable(_Table):
             if file is not None:
                 context.load_verify_locations(file)
         except ssl.SSLError as error:
-            raise _at(name, f"{name} contains no certificate in PEM format") from error
+            assert file is not None
+            found = pem_labels(file.read_bytes())
+            raise _at(name, f"{name} contains no certificate in PEM format, but {found}") from error
         try:
             if certificate is not None:
                 # Without a password it would prompt for one on the terminal.
@@ -339,7 +341,7 @@ class TracingSettings(_Table):
     def _http(cls, endpoint: str | None) -> str | None:
         scheme, _, bind_address = (endpoint or "").partition("://")
         found = _ADDRESS.fullmatch(bind_address)
-        is_right = scheme in {"http", "https"} and found is not None and 0 < int(found[2]) <= _PORT_MAX
+        is_right = scheme in {"http", "https"} and found is not None and 0 < int(found[2]) <= PORT_MAX
         if endpoint is not None and not is_right:
             raise PydanticCustomError("otlp", "must be http://HOST:PORT, or https://HOST:PORT for TLS")
         return endpoint
@@ -356,6 +358,8 @@ class LimitSettings(_Table):
     """Bytes of all payloads of one transaction, and of all its results."""
     live_max: int = _count(20_000, 1, 1_000_000)
     """Transactions in the memory of one worker. New ones are refused from 90 % of it on."""
+    live_bytes_max: int = _count(2**30, 2**22, 2**40)
+    """Bytes of their payloads and results. New ones are refused from 90 % of it on."""
     interactive_share: float = _number(0.5, 0.01, 0.9)
     """The share of `live_max` that interactive transactions may fill: while idle, they only wait."""
     call_max_s: float = _number(300.0, 0.01, _DAY_S)
@@ -371,6 +375,8 @@ class LimitSettings(_Table):
             raise _at("expiry_default_s", "expiry_default_s must not be more than expiry_max_s")
         if self.payload_bytes_max > self.transaction_bytes_max:
             raise _at("payload_bytes_max", "payload_bytes_max must not be more than transaction_bytes_max")
+        if self.live_bytes_max < 4 * self.transaction_bytes_max:
+            raise _at("live_bytes_max", "live_bytes_max must be at least four times transaction_bytes_max")
         return self
 
 
@@ -466,6 +472,10 @@ class AuthSettings(_Table):
             raise _at("jwt", "two tables have the same issuer")
         return self
 
+    def is_of_certificate(self, identity: str) -> bool:
+        """Return whether it is a name in a client certificate that proves this identity."""
+        return identity.partition(":")[0] not in {"jwt", "token"}
+
     def has_method_of(self, identity: str) -> bool:
         """Return whether a caller can prove this identity."""
         kind, _, rest = identity.partition(":")
@@ -492,7 +502,7 @@ class ClientSettings(_Table):
     live_max: int = _count(1_000_000, 1, 1_000_000)
     """Its transactions in the memory of one worker, besides [limits] live_max."""
     live_bytes_max: int = _count(2**40, 1, 2**40)
-    """The bytes of their payloads."""
+    """The bytes of their payloads and results, in the memory of one worker."""
     calls_per_s: float = _number(1e6, 0.001, 1e6)
     """Its calls per second to one worker; each transaction of a batch counts as one."""
     expiry_max_s: float = _number(_MONTH_S, 0.05, _MONTH_S)
@@ -619,11 +629,15 @@ class ParticipantSettings(_Table):
     @classmethod
     def _grpc_target(cls, target: str) -> str:
         found = _ADDRESS.fullmatch(_DNS.sub("", target, count=1))
-        has_port = found is not None and 0 < int(found[2]) <= _PORT_MAX
+        has_port = found is not None and 0 < int(found[2]) <= PORT_MAX
         if not has_port and not target.startswith(OTHER_SCHEMES):
             raise PydanticCustomError(
                 "target", "must be HOST:PORT or dns:///HOST:PORT, or another gRPC target"
             )
+        try:
+            check_port(target)
+        except ValueError as error:
+            raise PydanticCustomError("target", "must have a port of at most 65535") from error
         return target
 
     @model_validator(mode="after")
@@ -742,6 +756,10 @@ class Settings(BaseSettings):
                         raise _at(key, f"[auth] has no method that proves {identity}")
                     if owners.setdefault(identity, name) != name:
                         raise _at(key, f"{identity} is already that of {owners[identity]}")
+        for name, client in self.clients.items():
+            unknown = ", ".join(sorted(client.calls.keys() - self.participants.keys() - {ANY}))
+            if unknown:
+                raise _at(f"clients.{name}.calls", f"there is no [participants.NAME] for {unknown}")
         prefixes = [(prefix, name) for name, one in self.clients.items() for prefix in one.prefixes(name)]
         for (prefix, name), (other, owner) in permutations(prefixes, 2):
             if name != owner and prefix.startswith(other):
@@ -753,12 +771,31 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _check_provable(self) -> Self:
+        """Check that callers can show the certificates that are identities of theirs."""
+        for table, key, tls in (
+            ("clients", "listen.tls", self.listen.tls),
+            ("operators", "admin.tls", self.admin.tls),
+        ):
+            if self.auth is None or tls is None or tls.client_ca_file is not None:
+                continue
+            for name, one in getattr(self, table).items():
+                for identity in one.identities:
+                    if self.auth.is_of_certificate(identity):
+                        raise _at(
+                            key,
+                            f"requires client_ca_file: without it no caller can show a certificate, "
+                            f"and {table}.{name} has the identity {identity}",
+                        )
+        return self
+
+    @model_validator(mode="after")
     def _check_distinct_ports(self) -> Self:
         """Check for shared ports: the second listener would fail, or get calls meant for the first."""
         places = [("listen.address", self.listen.address), ("admin.listen", self.admin_address())]
         if self.metrics_address():
             metrics = [self.metrics.bind_address(slot) for slot in range(self.workers)]
-            if metrics[-1][1] > _PORT_MAX:
+            if metrics[-1][1] > PORT_MAX:
                 message = f"needs a port for each of {self.workers} workers, from this one up to 65535"
                 raise _at("metrics.listen", message)
             places += [("metrics.listen", f"{host}:{port}") for host, port in metrics]
@@ -854,13 +891,14 @@ class Settings(BaseSettings):
     def tenant_limits(self) -> dict[str, TenantLimits]:
         """Return the bounds on each client's live transactions."""
         return {
-            name: TenantLimits(live_max=one.live_max, payload_bytes_max=one.live_bytes_max)
+            name: TenantLimits(live_max=one.live_max, bytes_max=one.live_bytes_max)
             for name, one in self.clients.items()
         }
 
     def engine_limits(self) -> EngineLimits:
         return EngineLimits(
             live_max=self.limits.live_max,
+            live_bytes_max=self.limits.live_bytes_max,
             interactive_share=self.limits.interactive_share,
             results_bytes_max=self.limits.transaction_bytes_max,
         )

@@ -16,6 +16,10 @@ which stops the server last.
 
 PostgreSQL refuses to run as root. For root it runs as the system user `pgserver`,
 which is created if it is missing.
+
+No other local user gets in: the socket and the data are in directories of mode 0700, and the
+server asks the system who connects (`peer`), so that neither a moved socket nor a widened
+directory lets anyone in. There is no password.
 """
 
 import fcntl
@@ -36,6 +40,13 @@ from urllib.parse import quote
 
 import psycopg
 from psycopg import sql
+
+from coordinator.embedded_postgres.directory_access import (
+    ENTER,
+    READ,
+    AccessNotGrantedError,
+    allow,
+)
 
 StopMode = Literal["fast", "immediate"]
 
@@ -67,6 +78,8 @@ _SERVER_SCRIPT = 'read -r word && exec "$@" </dev/null'
 _WATCHER_SCRIPT = 'read -r word || kill -INT "$1"'
 _SOCKET_NAME = ".s.PGSQL.5432"
 _SOCKET_PATH_BYTES_MAX = 100
+# The system users in the map may be any role of the database. The server reads both files when it starts.
+_HBA = "local all all peer map=tcc\nlocal replication all peer map=tcc\n"
 _POLL_S = 0.02
 _READY_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 60.0
@@ -109,7 +122,7 @@ class EmbeddedPostgres:
             EmbeddedPostgresError: it does not start.
         """
         assert self._server is None, "started already"
-        self._home.mkdir(parents=True, exist_ok=True)
+        self._make_home()
         deadline = time.monotonic() + _READY_TIMEOUT_S
         while not self._take_lock():
             if self._answers():
@@ -214,14 +227,31 @@ class EmbeddedPostgres:
         identity = _identity()
         _end_left_over_server(self._cluster, self._socket_dir)
         if identity.user is not None:
-            _grant_traverse(self._home)
+            _grant_traverse(self._home, identity.uid)
         if not self._cluster.exists():
             self._initialise(identity)
         if self._socket_dir != self._cluster:
             _own_directory(self._socket_dir, identity)
-        self._log_path.write_bytes(b"")
+        self._write_access(identity)
+        self._log_path.unlink(missing_ok=True)
+        self._log_path.touch(mode=0o600)
         self._launch(identity)
         self._wait_ready()
+
+    def _make_home(self) -> None:
+        self._home.parent.mkdir(parents=True, exist_ok=True)
+        self._home.mkdir(mode=0o700, exist_ok=True)
+
+    def _write_access(self, identity: "_Identity") -> None:
+        """Write who may connect: the users that this process and the server run as."""
+        users = {pwd.getpwuid(uid).pw_name for uid in (os.geteuid(), identity.uid)}
+        names = "".join(f'tcc "{user}" all\n' for user in sorted(users))
+        for name, content in (("pg_hba.conf", _HBA), ("pg_ident.conf", names)):
+            # The directory belongs to the server's user, which may not redirect what root writes.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+            with os.fdopen(os.open(self._cluster / name, flags, 0o600), "w") as file:
+                os.fchown(file.fileno(), identity.uid, -1)
+                file.write(content)
 
     def _initialise(self, identity: "_Identity") -> None:
         """Create a new cluster. It gets its final name only when it is complete."""
@@ -233,7 +263,8 @@ class EmbeddedPostgres:
             str(_bin_dir() / "initdb"),
             f"--pgdata={unfinished}",
             f"--username={SUPERUSER}",
-            "--auth=trust",
+            "--auth-local=peer",
+            "--auth-host=reject",
             "--encoding=UTF8",
             "--locale=C",
             "--locale-provider=builtin",
@@ -375,28 +406,28 @@ def _own_directory(directory: Path, identity: _Identity) -> None:
         os.chown(directory, identity.user.pw_uid, identity.user.pw_gid)
 
 
-def _grant_traverse(home: Path) -> None:
-    """Allow the server's user to traverse to its binaries and its data, and nothing more."""
-    _open_installation(_bin_dir().parent)
-    for directory in {home, *home.parents, *_bin_dir().parents}:
-        _allow(directory, stat.S_IXOTH)
+def _grant_traverse(home: Path, uid: int) -> None:
+    """Allow the server's user, and no other, to traverse to its binaries and its data."""
+    try:
+        _open_installation(_bin_dir().parent, uid)
+        for directory in {home, *home.parents, *_bin_dir().parents}:
+            allow(directory, uid, ENTER)
+    except AccessNotGrantedError as error:
+        raise EmbeddedPostgresError(
+            f"PostgreSQL does not run as root, and its user {SYSTEM_USER!r} cannot be let into {error}: "
+            "run as another user, or set [log] url"
+        ) from error
 
 
-def _open_installation(root: Path) -> None:
-    """Let other users read the binaries, if the wheel was installed for root alone."""
+def _open_installation(root: Path, uid: int) -> None:
+    """Let the server's user read the binaries, if the wheel was installed for root alone."""
     if (root / "bin" / "postgres").stat().st_mode & stat.S_IROTH:
         return
     for directory, _, names in os.walk(root):
-        _allow(Path(directory), stat.S_IROTH | stat.S_IXOTH)
+        allow(Path(directory), uid, READ | ENTER)
         for name in names:
             path = Path(directory) / name
-            _allow(path, stat.S_IROTH | (stat.S_IXOTH if path.stat().st_mode & stat.S_IXUSR else 0))
-
-
-def _allow(path: Path, bits: int) -> None:
-    mode = path.stat().st_mode
-    if mode & bits != bits:
-        path.chmod(stat.S_IMODE(mode) | bits)
+            allow(path, uid, READ | (ENTER if path.stat().st_mode & stat.S_IXUSR else 0))
 
 
 def _end_left_over_server(cluster: Path, socket_dir: Path) -> None:

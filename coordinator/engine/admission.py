@@ -1,8 +1,6 @@
 """Admission: whether new work is taken on. Nothing is written for what is refused here."""
 
-from collections.abc import Iterable, Mapping
-
-from msgspec import Struct
+from collections.abc import Iterable
 
 from coordinator.core.errors import (
     LogUnavailable,
@@ -17,6 +15,7 @@ from coordinator.core.model import BranchSpec, Transaction
 from coordinator.engine.clock import LogClock
 from coordinator.engine.driver import Driver
 from coordinator.engine.hand_over import HandOver, draining
+from coordinator.engine.limits import EngineLimits
 from coordinator.engine.live import LiveTransactions, TenantUse
 
 # New work leaves some room to what is decided already: adopted and retried transactions.
@@ -27,25 +26,6 @@ PARTICIPANT_SHARE = 0.5
 PAUSED_RETRY_AFTER_S = 5.0
 # How long a tenant that has reached its own limit is asked to wait.
 TENANT_RETRY_AFTER_S = 0.5
-
-
-class EngineLimits(Struct, frozen=True, kw_only=True):
-    """Bounds beyond which new work is refused before anything is written."""
-
-    live_max: int = 20_000
-    # Writes that wait for the log. A request beyond this would wait too long; it is refused instead.
-    log_backlog_max: int = 4_096
-    # How much of `live_max` interactive transactions may fill. While idle, they only wait.
-    interactive_share: float = 0.5
-    # Of all results of a transaction.
-    results_bytes_max: int = 2**20
-
-
-class TenantLimits(Struct, frozen=True, kw_only=True):
-    """Bounds on the live transactions of one tenant."""
-
-    live_max: int
-    payload_bytes_max: int
 
 
 class Admission:
@@ -67,8 +47,6 @@ class Admission:
         self._writer = driver.writer
         self._dispatchers = driver.dispatchers
         self._clock = clock
-        # By tenant; one that is missing has no bounds of its own.
-        self.tenant_limits: Mapping[str, TenantLimits] = {}
 
     def refusal(self) -> Refused | None:
         """Return why no new transaction at all is taken on now; None: it depends on the transaction."""
@@ -78,6 +56,8 @@ class Admission:
             return log_unavailable()
         if len(self.live) >= self.limits.live_max * NEW_WORK_SHARE:
             return Overloaded("too many live transactions", retry_after_s=0.2)
+        if self._transactions.held_bytes >= self.limits.live_bytes_max * NEW_WORK_SHARE:
+            return _too_many_bytes()
         if self._writer.backlog >= self.limits.log_backlog_max:
             return Overloaded("the log cannot keep up", retry_after_s=0.2)
         return None
@@ -96,27 +76,28 @@ class Admission:
             and self._transactions.interactive >= self.limits.live_max * self.limits.interactive_share
         ):
             raise Overloaded("too many interactive transactions are open", retry_after_s=1.0)
-        if tx.tenant:
-            self.check_tenant(tx.tenant, (branch.spec for branch in tx.branches), new=1)
+        self.check_bytes(sum([len(branch.spec.payload) for branch in tx.branches]), tx.tenant, new=1)
         self.check_participants(branch.spec for branch in tx.branches)
 
-    def check_tenant(self, tenant: str, specs: Iterable[BranchSpec], *, new: int) -> None:
-        """Check that a tenant may have `new` live transactions more, and these branches.
+    def check_bytes(self, size: int, tenant: str, *, new: int) -> None:
+        """Check that there is room for payloads of this size, and for `new` transactions of the tenant.
 
         Raises:
-            TenantLimit
+            Overloaded, TenantLimit
         """
-        limits, use = self.tenant_limits.get(tenant), self._transactions.tenants.get(tenant, TenantUse())
+        if self._transactions.held_bytes + size > self.limits.live_bytes_max * NEW_WORK_SHARE:
+            raise _too_many_bytes()
+        limits = self._transactions.tenant_limits.get(tenant)
         if limits is None:
             return
+        use = self._transactions.tenants.get(tenant, TenantUse())
         if use.live + new > limits.live_max:
             raise TenantLimit(
                 f"{tenant!r} may have {limits.live_max} live transactions", retry_after_s=TENANT_RETRY_AFTER_S
             )
-        payload_bytes = use.payload_bytes + sum(len(spec.payload) for spec in specs)
-        if payload_bytes > limits.payload_bytes_max:
+        if use.held_bytes + size > limits.bytes_max:
             raise TenantLimit(
-                f"the payloads of live transactions of {tenant!r} may have {limits.payload_bytes_max} bytes",
+                f"payloads and results of live transactions of {tenant!r} may have {limits.bytes_max} bytes",
                 retry_after_s=TENANT_RETRY_AFTER_S,
             )
 
@@ -159,6 +140,10 @@ class Admission:
                     retry_after_s=0.2,
                     metadata={"participant": spec.participant},
                 )
+
+
+def _too_many_bytes() -> Overloaded:
+    return Overloaded("the payloads and results of live transactions fill the memory", retry_after_s=0.2)
 
 
 def log_unavailable() -> LogUnavailable:

@@ -266,6 +266,16 @@ def results_too_large(bytes_max: int) -> CallResult:
     )
 
 
+def no_room_for_result() -> CallResult:
+    """Return the outcome of a Try whose result finds no room in memory now."""
+    return CallResult(
+        code=OutcomeCode.FAILED,
+        reason="NO_ROOM_FOR_RESULT",
+        message="the payloads and results of live transactions fill the memory; the Try is repeated",
+        retry_after_s=0.5,
+    )
+
+
 def _size(call: BranchCall) -> int:
     trace = 0 if call.trace is None else len(call.trace.tracestate)
     return len(call.spec.payload) + len(call.result) + trace + _NAMES_BYTES

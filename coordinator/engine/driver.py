@@ -47,6 +47,7 @@ from coordinator.engine.clock import LogClock
 from coordinator.engine.dispatcher import (
     ParticipantDispatcher,
     ParticipantPolicy,
+    no_room_for_result,
     not_configured,
     results_too_large,
 )
@@ -307,15 +308,26 @@ class Driver:
             if entry is None:
                 continue
             if answer.result:
-                answer = self._with_bounded_result(entry.tx, answer)  # noqa: PLW2901 - it replaces the answer
+                answer = self._with_bounded_result(entry.tx, call, answer)  # noqa: PLW2901 - it replaces it
             if answer.code is OutcomeCode.FAILED and not answer.not_sent:
                 entry.tx = _with_note(entry.tx, call, answer, now)
             self._advance(entry, self._completed(call, answer), now)
+            if answer.result and self.live.get(call.gid) is entry:
+                self._transactions.resize(entry)
 
-    def _with_bounded_result(self, tx: Transaction, answer: CallResult) -> CallResult:
-        """Return the answer, or a failure if its result is too large beside the others."""
+    def _with_bounded_result(self, tx: Transaction, call: BranchCall, answer: CallResult) -> CallResult:
+        """Return the answer, or a failure if its result is too large beside the others.
+
+        If only the memory is full now, the Try is repeated: its participant has stored the result.
+        """
         size = len(answer.result) + sum([len(branch.result) for branch in tx.branches])
-        return answer if size <= self._results_bytes_max else results_too_large(self._results_bytes_max)
+        if size > self._results_bytes_max:
+            return results_too_large(self._results_bytes_max)
+        if is_calling(tx, call.index, call.operation) and not self._transactions.has_room(
+            tx, len(answer.result)
+        ):
+            return no_room_for_result()
+        return answer
 
     def _completed(self, call: BranchCall, answer: CallResult) -> CallCompleted:
         if answer.code is OutcomeCode.SUCCEEDED:

@@ -14,11 +14,12 @@ from coordinator.core.errors import Overloaded, Refused
 from coordinator.core.events import Begun, BranchAdded, CancelRequested, ConfirmRequested, Event
 from coordinator.core.machine import step
 from coordinator.core.model import BranchSpec, Transaction
-from coordinator.engine.admission import Admission, EngineLimits, TenantLimits
+from coordinator.engine.admission import Admission
 from coordinator.engine.clock import LogClock
 from coordinator.engine.dispatcher import ParticipantDispatcher, ParticipantPolicy
 from coordinator.engine.driver import Driver, Totals
 from coordinator.engine.hand_over import HandOver
+from coordinator.engine.limits import EngineLimits, TenantLimits
 from coordinator.engine.live import LiveTransaction, LiveTransactions, check_tenant, gid_conflict, not_found
 from coordinator.engine.log_writer import LogWriter
 from coordinator.engine.observer import NULL_OBSERVER, NULL_SPANS, Observer, Spans
@@ -26,6 +27,8 @@ from coordinator.engine.waiting import Waiter
 from coordinator.ports.log import Log, Record
 from coordinator.ports.participants import Participants
 
+# How much of the bounds of all live transactions one tenant may fill, if there are others.
+TENANT_SHARE = 0.5
 # How often a request tries to become the owner of a transaction that others move at the same time.
 _TAKES_MAX = 8
 
@@ -58,7 +61,7 @@ class Engine:
         self._log = log
         self._clock = clock
         dispatchers: dict[str, ParticipantDispatcher] = {}
-        self._transactions = LiveTransactions(dispatchers)
+        self._transactions = LiveTransactions(dispatchers, bytes_max=self.limits.live_bytes_max)
         self._driver = Driver(
             self._transactions,
             dispatchers,
@@ -73,9 +76,7 @@ class Engine:
             results_bytes_max=self.limits.results_bytes_max,
             on_bug=on_bug,
         )
-        self._hand_over = HandOver(
-            self._transactions, self._driver, log=log, clock=clock, live_max=self.limits.live_max
-        )
+        self._hand_over = HandOver(self._transactions, self._driver, log=log, clock=clock, limits=self.limits)
         self._admission = Admission(
             self._transactions, self._driver, self._hand_over, limits=self.limits, clock=clock
         )
@@ -92,8 +93,18 @@ class Engine:
         self._driver.configure(policies, moved=moved)
 
     def limit_tenants(self, limits: Mapping[str, TenantLimits]) -> None:
-        """Set the bounds of tenants from now on; one that is missing has none."""
-        self._admission.tenant_limits = limits
+        """Set the bounds of tenants from now on; one that is missing has none.
+
+        Beside others, none may fill more than its share.
+        """
+        share = TENANT_SHARE if len(limits) > 1 else 1.0
+        self._transactions.tenant_limits = {
+            name: TenantLimits(
+                live_max=min(one.live_max, int(self.limits.live_max * share)),
+                bytes_max=min(one.bytes_max, int(self.limits.live_bytes_max * share)),
+            )
+            for name, one in limits.items()
+        }
 
     # --- state, to be read ------------------------------------------------
 
@@ -106,6 +117,11 @@ class Engine:
     def begun(self) -> int:
         """How many of the live transactions were begun here."""
         return self._transactions.begun
+
+    @property
+    def held_bytes(self) -> int:
+        """The bytes of the payloads and results of the live transactions."""
+        return self._transactions.held_bytes
 
     @property
     def watched(self) -> Mapping[str, list[Waiter]]:
@@ -195,8 +211,7 @@ class Engine:
     ) -> None:
         """Add a branch to an interactive transaction."""
         self._admission.check_participants((spec,))
-        if tenant is not None:
-            self._admission.check_tenant(tenant, (spec,), new=0)
+        self._admission.check_bytes(len(spec.payload), tenant or "", new=0)
         await self._command(gid, BranchAdded(spec, branches_max, transaction_bytes_max), waiter, tenant)
 
     async def confirm(self, gid: str, waiter: Waiter, *, tenant: str | None = None) -> None:
@@ -257,6 +272,7 @@ class Engine:
                 before = len(entry.tx.branches)
                 self._driver.apply(entry, event, self._clock.now())
                 self._transactions.count(entry, entry.tx.branches[before:], 1)
+                self._transactions.resize(entry)
                 self._transactions.wait_for(entry, waiter)
                 return
             self._admission.check_log()
@@ -277,6 +293,10 @@ class Engine:
     def resume(self, records: Iterable[Record]) -> int:
         """Drive transactions that this process has just become the owner of. Return how many."""
         return self._hand_over.resume(records)
+
+    def room(self) -> int:
+        """Return how many transactions may be taken over now."""
+        return self._hand_over.room()
 
     def claim_limits(self, most: int, unconfigured: Iterable[str] = ()) -> dict[str, int]:
         """Return how many parked transactions may be claimed now, by the participant they wait for."""

@@ -1,10 +1,12 @@
 """Hand-over: which transactions this process becomes the owner of, and which it gives up."""
 
+import math
 from collections.abc import Iterable, Mapping
 
 from coordinator.core.errors import Draining
 from coordinator.engine.clock import LogClock
 from coordinator.engine.driver import Driver
+from coordinator.engine.limits import EngineLimits
 from coordinator.engine.live import LiveTransactions
 from coordinator.ports.log import Log, Record
 
@@ -13,14 +15,20 @@ class HandOver:
     """Takes over what the log gives to this process, and drops what it gave to another."""
 
     def __init__(
-        self, transactions: LiveTransactions, driver: Driver, *, log: Log, clock: LogClock, live_max: int
+        self,
+        transactions: LiveTransactions,
+        driver: Driver,
+        *,
+        log: Log,
+        clock: LogClock,
+        limits: EngineLimits,
     ) -> None:
         self.draining = False
         self._transactions = transactions
         self._driver = driver
         self._log = log
         self._clock = clock
-        self._live_max = live_max
+        self._limits = limits
 
     def start_draining(self) -> None:
         """Take nothing over from now on."""
@@ -80,6 +88,13 @@ class HandOver:
                 count += 1
         return count
 
+    def room(self) -> int:
+        """Return how many transactions may be taken over now, even if each is as large as any may be."""
+        limits, transactions = self._limits, self._transactions
+        bytes_left = limits.live_bytes_max - transactions.held_bytes
+        largest = 2 * limits.results_bytes_max
+        return min(limits.live_max - len(transactions.live), math.ceil(bytes_left / largest))
+
     def claim_limits(self, most: int, unconfigured: Iterable[str]) -> dict[str, int]:
         """Return how many parked transactions may be claimed now, by the participant they wait for.
 
@@ -88,7 +103,7 @@ class HandOver:
         wait for, though they are not configured any more. Such a transaction may have other
         branches, which must not wait with it.
         """
-        most = min(most, self._live_max - len(self._transactions.live))
+        most = min(most, self.room())
         if most <= 0:
             return {}
         now = self._clock.now()

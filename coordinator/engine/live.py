@@ -13,6 +13,7 @@ import structlog
 from coordinator.core.errors import GidConflict, OwnerChanged, Refused, TransactionNotFound
 from coordinator.core.model import Branch, Transaction
 from coordinator.engine.dispatcher import ParticipantDispatcher
+from coordinator.engine.limits import TenantLimits
 from coordinator.engine.waiting import Waiter, is_reached
 from coordinator.ports.log import Record, quarantined
 
@@ -27,10 +28,12 @@ WAITERS_SWEPT_EVERY = 256
 class LiveTransaction:
     """A transaction that this process drives, and the requests that wait for it."""
 
-    __slots__ = ("abandoned", "begun", "conflicting_waiters", "phase_began_at", "tx", "waiters")
+    __slots__ = ("abandoned", "begun", "conflicting_waiters", "held_bytes", "phase_began_at", "tx", "waiters")
 
     def __init__(self, tx: Transaction, *, begun: bool) -> None:
         self.tx = tx
+        # The payloads and results that are counted for it.
+        self.held_bytes = 0
         # By a request to this process; otherwise it was taken over.
         self.begun = begun
         # By the log's clock.
@@ -52,19 +55,27 @@ class LiveTransaction:
 class TenantUse:
     """What the live transactions of one tenant take up."""
 
-    __slots__ = ("live", "payload_bytes")
+    __slots__ = ("held_bytes", "live")
 
     def __init__(self) -> None:
         self.live = 0
-        self.payload_bytes = 0
+        self.held_bytes = 0
 
 
 class LiveTransactions:
     """The live transactions by gid, the waiting requests, and when parked transactions are due."""
 
-    def __init__(self, dispatchers: Mapping[str, ParticipantDispatcher]) -> None:
-        """`dispatchers`: by participant; each holds the number of its live branches."""
+    def __init__(self, dispatchers: Mapping[str, ParticipantDispatcher], *, bytes_max: int) -> None:
+        """`dispatchers`: by participant; each holds the number of its live branches.
+
+        `bytes_max`: of all payloads and results.
+        """
         self._dispatchers = dispatchers
+        self._bytes_max = bytes_max
+        # Of their payloads and results.
+        self.held_bytes = 0
+        # By tenant; one that is missing has no bounds.
+        self.tenant_limits: Mapping[str, TenantLimits] = {}
         self.live: dict[str, LiveTransaction] = {}
         # How many of them were begun here. They arrive one by one; adopted transactions arrive in bulk.
         self.begun = 0
@@ -85,6 +96,7 @@ class LiveTransactions:
         if tx.tenant:
             self.tenants.setdefault(tx.tenant, TenantUse()).live += 1
         self.count(entry, tx.branches, 1)
+        self.resize(entry)
         return entry
 
     def forget(self, entry: LiveTransaction) -> None:
@@ -95,18 +107,35 @@ class LiveTransactions:
         if entry.tx.tenant:
             self.tenants[entry.tx.tenant].live -= 1
         self.count(entry, entry.tx.branches, -1)
+        self._hold(entry, 0)
 
     def count(self, entry: LiveTransaction, branches: Sequence[Branch], change: int) -> None:
         """Change the number of live branches of each branch's participant by `change`."""
-        if entry.tx.tenant:
-            payload_bytes = sum(len(branch.spec.payload) for branch in branches)
-            self.tenants[entry.tx.tenant].payload_bytes += change * payload_bytes
         dispatchers = self._dispatchers
         for branch in branches:
             dispatcher = dispatchers.get(branch.spec.participant)
             if dispatcher is not None:
                 dispatcher.live += change
                 dispatcher.begun += change * entry.begun
+
+    def resize(self, entry: LiveTransaction) -> None:
+        """Count the payloads and results of a transaction that has got more of them."""
+        self._hold(
+            entry, sum([len(branch.spec.payload) + len(branch.result) for branch in entry.tx.branches])
+        )
+
+    def _hold(self, entry: LiveTransaction, size: int) -> None:
+        change, entry.held_bytes = size - entry.held_bytes, size
+        self.held_bytes += change
+        if entry.tx.tenant:
+            self.tenants[entry.tx.tenant].held_bytes += change
+
+    def has_room(self, tx: Transaction, size: int) -> bool:
+        """Return whether a transaction may hold `size` bytes more."""
+        limits = self.tenant_limits.get(tx.tenant)
+        return self.held_bytes + size <= self._bytes_max and (
+            limits is None or self.tenants[tx.tenant].held_bytes + size <= limits.bytes_max
+        )
 
     def unsaved(self, gid: str) -> LiveTransaction | None:
         """Return the live transaction of this gid if its begin is not durable yet."""

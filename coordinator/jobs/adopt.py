@@ -36,12 +36,14 @@ class Adopt:
         self._spans = spans
         self._settings = settings
         self._next_run_at = 0.0
+        self._next_registration_at = 0.0
 
     async def run_once(self) -> int:
         engine = self._engine
         now = self._clock.now()
         if engine.draining or now < self._next_run_at:
             return 0
+        await self._register_unknown(now)
         adopted, more = await resume_in_chunks(engine, self._clock, self._settings, self._adopt)
         self._next_run_at = now if more else now + self._settings.adopt_every_s
         if adopted:
@@ -50,9 +52,21 @@ class Adopt:
             self._observer.anomaly(Anomaly.ADOPTED, count=adopted)
         return adopted
 
+    async def _register_unknown(self, now: float) -> None:
+        """Let transactions be adopted whose owner is not in the log, as after an incomplete restore."""
+        if now < self._next_registration_at:
+            return
+        found = await self._log.coordinator_register_unknown(lease_s=self._settings.lease_s)
+        self._next_registration_at = now + self._settings.register_unknown_every_s
+        if found:
+            logger.warning(
+                "the log holds transactions of unknown coordinators; they are adopted after a lease",
+                coordinators=found,
+            )
+
     async def _adopt(self) -> tuple[list[Record], bool]:
         engine = self._engine
-        room = min(self._settings.claim_max, engine.limits.live_max - len(engine.live))
+        room = min(self._settings.claim_max, engine.room())
         records = await self._log.transaction_adopt(room) if room > 0 else []
         if records:
             failpoint("recovery.adopted")

@@ -15,6 +15,8 @@ class RecoverySettings(Struct, frozen=True, kw_only=True):
     # long after its expiry such a transaction may be decided if no coordinator knows the participant.
     unconfigured_every_s: float = 30.0
     adopt_every_s: float = 1.0
+    # How often to search for owners that the log does not know.
+    register_unknown_every_s: float = 10.0
     purge_every_s: float = 10.0
     # Interrupted work is resumed in chunks, with pauses between them, so that new requests are
     # served in the meantime. A pause is the time that it took to take the chunk, which measures

@@ -44,8 +44,13 @@ _IN_PUBLIC = text("""
         AND to_regclass('public.transactions') IS NOT NULL
     """)
 _VERSION_IN_PUBLIC = text("SELECT version_num FROM public.alembic_version")
+# The first versions refuse a log whose revision they do not know. If there were none, they would create a
+# second log.
+_MOVED = f"moved to the schema {SCHEMA}"
 _MOVE_FROM_PUBLIC = (
-    text(f"ALTER TABLE public.alembic_version SET SCHEMA {SCHEMA}"),
+    text(f"CREATE TABLE {SCHEMA}.alembic_version (LIKE public.alembic_version INCLUDING ALL)"),
+    text(f"INSERT INTO {SCHEMA}.alembic_version SELECT version_num FROM public.alembic_version"),  # noqa: S608 - constants
+    text(f"UPDATE public.alembic_version SET version_num = '{_MOVED}'"),  # noqa: S608 - constants
     text(f"ALTER TABLE public.transactions SET SCHEMA {SCHEMA}"),
     text(f"ALTER TABLE public.coordinators SET SCHEMA {SCHEMA}"),
     text(f"ALTER TABLE IF EXISTS public.participants SET SCHEMA {SCHEMA}"),

@@ -55,7 +55,11 @@ _decode_report = msgspec.json.Decoder(CoordinatorReport).decode
 
 
 class PostgresOperatorLog:
-    """The log for operators, with its own connections. `owner` is the coordinator that reports here."""
+    """The log for operators, with its own connections. `owner` is the coordinator that reports here.
+
+    Counts, searches and the audit chain are read on another one, so that they delay no command and no
+    report, by which a coordinator hears of commands.
+    """
 
     def __init__(
         self, url: str, *, owner: str, statement_timeout_s: float = 10.0, count_max: int = COUNT_MAX
@@ -63,9 +67,11 @@ class PostgresOperatorLog:
         self._owner = owner
         self._count_max = count_max
         self._connections = Connections(url, most=2, statement_timeout_s=statement_timeout_s)
+        self._searches = Connections(url, most=1, statement_timeout_s=statement_timeout_s)
 
     async def close(self) -> None:
         await self._connections.close()
+        await self._searches.close()
 
     # --- actions ---------------------------------------------------------------------
 
@@ -120,7 +126,7 @@ class PostgresOperatorLog:
 
     async def transaction_brief(self, gids: Sequence[str]) -> dict[str, Transaction | None]:
         """See `ports.OperatorLog`."""
-        found = await self._execute(statements.TRANSACTION_BRIEF, gids=list(gids))
+        found = await self._search(statements.TRANSACTION_BRIEF, gids=list(gids))
         records = map(transaction_record, found.rows)
         return {one.tx.gid: None if one.quarantined else one.tx for one in records}
 
@@ -141,7 +147,7 @@ class PostgresOperatorLog:
 
     async def coordinator_owned(self) -> dict[str, int]:
         """See `ports.OperatorLog`."""
-        return dict((await self._execute(statements.COORDINATOR_OWNED)).rows)
+        return dict((await self._search(statements.COORDINATOR_OWNED)).rows)
 
     async def coordinator_report(self, report: CoordinatorReport) -> OperatorDirectives:
         """See `ports.OperatorLog`."""
@@ -154,7 +160,7 @@ class PostgresOperatorLog:
 
     async def backlog(self) -> Backlog:
         """See `ports.OperatorLog`."""
-        return await backlog(self._execute, self._count_max)
+        return await backlog(self._search, self._count_max)
 
     async def confirmation_key(self) -> bytes:
         """See `ports.OperatorLog`."""
@@ -189,7 +195,7 @@ class PostgresOperatorLog:
 
     async def audit_head_list(self, key_id: str, limit: int) -> list[SignedHead]:
         """See `ports.OperatorLog`."""
-        found = await self._execute(statements.AUDIT_HEAD_LIST, key_id=key_id, limit=limit)
+        found = await self._search(statements.AUDIT_HEAD_LIST, key_id=key_id, limit=limit)
         return [
             SignedHead(head=AuditHead(sequence, own_hash), at_us=at_us, key_id=key, signature=signature)
             for sequence, own_hash, at_us, key, signature in found.rows
@@ -197,7 +203,7 @@ class PostgresOperatorLog:
 
     async def audit_after(self, sequence: int, limit: int) -> list[AuditRecord]:
         """See `ports.OperatorLog`."""
-        found = await self._execute(statements.AUDIT_AFTER, sequence=sequence, limit=limit)
+        found = await self._search(statements.AUDIT_AFTER, sequence=sequence, limit=limit)
         return [_audit_record(row) for row in found.rows]
 
     async def audit_list(self, chosen: AuditFilter, *, before: int | None, limit: int) -> list[AuditRecord]:
@@ -209,13 +215,17 @@ class PostgresOperatorLog:
             values["before"] = before
         statement = statements.audit_list_statement(frozenset(values))
         try:
-            found = await self._execute(statement, limit=limit, **values)
+            found = await self._search(statement, limit=limit, **values)
         except StatementTooLong as error:
             raise SearchTooLong("the search took too long and was given up") from error
         return [_audit_record(row) for row in found.rows]
 
     async def _execute(self, statement: Statement, **values: Any) -> StatementResult:
         return await self._connections.execute(statement, values)
+
+    async def _search(self, statement: Statement, **values: Any) -> StatementResult:
+        """Run a statement that may read much."""
+        return await self._searches.execute(statement, values)
 
 
 def _participant(row: tuple[Any, ...]) -> ParticipantRecord:

@@ -27,6 +27,7 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
+    collate,
     column,
     delete,
     extract,
@@ -549,8 +550,34 @@ def _heartbeat() -> Statement:
     return compiled(
         "coordinator_heartbeat",
         statement.on_conflict_do_update(
-            index_elements=["id"], set_={"lease_until": statement.excluded.lease_until}
+            index_elements=["id"],
+            set_={"name": statement.excluded.name, "lease_until": statement.excluded.lease_until},
         ).returning(seconds(func.clock_timestamp())),
+    )
+
+
+def _register_unknown() -> Statement:
+    """Give each owner without a row of its own a lease to renew. One index lookup finds each owner."""
+    owners = select(collate(NO_TEXT, "C").label("owner")).cte("owners", recursive=True)
+    following = (
+        select(t.owner)
+        .where(t.next_attempt_at.is_(None), t.ended_at.is_(None), t.owner > owners.c.owner)
+        .order_by(t.owner)
+        .limit(constant(1))
+        .correlate(owners)
+        .lateral("following")
+    )
+    owners = owners.union_all(select(following.c.owner).select_from(owners.join(following, true())))
+    values: dict[str, ColumnElement[Any]] = {
+        "id": owners.c.owner,
+        "name": literal_column("'unknown'", Text),
+        "started_at": func.now(),
+        "lease_until": func.now() + _interval("lease_s"),
+    }
+    rows = select(*values.values()).where(owners.c.owner != NO_TEXT)
+    return compiled(
+        "coordinator_register_unknown",
+        insert(coordinators).from_select(list(values), rows).on_conflict_do_nothing(index_elements=["id"]),
     )
 
 
@@ -559,6 +586,7 @@ FIND_OLD = _find("transaction_find_old", select(t.gid, t.version).where(_is_old(
 PURGE_ONE = compiled("transaction_purge_one", delete(transactions).where(t.gid == text("gid"), _is_old()))
 FORGET_COORDINATORS = _forget_coordinators()
 HEARTBEAT = _heartbeat()
+REGISTER_UNKNOWN = _register_unknown()
 LEAVE = compiled(
     "coordinator_leave",
     update(coordinators).values(lease_until=func.now()).where(coordinators.c.id == text("owner")),

@@ -21,6 +21,7 @@ so that it is never due, never decided and never deleted, and no claim meets it 
 database itself cannot return a row, calls for many rows are repeated row by row.
 """
 
+import asyncio
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -64,8 +65,9 @@ class PostgresLog:
     """The log as the coordinator `owner` sees it. `name` is for people: where the coordinator runs.
 
     The schema must exist (`migration.migrate`). Statements share at most `connections`
-    connections. Heartbeats have a connection of their own, so that a busy log costs no
-    coordinator its lease. Lists have one, so that a slow search delays no write.
+    connections; reads by gid, which callers ask for, at most half of them, so that no number of
+    reads delays a write by more. Heartbeats have a connection of their own, so that a busy log
+    costs no coordinator its lease. Lists have one, so that a slow search delays no write.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class PostgresLog:
         self._owner = owner
         self.name = name
         self._connections = Connections(url, most=connections, statement_timeout_s=statement_timeout_s)
+        self._reads = asyncio.Semaphore(max(1, connections // 2))
         self._heartbeats = Connections(url, most=1, statement_timeout_s=statement_timeout_s)
         self._lists = Connections(url, most=1, statement_timeout_s=statement_timeout_s)
         self._lost_claims = _LostClaims()
@@ -152,7 +155,9 @@ class PostgresLog:
     async def transaction_get(self, gids: Sequence[str]) -> dict[str, Record]:
         """See `ports.Log`."""
         try:
-            return {gid: record(row) for gid, row in (await self._read(gids)).items()}
+            async with self._reads:
+                rows = await self._read(gids)
+            return {gid: record(row) for gid, row in rows.items()}
         except LogRejected as error:
             if len(gids) == 1:
                 return {gids[0]: _unread(gids[0], error.message)}
@@ -165,19 +170,22 @@ class PostgresLog:
         records: list[Record] = []
         size = 0
         while True:
-            most = min(limit + 1 - len(records), _LIST_ROWS)
+            # Only a record that was read is known to be quarantined: see `_piece`.
+            is_narrowed = chosen.quarantined is not None
+            most = _LIST_ROWS if is_narrowed else min(limit + 1 - len(records), _LIST_ROWS)
             piece, piece_bytes = await self._piece(_list_values(chosen, after), most)
-            records += piece
+            records += [
+                one for one in piece if not is_narrowed or bool(one.quarantined) is chosen.quarantined
+            ]
             if len(records) > limit:
-                records.pop()
-                break
+                del records[limit:]
+                return records, _position(records[-1])
             if len(piece) < most:
                 return records, None
             size += piece_bytes
+            after = _position(piece[-1])
             if size >= _LIST_BYTES:
-                break
-            after = _position(records[-1])
-        return records, _position(records[-1])
+                return records, after
 
     async def _piece(self, values: dict[str, Any], limit: int) -> tuple[list[Record], int]:
         """Return at most `limit` records, and the size of what may be large in them."""
@@ -194,11 +202,8 @@ class PostgresLog:
         return [record(row) for row in page.rows], sum(map(row_bytes, page.rows))
 
     async def _get_or_unread(self, gid: str, created_at: float) -> Record:
-        try:
-            read = await self._read([gid])
-        except LogRejected as error:
-            return _unread(gid, error.message, created_at)
-        return record(read[gid]) if gid in read else _unread(gid, "deleted in the meantime", created_at)
+        read = await self.transaction_get([gid])
+        return read.get(gid) or _unread(gid, "deleted in the meantime", created_at)
 
     async def _read(self, gids: Sequence[str]) -> dict[str, Row]:
         if not gids:
@@ -348,6 +353,10 @@ class PostgresLog:
         time: float = beaten.rows[0][0]
         return time
 
+    async def coordinator_register_unknown(self, *, lease_s: float) -> int:
+        """See `ports.Log`."""
+        return (await self._execute(statements.REGISTER_UNKNOWN, lease_s=float(lease_s))).count
+
     async def coordinator_leave(self) -> None:
         """See `ports.Log`."""
         failpoint("log.leave.before")
@@ -418,8 +427,9 @@ def _list_values(chosen: ListFilter, after: ListPosition | None) -> dict[str, An
         values["tenants"] = list(chosen.tenants)
     if chosen.stuck is not None:
         values["stuck"] = chosen.stuck
-    if chosen.held is not None:
-        values["held"] = chosen.held
+    if chosen.held is not None or chosen.quarantined:
+        # What is quarantined is held: the database cannot find it otherwise.
+        values["held"] = chosen.held is not False
     if chosen.heuristic is not None:
         values["heuristic"] = chosen.heuristic
     if chosen.gids:
@@ -441,7 +451,7 @@ def _list_values(chosen: ListFilter, after: ListPosition | None) -> dict[str, An
 def _is_about_unfinished(chosen: ListFilter) -> bool:
     """Return whether no ended transaction can match: then the many ended ones are not read."""
     only_live_states = bool(chosen.states) and not any(state.ended for state in chosen.states)
-    return bool(chosen.live or chosen.stuck or chosen.held or only_live_states)
+    return bool(chosen.live or chosen.stuck or chosen.held or chosen.quarantined or only_live_states)
 
 
 def _moment(us: float) -> datetime:

@@ -33,7 +33,7 @@ from coordinator.engine.engine import Engine
 from coordinator.engine.observer import Anomaly, Observer
 from coordinator.jobs.reconcile import ScanResult
 from coordinator.log.backlog import COUNT_MAX
-from coordinator.observability.certificates import seconds_left
+from coordinator.observability.certificates import validity
 from coordinator.ports.operator_log import Backlog
 from coordinator.ports.participants import CallResults
 
@@ -138,6 +138,11 @@ GAUGES = (
     Spec(
         "tcc_certificate_expires_seconds",
         "Seconds until the first certificate of a file expires; NaN: it cannot be read.",
+        ("file",),
+    ),
+    Spec(
+        "tcc_certificate_lifetime_seconds",
+        "How long that certificate is valid in total; NaN: it cannot be read.",
         ("file",),
     ),
     Spec("tcc_lease_lag_seconds", "Time since the lease was last renewed."),
@@ -347,14 +352,20 @@ class Gauges(Collector):
         yield _gauge("tcc_log_available", int(engine.writer.available))
         yield _gauge("tcc_draining", int(engine.draining))
         yield _gauge("tcc_insecure", int(metrics.insecure))
-        certificates = _labelled("tcc_certificate_expires_seconds")
-        for file in metrics.certificate_files:
-            certificates.add_metric([str(file)], seconds_left(file, time.time()))
-        yield certificates
+        yield from self._of_certificates()
         if metrics.heartbeat_at is not None:
             yield _gauge("tcc_lease_lag_seconds", now - metrics.heartbeat_at)
         if metrics.purged_at is not None:
             yield _gauge("tcc_purge_lag_seconds", now - metrics.purged_at)
+
+    def _of_certificates(self) -> Iterator[Metric]:
+        expires = _labelled("tcc_certificate_expires_seconds")
+        lifetime = _labelled("tcc_certificate_lifetime_seconds")
+        for file in self._metrics.certificate_files:
+            valid = validity(file, time.time())
+            expires.add_metric([str(file)], valid.left_s)
+            lifetime.add_metric([str(file)], valid.lifetime_s)
+        yield from (expires, lifetime)
 
     def _of_participants(self) -> Iterator[Metric]:
         backlog = _labelled("tcc_participant_queue_length")

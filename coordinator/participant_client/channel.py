@@ -3,6 +3,7 @@
 from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
 from msgspec import Struct
@@ -15,6 +16,8 @@ from tcc._internal.token import TokenChannel, token_source
 OTHER_SCHEMES = ("unix:", "unix-abstract:", "ipv4:", "ipv6:", "vsock:", "xds:")
 # What a call has besides its payload and its result.
 _CALL_NAMES_BYTES = 4_096
+ChannelT = TypeVar("ChannelT", grpc.Channel, grpc.aio.Channel)
+
 # One for each file: it remembers the last token while the file cannot be read.
 _token = cache(token_source)
 
@@ -63,13 +66,18 @@ def open_channel(address: ParticipantAddress) -> grpc.aio.Channel | TokenChannel
         channel = grpc.aio.insecure_channel(address.target, options=options)
     else:
         channel = grpc.aio.secure_channel(address.target, credentials, options=options)
+    return with_token(channel, address)
+
+
+def with_token(channel: ChannelT, address: ParticipantAddress) -> ChannelT | TokenChannel:
+    """Return the channel, whose calls show the participant's token if it has one."""
     if address.token_file is None:
         return channel
     return TokenChannel(channel, _token(address.token_file))
 
 
 def open_sync_channel(address: ParticipantAddress) -> grpc.Channel:
-    """Return a new channel for a caller without an event loop."""
+    """Return a new channel for a caller without an event loop. Its calls show no token."""
     options, credentials = _channel_arguments(address)
     if credentials is None:
         return grpc.insecure_channel(address.target, options=options)

@@ -58,6 +58,8 @@ class ListFilter(Struct, frozen=True, kw_only=True):
     created_before: float | None = None
     held: bool | None = None
     heuristic: bool | None = None
+    # True: only those that are held because their rows cannot be used.
+    quarantined: bool | None = None
     # True: only those that have not ended; False: only those that have.
     live: bool | None = None
     gids: tuple[str, ...] = ()
@@ -152,6 +154,13 @@ class Log(Protocol):
 
     async def coordinator_heartbeat(self, *, lease_s: float) -> float:
         """Renew our lease. Return the log's time (seconds since the Unix epoch)."""
+        ...
+
+    async def coordinator_register_unknown(self, *, lease_s: float) -> int:
+        """Give each owner of transactions that the log has no lease of a new one. Return how many.
+
+        An owner that lives renews it. The transactions of all others can be adopted after it.
+        """
         ...
 
     async def coordinator_leave(self) -> None:

@@ -13,7 +13,8 @@ import typer
 from coordinator.config import commands
 from coordinator.config.configuration import ConfigurationError, Source, load
 from coordinator.observability.logging import configure_logging
-from coordinator.process.doctor import CheckStatus, diagnose, to_json, to_text
+from coordinator.process.checks import CheckStatus
+from coordinator.process.doctor import diagnose, to_json, to_text
 from coordinator.process.supervisor import (
     StartError,
     log_url,

@@ -8,35 +8,36 @@ import http.client
 import os
 import secrets
 import socket
-import ssl
-import time
 import urllib.request
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from enum import Enum
 from pathlib import Path
-from queue import Empty, SimpleQueue
 
 import grpc
 import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from msgspec import Struct
 
 from coordinator.api.operator.server import SERVICE as ADMIN_SERVICE
 from coordinator.api.server import SERVICE
-from coordinator.config.settings import ListenTlsSettings, ParticipantSettings, Settings
+from coordinator.config.settings import ListenTlsSettings, Settings
 from coordinator.core.errors import LogUnavailable
 from coordinator.embedded_postgres.server import INSTALL, EmbeddedPostgres, is_installed
 from coordinator.log.diagnosis import LogFacts, examine
 from coordinator.log.requirements import LogUrlError
-from coordinator.participant_client.channel import open_sync_channel
+from coordinator.process.checks import (
+    TIMEOUT_S,
+    CheckResult,
+    health,
+    ok,
+    problem,
+    served_certificate,
+    warning,
+)
+from coordinator.process.participant_checks import check_participant
 from coordinator.process.supervisor import DATABASE
 from tcc._internal.channel_options import operator_options
-from tcc.participant.v1 import participant_pb2, participant_pb2_grpc
 
-_TIMEOUT_S = 5.0
 # PostgreSQL versions that the tests run on, as in server_version_num.
 _OLDEST_VERSION = 140_000
 # Only people compare clocks; deadlines and leases use the database's.
@@ -46,45 +47,13 @@ _EXPIRY_WARNING = timedelta(days=14)
 _PROXY_VARIABLES = {"grpc_proxy", "https_proxy", "http_proxy"}
 # Our own ports are asked directly, whatever proxy is configured.
 _WITHOUT_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-_ASK_ITS_LOG = "check the participant's own log"
 _WHERE_TO_LOOK = (
     "is PostgreSQL running (if not, its own log has the cause: a full disk?), does [log] url have the right "
     "host, port, database and user, and does pg_hba.conf allow this machine?"
 )
 
 
-_STATUS = health_pb2.HealthCheckResponse.ServingStatus
 _DATE = "%Y-%m-%d"
-
-
-class CheckStatus(Enum):
-    """OK; WARNING: it works, but deserves a check; PROBLEM: it does not work, or is not safe."""
-
-    OK = "ok"
-    WARNING = "warning"
-    PROBLEM = "problem"
-
-
-class CheckResult(Struct, frozen=True, kw_only=True):
-    """The result of one check."""
-
-    check: str
-    status: CheckStatus
-    message: str
-    # What to do about it; empty if there is nothing to do.
-    remedy: str = ""
-
-
-def _ok(check: str, message: str) -> CheckResult:
-    return CheckResult(check=check, status=CheckStatus.OK, message=message)
-
-
-def _warning(check: str, message: str, remedy: str) -> CheckResult:
-    return CheckResult(check=check, status=CheckStatus.WARNING, message=message, remedy=remedy)
-
-
-def _problem(check: str, message: str, remedy: str) -> CheckResult:
-    return CheckResult(check=check, status=CheckStatus.PROBLEM, message=message, remedy=remedy)
 
 
 def diagnose(settings: Settings) -> Iterator[CheckResult]:
@@ -96,7 +65,7 @@ def diagnose(settings: Settings) -> Iterator[CheckResult]:
     yield from _ports(settings)
     yield from _certificates(settings)
     if settings.insecure:
-        yield _warning(
+        yield warning(
             "insecure",
             "every caller that reaches a listener may do everything",
             "configure [auth], with clients and operators, and remove insecure = true",
@@ -105,11 +74,11 @@ def diagnose(settings: Settings) -> Iterator[CheckResult]:
         yield _collector(settings.tracing.endpoint)
     yield from _http_proxy(settings)
     if not settings.participants:
-        yield _warning(
+        yield warning(
             "participants", "no participant is configured", "add a table [participants.NAME] for each one"
         )
     for name, participant in settings.participants.items():
-        yield _participant(name, participant, settings.participants.keys() - {name})
+        yield from check_participant(name, participant, settings.participants.keys() - {name})
 
 
 def to_text(findings: Sequence[CheckResult]) -> str:
@@ -133,13 +102,13 @@ def to_json(findings: Sequence[CheckResult]) -> str:
 def _own_log(data_dir: Path) -> Iterator[CheckResult]:
     """Check the PostgreSQL that `serve` starts. If it does not run, check only its directory."""
     if not is_installed():
-        yield _problem("log", "[log] url is not set, and the embedded PostgreSQL is not installed", INSTALL)
+        yield problem("log", "[log] url is not set, and the embedded PostgreSQL is not installed", INSTALL)
         return
     server = EmbeddedPostgres(data_dir)
     try:
         is_running = server.is_running()
     except OSError as error:
-        yield _problem(
+        yield problem(
             "log",
             f"[log] url is not set, and {error.filename} cannot be read: {error.strerror}",
             "run tccd doctor as the same user as tccd",
@@ -148,7 +117,7 @@ def _own_log(data_dir: Path) -> Iterator[CheckResult]:
     if not is_running:
         yield _data_dir(data_dir)
         return
-    yield _ok("log", f"[log] url is not set: tccd is running, with its own PostgreSQL in {data_dir}")
+    yield ok("log", f"[log] url is not set: tccd is running, with its own PostgreSQL in {data_dir}")
     yield from _log(
         server.url(DATABASE),
         f"{data_dir}/postgres.log has the cause (a full disk?); fix it, and restart tccd",
@@ -162,12 +131,12 @@ def _data_dir(data_dir: Path) -> CheckResult:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        return _problem(
+        return problem(
             "log",
             f"[log] url is not set, and {bind_address} is not writable: {error.strerror}",
             "make [log] data_dir writable for the user of tccd, or set [log] url",
         )
-    return _ok(
+    return ok(
         "log",
         f"[log] url is not set: tccd serve runs its own PostgreSQL in {data_dir}. It is not running now, "
         "so there is nothing else to check",
@@ -178,10 +147,10 @@ def _log(url: str, where_to_look: str) -> Iterator[CheckResult]:
     try:
         facts = examine(url)
     except LogUrlError as error:
-        yield _problem("log", str(error), "fix [log] url, or grant its user the missing privileges")
+        yield problem("log", str(error), "fix [log] url, or grant its user the missing privileges")
         return
     except LogUnavailable as error:
-        yield _problem("log", f"the database cannot be reached: {error.explained}", where_to_look)
+        yield problem("log", f"the database cannot be reached: {error.explained}", where_to_look)
         return
     yield _version(facts)
     yield _writable(facts)
@@ -193,25 +162,25 @@ def _log(url: str, where_to_look: str) -> Iterator[CheckResult]:
 def _version(facts: LogFacts) -> CheckResult:
     version = facts.settings.get("server_version", "unknown")
     if int(facts.settings.get("server_version_num", "0")) < _OLDEST_VERSION:
-        return _warning("version", f"the database is version {version}", "use PostgreSQL 14 or newer")
-    return _ok("version", f"the database responds; its version is {version}")
+        return warning("version", f"the database is version {version}", "use PostgreSQL 14 or newer")
+    return ok("version", f"the database responds; its version is {version}")
 
 
 def _writable(facts: LogFacts) -> CheckResult:
     if facts.read_only:
-        return _problem(
+        return problem(
             "writable",
             "the database is read-only: a standby, or default_transaction_read_only is on",
             "point [log] url to the primary (target_session_attrs=read-write finds it)",
         )
-    return _ok("writable", "the database accepts writes")
+    return ok("writable", "the database accepts writes")
 
 
 def _migrations(facts: LogFacts) -> CheckResult:
     applied = ", ".join(sorted(facts.applied)) or "none"
     if facts.applied == facts.wanted:
-        return _ok("migrations", f"at {applied}, as this version requires")
-    return _problem(
+        return ok("migrations", f"at {applied}, as this version requires")
+    return problem(
         "migrations",
         f"at {applied}, but this version requires {', '.join(sorted(facts.wanted))}",
         "run tccd migrate (tccd serve does it, too); if the database is newer, use the newer tccd everywhere",
@@ -222,30 +191,30 @@ def _durability(facts: LogFacts) -> Iterator[CheckResult]:
     lose = "if the database's machine crashes, acknowledged transactions can be lost"
     for name in ("fsync", "full_page_writes"):
         if facts.settings.get(name) == "off":
-            yield _problem(
+            yield problem(
                 name, f"{name} is off: {lose}", f"set {name} = on in postgresql.conf, and reload PostgreSQL"
             )
         else:
-            yield _ok(name, f"{name} is {facts.settings.get(name, 'not a setting of this server')}")
+            yield ok(name, f"{name} is {facts.settings.get(name, 'not a setting of this server')}")
     value = facts.settings.get("synchronous_commit", "on")
     if value in {"off", "local"}:
-        yield _warning(
+        yield warning(
             "synchronous_commit",
             f"synchronous_commit is {value} by default; tccd sets it to on for its own connections",
             "set synchronous_commit = on, so that it does not depend on tccd",
         )
     else:
-        yield _ok("synchronous_commit", f"synchronous_commit is {value}")
+        yield ok("synchronous_commit", f"synchronous_commit is {value}")
 
 
 def _clock(facts: LogFacts) -> CheckResult:
     ahead_s, error_s = facts.clock_ahead_s, facts.clock_error_s
     message = f"this machine's clock differs from the database's by {ahead_s:+.3f} s (± {error_s:.3f} s)"
     if abs(ahead_s) - error_s > _CLOCK_AHEAD_MAX_S:
-        return _warning(
+        return warning(
             "clock", message, "run NTP on both; tccd uses the database's clock, but logs show this one's"
         )
-    return _ok("clock", message)
+    return ok("clock", message)
 
 
 # --- ports --------------------------------------------------------------------
@@ -272,10 +241,10 @@ def _port(check: str, address: str, is_ours: Callable[[str], bool]) -> CheckResu
         except OSError as error:
             reason = error.strerror
         else:
-            return _ok(check, f"{address} is free")
+            return ok(check, f"{address} is free")
     if is_ours(_reachable(host, port)):
-        return _ok(check, f"{address} is in use by a coordinator")
-    return _problem(
+        return ok(check, f"{address} is in use by a coordinator")
+    return problem(
         check,
         f"cannot listen on {address}: {reason}",
         f"stop its process (ss -ltnp shows it), or change {check} in the configuration; if it is a "
@@ -291,29 +260,15 @@ def _is_ours(address: str, tls: ListenTlsSettings | None, service: str) -> bool:
     if tls is None:
         return _serves(address, service)
     try:
-        served = _served_certificate(address)
+        served = served_certificate(address)
     except OSError:
         return False
     return served in {one.public_bytes(Encoding.DER) for one in _certificates_in(tls.certificate_file)}
 
 
-def _served_certificate(address: str) -> bytes | None:
-    """Return the certificate that a server of HTTP/2 shows. Raise OSError: there is none."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.set_alpn_protocols(["h2"])
-    host, _, port = address.rpartition(":")
-    with (
-        socket.create_connection((host.strip("[]"), int(port)), _TIMEOUT_S) as connection,
-        context.wrap_socket(connection) as secured,
-    ):
-        return secured.getpeercert(binary_form=True)
-
-
 def _has_health_page(address: str) -> bool:
     try:
-        with _WITHOUT_PROXY.open(f"http://{address}/healthz", timeout=_TIMEOUT_S) as response:
+        with _WITHOUT_PROXY.open(f"http://{address}/healthz", timeout=TIMEOUT_S) as response:
             page: bytes = response.read(64)
     except (OSError, http.client.HTTPException):
         return False
@@ -327,9 +282,9 @@ def _reachable(host: str, port: str) -> str:
 
 
 def _serves(address: str, service: str) -> bool:
-    with grpc.insecure_channel(address, options=operator_options(keepalive_s=_TIMEOUT_S)) as channel:
+    with grpc.insecure_channel(address, options=operator_options(keepalive_s=TIMEOUT_S)) as channel:
         try:
-            _health(channel, service)
+            health(channel, service)
         except grpc.RpcError:
             return False
         return True
@@ -378,12 +333,12 @@ def _certificates_in(file: Path) -> list[x509.Certificate]:
 def _validity(check: str, file: Path, begins: datetime, ends: datetime, now: datetime) -> CheckResult:
     remedy = "renew it; a listener reads its files when tccd starts, [participants] on SIGHUP"
     if now < begins:
-        return _problem(check, f"{file} is not valid before {begins:{_DATE}}", "check this machine's clock")
+        return problem(check, f"{file} is not valid before {begins:{_DATE}}", "check this machine's clock")
     if now >= ends:
-        return _problem(check, f"{file} expired on {ends:{_DATE}}", remedy)
+        return problem(check, f"{file} expired on {ends:{_DATE}}", remedy)
     if now >= ends - _EXPIRY_WARNING:
-        return _warning(check, f"{file} expires on {ends:{_DATE}}", remedy)
-    return _ok(check, f"{file} is valid until {ends:{_DATE}}")
+        return warning(check, f"{file} expires on {ends:{_DATE}}", remedy)
+    return ok(check, f"{file} is valid until {ends:{_DATE}}")
 
 
 # --- traces -------------------------------------------------------------------
@@ -393,14 +348,14 @@ def _collector(endpoint: str) -> CheckResult:
     """Check only that something listens: a collector reports what it accepts when spans arrive."""
     host, _, port = endpoint.partition("://")[2].rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _TIMEOUT_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), TIMEOUT_S).close()
     except OSError as error:
-        return _warning(
+        return warning(
             "tracing.endpoint",
             f"{endpoint} cannot be reached: {error.strerror or error}",
             "start the collector, or fix [tracing] endpoint; until then only spans are lost",
         )
-    return _ok("tracing.endpoint", f"{endpoint} accepts connections")
+    return ok("tracing.endpoint", f"{endpoint} accepts connections")
 
 
 # --- proxies ------------------------------------------------------------------
@@ -411,115 +366,8 @@ def _http_proxy(settings: Settings) -> Iterator[CheckResult]:
     names = [name for name in os.environ if name.lower() in _PROXY_VARIABLES and os.environ[name]]
     direct = [name for name, participant in settings.participants.items() if not participant.use_http_proxy]
     if names and direct:
-        yield _warning(
+        yield warning(
             "proxy",
             f"{', '.join(sorted(names))} is set; tccd ignores it and calls participants directly",
             "if a participant is behind the proxy, set use_http_proxy = true in its table",
         )
-
-
-# --- participants ---------------------------------------------------------------
-
-
-def _participant(name: str, participant: ParticipantSettings, others: Collection[str]) -> CheckResult:
-    """Check one participant. `others`: the names of the other participants, for which it may be mistaken."""
-    check = f"participant {name}"
-    with open_sync_channel(participant.address()) as channel:
-        if not _connects(channel):
-            return _problem(check, f"{participant.target} cannot be reached", _why_unreachable(participant))
-        try:
-            answer = _health(channel, "")
-        except grpc.RpcError as error:
-            code = error.code()
-            if code is not grpc.StatusCode.UNIMPLEMENTED:
-                return _problem(check, f"{participant.target}: {code.name}", _ASK_ITS_LOG)
-            health = "responds; it has no health service"
-        else:
-            if answer != _STATUS.SERVING:
-                return _problem(check, f"{participant.target} reports {_STATUS.Name(answer)}", _ASK_ITS_LOG)
-            health = "is SERVING"
-            if mistaken := _mistaken_for(channel, name, others):
-                return _problem(
-                    check,
-                    f"{participant.target} is participant {mistaken}",
-                    f"correct the target in [participants.{name}]",
-                )
-        return _batches(channel, check, participant, health)
-
-
-def _mistaken_for(channel: grpc.Channel, name: str, others: Collection[str]) -> str:
-    """Return the name of the other participant that this one says it is; empty if it does not.
-
-    Participants with the SDK have a health service of their own name.
-    """
-    if _has_health_service(channel, name):
-        return ""
-    return next((other for other in sorted(others) if _has_health_service(channel, other)), "")
-
-
-def _has_health_service(channel: grpc.Channel, service: str) -> bool:
-    try:
-        _health(channel, service)
-    except grpc.RpcError:
-        return False
-    return True
-
-
-def _batches(channel: grpc.Channel, check: str, participant: ParticipantSettings, health: str) -> CheckResult:
-    """Check whether it implements ExecuteBranches, by a call without branches."""
-    stub = participant_pb2_grpc.ParticipantServiceStub(channel)
-    try:
-        list(stub.ExecuteBranches(participant_pb2.ExecuteBranchesRequest(), timeout=_TIMEOUT_S))
-    except grpc.RpcError as error:
-        if participant.batched and error.code() is grpc.StatusCode.UNIMPLEMENTED:
-            return _warning(
-                check,
-                f"{participant.target} {health}, but does not implement ExecuteBranches",
-                "is it a participant? If so, set batched = false, or implement it: its branches are called "
-                "one by one",
-            )
-    return _ok(check, f"{participant.target} {health}")
-
-
-def _why_unreachable(participant: ParticipantSettings) -> str:
-    """Return what to check, and whether the target speaks TLS if that is not what is configured."""
-    general = "is it running, does its name resolve here, and does a firewall block it?"
-    address = participant.target.removeprefix("dns:///")
-    try:
-        _served_certificate(address)
-    except (ssl.SSLError, ConnectionResetError):
-        speaks_tls = False
-    except (OSError, ValueError):
-        return f"{general} Do both sides agree on TLS?"
-    else:
-        speaks_tls = True
-    if speaks_tls and participant.tls is None:
-        return "it speaks TLS: add tls to its table"
-    if not speaks_tls and participant.tls is not None:
-        return "it does not speak TLS: remove tls from its table, or give it a certificate"
-    return (
-        "TLS fails: does ca_file have the authority of its certificate, does server_name match, has its "
-        "certificate expired, and does it require a client certificate?"
-    )
-
-
-def _connects(channel: grpc.Channel) -> bool:
-    """Return whether the target accepts connections. If every address refuses, do not try again."""
-    states = SimpleQueue[grpc.ChannelConnectivity]()
-    channel.subscribe(states.put, try_to_connect=True)
-    deadline = time.monotonic() + _TIMEOUT_S
-    while True:
-        try:
-            state = states.get(timeout=max(0.0, deadline - time.monotonic()))
-        except Empty:
-            return False
-        if state is grpc.ChannelConnectivity.READY:
-            return True
-        if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
-            return False
-
-
-def _health(channel: grpc.Channel, service: str) -> int:
-    request = health_pb2.HealthCheckRequest(service=service)
-    answer: int = health_pb2_grpc.HealthStub(channel).Check(request, timeout=_TIMEOUT_S).status
-    return answer

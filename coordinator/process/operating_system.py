@@ -17,6 +17,12 @@ OPEN_FILES_WANTED = 1_048_576
 logger = structlog.get_logger(__name__)
 
 
+def warn_of_root() -> None:
+    """Log a warning if this process runs as root, which it never needs."""
+    if os.geteuid() == 0:
+        logger.warning("tccd runs as root: run it as a user of its own")
+
+
 def end_with_parent(parent_pid: int) -> None:
     """Make this process receive SIGTERM when its parent ends, for any reason. Linux only."""
     libc = ctypes.CDLL(None, use_errno=True)

@@ -25,7 +25,7 @@ from coordinator.log.migration import LogTooNewError, migrate as migrate_log
 from coordinator.log.requirements import LogUrlError
 from coordinator.observability.logging import configure_logging
 from coordinator.process import event_loop
-from coordinator.process.operating_system import end_with_parent, stay_on_one_cpu
+from coordinator.process.operating_system import end_with_parent, stay_on_one_cpu, warn_of_root
 from coordinator.process.worker import RELOAD_REFUSED, end_lease, reloaded, run_worker
 
 logger = structlog.get_logger(__name__)
@@ -187,6 +187,7 @@ def _notify_ready(pid: int) -> None:
 
 
 def _log_listening(settings: Settings, port: int) -> None:
+    warn_of_root()
     _announce(f"listening on {_host(settings)}:{port}")
 
 

@@ -181,6 +181,7 @@ class Worker:
             needs_restart=_needs_restart(started_with, settings, self._restart_required(settings)),
         )
         self._settings = self._settings.reloaded(settings)
+        self.monitoring.metrics.certificate_files = self._settings.certificate_files()
         self._reload_access()
 
     def _restart_required(self, settings: Settings) -> set[str]:
@@ -408,7 +409,7 @@ def _needs_restart(before: Settings, after: Settings, restart_required: set[str]
 def reloaded(source: Source) -> Settings | None:
     """Return the present configuration. If it is invalid, or locks out all callers, log why; return None."""
     try:
-        settings = source.read().settings
+        settings = source.read_again().settings
         policy = settings.policy()
         if policy is None or policy.admits_any_caller(time.time()):
             return settings

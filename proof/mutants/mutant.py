@@ -104,6 +104,8 @@ def mutated(source: str, mutant: Mutant) -> tuple[int, str]:
     edit = _Edit(mutant)
     for definition in _definitions(tree.body, mutant.definition.split(".")):
         edit.visit(definition)
+    if not edit.places:
+        return 0, source
     return edit.places, ast.unparse(ast.fix_missing_locations(tree))
 
 

@@ -297,11 +297,21 @@ class LogDatabase:
 
     def _heartbeat(self, values: Values) -> StatementResult:
         now = self._now()
-        row = self.coordinators.setdefault(
-            values["owner"], {"id": values["owner"], "name": values["name"], "started_at": now}
-        )
+        row = self.coordinators.setdefault(values["owner"], {"id": values["owner"], "started_at": now})
+        row["name"] = values["name"]
         row["lease_until"] = _moment(now + values["lease_s"])
         return StatementResult([(now,)], 1)
+
+    def _register_unknown(self, values: Values) -> StatementResult:
+        now = self._now()
+        owners = {row["owner"] for row in self.transactions.values() if _is_owned_by(row, row["owner"])}
+        unknown = owners - set(self.coordinators)
+        for owner in sorted(unknown):
+            lease_until = _moment(now + values["lease_s"])
+            self.coordinators[owner] = {
+                "id": owner, "name": "unknown", "started_at": now, "lease_until": lease_until
+            }  # fmt: skip
+        return StatementResult([], len(unknown))
 
     def _leave(self, values: Values) -> StatementResult:
         row = self.coordinators.get(values["owner"])
@@ -342,6 +352,7 @@ _STATEMENTS: dict[str, tuple[Callable[[LogDatabase, Values], StatementResult], s
     "transaction_purge": (_D._purge, {"ended_before_s", "limit"}),  # noqa: SLF001 - the same file
     "coordinator_forget": (_D._forget, {"gone_for_s"}),  # noqa: SLF001 - the same file
     "coordinator_heartbeat": (_D._heartbeat, {"owner", "name", "lease_s"}),  # noqa: SLF001 - the same file
+    "coordinator_register_unknown": (_D._register_unknown, {"lease_s"}),  # noqa: SLF001 - the same file
     "coordinator_leave": (_D._leave, {"owner"}),  # noqa: SLF001 - the same file
 }
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import ssl
 import threading
 from typing import NamedTuple, TypeAlias
@@ -13,6 +14,7 @@ logger = logging.getLogger("tcc.tls")
 File: TypeAlias = str | os.PathLike[str]
 # Of each file: its modification time, its number in the file system, and its size.
 _Signature: TypeAlias = tuple[tuple[int, int, int], ...]
+_PEM_LABEL = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----")
 
 
 class TlsContent(NamedTuple):
@@ -106,13 +108,20 @@ class Tls:
                 # Without a password it would prompt for one on the terminal.
                 context.load_cert_chain(self.certificate, self.key, password=lambda: b"")
         except ssl.SSLError as error:
-            reason = "do not match" if error.reason == "KEY_VALUES_MISMATCH" else "are not both in PEM"
-            raise ValueError(f"{self.certificate} and {self.key} {reason}") from error
+            if error.reason == "KEY_VALUES_MISMATCH":
+                raise ValueError(f"{self.certificate} and {self.key} do not match") from error
+            raise ValueError(
+                f"{self.certificate} and {self.key} are not a certificate and its key in PEM, without a "
+                f"password: the first contains {pem_labels(content.certificate)}, "
+                f"the second {pem_labels(content.key)}"
+            ) from error
         try:
             if content.ca is not None:
                 context.load_verify_locations(cadata=content.ca.decode(errors="replace"))
         except (ssl.SSLError, ValueError) as error:
-            raise ValueError(f"{self.ca} contains no certificate in PEM") from error
+            raise ValueError(
+                f"{self.ca} contains no certificate in PEM, but {pem_labels(content.ca)}"
+            ) from error
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Tls) and self._names() == other._names()
@@ -172,6 +181,12 @@ def channel_credentials(content: TlsContent) -> grpc.ChannelCredentials:
 def channel_options(tls: Tls) -> tuple[tuple[str, str], ...]:
     """Return the options that a channel with TLS needs besides its others."""
     return () if tls.server_name is None else (("grpc.ssl_target_name_override", tls.server_name),)
+
+
+def pem_labels(content: bytes | None) -> str:
+    """Return what a file contains instead of what was expected, for an error: labels are not secret."""
+    labels = dict.fromkeys(label.decode() for label in _PEM_LABEL.findall(content or b""))
+    return " and ".join(labels) if labels else "nothing in PEM"
 
 
 def _bytes(file: str | None) -> bytes | None:

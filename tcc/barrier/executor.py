@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import QueuePool
@@ -26,7 +26,7 @@ from tcc._internal.failpoint import failpoint
 from tcc.barrier import schema, sql as barrier_sql
 from tcc.barrier.failures import HandlerLeakError, may_pass
 from tcc.barrier.guarded_connection import GuardedConnection
-from tcc.barrier.plans import BarrierSql, ContendedError, Invoke, Plan, Statement
+from tcc.barrier.plans import BarrierSql, ContendedError, Invoke, Plan
 from tcc.branch import BatchItem
 
 T = TypeVar("T")
@@ -101,18 +101,18 @@ class AsyncBarrierExecutor:
 
     async def transact(self, plan: Callable[[], Plan[T]], handler: Handler) -> T:
         async def once() -> T:
-            failpoint("barrier.begin.before")
-            guarded = await greenlet_spawn(GuardedConnection.begun, self._engine.sync_engine)
+            local = _LocalTransaction(self._engine.sync_engine, plan())
             try:
-                came = await _drive_async(plan(), guarded, AsyncConnection(self._engine, guarded), handler)
-                failpoint("barrier.commit.before")
-                await greenlet_spawn(guarded.finish)
+                step = await greenlet_spawn(local.advance, None)
+                while isinstance(step, Invoke):
+                    connection = AsyncConnection(self._engine, local.connection)
+                    came = await _call_async(handler, step.items, connection)
+                    step = await greenlet_spawn(local.advance, came)
             except BaseException:
                 # Even if this task is cancelled repeatedly, the connection is returned to the pool.
-                await asyncio.shield(asyncio.create_task(greenlet_spawn(guarded.abandon)))
+                await asyncio.shield(asyncio.create_task(greenlet_spawn(local.abandon)))
                 raise
-            failpoint("barrier.commit.after")
-            return came
+            return cast("T", step.value)
 
         return await _retry_once(once)
 
@@ -147,17 +147,15 @@ class SyncBarrierExecutor:
 
     async def transact(self, plan: Callable[[], Plan[T]], handler: Handler) -> T:
         def once() -> T:
-            failpoint("barrier.begin.before")
-            guarded = GuardedConnection.begun(self._engine)
+            local = _LocalTransaction(self._engine, plan())
             try:
-                came = _drive_sync(plan(), guarded, handler)
-                failpoint("barrier.commit.before")
-                guarded.finish()
+                step = local.advance(None)
+                while isinstance(step, Invoke):
+                    step = local.advance(_call_sync(handler, step.items, local.connection))
             except BaseException:
-                guarded.abandon()
+                local.abandon()
                 raise
-            failpoint("barrier.commit.after")
-            return came
+            return cast("T", step.value)
 
         return await _retry_once(lambda: self._in_thread(once))
 
@@ -192,52 +190,63 @@ class _Finished(NamedTuple):
     value: Any
 
 
-def _advance(plan: Plan[T], came: Any) -> Statement | Invoke | _Finished:
-    """Return the plan's next step. Only here does StopIteration mean the end of a plan."""
-    try:
-        return plan.send(came)
-    except StopIteration as done:
-        return _Finished(done.value)
+class _LocalTransaction:
+    """One run of a plan in a transaction of its own. Blocks; the caller decides where it may.
+
+    The caller calls the handler, between two calls of `advance`, so that each executor can
+    do that in its own way and everything else is done at once.
+    """
+
+    def __init__(self, engine: Engine, plan: Plan[Any]) -> None:
+        self._engine = engine
+        self._plan = plan
+        self._guarded: GuardedConnection | None = None
+
+    @property
+    def connection(self) -> GuardedConnection:
+        """The transaction's connection, once it has begun."""
+        assert self._guarded is not None, "nothing has begun"
+        return self._guarded
+
+    def advance(self, came: Any) -> Invoke | _Finished:
+        """Run the plan up to its call of the handler, or to its end, and then commit.
+
+        `came`: what the handler returned; None in the first call, which begins the transaction.
+        """
+        if self._guarded is None:
+            failpoint("barrier.begin.before")
+            self._guarded = GuardedConnection.begun(self._engine)
+        else:
+            self._guarded.after_handler()
+            failpoint("barrier.handler.after")
+        step = _run_statements(self._plan, self._guarded, came)
+        if isinstance(step, Invoke):
+            failpoint("barrier.handler.before")
+            self._guarded.before_handler()
+        else:
+            failpoint("barrier.commit.before")
+            self._guarded.finish()
+            failpoint("barrier.commit.after")
+        return step
+
+    def abandon(self) -> None:
+        """Roll back what was not committed, and return the connection to the pool."""
+        if self._guarded is not None:
+            self._guarded.abandon()
 
 
-async def _drive_async(
-    plan: Plan[T], guarded: GuardedConnection, connection: AsyncConnection, handler: Handler
-) -> T:
-    step = _advance(plan, None)
+def _run_statements(plan: Plan[Any], connection: Connection, came: Any) -> Invoke | _Finished:
+    """Execute the plan's statements up to its call of the handler or its end."""
     while True:
-        match step:
-            case Statement(statement, parameters):
-                result = await connection.execute(statement, parameters)
-                came: Any = result.all() if result.returns_rows else ()
-                failpoint("barrier.statement.after")
-            case Invoke(items=items):
-                failpoint("barrier.handler.before")
-                await greenlet_spawn(guarded.before_handler)
-                came = await _call_async(handler, items, connection)
-                await greenlet_spawn(guarded.after_handler)
-                failpoint("barrier.handler.after")
-            case _Finished(value):
-                return cast("T", value)
-        step = _advance(plan, came)
-
-
-def _drive_sync(plan: Plan[T], guarded: GuardedConnection, handler: Handler) -> T:
-    step = _advance(plan, None)
-    while True:
-        match step:
-            case Statement(statement, parameters):
-                result = guarded.execute(statement, parameters)
-                came: Any = result.all() if result.returns_rows else ()
-                failpoint("barrier.statement.after")
-            case Invoke(items=items):
-                failpoint("barrier.handler.before")
-                guarded.before_handler()
-                came = _call_sync(handler, items, guarded)
-                guarded.after_handler()
-                failpoint("barrier.handler.after")
-            case _Finished(value):
-                return cast("T", value)
-        step = _advance(plan, came)
+        try:
+            step = plan.send(came)
+        except StopIteration as done:  # only here does it mean the end of a plan
+            return _Finished(done.value)
+        if isinstance(step, Invoke):
+            return step
+        result = connection.execute(step.text, step.parameters)
+        came = result.all() if result.returns_rows else ()
+        failpoint("barrier.statement.after")
 
 
 async def _call_async(handler: Handler, items: list[BatchItem], connection: AsyncConnection) -> Any:
@@ -267,7 +276,7 @@ def _has_transactions(engine: Engine, sql: BarrierSql) -> bool:
     """Return whether connections of the engine have transactions, by trying one of them."""
     guarded = GuardedConnection.begun(engine)
     try:
-        _drive_sync(_look(sql), guarded, no_handler)
+        _run_statements(_look(sql), guarded, None)
         return guarded.is_in_transaction()
     finally:
         guarded.abandon()

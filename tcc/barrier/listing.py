@@ -141,6 +141,12 @@ def find_rows(dialect_name: str, keys: Sequence[Key]) -> Plan[list[ListedRow]]:
     return rows
 
 
+def read_clock(dialect_name: str) -> Plan[int]:
+    """Return the database's time, by which a Try expires, in milliseconds since the Unix epoch."""
+    ((milliseconds,),) = yield Statement(text(f"SELECT {now_ms(dialect_name)}"), {})
+    return int(milliseconds)
+
+
 def page_token(position: Position | None) -> str:
     """Return the token of the next page; empty: no further page."""
     return "" if position is None else base64.urlsafe_b64encode(json.dumps(position).encode()).decode()

@@ -263,7 +263,7 @@ class Participant:
             ),
             maximum_concurrent_rpcs=self._rpcs_max,
         )
-        pb_grpc.add_ParticipantServiceServicer_to_server(ParticipantServicer(work), server)
+        pb_grpc.add_ParticipantServiceServicer_to_server(ParticipantServicer(self.name, work), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         port = _listen(server, address, credentials)

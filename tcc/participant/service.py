@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator, Sequence
+from importlib import metadata
 from typing import Any, TypeAlias
 
 import grpc
@@ -17,13 +18,16 @@ from tcc.participant.work import OverloadedError, ParticipantWork, Replies
 
 logger = logging.getLogger("tcc.participant")
 
+_DATABASE_UNAVAILABLE = "the participant's database is unavailable"
+
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class ParticipantServicer(pb_grpc.ParticipantServiceServicer):
     """Returns results with the status OK. Any other status only means that the call must be repeated."""
 
-    def __init__(self, work: ParticipantWork) -> None:
+    def __init__(self, name: str, work: ParticipantWork) -> None:
+        self._name = name
         self._work = work
 
     async def TryBranch(self, request: pb.TryBranchRequest, context: Context) -> pb.TryBranchResponse:
@@ -59,11 +63,28 @@ class ParticipantServicer(pb_grpc.ParticipantServiceServicer):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except DBAPIError:
             logger.warning("the barrier's rows could not be listed", exc_info=True)
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the participant's database is unavailable")
+            await context.abort(grpc.StatusCode.UNAVAILABLE, _DATABASE_UNAVAILABLE)
         return pb.ListBranchesResponse(
             rows=[pb.BarrierRow(**row._asdict()) for row in rows],
             next_page_token=listing.page_token(behind),
         )
+
+    async def GetParticipantInfo(
+        self, _request: pb.GetParticipantInfoRequest, context: Context
+    ) -> pb.GetParticipantInfoResponse:
+        dialect_name = self._work.dialect_name
+        try:
+            now_ms = await self._work.read(lambda: listing.read_clock(dialect_name))
+        except DBAPIError:
+            logger.warning("the database's clock could not be read", exc_info=True)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, _DATABASE_UNAVAILABLE)
+        response = pb.GetParticipantInfoResponse(
+            participant=self._name,
+            sdk=f"tcc-python/{metadata.version('tcc')}",
+            actions=[pb.ActionInfo(name=name) for name in self._work.action_names],
+        )
+        response.server_time.FromMilliseconds(now_ms)
+        return response
 
     async def _list(self, request: pb.ListBranchesRequest) -> tuple[list[ListedRow], Position | None]:
         dialect_name = self._work.dialect_name

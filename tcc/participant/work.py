@@ -220,6 +220,11 @@ class ParticipantWork:
     def dialect_name(self) -> str:
         return self._executor.dialect_name
 
+    @property
+    def action_names(self) -> list[str]:
+        """The names of the actions, in order."""
+        return sorted(self._actions)
+
     def _submit_one(
         self,
         call: pb.BranchCall,

@@ -1,5 +1,6 @@
 """Who may call what, over real gRPC with real certificates: each attack, and what is refused."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from hashlib import sha256
@@ -17,6 +18,8 @@ from grpc_status import rpc_status
 from coordinator.security.permissions import PERMISSIONS
 from coordinator.security.tokens import new_token, token_hash
 from tcc.admin.v1 import admin_pb2 as apb, admin_pb2_grpc
+from tcc.common.v1 import common_pb2 as common
+from tcc.participant.v1 import participant_pb2
 from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc
 from tests.support.identities import AUDIENCE, ISSUER, Authority, Issuer, Pair, Tls, bearer
 from tests.support.scripted_participant import ScriptedParticipant, serving
@@ -509,6 +512,45 @@ async def test_a_tenant_that_fills_its_limits_is_refused_alone(
         wait = pb.WaitTransactionRequest(gid="shop-1", wait_for=pb.WAIT_FOR_COMPLETION)
         await shop.WaitTransaction(wait, timeout=30)
         await shop.ExecuteTransaction(execute("shop-3", **decided), timeout=30)
+
+
+async def test_results_count_for_their_tenant(
+    log_url: str, tmp_path: Path, stock: ScriptedParticipant
+) -> None:
+    go = asyncio.Event()
+
+    async def script(call: participant_pb2.BranchCall) -> common.CallResult:
+        if call.operation != common.OPERATION_TRY:
+            await go.wait()
+        return common.CallResult(code=common.OUTCOME_CODE_SUCCEEDED, result=b"x" * 60)
+
+    stock.script = script
+    limits = limited(live_bytes_max=100)
+    async with guarded(log_url, tmp_path, {"stock": {"target": stock.address}}, **limits) as tcc:
+        shop, decided = tcc.client(SHOP), {"wait_for": pb.WAIT_FOR_DECISION}
+        await shop.ExecuteTransaction(execute("shop-1", **decided), timeout=30)
+        half = branch("1", payload=b"x" * 50)
+        call = shop.ExecuteTransaction(execute("shop-2", branches=[half], **decided), timeout=30)
+        assert await refusal(call) == TENANT_LIMIT
+        go.set()
+
+
+async def test_a_tenant_beside_others_fills_only_its_share(
+    log_url: str, tmp_path: Path, stock: ScriptedParticipant
+) -> None:
+    """Its own limits are higher than all that there is."""
+    go = stock.hold_confirms()
+    participants = {"stock": {"target": stock.address}, "bonds": {"target": stock.address}}
+    async with guarded(log_url, tmp_path, participants, **limited(), limits={"live_max": 10}) as tcc:
+        shop, bank, decided = tcc.client(SHOP), tcc.client(BANK), {"wait_for": pb.WAIT_FOR_DECISION}
+        for number in range(5):
+            await shop.ExecuteTransaction(execute(f"shop-{number}", **decided), timeout=30)
+        call = shop.ExecuteTransaction(execute("shop-5", **decided), timeout=30)
+        assert await refusal(call) == TENANT_LIMIT
+        for number in range(4):
+            bonds = branch("1", participant="bonds")
+            await bank.ExecuteTransaction(execute(f"bank-{number}", branches=[bonds], **decided), timeout=30)
+        go.set()
 
 
 async def test_a_tenant_that_calls_too_often_is_refused_alone(

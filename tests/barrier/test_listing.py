@@ -1,6 +1,8 @@
 """ListBranches: the rows of the barrier on every database; and Confirm and Cancel without a payload."""
 
 import contextlib
+import time
+from importlib import metadata
 
 import grpc
 import pytest
@@ -60,6 +62,20 @@ async def test_rows_are_listed_by_state_in_pages(database, call_participant) -> 
     )
     keys = [pb.BranchKey(gid="g", branch_id=branch_id) for branch_id in ("x", "o2", "no")]
     assert sorted(await listed(caller, keys=keys)) == [("g", "o2", TRIED), ("g", "x", CANCELLED)]
+
+
+async def test_a_participant_describes_itself_by_its_databases_clock(database, call_participant) -> None:
+    participant = make_participant(database[0])
+    caller = await call_participant(participant)
+    before_ms = time.time_ns() // 1_000_000
+    info = await caller.stub.GetParticipantInfo(pb.GetParticipantInfoRequest())
+    after_ms = time.time_ns() // 1_000_000
+    # The database runs here. MySQL's clock counts whole seconds.
+    assert before_ms - 1_000 <= info.server_time.ToMilliseconds() <= after_ms
+    assert (info.participant, info.sdk) == (participant.name, f"tcc-python/{metadata.version('tcc')}")
+    names = [action.name for action in info.actions]
+    assert names == sorted(names)
+    assert "batch" in names
 
 
 async def test_a_row_has_its_action_and_its_age(database, call_participant) -> None:

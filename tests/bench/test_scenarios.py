@@ -37,6 +37,7 @@ def bench(*arguments: str) -> str:
     ("scenario", "arguments"),
     [
         ("coordinator", ("--in-flight=4",)),
+        ("coordinator", ("--in-flight=4", "--secured")),
         ("drain", ("--in-flight=8", "--transactions=60")),
         ("history", ("--in-flight=8", "--rows=20000,500")),
         ("hot-sku", ("--in-flight=16",)),

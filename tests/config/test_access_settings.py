@@ -35,10 +35,20 @@ tenants = ["shop"]
 """
 
 
-def written(directory: Path, text: str) -> Path:
+PARTICIPANTS = """
+[participants.ledger]
+target = "ledger:1"
+[participants.inventory]
+target = "inventory:1"
+"""
+
+
+def written(directory: Path, text: str, *, certificates: bool = True) -> Path:
     path = directory / "tcc.toml"
-    tls = ", ".join(f'{key} = "{file}"' for key, file in Tls(directory).settings().items())
-    path.write_text(f"{text}\n[listen]\ntls = {{ {tls} }}\n[admin]\ntls = {{ {tls} }}\n")
+    files = Tls(directory).settings(certificates=certificates)
+    tls = ", ".join(f'{key} = "{file}"' for key, file in files.items())
+    listeners = f"[listen]\ntls = {{ {tls} }}\n[admin]\ntls = {{ {tls} }}\n"
+    path.write_text(f"{text}\n{listeners}{PARTICIPANTS}")
     return path
 
 
@@ -46,6 +56,32 @@ def mistakes(directory: Path, text: str) -> list[str]:
     with pytest.raises(ConfigurationError) as caught:
         load(written(directory, text))
     return [issue.key + ": " + issue.message for issue in caught.value.issues]
+
+
+@pytest.mark.parametrize(
+    ("table", "names", "identity"),
+    [
+        ("clients", "spiffe", "spiffe://bank.example/shop"),
+        ("clients", "dns", "dns:shop"),
+        ("operators", "common_name", "cn:ana"),
+        ("operators", "email", "email:ana@bank.example"),
+    ],
+)
+def test_an_identity_that_no_caller_can_prove_is_refused(
+    tmp_path: Path, table: str, names: str, identity: str
+) -> None:
+    """Without `client_ca_file` a listener asks for no certificate."""
+    text = f'[auth]\ncertificate_names = ["{names}"]\n[{table}.a]\nidentities = ["{identity}"]'
+    load(written(tmp_path, text))
+    listener = {"clients": "listen", "operators": "admin"}[table]
+    message = f"requires client_ca_file.* {table}.a has the identity {identity}"
+    with pytest.raises(ConfigurationError, match=rf"{listener}\.tls: {message}"):
+        load(written(tmp_path, text, certificates=False))
+
+
+def test_tokens_need_no_certificates_of_clients(tmp_path: Path) -> None:
+    text = AUTH + '[clients.shop]\nidentities = ["token:shop"]'
+    assert load(written(tmp_path, text, certificates=False)).policy() is not None
 
 
 @pytest.mark.parametrize("table", ["listen", "admin"])
@@ -142,6 +178,10 @@ def test_without_auth_there_is_no_policy() -> None:
         (
             AUTH + '[clients.eu]\nidentities = ["spiffe://eu"]\ngid_prefixes = [""]',
             "clients.eu.gid_prefixes: a prefix must not be empty",
+        ),
+        (
+            AUTH + SHOP.replace("ledger", "leger") + '[clients.eu]\nidentities = ["spiffe://eu"]',
+            "clients.shop.calls: there is no [participants.NAME] for leger",
         ),
         (AUTH + ONCALL, "operators.oncall.tenants: there is no [clients.shop]"),
         (AUTH + '[operators.a]\nrole = "root"', "operators.a.role: must be 'read', 'operate' or 'admin'"),

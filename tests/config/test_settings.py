@@ -1,12 +1,15 @@
 """The configuration: file, environment, mistakes."""
 
+import os
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from coordinator.config.configuration import ConfigurationError, load
+from coordinator.config.configuration import ConfigurationError, Source, load
 from coordinator.config.settings import (
     ListenSettings,
     LogSettings,
@@ -173,6 +176,42 @@ def test_a_mistake_in_the_environment_names_the_variable(
     ]
 
 
+def plain_settings(
+    model: type[BaseModel] = Settings, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], type]]:
+    """Every setting that is a number or a flag."""
+    for name, field in model.model_fields.items():
+        kinds = [field.annotation, *get_args(field.annotation)]
+        inner = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+        if inner is not None:
+            yield from plain_settings(inner, (*path, name, "n") if str in kinds else (*path, name))
+        elif field.annotation in {bool, int, float}:
+            yield (*path, name), field.annotation
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"), [pytest.param(path, kind, id=".".join(path)) for path, kind in plain_settings()]
+)
+def test_a_setting_of_another_type_is_refused(tmp_path: Path, path: tuple[str, ...], kind: type) -> None:
+    *tables, key = path
+    wanted = {int: "must be an integer from", float: "must be a number from", bool: "must be true or false"}
+    for value in ('"1"', "1" if kind is bool else "true"):
+        text = f"[{'.'.join(tables)}]\n{key} = {value}" if tables else f"{key} = {value}"
+        found = [issue for issue in mistakes(tmp_path, text) if f"{'.'.join(path)}: " in issue]
+        assert len(found) == 1
+        assert found[0].startswith(f"{2 if tables else 1}: {'.'.join(path)}: {wanted[kind]}")
+
+
+def test_a_variable_s_text_may_be_a_number_or_a_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TCC_WORKERS", "3")
+    monkeypatch.setenv("TCC_PIN_WORKERS", "true")
+    monkeypatch.setenv("TCC_RECOVERY", '{"lease_s": 7}')
+    assert load(None).workers == 3
+    assert load(None).pin_workers
+    monkeypatch.setenv("TCC_RECOVERY", '{"lease_s": true}')
+    assert mistakes(tmp_path, "") == ["TCC_RECOVERY: recovery.lease_s: must be a number from 0.1 to 86400"]
+
+
 def test_broken_toml_is_one_line_with_the_location(tmp_path: Path) -> None:
     assert mistakes(tmp_path, "workers = 2\nlisten here") == [
         " Expected '=' after a key in a key/value pair (at line 2, column 8)"
@@ -184,6 +223,32 @@ def test_a_broken_environment_variable_is_one_line(monkeypatch: pytest.MonkeyPat
     with pytest.raises(ConfigurationError) as caught:
         load(None)
     assert str(caught.value) == 'the environment: error parsing value for field "log"'
+
+
+def test_a_configuration_may_come_from_a_device_or_a_pipe(tmp_path: Path) -> None:
+    assert load(Path("/dev/null")) == load(None)
+    read_end, write_end = os.pipe()
+    try:
+        os.write(write_end, b"workers = 5")
+        os.close(write_end)
+        assert load(Path(f"/dev/fd/{read_end}")).workers == 5
+        # Nothing is left in it: reading it again would give the defaults.
+        with pytest.raises(ConfigurationError, match="a pipe cannot be read again"):
+            Source(path=Path(f"/dev/fd/{read_end}")).read_again()
+    finally:
+        os.close(read_end)
+    regular = tmp_path / "tcc.toml"
+    regular.write_text("workers = 6")
+    assert Source(path=regular).read_again().settings.workers == 6
+
+
+def test_a_path_that_is_no_file_is_named_as_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="a directory cannot be read"):
+        load(tmp_path)
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(tmp_path / "socket"))
+        with pytest.raises(ConfigurationError, match="a socket cannot be read"):
+            load(tmp_path / "socket")
 
 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
@@ -214,7 +279,9 @@ def test_a_target_is_a_grpc_target(target: str) -> None:
     assert ParticipantSettings(target=target).address().target == target
 
 
-@pytest.mark.parametrize("target", ["", "a", "a:0", "dns:///a", "http://a:1", "dns:///a:70000", "a b:1"])
+@pytest.mark.parametrize(
+    "target", ["", "a", "a:0", "dns:///a", "http://a:1", "dns:///a:70000", "a b:1", "ipv4:1.2.3.4:70000"]
+)
 def test_what_is_no_target_is_refused(target: str) -> None:
     with pytest.raises(ValidationError):
         ParticipantSettings(target=target)

@@ -4,10 +4,7 @@ import asyncio
 import os
 import re
 import shlex
-import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
@@ -16,45 +13,12 @@ import pytest
 from tests.support import guide
 from tests.support.ports import free_port
 from tests.support.processes import TIMEOUT_S
+from tests.support.shell import shell
 
 PATH = Path(__file__).parents[2] / "docs" / "GET_STARTED.md"
 PAGE = PATH.read_text()
 FILES = dict(re.findall(r"^```(?:python|toml)\n# ([\w.]+)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
 INVENTORY, CREDIT, COORDINATOR = "127.0.0.1:50051", "127.0.0.1:50052", "127.0.0.1:50050"
-END = "--- the command has ended ---"
-
-
-class Shell:
-    """A reader's shell. Commands run one after the other, some of them in the background."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-
-    async def run(self, line: str) -> str:
-        """Return what a command line prints to its standard output."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(f"{line}\necho '{END}'\n".encode())
-        printed = await asyncio.wait_for(self._process.stdout.readuntil(f"{END}\n".encode()), TIMEOUT_S)
-        return printed.decode().removesuffix(f"{END}\n")
-
-
-@asynccontextmanager
-async def shell(directory: Path, environment: dict[str, str]) -> AsyncIterator[Shell]:
-    process = await asyncio.create_subprocess_exec(
-        "bash",
-        cwd=directory,
-        env=os.environ | environment,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        # It is the leader of a group of its own, so that nothing that it started is left over.
-        start_new_session=True,
-    )
-    try:
-        yield Shell(process)
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        await process.communicate()
 
 
 async def ready(address: str) -> None:

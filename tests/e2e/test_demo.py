@@ -55,6 +55,7 @@ def assert_nothing_is_left(processes: list[psutil.Process], scratch: Path) -> No
     assert list(scratch.iterdir()) == []
 
 
+@pytest.mark.slow
 async def test_load_with_kills_loses_nothing(scratch: Path):
     async with demo_process(scratch, "--orders", "150", "--json", "--seed", "3") as demo:
         status, output, notes = await ended(demo, _TIMEOUT_S)

@@ -123,7 +123,7 @@ async def test_the_work_of_a_killed_worker_is_adopted_before_its_lease_ends(
     assert reply.outcome.state == common.TRANSACTION_STATE_CONFIRMED
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 async def test_sigterm_drains_and_exits_with_0(
     log_url: str, stock: ScriptedParticipant, tmp_path: Path, workers: int
 ) -> None:

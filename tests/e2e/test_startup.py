@@ -70,7 +70,14 @@ def children(pid: int) -> set[int]:
     return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
-@pytest.mark.parametrize("command", [["serve", "--listen=127.0.0.1:0"], ["migrate"], ["postgres"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["serve", "--listen=127.0.0.1:0"],
+        pytest.param(["migrate"], marks=pytest.mark.slow),
+        pytest.param(["postgres"], marks=pytest.mark.slow),
+    ],
+)
 async def test_a_data_directory_that_another_uses_is_refused(
     postgres: EmbeddedPostgres, command: list[str]
 ) -> None:

@@ -124,7 +124,18 @@ WHERE transactions.owner = ANY (ARRAY[coordinators.id]) AND transactions.next_at
  LIMIT 1) IS NULL;
 
 -- coordinator_heartbeat (parameters: owner, name, lease_s)
-INSERT INTO coordinators (id, name, started_at, lease_until) VALUES (%b::VARCHAR, %b::VARCHAR, now(), (now() + %b * INTERVAL '1 second')) ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until RETURNING CAST(EXTRACT(epoch FROM clock_timestamp()) AS DOUBLE PRECISION) AS anon_1;
+INSERT INTO coordinators (id, name, started_at, lease_until) VALUES (%b::VARCHAR, %b::VARCHAR, now(), (now() + %b * INTERVAL '1 second')) ON CONFLICT (id) DO UPDATE SET name = excluded.name, lease_until = excluded.lease_until RETURNING CAST(EXTRACT(epoch FROM clock_timestamp()) AS DOUBLE PRECISION) AS anon_1;
+
+-- coordinator_register_unknown (parameters: lease_s)
+WITH RECURSIVE owners(owner) AS
+(SELECT '' COLLATE "C" AS owner UNION ALL SELECT following.owner AS owner
+FROM owners JOIN LATERAL (SELECT transactions.owner AS owner
+FROM transactions
+WHERE transactions.next_attempt_at IS NULL AND transactions.ended_at IS NULL AND transactions.owner > owners.owner ORDER BY transactions.owner
+ LIMIT 1) AS following ON true)
+ INSERT INTO coordinators (id, name, started_at, lease_until) SELECT owners.owner, 'unknown', now() AS now_1, now() + %b * INTERVAL '1 second' AS anon_1
+FROM owners
+WHERE owners.owner != '' ON CONFLICT (id) DO NOTHING;
 
 -- coordinator_leave (parameters: owner)
 UPDATE coordinators SET lease_until=now() WHERE coordinators.id = %b::VARCHAR;
@@ -538,7 +549,13 @@ SELECT to_regclass('public.migration_lock') IS NOT NULL
 SELECT version_num FROM public.alembic_version;
 
 -- migration: move_from_public
-ALTER TABLE public.alembic_version SET SCHEMA tcc;
+CREATE TABLE tcc.alembic_version (LIKE public.alembic_version INCLUDING ALL);
+
+-- migration: move_from_public
+INSERT INTO tcc.alembic_version SELECT version_num FROM public.alembic_version;
+
+-- migration: move_from_public
+UPDATE public.alembic_version SET version_num = 'moved to the schema tcc';
 
 -- migration: move_from_public
 ALTER TABLE public.transactions SET SCHEMA tcc;

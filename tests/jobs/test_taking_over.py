@@ -176,6 +176,23 @@ async def test_a_begin_during_the_adoption_of_the_same_transaction_is_kept(
         await dead.close()
 
 
+async def test_transactions_of_an_unknown_owner_are_adopted_after_a_lease(
+    log_url: str, stock: ScriptedParticipant
+) -> None:
+    """As after a restore that lost the table of coordinators."""
+    lost = PostgresLog(log_url, owner="lost", name="")
+    spec = BranchSpec(branch_id="1", participant="stock", action="reserve")
+    assert await lost.transaction_begin(
+        [Transaction(gid="g", branches=(Branch(spec=spec),), expires_at=4e9, fingerprint=b"f")]
+    ) == [None]
+    await lost.close()
+    quick = QUICK | {"lease_s": 0.5}
+    settings = settings_for({"stock": {"target": stock.address}}, recovery=quick)
+    async with running(settings, log_url) as worker:
+        assert (await worker.settled("g")).state == common.TRANSACTION_STATE_CONFIRMED
+    assert stock.heard("g") == ["TRY 1", "CONFIRM 1"]
+
+
 async def test_a_coordinator_that_drains_leaves_its_work_to_others_at_once(
     log_url: str, stock: ScriptedParticipant
 ) -> None:

@@ -1,5 +1,6 @@
 """The operators' side of the log: lost responses, and plans that never read ended transactions."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
@@ -22,7 +23,8 @@ from coordinator.log.operator_statements import (
 from coordinator.log.operator_store import PostgresOperatorLog
 from coordinator.log.statements import NEXT_WAITED_FOR, Statement, list_statement
 from coordinator.log.store import PostgresLog
-from coordinator.ports.operator_log import AuditFilter, ParticipantRecord
+from coordinator.ports.operator_log import AuditFilter, CoordinatorReport, ParticipantRecord
+from tests.log.test_outcome_unknown import until_blocked
 from tests.log.transactions import SEARCH_PATH
 from tests.support.plans import generic_plan
 
@@ -48,6 +50,20 @@ async def test_a_slow_search_of_records_is_refused_as_search_too_long(log_url: s
             await log.audit_after(0, 9)
     assert await log.audit_list(AuditFilter(operator="ann"), before=None, limit=9) == []
     await log.close()
+
+
+async def test_slow_searches_delay_no_command_and_no_report(log: PostgresOperatorLog, log_url: str) -> None:
+    async with await psycopg.AsyncConnection.connect(log_url, options=SEARCH_PATH) as blocker:
+        await blocker.execute("LOCK TABLE audit IN ACCESS EXCLUSIVE MODE")
+        searches = [
+            asyncio.create_task(log.audit_list(AuditFilter(operator="ann"), before=None, limit=9))
+            for _ in range(3)
+        ]
+        await until_blocked(log_url)
+        async with asyncio.timeout(8):  # before the searches are given up
+            await log.coordinator_report(CoordinatorReport())
+        assert not any(task.done() for task in searches)
+    assert await asyncio.gather(*searches) == [[], [], []]
 
 
 async def test_an_action_whose_answer_was_lost_is_found_done(
@@ -132,14 +148,14 @@ async def test_what_is_parked_while_figures_are_read_is_in_them(
     """No transaction had waited for that participant before."""
     store = PostgresLog(log_url, owner="ours", name="here")
     (driven,) = await insert(store, begun("g"))
-    really = log._connections.execute
+    really = log._searches.execute
 
     async def park_before_counting(statement: Statement, values: Mapping[str, Any]) -> Any:
         if statement is BACKLOG_COUNTS:
             await save(store, parked(confirming(driven), on="inventory"))
         return await really(statement, values)
 
-    monkeypatch.setattr(log._connections, "execute", park_before_counting)
+    monkeypatch.setattr(log._searches, "execute", park_before_counting)
     figures = await log.backlog()
     await store.close()
     assert figures.by_state == {TransactionState.CONFIRMING: 1}

@@ -346,6 +346,23 @@ async def test_a_write_never_waits_for_slow_lists(log_url: str, monkeypatch: pyt
     await log.close()
 
 
+async def test_reads_leave_connections_to_writes(log_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = PostgresLog(log_url, owner="ours", name="host:1", connections=2)
+    (tx,) = await insert(log, begun("a"))
+    get = statements.GET
+    slow = replace(get, sql=get.sql.replace("WHERE", "WHERE pg_advisory_xact_lock(1) IS NOT NULL AND"))
+    monkeypatch.setattr(statements, "GET", slow)
+    async with await psycopg.AsyncConnection.connect(log_url, options=SEARCH_PATH) as blocker:
+        await blocker.execute("SELECT pg_advisory_xact_lock(1)")
+        reads = [asyncio.create_task(log.transaction_get(["a"])) for _ in range(8)]
+        await until_blocked(log_url)
+        async with asyncio.timeout(8):  # before the reads are given up
+            await save(log, confirming(tx))
+        assert not any(task.done() for task in reads)
+    assert [set(found) for found in await asyncio.gather(*reads)] == [{"a"}] * 8
+    await log.close()
+
+
 async def until_blocked(url: str) -> None:
     """Wait until a statement in this database waits for a lock."""
     async with (

@@ -18,7 +18,15 @@ from coordinator.core.model import (
     TryState,
 )
 from coordinator.log import store
-from coordinator.log.statements import ADOPT, CLAIM_DUE, PURGE, SAVE_FULL, SAVE_PLAIN, Statement
+from coordinator.log.statements import (
+    ADOPT,
+    CLAIM_DUE,
+    PURGE,
+    REGISTER_UNKNOWN,
+    SAVE_FULL,
+    SAVE_PLAIN,
+    Statement,
+)
 from coordinator.log.store import PostgresLog
 from coordinator.ports.log import ListFilter, Log
 from tests.log.transactions import (
@@ -432,6 +440,26 @@ async def test_transactions_of_a_leaving_coordinator_are_adopted_at_once(
     assert [record.tx.gid for record in await ours.transaction_adopt(10)] == ["a"]
 
 
+async def test_unknown_owners_get_one_lease_and_live_ones_renew_it(
+    ours: PostgresLog, theirs: PostgresLog, log_url: str
+) -> None:
+    await insert(ours, begun("a"))
+    lost = PostgresLog(log_url, owner="lost", name="")
+    await insert(lost, begun("b"), begun("c"))
+    await insert(theirs, begun("d"))
+    await sql(log_url, "DELETE FROM coordinators WHERE id = 'theirs'")
+    assert await ours.coordinator_register_unknown(lease_s=60) == 2
+    assert await ours.coordinator_register_unknown(lease_s=60) == 0
+    assert await ours.transaction_adopt(10) == []
+    await run_out_lease(log_url, "lost")
+    await run_out_lease(log_url, "theirs")
+    await theirs.coordinator_heartbeat(lease_s=60)
+    assert [record.tx.gid for record in await ours.transaction_adopt(10)] == ["b", "c"]
+    names = await sql(log_url, "SELECT id, name FROM coordinators ORDER BY id")
+    assert names == [("lost", "unknown"), ("ours", "host:1"), ("theirs", "host:2")]
+    await lost.close()
+
+
 async def test_a_leaving_coordinator_ends_only_its_own_lease(ours: PostgresLog, theirs: PostgresLog) -> None:
     await insert(ours, begun("a"))
     await theirs.coordinator_leave()
@@ -510,6 +538,25 @@ async def test_pieces_of_a_page_are_one_page(ours: PostgresLog, monkeypatch: pyt
         assert after.gid == expected[-1]
     page, after = await ours.transaction_list(ListFilter(), after=None, limit=5)
     assert (len(page), after) == (5, None)
+
+
+async def test_quarantined_rows_are_listed(
+    ours: PostgresLog, log_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five are held; b and d because they cannot be read. f cannot be read, but no claim has met it yet."""
+    monkeypatch.setattr(store, "_LIST_ROWS", 2)
+    for tx in await insert(ours, *[begun(gid) for gid in "abcdefg"]):
+        if tx.gid in "abcde":
+            assert await ours.transaction_quarantine(tx.gid, version=tx.version)
+    await sql(log_url, "UPDATE transactions SET branches = '\\x81' WHERE gid IN ('b', 'd', 'f')")
+    assert await listed(ours, quarantined=True) == ["d", "b"]
+    assert await listed(ours, held=True, quarantined=False) == ["e", "c", "a"]
+    assert await listed(ours, quarantined=False) == ["g", "e", "c", "a"]
+    page, after = await ours.transaction_list(ListFilter(quarantined=True), after=None, limit=1)
+    assert [record.tx.gid for record in page] == ["d"]
+    page, after = await ours.transaction_list(ListFilter(quarantined=True), after=after, limit=1)
+    assert [record.tx.gid for record in page] == ["b"]
+    assert after is None
 
 
 async def test_the_last_page_has_no_next_position(ours: PostgresLog) -> None:
@@ -615,6 +662,18 @@ async def test_adoption_reads_only_transactions_of_dead_coordinators(
     assert len(await ours.transaction_adopt(10)) == 10
     # Each is found by its owner, and again by its gid.
     assert await index_entries_read(log_url, ours, theirs) == before + 20
+
+
+async def test_unknown_owners_are_found_by_one_entry_each(
+    ours: PostgresLog, theirs: PostgresLog, log_url: str
+) -> None:
+    for log in (ours, theirs):
+        await insert(log, *[begun(f"{number} of {log.name}") for number in range(100)])
+    before = await index_entries_read(log_url, ours, theirs)
+    assert await ours.coordinator_register_unknown(lease_s=60) == 0
+    assert await index_entries_read(log_url, ours, theirs) == before + 2
+    plan = await generic_plan(ours._connections._idle[0], REGISTER_UNKNOWN)
+    assert "Index Only Scan using transactions_owned" in plan, plan
 
 
 async def index_entries_read(url: str, *logs: PostgresLog) -> int:

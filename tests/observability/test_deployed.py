@@ -123,7 +123,6 @@ async def test_every_metric_is_in_the_dashboard_or_a_rule_or_listed_as_unused() 
     restart_required = {
         *("tcc_transactions_decided_total", "tcc_transactions_purged_total", "tcc_watched_transactions"),
         *("tcc_draining", "tcc_log_gauges_age_seconds", "tcc_insecure"),
-        "tcc_certificate_expires_seconds",
     }
     assert ours - shown == restart_required
 

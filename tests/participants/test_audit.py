@@ -154,7 +154,14 @@ FORGERIES = {
 }
 
 
-@pytest.mark.parametrize("forgery", FORGERIES)
+# One of each part: stock, coupons, orders.
+QUICK = {"oversold", "a coupon of an unknown transaction", "an order of an unknown transaction"}
+
+
+@pytest.mark.parametrize(
+    "forgery",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in FORGERIES],
+)
 async def test_a_forgery_is_caught(honest: AsyncEngine, forgery: str) -> None:
     statements, rules = FORGERIES[forgery]
     async with honest.begin() as db:

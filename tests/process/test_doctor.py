@@ -20,7 +20,8 @@ from coordinator.embedded_postgres.server import EmbeddedPostgres
 from coordinator.log.diagnosis import LogFacts
 from coordinator.log.migration import migrate
 from coordinator.log.requirements import LogUrlError
-from coordinator.process.doctor import CheckResult, CheckStatus, _clock, _durability, diagnose
+from coordinator.process.checks import CheckResult, CheckStatus
+from coordinator.process.doctor import _clock, _durability, diagnose
 from tcc.participant.v1 import participant_pb2_grpc
 from tests.e2e.test_startup import ended, tccd
 from tests.observability.scraping import get

@@ -1,18 +1,24 @@
 """`tccd doctor`: certificates, and what participants are and offer."""
 
 import asyncio
+import re
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import grpc
+import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import tcc
-from coordinator.process.doctor import CheckStatus, _authorities, _certificates_in, _own_certificate
-from tcc.participant.v1 import participant_pb2_grpc
+from coordinator.process.checks import CheckStatus
+from coordinator.process.doctor import _authorities, _certificates_in, _own_certificate
+from coordinator.process.participant_checks import ParticipantInfo, _check_clock
+from tcc.participant.v1 import participant_pb2, participant_pb2_grpc
 from tests.engine.test_unary_only import UnaryOnly
 from tests.process.test_doctor import findings, settings
 from tests.support.scripted_participant import ScriptedParticipant, serving
@@ -118,14 +124,14 @@ async def test_a_participant_without_batches_is_a_warning_if_they_are_configured
         )
         found = await findings(table)
     one, two = found["participant one"], found["participant two"]
-    assert (one.status, "does not implement ExecuteBranches" in one.message) == (WARNING, True)
+    assert (one.status, "batches are not offered" in one.message) == (WARNING, True)
     assert "set batched = false" in one.remedy
     assert two.status is OK
 
 
 @asynccontextmanager
-async def participant_named(name: str, directory: Path) -> AsyncIterator[str]:
-    """A participant with the SDK, and its address."""
+async def participant_named(name: str, directory: Path, **arguments: Any) -> AsyncIterator[str]:
+    """A participant with the SDK, and its address. `arguments`: of its start."""
     engine = create_async_engine(f"sqlite+aiosqlite:///{directory / name}.db")
     participant = tcc.Participant(name, database=engine)
 
@@ -141,7 +147,7 @@ async def participant_named(name: str, directory: Path) -> AsyncIterator[str]:
             pass
 
     await participant.create_schema()
-    port = await participant.start("127.0.0.1:0")
+    port = await participant.start("127.0.0.1:0", **arguments)
     try:
         yield f"127.0.0.1:{port}"
     finally:
@@ -154,10 +160,92 @@ async def test_the_address_of_another_participant_is_a_problem(log_url: str, tmp
         right = await findings(settings(log_url, stock=stock, coupon=coupon))
         swapped = await findings(settings(log_url, stock=coupon, coupon=stock))
     for name, address in (("stock", stock), ("coupon", coupon)):
-        assert right[f"participant {name}"].message == f"{address} is SERVING"
+        expected = (
+            f"{address} is SERVING; no TLS; serves {name}; batches are offered; tcc-python/{tcc.__version__}"
+        )
+        assert right[f"participant {name}"].message == expected
     assert swapped["participant stock"].message == f"{coupon} is participant coupon"
     assert swapped["participant stock"].status is PROBLEM
     assert swapped["participant stock"].remedy == "correct the target in [participants.stock]"
+
+
+async def test_another_name_that_is_not_configured_is_a_warning(log_url: str, tmp_path: Path) -> None:
+    async with participant_named("warehouse", tmp_path) as address:
+        found = (await findings(settings(log_url, stock=address)))["participant stock"]
+    assert (found.status, "serves warehouse" in found.message) == (WARNING, True)
+    assert found.remedy.startswith("does the target belong to it?")
+
+
+async def test_a_participant_of_this_machine_has_its_clock(log_url: str, tmp_path: Path) -> None:
+    async with participant_named("stock", tmp_path) as address:
+        found = (await findings(settings(log_url, stock=address)))["participant stock clock"]
+    assert (found.status, found.remedy) == (OK, "")
+    assert re.fullmatch(
+        r"its clock differs from this machine's by [+-]\d\.\d{3} s \(± \d\.\d{3} s\)", found.message
+    )
+
+
+class Ahead(ScriptedParticipant):
+    """Its clock is a minute ahead; it says nothing else of itself."""
+
+    async def GetParticipantInfo(self, request, context):  # noqa: N802
+        response = participant_pb2.GetParticipantInfoResponse()
+        response.server_time.FromDatetime(datetime.now(UTC) + timedelta(minutes=1))
+        return response
+
+
+async def test_a_participant_whose_clock_is_wrong_is_a_warning(log_url: str) -> None:
+    async with serving(Ahead()) as address:
+        found = await findings(settings(log_url, stock=address))
+    clock = found["participant stock clock"]
+    assert (clock.status, clock.message.split(" (")[0]) == (
+        WARNING,
+        "its clock differs from this machine's by +60.000 s",
+    )
+    assert clock.remedy.startswith("run NTP")
+    assert found["participant stock"].message.endswith(
+        "its name is not offered; batches are offered; its version is not offered"
+    )
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "error_s", "status"),
+    [(2.0, 0.0, OK), (-2.001, 0.0, WARNING), (2.5, 0.5, OK), (-2.6, 0.5, WARNING)],
+)
+def test_the_round_trip_counts_for_the_participant(ahead_s: float, error_s: float, status: str) -> None:
+    info = ParticipantInfo(name="stock", sdk="x/1", clock_ahead_s=ahead_s, clock_error_s=error_s)
+    assert _check_clock("x", info).status is status
+
+
+async def test_one_without_information_about_itself_is_no_problem(log_url: str) -> None:
+    async with serving(ScriptedParticipant()) as address:
+        found = await findings(settings(log_url, stock=address))
+    assert "participant stock clock" not in found
+    assert found["participant stock"].status is OK
+    assert found["participant stock"].message == (
+        f"{address} responds; it has no health service; no TLS; its name is not offered; "
+        "batches are offered; its version and clock are not offered"
+    )
+
+
+async def test_a_participant_that_refuses_the_coordinator_is_a_problem(log_url: str, tmp_path: Path) -> None:
+    """Its health service is open to everybody, so health alone would be found good."""
+    token = tmp_path / "token"
+    callers = [f"sha256:{sha256(b'tcc_tccd_right').hexdigest()}"]
+    async with participant_named("stock", tmp_path, callers=callers) as address:
+        found = {}
+        for content in ("tcc_tccd_right", "tcc_tccd_wrong"):
+            token.write_text(content)
+            participant = {"target": address, "token_file": str(token)}
+            table = settings_for({"stock": participant}, log={"url": log_url})
+            found[content] = (await findings(table))["participant stock"]
+    assert found["tcc_tccd_right"].status is OK
+    wrong = found["tcc_tccd_wrong"]
+    assert (wrong.status, wrong.message.split(":")[2]) == (
+        PROBLEM,
+        " this participant does not know the caller",
+    )
+    assert "to the participant's callers" in wrong.remedy
 
 
 @needs_openssl
@@ -184,7 +272,7 @@ async def test_what_is_wrong_with_tls_is_named(log_url: str, tmp_path: Path) -> 
         )
         found = await asyncio.wait_for(findings(table), 120)
     await server.stop(None)
-    assert found["participant right"].status is OK
+    assert (found["participant right"].status, "; TLS;" in found["participant right"].message) == (OK, True)
     remedies = {name: found[f"participant {name}"].remedy for name in ("without", "plain", "untrusted")}
     assert remedies["without"] == "it speaks TLS: add tls to its table"
     assert remedies["plain"].startswith("it does not speak TLS: remove tls from its table")

@@ -8,7 +8,7 @@ from typing import TypeVar
 import pytest
 from structlog.testing import capture_logs
 
-from coordinator.process.operating_system import background_threads, stay_on_one_cpu
+from coordinator.process.operating_system import background_threads, stay_on_one_cpu, warn_of_root
 
 T = TypeVar("T")
 
@@ -24,6 +24,14 @@ def policy() -> int:
 
 def refuse(*_: object) -> None:
     raise PermissionError(1, "Operation not permitted")
+
+
+@pytest.mark.parametrize(("uid", "warnings"), [(0, 1), (1000, 0)])
+def test_running_as_root_is_warned_of(monkeypatch: pytest.MonkeyPatch, uid: int, warnings: int) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    with capture_logs() as lines:
+        warn_of_root()
+    assert len(lines) == warnings
 
 
 def test_threads_started_in_the_block_do_not_preempt_others() -> None:

@@ -84,7 +84,7 @@ def execute(gid: str, participant: str = "stock") -> pb.ExecuteTransactionReques
     )
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 async def test_a_participant_moves_under_load_and_no_call_is_lost(
     log_url: str, participants: dict[str, ScriptedParticipant], tmp_path: Path, workers: int
 ) -> None:
@@ -180,7 +180,7 @@ async def test_participants_are_added_and_removed(
     assert here.heard("late") == []
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 async def test_a_broken_file_changes_nothing_and_reports_every_mistake(
     log_url: str, participants: dict[str, ScriptedParticipant], tmp_path: Path, workers: int
 ) -> None:

@@ -117,11 +117,13 @@ class Driver:
         self._known: dict[tuple[str, str], Transaction] = {}
 
     async def run(self) -> None:
-        for owner in OWNERS:
+        # The last one is registered by others.
+        for owner in OWNERS[:-1]:
             await self._both.call(owner, "coordinator_heartbeat", lease_s=600)
         calls = [
             (self._insert, 4), (self._save, 12), (self._take, 3), (self._claim, 3), (self._adopt, 2),
             (self._release, 1), (self._leave, 1), (self._get, 2), (self._waiting, 1), (self._purge, 1),
+            (self._register_unknown, 1),
         ]  # fmt: skip
         for _ in range(CALLS):
             (call,) = self._rng.choices([call for call, _ in calls], [weight for _, weight in calls])
@@ -194,6 +196,9 @@ class Driver:
         await self._both.call(owner, "coordinator_leave")
         if self._rng.random() < 0.3:
             await self._both.call(owner, "coordinator_heartbeat", lease_s=600)
+
+    async def _register_unknown(self, owner: str) -> None:
+        await self._both.call(owner, "coordinator_register_unknown", lease_s=600)
 
     async def _get(self, owner: str) -> None:
         await self._both.call(owner, "transaction_get", self._rng.sample([*GIDS, "unknown"], 5))

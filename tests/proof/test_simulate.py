@@ -45,6 +45,7 @@ def test_seeds_that_found_a_bug_once_find_none() -> None:
     assert {seed: simulate(seed).broken for seed in remembered()} == dict.fromkeys(remembered(), ())
 
 
+@pytest.mark.slow
 def test_a_seed_is_the_same_run_twice_in_any_process() -> None:
     """Byte for byte, whatever the process's own hash seed is."""
     program = "from tests.proof.test_simulate import digest; print(digest(2), digest(3))"
@@ -162,6 +163,7 @@ def test_a_late_try_that_is_accepted_is_found(monkeypatch: pytest.MonkeyPatch) -
     assert found(2)
 
 
+@pytest.mark.slow
 def test_a_second_confirm_that_runs_again_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
         decisions.DECISIONS,

@@ -2,17 +2,20 @@
 
 Creating and dropping a database writes and removes three hundred files, which takes longer than most
 tests. So a database is wiped after its test, and the next test gets it under a new name: a client that
-still uses the old name finds nothing.
+still uses the old name finds nothing. Creating the log's tables takes as long again. So a log is emptied,
+unless its test changed more than the rows that coordinators write: then the database is wiped.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import psycopg
 from psycopg import sql
 from sqlalchemy import make_url
+
+from tests.support.log_schema import LogSchema
 
 _FORBID = "ALTER DATABASE {} ALLOW_CONNECTIONS false"
 _END_ONE_THAT_IS_CONNECTED = (
@@ -29,6 +32,44 @@ _EMPTY = """
     GRANT USAGE ON SCHEMA public TO PUBLIC;
     SELECT pg_stat_reset()
 """
+
+
+# What is written into a catalog row changes its xmin. From this oid on, objects are not PostgreSQL's own.
+_DEFINITIONS = """
+    SELECT tableoid, oid, xmin::text FROM pg_namespace
+    UNION ALL SELECT tableoid, oid, xmin::text FROM pg_class WHERE oid >= 16384
+    UNION ALL SELECT tableoid, attrelid, attnum || ' ' || xmin FROM pg_attribute WHERE attrelid >= 16384
+    UNION ALL SELECT tableoid, oid, xmin::text FROM pg_attrdef
+    UNION ALL SELECT tableoid, oid, xmin::text FROM pg_constraint WHERE oid >= 16384
+    UNION ALL SELECT tableoid, indexrelid, xmin::text FROM pg_index WHERE indexrelid >= 16384
+    UNION ALL SELECT tableoid, oid, xmin::text FROM pg_trigger
+    UNION ALL SELECT tableoid, oid, xmin::text FROM pg_proc WHERE oid >= 16384
+    UNION ALL SELECT tableoid, oid, xmin::text FROM pg_type WHERE oid >= 16384
+    UNION ALL SELECT tableoid, oid, xmin::text FROM pg_default_acl
+    UNION ALL SELECT tableoid, oid, xmin::text FROM pg_extension
+    UNION ALL SELECT tableoid, oid, xmin::text FROM pg_event_trigger
+    UNION ALL SELECT tableoid, oid, xmin::text FROM pg_largeobject_metadata
+    ORDER BY 1, 2, 3
+"""
+# Rows of theirs are part of the schema: the version, and what is locked during a migration.
+_SCHEMA_ROWS = """
+    SELECT tableoid, xmin::text FROM tcc.alembic_version
+    UNION ALL SELECT tableoid, xmin::text FROM tcc.migration_lock
+    ORDER BY 1, 2
+"""
+_FILLED = """
+    SELECT relname FROM pg_class
+    WHERE relnamespace = 'tcc'::regnamespace AND relkind = 'r' AND pg_relation_size(oid) > 0
+    AND relname NOT IN ('alembic_version', 'migration_lock')
+"""
+_FORGET_STATISTICS = "DELETE FROM pg_statistic WHERE starelid >= 16384"
+
+
+class _Log(NamedTuple):
+    """An empty log: its database, and how the schema is defined there."""
+
+    name: str
+    definition: list[tuple[object, ...]]
 
 
 class Server(Protocol):
@@ -58,27 +99,52 @@ class ExternalServer:
 
 
 class Databases:
-    """Empty databases of one server."""
+    """Empty databases of one server, and empty logs."""
 
     def __init__(self, server: Server, prefix: str = "test") -> None:
         self._server = server
         self._names = (f"{prefix}_{number}" for number in count())
         self._wiped: list[str] = []
+        self._logs: list[_Log] = []
 
     @contextmanager
     def one(self) -> Iterator[str]:
         """Yield the URL of an empty database. Connections to it are closed at the end of the block."""
-        name = self._wiped.pop() if self._wiped else self._made()
+        name = self._empty()
         yield self._server.url(name)
-        self._wiped.append(self._wipe(name))
+        name = self._rename(name)
+        with psycopg.connect(self._server.url(name)) as db:
+            db.execute(_EMPTY)
+        self._wiped.append(name)
 
-    def _made(self) -> str:
+    @contextmanager
+    def log(self, schema: LogSchema) -> Iterator[str]:
+        """Yield the URL of an empty log. Connections to it are closed at the end of the block."""
+        log = self._logs.pop() if self._logs else self._make_log(schema)
+        yield self._server.url(log.name)
+        name = self._rename(log.name)
+        with psycopg.connect(self._server.url(name)) as db:
+            if _has(db, log.definition):
+                self._logs.append(_Log(name, _emptied(db)))
+            else:
+                db.execute(_EMPTY)
+                self._wiped.append(name)
+
+    def _empty(self) -> str:
+        if self._wiped:
+            return self._wiped.pop()
         name = next(self._names)
         self._server.create_database(name)
         return name
 
-    def _wipe(self, name: str) -> str:
-        """Leaves it as new, under another name, which is returned."""
+    def _make_log(self, schema: LogSchema) -> _Log:
+        name = self._empty()
+        schema.make(self._server.url(name))
+        with psycopg.connect(self._server.url(name)) as db:
+            return _Log(name, _definition(db))
+
+    def _rename(self, name: str) -> str:
+        """Close the connections to a database, undo its settings, and return its new name."""
         old, new_name = sql.Identifier(name), next(self._names)
         new = sql.Identifier(new_name)
         with psycopg.connect(self._server.url(), autocommit=True) as db:
@@ -88,12 +154,33 @@ class Databases:
                 db.execute(sql.SQL(_RENAME).format(old, new))
                 db.execute(sql.SQL(_RESET).format(new))
                 db.execute(sql.SQL(_ALLOW).format(new))
-        with psycopg.connect(self._server.url(new_name)) as db:
-            db.execute(_EMPTY)
         return new_name
 
     def drop(self) -> None:
         """Drop all of them."""
         with psycopg.connect(self._server.url(), autocommit=True) as db:
-            for name in self._wiped:
+            for name in [*self._wiped, *(log.name for log in self._logs)]:
                 db.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(name)))
+
+
+def _has(db: psycopg.Connection, definition: list[tuple[object, ...]]) -> bool:
+    """Return whether a database still has the log's schema as it was made."""
+    try:
+        return _definition(db) == definition
+    except psycopg.errors.UndefinedTable:
+        db.rollback()
+        return False
+
+
+def _definition(db: psycopg.Connection) -> list[tuple[object, ...]]:
+    return [row for statement in (_SCHEMA_ROWS, _DEFINITIONS) for row in db.execute(statement)]
+
+
+def _emptied(db: psycopg.Connection) -> list[tuple[object, ...]]:
+    """Empty a log, and return its definition: emptied tables have new files."""
+    tables = [sql.Identifier("tcc", name) for (name,) in db.execute(_FILLED)]
+    if tables:
+        db.execute(sql.SQL("TRUNCATE {}").format(sql.SQL(", ").join(tables)))
+    db.execute(_FORGET_STATISTICS)
+    db.execute("SELECT pg_stat_reset()")
+    return _definition(db)

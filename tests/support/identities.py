@@ -41,16 +41,17 @@ class Authority:
         self,
         *names: str,
         common_name: str = "caller",
-        client: bool = True,
+        client: bool | None = True,
         valid_from_days: int = -1,
         valid_days: int = 2,
     ) -> Pair:
-        """Issue a certificate. `names`: URIs, or DNS names. `client` False: for servers alone."""
+        """Issue a certificate. `names`: URIs, or DNS names. `client` False: for servers; None: for both."""
+        usages = {True: ExtendedKeyUsageOID.CLIENT_AUTH, False: ExtendedKeyUsageOID.SERVER_AUTH, None: None}
         return _issued(
             common_name,
             [x509.UniformResourceIdentifier(n) if "://" in n else x509.DNSName(n) for n in names],
             self.own,
-            usage=ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH,
+            usage=usages[client],
             valid_from_days=valid_from_days,
             valid_days=valid_days,
         )

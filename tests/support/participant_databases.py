@@ -28,8 +28,18 @@ DRIVERS = {
     "mariadb": "mysql+pymysql",
     "mariadb-async": "mysql+asyncmy",
 }
-DATABASES = [
-    pytest.param(name, marks=pytest.mark.mariadb if name.startswith("mariadb") else ()) for name in DRIVERS
+# One engine of each database, sync and async among them, for the short suite.
+QUICK = {"postgresql", "sqlite-async", "mariadb-async"}
+
+
+def _marks(kind: str) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.mariadb] if kind.startswith("mariadb") else []
+
+
+DATABASES = [pytest.param(kind, marks=_marks(kind)) for kind in DRIVERS]
+FEWER_DATABASES = [
+    pytest.param(kind, marks=[*_marks(kind), *([] if kind in QUICK else [pytest.mark.slow])])
+    for kind in DRIVERS
 ]
 
 Database = Engine | AsyncEngine
@@ -65,9 +75,9 @@ class Ledger:
 RECORD = text("INSERT INTO effects VALUES (:gid, :branch_id, :operation)")
 
 
-@pytest.fixture(params=DATABASES)
+@pytest.fixture(params=FEWER_DATABASES)
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Database, Ledger]]:
-    """An engine on an empty database of each installed kind, and the ledger in it."""
+    """An engine on an empty database of each kind, and the ledger in it."""
     kind = request.param
     with _url(kind, request, tmp_path) as url:
         yield make_engine(kind, url), Ledger(_sync(url))

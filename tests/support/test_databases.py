@@ -1,11 +1,16 @@
 """A database that another test has used is as good as a new one."""
 
+from itertools import count
+
 import psycopg
 import pytest
 from psycopg import sql
 
 from coordinator.embedded_postgres.server import EmbeddedPostgres
 from tests.support.databases import Databases
+from tests.support.log_schema import LogSchema
+
+_numbers = count()
 
 LOOKS = (
     "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace",
@@ -48,3 +53,54 @@ def test_a_reused_database_keeps_nothing_of_the_previous_test(postgres: Embedded
         stays.execute("SELECT 1")
     with pytest.raises(psycopg.OperationalError, match="does not exist"):
         psycopg.connect(url)
+
+
+def definitions(url: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(url) as db:
+        return db.execute(
+            "SELECT relname, relnatts, relacl::text, CASE relkind WHEN 'r' THEN reltuples END FROM pg_class "
+            "WHERE relnamespace = 'tcc'::regnamespace AND relname <> 'alembic_version' ORDER BY 1"
+        ).fetchall()
+
+
+def test_a_reused_log_is_empty_and_knows_no_statistics(
+    postgres: EmbeddedPostgres, log_schema: LogSchema
+) -> None:
+    databases = Databases(postgres, "log")
+    with databases.log(log_schema) as url, psycopg.connect(url, autocommit=True) as db:
+        before, new = identity(db), definitions(url)
+        db.execute("INSERT INTO tcc.participants VALUES ('stock', 1, false, 0, 'eve', 'test', now())")
+        db.execute("ANALYZE tcc.participants")
+    with databases.log(log_schema) as other_url, psycopg.connect(other_url) as db:
+        assert other_url != url
+        assert identity(db) == before
+        assert db.execute("SELECT FROM tcc.participants").fetchall() == []
+        assert db.execute("SELECT FROM pg_stats WHERE schemaname = 'tcc'").fetchall() == []
+        assert definitions(other_url) == new
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE tcc.participants ADD more text",
+        "ALTER TABLE tcc.participants ALTER name SET DEFAULT 'stock'",
+        "DROP SCHEMA tcc CASCADE",
+        "DROP INDEX tcc.transactions_created",
+        "GRANT SELECT ON tcc.participants TO PUBLIC",
+        "UPDATE tcc.alembic_version SET version_num = '9999'",
+        "CREATE TABLE public.other ()",
+        "REVOKE ALL ON SCHEMA public FROM PUBLIC",
+    ],
+)
+def test_a_log_whose_definition_changed_is_made_again(
+    postgres: EmbeddedPostgres, log_schema: LogSchema, change: str
+) -> None:
+    databases = Databases(postgres, f"changed_{next(_numbers)}")
+    with databases.log(log_schema) as url:
+        new = definitions(url)
+        with psycopg.connect(url) as db:
+            db.execute(change)
+    with databases.log(log_schema) as url, psycopg.connect(url) as db:
+        assert definitions(url) == new
+        assert db.execute("SELECT FROM tcc.alembic_version WHERE version_num = '9999'").fetchall() == []
+        assert looks(url)[0] == []

@@ -26,7 +26,7 @@ NO_SETTINGS = {
     "TCCCTL_TOKEN_FILE": "",
     "HOME": "/nonexistent",
     "XDG_CONFIG_HOME": "",
-    "USER": "ana",
+    "LOGNAME": "ana",
 }
 
 

@@ -157,6 +157,7 @@ async def test_a_coordinator_that_already_hangs_is_given_up(shop: Shop, argument
         await given_up(shop, asyncio.create_task(tccctl_at(shop.admin, *arguments, "--timeout", "2")))
 
 
+@pytest.mark.slow
 async def test_an_idle_stream_continues(shop: Shop) -> None:
     async with asyncio.timeout(PATIENCE_S), counted_pings(shop.admin) as pings:
         command = asyncio.create_task(tccctl_at(pings.address, "reconcile", "--timeout", "2", "-o", "json"))

@@ -2,8 +2,10 @@ from pathlib import Path
 
 import pytest
 
+from tccctl.channel import open_channel
 from tccctl.failures import UsageFailure
-from tccctl.settings import DEFAULT_ADDRESS, Options, settings_of
+from tccctl.settings import DEFAULT_ADDRESS, Options, Settings, settings_of
+from tests.support.identities import Authority
 
 
 @pytest.fixture
@@ -11,7 +13,7 @@ def home(tmp_path: Path) -> dict[str, str]:
     """The environment of a user whose settings file is empty."""
     (tmp_path / ".config").mkdir()
     (tmp_path / ".config" / "tccctl.toml").touch()
-    return {"HOME": str(tmp_path), "USER": "unix-name"}
+    return {"HOME": str(tmp_path)}
 
 
 def write(home: dict[str, str], text: str) -> None:
@@ -19,7 +21,7 @@ def write(home: dict[str, str], text: str) -> None:
 
 
 def test_without_settings_the_defaults_and_the_user_name_apply() -> None:
-    settings = settings_of(Options(), {"USER": "ana"})
+    settings = settings_of(Options(), {}, user_name=lambda: "ana")
     assert (settings.address, settings.operator, settings.timeout_s) == (DEFAULT_ADDRESS, "ana", 10.0)
 
 
@@ -76,3 +78,43 @@ def test_a_file_that_is_named_must_be_there(home: dict[str, str]) -> None:
 def test_a_message_is_named_with_what_it_is_for(text: str) -> None:
     with pytest.raises(UsageFailure, match=r"PARTICIPANT/ACTION=PACKAGE\.MESSAGE"):
         settings_of(Options(messages=[text]), {})
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:65536", "[::1]:70000", "dns:///tcc.example:70000", f"tcc.example:{'9' * 5_000}"]
+)
+def test_an_address_has_a_port_that_exists(home: dict[str, str], address: str) -> None:
+    """gRPC takes it modulo 65,536: the call would go to another server."""
+    for options, environment in (
+        (Options(address=address), home),
+        (Options(), home | {"TCCCTL_ADDRESS": address}),
+    ):
+        with pytest.raises(UsageFailure, match="the highest is 65535"):
+            settings_of(options, environment)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:65535", "tcc.example:07091", "unix:/run/tcc:70000", "::1"])
+def test_other_addresses_are_left_to_grpc(home: dict[str, str], address: str) -> None:
+    assert settings_of(Options(address=address), home).address == address
+
+
+def test_a_ca_file_without_a_certificate_is_named(tmp_path: Path) -> None:
+    pair = Authority().issue("tcc.test")
+    key, empty = tmp_path / "ca.key", tmp_path / "empty"
+    key.write_bytes(pair.key_pem)
+    empty.touch()
+    for file, found in ((key, "PRIVATE KEY"), (empty, "nothing in PEM")):
+        with pytest.raises(UsageFailure, match=f"{file} contains no certificate in PEM, but {found}"):
+            open_channel(Settings(ca_file=file))
+
+
+def test_a_certificate_and_a_key_that_do_not_belong_together_are_named(tmp_path: Path) -> None:
+    authority = Authority()
+    ca, certificate, key = (tmp_path / name for name in ("ca.crt", "tls.crt", "tls.key"))
+    ca.write_bytes(authority.own.certificate_pem)
+    certificate.write_bytes(authority.issue("tcc.test").certificate_pem)
+    key.write_bytes(authority.issue("tcc.test").key_pem)
+    with pytest.raises(UsageFailure, match=r"tls\.crt and .*tls\.key do not match"):
+        open_channel(Settings(ca_file=ca, certificate_file=certificate, key_file=key))
+    with pytest.raises(UsageFailure, match="the first contains PRIVATE KEY, the second CERTIFICATE"):
+        open_channel(Settings(ca_file=ca, certificate_file=key, key_file=certificate))

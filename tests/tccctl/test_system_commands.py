@@ -178,6 +178,25 @@ def test_audit_records_are_listed_page_by_page() -> None:
     assert (service.requests[0].operator, service.requests[0].target) == ("ana", "transaction/g")
 
 
+def test_the_wide_list_of_audit_records_has_every_field_of_a_record() -> None:
+    (record, *_) = audit_records()
+    record.reason, record.detail, record.on_behalf_of = "because", "{}", "bo"
+    record.method, record.credential, record.peer = "certificate", "3fa1", "ipv4:10.0.0.7:4711"
+    reply = admin.ListAuditRecordsResponse(records=[record])
+    with scripted(ListAuditRecords=reply) as service:
+        titles, row = service.tccctl("audit", "list", "-o", "wide").stdout.splitlines()
+    shown = dict(zip(columns(titles), columns(row), strict=True))
+    assert {name.replace(" ", "_").lower() for name in shown} == {
+        field.name for field in admin.AuditRecord.DESCRIPTOR.fields
+    }
+    assert (shown["ON BEHALF OF"], shown["METHOD"], shown["CREDENTIAL"], shown["PEER"]) == (
+        "bo",
+        "certificate",
+        "3fa1",
+        "ipv4:10.0.0.7:4711",
+    )
+
+
 def test_verify_reports_an_intact_chain_and_its_head() -> None:
     reply = admin.VerifyAuditChainResponse(intact=True, records=3, head_sequence=3, head_hash=b"\x01" * 32)
     with scripted(VerifyAuditChain=reply) as service:

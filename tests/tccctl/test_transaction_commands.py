@@ -1,5 +1,6 @@
 """`tccctl tx` in a pipe, over real gRPC, against a scripted AdminService."""
 
+import getpass
 import json
 import os
 import shlex
@@ -11,6 +12,8 @@ import pytest
 import yaml
 from google.rpc.code_pb2 import Code
 
+from coordinator.api.operator.filter import parse
+from coordinator.core.errors import InvalidRequest
 from tcc.admin.v1 import admin_pb2 as admin
 from tcc.common.v1 import common_pb2 as common
 from tests.tccctl.scripted_admin import NO_SETTINGS, ScriptedAdmin, refusal, scripted
@@ -302,18 +305,18 @@ def test_why_shows_the_cause_the_advice_and_the_commands() -> None:
     assert "  seen by host-1:42  breaker half-open, 11 consecutive failures" in lines
     assert "  1. Bring inventory back." in lines
     assert lines[-2:] == [
-        "  tccctl tx retry order-1 --version 12",
-        "  tccctl tx resolve order-1 stock confirmed --version 12",
+        "  tccctl tx retry order-1 --version 12 --reason WHY",
+        "  tccctl tx resolve order-1 stock confirmed --version 12 --reason WHY",
     ]
 
 
 @pytest.mark.parametrize(
     ("fields", "commands"),
     [
-        ({"held": True, "stuck": False}, ["tccctl tx release order-1 --version 12"]),
+        ({"held": True, "stuck": False}, ["tccctl tx release order-1 --version 12 --reason WHY"]),
         (
             {"state": common.TRANSACTION_STATE_TRYING, "stuck": False},
-            ["tccctl tx cancel order-1 --version 12"],
+            ["tccctl tx cancel order-1 --version 12 --reason WHY"],
         ),
         ({"state": common.TRANSACTION_STATE_CONFIRMED, "stuck": False}, []),
         (
@@ -323,7 +326,7 @@ def test_why_shows_the_cause_the_advice_and_the_commands() -> None:
                     admin.BranchExplanation(branch_id="stock", participant="inventory", paused=True)
                 ],
             },
-            ["tccctl participant resume inventory"],
+            ["tccctl participant resume inventory --reason WHY"],
         ),
     ],
 )
@@ -336,11 +339,12 @@ def test_commands_proposed_by_why_fit_the_situation(fields: dict, commands: list
 def test_commands_proposed_by_why_can_be_pasted_for_any_gid() -> None:
     evil = explanation(gid="a; touch $(id)")
     evil.branches[0].branch_id = "stock & co"
+    options = ["--version", "12", "--reason", "WHY"]
     with scripted(ExplainTransaction=evil) as service:
         lines = service.tccctl("tx", "why", "a; touch $(id)").stdout.splitlines()
     assert [shlex.split(line, comments=True) for line in lines[-2:]] == [
-        ["tccctl", "tx", "retry", "a; touch $(id)", "--version", "12"],
-        ["tccctl", "tx", "resolve", "a; touch $(id)", "stock & co", "confirmed", "--version", "12"],
+        ["tccctl", "tx", "retry", "a; touch $(id)", *options],
+        ["tccctl", "tx", "resolve", "a; touch $(id)", "stock & co", "confirmed", *options],
     ]
 
 
@@ -442,12 +446,18 @@ def test_a_foreign_refusal_text_cannot_control_the_terminal() -> None:
     assert "gone: \\u001b]0;mine\\u0007\\u009b2J\n\tis it running?\\r\n" in result.stderr
 
 
-def test_a_mistake_in_a_filter_is_pointed_at() -> None:
-    mistake = refusal(Code.INVALID_ARGUMENT, "INVALID_FILTER", "stukc is no term", position="5", term="stukc")
+def test_a_mistake_in_a_filter_is_pointed_at_once() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse("live stukc", now=0.0)
+    mistake = refusal(
+        Code.INVALID_ARGUMENT, "INVALID_FILTER", caught.value.message, **dict(caught.value.metadata)
+    )
     with scripted(SearchTransactions=mistake) as service:
         result = service.tccctl("tx", "list", "--filter", "live stukc")
     assert result.exit_code == 2
-    assert "stukc is no term (at 'stukc', after 5 characters)" in result.stderr
+    assert "unknown flag 'stukc'" in result.stderr
+    assert result.stderr.count("(at ") == 1
+    assert "(at character 6)" in result.stderr
 
 
 def test_an_action_with_an_unknown_outcome_is_reported_as_such() -> None:
@@ -530,9 +540,48 @@ def test_an_answer_that_cannot_be_written_is_one_line() -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_an_action_requires_an_operator_s_name() -> None:
+@pytest.mark.parametrize("variable", ["LOGNAME", "USER", "USERNAME"])
+def test_the_user_s_name_is_found_as_python_finds_it(variable: str) -> None:
+    reply = admin.HoldTransactionResponse(transaction=transaction())
+    nothing = dict.fromkeys(("LOGNAME", "USER", "LNAME", "USERNAME"), "")
+    with scripted(HoldTransaction=reply) as service:
+        service.tccctl(
+            "tx", "hold", "order-1", "--version", "1", "--reason", "r", **nothing | {variable: "eve"}
+        )
+    assert service.requests[0].operator_context.operator == "eve"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--output", "json", "tx", "list"),
+        ("tx", "--output", "json", "list"),
+        ("--output", "text", "tx", "list", "--output", "json"),
+        ("-o", "yaml", "tx", "-o", "json", "list"),
+    ],
+)
+def test_global_options_may_stand_before_the_command(arguments: tuple[str, ...]) -> None:
+    reply = admin.SearchTransactionsResponse(transactions=[transaction()])
+    with scripted(SearchTransactions=reply) as service:
+        elsewhere = {"TCCCTL_ADDRESS": "127.0.0.1:1"}
+        result = service.tccctl("--address", service.address, *arguments, **elsewhere)
+    assert json.loads(result.stdout)["transactions"][0]["gid"] == "order-1"
+
+
+def test_redactions_before_and_after_the_command_add_up() -> None:
+    with scripted(InspectTransaction=inspection()) as service:
+        shown = service.tccctl("--redact", "sku", "tx", "show", "order-1", "--redact", "card.number")
+    assert '"A"' not in shown.stdout
+    assert "4111" not in shown.stdout
+
+
+def test_an_action_requires_an_operator_s_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nameless() -> str:
+        raise OSError("No username set in the environment")
+
     with scripted() as service:
-        result = service.tccctl("tx", "hold", "order-1", "--version", "1", "--reason", "r", USER="")
+        monkeypatch.setattr(getpass, "getuser", nameless)
+        result = service.tccctl("tx", "hold", "order-1", "--version", "1", "--reason", "r")
     assert (result.exit_code, service.requests) == (2, [])
     assert "--operator" in result.stderr
 

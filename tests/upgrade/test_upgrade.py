@@ -53,6 +53,21 @@ async def test_log_of_an_earlier_version_is_driven_on(path: Path, database_url: 
     assert cancelled == {"cancelling"}
 
 
+def test_coordinators_of_0_1_0_find_no_log_once_it_is_migrated(database_url: str) -> None:
+    """They neither write beside newer ones nor, when they start again, create a second log."""
+    load(LOGS[0], database_url)
+    with psycopg.connect(database_url, autocommit=True) as running:
+        heartbeat = "UPDATE coordinators SET lease_until = now() WHERE id = 'the-former'"
+        assert running.execute(heartbeat, prepare=True).rowcount == 1
+        migrate(database_url)
+        # 0.1.0 takes this for a log that is unavailable: it refuses new transactions, and its lease expires.
+        with pytest.raises(psycopg.errors.UndefinedTable):
+            running.execute(heartbeat, prepare=True)
+        # When it starts, it refuses a log with a revision that it does not know: it knows up to 0005.
+        found = running.execute("SELECT version_num FROM alembic_version").fetchall()
+    assert found == [("moved to the schema tcc",)]
+
+
 def test_there_is_a_log_of_every_released_version() -> None:
     changelog = (Path(__file__).parents[2] / "CHANGELOG.md").read_text()
     released = {

@@ -4,11 +4,14 @@ from collections.abc import Mapping, Sequence
 
 from coordinator.api.initiator import replies
 from coordinator.api.operator import replies as admin_replies
-from coordinator.core.machine import PHASE_TWO
+from coordinator.core.machine import PHASE_TWO, reason_and_message
 from coordinator.core.model import Branch, Operation, Transaction, TransactionState, TryState
 from coordinator.ports.log import Record
 from coordinator.ports.operator_log import CoordinatorRecord, ParticipantRecord
 from tcc.admin.v1 import admin_pb2 as pb
+
+# What a participant returns for a Confirm without a row.
+_NOT_TRIED = "NOT_TRIED"
 
 
 def explain(
@@ -101,7 +104,10 @@ def _branch_summary(branch: Branch, explained: pb.BranchExplanation, now: float,
     if explained.paused:
         return f"participant {name} is paused by an operator; {call} waits"
     if branch.spec.tried_by_initiator and call == "Try":
-        return "the initiator calls this Try itself and has not confirmed yet"
+        return (
+            f"the initiator registered this branch and calls its Try at {name} itself; "
+            "whether it did is not known here before it confirms"
+        )
     if asked:
         return f"only coordinator {asked} knows whether {call} at {name} has succeeded"
     if explained.attempts:
@@ -128,6 +134,12 @@ def _summary(record: Record, reply: pb.ExplainTransactionResponse, now: float, a
     if not reply.branches and tx.state is TransactionState.TRYING:
         what = "the initiator to confirm" if tx.interactive else "its decision"
         return f"every Try has succeeded; waiting for {what}, until it expires {_in(tx.expires_at - now)}"
+    if tx.state is TransactionState.TRYING and len(_of_initiator(record, reply)) == len(reply.branches):
+        those = ", ".join(branch.branch_id for branch in reply.branches)
+        return (
+            f"waiting for the initiator{_named(tx)}, which calls the Try of {those} itself and has neither "
+            f"confirmed nor cancelled, until it expires {_in(tx.expires_at - now)}"
+        )
     if asked:
         expiry = f"it expires {_in(tx.expires_at - now)}"
         return f"only coordinator {asked}, which drives it, knows which Trys have succeeded; {expiry}"
@@ -146,13 +158,17 @@ def _advice(record: Record, reply: pb.ExplainTransactionResponse, now: float) ->
     advice: list[str] = []
     if tx.held:
         advice.append("release it, if the reason for the hold is gone")
+    own = _of_initiator(record, reply)
     if tx.state is TransactionState.TRYING:
+        if own:
+            advice.append(f"ask the initiator{_named(tx)} why it has neither confirmed nor cancelled")
         if tx.expires_at > now:
             advice.append(f"wait: it is cancelled automatically when it expires {_in(tx.expires_at - now)}")
         advice.append("cancel it, if its initiator gave up")
         return advice
     for branch in reply.branches:
-        advice += [words for words in _branch_advice(branch) if words not in advice]
+        own_try = branch.branch_id in own
+        advice += [words for words in _branch_advice(branch, own_try=own_try) if words not in advice]
     if not tx.held:
         advice.append("retry it now, when the cause is fixed")
     advice.append(
@@ -162,7 +178,18 @@ def _advice(record: Record, reply: pb.ExplainTransactionResponse, now: float) ->
     return advice
 
 
-def _branch_advice(branch: pb.BranchExplanation) -> list[str]:
+def _of_initiator(record: Record, reply: pb.ExplainTransactionResponse) -> set[str]:
+    """Return the unfinished branches whose Try the initiator calls itself."""
+    own = {branch.spec.branch_id for branch in record.tx.branches if branch.spec.tried_by_initiator}
+    return own & {branch.branch_id for branch in reply.branches}
+
+
+def _named(tx: Transaction) -> str:
+    return f" {tx.initiator}" if tx.initiator else ""
+
+
+def _branch_advice(branch: pb.BranchExplanation, *, own_try: bool) -> list[str]:
+    """`own_try`: the initiator was to call the branch's Try."""
     name = branch.participant
     if not branch.configured:
         return [f"configure participant {name} at a coordinator"]
@@ -173,6 +200,16 @@ def _branch_advice(branch: pb.BranchExplanation) -> list[str]:
         return [
             f"check that participant {name} runs and is reachable at {', '.join(targets)}",
             f"once {name} responds, reset its breaker instead of waiting for the next probe",
+        ]
+    if branch.attempts and reason_and_message(branch.last_error)[0] == _NOT_TRIED:
+        why = (
+            "its initiator registered it and confirmed, but no Try of it succeeded there"
+            if own_try
+            else f"the database of {name} is another one or has lost rows since the Try"
+        )
+        unknown = f"{name} does not know branch {branch.branch_id}: {why}"
+        return [
+            f"{unknown}; restore the row if it was lost, otherwise nothing is reserved: resolve the branch"
         ]
     if branch.attempts:
         return [f"search the log of participant {name} for: {branch.last_error}"]

@@ -2,7 +2,7 @@
 
 filter := term*                      all must match; separated by spaces
 term   := ["!"] flag | field "=" values | "age" comparison duration
-flag   := "live" | "stuck" | "held" | "heuristic"
+flag   := "live" | "stuck" | "held" | "heuristic" | "quarantined"
 field  := "state" | "participant" | "initiator" | "gid" | "label." key
 values := value ("," value)*         several only for state
 value  := plain | '"' text with backslash before " and backslash '"'
@@ -19,7 +19,7 @@ from coordinator.core.model import TransactionState
 from coordinator.ports.log import ListFilter
 
 FILTER_CHARACTERS_MAX = 2_000
-FLAGS = ("live", "stuck", "held", "heuristic")
+FLAGS = ("live", "stuck", "held", "heuristic", "quarantined")
 FIELDS = ("state", "participant", "initiator", "gid", "age", "label.KEY")
 _UNITS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|d|h|m|s)")

@@ -6,6 +6,6 @@ where a history is needed, tests on PostgreSQL where the database decides.
 """
 
 from proof.mutants.mutant import Mutant
-from proof.mutants.planted import barrier, core, recovery
+from proof.mutants.planted import barrier, core, recovery, security
 
-MUTANTS: tuple[Mutant, ...] = (*core.MUTANTS, *recovery.MUTANTS, *barrier.MUTANTS)
+MUTANTS: tuple[Mutant, ...] = (*core.MUTANTS, *recovery.MUTANTS, *barrier.MUTANTS, *security.MUTANTS)

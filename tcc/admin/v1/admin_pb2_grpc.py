@@ -43,6 +43,7 @@ class AdminServiceStub(object):
     state=TRYING,CANCELLING     CANCELLED; several with commas
     live                        not ended
     stuck  held  heuristic      the flag is set; with "!" before it: it is not set
+    quarantined                 held, because its row in the log cannot be used
     participant=inventory       a branch is at this participant
     initiator=shop              the initiator is this one
     label.region=eu             it has this label
@@ -187,6 +188,7 @@ class AdminServiceServicer(object):
     state=TRYING,CANCELLING     CANCELLED; several with commas
     live                        not ended
     stuck  held  heuristic      the flag is set; with "!" before it: it is not set
+    quarantined                 held, because its row in the log cannot be used
     participant=inventory       a branch is at this participant
     initiator=shop              the initiator is this one
     label.region=eu             it has this label
@@ -492,6 +494,7 @@ class AdminService(object):
     state=TRYING,CANCELLING     CANCELLED; several with commas
     live                        not ended
     stuck  held  heuristic      the flag is set; with "!" before it: it is not set
+    quarantined                 held, because its row in the log cannot be used
     participant=inventory       a branch is at this participant
     initiator=shop              the initiator is this one
     label.region=eu             it has this label

@@ -1,3 +1,6 @@
+import datetime
+
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from tcc.common.v1 import common_pb2 as _common_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -130,3 +133,25 @@ class ListBranchesResponse(_message.Message):
     rows: _containers.RepeatedCompositeFieldContainer[BarrierRow]
     next_page_token: str
     def __init__(self, rows: _Optional[_Iterable[_Union[BarrierRow, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class GetParticipantInfoRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetParticipantInfoResponse(_message.Message):
+    __slots__ = ("participant", "sdk", "server_time", "actions")
+    PARTICIPANT_FIELD_NUMBER: _ClassVar[int]
+    SDK_FIELD_NUMBER: _ClassVar[int]
+    SERVER_TIME_FIELD_NUMBER: _ClassVar[int]
+    ACTIONS_FIELD_NUMBER: _ClassVar[int]
+    participant: str
+    sdk: str
+    server_time: _timestamp_pb2.Timestamp
+    actions: _containers.RepeatedCompositeFieldContainer[ActionInfo]
+    def __init__(self, participant: _Optional[str] = ..., sdk: _Optional[str] = ..., server_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., actions: _Optional[_Iterable[_Union[ActionInfo, _Mapping]]] = ...) -> None: ...
+
+class ActionInfo(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...

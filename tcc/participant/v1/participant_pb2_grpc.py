@@ -65,6 +65,11 @@ class ParticipantServiceStub(object):
                 request_serializer=tcc_dot_participant_dot_v1_dot_participant__pb2.ListBranchesRequest.SerializeToString,
                 response_deserializer=tcc_dot_participant_dot_v1_dot_participant__pb2.ListBranchesResponse.FromString,
                 _registered_method=True)
+        self.GetParticipantInfo = channel.unary_unary(
+                '/tcc.participant.v1.ParticipantService/GetParticipantInfo',
+                request_serializer=tcc_dot_participant_dot_v1_dot_participant__pb2.GetParticipantInfoRequest.SerializeToString,
+                response_deserializer=tcc_dot_participant_dot_v1_dot_participant__pb2.GetParticipantInfoResponse.FromString,
+                _registered_method=True)
 
 
 class ParticipantServiceServicer(object):
@@ -113,6 +118,14 @@ class ParticipantServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetParticipantInfo(self, request, context):
+        """Returns which participant this is, its clock and its actions, for diagnosis.
+        Optional; no transaction depends on it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ParticipantServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -140,6 +153,11 @@ def add_ParticipantServiceServicer_to_server(servicer, server):
                     servicer.ListBranches,
                     request_deserializer=tcc_dot_participant_dot_v1_dot_participant__pb2.ListBranchesRequest.FromString,
                     response_serializer=tcc_dot_participant_dot_v1_dot_participant__pb2.ListBranchesResponse.SerializeToString,
+            ),
+            'GetParticipantInfo': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetParticipantInfo,
+                    request_deserializer=tcc_dot_participant_dot_v1_dot_participant__pb2.GetParticipantInfoRequest.FromString,
+                    response_serializer=tcc_dot_participant_dot_v1_dot_participant__pb2.GetParticipantInfoResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -283,6 +301,33 @@ class ParticipantService(object):
             '/tcc.participant.v1.ParticipantService/ListBranches',
             tcc_dot_participant_dot_v1_dot_participant__pb2.ListBranchesRequest.SerializeToString,
             tcc_dot_participant_dot_v1_dot_participant__pb2.ListBranchesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetParticipantInfo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tcc.participant.v1.ParticipantService/GetParticipantInfo',
+            tcc_dot_participant_dot_v1_dot_participant__pb2.GetParticipantInfoRequest.SerializeToString,
+            tcc_dot_participant_dot_v1_dot_participant__pb2.GetParticipantInfoResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -371,6 +371,43 @@ async def test_explain_shows_the_known_state_of_a_try(log_url: str, stock: Scrip
         ]
         await driver.stub.RegisterBranch(pb.RegisterBranchRequest(gid="g", branch=branch("2")))
         # The registration has saved the first one to the log.
-        own = "the initiator calls this Try itself and has not confirmed yet"
-        assert [one.summary for one in (await explained(there)).branches] == [own]
-        assert [one.summary for one in (await explained(elsewhere)).branches] == [own]
+        own = (
+            "the initiator registered this branch and calls its Try at stock itself; "
+            "whether it did is not known here before it confirms"
+        )
+        for stub in (there, elsewhere):
+            reply = await explained(stub)
+            assert [one.summary for one in reply.branches] == [own]
+            assert reply.summary.startswith(
+                "waiting for the initiator, which calls the Try of 2 itself and has neither confirmed nor"
+            )
+            assert reply.advice[0] == "ask the initiator why it has neither confirmed nor cancelled"
+
+
+@pytest.mark.parametrize(
+    ("method", "cause"),
+    [
+        ("RegisterBranch", "its initiator registered it"),
+        ("TryBranch", "the database of stock is another one"),
+    ],
+)
+async def test_explain_shows_why_a_branch_without_a_try_does_not_confirm(
+    tcc: Running, admin: Stub, stock: ScriptedParticipant, method: str, cause: str
+) -> None:
+    stock.script = Refusing(CONFIRM, "NOT_TRIED")
+    await tcc.stub.BeginTransaction(pb.BeginTransactionRequest(gid="g", initiator="shop"))
+    request = getattr(pb, f"{method}Request")(gid="g", branch=branch("1"))
+    await getattr(tcc.stub, method)(request)
+    await tcc.stub.ConfirmTransaction(pb.ConfirmTransactionRequest(gid="g"))
+    await stock.until(lambda: stock.count(CONFIRM) > 1)
+
+    async def advice() -> str:
+        reply = await admin.ExplainTransaction(apb.ExplainTransactionRequest(gid="g"))
+        return "\n".join(reply.advice)
+
+    async def is_known() -> bool:
+        return "stock does not know branch 1" in await advice()
+
+    await until(is_known)
+    assert cause in await advice()
+    assert "search the log of participant" not in await advice()

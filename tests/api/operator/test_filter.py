@@ -22,6 +22,8 @@ NOW = 10_000.0
         ),
         ("stuck !held", ListFilter(stuck=True, held=False)),
         ("live heuristic", ListFilter(live=True, heuristic=True)),
+        ("quarantined", ListFilter(quarantined=True)),
+        ("held !quarantined", ListFilter(held=True, quarantined=False)),
         ("participant=inventory initiator=shop", ListFilter(participant="inventory", initiator="shop")),
         ("label.region=eu label.a.b=c=d", ListFilter(labels=(("a.b", "c=d"), ("region", "eu")))),
         ("age>5m", ListFilter(created_before=NOW - 300)),

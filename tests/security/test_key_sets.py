@@ -1,0 +1,108 @@
+"""The keys of an issuer over https: from its server alone, and never an unbounded amount."""
+
+import asyncio
+import json
+import ssl
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from coordinator.security.authentication import Authenticator, Policy
+from coordinator.security.jwt import Issuer as TrustedIssuer
+from coordinator.security.key_sets import KeySource
+from tests.support.identities import AUDIENCE, ISSUER, Authority, Issuer
+
+HOST = "localhost"
+OK = "200 OK"
+
+
+@pytest.fixture
+def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
+    """The one authority that this process trusts, as `SSL_CERT_FILE` sets it."""
+    made = Authority()
+    path = tmp_path / "authorities.pem"
+    path.write_bytes(made.own.certificate_pem)
+    monkeypatch.setenv("SSL_CERT_FILE", str(path))
+    monkeypatch.setenv("no_proxy", "*")
+    return made
+
+
+@asynccontextmanager
+async def serving(
+    authority: Authority, directory: Path, body: bytes, status: str = OK, name: str = HOST
+) -> AsyncIterator[str]:
+    """Serve one response to every request over https. Return the URL."""
+    pair = authority.issue(name, client=False)
+    path = directory / "server.pem"
+    path.write_bytes(pair.certificate_pem + pair.key_pem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path)
+
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(
+            f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+        )
+        writer.write(body)
+        writer.close()
+
+    async with await asyncio.start_server(respond, "127.0.0.1", 0, ssl=context) as server:
+        yield f"https://{HOST}:{server.sockets[0].getsockname()[1]}/jwks.json"
+
+
+async def keys_of(url: str) -> object:
+    source = KeySource(url, monotonic=time.monotonic)
+    await source.refresh()
+    return source.keys
+
+
+async def test_a_token_is_verified_with_keys_from_an_https_url(authority: Authority, tmp_path: Path) -> None:
+    issuer = Issuer(tmp_path)
+    async with serving(authority, tmp_path, json.dumps(issuer.key_set()).encode()) as url:
+        trusted = TrustedIssuer(
+            name="corp", issuer=ISSUER, audience=AUDIENCE, jwks=url, algorithms=("ES256",)
+        )
+        authenticator = Authenticator(Policy(issuers=(trusted,)), now=time.time, monotonic=time.monotonic)
+        await authenticator.refresh()
+    caller = authenticator.authenticate(
+        [("authorization", f"Bearer {issuer.token()}")], {"transport_security_type": [b"ssl"]}
+    )
+    assert caller.principal == "jwt:corp:sub:shop"
+
+
+async def test_a_server_that_proves_nothing_gives_no_keys(authority: Authority, tmp_path: Path) -> None:
+    body = json.dumps(Issuer(tmp_path).key_set()).encode()
+    async with serving(Authority(), tmp_path, body) as url:
+        assert await keys_of(url) is None
+    async with serving(authority, tmp_path, body, name="other.example") as url:
+        assert await keys_of(url) is None
+
+
+async def test_a_redirect_is_not_followed(authority: Authority, tmp_path: Path) -> None:
+    body = json.dumps(Issuer(tmp_path).key_set()).encode()
+    async with serving(authority, tmp_path, body) as other:
+        status = f"302 Found\r\nLocation: {other}"
+        async with serving(authority, tmp_path, b"", status=status) as url:
+            assert await keys_of(url) is None
+
+
+async def test_a_key_set_without_end_is_not_read(authority: Authority, tmp_path: Path) -> None:
+    keys = json.dumps(Issuer(tmp_path).key_set())
+    async with serving(authority, tmp_path, f"{keys}{' ' * 2**20}".encode()) as url:
+        assert await keys_of(url) is None
+
+
+async def test_a_server_that_fails_takes_no_keys_away(authority: Authority, tmp_path: Path) -> None:
+    body = json.dumps(Issuer(tmp_path).key_set()).encode()
+    async with serving(authority, tmp_path, body) as url:
+        source = KeySource(url, monotonic=time.monotonic)
+        await source.refresh()
+        known = source.keys
+    async with serving(authority, tmp_path, body, status="503 Service Unavailable") as failing:
+        source.location = failing
+        await source.refresh()
+    assert known is not None
+    assert source.keys is known
