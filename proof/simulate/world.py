@@ -116,7 +116,7 @@ class World:
         if host in self.databases:
             main: Coroutine[Any, Any, None] = self._participant(host)
         elif host in self.orders:
-            main = Initiator(process.name, self.orders[host], self.observer, self.rng).run()
+            main = Initiator(process.name, self.orders[host], self.observer, self.rng, self.databases).run()
         else:
             main = self._coordinator(host)
         process.spawn(main).add_done_callback(lambda task: self._ended(process, task))
@@ -126,8 +126,8 @@ class World:
         self.observer.fault("kill", process.name)
         process.kill()
         self.network.process_died(process)
-        if process.host in self.databases:
-            self.databases[process.host].process_died(process)
+        for database in self.databases.values():
+            database.process_died(process)
         if process.host in self.workers and self.rng.random() < 0.5:
             self._supervise(process)
         self._restart_later(process.host)
