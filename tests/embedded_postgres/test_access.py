@@ -13,7 +13,8 @@ from coordinator.embedded_postgres.directory_access import ENTER, READ, allow
 from coordinator.embedded_postgres.server import EmbeddedPostgres
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-STRANGER = "nobody"
+# As the system names the user with the fewest rights.
+STRANGER = pwd.getpwuid(65_534).pw_name
 
 
 def by_stranger(*command: str | Path) -> "subprocess.CompletedProcess[str]":

@@ -456,6 +456,9 @@ async def test_every_fault_is_caught_and_named(fault):
     failed = {result.case for result in report.results if result.failure}
     # What races may or may not meet the fault.
     racy = {"concurrent_try_and_cancel"}
+    if fault == "takes a repeated Try for a known one":
+        # It answers otherwise if a repetition overtakes the first Try.
+        racy |= {"concurrent_duplicates"}
     assert failed - racy == wanted - racy, str(report)
     assert report.ok is not bool(fault)
     assert words in str(report)
