@@ -142,6 +142,8 @@ class LogSettings(_Table):
     """Connections of one worker to the log."""
     retention_s: float = _number(7 * _DAY_S, 1.0, _DECADE_S)
     """How long ended transactions are kept."""
+    payload_retention_s: Annotated[float, Field(ge=60.0, le=_DECADE_S, allow_inf_nan=False)] | None = None
+    """How long their payloads and results are kept. Not set: as long as the transactions."""
 
     @field_validator("url", "owner_url")
     @classmethod

@@ -13,8 +13,7 @@ from coordinator.embedded_postgres.directory_access import ENTER, READ, allow
 from coordinator.embedded_postgres.server import EmbeddedPostgres
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-# As the system names the user with the fewest rights.
-STRANGER = pwd.getpwuid(65_534).pw_name
+STRANGER = "daemon"
 
 
 def by_stranger(*command: str | Path) -> "subprocess.CompletedProcess[str]":

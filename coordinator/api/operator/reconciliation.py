@@ -119,7 +119,7 @@ async def repair(
         checked_text("branch_id", request.branch_id),
     )
     operation = reconciler.checked_repair(finding, _WANTED[request.operation])
-    if finding.kind is not FindingKind.ORPHAN and (request.payload or request.content_type):
+    if (request.payload or request.content_type) and await reconciler.has_payload(finding):
         raise RepairNotAllowed("the log has the payload of this branch; omit it")
     detail = {
         "participant": finding.participant,
