@@ -26,6 +26,7 @@ from coordinator.engine.reconciler import Reconciler
 from coordinator.jobs.audit import StateAuditHead
 from coordinator.jobs.heartbeat import Heartbeat
 from coordinator.jobs.job import Job
+from coordinator.jobs.memory import ReturnMemory
 from coordinator.jobs.reconcile import Reconciling
 from coordinator.jobs.report import Reporting
 from coordinator.jobs.scheduler import jobs, schedule
@@ -35,7 +36,11 @@ from coordinator.observability.metrics import LogGauges
 from coordinator.observability.monitoring import Monitoring
 from coordinator.participant_client.channel import ParticipantAddress
 from coordinator.participant_client.client import ParticipantClient
-from coordinator.process.operating_system import background_threads, raise_open_files_limit
+from coordinator.process.operating_system import (
+    background_threads,
+    raise_open_files_limit,
+    return_free_memory,
+)
 from coordinator.security.authentication import Authenticator, Policy
 from coordinator.security.key_sets import KeySource
 from coordinator.security.rates import Rates
@@ -268,7 +273,13 @@ class Worker:
     def _more_jobs(self) -> list[Job]:
         # Without a metrics port, the gauges have no reader.
         stating = StateAuditHead(self.auditor, every_s=self._settings.audit.head_every_s)
-        return [self._reporting(), stating, *([self._log_gauges] if self._settings.metrics_address() else [])]
+        memory = ReturnMemory(return_free_memory)
+        return [
+            self._reporting(),
+            stating,
+            memory,
+            *([self._log_gauges] if self._settings.metrics_address() else []),
+        ]
 
     def _reporting(self) -> Reporting:
         return Reporting(
