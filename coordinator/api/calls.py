@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from coordinator.api.access import Access
 from coordinator.api.arrivals import Arrivals, unreadable
-from coordinator.api.errors import Context, refuse
+from coordinator.api.errors import Context, fail, refuse
 from coordinator.api.slow_readers import SlowReaders
 from coordinator.core.errors import InvalidRequest, Overloaded, Refused, ResponsesUnread
 
@@ -159,20 +159,29 @@ class Services:
             behaviour = _single(self._held(handler.unary_unary, encode), method.limit, self._arrivals)
         if self._access is not None:
             behaviour = self._access.guarded(path, behaviour)
-        behaviour = self._watched(behaviour)
+        behaviour = self._ended(behaviour, path)
         if handler.request_streaming or handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(
                 behaviour, request_deserializer=decode, response_serializer=encode
             )
         return grpc.stream_unary_rpc_method_handler(behaviour, request_deserializer=decode)
 
-    def _watched(
-        self, behaviour: Callable[[Any, Context], Awaitable[Any]]
+    def _ended(
+        self, behaviour: Callable[[Any, Context], Awaitable[Any]], path: str
     ) -> Callable[[Any, Context], Awaitable[Any]]:
-        """Return a method whose response must be taken in time."""
+        """Return the method with a boundary for bugs, and with a response that must be taken in time.
+
+        gRPC would send the text of an exception to the caller.
+        """
 
         async def answer(request: Any, context: Context) -> Any:
-            response = await behaviour(request, context)
+            try:
+                response = await behaviour(request, context)
+            except grpc.aio.BaseError:  # the call is over, by an abort or by its end
+                raise
+            except Exception as error:  # noqa: BLE001 - it is a bug, and logged
+                fail(context, error, path)
+                return None
             self._slow_readers.ending(context)
             return response
 

@@ -85,6 +85,7 @@ from coordinator.core.model import (
     HELD,
     NEVER,
     NOW,
+    UNKNOWN_CONTENT_TYPE,
     Branch,
     BranchCall,
     BranchSpec,
@@ -381,6 +382,9 @@ def _find(tx: Transaction, spec: BranchSpec) -> int | None:
     """
     for index, branch in enumerate(tx.branches):
         if branch.spec.branch_id == spec.branch_id:
+            if tx.state.ended and branch.spec.content_type == UNKNOWN_CONTENT_TYPE:
+                # Its payload has been erased, and nothing can be done any more.
+                spec = replace(spec, payload=b"", content_type=UNKNOWN_CONTENT_TYPE)
             if not same_branch(branch.spec, spec):
                 if index >= tx.saved_branches:
                     raise BranchPending(
