@@ -193,6 +193,7 @@ async def is_healthy(address: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(SOAK_S + 300)
 async def test_an_honest_client_keeps_its_rate_and_the_memory_comes_back(
     tmp_path: Path, log_url: str, databases: Databases, log_schema: LogSchema
 ) -> None:
