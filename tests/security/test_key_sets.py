@@ -128,7 +128,7 @@ _VALUES = st.one_of(
 _KEYS = st.dictionaries(st.sampled_from(_MEMBERS), _VALUES)
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(
     st.one_of(
         st.binary(max_size=40),
