@@ -82,6 +82,13 @@ MUTANTS = (
         old="engine.resume(records)",
         new="len(records)",
     ),
+    _simulated(
+        name="branches of other tenants are let in",
+        breaks="no transaction has a branch that its tenant did not ask for",
+        definition="check_tenant",
+        old="tx.tenant != tenant",
+        new="False",
+    ),
     Mutant(
         name="dead coordinators are searched for only once",
         breaks="another coordinator finishes the work of a dead one",
