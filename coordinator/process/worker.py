@@ -31,6 +31,7 @@ from coordinator.jobs.reconcile import Reconciling
 from coordinator.jobs.report import Reporting
 from coordinator.jobs.scheduler import jobs, schedule
 from coordinator.log.operator_store import PostgresOperatorLog
+from coordinator.log.servers import History
 from coordinator.log.store import PostgresLog
 from coordinator.observability.metrics import LogGauges
 from coordinator.observability.monitoring import Monitoring
@@ -69,11 +70,13 @@ class Worker:
     def __init__(self, settings: Settings, url: str, *, share_port: bool, slot: int = 0) -> None:
         self._settings = settings
         self.owner = uuid7()
+        history = History()
         self.log = PostgresLog(
             url,
             owner=self.owner,
             name=f"{socket.gethostname()}:{os.getpid()}",
             connections=settings.log.connections,
+            history=history,
             on_quarantine=self._report_quarantine,
         )
         self._channels = ParticipantClient(
@@ -112,7 +115,7 @@ class Worker:
             access=self._access,
             reflect=settings.reflection,
         )
-        self._operator_log = PostgresOperatorLog(url, owner=self.owner)
+        self._operator_log = PostgresOperatorLog(url, owner=self.owner, history=history)
         reconciler = Reconciler(
             self.engine, self._operator_log, self._channels, settings.reconcile_settings()
         )

@@ -12,11 +12,11 @@ from proof.mutants.planted import MUTANTS
 from proof.mutants.program import main
 from proof.mutants.trial import PROJECT, checks, judged, located
 
-DECISIONS_TEST = "tests/barrier/test_barrier.py::test_decisions_cover_every_operation_in_every_state"
+DECISIONS_TEST = "tests/barrier/test_barrier.py::test_decisions_cover_every_call_of_a_kind_in_every_state[1]"
 CAUGHT = Mutant(
     name="a cell of the decision table is missing",
     breaks="the decision table has every cell",
-    definition="DECISIONS",
+    definition="TCC_DECISIONS",
     old="{(Operation.TRY, BarrierState.TRIED): BarrierDecision.REPLAY}",
     new="{(Operation.TRY, BarrierState.TRIED, None): BarrierDecision.REPLAY}",
     check=selection(DECISIONS_TEST),
@@ -126,7 +126,7 @@ def test_caught_and_surviving_bugs_are_reported(capsys: pytest.CaptureFixture[st
     assert (figures["planted"], figures["caught"]) == (2, 1)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_a_check_that_fails_without_a_bug_catches_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([], [replace(CAUGHT, check=selection("tests/barrier/test_barrier.py::test_no_such"))]) == 1
     assert "fails without a planted bug" in capsys.readouterr().out

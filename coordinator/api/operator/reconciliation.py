@@ -7,7 +7,7 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 
 from coordinator.api.initiator.replies import STATES
-from coordinator.api.initiator.requests import checked_content_type, checked_gid
+from coordinator.api.initiator.requests import checked_content_type, checked_gid, duration_s
 from coordinator.api.operator.approvals import Approvals
 from coordinator.api.operator.replies import audit_record
 from coordinator.api.operator.requests import OperatorContext, checked_text
@@ -154,7 +154,7 @@ async def repair(
 
 
 def _seconds(name: str, given: Duration) -> float:
-    seconds: float = given.seconds + given.nanos / 1e9
+    seconds = duration_s(name, given)
     if not 0 <= seconds <= AGE_MAX_S:
         raise InvalidRequest(f"INVALID_{name.upper()}", f"{name} must be from 0 to {AGE_MAX_S:g} seconds")
     return seconds

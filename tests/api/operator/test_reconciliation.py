@@ -5,6 +5,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from sqlalchemy import make_url
 
 from tcc import Participant
@@ -239,6 +240,9 @@ async def test_commands_require_a_reason_and_a_known_participant(shop: Shop, adm
     request = apb.RepairBranchRequest(participant="stock", gid="lost", branch_id="1")
     async with refused("INVALID_ARGUMENT", "MISSING_OPERATOR"):
         await admin.RepairBranch(request)
+    for fields, reason in (("min_age", "INVALID_MIN_AGE"), ("ended_within", "INVALID_ENDED_WITHIN")):
+        async with refused("INVALID_ARGUMENT", reason):
+            await compared(admin, **{fields: Duration(seconds=5, nanos=-1)})
     async with refused("INVALID_ARGUMENT", "INVALID_OPERATION"):
         await repair(admin, "lost", operation=common.OPERATION_TRY)
     async with refused("INVALID_ARGUMENT", "UNKNOWN_PARTICIPANT"):
