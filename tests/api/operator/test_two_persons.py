@@ -7,6 +7,11 @@ from typing import Any
 
 import pytest
 
+from coordinator.api.operator.approvals import Approvals
+from coordinator.api.operator.requests import OperatorContext
+from coordinator.core.errors import ApprovalRequired
+from coordinator.engine.clock import LogClock
+from coordinator.log.operator_store import PostgresOperatorLog
 from coordinator.security.tokens import new_token, token_hash
 from tcc.admin.v1 import admin_pb2 as apb
 from tcc.common.v1 import common_pb2 as common
@@ -159,3 +164,15 @@ async def test_commands_that_can_be_undone_need_one_person(bank: Guarded) -> Non
         apb.HoldTransactionRequest(gid="shop-g", operator_context=asked)
     )
     assert [action for _, action, _ in await records(bank)] == ["transaction.hold"]
+
+
+async def test_of_two_approvals_at_once_only_the_first_counts(log_url: str) -> None:
+    """Both have read the request as open; the chain has one order."""
+    log = PostgresOperatorLog(log_url, owner="ours")
+    approvals, context = Approvals(log, LogClock()), OperatorContext("bea", "checked", 0)
+    entry = context.entry("branch.repair", "transaction/g", {"approves": [1]})
+    first, second = await log.audit_append(entry), await log.audit_append(entry)
+    await approvals.check_first(first, [1])
+    with pytest.raises(ApprovalRequired):
+        await approvals.check_first(second, [1])
+    await log.close()
