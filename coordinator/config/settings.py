@@ -10,7 +10,7 @@ import unicodedata
 from itertools import combinations, permutations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from msgspec import structs
 from pydantic import (
@@ -63,6 +63,8 @@ _DNS = re.compile(r"dns:(//[^/\s]*/)?")
 # gRPC sends at most one ping a second.
 _KEEPALIVE_LEAST_S = 2.0
 _BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+# A name, an IPv4 address, an IPv6 address in brackets, or nothing; and perhaps a port.
+_HOST_AND_PORT = re.compile(r"(?:\[[^\[\]@,]*\]|[^\[\]:@,]*)(?::\d*)?")
 # Times above these bounds are mistakes, and the database's timestamps could not hold all of them.
 _HOUR_S = 3_600.0
 _DAY_S = 24 * _HOUR_S
@@ -128,7 +130,10 @@ class LogSettings(_Table):
     """The location of the transaction log."""
 
     url: SecretStr | None = None
-    """A PostgreSQL database that all coordinators share. Not set: the embedded PostgreSQL, in `data_dir`."""
+    """A PostgreSQL database that all coordinators share (several servers: HOST:PORT,HOST:PORT).
+
+    Not set: the embedded PostgreSQL, in `data_dir`.
+    """
     owner_url: SecretStr | None = None
     """The same database with the role that owns the log and migrates it; that of `url` then may only run."""
     data_dir: Path = Path("var/tcc")
@@ -137,6 +142,8 @@ class LogSettings(_Table):
     """Connections of one worker to the log."""
     retention_s: float = _number(7 * _DAY_S, 1.0, _DECADE_S)
     """How long ended transactions are kept."""
+    payload_retention_s: Annotated[float, Field(ge=60.0, le=_DECADE_S, allow_inf_nan=False)] | None = None
+    """How long their payloads and results are kept. Not set: as long as the transactions."""
 
     @field_validator("url", "owner_url")
     @classmethod
@@ -146,6 +153,8 @@ class LogSettings(_Table):
         if url is not None and _BARE_PERCENT.search(url.get_secret_value()):
             # The driver's error would contain the whole token, which may be the password.
             raise PydanticCustomError("log_url", "contains a bare %; write it as %25")
+        if url is not None and _wants_standby(url.get_secret_value()):
+            raise PydanticCustomError("log_url", "asks for a standby, but the log needs the primary")
         return url
 
     @model_validator(mode="after")
@@ -241,10 +250,12 @@ class ListenSettings(_Table):
     """Bytes of the largest request, a batch of transactions."""
     unread_bytes_max: int = _count(256 * 2**20, 2**20, 2**40)
     """Bytes of responses in memory that wait until their clients read them."""
+    arriving_bytes_max: int = _count(256 * 2**20, 2**20, 2**40)
+    """Bytes of requests that take more than a thirtieth of `request_max_s`; each counts as the largest."""
     request_max_s: float = _number(30.0, 0.1, _HOUR_S)
     """How long a request may take to arrive."""
     response_max_s: float = _number(10.0, 0.1, _HOUR_S)
-    """How long a client may take to read one response of a batch."""
+    """How long a client may take to read one response; after twice that, its connection is ended."""
     idle_max_s: float = _number(300.0, 1.0, _DAY_S)
     """How long a connection may be idle."""
 
@@ -954,11 +965,17 @@ def _is_same_place(here: str, there: str) -> bool:
 
 
 def _is_log_url(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # looking at it checks it
-    except ValueError:
-        return False
-    scheme, _, _driver = parts.scheme.partition("+")
+    scheme, found, rest = url.partition("://")
     # A password with a bare @ would be taken for a part of the host, and said in errors.
-    return scheme in {"postgresql", "postgres"} and "://" in url and parts.netloc.count("@") <= 1
+    user, _, hosts = re.split("[/?]", rest, maxsplit=1)[0].rpartition("@")
+    return (
+        bool(found)
+        and scheme.partition("+")[0] in {"postgresql", "postgres"}
+        and "@" not in user
+        and all(_HOST_AND_PORT.fullmatch(host) for host in hosts.split(","))
+    )
+
+
+def _wants_standby(url: str) -> bool:
+    wanted = parse_qs(urlsplit(url).query).get("target_session_attrs", [""])
+    return wanted[-1] in {"read-only", "standby", "prefer-standby"}

@@ -231,7 +231,7 @@ class EmbeddedPostgres:
         if not self._cluster.exists():
             self._initialise(identity)
         if self._socket_dir != self._cluster:
-            _own_directory(self._socket_dir, identity)
+            own_directory(self._socket_dir, identity)
         self._write_access(identity)
         self._log_path.unlink(missing_ok=True)
         self._log_path.touch(mode=0o600)
@@ -258,9 +258,9 @@ class EmbeddedPostgres:
         unfinished = self._home / "postgres.new"
         if unfinished.exists():
             shutil.rmtree(unfinished)
-        _own_directory(unfinished, identity)
+        own_directory(unfinished, identity)
         command = [
-            str(_bin_dir() / "initdb"),
+            str(bin_dir() / "initdb"),
             f"--pgdata={unfinished}",
             f"--username={SUPERUSER}",
             "--auth-local=peer",
@@ -277,7 +277,7 @@ class EmbeddedPostgres:
 
     def _launch(self, identity: "_Identity") -> None:
         settings = SETTINGS | {"unix_socket_directories": str(self._socket_dir)}
-        command = [str(_bin_dir() / "postgres"), "-D", str(self._cluster)]
+        command = [str(bin_dir() / "postgres"), "-D", str(self._cluster)]
         command += [f"--{name}={value}" for name, value in settings.items()]
         with self._log_path.open("ab") as log:
             self._server = _shell(_SERVER_SCRIPT, command, identity, log.fileno())
@@ -381,7 +381,7 @@ def _wheel() -> Path | None:
     return None if found is None or found.origin is None else Path(found.origin).parent
 
 
-def _bin_dir() -> Path:
+def bin_dir() -> Path:
     wheel = _wheel()
     if wheel is None:
         raise EmbeddedPostgresError(f"the embedded PostgreSQL is an extra: {INSTALL}")
@@ -396,7 +396,7 @@ def _socket_dir(cluster: Path) -> Path:
     return Path(tempfile.gettempdir()) / f"tcc-{name}"
 
 
-def _own_directory(directory: Path, identity: _Identity) -> None:
+def own_directory(directory: Path, identity: _Identity) -> None:
     """Create a directory that only the server's user may enter."""
     directory.mkdir(mode=0o700, exist_ok=True)
     found = directory.lstat()
@@ -409,8 +409,8 @@ def _own_directory(directory: Path, identity: _Identity) -> None:
 def _grant_traverse(home: Path, uid: int) -> None:
     """Allow the server's user, and no other, to traverse to its binaries and its data."""
     try:
-        _open_installation(_bin_dir().parent, uid)
-        for directory in {home, *home.parents, *_bin_dir().parents}:
+        _open_installation(bin_dir().parent, uid)
+        for directory in {home, *home.parents, *bin_dir().parents}:
             allow(directory, uid, ENTER)
     except AccessNotGrantedError as error:
         raise EmbeddedPostgresError(

@@ -7,37 +7,24 @@ down at its socket: a cancel request to a hung server could hang as well.
 
 import asyncio
 import contextlib
-import os
-import re
 import select
-import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import psycopg
 from msgspec import Struct
 from psycopg import AsyncConnection
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 
 from coordinator.log.failures import FailureKind, kind_of, refusal, unreachable
+from coordinator.log.servers import History, Place, ServerRefusedError, connect_async, servers, shut_down
 from coordinator.log.statements import SESSION, Statement
 
 T = TypeVar("T")
 
-# Whatever PGCLIENTENCODING or the role set.
-CLIENT_ENCODING = "UTF8"
 _CONFLICTS_MAX = 6
 _CONFLICT_PAUSE_S = 0.01
-# A connection that dies silently is noticed within 15 s: while it is idle, by the kernel's probes
-# (5 s + 3 * 3 s without an answer); while a statement is being sent, by its missing acknowledgement.
-KEEPALIVE = {
-    "keepalives": "1",
-    "keepalives_idle": "5",
-    "keepalives_interval": "3",
-    "keepalives_count": "3",
-    "tcp_user_timeout": "10000",
-}
 # The share of the client's time limit after which the server gives the statement up.
 _SERVER_SHARE = 0.9
 
@@ -51,17 +38,19 @@ class StatementResult(Struct, frozen=True):
 
 
 class Connections:
-    """At most `most` connections to one database.
+    """At most `most` connections to one database, whose primary they find and follow.
 
+    All connections to one log share a `history`: what one of them learns of a failover holds for all.
     `statement_timeout_s` bounds a statement from sending it to its response. A server that is
     available gives the statement up a little earlier, and reports that.
     """
 
     def __init__(
-        self, url: str, *, most: int, connect_timeout_s: float = 5.0, statement_timeout_s: float = 10.0
+        self, url: str, *, most: int, statement_timeout_s: float = 10.0, history: History | None = None
     ) -> None:
-        self._url = libpq_url(url)
-        self._connect_timeout_s = connect_timeout_s
+        self._servers = servers(url)
+        self._history = history or History()
+        self._places: WeakKeyDictionary[AsyncConnection[tuple[Any, ...]], Place] = WeakKeyDictionary()
         self._statement_timeout_s = statement_timeout_s
         self._room = asyncio.Semaphore(most)
         self._idle: list[AsyncConnection[tuple[Any, ...]]] = []
@@ -115,7 +104,9 @@ class Connections:
                 connection = await self._taken(name)
                 failed: FailureKind | None = None
                 try:
-                    return await run(connection)
+                    result = await run(connection)
+                    self._check_place(connection)
+                    return result
                 except Exception as error:
                     failed = kind_of(error)
                     if failed is not FailureKind.CONFLICT or not tries_left:
@@ -148,20 +139,17 @@ class Connections:
         """Return a connection that was idle and has not ended in the meantime."""
         while self._idle:
             connection = self._idle.pop()
-            if not _has_ended(connection):
+            is_current = not self._history.is_over(self._places[connection])
+            if is_current and not _has_ended(connection):
                 return connection
             # Nothing was sent on it, so no caller is affected.
             await connection.close()
         return None
 
     async def _connect(self) -> AsyncConnection[tuple[Any, ...]]:
-        connection = await AsyncConnection.connect(
-            with_keepalive(self._url),
-            autocommit=True,
-            prepare_threshold=0,
-            client_encoding=CLIENT_ENCODING,
-            connect_timeout=max(1, round(self._connect_timeout_s)),
-        )
+        connection, place = await connect_async(self._servers, self._history)
+        self._places[connection] = place
+        connection.prepare_threshold = 0
         try:
             timeout_ms = str(round(self._statement_timeout_s * _SERVER_SHARE * 1_000))
             await self._ask(connection, SESSION, SESSION.bind({"statement_timeout_ms": timeout_ms}))
@@ -182,11 +170,16 @@ class Connections:
     @contextlib.contextmanager
     def _time_limit(self, connection: AsyncConnection[tuple[Any, ...]]) -> Iterator[None]:
         loop = asyncio.get_running_loop()
-        timer = loop.call_later(self._statement_timeout_s, _shut_down, connection)
+        timer = loop.call_later(self._statement_timeout_s, shut_down, connection)
         try:
             yield
         finally:
             timer.cancel()
+
+    def _check_place(self, connection: AsyncConnection[tuple[Any, ...]]) -> None:
+        """Refuse what a former primary has answered, if a failover has been seen meanwhile."""
+        if self._history.is_over(self._places[connection]):
+            raise ServerRefusedError("the answer came from a former primary, and counts for nothing")
 
     async def _put_back(
         self, connection: AsyncConnection[tuple[Any, ...]], failed: FailureKind | None
@@ -201,16 +194,6 @@ class Connections:
         await self._close_idle()
 
 
-def libpq_url(url: str) -> str:
-    """Return the URL without SQLAlchemy's driver name."""
-    return re.sub(r"^postgresql\+\w+:", "postgresql:", url)
-
-
-def with_keepalive(url: str) -> str:
-    """Return the URL with the settings that make the kernel notice a dead peer. Those of the URL win."""
-    return make_conninfo(url, **KEEPALIVE | conninfo_to_dict(url))
-
-
 def _has_ended(connection: AsyncConnection[tuple[Any, ...]]) -> bool:
     """Return whether an idle connection was ended by the server or the network.
 
@@ -221,10 +204,3 @@ def _has_ended(connection: AsyncConnection[tuple[Any, ...]]) -> bool:
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
     return bool(poll.poll(0))
-
-
-def _shut_down(connection: AsyncConnection[tuple[Any, ...]]) -> None:
-    if connection.closed:
-        return
-    with socket.socket(fileno=os.dup(connection.fileno())) as theirs, contextlib.suppress(OSError):
-        theirs.shutdown(socket.SHUT_RDWR)  # the kernel may have closed it already

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
+from threading import Event, Timer
 from typing import Any
 
 import psycopg
@@ -17,23 +18,24 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, NullPool, create_engine, event, text
-from sqlalchemy.engine import Engine, make_url
+from sqlalchemy import Connection, NullPool, create_engine, text
+from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 
 from coordinator.core.errors import LogUnavailable
-from coordinator.log.connections import CLIENT_ENCODING, KEEPALIVE
 from coordinator.log.failures import FailureKind, kind_of
 from coordinator.log.requirements import LogUrlError, check_requirements
 from coordinator.log.schema import SCHEMA
+from coordinator.log.servers import connect, shut_down
 from coordinator.log.statements import SESSION
 
+# A COMMIT waits for a synchronous standby, for as long as there is none.
+COMMIT_TIMEOUT_S = 30
 _HAS_SCHEMA = text("SELECT to_regnamespace(:name) IS NOT NULL")
 _LOCK_STATEMENTS = (
     text("CREATE TABLE IF NOT EXISTS migration_lock (id SMALLINT PRIMARY KEY)"),
     text("INSERT INTO migration_lock (id) VALUES (1) ON CONFLICT (id) DO NOTHING"),
 )
-_CONNECT_TIMEOUT_S = "5"
 _MAKE_SCHEMA = text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
 _TAKE_LOCK = text("SELECT id FROM migration_lock WHERE id = 1 FOR UPDATE")
 # The first versions kept the log in the schema public. What is there is ours only if all of this is.
@@ -65,6 +67,7 @@ _PRIVILEGES = (
     ("USAGE", f"SCHEMA {SCHEMA}"),
     ("SELECT, INSERT, UPDATE, DELETE", f"{SCHEMA}.transactions, {SCHEMA}.coordinators"),
     ("SELECT, INSERT, UPDATE", f"{SCHEMA}.participants"),
+    ("SELECT, INSERT, UPDATE", f"{SCHEMA}.erasures"),
     ("SELECT, INSERT", f"{SCHEMA}.audit, {SCHEMA}.audit_heads"),
     ("SELECT", f"{SCHEMA}.alembic_version, {SCHEMA}.coordinator_secrets"),
 )
@@ -134,7 +137,7 @@ def _may_be_over_later(error: Exception) -> bool:
 
 def _migrate(engine: Engine) -> None:
     _make_lock(engine)
-    with engine.begin() as connection:
+    with _transaction(engine) as connection:
         connection.execute(_TAKE_LOCK)
         config = alembic_config(connection)
         ours = ScriptDirectory.from_config(config)
@@ -147,7 +150,7 @@ def _grant(owner: Engine, running: Engine) -> None:
     """Grant what a coordinator needs to run. It can neither change nor delete what is audited."""
     with running.connect() as connection:
         role: str = connection.execute(text("SELECT current_user")).scalar_one()
-    with owner.begin() as connection:
+    with _transaction(owner) as connection:
         quoted = connection.dialect.identifier_preparer.quote(role)
         connection.execute(_TAKE_LOCK)
         for privileges, objects in _PRIVILEGES:
@@ -216,36 +219,58 @@ def _make_lock(engine: Engine) -> None:
 
 
 def _run_lock_statements(engine: Engine) -> None:
-    with engine.begin() as connection:
+    with _transaction(engine) as connection:
         # An administrator may have made it for a role that may not.
         if not connection.execute(_HAS_SCHEMA, {"name": SCHEMA}).scalar_one():
             connection.execute(_MAKE_SCHEMA)
     for statement in _LOCK_STATEMENTS:
-        with engine.begin() as connection:
+        with _transaction(engine) as connection:
             connection.execute(statement)
 
 
+@contextmanager
+def _transaction(engine: Engine) -> Iterator[Connection]:
+    """Run the block in a transaction, and bound the time of its COMMIT, which no setting of a server bounds.
+
+    Raises:
+        LogUnavailable: there was no answer to COMMIT, so it is unknown whether it took effect.
+    """
+    with engine.connect() as connection:
+        yield connection
+        has_ended = Event()
+        timer = Timer(COMMIT_TIMEOUT_S, _give_up, (connection.connection.driver_connection, has_ended))
+        timer.start()
+        try:
+            connection.commit()
+        except DBAPIError as error:
+            if not has_ended.is_set():
+                raise
+            raise LogUnavailable(
+                f"PostgreSQL did not answer the migration's COMMIT for {COMMIT_TIMEOUT_S} s: if "
+                "synchronous_standby_names is set there, is that standby connected?"
+            ) from error
+        finally:
+            timer.cancel()
+
+
+def _give_up(connection: Any, has_ended: Event) -> None:
+    has_ended.set()
+    shut_down(connection)
+
+
 def database_engine(url: str) -> Engine:
-    """Return an engine without a pool, whose connections have the settings of `SESSION`.
+    """Return an engine without a pool, to the primary of the log, with the settings of `SESSION`.
 
     It gives up a server that does not respond; the URL may set those limits. A statement has no time limit.
     """
-    address = make_url(url).set(drivername="postgresql+psycopg")
-    limits = KEEPALIVE | {"connect_timeout": _CONNECT_TIMEOUT_S}
-    ours = {name: limit for name, limit in limits.items() if name not in address.query}
-    engine = create_engine(
-        address,
-        poolclass=NullPool,
-        connect_args={"client_encoding": CLIENT_ENCODING, "prepare_threshold": None, **ours},
-    )
-    event.listen(engine, "connect", _set_up)
-    return engine
 
+    def creator() -> psycopg.Connection:
+        connection = connect(url)
+        connection.execute(SESSION.sql, ["0"])
+        connection.autocommit = False
+        return connection
 
-def _set_up(connection: Any, _record: object) -> None:
-    connection.autocommit = True
-    connection.execute(SESSION.sql, ["0"])
-    connection.autocommit = False
+    return create_engine("postgresql+psycopg://", poolclass=NullPool, creator=creator)
 
 
 def alembic_config(connection: Connection) -> Config:

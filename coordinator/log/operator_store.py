@@ -10,6 +10,7 @@ the hash that was to be written, or nothing has happened.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -23,6 +24,7 @@ from coordinator.log.backlog import COUNT_MAX, backlog
 from coordinator.log.connections import Connections, StatementResult
 from coordinator.log.failures import StatementTooLong
 from coordinator.log.rows import full_columns, record as transaction_record
+from coordinator.log.servers import History
 from coordinator.log.statements import Statement
 from coordinator.ports.operator_log import (
     Adoption,
@@ -62,12 +64,22 @@ class PostgresOperatorLog:
     """
 
     def __init__(
-        self, url: str, *, owner: str, statement_timeout_s: float = 10.0, count_max: int = COUNT_MAX
+        self,
+        url: str,
+        *,
+        owner: str,
+        statement_timeout_s: float = 10.0,
+        count_max: int = COUNT_MAX,
+        history: History | None = None,
     ) -> None:
+        """`history`: shared with the other connections of this process to the log."""
         self._owner = owner
         self._count_max = count_max
-        self._connections = Connections(url, most=2, statement_timeout_s=statement_timeout_s)
-        self._searches = Connections(url, most=1, statement_timeout_s=statement_timeout_s)
+        at_most = partial(
+            Connections, url, statement_timeout_s=statement_timeout_s, history=history or History()
+        )
+        self._connections = at_most(most=2)
+        self._searches = at_most(most=1)
 
     async def close(self) -> None:
         await self._connections.close()

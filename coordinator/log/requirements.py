@@ -2,9 +2,8 @@
 
 import psycopg
 
-from coordinator.log.connections import CLIENT_ENCODING, libpq_url
+from coordinator.log.servers import check_one_primary, connect
 
-_CONNECT_TIMEOUT_S = 5
 _READINGS = 2
 
 
@@ -17,9 +16,10 @@ def check_requirements(url: str) -> None:
 
     Raises:
         LogUrlError: it cannot.
-        psycopg.Error: it cannot be reached.
+        psycopg.Error: it cannot be reached, or two of several servers say that they are the primary.
     """
-    with _connection(url) as first:
+    check_one_primary(url)
+    with connect(url) as first:
         encoding = _value(first, "SHOW server_encoding")
         if encoding != "UTF8":
             raise LogUrlError(
@@ -28,7 +28,7 @@ def check_requirements(url: str) -> None:
             )
         # Behind a pooler the process that executes statements is not the one that was connected to.
         if first.info.backend_pid != _value(first, "SELECT pg_backend_pid()"):
-            with _connection(url) as second:
+            with connect(url) as second:
                 _check_not_shared(first, second)
 
 
@@ -44,16 +44,6 @@ def _check_not_shared(first: psycopg.Connection, second: psycopg.Connection) -> 
             "but the log needs one of its own for each session: connect to PostgreSQL directly, or set "
             "pool_mode = session for this database"
         )
-
-
-def _connection(url: str) -> psycopg.Connection:
-    return psycopg.connect(
-        libpq_url(url),
-        autocommit=True,
-        prepare_threshold=None,
-        client_encoding=CLIENT_ENCODING,
-        connect_timeout=_CONNECT_TIMEOUT_S,
-    )
 
 
 def _value(connection: psycopg.Connection, statement: str) -> object:

@@ -25,6 +25,7 @@ import asyncio
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -35,6 +36,7 @@ from coordinator.core.model import HELD, Transaction, TransactionState
 from coordinator.log import statements
 from coordinator.log.backlog import participants_waited_for
 from coordinator.log.connections import Connections, StatementResult
+from coordinator.log.erasure import erase
 from coordinator.log.failures import StatementTooLong
 from coordinator.log.rows import (
     Row,
@@ -47,6 +49,7 @@ from coordinator.log.rows import (
     record,
     row_bytes,
 )
+from coordinator.log.servers import History
 from coordinator.log.statements import Statement
 from coordinator.ports.log import ListFilter, ListPosition, Record
 from tcc._internal.failpoint import failpoint
@@ -78,15 +81,22 @@ class PostgresLog:
         name: str,
         connections: int = 4,
         statement_timeout_s: float = 10.0,
+        history: History | None = None,
         on_quarantine: Callable[[str, str], None] = lambda _gid, _why: None,
     ) -> None:
-        """`on_quarantine`: called with the gid of a row that a claim could not use, and why."""
+        """`history`: shared with the other connections of this process to the log.
+
+        `on_quarantine`: called with the gid of a row that a claim could not use, and why.
+        """
         self._owner = owner
         self.name = name
-        self._connections = Connections(url, most=connections, statement_timeout_s=statement_timeout_s)
+        at_most = partial(
+            Connections, url, statement_timeout_s=statement_timeout_s, history=history or History()
+        )
+        self._connections = at_most(most=connections)
         self._reads = asyncio.Semaphore(max(1, connections // 2))
-        self._heartbeats = Connections(url, most=1, statement_timeout_s=statement_timeout_s)
-        self._lists = Connections(url, most=1, statement_timeout_s=statement_timeout_s)
+        self._heartbeats = at_most(most=1)
+        self._lists = at_most(most=1)
         self._lost_claims = _LostClaims()
         self._on_quarantine = on_quarantine
         # Rows that the database can neither return nor hold.
@@ -343,6 +353,10 @@ class PostgresLog:
                 self._unusable.add(gid)
                 self._on_quarantine(gid, error.message)
         return count
+
+    async def payloads_erase(self, *, ended_before_s: float, limit: int) -> int:
+        """See `ports.Log`."""
+        return await erase(self._execute, ended_before_s=ended_before_s, limit=limit)
 
     async def coordinator_heartbeat(self, *, lease_s: float) -> float:
         """See `ports.Log`."""

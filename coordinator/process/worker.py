@@ -24,12 +24,14 @@ from coordinator.engine.engine import Engine
 from coordinator.engine.observer import NULL_SPANS, Anomaly
 from coordinator.engine.reconciler import Reconciler
 from coordinator.jobs.audit import StateAuditHead
+from coordinator.jobs.erase import ErasePayloads
 from coordinator.jobs.heartbeat import Heartbeat
 from coordinator.jobs.job import Job
 from coordinator.jobs.reconcile import Reconciling
 from coordinator.jobs.report import Reporting
 from coordinator.jobs.scheduler import jobs, schedule
 from coordinator.log.operator_store import PostgresOperatorLog
+from coordinator.log.servers import History
 from coordinator.log.store import PostgresLog
 from coordinator.observability.metrics import LogGauges
 from coordinator.observability.monitoring import Monitoring
@@ -68,11 +70,13 @@ class Worker:
     def __init__(self, settings: Settings, url: str, *, share_port: bool, slot: int = 0) -> None:
         self._settings = settings
         self.owner = uuid7()
+        history = History()
         self.log = PostgresLog(
             url,
             owner=self.owner,
             name=f"{socket.gethostname()}:{os.getpid()}",
             connections=settings.log.connections,
+            history=history,
             on_quarantine=self._report_quarantine,
         )
         self._channels = ParticipantClient(
@@ -111,7 +115,7 @@ class Worker:
             access=self._access,
             reflect=settings.reflection,
         )
-        self._operator_log = PostgresOperatorLog(url, owner=self.owner)
+        self._operator_log = PostgresOperatorLog(url, owner=self.owner, history=history)
         reconciler = Reconciler(
             self.engine, self._operator_log, self._channels, settings.reconcile_settings()
         )
@@ -268,7 +272,18 @@ class Worker:
     def _more_jobs(self) -> list[Job]:
         # Without a metrics port, the gauges have no reader.
         stating = StateAuditHead(self.auditor, every_s=self._settings.audit.head_every_s)
-        return [self._reporting(), stating, *([self._log_gauges] if self._settings.metrics_address() else [])]
+        return [
+            self._reporting(),
+            stating,
+            *self._erasing(),
+            *([self._log_gauges] if self._settings.metrics_address() else []),
+        ]
+
+    def _erasing(self) -> list[Job]:
+        retention_s = self._settings.log.payload_retention_s
+        if retention_s is None:
+            return []
+        return [ErasePayloads(self._settings.recovery_settings(), log=self.log, retention_s=retention_s)]
 
     def _reporting(self) -> Reporting:
         return Reporting(

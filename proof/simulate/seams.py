@@ -45,7 +45,7 @@ def installed(
 ) -> Iterator[None]:
     """Leads every way out of Python into this world, for the length of the block."""
 
-    def connections(_url: str, *, most: int, statement_timeout_s: float) -> SimulatedConnections:
+    def connections(_url: str, *, most: int, statement_timeout_s: float, **_: Any) -> SimulatedConnections:
         return SimulatedConnections(log, network, most=most, statement_timeout_s=statement_timeout_s)
 
     def open_executor(database: ParticipantDatabase) -> SimulatedBarrierExecutor:

@@ -293,6 +293,9 @@ def test_what_is_no_target_is_refused(target: str) -> None:
         "postgresql://u:secret@h:5432/d",
         "postgresql+psycopg://h/d",
         "postgresql://u@/d?host=%2Frun%2Fpostgresql",
+        "postgresql://u:secret@a:5432,b:5433/d?target_session_attrs=read-write",
+        "postgresql://u:secret@a,[::1]:5433/d",
+        "postgresql:///d?host=a,b&port=5432,5433&target_session_attrs=primary",
     ],
 )
 def test_the_log_is_postgresql(url: str) -> None:
@@ -310,12 +313,20 @@ def test_the_log_is_postgresql(url: str) -> None:
         "postgresql://u:secret@h:port/d",
         "postgresql://u:se@cret@h/d",
         "postgresql://u:secret@[h/d",
+        "postgresql://u:secret@a:5432,b:port/d",
     ],
 )
 def test_a_malformed_log_url_is_refused_and_not_printed(url: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load(None, {"log": {"url": url}})
     assert str(caught.value) == "command line: log.url: must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+
+
+@pytest.mark.parametrize("wanted", ["standby", "read-only", "prefer-standby"])
+def test_a_log_url_that_asks_for_a_standby_is_refused(wanted: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load(None, {"log": {"url": f"postgresql://u@a,b/d?target_session_attrs={wanted}"}})
+    assert str(caught.value) == "command line: log.url: asks for a standby, but the log needs the primary"
 
 
 @pytest.mark.parametrize("password", ["50%secret", "secret%", "%zzsecret"])

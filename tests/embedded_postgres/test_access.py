@@ -13,7 +13,7 @@ from coordinator.embedded_postgres.directory_access import ENTER, READ, allow
 from coordinator.embedded_postgres.server import EmbeddedPostgres
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-STRANGER = "nobody"
+STRANGER = "daemon"
 
 
 def by_stranger(*command: str | Path) -> "subprocess.CompletedProcess[str]":
@@ -49,7 +49,7 @@ def test_a_new_data_directory_is_closed_to_others(home: Path) -> None:
 
 @as_root
 def test_no_other_user_can_connect(own_postgres: EmbeddedPostgres) -> None:
-    connect = (embedded._bin_dir() / "psql", own_postgres.url(), "--command", "SELECT 1")
+    connect = (embedded.bin_dir() / "psql", own_postgres.url(), "--command", "SELECT 1")
     assert "Permission denied" in by_stranger(*connect).stderr
     # Even where the directory and the socket were opened to all users.
     for path in (own_postgres._home, own_postgres._cluster):

@@ -9,8 +9,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from coordinator.core.errors import LogUnavailable
 from coordinator.embedded_postgres.server import EmbeddedPostgres
-from coordinator.log import migration
-from coordinator.log.connections import Connections, with_keepalive
+from coordinator.log import migration, servers
+from coordinator.log.connections import Connections
 from coordinator.log.diagnosis import examine
 from coordinator.log.operator_store import PostgresOperatorLog
 from coordinator.log.statements import GET
@@ -57,7 +57,7 @@ async def test_connections_that_ended_while_idle_are_replaced(
 async def test_a_silent_database_is_unavailable_to_doctor_and_migrations(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(migration, "_CONNECT_TIMEOUT_S", "1")
+    monkeypatch.setattr(servers, "CONNECT_TIMEOUT_S", 1)
     stop = asyncio.Event()
 
     async def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -75,9 +75,8 @@ async def test_a_silent_database_is_unavailable_to_doctor_and_migrations(
 
 
 def test_the_urls_settings_about_dead_peers_are_kept() -> None:
-    parameters = conninfo_to_dict(
-        with_keepalive("postgresql://tcc@db/log?tcp_user_timeout=1000&keepalives=0")
-    )
+    [server] = servers.servers("postgresql://tcc@db/log?tcp_user_timeout=1000&keepalives=0")
+    parameters = conninfo_to_dict(server.conninfo)
     assert (parameters["tcp_user_timeout"], parameters["keepalives"]) == ("1000", "0")
 
 

@@ -255,7 +255,7 @@ async def test_a_server_that_accepts_but_does_not_respond_is_unavailable() -> No
     server = await asyncio.start_server(accept, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     connections = Connections(
-        f"postgresql://postgres@127.0.0.1:{port}/x", most=1, connect_timeout_s=1, statement_timeout_s=0.2
+        f"postgresql://postgres@127.0.0.1:{port}/x?connect_timeout=1", most=1, statement_timeout_s=0.2
     )
     with pytest.raises(LogUnavailable):
         await connections.execute(GET, {"gids": []})
