@@ -111,7 +111,7 @@ async def test_what_a_former_primary_answers_after_a_failover_counts_for_nothing
     await log.close()
 
 
-async def test_a_commit_without_its_standby_is_unavailable_and_is_there_when_it_returns(
+async def test_a_commit_without_its_standby_waits_for_the_standby(
     pair: ReplicatedPostgres, log: PostgresLog
 ) -> None:
     pair.standby.stop("immediate")
