@@ -121,6 +121,25 @@ class NotInteractive(PreconditionFailed):
     default_reason = "NOT_INTERACTIVE"
 
 
+class LocalAlreadyCommitted(PreconditionFailed):
+    """An earlier run of this transaction has committed its local change, which is not made again.
+
+    Leaving the transaction's block confirms it.
+    """
+
+    default_reason = "LOCAL_ALREADY_COMMITTED"
+
+
+class LocalCommitUnknown(TccError):
+    """The connection was lost while the local change was committed: it is there, or it is not.
+
+    Nothing is requested. After the expiry the coordinator asks the participant and decides
+    accordingly. Call `wait` or `get`.
+    """
+
+    default_reason = "LOCAL_COMMIT_UNKNOWN"
+
+
 class ResourceExhausted(TccError):
     """The coordinator has reached a limit, or a message is too large. Nothing was written."""
 

@@ -127,29 +127,35 @@ def next_commands(explanation: admin.ExplainTransactionResponse) -> list[str]:
         common.TRANSACTION_STATE_CONFIRMING,
         common.TRANSACTION_STATE_CANCELLING,
     }
+    checks = [branch for branch in explanation.branches if branch.operation == "CHECK"]
     lines = [
         command_line("tccctl", "participant", "resume", arguments=[name], options=why)
         for name in dict.fromkeys(paused)
     ]
     if explanation.held:
         lines.append(command_line("tccctl", "tx", "release", arguments=[gid], options=options))
-    elif decided and not paused:
+    elif (decided or checks) and not paused:
         lines.append(command_line("tccctl", "tx", "retry", arguments=[gid], options=options))
     if explanation.state == common.TRANSACTION_STATE_TRYING:
         lines.append(command_line("tccctl", "tx", "cancel", arguments=[gid], options=options))
-    if decided and explanation.stuck:
-        outcome = _decided_outcome(explanation)
+    if explanation.stuck and (decided or checks):
         lines += [
             command_line(
                 *("tccctl", "tx", "resolve"), arguments=[gid, branch.branch_id, outcome], options=options
             )
-            for branch in explanation.branches
+            for branch in (explanation.branches if decided else checks)
+            for outcome in _outcomes(explanation)
         ]
     return lines
 
 
-def _decided_outcome(explanation: admin.ExplainTransactionResponse) -> str:
-    return "confirmed" if explanation.state == common.TRANSACTION_STATE_CONFIRMING else "cancelled"
+def _outcomes(explanation: admin.ExplainTransactionResponse) -> list[str]:
+    """Return the outcomes of a branch that an operator may record: before the decision, either."""
+    if explanation.state == common.TRANSACTION_STATE_CONFIRMING:
+        return ["confirmed"]
+    if explanation.state == common.TRANSACTION_STATE_CANCELLING:
+        return ["cancelled"]
+    return ["confirmed", "cancelled"]
 
 
 def _transaction_row(transaction: common.Transaction, now_s: float) -> list[Cell]:
@@ -176,7 +182,8 @@ def _facts(transaction: common.Transaction, owner_name: str, now_s: float) -> It
     if transaction.quarantine_reason:
         yield "quarantined because", cell(transaction.quarantine_reason)
     if transaction.cancel_reason:
-        yield "cancelled because", cell(_cancel_text(transaction))
+        trying = transaction.state == common.TRANSACTION_STATE_TRYING
+        yield "to be cancelled" if trying else "cancelled because", cell(_cancel_text(transaction))
     yield "initiator", cell(transaction.initiator)
     yield "labels", cell(_labels(transaction))
     if transaction.trace_id:
@@ -204,8 +211,11 @@ def _cancel_text(transaction: common.Transaction) -> str:
 
 
 def _branch_table(branches: Sequence[common.Branch], now_s: float) -> Table:
+    # Most transactions have one kind of branch, and nothing to say of it.
+    with_kinds = any(branch.spec.kind > common.BRANCH_KIND_TCC for branch in branches)
     columns = (
         Column("BRANCH"),
+        *([Column("KIND")] if with_kinds else []),
         Column("PARTICIPANT", optional=4),
         Column("ACTION", optional=5),
         Column("STAGE", wide=True, right=True),
@@ -218,6 +228,7 @@ def _branch_table(branches: Sequence[common.Branch], now_s: float) -> Table:
     rows = [
         [
             cell(branch.spec.branch_id),
+            *([cell(_kind_text(branch))] if with_kinds else []),
             cell(branch.spec.participant),
             cell(branch.spec.action),
             cell(branch.spec.stage),
@@ -230,6 +241,11 @@ def _branch_table(branches: Sequence[common.Branch], now_s: float) -> Table:
         for branch in branches
     ]
     return Table(columns=columns, rows=rows, empty="the transaction has no branches")
+
+
+def _kind_text(branch: common.Branch) -> str:
+    kind = enum_name(common.BranchKind.DESCRIPTOR, branch.spec.kind)
+    return f"{kind}, check-back" if branch.check_back else kind
 
 
 def _heuristic_outcome(branch: common.Branch) -> str:

@@ -100,6 +100,9 @@ def _methods(limits: ServerLimits, requests: RequestLimits) -> Callable[[str, st
     small = Method(limit=calls, request_bytes_max=SMALL_REQUEST_BYTES_MAX)
     branch = Method(limit=calls, request_bytes_max=requests.branch_request_bytes_max)
     decision = Method(limit=decisions, request_bytes_max=SMALL_REQUEST_BYTES_MAX)
+    # Both may bring messages.
+    branches = Method(limit=calls, request_bytes_max=requests.branches_request_bytes_max)
+    confirm = Method(limit=decisions, request_bytes_max=requests.branches_request_bytes_max)
     known = {
         "ExecuteTransaction": Method(
             limit=calls,
@@ -112,8 +115,8 @@ def _methods(limits: ServerLimits, requests: RequestLimits) -> Callable[[str, st
             decode=batch_decoder(requests.batch_max),
         ),
         "TryBranch": branch,
-        "RegisterBranch": branch,
-        "ConfirmTransaction": decision,
+        "RegisterBranch": branches,
+        "ConfirmTransaction": confirm,
         "CancelTransaction": decision,
         "WaitTransaction": Method(limit=waits, request_bytes_max=SMALL_REQUEST_BYTES_MAX),
     }

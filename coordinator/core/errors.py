@@ -125,6 +125,28 @@ class AlreadyDecided(Refused):
     reason = "ALREADY_DECIDED"
 
 
+class TryPending(Refused):
+    """A check-back branch is registered last: when every other Try has succeeded."""
+
+    reason = "TRY_PENDING"
+
+
+class CheckBackExists(Refused):
+    """The transaction has a check-back branch; no branch joins after it."""
+
+    reason = "CHECK_BACK_EXISTS"
+
+
+class CheckUnanswered(Refused):
+    """Whether the transaction can be cancelled depends on its check-back branch, which has not answered.
+
+    Nothing is decided; the branch is asked again.
+    """
+
+    code = "UNAVAILABLE"
+    reason = "CHECK_UNANSWERED"
+
+
 class DecisionConflict(Refused):
     """The other decision was taken, and a decision never changes."""
 

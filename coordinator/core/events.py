@@ -22,6 +22,8 @@ class BranchAdded(Struct, frozen=True):
     branches_max: int
     # What the payloads of all branches may add up to.
     transaction_bytes_max: int
+    # With a check-back branch only: delivered after the decision CONFIRM.
+    messages: tuple[BranchSpec, ...] = ()
 
 
 class CallCompleted(Struct, frozen=True):
@@ -35,12 +37,17 @@ class CallCompleted(Struct, frozen=True):
     jitter: float = 0.0
 
 
-class ConfirmRequested(Struct, frozen=True, gc=False):
-    """The initiator asks for CONFIRM."""
+class ConfirmRequested(Struct, frozen=True):
+    """The initiator asks for CONFIRM. `messages` are delivered after the decision."""
+
+    messages: tuple[BranchSpec, ...] = ()
+    # Only read if there are messages.
+    branches_max: int = 0
+    transaction_bytes_max: int = 0
 
 
 class CancelRequested(Struct, frozen=True, gc=False):
-    """The initiator asks for CANCEL."""
+    """The initiator asks for CANCEL. A check-back branch is asked first."""
 
     detail: str = ""
 
@@ -69,17 +76,17 @@ class OperatorRelease(Struct, frozen=True, gc=False):
 
 
 class OperatorRetry(Struct, frozen=True, gc=False):
-    """Call every branch that is not done, now."""
+    """Call every branch that is not done and is not to be called later, now."""
 
 
 class OperatorCancel(Struct, frozen=True, gc=False):
-    """Decide CANCEL. Ends a hold."""
+    """Decide CANCEL. Ends a hold. A check-back branch is asked first."""
 
     detail: str
 
 
 class OperatorResolve(Struct, frozen=True):
-    """End a branch without a call."""
+    """End a branch without a call. In TRYING: a check-back branch, whose outcome is the decision."""
 
     branch_id: str
     outcome: Heuristic
@@ -140,7 +147,22 @@ class BecameStuck(Struct, frozen=True, gc=False):
     index: int
 
 
+class CheckFailed(Struct, frozen=True, gc=False):
+    """The check-back branch was asked and did not answer. Nothing is decided."""
+
+    index: int
+
+
 # A `BranchCall`: call the branch's participant.
 Effect = (
-    Save | BranchCall | Accepted | Decided | Completed | Parked | BranchRegistered | BranchTried | BecameStuck
+    Save
+    | BranchCall
+    | Accepted
+    | Decided
+    | Completed
+    | Parked
+    | BranchRegistered
+    | BranchTried
+    | BecameStuck
+    | CheckFailed
 )

@@ -29,11 +29,18 @@ The rules, in the order in which they apply to a transaction:
    is parked: due now, or held, which means parked indefinitely. A hold does not stop
    the expiry: a transaction that is released past it is cancelled. After the decision,
    an operator may end a branch. That never changes the decision.
+8. `core.kinds` says which calls a branch needs. One that needs no call for the decision
+   is done with it; if none needs one, the decision's write is at once the end.
+9. A check-back branch is registered last, when every other Try has succeeded, and closes
+   the list of branches. From then on the initiator may have committed its local change, so
+   CANCEL is not decided without an answer: the branch is asked (CHECK) on expiry and
+   before a requested cancel. Until it answers, nothing is decided, and the transaction is
+   parked between the questions. The initiator's CONFIRM needs no question.
 """
 
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, NoReturn
 
 from msgspec.structs import replace
 
@@ -44,6 +51,7 @@ from coordinator.core.errors import (
     BranchDone,
     BranchNotFound,
     BranchPending,
+    CheckBackExists,
     DecisionConflict,
     NotDecided,
     NotInteractive,
@@ -52,6 +60,7 @@ from coordinator.core.errors import (
     TransactionHeld,
     TransactionNotHeld,
     TransactionTooLarge,
+    TryPending,
     UnknownParticipant,
 )
 from coordinator.core.events import (
@@ -63,6 +72,7 @@ from coordinator.core.events import (
     BranchTried,
     CallCompleted,
     CancelRequested,
+    CheckFailed,
     Completed,
     ConfirmRequested,
     Decided,
@@ -80,6 +90,7 @@ from coordinator.core.events import (
     Saved,
     Woken,
 )
+from coordinator.core.kinds import needs_call, new_branch
 from coordinator.core.model import (
     DECISIONS,
     HELD,
@@ -88,9 +99,11 @@ from coordinator.core.model import (
     UNKNOWN_CONTENT_TYPE,
     Branch,
     BranchCall,
+    BranchKind,
     BranchSpec,
     CallResult,
     CancelReason,
+    Heuristic,
     Operation,
     OutcomeCode,
     Transaction,
@@ -129,6 +142,14 @@ _CANCEL_REASONS = {
     Trigger.TRY_FAILED: CancelReason.TRY_FAILED,
     Trigger.EXPIRED: CancelReason.EXPIRED,
     Trigger.CANCEL_REQUESTED: CancelReason.REQUESTED,
+}
+
+# What one write may make of a state: the decision is at once the end if no branch needs a call for it.
+REACHABLE: Mapping[TransactionState, frozenset[TransactionState]] = {
+    before: frozenset(
+        {*ways.values(), *(end for after in ways.values() for end in TRANSITIONS[after].values())}
+    )
+    for before, ways in TRANSITIONS.items()
 }
 
 # The call by which a decided state is carried out.
@@ -188,7 +209,10 @@ def branch_call(tx: Transaction, index: int, operation: Operation) -> BranchCall
 # --- durability -----------------------------------------------------------
 
 
-def _begin(tx: Transaction, _event: Begun, _now: float) -> Step:
+def _begin(tx: Transaction, _event: Begun, now: float) -> Step:
+    """Write the transaction. If it is whole and needs no Try, its decision is made already."""
+    if not tx.interactive and all(branch.tried is TryState.SUCCEEDED for branch in tx.branches):
+        return _confirm(tx, now)
     return _save(replace(tx, wake_at=tx.expires_at))
 
 
@@ -251,12 +275,12 @@ def _go_on_trying(tx: Transaction, now: float) -> Step:
     """Decide if it can be decided; otherwise call every Try that is due."""
     if tx.next_attempt_at:
         return tx, ()  # it is being parked for another coordinator
-    if now >= tx.expires_at:
-        return _expire(tx)
+    if now >= tx.expires_at or tx.cancel_reason:
+        return _expire(tx, now)
     succeeded = TryState.SUCCEEDED
     stages = [branch.spec.stage for branch in tx.branches if branch.tried is not succeeded]
     if not stages and (tx.confirm_requested or not tx.interactive):
-        return _confirm(tx)
+        return _confirm(tx, now)
     return _call_tries(tx, min(stages, default=0), now)
 
 
@@ -282,6 +306,8 @@ def _call_tries(tx: Transaction, stage: int, now: float) -> Step:
 def _on_try_answered(tx: Transaction, event: CallCompleted, now: float) -> Step:
     if not is_calling(tx, event.index, event.operation):
         return tx, ()
+    if event.operation is Operation.CHECK:
+        return _on_check_answered(tx, event, now)
     branch, answer = tx.branches[event.index], event.answer
     match answer.code:
         case OutcomeCode.SUCCEEDED:
@@ -345,20 +371,56 @@ def _add_branch(tx: Transaction, event: BranchAdded, now: float) -> Step:
         raise NotInteractive("this transaction was begun whole; no branch can join it")
     _refuse_if_held(tx)
     index = _find(tx, event.spec)
+    new_messages = [spec for spec in event.messages if _find(tx, spec) is None]
     if index is not None:
+        messages = sum(branch.spec.kind is BranchKind.MESSAGE for branch in tx.branches)
+        if event.spec.check_back and (new_messages or messages != len(event.messages)):
+            raise BranchConflict(f"branch {event.spec.branch_id!r} exists with other messages")
         return _repeat_branch(tx, index, now)
     if tx.confirm_requested:
         raise AlreadyDecided("CONFIRM was asked for; no branch can join any more")
     if now >= tx.expires_at:
-        return _expire(tx)
-    if len(tx.branches) >= event.branches_max:
+        return _expire(tx, now)
+    if event.spec.check_back:
+        _refuse_early_check_back(tx)
+        tx = _vouched_for(tx)
+    return _save(_with_branches(tx, (*new_messages, event.spec), event))
+
+
+def _refuse_early_check_back(tx: Transaction) -> None:
+    """The check-back branch alone can decide CONFIRM, so every other Try has to have succeeded before."""
+    for branch in tx.branches:
+        if branch.tried is not TryState.SUCCEEDED and not branch.spec.tried_by_initiator:
+            raise TryPending(f"the Try of branch {branch.spec.branch_id!r} has not succeeded yet")
+
+
+def _vouched_for(tx: Transaction) -> Transaction:
+    """Return `tx` with the Trys that the initiator called itself, and vouches for."""
+    branches = tuple(
+        replace(branch, tried=TryState.SUCCEEDED) if branch.spec.tried_by_initiator else branch
+        for branch in tx.branches
+    )
+    return replace(tx, branches=branches)
+
+
+def _with_branches(
+    tx: Transaction, specs: tuple[BranchSpec, ...], event: BranchAdded | ConfirmRequested
+) -> Transaction:
+    """Return `tx` with new branches, within the bounds of the event.
+
+    Raises:
+        CheckBackExists, TooManyBranches, TransactionTooLarge
+    """
+    if check_back_index(tx) is not None:
+        raise CheckBackExists("a check-back branch was registered; no branch can join any more")
+    if len(tx.branches) + len(specs) > event.branches_max:
         raise TooManyBranches(f"at most {event.branches_max} branches")
     bytes_before = sum(len(branch.spec.payload) for branch in tx.branches)
-    if bytes_before + len(event.spec.payload) > event.transaction_bytes_max:
+    if bytes_before + sum(len(spec.payload) for spec in specs) > event.transaction_bytes_max:
         raise TransactionTooLarge(
             f"payloads of a transaction may hold at most {event.transaction_bytes_max} bytes"
         )
-    return _save(replace(tx, branches=(*tx.branches, Branch(spec=event.spec))))
+    return replace(tx, branches=(*tx.branches, *map(new_branch, specs)))
 
 
 def _repeat_branch(tx: Transaction, index: int, now: float) -> Step:
@@ -396,20 +458,34 @@ def _find(tx: Transaction, spec: BranchSpec) -> int | None:
     return None
 
 
-def _request_confirm(tx: Transaction, _event: ConfirmRequested, now: float) -> Step:
+def _request_confirm(tx: Transaction, event: ConfirmRequested, now: float) -> Step:
     if not tx.interactive:
         raise NotInteractive("this transaction is decided by the coordinator alone")
     _refuse_if_held(tx)
-    branches = tuple(
-        replace(branch, tried=TryState.SUCCEEDED) if branch.spec.tried_by_initiator else branch
-        for branch in tx.branches
-    )
-    return _go_on_trying(replace(tx, branches=branches, confirm_requested=True), now)
+    if new := tuple(spec for spec in event.messages if _find(tx, spec) is None):
+        if tx.confirm_requested:
+            raise BranchPending("CONFIRM was asked for without this message", retry_after_s=0.05)
+        tx = _with_branches(tx, new, event)
+    return _go_on_trying(replace(_vouched_for(tx), confirm_requested=True), now)
 
 
-def _request_cancel(tx: Transaction, event: CancelRequested, _now: float) -> Step:
+def _repeat_confirm(tx: Transaction, event: ConfirmRequested, _now: float) -> Step:
+    """Accept what was decided already, if it is the same request: no message joins any more."""
+    for spec in event.messages:
+        if _find(tx, spec) is not None:
+            continue
+        what = f"CONFIRM was asked for without the message {spec.branch_id!r}"
+        if not _is_decision_durable(tx):
+            raise BranchPending(what, retry_after_s=0.05)
+        raise BranchConflict(what)
+    return tx, ()
+
+
+def _request_cancel(tx: Transaction, event: CancelRequested, now: float) -> Step:
     _refuse_if_held(tx)
-    return _cancel(tx, Trigger.CANCEL_REQUESTED, detail=event.detail)
+    if check_back_index(tx) is None:
+        return _cancel(tx, Trigger.CANCEL_REQUESTED, detail=event.detail)
+    return _go_on_trying(_asked_to_cancel(tx, event.detail), now)
 
 
 def _refuse_if_held(tx: Transaction) -> None:
@@ -421,15 +497,87 @@ def _wake(tx: Transaction, _event: Woken, now: float) -> Step:
     return _go_on_trying(tx, now)
 
 
+# --- check-back -----------------------------------------------------------
+
+
+def check_back_index(tx: Transaction) -> int | None:
+    """Return the index of the branch that decides if the initiator does not; None: there is none."""
+    return next((index for index, branch in enumerate(tx.branches) if branch.spec.check_back), None)
+
+
+def _asked_to_cancel(tx: Transaction, detail: str) -> Transaction:
+    """Return `tx` with the wish to cancel, about which its check-back branch is asked at once."""
+    branches = tuple(
+        replace(branch, next_attempt_at=NOW) if branch.spec.check_back else branch for branch in tx.branches
+    )
+    detail = bounded_text(detail, ERROR_CHARACTERS_MAX)
+    return replace(tx, branches=branches, cancel_reason=CancelReason.REQUESTED, cancel_detail=detail)
+
+
+def _go_on_asking(tx: Transaction, index: int, now: float) -> Step:
+    """Ask the check-back branch if it is due. If the initiator has vouched for it, there is no question."""
+    branch = tx.branches[index]
+    if branch.tried is TryState.SUCCEEDED:
+        return _confirm(tx, now)
+    if index >= tx.saved_branches or branch.calling or tx.next_attempt_at:
+        return tx, ()
+    if branch.next_attempt_at > now:
+        return replace(tx, wake_at=branch.next_attempt_at), ()
+    tx = with_branch(tx, index, replace(branch, calling=Operation.CHECK))
+    return replace(tx, wake_at=NEVER), (branch_call(tx, index, Operation.CHECK),)
+
+
+def _on_check_answered(tx: Transaction, event: CallCompleted, now: float) -> Step:
+    branch, answer = tx.branches[event.index], event.answer
+    match answer.code:
+        case OutcomeCode.SUCCEEDED:
+            branch = replace(branch, tried=TryState.SUCCEEDED, calling=None)
+            return _confirm(with_branch(tx, event.index, branch), now)
+        case OutcomeCode.REJECTED:
+            branch = replace(branch, tried=TryState.REJECTED, calling=None, last_error=error_text(answer))
+            requested = tx.cancel_reason is CancelReason.REQUESTED
+            tx = with_branch(tx, event.index, branch)
+            if requested:
+                return _cancel(tx, Trigger.CANCEL_REQUESTED, detail=tx.cancel_detail)
+            return _cancel(
+                tx,
+                Trigger.EXPIRED,
+                branch_id=branch.spec.branch_id,
+                detail=answer.reason,
+                message=answer.message,
+            )
+        case OutcomeCode.FAILED:
+            return _on_check_failed(tx, event, now)
+
+
+def _on_check_failed(tx: Transaction, event: CallCompleted, now: float) -> Step:
+    """Park the transaction until the next question. Nothing else can be written in the meantime."""
+    assert not tx.saving, "the list of branches is closed, and nothing is decided"
+    branch = _failed(tx.branches[event.index], event, now)
+    tx = with_branch(tx, event.index, branch)
+    notifications: tuple[Effect, ...] = (CheckFailed(event.index),)
+    if not tx.stuck and _is_stuck(branch, event):
+        tx, notifications = replace(tx, stuck=True), (*notifications, BecameStuck(event.index))
+    tx, effects = _save(
+        replace(tx, next_attempt_at=branch.next_attempt_at, waiting_on=branch.spec.participant)
+    )
+    return tx, notifications + effects
+
+
 # --- the decision ---------------------------------------------------------
 
 
-def _confirm(tx: Transaction) -> Step:
-    return _decide(tx, Trigger.EVERY_TRY_SUCCEEDED)
+def _confirm(tx: Transaction, now: float) -> Step:
+    if tx.cancel_reason:
+        tx = replace(tx, cancel_reason=CancelReason.NONE, cancel_detail="")
+    return _decide(tx, Trigger.EVERY_TRY_SUCCEEDED, now)
 
 
-def _expire(tx: Transaction) -> Step:
-    """Cancel because of the expiry. If a Try kept failing until then, that is the reason."""
+def _expire(tx: Transaction, now: float) -> Step:
+    """Cancel because of the expiry, and of the Try that kept failing. A check-back branch is asked."""
+    index = check_back_index(tx)
+    if index is not None:
+        return _go_on_asking(tx, index, now)
     branch = failing_branch(tx)
     if branch is None:
         return _cancel(tx, Trigger.EXPIRED)
@@ -464,15 +612,40 @@ def _cancel(
     )
 
 
-def _decide(tx: Transaction, trigger: Trigger) -> Step:
-    """Make the decision. Trys that are still in flight become stale."""
+def _decide(tx: Transaction, trigger: Trigger, now: float = NOW) -> Step:
+    """Make the decision. Trys that are still in flight become stale. `now` matters for CONFIRM alone."""
+    state = TRANSITIONS[tx.state][trigger]
+    tcc = BranchKind.TCC
     branches = tuple(
-        replace(branch, calling=None, attempts=0, next_attempt_at=NOW)
-        if branch.calling or branch.attempts or branch.next_attempt_at != NOW
-        else branch
-        for branch in tx.branches
+        [
+            _decided(branch, DECISIONS[state], now)
+            if branch.calling
+            or branch.attempts
+            or branch.next_attempt_at != NOW
+            or branch.spec.kind is not tcc
+            else branch
+            for branch in tx.branches
+        ]
     )
-    return _save(replace(tx, state=TRANSITIONS[tx.state][trigger], branches=branches, wake_at=NEVER))
+    if all(branch.done for branch in branches):
+        state = TRANSITIONS[state][Trigger.EVERY_BRANCH_DONE]
+    return _save(replace(tx, state=state, branches=branches, stuck=False, wake_at=NEVER))
+
+
+def _decided(branch: Branch, decision: Operation, now: float) -> Branch:
+    """Return the branch as phase two finds it: done, or to be called now or later for the first time."""
+    done = branch.done or not needs_call(branch.spec, decision)
+    return replace(
+        branch,
+        calling=None,
+        attempts=0,
+        next_attempt_at=NOW if done else _first_attempt_at(branch.spec, now),
+        done=done,
+    )
+
+
+def _first_attempt_at(spec: BranchSpec, now: float) -> float:
+    return spec.not_before if spec.not_before > now else NOW
 
 
 # --- phase two ------------------------------------------------------------
@@ -509,10 +682,15 @@ def _go_on_with_phase_two(tx: Transaction) -> Step:
 
 
 def _waits_for_later_stage(tx: Transaction, branch: Branch) -> bool:
-    return (
-        branch.spec.cancel_in_stage_order
-        and tx.state is TransactionState.CANCELLING
-        and any(not other.done and other.spec.stage > branch.spec.stage for other in tx.branches)
+    """Return whether a Cancel has to wait: that of a SAGA for SAGAs, or where the participant asks for it."""
+    spec = branch.spec
+    if tx.state is not TransactionState.CANCELLING:
+        return False
+    if spec.cancel_in_stage_order:
+        return any(not other.done and other.spec.stage > spec.stage for other in tx.branches)
+    saga = BranchKind.SAGA
+    return spec.kind is saga and any(
+        not other.done and other.spec.kind is saga and other.spec.stage > spec.stage for other in tx.branches
     )
 
 
@@ -602,7 +780,9 @@ def _resume_trying(tx: Transaction, event: Resumed, now: float) -> Step:
     if unknown and not _is_unknown_for_good(tx, now):
         return _park_for_others(_with_unknown(tx, unknown), unknown, now)
     branches = tuple(
-        replace(branch, attempts=max(1, branch.attempts)) if branch.tried is TryState.UNKNOWN else branch
+        replace(branch, attempts=max(1, branch.attempts))
+        if branch.tried is TryState.UNKNOWN and not branch.spec.tried_by_initiator
+        else branch
         for branch in tx.branches
     )
     return _go_on_trying(replace(_unparked(tx, tx.expires_at), branches=branches), now)
@@ -660,16 +840,48 @@ def _release(tx: Transaction, _event: OperatorRelease, now: float) -> Step:
 
 
 def _retry(tx: Transaction, _event: OperatorRetry, now: float) -> Step:
-    if tx.held:
-        raise TransactionHeld("the transaction is held; release it instead", metadata=status_metadata(tx))
+    _refuse_retry_if_held(tx)
     branches = tuple(
-        branch if branch.done else replace(branch, next_attempt_at=NOW) for branch in tx.branches
+        branch if branch.done else replace(branch, next_attempt_at=_first_attempt_at(branch.spec, now))
+        for branch in tx.branches
     )
     return _save(_parked(replace(tx, branches=branches), now))
 
 
+def _retry_check(tx: Transaction, event: OperatorRetry, now: float) -> Step:
+    """Ask a check-back branch again now, if it has been asked."""
+    index = check_back_index(tx)
+    if index is None or (now < tx.expires_at and not tx.cancel_reason):
+        _refuse_undecided(tx, event, now)
+    _refuse_retry_if_held(tx)
+    branch = replace(tx.branches[index], next_attempt_at=NOW)
+    return _save(_parked(with_branch(tx, index, branch), now))
+
+
+def _refuse_retry_if_held(tx: Transaction) -> None:
+    if tx.held:
+        raise TransactionHeld("the transaction is held; release it instead", metadata=status_metadata(tx))
+
+
 def _cancel_by_operator(tx: Transaction, event: OperatorCancel, now: float) -> Step:
-    return _cancel(_parked(tx, now), Trigger.CANCEL_REQUESTED, detail=event.detail)
+    tx = _parked(tx, now)
+    if check_back_index(tx) is not None:
+        return _save(_asked_to_cancel(tx, event.detail))
+    return _cancel(tx, Trigger.CANCEL_REQUESTED, detail=event.detail)
+
+
+def _resolve_check_back(tx: Transaction, event: OperatorResolve, now: float) -> Step:
+    """Decide by an operator's word: the check-back branch will never answer."""
+    index = check_back_index(tx)
+    if index is None or tx.branches[index].spec.branch_id != event.branch_id:
+        _refuse_undecided(tx, event, now)
+    branch = _resolved(tx.branches[index], event)
+    confirmed = event.outcome is Heuristic.CONFIRMED
+    branch = replace(branch, tried=TryState.SUCCEEDED if confirmed else TryState.FAILED)
+    tx = with_branch(tx if tx.held else _parked(tx, now), index, branch)
+    if confirmed:
+        return _confirm(tx, now)
+    return _cancel(tx, Trigger.CANCEL_REQUESTED, branch_id=event.branch_id, detail=event.reason)
 
 
 def _resolve_branch(tx: Transaction, event: OperatorResolve, now: float) -> Step:
@@ -678,23 +890,26 @@ def _resolve_branch(tx: Transaction, event: OperatorResolve, now: float) -> Step
         raise BranchNotFound(f"no branch {event.branch_id!r}", metadata={"branch_id": event.branch_id})
     if tx.branches[index].done:
         raise BranchDone(f"branch {event.branch_id!r} is done", metadata={"branch_id": event.branch_id})
-    branch = replace(
-        tx.branches[index],
+    tx = with_branch(tx, index, _resolved(tx.branches[index], event))
+    if all(branch.done for branch in tx.branches):
+        return _end(tx)
+    return _save(tx if tx.held else _parked(tx, now))
+
+
+def _resolved(branch: Branch, event: OperatorResolve) -> Branch:
+    return replace(
+        branch,
         done=True,
         heuristic=event.outcome,
         heuristic_reason=event.reason[:ERROR_CHARACTERS_MAX],
     )
-    tx = with_branch(tx, index, branch)
-    if all(branch.done for branch in tx.branches):
-        return _end(tx)
-    return _save(tx if tx.held else _parked(tx, now))
 
 
 def _parked(tx: Transaction, until: float) -> Transaction:
     return replace(tx, next_attempt_at=until, waiting_on="")
 
 
-def _refuse_undecided(tx: Transaction, _event: OperatorCommand, _now: float) -> Step:
+def _refuse_undecided(tx: Transaction, _event: OperatorCommand, _now: float) -> NoReturn:
     raise NotDecided("nothing is decided yet that could be carried out", metadata=status_metadata(tx))
 
 
@@ -765,7 +980,7 @@ _COMMANDS_AFTER_END: dict[type[Event], _Reaction] = dict.fromkeys(_COMMANDS_AFTE
 _CONFIRM_WAS_DECIDED: dict[type[Event], _Reaction] = {
     Saved: _on_saved,
     BranchAdded: _refuse_branch,
-    ConfirmRequested: _ignore,
+    ConfirmRequested: _repeat_confirm,
     CancelRequested: _refuse_other_decision,
     Woken: _ignore,
 }
@@ -788,9 +1003,9 @@ _REACTIONS: Mapping[TransactionState, Mapping[type[Event], _Reaction]] = {
         Resumed: _resume_trying,
         OperatorHold: _hold,
         OperatorRelease: _release,
-        OperatorRetry: _refuse_undecided,
+        OperatorRetry: _retry_check,
         OperatorCancel: _cancel_by_operator,
-        OperatorResolve: _refuse_undecided,
+        OperatorResolve: _resolve_check_back,
     },
     TransactionState.CONFIRMING: {
         **_CONFIRM_WAS_DECIDED,

@@ -45,11 +45,21 @@ class CancelReason(IntEnum):
 
 
 class Operation(IntEnum):
-    """The three calls, numbered as in the contract. The core imports no SDK, so it has its own."""
+    """The calls of a branch, numbered as in the contract. The core imports no SDK, so it has its own."""
 
     TRY = 1
     CONFIRM = 2
     CANCEL = 3
+    # Whether the Try has taken effect; if it has not, it never will.
+    CHECK = 4
+
+
+class BranchKind(IntEnum):
+    """What is called on a branch, and when (`core.kinds`). Numbers are those of contract and log."""
+
+    TCC = 1
+    SAGA = 2
+    MESSAGE = 3
 
 
 # The decision that a state holds. TRYING has none.
@@ -62,7 +72,10 @@ DECISIONS = {
 
 
 class TryState(IntEnum):
-    """What is known of a branch's Try. UNKNOWN until it answered, and again after an adoption."""
+    """What is known of a branch's Try. UNKNOWN until it answered, and again after an adoption.
+
+    A branch that needs no Try has SUCCEEDED from the start: nothing waits for it.
+    """
 
     UNKNOWN = 0
     SUCCEEDED = 1
@@ -147,6 +160,11 @@ class BranchSpec(Struct, frozen=True, kw_only=True, gc=False):
     tried_by_initiator: bool = False
     # Its Cancel waits until every later stage is cancelled.
     cancel_in_stage_order: bool = False
+    kind: BranchKind = BranchKind.TCC
+    # MESSAGE only: its Confirm is not called before.
+    not_before: float = NOW
+    # SAGA only: the initiator's local change, which decides if the initiator does not.
+    check_back: bool = False
 
 
 class BranchCall(Struct, frozen=True, kw_only=True, gc=False):
@@ -223,6 +241,7 @@ class Transaction(Struct, frozen=True, kw_only=True, gc=False):
     # The initiator's place in the trace that it belongs to; None: in none.
     trace: TraceContext | None = None
     state: TransactionState = TransactionState.TRYING
+    # In TRYING: CANCEL was asked for, and the check-back branch has not answered yet.
     cancel_reason: CancelReason = CancelReason.NONE
     cancel_branch_id: str = ""
     cancel_detail: str = ""

@@ -13,7 +13,15 @@ from enum import IntEnum
 
 from msgspec import Struct
 
-from coordinator.core.model import DECISIONS, Branch, Heuristic, Operation, Transaction, TransactionState
+from coordinator.core.model import (
+    DECISIONS,
+    Branch,
+    BranchKind,
+    Heuristic,
+    Operation,
+    Transaction,
+    TransactionState,
+)
 
 
 class BarrierState(IntEnum):
@@ -32,6 +40,7 @@ class BarrierRow(Struct, frozen=True, kw_only=True):
     action: str
     state: BarrierState
     age_s: float
+    kind: BranchKind = BranchKind.TCC
 
     @property
     def key(self) -> tuple[str, str]:
@@ -80,14 +89,31 @@ def compare_row(
     decision = DECISIONS.get(tx.state)
     if branch is None or (branch.spec.participant, branch.spec.action) != (participant, row.action):
         return _without_branch(participant, row, tx, branch, decision)
+    wanted = _BY_OPERATOR.get(branch.heuristic, decision)
     if row.state is BarrierState.TRIED:
-        return _leak(participant, row, tx, branch, decision) if branch.done else None
-    return _mixed(participant, row, tx, _BY_OPERATOR.get(branch.heuristic, decision))
+        return _still_tried(participant, row, tx, branch, wanted) if branch.done else None
+    return _mixed(participant, row, tx, wanted)
+
+
+def _still_tried(
+    participant: str, row: BarrierRow, tx: Transaction, branch: Branch, wanted: Operation | None
+) -> Finding | None:
+    """`wanted`: the operation that was decided for the branch, which is done.
+
+    The row of a SAGA stays as it is under CONFIRM, which needs no call.
+    """
+    if branch.spec.kind is BranchKind.SAGA and wanted is Operation.CONFIRM:
+        return None
+    if branch.spec.check_back:
+        return _contradicted(participant, row, tx, "it has taken effect, but CANCEL was decided")
+    return _leak(participant, row, tx, branch, DECISIONS.get(tx.state))
 
 
 def _unknown(participant: str, row: BarrierRow, retention_s: float) -> Finding | None:
     if row.state is not BarrierState.TRIED:
         return None  # The log forgets what has ended.
+    if row.kind is BranchKind.SAGA and row.age_s >= retention_s:
+        return None  # The row of a SAGA stays TRIED when it is confirmed.
     if row.age_s < retention_s:
         explanation, repair = (
             "the log has no such transaction, so no coordinator will end this",
@@ -164,6 +190,10 @@ def _mixed(participant: str, row: BarrierRow, tx: Transaction, wanted: Operation
         explanation = f"it is {row.state.name.lower()}, but {wanted.name} was decided"
     else:
         return None
+    return _contradicted(participant, row, tx, explanation)
+
+
+def _contradicted(participant: str, row: BarrierRow, tx: Transaction, explanation: str) -> Finding:
     return Finding(
         participant=participant,
         row=row,

@@ -14,13 +14,14 @@ from itertools import compress
 import structlog
 from msgspec.structs import replace
 
-from coordinator.core.errors import LogError, Refused, TransactionQuarantined
+from coordinator.core.errors import CheckUnanswered, LogError, Refused, TransactionQuarantined
 from coordinator.core.events import (
     Accepted,
     BecameStuck,
     BranchRegistered,
     BranchTried,
     CallCompleted,
+    CheckFailed,
     Completed,
     Decided,
     Effect,
@@ -64,8 +65,6 @@ logger = structlog.get_logger(__name__)
 
 # For participants that are not configured (any more).
 _NO_POLICY = RetryPolicy()
-# What has ended when a transaction comes to a state.
-_PHASES = {state: decision.name.lower() if state.ended else "try" for state, decision in DECISIONS.items()}
 
 
 class Totals:
@@ -137,6 +136,7 @@ class Driver:
             Completed: self._complete,
             Parked: self._park,
             BecameStuck: self._report_stuck,
+            CheckFailed: self._fail_commands,
         }
 
     async def run(self) -> None:
@@ -259,6 +259,7 @@ class Driver:
 
     def _on_begun(self, begun: Sequence[Transaction], others: Sequence[Record | None]) -> None:
         now = self._clock.now()
+        self._observe_decided(begun, others, now)
         for tx, other in zip(begun, others, strict=True):
             entry = self._transactions.unsaved(tx.gid)
             if entry is None:
@@ -272,6 +273,19 @@ class Driver:
             else:
                 self._transactions.forget(entry)
                 self._transactions.move_waiters(entry, other)
+
+    def _observe_decided(
+        self, begun: Sequence[Transaction], others: Sequence[Record | None], now: float
+    ) -> None:
+        """Report the transactions that were decided as they began."""
+        decided = [tx for tx, other in zip(begun, others, strict=True) if tx.state.decided and other is None]
+        if not decided:
+            return
+        self._observer.changed(decided)
+        for tx in decided:
+            if tx.trace is not None and (entry := self._transactions.unsaved(tx.gid)):
+                self._spans.phase_ended(tx, entry.phase_began_at, now)
+                entry.phase_began_at = now
 
     def _on_saved(self, changed: Sequence[Transaction], written: Sequence[bool]) -> None:
         now = self._clock.now()
@@ -287,7 +301,7 @@ class Driver:
             if tx.saving_state is not tx.saved_state:
                 # A transaction that was taken over may have waited for days; its age is no latency of ours.
                 if tx is sample and entry.begun:
-                    self._observer.phase_ended(_PHASES[tx.state], now - entry.phase_began_at)
+                    self._observer.phase_ended(_ended_phase(tx), now - entry.phase_began_at)
                 if tx.trace is not None:
                     self._spans.phase_ended(tx, entry.phase_began_at, now)
                 entry.phase_began_at = now
@@ -376,6 +390,22 @@ class Driver:
     def _park(self, entry: LiveTransaction, _effect: object) -> None:
         self._transactions.park(entry)
 
+    def _fail_commands(self, entry: LiveTransaction, effect: object) -> None:
+        """Fail the requests to cancel: their answer is not known while the check-back branch gives none."""
+        assert isinstance(effect, CheckFailed)
+        branch = entry.tx.branches[effect.index]
+        error = CheckUnanswered(
+            f"branch {branch.spec.branch_id!r} has not answered yet whether it has taken effect: "
+            f"{branch.last_error}",
+            retry_after_s=1.0,
+        )
+        waiters, entry.waiters = entry.waiters, []
+        for waiter in waiters:
+            if waiter.is_command:
+                waiter.fail(error)
+            else:
+                entry.waiters.append(waiter)
+
     def _report_stuck(self, entry: LiveTransaction, effect: object) -> None:
         assert isinstance(effect, BecameStuck)
         branch = entry.tx.branches[effect.index]
@@ -392,6 +422,12 @@ class Driver:
             facts["trace_id"] = entry.tx.trace.trace_id
         logger.error("transaction is stuck", **facts)
         self._observer.anomaly(Anomaly.STUCK, **facts)
+
+
+def _ended_phase(tx: Transaction) -> str:
+    """Return the phase that has ended with the write of `tx`."""
+    is_decision = tx.saved_state is TransactionState.TRYING
+    return "try" if is_decision else DECISIONS[tx.state].name.lower()
 
 
 def _with_note(tx: Transaction, call: BranchCall, answer: CallResult, now: float) -> Transaction:

@@ -207,16 +207,33 @@ class Engine:
         *,
         branches_max: int,
         transaction_bytes_max: int,
+        messages: tuple[BranchSpec, ...] = (),
         tenant: str | None = None,
     ) -> None:
-        """Add a branch to an interactive transaction."""
-        self._admission.check_participants((spec,))
-        self._admission.check_bytes(len(spec.payload), tenant or "", new=0)
-        await self._command(gid, BranchAdded(spec, branches_max, transaction_bytes_max), waiter, tenant)
+        """Add a branch to an interactive transaction. `messages`: with a check-back branch."""
+        self._check_specs((spec, *messages), tenant)
+        event = BranchAdded(spec, branches_max, transaction_bytes_max, messages)
+        await self._command(gid, event, waiter, tenant)
 
-    async def confirm(self, gid: str, waiter: Waiter, *, tenant: str | None = None) -> None:
-        """Request the decision CONFIRM."""
-        await self._command(gid, ConfirmRequested(), waiter, tenant)
+    async def confirm(
+        self,
+        gid: str,
+        waiter: Waiter,
+        *,
+        messages: tuple[BranchSpec, ...] = (),
+        branches_max: int = 0,
+        transaction_bytes_max: int = 0,
+        tenant: str | None = None,
+    ) -> None:
+        """Request the decision CONFIRM. The bounds are those of the messages that join with it."""
+        self._check_specs(messages, tenant)
+        event = ConfirmRequested(messages, branches_max, transaction_bytes_max)
+        await self._command(gid, event, waiter, tenant)
+
+    def _check_specs(self, specs: Sequence[BranchSpec], tenant: str | None) -> None:
+        """Check that branches may join a transaction of this tenant."""
+        self._admission.check_participants(specs)
+        self._admission.check_bytes(sum([len(spec.payload) for spec in specs]), tenant or "", new=0)
 
     async def cancel(self, gid: str, detail: str, waiter: Waiter, *, tenant: str | None = None) -> None:
         """Request the decision CANCEL."""

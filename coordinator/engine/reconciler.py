@@ -165,6 +165,7 @@ class Reconciler:
             participant=finding.participant,
             action=row.action,
             content_type=UNKNOWN,
+            kind=row.kind,
         )
         return BranchCall(gid=row.gid, index=0, operation=operation, spec=spec, expires_at=0.0, attempt=1)
 

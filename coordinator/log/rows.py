@@ -3,8 +3,8 @@
 Branches are stored as MessagePack arrays without names, in three columns: the specs
 (`branches`), the payloads, and the `progress`. Progress is NULL if the state implies
 it, which covers the happy path: before the decision nothing is known of a Try, after
-CONFIRM every Try has succeeded, at the end every branch is done. A new field is added
-at the end of its array, with a default.
+CONFIRM every Try has succeeded, at the end every branch is done, and so is one that needs no
+call for the decision. A new field is added at the end of its array, with a default.
 """
 
 import re
@@ -16,11 +16,14 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from coordinator.core.kinds import needs_call
 from coordinator.core.model import (
+    DECISIONS,
     HELD,
     NOW,
     UNKNOWN_CONTENT_TYPE,
     Branch,
+    BranchKind,
     BranchSpec,
     CancelReason,
     Heuristic,
@@ -63,6 +66,10 @@ class _Spec(Struct, array_like=True, gc=False):
     stage: _Small
     tried_by_initiator: bool
     cancel_in_stage_order: bool
+    # Not written for a TCC branch, which has nothing to say of them.
+    kind: BranchKind = BranchKind.TCC
+    not_before: float = NOW
+    check_back: bool = False
 
 
 class _Note(Struct, array_like=True, gc=False):
@@ -104,6 +111,7 @@ def insert_columns(begun: Sequence[Transaction]) -> Columns:
     """Return the arrays of `statements.INSERT`."""
     return {
         "gid": [tx.gid for tx in begun],
+        "state": [int(tx.state) for tx in begun],
         "interactive": [tx.interactive for tx in begun],
         "initiator": [_storable(tx.initiator) for tx in begun],
         "labels": [_labels(tx) for tx in begun],
@@ -194,13 +202,15 @@ def _is_parked(tx: Transaction) -> bool:
 
 
 def _is_implied(tx: Transaction) -> bool:
-    tried, done = _TRIED_BY_STATE[tx.state], tx.state.ended
+    tcc, of_tcc = BranchKind.TCC, (_TRIED_BY_STATE[tx.state], tx.state.ended, NOW)
     for branch in tx.branches:
+        spec = branch.spec
+        tried, done, next_attempt_at = of_tcc if spec.kind is tcc else _implied(tx.state, spec)
         if (
             branch.tried is not tried
             or branch.done is not done
             or branch.attempts
-            or branch.next_attempt_at != NOW
+            or branch.next_attempt_at != next_attempt_at
             or branch.result
             or branch.result_content_type
             or branch.last_error
@@ -209,6 +219,15 @@ def _is_implied(tx: Transaction) -> bool:
         ):
             return False
     return True
+
+
+def _implied(state: TransactionState, spec: BranchSpec) -> tuple[TryState, bool, float]:
+    """Return what the state implies of a branch: its Try, whether it is done, and its next attempt."""
+    decision = DECISIONS.get(state)
+    tried = _TRIED_BY_STATE[state] if needs_call(spec, Operation.TRY) else TryState.SUCCEEDED
+    done = state.ended or (decision is not None and not needs_call(spec, decision))
+    is_waiting = decision is Operation.CONFIRM and not done
+    return tried, done, spec.not_before if is_waiting else NOW
 
 
 def _progress(tx: Transaction) -> bytes | None:
@@ -243,6 +262,7 @@ def _trace_text(trace: TraceContext) -> str:
 
 
 def _specs(tx: Transaction) -> bytes:
+    tcc = BranchKind.TCC
     return _encode(
         [
             (
@@ -254,9 +274,26 @@ def _specs(tx: Transaction) -> bytes:
                 spec.tried_by_initiator,
                 spec.cancel_in_stage_order,
             )
+            if spec.kind is tcc
+            else _stored_spec(spec)
             for branch in tx.branches
             for spec in (branch.spec,)
         ]
+    )
+
+
+def _stored_spec(spec: BranchSpec) -> tuple[Any, ...]:
+    return (
+        spec.branch_id,
+        spec.participant,
+        spec.action,
+        spec.content_type,
+        spec.stage,
+        spec.tried_by_initiator,
+        spec.cancel_in_stage_order,
+        spec.kind,
+        spec.not_before,
+        spec.check_back,
     )
 
 
@@ -468,10 +505,14 @@ def _branches(
     if len({spec.branch_id for spec in asked}) != len(asked):
         raise ValueError("two branches have one id")
     if progress is None:
-        tried, done = _TRIED_BY_STATE[state], state.ended
-        return tuple([Branch(spec=spec, tried=tried, done=done) for spec in asked])
+        return tuple([_implied_branch(state, spec) for spec in asked])
     known = _decode_progress(progress)
     return tuple([_branch(spec, stored) for spec, stored in zip(asked, known, strict=True)])
+
+
+def _implied_branch(state: TransactionState, spec: BranchSpec) -> Branch:
+    tried, done, next_attempt_at = _implied(state, spec)
+    return Branch(spec=spec, tried=tried, done=done, next_attempt_at=next_attempt_at)
 
 
 def _spec(stored: _Spec, payload: bytes) -> BranchSpec:
@@ -484,6 +525,9 @@ def _spec(stored: _Spec, payload: bytes) -> BranchSpec:
         stage=stored.stage,
         tried_by_initiator=stored.tried_by_initiator,
         cancel_in_stage_order=stored.cancel_in_stage_order,
+        kind=stored.kind,
+        not_before=_moment(stored.not_before),
+        check_back=stored.check_back,
     )
 
 

@@ -32,7 +32,7 @@ from typing import Any
 import msgspec
 
 from coordinator.core.errors import LogError, LogRejected, SearchTooLong
-from coordinator.core.model import HELD, Transaction, TransactionState
+from coordinator.core.model import HELD, Transaction
 from coordinator.log import statements
 from coordinator.log.backlog import participants_waited_for
 from coordinator.log.connections import Connections, StatementResult
@@ -113,9 +113,7 @@ class PostgresLog:
         """See `ports.Log`. If a gid is in the batch twice, the first one is inserted."""
         first = {tx.gid: tx for tx in reversed(begun)}
         to_insert = _by_gid(first.values())
-        assert all(tx.state is TransactionState.TRYING and not tx.version for tx in to_insert), (
-            "not a new transaction"
-        )
+        assert all(tx.saved_state is None and not tx.version for tx in to_insert), "not a new transaction"
         others: dict[str, Row] = {}
         while to_insert:
             failpoint("log.begin.before")

@@ -17,9 +17,10 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from coordinator.core.machine import PHASE_TWO
 from coordinator.core.model import (
+    DECISIONS,
     BranchCall,
+    BranchKind,
     CallResult,
     Operation,
     OutcomeCode,
@@ -41,8 +42,9 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _SPANS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500)
-_PHASES = {Operation.TRY: "try", Operation.CONFIRM: "confirm", Operation.CANCEL: "cancel"}
-_DECIDED = {state: decision.name.lower() for state, decision in PHASE_TWO.items()}
+_PHASES = {operation: operation.name.lower() for operation in Operation}
+_KINDS = {kind: kind.name.lower() for kind in BranchKind}
+_DECIDED = {state: decision.name.lower() for state, decision in DECISIONS.items()}
 _ENDED = {state: state.name.lower() for state in TransactionState if state.ended}
 _LIVE_STATES = (TransactionState.TRYING, TransactionState.CONFIRMING, TransactionState.CANCELLING)
 
@@ -81,7 +83,7 @@ COUNTERS = (
         "tcc_calls",
         "Answered branch calls; outcome: succeeded, rejected, failed, or unreachable "
         "(no connection, or no answer in time).",
-        ("participant", "phase", "outcome"),
+        ("participant", "phase", "kind", "outcome"),
     ),
     Spec("tcc_call_retries", "Calls that had failed before.", ("participant",)),
     Spec(
@@ -221,10 +223,13 @@ class Metrics(Observer):
     def changed(self, batch: Sequence[Transaction]) -> None:
         # The states that were saved. The present ones may be later.
         states = [tx.saving_state for tx in batch if tx.saving_state is not tx.saved_state]
+        # The decision is at once the end if no branch needs a call for it.
+        trying = TransactionState.TRYING
+        at_once = [tx.saving_state for tx in batch if tx.saved_state is trying and tx.state.ended]
         if parked := len(batch) - [tx.next_attempt_at for tx in batch].count(0.0):
             self.counters["tcc_transactions_parked"].inc(parked)
-        for decided, decision in _DECIDED.items():
-            if count := states.count(decided):
+        for state, decision in _DECIDED.items():
+            if count := (at_once if state.ended else states).count(state):
                 self.counters["tcc_transactions_decided"].labels(decision).inc(count)
         for ended, name in _ENDED.items():
             if count := states.count(ended):
@@ -241,17 +246,19 @@ class Metrics(Observer):
     def answered(self, participant: str, answers: CallResults, span_s: float) -> None:
         operations = [call.operation for call, _ in answers]
         all_succeeded = [answer.code for _, answer in answers].count(OutcomeCode.SUCCEEDED) == len(answers)
+        all_tcc = [call.spec.kind for call, _ in answers].count(BranchKind.TCC) == len(answers)
         for operation, phase in _PHASES.items():
             count = operations.count(operation)
             if not count:
                 continue
             self.histograms["tcc_call_seconds"].labels(participant, phase).observe(span_s)
-            if all_succeeded:
-                self.counters["tcc_calls"].labels(participant, phase, "succeeded").inc(count)
+            if all_succeeded and all_tcc:
+                self.counters["tcc_calls"].labels(participant, phase, "tcc", "succeeded").inc(count)
                 continue
             for call, answer in answers:
                 if call.operation is operation:
-                    self.counters["tcc_calls"].labels(participant, phase, _outcome(answer)).inc()
+                    labels = (participant, phase, _KINDS[call.spec.kind], _outcome(answer))
+                    self.counters["tcc_calls"].labels(*labels).inc()
 
     def not_sent(self, participant: str, count: int) -> None:
         self.counters["tcc_calls_not_sent"].labels(participant).inc(count)

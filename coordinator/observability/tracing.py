@@ -45,7 +45,6 @@ from opentelemetry.trace import (
 )
 from opentelemetry.util.types import AttributeValue
 
-from coordinator.core.machine import PHASE_TWO
 from coordinator.core.model import (
     DECISIONS,
     BranchCall,
@@ -67,7 +66,7 @@ Attributes = Mapping[str, AttributeValue]
 
 SERVICE_DEFAULT = "tccd"
 
-_CALLS = {Operation.TRY: "tcc.try", Operation.CONFIRM: "tcc.confirm", Operation.CANCEL: "tcc.cancel"}
+_CALLS = {operation: f"tcc.{operation.name.lower()}" for operation in Operation}
 # A business rejection is not an error.
 _FAILURES = {CancelReason.EXPIRED, CancelReason.TRY_FAILED}
 
@@ -148,7 +147,7 @@ class Tracing(Spans):
         if not tx.trace.sampled:
             return
         own = transaction_span(tx.trace, tx.gid)
-        if tx.state in PHASE_TWO:
+        if not (tx.saved_state and tx.saved_state.decided):
             parent = None if own.span_id == tx.trace.span_id else tx.trace
             self._make(
                 "tcc.transaction",
@@ -204,6 +203,7 @@ class Tracing(Spans):
             "tcc.participant": participant,
             "tcc.participant.action": call.spec.action,
             "tcc.operation": call.operation.name,
+            "tcc.branch_kind": call.spec.kind.name,
             "tcc.attempt": call.attempt,
             "tcc.outcome": answer.code.name,
             "tcc.owner": self._coordinator,

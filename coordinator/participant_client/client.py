@@ -10,7 +10,14 @@ import structlog
 
 from coordinator.core.errors import ParticipantUnreachable, ReconciliationUnsupported, UnknownParticipant
 from coordinator.core.machine import ERROR_CHARACTERS_MAX
-from coordinator.core.model import CONTENT_TYPE_BYTES_MAX, BranchCall, CallResult, Operation, OutcomeCode
+from coordinator.core.model import (
+    CONTENT_TYPE_BYTES_MAX,
+    BranchCall,
+    BranchKind,
+    CallResult,
+    Operation,
+    OutcomeCode,
+)
 from coordinator.core.reconciliation import BarrierRow, BarrierState
 from coordinator.engine.dispatcher import not_configured
 from coordinator.participant_client.channel import ParticipantAddress, is_dns_name, open_channel
@@ -37,6 +44,12 @@ _OPERATIONS = {
     Operation.TRY: common.OPERATION_TRY,
     Operation.CONFIRM: common.OPERATION_CONFIRM,
     Operation.CANCEL: common.OPERATION_CANCEL,
+    Operation.CHECK: common.OPERATION_CHECK,
+}
+_KINDS = {
+    BranchKind.TCC: common.BRANCH_KIND_TCC,
+    BranchKind.SAGA: common.BRANCH_KIND_SAGA,
+    BranchKind.MESSAGE: common.BRANCH_KIND_MESSAGE,
 }
 _VERDICTS = {
     common.OUTCOME_CODE_SUCCEEDED: OutcomeCode.SUCCEEDED,
@@ -315,6 +328,8 @@ class ParticipantClient:
                     reply = await stub.ConfirmBranch(pb.ConfirmBranchRequest(call=message), timeout=timeout_s)
                 case Operation.CANCEL:
                     reply = await stub.CancelBranch(pb.CancelBranchRequest(call=message), timeout=timeout_s)
+                case Operation.CHECK:
+                    reply = await stub.CheckBranch(pb.CheckBranchRequest(call=message), timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             return call, _failure(error)
         if reply is None:  # gRPC could not decode it
@@ -368,11 +383,14 @@ def _rows(participant: str, rows: Iterable[pb.BarrierRow]) -> list[BarrierRow]:
                 action=row.action,
                 state=BarrierState(row.state),
                 age_s=row.age_ms / 1000,
+                kind=BranchKind(row.kind or BranchKind.TCC),
             )
             for row in rows
         ]
     except ValueError as error:
-        raise ParticipantUnreachable(f"participant {participant} has a row in an unknown state") from error
+        raise ParticipantUnreachable(
+            f"participant {participant} has a row in an unknown state or of an unknown kind"
+        ) from error
 
 
 def batch_request(calls: Sequence[BranchCall]) -> pb.ExecuteBranchesRequest:
@@ -399,6 +417,8 @@ def _write(message: pb.BranchCall, call: BranchCall) -> pb.BranchCall:
         message.try_result_content_type = call.result_content_type
     if spec.tried_by_initiator:
         message.tried_by_initiator = True
+    if spec.kind is not BranchKind.TCC:
+        message.kind = _KINDS[spec.kind]
     trace = call.span or call.trace
     if trace is not None:
         message.traceparent = trace.traceparent

@@ -6,15 +6,28 @@ from typing import Any
 from msgspec.structs import replace
 
 from coordinator.core.events import CallCompleted
-from coordinator.core.model import CallResult, Operation, OutcomeCode, RetryPolicy
+from coordinator.core.kinds import needs_call
+from coordinator.core.model import BranchKind, CallResult, Operation, OutcomeCode, RetryPolicy
 from proof.explore import participants
 from proof.explore.core_steps import Core
 from proof.explore.moments import JITTER, POLICY_LATER, POLICY_SOON
-from proof.explore.participants import BranchRows
-from proof.explore.parts import LOG_LATE, NONE, PARTICIPANTS_LATE, TRY, Move, Node, Parts, WorldState
+from proof.explore.participants import BranchRows, Reservation
+from proof.explore.parts import (
+    CANCEL,
+    CHECK,
+    LOG_LATE,
+    NONE,
+    PARTICIPANTS_LATE,
+    TRY,
+    Move,
+    Node,
+    Parts,
+    WorldState,
+)
 from tcc.barrier.decisions import (
     BarrierDecision as Law,
     BarrierState,
+    BranchKind as BarrierKind,
     CallResult as BarrierResult,
     Operation as BarrierOperation,
     OutcomeCode as BarrierCode,
@@ -29,7 +42,14 @@ _ANSWERS = (
 )
 _YES, _NO, _NEVER, _NOT_NOW = range(4)
 _LOST = CallResult(code=OutcomeCode.FAILED, unreachable=True)
-_CONFLICTS = (Law.NOT_TRIED.name, Law.ALREADY_CONFIRMED.name, Law.ALREADY_CANCELLED.name)
+_WRONG_KIND = BarrierResult(BarrierCode.FAILED, "WRONG_KIND", permanent=True)
+_CONFLICTS = (
+    Law.NOT_TRIED.name,
+    Law.ALREADY_CONFIRMED.name,
+    Law.ALREADY_CANCELLED.name,
+    Law.BRANCH_CONFLICT.name,
+)
+_COMPENSATED = (Reservation.RETURNED, Reservation.VOID)
 
 
 class CallMoves:
@@ -39,7 +59,7 @@ class CallMoves:
         self._parts = parts
         self._core = core
         self.sold_out: tuple[bool, ...] = ()
-        self._executions: dict[tuple[BranchRows, int, bool, bool], participants.Executed] = {}
+        self._executions: dict[tuple[BranchRows, BranchKind, int, bool, bool], participants.Executed] = {}
         scope = parts.scope
         policies = [POLICY_SOON, POLICY_LATER] if scope.due_apart else [POLICY_SOON]
         self._policies = [_counting(policy, scope.attempts_before_stuck) for policy in policies]
@@ -101,7 +121,8 @@ class CallMoves:
             return
         for b in self._parts.branches:
             for operation in Operation:
-                if world_state.sent & self._parts.bit(b, operation):
+                local = operation is Operation.TRY and self._parts.scope.branches[b].check_back
+                if world_state.sent & self._parts.bit(b, operation) and not local:
                     for rejects in self._possible_answers(b, operation):
                         after, outcome, broken = self._at_participant(
                             world_state, b, operation, rejects=rejects
@@ -117,7 +138,7 @@ class CallMoves:
                         yield Move(what, after, fault=True, broken=broken)
 
     def _possible_answers(self, b: int, operation: int) -> tuple[bool, ...]:
-        if operation != TRY:
+        if operation != TRY or self._parts.scope.branches[b].check_back:
             return (False,)
         if self.sold_out[b]:
             return (True,)
@@ -126,13 +147,21 @@ class CallMoves:
     def _at_participant(
         self, world_state: WorldState, b: int, operation: int, *, rejects: bool
     ) -> tuple[WorldState, BarrierResult, str]:
+        spec = self._parts.scope.branches[b]
+        if not needs_call(spec, Operation(operation)):
+            return world_state, _WRONG_KIND, f"{Operation(operation).name} reached a {spec.kind.name}"
         all_branch_rows = self._parts.all_branch_rows.values[world_state.all_branch_rows]
-        expired = bool(world_state.clock & PARTICIPANTS_LATE)
-        key = (all_branch_rows[b], operation, expired, rejects)
+        # A local transaction that has claimed its row in time may be committed at any time.
+        expired = bool(world_state.clock & PARTICIPANTS_LATE) and not spec.check_back
+        key = (all_branch_rows[b], spec.kind, operation, expired, rejects)
         executed = self._executions.get(key)
         if executed is None:
             executed = participants.execute(
-                all_branch_rows[b], BarrierOperation(operation), expired=expired, rejects=rejects
+                all_branch_rows[b],
+                BarrierKind(spec.kind),
+                BarrierOperation(operation),
+                expired=expired,
+                rejects=rejects,
             )
             self._executions[key] = executed
         after = world_state._replace(
@@ -143,19 +172,44 @@ class CallMoves:
         return (
             after,
             executed.outcome,
-            executed.broken or self._broken_by_call(world_state, operation, executed),
+            executed.broken
+            or self._broken_by_call(world_state, operation, executed)
+            or self._broken_by_order(world_state, b, operation, executed),
         )
+
+    def local_commits(self, world_state: WorldState) -> Iterator[Move]:
+        """The initiator commits its local change, once it knows that the branch is durable."""
+        for b in self._parts.branches:
+            if self._parts.scope.branches[b].check_back and world_state.sent & self._parts.bit(b, TRY):
+                after, outcome, broken = self._at_participant(world_state, b, TRY, rejects=False)
+                answer = outcome.reason or outcome.code.name
+                what = ("{} commits its local change: {}", NONE, self._parts.name(b), answer)
+                yield Move(what, after, broken=broken)
 
     def _broken_by_call(
         self, world_state: WorldState, operation: int, executed: participants.Executed
     ) -> str:
-        if operation == TRY:
+        if operation in (TRY, CHECK):
             return ""
         row = self._parts.facts(world_state.row) if world_state.row else None
         if row is None or row.decision != operation:
             return f"{Operation(operation).name} reached a participant, and the log has decided no such thing"
         if executed.outcome.reason in _CONFLICTS and not row.ended:
             return f"{Operation(operation).name} met a branch that cannot have it: {executed.outcome.reason}"
+        return ""
+
+    def _broken_by_order(
+        self, world_state: WorldState, b: int, operation: int, executed: participants.Executed
+    ) -> str:
+        """Compensations run from the last stage to the first."""
+        reservations = self._parts.reservations(world_state)
+        if operation != CANCEL or executed.branch_rows.reservation is reservations[b]:
+            return ""
+        branches = self._parts.scope.branches
+        for other, reservation in zip(branches, reservations, strict=True):
+            is_later = other.kind is BranchKind.SAGA and other.stage > branches[b].stage
+            if branches[b].kind is BranchKind.SAGA and is_later and reservation not in _COMPENSATED:
+                return f"it was compensated before {other.branch_id}, which is of a later stage"
         return ""
 
     def purge(self, world_state: WorldState) -> Iterator[Move]:

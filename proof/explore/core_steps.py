@@ -17,7 +17,7 @@ from coordinator.core.events import (
 from coordinator.core.machine import step
 from coordinator.core.model import DECISIONS, Branch, BranchCall, Operation, TryState
 from proof.explore.participants import Reservation
-from proof.explore.parts import NONE, TRY, Move, Node, Parts, WorldState
+from proof.explore.parts import CHECK, NONE, TRY, Move, Node, Parts, WorldState
 
 
 class _Stepped(NamedTuple):
@@ -130,7 +130,8 @@ class Core:
         for b, operation, _ in stepped.calls:
             if b not in durable:
                 return "a call left before its branch was durable"
-            if operation not in (TRY, row.decision):
+            # A former owner may still ask when another one has decided: its answer is the same.
+            if operation not in (TRY, CHECK, row.decision):
                 return f"{Operation(operation).name} left before its decision was durable"
         reservations = self._parts.reservations(world_state)
         for effect in stepped.told:
@@ -141,7 +142,8 @@ class Core:
                     return "a decision was reported that is not durable"
                 case Completed() if not row.ended:
                     return "an end was reported that is not durable"
-                case Parked() if not row.parked and row.decision is not DECISIONS.get(tx.state):
+                # Others may have gone on since; then nothing was decided, or the same.
+                case Parked() if not row.parked and DECISIONS.get(tx.state) not in (None, row.decision):
                     return "it was let go of, and the log knows nothing of that"
                 case BranchRegistered(index) if self._parts.position(tx.branches[index]) not in durable:
                     return "a branch was reported durable that is not"

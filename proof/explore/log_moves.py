@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from coordinator.core.events import Begun, Resumed, Saved
-from coordinator.core.model import Branch, Operation, Transaction
+from coordinator.core.kinds import new_branch
+from coordinator.core.model import Branch, BranchKind, Operation, Transaction
 from proof.explore import rows
 from proof.explore.core_steps import Core
 from proof.explore.moments import EARLY, EXPIRED, EXPIRES_AT, LATER, SOON
@@ -25,10 +26,16 @@ from proof.explore.parts import (
     WorldState,
 )
 
-_FINAL: dict[Operation | None, set[Reservation]] = {
-    CONFIRM: {Reservation.TAKEN},
-    CANCEL: {Reservation.RETURNED, Reservation.VOID},
-    None: set(),
+# What a branch holds when CONFIRM is decided, and when it has carried the decision out.
+_BEFORE_CONFIRM = {
+    BranchKind.TCC: Reservation.RESERVED,
+    BranchKind.SAGA: Reservation.TAKEN,
+    BranchKind.MESSAGE: Reservation.UNTOUCHED,
+}
+_CANCELLED = {
+    BranchKind.TCC: {Reservation.RETURNED, Reservation.VOID},
+    BranchKind.SAGA: {Reservation.RETURNED, Reservation.VOID},
+    BranchKind.MESSAGE: {Reservation.UNTOUCHED},
 }
 
 
@@ -43,7 +50,7 @@ class LogMoves:
         self._contents = [
             Transaction(
                 gid="g",
-                branches=() if scope.interactive else tuple(Branch(spec=spec) for spec in scope.branches),
+                branches=() if scope.interactive else tuple(map(new_branch, scope.branches)),
                 expires_at=EXPIRES_AT,
                 interactive=scope.interactive,
                 fingerprint=bytes([content]),
@@ -76,7 +83,8 @@ class LogMoves:
         written = self._parts.transaction(node.write)
         row = self._parts.rows.values[world_state.row]
         if row is None:
-            yield self._landed(world_state, c, Row(rows.inserted(written), c), "inserts", "")
+            broken = _broken_by_insert(written)
+            yield self._landed(world_state, c, Row(rows.inserted(written), c), "inserts", broken)
             return
         mine = row.owner == c
         if written.version and mine and node.lag == 0 and self._parts.driven(world_state.row):
@@ -120,10 +128,14 @@ class LogMoves:
         ):
             return "it was forgotten that a branch is done"
         reservations = self._parts.reservations(world_state)
-        held = [reservations[self._parts.position(b)] for b in after.tx.branches]
-        if before.decision is None and after.decision is CONFIRM and set(held) - {Reservation.RESERVED}:
+        held = [(b, reservations[self._parts.position(b)]) for b in after.tx.branches]
+        all_tried = all(reservation is _BEFORE_CONFIRM[b.spec.kind] for b, reservation in held)
+        if before.decision is None and after.decision is CONFIRM and not all_tried:
             return "CONFIRM was decided though not every branch holds its reservation"
-        if after.ended and set(held) - _FINAL[after.decision]:
+        asked = [reservation for b, reservation in held if b.spec.check_back]
+        if before.decision is None and after.decision is CANCEL and set(asked) - {Reservation.VOID}:
+            return "CANCEL was decided though the local change may be committed"
+        if after.ended and not all(_is_final(b, reservation, after.decision) for b, reservation in held):
             return f"it was called {after.tx.state.name} before every branch was"
         return ""
 
@@ -218,3 +230,16 @@ class LogMoves:
             else:
                 moves.append(Move(("gives up what it owns", c), world_state, fault=True))
         return moves
+
+
+def _broken_by_insert(tx: Transaction) -> str:
+    """Only what follows the decision anyway may begin with it."""
+    if tx.state.decided and any(branch.spec.kind is not BranchKind.MESSAGE for branch in tx.branches):
+        return "it was decided as it began, and a branch was to be tried"
+    return ""
+
+
+def _is_final(branch: Branch, reservation: Reservation, decision: Operation | None) -> bool:
+    if decision is CONFIRM:
+        return reservation is Reservation.TAKEN
+    return reservation in _CANCELLED[branch.spec.kind]

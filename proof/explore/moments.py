@@ -43,7 +43,8 @@ def settled_in_time(tx: Transaction, *, attempts_max: int) -> Transaction:
 
 
 def _branch(branch: Branch, state: TransactionState, attempts_max: int) -> Branch:
-    attempts = min(branch.attempts, attempts_max) if state is not TransactionState.TRYING else 0
+    counts = state is not TransactionState.TRYING or branch.spec.check_back
+    attempts = min(branch.attempts, attempts_max) if counts else 0
     return replace(branch, attempts=attempts, next_attempt_at=_rebased(branch.next_attempt_at), last_error="")
 
 

@@ -2,13 +2,13 @@
 
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from coordinator.core.model import DECISIONS, Branch, Operation, Transaction
+from coordinator.core.model import DECISIONS, Branch, BranchKind, Operation, Transaction
 from proof.explore import rows
 from proof.explore.moments import EARLY, EXPIRED, settled_in_time
 from proof.explore.participants import BranchRows, Reservation
 from proof.explore.scope import Scope
 
-TRY, CONFIRM, CANCEL = Operation
+TRY, CONFIRM, CANCEL, CHECK = Operation
 COORDINATORS = (0, 1)
 # How many ways there are for an answer to read (`calls`).
 ANSWERS = 4
@@ -207,7 +207,10 @@ class Parts:
         ]
 
     def bit(self, b: int, operation: int) -> int:
-        return 1 << (3 * b + operation - 1)
+        return 1 << (len(Operation) * b + operation - 1)
+
+    def kind(self, b: int) -> BranchKind:
+        return self.scope.branches[b].kind
 
     def name(self, b: int) -> str:
         return self.scope.branches[b].branch_id

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 
+from coordinator.core.model import BranchSpec
 from proof.explore.scope import Scope
 from proof.explore.scopes import LARGE, SMALL
 from proof.explore.search import Visit, visit
@@ -32,11 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "violations": sum(len(visited.counterexamples) for visited in seen),
         "steps": sum(visited.steps for visited in seen),
         "scopes": len(scopes),
+        "kinds": sorted({_kind(spec) for scope in scopes for spec in scope.branches}),
         "fair_steps_max": max(visited.fair_steps_max for visited in seen),
         "seconds": round(time.monotonic() - started_at, 1),
     }
     print(json.dumps(figures))
     return 1 if figures["violations"] else 0
+
+
+def _kind(spec: BranchSpec) -> str:
+    return "CHECK_BACK" if spec.check_back else spec.kind.name
 
 
 def visits(scopes: Sequence[Scope], jobs: int) -> list[Visit]:

@@ -30,9 +30,10 @@ _OWNER = "owner"
 def inserted(tx: Transaction) -> Row:
     """The row that `statements.INSERT` makes."""
     values: dict[str, Any] = dict.fromkeys(RECORD)
-    values |= {"state": int(TransactionState.TRYING), "created_at": _THEN, "stuck": False, "waiting_on": ""}
+    values |= {"created_at": _THEN, "stuck": False, "waiting_on": ""}
     values |= {"cancel_reason": 0, "cancel_branch_id": "", "cancel_detail": "", "cancel_message": ""}
     values |= _only(insert_columns((tx,)))
+    values["decided_at"] = _THEN if TransactionState(values["state"]).decided else None
     return _row(values)
 
 
@@ -41,6 +42,7 @@ def saved(row: Row, tx: Transaction) -> Row:
     values = dict(zip(RECORD, row, strict=True))
     if is_plain(tx):
         values |= {**_only(plain_columns((tx,))), "progress": None, "stuck": False, "waiting_on": ""}
+        values |= {"cancel_reason": 0, "cancel_detail": ""}
     else:
         changes = _only(full_columns((tx,)))
         values |= {key: value for key, value in changes.items() if key not in _JOINED or value is not None}

@@ -15,7 +15,7 @@ from proof.explore.world import World
 Packed = int
 
 # From the highest bits to the lowest: row, first and second coordinator, shelves, sent, clock.
-_CLOCK_BITS, _SENT_BITS, _SHELF_BITS, _NODE_BITS, _ROW_BITS = 2, 9, 16, 24, 20
+_CLOCK_BITS, _SENT_BITS, _SHELF_BITS, _NODE_BITS, _ROW_BITS = 2, 12, 16, 24, 20
 _SENT_AT = _CLOCK_BITS
 _BRANCH_ROWS_AT = _SENT_AT + _SENT_BITS
 _SECOND_AT = _BRANCH_ROWS_AT + _SHELF_BITS

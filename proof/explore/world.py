@@ -10,6 +10,7 @@ they are followed.
 from collections.abc import Callable, Iterator
 
 from coordinator.core.events import BranchAdded, CancelRequested, ConfirmRequested, Woken
+from coordinator.core.model import BranchKind
 from proof.explore.call_moves import CallMoves
 from proof.explore.core_steps import NEVER_TRIED, Core
 from proof.explore.log_moves import LogMoves
@@ -61,6 +62,7 @@ class World:
         self._calls.sold_out = sold_out
         found = [
             *self._calls.late_messages(world_state),
+            *self._calls.local_commits(world_state),
             *self._time(world_state),
             *self._calls.purge(world_state),
         ]
@@ -100,18 +102,33 @@ class World:
         if node.live == NONE:
             return
         now = self._parts.now(world_state)
+        reservations = self._parts.reservations(world_state)
+        specs = self._parts.scope.branches
+        messages = tuple(spec for spec in specs if spec.kind is BranchKind.MESSAGE)
         for b in self._parts.branches:
-            event = BranchAdded(self._parts.scope.branches[b], len(self._parts.branches), 1)
+            if specs[b].kind is BranchKind.MESSAGE or not self._may_join(b, reservations):
+                continue
+            joining = messages if specs[b].check_back else ()
+            event = BranchAdded(specs[b], len(self._parts.branches), 1, joining)
             yield self._core.step(
                 world_state, c, node, event, ("is given branch {}", self._parts.name(b)), now=now
             )
         yield self._core.step(world_state, c, node, CancelRequested(), ("is asked to cancel",), now=now)
-        reservations = self._parts.reservations(world_state)
         if not any(
             self._parts.scope.branches[b].tried_by_initiator and reservations[b] in NEVER_TRIED
             for b in self._parts.branches
         ):
-            yield self._core.step(world_state, c, node, ConfirmRequested(), ("is asked to confirm",), now=now)
+            with_registration = any(spec.check_back for spec in specs)
+            request = ConfirmRequested(() if with_registration else messages, len(specs), 1)
+            yield self._core.step(world_state, c, node, request, ("is asked to confirm",), now=now)
+
+    def _may_join(self, b: int, reservations: list[Reservation]) -> bool:
+        """With the check-back branch, the initiator vouches for the Trys that it called itself."""
+        specs = self._parts.scope.branches
+        return not specs[b].check_back or not any(
+            spec.tried_by_initiator and not spec.check_back and reservation in NEVER_TRIED
+            for spec, reservation in zip(specs, reservations, strict=True)
+        )
 
     def _time(self, world_state: WorldState) -> Iterator[Move]:
         both = LOG_LATE | PARTICIPANTS_LATE

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coordinator.core.errors import LogUnavailable
-from coordinator.core.machine import TRANSITIONS
+from coordinator.core.machine import REACHABLE
 from coordinator.core.model import TransactionState
 from coordinator.log.connections import StatementResult
 from coordinator.log.statements import RECORD, Statement
@@ -124,7 +124,7 @@ class LogDatabase:
                 {
                     "gid": gid,
                     "version": 1,
-                    "state": int(TransactionState.TRYING),
+                    "state": values["state"][number],
                     "owner": values["owner"],
                     "claim": None,
                     "interactive": values["interactive"][number],
@@ -144,7 +144,7 @@ class LogDatabase:
                     "next_attempt_at": None,
                     "created_at": now,
                     "expires_at": _moment(values["expires_at"][number]),
-                    "decided_at": None,
+                    "decided_at": None if values["state"][number] == TransactionState.TRYING else now,
                     "ended_at": None,
                     "adopted_from": None,
                     "trace": values["trace"][number],
@@ -156,7 +156,13 @@ class LogDatabase:
 
     def _save_plain(self, values: Values) -> StatementResult:
         def changes(_row: Row, _number: int) -> Row:
-            return {"progress": None, "stuck": False, "waiting_on": ""}
+            return {
+                "progress": None,
+                "stuck": False,
+                "waiting_on": "",
+                "cancel_reason": 0,
+                "cancel_detail": "",
+            }
 
         return self._save("transaction_save_plain", values, changes)
 
@@ -333,7 +339,7 @@ _SAVE_FULL = _SAVE | {
     "waiting_on", "next_attempt_at", "branches", "payloads", "participants",
 }  # fmt: skip
 _INSERT = {
-    "owner", "gid", "interactive", "initiator", "labels", "fingerprint",
+    "owner", "gid", "state", "interactive", "initiator", "labels", "fingerprint",
     "branches", "payloads", "participants", "expires_at", "trace", "tenant",
 }  # fmt: skip
 # How each is carried out, and the parameters that it has to have.
@@ -362,7 +368,7 @@ def _is_owned_by(row: Row, owner: str) -> bool:
 
 
 def _is_valid_transition(before: TransactionState, after: TransactionState) -> bool:
-    return before is after or after in TRANSITIONS[before].values()
+    return before is after or after in REACHABLE[before]
 
 
 def _is_listed(row: Row, values: Values) -> bool:

@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from proof.simulate.virtual_loop import Process
 from tcc.barrier import sql
-from tcc.barrier.executor import Handler
+from tcc.barrier.driving import Handler
 from tcc.barrier.plans import Invoke, Plan, Statement
 from tcc.barrier.schema import barrier
 
@@ -28,7 +28,7 @@ _TABLES = """
 CREATE TABLE tcc_barrier (
     gid TEXT NOT NULL, branch_id TEXT NOT NULL, action TEXT NOT NULL, state INTEGER NOT NULL,
     expires_at_ms INTEGER NOT NULL, updated_at_ms INTEGER NOT NULL,
-    try_result BLOB, try_result_content_type TEXT, digest BLOB, PRIMARY KEY (gid, branch_id));
+    try_result BLOB, try_result_content_type TEXT, digest BLOB, kind INTEGER, PRIMARY KEY (gid, branch_id));
 CREATE TABLE accounts (
     name TEXT PRIMARY KEY, initial INTEGER NOT NULL, available INTEGER NOT NULL,
     reserved INTEGER NOT NULL, taken INTEGER NOT NULL);

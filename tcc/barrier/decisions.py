@@ -1,14 +1,27 @@
-"""The barrier: it makes Try, Confirm and Cancel safe to repeat, reorder and run concurrently.
+"""The barrier: it makes the calls of a branch safe to repeat, reorder and run concurrently.
 
 There is one row per `(gid, branch_id)` in the participant's own database, written in the
-same local transaction as the business change. This is the decision table. `DECISIONS`
-below is the same table, and no other code of the SDK decides:
+same local transaction as the business change. These are the decision tables. `DECISIONS`
+below holds the same tables, and no other code of the SDK decides:
 
-|         | no row                           | TRIED                 | CONFIRMED        | CANCELLED         |
+| TCC     | no row                           | TRIED                 | CONFIRMED        | CANCELLED         |
 |---------|----------------------------------|-----------------------|------------------|-------------------|
 | Try     | write TRIED, run, keep result    | replay the result     | replay           | LATE_TRY          |
 | Confirm | NOT_TRIED                        | write CONFIRMED, run  | done already     | ALREADY_CANCELLED |
 | Cancel  | write CANCELLED: empty cancel    | write CANCELLED, run  | ALREADY_CONFIRMED| done already      |
+
+| SAGA    | no row                           | TRIED                 | CANCELLED         |
+|---------|----------------------------------|-----------------------|-------------------|
+| Try     | write TRIED, run, keep result    | replay the result     | LATE_TRY          |
+| Cancel  | write CANCELLED: empty cancel    | write CANCELLED, run  | done already      |
+| Check   | write CANCELLED: NOT_TRIED       | done                  | NOT_TRIED         |
+
+| MESSAGE | no row                           | CONFIRMED             |
+|---------|----------------------------------|-----------------------|
+| Confirm | write CONFIRMED, run             | done already          |
+
+A kind has no other calls. The row keeps the kind, and a call of another kind is a
+BRANCH_CONFLICT. A SAGA's row stays TRIED after the decision CONFIRM, because no call follows it.
 
 The reasons for the less obvious cells:
 
@@ -23,6 +36,10 @@ The reasons for the less obvious cells:
 - *Confirm without a row* is a failure, never a silent success. It is not
   permanent: the row may be restored, or the initiator's own Try may still be in
   flight, and a decision to confirm is repeated indefinitely in any case.
+- *Check* asks for the Try of a branch that its initiator performs in its own database. Without a
+  row it leaves a tombstone: then that local transaction can never commit.
+- *A purged row* (`ROW_PURGED`). A SAGA's TRIED row is purged long after the expiry. A Cancel or
+  Check that comes so late cannot know whether it ever existed, so it does not guess.
 - *The same key with other content* (`BRANCH_CONFLICT`) is refused. Either two callers use the
   same gid by mistake, or a gid is reused after the coordinator's log was purged. Running
   either handler would corrupt the data of the other. Content means the action, and the
@@ -35,11 +52,20 @@ from typing import NamedTuple
 
 
 class Operation(IntEnum):
-    """The three calls, numbered as in the contract."""
+    """The calls, numbered as in the contract."""
 
     TRY = 1
     CONFIRM = 2
     CANCEL = 3
+    CHECK = 4
+
+
+class BranchKind(IntEnum):
+    """What is called on a branch, numbered as in the contract and in the column."""
+
+    TCC = 1
+    SAGA = 2
+    MESSAGE = 3
 
 
 class BarrierState(IntEnum):
@@ -62,12 +88,16 @@ class BarrierDecision(Enum):
     NOT_TRIED = "no Try of this branch is known here"
     ALREADY_CONFIRMED = "this branch is confirmed and cannot be cancelled"
     ALREADY_CANCELLED = "this branch is cancelled and cannot be confirmed"
-    BRANCH_CONFLICT = "this branch was tried with another action, payload or content type"
+    BRANCH_CONFLICT = "this branch was tried with another kind, action, payload or content type"
+    TRY_FOUND = "the Try has taken effect"
+    NO_TRY_FOUND = "the Try has not taken effect, and never will"
+    ROW_PURGED = "this call is so late that the branch's row may have been purged: find out what was done"
 
 
-# `None` means that there is no row. One decision is not in this table: a Try whose claim was
-# refused because of its expiry is EXPIRED (tcc.barrier.plans, `_decide`).
-DECISIONS: dict[tuple[Operation, BarrierState | None], BarrierDecision] = {
+# `None` means that there is no row. Two decisions are not in these tables: a Try whose claim was
+# refused because of its expiry is EXPIRED, and a late Cancel or Check without a row is ROW_PURGED
+# (tcc.barrier.plans, `_decide`).
+TCC_DECISIONS: dict[tuple[Operation, BarrierState | None], BarrierDecision] = {
     (Operation.TRY, None): BarrierDecision.RUN,
     (Operation.TRY, BarrierState.TRIED): BarrierDecision.REPLAY,
     (Operation.TRY, BarrierState.CONFIRMED): BarrierDecision.REPLAY,
@@ -81,12 +111,42 @@ DECISIONS: dict[tuple[Operation, BarrierState | None], BarrierDecision] = {
     (Operation.CANCEL, BarrierState.CONFIRMED): BarrierDecision.ALREADY_CONFIRMED,
     (Operation.CANCEL, BarrierState.CANCELLED): BarrierDecision.DONE,
 }
+SAGA_DECISIONS: dict[tuple[Operation, BarrierState | None], BarrierDecision] = {
+    (Operation.TRY, None): BarrierDecision.RUN,
+    (Operation.TRY, BarrierState.TRIED): BarrierDecision.REPLAY,
+    (Operation.TRY, BarrierState.CANCELLED): BarrierDecision.LATE_TRY,
+    (Operation.CANCEL, None): BarrierDecision.EMPTY_CANCEL,
+    (Operation.CANCEL, BarrierState.TRIED): BarrierDecision.RUN,
+    (Operation.CANCEL, BarrierState.CANCELLED): BarrierDecision.DONE,
+    (Operation.CHECK, None): BarrierDecision.NO_TRY_FOUND,
+    (Operation.CHECK, BarrierState.TRIED): BarrierDecision.TRY_FOUND,
+    (Operation.CHECK, BarrierState.CANCELLED): BarrierDecision.NO_TRY_FOUND,
+}
+MESSAGE_DECISIONS: dict[tuple[Operation, BarrierState | None], BarrierDecision] = {
+    (Operation.CONFIRM, None): BarrierDecision.RUN,
+    (Operation.CONFIRM, BarrierState.CONFIRMED): BarrierDecision.DONE,
+}
+DECISIONS = {
+    BranchKind.TCC: TCC_DECISIONS,
+    BranchKind.SAGA: SAGA_DECISIONS,
+    BranchKind.MESSAGE: MESSAGE_DECISIONS,
+}
 
 # The state that a claim or a move writes.
 WRITES = {
     Operation.TRY: BarrierState.TRIED,
     Operation.CONFIRM: BarrierState.CONFIRMED,
     Operation.CANCEL: BarrierState.CANCELLED,
+    Operation.CHECK: BarrierState.CANCELLED,
+}
+# The calls that write a row if there is none.
+CLAIMS = {
+    kind: frozenset(
+        operation
+        for (operation, state), decision in table.items()
+        if state is None and decision is not BarrierDecision.NOT_TRIED
+    )
+    for kind, table in DECISIONS.items()
 }
 
 

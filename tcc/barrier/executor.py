@@ -11,12 +11,13 @@ is no longer the one that was begun, is never committed.
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import copy_context
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import QueuePool
@@ -24,23 +25,31 @@ from sqlalchemy.util import greenlet_spawn
 
 from tcc._internal.failpoint import failpoint
 from tcc.barrier import schema, sql as barrier_sql
-from tcc.barrier.failures import HandlerLeakError, may_pass
+from tcc.barrier.block import AsyncBlock, SyncBlock
+from tcc.barrier.decisions import CallResult, OutcomeCode
+from tcc.barrier.driving import Handler, drive_async, drive_sync, no_handler
+from tcc.barrier.failures import is_lock_timeout, is_sqlite_busy
 from tcc.barrier.guarded_connection import GuardedConnection
-from tcc.barrier.plans import BarrierSql, ContendedError, Invoke, Plan
-from tcc.branch import BatchItem
+from tcc.barrier.plans import BarrierSql, ContendedError, Plan
 
 T = TypeVar("T")
-
-# Takes items and the transaction's connection; returns one result per item. A
-# coroutine function with an AsyncEngine, a plain function with an Engine.
-Handler: TypeAlias = Callable[[list[BatchItem], Any], Any]
 
 # How often a transaction is run that fails by a deadlock or a serialization failure.
 TRANSACTION_ATTEMPTS_MAX = 6
 _RETRY_WAIT_S = 0.01
+# How long a Check waits for a row that a local transaction has locked.
+CHECK_LOCK_WAIT_MS = 1_000
 
 # The limit for a pool that SQLAlchemy calls unbounded.
 _CONNECTIONS_DEFAULT = 8
+
+
+class RowLockedError(Exception):
+    """Another transaction holds the row of a branch that is checked, and has not ended yet."""
+
+    result = CallResult(
+        OutcomeCode.FAILED, "LOCAL_TRANSACTION_OPEN", "the local transaction has not ended yet; ask again"
+    )
 
 
 class BarrierExecutor(Protocol):
@@ -55,6 +64,15 @@ class BarrierExecutor(Protocol):
 
     async def transact(self, plan: Callable[[], Plan[T]], handler: Handler) -> T:
         """Run a plan in a transaction of its own. After a deadlock or serialization failure, run it again."""
+
+    async def transact_briefly(self, plan: Callable[[], Plan[T]]) -> T:
+        """Run a plan that calls no handler and waits for no lock longer than about a second, once.
+
+        Raises RowLockedError if it had to wait longer.
+        """
+
+    def block(self) -> AsyncBlock | SyncBlock:
+        """Return a transaction for a block of the caller's own code."""
 
     async def check(self) -> None:
         """Raise ValueError if the engine's connections have no transactions (AUTOCOMMIT).
@@ -100,21 +118,32 @@ class AsyncBarrierExecutor:
         self._purge = barrier_sql.purge(self.dialect_name)
 
     async def transact(self, plan: Callable[[], Plan[T]], handler: Handler) -> T:
-        async def once() -> T:
-            local = _LocalTransaction(self._engine.sync_engine, plan())
-            try:
-                step = await greenlet_spawn(local.advance, None)
-                while isinstance(step, Invoke):
-                    connection = AsyncConnection(self._engine, local.connection)
-                    came = await _call_async(handler, step.items, connection)
-                    step = await greenlet_spawn(local.advance, came)
-            except BaseException:
-                # Even if this task is cancelled repeatedly, the connection is returned to the pool.
-                await asyncio.shield(asyncio.create_task(greenlet_spawn(local.abandon)))
-                raise
-            return cast("T", step.value)
+        return await _retry_once(lambda: self._transact_once(plan, handler))
 
-        return await _retry_once(once)
+    async def transact_briefly(self, plan: Callable[[], Plan[T]]) -> T:
+        with _lock_timeouts():
+            return await self._transact_once(plan, no_handler, lock_wait_ms=CHECK_LOCK_WAIT_MS)
+
+    async def _transact_once(
+        self, plan: Callable[[], Plan[T]], handler: Handler, *, lock_wait_ms: int | None = None
+    ) -> T:
+        failpoint("barrier.begin.before")
+        guarded = await greenlet_spawn(GuardedConnection.begun, self._engine.sync_engine)
+        try:
+            if lock_wait_ms is not None:
+                await greenlet_spawn(guarded.limit_lock_wait, lock_wait_ms)
+            came = await drive_async(plan(), guarded, AsyncConnection(self._engine, guarded), handler)
+            failpoint("barrier.commit.before")
+            await greenlet_spawn(guarded.finish)
+        except BaseException:
+            # Even if this task is cancelled repeatedly, the connection is returned to the pool.
+            await asyncio.shield(asyncio.create_task(greenlet_spawn(guarded.abandon)))
+            raise
+        failpoint("barrier.commit.after")
+        return came
+
+    def block(self) -> AsyncBlock:
+        return AsyncBlock(self._engine)
 
     async def check(self) -> None:
         if not await greenlet_spawn(_has_transactions, self._engine.sync_engine, self.sql):
@@ -146,18 +175,33 @@ class SyncBarrierExecutor:
         self._threads = ThreadPoolExecutor(self.connections + 1, thread_name_prefix="tcc-participant")
 
     async def transact(self, plan: Callable[[], Plan[T]], handler: Handler) -> T:
-        def once() -> T:
-            local = _LocalTransaction(self._engine, plan())
-            try:
-                step = local.advance(None)
-                while isinstance(step, Invoke):
-                    step = local.advance(_call_sync(handler, step.items, local.connection))
-            except BaseException:
-                local.abandon()
-                raise
-            return cast("T", step.value)
+        return await _retry_once(lambda: self._in_thread(lambda: self._transact_once(plan, handler)))
 
-        return await _retry_once(lambda: self._in_thread(once))
+    async def transact_briefly(self, plan: Callable[[], Plan[T]]) -> T:
+        with _lock_timeouts():
+            return await self._in_thread(
+                lambda: self._transact_once(plan, no_handler, lock_wait_ms=CHECK_LOCK_WAIT_MS)
+            )
+
+    def _transact_once(
+        self, plan: Callable[[], Plan[T]], handler: Handler, *, lock_wait_ms: int | None = None
+    ) -> T:
+        failpoint("barrier.begin.before")
+        guarded = GuardedConnection.begun(self._engine)
+        try:
+            if lock_wait_ms is not None:
+                guarded.limit_lock_wait(lock_wait_ms)
+            came = drive_sync(plan(), guarded, handler)
+            failpoint("barrier.commit.before")
+            guarded.finish()
+        except BaseException:
+            guarded.abandon()
+            raise
+        failpoint("barrier.commit.after")
+        return came
+
+    def block(self) -> SyncBlock:
+        return SyncBlock(self._engine)
 
     async def check(self) -> None:
         if not await self._in_thread(lambda: _has_transactions(self._engine, self.sql)):
@@ -184,99 +228,11 @@ class SyncBarrierExecutor:
         return asyncio.get_running_loop().run_in_executor(self._threads, copy_context().run, work)
 
 
-class _Finished(NamedTuple):
-    """The end of a plan with its result."""
-
-    value: Any
-
-
-class _LocalTransaction:
-    """One run of a plan in a transaction of its own. Blocks; the caller decides where it may.
-
-    The caller calls the handler, between two calls of `advance`, so that each executor can
-    do that in its own way and everything else is done at once.
-    """
-
-    def __init__(self, engine: Engine, plan: Plan[Any]) -> None:
-        self._engine = engine
-        self._plan = plan
-        self._guarded: GuardedConnection | None = None
-
-    @property
-    def connection(self) -> GuardedConnection:
-        """The transaction's connection, once it has begun."""
-        assert self._guarded is not None, "nothing has begun"
-        return self._guarded
-
-    def advance(self, came: Any) -> Invoke | _Finished:
-        """Run the plan up to its call of the handler, or to its end, and then commit.
-
-        `came`: what the handler returned; None in the first call, which begins the transaction.
-        """
-        if self._guarded is None:
-            failpoint("barrier.begin.before")
-            self._guarded = GuardedConnection.begun(self._engine)
-        else:
-            self._guarded.after_handler()
-            failpoint("barrier.handler.after")
-        step = _run_statements(self._plan, self._guarded, came)
-        if isinstance(step, Invoke):
-            failpoint("barrier.handler.before")
-            self._guarded.before_handler()
-        else:
-            failpoint("barrier.commit.before")
-            self._guarded.finish()
-            failpoint("barrier.commit.after")
-        return step
-
-    def abandon(self) -> None:
-        """Roll back what was not committed, and return the connection to the pool."""
-        if self._guarded is not None:
-            self._guarded.abandon()
-
-
-def _run_statements(plan: Plan[Any], connection: Connection, came: Any) -> Invoke | _Finished:
-    """Execute the plan's statements up to its call of the handler or its end."""
-    while True:
-        try:
-            step = plan.send(came)
-        except StopIteration as done:  # only here does it mean the end of a plan
-            return _Finished(done.value)
-        if isinstance(step, Invoke):
-            return step
-        result = connection.execute(step.text, step.parameters)
-        came = result.all() if result.returns_rows else ()
-        failpoint("barrier.statement.after")
-
-
-async def _call_async(handler: Handler, items: list[BatchItem], connection: AsyncConnection) -> Any:
-    """Call the handler. Anything that it raises is raised as an ordinary exception."""
-    try:
-        return await handler(items, connection)
-    except BaseException as error:
-        task = asyncio.current_task()
-        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-            raise  # the call itself was cancelled: the participant stops
-        if may_pass(error):
-            raise
-        raise HandlerLeakError from error
-
-
-def _call_sync(handler: Handler, items: list[BatchItem], connection: GuardedConnection) -> Any:
-    """Call the handler. Anything that it raises is raised as an ordinary exception."""
-    try:
-        return handler(items, connection)
-    except BaseException as error:
-        if may_pass(error):
-            raise
-        raise HandlerLeakError from error
-
-
 def _has_transactions(engine: Engine, sql: BarrierSql) -> bool:
     """Return whether connections of the engine have transactions, by trying one of them."""
     guarded = GuardedConnection.begun(engine)
     try:
-        _run_statements(_look(sql), guarded, None)
+        drive_sync(_look(sql), guarded, no_handler)
         return guarded.is_in_transaction()
     finally:
         guarded.abandon()
@@ -288,9 +244,15 @@ def _look(sql: BarrierSql) -> Plan[None]:
     yield from sql.lock([("", "")])
 
 
-def no_handler(*_: object) -> None:
-    """Stand in for the handler of a plan that calls none."""
-    raise AssertionError("this plan calls no handler")
+@contextmanager
+def _lock_timeouts() -> Iterator[None]:
+    """Raise RowLockedError for a statement that waited too long for a lock."""
+    try:
+        yield
+    except DBAPIError as error:
+        if not is_lock_timeout(error):
+            raise
+        raise RowLockedError from error
 
 
 async def _retry_once(once: Callable[[], Awaitable[T]]) -> T:
@@ -332,7 +294,7 @@ def lost_race(error: Exception) -> bool:
     # InnoDB: deadlock found, lock wait timeout exceeded.
     if cause.args and cause.args[0] in {1213, 1205}:
         return True
-    return str(getattr(cause, "sqlite_errorname", "")).startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+    return is_sqlite_busy(cause)
 
 
 def _connections(engine: Engine) -> int:

@@ -62,6 +62,24 @@ def _is_of_a_driver(error: BaseException) -> bool:
     return any(base.__name__ in _DRIVER_ERRORS for base in type(error).__mro__)
 
 
+def is_lock_timeout(error: BaseException) -> bool:
+    """Return whether a statement waited too long for a lock that another transaction holds."""
+    if not isinstance(error, DBAPIError) or error.orig is None:
+        return False
+    cause: Any = error.orig
+    # PostgreSQL: lock not available. InnoDB: lock wait timeout exceeded.
+    return (
+        (getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)) == "55P03"
+        or bool(cause.args and cause.args[0] == 1205)
+        or is_sqlite_busy(cause)
+    )
+
+
+def is_sqlite_busy(cause: object) -> bool:
+    """Return whether SQLite found its file locked by another transaction."""
+    return str(getattr(cause, "sqlite_errorname", "")).startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+
+
 def is_database_unavailable(error: BaseException) -> bool:
     """Return whether the database is unavailable, so that repeating each item alone is pointless."""
     return isinstance(error, DBAPIError) and error.connection_invalidated

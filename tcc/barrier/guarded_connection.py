@@ -67,6 +67,8 @@ class GuardedConnection(Connection):
     _may_end = False
     _in_handler = False
     _begun: RootTransaction
+    # The statement that undoes `limit_lock_wait`, for databases where that outlives the transaction.
+    _lock_wait_before = ""
 
     @classmethod
     def begun(cls, engine: Engine) -> Self:
@@ -88,7 +90,33 @@ class GuardedConnection(Connection):
         self._check()
         self._may_end = True
         self._begun.commit()
+        self._restore_lock_wait()
         self.close()
+
+    def limit_lock_wait(self, wait_ms: int) -> None:
+        """Let a statement of this transaction fail that waits longer for a lock: `is_lock_timeout`."""
+        match self.dialect.name:
+            case "postgresql":
+                self.exec_driver_sql(f"SET LOCAL lock_timeout = {wait_ms}")
+            case "sqlite":
+                before = self.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
+                self._lock_wait_before = f"PRAGMA busy_timeout = {before}"
+                self.exec_driver_sql(f"PRAGMA busy_timeout = {wait_ms}")
+            case _:
+                before = self.exec_driver_sql("SELECT @@SESSION.innodb_lock_wait_timeout").scalar_one()
+                self._lock_wait_before = f"SET SESSION innodb_lock_wait_timeout = {before}"
+                self.exec_driver_sql(f"SET SESSION innodb_lock_wait_timeout = {max(1, wait_ms // 1000)}")
+
+    def _restore_lock_wait(self) -> None:
+        if not self._lock_wait_before or self.closed or self.invalidated:
+            return
+        try:
+            # On the driver's cursor, because SQLAlchemy would begin another transaction.
+            cursor = self.connection.cursor()
+            cursor.execute(self._lock_wait_before)
+            cursor.close()
+        except Exception:  # noqa: BLE001 - the connection is of no more use, whatever the driver raises
+            self.invalidate()
 
     def abandon(self) -> None:
         """Roll back any open transaction, and return the connection to the pool."""
@@ -99,6 +127,7 @@ class GuardedConnection(Connection):
             elif not self.closed and not self.invalidated:
                 # SQLAlchemy may regard it as ended while it is still open in the database.
                 self.connection.rollback()
+            self._restore_lock_wait()
         finally:
             self.close()
 

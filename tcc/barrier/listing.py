@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import text
 
-from tcc.barrier.decisions import BarrierState
+from tcc.barrier.decisions import BarrierState, BranchKind
 from tcc.barrier.plans import Key, Plan, Statement
 from tcc.barrier.sql import now_ms
 
@@ -41,6 +41,7 @@ class ListedRow(NamedTuple):
     branch_id: str
     action: str
     state: BarrierState
+    kind: BranchKind
     age_ms: int
 
 
@@ -103,7 +104,8 @@ def list_rows(
     )
     end = _position(last[0]) if last else None
     states = ", ".join(str(int(state)) for state in sorted(asked.states))
-    wanted = f"{within} AND state IN ({states}) AND updated_at_ms <= {now} - :min_age_ms"
+    # Rows without a gid are the inbox's: no transaction has them.
+    wanted = f"{within} AND gid <> '' AND state IN ({states}) AND updated_at_ms <= {now} - :min_age_ms"
     if end is not None:
         wanted += """ AND expires_at_ms <= :last_expiry AND (expires_at_ms < :last_expiry
             OR gid < :last_gid OR (gid = :last_gid AND branch_id <= :last_branch_id))"""
@@ -111,7 +113,7 @@ def list_rows(
         parameters |= {f"last_{name}": value for name, value in start.items()}
     found = yield Statement(
         text(
-            f"SELECT expires_at_ms, gid, branch_id, action, state, {now} - updated_at_ms "  # noqa: S608 - constants
+            f"SELECT expires_at_ms, gid, branch_id, action, state, kind, {now} - updated_at_ms "  # noqa: S608 - constants
             f"FROM tcc_barrier WHERE {wanted} {order} LIMIT :rows_max"
         ),
         parameters | {"rows_max": asked.rows_max},
@@ -132,8 +134,8 @@ def find_rows(dialect_name: str, keys: Sequence[Key]) -> Plan[list[ListedRow]]:
             parameters |= {f"g{n}": _sent(dialect_name, gid), f"b{n}": _sent(dialect_name, branch_id)}
         found = yield Statement(
             text(
-                f"SELECT gid, branch_id, action, state, {now_ms(dialect_name)} - updated_at_ms "  # noqa: S608 - placeholders
-                f"FROM tcc_barrier WHERE {where}"
+                f"SELECT gid, branch_id, action, state, kind, "  # noqa: S608 - placeholders
+                f"{now_ms(dialect_name)} - updated_at_ms FROM tcc_barrier WHERE {where}"
             ),
             parameters,
         )
@@ -188,5 +190,12 @@ def _position(row: Sequence[Any]) -> Position:
 
 
 def _row(row: Sequence[Any]) -> ListedRow:
-    gid, branch_id, action, state, age_ms = row
-    return ListedRow(_key(gid), _key(branch_id), action, BarrierState(state), max(0, int(age_ms)))
+    gid, branch_id, action, state, kind, age_ms = row
+    return ListedRow(
+        _key(gid),
+        _key(branch_id),
+        action,
+        BarrierState(state),
+        BranchKind(kind or BranchKind.TCC),
+        max(0, int(age_ms)),
+    )

@@ -1,7 +1,7 @@
 """The plans of the barrier: the order of statements and handler calls. No I/O.
 
-Correctness under concurrency: Try and Cancel first *claim* their keys by inserting the
-rows that do not exist. Because of the unique key, one of two concurrent calls waits for
+Correctness under concurrency: calls that may write a new row first *claim* their keys by
+inserting the rows that do not exist. Because of the unique key, one of two concurrent calls waits for
 the other's commit. Rows that exist are then *locked*, a decision is made for each, and
 they are *moved* to their new state. Claims and locks are made in sorted order, and a
 transaction never claims after it has locked, so barrier rows alone cannot cause a
@@ -27,11 +27,13 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, assert_never
 from tcc import payload
 from tcc._internal.plain_text import plain_text
 from tcc.barrier.decisions import (
+    CLAIMS,
     DECISIONS,
     SUCCEEDED,
     WRITES,
     BarrierDecision,
     BarrierState,
+    BranchKind,
     CallResult,
     Operation,
     OutcomeCode,
@@ -43,6 +45,8 @@ Key: TypeAlias = tuple[str, str]
 
 # A result is sent with every Confirm, Cancel and response of its transaction.
 RESULT_BYTES_MAX = 2**20
+# The margin of a claim that the expiry does not limit: longer than any clock's time.
+NO_LIMIT_MS = 2**62
 
 
 class Row(NamedTuple):
@@ -56,6 +60,8 @@ class Row(NamedTuple):
     try_result_content_type: str | None
     # Set in rows that a Try wrote.
     digest: bytes | None = None
+    # None in rows that an older version wrote: TCC.
+    kind: int | None = None
 
 
 class Result(NamedTuple):
@@ -91,10 +97,19 @@ class BarrierSql(Protocol):
     def begin(self) -> Plan[None]:
         """Execute what the dialect needs at the start of a transaction."""
 
-    def claim(self, operation: Operation, action: str, branches: Sequence[Branch]) -> Plan[set[Key]]:
+    def claim(
+        self,
+        operation: Operation,
+        action: str,
+        branches: Sequence[Branch],
+        *,
+        kind: BranchKind,
+        margin_ms: int,
+    ) -> Plan[set[Key]]:
         """Insert the rows that do not exist and return the keys of the inserted ones.
 
-        A Try past its expiry is not inserted. A result that a branch already has is written too.
+        A branch whose expiry is longer ago than `margin_ms` is not inserted. A result that a branch
+        already has is written too.
         """
 
     def lock(self, keys: Sequence[Key]) -> Plan[list[Row]]:
@@ -124,17 +139,22 @@ def settle(
     action: str,
     items: Sequence[BatchItem],
     *,
+    kind: BranchKind = BranchKind.TCC,
     cancel_always: bool = False,
+    retention_ms: int = NO_LIMIT_MS,
 ) -> Plan[list[CallResult | Postponed]]:
     """Run a batch in one local transaction: one action, one operation, no key twice.
 
-    Returns the results in the order of the items. If the handler raises, the exception
-    propagates and the executor rolls back.
+    `retention_ms`: how long after its expiry a SAGA's row is certainly kept. Returns the results
+    in the order of the items. If the handler raises, the exception propagates and the executor
+    rolls back.
     """
     keys = [item.branch.key for item in items]
     order = sorted(range(len(items)), key=keys.__getitem__)
     yield from sql.begin()
-    judged, rows = yield from _admit(sql, operation, action, [items[index].branch for index in order])
+    branches = [items[index].branch for index in order]
+    margin_ms = _claim_margin_ms(kind, operation, retention_ms)
+    judged, rows = yield from _admit(sql, operation, action, branches, kind=kind, margin_ms=margin_ms)
     # From here on in order of arrival, so that earlier calls may be served first.
     decisions = _restore_order(judged, order)
     running = [
@@ -158,26 +178,57 @@ def settle(
     return outcomes
 
 
+def decide_one(
+    sql: BarrierSql, operation: Operation, branch: Branch, *, kind: BranchKind
+) -> Plan[BarrierDecision]:
+    """Claim or find the row of one branch whose work no handler does. Return the decision."""
+    yield from sql.begin()
+    margin_ms = _claim_margin_ms(kind, operation, NO_LIMIT_MS)
+    [decision], _ = yield from _admit(sql, operation, branch.action, [branch], kind=kind, margin_ms=margin_ms)
+    return decision
+
+
+def _claim_margin_ms(kind: BranchKind, operation: Operation, retention_ms: int) -> int:
+    """Return how long after a branch's expiry the call may still write a new row."""
+    if operation is Operation.TRY:
+        return 0
+    return retention_ms if kind is BranchKind.SAGA else NO_LIMIT_MS
+
+
 def _admit(
-    sql: BarrierSql, operation: Operation, action: str, branches: Sequence[Branch]
+    sql: BarrierSql,
+    operation: Operation,
+    action: str,
+    branches: Sequence[Branch],
+    *,
+    kind: BranchKind,
+    margin_ms: int,
 ) -> Plan[tuple[list[BarrierDecision], dict[Key, Row]]]:
     """Claim, lock, decide and move. Return a decision per branch and the rows that existed."""
     claimed: set[Key] = set()
-    if operation is not Operation.CONFIRM:
-        claimed = yield from sql.claim(operation, action, branches)
+    if operation in CLAIMS[kind]:
+        claimed = yield from sql.claim(operation, action, branches, kind=kind, margin_ms=margin_ms)
         if len(claimed) == len(branches):
-            return [DECISIONS[operation, None]] * len(branches), {}
+            return [DECISIONS[kind][operation, None]] * len(branches), {}
     found = yield from sql.lock([branch.key for branch in branches if branch.key not in claimed])
     rows = {(row.gid, row.branch_id): row for row in found}
     decisions = [
-        _decide(operation, action, branch, claimed=branch.key in claimed, row=rows.get(branch.key))
+        _decide(
+            operation,
+            action,
+            branch,
+            kind=kind,
+            claimed=branch.key in claimed,
+            row=rows.get(branch.key),
+            is_limited=margin_ms != NO_LIMIT_MS,
+        )
         for branch in branches
     ]
     if operation is not Operation.TRY:
         moving = [
             branch.key
             for branch, decision in zip(branches, decisions, strict=True)
-            if decision is BarrierDecision.RUN
+            if decision is BarrierDecision.RUN and branch.key in rows
         ]
         if moving:
             yield from sql.move(moving, WRITES[operation])
@@ -185,25 +236,45 @@ def _admit(
 
 
 def _decide(
-    operation: Operation, action: str, branch: Branch, *, claimed: bool, row: Row | None
+    operation: Operation,
+    action: str,
+    branch: Branch,
+    *,
+    kind: BranchKind,
+    claimed: bool,
+    row: Row | None,
+    is_limited: bool,
 ) -> BarrierDecision:
     if row is not None:
-        is_same = row.action == action and (
-            not row.digest or not branch.digest or row.digest == branch.digest
+        is_same = (
+            row.action == action
+            and (row.kind or BranchKind.TCC) == kind
+            and (not row.digest or not branch.digest or row.digest == branch.digest)
         )
-        return DECISIONS[operation, BarrierState(row.state)] if is_same else BarrierDecision.BRANCH_CONFLICT
-    if claimed or operation is Operation.CONFIRM:
-        return DECISIONS[operation, None]
+        # A row in a state that its kind cannot have is another branch's.
+        decided = DECISIONS[kind].get((operation, BarrierState(row.state))) if is_same else None
+        return decided or BarrierDecision.BRANCH_CONFLICT
+    if claimed or operation not in CLAIMS[kind]:
+        return DECISIONS[kind][operation, None]
     if operation is Operation.TRY:
         return BarrierDecision.EXPIRED
+    if is_limited:
+        return BarrierDecision.ROW_PURGED
     raise ContendedError
 
 
 def _answer(decision: BarrierDecision, row: Row | None) -> CallResult:
     """Return the result for a decision that does not run the handler."""
     match decision:
-        case BarrierDecision.RUN | BarrierDecision.DONE | BarrierDecision.EMPTY_CANCEL:
+        case (
+            BarrierDecision.RUN
+            | BarrierDecision.DONE
+            | BarrierDecision.EMPTY_CANCEL
+            | BarrierDecision.TRY_FOUND
+        ):
             return SUCCEEDED
+        case BarrierDecision.NO_TRY_FOUND:
+            return CallResult(OutcomeCode.REJECTED, BarrierDecision.NOT_TRIED.name, decision.value)
         case BarrierDecision.REPLAY:
             assert row is not None, "only a row can be replayed"
             return CallResult(
@@ -219,6 +290,7 @@ def _answer(decision: BarrierDecision, row: Row | None) -> CallResult:
             | BarrierDecision.ALREADY_CONFIRMED
             | BarrierDecision.ALREADY_CANCELLED
             | BarrierDecision.BRANCH_CONFLICT
+            | BarrierDecision.ROW_PURGED
         ):
             return CallResult(OutcomeCode.FAILED, decision.name, decision.value, permanent=True)
         case _:

@@ -10,6 +10,7 @@ Alembic target.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -58,6 +59,8 @@ barrier = Table(
     Column("try_result_content_type", String(128)),
     # SHA-256 of the content of the Try; absent in a tombstone.
     Column("digest", LargeBinary().with_variant(VARBINARY(32), "mysql", "mariadb")),
+    # The kind of the branch, numbered as in the contract; absent in rows of an older version: TCC.
+    Column("kind", SmallInteger),
     # Every row is updated once or twice: the result of Try, then Confirm or Cancel. An update
     # in place, if the page has room, costs half as much as one that moves to another page.
     postgresql_with={"fillfactor": _FILLFACTOR},
@@ -80,14 +83,27 @@ def _leave_room_for_results(connection: Connection) -> None:
 
 
 def _add_digest(connection: Connection) -> None:
+    _add_column(connection, barrier.c.digest)
+
+
+def _add_kind(connection: Connection) -> None:
+    _add_column(connection, barrier.c.kind)
+
+
+def _add_column(connection: Connection, column: Column[Any]) -> None:
     # A table that the first step has just created already has the column.
-    if "digest" not in {column["name"] for column in inspect(connection).get_columns("tcc_barrier")}:
-        kind = barrier.c.digest.type.compile(connection.dialect)
-        connection.execute(text(f"ALTER TABLE tcc_barrier ADD COLUMN digest {kind}"))
+    if column.name not in {found["name"] for found in inspect(connection).get_columns("tcc_barrier")}:
+        column_type = column.type.compile(connection.dialect)
+        connection.execute(text(f"ALTER TABLE tcc_barrier ADD COLUMN {column.name} {column_type}"))
 
 
 # Append only: a step that has shipped is never changed.
-STEPS: tuple[Callable[[Connection], None], ...] = (_create_barrier, _leave_room_for_results, _add_digest)
+STEPS: tuple[Callable[[Connection], None], ...] = (
+    _create_barrier,
+    _leave_room_for_results,
+    _add_digest,
+    _add_kind,
+)
 
 # How often a start that races with another process tries again.
 _RACES_MAX = 8

@@ -13,8 +13,8 @@ from typing import Any
 from sqlalchemy import TextClause, text
 
 from tcc._internal.arrays import bytes_array, plain_array, text_array
-from tcc.barrier.decisions import WRITES, BarrierState, Operation
-from tcc.barrier.plans import BarrierSql, Key, Plan, Result, Row, Statement
+from tcc.barrier.decisions import WRITES, BarrierState, BranchKind, Operation
+from tcc.barrier.plans import NO_LIMIT_MS, BarrierSql, Key, Plan, Result, Row, Statement
 from tcc.branch import Branch
 
 
@@ -61,17 +61,18 @@ class PostgresqlSql:
     # result is nearly always one row for the whole batch.
     _claiming = f"""
         WITH made AS (
-            INSERT INTO tcc_barrier (gid, branch_id, action, state, expires_at_ms, updated_at_ms{{columns}})
-            SELECT gid, branch_id, :action, :state, expires_at_ms, {_now_ms}{{columns}}
+            INSERT INTO tcc_barrier
+                (gid, branch_id, action, kind, state, expires_at_ms, updated_at_ms{{columns}})
+            SELECT gid, branch_id, :action, :kind, :state, expires_at_ms, {_now_ms}{{columns}}
             FROM unnest({_gids}, {_branch_ids}, CAST(CAST(:expiries AS text) AS bigint[]){{arrays}})
                 AS mark(gid, branch_id, expires_at_ms{{columns}})
-            WHERE NOT CAST(:expires AS boolean) OR expires_at_ms = 0 OR expires_at_ms > {_now_ms}
+            WHERE expires_at_ms = 0 OR expires_at_ms > {_now_ms} - CAST(:margin_ms AS bigint)
             ON CONFLICT (gid, branch_id) DO NOTHING
             RETURNING gid, branch_id
         ), counted AS (SELECT count(*) AS made FROM made)
         SELECT counted.made, made.gid, made.branch_id
         FROM counted LEFT JOIN made ON counted.made < CAST(:wanted AS bigint)"""  # noqa: S608 - constants
-    _claim_cancel = text(_claiming.format(columns="", arrays=""))
+    _claim_bare = text(_claiming.format(columns="", arrays=""))
     _claim_try = text(_claiming.format(columns=", digest", arrays=f", {_digests}"))
     _claim_try_with_results = text(
         _claiming.format(
@@ -81,7 +82,7 @@ class PostgresqlSql:
     )
     _lock = text(f"""
         SELECT found.* FROM {_keys}, LATERAL (
-            SELECT gid, branch_id, action, state, try_result, try_result_content_type, digest
+            SELECT gid, branch_id, action, state, try_result, try_result_content_type, digest, kind
             FROM tcc_barrier WHERE gid = key.gid AND branch_id = key.branch_id FOR UPDATE
         ) AS found""")  # noqa: S608 - constants
     # The rows exist and are locked, so the insert always becomes the update.
@@ -107,17 +108,26 @@ class PostgresqlSql:
     def begin(self) -> Plan[None]:
         yield from ()
 
-    def claim(self, operation: Operation, action: str, branches: Sequence[Branch]) -> Plan[set[Key]]:
+    def claim(
+        self,
+        operation: Operation,
+        action: str,
+        branches: Sequence[Branch],
+        *,
+        kind: BranchKind,
+        margin_ms: int,
+    ) -> Plan[set[Key]]:
         parameters: dict[str, Any] = {
             "action": action,
+            "kind": int(kind),
             "state": int(WRITES[operation]),
             "gids": text_array([branch.gid for branch in branches]),
             "branch_ids": text_array([branch.branch_id for branch in branches]),
             "expiries": plain_array([branch.expires_at_ms for branch in branches]),
-            "expires": operation is Operation.TRY,
+            "margin_ms": margin_ms,
             "wanted": len(branches),
         }
-        statement = self._claim_cancel
+        statement = self._claim_bare
         if operation is Operation.TRY:
             statement = self._claim_try
             parameters["digests"] = bytes_array([branch.digest for branch in branches])
@@ -174,15 +184,15 @@ class SqliteSql:
 
     _begin = text("UPDATE tcc_barrier SET state = state WHERE 0")
     _claim = text(f"""
-        INSERT INTO tcc_barrier (gid, branch_id, action, state, expires_at_ms, updated_at_ms, digest)
-        SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), :action, :state,
+        INSERT INTO tcc_barrier (gid, branch_id, action, kind, state, expires_at_ms, updated_at_ms, digest)
+        SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), :action, :kind, :state,
                json_extract(value, '$[2]'), {_now_ms}, json_extract(value, '$[3]')
         FROM json_each(:marks)
-        WHERE NOT :expires OR json_extract(value, '$[2]') = 0 OR json_extract(value, '$[2]') > {_now_ms}
+        WHERE json_extract(value, '$[2]') = 0 OR json_extract(value, '$[2]') > {_now_ms} - :margin_ms
         ON CONFLICT (gid, branch_id) DO NOTHING
         RETURNING gid, branch_id""")  # noqa: S608 - constants
     _lock = text(f"""
-        SELECT gid, branch_id, action, state, try_result, try_result_content_type, digest
+        SELECT gid, branch_id, action, state, try_result, try_result_content_type, digest, kind
         FROM tcc_barrier WHERE (gid, branch_id) IN {_keys}""")  # noqa: S608 - constants
     _move = text(f"""
         UPDATE tcc_barrier SET state = :state, updated_at_ms = {_now_ms}
@@ -195,7 +205,15 @@ class SqliteSql:
     def begin(self) -> Plan[None]:
         yield Statement(self._begin, {})
 
-    def claim(self, operation: Operation, action: str, branches: Sequence[Branch]) -> Plan[set[Key]]:
+    def claim(
+        self,
+        operation: Operation,
+        action: str,
+        branches: Sequence[Branch],
+        *,
+        kind: BranchKind,
+        margin_ms: int,
+    ) -> Plan[set[Key]]:
         marks = [
             (branch.gid, branch.branch_id, branch.expires_at_ms, _digest(operation, branch).hex())
             for branch in branches
@@ -204,9 +222,10 @@ class SqliteSql:
             self._claim,
             {
                 "action": action,
+                "kind": int(kind),
                 "state": int(WRITES[operation]),
                 "marks": json.dumps(marks),
-                "expires": operation is Operation.TRY,
+                "margin_ms": margin_ms,
             },
         )
         keys = {(gid, branch_id) for gid, branch_id in made}
@@ -248,15 +267,25 @@ class MysqlSql:
     def begin(self) -> Plan[None]:
         yield from ()
 
-    def claim(self, operation: Operation, action: str, branches: Sequence[Branch]) -> Plan[set[Key]]:
-        if operation is Operation.TRY and any(branch.expires_at_ms for branch in branches):
+    def claim(
+        self,
+        operation: Operation,
+        action: str,
+        branches: Sequence[Branch],
+        *,
+        kind: BranchKind,
+        margin_ms: int,
+    ) -> Plan[set[Key]]:
+        if margin_ms != NO_LIMIT_MS and any(branch.expires_at_ms for branch in branches):
             ((now_ms,),) = yield Statement(self._now, {})
             branches = [
-                branch for branch in branches if not branch.expires_at_ms or branch.expires_at_ms > now_ms
+                branch
+                for branch in branches
+                if not branch.expires_at_ms or branch.expires_at_ms > now_ms - margin_ms
             ]
         if not branches:
             return set()
-        yield self._insert(operation, action, branches)
+        yield self._insert(operation, action, branches, kind)
         where, parameters = self._matching([branch.key for branch in branches])
         rows = yield Statement(
             text(f"SELECT gid, branch_id FROM tcc_barrier WHERE state = :claimed AND ({where}) FOR UPDATE"),  # noqa: S608 - placeholders
@@ -273,7 +302,7 @@ class MysqlSql:
         where, parameters = self._matching(keys)
         rows = yield Statement(
             text(
-                "SELECT gid, branch_id, action, state, try_result, try_result_content_type, digest "  # noqa: S608 - placeholders
+                "SELECT gid, branch_id, action, state, try_result, try_result_content_type, digest, kind "  # noqa: S608 - placeholders
                 f"FROM tcc_barrier WHERE {where} ORDER BY gid, branch_id FOR UPDATE"
             ),
             parameters,
@@ -305,11 +334,13 @@ class MysqlSql:
         where, parameters = self._matching(keys)
         yield Statement(text(f"DELETE FROM tcc_barrier WHERE {where}"), parameters)  # noqa: S608 - placeholders
 
-    def _insert(self, operation: Operation, action: str, branches: Sequence[Branch]) -> Statement:
+    def _insert(
+        self, operation: Operation, action: str, branches: Sequence[Branch], kind: BranchKind
+    ) -> Statement:
         rows: list[str] = []
-        parameters: dict[str, Any] = {"action": action, "claimed": self._CLAIMED}
+        parameters: dict[str, Any] = {"action": action, "kind": int(kind), "claimed": self._CLAIMED}
         for n, branch in enumerate(branches):
-            rows.append(f"(:g{n}, :b{n}, :action, :claimed, :e{n}, {self._now_ms}, :d{n})")
+            rows.append(f"(:g{n}, :b{n}, :action, :kind, :claimed, :e{n}, {self._now_ms}, :d{n})")
             parameters |= {
                 f"g{n}": branch.gid.encode(),
                 f"b{n}": branch.branch_id.encode(),
@@ -319,7 +350,7 @@ class MysqlSql:
         return Statement(
             text(
                 "INSERT INTO tcc_barrier "  # noqa: S608 - placeholders
-                "(gid, branch_id, action, state, expires_at_ms, updated_at_ms, digest) "
+                "(gid, branch_id, action, kind, state, expires_at_ms, updated_at_ms, digest) "
                 f"VALUES {', '.join(rows)} ON DUPLICATE KEY UPDATE tcc_barrier.state = tcc_barrier.state"
             ),
             parameters,
@@ -336,8 +367,8 @@ class MysqlSql:
 
 
 def _with_bytes(row: Sequence[Any]) -> Row:
-    gid, branch_id, action, state, try_result, content_type, digest = row
-    return Row(gid, branch_id, action, state, try_result, content_type, bytes.fromhex(digest or ""))
+    gid, branch_id, action, state, try_result, content_type, digest, kind = row
+    return Row(gid, branch_id, action, state, try_result, content_type, bytes.fromhex(digest or ""), kind)
 
 
 def _digest(operation: Operation, branch: Branch) -> bytes:
@@ -359,10 +390,16 @@ def _keep_named(sql: BarrierSql, branches: Sequence[Branch], made: set[Key]) -> 
 def purge(dialect_name: str) -> TextClause:
     """Delete at most `:rows_max` ended rows whose expiry and last change are `:margin_ms` ago.
 
-    A row in state TRIED is never deleted, because its Confirm or Cancel will still arrive.
+    A row in state TRIED is never deleted, because its Confirm or Cancel will still arrive. A SAGA's
+    is, if it has an expiry: after the decision CONFIRM no call follows, and a Cancel that comes so
+    late is refused (ROW_PURGED).
     """
     now = now_ms(dialect_name)
-    old = f"state <> 1 AND expires_at_ms < {now} - :margin_ms AND updated_at_ms < {now} - :margin_ms"
+    saga = int(BranchKind.SAGA)
+    old = (
+        f"(state <> 1 OR (kind = {saga} AND expires_at_ms > 0)) "
+        f"AND expires_at_ms < {now} - :margin_ms AND updated_at_ms < {now} - :margin_ms"
+    )
     match dialect_name:
         case "postgresql":
             return text(f"""

@@ -5,7 +5,7 @@ configuration may change (lengths, numbers of branches) are checked by the coord
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -87,6 +87,13 @@ def whole_number(name: str, value: object, *, least: int, most: int = 2**31 - 1)
         raise TypeError(f"{name} is a whole number, as in {name}={max(least, 1)}, not {shown(value)}")
     if not least <= value <= most:
         raise ValueError(f"{name} is between {least:_} and {most:_}, not {value!r}")
+    return value
+
+
+def one_of(name: str, value: object, words: Sequence[str]) -> str:
+    """Return one of a few words. Raises ValueError for another one."""
+    if not isinstance(value, str) or value not in words:
+        raise ValueError(f"{name} is one of {', '.join(map(repr, words))}, not {value!a}")
     return value
 
 

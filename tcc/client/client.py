@@ -195,6 +195,39 @@ class Client:
             outcome = await self._tracing.execute(request, lambda: self._execute(request, timeout_s))
         return checked(outcome) if raise_on_cancel else outcome
 
+    async def send(
+        self,
+        participant: str,
+        action: str,
+        payload: object = None,
+        *,
+        gid: str | None = None,
+        not_before: datetime | None = None,
+        labels: Mapping[str, str] | None = None,
+        wait_for: WaitFor = "decision",
+        timeout_s: float | None = None,
+    ) -> Outcome:
+        """Send a reliable message: once it is durable, it is delivered until its handler succeeds.
+
+        It is a transaction of one branch of kind "message". `gid` is the message's id and
+        idempotency key. The order of messages is not kept.
+
+        Args:
+            participant: As in `BranchRequest`.
+            action: As in `BranchRequest`; the participant has declared it as a message.
+            payload: As in `BranchRequest`.
+            gid: As in `execute`.
+            not_before: The time before which it is not delivered, with a time zone.
+            labels: As in `execute`.
+            wait_for: "decision" (the message is durable) or "completion" (it is delivered).
+            timeout_s: As in `execute`.
+
+        Raises:
+            TccError: As in `execute`; a message is never cancelled.
+        """
+        branch = BranchRequest(participant, action, payload, kind="message", not_before=not_before)
+        return await self.execute([branch], gid=gid, labels=labels, wait_for=wait_for, timeout_s=timeout_s)
+
     def _new_gid(self) -> str:
         return self._gid_prefix + uuid7()
 

@@ -6,7 +6,7 @@ cannot decide.
 """
 
 import asyncio
-from collections.abc import Awaitable, Generator, Mapping
+from collections.abc import Awaitable, Generator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -17,6 +17,7 @@ from tcc._internal.plain_text import message_of, plain_text
 from tcc._internal.uuid7 import uuid7
 from tcc.client import arguments
 from tcc.client.connection import Connection
+from tcc.client.local import LocalBranch, LocalParticipant
 from tcc.client.outcome import (
     CancelReason,
     Outcome,
@@ -28,7 +29,7 @@ from tcc.client.outcome import (
     try_result,
     wait_for_number,
 )
-from tcc.client.requests import BranchIds, branch_spec, duration
+from tcc.client.requests import LOCAL_ACTION, BranchIds, TriedKind, branch_spec, duration, tried_kind
 from tcc.common.v1 import common_pb2 as common
 from tcc.context import TransactionContext, handling_participant
 from tcc.errors import (
@@ -94,11 +95,13 @@ class Enlistment:
         payload: object = None,
         *,
         branch_id: str = "",
+        kind: TriedKind = "tcc",
         timeout_s: float | None = None,
     ) -> TryResult:
         """Add a branch, whose Try the coordinator calls. Return the result of the Try.
 
-        The arguments are those of `BranchRequest`; `timeout_s` is as in `Client.execute`.
+        The arguments are those of `BranchRequest`; `kind` is "tcc" or "saga", and `timeout_s` is as
+        in `Client.execute`.
 
         Raises:
             TransactionCancelled: The Try was rejected (`cancel_reason` REJECTED, `detail` and
@@ -116,7 +119,7 @@ class Enlistment:
                 "the initiator add the branch",
                 reason="NESTED_TRY",
             )
-        spec = self._branch(participant, action, payload, branch_id)
+        spec = self._branch(participant, action, payload, branch_id, kind)
         arguments.optional_seconds("timeout_s", timeout_s)
         try:
             response: pb.TryBranchResponse = await self._add(
@@ -145,6 +148,7 @@ class Enlistment:
         payload: object = None,
         *,
         branch_id: str = "",
+        kind: TriedKind = "tcc",
         timeout_s: float | None = None,
     ) -> "Registration":
         """Add a branch whose Try the caller performs with a call of its own.
@@ -161,16 +165,24 @@ class Enlistment:
         a later block with the same `branch_id` succeeds. Raises the errors of `try_`, except a
         rejection, because the coordinator calls no Try.
         """
-        spec = self._branch(participant, action, payload, branch_id)
+        spec = self._branch(participant, action, payload, branch_id, kind)
         arguments.optional_seconds("timeout_s", timeout_s)
         return Registration(self, self._register(spec, timeout_s))
 
-    async def _register(self, spec: common.BranchSpec, timeout_s: float | None) -> TransactionContext:
+    async def _register(
+        self,
+        spec: common.BranchSpec,
+        timeout_s: float | None,
+        *,
+        check_back: bool = False,
+        messages: Sequence[common.BranchSpec] = (),
+    ) -> TransactionContext:
+        request = pb.RegisterBranchRequest(
+            gid=self.gid, branch=spec, check_back=check_back, messages=messages
+        )
         try:
             response: pb.RegisterBranchResponse = await self._add(
-                lambda stub: stub.RegisterBranch,
-                pb.RegisterBranchRequest(gid=self.gid, branch=spec),
-                timeout_s,
+                lambda stub: stub.RegisterBranch, request, timeout_s
             )
         except _NOTHING_ADDED:
             raise
@@ -216,7 +228,11 @@ class Enlistment:
             method, request, self._timeout_s if timeout_s is None else timeout_s
         )
 
-    def _branch(self, participant: str, action: str, payload: object, branch_id: str) -> common.BranchSpec:
+    def _branch(
+        self, participant: str, action: str, payload: object, branch_id: str, kind: TriedKind
+    ) -> common.BranchSpec:
+        self.check_open()
+        tried_kind(kind)
         if not branch_id and not self._names_branches:
             raise InvalidRequest(
                 "the context has no branch: give a branch_id that is unique in the transaction",
@@ -227,10 +243,14 @@ class Enlistment:
             action,
             payload,
             branch_id,
+            kind=kind,
             ids=self._ids,
             gid=self.gid,
             codec=self._connection.payload_codec,
         )
+
+    def check_open(self) -> None:
+        """Raise PreconditionFailed if no branch can be added any more."""
 
 
 class Registration(Awaitable[TransactionContext]):
@@ -292,6 +312,8 @@ class InteractiveTransaction(Enlistment):
         self._tracing = tracing
         self._span: TransactionSpan | None = None
         wait_for_number(wait_for)  # an invalid word is refused before the transaction is begun
+        self._messages: list[common.BranchSpec] = []
+        self._local: LocalBranch | None = None
         #: How the transaction ended; None until it has.
         self.outcome: Outcome | None = None
 
@@ -313,6 +335,94 @@ class InteractiveTransaction(Enlistment):
             raise
         self._context = TransactionContext(gid=self.gid, expires_at_ms=_milliseconds(response.expires_at))
 
+    def message(
+        self,
+        participant: str,
+        action: str,
+        payload: object = None,
+        *,
+        branch_id: str = "",
+        not_before: datetime | None = None,
+    ) -> None:
+        """Add a message that is delivered after the decision CONFIRM. Nothing is sent before.
+
+        The arguments are those of `BranchRequest`. It becomes durable with the decision, or with
+        the registration of a local branch.
+
+        Raises:
+            PreconditionFailed: `LOCAL_BRANCH_REGISTERED`: it comes after `local`.
+            TypeError, ValueError: An argument cannot be sent.
+        """
+        self.check_open()
+        self._messages.append(
+            branch_spec(
+                participant,
+                action,
+                payload,
+                branch_id,
+                kind="message",
+                not_before=not_before,
+                ids=self._ids,
+                gid=self.gid,
+                codec=self._connection.payload_codec,
+            )
+        )
+
+    def local(
+        self, participant: "LocalParticipant", *, branch_id: str = "", timeout_s: float | None = None
+    ) -> "LocalBranch":
+        """Decide by a change in the caller's own database. It comes last, after all Trys and messages.
+
+            async with tx.local(orders) as db:  # orders: a tcc.Participant of this process
+                await db.execute(insert_order)
+
+        The block runs in a local transaction of the participant's database, which also holds the
+        barrier's row of this branch; `db` is guarded as a handler's. If the block ends, the local
+        transaction is committed, and only CONFIRM can be decided from then on. If it raises, it is
+        rolled back, and the transaction is cancelled. If this process dies, or the connection is
+        lost during COMMIT, the coordinator asks the participant after the expiry. So it must be in
+        the coordinator's configuration, and serve by then.
+
+        Raises:
+            PreconditionFailed: `TRY_PENDING`: a Try failed, or its end is not known.
+                `LOCAL_BRANCH_REGISTERED`: there is a local branch already. `LOCAL_REFUSED`: the
+                transaction has expired; it is cancelled.
+            LocalAlreadyCommitted: An earlier run with this gid has committed its change.
+            LocalCommitUnknown: The connection was lost during COMMIT.
+            TypeError: It is not a participant whose database is an AsyncEngine.
+            TccError: As in `try_`. Errors of the block and of the database go through.
+        """
+        arguments.optional_seconds("timeout_s", timeout_s)
+        return LocalBranch(self, participant, branch_id, timeout_s)
+
+    async def register_local(
+        self, local: "LocalBranch", participant: str, branch_id: str, timeout_s: float | None
+    ) -> TransactionContext:
+        """Register the branch that decides. `LocalBranch` does this."""
+        self.check_open()
+        if self._untried:
+            failed, error = next(iter(self._untried.items()))
+            raise PreconditionFailed(
+                f"the Try of branch {failed} failed, or its end is not known; the local change comes last",
+                reason="TRY_PENDING",
+            ) from error
+        spec = common.BranchSpec(
+            branch_id=self._ids.choose(participant, branch_id),
+            participant=participant,
+            action=LOCAL_ACTION,
+            kind=common.BRANCH_KIND_SAGA,
+        )
+        self._local = local
+        return await self._register(spec, timeout_s, check_back=True, messages=self._messages)
+
+    def check_open(self) -> None:
+        """Raise PreconditionFailed if no branch can be added any more."""
+        if self._local is not None:
+            raise PreconditionFailed(
+                f"transaction {self.gid} has a local branch: it comes last, and there is one",
+                reason="LOCAL_BRANCH_REGISTERED",
+            )
+
     async def confirm(self) -> Outcome:
         """Request the decision CONFIRM. Leaving the block does this.
 
@@ -321,16 +431,28 @@ class InteractiveTransaction(Enlistment):
         Raises:
             TransactionCancelled: It was cancelled before, for example because it expired, or now,
                 because of a Try.
-            TccError: As in `Client.execute`. The decision is then not known. Repeat
-                `Client.confirm(gid)` until it is.
+            PreconditionFailed: `LOCAL_BRANCH_OPEN`: the block of the local branch has not ended.
+            LocalCommitUnknown: It is not known whether the local change was committed.
+            TccError: As in `Client.execute`. The decision is then not known. Repeat this call, or
+                without messages `Client.confirm(gid)`, until it is.
         """
+        self._check_local_ended()
+        if self._local is not None and self._local.unknown is not None:
+            raise self._local.unknown
         if self._untried:
             branch_id, error = next(iter(self._untried.items()))
             outcome = await self.cancel(f"the Try of branch {branch_id} failed: {_reason_of(error)}")
             raise error_from_outcome(outcome) from error
         self._connection.interactive.discard(self.gid)
         try:
-            self.outcome = await confirm(self._connection, self.gid, self._wait_for, self._timeout_s)
+            self.outcome = await confirm(
+                self._connection,
+                self.gid,
+                self._wait_for,
+                self._timeout_s,
+                # Those of a transaction with a local branch came with its registration.
+                messages=() if self._local is not None else self._messages,
+            )
         except TransactionCancelled as error:
             self.outcome = error.outcome
             self._end_span()
@@ -342,9 +464,12 @@ class InteractiveTransaction(Enlistment):
         """Request the decision CANCEL. `reason` is a text for operators and logs.
 
         Raises:
-            DecisionConflict: The decision is CONFIRM.
+            DecisionConflict: The decision is CONFIRM: it was before, or the local change is committed.
+            PreconditionFailed: `LOCAL_BRANCH_OPEN`: the block of the local branch has not ended.
+            Unavailable: `CHECK_UNANSWERED`: the participant of the local branch did not answer.
             TccError: As in `Client.execute`. If it is not cancelled yet, it is when it expires.
         """
+        self._check_local_ended()
         self.outcome = await cancel(self._connection, self.gid, reason, self._wait_for, self._timeout_s)
         self._connection.interactive.discard(self.gid)
         self._end_span()
@@ -369,6 +494,10 @@ class InteractiveTransaction(Enlistment):
         try:
             if error is None:
                 await self.confirm()
+            elif self._local is not None and self._local.unknown is not None:
+                pass  # neither is requested: the coordinator asks after the expiry
+            elif self._local is not None and self._local.is_committed:
+                await self._confirm_despite(error)
             elif isinstance(error, TransactionCancelled) and error.outcome.gid == self.gid:
                 self.outcome = error.outcome
             else:
@@ -379,6 +508,21 @@ class InteractiveTransaction(Enlistment):
         finally:
             self._connection.interactive.discard(self.gid)
         self._end_span(error)
+
+    async def _confirm_despite(self, error: BaseException) -> None:
+        """Confirm, because the local change is committed, although the block raised."""
+        try:
+            await self.confirm()
+        except TccError as failure:
+            # The caller must see its own error; the coordinator confirms in any case.
+            error.add_note(f"transaction {self.gid} could not be confirmed at once: {failure}")
+
+    def _check_local_ended(self) -> None:
+        if self._local is not None and self._local.is_open:
+            raise PreconditionFailed(
+                "the block of the local branch has not ended: leave it, or raise an exception in it",
+                reason="LOCAL_BRANCH_OPEN",
+            )
 
     async def end_try(self, branch_id: str, error: BaseException | None) -> None:
         """Note how the caller's own Try of a registered branch ended; `confirm` then decides."""
@@ -420,9 +564,18 @@ class InteractiveTransaction(Enlistment):
         await self.finish(error)
 
 
-async def confirm(connection: Connection, gid: str, wait_for: WaitFor, timeout_s: float | None) -> Outcome:
+async def confirm(
+    connection: Connection,
+    gid: str,
+    wait_for: WaitFor,
+    timeout_s: float | None,
+    *,
+    messages: Sequence[common.BranchSpec] = (),
+) -> Outcome:
     """Request the decision CONFIRM. Raises TransactionCancelled if the decision is CANCEL."""
-    request = pb.ConfirmTransactionRequest(gid=arguments.gid(gid), wait_for=wait_for_number(wait_for))
+    request = pb.ConfirmTransactionRequest(
+        gid=arguments.gid(gid), wait_for=wait_for_number(wait_for), messages=messages
+    )
     try:
         response = await connection.call(lambda stub: stub.ConfirmTransaction, request, timeout_s)
     except (AlreadyDecided, DecisionConflict) as error:

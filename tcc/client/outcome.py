@@ -58,6 +58,17 @@ class BranchState(IntEnum):
     FAILED = 4
     CONFIRMED = 5
     CANCELLED = 6
+    # A message before the decision.
+    PENDING = 7
+
+
+class BranchKind(IntEnum):
+    """What is called on a branch. UNKNOWN: as of a transaction."""
+
+    UNKNOWN = 0
+    TCC = 1
+    SAGA = 2
+    MESSAGE = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,6 +137,11 @@ class BranchRecord:
     attempts: int
     last_error: str
     next_attempt_at: datetime | None
+    kind: BranchKind = BranchKind.TCC
+    # A message is not delivered before this time.
+    not_before: datetime | None = None
+    # The initiator's local branch, which decides if the initiator does not.
+    check_back: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,6 +172,8 @@ _CANCEL_DECIDED = frozenset({TransactionState.CANCELLING, TransactionState.CANCE
 # A look-up is several times cheaper than a call of the enum, and `execute` does one per transaction.
 _STATES = {state.value: state for state in TransactionState}
 _BRANCH_STATES = {state.value: state for state in BranchState}
+# Unspecified is TCC.
+_BRANCH_KINDS = {0: BranchKind.TCC} | {kind.value: kind for kind in BranchKind if kind}
 _CANCEL_REASONS = {reason.value: reason for reason in CancelReason}
 
 
@@ -230,10 +248,13 @@ def _branch_record_of(gid: str, message: common.Branch, codec: payload.PayloadCo
         attempts=message.attempts,
         last_error=message.last_error,
         next_attempt_at=_moment(message, "next_attempt_at"),
+        kind=_BRANCH_KINDS.get(spec.kind, BranchKind.UNKNOWN),
+        not_before=_moment(spec, "not_before"),
+        check_back=message.check_back,
     )
 
 
-def _moment(message: common.Transaction | common.Branch, name: str) -> datetime | None:
+def _moment(message: common.Transaction | common.Branch | common.BranchSpec, name: str) -> datetime | None:
     if not message.HasField(name):
         return None
     moment: Timestamp = getattr(message, name)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Literal, TypeAlias
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -14,6 +15,19 @@ from tcc.client.outcome import WaitFor, wait_for_number
 from tcc.common.v1 import common_pb2 as common
 from tcc.transaction.v1 import transaction_pb2 as pb
 
+#: What is called on a branch, and when: "tcc" (Try, then Confirm or Cancel), "saga" (Try does the work;
+#: Cancel compensates) or "message" (Confirm alone, after the decision).
+Kind: TypeAlias = Literal["tcc", "saga", "message"]
+#: The kinds that have a Try.
+TriedKind: TypeAlias = Literal["tcc", "saga"]
+
+_KINDS = {
+    "tcc": common.BRANCH_KIND_TCC,
+    "saga": common.BRANCH_KIND_SAGA,
+    "message": common.BRANCH_KIND_MESSAGE,
+}
+# Reserved for a branch whose Try is the initiator's own local transaction.
+LOCAL_ACTION = "local"
 _BRANCH_FORM = 'tcc.BranchRequest("inventory", "reserve_stock", payload)'
 
 
@@ -24,12 +38,15 @@ class BranchRequest:
     Args:
         participant: The participant's name in the coordinator's configuration, not an address.
         action: The name of the participant's action.
-        payload: The argument of Try, Confirm and Cancel: a protobuf message, a pydantic model,
+        payload: The argument of all its calls: a protobuf message, a pydantic model,
             a msgspec Struct, a dataclass, a dict or list (JSON), bytes (unchanged) or None. Equal
             payloads are sent as equal bytes (see tcc.payload).
         branch_id: The branch's id, unique within the transaction. By default the participant's
             name, `name-2` for its second branch, and so on in the order of the branches.
-        stage: The Trys of stage n+1 are called only after every Try of stage n has succeeded.
+        stage: The Trys of stage n+1 are called only after every Try of stage n has succeeded. A
+            message has none.
+        kind: "tcc", "saga" or "message", as the participant has declared the action (docs/CHOOSING.md).
+        not_before: For a message: the time before which it is not delivered, with a time zone.
     """
 
     participant: str
@@ -37,6 +54,8 @@ class BranchRequest:
     payload: object = None
     branch_id: str = field(default="", kw_only=True)
     stage: int = field(default=0, kw_only=True)
+    kind: Kind = field(default="tcc", kw_only=True)
+    not_before: datetime | None = field(default=None, kw_only=True)
 
 
 class BranchIds:
@@ -87,6 +106,8 @@ def execute_request(
             branch.payload,
             branch.branch_id,
             branch.stage,
+            kind=branch.kind,
+            not_before=branch.not_before,
             ids=ids,
             make=request.branches.add,
             gid=request.gid,
@@ -102,6 +123,8 @@ def branch_spec(
     branch_id: str,
     stage: int = 0,
     *,
+    kind: Kind = "tcc",
+    not_before: datetime | None = None,
     ids: BranchIds,
     make: Callable[..., common.BranchSpec] = common.BranchSpec,
     gid: str = "",
@@ -117,11 +140,18 @@ def branch_spec(
     arguments.text("action", action, _BRANCH_FORM)
     _branch_id(branch_id)
     arguments.whole_number("stage", stage, least=0)
+    if kind != "tcc" or not_before is not None:
+        _check_kind(kind, stage, not_before)
+    if action == LOCAL_ACTION:
+        raise ValueError(
+            f"the action {LOCAL_ACTION!r} is an initiator's own branch, which is checked back; "
+            "write: async with tx.local(participant) as db"
+        )
     encoded = payloads.encode(payload)
     chosen = ids.choose(participant, branch_id)
     if codec is not None:
         encoded = codec.seal(encoded, payloads.payload_place(gid, chosen, participant, action))
-    return make(
+    spec = make(
         branch_id=chosen,
         participant=participant,
         action=action,
@@ -129,6 +159,28 @@ def branch_spec(
         content_type=encoded.content_type,
         stage=stage,
     )
+    if kind != "tcc":
+        spec.kind = _KINDS[kind]
+    if not_before is not None:
+        spec.not_before.FromDatetime(not_before.astimezone(UTC))
+    return spec
+
+
+def _check_kind(kind: object, stage: int, not_before: datetime | None) -> None:
+    arguments.one_of("kind", kind, tuple(_KINDS))
+    if kind == "message":
+        arguments.moment("not_before", not_before)
+        if stage:
+            raise ValueError("a message has no stage: it is delivered after the decision; leave stage out")
+    elif not_before is not None:
+        raise ValueError('only a message has not_before: give kind="message", or leave not_before out')
+
+
+def tried_kind(kind: object) -> None:
+    """Check the kind of a branch with a Try. Raises ValueError."""
+    if kind == "message":
+        raise ValueError('a message has no Try; write: tx.message("mail", "send_receipt", payload)')
+    arguments.one_of("kind", kind, ("tcc", "saga"))
 
 
 def _branch_id(value: object) -> str:

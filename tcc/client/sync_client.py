@@ -27,7 +27,9 @@ from tcc.client.background import Background
 from tcc.client.client import BATCH_BYTES_MAX, BATCH_ITEMS_MAX, TIMEOUT_DEFAULT_S, Client
 from tcc.client.connection import StandIn
 from tcc.client.interactive import Enlistment, InteractiveTransaction
+from tcc.client.local import LocalBranch, LocalParticipant
 from tcc.client.outcome import Outcome
+from tcc.client.requests import TriedKind
 from tcc.context import TransactionContext
 from tcc.payload import PayloadCodec
 
@@ -118,10 +120,13 @@ class SyncEnlistment(_SyncProxy[OriginalEnlistment_co]):
         payload: object = None,
         *,
         branch_id: str = "",
+        kind: TriedKind = "tcc",
         timeout_s: float | None = None,
     ) -> TransactionContext:
         """Add a branch whose Try the caller performs: `with tx.register(...):`. See `Enlistment.register`."""
-        context = self._register(participant, action, payload, branch_id=branch_id, timeout_s=timeout_s)
+        context = self._register(
+            participant, action, payload, branch_id=branch_id, kind=kind, timeout_s=timeout_s
+        )
         return _RegisteredContext(
             gid=context.gid,
             branch_id=context.branch_id,
@@ -150,6 +155,25 @@ class SyncTransaction(SyncEnlistment[InteractiveTransaction]):
     cancel = _in_background(InteractiveTransaction.cancel)
     _finish = _in_background(InteractiveTransaction.finish)
 
+    def message(
+        self,
+        participant: str,
+        action: str,
+        payload: object = None,
+        *,
+        branch_id: str = "",
+        not_before: datetime | None = None,
+    ) -> None:
+        """Add a message, delivered after the decision CONFIRM. See `InteractiveTransaction.message`."""
+        self._original.message(participant, action, payload, branch_id=branch_id, not_before=not_before)
+
+    def local(
+        self, participant: LocalParticipant, *, branch_id: str = "", timeout_s: float | None = None
+    ) -> "SyncLocalBranch":
+        """Decide by a change in the caller's own database. See `InteractiveTransaction.local`."""
+        local = self._original.local(participant, branch_id=branch_id, timeout_s=timeout_s)
+        return SyncLocalBranch(local, self._background)
+
     # The context is entered here, in the caller's thread, not in the loop's.
 
     def __enter__(self) -> Self:
@@ -165,6 +189,34 @@ class SyncTransaction(SyncEnlistment[InteractiveTransaction]):
     ) -> None:
         self._original.leave()
         self._finish(error)
+
+
+class SyncLocalBranch(_SyncProxy[LocalBranch]):
+    """`tcc.client.local.LocalBranch` without an event loop: the block runs in the caller's thread."""
+
+    _register = _in_background(LocalBranch.register)
+
+    def __enter__(self) -> Any:
+        self._original.check(is_async=False)
+        self._register()
+        with self._original.beginning():
+            decision, db = self._original.block.begin(self._original.plan)
+            if not self._original.admits(decision):
+                self._original.block.roll_back()
+                self._original.refuse(decision)
+            return db
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with self._original.ending(error):
+            if error is None:
+                self._original.block.commit()
+            else:
+                self._original.block.roll_back()
 
 
 def _transaction_in_front(
@@ -233,6 +285,7 @@ class SyncClient(_SyncProxy[Client]):
         self._background.close()
 
     execute = _in_background(Client.execute)
+    send = _in_background(Client.send)
     get = _in_background(Client.get)
     list = _in_background_each(Client.list)
     wait = _in_background(Client.wait)

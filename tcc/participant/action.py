@@ -11,19 +11,29 @@ from typing import Any, NamedTuple
 
 from tcc import payload
 from tcc._internal.plain_text import plain_text
-from tcc.barrier.decisions import CallResult, Operation, OutcomeCode
-from tcc.barrier.executor import Handler
+from tcc.barrier.decisions import BranchKind, CallResult, Operation, OutcomeCode
+from tcc.barrier.driving import Handler
 from tcc.barrier.plans import InvalidResultError
 from tcc.branch import BatchItem, Branch
 from tcc.context import TransactionContext, handling_participant
 
 NAME_BYTES_MAX = 128
 
-# The method names of a handler class, per operation: (per item, per batch).
+# The name of the branches that an initiator tries itself (tx.local): no action of a user may have it.
+LOCAL_ACTION = "local"
+
+# The method names of a handler class, per kind and operation: (per item, per batch).
 HANDLER_NAMES = {
-    Operation.TRY: ("try_", "try_batch"),
-    Operation.CONFIRM: ("confirm", "confirm_batch"),
-    Operation.CANCEL: ("cancel", "cancel_batch"),
+    BranchKind.TCC: {
+        Operation.TRY: ("try_", "try_batch"),
+        Operation.CONFIRM: ("confirm", "confirm_batch"),
+        Operation.CANCEL: ("cancel", "cancel_batch"),
+    },
+    BranchKind.SAGA: {
+        Operation.TRY: ("execute", "execute_batch"),
+        Operation.CANCEL: ("compensate", "compensate_batch"),
+    },
+    BranchKind.MESSAGE: {Operation.CONFIRM: ("deliver", "deliver_batch")},
 }
 
 
@@ -32,15 +42,17 @@ class Action:
     """One action with a handler per operation."""
 
     name: str
+    # The type of the payload.
     kind: type
     handlers: dict[Operation, Handler]
     # The operations that have a batch handler.
     batched: frozenset[Operation]
+    branch_kind: BranchKind = BranchKind.TCC
     # True if its calls are never batched.
     goes_alone: bool = False
     # True if the kind is immutable: equal bytes may be decoded once for several calls.
     frozen: bool = False
-    # True if the cancel handler also runs for an empty cancel.
+    # True if the cancel or compensate handler also runs for an empty cancel.
     cancel_always: bool = False
     # True if Confirm and Cancel need the request; they are refused without it.
     needs_request: bool = True
@@ -82,6 +94,7 @@ def build_action(
     *,
     participant: str,
     is_async: bool,
+    branch_kind: BranchKind = BranchKind.TCC,
     cancel_always: bool = False,
     needs_request: bool = True,
 ) -> Action:
@@ -92,10 +105,12 @@ def build_action(
     """
     if not 0 < len(name.encode()) <= NAME_BYTES_MAX:
         raise ValueError(f"an action's name has 1 to {NAME_BYTES_MAX} bytes")
+    if name == LOCAL_ACTION:
+        raise ValueError(f"the name {LOCAL_ACTION!r} is reserved for an initiator's own branch: tx.local(…)")
     payload.check_kind(kind)
     chosen: dict[Operation, Handler] = {}
     batched: set[Operation] = set()
-    for operation, (single_name, batch_name) in HANDLER_NAMES.items():
+    for operation, (single_name, batch_name) in HANDLER_NAMES[branch_kind].items():
         single = _checked(name, handlers, single_name, ("branch", "request", "db"), is_async=is_async)
         batch = _checked(name, handlers, batch_name, ("items", "db"), is_async=is_async)
         if batch is not None:
@@ -112,16 +127,19 @@ def build_action(
         kind=kind,
         handlers=chosen,
         batched=frozenset(batched),
+        branch_kind=branch_kind,
         frozen=payload.is_frozen(kind),
         cancel_always=cancel_always,
         needs_request=needs_request,
-        screen=_checked(name, handlers, "screen", ("branch", "request"), is_async=False),
-        try_result=_checked(name, handlers, "try_result", ("branch", "request"), is_async=False),
+        screen=_hook(name, handlers, "screen", branch_kind),
+        try_result=_hook(name, handlers, "try_result", branch_kind),
         partition_key=_checked(name, handlers, "partition_key", ("request",), is_async=False),
     )
 
 
-def refusing_action(name: str, refusal: RefusalError, *, is_async: bool) -> Action:
+def refusing_action(
+    name: str, refusal: RefusalError, *, is_async: bool, branch_kind: BranchKind = BranchKind.TCC
+) -> Action:
     """Return an action whose handlers raise `refusal`, for an unknown action or an invalid payload.
 
     Calls that need no handler still succeed. In particular, the Cancel of a Try that was
@@ -140,8 +158,23 @@ def refusing_action(name: str, refusal: RefusalError, *, is_async: bool) -> Acti
         kind=bytes,
         handlers=dict.fromkeys(Operation, handler),
         batched=frozenset(),
+        branch_kind=branch_kind,
         goes_alone=True,
     )
+
+
+class Message:
+    """A function as the handlers of a message's action."""
+
+    def __init__(self, function: Callable[[Branch, Any, Any], Any]) -> None:
+        self.deliver = function
+
+
+def _hook(action: str, handlers: object, method: str, branch_kind: BranchKind) -> Any:
+    """Return a hook of the Try; None if there is none. A message has no Try."""
+    if branch_kind is BranchKind.MESSAGE and getattr(handlers, method, None) is not None:
+        raise TypeError(f"{method} of action {action!r} would never be called: a message has no Try")
+    return _checked(action, handlers, method, ("branch", "request"), is_async=False)
 
 
 def _checked(
@@ -151,7 +184,10 @@ def _checked(
     handler = getattr(handlers, method, None)
     if handler is None:
         return None
-    head = f"{'async def' if is_async else 'def'} {method}(self, {', '.join(parameters)})"
+    if inspect.isfunction(handler):  # of @participant.message; a method is bound
+        head = f"{'async def' if is_async else 'def'} {handler.__name__}({', '.join(parameters)})"
+    else:
+        head = f"{'async def' if is_async else 'def'} {method}(self, {', '.join(parameters)})"
     if not callable(handler):
         raise TypeError(f"{method} of action {action!r} is not callable; write: {head}")
     if _is_generator(handler) or inspect.iscoroutinefunction(handler) is not is_async:
@@ -171,7 +207,9 @@ def _checked(
     return handler
 
 
-_DATABASE_METHODS = frozenset(name for names in HANDLER_NAMES.values() for name in names)
+_DATABASE_METHODS = frozenset(
+    name for by_operation in HANDLER_NAMES.values() for names in by_operation.values() for name in names
+)
 
 
 def _is_generator(handler: Any) -> bool:

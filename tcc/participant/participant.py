@@ -16,6 +16,7 @@ docs/WRITING_A_PARTICIPANT.md describes what a handler may do and the effect of 
 """
 
 import asyncio
+import inspect
 import logging
 import random
 import re
@@ -33,10 +34,14 @@ from tcc._internal.local_address import is_local
 from tcc._internal.ports import check_port
 from tcc._internal.server_options import CONNECTION_AGE_MAX_MS, server_options
 from tcc._internal.tls import Tls, server_credentials
+from tcc.barrier.decisions import BarrierDecision, BranchKind, Operation
 from tcc.barrier.executor import open_executor
 from tcc.barrier.failures import error_text
-from tcc.participant.action import NAME_BYTES_MAX, Action, build_action
+from tcc.barrier.plans import Plan, decide_one
+from tcc.branch import Branch
+from tcc.participant.action import LOCAL_ACTION, NAME_BYTES_MAX, Action, Message, build_action
 from tcc.participant.callers import CallerCheck, check_address
+from tcc.participant.inbox import Once
 from tcc.participant.sealing import Opener
 from tcc.participant.service import ParticipantServicer
 from tcc.participant.supervision import TaskSupervisor
@@ -79,7 +84,9 @@ class Participant:
             number of open transactions; further calls wait. Its connections must not be in
             AUTOCOMMIT mode.
         retention_s: Seconds for which an ended barrier row is kept after the transaction's expiry
-            and after its own last change.
+            and after its own last change. A saga's row ends so, too, because no call follows the
+            decision CONFIRM. It must be longer than any outage: later, a saga's Cancel is refused
+            (ROW_PURGED), and a message that is delivered again is not recognized.
         batch_items_max: The largest number of items in a batch of a batch handler.
         max_batches_in_flight: The largest number of batches of one operation that run at once.
         waiting_max: The largest number of waiting calls. Further calls are refused with
@@ -183,25 +190,140 @@ class Participant:
                 payload is not supported.
             ValueError: The name is taken, empty or longer than 128 bytes.
         """
+        return self._register(
+            "action",
+            BranchKind.TCC,
+            name,
+            kind,
+            cancel_always=cancel_always,
+            needs_request=needs_request,
+        )
+
+    def saga(
+        self, name: str, kind: type = dict, *, compensate_always: bool = False, needs_request: bool = True
+    ) -> Callable[[H], H]:
+        """Register a class (created without arguments) or an object as the handlers of a saga's action.
+
+        Define one of the two handlers for each call:
+
+        - `execute(branch, request, db)`, `compensate(...)`: one item in a transaction of its own.
+        - `execute_batch(items, db)`, `compensate_batch(...)`: many items in one transaction.
+
+        `execute` does the work, visible to everyone at once, and follows the rules of `try_` in
+        `action`: its result is stored, `raise Rejected(...)` rejects. If the transaction is
+        confirmed, no call follows. If it is cancelled, `compensate` undoes the work, with the result
+        of `execute` as `branch.try_result`; it must succeed in the end, as a Cancel must. The hooks of
+        `action` (`screen`, `try_result`, `partition_key`) apply.
+
+        Args:
+            name: The action's name, 1 to 128 bytes.
+            kind: The type of the payload, as in `action`.
+            compensate_always: True for an `execute` with effects outside the database.
+                `compensate` then also runs if `execute` was not seen to take effect, with
+                `branch.tried` False.
+            needs_request: As in `action`, for `compensate`.
+
+        Raises:
+            TypeError, ValueError: As `action`.
+        """
+        return self._register(
+            "saga",
+            BranchKind.SAGA,
+            name,
+            kind,
+            cancel_always=compensate_always,
+            needs_request=needs_request,
+        )
+
+    def message(self, name: str, kind: type = dict) -> Callable[[H], H]:
+        """Register a function as the handler of a message's action: `deliver(branch, request, db)`.
+
+        It is called after the decision CONFIRM, until it succeeds. A message cannot be rejected: any
+        exception is a failure, and the delivery is repeated. Its effect in the database takes place
+        once; an effect elsewhere may be repeated.
+
+        A class (created without arguments) or an object may be registered instead, with
+        `deliver(branch, request, db)` or `deliver_batch(items, db)`, and with `partition_key(request)` as
+        in `action`.
+
+        Args:
+            name: The action's name, 1 to 128 bytes.
+            kind: The type of the payload, as in `action`.
+
+        Raises:
+            TypeError, ValueError: As `action`.
+        """
+        return self._register("message", BranchKind.MESSAGE, name, kind)
+
+    def _register(
+        self,
+        decorator: str,
+        branch_kind: BranchKind,
+        name: str,
+        kind: type,
+        *,
+        cancel_always: bool = False,
+        needs_request: bool = True,
+    ) -> Callable[[H], H]:
         if not isinstance(name, str):
-            raise TypeError(f'an action needs a name; write: @participant.action("{_action_name(name)}")')
+            raise TypeError(
+                f'an action needs a name; write: @participant.{decorator}("{_action_name(name)}")'
+            )
 
         def register(handlers: H) -> H:
             if name in self._actions:
                 raise ValueError(f"there is an action {name!r} already")
-            instance = handlers() if isinstance(handlers, type) else handlers
+            instance: object = handlers() if isinstance(handlers, type) else handlers
+            if branch_kind is BranchKind.MESSAGE and inspect.isroutine(instance):
+                instance = Message(instance)
             self._actions[name] = build_action(
                 name,
                 kind,
                 instance,
                 participant=self.name,
                 is_async=self._executor.is_async,
+                branch_kind=branch_kind,
                 cancel_always=cancel_always,
                 needs_request=needs_request,
             )
             return handlers
 
         return register
+
+    def once(self, message_id: str) -> Once:
+        """Return a block that takes effect once for a message of a queue or a webhook.
+
+            async with orders.once(message.id) as db:  # with an Engine: with orders.once(…) as db
+                if db is not None:
+                    await db.execute(...)
+
+        `db` is in a transaction that also holds the barrier's row of the message, and that is
+        committed when the block ends, or rolled back when it raises. If the message has taken effect
+        before, `db` is None. If it is being handled elsewhere, the block waits for that. Acknowledge
+        the message after the block. Rows are purged as those of transactions, after `retention_s`.
+
+        Args:
+            message_id: The id of the message, unique among all messages of this participant. Of two
+                queues, put the queue's name before it.
+
+        Raises:
+            TypeError, ValueError: The id is not a text, or empty; or the block is entered with
+                `with` although the database is an AsyncEngine, or the other way round.
+            sqlalchemy.exc.DBAPIError: The database failed. Nothing has taken effect, unless the
+                connection was lost during COMMIT. Handle the message again.
+        """
+        return Once(self.name, self._executor.block(), self._executor.sql, message_id)
+
+    def local_block(self, gid: str, branch_id: str, expires_at_ms: int) -> tuple[Any, Plan[BarrierDecision]]:
+        """Return the local transaction of an initiator's branch, and the plan of its row. For `tx.local`."""
+        branch = Branch(gid, branch_id, LOCAL_ACTION, expires_at_ms=expires_at_ms)
+        plan = decide_one(self._executor.sql, Operation.TRY, branch, kind=BranchKind.SAGA)
+        return self._executor.block(), plan
+
+    @property
+    def is_async(self) -> bool:
+        """True if the database is an AsyncEngine, so that handlers are `async def`."""
+        return self._executor.is_async
 
     async def create_schema(self) -> int:
         """Create or migrate the barrier's table. Every process may call this at every start.
@@ -254,6 +376,7 @@ class Participant:
             batch_items_max=self._batch_items_max,
             max_batches_in_flight=self._max_batches_in_flight,
             waiting_max=self._waiting_max,
+            retention_ms=self._retention_ms,
             tracing=self._tracing,
             opener=Opener(self._payload_codec, self.name) if self._payload_codec else None,
         )

@@ -47,6 +47,10 @@ class ParticipantServicer(pb_grpc.ParticipantServiceServicer):
         outcome = await self._one(request.call, Operation.CANCEL, context)
         return pb.CancelBranchResponse(result=outcome)
 
+    async def CheckBranch(self, request: pb.CheckBranchRequest, context: Context) -> pb.CheckBranchResponse:
+        outcome = await self._one(request.call, Operation.CHECK, context)
+        return pb.CheckBranchResponse(result=outcome)
+
     async def ExecuteBranches(
         self, request: pb.ExecuteBranchesRequest, context: Context
     ) -> AsyncIterator[pb.ExecuteBranchesResponse]:

@@ -32,7 +32,7 @@ try:
 except ModuleNotFoundError as error:
     raise missing_extra("a tracer_provider", "tracing", error) from error
 
-_NAMES = {Operation.TRY: "tcc.try", Operation.CONFIRM: "tcc.confirm", Operation.CANCEL: "tcc.cancel"}
+_NAMES = {operation: f"tcc.{operation.name.lower()}" for operation in Operation}
 _PROPAGATOR = TraceContextTextMapPropagator()
 
 

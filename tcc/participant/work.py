@@ -27,8 +27,9 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 from tcc import payload
 from tcc._internal.batcher import Batcher
 from tcc._internal.partitioned_batcher import PartitionedBatcher
-from tcc.barrier.decisions import CallResult, Operation, OutcomeCode
-from tcc.barrier.executor import BarrierExecutor, no_handler
+from tcc.barrier.decisions import DECISIONS, BranchKind, CallResult, Operation, OutcomeCode
+from tcc.barrier.driving import no_handler
+from tcc.barrier.executor import BarrierExecutor, RowLockedError
 from tcc.barrier.failures import FailureLog, error_text, is_database_unavailable
 from tcc.barrier.guarded_connection import TransactionControlError, TransactionLostError
 from tcc.barrier.plans import (
@@ -61,6 +62,8 @@ _RESPONSE_BYTES = 2 * 2**20
 # What an outcome has besides its result and its message.
 _OUTCOME_BYTES = 512
 _OPERATIONS = {int(operation): operation for operation in Operation}
+_BRANCH_KINDS = {0: BranchKind.TCC} | {int(kind): kind for kind in BranchKind}
+_HAS_CALL = {kind: frozenset(operation for operation, _ in DECISIONS[kind]) for kind in BranchKind}
 _CODES = {code: common.OutcomeCode.Name(code) for code in OutcomeCode}
 
 
@@ -137,10 +140,12 @@ class ParticipantWork:
         batch_items_max: int,
         max_batches_in_flight: int,
         waiting_max: int,
+        retention_ms: int,
         tracing: "ParticipantTracing | None" = None,
         opener: Opener | None = None,
     ) -> None:
         self._opener = opener
+        self._retention_ms = retention_ms
         self._executor = executor
         self._tracing = tracing
         self._actions = actions
@@ -241,17 +246,22 @@ class ParticipantWork:
             return _invalid("the operation is missing, unknown or not that of the method")
         if not (_key_fits(gid) and _key_fits(branch_id) and len(name.encode()) <= NAME_BYTES_MAX):
             return _invalid(f"gid and branch_id have 1 to {KEY_BYTES_MAX} bytes and no NUL")
+        kind = _BRANCH_KINDS.get(call.kind)
+        if operation is Operation.CHECK and not call.kind:
+            kind = BranchKind.SAGA
+        if kind is None or operation not in _HAS_CALL[kind]:
+            return _wrong_kind(f"{operation.name} is no call of a branch of kind {_kind_name(call.kind)}")
         digest = b""
         if not call.tried_by_initiator and call.content_type != payload.UNKNOWN:
             digest = digest_of(name, call.payload, call.content_type)
         branch = Branch(gid, branch_id, name, call.expires_at_ms, call.attempt, digest=digest)
         try:
-            action, item, partition = self._prepare(call, branch, operation, decoded)
+            action, item, partition = self._prepare(call, branch, operation, kind, decoded)
         except RefusalError as error:
             if operation is Operation.TRY:
                 return self._failure(branch, operation, error)
             # The barrier may not need the handler.
-            action = refusing_action(name, error, is_async=self._executor.is_async)
+            action = refusing_action(name, error, is_async=self._executor.is_async, branch_kind=kind)
             item, partition = BatchItem(branch, None), 0
         except Rejected as no:
             return rejected(no)
@@ -262,16 +272,28 @@ class ParticipantWork:
         return None
 
     def _prepare(
-        self, call: pb.BranchCall, branch: Branch, operation: Operation, decoded: Decoded
+        self,
+        call: pb.BranchCall,
+        branch: Branch,
+        operation: Operation,
+        kind: BranchKind,
+        decoded: Decoded,
     ) -> tuple[Action, BatchItem, int]:
         """Return a call's action, item and partition, and call the action's hooks. Raises their errors.
 
         Only a Try and a partitioned batch need the payload now. Otherwise it is decoded when the
         barrier has decided that the handler runs.
         """
+        if operation is Operation.CHECK:
+            return _CHECK, BatchItem(branch, None), 0
         action = self._actions.get(call.action)
         if action is None:
             raise RefusalError("UNKNOWN_ACTION", f"this participant has no action {call.action!r}")
+        if action.branch_kind is not kind:
+            raise RefusalError(
+                "WRONG_KIND",
+                f"action {call.action!r} is declared as {action.branch_kind.name}, not as {kind.name}",
+            )
         if call.content_type == payload.UNKNOWN:
             return _without_request(action, call), BatchItem(branch, None), 0
         sealed = payload.Encoded(call.payload, call.content_type)
@@ -374,12 +396,21 @@ class ParticipantWork:
     async def _transact(
         self, action: Action, operation: Operation, items: list[BatchItem]
     ) -> list[CallResult | Postponed]:
-        return await self._executor.transact(
-            lambda: settle(
-                self._executor.sql, operation, action.name, items, cancel_always=action.cancel_always
-            ),
-            action.handlers[operation],
-        )
+        def plan() -> Plan[list[CallResult | Postponed]]:
+            return settle(
+                self._executor.sql,
+                operation,
+                # A Check's action is not registered: its name is the branch's.
+                items[0].branch.action,
+                items,
+                kind=action.branch_kind,
+                cancel_always=action.cancel_always,
+                retention_ms=self._retention_ms,
+            )
+
+        if operation is Operation.CHECK:
+            return await self._executor.transact_briefly(plan)
+        return await self._executor.transact(plan, action.handlers[operation])
 
     def _failure(self, branch: Branch, operation: Operation, error: BaseException) -> CallResult:
         """Return the result for an exception, and log a failure."""
@@ -437,13 +468,33 @@ def _key_fits(key: str) -> bool:
     return 0 < size <= KEY_BYTES_MAX and "\0" not in key
 
 
+# A Check needs no handler.
+_CHECK = Action(
+    name="check",
+    kind=bytes,
+    handlers={},
+    batched=frozenset(),
+    branch_kind=BranchKind.SAGA,
+    goes_alone=True,
+)
+
+
+def _wrong_kind(message: str) -> CallResult:
+    return CallResult(OutcomeCode.FAILED, "WRONG_KIND", message, permanent=True)
+
+
+def _kind_name(number: int) -> str:
+    kind = _BRANCH_KINDS.get(number)
+    return str(number) if kind is None else kind.name
+
+
 def _invalid(message: str) -> CallResult:
     return CallResult(OutcomeCode.FAILED, "INVALID_CALL", message, permanent=True)
 
 
 def _failed_outcome(error: BaseException) -> CallResult:
     match error:
-        case RefusalError() | TransactionLostError():
+        case RefusalError() | TransactionLostError() | RowLockedError():
             return error.result
         case InvalidResultError():
             return CallResult(OutcomeCode.FAILED, "INVALID_RESULT", error_text(error), permanent=True)

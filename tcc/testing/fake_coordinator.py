@@ -10,7 +10,9 @@
 Every Try succeeds unless `on` determines otherwise. Confirms and Cancels succeed. The fake decides
 as the coordinator does, and refuses what it refuses; one suite of tests holds both to the same
 behaviour. It differs in time: nothing waits. A Try that is never answered lets its transaction
-expire at once, and the decision is carried out as soon as it is made.
+expire at once, and the decision is carried out as soon as it is made; a message is delivered then,
+whatever its `not_before`. The Check of a local branch finds nothing, unless
+`on(participant, "local")` determines otherwise.
 """
 
 import asyncio
@@ -44,11 +46,12 @@ _CANCELLED = frozenset({common.TRANSACTION_STATE_CANCELLING, common.TRANSACTION_
 
 
 class Operation(Enum):
-    """The three calls."""
+    """The calls of a branch."""
 
     TRY = "TRY"
     CONFIRM = "CONFIRM"
     CANCEL = "CANCEL"
+    CHECK = "CHECK"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +87,7 @@ class _Answer:
 
 
 class Action:
-    """The behaviour of an action's Try. From `FakeCoordinator.on`; the latest word counts."""
+    """The behaviour of an action's Try, or of a local branch's Check. From `on`; the latest word counts."""
 
     def __init__(self) -> None:
         self._answer: Callable[[Call], _Answer] = lambda _call: _succeeded(None)
@@ -185,7 +188,7 @@ class FakeCoordinator:
         with self._lock:
             found = self._transactions[gid]
             if not found.decided:
-                self._cancel(found, common.CANCEL_REASON_EXPIRED)
+                self._expire(found)
 
     # --- what a test observes -----------------------------------------------
 
@@ -218,8 +221,7 @@ class FakeCoordinator:
             specs = list(request.branches)
             for spec in specs:
                 self._check_branch(spec)
-            if len({spec.branch_id for spec in specs}) < len(specs):
-                _refuse("DUPLICATE_BRANCH_ID", "branch ids must differ within a transaction")
+            _check_distinct(specs)
             known = self._transactions.get(request.gid)
             begun = self._begin(request, specs, interactive=False)
             if known is None:
@@ -233,7 +235,7 @@ class FakeCoordinator:
 
     def try_branch(self, request: pb.TryBranchRequest) -> pb.TryBranchResponse:
         with self._lock:
-            found, branch = self._add(request.gid, request.branch, tried_by_initiator=False)
+            found, branch = self._join(request.gid, request.branch, tried_by_initiator=False)
             answer = found.answers.get(branch.spec.branch_id)
             if answer is None and not found.decided:
                 answer = self._try(found, branch)
@@ -249,7 +251,13 @@ class FakeCoordinator:
 
     def register(self, request: pb.RegisterBranchRequest) -> pb.RegisterBranchResponse:
         with self._lock:
-            found, _branch = self._add(request.gid, request.branch, tried_by_initiator=True)
+            spec, messages = request.branch, list(request.messages)
+            if request.check_back:
+                found = self._register_check_back(request.gid, spec, messages)
+            elif messages:
+                _refuse("INVALID_MESSAGES", "messages come with a branch with check_back")
+            else:
+                found, _branch = self._join(request.gid, spec, tried_by_initiator=True)
             if found.decided:  # its Try must not be performed any more
                 _raise_decided(found)
             return pb.RegisterBranchResponse(expires_at=found.row.expires_at)
@@ -259,6 +267,7 @@ class FakeCoordinator:
             found = self._find(request.gid)
             if found.row.state in _CANCELLED:
                 _raise_conflict(found)
+            self._add_messages(found, list(request.messages))
             if not found.decided:
                 self._decide(found, Operation.CONFIRM)
             return _outcome(found)
@@ -266,10 +275,10 @@ class FakeCoordinator:
     def cancel(self, request: pb.CancelTransactionRequest) -> pb.TransactionOutcome:
         with self._lock:
             found = self._find(request.gid)
+            if not found.decided:
+                self._cancel_requested(found, request.reason)
             if found.row.state in _CONFIRMED:
                 _raise_conflict(found)
-            if not found.decided:
-                self._cancel(found, common.CANCEL_REASON_REQUESTED, detail=request.reason)
             return _outcome(found)
 
     def get(self, request: pb.GetTransactionRequest) -> pb.GetTransactionResponse:
@@ -344,37 +353,138 @@ class FakeCoordinator:
             initiator=request.initiator,
             labels=request.labels,
             version=1,
-            branches=[common.Branch(spec=spec, state=common.BRANCH_STATE_TRYING) for spec in specs],
+            branches=[common.Branch(spec=spec, state=_FIRST_STATES[spec.kind]) for spec in specs],
         )
         row.created_at.FromDatetime(now)
         row.expires_at.FromDatetime(now + (expiry or timedelta(seconds=EXPIRY_DEFAULT_S)))
         begun = self._transactions[gid] = _Transaction(row=row, content=content)
         return begun
 
-    def _add(
+    def _join(
         self, gid: str, spec: common.BranchSpec, *, tried_by_initiator: bool
     ) -> tuple[_Transaction, common.Branch]:
+        """Return the transaction with a branch that has a Try: a new one, or the same one again."""
         found = self._find(gid)
         self._check_branch(spec)
+        if spec.kind == common.BRANCH_KIND_MESSAGE:
+            _refuse(
+                "INVALID_KIND",
+                "a message comes with ConfirmTransaction, or with a branch with check_back",
+            )
+        return found, self._add(found, spec, tried_by_initiator=tried_by_initiator)
+
+    def _add(
+        self,
+        found: _Transaction,
+        spec: common.BranchSpec,
+        *,
+        tried_by_initiator: bool = False,
+        check_back: bool = False,
+    ) -> common.Branch:
         for branch in found.row.branches:
             if branch.spec.branch_id == spec.branch_id:
-                if _content(branch.spec) != _content(spec) or branch.tried_by_initiator != tried_by_initiator:
+                if _content(branch.spec) != _content(spec) or (
+                    (branch.tried_by_initiator, branch.check_back) != (tried_by_initiator, check_back)
+                ):
                     _refuse(
                         "BRANCH_CONFLICT",
                         f"branch {spec.branch_id!r} exists with different content",
                         code=grpc.StatusCode.ALREADY_EXISTS,
                     )
-                return found, branch
+                return branch
         if found.decided:
             _raise_decided(found)
-        branch = found.row.branches.add(
-            spec=spec, state=common.BRANCH_STATE_TRYING, tried_by_initiator=tried_by_initiator
+        if _check_back(found) is not None:
+            _refuse(
+                "CHECK_BACK_EXISTS",
+                f"transaction {found.row.gid!r} has a branch with check_back; none joins after it",
+                code=grpc.StatusCode.FAILED_PRECONDITION,
+            )
+        return found.row.branches.add(
+            spec=spec,
+            state=_FIRST_STATES[spec.kind],
+            tried_by_initiator=tried_by_initiator,
+            check_back=check_back,
         )
-        return found, branch
+
+    def _add_messages(self, found: _Transaction, messages: Sequence[common.BranchSpec]) -> None:
+        for spec in messages:
+            self._check_branch(spec)
+            if spec.kind != common.BRANCH_KIND_MESSAGE:
+                _refuse("INVALID_KIND", "each of `messages` must be of kind MESSAGE")
+        _check_distinct(messages)
+        for spec in messages:
+            self._add(found, spec)
+
+    def _register_check_back(
+        self, gid: str, spec: common.BranchSpec, messages: Sequence[common.BranchSpec]
+    ) -> _Transaction:
+        found = self._find(gid)
+        self._check_branch(spec)
+        if spec.kind not in (common.BRANCH_KIND_UNSPECIFIED, common.BRANCH_KIND_SAGA):
+            _refuse("INVALID_KIND", "the kind of a branch with check_back is SAGA")
+        branch_ids = {branch.spec.branch_id for branch in found.row.branches}
+        if spec.branch_id not in branch_ids:
+            for branch in found.row.branches:
+                if branch.state == common.BRANCH_STATE_TRYING and not branch.tried_by_initiator:
+                    _refuse(
+                        "TRY_PENDING",
+                        f"the Try of branch {branch.spec.branch_id!r} has not succeeded",
+                        code=grpc.StatusCode.FAILED_PRECONDITION,
+                    )
+            self._add_messages(found, messages)
+            # The initiator vouches for its own Trys.
+            for branch in found.row.branches:
+                if branch.state == common.BRANCH_STATE_TRYING:
+                    branch.state = common.BRANCH_STATE_TRIED
+        own = common.BranchSpec()
+        own.CopyFrom(spec)
+        own.kind = common.BRANCH_KIND_SAGA
+        self._add(found, own, tried_by_initiator=True, check_back=True)
+        return found
+
+    def _cancel_requested(self, found: _Transaction, detail: str) -> None:
+        """Cancel, unless the local branch has committed: then confirm."""
+        local = _check_back(found)
+        checked = None if local is None else self._check_local(found, local)
+        if checked == common.BRANCH_STATE_TRIED:
+            self._decide(found, Operation.CONFIRM)
+        elif checked in (None, common.BRANCH_STATE_REJECTED):
+            self._cancel(found, common.CANCEL_REASON_REQUESTED, detail=detail)
+        else:
+            _refuse(
+                "CHECK_UNANSWERED",
+                f"the local branch of transaction {found.row.gid!r} has not answered",
+                code=grpc.StatusCode.UNAVAILABLE,
+            )
+
+    def _expire(self, found: _Transaction) -> None:
+        """Cancel, or let the local branch decide. If it does not answer, nothing is decided."""
+        local = _check_back(found)
+        if local is None:
+            self._cancel(found, common.CANCEL_REASON_EXPIRED)
+            return
+        checked = self._check_local(found, local)
+        if checked == common.BRANCH_STATE_TRIED:
+            self._decide(found, Operation.CONFIRM)
+        elif checked == common.BRANCH_STATE_REJECTED:
+            self._cancel(
+                found,
+                common.CANCEL_REASON_EXPIRED,
+                branch_id=local.spec.branch_id,
+                detail="NOT_TRIED",
+            )
+
+    def _check_local(self, found: _Transaction, local: common.Branch) -> common.BranchState:
+        """Call the Check of a local branch. Return TRIED, REJECTED, or another state: no answer."""
+        call = self._call(found, local, Operation.CHECK)
+        action = self._actions.get((call.participant, call.action))
+        return common.BRANCH_STATE_REJECTED if action is None else action.answer(call).state
 
     def _try_stages(self, begun: _Transaction) -> None:
-        for stage in sorted({branch.spec.stage for branch in begun.row.branches}):
-            for branch in begun.row.branches:
+        tried = [branch for branch in begun.row.branches if _has_call(branch, Operation.TRY)]
+        for stage in sorted({branch.spec.stage for branch in tried}):
+            for branch in tried:
                 if branch.spec.stage == stage and not begun.decided:
                     self._try(begun, branch)
         if not begun.decided:
@@ -421,8 +531,9 @@ class FakeCoordinator:
         row.version += 2
         for moment in (row.decided_at, row.ended_at):
             moment.FromDatetime(datetime.now(UTC))
-        for branch in row.branches:
-            self._call(found, branch, decision)
+        for branch in sorted(row.branches, key=_latest_saga_first):
+            if _has_call(branch, decision):
+                self._call(found, branch, decision)
             branch.state = common.BRANCH_STATE_CONFIRMED if confirm else common.BRANCH_STATE_CANCELLED
         for notify in found.waiters:
             notify()
@@ -456,6 +567,13 @@ class FakeCoordinator:
         _check_id("BRANCH_ID", "branch_id", spec.branch_id)
         _check_id("PARTICIPANT", "participant", spec.participant)
         _check_id("ACTION", "action", spec.action)
+        if spec.kind not in _FIRST_STATES:
+            _refuse("INVALID_KIND", f"unknown kind {spec.kind}")
+        is_message = spec.kind == common.BRANCH_KIND_MESSAGE
+        if is_message and spec.stage:
+            _refuse("INVALID_STAGE", "the stage of a message is 0: it follows the decision")
+        if spec.HasField("not_before") and not is_message:
+            _refuse("INVALID_NOT_BEFORE", "only a message has a time before which it is not called")
         if self._participants is not None and spec.participant not in self._participants:
             _refuse("UNKNOWN_PARTICIPANT", f"there is no participant {spec.participant!r}")
 
@@ -535,6 +653,13 @@ _CANCEL_REASONS: Mapping[int, common.CancelReason] = {
     common.BRANCH_STATE_TRYING: common.CANCEL_REASON_EXPIRED,
 }
 _SUCCEEDS = Action()
+# By kind: the state of a branch before its first call.
+_FIRST_STATES: Mapping[int, common.BranchState] = {
+    common.BRANCH_KIND_UNSPECIFIED: common.BRANCH_STATE_TRYING,
+    common.BRANCH_KIND_TCC: common.BRANCH_STATE_TRYING,
+    common.BRANCH_KIND_SAGA: common.BRANCH_STATE_TRYING,
+    common.BRANCH_KIND_MESSAGE: common.BRANCH_STATE_PENDING,
+}
 _ID_BYTES_MAX = 128
 
 
@@ -544,7 +669,42 @@ def _succeeded(result: object) -> _Answer:
 
 
 def _content(spec: common.BranchSpec) -> tuple[object, ...]:
-    return (spec.branch_id, spec.participant, spec.action, spec.payload, spec.content_type, spec.stage)
+    return (
+        spec.branch_id,
+        spec.participant,
+        spec.action,
+        spec.payload,
+        spec.content_type,
+        spec.stage,
+        spec.kind or common.BRANCH_KIND_TCC,
+        spec.not_before.ToNanoseconds() if spec.HasField("not_before") else None,
+    )
+
+
+def _has_call(branch: common.Branch, operation: Operation) -> bool:
+    """Return whether a branch of this kind has the call."""
+    if branch.check_back:
+        return False
+    match branch.spec.kind:
+        case common.BRANCH_KIND_SAGA:
+            return operation is not Operation.CONFIRM
+        case common.BRANCH_KIND_MESSAGE:
+            return operation is Operation.CONFIRM
+    return True
+
+
+def _latest_saga_first(branch: common.Branch) -> int:
+    return -branch.spec.stage if branch.spec.kind == common.BRANCH_KIND_SAGA else 0
+
+
+def _check_back(found: _Transaction) -> common.Branch | None:
+    """Return the local branch of a transaction."""
+    return next((branch for branch in found.row.branches if branch.check_back), None)
+
+
+def _check_distinct(specs: Sequence[common.BranchSpec]) -> None:
+    if len({spec.branch_id for spec in specs}) < len(specs):
+        _refuse("DUPLICATE_BRANCH_ID", "branch ids must differ within a transaction")
 
 
 def _outcome(found: _Transaction) -> pb.TransactionOutcome:

@@ -8,7 +8,15 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from tcc import Participant, Rejected
-from tcc.barrier.decisions import DECISIONS, BarrierState, Operation
+from tcc.barrier.decisions import (
+    CLAIMS,
+    DECISIONS,
+    WRITES,
+    BarrierDecision,
+    BarrierState,
+    BranchKind,
+    Operation,
+)
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2 as pb
 from tests.support.participant_databases import RECORD, make_engine
@@ -152,10 +160,35 @@ CELLS = [
 ]
 
 
-def test_decisions_cover_every_operation_in_every_state():
-    assert set(DECISIONS) == {
-        (operation, state) for operation in Operation for state in (None, *BarrierState)
+# The states that a row of a kind can have, and the calls that the kind has.
+STATES = {
+    BranchKind.TCC: {BarrierState.TRIED, BarrierState.CONFIRMED, BarrierState.CANCELLED},
+    BranchKind.SAGA: {BarrierState.TRIED, BarrierState.CANCELLED},
+    BranchKind.MESSAGE: {BarrierState.CONFIRMED},
+}
+OPERATIONS = {
+    BranchKind.TCC: {Operation.TRY, Operation.CONFIRM, Operation.CANCEL},
+    BranchKind.SAGA: {Operation.TRY, Operation.CANCEL, Operation.CHECK},
+    BranchKind.MESSAGE: {Operation.CONFIRM},
+}
+
+
+@pytest.mark.parametrize("kind", BranchKind)
+def test_decisions_cover_every_call_of_a_kind_in_every_state(kind):
+    assert set(DECISIONS[kind]) == {
+        (operation, state) for operation in OPERATIONS[kind] for state in (None, *STATES[kind])
     }
+
+
+@pytest.mark.parametrize("kind", BranchKind)
+def test_decisions_lead_to_no_state_that_a_kind_has_not(kind):
+    written = {
+        WRITES[operation]
+        for (operation, state), decision in DECISIONS[kind].items()
+        if decision is BarrierDecision.RUN or (state is None and operation in CLAIMS[kind])
+    }
+
+    assert written == STATES[kind]
 
 
 @pytest.mark.parametrize("action", ["single", "batch"])

@@ -29,7 +29,7 @@ from coordinator.core.model import (
     TransactionState,
 )
 
-TRY, CONFIRM, CANCEL = Operation
+TRY, CONFIRM, CANCEL, CHECK = Operation
 
 # Delays of 1, 2, 4, 8 seconds: jitter is 1.
 POLICY = RetryPolicy(delay_first_s=1.0, delay_max_s=8.0, attempts_before_stuck=3)

@@ -35,15 +35,15 @@ SELECT transactions.gid, transactions.version, transactions.state, transactions.
 FROM transactions
 WHERE transactions.gid = ANY (%b::TEXT[]);
 
--- transaction_begin (parameters: owner, gid, interactive, initiator, labels, fingerprint, branches, payloads, participants, expires_at, trace, tenant)
-INSERT INTO transactions (gid, version, state, owner, interactive, initiator, labels, fingerprint, branches, payloads, participants, created_at, expires_at, trace, tenant) SELECT anon_1.gid, 1, 1, %b::VARCHAR AS anon_2, anon_1.interactive, anon_1.initiator, CAST(anon_1.labels AS JSONB) AS labels, anon_1.fingerprint, anon_1.branches, anon_1.payloads, string_to_array(anon_1.participants, chr(10)) AS string_to_array_1, now() AS now_1, to_timestamp(anon_1.expires_at) AS to_timestamp_1, anon_1.trace, anon_1.tenant
-FROM unnest(%b::TEXT[], %b::BOOLEAN[], %b::TEXT[], %b::TEXT[], %b::BYTEA[], %b::BYTEA[], %b::BYTEA[], %b::TEXT[], %b::DOUBLE PRECISION[], %b::TEXT[], %b::TEXT[]) AS anon_1(gid, interactive, initiator, labels, fingerprint, branches, payloads, participants, expires_at, trace, tenant) ON CONFLICT (gid) DO NOTHING;
+-- transaction_begin (parameters: owner, gid, state, interactive, initiator, labels, fingerprint, branches, payloads, participants, expires_at, trace, tenant)
+INSERT INTO transactions (gid, version, state, owner, interactive, initiator, labels, fingerprint, branches, payloads, participants, created_at, expires_at, decided_at, trace, tenant) SELECT anon_1.gid, 1, anon_1.state, %b::VARCHAR AS anon_2, anon_1.interactive, anon_1.initiator, CAST(anon_1.labels AS JSONB) AS labels, anon_1.fingerprint, anon_1.branches, anon_1.payloads, string_to_array(anon_1.participants, chr(10)) AS string_to_array_1, now() AS now_1, to_timestamp(anon_1.expires_at) AS to_timestamp_1, CASE WHEN (anon_1.state != 1) THEN now() END AS anon_3, anon_1.trace, anon_1.tenant
+FROM unnest(%b::TEXT[], %b::SMALLINT[], %b::BOOLEAN[], %b::TEXT[], %b::TEXT[], %b::BYTEA[], %b::BYTEA[], %b::BYTEA[], %b::TEXT[], %b::DOUBLE PRECISION[], %b::TEXT[], %b::TEXT[]) AS anon_1(gid, state, interactive, initiator, labels, fingerprint, branches, payloads, participants, expires_at, trace, tenant) ON CONFLICT (gid) DO NOTHING;
 
 -- transaction_save_plain (parameters: gid, version, state, owner)
-UPDATE transactions SET version=(transactions.version + 1), state=anon_1.state, progress=NULL, stuck=false, waiting_on='', decided_at=CASE WHEN (anon_1.state != 1) THEN coalesce(transactions.decided_at, now()) END, ended_at=CASE WHEN (anon_1.state IN (4, 5)) THEN now() END FROM unnest(%b::TEXT[], %b::BIGINT[], %b::SMALLINT[]) AS anon_1(gid, version, state) WHERE transactions.gid = ANY (ARRAY[anon_1.gid]) AND transactions.version = anon_1.version AND transactions.owner = %b::VARCHAR AND coalesce(transactions.next_attempt_at, transactions.ended_at) IS NULL AND (transactions.state = anon_1.state OR transactions.state = 1 AND anon_1.state = 2 OR transactions.state = 1 AND anon_1.state = 3 OR transactions.state = 2 AND anon_1.state = 4 OR transactions.state = 3 AND anon_1.state = 5);
+UPDATE transactions SET version=(transactions.version + 1), state=anon_1.state, progress=NULL, cancel_reason=0, cancel_detail='', stuck=false, waiting_on='', decided_at=CASE WHEN (anon_1.state != 1) THEN coalesce(transactions.decided_at, now()) END, ended_at=CASE WHEN (anon_1.state IN (4, 5)) THEN now() END FROM unnest(%b::TEXT[], %b::BIGINT[], %b::SMALLINT[]) AS anon_1(gid, version, state) WHERE transactions.gid = ANY (ARRAY[anon_1.gid]) AND transactions.version = anon_1.version AND transactions.owner = %b::VARCHAR AND coalesce(transactions.next_attempt_at, transactions.ended_at) IS NULL AND (transactions.state = anon_1.state OR transactions.state = 1 AND anon_1.state = 2 OR transactions.state = 1 AND anon_1.state = 3 OR transactions.state = 1 AND anon_1.state = 4 OR transactions.state = 1 AND anon_1.state = 5 OR transactions.state = 2 AND anon_1.state = 4 OR transactions.state = 3 AND anon_1.state = 5);
 
 -- transaction_save_full (parameters: gid, version, state, progress, cancel_reason, cancel_branch_id, cancel_detail, cancel_message, stuck, waiting_on, next_attempt_at, branches, payloads, participants, owner)
-UPDATE transactions SET version=(transactions.version + 1), state=anon_1.state, branches=coalesce(anon_1.branches, transactions.branches), payloads=coalesce(anon_1.payloads, transactions.payloads), progress=anon_1.progress, participants=coalesce(string_to_array(anon_1.participants, chr(10)), transactions.participants), cancel_reason=anon_1.cancel_reason, cancel_branch_id=anon_1.cancel_branch_id, cancel_detail=anon_1.cancel_detail, cancel_message=anon_1.cancel_message, stuck=anon_1.stuck, waiting_on=anon_1.waiting_on, next_attempt_at=to_timestamp(anon_1.next_attempt_at), decided_at=CASE WHEN (anon_1.state != 1) THEN coalesce(transactions.decided_at, now()) END, ended_at=CASE WHEN (anon_1.state IN (4, 5)) THEN now() END FROM unnest(%b::TEXT[], %b::BIGINT[], %b::SMALLINT[], %b::BYTEA[], %b::SMALLINT[], %b::TEXT[], %b::TEXT[], %b::TEXT[], %b::BOOLEAN[], %b::TEXT[], %b::DOUBLE PRECISION[], %b::BYTEA[], %b::BYTEA[], %b::TEXT[]) AS anon_1(gid, version, state, progress, cancel_reason, cancel_branch_id, cancel_detail, cancel_message, stuck, waiting_on, next_attempt_at, branches, payloads, participants) WHERE transactions.gid = ANY (ARRAY[anon_1.gid]) AND transactions.version = anon_1.version AND transactions.owner = %b::VARCHAR AND coalesce(transactions.next_attempt_at, transactions.ended_at) IS NULL AND (transactions.state = anon_1.state OR transactions.state = 1 AND anon_1.state = 2 OR transactions.state = 1 AND anon_1.state = 3 OR transactions.state = 2 AND anon_1.state = 4 OR transactions.state = 3 AND anon_1.state = 5);
+UPDATE transactions SET version=(transactions.version + 1), state=anon_1.state, branches=coalesce(anon_1.branches, transactions.branches), payloads=coalesce(anon_1.payloads, transactions.payloads), progress=anon_1.progress, participants=coalesce(string_to_array(anon_1.participants, chr(10)), transactions.participants), cancel_reason=anon_1.cancel_reason, cancel_branch_id=anon_1.cancel_branch_id, cancel_detail=anon_1.cancel_detail, cancel_message=anon_1.cancel_message, stuck=anon_1.stuck, waiting_on=anon_1.waiting_on, next_attempt_at=to_timestamp(anon_1.next_attempt_at), decided_at=CASE WHEN (anon_1.state != 1) THEN coalesce(transactions.decided_at, now()) END, ended_at=CASE WHEN (anon_1.state IN (4, 5)) THEN now() END FROM unnest(%b::TEXT[], %b::BIGINT[], %b::SMALLINT[], %b::BYTEA[], %b::SMALLINT[], %b::TEXT[], %b::TEXT[], %b::TEXT[], %b::BOOLEAN[], %b::TEXT[], %b::DOUBLE PRECISION[], %b::BYTEA[], %b::BYTEA[], %b::TEXT[]) AS anon_1(gid, version, state, progress, cancel_reason, cancel_branch_id, cancel_detail, cancel_message, stuck, waiting_on, next_attempt_at, branches, payloads, participants) WHERE transactions.gid = ANY (ARRAY[anon_1.gid]) AND transactions.version = anon_1.version AND transactions.owner = %b::VARCHAR AND coalesce(transactions.next_attempt_at, transactions.ended_at) IS NULL AND (transactions.state = anon_1.state OR transactions.state = 1 AND anon_1.state = 2 OR transactions.state = 1 AND anon_1.state = 3 OR transactions.state = 1 AND anon_1.state = 4 OR transactions.state = 1 AND anon_1.state = 5 OR transactions.state = 2 AND anon_1.state = 4 OR transactions.state = 3 AND anon_1.state = 5);
 
 -- transaction_next_waited_for (parameters: after)
 SELECT transactions.waiting_on
@@ -168,8 +168,8 @@ SELECT transactions.gid, transactions.version, transactions.state, transactions.
 FROM transactions
 WHERE transactions.gid = ANY (%b::TEXT[]);
 
--- transaction_command (parameters: state, progress, cancel_reason, cancel_branch_id, cancel_detail, cancel_message, stuck, waiting_on, next_attempt_at, state, state, heuristic, gid, version, state, state, state, state, state)
-UPDATE transactions SET version=(transactions.version + 1), state=%b::SMALLINT, owner='', progress=%b, cancel_reason=%b::SMALLINT, cancel_branch_id=%b::VARCHAR, cancel_detail=%b::VARCHAR, cancel_message=%b::VARCHAR, stuck=%b, waiting_on=%b::VARCHAR, next_attempt_at=to_timestamp(%b), decided_at=CASE WHEN (%b::SMALLINT != 1) THEN coalesce(transactions.decided_at, now()) END, ended_at=CASE WHEN (%b::SMALLINT IN (4, 5)) THEN now() END, heuristic=%b WHERE transactions.gid = %b::VARCHAR AND transactions.version = %b::BIGINT AND transactions.ended_at IS NULL AND (transactions.state = %b::SMALLINT OR transactions.state = 1 AND %b::SMALLINT = 2 OR transactions.state = 1 AND %b::SMALLINT = 3 OR transactions.state = 2 AND %b::SMALLINT = 4 OR transactions.state = 3 AND %b::SMALLINT = 5);
+-- transaction_command (parameters: state, progress, cancel_reason, cancel_branch_id, cancel_detail, cancel_message, stuck, waiting_on, next_attempt_at, state, state, heuristic, gid, version, state, state, state, state, state, state, state)
+UPDATE transactions SET version=(transactions.version + 1), state=%b::SMALLINT, owner='', progress=%b, cancel_reason=%b::SMALLINT, cancel_branch_id=%b::VARCHAR, cancel_detail=%b::VARCHAR, cancel_message=%b::VARCHAR, stuck=%b, waiting_on=%b::VARCHAR, next_attempt_at=to_timestamp(%b), decided_at=CASE WHEN (%b::SMALLINT != 1) THEN coalesce(transactions.decided_at, now()) END, ended_at=CASE WHEN (%b::SMALLINT IN (4, 5)) THEN now() END, heuristic=%b WHERE transactions.gid = %b::VARCHAR AND transactions.version = %b::BIGINT AND transactions.ended_at IS NULL AND (transactions.state = %b::SMALLINT OR transactions.state = 1 AND %b::SMALLINT = 2 OR transactions.state = 1 AND %b::SMALLINT = 3 OR transactions.state = 1 AND %b::SMALLINT = 4 OR transactions.state = 1 AND %b::SMALLINT = 5 OR transactions.state = 2 AND %b::SMALLINT = 4 OR transactions.state = 3 AND %b::SMALLINT = 5);
 
 -- transaction_adoption (parameters: gid)
 SELECT CAST(EXTRACT(epoch FROM transactions.adopted_at) AS DOUBLE PRECISION) AS anon_1, transactions.adopted_from
@@ -640,6 +640,7 @@ CREATE TABLE tcc_barrier (
         try_result BYTEA,
         try_result_content_type VARCHAR(128),
         digest BYTEA,
+        kind SMALLINT,
         PRIMARY KEY (gid, branch_id)
 )
  WITH (fillfactor = 40);
@@ -657,7 +658,7 @@ CREATE TABLE tcc_barrier_version (
 
 -- lock
 SELECT found.* FROM unnest(CAST(CAST(:gids AS text) AS text[]), CAST(CAST(:branch_ids AS text) AS text[])) AS key(gid, branch_id), LATERAL (
-    SELECT gid, branch_id, action, state, try_result, try_result_content_type, digest
+    SELECT gid, branch_id, action, state, try_result, try_result_content_type, digest, kind
     FROM tcc_barrier WHERE gid = key.gid AND branch_id = key.branch_id FOR UPDATE
 ) AS found;
 
@@ -685,11 +686,12 @@ WHERE tcc_barrier.gid = key.gid AND tcc_barrier.branch_id = key.branch_id;
 
 -- claim of Try
 WITH made AS (
-    INSERT INTO tcc_barrier (gid, branch_id, action, state, expires_at_ms, updated_at_ms, digest)
-    SELECT gid, branch_id, :action, :state, expires_at_ms, (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)), digest
+    INSERT INTO tcc_barrier
+        (gid, branch_id, action, kind, state, expires_at_ms, updated_at_ms, digest)
+    SELECT gid, branch_id, :action, :kind, :state, expires_at_ms, (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)), digest
     FROM unnest(CAST(CAST(:gids AS text) AS text[]), CAST(CAST(:branch_ids AS text) AS text[]), CAST(CAST(:expiries AS text) AS bigint[]), CAST(CAST(:digests AS text) AS bytea[]))
         AS mark(gid, branch_id, expires_at_ms, digest)
-    WHERE NOT CAST(:expires AS boolean) OR expires_at_ms = 0 OR expires_at_ms > (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint))
+    WHERE expires_at_ms = 0 OR expires_at_ms > (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - CAST(:margin_ms AS bigint)
     ON CONFLICT (gid, branch_id) DO NOTHING
     RETURNING gid, branch_id
 ), counted AS (SELECT count(*) AS made FROM made)
@@ -698,11 +700,12 @@ FROM counted LEFT JOIN made ON counted.made < CAST(:wanted AS bigint);
 
 -- claim of Try with results
 WITH made AS (
-    INSERT INTO tcc_barrier (gid, branch_id, action, state, expires_at_ms, updated_at_ms, digest, try_result, try_result_content_type)
-    SELECT gid, branch_id, :action, :state, expires_at_ms, (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)), digest, try_result, try_result_content_type
+    INSERT INTO tcc_barrier
+        (gid, branch_id, action, kind, state, expires_at_ms, updated_at_ms, digest, try_result, try_result_content_type)
+    SELECT gid, branch_id, :action, :kind, :state, expires_at_ms, (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)), digest, try_result, try_result_content_type
     FROM unnest(CAST(CAST(:gids AS text) AS text[]), CAST(CAST(:branch_ids AS text) AS text[]), CAST(CAST(:expiries AS text) AS bigint[]), CAST(CAST(:digests AS text) AS bytea[]), CAST(CAST(:data AS text) AS bytea[]), CAST(CAST(:content_types AS text) AS text[]))
         AS mark(gid, branch_id, expires_at_ms, digest, try_result, try_result_content_type)
-    WHERE NOT CAST(:expires AS boolean) OR expires_at_ms = 0 OR expires_at_ms > (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint))
+    WHERE expires_at_ms = 0 OR expires_at_ms > (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - CAST(:margin_ms AS bigint)
     ON CONFLICT (gid, branch_id) DO NOTHING
     RETURNING gid, branch_id
 ), counted AS (SELECT count(*) AS made FROM made)
@@ -711,11 +714,12 @@ FROM counted LEFT JOIN made ON counted.made < CAST(:wanted AS bigint);
 
 -- claim of Cancel
 WITH made AS (
-    INSERT INTO tcc_barrier (gid, branch_id, action, state, expires_at_ms, updated_at_ms)
-    SELECT gid, branch_id, :action, :state, expires_at_ms, (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint))
+    INSERT INTO tcc_barrier
+        (gid, branch_id, action, kind, state, expires_at_ms, updated_at_ms)
+    SELECT gid, branch_id, :action, :kind, :state, expires_at_ms, (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint))
     FROM unnest(CAST(CAST(:gids AS text) AS text[]), CAST(CAST(:branch_ids AS text) AS text[]), CAST(CAST(:expiries AS text) AS bigint[]))
         AS mark(gid, branch_id, expires_at_ms)
-    WHERE NOT CAST(:expires AS boolean) OR expires_at_ms = 0 OR expires_at_ms > (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint))
+    WHERE expires_at_ms = 0 OR expires_at_ms > (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - CAST(:margin_ms AS bigint)
     ON CONFLICT (gid, branch_id) DO NOTHING
     RETURNING gid, branch_id
 ), counted AS (SELECT count(*) AS made FROM made)
@@ -731,8 +735,8 @@ SELECT expires_at_ms, gid, branch_id FROM tcc_barrier WHERE expires_at_ms >= :ex
         OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :min_age_ms ORDER BY expires_at_ms, gid, branch_id LIMIT 1 OFFSET :passed;
 
 -- list
-SELECT expires_at_ms, gid, branch_id, action, state, (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - updated_at_ms FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
-        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :min_age_ms AND state IN (1) AND updated_at_ms <= (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :min_age_ms AND expires_at_ms <= :last_expiry AND (expires_at_ms < :last_expiry
+SELECT expires_at_ms, gid, branch_id, action, state, kind, (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - updated_at_ms FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
+        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :min_age_ms AND gid <> '' AND state IN (1) AND updated_at_ms <= (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :min_age_ms AND expires_at_ms <= :last_expiry AND (expires_at_ms < :last_expiry
             OR gid < :last_gid OR (gid = :last_gid AND branch_id <= :last_branch_id)) ORDER BY expires_at_ms, gid, branch_id LIMIT :rows_max;
 
 -- list up to an age
@@ -740,16 +744,16 @@ SELECT expires_at_ms, gid, branch_id FROM tcc_barrier WHERE expires_at_ms >= :ex
         OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :min_age_ms AND expires_at_ms >= (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :max_age_ms ORDER BY expires_at_ms, gid, branch_id LIMIT 1 OFFSET :passed;
 
 -- list up to an age
-SELECT expires_at_ms, gid, branch_id, action, state, (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - updated_at_ms FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
-        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :min_age_ms AND expires_at_ms >= (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :max_age_ms AND state IN (1) AND updated_at_ms <= (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :min_age_ms AND expires_at_ms <= :last_expiry AND (expires_at_ms < :last_expiry
+SELECT expires_at_ms, gid, branch_id, action, state, kind, (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - updated_at_ms FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
+        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :min_age_ms AND expires_at_ms >= (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :max_age_ms AND gid <> '' AND state IN (1) AND updated_at_ms <= (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :min_age_ms AND expires_at_ms <= :last_expiry AND (expires_at_ms < :last_expiry
             OR gid < :last_gid OR (gid = :last_gid AND branch_id <= :last_branch_id)) ORDER BY expires_at_ms, gid, branch_id LIMIT :rows_max;
 
 -- find
-SELECT gid, branch_id, action, state, (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - updated_at_ms FROM tcc_barrier WHERE (gid = :g0 AND branch_id = :b0) OR (gid = :g1 AND branch_id = :b1);
+SELECT gid, branch_id, action, state, kind, (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - updated_at_ms FROM tcc_barrier WHERE (gid = :g0 AND branch_id = :b0) OR (gid = :g1 AND branch_id = :b1);
 
 -- purge
 DELETE FROM tcc_barrier WHERE ctid IN (
-    SELECT ctid FROM tcc_barrier WHERE state <> 1 AND expires_at_ms < (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :margin_ms AND updated_at_ms < (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :margin_ms
+    SELECT ctid FROM tcc_barrier WHERE (state <> 1 OR (kind = 2 AND expires_at_ms > 0)) AND expires_at_ms < (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :margin_ms AND updated_at_ms < (SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)) - :margin_ms
     ORDER BY expires_at_ms LIMIT :rows_max FOR UPDATE SKIP LOCKED);
 
 -- # The barrier on mysql: schema
@@ -765,6 +769,7 @@ CREATE TABLE tcc_barrier (
         try_result LONGBLOB,
         try_result_content_type VARCHAR(128),
         digest VARBINARY(32),
+        kind SMALLINT,
         PRIMARY KEY (gid, branch_id)
 )ENGINE=InnoDB CHARSET=utf8mb4;
 
@@ -780,7 +785,7 @@ CREATE TABLE tcc_barrier_version (
 -- # The barrier on mysql
 
 -- lock
-SELECT gid, branch_id, action, state, try_result, try_result_content_type, digest FROM tcc_barrier WHERE (gid = :g0 AND branch_id = :b0) OR (gid = :g1 AND branch_id = :b1) ORDER BY gid, branch_id FOR UPDATE;
+SELECT gid, branch_id, action, state, try_result, try_result_content_type, digest, kind FROM tcc_barrier WHERE (gid = :g0 AND branch_id = :b0) OR (gid = :g1 AND branch_id = :b1) ORDER BY gid, branch_id FOR UPDATE;
 
 -- move
 UPDATE tcc_barrier SET state = :state, updated_at_ms = UNIX_TIMESTAMP() * 1000 WHERE (gid = :g0 AND branch_id = :b0) OR (gid = :g1 AND branch_id = :b1);
@@ -796,7 +801,7 @@ DELETE FROM tcc_barrier WHERE (gid = :g0 AND branch_id = :b0) OR (gid = :g1 AND 
 SELECT UNIX_TIMESTAMP() * 1000;
 
 -- claim of Try
-INSERT INTO tcc_barrier (gid, branch_id, action, state, expires_at_ms, updated_at_ms, digest) VALUES (:g0, :b0, :action, :claimed, :e0, UNIX_TIMESTAMP() * 1000, :d0), (:g1, :b1, :action, :claimed, :e1, UNIX_TIMESTAMP() * 1000, :d1) ON DUPLICATE KEY UPDATE tcc_barrier.state = tcc_barrier.state;
+INSERT INTO tcc_barrier (gid, branch_id, action, kind, state, expires_at_ms, updated_at_ms, digest) VALUES (:g0, :b0, :action, :kind, :claimed, :e0, UNIX_TIMESTAMP() * 1000, :d0), (:g1, :b1, :action, :kind, :claimed, :e1, UNIX_TIMESTAMP() * 1000, :d1) ON DUPLICATE KEY UPDATE tcc_barrier.state = tcc_barrier.state;
 
 -- claim of Try
 SELECT gid, branch_id FROM tcc_barrier WHERE state = :claimed AND ((gid = :g0 AND branch_id = :b0) OR (gid = :g1 AND branch_id = :b1)) FOR UPDATE;
@@ -806,8 +811,8 @@ SELECT expires_at_ms, gid, branch_id FROM tcc_barrier WHERE expires_at_ms >= :ex
         OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= UNIX_TIMESTAMP() * 1000 - :min_age_ms ORDER BY expires_at_ms, gid, branch_id LIMIT 1 OFFSET :passed;
 
 -- list
-SELECT expires_at_ms, gid, branch_id, action, state, UNIX_TIMESTAMP() * 1000 - updated_at_ms FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
-        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= UNIX_TIMESTAMP() * 1000 - :min_age_ms AND state IN (1) AND updated_at_ms <= UNIX_TIMESTAMP() * 1000 - :min_age_ms AND expires_at_ms <= :last_expiry AND (expires_at_ms < :last_expiry
+SELECT expires_at_ms, gid, branch_id, action, state, kind, UNIX_TIMESTAMP() * 1000 - updated_at_ms FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
+        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= UNIX_TIMESTAMP() * 1000 - :min_age_ms AND gid <> '' AND state IN (1) AND updated_at_ms <= UNIX_TIMESTAMP() * 1000 - :min_age_ms AND expires_at_ms <= :last_expiry AND (expires_at_ms < :last_expiry
             OR gid < :last_gid OR (gid = :last_gid AND branch_id <= :last_branch_id)) ORDER BY expires_at_ms, gid, branch_id LIMIT :rows_max;
 
 -- list up to an age
@@ -815,15 +820,15 @@ SELECT expires_at_ms, gid, branch_id FROM tcc_barrier WHERE expires_at_ms >= :ex
         OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= UNIX_TIMESTAMP() * 1000 - :min_age_ms AND expires_at_ms >= UNIX_TIMESTAMP() * 1000 - :max_age_ms ORDER BY expires_at_ms, gid, branch_id LIMIT 1 OFFSET :passed;
 
 -- list up to an age
-SELECT expires_at_ms, gid, branch_id, action, state, UNIX_TIMESTAMP() * 1000 - updated_at_ms FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
-        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= UNIX_TIMESTAMP() * 1000 - :min_age_ms AND expires_at_ms >= UNIX_TIMESTAMP() * 1000 - :max_age_ms AND state IN (1) AND updated_at_ms <= UNIX_TIMESTAMP() * 1000 - :min_age_ms AND expires_at_ms <= :last_expiry AND (expires_at_ms < :last_expiry
+SELECT expires_at_ms, gid, branch_id, action, state, kind, UNIX_TIMESTAMP() * 1000 - updated_at_ms FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
+        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= UNIX_TIMESTAMP() * 1000 - :min_age_ms AND expires_at_ms >= UNIX_TIMESTAMP() * 1000 - :max_age_ms AND gid <> '' AND state IN (1) AND updated_at_ms <= UNIX_TIMESTAMP() * 1000 - :min_age_ms AND expires_at_ms <= :last_expiry AND (expires_at_ms < :last_expiry
             OR gid < :last_gid OR (gid = :last_gid AND branch_id <= :last_branch_id)) ORDER BY expires_at_ms, gid, branch_id LIMIT :rows_max;
 
 -- find
-SELECT gid, branch_id, action, state, UNIX_TIMESTAMP() * 1000 - updated_at_ms FROM tcc_barrier WHERE (gid = :g0 AND branch_id = :b0) OR (gid = :g1 AND branch_id = :b1);
+SELECT gid, branch_id, action, state, kind, UNIX_TIMESTAMP() * 1000 - updated_at_ms FROM tcc_barrier WHERE (gid = :g0 AND branch_id = :b0) OR (gid = :g1 AND branch_id = :b1);
 
 -- purge
-DELETE FROM tcc_barrier WHERE state <> 1 AND expires_at_ms < UNIX_TIMESTAMP() * 1000 - :margin_ms AND updated_at_ms < UNIX_TIMESTAMP() * 1000 - :margin_ms ORDER BY expires_at_ms LIMIT :rows_max;
+DELETE FROM tcc_barrier WHERE (state <> 1 OR (kind = 2 AND expires_at_ms > 0)) AND expires_at_ms < UNIX_TIMESTAMP() * 1000 - :margin_ms AND updated_at_ms < UNIX_TIMESTAMP() * 1000 - :margin_ms ORDER BY expires_at_ms LIMIT :rows_max;
 
 -- # The barrier on sqlite: schema
 
@@ -838,6 +843,7 @@ CREATE TABLE tcc_barrier (
         try_result BLOB,
         try_result_content_type VARCHAR(128),
         digest BLOB,
+        kind SMALLINT,
         PRIMARY KEY (gid, branch_id)
 );
 
@@ -856,7 +862,7 @@ CREATE TABLE tcc_barrier_version (
 UPDATE tcc_barrier SET state = state WHERE 0;
 
 -- lock
-SELECT gid, branch_id, action, state, try_result, try_result_content_type, digest
+SELECT gid, branch_id, action, state, try_result, try_result_content_type, digest, kind
 FROM tcc_barrier WHERE (gid, branch_id) IN (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:keys));
 
 -- move
@@ -871,11 +877,11 @@ WHERE gid = :gid AND branch_id = :branch_id;
 DELETE FROM tcc_barrier WHERE (gid, branch_id) IN (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:keys));
 
 -- claim of Try
-INSERT INTO tcc_barrier (gid, branch_id, action, state, expires_at_ms, updated_at_ms, digest)
-SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), :action, :state,
+INSERT INTO tcc_barrier (gid, branch_id, action, kind, state, expires_at_ms, updated_at_ms, digest)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), :action, :kind, :state,
        json_extract(value, '$[2]'), CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER), json_extract(value, '$[3]')
 FROM json_each(:marks)
-WHERE NOT :expires OR json_extract(value, '$[2]') = 0 OR json_extract(value, '$[2]') > CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)
+WHERE json_extract(value, '$[2]') = 0 OR json_extract(value, '$[2]') > CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :margin_ms
 ON CONFLICT (gid, branch_id) DO NOTHING
 RETURNING gid, branch_id;
 
@@ -884,8 +890,8 @@ SELECT expires_at_ms, gid, branch_id FROM tcc_barrier WHERE expires_at_ms >= :ex
         OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :min_age_ms ORDER BY expires_at_ms, gid, branch_id LIMIT 1 OFFSET :passed;
 
 -- list
-SELECT expires_at_ms, gid, branch_id, action, state, CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - updated_at_ms FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
-        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :min_age_ms AND state IN (1) AND updated_at_ms <= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :min_age_ms AND expires_at_ms <= :last_expiry AND (expires_at_ms < :last_expiry
+SELECT expires_at_ms, gid, branch_id, action, state, kind, CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - updated_at_ms FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
+        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :min_age_ms AND gid <> '' AND state IN (1) AND updated_at_ms <= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :min_age_ms AND expires_at_ms <= :last_expiry AND (expires_at_ms < :last_expiry
             OR gid < :last_gid OR (gid = :last_gid AND branch_id <= :last_branch_id)) ORDER BY expires_at_ms, gid, branch_id LIMIT :rows_max;
 
 -- list up to an age
@@ -893,14 +899,14 @@ SELECT expires_at_ms, gid, branch_id FROM tcc_barrier WHERE expires_at_ms >= :ex
         OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :min_age_ms AND expires_at_ms >= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :max_age_ms ORDER BY expires_at_ms, gid, branch_id LIMIT 1 OFFSET :passed;
 
 -- list up to an age
-SELECT expires_at_ms, gid, branch_id, action, state, CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - updated_at_ms FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
-        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :min_age_ms AND expires_at_ms >= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :max_age_ms AND state IN (1) AND updated_at_ms <= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :min_age_ms AND expires_at_ms <= :last_expiry AND (expires_at_ms < :last_expiry
+SELECT expires_at_ms, gid, branch_id, action, state, kind, CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - updated_at_ms FROM tcc_barrier WHERE expires_at_ms >= :expiry AND (expires_at_ms > :expiry
+        OR gid > :gid OR (gid = :gid AND branch_id > :branch_id)) AND expires_at_ms <= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :min_age_ms AND expires_at_ms >= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :max_age_ms AND gid <> '' AND state IN (1) AND updated_at_ms <= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :min_age_ms AND expires_at_ms <= :last_expiry AND (expires_at_ms < :last_expiry
             OR gid < :last_gid OR (gid = :last_gid AND branch_id <= :last_branch_id)) ORDER BY expires_at_ms, gid, branch_id LIMIT :rows_max;
 
 -- find
-SELECT gid, branch_id, action, state, CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - updated_at_ms FROM tcc_barrier WHERE (gid = :g0 AND branch_id = :b0) OR (gid = :g1 AND branch_id = :b1);
+SELECT gid, branch_id, action, state, kind, CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - updated_at_ms FROM tcc_barrier WHERE (gid = :g0 AND branch_id = :b0) OR (gid = :g1 AND branch_id = :b1);
 
 -- purge
 DELETE FROM tcc_barrier WHERE rowid IN (
-    SELECT rowid FROM tcc_barrier WHERE state <> 1 AND expires_at_ms < CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :margin_ms AND updated_at_ms < CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :margin_ms
+    SELECT rowid FROM tcc_barrier WHERE (state <> 1 OR (kind = 2 AND expires_at_ms > 0)) AND expires_at_ms < CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :margin_ms AND updated_at_ms < CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - :margin_ms
     ORDER BY expires_at_ms LIMIT :rows_max);

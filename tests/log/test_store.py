@@ -256,6 +256,9 @@ async def test_the_database_refuses_invalid_transitions(
     lawful = {
         (TransactionState.TRYING, TransactionState.CONFIRMING),
         (TransactionState.TRYING, TransactionState.CANCELLING),
+        # The decision is at once the end if no branch needs a call for it.
+        (TransactionState.TRYING, TransactionState.CONFIRMED),
+        (TransactionState.TRYING, TransactionState.CANCELLED),
         (TransactionState.CONFIRMING, TransactionState.CONFIRMED),
         (TransactionState.CANCELLING, TransactionState.CANCELLED),
         *((state, state) for state in TransactionState if not state.ended),

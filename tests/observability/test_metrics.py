@@ -61,7 +61,8 @@ async def test_transactions_and_calls_are_counted(log_url: str, stock: ScriptedP
     assert value(samples, "tcc_transactions_decided_total", decision="cancel") == 1
     assert value(samples, "tcc_transactions_ended_total", state="confirmed") == 2
     assert value(samples, "tcc_transactions_ended_total", state="cancelled") == 1
-    calls = {"participant": "stock"}
+    stock_only = {"participant": "stock"}
+    calls = {**stock_only, "kind": "tcc"}
     assert value(samples, "tcc_calls_total", **calls, phase="try", outcome="succeeded") == 5
     assert value(samples, "tcc_calls_total", **calls, phase="try", outcome="rejected") == 1
     assert value(samples, "tcc_calls_total", **calls, phase="confirm", outcome="succeeded") == 4
@@ -73,10 +74,10 @@ async def test_transactions_and_calls_are_counted(log_url: str, stock: ScriptedP
     assert value(samples, "tcc_transaction_phase_seconds_count", phase="try") == 3
     assert value(samples, "tcc_transaction_phase_seconds_count", phase="confirm") == 2
     assert value(samples, "tcc_transaction_phase_seconds_count", phase="cancel") == 1
-    assert value(samples, "tcc_call_batch_size_sum", **calls) == 12
+    assert value(samples, "tcc_call_batch_size_sum", **stock_only) == 12
     assert value(samples, "tcc_live_transactions") == 0
     assert value(samples, "tcc_log_available") == 1
-    assert value(samples, "tcc_breaker_state", **calls) == 0
+    assert value(samples, "tcc_breaker_state", **stock_only) == 0
     assert 0 <= value(samples, "tcc_lease_lag_seconds") < 30
 
 
@@ -100,7 +101,8 @@ async def test_failures_are_counted_until_stuck(
         assert value(samples, "tcc_call_retries_total", participant="stock") >= 2
         assert value(samples, "tcc_transactions_parked_total") >= 2
         assert value(samples, "tcc_transactions_resumed_total", how="retried") >= 2
-        assert value(samples, "tcc_calls_total", participant="stock", phase="confirm", outcome="failed") >= 3
+        calls = {"participant": "stock", "kind": "tcc", "phase": "confirm"}
+        assert value(samples, "tcc_calls_total", **calls, outcome="failed") >= 3
         stuck_now = ("tcc_stuck_transactions", ())
         samples = await until_scraped(port, lambda now: now.get(stuck_now, 0) == 1)
         assert value(samples, "tcc_unfinished_transactions", state="confirming") == 1
@@ -124,7 +126,8 @@ async def test_a_breaker_that_opens_shows(log_url: str, stock: ScriptedParticipa
         breaker = ("tcc_breaker_state", (("participant", "gone"),))
         samples = await until_scraped(port, lambda now: now[breaker] == 2)
         assert value(samples, "tcc_anomalies_total", kind="BREAKER_OPENED") == 1
-        assert value(samples, "tcc_calls_total", participant="gone", phase="try", outcome="unreachable") == 1
+        calls = {"participant": "gone", "kind": "tcc", "phase": "try"}
+        assert value(samples, "tcc_calls_total", **calls, outcome="unreachable") == 1
 
 
 async def test_health_follows_the_log(

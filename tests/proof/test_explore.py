@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from coordinator.core import machine
 from coordinator.core.events import Begun, CallCompleted, CancelRequested, Decided, Resumed, Woken
-from coordinator.core.model import Branch, Operation, Transaction, TransactionState, TryState
+from coordinator.core.model import NOW, Branch, Operation, Transaction, TransactionState, TryState
 from proof.explore import program
 from proof.explore.scope import Scope, branch
 from proof.explore.scopes import SMALL
@@ -86,7 +86,7 @@ def confirm_early(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def hasty(tx: Transaction, now: float) -> machine.Step:
         if any(branch.tried is TryState.SUCCEEDED for branch in tx.branches):
-            return machine._confirm(tx)
+            return machine._confirm(tx, now)
         return go_on(tx, now)
 
     monkeypatch.setattr(machine, "_go_on_trying", hasty)
@@ -115,9 +115,9 @@ def test_a_path_keeps_the_names_of_transactions_and_coordinators(monkeypatch: py
 def test_a_decision_that_is_sent_before_it_is_saved_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     decide = machine._decide
 
-    def hasty(tx: Transaction, trigger: machine.Trigger) -> machine.Step:
+    def hasty(tx: Transaction, trigger: machine.Trigger, now: float = NOW) -> machine.Step:
         is_durable = tx.saved_state is not None
-        tx, effects = decide(tx, trigger)
+        tx, effects = decide(tx, trigger, now)
         operation = machine.PHASE_TWO[tx.state]
         calls = (machine.branch_call(tx, index, operation) for index in range(len(tx.branches)))
         return tx, (*effects, *calls) if is_durable else effects
@@ -140,7 +140,7 @@ def test_a_try_that_leaves_before_it_is_saved_is_found(monkeypatch: pytest.Monke
 
 def test_a_late_try_that_is_accepted_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     key = (decisions.Operation.TRY, decisions.BarrierState.CANCELLED)
-    monkeypatch.setitem(decisions.DECISIONS, key, decisions.BarrierDecision.RUN)
+    monkeypatch.setitem(decisions.TCC_DECISIONS, key, decisions.BarrierDecision.RUN)
     broken, path = found(TWO)
     assert broken.startswith("TRY took effect on a branch that is")
     assert "a's CANCEL: SUCCEEDED" in path
@@ -148,16 +148,16 @@ def test_a_late_try_that_is_accepted_is_found(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_second_confirm_that_runs_again_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     key = (decisions.Operation.CONFIRM, decisions.BarrierState.CONFIRMED)
-    monkeypatch.setitem(decisions.DECISIONS, key, decisions.BarrierDecision.RUN)
+    monkeypatch.setitem(decisions.TCC_DECISIONS, key, decisions.BarrierDecision.RUN)
     assert found(ONE)[0] == "CONFIRM took effect on a branch that is TAKEN"
 
 
 def test_a_branch_that_never_answered_and_gets_no_cancel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     decide = machine._decide
 
-    def forgetful(tx: Transaction, trigger: machine.Trigger) -> machine.Step:
+    def forgetful(tx: Transaction, trigger: machine.Trigger, now: float = NOW) -> machine.Step:
         known = tuple(replace(b, done=b.tried is TryState.UNKNOWN) for b in tx.branches)
-        return decide(replace(tx, branches=known), trigger)
+        return decide(replace(tx, branches=known), trigger, now)
 
     monkeypatch.setattr(machine, "_decide", forgetful)
     assert found(TWO)[0] == "it was called CANCELLED before every branch was"
@@ -184,9 +184,9 @@ def test_a_decision_that_changes_is_found(monkeypatch: pytest.MonkeyPatch) -> No
 def test_an_answer_before_the_decision_is_durable_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     decide = machine._decide
 
-    def talkative(tx: Transaction, trigger: machine.Trigger) -> machine.Step:
+    def talkative(tx: Transaction, trigger: machine.Trigger, now: float = NOW) -> machine.Step:
         is_durable = tx.saved_state is not None
-        tx, effects = decide(tx, trigger)
+        tx, effects = decide(tx, trigger, now)
         return tx, (*effects, Decided()) if is_durable else effects
 
     monkeypatch.setattr(machine, "_decide", talkative)

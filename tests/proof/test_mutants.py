@@ -12,11 +12,11 @@ from proof.mutants.planted import MUTANTS
 from proof.mutants.program import main
 from proof.mutants.trial import PROJECT, checks, judged, located
 
-DECISIONS_TEST = "tests/barrier/test_barrier.py::test_decisions_cover_every_operation_in_every_state"
+DECISIONS_TEST = "tests/barrier/test_barrier.py::test_decisions_cover_every_call_of_a_kind_in_every_state[1]"
 CAUGHT = Mutant(
     name="a cell of the decision table is missing",
     breaks="the decision table has every cell",
-    definition="DECISIONS",
+    definition="TCC_DECISIONS",
     old="{(Operation.TRY, BarrierState.TRIED): BarrierDecision.REPLAY}",
     new="{(Operation.TRY, BarrierState.TRIED, None): BarrierDecision.REPLAY}",
     check=selection(DECISIONS_TEST),

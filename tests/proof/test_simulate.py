@@ -156,7 +156,7 @@ def test_an_unknown_commit_that_is_taken_for_a_failure_is_found(monkeypatch: pyt
 @pytest.mark.slow
 def test_a_late_try_that_is_accepted_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
-        decisions.DECISIONS,
+        decisions.TCC_DECISIONS,
         (decisions.Operation.TRY, decisions.BarrierState.CANCELLED),
         decisions.BarrierDecision.RUN,
     )
@@ -166,7 +166,7 @@ def test_a_late_try_that_is_accepted_is_found(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.slow
 def test_a_second_confirm_that_runs_again_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
-        decisions.DECISIONS,
+        decisions.TCC_DECISIONS,
         (decisions.Operation.CONFIRM, decisions.BarrierState.CONFIRMED),
         decisions.BarrierDecision.RUN,
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, make_url, text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -66,6 +66,16 @@ class Ledger:
         with self._engine.connect() as db:
             found = db.execute(text("SELECT branch_id, state FROM tcc_barrier ORDER BY branch_id"))
             return [(key.decode() if isinstance(key, bytes) else key, state) for key, state in found]
+
+    def state(self, gid: str) -> int | None:
+        """Return the state of a transaction's only row; None: there is no row."""
+        statement = text("SELECT state FROM tcc_barrier WHERE gid = :gid")
+        with self._engine.connect() as db:
+            return db.scalars(statement, {"gid": gid}).one_or_none()
+
+    def transaction(self) -> contextlib.AbstractContextManager[Connection]:
+        """Return a transaction beside those of the participant."""
+        return self._engine.begin()
 
     def execute(self, statement: str) -> None:
         with self._engine.begin() as db:
@@ -205,6 +215,9 @@ class Caller:
 
     async def cancel(self, call: pb.BranchCall) -> common.CallResult:
         return (await self.stub.CancelBranch(pb.CancelBranchRequest(call=call))).result
+
+    async def check(self, call: pb.BranchCall) -> common.CallResult:
+        return (await self.stub.CheckBranch(pb.CheckBranchRequest(call=call))).result
 
     async def execute(self, *calls: pb.BranchCall) -> list[common.CallResult]:
         """Return the results of a batch, in the order of its calls."""

@@ -91,6 +91,9 @@ class ScriptedParticipant(participant_pb2_grpc.ParticipantServiceServicer):
     async def CancelBranch(self, request, context):  # noqa: N802
         return pb.CancelBranchResponse(result=await self._answer(request.call))
 
+    async def CheckBranch(self, request, context):  # noqa: N802
+        return pb.CheckBranchResponse(result=await self._answer(request.call))
+
     async def ExecuteBranches(self, request, context):  # noqa: N802
         self.batches.append(len(request.calls))
         tasks = [asyncio.ensure_future(self._answer(call, index)) for index, call in enumerate(request.calls)]

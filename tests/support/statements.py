@@ -14,9 +14,9 @@ from coordinator.log import diagnosis, erasure, migration, operator_statements, 
 from coordinator.log.operator_statements import AUDIT_CONDITIONS, audit_list_statement
 from coordinator.log.statements import LIST_CONDITIONS, Statement, list_statement
 from tcc.barrier import plans, schema
-from tcc.barrier.decisions import BarrierState, Operation
+from tcc.barrier.decisions import BarrierState, BranchKind, Operation
 from tcc.barrier.listing import Listing, find_rows, list_rows
-from tcc.barrier.plans import Key, Plan, Result
+from tcc.barrier.plans import NO_LIMIT_MS, BarrierSql, Key, Plan, Result
 from tcc.barrier.sql import purge, statements as barrier_statements
 from tcc.branch import Branch
 
@@ -82,9 +82,9 @@ def barrier_calls(dialect: str) -> Iterator[NamedSql]:
         "move": sql.move(keys, BarrierState.CONFIRMED),
         "keep": sql.keep([Result(*key, b"result", "text/plain") for key in keys]),
         "drop": sql.drop(keys),
-        "claim of Try": sql.claim(Operation.TRY, "action", branches),
-        "claim of Try with results": sql.claim(Operation.TRY, "action", with_results),
-        "claim of Cancel": sql.claim(Operation.CANCEL, "action", branches),
+        "claim of Try": _claim(sql, Operation.TRY, branches, margin_ms=0),
+        "claim of Try with results": _claim(sql, Operation.TRY, with_results, margin_ms=0),
+        "claim of Cancel": _claim(sql, Operation.CANCEL, branches, margin_ms=NO_LIMIT_MS),
         "list": list_rows(dialect, listing),
         "list up to an age": list_rows(dialect, page),
         "find": find_rows(dialect, keys),
@@ -96,6 +96,12 @@ def barrier_calls(dialect: str) -> Iterator[NamedSql]:
                 sent.add(statement)
                 yield NamedSql(name, statement)
     yield NamedSql("purge", str(purge(dialect)))
+
+
+def _claim(
+    sql: BarrierSql, operation: Operation, branches: Sequence[Branch], *, margin_ms: int
+) -> Plan[set[Key]]:
+    return sql.claim(operation, "action", branches, kind=BranchKind.TCC, margin_ms=margin_ms)
 
 
 def formatted(section: str, found: Iterator[NamedSql]) -> str:

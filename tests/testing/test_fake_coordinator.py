@@ -47,10 +47,23 @@ _RESULTS = {
 class Subject:
     """A coordinator, fake or real, whose participants `on` determines; and a client of it."""
 
-    def __init__(self, client: tcc.Client, on: Callable[[str, str], Action], calls: Callable[[], list[Call]]):
+    def __init__(
+        self,
+        client: tcc.Client,
+        on: Callable[[str, str], Action],
+        calls: Callable[[], list[Call]],
+        expire: Callable[[str], None] | None = None,
+    ):
         self.client = client
         self.on = on
         self._calls = calls
+        self._expire = expire
+
+    async def expire(self, gid: str) -> None:
+        """Let an undecided transaction expire: now, or by waiting for it."""
+        if self._expire is not None:
+            self._expire(gid)
+        await self.client.wait(gid)
 
     def calls(self, gid: str) -> set[tuple[str, str]]:
         """Return each operation that a branch was called with."""
@@ -82,9 +95,10 @@ class RealParticipants:
 
     def _script(self, name: str) -> Callable[[participant_pb2.BranchCall], Awaitable[common.CallResult]]:
         async def answer(call: participant_pb2.BranchCall) -> common.CallResult:
-            if call.operation != common.OPERATION_TRY:
+            if call.operation not in (common.OPERATION_TRY, common.OPERATION_CHECK):
                 return common.CallResult(code=common.OUTCOME_CODE_SUCCEEDED)
-            found = self.on(name, call.action).answer(_call(name, call, Operation.TRY))
+            operation = Operation.TRY if call.operation == common.OPERATION_TRY else Operation.CHECK
+            found = self.on(name, call.action).answer(_call(name, call, operation))
             if found.state == common.BRANCH_STATE_TRYING and not found.reason:
                 await asyncio.Event().wait()  # no answer
             return common.CallResult(
@@ -117,7 +131,7 @@ async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
         if request.param == "fake":
             fake = FakeCoordinator(participants=("inventory", "order"))
             client = await stack.enter_async_context(tcc.Client(fake))
-            yield Subject(client, fake.on, lambda: fake.calls)
+            yield Subject(client, fake.on, lambda: fake.calls, fake.expire)
             return
         participants = RealParticipants()
         tables = {

@@ -7,6 +7,7 @@ from coordinator.core.model import (
     DECISIONS,
     HELD,
     Branch,
+    BranchKind,
     CancelReason,
     Heuristic,
     Operation,
@@ -45,6 +46,11 @@ _HEURISTIC = {
 _HEURISTIC_STATES = {
     Heuristic.CONFIRMED: common.BRANCH_STATE_CONFIRMED,
     Heuristic.CANCELLED: common.BRANCH_STATE_CANCELLED,
+}
+KINDS = {
+    BranchKind.TCC: common.BRANCH_KIND_TCC,
+    BranchKind.SAGA: common.BRANCH_KIND_SAGA,
+    BranchKind.MESSAGE: common.BRANCH_KIND_MESSAGE,
 }
 _TRIED = {
     TryState.UNKNOWN: common.BRANCH_STATE_TRYING,
@@ -142,6 +148,8 @@ def _branch(state: TransactionState, branch: Branch, *, with_payloads: bool) -> 
             payload=spec.payload if with_payloads else b"",
             content_type=spec.content_type,
             stage=spec.stage,
+            kind=KINDS[spec.kind],
+            not_before=timestamp(spec.not_before or None),
         ),
         state=_branch_state(state, branch),
         tried_by_initiator=spec.tried_by_initiator,
@@ -154,12 +162,14 @@ def _branch(state: TransactionState, branch: Branch, *, with_payloads: bool) -> 
         else None,
         heuristic_outcome=_HEURISTIC[branch.heuristic],
         heuristic_reason=branch.heuristic_reason,
+        check_back=spec.check_back,
     )
 
 
 def _branch_state(state: TransactionState, branch: Branch) -> common.BranchState:
     if not branch.done:
-        return _TRIED[branch.tried]
+        is_message = branch.spec.kind is BranchKind.MESSAGE
+        return common.BRANCH_STATE_PENDING if is_message else _TRIED[branch.tried]
     if branch.heuristic:
         return _HEURISTIC_STATES[branch.heuristic]
     if DECISIONS.get(state) is Operation.CONFIRM:

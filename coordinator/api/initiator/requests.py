@@ -1,7 +1,7 @@
 """Requests of initiators, validated and converted to the core's values."""
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -9,11 +9,14 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 from msgspec import MsgspecError, Struct, msgpack
+from msgspec.structs import replace
 
 from coordinator.core.errors import InvalidRequest, TooManyBranches, TransactionTooLarge
+from coordinator.core.kinds import new_branch
 from coordinator.core.model import (
     CONTENT_TYPE_BYTES_MAX,
-    Branch,
+    NOW,
+    BranchKind,
     BranchSpec,
     TraceContext,
     Transaction,
@@ -52,6 +55,7 @@ _MILESTONES: dict[int, Milestone] = {
     pb.WAIT_FOR_ACCEPTED: Milestone.ACCEPTED,
 }
 _STATES = {state.value: state for state in TransactionState}
+_KINDS = {common.BRANCH_KIND_UNSPECIFIED: BranchKind.TCC} | {kind.value: kind for kind in BranchKind}
 
 
 class RequestLimits(Struct, frozen=True, kw_only=True):
@@ -81,6 +85,12 @@ class RequestLimits(Struct, frozen=True, kw_only=True):
     def branch_request_bytes_max(self) -> int:
         """The size of the largest branch, as a message."""
         return self.payload_bytes_max + BRANCH_NAMES_BYTES + _TRANSACTION_NAMES_BYTES
+
+    @property
+    def branches_request_bytes_max(self) -> int:
+        """The size of the largest request that adds branches, as a message."""
+        branches = self.branches_max * BRANCH_NAMES_BYTES
+        return self.transaction_bytes_max + branches + _TRANSACTION_NAMES_BYTES
 
 
 def milestone_of(wait_for: int) -> Milestone:
@@ -158,8 +168,7 @@ def new_transaction(
     if len(request.branches) > limits.branches_max:
         raise TooManyBranches(f"at most {limits.branches_max} branches are allowed")
     specs = [branch_spec(branch, limits, cancel_in_stage_order) for branch in request.branches]
-    if len({spec.branch_id for spec in specs}) < len(specs):
-        raise InvalidRequest("DUPLICATE_BRANCH_ID", "branch ids must differ within a transaction")
+    check_distinct(specs)
     if sum(len(spec.payload) for spec in specs) > limits.transaction_bytes_max:
         raise TransactionTooLarge(
             f"the payloads of a transaction may have at most {limits.transaction_bytes_max} bytes"
@@ -204,6 +213,47 @@ def new_interactive(
     )
 
 
+def check_distinct(specs: Sequence[BranchSpec]) -> None:
+    """Check that no two branches have one id.
+
+    Raises:
+        InvalidRequest
+    """
+    if len({spec.branch_id for spec in specs}) < len(specs):
+        raise InvalidRequest("DUPLICATE_BRANCH_ID", "branch ids must differ within a transaction")
+
+
+def check_back_spec(
+    request: pb.RegisterBranchRequest, limits: RequestLimits, cancel_in_stage_order: frozenset[str]
+) -> BranchSpec:
+    """Return the branch of an initiator's local change, by which its transaction is decided.
+
+    Raises:
+        InvalidRequest
+    """
+    spec = branch_spec(
+        request.branch, limits, cancel_in_stage_order, interactive=True, tried_by_initiator=True
+    )
+    if request.branch.kind not in (common.BRANCH_KIND_UNSPECIFIED, common.BRANCH_KIND_SAGA):
+        raise InvalidRequest("INVALID_KIND", "the kind of a branch with check_back is SAGA")
+    return replace(spec, kind=BranchKind.SAGA, check_back=True)
+
+
+def message_specs(
+    messages: Iterable[common.BranchSpec], limits: RequestLimits, cancel_in_stage_order: frozenset[str]
+) -> tuple[BranchSpec, ...]:
+    """Return the messages that join an interactive transaction.
+
+    Raises:
+        InvalidRequest
+    """
+    specs = tuple(branch_spec(message, limits, cancel_in_stage_order) for message in messages)
+    if any(spec.kind is not BranchKind.MESSAGE for spec in specs):
+        raise InvalidRequest("INVALID_KIND", "each of `messages` must be of kind MESSAGE")
+    check_distinct(specs)
+    return specs
+
+
 def branch_spec(
     branch: common.BranchSpec,
     limits: RequestLimits,
@@ -233,6 +283,13 @@ def branch_spec(
     branch_id, participant, action, content_type = _checked_names(
         branch.branch_id, branch.participant, branch.action, branch.content_type
     )
+    # Check this first: most branches are TCC and say nothing of it.
+    special = branch.kind or branch.HasField("not_before")
+    kind, not_before = _kind(branch) if special else (BranchKind.TCC, NOW)
+    if interactive and kind is BranchKind.MESSAGE:
+        raise InvalidRequest(
+            "INVALID_KIND", "a message comes with ConfirmTransaction, or with a branch with check_back"
+        )
     return BranchSpec(
         branch_id=branch_id,
         participant=participant,
@@ -242,7 +299,24 @@ def branch_spec(
         stage=stage,
         tried_by_initiator=tried_by_initiator,
         cancel_in_stage_order=participant in cancel_in_stage_order,
+        kind=kind,
+        not_before=not_before,
     )
+
+
+def _kind(branch: common.BranchSpec) -> tuple[BranchKind, float]:
+    """Return the kind of a branch, and the time before which a MESSAGE is not delivered."""
+    kind = _KINDS.get(branch.kind)
+    if kind is None:
+        raise InvalidRequest("INVALID_KIND", f"unknown kind {branch.kind}")
+    if kind is BranchKind.MESSAGE and branch.stage:
+        raise InvalidRequest("INVALID_STAGE", "the stage of a message is 0: it follows the decision")
+    not_before = _moment_s(branch, "not_before")
+    if not_before is None:
+        return kind, NOW
+    if kind is not BranchKind.MESSAGE:
+        raise InvalidRequest("INVALID_NOT_BEFORE", "only a message has a time before which it is not called")
+    return kind, not_before
 
 
 def list_filter(
@@ -322,12 +396,12 @@ def _checked_names(
     )
 
 
-def _moment_s(request: pb.ListTransactionsRequest, field: str) -> float | None:
+def _moment_s(request: pb.ListTransactionsRequest | common.BranchSpec, field: str) -> float | None:
     if not request.HasField(field):
         return None
     moment: Timestamp = getattr(request, field)
     moment_s = moment.seconds + moment.nanos / 1e9
-    if not (0 <= moment_s <= TIME_MAX_S and 0 <= moment.nanos <= NANOS_MAX):
+    if not (0 <= moment_s < TIME_MAX_S and 0 <= moment.nanos <= NANOS_MAX):
         raise InvalidRequest("INVALID_TIME", f"{field} must be in the years 1970 to 9999")
     return moment_s
 
@@ -347,7 +421,7 @@ def _transaction(
     labels = _checked_labels(request.labels, limits)
     return Transaction(
         gid=checked_gid(request.gid or gid),
-        branches=tuple([Branch(spec=spec) for spec in specs]),
+        branches=tuple([new_branch(spec) for spec in specs]),
         # In whole milliseconds: initiator, participants and log have the same moment.
         expires_at=round((now + _expiry_s(request, time_left_s, limits)) * 1000) / 1000,
         interactive=interactive,
@@ -404,7 +478,13 @@ def _fingerprint(
 
     With the tenant, so that no client can join the transaction of another by repeating its request.
     """
-    content = [(s.branch_id, s.participant, s.action, s.payload, s.content_type, s.stage) for s in specs]
+    tcc = BranchKind.TCC
+    content = [
+        (s.branch_id, s.participant, s.action, s.payload, s.content_type, s.stage)
+        if s.kind is tcc
+        else (s.branch_id, s.participant, s.action, s.payload, s.content_type, s.stage, s.kind, s.not_before)
+        for s in specs
+    ]
     owner = (tenant,) if tenant else ()
     return blake2b(msgpack.encode((content, labels, interactive, *owner)), digest_size=16).digest()
 

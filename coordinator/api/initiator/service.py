@@ -12,9 +12,12 @@ from coordinator.api.initiator.requests import (
     REASON_CHARACTERS_MAX,
     RequestLimits,
     branch_spec,
+    check_back_spec,
+    check_distinct,
     checked_gid,
     list_filter,
     list_position,
+    message_specs,
     milestone_of,
     new_interactive,
     new_transaction,
@@ -47,7 +50,7 @@ from coordinator.core.machine import (
     failing_branch,
     status_metadata,
 )
-from coordinator.core.model import DECISIONS, Branch, Operation, Transaction, TryState
+from coordinator.core.model import DECISIONS, Branch, BranchSpec, Operation, Transaction, TryState
 from coordinator.engine.engine import Engine
 from coordinator.engine.waiting import Milestone, Waiter
 from coordinator.ports.clock import Clock
@@ -225,7 +228,8 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
 
     @refusals_as_statuses
     async def TryBranch(self, request: pb.TryBranchRequest, context: Context) -> pb.TryBranchResponse:
-        tx, branch = await self._add_branch(request, Milestone.BRANCH_TRIED, context)
+        spec = branch_spec(request.branch, self._limits, self._engine.cancel_in_stage_order, interactive=True)
+        tx, branch = await self._add_branch(request.gid, spec, Milestone.BRANCH_TRIED, context)
         if branch.tried is TryState.UNKNOWN:
             raise _too_late(tx)
         return replies.try_branch(branch)
@@ -234,27 +238,33 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
     async def RegisterBranch(
         self, request: pb.RegisterBranchRequest, context: Context
     ) -> pb.RegisterBranchResponse:
-        tx, _ = await self._add_branch(request, Milestone.BRANCH_REGISTERED, context)
+        stage_order = self._engine.cancel_in_stage_order
+        if request.check_back:
+            spec = check_back_spec(request, self._limits, stage_order)
+        else:
+            spec = branch_spec(
+                request.branch, self._limits, stage_order, interactive=True, tried_by_initiator=True
+            )
+        messages = message_specs(request.messages, self._limits, stage_order)
+        if messages and not request.check_back:
+            raise InvalidRequest("INVALID_MESSAGES", "messages come with a branch with check_back")
+        check_distinct((spec, *messages))
+        tx, _ = await self._add_branch(request.gid, spec, Milestone.BRANCH_REGISTERED, context, messages)
         if tx.state.decided:
             raise _too_late(tx)
         return pb.RegisterBranchResponse(expires_at=replies.timestamp(tx.expires_at))
 
     async def _add_branch(
         self,
-        request: pb.TryBranchRequest | pb.RegisterBranchRequest,
+        gid: str,
+        spec: BranchSpec,
         milestone: Milestone,
         context: Context,
+        messages: tuple[BranchSpec, ...] = (),
     ) -> tuple[Transaction, Branch]:
-        gid = checked_gid(request.gid)
-        spec = branch_spec(
-            request.branch,
-            self._limits,
-            self._engine.cancel_in_stage_order,
-            interactive=True,
-            tried_by_initiator=milestone is Milestone.BRANCH_REGISTERED,
-        )
+        gid = checked_gid(gid)
         client = calling_client()
-        check_calls(client, (spec,))
+        check_calls(client, (spec, *messages))
         tx = await self._commanded(
             gid,
             milestone,
@@ -264,6 +274,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
                 waiter,
                 branches_max=self._limits.branches_max,
                 transaction_bytes_max=self._limits.transaction_bytes_max,
+                messages=messages,
                 tenant=tenant_of(client),
             ),
             context,
@@ -278,11 +289,20 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
     async def ConfirmTransaction(
         self, request: pb.ConfirmTransactionRequest, context: Context
     ) -> pb.ConfirmTransactionResponse:
-        gid, tenant = checked_gid(request.gid), tenant_of(calling_client())
+        gid, client = checked_gid(request.gid), calling_client()
+        messages = message_specs(request.messages, self._limits, self._engine.cancel_in_stage_order)
+        check_calls(client, messages)
         tx = await self._commanded(
             gid,
             self._decision_or_completion(request.wait_for),
-            lambda waiter: self._engine.confirm(gid, waiter, tenant=tenant),
+            lambda waiter: self._engine.confirm(
+                gid,
+                waiter,
+                messages=messages,
+                branches_max=self._limits.branches_max,
+                transaction_bytes_max=self._limits.transaction_bytes_max,
+                tenant=tenant_of(client),
+            ),
             context,
         )
         if DECISIONS.get(tx.state) is Operation.CANCEL:

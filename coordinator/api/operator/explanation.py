@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from coordinator.api.initiator import replies
 from coordinator.api.operator import replies as admin_replies
-from coordinator.core.machine import PHASE_TWO, reason_and_message
+from coordinator.core.machine import PHASE_TWO, check_back_index, reason_and_message
 from coordinator.core.model import Branch, Operation, Transaction, TransactionState, TryState
 from coordinator.ports.log import Record
 from coordinator.ports.operator_log import CoordinatorRecord, ParticipantRecord
@@ -23,16 +23,17 @@ def explain(
 ) -> pb.ExplainTransactionResponse:
     """Explain a transaction. `now`: seconds since the Unix epoch, by the log's clock.
 
-    Trys are saved only with the decision. Before that, only the coordinator that drives them
-    knows their state. `owned`: the transaction as this process drives it, if it does.
+    Trys are saved only with the decision, or with a check-back branch. Before that, only the coordinator
+    that drives them knows their state. `owned`: the transaction as this process drives it, if it does.
     """
     tx = record.tx
     owner = next((one for one in coordinators if one.id == record.owner), None)
     here = owned is not None and owned.state is tx.state
     known = owned.branches if owned is not None and here else tx.branches
-    asked = "" if here or tx.state is not TransactionState.TRYING else _name(record, owner)
+    log_knows = tx.state is not TransactionState.TRYING or check_back_index(tx) is not None
+    asked = "" if here or log_knows else _name(record, owner)
     branches = [
-        _branch(tx.state, branch, coordinators, acted_on, now=now, asked=asked)
+        _branch(_operation(tx, branch, now), branch, coordinators, acted_on, now=now, asked=asked)
         for branch in known
         if not _is_settled(tx.state, branch)
     ]
@@ -58,6 +59,13 @@ def _name(record: Record, owner: CoordinatorRecord | None) -> str:
     return owner.name if owner else record.owner or ""
 
 
+def _operation(tx: Transaction, branch: Branch, now: float) -> Operation:
+    """Return the call that the branch waits for."""
+    if branch.spec.check_back and not tx.state.decided and (tx.cancel_reason or now >= tx.expires_at):
+        return Operation.CHECK
+    return PHASE_TWO.get(tx.state, Operation.TRY)
+
+
 def _is_settled(state: TransactionState, branch: Branch) -> bool:
     if state is TransactionState.TRYING:
         return branch.tried is TryState.SUCCEEDED
@@ -70,7 +78,7 @@ def _next_attempt(record: Record) -> float | None:
 
 
 def _branch(
-    state: TransactionState,
+    operation: Operation,
     branch: Branch,
     coordinators: Sequence[CoordinatorRecord],
     acted_on: Mapping[str, ParticipantRecord],
@@ -84,7 +92,7 @@ def _branch(
         branch_id=branch.spec.branch_id,
         participant=name,
         action=branch.spec.action,
-        operation=PHASE_TWO.get(state, Operation.TRY).name,
+        operation=operation.name,
         attempts=branch.attempts,
         last_error=branch.last_error,
         next_attempt_at=replies.timestamp(branch.next_attempt_at or None),
@@ -99,6 +107,8 @@ def _branch(
 def _branch_summary(branch: Branch, explained: pb.BranchExplanation, now: float, asked: str) -> str:
     """`asked`: the only coordinator that knows the state of the Try; empty: the log knows it."""
     call, name = explained.operation.capitalize(), explained.participant
+    if branch.spec.check_back and call == "Try":
+        return f"the initiator has not confirmed yet; {name} is asked when the transaction expires"
     if not explained.configured:
         return f"no live coordinator is configured with participant {name}"
     if explained.paused:
@@ -114,6 +124,8 @@ def _branch_summary(branch: Branch, explained: pb.BranchExplanation, now: float,
         when = f", next attempt {_in(branch.next_attempt_at - now)}" if branch.next_attempt_at else ""
         times = "once" if explained.attempts == 1 else f"{explained.attempts} times"
         return f"{call} at {name} has failed {times}{when}: {explained.last_error}"
+    if branch.spec.not_before > now:
+        return f"{call} at {name} is due {_in(branch.spec.not_before - now)}, as the initiator asked for"
     if any(report.breaker != pb.BREAKER_STATE_CLOSED for report in explained.reports):
         return f"{call} waits: {name} does not respond and its breaker is open"
     return f"{call} at {name} has not completed yet"
@@ -159,10 +171,15 @@ def _advice(record: Record, reply: pb.ExplainTransactionResponse, now: float) ->
     if tx.held:
         advice.append("release it, if the reason for the hold is gone")
     own = _of_initiator(record, reply)
+    checks = [branch for branch in reply.branches if branch.operation == Operation.CHECK.name]
+    if checks:
+        return advice + _advice_on_check(checks[0], held=tx.held)
     if tx.state is TransactionState.TRYING:
         if own:
             advice.append(f"ask the initiator{_named(tx)} why it has neither confirmed nor cancelled")
-        if tx.expires_at > now:
+        if tx.expires_at > now and check_back_index(tx) is not None:
+            advice.append(f"wait: it is decided automatically when it expires {_in(tx.expires_at - now)}")
+        elif tx.expires_at > now:
             advice.append(f"wait: it is cancelled automatically when it expires {_in(tx.expires_at - now)}")
         advice.append("cancel it, if its initiator gave up")
         return advice
@@ -186,6 +203,18 @@ def _of_initiator(record: Record, reply: pb.ExplainTransactionResponse) -> set[s
 
 def _named(tx: Transaction) -> str:
     return f" {tx.initiator}" if tx.initiator else ""
+
+
+def _advice_on_check(branch: pb.BranchExplanation, *, held: bool) -> list[str]:
+    """Return what helps if it is not known whether the initiator's local change was committed."""
+    advice = _branch_advice(branch, own_try=True)
+    if not held:
+        advice.append("retry it now, when the cause is fixed")
+    advice.append(
+        f"if participant {branch.participant} will never respond: find out whether its local change was "
+        f"committed, and record that as the outcome of branch {branch.branch_id}: it is the decision"
+    )
+    return advice
 
 
 def _branch_advice(branch: pb.BranchExplanation, *, own_try: bool) -> list[str]:

@@ -22,6 +22,9 @@ from coordinator.security.caller import Caller
 from coordinator.security.permissions import PERMISSIONS, missing
 from tcc.admin.v1 import admin_pb2 as pb
 
+_PHASE_ONE = (Operation.TRY, Operation.CHECK)
+_PHASE_ONE_NAMES = tuple(operation.name for operation in _PHASE_ONE)
+
 
 def history(
     record: Record, adoption: Adoption | None, actions: Sequence[AuditRecord]
@@ -54,7 +57,7 @@ def history(
 
 
 def _within_its_phase(note: Note, record: Record) -> Note:
-    if note.operation is Operation.TRY:
+    if note.operation in _PHASE_ONE:
         begun_at, over_at = record.created_at, record.decided_at or math.inf
     else:
         begun_at, over_at = record.decided_at or record.created_at, record.ended_at or math.inf
@@ -66,7 +69,7 @@ def _order(entry: pb.HistoryEntry) -> tuple[int, int, int]:
     """Sort by time; at the same time, the cause comes first."""
     if entry.kind == pb.HISTORY_KIND_BEGUN:
         rank = 0
-    elif entry.operation == Operation.TRY.name:
+    elif entry.operation in _PHASE_ONE_NAMES:
         rank = 1
     elif entry.kind == pb.HISTORY_KIND_DECIDED:
         rank = 2

@@ -13,7 +13,7 @@ def _cell(name: str, breaks: str, cell: str, decision: str, wrong: str) -> Mutan
     return Mutant(
         name=name,
         breaks=breaks,
-        definition="DECISIONS",
+        definition="TCC_DECISIONS",
         old=f"{{(Operation.{operation}, {row}): BarrierDecision.{decision}}}",
         new=f"{{(Operation.{operation}, {row}): BarrierDecision.{wrong}}}",
         check=selection(f"{_EVERY_CELL}[sqlite-single]"),

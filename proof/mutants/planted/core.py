@@ -20,12 +20,10 @@ MUTANTS = (
         breaks="a decision is durable before the first phase-two call leaves",
         definition="_decide",
         old="""
-return _save(
-    replace(tx, state=TRANSITIONS[tx.state][trigger], branches=branches, wake_at=NEVER)
-)
+return _save(replace(tx, state=state, branches=branches, stuck=False, wake_at=NEVER))
 """,
         new="""
-tx = replace(tx, state=TRANSITIONS[tx.state][trigger], branches=branches, wake_at=NEVER)
+tx = replace(tx, state=state, branches=branches, stuck=False, wake_at=NEVER)
 tx, calls = _go_on_with_phase_two(tx)
 tx, saves = _save(tx)
 return tx, calls + saves
@@ -105,7 +103,7 @@ return tx, calls + saves
     _command(
         name="heuristic outcome not recorded",
         breaks="mixed outcomes are reported, never hidden",
-        definition="_resolve_branch",
+        definition="_resolved",
         old="event.outcome",
         new="None",
     ),

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atcc/common/v1/common.proto\x12\rtcc.common.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"z\n\nBranchSpec\x12\x11\n\tbranch_id\x18\x01 \x01(\t\x12\x13\n\x0bparticipant\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x03 \x01(\t\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x05 \x01(\t\x12\r\n\x05stage\x18\x06 \x01(\r\"\xb5\x01\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x04 \x01(\r\x12\x34\n\x08metadata\x18\x05 \x03(\x0b\x32\".tcc.common.v1.Error.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xbc\x05\n\x0bTransaction\x12\x0b\n\x03gid\x18\x01 \x01(\t\x12.\n\x05state\x18\x02 \x01(\x0e\x32\x1f.tcc.common.v1.TransactionState\x12\x11\n\tinitiator\x18\x03 \x01(\t\x12\x36\n\x06labels\x18\x04 \x03(\x0b\x32&.tcc.common.v1.Transaction.LabelsEntry\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ndecided_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\rcancel_reason\x18\t \x01(\x0e\x32\x1b.tcc.common.v1.CancelReason\x12\x18\n\x10\x63\x61ncel_branch_id\x18\n \x01(\t\x12\x15\n\rcancel_detail\x18\x0b \x01(\t\x12\r\n\x05stuck\x18\x0c \x01(\x08\x12\r\n\x05owner\x18\r \x01(\t\x12\x0f\n\x07version\x18\x0e \x01(\x04\x12\'\n\x08\x62ranches\x18\x0f \x03(\x0b\x32\x15.tcc.common.v1.Branch\x12\x0c\n\x04held\x18\x10 \x01(\x08\x12\x11\n\theuristic\x18\x11 \x01(\x08\x12\x15\n\rmixed_outcome\x18\x12 \x01(\x08\x12\x10\n\x08trace_id\x18\x13 \x01(\t\x12\x16\n\x0e\x63\x61ncel_message\x18\x14 \x01(\t\x12\x19\n\x11quarantine_reason\x18\x15 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xd6\x02\n\x06\x42ranch\x12\'\n\x04spec\x18\x01 \x01(\x0b\x32\x19.tcc.common.v1.BranchSpec\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.tcc.common.v1.BranchState\x12\x1a\n\x12tried_by_initiator\x18\x03 \x01(\x08\x12\x0e\n\x06result\x18\x04 \x01(\x0c\x12\x1b\n\x13result_content_type\x18\x05 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x06 \x01(\r\x12\x12\n\nlast_error\x18\x07 \x01(\t\x12\x33\n\x0fnext_attempt_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12:\n\x11heuristic_outcome\x18\t \x01(\x0e\x32\x1f.tcc.common.v1.HeuristicOutcome\x12\x18\n\x10heuristic_reason\x18\n \x01(\t\"\x9f\x01\n\nCallResult\x12\r\n\x05index\x18\x01 \x01(\r\x12(\n\x04\x63ode\x18\x02 \x01(\x0e\x32\x1a.tcc.common.v1.OutcomeCode\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0e\n\x06result\x18\x05 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x06 \x01(\t\x12\x11\n\tpermanent\x18\x07 \x01(\x08*\xd9\x01\n\x10TransactionState\x12!\n\x1dTRANSACTION_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18TRANSACTION_STATE_TRYING\x10\x01\x12 \n\x1cTRANSACTION_STATE_CONFIRMING\x10\x02\x12 \n\x1cTRANSACTION_STATE_CANCELLING\x10\x03\x12\x1f\n\x1bTRANSACTION_STATE_CONFIRMED\x10\x04\x12\x1f\n\x1bTRANSACTION_STATE_CANCELLED\x10\x05*\x9f\x01\n\x0c\x43\x61ncelReason\x12\x1d\n\x19\x43\x41NCEL_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43\x41NCEL_REASON_REJECTED\x10\x01\x12\x19\n\x15\x43\x41NCEL_REASON_EXPIRED\x10\x02\x12\x1b\n\x17\x43\x41NCEL_REASON_REQUESTED\x10\x03\x12\x1c\n\x18\x43\x41NCEL_REASON_TRY_FAILED\x10\x04*\xc8\x01\n\x0b\x42ranchState\x12\x1c\n\x18\x42RANCH_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x42RANCH_STATE_TRYING\x10\x01\x12\x16\n\x12\x42RANCH_STATE_TRIED\x10\x02\x12\x19\n\x15\x42RANCH_STATE_REJECTED\x10\x03\x12\x17\n\x13\x42RANCH_STATE_FAILED\x10\x04\x12\x1a\n\x16\x42RANCH_STATE_CONFIRMED\x10\x05\x12\x1a\n\x16\x42RANCH_STATE_CANCELLED\x10\x06*w\n\x10HeuristicOutcome\x12!\n\x1dHEURISTIC_OUTCOME_UNSPECIFIED\x10\x00\x12\x1f\n\x1bHEURISTIC_OUTCOME_CONFIRMED\x10\x01\x12\x1f\n\x1bHEURISTIC_OUTCOME_CANCELLED\x10\x02*f\n\tOperation\x12\x19\n\x15OPERATION_UNSPECIFIED\x10\x00\x12\x11\n\rOPERATION_TRY\x10\x01\x12\x15\n\x11OPERATION_CONFIRM\x10\x02\x12\x14\n\x10OPERATION_CANCEL\x10\x03*{\n\x0bOutcomeCode\x12\x1c\n\x18OUTCOME_CODE_UNSPECIFIED\x10\x00\x12\x1a\n\x16OUTCOME_CODE_SUCCEEDED\x10\x01\x12\x19\n\x15OUTCOME_CODE_REJECTED\x10\x02\x12\x17\n\x13OUTCOME_CODE_FAILED\x10\x03*\x80\x01\n\x0c\x42\x61rrierState\x12\x1d\n\x19\x42\x41RRIER_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x42\x41RRIER_STATE_TRIED\x10\x01\x12\x1b\n\x17\x42\x41RRIER_STATE_CONFIRMED\x10\x02\x12\x1b\n\x17\x42\x41RRIER_STATE_CANCELLED\x10\x03\x42)\n\rtcc.common.v1P\x01Z\x16tcc/common/v1;commonv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atcc/common/v1/common.proto\x12\rtcc.common.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd3\x01\n\nBranchSpec\x12\x11\n\tbranch_id\x18\x01 \x01(\t\x12\x13\n\x0bparticipant\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x03 \x01(\t\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x05 \x01(\t\x12\r\n\x05stage\x18\x06 \x01(\r\x12\'\n\x04kind\x18\x07 \x01(\x0e\x32\x19.tcc.common.v1.BranchKind\x12.\n\nnot_before\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb5\x01\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x04 \x01(\r\x12\x34\n\x08metadata\x18\x05 \x03(\x0b\x32\".tcc.common.v1.Error.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xbc\x05\n\x0bTransaction\x12\x0b\n\x03gid\x18\x01 \x01(\t\x12.\n\x05state\x18\x02 \x01(\x0e\x32\x1f.tcc.common.v1.TransactionState\x12\x11\n\tinitiator\x18\x03 \x01(\t\x12\x36\n\x06labels\x18\x04 \x03(\x0b\x32&.tcc.common.v1.Transaction.LabelsEntry\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ndecided_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\rcancel_reason\x18\t \x01(\x0e\x32\x1b.tcc.common.v1.CancelReason\x12\x18\n\x10\x63\x61ncel_branch_id\x18\n \x01(\t\x12\x15\n\rcancel_detail\x18\x0b \x01(\t\x12\r\n\x05stuck\x18\x0c \x01(\x08\x12\r\n\x05owner\x18\r \x01(\t\x12\x0f\n\x07version\x18\x0e \x01(\x04\x12\'\n\x08\x62ranches\x18\x0f \x03(\x0b\x32\x15.tcc.common.v1.Branch\x12\x0c\n\x04held\x18\x10 \x01(\x08\x12\x11\n\theuristic\x18\x11 \x01(\x08\x12\x15\n\rmixed_outcome\x18\x12 \x01(\x08\x12\x10\n\x08trace_id\x18\x13 \x01(\t\x12\x16\n\x0e\x63\x61ncel_message\x18\x14 \x01(\t\x12\x19\n\x11quarantine_reason\x18\x15 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xea\x02\n\x06\x42ranch\x12\'\n\x04spec\x18\x01 \x01(\x0b\x32\x19.tcc.common.v1.BranchSpec\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.tcc.common.v1.BranchState\x12\x1a\n\x12tried_by_initiator\x18\x03 \x01(\x08\x12\x0e\n\x06result\x18\x04 \x01(\x0c\x12\x1b\n\x13result_content_type\x18\x05 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x06 \x01(\r\x12\x12\n\nlast_error\x18\x07 \x01(\t\x12\x33\n\x0fnext_attempt_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12:\n\x11heuristic_outcome\x18\t \x01(\x0e\x32\x1f.tcc.common.v1.HeuristicOutcome\x12\x18\n\x10heuristic_reason\x18\n \x01(\t\x12\x12\n\ncheck_back\x18\x0b \x01(\x08\"\x9f\x01\n\nCallResult\x12\r\n\x05index\x18\x01 \x01(\r\x12(\n\x04\x63ode\x18\x02 \x01(\x0e\x32\x1a.tcc.common.v1.OutcomeCode\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0e\n\x06result\x18\x05 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x06 \x01(\t\x12\x11\n\tpermanent\x18\x07 \x01(\x08*\xd9\x01\n\x10TransactionState\x12!\n\x1dTRANSACTION_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18TRANSACTION_STATE_TRYING\x10\x01\x12 \n\x1cTRANSACTION_STATE_CONFIRMING\x10\x02\x12 \n\x1cTRANSACTION_STATE_CANCELLING\x10\x03\x12\x1f\n\x1bTRANSACTION_STATE_CONFIRMED\x10\x04\x12\x1f\n\x1bTRANSACTION_STATE_CANCELLED\x10\x05*\x9f\x01\n\x0c\x43\x61ncelReason\x12\x1d\n\x19\x43\x41NCEL_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43\x41NCEL_REASON_REJECTED\x10\x01\x12\x19\n\x15\x43\x41NCEL_REASON_EXPIRED\x10\x02\x12\x1b\n\x17\x43\x41NCEL_REASON_REQUESTED\x10\x03\x12\x1c\n\x18\x43\x41NCEL_REASON_TRY_FAILED\x10\x04*\xe2\x01\n\x0b\x42ranchState\x12\x1c\n\x18\x42RANCH_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x42RANCH_STATE_TRYING\x10\x01\x12\x16\n\x12\x42RANCH_STATE_TRIED\x10\x02\x12\x19\n\x15\x42RANCH_STATE_REJECTED\x10\x03\x12\x17\n\x13\x42RANCH_STATE_FAILED\x10\x04\x12\x1a\n\x16\x42RANCH_STATE_CONFIRMED\x10\x05\x12\x1a\n\x16\x42RANCH_STATE_CANCELLED\x10\x06\x12\x18\n\x14\x42RANCH_STATE_PENDING\x10\x07*w\n\x10HeuristicOutcome\x12!\n\x1dHEURISTIC_OUTCOME_UNSPECIFIED\x10\x00\x12\x1f\n\x1bHEURISTIC_OUTCOME_CONFIRMED\x10\x01\x12\x1f\n\x1bHEURISTIC_OUTCOME_CANCELLED\x10\x02*m\n\nBranchKind\x12\x1b\n\x17\x42RANCH_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x42RANCH_KIND_TCC\x10\x01\x12\x14\n\x10\x42RANCH_KIND_SAGA\x10\x02\x12\x17\n\x13\x42RANCH_KIND_MESSAGE\x10\x03*{\n\tOperation\x12\x19\n\x15OPERATION_UNSPECIFIED\x10\x00\x12\x11\n\rOPERATION_TRY\x10\x01\x12\x15\n\x11OPERATION_CONFIRM\x10\x02\x12\x14\n\x10OPERATION_CANCEL\x10\x03\x12\x13\n\x0fOPERATION_CHECK\x10\x04*{\n\x0bOutcomeCode\x12\x1c\n\x18OUTCOME_CODE_UNSPECIFIED\x10\x00\x12\x1a\n\x16OUTCOME_CODE_SUCCEEDED\x10\x01\x12\x19\n\x15OUTCOME_CODE_REJECTED\x10\x02\x12\x17\n\x13OUTCOME_CODE_FAILED\x10\x03*\x80\x01\n\x0c\x42\x61rrierState\x12\x1d\n\x19\x42\x41RRIER_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x42\x41RRIER_STATE_TRIED\x10\x01\x12\x1b\n\x17\x42\x41RRIER_STATE_CONFIRMED\x10\x02\x12\x1b\n\x17\x42\x41RRIER_STATE_CANCELLED\x10\x03\x42)\n\rtcc.common.v1P\x01Z\x16tcc/common/v1;commonv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,32 +37,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ERROR_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_TRANSACTION_LABELSENTRY']._loaded_options = None
   _globals['_TRANSACTION_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_TRANSACTIONSTATE']._serialized_start=1597
-  _globals['_TRANSACTIONSTATE']._serialized_end=1814
-  _globals['_CANCELREASON']._serialized_start=1817
-  _globals['_CANCELREASON']._serialized_end=1976
-  _globals['_BRANCHSTATE']._serialized_start=1979
-  _globals['_BRANCHSTATE']._serialized_end=2179
-  _globals['_HEURISTICOUTCOME']._serialized_start=2181
-  _globals['_HEURISTICOUTCOME']._serialized_end=2300
-  _globals['_OPERATION']._serialized_start=2302
-  _globals['_OPERATION']._serialized_end=2404
-  _globals['_OUTCOMECODE']._serialized_start=2406
-  _globals['_OUTCOMECODE']._serialized_end=2529
-  _globals['_BARRIERSTATE']._serialized_start=2532
-  _globals['_BARRIERSTATE']._serialized_end=2660
-  _globals['_BRANCHSPEC']._serialized_start=78
-  _globals['_BRANCHSPEC']._serialized_end=200
-  _globals['_ERROR']._serialized_start=203
-  _globals['_ERROR']._serialized_end=384
-  _globals['_ERROR_METADATAENTRY']._serialized_start=337
-  _globals['_ERROR_METADATAENTRY']._serialized_end=384
-  _globals['_TRANSACTION']._serialized_start=387
-  _globals['_TRANSACTION']._serialized_end=1087
-  _globals['_TRANSACTION_LABELSENTRY']._serialized_start=1042
-  _globals['_TRANSACTION_LABELSENTRY']._serialized_end=1087
-  _globals['_BRANCH']._serialized_start=1090
-  _globals['_BRANCH']._serialized_end=1432
-  _globals['_CALLRESULT']._serialized_start=1435
-  _globals['_CALLRESULT']._serialized_end=1594
+  _globals['_TRANSACTIONSTATE']._serialized_start=1707
+  _globals['_TRANSACTIONSTATE']._serialized_end=1924
+  _globals['_CANCELREASON']._serialized_start=1927
+  _globals['_CANCELREASON']._serialized_end=2086
+  _globals['_BRANCHSTATE']._serialized_start=2089
+  _globals['_BRANCHSTATE']._serialized_end=2315
+  _globals['_HEURISTICOUTCOME']._serialized_start=2317
+  _globals['_HEURISTICOUTCOME']._serialized_end=2436
+  _globals['_BRANCHKIND']._serialized_start=2438
+  _globals['_BRANCHKIND']._serialized_end=2547
+  _globals['_OPERATION']._serialized_start=2549
+  _globals['_OPERATION']._serialized_end=2672
+  _globals['_OUTCOMECODE']._serialized_start=2674
+  _globals['_OUTCOMECODE']._serialized_end=2797
+  _globals['_BARRIERSTATE']._serialized_start=2800
+  _globals['_BARRIERSTATE']._serialized_end=2928
+  _globals['_BRANCHSPEC']._serialized_start=79
+  _globals['_BRANCHSPEC']._serialized_end=290
+  _globals['_ERROR']._serialized_start=293
+  _globals['_ERROR']._serialized_end=474
+  _globals['_ERROR_METADATAENTRY']._serialized_start=427
+  _globals['_ERROR_METADATAENTRY']._serialized_end=474
+  _globals['_TRANSACTION']._serialized_start=477
+  _globals['_TRANSACTION']._serialized_end=1177
+  _globals['_TRANSACTION_LABELSENTRY']._serialized_start=1132
+  _globals['_TRANSACTION_LABELSENTRY']._serialized_end=1177
+  _globals['_BRANCH']._serialized_start=1180
+  _globals['_BRANCH']._serialized_end=1542
+  _globals['_CALLRESULT']._serialized_start=1545
+  _globals['_CALLRESULT']._serialized_end=1704
 # @@protoc_insertion_point(module_scope)

@@ -36,6 +36,7 @@ class BranchState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     BRANCH_STATE_FAILED: _ClassVar[BranchState]
     BRANCH_STATE_CONFIRMED: _ClassVar[BranchState]
     BRANCH_STATE_CANCELLED: _ClassVar[BranchState]
+    BRANCH_STATE_PENDING: _ClassVar[BranchState]
 
 class HeuristicOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -43,12 +44,20 @@ class HeuristicOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     HEURISTIC_OUTCOME_CONFIRMED: _ClassVar[HeuristicOutcome]
     HEURISTIC_OUTCOME_CANCELLED: _ClassVar[HeuristicOutcome]
 
+class BranchKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    BRANCH_KIND_UNSPECIFIED: _ClassVar[BranchKind]
+    BRANCH_KIND_TCC: _ClassVar[BranchKind]
+    BRANCH_KIND_SAGA: _ClassVar[BranchKind]
+    BRANCH_KIND_MESSAGE: _ClassVar[BranchKind]
+
 class Operation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     OPERATION_UNSPECIFIED: _ClassVar[Operation]
     OPERATION_TRY: _ClassVar[Operation]
     OPERATION_CONFIRM: _ClassVar[Operation]
     OPERATION_CANCEL: _ClassVar[Operation]
+    OPERATION_CHECK: _ClassVar[Operation]
 
 class OutcomeCode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -81,13 +90,19 @@ BRANCH_STATE_REJECTED: BranchState
 BRANCH_STATE_FAILED: BranchState
 BRANCH_STATE_CONFIRMED: BranchState
 BRANCH_STATE_CANCELLED: BranchState
+BRANCH_STATE_PENDING: BranchState
 HEURISTIC_OUTCOME_UNSPECIFIED: HeuristicOutcome
 HEURISTIC_OUTCOME_CONFIRMED: HeuristicOutcome
 HEURISTIC_OUTCOME_CANCELLED: HeuristicOutcome
+BRANCH_KIND_UNSPECIFIED: BranchKind
+BRANCH_KIND_TCC: BranchKind
+BRANCH_KIND_SAGA: BranchKind
+BRANCH_KIND_MESSAGE: BranchKind
 OPERATION_UNSPECIFIED: Operation
 OPERATION_TRY: Operation
 OPERATION_CONFIRM: Operation
 OPERATION_CANCEL: Operation
+OPERATION_CHECK: Operation
 OUTCOME_CODE_UNSPECIFIED: OutcomeCode
 OUTCOME_CODE_SUCCEEDED: OutcomeCode
 OUTCOME_CODE_REJECTED: OutcomeCode
@@ -98,20 +113,24 @@ BARRIER_STATE_CONFIRMED: BarrierState
 BARRIER_STATE_CANCELLED: BarrierState
 
 class BranchSpec(_message.Message):
-    __slots__ = ("branch_id", "participant", "action", "payload", "content_type", "stage")
+    __slots__ = ("branch_id", "participant", "action", "payload", "content_type", "stage", "kind", "not_before")
     BRANCH_ID_FIELD_NUMBER: _ClassVar[int]
     PARTICIPANT_FIELD_NUMBER: _ClassVar[int]
     ACTION_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     CONTENT_TYPE_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NOT_BEFORE_FIELD_NUMBER: _ClassVar[int]
     branch_id: str
     participant: str
     action: str
     payload: bytes
     content_type: str
     stage: int
-    def __init__(self, branch_id: _Optional[str] = ..., participant: _Optional[str] = ..., action: _Optional[str] = ..., payload: _Optional[bytes] = ..., content_type: _Optional[str] = ..., stage: _Optional[int] = ...) -> None: ...
+    kind: BranchKind
+    not_before: _timestamp_pb2.Timestamp
+    def __init__(self, branch_id: _Optional[str] = ..., participant: _Optional[str] = ..., action: _Optional[str] = ..., payload: _Optional[bytes] = ..., content_type: _Optional[str] = ..., stage: _Optional[int] = ..., kind: _Optional[_Union[BranchKind, str]] = ..., not_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("code", "reason", "message", "retry_after_ms", "metadata")
@@ -188,7 +207,7 @@ class Transaction(_message.Message):
     def __init__(self, gid: _Optional[str] = ..., state: _Optional[_Union[TransactionState, str]] = ..., initiator: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., decided_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cancel_reason: _Optional[_Union[CancelReason, str]] = ..., cancel_branch_id: _Optional[str] = ..., cancel_detail: _Optional[str] = ..., stuck: bool = ..., owner: _Optional[str] = ..., version: _Optional[int] = ..., branches: _Optional[_Iterable[_Union[Branch, _Mapping]]] = ..., held: bool = ..., heuristic: bool = ..., mixed_outcome: bool = ..., trace_id: _Optional[str] = ..., cancel_message: _Optional[str] = ..., quarantine_reason: _Optional[str] = ...) -> None: ...
 
 class Branch(_message.Message):
-    __slots__ = ("spec", "state", "tried_by_initiator", "result", "result_content_type", "attempts", "last_error", "next_attempt_at", "heuristic_outcome", "heuristic_reason")
+    __slots__ = ("spec", "state", "tried_by_initiator", "result", "result_content_type", "attempts", "last_error", "next_attempt_at", "heuristic_outcome", "heuristic_reason", "check_back")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     TRIED_BY_INITIATOR_FIELD_NUMBER: _ClassVar[int]
@@ -199,6 +218,7 @@ class Branch(_message.Message):
     NEXT_ATTEMPT_AT_FIELD_NUMBER: _ClassVar[int]
     HEURISTIC_OUTCOME_FIELD_NUMBER: _ClassVar[int]
     HEURISTIC_REASON_FIELD_NUMBER: _ClassVar[int]
+    CHECK_BACK_FIELD_NUMBER: _ClassVar[int]
     spec: BranchSpec
     state: BranchState
     tried_by_initiator: bool
@@ -209,7 +229,8 @@ class Branch(_message.Message):
     next_attempt_at: _timestamp_pb2.Timestamp
     heuristic_outcome: HeuristicOutcome
     heuristic_reason: str
-    def __init__(self, spec: _Optional[_Union[BranchSpec, _Mapping]] = ..., state: _Optional[_Union[BranchState, str]] = ..., tried_by_initiator: bool = ..., result: _Optional[bytes] = ..., result_content_type: _Optional[str] = ..., attempts: _Optional[int] = ..., last_error: _Optional[str] = ..., next_attempt_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., heuristic_outcome: _Optional[_Union[HeuristicOutcome, str]] = ..., heuristic_reason: _Optional[str] = ...) -> None: ...
+    check_back: bool
+    def __init__(self, spec: _Optional[_Union[BranchSpec, _Mapping]] = ..., state: _Optional[_Union[BranchState, str]] = ..., tried_by_initiator: bool = ..., result: _Optional[bytes] = ..., result_content_type: _Optional[str] = ..., attempts: _Optional[int] = ..., last_error: _Optional[str] = ..., next_attempt_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., heuristic_outcome: _Optional[_Union[HeuristicOutcome, str]] = ..., heuristic_reason: _Optional[str] = ..., check_back: bool = ...) -> None: ...
 
 class CallResult(_message.Message):
     __slots__ = ("index", "code", "reason", "message", "result", "content_type", "permanent")

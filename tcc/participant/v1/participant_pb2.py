@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tcc.common.v1 import common_pb2 as tcc_dot_common_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tcc/participant/v1/participant.proto\x12\x12tcc.participant.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1atcc/common/v1/common.proto\"\xb2\x02\n\nBranchCall\x12\x0b\n\x03gid\x18\x01 \x01(\t\x12\x11\n\tbranch_id\x18\x02 \x01(\t\x12+\n\toperation\x18\x03 \x01(\x0e\x32\x18.tcc.common.v1.Operation\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\x0f\n\x07payload\x18\x05 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x06 \x01(\t\x12\x12\n\ntry_result\x18\x07 \x01(\x0c\x12\x1f\n\x17try_result_content_type\x18\x08 \x01(\t\x12\x15\n\rexpires_at_ms\x18\t \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\n \x01(\r\x12\x13\n\x0btraceparent\x18\x0b \x01(\t\x12\x12\n\ntracestate\x18\x0c \x01(\t\x12\x1a\n\x12tried_by_initiator\x18\r \x01(\x08\"@\n\x10TryBranchRequest\x12,\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1e.tcc.participant.v1.BranchCall\">\n\x11TryBranchResponse\x12)\n\x06result\x18\x01 \x01(\x0b\x32\x19.tcc.common.v1.CallResult\"D\n\x14\x43onfirmBranchRequest\x12,\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1e.tcc.participant.v1.BranchCall\"B\n\x15\x43onfirmBranchResponse\x12)\n\x06result\x18\x01 \x01(\x0b\x32\x19.tcc.common.v1.CallResult\"C\n\x13\x43\x61ncelBranchRequest\x12,\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1e.tcc.participant.v1.BranchCall\"A\n\x14\x43\x61ncelBranchResponse\x12)\n\x06result\x18\x01 \x01(\x0b\x32\x19.tcc.common.v1.CallResult\"G\n\x16\x45xecuteBranchesRequest\x12-\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x1e.tcc.participant.v1.BranchCall\"E\n\x17\x45xecuteBranchesResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.tcc.common.v1.CallResult\"+\n\tBranchKey\x12\x0b\n\x03gid\x18\x01 \x01(\t\x12\x11\n\tbranch_id\x18\x02 \x01(\t\"x\n\nBarrierRow\x12\x0b\n\x03gid\x18\x01 \x01(\t\x12\x11\n\tbranch_id\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x03 \x01(\t\x12*\n\x05state\x18\x04 \x01(\x0e\x32\x1b.tcc.common.v1.BarrierState\x12\x0e\n\x06\x61ge_ms\x18\x05 \x01(\x03\"\xbe\x01\n\x13ListBranchesRequest\x12+\n\x06states\x18\x01 \x03(\x0e\x32\x1b.tcc.common.v1.BarrierState\x12\x12\n\nmin_age_ms\x18\x02 \x01(\x03\x12\x12\n\nmax_age_ms\x18\x03 \x01(\x03\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x12\n\npage_token\x18\x05 \x01(\t\x12+\n\x04keys\x18\x06 \x03(\x0b\x32\x1d.tcc.participant.v1.BranchKey\"]\n\x14ListBranchesResponse\x12,\n\x04rows\x18\x01 \x03(\x0b\x32\x1e.tcc.participant.v1.BarrierRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1b\n\x19GetParticipantInfoRequest\"\xa0\x01\n\x1aGetParticipantInfoResponse\x12\x13\n\x0bparticipant\x18\x01 \x01(\t\x12\x0b\n\x03sdk\x18\x02 \x01(\t\x12/\n\x0bserver_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x07\x61\x63tions\x18\x04 \x03(\x0b\x32\x1e.tcc.participant.v1.ActionInfo\"\x1a\n\nActionInfo\x12\x0c\n\x04name\x18\x01 \x01(\t2\xfd\x04\n\x12ParticipantService\x12X\n\tTryBranch\x12$.tcc.participant.v1.TryBranchRequest\x1a%.tcc.participant.v1.TryBranchResponse\x12\x64\n\rConfirmBranch\x12(.tcc.participant.v1.ConfirmBranchRequest\x1a).tcc.participant.v1.ConfirmBranchResponse\x12\x61\n\x0c\x43\x61ncelBranch\x12\'.tcc.participant.v1.CancelBranchRequest\x1a(.tcc.participant.v1.CancelBranchResponse\x12l\n\x0f\x45xecuteBranches\x12*.tcc.participant.v1.ExecuteBranchesRequest\x1a+.tcc.participant.v1.ExecuteBranchesResponse0\x01\x12\x61\n\x0cListBranches\x12\'.tcc.participant.v1.ListBranchesRequest\x1a(.tcc.participant.v1.ListBranchesResponse\x12s\n\x12GetParticipantInfo\x12-.tcc.participant.v1.GetParticipantInfoRequest\x1a..tcc.participant.v1.GetParticipantInfoResponseB8\n\x12tcc.participant.v1P\x01Z tcc/participant/v1;participantv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tcc/participant/v1/participant.proto\x12\x12tcc.participant.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1atcc/common/v1/common.proto\"\xdb\x02\n\nBranchCall\x12\x0b\n\x03gid\x18\x01 \x01(\t\x12\x11\n\tbranch_id\x18\x02 \x01(\t\x12+\n\toperation\x18\x03 \x01(\x0e\x32\x18.tcc.common.v1.Operation\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\x0f\n\x07payload\x18\x05 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x06 \x01(\t\x12\x12\n\ntry_result\x18\x07 \x01(\x0c\x12\x1f\n\x17try_result_content_type\x18\x08 \x01(\t\x12\x15\n\rexpires_at_ms\x18\t \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\n \x01(\r\x12\x13\n\x0btraceparent\x18\x0b \x01(\t\x12\x12\n\ntracestate\x18\x0c \x01(\t\x12\x1a\n\x12tried_by_initiator\x18\r \x01(\x08\x12\'\n\x04kind\x18\x0e \x01(\x0e\x32\x19.tcc.common.v1.BranchKind\"@\n\x10TryBranchRequest\x12,\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1e.tcc.participant.v1.BranchCall\">\n\x11TryBranchResponse\x12)\n\x06result\x18\x01 \x01(\x0b\x32\x19.tcc.common.v1.CallResult\"D\n\x14\x43onfirmBranchRequest\x12,\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1e.tcc.participant.v1.BranchCall\"B\n\x15\x43onfirmBranchResponse\x12)\n\x06result\x18\x01 \x01(\x0b\x32\x19.tcc.common.v1.CallResult\"C\n\x13\x43\x61ncelBranchRequest\x12,\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1e.tcc.participant.v1.BranchCall\"A\n\x14\x43\x61ncelBranchResponse\x12)\n\x06result\x18\x01 \x01(\x0b\x32\x19.tcc.common.v1.CallResult\"B\n\x12\x43heckBranchRequest\x12,\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1e.tcc.participant.v1.BranchCall\"@\n\x13\x43heckBranchResponse\x12)\n\x06result\x18\x01 \x01(\x0b\x32\x19.tcc.common.v1.CallResult\"G\n\x16\x45xecuteBranchesRequest\x12-\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x1e.tcc.participant.v1.BranchCall\"E\n\x17\x45xecuteBranchesResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.tcc.common.v1.CallResult\"+\n\tBranchKey\x12\x0b\n\x03gid\x18\x01 \x01(\t\x12\x11\n\tbranch_id\x18\x02 \x01(\t\"\xa1\x01\n\nBarrierRow\x12\x0b\n\x03gid\x18\x01 \x01(\t\x12\x11\n\tbranch_id\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x03 \x01(\t\x12*\n\x05state\x18\x04 \x01(\x0e\x32\x1b.tcc.common.v1.BarrierState\x12\x0e\n\x06\x61ge_ms\x18\x05 \x01(\x03\x12\'\n\x04kind\x18\x06 \x01(\x0e\x32\x19.tcc.common.v1.BranchKind\"\xbe\x01\n\x13ListBranchesRequest\x12+\n\x06states\x18\x01 \x03(\x0e\x32\x1b.tcc.common.v1.BarrierState\x12\x12\n\nmin_age_ms\x18\x02 \x01(\x03\x12\x12\n\nmax_age_ms\x18\x03 \x01(\x03\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x12\n\npage_token\x18\x05 \x01(\t\x12+\n\x04keys\x18\x06 \x03(\x0b\x32\x1d.tcc.participant.v1.BranchKey\"]\n\x14ListBranchesResponse\x12,\n\x04rows\x18\x01 \x03(\x0b\x32\x1e.tcc.participant.v1.BarrierRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1b\n\x19GetParticipantInfoRequest\"\xa0\x01\n\x1aGetParticipantInfoResponse\x12\x13\n\x0bparticipant\x18\x01 \x01(\t\x12\x0b\n\x03sdk\x18\x02 \x01(\t\x12/\n\x0bserver_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x07\x61\x63tions\x18\x04 \x03(\x0b\x32\x1e.tcc.participant.v1.ActionInfo\"\x1a\n\nActionInfo\x12\x0c\n\x04name\x18\x01 \x01(\t2\xdd\x05\n\x12ParticipantService\x12X\n\tTryBranch\x12$.tcc.participant.v1.TryBranchRequest\x1a%.tcc.participant.v1.TryBranchResponse\x12\x64\n\rConfirmBranch\x12(.tcc.participant.v1.ConfirmBranchRequest\x1a).tcc.participant.v1.ConfirmBranchResponse\x12\x61\n\x0c\x43\x61ncelBranch\x12\'.tcc.participant.v1.CancelBranchRequest\x1a(.tcc.participant.v1.CancelBranchResponse\x12^\n\x0b\x43heckBranch\x12&.tcc.participant.v1.CheckBranchRequest\x1a\'.tcc.participant.v1.CheckBranchResponse\x12l\n\x0f\x45xecuteBranches\x12*.tcc.participant.v1.ExecuteBranchesRequest\x1a+.tcc.participant.v1.ExecuteBranchesResponse0\x01\x12\x61\n\x0cListBranches\x12\'.tcc.participant.v1.ListBranchesRequest\x1a(.tcc.participant.v1.ListBranchesResponse\x12s\n\x12GetParticipantInfo\x12-.tcc.participant.v1.GetParticipantInfoRequest\x1a..tcc.participant.v1.GetParticipantInfoResponseB8\n\x12tcc.participant.v1P\x01Z tcc/participant/v1;participantv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,37 +35,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\022tcc.participant.v1P\001Z tcc/participant/v1;participantv1'
   _globals['_BRANCHCALL']._serialized_start=122
-  _globals['_BRANCHCALL']._serialized_end=428
-  _globals['_TRYBRANCHREQUEST']._serialized_start=430
-  _globals['_TRYBRANCHREQUEST']._serialized_end=494
-  _globals['_TRYBRANCHRESPONSE']._serialized_start=496
-  _globals['_TRYBRANCHRESPONSE']._serialized_end=558
-  _globals['_CONFIRMBRANCHREQUEST']._serialized_start=560
-  _globals['_CONFIRMBRANCHREQUEST']._serialized_end=628
-  _globals['_CONFIRMBRANCHRESPONSE']._serialized_start=630
-  _globals['_CONFIRMBRANCHRESPONSE']._serialized_end=696
-  _globals['_CANCELBRANCHREQUEST']._serialized_start=698
-  _globals['_CANCELBRANCHREQUEST']._serialized_end=765
-  _globals['_CANCELBRANCHRESPONSE']._serialized_start=767
-  _globals['_CANCELBRANCHRESPONSE']._serialized_end=832
-  _globals['_EXECUTEBRANCHESREQUEST']._serialized_start=834
-  _globals['_EXECUTEBRANCHESREQUEST']._serialized_end=905
-  _globals['_EXECUTEBRANCHESRESPONSE']._serialized_start=907
-  _globals['_EXECUTEBRANCHESRESPONSE']._serialized_end=976
-  _globals['_BRANCHKEY']._serialized_start=978
-  _globals['_BRANCHKEY']._serialized_end=1021
-  _globals['_BARRIERROW']._serialized_start=1023
-  _globals['_BARRIERROW']._serialized_end=1143
-  _globals['_LISTBRANCHESREQUEST']._serialized_start=1146
-  _globals['_LISTBRANCHESREQUEST']._serialized_end=1336
-  _globals['_LISTBRANCHESRESPONSE']._serialized_start=1338
-  _globals['_LISTBRANCHESRESPONSE']._serialized_end=1431
-  _globals['_GETPARTICIPANTINFOREQUEST']._serialized_start=1433
-  _globals['_GETPARTICIPANTINFOREQUEST']._serialized_end=1460
-  _globals['_GETPARTICIPANTINFORESPONSE']._serialized_start=1463
-  _globals['_GETPARTICIPANTINFORESPONSE']._serialized_end=1623
-  _globals['_ACTIONINFO']._serialized_start=1625
-  _globals['_ACTIONINFO']._serialized_end=1651
-  _globals['_PARTICIPANTSERVICE']._serialized_start=1654
-  _globals['_PARTICIPANTSERVICE']._serialized_end=2291
+  _globals['_BRANCHCALL']._serialized_end=469
+  _globals['_TRYBRANCHREQUEST']._serialized_start=471
+  _globals['_TRYBRANCHREQUEST']._serialized_end=535
+  _globals['_TRYBRANCHRESPONSE']._serialized_start=537
+  _globals['_TRYBRANCHRESPONSE']._serialized_end=599
+  _globals['_CONFIRMBRANCHREQUEST']._serialized_start=601
+  _globals['_CONFIRMBRANCHREQUEST']._serialized_end=669
+  _globals['_CONFIRMBRANCHRESPONSE']._serialized_start=671
+  _globals['_CONFIRMBRANCHRESPONSE']._serialized_end=737
+  _globals['_CANCELBRANCHREQUEST']._serialized_start=739
+  _globals['_CANCELBRANCHREQUEST']._serialized_end=806
+  _globals['_CANCELBRANCHRESPONSE']._serialized_start=808
+  _globals['_CANCELBRANCHRESPONSE']._serialized_end=873
+  _globals['_CHECKBRANCHREQUEST']._serialized_start=875
+  _globals['_CHECKBRANCHREQUEST']._serialized_end=941
+  _globals['_CHECKBRANCHRESPONSE']._serialized_start=943
+  _globals['_CHECKBRANCHRESPONSE']._serialized_end=1007
+  _globals['_EXECUTEBRANCHESREQUEST']._serialized_start=1009
+  _globals['_EXECUTEBRANCHESREQUEST']._serialized_end=1080
+  _globals['_EXECUTEBRANCHESRESPONSE']._serialized_start=1082
+  _globals['_EXECUTEBRANCHESRESPONSE']._serialized_end=1151
+  _globals['_BRANCHKEY']._serialized_start=1153
+  _globals['_BRANCHKEY']._serialized_end=1196
+  _globals['_BARRIERROW']._serialized_start=1199
+  _globals['_BARRIERROW']._serialized_end=1360
+  _globals['_LISTBRANCHESREQUEST']._serialized_start=1363
+  _globals['_LISTBRANCHESREQUEST']._serialized_end=1553
+  _globals['_LISTBRANCHESRESPONSE']._serialized_start=1555
+  _globals['_LISTBRANCHESRESPONSE']._serialized_end=1648
+  _globals['_GETPARTICIPANTINFOREQUEST']._serialized_start=1650
+  _globals['_GETPARTICIPANTINFOREQUEST']._serialized_end=1677
+  _globals['_GETPARTICIPANTINFORESPONSE']._serialized_start=1680
+  _globals['_GETPARTICIPANTINFORESPONSE']._serialized_end=1840
+  _globals['_ACTIONINFO']._serialized_start=1842
+  _globals['_ACTIONINFO']._serialized_end=1868
+  _globals['_PARTICIPANTSERVICE']._serialized_start=1871
+  _globals['_PARTICIPANTSERVICE']._serialized_end=2604
 # @@protoc_insertion_point(module_scope)

@@ -11,7 +11,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class BranchCall(_message.Message):
-    __slots__ = ("gid", "branch_id", "operation", "action", "payload", "content_type", "try_result", "try_result_content_type", "expires_at_ms", "attempt", "traceparent", "tracestate", "tried_by_initiator")
+    __slots__ = ("gid", "branch_id", "operation", "action", "payload", "content_type", "try_result", "try_result_content_type", "expires_at_ms", "attempt", "traceparent", "tracestate", "tried_by_initiator", "kind")
     GID_FIELD_NUMBER: _ClassVar[int]
     BRANCH_ID_FIELD_NUMBER: _ClassVar[int]
     OPERATION_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +25,7 @@ class BranchCall(_message.Message):
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     TRACESTATE_FIELD_NUMBER: _ClassVar[int]
     TRIED_BY_INITIATOR_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
     gid: str
     branch_id: str
     operation: _common_pb2.Operation
@@ -38,7 +39,8 @@ class BranchCall(_message.Message):
     traceparent: str
     tracestate: str
     tried_by_initiator: bool
-    def __init__(self, gid: _Optional[str] = ..., branch_id: _Optional[str] = ..., operation: _Optional[_Union[_common_pb2.Operation, str]] = ..., action: _Optional[str] = ..., payload: _Optional[bytes] = ..., content_type: _Optional[str] = ..., try_result: _Optional[bytes] = ..., try_result_content_type: _Optional[str] = ..., expires_at_ms: _Optional[int] = ..., attempt: _Optional[int] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ..., tried_by_initiator: bool = ...) -> None: ...
+    kind: _common_pb2.BranchKind
+    def __init__(self, gid: _Optional[str] = ..., branch_id: _Optional[str] = ..., operation: _Optional[_Union[_common_pb2.Operation, str]] = ..., action: _Optional[str] = ..., payload: _Optional[bytes] = ..., content_type: _Optional[str] = ..., try_result: _Optional[bytes] = ..., try_result_content_type: _Optional[str] = ..., expires_at_ms: _Optional[int] = ..., attempt: _Optional[int] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ..., tried_by_initiator: bool = ..., kind: _Optional[_Union[_common_pb2.BranchKind, str]] = ...) -> None: ...
 
 class TryBranchRequest(_message.Message):
     __slots__ = ("call",)
@@ -76,6 +78,18 @@ class CancelBranchResponse(_message.Message):
     result: _common_pb2.CallResult
     def __init__(self, result: _Optional[_Union[_common_pb2.CallResult, _Mapping]] = ...) -> None: ...
 
+class CheckBranchRequest(_message.Message):
+    __slots__ = ("call",)
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    call: BranchCall
+    def __init__(self, call: _Optional[_Union[BranchCall, _Mapping]] = ...) -> None: ...
+
+class CheckBranchResponse(_message.Message):
+    __slots__ = ("result",)
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    result: _common_pb2.CallResult
+    def __init__(self, result: _Optional[_Union[_common_pb2.CallResult, _Mapping]] = ...) -> None: ...
+
 class ExecuteBranchesRequest(_message.Message):
     __slots__ = ("calls",)
     CALLS_FIELD_NUMBER: _ClassVar[int]
@@ -97,18 +111,20 @@ class BranchKey(_message.Message):
     def __init__(self, gid: _Optional[str] = ..., branch_id: _Optional[str] = ...) -> None: ...
 
 class BarrierRow(_message.Message):
-    __slots__ = ("gid", "branch_id", "action", "state", "age_ms")
+    __slots__ = ("gid", "branch_id", "action", "state", "age_ms", "kind")
     GID_FIELD_NUMBER: _ClassVar[int]
     BRANCH_ID_FIELD_NUMBER: _ClassVar[int]
     ACTION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     AGE_MS_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
     gid: str
     branch_id: str
     action: str
     state: _common_pb2.BarrierState
     age_ms: int
-    def __init__(self, gid: _Optional[str] = ..., branch_id: _Optional[str] = ..., action: _Optional[str] = ..., state: _Optional[_Union[_common_pb2.BarrierState, str]] = ..., age_ms: _Optional[int] = ...) -> None: ...
+    kind: _common_pb2.BranchKind
+    def __init__(self, gid: _Optional[str] = ..., branch_id: _Optional[str] = ..., action: _Optional[str] = ..., state: _Optional[_Union[_common_pb2.BarrierState, str]] = ..., age_ms: _Optional[int] = ..., kind: _Optional[_Union[_common_pb2.BranchKind, str]] = ...) -> None: ...
 
 class ListBranchesRequest(_message.Message):
     __slots__ = ("states", "min_age_ms", "max_age_ms", "page_size", "page_token", "keys")

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ParticipantServiceStub(object):
-    """Executes Try, Confirm and Cancel.
+    """Executes Try, Confirm, Cancel and Check.
 
     Every call may be repeated, may arrive late and may arrive out of order; the
     barrier makes that harmless. ExecuteBranches is optional for a participant that the
@@ -55,6 +55,11 @@ class ParticipantServiceStub(object):
                 request_serializer=tcc_dot_participant_dot_v1_dot_participant__pb2.CancelBranchRequest.SerializeToString,
                 response_deserializer=tcc_dot_participant_dot_v1_dot_participant__pb2.CancelBranchResponse.FromString,
                 _registered_method=True)
+        self.CheckBranch = channel.unary_unary(
+                '/tcc.participant.v1.ParticipantService/CheckBranch',
+                request_serializer=tcc_dot_participant_dot_v1_dot_participant__pb2.CheckBranchRequest.SerializeToString,
+                response_deserializer=tcc_dot_participant_dot_v1_dot_participant__pb2.CheckBranchResponse.FromString,
+                _registered_method=True)
         self.ExecuteBranches = channel.unary_stream(
                 '/tcc.participant.v1.ParticipantService/ExecuteBranches',
                 request_serializer=tcc_dot_participant_dot_v1_dot_participant__pb2.ExecuteBranchesRequest.SerializeToString,
@@ -73,7 +78,7 @@ class ParticipantServiceStub(object):
 
 
 class ParticipantServiceServicer(object):
-    """Executes Try, Confirm and Cancel.
+    """Executes Try, Confirm, Cancel and Check.
 
     Every call may be repeated, may arrive late and may arrive out of order; the
     barrier makes that harmless. ExecuteBranches is optional for a participant that the
@@ -97,6 +102,15 @@ class ParticipantServiceServicer(object):
 
     def CancelBranch(self, request, context):
         """Releases a reservation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckBranch(self, request, context):
+        """Asks whether a branch's Try has taken effect. Only for a branch that its initiator registered with
+        check_back. SUCCEEDED: it has. REJECTED: it has not, and a tombstone makes sure that it never will.
+        FAILED: not known yet, for example because the local transaction is still open; asked again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -144,6 +158,11 @@ def add_ParticipantServiceServicer_to_server(servicer, server):
                     request_deserializer=tcc_dot_participant_dot_v1_dot_participant__pb2.CancelBranchRequest.FromString,
                     response_serializer=tcc_dot_participant_dot_v1_dot_participant__pb2.CancelBranchResponse.SerializeToString,
             ),
+            'CheckBranch': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckBranch,
+                    request_deserializer=tcc_dot_participant_dot_v1_dot_participant__pb2.CheckBranchRequest.FromString,
+                    response_serializer=tcc_dot_participant_dot_v1_dot_participant__pb2.CheckBranchResponse.SerializeToString,
+            ),
             'ExecuteBranches': grpc.unary_stream_rpc_method_handler(
                     servicer.ExecuteBranches,
                     request_deserializer=tcc_dot_participant_dot_v1_dot_participant__pb2.ExecuteBranchesRequest.FromString,
@@ -168,7 +187,7 @@ def add_ParticipantServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ParticipantService(object):
-    """Executes Try, Confirm and Cancel.
+    """Executes Try, Confirm, Cancel and Check.
 
     Every call may be repeated, may arrive late and may arrive out of order; the
     barrier makes that harmless. ExecuteBranches is optional for a participant that the
@@ -247,6 +266,33 @@ class ParticipantService(object):
             '/tcc.participant.v1.ParticipantService/CancelBranch',
             tcc_dot_participant_dot_v1_dot_participant__pb2.CancelBranchRequest.SerializeToString,
             tcc_dot_participant_dot_v1_dot_participant__pb2.CancelBranchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckBranch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tcc.participant.v1.ParticipantService/CheckBranch',
+            tcc_dot_participant_dot_v1_dot_participant__pb2.CheckBranchRequest.SerializeToString,
+            tcc_dot_participant_dot_v1_dot_participant__pb2.CheckBranchResponse.FromString,
             options,
             channel_credentials,
             insecure,

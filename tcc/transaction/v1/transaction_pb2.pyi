@@ -164,12 +164,16 @@ class TryBranchResponse(_message.Message):
     def __init__(self, state: _Optional[_Union[_common_pb2.BranchState, str]] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., result: _Optional[bytes] = ..., result_content_type: _Optional[str] = ...) -> None: ...
 
 class RegisterBranchRequest(_message.Message):
-    __slots__ = ("gid", "branch")
+    __slots__ = ("gid", "branch", "check_back", "messages")
     GID_FIELD_NUMBER: _ClassVar[int]
     BRANCH_FIELD_NUMBER: _ClassVar[int]
+    CHECK_BACK_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
     gid: str
     branch: _common_pb2.BranchSpec
-    def __init__(self, gid: _Optional[str] = ..., branch: _Optional[_Union[_common_pb2.BranchSpec, _Mapping]] = ...) -> None: ...
+    check_back: bool
+    messages: _containers.RepeatedCompositeFieldContainer[_common_pb2.BranchSpec]
+    def __init__(self, gid: _Optional[str] = ..., branch: _Optional[_Union[_common_pb2.BranchSpec, _Mapping]] = ..., check_back: bool = ..., messages: _Optional[_Iterable[_Union[_common_pb2.BranchSpec, _Mapping]]] = ...) -> None: ...
 
 class RegisterBranchResponse(_message.Message):
     __slots__ = ("expires_at",)
@@ -178,12 +182,14 @@ class RegisterBranchResponse(_message.Message):
     def __init__(self, expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class ConfirmTransactionRequest(_message.Message):
-    __slots__ = ("gid", "wait_for")
+    __slots__ = ("gid", "wait_for", "messages")
     GID_FIELD_NUMBER: _ClassVar[int]
     WAIT_FOR_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
     gid: str
     wait_for: WaitFor
-    def __init__(self, gid: _Optional[str] = ..., wait_for: _Optional[_Union[WaitFor, str]] = ...) -> None: ...
+    messages: _containers.RepeatedCompositeFieldContainer[_common_pb2.BranchSpec]
+    def __init__(self, gid: _Optional[str] = ..., wait_for: _Optional[_Union[WaitFor, str]] = ..., messages: _Optional[_Iterable[_Union[_common_pb2.BranchSpec, _Mapping]]] = ...) -> None: ...
 
 class ConfirmTransactionResponse(_message.Message):
     __slots__ = ("outcome",)
