@@ -97,6 +97,10 @@ class Request(Event, tag="request", frozen=True, kw_only=True):
     branch_id: str = ""
     # Identifies the content: equal digests ask for the same thing.
     digest: str = ""
+    # All branches of a request that has several.
+    branch_ids: tuple[str, ...] = ()
+    # Whom the initiator belongs to; empty: the recorder does not say.
+    tenant: str = ""
 
 
 class Reply(Event, tag="reply", frozen=True, kw_only=True):
@@ -115,6 +119,8 @@ class Registered(Event, tag="registered", frozen=True, kw_only=True):
 
     gid: str
     branch_ids: tuple[str, ...]
+    # Whom the transaction belongs to; empty: the recorder does not say.
+    tenant: str = ""
 
 
 class Decided(Event, tag="decided", frozen=True, kw_only=True):

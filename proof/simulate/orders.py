@@ -111,8 +111,11 @@ class Initiator:
         orders: list[Order],
         observer: Observer,
         rng: random.Random,
+        *,
+        tenant: str,
     ) -> None:
         self._name = name
+        self._tenant = tenant
         self._orders = orders
         self._observer = observer
         self._rng = rng
@@ -161,7 +164,9 @@ class Initiator:
                 raise_on_cancel=False,
             )
 
-        return await self._told(Verb.EXECUTE, order.gid, ask, digest=_digest(branches, "whole"))
+        branch_ids = tuple([branch.branch_id for branch in branches])
+        digest = _digest(branches, "whole")
+        return await self._told(Verb.EXECUTE, order.gid, ask, digest=digest, branch_ids=branch_ids)
 
     async def _cancel(self, order: Order) -> None:
         await asyncio.sleep(self._rng.uniform(0.0, 1.0))
@@ -200,7 +205,12 @@ class Initiator:
     async def _try(self, tx: InteractiveTransaction, branch: BranchRequest) -> bool:
         """Return whether the branch is tried; if not, the state of the transaction is unknown."""
         name = self._observer.asked(
-            self._name, Verb.TRY_BRANCH, tx.gid, branch_id=branch.branch_id, digest=_step_digest(branch)
+            self._name,
+            Verb.TRY_BRANCH,
+            tx.gid,
+            tenant=self._tenant,
+            branch_id=branch.branch_id,
+            digest=_step_digest(branch),
         )
         try:
             await tx.try_(branch.participant, branch.action, branch.payload, branch_id=branch.branch_id)
@@ -250,9 +260,26 @@ class Initiator:
             lambda: self._client.wait(order.gid, wait_for=order.wait_for, timeout_s=order.timeout_s),
         )
 
-    async def _told(self, verb: Verb, gid: str, ask: Any, *, branch_id: str = "", digest: str = "") -> bool:
+    async def _told(
+        self,
+        verb: Verb,
+        gid: str,
+        ask: Any,
+        *,
+        branch_id: str = "",
+        branch_ids: tuple[str, ...] = (),
+        digest: str = "",
+    ) -> bool:
         """Make one request, and record it. Return whether its outcome is known."""
-        name = self._observer.asked(self._name, verb, gid, branch_id=branch_id, digest=digest)
+        name = self._observer.asked(
+            self._name,
+            verb,
+            gid,
+            tenant=self._tenant,
+            branch_id=branch_id,
+            branch_ids=branch_ids,
+            digest=digest,
+        )
         try:
             answer: TccOutcome | None = await ask()
         except errors.TccError as error:
