@@ -9,6 +9,8 @@ PROJECTS := pyproject.toml coordinator/pyproject.toml tccctl/pyproject.toml part
 VENV := $(VENV_DIR)/.installed
 # The suites start hundreds of processes, and each would compile every module.
 unexport PYTHONDONTWRITEBYTECODE
+# Each starts with a half of its own, because the tests of a module share what they start.
+WORKERS := -n 2 --dist worksteal
 # Arguments of `make demo`, for example DEMO="--orders 10000 --seed 7".
 DEMO ?=
 # A scenario and its arguments, for example BENCH="coordinator --mode batched --in-flight 256 --json",
@@ -33,22 +35,22 @@ demo: $(VENV) ## a flash sale with real processes; kills some of them; audits th
 	$(BIN)/tccd demo $(DEMO)
 
 test: $(VENV) ## the tests, over real gRPC and real PostgreSQL
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest $(WORKERS) -m "not slow"
 
 bench: $(VENV) ## how fast it is, beside the least that it would take
 	$(BIN)/python -m bench $(BENCH)
 
 server: $(VENV) ## the tests of log, engine, barrier and participant on another PostgreSQL: SERVER=postgresql://...
-	TCC_TEST_SERVER_URL=$(SERVER) $(BIN)/pytest -n 2 -m "not slow and not mariadb" tests/log tests/engine tests/barrier tests/participant
+	TCC_TEST_SERVER_URL=$(SERVER) $(BIN)/pytest $(WORKERS) -m "not slow and not mariadb" tests/log tests/engine tests/barrier tests/participant
 
 lowest: ## make test with the oldest allowed versions of all dependencies
 	$(MAKE) test VENV_DIR=.venv-lowest REQUIREMENTS=requirements.lowest
 
 slow: $(VENV) ## the long suites
-	$(BIN)/pytest -n 2 -m slow --timeout 1800
+	$(BIN)/pytest $(WORKERS) -m slow --timeout 1800
 
 coverage: $(VENV) ## how much of core, engine, log and barrier the tests run
-	$(BIN)/pytest -n 2 -m "not slow" --cov --cov-report=json:.coverage.json
+	$(BIN)/pytest $(WORKERS) -m "not slow" --cov --cov-report=json:.coverage.json
 	$(BIN)/python -m proof.coverage_report .coverage.json
 
 explore: $(VENV) ## every interleaving of a small system; checks every state

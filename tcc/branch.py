@@ -10,6 +10,9 @@ from tcc import payload
 
 T = TypeVar("T")
 
+# Of the reason of a rejection.
+REASON_CHARACTERS_MAX = 128
+
 
 class Rejected(Exception):  # noqa: N818 - a business rejection is an outcome, not an error
     """Reject a Try for a business reason: raise it in `try_`, or return it for an item of `try_batch`.
@@ -19,8 +22,9 @@ class Rejected(Exception):  # noqa: N818 - a business rejection is an outcome, n
 
     Args:
         reason: A stable UPPER_SNAKE word that programs compare, for example `SOLD_OUT`. An Enum
-            member is accepted: its value if that is a string, otherwise its name.
-        message: A text for people.
+            member is accepted: its value if that is a string, otherwise its name. What exceeds
+            128 characters is cut off.
+        message: A text for people. What exceeds 500 characters is cut off when it is sent.
     """
 
     # For a subclass that does not call this class's __init__.
@@ -34,6 +38,7 @@ class Rejected(Exception):  # noqa: N818 - a business rejection is an outcome, n
             raise TypeError(
                 'Rejected takes a reason and an optional message: Rejected("SOLD_OUT", "only 2 are left")'
             )
+        reason = reason[:REASON_CHARACTERS_MAX]
         super().__init__(reason, message)
         self.reason = reason
         self.message = message

@@ -17,7 +17,8 @@ declares the type decodes it to that type; in a `dict` it stays in its JSON form
 | bytes | string, base64 |
 | tuple, set, frozenset | array; sets are sorted, also those of pydantic models |
 
-NaN, infinities and text with a lone surrogate are refused. Equal values have equal bytes, so
+NaN and infinities (but in protobuf) and text with a lone surrogate are refused: JSON has no form for
+them, and a NaN is not equal to itself. Equal values have equal bytes, so
 that a repeated gid does not conflict: keys are sorted, protobuf is serialised deterministically.
 
 Dataclasses and Structs are validated strictly: `"3"` is not an int, no field may be missing, and
@@ -26,8 +27,10 @@ a dataclass accepts no undeclared fields (for a Struct see its `forbid_unknown_f
 
 import dataclasses
 import json
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set as AbstractSet
+from decimal import Decimal
 from functools import cache
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
@@ -48,12 +51,18 @@ ENCRYPTED = "application/x-tcc-encrypted"
 # Of the contract: the payload is no longer known.
 UNKNOWN = "application/x-tcc-unknown"
 
+_PROTOBUF_NAMES = {PROTOBUF, "application/protobuf", "application/vnd.google.protobuf"}
+
 CONTENT_TYPE_BYTES_MAX = 128
 _ERRORS_SHOWN_MAX = 5
 
 
 class InvalidPayloadError(ValueError):
     """The bytes are not of the declared kind. The text names fields and shows no values."""
+
+
+class _NotFiniteError(TypeError):
+    """A number is NaN or infinite."""
 
 
 class Encoded(NamedTuple):
@@ -122,15 +131,66 @@ def _encode(value: object) -> Encoded:
         case Message():
             return Encoded(value.SerializeToString(deterministic=True), PROTOBUF)
         case dict() | list() | msgspec.Struct():
-            return Encoded(_to_json(value).encode(), JSON)
+            return Encoded(_json_of(value), JSON)
     if hasattr(value, "model_dump_json"):
-        return Encoded(model_json(value), JSON)
+        return Encoded(_json_of_model(value), JSON)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return Encoded(_to_json(value).encode(), JSON)
+        return Encoded(_json_of(value), JSON)
     raise TypeError(
         f"{type(value).__name__} is not a payload: give a protobuf message, a pydantic model, "
         "a msgspec Struct, a dataclass, a dict, a list, bytes or None"
     )
+
+
+def _json_of(value: object) -> bytes:
+    try:
+        text = _to_json(value)
+    except ValueError as error:
+        if str(error).startswith("Out of range float"):
+            _check_finite(value)
+        raise
+    if "NaN" in text or "Infinity" in text:  # so become those of msgspec
+        _check_finite(value)
+    return text.encode()
+
+
+def _json_of_model(value: Any) -> bytes:
+    data = model_json(value)
+    if b"null" in data or b"NaN" in data or b"Infinity" in data:  # so become those of pydantic
+        _check_finite(value)
+    return data
+
+
+def _check_finite(value: object) -> None:
+    """Raise TypeError for a number that is NaN or infinite."""
+    for path, number in _numbers(value, ""):
+        if not (number.is_finite() if isinstance(number, Decimal) else math.isfinite(number)):
+            where = f" at {path.lstrip('.')}" if path else ""
+            raise _NotFiniteError(f"{number!s}{where} is no finite number, and JSON has no form for it")
+
+
+def _numbers(value: object, path: str) -> Iterator[tuple[str, float | Decimal]]:
+    """Yield the numbers in a value that may not be finite, with their places."""
+    match value:
+        case float() | Decimal():
+            yield path, value
+        case Mapping():
+            for key, inner in value.items():  # further inside, the key may be a part of the content
+                yield from _numbers(inner, f"{path}[…]" if path else str(key))
+        case list() | tuple() | AbstractSet():
+            for index, inner in enumerate(value):
+                yield from _numbers(inner, f"{path}[{index}]")
+        case _:
+            for name in _names_of_fields(value):
+                yield from _numbers(getattr(value, name, None), f"{path}.{name}")
+
+
+def _names_of_fields(value: object) -> Sequence[str]:
+    if isinstance(value, msgspec.Struct):
+        return value.__struct_fields__
+    if dataclasses.is_dataclass(value):
+        return [field.name for field in dataclasses.fields(value)]
+    return list(value.__dict__) if hasattr(value, "model_dump_json") else ()
 
 
 def _json_form(value: object) -> object:
@@ -191,8 +251,15 @@ def decode(kind: type[T], data: bytes, content_type: str) -> T:
         raise InvalidPayloadError("it is encrypted, and cannot be opened here")
     if kind is bytes:
         return cast("T", data)
+    is_json = not issubclass(kind, Message) or _is_json(content_type)
+    _check_content_type(kind, content_type)
+    if is_json and not data:
+        raise InvalidPayloadError(f"not a {kind.__name__}: the payload is missing")
     try:
-        return cast("T", _decode(kind, data, content_type))
+        value = _decode(kind, data, is_json=is_json)
+        if is_json and kind is not dict and _MAY_NOT_BE_FINITE_JSON.search(data):
+            _check_finite(value)
+        return cast("T", value)
     except Exception as error:  # noqa: BLE001 - an author's validators may raise anything
         text = plain_text(f"not a {kind.__name__}: {_reason(error)}")
         # The library's exception quotes the payload, so it must not be the cause.
@@ -207,9 +274,34 @@ def decode_json(data: bytes) -> Any:
         raise InvalidPayloadError(f"not JSON: {_reason(error)}") from None
 
 
-def _decode(kind: Any, data: bytes, content_type: str) -> object:
+# A number that is not finite, as a text, as a name, or too large for a float; or an escape that hides it.
+_MAY_NOT_BE_FINITE_JSON = re.compile(rb"(?i)nan|inf|\\u|e\+?[0-9]{3}|[0-9]{300}")
+
+
+def _is_json(content_type: str) -> bool:
+    subtype = content_type.partition(";")[0].strip().lower().rpartition("/")[2]
+    return subtype == "json" or subtype.endswith("+json")
+
+
+def _check_content_type(kind: type, content_type: str) -> None:
+    """Raise InvalidPayloadError for content that is certainly not of the kind, such as XML."""
+    if content_type in ("", JSON, OCTETS) or _is_json(content_type):
+        return
+    is_message = issubclass(kind, Message)
+    if is_message and content_type.partition(";")[0].strip().lower() in _PROTOBUF_NAMES:
+        return
+    understood = f"{PROTOBUF}, {JSON}" if is_message else JSON
+    raise InvalidPayloadError(
+        plain_text(
+            f"not a {kind.__name__}: its content type is {content_type}; understood are {understood}, "
+            f"and {OCTETS} for bytes of the same form"
+        )
+    )
+
+
+def _decode(kind: Any, data: bytes, *, is_json: bool) -> object:
     if issubclass(kind, Message):
-        return json_format.Parse(data, kind()) if content_type == JSON else kind.FromString(data)
+        return json_format.Parse(data, kind()) if is_json else kind.FromString(data)
     if hasattr(kind, "model_validate_json"):
         return kind.model_validate_json(data)
     if issubclass(kind, msgspec.Struct):
@@ -246,6 +338,8 @@ def _reason(error: Exception) -> str:
             return "malformed protobuf"
         case RecursionError():
             return "it is nested too deeply"
+        case _NotFiniteError():
+            return str(error)
     errors = getattr(error, "errors", None)
     if callable(errors) and type(error).__module__.startswith("pydantic_core"):
         found = errors(include_input=False, include_url=False, include_context=False)

@@ -15,8 +15,9 @@ from coordinator.core.errors import NotAuthenticated, Refused
 from coordinator.security import permissions
 from coordinator.security.authentication import Authenticator, credential_id
 from coordinator.security.caller import CALLER, Caller
-from coordinator.security.certificates import AuthContext
+from coordinator.security.certificates import KINDS, AuthContext
 from coordinator.security.rates import Rates
+from tcc._internal.certificate_names import certificate_names
 
 logger = structlog.get_logger(__name__)
 
@@ -53,7 +54,14 @@ class Access:
             if caller.client is not None:
                 self.rates.take(caller.client)
         except Refused as error:
-            log_refusal(error, caller, method=method, peer=context.peer())
+            log_refusal(
+                error,
+                identity=caller.principal if caller else _shown(metadata, auth_context),
+                caller=caller,
+                action=method.removeprefix("/"),
+                missing=permissions.missing(caller, method) if caller else permissions.AN_IDENTITY,
+                peer=context.peer(),
+            )
             refuse(context, error)
             return False
         if caller.operator is not None:
@@ -63,14 +71,28 @@ class Access:
         return True
 
 
-def log_refusal(error: Refused, caller: Caller | None, **where: str) -> None:
-    """Log who was refused what, and why: more than the caller may know."""
+def log_refusal(
+    error: Refused, *, identity: str, caller: Caller | None, action: str, missing: str, **where: str
+) -> None:
+    """Log who was refused what as a line `audit`: more than the caller may know.
+
+    `identity`: what the caller has proved, or only shown; `missing`: the permission that it lacks.
+    """
     logger.warning(
-        "a call was refused",
-        reason=error.reason,
+        "audit",
+        outcome=error.reason,
+        action=action,
+        identity=identity,
+        configured_as=caller.name if caller else "",
+        missing=missing,
         error=error.message,
         cause=error.cause if isinstance(error, NotAuthenticated) else "",
-        principal=caller.principal if caller else "",
-        configured_as=caller.name if caller else "",
         **where,
     )
+
+
+def _shown(metadata: Any, auth_context: AuthContext) -> str:
+    """Return what a caller that is not authenticated has shown."""
+    names = [name for name in certificate_names(auth_context, KINDS) if name.isprintable()]
+    has_token = any(key == "authorization" for key, _ in metadata)
+    return ", ".join([*names, *(["a token"] if has_token else [])]) or "nothing"

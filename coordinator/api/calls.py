@@ -14,8 +14,10 @@ from google.protobuf.message import DecodeError
 from msgspec import Struct
 
 from coordinator.api.access import Access
-from coordinator.api.errors import Context, refuse
-from coordinator.core.errors import InvalidRequest, Overloaded, Refused, RequestTooSlow, ResponsesUnread
+from coordinator.api.arrivals import Arrivals, unreadable
+from coordinator.api.errors import Context, fail, refuse
+from coordinator.api.slow_readers import SlowReaders
+from coordinator.core.errors import InvalidRequest, Overloaded, Refused, ResponsesUnread
 
 # A caller that was refused because too many calls are in flight waits this long before it repeats.
 RETRY_AFTER_S = 0.2
@@ -114,18 +116,20 @@ class Services:
         server: grpc.aio.Server,
         method: Callable[[str, str], Method],
         *,
-        request_max_s: float,
+        arrivals: Arrivals,
+        slow_readers: SlowReaders,
         unread: UnreadBytes,
         access: Access | None = None,
     ) -> None:
-        """`method`: the bounds, by service and method. `request_max_s`: for a request to arrive.
+        """`method`: the bounds, by service and method.
 
         `access`: checks who calls, before anything else; None: every caller may do everything.
         """
         self._access = access
         self._server = server
         self._method = method
-        self._request_max_s = request_max_s
+        self._arrivals = arrivals
+        self._slow_readers = slow_readers
         self._unread = unread
 
     def add_generic_rpc_handlers(self, handlers: Sequence[object]) -> None:
@@ -150,16 +154,38 @@ class Services:
         if handler.request_streaming:
             behaviour = _stream(handler.stream_stream, method.limit)
         elif handler.response_streaming:
-            behaviour = _single(handler.unary_stream, method.limit, self._request_max_s)
+            behaviour = _single(handler.unary_stream, method.limit, self._arrivals)
         else:
-            behaviour = _single(self._held(handler.unary_unary, encode), method.limit, self._request_max_s)
+            behaviour = _single(self._held(handler.unary_unary, encode), method.limit, self._arrivals)
         if self._access is not None:
             behaviour = self._access.guarded(path, behaviour)
+        behaviour = self._ended(behaviour, path)
         if handler.request_streaming or handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(
                 behaviour, request_deserializer=decode, response_serializer=encode
             )
         return grpc.stream_unary_rpc_method_handler(behaviour, request_deserializer=decode)
+
+    def _ended(
+        self, behaviour: Callable[[Any, Context], Awaitable[Any]], path: str
+    ) -> Callable[[Any, Context], Awaitable[Any]]:
+        """Return the method with a boundary for bugs, and with a response that must be taken in time.
+
+        gRPC would send the text of an exception to the caller.
+        """
+
+        async def answer(request: Any, context: Context) -> Any:
+            try:
+                response = await behaviour(request, context)
+            except grpc.aio.BaseError:  # the call is over, by an abort or by its end
+                raise
+            except Exception as error:  # noqa: BLE001 - it is a bug, and logged
+                fail(context, error, path)
+                return None
+            self._slow_readers.ending(context)
+            return response
+
+        return answer
 
     def _held(
         self, behaviour: Callable[[Any, Context], Awaitable[Any]], encode: Callable[[Any], bytes]
@@ -188,12 +214,12 @@ def _decoder(decode: Callable[[bytes], Any], bytes_max: int) -> Callable[[bytes]
 
 
 def _single(
-    behaviour: Callable[[Any, Context], Awaitable[Any]], limit: CallLimit, request_max_s: float
+    behaviour: Callable[[Any, Context], Awaitable[Any]], limit: CallLimit, arrivals: Arrivals
 ) -> Callable[[object, Context], Awaitable[Any]]:
     async def answer(_requests: object, context: Context) -> Any:
         try:
             limit.admit()
-            return await behaviour(await _read(context, request_max_s), context)
+            return await behaviour(await arrivals.read(context), context)
         except Refused as error:
             refuse(context, error)
         return None
@@ -210,25 +236,8 @@ def _stream(
             async for response in behaviour(requests, context):
                 await context.write(response)
         except DecodeError:
-            refuse(context, _unreadable())
+            refuse(context, unreadable())
         except Refused as error:
             refuse(context, error)
 
     return answer
-
-
-async def _read(context: Context, request_max_s: float) -> Any:
-    try:
-        async with asyncio.timeout(request_max_s):
-            request = await context.read()
-    except DecodeError:
-        raise _unreadable() from None
-    except TimeoutError:
-        raise RequestTooSlow(f"the request did not arrive within {request_max_s:g} seconds") from None
-    if request is grpc.aio.EOF:  # type: ignore[attr-defined] # the stubs lack it
-        raise _unreadable()
-    return request
-
-
-def _unreadable() -> InvalidRequest:
-    return InvalidRequest("INVALID_MESSAGE", "the request is not a message of this method")

@@ -129,6 +129,13 @@ def refuse(context: Context, error: Refused) -> None:
     _drop_frames(error)
 
 
+def fail(context: Context, error: Exception, method: str) -> None:
+    """Log the bug that is being handled, and give its call the status INTERNAL."""
+    logger.error("a call failed because of a bug", method=method, exc_info=True)  # noqa: LOG014 - one is being handled
+    refuse(context, InternalError("the coordinator failed; its log output has the cause"))
+    _drop_frames(error)
+
+
 def _drop_frames(error: BaseException | None) -> None:
     """Drop the frames that an exception holds: their variables hold the request, and maybe the exception."""
     while error is not None:
@@ -156,10 +163,8 @@ def refusals_as_statuses(
             _drop_frames(error)
         except grpc.aio.BaseError:  # the call is over, by an abort or by its end
             raise
-        except Exception as error:
-            logger.exception("a call failed because of a bug", method=method.__name__)
-            refuse(context, InternalError("the coordinator failed; its log output has the cause"))
-            _drop_frames(error)
+        except Exception as error:  # noqa: BLE001 - it is a bug, and logged
+            fail(context, error, method.__name__)
         return None
 
     return wrapped

@@ -9,12 +9,14 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from msgspec import Struct
 
 from coordinator.api.access import Access
+from coordinator.api.arrivals import Arrivals
 from coordinator.api.calls import CallLimit, Method, Services, UnreadBytes
 from coordinator.api.initiator.batch import batch_decoder
 from coordinator.api.initiator.requests import RequestLimits, transaction_request
 from coordinator.api.initiator.service import TransactionService
 from coordinator.api.initiator.trace_contexts import NewTrace
 from coordinator.api.listener import listen
+from coordinator.api.slow_readers import SlowReaders
 from coordinator.engine.engine import Engine
 from coordinator.ports.clock import Clock
 from coordinator.ports.log import Log
@@ -54,6 +56,8 @@ class ServerLimits(Struct, frozen=True, kw_only=True):
     response_bytes_max: int = 32 * 2**20
     # Responses that wait until their clients read them.
     unread_bytes_max: int = 256 * 2**20
+    # Requests that arrive slowly, each counted as the largest one.
+    arriving_bytes_max: int = 256 * 2**20
     # How long a request may take to arrive, a response to be taken, and a connection to be idle.
     request_max_s: float = 30.0
     response_max_s: float = 10.0
@@ -69,6 +73,12 @@ def limit_options(limits: ServerLimits) -> Options:
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),
         ("grpc.max_connection_idle_ms", round(limits.idle_max_s * 1000)),
     )
+
+
+def arrivals(limits: ServerLimits) -> Arrivals:
+    """Return the reader of requests of a server with these limits."""
+    slow_max = max(1, limits.arriving_bytes_max // limits.request_bytes_max)
+    return Arrivals(request_max_s=limits.request_max_s, slow_max=slow_max)
 
 
 def health_methods(limits: ServerLimits) -> Callable[[str, str], Method]:
@@ -144,10 +154,12 @@ class Server:
             ),
         )
         unread = UnreadBytes(server_limits.unread_bytes_max)
+        slow_readers = SlowReaders(server_limits.response_max_s)
         services = Services(
             self._server,
             _methods(server_limits, limits),
-            request_max_s=server_limits.request_max_s,
+            arrivals=arrivals(server_limits),
+            slow_readers=slow_readers,
             access=access,
             unread=unread,
         )
@@ -160,6 +172,7 @@ class Server:
                 clock=clock,
                 completions=CallLimit(server_limits.decisions_max // 2, "waits for completions"),
                 unread=unread,
+                slow_readers=slow_readers,
                 response_max_s=server_limits.response_max_s,
                 new_trace=new_trace,
                 rates=None if access is None else access.rates,

@@ -142,6 +142,8 @@ class LogSettings(_Table):
     """Connections of one worker to the log."""
     retention_s: float = _number(7 * _DAY_S, 1.0, _DECADE_S)
     """How long ended transactions are kept."""
+    payload_retention_s: Annotated[float, Field(ge=60.0, le=_DECADE_S, allow_inf_nan=False)] | None = None
+    """How long their payloads and results are kept. Not set: as long as the transactions."""
 
     @field_validator("url", "owner_url")
     @classmethod
@@ -248,10 +250,12 @@ class ListenSettings(_Table):
     """Bytes of the largest request, a batch of transactions."""
     unread_bytes_max: int = _count(256 * 2**20, 2**20, 2**40)
     """Bytes of responses in memory that wait until their clients read them."""
+    arriving_bytes_max: int = _count(256 * 2**20, 2**20, 2**40)
+    """Bytes of requests that take more than a thirtieth of `request_max_s`; each counts as the largest."""
     request_max_s: float = _number(30.0, 0.1, _HOUR_S)
     """How long a request may take to arrive."""
     response_max_s: float = _number(10.0, 0.1, _HOUR_S)
-    """How long a client may take to read one response of a batch."""
+    """How long a client may take to read one response; after twice that, its connection is ended."""
     idle_max_s: float = _number(300.0, 1.0, _DAY_S)
     """How long a connection may be idle."""
 

@@ -59,6 +59,9 @@ class Woken(Struct, frozen=True, gc=False):
 class Resumed(Struct, frozen=True, gc=False):
     """The transaction was read from the log by its new owner. No call is under way."""
 
+    # That has a branch to try, and that this coordinator is not configured with; empty: none.
+    unknown_participant: str = ""
+
 
 # Operator commands. They apply to a transaction as just read from the log, whichever coordinator
 # drives it: writing it back in the next version takes it from them.

@@ -15,7 +15,8 @@ The rules, in the order in which they apply to a transaction:
 2. CONFIRM is decided only when every Try has succeeded, and before the expiry.
    One rejection, one permanent failure, the expiry or a request of the initiator
    decides CANCEL. A Try whose outcome is unknown is repeated until then. If this
-   coordinator does not know a participant, it parks the transaction for one that does.
+   coordinator does not know a participant, it parks the transaction for one that does,
+   and decides nothing because of the expiry either, until UNKNOWN_GRACE_S after it.
 3. The decision is made once: TRANSITIONS has no way from one to the other.
 4. Every branch that is in the log gets the decision, also one whose Try was never
    answered: its participant's barrier makes an empty cancel a success.
@@ -60,6 +61,7 @@ from coordinator.core.errors import (
     TransactionNotHeld,
     TransactionTooLarge,
     TryPending,
+    UnknownParticipant,
 )
 from coordinator.core.events import (
     Accepted,
@@ -94,6 +96,7 @@ from coordinator.core.model import (
     HELD,
     NEVER,
     NOW,
+    UNKNOWN_CONTENT_TYPE,
     Branch,
     BranchCall,
     BranchKind,
@@ -151,6 +154,9 @@ REACHABLE: Mapping[TransactionState, frozenset[TransactionState]] = {
 
 # The call by which a decided state is carried out.
 PHASE_TWO = {state: decision for state, decision in DECISIONS.items() if not state.ended}
+
+# For this long after the expiry, a coordinator leaves the decision to one that knows every participant.
+UNKNOWN_GRACE_S = 60.0
 
 # The length to which a participant's error text is cut.
 ERROR_CHARACTERS_MAX = 1_000
@@ -335,12 +341,21 @@ def _leave_to_others(tx: Transaction, event: CallCompleted, now: float) -> Step:
     Try is only repeated later.
     """
     branch = _failed(tx.branches[event.index], event, now)
-    if tx.saving or now >= tx.expires_at:
+    if tx.saving or _is_unknown_for_good(tx, now):
         return _go_on_trying(with_branch(tx, event.index, branch), now)
     # The next owner need not wait with its call.
     tx = with_branch(tx, event.index, replace(branch, next_attempt_at=NOW))
-    branches = tuple(replace(other, calling=None) if other.calling else other for other in tx.branches)
-    return _save(replace(tx, branches=branches, next_attempt_at=now, waiting_on=branch.spec.participant))
+    return _park_for_others(tx, branch.spec.participant, now)
+
+
+def _is_unknown_for_good(tx: Transaction, now: float) -> bool:
+    """Return whether no coordinator that knows the participant has come, long after the expiry."""
+    return now >= tx.expires_at + UNKNOWN_GRACE_S
+
+
+def _park_for_others(tx: Transaction, participant: str, now: float) -> Step:
+    branches = tuple(replace(branch, calling=None) if branch.calling else branch for branch in tx.branches)
+    return _save(replace(tx, branches=branches, next_attempt_at=now, waiting_on=participant))
 
 
 def _on_try_refused(
@@ -429,6 +444,9 @@ def _find(tx: Transaction, spec: BranchSpec) -> int | None:
     """
     for index, branch in enumerate(tx.branches):
         if branch.spec.branch_id == spec.branch_id:
+            if tx.state.ended and branch.spec.content_type == UNKNOWN_CONTENT_TYPE:
+                # Its payload has been erased, and nothing can be done any more.
+                spec = replace(spec, payload=b"", content_type=UNKNOWN_CONTENT_TYPE)
             if not same_branch(branch.spec, spec):
                 if index >= tx.saved_branches:
                     raise BranchPending(
@@ -756,8 +774,11 @@ def with_branch(tx: Transaction, index: int, branch: Branch) -> Transaction:
     return replace(tx, branches=tuple(branches))
 
 
-def _resume_trying(tx: Transaction, _event: Resumed, now: float) -> Step:
+def _resume_trying(tx: Transaction, event: Resumed, now: float) -> Step:
     """Repeat the Trys whose results are not known; they may have been sent."""
+    unknown = event.unknown_participant
+    if unknown and not _is_unknown_for_good(tx, now):
+        return _park_for_others(_with_unknown(tx, unknown), unknown, now)
     branches = tuple(
         replace(branch, attempts=max(1, branch.attempts))
         if branch.tried is TryState.UNKNOWN and not branch.spec.tried_by_initiator
@@ -765,6 +786,20 @@ def _resume_trying(tx: Transaction, _event: Resumed, now: float) -> Step:
         for branch in tx.branches
     )
     return _go_on_trying(replace(_unparked(tx, tx.expires_at), branches=branches), now)
+
+
+def _with_unknown(tx: Transaction, participant: str) -> Transaction:
+    """Return the transaction with the reason for which its branches at a participant are not tried."""
+    error = (
+        f"{UnknownParticipant.reason}: this coordinator is not configured with participant {participant!r}"
+    )
+    branches = tuple(
+        replace(branch, last_error=branch.last_error or error)
+        if branch.spec.participant == participant and branch.tried is TryState.UNKNOWN
+        else branch
+        for branch in tx.branches
+    )
+    return replace(tx, branches=branches)
 
 
 def _resume_phase_two(tx: Transaction, _event: Resumed, now: float) -> Step:

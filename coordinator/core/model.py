@@ -143,6 +143,10 @@ class CallResult(Struct, frozen=True, kw_only=True, gc=False):
     span_id: str = ""
 
 
+# Of the contract: the payload is no longer known.
+UNKNOWN_CONTENT_TYPE = "application/x-tcc-unknown"
+
+
 class BranchSpec(Struct, frozen=True, kw_only=True, gc=False):
     """One participant's share of a transaction, as the initiator described it."""
 

@@ -42,6 +42,7 @@ from coordinator.core.model import (
     RetryPolicy,
     Transaction,
     TransactionState,
+    TryState,
 )
 from coordinator.core.notes import noted, with_stuck
 from coordinator.engine.clock import LogClock
@@ -235,7 +236,16 @@ class Driver:
 
     def resume(self, entry: LiveTransaction, now: float) -> None:
         """Drive a transaction from where its last owner left it."""
-        self._advance(entry, Resumed(), now)
+        self._advance(entry, Resumed(self._unknown_participant(entry.tx)), now)
+
+    def _unknown_participant(self, tx: Transaction) -> str:
+        """Return a participant that is not configured here and has a branch to try; empty: none."""
+        for branch in tx.branches:
+            if branch.tried is TryState.UNKNOWN and not branch.spec.tried_by_initiator:
+                participant = branch.spec.participant
+                if participant not in self.dispatchers:
+                    return participant
+        return ""
 
     def wake_due(self) -> int:
         """Send `Woken` to every live transaction that is due. Return how many."""

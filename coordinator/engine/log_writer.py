@@ -15,7 +15,7 @@ log which fails again and again (a full disk) is one alert.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import structlog
 
@@ -29,6 +29,8 @@ from coordinator.ports.log import Log, Record
 from tcc._internal.batcher import Batcher, FlushPolicy
 
 T = TypeVar("T")
+# Transactions whose writes the log rejected, and why.
+Rejections: TypeAlias = list[tuple[Transaction, LogRejected]]
 
 BATCH_MAX = 512
 BATCH_BYTES_MAX = 8 * 2**20
@@ -89,7 +91,7 @@ class LogWriter:
         self._begins = batcher(self._begin)
         self._saves = batcher(self._save)
         # Changes that were rejected, one by one.
-        self._rejected_saves = batcher(self._save, 1)
+        self._rejected_saves = batcher(self._save_again, 1)
         # What has failed and has not succeeded since: the heartbeat, and writes under way.
         self._failing: set[object] = set()
         self._recovery: asyncio.TimerHandle | None = None
@@ -143,13 +145,29 @@ class LogWriter:
         self._observer.anomaly(Anomaly.LOG_RECOVERED)
 
     async def _begin(self, batch: list[Transaction]) -> None:
-        await self._write("begin", batch, self._log.transaction_begin, self._on_begun, self._refuse_begin)
+        rejected: Rejections = []
+        await self._write("begin", batch, self._log.transaction_begin, self._on_begun, rejected)
+        _log_rejected(rejected)
+        for tx, error in rejected:
+            self._on_refused((tx,), error)
 
     async def _save(self, waiting: list[Transaction]) -> None:
+        _log_rejected(await self._save_wanted(waiting))
+
+    async def _save_again(self, waiting: list[Transaction]) -> None:
+        """Write changes that were rejected before, which is in the journal."""
+        await self._save_wanted(waiting)
+
+    async def _save_wanted(self, waiting: list[Transaction]) -> Rejections:
+        """Write changes; those that are rejected are written again later. Return them."""
         # A transaction may have been lost, and taken again, while its change waited here.
         batch = [tx for tx in waiting if self._is_wanted(tx)]
+        rejected: Rejections = []
         if batch:
-            await self._write("change", batch, self._log.transaction_save, self._on_saved, self._postpone)
+            await self._write("change", batch, self._log.transaction_save, self._on_saved, rejected)
+        for tx, _ in rejected:
+            asyncio.get_running_loop().call_later(REJECTED_RETRY_S, self._rejected_saves.put, tx)
+        return rejected
 
     async def _write(
         self,
@@ -157,34 +175,23 @@ class LogWriter:
         batch: list[Transaction],
         write: Callable[[Sequence[Transaction]], Awaitable[list[T]]],
         on_written: Callable[[Sequence[Transaction], Sequence[T]], None],
-        on_rejected: Callable[[Transaction, LogRejected], None],
+        rejected: Rejections,
     ) -> None:
-        """Write a batch; if the log rejects it, write its halves."""
+        """Write a batch; if the log rejects it, write its halves. Add what is at fault to `rejected`."""
         asked_at = self._clock.now()
         try:
             written = await self._until_known(lambda: write(batch))
         except LogRejected as error:
             if len(batch) == 1:
-                on_rejected(batch[0], error)
+                self._observer.anomaly(Anomaly.LOG_REJECTED, gid=batch[0].gid, error=error.explained)
+                rejected.append((batch[0], error))
                 return
             middle = len(batch) // 2
             for half in (batch[:middle], batch[middle:]):
-                await self._write(kind, half, write, on_written, on_rejected)
+                await self._write(kind, half, write, on_written, rejected)
             return
         self._observer.written(kind, len(batch), self._clock.now() - asked_at)
         on_written(batch, written)
-
-    def _refuse_begin(self, tx: Transaction, error: LogRejected) -> None:
-        self._report_rejected(tx, error)
-        self._on_refused((tx,), error)
-
-    def _postpone(self, tx: Transaction, error: LogRejected) -> None:
-        self._report_rejected(tx, error)
-        asyncio.get_running_loop().call_later(REJECTED_RETRY_S, self._rejected_saves.put, tx)
-
-    def _report_rejected(self, tx: Transaction, error: LogRejected) -> None:
-        logger.error("the log rejected the write of a transaction", gid=tx.gid, error=error.explained)
-        self._observer.anomaly(Anomaly.LOG_REJECTED, gid=tx.gid, error=error.explained)
 
     async def _until_known(self, write: Callable[[], Awaitable[T]]) -> T:
         wait_s, source = RETRY_FIRST_S, object()
@@ -199,6 +206,18 @@ class LogWriter:
                 wait_s = min(wait_s * 2, RETRY_MAX_S)
         finally:
             self.log_answered(source)
+
+
+def _log_rejected(rejected: Rejections) -> None:
+    """Log what the log rejected of a batch, in one line, however many they are."""
+    if rejected:
+        first, error = rejected[0]
+        logger.error(
+            "the log rejected writes of transactions",
+            count=len(rejected),
+            gid=first.gid,
+            error=error.explained,
+        )
 
 
 def _size(tx: Transaction) -> int:

@@ -128,16 +128,24 @@ class Reconciler:
             raise RepairNotAllowed(f"this operation does not repair it: {finding.explanation}")
         return operation
 
+    async def has_payload(self, finding: Finding) -> bool:
+        """Return whether the log has the payload of a finding's branch. Later it is erased.
+
+        Raises:
+            LogUnavailable
+        """
+        return (await self._call(finding, Operation.CANCEL)).spec.content_type != UNKNOWN
+
     async def repair(
         self, finding: Finding, operation: Operation, *, payload: bytes, content_type: str
     ) -> CallResult:
         """Call the operation on a finding's row; return the participant's result.
 
-        `payload`: for an orphan, as the operator supplies it; it must hold the bytes that its Try
-        had, or the participant answers BRANCH_CONFLICT. Any other row has its payload in the log.
+        `payload`: if the log has none, as the operator supplies it; it must hold the bytes that its
+        Try had, or the participant answers BRANCH_CONFLICT.
         """
         call = await self._call(finding, operation)
-        if finding.kind is FindingKind.ORPHAN and (payload or content_type):
+        if call.spec.content_type == UNKNOWN and (payload or content_type):
             call = replace(call, spec=replace(call.spec, payload=payload, content_type=content_type))
         async for answers in self._barrier_reader.execute(finding.participant, [call]):
             for _, answer in answers:

@@ -31,6 +31,9 @@ class RecoverySettings(Struct, frozen=True, kw_only=True):
     # more than one worker can end in the meantime.
     purge_max: int = 5_000
     purge_batches_max: int = 20
+    # The same for the erasure of payloads, which reads and writes each row.
+    erase_max: int = 500
+    erase_batches_max: int = 200
     retention_s: float = 7 * 24 * 3600.0
 
     def throttle_s(self, took_s: float, *, is_busy: bool) -> float:

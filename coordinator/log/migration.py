@@ -67,6 +67,7 @@ _PRIVILEGES = (
     ("USAGE", f"SCHEMA {SCHEMA}"),
     ("SELECT, INSERT, UPDATE, DELETE", f"{SCHEMA}.transactions, {SCHEMA}.coordinators"),
     ("SELECT, INSERT, UPDATE", f"{SCHEMA}.participants"),
+    ("SELECT, INSERT, UPDATE", f"{SCHEMA}.erasures"),
     ("SELECT, INSERT", f"{SCHEMA}.audit, {SCHEMA}.audit_heads"),
     ("SELECT", f"{SCHEMA}.alembic_version, {SCHEMA}.coordinator_secrets"),
 )

@@ -14,12 +14,14 @@ from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from coordinator.core.kinds import needs_call
 from coordinator.core.model import (
     DECISIONS,
     HELD,
     NOW,
+    UNKNOWN_CONTENT_TYPE,
     Branch,
     BranchKind,
     BranchSpec,
@@ -318,6 +320,32 @@ def _unicode(text: str) -> str:
 def _storable(text: str) -> str:
     """Return the text as PostgreSQL can store it: one bad character must not fail a whole batch."""
     return _unicode(text).replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+# --- erasure -----------------------------------------------------------------
+
+
+def erased(branches: bytes, progress: bytes | None) -> tuple[bytes, bytes, bytes | None] | None:
+    """Return the columns branches, payloads and progress without payloads and results.
+
+    None: they cannot be read.
+    """
+    try:
+        specs = _decode_specs(branches)
+        known = None if progress is None else _decode_progress(progress)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    return (
+        _encode([replace(spec, content_type=UNKNOWN_CONTENT_TYPE) for spec in specs]),
+        _encode([b""] * len(specs)),
+        None if known is None else _encode([_without_result(one) for one in known]),
+    )
+
+
+def _without_result(stored: _Progress) -> _Progress:
+    if not stored.result:
+        return stored
+    return replace(stored, result=b"", result_content_type=UNKNOWN_CONTENT_TYPE)
 
 
 # --- rows to records ---------------------------------------------------------

@@ -12,7 +12,9 @@ batch has one creation time, so without the gid the index stays tiny;
 which never parks;
 - `transactions_parked_created`: the oldest of these. Its condition is spelled
 uniquely, so that the planner uses it for nothing else;
-- `transactions_stuck`: the stuck ones. Free while there are none.
+- `transactions_stuck`: the stuck ones. Free while there are none;
+- `transactions_ended_late`: those that took long, for the erasure of their payloads, which goes
+through all others in the order of their creation. Free on the happy path.
 
 The decision changes no indexed column, so it is a heap-only update as long as
 the page has room: hence the fill factor. At 50, nine of ten decisions find room
@@ -26,12 +28,14 @@ from sqlalchemy import (
     Column,
     DateTime,
     Index,
+    Interval,
     LargeBinary,
     MetaData,
     SmallInteger,
     Table,
     Text,
     false,
+    literal_column,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
@@ -110,6 +114,21 @@ Index(
     "transactions_stuck",
     _columns.created_at,
     postgresql_where=_columns.stuck & _columns.ended_at.is_(None),
+)
+
+# Longer than nearly all transactions take.
+ENDED_LATE_S = 600
+ENDED_LATE = _columns.ended_at - _columns.created_at > literal_column("INTERVAL '10 minutes'", Interval)
+Index("transactions_ended_late", _columns.ended_at, postgresql_where=ENDED_LATE)
+
+# How far the payloads of ended transactions were erased: in the order of their creation, and of the end of
+# those that took long.
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("name", Text(collation="C"), primary_key=True),
+    Column("moment", _Time, nullable=False),
+    Column("gid", Text(collation="C"), nullable=False),
 )
 
 coordinators = Table(

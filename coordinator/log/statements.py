@@ -108,7 +108,7 @@ def number(name: str) -> BindParameter[int]:
     return bindparam(name, type_=BigInteger)
 
 
-def _ago(name: str) -> ColumnElement[Any]:
+def ago(name: str) -> ColumnElement[Any]:
     """Return the moment the given number of seconds before now."""
     return func.now() - _interval(name)
 
@@ -156,7 +156,7 @@ SESSION = Statement(
 )
 
 
-def _row_of(gid: ColumnElement[str]) -> ColumnElement[bool]:
+def row_of(gid: ColumnElement[str]) -> ColumnElement[bool]:
     """Join a batch to its rows by the primary key, and in no other way.
 
     Plans may be made while the table is nearly empty, when a full scan looks cheapest, and
@@ -326,10 +326,10 @@ def _save(name: str, new: TableValuedAlias, changes: Mapping[str, ColumnElement[
             **changes,
         )
         .where(
-            _row_of(new.c.gid),
+            row_of(new.c.gid),
             t.version == new.c.version,
             t.owner == text("owner"),
-            # Ours, but spelled so that the planner cannot use `transactions_owned` (`_row_of`).
+            # Ours, but spelled so that the planner cannot use `transactions_owned` (`row_of`).
             func.coalesce(t.next_attempt_at, t.ended_at).is_(None),
             is_valid_transition(new.c.state),
         )
@@ -402,7 +402,7 @@ def _take_over(
             waiting_on=NO_TEXT,
             **changes,
         )
-        .where(_row_of(chosen.c.gid), *conditions)
+        .where(row_of(chosen.c.gid), *conditions)
         .returning(*_record)
     )
     return compiled(name, statement)
@@ -519,8 +519,8 @@ RELEASE = compiled(
 def _is_old() -> ColumnElement[bool]:
     # What ended before then was created before then, and creation time has the index.
     return and_(
-        t.created_at < _ago("ended_before_s"),
-        t.ended_at < _ago("ended_before_s"),
+        t.created_at < ago("ended_before_s"),
+        t.ended_at < ago("ended_before_s"),
         # Not even a damaged row loses a transaction that has not ended.
         t.state.in_([constant(state) for state in TransactionState if state.ended]),
         t.heuristic.is_(false()),
@@ -536,13 +536,13 @@ def _purge() -> Statement:
         .with_for_update(skip_locked=True)
         .cte("old")
     )
-    return compiled("transaction_purge", delete(transactions).where(_row_of(old.c.gid)))
+    return compiled("transaction_purge", delete(transactions).where(row_of(old.c.gid)))
 
 
 def _forget_coordinators() -> Statement:
     # A single value and not EXISTS, which may become a join that reads every owned row.
     drives = select(t.gid).where(_is_owned_by(coordinators.c.id)).limit(constant(1)).scalar_subquery()
-    gone = coordinators.c.lease_until < _ago("gone_for_s")
+    gone = coordinators.c.lease_until < ago("gone_for_s")
     return compiled("coordinator_forget", delete(coordinators).where(gone, drives.is_(None)))
 
 

@@ -36,6 +36,7 @@ from coordinator.core.model import HELD, Transaction
 from coordinator.log import statements
 from coordinator.log.backlog import participants_waited_for
 from coordinator.log.connections import Connections, StatementResult
+from coordinator.log.erasure import erase
 from coordinator.log.failures import StatementTooLong
 from coordinator.log.rows import (
     Row,
@@ -350,6 +351,10 @@ class PostgresLog:
                 self._unusable.add(gid)
                 self._on_quarantine(gid, error.message)
         return count
+
+    async def payloads_erase(self, *, ended_before_s: float, limit: int) -> int:
+        """See `ports.Log`."""
+        return await erase(self._execute, ended_before_s=ended_before_s, limit=limit)
 
     async def coordinator_heartbeat(self, *, lease_s: float) -> float:
         """See `ports.Log`."""

@@ -152,6 +152,13 @@ class Log(Protocol):
         """Delete at most `limit` transactions that ended more than `ended_before_s` seconds ago."""
         ...
 
+    async def payloads_erase(self, *, ended_before_s: float, limit: int) -> int:
+        """Erase payloads and results of transactions that ended more than `ended_before_s` seconds ago.
+
+        Return how many were read, at most `limit`: if fewer, all others have been.
+        """
+        ...
+
     async def coordinator_heartbeat(self, *, lease_s: float) -> float:
         """Renew our lease. Return the log's time (seconds since the Unix epoch)."""
         ...

@@ -248,7 +248,7 @@ def _port(check: str, address: str, is_ours: Callable[[str], bool]) -> CheckResu
         check,
         f"cannot listen on {address}: {reason}",
         f"stop its process (ss -ltnp shows it), or change {check} in the configuration; if it is a "
-        "coordinator whose certificate was renewed, restart it",
+        "coordinator, it does not serve the certificate of this configuration",
     )
 
 
@@ -331,7 +331,7 @@ def _certificates_in(file: Path) -> list[x509.Certificate]:
 
 
 def _validity(check: str, file: Path, begins: datetime, ends: datetime, now: datetime) -> CheckResult:
-    remedy = "renew it; a listener reads its files when tccd starts, [participants] on SIGHUP"
+    remedy = "renew it; tccd reads the file again when it changes, without a restart"
     if now < begins:
         return problem(check, f"{file} is not valid before {begins:{_DATE}}", "check this machine's clock")
     if now >= ends:

@@ -24,6 +24,7 @@ from coordinator.engine.engine import Engine
 from coordinator.engine.observer import NULL_SPANS, Anomaly
 from coordinator.engine.reconciler import Reconciler
 from coordinator.jobs.audit import StateAuditHead
+from coordinator.jobs.erase import ErasePayloads
 from coordinator.jobs.heartbeat import Heartbeat
 from coordinator.jobs.job import Job
 from coordinator.jobs.reconcile import Reconciling
@@ -271,7 +272,18 @@ class Worker:
     def _more_jobs(self) -> list[Job]:
         # Without a metrics port, the gauges have no reader.
         stating = StateAuditHead(self.auditor, every_s=self._settings.audit.head_every_s)
-        return [self._reporting(), stating, *([self._log_gauges] if self._settings.metrics_address() else [])]
+        return [
+            self._reporting(),
+            stating,
+            *self._erasing(),
+            *([self._log_gauges] if self._settings.metrics_address() else []),
+        ]
+
+    def _erasing(self) -> list[Job]:
+        retention_s = self._settings.log.payload_retention_s
+        if retention_s is None:
+            return []
+        return [ErasePayloads(self._settings.recovery_settings(), log=self.log, retention_s=retention_s)]
 
     def _reporting(self) -> Reporting:
         return Reporting(

@@ -10,6 +10,5 @@ __all__ = ["KINDS", "AuthContext", "certificate_identity", "is_tls"]
 
 def certificate_identity(auth_context: AuthContext, kinds: Iterable[str]) -> Identity | None:
     """Return the identity of a client's certificate; None: there is none, or it has no such name."""
-    # An identity is shown and logged, so it is printable.
-    names = tuple(name for name in certificate_names(auth_context, kinds) if name.isprintable())
+    names = certificate_names(auth_context, kinds)
     return Identity(names, "certificate") if names else None

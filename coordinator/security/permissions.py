@@ -22,6 +22,10 @@ class Need(Enum):
     ROLE_FOR_ALL = "a role for all tenants"
 
 
+# What a caller lacks that is not authenticated.
+AN_IDENTITY = "an identity is required"
+
+
 class Permission(Struct, frozen=True):
     """What one method needs."""
 

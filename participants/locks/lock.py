@@ -9,29 +9,23 @@ Key = tuple[str, str]
 
 
 class Place(NamedTuple):
-    """One branch's place in the queue of one key.
-
-    The token is the place: it grows with each request for the key. `ahead` is the token of the first
-    request in front that this one must wait for, or None.
-    """
+    """One branch's place in the queue of one key."""
 
     branch: Key
     name: str
+    # The place: it grows with each request for the key.
     token: int
     requested_at_ms: int
-    ahead: int | None
-
-
-class First(NamedTuple):
-    """The first request in the queue of a key: its holder, unless it waits for another key."""
-
-    gid: str
-    acquired_at_ms: int | None
+    # There is a conflicting request in front.
+    is_blocked: bool
+    # The first in this queue, and since when it is.
+    first_gid: str
+    first_since_ms: int
 
 
 def is_free(places: Sequence[Place]) -> bool:
     """Return whether the branch waits for no other one and so holds all of its keys."""
-    return all(place.ahead is None for place in places)
+    return not any(place.is_blocked for place in places)
 
 
 def tokens(places: Sequence[Place]) -> dict[str, dict[str, int]]:
@@ -44,11 +38,8 @@ def wait_left_s(places: Sequence[Place], wait_ms: int, now_ms: int) -> float:
     return (places[0].requested_at_ms + wait_ms - now_ms) / 1000
 
 
-def refusal(name: str, first: First | None) -> str:
-    """Return who holds a key and since when, as a text for people."""
-    if first is None:  # it was released just now
-        return f"{name!r} was held"
-    if first.acquired_at_ms is None:
-        return f"{name!r} was asked for earlier by {first.gid}, which waits for another key"
-    since = datetime.fromtimestamp(first.acquired_at_ms / 1000, UTC)
-    return f"{name!r} is held by {first.gid} since {since.isoformat(timespec='milliseconds')}"
+def refusal(places: Sequence[Place]) -> str:
+    """Return who holds the first key that a branch waits for, and since when, as a text for people."""
+    place = next(place for place in places if place.is_blocked)
+    since = datetime.fromtimestamp(place.first_since_ms / 1000, UTC).isoformat(timespec="milliseconds")
+    return f"{place.name!r} is held by {place.first_gid} since {since}"

@@ -44,23 +44,19 @@ class AcquireLocks:
         }
         if free:
             await store.acquire(db, free, now_ms)
-        behind = {branch.key: _behind(places[branch.key]) for branch, _ in items if branch.key not in free}
-        first = await store.first(db, set(behind.values())) if behind else {}
         if refused:
             await store.release(db, refused)
         answers: list[Any] = []
         for branch, request in items:
+            place = places[branch.key]
             if branch.key in free:
-                answers.append(tokens(places[branch.key]))
-                continue
-            text = refusal(behind[branch.key], first.get(behind[branch.key]))
-            if branch.key in refused:
-                answers.append(Rejected("LOCKED", text))
-                continue
-            wait_s = wait_left_s(places[branch.key], request.wait_ms, now_ms)
-            answers.append(
-                Postponed("LOCKED", text, functools.partial(self._waiters.wait, branch.key, wait_s))
-            )
+                answers.append(tokens(place))
+            elif branch.key in refused:
+                answers.append(Rejected("LOCKED", refusal(place)))
+            else:
+                wait_s = wait_left_s(place, request.wait_ms, now_ms)
+                until = functools.partial(self._waiters.wait, branch.key, wait_s)
+                answers.append(Postponed("LOCKED", refusal(place), until))
         self._metrics.tried(
             acquired=len(free),
             refused=len(refused),
@@ -81,11 +77,6 @@ class AcquireLocks:
         await store.release(db, store.by_branch(items))
 
     cancel_batch = confirm_batch
-
-
-def _behind(places: Sequence[Place]) -> str:
-    """Return the first key that a branch waits for."""
-    return next(place.name for place in places if place.ahead is not None)
 
 
 def locks(database: AsyncEngine, *, metrics: LockMetrics | None = None) -> Participant:

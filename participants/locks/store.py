@@ -40,7 +40,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from participants.locks.lock import First, Key, Place
+from participants.locks.lock import Key, Place
 from participants.locks.requests import Acquire, Mode
 
 metadata = MetaData()
@@ -79,7 +79,7 @@ Index(
     sqlite_where=lock_request.c.acquired_at_ms.is_(None),
 )
 
-_mine, _other = lock_request.alias("mine"), lock_request.alias("other")
+_mine, _other, _first = (lock_request.alias(name) for name in ("mine", "other", "first"))
 _conflict = (
     (_other.c.name == _mine.c.name)
     & (_other.c.token < _mine.c.token)
@@ -92,6 +92,8 @@ def _of(table: Any) -> Any:
     return tuple_(table.c.gid, table.c.branch_id).in_(bindparam("branches", expanding=True))
 
 
+_blocked = select(_other.c.token).where(_conflict).exists()
+_first_token = select(func.min(_other.c.token)).where(_other.c.name == _mine.c.name).scalar_subquery()
 PLACES = (
     select(
         _mine.c.gid,
@@ -99,24 +101,22 @@ PLACES = (
         _mine.c.name,
         _mine.c.token,
         _mine.c.requested_at_ms,
-        select(func.min(_other.c.token)).where(_conflict).scalar_subquery(),
+        _blocked,
+        _first.c.gid,
+        func.coalesce(_first.c.acquired_at_ms, _first.c.requested_at_ms),
     )
+    .join_from(_mine, _first, (_first.c.name == _mine.c.name) & (_first.c.token == _first_token))
     .where(_of(_mine))
     .order_by(_mine.c.name)
 )
-BLOCKED = (
-    select(_mine.c.gid, _mine.c.branch_id)
-    .distinct()
-    .where(_mine.c.acquired_at_ms.is_(None), select(_other.c.token).where(_conflict).exists())
-)
-FIRST = (
-    select(lock_request.c.name, lock_request.c.gid, lock_request.c.acquired_at_ms)
-    .where(lock_request.c.name.in_(bindparam("names", expanding=True)))
-    .where(
-        lock_request.c.token
-        == select(func.min(_other.c.token)).where(_other.c.name == lock_request.c.name).scalar_subquery()
-    )
-)
+BLOCKED = select(_mine.c.gid, _mine.c.branch_id).distinct().where(_mine.c.acquired_at_ms.is_(None), _blocked)
+QUEUES = select(
+    lock_request.c.name,
+    lock_request.c.gid,
+    lock_request.c.exclusive,
+    lock_request.c.requested_at_ms,
+    lock_request.c.acquired_at_ms,
+).order_by(lock_request.c.name, lock_request.c.token)
 ACQUIRE = update(lock_request).where(_of(lock_request)).values(acquired_at_ms=bindparam("now_ms"))
 RELEASE = delete(lock_request).where(_of(lock_request))
 
@@ -159,11 +159,6 @@ async def enqueue(db: AsyncConnection, requests: Sequence[tuple[Key, Acquire]], 
                 }
             )
     await db.execute(insert(lock_request), queued)
-
-
-async def first(db: AsyncConnection, names: Collection[str]) -> Mapping[str, First]:
-    """Return the first request of each of these keys."""
-    return {name: First(*rest) for name, *rest in await db.execute(FIRST, {"names": list(names)})}
 
 
 async def acquire(db: AsyncConnection, branches: Collection[Key], now_ms: int) -> None:

@@ -21,11 +21,12 @@ def is_tls(auth_context: AuthContext) -> bool:
 
 
 def certificate_names(auth_context: AuthContext, kinds: Iterable[str]) -> tuple[str, ...]:
-    """Return the names of these kinds; none without TLS."""
+    """Return the printable names of these kinds, for they are shown and logged; none without TLS."""
     if not is_tls(auth_context):
         return ()
-    return tuple(
+    names = (
         prefix + raw.decode(errors="replace")
         for key, prefix in (_KINDS[kind] for kind in kinds)
         for raw in auth_context.get(key, ())
     )
+    return tuple(name for name in names if name.isprintable())

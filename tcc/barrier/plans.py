@@ -38,14 +38,13 @@ from tcc.barrier.decisions import (
     Operation,
     OutcomeCode,
 )
-from tcc.branch import BatchItem, Branch, Postponed, Rejected
+from tcc.branch import REASON_CHARACTERS_MAX, BatchItem, Branch, Postponed, Rejected
 
 T = TypeVar("T")
 Key: TypeAlias = tuple[str, str]
 
 # A result is sent with every Confirm, Cancel and response of its transaction.
 RESULT_BYTES_MAX = 2**20
-REASON_CHARACTERS_MAX = 128
 # The margin of a claim that the expiry does not limit: longer than any clock's time.
 NO_LIMIT_MS = 2**62
 

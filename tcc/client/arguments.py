@@ -10,11 +10,14 @@ from datetime import datetime
 from typing import Any
 
 from tcc._internal.local_address import is_local
+from tcc._internal.ports import check_port
 from tcc._internal.tls import Tls
 from tcc._internal.token import token_source
 
 # Ten years. gRPC and protobuf overflow far beyond.
 SECONDS_MAX = 315_576_000
+# A gid has at most 128; a UUID follows the prefix.
+GID_PREFIX_BYTES_MAX = 92
 
 
 def text(name: str, value: object, form: str) -> str:
@@ -31,6 +34,17 @@ def text(name: str, value: object, form: str) -> str:
             f"{error.start} is half of a surrogate pair"
         ) from None
     return value
+
+
+def gid_prefix(value: object) -> str:
+    """Return what made-up gids begin with."""
+    found = text("gid_prefix", value, 'gid_prefix="shop-"')
+    if not found.isprintable() or len(found.encode()) > GID_PREFIX_BYTES_MAX:
+        raise ValueError(
+            f'gid_prefix has at most {GID_PREFIX_BYTES_MAX} bytes, all printable, as in gid_prefix="shop-", '
+            f"not {value!a}"
+        )
+    return found
 
 
 def gid(value: object) -> str:
@@ -115,6 +129,7 @@ def target(value: object) -> str:
     """Return the address of a server as gRPC takes it."""
     form = '"127.0.0.1:50050" or "dns:///tcc.example:50050"'
     found = text("target", value, form)
+    check_port(found)
     if not found:
         raise ValueError(f"target is the coordinator's address, as in {form}, not an empty text")
     if found.startswith(("http://", "https://", "grpc://", "grpcs://")):

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Self
 from tcc import context as contexts
 from tcc._internal.tls import Tls
 from tcc._internal.token import Token
+from tcc._internal.uuid7 import uuid7
 from tcc.client import arguments
 from tcc.client.connection import Connection, StandIn
 from tcc.client.interactive import Enlistment, InteractiveTransaction, cancel, checked, confirm
@@ -71,6 +72,8 @@ class Client:
             In tests: a tcc.testing.FakeCoordinator.
         timeout_s: The default timeout of a call in seconds, retries included.
         initiator: The name of the calling service, shown to operators; at most 128 bytes.
+        gid_prefix: What the gids begin with that the client makes where none is given. A coordinator
+            with `[clients.NAME] gid_prefixes` accepts only gids with one of these prefixes.
         tls: The certificates for TLS. Without it the channel is not encrypted. If the files change,
             later calls use a new channel.
         token: A bearer token that every call shows: the token, the `pathlib.Path` of a file that
@@ -93,6 +96,7 @@ class Client:
         *,
         timeout_s: float = TIMEOUT_DEFAULT_S,
         initiator: str = "",
+        gid_prefix: str = "",
         tls: Tls | None = None,
         token: Token | None = None,
         channel_options: Sequence[tuple[str, Any]] = (),
@@ -102,6 +106,7 @@ class Client:
         payload_codec: PayloadCodec | None = None,
     ) -> None:
         self._initiator = arguments.text("initiator", initiator, 'initiator="shop"')
+        self._gid_prefix = arguments.gid_prefix(gid_prefix)
         self._tracing = _tracing(tracer_provider)
         #: For the clients built on this one.
         self.connection = Connection(
@@ -150,7 +155,7 @@ class Client:
             branches: The branches. They are tried in the order of their stages.
             gid: The transaction's id and idempotency key, at most 128 bytes, for example
                 `order-17`. The same gid with the same content is the same transaction, for any
-                caller and at any time. By default a new UUIDv7.
+                caller and at any time. By default a new UUIDv7 after the client's `gid_prefix`.
             expiry_s: Seconds until an undecided transaction is cancelled. By default the
                 coordinator's setting, bounded to slightly less than the timeout of the call, so
                 that the caller receives the cancellation and its reason.
@@ -177,7 +182,7 @@ class Client:
         """
         request = execute_request(
             branches,
-            gid=gid,
+            gid=self._new_gid() if gid is None else gid,
             expiry_s=expiry_s,
             labels=labels,
             wait_for=wait_for,
@@ -223,6 +228,9 @@ class Client:
         branch = BranchRequest(participant, action, payload, kind="message", not_before=not_before)
         return await self.execute([branch], gid=gid, labels=labels, wait_for=wait_for, timeout_s=timeout_s)
 
+    def _new_gid(self) -> str:
+        return self._gid_prefix + uuid7()
+
     async def _execute(self, request: pb.ExecuteTransactionRequest, timeout_s: float | None) -> Outcome:
         outcome = await self.connection.execute(request, timeout_s)
         return outcome_of(outcome, self.connection.payload_codec)
@@ -249,7 +257,7 @@ class Client:
         """
         return InteractiveTransaction(
             self.connection,
-            gid=gid,
+            gid=self._new_gid() if gid is None else gid,
             expiry_s=expiry_s,
             labels=labels,
             wait_for=wait_for,

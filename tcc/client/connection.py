@@ -105,6 +105,7 @@ class Connection:
                 time_left_s = deadline - loop.time()
                 wait_s = pause_s(error, attempt=attempt, time_left_s=time_left_s, jitter=random.random())
                 if wait_s is None:
+                    _explain_timeout(error, self.timeout_or_default_s(timeout_s))
                     await session.endpoint.explain(error)
                     raise error from failure
             except asyncio.CancelledError as error:
@@ -287,6 +288,14 @@ class _Session:
         await self.submitter.close()
         await self.endpoint.close()
         await self._channel.close(None)
+
+
+def _explain_timeout(error: TccError, timeout_s: float) -> None:
+    """Name the timeout in the message of gRPC, which only says that there was one."""
+    if error.code is grpc.StatusCode.DEADLINE_EXCEEDED and error.reason == error.code.name:
+        few = "" if timeout_s else ", which leaves no time for a call"
+        error.message = f"no response within timeout_s={timeout_s:g}{few}"
+        error.args = (error.message,)
 
 
 def _is_cancelled() -> bool:

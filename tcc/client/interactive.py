@@ -112,7 +112,7 @@ class Enlistment:
             InvalidRequest: `NESTED_TRY`: the caller is a handler of the same participant.
             TccError: As in `Client.execute`. The branch may have been added.
         """
-        if handling_participant.get() == participant:
+        if participant and handling_participant.get() == participant:
             raise InvalidRequest(
                 f"a handler of participant {participant} cannot enlist a branch at {participant} itself: it "
                 "holds a connection, and the inner Try needs another; do this work in the handler, or let "

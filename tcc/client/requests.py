@@ -134,7 +134,9 @@ def branch_spec(
 
     Raises TypeError or ValueError for a field that cannot be sent. Then `ids` has chosen no id.
     """
-    arguments.text("participant", participant, _BRANCH_FORM)
+    if not arguments.text("participant", participant, _BRANCH_FORM):
+        # The coordinator would only find that there is no id, which is made of the name.
+        raise ValueError(f"participant is empty; give its name, as in {_BRANCH_FORM}")
     arguments.text("action", action, _BRANCH_FORM)
     _branch_id(branch_id)
     arguments.whole_number("stage", stage, least=0)

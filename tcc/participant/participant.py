@@ -30,6 +30,8 @@ import grpc
 
 from tcc._internal.channel_options import BRANCH_CALLS_BYTES_MAX
 from tcc._internal.extras import missing_extra
+from tcc._internal.local_address import is_local
+from tcc._internal.ports import check_port
 from tcc._internal.server_options import CONNECTION_AGE_MAX_MS, server_options
 from tcc._internal.tls import Tls, server_credentials
 from tcc.barrier.decisions import BarrierDecision, BranchKind, Operation
@@ -37,7 +39,7 @@ from tcc.barrier.executor import open_executor
 from tcc.barrier.failures import error_text
 from tcc.barrier.plans import Plan, decide_one
 from tcc.branch import Branch
-from tcc.participant.action import LOCAL_ACTION, Action, Message, build_action
+from tcc.participant.action import LOCAL_ACTION, NAME_BYTES_MAX, Action, Message, build_action
 from tcc.participant.callers import CallerCheck, check_address
 from tcc.participant.inbox import Once
 from tcc.participant.sealing import Opener
@@ -68,6 +70,7 @@ SERVICE = pb.DESCRIPTOR.services_by_name["ParticipantService"].full_name
 _DAY_S = 24 * 3600.0
 # Of coordinators and health checks.
 _CONNECTIONS_MAX = 4_096
+_BIND_ADDRESS = re.compile(r"unix(-abstract)?:.+|\S+:[0-9]+")
 
 
 class Participant:
@@ -111,7 +114,7 @@ class Participant:
         tracer_provider: "TracerProvider | None" = None,
         payload_codec: PayloadCodec | None = None,
     ) -> None:
-        self.name = name
+        self.name = _checked_name(name)
         self._payload_codec = payload_codec
         self._tracing = _tracing(tracer_provider, name)
         # The port in use; 0 before `start`.
@@ -361,6 +364,7 @@ class Participant:
             sqlalchemy.exc.DBAPIError: The database cannot be reached, or has no barrier table.
         """
         assert self._server is None, "this participant has already been started"
+        _check_bind_address(address)
         check_address(address, tls, callers, insecure=insecure)
         credentials = None if tls is None else server_credentials(tls)
         await self._executor.check()
@@ -388,7 +392,9 @@ class Participant:
         )
         pb_grpc.add_ParticipantServiceServicer_to_server(ParticipantServicer(self.name, work), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        if callers or is_local(address):
+            names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, server)
         port = _listen(server, address, credentials)
         work.start()
         tasks.start(self._purge_regularly(work), "the purge of barrier rows", endless=True)
@@ -546,6 +552,26 @@ async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _checked_name(name: object) -> str:
+    form = 'as in Participant("inventory", database=…)'
+    if not isinstance(name, str):
+        raise TypeError(f"a participant's name is a text, {form}, not {name!r}")
+    if not (name and name.isprintable() and len(name.encode()) <= NAME_BYTES_MAX):
+        raise ValueError(
+            f"a participant's name has 1 to {NAME_BYTES_MAX} bytes, all printable, {form}, not {name!a}"
+        )
+    return name
+
+
+def _check_bind_address(address: object) -> None:
+    form = 'HOST:PORT, as in "127.0.0.1:50051"'
+    if not isinstance(address, str):
+        raise TypeError(f"the address is {form}, not {address!r}")
+    if not _BIND_ADDRESS.fullmatch(address):
+        raise ValueError(f"the address is {form}, not {address!a}")
+    check_port(address)
 
 
 def _listen(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:

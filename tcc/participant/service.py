@@ -18,6 +18,7 @@ from tcc.participant.work import OverloadedError, ParticipantWork, Replies
 
 logger = logging.getLogger("tcc.participant")
 
+_SDK = f"tcc-python/{metadata.version('tcc')}"
 _DATABASE_UNAVAILABLE = "the participant's database is unavailable"
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -84,7 +85,7 @@ class ParticipantServicer(pb_grpc.ParticipantServiceServicer):
             await context.abort(grpc.StatusCode.UNAVAILABLE, _DATABASE_UNAVAILABLE)
         response = pb.GetParticipantInfoResponse(
             participant=self._name,
-            sdk=f"tcc-python/{metadata.version('tcc')}",
+            sdk=_SDK,
             actions=[pb.ActionInfo(name=name) for name in self._work.action_names],
         )
         response.server_time.FromMilliseconds(now_ms)

@@ -239,10 +239,11 @@ class ParticipantWork:
         decoded: Decoded,
     ) -> CallResult | None:
         """Accept a call; return its result if that is certain without a transaction."""
-        operation = _OPERATIONS.get(call.operation, only)
+        # A method of one operation needs no further one in the call.
+        operation = _OPERATIONS.get(call.operation) if call.operation else only
         gid, branch_id, name = call.gid, call.branch_id, call.action
         if operation is None or (only is not None and operation is not only):
-            return _invalid("the operation is missing or is not that of the method")
+            return _invalid("the operation is missing, unknown or not that of the method")
         if not (_key_fits(gid) and _key_fits(branch_id) and len(name.encode()) <= NAME_BYTES_MAX):
             return _invalid(f"gid and branch_id have 1 to {KEY_BYTES_MAX} bytes and no NUL")
         kind = _BRANCH_KINDS.get(call.kind)

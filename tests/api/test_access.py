@@ -14,6 +14,7 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
+from structlog.testing import capture_logs
 
 from coordinator.security.permissions import PERMISSIONS
 from coordinator.security.tokens import new_token, token_hash
@@ -193,6 +194,41 @@ async def test_a_reader_may_give_no_command(tcc: Guarded) -> None:
         method = ADMIN.methods_by_name[name]
         assert await called(tcc, method, reader) == ("PERMISSION_DENIED", "NOT_ALLOWED"), name
     await tcc.operator(READER).GetStats(apb.GetStatsRequest(), timeout=30)
+
+
+async def test_each_refusal_is_an_audit_line_with_the_identity_and_what_it_lacks(
+    tcc: Guarded, stock: ScriptedParticipant
+) -> None:
+    printer, nameless = tcc.tls.authority.issue(PRINTER), tcc.tls.authority.issue("shop.bank.example")
+    reader, shop = tcc.tls.authority.issue(READER), tcc.client(SHOP)
+    pause, begin = ADMIN.methods_by_name["PauseParticipant"], TRANSACTIONS.methods_by_name["BeginTransaction"]
+    forbidden = execute("shop-1", branches=[branch("1", action="release")])
+    with capture_logs() as logged:
+        await called(tcc, pause, reader)
+        await called(tcc, begin, printer)
+        await called(tcc, begin, nameless, bearer("tcc_shop_guessed"))
+        await refusal(shop.ExecuteTransaction(execute("bank-1"), timeout=30))
+        await refusal(shop.ExecuteTransaction(forbidden, timeout=30))
+    lines = [line for line in logged if line["event"] == "audit"]
+    assert [
+        (line["outcome"], line["identity"], line["configured_as"], line["missing"]) for line in lines
+    ] == [
+        ("NOT_ALLOWED", READER, "readers", "the role operate is required"),
+        ("NOT_ALLOWED", PRINTER, "", "the caller is no client"),
+        ("NOT_AUTHENTICATED", "dns:shop.bank.example, cn:caller, a token", "", "an identity is required"),
+        ("NOT_ALLOWED", SHOP, "shop", "[clients.shop] gid_prefixes has no prefix of the gid"),
+        ("NOT_ALLOWED", SHOP, "shop", "[clients.shop] calls has no stock with release"),
+    ]
+    assert [line["action"] for line in lines] == [
+        "tcc.admin.v1.AdminService/PauseParticipant",
+        "tcc.transaction.v1.TransactionService/BeginTransaction",
+        "tcc.transaction.v1.TransactionService/BeginTransaction",
+        "transaction.begin",
+        "branch.add",
+    ]
+    assert [line["target"] for line in lines[3:]] == ["transaction/bank-1", "participant/stock"]
+    assert all(line["peer"].startswith("ipv4:127.0.0.1:") for line in lines[:3])
+    assert "guessed" not in str(logged)
 
 
 # --- connections ------------------------------------------------------------

@@ -86,6 +86,24 @@ async def test_both_sides_present_and_verify_certificates(log_url: str, certific
     assert stock.heard("g") == ["TRY 1", "CONFIRM 1"]
 
 
+@pytest.mark.parametrize("server_name", ["tcc.test", "vault.test"])
+async def test_a_participant_with_the_certificate_of_another_is_not_called(
+    log_url: str, certificates: Path, server_name: str
+) -> None:
+    stock, is_right = ScriptedParticipant(), server_name == "tcc.test"
+    files = {"certificate_file": "tcc.crt", "key_file": "tcc.key", "ca_file": "ca.crt"}
+    tls = {key: str(certificates / name) for key, name in files.items()} | {"server_name": server_name}
+    async with serving_tls(stock, certificates) as target:
+        settings = settings_for({"stock": {"target": target, "tls": tls}})
+        async with running(settings, log_url) as worker:
+            request = pb.ExecuteTransactionRequest(gid="g", branches=[branch("1")])
+            request.expiry.FromSeconds(30 if is_right else 1)
+            reply = await worker.stub.ExecuteTransaction(request, timeout=60)
+    cancelled = (common.TRANSACTION_STATE_CANCELLING, common.TRANSACTION_STATE_CANCELLED)
+    assert (reply.outcome.state not in cancelled) is is_right
+    assert bool(stock.heard("g")) is is_right
+
+
 def test_invalid_tls_settings_are_refused(certificates: Path) -> None:
     certificate, key = certificates / "tcc.crt", certificates / "tcc.key"
     for wrong, said in (

@@ -66,6 +66,7 @@ def test_a_scenario_runs_and_leaves_nothing_behind(
     assert list(data_dir.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_kept_results_are_drawn_again(tmp_path: Path) -> None:
     shutil.copy(KEPT / "results.json", tmp_path)
     bench("plot", str(tmp_path))

@@ -10,6 +10,7 @@ from hypothesis import given, strategies as st
 
 import tcc
 from tcc.client.requests import execute_request
+from tcc.errors import DeadlineExceeded
 from tests.client.scripted_service import ScriptedService, serving
 
 BRANCH = tcc.BranchRequest("inventory", "reserve_stock", {"sku": "A"})
@@ -40,7 +41,7 @@ EXECUTE = [
     ("wait_for", NOT_A_WAIT, "'decision', 'completion', 'accepted'"),
 ]
 BRANCH_FIELDS = [
-    ("participant", NOT_A_TEXT, 'tcc.BranchRequest("inventory", "reserve_stock", payload)'),
+    ("participant", [*NOT_A_TEXT, ""], 'tcc.BranchRequest("inventory", "reserve_stock", payload)'),
     ("action", NOT_A_TEXT, 'tcc.BranchRequest("inventory", "reserve_stock", payload)'),
     ("branch_id", NOT_A_TEXT, 'branch_id="stock"'),
     ("stage", NOT_A_NUMBER, "stage"),
@@ -49,7 +50,9 @@ BRANCH_FIELDS = [
 CLIENT = [
     ("target", [50050, None, "", "http://127.0.0.1:50050", "https://tcc", SURROGATE], '"127.0.0.1:50050"'),
     ("timeout_s", [*NOT_SECONDS, None], "timeout_s=10.0"),
+    ("target", ["127.0.0.1:65536", "dns:///tcc:115586", "ipv4:1.2.3.4:1,1.2.3.4:70000"], "65535"),
     ("initiator", NOT_A_TEXT, 'initiator="shop"'),
+    ("gid_prefix", [*NOT_A_TEXT, "a\n", "x" * 93], 'gid_prefix="shop-"'),
     ("tls", [True, "cert.pem", b"-----BEGIN"], "tls=tcc.Tls("),
     ("token", [True, 17, b"secret", "", "a\nb", "é"], "token=pathlib.Path("),
     (
@@ -178,9 +181,53 @@ def test_a_client(make, name, values, shown):
     assert refused(lambda **wrong: make(**({"target": "127.0.0.1:1"} | wrong)), name, values, shown) == []
 
 
+async def test_a_branch_without_a_participant_is_not_called_one_without_an_id(service):
+    async with serving(service) as target, tcc.Client(target) as client:
+        with pytest.raises(ValueError, match=r"^participant is empty"):
+            await client.execute([tcc.BranchRequest("", "reserve_stock")])
+
+
+async def test_a_made_up_gid_begins_with_the_prefix_of_the_client(service):
+    async with serving(service) as target:
+        async with tcc.Client(target, gid_prefix="shop-") as client:
+            await client.execute([BRANCH])
+            await client.execute([BRANCH], gid="order-17")
+            made = client.transaction().gid
+
+        def synchronously():
+            with tcc.SyncClient(target, gid_prefix="shöp-") as client:
+                client.execute([BRANCH])
+                return client.transaction().gid
+
+        also_made = await asyncio.to_thread(synchronously)
+    first, given_, second = service.gids
+    assert [gid.removeprefix("shop-").count("-") for gid in (first, made)] == [4, 4]
+    assert first.startswith("shop-")
+    assert made.startswith("shop-")
+    assert given_ == "order-17"
+    assert second.startswith("shöp-")
+    assert also_made.startswith("shöp-")
+    assert len({first, second, made, also_made}) == 4
+
+
+class SilentService(ScriptedService):
+    async def WaitTransaction(self, request, context):  # noqa: N802 - the method's name
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("timeout_s", [0, 0.001])
+async def test_a_timeout_is_named_in_its_error(timeout_s):
+    service = SilentService()
+    async with serving(service) as target, tcc.Client(target) as client:
+        with pytest.raises(DeadlineExceeded, match=rf"no response within timeout_s={timeout_s}") as caught:
+            await client.wait("order-17", timeout_s=timeout_s)
+    assert ("leaves no time" in str(caught.value)) == (timeout_s == 0)
+
+
 def test_right_arguments_of_a_client_are_accepted():
     tcc.Client(
         "dns:///tcc:50050",
+        gid_prefix="shop-",
         timeout_s=1,
         initiator="shop",
         tls=tcc.Tls(),

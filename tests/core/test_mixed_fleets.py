@@ -2,7 +2,17 @@
 
 import pytest
 
-from coordinator.core.events import Accepted, BecameStuck, ConfirmRequested, Parked, Save, Woken
+from coordinator.core.events import (
+    Accepted,
+    BecameStuck,
+    CancelRequested,
+    ConfirmRequested,
+    Parked,
+    Resumed,
+    Save,
+    Woken,
+)
+from coordinator.core.machine import UNKNOWN_GRACE_S
 from coordinator.core.model import CancelReason, TransactionState
 
 from .driver import (
@@ -80,9 +90,55 @@ def test_without_a_coordinator_that_knows_it_it_expires() -> None:
     driver = Driver(transaction(branch("stock")))
     driver.begin()
     assert driver.saved()[0] == Accepted()
-    driver.now = EXPIRES_AT
+    driver.now = EXPIRES_AT + UNKNOWN_GRACE_S
     driver.answer(TRY, "stock", NOT_CONFIGURED)
     assert (driver.tx.state, driver.tx.cancel_reason) == (TransactionState.CANCELLING, CancelReason.EXPIRED)
+
+
+def test_a_call_that_ends_after_the_expiry_leaves_the_decision_to_others() -> None:
+    driver = begun("stock")
+    driver.now = EXPIRES_AT
+    assert driver.answer(TRY, "stock", NOT_CONFIGURED) == (Save(),)
+    assert driver.saved() == (Parked(),)
+    assert driver.tx.state is TransactionState.TRYING
+
+
+@pytest.mark.parametrize("now", [STARTED_AT, EXPIRES_AT, EXPIRES_AT + UNKNOWN_GRACE_S - 0.001])
+def test_an_owner_that_lacks_a_participant_calls_and_decides_nothing(now: float) -> None:
+    driver = begun("stock", "coupon")
+    driver.crash()
+    driver.now = now
+    assert driver.send(Resumed("coupon-service")) == (Save(),)
+    assert driver.saved() == (Parked(),)
+    assert driver.row is not None
+    assert (driver.row.state, driver.row.next_attempt_at) == (TransactionState.TRYING, now)
+    assert driver.row.waiting_on == "coupon-service"
+    assert [branch.last_error.partition(":")[0] for branch in driver.row.branches] == [
+        "",
+        "UNKNOWN_PARTICIPANT",
+    ]
+
+
+def test_an_owner_that_lacks_a_participant_decides_after_the_grace() -> None:
+    driver = begun("stock", "coupon")
+    driver.crash()
+    driver.now = EXPIRES_AT + UNKNOWN_GRACE_S
+    driver.send(Resumed("coupon-service"))
+    assert (driver.tx.state, driver.tx.cancel_reason) == (TransactionState.CANCELLING, CancelReason.EXPIRED)
+
+
+def test_an_initiators_cancel_is_decided_by_any_owner() -> None:
+    driver = begun("coupon", interactive=True)
+    driver.crash()
+    driver.send(Resumed("coupon-service"))
+    driver.send(CancelRequested())
+    driver.saved()
+    driver.saved()
+    assert driver.row is not None
+    assert (driver.row.state, driver.row.cancel_reason) == (
+        TransactionState.CANCELLING,
+        CancelReason.REQUESTED,
+    )
 
 
 def test_after_the_decision_it_is_no_reason_to_call_an_operator_at_once() -> None:

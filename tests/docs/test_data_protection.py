@@ -43,7 +43,7 @@ def audit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The table of the example, with the keys that the commands have made in the current directory."""
     monkeypatch.chdir(tmp_path)
     subprocess.run(["sh", "-ec", blocks("sh")[0]], check=True, capture_output=True)
-    (tmp_path / "tcc.toml").write_text(*blocks("toml"))
+    (tmp_path / "tcc.toml").write_text("\n".join(blocks("toml")))
     return load(tmp_path / "tcc.toml").audit.model_dump()
 
 

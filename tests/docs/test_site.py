@@ -22,6 +22,13 @@ def build(configuration: Path, site: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+def sources() -> dict[Path, int]:
+    """Return the files that the site is made of, each with the time of its last change."""
+    folders = (ROOT / "docs", ROOT / "docsite", ROOT / "deploy")
+    files = (file for folder in folders for file in folder.rglob("*") if file.is_file())
+    return {file: file.stat().st_mtime_ns for file in files if "__pycache__" not in file.parts}
+
+
 def shown(page: Path) -> str:
     """Return the text of a built page."""
     return unescape(re.sub(r"<[^>]+>", "", page.read_text()))
@@ -29,8 +36,11 @@ def shown(page: Path) -> str:
 
 def test_the_site_builds_and_is_complete(tmp_path: Path) -> None:
     """One test, because the build takes some seconds."""
+    before = sources()
     built = build(ROOT / "mkdocs.yml", tmp_path)
     assert built.returncode == 0, built.stderr
+    # What is generated is in the site alone, not beside the pages.
+    assert sources() == before
     check_that_nothing_is_loaded_from_elsewhere(tmp_path)
     check_that_the_reference_is_generated(tmp_path / "reference")
     states = (tmp_path / "STATES.html").read_text()

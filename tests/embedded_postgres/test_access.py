@@ -13,7 +13,7 @@ from coordinator.embedded_postgres.directory_access import ENTER, READ, allow
 from coordinator.embedded_postgres.server import EmbeddedPostgres
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-STRANGER = "nobody"
+STRANGER = "daemon"
 
 
 def by_stranger(*command: str | Path) -> "subprocess.CompletedProcess[str]":

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+from structlog.testing import capture_logs
 
 from coordinator.core.errors import LogError, LogUnavailable
 from coordinator.core.model import Transaction
@@ -89,6 +90,25 @@ def put(writer: LogWriter, *batch: Transaction) -> None:
     """Put items into the queue at once, so that they are one batch."""
     for tx in batch:
         writer.put(tx)
+
+
+async def test_what_is_rejected_of_a_batch_is_one_line_of_the_journal(
+    log_url: str, log: PostgresLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_writer, "REJECTED_RETRY_S", 0.01)
+    gids = ["a", "b", "c", "d", "e"]
+    changed = await insert(log, *map(begun, gids))
+    await sql(log_url, _REJECT.format(sqlstate="XX000").replace("NEW.gid = 'bad'", "true"))
+    with capture_logs() as logged:
+        async with writing(log) as (writer, written):
+            put(writer, *map(begun, ("v", "w", "x", "y", "z")))
+            await written.until(lambda: len(written.refused) == 5)
+            put(writer, *map(cancelling, changed))
+            # Each was tried again.
+            await written.until(lambda: len(written.anomalies) >= 5 + 5 + 5)
+    lines = [line for line in logged if line["log_level"] == "error"]
+    assert [line["event"] for line in lines] == ["the log rejected writes of transactions"] * 2
+    assert [(line["count"], line["gid"]) for line in lines] == [(5, "v"), (5, "a")]
 
 
 @pytest.mark.parametrize("sqlstate", DATA_IS_BAD)

@@ -140,6 +140,29 @@ WHERE owners.owner != '' ON CONFLICT (id) DO NOTHING;
 -- coordinator_leave (parameters: owner)
 UPDATE coordinators SET lease_until=now() WHERE coordinators.id = %b::VARCHAR;
 
+-- erasure_position (parameters: name)
+SELECT erasures.moment, erasures.gid
+FROM erasures
+WHERE erasures.name = %b::VARCHAR;
+
+-- erasure_position_set (parameters: name, moment, gid)
+INSERT INTO erasures (name, moment, gid) VALUES (%b::VARCHAR, %b::TIMESTAMP WITH TIME ZONE, %b::VARCHAR) ON CONFLICT (name) DO UPDATE SET moment = excluded.moment, gid = excluded.gid WHERE (erasures.moment, erasures.gid) < (excluded.moment, excluded.gid);
+
+-- erasable_created (parameters: moment, gid, before_s, limit)
+SELECT transactions.gid, transactions.version, transactions.created_at, CASE WHEN (transactions.ended_at - transactions.created_at <= INTERVAL '10 minutes') THEN transactions.branches ELSE NULL END AS anon_1, CASE WHEN (transactions.ended_at - transactions.created_at <= INTERVAL '10 minutes') THEN transactions.progress ELSE NULL END AS anon_2
+FROM transactions
+WHERE (transactions.created_at, transactions.gid) > (%b::TIMESTAMP WITH TIME ZONE, %b::VARCHAR) AND transactions.created_at < now() - %b * INTERVAL '1 second' ORDER BY transactions.created_at, transactions.gid
+ LIMIT %b::BIGINT;
+
+-- erasable_ended_late (parameters: moment, gid, before_s, limit)
+SELECT transactions.gid, transactions.version, transactions.ended_at, CASE WHEN (transactions.ended_at - transactions.created_at > INTERVAL '10 minutes') THEN transactions.branches ELSE NULL END AS anon_1, CASE WHEN (transactions.ended_at - transactions.created_at > INTERVAL '10 minutes') THEN transactions.progress ELSE NULL END AS anon_2
+FROM transactions
+WHERE (transactions.ended_at, transactions.gid) > (%b::TIMESTAMP WITH TIME ZONE, %b::VARCHAR) AND transactions.ended_at < now() - %b * INTERVAL '1 second' AND transactions.ended_at - transactions.created_at > INTERVAL '10 minutes' ORDER BY transactions.ended_at, transactions.gid
+ LIMIT %b::BIGINT;
+
+-- payloads_erase (parameters: gid, version, branches, payloads, progress)
+UPDATE transactions SET version=(transactions.version + 1), branches=anon_1.branches, payloads=anon_1.payloads, progress=anon_1.progress FROM unnest(%b::TEXT[], %b::BIGINT[], %b::BYTEA[], %b::BYTEA[], %b::BYTEA[]) AS anon_1(gid, version, branches, payloads, progress) WHERE transactions.gid = ANY (ARRAY[anon_1.gid]) AND transactions.version = anon_1.version AND transactions.ended_at IS NOT NULL;
+
 -- transaction_brief (parameters: gids)
 SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, NULL AS anon_1, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, transactions.adopted_from, transactions.trace, transactions.tenant
 FROM transactions
@@ -521,6 +544,17 @@ CREATE TABLE coordinator_secrets (
 
 -- migration
 INSERT INTO coordinator_secrets (name, value) VALUES (%(name)s::VARCHAR COLLATE "C", %(value)s);
+
+-- migration
+CREATE INDEX transactions_ended_late ON transactions (ended_at) WHERE ended_at - created_at > INTERVAL '10 minutes';
+
+-- migration
+CREATE TABLE erasures (
+        name TEXT COLLATE "C" NOT NULL,
+        moment TIMESTAMP WITH TIME ZONE NOT NULL,
+        gid TEXT COLLATE "C" NOT NULL,
+        PRIMARY KEY (name)
+);
 
 -- # The transaction log: maintenance
 

@@ -1,11 +1,13 @@
 """Coordinators with different configurations share a log: one that lacks a participant decides nothing."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import grpc
 import pytest
+from msgspec.structs import replace
 
 from coordinator.core.model import TransactionState
 from coordinator.engine.clock import LogClock
@@ -19,18 +21,20 @@ from coordinator.participant_client.client import ParticipantClient
 from coordinator.ports.log import Record
 from tcc.admin.v1 import admin_pb2, admin_pb2_grpc
 from tcc.common.v1 import common_pb2 as common
-from tests.log.transactions import begun, confirming, insert, parked, save
+from tests.log.transactions import EXPIRES_AT, begun, confirming, insert, parked, save
 from tests.support.processes import TIMEOUT_S
 from tests.support.scripted_participant import ScriptedParticipant, serving
 from tests.support.worker import running, settings_for
 
 
 @asynccontextmanager
-async def left_behind(log_url: str, *, state: TransactionState) -> AsyncIterator[PostgresLog]:
+async def left_behind(
+    log_url: str, *, state: TransactionState, expires_at: float = EXPIRES_AT
+) -> AsyncIterator[PostgresLog]:
     """A transaction of participant stock whose coordinator has died."""
     theirs = PostgresLog(log_url, owner="theirs", name="host:2")
     await theirs.coordinator_heartbeat(lease_s=60)
-    (tx,) = await insert(theirs, begun("g", "stock"))
+    (tx,) = await insert(theirs, replace(begun("g", "stock"), expires_at=expires_at))
     if state is TransactionState.CONFIRMING:
         await save(theirs, confirming(tx))
     await theirs.coordinator_leave()
@@ -75,6 +79,21 @@ async def test_an_unknown_participant_is_left_to_one_that_knows_it(
             assert (await newer.settled("g")).state == common.TRANSACTION_STATE_CONFIRMED
     tried = ["TRY b-stock"] if state is TransactionState.TRYING else []
     assert stock.heard("g") == [*tried, "CONFIRM b-stock"]
+
+
+async def test_an_expired_transaction_is_left_to_one_that_knows_it(log_url: str) -> None:
+    stock = ScriptedParticipant()
+    async with left_behind(log_url, state=TransactionState.TRYING, expires_at=time.time() - 1) as log:
+        async with running(settings_for({}), log_url):
+            row = await until_parked(log)
+        assert (row.tx.state, row.tx.waiting_on) == (TransactionState.TRYING, "stock")
+        async with (
+            serving(stock) as address,
+            running(settings_for({"stock": {"target": address}}), log_url) as newer,
+        ):
+            outcome = await newer.settled("g")
+    assert outcome.cancel_reason == common.CANCEL_REASON_EXPIRED
+    assert stock.heard("g") == ["CANCEL b-stock"]
 
 
 async def test_what_waits_for_an_unknown_participant_is_claimed_rarely(log_url: str) -> None:

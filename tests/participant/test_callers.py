@@ -70,6 +70,16 @@ async def test_another_name_of_the_same_authority_may_call_no_method_but_health(
     assert ledger.effects("g") == ["try"]
 
 
+async def test_only_callers_and_the_machine_itself_see_the_services(sqlite):
+    engine, _ = sqlite
+    async with (
+        make_participant(engine).running("0.0.0.0:0", insecure=True) as server,
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        code = (await refusal(_services(channel))).code()
+    assert code is grpc.StatusCode.UNIMPLEMENTED
+
+
 async def _services(channel: grpc.aio.Channel) -> list[object]:
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     return [
@@ -78,6 +88,19 @@ async def _services(channel: grpc.aio.Channel) -> list[object]:
             iter([request])
         )
     ]
+
+
+async def test_a_name_with_a_line_break_forges_no_line_of_the_log(sqlite, site, caplog):
+    engine, _ = sqlite
+    forger = site.authority.issue("https://bank.example/x\nWARNING tcc: all is well")
+    async with (
+        serving(engine, tls=site.tls(), callers=[TCCD]) as port,
+        site.channel(port, forger) as channel,
+    ):
+        error = await refusal(Caller(channel).try_(make_call()))
+    assert error.code() is UNKNOWN
+    assert "no certificate with a name" in error.details()
+    assert "all is well" not in caplog.text
 
 
 @pytest.mark.parametrize("name", [TCCD, "https://bank.example/tccd", "tccd.bank.example"])

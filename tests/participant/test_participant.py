@@ -180,7 +180,9 @@ async def test_unknown_action_is_refused_for_good_and_its_cancel_succeeds(sqlite
     assert _answer(await caller.cancel(make_call(CANCEL, action="none"))) == DONE
 
 
-@pytest.mark.parametrize("fields", [{"gid": ""}, {"branch_id": "é" * 65}, {"gid": "a\0b"}, {"operation": 0}])
+@pytest.mark.parametrize(
+    "fields", [{"gid": ""}, {"branch_id": "é" * 65}, {"gid": "a\0b"}, {"operation": 0}, {"operation": 9}]
+)
 async def test_malformed_call_is_refused_for_good(sqlite, call_participant, fields):
     caller = await call_participant(_participant(sqlite[0], Idle))
 
@@ -190,8 +192,48 @@ async def test_malformed_call_is_refused_for_good(sqlite, call_participant, fiel
 async def test_unary_method_refuses_another_operation(sqlite, call_participant):
     caller = await call_participant(_participant(sqlite[0], Idle))
 
-    assert _answer(await caller.try_(make_call(CONFIRM, action="act"))) == (FAILED, "INVALID_CALL", True)
+    for operation in (CONFIRM, CANCEL, 9, -1):
+        answer = _answer(await caller.try_(make_call(operation, action="act")))
+        assert answer == (FAILED, "INVALID_CALL", True)
+    for method in (caller.confirm, caller.cancel):
+        assert _answer(await method(make_call(9, action="act"))) == (FAILED, "INVALID_CALL", True)
     assert _answer(await caller.try_(make_call(0, action="act"))) == DONE
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [("", ValueError), ("a\n", ValueError), ("é" * 65, ValueError), (5, TypeError), (None, TypeError)],
+)
+def test_a_participant_has_a_name(sqlite, name, error):
+    with pytest.raises(error, match=r'a participant.s name .* as in Participant."inventory"'):
+        Participant(name, database=sqlite[0])
+
+
+@pytest.mark.parametrize(
+    ("address", "error"),
+    [
+        (50051, TypeError),
+        (None, TypeError),
+        ("50051", ValueError),
+        ("127.0.0.1", ValueError),
+        ("127.0.0.1:http", ValueError),
+        ("127.0.0.1:70000", ValueError),
+        ("", ValueError),
+    ],
+)
+async def test_a_participant_serves_at_an_address(sqlite, address, error):
+    with pytest.raises(error, match=r"the address is HOST:PORT, as in|the highest is 65535"):
+        await _participant(sqlite[0], Idle).serve(address)
+
+
+async def test_what_a_reason_of_a_rejection_has_too_much_is_cut_off(sqlite, call_participant):
+    class Verbose(Idle):
+        async def try_(self, branch, request, db):
+            raise Rejected("X" * 200, "y" * 600)
+
+    assert str(Rejected("X" * 200)) == "X" * 128
+    outcome = await _call(await call_participant(_participant(sqlite[0], Verbose)), payload=_JSON)
+    assert (outcome.reason, outcome.message) == ("X" * 128, "y" * 500)
 
 
 # Failures

@@ -205,3 +205,126 @@ def test_no_bytes_raise_anything_but_an_invalid_payload(data, content_type):
 def test_json_values_come_back_as_they_were(value):
     fields = {"value": value}
     assert payload.decode(dict, *payload.encode(fields)) == fields
+
+
+@dataclasses.dataclass
+class Numbers:
+    amount: Decimal = Decimal(1)
+    ratio: float = 1.0
+    more: dict[str, list[Decimal]] = dataclasses.field(default_factory=dict)
+
+
+class NumbersStruct(msgspec.Struct):
+    amount: Decimal = Decimal(1)
+    ratio: float = 1.0
+    more: dict[str, list[Decimal]] = {}
+
+
+class NumbersModel(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(allow_inf_nan=True)
+    amount: Decimal = Decimal(1)
+    ratio: float = 1.0
+    more: dict[str, list[Decimal]] = {}
+    note: str | None = None
+
+
+NOT_FINITE = [
+    {"amount": Decimal("NaN")},
+    {"amount": Decimal("-sNaN")},
+    {"amount": Decimal("-Infinity")},
+    {"ratio": float("nan")},
+    {"ratio": float("-inf")},
+    {"more": {SECRET: [Decimal(1), Decimal("Infinity")]}},
+]
+NUMBER_KINDS = [dict, Numbers, NumbersStruct, NumbersModel]
+
+
+@pytest.mark.parametrize("fields", NOT_FINITE)
+@pytest.mark.parametrize("kind", NUMBER_KINDS)
+def test_a_number_that_is_not_finite_is_not_sent(kind: type, fields: dict[str, object]) -> None:
+    with pytest.raises(TypeError, match=r"at (amount|ratio|more.*) is no finite number, and JSON") as caught:
+        payload.encode(kind(**fields) if kind is not dict else {"inner": [fields]}["inner"][0])
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"amount": "NaN"}',
+        '{"amount": "\\u004eaN"}',
+        '{"amount": "-sNaN"}',
+        '{"amount": "inf"}',
+        '{"ratio": NaN}',
+        '{"ratio": "nan"}',
+        '{"ratio": -Infinity}',
+        '{"ratio": 1e999}',
+        '{"ratio": 1' + "0" * 400 + "}",
+        '{"more": {"' + SECRET + '": ["1", "Infinity"]}}',
+    ],
+)
+@pytest.mark.parametrize("kind", NUMBER_KINDS[1:])
+def test_a_number_that_is_not_finite_is_not_understood(kind: type, text: str) -> None:
+    with pytest.raises(InvalidPayloadError) as caught:
+        payload.decode(kind, text.encode(), payload.JSON)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", NUMBER_KINDS[1:])
+def test_large_numbers_and_texts_like_numbers_are_sent(kind: type) -> None:
+    fields = {"amount": Decimal("1e400"), "ratio": 1e300, "more": {"NaN": [Decimal(0)]}}
+    encoded = payload.encode(kind(**fields))
+    assert payload.decode(kind, *encoded) == kind(**fields)
+
+
+@pytest.mark.parametrize("kind", [dict, Numbers, NumbersStruct, NumbersModel])
+def test_a_missing_payload_is_called_missing(kind: type) -> None:
+    with pytest.raises(InvalidPayloadError, match=f"not a {kind.__name__}: the payload is missing"):
+        payload.decode(kind, *payload.encode(None))
+
+
+def test_a_missing_payload_is_an_empty_message() -> None:
+    assert payload.decode(struct_pb2.Struct, *payload.encode(None)) == struct_pb2.Struct()
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/xml", "text/plain", "application/jsonx", "json5", "a/b"]
+)
+@pytest.mark.parametrize("kind", [dict, Numbers, NumbersStruct, NumbersModel, struct_pb2.Struct])
+def test_content_of_another_type_is_refused(kind: type, content_type: str) -> None:
+    with pytest.raises(
+        InvalidPayloadError, match=f"content type is {content_type}; understood are"
+    ) as caught:
+        payload.decode(kind, b"{}", content_type)
+    assert "application/json" in str(caught.value)
+    assert ("application/x-protobuf" in str(caught.value)) == (kind is struct_pb2.Struct)
+
+
+def test_protobuf_is_not_json() -> None:
+    with pytest.raises(InvalidPayloadError, match="content type is application/x-protobuf"):
+        payload.decode(dict, b"{}", payload.PROTOBUF)
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["", "application/json", "Application/JSON; charset=utf-8", "application/problem+json", payload.OCTETS],
+)
+def test_json_goes_by_several_names(content_type: str) -> None:
+    assert payload.decode(dict, b'{"a":1}', content_type) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("content_type", "data"),
+    [
+        ("application/json; charset=utf-8", b'{"a":"b"}'),
+        *((name, "message") for name in ("", "application/protobuf", payload.PROTOBUF, payload.OCTETS)),
+    ],
+)
+def test_messages_go_by_several_names(content_type: str, data: bytes | str) -> None:
+    expected = struct_pb2.Struct()
+    expected["a"] = "b"
+    content = expected.SerializeToString() if isinstance(data, str) else data
+    assert payload.decode(struct_pb2.Struct, content, content_type) == expected
+
+
+def test_bytes_are_of_any_type() -> None:
+    assert payload.decode(bytes, b"<a/>", "application/xml") == b"<a/>"

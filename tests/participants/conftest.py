@@ -16,6 +16,7 @@ from participants.coupon.store import metadata as coupon_metadata
 from participants.inventory.gate import StockGate
 from participants.inventory.service import inventory
 from participants.inventory.store import metadata as inventory_metadata
+from participants.locks.store import metadata as locks_metadata
 from participants.order.service import order
 from participants.order.store import metadata as order_metadata
 from participants.serving import create_schema
@@ -28,9 +29,9 @@ TRY, CONFIRM, CANCEL = common.OPERATION_TRY, common.OPERATION_CONFIRM, common.OP
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[AsyncEngine]:
-    """One database with the tables of all three; they share no name."""
+    """One database with the tables of all; they share no name."""
     engine = create_async_engine(database_url, pool_size=8, max_overflow=0)
-    for metadata in (inventory_metadata, coupon_metadata, order_metadata):
+    for metadata in (inventory_metadata, coupon_metadata, order_metadata, locks_metadata):
         await create_schema(engine, metadata)
     yield engine
     await engine.dispose()

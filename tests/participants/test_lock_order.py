@@ -13,14 +13,21 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from participants.coupon.store import coupon_lock, issue
 from participants.inventory.store import StockChange, restock, stock_change, stock_lock
+from participants.locks.requests import Acquire
+from participants.locks.store import enqueue
 
 Batch = Callable[[AsyncConnection], Awaitable[object]]
 
+BOTH = Acquire(keys=frozenset({"a", "b"}))
 BATCHES: dict[str, tuple[str, Batch]] = {
     "stock_lock": ("stock WHERE sku", lambda db: stock_lock(db, ["b", "a"])),
     "stock_change": (
         "stock WHERE sku",
         lambda db: stock_change(db, [StockChange("b", -1, 1, 0), StockChange("a", -1, 1, 0)]),
+    ),
+    "enqueue": (
+        "lock_key WHERE name",
+        lambda db: enqueue(db, [(("g1", "b"), BOTH), (("g2", "b"), BOTH)], now_ms=0),
     ),
     "coupon_lock": ("coupon WHERE coupon_id", lambda db: coupon_lock(db, ["b", "a"])),
 }
@@ -47,6 +54,7 @@ async def test_a_batch_that_waits_for_the_first_key_holds_no_later_one(
         async with database.begin() as db:
             await restock(db, key, {key: 5})
             await issue(db, [key])
+            await enqueue(db, [((key, "b"), Acquire(keys=frozenset({key})))], now_ms=0)
 
     async def run_batch() -> None:
         async with database.begin() as db:

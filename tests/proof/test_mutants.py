@@ -126,7 +126,7 @@ def test_caught_and_surviving_bugs_are_reported(capsys: pytest.CaptureFixture[st
     assert (figures["planted"], figures["caught"]) == (2, 1)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_a_check_that_fails_without_a_bug_catches_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([], [replace(CAUGHT, check=selection("tests/barrier/test_barrier.py::test_no_such"))]) == 1
     assert "fails without a planted bug" in capsys.readouterr().out

@@ -51,24 +51,20 @@ _DEFINITIONS = """
     UNION ALL SELECT tableoid, oid, xmin::text FROM pg_largeobject_metadata
     ORDER BY 1, 2, 3
 """
-# Rows of theirs are part of the schema: the version, and what is locked during a migration.
-_SCHEMA_ROWS = """
-    SELECT tableoid, xmin::text FROM tcc.alembic_version
-    UNION ALL SELECT tableoid, xmin::text FROM tcc.migration_lock
-    ORDER BY 1, 2
-"""
 _FILLED = """
     SELECT relname FROM pg_class
     WHERE relnamespace = 'tcc'::regnamespace AND relkind = 'r' AND pg_relation_size(oid) > 0
-    AND relname NOT IN ('alembic_version', 'migration_lock')
+    ORDER BY relname
 """
+_ROWS = "SELECT xmin::text, ctid::text FROM {} ORDER BY 2"
 _FORGET_STATISTICS = "DELETE FROM pg_statistic WHERE starelid >= 16384"
 
 
 class _Log(NamedTuple):
-    """An empty log: its database, and how the schema is defined there."""
+    """An empty log: its database, the tables that migrations fill, and how all is defined there."""
 
     name: str
+    kept: list[str]
     definition: list[tuple[object, ...]]
 
 
@@ -124,8 +120,9 @@ class Databases:
         yield self._server.url(log.name)
         name = self._rename(log.name)
         with psycopg.connect(self._server.url(name)) as db:
-            if _has(db, log.definition):
-                self._logs.append(_Log(name, _emptied(db)))
+            if _is_unchanged(db, log):
+                _empty_tables(db, log.kept)
+                self._logs.append(_Log(name, log.kept, _definition(db, log.kept)))
             else:
                 db.execute(_EMPTY)
                 self._wiped.append(name)
@@ -141,7 +138,8 @@ class Databases:
         name = self._empty()
         schema.make(self._server.url(name))
         with psycopg.connect(self._server.url(name)) as db:
-            return _Log(name, _definition(db))
+            kept = _filled(db)
+            return _Log(name, kept, _definition(db, kept))
 
     def _rename(self, name: str) -> str:
         """Close the connections to a database, undo its settings, and return its new name."""
@@ -163,24 +161,33 @@ class Databases:
                 db.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(name)))
 
 
-def _has(db: psycopg.Connection, definition: list[tuple[object, ...]]) -> bool:
+def _is_unchanged(db: psycopg.Connection, log: _Log) -> bool:
     """Return whether a database still has the log's schema as it was made."""
     try:
-        return _definition(db) == definition
+        return _definition(db, log.kept) == log.definition
     except psycopg.errors.UndefinedTable:
         db.rollback()
         return False
 
 
-def _definition(db: psycopg.Connection) -> list[tuple[object, ...]]:
-    return [row for statement in (_SCHEMA_ROWS, _DEFINITIONS) for row in db.execute(statement)]
+def _definition(db: psycopg.Connection, kept: list[str]) -> list[tuple[object, ...]]:
+    """Return what stays the same while only rows of other tables than the kept ones are written."""
+    rows = [row for name in kept for row in db.execute(sql.SQL(_ROWS).format(_table(name)))]
+    return rows + db.execute(_DEFINITIONS).fetchall()
 
 
-def _emptied(db: psycopg.Connection) -> list[tuple[object, ...]]:
-    """Empty a log, and return its definition: emptied tables have new files."""
-    tables = [sql.Identifier("tcc", name) for (name,) in db.execute(_FILLED)]
+def _empty_tables(db: psycopg.Connection, kept: list[str]) -> None:
+    """Empty all other tables. This changes their definition: they get new files."""
+    tables = [_table(name) for name in _filled(db) if name not in kept]
     if tables:
         db.execute(sql.SQL("TRUNCATE {}").format(sql.SQL(", ").join(tables)))
     db.execute(_FORGET_STATISTICS)
     db.execute("SELECT pg_stat_reset()")
-    return _definition(db)
+
+
+def _filled(db: psycopg.Connection) -> list[str]:
+    return [name for (name,) in db.execute(_FILLED)]
+
+
+def _table(name: str) -> sql.Identifier:
+    return sql.Identifier("tcc", name)

@@ -69,12 +69,15 @@ def test_a_reused_log_is_empty_and_knows_no_statistics(
     databases = Databases(postgres, "log")
     with databases.log(log_schema) as url, psycopg.connect(url, autocommit=True) as db:
         before, new = identity(db), definitions(url)
+        [secret] = db.execute("SELECT * FROM tcc.coordinator_secrets").fetchall()
         db.execute("INSERT INTO tcc.participants VALUES ('stock', 1, false, 0, 'eve', 'test', now())")
         db.execute("ANALYZE tcc.participants")
     with databases.log(log_schema) as other_url, psycopg.connect(other_url) as db:
         assert other_url != url
         assert identity(db) == before
         assert db.execute("SELECT FROM tcc.participants").fetchall() == []
+        # Migrations made it, and no coordinator would again.
+        assert db.execute("SELECT * FROM tcc.coordinator_secrets").fetchall() == [secret]
         assert db.execute("SELECT FROM pg_stats WHERE schemaname = 'tcc'").fetchall() == []
         assert definitions(other_url) == new
 
@@ -88,6 +91,7 @@ def test_a_reused_log_is_empty_and_knows_no_statistics(
         "DROP INDEX tcc.transactions_created",
         "GRANT SELECT ON tcc.participants TO PUBLIC",
         "UPDATE tcc.alembic_version SET version_num = '9999'",
+        "DELETE FROM tcc.coordinator_secrets",
         "CREATE TABLE public.other ()",
         "REVOKE ALL ON SCHEMA public FROM PUBLIC",
     ],

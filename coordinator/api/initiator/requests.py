@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 from msgspec import MsgspecError, Struct, msgpack
@@ -43,6 +44,9 @@ PAGE_SIZE_MAX = 1_000
 PAGE_TOKEN_CHARACTERS_MAX = 400
 # The end of the year 9999, the last that Python's datetime can represent.
 TIME_MAX_S = 253_402_300_799
+# Of google.protobuf.Duration: 10,000 years.
+DURATION_MAX_S = 315_576_000_000
+NANOS_MAX = 999_999_999
 
 _MILESTONES: dict[int, Milestone] = {
     pb.WAIT_FOR_UNSPECIFIED: Milestone.DECIDED,
@@ -397,7 +401,7 @@ def _moment_s(request: pb.ListTransactionsRequest | common.BranchSpec, field: st
         return None
     moment: Timestamp = getattr(request, field)
     moment_s = moment.seconds + moment.nanos / 1e9
-    if not 0 <= moment_s < TIME_MAX_S:
+    if not (0 <= moment_s < TIME_MAX_S and 0 <= moment.nanos <= NANOS_MAX):
         raise InvalidRequest("INVALID_TIME", f"{field} must be in the years 1970 to 9999")
     return moment_s
 
@@ -441,13 +445,30 @@ def _expiry_s(
         # The caller must still be waiting when the transaction is cancelled, and get the reason.
         before_deadline_s = time_left_s - min(EXPIRY_MARGIN_MAX_S, time_left_s * EXPIRY_MARGIN)
         return max(limits.expiry_min_s, min(default_s, before_deadline_s))
-    expiry_s = request.expiry.seconds + request.expiry.nanos / 1e9
+    expiry_s = duration_s("expiry", request.expiry)
     if not limits.expiry_min_s <= expiry_s <= limits.expiry_max_s:
         raise InvalidRequest(
             "INVALID_EXPIRY",
             f"expiry must be {limits.expiry_min_s:g} to {limits.expiry_max_s:g} seconds, not {expiry_s:g}",
         )
     return expiry_s
+
+
+def duration_s(field: str, given: Duration) -> float:
+    """Return the seconds of a duration.
+
+    Raises:
+        InvalidRequest: it is not one that protobuf allows, so that its sender meant something else.
+    """
+    seconds: int = given.seconds
+    nanos: int = given.nanos
+    if abs(seconds) > DURATION_MAX_S or abs(nanos) > NANOS_MAX or seconds * nanos < 0:
+        raise InvalidRequest(
+            f"INVALID_{field.upper()}",
+            f"{field} is not a valid google.protobuf.Duration: nanos must be within {NANOS_MAX} and have the "
+            f"sign of seconds, which must be within {DURATION_MAX_S}",
+        )
+    return seconds + nanos / 1e9
 
 
 def _fingerprint(

@@ -34,6 +34,7 @@ from coordinator.api.initiator.tenancy import (
     tenant_of,
 )
 from coordinator.api.initiator.trace_contexts import NewTrace, trace_of
+from coordinator.api.slow_readers import SlowReaders
 from coordinator.core.errors import (
     AlreadyDecided,
     DecisionConflict,
@@ -81,6 +82,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         clock: Clock,
         completions: CallLimit,
         unread: UnreadBytes,
+        slow_readers: SlowReaders,
         response_max_s: float,
         new_trace: NewTrace | None = None,
         rates: Rates | None = None,
@@ -98,6 +100,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         self._rates = rates
         self._completions = completions
         self._unread = unread
+        self._slow_readers = slow_readers
         self._response_max_s = response_max_s
         self.call_max_s = limits.call_max_s
 
@@ -131,7 +134,8 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
                 response = pb.ExecuteTransactionsResponse(replies=await collected.take())
                 failpoint("rpc.batch.reply.before")
                 too_slow = loop.call_later(self._response_max_s, collected.close)
-                await context.write(response)
+                with self._slow_readers.sending(context):
+                    await context.write(response)
                 too_slow.cancel()
                 failpoint("rpc.batch.reply.after")
                 if collected.closed:

@@ -1,6 +1,6 @@
 """What the client that calls may do: the gids, calls and expiry of its transactions."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
 
@@ -49,7 +49,13 @@ def check_gid(client: Client | None, gid: str) -> None:
         NotAllowed
     """
     if client is not None and not client.owns_gid(gid):
-        raise _refused("the gid does not begin with a prefix of this client; give one that does", gid=gid)
+        raise _refused(
+            "the gid does not begin with a prefix of this client; give one that does",
+            logged_action="transaction.begin",
+            target=f"transaction/{gid}",
+            missing=f"[clients.{client.name}] gid_prefixes has no prefix of the gid",
+            metadata={"gid": gid},
+        )
 
 
 def check_calls(client: Client | None, specs: Iterable[BranchSpec]) -> None:
@@ -64,12 +70,23 @@ def check_calls(client: Client | None, specs: Iterable[BranchSpec]) -> None:
         if not client.may_call(spec.participant, spec.action):
             raise _refused(
                 "this client may not call the action of this participant",
-                participant=spec.participant,
-                action=spec.action,
+                logged_action="branch.add",
+                target=f"participant/{spec.participant}",
+                missing=f"[clients.{client.name}] calls has no {spec.participant} with {spec.action}",
+                metadata={"participant": spec.participant, "action": spec.action},
             )
 
 
-def _refused(message: str, **what: str) -> NotAllowed:
-    error = NotAllowed(message, metadata=what)
-    log_refusal(error, CALLER.get(), **what)
+def _refused(
+    message: str, *, logged_action: str, target: str, missing: str, metadata: Mapping[str, str]
+) -> NotAllowed:
+    error, caller = NotAllowed(message, metadata=metadata), CALLER.get()
+    log_refusal(
+        error,
+        identity=caller.principal if caller else "",
+        caller=caller,
+        action=logged_action,
+        missing=missing,
+        target=target,
+    )
     return error

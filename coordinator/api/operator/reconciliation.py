@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from google.protobuf.duration_pb2 import Duration
 
 from coordinator.api.initiator.replies import STATES
-from coordinator.api.initiator.requests import checked_content_type, checked_gid
+from coordinator.api.initiator.requests import checked_content_type, checked_gid, duration_s
 from coordinator.api.operator.replies import audit_record
 from coordinator.api.operator.requests import OperatorContext, checked_text
 from coordinator.core.errors import (
@@ -119,7 +119,7 @@ async def repair(
         checked_text("branch_id", request.branch_id),
     )
     operation = reconciler.checked_repair(finding, _WANTED[request.operation])
-    if finding.kind is not FindingKind.ORPHAN and (request.payload or request.content_type):
+    if (request.payload or request.content_type) and await reconciler.has_payload(finding):
         raise RepairNotAllowed("the log has the payload of this branch; omit it")
     detail = {
         "participant": finding.participant,
@@ -139,7 +139,7 @@ async def repair(
 
 
 def _seconds(name: str, given: Duration) -> float:
-    seconds: float = given.seconds + given.nanos / 1e9
+    seconds = duration_s(name, given)
     if not 0 <= seconds <= AGE_MAX_S:
         raise InvalidRequest(f"INVALID_{name.upper()}", f"{name} must be from 0 to {AGE_MAX_S:g} seconds")
     return seconds

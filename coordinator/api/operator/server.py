@@ -10,7 +10,8 @@ from coordinator.api.access import Access
 from coordinator.api.calls import CallLimit, Method, Services, UnreadBytes
 from coordinator.api.listener import listen
 from coordinator.api.operator.service import AdminService
-from coordinator.api.server import HEALTH, ServerLimits, health_methods, limit_options
+from coordinator.api.server import HEALTH, ServerLimits, arrivals, health_methods, limit_options
+from coordinator.api.slow_readers import SlowReaders
 from coordinator.engine.auditor import Auditor
 from coordinator.engine.engine import Engine
 from coordinator.engine.observer import Spans
@@ -65,7 +66,8 @@ class AdminServer:
         services = Services(
             self._server,
             _methods(limits),
-            request_max_s=limits.request_max_s,
+            arrivals=arrivals(limits),
+            slow_readers=SlowReaders(limits.response_max_s),
             access=access,
             unread=UnreadBytes(limits.unread_bytes_max),
         )

@@ -142,6 +142,21 @@ REFUSED: dict[str, tuple[pb.ExecuteTransactionRequest, str, str]] = {
     "expiry zero": (_request(expiry=_seconds(0)), "INVALID_EXPIRY", "not 0"),
     "expiry negative": (_request(expiry=_seconds(-5)), "INVALID_EXPIRY", "not -5"),
     "expiry too short": (_request(expiry=_seconds(0.049)), "INVALID_EXPIRY", "0.05 to 60 seconds"),
+    "expiry with nanos of another sign": (
+        _request(expiry=Duration(seconds=2, nanos=-1)),
+        "INVALID_EXPIRY",
+        "not a valid google.protobuf.Duration",
+    ),
+    "expiry with more than a second of nanos": (
+        _request(expiry=Duration(seconds=1, nanos=10**9)),
+        "INVALID_EXPIRY",
+        "not a valid google.protobuf.Duration",
+    ),
+    "expiry beyond all durations": (
+        _request(expiry=Duration(seconds=315_576_000_001)),
+        "INVALID_EXPIRY",
+        "not a valid google.protobuf.Duration",
+    ),
     "expiry too long": (_request(expiry=_seconds(60.001)), "INVALID_EXPIRY", "0.05 to 60 seconds"),
 }
 
@@ -210,6 +225,8 @@ def _list(**fields: object) -> pb.ListTransactionsRequest:
         (_list(created_after=Timestamp(seconds=TIME_MAX_S, nanos=10**9 - 1)), "INVALID_TIME"),
         (_list(created_before=Timestamp(seconds=-(10**12))), "INVALID_TIME"),
         (_list(created_before=Timestamp(nanos=-1)), "INVALID_TIME"),
+        (_list(created_before=Timestamp(seconds=5, nanos=-1)), "INVALID_TIME"),
+        (_list(created_after=Timestamp(seconds=5, nanos=10**9)), "INVALID_TIME"),
     ],
 )
 def test_a_bad_filter_has_its_own_reason(request_: pb.ListTransactionsRequest, reason: str) -> None:

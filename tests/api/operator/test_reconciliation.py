@@ -5,6 +5,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from sqlalchemy import make_url
 
 from tcc import Participant
@@ -12,6 +13,7 @@ from tcc.admin.v1 import admin_pb2 as apb
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2 as ppb, participant_pb2_grpc
 from tcc.transaction.v1 import transaction_pb2 as pb
+from tests.log.transactions import sql
 from tests.support.errors import refused
 from tests.support.participant_databases import RECORD, Ledger, make_engine
 from tests.support.scripted_barrier import ScriptedBarrier, tried
@@ -58,11 +60,10 @@ class Shop:
         reply = await self._stub.TryBranch(ppb.TryBranchRequest(call=call))
         assert reply.result.code == common.OUTCOME_CODE_SUCCEEDED
 
-    async def confirmed(self, gid: str) -> None:
+    async def confirmed(self, gid: str, action: str = "reserve") -> None:
+        asked = branch("1", action=action, payload=b"{}", content_type="application/json")
         await self.worker.stub.ExecuteTransaction(
-            pb.ExecuteTransactionRequest(
-                gid=gid, branches=[branch("1", payload=b"{}")], wait_for=pb.WAIT_FOR_COMPLETION
-            )
+            pb.ExecuteTransactionRequest(gid=gid, branches=[asked], wait_for=pb.WAIT_FOR_COMPLETION)
         )
 
     def restore(self, gid: str, state: "common.BarrierState") -> None:
@@ -187,6 +188,21 @@ async def test_a_leak_is_repaired_only_by_the_decided_operation(shop: Shop, admi
     assert (await compared(admin))[0] == []
 
 
+async def test_a_leak_whose_payload_was_erased_gets_it_from_the_operator(
+    shop: Shop, admin: Stub, log_url: str
+) -> None:
+    await shop.confirmed("g", "needy")
+    shop.restore("g", common.BARRIER_STATE_TRIED)
+    await sql(log_url, "UPDATE transactions SET created_at = now() - interval '2 h'")
+    await sql(log_url, "UPDATE transactions SET ended_at = created_at")
+    assert await shop.worker.worker.log.payloads_erase(ended_before_s=3600, limit=10) == 1
+    outcome = (await repair(admin, "g")).result
+    assert (outcome.code, outcome.reason) == (common.OUTCOME_CODE_FAILED, "PAYLOAD_NEEDED")
+    given = {"payload": b"{}", "content_type": "application/json"}
+    assert (await repair(admin, "g", **given)).result.code == common.OUTCOME_CODE_SUCCEEDED
+    assert shop.ledger.effects("g") == ["confirm", "confirm", "try"]
+
+
 async def test_mixed_outcomes_are_checked_on_request_and_not_repaired(shop: Shop, admin: Stub) -> None:
     await shop.confirmed("g")
     shop.restore("g", common.BARRIER_STATE_CANCELLED)
@@ -224,6 +240,9 @@ async def test_commands_require_a_reason_and_a_known_participant(shop: Shop, adm
     request = apb.RepairBranchRequest(participant="stock", gid="lost", branch_id="1")
     async with refused("INVALID_ARGUMENT", "MISSING_OPERATOR"):
         await admin.RepairBranch(request)
+    for fields, reason in (("min_age", "INVALID_MIN_AGE"), ("ended_within", "INVALID_ENDED_WITHIN")):
+        async with refused("INVALID_ARGUMENT", reason):
+            await compared(admin, **{fields: Duration(seconds=5, nanos=-1)})
     async with refused("INVALID_ARGUMENT", "INVALID_OPERATION"):
         await repair(admin, "lost", operation=common.OPERATION_TRY)
     async with refused("INVALID_ARGUMENT", "UNKNOWN_PARTICIPANT"):
