@@ -133,8 +133,11 @@ class Initiator:
         orders: list[Order],
         observer: Observer,
         rng: random.Random,
+        *,
+        tenant: str,
     ) -> None:
         self._name = name
+        self._tenant = tenant
         self._orders = orders
         self._observer = observer
         self._rng = rng
@@ -183,7 +186,9 @@ class Initiator:
                 raise_on_cancel=False,
             )
 
-        return await self._told(Verb.EXECUTE, order.gid, ask, digest=_digest(branches, "whole"))
+        branch_ids = tuple([branch.branch_id for branch in branches])
+        digest = _digest(branches, "whole")
+        return await self._told(Verb.EXECUTE, order.gid, ask, digest=digest, branch_ids=branch_ids)
 
     async def _cancel(self, order: Order) -> None:
         await asyncio.sleep(self._rng.uniform(0.0, 1.0))
@@ -216,7 +221,8 @@ class Initiator:
                 break
             await asyncio.sleep(self._rng.choice((0.0, 0.0, 0.5)))
         else:
-            return await self._told(Verb.CONFIRM, order.gid, tx.confirm)
+            messages = tuple([branch.branch_id for branch in branches if branch.kind == "message"])
+            return await self._told(Verb.CONFIRM, order.gid, tx.confirm, branch_ids=messages)
         if self._rng.random() < 0.5:
             return await self._told(Verb.CANCEL, order.gid, tx.cancel)
         return await self._wait(order)
@@ -232,7 +238,12 @@ class Initiator:
     async def _try(self, tx: InteractiveTransaction, branch: BranchRequest) -> bool:
         """Return whether the branch is tried; if not, the state of the transaction is unknown."""
         name = self._observer.asked(
-            self._name, Verb.TRY_BRANCH, tx.gid, branch_id=branch.branch_id, digest=_step_digest(branch)
+            self._name,
+            Verb.TRY_BRANCH,
+            tx.gid,
+            tenant=self._tenant,
+            branch_id=branch.branch_id,
+            digest=_step_digest(branch),
         )
         try:
             await tx.try_(
@@ -293,9 +304,26 @@ class Initiator:
             lambda: self._client.wait(order.gid, wait_for=order.wait_for, timeout_s=order.timeout_s),
         )
 
-    async def _told(self, verb: Verb, gid: str, ask: Any, *, branch_id: str = "", digest: str = "") -> bool:
+    async def _told(
+        self,
+        verb: Verb,
+        gid: str,
+        ask: Any,
+        *,
+        branch_id: str = "",
+        branch_ids: tuple[str, ...] = (),
+        digest: str = "",
+    ) -> bool:
         """Make one request, and record it. Return whether its outcome is known."""
-        name = self._observer.asked(self._name, verb, gid, branch_id=branch_id, digest=digest)
+        name = self._observer.asked(
+            self._name,
+            verb,
+            gid,
+            tenant=self._tenant,
+            branch_id=branch_id,
+            branch_ids=branch_ids,
+            digest=digest,
+        )
         try:
             answer: TccOutcome | None = await ask()
         except errors.TccError as error:

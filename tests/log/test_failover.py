@@ -114,7 +114,7 @@ async def test_what_a_former_primary_answers_after_a_failover_counts_for_nothing
     await log.close()
 
 
-async def test_a_commit_without_its_standby_waits_for_the_standby(
+async def test_a_commit_without_its_standby_is_unavailable_until_it_returns(
     pair: ReplicatedPostgres, log: PostgresLog
 ) -> None:
     pair.standby.stop("immediate")

@@ -442,9 +442,13 @@ HANGING = {
 }
 
 
+# The short suite has a third of the others: all of them take as long as a hundred other tests.
+QUICK = set(list(FAULTS)[::3]) - HANGING
+
+
 @pytest.mark.parametrize(
     "fault",
-    [pytest.param(fault, marks=[pytest.mark.slow] if fault in HANGING else []) for fault in FAULTS],
+    [pytest.param(fault, marks=[] if fault in QUICK else [pytest.mark.slow]) for fault in FAULTS],
     ids=lambda fault: fault or "no fault",
 )
 async def test_every_fault_is_caught_and_named(fault):
@@ -465,6 +469,9 @@ async def test_every_fault_is_caught_and_named(fault):
     failed = {result.case for result in report.results if result.failure}
     # What races may or may not meet the fault.
     racy = {"concurrent_try_and_cancel"}
+    if fault == "takes a repeated Try for a known one":
+        # It answers otherwise if a repetition overtakes the first Try.
+        racy |= {"concurrent_duplicates"}
     assert failed - racy == wanted - racy, str(report)
     assert report.ok is not bool(fault)
     assert words in str(report)

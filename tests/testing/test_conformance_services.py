@@ -15,6 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from participants.coupon.store import issue, metadata as coupon_metadata
 from participants.inventory.store import metadata as inventory_metadata, restock
+from participants.locks.requests import Acquire
+from participants.locks.store import enqueue, metadata as locks_metadata
 from participants.order.store import metadata as order_metadata
 from participants.serving import create_schema
 from proof.faults.member import Member
@@ -177,6 +179,32 @@ async def test_reference_participant_conforms_and_survives_kills(
     assert report.ok, str(report)
     assert {result.case for result in report.results if result.skipped} == OF_KINDS
     assert "barrier.commit.after" in member.killed_at
+    assert not member.failures
+
+
+@pytest.mark.timeout(300)
+async def test_locks_conform_and_survive_kills(
+    database: AsyncEngine, database_url: str, tmp_path: Path
+) -> None:
+    """Nothing is left of a lock that was confirmed: only the results of the calls are compared."""
+    await create_schema(database, locks_metadata)
+    async with database.begin() as db:
+        await enqueue(db, [(("other", "b"), Acquire(keys=frozenset({"taken"})))], now_ms=0)
+    numbers = count()
+
+    def command(address: str) -> list[str]:
+        return ["participants.locks", f"--database={database_url}", f"--listen={address}"]
+
+    async with running("locks", command, tmp_path) as member:
+        await member.start()
+        report = await conformance.run(
+            member.address,
+            action="acquire",
+            payload=lambda: json.dumps({"keys": [f"k-{next(numbers)}"]}).encode(),
+            rejected_payload=b'{"keys": ["taken"]}',
+            restart=lambda: killed_and_back(member),
+        )
+    assert report.ok, str(report)
     assert not member.failures
 
 
