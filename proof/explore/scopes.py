@@ -52,7 +52,7 @@ SMALL = (
     Scope(name="one saga", branches=(SAGA,), may_reject=(0,), releases=True),
     # Without purges: once its row is gone, nothing keeps a message from being delivered again.
     Scope(name="a message alone", branches=(LATER_MESSAGE,), repeats=True, releases=True),
-    Scope(name="local first", branches=(A, MESSAGE, LOCAL), interactive=True, faults_max=2),
+    Scope(name="local first", branches=(A, MESSAGE, LOCAL), interactive=True, faults_max=1),
     Scope(name="a message with the confirm", branches=(A, MESSAGE), interactive=True, faults_max=1),
     Scope(name="one branch, no faults", branches=(A,), faults_max=0),
 )
@@ -69,4 +69,12 @@ LARGE = (
     Scope(name="two transactions of two branches", branches=(A, B), transactions=2, stock=1, faults_max=1),
     Scope(name="three branches in two stages, more faults", branches=STAGES, may_reject=(2,), faults_max=2),
     Scope(name="three branches", branches=(A, B, C), faults_max=1),
+    Scope(name="local first, more faults", branches=(A, MESSAGE, LOCAL), interactive=True, faults_max=2),
+    Scope(
+        name="local first, with a Try of the initiator",
+        branches=(BY_INITIATOR, LOCAL),
+        interactive=True,
+        releases=True,
+        faults_max=2,
+    ),
 )

@@ -19,6 +19,7 @@ from proof.history.events import (
     Decision,
     Effect,
     Final,
+    Kind,
     Operation,
     Registered,
     Reply,
@@ -45,6 +46,8 @@ class Property(Enum):
     REPEAT_SAFETY = "a repeated request gets the same answer; other content is refused"
     OWNERSHIP = "no transaction has a branch that its tenant did not ask for"
     HONEST_ANSWER = "the reply to an initiator agrees with log and effects"
+    KINDS = "nothing is called that a kind does not have, and nothing of it takes effect"
+    LOCAL_COMMIT = "the local change is committed if and only if CONFIRM is decided"
     SETTLEMENT = "in the end everything acknowledged is decided, and every branch got the decision"
 
 
@@ -93,6 +96,8 @@ class _Case(Struct):
     calls: list[tuple[int, Call]] = field(default_factory=list)
     effects: list[tuple[int, Effect]] = field(default_factory=list)
     finals: list[tuple[int, Final]] = field(default_factory=list)
+    # Of the branches that are not TCC.
+    kinds: dict[str, Kind] = field(default_factory=dict)
 
     @property
     def durable(self) -> tuple[int, Decision] | None:
@@ -147,6 +152,7 @@ def _cases(history: Sequence[AnyEvent]) -> dict[str, _Case]:
                     case(event.gid).replies.append((i, event, asked[event.request]))
             case Registered():
                 case(event.gid).registered.append((i, event))
+                case(event.gid).kinds.update(_kinds(event))
             case Decided():
                 case(event.gid).decided.append((i, event))
             case Call():
@@ -155,9 +161,15 @@ def _cases(history: Sequence[AnyEvent]) -> dict[str, _Case]:
                 case(event.gid).effects.append((i, event))
             case Final():
                 case(event.gid).finals.append((i, event))
+                case(event.gid).kinds.update(_kinds(event))
             case _:
                 pass  # faults, the end and the books belong to no transaction
     return cases
+
+
+def _kinds(event: Registered | Final) -> dict[str, Kind]:
+    pairs = zip(event.branch_ids, event.kinds, strict=False)  # where there are none, all are TCC
+    return {branch_id: kind for branch_id, kind in pairs if kind is not Kind.TCC}
 
 
 _DECISION_BY_OPERATION = {Operation.CONFIRM: Decision.CONFIRM, Operation.CANCEL: Decision.CANCEL}
@@ -169,6 +181,13 @@ _DECISION_BY_STATE = {
     TransactionState.CANCELLED: Decision.CANCEL,
 }
 _ENDED = (TransactionState.CONFIRMED, TransactionState.CANCELLED)
+# What is called on a branch, by its initiator or by a coordinator.
+_CALLS = {
+    Kind.TCC: {Operation.TRY, Operation.CONFIRM, Operation.CANCEL},
+    Kind.SAGA: {Operation.TRY, Operation.CANCEL},
+    Kind.MESSAGE: {Operation.CONFIRM},
+    Kind.LOCAL: {Operation.TRY, Operation.CHECK},
+}
 _ACKNOWLEDGED = (ReplyOutcome.ACCEPTED, ReplyOutcome.TRIED, ReplyOutcome.CONFIRMED, ReplyOutcome.CANCELLED)
 
 
@@ -257,6 +276,8 @@ def _every_try_first(case: _Case) -> Iterator[Violation]:
         return
     decided_at = case.durable[0]
     for branch_id in case.branch_ids:
+        if case.kinds.get(branch_id) is Kind.MESSAGE:
+            continue
         if not any(i < decided_at for i, _ in case.effects_of(branch_id, Operation.TRY)):
             yield case.broken(
                 Property.EVERY_TRY_FIRST, f"CONFIRM was decided before {branch_id} was tried", decided_at
@@ -280,6 +301,8 @@ def _at_most_once(case: _Case) -> Iterator[Violation]:
 
 def _confirm_without_try(case: _Case) -> Iterator[Violation]:
     for branch_id in _touched(case):
+        if case.kinds.get(branch_id) is Kind.MESSAGE:
+            continue
         tries = case.effects_of(branch_id, Operation.TRY)
         for i, _ in case.effects_of(branch_id, Operation.CONFIRM):
             if not any(tried_at < i for tried_at, _ in tries):
@@ -300,6 +323,24 @@ def _late_try(case: _Case) -> Iterator[Violation]:
                 yield case.broken(
                     Property.LATE_TRY, f"the Try of {branch_id} took effect though it was cancelled", *late, i
                 )
+
+
+def _only_calls_of_its_kind(case: _Case) -> Iterator[Violation]:
+    for i, e in case.deeds:
+        kind = case.kinds.get(e.branch_id, Kind.TCC)
+        if e.operation not in _CALLS[kind]:
+            yield case.broken(Property.KINDS, f"{e.operation.value} of {e.branch_id}, which is a {kind}", i)
+
+
+def _local_commit(case: _Case) -> Iterator[Violation]:
+    """That CONFIRM needs the local commit is `_every_try_first`."""
+    for branch_id, kind in case.kinds.items():
+        commits = case.effects_of(branch_id, Operation.TRY) if kind is Kind.LOCAL else []
+        if commits and case.durable and case.durable[1] is Decision.CANCEL:
+            positions = (case.durable[0], commits[0][0])
+            yield case.broken(
+                Property.LOCAL_COMMIT, f"{branch_id} was committed, and CANCEL decided", *positions
+            )
 
 
 def _touched(case: _Case) -> dict[str, None]:
@@ -327,18 +368,34 @@ def _conservation(case: _Case) -> Iterator[Violation]:
 
 def _conservation_of_stock(history: Sequence[AnyEvent]) -> Iterator[Violation]:
     """Check that a participant's totals equal the sum of the effects there."""
-    moved: dict[tuple[str, Operation], int] = {}
+    # By participant: what is reserved and what is taken.
+    moved: dict[str, tuple[int, int]] = {}
     for i, event in enumerate(history):
         match event:
             case Effect():
-                key = (event.participant, event.operation)
-                moved[key] = moved.get(key, 0) + event.quantity
+                reserved, taken = moved.get(event.participant, (0, 0))
+                more_reserved, more_taken = _moved(event)
+                moved[event.participant] = (reserved + more_reserved, taken + more_taken)
             case StockTotals():
-                tried, taken, returned = (moved.get((event.participant, each), 0) for each in Operation)
-                for what in _wrong_in_totals(event, reserved=tried - taken - returned, taken=taken):
+                reserved, taken = moved.get(event.participant, (0, 0))
+                for what in _wrong_in_totals(event, reserved=reserved, taken=taken):
                     yield Violation(Property.CONSERVATION, "", f"{event.participant}: {what}", (i,))
             case _:
                 pass
+
+
+def _moved(effect: Effect) -> tuple[int, int]:
+    """Return by how much an effect changes what is reserved and what is taken."""
+    quantity, is_saga = effect.quantity, effect.kind is not Kind.TCC
+    match effect.operation:
+        case Operation.TRY:
+            return (0, quantity) if is_saga else (quantity, 0)
+        case Operation.CONFIRM:
+            return -quantity, quantity
+        case Operation.CANCEL:
+            return (0, -quantity) if is_saga else (-quantity, 0)
+        case Operation.CHECK:
+            return 0, 0
 
 
 def _wrong_in_totals(totals: StockTotals, *, reserved: int, taken: int) -> Iterator[str]:
@@ -441,9 +498,17 @@ def _took_effect(case: _Case, branch_id: str, operation: Operation, before: int)
 def _owed(case: _Case, decision: Decision) -> Iterable[tuple[str, Operation]]:
     """The effects without which the decision is not carried out: only what was tried has to be cancelled."""
     if decision is Decision.CONFIRM:
-        return [(branch_id, Operation.CONFIRM) for branch_id in case.branch_ids]
+        return [
+            (branch_id, Operation.CONFIRM)
+            for branch_id in case.branch_ids
+            if _has(case, branch_id, Operation.CONFIRM)
+        ]
     tried = [b for b in case.branch_ids | _touched(case) if case.effects_of(b, Operation.TRY)]
-    return [(branch_id, Operation.CANCEL) for branch_id in tried]
+    return [(branch_id, Operation.CANCEL) for branch_id in tried if _has(case, branch_id, Operation.CANCEL)]
+
+
+def _has(case: _Case, branch_id: str, operation: Operation) -> bool:
+    return operation in _CALLS[case.kinds.get(branch_id, Kind.TCC)]
 
 
 # --- the end ---------------------------------------------------------------------
@@ -488,6 +553,8 @@ _RULES: Sequence[Callable[[_Case], Iterator[Violation]]] = (
     _at_most_once,
     _confirm_without_try,
     _late_try,
+    _only_calls_of_its_kind,
+    _local_commit,
     _conservation,
     _repeat_safety,
     _honest_answer,

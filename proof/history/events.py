@@ -25,11 +25,21 @@ LOG = "log"
 
 
 class Operation(StrEnum):
-    """The three calls. A history names them, and its checker shares no code with what it judges."""
+    """The calls. A history names them, and its checker shares no code with what it judges."""
 
     TRY = "TRY"
     CONFIRM = "CONFIRM"
     CANCEL = "CANCEL"
+    CHECK = "CHECK"
+
+
+class Kind(StrEnum):
+    """The kinds of branches. LOCAL: the initiator's own change, whose Try is its local commit."""
+
+    TCC = "TCC"
+    SAGA = "SAGA"
+    MESSAGE = "MESSAGE"
+    LOCAL = "LOCAL"
 
 
 class Decision(StrEnum):
@@ -119,6 +129,8 @@ class Registered(Event, tag="registered", frozen=True, kw_only=True):
 
     gid: str
     branch_ids: tuple[str, ...]
+    # Of the same length; empty: all are TCC.
+    kinds: tuple[Kind, ...] = ()
     # Whom the transaction belongs to; empty: the recorder does not say.
     tenant: str = ""
 
@@ -145,7 +157,8 @@ class Effect(Event, tag="effect", frozen=True, kw_only=True):
 
     A repeat that the barrier answers is no effect, nor is a Try that ended
     in a no. `quantity` is what the operation moved, in whole units: Try from available
-    to reserved, Confirm from reserved to taken, Cancel from reserved back to available.
+    to reserved, Confirm from reserved to taken, Cancel from reserved back to available. A
+    SAGA's Try moves from available to taken, its Cancel back; a MESSAGE moves nothing.
     `tombstone`: a Cancel that found nothing to cancel and left its mark; it moves nothing,
     and recording it is optional.
     """
@@ -156,6 +169,7 @@ class Effect(Event, tag="effect", frozen=True, kw_only=True):
     operation: Operation
     quantity: int = 0
     tombstone: bool = False
+    kind: Kind = Kind.TCC
 
 
 class Fault(Event, tag="fault", frozen=True, kw_only=True):
@@ -176,6 +190,7 @@ class Final(Event, tag="final", frozen=True, kw_only=True):
     gid: str
     state: TransactionState
     branch_ids: tuple[str, ...]
+    kinds: tuple[Kind, ...] = ()
     # The content of the request that began it, where the recorder can tell.
     digest: str = ""
 

@@ -6,21 +6,25 @@ without any key that could hide a second one: that table says what really happen
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from proof.simulate.participant_database import LocalTransaction
 from tcc.branch import BatchItem, Branch, Rejected
 from tcc.participant.participant import Participant
 
-ACTION = "move"
+# By kind.
+ACTIONS = {"tcc": "move", "saga": "spend", "message": "notify"}
 PARTITIONS = 4
 
 _RESERVE = """UPDATE accounts SET available = available - ?2, reserved = reserved + ?2
               WHERE name = ?1 AND available >= ?2"""
 _TAKE = "UPDATE accounts SET reserved = reserved - ?2, taken = taken + ?2 WHERE name = ?1"
 _GIVE_BACK = "UPDATE accounts SET reserved = reserved - ?2, available = available + ?2 WHERE name = ?1"
-_NOTE = "INSERT INTO effects (gid, branch_id, operation, account, quantity) VALUES (?, ?, ?, ?, ?)"
+_SPEND = """UPDATE accounts SET available = available - ?2, taken = taken + ?2
+            WHERE name = ?1 AND available >= ?2"""
+_REFUND = "UPDATE accounts SET taken = taken - ?2, available = available + ?2 WHERE name = ?1"
+_NOTE = "INSERT INTO effects (gid, branch_id, operation, account, quantity, kind) VALUES (?, ?, ?, ?, ?, ?)"
 
 
 class HandlerError(Exception):
@@ -50,11 +54,29 @@ class Business:
         await db.execute(_GIVE_BACK, (request["account"], request["quantity"]))
         await self._note(branch, "CANCEL", request, db)
 
-    async def _note(self, branch: Branch, operation: str, request: Any, db: LocalTransaction) -> None:
+    async def execute(
+        self, branch: Branch, request: Any, db: LocalTransaction
+    ) -> dict[str, Any] | Rejected | None:
+        if not await db.execute(_SPEND, (request["account"], request["quantity"])):
+            raise Rejected("NO_FUNDS", request["account"])
+        await self._note(branch, "TRY", request, db, "SAGA")
+        return {"account": request["account"]} if request["quantity"] % 2 else None
+
+    async def compensate(self, branch: Branch, request: Any, db: LocalTransaction) -> None:
+        await db.execute(_REFUND, (request["account"], request["quantity"]))
+        await self._note(branch, "CANCEL", request, db, "SAGA")
+
+    async def deliver(self, branch: Branch, request: Any, db: LocalTransaction) -> None:
+        """Move nothing: it is only noted."""
+        await self._note(branch, "CONFIRM", {**request, "quantity": 0}, db, "MESSAGE")
+
+    async def _note(
+        self, branch: Branch, operation: str, request: Any, db: LocalTransaction, kind: str = "TCC"
+    ) -> None:
         if self._rng.random() < self.fails:
             raise HandlerError("a bad day")
         await db.execute(
-            _NOTE, (branch.gid, branch.branch_id, operation, request["account"], request["quantity"])
+            _NOTE, (branch.gid, branch.branch_id, operation, request["account"], request["quantity"], kind)
         )
 
 
@@ -68,10 +90,18 @@ class BatchBusiness:
         return len(request["account"]) % PARTITIONS
 
     async def try_batch(self, items: Sequence[BatchItem], db: LocalTransaction) -> list[Any]:
+        return await self._tried(self._business.try_, items, db)
+
+    async def execute_batch(self, items: Sequence[BatchItem], db: LocalTransaction) -> list[Any]:
+        return await self._tried(self._business.execute, items, db)
+
+    async def _tried(
+        self, handler: Callable[..., Awaitable[Any]], items: Sequence[BatchItem], db: LocalTransaction
+    ) -> list[Any]:
         answers: list[Any] = []
         for branch, request in items:
             try:
-                answers.append(await self._business.try_(branch, request, db))
+                answers.append(await handler(branch, request, db))
             except Rejected as no:
                 answers.append(no)
         return answers
@@ -84,11 +114,21 @@ class BatchBusiness:
         for branch, request in items:
             await self._business.cancel(branch, request, db)
 
+    async def compensate_batch(self, items: Sequence[BatchItem], db: LocalTransaction) -> None:
+        for branch, request in items:
+            await self._business.compensate(branch, request, db)
+
+    async def deliver_batch(self, items: Sequence[BatchItem], db: LocalTransaction) -> None:
+        for branch, request in items:
+            await self._business.deliver(branch, request, db)
+
 
 async def serve(participant: Participant, business: Business, address: str, *, batched: bool) -> None:
     """A participant's process."""
     handlers = BatchBusiness(business) if batched else business
-    participant.action(ACTION, dict)(handlers)
+    participant.action(ACTIONS["tcc"], dict)(handlers)
+    participant.saga(ACTIONS["saga"], dict)(handlers)
+    participant.message(ACTIONS["message"], dict)(handlers)
     await participant.create_schema()
     await participant.start(address, insecure=True)  # the simulated network has no TLS
     await asyncio.Event().wait()

@@ -8,7 +8,14 @@ tables, and that what leaves agrees with what is durable at that very moment.
 from collections.abc import Callable
 from typing import Any
 
-from coordinator.core.model import DECISIONS, TransactionState
+from coordinator.core.kinds import needs_call
+from coordinator.core.model import (
+    DECISIONS,
+    BranchKind,
+    BranchSpec,
+    Operation as CoreOperation,
+    TransactionState,
+)
 from coordinator.log.rows import record
 from coordinator.log.statements import RECORD
 from proof.history.events import (
@@ -18,6 +25,7 @@ from proof.history.events import (
     Decision,
     Effect,
     Fault,
+    Kind,
     Operation,
     Registered,
     Reply,
@@ -35,8 +43,14 @@ _OPERATIONS = {
     common.OPERATION_TRY: Operation.TRY,
     common.OPERATION_CONFIRM: Operation.CONFIRM,
     common.OPERATION_CANCEL: Operation.CANCEL,
+    common.OPERATION_CHECK: Operation.CHECK,
 }
-_PATHS = {"TryBranch": Operation.TRY, "ConfirmBranch": Operation.CONFIRM, "CancelBranch": Operation.CANCEL}
+_PATHS = {
+    "TryBranch": Operation.TRY,
+    "ConfirmBranch": Operation.CONFIRM,
+    "CancelBranch": Operation.CANCEL,
+    "CheckBranch": Operation.CHECK,
+}
 
 
 class Observer:
@@ -81,22 +95,32 @@ class Observer:
         self._check_move(gid, before, after)
         tx = record(as_read(after)).usable().tx
         branch_ids = tuple([branch.spec.branch_id for branch in tx.branches])
+        kinds = tuple([kind_of(branch.spec) for branch in tx.branches])
         known = len(record(as_read(before)).usable().tx.branches) if before else 0
         if before is None or known < len(branch_ids):
-            self.recorder.record(Registered(at=at, gid=gid, branch_ids=branch_ids[known:], tenant=tx.tenant))
+            self.recorder.record(
+                Registered(
+                    at=at, gid=gid, branch_ids=branch_ids[known:], kinds=kinds[known:], tenant=tx.tenant
+                )
+            )
         if state.decided and (before is None or not TransactionState(before["state"]).decided):
             self.recorder.record(Decided(at=at, gid=gid, decision=_DECISIONS[state], observer=LOG))
-            if state is TransactionState.CONFIRMING:
-                for branch_id in branch_ids:
+            if _DECISIONS[state] is Decision.CONFIRM:
+                for branch in tx.branches:
+                    branch_id = branch.spec.branch_id
                     tried = (gid, branch_id, "TRY") in self._had
-                    self._promise(tried, f"{gid}: CONFIRM is decided and {branch_id} was not tried")
+                    self._promise(
+                        tried or not needs_call(branch.spec, CoreOperation.TRY),
+                        f"{gid}: CONFIRM is decided and {branch_id} was not tried",
+                    )
 
     def _check_move(self, gid: str, before: Row | None, after: Row) -> None:
         """Guarantee 1, and that nothing is written behind anybody's back."""
         if before is None:
-            self._promise(
-                after["version"] == 1 and after["state"] == TransactionState.TRYING, f"{gid}: begun half-way"
-            )
+            tx = record(as_read(after)).usable().tx
+            messages = bool(tx.branches) and all(b.spec.kind is BranchKind.MESSAGE for b in tx.branches)
+            first = TransactionState.CONFIRMING if messages else TransactionState.TRYING
+            self._promise(after["version"] == 1 and after["state"] == first, f"{gid}: begun half-way")
             return
         was, now = TransactionState(before["state"]), TransactionState(after["state"])
         self._promise(after["version"] == before["version"] + 1, f"{gid}: a version was skipped")
@@ -136,7 +160,7 @@ class Observer:
         self._promise(
             row is not None, f"{gid}: {operation} of {branch_id} left before the transaction was durable"
         )
-        if row is not None and operation is not Operation.TRY:
+        if row is not None and operation not in (Operation.TRY, Operation.CHECK):
             decision = _DECISIONS.get(TransactionState(row["state"]))
             self._promise(
                 decision is not None and decision.value == operation.value,
@@ -147,9 +171,9 @@ class Observer:
         """Called by a participant's database after each local commit."""
         seen = self._effects_seen.get(database.host, 0)
         rows = database.sqlite.execute("SELECT * FROM effects WHERE number > ? ORDER BY number", (seen,))
-        for number, gid, branch_id, operation, account, quantity in rows.fetchall():
+        for number, gid, branch_id, operation, account, quantity, kind in rows.fetchall():
             self._effects_seen[database.host] = number
-            self._check_effect(gid, branch_id, operation, account)
+            self._check_effect(gid, branch_id, operation, account, Kind(kind))
             self.recorder.record(
                 Effect(
                     at=self._now(),
@@ -158,6 +182,7 @@ class Observer:
                     participant=database.host,
                     operation=Operation(operation),
                     quantity=quantity,
+                    kind=Kind(kind),
                 )
             )
         wrong = database.sqlite.execute(
@@ -166,7 +191,7 @@ class Observer:
         ).fetchone()
         self._promise(wrong is None, f"{database.host}: the account {wrong} is out of balance")
 
-    def _check_effect(self, gid: str, branch_id: str, operation: str, account: str) -> None:
+    def _check_effect(self, gid: str, branch_id: str, operation: str, account: str, kind: Kind) -> None:
         key = (gid, branch_id, operation)
         self._promise(key not in self._had, f"{gid}: {operation} of {branch_id} took effect twice")
         self._had[key] = None
@@ -175,7 +200,7 @@ class Observer:
             (gid, branch_id, "CONFIRM") in self._had,
         )
         self._promise(not (cancelled and confirmed), f"{gid}: {branch_id} is confirmed and cancelled")
-        tried = (gid, branch_id, "TRY") in self._had
+        tried = (gid, branch_id, "TRY") in self._had or kind is Kind.MESSAGE
         self._promise(tried, f"{gid}: {operation} of {branch_id} took effect without a Try")
         if operation == "TRY":
             self._promise(not (cancelled or confirmed), f"{gid}: a late Try of {branch_id} took effect")
@@ -249,3 +274,8 @@ class Observer:
 def as_read(row: Row) -> tuple[Any, ...]:
     """The row as `coordinator.log.rows.record` wants it."""
     return tuple([row[name] for name in RECORD])
+
+
+def kind_of(spec: BranchSpec) -> Kind:
+    """Return the kind of a branch, as histories name it."""
+    return Kind.LOCAL if spec.check_back else Kind[spec.kind.name]

@@ -7,6 +7,7 @@ does that has written them down.
 
 import asyncio
 import random
+from datetime import UTC, datetime
 from enum import Enum, auto
 from typing import Any
 
@@ -14,19 +15,23 @@ import grpc
 from msgspec import Struct
 
 from proof.history.events import ReplyOutcome, Verb
-from proof.simulate.business import ACTION
+from proof.simulate.business import ACTIONS
+from proof.simulate.moments import EPOCH_S
 from proof.simulate.observer import Observer
 from tcc import errors, payload
 from tcc.client.client import Client
 from tcc.client.interactive import InteractiveTransaction
 from tcc.client.outcome import Outcome as TccOutcome, TransactionState, WaitFor
-from tcc.client.requests import BranchRequest
+from tcc.client.requests import BranchRequest, Kind, TriedKind
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2 as pb, participant_pb2_grpc as pb_grpc
 
 _CONFIRMED = (TransactionState.CONFIRMING, TransactionState.CONFIRMED)
 _CANCELLED = (TransactionState.CANCELLING, TransactionState.CANCELLED)
 _ENDED = (TransactionState.CONFIRMED, TransactionState.CANCELLED)
+
+
+KINDS: tuple[Kind, ...] = ("tcc", "tcc", "saga", "message")
 
 
 class Shape(Enum):
@@ -84,22 +89,39 @@ def _order(
         wait_for=rng.choice(("decision", "decision", "completion", "accepted")),
         timeout_s=rng.choice((0.5, 3.0, 10.0, 30.0)),
         waiters=rng.choices((1, 2, 3), (8, 2, 1))[0],
-        own_tries=[branch.branch_id for branch in branches if rng.random() < 0.3],
+        own_tries=[b.branch_id for b in branches if b.kind != "message" and rng.random() < 0.3],
     )
 
 
 def _branches(rng: random.Random, participants: list[str], accounts: list[str]) -> list[BranchRequest]:
     staged = rng.random() < 0.3
+    # Mixed, or of one kind alone.
+    kinds = rng.choice((KINDS, KINDS, KINDS, ("tcc",), ("saga",), ("message",)))
     return [
-        BranchRequest(
-            participant=rng.choice(participants),
-            action=ACTION,
-            payload={"account": rng.choice(accounts), "quantity": rng.randint(1, 3)},
-            branch_id=f"b{number}",
-            stage=rng.randint(0, 2) if staged else 0,
-        )
+        _branch(rng, number, rng.choice(kinds), participants, accounts, staged=staged)
         for number in range(rng.randint(1, 3))
     ]
+
+
+def _branch(
+    rng: random.Random,
+    number: int,
+    kind: Kind,
+    participants: list[str],
+    accounts: list[str],
+    *,
+    staged: bool,
+) -> BranchRequest:
+    late = kind == "message" and rng.random() < 0.3
+    return BranchRequest(
+        participant=rng.choice(participants),
+        action=ACTIONS[kind],
+        payload={"account": rng.choice(accounts), "quantity": rng.randint(1, 3)},
+        branch_id=f"b{number}",
+        stage=rng.randint(0, 2) if staged and kind != "message" else 0,
+        kind=kind,
+        not_before=datetime.fromtimestamp(EPOCH_S + rng.uniform(0.0, 60.0), UTC) if late else None,
+    )
 
 
 class Initiator:
@@ -176,7 +198,8 @@ class Initiator:
         tx = self._transaction(order)
         if not await self._begin(tx):
             return False
-        await self._try(tx, branches[0])
+        if branches[0].kind != "message":
+            await self._try(tx, branches[0])
         return await self._wait(order)
 
     async def _steps(self, order: Order, branches: list[BranchRequest]) -> bool:
@@ -184,12 +207,22 @@ class Initiator:
         if not await self._begin(tx):
             return False
         for branch in branches:
+            if branch.kind == "message":
+                tx.message(
+                    branch.participant,
+                    branch.action,
+                    branch.payload,
+                    branch_id=branch.branch_id,
+                    not_before=branch.not_before,
+                )
+                continue
             by_itself = branch.branch_id in order.own_tries
             if not await (self._try_directly(tx, branch) if by_itself else self._try(tx, branch)):
                 break
             await asyncio.sleep(self._rng.choice((0.0, 0.0, 0.5)))
         else:
-            return await self._told(Verb.CONFIRM, order.gid, tx.confirm)
+            messages = tuple([branch.branch_id for branch in branches if branch.kind == "message"])
+            return await self._told(Verb.CONFIRM, order.gid, tx.confirm, branch_ids=messages)
         if self._rng.random() < 0.5:
             return await self._told(Verb.CANCEL, order.gid, tx.cancel)
         return await self._wait(order)
@@ -213,7 +246,13 @@ class Initiator:
             digest=_step_digest(branch),
         )
         try:
-            await tx.try_(branch.participant, branch.action, branch.payload, branch_id=branch.branch_id)
+            await tx.try_(
+                branch.participant,
+                branch.action,
+                branch.payload,
+                branch_id=branch.branch_id,
+                kind=_tried_kind(branch),
+            )
         except errors.TccError as error:
             outcome, reason = _outcome_of_error(error)
             self._observer.told(name, tx.gid, outcome, reason=reason)
@@ -228,7 +267,11 @@ class Initiator:
 
         async def register() -> None:
             context = await tx.register(
-                branch.participant, branch.action, branch.payload, branch_id=branch.branch_id
+                branch.participant,
+                branch.action,
+                branch.payload,
+                branch_id=branch.branch_id,
+                kind=_tried_kind(branch),
             )
             expires_at_ms.append(context.expires_at_ms)
 
@@ -245,6 +288,7 @@ class Initiator:
             payload=data,
             content_type=content_type,
             expires_at_ms=expires_at_ms[0],
+            kind=common.BRANCH_KIND_SAGA if branch.kind == "saga" else common.BRANCH_KIND_TCC,
         )
         stub = pb_grpc.ParticipantServiceStub(grpc.aio.insecure_channel(f"{branch.participant}:1"))
         try:
@@ -299,12 +343,16 @@ class Initiator:
 
 
 def _digest(branches: list[BranchRequest], how: str) -> str:
-    return f"{how} " + " ".join(f"{b.branch_id}:{b.participant}:{b.stage}:{b.payload}" for b in branches)
+    return f"{how} " + " ".join(f"{b.stage}:{_step_digest(b)}:{b.not_before}" for b in branches)
 
 
 def _step_digest(branch: BranchRequest) -> str:
     """A single step has no stage."""
-    return f"step {branch.branch_id}:{branch.participant}:{branch.payload}"
+    return f"step {branch.branch_id}:{branch.kind}:{branch.participant}:{branch.payload}"
+
+
+def _tried_kind(branch: BranchRequest) -> TriedKind:
+    return "saga" if branch.kind == "saga" else "tcc"
 
 
 def _outcome_of_error(error: errors.TccError) -> tuple[ReplyOutcome, str]:

@@ -34,7 +34,7 @@ CREATE TABLE accounts (
     reserved INTEGER NOT NULL, taken INTEGER NOT NULL);
 CREATE TABLE effects (
     number INTEGER PRIMARY KEY, gid TEXT NOT NULL, branch_id TEXT NOT NULL,
-    operation TEXT NOT NULL, account TEXT NOT NULL, quantity INTEGER NOT NULL);
+    operation TEXT NOT NULL, account TEXT NOT NULL, quantity INTEGER NOT NULL, kind TEXT NOT NULL);
 """
 
 

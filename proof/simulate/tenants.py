@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import grpc
 
 from coordinator.security.caller import ANY, CALLER, Caller, Client
-from proof.simulate.business import ACTION
+from proof.simulate.business import ACTIONS
 from tcc import payload
 from tcc.common.v1 import common_pb2 as common
 from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc as pb_grpc
@@ -49,7 +49,7 @@ async def intrude(gids: Sequence[str], participants: Sequence[str], rng: random.
             branch = common.BranchSpec(
                 branch_id="intruder",
                 participant=rng.choice(participants),
-                action=ACTION,
+                action=ACTIONS["tcc"],
                 payload=data,
                 content_type=content_type,
             )

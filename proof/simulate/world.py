@@ -14,15 +14,14 @@ from proof.history.checker import violations
 from proof.history.events import Final, Settled, StockTotals, TransactionState as FinalState
 from proof.simulate import business, tenants
 from proof.simulate.log_database import LogDatabase
+from proof.simulate.moments import EPOCH_S
 from proof.simulate.network import Network
-from proof.simulate.observer import Observer, as_read
+from proof.simulate.observer import Observer, as_read, kind_of
 from proof.simulate.orders import Initiator, Order, Shape, make_orders
 from proof.simulate.participant_database import ParticipantDatabase
 from proof.simulate.virtual_loop import Process, VirtualLoop, context_of, current_process
 from tcc.participant.participant import Participant
 
-# 2030-01-01T00:00:00Z: when every simulation begins, by the database's clock.
-EPOCH_S = 1_893_456_000.0
 # Faults stop; then everything has to settle within so much simulated time.
 SETTLE_MAX_S = 240.0
 # When everything has settled, how long until memories are empty. Longer than any expiry, by
@@ -264,6 +263,7 @@ class World:
                     gid=gid,
                     state=FinalState(TransactionState(row["state"]).name),
                     branch_ids=tuple([branch.spec.branch_id for branch in branches]),
+                    kinds=tuple([kind_of(branch.spec) for branch in branches]),
                 )
             )
         for host, database in self.databases.items():

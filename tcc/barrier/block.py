@@ -6,16 +6,15 @@ again: after a deadlock its error is the caller's.
 """
 
 import asyncio
-from collections.abc import Awaitable
 from enum import Enum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 
-from tcc.barrier.driving import drive_async, drive_sync, no_handler
+from tcc.barrier.driving import Finished, run_statements
 from tcc.barrier.guarded_connection import GuardedConnection, TransactionLostError
 from tcc.barrier.plans import Plan
 
@@ -32,47 +31,6 @@ class BlockState(Enum):
     UNKNOWN = "unknown"
 
 
-class AsyncBlock:
-    """A transaction of an AsyncEngine."""
-
-    is_async = True
-
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
-        self._guarded: GuardedConnection | None = None
-        self.state = BlockState.ROLLED_BACK
-
-    async def begin(self, plan: Plan[T]) -> tuple[T, AsyncConnection]:
-        """Begin, run the plan, and return its result and the connection for the block."""
-        self._guarded = guarded = await greenlet_spawn(GuardedConnection.begun, self._engine.sync_engine)
-        self.state = BlockState.OPEN
-        connection = AsyncConnection(self._engine, guarded)
-        try:
-            came = await drive_async(plan, guarded, connection, no_handler)
-            await greenlet_spawn(guarded.before_handler)
-        except BaseException:
-            await self.roll_back()
-            raise
-        return came, connection
-
-    async def commit(self) -> None:
-        """Commit. Raises the error of the commit; `state` has its outcome."""
-        assert self._guarded is not None, "it was begun"
-        guarded = self._guarded
-        try:
-            await greenlet_spawn(guarded.after_handler)
-        except BaseException:
-            await self.roll_back()
-            raise
-        await _uninterrupted(greenlet_spawn(_commit, self, guarded))
-
-    async def roll_back(self) -> None:
-        """Roll back, and return the connection to the pool."""
-        assert self._guarded is not None, "it was begun"
-        self.state = BlockState.ROLLED_BACK
-        await _uninterrupted(greenlet_spawn(self._guarded.abandon))
-
-
 class SyncBlock:
     """A transaction of an Engine, in the caller's thread."""
 
@@ -83,17 +41,18 @@ class SyncBlock:
         self._guarded: GuardedConnection | None = None
         self.state = BlockState.ROLLED_BACK
 
-    def begin(self, plan: Plan[T]) -> tuple[T, GuardedConnection]:
+    def begin(self, plan: Plan[Any]) -> tuple[Any, GuardedConnection]:
         """Begin, run the plan, and return its result and the connection for the block."""
         self._guarded = guarded = GuardedConnection.begun(self._engine)
         self.state = BlockState.OPEN
         try:
-            came = drive_sync(plan, guarded, no_handler)
+            step = run_statements(plan, guarded, None)
+            assert isinstance(step, Finished), "the plan of a block calls no handler"
             guarded.before_handler()
         except BaseException:
             self.roll_back()
             raise
-        return came, guarded
+        return step.value, guarded
 
     def commit(self) -> None:
         """Commit. Raises the error of the commit; `state` has its outcome."""
@@ -103,7 +62,18 @@ class SyncBlock:
         except BaseException:
             self.roll_back()
             raise
-        _commit(self, self._guarded)
+        self.state = BlockState.UNKNOWN
+        try:
+            self._guarded.finish()
+        except BaseException as error:
+            if isinstance(error, TransactionLostError) or (
+                isinstance(error, DBAPIError) and not error.connection_invalidated
+            ):
+                # COMMIT was not sent, or the database has answered that it did not commit.
+                self.state = BlockState.ROLLED_BACK
+            self._guarded.abandon()
+            raise
+        self.state = BlockState.COMMITTED
 
     def roll_back(self) -> None:
         """Roll back, and return the connection to the pool."""
@@ -112,24 +82,42 @@ class SyncBlock:
         self._guarded.abandon()
 
 
-def _commit(block: AsyncBlock | SyncBlock, guarded: GuardedConnection) -> None:
-    block.state = BlockState.UNKNOWN
-    try:
-        guarded.finish()
-    except BaseException as error:
-        if isinstance(error, TransactionLostError) or (
-            isinstance(error, DBAPIError) and not error.connection_invalidated
-        ):
-            # COMMIT was not sent, or the database has answered that it did not commit.
-            block.state = BlockState.ROLLED_BACK
-        guarded.abandon()
-        raise
-    block.state = BlockState.COMMITTED
+class AsyncBlock:
+    """A transaction of an AsyncEngine."""
+
+    is_async = True
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._sync = SyncBlock(engine.sync_engine)
+
+    @property
+    def state(self) -> BlockState:
+        """What became of it."""
+        return self._sync.state
+
+    async def begin(self, plan: Plan[Any]) -> tuple[Any, AsyncConnection]:
+        """Begin, run the plan, and return its result and the connection for the block."""
+        beginning = asyncio.ensure_future(greenlet_spawn(self._sync.begin, plan))
+        try:
+            came, guarded = await _uninterrupted(beginning)
+        except asyncio.CancelledError:
+            if beginning.done() and not beginning.cancelled() and beginning.exception() is None:
+                await self.roll_back()
+            raise
+        return came, AsyncConnection(self._engine, guarded)
+
+    async def commit(self) -> None:
+        """Commit. Raises the error of the commit; `state` has its outcome."""
+        await _uninterrupted(asyncio.ensure_future(greenlet_spawn(self._sync.commit)))
+
+    async def roll_back(self) -> None:
+        """Roll back, and return the connection to the pool."""
+        await _uninterrupted(asyncio.ensure_future(greenlet_spawn(self._sync.roll_back)))
 
 
-async def _uninterrupted(work: Awaitable[T]) -> T:
+async def _uninterrupted(working: "asyncio.Future[T]") -> T:
     """Await work to its end, even if this task is cancelled in the meantime."""
-    working = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(working)
     except asyncio.CancelledError:

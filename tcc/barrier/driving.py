@@ -1,19 +1,14 @@
-"""How a plan's steps are executed on a connection, on the event loop or in a thread."""
+"""The steps of a plan in a transaction: statements at once, and the caller's turn at the handler."""
 
-import asyncio
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
+from typing import Any, NamedTuple, TypeAlias
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.util import greenlet_spawn
+from sqlalchemy import Connection, Engine
 
 from tcc._internal.failpoint import failpoint
-from tcc.barrier.failures import HandlerLeakError, may_pass
 from tcc.barrier.guarded_connection import GuardedConnection
-from tcc.barrier.plans import Invoke, Plan, Statement
+from tcc.barrier.plans import Invoke, Plan
 from tcc.branch import BatchItem
-
-T = TypeVar("T")
 
 # Takes items and the transaction's connection; returns one result per item. A
 # coroutine function with an AsyncEngine, a plain function with an Engine.
@@ -25,78 +20,69 @@ def no_handler(*_: object) -> None:
     raise AssertionError("this plan calls no handler")
 
 
-class _Finished(NamedTuple):
+class Finished(NamedTuple):
     """The end of a plan with its result."""
 
     value: Any
 
 
-def _advance(plan: Plan[T], came: Any) -> Statement | Invoke | _Finished:
-    """Return the plan's next step. Only here does StopIteration mean the end of a plan."""
-    try:
-        return plan.send(came)
-    except StopIteration as done:
-        return _Finished(done.value)
+class LocalTransaction:
+    """One run of a plan in a transaction of its own. Blocks; the caller decides where it may.
+
+    The caller calls the handler, between two calls of `advance`, so that each executor can
+    do that in its own way and everything else is done at once.
+    """
+
+    def __init__(self, engine: Engine, plan: Plan[Any], *, lock_wait_ms: int | None = None) -> None:
+        self._engine = engine
+        self._plan = plan
+        self._lock_wait_ms = lock_wait_ms
+        self._guarded: GuardedConnection | None = None
+
+    @property
+    def connection(self) -> GuardedConnection:
+        """The transaction's connection, once it has begun."""
+        assert self._guarded is not None, "nothing has begun"
+        return self._guarded
+
+    def advance(self, came: Any) -> Invoke | Finished:
+        """Run the plan up to its call of the handler, or to its end, and then commit.
+
+        `came`: what the handler returned; None in the first call, which begins the transaction.
+        """
+        if self._guarded is None:
+            failpoint("barrier.begin.before")
+            self._guarded = GuardedConnection.begun(self._engine)
+            if self._lock_wait_ms is not None:
+                self._guarded.limit_lock_wait(self._lock_wait_ms)
+        else:
+            self._guarded.after_handler()
+            failpoint("barrier.handler.after")
+        step = run_statements(self._plan, self._guarded, came)
+        if isinstance(step, Invoke):
+            failpoint("barrier.handler.before")
+            self._guarded.before_handler()
+        else:
+            failpoint("barrier.commit.before")
+            self._guarded.finish()
+            failpoint("barrier.commit.after")
+        return step
+
+    def abandon(self) -> None:
+        """Roll back what was not committed, and return the connection to the pool."""
+        if self._guarded is not None:
+            self._guarded.abandon()
 
 
-async def drive_async(
-    plan: Plan[T], guarded: GuardedConnection, connection: AsyncConnection, handler: Handler
-) -> T:
-    step = _advance(plan, None)
+def run_statements(plan: Plan[Any], connection: Connection, came: Any) -> Invoke | Finished:
+    """Execute the plan's statements up to its call of the handler or its end."""
     while True:
-        match step:
-            case Statement(statement, parameters):
-                result = await connection.execute(statement, parameters)
-                came: Any = result.all() if result.returns_rows else ()
-                failpoint("barrier.statement.after")
-            case Invoke(items=items):
-                failpoint("barrier.handler.before")
-                await greenlet_spawn(guarded.before_handler)
-                came = await _call_async(handler, items, connection)
-                await greenlet_spawn(guarded.after_handler)
-                failpoint("barrier.handler.after")
-            case _Finished(value):
-                return cast("T", value)
-        step = _advance(plan, came)
-
-
-def drive_sync(plan: Plan[T], guarded: GuardedConnection, handler: Handler) -> T:
-    step = _advance(plan, None)
-    while True:
-        match step:
-            case Statement(statement, parameters):
-                result = guarded.execute(statement, parameters)
-                came: Any = result.all() if result.returns_rows else ()
-                failpoint("barrier.statement.after")
-            case Invoke(items=items):
-                failpoint("barrier.handler.before")
-                guarded.before_handler()
-                came = _call_sync(handler, items, guarded)
-                guarded.after_handler()
-                failpoint("barrier.handler.after")
-            case _Finished(value):
-                return cast("T", value)
-        step = _advance(plan, came)
-
-
-async def _call_async(handler: Handler, items: list[BatchItem], connection: AsyncConnection) -> Any:
-    """Call the handler. Anything that it raises is raised as an ordinary exception."""
-    try:
-        return await handler(items, connection)
-    except BaseException as error:
-        task = asyncio.current_task()
-        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-            raise  # the call itself was cancelled: the participant stops
-        if may_pass(error):
-            raise
-        raise HandlerLeakError from error
-
-
-def _call_sync(handler: Handler, items: list[BatchItem], connection: GuardedConnection) -> Any:
-    """Call the handler. Anything that it raises is raised as an ordinary exception."""
-    try:
-        return handler(items, connection)
-    except BaseException as error:
-        if may_pass(error):
-            raise
-        raise HandlerLeakError from error
+        try:
+            step = plan.send(came)
+        except StopIteration as done:  # only here does it mean the end of a plan
+            return Finished(done.value)
+        if isinstance(step, Invoke):
+            return step
+        result = connection.execute(step.text, step.parameters)
+        came = result.all() if result.returns_rows else ()
+        failpoint("barrier.statement.after")

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
@@ -23,14 +23,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.util import greenlet_spawn
 
-from tcc._internal.failpoint import failpoint
 from tcc.barrier import schema, sql as barrier_sql
 from tcc.barrier.block import AsyncBlock, SyncBlock
 from tcc.barrier.decisions import CallResult, OutcomeCode
-from tcc.barrier.driving import Handler, drive_async, drive_sync, no_handler
-from tcc.barrier.failures import is_lock_timeout, is_sqlite_busy
+from tcc.barrier.driving import Handler, LocalTransaction, no_handler, run_statements
+from tcc.barrier.failures import HandlerLeakError, is_lock_timeout, is_sqlite_busy, may_pass
 from tcc.barrier.guarded_connection import GuardedConnection
-from tcc.barrier.plans import BarrierSql, ContendedError, Plan
+from tcc.barrier.plans import BarrierSql, ContendedError, Invoke, Plan
+from tcc.branch import BatchItem
 
 T = TypeVar("T")
 
@@ -127,20 +127,18 @@ class AsyncBarrierExecutor:
     async def _transact_once(
         self, plan: Callable[[], Plan[T]], handler: Handler, *, lock_wait_ms: int | None = None
     ) -> T:
-        failpoint("barrier.begin.before")
-        guarded = await greenlet_spawn(GuardedConnection.begun, self._engine.sync_engine)
+        local = LocalTransaction(self._engine.sync_engine, plan(), lock_wait_ms=lock_wait_ms)
         try:
-            if lock_wait_ms is not None:
-                await greenlet_spawn(guarded.limit_lock_wait, lock_wait_ms)
-            came = await drive_async(plan(), guarded, AsyncConnection(self._engine, guarded), handler)
-            failpoint("barrier.commit.before")
-            await greenlet_spawn(guarded.finish)
+            step = await greenlet_spawn(local.advance, None)
+            while isinstance(step, Invoke):
+                connection = AsyncConnection(self._engine, local.connection)
+                came = await _call_async(handler, step.items, connection)
+                step = await greenlet_spawn(local.advance, came)
         except BaseException:
             # Even if this task is cancelled repeatedly, the connection is returned to the pool.
-            await asyncio.shield(asyncio.create_task(greenlet_spawn(guarded.abandon)))
+            await asyncio.shield(asyncio.create_task(greenlet_spawn(local.abandon)))
             raise
-        failpoint("barrier.commit.after")
-        return came
+        return cast("T", step.value)
 
     def block(self) -> AsyncBlock:
         return AsyncBlock(self._engine)
@@ -186,19 +184,15 @@ class SyncBarrierExecutor:
     def _transact_once(
         self, plan: Callable[[], Plan[T]], handler: Handler, *, lock_wait_ms: int | None = None
     ) -> T:
-        failpoint("barrier.begin.before")
-        guarded = GuardedConnection.begun(self._engine)
+        local = LocalTransaction(self._engine, plan(), lock_wait_ms=lock_wait_ms)
         try:
-            if lock_wait_ms is not None:
-                guarded.limit_lock_wait(lock_wait_ms)
-            came = drive_sync(plan(), guarded, handler)
-            failpoint("barrier.commit.before")
-            guarded.finish()
+            step = local.advance(None)
+            while isinstance(step, Invoke):
+                step = local.advance(_call_sync(handler, step.items, local.connection))
         except BaseException:
-            guarded.abandon()
+            local.abandon()
             raise
-        failpoint("barrier.commit.after")
-        return came
+        return cast("T", step.value)
 
     def block(self) -> SyncBlock:
         return SyncBlock(self._engine)
@@ -228,11 +222,34 @@ class SyncBarrierExecutor:
         return asyncio.get_running_loop().run_in_executor(self._threads, copy_context().run, work)
 
 
+async def _call_async(handler: Handler, items: list[BatchItem], connection: AsyncConnection) -> Any:
+    """Call the handler. Anything that it raises is raised as an ordinary exception."""
+    try:
+        return await handler(items, connection)
+    except BaseException as error:
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            raise  # the call itself was cancelled: the participant stops
+        if may_pass(error):
+            raise
+        raise HandlerLeakError from error
+
+
+def _call_sync(handler: Handler, items: list[BatchItem], connection: GuardedConnection) -> Any:
+    """Call the handler. Anything that it raises is raised as an ordinary exception."""
+    try:
+        return handler(items, connection)
+    except BaseException as error:
+        if may_pass(error):
+            raise
+        raise HandlerLeakError from error
+
+
 def _has_transactions(engine: Engine, sql: BarrierSql) -> bool:
     """Return whether connections of the engine have transactions, by trying one of them."""
     guarded = GuardedConnection.begun(engine)
     try:
-        drive_sync(_look(sql), guarded, no_handler)
+        run_statements(_look(sql), guarded, None)
         return guarded.is_in_transaction()
     finally:
         guarded.abandon()

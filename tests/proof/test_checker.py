@@ -26,7 +26,7 @@ from proof.history.events import (
     Verb,
 )
 
-TRY, CONFIRM, CANCEL = Operation
+TRY, CONFIRM, CANCEL, CHECK = Operation
 BRANCHES = ("stock", "coupon")
 QUANTITY = {"stock": 3, "coupon": 1}
 
