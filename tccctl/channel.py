@@ -1,11 +1,14 @@
 """The channel to a coordinator: plain text or TLS."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
 
 from tcc._internal.channel_options import Options, operator_options
 from tcc._internal.tls import Tls, TlsContent, channel_credentials
+from tcc._internal.token import TokenChannel
 from tccctl.failures import UsageFailure
 from tccctl.settings import Settings
 
@@ -15,8 +18,9 @@ _PING_EVERY_MIN_S = 1.0
 _PING_EVERY_MAX_S = 3_600.0
 
 
-def open_channel(settings: Settings) -> grpc.Channel:
-    """Return a channel that the caller closes. Raises UsageFailure: a TLS file cannot be read.
+@contextmanager
+def open_channel(settings: Settings) -> Iterator[grpc.Channel | TokenChannel]:
+    """Provide a channel during the block. Raises UsageFailure: a TLS file cannot be read.
 
     A hung coordinator is detected within `settings.timeout_s` (at least two seconds), even during a stream.
     """
@@ -27,14 +31,16 @@ def open_channel(settings: Settings) -> grpc.Channel:
             )
         if settings.token_file:
             raise UsageFailure("a token requires TLS", advice="give the CA certificates with --ca-file")
-        return grpc.insecure_channel(settings.address, options=_options(settings.timeout_s))
+        with grpc.insecure_channel(settings.address, options=_options(settings.timeout_s)) as channel:
+            yield channel
+        return
     if (settings.certificate_file is None) is not (settings.key_file is None):
         raise UsageFailure("--certificate-file and --key-file must be given together")
     credentials = channel_credentials(_tls_content(settings))
-    if settings.token_file is not None:
-        token = grpc.access_token_call_credentials(_token(settings.token_file))
-        credentials = grpc.composite_channel_credentials(credentials, token)
-    return grpc.secure_channel(settings.address, credentials, options=_options(settings.timeout_s))
+    # gRPC's own call credentials have a thread for which closing the channel may wait forever.
+    token = None if settings.token_file is None else _token(settings.token_file)
+    with grpc.secure_channel(settings.address, credentials, options=_options(settings.timeout_s)) as channel:
+        yield channel if token is None else TokenChannel(channel, lambda: token)
 
 
 def _options(timeout_s: float) -> Options:

@@ -8,7 +8,17 @@ from typing import Annotated, cast
 import typer
 
 from tcc._internal.standard_streams import discard_unwritten, open_closed_streams
-from tccctl import audit, coordinators, participants, reconciliation, stats, transactions, watch, whoami
+from tccctl import (
+    audit,
+    coordinators,
+    participants,
+    reconciliation,
+    requests,
+    stats,
+    transactions,
+    watch,
+    whoami,
+)
 from tccctl.command import takes_global_options
 from tccctl.exit_codes import ExitCode, meaning
 from tccctl.termination import Terminated, raise_when_told_to_end
@@ -52,6 +62,7 @@ app.add_typer(participants.app, name="participant")
 app.add_typer(coordinators.app, name="coordinator")
 app.add_typer(audit.app, name="audit")
 reconciliation.register(app)
+requests.register(app)
 stats.register(app)
 watch.register(app)
 whoami.register(app)

@@ -145,6 +145,9 @@ _ADVICE: dict[str, Callable[[Mapping[str, str]], str]] = {
     ),
     "COORDINATOR_DRAINING": lambda _: "wait until it has ended: `tccctl coordinator list`",
     "SELECTION_TOO_LARGE": lambda _: "narrow the filter, for example by age>1h, and act in parts",
+    "APPROVAL_REQUIRED": lambda facts: (
+        f"another admin: tccctl approve {facts['request']}" if "request" in facts else ""
+    ),
     "FINDING_GONE": lambda _: "`tccctl reconcile` shows the current findings",
     "REPAIR_NOT_ALLOWED": lambda _: (
         "`tccctl reconcile` shows the proposed repair; --as selects another operation"

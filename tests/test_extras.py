@@ -11,8 +11,9 @@ import structlog
 from coordinator.config.settings import Settings
 from coordinator.embedded_postgres.server import EmbeddedPostgres, EmbeddedPostgresError
 from coordinator.process import event_loop
+from coordinator.process.checks import CheckStatus
 from coordinator.process.cli import main
-from coordinator.process.doctor import CheckStatus, diagnose
+from coordinator.process.doctor import diagnose
 
 ROOT = Path(__file__).parents[1]
 SQL = ("sqlalchemy", "greenlet", "grpc_health", "grpc_reflection")

@@ -17,6 +17,7 @@ from bench.locks.load import Measured, measure
 from bench.options import Options
 from bench.report import machine
 from bench.stage import stage
+from tcc._internal.channel_options import client_options
 from tcc.participant.v1 import participant_pb2_grpc as pb_grpc
 
 # Of a lock in Redis, and of the transaction of a holder that is paused for longer.
@@ -62,7 +63,9 @@ async def _run(
 ) -> dict[str, Any]:
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(redis_server.open_client(socket))
-        channel = await stack.enter_async_context(grpc.aio.insecure_channel(participant))
+        channel = await stack.enter_async_context(
+            grpc.aio.insecure_channel(participant, options=client_options())
+        )
         client = await stack.enter_async_context(tcc.Client(coordinator))
         contenders: dict[str, Contender] = {
             "redis-py Lock": RedisPyLock(redis, sleep_s=0.1),

@@ -468,6 +468,10 @@ class AuthSettings(_Table):
     """Issuers of JSON Web Tokens."""
     tokens: dict[str, TokenSettings] = Field(default_factory=dict)
     """Static tokens, by id."""
+    two_persons: bool = False
+    """ResolveBranch and RepairBranch are carried out only when another admin repeats them."""
+    approval_s: float = _number(_HOUR_S, 1.0, _MONTH_S)
+    """With `two_persons`: how long a request can be repeated."""
 
     @field_validator("jwt", "tokens")
     @classmethod
@@ -558,8 +562,9 @@ class OperatorSettings(_Table):
             raise _at("identities", "at least one is required")
         return self
 
-    def operator(self, name: str) -> Operator:
+    def operator(self, name: str, approval_s: float) -> Operator:
         return Operator(
+            approval_s=approval_s,
             name=name,
             role=Role[self.role.upper()],
             tenants=None if "*" in self.tenants else frozenset(self.tenants),
@@ -893,7 +898,7 @@ class Settings(BaseSettings):
                 for identity in one.identities
             },
             operators={
-                identity: one.operator(name)
+                identity: one.operator(name, self.auth.approval_s if self.auth.two_persons else 0.0)
                 for name, one in self.operators.items()
                 for identity in one.identities
             },

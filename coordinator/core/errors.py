@@ -348,6 +348,12 @@ class ParticipantUnreachable(Refused):
     reason = "PARTICIPANT_UNREACHABLE"
 
 
+class ApprovalRequired(Refused):
+    """The command needs a second person: another admin must repeat it."""
+
+    reason = "APPROVAL_REQUIRED"
+
+
 class FindingGone(Refused):
     """The participant's row agrees with the log by now; there is nothing to repair."""
 

@@ -271,8 +271,9 @@ def no_room_for_result() -> CallResult:
     return CallResult(
         code=OutcomeCode.FAILED,
         reason="NO_ROOM_FOR_RESULT",
-        message="the payloads and results of live transactions fill the memory; the Try is repeated",
-        retry_after_s=0.5,
+        message="the payloads and results of live transactions fill the memory",
+        # If the Try were repeated, transactions that each hold some results could wait for each other.
+        permanent=True,
     )
 
 

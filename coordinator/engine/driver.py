@@ -340,10 +340,7 @@ class Driver:
                 self._transactions.resize(entry)
 
     def _with_bounded_result(self, tx: Transaction, call: BranchCall, answer: CallResult) -> CallResult:
-        """Return the answer, or a failure if its result is too large beside the others.
-
-        If only the memory is full now, the Try is repeated: its participant has stored the result.
-        """
+        """Return the answer, or a failure if its result finds no room beside the others."""
         size = len(answer.result) + sum([len(branch.result) for branch in tx.branches])
         if size > self._results_bytes_max:
             return results_too_large(self._results_bytes_max)

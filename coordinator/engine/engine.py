@@ -233,8 +233,7 @@ class Engine:
     def _check_specs(self, specs: Sequence[BranchSpec], tenant: str | None) -> None:
         """Check that branches may join a transaction of this tenant."""
         self._admission.check_participants(specs)
-        if specs:
-            self._admission.check_bytes(sum([len(spec.payload) for spec in specs]), tenant or "", new=0)
+        self._admission.check_bytes(sum([len(spec.payload) for spec in specs]), tenant or "", new=0)
 
     async def cancel(self, gid: str, detail: str, waiter: Waiter, *, tenant: str | None = None) -> None:
         """Request the decision CANCEL."""

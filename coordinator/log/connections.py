@@ -177,7 +177,7 @@ class Connections:
             timer.cancel()
 
     def _check_place(self, connection: AsyncConnection[tuple[Any, ...]]) -> None:
-        """Refuse what a former primary has answered, if a failover has been seen meanwhile."""
+        """Refuse what a former primary has answered, if a failover has been seen in the meantime."""
         if self._history.is_over(self._places[connection]):
             raise ServerRefusedError("the answer came from a former primary, and counts for nothing")
 

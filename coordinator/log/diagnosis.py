@@ -9,7 +9,18 @@ from sqlalchemy import Connection, text
 from coordinator.log.migration import alembic_config, applied_revisions, database_engine, explained
 from coordinator.log.requirements import check_requirements
 
-_SETTINGS = ("server_version", "server_version_num", "fsync", "full_page_writes", "synchronous_commit")
+_SETTINGS = (
+    "server_version",
+    "server_version_num",
+    "fsync",
+    "full_page_writes",
+    "synchronous_commit",
+    "synchronous_standby_names",
+)
+# A role without the privileges of pg_monitor sees the standbys, but not their state.
+_STANDBYS = text(
+    "SELECT count(*) FROM pg_stat_replication WHERE coalesce(sync_state, 'sync') IN ('sync', 'quorum')"
+)
 _CLOCK = text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION)")
 # The defaults of a session, whatever this one has set.
 _READ_SETTINGS = text("SELECT name, reset_val FROM pg_settings WHERE name = ANY(:names)")
@@ -24,6 +35,8 @@ class LogFacts(Struct, frozen=True, kw_only=True):
     # Those of `_SETTINGS` that this server has.
     settings: dict[str, str]
     read_only: bool
+    # How many standbys a COMMIT may wait for are connected.
+    synchronous_standbys: int
     # Migrations: those applied, and those that this version of tccd requires.
     applied: frozenset[str]
     wanted: frozenset[str]
@@ -51,6 +64,7 @@ def _facts(connection: Connection) -> LogFacts:
     script = ScriptDirectory.from_config(alembic_config(connection))
     return LogFacts(
         settings={row[0]: row[1] for row in rows},
+        synchronous_standbys=connection.execute(_STANDBYS).scalar_one(),
         read_only=connection.execute(_READ_ONLY).scalar_one() == "on",
         applied=applied_revisions(connection),
         wanted=frozenset(script.get_heads()),

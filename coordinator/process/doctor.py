@@ -205,6 +205,15 @@ def _durability(facts: LogFacts) -> Iterator[CheckResult]:
         )
     else:
         yield ok("synchronous_commit", f"synchronous_commit is {value}")
+    names = facts.settings.get("synchronous_standby_names", "")
+    if names and not facts.synchronous_standbys:
+        yield problem(
+            "standbys",
+            f"synchronous_standby_names is {names!r}, but none is connected: every write waits for it",
+            "start the standby, or take its name out of synchronous_standby_names and reload PostgreSQL",
+        )
+    elif names:
+        yield ok("standbys", f"{facts.synchronous_standbys} synchronous standbys are connected ({names})")
 
 
 def _clock(facts: LogFacts) -> CheckResult:

@@ -27,6 +27,7 @@ from coordinator.jobs.audit import StateAuditHead
 from coordinator.jobs.erase import ErasePayloads
 from coordinator.jobs.heartbeat import Heartbeat
 from coordinator.jobs.job import Job
+from coordinator.jobs.memory import ReturnMemory
 from coordinator.jobs.reconcile import Reconciling
 from coordinator.jobs.report import Reporting
 from coordinator.jobs.scheduler import jobs, schedule
@@ -37,7 +38,11 @@ from coordinator.observability.metrics import LogGauges
 from coordinator.observability.monitoring import Monitoring
 from coordinator.participant_client.channel import ParticipantAddress
 from coordinator.participant_client.client import ParticipantClient
-from coordinator.process.operating_system import background_threads, raise_open_files_limit
+from coordinator.process.operating_system import (
+    background_threads,
+    raise_open_files_limit,
+    return_free_memory,
+)
 from coordinator.security.authentication import Authenticator, Policy
 from coordinator.security.key_sets import KeySource
 from coordinator.security.rates import Rates
@@ -275,6 +280,7 @@ class Worker:
         return [
             self._reporting(),
             stating,
+            ReturnMemory(return_free_memory),
             *self._erasing(),
             *([self._log_gauges] if self._settings.metrics_address() else []),
         ]

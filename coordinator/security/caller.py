@@ -49,6 +49,8 @@ class Operator(Struct, frozen=True, kw_only=True):
     tenants: frozenset[str] | None = None
     # May see payloads and results.
     payloads: bool = False
+    # A command that cannot be undone needs a second person, who repeats it within this time; 0: it does not.
+    approval_s: float = 0.0
 
 
 class Identity(Struct, frozen=True):

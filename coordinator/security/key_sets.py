@@ -4,6 +4,7 @@ No call waits for a refresh. If one fails, the last good keys stay.
 """
 
 import asyncio
+import http.client
 import json
 import urllib.request
 from collections.abc import Callable
@@ -36,8 +37,11 @@ def fetch(location: str) -> bytes:
     """
     if not location.startswith("https://"):
         return Path(location).read_bytes()
-    with urllib.request.build_opener(_NoRedirects).open(location, timeout=_FETCH_TIMEOUT_S) as reply:
-        content: bytes = reply.read(_BYTES_MAX + 1)
+    try:
+        with urllib.request.build_opener(_NoRedirects).open(location, timeout=_FETCH_TIMEOUT_S) as reply:
+            content: bytes = reply.read(_BYTES_MAX + 1)
+    except http.client.HTTPException as error:
+        raise OSError(f"the server does not speak HTTP: {type(error).__name__}") from error
     if len(content) > _BYTES_MAX:
         raise OSError(f"more than {_BYTES_MAX} bytes")
     return content
@@ -79,7 +83,7 @@ class KeySource:
             content = await asyncio.to_thread(self._read, self.location)
             self.keys = KeySet.import_key_set(json.loads(content))
         # What a key set contains is another's: it may have any type where another is expected.
-        except (OSError, JoseError, ValueError, TypeError, KeyError) as error:
+        except (OSError, JoseError, ValueError, TypeError, KeyError, RecursionError) as error:
             logger.error(  # noqa: TRY400 - no bug of ours
                 "the keys of an issuer of tokens cannot be read", location=self.location, error=str(error)
             )

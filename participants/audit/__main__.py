@@ -12,9 +12,17 @@ def main() -> int:
     parser.add_argument("--coordinator", required=True, metavar="HOST:PORT")
     for name in ("inventory", "coupon", "order"):
         parser.add_argument(f"--{name}", required=True, metavar="URL", help="its database")
+    for name in ("payment", "mail"):
+        parser.add_argument(f"--{name}", default="", metavar="URL", help="its database, if there is one")
     options = parser.parse_args()
     snapshot = asyncio.run(
-        read_snapshot(inventory=options.inventory, coupon=options.coupon, order=options.order)
+        read_snapshot(
+            inventory=options.inventory,
+            coupon=options.coupon,
+            order=options.order,
+            payment=options.payment,
+            mail=options.mail,
+        )
     )
     violations = audit(snapshot, list_transactions(options.coordinator))
     print("\n".join(map(str, violations)) or "ok")  # noqa: T201 - this is its output

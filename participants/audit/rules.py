@@ -9,10 +9,12 @@ from participants.audit.transactions import AuditedTransaction, End
 from participants.coupon.coupon import CouponState
 from participants.inventory.reservation import ReservationState
 from participants.order.order import OrderState
+from participants.payment.store import CHARGED, REFUNDED
 
-# The names of the participants in the coordinator's configuration. Others are ignored.
+# The names of the participants in the coordinator's configuration.
 INVENTORY, COUPON, ORDER = "inventory", "coupon", "order"
 PARTICIPANTS = frozenset({INVENTORY, COUPON, ORDER})
+PAYMENT, MAIL = "payment", "mail"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +52,8 @@ def audit(snapshot: Snapshot, transactions: Iterable[AuditedTransaction]) -> lis
         *_check_records(records, by_gid),
         *_check_missing(records, by_gid.values()),
         *_check_coupons(snapshot),
+        *_check_payments(snapshot, by_gid),
+        *_check_receipts(snapshot, by_gid),
     ]
 
 
@@ -147,6 +151,56 @@ def _check_coupons(snapshot: Snapshot) -> Iterator[Violation]:
                 subject=coupon_id,
                 detail=f"order {spenders[0].order_id} names it, and its transaction does not hold it used",
             )
+
+
+def _check_payments(
+    snapshot: Snapshot, transactions: Mapping[str, AuditedTransaction]
+) -> Iterator[Violation]:
+    """Check that a confirmed order is charged once, and a cancelled one refunded or never charged."""
+    entries: Counter[tuple[tuple[str, str], str]] = Counter(
+        ((entry.gid, entry.branch_id), entry.verb) for entry in snapshot.payments
+    )
+    for key in sorted({key for key, _ in entries} | _branches_at(PAYMENT, transactions.values())):
+        charged, refunded = entries[key, CHARGED], entries[key, REFUNDED]
+        transaction = transactions.get(key[0])
+        detail = f"charged {charged} times, refunded {refunded} times"
+        if transaction is None or (PAYMENT, key[1]) not in transaction.branches:
+            yield Violation(
+                rule="PAYMENT_UNKNOWN", subject=key[0], detail=f"{detail}; the log has no such branch"
+            )
+        elif transaction.end is End.CONFIRMED and (charged, refunded) != (1, 0):
+            yield Violation(rule="NOT_CHARGED_ONCE", subject=key[0], detail=f"{detail}; it is CONFIRMED")
+        elif transaction.end is End.CANCELLED and (charged, refunded) not in {(0, 0), (1, 1)}:
+            yield Violation(rule="NOT_REFUNDED_ONCE", subject=key[0], detail=f"{detail}; it is CANCELLED")
+
+
+def _check_receipts(
+    snapshot: Snapshot, transactions: Mapping[str, AuditedTransaction]
+) -> Iterator[Violation]:
+    """Check that a confirmed order has one receipt, and any other one none."""
+    sent = Counter((receipt.gid, receipt.branch_id) for receipt in snapshot.receipts)
+    for key in sorted(set(sent) | _branches_at(MAIL, transactions.values())):
+        transaction = transactions.get(key[0])
+        if transaction is None or (MAIL, key[1]) not in transaction.branches:
+            yield Violation(rule="RECEIPT_UNKNOWN", subject=key[0], detail="the log has no such branch")
+            continue
+        wanted = int(transaction.end is End.CONFIRMED)
+        if sent[key] != wanted and transaction.end is not End.OPEN:
+            yield Violation(
+                rule="RECEIPTS_DISAGREE",
+                subject=key[0],
+                detail=f"{sent[key]} receipts, not {wanted}: it is {transaction.end}",
+            )
+
+
+def _branches_at(participant: str, transactions: Iterable[AuditedTransaction]) -> set[tuple[str, str]]:
+    """Return the keys of the branches at a participant."""
+    return {
+        (transaction.gid, branch_id)
+        for transaction in transactions
+        for name, branch_id in transaction.branches
+        if name == participant
+    }
 
 
 def _records(snapshot: Snapshot) -> list[Record]:

@@ -1,4 +1,4 @@
-"""The data of the three databases."""
+"""The data of the databases."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +11,10 @@ from participants.coupon.coupon import CouponState
 from participants.coupon.store import coupon
 from participants.inventory.reservation import ReservationState
 from participants.inventory.store import reservation, restock_entry, stock
+from participants.mail.store import RECEIPTS, Receipt
 from participants.order.order import OrderState
 from participants.order.store import orders
+from participants.payment.store import ENTRIES, Entry
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +55,7 @@ class Order:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Snapshot:
-    """The data of the three databases."""
+    """The data of the databases."""
 
     stocks: Sequence[Stock]
     # SKU to the total quantity that was put in.
@@ -61,6 +63,9 @@ class Snapshot:
     reservations: Sequence[Reservation]
     coupons: Sequence[HeldCoupon]
     orders: Sequence[Order]
+    # Empty if the shop takes no payments and sends no receipts.
+    payments: Sequence[Entry] = ()
+    receipts: Sequence[Receipt] = ()
 
 
 _STOCK = select(stock.c.sku, stock.c.available, stock.c.reserved, stock.c.sold)
@@ -80,11 +85,15 @@ _COUPONS = select(coupon.c.coupon_id, coupon.c.state, coupon.c.gid, coupon.c.bra
 _ORDERS = select(orders.c.order_id, orders.c.gid, orders.c.branch_id, orders.c.coupon_id, orders.c.state)
 
 
-async def read_snapshot(*, inventory: str, coupon: str, order: str) -> Snapshot:
-    """Read the databases at three URLs, each in one snapshot."""
+async def read_snapshot(
+    *, inventory: str, coupon: str, order: str, payment: str = "", mail: str = ""
+) -> Snapshot:
+    """Read the databases at these URLs, each in one snapshot."""
     stocks, restocked, reservations = await _read(inventory, _STOCK, _RESTOCKED, _RESERVATIONS)
     [coupons] = await _read(coupon, _COUPONS)
     [order_rows] = await _read(order, _ORDERS)
+    [entries] = await _read(payment, ENTRIES) if payment else [()]
+    [receipts] = await _read(mail, RECEIPTS) if mail else [()]
     return Snapshot(
         stocks=[Stock(**row) for row in stocks],
         restocked={row["sku"]: int(row["quantity"]) for row in restocked},
@@ -93,6 +102,8 @@ async def read_snapshot(*, inventory: str, coupon: str, order: str) -> Snapshot:
         ],
         coupons=[HeldCoupon(**{**row, "state": CouponState(row["state"])}) for row in coupons],
         orders=[Order(**{**row, "state": OrderState(row["state"])}) for row in order_rows],
+        payments=[Entry(**row) for row in entries],
+        receipts=[Receipt(**row) for row in receipts],
     )
 
 

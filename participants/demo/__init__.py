@@ -2,7 +2,7 @@
 
     python -m participants.demo --orders 2000        (or: tccd demo, make demo)
 
-It starts an embedded PostgreSQL, the three participants and a coordinator with two
+It starts an embedded PostgreSQL, the five participants and a coordinator with two
 workers, places orders from concurrent initiators, kills a worker and a participant
 with SIGKILL and waits for their restart, waits until every transaction has ended,
 and runs the audit. Then it removes everything.

@@ -16,8 +16,8 @@ from participants.child_process import ChildError
 from participants.demo.cluster import Cluster
 from participants.demo.display import Display
 from participants.demo.load import LoadResult, run_load
-from participants.demo.plan import Plan, make_plan
-from participants.demo.summary import Summary, as_json, summarise
+from participants.demo.plan import SHOP, Plan, make_plan
+from participants.demo.summary import Summary, as_json, effects, summarise
 
 ORDERS_DEFAULT = 2_000
 _SEEDS = 1_000_000
@@ -67,16 +67,14 @@ async def _run(plan: Plan, display: Display) -> Summary:
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     with tempfile.TemporaryDirectory(prefix="tcc-demo-") as home:
-        display.note(f"starting PostgreSQL, three participants and a coordinator (seed {plan.seed})")
+        display.note(f"starting PostgreSQL, five participants and a coordinator (seed {plan.seed})")
         async with Cluster(Path(home)) as cluster:
             await cluster.seed(plan.stock, plan.coupons)
             load = await _run_load_unless_failed(plan, cluster, display)
             display.note("auditing the databases")
-            snapshot = await read_snapshot(
-                **{name: cluster.databases[name] for name in ("inventory", "coupon", "order")}
-            )
+            snapshot = await read_snapshot(**{name: cluster.databases[name] for name in SHOP})
             transactions = await asyncio.to_thread(lambda: list(list_transactions(cluster.address)))
-    return summarise(plan, load, audit(snapshot, transactions))
+    return summarise(plan, load, audit(snapshot, transactions), effects(snapshot))
 
 
 async def _run_load_unless_failed(plan: Plan, cluster: Cluster, display: Display) -> LoadResult:

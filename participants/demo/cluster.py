@@ -1,6 +1,6 @@
-"""The processes of the demo: PostgreSQL, three participants, a coordinator with its workers.
+"""The processes of the demo: PostgreSQL, five participants, a coordinator with its workers.
 
-One PostgreSQL server holds a separate database for each of the four.
+One PostgreSQL server holds a separate database for each of the six.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from participants.child_process import Child, ChildError
 from participants.coupon.store import issue
-from participants.demo.plan import PARTICIPANTS, PlannedKill
+from participants.demo.plan import SHOP, PlannedKill
 from participants.inventory.store import restock
 
 WORKERS = 2
@@ -117,11 +117,11 @@ class Cluster:
 
     async def _start(self) -> None:
         await self._start_postgres()
-        await asyncio.gather(*(self._start_participant(name) for name in PARTICIPANTS))
+        await asyncio.gather(*(self._start_participant(name) for name in SHOP))
         await self._start_coordinator()
 
     async def _start_postgres(self) -> None:
-        names = [COORDINATOR, *PARTICIPANTS]
+        names = [COORDINATOR, *SHOP]
         wanted = [f"--database={name}" for name in names]
         await self._start_child("postgres", _tccd(), "postgres", f"--data-dir={self._home}", *wanted)
         urls = await self._children["postgres"].lines(r"database \S+ at (\S+)", count=len(names))
@@ -180,7 +180,7 @@ class Cluster:
     async def _stop(self) -> None:
         """Stop the coordinator first, because it calls the participants, and PostgreSQL last."""
         async with AsyncExitStack() as stops:  # in reverse order, each even if an earlier one fails
-            for name in ("postgres", *PARTICIPANTS, COORDINATOR):
+            for name in ("postgres", *SHOP, COORDINATOR):
                 if name in self._children:
                     stops.push_async_callback(self._children[name].stop)
         await asyncio.gather(*self._watches)

@@ -109,6 +109,12 @@ def _rows(summary: Summary) -> Iterator[tuple[str, str]]:
     reasons = ", ".join(f"{count} {reason}" for reason, count in summary.cancelled_by_reason.items())
     yield "confirmed", f"{summary.confirmed}"
     yield "cancelled", f"{summary.cancelled}" + (f": {reasons}" if reasons else "")
+    if summary.effects:
+        counts = summary.effects
+        yield (
+            "effects",
+            f"{counts['charged']} charged, {counts['refunded']} refunded, {counts['receipts']} receipts",
+        )
     yield "when calm", f"{_per_s(summary.rates.calm)}"
     yield "under kills", f"{_per_s(summary.rates.under_kills)}"
     if summary.latency_ms:
@@ -119,7 +125,7 @@ def _rows(summary: Summary) -> Iterator[tuple[str, str]]:
 def _audit(summary: Summary) -> str:
     if summary.violations:
         return f"{len(summary.violations)} violations {_mark(good=False)}"
-    return f"the three databases and the log agree on every order {_mark(good=True)}"
+    return f"the databases and the log agree on every order {_mark(good=True)}"
 
 
 def _per_s(rate: float | None) -> str:

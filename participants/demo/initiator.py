@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from participants.coupon.requests import UseCoupon
 from participants.demo.plan import InitiatorFault, PlannedOrder
 from participants.inventory.requests import ReserveStock
+from participants.mail.requests import SendReceipt
 from participants.order.requests import OpenOrder
+from participants.payment.requests import ChargeCard
 from tcc.client.client import Client
 from tcc.client.interactive import InteractiveTransaction
 from tcc.client.outcome import Outcome
@@ -21,6 +23,7 @@ EXPIRY_S = 20.0
 VANISHED_EXPIRY_S = 1.5
 # The timeout of an initiator; the client retries until then.
 _PATIENCE_S = 40.0
+_PRICE_CENTS = 9_900
 # The latest time at which a response is lost.
 _ANSWER_LOST_S = 0.03
 
@@ -44,43 +47,50 @@ class ChangedMindError(Exception):
     """The customer has changed their mind."""
 
 
-async def place(order: PlannedOrder, client: Client, other: Client) -> OrderResult:
-    """Place an order with its fault. `other` is a client with another connection."""
+async def place(order: PlannedOrder, client: Client, other: Client, *, is_paid: bool = False) -> OrderResult:
+    """Place an order with its fault. `other` is a client with another connection.
+
+    `is_paid`: with a payment, which is a saga, and a receipt, which is a message.
+    """
     started = time.monotonic()
     try:
-        confirmed = await _place(order, client, other)
+        confirmed = await _place(order, purchase(order) if is_paid else branches(order), client, other)
     except TccError as error:
         return OrderResult(gid=order.gid, error=f"{type(error).__name__} {error}")
     latency_s = None if confirmed is None else time.monotonic() - started
     return OrderResult(gid=order.gid, confirmed=confirmed, latency_s=latency_s)
 
 
-async def _place(order: PlannedOrder, client: Client, other: Client) -> bool | None:
+async def _place(
+    order: PlannedOrder, wanted: Sequence[BranchRequest], client: Client, other: Client
+) -> bool | None:
     match order.initiator_fault:
         case InitiatorFault.ONE_SHOT:
-            return (await _execute(order, client)).confirmed
+            return (await _execute(order, wanted, client)).confirmed
         case InitiatorFault.LOST_ANSWER:
             with contextlib.suppress(DeadlineExceeded, Unavailable):
-                await _execute(order, client, timeout_s=order.draw * _ANSWER_LOST_S)
-            return (await _execute(order, other)).confirmed
+                await _execute(order, wanted, client, timeout_s=order.draw * _ANSWER_LOST_S)
+            return (await _execute(order, wanted, other)).confirmed
         case InitiatorFault.INTERACTIVE | InitiatorFault.CHANGES_MIND:
-            return await _interact(order, client)
+            return await _interact(order, wanted, client)
         case InitiatorFault.VANISHES:
-            await _vanish(order, client)
+            await _vanish(order, wanted, client)
             return None
 
 
-async def _execute(order: PlannedOrder, client: Client, timeout_s: float = _PATIENCE_S) -> Outcome:
+async def _execute(
+    order: PlannedOrder, wanted: Sequence[BranchRequest], client: Client, timeout_s: float = _PATIENCE_S
+) -> Outcome:
     return await client.execute(
-        branches(order), gid=order.gid, expiry_s=EXPIRY_S, timeout_s=timeout_s, raise_on_cancel=False
+        wanted, gid=order.gid, expiry_s=EXPIRY_S, timeout_s=timeout_s, raise_on_cancel=False
     )
 
 
-async def _interact(order: PlannedOrder, client: Client) -> bool:
+async def _interact(order: PlannedOrder, wanted: Sequence[BranchRequest], client: Client) -> bool:
     transaction = client.transaction(gid=order.gid, expiry_s=EXPIRY_S, timeout_s=_PATIENCE_S)
     try:
         async with transaction:
-            await _try_all(transaction, branches(order))
+            await _try_all(transaction, wanted)
             _think_again(order)
     except TransactionCancelled:
         return False
@@ -91,10 +101,9 @@ async def _interact(order: PlannedOrder, client: Client) -> bool:
     return transaction.outcome.confirmed
 
 
-async def _vanish(order: PlannedOrder, client: Client) -> None:
+async def _vanish(order: PlannedOrder, wanted: Sequence[BranchRequest], client: Client) -> None:
     transaction = client.transaction(gid=order.gid, expiry_s=VANISHED_EXPIRY_S, timeout_s=_PATIENCE_S)
     await transaction.begin()
-    wanted = branches(order)
     with contextlib.suppress(TransactionCancelled):
         await _try_all(transaction, wanted[: 1 + int(order.draw * len(wanted))])
 
@@ -102,12 +111,26 @@ async def _vanish(order: PlannedOrder, client: Client) -> None:
 async def _try_all(transaction: InteractiveTransaction, wanted: Sequence[BranchRequest]) -> None:
     """Try the branches one after the other, as business logic between them would."""
     for branch in wanted:
-        await transaction.try_(branch.participant, branch.action, branch.payload)
+        if branch.kind == "message":
+            transaction.message(branch.participant, branch.action, branch.payload)
+        else:
+            await transaction.try_(branch.participant, branch.action, branch.payload, kind=branch.kind)
 
 
 def _think_again(order: PlannedOrder) -> None:
     if order.initiator_fault is InitiatorFault.CHANGES_MIND:
         raise ChangedMindError(order.customer_id)
+
+
+def purchase(order: PlannedOrder) -> list[BranchRequest]:
+    """Return the branches of an order that is paid: the card is charged once all is reserved."""
+    charge = ChargeCard(customer_id=order.customer_id, cents=order.quantity * _PRICE_CENTS)
+    receipt = SendReceipt(customer_id=order.customer_id, order_id=order.gid)
+    return [
+        *branches(order),
+        BranchRequest("payment", "charge", charge, kind="saga", stage=1),
+        BranchRequest("mail", "send_receipt", receipt, kind="message"),
+    ]
 
 
 def branches(order: PlannedOrder) -> list[BranchRequest]:

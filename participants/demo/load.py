@@ -64,7 +64,7 @@ async def run_load(
     async def place_some() -> None:
         for number, order in orders:
             client, other = clients[number % len(clients)], clients[(number + 1) % len(clients)]
-            result = await place(order, client, other)
+            result = await place(order, client, other, is_paid=True)
             placed.append(result)
             on_order(result)
             killer.orders_done(len(placed))

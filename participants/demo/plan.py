@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 PARTICIPANTS = ("inventory", "coupon", "order")
+# With a saga and a message.
+SHOP = (*PARTICIPANTS, "payment", "mail")
 
 SCARCE_SKUS = ("flash-phone", "flash-watch", "flash-shoes")
 PLENTY_SKUS = tuple(f"sku-{number:02}" for number in range(40))

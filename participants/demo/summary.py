@@ -3,12 +3,15 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
+from participants.audit.snapshot import Snapshot
 from participants.demo.initiator import OrderResult
 from participants.demo.load import Kill, LoadResult
 from participants.demo.plan import Plan
 from participants.demo.rates import Rates, Span, rates
+from participants.payment.store import CHARGED, REFUNDED
 from tcc.client.outcome import CancelReason, TransactionRecord, TransactionState
 
 PERCENTILES = (50, 95, 99)
@@ -27,6 +30,7 @@ class Summary:
         unanswered: The errors of initiators that requested a decision and got none.
         violations: Violations of the audit, and responses that the log contradicts.
         rates: Orders per second: calm, and while a kill disturbed.
+        effects: The charges, refunds and receipts in the databases, by name.
         latency_ms: Milliseconds from the first request to the known decision, by percentile.
     """
 
@@ -43,6 +47,7 @@ class Summary:
     latency_ms: Mapping[int, float]
     rates: Rates
     settled_s: float
+    effects: Mapping[str, int]
 
     @property
     def cancelled(self) -> int:
@@ -62,8 +67,19 @@ class Summary:
         )
 
 
-def summarise(plan: Plan, load: LoadResult, violations: Iterable[object]) -> Summary:
-    """Return the summary. `violations`: the violations that the audit found."""
+def effects(snapshot: Snapshot) -> dict[str, int]:
+    """Count the charges, refunds and receipts."""
+    verbs = Counter(entry.verb for entry in snapshot.payments)
+    return {"charged": verbs[CHARGED], "refunded": verbs[REFUNDED], "receipts": len(snapshot.receipts)}
+
+
+def summarise(
+    plan: Plan,
+    load: LoadResult,
+    violations: Iterable[object],
+    counted: Mapping[str, int] = MappingProxyType({}),
+) -> Summary:
+    """Return the summary. `violations`: those that the audit found; `counted`: the `effects`."""
     gids = {order.gid for order in plan.orders}
     records = {record.gid: record for record in load.records if record.gid in gids}
     recoveries_s = list(_recoveries_s(records.values(), load.kills))
@@ -84,6 +100,7 @@ def summarise(plan: Plan, load: LoadResult, violations: Iterable[object]) -> Sum
             (placed.done_at - load.started_at for placed in load.placed), disturbances, load.placed_s
         ),
         settled_s=load.settled_s,
+        effects=counted,
     )
 
 
@@ -117,6 +134,7 @@ def as_json(summary: Summary) -> dict[str, Any]:
         "confirmed": summary.confirmed,
         "cancelled": summary.cancelled,
         "cancelled_by_reason": dict(summary.cancelled_by_reason),
+        **summary.effects,
         "undecided": summary.undecided,
         "unanswered": list(summary.unanswered),
         "recovered": summary.recovered,

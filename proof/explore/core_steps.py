@@ -130,7 +130,7 @@ class Core:
         for b, operation, _ in stepped.calls:
             if b not in durable:
                 return "a call left before its branch was durable"
-            # A former owner may still ask when another one has decided: it is told what is true anyway.
+            # A former owner may still ask when another one has decided: its answer is the same.
             if operation not in (TRY, CHECK, row.decision):
                 return f"{Operation(operation).name} left before its decision was durable"
         reservations = self._parts.reservations(world_state)

@@ -44,6 +44,7 @@ class Property(Enum):
     LATE_TRY = "no Try takes effect after its Cancel"
     CONSERVATION = "no unit appears or vanishes"
     REPEAT_SAFETY = "a repeated request gets the same answer; other content is refused"
+    OWNERSHIP = "no transaction has a branch that its tenant did not ask for"
     HONEST_ANSWER = "the reply to an initiator agrees with log and effects"
     KINDS = "nothing is called that a kind does not have, and nothing of it takes effect"
     LOCAL_COMMIT = "the local change is committed if and only if CONFIRM is decided"
@@ -252,6 +253,22 @@ def _registered_first(case: _Case) -> Iterator[Violation]:
             yield case.broken(
                 Property.REGISTERED_FIRST, f"{branch_id} joined after the decision", case.durable[0], i
             )
+
+
+def _ownership(case: _Case) -> Iterator[Violation]:
+    asked = {
+        (request.tenant, branch_id): i
+        for i, request in reversed(case.requests)
+        for branch_id in (request.branch_id, *request.branch_ids)
+    }
+    for i, event in case.registered:
+        if not event.tenant:
+            continue  # the recorder does not say
+        for branch_id in event.branch_ids:
+            if asked.get((event.tenant, branch_id), i) >= i:
+                yield case.broken(
+                    Property.OWNERSHIP, f"{event.tenant} did not ask for {branch_id}, which is durable", i
+                )
 
 
 def _every_try_first(case: _Case) -> Iterator[Violation]:
@@ -531,6 +548,7 @@ _RULES: Sequence[Callable[[_Case], Iterator[Violation]]] = (
     _agreement,
     _decision_first,
     _registered_first,
+    _ownership,
     _every_try_first,
     _at_most_once,
     _confirm_without_try,

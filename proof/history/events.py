@@ -107,6 +107,10 @@ class Request(Event, tag="request", frozen=True, kw_only=True):
     branch_id: str = ""
     # Identifies the content: equal digests ask for the same thing.
     digest: str = ""
+    # All branches of a request that has several.
+    branch_ids: tuple[str, ...] = ()
+    # Whom the initiator belongs to; empty: the recorder does not say.
+    tenant: str = ""
 
 
 class Reply(Event, tag="reply", frozen=True, kw_only=True):
@@ -127,6 +131,8 @@ class Registered(Event, tag="registered", frozen=True, kw_only=True):
     branch_ids: tuple[str, ...]
     # Of the same length; empty: all are TCC.
     kinds: tuple[Kind, ...] = ()
+    # Whom the transaction belongs to; empty: the recorder does not say.
+    tenant: str = ""
 
 
 class Decided(Event, tag="decided", frozen=True, kw_only=True):

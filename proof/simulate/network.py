@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import grpc
 
+from proof.simulate.tenants import call_as
 from proof.simulate.virtual_loop import Process, VirtualLoop, context_of, current_process
 
 _REFUSED = (grpc.StatusCode.UNAVAILABLE, "connection refused", ())
@@ -424,6 +425,7 @@ class Server:
         request = handler.request_deserializer(call.request)
         context = Context(call, copy, request, handler.response_serializer, self._network.loop)
         try:
+            call_as(call.client.host)
             self._network.on_request(call.host, call.path, request)
             await _run(handler, request, context)
         except asyncio.CancelledError:

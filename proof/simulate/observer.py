@@ -99,7 +99,9 @@ class Observer:
         known = len(record(as_read(before)).usable().tx.branches) if before else 0
         if before is None or known < len(branch_ids):
             self.recorder.record(
-                Registered(at=at, gid=gid, branch_ids=branch_ids[known:], kinds=kinds[known:])
+                Registered(
+                    at=at, gid=gid, branch_ids=branch_ids[known:], kinds=kinds[known:], tenant=tx.tenant
+                )
             )
         if state.decided and (before is None or not TransactionState(before["state"]).decided):
             self.recorder.record(Decided(at=at, gid=gid, decision=_DECISIONS[state], observer=LOG))
@@ -212,7 +214,17 @@ class Observer:
 
     # --- initiators --------------------------------------------------------------------------
 
-    def asked(self, initiator: str, verb: Verb, gid: str, *, branch_id: str = "", digest: str = "") -> str:
+    def asked(
+        self,
+        initiator: str,
+        verb: Verb,
+        gid: str,
+        *,
+        tenant: str,
+        branch_id: str = "",
+        branch_ids: tuple[str, ...] = (),
+        digest: str = "",
+    ) -> str:
         """An initiator sends a request. Returns the request's name."""
         self._requests += 1
         name = f"{initiator}#{self._requests}"
@@ -225,6 +237,8 @@ class Observer:
                 gid=gid,
                 branch_id=branch_id,
                 digest=digest,
+                branch_ids=branch_ids,
+                tenant=tenant,
             )
         )
         return name

@@ -146,10 +146,13 @@ class Initiator:
         observer: Observer,
         rng: random.Random,
         databases: Mapping[str, ParticipantDatabase],
+        *,
+        tenant: str,
     ) -> None:
         """`databases`: those of the participants, by name."""
         self._databases = databases
         self._name = name
+        self._tenant = tenant
         self._orders = orders
         self._observer = observer
         self._rng = rng
@@ -198,7 +201,9 @@ class Initiator:
                 raise_on_cancel=False,
             )
 
-        return await self._told(Verb.EXECUTE, order.gid, ask, digest=_digest(branches, "whole"))
+        branch_ids = tuple([branch.branch_id for branch in branches])
+        digest = _digest(branches, "whole")
+        return await self._told(Verb.EXECUTE, order.gid, ask, digest=digest, branch_ids=branch_ids)
 
     async def _cancel(self, order: Order) -> None:
         await asyncio.sleep(self._rng.uniform(0.0, 1.0))
@@ -232,7 +237,8 @@ class Initiator:
             await asyncio.sleep(self._rng.choice((0.0, 0.0, 0.5)))
         else:
             if not order.local or await self._change_locally(order, tx):
-                return await self._told(Verb.CONFIRM, order.gid, tx.confirm)
+                messages = tuple([branch.branch_id for branch in branches if branch.kind == "message"])
+                return await self._told(Verb.CONFIRM, order.gid, tx.confirm, branch_ids=messages)
         if self._rng.random() < 0.5:
             return await self._told(Verb.CANCEL, order.gid, tx.cancel)
         return await self._wait(order)
@@ -242,7 +248,13 @@ class Initiator:
         own = Participant(order.local, database=self._databases[order.local])  # type: ignore[arg-type] # `seams` opens it
         digest = f"local {_digest(order.branches, 'first')}"
         name = self._observer.asked(
-            self._name, Verb.REGISTER_BRANCH, tx.gid, branch_id=LOCAL_BRANCH, digest=digest
+            self._name,
+            Verb.REGISTER_BRANCH,
+            tx.gid,
+            branch_id=LOCAL_BRANCH,
+            branch_ids=tuple([branch.branch_id for branch in order.branches if branch.kind == "message"]),
+            digest=digest,
+            tenant=self._tenant,
         )
         outcome, reason, committed = ReplyOutcome.ACCEPTED, "", True
         try:
@@ -269,7 +281,12 @@ class Initiator:
     async def _try(self, tx: InteractiveTransaction, branch: BranchRequest) -> bool:
         """Return whether the branch is tried; if not, the state of the transaction is unknown."""
         name = self._observer.asked(
-            self._name, Verb.TRY_BRANCH, tx.gid, branch_id=branch.branch_id, digest=_step_digest(branch)
+            self._name,
+            Verb.TRY_BRANCH,
+            tx.gid,
+            tenant=self._tenant,
+            branch_id=branch.branch_id,
+            digest=_step_digest(branch),
         )
         try:
             await tx.try_(
@@ -330,9 +347,26 @@ class Initiator:
             lambda: self._client.wait(order.gid, wait_for=order.wait_for, timeout_s=order.timeout_s),
         )
 
-    async def _told(self, verb: Verb, gid: str, ask: Any, *, branch_id: str = "", digest: str = "") -> bool:
+    async def _told(
+        self,
+        verb: Verb,
+        gid: str,
+        ask: Any,
+        *,
+        branch_id: str = "",
+        branch_ids: tuple[str, ...] = (),
+        digest: str = "",
+    ) -> bool:
         """Make one request, and record it. Return whether its outcome is known."""
-        name = self._observer.asked(self._name, verb, gid, branch_id=branch_id, digest=digest)
+        name = self._observer.asked(
+            self._name,
+            verb,
+            gid,
+            tenant=self._tenant,
+            branch_id=branch_id,
+            branch_ids=branch_ids,
+            digest=digest,
+        )
         try:
             answer: TccOutcome | None = await ask()
         except errors.TccError as error:

@@ -12,12 +12,12 @@ from coordinator.log.rows import record
 from coordinator.process.worker import Worker
 from proof.history.checker import violations
 from proof.history.events import Final, Settled, StockTotals, TransactionState as FinalState
-from proof.simulate import business
+from proof.simulate import business, tenants
 from proof.simulate.log_database import LogDatabase
 from proof.simulate.moments import EPOCH_S
 from proof.simulate.network import Network
 from proof.simulate.observer import Observer, as_read, kind_of
-from proof.simulate.orders import Initiator, Order, make_orders
+from proof.simulate.orders import Initiator, Order, Shape, make_orders
 from proof.simulate.participant_database import ParticipantDatabase
 from proof.simulate.virtual_loop import Process, VirtualLoop, context_of, current_process
 from tcc.participant.participant import Participant
@@ -29,6 +29,8 @@ SETTLE_MAX_S = 240.0
 EMPTY_MAX_S = 60.0
 # Now and then, so much more for what is minutes late.
 LATE_MAX_S = 180.0
+# Every so many seeds, each tenant asks for branches in the other's transactions.
+_INTRUDED = 4
 ACCOUNTS = ("a", "bb", "ccc")
 
 
@@ -116,7 +118,12 @@ class World:
         if host in self.databases:
             main: Coroutine[Any, Any, None] = self._participant(host)
         elif host in self.orders:
-            main = Initiator(process.name, self.orders[host], self.observer, self.rng, self.databases).run()
+            tenant = tenants.tenant_of(host)
+            main = Initiator(
+                process.name, self.orders[host], self.observer, self.rng, self.databases, tenant=tenant
+            ).run()
+            if self.seed % _INTRUDED == 0:
+                process.spawn(self._intrude(tenant))
         else:
             main = self._coordinator(host)
         process.spawn(main).add_done_callback(lambda task: self._ended(process, task))
@@ -141,6 +148,18 @@ class World:
 
     def _restart_later(self, host: str) -> None:
         self.loop.call_later(self.down_s.pop(host, 0.5), self.start, host, context=context_of(None))
+
+    async def _intrude(self, tenant: str) -> None:
+        """Ask for branches in what the other tenant does step by step."""
+        others = [host for host in self.orders if tenants.tenant_of(host) != tenant]
+        gids = [
+            order.gid
+            for host in others
+            for order in self.orders[host]
+            if order.shape in (Shape.STEPS, Shape.FORGOTTEN)
+        ]
+        rng = random.Random(f"{tenant} {self.seed}")
+        await tenants.intrude(gids, self.participants, rng)
 
     async def _coordinator(self, host: str) -> None:
         settings = self.settings.model_copy(update={"listen": ListenSettings(address=f"{host}:1")})

@@ -113,12 +113,13 @@ def build_action(
     for operation, (single_name, batch_name) in HANDLER_NAMES[branch_kind].items():
         single = _checked(name, handlers, single_name, ("branch", "request", "db"), is_async=is_async)
         batch = _checked(name, handlers, batch_name, ("items", "db"), is_async=is_async)
+        optional = not needs_request and operation is Operation.CANCEL
         if batch is not None:
             batched.add(operation)
-            chosen[operation] = _prepared(batch, participant, is_async=is_async)
+            chosen[operation] = _prepared(batch, participant, is_async=is_async, optional=optional)
         elif single is not None:
             chosen[operation] = _prepared(
-                _one_item(single, is_async=is_async), participant, is_async=is_async
+                _one_item(single, is_async=is_async), participant, is_async=is_async, optional=optional
             )
         else:
             raise TypeError(f"action {name!r} has neither {single_name} nor {batch_name}")
@@ -216,31 +217,46 @@ def _is_generator(handler: Any) -> bool:
     return inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler)
 
 
-def _prepared(handler: Any, participant: str, *, is_async: bool) -> Handler:
+def _prepared(handler: Any, participant: str, *, is_async: bool, optional: bool) -> Handler:
     """Return a handler that gets decoded requests and knows its participant (`handling_participant`)."""
 
     async def prepared_async(items: Any, db: Any) -> Any:
         token = handling_participant.set(participant)
         try:
-            return await handler(_decoded(items), db)
+            return await handler(_decoded(items, optional=optional), db)
         finally:
             handling_participant.reset(token)
 
     def prepared(items: Any, db: Any) -> Any:
         token = handling_participant.set(participant)
         try:
-            return _not_awaitable(handler(_decoded(items), db))
+            return _not_awaitable(handler(_decoded(items, optional=optional), db))
         finally:
             handling_participant.reset(token)
 
     return prepared_async if is_async else prepared
 
 
-def _decoded(items: list[BatchItem]) -> list[BatchItem]:
+def _decoded(items: list[BatchItem], *, optional: bool) -> list[BatchItem]:
+    """Return the items with their requests; `optional`: None instead of one that cannot be decoded.
+
+    Such a Try is refused, so only the Cancel of a `cancel_always` action comes with it.
+    """
     return [
-        BatchItem(item.branch, item.request.decode()) if isinstance(item.request, Undecoded) else item
+        BatchItem(item.branch, _request(item.request, optional=optional))
+        if isinstance(item.request, Undecoded)
+        else item
         for item in items
     ]
+
+
+def _request(undecoded: Undecoded, *, optional: bool) -> object:
+    try:
+        return undecoded.decode()
+    except RefusalError:
+        if optional:
+            return None
+        raise
 
 
 def _one_item(handler: Any, *, is_async: bool) -> Handler:

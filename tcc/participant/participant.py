@@ -182,7 +182,8 @@ class Participant:
                 also runs for an empty cancel, with `branch.tried` False.
             needs_request: False if Confirm and Cancel find in the branch's own rows what it
                 reserved. An operator can then end an orphan, whose transaction and payload are no
-                longer known (docs/OPERATIONS.md); the handler's `request` is None.
+                longer known (docs/OPERATIONS.md); the handler's `request` is None. It is None, too, in the
+                Cancel of a `cancel_always` action whose payload cannot be decoded.
 
         Raises:
             TypeError: A handler is missing, has the wrong parameters or is of the wrong kind

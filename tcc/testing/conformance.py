@@ -31,12 +31,13 @@ import grpc
 
 from tcc._internal.channel_options import conformance_options
 from tcc.participant.v1 import participant_pb2_grpc as pb_grpc
-from tcc.testing import conformance_cases as cases
+from tcc.testing import conformance_cases as cases, conformance_kinds as kinds
 from tcc.testing.conformance_kills import killed_half_way
 from tcc.testing.conformance_subject import (
     BreakConfirm,
     ConformanceError,
     Effects,
+    Kind,
     Observe,
     Payload,
     Restart,
@@ -50,6 +51,7 @@ __all__ = [
     "Case",
     "ConformanceError",
     "Effects",
+    "Kind",
     "Observe",
     "Payload",
     "Report",
@@ -104,6 +106,13 @@ CASES: tuple[Case, ...] = tuple(
         cases.duplicates_in_a_batch,
         cases.unknown_action,
         cases.listing_agrees,
+        kinds.saga_executes_once,
+        kinds.saga_compensates_once,
+        kinds.saga_never_executed,
+        kinds.message_delivered_once,
+        kinds.kinds_apart,
+        kinds.check_without_try,
+        kinds.check_after_try,
         killed_half_way,
     )
 )
@@ -157,6 +166,8 @@ async def run(
     break_confirm: BreakConfirm | None = None,
     restart: Restart | None = None,
     restart_timeout_s: float = 60.0,
+    saga: Kind | None = None,
+    message: Kind | None = None,
 ) -> Report:
     """Run every case and return a report. A broken rule does not raise.
 
@@ -192,6 +203,8 @@ async def run(
     address. It is a coroutine function, or a command such as
     `("docker", "restart", "--time", "0", "inventory")`. The service must respond again
     within `restart_timeout_s` seconds.
+
+    `saga` and `message` are actions of these kinds; without them their cases are skipped.
     """
     async with _channel(target) as channel:
         results = []
@@ -208,6 +221,8 @@ async def run(
                 break_confirm=break_confirm,
                 restart=restart,
                 restart_timeout_s=restart_timeout_s,
+                saga=saga,
+                message=message,
             )
             results.append(await _result(case, subject))
     return Report(results=results)
@@ -227,6 +242,8 @@ async def check(
     break_confirm: BreakConfirm | None = None,
     restart: Restart | None = None,
     restart_timeout_s: float = 60.0,
+    saga: Kind | None = None,
+    message: Kind | None = None,
 ) -> str:
     """Run one case as a test of its own. The arguments are those of `run`.
 
@@ -249,6 +266,8 @@ async def check(
             break_confirm=break_confirm,
             restart=restart,
             restart_timeout_s=restart_timeout_s,
+            saga=saga,
+            message=message,
         )
         result = await _result(case, subject)
     if result.failure:

@@ -14,6 +14,8 @@ from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2 as pb, participant_pb2_grpc as pb_grpc
 
 TRY, CONFIRM, CANCEL = common.OPERATION_TRY, common.OPERATION_CONFIRM, common.OPERATION_CANCEL
+CHECK = common.OPERATION_CHECK
+SAGA, MESSAGE = common.BRANCH_KIND_SAGA, common.BRANCH_KIND_MESSAGE
 
 TIMEOUT_S = 10.0
 EXPIRY_MS = 10 * 60_000
@@ -48,6 +50,20 @@ BreakConfirm: TypeAlias = Callable[[str, str], AbstractAsyncContextManager[objec
 Restart: TypeAlias = Callable[[], Awaitable[object]] | Sequence[str]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kind:
+    """An action of kind SAGA or MESSAGE, with a payload that it accepts some hundred times.
+
+    `count(gid, branch_id)` returns how often the branch's work is done now in the participant's
+    tables: of a saga executed and not compensated, of a message delivered.
+    """
+
+    action: str
+    payload: bytes
+    content_type: str = "application/json"
+    count: Callable[[str, str], Awaitable[int]] | None = None
+
+
 class SkippedError(Exception):
     """The case cannot be run with the given arguments."""
 
@@ -67,6 +83,8 @@ class Subject:
     break_confirm: BreakConfirm | None
     restart: Restart | None
     restart_timeout_s: float
+    saga: "Kind | None" = None
+    message: "Kind | None" = None
     gid: str = field(default_factory=lambda: f"conformance-{uuid.uuid4()}")
     # Every call of a branch carries the same payload, except where a case gives another.
     _payloads: dict[tuple[str, str], bytes] = field(default_factory=dict)
@@ -96,6 +114,28 @@ class Subject:
             attempt=attempt,
             tried_by_initiator=tried_by_initiator,
         )
+
+    def kind_call(
+        self, operation: common.Operation, kind: Kind, *, branch_id: str = "branch"
+    ) -> pb.BranchCall:
+        """Return a call of a saga's or a message's branch."""
+        call = self.call(
+            operation,
+            branch_id=branch_id,
+            action=kind.action,
+            payload=kind.payload,
+            content_type=kind.content_type,
+        )
+        call.kind = SAGA if kind is self.saga else MESSAGE
+        return call
+
+    async def counted(self, kind: Kind, wanted: int, advice: str, *, branch_id: str = "branch") -> None:
+        """Compare with the participant's own tables, if `count` is given."""
+        if kind.count is None:
+            return
+        seen = await kind.count(self.gid, branch_id)
+        if seen != wanted:
+            raise ConformanceError(f"{advice} (counted {seen}, wanted {wanted})")
 
     def another_payload(self, branch_id: str = "branch") -> bytes:
         """Return a payload of the action whose bytes differ from the branch's own.
@@ -143,6 +183,7 @@ class Subject:
             TRY: (pb.TryBranchRequest, self.stub.TryBranch),
             CONFIRM: (pb.ConfirmBranchRequest, self.stub.ConfirmBranch),
             CANCEL: (pb.CancelBranchRequest, self.stub.CancelBranch),
+            CHECK: (pb.CheckBranchRequest, self.stub.CheckBranch),
         }[call.operation]
         response = await method(request(call=call), timeout=TIMEOUT_S)
         return cast("common.CallResult", response.result)

@@ -13,8 +13,11 @@ from tests.client.test_client_interactive import BEGUN
 from tests.support.processes import Ended, run_python
 
 PREAMBLE = """
-import os, sys, threading
+import os, sys, threading, warnings
 import tcc
+
+# From 3.12 on Python warns of every fork beside a thread.
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 
 TARGET = sys.argv[1]
 BRANCHES = [tcc.BranchRequest("inventory", "reserve_stock", {"sku": "A"})]

@@ -595,7 +595,7 @@ def test_resumed_in_phase_two_it_repeats_all_that_is_not_known_to_be_done() -> N
 
 
 def test_resumed_decided_with_every_branch_done_it_ends() -> None:
-    """An older coordinator wrote the decision of a transaction without branches by itself."""
+    """An older coordinator wrote the decision of a transaction without branches alone."""
     driver = begun(interactive=True)
     driver.tx = replace(driver.tx, state=TransactionState.CONFIRMING, saved_state=TransactionState.CONFIRMING)
     assert driver.resume() == (Save(),)

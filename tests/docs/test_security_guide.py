@@ -18,7 +18,8 @@ from tests.support.ports import free_port
 from tests.support.processes import TIMEOUT_S
 from tests.support.shell import shell
 
-PATH = Path(__file__).parents[2] / "docs" / "SECURITY_GUIDE.md"
+ROOT = Path(__file__).parents[2]
+PATH = ROOT / "docs" / "SECURITY_GUIDE.md"
 PAGE = PATH.read_text()
 FILES = dict(re.findall(r"^```\w+\n(?:#|--) ([\w.]+)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
 COORDINATOR, PARTICIPANT, ADMIN = "127.0.0.1:50050", "127.0.0.1:50051", "127.0.0.1:7091"
@@ -93,3 +94,19 @@ def test_every_block_is_a_file_or_a_command() -> None:
 def test_every_file_is_used() -> None:
     commands = " ".join(re.findall(r"^\$ (.*)", PAGE, re.MULTILINE))
     assert [name for name in FILES if name not in commands] == []
+
+
+def test_the_tests_of_the_attacks_exist() -> None:
+    named = re.findall(r"\| (tests/[\w/.]+) `(\w+)` \|", PAGE)
+    assert len(named) == PAGE.count("| tests/")
+    assert len(named) > 40
+    missing = [name for file, name in named if f"def {name}(" not in (ROOT / file).read_text()]
+    assert missing == []
+
+
+def test_each_statement_of_the_threat_model_has_an_attack() -> None:
+    model, _, table = PAGE.partition("## Threat model")[2].partition("## Attacks")
+    cited = {
+        int(number) for found in re.findall(r"\((\d+(?:, \d+)*)\)", model) for number in found.split(", ")
+    }
+    assert cited == {int(number) for number in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)}

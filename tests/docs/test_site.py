@@ -34,6 +34,7 @@ def shown(page: Path) -> str:
     return unescape(re.sub(r"<[^>]+>", "", page.read_text()))
 
 
+@pytest.mark.slow
 def test_the_site_builds_and_is_complete(tmp_path: Path) -> None:
     """One test, because the build takes some seconds."""
     before = sources()

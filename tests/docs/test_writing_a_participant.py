@@ -4,12 +4,16 @@ import asyncio
 import json
 import re
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import ClassVar
 
 import grpc
+import httpx
 import pytest
 from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.orm import Session
@@ -172,6 +176,94 @@ async def test_effects_outside(shop: Shop) -> None:
         empty = await caller.cancel(call(CANCEL, "charge_card", {"amount": 7}, "unseen"))
     assert empty.code == SUCCEEDED
     assert called == [("authorize", '["g", "b"]'), ("capture", '["g", "b"]'), ("void", '["g", "unseen"]')]
+
+
+def as_kind(call: pb.BranchCall, kind: common.BranchKind) -> pb.BranchCall:
+    call.kind = kind
+    return call
+
+
+async def test_sagas_and_messages(shop: Shop) -> None:
+    shop.add("kinds.py")
+    saga, message = common.BRANCH_KIND_SAGA, common.BRANCH_KIND_MESSAGE
+    async with shop.serving() as caller:
+        for _ in range(2):
+            done = [
+                await caller.try_(as_kind(call(TRY, "charge", {"cents": 7}), saga)),
+                await caller.confirm(as_kind(call(CONFIRM, "note_sale", {"cents": 9}, "m"), message)),
+            ]
+            assert [each.code for each in done] == [SUCCEEDED, SUCCEEDED]
+        assert sorted(shop.rows("SELECT sku, total FROM sales")) == [("g", 7), ("noted", 9)]
+        await caller.cancel(as_kind(call(CANCEL, "charge", {"cents": 7}), saga))
+    assert shop.rows("SELECT sku, total FROM sales") == [("noted", 9)]
+
+
+async def test_inbox(shop: Shop) -> None:
+    shop.add("inbox.py")
+    await shop.module.inventory.create_schema()
+    for _ in range(2):
+        await shop.module.on_message("m1", 3)
+    assert shop.rows("SELECT sku, total FROM sales") == [("queued", 3)]
+
+
+class CountingApi(BaseHTTPRequestHandler):
+    """A payment service that counts what it has done, once for each idempotency key."""
+
+    charges: ClassVar[dict[str, int]] = {}
+    refunds: ClassVar[dict[str, str]] = {}
+
+    def do_POST(self) -> None:
+        key = self.headers["Idempotency-Key"]
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        status = 200
+        if self.path == "/charges":
+            status = 402 if body["cents"] > 100 else 200
+            if status == 200:
+                self.charges.setdefault(key, body["cents"])
+        elif body["charge"] in self.charges:
+            self.refunds.setdefault(key, body["charge"])
+        else:
+            status = 404
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+async def test_http_api_is_called_with_a_key_for_each_operation(shop: Shop) -> None:
+    CountingApi.charges, CountingApi.refunds = {}, {}
+    api = ThreadingHTTPServer(("127.0.0.1", 0), CountingApi)
+    thread = threading.Thread(target=api.serve_forever)
+    thread.start()
+    saga = common.BRANCH_KIND_SAGA
+
+    def of(operation: common.Operation, branch_id: str, cents: int = 7) -> pb.BranchCall:
+        return as_kind(call(operation, "charge_by_http", {"cents": cents}, branch_id), saga)
+
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{api.server_port}") as http:
+            shop.add("http_charging.py", http=http)
+            async with shop.serving() as caller:
+                await caller.try_(of(TRY, "a/b"))
+                # Its local commit is lost; the coordinator repeats the call.
+                await http.post("/charges", json={"cents": 7}, headers={"Idempotency-Key": "g/lost/execute"})
+                declined = await caller.try_(of(TRY, "declined", 101))
+                ended = [
+                    await caller.cancel(of(CANCEL, each)) for each in ("a/b", "lost", "declined", "lost")
+                ]
+    finally:
+        api.shutdown()
+        thread.join()
+        api.server_close()
+    assert (declined.code, declined.reason) == (REJECTED, "DECLINED")
+    assert [each.code for each in ended] == [SUCCEEDED] * 4
+    assert CountingApi.charges == {"g/a%2Fb/execute": 7, "g/lost/execute": 7}
+    assert CountingApi.refunds == {
+        "g/a%2Fb/compensate": "g/a%2Fb/execute",
+        "g/lost/compensate": "g/lost/execute",
+    }
 
 
 async def test_orm_session(shop: Shop) -> None:

@@ -66,6 +66,8 @@ async def test_load_with_kills_loses_nothing(scratch: Path):
     assert result["confirmed"] + result["cancelled"] == 150
     assert sum(result["cancelled_by_reason"].values()) == result["cancelled"]
     assert (result["undecided"], result["unanswered"], result["audit"]) == (0, [], "ok")
+    assert result["charged"] == result["confirmed"] + result["refunded"]
+    assert result["receipts"] == result["confirmed"]
     assert {"SOLD_OUT", "EXPIRED", "REQUESTED"} <= result["cancelled_by_reason"].keys()
     assert result["kills"] == len(result["killed"]) == 2
     assert result["killed"][0]["victim"] == "coordinator worker"
@@ -83,7 +85,7 @@ async def test_an_interrupted_demo_leaves_no_process_and_no_file(scratch: Path, 
         processes = await until_first_kill(demo)
         demo.send_signal(number)
         status, _, errors = await ended(demo, _TIMEOUT_S)
-    assert len(processes) > 6  # three participants, PostgreSQL, the coordinator and a worker at the least
+    assert len(processes) > 6  # five participants, PostgreSQL, the coordinator and a worker at the least
     assert (status, errors.strip()) == (130, "interrupted")
     assert_nothing_is_left(processes, scratch)
 

@@ -618,6 +618,9 @@ DROP TABLE public.migration_lock;
 -- migration: may_rewrite
 SELECT pg_has_role(:role, relowner, 'MEMBER') FROM pg_class WHERE oid = to_regclass(:table);
 
+-- diagnosis: standbys
+SELECT count(*) FROM pg_stat_replication WHERE coalesce(sync_state, 'sync') IN ('sync', 'quorum');
+
 -- diagnosis: clock
 SELECT CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION);
 

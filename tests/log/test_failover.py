@@ -8,10 +8,13 @@ import pytest
 
 from coordinator.core.errors import LogUnavailable
 from coordinator.log import migration
+from coordinator.log.diagnosis import examine
 from coordinator.log.migration import migrate
 from coordinator.log.requirements import check_requirements
 from coordinator.log.servers import ServerRefusedError, servers
 from coordinator.log.store import PostgresLog
+from coordinator.process.checks import CheckStatus
+from coordinator.process.doctor import _durability
 from proof.faults.replicated_postgres import ReplicatedPostgres, replicated
 from tests.log.transactions import begun, sql
 
@@ -111,7 +114,7 @@ async def test_what_a_former_primary_answers_after_a_failover_counts_for_nothing
     await log.close()
 
 
-async def test_a_commit_without_its_standby_is_unavailable_and_is_there_when_it_returns(
+async def test_a_commit_without_its_standby_is_unavailable_until_it_returns(
     pair: ReplicatedPostgres, log: PostgresLog
 ) -> None:
     pair.standby.stop("immediate")
@@ -131,6 +134,14 @@ def test_a_migration_without_its_standby_names_what_it_waits_for(
         pair.standby.stop("immediate")
         with pytest.raises(LogUnavailable, match="did not answer the migration's COMMIT for 1 s: if synchro"):
             migrate(pair.url(DATABASE))
+
+
+def test_the_doctor_reports_that_no_synchronous_standby_is_connected(pair: ReplicatedPostgres) -> None:
+    [connected] = [found for found in _durability(examine(pair.url(DATABASE))) if found.check == "standbys"]
+    assert connected.status is CheckStatus.OK
+    pair.standby.stop("immediate")
+    [missing] = [found for found in _durability(examine(pair.url(DATABASE))) if found.check == "standbys"]
+    assert missing.status is CheckStatus.PROBLEM
 
 
 @pytest.mark.parametrize(

@@ -778,7 +778,7 @@ async def test_branch_tried_with_other_content_is_a_conflict(database, call_part
 
     conflict = (FAILED, "BRANCH_CONFLICT", True)
     for operation in (TRY, CONFIRM, CANCEL):
-        for other in ({"payload": b'{"n": 2}'}, {"content_type": "application/other"}):
+        for other in ({"payload": b'{"n": 2}'}, {"content_type": "application/other+json"}):
             fields = {"payload": b'{"n": 1}'} | other
             [outcome] = await caller.execute(make_call(operation, action="act", **fields))
             assert _answer(outcome) == conflict

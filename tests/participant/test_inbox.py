@@ -88,7 +88,7 @@ async def commit_early(participant) -> None:
             db.commit()
 
 
-async def test_a_block_cannot_commit_by_itself(orders):
+async def test_a_block_cannot_commit(orders):
     participant, ledger = orders
     with pytest.raises(RuntimeError, match="must not call commit"):
         await commit_early(participant)

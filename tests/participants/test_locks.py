@@ -229,3 +229,8 @@ async def test_metrics_count_what_is_held_and_what_waits(serve: Any, database: A
     assert "tcc_locks_waited_for_keys 1" in lines
     assert "tcc_locks_refused_total 1" in lines
     assert "tcc_locks_wait_seconds_count 1" in lines
+
+
+async def test_the_cancel_of_an_invalid_request_succeeds(caller: Caller) -> None:
+    assert await caller.one(TRY, "g1", keys="a") == "INVALID_PAYLOAD"
+    assert await caller.one(CANCEL, "g1", keys="a") == "SUCCEEDED"

@@ -17,7 +17,7 @@ from tests.support.worker import running, settings_for
 
 
 @pytest.mark.slow
-async def test_tccctl_shows_who_holds_a_lock_and_who_waits(log_url: str, tmp_path: Path) -> None:
+async def test_tccctl_shows_the_holder_of_a_lock_and_its_waiters(log_url: str, tmp_path: Path) -> None:
     engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'locks'}")
     await create_schema(engine, metadata)
     async with locks(engine).running() as server:

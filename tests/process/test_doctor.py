@@ -176,6 +176,7 @@ async def test_unsafe_settings_are_reported(
 def test_a_server_without_durability_is_a_problem(setting: str) -> None:
     """The doctor does not start such a server."""
     facts = LogFacts(
+        synchronous_standbys=0,
         settings={"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"} | {setting: "off"},
         read_only=False,
         applied=frozenset(),
@@ -192,6 +193,7 @@ def test_a_server_without_durability_is_a_problem(setting: str) -> None:
 )
 def test_a_clock_is_wrong_only_beyond_its_error(ahead_s: float, status: CheckStatus) -> None:
     facts = LogFacts(
+        synchronous_standbys=0,
         settings={},
         read_only=False,
         applied=frozenset(),

@@ -1,14 +1,21 @@
 """Which threads of a coordinator may run where and when. Policies and CPUs belong to a thread."""
 
 import os
+import platform
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+import psutil
 import pytest
 from structlog.testing import capture_logs
 
-from coordinator.process.operating_system import background_threads, stay_on_one_cpu, warn_of_root
+from coordinator.process.operating_system import (
+    background_threads,
+    return_free_memory,
+    stay_on_one_cpu,
+    warn_of_root,
+)
 
 T = TypeVar("T")
 
@@ -32,6 +39,19 @@ def test_running_as_root_is_warned_of(monkeypatch: pytest.MonkeyPatch, uid: int,
     with capture_logs() as lines:
         warn_of_root()
     assert len(lines) == warnings
+
+
+@pytest.mark.skipif("glibc" not in platform.libc_ver()[0], reason="only glibc keeps freed memory")
+def test_freed_memory_is_returned_to_the_system() -> None:
+    """Every second block stays, so that no whole arena is free."""
+    process = psutil.Process()
+    blocks = [bytearray(64 * 1024) for _ in range(2_000)]
+    for block in blocks:
+        block[:] = b"x" * len(block)
+    del blocks[::2]
+    before = process.memory_info().rss
+    return_free_memory()
+    assert before - process.memory_info().rss > 30 * 2**20
 
 
 def test_threads_started_in_the_block_do_not_preempt_others() -> None:

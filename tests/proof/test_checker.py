@@ -329,6 +329,34 @@ def test_a_branch_that_joins_after_the_decision_is_found() -> None:
     assert broken(script.history) == {Property.REGISTERED_FIRST}
 
 
+def ownership(*, asked_by: str = "red", verb: Verb = Verb.EXECUTE, asked_late: bool = False) -> History:
+    """A transaction of the tenant red, and a request of a tenant for its branches."""
+    script = Script()
+    script.request(Verb.BEGIN)
+    registered = {"gid": "g", "branch_ids": ("stock",), "tenant": "red"}
+    if asked_late:
+        script.say(Registered, **registered)
+    script.say(
+        Request, request="other", initiator="i", verb=verb, gid="g", tenant=asked_by,
+        branch_id="" if verb is Verb.EXECUTE else "stock",
+        branch_ids=("stock", "coupon") if verb is Verb.EXECUTE else (),
+    )  # fmt: skip
+    if not asked_late:
+        script.say(Registered, **registered)
+    return script.history
+
+
+@pytest.mark.parametrize("verb", [Verb.EXECUTE, Verb.TRY_BRANCH, Verb.REGISTER_BRANCH])
+def test_a_branch_that_another_tenant_asked_for_is_found(verb: Verb) -> None:
+    assert broken(ownership(asked_by="blue", verb=verb)) == {Property.OWNERSHIP}
+    assert broken(ownership(asked_by="", verb=verb)) == {Property.OWNERSHIP}
+    assert violations(ownership(verb=verb)) == []
+
+
+def test_a_branch_that_is_durable_before_it_was_asked_for_is_found() -> None:
+    assert broken(ownership(asked_late=True)) == {Property.OWNERSHIP}
+
+
 def test_a_history_without_registrations_is_no_violation() -> None:
     assert violations(without(confirmed().history, Registered)) == []
 

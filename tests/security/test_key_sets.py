@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings, strategies as st
 
 from coordinator.security.authentication import Authenticator, Policy
 from coordinator.security.jwt import Issuer as TrustedIssuer
@@ -106,3 +107,35 @@ async def test_a_server_that_fails_takes_no_keys_away(authority: Authority, tmp_
         await source.refresh()
     assert known is not None
     assert source.keys is known
+
+
+async def test_a_server_that_speaks_no_http_ends_no_refresh(authority: Authority, tmp_path: Path) -> None:
+    chunked = "200 OK\r\nTransfer-Encoding: chunked"
+    for status in ("no status", chunked):
+        async with serving(authority, tmp_path, b"no chunk", status=status) as url:
+            assert await keys_of(url) is None
+
+
+_MEMBERS = ("kty", "crv", "x", "y", "n", "e", "k", "kid", "use", "alg", "key_ops", "x5c")
+_VALUES = st.one_of(
+    st.none(),
+    st.integers(),
+    st.text(max_size=8),
+    st.sampled_from(["EC", "RSA", "OKP", "oct", "P-256", "Ed25519", "AQAB"]),
+    st.lists(st.text(max_size=3), max_size=2),
+    st.dictionaries(st.text(max_size=3), st.none(), max_size=2),
+)
+_KEYS = st.dictionaries(st.sampled_from(_MEMBERS), _VALUES)
+
+
+@settings(max_examples=60)
+@given(
+    st.one_of(
+        st.binary(max_size=40),
+        _VALUES.map(lambda value: json.dumps(value).encode()),
+        st.lists(_KEYS | _VALUES, max_size=2).map(lambda keys: json.dumps({"keys": keys}).encode()),
+        st.just(b"[" * 2_000),
+    )
+)
+def test_no_content_of_a_key_set_ends_the_refresh(content: bytes) -> None:
+    asyncio.run(KeySource("keys", monotonic=time.monotonic, read=lambda _: content).refresh())

@@ -9,11 +9,13 @@ import resource
 import signal
 import sys
 from collections import Counter
+from collections.abc import Awaitable, Callable
 
 import grpc
 
 from tcc.common.v1 import common_pb2 as common
 from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc
+from tests.support.raw_http2 import connect
 
 SERVICE = "/tcc.transaction.v1.TransactionService"
 MIB = 2**20
@@ -22,6 +24,7 @@ WAITS = 6_000
 IDLE_CONNECTIONS = 1_500
 HALF_OPEN_CONNECTIONS = 100
 SLOW_READERS = 20
+HALF_UPLOADS = 40
 SENDS_LARGE = (("grpc.max_send_message_length", -1),)
 
 answers: Counter[str] = Counter()
@@ -72,6 +75,37 @@ async def read_nothing(channel: grpc.aio.Channel) -> None:
     request = pb.ExecuteTransactionsRequest(transactions=transactions)
     calls = [stub.ExecuteTransactions(request) for _ in range(SLOW_READERS)]
     await asyncio.gather(*(note(call, "slow reader") for call in calls))
+
+
+async def repeat(attack: Callable[[str], Awaitable[None]], address: str) -> None:
+    """Attack again whenever the coordinator has ended the connection."""
+    while True:
+        with contextlib.suppress(OSError):
+            await attack(address)
+        await asyncio.sleep(EVERY_S)
+
+
+async def upload_by_half(address: str) -> None:
+    """Announces requests of 7 MiB, and sends a part of each."""
+    connection = await connect(address)
+    try:
+        streams = [connection.call(f"{SERVICE}/ExecuteTransactions") for _ in range(HALF_UPLOADS)]
+        await asyncio.gather(*(connection.upload(stream, 7 * MIB, 2 * MIB) for stream in streams))
+        await connection.until_ended(HALF_UPLOADS)
+    finally:
+        answers["half-uploaded requests: ended"] += len(connection.ended)
+        await connection.close()
+
+
+async def take_nothing(address: str) -> None:
+    """Allows no byte of a response to be sent."""
+    connection = await connect(address, window=0)
+    request = pb.ListTransactionsRequest(page_size=100).SerializeToString()
+    for _ in range(SLOW_READERS):
+        connection.call(f"{SERVICE}/ListTransactions", is_complete=True, message=request)
+    await connection.closed.wait()
+    answers["connections that take nothing: closed"] += 1
+    await connection.close()
 
 
 class Nothing:
@@ -143,6 +177,8 @@ async def main(address: str) -> None:
                 wait_without_end(waits),
                 read_nothing(slow),
                 send_headers_only(headers),
+                repeat(upload_by_half, address),
+                repeat(take_nothing, address),
                 connect_and_be_silent(host, int(port), HALF_OPEN_CONNECTIONS, b"PRI * HTTP/2.0\r\n"),
                 connect_and_be_silent(host, int(port), IDLE_CONNECTIONS, b""),
             )

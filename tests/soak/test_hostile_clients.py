@@ -1,11 +1,12 @@
 """Hostile clients beside an honest one, against a real `tccd` that may open 1,024 files.
 
-Two minutes; `TCC_SOAK_S=600 pytest -s -m slow tests/soak` takes ten, and prints the figures.
+Two minutes; `TCC_TEST_SOAK_S=600 pytest -s -m slow tests/soak` takes ten, and prints the figures.
 
-The honest client's rate under attack is compared with its rate while the same program attacks another
-coordinator, a decoy: the attackers take the same share of the machine, but not of this coordinator.
-What the attack may take away is the share of CPU time that it costs the coordinator; a phase without
-the honest client shows it. No transaction of the honest client may fail.
+Two coordinators run all the time, and hostile clients attack one of them. The honest client uses
+them in turn, for a few seconds each. So whatever else the machine does, and the attackers do, slows
+both alike, and each pair of rates is compared alone; the median of the pairs counts. What the attack
+may take away is the share of CPU time that it costs the attacked coordinator, measured while the
+honest client is with the other one. No transaction of the honest client may fail.
 """
 
 import asyncio
@@ -13,10 +14,11 @@ import os
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple
+from statistics import median
+from typing import Any, NamedTuple
 
 import grpc
 import psutil
@@ -24,6 +26,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import tcc
+from tcc._internal.uuid7 import uuid7
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2
 from tests.support.daemon import Daemon
@@ -33,12 +36,16 @@ from tests.support.ports import free_port
 from tests.support.processes import python
 from tests.support.scripted_participant import ScriptedParticipant, serving
 
-SOAK_S = float(os.environ.get("TCC_SOAK_S", "120"))
+SOAK_S = float(os.environ.get("TCC_TEST_SOAK_S", "120"))
 FILES_MAX = 1_024
 IN_FLIGHT = 32
 MIB = 2**20
 SHARE_KEPT = 0.8
 MEMORY_KEPT_MIB = 50
+# The coordinator returns freed memory to the system this often, at least.
+MEMORY_RETURNED_S = 35.0
+# Of one phase. Long enough that every attack happens in it.
+PHASE_S = 5.0
 
 
 class Stock(ScriptedParticipant):
@@ -64,6 +71,10 @@ class Used(NamedTuple):
     def cpu_share(self) -> float:
         return self.cpu_s / self.wall_s
 
+    @property
+    def rate(self) -> float:
+        return self.transactions / self.wall_s
+
 
 class Tccd:
     """The process as the operating system sees it, and its ports."""
@@ -87,11 +98,13 @@ class Tccd:
 class Honest:
     """A client that keeps transactions in flight. None of them may fail."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, prefix: str = "", **credentials: Any) -> None:
+        """`prefix`: of its gids."""
         self.done = 0
+        self._prefix = prefix
         # Each has a connection of its own.
         options = (("grpc.use_local_subchannel_pool", 1),)
-        self._client = tcc.Client(address, timeout_s=60, channel_options=options)
+        self._client = tcc.Client(address, timeout_s=60, channel_options=options, **credentials)
 
     async def run(self, seconds: float) -> None:
         ends = time.monotonic() + seconds
@@ -99,7 +112,8 @@ class Honest:
 
     async def _loop(self, ends: float) -> None:
         while time.monotonic() < ends:
-            await self._client.execute([tcc.BranchRequest("stock", "reserve")])  # raises if it is cancelled
+            branches = [tcc.BranchRequest("stock", "reserve")]
+            await self._client.execute(branches, gid=f"{self._prefix}{uuid7()}")  # raises if it is cancelled
             self.done += 1
 
     async def close(self) -> None:
@@ -107,15 +121,17 @@ class Honest:
 
 
 @asynccontextmanager
-async def tccd(config: Path, log_url: str, stock: str) -> AsyncIterator[Tccd]:
+async def tccd(config: Path, log_url: str, stock: str, more: str = "") -> AsyncIterator[Tccd]:
     admin = f"127.0.0.1:{free_port()}"
     config.write_text(  # noqa: ASYNC240 - a few lines
         f'[log]\nurl = "{log_url}"\n[admin]\nlisten = "{admin}"\n[metrics]\nlisten = ""\n'
-        f'[participants.stock]\ntarget = "{stock}"\n'
+        f'[participants.stock]\ntarget = "{stock}"\n{more}\n'
     )
     process = await asyncio.create_subprocess_exec(
         *("sh", "-c", f'ulimit -n {FILES_MAX}; exec "$0" "$@"'),
         *(sys.executable, "-m", "coordinator", "serve", f"--config={config}", "--listen=127.0.0.1:0"),
+        # As deploy/README.md recommends: with an arena for each thread, more of what was freed is kept.
+        env=os.environ | {"MALLOC_ARENA_MAX": "2"},
         stdout=PIPE,
     )
     daemon = Daemon(process)
@@ -140,10 +156,32 @@ async def attacked(address: str, answers: list[str]) -> AsyncIterator[None]:
     async with python("-m", "tests.soak.hostile", address, stderr=None) as hostile:
         assert hostile.stdout is not None
         assert await hostile.stdout.readline() == b"attacking\n"
-        await asyncio.sleep(SOAK_S / 24)
+        await asyncio.sleep(PHASE_S)
         yield
         hostile.terminate()
         answers.append((await hostile.stdout.read()).decode())
+
+
+class Pair(NamedTuple):
+    """The honest client at one coordinator and then at the attacked one."""
+
+    calm: Used
+    # The attacked coordinator, in the meantime.
+    alone: Used
+    both: Used
+
+    @property
+    def kept(self) -> float:
+        """Return the share of its rate that the client kept, outside what the attack costs."""
+        return self.both.rate / (self.calm.rate * (1 - self.alone.cpu_share))
+
+
+async def measured_pair(it: Tccd, other: Tccd, honest: Honest, elsewhere: Honest) -> Pair:
+    alone, calm = await asyncio.gather(
+        measured(it, PHASE_S, None),
+        measured(other, PHASE_S, elsewhere),
+    )
+    return Pair(calm=calm, alone=alone, both=await measured(it, PHASE_S, honest))
 
 
 async def is_healthy(address: str) -> None:
@@ -157,49 +195,54 @@ async def is_healthy(address: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(SOAK_S + 300)
 async def test_an_honest_client_keeps_its_rate_and_the_memory_comes_back(
     tmp_path: Path, log_url: str, databases: Databases, log_schema: LogSchema
 ) -> None:
     answers: list[str] = []
-    with databases.one() as decoy_url:
-        log_schema.make(decoy_url)
+    pairs: list[Pair] = []
+    with databases.one() as other_url:
+        log_schema.make(other_url)
         async with (
             serving(Stock()) as stock,
             tccd(tmp_path / "tcc.toml", log_url, stock) as it,
-            tccd(tmp_path / "decoy.toml", decoy_url, stock) as decoy,
+            tccd(tmp_path / "other.toml", other_url, stock) as other,
         ):
-            honest = Honest(it.address)
-            await honest.run(SOAK_S / 24)  # caches, and connections
+            honest, elsewhere = Honest(it.address), Honest(other.address)
+            for client in (elsewhere, honest):
+                await client.run(PHASE_S)  # caches, and connections
             before_mib = it.resident_mib()
-            async with attacked(decoy.address, []):
-                calm = [await measured(it, SOAK_S / 6, honest)]
+            ends = time.monotonic() + SOAK_S - 2 * PHASE_S - MEMORY_RETURNED_S
             async with attacked(it.address, answers):
                 await is_healthy(it.admin_address)
-                alone = await measured(it, SOAK_S / 12, None)
-                both = await measured(it, SOAK_S / 4, honest)
+                while time.monotonic() < ends:
+                    pairs.append(await measured_pair(it, other, honest, elsewhere))
                 during_mib, files = it.resident_mib(), it.files()
                 await is_healthy(it.admin_address)
-            async with attacked(decoy.address, []):
-                calm.append(await measured(it, SOAK_S / 6, honest))
-            after_mib = it.resident_mib()
+            await honest.run(MEMORY_RETURNED_S)
+            after_mib, other_mib = it.resident_mib(), other.resident_mib()
             newcomer = Honest(it.address)  # the accepting goes on
             await newcomer.run(1)
-            await newcomer.close()
-            await honest.close()
-    calm_rate = sum(each.transactions for each in calm) / sum(each.wall_s for each in calm)
-    calm_cost = sum(each.cpu_s for each in calm) / sum(each.transactions for each in calm)
-    rate = both.transactions / both.wall_s
-    kept = rate / (calm_rate * (1 - alone.cpu_share))
+            for client in (newcomer, honest, elsewhere):
+                await client.close()
+    kept = sorted(pair.kept for pair in pairs)
     print(
         f"\n{answers[0]}"
-        f"attack on a decoy: {calm_rate:.0f} honest transactions/s, "
-        f"{calm_cost * 1e6:.0f} us of CPU of tccd each\n"
-        f"attack alone: {alone.cpu_share:.2f} of a CPU of tccd\n"
-        f"both: {rate:.0f} honest transactions/s, {both.cpu_share:.2f} of a CPU: "
-        f"{kept:.2f} of the rate outside the attack's share\n"
+        f"{len(pairs)} pairs of {PHASE_S:g} s; load of the machine {os.getloadavg()[0]:.1f}\n"
+        f"honest transactions/s at the other coordinator: {spread(pair.calm.rate for pair in pairs)}\n"
+        f"honest transactions/s at the attacked one: {spread(pair.both.rate for pair in pairs)}\n"
+        f"CPU of the attack alone: {spread(pair.alone.cpu_share for pair in pairs)}; "
+        f"with the honest client: {spread(pair.both.cpu_share for pair in pairs)}\n"
+        f"kept outside the attack's share: {spread(kept)}\n"
         f"memory: {before_mib:.0f} MiB before, {during_mib:.0f} during, {after_mib:.0f} after; "
-        f"{files} open files"
+        f"of the other coordinator after: {other_mib:.0f} MiB; {files} open files"
     )
     assert files <= FILES_MAX
-    assert kept >= SHARE_KEPT
+    assert median(kept) >= SHARE_KEPT
     assert after_mib <= before_mib + MEMORY_KEPT_MIB
+
+
+def spread(values: Iterable[float]) -> str:
+    """Return the least, the median and the greatest."""
+    ordered = sorted(values)
+    return f"{ordered[0]:.2f} … {median(ordered):.2f} … {ordered[-1]:.2f}"

@@ -18,6 +18,18 @@ ISSUER = "https://idp.bank.example"
 AUDIENCE = "tcc"
 SERVER_NAME = "tcc.test"
 
+_SIGNS_CERTIFICATES = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+
 
 class Pair:
     """A certificate with its private key, in PEM."""
@@ -75,6 +87,7 @@ def _issued(
     valid_days: int = 2,
 ) -> Pair:
     key = ec.generate_private_key(ec.SECP256R1())
+    signer = by.key if by else key
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
     begin = datetime.now(UTC) + timedelta(days=valid_from_days)
     builder = (
@@ -86,12 +99,19 @@ def _issued(
         .not_valid_before(begin)
         .not_valid_after(begin + timedelta(days=valid_days))
         .add_extension(x509.BasicConstraints(ca, None), critical=True)
+        # Strict verification, which is Python's default from 3.13 on, requires these.
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False
+        )
     )
+    if ca:
+        builder = builder.add_extension(_SIGNS_CERTIFICATES, critical=True)
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     if usage is not None:
         builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-    return Pair(builder.sign(by.key if by else key, hashes.SHA256()), key)
+    return Pair(builder.sign(signer, hashes.SHA256()), key)
 
 
 class Issuer:

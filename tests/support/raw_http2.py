@@ -58,9 +58,9 @@ class RawConnection:
             left -= room
 
     async def until_ended(self, count: int) -> None:
-        """Wait until the server has ended so many streams."""
+        """Wait until the server has ended so many streams, or the connection."""
         async with self._may_send:
-            await self._may_send.wait_for(lambda: len(self.ended) >= count)
+            await self._may_send.wait_for(lambda: len(self.ended) >= count or self.closed.is_set())
 
     async def close(self) -> None:
         self._reading.cancel()

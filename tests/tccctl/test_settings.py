@@ -104,8 +104,11 @@ def test_a_ca_file_without_a_certificate_is_named(tmp_path: Path) -> None:
     key.write_bytes(pair.key_pem)
     empty.touch()
     for file, found in ((key, "PRIVATE KEY"), (empty, "nothing in PEM")):
-        with pytest.raises(UsageFailure, match=f"{file} contains no certificate in PEM, but {found}"):
-            open_channel(Settings(ca_file=file))
+        with (
+            pytest.raises(UsageFailure, match=f"{file} contains no certificate in PEM, but {found}"),
+            open_channel(Settings(ca_file=file)),
+        ):
+            pass
 
 
 def test_a_certificate_and_a_key_that_do_not_belong_together_are_named(tmp_path: Path) -> None:
@@ -114,7 +117,13 @@ def test_a_certificate_and_a_key_that_do_not_belong_together_are_named(tmp_path:
     ca.write_bytes(authority.own.certificate_pem)
     certificate.write_bytes(authority.issue("tcc.test").certificate_pem)
     key.write_bytes(authority.issue("tcc.test").key_pem)
-    with pytest.raises(UsageFailure, match=r"tls\.crt and .*tls\.key do not match"):
-        open_channel(Settings(ca_file=ca, certificate_file=certificate, key_file=key))
-    with pytest.raises(UsageFailure, match="the first contains PRIVATE KEY, the second CERTIFICATE"):
-        open_channel(Settings(ca_file=ca, certificate_file=key, key_file=certificate))
+    with (
+        pytest.raises(UsageFailure, match=r"tls\.crt and .*tls\.key do not match"),
+        open_channel(Settings(ca_file=ca, certificate_file=certificate, key_file=key)),
+    ):
+        pass
+    with (
+        pytest.raises(UsageFailure, match="the first contains PRIVATE KEY, the second CERTIFICATE"),
+        open_channel(Settings(ca_file=ca, certificate_file=key, key_file=certificate)),
+    ):
+        pass

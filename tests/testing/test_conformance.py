@@ -17,6 +17,15 @@ from tests.barrier.test_barrier import make_participant
 
 TRY, CONFIRM, CANCEL = common.OPERATION_TRY, common.OPERATION_CONFIRM, common.OPERATION_CANCEL
 OK, FAILED = common.OUTCOME_CODE_SUCCEEDED, common.OUTCOME_CODE_FAILED
+# The cases that need an action of kind SAGA or MESSAGE.
+OF_KINDS = {
+    "saga_executes_once",
+    "saga_compensates_once",
+    "saga_never_executed",
+    "message_delivered_once",
+    "kinds_apart",
+    "check_after_try",
+}
 
 
 @pytest.mark.parametrize("action", ["single", "batch"])
@@ -59,7 +68,7 @@ async def test_sdk_participant_conforms(postgresql, call_participant, action):
     )
 
     assert report.ok, str(report)
-    assert [result.case for result in report.results if result.skipped] == ["killed_half_way"]
+    assert {result.case for result in report.results if result.skipped} == {"killed_half_way", *OF_KINDS}
 
 
 class Careless(pb_grpc.ParticipantServiceServicer):
@@ -433,9 +442,13 @@ HANGING = {
 }
 
 
+# The short suite has a third of the others: all of them take as long as a hundred other tests.
+QUICK = set(list(FAULTS)[::3]) - HANGING
+
+
 @pytest.mark.parametrize(
     "fault",
-    [pytest.param(fault, marks=[pytest.mark.slow] if fault in HANGING else []) for fault in FAULTS],
+    [pytest.param(fault, marks=[] if fault in QUICK else [pytest.mark.slow]) for fault in FAULTS],
     ids=lambda fault: fault or "no fault",
 )
 async def test_every_fault_is_caught_and_named(fault):
@@ -456,6 +469,9 @@ async def test_every_fault_is_caught_and_named(fault):
     failed = {result.case for result in report.results if result.failure}
     # What races may or may not meet the fault.
     racy = {"concurrent_try_and_cancel"}
+    if fault == "takes a repeated Try for a known one":
+        # It answers otherwise if a repetition overtakes the first Try.
+        racy |= {"concurrent_duplicates"}
     assert failed - racy == wanted - racy, str(report)
     assert report.ok is not bool(fault)
     assert words in str(report)
@@ -471,7 +487,7 @@ async def test_one_test_per_case(sqlite, call_participant, case):
     )
 
     unknown = {"rejected_try", "broken_confirm", "mixed_batch", "duplicates_in_a_batch", "killed_half_way"}
-    assert bool(skipped) == (case.name in unknown)
+    assert bool(skipped) == (case.name in unknown | OF_KINDS)
 
 
 async def test_single_case_raises_what_to_fix():

@@ -170,10 +170,10 @@ def _advice(record: Record, reply: pb.ExplainTransactionResponse, now: float) ->
     advice: list[str] = []
     if tx.held:
         advice.append("release it, if the reason for the hold is gone")
+    own = _of_initiator(record, reply)
     checks = [branch for branch in reply.branches if branch.operation == Operation.CHECK.name]
     if checks:
         return advice + _advice_on_check(checks[0], held=tx.held)
-    own = _of_initiator(record, reply)
     if tx.state is TransactionState.TRYING:
         if own:
             advice.append(f"ask the initiator{_named(tx)} why it has neither confirmed nor cancelled")
@@ -195,18 +195,6 @@ def _advice(record: Record, reply: pb.ExplainTransactionResponse, now: float) ->
     return advice
 
 
-def _advice_on_check(branch: pb.BranchExplanation, *, held: bool) -> list[str]:
-    """Return what helps if it is not known whether the initiator's local change was committed."""
-    advice = _branch_advice(branch, own_try=False)
-    if not held:
-        advice.append("retry it now, when the cause is fixed")
-    advice.append(
-        f"if participant {branch.participant} will never respond: find out whether its local change was "
-        f"committed, and record that as the outcome of branch {branch.branch_id}: it is the decision"
-    )
-    return advice
-
-
 def _of_initiator(record: Record, reply: pb.ExplainTransactionResponse) -> set[str]:
     """Return the unfinished branches whose Try the initiator calls itself."""
     own = {branch.spec.branch_id for branch in record.tx.branches if branch.spec.tried_by_initiator}
@@ -215,6 +203,18 @@ def _of_initiator(record: Record, reply: pb.ExplainTransactionResponse) -> set[s
 
 def _named(tx: Transaction) -> str:
     return f" {tx.initiator}" if tx.initiator else ""
+
+
+def _advice_on_check(branch: pb.BranchExplanation, *, held: bool) -> list[str]:
+    """Return what helps if it is not known whether the initiator's local change was committed."""
+    advice = _branch_advice(branch, own_try=True)
+    if not held:
+        advice.append("retry it now, when the cause is fixed")
+    advice.append(
+        f"if participant {branch.participant} will never respond: find out whether its local change was "
+        f"committed, and record that as the outcome of branch {branch.branch_id}: it is the decision"
+    )
+    return advice
 
 
 def _branch_advice(branch: pb.BranchExplanation, *, own_try: bool) -> list[str]:

@@ -1,11 +1,14 @@
 """Reconciliation for operators: stream findings as they are made, and repair single ones."""
 
 from collections.abc import AsyncIterator
+from hashlib import sha256
+from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 
 from coordinator.api.initiator.replies import STATES
 from coordinator.api.initiator.requests import checked_content_type, checked_gid, duration_s
+from coordinator.api.operator.approvals import Approvals
 from coordinator.api.operator.replies import audit_record
 from coordinator.api.operator.requests import OperatorContext, checked_text
 from coordinator.core.errors import (
@@ -46,6 +49,7 @@ _CODES = {
 }
 
 
+_REPAIR = "branch.repair"
 # How many participants a request may name.
 PARTICIPANTS_MAX = 1_000
 # A hundred years. What a participant computes from an age must stay a time.
@@ -96,6 +100,7 @@ async def compare(
 async def repair(
     reconciler: Reconciler,
     log: OperatorLog,
+    approvals: Approvals,
     request: pb.RepairBranchRequest,
     operator_context: OperatorContext,
     *,
@@ -121,15 +126,25 @@ async def repair(
     operation = reconciler.checked_repair(finding, _WANTED[request.operation])
     if (request.payload or request.content_type) and await reconciler.has_payload(finding):
         raise RepairNotAllowed("the log has the payload of this branch; omit it")
-    detail = {
+    target = f"transaction/{finding.row.gid}"
+    arguments = {
+        "participant": finding.participant,
+        "branch_id": finding.row.branch_id,
+        "operation": operation.name,
+        "payload_sha256": sha256(request.payload).hexdigest() if request.payload else "",
+        "content_type": request.content_type,
+    }
+    approves = await approvals.used(_REPAIR, target, arguments, operator_context)
+    detail: dict[str, Any] = {
         "participant": finding.participant,
         "branch_id": finding.row.branch_id,
         "finding": finding.kind.name,
         "operation": operation.name,
     }
-    audited = await log.audit_append(
-        operator_context.entry("branch.repair", f"transaction/{finding.row.gid}", detail)
-    )
+    if approves:
+        detail["approves"] = approves
+    audited = await log.audit_append(operator_context.entry(_REPAIR, target, detail))
+    await approvals.check_first(audited, approves)
     answer = await reconciler.repair(
         finding, operation, payload=request.payload, content_type=request.content_type
     )

@@ -8,6 +8,7 @@ from coordinator.api.errors import Context, refusals_as_statuses
 from coordinator.api.initiator import replies
 from coordinator.api.initiator.requests import checked_gid, list_position, page_token
 from coordinator.api.operator import bulk, reconciliation, replies as admin_replies
+from coordinator.api.operator.approvals import Approvals
 from coordinator.api.operator.audit_log import log_payloads_read, log_refusal
 from coordinator.api.operator.commands import AdminCommands
 from coordinator.api.operator.explanation import explain
@@ -85,7 +86,10 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self._reconciler = reconciler
         self._auditor = auditor
         self._owner = owner
-        self._commands = AdminCommands(engine, log, transactions=transactions, clock=clock, spans=spans)
+        self._approvals = Approvals(log, clock)
+        self._commands = AdminCommands(
+            engine, log, self._approvals, transactions=transactions, clock=clock, spans=spans
+        )
         self.call_max_s = call_max_s
         self._payload_bytes_max = payload_bytes_max
 
@@ -304,6 +308,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         return await reconciliation.repair(
             self._reconciler,
             self._log,
+            self._approvals,
             request,
             checked_operator_context(request.operator_context),
             payload_bytes_max=self._payload_bytes_max,

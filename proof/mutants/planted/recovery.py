@@ -83,6 +83,15 @@ MUTANTS = (
         new="len(records)",
     ),
     Mutant(
+        name="branches of other tenants are let in",
+        breaks="no transaction has a branch that its tenant did not ask for",
+        definition="check_tenant",
+        old="tx.tenant != tenant",
+        new="False",
+        # A seed in which tenants ask for branches in each other's transactions.
+        check=Program(module="proof.simulate", arguments=("--seeds", "1", "--base", "8", "--jobs", "1")),
+    ),
+    Mutant(
         name="dead coordinators are searched for only once",
         breaks="another coordinator finishes the work of a dead one",
         definition="Adopt.run_once",

@@ -8,6 +8,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from sqlalchemy import make_url
 
+from coordinator.api.operator import approvals
 from tcc import Participant
 from tcc.admin.v1 import admin_pb2 as apb
 from tcc.common.v1 import common_pb2 as common
@@ -170,6 +171,34 @@ async def test_an_orphan_that_needs_its_payload_gets_it_from_the_operator(shop: 
     given = {"payload": b"{}", "content_type": "application/json"}
     assert (await repair(admin, "lost", **given)).result.code == common.OUTCOME_CODE_SUCCEEDED
     assert shop.ledger.effects("lost") == ["cancel", "try"]
+
+
+async def test_a_repair_waits_for_a_second_person(
+    shop: Shop, admin: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(approvals, "_approval_s", lambda: 3600.0)
+    await shop.orphan("lost")
+
+    async def repair_as(operator: str, **fields: object) -> apb.RepairBranchResponse:
+        asked = apb.OperatorContext(operator=operator, reason="it is lost")
+        request = apb.RepairBranchRequest(
+            participant="stock", gid="lost", branch_id="1", operator_context=asked, **fields
+        )
+        return await admin.RepairBranch(request)
+
+    for operator, fields in (
+        ("ana", {}),
+        ("ana", {}),
+        ("bea", {"operation": CONFIRM}),
+        ("bea", {"payload": b"x"}),
+    ):
+        async with refused("FAILED_PRECONDITION", "APPROVAL_REQUIRED"):
+            await repair_as(operator, **fields)
+    assert shop.ledger.effects("lost") == ["try"]
+    repaired = await repair_as("bea")
+    assert repaired.result.code == common.OUTCOME_CODE_SUCCEEDED
+    assert shop.ledger.effects("lost") == ["cancel", "try"]
+    assert '"approves":[1]' in repaired.audit_record.detail
 
 
 async def test_a_leak_is_repaired_only_by_the_decided_operation(shop: Shop, admin: Stub) -> None:

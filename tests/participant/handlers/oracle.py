@@ -82,7 +82,7 @@ def judge(
     """Raise a Finding unless the outcome of one item is what the database has."""
     told = f"{common.OutcomeCode.Name(outcome.code)} {outcome.reason} {outcome.message[:200]!r}"
     facts = f"answered {told}, the database has {kept}, the runs were {list(runs)}"
-    before = None if program.operation == TRY else STATES[TRY]
+    before = STATES[TRY] if program.follows_try else None
     legal = program.must_succeed(dialect)
     if outcome.code == SUCCEEDED:
         if kept.state != STATES[program.operation]:

@@ -23,6 +23,12 @@ from .steps import CALLS, STATEMENTS, Call, Savepoint, SavepointEnd, Sql, Step, 
 TRY, CONFIRM, CANCEL = "TRY", "CONFIRM", "CANCEL"
 
 
+TCC, SAGA, MESSAGE = "TCC", "SAGA", "MESSAGE"
+# The calls of each kind of branch.
+OPERATIONS_OF = {TCC: (TRY, CONFIRM, CANCEL), SAGA: (TRY, CANCEL), MESSAGE: (CONFIRM,)}
+CALLS_OF_KINDS = [(kind, operation) for kind, operations in OPERATIONS_OF.items() for operation in operations]
+
+
 class Caller(Enum):
     PATIENT = "waits for the answer"
     DEADLINE = "gives up at its deadline"
@@ -33,6 +39,7 @@ class Caller(Enum):
 class Program:
     """One item's handler, among healthy items, in one operation."""
 
+    kind: str = TCC
     operation: str = TRY
     is_batch: bool = False
     steps: tuple[Step, ...] = ()
@@ -43,7 +50,7 @@ class Program:
     caller: Caller = Caller.PATIENT
 
     def __str__(self) -> str:
-        form = f"{self.operation} in a batch" if self.is_batch else f"{self.operation}"
+        form = f"{self.kind} {self.operation}{' in a batch' if self.is_batch else ''}"
         place = f", item {self.culprit} of {self.items}" if self.items > 1 else ""
         style = "" if self.caller is Caller.PATIENT else f", its caller {self.caller.value}"
         return f"{form}{place}{style}: {'; '.join(map(str, (*self.steps, self.ending)))}"
@@ -53,6 +60,11 @@ class Program:
         """How simple it is, for choosing what to show."""
         steps = sum(1 + (len(step.body) if isinstance(step, Savepoint) else 0) for step in self.steps)
         return steps + (self.ending != RETURNS_NOTHING), self.caller is not Caller.PATIENT, self.items
+
+    @property
+    def follows_try(self) -> bool:
+        """Whether its branch was tried before."""
+        return self.operation != TRY and self.kind != MESSAGE
 
     @property
     def may_reject(self) -> bool:
@@ -138,7 +150,7 @@ batch_values = st.builds(Return, st.sampled_from(sorted(BATCH_VALUES)))
 @st.composite
 def programs(draw: st.DrawFn, *, is_batch: bool) -> Program:
     """Any handler. The simplest one returns None."""
-    operation = draw(st.sampled_from((TRY, CONFIRM, CANCEL)))
+    kind, operation = draw(st.sampled_from(CALLS_OF_KINDS))
     chosen = draw(st.lists(steps, max_size=4))
     endings = [st.just(RETURNS_NOTHING), st.just(RETURNS_NOTHING), values, exceptions]
     ending = draw(st.one_of(*endings, batch_values) if is_batch else st.one_of(*endings))
@@ -149,6 +161,7 @@ def programs(draw: st.DrawFn, *, is_batch: bool) -> Program:
         chosen.insert(draw(st.integers(0, len(chosen))), Wait())
     items = draw(st.integers(1, 4))
     return Program(
+        kind=kind,
         operation=operation,
         is_batch=is_batch,
         steps=tuple(chosen),

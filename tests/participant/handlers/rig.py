@@ -19,12 +19,17 @@ from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2 as pb, participant_pb2_grpc as pb_grpc
 
 from .oracle import SUCCEEDED, Finding, finding, judge, judge_repetition, look
-from .programs import CANCEL, CONFIRM, TRY, Caller, Program
+from .programs import CALLS_OF_KINDS, CANCEL, CONFIRM, MESSAGE, SAGA, TCC, TRY, Caller, Program
 from .stage import Gate, Performance, Stage
 from .steps import TABLES, Write
 
 Database = Engine | AsyncEngine
 OPERATIONS = {TRY: common.OPERATION_TRY, CONFIRM: common.OPERATION_CONFIRM, CANCEL: common.OPERATION_CANCEL}
+KINDS = {
+    TCC: common.BRANCH_KIND_TCC,
+    SAGA: common.BRANCH_KIND_SAGA,
+    MESSAGE: common.BRANCH_KIND_MESSAGE,
+}
 
 # For what hangs. After the first hang the run fails anyway, and the rest of it is to be quick.
 PATIENCE_S = 20.0
@@ -52,8 +57,12 @@ class Host:
         self._thread.start()
         self.participant = Participant("harness", database=engine)
         for is_batch in (False, True):
-            self.participant.action(_action(is_batch=is_batch))(stage.handlers(is_batch=is_batch))
+            for kind, register in self._decorators().items():
+                register(_action(kind, is_batch=is_batch))(stage.handlers(kind, is_batch=is_batch))
         self.port = self.call(self._start())
+
+    def _decorators(self) -> dict[str, Callable[..., Any]]:
+        return {TCC: self.participant.action, SAGA: self.participant.saga, MESSAGE: self.participant.message}
 
     def call(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(PATIENCE_S)
@@ -104,8 +113,8 @@ class Host:
                 self.on_end()
 
 
-def _action(*, is_batch: bool) -> str:
-    return "batch" if is_batch else "single"
+def _action(kind: str, *, is_batch: bool) -> str:
+    return f"{kind.lower()}_{'batch' if is_batch else 'single'}"
 
 
 class Rig:
@@ -133,8 +142,8 @@ class Rig:
         self._health = health_pb2_grpc.HealthStub(self._channel)
         # So that what is made once is there.
         for is_batch in (False, True):
-            for operation in OPERATIONS:
-                self.check_healthy(Program(operation=operation, is_batch=is_batch))
+            for kind, operation in CALLS_OF_KINDS:
+                self.check_healthy(Program(kind=kind, operation=operation, is_batch=is_batch))
         self._tasks_before = len(self.host.tasks)
         self._threads_before = threading.active_count()
 
@@ -190,13 +199,14 @@ class Rig:
                 gid=f"g{run}-{item}",
                 branch_id="b",
                 operation=OPERATIONS[program.operation],
-                action=_action(is_batch=program.is_batch),
+                action=_action(program.kind, is_batch=program.is_batch),
+                kind=KINDS[program.kind],
                 payload=json.dumps({"token": token, "item": item}).encode(),
             )
             for item in range(program.items)
         ]
         try:
-            if program.operation != TRY:
+            if program.follows_try:
                 tries = [_with_operation(call, common.OPERATION_TRY) for call in calls]
                 outcomes = self._patiently(program, tries)
                 if any(outcome.code != SUCCEEDED for outcome in outcomes):
@@ -217,7 +227,9 @@ class Rig:
 
     def check_healthy(self, program: Program) -> None:
         """Call the same action and operation with a handler that does nothing wrong."""
-        healthy = Program(operation=program.operation, is_batch=program.is_batch, steps=(Write(),))
+        healthy = Program(
+            kind=program.kind, operation=program.operation, is_batch=program.is_batch, steps=(Write(),)
+        )
         with self.playing(healthy) as (performance, calls):
             outcomes = self._patiently(program, calls, what="the next healthy call")
             if outcomes[0].code != SUCCEEDED:

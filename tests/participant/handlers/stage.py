@@ -8,11 +8,19 @@ from itertools import count
 from typing import Any
 
 from .endings import BATCH_VALUES, VALUES, Raise, Return, raise_async, raise_sync
-from .programs import CANCEL, CONFIRM, TRY, Program
+from .programs import CANCEL, CONFIRM, MESSAGE, SAGA, TCC, TRY, Program
 from .steps import Action, Play, Run, Write, drive_async, drive_sync, play
 
-HANDLER_NAMES = {TRY: "try_", CONFIRM: "confirm", CANCEL: "cancel"}
-BATCH_HANDLER_NAMES = {TRY: "try_batch", CONFIRM: "confirm_batch", CANCEL: "cancel_batch"}
+HANDLER_NAMES = {
+    TCC: {TRY: "try_", CONFIRM: "confirm", CANCEL: "cancel"},
+    SAGA: {TRY: "execute", CANCEL: "compensate"},
+    MESSAGE: {CONFIRM: "deliver"},
+}
+BATCH_HANDLER_NAMES = {
+    TCC: {TRY: "try_batch", CONFIRM: "confirm_batch", CANCEL: "cancel_batch"},
+    SAGA: {TRY: "execute_batch", CANCEL: "compensate_batch"},
+    MESSAGE: {CONFIRM: "deliver_batch"},
+}
 
 
 class Gate:
@@ -65,10 +73,10 @@ class Stage:
         self.performances[token] = performance
         return token, performance
 
-    def handlers(self, *, is_batch: bool) -> object:
-        """The handlers of an action."""
+    def handlers(self, kind: str, *, is_batch: bool) -> object:
+        """The handlers of an action of a kind."""
         maker = _MAKERS[self.is_async, is_batch]
-        names = BATCH_HANDLER_NAMES if is_batch else HANDLER_NAMES
+        names = (BATCH_HANDLER_NAMES if is_batch else HANDLER_NAMES)[kind]
         return type("Handlers", (), {name: maker(self, operation) for operation, name in names.items()})
 
     def scene(self, operation: str, items: Sequence[Any]) -> "Scene":

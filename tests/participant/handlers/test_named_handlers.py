@@ -4,7 +4,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.support.participant_databases import FEWER_DATABASES
+from tests.support.participant_databases import DRIVERS
 
 from .endings import BARE_NEXT, CANCELLED_AWAIT, RETURNS_NOTHING, UNENCODABLE, Ending, Raise, Return
 from .oracle import FAILED, REJECTED, SUCCEEDED
@@ -12,11 +12,13 @@ from .programs import CANCEL, CONFIRM, TRY, Caller, Program
 from .rig import PATIENCE_S, Rig
 from .steps import CALLS, STATEMENTS, Call, Lock, Savepoint, SavepointEnd, Sql, Step, Violate, Wait, Write
 
+# The generated handlers run on all six in the short suite, too.
+KINDS = [pytest.param(kind, marks=() if kind == "postgresql" else pytest.mark.slow) for kind in DRIVERS]
 OPERATIONS = [TRY, CONFIRM, CANCEL]
 FORMS = pytest.mark.parametrize("is_batch", [False, True], ids=["single", "batch"])
 
 
-@pytest.fixture(scope="module", params=FEWER_DATABASES)
+@pytest.fixture(scope="module", params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 

@@ -1,0 +1,1 @@
+"""Receipts: messages, because what was mailed cannot be taken back."""
