@@ -89,6 +89,9 @@ def _order(
     branches = _branches(rng, participants, accounts)
     has_rival = rng.random() < 0.1 and shape is not Shape.LOCAL
     rival = _branches(rng, participants, accounts) if has_rival else []
+    # Step by step, a Confirm vouches for what others have registered: only one of the two may come to it.
+    if shape is not Shape.WHOLE and any(each and each[0].kind == "message" for each in (branches, rival)):
+        rival = []
     return Order(
         gid=f"{number}",
         shape=shape,
