@@ -80,6 +80,11 @@ class Business:
         )
 
 
+async def note_local_change(gid: str, branch_id: str, db: LocalTransaction) -> None:
+    """Note an initiator's own change, in its local transaction."""
+    await db.execute(_NOTE, (gid, branch_id, "TRY", "", 0, "LOCAL"))
+
+
 class BatchBusiness:
     """The same with a handler for whole batches, and lanes."""
 

@@ -208,7 +208,7 @@ class Observer:
         branches = record(as_read(row)).usable().tx.branches if row else ()
         asked = {b.spec.branch_id: b.spec.payload for b in branches}
         self._promise(
-            f'"{account}"'.encode() in asked.get(branch_id, b""),
+            kind is Kind.LOCAL or f'"{account}"'.encode() in asked.get(branch_id, b""),
             f"{gid}: {branch_id} took effect on {account}, which the log does not know of",
         )
 

@@ -7,23 +7,27 @@ does that has written them down.
 
 import asyncio
 import random
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import Enum, auto
 from typing import Any
 
 import grpc
 from msgspec import Struct
+from sqlalchemy.exc import OperationalError
 
 from proof.history.events import ReplyOutcome, Verb
-from proof.simulate.business import ACTIONS
+from proof.simulate.business import ACTIONS, note_local_change
 from proof.simulate.moments import EPOCH_S
 from proof.simulate.observer import Observer
+from proof.simulate.participant_database import ParticipantDatabase
 from tcc import errors, payload
 from tcc.client.client import Client
 from tcc.client.interactive import InteractiveTransaction
 from tcc.client.outcome import Outcome as TccOutcome, TransactionState, WaitFor
 from tcc.client.requests import BranchRequest, Kind, TriedKind
 from tcc.common.v1 import common_pb2 as common
+from tcc.participant.participant import Participant
 from tcc.participant.v1 import participant_pb2 as pb, participant_pb2_grpc as pb_grpc
 
 _CONFIRMED = (TransactionState.CONFIRMING, TransactionState.CONFIRMED)
@@ -31,6 +35,7 @@ _CANCELLED = (TransactionState.CANCELLING, TransactionState.CANCELLED)
 _ENDED = (TransactionState.CONFIRMED, TransactionState.CANCELLED)
 
 
+LOCAL_BRANCH = "local"
 KINDS: tuple[Kind, ...] = ("tcc", "tcc", "saga", "message")
 
 
@@ -39,6 +44,8 @@ class Shape(Enum):
 
     WHOLE = auto()
     STEPS = auto()
+    # Step by step, and decided by the initiator's own database.
+    LOCAL = auto()
     # Begun step by step and then forgotten: its expiry ends it.
     FORGOTTEN = auto()
     # Requested whole, and cancelled in the meantime by another caller.
@@ -60,6 +67,8 @@ class Order(Struct, kw_only=True):
     waiters: int
     # Step by step only: the initiator calls the Trys of these branches itself.
     own_tries: list[str]
+    # LOCAL only: the participant whose database is the initiator's own.
+    local: str = ""
     done: bool = False
 
 
@@ -76,9 +85,10 @@ def make_orders(
 def _order(
     rng: random.Random, number: int, participants: list[str], accounts: list[str], until_s: float
 ) -> Order:
-    shape = rng.choices(list(Shape), (10, 4, 1, 1))[0]
+    shape = rng.choices(list(Shape), (10, 4, 3, 1, 1))[0]
     branches = _branches(rng, participants, accounts)
-    rival = _branches(rng, participants, accounts) if rng.random() < 0.1 else []
+    has_rival = rng.random() < 0.1 and shape is not Shape.LOCAL
+    rival = _branches(rng, participants, accounts) if has_rival else []
     return Order(
         gid=f"{number}",
         shape=shape,
@@ -89,6 +99,7 @@ def _order(
         wait_for=rng.choice(("decision", "decision", "completion", "accepted")),
         timeout_s=rng.choice((0.5, 3.0, 10.0, 30.0)),
         waiters=rng.choices((1, 2, 3), (8, 2, 1))[0],
+        local=rng.choice(participants) if shape is Shape.LOCAL else "",
         own_tries=[b.branch_id for b in branches if b.kind != "message" and rng.random() < 0.3],
     )
 
@@ -117,7 +128,8 @@ def _branch(
         participant=rng.choice(participants),
         action=ACTIONS[kind],
         payload={"account": rng.choice(accounts), "quantity": rng.randint(1, 3)},
-        branch_id=f"b{number}",
+        # A message has an id of its own: what a Confirm brings is not in the checker's books of branches.
+        branch_id=f"{'m' if kind == 'message' else 'b'}{number}",
         stage=rng.randint(0, 2) if staged and kind != "message" else 0,
         kind=kind,
         not_before=datetime.fromtimestamp(EPOCH_S + rng.uniform(0.0, 60.0), UTC) if late else None,
@@ -133,9 +145,12 @@ class Initiator:
         orders: list[Order],
         observer: Observer,
         rng: random.Random,
+        databases: Mapping[str, ParticipantDatabase],
         *,
         tenant: str,
     ) -> None:
+        """`databases`: those of the participants, by name."""
+        self._databases = databases
         self._name = name
         self._tenant = tenant
         self._orders = orders
@@ -165,9 +180,9 @@ class Initiator:
     async def _ask(self, order: Order, branches: list[BranchRequest], number: int) -> None:
         """Repeat the request until its outcome is known."""
         while True:
-            if order.shape is Shape.STEPS and number == 0:
+            if order.shape in (Shape.STEPS, Shape.LOCAL) and number == 0:
                 known = await self._steps(order, branches)
-            elif order.shape in (Shape.STEPS, Shape.FORGOTTEN):
+            elif order.shape in (Shape.STEPS, Shape.LOCAL, Shape.FORGOTTEN):
                 known = await self._begin_and_forget(order, branches)
             else:
                 known = await self._execute(order, branches)
@@ -221,11 +236,38 @@ class Initiator:
                 break
             await asyncio.sleep(self._rng.choice((0.0, 0.0, 0.5)))
         else:
-            messages = tuple([branch.branch_id for branch in branches if branch.kind == "message"])
-            return await self._told(Verb.CONFIRM, order.gid, tx.confirm, branch_ids=messages)
+            if not order.local or await self._change_locally(order, tx):
+                return await self._told(Verb.CONFIRM, order.gid, tx.confirm, branch_ids=_messages(branches))
         if self._rng.random() < 0.5:
             return await self._told(Verb.CANCEL, order.gid, tx.cancel)
         return await self._wait(order)
+
+    async def _change_locally(self, order: Order, tx: InteractiveTransaction) -> bool:
+        """Commit the change in the initiator's own database. Return whether it is committed."""
+        own = Participant(order.local, database=self._databases[order.local])  # type: ignore[arg-type] # `seams` opens it
+        digest = f"local {_digest(order.branches, 'first')}"
+        name = self._observer.asked(
+            self._name,
+            Verb.REGISTER_BRANCH,
+            tx.gid,
+            tenant=self._tenant,
+            branch_id=LOCAL_BRANCH,
+            branch_ids=_messages(order.branches),
+            digest=digest,
+        )
+        outcome, reason, committed = ReplyOutcome.ACCEPTED, "", True
+        try:
+            async with tx.local(own, branch_id=LOCAL_BRANCH) as db:
+                await note_local_change(tx.gid, LOCAL_BRANCH, db)
+                await asyncio.sleep(self._rng.choice((0.0, 0.0, 1.0)))
+        except errors.LocalAlreadyCommitted:
+            pass  # in an earlier life
+        except (errors.LocalCommitUnknown, OperationalError):
+            outcome, committed = ReplyOutcome.UNKNOWN, False
+        except errors.TccError as error:
+            (outcome, reason), committed = _outcome_of_error(error), False
+        self._observer.told(name, tx.gid, outcome, reason=reason)
+        return committed
 
     def _transaction(self, order: Order) -> InteractiveTransaction:
         return self._client.transaction(
@@ -340,6 +382,11 @@ class Initiator:
         )
         self._observer.told(name, gid, outcome, completed=state in _ENDED)
         return True
+
+
+def _messages(branches: Sequence[BranchRequest]) -> tuple[str, ...]:
+    """Return the branches that join with the decision."""
+    return tuple([branch.branch_id for branch in branches if branch.kind == "message"])
 
 
 def _digest(branches: list[BranchRequest], how: str) -> str:

@@ -16,7 +16,8 @@ from sqlalchemy.exc import OperationalError
 
 from proof.simulate.virtual_loop import Process
 from tcc.barrier import sql
-from tcc.barrier.driving import Handler
+from tcc.barrier.block import BlockState
+from tcc.barrier.driving import Handler, no_handler
 from tcc.barrier.plans import Invoke, Plan, Statement
 from tcc.barrier.schema import barrier
 
@@ -79,6 +80,11 @@ class ParticipantDatabase:
         if self._holder is process:
             self.rollback()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a transaction is open."""
+        return self._holder is not None
+
     def begin(self, process: Process) -> None:
         self._holder = process
         self.sqlite.execute("BEGIN")
@@ -121,6 +127,8 @@ class SimulatedBarrierExecutor:
     async def transact(self, plan: Callable[[], Plan[T]], handler: Handler) -> T:
         database, rng = self._database, self._database.rng
         await self._take_time()
+        while database.is_open:  # a local transaction of an initiator's
+            await self._take_time()
         database.begin(self._process)
         try:
             outcome = await self._drive(plan(), handler)
@@ -134,6 +142,12 @@ class SimulatedBarrierExecutor:
         _perhaps_lose_connection(rng, database.health.commits_and_fails)
         return outcome
 
+    async def transact_briefly(self, plan: Callable[[], Plan[T]]) -> T:
+        return await self.transact(plan, no_handler)
+
+    def block(self) -> "SimulatedBlock":
+        return SimulatedBlock(self, self._database, self._process)
+
     async def check(self) -> None:
         pass
 
@@ -144,6 +158,14 @@ class SimulatedBarrierExecutor:
         statement = sql.purge(self.dialect_name)
         parameters = {"margin_ms": margin_ms, "rows_max": rows_max}
         return self._database.sqlite.execute(statement.text, parameters).rowcount
+
+    async def take_time(self) -> None:
+        """Wait as long as a statement takes."""
+        await self._take_time()
+
+    async def drive(self, plan: Plan[T]) -> T:
+        """Run a plan without a handler, in the transaction that is open."""
+        return await self._drive(plan, no_handler)
 
     async def _drive(self, plan: Plan[T], handler: Handler) -> T:
         came: Any = None
@@ -166,6 +188,47 @@ class SimulatedBarrierExecutor:
 
     async def _take_time(self) -> None:
         await asyncio.sleep(self._database.rng.expovariate(1 / self._database.health.delay_s))
+
+
+class SimulatedBlock:
+    """In place of `tcc.barrier.block.AsyncBlock`: the local transaction of an initiator."""
+
+    is_async = True
+
+    def __init__(
+        self, executor: SimulatedBarrierExecutor, database: ParticipantDatabase, process: Process
+    ) -> None:
+        self._executor = executor
+        self._database = database
+        self._process = process
+        self.state = BlockState.ROLLED_BACK
+
+    async def begin(self, plan: Plan[T]) -> tuple[T, LocalTransaction]:
+        await self._executor.take_time()
+        while self._database.is_open:
+            await self._executor.take_time()
+        self._database.begin(self._process)
+        self.state = BlockState.OPEN
+        try:
+            return await self._executor.drive(plan), LocalTransaction(self._database)
+        except BaseException:
+            await self.roll_back()
+            raise
+
+    async def commit(self) -> None:
+        health, rng = self._database.health, self._database.rng
+        await self._executor.take_time()
+        if rng.random() < health.fails:
+            await self.roll_back()
+            _perhaps_lose_connection(rng, 1.0)
+        self._database.commit()
+        self.state = BlockState.UNKNOWN
+        _perhaps_lose_connection(rng, health.commits_and_fails)
+        self.state = BlockState.COMMITTED
+
+    async def roll_back(self) -> None:
+        self._database.rollback()
+        self.state = BlockState.ROLLED_BACK
 
 
 def _perhaps_lose_connection(rng: random.Random, chance: float) -> None:

@@ -119,7 +119,9 @@ class World:
             main: Coroutine[Any, Any, None] = self._participant(host)
         elif host in self.orders:
             tenant = tenants.tenant_of(host)
-            main = Initiator(process.name, self.orders[host], self.observer, self.rng, tenant=tenant).run()
+            main = Initiator(
+                process.name, self.orders[host], self.observer, self.rng, self.databases, tenant=tenant
+            ).run()
             if self.seed % _INTRUDED == 0:
                 process.spawn(self._intrude(tenant))
         else:
@@ -131,8 +133,8 @@ class World:
         self.observer.fault("kill", process.name)
         process.kill()
         self.network.process_died(process)
-        if process.host in self.databases:
-            self.databases[process.host].process_died(process)
+        for database in self.databases.values():
+            database.process_died(process)
         if process.host in self.workers and self.rng.random() < 0.5:
             self._supervise(process)
         self._restart_later(process.host)

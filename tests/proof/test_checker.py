@@ -15,6 +15,7 @@ from proof.history.events import (
     Fault,
     Final,
     History,
+    Kind,
     Operation,
     Registered,
     Reply,
@@ -572,3 +573,73 @@ def test_a_violation_names_its_events() -> None:
     (violation,) = violations(script.history)
     assert [script.history[i].branch_id for i in violation.positions] == ["stock", "stock"]
     assert str(violation).startswith("AT_MOST_ONCE g: TRY of stock took effect 2 times")
+
+
+# --- kinds ---------------------------------------------------------------------
+
+
+def of_kind(kind: Kind) -> Script:
+    """A transaction of one branch of this kind, before anything is called."""
+    script = Script()
+    script.request()
+    script.say(Registered, gid="g", branch_ids=("stock",), kinds=(kind,))
+    return script
+
+
+def broken_by(script: Script) -> set[Property]:
+    return {violation.property for violation in violations(script.history)}
+
+
+def test_a_message_that_follows_confirm_breaks_nothing() -> None:
+    script = of_kind(Kind.MESSAGE)
+    script.decide(Decision.CONFIRM)
+    script.call(CONFIRM, "stock")
+    script.effect(CONFIRM, "stock", quantity=0)
+    assert broken_by(script) == set()
+
+
+def test_a_message_before_or_without_confirm_is_found() -> None:
+    early = of_kind(Kind.MESSAGE)
+    early.call(CONFIRM, "stock")
+    early.effect(CONFIRM, "stock", quantity=0)
+    assert Property.DECISION_FIRST in broken_by(early)
+    tried = of_kind(Kind.MESSAGE)
+    tried.call(TRY, "stock")
+    assert broken_by(tried) == {Property.KINDS}
+
+
+def test_a_saga_that_is_confirmed_by_a_call_is_found() -> None:
+    script = of_kind(Kind.SAGA)
+    script.run(TRY, "stock")
+    script.decide(Decision.CONFIRM)
+    assert broken_by(script) == set()
+    script.call(CONFIRM, "stock")
+    assert broken_by(script) == {Property.KINDS}
+
+
+def test_a_saga_compensated_twice_or_not_at_all_is_found() -> None:
+    script = of_kind(Kind.SAGA)
+    script.run(TRY, "stock")
+    script.decide(Decision.CANCEL)
+    script.end(TransactionState.CANCELLED, ("stock",))
+    assert broken_by(script) == {Property.SETTLEMENT}
+    script = of_kind(Kind.SAGA)
+    script.run(TRY, "stock")
+    script.decide(Decision.CANCEL)
+    script.run(CANCEL, "stock")
+    script.run(CANCEL, "stock")
+    assert Property.AT_MOST_ONCE in broken_by(script)
+
+
+def test_a_local_commit_under_cancel_is_found() -> None:
+    script = of_kind(Kind.LOCAL)
+    script.effect(TRY, "stock", quantity=0)
+    script.decide(Decision.CANCEL)
+    assert broken_by(script) == {Property.LOCAL_COMMIT}
+
+
+def test_confirm_without_the_local_commit_is_found() -> None:
+    script = of_kind(Kind.LOCAL)
+    script.call(CHECK, "stock")
+    script.decide(Decision.CONFIRM)
+    assert broken_by(script) == {Property.EVERY_TRY_FIRST}

@@ -6,6 +6,12 @@ where a history is needed, tests on PostgreSQL where the database decides.
 """
 
 from proof.mutants.mutant import Mutant
-from proof.mutants.planted import barrier, core, recovery, security
+from proof.mutants.planted import barrier, core, kinds, recovery, security
 
-MUTANTS: tuple[Mutant, ...] = (*core.MUTANTS, *recovery.MUTANTS, *barrier.MUTANTS, *security.MUTANTS)
+MUTANTS: tuple[Mutant, ...] = (
+    *core.MUTANTS,
+    *kinds.MUTANTS,
+    *recovery.MUTANTS,
+    *barrier.MUTANTS,
+    *security.MUTANTS,
+)
