@@ -7,7 +7,7 @@ does that has written them down.
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from enum import Enum, auto
 from typing import Any
@@ -384,7 +384,7 @@ class Initiator:
         return True
 
 
-def _messages(branches: Sequence[BranchRequest]) -> tuple[str, ...]:
+def _messages(branches: Iterable[BranchRequest]) -> tuple[str, ...]:
     """Return the branches that join with the decision."""
     return tuple([branch.branch_id for branch in branches if branch.kind == "message"])
 
