@@ -163,6 +163,9 @@ ERROR_CHARACTERS_MAX = 1_000
 # The length of a participant's message in replies to the initiator.
 CANCEL_MESSAGE_CHARACTERS_MAX = 500
 
+# Each step reads them, and the attributes of an enumeration are slow.
+_TCC, _CHECK = BranchKind.TCC, Operation.CHECK
+
 Step = tuple[Transaction, tuple[Effect, ...]]
 
 
@@ -211,7 +214,9 @@ def branch_call(tx: Transaction, index: int, operation: Operation) -> BranchCall
 
 def _begin(tx: Transaction, _event: Begun, now: float) -> Step:
     """Write the transaction. If it is whole and needs no Try, its decision is made already."""
-    if not tx.interactive and all(branch.tried is TryState.SUCCEEDED for branch in tx.branches):
+    # The first branch tells in most cases.
+    first = tx.branches[0].tried if tx.branches and not tx.interactive else TryState.UNKNOWN
+    if first and all(branch.tried is TryState.SUCCEEDED for branch in tx.branches):
         return _confirm(tx, now)
     return _save(replace(tx, wake_at=tx.expires_at))
 
@@ -306,7 +311,7 @@ def _call_tries(tx: Transaction, stage: int, now: float) -> Step:
 def _on_try_answered(tx: Transaction, event: CallCompleted, now: float) -> Step:
     if not is_calling(tx, event.index, event.operation):
         return tx, ()
-    if event.operation is Operation.CHECK:
+    if event.operation is _CHECK:
         return _on_check_answered(tx, event, now)
     branch, answer = tx.branches[event.index], event.answer
     match answer.code:
@@ -615,7 +620,7 @@ def _cancel(
 def _decide(tx: Transaction, trigger: Trigger, now: float = NOW) -> Step:
     """Make the decision. Trys that are still in flight become stale. `now` matters for CONFIRM alone."""
     state = TRANSITIONS[tx.state][trigger]
-    tcc = BranchKind.TCC
+    tcc = _TCC
     branches = tuple(
         [
             _decided(branch, DECISIONS[state], now)
@@ -627,7 +632,8 @@ def _decide(tx: Transaction, trigger: Trigger, now: float = NOW) -> Step:
             for branch in tx.branches
         ]
     )
-    if all(branch.done for branch in branches):
+    # The first branch tells in most cases.
+    if (not branches or branches[0].done) and all(branch.done for branch in branches):
         state = TRANSITIONS[state][Trigger.EVERY_BRANCH_DONE]
     return _save(replace(tx, state=state, branches=branches, stuck=False, wake_at=NEVER))
 

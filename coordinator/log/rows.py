@@ -96,6 +96,7 @@ class _Progress(Struct, array_like=True, gc=False):
     failed_span_id: str = ""
 
 
+_TCC = BranchKind.TCC
 _encode = msgspec.msgpack.Encoder().encode
 _decode_specs = msgspec.msgpack.Decoder(list[_Spec]).decode
 _decode_payloads = msgspec.msgpack.Decoder(list[bytes]).decode
@@ -202,7 +203,7 @@ def _is_parked(tx: Transaction) -> bool:
 
 
 def _is_implied(tx: Transaction) -> bool:
-    tcc, of_tcc = BranchKind.TCC, (_TRIED_BY_STATE[tx.state], tx.state.ended, NOW)
+    tcc, of_tcc = _TCC, (_TRIED_BY_STATE[tx.state], tx.state.ended, NOW)
     for branch in tx.branches:
         spec = branch.spec
         tried, done, next_attempt_at = of_tcc if spec.kind is tcc else _implied(tx.state, spec)
@@ -262,7 +263,7 @@ def _trace_text(trace: TraceContext) -> str:
 
 
 def _specs(tx: Transaction) -> bytes:
-    tcc = BranchKind.TCC
+    tcc = _TCC
     return _encode(
         [
             (

@@ -106,7 +106,7 @@ def test_a_mutant_that_fits_no_place_is_stale() -> None:
 
 def test_a_stale_mutant_fails_the_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([], [CAUGHT, replace(CAUGHT, old="no_such_name")]) == 1
-    assert "is stale: `DECISIONS` holds its snippet 0 times" in capsys.readouterr().out
+    assert "is stale: `TCC_DECISIONS` holds its snippet 0 times" in capsys.readouterr().out
 
 
 @pytest.mark.timeout(300)
