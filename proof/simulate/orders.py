@@ -7,7 +7,7 @@ does that has written them down.
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from enum import Enum, auto
 from typing import Any
@@ -240,8 +240,7 @@ class Initiator:
             await asyncio.sleep(self._rng.choice((0.0, 0.0, 0.5)))
         else:
             if not order.local or await self._change_locally(order, tx):
-                messages = tuple([branch.branch_id for branch in branches if branch.kind == "message"])
-                return await self._told(Verb.CONFIRM, order.gid, tx.confirm, branch_ids=messages)
+                return await self._told(Verb.CONFIRM, order.gid, tx.confirm, branch_ids=_messages(branches))
         if self._rng.random() < 0.5:
             return await self._told(Verb.CANCEL, order.gid, tx.cancel)
         return await self._wait(order)
@@ -254,10 +253,10 @@ class Initiator:
             self._name,
             Verb.REGISTER_BRANCH,
             tx.gid,
-            branch_id=LOCAL_BRANCH,
-            branch_ids=tuple([branch.branch_id for branch in order.branches if branch.kind == "message"]),
-            digest=digest,
             tenant=self._tenant,
+            branch_id=LOCAL_BRANCH,
+            branch_ids=_messages(order.branches),
+            digest=digest,
         )
         outcome, reason, committed = ReplyOutcome.ACCEPTED, "", True
         try:
@@ -386,6 +385,11 @@ class Initiator:
         )
         self._observer.told(name, gid, outcome, completed=state in _ENDED)
         return True
+
+
+def _messages(branches: Iterable[BranchRequest]) -> tuple[str, ...]:
+    """Return the branches that join with the decision."""
+    return tuple([branch.branch_id for branch in branches if branch.kind == "message"])
 
 
 def _digest(branches: list[BranchRequest], how: str) -> str:
