@@ -301,7 +301,7 @@ def test_no_answer_decides_nothing(answer: CallResult) -> None:
     assert driver.called() == ["CHECK local"]
 
 
-def test_after_so_many_questions_it_is_stuck_and_then_decides_all_the_same() -> None:
+def test_an_unanswered_check_is_stuck_until_it_is_answered() -> None:
     driver = expired(local_first())
     stuck = []
     for _ in range(4):

@@ -21,7 +21,7 @@ def test_kinds_are_shown_if_there_are_several() -> None:
     assert "SAGA, check-back" in rows_of(table)[1]
 
 
-def test_a_question_without_an_answer_can_be_retried_and_resolved_either_way() -> None:
+def test_an_unanswered_check_can_be_retried_and_resolved() -> None:
     explanation = admin.ExplainTransactionResponse(
         gid="g",
         state=common.TRANSACTION_STATE_TRYING,
