@@ -60,6 +60,7 @@ _MOVE_FROM_PUBLIC = (
     text(f"ALTER TABLE IF EXISTS public.audit_head SET SCHEMA {SCHEMA}"),
     text(f"ALTER TABLE IF EXISTS public.audit_heads SET SCHEMA {SCHEMA}"),
     text(f"ALTER TABLE IF EXISTS public.coordinator_secrets SET SCHEMA {SCHEMA}"),
+    text(f"ALTER TABLE IF EXISTS public.erasures SET SCHEMA {SCHEMA}"),
     text("DROP TABLE public.migration_lock"),
 )
 # What a coordinator needs to run.

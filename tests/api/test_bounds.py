@@ -104,6 +104,10 @@ def repeated_fields(message: Descriptor) -> Iterator[FieldDescriptor]:
             yield from repeated_fields(field.message_type)
 
 
+MESSAGES = [
+    common.BranchSpec(branch_id=str(n), participant="stock", action="notify", kind=common.BRANCH_KIND_MESSAGE)
+    for n in range(LIMITS.branches_max + 1)
+]
 # Each repeated field of a request: a method, the least request that has too many, and the reason.
 TOO_MANY: dict[str, tuple[str, Message, str]] = {
     "tcc.transaction.v1.ExecuteTransactionsRequest.transactions": (
@@ -127,6 +131,16 @@ TOO_MANY: dict[str, tuple[str, Message, str]] = {
         "/tcc.transaction.v1.TransactionService/BeginTransaction",
         pb.BeginTransactionRequest(gid="g", labels={str(n): "" for n in range(LIMITS.labels_max + 1)}),
         "TOO_MANY_LABELS",
+    ),
+    "tcc.transaction.v1.RegisterBranchRequest.messages": (
+        "/tcc.transaction.v1.TransactionService/RegisterBranch",
+        pb.RegisterBranchRequest(gid="g", branch=branch("local"), check_back=True, messages=MESSAGES),
+        "TOO_MANY_BRANCHES",
+    ),
+    "tcc.transaction.v1.ConfirmTransactionRequest.messages": (
+        "/tcc.transaction.v1.TransactionService/ConfirmTransaction",
+        pb.ConfirmTransactionRequest(gid="g", messages=MESSAGES),
+        "TOO_MANY_BRANCHES",
     ),
     "tcc.transaction.v1.ListTransactionsRequest.states": (
         "/tcc.transaction.v1.TransactionService/ListTransactions",

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from coordinator.core import machine
 from coordinator.core.errors import LogUnavailable
-from coordinator.core.model import Transaction
+from coordinator.core.model import NOW, Transaction
 from coordinator.engine.dispatcher import ParticipantDispatcher
 from coordinator.engine.engine import Engine
 from coordinator.engine.log_writer import LogWriter
@@ -98,8 +98,8 @@ def test_saves_without_compare_and_set_are_found(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_decision_that_is_sent_before_it_is_saved_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def decide(tx: Transaction, trigger: machine.Trigger) -> machine.Step:
-        tx, effects = real(tx, trigger)
+    def decide(tx: Transaction, trigger: machine.Trigger, now: float = NOW) -> machine.Step:
+        tx, effects = real(tx, trigger, now)
         if not tx.saving:
             return tx, effects
         tx, calls = machine._go_on_with_phase_two(tx)

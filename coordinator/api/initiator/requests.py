@@ -15,6 +15,7 @@ from coordinator.core.errors import InvalidRequest, TooManyBranches, Transaction
 from coordinator.core.kinds import new_branch
 from coordinator.core.model import (
     CONTENT_TYPE_BYTES_MAX,
+    HELD,
     NOW,
     BranchKind,
     BranchSpec,
@@ -240,13 +241,15 @@ def check_back_spec(
 
 
 def message_specs(
-    messages: Iterable[common.BranchSpec], limits: RequestLimits, cancel_in_stage_order: frozenset[str]
+    messages: Sequence[common.BranchSpec], limits: RequestLimits, cancel_in_stage_order: frozenset[str]
 ) -> tuple[BranchSpec, ...]:
     """Return the messages that join an interactive transaction.
 
     Raises:
-        InvalidRequest
+        InvalidRequest, TooManyBranches
     """
+    if len(messages) > limits.branches_max:
+        raise TooManyBranches(f"at most {limits.branches_max} branches are allowed")
     specs = tuple(branch_spec(message, limits, cancel_in_stage_order) for message in messages)
     if any(spec.kind is not BranchKind.MESSAGE for spec in specs):
         raise InvalidRequest("INVALID_KIND", "each of `messages` must be of kind MESSAGE")
@@ -316,6 +319,8 @@ def _kind(branch: common.BranchSpec) -> tuple[BranchKind, float]:
         return kind, NOW
     if kind is not BranchKind.MESSAGE:
         raise InvalidRequest("INVALID_NOT_BEFORE", "only a message has a time before which it is not called")
+    if not_before >= HELD:
+        raise InvalidRequest("INVALID_NOT_BEFORE", "not_before must be before the end of the year 9999")
     return kind, not_before
 
 
@@ -401,7 +406,7 @@ def _moment_s(request: pb.ListTransactionsRequest | common.BranchSpec, field: st
         return None
     moment: Timestamp = getattr(request, field)
     moment_s = moment.seconds + moment.nanos / 1e9
-    if not (0 <= moment_s < TIME_MAX_S and 0 <= moment.nanos <= NANOS_MAX):
+    if not (0 <= moment_s <= TIME_MAX_S and 0 <= moment.nanos <= NANOS_MAX):
         raise InvalidRequest("INVALID_TIME", f"{field} must be in the years 1970 to 9999")
     return moment_s
 

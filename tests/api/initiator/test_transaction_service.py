@@ -627,6 +627,7 @@ async def test_a_transaction_is_read_in_full(tcc: Running) -> None:
     await tcc.settled("g")
     tx = (await tcc.stub.GetTransaction(pb.GetTransactionRequest(gid="g"))).transaction
     assert (tx.state, tx.labels["order"], tx.initiator) == (common.TRANSACTION_STATE_CONFIRMED, "17", "shop")
+    request.branches[0].kind = common.BRANCH_KIND_TCC
     assert tx.branches[0].spec == request.branches[0]
     assert tx.branches[0].state == common.BRANCH_STATE_CONFIRMED
     assert tx.created_at.ToNanoseconds() <= tx.decided_at.ToNanoseconds() <= tx.ended_at.ToNanoseconds()
