@@ -613,6 +613,9 @@ ALTER TABLE IF EXISTS public.audit_heads SET SCHEMA tcc;
 ALTER TABLE IF EXISTS public.coordinator_secrets SET SCHEMA tcc;
 
 -- migration: move_from_public
+ALTER TABLE IF EXISTS public.erasures SET SCHEMA tcc;
+
+-- migration: move_from_public
 DROP TABLE public.migration_lock;
 
 -- migration: may_rewrite

@@ -10,6 +10,7 @@ import pytest
 from coordinator.api.operator.approvals import Approvals
 from coordinator.api.operator.requests import OperatorContext
 from coordinator.core.errors import ApprovalRequired
+from coordinator.core.model import HELD
 from coordinator.engine.clock import LogClock
 from coordinator.log.operator_store import PostgresOperatorLog
 from coordinator.security.tokens import new_token, token_hash
@@ -142,11 +143,14 @@ async def test_an_expired_request_is_none(bank: Guarded, monkeypatch: pytest.Mon
 async def test_a_request_is_used_once(bank: Guarded, log_url: str) -> None:
     assert await refusal(resolve(bank, ANA)) == REQUIRED
     await resolve(bank, BEA)
-    # As if an older copy of the transaction had been restored: what was approved is not approved again.
+    # As if an older copy of the transaction had been restored: what was approved is not approved again. It
+    # is held, so that no coordinator changes it in the meantime.
     await sql(
         log_url,
-        """UPDATE transactions SET progress = NULL, heuristic = false, version = version + 1
+        """UPDATE transactions
+           SET progress = NULL, heuristic = false, version = version + 1, next_attempt_at = to_timestamp(%s)
            WHERE gid = 'shop-g'""",
+        HELD,
     )
     assert await heuristic(bank) == []
     assert await refusal(resolve(bank, BEA)) == REQUIRED
