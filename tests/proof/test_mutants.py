@@ -18,7 +18,7 @@ CAUGHT = Mutant(
     breaks="the decision table has every cell",
     definition="TCC_DECISIONS",
     old="{(Operation.TRY, BarrierState.TRIED): BarrierDecision.REPLAY}",
-    new="{(Operation.TRY, BarrierState.TRIED, None): BarrierDecision.REPLAY}",
+    new="{(Operation.TRY, 0): BarrierDecision.REPLAY}",
     check=selection(DECISIONS_TEST),
 )
 HARMLESS = replace(
