@@ -185,10 +185,11 @@ class LiveTransactions:
             return
         if is_reached(waiter.milestone, tx, waiter.branch_id):
             waiter.settle(tx)
+        elif waiter.is_command and not tx.state.decided:
+            # It was applied to a memory that no longer exists, also if the transaction is live here again.
+            waiter.fail(owner_changed())
         elif tx.gid in self.live:
             self.wait_for(self.live[tx.gid], waiter)
-        elif waiter.is_command and not tx.state.decided:
-            waiter.fail(owner_changed())
         else:
             self.watched.setdefault(tx.gid, []).append(waiter)
 

@@ -2,8 +2,11 @@
 
 import pytest
 
+from coordinator.core.errors import OwnerChanged, Refused
 from coordinator.core.model import Branch, BranchSpec, Transaction, TransactionState, TryState
-from coordinator.engine.waiting import Milestone, is_reached
+from coordinator.engine.live import LiveTransactions
+from coordinator.engine.waiting import Milestone, Waiter, is_reached
+from coordinator.ports.log import Record
 
 ACCEPTED, REGISTERED, TRIED, DECIDED, COMPLETED = Milestone
 
@@ -68,3 +71,28 @@ def test_a_branch_is_tried_when_its_try_has_succeeded(tried: TryState) -> None:
     )
     assert is_reached(TRIED, tx, "stock") is (tried is TryState.SUCCEEDED)
     assert not is_reached(TRIED, tx, "coupon")
+
+
+class _Request(Waiter):
+    failure: Refused | None = None
+
+    def settle(self, tx: Transaction) -> None:
+        raise AssertionError(f"{tx.gid} has not reached it")
+
+    def fail(self, error: Refused) -> None:
+        self.failure = error
+
+    def is_cancelled(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("is_command", [True, False])
+def test_a_command_does_not_wait_for_a_transaction_that_forgot_it(is_command: bool) -> None:  # noqa: FBT001
+    """It was parked with the command in memory alone, and is live here again."""
+    transactions = LiveTransactions({}, bytes_max=1_000)
+    entry = transactions.remember(_transaction(TransactionState.TRYING), begun=False)
+    request = _Request(DECIDED, is_command=is_command)
+    transactions.watched["g"] = [request]
+    transactions.settle_watched(["g"], {"g": Record(tx=entry.tx, owner="ours", created_at=0.0)})
+    assert isinstance(request.failure, OwnerChanged) is is_command
+    assert entry.waiters == ([] if is_command else [request])
