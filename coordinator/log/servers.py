@@ -76,7 +76,7 @@ class History:
             ServerRefusedError: the server must not be used.
         """
         if not place.timeline:
-            raise ServerRefusedError(f"{server.name} is a standby")
+            raise _standby(server)
         latest = self.latest
         if latest is not None and place.system_identifier != latest.system_identifier:
             raise ServerRefusedError(
@@ -130,7 +130,7 @@ def libpq_url(url: str) -> str:
     return re.sub(r"^postgresql\+\w+:", "postgresql:", url)
 
 
-def connect(url: str, history: History | None = None) -> psycopg.Connection:
+def connect(url: str) -> psycopg.Connection:
     """Return a connection to the primary among the servers of `url`. Block.
 
     It is in autocommit mode and prepares no statements.
@@ -138,20 +138,17 @@ def connect(url: str, history: History | None = None) -> psycopg.Connection:
     Raises:
         psycopg.Error: none of them is the primary. With several, the text says what each answered.
     """
-    history = history or History()
     failures: list[tuple[Server, psycopg.Error]] = []
     for server in servers(url):
         try:
-            connection = psycopg.connect(server.conninfo, **_OPTIONS)
-            try:
-                history.check(server, _place(connection.execute(_PLACE).fetchone()))
-            except BaseException:
-                connection.close()
-                raise
+            connection, place = _open(server)
         except psycopg.Error as error:
             failures.append((server, error))
-        else:
+            continue
+        if place.timeline:
             return connection
+        connection.close()
+        failures.append((server, _standby(server)))
     raise _joined(failures)
 
 
@@ -188,10 +185,10 @@ def check_one_primary(url: str) -> None:
         return
     for server in several:
         try:
-            with psycopg.connect(server.conninfo, **_OPTIONS) as connection:
-                place = _place(connection.execute(_PLACE).fetchone())
+            connection, place = _open(server)
         except psycopg.Error:
             continue
+        connection.close()
         if place.timeline:
             primaries.append((place.timeline, server.name))
     if len(primaries) > 1:
@@ -200,6 +197,19 @@ def check_one_primary(url: str) -> None:
             f"more than one server accepts writes: {found}. Only one can hold the log: stop those that are "
             "former primaries, and make them standbys with pg_rewind"
         )
+
+
+def _open(server: Server) -> tuple[psycopg.Connection, Place]:
+    connection = psycopg.connect(server.conninfo, **_OPTIONS)
+    try:
+        return connection, _place(connection.execute(_PLACE).fetchone())
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _standby(server: Server) -> ServerRefusedError:
+    return ServerRefusedError(f"{server.name} is a standby")
 
 
 def _place(row: tuple[Any, ...] | None) -> Place:
