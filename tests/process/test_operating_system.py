@@ -83,7 +83,7 @@ libc.fflush(None)
     ("argument", "environment", "arenas"),
     [("unlimited", {}, 7), ("limited", {}, 2), ("limited", {"MALLOC_ARENA_MAX": "4"}, 4)],
 )
-def test_threads_share_two_arenas_unless_the_environment_says_more(
+def test_threads_share_two_arenas_unless_the_environment_sets_more(
     argument: str, environment: dict[str, str], arenas: int
 ) -> None:
     # The main thread has an arena of its own, and each of the six others gets one while there are more.
