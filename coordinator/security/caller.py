@@ -82,6 +82,11 @@ class Caller(Struct, frozen=True, kw_only=True):
         known = self.client or self.operator
         return known.name if known else ""
 
+    @property
+    def role_name(self) -> str:
+        """Return the name of its role as an operator; empty: it is none."""
+        return self.operator.role.name.lower() if self.operator else ""
+
 
 # The caller of the call that this task runs. None: calls are not authenticated here.
 CALLER: ContextVar[Caller | None] = ContextVar("caller", default=None)

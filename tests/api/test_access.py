@@ -453,7 +453,7 @@ async def test_the_operator_is_the_caller_and_a_given_name_stands_beside(tcc: Gu
         record = (await method(request, timeout=30)).audit_record
         assert record.operator == ANA
         assert record.on_behalf_of == ("" if shown.held else operator)
-        assert record.method == "certificate"
+        assert (record.method, record.role) == ("certificate", "admin")
         assert record.peer.startswith("ipv4:127.0.0.1:")
         assert len(record.credential) == 64
     paused = await ana.PauseParticipant(
