@@ -72,6 +72,8 @@ class Caller(Struct, frozen=True, kw_only=True):
     method: str
     client: Client | None = None
     operator: Operator | None = None
+    # The principals that make it an operator.
+    operator_principals: tuple[str, ...] = ()
     # Of an operator's call, for the audit chain: its address, and which certificate or token it came with.
     peer: str = ""
     credential: str = ""
