@@ -27,6 +27,7 @@ def connect(url: str, *, timeout_s: float = _TIMEOUT_S) -> Redis:
     """Return a client that fails at once. Its callers repeat what failed, each in its own way."""
     return Redis.from_url(
         url,
+        protocol=2,  # its answers have the same form in every version of redis-py
         socket_connect_timeout=timeout_s,
         socket_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),
