@@ -1,5 +1,6 @@
 """A real Redis that a test kills and starts again on the same socket, with its files."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,16 @@ class RedisProcess:
         assert self._child is not None
         self._child.kill()
         await self._child.stop()
+
+    async def fail_power(self) -> None:
+        """Start again without the last tenth of the append-only file.
+
+        SIGKILL alone loses nothing: what was written is with the operating system.
+        """
+        await self.kill()
+        [log] = (self._home / "appendonlydir").glob("*.incr.aof")
+        os.truncate(log, log.stat().st_size * 9 // 10)
+        await self.start()
 
     async def lose_everything(self) -> None:
         """Start again without the files, as after a lost disk."""
