@@ -126,7 +126,7 @@ class Orders:
 
 @pytest.mark.slow
 @needs_redis
-async def test_every_confirmed_order_ships_once_whatever_is_killed(
+async def test_every_confirmed_order_ships_once_under_kills(
     databases: Databases, log_url: str, home: Path, tmp_path: Path
 ) -> None:
     async with AsyncExitStack() as stack:

@@ -84,7 +84,7 @@ async def pending(client: Any) -> int:
     return (await client.xpending(STREAM, SUBSCRIPTION.group))["pending"]
 
 
-async def test_an_event_ships_once_however_often_it_is_published(
+async def test_an_event_published_twice_ships_once(
     redis: RedisProcess, client: Any, database: AsyncEngine
 ) -> None:
     shop = await Shop(client, database).start()
@@ -125,7 +125,7 @@ async def test_what_a_living_consumer_handles_is_left_to_it(
     assert (await shop.shipped(), await pending(client)) == ([], 1)
 
 
-async def test_an_event_that_fails_is_dead_after_so_many_attempts_and_blocks_no_other(
+async def test_a_failing_event_becomes_a_dead_letter_and_blocks_no_other(
     redis: RedisProcess, client: Any, database: AsyncEngine
 ) -> None:
     shop = await Shop(client, database).start()
