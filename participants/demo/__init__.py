@@ -7,6 +7,9 @@ workers, places orders from concurrent initiators, kills a worker and a particip
 with SIGKILL and waits for their restart, waits until every transaction has ended,
 and runs the audit. Then it removes everything.
 
+With `--redis` there are also Redis, the participant `events` and the service `shipping`:
+each confirmed order is an event, and the audit finds one shipment for it.
+
 - `plan`: the orders and the kills, derived from one seed; pure.
 - `cluster`: the processes.
 - `initiator`: one order, with each fault of an initiator.

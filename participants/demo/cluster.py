@@ -17,18 +17,25 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from participants.child_process import Child, ChildError
 from participants.coupon.store import issue
 from participants.demo.plan import SHOP, PlannedKill
 from participants.inventory.store import restock
+from participants.shipping.store import shipment
 
 WORKERS = 2
 COORDINATOR = "coordinator"
+REDIS, EVENTS, SHIPPING = "redis", "events", "shipping"
 
 # Short, so that an interrupted demo does not wait for transactions that initiators left open.
 _DRAIN_S = 2.0
+
+# For the shipments, after all transactions have ended.
+_SHIPPED_TIMEOUT_S = 60.0
+_SHIPPED_POLL_S = 0.1
 
 _WORKER_LINE = r"worker (\d+) ready"
 _LISTENING_LINE = r"listening on (\S+)"
@@ -51,8 +58,11 @@ class Death:
 class Cluster:
     """The running processes. A context manager that starts and stops them."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, ships: bool = False) -> None:
         self._home = home
+        # With events and shipping, and the Redis between them.
+        self._ships = ships
+        self._participants = (*SHOP, EVENTS) if ships else SHOP
         self._children: dict[str, Child] = {}
         self._watches: set[asyncio.Task[None]] = set()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -113,15 +123,29 @@ class Cluster:
         ready = await self._children[COORDINATOR].lines(_WORKER_LINE, count=count)
         return int(ready[count - 1])
 
+    async def shipped(self, count: int) -> None:
+        """Wait for so many shipments, up to a limit. The audit finds what is missing then."""
+        database = create_async_engine(self.databases[SHIPPING])
+        deadline = time.monotonic() + _SHIPPED_TIMEOUT_S
+        found = 0
+        while found < count and time.monotonic() < deadline:
+            await asyncio.sleep(_SHIPPED_POLL_S)
+            async with database.connect() as db:
+                found = await db.scalar(select(func.count()).select_from(shipment)) or 0
+        await database.dispose()
+
     # --- the start ---------------------------------------------------------
 
     async def _start(self) -> None:
         await self._start_postgres()
-        await asyncio.gather(*(self._start_participant(name) for name in SHOP))
+        if self._ships:
+            await self._start_redis()
+            await self._start_shipping()
+        await asyncio.gather(*(self._start_participant(name) for name in self._participants))
         await self._start_coordinator()
 
     async def _start_postgres(self) -> None:
-        names = [COORDINATOR, *SHOP]
+        names = [COORDINATOR, *self._participants, *([SHIPPING] if self._ships else [])]
         wanted = [f"--database={name}" for name in names]
         await self._start_child("postgres", _tccd(), "postgres", f"--data-dir={self._home}", *wanted)
         urls = await self._children["postgres"].lines(r"database \S+ at (\S+)", count=len(names))
@@ -131,6 +155,26 @@ class Cluster:
             for name, url in zip(names, urls, strict=True)
         }
 
+    async def _start_redis(self) -> None:
+        await self._start_child(
+            REDIS,
+            *("redis-server", "--port", "0", "--unixsocket", str(self._home / "redis.sock")),
+            *("--dir", str(self._home), "--save", "", "--appendonly", "yes", "--appendfsync", "everysec"),
+        )
+        await self._children[REDIS].lines(r".*(ready to accept connections at).*")
+
+    async def _start_shipping(self) -> None:
+        await self._start_child(
+            SHIPPING,
+            *(sys.executable, "-m", "participants.shipping"),
+            *(f"--database={self.databases[SHIPPING]}", f"--redis={self._redis}", "--claim-after-s=2"),
+        )
+        await self._children[SHIPPING].lines(r"consuming (\S+) .*")
+
+    @property
+    def _redis(self) -> str:
+        return f"unix://{self._home / 'redis.sock'}"
+
     async def _start_participant(self, name: str) -> None:
         await self._start_child(
             name,
@@ -138,6 +182,7 @@ class Cluster:
             f"--listen={self._addresses.get(name, '127.0.0.1:0')}",
             f"--database={self.databases[name]}",
             *(_SLOW_ORDER if name == "order" else ()),
+            *((f"--broker={self._redis}",) if name == EVENTS else ()),
         )
         [self._addresses[name]] = await self._children[name].lines(_LISTENING_LINE)
 
@@ -180,7 +225,7 @@ class Cluster:
     async def _stop(self) -> None:
         """Stop the coordinator first, because it calls the participants, and PostgreSQL last."""
         async with AsyncExitStack() as stops:  # in reverse order, each even if an earlier one fails
-            for name in ("postgres", *SHOP, COORDINATOR):
+            for name in ("postgres", REDIS, SHIPPING, *self._participants, COORDINATOR):
                 if name in self._children:
                     stops.push_async_callback(self._children[name].stop)
         await asyncio.gather(*self._watches)

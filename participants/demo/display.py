@@ -115,6 +115,8 @@ def _rows(summary: Summary) -> Iterator[tuple[str, str]]:
             "effects",
             f"{counts['charged']} charged, {counts['refunded']} refunded, {counts['receipts']} receipts",
         )
+        if "shipments" in counts:
+            yield "shipped", f"{counts['shipments']} orders, through Redis"
     yield "when calm", f"{_per_s(summary.rates.calm)}"
     yield "under kills", f"{_per_s(summary.rates.under_kills)}"
     if summary.latency_ms:

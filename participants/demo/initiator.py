@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from participants.coupon.requests import UseCoupon
 from participants.demo.plan import InitiatorFault, PlannedOrder
@@ -11,6 +12,7 @@ from participants.inventory.requests import ReserveStock
 from participants.mail.requests import SendReceipt
 from participants.order.requests import OpenOrder
 from participants.payment.requests import ChargeCard
+from participants.shipping import ORDER_CONFIRMED, TOPIC
 from tcc.client.client import Client
 from tcc.client.interactive import InteractiveTransaction
 from tcc.client.outcome import Outcome
@@ -130,7 +132,17 @@ def purchase(order: PlannedOrder) -> list[BranchRequest]:
         *branches(order),
         BranchRequest("payment", "charge", charge, kind="saga", stage=1),
         BranchRequest("mail", "send_receipt", receipt, kind="message"),
+        *([BranchRequest("events", "publish", _event(order), kind="message")] if order.ships else []),
     ]
+
+
+def _event(order: PlannedOrder) -> dict[str, Any]:
+    return {
+        "topic": TOPIC,
+        "type": ORDER_CONFIRMED,
+        "subject": order.gid,
+        "data": {"order_id": order.gid, "sku": order.sku, "quantity": order.quantity},
+    }
 
 
 def branches(order: PlannedOrder) -> list[BranchRequest]:

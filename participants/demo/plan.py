@@ -6,7 +6,7 @@ it: which of two orders gets the last item depends on timing.
 
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 PARTICIPANTS = ("inventory", "coupon", "order")
@@ -64,6 +64,8 @@ class PlannedOrder:
     initiator_fault: InitiatorFault
     # In [0, 1): how soon a response is lost, or after how many Trys the initiator vanishes.
     draw: float
+    # True if an event tells the shipping service when the order is confirmed.
+    ships: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,11 +89,15 @@ class Plan:
     coupons: tuple[str, ...]
     kills: tuple[PlannedKill, ...]
 
+    @property
+    def ships(self) -> bool:
+        return any(order.ships for order in self.orders)
 
-def make_plan(*, orders: int, seed: int) -> Plan:
-    """Return the plan of a seed."""
+
+def make_plan(*, orders: int, seed: int, ships: bool = False) -> Plan:
+    """Return the plan of a seed. `ships`: confirmed orders are shipped."""
     chance = random.Random(seed)
-    planned = tuple(_plan_orders(orders, chance))
+    planned = tuple(replace(order, ships=ships) for order in _plan_orders(orders, chance))
     return Plan(
         seed=seed,
         orders=planned,

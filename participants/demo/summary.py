@@ -68,9 +68,20 @@ class Summary:
 
 
 def effects(snapshot: Snapshot) -> dict[str, int]:
-    """Count the charges, refunds and receipts."""
+    """Count the charges, refunds and receipts, and the shipments if there are any to be."""
     verbs = Counter(entry.verb for entry in snapshot.payments)
-    return {"charged": verbs[CHARGED], "refunded": verbs[REFUNDED], "receipts": len(snapshot.receipts)}
+    shipments = {} if snapshot.shipments is None else {"shipments": len(snapshot.shipments)}
+    return {
+        "charged": verbs[CHARGED],
+        "refunded": verbs[REFUNDED],
+        "receipts": len(snapshot.receipts),
+        **shipments,
+    }
+
+
+def confirmed(records: Iterable[TransactionRecord]) -> int:
+    """Count the transactions that are CONFIRMED."""
+    return sum(record.state is TransactionState.CONFIRMED for record in records)
 
 
 def summarise(
@@ -87,7 +98,7 @@ def summarise(
     return Summary(
         seed=plan.seed,
         orders=len(plan.orders),
-        confirmed=sum(record.state is TransactionState.CONFIRMED for record in records.values()),
+        confirmed=confirmed(records.values()),
         cancelled_by_reason=cancelled_by_reason(records.values()),
         recovered=len(recoveries_s),
         recovered_within_s=max(recoveries_s, default=0.0),

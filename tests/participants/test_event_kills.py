@@ -80,8 +80,8 @@ def config(log_url: str, seats_address: str, events_address: str) -> str:
     """
 
 
-class Orders:
-    """Initiators that place orders until they are told to stop. The decision is all that they wait for."""
+class Load:
+    """Initiators that place orders until `stop` is called. The decision is all that they wait for."""
 
     def __init__(self, client: tcc.Client) -> None:
         self._client = client
@@ -126,7 +126,7 @@ class Orders:
 
 @pytest.mark.slow
 @needs_redis
-async def test_every_confirmed_order_ships_once_whatever_is_killed(
+async def test_every_confirmed_order_ships_once_under_kills(
     databases: Databases, log_url: str, home: Path, tmp_path: Path
 ) -> None:
     async with AsyncExitStack() as stack:
@@ -150,7 +150,7 @@ async def test_every_confirmed_order_ships_once_whatever_is_killed(
             daemon.serving(tmp_path, config(log_url, seats_address, address))
         )
         client = await stack.enter_async_context(tcc.Client(coordinator.address))
-        orders = Orders(client)
+        orders = Load(client)
         placing = asyncio.create_task(orders.place_all())
         for victim in (events, redis, consumers[0]):
             await orders.some_more()
