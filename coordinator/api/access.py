@@ -43,6 +43,17 @@ class Access:
 
         return answer
 
+    def check_again(self, caller: Caller, method: str) -> Caller:
+        """Return an operator that once called this method, with the rights that it has now.
+
+        Raises:
+            NotAllowed: it may not call the method any more.
+        """
+        operator = self.authenticator.policy.operator(caller.operator_principals)
+        now = replace(caller, operator=operator)
+        permissions.check(now, method)
+        return now
+
     def _admit(self, method: str, context: Context) -> bool:
         """Let this task go on as its caller, or give the call the status of a refusal."""
         caller: Caller | None = None

@@ -52,6 +52,7 @@ class Order:
     branch_id: str
     coupon_id: str | None
     state: OrderState
+    is_local: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +86,14 @@ _RESERVATIONS = select(
 _COUPONS = select(coupon.c.coupon_id, coupon.c.state, coupon.c.gid, coupon.c.branch_id).where(
     coupon.c.state != CouponState.AVAILABLE.value
 )
-_ORDERS = select(orders.c.order_id, orders.c.gid, orders.c.branch_id, orders.c.coupon_id, orders.c.state)
+_ORDERS = select(
+    orders.c.order_id,
+    orders.c.gid,
+    orders.c.branch_id,
+    orders.c.coupon_id,
+    orders.c.state,
+    orders.c.is_local,
+)
 
 
 async def read_snapshot(

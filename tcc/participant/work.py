@@ -251,8 +251,11 @@ class ParticipantWork:
             kind = BranchKind.SAGA
         if kind is None or operation not in _HAS_CALL[kind]:
             return _wrong_kind(f"{operation.name} is no call of a branch of kind {_kind_name(call.kind)}")
+        # An initiator's own Try stores none, so its row is not compared. A Confirm or Cancel that only claims
+        # that the initiator tried is: what its sender stored may have been rewritten.
+        is_initiators = operation is Operation.TRY and call.tried_by_initiator
         digest = b""
-        if not call.tried_by_initiator and call.content_type != payload.UNKNOWN:
+        if not is_initiators and call.content_type != payload.UNKNOWN:
             digest = digest_of(name, call.payload, call.content_type)
         branch = Branch(gid, branch_id, name, call.expires_at_ms, call.attempt, digest=digest)
         try:

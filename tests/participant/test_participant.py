@@ -162,7 +162,7 @@ async def test_undecodable_payload_is_refused_for_good_and_its_cancel_succeeds(s
 async def test_cancel_that_cannot_be_understood_keeps_the_reservation(sqlite, call_participant):
     engine, ledger = sqlite
     caller = await call_participant(_participant(engine, Idle, Model))
-    await _call(caller, payload=_JSON)
+    await _call(caller, payload=_JSON, tried_by_initiator=True)
 
     cancelled = await _call(caller, CANCEL, payload=b"{", tried_by_initiator=True)
 

@@ -6,6 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from participants.audit import AuditedTransaction, End, Snapshot, audit, read_snapshot
 from participants.mail.service import mail
 from participants.mail.store import Receipt, metadata as mail_metadata
+from participants.order.store import NewOrder, metadata as order_metadata, order_place
 from participants.payment.service import payment
 from participants.payment.store import CHARGED, REFUNDED, Entry, metadata as payment_metadata
 from participants.serving import create_schema
@@ -55,6 +56,32 @@ def violations(end: End | None, *, charged: int = 0, refunded: int = 0, receipts
 )
 def test_the_rules_of_payments_and_receipts(end, effects, rules):
     assert violations(end, **effects) == rules
+
+
+@pytest.mark.parametrize(
+    ("end", "is_committed", "rules"),
+    [
+        (CONFIRMED, True, []),
+        (CONFIRMED, False, ["RECORD_MISSING"]),
+        (CANCELLED, False, []),
+        (CANCELLED, True, ["MIXED_OUTCOME"]),
+        (None, True, ["ORPHAN"]),
+    ],
+)
+async def test_an_order_is_committed_locally_exactly_if_confirmed(
+    database: AsyncEngine, end, is_committed, rules
+):
+    row = NewOrder("o", "g", "order", "ann", "tea", 1, None)
+    async with database.begin() as db:
+        await db.run_sync(order_metadata.create_all)
+        if is_committed:
+            await order_place(db, row)
+    url = database.url.render_as_string(hide_password=False)
+    snapshot = await read_snapshot(inventory=url, coupon=url, order=url)
+    assert [order.is_local for order in snapshot.orders] == [True] * is_committed
+
+    known = [] if end is None else [AuditedTransaction(gid="g", end=end, branches=(("order", "order"),))]
+    assert [violation.rule for violation in audit(snapshot, known)] == rules
 
 
 @pytest.mark.parametrize(
