@@ -9,7 +9,8 @@ waits for their restart, waits until every transaction has ended, and runs the a
 Then it removes everything.
 
 With `--redis` there are also Redis, the participant `events` and the service `shipping`:
-each confirmed order is an event, and the audit finds one shipment for it.
+each confirmed order is an event, Redis and shipping are killed, too, and the audit finds one
+shipment for each confirmed order.
 
 - `plan`: the orders and the kills, derived from one seed; pure.
 - `cluster`: the processes.

@@ -14,10 +14,10 @@ from rich.console import Console
 from participants import redis_server
 from participants.audit import audit, list_transactions, read_snapshot
 from participants.child_process import ChildError
-from participants.demo.cluster import SHIPPING, Cluster
+from participants.demo.cluster import Cluster
 from participants.demo.display import Display
 from participants.demo.load import LoadResult, run_load
-from participants.demo.plan import SHOP, Plan, make_plan
+from participants.demo.plan import SHIPPING, SHOP, Plan, make_plan
 from participants.demo.summary import Summary, as_json, confirmed, effects, summarise
 
 ORDERS_DEFAULT = 1_800

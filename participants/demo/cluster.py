@@ -25,13 +25,21 @@ from participants.child_process import Child, ChildError
 from participants.coupon.store import issue
 from participants.demo.checkout import ORDERS, READY, RESULTS
 from participants.demo.initiator import ORDER, OrderResult
-from participants.demo.plan import CHECKOUTS, SHOP, WORKER, PlannedKill, PlannedOrder
+from participants.demo.plan import (
+    CHECKOUTS,
+    EVENTS,
+    REDIS,
+    SHIPPING,
+    SHOP,
+    WORKER,
+    PlannedKill,
+    PlannedOrder,
+)
 from participants.inventory.store import restock
 from participants.shipping.store import shipment
 
 WORKERS = 2
 COORDINATOR = "coordinator"
-REDIS, EVENTS, SHIPPING = "redis", "events", "shipping"
 
 # Short, so that an interrupted demo does not wait for transactions that initiators left open.
 _DRAIN_S = 2.0
@@ -173,11 +181,18 @@ class Cluster:
             ready = await self._children[COORDINATOR].lines(_WORKER_LINE, count=count)
             return int(ready[count - 1])
         await self._children[death.victim].stop()
-        if death.participant is None:
-            await self._start_checkout(death.victim)
-        else:
-            await self._start_participant(death.victim)
+        await self._restart(death.victim)
         return self._children[death.victim].pid
+
+    async def _restart(self, victim: str) -> None:
+        if victim in CHECKOUTS:
+            await self._start_checkout(victim)
+        elif victim == REDIS:
+            await self._start_redis()
+        elif victim == SHIPPING:
+            await self._start_shipping()
+        else:
+            await self._start_participant(victim)
 
     async def shipped(self, count: int) -> None:
         """Wait for so many shipments, up to a limit. The audit finds what is missing then."""

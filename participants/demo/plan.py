@@ -30,6 +30,10 @@ WORKER = "coordinator worker"
 _WORKER_KILL = (0.15, 0.25)
 _CHECKOUT_KILL = (0.30, 0.40)
 _PARTICIPANT_KILL = (0.55, 0.65)
+# Only where orders are shipped.
+REDIS, EVENTS, SHIPPING = "redis", "events", "shipping"
+_SHIPPING_KILL = (0.20, 0.50)
+_REDIS_KILL = (0.70, 0.80)
 
 
 class InitiatorFault(StrEnum):
@@ -79,7 +83,7 @@ class PlannedOrder:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedKill:
-    """A kill after a number of orders: of a coordinator worker, a checkout or a participant."""
+    """A kill after a number of orders: of a coordinator worker, or of a process by its name."""
 
     after_orders: int
     victim: str
@@ -112,7 +116,7 @@ def make_plan(*, orders: int, seed: int, ships: bool = False) -> Plan:
         orders=planned,
         stock=_stock(planned),
         coupons=tuple(sorted({order.coupon_id for order in planned if order.coupon_id is not None})),
-        kills=_plan_kills(orders, chance),
+        kills=_plan_kills(orders, chance) + (_plan_shipping_kills(orders, chance) if ships else ()),
     )
 
 
@@ -160,6 +164,13 @@ def _plan_kills(orders: int, chance: random.Random) -> tuple[PlannedKill, ...]:
             (chance.choice(CHECKOUTS), _CHECKOUT_KILL),
             (chance.choice(SHOP), _PARTICIPANT_KILL),
         )
+    )
+
+
+def _plan_shipping_kills(orders: int, chance: random.Random) -> tuple[PlannedKill, ...]:
+    return tuple(
+        PlannedKill(after_orders=_after(orders, between, chance), victim=victim, draw=chance.random())
+        for victim, between in ((SHIPPING, _SHIPPING_KILL), (REDIS, _REDIS_KILL))
     )
 
 

@@ -33,4 +33,5 @@ async def test_every_confirmed_order_of_the_demo_is_shipped(scratch: Path) -> No
     assert ended.status == 0, ended.error
     result = json.loads(ended.out.splitlines()[-1])
     assert (result["undecided"], result["audit"]) == (0, "ok")
+    assert {"shipping", "redis"} < {kill["victim"] for kill in result["killed"]}
     assert result["shipments"] == result["confirmed"] > 0

@@ -83,6 +83,8 @@ def test_the_coordinators_file_is_toml_for_any_addresses():
 def test_orders_of_a_plan_that_ships_are_the_same_orders_with_an_event():
     plain, shipping = make_plan(orders=50, seed=3), make_plan(orders=50, seed=3, ships=True)
     assert (plain.ships, shipping.ships) == (False, True)
+    assert shipping.kills[: len(plain.kills)] == plain.kills
+    assert [kill.victim for kill in shipping.kills[len(plain.kills) :]] == ["shipping", "redis"]
     for order, shipped in zip(plain.orders, shipping.orders, strict=True):
         assert replace(shipped, ships=False) == order
         *others, event = purchase(shipped)
