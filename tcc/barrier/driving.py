@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 
 from tcc._internal.failpoint import failpoint
 from tcc.barrier.guarded_connection import GuardedConnection
@@ -74,7 +74,7 @@ class LocalTransaction:
             self._guarded.abandon()
 
 
-def run_statements(plan: Plan[Any], connection: Connection, came: Any) -> Invoke | Finished:
+def run_statements(plan: Plan[Any], connection: GuardedConnection, came: Any) -> Invoke | Finished:
     """Execute the plan's statements up to its call of the handler or its end."""
     while True:
         try:
@@ -83,6 +83,5 @@ def run_statements(plan: Plan[Any], connection: Connection, came: Any) -> Invoke
             return Finished(done.value)
         if isinstance(step, Invoke):
             return step
-        result = connection.execute(step.text, step.parameters)
-        came = result.all() if result.returns_rows else ()
+        came = connection.run(step.text, step.parameters)
         failpoint("barrier.statement.after")
