@@ -32,10 +32,10 @@ from proof.local_first.matrix import ASKED, End, Return, Step, expected, table
 from tcc.client.outcome import TransactionRecord, TransactionState
 
 _CELLS = [(step, back) for step in Step for back in Return]
-# At most so many initiators run before their expiry at once: none is to be late because of the others.
+# The number of initiators that start at once: none is to be late because of the others.
 _STARTING_MAX = 6
 _POLL_S = 0.1
-_CELL_TIMEOUT_S = 60.0
+_CELL_TIMEOUT_S = 150.0
 _SCHEMA = f"""
     CREATE TABLE orders (gid text PRIMARY KEY, note text NOT NULL);
     CREATE TABLE stock (gid text PRIMARY KEY, state text NOT NULL);

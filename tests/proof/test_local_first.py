@@ -15,7 +15,7 @@ CANCELLED = End(decision="CANCEL", is_committed=False, stock="CANCELLED", delive
 @pytest.mark.slow
 def test_a_killed_initiator_ends_right_at_every_step() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "proof.local_first"], capture_output=True, text=True, check=False, timeout=180
+        [sys.executable, "-m", "proof.local_first"], capture_output=True, text=True, check=False, timeout=300
     )
     print(done.stdout)
     assert done.returncode == 0, done.stderr
