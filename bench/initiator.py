@@ -113,17 +113,30 @@ class Direct:
 
     async def execute(self, branches: work.Transaction) -> int:
         expires_at_ms = int((time.time() + _TIMEOUT_S) * 1000)
-        request = participant_pb.ExecuteBranchesRequest(
-            calls=[_try_call(each, expires_at_ms) for each in branches]
-        )
+        await self._call([_try_call(each, expires_at_ms) for each in branches])
+        return len(branches)
+
+    async def _call(self, calls: list[participant_pb.BranchCall]) -> None:
+        request = participant_pb.ExecuteBranchesRequest(calls=calls)
         async for response in self._stub.ExecuteBranches(request, timeout=_TIMEOUT_S):
             for outcome in response.results:
                 if outcome.code != common.OUTCOME_CODE_SUCCEEDED:
                     raise RuntimeError(f"{outcome.reason}: {outcome.message}")
-        return len(branches)
 
     async def close(self) -> None:
         await self._channel.close(None)
+
+
+class TryConfirm(Direct):
+    """No coordinator: a lone Try, and then its Confirm."""
+
+    async def execute(self, branches: work.Transaction) -> int:
+        (branch,) = branches
+        call = _try_call(branch, int((time.time() + _TIMEOUT_S) * 1000))
+        await self._call([call])
+        call.operation = common.OPERATION_CONFIRM
+        await self._call([call])
+        return 1
 
 
 def _try_call(branch: tcc.BranchRequest, expires_at_ms: int) -> participant_pb.BranchCall:
@@ -144,6 +157,7 @@ MODES: Mapping[str, Callable[[str, WaitFor, str], Any]] = {
     "unary": Unary,
     "interactive": Interactive,
     "direct": Direct,
+    "try_confirm": TryConfirm,
 }
 
 

@@ -11,6 +11,7 @@ from bench.scenarios import (
     hot_sku,
     idle,
     isolation,
+    lone,
     memory,
     order_flow,
     overload,
@@ -19,7 +20,7 @@ from bench.scenarios import (
 
 _MODULES = (
     *(coordinator, drain, history, hot_sku, idle),
-    *(isolation, memory, order_flow, overload, scaling),
+    *(isolation, lone, memory, order_flow, overload, scaling),
 )
 # In the order in which `all` runs them.
 SCENARIOS: Mapping[str, Callable[[Options], ScenarioResult]] = {

@@ -19,7 +19,7 @@ from participants.demo.load import LoadResult, run_load
 from participants.demo.plan import SHOP, Plan, make_plan
 from participants.demo.summary import Summary, as_json, effects, summarise
 
-ORDERS_DEFAULT = 2_000
+ORDERS_DEFAULT = 1_800
 _SEEDS = 1_000_000
 _INTERRUPTED = 128 + signal.SIGINT
 
@@ -67,7 +67,9 @@ async def _run(plan: Plan, display: Display) -> Summary:
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     with tempfile.TemporaryDirectory(prefix="tcc-demo-") as home:
-        display.note(f"starting PostgreSQL, five participants and a coordinator (seed {plan.seed})")
+        display.note(
+            f"starting PostgreSQL, five participants, a coordinator and two checkouts (seed {plan.seed})"
+        )
         async with Cluster(Path(home)) as cluster:
             await cluster.seed(plan.stock, plan.coupons)
             load = await _run_load_unless_failed(plan, cluster, display)

@@ -4,7 +4,8 @@ import asyncio
 import bisect
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -58,8 +59,9 @@ def _age_s(since_ms: int | None, now_ms: int) -> float:
     return 0.0 if since_ms is None else max(0.0, (now_ms - since_ms) / 1000)
 
 
-async def serve_metrics(metrics: LockMetrics, database: AsyncEngine, address: str) -> asyncio.Server:
-    """Listen for Prometheus. Every GET gets the metrics, whatever its path."""
+@asynccontextmanager
+async def serving_metrics(metrics: LockMetrics, database: AsyncEngine, address: str) -> AsyncIterator[None]:
+    """Listen for Prometheus during the block. Every GET gets the metrics, whatever its path."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -73,4 +75,8 @@ async def serve_metrics(metrics: LockMetrics, database: AsyncEngine, address: st
             writer.close()
 
     host, _, port = address.rpartition(":")
-    return await asyncio.start_server(answer, host.strip("[]"), int(port))
+    server = await asyncio.start_server(answer, host.strip("[]"), int(port))
+    try:
+        yield
+    finally:
+        server.close()

@@ -156,6 +156,7 @@ class _Initiator:
                 f"--coordinators={self._testbed.system.target}",
                 *(f"--seed={seed}", f"--name={name}"),
                 *(f"--orders={_INITIATOR_ORDERS}", f"--journal={self._journal}"),
+                f"--database={self._testbed.system.sqlalchemy_url('order')}",
                 environment=environment,
                 stderr=STDOUT,
                 timeout_s=_INITIATOR_TIMEOUT_S,

@@ -8,6 +8,7 @@ from participants.demo.initiator import INITIATOR
 from participants.demo.plan import PlannedOrder
 from proof.faults.orders import place_and_record
 from proof.history.recorder import Recorder
+from tcc import Participant
 from tcc.client.client import Client
 
 PER_S = 45
@@ -32,8 +33,9 @@ async def clients_of(target: str, count: int) -> AsyncIterator[list[Client]]:
 class Load:
     """Places orders while a block of `running` lasts; `unanswered` holds those without an answer."""
 
-    def __init__(self, clients: list[Client], recorder: Recorder) -> None:
+    def __init__(self, clients: list[Client], order_service: Participant, recorder: Recorder) -> None:
         self._clients = clients
+        self._order_service = order_service
         self._recorder = recorder
         self._in_flight: set[asyncio.Task[None]] = set()
         self.placed = 0
@@ -77,7 +79,9 @@ class Load:
         client, other = self._clients[self.placed % 2], self._clients[(self.placed + 1) % 2]
         self.placed += 1
         try:
-            placed = await place_and_record(order, client, other, self._recorder, "steady")
+            placed = await place_and_record(
+                order, client, other, self._order_service, recorder=self._recorder, initiator="steady"
+            )
         except Exception as error:  # noqa: BLE001 - a bug of the client's; it is reported with the rest
             self.unanswered.append(f"{order.gid} {order.initiator_fault}: {error!r}")
             return

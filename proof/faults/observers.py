@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 import psycopg
 
-from coordinator.core.model import DECISIONS, TransactionState
-from proof.history.events import LOG, AnyEvent, Decided, Decision, Effect, Operation, Registered
+from coordinator.core.model import DECISIONS, BranchKind, TransactionState
+from proof.history.events import LOG, AnyEvent, Decided, Decision, Effect, Kind, Operation, Registered
 
 _SEEN = """
     CREATE TABLE seen (
@@ -44,7 +44,8 @@ _LOG = """
 _TOMBSTONES = """
     CREATE FUNCTION see_tombstone() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
-        INSERT INTO seen (gid, branch_id, what) VALUES (NEW.gid, NEW.branch_id, 'TOMBSTONE');
+        INSERT INTO seen (gid, branch_id, what) VALUES (NEW.gid, NEW.branch_id,
+            CASE NEW.action WHEN 'local' THEN 'TOMBSTONE OF CHECK' ELSE 'TOMBSTONE' END);
         RETURN NULL;
     END $$;
     CREATE TRIGGER see AFTER INSERT ON tcc_barrier FOR EACH ROW WHEN (NEW.state = 3)
@@ -88,11 +89,13 @@ _PARTICIPANTS: Mapping[str, str] = {
     "order": _rows_of_branches("orders", "1"),
 }
 COORDINATOR = "coordinator"
+_TCC_FIELDS = 7
 _OPERATIONS: Mapping[str, tuple[Operation, bool]] = {
     "TRY": (Operation.TRY, False),
     "CONFIRM": (Operation.CONFIRM, False),
     "CANCEL": (Operation.CANCEL, False),
     "TOMBSTONE": (Operation.CANCEL, True),
+    "TOMBSTONE OF CHECK": (Operation.CHECK, True),
 }
 _DECISIONS = {state: Decision[operation.name] for state, operation in DECISIONS.items()}
 
@@ -156,7 +159,12 @@ class Observers:
     ) -> Iterator[AnyEvent]:
         if branches is not None:
             specs: list[list[Any]] = msgspec.msgpack.decode(branches)
-            yield Registered(at=at.timestamp(), gid=gid, branch_ids=tuple(spec[0] for spec in specs))
+            yield Registered(
+                at=at.timestamp(),
+                gid=gid,
+                branch_ids=tuple(spec[0] for spec in specs),
+                kinds=tuple(map(_kind, specs)),
+            )
         if state is not None and (
             decision := _DECISIONS.get(TransactionState(state))
         ) is not self._decided.get(gid):
@@ -164,3 +172,11 @@ class Observers:
             # The second state of one decision says nothing new; another decision would.
             self._decided[gid] = decision
             yield Decided(at=at.timestamp(), gid=gid, decision=decision, observer=LOG)
+
+
+def _kind(spec: list[Any]) -> Kind:
+    """Return the kind of a stored branch, as coordinator.log.rows writes it: TCC branches are shorter."""
+    if len(spec) == _TCC_FIELDS:
+        return Kind.TCC
+    kind, _not_before, is_check_back = spec[_TCC_FIELDS:]
+    return Kind.LOCAL if is_check_back else Kind[BranchKind(kind).name]

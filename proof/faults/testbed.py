@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from proof.faults.load import Load, clients_of
-from proof.faults.orders import Warehouse, orders
+from proof.faults.orders import Warehouse, order_service, orders
 from proof.faults.system import System, running_system
 from proof.faults.verifier import Verifier
 from proof.history.events import AnyEvent
@@ -30,8 +30,11 @@ class Testbed:
     @asynccontextmanager
     async def load(self, name: str, *, patient_only: bool = False) -> AsyncIterator[Load]:
         """Place orders during the block; those without an answer are violations."""
-        async with clients_of(self.system.target, 2) as clients:
-            load = Load(clients, self.verifier.recorder)
+        async with (
+            clients_of(self.system.target, 2) as clients,
+            order_service(self.system.sqlalchemy_url("order")) as service,
+        ):
+            load = Load(clients, service, self.verifier.recorder)
             waiting = orders(self.warehouse, name, self.chance, patient_only=patient_only)
             try:
                 async with load.running(waiting):

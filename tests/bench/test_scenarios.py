@@ -43,6 +43,7 @@ def bench(*arguments: str) -> str:
         ("hot-sku", ("--in-flight=16",)),
         ("idle", ()),
         ("isolation", ("--in-flight=16",)),
+        ("lone", ("--in-flight=2",)),
         ("memory", ("--in-flight=400,50",)),
         ("order-flow", ("--in-flight=16",)),
         ("overload", ("--in-flight=64",)),
