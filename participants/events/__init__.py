@@ -1,0 +1,10 @@
+"""Events: messages that are published at a broker after the decision.
+
+- `requests`: the payload;
+- `envelope`: an event in CloudEvents format, pure;
+- `brokers`: one adapter for every broker, chosen by the scheme of a URL;
+- `redis_streams`, `faststream_brokers`: what the adapter does at Redis, and at Kafka, RabbitMQ and NATS;
+- `store`: what was published lately;
+- `reconcile`: what Redis has lost is found and published again;
+- `service`: the handler.
+"""
