@@ -72,7 +72,7 @@ async def add_open(db: AsyncConnection, gids: Sequence[str]) -> None:
 
 
 async def open_ones(db: AsyncConnection, *, limit: int) -> dict[str, bool]:
-    """Return those that were looked at longest ago, each with whether it is known to be stuck."""
+    """Return those that were checked longest ago, each with whether it is known to be stuck."""
     statement = (
         select(_columns.gid, _columns.stuck)
         .order_by(_columns.looked_at_us)
@@ -90,6 +90,6 @@ async def close(db: AsyncConnection, gids: Collection[str]) -> None:
 async def looked_at(
     db: AsyncConnection, gids: Collection[str], *, stuck: Collection[str], now: datetime
 ) -> None:
-    """Write that these were looked at, and which of them are stuck."""
+    """Write that these were checked, and which of them are stuck."""
     await db.execute(update(open_transaction).where(_columns.gid.in_(gids)).values(looked_at_us=_us(now)))
     await db.execute(update(open_transaction).where(_columns.gid.in_(stuck)).values(stuck=True))

@@ -5,7 +5,7 @@
 It reads the coordinator's list of transactions, in the order of their creation, and keeps in its own
 database how far it has read and which of them had not ended. So it costs the coordinator a query a second
 and nothing for each transaction. A transaction is read `lag_s` after its creation, when its row is visible
-for sure: a write of the log takes at most 10 s. One that has not ended then is looked at again and again.
+for sure: a write of the log takes at most 10 s. One that has not ended then is checked again and again.
 
 Each outcome is published at least once, before the own database commits. The order is that of no clock.
 """
@@ -136,7 +136,7 @@ class Outcomes:
         return until < end
 
     async def look_again(self) -> None:
-        """Look at transactions that had not ended: those that were looked at longest ago.
+        """Look at transactions that had not ended: those that were checked longest ago.
 
         Raises:
             TccError, BrokerError, DBAPIError: Nothing was committed. Run it again.

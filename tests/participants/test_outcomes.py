@@ -44,7 +44,7 @@ class Recorder:
         return sorted((body["subject"], body["type"]) for body in bodies)
 
 
-class Orders:
+class BreakableService:
     """A participant whose Try or Confirm fails on request."""
 
     def __init__(self, database: AsyncEngine) -> None:
@@ -66,7 +66,7 @@ class Orders:
 class Shop:
     """A coordinator with a participant, and what follows its outcomes."""
 
-    def __init__(self, client: tcc.Client, orders: Orders, database: AsyncEngine) -> None:
+    def __init__(self, client: tcc.Client, orders: BreakableService, database: AsyncEngine) -> None:
         self._client = client
         self.orders = orders
         self.broker = Recorder()
@@ -90,7 +90,7 @@ async def opened(log_url: str, home: Path) -> AsyncIterator[Shop]:
     ours, theirs = (create_async_engine(f"sqlite+aiosqlite:///{home / name}") for name in ("ours", "theirs"))
     for metadata in (store.metadata, outcome_store.metadata):
         await create_schema(ours, metadata)
-    orders = Orders(theirs)
+    orders = BreakableService(theirs)
     async with orders.participant.running() as server:
         participants = {"shop": {"target": f"127.0.0.1:{server.port}", "attempts_before_stuck": 2}}
         async with (
