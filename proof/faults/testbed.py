@@ -9,6 +9,7 @@ from pathlib import Path
 
 from proof.faults.load import Load, clients_of
 from proof.faults.orders import Warehouse, order_service, orders
+from proof.faults.replicated_postgres import ReplicatedPostgres
 from proof.faults.system import System, running_system
 from proof.faults.verifier import Verifier
 from proof.history.events import AnyEvent
@@ -54,10 +55,10 @@ class Testbed:
 
 @asynccontextmanager
 async def running_testbed(
-    home: Path, chance: random.Random, say: Callable[[str], None]
+    home: Path, chance: random.Random, say: Callable[[str], None], pair: ReplicatedPostgres | None = None
 ) -> AsyncIterator[Testbed]:
-    """A system with everything around it, below `home`."""
-    async with running_system(home) as system:
+    """A system with everything around it, below `home`. `pair`: see `System`."""
+    async with running_system(home, pair) as system:
         warehouse = Warehouse(system.sqlalchemy_url("inventory"), system.sqlalchemy_url("coupon"))
         try:
             yield Testbed(
