@@ -253,7 +253,9 @@ class ParticipantWork:
         if kind is None or operation not in _HAS_CALL[kind]:
             return _wrong_kind(f"{operation.name} is no call of a branch of kind {_kind_name(call.kind)}")
         digest = b""
-        if not call.tried_by_initiator and call.content_type != payload.UNKNOWN:
+        # The row of an initiator's own Try has another content, or none; that of a local change has this one.
+        is_known = not call.tried_by_initiator or (operation is Operation.CHECK and call.payload)
+        if is_known and call.content_type != payload.UNKNOWN:
             digest = digest_of(name, call.payload, call.content_type)
         branch = Branch(gid, branch_id, name, call.expires_at_ms, call.attempt, digest=digest)
         try:
