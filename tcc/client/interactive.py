@@ -8,11 +8,13 @@ cannot decide.
 import asyncio
 from collections.abc import Awaitable, Generator, Mapping, Sequence
 from datetime import datetime
+from hashlib import sha256
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from tcc import payload as payloads
 from tcc._internal.plain_text import message_of, plain_text
 from tcc._internal.uuid7 import uuid7
 from tcc.client import arguments
@@ -313,6 +315,8 @@ class InteractiveTransaction(Enlistment):
         self._span: TransactionSpan | None = None
         wait_for_number(wait_for)  # an invalid word is refused before the transaction is begun
         self._messages: list[common.BranchSpec] = []
+        # Digests of the branches that this initiator has asked for, by id.
+        self._asked: dict[str, bytes] = {}
         self._local: LocalBranch | None = None
         #: How the transaction ended; None until it has.
         self.outcome: Outcome | None = None
@@ -397,8 +401,13 @@ class InteractiveTransaction(Enlistment):
 
     async def register_local(
         self, local: "LocalBranch", participant: str, branch_id: str, timeout_s: float | None
-    ) -> TransactionContext:
-        """Register the branch that decides. `LocalBranch` does this."""
+    ) -> tuple[TransactionContext, bytes]:
+        """Register the branch that decides. Return its context and fingerprint. `LocalBranch` does this.
+
+        Its payload is a fingerprint of all that this initiator has asked for. The barrier's row has
+        it, too. So another initiator of the same gid, which has asked for something else, neither
+        registers the branch nor takes the row for its own.
+        """
         self.check_open()
         if self._untried:
             failed, error = next(iter(self._untried.items()))
@@ -410,10 +419,26 @@ class InteractiveTransaction(Enlistment):
             branch_id=self._ids.choose(participant, branch_id),
             participant=participant,
             action=LOCAL_ACTION,
+            payload=self._fingerprint(),
+            content_type=payloads.OCTETS,
             kind=common.BRANCH_KIND_SAGA,
         )
         self._local = local
-        return await self._register(spec, timeout_s, check_back=True, messages=self._messages)
+        context = await self._register(spec, timeout_s, check_back=True, messages=self._messages)
+        return context, spec.payload
+
+    def _fingerprint(self) -> bytes:
+        """Return a digest of the branches and messages that this initiator has asked for, in any order."""
+        messages = {spec.branch_id: _digest(spec) for spec in self._messages}
+        digests = (self._asked | messages).items()
+        return sha256(b"".join(digest for _, digest in sorted(digests))).digest()
+
+    def _branch(
+        self, participant: str, action: str, payload: object, branch_id: str, kind: TriedKind
+    ) -> common.BranchSpec:
+        spec = super()._branch(participant, action, payload, branch_id, kind)
+        self._asked[spec.branch_id] = _digest(spec)
+        return spec
 
     def check_open(self) -> None:
         """Raise PreconditionFailed if no branch can be added any more."""
@@ -562,6 +587,10 @@ class InteractiveTransaction(Enlistment):
     ) -> None:
         self.leave()
         await self.finish(error)
+
+
+def _digest(spec: common.BranchSpec) -> bytes:
+    return sha256(spec.SerializeToString(deterministic=True)).digest()
 
 
 async def confirm(

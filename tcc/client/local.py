@@ -28,7 +28,9 @@ class LocalParticipant(Protocol):
     def is_async(self) -> bool:
         """True if its database is an AsyncEngine."""
 
-    def local_block(self, gid: str, branch_id: str, expires_at_ms: int) -> tuple[Any, Any]:
+    def local_block(
+        self, gid: str, branch_id: str, expires_at_ms: int, fingerprint: bytes
+    ) -> tuple[Any, Any]:
         """Return the local transaction of the branch, and the plan of its row."""
 
 
@@ -68,13 +70,13 @@ class LocalBranch:
 
     async def register(self) -> None:
         """Register the branch, and prepare the local transaction."""
-        context = await self._transaction.register_local(
+        context, fingerprint = await self._transaction.register_local(
             self, self._participant.name, self._branch_id, self._timeout_s
         )
         failpoint("client.local.registered")
         self._branch_id = context.branch_id
         self.block, self.plan = self._participant.local_block(
-            context.gid, context.branch_id, context.expires_at_ms
+            context.gid, context.branch_id, context.expires_at_ms, fingerprint
         )
 
     @contextmanager

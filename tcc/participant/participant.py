@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
+from tcc import payload
 from tcc._internal.channel_options import BRANCH_CALLS_BYTES_MAX
 from tcc._internal.extras import missing_extra
 from tcc._internal.local_address import is_local
@@ -37,7 +38,7 @@ from tcc._internal.tls import Tls, server_credentials
 from tcc.barrier.decisions import BarrierDecision, BranchKind, Operation
 from tcc.barrier.executor import open_executor
 from tcc.barrier.failures import error_text
-from tcc.barrier.plans import Plan, decide_one
+from tcc.barrier.plans import Plan, decide_one, digest_of
 from tcc.branch import Branch
 from tcc.participant.action import LOCAL_ACTION, NAME_BYTES_MAX, Action, Message, build_action
 from tcc.participant.callers import CallerCheck, check_address
@@ -320,9 +321,12 @@ class Participant:
         """
         return Once(self.name, self._executor.block(), self._executor.sql, message_id)
 
-    def local_block(self, gid: str, branch_id: str, expires_at_ms: int) -> tuple[Any, Plan[BarrierDecision]]:
+    def local_block(
+        self, gid: str, branch_id: str, expires_at_ms: int, fingerprint: bytes
+    ) -> tuple[Any, Plan[BarrierDecision]]:
         """Return the local transaction of an initiator's branch, and the plan of its row. For `tx.local`."""
-        branch = Branch(gid, branch_id, LOCAL_ACTION, expires_at_ms=expires_at_ms)
+        digest = digest_of(LOCAL_ACTION, fingerprint, payload.OCTETS)
+        branch = Branch(gid, branch_id, LOCAL_ACTION, expires_at_ms=expires_at_ms, digest=digest)
         plan = decide_one(self._executor.sql, Operation.TRY, branch, kind=BranchKind.SAGA)
         return self._executor.block(), plan
 

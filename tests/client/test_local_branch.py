@@ -12,6 +12,7 @@ from tcc import Participant
 from tcc.barrier.guarded_connection import GuardedConnection
 from tcc.client.outcome import BranchKind, BranchState, TransactionState
 from tcc.errors import (
+    BranchConflict,
     DecisionConflict,
     LocalAlreadyCommitted,
     LocalCommitUnknown,
@@ -33,12 +34,14 @@ class Shop:
         self.orders = Participant("order", database=engine)
         self.ledger = ledger
 
-    async def buy(self, *, error=None, statement=RECORD, wait_for="decision", **settings):
+    async def buy(self, *, error=None, statement=RECORD, coupon="", **settings):
         """Reserve stock, change the own database, and confirm."""
         if not self.orders.is_async:
-            return await asyncio.to_thread(self._buy, error, statement, settings)
+            return await asyncio.to_thread(self._buy, error, statement, coupon, settings)
         async with tcc.Client(self.fake) as client, client.transaction(gid="g", **settings) as tx:
             await tx.try_("inventory", "reserve_stock")
+            if coupon:
+                await tx.try_("coupon", "use_coupon", {"coupon": coupon})
             tx.message("mail", "send_receipt")
             async with tx.local(self.orders) as db:
                 await db.execute(statement, ORDER)
@@ -46,9 +49,11 @@ class Shop:
                     raise error
         return tx.outcome
 
-    def _buy(self, error, statement, settings):
+    def _buy(self, error, statement, coupon, settings):
         with tcc.SyncClient(self.fake) as client, client.transaction(gid="g", **settings) as tx:
             tx.try_("inventory", "reserve_stock")
+            if coupon:
+                tx.try_("coupon", "use_coupon", {"coupon": coupon})
             tx.message("mail", "send_receipt")
             with tx.local(self.orders) as db:
                 db.execute(statement, ORDER)
@@ -118,9 +123,9 @@ async def test_a_failed_statement_rolls_back_and_cancels(shop):
 async def test_a_local_change_after_the_question_is_refused(shop):
     """The Check has left a tombstone: the change can never commit, and nothing of it is there."""
     outcome = await shop.orders._executor.transact_briefly(
-        lambda: shop.orders.local_block("g", "order", 0)[1]
+        lambda: shop.orders.local_block("g", "order", 0, b"")[1]
     )
-    shop.ledger.execute("UPDATE tcc_barrier SET state = 3")
+    shop.ledger.execute("UPDATE tcc_barrier SET state = 3, digest = NULL")
 
     assert outcome.name == "RUN"
     with pytest.raises(PreconditionFailed) as refused:
@@ -141,6 +146,45 @@ async def test_a_second_run_does_not_repeat_the_change_and_confirms(shop):
 
     assert shop.ledger.effects("g") == ["local"]
     assert shop.calls == ENDED
+
+
+async def test_a_run_with_other_branches_does_not_take_a_local_change(shop):
+    """The row carries what its initiator asked for: another initiator of this gid cannot vouch for it."""
+    await shop.buy()
+    shop.fake = FakeCoordinator()  # which knows nothing of the first run
+
+    with pytest.raises(PreconditionFailed) as refused:
+        await shop.buy(coupon="spring")
+
+    assert refused.value.reason == "LOCAL_REFUSED"
+    assert "was tried with another" in refused.value.message
+    assert shop.ledger.effects("g") == ["local"]
+    assert ("CONFIRM", "inventory") not in shop.calls
+
+
+async def test_a_second_initiator_with_other_branches_cannot_register(small_shop):
+    async with tcc.Client(small_shop.fake) as client:
+        first, second = (client.transaction(gid="g") for _ in range(2))
+        await first.begin()
+        await first.try_("inventory", "reserve_stock")
+        await first.try_("coupon", "use_coupon")
+        await first.local(small_shop.orders).register()
+        await second.begin()
+        await second.try_("inventory", "reserve_stock")
+        with pytest.raises(BranchConflict):
+            await second.local(small_shop.orders).register()
+        await first.cancel()
+
+
+async def test_a_second_run_asks_for_the_same_in_any_order(small_shop):
+    async with tcc.Client(small_shop.fake) as client:
+        for participants in (("inventory", "coupon"), ("coupon", "inventory")):
+            tx = client.transaction(gid="g")
+            await tx.begin()
+            for participant in participants:
+                await tx.try_(participant, "reserve")
+            await tx.local(small_shop.orders).register()
+        await tx.cancel()
 
 
 async def test_an_expired_transaction_commits_nothing(small_shop):

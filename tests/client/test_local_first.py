@@ -165,6 +165,25 @@ async def test_a_cancel_asks_before_it_decides(shop, is_committed):
     assert await shop.ended() is expected
 
 
+async def test_the_change_of_another_initiator_is_no_answer(shop):
+    """It has the same gid, and its row is there: nothing is decided by what is not this transaction's."""
+    shop, address = shop
+    tx = await shop.begin()
+    await shop.orders.start(address)
+    block, plan = shop.orders.local_block("g", "order", 2**62, b"another initiator's fingerprint")
+    await block.begin(plan)
+    await block.commit()
+    with pytest.raises(tcc.errors.PreconditionFailed) as refused:
+        async with tx.local(shop.orders) as db:
+            await db.execute(INSERT)
+    assert refused.value.reason == "LOCAL_REFUSED"
+
+    await until_expired(shop)
+    record = await shop.client.get("g")
+    assert record.state is TransactionState.TRYING
+    assert "BRANCH_CONFLICT" in record.branches[-1].last_error
+
+
 async def until_expired(shop: Shop) -> None:
     """Wait until the coordinator has asked at least once after the expiry."""
     while not await is_asked(shop):
