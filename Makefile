@@ -10,7 +10,7 @@ VENV := $(VENV_DIR)/.installed
 # The suites start hundreds of processes, and each would compile every module.
 unexport PYTHONDONTWRITEBYTECODE
 # Each starts with a half of its own, because the tests of a module share what they start.
-WORKERS := -n 2 --dist worksteal
+WORKERS := -n 3 --dist worksteal
 # Arguments of `make demo`, for example DEMO="--orders 10000 --seed 7".
 DEMO ?=
 # A scenario and its arguments, for example BENCH="coordinator --mode batched --in-flight 256 --json",

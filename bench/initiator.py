@@ -107,23 +107,44 @@ class Direct:
     Each is the branch of another transaction, as in a coordinator's batch.
     """
 
+    expected = common.OUTCOME_CODE_SUCCEEDED
+
     def __init__(self, target: str, _wait_for: WaitFor, _secured: str) -> None:
         self._channel = grpc.aio.insecure_channel(target, options=branch_call_options(keepalive_s=0))
         self._stub = participant_pb2_grpc.ParticipantServiceStub(self._channel)
 
     async def execute(self, branches: work.Transaction) -> int:
         expires_at_ms = int((time.time() + _TIMEOUT_S) * 1000)
-        request = participant_pb.ExecuteBranchesRequest(
-            calls=[_try_call(each, expires_at_ms) for each in branches]
-        )
+        await self._call([_try_call(each, expires_at_ms) for each in branches])
+        return len(branches)
+
+    async def _call(self, calls: list[participant_pb.BranchCall]) -> None:
+        request = participant_pb.ExecuteBranchesRequest(calls=calls)
         async for response in self._stub.ExecuteBranches(request, timeout=_TIMEOUT_S):
             for outcome in response.results:
-                if outcome.code != common.OUTCOME_CODE_SUCCEEDED:
+                if outcome.code != self.expected:
                     raise RuntimeError(f"{outcome.reason}: {outcome.message}")
-        return len(branches)
 
     async def close(self) -> None:
         await self._channel.close(None)
+
+
+class Refused(Direct):
+    """The same of what is sold out."""
+
+    expected = common.OUTCOME_CODE_REJECTED
+
+
+class TryConfirm(Direct):
+    """No coordinator: a lone Try, and then its Confirm."""
+
+    async def execute(self, branches: work.Transaction) -> int:
+        (branch,) = branches
+        call = _try_call(branch, int((time.time() + _TIMEOUT_S) * 1000))
+        await self._call([call])
+        call.operation = common.OPERATION_CONFIRM
+        await self._call([call])
+        return 1
 
 
 def _try_call(branch: tcc.BranchRequest, expires_at_ms: int) -> participant_pb.BranchCall:
@@ -144,6 +165,8 @@ MODES: Mapping[str, Callable[[str, WaitFor, str], Any]] = {
     "unary": Unary,
     "interactive": Interactive,
     "direct": Direct,
+    "refused": Refused,
+    "try_confirm": TryConfirm,
 }
 
 

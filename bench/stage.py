@@ -123,16 +123,16 @@ class Stage:
 
     def start_services(self, names: Sequence[str] = work.PARTICIPANTS) -> Participants:
         """Start reference participants, each with a database that has its name. They count nothing."""
-        children = {name: self._service(name, name) for name in names}
+        children = {name: self._service(f"participants.{name}", name) for name in names}
         return Participants(
             addresses={name: each.address() for name, each in children.items()},
             pids={name: [each.pid] for name, each in children.items()},
         )
 
-    def start_alone(self, name: str, database: str) -> System:
-        """Start a reference participant that initiators call directly."""
-        process = self._service(name, database)
-        return self._system(process, name, database, Participants(addresses={}, pids={}))
+    def start_alone(self, module: str, database: str, *options: str) -> System:
+        """Start a participant that initiators call directly."""
+        process = self._service(module, database, *options)
+        return self._system(process, "participant", database, Participants(addresses={}, pids={}))
 
     def start_coordinator(
         self,
@@ -186,9 +186,9 @@ class Stage:
         """Return the URL of a database, for libpq."""
         return self._postgres.url(database)
 
-    def _service(self, name: str, database: str) -> CommandedChild:
+    def _service(self, module: str, database: str, *options: str) -> CommandedChild:
         url = self._new_database(database).replace("postgresql:", "postgresql+psycopg:", 1)
-        return self._child(database, f"participants.{name}", "--listen=127.0.0.1:0", f"--database={url}")
+        return self._child(database, module, "--listen=127.0.0.1:0", f"--database={url}", *options)
 
     def _system(
         self, process: CommandedChild, role: str, database: str, participants: Participants

@@ -7,10 +7,12 @@ from bench.report import ScenarioResult
 from bench.scenarios import (
     coordinator,
     drain,
+    gate,
     history,
     hot_sku,
     idle,
     isolation,
+    lone,
     memory,
     order_flow,
     overload,
@@ -18,8 +20,8 @@ from bench.scenarios import (
 )
 
 _MODULES = (
-    *(coordinator, drain, history, hot_sku, idle),
-    *(isolation, memory, order_flow, overload, scaling),
+    *(coordinator, drain, gate, history, hot_sku, idle),
+    *(isolation, lone, memory, order_flow, overload, scaling),
 )
 # In the order in which `all` runs them.
 SCENARIOS: Mapping[str, Callable[[Options], ScenarioResult]] = {

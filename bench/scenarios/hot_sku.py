@@ -50,7 +50,7 @@ def _orders(here: Stage, options: Options) -> list[Row]:
 
 
 def _alone(here: Stage, options: Options) -> Row:
-    system = here.start_alone("inventory", _ALONE)
+    system = here.start_alone("participants.inventory", _ALONE)
     fill_stock(here, _ALONE)
     load = Load(mode="direct", in_flight=_MESSAGES_IN_FLIGHT, work=work.reservations(_BATCH))
     rounds = [here.measure(system, load) for _ in range(options.rounds)]

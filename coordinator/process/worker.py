@@ -40,6 +40,7 @@ from coordinator.participant_client.channel import ParticipantAddress
 from coordinator.participant_client.client import ParticipantClient
 from coordinator.process.operating_system import (
     background_threads,
+    limit_memory_arenas,
     raise_open_files_limit,
     return_free_memory,
 )
@@ -456,6 +457,7 @@ async def run_worker(
     SIGHUP makes it read `source` again, whose content at the start was `started_with`. On
     RELOAD_REFUSED it counts, and alerts of, a configuration that its supervisor refused.
     """
+    limit_memory_arenas()
     with background_threads():  # gRPC starts its threads with the first server or channel
         worker = Worker(settings, url, share_port=share_port, slot=slot)
     relax_garbage_collection()

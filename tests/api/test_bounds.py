@@ -227,6 +227,7 @@ async def test_calls_that_fail_leave_no_cycles(tcc: Running, monkeypatch: pytest
         await tcc.channel.unary_unary(f"{service}/GetTransaction")(b"\xff").code()
         await tcc.channel.unary_unary(f"{service}/GetTransaction")(bytes(100 * KIB)).code()
         await tcc.stub.WaitTransaction(pb.WaitTransactionRequest(gid="idle"), timeout=0.1).code()
+        await until(lambda: all(each.is_cancelled() for each in tcc.engine.live["idle"].waiters))
         waiting = tcc.stub.WaitTransaction(pb.WaitTransactionRequest(gid="idle"), timeout=60)
         await until(lambda: not all(each.is_cancelled() for each in tcc.engine.live["idle"].waiters))
         tcc.engine.fail_waiters(Draining("the test ends the wait"))

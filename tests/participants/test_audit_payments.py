@@ -1,4 +1,4 @@
-"""The audit's rules for payments and receipts, on made data; and the services that write them."""
+"""The audit's rules for payments, receipts and shipments, on made data; and the services that write them."""
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -10,6 +10,7 @@ from participants.order.store import NewOrder, metadata as order_metadata, order
 from participants.payment.service import payment
 from participants.payment.store import CHARGED, REFUNDED, Entry, metadata as payment_metadata
 from participants.serving import create_schema
+from participants.shipping.store import Shipment
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2 as pb
 
@@ -80,6 +81,27 @@ async def test_an_order_is_committed_locally_exactly_if_confirmed(
     assert [order.is_local for order in snapshot.orders] == [True] * is_committed
 
     known = [] if end is None else [AuditedTransaction(gid="g", end=end, branches=(("order", "order"),))]
+    assert [violation.rule for violation in audit(snapshot, known)] == rules
+
+
+@pytest.mark.parametrize(
+    ("end", "count", "rules"),
+    [
+        (CONFIRMED, 1, []),
+        (CONFIRMED, 0, ["SHIPMENTS_DISAGREE"]),
+        (CONFIRMED, 2, ["SHIPMENTS_DISAGREE"]),
+        (CONFIRMED, None, []),
+        (CANCELLED, 0, []),
+        (CANCELLED, 1, ["SHIPMENTS_DISAGREE"]),
+        (None, 1, ["SHIPMENT_UNKNOWN"]),
+    ],
+    ids=str,
+)
+def test_the_rules_of_shipments(end, count, rules):
+    shipments = None if count is None else [Shipment("g", "event", "g")] * count
+    snapshot = Snapshot(stocks=[], restocked={}, reservations=[], coupons=[], orders=[], shipments=shipments)
+    branches = (("events", "event"),)
+    known = [] if end is None else [AuditedTransaction(gid="g", end=end, branches=branches)]
     assert [violation.rule for violation in audit(snapshot, known)] == rules
 
 

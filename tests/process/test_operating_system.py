@@ -2,6 +2,8 @@
 
 import os
 import platform
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -12,6 +14,7 @@ from structlog.testing import capture_logs
 
 from coordinator.process.operating_system import (
     background_threads,
+    limit_memory_arenas,
     return_free_memory,
     stay_on_one_cpu,
     warn_of_root,
@@ -52,6 +55,44 @@ def test_freed_memory_is_returned_to_the_system() -> None:
     before = process.memory_info().rss
     return_free_memory()
     assert before - process.memory_info().rss > 30 * 2**20
+
+
+ARENAS = f"""
+import ctypes, os, sys, threading
+from {limit_memory_arenas.__module__} import {limit_memory_arenas.__name__} as limit
+if sys.argv[1] == "limited":
+    limit()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+together = threading.Barrier(6)
+def allocate():
+    together.wait()
+    libc.malloc(1000)
+    together.wait()
+threads = [threading.Thread(target=allocate) for _ in range(6)]
+for each in threads: each.start()
+for each in threads: each.join()
+libc.fdopen.restype = ctypes.c_void_p
+libc.malloc_info(0, ctypes.c_void_p(libc.fdopen(1, b"w")))
+libc.fflush(None)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the arenas are glibc's")
+@pytest.mark.parametrize(
+    ("argument", "environment", "arenas"),
+    [("unlimited", {}, 7), ("limited", {}, 2), ("limited", {"MALLOC_ARENA_MAX": "4"}, 4)],
+)
+def test_threads_share_two_arenas_unless_the_environment_sets_more(
+    argument: str, environment: dict[str, str], arenas: int
+) -> None:
+    # The main thread has an arena of its own, and each of the six others gets one while there are more.
+    program = [sys.executable, "-c", ARENAS, argument]
+    cores = {"MALLOC_ARENA_TEST": "64"}  # below it, glibc does not limit them by the number of CPUs
+    done = subprocess.run(
+        program, env=os.environ | cores | environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.count("<heap ") == arenas
 
 
 def test_threads_started_in_the_block_do_not_preempt_others() -> None:

@@ -130,8 +130,6 @@ async def tccd(config: Path, log_url: str, stock: str, more: str = "") -> AsyncI
     process = await asyncio.create_subprocess_exec(
         *("sh", "-c", f'ulimit -n {FILES_MAX}; exec "$0" "$@"'),
         *(sys.executable, "-m", "coordinator", "serve", f"--config={config}", "--listen=127.0.0.1:0"),
-        # As deploy/README.md recommends: with an arena for each thread, more of what was freed is kept.
-        env=os.environ | {"MALLOC_ARENA_MAX": "2"},
         stdout=PIPE,
     )
     daemon = Daemon(process)

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import tcc
-from bench.locks.contenders import Contender
-from bench.locks.holder import NAME
 from participants.child_process import Child
+from proof.locks.contenders import Contender
+from proof.locks.holder import NAME
 
 _TIMEOUT_S = 60.0
 
@@ -19,7 +19,7 @@ _TIMEOUT_S = 60.0
 @asynccontextmanager
 async def _paused_holder(kind: str, target: str, lifetime_s: float, log: Path) -> AsyncIterator[Child]:
     """Run a process that has acquired the lock and is then stopped by SIGSTOP."""
-    command = (sys.executable, "-m", "bench.locks.holder", kind, target, str(lifetime_s))
+    command = (sys.executable, "-m", "proof.locks.holder", kind, target, str(lifetime_s))
     holder = await Child.start("holder", *command, log=log, stdin=PIPE)
     try:
         assert await holder.next_line() == "acquired"

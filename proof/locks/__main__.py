@@ -1,4 +1,4 @@
-"""Measure the locks: `python -m bench.locks`."""
+"""Measure the locks: `python -m proof.locks`."""
 
 import argparse
 import asyncio
@@ -11,12 +11,13 @@ from typing import Any
 import grpc
 
 import tcc
-from bench.locks import pause, redis_server
-from bench.locks.contenders import Contender, LocksAlone, LocksInTransactions, RedisPyLock, Redlock
-from bench.locks.load import Measured, measure
 from bench.options import Options
 from bench.report import machine
 from bench.stage import stage
+from participants import redis_server
+from proof.locks import pause
+from proof.locks.contenders import Contender, LocksAlone, LocksInTransactions, RedisPyLock, Redlock
+from proof.locks.load import Measured, measure
 from tcc._internal.channel_options import client_options
 from tcc.participant.v1 import participant_pb2_grpc as pb_grpc
 

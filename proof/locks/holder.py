@@ -1,4 +1,4 @@
-"""A process that holds a lock and then changes what it protects: `python -m bench.locks.holder ...`.
+"""A process that holds a lock and then changes what it protects: `python -m proof.locks.holder ...`.
 
 Its arguments are the kind, the address and how long the lock or its transaction lives, in seconds. It
 prints `acquired`, waits for a line, and prints `changed`, or `refused REASON` if it was prevented.
@@ -9,8 +9,8 @@ import sys
 from contextlib import AbstractAsyncContextManager
 
 import tcc
-from bench.locks.contenders import RedisPyLock, Redlock
-from bench.locks.redis_server import open_client
+from participants.redis_server import open_client
+from proof.locks.contenders import RedisPyLock, Redlock
 
 NAME = "cart"
 

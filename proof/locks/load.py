@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bench.figures import percentile
-from bench.locks.contenders import Contender
+from proof.locks.contenders import Contender
 
 NAMES = ("a", "b", "c", "d", "e")
 # What a holder does, about.

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench.locks import redis_server
+from participants import redis_server
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,7 +21,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
-    command = [sys.executable, "-m", "bench.locks", "--seconds=0.5", "--rounds=1", "--workers=10", "--json"]
+    command = [sys.executable, "-m", "proof.locks", "--seconds=0.5", "--rounds=1", "--workers=10", "--json"]
     with tempfile.TemporaryDirectory(prefix="tcc-test-") as home:
         done = subprocess.run(
             [*command, f"--data-dir={home}"], capture_output=True, text=True, check=False, cwd=ROOT
