@@ -6,6 +6,7 @@ again: after a deadlock its error is the caller's.
 """
 
 import asyncio
+from collections.abc import Callable
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -36,13 +37,16 @@ class SyncBlock:
 
     is_async = False
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, check: Callable[[], None]) -> None:
+        """`check`: raises ValueError if the engine's connections have no transactions."""
         self._engine = engine
+        self._check = check
         self._guarded: GuardedConnection | None = None
         self.state = BlockState.ROLLED_BACK
 
     def begin(self, plan: Plan[Any]) -> tuple[Any, GuardedConnection]:
         """Begin, run the plan, and return its result and the connection for the block."""
+        self._check()
         self._guarded = guarded = GuardedConnection.begun(self._engine)
         self.state = BlockState.OPEN
         try:
@@ -86,9 +90,10 @@ class AsyncBlock:
 
     is_async = True
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, check: Callable[[], None]) -> None:
+        """`check`: as of a SyncBlock."""
         self._engine = engine
-        self._sync = SyncBlock(engine.sync_engine)
+        self._sync = SyncBlock(engine.sync_engine, check)
 
     @property
     def state(self) -> BlockState:

@@ -116,6 +116,7 @@ class AsyncBarrierExecutor:
         self.dialect_name = engine.dialect.name
         self.sql = barrier_sql.statements(self.dialect_name)
         self.connections = _connections(engine.sync_engine)
+        self._transactions = _Transactions(engine.sync_engine, self.sql)
         self._purge = barrier_sql.purge(self.dialect_name)
 
     async def transact(self, plan: Callable[[], Plan[T]], handler: Handler) -> T:
@@ -140,11 +141,10 @@ class AsyncBarrierExecutor:
             raise
 
     def block(self) -> AsyncBlock:
-        return AsyncBlock(self._engine)
+        return AsyncBlock(self._engine, self._transactions.check)
 
     async def check(self) -> None:
-        if not await greenlet_spawn(_has_transactions, self._engine.sync_engine, self.sql):
-            raise ValueError(_AUTOCOMMIT)
+        await greenlet_spawn(self._transactions.check_again)
 
     async def create_schema(self) -> int:
         async def migrate() -> int:
@@ -167,6 +167,7 @@ class SyncBarrierExecutor:
         self.dialect_name = engine.dialect.name
         self.sql = barrier_sql.statements(self.dialect_name)
         self.connections = _connections(engine)
+        self._transactions = _Transactions(engine, self.sql)
         self._purge = barrier_sql.purge(self.dialect_name)
         # One thread more than transactions, for the purge.
         self._threads = ThreadPoolExecutor(self.connections + 1, thread_name_prefix="tcc-participant")
@@ -191,11 +192,10 @@ class SyncBarrierExecutor:
             raise
 
     def block(self) -> SyncBlock:
-        return SyncBlock(self._engine)
+        return SyncBlock(self._engine, self._transactions.check)
 
     async def check(self) -> None:
-        if not await self._in_thread(lambda: _has_transactions(self._engine, self.sql)):
-            raise ValueError(_AUTOCOMMIT)
+        await self._in_thread(self._transactions.check_again)
 
     async def create_schema(self) -> int:
         def migrate() -> int:
@@ -241,14 +241,29 @@ def _call_sync(handler: Handler, items: list[BatchItem], connection: GuardedConn
         raise HandlerLeakError from error
 
 
-def _has_transactions(engine: Engine, sql: BarrierSql) -> bool:
-    """Return whether connections of the engine have transactions, by trying one of them."""
-    guarded = GuardedConnection.begun(engine)
-    try:
-        run_plan(_look(sql), guarded, no_handler)
-        return guarded.is_in_transaction()
-    finally:
-        guarded.abandon()
+class _Transactions:
+    """Finds out whether the connections of an engine have transactions, by trying one of them."""
+
+    def __init__(self, engine: Engine, sql: BarrierSql) -> None:
+        self._engine = engine
+        self._sql = sql
+        self._are_there = False
+
+    def check(self) -> None:
+        """Raise ValueError if they have none. It is tried once."""
+        if not self._are_there:
+            self.check_again()
+
+    def check_again(self) -> None:
+        """Raise ValueError if they have none (AUTOCOMMIT)."""
+        guarded = GuardedConnection.begun(self._engine)
+        try:
+            run_plan(_look(self._sql), guarded, no_handler)
+            self._are_there = guarded.is_in_transaction()
+        finally:
+            guarded.abandon()
+        if not self._are_there:
+            raise ValueError(_AUTOCOMMIT)
 
 
 def _look(sql: BarrierSql) -> Plan[None]:

@@ -64,6 +64,8 @@ class Connection:
         self._closed = False
         #: The gids of the transactions whose blocks run, and that are not confirmed or cancelled yet.
         self.interactive: set[str] = set()
+        # Those whose local branch is open: its change may still fail.
+        self.open_locals: set[str] = set()
         # Unset while the process forks; None while it does not.
         self._resumed: asyncio.Event | None = None
 

@@ -318,6 +318,7 @@ class InteractiveTransaction(Enlistment):
         # Digests of the branches that this initiator has asked for, by id.
         self._asked: dict[str, bytes] = {}
         self._local: LocalBranch | None = None
+        self._is_local_made = False
         #: How the transaction ended; None until it has.
         self.outcome: Outcome | None = None
 
@@ -397,7 +398,9 @@ class InteractiveTransaction(Enlistment):
             TccError: As in `try_`. Errors of the block and of the database go through.
         """
         arguments.optional_seconds("timeout_s", timeout_s)
-        return LocalBranch(self, participant, branch_id, timeout_s)
+        local = LocalBranch(self, participant, branch_id, timeout_s)
+        self._is_local_made = True
+        return local
 
     async def register_local(
         self, local: "LocalBranch", participant: str, branch_id: str, timeout_s: float | None
@@ -457,17 +460,25 @@ class InteractiveTransaction(Enlistment):
             TransactionCancelled: It was cancelled before, for example because it expired, or now,
                 because of a Try.
             PreconditionFailed: `LOCAL_BRANCH_OPEN`: the block of the local branch has not ended.
+                `LOCAL_BRANCH_NOT_ENTERED`: `local` was called without `async with`. It is cancelled.
             LocalCommitUnknown: It is not known whether the local change was committed.
             TccError: As in `Client.execute`. The decision is then not known. Repeat this call, or
                 without messages `Client.confirm(gid)`, until it is.
         """
-        self._check_local_ended()
+        _check_local_ended(self._connection, self.gid)
         if self._local is not None and self._local.unknown is not None:
             raise self._local.unknown
         if self._untried:
             branch_id, error = next(iter(self._untried.items()))
             outcome = await self.cancel(f"the Try of branch {branch_id} failed: {_reason_of(error)}")
             raise error_from_outcome(outcome) from error
+        if self._is_local_made and self._local is None:
+            await self.cancel("the local branch was not entered")
+            raise PreconditionFailed(
+                f"transaction {self.gid} is cancelled: its local branch was not entered; "
+                "write: async with tx.local(participant) as db",
+                reason="LOCAL_BRANCH_NOT_ENTERED",
+            )
         self._connection.interactive.discard(self.gid)
         try:
             self.outcome = await confirm(
@@ -494,7 +505,7 @@ class InteractiveTransaction(Enlistment):
             Unavailable: `CHECK_UNANSWERED`: the participant of the local branch did not answer.
             TccError: As in `Client.execute`. If it is not cancelled yet, it is when it expires.
         """
-        self._check_local_ended()
+        _check_local_ended(self._connection, self.gid)
         self.outcome = await cancel(self._connection, self.gid, reason, self._wait_for, self._timeout_s)
         self._connection.interactive.discard(self.gid)
         self._end_span()
@@ -542,12 +553,12 @@ class InteractiveTransaction(Enlistment):
             # The caller must see its own error; the coordinator confirms in any case.
             error.add_note(f"transaction {self.gid} could not be confirmed at once: {failure}")
 
-    def _check_local_ended(self) -> None:
-        if self._local is not None and self._local.is_open:
-            raise PreconditionFailed(
-                "the block of the local branch has not ended: leave it, or raise an exception in it",
-                reason="LOCAL_BRANCH_OPEN",
-            )
+    def note_local(self, *, is_open: bool) -> None:
+        """Note that the block of the local branch has begun, or has ended."""
+        if is_open:
+            self._connection.open_locals.add(self.gid)
+        else:
+            self._connection.open_locals.discard(self.gid)
 
     async def end_try(self, branch_id: str, error: BaseException | None) -> None:
         """Note how the caller's own Try of a registered branch ended; `confirm` then decides."""
@@ -602,6 +613,7 @@ async def confirm(
     messages: Sequence[common.BranchSpec] = (),
 ) -> Outcome:
     """Request the decision CONFIRM. Raises TransactionCancelled if the decision is CANCEL."""
+    _check_local_ended(connection, gid)
     request = pb.ConfirmTransactionRequest(
         gid=arguments.gid(gid), wait_for=wait_for_number(wait_for), messages=messages
     )
@@ -626,6 +638,14 @@ async def cancel(
     )
     response = await connection.call(lambda stub: stub.CancelTransaction, request, timeout_s)
     return outcome_of(response.outcome, connection.payload_codec)
+
+
+def _check_local_ended(connection: Connection, gid: str) -> None:
+    if gid in connection.open_locals:
+        raise PreconditionFailed(
+            "the block of the local branch has not ended: leave it, or raise an exception in it",
+            reason="LOCAL_BRANCH_OPEN",
+        )
 
 
 def checked(outcome: Outcome) -> Outcome:

@@ -55,7 +55,6 @@ class LocalBranch:
         self._branch_id = branch_id
         self._timeout_s = timeout_s
         #: What became of the local transaction.
-        self.is_open = False
         self.is_committed = False
         self.unknown: LocalCommitUnknown | None = None
 
@@ -91,8 +90,10 @@ class LocalBranch:
 
     def admits(self, decision: Any) -> bool:
         """Return whether the barrier lets the block run."""
-        self.is_open = decision.name == "RUN"
-        return self.is_open
+        if decision.name != "RUN":
+            return False
+        self._transaction.note_local(is_open=True)
+        return True
 
     def refuse(self, decision: Any) -> NoReturn:
         """Raise the error of a decision that does not let the block run."""
@@ -129,7 +130,7 @@ class LocalBranch:
                     raise self.unknown from raised
             raise
         finally:
-            self.is_open = False
+            self._transaction.note_local(is_open=False)
             self.is_committed = self.block.state.name == "COMMITTED"
             if not self.is_committed and self.unknown is None:
                 self._transaction.note_try(self._branch_id, failure)

@@ -254,13 +254,12 @@ class ParticipantWork:
         if kind is None or operation not in _HAS_CALL[kind]:
             return _wrong_kind(f"{operation.name} is no call of a branch of kind {_kind_name(call.kind)}")
         # An initiator's own Try stores none, so its row is not compared. A Confirm or Cancel that only claims
-        # that the initiator tried is: what its sender stored may have been rewritten. The row of a local
-        # change has the content that the coordinator asks about.
-        has_none = call.tried_by_initiator and (
-            operation is Operation.TRY or (operation is Operation.CHECK and not call.payload)
-        )
+        # that the initiator tried is: what its sender stored may have been rewritten.
+        is_initiators = operation is Operation.TRY and call.tried_by_initiator
         digest = b""
-        if not has_none and call.content_type != payload.UNKNOWN:
+        # A Check of a local change brings the fingerprint that its row has.
+        is_empty = operation is Operation.CHECK and not call.payload
+        if not (is_initiators or is_empty) and call.content_type != payload.UNKNOWN:
             digest = digest_of(name, call.payload, call.content_type)
         branch = Branch(gid, branch_id, name, call.expires_at_ms, call.attempt, digest=digest)
         try:

@@ -6,6 +6,7 @@ import contextlib
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.ext.asyncio import create_async_engine
 
 import tcc
 from tcc import Participant
@@ -148,7 +149,7 @@ async def test_a_second_run_does_not_repeat_the_change_and_confirms(shop):
     assert shop.calls == ENDED
 
 
-async def test_a_run_with_other_branches_does_not_take_a_local_change(shop):
+async def test_a_run_with_other_branches_is_refused_by_the_row(shop):
     """The row carries what its initiator asked for: another initiator of this gid cannot vouch for it."""
     await shop.buy()
     shop.fake = FakeCoordinator()  # which knows nothing of the first run
@@ -195,6 +196,25 @@ async def test_an_expired_transaction_commits_nothing(small_shop):
     assert (small_shop.ledger.effects("g"), small_shop.ledger.rows()) == ([], [])
 
 
+async def test_a_database_without_transactions_is_refused(small_shop, tmp_path):
+    """What it has written could not be rolled back. The participant need not have been started."""
+    url = f"sqlite+aiosqlite:///{tmp_path}/autocommit.db"
+    engine = create_async_engine(url, connect_args={"isolation_level": None})
+    orders = Participant("order", database=engine)
+    await orders.create_schema()
+    async with tcc.Client(small_shop.fake) as client:
+        with pytest.raises(ValueError, match="AUTOCOMMIT"):
+            await change_and_raise(client.transaction(gid="g"), orders)
+    with pytest.raises(ValueError, match="AUTOCOMMIT"):
+        async with orders.once("m"):
+            pass
+
+    assert small_shop.state is TransactionState.CANCELLED
+    async with engine.connect() as db:
+        assert await db.scalar(text("SELECT count(*) FROM tcc_barrier")) == 0
+    await engine.dispose()
+
+
 @pytest.mark.parametrize("is_committed", [True, False])
 async def test_a_commit_whose_outcome_is_unknown_decides_nothing(shop, monkeypatch, is_committed):
     finish = GuardedConnection.finish
@@ -235,6 +255,30 @@ async def change_and_raise(tx, orders) -> None:
         async with tx.local(orders) as db:
             await db.execute(RECORD, ORDER)
         raise KeyError("odd")
+
+
+async def test_a_local_branch_that_is_not_entered_cancels(small_shop):
+    """`async with` was forgotten: without the change, nothing may be confirmed."""
+    async with tcc.Client(small_shop.fake) as client:
+        tx = client.transaction(gid="g")
+        await tx.begin()
+        await tx.try_("inventory", "reserve_stock")
+        tx.local(small_shop.orders)
+        with pytest.raises(PreconditionFailed) as refused:
+            await tx.confirm()
+    assert refused.value.reason == "LOCAL_BRANCH_NOT_ENTERED"
+    assert "async with" in refused.value.message
+    assert small_shop.state is TransactionState.CANCELLED
+
+
+async def test_the_client_does_not_confirm_while_the_local_block_is_open(small_shop):
+    """By the gid alone, too: the block may still fail."""
+    async with tcc.Client(small_shop.fake) as client:
+        with pytest.raises(PreconditionFailed) as refused:
+            async with client.transaction(gid="g") as tx, tx.local(small_shop.orders):
+                await client.confirm("g")
+    assert refused.value.reason == "LOCAL_BRANCH_OPEN"
+    assert small_shop.state is TransactionState.CANCELLED
 
 
 async def test_an_error_after_the_local_commit_confirms(small_shop):
