@@ -74,9 +74,9 @@ class Result(NamedTuple):
 
 
 class Statement(NamedTuple):
-    """A statement to execute, once for each element of a list of parameters."""
+    """A statement to execute, once for each element of a list of parameters (`:name` in the text)."""
 
-    text: Any
+    text: str
     parameters: dict[str, Any] | list[dict[str, Any]]
 
 

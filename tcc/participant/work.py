@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from tcc import payload
 from tcc._internal.batcher import Batcher
+from tcc._internal.failpoint import failpoint
 from tcc._internal.partitioned_batcher import PartitionedBatcher
 from tcc.barrier.decisions import DECISIONS, BranchKind, CallResult, Operation, OutcomeCode
 from tcc.barrier.driving import no_handler
@@ -451,7 +452,10 @@ class ParticipantWork:
             )
 
         if operation is Operation.CHECK:
-            return await self._executor.transact_briefly(plan)
+            failpoint("participant.check.before")
+            outcomes = await self._executor.transact_briefly(plan)
+            failpoint("participant.check.after")
+            return outcomes
         return await self._executor.transact(plan, action.handlers[operation])
 
     def _failure(self, branch: Branch, operation: Operation, error: BaseException) -> CallResult:
