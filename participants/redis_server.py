@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -23,26 +24,32 @@ def missing() -> str:
     return ""
 
 
-def open_client(socket: str) -> Any:
+def open_client(path: str) -> Any:
     """Return redis-py's asyncio client. Benchmarks without Redis do not need the package."""
-    return importlib.import_module("redis.asyncio").Redis(unix_socket_path=socket)
+    return importlib.import_module("redis.asyncio").Redis(unix_socket_path=path)
 
 
 @contextmanager
 def redis_server() -> Iterator[str]:
     """Run a server during the block; yield the path of its socket."""
     home = Path(tempfile.mkdtemp(prefix="tcc-redis-"))
-    socket = home / "redis.sock"
-    command = ["redis-server", "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(home)]
+    path = home / "redis.sock"
+    command = ["redis-server", "--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(home)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + _READY_TIMEOUT_S
-        while not socket.exists():
+        while not _listens(path):
             if server.poll() is not None or time.monotonic() > deadline:
                 raise TimeoutError("redis-server does not listen")
             time.sleep(0.01)
-        yield str(socket)
+        yield str(path)
     finally:
         server.kill()
         server.wait()
         shutil.rmtree(home)
+
+
+def _listens(path: Path) -> bool:
+    """Return whether a server accepts connections. Its socket exists a moment before that."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0

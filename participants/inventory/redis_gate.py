@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# Of one call, so that it takes Redis a millisecond or two.
+_CALL_ITEMS_MAX = 256
 # How often a process asks for a SKU that another one is loading.
 _POLL_S = 0.002
 
@@ -102,6 +104,12 @@ class RedisGate:
 
     async def take(self, wanted: Sequence[Wanted]) -> list[GateAnswer]:
         """Take units for branches, in order; return one answer per branch."""
+        answers: list[GateAnswer] = []
+        for first in range(0, len(wanted), _CALL_ITEMS_MAX):
+            answers += await self._take_some(wanted[first : first + _CALL_ITEMS_MAX])
+        return answers
+
+    async def _take_some(self, wanted: Sequence[Wanted]) -> list[GateAnswer]:
         answers = [GateAnswer.ADMITTED] * len(wanted)
         absent: Sequence[int] = range(len(wanted))
         clock = asyncio.get_running_loop().time

@@ -204,6 +204,23 @@ async def test_without_redis_the_database_decides(serve: Any, database: AsyncEng
     assert metrics.is_open
 
 
+async def test_a_redis_that_does_not_answer_in_time_is_not_waited_for(
+    serve: Any, database: AsyncEngine
+) -> None:
+    silent = await asyncio.start_server(lambda _reader, _writer: asyncio.Event().wait(), "127.0.0.1", 0)
+    counts = Tokens(f"redis://127.0.0.1:{silent.sockets[0].getsockname()[1]}")
+    shared = RedisGate(counts, SyncBack(counts, database, GateMetrics()).compare, GateMetrics())
+    participant = inventory(database, gate=StockGate(believed_for_s=0), shared=shared)
+    caller = await serve(participant, "reserve_stock")
+    async with database.begin() as db:
+        await restock(db, "first", {"A": 2})
+    trys = [(TRY, f"g{n}", {"sku": "A", "quantity": 1}) for n in range(600)]  # more than one call of Redis
+    ended = [code_or_reason(outcome) for outcome in await caller.execute(trys)]
+    assert ended == ["SUCCEEDED"] * 2 + ["SOLD_OUT"] * 598
+    await counts.close()
+    silent.close()
+
+
 def test_the_breaker_opens_after_failures_and_lets_one_attempt_through(clock: Clock) -> None:
     breaker = Breaker(failures_max=2, open_s=1.0, clock=clock)
     breaker.failed()
