@@ -212,8 +212,10 @@ class Cluster:
         await self._start_postgres()
         if self._ships:
             await self._start_redis()
-            await self._start_shipping()
-        await asyncio.gather(*(self._start_participant(name) for name in self._participants))
+        await asyncio.gather(
+            *(self._start_participant(name) for name in self._participants),
+            *([self._start_shipping()] if self._ships else []),
+        )
         await self._start_coordinator()
         await asyncio.gather(*(self._start_checkout(name) for name in CHECKOUTS))
 

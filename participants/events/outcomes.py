@@ -31,6 +31,7 @@ from participants.events.envelope import Event, event_id, structured
 from participants.events.store import Published
 from participants.serving import create_schema
 from tcc import Tls
+from tcc.barrier.failures import error_text
 from tcc.client.client import Client
 from tcc.client.outcome import TransactionRecord, TransactionState
 from tcc.errors import NotFound, TccError
@@ -105,7 +106,7 @@ class Outcomes:
                     pass
                 await self.look_again()
             except (TccError, BrokerError, DBAPIError) as error:
-                logger.warning("outcomes are published later: %s", error)
+                logger.warning("outcomes are published later: %s", error_text(error))
             await asyncio.sleep(self._following.every_s)
 
     async def step(self, now: datetime) -> bool:

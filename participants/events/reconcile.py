@@ -20,6 +20,7 @@ from participants.events import store
 from participants.events.brokers import Broker, BrokerError, CheckableBroker
 from participants.events.envelope import Event
 from participants.events.store import Published
+from tcc.barrier.failures import error_text
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ async def _run(broker: CheckableBroker, reconciliation: Reconciliation, database
             run_id = await check_run(broker, database, known=run_id)
             await reconcile(broker, reconciliation, database, now_ms=time.time_ns() // 1_000_000)
         except (BrokerError, DBAPIError) as error:
-            logger.warning("events are reconciled later: %s", error)
+            logger.warning("events are reconciled later: %s", error_text(error))
         await asyncio.sleep(reconciliation.every_s)
 
 

@@ -18,6 +18,8 @@ from sqlalchemy import select
 from sqlalchemy.exc import InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from tcc.barrier.failures import error_text
+
 logger = logging.getLogger(__name__)
 
 # Not the fault of an entry: the server, or the schema and the rights that it has.
@@ -76,7 +78,7 @@ class Consumer:
                 while True:
                     await self.step()
             except _UNAVAILABLE as error:
-                logger.warning("consumption pauses: %s", error)
+                logger.warning("consumption pauses: %s", error_text(error))
                 await asyncio.sleep(self._subscription.pause_s)
 
     async def join(self) -> None:
@@ -157,6 +159,6 @@ class Consumer:
         except _UNAVAILABLE:
             raise
         except Exception as error:  # noqa: BLE001 - a handler may raise anything; it is tried again
-            logger.warning("%s failed: %s", entry.position, error)
+            logger.warning("%s failed: %s", entry.position, error_text(error))
             return
         await self._redis.xack(self._subscription.stream, self._subscription.group, entry.position)

@@ -13,7 +13,7 @@ from tcc import Participant
 class ConfirmedOrder(BaseModel):
     """The data of an event. Later publishers may add fields."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     order_id: Annotated[str, Field(min_length=1, max_length=64)]
 

@@ -126,10 +126,10 @@ async def test_what_a_living_consumer_handles_is_left_to_it(
 
 
 async def test_an_event_is_dead_after_so_many_attempts_and_blocks_no_other(
-    redis: RedisProcess, client: Any, database: AsyncEngine
+    redis: RedisProcess, client: Any, database: AsyncEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     shop = await Shop(client, database).start()
-    await publish(redis, "bad", order_id="")
+    await publish(redis, "bad", order_id="secret " * 20)
     await publish(redis, "g1")
     for attempt in range(SUBSCRIPTION.attempts_max):
         await shop.consumer.step()
@@ -139,6 +139,8 @@ async def test_an_event_is_dead_after_so_many_attempts_and_blocks_no_other(
     [(_, dead)] = await client.xrange(f"{STREAM}:dead")
     [(position, fields), _] = await client.xrange(STREAM)
     assert dead == fields | {b"stream": STREAM.encode(), b"position": position}
+    assert "ValidationError: " in caplog.text
+    assert "secret" not in caplog.text
 
 
 async def test_an_unavailable_database_costs_no_attempts(
