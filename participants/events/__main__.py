@@ -16,7 +16,7 @@ if __name__ == "__main__":
         required=True,
         metavar="URL",
         help="redis://HOST:PORT (or rediss:, unix:), kafka://HOST:PORT[,HOST:PORT], amqp://USER@HOST/VHOST, "
-        "or nats://HOST:PORT/STREAM",
+        "nats://HOST:PORT/STREAM, or a webhook: https://HOST/PATH",
     )
     parser.add_argument("--source", default=SOURCE, help="the source of all events; default: %(default)s")
     parser.add_argument(

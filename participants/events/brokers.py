@@ -63,5 +63,9 @@ def open_broker(url: str, *, stream_entries_max: int) -> Broker:
             from participants.events.faststream_brokers import nats  # noqa: PLC0415
 
             return nats(url)
+        case "http" | "https":
+            from participants.events.webhook import Webhook  # noqa: PLC0415 - it needs this module
+
+            return Webhook(url)
         case scheme:
-            raise ValueError(f"no broker has the scheme {scheme!r}: use redis, kafka, amqp or nats")
+            raise ValueError(f"no broker has the scheme {scheme!r}: use redis, kafka, amqp, nats or https")

@@ -66,11 +66,15 @@ def admit(requests: Sequence[ReserveStock], available: Mapping[str, int]) -> lis
 
 def _admit_one(request: ReserveStock, left: dict[str, int]) -> Rejected | None:
     if request.sku not in left:
-        return Rejected("UNKNOWN_SKU", f"there is no SKU {request.sku!r}")
+        return unknown_sku(request)
     if request.quantity > left[request.sku]:
         return sold_out(request)
     left[request.sku] -= request.quantity
     return None
+
+
+def unknown_sku(request: ReserveStock) -> Rejected:
+    return Rejected("UNKNOWN_SKU", f"there is no SKU {request.sku!r}")
 
 
 def sold_out(request: ReserveStock) -> Rejected:

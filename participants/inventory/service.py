@@ -1,6 +1,7 @@
 """The inventory as a participant with three tiers, from the cheapest rejection to the durable change."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -13,6 +14,9 @@ from participants.inventory.reservation import Verb, admit, sold_out, stock_chan
 from tcc import Branch, Participant, Rejected
 from tcc._internal.uuid7 import uuid7
 from tcc.payload import Encoded
+
+if TYPE_CHECKING:
+    from participants.inventory.redis_gate import RedisGate
 
 Items = Sequence[tuple[Branch, ReserveStock]]
 
@@ -79,8 +83,32 @@ class Reserve:
         return {change.sku for change in changes}
 
 
-def inventory(database: AsyncEngine, *, gate: StockGate | None = None) -> Participant:
-    """Return the participant over its database, whose schema must exist."""
+class ReserveThroughRedis(Reserve):
+    """The same, with a gate that all processes share before the database."""
+
+    def __init__(self, gate: StockGate, shared: "RedisGate") -> None:
+        super().__init__(gate)
+        self._shared = shared
+
+    async def screen_batch(self, items: Items) -> list[Rejected | None]:
+        """Tier 1 of all processes."""
+        return await self._shared.screen(items)
+
+    async def unsuccessful_batch(self, items: Items) -> None:
+        await self._shared.give_back([branch.key for branch, _ in items])
+
+    async def cancel_batch(self, items: Items, db: AsyncConnection) -> None:
+        """Give back in Redis as well, under the rows' locks: a comparison sees both or neither."""
+        await super().cancel_batch(items, db)
+        await self._shared.give_back([branch.key for branch, _ in items])
+
+
+def inventory(
+    database: AsyncEngine, *, gate: StockGate | None = None, shared: "RedisGate | None" = None
+) -> Participant:
+    """Return the participant over its database, whose schema must exist. `shared`: a gate in Redis."""
     participant = Participant("inventory", database=database)
-    participant.action("reserve_stock", ReserveStock, needs_request=False)(Reserve(gate or StockGate()))
+    gate = gate or StockGate()
+    reserve = Reserve(gate) if shared is None else ReserveThroughRedis(gate, shared)
+    participant.action("reserve_stock", ReserveStock, needs_request=False)(reserve)
     return participant

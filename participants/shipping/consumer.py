@@ -112,7 +112,7 @@ class Consumer:
         deliveries = await self._deliveries(claimed)
         exhausted = [each for each in claimed if deliveries[each.position] > wanted.attempts_max]
         for each in exhausted:
-            await self._bury(each)
+            await self._give_up(each)
         return [each for each in claimed if each not in exhausted]
 
     async def _deliveries(self, entries: Sequence[Entry]) -> dict[bytes, int]:
@@ -123,7 +123,7 @@ class Consumer:
             pipeline.xpending_range(wanted.stream, wanted.group, each.position, each.position, 1)
         return {entry["message_id"]: entry["times_delivered"] for [entry] in await pipeline.execute()}
 
-    async def _bury(self, entry: Entry) -> None:
+    async def _give_up(self, entry: Entry) -> None:
         """Move an entry to the dead-letter stream."""
         wanted = self._subscription
         pipeline = self._redis.pipeline(transaction=True)
