@@ -104,7 +104,7 @@ class ReplicatedPostgres:
         self.start_standby()
 
     def require_standby(self) -> None:
-        """Let each COMMIT wait for the standby, also if it is away."""
+        """Let each COMMIT wait for the standby, also while none is connected."""
         _set(self.primary, "synchronous_standby_names", _STANDBY)
 
     def make_asynchronous(self) -> None:

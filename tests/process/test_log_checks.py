@@ -36,7 +36,7 @@ def test_a_standby_that_no_write_waits_for_is_a_warning() -> None:
     assert results("", 0, 1, 0) == {"standbys": WARNING, "replication": OK}
 
 
-def test_a_required_standby_that_is_away_is_a_problem() -> None:
+def test_a_required_standby_that_is_missing_is_a_problem() -> None:
     assert results("standby", 0, 0, None) == {"standbys": PROBLEM}
 
 
