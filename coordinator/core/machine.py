@@ -280,6 +280,8 @@ def _go_on_trying(tx: Transaction, now: float) -> Step:
     """Decide if it can be decided; otherwise call every Try that is due."""
     if tx.next_attempt_at:
         return tx, ()  # it is being parked for another coordinator
+    if tx.unknown_participant:
+        return (tx, ()) if tx.saving else _park_for_others(tx, tx.unknown_participant, now)
     if now >= tx.expires_at or tx.cancel_reason:
         return _expire(tx, now)
     succeeded = TryState.SUCCEEDED
@@ -342,15 +344,15 @@ def _on_try_succeeded(tx: Transaction, index: int, answer: CallResult, now: floa
 def _leave_to_others(tx: Transaction, event: CallCompleted, now: float) -> Step:
     """Park the transaction for a coordinator that knows the participant.
 
-    Trys in flight become stale; the next owner repeats them. While another write is in flight, the
-    Try is only repeated later.
+    Trys in flight become stale; the next owner repeats them. If another write is in flight, the
+    transaction is parked as soon as that one is durable. Until then nothing is called.
     """
     branch = _failed(tx.branches[event.index], event, now)
-    if tx.saving or _is_unknown_for_good(tx, now):
+    if _is_unknown_for_good(tx, now):
         return _go_on_trying(with_branch(tx, event.index, branch), now)
     # The next owner need not wait with its call.
     tx = with_branch(tx, event.index, replace(branch, next_attempt_at=NOW))
-    return _park_for_others(tx, branch.spec.participant, now)
+    return _go_on_trying(replace(tx, unknown_participant=branch.spec.participant), now)
 
 
 def _is_unknown_for_good(tx: Transaction, now: float) -> bool:
@@ -360,7 +362,9 @@ def _is_unknown_for_good(tx: Transaction, now: float) -> bool:
 
 def _park_for_others(tx: Transaction, participant: str, now: float) -> Step:
     branches = tuple(replace(branch, calling=None) if branch.calling else branch for branch in tx.branches)
-    return _save(replace(tx, branches=branches, next_attempt_at=now, waiting_on=participant))
+    return _save(
+        replace(tx, branches=branches, next_attempt_at=now, waiting_on=participant, unknown_participant="")
+    )
 
 
 def _on_try_refused(

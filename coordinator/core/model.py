@@ -255,6 +255,8 @@ class Transaction(Struct, frozen=True, kw_only=True, gc=False):
 
     # The rest is only in memory.
     confirm_requested: bool = False
+    # A participant that is not configured here and has a branch to try: it is to be parked for another owner.
+    unknown_participant: str = ""
     # When time alone changes something: the expiry, or a Try to repeat.
     wake_at: float = NEVER
     # The version of the log's row; 0 before the first write.

@@ -18,9 +18,12 @@ _SETTINGS = (
     "synchronous_standby_names",
 )
 # A role without the privileges of pg_monitor sees the standbys, but not their state.
-_STANDBYS = text(
-    "SELECT count(*) FROM pg_stat_replication WHERE coalesce(sync_state, 'sync') IN ('sync', 'quorum')"
-)
+_STANDBYS = text("""
+    SELECT count(*) FILTER (WHERE coalesce(sync_state, 'sync') IN ('sync', 'quorum')),
+           count(*),
+           CAST(max(pg_wal_lsn_diff(pg_current_wal_lsn(), flush_lsn)) AS BIGINT)
+    FROM pg_stat_replication WHERE NOT pg_is_in_recovery()
+""")
 _CLOCK = text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION)")
 # The defaults of a session, whatever this one has set.
 _READ_SETTINGS = text("SELECT name, reset_val FROM pg_settings WHERE name = ANY(:names)")
@@ -37,6 +40,10 @@ class LogFacts(Struct, frozen=True, kw_only=True):
     read_only: bool
     # How many standbys a COMMIT may wait for are connected.
     synchronous_standbys: int
+    # How many are connected at all, and what the slowest has not flushed yet; None: there is none, or the
+    # role may not know.
+    standbys: int
+    standby_behind_bytes: int | None
     # Migrations: those applied, and those that this version of tccd requires.
     applied: frozenset[str]
     wanted: frozenset[str]
@@ -61,10 +68,13 @@ def examine(url: str) -> LogFacts:
 def _facts(connection: Connection) -> LogFacts:
     rows = connection.execute(_READ_SETTINGS, {"names": list(_SETTINGS)}).all()
     ahead_s, error_s = min((_clock(connection) for _ in range(_CLOCK_READINGS)), key=lambda read: read[1])
+    synchronous, standbys, behind_bytes = connection.execute(_STANDBYS).one()
     script = ScriptDirectory.from_config(alembic_config(connection))
     return LogFacts(
         settings={row[0]: row[1] for row in rows},
-        synchronous_standbys=connection.execute(_STANDBYS).scalar_one(),
+        synchronous_standbys=synchronous,
+        standbys=standbys,
+        standby_behind_bytes=behind_bytes,
         read_only=connection.execute(_READ_ONLY).scalar_one() == "on",
         applied=applied_revisions(connection),
         wanted=frozenset(script.get_heads()),

@@ -34,6 +34,7 @@ from coordinator.process.checks import (
     served_certificate,
     warning,
 )
+from coordinator.process.log_checks import encryption, replication
 from coordinator.process.participant_checks import check_participant
 from coordinator.process.supervisor import DATABASE
 from tcc._internal.channel_options import operator_options
@@ -156,6 +157,8 @@ def _log(url: str, where_to_look: str) -> Iterator[CheckResult]:
     yield _writable(facts)
     yield _migrations(facts)
     yield from _durability(facts)
+    yield from replication(facts)
+    yield from encryption(url)
     yield _clock(facts)
 
 
@@ -205,15 +208,6 @@ def _durability(facts: LogFacts) -> Iterator[CheckResult]:
         )
     else:
         yield ok("synchronous_commit", f"synchronous_commit is {value}")
-    names = facts.settings.get("synchronous_standby_names", "")
-    if names and not facts.synchronous_standbys:
-        yield problem(
-            "standbys",
-            f"synchronous_standby_names is {names!r}, but none is connected: every write waits for it",
-            "start the standby, or take its name out of synchronous_standby_names and reload PostgreSQL",
-        )
-    elif names:
-        yield ok("standbys", f"{facts.synchronous_standbys} synchronous standbys are connected ({names})")
 
 
 def _clock(facts: LogFacts) -> CheckResult:

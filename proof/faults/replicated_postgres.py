@@ -89,7 +89,7 @@ class ReplicatedPostgres:
     def start_standby(self) -> None:
         """Start the standby, and return when COMMITs wait for it."""
         self.standby.start()
-        _set(self.primary, "synchronous_standby_names", _STANDBY)
+        self.require_standby()
         _until(lambda: _value(self.primary, _IS_SYNCHRONOUS))
 
     def promote(self) -> None:
@@ -102,6 +102,10 @@ class ReplicatedPostgres:
         self.primary.follow(self.standby)
         self.primary, self.standby = self.standby, self.primary
         self.start_standby()
+
+    def require_standby(self) -> None:
+        """Let each COMMIT wait for the standby, also while none is connected."""
+        _set(self.primary, "synchronous_standby_names", _STANDBY)
 
     def make_asynchronous(self) -> None:
         """Let no COMMIT wait for the standby any more."""

@@ -5,6 +5,7 @@ import pytest
 from coordinator.core.events import (
     Accepted,
     BecameStuck,
+    BranchRegistered,
     CancelRequested,
     ConfirmRequested,
     Parked,
@@ -19,6 +20,7 @@ from .driver import (
     CONFIRM,
     EXPIRES_AT,
     NOT_CONFIGURED,
+    SOLD_OUT,
     STARTED_AT,
     SUCCEEDED,
     TRY,
@@ -72,18 +74,29 @@ def test_nothing_is_decided_while_it_is_being_parked(now: float) -> None:
     assert driver.tx.state is TransactionState.TRYING
 
 
-def test_while_another_write_is_in_flight_the_try_is_repeated_later() -> None:
+@pytest.mark.parametrize("now", [STARTED_AT, EXPIRES_AT, EXPIRES_AT + UNKNOWN_GRACE_S - 0.001])
+def test_it_is_parked_as_soon_as_the_write_in_flight_is_durable(now: float) -> None:
     driver = begun("stock", interactive=True)
     driver.add(branch("coupon"))
     assert driver.answer(TRY, "stock", NOT_CONFIGURED) == ()
-    assert driver.tx.wake_at == STARTED_AT + 5.0
-    driver.saved()
-    assert driver.called() == ["TRY coupon"]
-    driver.now = STARTED_AT + 5.0
-    driver.send(Woken())
-    assert driver.called() == ["TRY stock"]
-    assert driver.answer(TRY, "stock", NOT_CONFIGURED) == (Save(),)
+    driver.now = now
+    for event in (Woken(), ConfirmRequested()):
+        assert driver.send(event) == ()
+    assert driver.saved() == (BranchRegistered(1), Save())
     assert driver.saved() == (Parked(),)
+    assert (driver.tx.state, driver.tx.waiting_on) == (TransactionState.TRYING, "stock-service")
+    assert driver.called() == []
+
+
+def test_a_rejection_decides_while_it_is_to_be_parked() -> None:
+    driver = begun("stock", "coupon", interactive=True)
+    driver.add(branch("order"))
+    driver.answer(TRY, "stock", NOT_CONFIGURED)
+    driver.answer(TRY, "coupon", SOLD_OUT)
+    assert (driver.tx.state, driver.tx.cancel_reason) == (
+        TransactionState.CANCELLING,
+        CancelReason.REJECTED,
+    )
 
 
 def test_without_a_coordinator_that_knows_it_it_expires() -> None:

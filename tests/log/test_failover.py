@@ -14,7 +14,7 @@ from coordinator.log.requirements import check_requirements
 from coordinator.log.servers import ServerRefusedError, servers
 from coordinator.log.store import PostgresLog
 from coordinator.process.checks import CheckStatus
-from coordinator.process.doctor import _durability
+from coordinator.process.log_checks import replication
 from proof.faults.replicated_postgres import ReplicatedPostgres, replicated
 from tests.log.transactions import begun, sql
 
@@ -149,12 +149,16 @@ def test_a_migration_without_its_standby_names_what_it_waits_for(
             migrate(pair.url(DATABASE))
 
 
-def test_the_doctor_reports_that_no_synchronous_standby_is_connected(pair: ReplicatedPostgres) -> None:
-    [connected] = [found for found in _durability(examine(pair.url(DATABASE))) if found.check == "standbys"]
-    assert connected.status is CheckStatus.OK
+def test_the_doctor_reports_what_a_failover_would_lose(pair: ReplicatedPostgres) -> None:
+    def found() -> dict[str, CheckStatus]:
+        return {result.check: result.status for result in replication(examine(pair.url(DATABASE)))}
+
+    assert found() == {"standbys": CheckStatus.OK, "replication": CheckStatus.OK}
+    pair.make_asynchronous()
+    assert found()["standbys"] is CheckStatus.WARNING
     pair.standby.stop("immediate")
-    [missing] = [found for found in _durability(examine(pair.url(DATABASE))) if found.check == "standbys"]
-    assert missing.status is CheckStatus.PROBLEM
+    pair.require_standby()
+    assert found() == {"standbys": CheckStatus.PROBLEM}
 
 
 @pytest.mark.parametrize(

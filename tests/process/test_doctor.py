@@ -177,6 +177,8 @@ def test_a_server_without_durability_is_a_problem(setting: str) -> None:
     """The doctor does not start such a server."""
     facts = LogFacts(
         synchronous_standbys=0,
+        standbys=0,
+        standby_behind_bytes=None,
         settings={"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"} | {setting: "off"},
         read_only=False,
         applied=frozenset(),
@@ -194,6 +196,8 @@ def test_a_server_without_durability_is_a_problem(setting: str) -> None:
 def test_a_clock_is_wrong_only_beyond_its_error(ahead_s: float, status: CheckStatus) -> None:
     facts = LogFacts(
         synchronous_standbys=0,
+        standbys=0,
+        standby_behind_bytes=None,
         settings={},
         read_only=False,
         applied=frozenset(),

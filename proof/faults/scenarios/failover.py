@@ -22,11 +22,11 @@ from proof.history.events import Reply, ReplyOutcome
 from proof.history.narrative import story
 from proof.history.recorder import write
 
-_CALM_S = 1.5
+_CALM_S = 1.0
 _AWAY_S = 3.0
 _WRITE_TIMEOUT_S = 30.0
 _POLL_S = 0.05
-# From the moment when the standby is told to take over to the first write on it.
+# From the moment of the promotion to the first write on it.
 _RECONNECT_MAX_S = 5.0
 _WRITTEN_SINCE = "SELECT count(*), extract(epoch FROM min(at)) FROM seen WHERE at > to_timestamp(%s)"
 _COUNT = "SELECT count(*) FROM transactions"
