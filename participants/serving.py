@@ -4,7 +4,8 @@ import argparse
 import asyncio
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 import uvloop
@@ -54,14 +55,14 @@ def main(
     metadata: MetaData,
     *,
     interceptors: Sequence[Any] = (),
-    side_server: Callable[[AsyncEngine], Awaitable[asyncio.Server]] | None = None,
+    beside: Callable[[AsyncEngine], AbstractAsyncContextManager[object]] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT. Print `listening on HOST:PORT` when ready.
 
-    `side_server` starts a server that runs beside the participant.
+    `beside` is entered before the participant starts, and left after it has stopped.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    uvloop.run(_serve(options, build, metadata, interceptors, side_server))
+    uvloop.run(_serve(options, build, metadata, interceptors, beside))
 
 
 async def _serve(
@@ -69,7 +70,7 @@ async def _serve(
     build: Callable[[AsyncEngine], Participant],
     metadata: MetaData,
     interceptors: Sequence[Any],
-    side_server: Callable[[AsyncEngine], Awaitable[asyncio.Server]] | None,
+    beside: Callable[[AsyncEngine], AbstractAsyncContextManager[object]] | None,
 ) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -79,21 +80,19 @@ async def _serve(
         participant = build(database)
         await create_schema(database, metadata)
         await participant.create_schema()
-        port = await participant.start(
-            options.listen,
-            tls=_tls(options),
-            callers=options.caller,
-            insecure=options.insecure,
-            interceptors=interceptors,
-        )
-        beside = None if side_server is None else await side_server(database)
-        relax_garbage_collection()
-        host = options.listen.rpartition(":")[0]
-        print(f"listening on {host}:{port}", flush=True)  # noqa: T201 - the parent process waits for it
-        await stopping.wait()
-        if beside is not None:
-            beside.close()
-        await participant.stop()
+        async with nullcontext() if beside is None else beside(database):
+            port = await participant.start(
+                options.listen,
+                tls=_tls(options),
+                callers=options.caller,
+                insecure=options.insecure,
+                interceptors=interceptors,
+            )
+            relax_garbage_collection()
+            host = options.listen.rpartition(":")[0]
+            print(f"listening on {host}:{port}", flush=True)  # noqa: T201 - the parent process waits for it
+            await stopping.wait()
+            await participant.stop()
     finally:
         await database.dispose()
 

@@ -99,8 +99,10 @@ def record_hash(record: AuditRecord) -> bytes:
         record.detail,
     ]
     caller = [record.on_behalf_of, record.method, record.peer, record.credential]
-    if any(caller):
+    if any((*caller, record.role)):
         fields += caller
+    if record.role:
+        fields.append(record.role)
     canonical = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
     return sha256(record.previous_hash + canonical).digest()
 

@@ -148,6 +148,7 @@ _ADVICE: dict[str, Callable[[Mapping[str, str]], str]] = {
     "APPROVAL_REQUIRED": lambda facts: (
         f"another admin: tccctl approve {facts['request']}" if "request" in facts else ""
     ),
+    "REQUESTER_NOT_ALLOWED": lambda facts: f"another admin: tccctl approve {facts['request']}",
     "FINDING_GONE": lambda _: "`tccctl reconcile` shows the current findings",
     "REPAIR_NOT_ALLOWED": lambda _: (
         "`tccctl reconcile` shows the proposed repair; --as selects another operation"

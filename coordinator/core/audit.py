@@ -35,6 +35,8 @@ class AuditEntry(Struct, frozen=True, kw_only=True):
     peer: str = ""
     # The SHA-256 of the certificate, or the id of the token.
     credential: str = ""
+    # The role that the operator had: "read", "operate" or "admin"; empty: callers are not authenticated.
+    role: str = ""
 
 
 class AuditHead(Struct, frozen=True):
@@ -85,12 +87,15 @@ def head_statement(head: AuditHead, at_us: int) -> bytes:
 def canonical(sequence: int, at_us: int, entry: AuditEntry) -> bytes:
     """Return the bytes that are hashed.
 
-    The caller is among them if anything is known of it: older records keep their hashes.
+    The caller is among them if anything is known of it, and its role if that is known: older records keep
+    their hashes.
     """
     fields = [sequence, at_us, entry.operator, entry.action, entry.target, entry.reason, entry.detail]
     caller = [entry.on_behalf_of, entry.method, entry.peer, entry.credential]
-    if any(caller):
+    if any((*caller, entry.role)):
         fields += caller
+    if entry.role:
+        fields.append(entry.role)
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
 
 

@@ -354,6 +354,12 @@ class ApprovalRequired(Refused):
     reason = "APPROVAL_REQUIRED"
 
 
+class RequesterNotAllowed(Refused):
+    """Another operator requested this command, and may not give it any more."""
+
+    reason = "REQUESTER_NOT_ALLOWED"
+
+
 class FindingGone(Refused):
     """The participant's row agrees with the log by now; there is nothing to repair."""
 

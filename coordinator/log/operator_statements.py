@@ -260,6 +260,7 @@ _record = (
     audit.c.method,
     audit.c.peer,
     audit.c.credential,
+    audit.c.role,
     audit.c.previous_hash,
     audit.c.hash,
 )
@@ -292,6 +293,7 @@ AUDIT_INSERT = compiled(
         method=text("method"),
         peer=text("peer"),
         credential=text("credential"),
+        role=text("role"),
         previous_hash=_bytes("previous_hash"),
         hash=_bytes("hash"),
     )

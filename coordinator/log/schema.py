@@ -179,6 +179,7 @@ audit = Table(
     Column("method", Text, nullable=False, server_default=""),
     Column("peer", Text, nullable=False, server_default=""),
     Column("credential", Text, nullable=False, server_default=""),
+    Column("role", Text, nullable=False, server_default=""),
 )
 Index("audit_target", audit.c.target, audit.c.sequence)
 

@@ -43,13 +43,18 @@ class Policy(Struct, frozen=True, kw_only=True):
         """
         principals = identity.principals
         clients = {self.clients[one].name: self.clients[one] for one in principals if one in self.clients}
-        operators = [self.operators[one] for one in principals if one in self.operators]
         return Caller(
             principal=identity.principal,
             method=identity.method,
             client=next(iter(clients.values())) if len(clients) == 1 else None,
-            operator=max(operators, key=lambda operator: operator.role, default=None),
+            operator=self.operator(principals),
+            operator_principals=tuple(one for one in principals if one in self.operators),
         )
+
+    def operator(self, principals: Sequence[str]) -> Operator | None:
+        """Return the most powerful of the operators that these are; None: they are none."""
+        operators = [self.operators[one] for one in principals if one in self.operators]
+        return max(operators, key=lambda operator: operator.role, default=None)
 
 
 def credential_id(

@@ -72,6 +72,8 @@ class Caller(Struct, frozen=True, kw_only=True):
     method: str
     client: Client | None = None
     operator: Operator | None = None
+    # The principals that make it an operator.
+    operator_principals: tuple[str, ...] = ()
     # Of an operator's call, for the audit chain: its address, and which certificate or token it came with.
     peer: str = ""
     credential: str = ""
@@ -81,6 +83,11 @@ class Caller(Struct, frozen=True, kw_only=True):
         """Return the name in the configuration; empty: it is in none."""
         known = self.client or self.operator
         return known.name if known else ""
+
+    @property
+    def role_name(self) -> str:
+        """Return the name of its role as an operator; empty: it is none."""
+        return self.operator.role.name.lower() if self.operator else ""
 
 
 # The caller of the call that this task runs. None: calls are not authenticated here.

@@ -12,7 +12,7 @@ def main() -> int:
     parser.add_argument("--coordinator", required=True, metavar="HOST:PORT")
     for name in ("inventory", "coupon", "order"):
         parser.add_argument(f"--{name}", required=True, metavar="URL", help="its database")
-    for name in ("payment", "mail"):
+    for name in ("payment", "mail", "shipping"):
         parser.add_argument(f"--{name}", default="", metavar="URL", help="its database, if there is one")
     options = parser.parse_args()
     snapshot = asyncio.run(
@@ -22,6 +22,7 @@ def main() -> int:
             order=options.order,
             payment=options.payment,
             mail=options.mail,
+            shipping=options.shipping,
         )
     )
     violations = audit(snapshot, list_transactions(options.coordinator))

@@ -14,7 +14,7 @@ from participants.payment.store import CHARGED, REFUNDED
 # The names of the participants in the coordinator's configuration.
 INVENTORY, COUPON, ORDER = "inventory", "coupon", "order"
 PARTICIPANTS = frozenset({INVENTORY, COUPON, ORDER})
-PAYMENT, MAIL = "payment", "mail"
+PAYMENT, MAIL, EVENTS = "payment", "mail", "events"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +54,7 @@ def audit(snapshot: Snapshot, transactions: Iterable[AuditedTransaction]) -> lis
         *_check_coupons(snapshot),
         *_check_payments(snapshot, by_gid),
         *_check_receipts(snapshot, by_gid),
+        *_check_shipments(snapshot, by_gid),
     ]
 
 
@@ -179,17 +180,37 @@ def _check_receipts(
 ) -> Iterator[Violation]:
     """Check that a confirmed order has one receipt, and any other one none."""
     sent = Counter((receipt.gid, receipt.branch_id) for receipt in snapshot.receipts)
-    for key in sorted(set(sent) | _branches_at(MAIL, transactions.values())):
+    return _check_effects("RECEIPT", MAIL, sent, transactions)
+
+
+def _check_shipments(
+    snapshot: Snapshot, transactions: Mapping[str, AuditedTransaction]
+) -> Iterator[Violation]:
+    """Check that a confirmed order has one shipment, and any other one none."""
+    if snapshot.shipments is None:
+        return iter(())
+    shipped = Counter((shipment.gid, shipment.branch_id) for shipment in snapshot.shipments)
+    return _check_effects("SHIPMENT", EVENTS, shipped, transactions)
+
+
+def _check_effects(
+    effect: str,
+    participant: str,
+    found: Counter[tuple[str, str]],
+    transactions: Mapping[str, AuditedTransaction],
+) -> Iterator[Violation]:
+    """Check the effects of a participant's messages: one for each branch that is confirmed."""
+    for key in sorted(set(found) | _branches_at(participant, transactions.values())):
         transaction = transactions.get(key[0])
-        if transaction is None or (MAIL, key[1]) not in transaction.branches:
-            yield Violation(rule="RECEIPT_UNKNOWN", subject=key[0], detail="the log has no such branch")
+        if transaction is None or (participant, key[1]) not in transaction.branches:
+            yield Violation(rule=f"{effect}_UNKNOWN", subject=key[0], detail="the log has no such branch")
             continue
         wanted = int(transaction.end is End.CONFIRMED)
-        if sent[key] != wanted and transaction.end is not End.OPEN:
+        if found[key] != wanted and transaction.end is not End.OPEN:
             yield Violation(
-                rule="RECEIPTS_DISAGREE",
+                rule=f"{effect}S_DISAGREE",
                 subject=key[0],
-                detail=f"{sent[key]} receipts, not {wanted}: it is {transaction.end}",
+                detail=f"{found[key]} {effect.lower()}s, not {wanted}: it is {transaction.end}",
             )
 
 

@@ -15,6 +15,7 @@ from participants.mail.store import RECEIPTS, Receipt
 from participants.order.order import OrderState
 from participants.order.store import orders
 from participants.payment.store import ENTRIES, Entry
+from participants.shipping.store import SHIPMENTS, Shipment
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +52,7 @@ class Order:
     branch_id: str
     coupon_id: str | None
     state: OrderState
+    is_local: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +68,8 @@ class Snapshot:
     # Empty if the shop takes no payments and sends no receipts.
     payments: Sequence[Entry] = ()
     receipts: Sequence[Receipt] = ()
+    # None if the shop ships nothing.
+    shipments: Sequence[Shipment] | None = None
 
 
 _STOCK = select(stock.c.sku, stock.c.available, stock.c.reserved, stock.c.sold)
@@ -82,11 +86,18 @@ _RESERVATIONS = select(
 _COUPONS = select(coupon.c.coupon_id, coupon.c.state, coupon.c.gid, coupon.c.branch_id).where(
     coupon.c.state != CouponState.AVAILABLE.value
 )
-_ORDERS = select(orders.c.order_id, orders.c.gid, orders.c.branch_id, orders.c.coupon_id, orders.c.state)
+_ORDERS = select(
+    orders.c.order_id,
+    orders.c.gid,
+    orders.c.branch_id,
+    orders.c.coupon_id,
+    orders.c.state,
+    orders.c.is_local,
+)
 
 
 async def read_snapshot(
-    *, inventory: str, coupon: str, order: str, payment: str = "", mail: str = ""
+    *, inventory: str, coupon: str, order: str, payment: str = "", mail: str = "", shipping: str = ""
 ) -> Snapshot:
     """Read the databases at these URLs, each in one snapshot."""
     stocks, restocked, reservations = await _read(inventory, _STOCK, _RESTOCKED, _RESERVATIONS)
@@ -94,6 +105,7 @@ async def read_snapshot(
     [order_rows] = await _read(order, _ORDERS)
     [entries] = await _read(payment, ENTRIES) if payment else [()]
     [receipts] = await _read(mail, RECEIPTS) if mail else [()]
+    [shipments] = await _read(shipping, SHIPMENTS) if shipping else [()]
     return Snapshot(
         stocks=[Stock(**row) for row in stocks],
         restocked={row["sku"]: int(row["quantity"]) for row in restocked},
@@ -104,6 +116,7 @@ async def read_snapshot(
         orders=[Order(**{**row, "state": OrderState(row["state"])}) for row in order_rows],
         payments=[Entry(**row) for row in entries],
         receipts=[Receipt(**row) for row in receipts],
+        shipments=[Shipment(**row) for row in shipments] if shipping else None,
     )
 
 

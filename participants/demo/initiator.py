@@ -4,22 +4,31 @@ import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy.exc import DBAPIError
 
 from participants.coupon.requests import UseCoupon
 from participants.demo.plan import InitiatorFault, PlannedOrder
 from participants.inventory.requests import ReserveStock
 from participants.mail.requests import SendReceipt
 from participants.order.requests import OpenOrder
+from participants.order.store import NewOrder, order_place
 from participants.payment.requests import ChargeCard
+from participants.shipping import ORDER_CONFIRMED, TOPIC
+from tcc import Participant
 from tcc.client.client import Client
 from tcc.client.interactive import InteractiveTransaction
 from tcc.client.outcome import Outcome
 from tcc.client.requests import BranchRequest
-from tcc.errors import DeadlineExceeded, TccError, TransactionCancelled, Unavailable
+from tcc.errors import DeadlineExceeded, PreconditionFailed, TccError, TransactionCancelled, Unavailable
 
 INITIATOR = "demo"
+ORDER = "order"
 
 EXPIRY_S = 20.0
+# Then the order service is asked about an order that it was to commit.
+LOCAL_EXPIRY_S = 5.0
 VANISHED_EXPIRY_S = 1.5
 # The timeout of an initiator; the client retries until then.
 _PATIENCE_S = 40.0
@@ -47,14 +56,19 @@ class ChangedMindError(Exception):
     """The customer has changed their mind."""
 
 
-async def place(order: PlannedOrder, client: Client, other: Client, *, is_paid: bool = False) -> OrderResult:
-    """Place an order with its fault. `other` is a client with another connection.
+async def place(
+    order: PlannedOrder, client: Client, other: Client, orders: Participant, *, is_paid: bool = False
+) -> OrderResult:
+    """Place an order with its fault.
 
-    `is_paid`: with a payment, which is a saga, and a receipt, which is a message.
+    `other`: a client with another connection. `orders`: the order service of this process, which commits
+    some orders itself. `is_paid`: with a payment, which is a saga, and a receipt, which is a message.
     """
     started = time.monotonic()
     try:
-        confirmed = await _place(order, purchase(order) if is_paid else branches(order), client, other)
+        confirmed = await _place(
+            order, purchase(order) if is_paid else branches(order), client, other, orders
+        )
     except TccError as error:
         return OrderResult(gid=order.gid, error=f"{type(error).__name__} {error}")
     latency_s = None if confirmed is None else time.monotonic() - started
@@ -62,7 +76,7 @@ async def place(order: PlannedOrder, client: Client, other: Client, *, is_paid: 
 
 
 async def _place(
-    order: PlannedOrder, wanted: Sequence[BranchRequest], client: Client, other: Client
+    order: PlannedOrder, wanted: Sequence[BranchRequest], client: Client, other: Client, orders: Participant
 ) -> bool | None:
     match order.initiator_fault:
         case InitiatorFault.ONE_SHOT:
@@ -71,10 +85,10 @@ async def _place(
             with contextlib.suppress(DeadlineExceeded, Unavailable):
                 await _execute(order, wanted, client, timeout_s=order.draw * _ANSWER_LOST_S)
             return (await _execute(order, wanted, other)).confirmed
-        case InitiatorFault.INTERACTIVE | InitiatorFault.CHANGES_MIND:
-            return await _interact(order, wanted, client)
+        case InitiatorFault.LOCAL_FIRST | InitiatorFault.CHANGES_MIND:
+            return await _commit_first(order, wanted, client, orders)
         case InitiatorFault.VANISHES:
-            await _vanish(order, wanted, client)
+            await _vanish(order, wanted, client, orders)
             return None
 
 
@@ -86,35 +100,66 @@ async def _execute(
     )
 
 
-async def _interact(order: PlannedOrder, wanted: Sequence[BranchRequest], client: Client) -> bool:
-    transaction = client.transaction(gid=order.gid, expiry_s=EXPIRY_S, timeout_s=_PATIENCE_S)
+async def _commit_first(
+    order: PlannedOrder, wanted: Sequence[BranchRequest], client: Client, orders: Participant
+) -> bool:
+    transaction = client.transaction(gid=order.gid, expiry_s=LOCAL_EXPIRY_S, timeout_s=_PATIENCE_S)
     try:
         async with transaction:
-            await _try_all(transaction, wanted)
-            _think_again(order)
+            await _buy(order, transaction, wanted, orders)
     except TransactionCancelled:
         return False
-    except ChangedMindError as error:
-        if transaction.outcome is None:
-            raise TccError("; ".join(error.__notes__)) from error
+    except (ChangedMindError, TccError, DBAPIError):
+        # Nothing more is requested: it is decided, or the coordinator asks the order service.
+        outcome = transaction.outcome or await client.wait(order.gid, timeout_s=_PATIENCE_S)
+        return outcome.confirmed
     assert transaction.outcome is not None
     return transaction.outcome.confirmed
 
 
-async def _vanish(order: PlannedOrder, wanted: Sequence[BranchRequest], client: Client) -> None:
+async def _vanish(
+    order: PlannedOrder, wanted: Sequence[BranchRequest], client: Client, orders: Participant
+) -> None:
     transaction = client.transaction(gid=order.gid, expiry_s=VANISHED_EXPIRY_S, timeout_s=_PATIENCE_S)
     await transaction.begin()
-    with contextlib.suppress(TransactionCancelled):
-        await _try_all(transaction, wanted[: 1 + int(order.draw * len(wanted))])
+    with contextlib.suppress(TransactionCancelled, PreconditionFailed, DBAPIError):
+        await _buy(order, transaction, wanted, orders, share=order.draw)
 
 
-async def _try_all(transaction: InteractiveTransaction, wanted: Sequence[BranchRequest]) -> None:
-    """Try the branches one after the other, as business logic between them would."""
+async def _buy(
+    order: PlannedOrder,
+    transaction: InteractiveTransaction,
+    wanted: Sequence[BranchRequest],
+    orders: Participant,
+    *,
+    share: float = 1.0,
+) -> None:
+    """Try one branch after the other, and commit the order itself last. `share`: of these steps."""
+    tried = []
     for branch in wanted:
         if branch.kind == "message":
             transaction.message(branch.participant, branch.action, branch.payload)
-        else:
-            await transaction.try_(branch.participant, branch.action, branch.payload, kind=branch.kind)
+        elif branch.participant != ORDER:
+            tried.append((branch, branch.kind))
+    steps = min(1 + int(share * (len(tried) + 1)), len(tried) + 1)
+    for branch, kind in tried[:steps]:
+        await transaction.try_(branch.participant, branch.action, branch.payload, kind=kind)
+    if steps > len(tried):
+        async with transaction.local(orders, branch_id=ORDER) as db:
+            await order_place(db, _row(order))
+            _think_again(order)
+
+
+def _row(order: PlannedOrder) -> NewOrder:
+    return NewOrder(
+        order_id=order.gid,
+        gid=order.gid,
+        branch_id=ORDER,
+        customer_id=order.customer_id,
+        sku=order.sku,
+        quantity=order.quantity,
+        coupon_id=order.coupon_id,
+    )
 
 
 def _think_again(order: PlannedOrder) -> None:
@@ -130,7 +175,17 @@ def purchase(order: PlannedOrder) -> list[BranchRequest]:
         *branches(order),
         BranchRequest("payment", "charge", charge, kind="saga", stage=1),
         BranchRequest("mail", "send_receipt", receipt, kind="message"),
+        *([BranchRequest("events", "publish", _event(order), kind="message")] if order.ships else []),
     ]
+
+
+def _event(order: PlannedOrder) -> dict[str, Any]:
+    return {
+        "topic": TOPIC,
+        "type": ORDER_CONFIRMED,
+        "subject": order.gid,
+        "data": {"order_id": order.gid, "sku": order.sku, "quantity": order.quantity},
+    }
 
 
 def branches(order: PlannedOrder) -> list[BranchRequest]:
@@ -147,5 +202,5 @@ def branches(order: PlannedOrder) -> list[BranchRequest]:
     return [
         BranchRequest("inventory", "reserve_stock", stock),
         *(BranchRequest("coupon", "use_coupon", coupon) for coupon in coupons),
-        BranchRequest("order", "open_order", opened),
+        BranchRequest(ORDER, "open_order", opened),
     ]

@@ -3,20 +3,17 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from participants.demo.cluster import Cluster, Death
-from participants.demo.initiator import INITIATOR, OrderResult, place
-from participants.demo.plan import Plan, PlannedKill
+from participants.demo.initiator import INITIATOR, OrderResult
+from participants.demo.plan import CHECKOUTS, Plan, PlannedKill, PlannedOrder
 from tcc.client.client import Client
 from tcc.client.outcome import TransactionRecord, TransactionState
+from tcc.errors import NotFound
 
 INITIATORS = 128
-# Each client has its own connection, so that both workers get some of the load.
-_CLIENTS = 8
-_OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
-
 _LIVE = (TransactionState.TRYING, TransactionState.CONFIRMING, TransactionState.CANCELLING)
 _SETTLE_TIMEOUT_S = 60.0
 _SETTLE_POLL_S = 0.1
@@ -63,21 +60,20 @@ async def run_load(
 
     async def place_some() -> None:
         for number, order in orders:
-            client, other = clients[number % len(clients)], clients[(number + 1) % len(clients)]
-            result = await place(order, client, other, is_paid=True)
+            result = await _place(order, CHECKOUTS[number % len(CHECKOUTS)], cluster, client)
             placed.append(result)
             on_order(result)
             killer.orders_done(len(placed))
 
-    async with _clients(cluster.address) as clients, killer.restarting():
+    async with Client(cluster.address) as client, killer.restarting():
         async with asyncio.TaskGroup() as initiators:
             for _ in range(INITIATORS):
                 initiators.create_task(place_some())
         placed_s = time.monotonic() - started
         kills = await killer.finish()
-        await _settle(clients[0])
+        await _settle(client)
         settled_s = time.monotonic() - started
-        records = [record async for record in clients[0].list(initiator=INITIATOR, page_size=_PAGE_SIZE)]
+        records = [record async for record in client.list(initiator=INITIATOR, page_size=_PAGE_SIZE)]
     return LoadResult(
         placed=placed,
         kills=kills,
@@ -86,6 +82,22 @@ async def run_load(
         settled_s=settled_s,
         records=records,
     )
+
+
+async def _place(order: PlannedOrder, checkout: str, cluster: Cluster, client: Client) -> OrderResult:
+    """Place an order. If its checkout dies, the customer asks again, unless the order service is asked."""
+    while (result := await cluster.place(checkout, order)) is None:
+        if order.is_local_first and await _is_begun(order, client):
+            return OrderResult(gid=order.gid)
+    return result
+
+
+async def _is_begun(order: PlannedOrder, client: Client) -> bool:
+    try:
+        await client.get(order.gid)
+    except NotFound:
+        return False
+    return True
 
 
 class _ProcessKiller:
@@ -146,14 +158,3 @@ async def _any_live(client: Client) -> bool:
     async for _ in client.list(states=_LIVE, initiator=INITIATOR, page_size=1):
         return True
     return False
-
-
-@asynccontextmanager
-async def _clients(address: str) -> AsyncIterator[list[Client]]:
-    async with AsyncExitStack() as stack:
-        yield [
-            await stack.enter_async_context(
-                Client(address, initiator=INITIATOR, channel_options=_OWN_CONNECTION)
-            )
-            for _ in range(_CLIENTS)
-        ]

@@ -6,7 +6,7 @@ it: which of two orders gets the last item depends on timing.
 
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 PARTICIPANTS = ("inventory", "coupon", "order")
@@ -23,32 +23,40 @@ _SCARCE_STOCK = 0.5
 # The share of orders with a coupon, and the share of these whose coupon another order has too.
 _COUPON_FRACTION = 0.4
 _COUPON_AGAIN_FRACTION = 0.15
+# The processes of the order service that place orders.
+CHECKOUTS = ("checkout-1", "checkout-2")
+WORKER = "coordinator worker"
 # The times of the kills, in fractions of the orders.
-_WORKER_KILL = (0.25, 0.35)
+_WORKER_KILL = (0.15, 0.25)
+_CHECKOUT_KILL = (0.30, 0.40)
 _PARTICIPANT_KILL = (0.55, 0.65)
+# Only where orders are shipped.
+REDIS, EVENTS, SHIPPING = "redis", "events", "shipping"
+_SHIPPING_KILL = (0.20, 0.50)
+_REDIS_KILL = (0.70, 0.80)
 
 
 class InitiatorFault(StrEnum):
     """The behaviour of an initiator."""
 
-    # One call.
+    # One call; the order is a branch like the others.
     ONE_SHOT = "ONE_SHOT"
     # One call whose response is lost, then the same call through another connection.
     LOST_ANSWER = "LOST_ANSWER"
-    # Step by step, then confirm.
-    INTERACTIVE = "INTERACTIVE"
-    # Step by step, then cancel.
+    # Step by step; the order service commits its own order first, and confirms.
+    LOCAL_FIRST = "LOCAL_FIRST"
+    # The same, but the order service rolls its order back.
     CHANGES_MIND = "CHANGES_MIND"
-    # Step by step, then the initiator vanishes.
+    # The same, but the initiator vanishes after a step; the last one is the local commit.
     VANISHES = "VANISHES"
 
 
 _INITIATOR_FAULTS: Mapping[InitiatorFault, float] = {
-    InitiatorFault.ONE_SHOT: 0.76,
+    InitiatorFault.ONE_SHOT: 0.72,
     InitiatorFault.LOST_ANSWER: 0.08,
-    InitiatorFault.INTERACTIVE: 0.08,
+    InitiatorFault.LOCAL_FIRST: 0.10,
     InitiatorFault.CHANGES_MIND: 0.04,
-    InitiatorFault.VANISHES: 0.04,
+    InitiatorFault.VANISHES: 0.06,
 }
 
 
@@ -62,16 +70,23 @@ class PlannedOrder:
     quantity: int
     coupon_id: str | None
     initiator_fault: InitiatorFault
-    # In [0, 1): how soon a response is lost, or after how many Trys the initiator vanishes.
+    # In [0, 1): how soon a response is lost, or after how many steps the initiator vanishes.
     draw: float
+    # True if an event tells the shipping service when the order is confirmed.
+    ships: bool = False
+
+    @property
+    def is_local_first(self) -> bool:
+        """True if it is decided by the order service's own local transaction."""
+        return self.initiator_fault not in (InitiatorFault.ONE_SHOT, InitiatorFault.LOST_ANSWER)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedKill:
-    """A kill after a number of orders: of a participant, or of a coordinator worker."""
+    """A kill after a number of orders: of a coordinator worker, or of a process by its name."""
 
     after_orders: int
-    participant: str | None
+    victim: str
     # In [0, 1): which worker.
     draw: float
 
@@ -87,17 +102,21 @@ class Plan:
     coupons: tuple[str, ...]
     kills: tuple[PlannedKill, ...]
 
+    @property
+    def ships(self) -> bool:
+        return any(order.ships for order in self.orders)
 
-def make_plan(*, orders: int, seed: int) -> Plan:
-    """Return the plan of a seed."""
+
+def make_plan(*, orders: int, seed: int, ships: bool = False) -> Plan:
+    """Return the plan of a seed. `ships`: confirmed orders are shipped."""
     chance = random.Random(seed)
-    planned = tuple(_plan_orders(orders, chance))
+    planned = tuple(replace(order, ships=ships) for order in _plan_orders(orders, chance))
     return Plan(
         seed=seed,
         orders=planned,
         stock=_stock(planned),
         coupons=tuple(sorted({order.coupon_id for order in planned if order.coupon_id is not None})),
-        kills=_plan_kills(orders, chance),
+        kills=_plan_kills(orders, chance) + (_plan_shipping_kills(orders, chance) if ships else ()),
     )
 
 
@@ -138,15 +157,20 @@ def _stock(orders: tuple[PlannedOrder, ...]) -> dict[str, int]:
 
 
 def _plan_kills(orders: int, chance: random.Random) -> tuple[PlannedKill, ...]:
-    return (
-        PlannedKill(
-            after_orders=_after(orders, _WORKER_KILL, chance), participant=None, draw=chance.random()
-        ),
-        PlannedKill(
-            after_orders=_after(orders, _PARTICIPANT_KILL, chance),
-            participant=chance.choice(PARTICIPANTS),
-            draw=chance.random(),
-        ),
+    return tuple(
+        PlannedKill(after_orders=_after(orders, between, chance), victim=victim, draw=chance.random())
+        for victim, between in (
+            (WORKER, _WORKER_KILL),
+            (chance.choice(CHECKOUTS), _CHECKOUT_KILL),
+            (chance.choice(SHOP), _PARTICIPANT_KILL),
+        )
+    )
+
+
+def _plan_shipping_kills(orders: int, chance: random.Random) -> tuple[PlannedKill, ...]:
+    return tuple(
+        PlannedKill(after_orders=_after(orders, between, chance), victim=victim, draw=chance.random())
+        for victim, between in ((SHIPPING, _SHIPPING_KILL), (REDIS, _REDIS_KILL))
     )
 
 

@@ -24,13 +24,14 @@ class Summary:
     Attributes:
         undecided: Orders whose transaction has not ended, or is unknown to the coordinator.
         recovered: Transactions that were live when a process that drove or served them was
-            killed, and that have ended. The worker that drove a transaction is not known
-            afterwards, so the kill of a worker counts all live transactions.
+            killed, and that have ended. The worker that drove a transaction, and the checkout that
+            began it, are not known afterwards, so their kills count all live transactions.
         recovered_within_s: Seconds from the kill until the last of them had ended.
         unanswered: The errors of initiators that requested a decision and got none.
         violations: Violations of the audit, and responses that the log contradicts.
         rates: Orders per second: calm, and while a kill disturbed.
-        effects: The charges, refunds and receipts in the databases, by name.
+        effects: The local commits, charges, refunds and receipts in the databases, by name.
+        check_backs: Orders that were decided by the order service's answer: its initiator was gone.
         latency_ms: Milliseconds from the first request to the known decision, by percentile.
     """
 
@@ -48,6 +49,7 @@ class Summary:
     rates: Rates
     settled_s: float
     effects: Mapping[str, int]
+    check_backs: int
 
     @property
     def cancelled(self) -> int:
@@ -68,9 +70,21 @@ class Summary:
 
 
 def effects(snapshot: Snapshot) -> dict[str, int]:
-    """Count the charges, refunds and receipts."""
+    """Count the orders that were committed locally first, the charges, refunds, receipts and shipments."""
     verbs = Counter(entry.verb for entry in snapshot.payments)
-    return {"charged": verbs[CHARGED], "refunded": verbs[REFUNDED], "receipts": len(snapshot.receipts)}
+    shipments = {} if snapshot.shipments is None else {"shipments": len(snapshot.shipments)}
+    return {
+        "local_commits": sum(order.is_local for order in snapshot.orders),
+        "charged": verbs[CHARGED],
+        "refunded": verbs[REFUNDED],
+        "receipts": len(snapshot.receipts),
+        **shipments,
+    }
+
+
+def confirmed(records: Iterable[TransactionRecord]) -> int:
+    """Count the transactions that are CONFIRMED."""
+    return sum(record.state is TransactionState.CONFIRMED for record in records)
 
 
 def summarise(
@@ -87,7 +101,7 @@ def summarise(
     return Summary(
         seed=plan.seed,
         orders=len(plan.orders),
-        confirmed=sum(record.state is TransactionState.CONFIRMED for record in records.values()),
+        confirmed=confirmed(records.values()),
         cancelled_by_reason=cancelled_by_reason(records.values()),
         recovered=len(recoveries_s),
         recovered_within_s=max(recoveries_s, default=0.0),
@@ -101,6 +115,17 @@ def summarise(
         ),
         settled_s=load.settled_s,
         effects=counted,
+        check_backs=sum(map(_is_decided_by_check_back, records.values())),
+    )
+
+
+def _is_decided_by_check_back(record: TransactionRecord) -> bool:
+    """Return whether a local-first order was decided at its expiry: by the answer to the question."""
+    return (
+        any(branch.check_back for branch in record.branches)
+        and record.decided_at is not None
+        and record.expires_at is not None
+        and record.decided_at >= record.expires_at
     )
 
 
@@ -135,6 +160,7 @@ def as_json(summary: Summary) -> dict[str, Any]:
         "cancelled": summary.cancelled,
         "cancelled_by_reason": dict(summary.cancelled_by_reason),
         **summary.effects,
+        "check_backs": summary.check_backs,
         "undecided": summary.undecided,
         "unanswered": list(summary.unanswered),
         "recovered": summary.recovered,

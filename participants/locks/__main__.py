@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from participants.locks.metrics import LockMetrics, serve_metrics
+from participants.locks.metrics import LockMetrics, serving_metrics
 from participants.locks.service import locks
 from participants.locks.store import metadata
 from participants.serving import arguments, main
@@ -16,5 +16,5 @@ if __name__ == "__main__":
         options,
         partial(locks, metrics=metrics),
         metadata,
-        side_server=partial(serve_metrics, metrics, address=options.metrics) if options.metrics else None,
+        beside=partial(serving_metrics, metrics, address=options.metrics) if options.metrics else None,
     )

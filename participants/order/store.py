@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
@@ -13,6 +14,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     bindparam,
+    false,
     func,
     literal,
     select,
@@ -40,6 +42,8 @@ orders = Table(
     Column("quantity", BigInteger, CheckConstraint("quantity > 0"), nullable=False),
     Column("coupon_id", Text),
     Column("state", Text, CheckConstraint("state IN ('PENDING', 'CONFIRMED', 'CANCELLED')"), nullable=False),
+    # The order service has committed it before its transaction was decided, and that decided it.
+    Column("is_local", Boolean, nullable=False, server_default=false()),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     UniqueConstraint("gid", "branch_id"),
@@ -79,6 +83,10 @@ OPEN = (
     .on_conflict_do_nothing(index_elements=["order_id"])
     .returning(orders.c.order_id)
 )
+PLACE = insert(orders).values(
+    {name: bindparam(name) for name in NewOrder._fields}
+    | {"state": OrderState.CONFIRMED.value, "is_local": True}
+)
 MOVE = (
     update(orders)
     .where(_is_wanted, orders.c.state == func.any(array("sources", Text())))
@@ -93,6 +101,11 @@ async def order_open(db: AsyncConnection, new: Sequence[NewOrder]) -> set[str]:
     ordered = sorted(new, key=lambda row: row.order_id)
     opened = await db.execute(OPEN, arrays(NewOrder._fields, ordered))
     return set(opened.scalars())
+
+
+async def order_place(db: AsyncConnection, new: NewOrder) -> None:
+    """Write an order whose transaction is decided by the commit of this very row."""
+    await db.execute(PLACE, new._asdict())
 
 
 async def order_move(db: AsyncConnection, keys: Sequence[Key], verb: Verb) -> None:

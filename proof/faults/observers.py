@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 import psycopg
 
-from coordinator.core.model import DECISIONS, TransactionState
-from proof.history.events import LOG, AnyEvent, Decided, Decision, Effect, Operation, Registered
+from coordinator.core.model import DECISIONS, BranchKind, TransactionState
+from proof.history.events import LOG, AnyEvent, Decided, Decision, Effect, Kind, Operation, Registered
 
 _SEEN = """
     CREATE TABLE seen (
@@ -25,14 +25,16 @@ _SEEN = """
         what text NOT NULL,
         quantity bigint NOT NULL DEFAULT 0,
         state smallint,
-        branches bytea
+        branches bytea,
+        tenant text NOT NULL DEFAULT ''
     );
     """
 _LOG = """
     CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
         IF TG_OP = 'INSERT' OR NEW.branches IS DISTINCT FROM OLD.branches THEN
-            INSERT INTO seen (gid, what, branches) VALUES (NEW.gid, 'BRANCHES', NEW.branches);
+            INSERT INTO seen (gid, what, branches, tenant)
+            VALUES (NEW.gid, 'BRANCHES', NEW.branches, NEW.tenant);
         END IF;
         IF TG_OP = 'UPDATE' AND NEW.state <> OLD.state THEN
             INSERT INTO seen (gid, what, state) VALUES (NEW.gid, 'STATE', NEW.state);
@@ -44,7 +46,8 @@ _LOG = """
 _TOMBSTONES = """
     CREATE FUNCTION see_tombstone() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
-        INSERT INTO seen (gid, branch_id, what) VALUES (NEW.gid, NEW.branch_id, 'TOMBSTONE');
+        INSERT INTO seen (gid, branch_id, what) VALUES (NEW.gid, NEW.branch_id,
+            CASE NEW.action WHEN 'local' THEN 'TOMBSTONE OF CHECK' ELSE 'TOMBSTONE' END);
         RETURN NULL;
     END $$;
     CREATE TRIGGER see AFTER INSERT ON tcc_barrier FOR EACH ROW WHEN (NEW.state = 3)
@@ -88,11 +91,13 @@ _PARTICIPANTS: Mapping[str, str] = {
     "order": _rows_of_branches("orders", "1"),
 }
 COORDINATOR = "coordinator"
+_TCC_FIELDS = 7
 _OPERATIONS: Mapping[str, tuple[Operation, bool]] = {
     "TRY": (Operation.TRY, False),
     "CONFIRM": (Operation.CONFIRM, False),
     "CANCEL": (Operation.CANCEL, False),
     "TOMBSTONE": (Operation.CANCEL, True),
+    "TOMBSTONE OF CHECK": (Operation.CHECK, True),
 }
 _DECISIONS = {state: Decision[operation.name] for state, operation in DECISIONS.items()}
 
@@ -131,14 +136,14 @@ class Observers:
     def _read(self, name: str, url: str) -> Iterator[AnyEvent]:
         with _connection(url) as db:
             rows = db.execute(
-                "SELECT position, at, gid, branch_id, what, quantity, state, branches FROM seen"
+                "SELECT position, at, gid, branch_id, what, quantity, state, branches, tenant FROM seen"
                 " WHERE position > %s ORDER BY position",
                 (self._read_to[name],),
             ).fetchall()
-        for position, at, gid, branch_id, what, quantity, state, branches in rows:
+        for position, at, gid, branch_id, what, quantity, state, branches, tenant in rows:
             self._read_to[name] = position
             if name == COORDINATOR:
-                yield from self._of_log(at, gid, state, branches)
+                yield from self._of_log(at, gid, state, branches, tenant)
             else:
                 operation, is_tombstone = _OPERATIONS[what]
                 yield Effect(
@@ -152,11 +157,17 @@ class Observers:
                 )
 
     def _of_log(
-        self, at: datetime, gid: str, state: int | None, branches: bytes | None
+        self, at: datetime, gid: str, state: int | None, branches: bytes | None, tenant: str
     ) -> Iterator[AnyEvent]:
         if branches is not None:
             specs: list[list[Any]] = msgspec.msgpack.decode(branches)
-            yield Registered(at=at.timestamp(), gid=gid, branch_ids=tuple(spec[0] for spec in specs))
+            yield Registered(
+                at=at.timestamp(),
+                gid=gid,
+                branch_ids=tuple(spec[0] for spec in specs),
+                kinds=tuple(map(_kind, specs)),
+                tenant=tenant,
+            )
         if state is not None and (
             decision := _DECISIONS.get(TransactionState(state))
         ) is not self._decided.get(gid):
@@ -164,3 +175,11 @@ class Observers:
             # The second state of one decision says nothing new; another decision would.
             self._decided[gid] = decision
             yield Decided(at=at.timestamp(), gid=gid, decision=decision, observer=LOG)
+
+
+def _kind(spec: list[Any]) -> Kind:
+    """Return the kind of a stored branch, as coordinator.log.rows writes it: TCC branches are shorter."""
+    if len(spec) == _TCC_FIELDS:
+        return Kind.TCC
+    kind, _not_before, is_check_back = spec[_TCC_FIELDS:]
+    return Kind.LOCAL if is_check_back else Kind[BranchKind(kind).name]

@@ -5,7 +5,8 @@ import itertools
 import os
 import random
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from sqlalchemy import NullPool
@@ -13,14 +14,17 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from participants.coupon.store import issue
-from participants.demo.initiator import OrderResult, place
+from participants.demo.initiator import ORDER, OrderResult, branches, place
 from participants.demo.plan import InitiatorFault, Plan, PlannedOrder, make_plan
 from participants.inventory.store import restock
+from proof.faults.tenants import TENANTS, tenant_of
 from proof.history.events import Reply, ReplyOutcome, Request, Verb
 from proof.history.recorder import Recorder
+from tcc import Participant
 from tcc.client.client import Client
 
 _CHUNK = 300
+_CONNECTIONS = 8
 _SEEDS = 10**9
 _FILL_TIMEOUT_S = 60.0
 _FILL_PAUSE_S = 0.2
@@ -28,16 +32,16 @@ _numbers = itertools.count()
 
 
 def renamed(plan: Plan, prefix: str) -> Plan:
-    """The same plan with orders and coupons of its own; SKUs are everybody's."""
+    """The same plan with orders and coupons of its own; SKUs are everybody's. The tenants take turns."""
     return replace(
         plan,
         orders=tuple(
             replace(
                 order,
-                gid=f"{prefix}-{order.gid}",
+                gid=f"{tenant}-{prefix}-{order.gid}",
                 coupon_id=order.coupon_id and f"{prefix}-{order.coupon_id}",
             )
-            for order in plan.orders
+            for order, tenant in zip(plan.orders, itertools.cycle(TENANTS), strict=False)
         ),
         coupons=tuple(f"{prefix}-{coupon}" for coupon in plan.coupons),
     )
@@ -86,8 +90,24 @@ async def orders(
             yield order
 
 
+@asynccontextmanager
+async def order_service(database_url: str) -> AsyncIterator[Participant]:
+    """The order service of this process, which commits some orders itself."""
+    database = create_async_engine(database_url, pool_size=_CONNECTIONS, max_overflow=0)
+    try:
+        yield Participant(ORDER, database=database)
+    finally:
+        await database.dispose()
+
+
 async def place_and_record(
-    order: PlannedOrder, client: Client, other: Client, recorder: Recorder, initiator: str
+    order: PlannedOrder,
+    client: Client,
+    other: Client,
+    order_service: Participant,
+    *,
+    recorder: Recorder,
+    initiator: str,
 ) -> OrderResult:
     """Place an order, and record it as one request, which it is for the customer."""
     request = f"{initiator}/{os.getpid()}/{next(_numbers)}"
@@ -101,9 +121,11 @@ async def place_and_record(
             verb=verb,
             gid=order.gid,
             digest=content if verb is Verb.EXECUTE else "",
+            branch_ids=tuple(branch.participant for branch in branches(order)),
+            tenant=tenant_of(order.gid),
         )
     )
-    placed = await place(order, client, other)
+    placed = await place(order, client, other, order_service)
     recorder.record(
         Reply(
             at=time.time(),
@@ -119,7 +141,7 @@ async def place_and_record(
 _VERBS = {
     InitiatorFault.ONE_SHOT: Verb.EXECUTE,
     InitiatorFault.LOST_ANSWER: Verb.EXECUTE,
-    InitiatorFault.INTERACTIVE: Verb.CONFIRM,
+    InitiatorFault.LOCAL_FIRST: Verb.CONFIRM,
     InitiatorFault.CHANGES_MIND: Verb.CANCEL,
     InitiatorFault.VANISHES: Verb.BEGIN,
 }

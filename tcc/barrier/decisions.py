@@ -43,8 +43,9 @@ The reasons for the less obvious cells:
 - *The same key with other content* (`BRANCH_CONFLICT`) is refused. Either two callers use the
   same gid by mistake, or a gid is reused after the coordinator's log was purged. Running
   either handler would corrupt the data of the other. Content means the action, and the
-  digest of action, payload and content type that Try writes into its row. A call that
-  does not know the content of the Try has no digest and is not compared.
+  digest of action, payload and content type that Try writes into its row. An initiator's
+  own Try writes none, and a call that no longer knows the content of the Try has none: these are
+  not compared.
 """
 
 from enum import Enum, IntEnum

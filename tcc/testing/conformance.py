@@ -93,6 +93,7 @@ CASES: tuple[Case, ...] = tuple(
         cases.try_with_another_payload,
         cases.ended_with_another_payload,
         cases.tried_by_initiator,
+        cases.tried_by_coordinator,
         cases.undecodable_cancel,
         cases.undecodable_confirm,
         cases.broken_confirm,

@@ -257,16 +257,35 @@ async def tried_by_initiator(subject: Subject) -> None:
     for operation in (CONFIRM, CANCEL):
         branch_id = f"branch-{operation}"
         payload = subject.same_payload_in_other_bytes(branch_id)
-        await subject.succeed(subject.call(TRY, branch_id=branch_id), TRY_WORKS)
+        await subject.succeed(subject.call(TRY, branch_id=branch_id, tried_by_initiator=True), TRY_WORKS)
         await subject.succeed(
             subject.call(operation, branch_id=branch_id, payload=payload, tried_by_initiator=True),
-            "a Confirm or Cancel with `tried_by_initiator` must succeed whatever bytes the Try had: the "
-            "coordinator never saw them, so do not compare digests then",
+            "a Confirm or Cancel must succeed whatever bytes its Try had, if that had `tried_by_initiator`: "
+            "store no digest then",
         )
         await subject.effects(
             confirmed=1 if operation == CONFIRM else 0,
             branch_id=branch_id,
             advice="a Confirm or Cancel with `tried_by_initiator` must take effect, once",
+        )
+
+
+async def tried_by_coordinator(subject: Subject) -> None:
+    for operation in (CONFIRM, CANCEL):
+        branch_id = f"branch-{operation}"
+        another = subject.another_payload(branch_id)
+        await subject.succeed(subject.call(TRY, branch_id=branch_id), TRY_WORKS)
+        await subject.fail(
+            subject.call(operation, branch_id=branch_id, payload=another, tried_by_initiator=True),
+            "BRANCH_CONFLICT",
+            "a Confirm or Cancel with another payload than its Try's must be refused with FAILED, permanent, "
+            "BRANCH_CONFLICT, also with `tried_by_initiator`, if the Try did not have it: the row decides "
+            f"whether digests are compared, because the call may have been forged; {_DIGEST}",
+        )
+        await subject.effects(
+            reserved=1,
+            branch_id=branch_id,
+            advice="a Confirm or Cancel that is refused BRANCH_CONFLICT must change nothing",
         )
 
 

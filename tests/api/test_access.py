@@ -16,6 +16,8 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_status import rpc_status
 from structlog.testing import capture_logs
 
+from coordinator.api.operator.commands import AdminCommands
+from coordinator.config.settings import OperatorSettings
 from coordinator.security.permissions import PERMISSIONS
 from coordinator.security.tokens import new_token, token_hash
 from tcc.admin.v1 import admin_pb2 as apb, admin_pb2_grpc
@@ -229,6 +231,27 @@ async def test_each_refusal_is_an_audit_line_with_the_identity_and_what_it_lacks
     assert [line["target"] for line in lines[3:]] == ["transaction/bank-1", "participant/stock"]
     assert all(line["peer"].startswith("ipv4:127.0.0.1:") for line in lines[:3])
     assert "guessed" not in str(logged)
+
+
+async def test_a_flood_of_refusals_is_one_line_for_each_kind(tcc: Guarded) -> None:
+    """Over new connections too: the port of a peer makes no new kind."""
+    printer, nameless = tcc.tls.authority.issue(PRINTER), tcc.tls.authority.issue("shop.bank.example")
+    begin, pause = TRANSACTIONS.methods_by_name["BeginTransaction"], ADMIN.methods_by_name["PauseParticipant"]
+    shop = tcc.client(SHOP)
+    with capture_logs() as logged:
+        for pair in (printer, nameless):
+            for method in (begin, begin, pause):
+                await called(tcc, method, pair)
+        for gid in ("bank-1", "bank-2"):
+            await refusal(shop.ExecuteTransaction(execute(gid), timeout=30))
+    lines = [line for line in logged if line["event"] == "audit"]
+    assert [(line["identity"], line["action"].rpartition("/")[2], line["omitted"]) for line in lines] == [
+        (PRINTER, "BeginTransaction", 0),
+        (PRINTER, "PauseParticipant", 0),
+        ("dns:shop.bank.example, cn:caller", "BeginTransaction", 0),
+        ("dns:shop.bank.example, cn:caller", "PauseParticipant", 0),
+        (SHOP, "transaction.begin", 0),
+    ]
 
 
 # --- connections ------------------------------------------------------------
@@ -453,7 +476,7 @@ async def test_the_operator_is_the_caller_and_a_given_name_stands_beside(tcc: Gu
         record = (await method(request, timeout=30)).audit_record
         assert record.operator == ANA
         assert record.on_behalf_of == ("" if shown.held else operator)
-        assert record.method == "certificate"
+        assert (record.method, record.role) == ("certificate", "admin")
         assert record.peer.startswith("ipv4:127.0.0.1:")
         assert len(record.credential) == 64
     paused = await ana.PauseParticipant(
@@ -619,6 +642,41 @@ async def test_a_tenants_expiry_is_bounded(log_url: str, tmp_path: Path, stock: 
 
 
 # --- forged tokens ----------------------------------------------------------
+
+
+async def test_a_bulk_action_stops_when_its_operator_loses_the_right(
+    tcc: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rights are those of each moment, not those of the dry run or of the beginning."""
+    shop, ana = tcc.client(SHOP), tcc.operator(ANA)
+    for number in (1, 2):
+        await shop.BeginTransaction(pb.BeginTransactionRequest(gid=f"shop-{number}"), timeout=30)
+    bulk = apb.RunBulkActionRequest(filter="live", action=apb.BULK_ACTION_HOLD, operator_context=why())
+    (dry,) = [answer async for answer in ana.RunBulkAction(bulk, timeout=30)]
+    execute_one = AdminCommands.execute
+
+    async def then_demote(*arguments: Any, **options: Any) -> Any:
+        try:
+            return await execute_one(*arguments, **options)
+        finally:
+            worker = tcc.worker.worker
+            before = worker._settings
+            readers = {"readers": OperatorSettings(identities=(ANA,))}
+            worker.reload(before.model_copy(update={"operators": readers}), before)
+
+    monkeypatch.setattr(AdminCommands, "execute", then_demote)
+    bulk.confirmation_token = dry.confirmation_token
+    run = ana.RunBulkAction(bulk, timeout=30)
+    progress = await run.read()
+    assert (progress.matched, progress.succeeded, progress.failed) == (2, 1, 0)
+    assert await refusal(run.read()) == NOT_ALLOWED
+    states = [
+        (await ana.InspectTransaction(apb.InspectTransactionRequest(gid=f"shop-{number}"))).transaction.held
+        for number in (1, 2)
+    ]
+    assert sorted(states) == [False, True]
+    # Neither is the token of a dry run worth anything to one who lost the right since.
+    assert await refusal(ana.RunBulkAction(bulk, timeout=30).read()) == NOT_ALLOWED
 
 
 async def test_a_confirmation_token_cannot_be_made_without_the_dry_run(tcc: Guarded) -> None:

@@ -34,6 +34,17 @@ def test_the_canonical_form_is_the_one_of_the_contract() -> None:
     assert canonical(7, 1_700_000_000_000_001, entry) == expected.encode()
 
 
+def test_what_is_known_of_the_caller_follows_and_its_role_comes_last() -> None:
+    """So the records of versions without a role, or without callers, keep their hashes."""
+    known = replace(ENTRY, on_behalf_of="bo", method="token", peer="ipv4:1", credential="c")
+    without = b'[1,5,"ann","transaction.hold","transaction/g","why not","{}"'
+    caller = b',"bo","token","ipv4:1","c"'
+    assert canonical(1, 5, ENTRY) == without + b"]"
+    assert canonical(1, 5, known) == without + caller + b"]"
+    assert canonical(1, 5, replace(known, role="admin")) == without + caller + b',"admin"]'
+    assert canonical(1, 5, replace(ENTRY, role="admin")) == without + b',"","","","","admin"]'
+
+
 def test_a_hash_is_that_of_the_previous_hash_and_the_canonical_form() -> None:
     first, second = chain(2)
     assert first.previous_hash == NO_HASH
@@ -52,6 +63,7 @@ def test_a_whole_chain_is_intact() -> None:
         {"at_us": 5},
         {"entry": replace(ENTRY, operator="eve")},
         {"entry": replace(ENTRY, reason="another")},
+        {"entry": replace(ENTRY, role="read")},
         {"entry": replace(ENTRY, detail='{"version":9}')},
         {"hash": NO_HASH},
         {"previous_hash": NO_HASH},

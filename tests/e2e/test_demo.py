@@ -69,8 +69,11 @@ async def test_load_with_kills_loses_nothing(scratch: Path):
     assert result["charged"] == result["confirmed"] + result["refunded"]
     assert result["receipts"] == result["confirmed"]
     assert {"SOLD_OUT", "EXPIRED", "REQUESTED"} <= result["cancelled_by_reason"].keys()
-    assert result["kills"] == len(result["killed"]) == 2
+    assert 0 < result["local_commits"] <= result["confirmed"]
+    assert result["check_backs"] > 0
+    assert result["kills"] == len(result["killed"]) == 3
     assert result["killed"][0]["victim"] == "coordinator worker"
+    assert result["killed"][1]["victim"].startswith("checkout-")
     assert all(kill["pid"] != kill["back_pid"] for kill in result["killed"])
     assert 0 < result["recovered"] <= 150
     assert 0 < result["latency_ms"]["p50"] <= result["latency_ms"]["p95"] <= result["latency_ms"]["p99"]
@@ -85,7 +88,9 @@ async def test_an_interrupted_demo_leaves_no_process_and_no_file(scratch: Path, 
         processes = await until_first_kill(demo)
         demo.send_signal(number)
         status, _, errors = await ended(demo, _TIMEOUT_S)
-    assert len(processes) > 6  # five participants, PostgreSQL, the coordinator and a worker at the least
+    assert (
+        len(processes) > 8
+    )  # five participants, a checkout, PostgreSQL, the coordinator and a worker at the least
     assert (status, errors.strip()) == (130, "interrupted")
     assert_nothing_is_left(processes, scratch)
 

@@ -299,6 +299,7 @@ HOSTILE_OF_OPERATORS: dict[str, dict[str, tuple[Any, ...]]] = {
         "method": _TEXTS,
         "peer": _TEXTS,
         "credential": _TEXTS,
+        "role": _TEXTS,
     },
 }
 _KEYS = {"coordinators": "id", "participants": "name", "audit": "sequence"}

@@ -249,8 +249,8 @@ FROM (SELECT CAST(EXTRACT(epoch FROM clock_timestamp()) AS DOUBLE PRECISION) AS 
 FROM audit ORDER BY audit.sequence DESC
  LIMIT 1) AS anon_1 ON true;
 
--- audit_insert (parameters: sequence, at_us, operator, action, target, reason, detail, previous_hash, hash, on_behalf_of, method, peer, credential)
-INSERT INTO audit (sequence, at_us, operator, action, target, reason, detail, previous_hash, hash, on_behalf_of, method, peer, credential) VALUES (%b::BIGINT, %b::BIGINT, %b::VARCHAR, %b::VARCHAR, %b::VARCHAR, %b::VARCHAR, %b::VARCHAR, %b, %b, %b::VARCHAR, %b::VARCHAR, %b::VARCHAR, %b::VARCHAR) ON CONFLICT (sequence) DO NOTHING;
+-- audit_insert (parameters: sequence, at_us, operator, action, target, reason, detail, previous_hash, hash, on_behalf_of, method, peer, credential, role)
+INSERT INTO audit (sequence, at_us, operator, action, target, reason, detail, previous_hash, hash, on_behalf_of, method, peer, credential, role) VALUES (%b::BIGINT, %b::BIGINT, %b::VARCHAR, %b::VARCHAR, %b::VARCHAR, %b::VARCHAR, %b::VARCHAR, %b, %b, %b::VARCHAR, %b::VARCHAR, %b::VARCHAR, %b::VARCHAR, %b::VARCHAR) ON CONFLICT (sequence) DO NOTHING;
 
 -- audit_head_insert (parameters: sequence, hash, at_us, key_id, signature)
 INSERT INTO audit_heads (sequence, hash, at_us, key_id, signature) VALUES (%b::BIGINT, %b, %b::BIGINT, %b::VARCHAR, %b);
@@ -262,18 +262,18 @@ WHERE audit_heads.key_id = %b::VARCHAR ORDER BY audit_heads.sequence DESC, audit
  LIMIT %b::BIGINT;
 
 -- audit_get (parameters: sequence)
-SELECT audit.sequence, audit.at_us, audit.operator, audit.action, audit.target, audit.reason, audit.detail, audit.on_behalf_of, audit.method, audit.peer, audit.credential, audit.previous_hash, audit.hash
+SELECT audit.sequence, audit.at_us, audit.operator, audit.action, audit.target, audit.reason, audit.detail, audit.on_behalf_of, audit.method, audit.peer, audit.credential, audit.role, audit.previous_hash, audit.hash
 FROM audit
 WHERE audit.sequence = %b::BIGINT;
 
 -- audit_after (parameters: sequence, limit)
-SELECT audit.sequence, audit.at_us, audit.operator, audit.action, audit.target, audit.reason, audit.detail, audit.on_behalf_of, audit.method, audit.peer, audit.credential, audit.previous_hash, audit.hash
+SELECT audit.sequence, audit.at_us, audit.operator, audit.action, audit.target, audit.reason, audit.detail, audit.on_behalf_of, audit.method, audit.peer, audit.credential, audit.role, audit.previous_hash, audit.hash
 FROM audit
 WHERE audit.sequence > %b::BIGINT ORDER BY audit.sequence
  LIMIT %b::BIGINT;
 
 -- audit_list (parameters: operator, target, action, before, limit)
-SELECT audit.sequence, audit.at_us, audit.operator, audit.action, audit.target, audit.reason, audit.detail, audit.on_behalf_of, audit.method, audit.peer, audit.credential, audit.previous_hash, audit.hash
+SELECT audit.sequence, audit.at_us, audit.operator, audit.action, audit.target, audit.reason, audit.detail, audit.on_behalf_of, audit.method, audit.peer, audit.credential, audit.role, audit.previous_hash, audit.hash
 FROM audit
 WHERE audit.operator = %b::VARCHAR AND audit.target = %b::VARCHAR AND audit.action = %b::VARCHAR AND audit.sequence < %b::BIGINT ORDER BY audit.sequence DESC
  LIMIT %b::BIGINT;
@@ -555,6 +555,9 @@ CREATE TABLE erasures (
         gid TEXT COLLATE "C" NOT NULL,
         PRIMARY KEY (name)
 );
+
+-- migration
+ALTER TABLE audit ADD COLUMN role TEXT DEFAULT '' NOT NULL;
 
 -- # The transaction log: maintenance
 

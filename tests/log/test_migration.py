@@ -1,16 +1,20 @@
 import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 
 import psycopg
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from msgspec.structs import replace
 from sqlalchemy import text
 
+from coordinator.core.audit import NO_HASH, AuditEntry, AuditHead, first_break
 from coordinator.core.errors import LogUnavailable
 from coordinator.embedded_postgres.server import EmbeddedPostgres
 from coordinator.log.migration import alembic_config, database_engine, migrate, schema_is_current
+from coordinator.log.operator_store import PostgresOperatorLog
 from coordinator.log.schema import metadata
 
 
@@ -55,6 +59,30 @@ def test_transactions_from_before_the_cancel_message_have_an_empty_one(database_
             "SELECT gid, cancel_detail, cancel_message FROM tcc.transactions ORDER BY gid"
         )
         assert rows.fetchall() == [("after", "SOLD_OUT", ""), ("before", "SOLD_OUT", "")]
+
+
+async def test_audit_records_from_before_the_role_still_verify(database_url: str) -> None:
+    former = b'[1,5,"ann","transaction.hold","transaction/g","why","{}","bo","token","ipv4:1","ann-1"]'
+    engine = database_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE SCHEMA tcc"))
+        command.upgrade(alembic_config(connection), "0009")
+        connection.execute(
+            text("""INSERT INTO tcc.audit
+                VALUES (1, 5, 'ann', 'transaction.hold', 'transaction/g', 'why', '{}', :previous, :hash,
+                        'bo', 'token', 'ipv4:1', 'ann-1')"""),
+            {"previous": NO_HASH, "hash": sha256(NO_HASH + former).digest()},
+        )
+    engine.dispose()
+    migrate(database_url)
+    log = PostgresOperatorLog(database_url, owner="c")
+    entry = AuditEntry(operator="ann", action="a", target="t", reason="r", method="token", role="admin")
+    await log.audit_append(entry)
+    records = await log.audit_after(0, 10)
+    await log.close()
+    assert [record.entry.role for record in records] == ["", "admin"]
+    assert first_break(AuditHead(), records) is None
+    assert first_break(AuditHead(), [records[0], replace(records[1], entry=replace(entry, role="read"))])
 
 
 @pytest.mark.slow

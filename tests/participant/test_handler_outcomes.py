@@ -784,11 +784,21 @@ async def test_branch_tried_with_other_content_is_a_conflict(database, call_part
             assert _answer(outcome) == conflict
     assert ledger.rows() == [("b", 1)]
 
-    # The initiator tried it itself, so that what it sent is not known.
-    [outcome] = await caller.execute(
-        make_call(CONFIRM, action="act", payload=b'{"n": 2}', tried_by_initiator=True)
-    )
-    assert _answer(outcome) == DONE
+    # Nor is it believed that the initiator tried: a stored transaction may have been rewritten.
+    forged = make_call(CONFIRM, action="act", payload=b'{"n": 2}', tried_by_initiator=True)
+    [outcome] = await caller.execute(forged)
+    assert _answer(outcome) == conflict
+    assert ledger.effects("g") == ["try"]
+
+
+async def test_content_of_an_initiators_own_try_is_not_compared(database, call_participant):
+    """Its coordinator knows what was registered, and not what was sent."""
+    engine, ledger = database
+    caller = await call_participant(script(engine, swallow_if_told))
+    own = {"action": "act", "tried_by_initiator": True}
+    for payload in (b'{"n": 1}', b'{"n":1}'):
+        assert _answer(await caller.try_(make_call(**own, payload=payload))) == DONE
+    assert _answer(await caller.confirm(make_call(CONFIRM, **own, payload=b'{"n": 2}'))) == DONE
     assert ledger.effects("g") == ["confirm", "try"]
 
 

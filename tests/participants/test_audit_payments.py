@@ -1,4 +1,4 @@
-"""The audit's rules for payments and receipts, on made data; and the services that write them."""
+"""The audit's rules for payments, receipts and shipments, on made data; and the services that write them."""
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -6,9 +6,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from participants.audit import AuditedTransaction, End, Snapshot, audit, read_snapshot
 from participants.mail.service import mail
 from participants.mail.store import Receipt, metadata as mail_metadata
+from participants.order.store import NewOrder, metadata as order_metadata, order_place
 from participants.payment.service import payment
 from participants.payment.store import CHARGED, REFUNDED, Entry, metadata as payment_metadata
 from participants.serving import create_schema
+from participants.shipping.store import Shipment
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2 as pb
 
@@ -54,6 +56,53 @@ def violations(end: End | None, *, charged: int = 0, refunded: int = 0, receipts
 )
 def test_the_rules_of_payments_and_receipts(end, effects, rules):
     assert violations(end, **effects) == rules
+
+
+@pytest.mark.parametrize(
+    ("end", "is_committed", "rules"),
+    [
+        (CONFIRMED, True, []),
+        (CONFIRMED, False, ["RECORD_MISSING"]),
+        (CANCELLED, False, []),
+        (CANCELLED, True, ["MIXED_OUTCOME"]),
+        (None, True, ["ORPHAN"]),
+    ],
+)
+async def test_an_order_is_committed_locally_exactly_if_confirmed(
+    database: AsyncEngine, end, is_committed, rules
+):
+    row = NewOrder("o", "g", "order", "ann", "tea", 1, None)
+    async with database.begin() as db:
+        await db.run_sync(order_metadata.create_all)
+        if is_committed:
+            await order_place(db, row)
+    url = database.url.render_as_string(hide_password=False)
+    snapshot = await read_snapshot(inventory=url, coupon=url, order=url)
+    assert [order.is_local for order in snapshot.orders] == [True] * is_committed
+
+    known = [] if end is None else [AuditedTransaction(gid="g", end=end, branches=(("order", "order"),))]
+    assert [violation.rule for violation in audit(snapshot, known)] == rules
+
+
+@pytest.mark.parametrize(
+    ("end", "count", "rules"),
+    [
+        (CONFIRMED, 1, []),
+        (CONFIRMED, 0, ["SHIPMENTS_DISAGREE"]),
+        (CONFIRMED, 2, ["SHIPMENTS_DISAGREE"]),
+        (CONFIRMED, None, []),
+        (CANCELLED, 0, []),
+        (CANCELLED, 1, ["SHIPMENTS_DISAGREE"]),
+        (None, 1, ["SHIPMENT_UNKNOWN"]),
+    ],
+    ids=str,
+)
+def test_the_rules_of_shipments(end, count, rules):
+    shipments = None if count is None else [Shipment("g", "event", "g")] * count
+    snapshot = Snapshot(stocks=[], restocked={}, reservations=[], coupons=[], orders=[], shipments=shipments)
+    branches = (("events", "event"),)
+    known = [] if end is None else [AuditedTransaction(gid="g", end=end, branches=branches)]
+    assert [violation.rule for violation in audit(snapshot, known)] == rules
 
 
 async def test_the_services_write_what_the_audit_reads(database: AsyncEngine, call_participant):

@@ -5,14 +5,16 @@ from contextlib import ExitStack
 
 import psycopg
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import create_engine
 
+from coordinator.core.model import BranchKind
 from coordinator.log.store import PostgresLog
 from participants.coupon.store import metadata as coupon_metadata
 from participants.inventory.store import metadata as inventory_metadata
 from participants.order.store import metadata as order_metadata
 from proof.faults.observers import Observers
-from proof.history.events import LOG, Decided, Decision, Effect, Operation, Registered
+from proof.history.events import LOG, Decided, Decision, Effect, Kind, Operation, Registered
 from tcc.barrier.schema import migrate as migrate_barrier
 from tests.log.transactions import begun, confirming, ended, insert, save
 from tests.support.databases import Databases
@@ -38,7 +40,7 @@ async def test_branches_and_the_decision_are_seen_once(urls: dict[str, str]) -> 
     observers.install()
     log = PostgresLog(urls["coordinator"], owner="ours", name="host:1")
     await log.coordinator_heartbeat(lease_s=60)
-    (tx,) = await insert(log, begun("a", "inventory", "order"))
+    (tx,) = await insert(log, replace(begun("a", "inventory", "order"), tenant="red"))
     assert observers.open_transactions() == 1
     await save(log, ended(await save(log, confirming(tx))))
     await log.close()
@@ -47,6 +49,7 @@ async def test_branches_and_the_decision_are_seen_once(urls: dict[str, str]) -> 
     registered, decided = seen
     assert isinstance(registered, Registered)
     assert isinstance(decided, Decided)
+    assert registered.tenant == "red"
     assert registered.branch_ids == tuple(branch.spec.branch_id for branch in tx.branches)
     assert (decided.gid, decided.decision, decided.observer) == ("a", Decision.CONFIRM, LOG)
     assert registered.at < decided.at
@@ -88,3 +91,22 @@ def test_what_is_rolled_back_was_never_seen(urls: dict[str, str]) -> None:
         db.execute("UPDATE coupon SET state = 'FROZEN', gid = 'a', branch_id = '2'")
         db.rollback()
     assert observers.read() == []
+
+
+async def test_a_local_branch_and_the_tombstone_of_its_check_are_seen(urls: dict[str, str]) -> None:
+    observers = Observers(urls)
+    observers.install()
+    log = PostgresLog(urls["coordinator"], owner="ours", name="host:1")
+    await log.coordinator_heartbeat(lease_s=60)
+    tx = begun("a", "inventory", "order")
+    local = replace(tx.branches[1], spec=replace(tx.branches[1].spec, kind=BranchKind.SAGA, check_back=True))
+    await insert(log, replace(tx, branches=(tx.branches[0], local)))
+    await log.close()
+    with psycopg.connect(urls["order"]) as db:
+        db.execute("INSERT INTO tcc_barrier VALUES ('a', 'order', 'local', 3, 0, 0)")
+
+    [registered, tombstone] = observers.read()
+    assert isinstance(registered, Registered)
+    assert registered.kinds == (Kind.TCC, Kind.LOCAL)
+    assert isinstance(tombstone, Effect)
+    assert (tombstone.operation, tombstone.tombstone) == (Operation.CHECK, True)

@@ -32,6 +32,18 @@ def test_the_hash_follows_the_contract() -> None:
     assert chain(1)[0].hash == hashlib.sha256(bytes(32) + canonical.encode()).digest()
 
 
+def test_the_hash_covers_the_caller_and_its_role() -> None:
+    (record,) = chain(1)
+    without = '[1,1700000000000001,"ana","transaction.hold","transaction/order-1",'
+    without += r'"\"größe\"\n","{\"version\":3}"'
+    record.method, record.credential = "token", "c"
+    by_former_versions = f'{without},"","token","","c"]'
+    assert record_hash(record) == hashlib.sha256(bytes(32) + by_former_versions.encode()).digest()
+    record.role = "admin"
+    with_role = f'{without},"","token","","c","admin"]'
+    assert record_hash(record) == hashlib.sha256(bytes(32) + with_role.encode()).digest()
+
+
 def test_a_chain_in_order_is_found_intact() -> None:
     records = chain(5)
     check = verify(records)

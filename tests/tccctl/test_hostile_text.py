@@ -198,6 +198,7 @@ HARMLESS = {
     *("Error.reason", "Error.message", "MetadataEntry.key", "MetadataEntry.value"),
     # Who called, by its credential and the configuration.
     *("AuditRecord.on_behalf_of", "AuditRecord.method", "AuditRecord.peer", "AuditRecord.credential"),
+    "AuditRecord.role",
     *("WhoAmIResponse.principal", "WhoAmIResponse.method", "WhoAmIResponse.client"),
     *("WhoAmIResponse.operator", "WhoAmIResponse.role", "WhoAmIResponse.gid_prefixes"),
     *("WhoAmIResponse.calls", "WhoAmIResponse.tenants", "WhoAmIResponse.methods", "SignedAuditHead.key_id"),

@@ -182,6 +182,7 @@ def test_the_wide_list_of_audit_records_has_every_field_of_a_record() -> None:
     (record, *_) = audit_records()
     record.reason, record.detail, record.on_behalf_of = "because", "{}", "bo"
     record.method, record.credential, record.peer = "certificate", "3fa1", "ipv4:10.0.0.7:4711"
+    record.role = "operate"
     reply = admin.ListAuditRecordsResponse(records=[record])
     with scripted(ListAuditRecords=reply) as service:
         titles, row = service.tccctl("audit", "list", "-o", "wide").stdout.splitlines()
@@ -189,8 +190,8 @@ def test_the_wide_list_of_audit_records_has_every_field_of_a_record() -> None:
     assert {name.replace(" ", "_").lower() for name in shown} == {
         field.name for field in admin.AuditRecord.DESCRIPTOR.fields
     }
-    assert (shown["ON BEHALF OF"], shown["METHOD"], shown["CREDENTIAL"], shown["PEER"]) == (
-        "bo",
+    assert (shown["ON BEHALF OF"], shown["ROLE"]) == ("bo", "operate")
+    assert (shown["METHOD"], shown["CREDENTIAL"], shown["PEER"]) == (
         "certificate",
         "3fa1",
         "ipv4:10.0.0.7:4711",

@@ -44,8 +44,8 @@ def digest(call: pb.BranchCall) -> bytes:
 
 
 def conflicts(call: pb.BranchCall, tried: bytes | None) -> bool:
-    """Return whether a call differs from its Try. A tombstone has no digest."""
-    unknown = call.tried_by_initiator or call.content_type == "application/x-tcc-unknown"
+    """Return whether a call differs from its Try. A tombstone and an initiator's own Try have no digest."""
+    unknown = call.content_type == "application/x-tcc-unknown"
     return tried is not None and not unknown and tried != digest(call)
 
 
@@ -81,7 +81,10 @@ class Seats(pb_grpc.ParticipantServiceServicer):
 
 async def try_(db, call, key):
     claimed = await (
-        await db.execute(CLAIM, (*key, "TAKEN", digest(call), False, call.expires_at_ms))
+        await db.execute(
+            CLAIM,
+            (*key, "TAKEN", None if call.tried_by_initiator else digest(call), False, call.expires_at_ms),
+        )
     ).fetchone()
     if claimed is not None:
         return seated(claimed[0])

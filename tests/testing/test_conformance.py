@@ -177,7 +177,7 @@ class Careless(pb_grpc.ParticipantServiceServicer):
     def _conflicts(self, call, key):
         if self._fault == "keeps no digest":
             return False
-        if call.tried_by_initiator and self._fault != "compares what the initiator tried":
+        if call.tried_by_initiator and self._fault == "takes a caller's word for its Try":
             return False
         return key in self._tried and self._tried[key] != self._asked(call)
 
@@ -251,7 +251,8 @@ class Careless(pb_grpc.ParticipantServiceServicer):
             self._do(key, "try", unless="reserves nothing")
         await self._hang(context, "reserves before it writes its row")
         self._states[key] = "tried"
-        self._tried[key] = self._asked(call)
+        if not call.tried_by_initiator or self._fault == "compares what the initiator tried":
+            self._tried[key] = self._asked(call)
         self._results[key] = b"%d" % self._tries
         if self._fault == "writes its row before it reserves":
             await self._hang(context, self._fault)
@@ -308,6 +309,7 @@ TRIES = {"duplicate_try", "try_after_confirm", "concurrent_duplicates", "duplica
 KILLED = {"killed_half_way"}
 # What must be refused BRANCH_CONFLICT.
 CONFLICTS = {"try_with_another_payload", "ended_with_another_payload", "undecodable_confirm"}
+REFUSED = CONFLICTS | {"tried_by_coordinator"}
 # What breaks where a simple Try, Confirm or Cancel does.
 TRIED = CONFLICTS | {"tried_by_initiator", "broken_confirm"}
 CANCELLED = {"ended_with_another_payload", "tried_by_initiator", "undecodable_cancel"}
@@ -335,12 +337,13 @@ FAULTS = {
          "keys_apart", "undecodable_cancel"} | KILLED,
         "there is nothing to give back",
     ),
-    "keeps no digest": (CONFLICTS, "store a digest of action, payload and content type"),
+    "keeps no digest": (REFUSED, "store a digest of action, payload and content type"),
     "leaves the content type out of its digest": (
         {"try_with_another_payload", "ended_with_another_payload"}, "with another content type",
     ),
-    "does what it refuses": (CONFLICTS, "refused BRANCH_CONFLICT must"),
-    "compares what the initiator tried": ({"tried_by_initiator"}, "do not compare digests then"),
+    "does what it refuses": (REFUSED, "refused BRANCH_CONFLICT must"),
+    "compares what the initiator tried": ({"tried_by_initiator"}, "store no digest then"),
+    "takes a caller's word for its Try": ({"tried_by_coordinator"}, "the row decides whether"),
     "stores a digest with its tombstones": ({"undecodable_cancel"}, "which only a Try stores"),
     "decodes before it asks its barrier": (
         {"undecodable_cancel", "undecodable_confirm"}, "check the barrier first",
@@ -364,7 +367,7 @@ FAULTS = {
     "rejects without a reason": ({"rejected_try"}, "REJECTED with a reason"),
     "calls nothing permanent": (
         {"late_try", "try_after_cancel", "cancel_after_confirm", "confirm_after_cancel", "expired_try",
-         "unknown_action", "concurrent_try_and_cancel", "undecodable_cancel"} | CONFLICTS | KILLED,
+         "unknown_action", "concurrent_try_and_cancel", "undecodable_cancel"} | REFUSED | KILLED,
         "permanent",
     ),
     "skips an item": ({"mixed_batch", "duplicates_in_a_batch"}, "under the `index` of its place"),
@@ -382,7 +385,7 @@ FAULTS = {
          "try_after_confirm", "try_after_cancel", "first_try_lost", "cancel_after_confirm",
          "confirm_after_cancel", "ended_after_expiry", "branches_apart", "keys_apart",
          "concurrent_duplicates", "concurrent_try_and_cancel", "mixed_batch",
-         "duplicates_in_a_batch"} | TRIED | KILLED,
+         "duplicates_in_a_batch"} | TRIED | REFUSED | KILLED,
         "a Try must reserve, once",
     ),
     "confirms without doing it": (
@@ -401,7 +404,8 @@ FAULTS = {
     "ends nothing past its expiry": ({"ended_after_expiry"}, "never what was decided"),
     "keys by gid alone": (
         {"branches_apart", "ended_after_expiry", "mixed_batch", "concurrent_try_and_cancel",
-         "ended_with_another_payload", "tried_by_initiator", "undecodable_confirm"} | KILLED,
+         "ended_with_another_payload", "tried_by_initiator", "tried_by_coordinator",
+         "undecodable_confirm"} | KILLED,
         "the barrier's key is (gid, branch_id)",
     ),
     "ignores case": ({"keys_apart"}, "differ only in case"),
@@ -527,7 +531,7 @@ async def test_branches_get_payloads_of_their_own_and_keep_them():
     numbers = count()
     async with serving(Recording()) as address:
         for case in conformance.CASES:
-            if case.name not in CONFLICTS | {"tried_by_initiator", "undecodable_cancel"}:
+            if case.name not in REFUSED | {"tried_by_initiator", "undecodable_cancel"}:
                 await conformance.check(
                     address, case, action="reserve", payload=lambda: b"%d" % next(numbers)
                 )

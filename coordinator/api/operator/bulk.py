@@ -14,8 +14,8 @@ from coordinator.api.operator.audit_log import log_item_refusal
 from coordinator.api.operator.commands import AdminCommands
 from coordinator.api.operator.filter import parse
 from coordinator.api.operator.requests import OperatorContext
-from coordinator.api.operator.rights import visible
-from coordinator.core.errors import InvalidRequest, Refused, SelectionChanged, SelectionTooLarge
+from coordinator.api.operator.rights import Rights, check_visible, visible
+from coordinator.core.errors import InvalidRequest, NotAllowed, Refused, SelectionChanged, SelectionTooLarge
 from coordinator.core.events import (
     OperatorCancel,
     OperatorCommand,
@@ -28,6 +28,7 @@ from coordinator.ports.clock import Clock
 from coordinator.ports.log import ListFilter, ListPosition, Log, Record
 from tcc.admin.v1 import admin_pb2 as pb
 
+_METHOD = "RunBulkAction"
 BULK_MAX = 10_000
 _PAGE = 1_000
 # The number of transactions between two responses.
@@ -51,11 +52,15 @@ async def run(
     operator_context: OperatorContext,
     *,
     key: bytes,
+    rights: Rights,
 ) -> AsyncIterator[pb.RunBulkActionResponse]:
     """Yield the responses to a bulk request. `key`: of its token, which only coordinators know.
 
+    The operator's rights are checked before each transaction: a run may last longer than they do.
+
     Raises:
         InvalidRequest, SelectionChanged, SelectionTooLarge: nothing was done.
+        NotAllowed: the operator may not do this any more; what was done before is in the responses.
     """
     make = _COMMANDS.get(request.action)
     if make is None:
@@ -75,7 +80,9 @@ async def run(
             "repeat the dry run",
             metadata={"matched": str(len(found))},
         )
-    async for response in _run(commands, operator_context, command, found, request.filter):
+    async for response in _run(
+        commands, operator_context, command, found, filter_=request.filter, rights=rights
+    ):
         yield response
 
 
@@ -83,7 +90,7 @@ async def _found(transactions: Log, chosen: ListFilter) -> list[Record]:
     found: list[Record] = []
     after: ListPosition | None = None
     while True:
-        page, after = await transactions.transaction_list(chosen, after=after, limit=_PAGE)
+        page, after = await transactions.transaction_search(chosen, after=after, limit=_PAGE)
         found += page
         if len(found) > BULK_MAX:
             raise SelectionTooLarge(f"the filter matches more than {BULK_MAX} transactions; narrow it")
@@ -117,12 +124,22 @@ async def _run(
     operator_context: OperatorContext,
     command: OperatorCommand,
     found: Sequence[Record],
+    *,
     filter_: str,
+    rights: Rights,
 ) -> AsyncIterator[pb.RunBulkActionResponse]:
     succeeded = failed = 0
     failures: list[pb.BulkFailure] = []
     for number, record in enumerate(found, start=1):
         try:
+            rights.check_caller(_METHOD)
+        except NotAllowed:
+            yield pb.RunBulkActionResponse(
+                matched=len(found), succeeded=succeeded, failed=failed, failures=failures
+            )
+            raise
+        try:
+            check_visible(record.tx)
             await commands.execute(record, operator_context, command, bulk=filter_)
             succeeded += 1
         except Refused as error:

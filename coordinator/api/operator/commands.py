@@ -88,7 +88,11 @@ class AdminCommands:
             "state": record.tx.state.name,
         }
         return await self._approvals.used(
-            _NAMES[OperatorResolve], f"transaction/{record.tx.gid}", arguments, operator_context
+            _NAMES[OperatorResolve],
+            f"transaction/{record.tx.gid}",
+            arguments,
+            operator_context,
+            tenant=record.tx.tenant,
         )
 
     async def execute(

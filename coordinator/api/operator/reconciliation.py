@@ -134,7 +134,7 @@ async def repair(
         "payload_sha256": sha256(request.payload).hexdigest() if request.payload else "",
         "content_type": request.content_type,
     }
-    approves = await approvals.used(_REPAIR, target, arguments, operator_context)
+    approves = await approvals.used(_REPAIR, target, arguments, operator_context, tenant=None)
     detail: dict[str, Any] = {
         "participant": finding.participant,
         "branch_id": finding.row.branch_id,

@@ -152,6 +152,7 @@ def audit_record(record: AuditRecord) -> pb.AuditRecord:
         method=record.entry.method,
         peer=record.entry.peer,
         credential=record.entry.credential,
+        role=record.entry.role,
         previous_hash=record.previous_hash,
         hash=record.hash,
     )
@@ -284,7 +285,7 @@ def who_am_i(caller: Caller | None) -> pb.WhoAmIResponse:
         pairs = [(participant, action) for participant, actions in client.calls.items() for action in actions]
         reply.calls.extend(f"{participant}/{action}" for participant, action in sorted(pairs))
     if operator is not None:
-        reply.operator, reply.role = operator.name, operator.role.name.lower()
+        reply.operator, reply.role = operator.name, caller.role_name
         reply.tenants.extend(sorted(operator.tenants or ()))
         reply.payloads = operator.payloads
     return reply

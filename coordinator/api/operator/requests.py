@@ -39,6 +39,7 @@ class OperatorContext(Struct, frozen=True):
     method: str = ""
     peer: str = ""
     credential: str = ""
+    role: str = ""
 
     def entry(self, action: str, target: str, detail: Mapping[str, Any] | None = None) -> AuditEntry:
         """Return what the audit chain is to hold of an action."""
@@ -52,6 +53,7 @@ class OperatorContext(Struct, frozen=True):
             method=self.method,
             peer=self.peer,
             credential=self.credential,
+            role=self.role,
         )
 
 
@@ -94,6 +96,7 @@ def checked_operator_context(
             method=caller.method,
             peer=caller.peer,
             credential=caller.credential,
+            role=caller.role_name,
         )
     return OperatorContext(operator, reason, operator_context.version)
 

@@ -83,6 +83,7 @@ class AdminServer:
                 owner=owner,
                 call_max_s=CALL_MAX_S,
                 payload_bytes_max=payload_bytes_max,
+                access=access,
             ),
             services,
         )

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
+from coordinator.api.access import Access
 from coordinator.api.errors import Context, refusals_as_statuses
 from coordinator.api.initiator import replies
 from coordinator.api.initiator.requests import checked_gid, list_position, page_token
@@ -21,7 +22,7 @@ from coordinator.api.operator.requests import (
     checked_page_size,
     checked_text,
 )
-from coordinator.api.operator.rights import check_visible, may_see_payloads, visible
+from coordinator.api.operator.rights import Rights, check_visible, may_see_payloads, visible
 from coordinator.core.errors import (
     CoordinatorDraining,
     CoordinatorGone,
@@ -77,6 +78,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         owner: str,
         call_max_s: float,
         payload_bytes_max: int,
+        access: Access | None = None,
     ) -> None:
         """`transactions`: the log as the engine uses it; `log`: what only operators need of it."""
         self._engine = engine
@@ -86,7 +88,8 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self._reconciler = reconciler
         self._auditor = auditor
         self._owner = owner
-        self._approvals = Approvals(log, clock)
+        self._rights = Rights(access)
+        self._approvals = Approvals(log, clock, self._rights)
         self._commands = AdminCommands(
             engine, log, self._approvals, transactions=transactions, clock=clock, spans=spans
         )
@@ -112,7 +115,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     async def SearchTransactions(
         self, request: pb.SearchTransactionsRequest, _context: Context
     ) -> pb.SearchTransactionsResponse:
-        records, position = await self._transactions.transaction_list(
+        records, position = await self._transactions.transaction_search(
             visible(parse(request.filter, self._clock.now())),
             after=list_position(request.page_token),
             limit=checked_page_size(request.page_size),
@@ -215,6 +218,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             request,
             checked_operator_context(request.operator_context),
             key=await self._log.confirmation_key(),
+            rights=self._rights,
         ):
             await context.write(response)
 

@@ -614,7 +614,7 @@ class DrainCoordinatorResponse(_message.Message):
     def __init__(self, coordinator: _Optional[_Union[Coordinator, _Mapping]] = ..., audit_record: _Optional[_Union[AuditRecord, _Mapping]] = ...) -> None: ...
 
 class AuditRecord(_message.Message):
-    __slots__ = ("sequence", "at", "operator", "action", "target", "reason", "detail", "previous_hash", "hash", "on_behalf_of", "method", "peer", "credential")
+    __slots__ = ("sequence", "at", "operator", "action", "target", "reason", "detail", "previous_hash", "hash", "on_behalf_of", "method", "peer", "credential", "role")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     AT_FIELD_NUMBER: _ClassVar[int]
     OPERATOR_FIELD_NUMBER: _ClassVar[int]
@@ -628,6 +628,7 @@ class AuditRecord(_message.Message):
     METHOD_FIELD_NUMBER: _ClassVar[int]
     PEER_FIELD_NUMBER: _ClassVar[int]
     CREDENTIAL_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     at: _timestamp_pb2.Timestamp
     operator: str
@@ -641,7 +642,8 @@ class AuditRecord(_message.Message):
     method: str
     peer: str
     credential: str
-    def __init__(self, sequence: _Optional[int] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., operator: _Optional[str] = ..., action: _Optional[str] = ..., target: _Optional[str] = ..., reason: _Optional[str] = ..., detail: _Optional[str] = ..., previous_hash: _Optional[bytes] = ..., hash: _Optional[bytes] = ..., on_behalf_of: _Optional[str] = ..., method: _Optional[str] = ..., peer: _Optional[str] = ..., credential: _Optional[str] = ...) -> None: ...
+    role: str
+    def __init__(self, sequence: _Optional[int] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., operator: _Optional[str] = ..., action: _Optional[str] = ..., target: _Optional[str] = ..., reason: _Optional[str] = ..., detail: _Optional[str] = ..., previous_hash: _Optional[bytes] = ..., hash: _Optional[bytes] = ..., on_behalf_of: _Optional[str] = ..., method: _Optional[str] = ..., peer: _Optional[str] = ..., credential: _Optional[str] = ..., role: _Optional[str] = ...) -> None: ...
 
 class ListAuditRecordsRequest(_message.Message):
     __slots__ = ("page_size", "page_token", "operator", "target", "action")

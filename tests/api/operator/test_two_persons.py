@@ -1,18 +1,25 @@
 """Commands that need two persons: each way around the second one is refused."""
 
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from coordinator.api.access import Access
 from coordinator.api.operator.approvals import Approvals
 from coordinator.api.operator.requests import OperatorContext
+from coordinator.api.operator.rights import Rights
+from coordinator.config.settings import OperatorSettings
 from coordinator.core.errors import ApprovalRequired
 from coordinator.core.model import HELD
 from coordinator.engine.clock import LogClock
 from coordinator.log.operator_store import PostgresOperatorLog
+from coordinator.security.authentication import Authenticator, Policy
+from coordinator.security.caller import Identity, Operator, Role
+from coordinator.security.rates import Rates
 from coordinator.security.tokens import new_token, token_hash
 from tcc.admin.v1 import admin_pb2 as apb
 from tcc.common.v1 import common_pb2 as common
@@ -61,7 +68,7 @@ async def bank(log_url: str, tmp_path: Path) -> AsyncIterator[Guarded]:
 
 
 async def version(bank: Guarded) -> int:
-    shown = await bank.operator(ANA).InspectTransaction(apb.InspectTransactionRequest(gid="shop-g"))
+    shown = await bank.operator(BEA).InspectTransaction(apb.InspectTransactionRequest(gid="shop-g"))
     return int(shown.transaction.version)
 
 
@@ -79,12 +86,12 @@ async def resolve(bank: Guarded, who: str, branch_id: str = "1", **changes: Any)
 
 async def heuristic(bank: Guarded) -> list[str]:
     """The branches of "shop-g" that were resolved."""
-    shown = await bank.operator(ANA).InspectTransaction(apb.InspectTransactionRequest(gid="shop-g"))
+    shown = await bank.operator(BEA).InspectTransaction(apb.InspectTransactionRequest(gid="shop-g"))
     return [one.spec.branch_id for one in shown.transaction.branches if one.heuristic_outcome]
 
 
 async def records(bank: Guarded) -> list[tuple[str, str, list[int]]]:
-    listed = await bank.operator(ANA).ListAuditRecords(apb.ListAuditRecordsRequest())
+    listed = await bank.operator(BEA).ListAuditRecords(apb.ListAuditRecordsRequest())
     return [
         (one.operator, one.action, json.loads(one.detail).get("approves", []))
         for one in reversed(listed.records)
@@ -157,6 +164,57 @@ async def test_a_request_is_used_once(bank: Guarded, log_url: str) -> None:
     assert await heuristic(bank) == []
 
 
+def reload(bank: Guarded, **operators: dict[str, Any]) -> None:
+    """Replace the operators of the configuration."""
+    worker = bank.worker.worker
+    tables = {name: OperatorSettings.model_validate(table) for name, table in operators.items()}
+    before = worker._settings
+    worker.reload(before.model_copy(update={"operators": tables}), before)
+
+
+ADMIN_BEA = {"identities": [BEA], "role": "admin"}
+
+
+@pytest.mark.parametrize(
+    "demoted",
+    [
+        {"identities": [ANA], "role": "operate"},
+        {"identities": [ANA], "role": "admin", "tenants": ["bank"]},
+        {"identities": ["spiffe://bank.example/another"], "role": "admin"},
+    ],
+    ids=["role", "tenants", "removed"],
+)
+async def test_a_requester_demoted_in_between_has_requested_nothing(
+    bank: Guarded, demoted: dict[str, Any]
+) -> None:
+    assert await refusal(resolve(bank, ANA)) == REQUIRED
+    reload(bank, bea=ADMIN_BEA, ana=demoted)
+    assert await refusal(resolve(bank, BEA)) == ("FAILED_PRECONDITION", "REQUESTER_NOT_ALLOWED")
+    # It is a request of Bea's own, which she cannot approve either.
+    assert await refusal(resolve(bank, BEA)) == ("FAILED_PRECONDITION", "REQUESTER_NOT_ALLOWED")
+    reload(bank, bea=ADMIN_BEA, ana={"identities": [ANA], "role": "admin"})
+    assert await heuristic(bank) == []
+    assert [who for who, action, _ in await records(bank) if action == "branch.resolve.request"] == [ANA, BEA]
+    await resolve(bank, ANA)
+    assert await heuristic(bank) == ["1"]
+
+
+def test_the_right_of_a_group_is_enough_for_a_requester() -> None:
+    """Its identity alone gives no right. Once the group has none, its requests count no more."""
+
+    def policy(role: Role) -> Policy:
+        return Policy(operators={"jwt:corp:group:leads": Operator(name="leads", role=role)})
+
+    principals = ("jwt:corp:sub:ben", "jwt:corp:group:staff", "jwt:corp:group:leads")
+    ben = policy(Role.ADMIN).caller(Identity(principals, "jwt"))
+    assert ben.operator_principals == ("jwt:corp:group:leads",)
+    for role, allowed in ((Role.ADMIN, True), (Role.OPERATE, False)):
+        authenticator = Authenticator(policy(role), now=time.time, monotonic=time.monotonic)
+        rights = Rights(Access(authenticator, Rates(time.monotonic)))
+        assert rights.may_still(ben, "ResolveBranch", "shop") is allowed
+        assert rights.may_still(ben, "RepairBranch", None) is allowed
+
+
 async def test_what_the_transaction_does_not_allow_is_no_request(bank: Guarded) -> None:
     assert await refusal(resolve(bank, ANA, "unknown")) == ("NOT_FOUND", "BRANCH_NOT_FOUND")
     assert await records(bank) == []
@@ -173,7 +231,7 @@ async def test_commands_that_can_be_undone_need_one_person(bank: Guarded) -> Non
 async def test_of_two_approvals_at_once_only_the_first_counts(log_url: str) -> None:
     """Both have read the request as open; the chain has one order."""
     log = PostgresOperatorLog(log_url, owner="ours")
-    approvals, context = Approvals(log, LogClock()), OperatorContext("bea", "checked", 0)
+    approvals, context = Approvals(log, LogClock(), Rights(None)), OperatorContext("bea", "checked", 0)
     entry = context.entry("branch.repair", "transaction/g", {"approves": [1]})
     first, second = await log.audit_append(entry), await log.audit_append(entry)
     await approvals.check_first(first, [1])

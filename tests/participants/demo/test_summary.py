@@ -8,7 +8,7 @@ import pytest
 from participants.demo.cluster import Death
 from participants.demo.initiator import OrderResult
 from participants.demo.load import Kill, LoadResult
-from participants.demo.plan import make_plan
+from participants.demo.plan import WORKER, make_plan
 from participants.demo.summary import as_json, percentiles_ms, summarise
 from tcc.client.outcome import (
     BranchRecord,
@@ -67,16 +67,14 @@ def record(gid, state=TransactionState.CONFIRMED, *, reason=CancelReason.NONE, d
 
 
 def kill(participant=None, *, at_s=0.5):
-    death = Death(
-        victim=participant or "worker", participant=participant, pid=1, killed_at=at(at_s).timestamp()
-    )
+    death = Death(victim=participant or WORKER, pid=1, killed_at=at(at_s).timestamp())
     return Kill(death=death, after_orders=1, at_s=at_s, back_pid=2, back_after_s=1.0)
 
 
 def load(records, *, placed=None, kills=None):
     return LoadResult(
         placed=placed or [OrderResult(gid=one.gid) for one in records],
-        kills=[kill(), kill("order")] if kills is None else kills,
+        kills=[kill(), kill("checkout-1"), kill("order")] if kills is None else kills,
         started_at=0.0,
         placed_s=2.0,
         settled_s=3.0,
@@ -138,6 +136,19 @@ def test_a_kill_that_did_not_take_place_is_not_well():
     assert not summarise(PLAN, load(ALL_CONFIRMED, kills=[kill()]), []).is_well
 
 
+def local(gid, *, decided_s):
+    own = replace(branch("order"), check_back=True)
+    return record(gid, branches=(branch("inventory"), own), decided_at=at(decided_s))
+
+
+def test_an_order_decided_at_its_expiry_is_a_check_back():
+    asked = [local(GIDS[0], decided_s=30), local(GIDS[1], decided_s=29)]
+    # Without a local branch there is no question: the expiry cancels.
+    expired = record(GIDS[2], TransactionState.CANCELLED, reason=CancelReason.EXPIRED, decided_at=at(30))
+    summary = summarise(PLAN, load([*asked, expired, record(GIDS[3])]), [])
+    assert as_json(summary)["check_backs"] == 1
+
+
 def test_an_initiator_that_got_an_error_is_not_well():
     placed = [OrderResult(gid=GIDS[0], error="InternalError INTERNAL")]
     summary = summarise(PLAN, load(ALL_CONFIRMED, placed=placed), [])
@@ -173,6 +184,8 @@ def test_an_answer_about_a_transaction_that_the_log_lost_is_a_violation():
     [
         (kill(at_s=0.5), {}, 1),
         (kill("order", at_s=0.5), {}, 1),
+        # Who began a transaction is not known afterwards.
+        (kill("checkout-1", at_s=0.5), {}, 1),
         # Its participant was none of the transaction's.
         (kill("coupon", at_s=0.5), {}, 0),
         # It had ended before.
