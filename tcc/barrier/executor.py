@@ -129,16 +129,16 @@ class AsyncBarrierExecutor:
     async def _transact_once(
         self, plan: Callable[[], Plan[T]], handler: Handler, *, lock_wait_ms: int | None = None
     ) -> T:
-        def call(items: list[BatchItem], guarded: GuardedConnection) -> Any:
-            return await_only(_call_async(handler, items, AsyncConnection(self._engine, guarded)))
-
         local = LocalTransaction(self._engine.sync_engine, plan(), lock_wait_ms=lock_wait_ms)
         try:
-            return await greenlet_spawn(local.run, call)
+            return await greenlet_spawn(local.run, partial(self._call, handler))
         except BaseException:
             # Even if this task is cancelled repeatedly, the connection is returned to the pool.
             await asyncio.shield(asyncio.create_task(greenlet_spawn(local.abandon)))
             raise
+
+    def _call(self, handler: Handler, items: list[BatchItem], guarded: GuardedConnection) -> Any:
+        return await_only(_call_async(handler, items, AsyncConnection(self._engine, guarded)))
 
     def block(self) -> AsyncBlock:
         return AsyncBlock(self._engine, self._transactions.check)

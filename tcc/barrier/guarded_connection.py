@@ -82,6 +82,10 @@ def _driver_statement(statement: str, dialect: Dialect) -> _DriverStatement:
     )
 
 
+def _in_order(parameters: dict[str, Any], names: list[str] | None) -> Any:
+    return parameters if names is None else [parameters[name] for name in names]
+
+
 class GuardedConnection(Connection):
     """A connection with one transaction. Only `finish` commits it, and only `abandon` rolls it back."""
 
@@ -112,6 +116,14 @@ class GuardedConnection(Connection):
         self._may_end = True
         self._begun.commit()
         self._restore_lock_wait()
+        self._close_committed()
+
+    def _close_committed(self) -> None:
+        # Without the pool's rollback, which most drivers send to the database.
+        pooled: Any = self._dbapi_connection
+        if pooled is not None:
+            self._dbapi_connection = None
+            pooled._close_special(transaction_reset=True)  # noqa: SLF001 - as SQLAlchemy's own close()
         self.close()
 
     def limit_lock_wait(self, wait_ms: int) -> None:
@@ -197,17 +209,13 @@ class GuardedConnection(Connection):
         SQLAlchemy's own execution takes several times what the driver takes. Raises DBAPIError.
         """
         sql, names, returns_rows = _driver_statement(statement, self.dialect)
-
-        def given(named: dict[str, Any]) -> Any:
-            return named if names is None else [named[name] for name in names]
-
         rows: Sequence[Any] = ()
         cursor = self.connection.cursor()
         try:
             if isinstance(parameters, list):
-                cursor.executemany(sql, [given(each) for each in parameters])
+                cursor.executemany(sql, [_in_order(each, names) for each in parameters])
             else:
-                cursor.execute(sql, given(parameters or {}))
+                cursor.execute(sql, _in_order(parameters or {}, names))
                 rows = cursor.fetchall() if returns_rows else ()
             cursor.close()
         except BaseException as error:  # noqa: BLE001 - SQLAlchemy raises it again, as its own execution does

@@ -22,6 +22,7 @@ import logging
 import operator
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from tcc import payload
@@ -441,18 +442,17 @@ class ParticipantWork:
     async def _transact(
         self, action: Action, operation: Operation, items: list[BatchItem]
     ) -> list[CallResult | Postponed]:
-        def plan() -> Plan[list[CallResult | Postponed]]:
-            return settle(
-                self._executor.sql,
-                operation,
-                # A Check's action is not registered: its name is the branch's.
-                items[0].branch.action,
-                items,
-                kind=action.branch_kind,
-                cancel_always=action.cancel_always,
-                retention_ms=self._retention_ms,
-            )
-
+        plan = partial(
+            settle,
+            self._executor.sql,
+            operation,
+            # A Check's action is not registered: its name is the branch's.
+            items[0].branch.action,
+            items,
+            kind=action.branch_kind,
+            cancel_always=action.cancel_always,
+            retention_ms=self._retention_ms,
+        )
         if operation is Operation.CHECK:
             failpoint("participant.check.before")
             outcomes = await self._executor.transact_briefly(plan)
