@@ -1,9 +1,8 @@
 """Share a saturated worker among the tenants that call it. No setting is needed.
 
 While the worker's loop is saturated and several tenants call, each of them has the same bound on its rate.
-The bound falls while the loop stays saturated, but not below the mean of the tenants' rates: a tenant
-with less is not affected. It rises while the loop has room. So it ends where the loop has room for the
-tenants that ask for little, or where all have the same rate.
+The bound falls as long as a tenant that asks for less is slowed down by a saturated loop. It rises when the
+loop has room, or when every tenant reaches the bound: then all have the same rate.
 """
 
 from collections.abc import Callable
@@ -13,6 +12,13 @@ from coordinator.core.errors import Overloaded
 # How often the bound changes, and by how much.
 _WINDOW_S = 0.25
 _LOWER, _HIGHER = 0.8, 1.1
+# It does not fall below this share of an equal share. If the loop is saturated even so, other programs
+# have the CPU, and a lower bound would not give it back.
+_LEAST_SHARE = 0.25
+# Nor below this: so few calls saturate no worker.
+_LEAST = 100.0
+# How much a window counts for the rate of all tenants without a bound.
+_SMOOTHING = 0.25
 # A tenant counts for this long after its last call.
 _ACTIVE_S = 2.0
 # A tenant may make the calls of this time at once.
@@ -44,6 +50,8 @@ class Shares:
         self._uses: dict[str, _Use] = {}
         # Of each tenant, in calls per second. None: there is no bound.
         self.rate_max: float | None = None
+        # Of all tenants together while there was none.
+        self._unbounded_rate = 0.0
 
     def take(self, tenant: str) -> None:
         """Count one call.
@@ -68,29 +76,40 @@ class Shares:
         uses = self._uses = {
             tenant: use for tenant, use in self._uses.items() if now - use.called_at < _ACTIVE_S
         }
+        total = sum([use.admitted for use in uses.values()]) / passed_s
+        if self.rate_max is None:
+            self._unbounded_rate += (total - self._unbounded_rate) * _SMOOTHING
+        # Ask always: it measures the time since it was asked before.
         is_saturated = self._is_saturated()
         if len(uses) < 2:
             self.rate_max = None
-        else:
-            rates = [use.admitted / passed_s for use in uses.values()]
-            self._set_bound(max(rates), sum(rates) / len(rates), is_saturated=is_saturated)
+        elif is_saturated and not all(use.refused for use in uses.values()):
+            self._lower(total)
+        elif self.rate_max is not None:
+            self._raise(passed_s)
         for use in uses.values():
             use.admitted = use.refused = 0
 
-    def _set_bound(self, highest: float, mean: float, *, is_saturated: bool) -> None:
-        bound = self.rate_max
-        if is_saturated:
-            if bound is None:
-                for use in self._uses.values():
-                    use.left, use.left_at = 0.0, self._began_at
-            self.rate_max = max(mean, (bound or highest) * _LOWER, 1.0)
-        elif bound is not None:
-            self.rate_max = bound * _HIGHER if bound < 2 * highest else None
+    def _lower(self, total: float) -> None:
+        count = len(self._uses)
+        mean, least = total / count, max(_LEAST, self._unbounded_rate / count * _LEAST_SHARE)
+        # The first bound is low at once: what was begun before has yet to be done.
+        lower = max(least, mean, (self.rate_max or 0.0) * _LOWER)
+        if self.rate_max is None:
+            for use in self._uses.values():
+                use.left, use.left_at = lower * _BURST_S, self._began_at
+        self.rate_max = lower
+
+    def _raise(self, passed_s: float) -> None:
+        assert self.rate_max is not None
+        self.rate_max = self.rate_max * _HIGHER if self.rate_max < 2 * self._highest(passed_s) else None
+
+    def _highest(self, passed_s: float) -> float:
+        return max(use.admitted for use in self._uses.values()) / passed_s
 
 
 def _take(use: _Use, rate_max: float, now: float) -> None:
-    most = max(1.0, rate_max * _BURST_S)
-    use.left = min(most, use.left + (now - use.left_at) * rate_max)
+    use.left = min(rate_max * _BURST_S, use.left + (now - use.left_at) * rate_max)
     use.left_at = now
     if use.left < 1.0:
         # Callers that wait each for a turn of its own do not come back all at once.
