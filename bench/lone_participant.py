@@ -1,6 +1,6 @@
 """A participant for lone calls: a row of its own in Try, a change of it in Confirm.
 
-Async and sync it is one of the SDK. `floor` is the same SQL, with that of the barrier, by bare
+Async and sync it is one of the SDK. `baseline` is the same SQL, with that of the barrier, by bare
 psycopg behind the same gRPC: the least that such a participant costs.
 """
 
@@ -25,7 +25,7 @@ from tcc.participant.v1 import participant_pb2 as pb, participant_pb2_grpc
 
 _TRY = text("INSERT INTO res (gid, n) VALUES (:gid, 1)")
 _CONFIRM = text("UPDATE res SET n = 2 WHERE gid = :gid")
-# The statements of the floor, without BEGIN and COMMIT.
+# The statements of the baseline, without BEGIN and COMMIT.
 _CLAIM = (
     "INSERT INTO tcc_barrier (gid, branch_id, action, state, expires_at_ms, updated_at_ms, digest) "
     "VALUES (%(gid)s, %(branch)s, %(action)s, 1, %(expiry)s, 0, %(digest)s) "
@@ -36,7 +36,7 @@ _LOCK = (
     "WHERE gid = %(gid)s AND branch_id = %(branch)s FOR UPDATE"
 )
 _MOVE = "UPDATE tcc_barrier SET state = 2 WHERE gid = %(gid)s AND branch_id = %(branch)s"
-_FLOOR: Mapping[int, Sequence[LiteralString]] = {
+_BASELINE: Mapping[int, Sequence[LiteralString]] = {
     common.OPERATION_TRY: (_CLAIM, "INSERT INTO res (gid, n) VALUES (%(gid)s, 1)"),
     common.OPERATION_CONFIRM: (_LOCK, _MOVE, "UPDATE res SET n = 2 WHERE gid = %(gid)s"),
 }
@@ -62,7 +62,7 @@ class SyncHandlers:
     cancel = confirm
 
 
-class Floor(participant_pb2_grpc.ParticipantServiceServicer):
+class BarePsycopg(participant_pb2_grpc.ParticipantServiceServicer):
     def __init__(self, url: str) -> None:
         self._url = url
         self._free: list[psycopg.AsyncConnection[Any]] = []
@@ -77,7 +77,7 @@ class Floor(participant_pb2_grpc.ParticipantServiceServicer):
         parameters = dict(zip(names, values, strict=True))
         db = self._free.pop() if self._free else await self._connect()
         await db.execute("BEGIN")
-        for statement in _FLOOR[call.operation]:
+        for statement in _BASELINE[call.operation]:
             await db.execute(statement, parameters)
         await db.execute("COMMIT")
         self._free.append(db)
@@ -96,11 +96,11 @@ async def serve(kind: str, database: str) -> None:
     participant = Participant("lone", database=engine)
     participant.action(work.ACTION)(SyncHandlers if kind == "sync" else AsyncHandlers)
     async with participant.running() as server:
-        floor = grpc.aio.server(options=server_options(reuse_port=False))
-        participant_pb2_grpc.add_ParticipantServiceServicer_to_server(Floor(url), floor)
-        floor_port = floor.add_insecure_port("127.0.0.1:0")
-        await floor.start()
-        print(f"listening on 127.0.0.1:{floor_port if kind == 'floor' else server.port}", flush=True)
+        baseline = grpc.aio.server(options=server_options(reuse_port=False))
+        participant_pb2_grpc.add_ParticipantServiceServicer_to_server(BarePsycopg(url), baseline)
+        baseline_port = baseline.add_insecure_port("127.0.0.1:0")
+        await baseline.start()
+        print(f"listening on 127.0.0.1:{baseline_port if kind == 'baseline' else server.port}", flush=True)
         await serve_commands(lambda _: asyncio.sleep(0, {}))
 
 
@@ -108,5 +108,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--listen", help="ignored")
     parser.add_argument("--database", required=True, metavar="URL")
-    parser.add_argument("kind", choices=("async", "sync", "floor"))
+    parser.add_argument("kind", choices=("async", "sync", "baseline"))
     uvloop.run(serve((given := parser.parse_args()).kind, given.database))

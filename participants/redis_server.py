@@ -17,9 +17,9 @@ _READY_TIMEOUT_S = 30.0
 def missing() -> str:
     """Return what is not installed here, or an empty string."""
     if shutil.which("redis-server") is None:
-        return "no redis-server is installed (Debian: redis-server)"
+        return "no redis-server is installed (Debian: apt-get install redis-server)"
     if importlib.util.find_spec("redis") is None:
-        return "the package redis is not installed"
+        return "the package redis is not installed: pip install 'tcc-demo[redis]'"
     return ""
 
 

@@ -1,8 +1,8 @@
 """Few transactions at once: a quiet shop, where each call travels alone.
 
-- No-op participants: as in `coordinator`, batched. The floor is the baseline program.
-- The shop: as in `order-flow`. It has no floor.
-- A participant alone, async and sync, which gets a Try and then its Confirm. The floor is the
+- No-op participants: as in `coordinator`, batched. The baseline is the baseline program.
+- The shop: as in `order-flow`. It has no baseline.
+- A participant alone, async and sync, which gets a Try and then its Confirm. The baseline is the
   same SQL by bare psycopg behind the same gRPC.
 """
 
@@ -20,13 +20,13 @@ def run(options: Options) -> Report:
     options = replace(options, modes=("batched",), in_flight=options.in_flight or (1, 4, 16))
     noop = coordinator.run(options).rows
     alone = _alone(options)
-    floor = noop[0].baseline or noop[0].figures  # itself with --no-baseline
+    baseline = noop[0].baseline or noop[0].figures  # itself with --no-baseline
     return Report(
         scenario="lone",
         rows=[*noop, *order_flow.run(options).rows, *alone],
         headline=noop[0],
         comparisons={
-            "p50_ratio_to_floor": (noop[0].figures.p50_ms or 0.0) / (floor.p50_ms or 1.0),
+            "p50_ratio_to_floor": (noop[0].figures.p50_ms or 0.0) / (baseline.p50_ms or 1.0),
             "participant_cpu_ratio_to_floor": _cpu_ratio(alone[0]),
             "sync_participant_cpu_ratio_to_floor": _cpu_ratio(alone[1]),
         },
@@ -37,7 +37,7 @@ def _alone(options: Options) -> list[Row]:
     rows: list[Row] = []
     with stage(options) as here:
         here.start_initiators(options.initiators)
-        kinds = ("async", "sync", "floor")
+        kinds = ("async", "sync", "baseline")
         systems = {kind: here.start_alone("bench.lone_participant", kind, kind) for kind in kinds}
         for n in options.in_flight or ():
             load = Load(mode="try_confirm", in_flight=n, work=work.spread(1, ["lone"]))
@@ -45,9 +45,10 @@ def _alone(options: Options) -> list[Row]:
             for _ in range(options.rounds):
                 for kind, measured in rounds.items():
                     measured.append(here.measure(systems[kind], load))
-            floor = rounds.pop("floor")
+            baseline = rounds.pop("baseline")
             rows += [
-                compared({"participant": kind, "in_flight": n}, each, floor) for kind, each in rounds.items()
+                compared({"participant": kind, "in_flight": n}, each, baseline)
+                for kind, each in rounds.items()
             ]
     return rows
 

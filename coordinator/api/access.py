@@ -5,6 +5,7 @@ checked, and the caller is None.
 """
 
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any, cast
 
 import structlog
@@ -18,10 +19,55 @@ from coordinator.security.caller import CALLER, Caller
 from coordinator.security.certificates import KINDS, AuthContext
 from coordinator.security.rates import Rates
 from tcc._internal.certificate_names import certificate_names
+from tcc._internal.line_limiter import LineLimiter
 
 logger = structlog.get_logger(__name__)
 
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
+
+
+class RefusalLog:
+    """Logs who was refused what as lines `audit`: more than the caller may know.
+
+    A caller that is refused again and again does not fill the disk: after its first line of a kind, the next
+    ones are counted, and `omitted` of one line per minute is their number. The kinds of strangers are limited
+    apart from those of known callers: however many there are, they do not use up the others' lines.
+    """
+
+    def __init__(self) -> None:
+        self._lines = {is_known: LineLimiter() for is_known in (True, False)}
+
+    def log(
+        self, error: Refused, *, identity: str, caller: Caller | None, action: str, missing: str, **where: str
+    ) -> None:
+        """Log a refusal.
+
+        `identity`: what the caller has proved, or only shown; `missing`: the permission that it lacks.
+        """
+        # The port is another one for each connection.
+        address = where.get("peer", "").rpartition(":")[0]
+        cause = error.cause if isinstance(error, NotAuthenticated) else ""
+
+        def write(omitted: int) -> None:
+            logger.warning(
+                "audit",
+                outcome=error.reason,
+                action=action,
+                identity=identity,
+                configured_as=caller.name if caller else "",
+                missing=missing,
+                error=error.message,
+                cause=cause,
+                omitted=omitted,
+                **where,
+            )
+
+        kind = (identity, address, action, error.reason, cause)
+        self._lines[caller is not None].write(kind, write)
+
+
+# Of the server that runs the call of this task.
+REFUSALS: ContextVar[RefusalLog] = ContextVar("refusals")
 
 
 class Access:
@@ -30,6 +76,7 @@ class Access:
     def __init__(self, authenticator: Authenticator, rates: Rates) -> None:
         self.authenticator = authenticator
         self.rates = rates
+        self._refusals = RefusalLog()
 
     def guarded(self, method: str, behaviour: Behaviour) -> Behaviour:
         """Return what runs `behaviour` if the caller may call the method, whose full name this is."""
@@ -68,7 +115,7 @@ class Access:
             refuse(context, error)
             return False
         except Refused as error:
-            log_refusal(
+            self._refusals.log(
                 error,
                 identity=caller.principal if caller else _shown(metadata, auth_context),
                 caller=caller,
@@ -82,27 +129,8 @@ class Access:
             credential = credential_id(caller, metadata, auth_context)
             caller = replace(caller, peer=context.peer(), credential=credential)
         CALLER.set(caller)
+        REFUSALS.set(self._refusals)
         return True
-
-
-def log_refusal(
-    error: Refused, *, identity: str, caller: Caller | None, action: str, missing: str, **where: str
-) -> None:
-    """Log who was refused what as a line `audit`: more than the caller may know.
-
-    `identity`: what the caller has proved, or only shown; `missing`: the permission that it lacks.
-    """
-    logger.warning(
-        "audit",
-        outcome=error.reason,
-        action=action,
-        identity=identity,
-        configured_as=caller.name if caller else "",
-        missing=missing,
-        error=error.message,
-        cause=error.cause if isinstance(error, NotAuthenticated) else "",
-        **where,
-    )
 
 
 def _shown(metadata: Any, auth_context: AuthContext) -> str:

@@ -73,6 +73,8 @@ class Finding(Struct, frozen=True, kw_only=True):
 _ENDS = {Operation.CONFIRM: BarrierState.CONFIRMED, Operation.CANCEL: BarrierState.CANCELLED}
 _BY_OPERATOR = {Heuristic.CONFIRMED: Operation.CONFIRM, Heuristic.CANCELLED: Operation.CANCEL}
 _EITHER = frozenset(_ENDS)
+# The action of a branch that an initiator performs in its own database.
+LOCAL_ACTION = "local"
 
 
 def compare_row(
@@ -127,15 +129,7 @@ def _unknown(participant: str, row: BarrierRow, retention_s: float) -> Finding |
             ),
             None,
         )
-    return Finding(
-        participant=participant,
-        row=row,
-        kind=FindingKind.ORPHAN,
-        state=None,
-        explanation=explanation,
-        repair=repair,
-        repairs=_EITHER,
-    )
+    return _orphan(participant, row, None, explanation, repair)
 
 
 def _without_branch(
@@ -146,17 +140,37 @@ def _without_branch(
         return None
     if row.state is BarrierState.TRIED:
         known = "no such branch" if branch is None else f"this branch with the action {branch.spec.action}"
-        return Finding(
-            participant=participant,
-            row=row,
-            kind=FindingKind.ORPHAN,
-            state=tx.state,
-            explanation=f"the transaction has {known}, so no coordinator will end this",
-            repair=Operation.CANCEL,
-            repairs=_EITHER,
-        )
+        explanation = f"the transaction has {known}, so no coordinator will end this"
+        return _orphan(participant, row, tx.state, explanation, Operation.CANCEL)
     # What was cancelled changed nothing; what was confirmed did.
     return _mixed(participant, row, tx, decision) if row.state is BarrierState.CONFIRMED else None
+
+
+def _orphan(
+    participant: str,
+    row: BarrierRow,
+    state: TransactionState | None,
+    explanation: str,
+    repair: Operation | None,
+) -> Finding:
+    repairs = _repairs(row)
+    if row.kind is BranchKind.SAGA and row.action == LOCAL_ACTION:
+        explanation = f"{explanation}; its initiator has committed it, and no call can repair that"
+        repair, repairs = None, frozenset()
+    return Finding(
+        participant=participant,
+        row=row,
+        kind=FindingKind.ORPHAN,
+        state=state,
+        explanation=explanation,
+        repair=repair,
+        repairs=repairs,
+    )
+
+
+def _repairs(row: BarrierRow) -> frozenset[Operation]:
+    """Return the calls that can end a row that is TRIED. A SAGA is compensated, or stays as it is."""
+    return frozenset({Operation.CANCEL}) if row.kind is BranchKind.SAGA else _EITHER
 
 
 def _leak(
@@ -167,7 +181,7 @@ def _leak(
             f"an operator has resolved the branch ({branch.heuristic.name}), "
             "and its reservation is still open"
         )
-        repair, repairs = None, _EITHER
+        repair, repairs = None, _repairs(row)
     else:
         explanation = f"the log knows that its {decision.name.capitalize()} was done, but this is still open"
         repair, repairs = decision, frozenset({decision})

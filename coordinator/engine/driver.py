@@ -32,7 +32,7 @@ from coordinator.core.events import (
     Saved,
     Woken,
 )
-from coordinator.core.machine import error_text, is_calling, step, with_branch
+from coordinator.core.machine import check_back_index, error_text, is_calling, step, with_branch
 from coordinator.core.model import (
     DECISIONS,
     BranchCall,
@@ -60,6 +60,7 @@ from coordinator.engine.observer import Anomaly, Observer, Spans
 from coordinator.ports.log import Log, Record, quarantined
 from coordinator.ports.participants import CallResults, Participants
 from tcc._internal.batcher import FlushPolicy
+from tcc._internal.failpoint import failpoint
 
 logger = structlog.get_logger(__name__)
 
@@ -130,7 +131,7 @@ class Driver:
             Save: self._save,
             BranchCall: self._call,
             Accepted: self._settle,
-            Decided: self._settle,
+            Decided: self._settle_decided,
             BranchRegistered: self._settle,
             BranchTried: self._settle,
             Completed: self._complete,
@@ -374,6 +375,11 @@ class Driver:
             dispatcher.put(effect)
 
     def _settle(self, entry: LiveTransaction, _effect: object) -> None:
+        self._transactions.settle(entry)
+
+    def _settle_decided(self, entry: LiveTransaction, _effect: object) -> None:
+        if entry.tx.interactive and check_back_index(entry.tx) is not None:
+            failpoint("check_back.decided")
         self._transactions.settle(entry)
 
     def _complete(self, entry: LiveTransaction, _effect: object) -> None:

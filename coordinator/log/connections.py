@@ -18,7 +18,15 @@ from psycopg import AsyncConnection
 from psycopg.pq import TransactionStatus
 
 from coordinator.log.failures import FailureKind, kind_of, refusal, unreachable
-from coordinator.log.servers import History, Place, ServerRefusedError, connect_async, servers, shut_down
+from coordinator.log.servers import (
+    History,
+    Place,
+    ServerRefusedError,
+    connect_async,
+    look_for_promoted,
+    servers,
+    shut_down,
+)
 from coordinator.log.statements import SESSION, Statement
 
 T = TypeVar("T")
@@ -27,6 +35,8 @@ _CONFLICTS_MAX = 6
 _CONFLICT_PAUSE_S = 0.01
 # The share of the client's time limit after which the server gives the statement up.
 _SERVER_SHARE = 0.9
+# A statement that waits this long may wait for a server that hangs, while another one is promoted.
+_LOOK_EVERY_S = 1.0
 
 
 class StatementResult(Struct, frozen=True):
@@ -55,6 +65,7 @@ class Connections:
         self._room = asyncio.Semaphore(most)
         self._idle: list[AsyncConnection[tuple[Any, ...]]] = []
         self._closed = False
+        self._look: asyncio.Task[None] | None = None
 
     async def execute(self, statement: Statement, values: Mapping[str, Any]) -> StatementResult:
         """Run one statement in a transaction of its own.
@@ -120,6 +131,9 @@ class Connections:
     async def close(self) -> None:
         """Close idle connections. One in use closes when its statement completes."""
         self._closed = True
+        if self._look is not None:
+            self._look.cancel()
+            await asyncio.wait([self._look])
         await self._close_idle()
 
     async def _close_idle(self) -> None:
@@ -170,11 +184,26 @@ class Connections:
     @contextlib.contextmanager
     def _time_limit(self, connection: AsyncConnection[tuple[Any, ...]]) -> Iterator[None]:
         loop = asyncio.get_running_loop()
-        timer = loop.call_later(self._statement_timeout_s, shut_down, connection)
+        timers = [loop.call_later(self._statement_timeout_s, shut_down, connection)]
+        if len(self._servers) > 1:
+            timers.append(loop.call_later(_LOOK_EVERY_S, self._on_overdue, connection, timers))
         try:
             yield
         finally:
-            timer.cancel()
+            for timer in timers:
+                timer.cancel()
+
+    def _on_overdue(
+        self, connection: AsyncConnection[tuple[Any, ...]], timers: list[asyncio.TimerHandle]
+    ) -> None:
+        """Give up the statement if another server was promoted. If not, look whether one is."""
+        if self._history.is_over(self._places[connection]):
+            shut_down(connection)
+            return
+        loop = asyncio.get_running_loop()
+        if not self._closed and (self._look is None or self._look.done()):
+            self._look = loop.create_task(look_for_promoted(self._servers, self._history))
+        timers[1] = loop.call_later(_LOOK_EVERY_S, self._on_overdue, connection, timers)
 
     def _check_place(self, connection: AsyncConnection[tuple[Any, ...]]) -> None:
         """Refuse what a former primary has answered, if a failover has been seen in the meantime."""

@@ -7,6 +7,7 @@ histories by *timelines*: each promotion begins a higher one. So the primary is 
 writes on the highest timeline that this process has seen, and no other is ever used.
 """
 
+import asyncio
 import contextlib
 import os
 import re
@@ -68,6 +69,8 @@ class History:
 
     def __init__(self) -> None:
         self.latest: Place | None = None
+        # The server at that place.
+        self.primary: Server | None = None
 
     def check(self, server: Server, place: Place) -> None:
         """Record a server's place.
@@ -90,6 +93,7 @@ class History:
                 f"{latest.timeline}): stop it, and make it a standby with pg_rewind"
             )
         self.latest = place
+        self.primary = server
 
     def is_over(self, place: Place) -> bool:
         """Return whether a connection at `place` is one to a former primary."""
@@ -161,20 +165,35 @@ async def connect_async(known: Sequence[Server], history: History) -> tuple[Asyn
         psycopg.Error: see `connect`.
     """
     failures: list[tuple[Server, psycopg.Error]] = []
-    for server in known:
+    # The last known primary first: another one may hang.
+    for server in sorted(known, key=lambda server: server != history.primary):
         try:
-            connection = await AsyncConnection.connect(server.conninfo, **_OPTIONS)
-            try:
-                place = _place(await (await connection.execute(_PLACE)).fetchone())
-                history.check(server, place)
-            except BaseException:
-                await connection.close()
-                raise
+            return await _open_async(server, history)
         except psycopg.Error as error:
             failures.append((server, error))
-        else:
-            return connection, place
     raise _joined(failures)
+
+
+async def look_for_promoted(known: Sequence[Server], history: History) -> None:
+    """Ask all servers but the primary whether one of them was promoted. `history` records it."""
+    await asyncio.gather(*(_look(server, history) for server in known if server != history.primary))
+
+
+async def _look(server: Server, history: History) -> None:
+    with contextlib.suppress(psycopg.Error):  # it is down, or no primary: as it should be
+        connection, _ = await _open_async(server, history)
+        await connection.close()
+
+
+async def _open_async(server: Server, history: History) -> tuple[AsyncConnection, Place]:
+    connection = await AsyncConnection.connect(server.conninfo, **_OPTIONS)
+    try:
+        place = _place(await (await connection.execute(_PLACE)).fetchone())
+        history.check(server, place)
+    except BaseException:
+        await connection.close()
+        raise
+    return connection, place
 
 
 def check_one_primary(url: str) -> None:

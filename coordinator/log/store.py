@@ -70,7 +70,8 @@ class PostgresLog:
     The schema must exist (`migration.migrate`). Statements share at most `connections`
     connections; reads by gid, which callers ask for, at most half of them, so that no number of
     reads delays a write by more. Heartbeats have a connection of their own, so that a busy log
-    costs no coordinator its lease. Lists have one, so that a slow search delays no write.
+    costs no coordinator its lease. Lists have one, so that a slow list delays no write, and operators'
+    searches another one, so that they delay no list.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class PostgresLog:
         self._reads = asyncio.Semaphore(max(1, connections // 2))
         self._heartbeats = at_most(most=1)
         self._lists = at_most(most=1)
+        self._searches = at_most(most=1)
         self._lost_claims = _LostClaims()
         self._on_quarantine = on_quarantine
         # Rows that the database can neither return nor hold.
@@ -106,6 +108,7 @@ class PostgresLog:
         await self._connections.close()
         await self._heartbeats.close()
         await self._lists.close()
+        await self._searches.close()
 
     # --- the three writes ----------------------------------------------------
 
@@ -175,13 +178,24 @@ class PostgresLog:
         self, chosen: ListFilter, *, after: ListPosition | None, limit: int
     ) -> tuple[list[Record], ListPosition | None]:
         """See `ports.Log`. Payloads are omitted. A page is shorter if its rows are large."""
+        return await self._page(self._lists, chosen, after, limit)
+
+    async def transaction_search(
+        self, chosen: ListFilter, *, after: ListPosition | None, limit: int
+    ) -> tuple[list[Record], ListPosition | None]:
+        """See `ports.Log`."""
+        return await self._page(self._searches, chosen, after, limit)
+
+    async def _page(
+        self, connections: Connections, chosen: ListFilter, after: ListPosition | None, limit: int
+    ) -> tuple[list[Record], ListPosition | None]:
         records: list[Record] = []
         size = 0
         while True:
             # Only a record that was read is known to be quarantined: see `_piece`.
             is_narrowed = chosen.quarantined is not None
             most = _LIST_ROWS if is_narrowed else min(limit + 1 - len(records), _LIST_ROWS)
-            piece, piece_bytes = await self._piece(_list_values(chosen, after), most)
+            piece, piece_bytes = await self._piece(connections, _list_values(chosen, after), most)
             records += [
                 one for one in piece if not is_narrowed or bool(one.quarantined) is chosen.quarantined
             ]
@@ -195,17 +209,19 @@ class PostgresLog:
             if size >= _LIST_BYTES:
                 return records, after
 
-    async def _piece(self, values: dict[str, Any], limit: int) -> tuple[list[Record], int]:
+    async def _piece(
+        self, connections: Connections, values: dict[str, Any], limit: int
+    ) -> tuple[list[Record], int]:
         """Return at most `limit` records, and the size of what may be large in them."""
         conditions = frozenset(values) & set(statements.LIST_CONDITIONS)
         asked = {"limit": limit, **values}
         try:
-            page = await self._lists.execute(statements.list_statement(conditions), asked)
+            page = await connections.execute(statements.list_statement(conditions), asked)
         except StatementTooLong as error:
             raise SearchTooLong("the search took too long and was given up") from error
         except LogRejected:
             # The database cannot return one of the rows. The size of the others is not known.
-            keys = await self._lists.execute(statements.list_statement(conditions, keys_only=True), asked)
+            keys = await connections.execute(statements.list_statement(conditions, keys_only=True), asked)
             return [await self._get_or_unread(gid, created_at) for gid, created_at in keys.rows], _LIST_BYTES
         return [record(row) for row in page.rows], sum(map(row_bytes, page.rows))
 

@@ -2,9 +2,13 @@
 
 It answers only GET, from the worker's own loop: a response shows that the loop runs,
 and reading the state needs no lock.
+
+Connections that send nothing, or do not read, keep no other caller out: beyond the limit, the oldest
+connection of the address that has most of them is ended.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 
 import structlog
@@ -31,7 +35,8 @@ class MetricsServer:
         self._content_type = content_type
         self._not_ready = not_ready
         self._server: asyncio.Server | None = None
-        self._connections = 0
+        # The address of each connection, the oldest first.
+        self._connections: dict[asyncio.WriteTransport, str] = {}
 
     async def run(self, host: str, port: int) -> None:
         """Listen until cancelled. If the port is in use, keep trying: transactions do not wait for it."""
@@ -52,20 +57,30 @@ class MetricsServer:
             await self._server.serve_forever()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._connections >= _CONNECTIONS_MAX:
-            writer.close()
-            return
-        self._connections += 1
+        address = writer.get_extra_info("peername") or ("",)
+        self._connections[writer.transport] = address[0]
+        if len(self._connections) > _CONNECTIONS_MAX:
+            self._end_one()
         try:
             async with asyncio.timeout(_REQUEST_TIMEOUT_S):
                 head = await reader.readuntil(b"\r\n\r\n")
                 writer.write(self._response(head.split(b"\r\n", 1)[0]))
                 await writer.drain()
-        except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        except TimeoutError:
+            # Closing it would wait until the rest of the response is read.
+            writer.transport.abort()
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # an invalid or aborted request gets no response
         finally:
-            self._connections -= 1
+            self._connections.pop(writer.transport, None)
             writer.close()
+
+    def _end_one(self) -> None:
+        """End the oldest connection of the address that has most of them."""
+        ((most, _),) = Counter(self._connections.values()).most_common(1)
+        oldest = next(transport for transport, address in self._connections.items() if address == most)
+        del self._connections[oldest]
+        oldest.abort()
 
     def _response(self, request_line: bytes) -> bytes:
         method, _, rest = request_line.decode("latin-1").partition(" ")

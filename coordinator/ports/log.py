@@ -119,6 +119,12 @@ class Log(Protocol):
         """
         ...
 
+    async def transaction_search(
+        self, chosen: ListFilter, *, after: ListPosition | None, limit: int
+    ) -> tuple[list[Record], ListPosition | None]:
+        """Return the same for operators, whose slow searches delay no list of an initiator."""
+        ...
+
     async def transaction_take(self, gid: str, *, version: int) -> Record | None:
         """Make us the owner of a live transaction if its version still is this one."""
         ...

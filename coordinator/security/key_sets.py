@@ -1,15 +1,19 @@
 """The public keys of an issuer of tokens, from a file or an https URL, refreshed in the background.
 
-No call waits for a refresh. If one fails, the last good keys stay.
+No call waits for a refresh. If one fails, the last good keys stay. The start waits for the first one: so it
+ends in time, also if the server sends a byte now and then.
 """
 
 import asyncio
 import http.client
 import json
+import ssl
+import time
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import structlog
 from joserfc.errors import JoseError
@@ -20,6 +24,7 @@ logger = structlog.get_logger(__name__)
 REFRESH_EVERY_S = 300.0
 # A token with an unknown key asks for a refresh, at most this often.
 REFRESH_WANTED_EVERY_S = 30.0
+# For all of it: a timeout of each read alone would never end if the server sends a byte now and then.
 _FETCH_TIMEOUT_S = 10.0
 _BYTES_MAX = 2**20
 
@@ -29,22 +34,58 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         """Follow none: it could lead to another host, or to plain text."""
 
 
+class _BoundedSocket(ssl.SSLSocket):
+    """A connection for one fetch: its reads end `_FETCH_TIMEOUT_S` after its handshake began."""
+
+    _ends_at: float
+
+    def do_handshake(self, *arguments: Any, **options: Any) -> None:
+        self._ends_at = time.monotonic() + _FETCH_TIMEOUT_S
+        super().do_handshake(*arguments, **options)
+
+    def read(self, *arguments: Any, **options: Any) -> Any:
+        left_s = self._ends_at - time.monotonic()
+        if left_s <= 0:
+            raise _too_slow()
+        self.settimeout(left_s)
+        return super().read(*arguments, **options)
+
+
 def fetch(location: str) -> bytes:
     """Read a key set from an https URL, or from a file.
 
     Raises:
         OSError
     """
-    if not location.startswith("https://"):
-        return Path(location).read_bytes()
-    try:
-        with urllib.request.build_opener(_NoRedirects).open(location, timeout=_FETCH_TIMEOUT_S) as reply:
+    with _opened(location) as reply:
+        try:
             content: bytes = reply.read(_BYTES_MAX + 1)
-    except http.client.HTTPException as error:
-        raise OSError(f"the server does not speak HTTP: {type(error).__name__}") from error
+        except http.client.HTTPException as error:
+            raise _no_http(error) from error
     if len(content) > _BYTES_MAX:
         raise OSError(f"more than {_BYTES_MAX} bytes")
     return content
+
+
+def _opened(location: str) -> Any:
+    if not location.startswith("https://"):
+        return Path(location).open("rb")
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    context.sslsocket_class = _BoundedSocket
+    opener = urllib.request.build_opener(_NoRedirects, urllib.request.HTTPSHandler(context=context))
+    try:
+        return opener.open(location, timeout=_FETCH_TIMEOUT_S)
+    except http.client.HTTPException as error:
+        raise _no_http(error) from error
+
+
+def _no_http(error: http.client.HTTPException) -> OSError:
+    return OSError(f"the server does not speak HTTP: {type(error).__name__}")
+
+
+def _too_slow() -> TimeoutError:
+    return TimeoutError(f"the keys did not arrive within {_FETCH_TIMEOUT_S:g} s")
 
 
 class KeySource:
@@ -80,10 +121,18 @@ class KeySource:
     async def refresh(self) -> None:
         """Read the keys. If that fails, log why, and keep those that are known."""
         try:
-            content = await asyncio.to_thread(self._read, self.location)
+            content = await self._content()
             self.keys = KeySet.import_key_set(json.loads(content))
         # What a key set contains is another's: it may have any type where another is expected.
         except (OSError, JoseError, ValueError, TypeError, KeyError, RecursionError) as error:
             logger.error(  # noqa: TRY400 - no bug of ours
                 "the keys of an issuer of tokens cannot be read", location=self.location, error=str(error)
             )
+
+    async def _content(self) -> bytes:
+        try:
+            # The thread ends by its own limits: finding and reaching the server may take it longer.
+            async with asyncio.timeout(_FETCH_TIMEOUT_S):
+                return await asyncio.to_thread(self._read, self.location)
+        except TimeoutError:
+            raise _too_slow() from None

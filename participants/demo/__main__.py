@@ -11,13 +11,14 @@ from pathlib import Path
 
 from rich.console import Console
 
+from participants import redis_server
 from participants.audit import audit, list_transactions, read_snapshot
 from participants.child_process import ChildError
 from participants.demo.cluster import Cluster
 from participants.demo.display import Display
 from participants.demo.load import LoadResult, run_load
-from participants.demo.plan import SHOP, Plan, make_plan
-from participants.demo.summary import Summary, as_json, effects, summarise
+from participants.demo.plan import SHIPPING, SHOP, Plan, make_plan
+from participants.demo.summary import Summary, as_json, confirmed, effects, summarise
 
 ORDERS_DEFAULT = 1_800
 _SEEDS = 1_000_000
@@ -29,7 +30,11 @@ def main() -> int:
     options = _options()
     # With --json, standard output holds only the JSON object.
     display = Display(Console(stderr=options.json))
-    plan = make_plan(orders=options.orders, seed=options.seed)
+    missing = redis_server.missing() if options.redis else ""
+    if missing:
+        print(f"--redis: {missing}", file=sys.stderr)  # noqa: T201
+        return 1
+    plan = make_plan(orders=options.orders, seed=options.seed, ships=options.redis)
     try:
         summary = asyncio.run(_run(plan, display))
     except ChildError as error:
@@ -53,6 +58,11 @@ def _options() -> argparse.Namespace:
         "--seed", type=int, default=secrets.randbelow(_SEEDS), help="repeat the plan of an earlier run"
     )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    parser.add_argument(
+        "--redis",
+        action="store_true",
+        help="with Redis: its stock gate, and shipping that is moved by events",
+    )
     return parser.parse_args()
 
 
@@ -70,11 +80,16 @@ async def _run(plan: Plan, display: Display) -> Summary:
         display.note(
             f"starting PostgreSQL, five participants, a coordinator and two checkouts (seed {plan.seed})"
         )
-        async with Cluster(Path(home)) as cluster:
+        if plan.ships:
+            display.note("with Redis: its stock gate, the participant events and the service shipping")
+        async with Cluster(Path(home), ships=plan.ships) as cluster:
             await cluster.seed(plan.stock, plan.coupons)
             load = await _run_load_unless_failed(plan, cluster, display)
+            if plan.ships:
+                await cluster.shipped(confirmed(load.records))
             display.note("auditing the databases")
-            snapshot = await read_snapshot(**{name: cluster.databases[name] for name in SHOP})
+            audited = (*SHOP, SHIPPING) if plan.ships else SHOP
+            snapshot = await read_snapshot(**{name: cluster.databases[name] for name in audited})
             transactions = await asyncio.to_thread(lambda: list(list_transactions(cluster.address)))
     return summarise(plan, load, audit(snapshot, transactions), effects(snapshot))
 

@@ -68,7 +68,7 @@ async def _place_all(lines: asyncio.StreamReader, clients: list[Client], orders:
         task = asyncio.create_task(place_one(line))
         placing.add(task)
         task.add_done_callback(placing.discard)
-    # Nobody waits for the rest any more; the coordinator ends what was begun.
+    # The customers have left; the coordinator ends what was begun.
     for task in placing:
         task.cancel()
     await asyncio.gather(*placing, return_exceptions=True)

@@ -18,20 +18,36 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from participants.child_process import Child, ChildError
 from participants.coupon.store import issue
 from participants.demo.checkout import ORDERS, READY, RESULTS
 from participants.demo.initiator import ORDER, OrderResult
-from participants.demo.plan import CHECKOUTS, SHOP, WORKER, PlannedKill, PlannedOrder
+from participants.demo.plan import (
+    CHECKOUTS,
+    EVENTS,
+    REDIS,
+    SHIPPING,
+    SHOP,
+    WORKER,
+    PlannedKill,
+    PlannedOrder,
+)
 from participants.inventory.store import restock
+from participants.shipping.store import shipment
 
 WORKERS = 2
+INVENTORY = "inventory"
 COORDINATOR = "coordinator"
 
 # Short, so that an interrupted demo does not wait for transactions that initiators left open.
 _DRAIN_S = 2.0
+
+# For the shipments, after all transactions have ended.
+_SHIPPED_TIMEOUT_S = 60.0
+_SHIPPED_POLL_S = 0.1
 
 _WORKER_LINE = r"worker (\d+) ready"
 _LISTENING_LINE = r"listening on (\S+)"
@@ -88,8 +104,11 @@ class Checkout:
 class Cluster:
     """The running processes. A context manager that starts and stops them."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, ships: bool = False) -> None:
         self._home = home
+        # With events and shipping, and the Redis between them, which also has the stock gate.
+        self._ships = ships
+        self._participants = (*SHOP, EVENTS) if ships else SHOP
         self._children: dict[str, Child] = {}
         self._checkouts: dict[str, Checkout] = {}
         # Set while the checkout serves.
@@ -163,22 +182,43 @@ class Cluster:
             ready = await self._children[COORDINATOR].lines(_WORKER_LINE, count=count)
             return int(ready[count - 1])
         await self._children[death.victim].stop()
-        if death.participant is None:
-            await self._start_checkout(death.victim)
-        else:
-            await self._start_participant(death.victim)
+        await self._restart(death.victim)
         return self._children[death.victim].pid
+
+    async def _restart(self, victim: str) -> None:
+        if victim in CHECKOUTS:
+            await self._start_checkout(victim)
+        elif victim == REDIS:
+            await self._start_redis()
+        elif victim == SHIPPING:
+            await self._start_shipping()
+        else:
+            await self._start_participant(victim)
+
+    async def shipped(self, count: int) -> None:
+        """Wait for so many shipments, up to a limit. The audit finds what is missing then."""
+        database = create_async_engine(self.databases[SHIPPING])
+        deadline = time.monotonic() + _SHIPPED_TIMEOUT_S
+        found = 0
+        while found < count and time.monotonic() < deadline:
+            await asyncio.sleep(_SHIPPED_POLL_S)
+            async with database.connect() as db:
+                found = await db.scalar(select(func.count()).select_from(shipment)) or 0
+        await database.dispose()
 
     # --- the start ---------------------------------------------------------
 
     async def _start(self) -> None:
         await self._start_postgres()
-        await asyncio.gather(*(self._start_participant(name) for name in SHOP))
+        if self._ships:
+            await self._start_redis()
+            await self._start_shipping()
+        await asyncio.gather(*(self._start_participant(name) for name in self._participants))
         await self._start_coordinator()
         await asyncio.gather(*(self._start_checkout(name) for name in CHECKOUTS))
 
     async def _start_postgres(self) -> None:
-        names = [COORDINATOR, *SHOP]
+        names = [COORDINATOR, *self._participants, *([SHIPPING] if self._ships else [])]
         wanted = [f"--database={name}" for name in names]
         await self._start_child("postgres", _tccd(), "postgres", f"--data-dir={self._home}", *wanted)
         urls = await self._children["postgres"].lines(r"database \S+ at (\S+)", count=len(names))
@@ -188,6 +228,26 @@ class Cluster:
             for name, url in zip(names, urls, strict=True)
         }
 
+    async def _start_redis(self) -> None:
+        await self._start_child(
+            REDIS,
+            *("redis-server", "--port", "0", "--unixsocket", str(self._home / "redis.sock")),
+            *("--dir", str(self._home), "--save", "", "--appendonly", "yes", "--appendfsync", "everysec"),
+        )
+        await self._children[REDIS].lines(r".*(ready to accept connections at).*")
+
+    async def _start_shipping(self) -> None:
+        await self._start_child(
+            SHIPPING,
+            *(sys.executable, "-m", "participants.shipping"),
+            *(f"--database={self.databases[SHIPPING]}", f"--redis={self._redis}", "--claim-after-s=2"),
+        )
+        await self._children[SHIPPING].lines(r"consuming (\S+) .*")
+
+    @property
+    def _redis(self) -> str:
+        return f"unix://{self._home / 'redis.sock'}"
+
     async def _start_participant(self, name: str) -> None:
         await self._start_child(
             name,
@@ -195,6 +255,8 @@ class Cluster:
             f"--listen={self._addresses.get(name, '127.0.0.1:0')}",
             f"--database={self.databases[name]}",
             *(_SLOW_ORDER if name == "order" else ()),
+            *((f"--broker={self._redis}",) if name == EVENTS else ()),
+            *((f"--redis={self._redis}",) if name == INVENTORY and self._ships else ()),
         )
         [self._addresses[name]] = await self._children[name].lines(_LISTENING_LINE)
 
@@ -244,7 +306,7 @@ class Cluster:
     async def _stop(self) -> None:
         """Stop a caller before the process that it calls, and PostgreSQL last."""
         async with AsyncExitStack() as stops:  # in reverse order, each even if an earlier one fails
-            for name in ("postgres", *SHOP, COORDINATOR, *CHECKOUTS):
+            for name in ("postgres", REDIS, SHIPPING, *self._participants, COORDINATOR, *CHECKOUTS):
                 if name in self._children:
                     stops.push_async_callback(self._children[name].stop)
         await asyncio.gather(*self._watches)

@@ -119,6 +119,8 @@ def _rows(summary: Summary) -> Iterator[tuple[str, str]]:
             "local first",
             f"{counts['local_commits']} orders committed first, {summary.check_backs} decided by check-back",
         )
+        if "shipments" in counts:
+            yield "shipped", f"{counts['shipments']} orders, through Redis"
     yield "when calm", f"{_per_s(summary.rates.calm)}"
     yield "under kills", f"{_per_s(summary.rates.under_kills)}"
     if summary.latency_ms:

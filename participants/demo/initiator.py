@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
@@ -14,6 +15,7 @@ from participants.mail.requests import SendReceipt
 from participants.order.requests import OpenOrder
 from participants.order.store import NewOrder, order_place
 from participants.payment.requests import ChargeCard
+from participants.shipping import ORDER_CONFIRMED, TOPIC
 from tcc import Participant
 from tcc.client.client import Client
 from tcc.client.interactive import InteractiveTransaction
@@ -173,7 +175,17 @@ def purchase(order: PlannedOrder) -> list[BranchRequest]:
         *branches(order),
         BranchRequest("payment", "charge", charge, kind="saga", stage=1),
         BranchRequest("mail", "send_receipt", receipt, kind="message"),
+        *([BranchRequest("events", "publish", _event(order), kind="message")] if order.ships else []),
     ]
+
+
+def _event(order: PlannedOrder) -> dict[str, Any]:
+    return {
+        "topic": TOPIC,
+        "type": ORDER_CONFIRMED,
+        "subject": order.gid,
+        "data": {"order_id": order.gid, "sku": order.sku, "quantity": order.quantity},
+    }
 
 
 def branches(order: PlannedOrder) -> list[BranchRequest]:

@@ -6,7 +6,7 @@ it: which of two orders gets the last item depends on timing.
 
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 PARTICIPANTS = ("inventory", "coupon", "order")
@@ -30,6 +30,10 @@ WORKER = "coordinator worker"
 _WORKER_KILL = (0.15, 0.25)
 _CHECKOUT_KILL = (0.30, 0.40)
 _PARTICIPANT_KILL = (0.55, 0.65)
+# Only where orders are shipped.
+REDIS, EVENTS, SHIPPING = "redis", "events", "shipping"
+_SHIPPING_KILL = (0.20, 0.50)
+_REDIS_KILL = (0.70, 0.80)
 
 
 class InitiatorFault(StrEnum):
@@ -68,6 +72,8 @@ class PlannedOrder:
     initiator_fault: InitiatorFault
     # In [0, 1): how soon a response is lost, or after how many steps the initiator vanishes.
     draw: float
+    # True if an event tells the shipping service when the order is confirmed.
+    ships: bool = False
 
     @property
     def is_local_first(self) -> bool:
@@ -77,7 +83,7 @@ class PlannedOrder:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedKill:
-    """A kill after a number of orders: of a coordinator worker, a checkout or a participant."""
+    """A kill after a number of orders: of a coordinator worker, or of a process by its name."""
 
     after_orders: int
     victim: str
@@ -96,17 +102,21 @@ class Plan:
     coupons: tuple[str, ...]
     kills: tuple[PlannedKill, ...]
 
+    @property
+    def ships(self) -> bool:
+        return any(order.ships for order in self.orders)
 
-def make_plan(*, orders: int, seed: int) -> Plan:
-    """Return the plan of a seed."""
+
+def make_plan(*, orders: int, seed: int, ships: bool = False) -> Plan:
+    """Return the plan of a seed. `ships`: confirmed orders are shipped."""
     chance = random.Random(seed)
-    planned = tuple(_plan_orders(orders, chance))
+    planned = tuple(replace(order, ships=ships) for order in _plan_orders(orders, chance))
     return Plan(
         seed=seed,
         orders=planned,
         stock=_stock(planned),
         coupons=tuple(sorted({order.coupon_id for order in planned if order.coupon_id is not None})),
-        kills=_plan_kills(orders, chance),
+        kills=_plan_kills(orders, chance) + (_plan_shipping_kills(orders, chance) if ships else ()),
     )
 
 
@@ -154,6 +164,13 @@ def _plan_kills(orders: int, chance: random.Random) -> tuple[PlannedKill, ...]:
             (chance.choice(CHECKOUTS), _CHECKOUT_KILL),
             (chance.choice(SHOP), _PARTICIPANT_KILL),
         )
+    )
+
+
+def _plan_shipping_kills(orders: int, chance: random.Random) -> tuple[PlannedKill, ...]:
+    return tuple(
+        PlannedKill(after_orders=_after(orders, between, chance), victim=victim, draw=chance.random())
+        for victim, between in ((SHIPPING, _SHIPPING_KILL), (REDIS, _REDIS_KILL))
     )
 
 

@@ -70,14 +70,21 @@ class Summary:
 
 
 def effects(snapshot: Snapshot) -> dict[str, int]:
-    """Count the orders that were committed locally first, the charges, refunds and receipts."""
+    """Count the orders that were committed locally first, the charges, refunds, receipts and shipments."""
     verbs = Counter(entry.verb for entry in snapshot.payments)
+    shipments = {} if snapshot.shipments is None else {"shipments": len(snapshot.shipments)}
     return {
         "local_commits": sum(order.is_local for order in snapshot.orders),
         "charged": verbs[CHARGED],
         "refunded": verbs[REFUNDED],
         "receipts": len(snapshot.receipts),
+        **shipments,
     }
+
+
+def confirmed(records: Iterable[TransactionRecord]) -> int:
+    """Count the transactions that are CONFIRMED."""
+    return sum(record.state is TransactionState.CONFIRMED for record in records)
 
 
 def summarise(
@@ -94,7 +101,7 @@ def summarise(
     return Summary(
         seed=plan.seed,
         orders=len(plan.orders),
-        confirmed=sum(record.state is TransactionState.CONFIRMED for record in records.values()),
+        confirmed=confirmed(records.values()),
         cancelled_by_reason=cancelled_by_reason(records.values()),
         recovered=len(recoveries_s),
         recovered_within_s=max(recoveries_s, default=0.0),

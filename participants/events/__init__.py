@@ -3,8 +3,10 @@
 - `requests`: the payload;
 - `envelope`: an event in CloudEvents format, pure;
 - `brokers`: one adapter for every broker, chosen by the scheme of a URL;
-- `redis_streams`, `faststream_brokers`: what the adapter does at Redis, and at Kafka, RabbitMQ and NATS;
+- `redis_streams`, `faststream_brokers`, `webhook`: what the adapter does at Redis, at Kafka, RabbitMQ and
+  NATS, and at a server that takes HTTP POSTs;
 - `store`: what was published lately;
 - `reconcile`: what Redis has lost is found and published again;
-- `service`: the handler.
+- `service`: the handler;
+- `outcomes`, `outcome_store`: another process, which publishes the outcomes of all transactions.
 """

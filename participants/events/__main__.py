@@ -16,7 +16,7 @@ if __name__ == "__main__":
         required=True,
         metavar="URL",
         help="redis://HOST:PORT (or rediss:, unix:), kafka://HOST:PORT[,HOST:PORT], amqp://USER@HOST/VHOST, "
-        "or nats://HOST:PORT/STREAM",
+        "nats://HOST:PORT/STREAM, or a webhook: https://HOST/PATH",
     )
     parser.add_argument("--source", default=SOURCE, help="the source of all events; default: %(default)s")
     parser.add_argument(
@@ -41,7 +41,10 @@ if __name__ == "__main__":
         help="Redis: publish again what a restarted server has lost of so long; default: %(default)s",
     )
     options = parser.parse_args()
-    broker = open_broker(options.broker, stream_entries_max=options.stream_entries_max)
+    try:
+        broker = open_broker(options.broker, stream_entries_max=options.stream_entries_max)
+    except ValueError as error:
+        parser.error(str(error))
     main(
         options,
         partial(events, broker=broker, source=options.source),

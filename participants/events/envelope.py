@@ -3,17 +3,24 @@
 The identity of an event is that of its branch, so an event that is published twice has the same id.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
-
-from cloudevents.core.base import BaseCloudEvent
-from cloudevents.core.exceptions import BaseCloudEventException
-from cloudevents.core.formats.json import JSONFormat
-from cloudevents.core.v1.event import CloudEvent
 
 from participants.events.requests import Publish
 from tcc import Branch
+
+try:
+    from cloudevents.core.base import BaseCloudEvent
+    from cloudevents.core.exceptions import BaseCloudEventException
+    from cloudevents.core.formats.json import JSONFormat
+    from cloudevents.core.v1.event import CloudEvent
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "events need cloudevents: pip install 'tcc-demo[redis]' (or [kafka], [nats], [rabbitmq], [webhook])",
+        name=error.name,
+    ) from error
 
 CONTENT_TYPE = JSONFormat.CONTENT_TYPE
 SOURCE = "/tcc/participants/events"
@@ -37,19 +44,22 @@ def event_id(gid: str, branch_id: str) -> str:
 def envelope(branch: Branch, request: Publish, *, source: str, at: datetime) -> Event:
     """Return the event of a branch. The extension attributes `gid` and `branchid` name the branch."""
     identity = event_id(branch.gid, branch.branch_id)
-    attributes = {
+    attributes: dict[str, object] = {
         "id": identity,
         "source": source,
         "type": request.type,
         "time": at,
-        "datacontenttype": "application/json",
         "gid": branch.gid,
         "branchid": branch.branch_id,
     }
     if request.subject is not None:
         attributes["subject"] = request.subject
-    body = JSONFormat().write(CloudEvent(attributes, request.data))
-    return Event(identity, request.topic, request.subject or identity, body)
+    return Event(identity, request.topic, request.subject or identity, structured(attributes, request.data))
+
+
+def structured(attributes: Mapping[str, object], data: dict[str, Any]) -> bytes:
+    """Return an event as JSON. Raises BaseCloudEventException if an attribute is not allowed."""
+    return JSONFormat().write(CloudEvent({**attributes, "datacontenttype": "application/json"}, data))
 
 
 def read(body: bytes) -> BaseCloudEvent:

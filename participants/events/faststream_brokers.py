@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from participants.events.brokers import BrokerError
 from participants.events.envelope import CONTENT_TYPE, Event
 
 
@@ -25,9 +26,12 @@ class FastStreamBroker:
         await self.broker.start()
 
     async def publish(self, events: Sequence[Event]) -> Sequence[str]:
-        async with asyncio.TaskGroup() as sends:
-            for event in events:
-                sends.create_task(self._publish_one(event))
+        try:
+            async with asyncio.TaskGroup() as sends:
+                for event in events:
+                    sends.create_task(self._publish_one(event))
+        except ExceptionGroup as errors:
+            raise BrokerError(str(errors.exceptions[0])) from errors
         return ()
 
     async def close(self) -> None:

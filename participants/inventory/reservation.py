@@ -12,6 +12,8 @@ from participants.inventory.requests import ReserveStock
 from participants.transitions import InvalidTransitionError, advance
 from tcc import Rejected
 
+SOLD_OUT = "SOLD_OUT"
+
 
 class ReservationState(StrEnum):
     """The state of a reservation. The last two are final."""
@@ -66,15 +68,19 @@ def admit(requests: Sequence[ReserveStock], available: Mapping[str, int]) -> lis
 
 def _admit_one(request: ReserveStock, left: dict[str, int]) -> Rejected | None:
     if request.sku not in left:
-        return Rejected("UNKNOWN_SKU", f"there is no SKU {request.sku!r}")
+        return unknown_sku(request)
     if request.quantity > left[request.sku]:
         return sold_out(request)
     left[request.sku] -= request.quantity
     return None
 
 
+def unknown_sku(request: ReserveStock) -> Rejected:
+    return Rejected("UNKNOWN_SKU", f"there is no SKU {request.sku!r}")
+
+
 def sold_out(request: ReserveStock) -> Rejected:
-    return Rejected("SOLD_OUT", f"fewer than {request.quantity} of {request.sku!r} are available")
+    return Rejected(SOLD_OUT, f"fewer than {request.quantity} of {request.sku!r} are available")
 
 
 def stock_changes(verb: Verb, moved: Iterable[tuple[str, int]]) -> list[StockChange]:

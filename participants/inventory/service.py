@@ -1,6 +1,7 @@
 """The inventory as a participant with three tiers, from the cheapest rejection to the durable change."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -9,10 +10,13 @@ from participants.inventory.freeze import freeze_id_of, freeze_result
 from participants.inventory.gate import StockGate
 from participants.inventory.partitions import partition_of
 from participants.inventory.requests import ReserveStock
-from participants.inventory.reservation import Verb, admit, sold_out, stock_changes
+from participants.inventory.reservation import SOLD_OUT, Verb, admit, sold_out, stock_changes
 from tcc import Branch, Participant, Rejected
 from tcc._internal.uuid7 import uuid7
 from tcc.payload import Encoded
+
+if TYPE_CHECKING:
+    from participants.inventory.redis_gate import RedisGate
 
 Items = Sequence[tuple[Branch, ReserveStock]]
 
@@ -79,8 +83,39 @@ class Reserve:
         return {change.sku for change in changes}
 
 
-def inventory(database: AsyncEngine, *, gate: StockGate | None = None) -> Participant:
-    """Return the participant over its database, whose schema must exist."""
+class ReserveThroughRedis(Reserve):
+    """The same, with a gate that all processes share before the database."""
+
+    def __init__(self, gate: StockGate, shared: "RedisGate") -> None:
+        super().__init__(gate)
+        self._shared = shared
+
+    async def screen_batch(self, items: Items) -> list[Rejected | None]:
+        """Tier 1 of all processes. What it refuses, this process refuses for a moment without asking."""
+        tickets = {request.sku: self._gate.ticket(request.sku) for _, request in items}
+        answers = await self._shared.screen(items)
+        for (_, request), answer in zip(items, answers, strict=True):
+            if answer is not None and answer.reason == SOLD_OUT:
+                self._gate.ran_short(request.sku, request.quantity - 1, tickets[request.sku])
+        return answers
+
+    async def tried_batch(self, succeeded: Items, unsuccessful: Items) -> None:
+        self._shared.landed([(branch.key, request.sku) for branch, request in succeeded])
+        if unsuccessful:
+            await self._shared.give_back([branch.key for branch, _ in unsuccessful])
+
+    async def cancel_batch(self, items: Items, db: AsyncConnection) -> None:
+        """Give back in Redis as well, under the rows' locks: a comparison sees both or neither."""
+        await super().cancel_batch(items, db)
+        await self._shared.give_back([branch.key for branch, _ in items])
+
+
+def inventory(
+    database: AsyncEngine, *, gate: StockGate | None = None, shared: "RedisGate | None" = None
+) -> Participant:
+    """Return the participant over its database, whose schema must exist. `shared`: a gate in Redis."""
     participant = Participant("inventory", database=database)
-    participant.action("reserve_stock", ReserveStock, needs_request=False)(Reserve(gate or StockGate()))
+    gate = gate or StockGate()
+    reserve = Reserve(gate) if shared is None else ReserveThroughRedis(gate, shared)
+    participant.action("reserve_stock", ReserveStock, needs_request=False)(reserve)
     return participant

@@ -204,11 +204,18 @@ async def reservation_move(db: AsyncConnection, keys: Sequence[Key], verb: Verb)
     return moved
 
 
+async def reserved(db: AsyncConnection, keys: Sequence[Key]) -> set[Key]:
+    """Return those of these branches that have a reservation, in whatever state."""
+    rows = await db.execute(_STATES, arrays(("gid", "branch_id"), keys)) if keys else ()
+    return {(row.gid, row.branch_id) for row in rows}
+
+
 async def restock(db: AsyncConnection, restock_id: str, quantities: Mapping[str, int]) -> int:
     """Add stock, creating SKUs as needed; return the number of changed SKUs.
 
     A repeated `restock_id` adds nothing. The gates of other processes see the new stock
-    when their ceilings expire, within a fraction of a second.
+    when their ceilings expire, within a fraction of a second, and the gate in Redis at its
+    next comparison with the database.
     """
     entries = unnested("entry", sku=Text(), quantity=BigInteger())
     rows = arrays(("sku", "quantity"), sorted(quantities.items()))

@@ -1,19 +1,17 @@
 """The metrics of the locks, for Prometheus: what is held and waited for, and what this process did."""
 
-import asyncio
 import bisect
 import itertools
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from participants.locks import store
+from participants.metrics_server import serving_text
 
 _WAIT_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-_REQUEST_TIMEOUT_S = 10.0
-_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nConnection: close\r\n\r\n"
 
 
 class LockMetrics:
@@ -59,24 +57,14 @@ def _age_s(since_ms: int | None, now_ms: int) -> float:
     return 0.0 if since_ms is None else max(0.0, (now_ms - since_ms) / 1000)
 
 
-@asynccontextmanager
-async def serving_metrics(metrics: LockMetrics, database: AsyncEngine, address: str) -> AsyncIterator[None]:
-    """Listen for Prometheus during the block. Every GET gets the metrics, whatever its path."""
+def serving_metrics(
+    metrics: LockMetrics, database: AsyncEngine, address: str
+) -> AbstractAsyncContextManager[None]:
+    """Listen for Prometheus during the block."""
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            async with asyncio.timeout(_REQUEST_TIMEOUT_S):
-                await reader.readuntil(b"\r\n\r\n")
-                async with database.connect() as db:
-                    held = await store.held(db)
-                writer.write(_HEAD + metrics.text(held, time.time_ns() // 1_000_000).encode())
-                await writer.drain()
-        finally:
-            writer.close()
+    async def text() -> str:
+        async with database.connect() as db:
+            held = await store.held(db)
+        return metrics.text(held, time.time_ns() // 1_000_000)
 
-    host, _, port = address.rpartition(":")
-    server = await asyncio.start_server(answer, host.strip("[]"), int(port))
-    try:
-        yield
-    finally:
-        server.close()
+    return serving_text(text, address)

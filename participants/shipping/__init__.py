@@ -7,3 +7,7 @@ time, knows no dead-letter stream, and ends for good when a restarted Redis has 
 - `handling`: the event, the inbox and the shipment;
 - `store`: the shipments.
 """
+
+# The topic and the type of the events that are handled here.
+TOPIC = "orders"
+ORDER_CONFIRMED = "shop.order.confirmed"

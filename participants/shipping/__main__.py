@@ -13,9 +13,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from participants.events.redis_streams import connect, stream_of
 from participants.serving import create_schema
-from participants.shipping import store
+from participants.shipping import TOPIC, store
 from participants.shipping.consumer import Consumer, Subscription
-from participants.shipping.handling import TOPIC, handle
+from participants.shipping.handling import handle
 from tcc import Participant
 
 

@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import select
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 logger = logging.getLogger(__name__)
 
-_UNAVAILABLE = (RedisError, OperationalError, InterfaceError)
+# Not the fault of an entry: the server, or the schema and the rights that it has.
+_UNAVAILABLE = (RedisError, OperationalError, InterfaceError, ProgrammingError)
 
 
 class Entry(NamedTuple):
@@ -112,7 +113,7 @@ class Consumer:
         deliveries = await self._deliveries(claimed)
         exhausted = [each for each in claimed if deliveries[each.position] > wanted.attempts_max]
         for each in exhausted:
-            await self._bury(each)
+            await self._give_up(each)
         return [each for each in claimed if each not in exhausted]
 
     async def _deliveries(self, entries: Sequence[Entry]) -> dict[bytes, int]:
@@ -123,7 +124,7 @@ class Consumer:
             pipeline.xpending_range(wanted.stream, wanted.group, each.position, each.position, 1)
         return {entry["message_id"]: entry["times_delivered"] for [entry] in await pipeline.execute()}
 
-    async def _bury(self, entry: Entry) -> None:
+    async def _give_up(self, entry: Entry) -> None:
         """Move an entry to the dead-letter stream."""
         wanted = self._subscription
         pipeline = self._redis.pipeline(transaction=True)

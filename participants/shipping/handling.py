@@ -5,13 +5,9 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from participants.events.envelope import read
-from participants.shipping import store
+from participants.shipping import ORDER_CONFIRMED, store
 from participants.shipping.store import Shipment
 from tcc import Participant
-
-# The topic and the type of the events that are handled here.
-TOPIC = "orders"
-ORDER_CONFIRMED = "shop.order.confirmed"
 
 
 class ConfirmedOrder(BaseModel):

@@ -2,13 +2,15 @@
 
 A wave: every process that is threatened dies at its failpoint, and is started again at
 once, armed with its next one, until it has died two or three times. So each wave kills
-two coordinators, three participants and an initiator, at up to thirteen points.
+two coordinators, three participants and two initiators, at up to fourteen points.
 """
 
 import asyncio
 import sys
 from asyncio.subprocess import STDOUT
 from collections import Counter, deque
+from collections.abc import Sequence
+from itertools import chain
 
 from participants.child_process import run
 from participants.demo.plan import make_plan
@@ -27,7 +29,7 @@ _PROVOKE_EVERY_S = 1.0
 _AT_WORK_S = 1.0
 # How many waves a failpoint may take to be reached.
 _WAVES_MAX = 3
-_INITIATOR = "initiator"
+_INITIATORS = ("initiator-1", "initiator-2")
 _INITIATOR_ORDERS = 60
 _INITIATOR_TIMEOUT_S = 90.0
 
@@ -38,28 +40,29 @@ async def kill_everywhere(testbed: Testbed, names: list[str], *, times: int) -> 
     members = {
         Side.COORDINATOR: list(system.coordinators),
         Side.PARTICIPANT: list(system.participants),
-        Side.INITIATOR: [_INITIATOR],
+        Side.INITIATOR: _INITIATORS,
     }
     hands = deal(names, members, times=times, chance=testbed.chance)
-    initiator = _Initiator(testbed, hands.pop(_INITIATOR))
+    initiators = [_Initiator(name, testbed, hands.pop(name)) for name in _INITIATORS]
     for member in system.members:
         member.hand = hands[member.name]
     wave = 0
     missed: Counter[str] = Counter()
-    while any(member.may_be_killed for member in system.members) or initiator.hand:
+    victims: list[Member | _Initiator] = [*system.members, *initiators]
+    while any(victim.may_be_killed for victim in victims):
         wave += 1
-        await _wave(testbed, initiator, f"wave-{wave}", missed)
-        killed = sum(len(member.killed_at) for member in system.members) + len(initiator.killed_at)
+        await _wave(testbed, initiators, f"wave-{wave}", missed)
+        killed = sum(len(victim.killed_at) for victim in victims)
         testbed.say(
             f"wave {wave}: {killed} of {len(names) * times} kills, "
             f"{testbed.verifier.transactions} transactions"
         )
-    return Counter(name for member in system.members for name in member.killed_at) + Counter(
-        initiator.killed_at
-    )
+    return Counter(name for victim in victims for name in victim.killed_at)
 
 
-async def _wave(testbed: Testbed, initiator: "_Initiator", name: str, missed: Counter[str]) -> None:
+async def _wave(
+    testbed: Testbed, initiators: Sequence["_Initiator"], name: str, missed: Counter[str]
+) -> None:
     """`missed`: how many waves have ended before a failpoint was reached."""
     targets = [member for member in testbed.system.members if member.may_be_killed]
     before = {member.name: len(member.killed_at) for member in targets}
@@ -67,7 +70,7 @@ async def _wave(testbed: Testbed, initiator: "_Initiator", name: str, missed: Co
         is_coordinator = member.name in testbed.system.coordinators
         member.arm(_COORDINATOR_LIVES if is_coordinator else _PARTICIPANT_LIVES)
     async with testbed.load(name):
-        running = asyncio.create_task(initiator.run_until_killed(name))
+        running = asyncio.gather(*(initiator.run_until_killed(name) for initiator in initiators))
         provoking = asyncio.create_task(_provoke(testbed, targets))
         try:
             await until(
@@ -80,7 +83,7 @@ async def _wave(testbed: Testbed, initiator: "_Initiator", name: str, missed: Co
         finally:
             provoking.cancel()
             await asyncio.gather(provoking, return_exceptions=True)
-        journal = await running
+        journal = list(chain.from_iterable(await running))
     for member in targets:
         if len(member.killed_at) == before[member.name] and member.armed is not None:
             missed[member.armed.name] += 1
@@ -122,29 +125,36 @@ async def _kill_at_work(member: Member) -> None:
 class _Initiator:
     """An initiator that dies at its failpoint, and is then started again to ask for everything once more."""
 
-    def __init__(self, testbed: Testbed, hand: deque[Rule]) -> None:
+    def __init__(self, name: str, testbed: Testbed, hand: deque[Rule]) -> None:
+        self.name = name
         self.hand = hand
         self.killed_at: list[str] = []
         self._testbed = testbed
-        self._journal = testbed.system.home / "initiator.journal"
+        self._journal = testbed.system.home / f"{name}.journal"
         self._read_to = 0
+
+    @property
+    def may_be_killed(self) -> bool:
+        """Return whether failpoints are still to kill it."""
+        return bool(self.hand)
 
     async def run_until_killed(self, name: str) -> list[AnyEvent]:
         """One failpoint. Answers what the initiator saw, in both its lives."""
         if not self.hand:
             return []
         rule = self.hand.popleft()
+        victim = f"{name}-{self.name}"
         seed = self._testbed.chance.randrange(10**9)
-        plan = renamed(make_plan(orders=_INITIATOR_ORDERS, seed=seed), f"{name}-victim")
-        await self._testbed.warehouse.fill(plan, f"{name}-victim")
-        status, words = await self._run(seed, f"{name}-victim", {VARIABLE: rules({rule.name: rule.hits})})
+        plan = renamed(make_plan(orders=_INITIATOR_ORDERS, seed=seed), victim)
+        await self._testbed.warehouse.fill(plan, victim)
+        status, words = await self._run(seed, victim, {VARIABLE: rules({rule.name: rule.hits})})
         if f"killed at failpoint {rule.name}" in words:
             self.killed_at.append(rule.name)
-            status, words = await self._run(seed, f"{name}-victim", {})
+            status, words = await self._run(seed, victim, {})
         else:
-            self._testbed.verifier.violations.append(f"{name}: the initiator never came to {rule}")
+            self._testbed.verifier.violations.append(f"{victim} never came to {rule}")
         if status != 0:
-            self._testbed.verifier.violations.append(f"{name}: the initiator ended with {status}: {words}")
+            self._testbed.verifier.violations.append(f"{victim} ended with {status}: {words}")
         history = await asyncio.to_thread(read, [self._journal])
         new, self._read_to = history[self._read_to :], len(history)
         return new
@@ -154,6 +164,7 @@ class _Initiator:
             status, output, _ = await run(
                 *(sys.executable, "-m", "proof.faults.child", "proof.faults.initiator"),
                 f"--coordinators={self._testbed.system.target}",
+                f"--credentials={self._testbed.system.credentials.directory}",
                 *(f"--seed={seed}", f"--name={name}"),
                 *(f"--orders={_INITIATOR_ORDERS}", f"--journal={self._journal}"),
                 f"--database={self._testbed.system.sqlalchemy_url('order')}",

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 
+from participants.demo.initiator import ORDER
+
 _PROJECT = Path(__file__).resolve().parents[2]
 _CALL = re.compile(r'\bfailpoint\("([^"]*)"\)')
 
@@ -48,9 +50,15 @@ _SIDES: Mapping[str, Side] = {
     "log": Side.COORDINATOR,
     "call": Side.COORDINATOR,
     "recovery": Side.COORDINATOR,
+    "check_back": Side.COORDINATOR,
     "participant": Side.PARTICIPANT,
     "barrier": Side.PARTICIPANT,
     "client": Side.INITIATOR,
+}
+# The only participant that passes a failpoint, if not every one does.
+_ONLY_AT: Mapping[str, str] = {
+    "participant.check.before": ORDER,
+    "participant.check.after": ORDER,
 }
 _PROVOCATIONS: Mapping[str, Provocation] = {
     "log.release.before": Provocation.SIGTERM,
@@ -81,6 +89,12 @@ _HITS_MAX: Mapping[str, int] = {
     "client.call.answered": 5,
     "client.execute.send": 5,
     "client.execute.answered": 5,
+    "client.local.registered": 3,
+    "client.local.commit.before": 3,
+    "client.local.committed": 3,
+    "participant.check.before": 2,
+    "participant.check.after": 2,
+    "check_back.decided": 5,
 }
 _HITS_MAX_DEFAULT = 12
 
@@ -103,12 +117,16 @@ def provocation(name: str) -> Provocation:
 def deal(
     names: Iterable[str], members: Mapping[Side, Sequence[str]], *, times: int, chance: random.Random
 ) -> dict[str, deque[Rule]]:
-    """Each member's rules: every failpoint `times` times, spread evenly over the members of its side."""
+    """Each member's rules: every failpoint `times` times, spread evenly over the members that pass it."""
     hands: dict[str, deque[Rule]] = {member: deque() for each in members.values() for member in each}
     rules = [rule(name, chance) for name in names for _ in range(times)]
     chance.shuffle(rules)
+    # What one member alone passes comes first, so that the others even it out.
+    rules.sort(key=lambda each: each.name not in _ONLY_AT)
     for each in rules:
-        least = min(members[side(each.name)], key=lambda member: len(hands[member]))
+        only = _ONLY_AT.get(each.name)
+        candidates = members[side(each.name)] if only is None else [only]
+        least = min(candidates, key=lambda member: len(hands[member]))
         hands[least].append(each)
     return hands
 

@@ -1,5 +1,6 @@
 """A PostgreSQL with a synchronous standby: a log that can fail over, for tests and the fault suite."""
 
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,12 @@ _STANDBY = "standby"
 _IS_SYNCHRONOUS = "SELECT count(*) = 1 FROM pg_stat_replication WHERE sync_state = 'sync'"
 
 
-class _Primary(EmbeddedPostgres):
+class _Server(EmbeddedPostgres):
+    def __init__(self, data_dir: Path, source: "_Server | None" = None) -> None:
+        """Describe a server. With a `source` its data begin as a copy, and it follows the source."""
+        super().__init__(data_dir)
+        self._source = source
+
     @property
     def socket_dir(self) -> Path:
         return self._socket_dir
@@ -33,15 +39,15 @@ class _Primary(EmbeddedPostgres):
         postmaster = psutil.Process(self._server.pid)
         return [postmaster, *postmaster.children(recursive=True)]
 
-
-class _Standby(_Primary):
-    """A server whose data are a copy of another's, which it follows."""
-
-    def __init__(self, data_dir: Path, source: _Primary) -> None:
-        super().__init__(data_dir)
-        self._source = source
+    def follow(self, primary: "_Server") -> None:
+        """Become a standby of `primary` at the next start, with its data instead of the own ones."""
+        shutil.rmtree(self._cluster)
+        self._source = primary
 
     def _initialise(self, identity: Any) -> None:
+        if self._source is None:
+            super()._initialise(identity)
+            return
         source = make_conninfo(
             host=str(self._source.socket_dir), user=SUPERUSER, application_name=_STANDBY, dbname="postgres"
         )
@@ -54,26 +60,25 @@ class _Standby(_Primary):
 
 
 class ReplicatedPostgres:
-    """Two servers, the first of which is the primary until the second is promoted.
+    """Two servers: `primary` and `standby`, also after a failover. `exchange_roles` makes them so again.
 
     Each COMMIT of the primary waits for the standby, so that nothing acknowledged is lost by a failover.
     """
 
     def __init__(self, home: Path) -> None:
-        self.primary = _Primary(home / "first")
-        self.standby = _Standby(home / "second", self.primary)
+        self.primary = _Server(home / "first")
+        self.standby = _Server(home / "second", self.primary)
+        self._hosts = [str(each.socket_dir) for each in (self.primary, self.standby)]
 
     def url(self, database: str = "postgres") -> str:
         """Return the URL that names both servers, the first one first."""
-        hosts = ",".join(str(each.socket_dir) for each in (self.primary, self.standby))
-        return f"postgresql://{SUPERUSER}@/{quote(database)}?host={quote(hosts, safe='')}"
+        hosts = quote(",".join(self._hosts), safe="")
+        return f"postgresql://{SUPERUSER}@/{quote(database)}?host={hosts}"
 
     def start(self) -> None:
         """Start both, and return when the standby follows."""
         self.primary.start()
-        self.standby.start()
-        _set(self.primary, "synchronous_standby_names", _STANDBY)
-        _until(lambda: _value(self.primary, _IS_SYNCHRONOUS))
+        self.start_standby()
 
     def stop(self) -> None:
         """Stop both, whatever they are doing."""
@@ -81,9 +86,22 @@ class ReplicatedPostgres:
         for each in (self.primary, self.standby):
             each.stop("immediate")
 
+    def start_standby(self) -> None:
+        """Start the standby, and return when COMMITs wait for it."""
+        self.standby.start()
+        _set(self.primary, "synchronous_standby_names", _STANDBY)
+        _until(lambda: _value(self.primary, _IS_SYNCHRONOUS))
+
     def promote(self) -> None:
-        """Make the standby the primary, as a failover manager does. The other is not asked."""
+        """Make the standby accept writes, as a failover manager does. The primary is not asked."""
         assert _value(self.standby, "SELECT pg_promote(true, 60)"), "the standby was not promoted"
+
+    def exchange_roles(self) -> None:
+        """Stop the former primary, and let it follow the standby that was promoted."""
+        self.primary.stop("immediate")
+        self.primary.follow(self.standby)
+        self.primary, self.standby = self.standby, self.primary
+        self.start_standby()
 
     def make_asynchronous(self) -> None:
         """Let no COMMIT wait for the standby any more."""
@@ -91,12 +109,12 @@ class ReplicatedPostgres:
         _until(lambda: not _value(self.primary, _IS_SYNCHRONOUS))
 
     def freeze_primary(self) -> None:
-        """Suspend the first server, as if its machine hung. Its connections stay open."""
+        """Suspend the primary, as if its machine hung. Its connections stay open."""
         for process in self.primary.processes():
             process.suspend()
 
     def resume_primary(self) -> None:
-        """Let the first server go on, if it is frozen."""
+        """Let the primary go on, if it is frozen."""
         for process in self.primary.processes():
             process.resume()
 

@@ -17,6 +17,8 @@ from participants.demo.cluster import coordinator_config
 from participants.demo.plan import PARTICIPANTS
 from proof.faults.member import Member
 from proof.faults.observers import COORDINATOR, Observers
+from proof.faults.replicated_postgres import ReplicatedPostgres
+from proof.faults.tenants import Credentials
 
 # Gets the address to listen on; answers the program and its arguments.
 Command: TypeAlias = Callable[[str], list[str]]
@@ -50,16 +52,30 @@ _QUICK_PARTICIPANT = {
 
 
 class System:
-    """The running processes. Made by `running_system`."""
+    """The running processes. Made by `running_system`.
 
-    def __init__(self, home: Path, postgres: EmbeddedPostgres) -> None:
+    `pair`: what holds the log, if not the one PostgreSQL of everybody.
+    """
+
+    def __init__(
+        self, home: Path, postgres: EmbeddedPostgres, pair: ReplicatedPostgres | None = None
+    ) -> None:
         self.home = home
         self.postgres = postgres
+        self._pair = pair
+        self.credentials = Credentials(home)
+        # The observers, too, connect to the server that accepts writes.
+        self._log_url = (
+            postgres.url(COORDINATOR)
+            if pair is None
+            else f"{pair.url(COORDINATOR)}&target_session_attrs=read-write"
+        )
         # Where (member, database or participant) finds it, if not at the place itself.
         self.ways: dict[tuple[str, str], str] = {}
         self.participants = {name: Member(name, self._participant(name), home) for name in PARTICIPANTS}
         self.coordinators = {name: Member(name, self._coordinator(name), home) for name in COORDINATORS}
-        self.observers = Observers({name: postgres.url(name) for name in (COORDINATOR, *PARTICIPANTS)})
+        urls = {name: postgres.url(name) for name in PARTICIPANTS}
+        self.observers = Observers({COORDINATOR: self._log_url} | urls)
 
     @property
     def members(self) -> list[Member]:
@@ -87,6 +103,7 @@ class System:
 
     async def start(self) -> None:
         """Start every process. Raises ChildError if one does not become ready."""
+        await asyncio.to_thread(self.credentials.make)
         await asyncio.to_thread(self._create_databases)
         await asyncio.gather(*(member.start() for member in self.participants.values()))
         for member in self.coordinators.values():
@@ -104,8 +121,9 @@ class System:
             await member.stop()
 
     def _create_databases(self) -> None:
-        for name in (COORDINATOR, *PARTICIPANTS):
+        for name in PARTICIPANTS:
             self.postgres.create_database(name)
+        (self.postgres if self._pair is None else self._pair.primary).create_database(COORDINATOR)
 
     def _participant(self, name: str) -> Command:
         def command(listen: str) -> list[str]:
@@ -116,10 +134,10 @@ class System:
 
     def _coordinator(self, name: str) -> Command:
         def command(listen: str) -> list[str]:
-            url = self.ways.get((name, "postgres"), self.postgres.url(COORDINATOR))
+            url = self.ways.get((name, "postgres"), self._log_url)
             addresses = {p: self.ways.get((name, p), m.address) for p, m in self.participants.items()}
             config = self.home / f"{name}.toml"
-            config.write_text(coordinator_config(url, addresses))
+            config.write_text(coordinator_config(url, addresses) + self.credentials.settings())
             return [
                 *(*_CHILD, "coordinator", "serve"),
                 *(f"--config={config}", f"--listen={listen}"),
@@ -129,12 +147,12 @@ class System:
 
 
 @asynccontextmanager
-async def running_system(home: Path) -> AsyncIterator[System]:
-    """A system whose files are below `home`."""
+async def running_system(home: Path, pair: ReplicatedPostgres | None = None) -> AsyncIterator[System]:
+    """A system whose files are below `home`. `pair`: see `System`."""
     postgres = EmbeddedPostgres(home / DISK)
     await asyncio.to_thread(postgres.start)
     try:
-        system = System(home, postgres)
+        system = System(home, postgres, pair)
         try:
             await system.start()
             yield system

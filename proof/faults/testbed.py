@@ -9,6 +9,7 @@ from pathlib import Path
 
 from proof.faults.load import Load, clients_of
 from proof.faults.orders import Warehouse, order_service, orders
+from proof.faults.replicated_postgres import ReplicatedPostgres
 from proof.faults.system import System, running_system
 from proof.faults.verifier import Verifier
 from proof.history.events import AnyEvent
@@ -25,13 +26,15 @@ class Testbed:
     say: Callable[[str], None]
     # Orders placed, over all rounds.
     placed: int = 0
+    # How often a tenant asked for a branch in a transaction of the other.
+    intrusions: int = 0
     unanswered: list[str] = field(default_factory=list)
 
     @asynccontextmanager
     async def load(self, name: str, *, patient_only: bool = False) -> AsyncIterator[Load]:
         """Place orders during the block; those without an answer are violations."""
         async with (
-            clients_of(self.system.target, 2) as clients,
+            clients_of(self.system.target, self.system.credentials) as clients,
             order_service(self.system.sqlalchemy_url("order")) as service,
         ):
             load = Load(clients, service, self.verifier.recorder)
@@ -42,6 +45,7 @@ class Testbed:
             finally:
                 await waiting.aclose()
         self.placed += load.placed
+        self.intrusions += load.intrusions
         self.verifier.violations += [f"{name}: UNANSWERED {what}" for what in load.unanswered]
         self.unanswered += load.unanswered
 
@@ -54,10 +58,10 @@ class Testbed:
 
 @asynccontextmanager
 async def running_testbed(
-    home: Path, chance: random.Random, say: Callable[[str], None]
+    home: Path, chance: random.Random, say: Callable[[str], None], pair: ReplicatedPostgres | None = None
 ) -> AsyncIterator[Testbed]:
-    """A system with everything around it, below `home`."""
-    async with running_system(home) as system:
+    """A system with everything around it, below `home`. `pair`: see `System`."""
+    async with running_system(home, pair) as system:
         warehouse = Warehouse(system.sqlalchemy_url("inventory"), system.sqlalchemy_url("coupon"))
         try:
             yield Testbed(

@@ -173,7 +173,7 @@ class SimulatedBarrierExecutor:
             while True:
                 match plan.send(came):
                     case Statement(statement, parameters):
-                        came = self._execute(statement.text, parameters)
+                        came = self._execute(statement, parameters)
                     case Invoke(items=items):
                         await asyncio.sleep(0)
                         came = await handler(items, LocalTransaction(self._database))

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 
-from tcc.barrier.driving import Finished, run_statements
+from tcc.barrier.driving import no_handler, run_plan
 from tcc.barrier.guarded_connection import GuardedConnection, TransactionLostError
 from tcc.barrier.plans import Plan
 
@@ -46,13 +46,12 @@ class SyncBlock:
         self._guarded = guarded = GuardedConnection.begun(self._engine)
         self.state = BlockState.OPEN
         try:
-            step = run_statements(plan, guarded, None)
-            assert isinstance(step, Finished), "the plan of a block calls no handler"
+            value = run_plan(plan, guarded, no_handler)
             guarded.before_handler()
         except BaseException:
             self.roll_back()
             raise
-        return step.value, guarded
+        return value, guarded
 
     def commit(self) -> None:
         """Commit. Raises the error of the commit; `state` has its outcome."""

@@ -1,18 +1,22 @@
-"""The steps of a plan in a transaction: statements at once, and the caller's turn at the handler."""
+"""A plan in a local transaction: its statements one after the other, and the call of the handler."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 
 from tcc._internal.failpoint import failpoint
 from tcc.barrier.guarded_connection import GuardedConnection
 from tcc.barrier.plans import Invoke, Plan
 from tcc.branch import BatchItem
 
+T = TypeVar("T")
+
 # Takes items and the transaction's connection; returns one result per item. A
 # coroutine function with an AsyncEngine, a plain function with an Engine.
 Handler: TypeAlias = Callable[[list[BatchItem], Any], Any]
+# Calls a handler, of whichever kind, and returns what it returned.
+HandlerCall: TypeAlias = Callable[[list[BatchItem], GuardedConnection], Any]
 
 
 def no_handler(*_: object) -> None:
@@ -20,53 +24,26 @@ def no_handler(*_: object) -> None:
     raise AssertionError("this plan calls no handler")
 
 
-class Finished(NamedTuple):
-    """The end of a plan with its result."""
+class LocalTransaction(Generic[T]):
+    """One run of a plan in a transaction of its own. Blocks; the caller decides where it may."""
 
-    value: Any
-
-
-class LocalTransaction:
-    """One run of a plan in a transaction of its own. Blocks; the caller decides where it may.
-
-    The caller calls the handler, between two calls of `advance`, so that each executor can
-    do that in its own way and everything else is done at once.
-    """
-
-    def __init__(self, engine: Engine, plan: Plan[Any], *, lock_wait_ms: int | None = None) -> None:
+    def __init__(self, engine: Engine, plan: Plan[T], *, lock_wait_ms: int | None = None) -> None:
         self._engine = engine
         self._plan = plan
         self._lock_wait_ms = lock_wait_ms
         self._guarded: GuardedConnection | None = None
 
-    @property
-    def connection(self) -> GuardedConnection:
-        """The transaction's connection, once it has begun."""
-        assert self._guarded is not None, "nothing has begun"
-        return self._guarded
-
-    def advance(self, came: Any) -> Invoke | Finished:
-        """Run the plan up to its call of the handler, or to its end, and then commit.
-
-        `came`: what the handler returned; None in the first call, which begins the transaction.
-        """
-        if self._guarded is None:
-            failpoint("barrier.begin.before")
-            self._guarded = GuardedConnection.begun(self._engine)
-            if self._lock_wait_ms is not None:
-                self._guarded.limit_lock_wait(self._lock_wait_ms)
-        else:
-            self._guarded.after_handler()
-            failpoint("barrier.handler.after")
-        step = run_statements(self._plan, self._guarded, came)
-        if isinstance(step, Invoke):
-            failpoint("barrier.handler.before")
-            self._guarded.before_handler()
-        else:
-            failpoint("barrier.commit.before")
-            self._guarded.finish()
-            failpoint("barrier.commit.after")
-        return step
+    def run(self, call: HandlerCall) -> T:
+        """Begin, run the plan, commit, and return the plan's result."""
+        failpoint("barrier.begin.before")
+        self._guarded = guarded = GuardedConnection.begun(self._engine)
+        if self._lock_wait_ms is not None:
+            guarded.limit_lock_wait(self._lock_wait_ms)
+        value = run_plan(self._plan, guarded, call)
+        failpoint("barrier.commit.before")
+        guarded.finish()
+        failpoint("barrier.commit.after")
+        return value
 
     def abandon(self) -> None:
         """Roll back what was not committed, and return the connection to the pool."""
@@ -74,15 +51,20 @@ class LocalTransaction:
             self._guarded.abandon()
 
 
-def run_statements(plan: Plan[Any], connection: Connection, came: Any) -> Invoke | Finished:
-    """Execute the plan's statements up to its call of the handler or its end."""
+def run_plan(plan: Plan[T], connection: GuardedConnection, call: HandlerCall) -> T:
+    """Execute the plan's statements, call the handler where it says so, and return its result."""
+    came: Any = None
     while True:
         try:
             step = plan.send(came)
         except StopIteration as done:  # only here does it mean the end of a plan
-            return Finished(done.value)
+            return done.value  # type: ignore[no-any-return] # a generator's
         if isinstance(step, Invoke):
-            return step
-        result = connection.execute(step.text, step.parameters)
-        came = result.all() if result.returns_rows else ()
-        failpoint("barrier.statement.after")
+            failpoint("barrier.handler.before")
+            connection.before_handler()
+            came = call(step.items, connection)
+            connection.after_handler()
+            failpoint("barrier.handler.after")
+        else:
+            came = connection.run(step.text, step.parameters)
+            failpoint("barrier.statement.after")

@@ -15,21 +15,22 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
-from typing import Any, Protocol, TypeVar, cast
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import QueuePool
-from sqlalchemy.util import greenlet_spawn
+from sqlalchemy.util import await_only, greenlet_spawn
 
 from tcc.barrier import schema, sql as barrier_sql
 from tcc.barrier.block import AsyncBlock, SyncBlock
 from tcc.barrier.decisions import CallResult, OutcomeCode
-from tcc.barrier.driving import Handler, LocalTransaction, no_handler, run_statements
+from tcc.barrier.driving import Handler, LocalTransaction, no_handler, run_plan
 from tcc.barrier.failures import HandlerLeakError, is_lock_timeout, is_sqlite_busy, may_pass
 from tcc.barrier.guarded_connection import GuardedConnection
-from tcc.barrier.plans import BarrierSql, ContendedError, Invoke, Plan
+from tcc.barrier.plans import BarrierSql, ContendedError, Plan
 from tcc.branch import BatchItem
 
 T = TypeVar("T")
@@ -127,18 +128,16 @@ class AsyncBarrierExecutor:
     async def _transact_once(
         self, plan: Callable[[], Plan[T]], handler: Handler, *, lock_wait_ms: int | None = None
     ) -> T:
+        def call(items: list[BatchItem], guarded: GuardedConnection) -> Any:
+            return await_only(_call_async(handler, items, AsyncConnection(self._engine, guarded)))
+
         local = LocalTransaction(self._engine.sync_engine, plan(), lock_wait_ms=lock_wait_ms)
         try:
-            step = await greenlet_spawn(local.advance, None)
-            while isinstance(step, Invoke):
-                connection = AsyncConnection(self._engine, local.connection)
-                came = await _call_async(handler, step.items, connection)
-                step = await greenlet_spawn(local.advance, came)
+            return await greenlet_spawn(local.run, call)
         except BaseException:
             # Even if this task is cancelled repeatedly, the connection is returned to the pool.
             await asyncio.shield(asyncio.create_task(greenlet_spawn(local.abandon)))
             raise
-        return cast("T", step.value)
 
     def block(self) -> AsyncBlock:
         return AsyncBlock(self._engine)
@@ -186,13 +185,10 @@ class SyncBarrierExecutor:
     ) -> T:
         local = LocalTransaction(self._engine, plan(), lock_wait_ms=lock_wait_ms)
         try:
-            step = local.advance(None)
-            while isinstance(step, Invoke):
-                step = local.advance(_call_sync(handler, step.items, local.connection))
+            return local.run(partial(_call_sync, handler))
         except BaseException:
             local.abandon()
             raise
-        return cast("T", step.value)
 
     def block(self) -> SyncBlock:
         return SyncBlock(self._engine)
@@ -249,7 +245,7 @@ def _has_transactions(engine: Engine, sql: BarrierSql) -> bool:
     """Return whether connections of the engine have transactions, by trying one of them."""
     guarded = GuardedConnection.begun(engine)
     try:
-        run_statements(_look(sql), guarded, None)
+        run_plan(_look(sql), guarded, no_handler)
         return guarded.is_in_transaction()
     finally:
         guarded.abandon()

@@ -15,9 +15,11 @@ The driver's own connection (`get_raw_connection`) is not guarded.
 """
 
 import re
-from typing import Any, Self
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, Self
 
-from sqlalchemy import Connection, Engine, RootTransaction, TextClause
+from sqlalchemy import Connection, Dialect, Engine, RootTransaction, TextClause, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import ExecutableDDLElement
 
@@ -59,6 +61,25 @@ class TransactionLostError(Exception):
     def __init__(self, reason: str, message: str, *, permanent: bool = False) -> None:
         super().__init__(reason, message)
         self.result = CallResult(OutcomeCode.FAILED, reason, message, permanent=permanent)
+
+
+class _DriverStatement(NamedTuple):
+    """A statement in the form of the database's driver."""
+
+    text: str
+    # The names of the parameters in their order; None if the driver takes them by name.
+    names: list[str] | None
+    returns_rows: bool
+
+
+# The barrier has about ten texts for a dialect; on MySQL they depend on the size of the batch.
+@lru_cache(256)
+def _driver_statement(statement: str, dialect: Dialect) -> _DriverStatement:
+    compiled: Any = text(statement).compile(dialect=dialect)
+    returns_rows = statement.lstrip().startswith(("SELECT", "WITH")) or "RETURNING" in statement
+    return _DriverStatement(
+        str(compiled), compiled.positiontup if compiled.positional else None, returns_rows
+    )
 
 
 class GuardedConnection(Connection):
@@ -134,7 +155,7 @@ class GuardedConnection(Connection):
     def before_handler(self) -> None:
         """Set a savepoint if the driver cannot distinguish one transaction from the next."""
         if not self._is_libpq:
-            self.exec_driver_sql(f"SAVEPOINT {_SAVEPOINT}")
+            self.run(f"SAVEPOINT {_SAVEPOINT}")
         self._in_handler = True
 
     def after_handler(self) -> None:
@@ -144,7 +165,7 @@ class GuardedConnection(Connection):
         if self._is_libpq:
             return
         try:
-            self.exec_driver_sql(f"RELEASE SAVEPOINT {_SAVEPOINT}")
+            self.run(f"RELEASE SAVEPOINT {_SAVEPOINT}")
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise
@@ -167,6 +188,31 @@ class GuardedConnection(Connection):
         except TransactionLostError:
             return False
         return True
+
+    def run(
+        self, statement: str, parameters: dict[str, Any] | list[dict[str, Any]] | None = None
+    ) -> Sequence[Any]:
+        """Execute a statement of the barrier by the driver's cursor, and return its rows.
+
+        SQLAlchemy's own execution takes several times what the driver takes. Raises DBAPIError.
+        """
+        sql, names, returns_rows = _driver_statement(statement, self.dialect)
+
+        def given(named: dict[str, Any]) -> Any:
+            return named if names is None else [named[name] for name in names]
+
+        rows: Sequence[Any] = ()
+        cursor = self.connection.cursor()
+        try:
+            if isinstance(parameters, list):
+                cursor.executemany(sql, [given(each) for each in parameters])
+            else:
+                cursor.execute(sql, given(parameters or {}))
+                rows = cursor.fetchall() if returns_rows else ()
+            cursor.close()
+        except BaseException as error:  # noqa: BLE001 - SQLAlchemy raises it again, as its own execution does
+            self._handle_dbapi_exception(error, statement, parameters, cursor, None)
+        return rows
 
     # SQLAlchemy's statements all pass through these three.
 

@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import text
-
 from tcc.barrier.decisions import BarrierState, BranchKind
 from tcc.barrier.plans import Key, Plan, Statement
 from tcc.barrier.sql import now_ms
@@ -29,9 +27,9 @@ _KEYS_AT_ONCE = 100
 
 # Makes the planner read the index in its order, whatever the statistics of the table. Only
 # rows of one expiry are sorted.
-_BY_INDEX = text("""
+_BY_INDEX = """
     SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
-           set_config('enable_sort', 'off', true)""")
+           set_config('enable_sort', 'off', true)"""
 
 
 class ListedRow(NamedTuple):
@@ -96,10 +94,8 @@ def list_rows(
     if dialect_name == "postgresql":
         yield Statement(_BY_INDEX, {})
     last = yield Statement(
-        text(
-            f"SELECT expires_at_ms, gid, branch_id FROM tcc_barrier "  # noqa: S608 - constants
-            f"WHERE {within} {order} LIMIT 1 OFFSET :passed"
-        ),
+        f"SELECT expires_at_ms, gid, branch_id FROM tcc_barrier "  # noqa: S608 - constants
+        f"WHERE {within} {order} LIMIT 1 OFFSET :passed",
         parameters | {"passed": rows_scanned_max - 1},
     )
     end = _position(last[0]) if last else None
@@ -112,10 +108,8 @@ def list_rows(
         start = _start(dialect_name, end)
         parameters |= {f"last_{name}": value for name, value in start.items()}
     found = yield Statement(
-        text(
-            f"SELECT expires_at_ms, gid, branch_id, action, state, kind, {now} - updated_at_ms "  # noqa: S608 - constants
-            f"FROM tcc_barrier WHERE {wanted} {order} LIMIT :rows_max"
-        ),
+        f"SELECT expires_at_ms, gid, branch_id, action, state, kind, {now} - updated_at_ms "  # noqa: S608 - constants
+        f"FROM tcc_barrier WHERE {wanted} {order} LIMIT :rows_max",
         parameters | {"rows_max": asked.rows_max},
     )
     if len(found) == asked.rows_max:
@@ -133,10 +127,8 @@ def find_rows(dialect_name: str, keys: Sequence[Key]) -> Plan[list[ListedRow]]:
         for n, (gid, branch_id) in enumerate(batch):
             parameters |= {f"g{n}": _sent(dialect_name, gid), f"b{n}": _sent(dialect_name, branch_id)}
         found = yield Statement(
-            text(
-                f"SELECT gid, branch_id, action, state, kind, "  # noqa: S608 - placeholders
-                f"{now_ms(dialect_name)} - updated_at_ms FROM tcc_barrier WHERE {where}"
-            ),
+            f"SELECT gid, branch_id, action, state, kind, "  # noqa: S608 - placeholders
+            f"{now_ms(dialect_name)} - updated_at_ms FROM tcc_barrier WHERE {where}",
             parameters,
         )
         rows += [_row(row) for row in found]
@@ -145,7 +137,7 @@ def find_rows(dialect_name: str, keys: Sequence[Key]) -> Plan[list[ListedRow]]:
 
 def read_clock(dialect_name: str) -> Plan[int]:
     """Return the database's time, by which a Try expires, in milliseconds since the Unix epoch."""
-    ((milliseconds,),) = yield Statement(text(f"SELECT {now_ms(dialect_name)}"), {})
+    ((milliseconds,),) = yield Statement(f"SELECT {now_ms(dialect_name)}", {})
     return int(milliseconds)
 
 

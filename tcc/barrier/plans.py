@@ -74,9 +74,9 @@ class Result(NamedTuple):
 
 
 class Statement(NamedTuple):
-    """A statement to execute, once for each element of a list of parameters."""
+    """A statement to execute, once for each element of a list of parameters (`:name` in the text)."""
 
-    text: Any
+    text: str
     parameters: dict[str, Any] | list[dict[str, Any]]
 
 
@@ -170,7 +170,7 @@ def settle(
         given = [
             _with_row(items[index], rows.get(keys[index])) if rows else items[index] for index in running
         ]
-        answers = _check_answers((yield Invoke(items=given)), len(given), operation)
+        answers = check_answers((yield Invoke(items=given)), len(given), operation)
         if operation is Operation.TRY:
             tried = yield from _conclude_try(sql, [item.branch for item in given], answers)
             for index, outcome in zip(running, tried, strict=True):
@@ -318,7 +318,7 @@ def _with_row(item: BatchItem, row: Row | None) -> BatchItem:
     )
 
 
-def _check_answers(answers: object, count: int, operation: Operation) -> Sequence[object]:
+def check_answers(answers: object, count: int, operation: Operation) -> Sequence[object]:
     """Return the handler's results, one per item. Raises an error among them, so the batch is redone."""
     if answers is None:
         return [None] * count

@@ -72,38 +72,36 @@ class PostgresqlSql:
         ), counted AS (SELECT count(*) AS made FROM made)
         SELECT counted.made, made.gid, made.branch_id
         FROM counted LEFT JOIN made ON counted.made < CAST(:wanted AS bigint)"""  # noqa: S608 - constants
-    _claim_bare = text(_claiming.format(columns="", arrays=""))
-    _claim_try = text(_claiming.format(columns=", digest", arrays=f", {_digests}"))
-    _claim_try_with_results = text(
-        _claiming.format(
-            columns=", digest, try_result, try_result_content_type",
-            arrays=f", {_digests}, {_data}, {_content_types}",
-        )
+    _claim_bare = _claiming.format(columns="", arrays="")
+    _claim_try = _claiming.format(columns=", digest", arrays=f", {_digests}")
+    _claim_try_with_results = _claiming.format(
+        columns=", digest, try_result, try_result_content_type",
+        arrays=f", {_digests}, {_data}, {_content_types}",
     )
-    _lock = text(f"""
+    _lock = f"""
         SELECT found.* FROM {_keys}, LATERAL (
             SELECT gid, branch_id, action, state, try_result, try_result_content_type, digest, kind
             FROM tcc_barrier WHERE gid = key.gid AND branch_id = key.branch_id FOR UPDATE
-        ) AS found""")  # noqa: S608 - constants
+        ) AS found"""  # noqa: S608 - constants
     # The rows exist and are locked, so the insert always becomes the update.
-    _move = text(f"""
+    _move = f"""
         INSERT INTO tcc_barrier (gid, branch_id, action, state, expires_at_ms, updated_at_ms)
         SELECT gid, branch_id, '', :state, 0, {_now_ms} FROM {_keys}
         ON CONFLICT (gid, branch_id) DO UPDATE
-        SET state = excluded.state, updated_at_ms = excluded.updated_at_ms""")  # noqa: S608 - constants
-    _keep = text(f"""
+        SET state = excluded.state, updated_at_ms = excluded.updated_at_ms"""  # noqa: S608 - constants
+    _keep = f"""
         INSERT INTO tcc_barrier
             (gid, branch_id, action, state, expires_at_ms, updated_at_ms, try_result, try_result_content_type)
         SELECT gid, branch_id, '', 1, 0, 0, data, content_type
         FROM unnest({_gids}, {_branch_ids}, {_data}, {_content_types})
             AS result(gid, branch_id, data, content_type)
         ON CONFLICT (gid, branch_id) DO UPDATE
-        SET try_result = excluded.try_result, try_result_content_type = excluded.try_result_content_type""")  # noqa: S608 - constants
+        SET try_result = excluded.try_result, try_result_content_type = excluded.try_result_content_type"""  # noqa: S608 - constants
     # A DELETE has no form that binds the planner. The handler has finished at this point.
-    _bind_planner = text("SELECT set_config('enable_seqscan', 'off', true)")
-    _drop = text(f"""
+    _bind_planner = "SELECT set_config('enable_seqscan', 'off', true)"
+    _drop = f"""
         DELETE FROM tcc_barrier USING {_keys}
-        WHERE tcc_barrier.gid = key.gid AND tcc_barrier.branch_id = key.branch_id""")  # noqa: S608 - constants
+        WHERE tcc_barrier.gid = key.gid AND tcc_barrier.branch_id = key.branch_id"""  # noqa: S608 - constants
 
     def begin(self) -> Plan[None]:
         yield from ()
@@ -182,25 +180,25 @@ class SqliteSql:
     _now_ms = "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
     _keys = "(SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:keys))"
 
-    _begin = text("UPDATE tcc_barrier SET state = state WHERE 0")
-    _claim = text(f"""
+    _begin = "UPDATE tcc_barrier SET state = state WHERE 0"
+    _claim = f"""
         INSERT INTO tcc_barrier (gid, branch_id, action, kind, state, expires_at_ms, updated_at_ms, digest)
         SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), :action, :kind, :state,
                json_extract(value, '$[2]'), {_now_ms}, json_extract(value, '$[3]')
         FROM json_each(:marks)
         WHERE json_extract(value, '$[2]') = 0 OR json_extract(value, '$[2]') > {_now_ms} - :margin_ms
         ON CONFLICT (gid, branch_id) DO NOTHING
-        RETURNING gid, branch_id""")  # noqa: S608 - constants
-    _lock = text(f"""
+        RETURNING gid, branch_id"""  # noqa: S608 - constants
+    _lock = f"""
         SELECT gid, branch_id, action, state, try_result, try_result_content_type, digest, kind
-        FROM tcc_barrier WHERE (gid, branch_id) IN {_keys}""")  # noqa: S608 - constants
-    _move = text(f"""
+        FROM tcc_barrier WHERE (gid, branch_id) IN {_keys}"""  # noqa: S608 - constants
+    _move = f"""
         UPDATE tcc_barrier SET state = :state, updated_at_ms = {_now_ms}
-        WHERE (gid, branch_id) IN {_keys}""")  # noqa: S608 - constants
-    _keep = text("""
+        WHERE (gid, branch_id) IN {_keys}"""  # noqa: S608 - constants
+    _keep = """
         UPDATE tcc_barrier SET try_result = :data, try_result_content_type = :content_type
-        WHERE gid = :gid AND branch_id = :branch_id""")
-    _drop = text(f"DELETE FROM tcc_barrier WHERE (gid, branch_id) IN {_keys}")  # noqa: S608 - constants
+        WHERE gid = :gid AND branch_id = :branch_id"""
+    _drop = f"DELETE FROM tcc_barrier WHERE (gid, branch_id) IN {_keys}"  # noqa: S608 - constants
 
     def begin(self) -> Plan[None]:
         yield Statement(self._begin, {})
@@ -259,10 +257,10 @@ class MysqlSql:
     _CLAIMED = 0
     # In whole seconds and, unlike NOW(), independent of the time zone.
     _now_ms = "UNIX_TIMESTAMP() * 1000"
-    _now = text(f"SELECT {_now_ms}")
-    _keep = text("""
+    _now = f"SELECT {_now_ms}"
+    _keep = """
         UPDATE tcc_barrier SET try_result = :data, try_result_content_type = :content_type
-        WHERE gid = :gid AND branch_id = :branch_id""")
+        WHERE gid = :gid AND branch_id = :branch_id"""
 
     def begin(self) -> Plan[None]:
         yield from ()
@@ -288,7 +286,7 @@ class MysqlSql:
         yield self._insert(operation, action, branches, kind)
         where, parameters = self._matching([branch.key for branch in branches])
         rows = yield Statement(
-            text(f"SELECT gid, branch_id FROM tcc_barrier WHERE state = :claimed AND ({where}) FOR UPDATE"),  # noqa: S608 - placeholders
+            f"SELECT gid, branch_id FROM tcc_barrier WHERE state = :claimed AND ({where}) FOR UPDATE",  # noqa: S608 - placeholders
             {**parameters, "claimed": self._CLAIMED},
         )
         made = [(gid.decode(), branch_id.decode()) for gid, branch_id in rows]
@@ -301,10 +299,8 @@ class MysqlSql:
     def lock(self, keys: Sequence[Key]) -> Plan[list[Row]]:
         where, parameters = self._matching(keys)
         rows = yield Statement(
-            text(
-                "SELECT gid, branch_id, action, state, try_result, try_result_content_type, digest, kind "  # noqa: S608 - placeholders
-                f"FROM tcc_barrier WHERE {where} ORDER BY gid, branch_id FOR UPDATE"
-            ),
+            "SELECT gid, branch_id, action, state, try_result, try_result_content_type, digest, kind "  # noqa: S608 - placeholders
+            f"FROM tcc_barrier WHERE {where} ORDER BY gid, branch_id FOR UPDATE",
             parameters,
         )
         return [Row(gid.decode(), branch_id.decode(), *rest) for gid, branch_id, *rest in rows]
@@ -312,7 +308,7 @@ class MysqlSql:
     def move(self, keys: Sequence[Key], state: BarrierState) -> Plan[None]:
         where, parameters = self._matching(keys)
         yield Statement(
-            text(f"UPDATE tcc_barrier SET state = :state, updated_at_ms = {self._now_ms} WHERE {where}"),  # noqa: S608 - placeholders
+            f"UPDATE tcc_barrier SET state = :state, updated_at_ms = {self._now_ms} WHERE {where}",  # noqa: S608 - placeholders
             {**parameters, "state": int(state)},
         )
 
@@ -332,7 +328,7 @@ class MysqlSql:
 
     def drop(self, keys: Sequence[Key]) -> Plan[None]:
         where, parameters = self._matching(keys)
-        yield Statement(text(f"DELETE FROM tcc_barrier WHERE {where}"), parameters)  # noqa: S608 - placeholders
+        yield Statement(f"DELETE FROM tcc_barrier WHERE {where}", parameters)  # noqa: S608 - placeholders
 
     def _insert(
         self, operation: Operation, action: str, branches: Sequence[Branch], kind: BranchKind
@@ -348,11 +344,9 @@ class MysqlSql:
                 f"d{n}": _digest(operation, branch),
             }
         return Statement(
-            text(
-                "INSERT INTO tcc_barrier "  # noqa: S608 - placeholders
-                "(gid, branch_id, action, kind, state, expires_at_ms, updated_at_ms, digest) "
-                f"VALUES {', '.join(rows)} ON DUPLICATE KEY UPDATE tcc_barrier.state = tcc_barrier.state"
-            ),
+            "INSERT INTO tcc_barrier "  # noqa: S608 - placeholders
+            "(gid, branch_id, action, kind, state, expires_at_ms, updated_at_ms, digest) "
+            f"VALUES {', '.join(rows)} ON DUPLICATE KEY UPDATE tcc_barrier.state = tcc_barrier.state",
             parameters,
         )
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, runtime_checkable
 
+from tcc._internal.failpoint import failpoint
 from tcc.client import arguments
 from tcc.errors import LocalAlreadyCommitted, LocalCommitUnknown, PreconditionFailed
 
@@ -70,6 +71,7 @@ class LocalBranch:
         context = await self._transaction.register_local(
             self, self._participant.name, self._branch_id, self._timeout_s
         )
+        failpoint("client.local.registered")
         self._branch_id = context.branch_id
         self.block, self.plan = self._participant.local_block(
             context.gid, context.branch_id, context.expires_at_ms
@@ -108,7 +110,11 @@ class LocalBranch:
         """Note what became of the local transaction, which ends here. `error`: the block's."""
         failure: BaseException | None = error
         try:
+            if error is None:
+                failpoint("client.local.commit.before")
             yield
+            if error is None:
+                failpoint("client.local.committed")
         except BaseException as raised:
             failure = raised
             if self.block.state.name == "UNKNOWN":

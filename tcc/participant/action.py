@@ -5,7 +5,7 @@ operation that takes a list of items and returns one result per item.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -58,6 +58,10 @@ class Action:
     needs_request: bool = True
     # May reject a Try before a transaction is opened; see Participant.action.
     screen: Callable[[Branch, Any], None] | None = None
+    # May reject Trys of a batch before a transaction is opened; see Participant.action.
+    screen_batch: Callable[[list[BatchItem]], Awaitable[Any]] | None = None
+    # Gets the Trys that have succeeded and those that have not; see Participant.action.
+    tried_batch: Callable[[list[BatchItem], list[BatchItem]], Awaitable[None]] | None = None
     # Returns the result of a Try before a transaction is opened; see Participant.action.
     try_result: Callable[[Branch, Any], object] | None = None
     # Returns the partition of a request; see Participant.action.
@@ -123,6 +127,9 @@ def build_action(
             )
         else:
             raise TypeError(f"action {name!r} has neither {single_name} nor {batch_name}")
+    screen_batch = _checked(name, handlers, "screen_batch", ("items",), is_async=True)
+    if screen_batch is not None and Operation.TRY not in batched:
+        raise TypeError(f"screen_batch of action {name!r} needs a batch handler of the Try")
     return Action(
         name=name,
         kind=kind,
@@ -133,6 +140,8 @@ def build_action(
         cancel_always=cancel_always,
         needs_request=needs_request,
         screen=_hook(name, handlers, "screen", branch_kind),
+        screen_batch=screen_batch,
+        tried_batch=_checked(name, handlers, "tried_batch", ("succeeded", "unsuccessful"), is_async=True),
         try_result=_hook(name, handlers, "try_result", branch_kind),
         partition_key=_checked(name, handlers, "partition_key", ("request",), is_async=False),
     )

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias, cast
 import grpc
 
 from tcc._internal.certificate_names import AuthContext, certificate_names
+from tcc._internal.line_limiter import LineLimiter
 from tcc._internal.local_address import is_local
 from tcc._internal.tls import Tls
 
@@ -61,6 +62,8 @@ class CallerCheck(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # gener
     def __init__(self, callers: Sequence[str]) -> None:
         self._names = frozenset(caller for caller in callers if not _TOKEN.fullmatch(caller))
         self._tokens = [caller for caller in callers if _TOKEN.fullmatch(caller)]
+        # A stranger that calls again and again must not fill the disk.
+        self._lines = LineLimiter()
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
@@ -101,9 +104,17 @@ class CallerCheck(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # gener
             return
         seen = f"the certificate of {', '.join(names)}" if names else "no certificate with a name"
         seen += ", and a token that is not accepted" if tokens else ", and no token"
-        logger.warning("refused: %s from %s, with %s", method, context.peer(), seen)
+        self._log(method, context.peer(), seen)
         code = grpc.StatusCode.PERMISSION_DENIED if names else grpc.StatusCode.UNAUTHENTICATED
         await context.abort(code, f"this participant does not know the caller: {seen}")
+
+    def _log(self, method: str, peer: str, seen: str) -> None:
+        def write(omitted: int) -> None:
+            more = f"; {omitted} more like it were omitted" if omitted else ""
+            logger.warning("refused: %s from %s, with %s%s", method, peer, seen, more)
+
+        # The port is another one for each connection.
+        self._lines.write((method, peer.rpartition(":")[0], seen), write)
 
     def _is_known(self, header: str | bytes) -> bool:
         if not isinstance(header, str) or header[: len(_BEARER)].lower() != _BEARER:

@@ -157,11 +157,16 @@ class Participant:
         `begin_nested()` are allowed, and must be closed (SAVEPOINT_OPEN). If the transaction
         is lost while the handler runs, the call fails: TRANSACTION_ABORTED or TRANSACTION_ENDED.
 
-        Three further methods are optional. They run on the event loop before a transaction is
-        opened, so they must be quick and change nothing.
+        Further methods are optional. They run on the event loop and outside of a transaction. Those that are
+        no coroutines must be quick and change nothing.
 
         - `screen(branch, request)` is called for every Try. It may raise Rejected if the Try
           cannot succeed.
+        - `async screen_batch(items)` is called with the Trys of a batch, and may wait. It returns None
+          or one entry per item: None or a Rejected. It needs `try_batch`.
+        - `async tried_batch(succeeded, unsuccessful)` is called with the Trys of a batch that passed
+          `screen_batch`, after their transaction and before they are answered. What it raises is logged.
+          It is not called if the process ends before.
         - `try_result(branch, request)` returns the result that a Try will have if it succeeds.
           The barrier then writes its row and the result in one statement. The Try finds the
           result as `branch.try_result` and returns None; a value that it returns is used instead.

@@ -20,12 +20,13 @@ import contextlib
 import dataclasses
 import logging
 import operator
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from tcc import payload
 from tcc._internal.batcher import Batcher
+from tcc._internal.failpoint import failpoint
 from tcc._internal.partitioned_batcher import PartitionedBatcher
 from tcc.barrier.decisions import DECISIONS, BranchKind, CallResult, Operation, OutcomeCode
 from tcc.barrier.driving import no_handler
@@ -36,6 +37,7 @@ from tcc.barrier.plans import (
     InvalidResultError,
     Key,
     Plan,
+    check_answers,
     digest_of,
     encoded_result,
     not_yet,
@@ -341,10 +343,15 @@ class ParticipantWork:
             delivery.span.enter()
         async with self._transactions:
             outcome = await self._outcome(delivery)
+        await self._report_tried(delivery.action, [(delivery, outcome)])
         self._answer([(delivery, outcome)])
 
     async def _settle_batch(self, action: Action, operation: Operation, batch: list[Delivery]) -> None:
         """Run a batch in one transaction; if that fails, run each call in its own."""
+        if operation is Operation.TRY and action.screen_batch is not None:
+            batch = await self._screen_batch(action.screen_batch, batch)
+            if not batch:
+                return
         try:
             async with self._transactions:
                 outcomes = await self._transact_batch(action, operation, batch)
@@ -362,7 +369,40 @@ class ParticipantWork:
                 await asyncio.gather(*(self._settle_alone(delivery) for delivery in batch))
                 return
             outcomes = [self._failure(delivery.item.branch, operation, error) for delivery in batch]
-        self._answer(zip(batch, outcomes, strict=True))
+        answers = list(zip(batch, outcomes, strict=True))
+        await self._report_tried(action, answers)
+        self._answer(answers)
+
+    async def _screen_batch(
+        self, screen: Callable[[list[BatchItem]], Awaitable[object]], batch: list[Delivery]
+    ) -> list[Delivery]:
+        """Answer the Trys that the action rejects or cannot screen; return the others."""
+        items = [delivery.item for delivery in batch]
+        try:
+            found = check_answers(await screen(items), len(items), Operation.TRY)
+        except Exception as error:  # noqa: BLE001 - a participant's code may raise anything
+            self._answer((each, self._failure(each.item.branch, each.operation, error)) for each in batch)
+            return []
+        pairs = list(zip(batch, found, strict=True))
+        self._answer((each, rejected(no)) for each, no in pairs if isinstance(no, Rejected))
+        return [each for each, no in pairs if not isinstance(no, Rejected)]
+
+    async def _report_tried(
+        self, action: Action, answers: Sequence[tuple[Delivery, CallResult | Postponed]]
+    ) -> None:
+        """Notify the action of the ends of Trys. Their results do not depend on it."""
+        if action.tried_batch is None:
+            return
+        succeeded: list[BatchItem] = []
+        unsuccessful: list[BatchItem] = []
+        for delivery, outcome in answers:
+            if delivery.operation is Operation.TRY and isinstance(outcome, CallResult):
+                ended = succeeded if outcome.code is OutcomeCode.SUCCEEDED else unsuccessful
+                ended.append(delivery.item)
+        try:
+            await action.tried_batch(succeeded, unsuccessful)
+        except Exception:
+            logger.exception("tried_batch of action %s failed", action.name)
 
     async def _run_again(self, delivery: Delivery, postponed: Postponed) -> None:
         """Run a postponed Try again when it need not wait any longer, or leave that to the coordinator."""
@@ -412,7 +452,10 @@ class ParticipantWork:
             )
 
         if operation is Operation.CHECK:
-            return await self._executor.transact_briefly(plan)
+            failpoint("participant.check.before")
+            outcomes = await self._executor.transact_briefly(plan)
+            failpoint("participant.check.after")
+            return outcomes
         return await self._executor.transact(plan, action.handlers[operation])
 
     def _failure(self, branch: Branch, operation: Operation, error: BaseException) -> CallResult:

@@ -233,6 +233,27 @@ async def test_each_refusal_is_an_audit_line_with_the_identity_and_what_it_lacks
     assert "guessed" not in str(logged)
 
 
+async def test_a_flood_of_refusals_is_one_line_for_each_kind(tcc: Guarded) -> None:
+    """Over new connections too: the port of a peer makes no new kind."""
+    printer, nameless = tcc.tls.authority.issue(PRINTER), tcc.tls.authority.issue("shop.bank.example")
+    begin, pause = TRANSACTIONS.methods_by_name["BeginTransaction"], ADMIN.methods_by_name["PauseParticipant"]
+    shop = tcc.client(SHOP)
+    with capture_logs() as logged:
+        for pair in (printer, nameless):
+            for method in (begin, begin, pause):
+                await called(tcc, method, pair)
+        for gid in ("bank-1", "bank-2"):
+            await refusal(shop.ExecuteTransaction(execute(gid), timeout=30))
+    lines = [line for line in logged if line["event"] == "audit"]
+    assert [(line["identity"], line["action"].rpartition("/")[2], line["omitted"]) for line in lines] == [
+        (PRINTER, "BeginTransaction", 0),
+        (PRINTER, "PauseParticipant", 0),
+        ("dns:shop.bank.example, cn:caller", "BeginTransaction", 0),
+        ("dns:shop.bank.example, cn:caller", "PauseParticipant", 0),
+        (SHOP, "transaction.begin", 0),
+    ]
+
+
 # --- connections ------------------------------------------------------------
 
 

@@ -168,8 +168,8 @@ async def test_a_listing_walks_the_index_by_expiry(postgresql, call_participant)
         with contextlib.suppress(StopIteration):
             while True:
                 statement = plan.send(answer)
-                answer = (await db.execute(statement.text, statement.parameters)).all()
-                rows = await db.execute(text(f"EXPLAIN {statement.text.text}"), statement.parameters)
+                answer = (await db.execute(text(statement.text), statement.parameters)).all()
+                rows = await db.execute(text(f"EXPLAIN {statement.text}"), statement.parameters)
                 explained.append("\n".join(line for (line,) in rows))
     looks = [each for each in explained if "tcc_barrier" in each]
     assert len(looks) == 2

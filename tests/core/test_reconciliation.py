@@ -3,8 +3,23 @@
 import pytest
 from msgspec.structs import replace
 
-from coordinator.core.model import Branch, BranchSpec, Heuristic, Operation, Transaction, TransactionState
-from coordinator.core.reconciliation import BarrierRow, BarrierState, Finding, FindingKind, compare_row
+from coordinator.core.model import (
+    Branch,
+    BranchKind,
+    BranchSpec,
+    Heuristic,
+    Operation,
+    Transaction,
+    TransactionState,
+)
+from coordinator.core.reconciliation import (
+    LOCAL_ACTION,
+    BarrierRow,
+    BarrierState,
+    Finding,
+    FindingKind,
+    compare_row,
+)
 
 TRIED, CONFIRMED, CANCELLED = BarrierState
 CONFIRM, CANCEL = Operation.CONFIRM, Operation.CANCEL
@@ -19,7 +34,7 @@ def row(state: BarrierState = TRIED, **fields: object) -> BarrierRow:
 
 
 def transaction(
-    state: TransactionState, *, done: bool = False, word: Heuristic = Heuristic.NONE, **spec: str
+    state: TransactionState, *, done: bool = False, word: Heuristic = Heuristic.NONE, **spec: object
 ) -> Transaction:
     asked = {"branch_id": "1", "participant": "stock", "action": "reserve"} | spec
     branch = Branch(spec=BranchSpec(**asked), done=done or state.ended, heuristic=word)
@@ -110,3 +125,31 @@ def test_a_finding_names_its_row_and_its_kind() -> None:
     )
     assert finding.explanation == "it is cancelled, but CONFIRM was decided; no call can repair that"
     assert replace(finding.row, state=TRIED).key == ("g", "1")
+
+
+SAGA = BranchKind.SAGA
+UNKNOWN_BRANCH = transaction(TransactionState.CONFIRMED, branch_id="2")
+OTHER_WORD = transaction(TransactionState.CONFIRMED, word=Heuristic.CANCELLED, kind=SAGA)
+
+
+@pytest.mark.parametrize(
+    ("tx", "wanted"),
+    [
+        # A saga has no Confirm: it is compensated, or stays as it is.
+        (None, (ORPHAN, CANCEL, frozenset({CANCEL}))),
+        (UNKNOWN_BRANCH, (ORPHAN, CANCEL, frozenset({CANCEL}))),
+        (OTHER_WORD, (LEAK, None, frozenset({CANCEL}))),
+        (transaction(TransactionState.CANCELLED, kind=SAGA), ONLY_CANCEL),
+        (transaction(TransactionState.CONFIRMED, kind=SAGA), None),
+    ],
+)
+def test_a_saga_is_never_to_be_confirmed(tx: Transaction | None, wanted: object) -> None:
+    assert brief(compare_row("stock", row(kind=SAGA), tx, retention_s=7 * DAY_S)) == wanted
+
+
+@pytest.mark.parametrize("tx", [None, UNKNOWN_BRANCH])
+def test_no_call_repairs_an_orphan_that_its_initiator_committed(tx: Transaction | None) -> None:
+    finding = compare_row("stock", row(kind=SAGA, action=LOCAL_ACTION), tx, retention_s=7 * DAY_S)
+    assert brief(finding) == (ORPHAN, None, NONE_)
+    assert finding is not None
+    assert "its initiator has committed it" in finding.explanation

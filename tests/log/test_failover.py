@@ -93,6 +93,19 @@ async def test_writes_go_on_at_the_standby_while_the_primary_hangs(
     assert await gids(pair.standby.url(DATABASE)) == ["after", "before", "late"]
 
 
+async def test_a_statement_that_hangs_is_repeated_at_the_promoted_server(pair: ReplicatedPostgres) -> None:
+    """Long before its own time limit."""
+    log = PostgresLog(pair.url(DATABASE), owner="ours", name="host:1", statement_timeout_s=3_600)
+    await write(log, "before")
+    pair.freeze_primary()
+    late = asyncio.create_task(write(log, "late"))
+    await asyncio.sleep(0)
+    await asyncio.to_thread(pair.promote)
+    await late
+    assert await gids(pair.standby.url(DATABASE)) == ["before", "late"]
+    await log.close()
+
+
 @pytest.mark.parametrize("is_sent_before", [True, False])
 async def test_what_a_former_primary_answers_after_a_failover_counts_for_nothing(
     pair: ReplicatedPostgres, *, is_sent_before: bool

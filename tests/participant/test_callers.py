@@ -70,6 +70,18 @@ async def test_another_name_of_the_same_authority_may_call_no_method_but_health(
     assert ledger.effects("g") == ["try"]
 
 
+async def test_repeated_refusals_of_a_caller_are_one_line(sqlite, site, caplog):
+    engine, _ = sqlite
+    async with serving(engine, tls=site.tls(), callers=[TCCD]) as port:
+        for _ in range(2):
+            async with site.channel(port, site.authority.issue(OTHER)) as channel:
+                for _ in range(3):
+                    await refusal(Caller(channel).confirm(make_call(CONFIRM)))
+                    await refusal(Caller(channel).try_(make_call()))
+    refused = [line.getMessage() for line in caplog.records if line.getMessage().startswith("refused: ")]
+    assert [line.split()[1].rpartition("/")[2] for line in refused] == ["ConfirmBranch", "TryBranch"]
+
+
 async def test_only_callers_and_the_machine_itself_see_the_services(sqlite):
     engine, _ = sqlite
     async with (

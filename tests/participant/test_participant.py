@@ -447,6 +447,68 @@ async def test_screen_rejects_without_a_transaction(sqlite, call_participant):
     assert (await _call(caller)).code == FAILED
 
 
+class ScreenedBatch(AsyncBatch):
+    """Rejects "sold_out" before the transaction, and remembers what did not succeed after it."""
+
+    def __init__(self):
+        self.succeeded, self.unsuccessful = [], []
+        self.error = None
+
+    async def screen_batch(self, items):
+        if self.error is not None:
+            raise self.error
+        return [Rejected("SOLD_OUT") if "sold_out" in request else None for _, request in items]
+
+    async def tried_batch(self, succeeded, unsuccessful):
+        self.succeeded += [branch.branch_id for branch, _ in succeeded]
+        self.unsuccessful += [branch.branch_id for branch, _ in unsuccessful]
+
+
+async def test_a_batch_is_screened_without_a_transaction(sqlite, call_participant):
+    engine, ledger = sqlite
+    screened = ScreenedBatch()
+    caller = await call_participant(_participant(engine, screened))
+
+    outcomes = await caller.execute(
+        make_call(action="act", branch_id="b1", payload=b'{"sold_out": 1}'),
+        make_call(action="act", branch_id="b2"),
+    )
+    assert [_answer(outcome) for outcome in outcomes] == [(REJECTED, "SOLD_OUT", False), DONE]
+    ledger.execute("ALTER TABLE tcc_barrier RENAME TO away")
+    outcome = await _call(caller, payload=b'{"sold_out": 1}')
+    assert _answer(outcome) == (REJECTED, "SOLD_OUT", False)
+    assert (screened.succeeded, screened.unsuccessful) == (["b2"], [])
+
+
+async def test_an_action_is_notified_of_trys_that_did_not_succeed(sqlite, call_participant):
+    engine, ledger = sqlite
+    screened = ScreenedBatch()
+    caller = await call_participant(_participant(engine, screened))
+    assert _answer(await _call(caller, branch_id="b1")) == DONE
+    await _call(caller, branch_id="b2", operation=CANCEL)
+    assert _answer(await _call(caller, branch_id="b2"))[1] == "LATE_TRY"
+    ledger.execute("ALTER TABLE tcc_barrier RENAME TO away")
+    assert (await _call(caller, branch_id="b3")).code == FAILED
+    assert screened.unsuccessful == ["b2", "b3"]
+
+
+async def test_an_error_of_screen_batch_fails_the_trys_of_the_batch(sqlite, call_participant):
+    screened = ScreenedBatch()
+    screened.error = RuntimeError("no answer")
+    caller = await call_participant(_participant(sqlite[0], screened))
+    assert _answer(await _call(caller)) == (FAILED, "HANDLER_ERROR", False)
+    screened.error = None
+    assert _answer(await _call(caller)) == DONE
+
+
+def test_screen_batch_needs_a_batch_handler(sqlite):
+    class Single(AsyncSingle):
+        async def screen_batch(self, items): ...
+
+    with pytest.raises(TypeError, match="screen_batch of action 'act' needs a batch handler of the Try"):
+        _participant(sqlite[0], Single)
+
+
 async def test_empty_batch_is_answered_with_nothing(sqlite, call_participant):
     caller = await call_participant(_participant(sqlite[0], Idle))
     assert await caller.execute() == []

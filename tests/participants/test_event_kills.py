@@ -1,4 +1,4 @@
-"""Shipments under SIGKILL of publisher, consumers and Redis, and under a power failure of Redis."""
+"""Shipments and outcomes under SIGKILL of every process, and under a power failure of Redis."""
 
 import asyncio
 import itertools
@@ -80,8 +80,8 @@ def config(log_url: str, seats_address: str, events_address: str) -> str:
     """
 
 
-class Orders:
-    """Initiators that place orders until they are told to stop. The decision is all that they wait for."""
+class Load:
+    """Initiators that place orders until `stop` is called. The decision is all that they wait for."""
 
     def __init__(self, client: tcc.Client) -> None:
         self._client = client
@@ -126,7 +126,7 @@ class Orders:
 
 @pytest.mark.slow
 @needs_redis
-async def test_every_confirmed_order_ships_once_whatever_is_killed(
+async def test_every_confirmed_order_ships_once_under_kills(
     databases: Databases, log_url: str, home: Path, tmp_path: Path
 ) -> None:
     async with AsyncExitStack() as stack:
@@ -149,10 +149,15 @@ async def test_every_confirmed_order_ships_once_whatever_is_killed(
         coordinator = await stack.enter_async_context(
             daemon.serving(tmp_path, config(log_url, seats_address, address))
         )
+        outcomes = Service(
+            *("events.outcomes", r"following (\S+)", tmp_path, f"--database={events_url}"),
+            *(f"--coordinator={coordinator.address}", f"--broker={redis.url}", "--lag-s=2"),
+        )
+        await outcomes.start()
         client = await stack.enter_async_context(tcc.Client(coordinator.address))
-        orders = Orders(client)
+        orders = Load(client)
         placing = asyncio.create_task(orders.place_all())
-        for victim in (events, redis, consumers[0]):
+        for victim in (events, redis, consumers[0], outcomes):
             await orders.some_more()
             await victim.kill()
             await victim.start()
@@ -167,13 +172,24 @@ async def test_every_confirmed_order_ships_once_whatever_is_killed(
             await client.wait(gid, wait_for="completion", timeout_s=60)
         shipments = await shipped(shipping_url, count=len(orders.confirmed))
         transactions = await asyncio.to_thread(lambda: list(list_transactions(coordinator.address)))
-        for each in (*consumers, events):
+        await published(redis, {(each.gid, each.end.lower()) for each in transactions})
+        for each in (*consumers, outcomes, events):
             await each.child.stop()
         await redis.stop()
     snapshot = Snapshot(stocks=[], restocked={}, reservations=[], coupons=[], orders=[], shipments=shipments)
     assert [str(violation) for violation in audit(snapshot, transactions)] == []
     assert sorted(shipment.order_id for shipment in shipments) == sorted(orders.confirmed)
     assert "were lost by the broker and published again" in events.log.read_text()
+
+
+async def published(redis: RedisProcess, wanted: set[tuple[str, str]]) -> None:
+    """Wait until the outcomes of exactly these transactions are in the stream."""
+    found: set[tuple[str, str]] = set()
+    async with redis.client() as client, asyncio.timeout(60):
+        while found != wanted:
+            entries = await client.xrange("events:transactions")
+            found = {tuple(fields[b"id"].decode().split("/")) for _, fields in entries}
+            assert found <= wanted
 
 
 async def shipped(url: str, *, count: int) -> list[Shipment]:

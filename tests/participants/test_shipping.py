@@ -17,9 +17,9 @@ from participants.events.envelope import envelope
 from participants.events.redis_streams import RedisStreams, connect, stream_of
 from participants.events.requests import Publish
 from participants.serving import create_schema
-from participants.shipping import store
+from participants.shipping import ORDER_CONFIRMED, TOPIC, store
 from participants.shipping.consumer import Consumer, Subscription
-from participants.shipping.handling import ORDER_CONFIRMED, TOPIC, handle
+from participants.shipping.handling import handle
 from tcc import Branch, Participant
 from tests.support.redis_process import RedisProcess, needs_redis
 
@@ -84,7 +84,7 @@ async def pending(client: Any) -> int:
     return (await client.xpending(STREAM, SUBSCRIPTION.group))["pending"]
 
 
-async def test_an_event_ships_once_however_often_it_is_published(
+async def test_an_event_that_is_published_again_ships_once(
     redis: RedisProcess, client: Any, database: AsyncEngine
 ) -> None:
     shop = await Shop(client, database).start()
@@ -125,7 +125,7 @@ async def test_what_a_living_consumer_handles_is_left_to_it(
     assert (await shop.shipped(), await pending(client)) == ([], 1)
 
 
-async def test_an_event_that_fails_is_dead_after_so_many_attempts_and_blocks_no_other(
+async def test_an_event_is_dead_after_so_many_attempts_and_blocks_no_other(
     redis: RedisProcess, client: Any, database: AsyncEngine
 ) -> None:
     shop = await Shop(client, database).start()
@@ -150,6 +150,8 @@ async def test_an_unavailable_database_costs_no_attempts(
     for _ in range(SUBSCRIPTION.attempts_max + 1):
         with pytest.raises(OperationalError):
             await Shop(client, unavailable).consumer.step()
+    assert await client.xlen(STREAM) == 1
+    assert await pending(client) == 0
     await shop.consumer.step()
     assert await shop.shipped() == ["g1"]
     assert await client.exists(f"{STREAM}:dead") == 0

@@ -102,3 +102,9 @@ def test_a_run_arms_every_failpoint_equally_often_and_spreads_them() -> None:
         sizes = [len(hands[member]) for member in members]
         assert max(sizes) - min(sizes) <= 1
         assert all(side(rule.name) is side(hands[members[0]][0].name) for m in members for rule in hands[m])
+
+
+def test_only_the_order_service_is_asked_about_local_changes() -> None:
+    hands = deal(failpoints(), MEMBERS, times=3, chance=random.Random(1))
+    asked = {name for name, hand in hands.items() for rule in hand if "participant.check" in rule.name}
+    assert asked == {"order"}

@@ -4,13 +4,15 @@ import asyncio
 import json
 import ssl
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings, strategies as st
+from structlog.testing import capture_logs
 
+from coordinator.security import key_sets
 from coordinator.security.authentication import Authenticator, Policy
 from coordinator.security.jwt import Issuer as TrustedIssuer
 from coordinator.security.key_sets import KeySource
@@ -18,6 +20,7 @@ from tests.support.identities import AUDIENCE, ISSUER, Authority, Issuer
 
 HOST = "localhost"
 OK = "200 OK"
+Respond = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @pytest.fixture
@@ -33,16 +36,22 @@ def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
 
 @asynccontextmanager
 async def serving(
-    authority: Authority, directory: Path, body: bytes, status: str = OK, name: str = HOST
+    authority: Authority,
+    directory: Path,
+    body: bytes,
+    *,
+    status: str = OK,
+    name: str = HOST,
+    respond: Respond | None = None,
 ) -> AsyncIterator[str]:
-    """Serve one response to every request over https. Return the URL."""
+    """Serve one response to every request over https. Return the URL. `respond`: sends another one."""
     pair = authority.issue(name, client=False)
     path = directory / "server.pem"
     path.write_bytes(pair.certificate_pem + pair.key_pem)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(path)
 
-    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(
             f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
@@ -50,7 +59,7 @@ async def serving(
         writer.write(body)
         writer.close()
 
-    async with await asyncio.start_server(respond, "127.0.0.1", 0, ssl=context) as server:
+    async with await asyncio.start_server(respond or send, "127.0.0.1", 0, ssl=context) as server:
         yield f"https://{HOST}:{server.sockets[0].getsockname()[1]}/jwks.json"
 
 
@@ -94,6 +103,40 @@ async def test_a_key_set_without_end_is_not_read(authority: Authority, tmp_path:
     keys = json.dumps(Issuer(tmp_path).key_set())
     async with serving(authority, tmp_path, f"{keys}{' ' * 2**20}".encode()) as url:
         assert await keys_of(url) is None
+
+
+@pytest.mark.parametrize(
+    "begin", ["HTTP/1.1 200 OK\r\nX: ", "HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n"]
+)
+async def test_a_server_that_drips_ends_with_the_time_of_a_fetch(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begin: str
+) -> None:
+    """No read of it takes long; all of them together would never end. The connection ends as well."""
+    monkeypatch.setattr(key_sets, "_FETCH_TIMEOUT_S", 0.3)
+    has_ended = asyncio.Event()
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(begin.encode())
+        while not reader.at_eof():
+            writer.write(b" ")
+            with suppress(TimeoutError, OSError):
+                async with asyncio.timeout(0.02):
+                    await reader.read(1)
+        writer.close()
+        has_ended.set()
+
+    async with serving(authority, tmp_path, b"", respond=drip) as url, asyncio.timeout(30):
+        with capture_logs() as logged:
+            assert await keys_of(url) is None
+        await has_ended.wait()
+    assert "the keys did not arrive within 0.3 s" in logged[0]["error"]
+
+
+async def test_a_file_without_end_is_not_read() -> None:
+    with capture_logs() as logged:
+        assert await keys_of("/dev/zero") is None
+    assert logged[0]["error"] == f"more than {2**20} bytes"
 
 
 async def test_a_server_that_fails_takes_no_keys_away(authority: Authority, tmp_path: Path) -> None:

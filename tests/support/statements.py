@@ -136,8 +136,8 @@ def _sent(plan: Plan[Any], keys: Sequence[Key]) -> Iterator[str]:
         except StopIteration:
             return
         assert isinstance(step, plans.Statement)
-        yield str(step.text)
-        rows = _rows(str(step.text), keys)
+        yield step.text
+        rows = _rows(step.text, keys)
 
 
 def _rows(sql: str, keys: Sequence[Key]) -> list[Any]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
 
-from coordinator.api.access import log_refusal
+from coordinator.api.access import REFUSALS
 from coordinator.api.initiator.requests import RequestLimits
 from coordinator.core.errors import NotAllowed
 from coordinator.core.model import BranchSpec
@@ -81,7 +81,7 @@ def _refused(
     message: str, *, logged_action: str, target: str, missing: str, metadata: Mapping[str, str]
 ) -> NotAllowed:
     error, caller = NotAllowed(message, metadata=metadata), CALLER.get()
-    log_refusal(
+    REFUSALS.get().log(
         error,
         identity=caller.principal if caller else "",
         caller=caller,

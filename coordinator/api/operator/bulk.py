@@ -90,7 +90,7 @@ async def _found(transactions: Log, chosen: ListFilter) -> list[Record]:
     found: list[Record] = []
     after: ListPosition | None = None
     while True:
-        page, after = await transactions.transaction_list(chosen, after=after, limit=_PAGE)
+        page, after = await transactions.transaction_search(chosen, after=after, limit=_PAGE)
         found += page
         if len(found) > BULK_MAX:
             raise SelectionTooLarge(f"the filter matches more than {BULK_MAX} transactions; narrow it")

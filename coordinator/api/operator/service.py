@@ -115,7 +115,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     async def SearchTransactions(
         self, request: pb.SearchTransactionsRequest, _context: Context
     ) -> pb.SearchTransactionsResponse:
-        records, position = await self._transactions.transaction_list(
+        records, position = await self._transactions.transaction_search(
             visible(parse(request.filter, self._clock.now())),
             after=list_position(request.page_token),
             limit=checked_page_size(request.page_size),

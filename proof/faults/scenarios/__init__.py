@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from proof.faults.scenarios.disk_full import fill_the_disk
+from proof.faults.scenarios.failover import fail_over
 from proof.faults.scenarios.network import cut_commits, degrade_network
 from proof.faults.scenarios.postgres import crash_postgres
 from proof.faults.scenarios.processes import answer_late, pause_coordinators, restart_everything
@@ -22,5 +23,6 @@ SCENARIOS: Mapping[str, Callable[[Testbed, argparse.Namespace], Awaitable[dict[s
     "commits-cut": cut_commits,
     "network": degrade_network,
     "postgres-crashes": crash_postgres,
+    "failover": fail_over,
     DISK_FULL: fill_the_disk,
 }

@@ -16,3 +16,13 @@ def test_an_invalid_number_of_orders_is_refused(
         main()
     assert ended.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].endswith("argument --orders: a whole number, at least 1")
+
+
+def test_redis_that_is_not_installed_ends_the_demo_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.setattr(sys, "argv", ["tccd demo", "--redis"])
+    assert main() == 1
+    expected = "--redis: no redis-server is installed (Debian: apt-get install redis-server)\n"
+    assert capsys.readouterr() == ("", expected)

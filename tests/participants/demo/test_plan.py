@@ -2,11 +2,12 @@
 
 import tomllib
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from participants.demo.cluster import coordinator_config
-from participants.demo.initiator import branches
+from participants.demo.initiator import branches, purchase
 from participants.demo.plan import (
     CHECKOUTS,
     PLENTY_SKUS,
@@ -77,3 +78,19 @@ def test_the_coordinators_file_is_toml_for_any_addresses():
     tables = tomllib.loads(coordinator_config(url, {"coupon": "h:2", "inventory": "h:1"}))
     assert tables["log"] == {"url": url}
     assert tables["participants"] == {"coupon": {"target": "h:2"}, "inventory": {"target": "h:1"}}
+
+
+def test_orders_of_a_plan_that_ships_are_the_same_orders_with_an_event():
+    plain, shipping = make_plan(orders=50, seed=3), make_plan(orders=50, seed=3, ships=True)
+    assert (plain.ships, shipping.ships) == (False, True)
+    assert shipping.kills[: len(plain.kills)] == plain.kills
+    assert [kill.victim for kill in shipping.kills[len(plain.kills) :]] == ["shipping", "redis"]
+    for order, shipped in zip(plain.orders, shipping.orders, strict=True):
+        assert replace(shipped, ships=False) == order
+        *others, event = purchase(shipped)
+        assert [branch.participant for branch in others] == [b.participant for b in purchase(order)]
+        assert (event.participant, event.kind, event.payload["data"]["order_id"]) == (
+            "events",
+            "message",
+            order.gid,
+        )

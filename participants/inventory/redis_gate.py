@@ -1,0 +1,174 @@
+"""Tier 1 for all processes: a gate in Redis, which counts the stock that may still be taken.
+
+A Try takes units (tokens) there before it opens a transaction. If there are too few, the SKU is sold
+out: everything is sold, reserved, or taken by Trys that are under way.
+
+- **The database decides.** Whatever Redis holds, stock is taken only by the conditional UPDATE. Too many
+  tokens cost a transaction that is refused. Too few refuse what is not sold out, until the next
+  comparison with the database (sync_back).
+- **The gate is open if Redis does not answer** within its time budget. After several failures in a row a
+  breaker leaves Redis alone for a while.
+- **Tokens go back once**, by the branch's key: after a Try that did not succeed, and in a Cancel.
+"""
+
+import asyncio
+import enum
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from participants.inventory import tokens
+from participants.inventory.breaker import Breaker
+from participants.inventory.gate_metrics import GateMetrics
+from participants.inventory.requests import ReserveStock
+from participants.inventory.reservation import sold_out, unknown_sku
+from participants.inventory.store import Key
+from participants.inventory.tokens import UNAVAILABLE, Tokens, Wanted
+from tcc import Branch, Rejected
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# How often a process asks for a SKU that another one is loading.
+_POLL_S = 0.002
+
+
+class GateAnswer(enum.Enum):
+    """What the gate says to a Try; the database decides about those that are admitted."""
+
+    ADMITTED = "admitted"
+    SOLD_OUT = "sold_out"
+    UNKNOWN_SKU = "unknown_sku"
+
+
+_REJECTIONS = {GateAnswer.SOLD_OUT: sold_out, GateAnswer.UNKNOWN_SKU: unknown_sku}
+_ANSWERS: dict[int | str, GateAnswer] = {
+    tokens.REFUSED: GateAnswer.SOLD_OUT,
+    tokens.TAKEN: GateAnswer.ADMITTED,
+    tokens.PASSED: GateAnswer.ADMITTED,
+    tokens.UNKNOWN: GateAnswer.UNKNOWN_SKU,
+}
+
+
+class RedisGate:
+    """The gate of one process. Use it on one event loop.
+
+    Args:
+        counts: The counts in Redis.
+        load: Reads SKUs from the database into Redis.
+        metrics: Counts what the gate does.
+        budget_s: How long one call of Redis may take.
+        load_wait_s: How long a Try waits for a SKU that is being loaded. Then the database decides.
+        breaker: Closed at first.
+    """
+
+    def __init__(
+        self,
+        counts: Tokens,
+        load: Callable[[Sequence[str]], Coroutine[Any, Any, None]],
+        metrics: GateMetrics,
+        *,
+        budget_s: float = 0.01,
+        load_wait_s: float = 0.05,
+        breaker: Breaker | None = None,
+    ) -> None:
+        self._counts = counts
+        self._load = load
+        self._metrics = metrics
+        self._budget_s = budget_s
+        self._load_wait_s = load_wait_s
+        self._breaker = breaker or Breaker()
+        self._loading: set[asyncio.Task[None]] = set()
+        # By SKU.
+        self._landed: dict[str, list[Key]] = {}
+
+    async def screen(self, items: Sequence[tuple[Branch, ReserveStock]]) -> list[Rejected | None]:
+        """Take units for Trys; return a rejection for each that cannot succeed.
+
+        A repeated Try passes even without units: it may have reserved before.
+        """
+        wanted = [
+            Wanted(branch.key, request.sku, request.quantity, branch.attempt == 0)
+            for branch, request in items
+        ]
+        answers = await self.take(wanted)
+        return [
+            None if answer is GateAnswer.ADMITTED else _REJECTIONS[answer](request)
+            for answer, (_, request) in zip(answers, items, strict=True)
+        ]
+
+    async def take(self, wanted: Sequence[Wanted]) -> list[GateAnswer]:
+        """Take units for branches, in order; return one answer per branch."""
+        answers = [GateAnswer.ADMITTED] * len(wanted)
+        absent: Sequence[int] = range(len(wanted))
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self._load_wait_s
+        landed, self._landed = self._landed, {}
+        while True:
+            asked = [wanted[place] for place in absent]
+            found = await self._ask(self._counts.take(asked, landed))
+            if found is None:
+                break
+            self._metrics.tried.update(found)
+            places, absent, to_load = absent, [], set()
+            for place, one in zip(places, found, strict=True):
+                if one in _ANSWERS:
+                    answers[place] = _ANSWERS[one]
+                else:
+                    absent.append(place)
+                    if one == tokens.LOAD:
+                        to_load.add(wanted[place].sku)
+            self._start_load(to_load)
+            if not absent or clock() + _POLL_S > deadline:
+                break
+            await asyncio.sleep(_POLL_S)
+        self._metrics.tried[tokens.PASSED] += len(absent)
+        return answers
+
+    def landed(self, branches: Sequence[tuple[Key, str]]) -> None:
+        """Note that these branches of SKUs have committed. Redis learns of it by the next `take`."""
+        if self._breaker.is_open:
+            return
+        for branch, sku in branches:
+            self._landed.setdefault(sku, []).append(branch)
+
+    async def give_back(self, branches: Sequence[Key]) -> None:
+        """Give back what these branches hold. If Redis does not answer, a comparison repairs it later."""
+        await self._ask(self._counts.give_back(branches))
+
+    async def _ask(self, call: Coroutine[Any, Any, T]) -> T | None:
+        """Return the answer of Redis, or None if it has none in time."""
+        if not self._breaker.allows():
+            call.close()
+            return None
+        was_open = self._breaker.is_open
+        try:
+            async with asyncio.timeout(self._budget_s):
+                answer = await call
+        except UNAVAILABLE as error:
+            self._breaker.failed()
+            if self._breaker.is_open and not was_open:
+                logger.warning("the stock gate is open: Redis does not answer: %r", error)
+        else:
+            self._breaker.succeeded()
+            if was_open:
+                logger.warning("the stock gate works again")
+            return answer
+        finally:
+            self._metrics.is_open = self._breaker.is_open
+        return None
+
+    def _start_load(self, skus: set[str]) -> None:
+        if skus:
+            task = asyncio.create_task(self._try_load(sorted(skus)))
+            self._loading.add(task)
+            task.add_done_callback(self._loading.discard)
+
+    async def _try_load(self, skus: Sequence[str]) -> None:
+        try:
+            await self._load(skus)
+        except (*UNAVAILABLE, SQLAlchemyError) as error:
+            logger.warning("the stock of %d SKUs could not be loaded into Redis: %r", len(skus), error)
