@@ -136,7 +136,7 @@ def _load_options() -> argparse.ArgumentParser:
     )
     add("--no-baseline", dest="baseline", action="store_false", help="leave the baseline out")
     add("--secured", action="store_true",
-        help="with mutual TLS and JWT, against the same without them (coordinator)")  # fmt: skip
+        help="with mutual TLS and JWT, against mutual TLS alone and the open (coordinator)")  # fmt: skip
     add("--unpinned", dest="pinned", action="store_false",
         help="coordinator and baseline on any CPU (pin_workers = false)")  # fmt: skip
     add("--data-dir", type=Path, help="directory for PostgreSQL's data; default: a temporary one")

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import subprocess
 import time
 from collections.abc import Mapping
@@ -19,6 +20,10 @@ _CERTIFICATE = (
 )
 
 
+# A directory inside with the certificate alone: its callers show no token.
+TLS_ALONE = "tls"
+
+
 def make(directory: Path) -> None:
     """Write the files."""
     subprocess.run(shlex.split(_CERTIFICATE), cwd=directory, check=True, capture_output=True)
@@ -26,12 +31,20 @@ def make(directory: Path) -> None:
     (directory / "jwks.json").write_text(json.dumps(KeySet([key]).as_dict(private=False)))
     claims = {"iss": "bench", "aud": "tcc", "sub": "initiator", "exp": int(time.time()) + 86_400}
     (directory / "token").write_text(jwt.encode({"alg": "ES256", "kid": "bench"}, claims, key))
+    (directory / TLS_ALONE).mkdir()
+    for name in ("tls.crt", "tls.key"):
+        shutil.copy(directory / name, directory / TLS_ALONE)
+
+
+def tls_settings(directory: Path) -> Mapping[str, str]:
+    """Return the settings of a coordinator that demands a certificate, and lets it do everything."""
+    return {f"{listener}.tls": _table(directory, "client_ca_file") for listener in ("listen", "admin")}
 
 
 def settings(directory: Path) -> Mapping[str, str]:
     """Return the settings of a coordinator that demands a certificate and a token of initiators."""
     return {
-        **{f"{listener}.tls": _table(directory, "client_ca_file") for listener in ("listen", "admin")},
+        **tls_settings(directory),
         "auth.jwt.bench": f'{{ issuer = "bench", audience = "tcc", jwks = "{directory}/jwks.json" }}',
         # Generated gids begin with the time.
         "clients.bench.gid_prefixes": '["0"]',
@@ -57,5 +70,6 @@ def tls(directory: str) -> tcc.Tls | None:
 
 
 def token(directory: str) -> str | None:
-    """Return the token of initiators; None without a directory."""
-    return Path(directory, "token").read_text() if directory else None
+    """Return the token of initiators; None: they show none."""
+    path = Path(directory, "token")
+    return path.read_text() if directory and path.exists() else None

@@ -22,7 +22,7 @@ class Options:
     # Processes that offer load.
     initiators: int = 1
     baseline: bool = True
-    # With mutual TLS and JWT; the baseline is the same coordinator without them.
+    # With mutual TLS and JWT; the baselines are mutual TLS alone, and the open.
     secured: bool = False
     # The coordinator, and its baseline, keep to one CPU.
     pinned: bool = True

@@ -163,16 +163,24 @@ class Stage:
         )
         return self._system(process, "coordinator", database, participants)
 
-    def start_secured(self) -> System:
-        """Start participants and a coordinator that demand certificates, and of initiators a JWT as well."""
+    def start_secured(self) -> tuple[System, System]:
+        """Start participants that demand certificates, and two coordinators that do as well.
+
+        Initiators show the first one a JWT, too. The second lets every certificate do everything.
+        """
         credentials.make(self.directory)
-        system = self.start_coordinator(
-            self.start_participants(work.PARTICIPANTS, f"--secured={self.directory}"),
-            database="secured",
-            limits=credentials.settings(self.directory),
-            policy=credentials.policy(self.directory),
+        participants = self.start_participants(work.PARTICIPANTS, f"--secured={self.directory}")
+        policy = credentials.policy(self.directory)
+        secured = self.start_coordinator(
+            participants, database="secured", limits=credentials.settings(self.directory), policy=policy
         )
-        return replace(system, secured=str(self.directory))
+        tls_alone = self.start_coordinator(
+            participants, database="tls", limits=credentials.tls_settings(self.directory), policy=policy
+        )
+        return (
+            replace(secured, secured=str(self.directory)),
+            replace(tls_alone, secured=str(self.directory / credentials.TLS_ALONE)),
+        )
 
     def start_baseline(self, participants: Participants) -> tuple[System, CommandedChild]:
         """Start the baseline program (`bench.baseline`) with its own database."""

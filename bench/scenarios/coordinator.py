@@ -4,13 +4,16 @@ Three modes (batched by the SDK, one call a transaction, interactive) at several
 transactions in flight. The baseline is measured for whole transactions; an interactive
 transaction mostly waits for its initiator.
 
-With `--secured`, all connections have mutual TLS, and initiators show a JWT as well. The baseline is the
-same coordinator without them.
+With `--secured`, all connections have mutual TLS, and initiators show a JWT as well. There are two
+baselines, and rounds of all three alternate: the same with mutual TLS alone, so that the ratio shows
+what authentication and authorization cost, and the same in the open.
 
 The headline is batched with 256 in flight, or the last configuration if that was not measured.
 """
 
+from collections.abc import Mapping, Sequence
 from itertools import product
+from typing import NamedTuple
 
 from bench.batches import batches
 from bench.children import CommandedChild
@@ -29,33 +32,57 @@ def run(options: Options) -> Report:
         here.start_initiators(options.initiators)
         participants = here.start_participants()
         coordinator = here.start_coordinator(participants)
-        baseline: _Baseline | None = None
-        if options.secured:
-            coordinator, baseline = here.start_secured(), _Baseline(coordinator)
-        elif options.baseline:
-            baseline = _Baseline(*here.start_baseline(participants))
-        rows = [
-            _row(
-                here, coordinator, baseline, Load(mode=mode, in_flight=n, wait_for=options.wait_for), options
-            )
+        loads = [
+            Load(mode=mode, in_flight=n, wait_for=options.wait_for)
             for mode, n in product(options.modes, options.in_flight or _IN_FLIGHT)
         ]
-    headline = [each for each in rows if each.configuration == _HEADLINE] or rows[-1:]
-    return Report(scenario="coordinator", rows=rows, headline=headline[0])
+        if options.secured:
+            return _secured(here, coordinator, loads, options)
+        baseline = _Baseline(*here.start_baseline(participants)) if options.baseline else None
+        rows = [_row(here, coordinator, baseline, load, options) for load in loads]
+    return _report(rows)
 
 
-class _Baseline:
-    """What rounds are compared with: the baseline program, or another coordinator."""
+def _secured(here: Stage, in_the_open: System, loads: Sequence[Load], options: Options) -> Report:
+    """Compare a coordinator that authorizes with one that has mutual TLS alone, and one in the open."""
+    secured, tls_alone = here.start_secured()
+    rows: list[Row] = []
+    comparisons: dict[str, float] = {}
+    for load in loads:
+        in_turn = [
+            [here.measure(system, load) for system in (secured, tls_alone, in_the_open)]
+            for _ in range(options.rounds)
+        ]
+        own, *baselines = ([turn[n] for turn in in_turn] for n in range(3))
+        for name, baseline in zip(("mutual TLS", "the open"), baselines, strict=True):
+            row = compared({"mode": load.mode, "in_flight": load.in_flight, "beside": name}, own, baseline)
+            rows.append(row)
+            comparisons |= _cpu(row)
+    return _report(rows, comparisons)
 
-    def __init__(self, system: System, program: CommandedChild | None = None) -> None:
-        self.system = system
-        self._program = program
+
+def _cpu(row: Row) -> dict[str, float]:
+    """Return the CPU of the coordinator for each transaction, to that of the baseline."""
+    assert row.baseline is not None
+    own, baseline = row.figures.cpu_us["coordinator"], row.baseline.cpu_us["coordinator"]
+    return {f"CPU of the coordinator, {' '.join(map(str, row.configuration.values()))}": own / baseline}
+
+
+def _report(rows: Sequence[Row], comparisons: Mapping[str, float] | None = None) -> Report:
+    headline = [each for each in rows if _HEADLINE.items() <= each.configuration.items()] or rows[-1:]
+    return Report(scenario="coordinator", rows=rows, headline=headline[0], comparisons=comparisons or {})
+
+
+class _Baseline(NamedTuple):
+    """The baseline program, which rounds are compared with."""
+
+    system: System
+    program: CommandedChild
 
     def take_batches(self, measured: Round) -> None:
-        """Give the program the batch sizes of the coordinator. Another coordinator makes its own."""
-        if self._program is not None:
-            sizes = batches(measured)
-            self._program.ask("batches", rows=sizes.rows, calls=sizes.calls)
+        """Give the program the batch sizes of the coordinator."""
+        sizes = batches(measured)
+        self.program.ask("batches", rows=sizes.rows, calls=sizes.calls)
 
 
 def _row(here: Stage, coordinator: System, baseline: _Baseline | None, load: Load, options: Options) -> Row:

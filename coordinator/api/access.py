@@ -12,7 +12,7 @@ import structlog
 from msgspec.structs import replace
 
 from coordinator.api.errors import Context, refuse
-from coordinator.core.errors import NotAuthenticated, Refused
+from coordinator.core.errors import NotAuthenticated, Overloaded, Refused
 from coordinator.security import permissions
 from coordinator.security.authentication import Authenticator, credential_id
 from coordinator.security.caller import CALLER, Caller
@@ -111,6 +111,9 @@ class Access:
             permissions.check(caller, method)
             if caller.client is not None:
                 self.rates.take(caller.client)
+        except Overloaded as error:  # it has the permission, and would fill the log as well
+            refuse(context, error)
+            return False
         except Refused as error:
             self._refusals.log(
                 error,

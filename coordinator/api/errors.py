@@ -8,6 +8,7 @@ are cut, or the caller would get RESOURCE_EXHAUSTED instead of the status.
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from functools import wraps
 from typing import Protocol, TypeAlias, TypeVar
@@ -85,7 +86,8 @@ def to_error(error: Refused) -> common.Error:
         code=code_number(error),
         reason=error.reason,
         message=header_text(error.message),
-        retry_after_ms=round(error.retry_after_s * 1000),
+        # Not rounded to 0: that would ask the client not to repeat the request.
+        retry_after_ms=math.ceil(error.retry_after_s * 1000),
         metadata=_header_metadata(error.metadata),
     )
 

@@ -2,12 +2,15 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 # A thread is saturated when it computes for the first share of a window, until it falls below the
 # second. A Python loop without any pause stays below 1: the threads that serve its connections
 # hold the interpreter for the rest.
 _SATURATED_SHARE, _ROOM_SHARE = 0.7, 0.5
 _WINDOW_S = 0.1
+# Of the thread that reads it.
+_SCHEDULE = Path("/proc/thread-self/schedstat")
 
 
 class LogClock:
@@ -39,6 +42,18 @@ class LogClock:
         least_s, most_s = log_time - answered_at, log_time - asked_at
         known_s = (least_s + most_s) / 2 if self._offset_s is None else self._offset_s
         self._offset_s = min(max(known_s, least_s), most_s)
+
+
+def wanted_s() -> float:
+    """Return for how many seconds the calling thread has computed, or has waited for a CPU.
+
+    Where Linux does not report the second, it is the first alone.
+    """
+    try:
+        computed_ns, waited_ns, _ = _SCHEDULE.read_text().split()
+    except (OSError, ValueError):
+        return time.thread_time()
+    return (int(computed_ns) + int(waited_ns)) / 1e9
 
 
 class LoopLoad:

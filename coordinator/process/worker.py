@@ -18,7 +18,7 @@ from coordinator.config.configuration import ConfigurationError, Source
 from coordinator.config.settings import RELOADED, Settings, TracingSettings
 from coordinator.core.errors import Draining, LogError
 from coordinator.engine.auditor import Auditor
-from coordinator.engine.clock import LogClock, LoopLoad
+from coordinator.engine.clock import LogClock, LoopLoad, wanted_s
 from coordinator.engine.dispatcher import ParticipantPolicy
 from coordinator.engine.engine import Engine
 from coordinator.engine.observer import NULL_SPANS, Anomaly
@@ -47,6 +47,7 @@ from coordinator.process.operating_system import (
 from coordinator.security.authentication import Authenticator, Policy
 from coordinator.security.key_sets import KeySource
 from coordinator.security.rates import Rates
+from coordinator.security.shares import Shares
 from tcc._internal.garbage import relax_garbage_collection
 from tcc._internal.tls import Tls
 from tcc._internal.uuid7 import uuid7
@@ -108,7 +109,10 @@ class Worker:
             on_bug=self.report_bug,
         )
         policy = settings.policy()
-        self._access = None if policy is None else Access(_authenticator(policy), Rates(time.monotonic))
+        shares = Shares(time.monotonic, LoopLoad(computed=wanted_s).is_saturated)
+        self._access = (
+            None if policy is None else Access(_authenticator(policy), Rates(time.monotonic, shares))
+        )
         self.engine.limit_tenants(settings.tenant_limits())
         self._server = Server(
             self.engine,

@@ -7,7 +7,7 @@ import grpc
 import pytest
 from structlog.testing import capture_logs
 
-from coordinator.api.errors import Context, refusals_as_statuses
+from coordinator.api.errors import Context, refusals_as_statuses, to_error
 from coordinator.core.errors import Overloaded, Refused
 from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc
 from tests.support.errors import refused
@@ -48,6 +48,12 @@ async def stub(servicer: Scripted) -> AsyncIterator[transaction_pb2_grpc.Transac
 
 
 REQUEST = pb.GetTransactionRequest(gid="g")
+
+
+@pytest.mark.parametrize(("wait_s", "wait_ms"), [(0.0, 0), (0.0002, 1), (0.2, 200)])
+def test_an_item_never_loses_its_hint_to_retry(wait_s: float, wait_ms: int) -> None:
+    # Without a hint, clients do not repeat the request.
+    assert to_error(Overloaded("too much", retry_after_s=wait_s)).retry_after_ms == wait_ms
 
 
 @pytest.mark.parametrize("timeout_s", [None, 30.0], ids=["capped", "own deadline"])
