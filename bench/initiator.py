@@ -107,6 +107,8 @@ class Direct:
     Each is the branch of another transaction, as in a coordinator's batch.
     """
 
+    expected = common.OUTCOME_CODE_SUCCEEDED
+
     def __init__(self, target: str, _wait_for: WaitFor, _secured: str) -> None:
         self._channel = grpc.aio.insecure_channel(target, options=branch_call_options(keepalive_s=0))
         self._stub = participant_pb2_grpc.ParticipantServiceStub(self._channel)
@@ -120,11 +122,17 @@ class Direct:
         request = participant_pb.ExecuteBranchesRequest(calls=calls)
         async for response in self._stub.ExecuteBranches(request, timeout=_TIMEOUT_S):
             for outcome in response.results:
-                if outcome.code != common.OUTCOME_CODE_SUCCEEDED:
+                if outcome.code != self.expected:
                     raise RuntimeError(f"{outcome.reason}: {outcome.message}")
 
     async def close(self) -> None:
         await self._channel.close(None)
+
+
+class Refused(Direct):
+    """The same of what is sold out."""
+
+    expected = common.OUTCOME_CODE_REJECTED
 
 
 class TryConfirm(Direct):
@@ -157,6 +165,7 @@ MODES: Mapping[str, Callable[[str, WaitFor, str], Any]] = {
     "unary": Unary,
     "interactive": Interactive,
     "direct": Direct,
+    "refused": Refused,
     "try_confirm": TryConfirm,
 }
 

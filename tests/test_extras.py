@@ -65,6 +65,14 @@ def test_the_sdk_names_the_missing_extra(missing: str, program: str, what: str, 
     )
 
 
+def test_the_stock_gate_names_its_extra_and_the_shop_without_it_needs_none() -> None:
+    found = run_without(("redis",), "import participants.inventory.shared")
+    assert found.stderr.splitlines()[-1] == (
+        "ModuleNotFoundError: the stock gate in Redis needs redis: pip install 'tcc-demo[redis]'"
+    )
+    assert run_without(("redis",), "import participants.inventory.service").returncode == 0
+
+
 def test_a_coordinator_without_a_database_names_the_extra_embedded(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from bench.report import ScenarioResult
 from bench.scenarios import (
     coordinator,
     drain,
+    gate,
     history,
     hot_sku,
     idle,
@@ -19,7 +20,7 @@ from bench.scenarios import (
 )
 
 _MODULES = (
-    *(coordinator, drain, history, hot_sku, idle),
+    *(coordinator, drain, gate, history, hot_sku, idle),
     *(isolation, lone, memory, order_flow, overload, scaling),
 )
 # In the order in which `all` runs them.

@@ -50,10 +50,6 @@ VersionOption = Annotated[
 def _main(*, version: VersionOption = False) -> None:  # noqa: ARG001
     """Run and check the TCC transaction coordinator."""
     configure_logging()
-    # Until a command has work to finish, a signal to stop simply ends the process. Whatever it
-    # started is closed on the way out.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _leave)
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:
@@ -136,8 +132,13 @@ def demo(context: typer.Context) -> None:
 
 
 def main() -> None:
-    """Run the command line."""
-    open_closed_streams()
+    """Run the command line as the program of this process."""
+    # A coordinator goes on without it. The answer of any other command would be lost unnoticed.
+    open_closed_streams(needs_output=True)
+    # Until a command has work to finish, a signal to stop simply ends the process. Whatever it
+    # started is closed on the way out.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
     try:
         app()
     except ConfigurationError as error:

@@ -24,7 +24,7 @@ prints one violation per line and exits with 1, or prints `ok` and exits with 0.
 
 from participants.audit.rules import Violation, audit
 from participants.audit.snapshot import Snapshot, read_snapshot
-from participants.audit.transactions import AuditedTransaction, End, list_transactions
+from participants.audit.transactions import AuditedTransaction, End, list_transactions, read_transactions
 
 __all__ = [
     "AuditedTransaction",
@@ -34,4 +34,5 @@ __all__ = [
     "audit",
     "list_transactions",
     "read_snapshot",
+    "read_transactions",
 ]

@@ -1,6 +1,6 @@
 """The end of every transaction, read from the coordinator."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -39,15 +39,21 @@ _ENDS = {
 def list_transactions(coordinator: str) -> Iterator[AuditedTransaction]:
     """Yield every transaction of the coordinator at HOST:PORT. Raises grpc.RpcError."""
     with grpc.insecure_channel(coordinator, options=client_options()) as channel:
-        service = pb_grpc.TransactionServiceStub(channel)
-        page_token, more = "", True
-        while more:
-            page = service.ListTransactions(
-                pb.ListTransactionsRequest(page_size=_PAGE_SIZE, page_token=page_token)
-            )
-            yield from map(_audited, page.transactions)
-            page_token = page.next_page_token
-            more = bool(page_token)
+        yield from read_transactions(channel)
+
+
+def read_transactions(
+    channel: grpc.Channel, metadata: Sequence[tuple[str, str]] = ()
+) -> Iterator[AuditedTransaction]:
+    """Yield every transaction that a caller with this metadata may see. Raises grpc.RpcError."""
+    service = pb_grpc.TransactionServiceStub(channel)
+    page_token, more = "", True
+    while more:
+        request = pb.ListTransactionsRequest(page_size=_PAGE_SIZE, page_token=page_token)
+        page = service.ListTransactions(request, metadata=tuple(metadata))
+        yield from map(_audited, page.transactions)
+        page_token = page.next_page_token
+        more = bool(page_token)
 
 
 def _audited(transaction: common.Transaction) -> AuditedTransaction:

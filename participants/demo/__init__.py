@@ -8,9 +8,9 @@ commit locally first. It kills a worker, a checkout and a participant with SIGKI
 waits for their restart, waits until every transaction has ended, and runs the audit.
 Then it removes everything.
 
-With `--redis` there are also Redis, the participant `events` and the service `shipping`:
-each confirmed order is an event, Redis and shipping are killed, too, and the audit finds one
-shipment for each confirmed order.
+With `--redis` there are also Redis, the participant `events` and the service `shipping`: the
+inventory has its stock gate in Redis, each confirmed order is an event, Redis and shipping are
+killed, too, and the audit finds one shipment for each confirmed order.
 
 - `plan`: the orders and the kills, derived from one seed; pure.
 - `cluster`: the processes.

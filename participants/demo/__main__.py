@@ -59,7 +59,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
     parser.add_argument(
-        "--redis", action="store_true", help="with Redis: confirmed orders are events, and shipped"
+        "--redis",
+        action="store_true",
+        help="with Redis: its stock gate, and shipping that is moved by events",
     )
     return parser.parse_args()
 
@@ -79,7 +81,7 @@ async def _run(plan: Plan, display: Display) -> Summary:
             f"starting PostgreSQL, five participants, a coordinator and two checkouts (seed {plan.seed})"
         )
         if plan.ships:
-            display.note("with Redis, the participant events and the service shipping")
+            display.note("with Redis: its stock gate, the participant events and the service shipping")
         async with Cluster(Path(home), ships=plan.ships) as cluster:
             await cluster.seed(plan.stock, plan.coupons)
             load = await _run_load_unless_failed(plan, cluster, display)

@@ -39,6 +39,7 @@ from participants.inventory.store import restock
 from participants.shipping.store import shipment
 
 WORKERS = 2
+INVENTORY = "inventory"
 COORDINATOR = "coordinator"
 
 # Short, so that an interrupted demo does not wait for transactions that initiators left open.
@@ -105,7 +106,7 @@ class Cluster:
 
     def __init__(self, home: Path, *, ships: bool = False) -> None:
         self._home = home
-        # With events and shipping, and the Redis between them.
+        # With events and shipping, and the Redis between them, which also has the stock gate.
         self._ships = ships
         self._participants = (*SHOP, EVENTS) if ships else SHOP
         self._children: dict[str, Child] = {}
@@ -255,6 +256,7 @@ class Cluster:
             f"--database={self.databases[name]}",
             *(_SLOW_ORDER if name == "order" else ()),
             *((f"--broker={self._redis}",) if name == EVENTS else ()),
+            *((f"--redis={self._redis}",) if name == INVENTORY and self._ships else ()),
         )
         [self._addresses[name]] = await self._children[name].lines(_LISTENING_LINE)
 

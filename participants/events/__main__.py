@@ -41,7 +41,10 @@ if __name__ == "__main__":
         help="Redis: publish again what a restarted server has lost of so long; default: %(default)s",
     )
     options = parser.parse_args()
-    broker = open_broker(options.broker, stream_entries_max=options.stream_entries_max)
+    try:
+        broker = open_broker(options.broker, stream_entries_max=options.stream_entries_max)
+    except ValueError as error:
+        parser.error(str(error))
     main(
         options,
         partial(events, broker=broker, source=options.source),

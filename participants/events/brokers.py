@@ -7,6 +7,16 @@ from urllib.parse import urlsplit
 from participants.events.envelope import Event
 from participants.events.store import Published
 
+_EXTRAS = {
+    "redis": "redis",
+    "rediss": "redis",
+    "unix": "redis",
+    "kafka": "kafka",
+    "amqp": "rabbitmq",
+    "amqps": "rabbitmq",
+    "nats": "nats",
+}
+
 
 class BrokerError(Exception):
     """The broker is unavailable, or refused."""
@@ -43,10 +53,21 @@ def open_broker(url: str, *, stream_entries_max: int) -> Broker:
     """Return the broker of a URL. Only the chosen one's package is needed.
 
     Raises:
-        ValueError: No broker has this scheme.
-        ModuleNotFoundError: Its package is not installed.
+        ValueError: No broker has this scheme, or the URL is not complete.
+        ModuleNotFoundError: Its package is not installed. The message names the extra.
     """
-    match urlsplit(url).scheme:
+    scheme = urlsplit(url).scheme
+    try:
+        return _open(scheme, url, stream_entries_max)
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            f"a broker at {scheme}: needs a package: pip install 'tcc-demo[{_EXTRAS[scheme]}]'",
+            name=error.name,
+        ) from error
+
+
+def _open(scheme: str, url: str, stream_entries_max: int) -> Broker:
+    match scheme:
         case "redis" | "rediss" | "unix":
             from participants.events.redis_streams import RedisStreams  # noqa: PLC0415 - an extra's package
 
@@ -67,5 +88,5 @@ def open_broker(url: str, *, stream_entries_max: int) -> Broker:
             from participants.events.webhook import Webhook  # noqa: PLC0415 - it needs this module
 
             return Webhook(url)
-        case scheme:
+        case _:
             raise ValueError(f"no broker has the scheme {scheme!r}: use redis, kafka, amqp, nats or https")

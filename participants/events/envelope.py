@@ -8,13 +8,19 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from cloudevents.core.base import BaseCloudEvent
-from cloudevents.core.exceptions import BaseCloudEventException
-from cloudevents.core.formats.json import JSONFormat
-from cloudevents.core.v1.event import CloudEvent
-
 from participants.events.requests import Publish
 from tcc import Branch
+
+try:
+    from cloudevents.core.base import BaseCloudEvent
+    from cloudevents.core.exceptions import BaseCloudEventException
+    from cloudevents.core.formats.json import JSONFormat
+    from cloudevents.core.v1.event import CloudEvent
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "events need cloudevents: pip install 'tcc-demo[redis]' (or [kafka], [nats], [rabbitmq], [webhook])",
+        name=error.name,
+    ) from error
 
 CONTENT_TYPE = JSONFormat.CONTENT_TYPE
 SOURCE = "/tcc/participants/events"

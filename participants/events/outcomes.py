@@ -212,17 +212,21 @@ def main() -> None:
     parser.add_argument("--key-file", metavar="FILE", help="the certificate's private key")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="show the token in this file")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    uvloop.run(_follow(parser.parse_args()))
+    options = parser.parse_args()
+    try:
+        broker = open_broker(options.broker, stream_entries_max=options.stream_entries_max)
+    except ValueError as error:
+        parser.error(str(error))
+    uvloop.run(_follow(options, broker))
 
 
-async def _follow(options: argparse.Namespace) -> None:
+async def _follow(options: argparse.Namespace, broker: Broker) -> None:
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     following = Following(topic=options.topic, source=options.source, lag_s=options.lag_s)
     database = create_async_engine(options.database)
-    broker = open_broker(options.broker, stream_entries_max=options.stream_entries_max)
     files = {"ca": options.ca_file, "certificate": options.certificate_file, "key": options.key_file}
     tls = Tls(**files) if any(files.values()) else None
     try:

@@ -2,13 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from participants.inventory.redis_gate import Answer
-
-_BYPASSED = "bypassed"
-_OUTCOMES = ("admitted", "sold_out", "unknown_sku", _BYPASSED)
+# By the answers of the script (tokens.py).
+_OUTCOMES: dict[int | str, str] = {0: "sold_out", 1: "admitted", 2: "bypassed", "unknown": "unknown_sku"}
 
 
 class GateMetrics:
@@ -17,13 +13,10 @@ class GateMetrics:
     def __init__(self) -> None:
         # True while Redis is left alone, and the database decides about all Trys.
         self.is_open = False
-        self._trys: Counter[str] = Counter()
+        # Trys by the answer of the script. One that is not asked for passes.
+        self.tried: Counter[int | str] = Counter()
         self._too_few = 0
         self._too_many = 0
-
-    def tried(self, answer: "Answer | None") -> None:
-        """Count a Try; None: it passed without the gate."""
-        self._trys[_BYPASSED if answer is None else answer.value] += 1
 
     def corrected(self, units: int) -> None:
         """Count what a comparison has added or taken away."""
@@ -40,8 +33,8 @@ class GateMetrics:
         yield "# TYPE tcc_stock_gate_open gauge"
         yield f"tcc_stock_gate_open {int(self.is_open)}"
         yield "# TYPE tcc_stock_gate_trys_total counter"
-        for outcome in _OUTCOMES:
-            yield f'tcc_stock_gate_trys_total{{outcome="{outcome}"}} {self._trys[outcome]}'
+        for answer, outcome in _OUTCOMES.items():
+            yield f'tcc_stock_gate_trys_total{{outcome="{outcome}"}} {self.tried[answer]}'
         yield "# TYPE tcc_stock_gate_drift_units_total counter"
         yield f'tcc_stock_gate_drift_units_total{{tokens="too_few"}} {self._too_few}'
         yield f'tcc_stock_gate_drift_units_total{{tokens="too_many"}} {self._too_many}'

@@ -36,7 +36,7 @@ T = TypeVar("T")
 _POLL_S = 0.002
 
 
-class Answer(enum.Enum):
+class GateAnswer(enum.Enum):
     """What the gate says to a Try; the database decides about those that are admitted."""
 
     ADMITTED = "admitted"
@@ -44,12 +44,12 @@ class Answer(enum.Enum):
     UNKNOWN_SKU = "unknown_sku"
 
 
-_REJECTIONS = {Answer.SOLD_OUT: sold_out, Answer.UNKNOWN_SKU: unknown_sku}
-_ANSWERS: dict[int | str, Answer] = {
-    tokens.REFUSED: Answer.SOLD_OUT,
-    tokens.TAKEN: Answer.ADMITTED,
-    tokens.PASSED: Answer.ADMITTED,
-    tokens.UNKNOWN: Answer.UNKNOWN_SKU,
+_REJECTIONS = {GateAnswer.SOLD_OUT: sold_out, GateAnswer.UNKNOWN_SKU: unknown_sku}
+_ANSWERS: dict[int | str, GateAnswer] = {
+    tokens.REFUSED: GateAnswer.SOLD_OUT,
+    tokens.TAKEN: GateAnswer.ADMITTED,
+    tokens.PASSED: GateAnswer.ADMITTED,
+    tokens.UNKNOWN: GateAnswer.UNKNOWN_SKU,
 }
 
 
@@ -82,6 +82,8 @@ class RedisGate:
         self._load_wait_s = load_wait_s
         self._breaker = breaker or Breaker()
         self._loading: set[asyncio.Task[None]] = set()
+        # By SKU.
+        self._landed: dict[str, list[Key]] = {}
 
     async def screen(self, items: Sequence[tuple[Branch, ReserveStock]]) -> list[Rejected | None]:
         """Take units for Trys; return a rejection for each that cannot succeed.
@@ -94,52 +96,58 @@ class RedisGate:
         ]
         answers = await self.take(wanted)
         return [
-            None if answer is Answer.ADMITTED else _REJECTIONS[answer](request)
+            None if answer is GateAnswer.ADMITTED else _REJECTIONS[answer](request)
             for answer, (_, request) in zip(answers, items, strict=True)
         ]
 
-    async def take(self, wanted: Sequence[Wanted]) -> list[Answer]:
+    async def take(self, wanted: Sequence[Wanted]) -> list[GateAnswer]:
         """Take units for branches, in order; return one answer per branch."""
-        answers = [Answer.ADMITTED] * len(wanted)
-        places = list(range(len(wanted)))
+        answers = [GateAnswer.ADMITTED] * len(wanted)
+        absent: Sequence[int] = range(len(wanted))
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._load_wait_s
+        landed, self._landed = self._landed, {}
         while True:
-            found = await self._ask(self._counts.take, [wanted[place] for place in places])
+            asked = [wanted[place] for place in absent]
+            found = await self._ask(self._counts.take(asked, landed))
             if found is None:
                 break
-            self._start_loads(
-                {wanted[p].sku for p, one in zip(places, found, strict=True) if one == tokens.LOAD}
-            )
-            absent = []
+            self._metrics.tried.update(found)
+            places, absent, to_load = absent, [], set()
             for place, one in zip(places, found, strict=True):
-                if one in (tokens.LOAD, tokens.LOADING):
-                    absent.append(place)
-                else:
+                if one in _ANSWERS:
                     answers[place] = _ANSWERS[one]
-                    self._metrics.tried(_ANSWERS[one] if one != tokens.PASSED else None)
-            places = absent
-            if not places or clock() + _POLL_S > deadline:
+                else:
+                    absent.append(place)
+                    if one == tokens.LOAD:
+                        to_load.add(wanted[place].sku)
+            self._start_load(to_load)
+            if not absent or clock() + _POLL_S > deadline:
                 break
             await asyncio.sleep(_POLL_S)
-        for _ in places:
-            self._metrics.tried(None)
+        self._metrics.tried[tokens.PASSED] += len(absent)
         return answers
+
+    def landed(self, branches: Sequence[tuple[Key, str]]) -> None:
+        """Note that these branches of SKUs have committed. Redis learns of it by the next `take`."""
+        if self._breaker.is_open:
+            return
+        for branch, sku in branches:
+            self._landed.setdefault(sku, []).append(branch)
 
     async def give_back(self, branches: Sequence[Key]) -> None:
         """Give back what these branches hold. If Redis does not answer, a comparison repairs it later."""
-        await self._ask(self._counts.give_back, branches)
+        await self._ask(self._counts.give_back(branches))
 
-    async def _ask(
-        self, call: Callable[[Sequence[Any]], Coroutine[Any, Any, T]], items: Sequence[Any]
-    ) -> T | None:
+    async def _ask(self, call: Coroutine[Any, Any, T]) -> T | None:
         """Return the answer of Redis, or None if it has none in time."""
         if not self._breaker.allows():
+            call.close()
             return None
         was_open = self._breaker.is_open
         try:
             async with asyncio.timeout(self._budget_s):
-                answer = await call(items)
+                answer = await call
         except UNAVAILABLE as error:
             self._breaker.failed()
             if self._breaker.is_open and not was_open:
@@ -153,7 +161,7 @@ class RedisGate:
             self._metrics.is_open = self._breaker.is_open
         return None
 
-    def _start_loads(self, skus: set[str]) -> None:
+    def _start_load(self, skus: set[str]) -> None:
         if skus:
             task = asyncio.create_task(self._try_load(sorted(skus)))
             self._loading.add(task)

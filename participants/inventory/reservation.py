@@ -12,6 +12,8 @@ from participants.inventory.requests import ReserveStock
 from participants.transitions import InvalidTransitionError, advance
 from tcc import Rejected
 
+SOLD_OUT = "SOLD_OUT"
+
 
 class ReservationState(StrEnum):
     """The state of a reservation. The last two are final."""
@@ -78,7 +80,7 @@ def unknown_sku(request: ReserveStock) -> Rejected:
 
 
 def sold_out(request: ReserveStock) -> Rejected:
-    return Rejected("SOLD_OUT", f"fewer than {request.quantity} of {request.sku!r} are available")
+    return Rejected(SOLD_OUT, f"fewer than {request.quantity} of {request.sku!r} are available")
 
 
 def stock_changes(verb: Verb, moved: Iterable[tuple[str, int]]) -> list[StockChange]:

@@ -4,20 +4,22 @@ All keys begin with the same hash tag, so that they are on one node of a cluster
 
 - `{stock}:sku:SKU`, a hash: `tokens`, the units that may still be taken, and `epoch`, which changes
   whenever the database has set or corrected them.
-- `{stock}:branch:KEY`: the SKU and the units that a branch has taken and not given back.
-- `{stock}:flight:SKU`, a hash: the branches that took units since the last comparison with the
-  database, with the units and the time. Their transactions may not have been committed yet.
+- `{stock}:branch:KEY`: the units that a branch has taken and not given back, and their SKU.
+- `{stock}:flight:SKU`, a hash: the branches that have taken units and may not have committed yet, each
+  with its units and the time.
 - `{stock}:unknown:SKU`: the database has no such SKU.
 - `{stock}:loading:SKU`: a process is reading the SKU from the database.
 - `{stock}:compared`, a sorted set: the SKUs by the time of their last comparison.
 
-ARGV: the operation, and its parameters as JSON. A time is that of Redis, in milliseconds.
+A branch's KEY is its gid, a NUL and its branch_id. ARGV: the operation, and its parameters as MessagePack.
+A time is that of Redis, in milliseconds.
 """
 
 SCRIPT = """
-local operation, request = ARGV[1], cjson.decode(ARGV[2])
+local operation, request = ARGV[1], cmsgpack.unpack(ARGV[2])
 local REFUSED, TAKEN, PASSED = 0, 1, 2
 local COMPARED = '{stock}:compared'
+local CHUNK = 1000  -- of arguments: Lua limits them
 
 local function name(kind, id) return '{stock}:' .. kind .. ':' .. id end
 
@@ -26,7 +28,13 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- Take units for branches in order. Say which SKUs are unknown, or not here and who is to load them.
+local function call_in_chunks(command, key, arguments)
+  for first = 1, #arguments, CHUNK do
+    redis.call(command, key, unpack(arguments, first, math.min(first + CHUNK - 1, #arguments)))
+  end
+end
+
+-- Take units for branches in order. Return which SKUs are unknown, or not here and who is to load them.
 local function take_sku(group, now)
   local sku, wants = group.sku, group.wants
   local tokens = tonumber(redis.call('HGET', name('sku', sku), 'tokens') or nil)
@@ -35,25 +43,27 @@ local function take_sku(group, now)
     local first = redis.call('SET', name('loading', sku), 1, 'NX', 'PX', request.loading_ms)
     return first and 'load' or 'loading'
   end
-  local keys, answers, taken = {}, {}, 0
+  local keys, flights, answers, taken = {}, {}, {}, 0
   for i, want in ipairs(wants) do keys[i] = name('branch', want[1]) end
   local held = redis.call('MGET', unpack(keys))
   for i, want in ipairs(wants) do
-    local key, units, refusable = want[1], want[2], want[3]
+    local units, refusable = want[2], want[3]
     if held[i] then
       answers[i] = TAKEN
     elseif units <= tokens - taken then
       taken = taken + units
-      redis.call('SET', keys[i], cjson.encode({sku, units}), 'PX', request.branch_ms)
-      redis.call('HSET', name('flight', sku), key, cjson.encode({units, now}))
+      redis.call('SET', keys[i], units .. ':' .. sku, 'PX', request.branch_ms)
+      flights[#flights + 1] = want[1]
+      flights[#flights + 1] = units .. ':' .. now
       answers[i] = TAKEN
     else
       answers[i] = refusable and REFUSED or PASSED
     end
   end
   if taken > 0 then
-    redis.call('HINCRBY', name('sku', sku), 'tokens', -taken)
+    call_in_chunks('HSET', name('flight', sku), flights)
     redis.call('PEXPIRE', name('flight', sku), request.branch_ms)
+    redis.call('HINCRBY', name('sku', sku), 'tokens', -taken)
   end
   redis.call('PEXPIRE', name('sku', sku), group.keep_ms)
   return answers
@@ -61,8 +71,9 @@ end
 
 local function take()
   local now, answers = now_ms(), {}
+  for sku, keys in pairs(request.landed) do call_in_chunks('HDEL', name('flight', sku), keys) end
   for i, group in ipairs(request.groups) do answers[i] = take_sku(group, now) end
-  return cjson.encode(answers)
+  return cmsgpack.pack(answers)
 end
 
 -- Give back what these branches hold. A branch that holds nothing gives nothing.
@@ -71,7 +82,7 @@ local function give_back()
   for _, key in ipairs(request.branches) do
     local held = redis.call('GETDEL', name('branch', key))
     if held then
-      local sku, units = unpack(cjson.decode(held))
+      local units, sku = string.match(held, '^(%d+):(.*)$')
       redis.call('HDEL', name('flight', sku), key)
       if redis.call('EXISTS', name('sku', sku)) == 1 then
         redis.call('HINCRBY', name('sku', sku), 'tokens', units)
@@ -108,14 +119,14 @@ end
 
 -- Forget flights that have ended. Those that died also lose what they hold.
 local function land(change)
-  for _, key in ipairs(change.ended) do redis.call('HDEL', name('flight', change.sku), key) end
+  call_in_chunks('HDEL', name('flight', change.sku), change.ended)
   for _, key in ipairs(change.dead) do
     redis.call('HDEL', name('flight', change.sku), key)
     redis.call('DEL', name('branch', key))
   end
 end
 
--- Add `units` to a SKU if nobody has set or corrected it since it was read; load it if it was absent.
+-- Add `units` to a SKU if it was neither set nor corrected since it was read; load it if it was absent.
 local function correct_sku(change)
   local key = name('sku', change.sku)
   if (redis.call('HGET', key, 'epoch') or '') ~= change.epoch then return 0 end

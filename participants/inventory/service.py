@@ -10,7 +10,7 @@ from participants.inventory.freeze import freeze_id_of, freeze_result
 from participants.inventory.gate import StockGate
 from participants.inventory.partitions import partition_of
 from participants.inventory.requests import ReserveStock
-from participants.inventory.reservation import Verb, admit, sold_out, stock_changes
+from participants.inventory.reservation import SOLD_OUT, Verb, admit, sold_out, stock_changes
 from tcc import Branch, Participant, Rejected
 from tcc._internal.uuid7 import uuid7
 from tcc.payload import Encoded
@@ -91,11 +91,18 @@ class ReserveThroughRedis(Reserve):
         self._shared = shared
 
     async def screen_batch(self, items: Items) -> list[Rejected | None]:
-        """Tier 1 of all processes."""
-        return await self._shared.screen(items)
+        """Tier 1 of all processes. What it refuses, this process refuses for a moment without asking."""
+        tickets = {request.sku: self._gate.ticket(request.sku) for _, request in items}
+        answers = await self._shared.screen(items)
+        for (_, request), answer in zip(items, answers, strict=True):
+            if answer is not None and answer.reason == SOLD_OUT:
+                self._gate.ran_short(request.sku, request.quantity - 1, tickets[request.sku])
+        return answers
 
-    async def unsuccessful_batch(self, items: Items) -> None:
-        await self._shared.give_back([branch.key for branch, _ in items])
+    async def tried_batch(self, succeeded: Items, unsuccessful: Items) -> None:
+        self._shared.landed([(branch.key, request.sku) for branch, request in succeeded])
+        if unsuccessful:
+            await self._shared.give_back([branch.key for branch, _ in unsuccessful])
 
     async def cancel_batch(self, items: Items, db: AsyncConnection) -> None:
         """Give back in Redis as well, under the rows' locks: a comparison sees both or neither."""

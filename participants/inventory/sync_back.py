@@ -2,7 +2,7 @@
 
 Without drift, the tokens of a SKU are its available stock in the database, less what Trys have taken in
 Redis and not yet committed. They are compared under the lock of the SKU's row, so that nothing is
-committed meanwhile: a branch in flight either has a reservation that can be seen, or waits for the lock.
+committed in the meantime: a branch in flight has a reservation that can be seen, or waits for the lock.
 A branch that has none after `flight_max_s` is taken for dead (its process has crashed).
 
 A correction is a difference, so it keeps what is taken and given back at the same time, and it counts
@@ -58,7 +58,6 @@ class SyncBack:
 
     async def compare(self, skus: Sequence[str]) -> None:
         """Compare these SKUs and correct Redis; load those that it does not have."""
-        await self._end_flights(skus)
         async with self._database.begin() as db:
             available = await store.stock_lock(db, skus)
             async with asyncio.timeout(_LOCKED_MAX_S):
@@ -72,21 +71,6 @@ class SyncBack:
         for count, change, is_done in zip(counts, corrections, done, strict=True):
             if is_done and count.tokens is not None and not change.is_unknown:
                 self._metrics.corrected(change.units)
-
-    async def _end_flights(self, skus: Sequence[str]) -> None:
-        """Forget flights that have been committed, without a lock: there may be thousands."""
-        counts = await self._counts.read(skus)
-        branches = _branches(counts)
-        if branches:
-            async with self._database.connect() as db:
-                reserved = await store.reserved(db, branches)
-            await self._counts.correct(
-                [
-                    Correction(each.sku, each.epoch, ended=_ended(each, reserved))
-                    for each in counts
-                    if each.epoch
-                ]
-            )
 
     async def run(self) -> None:
         """Compare all SKUs again and again, until cancelled. What fails is repeated."""

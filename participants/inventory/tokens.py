@@ -1,7 +1,8 @@
 """The counts of the gate in Redis. They are a copy: the database decides, and corrects them (sync_back)."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -20,6 +21,7 @@ except ModuleNotFoundError as error:
         "the stock gate in Redis needs redis: pip install 'tcc-demo[redis]'", name=error.name
     ) from error
 
+EMPTY: Mapping[str, Sequence[Key]] = MappingProxyType({})
 # What Redis may raise, when it is slow, unavailable or broken.
 UNAVAILABLE = (RedisError, OSError, TimeoutError)
 
@@ -34,7 +36,7 @@ _JITTER = 0.2
 
 
 class Lifetimes(NamedTuple):
-    """How long Redis keeps what nobody uses or renews, in seconds. Those of SKUs are jittered."""
+    """How long Redis keeps what is not used or renewed, in seconds. Those of SKUs are jittered."""
 
     sku_s: float = 600.0
     # Longer than a transaction usually takes. The units of a branch that is cancelled later come back by a
@@ -58,7 +60,7 @@ class Wanted(NamedTuple):
 
 
 class Flight(NamedTuple):
-    """A branch that took units since the last comparison."""
+    """A branch that has taken units, and of which Redis does not know that it has committed."""
 
     branch: Key
     units: int
@@ -104,8 +106,13 @@ class Tokens:
     async def close(self) -> None:
         await self._redis.aclose()
 
-    async def take(self, wanted: Sequence[Wanted]) -> list[int | str]:
-        """Take units in order; return one answer per branch, or the status of its SKU."""
+    async def take(
+        self, wanted: Sequence[Wanted], landed: Mapping[str, Sequence[Key]] = EMPTY
+    ) -> list[int | str]:
+        """Take units in order; return one answer per branch, or the status of its SKU.
+
+        `landed`: branches that have committed, by SKU.
+        """
         places: dict[str, list[int]] = {}
         for place, want in enumerate(wanted):
             places.setdefault(want.sku, []).append(place)
@@ -113,18 +120,22 @@ class Tokens:
             {
                 "sku": sku,
                 "wants": [
-                    (_text(wanted[place].branch), wanted[place].units, wanted[place].is_refusable)
-                    for place in group
+                    (_text(want.branch), want.units, want.is_refusable)
+                    for want in map(wanted.__getitem__, group)
                 ],
                 "keep_ms": _jittered_ms(self._lifetimes.sku_s),
             }
             for sku, group in places.items()
         ]
-        lifetimes = {
-            "branch_ms": _ms(self._lifetimes.branch_s),
-            "loading_ms": _ms(self._lifetimes.loading_s),
-        }
-        found = msgspec.json.decode(await self._call("take", groups=groups, **lifetimes))
+        found = msgspec.msgpack.decode(
+            await self._call(
+                "take",
+                groups=groups,
+                landed={sku: [_text(branch) for branch in branches] for sku, branches in landed.items()},
+                branch_ms=_ms(self._lifetimes.branch_s),
+                loading_ms=_ms(self._lifetimes.loading_s),
+            )
+        )
         answers: list[int | str] = [PASSED] * len(wanted)
         for group, answer in zip(places.values(), found, strict=True):
             each = [answer] * len(group) if isinstance(answer, str) else answer
@@ -168,19 +179,19 @@ class Tokens:
         return [bool(done) for done in await self._call("correct", changes=changes)]
 
     async def _call(self, operation: str, **request: object) -> Any:
-        return await self._script(args=[operation, msgspec.json.encode(request)])
+        return await self._script(args=[operation, msgspec.msgpack.encode(request)])
 
 
 def _text(branch: Key) -> str:
-    return msgspec.json.encode(branch).decode()
+    return f"{branch[0]}\0{branch[1]}"
 
 
 def _flights(pairs: Sequence[bytes], now_ms: int) -> list[Flight]:
     found = []
     for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-        gid, branch_id = msgspec.json.decode(key)
-        units, taken_at_ms = msgspec.json.decode(value)
-        found.append(Flight((gid, branch_id), int(units), (now_ms - taken_at_ms) / 1000))
+        gid, _, branch_id = key.decode().partition("\0")
+        units, _, taken_at_ms = value.partition(b":")
+        found.append(Flight((gid, branch_id), int(units), (now_ms - int(taken_at_ms)) / 1000))
     return found
 
 

@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import select
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 logger = logging.getLogger(__name__)
 
-_UNAVAILABLE = (RedisError, OperationalError, InterfaceError)
+# Not the fault of an entry: the server, or the schema and the rights that it has.
+_UNAVAILABLE = (RedisError, OperationalError, InterfaceError, ProgrammingError)
 
 
 class Entry(NamedTuple):

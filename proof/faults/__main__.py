@@ -101,6 +101,7 @@ async def _run(
             "kills": sum(kills.values()),
             "scenarios": done,
             "orders": testbed.placed,
+            "intrusions": testbed.intrusions,
             "transactions": testbed.verifier.transactions,
             "seed": options.seed,
         }

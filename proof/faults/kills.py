@@ -164,6 +164,7 @@ class _Initiator:
             status, output, _ = await run(
                 *(sys.executable, "-m", "proof.faults.child", "proof.faults.initiator"),
                 f"--coordinators={self._testbed.system.target}",
+                f"--credentials={self._testbed.system.credentials.directory}",
                 *(f"--seed={seed}", f"--name={name}"),
                 *(f"--orders={_INITIATOR_ORDERS}", f"--journal={self._journal}"),
                 f"--database={self._testbed.system.sqlalchemy_url('order')}",

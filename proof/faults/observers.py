@@ -25,14 +25,16 @@ _SEEN = """
         what text NOT NULL,
         quantity bigint NOT NULL DEFAULT 0,
         state smallint,
-        branches bytea
+        branches bytea,
+        tenant text NOT NULL DEFAULT ''
     );
     """
 _LOG = """
     CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
         IF TG_OP = 'INSERT' OR NEW.branches IS DISTINCT FROM OLD.branches THEN
-            INSERT INTO seen (gid, what, branches) VALUES (NEW.gid, 'BRANCHES', NEW.branches);
+            INSERT INTO seen (gid, what, branches, tenant)
+            VALUES (NEW.gid, 'BRANCHES', NEW.branches, NEW.tenant);
         END IF;
         IF TG_OP = 'UPDATE' AND NEW.state <> OLD.state THEN
             INSERT INTO seen (gid, what, state) VALUES (NEW.gid, 'STATE', NEW.state);
@@ -134,14 +136,14 @@ class Observers:
     def _read(self, name: str, url: str) -> Iterator[AnyEvent]:
         with _connection(url) as db:
             rows = db.execute(
-                "SELECT position, at, gid, branch_id, what, quantity, state, branches FROM seen"
+                "SELECT position, at, gid, branch_id, what, quantity, state, branches, tenant FROM seen"
                 " WHERE position > %s ORDER BY position",
                 (self._read_to[name],),
             ).fetchall()
-        for position, at, gid, branch_id, what, quantity, state, branches in rows:
+        for position, at, gid, branch_id, what, quantity, state, branches, tenant in rows:
             self._read_to[name] = position
             if name == COORDINATOR:
-                yield from self._of_log(at, gid, state, branches)
+                yield from self._of_log(at, gid, state, branches, tenant)
             else:
                 operation, is_tombstone = _OPERATIONS[what]
                 yield Effect(
@@ -155,7 +157,7 @@ class Observers:
                 )
 
     def _of_log(
-        self, at: datetime, gid: str, state: int | None, branches: bytes | None
+        self, at: datetime, gid: str, state: int | None, branches: bytes | None, tenant: str
     ) -> Iterator[AnyEvent]:
         if branches is not None:
             specs: list[list[Any]] = msgspec.msgpack.decode(branches)
@@ -164,6 +166,7 @@ class Observers:
                 gid=gid,
                 branch_ids=tuple(spec[0] for spec in specs),
                 kinds=tuple(map(_kind, specs)),
+                tenant=tenant,
             )
         if state is not None and (
             decision := _DECISIONS.get(TransactionState(state))

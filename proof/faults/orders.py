@@ -14,9 +14,10 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from participants.coupon.store import issue
-from participants.demo.initiator import ORDER, OrderResult, place
+from participants.demo.initiator import ORDER, OrderResult, branches, place
 from participants.demo.plan import InitiatorFault, Plan, PlannedOrder, make_plan
 from participants.inventory.store import restock
+from proof.faults.tenants import TENANTS, tenant_of
 from proof.history.events import Reply, ReplyOutcome, Request, Verb
 from proof.history.recorder import Recorder
 from tcc import Participant
@@ -31,16 +32,16 @@ _numbers = itertools.count()
 
 
 def renamed(plan: Plan, prefix: str) -> Plan:
-    """The same plan with orders and coupons of its own; SKUs are everybody's."""
+    """The same plan with orders and coupons of its own; SKUs are everybody's. The tenants take turns."""
     return replace(
         plan,
         orders=tuple(
             replace(
                 order,
-                gid=f"{prefix}-{order.gid}",
+                gid=f"{tenant}-{prefix}-{order.gid}",
                 coupon_id=order.coupon_id and f"{prefix}-{order.coupon_id}",
             )
-            for order in plan.orders
+            for order, tenant in zip(plan.orders, itertools.cycle(TENANTS), strict=False)
         ),
         coupons=tuple(f"{prefix}-{coupon}" for coupon in plan.coupons),
     )
@@ -120,6 +121,8 @@ async def place_and_record(
             verb=verb,
             gid=order.gid,
             digest=content if verb is Verb.EXECUTE else "",
+            branch_ids=tuple(branch.participant for branch in branches(order)),
+            tenant=tenant_of(order.gid),
         )
     )
     placed = await place(order, client, other, order_service)

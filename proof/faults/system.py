@@ -18,6 +18,7 @@ from participants.demo.plan import PARTICIPANTS
 from proof.faults.member import Member
 from proof.faults.observers import COORDINATOR, Observers
 from proof.faults.replicated_postgres import ReplicatedPostgres
+from proof.faults.tenants import Credentials
 
 # Gets the address to listen on; answers the program and its arguments.
 Command: TypeAlias = Callable[[str], list[str]]
@@ -62,6 +63,7 @@ class System:
         self.home = home
         self.postgres = postgres
         self._pair = pair
+        self.credentials = Credentials(home)
         # The observers, too, connect to the server that accepts writes.
         self._log_url = (
             postgres.url(COORDINATOR)
@@ -101,6 +103,7 @@ class System:
 
     async def start(self) -> None:
         """Start every process. Raises ChildError if one does not become ready."""
+        await asyncio.to_thread(self.credentials.make)
         await asyncio.to_thread(self._create_databases)
         await asyncio.gather(*(member.start() for member in self.participants.values()))
         for member in self.coordinators.values():
@@ -134,7 +137,7 @@ class System:
             url = self.ways.get((name, "postgres"), self._log_url)
             addresses = {p: self.ways.get((name, p), m.address) for p, m in self.participants.items()}
             config = self.home / f"{name}.toml"
-            config.write_text(coordinator_config(url, addresses))
+            config.write_text(coordinator_config(url, addresses) + self.credentials.settings())
             return [
                 *(*_CHILD, "coordinator", "serve"),
                 *(f"--config={config}", f"--listen={listen}"),

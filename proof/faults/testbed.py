@@ -26,13 +26,15 @@ class Testbed:
     say: Callable[[str], None]
     # Orders placed, over all rounds.
     placed: int = 0
+    # How often a tenant asked for a branch in a transaction of the other.
+    intrusions: int = 0
     unanswered: list[str] = field(default_factory=list)
 
     @asynccontextmanager
     async def load(self, name: str, *, patient_only: bool = False) -> AsyncIterator[Load]:
         """Place orders during the block; those without an answer are violations."""
         async with (
-            clients_of(self.system.target, 2) as clients,
+            clients_of(self.system.target, self.system.credentials) as clients,
             order_service(self.system.sqlalchemy_url("order")) as service,
         ):
             load = Load(clients, service, self.verifier.recorder)
@@ -43,6 +45,7 @@ class Testbed:
             finally:
                 await waiting.aclose()
         self.placed += load.placed
+        self.intrusions += load.intrusions
         self.verifier.violations += [f"{name}: UNANSWERED {what}" for what in load.unanswered]
         self.unanswered += load.unanswered
 

@@ -7,9 +7,10 @@ from itertools import takewhile
 
 import grpc
 
-from participants.audit import AuditedTransaction, End, audit, list_transactions, read_snapshot
+from participants.audit import AuditedTransaction, End, audit, read_snapshot
 from participants.demo.plan import PARTICIPANTS
 from proof.faults.system import System
+from proof.faults.tenants import TENANTS
 from proof.history.checker import violations
 from proof.history.events import AnyEvent, Fault, Final, Settled, StockTotals, TransactionState
 from proof.history.recorder import ListRecorder
@@ -112,8 +113,13 @@ class Verifier:
 
     def _list(self, attempt: int) -> list[AuditedTransaction]:
         members = list(self._system.coordinators.values())
-        listed = list_transactions(members[attempt % len(members)].address)
-        return list(takewhile(lambda transaction: transaction.gid not in self._known, listed))
+        address = members[attempt % len(members)].address
+
+        def is_new(transaction: AuditedTransaction) -> bool:
+            return transaction.gid not in self._known
+
+        listed = (self._system.credentials.transactions(tenant, address) for tenant in TENANTS)
+        return [transaction for each in listed for transaction in takewhile(is_new, each)]
 
     async def _audit(self) -> list[object]:
         urls = {name: self._system.sqlalchemy_url(name) for name in PARTICIPANTS}

@@ -58,9 +58,10 @@ class Action:
     needs_request: bool = True
     # May reject a Try before a transaction is opened; see Participant.action.
     screen: Callable[[Branch, Any], None] | None = None
-    # May reject Trys of a batch before a transaction is opened, and hears of those that did not succeed.
+    # May reject Trys of a batch before a transaction is opened; see Participant.action.
     screen_batch: Callable[[list[BatchItem]], Awaitable[Any]] | None = None
-    unsuccessful_batch: Callable[[list[BatchItem]], Awaitable[None]] | None = None
+    # Gets the Trys that have succeeded and those that have not; see Participant.action.
+    tried_batch: Callable[[list[BatchItem], list[BatchItem]], Awaitable[None]] | None = None
     # Returns the result of a Try before a transaction is opened; see Participant.action.
     try_result: Callable[[Branch, Any], object] | None = None
     # Returns the partition of a request; see Participant.action.
@@ -140,7 +141,7 @@ def build_action(
         needs_request=needs_request,
         screen=_hook(name, handlers, "screen", branch_kind),
         screen_batch=screen_batch,
-        unsuccessful_batch=_checked(name, handlers, "unsuccessful_batch", ("items",), is_async=True),
+        tried_batch=_checked(name, handlers, "tried_batch", ("succeeded", "unsuccessful"), is_async=True),
         try_result=_hook(name, handlers, "try_result", branch_kind),
         partition_key=_checked(name, handlers, "partition_key", ("request",), is_async=False),
     )

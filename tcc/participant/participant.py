@@ -164,9 +164,9 @@ class Participant:
           cannot succeed.
         - `async screen_batch(items)` is called with the Trys of a batch, and may wait. It returns None
           or one entry per item: None or a Rejected. It needs `try_batch`.
-        - `async unsuccessful_batch(items)` is called with Trys that passed `screen_batch` and did not
-          succeed, after their transaction and before they are answered. What it raises is logged. It is
-          not called if the process ends before.
+        - `async tried_batch(succeeded, unsuccessful)` is called with the Trys of a batch that passed
+          `screen_batch`, after their transaction and before they are answered. What it raises is logged.
+          It is not called if the process ends before.
         - `try_result(branch, request)` returns the result that a Try will have if it succeeds.
           The barrier then writes its row and the result in one statement. The Try finds the
           result as `branch.try_result` and returns None; a value that it returns is used instead.

@@ -343,7 +343,7 @@ class ParticipantWork:
             delivery.span.enter()
         async with self._transactions:
             outcome = await self._outcome(delivery)
-        await self._report_unsuccessful(delivery.action, [(delivery, outcome)])
+        await self._report_tried(delivery.action, [(delivery, outcome)])
         self._answer([(delivery, outcome)])
 
     async def _settle_batch(self, action: Action, operation: Operation, batch: list[Delivery]) -> None:
@@ -370,7 +370,7 @@ class ParticipantWork:
                 return
             outcomes = [self._failure(delivery.item.branch, operation, error) for delivery in batch]
         answers = list(zip(batch, outcomes, strict=True))
-        await self._report_unsuccessful(action, answers)
+        await self._report_tried(action, answers)
         self._answer(answers)
 
     async def _screen_batch(
@@ -387,25 +387,22 @@ class ParticipantWork:
         self._answer((each, rejected(no)) for each, no in pairs if isinstance(no, Rejected))
         return [each for each, no in pairs if not isinstance(no, Rejected)]
 
-    async def _report_unsuccessful(
+    async def _report_tried(
         self, action: Action, answers: Sequence[tuple[Delivery, CallResult | Postponed]]
     ) -> None:
-        """Notify the action of Trys that did not succeed. Their results do not depend on it."""
-        if action.unsuccessful_batch is None:
+        """Notify the action of the ends of Trys. Their results do not depend on it."""
+        if action.tried_batch is None:
             return
-        items = [
-            delivery.item
-            for delivery, outcome in answers
-            if delivery.operation is Operation.TRY
-            and isinstance(outcome, CallResult)
-            and outcome.code is not OutcomeCode.SUCCEEDED
-        ]
-        if not items:
-            return
+        succeeded: list[BatchItem] = []
+        unsuccessful: list[BatchItem] = []
+        for delivery, outcome in answers:
+            if delivery.operation is Operation.TRY and isinstance(outcome, CallResult):
+                ended = succeeded if outcome.code is OutcomeCode.SUCCEEDED else unsuccessful
+                ended.append(delivery.item)
         try:
-            await action.unsuccessful_batch(items)
+            await action.tried_batch(succeeded, unsuccessful)
         except Exception:
-            logger.exception("unsuccessful_batch of action %s failed", action.name)
+            logger.exception("tried_batch of action %s failed", action.name)
 
     async def _run_again(self, delivery: Delivery, postponed: Postponed) -> None:
         """Run a postponed Try again when it need not wait any longer, or leave that to the coordinator."""

@@ -39,6 +39,7 @@ def bench(*arguments: str) -> str:
         ("coordinator", ("--in-flight=4",)),
         ("coordinator", ("--in-flight=4", "--secured")),
         ("drain", ("--in-flight=8", "--transactions=60")),
+        ("gate", ()),
         ("history", ("--in-flight=8", "--rows=20000,500")),
         ("hot-sku", ("--in-flight=16",)),
         ("idle", ()),

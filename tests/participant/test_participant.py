@@ -451,7 +451,7 @@ class ScreenedBatch(AsyncBatch):
     """Rejects "sold_out" before the transaction, and remembers what did not succeed after it."""
 
     def __init__(self):
-        self.unsuccessful = []
+        self.succeeded, self.unsuccessful = [], []
         self.error = None
 
     async def screen_batch(self, items):
@@ -459,8 +459,9 @@ class ScreenedBatch(AsyncBatch):
             raise self.error
         return [Rejected("SOLD_OUT") if "sold_out" in request else None for _, request in items]
 
-    async def unsuccessful_batch(self, items):
-        self.unsuccessful += [branch.branch_id for branch, _ in items]
+    async def tried_batch(self, succeeded, unsuccessful):
+        self.succeeded += [branch.branch_id for branch, _ in succeeded]
+        self.unsuccessful += [branch.branch_id for branch, _ in unsuccessful]
 
 
 async def test_a_batch_is_screened_without_a_transaction(sqlite, call_participant):
@@ -476,10 +477,10 @@ async def test_a_batch_is_screened_without_a_transaction(sqlite, call_participan
     ledger.execute("ALTER TABLE tcc_barrier RENAME TO away")
     outcome = await _call(caller, payload=b'{"sold_out": 1}')
     assert _answer(outcome) == (REJECTED, "SOLD_OUT", False)
-    assert screened.unsuccessful == []
+    assert (screened.succeeded, screened.unsuccessful) == (["b2"], [])
 
 
-async def test_an_action_hears_of_screened_trys_that_did_not_succeed(sqlite, call_participant):
+async def test_an_action_is_notified_of_trys_that_did_not_succeed(sqlite, call_participant):
     engine, ledger = sqlite
     screened = ScreenedBatch()
     caller = await call_participant(_participant(engine, screened))

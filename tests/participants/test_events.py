@@ -38,9 +38,13 @@ async def redis(home: Path) -> AsyncIterator[RedisProcess]:
     await server.stop()
 
 
-@pytest.fixture(params=["postgresql", "sqlite"])
+# One test reads and changes every column; for the rest, SQLite is enough and faster.
+both_databases = pytest.mark.parametrize("database", ["postgresql", "sqlite"], indirect=True)
+
+
+@pytest.fixture
 async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[AsyncEngine]:
-    is_sqlite = request.param == "sqlite"
+    is_sqlite = getattr(request, "param", "sqlite") == "sqlite"
     url = (
         f"sqlite+aiosqlite:///{tmp_path / 'events'}" if is_sqlite else request.getfixturevalue("database_url")
     )
@@ -120,6 +124,7 @@ async def test_nothing_is_published_again_that_is_there(
     assert await stream(redis) == ["g1"]
 
 
+@both_databases
 async def test_lost_events_are_published_again_with_their_ids(
     caller: Caller, broker: RedisStreams, database: AsyncEngine, redis: RedisProcess
 ) -> None:

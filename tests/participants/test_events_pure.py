@@ -1,6 +1,8 @@
 """Events as CloudEvents, and the choice of a broker: pure."""
 
 import json
+import re
+import sys
 from datetime import UTC, datetime
 
 import pytest
@@ -81,3 +83,20 @@ def test_urls_that_name_no_broker_are_refused(url: str, message: str) -> None:
 )
 def test_the_scheme_of_the_url_chooses_the_broker(url: str, kind: type) -> None:
     assert isinstance(open_broker(url, stream_entries_max=1), kind)
+
+
+@pytest.mark.parametrize(
+    ("module", "url", "extra"),
+    [
+        ("participants.events.redis_streams", "redis://h", "redis"),
+        ("faststream.kafka", "kafka://h", "kafka"),
+        ("faststream.rabbit", "amqp://h", "rabbitmq"),
+        ("faststream.nats", "nats://h/S", "nats"),
+    ],
+)
+def test_a_broker_without_its_package_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, module: str, url: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ModuleNotFoundError, match=re.escape(f"pip install 'tcc-demo[{extra}]'")):
+        open_broker(url, stream_entries_max=1)

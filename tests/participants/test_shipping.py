@@ -150,6 +150,8 @@ async def test_an_unavailable_database_costs_no_attempts(
     for _ in range(SUBSCRIPTION.attempts_max + 1):
         with pytest.raises(OperationalError):
             await Shop(client, unavailable).consumer.step()
+    assert await client.xlen(STREAM) == 1
+    assert await pending(client) == 0
     await shop.consumer.step()
     assert await shop.shipped() == ["g1"]
     assert await client.exists(f"{STREAM}:dead") == 0

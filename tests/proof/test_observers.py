@@ -40,7 +40,7 @@ async def test_branches_and_the_decision_are_seen_once(urls: dict[str, str]) -> 
     observers.install()
     log = PostgresLog(urls["coordinator"], owner="ours", name="host:1")
     await log.coordinator_heartbeat(lease_s=60)
-    (tx,) = await insert(log, begun("a", "inventory", "order"))
+    (tx,) = await insert(log, replace(begun("a", "inventory", "order"), tenant="red"))
     assert observers.open_transactions() == 1
     await save(log, ended(await save(log, confirming(tx))))
     await log.close()
@@ -49,6 +49,7 @@ async def test_branches_and_the_decision_are_seen_once(urls: dict[str, str]) -> 
     registered, decided = seen
     assert isinstance(registered, Registered)
     assert isinstance(decided, Decided)
+    assert registered.tenant == "red"
     assert registered.branch_ids == tuple(branch.spec.branch_id for branch in tx.branches)
     assert (decided.gid, decided.decision, decided.observer) == ("a", Decision.CONFIRM, LOG)
     assert registered.at < decided.at

@@ -17,7 +17,7 @@ _CALM_S = 0.7
 # Cancelled for another reason than a participant's business no, or the initiator's own wish.
 _FAILED = """
     SELECT gid, cancel_reason, cancel_detail FROM tcc.transactions
-    WHERE gid LIKE 'rolling-%' AND (ended_at IS NULL OR cancel_reason NOT IN (0, 1, 3))
+    WHERE gid LIKE '%-rolling-%' AND (ended_at IS NULL OR cancel_reason NOT IN (0, 1, 3))
     """
 
 
