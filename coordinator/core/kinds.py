@@ -21,6 +21,9 @@ CALLS: Mapping[BranchKind, frozenset[Operation]] = {
 # The initiator's local change is there or not: it can be asked, and nothing else.
 CHECK_BACK_CALLS = frozenset({Operation.TRY, Operation.CHECK})
 
+# Each branch is compared with it, and the members of an enumeration are slow to look up.
+_TCC = BranchKind.TCC
+
 
 def needs_call(spec: BranchSpec, operation: Operation) -> bool:
     """Return whether the branch needs this call, from the coordinator or, in case of a Try, the initiator."""
@@ -29,6 +32,6 @@ def needs_call(spec: BranchSpec, operation: Operation) -> bool:
 
 def new_branch(spec: BranchSpec) -> Branch:
     """Return a branch that nothing has been called on yet."""
-    if spec.kind is BranchKind.TCC or needs_call(spec, Operation.TRY):
+    if spec.kind is _TCC or needs_call(spec, Operation.TRY):
         return Branch(spec=spec)
     return Branch(spec=spec, tried=TryState.SUCCEEDED)

@@ -163,8 +163,12 @@ ERROR_CHARACTERS_MAX = 1_000
 # The length of a participant's message in replies to the initiator.
 CANCEL_MESSAGE_CHARACTERS_MAX = 500
 
-# Each step reads them, and the attributes of an enumeration are slow.
-_TCC, _CHECK = BranchKind.TCC, Operation.CHECK
+# Each step reads them, and the members of an enumeration are slow to look up.
+_TCC, _SAGA = BranchKind.TCC, BranchKind.SAGA
+_TRY, _CHECK = Operation.TRY, Operation.CHECK
+_UNKNOWN, _TRIED = TryState.UNKNOWN, TryState.SUCCEEDED
+_SUCCEEDED = OutcomeCode.SUCCEEDED
+_TRYING, _CANCELLING = TransactionState.TRYING, TransactionState.CANCELLING
 
 Step = tuple[Transaction, tuple[Effect, ...]]
 
@@ -215,8 +219,8 @@ def branch_call(tx: Transaction, index: int, operation: Operation) -> BranchCall
 def _begin(tx: Transaction, _event: Begun, now: float) -> Step:
     """Write the transaction. If it is whole and needs no Try, its decision is made already."""
     # The first branch tells in most cases.
-    first = tx.branches[0].tried if tx.branches and not tx.interactive else TryState.UNKNOWN
-    if first and all(branch.tried is TryState.SUCCEEDED for branch in tx.branches):
+    first = tx.branches[0].tried if tx.branches and not tx.interactive else _UNKNOWN
+    if first and all(branch.tried is _TRIED for branch in tx.branches):
         return _confirm(tx, now)
     return _save(replace(tx, wake_at=tx.expires_at))
 
@@ -246,7 +250,7 @@ def _on_saved(tx: Transaction, _event: Saved, now: float) -> Step:
         tx, effects = _save(tx)
     elif tx.state.ended or tx.next_attempt_at:
         effects = ()
-    elif tx.state is TransactionState.TRYING:
+    elif tx.state is _TRYING:
         tx, effects = _go_on_trying(tx, now)
     else:
         tx, effects = _go_on_with_phase_two(tx)
@@ -284,8 +288,7 @@ def _go_on_trying(tx: Transaction, now: float) -> Step:
         return (tx, ()) if tx.saving else _park_for_others(tx, tx.unknown_participant, now)
     if now >= tx.expires_at or tx.cancel_reason:
         return _expire(tx, now)
-    succeeded = TryState.SUCCEEDED
-    stages = [branch.spec.stage for branch in tx.branches if branch.tried is not succeeded]
+    stages = [branch.spec.stage for branch in tx.branches if branch.tried is not _TRIED]
     if not stages and (tx.confirm_requested or not tx.interactive):
         return _confirm(tx, now)
     return _call_tries(tx, min(stages, default=0), now)
@@ -293,18 +296,17 @@ def _go_on_trying(tx: Transaction, now: float) -> Step:
 
 def _call_tries(tx: Transaction, stage: int, now: float) -> Step:
     """Call the Trys of `stage` that are durable, unanswered, due and not in flight."""
-    unknown = TryState.UNKNOWN
     branches = list(tx.branches)
     calls: list[Effect] = []
     wake_at = tx.expires_at
     for index, branch in enumerate(tx.branches[: tx.saved_branches]):
-        if branch.tried is not unknown or branch.calling or branch.spec.tried_by_initiator:
+        if branch.tried is not _UNKNOWN or branch.calling or branch.spec.tried_by_initiator:
             continue
         if branch.next_attempt_at > now:
             wake_at = min(wake_at, branch.next_attempt_at)
         elif branch.spec.stage == stage:
-            branches[index] = replace(branch, calling=Operation.TRY)
-            calls.append(branch_call(tx, index, Operation.TRY))
+            branches[index] = replace(branch, calling=_TRY)
+            calls.append(branch_call(tx, index, _TRY))
     if not calls:
         return (tx if wake_at == tx.wake_at else replace(tx, wake_at=wake_at)), ()
     return replace(tx, branches=tuple(branches), wake_at=wake_at), tuple(calls)
@@ -332,7 +334,7 @@ def _on_try_answered(tx: Transaction, event: CallCompleted, now: float) -> Step:
 def _on_try_succeeded(tx: Transaction, index: int, answer: CallResult, now: float) -> Step:
     branch = replace(
         tx.branches[index],
-        tried=TryState.SUCCEEDED,
+        tried=_TRIED,
         calling=None,
         result=answer.result,
         result_content_type=answer.result_content_type,
@@ -624,14 +626,13 @@ def _cancel(
 def _decide(tx: Transaction, trigger: Trigger, now: float = NOW) -> Step:
     """Make the decision. Trys that are still in flight become stale. `now` matters for CONFIRM alone."""
     state = TRANSITIONS[tx.state][trigger]
-    tcc = _TCC
     branches = tuple(
         [
             _decided(branch, DECISIONS[state], now)
             if branch.calling
             or branch.attempts
             or branch.next_attempt_at != NOW
-            or branch.spec.kind is not tcc
+            or branch.spec.kind is not _TCC
             else branch
             for branch in tx.branches
         ]
@@ -694,13 +695,12 @@ def _go_on_with_phase_two(tx: Transaction) -> Step:
 def _waits_for_later_stage(tx: Transaction, branch: Branch) -> bool:
     """Return whether a Cancel has to wait: that of a SAGA for SAGAs, or where the participant asks for it."""
     spec = branch.spec
-    if tx.state is not TransactionState.CANCELLING:
+    if tx.state is not _CANCELLING:
         return False
     if spec.cancel_in_stage_order:
         return any(not other.done and other.spec.stage > spec.stage for other in tx.branches)
-    saga = BranchKind.SAGA
-    return spec.kind is saga and any(
-        not other.done and other.spec.kind is saga and other.spec.stage > spec.stage for other in tx.branches
+    return spec.kind is _SAGA and any(
+        not other.done and other.spec.kind is _SAGA and other.spec.stage > spec.stage for other in tx.branches
     )
 
 
@@ -720,7 +720,7 @@ def _on_phase_two_answered(tx: Transaction, event: CallCompleted, now: float) ->
     if not is_calling(tx, event.index, event.operation):
         return tx, ()
     branch = tx.branches[event.index]
-    if event.answer.code is OutcomeCode.SUCCEEDED:
+    if event.answer.code is _SUCCEEDED:
         branch = replace(branch, done=True, calling=None)
         return _go_on_with_phase_two(with_branch(tx, event.index, branch))
     tx = with_branch(tx, event.index, _failed(branch, event, now))

@@ -30,6 +30,8 @@ BATCH_BYTES_MAX = 2 * 2**20
 _NAMES_BYTES = 1_200
 # How often a retired dispatcher checks whether its calls have ended.
 _RETIRED_POLL_S = 0.05
+# Each answer is compared with it, and the members of an enumeration are slow to look up.
+_FAILED = OutcomeCode.FAILED
 
 
 # The result of a call while an operator pauses the participant. The call is repeated this often.
@@ -235,7 +237,7 @@ class ParticipantDispatcher:
     def _note(self, answers: CallResults) -> None:
         self.answered += len(answers)
         for _, answer in answers:
-            if answer.code is OutcomeCode.FAILED:
+            if answer.code is _FAILED:
                 self.failed += 1
                 self.last_error = error_text(answer)
                 self.last_error_at = self._clock.now()

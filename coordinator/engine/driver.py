@@ -66,6 +66,9 @@ logger = structlog.get_logger(__name__)
 
 # For participants that are not configured (any more).
 _NO_POLICY = RetryPolicy()
+# Each answer is compared with them, and the members of an enumeration are slow to look up.
+_SUCCEEDED, _FAILED = OutcomeCode.SUCCEEDED, OutcomeCode.FAILED
+_CONFIRMED = TransactionState.CONFIRMED
 
 
 class Totals:
@@ -334,7 +337,7 @@ class Driver:
                 continue
             if answer.result:
                 answer = self._with_bounded_result(entry.tx, call, answer)  # noqa: PLW2901 - it replaces it
-            if answer.code is OutcomeCode.FAILED and not answer.not_sent:
+            if answer.code is _FAILED and not answer.not_sent:
                 entry.tx = _with_note(entry.tx, call, answer, now)
             self._advance(entry, self._completed(call, answer), now)
             if answer.result and self.live.get(call.gid) is entry:
@@ -352,7 +355,7 @@ class Driver:
         return answer
 
     def _completed(self, call: BranchCall, answer: CallResult) -> CallCompleted:
-        if answer.code is OutcomeCode.SUCCEEDED:
+        if answer.code is _SUCCEEDED:
             return CallCompleted(call.index, call.operation, answer)
         dispatcher = self.dispatchers.get(call.spec.participant)
         policy = dispatcher.policy.retry if dispatcher else _NO_POLICY
@@ -383,7 +386,7 @@ class Driver:
         self._transactions.settle(entry)
 
     def _complete(self, entry: LiveTransaction, _effect: object) -> None:
-        if entry.tx.state is TransactionState.CONFIRMED:
+        if entry.tx.state is _CONFIRMED:
             self.totals.confirmed += 1
         else:
             self.totals.cancelled += 1

@@ -10,6 +10,7 @@ of the log have the same value at every worker: use `max` for them.
 
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,6 +47,8 @@ _PHASES = {operation: operation.name.lower() for operation in Operation}
 _KINDS = {kind: kind.name.lower() for kind in BranchKind}
 _DECIDED = {state: decision.name.lower() for state, decision in DECISIONS.items()}
 _ENDED = {state: state.name.lower() for state in TransactionState if state.ended}
+# Each batch is compared with them, and the members of an enumeration are slow to look up.
+_SUCCEEDED, _TCC, _TRYING = OutcomeCode.SUCCEEDED, BranchKind.TCC, TransactionState.TRYING
 _LIVE_STATES = (TransactionState.TRYING, TransactionState.CONFIRMING, TransactionState.CANCELLING)
 
 
@@ -206,14 +209,17 @@ class Metrics(Observer):
         # By name, as are the histograms.
         self.counters = {spec.name: _counter(spec, self.registry) for spec in COUNTERS}
         self.histograms = {spec.name: _histogram(spec, self.registry) for spec in HISTOGRAMS}
+        # By name and labels. To look one up in the registry costs more than to count.
+        self._counter = cache(lambda name, *labels: self.counters[name].labels(*labels))
+        self._histogram = cache(lambda name, *labels: self.histograms[name].labels(*labels))
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
     def written(self, write: str, count: int, span_s: float) -> None:
-        self.histograms["tcc_log_write_seconds"].labels(write).observe(span_s)
-        self.histograms["tcc_log_batch_size"].labels(write).observe(count)
+        self._histogram("tcc_log_write_seconds", write).observe(span_s)
+        self._histogram("tcc_log_batch_size", write).observe(count)
         if write == "begin":
             self.counters["tcc_transactions_begun"].inc(count)
 
@@ -224,47 +230,46 @@ class Metrics(Observer):
         # The states that were saved. The present ones may be later.
         states = [tx.saving_state for tx in batch if tx.saving_state is not tx.saved_state]
         # The decision is at once the end if no branch needs a call for it.
-        trying = TransactionState.TRYING
-        at_once = [tx.saving_state for tx in batch if tx.saved_state is trying and tx.state.ended]
+        at_once = [tx.saving_state for tx in batch if tx.saved_state is _TRYING and tx.state.ended]
         if parked := len(batch) - [tx.next_attempt_at for tx in batch].count(0.0):
             self.counters["tcc_transactions_parked"].inc(parked)
         for state, decision in _DECIDED.items():
             if count := (at_once if state.ended else states).count(state):
-                self.counters["tcc_transactions_decided"].labels(decision).inc(count)
+                self._counter("tcc_transactions_decided", decision).inc(count)
         for ended, name in _ENDED.items():
             if count := states.count(ended):
-                self.counters["tcc_transactions_ended"].labels(name).inc(count)
+                self._counter("tcc_transactions_ended", name).inc(count)
 
     def phase_ended(self, phase: str, span_s: float) -> None:
-        self.histograms["tcc_transaction_phase_seconds"].labels(phase).observe(span_s)
+        self._histogram("tcc_transaction_phase_seconds", phase).observe(span_s)
 
     def sent(self, participant: str, calls: Sequence[BranchCall]) -> None:
-        self.histograms["tcc_call_batch_size"].labels(participant).observe(len(calls))
+        self._histogram("tcc_call_batch_size", participant).observe(len(calls))
         if retries := len(calls) - [call.attempt for call in calls].count(0):
-            self.counters["tcc_call_retries"].labels(participant).inc(retries)
+            self._counter("tcc_call_retries", participant).inc(retries)
 
     def answered(self, participant: str, answers: CallResults, span_s: float) -> None:
         operations = [call.operation for call, _ in answers]
-        all_succeeded = [answer.code for _, answer in answers].count(OutcomeCode.SUCCEEDED) == len(answers)
-        all_tcc = [call.spec.kind for call, _ in answers].count(BranchKind.TCC) == len(answers)
+        all_succeeded = [answer.code for _, answer in answers].count(_SUCCEEDED) == len(answers)
+        all_tcc = [call.spec.kind for call, _ in answers].count(_TCC) == len(answers)
         for operation, phase in _PHASES.items():
             count = operations.count(operation)
             if not count:
                 continue
-            self.histograms["tcc_call_seconds"].labels(participant, phase).observe(span_s)
+            self._histogram("tcc_call_seconds", participant, phase).observe(span_s)
             if all_succeeded and all_tcc:
-                self.counters["tcc_calls"].labels(participant, phase, "tcc", "succeeded").inc(count)
+                self._counter("tcc_calls", participant, phase, "tcc", "succeeded").inc(count)
                 continue
             for call, answer in answers:
                 if call.operation is operation:
                     labels = (participant, phase, _KINDS[call.spec.kind], _outcome(answer))
-                    self.counters["tcc_calls"].labels(*labels).inc()
+                    self._counter("tcc_calls", *labels).inc()
 
     def not_sent(self, participant: str, count: int) -> None:
-        self.counters["tcc_calls_not_sent"].labels(participant).inc(count)
+        self._counter("tcc_calls_not_sent", participant).inc(count)
 
     def resumed(self, how: str, count: int) -> None:
-        self.counters["tcc_transactions_resumed"].labels(how).inc(count)
+        self._counter("tcc_transactions_resumed", how).inc(count)
 
     def heartbeat(self) -> None:
         self.heartbeat_at = self._monotonic()
@@ -278,14 +283,14 @@ class Metrics(Observer):
             self.purged_at = self._monotonic()
 
     def anomaly(self, kind: Anomaly, **facts: object) -> None:
-        self.counters["tcc_anomalies"].labels(kind.name).inc()
+        self._counter("tcc_anomalies", kind.name).inc()
         if kind is Anomaly.STUCK:
-            self.counters["tcc_transactions_became_stuck"].labels(facts["participant"]).inc()
+            self._counter("tcc_transactions_became_stuck", facts["participant"]).inc()
         self.alert(kind, facts)
 
     def alerted(self, outcome: str, count: int) -> None:
         """Count the alerts that were sent to the webhook, by outcome."""
-        self.counters["tcc_webhook_alerts"].labels(outcome).inc(count)
+        self._counter("tcc_webhook_alerts", outcome).inc(count)
 
 
 def _outcome(answer: CallResult) -> str:

@@ -51,6 +51,8 @@ _KINDS = {
     BranchKind.SAGA: common.BRANCH_KIND_SAGA,
     BranchKind.MESSAGE: common.BRANCH_KIND_MESSAGE,
 }
+# Each call and outcome is compared with them, and the members of an enumeration are slow to look up.
+_TCC, _TRY, _SUCCEEDED = BranchKind.TCC, Operation.TRY, OutcomeCode.SUCCEEDED
 _VERDICTS = {
     common.OUTCOME_CODE_SUCCEEDED: OutcomeCode.SUCCEEDED,
     common.OUTCOME_CODE_REJECTED: OutcomeCode.REJECTED,
@@ -340,7 +342,7 @@ class ParticipantClient:
         code = _VERDICTS.get(outcome.code)
         if code is None:
             return _no_answer(f"the participant returned the unknown outcome {outcome.code}")
-        if code is not OutcomeCode.SUCCEEDED:
+        if code is not _SUCCEEDED:
             return CallResult(
                 code=code,
                 reason=outcome.reason[:REASON_CHARACTERS_MAX],
@@ -348,7 +350,7 @@ class ParticipantClient:
                 permanent=outcome.permanent,
             )
         result = outcome.result
-        if not result or operation is not Operation.TRY:
+        if not result or operation is not _TRY:
             return _DONE
         if len(result) > self._result_bytes_max:
             return _result_too_large(self._result_bytes_max)
@@ -417,7 +419,7 @@ def _write(message: pb.BranchCall, call: BranchCall) -> pb.BranchCall:
         message.try_result_content_type = call.result_content_type
     if spec.tried_by_initiator:
         message.tried_by_initiator = True
-    if spec.kind is not BranchKind.TCC:
+    if spec.kind is not _TCC:
         message.kind = _KINDS[spec.kind]
     trace = call.span or call.trace
     if trace is not None:

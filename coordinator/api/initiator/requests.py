@@ -56,6 +56,8 @@ _MILESTONES: dict[int, Milestone] = {
     pb.WAIT_FOR_ACCEPTED: Milestone.ACCEPTED,
 }
 _STATES = {state.value: state for state in TransactionState}
+# Each branch is compared with it, and the members of an enumeration are slow to look up.
+_TCC = BranchKind.TCC
 _KINDS = {common.BRANCH_KIND_UNSPECIFIED: BranchKind.TCC} | {kind.value: kind for kind in BranchKind}
 
 
@@ -288,7 +290,7 @@ def branch_spec(
     )
     # Check this first: most branches are TCC and say nothing of it.
     special = branch.kind or branch.HasField("not_before")
-    kind, not_before = _kind(branch) if special else (BranchKind.TCC, NOW)
+    kind, not_before = _kind(branch) if special else (_TCC, NOW)
     if interactive and kind is BranchKind.MESSAGE:
         raise InvalidRequest(
             "INVALID_KIND", "a message comes with ConfirmTransaction, or with a branch with check_back"
@@ -483,10 +485,9 @@ def _fingerprint(
 
     With the tenant, so that no client can join the transaction of another by repeating its request.
     """
-    tcc = BranchKind.TCC
     content = [
         (s.branch_id, s.participant, s.action, s.payload, s.content_type, s.stage)
-        if s.kind is tcc
+        if s.kind is _TCC
         else (s.branch_id, s.participant, s.action, s.payload, s.content_type, s.stage, s.kind, s.not_before)
         for s in specs
     ]
