@@ -18,7 +18,6 @@ from bench.stage import Load, Stage
 from participants.coupon.store import issue
 from participants.inventory.store import restock
 
-SKUS = 500
 IN_FLIGHT = 256
 # More than can be sold.
 _STOCK = 10**9
@@ -35,23 +34,21 @@ class OrderFlow:
         self._rounds = 0
         fill_stock(here, "inventory")
 
-    def measure(self, skus: int, in_flight: int) -> Round:
-        """Offer orders spread over the first `skus` SKUs for one round."""
+    def measure(self, in_flight: int) -> Round:
+        """Offer orders for one round."""
         options = self._options
         self._rounds += 1
         run = f"R{self._rounds}"
         # Reading the counters and finishing what is under way takes up to a second more.
         count = round(_ORDERS_PER_SECOND_MAX * (options.warm_up_s + options.seconds + 1.0))
         _issue_coupons(self._here, [work.coupon_id(run, number) for number in range(count)])
-        load = Load(
-            mode="batched", in_flight=in_flight, wait_for=options.wait_for, work=work.orders(run, skus)
-        )
+        load = Load(mode="batched", in_flight=in_flight, wait_for=options.wait_for, work=work.orders(run))
         return self._here.measure(self._system, load)
 
 
 def fill_stock(here: Stage, database: str) -> None:
     """Fill the database of a running inventory with plenty of every SKU."""
-    quantities = {work.sku(number): _STOCK for number in range(SKUS)}
+    quantities = {work.sku(number): _STOCK for number in range(work.SKUS)}
     _write(here, database, lambda db: restock(db, "opening", quantities))
 
 

@@ -240,7 +240,7 @@ class Initiator:
 
 async def _execute(target: str, count: int, wait_for: WaitFor) -> None:
     front = Batched(target, wait_for, expiry_s=_EXPIRY_S)
-    wanted = islice(work.transactions(work.NOOP), count)
+    wanted = islice(work.transactions(work.noop()), count)
 
     async def execute_in_turn() -> None:
         for branches in wanted:

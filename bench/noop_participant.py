@@ -1,7 +1,6 @@
 """A participant that does nothing, as cheaply as gRPC allows: every call succeeds.
 
-After the command `hang` it answers no call until the command `answer`. After `stall` it answers
-Trys alone, so that transactions are decided and cannot end.
+After the command `stall` it answers Trys alone, so that transactions are decided and cannot end.
 
 Its cost is the least that any participant costs. It answers a batch with one message, which is
 the same for every batch of that size and is made once.
@@ -45,15 +44,12 @@ class NoopParticipant(participant_pb2_grpc.ParticipantServiceServicer):
     def __init__(self) -> None:
         self.calls = 0
         self.items = 0
-        # Clear while it hangs.
-        self.answering = asyncio.Event()
-        self.answering.set()
         self.stalling = False
 
     async def ExecuteBranches(  # noqa: N802 - gRPC names it
         self, request: pb.ExecuteBranchesRequest, _context: Any
     ) -> AsyncIterator[pb.ExecuteBranchesResponse]:
-        await self.take(len(request.calls))
+        self.take(len(request.calls))
         if not self.stalling:
             yield all_done(len(request.calls))
             return
@@ -66,26 +62,24 @@ class NoopParticipant(participant_pb2_grpc.ParticipantServiceServicer):
     async def TryBranch(  # noqa: N802 - gRPC names it
         self, _request: pb.TryBranchRequest, _context: Any
     ) -> pb.TryBranchResponse:
-        await self.take(1)
+        self.take(1)
         return pb.TryBranchResponse(result=_DONE)
 
     async def ConfirmBranch(  # noqa: N802 - gRPC names it
         self, _request: pb.ConfirmBranchRequest, _context: Any
     ) -> pb.ConfirmBranchResponse:
-        await self.take(1)
+        self.take(1)
         return pb.ConfirmBranchResponse(result=_DONE)
 
     async def CancelBranch(  # noqa: N802 - gRPC names it
         self, _request: pb.CancelBranchRequest, _context: Any
     ) -> pb.CancelBranchResponse:
-        await self.take(1)
+        self.take(1)
         return pb.CancelBranchResponse(result=_DONE)
 
-    async def take(self, items: int) -> None:
+    def take(self, items: int) -> None:
         self.calls += 1
         self.items += items
-        if not self.answering.is_set():
-            await self.answering.wait()
 
 
 async def serve(participant: NoopParticipant, listen: str, secured: str) -> None:
@@ -103,14 +97,8 @@ async def serve(participant: NoopParticipant, listen: str, secured: str) -> None
         match command["do"]:
             case "count":
                 return {"calls": participant.calls, "items": participant.items}
-            case "hang":
-                participant.answering.clear()
-                return {}
             case "stall":
                 participant.stalling = True
-                return {}
-            case "answer":
-                participant.answering.set()
                 return {}
         raise ValueError(command["do"])
 

@@ -188,36 +188,6 @@ def _cpu(entries: Mapping[str, Entry]) -> Figure | None:
     return figure
 
 
-def _scaling(entries: Mapping[str, Entry]) -> Figure | None:
-    """Two lines of panels over the same axes: rate, and what one transaction takes."""
-    by_axis = _by(_rows(entries, "scaling"), "varied")
-    figure = Figure(figsize=(3.2 * len(by_axis) + 0.5, 5), layout="constrained")
-    grid = figure.subplots(2, len(by_axis), squeeze=False, sharey="row", sharex="col")
-    for column, (axis, rows) in enumerate(by_axis.items()):
-        x = [row[axis] for row in rows]
-        rate, cost = grid[0][column], grid[1][column]
-        rate.errorbar(
-            x,
-            [row["per_second"] for row in rows],
-            yerr=_whiskers(rows),
-            color=_COLOURS[0],
-            marker="o",
-            capsize=3,
-        )
-        cost.plot(x, [row["cpu_us_per_transaction"] for row in rows], color=_COLOURS[1], marker="s")
-        initiators = rows[0]["initiators"]
-        rate.set_title(f"{initiators} initiator{'s' if initiators > 1 else ''}")
-        cost.set_xlabel(axis)
-        cost.set_xticks(x)
-    # Shared by their line, and fixed when everything is there.
-    for panel in grid[:, 0]:
-        panel.set_ylim(bottom=0)
-        panel.yaxis.set_major_formatter(_thousands())
-    grid[0][0].set_ylabel("transactions per second")
-    grid[1][0].set_ylabel("CPU, µs per transaction")
-    return figure
-
-
 _PLOTS = (
     Plot(
         file="throughput.png",
@@ -242,12 +212,6 @@ _PLOTS = (
         about="Where the CPU time of one transaction goes, by process",
         scenarios=(),
         draw=_cpu,
-    ),
-    Plot(
-        file="scaling.png",
-        about="Workers, branches of a transaction, and participants, one varied at a time",
-        scenarios=("scaling",),
-        draw=_scaling,
     ),
 )
 

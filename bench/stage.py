@@ -47,7 +47,7 @@ class Load:
     mode: str
     in_flight: int
     wait_for: str = "decision"
-    work: Mapping[str, Any] = field(default_factory=lambda: work.NOOP)
+    work: Mapping[str, Any] = field(default_factory=work.noop)
     # Mode "raw_load" alone: transactions come at this rate, whatever is under way. 0: a closed loop.
     arrivals_per_second: float = 0.0
 
@@ -106,11 +106,7 @@ class Stage:
     # --- processes ----------------------------------------------------------
 
     def start_initiators(self, count: int) -> None:
-        self._initiators = [self.start_initiator(f"initiator-{n}") for n in range(count)]
-
-    def start_initiator(self, name: str) -> CommandedChild:
-        """Start an initiator for `offering`; `measure` does not use it."""
-        return self._child(name, "bench.initiator")
+        self._initiators = [self._child(f"initiator-{n}", "bench.initiator") for n in range(count)]
 
     def start_participants(self, names: Sequence[str] = work.PARTICIPANTS, *options: str) -> Participants:
         """Start no-op participants with these options."""
@@ -244,15 +240,6 @@ class Stage:
             participant_calls=sum(report["calls"] for report in reports),
             branch_calls=sum(report["items"] for report in reports),
         )
-
-    @contextmanager
-    def offering(self, initiator: CommandedChild, system: System, load: Load) -> Iterator[None]:
-        """Offer `load` during the block, unmeasured. At its end wait for what is under way."""
-        initiator.ask("start", **_start(system, load, load.in_flight, position=0, of=1))
-        try:
-            yield
-        finally:
-            initiator.ask("stop")
 
     def measure(self, system: System, load: Load, *, times: float = 1.0) -> Round:
         """Offer `load` for one round. Return when everything under way is answered.

@@ -18,21 +18,20 @@ Transaction = Sequence[BranchRequest]
 PARTICIPANTS = ("inventory", "coupon", "order")
 ACTION = "reserve"
 PAYLOAD = b'{"sku":"KEYBOARD-17","quantity":1}'
-CONTENT_TYPE = "application/json"
 # What a success writes: the insert, the decision, the completion.
 LOG_WRITES = 3
 
-NOOP: Mapping[str, Any] = {"kind": "noop"}
+SKUS = 500
 
 
-def spread(branches: int, participants: Sequence[str]) -> dict[str, Any]:
-    """Transactions of `branches` no-op branches, given to the participants in turn."""
-    return {"kind": "spread", "branches": branches, "participants": list(participants)}
+def noop(participants: Sequence[str] = PARTICIPANTS) -> dict[str, Any]:
+    """Transactions of one no-op branch at each of these participants."""
+    return {"kind": "noop", "participants": list(participants)}
 
 
-def orders(run: str, skus: int) -> dict[str, Any]:
+def orders(run: str) -> dict[str, Any]:
     """Orders of one item and one coupon each, spread evenly over SKUs. `run` makes their ids unique."""
-    return {"kind": "orders", "run": run, "skus": skus}
+    return {"kind": "orders", "run": run}
 
 
 def reservations(calls: int) -> dict[str, Any]:
@@ -54,21 +53,14 @@ def coupon_id(run: str, number: int) -> str:
     return f"{run}-{number}"
 
 
-def _noop(_numbers: Iterable[int]) -> Iterator[Transaction]:
-    return repeat([BranchRequest(name, ACTION, PAYLOAD) for name in PARTICIPANTS])
+def _noop(_numbers: Iterable[int], participants: Sequence[str]) -> Iterator[Transaction]:
+    return repeat([BranchRequest(name, ACTION, PAYLOAD) for name in participants])
 
 
-def _spread(numbers: Iterable[int], branches: int, participants: Sequence[str]) -> Iterator[Transaction]:
-    requests = [BranchRequest(name, ACTION, PAYLOAD) for name in participants]
-    size = len(requests)
-    starting = [[requests[(first + n) % size] for n in range(branches)] for first in range(size)]
-    return (starting[number % size] for number in numbers)
-
-
-def _orders(numbers: Iterable[int], run: str, skus: int) -> Iterator[Transaction]:
+def _orders(numbers: Iterable[int], run: str) -> Iterator[Transaction]:
     choose = random.Random(run).randrange
     for number in numbers:
-        yield _order(f"{run}-{number}", sku(choose(skus)), coupon_id(run, number))
+        yield _order(f"{run}-{number}", sku(choose(SKUS)), coupon_id(run, number))
 
 
 def _order(order_id: str, wanted: str, coupon: str) -> Transaction:
@@ -87,7 +79,6 @@ def _reservations(_numbers: Iterable[int], calls: int) -> Iterator[Transaction]:
 
 _KINDS: Mapping[str, Callable[..., Iterator[Transaction]]] = {
     "noop": _noop,
-    "spread": _spread,
     "orders": _orders,
     "reservations": _reservations,
 }

@@ -9,19 +9,23 @@ from bench.scenarios import (
     drain,
     gate,
     history,
-    hot_sku,
     idle,
-    isolation,
     lone,
     memory,
     order_flow,
     overload,
-    scaling,
 )
 
 _MODULES = (
-    *(coordinator, drain, gate, history, hot_sku, idle),
-    *(isolation, lone, memory, order_flow, overload, scaling),
+    coordinator,
+    drain,
+    gate,
+    history,
+    idle,
+    lone,
+    memory,
+    order_flow,
+    overload,
 )
 # In the order in which `all` runs them.
 SCENARIOS: Mapping[str, Callable[[Options], ScenarioResult]] = {

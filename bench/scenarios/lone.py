@@ -40,7 +40,7 @@ def _alone(options: Options) -> list[Row]:
         kinds = ("async", "sync", "baseline")
         systems = {kind: here.start_alone("bench.lone_participant", kind, kind) for kind in kinds}
         for n in options.in_flight or ():
-            load = Load(mode="try_confirm", in_flight=n, work=work.spread(1, ["lone"]))
+            load = Load(mode="try_confirm", in_flight=n, work=work.noop(["lone"]))
             rounds: dict[str, list[Round]] = {kind: [] for kind in kinds}
             for _ in range(options.rounds):
                 for kind, measured in rounds.items():

@@ -4,7 +4,7 @@ The cost of everything is included: coordinator, log, barriers and the participa
 on one PostgreSQL. Commits are those of all four databases; statements are the log's alone.
 """
 
-from bench.flow import IN_FLIGHT, SKUS, OrderFlow
+from bench.flow import IN_FLIGHT, OrderFlow
 from bench.options import Options
 from bench.report import Report, compared
 from bench.stage import stage
@@ -15,10 +15,7 @@ def run(options: Options) -> Report:
         here.start_initiators(options.initiators)
         flow = OrderFlow(here, options)
         rows = [
-            compared(
-                {"skus": SKUS, "in_flight": in_flight},
-                [flow.measure(SKUS, in_flight) for _ in range(options.rounds)],
-            )
+            compared({"in_flight": in_flight}, [flow.measure(in_flight) for _ in range(options.rounds)])
             for in_flight in options.in_flight or (IN_FLIGHT,)
         ]
     return Report(scenario="order-flow", rows=rows, headline=rows[-1])

@@ -41,14 +41,11 @@ def bench(*arguments: str) -> str:
         ("drain", ("--in-flight=8", "--transactions=60")),
         ("gate", ()),
         ("history", ("--in-flight=8", "--rows=20000,500")),
-        ("hot-sku", ("--in-flight=16",)),
         ("idle", ()),
-        ("isolation", ("--in-flight=16",)),
         ("lone", ("--in-flight=2",)),
         ("memory", ("--in-flight=400,50",)),
         ("order-flow", ("--in-flight=16",)),
         ("overload", ("--in-flight=64",)),
-        ("scaling", ("--in-flight=16",)),
     ],
 )
 def test_a_scenario_runs_and_leaves_nothing_behind(
@@ -74,6 +71,6 @@ def test_kept_results_are_drawn_again(tmp_path: Path) -> None:
     bench("plot", str(tmp_path))
     page = (tmp_path / "README.md").read_text()
     plots = {path.name for path in tmp_path.glob("*.png")}
-    assert plots == {"cpu.png", "history.png", "latency.png", "scaling.png", "throughput.png"}
+    assert plots == {"cpu.png", "history.png", "latency.png", "throughput.png"}
     assert all(f"({name})" in page for name in plots)
     assert (KEPT / "README.md").read_text() == page
