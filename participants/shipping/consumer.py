@@ -72,10 +72,13 @@ class Consumer:
 
     async def run(self) -> None:
         """Consume until cancelled. A cancelled handler's entry stays pending."""
-        while True:
+        task = asyncio.current_task()
+        assert task is not None
+        # A driver may turn the cancellation into an error of its own.
+        while not task.cancelling():
             try:
                 await self.join()
-                while True:
+                while not task.cancelling():
                     await self.step()
             except _UNAVAILABLE as error:
                 logger.warning("consumption pauses: %s", error_text(error))

@@ -73,7 +73,7 @@ def installed(
         (coordinator.log.store, "monotonic", monotonic),
         (coordinator.log.store, "Connections", connections),
         (coordinator.process.worker, "LogClock", lambda: LogClock(monotonic)),
-        (coordinator.process.worker, "LoopLoad", lambda: LoopLoad(monotonic, lambda: load * monotonic())),
+        (coordinator.process.worker, "LoopLoad", lambda **_: LoopLoad(monotonic, lambda: load * monotonic())),
         (coordinator.process.worker, "schedule", schedule),
         (coordinator.process.worker.Worker, "report_bug", _break_the_run),
         (tcc.participant.participant, "open_executor", open_executor),

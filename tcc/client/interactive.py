@@ -613,10 +613,9 @@ async def confirm(
     messages: Sequence[common.BranchSpec] = (),
 ) -> Outcome:
     """Request the decision CONFIRM. Raises TransactionCancelled if the decision is CANCEL."""
+    gid = arguments.gid(gid)
     _check_local_ended(connection, gid)
-    request = pb.ConfirmTransactionRequest(
-        gid=arguments.gid(gid), wait_for=wait_for_number(wait_for), messages=messages
-    )
+    request = pb.ConfirmTransactionRequest(gid=gid, wait_for=wait_for_number(wait_for), messages=messages)
     try:
         response = await connection.call(lambda stub: stub.ConfirmTransaction, request, timeout_s)
     except (AlreadyDecided, DecisionConflict) as error:

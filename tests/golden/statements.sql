@@ -625,7 +625,10 @@ DROP TABLE public.migration_lock;
 SELECT pg_has_role(:role, relowner, 'MEMBER') FROM pg_class WHERE oid = to_regclass(:table);
 
 -- diagnosis: standbys
-SELECT count(*) FROM pg_stat_replication WHERE coalesce(sync_state, 'sync') IN ('sync', 'quorum');
+SELECT count(*) FILTER (WHERE coalesce(sync_state, 'sync') IN ('sync', 'quorum')),
+       count(*),
+       CAST(max(pg_wal_lsn_diff(pg_current_wal_lsn(), flush_lsn)) AS BIGINT)
+FROM pg_stat_replication WHERE NOT pg_is_in_recovery();
 
 -- diagnosis: clock
 SELECT CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION);

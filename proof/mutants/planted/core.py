@@ -76,8 +76,8 @@ return tx, calls + saves
         name="failed Confirm counts as done",
         breaks="every branch gets the decision",
         definition="_on_phase_two_answered",
-        old="event.answer.code is OutcomeCode.SUCCEEDED",
-        new="event.answer.code is OutcomeCode.SUCCEEDED or event.answer.permanent",
+        old="event.answer.code is _SUCCEEDED",
+        new="event.answer.code is _SUCCEEDED or event.answer.permanent",
     ),
     _core(
         name="two writes of one transaction at once",
