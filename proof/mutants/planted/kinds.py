@@ -11,7 +11,7 @@ MUTANTS = (
         name="message delivered before the decision",
         breaks="a MESSAGE is never delivered before or without CONFIRM",
         definition="new_branch",
-        old="spec.kind is BranchKind.TCC or needs_call(spec, Operation.TRY)",
+        old="spec.kind is _TCC or needs_call(spec, Operation.TRY)",
         new="True",
     ),
     _kind(
@@ -32,7 +32,7 @@ MUTANTS = (
         name="compensation in any order",
         breaks="compensations run from the last stage to the first",
         definition="_waits_for_later_stage",
-        old="spec.kind is saga",
+        old="spec.kind is _SAGA",
         new="False",
     ),
     _kind(
