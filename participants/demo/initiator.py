@@ -27,8 +27,6 @@ INITIATOR = "demo"
 ORDER = "order"
 
 EXPIRY_S = 20.0
-# Then the order service is asked about an order that it was to commit.
-LOCAL_EXPIRY_S = 5.0
 VANISHED_EXPIRY_S = 1.5
 # The timeout of an initiator; the client retries until then.
 _PATIENCE_S = 40.0
@@ -103,7 +101,7 @@ async def _execute(
 async def _commit_first(
     order: PlannedOrder, wanted: Sequence[BranchRequest], client: Client, orders: Participant
 ) -> bool:
-    transaction = client.transaction(gid=order.gid, expiry_s=LOCAL_EXPIRY_S, timeout_s=_PATIENCE_S)
+    transaction = client.transaction(gid=order.gid, expiry_s=order.local_expiry_s, timeout_s=_PATIENCE_S)
     try:
         async with transaction:
             await _buy(order, transaction, wanted, orders)

@@ -74,6 +74,8 @@ class PlannedOrder:
     draw: float
     # True if an event tells the shipping service when the order is confirmed.
     ships: bool = False
+    # Of a transaction that the order service decides: then it is asked.
+    local_expiry_s: float = 5.0
 
     @property
     def is_local_first(self) -> bool:

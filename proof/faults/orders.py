@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from participants.coupon.store import issue
-from participants.demo.initiator import ORDER, OrderResult, branches, place
+from participants.demo.initiator import EXPIRY_S, ORDER, OrderResult, branches, place
 from participants.demo.plan import InitiatorFault, Plan, PlannedOrder, make_plan
 from participants.inventory.store import restock
 from proof.faults.tenants import TENANTS, tenant_of
@@ -79,7 +79,7 @@ class Warehouse:
 async def orders(
     warehouse: Warehouse, name: str, chance: random.Random, *, patient_only: bool = False
 ) -> AsyncGenerator[PlannedOrder, None]:
-    """One order after the other. `patient_only`: no initiator vanishes, which would fail its own order."""
+    """One order after the other. `patient_only`: no initiator fails its own order by vanishing or haste."""
     for number in itertools.count():
         prefix = f"{name}-{number}"
         plan = renamed(make_plan(orders=_CHUNK, seed=chance.randrange(_SEEDS)), prefix)
@@ -87,7 +87,7 @@ async def orders(
         for order in plan.orders:
             if patient_only and order.initiator_fault is InitiatorFault.VANISHES:
                 continue
-            yield order
+            yield replace(order, local_expiry_s=EXPIRY_S) if patient_only else order
 
 
 @asynccontextmanager
