@@ -17,7 +17,6 @@ counters and sleeps.
 
 With `--save DIR` the figures are kept (`results`), drawn (`plots`) and listed (`page`).
 
-`scenarios` has one file for each scenario, which decides what is compared with what. Figures of
-different machines or different runs are not comparable; ratios to the baseline of the same run
-are.
+`scenarios` has one file for each scenario, which decides what is compared with what. Compare ratios
+to the baseline of the same run, not figures of different machines or runs.
 """

@@ -1,6 +1,7 @@
 """A participant that does nothing, as cheaply as gRPC allows: every call succeeds.
 
-After the command `stall` it answers Trys alone, so that transactions are decided and cannot end.
+After the command `stall` it answers Trys alone, so that transactions are decided and cannot end;
+after `hang` it answers nothing.
 
 Its cost is the least that any participant costs. It answers a batch with one message, which is
 the same for every batch of that size and is made once.
@@ -45,11 +46,12 @@ class NoopParticipant(participant_pb2_grpc.ParticipantServiceServicer):
         self.calls = 0
         self.items = 0
         self.stalling = False
+        self.hanging = False
 
     async def ExecuteBranches(  # noqa: N802 - gRPC names it
         self, request: pb.ExecuteBranchesRequest, _context: Any
     ) -> AsyncIterator[pb.ExecuteBranchesResponse]:
-        self.take(len(request.calls))
+        await self.take(len(request.calls))
         if not self.stalling:
             yield all_done(len(request.calls))
             return
@@ -62,24 +64,26 @@ class NoopParticipant(participant_pb2_grpc.ParticipantServiceServicer):
     async def TryBranch(  # noqa: N802 - gRPC names it
         self, _request: pb.TryBranchRequest, _context: Any
     ) -> pb.TryBranchResponse:
-        self.take(1)
+        await self.take(1)
         return pb.TryBranchResponse(result=_DONE)
 
     async def ConfirmBranch(  # noqa: N802 - gRPC names it
         self, _request: pb.ConfirmBranchRequest, _context: Any
     ) -> pb.ConfirmBranchResponse:
-        self.take(1)
+        await self.take(1)
         return pb.ConfirmBranchResponse(result=_DONE)
 
     async def CancelBranch(  # noqa: N802 - gRPC names it
         self, _request: pb.CancelBranchRequest, _context: Any
     ) -> pb.CancelBranchResponse:
-        self.take(1)
+        await self.take(1)
         return pb.CancelBranchResponse(result=_DONE)
 
-    def take(self, items: int) -> None:
+    async def take(self, items: int) -> None:
         self.calls += 1
         self.items += items
+        if self.hanging:
+            await asyncio.Event().wait()
 
 
 async def serve(participant: NoopParticipant, listen: str, secured: str) -> None:
@@ -97,8 +101,9 @@ async def serve(participant: NoopParticipant, listen: str, secured: str) -> None
         match command["do"]:
             case "count":
                 return {"calls": participant.calls, "items": participant.items}
-            case "stall":
+            case "stall" | "hang":
                 participant.stalling = True
+                participant.hanging = command["do"] == "hang"
                 return {}
         raise ValueError(command["do"])
 

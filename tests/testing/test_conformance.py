@@ -377,7 +377,7 @@ FAULTS = {
         {"try_then_cancel", "rejected_try", "duplicate_cancel", "try_after_cancel", "empty_cancel",
          "late_try", "cancel_after_confirm", "confirm_after_cancel", "concurrent_try_and_cancel",
          "mixed_batch", "unknown_action", "first_try_lost", "ended_after_expiry", "branches_apart",
-         "keys_apart"} | CANCELLED | KILLED,
+         "keys_apart", "tried_by_coordinator"} | CANCELLED | KILLED,
         "return a result with the status OK instead",
     ),
     "reserves nothing": (
@@ -404,8 +404,7 @@ FAULTS = {
     "ends nothing past its expiry": ({"ended_after_expiry"}, "never what was decided"),
     "keys by gid alone": (
         {"branches_apart", "ended_after_expiry", "mixed_batch", "concurrent_try_and_cancel",
-         "ended_with_another_payload", "tried_by_initiator", "tried_by_coordinator",
-         "undecodable_confirm"} | KILLED,
+         "ended_with_another_payload", "tried_by_initiator", "undecodable_confirm"} | KILLED,
         "the barrier's key is (gid, branch_id)",
     ),
     "ignores case": ({"keys_apart"}, "differ only in case"),
