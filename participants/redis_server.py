@@ -1,4 +1,4 @@
-"""A Redis server of this process's own, on a socket, without persistence."""
+"""Redis servers on a socket: one of this process's own without persistence, and the command of any."""
 
 import importlib
 import importlib.util
@@ -7,11 +7,17 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+# Of what a server loses, at most the last second or two.
+DURABLE = ("--save", "", "--appendonly", "yes", "--appendfsync", "everysec")
+# A line of its output.
+READY_LINE = r".*(ready to accept connections at).*"
+
+_IN_MEMORY = ("--save", "")
 _READY_TIMEOUT_S = 30.0
 
 
@@ -24,6 +30,14 @@ def missing() -> str:
     return ""
 
 
+def command(home: Path, persistence: Sequence[str]) -> list[str]:
+    """Return the command of a server with its files in `home`, and its socket `redis.sock` beside them."""
+    return [
+        *("redis-server", "--port", "0", "--unixsocket", str(home / "redis.sock")),
+        *("--dir", str(home), *persistence),
+    ]
+
+
 def open_client(path: str) -> Any:
     """Return redis-py's asyncio client. Benchmarks without Redis do not need the package."""
     return importlib.import_module("redis.asyncio").Redis(unix_socket_path=path)
@@ -34,8 +48,7 @@ def redis_server() -> Iterator[str]:
     """Run a server during the block; yield the path of its socket."""
     home = Path(tempfile.mkdtemp(prefix="tcc-redis-"))
     path = home / "redis.sock"
-    command = ["redis-server", "--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(home)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    server = subprocess.Popen(command(home, _IN_MEMORY), stdout=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + _READY_TIMEOUT_S
         while not _listens(path):

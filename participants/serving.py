@@ -2,9 +2,10 @@
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
@@ -47,6 +48,17 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
         "--insecure", action="store_true", help="listen beyond loopback without TLS and callers"
     )
     return parser
+
+
+@contextlib.contextmanager
+def until_terminated() -> Iterator[None]:
+    """Run the block of this task until it ends, or until SIGTERM or SIGINT cancels it."""
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        yield
 
 
 def main(

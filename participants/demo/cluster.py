@@ -21,6 +21,7 @@ from typing import Any, NoReturn, Self
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from participants import redis_server
 from participants.child_process import Child, ChildError
 from participants.coupon.store import issue
 from participants.demo.checkout import ORDERS, READY, RESULTS
@@ -231,12 +232,8 @@ class Cluster:
         }
 
     async def _start_redis(self) -> None:
-        await self._start_child(
-            REDIS,
-            *("redis-server", "--port", "0", "--unixsocket", str(self._home / "redis.sock")),
-            *("--dir", str(self._home), "--save", "", "--appendonly", "yes", "--appendfsync", "everysec"),
-        )
-        await self._children[REDIS].lines(r".*(ready to accept connections at).*")
+        await self._start_child(REDIS, *redis_server.command(self._home, redis_server.DURABLE))
+        await self._children[REDIS].lines(redis_server.READY_LINE)
 
     async def _start_shipping(self) -> None:
         await self._start_child(

@@ -5,7 +5,7 @@
 - `brokers`: one adapter for every broker, chosen by the scheme of a URL;
 - `redis_streams`, `faststream_brokers`, `webhook`: what the adapter does at Redis, at Kafka, RabbitMQ and
   NATS, and at a server that takes HTTP POSTs;
-- `store`: what was published lately;
+- `publication`, `store`: publishing, and what was published lately;
 - `reconcile`: what Redis has lost is found and published again;
 - `service`: the handler;
 - `outcomes`, `outcome_store`: another process, which publishes the outcomes of all transactions.

@@ -12,9 +12,7 @@ Each outcome is published at least once, before the own database commits. The or
 
 import argparse
 import asyncio
-import contextlib
 import logging
-import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -28,8 +26,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from participants.events import outcome_store, store
 from participants.events.brokers import Broker, BrokerError, open_broker
 from participants.events.envelope import Event, event_id, structured
-from participants.events.store import Published
-from participants.serving import create_schema
+from participants.events.publication import publish
+from participants.serving import create_schema, until_terminated
 from tcc import Tls
 from tcc.barrier.failures import error_text
 from tcc.client.client import Client
@@ -180,15 +178,8 @@ class Outcomes:
         await outcome_store.add_open(db, [record.gid for record in records if record.state not in _ENDS])
 
     async def _publish(self, db: AsyncConnection, events: Sequence[Event]) -> None:
-        if not events:
-            return
-        positions = await self._broker.publish(events)
-        if positions:
-            rows = [
-                Published(event.event_id, event.topic, position, event.body)
-                for event, position in zip(events, positions, strict=True)
-            ]
-            await store.write(db, rows, now_ms=int(datetime.now(UTC).timestamp() * 1000))
+        if events:
+            await publish(self._broker, events, db)
 
 
 def main() -> None:
@@ -222,16 +213,12 @@ def main() -> None:
 
 
 async def _follow(options: argparse.Namespace, broker: Broker) -> None:
-    task = asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     following = Following(topic=options.topic, source=options.source, lag_s=options.lag_s)
     database = create_async_engine(options.database)
     files = {"ca": options.ca_file, "certificate": options.certificate_file, "key": options.key_file}
     tls = Tls(**files) if any(files.values()) else None
     try:
-        with contextlib.suppress(asyncio.CancelledError):
+        with until_terminated():
             await create_schema(database, store.metadata)
             await create_schema(database, outcome_store.metadata)
             await broker.start()

@@ -4,18 +4,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from participants.events.brokers import BrokerError
 from participants.events.envelope import Event
 from participants.events.store import Published
+from participants.redis_client import connect
 
 # An entry's fields.
 ID, EVENT = "id", "event"
-_TIMEOUT_S = 5.0
+TIMEOUT_S = 5.0
 
 
 def stream_of(topic: str) -> str:
@@ -23,22 +21,11 @@ def stream_of(topic: str) -> str:
     return f"events:{topic}"
 
 
-def connect(url: str, *, timeout_s: float = _TIMEOUT_S) -> Redis:
-    """Return a client that fails at once. Its callers repeat what failed, each in its own way."""
-    return Redis.from_url(
-        url,
-        protocol=2,  # its answers have the same form in every version of redis-py
-        socket_connect_timeout=timeout_s,
-        socket_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 0),
-    )
-
-
 class RedisStreams:
     """A Redis server. Its positions are the ids of entries."""
 
     def __init__(self, url: str, *, entries_max: int) -> None:
-        self._redis = connect(url)
+        self._redis = connect(url, timeout_s=TIMEOUT_S)
         self._entries_max = entries_max
 
     async def start(self) -> None:

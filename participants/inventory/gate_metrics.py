@@ -3,8 +3,14 @@
 from collections import Counter
 from collections.abc import Iterator
 
-# By the answers of the script (tokens.py).
-_OUTCOMES: dict[int | str, str] = {0: "sold_out", 1: "admitted", 2: "bypassed", "unknown": "unknown_sku"}
+from participants.inventory import tokens
+
+_OUTCOMES: dict[int | str, str] = {
+    tokens.REFUSED: "sold_out",
+    tokens.TAKEN: "admitted",
+    tokens.PASSED: "bypassed",
+    tokens.UNKNOWN: "unknown_sku",
+}
 
 
 class GateMetrics:

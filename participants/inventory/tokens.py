@@ -12,10 +12,9 @@ from participants.inventory.script import SCRIPT
 from participants.inventory.store import Key
 
 try:
-    from redis.asyncio import Redis
-    from redis.asyncio.retry import Retry
-    from redis.backoff import NoBackoff
     from redis.exceptions import RedisError
+
+    from participants.redis_client import connect
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         "the stock gate in Redis needs redis: pip install 'tcc-demo[redis]'", name=error.name
@@ -92,14 +91,7 @@ class Tokens:
     """Calls of the script. Each raises one of `UNAVAILABLE` if Redis does not answer."""
 
     def __init__(self, url: str, lifetimes: Lifetimes = LIFETIMES) -> None:
-        # What fails is not repeated here: a Try would wait for it.
-        self._redis = Redis.from_url(
-            url,
-            protocol=2,
-            socket_connect_timeout=_TIMEOUT_S,
-            socket_timeout=_TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),
-        )
+        self._redis = connect(url, timeout_s=_TIMEOUT_S)
         self._script = self._redis.register_script(SCRIPT)
         self._lifetimes = lifetimes
 

@@ -1,18 +1,16 @@
 """The shipping service: `python -m participants.shipping --database URL --redis URL`."""
 
 import argparse
-import asyncio
-import contextlib
 import logging
-import signal
 import socket
 from functools import partial
 
 import uvloop
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from participants.events.redis_streams import connect, stream_of
-from participants.serving import create_schema
+from participants.events.redis_streams import TIMEOUT_S, stream_of
+from participants.redis_client import connect
+from participants.serving import create_schema, until_terminated
 from participants.shipping import TOPIC, store
 from participants.shipping.consumer import Consumer, Subscription
 from participants.shipping.handling import handle
@@ -46,10 +44,6 @@ def main() -> None:
 
 
 async def _consume(options: argparse.Namespace) -> None:
-    task = asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     subscription = Subscription(
         stream=stream_of(TOPIC),
         group=options.group,
@@ -58,10 +52,10 @@ async def _consume(options: argparse.Namespace) -> None:
         attempts_max=options.attempts,
     )
     database = create_async_engine(options.database, pool_size=options.connections, max_overflow=0)
-    redis = connect(options.redis)
+    redis = connect(options.redis, timeout_s=TIMEOUT_S)
     shipping = Participant("shipping", database=database)
     try:
-        with contextlib.suppress(asyncio.CancelledError):
+        with until_terminated():
             await create_schema(database, store.metadata)
             await shipping.create_schema()
             print(f"consuming {subscription.stream} as {subscription.consumer}", flush=True)  # noqa: T201

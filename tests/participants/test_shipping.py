@@ -14,8 +14,9 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from participants.events.envelope import envelope
-from participants.events.redis_streams import RedisStreams, connect, stream_of
+from participants.events.redis_streams import TIMEOUT_S, RedisStreams, stream_of
 from participants.events.requests import Publish
+from participants.redis_client import connect
 from participants.serving import create_schema
 from participants.shipping import ORDER_CONFIRMED, TOPIC, store
 from participants.shipping.consumer import Consumer, Subscription
@@ -40,7 +41,7 @@ async def redis(home: Path) -> AsyncIterator[RedisProcess]:
 
 @pytest.fixture
 async def client(redis: RedisProcess) -> AsyncIterator[Any]:
-    async with connect(redis.url) as client:
+    async with connect(redis.url, timeout_s=TIMEOUT_S) as client:
         yield client
 
 

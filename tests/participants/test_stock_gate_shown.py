@@ -47,11 +47,6 @@ PAYLOAD = {"sku": "hot", "quantity": 1}
 class Redis(RedisProcess):
     """A Redis that can be paused, and that can start with the data of an earlier moment."""
 
-    async def lose_memory(self) -> None:
-        await self.kill()
-        shutil.rmtree(self._home / "appendonlydir")
-        await self.start()
-
     def copy_data(self) -> None:
         shutil.copytree(self._home / "appendonlydir", self._home / "copy")
 
@@ -202,7 +197,7 @@ async def test_no_loss_of_redis_sells_twice_or_loses_stock(
         await sale.children[0].ended()
 
     for orders, trouble in (
-        (300, redis.lose_memory()),
+        (300, redis.lose_everything()),
         (300, redis.go_back()),
         (300, kill_a_process()),
         (3_000, pause()),

@@ -19,18 +19,16 @@ class RedisProcess:
 
     def __init__(self, home: Path) -> None:
         self._home = home
-        self._socket = home / "redis.sock"
-        self.url = f"unix://{self._socket}"
+        self.url = f"unix://{home / 'redis.sock'}"
         self._child: Child | None = None
 
     async def start(self) -> None:
         self._child = await Child.start(
             "redis",
-            *("redis-server", "--port", "0", "--unixsocket", str(self._socket), "--dir", str(self._home)),
-            *("--save", "", "--appendonly", "yes", "--appendfsync", "everysec"),
+            *redis_server.command(self._home, redis_server.DURABLE),
             log=self._home / "redis.log",
         )
-        await self._child.lines(r".*(ready to accept connections at).*")
+        await self._child.lines(redis_server.READY_LINE)
 
     async def kill(self) -> None:
         assert self._child is not None
