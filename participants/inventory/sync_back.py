@@ -87,13 +87,11 @@ class SyncBack:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Compare during the block."""
-        task = asyncio.create_task(self.run())
-        try:
+        """Compare during the block. A bug ends it."""
+        async with asyncio.TaskGroup() as tasks:
+            comparing = tasks.create_task(self.run())
             yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            comparing.cancel()
 
 
 def correction(
