@@ -10,6 +10,9 @@ from tcc import payload
 
 T = TypeVar("T")
 
+# The action of a branch that an initiator tries itself, in its own database (tx.local): reserved.
+LOCAL_ACTION = "local"
+
 # Of the reason of a rejection.
 REASON_CHARACTERS_MAX = 128
 

@@ -9,6 +9,7 @@ import pytest
 
 from coordinator.core import model, reconciliation
 from proof.history import events
+from tcc import branch
 from tcc.barrier import decisions
 from tcc.common.v1 import common_pb2 as common
 
@@ -58,6 +59,10 @@ def test_the_enums_of_both_sides_equal_those_of_the_contract(own: type[IntEnum],
     values = common.DESCRIPTOR.enum_types_by_name[name].values
     contract = {value.name.removeprefix(f"{prefix}_"): value.number for value in values if value.number}
     assert {member.name: member.value for member in own if member} == contract
+
+
+def test_both_sides_reserve_the_same_action_for_local_branches() -> None:
+    assert reconciliation.LOCAL_ACTION == branch.LOCAL_ACTION
 
 
 def test_a_history_names_the_operations_of_the_contract() -> None:

@@ -17,6 +17,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tcc import payload as payloads
 from tcc._internal.plain_text import message_of, plain_text
 from tcc._internal.uuid7 import uuid7
+from tcc.branch import LOCAL_ACTION
 from tcc.client import arguments
 from tcc.client.connection import Connection
 from tcc.client.local import LocalBranch, LocalParticipant
@@ -31,7 +32,7 @@ from tcc.client.outcome import (
     try_result,
     wait_for_number,
 )
-from tcc.client.requests import LOCAL_ACTION, BranchIds, TriedKind, branch_spec, duration, tried_kind
+from tcc.client.requests import BranchIds, TriedKind, branch_spec, duration, tried_kind
 from tcc.common.v1 import common_pb2 as common
 from tcc.context import TransactionContext, handling_participant
 from tcc.errors import (

@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from tcc import payload as payloads
 from tcc._internal.uuid7 import uuid7
+from tcc.branch import LOCAL_ACTION
 from tcc.client import arguments
 from tcc.client.outcome import WaitFor, wait_for_number
 from tcc.common.v1 import common_pb2 as common
@@ -26,8 +27,6 @@ _KINDS = {
     "saga": common.BRANCH_KIND_SAGA,
     "message": common.BRANCH_KIND_MESSAGE,
 }
-# Reserved for a branch whose Try is the initiator's own local transaction.
-LOCAL_ACTION = "local"
 _BRANCH_FORM = 'tcc.BranchRequest("inventory", "reserve_stock", payload)'
 
 

@@ -14,13 +14,10 @@ from tcc._internal.plain_text import plain_text
 from tcc.barrier.decisions import BranchKind, CallResult, Operation, OutcomeCode
 from tcc.barrier.driving import Handler
 from tcc.barrier.plans import InvalidResultError
-from tcc.branch import BatchItem, Branch
+from tcc.branch import LOCAL_ACTION, BatchItem, Branch
 from tcc.context import TransactionContext, handling_participant
 
 NAME_BYTES_MAX = 128
-
-# The name of the branches that an initiator tries itself (tx.local): no action of a user may have it.
-LOCAL_ACTION = "local"
 
 # The method names of a handler class, per kind and operation: (per item, per batch).
 HANDLER_NAMES = {

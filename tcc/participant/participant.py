@@ -39,8 +39,8 @@ from tcc.barrier.decisions import BarrierDecision, BranchKind, Operation
 from tcc.barrier.executor import open_executor
 from tcc.barrier.failures import error_text
 from tcc.barrier.plans import Plan, decide_one, digest_of
-from tcc.branch import Branch
-from tcc.participant.action import LOCAL_ACTION, NAME_BYTES_MAX, Action, Message, build_action
+from tcc.branch import LOCAL_ACTION, Branch
+from tcc.participant.action import NAME_BYTES_MAX, Action, Message, build_action
 from tcc.participant.callers import CallerCheck, check_address
 from tcc.participant.inbox import Once
 from tcc.participant.sealing import Opener

@@ -346,8 +346,9 @@ class ParticipantWork:
             delivery.span.enter()
         async with self._transactions:
             outcome = await self._outcome(delivery)
-        await self._report_tried(delivery.action, [(delivery, outcome)])
-        self._answer([(delivery, outcome)])
+        answers = [(delivery, outcome)]
+        await self._report_tried(delivery.action, answers)
+        self._answer(answers)
 
     async def _settle_batch(self, action: Action, operation: Operation, batch: list[Delivery]) -> None:
         """Run a batch in one transaction; if that fails, run each call in its own."""
