@@ -66,6 +66,10 @@ def cwd(pid: int) -> Path:
         return Path("/")
 
 
+def command_line(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
 def children(pid: int) -> set[int]:
     return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
@@ -220,6 +224,8 @@ async def test_a_worker_that_dies_is_noticed_while_another_is_starting(
         coordinator.kill_worker(first)
         await until(lambda: bool(children(supervisor) - before))
         (starting,) = children(supervisor) - before
+        # Until it has called exec, the supervisor is blocked in fork: it would be stopped with it.
+        await until(lambda: command_line(starting) != command_line(supervisor))
         # It never becomes ready.
         os.kill(starting, signal.SIGSTOP)
         try:
