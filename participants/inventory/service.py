@@ -27,10 +27,10 @@ class Reserve:
     def __init__(self, gate: StockGate) -> None:
         self._gate = gate
 
-    def screen(self, branch: Branch, request: ReserveStock) -> None:
+    def screen(self, branch: Branch, request: ReserveStock) -> Rejected | None:
         """Tier 1. A repeated Try passes: its stock may already be reserved."""
-        if branch.attempt == 0 and self._gate.refuses(request.sku, request.quantity):
-            raise sold_out(request)
+        is_refused = branch.attempt == 0 and self._gate.refuses(request.sku, request.quantity)
+        return sold_out(request.sku, request.quantity) if is_refused else None
 
     def partition_key(self, request: ReserveStock) -> int:
         """Tier 2."""
