@@ -561,6 +561,18 @@ ALTER TABLE audit ADD COLUMN role TEXT DEFAULT '' NOT NULL;
 
 -- # The transaction log: maintenance
 
+-- migration: stand_in
+CREATE VIEW public.transactions AS SELECT gid, version, state, owner, claim, interactive, initiator, labels, fingerprint, branches, payloads, progress, participants, cancel_reason, cancel_branch_id, cancel_detail, cancel_message, stuck, waiting_on, next_attempt_at, created_at, expires_at, decided_at, ended_at, heuristic, adopted_at, adopted_from, trace FROM tcc.transactions;
+
+-- migration: stand_in
+CREATE VIEW public.coordinators AS SELECT id, name, started_at, lease_until, drain_requested_at, report, reported_at FROM tcc.coordinators;
+
+-- migration: stand_in
+CREATE VIEW public.participants AS SELECT name, version, paused, breaker_resets, operator, reason, changed_at FROM tcc.participants;
+
+-- migration: stand_in
+UPDATE public.alembic_version SET version_num = '0005';
+
 -- migration: has_schema
 SELECT to_regnamespace(:name) IS NOT NULL;
 
@@ -592,9 +604,6 @@ CREATE TABLE tcc.alembic_version (LIKE public.alembic_version INCLUDING ALL);
 INSERT INTO tcc.alembic_version SELECT version_num FROM public.alembic_version;
 
 -- migration: move_from_public
-UPDATE public.alembic_version SET version_num = 'moved to the schema tcc';
-
--- migration: move_from_public
 ALTER TABLE public.transactions SET SCHEMA tcc;
 
 -- migration: move_from_public
@@ -617,9 +626,6 @@ ALTER TABLE IF EXISTS public.coordinator_secrets SET SCHEMA tcc;
 
 -- migration: move_from_public
 ALTER TABLE IF EXISTS public.erasures SET SCHEMA tcc;
-
--- migration: move_from_public
-DROP TABLE public.migration_lock;
 
 -- migration: may_rewrite
 SELECT pg_has_role(:role, relowner, 'MEMBER') FROM pg_class WHERE oid = to_regclass(:table);
