@@ -178,8 +178,11 @@ class Connections:
         with self._time_limit(connection):
             cursor = connection.cursor(binary=True)
             await cursor.execute(statement.sql, parameters)
-            rows = await cursor.fetchall() if cursor.description else []
-        return StatementResult(rows, cursor.rowcount)
+            if cursor.description is None:
+                return StatementResult([], cursor.rowcount)
+            rows = await cursor.fetchall()
+        # What a statement returns is counted: a server between may count otherwise (`statements`).
+        return StatementResult(rows, len(rows))
 
     @contextlib.contextmanager
     def _time_limit(self, connection: AsyncConnection[tuple[Any, ...]]) -> Iterator[None]:
