@@ -24,6 +24,8 @@ GENERATE := $(BIN)/uv run --quiet --no-project --isolated --python $(BIN)/python
 	python -m grpc_tools.protoc
 # How many seeds `make simulate` runs, and from which one on (BASE=...; any, unless given).
 SEEDS ?= 500
+# Arguments of `make faults`, for example FAULTS="--times 1 --scenarios none".
+FAULTS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test server lowest slow coverage lint bench explore simulate faults mutants protos baseline lock docs clean
@@ -47,7 +49,7 @@ lowest: ## make test with the oldest allowed versions of all dependencies
 	$(MAKE) test VENV_DIR=.venv-lowest REQUIREMENTS=requirements.lowest
 
 slow: $(VENV) ## the long suites
-	$(BIN)/pytest $(WORKERS) -m slow --timeout 1800
+	$(BIN)/pytest $(WORKERS) -m slow --timeout 1800 --durations=40
 
 coverage: $(VENV) ## how much of core, engine, log and barrier the tests run
 	$(BIN)/pytest $(WORKERS) -m "not slow" --cov --cov-report=json:.coverage.json
@@ -60,7 +62,7 @@ simulate: $(VENV) ## many coordinators under a simulated clock, network and log,
 	$(BIN)/python -m proof.simulate --seeds $(SEEDS) $(if $(BASE),--base $(BASE))
 
 faults: $(VENV) ## real processes, killed at every durable step, and worse
-	$(BIN)/python -m proof.faults
+	$(BIN)/python -m proof.faults $(FAULTS)
 
 mutants: $(VENV) ## planted bugs; each must be caught
 	$(BIN)/python -m proof.mutants

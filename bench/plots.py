@@ -40,9 +40,9 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Plot:
-    """One file. `draw` gets the entries of those `scenarios` (none named: of all) that were measured."""
+    """One file. `draw` gets the entries of those `scenarios` that were measured."""
 
     file: str
     about: str
@@ -55,8 +55,7 @@ def draw(results: Results, directory: Path) -> dict[str, str]:
     drawn: dict[str, str] = {}
     with mpl.rc_context(_STYLE):
         for plot in _PLOTS:
-            wanted = plot.scenarios or list(results)
-            entries = {name: results[name] for name in wanted if name in results}
+            entries = {name: results[name] for name in plot.scenarios if name in results}
             figure = plot.draw(entries) if entries else None
             if figure is not None:
                 _title(figure, plot.about, list(entries.values()))
@@ -163,56 +162,15 @@ def _history(entries: Mapping[str, Entry]) -> Figure | None:
     return figure
 
 
-def _cpu(entries: Mapping[str, Entry]) -> Figure | None:
-    """A bar for each scenario whose headline says what its processes took."""
-    used = {
-        name: entry.found["cpu_us_by_process"]
-        for name, entry in entries.items()
-        if entry.found.get("cpu_us_by_process")
-    }
-    if not used:
-        return None
-    roles = list(dict.fromkeys(role for by_process in used.values() for role in by_process))
-    figure = Figure(figsize=(8, 1.6 + 0.4 * len(used)), layout="constrained")
-    panel = figure.subplots()
-    ends = [0.0] * len(used)
-    for role, colour in zip(roles, cycle(_COLOURS), strict=False):
-        widths = [by_process.get(role, 0.0) for by_process in used.values()]
-        panel.barh(list(used), widths, left=ends, color=colour, edgecolor="white", height=0.6, label=role)
-        ends = [end + width for end, width in zip(ends, widths, strict=True)]
-    panel.invert_yaxis()
-    panel.grid(visible=False, axis="y")
-    panel.xaxis.set_major_formatter(_thousands())
-    panel.set_xlabel("CPU, µs per transaction")
-    figure.legend(loc="outside right upper")
-    return figure
-
-
 _PLOTS = (
     Plot(
-        file="throughput.png",
-        about="Throughput against concurrency: median, slowest and fastest round",
-        scenarios=("coordinator",),
-        draw=_throughput,
+        "throughput.png",
+        "Throughput against concurrency (whiskers: all rounds)",
+        ("coordinator",),
+        _throughput,
     ),
-    Plot(
-        file="latency.png",
-        about="Latency percentiles against concurrency",
-        scenarios=("coordinator",),
-        draw=_latency,
-    ),
-    Plot(
-        file="history.png",
-        about="Cost of a transaction against the size of the log",
-        scenarios=("history",),
-        draw=_history,
-    ),
-    Plot(
-        file="cpu.png",
-        about="Where the CPU time of one transaction goes, by process",
-        scenarios=(),
-        draw=_cpu,
-    ),
+    Plot("latency.png", "Latency percentiles against concurrency", ("coordinator",), _latency),
+    Plot("history.png", "Cost of a transaction against the size of the log", ("history",), _history),
 )
 
 

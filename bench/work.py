@@ -11,6 +11,7 @@ from itertools import count, repeat
 from typing import Any
 
 from tcc import BranchRequest
+from tcc.client.requests import Kind
 
 Transaction = Sequence[BranchRequest]
 
@@ -24,9 +25,9 @@ LOG_WRITES = 3
 SKUS = 500
 
 
-def noop(participants: Sequence[str] = PARTICIPANTS) -> dict[str, Any]:
+def noop(participants: Sequence[str] = PARTICIPANTS, branch_kind: Kind = "tcc") -> dict[str, Any]:
     """Transactions of one no-op branch at each of these participants."""
-    return {"kind": "noop", "participants": list(participants)}
+    return {"kind": "noop", "participants": list(participants), "branch_kind": branch_kind}
 
 
 def orders(run: str) -> dict[str, Any]:
@@ -53,8 +54,8 @@ def coupon_id(run: str, number: int) -> str:
     return f"{run}-{number}"
 
 
-def _noop(_numbers: Iterable[int], participants: Sequence[str]) -> Iterator[Transaction]:
-    return repeat([BranchRequest(name, ACTION, PAYLOAD) for name in participants])
+def _noop(_numbers: Iterable[int], participants: Sequence[str], branch_kind: Kind) -> Iterator[Transaction]:
+    return repeat([BranchRequest(name, ACTION, PAYLOAD, kind=branch_kind) for name in participants])
 
 
 def _orders(numbers: Iterable[int], run: str) -> Iterator[Transaction]:

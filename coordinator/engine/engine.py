@@ -20,7 +20,7 @@ from coordinator.engine.dispatcher import ParticipantDispatcher, ParticipantPoli
 from coordinator.engine.driver import Driver, Totals
 from coordinator.engine.hand_over import HandOver
 from coordinator.engine.limits import EngineLimits, TenantLimits
-from coordinator.engine.live import LiveTransaction, LiveTransactions, check_tenant, gid_conflict, not_found
+from coordinator.engine.live import LiveTransaction, LiveTransactions, gid_conflict, not_found
 from coordinator.engine.log_writer import LogWriter
 from coordinator.engine.observer import NULL_OBSERVER, NULL_SPANS, Observer, Spans
 from coordinator.engine.waiting import Waiter
@@ -247,7 +247,7 @@ class Engine:
         """
         entry = self._transactions.live.get(gid)
         if entry is not None:
-            check_tenant(entry.tx, tenant)
+            self._transactions.check_tenant(entry.tx, tenant)
             self._transactions.wait_for(entry, waiter)
             return
         self._transactions.settle_or_watch(await self.get(gid, tenant=tenant), waiter)
@@ -265,7 +265,7 @@ class Engine:
         record = (await self._log.transaction_get((gid,))).get(gid)
         if record is None:
             raise not_found(gid)
-        check_tenant(record.tx, tenant)
+        self._transactions.check_tenant(record.tx, tenant)
         return record
 
     def _join(self, known: LiveTransaction, repeated: Transaction, waiter: Waiter) -> None:
@@ -285,7 +285,7 @@ class Engine:
         for _ in range(_TAKES_MAX):
             entry = self._transactions.live.get(gid)
             if entry is not None:
-                check_tenant(entry.tx, tenant)
+                self._transactions.check_tenant(entry.tx, tenant)
                 before = len(entry.tx.branches)
                 self._driver.apply(entry, event, self._clock.now())
                 self._transactions.count(entry, entry.tx.branches[before:], 1)

@@ -16,6 +16,7 @@ from coordinator.engine.dispatcher import ParticipantDispatcher
 from coordinator.engine.limits import TenantLimits
 from coordinator.engine.waiting import Waiter, is_reached
 from coordinator.ports.log import Record, quarantined
+from tcc._internal.line_limiter import LineLimiter
 
 logger = structlog.get_logger(__name__)
 
@@ -72,6 +73,8 @@ class LiveTransactions:
         """
         self._dispatchers = dispatchers
         self._bytes_max = bytes_max
+        # A client that asks for the transactions of others does not fill the disk.
+        self._foreign_lines = LineLimiter()
         # Of their payloads and results.
         self.held_bytes = 0
         # By tenant; one that is missing has no bounds.
@@ -136,6 +139,23 @@ class LiveTransactions:
         return self.held_bytes + size <= self._bytes_max and (
             limits is None or self.tenants[tx.tenant].held_bytes + size <= limits.bytes_max
         )
+
+    def check_tenant(self, tx: Transaction, tenant: str | None) -> None:
+        """Check that a transaction belongs to a tenant. None: any may have it.
+
+        Raises:
+            TransactionNotFound
+        """
+        if tenant is None or tx.tenant == tenant:
+            return
+
+        def write(omitted: int) -> None:
+            logger.warning(
+                "another tenant's transaction was asked for", gid=tx.gid, tenant=tenant, omitted=omitted
+            )
+
+        self._foreign_lines.write(tenant, write)
+        raise not_found(tx.gid)
 
     def unsaved(self, gid: str) -> LiveTransaction | None:
         """Return the live transaction of this gid if its begin is not durable yet."""
@@ -264,17 +284,6 @@ class LiveTransactions:
         due = {tick for tick in self._due_ticks if tick * DUE_TICK_S <= now}
         self._due_ticks -= due
         return bool(due)
-
-
-def check_tenant(tx: Transaction, tenant: str | None) -> None:
-    """Check that a transaction belongs to a tenant. None: any may have it.
-
-    Raises:
-        TransactionNotFound
-    """
-    if tenant is not None and tx.tenant != tenant:
-        logger.warning("another tenant's transaction was asked for", gid=tx.gid, tenant=tenant)
-        raise not_found(tx.gid)
 
 
 def gid_conflict(gid: str) -> GidConflict:

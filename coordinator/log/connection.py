@@ -68,6 +68,7 @@ class Connection:
         result = await self._until_answered()
         if not result.nfields:
             return StatementResult([], result.command_tuples or 0)
+        # What a statement returns is counted: a server between may count otherwise (`statements`).
         return StatementResult(self._rows(result), result.ntuples)
 
     @property

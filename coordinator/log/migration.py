@@ -24,6 +24,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 
 from coordinator.core.errors import LogUnavailable
 from coordinator.log.failures import FailureKind, kind_of
+from coordinator.log.former_tables import STAND_IN
 from coordinator.log.requirements import LogUrlError, check_requirements
 from coordinator.log.schema import SCHEMA
 from coordinator.log.servers import connect, shut_down
@@ -46,13 +47,9 @@ _IN_PUBLIC = text("""
         AND to_regclass('public.transactions') IS NOT NULL
     """)
 _VERSION_IN_PUBLIC = text("SELECT version_num FROM public.alembic_version")
-# The first versions refuse a log whose revision they do not know. If there were none, they would create a
-# second log.
-_MOVED = f"moved to the schema {SCHEMA}"
 _MOVE_FROM_PUBLIC = (
     text(f"CREATE TABLE {SCHEMA}.alembic_version (LIKE public.alembic_version INCLUDING ALL)"),
     text(f"INSERT INTO {SCHEMA}.alembic_version SELECT version_num FROM public.alembic_version"),  # noqa: S608 - constants
-    text(f"UPDATE public.alembic_version SET version_num = '{_MOVED}'"),  # noqa: S608 - constants
     text(f"ALTER TABLE public.transactions SET SCHEMA {SCHEMA}"),
     text(f"ALTER TABLE public.coordinators SET SCHEMA {SCHEMA}"),
     text(f"ALTER TABLE IF EXISTS public.participants SET SCHEMA {SCHEMA}"),
@@ -61,7 +58,6 @@ _MOVE_FROM_PUBLIC = (
     text(f"ALTER TABLE IF EXISTS public.audit_heads SET SCHEMA {SCHEMA}"),
     text(f"ALTER TABLE IF EXISTS public.coordinator_secrets SET SCHEMA {SCHEMA}"),
     text(f"ALTER TABLE IF EXISTS public.erasures SET SCHEMA {SCHEMA}"),
-    text("DROP TABLE public.migration_lock"),
 )
 # What a coordinator needs to run.
 _PRIVILEGES = (
@@ -142,9 +138,11 @@ def _migrate(engine: Engine) -> None:
         connection.execute(_TAKE_LOCK)
         config = alembic_config(connection)
         ours = ScriptDirectory.from_config(config)
-        _move_from_public(connection, ours)
+        has_moved = _move_from_public(connection, ours)
         _refuse_others(connection, ours)
         command.upgrade(config, "head")
+        for statement in STAND_IN if has_moved else ():
+            connection.execute(statement)
 
 
 def _grant(owner: Engine, running: Engine) -> None:
@@ -164,12 +162,15 @@ def _grant(owner: Engine, running: Engine) -> None:
             )
 
 
-def _move_from_public(connection: Connection, ours: ScriptDirectory) -> None:
+def _move_from_public(connection: Connection, ours: ScriptDirectory) -> bool:
+    """Move the log of a first version, if there is one, and return whether there was."""
     if applied_revisions(connection) or not connection.execute(_IN_PUBLIC).scalar_one():
-        return
-    if set(connection.execute(_VERSION_IN_PUBLIC).scalars()) <= _known_revisions(ours):
-        for statement in _MOVE_FROM_PUBLIC:
-            connection.execute(statement)
+        return False
+    if not set(connection.execute(_VERSION_IN_PUBLIC).scalars()) <= _known_revisions(ours):
+        return False
+    for statement in _MOVE_FROM_PUBLIC:
+        connection.execute(statement)
+    return True
 
 
 def _refuse_others(connection: Connection, ours: ScriptDirectory) -> None:

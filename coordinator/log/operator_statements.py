@@ -6,9 +6,6 @@ from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import (
-    Boolean,
-    Double,
-    LargeBinary,
     SmallInteger,
     Text,
     and_,
@@ -24,7 +21,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.sql.elements import BindParameter, ColumnElement
+from sqlalchemy.sql.elements import ColumnElement
 
 from coordinator.core.model import TransactionState
 from coordinator.log.schema import (
@@ -43,23 +40,19 @@ from coordinator.log.statements import (
     IS_HELD,
     NO_TEXT,
     Statement,
+    binary,
+    clock,
     compiled,
     constant,
+    flag,
     is_valid_transition,
     number,
+    real,
     seconds,
     text,
 )
 
 t = transactions.c
-
-
-def _flag(name: str) -> BindParameter[bool]:
-    return bindparam(name, type_=Boolean)
-
-
-def _bytes(name: str) -> BindParameter[bytes]:
-    return bindparam(name, type_=LargeBinary)
 
 
 # --- transactions ----------------------------------------------------------------
@@ -70,9 +63,10 @@ TRANSACTION_BRIEF = compiled("transaction_brief", select(*BRIEF_RECORD).where(t.
 def _command() -> Statement:
     """Write one row in the version that the operator saw, whatever its owner; then it is parked or ended."""
     state = bindparam("state", type_=SmallInteger)
-    next_attempt_at = func.to_timestamp(bindparam("next_attempt_at", type_=Double))
+    next_attempt_at = func.to_timestamp(real("next_attempt_at"))
     decided = state != constant(TransactionState.TRYING)
     ended = state.in_([constant(each) for each in TransactionState if each.ended])
+    now = clock()
     return compiled(
         "transaction_command",
         update(transactions)
@@ -81,17 +75,17 @@ def _command() -> Statement:
             # Without an owner, so that no earlier owner mistakes this for its own write.
             owner=NO_TEXT,
             state=state,
-            progress=_bytes("progress"),
+            progress=binary("progress"),
             cancel_reason=bindparam("cancel_reason", type_=SmallInteger),
             cancel_branch_id=text("cancel_branch_id"),
             cancel_detail=text("cancel_detail"),
             cancel_message=text("cancel_message"),
-            stuck=_flag("stuck"),
-            heuristic=_flag("heuristic"),
+            stuck=flag("stuck"),
+            heuristic=flag("heuristic"),
             waiting_on=text("waiting_on"),
             next_attempt_at=next_attempt_at,
-            decided_at=case((decided, func.coalesce(t.decided_at, func.now()))),
-            ended_at=case((ended, func.now())),
+            decided_at=case((decided, func.coalesce(t.decided_at, now.c.moment))),
+            ended_at=case((ended, now.c.moment)),
         )
         .where(
             t.gid == text("gid"),
@@ -187,7 +181,7 @@ PARTICIPANT_LIST = compiled(
 )
 _participant: Mapping[str, ColumnElement[Any]] = MappingProxyType(
     {
-        "paused": _flag("paused"),
+        "paused": flag("paused"),
         "breaker_resets": number("breaker_resets"),
         "operator": text("operator"),
         "reason": text("reason"),
@@ -198,7 +192,8 @@ PARTICIPANT_INSERT = compiled(
     "participant_insert",
     insert(participants)
     .values(name=text("name"), version=constant(1), **_participant)
-    .on_conflict_do_nothing(index_elements=["name"]),
+    .on_conflict_do_nothing(index_elements=["name"])
+    .returning(participants.c.name),
 )
 PARTICIPANT_UPDATE = compiled(
     "participant_update",
@@ -240,7 +235,7 @@ COORDINATOR_DRAIN = compiled(
 COORDINATOR_REPORT = compiled(
     "coordinator_report",
     update(coordinators)
-    .values(report=_bytes("report"), reported_at=func.now())
+    .values(report=binary("report"), reported_at=func.now())
     .where(c.id == text("owner"))
     .returning(c.drain_requested_at.is_not(None)),
 )
@@ -294,19 +289,20 @@ AUDIT_INSERT = compiled(
         peer=text("peer"),
         credential=text("credential"),
         role=text("role"),
-        previous_hash=_bytes("previous_hash"),
-        hash=_bytes("hash"),
+        previous_hash=binary("previous_hash"),
+        hash=binary("hash"),
     )
-    .on_conflict_do_nothing(index_elements=["sequence"]),
+    .on_conflict_do_nothing(index_elements=["sequence"])
+    .returning(audit.c.sequence),
 )
 AUDIT_HEAD_INSERT = compiled(
     "audit_head_insert",
     insert(audit_heads).values(
         sequence=number("sequence"),
-        hash=_bytes("hash"),
+        hash=binary("hash"),
         at_us=number("at_us"),
         key_id=text("key_id"),
-        signature=_bytes("signature"),
+        signature=binary("signature"),
     ),
 )
 _heads = audit_heads.c

@@ -6,10 +6,10 @@ the log portable (`docs/ARCHITECTURE.md`) apply to every statement here; a test 
 all of them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import Struct
 from sqlalchemy import (
@@ -45,7 +45,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, array, insert
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.sql.elements import BindParameter, ColumnElement
 from sqlalchemy.sql.expression import Executable
-from sqlalchemy.sql.selectable import FromClause, TableValuedAlias
+from sqlalchemy.sql.selectable import FromClause, Subquery, TableValuedAlias
 from sqlalchemy.types import TypeEngine
 
 from coordinator.core.machine import REACHABLE
@@ -54,6 +54,7 @@ from coordinator.log.parameters import TEXT, ParameterType, parameter_type
 from coordinator.log.schema import SCHEMA, coordinators, transactions
 
 t = transactions.c
+T = TypeVar("T")
 
 
 class Statement(Struct, frozen=True, kw_only=True):
@@ -85,7 +86,9 @@ def compiled(name: str, statement: Executable) -> Statement:
     assert not any(value is not None for value in result.params.values()), "constants belong in the text"
     parameters = tuple(result.positiontup or ())
     types = tuple([parameter_type(result.binds[parameter].type) for parameter in parameters])
-    return Statement(name=name, sql=str(result), parameters=parameters, types=types)
+    # Texts have the type of their columns: with another one, Citus loses the parameter on its way.
+    sql = str(result).replace("::VARCHAR", "::TEXT")
+    return Statement(name=name, sql=sql, parameters=parameters, types=types)
 
 
 def batch(name: str, **columns: TypeEngine[Any]) -> TableValuedAlias:
@@ -106,6 +109,11 @@ def seconds(moment: ColumnElement[Any]) -> ColumnElement[float]:
     return cast(extract("epoch", moment), Double)
 
 
+def returned_seconds(moment: ColumnElement[Any]) -> ColumnElement[float]:
+    """Return the same by functions that depend on nothing else: Citus refuses others in RETURNING."""
+    return cast(extract("epoch", moment - func.to_timestamp(constant(0))), Double)
+
+
 def text(name: str) -> BindParameter[str]:
     return bindparam(name, type_=Text)
 
@@ -114,19 +122,49 @@ def number(name: str) -> BindParameter[int]:
     return bindparam(name, type_=BigInteger)
 
 
+def real(name: str) -> ColumnElement[float]:
+    return _typed(name, Double())
+
+
+def flag(name: str) -> ColumnElement[bool]:
+    return _typed(name, Boolean())
+
+
+def binary(name: str) -> ColumnElement[bytes]:
+    return _typed(name, LargeBinary())
+
+
+def _typed(name: str, kind: TypeEngine[T]) -> ColumnElement[T]:
+    """Return a parameter with its type, which SQLAlchemy leaves out for these.
+
+    Without it PostgreSQL infers a type, and Citus, which sends the statement on, another one: NULL has none.
+    """
+    return cast(bindparam(name, type_=kind), kind)
+
+
+def clock() -> Subquery:
+    """Return the database's time as a table of one row, `moment`.
+
+    Citus refuses a function whose value changes in CASE and COALESCE, and evaluates it before it sends the
+    statement on. A column it leaves alone; PostgreSQL plans both in the same way.
+    """
+    return select(func.now().label("moment")).subquery("clock")
+
+
 def ago(name: str) -> ColumnElement[Any]:
     """Return the moment the given number of seconds before now."""
     return func.now() - _interval(name)
 
 
 def _interval(name: str) -> ColumnElement[Any]:
-    return bindparam(name, type_=Double) * literal_column("INTERVAL '1 second'", Interval)
+    return real(name) * literal_column("INTERVAL '1 second'", Interval)
 
 
 # --- the session ---------------------------------------------------------------
 
 # Whatever the server, the database or the role set by default, a session has these. Plans are made
-# once and must suit any table size: they use the indexes. What is acknowledged is durable. The server
+# once and must suit any table size: they use the indexes. (Citus plans each statement with its values; it
+# refuses most that it knows no values of.) What is acknowledged is durable. The server
 # gives up a statement that the client has given up, and nothing else does. Only settings that the
 # server has are set, so that relatives of PostgreSQL may lack some. (`client_encoding` is a parameter
 # of the connection.)
@@ -137,7 +175,8 @@ SESSION = Statement(
         FROM pg_settings AS known
         JOIN (VALUES
             ('search_path', '{SCHEMA}'),
-            ('plan_cache_mode', 'force_generic_plan'),
+            ('plan_cache_mode', CASE WHEN EXISTS (SELECT FROM pg_settings WHERE name = 'citus.node_conninfo')
+                                THEN 'force_custom_plan' ELSE 'force_generic_plan' END),
             ('enable_seqscan', 'off'),
             ('enable_hashjoin', 'off'),
             ('enable_mergejoin', 'off'),
@@ -184,35 +223,43 @@ def _is_owned_by(owner: ColumnElement[str]) -> ColumnElement[bool]:
 
 # --- reading -----------------------------------------------------------------
 
+
 # The columns of a record, in the order in which `rows` reads them.
-RECORD = {
-    "gid": t.gid,
-    "version": t.version,
-    "state": t.state,
-    "owner": t.owner,
-    "interactive": t.interactive,
-    "initiator": t.initiator,
-    "labels": cast(t.labels, Text),
-    "fingerprint": t.fingerprint,
-    "branches": t.branches,
-    "payloads": t.payloads,
-    "progress": t.progress,
-    "cancel_reason": t.cancel_reason,
-    "cancel_branch_id": t.cancel_branch_id,
-    "cancel_detail": t.cancel_detail,
-    "cancel_message": t.cancel_message,
-    "stuck": t.stuck,
-    "waiting_on": t.waiting_on,
-    "next_attempt_at": seconds(t.next_attempt_at),
-    "created_at": seconds(t.created_at),
-    "expires_at": seconds(t.expires_at),
-    "decided_at": seconds(t.decided_at),
-    "ended_at": seconds(t.ended_at),
-    "adopted_from": t.adopted_from,
-    "trace": t.trace,
-    "tenant": t.tenant,
-}
+def _record_columns(
+    seconds: Callable[[ColumnElement[Any]], ColumnElement[float]],
+) -> dict[str, ColumnElement[Any]]:
+    return {
+        "gid": t.gid,
+        "version": t.version,
+        "state": t.state,
+        "owner": t.owner,
+        "interactive": t.interactive,
+        "initiator": t.initiator,
+        "labels": cast(t.labels, Text),
+        "fingerprint": t.fingerprint,
+        "branches": t.branches,
+        "payloads": t.payloads,
+        "progress": t.progress,
+        "cancel_reason": t.cancel_reason,
+        "cancel_branch_id": t.cancel_branch_id,
+        "cancel_detail": t.cancel_detail,
+        "cancel_message": t.cancel_message,
+        "stuck": t.stuck,
+        "waiting_on": t.waiting_on,
+        "next_attempt_at": seconds(t.next_attempt_at),
+        "created_at": seconds(t.created_at),
+        "expires_at": seconds(t.expires_at),
+        "decided_at": seconds(t.decided_at),
+        "ended_at": seconds(t.ended_at),
+        "adopted_from": t.adopted_from,
+        "trace": t.trace,
+        "tenant": t.tenant,
+    }
+
+
+RECORD = _record_columns(seconds)
 _record = tuple(RECORD.values())
+_RETURNED_RECORD = tuple(_record_columns(returned_seconds).values())
 BRIEF_RECORD = tuple(null() if name == "payloads" else value for name, value in RECORD.items())
 
 _ours = and_(t.owner == text("owner"), t.next_attempt_at.is_(None), t.ended_at.is_(None))
@@ -238,9 +285,9 @@ def _list_conditions(created_at: ColumnElement[Any]) -> dict[str, ColumnElement[
         "labels": t.labels.contains(cast(text("labels"), JSONB)),
         "initiator": t.initiator == text("initiator"),
         "tenants": t.tenant == any_(bindparam("tenants", type_=ARRAY(Text))),
-        "stuck": t.stuck == bindparam("stuck", type_=Boolean),
-        "held": and_(t.next_attempt_at.is_not(None), IS_HELD) == bindparam("held", type_=Boolean),
-        "heuristic": t.heuristic == bindparam("heuristic", type_=Boolean),
+        "stuck": t.stuck == flag("stuck"),
+        "held": and_(t.next_attempt_at.is_not(None), IS_HELD) == flag("held"),
+        "heuristic": t.heuristic == flag("heuristic"),
         "gids": t.gid == GIDS,
         "unfinished": UNFINISHED,
         "ended": t.ended_at.is_not(None),
@@ -283,6 +330,7 @@ def _insert() -> Statement:
         trace=Text(),
         tenant=Text(),
     )
+    now = clock()
     values: dict[str, ColumnElement[Any]] = {
         "gid": new.c.gid,
         "version": constant(1),
@@ -295,16 +343,17 @@ def _insert() -> Statement:
         "branches": new.c.branches,
         "payloads": new.c.payloads,
         "participants": _split(new.c.participants),
-        "created_at": func.now(),
+        "created_at": now.c.moment,
         "expires_at": func.to_timestamp(new.c.expires_at),
-        "decided_at": case((new.c.state != constant(TransactionState.TRYING), func.now())),
+        "decided_at": case((new.c.state != constant(TransactionState.TRYING), now.c.moment)),
         "trace": new.c.trace,
         "tenant": new.c.tenant,
     }
-    rows = select(*values.values()).select_from(new)
+    rows = select(*values.values()).select_from(new.join(now, true()))
+    new_rows = insert(transactions).from_select(list(values), rows)
+    # What is returned is counted: Citus' own count of the rows of an ON CONFLICT is wrong.
     return compiled(
-        "transaction_begin",
-        insert(transactions).from_select(list(values), rows).on_conflict_do_nothing(index_elements=["gid"]),
+        "transaction_begin", new_rows.on_conflict_do_nothing(index_elements=["gid"]).returning(t.gid)
     )
 
 
@@ -327,13 +376,14 @@ def _save(name: str, new: TableValuedAlias, changes: Mapping[str, ColumnElement[
     """Write the rows of `new` that are still owned by us, in the version that we know."""
     decided = new.c.state != constant(TransactionState.TRYING)
     ended = new.c.state.in_([constant(state) for state in TransactionState if state.ended])
+    now = clock()
     statement = (
         update(transactions)
         .values(
             version=t.version + constant(1),
             state=new.c.state,
-            decided_at=case((decided, func.coalesce(t.decided_at, func.now()))),
-            ended_at=case((ended, func.now())),
+            decided_at=case((decided, func.coalesce(t.decided_at, now.c.moment))),
+            ended_at=case((ended, now.c.moment)),
             **changes,
         )
         .where(
@@ -414,7 +464,7 @@ def _take_over(
             **changes,
         )
         .where(row_of(chosen.c.gid), *conditions)
-        .returning(*_record)
+        .returning(*_RETURNED_RECORD)
     )
     return compiled(name, statement)
 
@@ -475,7 +525,7 @@ def _quarantine() -> Statement:
         update(transactions)
         .values(
             version=t.version + constant(1),
-            next_attempt_at=func.to_timestamp(bindparam("held", type_=Double)),
+            next_attempt_at=func.to_timestamp(real("held")),
             waiting_on=NO_TEXT,
         )
         .where(t.gid == text("gid"), t.version == number("version"), t.ended_at.is_(None)),
@@ -562,17 +612,18 @@ def _heartbeat() -> Statement:
     statement = insert(coordinators).values(
         id=text("owner"), name=text("name"), started_at=func.now(), lease_until=lease_until
     )
+    # The lease tells the time, too: Citus refuses a clock in RETURNING.
     return compiled(
         "coordinator_heartbeat",
         statement.on_conflict_do_update(
             index_elements=["id"],
             set_={"name": statement.excluded.name, "lease_until": statement.excluded.lease_until},
-        ).returning(seconds(func.clock_timestamp())),
+        ).returning(returned_seconds(coordinators.c.lease_until)),
     )
 
 
-def _register_unknown() -> Statement:
-    """Give each owner without a row of its own a lease to renew. One index lookup finds each owner."""
+def _find_unknown() -> Statement:
+    """Select the owners without a row of their own. One index lookup finds each owner."""
     owners = select(collate(NO_TEXT, "C").label("owner")).cte("owners", recursive=True)
     following = (
         select(t.owner)
@@ -583,16 +634,25 @@ def _register_unknown() -> Statement:
         .lateral("following")
     )
     owners = owners.union_all(select(following.c.owner).select_from(owners.join(following, true())))
+    is_unknown = owners.c.owner.not_in(select(coordinators.c.id))
+    return compiled(
+        "coordinator_find_unknown", select(owners.c.owner).where(owners.c.owner != NO_TEXT, is_unknown)
+    )
+
+
+def _register_unknown() -> Statement:
+    """Give owners a lease to renew. Citus cannot insert what a recursive query finds."""
+    unknown = batch("unknown", id=Text())
     values: dict[str, ColumnElement[Any]] = {
-        "id": owners.c.owner,
+        "id": unknown.c.id,
         "name": literal_column("'unknown'", Text),
         "started_at": func.now(),
         "lease_until": func.now() + _interval("lease_s"),
     }
-    rows = select(*values.values()).where(owners.c.owner != NO_TEXT)
+    new = insert(coordinators).from_select(list(values), select(*values.values()))
     return compiled(
         "coordinator_register_unknown",
-        insert(coordinators).from_select(list(values), rows).on_conflict_do_nothing(index_elements=["id"]),
+        new.on_conflict_do_nothing(index_elements=["id"]).returning(coordinators.c.id),
     )
 
 
@@ -601,6 +661,7 @@ FIND_OLD = _find("transaction_find_old", select(t.gid, t.version).where(_is_old(
 PURGE_ONE = compiled("transaction_purge_one", delete(transactions).where(t.gid == text("gid"), _is_old()))
 FORGET_COORDINATORS = _forget_coordinators()
 HEARTBEAT = _heartbeat()
+FIND_UNKNOWN = _find_unknown()
 REGISTER_UNKNOWN = _register_unknown()
 LEAVE = compiled(
     "coordinator_leave",

@@ -379,12 +379,17 @@ class PostgresLog:
         failpoint("log.heartbeat.before")
         beaten = await self._heartbeats.execute(statements.HEARTBEAT, values)
         failpoint("log.heartbeat.after")
-        time: float = beaten.rows[0][0]
-        return time
+        lease_until: float = beaten.rows[0][0]
+        return lease_until - lease_s
 
     async def coordinator_register_unknown(self, *, lease_s: float) -> int:
         """See `ports.Log`."""
-        return (await self._execute(statements.REGISTER_UNKNOWN, lease_s=float(lease_s))).count
+        found = await self._execute(statements.FIND_UNKNOWN)
+        if not found.rows:
+            return 0
+        unknown = [owner for (owner,) in found.rows]
+        registered = await self._execute(statements.REGISTER_UNKNOWN, id=unknown, lease_s=float(lease_s))
+        return registered.count
 
     async def coordinator_leave(self) -> None:
         """See `ports.Log`."""

@@ -285,7 +285,7 @@ class Worker:
         return [
             self._reporting(),
             stating,
-            ReturnMemory(return_free_memory),
+            ReturnMemory(return_free_memory, lambda: len(self.engine.live)),
             *self._erasing(),
             *([self._log_gauges] if self._settings.metrics_address() else []),
         ]

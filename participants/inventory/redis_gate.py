@@ -46,7 +46,6 @@ class GateAnswer(enum.Enum):
     UNKNOWN_SKU = "unknown_sku"
 
 
-_REJECTIONS = {GateAnswer.SOLD_OUT: sold_out, GateAnswer.UNKNOWN_SKU: unknown_sku}
 _ANSWERS: dict[int | str, GateAnswer] = {
     tokens.REFUSED: GateAnswer.SOLD_OUT,
     tokens.TAKEN: GateAnswer.ADMITTED,
@@ -97,10 +96,7 @@ class RedisGate:
             for branch, request in items
         ]
         answers = await self.take(wanted)
-        return [
-            None if answer is GateAnswer.ADMITTED else _REJECTIONS[answer](request)
-            for answer, (_, request) in zip(answers, items, strict=True)
-        ]
+        return [_rejection(answer, request) for answer, (_, request) in zip(answers, items, strict=True)]
 
     async def take(self, wanted: Sequence[Wanted]) -> list[GateAnswer]:
         """Take units for branches, in order; return one answer per branch."""
@@ -180,3 +176,13 @@ class RedisGate:
             await self._load(skus)
         except (*UNAVAILABLE, SQLAlchemyError) as error:
             logger.warning("the stock of %d SKUs could not be loaded into Redis: %r", len(skus), error)
+
+
+def _rejection(answer: GateAnswer, request: ReserveStock) -> Rejected | None:
+    match answer:
+        case GateAnswer.ADMITTED:
+            return None
+        case GateAnswer.SOLD_OUT:
+            return sold_out(request.sku, request.quantity)
+        case GateAnswer.UNKNOWN_SKU:
+            return unknown_sku(request.sku)

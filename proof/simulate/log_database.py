@@ -306,12 +306,16 @@ class LogDatabase:
         row = self.coordinators.setdefault(values["owner"], {"id": values["owner"], "started_at": now})
         row["name"] = values["name"]
         row["lease_until"] = _moment(now + values["lease_s"])
-        return StatementResult([(now,)], 1)
+        return StatementResult([(row["lease_until"],)], 1)
+
+    def _find_unknown(self, _values: Values) -> StatementResult:
+        owners = {row["owner"] for row in self.transactions.values() if _is_owned_by(row, row["owner"])}
+        unknown = sorted(owners - set(self.coordinators))
+        return StatementResult([(owner,) for owner in unknown], len(unknown))
 
     def _register_unknown(self, values: Values) -> StatementResult:
         now = self._now()
-        owners = {row["owner"] for row in self.transactions.values() if _is_owned_by(row, row["owner"])}
-        unknown = owners - set(self.coordinators)
+        unknown = set(values["id"]) - set(self.coordinators)
         for owner in sorted(unknown):
             lease_until = _moment(now + values["lease_s"])
             self.coordinators[owner] = {
@@ -358,7 +362,8 @@ _STATEMENTS: dict[str, tuple[Callable[[LogDatabase, Values], StatementResult], s
     "transaction_purge": (_D._purge, {"ended_before_s", "limit"}),  # noqa: SLF001 - the same file
     "coordinator_forget": (_D._forget, {"gone_for_s"}),  # noqa: SLF001 - the same file
     "coordinator_heartbeat": (_D._heartbeat, {"owner", "name", "lease_s"}),  # noqa: SLF001 - the same file
-    "coordinator_register_unknown": (_D._register_unknown, {"lease_s"}),  # noqa: SLF001 - the same file
+    "coordinator_find_unknown": (_D._find_unknown, set()),  # noqa: SLF001 - the same file
+    "coordinator_register_unknown": (_D._register_unknown, {"id", "lease_s"}),  # noqa: SLF001 - the same file
     "coordinator_leave": (_D._leave, {"owner"}),  # noqa: SLF001 - the same file
 }
 

@@ -388,6 +388,16 @@ async def test_another_tenants_open_transaction_does_not_exist(
     assert [tx.gid for tx in found.transactions] == ["shop-1"]
 
 
+async def test_asking_for_anothers_transactions_does_not_fill_the_log(tcc: Guarded) -> None:
+    shop, bank = tcc.client(SHOP), tcc.client(BANK)
+    await shop.BeginTransaction(pb.BeginTransactionRequest(gid="shop-1"), timeout=30)
+    with capture_logs() as logged:
+        for _ in range(3):
+            await refused_as_unknown(bank)
+    lines = [line for line in logged if line["event"] == "another tenant's transaction was asked for"]
+    assert [(line["gid"], line["tenant"], line["omitted"]) for line in lines] == [("shop-1", "bank", 0)]
+
+
 async def test_another_coordinator_knows_the_tenant_from_the_log(
     tcc: Guarded, log_url: str, tmp_path: Path, stock: ScriptedParticipant
 ) -> None:

@@ -42,6 +42,7 @@ def bench(*arguments: str) -> str:
         ("gate", ()),
         ("history", ("--in-flight=8", "--rows=20000,500")),
         ("idle", ()),
+        ("kinds", ("--in-flight=8",)),
         ("lone", ("--in-flight=2",)),
         ("memory", ("--in-flight=400,50",)),
         ("order-flow", ("--in-flight=16",)),
@@ -71,6 +72,6 @@ def test_kept_results_are_drawn_again(tmp_path: Path) -> None:
     bench("plot", str(tmp_path))
     page = (tmp_path / "README.md").read_text()
     plots = {path.name for path in tmp_path.glob("*.png")}
-    assert plots == {"cpu.png", "history.png", "latency.png", "throughput.png"}
+    assert plots == {"history.png", "latency.png", "throughput.png"}
     assert all(f"({name})" in page for name in plots)
     assert (KEPT / "README.md").read_text() == page

@@ -338,7 +338,7 @@ def test_many_new_histories_keep_the_guarantees_and_end() -> None:
     run_state_machine_as_test(
         History,
         settings=settings(
-            max_examples=3_000,
+            max_examples=1_500,
             stateful_step_count=60,
             deadline=None,
             print_blob=True,

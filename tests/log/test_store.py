@@ -21,8 +21,8 @@ from coordinator.log import store
 from coordinator.log.statements import (
     ADOPT,
     CLAIM_DUE,
+    FIND_UNKNOWN,
     PURGE,
-    REGISTER_UNKNOWN,
     SAVE_FULL,
     SAVE_PLAIN,
     Statement,
@@ -675,7 +675,7 @@ async def test_unknown_owners_are_found_by_one_entry_each(
     before = await index_entries_read(log_url, ours, theirs)
     assert await ours.coordinator_register_unknown(lease_s=60) == 0
     assert await index_entries_read(log_url, ours, theirs) == before + 2
-    plan = await generic_plan(ours._connections, REGISTER_UNKNOWN)
+    plan = await generic_plan(ours._connections, FIND_UNKNOWN)
     assert "Index Only Scan using transactions_owned" in plan, plan
 
 

@@ -431,20 +431,35 @@ async def test_more_calls_than_the_limit_are_refused_as_a_whole(sqlite, call_par
     assert _answer(await _call(caller)) == DONE
 
 
-async def test_screen_rejects_without_a_transaction(sqlite, call_participant):
+@pytest.mark.parametrize("how", ["raised", "returned"])
+async def test_screen_rejects_without_a_transaction(how, sqlite, call_participant):
     class Screened(AsyncSingle):
         def screen(self, branch, request):
-            if "sold_out" in request:
-                raise Rejected("SOLD_OUT")
+            if how in request:
+                no = Rejected("SOLD_OUT")
+                if how == "raised":
+                    raise no
+                return no
+            return None
 
     engine, ledger = sqlite
     caller = await call_participant(_participant(engine, Screened))
     ledger.execute("ALTER TABLE tcc_barrier RENAME TO away")
 
-    outcome = await _call(caller, payload=b'{"sold_out": 1}')
+    outcome = await _call(caller, payload=b'{"%s": 1}' % how.encode())
 
     assert _answer(outcome) == (REJECTED, "SOLD_OUT", False)
     assert (await _call(caller)).code == FAILED
+
+
+async def test_screen_that_returns_something_else_fails_the_call(sqlite, call_participant):
+    class Screened(AsyncSingle):
+        def screen(self, branch, request):
+            return False
+
+    caller = await call_participant(_participant(sqlite[0], Screened))
+
+    assert _answer(await _call(caller)) == (FAILED, "INVALID_RESULT", True)
 
 
 class ScreenedBatch(AsyncBatch):

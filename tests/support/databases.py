@@ -93,6 +93,17 @@ class ExternalServer:
                 sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'").format(sql.Identifier(name))
             )
 
+    def prepare(self, name: str) -> None:
+        """Make a node of Citus of an empty database, where the server has it: one that holds all shards."""
+        with psycopg.connect(self.url(name), autocommit=True) as db:
+            ((libraries,),) = db.execute("SHOW shared_preload_libraries").fetchall()
+            if "citus" not in libraries:
+                return
+            node = (self._url.host, self._url.port)
+            db.execute("CREATE EXTENSION IF NOT EXISTS citus")
+            db.execute("SELECT citus_set_coordinator_host(%s, %s)", node)
+            db.execute("SELECT citus_set_node_property(%s, %s, 'shouldhaveshards', true)", node)
+
 
 class Databases:
     """Empty databases of one server, and empty logs."""
@@ -129,9 +140,12 @@ class Databases:
 
     def _empty(self) -> str:
         if self._wiped:
-            return self._wiped.pop()
-        name = next(self._names)
-        self._server.create_database(name)
+            name = self._wiped.pop()
+        else:
+            name = next(self._names)
+            self._server.create_database(name)
+        if isinstance(self._server, ExternalServer):
+            self._server.prepare(name)
         return name
 
     def _make_log(self, schema: LogSchema) -> _Log:
@@ -162,7 +176,9 @@ class Databases:
 
 
 def _is_unchanged(db: psycopg.Connection, log: _Log) -> bool:
-    """Return whether a database still has the log's schema as it was made."""
+    """Return whether a database still has the log's schema as it was made. On Citus it is elsewhere."""
+    if db.execute("SELECT FROM pg_extension WHERE extname = 'citus'").fetchone() is not None:
+        return False
     try:
         return _definition(db, log.kept) == log.definition
     except psycopg.errors.UndefinedTable:
