@@ -4,6 +4,7 @@ The services find the caller in `CALLER`; each call is a task of its own. Withou
 checked, and the caller is None.
 """
 
+import math
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any, cast
@@ -16,7 +17,7 @@ from coordinator.core.errors import NotAuthenticated, Overloaded, Refused
 from coordinator.security import permissions
 from coordinator.security.authentication import Authenticator, credential_id
 from coordinator.security.caller import CALLER, Caller
-from coordinator.security.certificates import KINDS, AuthContext
+from coordinator.security.certificates import KINDS, AuthContext, certificate_end
 from coordinator.security.rates import Rates
 from tcc._internal.certificate_names import certificate_names
 from tcc._internal.line_limiter import LineLimiter
@@ -101,28 +102,26 @@ class Access:
         permissions.check(now, method)
         return now
 
+    def rechecked(self, method: str, context: Context) -> Callable[[], None]:
+        """Return what checks the caller of an open stream again: the rights that it has now.
+
+        It sets `CALLER` of the task that runs it, and raises a Refused if the caller is to be refused. A
+        certificate, which is verified with the connection, is good for as long as it is valid.
+        """
+        metadata, auth_context = _credentials(context)
+        peer, valid_until = context.peer(), certificate_end(auth_context)
+
+        def check() -> None:
+            CALLER.set(self._caller(method, metadata, auth_context, peer, valid_until=valid_until))
+
+        return check
+
     def _admit(self, method: str, context: Context) -> bool:
         """Let this task go on as its caller, or give the call the status of a refusal."""
-        caller: Caller | None = None
-        metadata = cast("Any", context.invocation_metadata() or ())
-        auth_context = cast("AuthContext", context.auth_context())
+        metadata, auth_context = _credentials(context)
         try:
-            caller = self.authenticator.authenticate(metadata, auth_context)
-            permissions.check(caller, method)
-            if caller.client is not None:
-                self.rates.take(caller.client)
-        except Overloaded as error:  # it has the permission, and would fill the log as well
-            refuse(context, error)
-            return False
+            caller = self._caller(method, metadata, auth_context, context.peer(), with_rate=True)
         except Refused as error:
-            self._refusals.log(
-                error,
-                identity=caller.principal if caller else _shown(metadata, auth_context),
-                caller=caller,
-                action=method.removeprefix("/"),
-                missing=permissions.missing(caller, method) if caller else permissions.AN_IDENTITY,
-                peer=context.peer(),
-            )
             refuse(context, error)
             return False
         if caller.operator is not None:
@@ -131,6 +130,48 @@ class Access:
         CALLER.set(caller)
         REFUSALS.set(self._refusals)
         return True
+
+    def _caller(
+        self,
+        method: str,
+        metadata: Any,
+        auth_context: AuthContext,
+        peer: str,
+        *,
+        valid_until: float = math.inf,
+        with_rate: bool = False,
+    ) -> Caller:
+        """Return the caller, who may call the method. `with_rate`: count one call of it.
+
+        Raises:
+            Refused: this is logged, but for Overloaded.
+        """
+        caller: Caller | None = None
+        try:
+            caller = self.authenticator.authenticate(metadata, auth_context)
+            if self.authenticator.now() >= valid_until:
+                raise NotAuthenticated("the certificate has expired")
+            permissions.check(caller, method)
+            if with_rate and caller.client is not None:
+                self.rates.take(caller.client)
+        except Overloaded:  # it has the permission, and would fill the log as well
+            raise
+        except Refused as error:
+            self._refusals.log(
+                error,
+                identity=caller.principal if caller else _shown(metadata, auth_context),
+                caller=caller,
+                action=method.removeprefix("/"),
+                missing=permissions.missing(caller, method) if caller else permissions.AN_IDENTITY,
+                peer=peer,
+            )
+            raise
+        return caller
+
+
+def _credentials(context: Context) -> tuple[Any, AuthContext]:
+    """Return the metadata of a call, and what gRPC has verified of its connection."""
+    return context.invocation_metadata() or (), cast("AuthContext", context.auth_context())
 
 
 def _shown(metadata: Any, auth_context: AuthContext) -> str:

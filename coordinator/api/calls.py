@@ -6,6 +6,7 @@ leave room for the others (Confirms, health checks). A call that is refused has 
 """
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -151,7 +152,9 @@ class Services:
         """
         decode = _decoder(method.decode or handler.request_deserializer, method.request_bytes_max)
         encode = handler.response_serializer
-        if handler.request_streaming:
+        if inspect.iscoroutinefunction(handler.stream_stream):
+            behaviour = _duplex(handler.stream_stream, method.limit)
+        elif handler.request_streaming:
             behaviour = _stream(handler.stream_stream, method.limit)
         elif handler.response_streaming:
             behaviour = _single(handler.unary_stream, method.limit, self._arrivals)
@@ -223,6 +226,21 @@ def _single(
         except Refused as error:
             refuse(context, error)
         return None
+
+    return answer
+
+
+def _duplex(
+    behaviour: Callable[[Any, Context], Awaitable[None]], limit: CallLimit
+) -> Callable[[Any, Context], Awaitable[Any]]:
+    """Return a method that reads and writes its stream itself, and may do both at once."""
+
+    async def answer(requests: Any, context: Context) -> None:
+        try:
+            limit.admit()
+            await behaviour(requests, context)
+        except Refused as error:
+            refuse(context, error)
 
     return answer
 

@@ -177,7 +177,12 @@ async def _capped(answer: Awaitable[Response], call_max_s: float) -> Response:
         async with asyncio.timeout(call_max_s):
             return await answer
     except TimeoutError:
-        raise CallTooLong(f"a call without a deadline takes at most {call_max_s:g} seconds") from None
+        raise call_too_long(call_max_s) from None
+
+
+def call_too_long(call_max_s: float) -> CallTooLong:
+    """Return the refusal to wait any longer for a caller that sets no deadline."""
+    return CallTooLong(f"a call without a deadline takes at most {call_max_s:g} seconds")
 
 
 def _packed(message: ErrorInfo | RetryInfo) -> AnyMessage:

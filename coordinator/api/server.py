@@ -11,7 +11,7 @@ from msgspec import Struct
 from coordinator.api.access import Access
 from coordinator.api.arrivals import Arrivals
 from coordinator.api.calls import CallLimit, Method, Services, UnreadBytes
-from coordinator.api.initiator.batch import batch_decoder
+from coordinator.api.initiator.batch import batch_decoder, frame_decoder
 from coordinator.api.initiator.requests import RequestLimits, transaction_request
 from coordinator.api.initiator.service import TransactionService
 from coordinator.api.initiator.trace_contexts import NewTrace
@@ -49,6 +49,8 @@ class ServerLimits(Struct, frozen=True, kw_only=True):
     waits_max: int = 2_048
     # ConfirmTransaction and CancelTransaction; half of them may wait for the completion.
     decisions_max: int = 2_048
+    # StreamTransactions: about one for each process of an initiator.
+    streams_max: int = 1_024
     # Health checks, watches of the health, and reflection: of each.
     health_max: int = 1_024
     # The largest request, which is a batch.
@@ -114,6 +116,11 @@ def _methods(limits: ServerLimits, requests: RequestLimits) -> Callable[[str, st
             request_bytes_max=limits.request_bytes_max,
             decode=batch_decoder(requests.batch_max),
         ),
+        "StreamTransactions": Method(
+            limit=CallLimit(limits.streams_max, "streams"),
+            request_bytes_max=limits.request_bytes_max,
+            decode=frame_decoder(requests.batch_max),
+        ),
         "TryBranch": branch,
         "RegisterBranch": branches,
         "ConfirmTransaction": confirm,
@@ -140,11 +147,15 @@ class Server:
         clock: Clock,
         share_port: bool,
         server_limits: ServerLimits,
+        coordinator_id: str = "",
         new_trace: NewTrace | None = None,
         access: Access | None = None,
         reflect: bool = False,
     ) -> None:
-        """`access`: checks every call. `reflect`: describe the services to callers."""
+        """`access`: checks every call. `reflect`: describe the services to callers.
+
+        `coordinator_id`: of this process.
+        """
         self._server = grpc.aio.server(
             options=(
                 *server_options(reuse_port=share_port),
@@ -164,21 +175,20 @@ class Server:
             unread=unread,
         )
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # the stubs lack it
-        transaction_pb2_grpc.add_TransactionServiceServicer_to_server(
-            TransactionService(
-                engine,
-                limits,
-                log=log,
-                clock=clock,
-                completions=CallLimit(server_limits.decisions_max // 2, "waits for completions"),
-                unread=unread,
-                slow_readers=slow_readers,
-                response_max_s=server_limits.response_max_s,
-                new_trace=new_trace,
-                rates=None if access is None else access.rates,
-            ),
-            services,
+        self._service = TransactionService(
+            engine,
+            limits,
+            log=log,
+            clock=clock,
+            completions=CallLimit(server_limits.decisions_max // 2, "waits for completions"),
+            unread=unread,
+            slow_readers=slow_readers,
+            response_max_s=server_limits.response_max_s,
+            coordinator_id=coordinator_id,
+            new_trace=new_trace,
+            access=access,
         )
+        transaction_pb2_grpc.add_TransactionServiceServicer_to_server(self._service, services)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
         if reflect:
             names = (SERVICE, HEALTH, reflection.SERVICE_NAME)
@@ -200,6 +210,10 @@ class Server:
         status = health_pb2.HealthCheckResponse.ServingStatus
         for service in ("", SERVICE):
             await self._health.set(service, status.SERVING if serving else status.NOT_SERVING)
+
+    def start_draining(self) -> None:
+        """Ask clients with streams to open others elsewhere."""
+        self._service.drain_streams()
 
     async def stop(self, grace_s: float) -> None:
         """Accept no new calls; those in flight have `grace_s` seconds to end."""

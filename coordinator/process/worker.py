@@ -121,6 +121,7 @@ class Worker:
             clock=self.clock,
             share_port=share_port,
             server_limits=within_open_files(settings.server_limits(), settings.admin.connections_max),
+            coordinator_id=self.owner,
             new_trace=self._tracing.new_trace if self._tracing else None,
             access=self._access,
             reflect=settings.reflection,
@@ -336,6 +337,7 @@ class Worker:
         """Finish what is in flight, until the deadline; accept nothing new."""
         await self._server.set_serving(serving=False)
         self.engine.start_draining()
+        self._server.start_draining()
         # Only a drain polls. Maintaining an event for it is not worth the cost.
         while self.engine.busy and self.clock.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_S)

@@ -88,7 +88,7 @@ class Authenticator:
             issuer.jwks: known.get(issuer.jwks) or KeySource(issuer.jwks, monotonic=monotonic)
             for issuer in policy.issuers
         }
-        self._now = now
+        self.now = now
         self._jwt = JwtVerifier(
             {issuer.issuer: (issuer, self.sources[issuer.jwks]) for issuer in policy.issuers}, now=now
         )
@@ -134,7 +134,7 @@ class Authenticator:
             raise NotAuthenticated("the header authorization must hold one bearer token")
         token = header[len(_BEARER) :].strip()
         digest = sha256(token.encode()).digest()
-        now = self._now()
+        now = self.now()
         caller, until = self._cached.get(digest, (None, 0.0))
         if caller is not None and now < until:
             return caller

@@ -47,6 +47,7 @@ _OPEN = Permission(Need.NOTHING)
 _TRANSACTION_SERVICE = {
     "ExecuteTransaction": _CLIENT,
     "ExecuteTransactions": _CLIENT,
+    "StreamTransactions": _CLIENT,
     "BeginTransaction": _CLIENT,
     "TryBranch": _CLIENT,
     "RegisterBranch": _CLIENT,

@@ -1,15 +1,17 @@
 """gRPC without a wire: channels and servers of `grpc.aio` whose messages travel in simulated time.
 
 The product's stubs and servicers use them unchanged; messages are serialized and
-parsed as always. A call is a request one way and messages back, in order. Each
-message may be lost, late, or cut off by a partition of its direction; a request
-may be doubled. What a caller sees then is what gRPC shows: UNAVAILABLE where the
-connection breaks, DEADLINE_EXCEEDED where nothing ever comes. A server's deadline
-counts from the arrival of the request, as it does in gRPC.
+parsed as always. A call is a request one way and messages back, in order; a stream
+is messages in order both ways. Each message may be lost, late, or cut off by a
+partition of its direction; a request may be doubled. What a caller sees then is
+what gRPC shows: UNAVAILABLE where the connection breaks, DEADLINE_EXCEEDED where
+nothing ever comes. A server's deadline counts from the arrival of the request, as
+it does in gRPC.
 """
 
 import asyncio
 import inspect
+import math
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +23,10 @@ from proof.simulate.tenants import call_as
 from proof.simulate.virtual_loop import Process, VirtualLoop, context_of, current_process
 
 _REFUSED = (grpc.StatusCode.UNAVAILABLE, "connection refused", ())
+# What ends the reading of a stream that its caller has cancelled.
+_LEFT = (grpc.StatusCode.CANCELLED, "Locally cancelled by application!", ())
+# A stream has no deadline: both ends notice by keepalive that the other one is gone.
+_KEEPALIVE_S = 8.0
 _RESET = (grpc.StatusCode.UNAVAILABLE, "connection reset", ())
 
 Status = tuple[grpc.StatusCode, str, Sequence[tuple[str, str | bytes]]]
@@ -92,7 +98,14 @@ class Call:
     """One RPC, seen from both ends. The client waits on `inbox`."""
 
     def __init__(
-        self, network: Network, address: str, path: str, request: bytes, timeout_s: float | None
+        self,
+        network: Network,
+        address: str,
+        path: str,
+        request: bytes,
+        timeout_s: float | None,
+        *,
+        is_stream: bool = False,
     ) -> None:
         client = current_process()
         assert client is not None, "only processes make calls"
@@ -108,6 +121,10 @@ class Call:
         self.over = False
         self.server_process: Process | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self.is_stream = is_stream
+        # What the server reads of a stream; None: the client has half-closed it.
+        self.incoming: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._sent_until = 0.0
         self._arrived_at = 0.0
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -116,7 +133,7 @@ class Call:
         network.open_calls[self.number] = self
         if self.timeout_s is not None:
             self._deadline = loop.call_later(max(0.0, self.timeout_s), self._deadline_passed)
-        copies = 1 + (network.rng.random() < network.conditions.doubled)
+        copies = 1 + (not self.is_stream and network.rng.random() < network.conditions.doubled)
         for copy in range(copies):
             travel_s = network.travel_s(self.client.host, self.host)
             if copy:
@@ -128,6 +145,23 @@ class Call:
                 if travel_s > 1:
                     network.note(f"{self} is late by {travel_s:.1f} s")
                 self._at(travel_s, None, self._arrive, copy)
+            self._sent_until = loop.time() + travel_s if travel_s is not None else math.inf
+
+    def send(self, message: bytes | None) -> None:
+        """Send the next message of a stream, which does not overtake others; None half-closes it."""
+        travel_s = self.network.travel_s(self.client.host, self.host)
+        if travel_s is None:
+            self.network.note(f"a message of {self} is lost")
+            self._sent_until = math.inf
+            self._break_later()
+        if self._sent_until < math.inf:
+            now = self.network.loop.time()
+            self._sent_until = max(self._sent_until, now + (travel_s or 0.0))
+            self._at(self._sent_until - now, None, self._come_in, message)
+
+    def _come_in(self, message: bytes | None) -> None:
+        if self.server_process is not None:
+            self.server_process.run_soon(self.incoming.put_nowait, message)
 
     def __str__(self) -> str:
         return f"{self.client.name} -> {self.host} {self.path.rpartition('/')[2]} #{self.number}"
@@ -195,6 +229,8 @@ class Call:
     def server_died(self) -> None:
         if self.network.rng.random() < 0.7:
             self._at(0.001, self.client, self._deliver, _RESET)
+        elif self.is_stream:
+            self._at(_KEEPALIVE_S, self.client, self._deliver, _RESET)
 
     def client_left(self) -> None:
         self._end()
@@ -204,11 +240,15 @@ class Call:
         """A lost message breaks its connection, sooner or later; the deadline may be first."""
         if self.network.rng.random() < 0.5:
             self._at(self.network.rng.uniform(0.01, 5.0), self.client, self._deliver, _RESET)
+        elif self.is_stream:
+            self._at(_KEEPALIVE_S, self.client, self._deliver, _RESET)
 
     def _cancel_at_server(self) -> None:
         process = self.server_process
         if process is not None and self.network.rng.random() < 0.8:
             self._at(0.001, process, self._cancel_tasks)
+        elif process is not None and self.is_stream:
+            self._at(_KEEPALIVE_S, process, self._cancel_tasks)
 
     def _cancel_tasks(self) -> None:
         for task in self._tasks:
@@ -251,14 +291,21 @@ class Channel:
 
         return call
 
+    def stream_stream(self, path: str, **kinds: Any) -> Callable[..., "Duplex"]:
+        def call() -> Duplex:
+            calling = self._start(path, b"", None, is_stream=True)
+            return Duplex(calling, kinds["request_serializer"], kinds["response_deserializer"])
+
+        return call
+
     async def channel_ready(self) -> None:
         """Nothing has to be connected before a call."""
 
     async def close(self, _grace: float | None = None) -> None:
         """Nothing is held."""
 
-    def _start(self, path: str, request: bytes, timeout_s: float | None) -> Call:
-        call = Call(self._network, self._pick(), path, request, timeout_s)
+    def _start(self, path: str, request: bytes, timeout_s: float | None, *, is_stream: bool = False) -> Call:
+        call = Call(self._network, self._pick(), path, request, timeout_s, is_stream=is_stream)
         call.start()
         return call
 
@@ -289,6 +336,42 @@ class Stream:
 
     def cancel(self) -> None:
         self._call.leave()
+
+
+class Duplex:
+    """The client's end of a stream."""
+
+    def __init__(self, call: Call, serialize: Callable[[Any], bytes], parse: Callable[[bytes], Any]) -> None:
+        self._call = call
+        self._serialize = serialize
+        self._parse = parse
+        self._status: Status | None = None
+
+    async def write(self, message: Any) -> None:
+        if self._call.over:
+            raise asyncio.InvalidStateError("RPC already finished.")
+        self._call.send(self._serialize(message))
+        await asyncio.sleep(0)
+
+    async def done_writing(self) -> None:
+        if not self._call.over:
+            self._call.send(None)
+
+    async def read(self) -> Any:
+        if self._status is None:
+            message = await self._call.inbox.get()
+            if not isinstance(message, tuple):
+                return self._parse(message)
+            self._status = message
+        if self._status is _LEFT:
+            raise asyncio.CancelledError
+        _raise_unless_ok(self._status)
+        return grpc.aio.EOF  # type: ignore[attr-defined] # the stubs lack it
+
+    def cancel(self) -> None:
+        if not self._call.over:
+            self._call.leave()
+            self._call.inbox.put_nowait(_LEFT)
 
 
 def _raise_unless_ok(status: Status) -> None:
@@ -323,12 +406,13 @@ class AbortError(grpc.aio.AbortError, _Aborted):
 class Context:
     """What a servicer is given besides the request."""
 
-    def __init__(self, call: Call, copy: int, request: Any, serialize: Any, loop: VirtualLoop) -> None:
+    def __init__(self, call: Call, copy: int, request: Any, handler: Any, loop: VirtualLoop) -> None:
+        self._parse = handler.request_deserializer
         self.status: Status = (grpc.StatusCode.OK, "", ())
         self._call = call
         self._copy = copy
         self._request = request
-        self._serialize = serialize or bytes
+        self._serialize = handler.response_serializer or bytes
         self._loop = loop
         self._deadline = None if call.timeout_s is None else loop.time() + call.timeout_s
 
@@ -339,7 +423,14 @@ class Context:
         return ()
 
     async def read(self) -> Any:
-        return self._request
+        if not self._call.is_stream:
+            return self._request
+        message = await self._call.incoming.get()
+        if message is None:
+            return grpc.aio.EOF  # type: ignore[attr-defined] # the stubs lack it
+        request = self._parse(message)
+        self._call.network.on_request(self._call.host, self._call.path, request)
+        return request
 
     def set_code(self, code: grpc.StatusCode) -> None:
         self.status = (code, *self.status[1:])
@@ -422,11 +513,12 @@ class Server:
             return
         asked = _HandlerCallDetails(method=call.path)
         handler = next(found for each in self._handlers if (found := each.service(asked)) is not None)
-        request = handler.request_deserializer(call.request)
-        context = Context(call, copy, request, handler.response_serializer, self._network.loop)
+        request = None if call.is_stream else handler.request_deserializer(call.request)
+        context = Context(call, copy, request, handler, self._network.loop)
         try:
             call_as(call.client.host)
-            self._network.on_request(call.host, call.path, request)
+            if not call.is_stream:
+                self._network.on_request(call.host, call.path, request)
             await _run(handler, request, context)
         except asyncio.CancelledError:
             call.reply((grpc.StatusCode.CANCELLED, "the server cancelled the call", ()), copy)

@@ -37,6 +37,11 @@ class _TokenFile:
         return self._last
 
 
+def token_metadata(token: str) -> tuple[tuple[str, str]]:
+    """Return the metadata of a call that shows a token."""
+    return (("authorization", f"Bearer {token}"),)
+
+
 class TokenChannel:
     """A channel whose calls show a token: its methods that stubs use."""
 
@@ -50,6 +55,15 @@ class TokenChannel:
     def unary_stream(self, *arguments: Any, **options: Any) -> Callable[..., Any]:
         return self._shown(self._channel.unary_stream(*arguments, **options))
 
+    def stream_stream(self, *arguments: Any, **options: Any) -> Callable[..., Any]:
+        """Return a method that takes no requests: they are written to its call. It may get other metadata."""
+        method = self._channel.stream_stream(*arguments, **options)
+
+        def call(*, metadata: Any = None) -> Any:
+            return method(metadata=token_metadata(self._token()) if metadata is None else metadata)
+
+        return call
+
     async def channel_ready(self) -> None:
         await self._channel.channel_ready()
 
@@ -58,6 +72,6 @@ class TokenChannel:
 
     def _shown(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(request: Any, **options: Any) -> Any:
-            return method(request, metadata=(("authorization", f"Bearer {self._token()}"),), **options)
+            return method(request, metadata=token_metadata(self._token()), **options)
 
         return call

@@ -604,6 +604,9 @@ class FakeChannel:
 
     unary_stream = unary_unary
 
+    def stream_stream(self, path: str, **_options: object) -> None:
+        """Return no method: clients send their transactions to a stand-in by calls."""
+
     async def close(self, grace: float | None) -> None:
         """Do nothing: it holds nothing."""
 

@@ -3,11 +3,17 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from typing import Any, NamedTuple, TypeAlias, cast
 
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from coordinator.api.access import Access
+from coordinator.api.arrivals import unreadable
 from coordinator.api.calls import CallLimit, UnreadBytes, responses_unread
-from coordinator.api.errors import Context, refusals_as_statuses, to_error
+from coordinator.api.errors import Context, call_too_long, refusals_as_statuses, to_error
 from coordinator.api.initiator import replies
-from coordinator.api.initiator.batch import ERROR_BYTES, Batch, Replies
+from coordinator.api.initiator.batch import Batch, BatchItem, Frame, Item, Replies
 from coordinator.api.initiator.requests import (
     REASON_CHARACTERS_MAX,
     RequestLimits,
@@ -25,6 +31,7 @@ from coordinator.api.initiator.requests import (
     page_token,
     transaction_request,
 )
+from coordinator.api.initiator.stream import StreamItem, TransactionStream, streamed_item
 from coordinator.api.initiator.tenancy import (
     calling_client,
     check_calls,
@@ -56,8 +63,8 @@ from coordinator.engine.waiting import Milestone, Waiter
 from coordinator.ports.clock import Clock
 from coordinator.ports.log import Log
 from coordinator.security.caller import Client
-from coordinator.security.rates import Rates
 from tcc._internal.failpoint import failpoint
+from tcc.common.v1 import common_pb2 as common
 from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc
 
 # How often a step is retried while coordinators take the transaction over from each other.
@@ -68,6 +75,7 @@ REPLY_MARGIN = 0.05
 REPLY_MARGIN_MAX_S = 0.1
 # The error is sent twice in headers, whose size is limited.
 LAST_ERROR_BYTES_MAX = 1_000
+_STREAM = "/tcc.transaction.v1.TransactionService/StreamTransactions"
 
 
 class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
@@ -84,20 +92,24 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         unread: UnreadBytes,
         slow_readers: SlowReaders,
         response_max_s: float,
+        coordinator_id: str = "",
         new_trace: NewTrace | None = None,
-        rates: Rates | None = None,
+        access: Access | None = None,
     ) -> None:
         """`new_trace`: set if this coordinator makes spans.
 
         `completions`: the Confirms and Cancels that wait for the completion. `response_max_s`: how
-        long a client may take to read a response of a batch.
+        long a client may take to read a response of a batch or a stream. `coordinator_id`: tells the
+        clients of streams which process this is.
         """
         self._engine = engine
         self._log = log
         self._clock = clock
         self._limits = limits
         self._new_trace = new_trace
-        self._rates = rates
+        self._access = access
+        self._coordinator_id = coordinator_id
+        self._streams: set[TransactionStream] = set()
         self._completions = completions
         self._unread = unread
         self._slow_readers = slow_readers
@@ -122,57 +134,178 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
 
     @refusals_as_statuses
     async def ExecuteTransactions(self, request: Batch, context: Context) -> None:
-        collected = Replies(len(request.items), self._unread)
+        collected: Replies[pb.ExecuteTransactionsReply] = Replies(self._unread)
         failpoint("rpc.batch.request")
         begun, unknown = self._begin_batch(request, collected, context.time_remaining())
-        loop = asyncio.get_running_loop()
-        alarm = loop.call_later(self._reply_in_s(context), self._fail_if_branches_fail, begun)
+        alarm = asyncio.get_running_loop().call_later(
+            self._reply_in_s(context.time_remaining()), self._fail_if_branches_fail, begun
+        )
+        missing = len(request.items)
         try:
             if unknown:
                 await self._engine.rejoin(unknown)
-            while collected.missing:
-                response = pb.ExecuteTransactionsResponse(replies=await collected.take())
+            while missing:
+                taken = await collected.take()
+                missing -= len(taken)
                 failpoint("rpc.batch.reply.before")
-                too_slow = loop.call_later(self._response_max_s, collected.close)
-                with self._slow_readers.sending(context):
-                    await context.write(response)
-                too_slow.cancel()
+                await self._send(pb.ExecuteTransactionsResponse(replies=taken), collected, context)
                 failpoint("rpc.batch.reply.after")
-                if collected.closed:
-                    raise responses_unread()
         finally:
             alarm.cancel()
             collected.close()
             collected.release_sent()
 
+    async def _send(self, response: Message, collected: Replies[Any], context: Context) -> None:
+        """Send a response, which the client has to take in time.
+
+        Raises:
+            ResponsesUnread
+        """
+        too_slow = asyncio.get_running_loop().call_later(self._response_max_s, collected.close)
+        with self._slow_readers.sending(context):
+            await context.write(response)
+        too_slow.cancel()
+        if collected.closed:
+            raise responses_unread()
+
     def _begin_batch(
-        self, request: Batch, collected: Replies, time_left_s: float | None
-    ) -> tuple[list[tuple[str, "_Item"]], list[tuple[Transaction, "_Item", Refused]]]:
+        self, request: Batch, collected: Replies[pb.ExecuteTransactionsReply], time_left_s: float | None
+    ) -> tuple[list[tuple[str, Waiter]], list["_Unknown"]]:
         """Begin the transactions of a batch. Return their requests, and those of unknown participants."""
-        # If the call will be refused anyway, refuse it before more is spent than reading it.
-        refusal = self._engine.refusal()
-        refused = None if refusal is None else to_error(refusal)
-        client = calling_client()
-        unknown: list[tuple[Transaction, _Item, Refused]] = []
-        begun: list[tuple[str, _Item]] = []
+        together = self._together()
+        begun: list[tuple[str, Waiter]] = []
         for index, raw in enumerate(request.items):
+            waiter = BatchItem(collected, index)
             try:
-                if client is not None and self._rates is not None and index:  # the call itself counts as one
-                    self._rates.take(client)
+                if index:  # the call itself counts as one
+                    self._take_rate(together.client)
                 item = transaction_request(raw, self._limits)
-                if refused is not None and item.gid not in self._engine.live:
-                    collected.add(pb.ExecuteTransactionsReply(index=index, error=refused), ERROR_BYTES)
-                    continue
-                waiter = _Item(milestone_of(item.wait_for), collected, index)
-                tx = self._new_transaction(item, time_left_s, client)
-                try:
-                    self._engine.begin(tx, waiter)
-                except UnknownParticipant as error:
-                    unknown.append((tx, waiter, error))
-                begun.append((tx.gid, waiter))
+                begun.append((self._begin_item(item, waiter, time_left_s, together), waiter))
             except Refused as error:
-                collected.add(_refusal(index, error), ERROR_BYTES)
-        return begun, unknown
+                waiter.fail(error)
+        return begun, together.unknown
+
+    def _begin_item(
+        self,
+        request: pb.ExecuteTransactionRequest,
+        waiter: Item,
+        time_left_s: float | None,
+        together: "_Together",
+    ) -> str:
+        """Begin one of several transactions, or note that a participant is unknown. Return its gid.
+
+        Raises:
+            Refused
+        """
+        if together.refused is not None and request.gid not in self._engine.live:
+            waiter.refuse(together.refused)
+            return request.gid
+        waiter.milestone = milestone_of(request.wait_for)
+        tx = self._new_transaction(request, time_left_s, together.client)
+        try:
+            self._engine.begin(tx, waiter)
+        except UnknownParticipant as error:
+            together.unknown.append((tx, waiter, error))
+        return tx.gid
+
+    def _together(self) -> "_Together":
+        # If all will be refused anyway, refuse them before more is spent than reading them.
+        return _Together(calling_client(), self._refused(), [])
+
+    def _refused(self) -> common.Error | None:
+        """Return the error of every new transaction now; None: it depends on the transaction."""
+        refusal = self._engine.refusal()
+        return None if refusal is None else to_error(refusal)
+
+    def _take_rate(self, client: Client | None) -> None:
+        if client is not None and self._access is not None:
+            self._access.rates.take(client)
+
+    # --- streams ----------------------------------------------------------
+
+    async def StreamTransactions(self, _requests: object, context: Context) -> None:
+        if self._engine.draining and (refusal := self._engine.refusal()) is not None:
+            raise refusal
+        credit = self._limits.batch_max
+        stream = TransactionStream(self._unread, credit=credit, on_late=self._on_item_late)
+        self._streams.add(stream)
+        try:
+            response: pb.StreamTransactionsResponse | None = pb.StreamTransactionsResponse(
+                credit=credit, coordinator_id=self._coordinator_id
+            )
+            stream.start(asyncio.create_task(self._read(stream, context)))
+            while response is not None:
+                failpoint("rpc.stream.reply.before")
+                await self._send(response, stream.replies, context)
+                failpoint("rpc.stream.reply.after")
+                response = await stream.take()
+        finally:
+            stream.close()
+            self._streams.discard(stream)
+
+    def drain_streams(self) -> None:
+        """Ask the clients of all streams to open others elsewhere."""
+        for stream in self._streams:
+            stream.drain()
+
+    async def _read(self, stream: TransactionStream, context: Context) -> None:
+        """Begin what a stream brings, until its client half-closes it."""
+        check = None if self._access is None else self._access.rechecked(_STREAM, context)
+        try:
+            while (frame := await context.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined] # the stubs lack it
+                failpoint("rpc.stream.request")
+                self._begin_frame(stream, cast("Frame", frame), check)
+                await stream.until_room()
+        except DecodeError:
+            raise unreadable() from None
+
+    def _begin_frame(self, stream: TransactionStream, frame: Frame, check: Callable[[], None] | None) -> None:
+        """Begin the items of one request of a stream, and forget those whose callers have left."""
+        for cancelled in frame.cancelled_ids:
+            if (gid := stream.cancel(cancelled)) is not None:
+                self._engine.abandon(gid)
+        not_admitted = None if check is None or not frame.items else _error_of(check)
+        together = self._together()
+        for raw in frame.items:
+            item, unreadable_as = streamed_item(raw, self._limits)
+            waiter = StreamItem(stream, item.id, item.transaction.gid)
+            stream.begin(waiter)
+            if not_admitted is not None:
+                waiter.refuse(not_admitted)
+            elif unreadable_as is not None:
+                waiter.fail(unreadable_as)
+            else:
+                self._begin_streamed(item, waiter, together)
+        if together.unknown:
+            stream.watch(asyncio.create_task(self._rejoin(together.unknown)))
+
+    def _begin_streamed(
+        self,
+        item: pb.StreamTransactionsItem,
+        waiter: StreamItem,
+        together: "_Together",
+    ) -> None:
+        time_left_s = item.timeout_ms / 1000 if item.timeout_ms else None
+        try:
+            self._take_rate(together.client)
+            gid = self._begin_item(item.transaction, waiter, time_left_s, together)
+        except Refused as error:
+            waiter.fail(error)
+        else:
+            waiter.began(gid, self._reply_in_s(time_left_s), has_timeout=time_left_s is not None)
+
+    async def _rejoin(self, unknown: list["_Unknown"]) -> None:
+        try:
+            await self._engine.rejoin(unknown)
+        except Refused as error:
+            for _, waiter, _ in unknown:
+                waiter.fail(error)
+
+    def _on_item_late(self, item: StreamItem) -> None:
+        """Answer an item whose caller will leave soon, as a call would be."""
+        self._fail_if_branch_fails(item.gid, item)
+        if not item.has_timeout:
+            item.fail(call_too_long(self.call_max_s))
 
     def _new_transaction(
         self,
@@ -416,7 +549,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         caller = _Caller(milestone, branch_id=branch_id, is_command=is_command)
         failpoint("rpc.request")
         alarm = asyncio.get_running_loop().call_later(
-            self._reply_in_s(context), self._fail_if_branch_fails, gid, caller
+            self._reply_in_s(context.time_remaining()), self._fail_if_branch_fails, gid, caller
         )
         try:
             await ask(caller)
@@ -430,9 +563,8 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         failpoint("rpc.reply.before")
         return tx
 
-    def _reply_in_s(self, context: Context) -> float:
+    def _reply_in_s(self, time_left_s: float | None) -> float:
         """Return how long a caller may wait while a branch keeps failing."""
-        time_left_s = context.time_remaining()
         if time_left_s is None:
             time_left_s = self.call_max_s
         return time_left_s - min(REPLY_MARGIN_MAX_S, time_left_s * REPLY_MARGIN)
@@ -444,7 +576,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         if branch is not None:
             waiter.fail(_keeps_failing(gid, branch))
 
-    def _fail_if_branches_fail(self, items: Sequence[tuple[str, "_Item"]]) -> None:
+    def _fail_if_branches_fail(self, items: Sequence[tuple[str, Waiter]]) -> None:
         for gid, waiter in items:
             self._fail_if_branch_fails(gid, waiter)
 
@@ -470,39 +602,27 @@ class _Caller(Waiter):
         return self.reached.done()
 
 
-class _Item(Waiter):
-    """One transaction of a batch."""
-
-    __slots__ = ("_answered", "_index", "_replies")
-
-    def __init__(self, milestone: Milestone, collected: Replies, index: int) -> None:
-        super().__init__(milestone)
-        self._replies = collected
-        self._index = index
-        # Shortly before the deadline it may be answered while the engine still holds it.
-        self._answered = False
-
-    def settle(self, tx: Transaction) -> None:
-        size = replies.outcome_bytes(tx)
-        if self._replies.has_room(size):
-            self._add(pb.ExecuteTransactionsReply(index=self._index, outcome=replies.outcome(tx)), size)
-        else:
-            self.fail(responses_unread())
-
-    def fail(self, error: Refused) -> None:
-        self._add(_refusal(self._index, error), ERROR_BYTES)
-
-    def is_cancelled(self) -> bool:
-        return self._answered or self._replies.closed
-
-    def _add(self, reply: pb.ExecuteTransactionsReply, size: int) -> None:
-        if not self._answered:
-            self._answered = True
-            self._replies.add(reply, size)
+# A transaction with an unknown participant, and the refusal that it gets unless the log holds it.
+_Unknown: TypeAlias = tuple[Transaction, Waiter, Refused]
 
 
-def _refusal(index: int, error: Refused) -> pb.ExecuteTransactionsReply:
-    return pb.ExecuteTransactionsReply(index=index, error=to_error(error))
+class _Together(NamedTuple):
+    """What transactions that arrive together have in common."""
+
+    client: Client | None
+    # The error of each new one now.
+    refused: common.Error | None
+    # To be filled.
+    unknown: list[_Unknown]
+
+
+def _error_of(check: Callable[[], None]) -> common.Error | None:
+    """Return the error of the refusal that a check raises; None: it raises none."""
+    try:
+        check()
+    except Refused as error:
+        return to_error(error)
+    return None
 
 
 def _keeps_failing(gid: str, branch: Branch) -> KeepsFailing:

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tcc.common.v1 import common_pb2 as tcc_dot_common_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tcc/transaction/v1/transaction.proto\x12\x12tcc.transaction.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1atcc/common/v1/common.proto\"G\n\x0c\x42ranchResult\x12\x11\n\tbranch_id\x18\x01 \x01(\t\x12\x0e\n\x06result\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\"\xab\x02\n\x12TransactionOutcome\x12\x0b\n\x03gid\x18\x01 \x01(\t\x12.\n\x05state\x18\x02 \x01(\x0e\x32\x1f.tcc.common.v1.TransactionState\x12\x32\n\rcancel_reason\x18\x03 \x01(\x0e\x32\x1b.tcc.common.v1.CancelReason\x12\x18\n\x10\x63\x61ncel_branch_id\x18\x04 \x01(\t\x12\x15\n\rcancel_detail\x18\x05 \x01(\t\x12\x31\n\x07results\x18\x06 \x03(\x0b\x32 .tcc.transaction.v1.BranchResult\x12\x11\n\theuristic\x18\x07 \x01(\x08\x12\x15\n\rmixed_outcome\x18\x08 \x01(\x08\x12\x16\n\x0e\x63\x61ncel_message\x18\t \x01(\t\"\xe5\x02\n\x19\x45xecuteTransactionRequest\x12\x0b\n\x03gid\x18\x01 \x01(\t\x12+\n\x08\x62ranches\x18\x02 \x03(\x0b\x32\x19.tcc.common.v1.BranchSpec\x12)\n\x06\x65xpiry\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12I\n\x06labels\x18\x04 \x03(\x0b\x32\x39.tcc.transaction.v1.ExecuteTransactionRequest.LabelsEntry\x12-\n\x08wait_for\x18\x05 \x01(\x0e\x32\x1b.tcc.transaction.v1.WaitFor\x12\x11\n\tinitiator\x18\x06 \x01(\t\x12\x13\n\x0btraceparent\x18\x07 \x01(\t\x12\x12\n\ntracestate\x18\x08 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"U\n\x1a\x45xecuteTransactionResponse\x12\x37\n\x07outcome\x18\x01 \x01(\x0b\x32&.tcc.transaction.v1.TransactionOutcome\"a\n\x1a\x45xecuteTransactionsRequest\x12\x43\n\x0ctransactions\x18\x01 \x03(\x0b\x32-.tcc.transaction.v1.ExecuteTransactionRequest\"\\\n\x1b\x45xecuteTransactionsResponse\x12=\n\x07replies\x18\x01 \x03(\x0b\x32,.tcc.transaction.v1.ExecuteTransactionsReply\"\x94\x01\n\x18\x45xecuteTransactionsReply\x12\r\n\x05index\x18\x01 \x01(\r\x12\x39\n\x07outcome\x18\x02 \x01(\x0b\x32&.tcc.transaction.v1.TransactionOutcomeH\x00\x12%\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x14.tcc.common.v1.ErrorH\x00\x42\x07\n\x05reply\"\x85\x02\n\x17\x42\x65ginTransactionRequest\x12\x0b\n\x03gid\x18\x01 \x01(\t\x12)\n\x06\x65xpiry\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12G\n\x06labels\x18\x03 \x03(\x0b\x32\x37.tcc.transaction.v1.BeginTransactionRequest.LabelsEntry\x12\x11\n\tinitiator\x18\x04 \x01(\t\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\x12\x12\n\ntracestate\x18\x06 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"W\n\x18\x42\x65ginTransactionResponse\x12\x0b\n\x03gid\x18\x01 \x01(\t\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"J\n\x10TryBranchRequest\x12\x0b\n\x03gid\x18\x01 \x01(\t\x12)\n\x06\x62ranch\x18\x02 \x01(\x0b\x32\x19.tcc.common.v1.BranchSpec\"\x8c\x01\n\x11TryBranchResponse\x12)\n\x05state\x18\x01 \x01(\x0e\x32\x1a.tcc.common.v1.BranchState\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x0e\n\x06result\x18\x04 \x01(\x0c\x12\x1b\n\x13result_content_type\x18\x05 \x01(\t\"\x90\x01\n\x15RegisterBranchRequest\x12\x0b\n\x03gid\x18\x01 \x01(\t\x12)\n\x06\x62ranch\x18\x02 \x01(\x0b\x32\x19.tcc.common.v1.BranchSpec\x12\x12\n\ncheck_back\x18\x03 \x01(\x08\x12+\n\x08messages\x18\x04 \x03(\x0b\x32\x19.tcc.common.v1.BranchSpec\"H\n\x16RegisterBranchResponse\x12.\n\nexpires_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x84\x01\n\x19\x43onfirmTransactionRequest\x12\x0b\n\x03gid\x18\x01 \x01(\t\x12-\n\x08wait_for\x18\x02 \x01(\x0e\x32\x1b.tcc.transaction.v1.WaitFor\x12+\n\x08messages\x18\x03 \x03(\x0b\x32\x19.tcc.common.v1.BranchSpec\"U\n\x1a\x43onfirmTransactionResponse\x12\x37\n\x07outcome\x18\x01 \x01(\x0b\x32&.tcc.transaction.v1.TransactionOutcome\"f\n\x18\x43\x61ncelTransactionRequest\x12\x0b\n\x03gid\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12-\n\x08wait_for\x18\x03 \x01(\x0e\x32\x1b.tcc.transaction.v1.WaitFor\"T\n\x19\x43\x61ncelTransactionResponse\x12\x37\n\x07outcome\x18\x01 \x01(\x0b\x32&.tcc.transaction.v1.TransactionOutcome\"$\n\x15GetTransactionRequest\x12\x0b\n\x03gid\x18\x01 \x01(\t\"I\n\x16GetTransactionResponse\x12/\n\x0btransaction\x18\x01 \x01(\x0b\x32\x1a.tcc.common.v1.Transaction\"\x87\x03\n\x17ListTransactionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12/\n\x06states\x18\x03 \x03(\x0e\x32\x1f.tcc.common.v1.TransactionState\x12\x13\n\x0bparticipant\x18\x04 \x01(\t\x12G\n\x06labels\x18\x05 \x03(\x0b\x32\x37.tcc.transaction.v1.ListTransactionsRequest.LabelsEntry\x12\x11\n\tinitiator\x18\x06 \x01(\t\x12\r\n\x05stuck\x18\x07 \x01(\x08\x12\x31\n\rcreated_after\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"e\n\x18ListTransactionsResponse\x12\x30\n\x0ctransactions\x18\x01 \x03(\x0b\x32\x1a.tcc.common.v1.Transaction\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"T\n\x16WaitTransactionRequest\x12\x0b\n\x03gid\x18\x01 \x01(\t\x12-\n\x08wait_for\x18\x02 \x01(\x0e\x32\x1b.tcc.transaction.v1.WaitFor\"R\n\x17WaitTransactionResponse\x12\x37\n\x07outcome\x18\x01 \x01(\x0b\x32&.tcc.transaction.v1.TransactionOutcome*j\n\x07WaitFor\x12\x18\n\x14WAIT_FOR_UNSPECIFIED\x10\x00\x12\x15\n\x11WAIT_FOR_DECISION\x10\x01\x12\x17\n\x13WAIT_FOR_COMPLETION\x10\x02\x12\x15\n\x11WAIT_FOR_ACCEPTED\x10\x03\x32\xe0\x08\n\x12TransactionService\x12s\n\x12\x45xecuteTransaction\x12-.tcc.transaction.v1.ExecuteTransactionRequest\x1a..tcc.transaction.v1.ExecuteTransactionResponse\x12x\n\x13\x45xecuteTransactions\x12..tcc.transaction.v1.ExecuteTransactionsRequest\x1a/.tcc.transaction.v1.ExecuteTransactionsResponse0\x01\x12m\n\x10\x42\x65ginTransaction\x12+.tcc.transaction.v1.BeginTransactionRequest\x1a,.tcc.transaction.v1.BeginTransactionResponse\x12X\n\tTryBranch\x12$.tcc.transaction.v1.TryBranchRequest\x1a%.tcc.transaction.v1.TryBranchResponse\x12g\n\x0eRegisterBranch\x12).tcc.transaction.v1.RegisterBranchRequest\x1a*.tcc.transaction.v1.RegisterBranchResponse\x12s\n\x12\x43onfirmTransaction\x12-.tcc.transaction.v1.ConfirmTransactionRequest\x1a..tcc.transaction.v1.ConfirmTransactionResponse\x12p\n\x11\x43\x61ncelTransaction\x12,.tcc.transaction.v1.CancelTransactionRequest\x1a-.tcc.transaction.v1.CancelTransactionResponse\x12g\n\x0eGetTransaction\x12).tcc.transaction.v1.GetTransactionRequest\x1a*.tcc.transaction.v1.GetTransactionResponse\x12m\n\x10ListTransactions\x12+.tcc.transaction.v1.ListTransactionsRequest\x1a,.tcc.transaction.v1.ListTransactionsResponse\x12j\n\x0fWaitTransaction\x12*.tcc.transaction.v1.WaitTransactionRequest\x1a+.tcc.transaction.v1.WaitTransactionResponseB8\n\x12tcc.transaction.v1P\x01Z tcc/transaction/v1;transactionv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tcc/transaction/v1/transaction.proto\x12\x12tcc.transaction.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1atcc/common/v1/common.proto\"G\n\x0c\x42ranchResult\x12\x11\n\tbranch_id\x18\x01 \x01(\t\x12\x0e\n\x06result\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\"\xab\x02\n\x12TransactionOutcome\x12\x0b\n\x03gid\x18\x01 \x01(\t\x12.\n\x05state\x18\x02 \x01(\x0e\x32\x1f.tcc.common.v1.TransactionState\x12\x32\n\rcancel_reason\x18\x03 \x01(\x0e\x32\x1b.tcc.common.v1.CancelReason\x12\x18\n\x10\x63\x61ncel_branch_id\x18\x04 \x01(\t\x12\x15\n\rcancel_detail\x18\x05 \x01(\t\x12\x31\n\x07results\x18\x06 \x03(\x0b\x32 .tcc.transaction.v1.BranchResult\x12\x11\n\theuristic\x18\x07 \x01(\x08\x12\x15\n\rmixed_outcome\x18\x08 \x01(\x08\x12\x16\n\x0e\x63\x61ncel_message\x18\t \x01(\t\"\xe5\x02\n\x19\x45xecuteTransactionRequest\x12\x0b\n\x03gid\x18\x01 \x01(\t\x12+\n\x08\x62ranches\x18\x02 \x03(\x0b\x32\x19.tcc.common.v1.BranchSpec\x12)\n\x06\x65xpiry\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12I\n\x06labels\x18\x04 \x03(\x0b\x32\x39.tcc.transaction.v1.ExecuteTransactionRequest.LabelsEntry\x12-\n\x08wait_for\x18\x05 \x01(\x0e\x32\x1b.tcc.transaction.v1.WaitFor\x12\x11\n\tinitiator\x18\x06 \x01(\t\x12\x13\n\x0btraceparent\x18\x07 \x01(\t\x12\x12\n\ntracestate\x18\x08 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"U\n\x1a\x45xecuteTransactionResponse\x12\x37\n\x07outcome\x18\x01 \x01(\x0b\x32&.tcc.transaction.v1.TransactionOutcome\"a\n\x1a\x45xecuteTransactionsRequest\x12\x43\n\x0ctransactions\x18\x01 \x03(\x0b\x32-.tcc.transaction.v1.ExecuteTransactionRequest\"\\\n\x1b\x45xecuteTransactionsResponse\x12=\n\x07replies\x18\x01 \x03(\x0b\x32,.tcc.transaction.v1.ExecuteTransactionsReply\"\x94\x01\n\x18\x45xecuteTransactionsReply\x12\r\n\x05index\x18\x01 \x01(\r\x12\x39\n\x07outcome\x18\x02 \x01(\x0b\x32&.tcc.transaction.v1.TransactionOutcomeH\x00\x12%\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x14.tcc.common.v1.ErrorH\x00\x42\x07\n\x05reply\"m\n\x19StreamTransactionsRequest\x12\x39\n\x05items\x18\x01 \x03(\x0b\x32*.tcc.transaction.v1.StreamTransactionsItem\x12\x15\n\rcancelled_ids\x18\x02 \x03(\x04\"|\n\x16StreamTransactionsItem\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x12\n\ntimeout_ms\x18\x02 \x01(\r\x12\x42\n\x0btransaction\x18\x03 \x01(\x0b\x32-.tcc.transaction.v1.ExecuteTransactionRequest\"\x94\x01\n\x1aStreamTransactionsResponse\x12<\n\x07replies\x18\x01 \x03(\x0b\x32+.tcc.transaction.v1.StreamTransactionsReply\x12\x0e\n\x06\x63redit\x18\x02 \x01(\r\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08\x12\x16\n\x0e\x63oordinator_id\x18\x04 \x01(\t\"\x90\x01\n\x17StreamTransactionsReply\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x39\n\x07outcome\x18\x02 \x01(\x0b\x32&.tcc.transaction.v1.TransactionOutcomeH\x00\x12%\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x14.tcc.common.v1.ErrorH\x00\x42\x07\n\x05reply\"\x85\x02\n\x17\x42\x65ginTransactionRequest\x12\x0b\n\x03gid\x18\x01 \x01(\t\x12)\n\x06\x65xpiry\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12G\n\x06labels\x18\x03 \x03(\x0b\x32\x37.tcc.transaction.v1.BeginTransactionRequest.LabelsEntry\x12\x11\n\tinitiator\x18\x04 \x01(\t\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\x12\x12\n\ntracestate\x18\x06 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"W\n\x18\x42\x65ginTransactionResponse\x12\x0b\n\x03gid\x18\x01 \x01(\t\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"J\n\x10TryBranchRequest\x12\x0b\n\x03gid\x18\x01 \x01(\t\x12)\n\x06\x62ranch\x18\x02 \x01(\x0b\x32\x19.tcc.common.v1.BranchSpec\"\x8c\x01\n\x11TryBranchResponse\x12)\n\x05state\x18\x01 \x01(\x0e\x32\x1a.tcc.common.v1.BranchState\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x0e\n\x06result\x18\x04 \x01(\x0c\x12\x1b\n\x13result_content_type\x18\x05 \x01(\t\"\x90\x01\n\x15RegisterBranchRequest\x12\x0b\n\x03gid\x18\x01 \x01(\t\x12)\n\x06\x62ranch\x18\x02 \x01(\x0b\x32\x19.tcc.common.v1.BranchSpec\x12\x12\n\ncheck_back\x18\x03 \x01(\x08\x12+\n\x08messages\x18\x04 \x03(\x0b\x32\x19.tcc.common.v1.BranchSpec\"H\n\x16RegisterBranchResponse\x12.\n\nexpires_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x84\x01\n\x19\x43onfirmTransactionRequest\x12\x0b\n\x03gid\x18\x01 \x01(\t\x12-\n\x08wait_for\x18\x02 \x01(\x0e\x32\x1b.tcc.transaction.v1.WaitFor\x12+\n\x08messages\x18\x03 \x03(\x0b\x32\x19.tcc.common.v1.BranchSpec\"U\n\x1a\x43onfirmTransactionResponse\x12\x37\n\x07outcome\x18\x01 \x01(\x0b\x32&.tcc.transaction.v1.TransactionOutcome\"f\n\x18\x43\x61ncelTransactionRequest\x12\x0b\n\x03gid\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12-\n\x08wait_for\x18\x03 \x01(\x0e\x32\x1b.tcc.transaction.v1.WaitFor\"T\n\x19\x43\x61ncelTransactionResponse\x12\x37\n\x07outcome\x18\x01 \x01(\x0b\x32&.tcc.transaction.v1.TransactionOutcome\"$\n\x15GetTransactionRequest\x12\x0b\n\x03gid\x18\x01 \x01(\t\"I\n\x16GetTransactionResponse\x12/\n\x0btransaction\x18\x01 \x01(\x0b\x32\x1a.tcc.common.v1.Transaction\"\x87\x03\n\x17ListTransactionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12/\n\x06states\x18\x03 \x03(\x0e\x32\x1f.tcc.common.v1.TransactionState\x12\x13\n\x0bparticipant\x18\x04 \x01(\t\x12G\n\x06labels\x18\x05 \x03(\x0b\x32\x37.tcc.transaction.v1.ListTransactionsRequest.LabelsEntry\x12\x11\n\tinitiator\x18\x06 \x01(\t\x12\r\n\x05stuck\x18\x07 \x01(\x08\x12\x31\n\rcreated_after\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"e\n\x18ListTransactionsResponse\x12\x30\n\x0ctransactions\x18\x01 \x03(\x0b\x32\x1a.tcc.common.v1.Transaction\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"T\n\x16WaitTransactionRequest\x12\x0b\n\x03gid\x18\x01 \x01(\t\x12-\n\x08wait_for\x18\x02 \x01(\x0e\x32\x1b.tcc.transaction.v1.WaitFor\"R\n\x17WaitTransactionResponse\x12\x37\n\x07outcome\x18\x01 \x01(\x0b\x32&.tcc.transaction.v1.TransactionOutcome*j\n\x07WaitFor\x12\x18\n\x14WAIT_FOR_UNSPECIFIED\x10\x00\x12\x15\n\x11WAIT_FOR_DECISION\x10\x01\x12\x17\n\x13WAIT_FOR_COMPLETION\x10\x02\x12\x15\n\x11WAIT_FOR_ACCEPTED\x10\x03\x32\xd9\t\n\x12TransactionService\x12s\n\x12\x45xecuteTransaction\x12-.tcc.transaction.v1.ExecuteTransactionRequest\x1a..tcc.transaction.v1.ExecuteTransactionResponse\x12x\n\x13\x45xecuteTransactions\x12..tcc.transaction.v1.ExecuteTransactionsRequest\x1a/.tcc.transaction.v1.ExecuteTransactionsResponse0\x01\x12w\n\x12StreamTransactions\x12-.tcc.transaction.v1.StreamTransactionsRequest\x1a..tcc.transaction.v1.StreamTransactionsResponse(\x01\x30\x01\x12m\n\x10\x42\x65ginTransaction\x12+.tcc.transaction.v1.BeginTransactionRequest\x1a,.tcc.transaction.v1.BeginTransactionResponse\x12X\n\tTryBranch\x12$.tcc.transaction.v1.TryBranchRequest\x1a%.tcc.transaction.v1.TryBranchResponse\x12g\n\x0eRegisterBranch\x12).tcc.transaction.v1.RegisterBranchRequest\x1a*.tcc.transaction.v1.RegisterBranchResponse\x12s\n\x12\x43onfirmTransaction\x12-.tcc.transaction.v1.ConfirmTransactionRequest\x1a..tcc.transaction.v1.ConfirmTransactionResponse\x12p\n\x11\x43\x61ncelTransaction\x12,.tcc.transaction.v1.CancelTransactionRequest\x1a-.tcc.transaction.v1.CancelTransactionResponse\x12g\n\x0eGetTransaction\x12).tcc.transaction.v1.GetTransactionRequest\x1a*.tcc.transaction.v1.GetTransactionResponse\x12m\n\x10ListTransactions\x12+.tcc.transaction.v1.ListTransactionsRequest\x1a,.tcc.transaction.v1.ListTransactionsResponse\x12j\n\x0fWaitTransaction\x12*.tcc.transaction.v1.WaitTransactionRequest\x1a+.tcc.transaction.v1.WaitTransactionResponseB8\n\x12tcc.transaction.v1P\x01Z tcc/transaction/v1;transactionv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,8 +41,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BEGINTRANSACTIONREQUEST_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_LISTTRANSACTIONSREQUEST_LABELSENTRY']._loaded_options = None
   _globals['_LISTTRANSACTIONSREQUEST_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_WAITFOR']._serialized_start=3304
-  _globals['_WAITFOR']._serialized_end=3410
+  _globals['_WAITFOR']._serialized_start=3839
+  _globals['_WAITFOR']._serialized_end=3945
   _globals['_BRANCHRESULT']._serialized_start=153
   _globals['_BRANCHRESULT']._serialized_end=224
   _globals['_TRANSACTIONOUTCOME']._serialized_start=227
@@ -59,42 +59,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXECUTETRANSACTIONSRESPONSE']._serialized_end=1166
   _globals['_EXECUTETRANSACTIONSREPLY']._serialized_start=1169
   _globals['_EXECUTETRANSACTIONSREPLY']._serialized_end=1317
-  _globals['_BEGINTRANSACTIONREQUEST']._serialized_start=1320
-  _globals['_BEGINTRANSACTIONREQUEST']._serialized_end=1581
+  _globals['_STREAMTRANSACTIONSREQUEST']._serialized_start=1319
+  _globals['_STREAMTRANSACTIONSREQUEST']._serialized_end=1428
+  _globals['_STREAMTRANSACTIONSITEM']._serialized_start=1430
+  _globals['_STREAMTRANSACTIONSITEM']._serialized_end=1554
+  _globals['_STREAMTRANSACTIONSRESPONSE']._serialized_start=1557
+  _globals['_STREAMTRANSACTIONSRESPONSE']._serialized_end=1705
+  _globals['_STREAMTRANSACTIONSREPLY']._serialized_start=1708
+  _globals['_STREAMTRANSACTIONSREPLY']._serialized_end=1852
+  _globals['_BEGINTRANSACTIONREQUEST']._serialized_start=1855
+  _globals['_BEGINTRANSACTIONREQUEST']._serialized_end=2116
   _globals['_BEGINTRANSACTIONREQUEST_LABELSENTRY']._serialized_start=841
   _globals['_BEGINTRANSACTIONREQUEST_LABELSENTRY']._serialized_end=886
-  _globals['_BEGINTRANSACTIONRESPONSE']._serialized_start=1583
-  _globals['_BEGINTRANSACTIONRESPONSE']._serialized_end=1670
-  _globals['_TRYBRANCHREQUEST']._serialized_start=1672
-  _globals['_TRYBRANCHREQUEST']._serialized_end=1746
-  _globals['_TRYBRANCHRESPONSE']._serialized_start=1749
-  _globals['_TRYBRANCHRESPONSE']._serialized_end=1889
-  _globals['_REGISTERBRANCHREQUEST']._serialized_start=1892
-  _globals['_REGISTERBRANCHREQUEST']._serialized_end=2036
-  _globals['_REGISTERBRANCHRESPONSE']._serialized_start=2038
-  _globals['_REGISTERBRANCHRESPONSE']._serialized_end=2110
-  _globals['_CONFIRMTRANSACTIONREQUEST']._serialized_start=2113
-  _globals['_CONFIRMTRANSACTIONREQUEST']._serialized_end=2245
-  _globals['_CONFIRMTRANSACTIONRESPONSE']._serialized_start=2247
-  _globals['_CONFIRMTRANSACTIONRESPONSE']._serialized_end=2332
-  _globals['_CANCELTRANSACTIONREQUEST']._serialized_start=2334
-  _globals['_CANCELTRANSACTIONREQUEST']._serialized_end=2436
-  _globals['_CANCELTRANSACTIONRESPONSE']._serialized_start=2438
-  _globals['_CANCELTRANSACTIONRESPONSE']._serialized_end=2522
-  _globals['_GETTRANSACTIONREQUEST']._serialized_start=2524
-  _globals['_GETTRANSACTIONREQUEST']._serialized_end=2560
-  _globals['_GETTRANSACTIONRESPONSE']._serialized_start=2562
-  _globals['_GETTRANSACTIONRESPONSE']._serialized_end=2635
-  _globals['_LISTTRANSACTIONSREQUEST']._serialized_start=2638
-  _globals['_LISTTRANSACTIONSREQUEST']._serialized_end=3029
+  _globals['_BEGINTRANSACTIONRESPONSE']._serialized_start=2118
+  _globals['_BEGINTRANSACTIONRESPONSE']._serialized_end=2205
+  _globals['_TRYBRANCHREQUEST']._serialized_start=2207
+  _globals['_TRYBRANCHREQUEST']._serialized_end=2281
+  _globals['_TRYBRANCHRESPONSE']._serialized_start=2284
+  _globals['_TRYBRANCHRESPONSE']._serialized_end=2424
+  _globals['_REGISTERBRANCHREQUEST']._serialized_start=2427
+  _globals['_REGISTERBRANCHREQUEST']._serialized_end=2571
+  _globals['_REGISTERBRANCHRESPONSE']._serialized_start=2573
+  _globals['_REGISTERBRANCHRESPONSE']._serialized_end=2645
+  _globals['_CONFIRMTRANSACTIONREQUEST']._serialized_start=2648
+  _globals['_CONFIRMTRANSACTIONREQUEST']._serialized_end=2780
+  _globals['_CONFIRMTRANSACTIONRESPONSE']._serialized_start=2782
+  _globals['_CONFIRMTRANSACTIONRESPONSE']._serialized_end=2867
+  _globals['_CANCELTRANSACTIONREQUEST']._serialized_start=2869
+  _globals['_CANCELTRANSACTIONREQUEST']._serialized_end=2971
+  _globals['_CANCELTRANSACTIONRESPONSE']._serialized_start=2973
+  _globals['_CANCELTRANSACTIONRESPONSE']._serialized_end=3057
+  _globals['_GETTRANSACTIONREQUEST']._serialized_start=3059
+  _globals['_GETTRANSACTIONREQUEST']._serialized_end=3095
+  _globals['_GETTRANSACTIONRESPONSE']._serialized_start=3097
+  _globals['_GETTRANSACTIONRESPONSE']._serialized_end=3170
+  _globals['_LISTTRANSACTIONSREQUEST']._serialized_start=3173
+  _globals['_LISTTRANSACTIONSREQUEST']._serialized_end=3564
   _globals['_LISTTRANSACTIONSREQUEST_LABELSENTRY']._serialized_start=841
   _globals['_LISTTRANSACTIONSREQUEST_LABELSENTRY']._serialized_end=886
-  _globals['_LISTTRANSACTIONSRESPONSE']._serialized_start=3031
-  _globals['_LISTTRANSACTIONSRESPONSE']._serialized_end=3132
-  _globals['_WAITTRANSACTIONREQUEST']._serialized_start=3134
-  _globals['_WAITTRANSACTIONREQUEST']._serialized_end=3218
-  _globals['_WAITTRANSACTIONRESPONSE']._serialized_start=3220
-  _globals['_WAITTRANSACTIONRESPONSE']._serialized_end=3302
-  _globals['_TRANSACTIONSERVICE']._serialized_start=3413
-  _globals['_TRANSACTIONSERVICE']._serialized_end=4533
+  _globals['_LISTTRANSACTIONSRESPONSE']._serialized_start=3566
+  _globals['_LISTTRANSACTIONSRESPONSE']._serialized_end=3667
+  _globals['_WAITTRANSACTIONREQUEST']._serialized_start=3669
+  _globals['_WAITTRANSACTIONREQUEST']._serialized_end=3753
+  _globals['_WAITTRANSACTIONRESPONSE']._serialized_start=3755
+  _globals['_WAITTRANSACTIONRESPONSE']._serialized_end=3837
+  _globals['_TRANSACTIONSERVICE']._serialized_start=3948
+  _globals['_TRANSACTIONSERVICE']._serialized_end=5189
 # @@protoc_insertion_point(module_scope)

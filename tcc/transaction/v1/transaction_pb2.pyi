@@ -110,6 +110,46 @@ class ExecuteTransactionsReply(_message.Message):
     error: _common_pb2.Error
     def __init__(self, index: _Optional[int] = ..., outcome: _Optional[_Union[TransactionOutcome, _Mapping]] = ..., error: _Optional[_Union[_common_pb2.Error, _Mapping]] = ...) -> None: ...
 
+class StreamTransactionsRequest(_message.Message):
+    __slots__ = ("items", "cancelled_ids")
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    CANCELLED_IDS_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[StreamTransactionsItem]
+    cancelled_ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, items: _Optional[_Iterable[_Union[StreamTransactionsItem, _Mapping]]] = ..., cancelled_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class StreamTransactionsItem(_message.Message):
+    __slots__ = ("id", "timeout_ms", "transaction")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    TRANSACTION_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    timeout_ms: int
+    transaction: ExecuteTransactionRequest
+    def __init__(self, id: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., transaction: _Optional[_Union[ExecuteTransactionRequest, _Mapping]] = ...) -> None: ...
+
+class StreamTransactionsResponse(_message.Message):
+    __slots__ = ("replies", "credit", "draining", "coordinator_id")
+    REPLIES_FIELD_NUMBER: _ClassVar[int]
+    CREDIT_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    COORDINATOR_ID_FIELD_NUMBER: _ClassVar[int]
+    replies: _containers.RepeatedCompositeFieldContainer[StreamTransactionsReply]
+    credit: int
+    draining: bool
+    coordinator_id: str
+    def __init__(self, replies: _Optional[_Iterable[_Union[StreamTransactionsReply, _Mapping]]] = ..., credit: _Optional[int] = ..., draining: bool = ..., coordinator_id: _Optional[str] = ...) -> None: ...
+
+class StreamTransactionsReply(_message.Message):
+    __slots__ = ("id", "outcome", "error")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    outcome: TransactionOutcome
+    error: _common_pb2.Error
+    def __init__(self, id: _Optional[int] = ..., outcome: _Optional[_Union[TransactionOutcome, _Mapping]] = ..., error: _Optional[_Union[_common_pb2.Error, _Mapping]] = ...) -> None: ...
+
 class BeginTransactionRequest(_message.Message):
     __slots__ = ("gid", "expiry", "labels", "initiator", "traceparent", "tracestate")
     class LabelsEntry(_message.Message):

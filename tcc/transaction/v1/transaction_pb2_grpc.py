@@ -53,6 +53,11 @@ class TransactionServiceStub(object):
                 request_serializer=tcc_dot_transaction_dot_v1_dot_transaction__pb2.ExecuteTransactionsRequest.SerializeToString,
                 response_deserializer=tcc_dot_transaction_dot_v1_dot_transaction__pb2.ExecuteTransactionsResponse.FromString,
                 _registered_method=True)
+        self.StreamTransactions = channel.stream_stream(
+                '/tcc.transaction.v1.TransactionService/StreamTransactions',
+                request_serializer=tcc_dot_transaction_dot_v1_dot_transaction__pb2.StreamTransactionsRequest.SerializeToString,
+                response_deserializer=tcc_dot_transaction_dot_v1_dot_transaction__pb2.StreamTransactionsResponse.FromString,
+                _registered_method=True)
         self.BeginTransaction = channel.unary_unary(
                 '/tcc.transaction.v1.TransactionService/BeginTransaction',
                 request_serializer=tcc_dot_transaction_dot_v1_dot_transaction__pb2.BeginTransactionRequest.SerializeToString,
@@ -116,6 +121,15 @@ class TransactionServiceServicer(object):
 
     def ExecuteTransactions(self, request, context):
         """Runs a batch of transactions. Replies stream back as each is known, in any order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamTransactions(self, request_iterator, context):
+        """Runs transactions over one stream, which stays open: each is an item that gets one reply, in any
+        order. The client half-closes the stream; the coordinator ends it after the last reply. If it ends
+        without a reply to an item, the outcome of that item is not known: repeat it with the same gid.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -191,6 +205,11 @@ def add_TransactionServiceServicer_to_server(servicer, server):
                     servicer.ExecuteTransactions,
                     request_deserializer=tcc_dot_transaction_dot_v1_dot_transaction__pb2.ExecuteTransactionsRequest.FromString,
                     response_serializer=tcc_dot_transaction_dot_v1_dot_transaction__pb2.ExecuteTransactionsResponse.SerializeToString,
+            ),
+            'StreamTransactions': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamTransactions,
+                    request_deserializer=tcc_dot_transaction_dot_v1_dot_transaction__pb2.StreamTransactionsRequest.FromString,
+                    response_serializer=tcc_dot_transaction_dot_v1_dot_transaction__pb2.StreamTransactionsResponse.SerializeToString,
             ),
             'BeginTransaction': grpc.unary_unary_rpc_method_handler(
                     servicer.BeginTransaction,
@@ -296,6 +315,33 @@ class TransactionService(object):
             '/tcc.transaction.v1.TransactionService/ExecuteTransactions',
             tcc_dot_transaction_dot_v1_dot_transaction__pb2.ExecuteTransactionsRequest.SerializeToString,
             tcc_dot_transaction_dot_v1_dot_transaction__pb2.ExecuteTransactionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamTransactions(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/tcc.transaction.v1.TransactionService/StreamTransactions',
+            tcc_dot_transaction_dot_v1_dot_transaction__pb2.StreamTransactionsRequest.SerializeToString,
+            tcc_dot_transaction_dot_v1_dot_transaction__pb2.StreamTransactionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,215 @@
+"""One open stream of an initiator: its items in flight, and the replies that wait to be sent.
+
+The calls of other methods end on their own. A stream does not, so what is checked once per call elsewhere
+is checked for each item here, or for each request that brings items. A stream ends when the client has
+half-closed it and every item has its reply, or when it is too old.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable
+
+from google.protobuf.message import DecodeError
+
+from coordinator.api.calls import UnreadBytes
+from coordinator.api.initiator.batch import Item, Replies, item_id
+from coordinator.api.initiator.requests import RequestLimits
+from coordinator.core.errors import Draining, InvalidRequest, Refused, TransactionTooLarge
+from tcc.common.v1 import common_pb2 as common
+from tcc.transaction.v1 import transaction_pb2 as pb
+
+# Then the client is asked to open another one: by then the certificates and the coordinators may be others.
+AGE_MAX_S = 900.0
+# How long it may take for that.
+LEAVING_MAX_S = 60.0
+# What a transaction has as an item, besides itself: id, timeout and lengths.
+_ITEM_BYTES = 64
+
+
+class StreamItem(Item):
+    """One transaction of a stream."""
+
+    __slots__ = ("_stream", "gid", "has_timeout", "id", "late_at")
+
+    def __init__(self, stream: "TransactionStream", item_id: int, gid: str) -> None:
+        super().__init__(stream.replies)
+        self._stream = stream
+        self.id = item_id
+        self.gid = gid
+        # When it is answered if nothing else has answered it.
+        self.late_at = math.inf
+        self.has_timeout = False
+
+    def began(self, gid: str, reply_in_s: float, *, has_timeout: bool) -> None:
+        """Note the gid, which may be new, and by when the item is to be answered."""
+        self.gid = gid
+        self.has_timeout = has_timeout
+        self._stream.expect(self, reply_in_s)
+
+    def leave(self) -> None:
+        """Need no reply any more."""
+        self._answered = True
+
+    def _answer(self, outcome: pb.TransactionOutcome | None, error: common.Error | None, size: int) -> None:
+        self._stream.reply(pb.StreamTransactionsReply(id=self.id, outcome=outcome, error=error), size)
+
+
+class TransactionStream:
+    """The state of one stream. All its methods belong to one event loop."""
+
+    def __init__(
+        self, unread: UnreadBytes, *, credit: int, on_late: Callable[[StreamItem], None] = lambda _: None
+    ) -> None:
+        """`credit`: how many items may be in flight. No more are read until some of them are answered.
+
+        `on_late`: called with each item that has no reply shortly before its caller leaves.
+        """
+        self.replies: Replies[pb.StreamTransactionsReply] = Replies(unread)
+        # Those without a reply, by id.
+        self.items: dict[int, StreamItem] = {}
+        self._credit = credit
+        self._on_late = on_late
+        # One timer for all items: it is set for the earliest, and most of them are answered long before.
+        self._late_at = math.inf
+        self._late: asyncio.TimerHandle | None = None
+        # Items that were read, and whose replies were not taken to be sent.
+        self._outstanding = 0
+        self._room = asyncio.Event()
+        self._is_draining = False
+        self._was_asked_to_leave = False
+        self._must_end = False
+        self._failure: BaseException | None = None
+        # The client sends nothing more.
+        self._is_read = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+        self._alarms = [
+            self._loop.call_later(AGE_MAX_S, self.drain),
+            self._loop.call_later(AGE_MAX_S + LEAVING_MAX_S, self._end),
+        ]
+
+    # --- what the client sends ----------------------------------------------
+
+    def start(self, reading: asyncio.Task[None]) -> None:
+        """Watch the task that reads the stream."""
+        reading.add_done_callback(self._on_read)
+        self.watch(reading)
+
+    def watch(self, task: asyncio.Task[None]) -> None:
+        """Let the stream fail if this task of it fails, and end the task with the stream."""
+        self._tasks.add(task)
+        task.add_done_callback(self._on_done)
+
+    async def until_room(self) -> None:
+        """Wait until further items may be read."""
+        while self._outstanding >= self._credit:
+            self._room.clear()
+            await self._room.wait()
+
+    def begin(self, item: StreamItem) -> None:
+        """Count an item that was read."""
+        self.items[item.id] = item
+        self._outstanding += 1
+
+    def expect(self, item: StreamItem, reply_in_s: float) -> None:
+        """Answer an item within this time."""
+        item.late_at = self._loop.time() + reply_in_s
+        if item.late_at < self._late_at:
+            self._set_timer(item.late_at)
+
+    def cancel(self, item_id: int) -> str | None:
+        """Forget an item whose caller has left; return its gid unless it is answered."""
+        item = self.items.pop(item_id, None)
+        if item is None:
+            return None
+        item.leave()
+        self._release(1)
+        return item.gid
+
+    def _set_timer(self, at: float) -> None:
+        if self._late is not None:
+            self._late.cancel()
+        self._late_at = at
+        self._late = None if at == math.inf else self._loop.call_at(at, self._answer_late)
+
+    def _answer_late(self) -> None:
+        now = self._loop.time()
+        late = [item for item in self.items.values() if item.late_at <= now]
+        for item in late:
+            item.late_at = math.inf
+            self._on_late(item)
+        self._set_timer(min((item.late_at for item in self.items.values()), default=math.inf))
+
+    # --- what the client gets -------------------------------------------------
+
+    def reply(self, reply: pb.StreamTransactionsReply, size: int) -> None:
+        """Answer an item with a reply of about `size` bytes."""
+        self.items.pop(reply.id, None)
+        self.replies.add(reply, size)
+
+    async def take(self) -> pb.StreamTransactionsResponse | None:
+        """Return what is to be sent next; None: nothing more.
+
+        Raises:
+            Refused: the stream has to end.
+        """
+        while True:
+            replies = await self.replies.take()
+            if self._failure is not None:
+                raise self._failure
+            if self._must_end:
+                raise Draining("the stream has come of age: open another one", retry_after_s=0.0)
+            if replies or self._is_draining is not self._was_asked_to_leave:
+                self._was_asked_to_leave = self._is_draining
+                self._release(len(replies))
+                return pb.StreamTransactionsResponse(replies=replies, draining=self._is_draining)
+            if self._is_read and not self._outstanding:
+                return None
+
+    def drain(self) -> None:
+        """Ask the client to send no further items here."""
+        self._is_draining = True
+        self.replies.wake()
+
+    def close(self) -> None:
+        """Drop what is left: the client is gone, or does not read."""
+        for alarm in self._alarms:
+            alarm.cancel()
+        self._set_timer(math.inf)
+        for task in self._tasks:
+            task.cancel()
+        self.replies.close()
+        self.replies.release_sent()
+
+    def _release(self, count: int) -> None:
+        self._outstanding -= count
+        self._room.set()
+        if self._is_read and not self._outstanding:
+            self.replies.wake()
+
+    def _end(self) -> None:
+        self._must_end = True
+        self.replies.wake()
+
+    def _on_read(self, _: asyncio.Task[None]) -> None:
+        self._is_read = True
+        self.replies.wake()
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            self._failure = self._failure or failure
+            self.replies.wake()
+
+
+def streamed_item(raw: bytes, limits: RequestLimits) -> tuple[pb.StreamTransactionsItem, Refused | None]:
+    """Return one item, decoded; if it cannot be decoded: its id alone, and why it is refused."""
+    bytes_max = limits.transaction_request_bytes_max
+    if len(raw) > bytes_max + _ITEM_BYTES:
+        why: Refused = TransactionTooLarge(f"a transaction may have at most {bytes_max} bytes as a message")
+        return pb.StreamTransactionsItem(id=item_id(raw)), why
+    try:
+        return pb.StreamTransactionsItem.FromString(raw), None
+    except DecodeError:
+        why = InvalidRequest("INVALID_MESSAGE", "the item is not a transaction")
+        return pb.StreamTransactionsItem(id=item_id(raw)), why
