@@ -15,6 +15,7 @@ from tcc._internal.token import Token, TokenChannel
 from tcc.client import arguments, forking
 from tcc.client.endpoint import Endpoint
 from tcc.client.retry import pause_s
+from tcc.client.streams import is_cancelled
 from tcc.client.submission import Submitter
 from tcc.errors import ClientClosed, TccError, error_from_rpc
 from tcc.payload import PayloadCodec
@@ -31,7 +32,7 @@ class StandIn(Protocol):
     """What a client accepts in place of an address: tcc.testing.FakeCoordinator."""
 
     def open_channel(self) -> Any:
-        """Return an object with a channel's methods `unary_unary`, `unary_stream` and `close`."""
+        """Return an object with a channel's methods: those for calls that stubs use, and `close`."""
 
 
 class Connection:
@@ -111,7 +112,7 @@ class Connection:
                     await session.endpoint.explain(error)
                     raise error from failure
             except asyncio.CancelledError as error:
-                if session is self._session or _is_cancelled():
+                if session is self._session or is_cancelled():
                     raise
                 # The caller was not cancelled: its call ended with the channel.
                 if self._closed:
@@ -203,6 +204,8 @@ class Connection:
             content=content,
             batch_items_max=self._batch_items_max,
             batch_bytes_max=self._batch_bytes_max,
+            has_streams=isinstance(self._target, str),
+            token=self._token,
         )
 
     def _open_channel(self, content: TlsContent | None) -> Any:
@@ -238,6 +241,8 @@ class _Session:
         content: TlsContent | None,
         batch_items_max: int,
         batch_bytes_max: int,
+        has_streams: bool,
+        token: Callable[[], str] | None,
     ) -> None:
         self.loop = loop
         self._channel = channel
@@ -251,6 +256,8 @@ class _Session:
         self.submitter = Submitter(
             self.stub.ExecuteTransaction,
             self.stub.ExecuteTransactions,
+            self.stub.StreamTransactions if has_streams else None,
+            token=token,
             batch_items_max=batch_items_max,
             batch_bytes_max=batch_bytes_max,
             on_error=endpoint.on_error,
@@ -298,8 +305,3 @@ def _explain_timeout(error: TccError, timeout_s: float) -> None:
         few = "" if timeout_s else ", which leaves no time for a call"
         error.message = f"no response within timeout_s={timeout_s:g}{few}"
         error.args = (error.message,)
-
-
-def _is_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and bool(task.cancelling())

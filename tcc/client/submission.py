@@ -1,6 +1,10 @@
-"""Submission of whole transactions: alone when idle, in batches under load.
+"""Submission of whole transactions: over a stream, or else by calls.
 
-Every `submit` puts one item into a batcher. A batch of one item is sent as the unary
+Where the coordinator has them, streams carry the transactions (tcc.client.streams). The rest goes by
+calls, alone when idle and in batches under load: what is larger than a batch, what a stream was broken
+with twice, and everything while no stream can be opened.
+
+Such an item is put into a batcher. A batch of one item is sent as the unary
 ExecuteTransaction, so a single caller pays for one plain call. Items that arrive while it
 is in flight are sent together as ExecuteTransactions.
 
@@ -20,7 +24,7 @@ one invalid item does not affect the others.
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
@@ -28,6 +32,7 @@ import grpc
 from tcc._internal.batcher import Batcher
 from tcc._internal.failpoint import failpoint
 from tcc.client.retry import is_retryable, pause_s
+from tcc.client.streams import Stream, Streams
 from tcc.errors import ClientClosed, DeadlineExceeded, TccError, Unavailable, error_from_reply, error_from_rpc
 from tcc.transaction.v1 import transaction_pb2 as pb
 
@@ -43,7 +48,19 @@ ITEM_OVERHEAD_BYTES = 8
 class _Item:
     """A submitted transaction and the future of its caller."""
 
-    __slots__ = ("alone", "answer", "attempt", "deadline", "error", "payload_bytes", "request")
+    __slots__ = (
+        "alone",
+        "answer",
+        "answered_by",
+        "attempt",
+        "breaks",
+        "deadline",
+        "error",
+        "number",
+        "payload_bytes",
+        "request",
+        "stream",
+    )
 
     def __init__(
         self,
@@ -61,6 +78,11 @@ class _Item:
         self.error: TccError | None = None
         # True after a batch with it was refused as a whole: it is sent alone from then on.
         self.alone = False
+        # How often a stream ended without a reply to it.
+        self.breaks = 0
+        self.stream: Stream | None = None
+        self.number = 0
+        self.answered_by: Stream | None = None
 
 
 class Submitter:
@@ -70,19 +92,22 @@ class Submitter:
         self,
         execute_transaction: Callable[..., Any],
         execute_transactions: Callable[..., Any],
+        stream_transactions: Callable[..., Any] | None = None,
         *,
+        token: Callable[[], str] | None = None,
         batch_items_max: int,
         batch_bytes_max: int,
         on_error: Callable[[TccError], None] = lambda _: None,
     ) -> None:
-        """Take the stub's methods `ExecuteTransaction` and `ExecuteTransactions`.
+        """Take the stub's methods. Without `stream_transactions` there are no streams.
 
-        `on_error` is called with the error of each failed attempt.
+        `token` returns what the stub shows. `on_error` is called with the error of each failed attempt.
         """
         self._on_error = on_error
         self._execute_transaction = execute_transaction
         self._execute_transactions = execute_transactions
         self._batch_items_max = batch_items_max
+        self._batch_bytes_max = batch_bytes_max
         self._batcher = Batcher(
             self._send,
             items_max=batch_items_max,
@@ -94,6 +119,9 @@ class Submitter:
         self._calls: set[asyncio.Task[None]] = set()
         self._waiting: set[_Item] = set()
         self._reply_s = 0.0
+        self._streams = stream_transactions and Streams(
+            stream_transactions, self, token=token, items_max=batch_items_max, bytes_max=batch_bytes_max
+        )
 
     async def submit(
         self, request: pb.ExecuteTransactionRequest, *, timeout_s: float
@@ -108,23 +136,49 @@ class Submitter:
         item = _Item(request, loop.create_future(), loop.time() + timeout_s)
         alarm = loop.call_at(item.deadline, _expire, item)
         self._waiting.add(item)
-        self._batcher.put(item)
+        self._put(item)
         try:
             return await item.answer
         finally:
             alarm.cancel()
             self._waiting.discard(item)
+            if item.stream is not None:
+                item.stream.cancel(item)
 
     async def close(self) -> None:
         """Abandon all items; their callers get ClientClosed."""
         for item in self._waiting:
             _fail(item, ClientClosed("the client was closed before the response"))
+        if self._streams is not None:
+            await self._streams.close()
         tasks = [self._sender, *self._calls]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    # --- sending ----------------------------------------------------------
+    def _put(self, item: _Item) -> None:
+        fits = not item.alone and item.payload_bytes <= self._batch_bytes_max
+        if self._streams is None or not fits or not self._streams.put(item):
+            self._batcher.put(item)
+
+    # --- streams ----------------------------------------------------------
+
+    def on_reply(self, item: _Item, reply: pb.StreamTransactionsReply) -> None:
+        self._take(item, reply)
+
+    def on_not_opened(self, items: Sequence[_Item]) -> None:
+        self._batcher.put_many(items)
+
+    def on_break(self, items: Sequence[_Item], failure: Exception | None) -> None:
+        for item in items:
+            item.breaks += 1
+            item.alone = item.breaks > 1
+            if isinstance(failure, grpc.aio.AioRpcError) or failure is None:
+                self._retry_or_fail(item, _error_of_stream(failure), in_batch=True)
+            else:  # a bug here: every caller must see it, not only the log
+                _fail(item, failure)
+
+    # --- calls ------------------------------------------------------------
 
     async def _send(self, batch: list[_Item]) -> None:
         """Start the calls of a batch, and return when the next batch may be sent."""
@@ -187,7 +241,7 @@ class Submitter:
             if before > half >= len(missing):
                 self._measure(started)
 
-    def _take(self, item: _Item, reply: pb.ExecuteTransactionsReply) -> None:
+    def _take(self, item: _Item, reply: pb.ExecuteTransactionsReply | pb.StreamTransactionsReply) -> None:
         if reply.HasField("error"):
             self._retry_or_fail(item, error_from_reply(reply.error), in_batch=False)
         else:
@@ -209,14 +263,14 @@ class Submitter:
         time_left_s = item.deadline - self._loop.time()
         if in_batch and not is_retryable(error) and not isinstance(error, DeadlineExceeded):
             item.alone = True
-            self._batcher.put(item)
+            self._put(item)
             return
         wait_s = pause_s(error, attempt=item.attempt, time_left_s=time_left_s, jitter=random.random())
         if wait_s is None:
             _fail(item, error)
             return
         item.attempt += 1
-        self._loop.call_later(wait_s, self._batcher.put, item)
+        self._loop.call_later(wait_s, self._put, item)
 
 
 def _settle(item: _Item, outcome: pb.TransactionOutcome) -> None:
@@ -242,3 +296,16 @@ def _error_of(failure: grpc.aio.AioRpcError | None) -> TccError:
     error = error_from_rpc(failure)
     error.__cause__ = failure
     return error
+
+
+def _error_of_stream(failure: grpc.aio.AioRpcError | None) -> TccError:
+    """Return a new error for each caller.
+
+    If a connection breaks during a write, gRPC reports an internal error of its own in place of the status.
+    """
+    error = _error_of(failure)
+    if error.reason != grpc.StatusCode.INTERNAL.name:
+        return error
+    broken = Unavailable("the stream was broken")
+    broken.__cause__ = failure
+    return broken

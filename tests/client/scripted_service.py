@@ -117,6 +117,10 @@ class ScriptedService(transaction_pb2_grpc.TransactionServiceServicer):
             for task in running:
                 task.cancel()
 
+    async def StreamTransactions(self, _requests: Any, context: Any) -> None:
+        """Refuse, as a coordinator does that is older than streams."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+
     async def _reply(self, index: int, item: Any) -> Any:
         match await self.execute(item):
             case Status() as whole_call:
