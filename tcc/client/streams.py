@@ -41,6 +41,7 @@ STREAMS_MAX = 8
 TOKEN_CHECKED_EVERY_S = 1.0
 # How many transactions are sent before the coordinator has told its credit.
 CREDIT_FIRST = 64
+_TIMEOUT_MAX_MS = 2.0**32 - 1
 _UNAUTHENTICATED: int = grpc.StatusCode.UNAUTHENTICATED.value[0]
 
 
@@ -163,9 +164,9 @@ class Streams:
         self._opening = None
         now = self._loop.time()
         older = [one for one in self._open if one.is_replaced_by(stream, now)]
+        self._open.append(stream)
         for one in older:
             self.leave(one)
-        self._open.append(stream)
         if len(self._open) > STREAMS_MAX:
             self.leave(self._open[0])
         if not older:
@@ -334,7 +335,7 @@ class Stream:
             self._last_id += 1
             self._in_flight[self._last_id] = item
             item.number = self._last_id
-            left_ms = max(1, int((item.deadline - now) * 1000))
+            left_ms = int(min(max(1.0, (item.deadline - now) * 1000), _TIMEOUT_MAX_MS))
             items.append(
                 pb.StreamTransactionsItem(id=self._last_id, timeout_ms=left_ms, transaction=item.request)
             )

@@ -157,6 +157,8 @@ class Submitter:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _put(self, item: _Item) -> None:
+        if item.answer.done():  # its caller has left, or the client was closed, before a retry
+            return
         fits = not item.alone and item.payload_bytes <= self._batch_bytes_max
         if self._streams is None or not fits or not self._streams.put(item):
             self._batcher.put(item)

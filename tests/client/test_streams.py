@@ -152,6 +152,31 @@ async def test_the_callers_timer_decides_and_the_item_is_cancelled() -> None:
         assert await execute(client, "next") == ["next"]
 
 
+async def test_a_peer_that_stops_reading_holds_no_caller() -> None:
+    """What it does not read fills the connection's window, and what comes after that is not written."""
+
+    async def serve(stream: OpenStream) -> None:
+        await stream.greet()
+        await stream.confirm(*await stream.read())
+        await stopped.wait()
+
+    stopped = asyncio.Event()
+    large = [tcc.BranchRequest("inventory", "reserve_stock", bytes(200_000))]
+    async with serving(StreamingService(serve)) as target, tcc.Client(target) as client:
+        await client.execute(BRANCHES)
+        calls = [client.execute(large, gid=str(number), timeout_s=0.3) for number in range(20)]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        stopped.set()
+    assert {type(result) for result in results} == {errors.DeadlineExceeded}
+
+
+async def test_a_timeout_of_months_is_none_in_effect() -> None:
+    service = StreamingService()
+    async with serving(service) as target, tcc.Client(target) as client:
+        assert await execute(client, "a", timeout_s=3e8) == ["a"]
+    assert (service.unary, service.batches) == ([], [])
+
+
 # --- the end of a stream ------------------------------------------------------------
 
 
@@ -299,6 +324,30 @@ async def test_a_server_that_stops_gracefully_finishes_what_is_in_flight() -> No
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "RENEW_S", 0.02)
     monkeypatch.setattr(streams, "RENEW_SOON_S", 0.02)
+
+
+async def test_a_stream_replaced_while_items_wait_opens_no_third_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(streams, "RENEW_SOON_S", 0.02)
+
+    async def serve(stream: OpenStream) -> None:
+        await stream.greet(credit=1)
+        if stream.number == 1:
+            await stream.confirm(*await stream.read())
+            items = await stream.read()
+            await second.wait()
+            await stream.confirm(*items)
+        second.set()
+        while items := await stream.read():
+            await stream.confirm(*items)
+
+    second = asyncio.Event()
+    service = StreamingService(serve)
+    async with serving(service) as target, tcc.Client(target) as client:
+        await execute(client, "first")
+        assert await execute(client, "a", "b", "c") == ["a", "b", "c"]
+        assert len(service.streams) == 2
 
 
 @pytest.mark.usefixtures("quick")

@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -375,7 +376,9 @@ class Call:
 def check_of(call: Call, policy: Policy, times: list[float]) -> Any:
     """Return the check of an open stream whose caller has shown this; `times`: of the checks to come."""
     authenticator = Authenticator(policy, now=lambda: times.pop(0), monotonic=lambda: 0.0)
-    return Access(authenticator, Rates(lambda: 0.0)).rechecked(METHOD, call)  # type: ignore[arg-type] # a part of one
+    check = Access(authenticator, Rates(lambda: 0.0)).rechecked(METHOD, call)  # type: ignore[arg-type] # a part of one
+    # It sets the caller of its task, which is not to be that of other tests.
+    return lambda: copy_context().run(check)
 
 
 def client(identity: str) -> dict[str, Client]:
