@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 # Of one call, so that it takes Redis a millisecond or two.
-_CALL_ITEMS_MAX = 256
+_CALL_ITEMS_MAX = 512
 # Of a budget: each lets the event loop read what has arrived.
 _SLICES = 4
 # How often a process asks for a SKU that another one is loading.
