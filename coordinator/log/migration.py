@@ -281,7 +281,7 @@ def database_engine(url: str) -> Engine:
 
     def creator() -> psycopg.Connection:
         connection = connect(url)
-        connection.execute(SESSION.sql, ["0"])
+        psycopg.RawCursor(connection).execute(SESSION.sql, ["0"])
         connection.autocommit = False
         return connection
 
