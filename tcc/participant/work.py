@@ -591,7 +591,9 @@ def _without_request(action: Action, content: payload.Encoded, operation: Operat
 def _with_result(branch: Branch, result: object) -> Branch:
     """Return a branch with the result that its Try will have."""
     data, content_type = encoded_result(result)
-    return branch._replace(try_result=data, try_result_content_type=content_type)
+    gid, branch_id, action, expires_at_ms, attempt, tried, _, _, digest = branch
+    # Not with `_replace`, which takes three times as long: one is made for each Try of a hot key.
+    return Branch(gid, branch_id, action, expires_at_ms, attempt, tried, data, content_type, digest)
 
 
 def _key_fits(key: str) -> bool:
