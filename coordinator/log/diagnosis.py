@@ -6,7 +6,13 @@ from alembic.script import ScriptDirectory
 from msgspec import Struct
 from sqlalchemy import Connection, text
 
-from coordinator.log.migration import alembic_config, applied_revisions, database_engine, explained
+from coordinator.log.migration import (
+    alembic_config,
+    applied_revisions,
+    database_engine,
+    explained,
+    is_of_newer_version,
+)
 from coordinator.log.requirements import check_requirements
 
 _SETTINGS = (
@@ -47,6 +53,8 @@ class LogFacts(Struct, frozen=True, kw_only=True):
     # Migrations: those applied, and those that this version of tccd requires.
     applied: frozenset[str]
     wanted: frozenset[str]
+    # Whether those applied are of a newer version, and this one can run on the result.
+    is_newer: bool
     # How far this machine's clock is ahead of the database's, and the bound of the error.
     clock_ahead_s: float
     clock_error_s: float
@@ -78,6 +86,7 @@ def _facts(connection: Connection) -> LogFacts:
         read_only=connection.execute(_READ_ONLY).scalar_one() == "on",
         applied=applied_revisions(connection),
         wanted=frozenset(script.get_heads()),
+        is_newer=is_of_newer_version(connection),
         clock_ahead_s=ahead_s,
         clock_error_s=error_s,
     )

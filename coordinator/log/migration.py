@@ -46,6 +46,7 @@ _IN_PUBLIC = text("""
         AND to_regclass('public.coordinators') IS NOT NULL
         AND to_regclass('public.transactions') IS NOT NULL
     """)
+_OLDEST = text(f"SELECT oldest FROM {SCHEMA}.alembic_version")  # noqa: S608 - constants
 _VERSION_IN_PUBLIC = text("SELECT version_num FROM public.alembic_version")
 _MOVE_FROM_PUBLIC = (
     text(f"CREATE TABLE {SCHEMA}.alembic_version (LIKE public.alembic_version INCLUDING ALL)"),
@@ -83,18 +84,19 @@ class LogTooNewError(Exception):
 def migrate(url: str, owner_url: str | None = None) -> None:
     """Apply the migrations that the database lacks. Block while another process migrates.
 
-    If it lacks none, nothing is written, so that a role without the right to create is enough.
+    If it lacks none, nothing is written, so that a role without the right to create is enough. It may have
+    those of a newer version, while coordinators of both run side by side.
     With `owner_url`, that role migrates, and the one of `url` gets the privileges to run, no more.
 
     Raises:
         LogUnavailable: the database cannot be reached, or not be written now.
         LogUrlError: the URL is invalid, lacks privileges, or leads to a database that cannot hold the log.
-        LogTooNewError: the database has a migration that this version does not know.
+        LogTooNewError: a newer version has migrated the log, and this version cannot run on the result.
     """
     with explained("the log cannot be reached: "):
         check_requirements(url)
         engine = database_engine(owner_url or url)
-        if not _is_current(engine):
+        if not _is_ready(engine):
             _migrate(engine)
         if owner_url is not None:
             _grant(engine, database_engine(url))
@@ -139,6 +141,8 @@ def _migrate(engine: Engine) -> None:
         config = alembic_config(connection)
         ours = ScriptDirectory.from_config(config)
         has_moved = _move_from_public(connection, ours)
+        if is_of_newer_version(connection):
+            return
         _refuse_others(connection, ours)
         command.upgrade(config, "head")
         for statement in STAND_IN if has_moved else ():
@@ -201,15 +205,24 @@ def in_one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
+def is_of_newer_version(connection: Connection) -> bool:
+    """Return whether a newer version has migrated the log, so that this version can still run on it."""
+    known = _known_revisions(ScriptDirectory.from_config(alembic_config(connection)))
+    unknown = applied_revisions(connection) - known
+    if not unknown or not all(map(_REVISION.fullmatch, unknown)):
+        return False
+    return set(connection.execute(_OLDEST).scalars()) <= known
+
+
 def schema_is_current(url: str) -> bool:
-    """Return whether every migration has been applied."""
-    return _is_current(database_engine(url))
+    """Return whether no migration is missing."""
+    return _is_ready(database_engine(url))
 
 
-def _is_current(engine: Engine) -> bool:
+def _is_ready(engine: Engine) -> bool:
     with engine.connect() as connection:
         wanted = ScriptDirectory.from_config(alembic_config(connection)).get_heads()
-        return applied_revisions(connection) == set(wanted)
+        return applied_revisions(connection) == set(wanted) or is_of_newer_version(connection)
 
 
 def _make_lock(engine: Engine) -> None:

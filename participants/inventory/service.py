@@ -95,7 +95,7 @@ class ReserveThroughRedis(Reserve):
 
     async def screen_batch(self, items: Items) -> list[Rejected | None]:
         """Tier 1 of all processes. What it refuses, this process refuses for a moment without asking."""
-        tickets = {request.sku: self._gate.ticket(request.sku) for _, request in items}
+        tickets = {sku: self._gate.ticket(sku) for sku in {request.sku for _, request in items}}
         answers = await self._shared.screen(items)
         refused: dict[str, int] = {}
         for (_, request), answer in zip(items, answers, strict=True):

@@ -163,8 +163,9 @@ class Participant:
 
         - `screen(branch, request)` is called for every Try. It may return or raise Rejected if the Try
           cannot succeed. Returning is faster, the same object for the same refusal the fastest.
-        - `async screen_batch(items)` is called with the Trys of a batch, and may wait. It returns None
-          or one entry per item: None or a Rejected. It needs `try_batch`.
+        - `async screen_batch(items)` is called with Trys before they join a batch, and may wait while
+          other batches are in their transactions. It returns None or one entry per item: None or a
+          Rejected. It needs `try_batch`.
         - `async tried_batch(succeeded, unsuccessful)` is called with the Trys of a batch that passed
           `screen_batch`, after their transaction and before they are answered. What it raises is logged.
           It is not called if the process ends before.

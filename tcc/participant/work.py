@@ -200,6 +200,24 @@ class ParticipantWork:
             }
             for operation in (None, *Operation)
         ]
+        # By action: Trys that are screened in batches of their own. So no transaction waits for that.
+        self._screens: dict[str, Batcher[Delivery]] = {
+            action.name: self._screen(action, action.screen_batch, batch_items_max, max_batches_in_flight)
+            for action in actions.values()
+            if action.screen_batch is not None
+        }
+
+    def _screen(
+        self,
+        action: Action,
+        screen: Callable[[list[BatchItem]], Awaitable[object]],
+        items_max: int,
+        max_in_flight: int,
+    ) -> Batcher[Delivery]:
+        async def send(batch: list[Delivery]) -> None:
+            self._batchers[Operation.TRY][action.name].put_many(await self._screen_batch(screen, batch))
+
+        return Batcher(send, items_max=items_max, max_in_flight=max_in_flight)
 
     def _batcher(
         self, action: Action, operation: Operation, items_max: int, max_in_flight: int
@@ -221,6 +239,8 @@ class ParticipantWork:
         for operation in Operation:
             for action_name, batcher in self._batchers[operation].items():
                 self._tasks.start(batcher.run(), f"{operation.name} of {action_name}", endless=True)
+        for action_name, screen in self._screens.items():
+            self._tasks.start(screen.run(), f"screening of {action_name}", endless=True)
 
     async def drain(self, timeout_s: float) -> None:
         """Wait until all submitted calls are finished, at most `timeout_s` seconds."""
@@ -370,7 +390,9 @@ class ParticipantWork:
     def _run(self, delivery: Delivery) -> None:
         action, operation = delivery.action, delivery.operation
         batcher = self._batchers[operation].get(action.name)
-        if batcher is not None and not action.goes_alone:
+        if operation is Operation.TRY and action.name in self._screens:
+            self._screens[action.name].put(delivery)
+        elif batcher is not None and not action.goes_alone:
             batcher.put(delivery)
         else:
             self._tasks.start(self._settle_alone(delivery), f"{operation.name} of {action.name}")
@@ -386,10 +408,6 @@ class ParticipantWork:
 
     async def _settle_batch(self, action: Action, operation: Operation, batch: list[Delivery]) -> None:
         """Run a batch in one transaction; if that fails, run each call in its own."""
-        if operation is Operation.TRY and action.screen_batch is not None:
-            batch = await self._screen_batch(action.screen_batch, batch)
-            if not batch:
-                return
         try:
             async with self._transactions:
                 outcomes = await self._transact_batch(action, operation, batch)
@@ -421,6 +439,8 @@ class ParticipantWork:
         except Exception as error:  # noqa: BLE001 - a participant's code may raise anything
             self._answer((each, self._failure(each.item.branch, each.operation, error)) for each in batch)
             return []
+        if all(no is None for no in found):
+            return batch
         pairs = list(zip(batch, found, strict=True))
         self._answer((each, rejected(no)) for each, no in pairs if isinstance(no, Rejected))
         return [each for each, no in pairs if not isinstance(no, Rejected)]

@@ -609,6 +609,9 @@ SELECT to_regclass('public.migration_lock') IS NOT NULL
     AND to_regclass('public.coordinators') IS NOT NULL
     AND to_regclass('public.transactions') IS NOT NULL;
 
+-- migration: oldest
+SELECT oldest FROM tcc.alembic_version;
+
 -- migration: version_in_public
 SELECT version_num FROM public.alembic_version;
 

@@ -495,6 +495,23 @@ async def test_a_batch_is_screened_without_a_transaction(sqlite, call_participan
     assert (screened.succeeded, screened.unsuccessful) == (["b2"], [])
 
 
+async def test_trys_are_screened_while_a_batch_is_in_its_transaction(sqlite, call_participant):
+    running, may_end = asyncio.Event(), asyncio.Event()
+
+    class Slow(ScreenedBatch):
+        async def try_batch(self, items, db):
+            running.set()
+            await may_end.wait()
+
+    caller = await call_participant(_participant(sqlite[0], Slow(), max_batches_in_flight=1))
+    first = asyncio.create_task(_call(caller, branch_id="b1"))
+    await running.wait()
+    async with asyncio.timeout(60):
+        refused = await _call(caller, branch_id="b2", payload=b'{"sold_out": 1}')
+    may_end.set()
+    assert [_answer(refused), _answer(await first)] == [(REJECTED, "SOLD_OUT", False), DONE]
+
+
 async def test_an_action_is_notified_of_trys_that_did_not_succeed(sqlite, call_participant):
     engine, ledger = sqlite
     screened = ScreenedBatch()

@@ -26,9 +26,9 @@ from tests.support.scripted_participant import (
 HERE = Path(__file__).parent
 [CODE] = HERE.glob("tccd-*.tar.xz")
 PARTICIPANTS = ("inventory", "coupon")
-IN_FLIGHT = 16
+IN_FLIGHT = 4
 # How much is done by the coordinators of each moment before the next one is replaced.
-EACH = 100
+EACH = 50
 # One of so many is rejected by its second participant.
 REJECTED_EACH = 5
 ROOT = HERE.parents[1]
@@ -50,7 +50,7 @@ def former(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Load:
-    """Initiators that execute one transaction after the other, and what they were told."""
+    """Initiators that execute one transaction after the other, and the decisions that they got."""
 
     def __init__(self, client: tcc.Client) -> None:
         self._client = client
@@ -177,7 +177,7 @@ def unfinished(url: str) -> list[str]:
 
 
 def check_calls(participants: Mapping[str, ScriptedParticipant], outcomes: Mapping[str, bool]) -> None:
-    """Check that each participant got the decision that the initiator was told, and never the other."""
+    """Check that each participant got the decision that the initiator got, and never the other."""
     decisions = {True: {common.OPERATION_CONFIRM}, False: {common.OPERATION_CANCEL}}
     for participant in participants.values():
         sent: dict[str, set[common.Operation]] = {gid: set() for gid in outcomes}
@@ -189,7 +189,7 @@ def check_calls(participants: Mapping[str, ScriptedParticipant], outcomes: Mappi
 
 
 def check_log(url: str, outcomes: Mapping[str, bool]) -> None:
-    """Check that the log has each transaction, ended as the initiator was told."""
+    """Check that the log has each transaction, ended with the decision that the initiator got."""
     states = {TransactionState.CONFIRMED: True, TransactionState.CANCELLED: False}
     with psycopg.connect(url) as db:
         rows = db.execute("SELECT gid, state FROM tcc.transactions").fetchall()
