@@ -135,7 +135,7 @@ class Call:
             self._deadline = loop.call_later(max(0.0, self.timeout_s), self._deadline_passed)
         copies = 1 + (not self.is_stream and network.rng.random() < network.conditions.doubled)
         for copy in range(copies):
-            travel_s = network.travel_s(self.client.host, self.host)
+            travel_s = self._stream_travel_s(network.travel_s(self.client.host, self.host))
             if copy:
                 network.note(f"{self} arrives twice")
             if travel_s is None:
@@ -149,7 +149,7 @@ class Call:
 
     def send(self, message: bytes | None) -> None:
         """Send the next message of a stream, which does not overtake others; None half-closes it."""
-        travel_s = self.network.travel_s(self.client.host, self.host)
+        travel_s = self._stream_travel_s(self.network.travel_s(self.client.host, self.host))
         if travel_s is None:
             self.network.note(f"a message of {self} is lost")
             self._sent_until = math.inf
@@ -158,6 +158,11 @@ class Call:
             now = self.network.loop.time()
             self._sent_until = max(self._sent_until, now + (travel_s or 0.0))
             self._at(self._sent_until - now, None, self._come_in, message)
+
+    def _stream_travel_s(self, travel_s: float | None) -> float | None:
+        """Return the delay of a message; None: it is lost, or keepalive ends its stream before."""
+        is_too_late = self.is_stream and travel_s is not None and travel_s > _KEEPALIVE_S
+        return None if is_too_late else travel_s
 
     def _come_in(self, message: bytes | None) -> None:
         if self.server_process is not None:
@@ -188,7 +193,7 @@ class Call:
     def _reply(self, message: "bytes | Status", copy: int) -> None:
         if copy:
             return
-        travel_s = self.network.travel_s(self.host, self.client.host)
+        travel_s = self._stream_travel_s(self.network.travel_s(self.host, self.client.host))
         if travel_s is None:
             self.network.note(f"an answer to {self} is lost")
             self._break_later()

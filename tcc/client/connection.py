@@ -59,6 +59,8 @@ class Connection:
         self._options = client_options(arguments.channel_options(channel_options))
         self._batch_items_max = arguments.whole_number("batch_items_max", batch_items_max, least=1)
         self._batch_bytes_max = arguments.whole_number("batch_bytes_max", batch_bytes_max, least=1)
+        # Before a fork all calls must have ended. gRPC ends a stream later than a call.
+        self.uses_streams = True
         self._session: _Session | None = None
         # Of sessions that were replaced because certificates changed: they close once they are free.
         self._retiring: set[asyncio.Task[None]] = set()
@@ -204,7 +206,7 @@ class Connection:
             content=content,
             batch_items_max=self._batch_items_max,
             batch_bytes_max=self._batch_bytes_max,
-            has_streams=isinstance(self._target, str),
+            has_streams=self.uses_streams and isinstance(self._target, str),
             token=self._token,
         )
 

@@ -36,6 +36,8 @@ RENEW_SOON_S = 1.0
 # After a stream could not be opened, and after a stream that is left was half-closed.
 REOPEN_S = 1.0
 LEAVING_MAX_S = 10.0
+# By then a stream has its first response, or is given up: what waits for it is sent by calls.
+OPENING_MAX_S = 3.0
 STREAMS_MAX = 8
 # How often it is checked whether there is another token; always if a coordinator does not accept it.
 TOKEN_CHECKED_EVERY_S = 1.0
@@ -234,8 +236,8 @@ class Stream:
         self._cancelled_ids: list[int] = []
         # Of the task that writes, while it has nothing to do.
         self._idle: asyncio.Future[None] | None = None
-        # Ends the call if the server does not.
-        self._leaving: asyncio.TimerHandle | None = None
+        # Ends the call if the server does not: neither open it nor, once it was left, end it.
+        self._alarm: asyncio.TimerHandle | None = None
 
     @property
     def load(self) -> int:
@@ -286,6 +288,7 @@ class Stream:
             else:
                 self._token = self._streams.token()
                 self._call = self._streams.open_call(metadata=token_metadata(self._token))
+            self._alarm = self._loop.call_later(OPENING_MAX_S, self._call.cancel)
             writing = self._loop.create_task(self._write())
             writing.add_done_callback(self._on_written)
             while (response := await self._call.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined] # the stubs lack it
@@ -298,8 +301,8 @@ class Stream:
         except Exception as error:  # noqa: BLE001 - the owner gets it
             failure = error
         finally:
-            if self._leaving is not None:
-                self._leaving.cancel()
+            if self._alarm is not None:
+                self._alarm.cancel()
             if self._call is not None:
                 self._call.cancel()
             if writing is not None:
@@ -320,7 +323,9 @@ class Stream:
                 self._idle = self._loop.create_future()
                 await self._idle
         await self._call.done_writing()
-        self._leaving = self._loop.call_later(LEAVING_MAX_S, self._call.cancel)
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = self._loop.call_later(LEAVING_MAX_S, self._call.cancel)
 
     def _next_request(self) -> pb.StreamTransactionsRequest | None:
         """Return as much of what is pending as fits into one message; None: nothing of it is sent here."""
@@ -361,6 +366,8 @@ class Stream:
             self.credit = response.credit
         if not self._is_open:
             self._is_open = True
+            if self._alarm is not None and not self._is_leaving:
+                self._alarm.cancel()
             self.coordinator_id = response.coordinator_id
             self._streams.on_open(self)
         if response.draining and not self._is_leaving:

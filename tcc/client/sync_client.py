@@ -267,6 +267,7 @@ class SyncClient(_SyncProxy[Client]):
             tracer_provider=tracer_provider,
             payload_codec=payload_codec,
         )
+        client.connection.uses_streams = False
         super().__init__(client, Background(client.connection))
 
     def __enter__(self) -> Self:

@@ -53,7 +53,8 @@ class OpenStream:
         await self.send(replies=[reply(item) for item in items])
 
     async def send(self, **fields: Any) -> None:
-        await self._context.write(pb.StreamTransactionsResponse(**fields))
+        async with self._writing:
+            await self._context.write(pb.StreamTransactionsResponse(**fields))
 
     async def fail(self, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> None:
         """End the stream with this status."""
@@ -72,8 +73,7 @@ class OpenStream:
                 answer = pb.StreamTransactionsReply(id=item.id, error=error)
             case outcome:
                 answer = pb.StreamTransactionsReply(id=item.id, outcome=outcome)
-        async with self._writing:
-            await self.send(replies=[answer])
+        await self.send(replies=[answer])
 
 
 class StreamingService(ScriptedService):

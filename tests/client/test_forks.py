@@ -9,7 +9,6 @@ import textwrap
 import pytest
 
 from tests.client.scripted_service import ScriptedService, confirmed, serving
-from tests.client.streaming_service import StreamingService
 from tests.client.test_client_interactive import BEGUN
 from tests.support.processes import Ended, run_python
 
@@ -35,7 +34,7 @@ def in_child(work):
 
 @pytest.fixture
 def service():
-    return StreamingService()
+    return ScriptedService()
 
 
 async def run(service: ScriptedService, program: str, *options: str) -> Ended:
