@@ -8,6 +8,7 @@ from sqlalchemy import Connection, text
 
 from coordinator.log.migration import alembic_config, applied_revisions, database_engine, explained
 from coordinator.log.requirements import check_requirements
+from coordinator.log.schema import SCHEMA
 
 _SETTINGS = (
     "server_version",
@@ -76,7 +77,7 @@ def _facts(connection: Connection) -> LogFacts:
         standbys=standbys,
         standby_behind_bytes=behind_bytes,
         read_only=connection.execute(_READ_ONLY).scalar_one() == "on",
-        applied=applied_revisions(connection),
+        applied=applied_revisions(connection, SCHEMA),
         wanted=frozenset(script.get_heads()),
         clock_ahead_s=ahead_s,
         clock_error_s=error_s,

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -50,7 +51,7 @@ from sqlalchemy.types import TypeEngine
 
 from coordinator.core.machine import REACHABLE
 from coordinator.core.model import CancelReason, TransactionState
-from coordinator.log.schema import SCHEMA, coordinators, transactions
+from coordinator.log.schema import HOME, SCHEMA, cell_schema, coordinators, transactions
 
 t = transactions.c
 T = TypeVar("T")
@@ -68,13 +69,24 @@ class Statement(Struct, frozen=True, kw_only=True):
         return [values[name] for name in self.parameters]
 
 
+@cache
+def in_cell(statement: Statement, cell: int) -> Statement:
+    """Return the statement for the schema of another cell. All of them run on the same connections."""
+    if cell == HOME:
+        return statement
+    sql = statement.sql.replace(f"{SCHEMA}.", f"{cell_schema(cell)}.")
+    return replace(statement, name=f"{statement.name} of cell {cell}", sql=sql)
+
+
 # Binary parameters ("%b"): text would hex-encode every payload.
 _DIALECT = PGDialect_psycopg(paramstyle="format")  # type: ignore[no-untyped-call] # it has no type hints
 
 
 def compiled(name: str, statement: Executable) -> Statement:
     """Compile a statement for psycopg."""
-    result = statement.compile(dialect=_DIALECT)  # type: ignore[attr-defined] # every Core construct has it
+    result = statement.compile(  # type: ignore[attr-defined] # every Core construct has it
+        dialect=_DIALECT, schema_translate_map={None: SCHEMA}, render_schema_translate=True
+    )
     assert not any(value is not None for value in result.params.values()), "constants belong in the text"
     # Texts have the type of their columns: with another one, Citus loses the parameter on its way.
     return Statement(
