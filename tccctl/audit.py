@@ -17,7 +17,7 @@ from tccctl.audit_chain import (
     logged_heads,
     verify as verify_chain,
 )
-from tccctl.blocks import Cell, Column, Table, TextBlock, cell
+from tccctl.blocks import Cell, Column, Table, TextBlock, cell as table_cell
 from tccctl.command import command, group
 from tccctl.exit_codes import ExitCode
 from tccctl.failures import UsageFailure
@@ -103,6 +103,10 @@ def verify(
             help="Log output of coordinators: each head in it must be on the chain. Implies --here.",
         ),
     ] = "",
+    cell: Annotated[
+        int | None,
+        typer.Option(help="Only the chain of this cell of the log; by default those of all.", min=0),
+    ] = None,
 ) -> None:
     """Verify the chain of audit records. The exit status is 6 if it is broken.
 
@@ -111,24 +115,46 @@ def verify(
     """
     kept = [_head(head)] if head else []
     key = _public_key(public_key) if public_key else None
-    try:
-        kept += _logged_heads(heads, key) if heads else []
-        check = _checked(session, key, kept, here=bool(here or kept))
-    except BadSignature as error:
-        check = ChainCheck(records=0, head=None, problem=str(error))
-    session.output.answer([_chain_check_text(check)], _chain_check_record(check))
-    if check.problem:
+    checks: list[ChainCheck] = []
+    number, count = cell or 0, 1
+    while number < count + (cell or 0):
+        try:
+            if heads:
+                kept += _logged_heads(heads, key, number)
+            reply = session.ask("VerifyAuditChain", admin.VerifyAuditChainRequest(cell=number))
+            count = 1 if cell is not None else max(1, reply.cells)
+            if kept and count > 1:
+                raise UsageFailure("the log has several cells", advice="--cell says whose heads these are")
+            checks.append(_checked(session, number, reply, key, kept, here=bool(here or kept)))
+        except BadSignature as error:
+            checks.append(ChainCheck(records=0, head=None, problem=str(error)))
+        number += 1
+    if len(checks) == 1:
+        session.output.answer([_chain_check_text(checks[0])], _chain_check_record(checks[0]))
+    else:
+        session.output.answer(
+            [_chain_check_text(check, f"cell {number}: ") for number, check in enumerate(checks)],
+            {"cells": [_chain_check_record(check) for check in checks]},
+        )
+    if any(check.problem for check in checks):
         raise typer.Exit(ExitCode.WRONG)
 
 
-def _checked(session: Session, key: PublicKey | None, kept: list[Head], *, here: bool) -> ChainCheck:
+def _checked(
+    session: Session,
+    cell: int,
+    reply: admin.VerifyAuditChainResponse,
+    key: PublicKey | None,
+    kept: list[Head],
+    *,
+    here: bool,
+) -> ChainCheck:
     if key is not None or not here:
-        reply = session.ask("VerifyAuditChain", admin.VerifyAuditChainRequest())
         check = _chain_check(reply)
         if key is None or check.problem:
             return check
         kept = [*kept, _signed_head(reply, key)]
-    request = admin.ListAuditRecordsRequest(page_size=_PAGE_SIZE)
+    request = admin.ListAuditRecordsRequest(page_size=_PAGE_SIZE, cell=cell)
     return verify_chain(chain.from_iterable(_pages(session, request)), kept)
 
 
@@ -156,10 +182,10 @@ def _public_key(file: str) -> PublicKey:
         ) from error
 
 
-def _logged_heads(file: str, key: PublicKey | None) -> list[Head]:
+def _logged_heads(file: str, key: PublicKey | None, cell: int) -> list[Head]:
     try:
         with Path(file).open() as lines:
-            found = list(logged_heads(lines, key))
+            found = list(logged_heads(lines, key, cell))
     except (OSError, ValueError, KeyError) as error:
         raise UsageFailure(
             f"--heads {file!r}: {error!r}", advice="it is the log output of a coordinator"
@@ -205,20 +231,20 @@ def _table(records: Sequence[admin.AuditRecord]) -> Table:
 
 def _row(record: admin.AuditRecord) -> list[Cell]:
     return [
-        cell(record.sequence),
-        cell(instant(record.at)),
-        cell(record.operator),
-        cell(record.on_behalf_of),
-        cell(record.action),
-        cell(record.target),
-        cell(record.reason),
-        cell(record.detail),
-        cell(record.role),
-        cell(record.method),
-        cell(record.credential),
-        cell(record.peer),
-        cell(record.previous_hash.hex()),
-        cell(record.hash.hex()),
+        table_cell(record.sequence),
+        table_cell(instant(record.at)),
+        table_cell(record.operator),
+        table_cell(record.on_behalf_of),
+        table_cell(record.action),
+        table_cell(record.target),
+        table_cell(record.reason),
+        table_cell(record.detail),
+        table_cell(record.role),
+        table_cell(record.method),
+        table_cell(record.credential),
+        table_cell(record.peer),
+        table_cell(record.previous_hash.hex()),
+        table_cell(record.hash.hex()),
     ]
 
 
@@ -241,15 +267,15 @@ def _chain_check(reply: admin.VerifyAuditChainResponse) -> ChainCheck:
     return ChainCheck(records=reply.records, head=head, broken_at=reply.broken_at_sequence, problem=problem)
 
 
-def _chain_check_text(check: ChainCheck) -> TextBlock:
+def _chain_check_text(check: ChainCheck, where: str = "") -> TextBlock:
     if check.problem:
         if not check.broken_at:
-            return TextBlock(f"NOT PROVEN: {check.problem}", "bold red")
-        return TextBlock(f"BROKEN at record {check.broken_at}: {check.problem}", "bold red")
+            return TextBlock(f"{where}NOT PROVEN: {check.problem}", "bold red")
+        return TextBlock(f"{where}BROKEN at record {check.broken_at}: {check.problem}", "bold red")
     if check.head is None:
-        return TextBlock("intact: no operator has acted yet", "green")
+        return TextBlock(f"{where}intact: no operator has acted yet", "green")
     head = f"{check.head.sequence}:{check.head.hash.hex()}"
-    return TextBlock(f"intact: {check.records} records, head {head}", "green")
+    return TextBlock(f"{where}intact: {check.records} records, head {head}", "green")
 
 
 def _chain_check_record(check: ChainCheck) -> dict[str, Any]:

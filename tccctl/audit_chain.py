@@ -63,8 +63,8 @@ class PublicKey:
         return Head(signed.sequence, signed.hash)
 
 
-def logged_heads(lines: Iterable[str], key: PublicKey | None) -> Iterator[Head]:
-    """Yield the ends of the chain in the log output of coordinators.
+def logged_heads(lines: Iterable[str], key: PublicKey | None, cell: int = 0) -> Iterator[Head]:
+    """Yield the ends of the chain of a cell in the log output of coordinators.
 
     With a key, statements by other keys, or by none, are skipped. Raise BadSignature for a forged one.
     """
@@ -72,7 +72,7 @@ def logged_heads(lines: Iterable[str], key: PublicKey | None) -> Iterator[Head]:
         if '"audit head"' not in line:
             continue
         entry = json.loads(line)
-        if entry.get("event") != "audit head":
+        if entry.get("event") != "audit head" or entry.get("cell", 0) != cell:
             continue
         if key is None:
             yield Head(entry["sequence"], bytes.fromhex(entry["hash"]))

@@ -6,8 +6,16 @@ from alembic.script import ScriptDirectory
 from msgspec import Struct
 from sqlalchemy import Connection, text
 
-from coordinator.log.migration import alembic_config, applied_revisions, database_engine, explained
-from coordinator.log.requirements import check_requirements
+from coordinator.core.errors import LogError
+from coordinator.log.migration import (
+    CellPlace,
+    alembic_config,
+    applied_revisions,
+    check_place,
+    database_engine,
+    explained,
+)
+from coordinator.log.requirements import LogUrlError, check_requirements
 from coordinator.log.schema import SCHEMA
 
 _SETTINGS = (
@@ -53,8 +61,8 @@ class LogFacts(Struct, frozen=True, kw_only=True):
     clock_error_s: float
 
 
-def examine(url: str) -> LogFacts:
-    """Query the database.
+def examine(url: str, schema: str = SCHEMA) -> LogFacts:
+    """Query the database that has a cell in this schema.
 
     Raises:
         LogUnavailable: it cannot be reached.
@@ -63,10 +71,10 @@ def examine(url: str) -> LogFacts:
     with explained():
         check_requirements(url)
         with database_engine(url).connect() as connection:
-            return _facts(connection)
+            return _facts(connection, schema)
 
 
-def _facts(connection: Connection) -> LogFacts:
+def _facts(connection: Connection, schema: str) -> LogFacts:
     rows = connection.execute(_READ_SETTINGS, {"names": list(_SETTINGS)}).all()
     ahead_s, error_s = min((_clock(connection) for _ in range(_CLOCK_READINGS)), key=lambda read: read[1])
     synchronous, standbys, behind_bytes = connection.execute(_STANDBYS).one()
@@ -77,11 +85,21 @@ def _facts(connection: Connection) -> LogFacts:
         standbys=standbys,
         standby_behind_bytes=behind_bytes,
         read_only=connection.execute(_READ_ONLY).scalar_one() == "on",
-        applied=applied_revisions(connection, SCHEMA),
+        applied=applied_revisions(connection, schema),
         wanted=frozenset(script.get_heads()),
         clock_ahead_s=ahead_s,
         clock_error_s=error_s,
     )
+
+
+def why_unusable(place: CellPlace) -> str:
+    """Return why a cell cannot be used, from what its database says; empty: it can."""
+    try:
+        with explained():
+            check_place(database_engine(place.url, place.schema), place)
+    except (LogError, LogUrlError) as error:
+        return str(error)
+    return ""
 
 
 def _clock(connection: Connection) -> tuple[float, float]:

@@ -7,7 +7,7 @@ does the work, or finds it done.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from threading import Event, Timer
@@ -89,6 +89,14 @@ class LogTooNewError(Exception):
     """A newer version has migrated the log. This version cannot interpret the result."""
 
 
+class CellsUnavailable(LogUnavailable):
+    """Some cells cannot be reached. The home cell is not among them, and the others are migrated."""
+
+    def __init__(self, errors: Mapping[int, LogUnavailable]) -> None:
+        super().__init__("; ".join(error.explained for error in errors.values()))
+        self.cells = frozenset(errors)
+
+
 class CellPlace(Struct, frozen=True, kw_only=True):
     """Where a cell of the log is."""
 
@@ -117,23 +125,41 @@ def migrate_cells(places: Sequence[CellPlace]) -> None:
     A cell that was made once is never made again: it was moved, and this would be a second one.
 
     Raises:
-        LogUnavailable: a database cannot be reached, or not be written now.
+        CellsUnavailable: other cells than the home cell cannot be reached; the rest is done.
+        LogUnavailable: the home cell cannot be reached, or not be written now.
         LogUrlError: a URL is invalid, lacks privileges, leads to a database that cannot hold the log, or
             to other cells than it should.
         LogTooNewError: a database has a migration that this version does not know.
     """
     home, *others = places
+    unavailable: dict[int, LogUnavailable] = {}
     with explained("the log cannot be reached: "):
-        if others and not _exists(home):
-            for place in others:
-                if _exists(place):
-                    raise _misplaced(home, f"it is missing there, but cell {place.number} exists")
+        is_made = not others or _exists(home)
+    if not is_made:
+        _check_new(home, others)
+    with explained("the log cannot be reached: "):
         log_id = _migrate_cell(home, None)
-        for place in others:
-            if not _exists(place) and place.number in _made(home):
-                raise _misplaced(place, "it is missing there")
-            _migrate_cell(place, log_id)
-            _note_made(home, place, log_id)
+        made = _made(home)
+    for place in others:
+        try:
+            with explained(f"cell {place.number} of the log cannot be reached: "):
+                if place.number in made and not _exists(place):
+                    raise _misplaced(place, "it is missing there")
+                _migrate_cell(place, log_id)
+                if place.number not in made:
+                    _note_made(home, place, log_id)
+        except LogUnavailable as error:
+            unavailable[place.number] = error
+    if unavailable:
+        raise CellsUnavailable(unavailable)
+
+
+def _check_new(home: CellPlace, others: Sequence[CellPlace]) -> None:
+    """Check that a home cell may be made: all of its log is new."""
+    for place in others:
+        with explained(f"cell {place.number} of the log cannot be reached: "):
+            if _exists(place):
+                raise _misplaced(home, f"it is missing there, but cell {place.number} exists")
 
 
 def _migrate_cell(place: CellPlace, log_id: str | None) -> str:
@@ -165,8 +191,6 @@ def _made(home: CellPlace) -> frozenset[int]:
 
 
 def _note_made(home: CellPlace, place: CellPlace, log_id: str) -> None:
-    if place.number in _made(home):
-        return
     with _transaction(_engine(home)) as connection:
         values = {"number": place.number, "count": place.count, "log_id": log_id}
         connection.execute(_NOTE_MADE, values)
@@ -180,14 +204,17 @@ def check_place(engine: Engine, place: CellPlace, log_id: str | None = None) -> 
     """
     with engine.connect() as connection:
         found = connection.execute(_OWN_PLACE, {"number": place.number}).one_or_none()
-    if found is None or (log_id is not None and found.log_id != log_id):
+    if found is None:
+        raise _misplaced(place, "the schema there is one of another cell")
+    _, count, found_id = found
+    if log_id not in {None, found_id}:
         raise _misplaced(place, "the schema there is one of another log")
-    if found.count != place.count:
+    if count != place.count:
         raise LogUrlError(
-            f"log.cells is {place.count}, but the log was made with {found.count}: the number is fixed "
+            f"log.cells is {place.count}, but the log was made with {count}: the number is fixed "
             "when a log is made"
         )
-    return str(found.log_id)
+    return str(found_id)
 
 
 def _misplaced(place: CellPlace, why: str) -> LogUrlError:

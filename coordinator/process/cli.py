@@ -15,6 +15,7 @@ from coordinator.config.configuration import ConfigurationError, Source, load
 from coordinator.observability.logging import configure_logging
 from coordinator.process.checks import CheckStatus
 from coordinator.process.doctor import diagnose, to_json, to_text
+from coordinator.process.log_cells import cell_places
 from coordinator.process.supervisor import (
     StartError,
     log_url,
@@ -82,7 +83,7 @@ def migrate(config: ConfigOption = None) -> None:
     """Migrate the log's schema to this version. Several may run at once."""
     settings = load(config)
     with log_url(settings) as url:
-        migrate_log(url, settings.log.owner())
+        migrate_log(cell_places(settings.log, url))
     typer.echo("the schema of the log is up to date")
 
 

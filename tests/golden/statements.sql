@@ -250,8 +250,8 @@ FROM tcc.coordinator_secrets
 WHERE tcc.coordinator_secrets.name = 'confirmation';
 
 -- audit_head (parameters: none)
-SELECT anon_1.sequence, anon_1.hash, anon_2.now
-FROM (SELECT CAST(EXTRACT(epoch FROM clock_timestamp()) AS DOUBLE PRECISION) AS now) AS anon_2 LEFT OUTER JOIN (SELECT tcc.audit.sequence AS sequence, tcc.audit.hash AS hash
+SELECT anon_1.sequence, anon_1.hash, anon_1.at_us, anon_2.now
+FROM (SELECT CAST(EXTRACT(epoch FROM clock_timestamp()) AS DOUBLE PRECISION) AS now) AS anon_2 LEFT OUTER JOIN (SELECT tcc.audit.sequence AS sequence, tcc.audit.hash AS hash, tcc.audit.at_us AS at_us
 FROM tcc.audit ORDER BY tcc.audit.sequence DESC
  LIMIT 1) AS anon_1 ON true;
 
@@ -278,10 +278,10 @@ FROM tcc.audit
 WHERE tcc.audit.sequence > %b::BIGINT ORDER BY tcc.audit.sequence
  LIMIT %b::BIGINT;
 
--- audit_list (parameters: operator, target, action, before, limit)
+-- audit_list (parameters: operator, target, action, before, before_us, limit)
 SELECT tcc.audit.sequence, tcc.audit.at_us, tcc.audit.operator, tcc.audit.action, tcc.audit.target, tcc.audit.reason, tcc.audit.detail, tcc.audit.on_behalf_of, tcc.audit.method, tcc.audit.peer, tcc.audit.credential, tcc.audit.role, tcc.audit.previous_hash, tcc.audit.hash
 FROM tcc.audit
-WHERE tcc.audit.operator = %b::TEXT AND tcc.audit.target = %b::TEXT AND tcc.audit.action = %b::TEXT AND tcc.audit.sequence < %b::BIGINT ORDER BY tcc.audit.sequence DESC
+WHERE tcc.audit.operator = %b::TEXT AND tcc.audit.target = %b::TEXT AND tcc.audit.action = %b::TEXT AND tcc.audit.sequence < %b::BIGINT AND tcc.audit.at_us < %b::BIGINT ORDER BY tcc.audit.sequence DESC
  LIMIT %b::BIGINT;
 
 -- transaction_list (parameters: after_created_at, after_gid, limit)
