@@ -36,6 +36,7 @@ _STANDBYS = text("""
 _CLOCK = text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION)")
 # The defaults of a session, whatever this one has set.
 _READ_SETTINGS = text("SELECT name, reset_val FROM pg_settings WHERE name = ANY(:names)")
+_ABOUT = text("SELECT CAST(max(reltuples) AS BIGINT) FROM pg_class WHERE oid = to_regclass(:name)")
 _READ_ONLY = text("SELECT current_setting('transaction_read_only')")
 # The fastest of several responses bounds the error of the clock offset best.
 _CLOCK_READINGS = 5
@@ -100,6 +101,13 @@ def why_unusable(place: CellPlace) -> str:
     except (LogError, LogUrlError) as error:
         return str(error)
     return ""
+
+
+def transactions_in(place: CellPlace) -> int:
+    """Return about how many transactions a cell has: as of the last time that the database counted."""
+    with explained(), database_engine(place.url, place.schema).connect() as connection:
+        found = connection.execute(_ABOUT, {"name": f"{place.schema}.transactions"}).scalar_one()
+    return max(0, int(found or 0))
 
 
 def _clock(connection: Connection) -> tuple[float, float]:

@@ -106,10 +106,12 @@ class CellPlace(Struct, frozen=True, kw_only=True):
     url: str
     # Of the role that owns and migrates it, if that is another one.
     owner_url: str | None = None
+    # While it is being moved there.
+    schema_suffix: str = ""
 
     @property
     def schema(self) -> str:
-        return cell_schema(self.number)
+        return cell_schema(self.number) + self.schema_suffix
 
 
 def migrate(url: str, owner_url: str | None = None) -> None:
@@ -160,6 +162,16 @@ def _check_new(home: CellPlace, others: Sequence[CellPlace]) -> None:
         with explained(f"cell {place.number} of the log cannot be reached: "):
             if _exists(place):
                 raise _misplaced(home, f"it is missing there, but cell {place.number} exists")
+
+
+def migrate_new_cell(place: CellPlace) -> None:
+    """Make the schema of a cell whose rows are then copied there.
+
+    Raises:
+        LogUnavailable, LogUrlError, LogTooNewError: see `migrate_cells`.
+    """
+    with explained():
+        _migrate_cell(place, None)
 
 
 def _migrate_cell(place: CellPlace, log_id: str | None) -> str:

@@ -13,6 +13,7 @@ import typer
 from coordinator.config import commands
 from coordinator.config.configuration import ConfigurationError, Source, load
 from coordinator.observability.logging import configure_logging
+from coordinator.process import cells
 from coordinator.process.checks import CheckStatus
 from coordinator.process.doctor import diagnose, to_json, to_text
 from coordinator.process.log_cells import cell_places
@@ -29,6 +30,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_e
 
 app.add_typer(commands.app, name="config")
 app.add_typer(commands.tokens, name="token")
+app.add_typer(cells.app, name="cells")
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="TOML file; TCC_* environment variables override it.")
