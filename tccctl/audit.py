@@ -15,7 +15,7 @@ from tccctl.audit_chain import (
     Head,
     PublicKey,
     logged_heads,
-    verify as verify_chain,
+    verify_all,
 )
 from tccctl.blocks import Cell, Column, Table, TextBlock, cell as table_cell
 from tccctl.command import command, group
@@ -115,47 +115,47 @@ def verify(
     """
     kept = [_head(head)] if head else []
     key = _public_key(public_key) if public_key else None
-    checks: list[ChainCheck] = []
-    number, count = cell or 0, 1
-    while number < count + (cell or 0):
-        try:
-            if heads:
-                kept += _logged_heads(heads, key, number)
-            reply = session.ask("VerifyAuditChain", admin.VerifyAuditChainRequest(cell=number))
-            count = 1 if cell is not None else max(1, reply.cells)
-            if kept and count > 1:
-                raise UsageFailure("the log has several cells", advice="--cell says whose heads these are")
-            checks.append(_checked(session, number, reply, key, kept, here=bool(here or kept)))
-        except BadSignature as error:
-            checks.append(ChainCheck(records=0, head=None, problem=str(error)))
-        number += 1
+    try:
+        kept += _logged_heads(heads, key, cell or 0) if heads else []
+        checks = _checked(session, cell, key, kept, here=bool(here or kept))
+    except BadSignature as error:
+        checks = {cell or 0: ChainCheck(records=0, head=None, problem=str(error))}
     if len(checks) == 1:
-        session.output.answer([_chain_check_text(checks[0])], _chain_check_record(checks[0]))
+        ((_, check),) = checks.items()
+        session.output.answer([_chain_check_text(check)], _chain_check_record(check))
     else:
         session.output.answer(
-            [_chain_check_text(check, f"cell {number}: ") for number, check in enumerate(checks)],
-            {"cells": [_chain_check_record(check) for check in checks]},
+            [_chain_check_text(check, f"cell {number}: ") for number, check in checks.items()],
+            {"cells": [{"cell": number, **_chain_check_record(check)} for number, check in checks.items()]},
         )
-    if any(check.problem for check in checks):
+    if any(check.problem for check in checks.values()):
         raise typer.Exit(ExitCode.WRONG)
 
 
 def _checked(
-    session: Session,
-    cell: int,
-    reply: admin.VerifyAuditChainResponse,
-    key: PublicKey | None,
-    kept: list[Head],
-    *,
-    here: bool,
-) -> ChainCheck:
+    session: Session, cell: int | None, key: PublicKey | None, kept: list[Head], *, here: bool
+) -> dict[int, ChainCheck]:
+    """Return the check of each cell's chain. Given heads are on that of `cell`, or of the first one."""
+    heads = {cell or 0: kept}
     if key is not None or not here:
-        check = _chain_check(reply)
-        if key is None or check.problem:
-            return check
-        kept = [*kept, _signed_head(reply, key)]
+        replies = _verified(session, cell)
+        checks = {number: _chain_check(reply) for number, reply in replies.items()}
+        if key is None or any(check.problem for check in checks.values()):
+            return checks
+        for number, reply in replies.items():
+            heads[number] = [*heads.get(number, []), _signed_head(reply, key)]
     request = admin.ListAuditRecordsRequest(page_size=_PAGE_SIZE, cell=cell)
-    return verify_chain(chain.from_iterable(_pages(session, request)), kept)
+    return verify_all(chain.from_iterable(_pages(session, request)), heads)
+
+
+def _verified(session: Session, cell: int | None) -> dict[int, admin.VerifyAuditChainResponse]:
+    """Return what the coordinator says of the chain of this cell, or of those of all."""
+    first = session.ask("VerifyAuditChain", admin.VerifyAuditChainRequest(cell=cell or 0))
+    others = range(1, first.cells) if cell is None else ()
+    return {cell or 0: first} | {
+        number: session.ask("VerifyAuditChain", admin.VerifyAuditChainRequest(cell=number))
+        for number in others
+    }
 
 
 def _signed_head(reply: admin.VerifyAuditChainResponse, key: PublicKey) -> Head:
@@ -223,6 +223,7 @@ def _table(records: Sequence[admin.AuditRecord]) -> Table:
         Column("PEER", wide=True),
         Column("PREVIOUS HASH", wide=True),
         Column("HASH", wide=True),
+        Column("CELL", right=True, wide=True),
     )
     return Table(
         columns=columns, rows=[_row(record) for record in records], empty="no operator has acted yet"
@@ -245,6 +246,7 @@ def _row(record: admin.AuditRecord) -> list[Cell]:
         table_cell(record.peer),
         table_cell(record.previous_hash.hex()),
         table_cell(record.hash.hex()),
+        table_cell(record.cell),
     ]
 
 
