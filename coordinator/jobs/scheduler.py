@@ -49,10 +49,11 @@ def jobs(
 
     Most work through one cell each: one that is unavailable delays no other.
     """
-    found: list[Job] = [Expire(engine, settings)]
+    found: list[Job] = []
     for number, cell in enumerate(log.cells):
         found += [
             Heartbeat(engine, settings, log=cell, clock=clock, observer=observer, cell=number),
+            *([] if number else [Expire(engine, settings)]),
             Retry(engine, settings, log=cell, clock=clock, observer=observer, cell=number),
             Adopt(engine, settings, log=cell, clock=clock, observer=observer, spans=spans, cell=number),
             Watch(engine, settings, log=log, cell=number),
