@@ -3,8 +3,9 @@
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
@@ -23,7 +24,7 @@ from tccctl.payloads import PayloadReader, payload_reader
 from tccctl.records import record
 from tccctl.redaction import REDACTED
 from tccctl.settings import Options, Settings, settings_of
-from tccctl.termination import Terminated
+from tccctl.termination import Calls, Terminated
 
 # A stream may take long. Pings detect a dead coordinator: see `open_channel`.
 STREAM_TIMEOUT_S = 3_600.0
@@ -39,6 +40,7 @@ class Session:
     output: Output
     payloads: PayloadReader
     stub: Any
+    calls: Calls
 
     def ask(self, method: str, request: Message) -> Any:
         """Send a request that changes nothing. Raises Failure."""
@@ -51,7 +53,10 @@ class Session:
     def stream(self, method: str, request: Message, *, changes_state: bool = True) -> Iterator[Any]:
         """Open a stream: a change's progress if `changes_state`. Raises Failure while it is read."""
         with self._failures(changes_state=changes_state):
-            yield from map(self._redacted, getattr(self.stub, method)(request, timeout=STREAM_TIMEOUT_S))
+            call = partial(getattr(self.stub, method), request, timeout=STREAM_TIMEOUT_S)
+            stream = self.calls.run(call)
+            while (reply := self.calls.run(lambda: next(stream, None))) is not None:
+                yield self._redacted(reply)
 
     def operator_context(self, reason: str | None, *, version: int = 0) -> admin_pb2.OperatorContext:
         """Return who acts and why. Prompt on a terminal for what is missing. Raises UsageFailure."""
@@ -69,7 +74,8 @@ class Session:
 
     def _call(self, method: str, request: Message, *, changes_state: bool) -> Any:
         with self._failures(changes_state=changes_state):
-            return self._redacted(getattr(self.stub, method)(request, timeout=self.settings.timeout_s))
+            call = partial(getattr(self.stub, method), request, timeout=self.settings.timeout_s)
+            return self._redacted(self.calls.run(call))
 
     def _redacted(self, reply: Any) -> Any:
         if self.settings.redact:
@@ -104,9 +110,9 @@ def session(
     """Open a session with a channel, which is closed at the end. Nothing is sent before the first call."""
     settings = settings_of(options, environment)
     payloads = payload_reader(settings.descriptor_sets, settings.messages, settings.redact)
-    with open_channel(settings) as channel:
+    with closing(Calls()) as calls, open_channel(settings) as channel:
         stub = admin_pb2_grpc.AdminServiceStub(channel)
-        yield Session(settings=settings, output=output, payloads=payloads, stub=stub)
+        yield Session(settings=settings, output=output, payloads=payloads, stub=stub, calls=calls)
 
 
 @contextmanager

@@ -65,6 +65,7 @@ def test_the_sdk_names_the_missing_extra(missing: str, program: str, what: str, 
     )
 
 
+@pytest.mark.slow
 def test_the_stock_gate_names_its_extra_and_the_shop_without_it_needs_none() -> None:
     found = run_without(("redis",), "import participants.inventory.shared")
     assert found.stderr.splitlines()[-1] == (

@@ -1,32 +1,33 @@
 """The container image has the coordinator and the operators' command, from the tree that it copies."""
 
-import json
 import re
-import shlex
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from tests.support.dockerfile import command, instructions, only, stages
+
 ROOT = Path(__file__).parents[1]
-DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text().replace("\\\n", " ")
-
-
-def instructions(name: str) -> list[list[str]]:
-    """Return the words of each instruction of this name."""
-    lines = [line.partition(" ") for line in DOCKERFILE.splitlines()]
-    return [shlex.split(rest) for word, _, rest in lines if word == name]
+DOCKERFILE = ROOT / "deploy" / "Dockerfile"
+BASE, BUILD, FINAL = stages(DOCKERFILE)
 
 
 def copied() -> set[Path]:
-    return {(ROOT / source) for *sources, _ in instructions("COPY") for source in sources}
+    copies = [one.words for one in instructions(DOCKERFILE) if one.name == "COPY"]
+    return {ROOT / source for *sources, _ in copies for source in sources if not sources[0].startswith("--")}
+
+
+def installs() -> list[list[str]]:
+    """Return the arguments of each `pip install`."""
+    runs = [one.words for one in BUILD if one.name == "RUN" and "install" in one.words]
+    return [words[words.index("install") + 1 :] for words in runs]
 
 
 def installed() -> list[Path]:
     """Return the directories that pip installs."""
-    _, install = [words for words in instructions("RUN") if words[:2] == ["pip", "install"]]
-    install = install[: install.index("&&")]
-    return [ROOT / word.partition("[")[0] for word in install[2:] if not word.startswith("-")]
+    *_, from_tree = installs()
+    return [ROOT / word.partition("[")[0] for word in from_tree if not word.startswith("-")]
 
 
 def scripts(directory: Path) -> set[str]:
@@ -36,12 +37,25 @@ def scripts(directory: Path) -> set[str]:
 def test_the_image_contains_tccd_and_tccctl() -> None:
     found = {script for directory in installed() for script in scripts(directory)}
     assert {"tccd", "tccctl"} <= found
-    (entry_point,) = [
-        json.loads(line.removeprefix("ENTRYPOINT "))
-        for line in DOCKERFILE.splitlines()
-        if line.startswith("ENTRYPOINT")
+    assert command(FINAL, "ENTRYPOINT") == ["tccd"]
+
+
+def test_the_image_runs_as_a_user_of_its_own_and_ends_with_a_drain() -> None:
+    """As a number: Kubernetes cannot know whether a name is that of root."""
+    assert int(only(FINAL, "USER").text) > 0
+    assert only(FINAL, "STOPSIGNAL").text == "SIGTERM"
+
+
+def test_the_image_has_nothing_that_builds_but_the_result() -> None:
+    """The last stage begins with the base image again."""
+    assert [only(stage, "FROM").text.partition(" AS ")[::2] for stage in (BUILD, FINAL)] == [
+        ("base", "build"),
+        ("base", ""),
     ]
-    assert entry_point == ["tccd"]
+    assert [one.words for one in FINAL if one.name == "COPY"] == [
+        ["--from=build", "/opt/tcc", "/opt/tcc"],
+        ["deploy/tcc.toml", "/etc/tcc/tcc.toml"],
+    ]
 
 
 def test_everything_that_is_copied_and_installed_exists() -> None:
@@ -69,8 +83,8 @@ def base_problem(base: str, version: str) -> str:
 
 def test_the_base_image_of_a_release_is_pinned_by_its_digest() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    ((base,),) = instructions("FROM")
-    assert base_problem(base, version) == ""
+    base, _, name = only(BASE, "FROM").text.partition(" AS ")
+    assert (base_problem(base, version), name) == ("", "base")
 
 
 @pytest.mark.parametrize(
@@ -89,7 +103,7 @@ def test_an_unpinned_base_image_is_found(base: str, version: str, problem: str) 
 
 def test_pip_takes_only_what_has_a_known_hash() -> None:
     """The first call installs all from the index; the second builds ours from the tree, with nothing else."""
-    from_index, from_tree = [words for words in instructions("RUN") if words[:2] == ["pip", "install"]]
+    from_index, from_tree = installs()
     assert {"--require-hashes", "-r", "requirements.lock"} <= set(from_index)
     assert {"--no-deps", "--no-build-isolation"} <= set(from_tree)
 

@@ -25,7 +25,7 @@ ALLOWED = (
     "docs/GLOSSARY.md",
     "docs/notebook/",
 )
-BINARY = (".png", ".binpb", ".ico")
+BINARY = (".png", ".binpb", ".ico", ".xz")
 
 # Identifiers, log events and metrics: banned wherever they stand as whole words.
 IDENTIFIERS = {

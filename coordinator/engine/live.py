@@ -246,23 +246,26 @@ class LiveTransactions:
     # --- transactions that leave ------------------------------------------
 
     def park(self, entry: LiveTransaction) -> None:
-        """Forget a parked transaction, and remember when it is due."""
-        tx = entry.tx
-        self.forget(entry)
-        self.schedule_due(tx.gid, tx.next_attempt_at)
-        if entry.waiters:
-            self.watched.setdefault(tx.gid, []).extend(entry.waiters)
+        """Forget a parked transaction, and remember when it is due.
+
+        A command that came while the row was written has changed nothing. It has to be sent again.
+        """
+        self.schedule_due(entry.tx.gid, entry.tx.next_attempt_at)
+        self._leave(entry, fail_commands=not entry.tx.state.decided)
 
     def lose(self, entry: LiveTransaction) -> None:
-        """Forget a transaction that another coordinator has taken over. Its waiters watch the row."""
-        gid = entry.tx.gid
-        logger.debug("transaction was taken over by another coordinator", gid=gid)
+        """Forget a transaction that another coordinator has taken over."""
+        logger.debug("transaction was taken over by another coordinator", gid=entry.tx.gid)
+        self._leave(entry, fail_commands=True)
+
+    def _leave(self, entry: LiveTransaction, *, fail_commands: bool) -> None:
+        """Forget a transaction. Its waiters watch the row, except for commands that are to fail."""
         self.forget(entry)
         for waiter in entry.waiters:
-            if waiter.is_command:
+            if fail_commands and waiter.is_command:
                 waiter.fail(owner_changed())
             else:
-                self.watched.setdefault(gid, []).append(waiter)
+                self.watched.setdefault(entry.tx.gid, []).append(waiter)
 
     def move_waiters(self, entry: LiveTransaction, other: Record) -> None:
         """Let the requests of a forgotten entry wait for the transaction of `other` instead.

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from coordinator.core.model import TransactionState
 from coordinator.log import operator_statements as statements
-from coordinator.log.connections import StatementResult
+from coordinator.log.connection import StatementResult
 from coordinator.log.rows import shown_moment
 from coordinator.log.statements import NEXT_WAITED_FOR, Statement
 from coordinator.ports.operator_log import Backlog

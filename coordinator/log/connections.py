@@ -6,28 +6,13 @@ down at its socket: a cancel request to a hung server could hang as well.
 """
 
 import asyncio
-import contextlib
-import select
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
 
-import psycopg
-from msgspec import Struct
-from psycopg import AsyncConnection
-from psycopg.pq import TransactionStatus
-
+from coordinator.log.connection import Connection, StatementResult
 from coordinator.log.failures import FailureKind, kind_of, refusal, unreachable
-from coordinator.log.servers import (
-    History,
-    Place,
-    ServerRefusedError,
-    connect_async,
-    look_for_promoted,
-    servers,
-    shut_down,
-)
-from coordinator.log.statements import SESSION, Statement
+from coordinator.log.servers import History, ServerRefusedError, connect_async, look_for_promoted, servers
+from coordinator.log.statements import BEGIN, COMMIT, ROLLBACK, SESSION, Statement
 
 T = TypeVar("T")
 
@@ -37,14 +22,6 @@ _CONFLICT_PAUSE_S = 0.01
 _SERVER_SHARE = 0.9
 # A statement that waits this long may wait for a server that hangs, while another one is promoted.
 _LOOK_EVERY_S = 1.0
-
-
-class StatementResult(Struct, frozen=True):
-    """The result of a statement."""
-
-    rows: list[tuple[Any, ...]]
-    # The number of rows written or read.
-    count: int
 
 
 class Connections:
@@ -60,10 +37,9 @@ class Connections:
     ) -> None:
         self._servers = servers(url)
         self._history = history or History()
-        self._places: WeakKeyDictionary[AsyncConnection[tuple[Any, ...]], Place] = WeakKeyDictionary()
         self._statement_timeout_s = statement_timeout_s
         self._room = asyncio.Semaphore(most)
-        self._idle: list[AsyncConnection[tuple[Any, ...]]] = []
+        self._idle: list[Connection] = []
         self._closed = False
         self._look: asyncio.Task[None] | None = None
 
@@ -81,7 +57,7 @@ class Connections:
         """
         parameters = statement.bind(values)
         return await self._until_no_conflict(
-            statement.name, lambda connection: self._ask(connection, statement, parameters)
+            statement.name, lambda connection: connection.execute(statement, parameters)
         )
 
     async def execute_all(self, steps: Sequence[tuple[Statement, Mapping[str, Any]]]) -> int | None:
@@ -95,27 +71,24 @@ class Connections:
         """
         bound = [(statement, statement.bind(values)) for statement, values in steps]
 
-        async def run(connection: AsyncConnection[tuple[Any, ...]]) -> int | None:
-            idle = None
-            with self._time_limit(connection):
-                async with connection.transaction() as transaction:
-                    for position, (statement, parameters) in enumerate(bound):
-                        if (await self._ask(connection, statement, parameters)).count != 1:
-                            idle = position
-                            raise psycopg.Rollback(transaction)
-            return idle
+        async def run(connection: Connection) -> int | None:
+            await connection.execute(BEGIN)
+            for position, (statement, parameters) in enumerate(bound):
+                if (await connection.execute(statement, parameters)).count != 1:
+                    await connection.execute(ROLLBACK)
+                    return position
+            await connection.execute(COMMIT)
+            return None
 
         return await self._until_no_conflict(bound[0][0].name, run)
 
-    async def _until_no_conflict(
-        self, name: str, run: Callable[[AsyncConnection[tuple[Any, ...]]], Awaitable[T]]
-    ) -> T:
+    async def _until_no_conflict(self, name: str, run: Callable[[Connection], Awaitable[T]]) -> T:
         for tries_left in reversed(range(_CONFLICTS_MAX)):
             async with self._room:
                 connection = await self._taken(name)
                 failed: FailureKind | None = None
                 try:
-                    result = await run(connection)
+                    result = await self._in_time(connection, run)
                     self._check_place(connection)
                     return result
                 except Exception as error:
@@ -123,7 +96,7 @@ class Connections:
                     if failed is not FailureKind.CONFLICT or not tries_left:
                         raise refusal(name, error) from error
                 finally:
-                    await self._put_back(connection, failed)
+                    self._put_back(connection, failed)
             # The winner of the conflict must finish before the next try.
             await asyncio.sleep(_CONFLICT_PAUSE_S * 2 ** (_CONFLICTS_MAX - tries_left))
         raise AssertionError("the last try returns or raises")
@@ -134,105 +107,66 @@ class Connections:
         if self._look is not None:
             self._look.cancel()
             await asyncio.wait([self._look])
-        await self._close_idle()
+        self._close_idle()
 
-    async def _close_idle(self) -> None:
+    def _close_idle(self) -> None:
         while self._idle:
-            await self._idle.pop().close()
+            self._idle.pop().close()
 
-    async def _taken(self, name: str) -> AsyncConnection[tuple[Any, ...]]:
-        idle = await self._idle_connection()
-        if idle is not None:
-            return idle
+    async def _taken(self, name: str) -> Connection:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.ended and not self._history.is_over(connection.place):
+                return connection
+            # Nothing was sent on it, so no caller is affected.
+            connection.close()
         try:
             return await self._connect()
         except Exception as error:
             raise unreachable(name, error) from error
 
-    async def _idle_connection(self) -> AsyncConnection[tuple[Any, ...]] | None:
-        """Return a connection that was idle and has not ended in the meantime."""
-        while self._idle:
-            connection = self._idle.pop()
-            is_current = not self._history.is_over(self._places[connection])
-            if is_current and not _has_ended(connection):
-                return connection
-            # Nothing was sent on it, so no caller is affected.
-            await connection.close()
-        return None
-
-    async def _connect(self) -> AsyncConnection[tuple[Any, ...]]:
-        connection, place = await connect_async(self._servers, self._history)
-        self._places[connection] = place
-        connection.prepare_threshold = 0
+    async def _connect(self) -> Connection:
+        connection = Connection(*await connect_async(self._servers, self._history))
         try:
             timeout_ms = str(round(self._statement_timeout_s * _SERVER_SHARE * 1_000))
-            await self._ask(connection, SESSION, SESSION.bind({"statement_timeout_ms": timeout_ms}))
+            values = SESSION.bind({"statement_timeout_ms": timeout_ms})
+            await self._in_time(connection, lambda connection: connection.execute(SESSION, values))
         except BaseException:
-            await connection.close()
+            connection.close()
             raise
         return connection
 
-    async def _ask(
-        self, connection: AsyncConnection[tuple[Any, ...]], statement: Statement, parameters: list[Any]
-    ) -> StatementResult:
-        with self._time_limit(connection):
-            cursor = connection.cursor(binary=True)
-            await cursor.execute(statement.sql, parameters)
-            if cursor.description is None:
-                return StatementResult([], cursor.rowcount)
-            rows = await cursor.fetchall()
-        # What a statement returns is counted: a server between may count otherwise (`statements`).
-        return StatementResult(rows, len(rows))
-
-    @contextlib.contextmanager
-    def _time_limit(self, connection: AsyncConnection[tuple[Any, ...]]) -> Iterator[None]:
+    async def _in_time(self, connection: Connection, run: Callable[[Connection], Awaitable[T]]) -> T:
         loop = asyncio.get_running_loop()
-        timers = [loop.call_later(self._statement_timeout_s, shut_down, connection)]
+        timers = [loop.call_later(self._statement_timeout_s, connection.shut_down)]
         if len(self._servers) > 1:
             timers.append(loop.call_later(_LOOK_EVERY_S, self._on_overdue, connection, timers))
         try:
-            yield
+            return await run(connection)
         finally:
             for timer in timers:
                 timer.cancel()
 
-    def _on_overdue(
-        self, connection: AsyncConnection[tuple[Any, ...]], timers: list[asyncio.TimerHandle]
-    ) -> None:
+    def _on_overdue(self, connection: Connection, timers: list[asyncio.TimerHandle]) -> None:
         """Give up the statement if another server was promoted. If not, look whether one is."""
-        if self._history.is_over(self._places[connection]):
-            shut_down(connection)
+        if self._history.is_over(connection.place):
+            connection.shut_down()
             return
         loop = asyncio.get_running_loop()
         if not self._closed and (self._look is None or self._look.done()):
             self._look = loop.create_task(look_for_promoted(self._servers, self._history))
         timers[1] = loop.call_later(_LOOK_EVERY_S, self._on_overdue, connection, timers)
 
-    def _check_place(self, connection: AsyncConnection[tuple[Any, ...]]) -> None:
+    def _check_place(self, connection: Connection) -> None:
         """Refuse what a former primary has answered, if a failover has been seen in the meantime."""
-        if self._history.is_over(self._places[connection]):
+        if self._history.is_over(connection.place):
             raise ServerRefusedError("the answer came from a former primary, and counts for nothing")
 
-    async def _put_back(
-        self, connection: AsyncConnection[tuple[Any, ...]], failed: FailureKind | None
-    ) -> None:
+    def _put_back(self, connection: Connection, failed: FailureKind | None) -> None:
         is_usable = failed in {None, FailureKind.CONFLICT, FailureKind.REJECTED}
-        is_idle = connection.info.transaction_status is TransactionStatus.IDLE
-        if is_usable and is_idle and not self._closed:
+        if is_usable and connection.idle and not self._closed:
             self._idle.append(connection)
             return
-        await connection.close()
+        connection.close()
         # The cause has probably broken the others, too.
-        await self._close_idle()
-
-
-def _has_ended(connection: AsyncConnection[tuple[Any, ...]]) -> bool:
-    """Return whether an idle connection was ended by the server or the network.
-
-    The server sends nothing on an idle connection but the reason for which it ends it.
-    """
-    if connection.closed:
-        return True
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
-    return bool(poll.poll(0))
+        self._close_idle()

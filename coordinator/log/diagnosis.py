@@ -14,6 +14,7 @@ from coordinator.log.migration import (
     check_place,
     database_engine,
     explained,
+    is_of_newer_version,
 )
 from coordinator.log.requirements import LogUrlError, check_requirements
 from coordinator.log.schema import SCHEMA
@@ -57,6 +58,8 @@ class LogFacts(Struct, frozen=True, kw_only=True):
     # Migrations: those applied, and those that this version of tccd requires.
     applied: frozenset[str]
     wanted: frozenset[str]
+    # Whether those applied are of a newer version, and this one can run on the result.
+    is_newer: bool
     # How far this machine's clock is ahead of the database's, and the bound of the error.
     clock_ahead_s: float
     clock_error_s: float
@@ -88,6 +91,7 @@ def _facts(connection: Connection, schema: str) -> LogFacts:
         read_only=connection.execute(_READ_ONLY).scalar_one() == "on",
         applied=applied_revisions(connection, schema),
         wanted=frozenset(script.get_heads()),
+        is_newer=is_of_newer_version(connection, schema),
         clock_ahead_s=ahead_s,
         clock_error_s=error_s,
     )

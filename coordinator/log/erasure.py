@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.elements import ColumnElement
 
-from coordinator.log.connections import StatementResult
+from coordinator.log.connection import StatementResult
 from coordinator.log.rows import erased
 from coordinator.log.schema import ENDED_LATE, ENDED_LATE_S, erasures, transactions
 from coordinator.log.statements import Statement, ago, batch, compiled, constant, number, row_of, text

@@ -25,6 +25,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 
 from coordinator.core.errors import LogUnavailable
 from coordinator.log.failures import FailureKind, kind_of
+from coordinator.log.former_tables import STAND_IN
 from coordinator.log.requirements import LogUrlError, check_requirements
 from coordinator.log.schema import HOME, SCHEMA, cell_schema
 from coordinator.log.servers import connect, shut_down
@@ -46,14 +47,11 @@ _IN_PUBLIC = text("""
         AND to_regclass('public.coordinators') IS NOT NULL
         AND to_regclass('public.transactions') IS NOT NULL
     """)
+_OLDEST = text("SELECT oldest FROM alembic_version")
 _VERSION_IN_PUBLIC = text("SELECT version_num FROM public.alembic_version")
-# The first versions refuse a log whose revision they do not know. If there were none, they would create a
-# second log.
-_MOVED = f"moved to the schema {SCHEMA}"
 _MOVE_FROM_PUBLIC = (
     text(f"CREATE TABLE {SCHEMA}.alembic_version (LIKE public.alembic_version INCLUDING ALL)"),
     text(f"INSERT INTO {SCHEMA}.alembic_version SELECT version_num FROM public.alembic_version"),  # noqa: S608 - constants
-    text(f"UPDATE public.alembic_version SET version_num = '{_MOVED}'"),  # noqa: S608 - constants
     text(f"ALTER TABLE public.transactions SET SCHEMA {SCHEMA}"),
     text(f"ALTER TABLE public.coordinators SET SCHEMA {SCHEMA}"),
     text(f"ALTER TABLE IF EXISTS public.participants SET SCHEMA {SCHEMA}"),
@@ -62,7 +60,6 @@ _MOVE_FROM_PUBLIC = (
     text(f"ALTER TABLE IF EXISTS public.audit_heads SET SCHEMA {SCHEMA}"),
     text(f"ALTER TABLE IF EXISTS public.coordinator_secrets SET SCHEMA {SCHEMA}"),
     text(f"ALTER TABLE IF EXISTS public.erasures SET SCHEMA {SCHEMA}"),
-    text("DROP TABLE public.migration_lock"),
 )
 # What a coordinator needs to run.
 _PRIVILEGES = (
@@ -122,7 +119,8 @@ def migrate(url: str, owner_url: str | None = None) -> None:
 def migrate_cells(places: Sequence[CellPlace]) -> None:
     """Apply the migrations that cells lack, the home cell first. Block while another process migrates.
 
-    If one lacks none, nothing is written, so that a role without the right to create is enough.
+    If one lacks none, nothing is written, so that a role without the right to create is enough. It may have
+    those of a newer version, while coordinators of both run side by side.
     With `owner_url`, that role migrates, and the one of `url` gets the privileges to run, no more.
     A cell that was made once is never made again: it was moved, and this would be a second one.
 
@@ -131,7 +129,7 @@ def migrate_cells(places: Sequence[CellPlace]) -> None:
         LogUnavailable: the home cell cannot be reached, or not be written now.
         LogUrlError: a URL is invalid, lacks privileges, leads to a database that cannot hold the log, or
             to other cells than it should.
-        LogTooNewError: a database has a migration that this version does not know.
+        LogTooNewError: a newer version has migrated a cell, and this version cannot run on the result.
     """
     home, *others = places
     unavailable: dict[int, LogUnavailable] = {}
@@ -178,7 +176,7 @@ def _migrate_cell(place: CellPlace, log_id: str | None) -> str:
     """Migrate a cell of this log (None: whichever this is). Return the log's id."""
     check_requirements(place.url)
     engine = _engine(place)
-    if not _is_current(engine, place.schema):
+    if not _is_ready(engine, place.schema):
         _migrate(engine, place, log_id)
     found = check_place(engine, place, log_id)
     if place.owner_url is not None:
@@ -274,14 +272,17 @@ def _migrate(engine: Engine, place: CellPlace, log_id: str | None) -> None:
         connection.execute(_TAKE_LOCK)
         config = alembic_config(connection, place.schema)
         ours = ScriptDirectory.from_config(config)
-        if place.number == HOME:
-            _move_from_public(connection, ours)
+        has_moved = place.number == HOME and _move_from_public(connection, ours)
+        if is_of_newer_version(connection, place.schema):
+            return
         _refuse_others(connection, ours, place.schema)
         is_new = not applied_revisions(connection, place.schema)
         command.upgrade(config, "head")
         if is_new:
             values = {"number": place.number, "count": place.count, "log_id": log_id}
             connection.execute(_SET_PLACE, values)
+        for statement in STAND_IN if has_moved else ():
+            connection.execute(statement)
 
 
 def _grant(owner: Engine, running: Engine, schema: str) -> None:
@@ -306,12 +307,15 @@ def _grant(owner: Engine, running: Engine, schema: str) -> None:
             )
 
 
-def _move_from_public(connection: Connection, ours: ScriptDirectory) -> None:
+def _move_from_public(connection: Connection, ours: ScriptDirectory) -> bool:
+    """Move the log of a first version, if there is one, and return whether there was."""
     if applied_revisions(connection, SCHEMA) or not connection.execute(_IN_PUBLIC).scalar_one():
-        return
-    if set(connection.execute(_VERSION_IN_PUBLIC).scalars()) <= _known_revisions(ours):
-        for statement in _MOVE_FROM_PUBLIC:
-            connection.execute(statement)
+        return False
+    if not set(connection.execute(_VERSION_IN_PUBLIC).scalars()) <= _known_revisions(ours):
+        return False
+    for statement in _MOVE_FROM_PUBLIC:
+        connection.execute(statement)
+    return True
 
 
 def _refuse_others(connection: Connection, ours: ScriptDirectory, schema: str) -> None:
@@ -342,15 +346,25 @@ def in_one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
+def is_of_newer_version(connection: Connection, schema: str) -> bool:
+    """Return whether a newer version has migrated the log, so that this version can still run on it."""
+    known = _known_revisions(ScriptDirectory.from_config(alembic_config(connection, schema)))
+    unknown = applied_revisions(connection, schema) - known
+    if not unknown or not all(map(_REVISION.fullmatch, unknown)):
+        return False
+    return set(connection.execute(_OLDEST).scalars()) <= known
+
+
 def schema_is_current(url: str) -> bool:
-    """Return whether every migration has been applied."""
-    return _is_current(database_engine(url), SCHEMA)
+    """Return whether no migration is missing."""
+    return _is_ready(database_engine(url), SCHEMA)
 
 
-def _is_current(engine: Engine, schema: str) -> bool:
+def _is_ready(engine: Engine, schema: str) -> bool:
     with engine.connect() as connection:
         wanted = ScriptDirectory.from_config(alembic_config(connection, schema)).get_heads()
-        return applied_revisions(connection, schema) == set(wanted)
+        applied = applied_revisions(connection, schema)
+        return applied == set(wanted) or is_of_newer_version(connection, schema)
 
 
 def _make_lock(engine: Engine, schema: str) -> None:
@@ -411,7 +425,7 @@ def database_engine(url: str, schema: str = SCHEMA) -> Engine:
 
     def creator() -> psycopg.Connection:
         connection = connect(url)
-        connection.execute(SESSION.sql, ["0"])
+        psycopg.RawCursor(connection).execute(SESSION.sql, ["0"])
         connection.execute("SELECT set_config('search_path', %s, false)", [schema])
         connection.autocommit = False
         return connection

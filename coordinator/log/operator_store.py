@@ -22,7 +22,8 @@ from coordinator.core.errors import LogRejected, LogUnavailable, Overloaded, Sea
 from coordinator.core.model import Transaction
 from coordinator.log import operator_statements as statements
 from coordinator.log.backlog import COUNT_MAX, backlog
-from coordinator.log.connections import Connections, StatementResult
+from coordinator.log.connection import StatementResult
+from coordinator.log.connections import Connections
 from coordinator.log.failures import StatementTooLong
 from coordinator.log.rows import full_columns, record as transaction_record
 from coordinator.log.schema import HOME

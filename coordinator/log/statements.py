@@ -6,7 +6,7 @@ the log portable (`docs/ARCHITECTURE.md`) apply to every statement here; a test 
 all of them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -51,6 +51,7 @@ from sqlalchemy.types import TypeEngine
 
 from coordinator.core.machine import REACHABLE
 from coordinator.core.model import CancelReason, TransactionState
+from coordinator.log.parameters import TEXT, ParameterType, parameter_type
 from coordinator.log.schema import HOME, SCHEMA, cell_schema, coordinators, transactions
 
 t = transactions.c
@@ -58,42 +59,52 @@ T = TypeVar("T")
 
 
 class Statement(Struct, frozen=True, kw_only=True):
-    """A compiled statement: psycopg's SQL and the names of its parameters, in order."""
+    """A compiled statement: PostgreSQL's SQL, and the names and types of its parameters, in order."""
 
     name: str
     sql: str
-    parameters: tuple[str, ...]
+    parameters: tuple[str, ...] = ()
+    types: tuple[ParameterType, ...] = ()
 
     def bind(self, values: Mapping[str, Any]) -> list[Any]:
         """Return the parameters in order. A missing one raises KeyError."""
         return [values[name] for name in self.parameters]
 
+    def encode(self, parameters: Sequence[Any]) -> list[bytes | None]:
+        """Return the parameters as they are sent."""
+        return [
+            None if value is None else kind.encode(value)
+            for kind, value in zip(self.types, parameters, strict=True)
+        ]
 
-@cache
+
 def in_cell(statement: Statement, cell: int) -> Statement:
     """Return the statement for the schema of another cell. All of them run on the same connections."""
     if cell == HOME:
         return statement
-    sql = statement.sql.replace(f"{SCHEMA}.", f"{cell_schema(cell)}.")
-    return replace(statement, name=f"{statement.name} of cell {cell}", sql=sql)
+    key = (statement.sql, cell)
+    if key not in _IN_CELLS:
+        sql = statement.sql.replace(f"{SCHEMA}.", f"{cell_schema(cell)}.")
+        _IN_CELLS[key] = replace(statement, name=f"{statement.name} of cell {cell}", sql=sql)
+    return _IN_CELLS[key]
 
 
-# Binary parameters ("%b"): text would hex-encode every payload.
-_DIALECT = PGDialect_psycopg(paramstyle="format")  # type: ignore[no-untyped-call] # it has no type hints
+# By the text for the home cell.
+_IN_CELLS: dict[tuple[str, int], Statement] = {}
+_DIALECT = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call] # it has no type hints
 
 
 def compiled(name: str, statement: Executable) -> Statement:
-    """Compile a statement for psycopg."""
+    """Compile a statement for PostgreSQL."""
     result = statement.compile(  # type: ignore[attr-defined] # every Core construct has it
         dialect=_DIALECT, schema_translate_map={None: SCHEMA}, render_schema_translate=True
     )
     assert not any(value is not None for value in result.params.values()), "constants belong in the text"
+    parameters = tuple(result.positiontup or ())
+    types = tuple([parameter_type(result.binds[parameter].type) for parameter in parameters])
     # Texts have the type of their columns: with another one, Citus loses the parameter on its way.
-    return Statement(
-        name=name,
-        sql=str(result).replace("%s", "%b").replace("::VARCHAR", "::TEXT"),
-        parameters=tuple(result.positiontup or ()),
-    )
+    sql = str(result).replace("::VARCHAR", "::TEXT")
+    return Statement(name=name, sql=sql, parameters=parameters, types=types)
 
 
 def batch(name: str, **columns: TypeEngine[Any]) -> TableValuedAlias:
@@ -198,12 +209,17 @@ SESSION = Statement(
             ('idle_in_transaction_session_timeout', '0'),
             ('idle_session_timeout', '0'),
             ('transaction_timeout', '0'),
-            ('statement_timeout', %b::TEXT)
+            ('statement_timeout', $1::TEXT)
         ) AS wanted (name, value) ON wanted.name = known.name
         WHERE known.name <> 'synchronous_commit' OR known.setting IN ('off', 'local')
         """,  # noqa: S608 - no value comes from outside
     parameters=("statement_timeout_ms",),
+    types=(TEXT,),
 )
+# Around several statements.
+BEGIN = Statement(name="begin", sql="BEGIN")
+COMMIT = Statement(name="commit", sql="COMMIT")
+ROLLBACK = Statement(name="rollback", sql="ROLLBACK")
 
 
 def row_of(gid: ColumnElement[str]) -> ColumnElement[bool]:

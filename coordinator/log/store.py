@@ -35,7 +35,8 @@ from coordinator.core.errors import LogError, LogRejected, SearchTooLong
 from coordinator.core.model import HELD, Transaction
 from coordinator.log import statements
 from coordinator.log.backlog import participants_waited_for
-from coordinator.log.connections import Connections, StatementResult
+from coordinator.log.connection import StatementResult
+from coordinator.log.connections import Connections
 from coordinator.log.erasure import erase
 from coordinator.log.failures import StatementTooLong
 from coordinator.log.rows import (

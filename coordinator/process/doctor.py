@@ -202,10 +202,12 @@ def _migrations(facts: LogFacts) -> CheckResult:
     applied = ", ".join(sorted(facts.applied)) or "none"
     if facts.applied == facts.wanted:
         return ok("migrations", f"at {applied}, as this version requires")
+    if facts.is_newer:
+        return ok("migrations", f"at {applied}, of a newer version, beside which this one can run")
     return problem(
         "migrations",
         f"at {applied}, but this version requires {', '.join(sorted(facts.wanted))}",
-        "run tccd migrate (tccd serve does it, too); if the database is newer, use the newer tccd everywhere",
+        "run tccd migrate (tccd serve does it, too); if the database is newer, use the newer tccd",
     )
 
 

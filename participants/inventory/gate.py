@@ -14,8 +14,10 @@ memory. It relies only on values that were read from the database:
   the partition's epoch. The Cancel reopens the gate while it holds the row's lock, so a
   Try with a newer ticket reads the stock after the Cancel.
 - Stock may also be released in another process (a restock, a Cancel of another replica).
-  A ceiling is therefore valid for `believed_for_s` seconds only; then one batch reads the
-  database again. A wrong rejection is possible for that time at most.
+  A ceiling is therefore valid for `believed_for_s` seconds only. Then one Try is let through
+  to ask again, and the others are rejected until its answer has come. If none comes, another
+  one asks after the same time; after four times of it the ceiling is forgotten. A wrong
+  rejection is possible for that time at most.
 
 Memory is bounded: one epoch per partition, and at most `skus_max` ceilings.
 """
@@ -36,7 +38,13 @@ class Ticket(NamedTuple):
 
 class _Ceiling(NamedTuple):
     available: int
+    # Then one Try asks again.
     believed_until_s: float
+    forgotten_at_s: float
+
+
+# How long a ceiling counts at most, in times of `believed_for_s`.
+_TIMES_ASKED_MAX = 4
 
 
 class StockGate:
@@ -60,9 +68,13 @@ class StockGate:
         ceiling = self._ceilings.get(sku)
         if ceiling is None or quantity <= ceiling.available:
             return False
-        if self._clock() < ceiling.believed_until_s:
+        now_s = self._clock()
+        if now_s < ceiling.believed_until_s:
             return True
-        del self._ceilings[sku]
+        if now_s < ceiling.forgotten_at_s:
+            self._ceilings[sku] = ceiling._replace(believed_until_s=now_s + self._believed_for_s)
+        else:
+            del self._ceilings[sku]
         return False
 
     def ticket(self, sku: str) -> Ticket:
@@ -80,8 +92,13 @@ class StockGate:
             return False
         if sku not in self._ceilings and len(self._ceilings) >= self._skus_max:
             del self._ceilings[next(iter(self._ceilings))]  # the oldest; it is read again
-        self._ceilings[sku] = _Ceiling(available, self._clock() + self._believed_for_s)
+        now_s, time_s = self._clock(), self._believed_for_s
+        self._ceilings[sku] = _Ceiling(available, now_s + time_s, now_s + _TIMES_ASKED_MAX * time_s)
         return True
+
+    def sufficed(self, sku: str) -> None:
+        """Remove the ceiling because the database had enough for all that was asked for."""
+        self._ceilings.pop(sku, None)
 
     def reopen(self, sku: str) -> None:
         """Remove the ceiling because stock was released. Call it after the change, under the row's lock."""

@@ -6,8 +6,9 @@ out: everything is sold, reserved, or taken by Trys that are under way.
 - **The database decides.** Whatever Redis holds, stock is taken only by the conditional UPDATE. Too many
   tokens cost a transaction that is refused. Too few refuse what is not sold out, until the next
   comparison with the database (sync_back).
-- **The gate is open if Redis does not answer** within its time budget. After several failures in a row a
-  breaker leaves Redis alone for a while.
+- **The gate is open if Redis does not answer** within its time budget, until it answers again. After several
+  failures in a row a breaker leaves Redis alone for a while. Time in which this process itself was too
+  busy to read an answer does not count.
 - **Tokens go back once**, by the branch's key: after a Try that did not succeed, and in a Cancel.
 """
 
@@ -15,6 +16,7 @@ import asyncio
 import enum
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -34,6 +36,8 @@ T = TypeVar("T")
 
 # Of one call, so that it takes Redis a millisecond or two.
 _CALL_ITEMS_MAX = 256
+# Of a budget: each lets the event loop read what has arrived.
+_SLICES = 4
 # How often a process asks for a SKU that another one is loading.
 _POLL_S = 0.002
 
@@ -46,7 +50,6 @@ class GateAnswer(enum.Enum):
     UNKNOWN_SKU = "unknown_sku"
 
 
-_REJECTIONS = {GateAnswer.SOLD_OUT: sold_out, GateAnswer.UNKNOWN_SKU: unknown_sku}
 _ANSWERS: dict[int | str, GateAnswer] = {
     tokens.REFUSED: GateAnswer.SOLD_OUT,
     tokens.TAKEN: GateAnswer.ADMITTED,
@@ -84,6 +87,8 @@ class RedisGate:
         self._load_wait_s = load_wait_s
         self._breaker = breaker or Breaker()
         self._loading: set[asyncio.Task[None]] = set()
+        # Calls whose budget is over, and which Redis has not answered yet.
+        self._late: set[asyncio.Task[Any]] = set()
         # By SKU.
         self._landed: dict[str, list[Key]] = {}
 
@@ -97,10 +102,7 @@ class RedisGate:
             for branch, request in items
         ]
         answers = await self.take(wanted)
-        return [
-            None if answer is GateAnswer.ADMITTED else _REJECTIONS[answer](request)
-            for answer, (_, request) in zip(answers, items, strict=True)
-        ]
+        return [_rejection(answer, request) for answer, (_, request) in zip(answers, items, strict=True)]
 
     async def take(self, wanted: Sequence[Wanted]) -> list[GateAnswer]:
         """Take units for branches, in order; return one answer per branch."""
@@ -117,7 +119,7 @@ class RedisGate:
         landed, self._landed = self._landed, {}
         while True:
             asked = [wanted[place] for place in absent]
-            found = await self._ask(self._counts.take(asked, landed))
+            found = await self._ask(partial(self._counts.take, asked, landed))
             if found is None:
                 break
             self._metrics.tried.update(found)
@@ -141,33 +143,62 @@ class RedisGate:
         if self._breaker.is_open:
             return
         for branch, sku in branches:
-            self._landed.setdefault(sku, []).append(branch)
+            if sku not in self._landed:
+                self._landed[sku] = []
+            self._landed[sku].append(branch)
 
     async def give_back(self, branches: Sequence[Key]) -> None:
         """Give back what these branches hold. If Redis does not answer, a comparison repairs it later."""
-        await self._ask(self._counts.give_back(branches))
+        if self._breaker.allows():
+            # What a late call may still take, too.
+            await self._within_budget(self._counts.give_back(branches), after=list(self._late))
 
-    async def _ask(self, call: Coroutine[Any, Any, T]) -> T | None:
+    async def _ask(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T | None:
         """Return the answer of Redis, or None if it has none in time."""
-        if not self._breaker.allows():
-            call.close()
+        if self._late or not self._breaker.allows():
             return None
+        return await self._within_budget(call())
+
+    async def _within_budget(
+        self, call: Coroutine[Any, Any, T], after: Sequence[asyncio.Task[Any]] = ()
+    ) -> T | None:
+        """Return the answer, or None if it fails or is late. A late call goes on: its connection is kept."""
+        task = asyncio.create_task(self._answer(call, after))
+        for _ in range(_SLICES):
+            await asyncio.wait([task], timeout=self._budget_s / _SLICES)
+            if task.done():
+                return task.result()
+        self._late.add(task)
+        task.add_done_callback(self._on_late_answer)
+        self._count_open()
+        return None
+
+    async def _answer(self, call: Coroutine[Any, Any, T], after: Sequence[asyncio.Task[Any]]) -> T | None:
+        """Return the answer of Redis, or None if it fails."""
+        if after:
+            await asyncio.wait(after)
         was_open = self._breaker.is_open
         try:
-            async with asyncio.timeout(self._budget_s):
-                answer = await call
+            answer = await call
         except UNAVAILABLE as error:
             self._breaker.failed()
             if self._breaker.is_open and not was_open:
                 logger.warning("the stock gate is open: Redis does not answer: %r", error)
+            return None
         else:
             self._breaker.succeeded()
             if was_open:
                 logger.warning("the stock gate works again")
             return answer
         finally:
-            self._metrics.is_open = self._breaker.is_open
-        return None
+            self._count_open()
+
+    def _on_late_answer(self, task: asyncio.Task[Any]) -> None:
+        self._late.discard(task)
+        self._count_open()
+
+    def _count_open(self) -> None:
+        self._metrics.is_open = self._breaker.is_open or bool(self._late)
 
     def _start_load(self, skus: set[str]) -> None:
         if skus:
@@ -180,3 +211,13 @@ class RedisGate:
             await self._load(skus)
         except (*UNAVAILABLE, SQLAlchemyError) as error:
             logger.warning("the stock of %d SKUs could not be loaded into Redis: %r", len(skus), error)
+
+
+def _rejection(answer: GateAnswer, request: ReserveStock) -> Rejected | None:
+    match answer:
+        case GateAnswer.ADMITTED:
+            return None
+        case GateAnswer.SOLD_OUT:
+            return sold_out(request.sku, request.quantity)
+        case GateAnswer.UNKNOWN_SKU:
+            return unknown_sku(request.sku)

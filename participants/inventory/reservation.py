@@ -6,6 +6,7 @@ All decisions about stock are in this module. No I/O.
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 from participants.inventory.requests import ReserveStock
@@ -68,19 +69,21 @@ def admit(requests: Sequence[ReserveStock], available: Mapping[str, int]) -> lis
 
 def _admit_one(request: ReserveStock, left: dict[str, int]) -> Rejected | None:
     if request.sku not in left:
-        return unknown_sku(request)
+        return unknown_sku(request.sku)
     if request.quantity > left[request.sku]:
-        return sold_out(request)
+        return sold_out(request.sku, request.quantity)
     left[request.sku] -= request.quantity
     return None
 
 
-def unknown_sku(request: ReserveStock) -> Rejected:
-    return Rejected("UNKNOWN_SKU", f"there is no SKU {request.sku!r}")
+def unknown_sku(sku: str) -> Rejected:
+    return Rejected("UNKNOWN_SKU", f"there is no SKU {sku!r}")
 
 
-def sold_out(request: ReserveStock) -> Rejected:
-    return Rejected(SOLD_OUT, f"fewer than {request.quantity} of {request.sku!r} are available")
+@lru_cache(1024)
+def sold_out(sku: str, quantity: int) -> Rejected:
+    """Return a rejection, the same one for many. Do not raise it: it would keep the traceback."""
+    return Rejected(SOLD_OUT, f"fewer than {quantity} of {sku!r} are available")
 
 
 def stock_changes(verb: Verb, moved: Iterable[tuple[str, int]]) -> list[StockChange]:

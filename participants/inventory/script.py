@@ -114,7 +114,7 @@ local function read()
     local stock = redis.call('HMGET', name('sku', sku), 'tokens', 'epoch')
     found[#found + 1] = {stock[1], stock[2] or '', redis.call('HGETALL', name('flight', sku))}
   end
-  return found
+  return cmsgpack.pack(found)
 end
 
 -- Forget flights that have ended. Those that died also lose what they hold.

@@ -27,10 +27,10 @@ class Reserve:
     def __init__(self, gate: StockGate) -> None:
         self._gate = gate
 
-    def screen(self, branch: Branch, request: ReserveStock) -> None:
+    def screen(self, branch: Branch, request: ReserveStock) -> Rejected | None:
         """Tier 1. A repeated Try passes: its stock may already be reserved."""
-        if branch.attempt == 0 and self._gate.refuses(request.sku, request.quantity):
-            raise sold_out(request)
+        is_refused = branch.attempt == 0 and self._gate.refuses(request.sku, request.quantity)
+        return sold_out(request.sku, request.quantity) if is_refused else None
 
     def partition_key(self, request: ReserveStock) -> int:
         """Tier 2."""
@@ -46,9 +46,12 @@ class Reserve:
         tickets = {sku: self._gate.ticket(sku) for sku in {request.sku for request in requests}}
         available = await store.stock_lock(db, tickets)
         answers = admit(requests, available)
-        for request, answer in zip(requests, answers, strict=True):
-            if answer is not None and request.sku in available:
-                self._gate.ran_short(request.sku, available[request.sku], tickets[request.sku])
+        short = {request.sku for request, answer in zip(requests, answers, strict=True) if answer is not None}
+        for sku in available:
+            if sku in short:
+                self._gate.ran_short(sku, available[sku], tickets[sku])
+            else:
+                self._gate.sufficed(sku)
         admitted = [item for item, answer in zip(items, answers, strict=True) if answer is None]
         if admitted:
             await self._reserve(admitted, db)
@@ -92,11 +95,14 @@ class ReserveThroughRedis(Reserve):
 
     async def screen_batch(self, items: Items) -> list[Rejected | None]:
         """Tier 1 of all processes. What it refuses, this process refuses for a moment without asking."""
-        tickets = {request.sku: self._gate.ticket(request.sku) for _, request in items}
+        tickets = {sku: self._gate.ticket(sku) for sku in {request.sku for _, request in items}}
         answers = await self._shared.screen(items)
+        refused: dict[str, int] = {}
         for (_, request), answer in zip(items, answers, strict=True):
             if answer is not None and answer.reason == SOLD_OUT:
-                self._gate.ran_short(request.sku, request.quantity - 1, tickets[request.sku])
+                refused[request.sku] = min(request.quantity, refused.get(request.sku, request.quantity))
+        for sku, quantity in refused.items():
+            self._gate.ran_short(sku, quantity - 1, tickets[sku])
         return answers
 
     async def tried_batch(self, succeeded: Items, unsuccessful: Items) -> None:

@@ -106,18 +106,15 @@ class Tokens:
         `landed`: branches that have committed, by SKU.
         """
         places: dict[str, list[int]] = {}
-        for place, want in enumerate(wanted):
-            places.setdefault(want.sku, []).append(place)
+        wants: dict[str, list[tuple[str, int, bool]]] = {}
+        for place, (branch, sku, units, is_refusable) in enumerate(wanted):
+            if sku not in places:
+                places[sku], wants[sku] = [], []
+            places[sku].append(place)
+            wants[sku].append((_text(branch), units, is_refusable))
         groups = [
-            {
-                "sku": sku,
-                "wants": [
-                    (_text(want.branch), want.units, want.is_refusable)
-                    for want in map(wanted.__getitem__, group)
-                ],
-                "keep_ms": _jittered_ms(self._lifetimes.sku_s),
-            }
-            for sku, group in places.items()
+            {"sku": sku, "wants": wants[sku], "keep_ms": _jittered_ms(self._lifetimes.sku_s)}
+            for sku in places
         ]
         found = msgspec.msgpack.decode(
             await self._call(
@@ -146,9 +143,9 @@ class Tokens:
 
     async def read(self, skus: Sequence[str]) -> list[Count]:
         """Return the counts of these SKUs, all of one moment."""
-        now_ms, *found = await self._call("read", skus=skus)
+        now_ms, *found = msgspec.msgpack.decode(await self._call("read", skus=skus))
         return [
-            Count(sku, None if tokens is None else int(tokens), epoch.decode(), _flights(flights, now_ms))
+            Count(sku, int(tokens) if tokens else None, epoch, _flights(flights, now_ms))
             for sku, (tokens, epoch, flights) in zip(skus, found, strict=True)
         ]
 
@@ -175,14 +172,14 @@ class Tokens:
 
 
 def _text(branch: Key) -> str:
-    return f"{branch[0]}\0{branch[1]}"
+    return "\0".join(branch)
 
 
-def _flights(pairs: Sequence[bytes], now_ms: int) -> list[Flight]:
+def _flights(pairs: Sequence[str], now_ms: int) -> list[Flight]:
     found = []
     for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-        gid, _, branch_id = key.decode().partition("\0")
-        units, _, taken_at_ms = value.partition(b":")
+        gid, _, branch_id = key.partition("\0")
+        units, _, taken_at_ms = value.partition(":")
         found.append(Flight((gid, branch_id), int(units), (now_ms - int(taken_at_ms)) / 1000))
     return found
 

@@ -21,7 +21,7 @@ from typing import Any
 from coordinator.core.errors import LogUnavailable
 from coordinator.core.machine import REACHABLE
 from coordinator.core.model import TransactionState
-from coordinator.log.connections import StatementResult
+from coordinator.log.connection import StatementResult
 from coordinator.log.statements import RECORD, Statement
 from proof.simulate.network import Network
 from proof.simulate.virtual_loop import VirtualLoop, context_of, current_process

@@ -45,6 +45,8 @@ Key: TypeAlias = tuple[str, str]
 
 # A result is sent with every Confirm, Cancel and response of its transaction.
 RESULT_BYTES_MAX = 2**20
+# Of the text of a rejection whose result is kept in memory.
+_REMEMBERED_CHARACTERS_MAX = 1_000
 # The margin of a claim that the expiry does not limit: longer than any clock's time.
 NO_LIMIT_MS = 2**62
 
@@ -401,10 +403,15 @@ def _digest_head(action: str, content_type: str) -> bytes:
 
 
 def rejected(no: Rejected) -> CallResult:
-    """Return the result of a rejection."""
-    return CallResult(
-        OutcomeCode.REJECTED, plain_text(no.reason, REASON_CHARACTERS_MAX), plain_text(no.message)
-    )
+    """Return the result of a rejection, the same object for the same text: it is sent faster."""
+    reason, message = no.reason, no.message
+    is_short = len(reason) + len(message) <= _REMEMBERED_CHARACTERS_MAX
+    return _rejection(reason, message) if is_short else _rejection.__wrapped__(reason, message)
+
+
+@lru_cache(256)
+def _rejection(reason: str, message: str) -> CallResult:
+    return CallResult(OutcomeCode.REJECTED, plain_text(reason, REASON_CHARACTERS_MAX), plain_text(message))
 
 
 def not_yet(postponed: Postponed) -> CallResult:

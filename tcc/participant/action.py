@@ -54,7 +54,7 @@ class Action:
     # True if Confirm and Cancel need the request; they are refused without it.
     needs_request: bool = True
     # May reject a Try before a transaction is opened; see Participant.action.
-    screen: Callable[[Branch, Any], None] | None = None
+    screen: Callable[[Branch, Any], object] | None = None
     # May reject Trys of a batch before a transaction is opened; see Participant.action.
     screen_batch: Callable[[list[BatchItem]], Awaitable[Any]] | None = None
     # Gets the Trys that have succeeded and those that have not; see Participant.action.

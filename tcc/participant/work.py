@@ -23,7 +23,7 @@ import operator
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from tcc import payload
 from tcc._internal.batcher import Batcher
@@ -66,16 +66,34 @@ _RESPONSE_BYTES = 2 * 2**20
 _OUTCOME_BYTES = 512
 _OPERATIONS = {int(operation): operation for operation in Operation}
 _BRANCH_KINDS = {0: BranchKind.TCC} | {int(kind): kind for kind in BranchKind}
-_HAS_CALL = {kind: frozenset(operation for operation, _ in DECISIONS[kind]) for kind in BranchKind}
-_CODES = {code: common.OutcomeCode.Name(code) for code in OutcomeCode}
+_CODES = {
+    OutcomeCode.SUCCEEDED: common.OUTCOME_CODE_SUCCEEDED,
+    OutcomeCode.REJECTED: common.OUTCOME_CODE_REJECTED,
+    OutcomeCode.FAILED: common.OUTCOME_CODE_FAILED,
+}
+# What a call is, by its two numbers on the wire. Without a kind, a Check is of a SAGA and all others of TCC.
+_CALLS = {
+    (int(operation), number): (operation, kind)
+    for operation in Operation
+    for number, kind in (
+        _BRANCH_KINDS | ({0: BranchKind.SAGA} if operation is Operation.CHECK else {})
+    ).items()
+    if (operation, None) in DECISIONS[kind]
+}
 
 
 # How long a postponed Try waits here. A coordinator that gets no answer at all takes the participant for
 # unreachable, so this is well within its time limit for a call.
 POSTPONED_MAX_S = 2.0
 
-# The decoded payloads of one RPC, by digest.
-Decoded: TypeAlias = dict[bytes, object]
+
+class Contents(NamedTuple):
+    """The contents of one RPC's calls: many calls of a hot key have the same."""
+
+    # By action, payload and content type.
+    digests: dict[tuple[str, bytes, str], bytes]
+    # The decoded payloads, by digest.
+    requests: dict[bytes, object]
 
 
 class OverloadedError(Exception):
@@ -91,6 +109,9 @@ class Replies:
         # The size of the last response in `_ready`, about.
         self._size = 0
         self._some = asyncio.Event()
+        # The last outcome as a message: many calls of a batch have the same.
+        self._last: CallResult | None = None
+        self._message = common.CallResult()
 
     def deliver(self, index: int, outcome: CallResult) -> None:
         code, reason, message, result, content_type, permanent = outcome
@@ -99,11 +120,19 @@ class Replies:
             self._ready.append(pb.ExecuteBranchesResponse())
             self._size = 0
         self._size += size
-        add = self._ready[-1].results.add
-        if code is OutcomeCode.SUCCEEDED:
-            add(index=index, code=common.OUTCOME_CODE_SUCCEEDED, result=result, content_type=content_type)
+        results = self._ready[-1].results
+        if outcome is self._last:
+            results.append(self._message)  # a copy
+            results[-1].index = index
         else:
-            add(index=index, code=_CODES[code], reason=reason, message=message, permanent=permanent)
+            self._last = outcome
+            self._message = (
+                results.add(index=index, code=_CODES[code], result=result, content_type=content_type)
+                if code is OutcomeCode.SUCCEEDED
+                else results.add(
+                    index=index, code=_CODES[code], reason=reason, message=message, permanent=permanent
+                )
+            )
         self._missing -= 1
         self._some.set()
 
@@ -171,6 +200,24 @@ class ParticipantWork:
             }
             for operation in (None, *Operation)
         ]
+        # By action: Trys that are screened in batches of their own. So no transaction waits for that.
+        self._screens: dict[str, Batcher[Delivery]] = {
+            action.name: self._screen(action, action.screen_batch, batch_items_max, max_batches_in_flight)
+            for action in actions.values()
+            if action.screen_batch is not None
+        }
+
+    def _screen(
+        self,
+        action: Action,
+        screen: Callable[[list[BatchItem]], Awaitable[object]],
+        items_max: int,
+        max_in_flight: int,
+    ) -> Batcher[Delivery]:
+        async def send(batch: list[Delivery]) -> None:
+            self._batchers[Operation.TRY][action.name].put_many(await self._screen_batch(screen, batch))
+
+        return Batcher(send, items_max=items_max, max_in_flight=max_in_flight)
 
     def _batcher(
         self, action: Action, operation: Operation, items_max: int, max_in_flight: int
@@ -192,6 +239,8 @@ class ParticipantWork:
         for operation in Operation:
             for action_name, batcher in self._batchers[operation].items():
                 self._tasks.start(batcher.run(), f"{operation.name} of {action_name}", endless=True)
+        for action_name, screen in self._screens.items():
+            self._tasks.start(screen.run(), f"screening of {action_name}", endless=True)
 
     async def drain(self, timeout_s: float) -> None:
         """Wait until all submitted calls are finished, at most `timeout_s` seconds."""
@@ -207,9 +256,9 @@ class ParticipantWork:
         """
         if self.waiting + len(calls) > self._waiting_max:
             raise OverloadedError
-        decoded: Decoded = {}
+        contents = Contents({}, {})
         for index, call in enumerate(calls):
-            outcome = self._submit_one(call, index, replies, only, decoded)
+            outcome = self._submit_one(call, index, replies, only, contents)
             if outcome is not None:
                 replies.deliver(index, outcome)
 
@@ -239,32 +288,36 @@ class ParticipantWork:
         index: int,
         replies: Replies,
         only: Operation | None,
-        decoded: Decoded,
+        contents: Contents,
     ) -> CallResult | None:
         """Accept a call; return its result if that is certain without a transaction."""
         # A method of one operation needs no further one in the call.
-        operation = _OPERATIONS.get(call.operation) if call.operation else only
-        gid, branch_id, name = call.gid, call.branch_id, call.action
-        if operation is None or (only is not None and operation is not only):
+        operation_number, kind_number = call.operation or only or 0, call.kind
+        if operation_number not in _OPERATIONS or (only is not None and operation_number != only):
             return _invalid("the operation is missing, unknown or not that of the method")
+        gid, branch_id, name = call.gid, call.branch_id, call.action
         if not (_key_fits(gid) and _key_fits(branch_id) and len(name.encode()) <= NAME_BYTES_MAX):
             return _invalid(f"gid and branch_id have 1 to {KEY_BYTES_MAX} bytes and no NUL")
-        kind = _BRANCH_KINDS.get(call.kind)
-        if operation is Operation.CHECK and not call.kind:
-            kind = BranchKind.SAGA
-        if kind is None or operation not in _HAS_CALL[kind]:
-            return _wrong_kind(f"{operation.name} is no call of a branch of kind {_kind_name(call.kind)}")
+        known = _CALLS.get((operation_number, kind_number))
+        if known is None:
+            wanted = _OPERATIONS[operation_number].name
+            return _wrong_kind(f"{wanted} is no call of a branch of kind {_kind_name(kind_number)}")
+        operation, kind = known
+        sealed = payload.Encoded(call.payload, call.content_type)
         # An initiator's own Try stores none, so its row is not compared. A Confirm or Cancel that only claims
         # that the initiator tried is: what its sender stored may have been rewritten.
         is_initiators = operation is Operation.TRY and call.tried_by_initiator
         digest = b""
         # A Check of a local change brings the fingerprint that its row has.
-        is_empty = operation is Operation.CHECK and not call.payload
-        if not (is_initiators or is_empty) and call.content_type != payload.UNKNOWN:
-            digest = digest_of(name, call.payload, call.content_type)
-        branch = Branch(gid, branch_id, name, call.expires_at_ms, call.attempt, digest=digest)
+        is_empty = operation is Operation.CHECK and not sealed.data
+        if not (is_initiators or is_empty) and sealed.content_type != payload.UNKNOWN:
+            digest = _digest(name, sealed, contents)
+        branch = Branch(gid, branch_id, name, call.expires_at_ms, call.attempt, False, b"", "", digest)
         try:
-            action, item, partition = self._prepare(call, branch, operation, kind, decoded)
+            prepared = self._prepare(branch, sealed, operation, kind, contents)
+            if isinstance(prepared, Rejected):
+                return rejected(prepared)
+            action, item, partition = prepared
         except RefusalError as error:
             if operation is Operation.TRY:
                 return self._failure(branch, operation, error)
@@ -281,12 +334,12 @@ class ParticipantWork:
 
     def _prepare(
         self,
-        call: pb.BranchCall,
         branch: Branch,
+        sealed: payload.Encoded,
         operation: Operation,
         kind: BranchKind,
-        decoded: Decoded,
-    ) -> tuple[Action, BatchItem, int]:
+        contents: Contents,
+    ) -> tuple[Action, BatchItem, int] | Rejected:
         """Return a call's action, item and partition, and call the action's hooks. Raises their errors.
 
         Only a Try and a partitioned batch need the payload now. Otherwise it is decoded when the
@@ -294,28 +347,29 @@ class ParticipantWork:
         """
         if operation is Operation.CHECK:
             return _CHECK, BatchItem(branch, None), 0
-        action = self._actions.get(call.action)
+        action = self._actions.get(branch.action)
         if action is None:
-            raise RefusalError("UNKNOWN_ACTION", f"this participant has no action {call.action!r}")
+            raise RefusalError("UNKNOWN_ACTION", f"this participant has no action {branch.action!r}")
         if action.branch_kind is not kind:
             raise RefusalError(
                 "WRONG_KIND",
-                f"action {call.action!r} is declared as {action.branch_kind.name}, not as {kind.name}",
+                f"action {branch.action!r} is declared as {action.branch_kind.name}, not as {kind.name}",
             )
-        if call.content_type == payload.UNKNOWN:
-            return _without_request(action, call), BatchItem(branch, None), 0
-        sealed = payload.Encoded(call.payload, call.content_type)
+        if sealed.content_type == payload.UNKNOWN:
+            return _without_request(action, sealed, operation), BatchItem(branch, None), 0
         content = sealed if self._opener is None else self._opener.open(branch, sealed)
         if operation is not Operation.TRY and action.partition_key is None:
             return action, BatchItem(branch, Undecoded(action.kind, *content)), 0
-        request = decoded.get(branch.digest) if branch.digest else None
+        request = contents.requests.get(branch.digest) if branch.digest else None
         if request is None:
             request = Undecoded(action.kind, *content).decode()
             if action.frozen and branch.digest:
-                decoded[branch.digest] = request
+                contents.requests[branch.digest] = request
         if operation is Operation.TRY:
             if action.screen is not None:
-                action.screen(branch, request)
+                screened = action.screen(branch, request)
+                if screened is not None:
+                    return _checked_rejection(screened)
             if action.try_result is not None:
                 branch = _with_result(branch, action.try_result(branch, request))
         partition = 0 if action.partition_key is None else operator.index(action.partition_key(request))
@@ -336,7 +390,9 @@ class ParticipantWork:
     def _run(self, delivery: Delivery) -> None:
         action, operation = delivery.action, delivery.operation
         batcher = self._batchers[operation].get(action.name)
-        if batcher is not None and not action.goes_alone:
+        if operation is Operation.TRY and action.name in self._screens:
+            self._screens[action.name].put(delivery)
+        elif batcher is not None and not action.goes_alone:
             batcher.put(delivery)
         else:
             self._tasks.start(self._settle_alone(delivery), f"{operation.name} of {action.name}")
@@ -352,10 +408,6 @@ class ParticipantWork:
 
     async def _settle_batch(self, action: Action, operation: Operation, batch: list[Delivery]) -> None:
         """Run a batch in one transaction; if that fails, run each call in its own."""
-        if operation is Operation.TRY and action.screen_batch is not None:
-            batch = await self._screen_batch(action.screen_batch, batch)
-            if not batch:
-                return
         try:
             async with self._transactions:
                 outcomes = await self._transact_batch(action, operation, batch)
@@ -387,6 +439,8 @@ class ParticipantWork:
         except Exception as error:  # noqa: BLE001 - a participant's code may raise anything
             self._answer((each, self._failure(each.item.branch, each.operation, error)) for each in batch)
             return []
+        if all(no is None for no in found):
+            return batch
         pairs = list(zip(batch, found, strict=True))
         self._answer((each, rejected(no)) for each, no in pairs if isinstance(no, Rejected))
         return [each for each, no in pairs if not isinstance(no, Rejected)]
@@ -499,9 +553,23 @@ class ParticipantWork:
         self.waiting -= 1
 
 
-def _without_request(action: Action, call: pb.BranchCall) -> Action:
+def _digest(action: str, content: payload.Encoded, contents: Contents) -> bytes:
+    key = action, content.data, content.content_type
+    digest = contents.digests.get(key)
+    if digest is None:
+        contents.digests[key] = digest = digest_of(*key)
+    return digest
+
+
+def _checked_rejection(screened: object) -> Rejected:
+    if isinstance(screened, Rejected):
+        return screened
+    raise InvalidResultError(f"screen returns None or a Rejected, not {type(screened).__name__}")
+
+
+def _without_request(action: Action, content: payload.Encoded, operation: Operation) -> Action:
     """Return the action for an operator's call without a payload, which is never batched."""
-    if action.needs_request or call.payload or call.operation == common.OPERATION_TRY:
+    if action.needs_request or content.data or operation is Operation.TRY:
         raise RefusalError("PAYLOAD_NEEDED", f"action {action.name!r} needs the payload of its branch")
     return dataclasses.replace(action, goes_alone=True)
 

@@ -86,6 +86,7 @@ async def walk_at(worker: Running, section: str, **events: Callable[[], Awaitabl
     await walk(steps(GUIDE, section), asked_by(address), named)
 
 
+@pytest.mark.slow
 async def test_a_participant_is_down(log_url: str) -> None:
     """It goes after its Trys have succeeded, before anything is decided."""
     stock, coupons, gone = ScriptedParticipant(), ScriptedParticipant(), asyncio.Event()

@@ -39,6 +39,7 @@ def config(stock: ScriptedParticipant, url: str) -> str:
     """
 
 
+@pytest.mark.slow
 async def test_killing_a_coordinator_with_500_live_transactions_loses_none(
     log_url: str, stock: ScriptedParticipant, tmp_path: Path
 ) -> None:
@@ -123,7 +124,8 @@ async def test_the_work_of_a_killed_worker_is_adopted_before_its_lease_ends(
     assert reply.outcome.state == common.TRANSACTION_STATE_CONFIRMED
 
 
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 async def test_sigterm_drains_and_exits_with_0(
     log_url: str, stock: ScriptedParticipant, tmp_path: Path, workers: int
 ) -> None:

@@ -156,10 +156,10 @@ async def test_migrate_reports_an_unreachable_log_in_one_line() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["migrate", "serve"])
-async def test_the_log_of_a_newer_version_is_refused(command: str, log_url: str) -> None:
-    """As after a rollback, or when an older coordinator restarts during an upgrade."""
+async def test_the_log_of_a_newer_version_that_allows_no_older_is_refused(command: str, log_url: str) -> None:
+    """As after a rollback over several releases."""
     with psycopg.connect(log_url) as connection:
-        connection.execute("UPDATE tcc.alembic_version SET version_num = '9999'")
+        connection.execute("UPDATE tcc.alembic_version SET version_num = '9999', oldest = '9999'")
     environment = {"TCC_LOG__URL": log_url, "TCC_LISTEN__ADDRESS": "127.0.0.1:0"}
     status, line = await refusal(command, environment=environment)
     assert status == 2

@@ -11,7 +11,7 @@ from psycopg import errors
 
 from coordinator.core.errors import LogError, LogRejected, LogUnavailable
 from coordinator.engine import log_writer
-from coordinator.log.connections import Connections
+from coordinator.log.connection import Connection
 from coordinator.log.failures import FailureKind, StatementTooLong, kind_of, refusal
 from coordinator.log.statements import Statement
 from tcc.common.v1 import common_pb2 as common
@@ -87,19 +87,17 @@ class Injection:
         # The statements that were sent, and those that failed once.
         self.names: set[str] = set()
         self.failed: set[str] = set()
-        ask = Connections._ask
+        execute = Connection.execute
 
-        async def failing(
-            connections: Connections, connection: Any, statement: Statement, values: Any
-        ) -> Any:
+        async def failing(connection: Connection, statement: Statement, parameters: Any = ()) -> Any:
             self.names.add(statement.name)
             sqlstate = self.always or self.once.pop(statement.name, None)
             if sqlstate is not None:
                 self.failed.add(statement.name)
                 raise errors.lookup(sqlstate)("injected")
-            return await ask(connections, connection, statement, values)
+            return await execute(connection, statement, parameters)
 
-        monkeypatch.setattr(Connections, "_ask", failing)
+        monkeypatch.setattr(Connection, "execute", failing)
 
 
 @pytest.fixture

@@ -96,3 +96,20 @@ def test_a_command_does_not_wait_for_a_transaction_that_forgot_it(is_command: bo
     transactions.settle_watched(["g"], {"g": Record(tx=entry.tx, owner="ours", created_at=0.0)})
     assert isinstance(request.failure, OwnerChanged) is is_command
     assert entry.waiters == ([] if is_command else [request])
+
+
+@pytest.mark.parametrize("is_command", [True, False])
+@pytest.mark.parametrize("state", [TransactionState.TRYING, TransactionState.CONFIRMING])
+def test_a_command_is_sent_again_if_it_came_while_the_row_was_parked(
+    state: TransactionState,
+    is_command: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    """It came while the row was written. Nothing but its repetition has an effect, unless all is decided."""
+    transactions = LiveTransactions({}, bytes_max=1_000)
+    entry = transactions.remember(_transaction(state, next_attempt_at=5.0), begun=False)
+    request = _Request(COMPLETED, is_command=is_command)
+    transactions.wait_for(entry, request)
+    transactions.park(entry)
+    is_refused = is_command and state is TransactionState.TRYING
+    assert isinstance(request.failure, OwnerChanged) is is_refused
+    assert transactions.watched == ({} if is_refused else {"g": [request]})

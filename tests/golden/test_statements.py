@@ -20,7 +20,7 @@ def test_the_file_holds_all_statements(golden: GoldenFiles, log_schema: LogSchem
     migrations = (NamedSql("migration", sql) for sql in log_schema.statements if not FOREIGN.search(sql))
     head = (
         "-- Every SQL statement of the project, rewritten by `pytest --rewrite`.\n"
-        "-- %b: a binary parameter of psycopg; :name: a parameter of SQLAlchemy.\n"
+        "-- $1: a parameter of PostgreSQL; :name: a parameter of SQLAlchemy.\n"
         "-- MySQL and MariaDB take one placeholder per value: shown for two branches.\n"
     )
     sections = [

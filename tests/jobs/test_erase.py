@@ -140,7 +140,7 @@ async def test_erasure_reads_by_an_index(
 ) -> None:
     await end(log, "a")
     await sql(log_url, "VACUUM ANALYZE transactions")
-    plan = await generic_plan(log._connections._idle[0], statement)
+    plan = await generic_plan(log._connections, statement)
     assert f"using {index}" in plan, plan
     assert "Seq Scan" not in plan, plan
     if statement in (CREATED, ENDED):

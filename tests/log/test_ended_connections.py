@@ -88,7 +88,7 @@ async def test_the_kernel_notices_a_dead_server(postgres: EmbeddedPostgres, log_
     port = server.sockets[0].getsockname()[1]
     connections = Connections(f"{log_url.partition('?')[0]}?host=127.0.0.1&port={port}", most=1)
     await connections.execute(GET, {"gids": []})
-    with socket.socket(fileno=connections._idle[0].fileno()) as theirs:
+    with socket.socket(fileno=connections._idle[0]._socket) as theirs:
 
         def seconds(option: int) -> int:
             return theirs.getsockopt(socket.IPPROTO_TCP, option)

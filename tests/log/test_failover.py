@@ -72,7 +72,7 @@ async def test_a_former_primary_that_comes_back_is_never_used_again(
     pair.promote()
     await write(log, "after")
     pair.primary.start()
-    await log._connections._close_idle()
+    log._connections._close_idle()
     await write(log, "later")
     assert await gids(pair.standby.url(DATABASE)) == ["after", "before", "later"]
     assert await gids(pair.primary.url(DATABASE)) == ["before"]

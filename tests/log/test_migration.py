@@ -1,5 +1,6 @@
 import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from hashlib import sha256
 
 import psycopg
@@ -13,7 +14,14 @@ from sqlalchemy import text
 from coordinator.core.audit import NO_HASH, AuditEntry, AuditHead, first_break
 from coordinator.core.errors import LogUnavailable
 from coordinator.embedded_postgres.server import EmbeddedPostgres
-from coordinator.log.migration import alembic_config, database_engine, migrate, schema_is_current
+from coordinator.log.diagnosis import examine
+from coordinator.log.migration import (
+    LogTooNewError,
+    alembic_config,
+    database_engine,
+    migrate,
+    schema_is_current,
+)
 from coordinator.log.operator_store import PostgresOperatorLog
 from coordinator.log.schema import metadata
 
@@ -83,6 +91,24 @@ async def test_audit_records_from_before_the_role_still_verify(database_url: str
     assert [record.entry.role for record in records] == ["", "admin"]
     assert first_break(AuditHead(), records) is None
     assert first_break(AuditHead(), [records[0], replace(records[1], entry=replace(entry, role="read"))])
+
+
+@pytest.mark.parametrize(("oldest", "can_run"), [("0011", True), ("9999", False)])
+def test_a_log_of_a_newer_version_is_used_if_that_allows_it(
+    database_url: str, oldest: str, *, can_run: bool
+) -> None:
+    """As when a coordinator starts again during a rolling upgrade, or after the way back."""
+    migrate(database_url)
+    newer = "UPDATE tcc.alembic_version SET version_num = '9999', oldest = %s"
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(newer, (oldest,))
+        assert schema_is_current(database_url) is can_run
+        assert examine(database_url).is_newer is can_run
+        with nullcontext() if can_run else pytest.raises(LogTooNewError, match="the log is at 9999"):
+            migrate(database_url)
+        # Nothing was migrated.
+        found = connection.execute("SELECT version_num, oldest FROM tcc.alembic_version").fetchall()
+        assert found == [("9999", oldest)]
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from coordinator.log.store import PostgresLog
 from coordinator.ports.operator_log import AuditFilter, CoordinatorReport, ParticipantRecord
 from tests.log.test_outcome_unknown import until_blocked
 from tests.log.transactions import SEARCH_PATH
+from tests.support.log_sessions import session
 from tests.support.plans import generic_plan
 
 from .transactions import begun, confirming, insert, parked, save
@@ -133,8 +134,7 @@ async def test_ended_transactions_are_not_read_to_find_unfinished_ones(
     log: PostgresOperatorLog, statement: Statement
 ) -> None:
     await log.audit_head()  # so that there is a connection with the log's own settings
-    (connection,) = log._connections._idle
-    plan = await generic_plan(connection, statement)
+    plan = await generic_plan(log._connections, statement)
     assert "Seq Scan on transactions" not in plan, plan
     scans = set(re.findall(r"Index.*Scan.* (?:on|using) (transactions_\w+)", plan))
     assert scans <= {
@@ -212,18 +212,16 @@ async def test_counts_read_no_more_rows_than_they_count(
     many: PostgresOperatorLog, statement: Statement
 ) -> None:
     await many.audit_head()
-    (connection,) = many._connections._idle
-    numbers = iter(range(1, 100))
-    numbered = re.sub("%b", lambda _: f"${next(numbers)}", statement.sql)
     values = {"most": BOUND, "after": "coupon"}
     given = sql.SQL(", ").join(map(sql.Literal, statement.bind(values)))
-    # Planned without knowing its parameters, as all statements of the log are.
-    await connection.execute(f"PREPARE figures AS {numbered}", prepare=False)
     execute = sql.SQL("EXECUTE figures ({})" if statement.parameters else "EXECUTE figures").format(given)
-    cursor = await connection.execute(
-        sql.SQL("EXPLAIN (ANALYZE, FORMAT JSON) {}").format(execute), prepare=False
-    )
-    ((found,),) = await cursor.fetchall()
+    async with session(many._connections) as connection:
+        # Planned without knowing its parameters, as all statements of the log are.
+        await connection.execute(f"PREPARE figures AS {statement.sql}", prepare=False)
+        cursor = await connection.execute(
+            sql.SQL("EXPLAIN (ANALYZE, FORMAT JSON) {}").format(execute), prepare=False
+        )
+        ((found,),) = await cursor.fetchall()
     # And one row for each of the three awaited participants, to find the next.
     assert sum(_rows_read(found[0]["Plan"])) <= 3 * BOUND + 3, found
 

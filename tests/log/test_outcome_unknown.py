@@ -33,6 +33,7 @@ from tests.log.transactions import (
     sql,
     stored,
 )
+from tests.support.log_sessions import session
 
 T = TypeVar("T")
 
@@ -232,7 +233,8 @@ async def test_a_deadlock_is_over_when_it_is_reported(log_url: str) -> None:
     log = PostgresLog(log_url, owner="ours", name="host:1")
     one, two = await insert(log, begun("a"), begun("b"))
     # PostgreSQL checks once, after this time; by then the rival has to block it.
-    await log._connections._idle[0].execute("SET deadlock_timeout = '3s'")
+    async with session(log._connections) as connection:
+        await connection.execute("SET deadlock_timeout = '3s'")
     async with await psycopg.AsyncConnection.connect(log_url, options=SEARCH_PATH) as rival:
         await rival.execute("SET deadlock_timeout = '60s'")
         await rival.execute("SELECT 1 FROM transactions WHERE gid = 'b' FOR UPDATE")

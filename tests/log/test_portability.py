@@ -78,7 +78,7 @@ def test_local_clocks_decide_nothing(statement: Statement) -> None:
 def unfit_for_citus(sql: str) -> list[str]:
     """Return what Citus refuses, or answers wrongly, in a distributed schema. Each was seen there."""
     found = []
-    if re.search(r"%b(?!::)", re.sub(r"CAST\(%b AS \w+", "", sql)):
+    if re.search(r"\$\d+\b(?!::)", re.sub(r"CAST\(\$\d+ AS \w+", "", sql)):
         found.append("a parameter without a type")
     if "::VARCHAR" in sql:
         found.append("a text parameter of another type than its column")
@@ -112,8 +112,8 @@ def test_rows_of_an_on_conflict_are_returned_to_be_counted(statement: Statement)
 @pytest.mark.parametrize(
     "sql",
     [
-        "UPDATE t SET a = %b",
-        "UPDATE t SET a = %b::VARCHAR",
+        "UPDATE t SET a = $1",
+        "UPDATE t SET a = $1::VARCHAR",
         "UPDATE t SET at = CASE WHEN a THEN now() END",
         "UPDATE t SET at = coalesce(at, now())",
         "UPDATE t SET a = 1 RETURNING clock_timestamp()",

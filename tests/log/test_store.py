@@ -43,6 +43,7 @@ from tests.log.transactions import (
     sql,
     stored,
 )
+from tests.support.log_sessions import session
 from tests.support.plans import generic_plan
 
 
@@ -636,8 +637,7 @@ async def test_decisions_are_heap_only_updates(ours: PostgresLog, log_url: str) 
     """With room in the page, the decision touches no index."""
     transactions = await insert(ours, *[begun(f"g{number}") for number in range(5)])
     await ours.transaction_save([confirming(tx) for tx in transactions])
-    connection = ours._connections._idle[0]
-    await connection.execute("SELECT pg_stat_force_next_flush()")
+    await flush_statistics(ours)
     ((updates, hot),) = await sql(
         log_url, "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'transactions'"
     )
@@ -675,14 +675,19 @@ async def test_unknown_owners_are_found_by_one_entry_each(
     before = await index_entries_read(log_url, ours, theirs)
     assert await ours.coordinator_register_unknown(lease_s=60) == 0
     assert await index_entries_read(log_url, ours, theirs) == before + 2
-    plan = await generic_plan(ours._connections._idle[0], FIND_UNKNOWN)
+    plan = await generic_plan(ours._connections, FIND_UNKNOWN)
     assert "Index Only Scan using transactions_owned" in plan, plan
+
+
+async def flush_statistics(log: PostgresLog) -> None:
+    async with session(log._connections) as connection:
+        await connection.execute("SELECT pg_stat_force_next_flush()")
 
 
 async def index_entries_read(url: str, *logs: PostgresLog) -> int:
     """The number of index entries of the transactions that these logs made the server read."""
     for log in logs:
-        await log._connections._idle[0].execute("SELECT pg_stat_force_next_flush()")
+        await flush_statistics(log)
     ((count,),) = await sql(
         url, "SELECT sum(idx_tup_read)::int FROM pg_stat_user_indexes WHERE relname = 'transactions'"
     )
@@ -697,7 +702,7 @@ async def test_plans_made_for_a_small_table_are_good_for_a_large_one(
     """Rows are looked up by their key one by one, even where the planner could scan the three there are."""
     await insert(ours, begun("a"), begun("b"), begun("c"))
     await sql(log_url, "VACUUM ANALYZE transactions")
-    plan = await generic_plan(ours._connections._idle[0], statement)
+    plan = await generic_plan(ours._connections, statement)
     assert ("Index Scan", "transactions_pkey") in re.findall(r"(Index Scan) using (\w+)", plan), plan
     assert "Index Cond: (gid = ANY (ARRAY[" in plan, plan
     assert "Seq Scan on transactions" not in plan, plan

@@ -212,6 +212,7 @@ async def test_each_attempt_links_to_the_previous_one(
     assert phase_two.began_ns == round(decided_at * 1e9)
 
 
+@pytest.mark.slow
 async def test_an_adopting_coordinator_continues_the_trace(
     log_url: str, tmp_path: Path, stock: ScriptedParticipant, collector: Collector
 ) -> None:
@@ -403,6 +404,7 @@ async def test_a_stuck_transaction_is_reported_with_its_trace(
         assert (await told.get())["trace_id"] == TRACE_ID
 
 
+@pytest.mark.slow
 async def test_a_coordinator_sends_pending_spans_before_it_exits(
     log_url: str, tmp_path: Path, stock: ScriptedParticipant, collector: Collector
 ) -> None:

@@ -431,20 +431,35 @@ async def test_more_calls_than_the_limit_are_refused_as_a_whole(sqlite, call_par
     assert _answer(await _call(caller)) == DONE
 
 
-async def test_screen_rejects_without_a_transaction(sqlite, call_participant):
+@pytest.mark.parametrize("how", ["raised", "returned"])
+async def test_screen_rejects_without_a_transaction(how, sqlite, call_participant):
     class Screened(AsyncSingle):
         def screen(self, branch, request):
-            if "sold_out" in request:
-                raise Rejected("SOLD_OUT")
+            if how in request:
+                no = Rejected("SOLD_OUT")
+                if how == "raised":
+                    raise no
+                return no
+            return None
 
     engine, ledger = sqlite
     caller = await call_participant(_participant(engine, Screened))
     ledger.execute("ALTER TABLE tcc_barrier RENAME TO away")
 
-    outcome = await _call(caller, payload=b'{"sold_out": 1}')
+    outcome = await _call(caller, payload=b'{"%s": 1}' % how.encode())
 
     assert _answer(outcome) == (REJECTED, "SOLD_OUT", False)
     assert (await _call(caller)).code == FAILED
+
+
+async def test_screen_that_returns_something_else_fails_the_call(sqlite, call_participant):
+    class Screened(AsyncSingle):
+        def screen(self, branch, request):
+            return False
+
+    caller = await call_participant(_participant(sqlite[0], Screened))
+
+    assert _answer(await _call(caller)) == (FAILED, "INVALID_RESULT", True)
 
 
 class ScreenedBatch(AsyncBatch):
@@ -478,6 +493,23 @@ async def test_a_batch_is_screened_without_a_transaction(sqlite, call_participan
     outcome = await _call(caller, payload=b'{"sold_out": 1}')
     assert _answer(outcome) == (REJECTED, "SOLD_OUT", False)
     assert (screened.succeeded, screened.unsuccessful) == (["b2"], [])
+
+
+async def test_trys_are_screened_while_a_batch_is_in_its_transaction(sqlite, call_participant):
+    running, may_end = asyncio.Event(), asyncio.Event()
+
+    class Slow(ScreenedBatch):
+        async def try_batch(self, items, db):
+            running.set()
+            await may_end.wait()
+
+    caller = await call_participant(_participant(sqlite[0], Slow(), max_batches_in_flight=1))
+    first = asyncio.create_task(_call(caller, branch_id="b1"))
+    await running.wait()
+    async with asyncio.timeout(60):
+        refused = await _call(caller, branch_id="b2", payload=b'{"sold_out": 1}')
+    may_end.set()
+    assert [_answer(refused), _answer(await first)] == [(REJECTED, "SOLD_OUT", False), DONE]
 
 
 async def test_an_action_is_notified_of_trys_that_did_not_succeed(sqlite, call_participant):

@@ -33,3 +33,22 @@ async def test_small_results_come_together() -> None:
         replies.deliver(index, CallResult(OutcomeCode.SUCCEEDED, result=b"x"))
     (response,) = [response async for response in replies]
     assert len(response.results) == 100
+
+
+async def test_equal_and_different_results_keep_their_places() -> None:
+    sold_out = CallResult(OutcomeCode.REJECTED, "SOLD_OUT", "none left")
+    done = CallResult(OutcomeCode.SUCCEEDED, result=b"x", content_type="text/plain")
+    gone = CallResult(OutcomeCode.FAILED, "GONE", permanent=True)
+    outcomes = [sold_out, sold_out, done, done, gone, sold_out, gone, gone]
+    replies = Replies(len(outcomes))
+    for index, outcome in enumerate(outcomes):
+        replies.deliver(index, outcome)
+    (response,) = [response async for response in replies]
+    found = [
+        CallResult(
+            OutcomeCode(each.code), each.reason, each.message, each.result, each.content_type, each.permanent
+        )
+        for each in response.results
+    ]
+    assert found == outcomes
+    assert [each.index for each in response.results] == list(range(len(outcomes)))

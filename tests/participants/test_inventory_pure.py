@@ -112,6 +112,27 @@ class TestGate:
         clock.now_s = 1.0
         assert not gate.refuses("A", 1)
 
+    def test_one_try_asks_again_while_the_others_are_refused(self, gate: StockGate, clock: Clock) -> None:
+        gate.ran_short("A", 0, gate.ticket("A"))
+        clock.now_s += 1.0
+        assert [gate.refuses("A", 1) for _ in range(3)] == [False, True, True]
+        gate.ran_short("A", 0, gate.ticket("A"))
+        clock.now_s += 0.9
+        assert gate.refuses("A", 1)
+
+    def test_another_one_asks_if_no_answer_comes(self, gate: StockGate, clock: Clock) -> None:
+        gate.ran_short("A", 0, gate.ticket("A"))
+        for _ in range(3):
+            clock.now_s += 1.0
+            assert [gate.refuses("A", 1) for _ in range(2)] == [False, True]
+        clock.now_s += 1.0  # after four times nothing is believed any more
+        assert [gate.refuses("A", 1) for _ in range(2)] == [False, False]
+
+    def test_stock_that_suffices_opens_it(self, gate: StockGate) -> None:
+        gate.ran_short("A", 0, gate.ticket("A"))
+        gate.sufficed("A")
+        assert not gate.refuses("A", 1)
+
     def test_a_cancel_reopens_it_at_once(self, gate: StockGate) -> None:
         gate.ran_short("A", 0, gate.ticket("A"))
         gate.reopen("A")

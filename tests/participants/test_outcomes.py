@@ -151,6 +151,7 @@ async def test_outcomes_are_published_again_if_the_broker_failed(log_url: str, t
         assert [event.event_id for event in shop.broker.events] == ["g1/confirmed"] * 2
 
 
+@pytest.mark.slow
 async def test_no_creation_time_is_skipped_between_windows(log_url: str, tmp_path: Path) -> None:
     async with opened(log_url, tmp_path) as shop:
         for number in range(5):

@@ -1,8 +1,9 @@
 """The gate in Redis before the inventory: real PostgreSQL, real Redis, real gRPC."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any, cast
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -17,9 +18,10 @@ from .conftest import CANCEL, CONFIRM, TRY, Caller, Clock, call, code_or_reason
 
 pytestmark = needs_redis
 if not redis_server.missing():
+    from participants.inventory import tokens
     from participants.inventory.breaker import Breaker
     from participants.inventory.gate_metrics import GateMetrics
-    from participants.inventory.redis_gate import RedisGate
+    from participants.inventory.redis_gate import GateAnswer, RedisGate
     from participants.inventory.sync_back import SyncBack
     from participants.inventory.tokens import Lifetimes, Tokens, Wanted
 
@@ -219,6 +221,76 @@ async def test_a_redis_that_does_not_answer_in_time_is_not_waited_for(
     assert ended == ["SUCCEEDED"] * 2 + ["SOLD_OUT"] * 598
     await counts.close()
     silent.close()
+
+
+class SlowTokens:
+    """Calls of Redis that are answered when the test says so. The gate's timing is the subject, not Redis."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.may_answer = asyncio.Event()
+
+    async def take(self, wanted: Sequence[Any], landed: Any) -> list[int | str]:
+        self.asked.append("take")
+        await self.may_answer.wait()
+        return [tokens.REFUSED] * len(wanted)
+
+    async def give_back(self, branches: Sequence[Any]) -> int:
+        self.asked.append("give back")
+        return len(branches)
+
+
+class BusyTokens(SlowTokens):
+    """The answers are there at once, but this process is busy for twice the budget before it reads them."""
+
+    async def take(self, wanted: Sequence[Any], landed: Any) -> list[int | str]:
+        for _ in range(2):
+            until_s = time.monotonic() + 2 * BUDGET_S
+            while time.monotonic() < until_s:
+                pass
+            await asyncio.sleep(0)
+        return [tokens.REFUSED] * len(wanted)
+
+
+BUDGET_S = 0.01
+
+
+def _gate(counts: SlowTokens, metrics: Any) -> Any:
+    async def load(_skus: Sequence[str]) -> None: ...
+
+    return RedisGate(cast("Any", counts), load, metrics, budget_s=BUDGET_S)
+
+
+async def _until_closed(metrics: Any) -> None:
+    while metrics.is_open:  # noqa: ASYNC110 - it is closed on this very loop
+        await asyncio.sleep(0)
+
+
+async def test_time_in_which_this_process_is_busy_is_none_of_redis() -> None:
+    gate = _gate(BusyTokens(), GateMetrics())
+    assert await gate.take([Wanted(("g", "b"), "A", 1)]) == [GateAnswer.SOLD_OUT]
+
+
+async def test_a_late_answer_opens_the_gate_until_it_has_come() -> None:
+    counts, metrics = SlowTokens(), GateMetrics()
+    gate = _gate(counts, metrics)
+    wanted = [Wanted(("g", "b"), "A", 1)]
+    assert await gate.take(wanted) == await gate.take(wanted) == [GateAnswer.ADMITTED]
+    assert (counts.asked, metrics.is_open) == (["take"], True)
+    counts.may_answer.set()
+    await _until_closed(metrics)
+    assert await gate.take(wanted) == [GateAnswer.SOLD_OUT]
+
+
+async def test_units_that_a_late_call_may_take_are_given_back_after_it() -> None:
+    counts, metrics = SlowTokens(), GateMetrics()
+    gate = _gate(counts, metrics)
+    await gate.take([Wanted(("g", "b"), "A", 1)])
+    await gate.give_back([("g", "b")])
+    assert counts.asked == ["take"]
+    counts.may_answer.set()
+    await _until_closed(metrics)
+    assert counts.asked == ["take", "give back"]
 
 
 def test_the_breaker_opens_after_failures_and_lets_one_attempt_through(clock: Clock) -> None:

@@ -135,8 +135,7 @@ async def sale(redis: Redis, database: AsyncEngine, database_url: str, tmp_path:
             child = await Child.start(
                 f"inventory-{n}",
                 *(sys.executable, "-m", "participants.inventory", "--database", database_url),
-                # No gate of their own: what is refused, Redis refuses.
-                *("--redis", redis.url, "--ceiling-s", "0", "--sync-back-s", "0.5", *request.param),
+                *("--redis", redis.url, *request.param),
                 log=tmp_path / f"inventory-{n}.log",
             )
             stack.push_async_callback(child.stop, any_status=True)
@@ -154,7 +153,8 @@ async def stock(database: AsyncEngine) -> tuple[int, int, int]:
     return tuple(row)
 
 
-@pytest.mark.parametrize("sale", [("--redis-budget-ms", "1000")], indirect=True)
+# With the default settings.
+@pytest.mark.parametrize("sale", [()], indirect=True)
 async def test_a_sale_sells_all_and_most_refusals_never_reach_the_database(
     sale: Sale, database: AsyncEngine
 ) -> None:
@@ -174,7 +174,8 @@ async def test_a_sale_sells_all_and_most_refusals_never_reach_the_database(
     assert 0 <= refused_there <= 0.1 * (ORDERS - STOCK)
 
 
-@pytest.mark.parametrize("sale", [()], indirect=True)
+# No gate of their own: what is refused, Redis refuses.
+@pytest.mark.parametrize("sale", [("--ceiling-s", "0", "--sync-back-s", "0.5")], indirect=True)
 async def test_no_loss_of_redis_sells_twice_or_loses_stock(
     sale: Sale, redis: Redis, database: AsyncEngine
 ) -> None:

@@ -183,6 +183,7 @@ def test_a_server_without_durability_is_a_problem(setting: str) -> None:
         read_only=False,
         applied=frozenset(),
         wanted=frozenset(),
+        is_newer=False,
         clock_ahead_s=0.0,
         clock_error_s=0.0,
     )
@@ -202,6 +203,7 @@ def test_a_clock_is_wrong_only_beyond_its_error(ahead_s: float, status: CheckSta
         read_only=False,
         applied=frozenset(),
         wanted=frozenset(),
+        is_newer=False,
         clock_ahead_s=ahead_s,
         clock_error_s=0.5,
     )

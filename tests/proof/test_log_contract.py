@@ -15,7 +15,8 @@ from msgspec.structs import replace
 
 from coordinator.core.model import NEVER, Branch, TraceContext, Transaction, TransactionState
 from coordinator.log import statements, store
-from coordinator.log.connections import Connections, StatementResult
+from coordinator.log.connection import StatementResult
+from coordinator.log.connections import Connections
 from coordinator.log.statements import Statement
 from coordinator.log.store import PostgresLog
 from coordinator.ports.log import ListFilter, Record
@@ -280,9 +281,9 @@ _AFTER_A_REJECTION = (
 
 
 def test_every_statement_of_the_log_is_known_with_all_its_parameters() -> None:
-    """But those that only set up a connection, lists, whose conditions are compiled on demand, and
+    """But those that only concern a session, lists, whose conditions are compiled on demand, and
     those that follow a rejection, which the simulation has not."""
-    unknown = {"session", *_AFTER_A_REJECTION}
+    unknown = {"session", "begin", "commit", "rollback", *_AFTER_A_REJECTION}
     known = {name: wanted for name, (_, wanted) in _STATEMENTS.items()}
     sent = {
         value.name: set(value.parameters)

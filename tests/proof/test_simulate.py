@@ -14,7 +14,7 @@ from coordinator.core.model import NOW, Transaction
 from coordinator.engine.dispatcher import ParticipantDispatcher
 from coordinator.engine.engine import Engine
 from coordinator.engine.log_writer import LogWriter
-from coordinator.log.connections import StatementResult
+from coordinator.log.connection import StatementResult
 from coordinator.log.store import PostgresLog
 from participants.child_process import Ended
 from proof.history.events import encode

@@ -145,6 +145,7 @@ def make_certificates(directory: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @needs_openssl
 async def test_both_sides_present_certificates(log_url: str, tmp_path: Path) -> None:
     make_certificates(tmp_path)

@@ -1,18 +1,24 @@
 """A log that an earlier version wrote is migrated, and its transactions are driven on."""
 
+import re
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from coordinator.core.model import TransactionState
 from coordinator.log.migration import migrate
 from tcc.common.v1 import common_pb2 as common
 from tests.support.scripted_participant import ScriptedParticipant, serving
 from tests.support.worker import running, settings_for
+from tests.upgrade.test_rolling_upgrade import CODE
 from tests.upgrade.write_log import dump
 
 LOGS = sorted(Path(__file__).parent.glob("log-*.sql"))
+CHANGELOG = Path(__file__).parents[2] / "CHANGELOG.md"
+# The newest first.
+RELEASED = re.findall(r"^## (\S+) - ", CHANGELOG.read_text(), re.MULTILINE)
 # What was decided stays; what was not is confirmed, because every Try succeeds.
 ENDS = {
     "trying": "CONFIRMED",
@@ -53,28 +59,35 @@ async def test_log_of_an_earlier_version_is_driven_on(path: Path, database_url: 
     assert cancelled == {"cancelling"}
 
 
-def test_coordinators_of_0_1_0_find_no_log_once_it_is_migrated(database_url: str) -> None:
-    """They neither write beside newer ones nor, when they start again, create a second log."""
+def test_statements_of_0_1_0_work_on_a_migrated_log(database_url: str) -> None:
+    """A coordinator of 0.1.0 goes on with the connections that it has, and can start again."""
     load(LOGS[0], database_url)
     with psycopg.connect(database_url, autocommit=True) as running:
-        heartbeat = "UPDATE coordinators SET lease_until = now() WHERE id = 'the-former'"
+        heartbeat = "UPDATE coordinators SET name = 'host:1' WHERE id = 'the-former'"
         assert running.execute(heartbeat, prepare=True).rowcount == 1
         migrate(database_url)
-        # 0.1.0 takes this for a log that is unavailable: it refuses new transactions, and its lease expires.
-        with pytest.raises(psycopg.errors.UndefinedTable):
-            running.execute(heartbeat, prepare=True)
-        # When it starts, it refuses a log with a revision that it does not know: it knows up to 0005.
-        found = running.execute("SELECT version_num FROM alembic_version").fetchall()
-    assert found == [("moved to the schema tcc",)]
+        assert running.execute(heartbeat, prepare=True).rowcount == 1
+        # What it has no column for gets the default. It finds what is there before it inserts.
+        begin = """
+            INSERT INTO transactions SELECT (jsonb_populate_record(t, jsonb_build_object('gid', %s::TEXT))).*
+            FROM transactions AS t WHERE gid = 'trying' ON CONFLICT (gid) DO NOTHING
+            """
+        assert running.execute(begin, ["trying"]).rowcount == 0
+        assert running.execute(begin, ["of 0.1.0"]).rowcount == 1
+        stored = running.execute("SELECT state, tenant FROM tcc.transactions WHERE gid = 'of 0.1.0'")
+        assert stored.fetchall() == [(TransactionState.TRYING, "")]
+        # When it starts, it migrates nothing: it knows the revisions up to 0005.
+        assert running.execute("SELECT version_num FROM alembic_version").fetchall() == [("0005",)]
+        assert running.execute("SELECT id FROM migration_lock FOR UPDATE").fetchall() == [(1,)]
 
 
 def test_there_is_a_log_of_every_released_version() -> None:
-    changelog = (Path(__file__).parents[2] / "CHANGELOG.md").read_text()
-    released = {
-        line.split()[1] for line in changelog.splitlines() if line.startswith("## ") and " - " in line
-    }
-    assert released
-    assert released <= {path.stem.removeprefix("log-") for path in LOGS}
+    assert RELEASED
+    assert set(RELEASED) <= {path.stem.removeprefix("log-") for path in LOGS}
+
+
+def test_the_code_of_the_last_release_is_kept() -> None:
+    assert CODE.name == f"tccd-{RELEASED[0]}.tar.xz"
 
 
 @pytest.mark.parametrize("path", LOGS, ids=lambda path: path.stem)

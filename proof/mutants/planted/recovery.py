@@ -85,9 +85,9 @@ MUTANTS = (
     Mutant(
         name="branches of other tenants are let in",
         breaks="no transaction has a branch that its tenant did not ask for",
-        definition="check_tenant",
-        old="tx.tenant != tenant",
-        new="False",
+        definition="LiveTransactions.check_tenant",
+        old="tx.tenant == tenant",
+        new="True",
         # A seed in which tenants ask for branches in each other's transactions.
         check=Program(module="proof.simulate", arguments=("--seeds", "1", "--base", "8", "--jobs", "1")),
     ),

@@ -157,7 +157,7 @@ async def test_an_expiry_names_the_branch_that_kept_failing_and_its_error(
         return await fail_every_try(call) if call.branch_id == "2" else SUCCEEDED
 
     stock.script = second_fails
-    request = execute("g", branch("1"), branch("2"), expiry=Duration(nanos=200_000_000))
+    request = execute("g", branch("1"), branch("2"), expiry=Duration(seconds=1))
     outcome = (await tcc.stub.ExecuteTransaction(request)).outcome
     assert outcome.cancel_reason == common.CANCEL_REASON_EXPIRED
     assert outcome.cancel_branch_id == "2"

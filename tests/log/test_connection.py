@@ -1,0 +1,101 @@
+"""One connection: what is sent, what counts as an answer, and what the server keeps."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from sqlalchemy import LargeBinary
+
+from coordinator.core.errors import LogRejected, LogUnavailable
+from coordinator.embedded_postgres.server import EmbeddedPostgres
+from coordinator.log import connection
+from coordinator.log.connections import Connections
+from coordinator.log.parameters import TEXT, parameter_type
+from coordinator.log.statements import Statement
+from proof.proxy import SOCKET_NAME
+from tests.log.transactions import sql
+
+ECHO = Statement(
+    name="echo", sql="SELECT $1::BYTEA", parameters=("value",), types=(parameter_type(LargeBinary()),)
+)
+INSERT = Statement(
+    name="insert", sql="INSERT INTO public.late VALUES ($1)", parameters=("id",), types=(TEXT,)
+)
+
+
+@pytest.fixture
+async def connections(log_url: str) -> AsyncIterator[Connections]:
+    connections = Connections(log_url, most=1)
+    yield connections
+    await connections.close()
+
+
+async def test_a_statement_larger_than_the_socket_takes_is_sent_in_pieces(connections: Connections) -> None:
+    value = bytes(range(256)) * 2**16
+    assert (await connections.execute(ECHO, {"value": value})).rows == [(value,)]
+
+
+async def test_what_fails_at_the_commit_has_failed(connections: Connections, log_url: str) -> None:
+    """The server reports the success of the statement first."""
+    await sql(log_url, "CREATE TABLE public.early (id text PRIMARY KEY)")
+    await sql(
+        log_url,
+        "CREATE TABLE public.late (id text REFERENCES public.early DEFERRABLE INITIALLY DEFERRED)",
+    )
+    with pytest.raises(LogRejected):
+        await connections.execute(INSERT, {"id": "a"})
+    await sql(log_url, "INSERT INTO public.early VALUES ('a')")
+    assert (await connections.execute(INSERT, {"id": "a"})).count == 1
+
+
+async def test_a_success_without_the_end_of_the_commit_is_none(
+    postgres: EmbeddedPostgres, log_url: str
+) -> None:
+    """The connection ends between the two, which the server sends together."""
+    await sql(log_url, "CREATE TABLE public.late (id text)")
+    success = b"INSERT 0 1\0"
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(2**16):
+            before, found, _ = data.partition(success)
+            writer.write(before + found)
+            if found:
+                break
+        writer.close()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server_reader, server_writer = await asyncio.open_unix_connection(
+            str(postgres._socket_dir / SOCKET_NAME)
+        )
+        await asyncio.gather(forward(reader, server_writer), forward(server_reader, writer))
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    connections = Connections(f"{log_url.partition('?')[0]}?host=127.0.0.1&port={port}", most=1)
+    with pytest.raises(LogUnavailable):
+        await connections.execute(INSERT, {"id": "a"})
+    await connections.close()
+    server.close()
+
+
+async def test_the_server_keeps_a_bounded_number_of_statements(
+    connections: Connections, log_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_PREPARED_MAX", 100)
+    numbers = range(250)
+    for number in numbers:
+        statement = Statement(name="number", sql=f"SELECT {number}")
+        assert (await connections.execute(statement, {})).rows == [(number,)]
+    kept = Statement(name="kept", sql="SELECT count(*)::int FROM pg_prepared_statements")
+    ((count,),) = (await connections.execute(kept, {})).rows
+    assert 0 < count <= 100
+
+
+async def test_a_statement_that_the_session_lost_is_prepared_in_a_new_one(
+    connections: Connections,
+) -> None:
+    await connections.execute(ECHO, {"value": b"1"})
+    await connections.execute(Statement(name="discard", sql="DISCARD ALL"), {})
+    with pytest.raises(LogUnavailable, match="26000"):
+        await connections.execute(ECHO, {"value": b"2"})
+    assert (await connections.execute(ECHO, {"value": b"3"})).rows == [(b"3",)]
