@@ -24,10 +24,10 @@ cd ..
 # PostgreSQL does not run as root.
 as_user=()
 if [ "$(id -u)" = 0 ]; then
-    as_user=(setpriv --reuid=nobody --regid=nogroup --clear-groups)
+    as_user=(setpriv --reuid=65534 --regid=65534 --clear-groups)
 fi
 mkdir data
-[ ${#as_user[@]} = 0 ] || chown nobody:nogroup data
+[ ${#as_user[@]} = 0 ] || chown 65534:65534 data
 "${as_user[@]}" postgres/bin/initdb -D data -U postgres -A trust -E UTF8
 cat >>data/postgresql.conf <<END
 shared_preload_libraries = 'citus'
