@@ -5,7 +5,8 @@ transactions.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -90,11 +91,6 @@ class ParticipantDispatcher:
         self._on_answers = on_answers
         self._observer = observer
         self._in_flight = 0
-        # Out of the queue, and waiting for room in the bulkhead.
-        self._queued = 0
-        self._room = asyncio.Event()
-        self._room.set()
-        self._calls = asyncio.TaskGroup()
         self._retired = asyncio.Event()
         # Branches of live transactions at this participant; the engine counts them.
         self.live = 0
@@ -102,10 +98,11 @@ class ParticipantDispatcher:
         self.begun = 0
         self._batcher = Batcher[BranchCall](
             self._send,
-            items_max=min(policy.batch_max, policy.concurrency_max),
+            items_max=self._room(),
             bytes_max=policy.batch_bytes_max,
             size=_size,
             max_in_flight=MAX_IN_FLIGHT,
+            counted_s=FRESH_S,
             flush_policy=lambda: flush_policy(self.begun),
         )
 
@@ -115,7 +112,7 @@ class ParticipantDispatcher:
     @property
     def backlog(self) -> int:
         """Return how many calls are queued or in flight."""
-        return len(self._batcher) + self._queued + self._in_flight
+        return len(self._batcher) + self._in_flight
 
     @property
     def in_flight(self) -> int:
@@ -139,8 +136,7 @@ class ParticipantDispatcher:
         breaker = Breaker() if moved else self.breaker
         self.policy = policy
         self.breaker = replace(breaker, policy=policy.breaker)
-        self._batcher.items_max = min(policy.batch_max, policy.concurrency_max)
-        self._room.set()
+        self._batcher.items_max = self._room()
 
     def retire(self) -> None:
         """Stop sending. Refuse queued calls and wait for those in flight; then `run` ends."""
@@ -151,29 +147,19 @@ class ParticipantDispatcher:
 
         An exception out of a call is a bug of the coordinator, and ends this method.
         """
-        async with self._calls:
-            sending = self._calls.create_task(self._batcher.run())
+        async with asyncio.TaskGroup() as tasks:
+            sending = tasks.create_task(self._batcher.run())
             await self._retired.wait()
             while not self._batcher.idle or self.backlog:  # noqa: ASYNC110 - too rare for an event of its own
                 await asyncio.sleep(_RETIRED_POLL_S)
             sending.cancel()
 
-    async def _send(self, batch: list[BranchCall]) -> None:
-        """Start the calls of a batch; return when they have ended or are older than FRESH_S."""
-        self._queued += len(batch)
-        while batch:
-            room = self.policy.concurrency_max - self._in_flight
-            if room <= 0:
-                self._room.clear()
-                await self._room.wait()
-                continue
-            self._queued -= min(room, len(batch))
-            calls = self._admit([call for call in batch[:room] if self._is_wanted(call)])
-            batch = batch[room:]
-            if calls:
-                self._in_flight += len(calls)
-                task = self._calls.create_task(self._call(calls))
-                await asyncio.wait((task,), timeout=FRESH_S)
+    def _send(self, batch: list[BranchCall]) -> Coroutine[Any, Any, None] | None:
+        calls = self._admit([call for call in batch if self._is_wanted(call)])
+        if not calls:
+            return None
+        self._count(len(calls))
+        return self._call(calls)
 
     def _admit(self, calls: list[BranchCall]) -> list[BranchCall]:
         """Return the calls that may be sent: all, one as a probe, or none. Reject the others."""
@@ -216,7 +202,7 @@ class ParticipantDispatcher:
         async for answers in self._participants.execute(self.name, calls):
             failpoint("call.answered")
             missing -= len(answers)
-            self._free(len(answers))
+            self._count(-len(answers))
             self._note(answers)
             if any(not answer.unreachable for _, answer in answers):
                 reached = True
@@ -242,9 +228,13 @@ class ParticipantDispatcher:
                 self.last_error = error_text(answer)
                 self.last_error_at = self._clock.now()
 
-    def _free(self, count: int) -> None:
-        self._in_flight -= count
-        self._room.set()
+    def _count(self, started: int) -> None:
+        """Count calls that were sent, or (negative) were answered: what is left is the largest batch."""
+        self._in_flight += started
+        self._batcher.items_max = self._room()
+
+    def _room(self) -> int:
+        return min(self.policy.batch_max, max(0, self.policy.concurrency_max - self._in_flight))
 
 
 def not_configured(participant: str) -> CallResult:

@@ -14,8 +14,8 @@ log which fails again and again (a full disk) is one alert.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 import structlog
 
@@ -77,7 +77,7 @@ class LogWriter:
         self._on_availability = on_availability
 
         def batcher(
-            send: Callable[[list[Transaction]], Awaitable[None]], items_max: int = BATCH_MAX
+            send: Callable[[list[Transaction]], Coroutine[Any, Any, None]], items_max: int = BATCH_MAX
         ) -> Batcher[Transaction]:
             return Batcher(
                 send,

@@ -91,7 +91,7 @@ class Connection:
 
     def close(self) -> None:
         """Close the connection. A statement under way must have been given up."""
-        self._on_ended()
+        self._stop_watching()
         self._libpq.finish()
 
     async def _prepare(self, statement: Statement) -> bytes:
@@ -134,7 +134,7 @@ class Connection:
 
     def _on_readable(self) -> None:
         if self._answer is None:
-            self._on_ended()
+            self._stop_watching()
             return
         try:
             self._libpq.consume_input()
@@ -161,13 +161,13 @@ class Connection:
 
         A success that it told is none: it commits after the result, and says so at the end.
         """
-        self._on_ended()
+        self._stop_watching()
         if self._result is not None and self._result.status not in _SUCCESSES:
             self._settle()
         elif self._answer is not None and not self._answer.done():
             self._answer.set_exception(error)
 
-    def _on_ended(self) -> None:
+    def _stop_watching(self) -> None:
         """Watch the socket no longer: at its end it stays readable."""
         if not self._is_lost:
             self._is_lost = True

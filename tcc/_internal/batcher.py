@@ -14,9 +14,9 @@ import contextlib
 import math
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from itertools import islice
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
@@ -38,39 +38,44 @@ class Batcher(Generic[T]):
     Args:
         send: Called with 1 to `items_max` items whose sizes add up to at most `bytes_max`. A
             single larger item is sent alone. It must report results and failures to the
-            items' owners. An exception from `send` is a bug: it ends `run`, which raises it.
-        items_max: The largest number of items in a batch.
+            items' owners. It returns the coroutine that sends them, or None if nothing is
+            to be sent. An exception from it or the coroutine is a bug: it ends `run`, which raises it.
+        items_max: The largest number of items in a batch. 0: nothing is sent until it is set again.
         bytes_max: The largest sum of the items' sizes.
         size: Returns the size of an item; 1 by default.
         max_in_flight: The largest number of batches in flight.
+        counted_s: After this time, a batch in flight is no longer counted.
         flush_policy: Called whenever the batcher is about to wait. It is ignored while the
             last batch was a single item and is done, and for a full batch.
     """
 
     def __init__(
         self,
-        send: Callable[[list[T]], Awaitable[None]],
+        send: Callable[[list[T]], Coroutine[Any, Any, None] | None],
         *,
         items_max: int,
         bytes_max: int = 4 * 2**20,
         size: Callable[[T], int] = _one,
         max_in_flight: int = 1,
+        counted_s: float | None = None,
         flush_policy: Callable[[], FlushPolicy] = FlushPolicy,
     ) -> None:
         self._send = send
-        # May be changed at any time.
-        self.items_max = items_max
+        self._items_max = items_max
         self._bytes_max = bytes_max
         self._size = size
         self._max_in_flight = max_in_flight
+        self._counted_s = counted_s
         self._flush_policy = flush_policy
         self._queue: deque[T] = deque()
-        self._in_flight = 0
+        # The batches that are counted, and when they no longer are.
+        self._in_flight: dict[asyncio.Task[None], asyncio.TimerHandle | None] = {}
         self._last_sent_at = -math.inf
         self._last_was_single = True
-        # How many items must wait to wake `run`, and the event that wakes it.
-        self._wanted = 1
-        self._wake = asyncio.Event()
+        # How many items must wait to flush. While that is about to happen anyway, more than any number.
+        self._wanted = sys.maxsize
+        self._alarm: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __len__(self) -> int:
         """Return how many items wait, without those in flight."""
@@ -81,15 +86,26 @@ class Batcher(Generic[T]):
         """True if no item waits and none is in flight."""
         return not self._queue and not self._in_flight
 
+    @property
+    def items_max(self) -> int:
+        """The largest number of items in a batch. It may be changed at any time."""
+        return self._items_max
+
+    @items_max.setter
+    def items_max(self, items_max: int) -> None:
+        was_stopped, self._items_max = not self._items_max, items_max
+        if was_stopped and self._queue:
+            self._flush_soon()
+
     def put(self, item: T) -> None:
         self._queue.append(item)
         if len(self._queue) >= self._wanted:
-            self._wake.set()
+            self._flush_soon()
 
     def put_many(self, items: Iterable[T]) -> None:
         self._queue.extend(items)
         if len(self._queue) >= self._wanted:
-            self._wake.set()
+            self._flush_soon()
 
     def withdraw(self) -> list[T]:
         """Remove and return the items that still wait."""
@@ -99,14 +115,11 @@ class Batcher(Generic[T]):
 
     async def run(self) -> None:
         """Send until cancelled. Batches in flight are cancelled too."""
-        loop = asyncio.get_running_loop()
-        async with asyncio.TaskGroup() as sending:
-            while True:
-                await self._until_due(loop)
-                batch = self._take()
-                self._last_sent_at, self._last_was_single = loop.time(), len(batch) == 1
-                self._in_flight += 1
-                sending.create_task(self._send_batch(batch))
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        async with asyncio.TaskGroup() as self._tasks:
+            self._flush()
+            await self._ended
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -119,40 +132,70 @@ class Batcher(Generic[T]):
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    async def _until_due(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Return when the next batch must be sent."""
-        while True:
-            self._wake.clear()
-            early_s = 0.0
-            if self._in_flight == self._max_in_flight:
-                self._wanted = sys.maxsize  # the end of a batch wakes this task
-            elif not self._queue:
-                self._wanted = 1
-            else:
-                flush_policy = self._flush_policy()
-                self._wanted = min(flush_policy.min_items, self.items_max)
-                early_s = self._last_sent_at + flush_policy.linger_s - loop.time()
-                goes_singly = self._last_was_single and not self._in_flight
-                if early_s <= 0 or goes_singly or len(self._queue) >= self._wanted:
-                    return
-            alarm = loop.call_later(early_s, self._wake.set) if early_s > 0 else None
-            try:
-                await self._wake.wait()
-            finally:
-                if alarm is not None:
-                    alarm.cancel()
+    def _flush_soon(self) -> None:
+        """Flush after what runs now, whose items join."""
+        if self._loop is not None:
+            self._wanted = sys.maxsize
+            self._loop.call_soon(self._flush)
 
-    async def _send_batch(self, batch: list[T]) -> None:
+    def _flush(self) -> None:
+        """Start the batches that are due. Schedule the next flush."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if self._ended.done():
+            return
         try:
-            await self._send(batch)
-        finally:
-            self._in_flight -= 1
-            self._wake.set()
+            while self._queue:
+                if not self._is_due():
+                    return
+                self._start(self._take())
+        except Exception as error:  # noqa: BLE001 - `run` raises it
+            self._ended.set_exception(error)
+        self._wanted = 1
+
+    def _is_due(self) -> bool:
+        """Return whether a batch must be sent now. If not, set what causes the next flush."""
+        assert self._loop is not None
+        waiting, in_flight = len(self._queue), len(self._in_flight)
+        if in_flight >= self._max_in_flight or not self._items_max:
+            self._wanted = sys.maxsize  # the end of a batch, or a change of `items_max`
+            return False
+        flush_policy = self._flush_policy()
+        wanted = min(flush_policy.min_items, self._items_max)
+        early_s = self._last_sent_at + flush_policy.linger_s - self._loop.time()
+        goes_singly = self._last_was_single and not in_flight
+        if early_s <= 0 or goes_singly or waiting >= wanted:
+            return True
+        self._wanted = wanted
+        self._alarm = self._loop.call_later(early_s, self._flush)
+        return False
+
+    def _start(self, batch: list[T]) -> None:
+        assert self._loop is not None
+        self._last_sent_at, self._last_was_single = self._loop.time(), len(batch) == 1
+        sending = self._send(batch)
+        if sending is None:
+            return
+        task = self._tasks.create_task(sending)
+        timer = None
+        if self._counted_s is not None:
+            timer = self._loop.call_later(self._counted_s, self._release, task)
+        self._in_flight[task] = timer
+        task.add_done_callback(self._release)
+
+    def _release(self, task: "asyncio.Task[None]") -> None:
+        """Count a batch no longer: it has ended, or is old."""
+        if task in self._in_flight:
+            timer = self._in_flight.pop(task)
+            if timer is not None:
+                timer.cancel()
+            self._flush()
 
     def _take(self) -> list[T]:
         queue, size = self._queue, self._size
         count, room = 0, self._bytes_max
-        for item in islice(queue, self.items_max):
+        for item in islice(queue, self._items_max):
             room -= size(item)
             if room < 0 and count:
                 break

@@ -8,8 +8,8 @@ batch, and other rows are changed in the same batch or in one that runs at the s
 """
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Generic, TypeVar
 
 from tcc._internal.batcher import Batcher
 
@@ -28,7 +28,7 @@ class PartitionedBatcher(Generic[T]):
 
     def __init__(
         self,
-        send: Callable[[list[T]], Awaitable[None]],
+        send: Callable[[list[T]], Coroutine[Any, Any, None]],
         *,
         partition_key: Callable[[T], int],
         items_max: int,

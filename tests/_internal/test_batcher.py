@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -16,10 +17,12 @@ class Recorder:
         self.batches: list[list[int]] = []
         self.go = asyncio.Event()
         self.go.set()
+        self.sent = asyncio.Queue[list[int]]()
         self.batcher = Batcher[int](self._send, **({"items_max": 4} | options))
 
     async def _send(self, batch: list[int]) -> None:
         self.batches.append(batch)
+        self.sent.put_nowait(batch)
         await self.go.wait()
 
     @asynccontextmanager
@@ -138,25 +141,85 @@ async def test_a_single_item_in_flight_delays_the_next_one_by_the_linger() -> No
 
 
 async def test_a_busy_batcher_sends_when_its_linger_has_passed() -> None:
-    sent = asyncio.Queue[list[int]]()
-
-    async def send(batch: list[int]) -> None:
-        await sent.put(batch)
-        await asyncio.Event().wait()
-
-    batcher = Batcher[int](send, items_max=4, max_in_flight=2, flush_policy=lambda: FlushPolicy(0.01))
-    async with batcher.running(), asyncio.timeout(30):
-        batcher.put_many([1, 2])
-        assert await sent.get() == [1, 2]
-        batcher.put(3)
-        assert await sent.get() == [3]
+    recorder = Recorder(max_in_flight=2, flush_policy=lambda: FlushPolicy(0.01))
+    recorder.go.clear()
+    async with recorder.running(), asyncio.timeout(30):
+        recorder.batcher.put_many([1, 2])
+        assert await recorder.sent.get() == [1, 2]
+        recorder.batcher.put(3)
+        assert await recorder.sent.get() == [3]
 
 
-async def test_a_failing_send_ends_the_batcher() -> None:
-    async def fail(batch: list[int]) -> None:
-        raise RuntimeError("a bug")
+async def test_a_batch_that_is_old_delays_the_next_one_no_longer() -> None:
+    async with Recorder(counted_s=0.01).running() as recorder:
+        recorder.go.clear()
+        recorder.batcher.put(1)
+        await settle()
+        recorder.batcher.put(2)
+        await settle()
+        assert recorder.batches == [[1]]
+        async with asyncio.timeout(30):
+            await recorder.sent.get()
+            await recorder.sent.get()
+        assert recorder.batches == [[1], [2]]
 
-    batcher = Batcher[int](fail, items_max=1)
+
+async def test_nothing_is_sent_while_a_batch_may_have_no_items() -> None:
+    async with Recorder(items_max=0).running() as recorder:
+        recorder.batcher.put_many([1, 2, 3])
+        await settle()
+        assert recorder.batches == []
+        recorder.batcher.items_max = 2
+        await settle()
+        assert recorder.batches == [[1, 2], [3]]
+
+
+async def test_a_batch_of_which_nothing_is_to_be_sent_delays_no_other() -> None:
+    seen: list[list[int]] = []
+
+    def send(batch: list[int]) -> None:
+        seen.append(batch)
+
+    batcher = Batcher[int](send, items_max=2)
+    async with batcher.running():
+        batcher.put_many([1, 2, 3, 4, 5])
+        await settle()
+        assert seen == [[1, 2], [3, 4], [5]]
+        assert batcher.idle
+
+
+async def fail(batch: list[int]) -> None:
+    raise RuntimeError("a bug")
+
+
+def fail_at_once(batch: list[int]) -> None:
+    raise RuntimeError("a bug")
+
+
+@pytest.mark.parametrize("send", [fail, fail_at_once])
+@pytest.mark.parametrize("is_running", [False, True])
+async def test_a_failing_send_ends_the_batcher(send: Any, is_running: bool) -> None:  # noqa: FBT001
+    batcher = Batcher[int](send, items_max=1)
+    if not is_running:
+        batcher.put(1)
+    running = asyncio.create_task(batcher.run())
+    await settle()
     batcher.put(1)
     with pytest.raises(ExceptionGroup):
-        await asyncio.wait_for(batcher.run(), 60)
+        await asyncio.wait_for(running, 60)
+    batcher.put(2)
+    await settle()
+    assert len(batcher) > 0
+
+
+async def test_a_cancelled_batcher_cancels_its_batches_and_sends_no_other() -> None:
+    recorder = Recorder()
+    recorder.go.clear()
+    async with recorder.running():
+        recorder.batcher.put(1)
+        await settle()
+        recorder.batcher.put(2)
+    recorder.batcher.put(3)
+    recorder.go.set()
+    await settle()
+    assert recorder.batches == [[1]]
