@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 # Of one call, so that it takes Redis a millisecond or two.
-_CALL_ITEMS_MAX = 256
+_CALL_ITEMS_MAX = 512
 # Of a budget: each lets the event loop read what has arrived.
 _SLICES = 4
 # How often a process asks for a SKU that another one is loading.
@@ -98,10 +98,12 @@ class RedisGate:
         A repeated Try passes even without units: it may have reserved before.
         """
         wanted = [
-            Wanted(branch.key, request.sku, request.quantity, branch.attempt == 0)
+            Wanted((branch.gid, branch.branch_id), request.sku, request.quantity, branch.attempt == 0)
             for branch, request in items
         ]
         answers = await self.take(wanted)
+        if answers.count(GateAnswer.ADMITTED) == len(answers):
+            return [None] * len(answers)
         return [_rejection(answer, request) for answer, (_, request) in zip(answers, items, strict=True)]
 
     async def take(self, wanted: Sequence[Wanted]) -> list[GateAnswer]:
@@ -123,6 +125,8 @@ class RedisGate:
             if found is None:
                 break
             self._metrics.tried.update(found)
+            if found.count(tokens.TAKEN) == len(found):
+                return answers
             places, absent, to_load = absent, [], set()
             for place, one in zip(places, found, strict=True):
                 if one in _ANSWERS:
@@ -138,14 +142,14 @@ class RedisGate:
         self._metrics.tried[tokens.PASSED] += len(absent)
         return answers
 
-    def landed(self, branches: Sequence[tuple[Key, str]]) -> None:
-        """Note that these branches of SKUs have committed. Redis learns of it by the next `take`."""
+    def landed(self, items: Sequence[tuple[Branch, ReserveStock]]) -> None:
+        """Note that these Trys have committed. Redis learns of it by the next `take`."""
         if self._breaker.is_open:
             return
-        for branch, sku in branches:
-            if sku not in self._landed:
-                self._landed[sku] = []
-            self._landed[sku].append(branch)
+        for branch, request in items:
+            if request.sku not in self._landed:
+                self._landed[request.sku] = []
+            self._landed[request.sku].append((branch.gid, branch.branch_id))
 
     async def give_back(self, branches: Sequence[Key]) -> None:
         """Give back what these branches hold. If Redis does not answer, a comparison repairs it later."""

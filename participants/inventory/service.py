@@ -106,7 +106,7 @@ class ReserveThroughRedis(Reserve):
         return answers
 
     async def tried_batch(self, succeeded: Items, unsuccessful: Items) -> None:
-        self._shared.landed([(branch.key, request.sku) for branch, request in succeeded])
+        self._shared.landed(succeeded)
         if unsuccessful:
             await self._shared.give_back([branch.key for branch, _ in unsuccessful])
 

@@ -23,7 +23,7 @@ import operator
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from tcc import payload
 from tcc._internal.batcher import Batcher
@@ -87,13 +87,22 @@ _CALLS = {
 POSTPONED_MAX_S = 2.0
 
 
-class Contents(NamedTuple):
-    """The contents of one RPC's calls: many calls of a hot key have the same."""
+class Content(NamedTuple):
+    """What calls have in common that differ in their branch alone, as those of a hot key do."""
 
-    # By action, payload and content type.
-    digests: dict[tuple[str, bytes, str], bytes]
-    # The decoded payloads, by digest.
-    requests: dict[bytes, object]
+    operation: Operation
+    kind: BranchKind
+    sealed: payload.Encoded
+    digest: bytes
+    # Known once an immutable request was decoded.
+    action: Action | None = None
+    request: Any = None
+
+
+# Of a call: its operation, kind, action, payload and content type, and whether the initiator tried it.
+ContentKey: TypeAlias = tuple[int, int, str, bytes, str, bool]
+# Those of one RPC. A result: no such call is valid.
+Contents: TypeAlias = dict[ContentKey, Content | CallResult]
 
 
 class OverloadedError(Exception):
@@ -256,7 +265,7 @@ class ParticipantWork:
         """
         if self.waiting + len(calls) > self._waiting_max:
             raise OverloadedError
-        contents = Contents({}, {})
+        contents: Contents = {}
         for index, call in enumerate(calls):
             outcome = self._submit_one(call, index, replies, only, contents)
             if outcome is not None:
@@ -292,29 +301,22 @@ class ParticipantWork:
     ) -> CallResult | None:
         """Accept a call; return its result if that is certain without a transaction."""
         # A method of one operation needs no further one in the call.
-        operation_number, kind_number = call.operation or only or 0, call.kind
-        if operation_number not in _OPERATIONS or (only is not None and operation_number != only):
-            return _invalid("the operation is missing, unknown or not that of the method")
-        gid, branch_id, name = call.gid, call.branch_id, call.action
-        if not (_key_fits(gid) and _key_fits(branch_id) and len(name.encode()) <= NAME_BYTES_MAX):
-            return _invalid(f"gid and branch_id have 1 to {KEY_BYTES_MAX} bytes and no NUL")
-        known = _CALLS.get((operation_number, kind_number))
-        if known is None:
-            wanted = _OPERATIONS[operation_number].name
-            return _wrong_kind(f"{wanted} is no call of a branch of kind {_kind_name(kind_number)}")
-        operation, kind = known
-        sealed = payload.Encoded(call.payload, call.content_type)
-        # An initiator's own Try stores none, so its row is not compared. A Confirm or Cancel that only claims
-        # that the initiator tried is: what its sender stored may have been rewritten.
-        is_initiators = operation is Operation.TRY and call.tried_by_initiator
-        digest = b""
-        # A Check of a local change brings the fingerprint that its row has.
-        is_empty = operation is Operation.CHECK and not sealed.data
-        if not (is_initiators or is_empty) and sealed.content_type != payload.UNKNOWN:
-            digest = _digest(name, sealed, contents)
-        branch = Branch(gid, branch_id, name, call.expires_at_ms, call.attempt, False, b"", "", digest)
+        number, name = call.operation or only or 0, call.action
+        key = number, call.kind, name, call.payload, call.content_type, call.tried_by_initiator
+        content = contents.get(key)
+        if content is None:
+            contents[key] = content = _content(key, only)
+        if isinstance(content, CallResult):
+            return content
+        gid, branch_id = call.gid, call.branch_id
+        if not (_key_fits(gid) and _key_fits(branch_id)):
+            return _INVALID_KEY
+        operation, kind = content.operation, content.kind
+        branch = Branch(
+            gid, branch_id, name, call.expires_at_ms, call.attempt, False, b"", "", content.digest
+        )
         try:
-            prepared = self._prepare(branch, sealed, operation, kind, contents)
+            prepared = self._prepare(branch, content, key, contents)
             if isinstance(prepared, Rejected):
                 return rejected(prepared)
             action, item, partition = prepared
@@ -333,47 +335,51 @@ class ParticipantWork:
         return None
 
     def _prepare(
-        self,
-        branch: Branch,
-        sealed: payload.Encoded,
-        operation: Operation,
-        kind: BranchKind,
-        contents: Contents,
+        self, branch: Branch, content: Content, key: ContentKey, contents: Contents
     ) -> tuple[Action, BatchItem, int] | Rejected:
         """Return a call's action, item and partition, and call the action's hooks. Raises their errors.
 
         Only a Try and a partitioned batch need the payload now. Otherwise it is decoded when the
         barrier has decided that the handler runs.
         """
-        if operation is Operation.CHECK:
-            return _CHECK, BatchItem(branch, None), 0
-        action = self._actions.get(branch.action)
+        operation, action, request = content.operation, content.action, content.request
         if action is None:
-            raise RefusalError("UNKNOWN_ACTION", f"this participant has no action {branch.action!r}")
-        if action.branch_kind is not kind:
-            raise RefusalError(
-                "WRONG_KIND",
-                f"action {branch.action!r} is declared as {action.branch_kind.name}, not as {kind.name}",
-            )
-        if sealed.content_type == payload.UNKNOWN:
-            return _without_request(action, sealed, operation), BatchItem(branch, None), 0
-        content = sealed if self._opener is None else self._opener.open(branch, sealed)
-        if operation is not Operation.TRY and action.partition_key is None:
-            return action, BatchItem(branch, Undecoded(action.kind, *content)), 0
-        request = contents.requests.get(branch.digest) if branch.digest else None
-        if request is None:
-            request = Undecoded(action.kind, *content).decode()
-            if action.frozen and branch.digest:
-                contents.requests[branch.digest] = request
+            if operation is Operation.CHECK:
+                return _CHECK, BatchItem(branch, None), 0
+            action, sealed = self._action(branch.action, content.kind), content.sealed
+            if sealed.content_type == payload.UNKNOWN:
+                return _without_request(action, sealed, operation), BatchItem(branch, None), 0
+            plain = sealed if self._opener is None else self._opener.open(branch, sealed)
+            undecoded = Undecoded(action.kind, *plain)
+            if operation is not Operation.TRY and action.partition_key is None:
+                return action, BatchItem(branch, undecoded), 0
+            request = undecoded.decode()
+            if action.frozen and self._opener is None:  # a payload is sealed for one branch
+                contents[key] = content._replace(action=action, request=request)
         if operation is Operation.TRY:
             if action.screen is not None:
                 screened = action.screen(branch, request)
+                if isinstance(screened, Rejected):
+                    return screened
                 if screened is not None:
-                    return _checked_rejection(screened)
+                    raise InvalidResultError(
+                        f"screen returns None or a Rejected, not {type(screened).__name__}"
+                    )
             if action.try_result is not None:
                 branch = _with_result(branch, action.try_result(branch, request))
         partition = 0 if action.partition_key is None else operator.index(action.partition_key(request))
         return action, BatchItem(branch, request), partition
+
+    def _action(self, name: str, kind: BranchKind) -> Action:
+        """Return the action of a call. Raises RefusalError."""
+        action = self._actions.get(name)
+        if action is None:
+            raise RefusalError("UNKNOWN_ACTION", f"this participant has no action {name!r}")
+        if action.branch_kind is not kind:
+            raise RefusalError(
+                "WRONG_KIND", f"action {name!r} is declared as {action.branch_kind.name}, not as {kind.name}"
+            )
+        return action
 
     def _enqueue(self, delivery: Delivery) -> None:
         self.waiting += 1
@@ -553,18 +559,26 @@ class ParticipantWork:
         self.waiting -= 1
 
 
-def _digest(action: str, content: payload.Encoded, contents: Contents) -> bytes:
-    key = action, content.data, content.content_type
-    digest = contents.digests.get(key)
-    if digest is None:
-        contents.digests[key] = digest = digest_of(*key)
-    return digest
-
-
-def _checked_rejection(screened: object) -> Rejected:
-    if isinstance(screened, Rejected):
-        return screened
-    raise InvalidResultError(f"screen returns None or a Rejected, not {type(screened).__name__}")
+def _content(key: ContentKey, only: Operation | None) -> Content | CallResult:
+    """Return what such calls have in common, or the result of an invalid one."""
+    number, kind_number, action, data, content_type, tried_by_initiator = key
+    if number not in _OPERATIONS or (only is not None and number != only):
+        return _invalid("the operation is missing, unknown or not that of the method")
+    if len(action.encode()) > NAME_BYTES_MAX:
+        return _INVALID_KEY
+    known = _CALLS.get((number, kind_number))
+    if known is None:
+        name = _OPERATIONS[number].name
+        return _wrong_kind(f"{name} is no call of a branch of kind {_kind_name(kind_number)}")
+    operation, kind = known
+    # An initiator's own Try stores none, so its row is not compared. A Confirm or Cancel that only claims
+    # that the initiator tried is: what its sender stored may have been rewritten.
+    is_initiators = operation is Operation.TRY and tried_by_initiator
+    # A Check of a local change brings the fingerprint that its row has.
+    is_empty = operation is Operation.CHECK and not data
+    has_none = is_initiators or is_empty or content_type == payload.UNKNOWN
+    digest = b"" if has_none else digest_of(action, data, content_type)
+    return Content(operation, kind, payload.Encoded(data, content_type), digest)
 
 
 def _without_request(action: Action, content: payload.Encoded, operation: Operation) -> Action:
@@ -577,7 +591,9 @@ def _without_request(action: Action, content: payload.Encoded, operation: Operat
 def _with_result(branch: Branch, result: object) -> Branch:
     """Return a branch with the result that its Try will have."""
     data, content_type = encoded_result(result)
-    return branch._replace(try_result=data, try_result_content_type=content_type)
+    gid, branch_id, action, expires_at_ms, attempt, tried, _, _, digest = branch
+    # Not with `_replace`, which takes three times as long: one is made for each Try of a hot key.
+    return Branch(gid, branch_id, action, expires_at_ms, attempt, tried, data, content_type, digest)
 
 
 def _key_fits(key: str) -> bool:
@@ -607,6 +623,9 @@ def _kind_name(number: int) -> str:
 
 def _invalid(message: str) -> CallResult:
     return CallResult(OutcomeCode.FAILED, "INVALID_CALL", message, permanent=True)
+
+
+_INVALID_KEY = _invalid(f"gid and branch_id have 1 to {KEY_BYTES_MAX} bytes and no NUL")
 
 
 def _failed_outcome(error: BaseException) -> CallResult:

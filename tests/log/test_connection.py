@@ -89,7 +89,7 @@ async def test_the_server_keeps_a_bounded_number_of_statements(
     assert 0 < count <= 100
 
 
-async def test_a_statement_that_is_gone_is_prepared_in_a_new_session(
+async def test_a_statement_that_the_session_lost_is_prepared_in_a_new_one(
     connections: Connections,
 ) -> None:
     await connections.execute(ECHO, {"value": b"1"})
