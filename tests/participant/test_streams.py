@@ -13,6 +13,7 @@ from tcc.participant import stream
 from tcc.participant.v1 import participant_pb2 as pb
 from tests.barrier.test_barrier import AsyncBatch, make_call
 from tests.participant.test_participant import Idle
+from tests.participant.test_traces import Spans, parent
 from tests.support.participant_databases import Caller
 from tests.support.scripted_participant import SUCCEEDED
 
@@ -157,6 +158,23 @@ async def test_an_item_that_fails_affects_no_other(call_participant, sqlite):
         5: (FAILED, "INVALID_CALL"),
         6: (FAILED, "INVALID_CALL"),
         7: (OK, ""),
+    }
+
+
+async def test_each_item_has_a_span_of_its_own(call_participant, sqlite):
+    spans = Spans()
+    participant = Participant("test", database=sqlite[0], tracer_provider=spans.provider)
+    participant.action("act", bytes)(Idle)
+    coordinator = await open_stream(await call_participant(participant))
+    traced = {number: parent(f"b7ad6b716920333{number}") for number in (1, 2)}
+    await coordinator.send(
+        *(item(number, action="act", traceparent=trace) for number, trace in traced.items()),
+        item(3, action="act"),
+    )
+    await coordinator.results(3)
+    assert {span.attributes["tcc.gid"]: f"{span.parent.span_id:016x}" for span in spans.named("tcc.try")} == {
+        "g1": "b7ad6b7169203331",
+        "g2": "b7ad6b7169203332",
     }
 
 
