@@ -251,6 +251,9 @@ class Channel:
 
         return call
 
+    def stream_stream(self, path: str, **_kinds: Any) -> Callable[..., "UnimplementedStream"]:
+        return lambda: UnimplementedStream(path)
+
     async def channel_ready(self) -> None:
         """Nothing has to be connected before a call."""
 
@@ -289,6 +292,19 @@ class Stream:
 
     def cancel(self) -> None:
         self._call.leave()
+
+
+class UnimplementedStream:
+    """A stream that no server here offers."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    async def read(self) -> NoReturn:
+        raise _error((grpc.StatusCode.UNIMPLEMENTED, f"{self._path} is not simulated", ()))
+
+    def cancel(self) -> None:
+        """It has ended."""
 
 
 def _raise_unless_ok(status: Status) -> None:

@@ -50,6 +50,11 @@ class TokenChannel:
     def unary_stream(self, *arguments: Any, **options: Any) -> Callable[..., Any]:
         return self._shown(self._channel.unary_stream(*arguments, **options))
 
+    def stream_stream(self, *arguments: Any, **options: Any) -> Callable[..., Any]:
+        """Return a method without requests: they are written to its call. Other metadata may be given."""
+        method = self._channel.stream_stream(*arguments, **options)
+        return lambda **options: method(**({"metadata": self._metadata()} | options))
+
     async def channel_ready(self) -> None:
         await self._channel.channel_ready()
 
@@ -58,6 +63,9 @@ class TokenChannel:
 
     def _shown(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(request: Any, **options: Any) -> Any:
-            return method(request, metadata=(("authorization", f"Bearer {self._token()}"),), **options)
+            return method(request, metadata=self._metadata(), **options)
 
         return call
+
+    def _metadata(self) -> tuple[tuple[str, str]]:
+        return (("authorization", f"Bearer {self._token()}"),)
