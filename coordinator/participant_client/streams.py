@@ -70,7 +70,7 @@ class _Batch:
 
 
 class Stream:
-    """One stream to one replica. Made by `open_stream`; it works while `run` does."""
+    """One stream to one replica, made by `Streams`. It works while `run` does."""
 
     def __init__(
         self, rpc: Any, greeting: pb.StreamBranchesResponse, read_result: ReadResult, timeout_s: float
