@@ -127,13 +127,9 @@ def _load_options() -> argparse.ArgumentParser:
         help="what initiators wait for")  # fmt: skip
     add("--initiators", type=int, default=default.initiators, help="processes that offer load")
     add("--transactions", type=int, default=default.transactions, help="size of the backlog to be drained")
-    add(
-        "--rows",
-        type=_numbers,
-        default=default.rows,
-        metavar="N[,N...]",
-        help="ended transactions in the log",
-    )
+    add("--rows", type=_numbers, default=default.rows, metavar="N[,N...]",
+        help="ended transactions in the log")  # fmt: skip
+    add("--cells", type=int, default=default.cells, help="cells of the coordinator's log")
     add("--no-baseline", dest="baseline", action="store_false", help="leave the baseline out")
     add("--secured", action="store_true",
         help="with mutual TLS and JWT, against mutual TLS alone and the open (coordinator)")  # fmt: skip

@@ -3,13 +3,13 @@
 After the command `stall` it answers Trys alone, so that transactions are decided and cannot end;
 after `hang` it answers nothing.
 
-Its cost is the least that any participant costs. It answers a batch with one message, which is
-the same for every batch of that size and is made once.
+Its cost is the least that any participant costs. The answer to a batch is made once for each size.
 """
 
 import argparse
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+import secrets
+from collections.abc import AsyncIterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -24,25 +24,30 @@ from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2 as pb, participant_pb2_grpc
 
 _OPTIONS = (*server_options(reuse_port=True), ("grpc.max_receive_message_length", 64 * 2**20))
+EOF = grpc.aio.EOF  # type: ignore[attr-defined] # the stubs lack it
 _DONE = common.CallResult(code=common.OUTCOME_CODE_SUCCEEDED)
 
 
 @cache
-def all_done(count: int) -> pb.ExecuteBranchesResponse:
-    """Return the message that each of `count` calls has succeeded without a result."""
-    return _done(range(count))
-
-
-def _done(indices: Iterable[int]) -> pb.ExecuteBranchesResponse:
+def _done(indices: Sequence[int]) -> pb.ExecuteBranchesResponse:
     return pb.ExecuteBranchesResponse(
         results=[common.CallResult(index=index, code=common.OUTCOME_CODE_SUCCEEDED) for index in indices]
     )
 
 
+def _unary(response: Any) -> Any:
+    async def answer(self: "NoopParticipant", _request: Any, _context: Any) -> Any:
+        await self.take(1)
+        return response
+
+    return answer
+
+
 class NoopParticipant(participant_pb2_grpc.ParticipantServiceServicer):
-    """Succeeds, and counts: gRPC calls, and branch calls in them."""
+    """Succeeds, and counts: gRPC calls or messages of streams, and branch calls in them."""
 
     def __init__(self) -> None:
+        self.replica_id = secrets.token_hex(8)
         self.calls = 0
         self.items = 0
         self.stalling = False
@@ -52,32 +57,27 @@ class NoopParticipant(participant_pb2_grpc.ParticipantServiceServicer):
         self, request: pb.ExecuteBranchesRequest, _context: Any
     ) -> AsyncIterator[pb.ExecuteBranchesResponse]:
         await self.take(len(request.calls))
-        if not self.stalling:
-            yield all_done(len(request.calls))
-            return
-        tries = [index for index, call in enumerate(request.calls) if call.operation == common.OPERATION_TRY]
-        if tries:
-            yield _done(tries)
-        if len(tries) < len(request.calls):
+        indices: Sequence[int] = range(len(request.calls))
+        if self.stalling:
+            indices = tuple(n for n in indices if request.calls[n].operation == common.OPERATION_TRY)
+        yield _done(indices)
+        if len(indices) < len(request.calls):
             await asyncio.Event().wait()
 
-    async def TryBranch(  # noqa: N802 - gRPC names it
-        self, _request: pb.TryBranchRequest, _context: Any
-    ) -> pb.TryBranchResponse:
-        await self.take(1)
-        return pb.TryBranchResponse(result=_DONE)
+    async def StreamBranches(self, _requests: Any, context: Any) -> None:  # noqa: N802 - gRPC names it
+        await context.write(pb.StreamBranchesResponse(credit=2**31, replica_id=self.replica_id))
+        while (request := await context.read()) is not EOF:
+            await self.take(len(request.items))
+            results = [
+                pb.StreamBranchesResult(id=item.id, result=_DONE)
+                for item in request.items
+                if not self.stalling or item.call.operation == common.OPERATION_TRY
+            ]
+            await context.write(pb.StreamBranchesResponse(results=results))
 
-    async def ConfirmBranch(  # noqa: N802 - gRPC names it
-        self, _request: pb.ConfirmBranchRequest, _context: Any
-    ) -> pb.ConfirmBranchResponse:
-        await self.take(1)
-        return pb.ConfirmBranchResponse(result=_DONE)
-
-    async def CancelBranch(  # noqa: N802 - gRPC names it
-        self, _request: pb.CancelBranchRequest, _context: Any
-    ) -> pb.CancelBranchResponse:
-        await self.take(1)
-        return pb.CancelBranchResponse(result=_DONE)
+    TryBranch = _unary(pb.TryBranchResponse(result=_DONE))
+    ConfirmBranch = _unary(pb.ConfirmBranchResponse(result=_DONE))
+    CancelBranch = _unary(pb.CancelBranchResponse(result=_DONE))
 
     async def take(self, items: int) -> None:
         self.calls += 1

@@ -24,6 +24,8 @@ class Options:
     baseline: bool = True
     # With mutual TLS and JWT; the baselines are mutual TLS alone, and the open.
     secured: bool = False
+    # Of the coordinator's log.
+    cells: int = 1
     # The coordinator, and its baseline, keep to one CPU.
     pinned: bool = True
     # Size of the backlog to be drained.

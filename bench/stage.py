@@ -145,7 +145,8 @@ class Stage:
         """
         config = self.directory / f"coordinator-{database}.toml"
         url = self._new_database(database)
-        settings = {"pin_workers": str(self._options.pinned).lower(), **(limits or {})}
+        own = {"pin_workers": str(self._options.pinned).lower(), "log.cells": str(self._options.cells)}
+        settings = {**own, **(limits or {})}
         config.write_text(
             _coordinator_config(url, participants.addresses, settings=settings, policy=policy or {})
         )

@@ -15,9 +15,9 @@ from tccctl.audit_chain import (
     Head,
     PublicKey,
     logged_heads,
-    verify as verify_chain,
+    verify_all,
 )
-from tccctl.blocks import Cell, Column, Table, TextBlock, cell
+from tccctl.blocks import Cell, Column, Table, TextBlock, cell as table_cell
 from tccctl.command import command, group
 from tccctl.exit_codes import ExitCode
 from tccctl.failures import UsageFailure
@@ -103,6 +103,10 @@ def verify(
             help="Log output of coordinators: each head in it must be on the chain. Implies --here.",
         ),
     ] = "",
+    cell: Annotated[
+        int | None,
+        typer.Option(help="Only the chain of this cell of the log; by default those of all.", min=0),
+    ] = None,
 ) -> None:
     """Verify the chain of audit records. The exit status is 6 if it is broken.
 
@@ -112,24 +116,46 @@ def verify(
     kept = [_head(head)] if head else []
     key = _public_key(public_key) if public_key else None
     try:
-        kept += _logged_heads(heads, key) if heads else []
-        check = _checked(session, key, kept, here=bool(here or kept))
+        kept += _logged_heads(heads, key, cell or 0) if heads else []
+        checks = _checked(session, cell, key, kept, here=bool(here or kept))
     except BadSignature as error:
-        check = ChainCheck(records=0, head=None, problem=str(error))
-    session.output.answer([_chain_check_text(check)], _chain_check_record(check))
-    if check.problem:
+        checks = {cell or 0: ChainCheck(records=0, head=None, problem=str(error))}
+    if len(checks) == 1:
+        ((_, check),) = checks.items()
+        session.output.answer([_chain_check_text(check)], _chain_check_record(check))
+    else:
+        session.output.answer(
+            [_chain_check_text(check, f"cell {number}: ") for number, check in checks.items()],
+            {"cells": [{"cell": number, **_chain_check_record(check)} for number, check in checks.items()]},
+        )
+    if any(check.problem for check in checks.values()):
         raise typer.Exit(ExitCode.WRONG)
 
 
-def _checked(session: Session, key: PublicKey | None, kept: list[Head], *, here: bool) -> ChainCheck:
+def _checked(
+    session: Session, cell: int | None, key: PublicKey | None, kept: list[Head], *, here: bool
+) -> dict[int, ChainCheck]:
+    """Return the check of each cell's chain. Given heads are on that of `cell`, or of the first one."""
+    heads = {cell or 0: kept}
     if key is not None or not here:
-        reply = session.ask("VerifyAuditChain", admin.VerifyAuditChainRequest())
-        check = _chain_check(reply)
-        if key is None or check.problem:
-            return check
-        kept = [*kept, _signed_head(reply, key)]
-    request = admin.ListAuditRecordsRequest(page_size=_PAGE_SIZE)
-    return verify_chain(chain.from_iterable(_pages(session, request)), kept)
+        replies = _verified(session, cell)
+        checks = {number: _chain_check(reply) for number, reply in replies.items()}
+        if key is None or any(check.problem for check in checks.values()):
+            return checks
+        for number, reply in replies.items():
+            heads[number] = [*heads.get(number, []), _signed_head(reply, key)]
+    request = admin.ListAuditRecordsRequest(page_size=_PAGE_SIZE, cell=cell)
+    return verify_all(chain.from_iterable(_pages(session, request)), heads)
+
+
+def _verified(session: Session, cell: int | None) -> dict[int, admin.VerifyAuditChainResponse]:
+    """Return what the coordinator says of the chain of this cell, or of those of all."""
+    first = session.ask("VerifyAuditChain", admin.VerifyAuditChainRequest(cell=cell or 0))
+    others = range(1, first.cells) if cell is None else ()
+    return {cell or 0: first} | {
+        number: session.ask("VerifyAuditChain", admin.VerifyAuditChainRequest(cell=number))
+        for number in others
+    }
 
 
 def _signed_head(reply: admin.VerifyAuditChainResponse, key: PublicKey) -> Head:
@@ -156,10 +182,10 @@ def _public_key(file: str) -> PublicKey:
         ) from error
 
 
-def _logged_heads(file: str, key: PublicKey | None) -> list[Head]:
+def _logged_heads(file: str, key: PublicKey | None, cell: int) -> list[Head]:
     try:
         with Path(file).open() as lines:
-            found = list(logged_heads(lines, key))
+            found = list(logged_heads(lines, key, cell))
     except (OSError, ValueError, KeyError) as error:
         raise UsageFailure(
             f"--heads {file!r}: {error!r}", advice="it is the log output of a coordinator"
@@ -197,6 +223,7 @@ def _table(records: Sequence[admin.AuditRecord]) -> Table:
         Column("PEER", wide=True),
         Column("PREVIOUS HASH", wide=True),
         Column("HASH", wide=True),
+        Column("CELL", right=True, wide=True),
     )
     return Table(
         columns=columns, rows=[_row(record) for record in records], empty="no operator has acted yet"
@@ -205,20 +232,21 @@ def _table(records: Sequence[admin.AuditRecord]) -> Table:
 
 def _row(record: admin.AuditRecord) -> list[Cell]:
     return [
-        cell(record.sequence),
-        cell(instant(record.at)),
-        cell(record.operator),
-        cell(record.on_behalf_of),
-        cell(record.action),
-        cell(record.target),
-        cell(record.reason),
-        cell(record.detail),
-        cell(record.role),
-        cell(record.method),
-        cell(record.credential),
-        cell(record.peer),
-        cell(record.previous_hash.hex()),
-        cell(record.hash.hex()),
+        table_cell(record.sequence),
+        table_cell(instant(record.at)),
+        table_cell(record.operator),
+        table_cell(record.on_behalf_of),
+        table_cell(record.action),
+        table_cell(record.target),
+        table_cell(record.reason),
+        table_cell(record.detail),
+        table_cell(record.role),
+        table_cell(record.method),
+        table_cell(record.credential),
+        table_cell(record.peer),
+        table_cell(record.previous_hash.hex()),
+        table_cell(record.hash.hex()),
+        table_cell(record.cell),
     ]
 
 
@@ -241,15 +269,15 @@ def _chain_check(reply: admin.VerifyAuditChainResponse) -> ChainCheck:
     return ChainCheck(records=reply.records, head=head, broken_at=reply.broken_at_sequence, problem=problem)
 
 
-def _chain_check_text(check: ChainCheck) -> TextBlock:
+def _chain_check_text(check: ChainCheck, where: str = "") -> TextBlock:
     if check.problem:
         if not check.broken_at:
-            return TextBlock(f"NOT PROVEN: {check.problem}", "bold red")
-        return TextBlock(f"BROKEN at record {check.broken_at}: {check.problem}", "bold red")
+            return TextBlock(f"{where}NOT PROVEN: {check.problem}", "bold red")
+        return TextBlock(f"{where}BROKEN at record {check.broken_at}: {check.problem}", "bold red")
     if check.head is None:
-        return TextBlock("intact: no operator has acted yet", "green")
+        return TextBlock(f"{where}intact: no operator has acted yet", "green")
     head = f"{check.head.sequence}:{check.head.hash.hex()}"
-    return TextBlock(f"intact: {check.records} records, head {head}", "green")
+    return TextBlock(f"{where}intact: {check.records} records, head {head}", "green")
 
 
 def _chain_check_record(check: ChainCheck) -> dict[str, Any]:

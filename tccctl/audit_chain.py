@@ -5,7 +5,7 @@ defined at AuditRecord in `protos/tcc/admin/v1/admin.proto`.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -63,8 +63,8 @@ class PublicKey:
         return Head(signed.sequence, signed.hash)
 
 
-def logged_heads(lines: Iterable[str], key: PublicKey | None) -> Iterator[Head]:
-    """Yield the ends of the chain in the log output of coordinators.
+def logged_heads(lines: Iterable[str], key: PublicKey | None, cell: int = 0) -> Iterator[Head]:
+    """Yield the ends of the chain of a cell in the log output of coordinators.
 
     With a key, statements by other keys, or by none, are skipped. Raise BadSignature for a forged one.
     """
@@ -72,7 +72,7 @@ def logged_heads(lines: Iterable[str], key: PublicKey | None) -> Iterator[Head]:
         if '"audit head"' not in line:
             continue
         entry = json.loads(line)
-        if entry.get("event") != "audit head":
+        if entry.get("event") != "audit head" or entry.get("cell", 0) != cell:
             continue
         if key is None:
             yield Head(entry["sequence"], bytes.fromhex(entry["hash"]))
@@ -107,33 +107,63 @@ def record_hash(record: AuditRecord) -> bytes:
     return sha256(record.previous_hash + canonical).digest()
 
 
-def verify(newest_first: Iterable[AuditRecord], kept: Sequence[Head] = ()) -> ChainCheck:
-    """Follow the chain from its end to its beginning. All `kept` heads must lie on it."""
-    missing: dict[int, set[bytes]] = {}
-    for one in kept:
-        missing.setdefault(one.sequence, set()).add(one.hash)
-    missing.pop(0, None)
-    count, head, wanted = 0, None, None
-    for record in newest_first:
-        count += 1
-        head = head or Head(record.sequence, record.hash)
-        problem = _problem(record, wanted)
-        if not problem and missing.pop(record.sequence, {record.hash}) != {record.hash}:
+class ChainVerifier:
+    """Follows a chain from its end to its beginning. All `kept` heads must lie on it."""
+
+    def __init__(self, kept: Sequence[Head] = ()) -> None:
+        self._missing: dict[int, set[bytes]] = {}
+        for one in kept:
+            self._missing.setdefault(one.sequence, set()).add(one.hash)
+        self._missing.pop(0, None)
+        self._count = 0
+        self._head: Head | None = None
+        self._wanted: Head | None = None
+        self.broken: ChainCheck | None = None
+
+    def follow(self, record: AuditRecord) -> None:
+        """Check the next older record."""
+        if self.broken is not None:
+            return
+        self._count += 1
+        self._head = self._head or Head(record.sequence, record.hash)
+        problem = _problem(record, self._wanted)
+        if not problem and self._missing.pop(record.sequence, {record.hash}) != {record.hash}:
             problem = "differs from the given head"
         if problem:
-            return ChainCheck(
-                records=count,
-                head=head,
-                broken_at=record.sequence,
-                problem=f"record {record.sequence} {problem}",
-            )
-        wanted = Head(record.sequence - 1, record.previous_hash)
-    lost = max(missing, default=0)
-    if wanted is not None and wanted != Head(0, _FIRST_PREVIOUS):
-        lost = wanted.sequence
-    if lost:
-        return ChainCheck(records=count, head=head, broken_at=lost, problem=f"record {lost} is missing")
-    return ChainCheck(records=count, head=head)
+            self.broken = self._check(record.sequence, f"record {record.sequence} {problem}")
+        self._wanted = Head(record.sequence - 1, record.previous_hash)
+
+    def result(self) -> ChainCheck:
+        """Return the result, after all records."""
+        if self.broken is not None:
+            return self.broken
+        lost = max(self._missing, default=0)
+        if self._wanted is not None and self._wanted != Head(0, _FIRST_PREVIOUS):
+            lost = self._wanted.sequence
+        return self._check(lost, f"record {lost} is missing") if lost else self._check()
+
+    def _check(self, broken_at: int = 0, problem: str = "") -> ChainCheck:
+        return ChainCheck(records=self._count, head=self._head, broken_at=broken_at, problem=problem)
+
+
+def verify(newest_first: Iterable[AuditRecord], kept: Sequence[Head] = ()) -> ChainCheck:
+    """Follow the chain from its end to its beginning. All `kept` heads must lie on it."""
+    (check,) = verify_all(newest_first, {0: kept}, lambda _: 0).values()
+    return check
+
+
+def verify_all(
+    newest_first: Iterable[AuditRecord],
+    kept: Mapping[int, Sequence[Head]],
+    cell_of: Callable[[AuditRecord], int] = lambda record: record.cell,
+) -> dict[int, ChainCheck]:
+    """Follow the chain of each cell, and at least those of `kept`, whose heads must lie on them."""
+    chains = {cell: ChainVerifier(heads) for cell, heads in kept.items()}
+    for record in newest_first:
+        chains.setdefault(cell_of(record), ChainVerifier()).follow(record)
+        if all(chain.broken for chain in chains.values()):
+            break
+    return {cell: chain.result() for cell, chain in sorted(chains.items())}
 
 
 def _problem(record: AuditRecord, wanted: Head | None) -> str:

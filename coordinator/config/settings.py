@@ -126,6 +126,39 @@ class _Table(BaseModel):
         return value
 
 
+def _checked_log_url(url: SecretStr | None) -> SecretStr | None:
+    if url is not None and not _is_log_url(url.get_secret_value()):
+        raise PydanticCustomError("log_url", "must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+    if url is not None and _BARE_PERCENT.search(url.get_secret_value()):
+        # The driver's error would contain the whole token, which may be the password.
+        raise PydanticCustomError("log_url", "contains a bare %; write it as %25")
+    if url is not None and _wants_standby(url.get_secret_value()):
+        raise PydanticCustomError("log_url", "asks for a standby, but the log needs the primary")
+    return url
+
+
+class LogServerSettings(_Table):
+    """A server, besides that of `url`, that has cells of the log. Its standbys are in its URL."""
+
+    url: SecretStr
+    """Its PostgreSQL database, as `log.url`."""
+    owner_url: SecretStr | None = None
+    """The same database with the role that owns the cells and migrates them, as `log.owner_url`."""
+    cells: Annotated[str, Field(pattern=r"^\d{1,3}(-\d{1,3})?(,\d{1,3}(-\d{1,3})?)*$")]
+    """The cells that it has: numbers from 0, and ranges of them, for example "0-7,12"."""
+
+    _postgresql = field_validator("url", "owner_url")(_checked_log_url)
+
+    def owner(self) -> str | None:
+        """Return the URL to migrate with, if it is not `url`."""
+        return self.owner_url.get_secret_value() if self.owner_url else None
+
+    def numbers(self) -> list[int]:
+        """Return the cells."""
+        ranges = [part.partition("-") for part in self.cells.split(",")]
+        return [number for first, _, last in ranges for number in range(int(first), int(last or first) + 1)]
+
+
 class LogSettings(_Table):
     """The location of the transaction log."""
 
@@ -145,23 +178,34 @@ class LogSettings(_Table):
     payload_retention_s: Annotated[float, Field(ge=60.0, le=_DECADE_S, allow_inf_nan=False)] | None = None
     """How long their payloads and results are kept. Not set: as long as the transactions."""
 
-    @field_validator("url", "owner_url")
-    @classmethod
-    def _postgresql(cls, url: SecretStr | None) -> SecretStr | None:
-        if url is not None and not _is_log_url(url.get_secret_value()):
-            raise PydanticCustomError("log_url", "must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
-        if url is not None and _BARE_PERCENT.search(url.get_secret_value()):
-            # The driver's error would contain the whole token, which may be the password.
-            raise PydanticCustomError("log_url", "contains a bare %; write it as %25")
-        if url is not None and _wants_standby(url.get_secret_value()):
-            raise PydanticCustomError("log_url", "asks for a standby, but the log needs the primary")
-        return url
+    cells: int = _count(1, 1, 256)
+    """How many cells the log has: fixed when it is made. See docs/CELLS.md."""
+    servers: tuple[LogServerSettings, ...] = ()
+    """Where cells are that are not at `url`."""
+
+    _postgresql = field_validator("url", "owner_url")(_checked_log_url)
 
     @model_validator(mode="after")
     def _two_roles(self) -> Self:
         if self.owner_url is not None and self.url is None:
             raise _at("owner_url", "owner_url requires url")
         return self
+
+    @model_validator(mode="after")
+    def _each_cell_once(self) -> Self:
+        numbers = [number for server in self.servers for number in server.numbers()]
+        if any(number >= self.cells for number in numbers):
+            raise _at("servers", f"a cell is beyond the last one, {self.cells - 1} (cells = {self.cells})")
+        if len(set(numbers)) < len(numbers):
+            raise _at("servers", "a cell is at two servers")
+        if numbers and self.url is None and len(numbers) < self.cells:
+            raise _at("servers", "some cells are at none of the servers, and url is not set")
+        return self
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether a coordinator runs its own PostgreSQL."""
+        return self.url is None and not self.servers
 
     def owner(self) -> str | None:
         """Return the URL to migrate with, if it is not `url`."""
@@ -879,7 +923,14 @@ class Settings(BaseSettings):
     def reloaded(self, changed: Self) -> Self:
         """Return these settings with what a reload of `changed` applies; the rest waits for a restart."""
         names = RELOADED if self.auth is not None and changed.auth is not None else ("participants",)
-        return self.model_copy(update={name: getattr(changed, name) for name in names})
+        update: dict[str, Any] = {name: getattr(changed, name) for name in names}
+        if self.can_move_cells(changed):
+            update["log"] = self.log.model_copy(update={"servers": changed.log.servers})
+        return self.model_copy(update=update)
+
+    def can_move_cells(self, changed: Self) -> bool:
+        """Return whether cells may follow a reload to other servers: only their number must be the same."""
+        return self.log.cells == changed.log.cells and self.log.is_embedded == changed.log.is_embedded
 
     def policy(self) -> Policy | None:
         """Return who may do what; None: every caller may do everything."""

@@ -54,6 +54,8 @@ class AuditRecord(Struct, frozen=True, kw_only=True):
     entry: AuditEntry
     previous_hash: bytes
     hash: bytes
+    # The cell of the log whose chain it is in. It is no part of what is hashed.
+    cell: int = 0
 
 
 def chained(head: AuditHead, entry: AuditEntry, at_us: int) -> AuditRecord:

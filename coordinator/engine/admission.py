@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 from coordinator.core.errors import (
-    LogUnavailable,
     Overloaded,
     ParticipantPaused,
     ParticipantUnavailable,
@@ -53,12 +52,12 @@ class Admission:
         if self._hand_over.draining:
             return draining()
         if not self._writer.available:
-            return log_unavailable()
+            return self._writer.refusal()
         if len(self.live) >= self.limits.live_max * NEW_WORK_SHARE:
             return Overloaded("too many live transactions", retry_after_s=0.2)
         if self._transactions.held_bytes >= self.limits.live_bytes_max * NEW_WORK_SHARE:
             return _too_many_bytes()
-        if self._writer.backlog >= self.limits.log_backlog_max:
+        if self._writer.backlog_of_available >= self.limits.log_backlog_max:
             return Overloaded("the log cannot keep up", retry_after_s=0.2)
         return None
 
@@ -71,6 +70,7 @@ class Admission:
         refusal = self.refusal()
         if refusal is not None:
             raise refusal
+        self._writer.check(tx.gid)
         if (
             tx.interactive
             and self._transactions.interactive >= self.limits.live_max * self.limits.interactive_share
@@ -101,10 +101,9 @@ class Admission:
                 retry_after_s=TENANT_RETRY_AFTER_S,
             )
 
-    def check_log(self) -> None:
-        """Raise LogUnavailable while the log is unavailable."""
-        if not self._writer.available:
-            raise log_unavailable()
+    def check_log(self, gid: str) -> None:
+        """Raise LogUnavailable while the log, or the cell of a transaction, is unavailable."""
+        self._writer.check(gid)
 
     def check_participants(self, specs: Iterable[BranchSpec]) -> None:
         """Raise the refusal of calls to these participants, if there is one.
@@ -144,8 +143,3 @@ class Admission:
 
 def _too_many_bytes() -> Overloaded:
     return Overloaded("the payloads and results of live transactions fill the memory", retry_after_s=0.2)
-
-
-def log_unavailable() -> LogUnavailable:
-    """Return the refusal of what needs the log."""
-    return LogUnavailable("the transaction log cannot be reached", retry_after_s=1.0)

@@ -78,8 +78,16 @@ class Auditor:
     """Follows the chain of one log. `signer`: None if the coordinator has no key."""
 
     def __init__(
-        self, log: OperatorLog, signer: HeadSigner | None, *, clock: Clock, observer: Observer
+        self,
+        log: OperatorLog,
+        signer: HeadSigner | None,
+        *,
+        clock: Clock,
+        observer: Observer,
+        cell: int = 0,
     ) -> None:
+        # In lines of the log, if it is not the only one.
+        self._place = {"cell": cell} if cell else {}
         self._log = log
         self._signer = signer
         self._clock = clock
@@ -113,14 +121,16 @@ class Auditor:
         """
         check = await self._continued(await self._known())
         if check.problem:
-            logger.error("the audit chain is broken", record=check.broken_at, problem=check.problem)
-            self._observer.anomaly(Anomaly.AUDIT_BROKEN, record=check.broken_at, problem=check.problem)
+            broken = {**self._place, "record": check.broken_at, "problem": check.problem}
+            logger.error("the audit chain is broken", **broken)
+            self._observer.anomaly(Anomaly.AUDIT_BROKEN, **broken)
             return
         head, at_us = check.head, self._now_us()
         signed = self._signer.sign(head, at_us) if self._signer else SignedHead(head=head, at_us=at_us)
         self._seen = head
         logger.info(
             "audit head",
+            **self._place,
             sequence=head.sequence,
             hash=head.hash.hex(),
             at_us=at_us,

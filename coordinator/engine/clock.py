@@ -24,6 +24,11 @@ class LogClock:
         self._monotonic = monotonic
         self._offset_s: float | None = None
 
+    @property
+    def is_set(self) -> bool:
+        """Whether the log has told its time."""
+        return self._offset_s is not None
+
     def now(self) -> float:
         """Return the seconds since the Unix epoch."""
         assert self._offset_s is not None, "the clock has not been set by the log yet"

@@ -7,10 +7,11 @@ This file takes the requests and holds the parts together:
 - `admission`: whether new work is taken on
 """
 
+import asyncio
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from coordinator.core.errors import Overloaded, Refused
+from coordinator.core.errors import LogError, Overloaded, Refused
 from coordinator.core.events import Begun, BranchAdded, CancelRequested, ConfirmRequested, Event
 from coordinator.core.machine import step
 from coordinator.core.model import BranchSpec, Transaction
@@ -21,7 +22,7 @@ from coordinator.engine.driver import Driver, Totals
 from coordinator.engine.hand_over import HandOver
 from coordinator.engine.limits import EngineLimits, TenantLimits
 from coordinator.engine.live import LiveTransaction, LiveTransactions, gid_conflict, not_found
-from coordinator.engine.log_writer import LogWriter
+from coordinator.engine.log_writers import LogWriters
 from coordinator.engine.observer import NULL_OBSERVER, NULL_SPANS, Observer, Spans
 from coordinator.engine.waiting import Waiter
 from coordinator.ports.log import Log, Record
@@ -61,7 +62,9 @@ class Engine:
         self._log = log
         self._clock = clock
         dispatchers: dict[str, ParticipantDispatcher] = {}
-        self._transactions = LiveTransactions(dispatchers, bytes_max=self.limits.live_bytes_max)
+        self._transactions = LiveTransactions(
+            dispatchers, bytes_max=self.limits.live_bytes_max, cell_of=log.cell_of
+        )
         self._driver = Driver(
             self._transactions,
             dispatchers,
@@ -139,8 +142,8 @@ class Engine:
         return self._driver.cancel_in_stage_order
 
     @property
-    def writer(self) -> LogWriter:
-        """The queues to the log."""
+    def writer(self) -> LogWriters:
+        """The queues to the log, by its cells."""
         return self._driver.writer
 
     @property
@@ -185,11 +188,19 @@ class Engine:
 
         Coordinators may be configured differently for a while. If another coordinator has
         accepted the same request, a refusal would be wrong, and the initiator acts upon it.
-
-        Raises:
-            LogUnavailable
         """
-        records = await self._log.transaction_get(tuple({tx.gid for tx, _, _ in refused}))
+        by_cell: dict[int, list[tuple[Transaction, Waiter, Refused]]] = {}
+        for one in refused:
+            by_cell.setdefault(self._log.cell_of(one[0].gid), []).append(one)
+        await asyncio.gather(*(self._rejoin(of_cell) for of_cell in by_cell.values()))
+
+    async def _rejoin(self, refused: Sequence[tuple[Transaction, Waiter, Refused]]) -> None:
+        try:
+            records = await self._log.transaction_get(tuple({tx.gid for tx, _, _ in refused}))
+        except LogError as error:
+            for _, waiter, _ in refused:
+                waiter.fail(error)
+            return
         for tx, waiter, refusal in refused:
             record = records.get(tx.gid)
             if record is None:
@@ -292,7 +303,7 @@ class Engine:
                 self._transactions.resize(entry)
                 self._transactions.wait_for(entry, waiter)
                 return
-            self._admission.check_log()
+            self._admission.check_log(gid)
             record = (await self.get(gid, tenant=tenant)).usable()
             step(record.tx, event, self._clock.now())  # what is refused moves nothing
             if record.tx.state.decided:
@@ -327,13 +338,13 @@ class Engine:
         """Forget live transactions whose rows, as just read, others have changed. Return how many."""
         return self._hand_over.evict_stale(records)
 
-    def schedule_due(self, at: float) -> None:
-        """Remember that something in the log that this process could take up is due at `at`."""
-        self._transactions.schedule_due(at)
+    def schedule_due(self, gid: str, at: float) -> None:
+        """Remember that a transaction in the log that this process could take up is due at `at`."""
+        self._transactions.schedule_due(gid, at)
 
-    def pop_due(self, now: float) -> bool:
-        """Return whether anything scheduled is due; each moment is reported once."""
-        return self._transactions.pop_due(now)
+    def pop_due(self, now: float, cell: int = 0) -> bool:
+        """Return whether anything scheduled in a cell is due; each moment is reported once."""
+        return self._transactions.pop_due(now, cell)
 
     def settle_watched(self, gids: Sequence[str], records: Mapping[str, Record]) -> int:
         """Answer requests that watch `gids`, given their rows. Return how many need no watching any more."""

@@ -6,7 +6,7 @@ waits for it watches the row instead.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
@@ -66,11 +66,18 @@ class TenantUse:
 class LiveTransactions:
     """The live transactions by gid, the waiting requests, and when parked transactions are due."""
 
-    def __init__(self, dispatchers: Mapping[str, ParticipantDispatcher], *, bytes_max: int) -> None:
+    def __init__(
+        self,
+        dispatchers: Mapping[str, ParticipantDispatcher],
+        *,
+        bytes_max: int,
+        cell_of: Callable[[str], int] = lambda _: 0,
+    ) -> None:
         """`dispatchers`: by participant; each holds the number of its live branches.
 
-        `bytes_max`: of all payloads and results.
+        `bytes_max`: of all payloads and results. `cell_of`: returns the cell of a gid.
         """
+        self._cell_of = cell_of
         self._dispatchers = dispatchers
         self._bytes_max = bytes_max
         # A client that asks for the transactions of others does not fill the disk.
@@ -88,8 +95,8 @@ class LiveTransactions:
         self.tenants: dict[str, TenantUse] = {}
         # Requests that wait for transactions that other coordinators drive.
         self.watched: dict[str, list[Waiter]] = {}
-        # When transactions that this process parked are due, in whole ticks of DUE_TICK_S.
-        self._due_ticks: set[int] = set()
+        # When transactions that this process parked are due, by cell, in whole ticks of DUE_TICK_S.
+        self._due_ticks: dict[int, set[int]] = {}
 
     def remember(self, tx: Transaction, *, begun: bool) -> LiveTransaction:
         """Add a transaction."""
@@ -243,7 +250,7 @@ class LiveTransactions:
 
         A command that came while the row was written has changed nothing. It has to be sent again.
         """
-        self.schedule_due(entry.tx.next_attempt_at)
+        self.schedule_due(entry.tx.gid, entry.tx.next_attempt_at)
         self._leave(entry, fail_commands=not entry.tx.state.decided)
 
     def lose(self, entry: LiveTransaction) -> None:
@@ -278,14 +285,15 @@ class LiveTransactions:
 
     # --- parked transactions that are due ---------------------------------
 
-    def schedule_due(self, at: float) -> None:
-        """Remember that something in the log is due at `at`."""
-        self._due_ticks.add(math.ceil(at / DUE_TICK_S))
+    def schedule_due(self, gid: str, at: float) -> None:
+        """Remember that a transaction in the log is due at `at`."""
+        self._due_ticks.setdefault(self._cell_of(gid), set()).add(math.ceil(at / DUE_TICK_S))
 
-    def pop_due(self, now: float) -> bool:
-        """Return whether anything scheduled is due; each moment is reported once."""
-        due = {tick for tick in self._due_ticks if tick * DUE_TICK_S <= now}
-        self._due_ticks -= due
+    def pop_due(self, now: float, cell: int) -> bool:
+        """Return whether anything scheduled in a cell is due; each moment is reported once."""
+        ticks = self._due_ticks.get(cell, set())
+        due = {tick for tick in ticks if tick * DUE_TICK_S <= now}
+        ticks -= due
         return bool(due)
 
 

@@ -25,7 +25,7 @@ from coordinator.core.notes import NOTE_CHARACTERS_MAX
 from coordinator.engine.flush_policy import MAX_IN_FLIGHT
 from coordinator.engine.observer import NULL_OBSERVER, Anomaly, Observer
 from coordinator.ports.clock import Clock
-from coordinator.ports.log import Log, Record
+from coordinator.ports.log import LogCell, Record
 from tcc._internal.batcher import Batcher, FlushPolicy
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ class LogWriter:
 
     def __init__(
         self,
-        log: Log,
+        log: LogCell,
         *,
         on_begun: Callable[[Sequence[Transaction], Sequence[Record | None]], None],
         on_saved: Callable[[Sequence[Transaction], Sequence[bool]], None],

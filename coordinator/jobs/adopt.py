@@ -7,7 +7,7 @@ from coordinator.engine.engine import Engine
 from coordinator.engine.observer import NULL_SPANS, Anomaly, Observer, Spans
 from coordinator.jobs.resume import resume_in_chunks
 from coordinator.jobs.settings import RecoverySettings
-from coordinator.ports.log import Log, Record
+from coordinator.ports.log import LogCell, Record
 from tcc._internal.failpoint import failpoint
 
 logger = structlog.get_logger(__name__)
@@ -23,11 +23,13 @@ class Adopt:
         engine: Engine,
         settings: RecoverySettings,
         *,
-        log: Log,
+        log: LogCell,
         clock: LogClock,
         observer: Observer,
         spans: Spans = NULL_SPANS,
+        cell: int = 0,
     ) -> None:
+        self.cell = cell
         self.every_s = settings.sweep_every_s
         self._engine = engine
         self._log = log

@@ -8,7 +8,8 @@ class StateAuditHead:
 
     name = "audit"
 
-    def __init__(self, auditor: Auditor, *, every_s: float) -> None:
+    def __init__(self, auditor: Auditor, *, every_s: float, cell: int = 0) -> None:
+        self.cell = cell
         self.every_s = every_s
         self._auditor = auditor
 

@@ -3,7 +3,7 @@
 import asyncio
 
 from coordinator.jobs.settings import RecoverySettings
-from coordinator.ports.log import Log
+from coordinator.ports.log import LogCell
 
 
 class ErasePayloads:
@@ -11,7 +11,10 @@ class ErasePayloads:
 
     name = "erase"
 
-    def __init__(self, settings: RecoverySettings, *, log: Log, retention_s: float) -> None:
+    def __init__(
+        self, settings: RecoverySettings, *, log: LogCell, retention_s: float, cell: int = 0
+    ) -> None:
+        self.cell = cell
         self.every_s = settings.purge_every_s
         self._log = log
         self._retention_s = retention_s

@@ -4,7 +4,7 @@ import asyncio
 
 from coordinator.engine.observer import Observer
 from coordinator.jobs.settings import RecoverySettings
-from coordinator.ports.log import Log
+from coordinator.ports.log import LogCell
 
 
 class Purge:
@@ -12,7 +12,10 @@ class Purge:
 
     name = "purge"
 
-    def __init__(self, settings: RecoverySettings, *, log: Log, observer: Observer) -> None:
+    def __init__(
+        self, settings: RecoverySettings, *, log: LogCell, observer: Observer, cell: int = 0
+    ) -> None:
+        self.cell = cell
         self.every_s = settings.purge_every_s
         self._log = log
         self._observer = observer

@@ -5,7 +5,7 @@ from coordinator.engine.engine import Engine
 from coordinator.engine.observer import Observer
 from coordinator.jobs.resume import resume_in_chunks
 from coordinator.jobs.settings import RecoverySettings
-from coordinator.ports.log import Log, Record
+from coordinator.ports.log import LogCell, Record
 from tcc._internal.failpoint import failpoint
 
 
@@ -28,8 +28,16 @@ class Retry:
     name = "retry"
 
     def __init__(
-        self, engine: Engine, settings: RecoverySettings, *, log: Log, clock: LogClock, observer: Observer
+        self,
+        engine: Engine,
+        settings: RecoverySettings,
+        *,
+        log: LogCell,
+        clock: LogClock,
+        observer: Observer,
+        cell: int = 0,
     ) -> None:
+        self.cell = cell
         self.every_s = settings.sweep_every_s
         self._engine = engine
         self._log = log
@@ -46,7 +54,7 @@ class Retry:
     async def run_once(self) -> int:
         engine = self._engine
         now = self._clock.now()
-        something_is_due = engine.pop_due(now)
+        something_is_due = engine.pop_due(now, self.cell)
         if engine.draining or not (something_is_due or now >= self._poll_at):
             return 0
         if now >= self._unconfigured_at:

@@ -45,16 +45,22 @@ def jobs(
     observer: Observer,
     spans: Spans = NULL_SPANS,
 ) -> list[Job]:
-    """Return all recovery jobs of one coordinator."""
-    return [
-        Heartbeat(engine, settings, log=log, clock=clock, observer=observer),
-        Expire(engine, settings),
-        Retry(engine, settings, log=log, clock=clock, observer=observer),
-        Adopt(engine, settings, log=log, clock=clock, observer=observer, spans=spans),
-        Watch(engine, settings, log=log),
-        Recheck(engine, settings, log=log),
-        Purge(settings, log=log, observer=observer),
-    ]
+    """Return all recovery jobs of one coordinator.
+
+    Most work through one cell each: one that is unavailable delays no other.
+    """
+    found: list[Job] = []
+    for number, cell in enumerate(log.cells):
+        found += [
+            Heartbeat(engine, settings, log=cell, clock=clock, observer=observer, cell=number),
+            *([] if number else [Expire(engine, settings)]),
+            Retry(engine, settings, log=cell, clock=clock, observer=observer, cell=number),
+            Adopt(engine, settings, log=cell, clock=clock, observer=observer, spans=spans, cell=number),
+            Watch(engine, settings, log=log, cell=number),
+            Recheck(engine, settings, log=log, cell=number),
+            Purge(settings, log=cell, observer=observer, cell=number),
+        ]
+    return found
 
 
 def schedule(
@@ -97,9 +103,9 @@ async def run_guarded(engine: Engine, job: Job, on_bug: Callable[[Exception], No
     except asyncio.CancelledError:
         return  # the scheduler shuts down, and would report this as an error of the job
     except LogError as error:
-        if job.name == Heartbeat.name:
-            engine.writer.log_failed(job.name, error)
-        elif engine.writer.available:
+        if isinstance(job, Heartbeat):
+            job.failed(error)
+        elif engine.writer.cells[getattr(job, "cell", 0)].available:
             logger.warning("a job could not use the log; it runs again", job=job.name, error=error.explained)
     except Exception as error:
         logger.exception("a job failed because of a bug; it runs again", job=job.name)

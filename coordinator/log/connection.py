@@ -20,8 +20,9 @@ from psycopg.pq.abc import PGresult
 from coordinator.log.servers import CLIENT_ENCODING, Place, shut_down
 from coordinator.log.statements import Statement
 
-# Lists have a statement for each choice of conditions; the server keeps no more of them than this.
-_PREPARED_MAX = 100
+# Lists have a statement for each choice of conditions, and each cell has its own statements; the server keeps
+# no more of them than this.
+_PREPARED_MAX = 500
 _DEALLOCATE = b"DEALLOCATE ALL"
 _SUCCESSES = {ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK}
 _IDLE = TransactionStatus.IDLE

@@ -6,14 +6,18 @@ from alembic.script import ScriptDirectory
 from msgspec import Struct
 from sqlalchemy import Connection, text
 
+from coordinator.core.errors import LogError
 from coordinator.log.migration import (
+    CellPlace,
     alembic_config,
     applied_revisions,
+    check_place,
     database_engine,
     explained,
     is_of_newer_version,
 )
-from coordinator.log.requirements import check_requirements
+from coordinator.log.requirements import LogUrlError, check_requirements
+from coordinator.log.schema import SCHEMA
 
 _SETTINGS = (
     "server_version",
@@ -33,6 +37,7 @@ _STANDBYS = text("""
 _CLOCK = text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION)")
 # The defaults of a session, whatever this one has set.
 _READ_SETTINGS = text("SELECT name, reset_val FROM pg_settings WHERE name = ANY(:names)")
+_ABOUT = text("SELECT CAST(max(reltuples) AS BIGINT) FROM pg_class WHERE oid = to_regclass(:name)")
 _READ_ONLY = text("SELECT current_setting('transaction_read_only')")
 # The fastest of several responses bounds the error of the clock offset best.
 _CLOCK_READINGS = 5
@@ -60,8 +65,8 @@ class LogFacts(Struct, frozen=True, kw_only=True):
     clock_error_s: float
 
 
-def examine(url: str) -> LogFacts:
-    """Query the database.
+def examine(url: str, schema: str = SCHEMA) -> LogFacts:
+    """Query the database that has a cell in this schema.
 
     Raises:
         LogUnavailable: it cannot be reached.
@@ -70,10 +75,10 @@ def examine(url: str) -> LogFacts:
     with explained():
         check_requirements(url)
         with database_engine(url).connect() as connection:
-            return _facts(connection)
+            return _facts(connection, schema)
 
 
-def _facts(connection: Connection) -> LogFacts:
+def _facts(connection: Connection, schema: str) -> LogFacts:
     rows = connection.execute(_READ_SETTINGS, {"names": list(_SETTINGS)}).all()
     ahead_s, error_s = min((_clock(connection) for _ in range(_CLOCK_READINGS)), key=lambda read: read[1])
     synchronous, standbys, behind_bytes = connection.execute(_STANDBYS).one()
@@ -84,12 +89,29 @@ def _facts(connection: Connection) -> LogFacts:
         standbys=standbys,
         standby_behind_bytes=behind_bytes,
         read_only=connection.execute(_READ_ONLY).scalar_one() == "on",
-        applied=applied_revisions(connection),
+        applied=applied_revisions(connection, schema),
         wanted=frozenset(script.get_heads()),
-        is_newer=is_of_newer_version(connection),
+        is_newer=is_of_newer_version(connection, schema),
         clock_ahead_s=ahead_s,
         clock_error_s=error_s,
     )
+
+
+def why_unusable(place: CellPlace) -> str:
+    """Return why a cell cannot be used, from what its database says; empty: it can."""
+    try:
+        with explained():
+            check_place(database_engine(place.url, place.schema), place)
+    except (LogError, LogUrlError) as error:
+        return str(error)
+    return ""
+
+
+def transactions_in(place: CellPlace) -> int:
+    """Return about how many transactions a cell has: as of the last time that the database counted."""
+    with explained(), database_engine(place.url, place.schema).connect() as connection:
+        found = connection.execute(_ABOUT, {"name": f"{place.schema}.transactions"}).scalar_one()
+    return max(0, int(found or 0))
 
 
 def _clock(connection: Connection) -> tuple[float, float]:

@@ -266,11 +266,16 @@ CONFIRMATION_KEY = compiled(
     ),
 )
 # Of an empty chain, only the time is known.
-_end = select(audit.c.sequence, audit.c.hash).order_by(audit.c.sequence.desc()).limit(constant(1)).subquery()
+_end = (
+    select(audit.c.sequence, audit.c.hash, audit.c.at_us)
+    .order_by(audit.c.sequence.desc())
+    .limit(constant(1))
+    .subquery()
+)
 _now = select(seconds(func.clock_timestamp()).label("now")).subquery()
 AUDIT_HEAD = compiled(
     "audit_head",
-    select(_end.c.sequence, _end.c.hash, _now.c.now).select_from(_now.outerjoin(_end, true())),
+    select(_end.c.sequence, _end.c.hash, _end.c.at_us, _now.c.now).select_from(_now.outerjoin(_end, true())),
 )
 # If another coordinator was faster, it writes nothing: the statement waits until that has committed.
 AUDIT_INSERT = compiled(
@@ -327,6 +332,7 @@ _AUDIT_CONDITIONS: Mapping[str, ColumnElement[bool]] = MappingProxyType(
         "target": audit.c.target == text("target"),
         "action": audit.c.action == text("action"),
         "before": audit.c.sequence < number("before"),
+        "before_us": audit.c.at_us < number("before_us"),
     }
 )
 AUDIT_CONDITIONS = tuple(_AUDIT_CONDITIONS)

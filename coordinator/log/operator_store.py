@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 import structlog
+from msgspec.structs import replace
 
 from coordinator.core.audit import AuditEntry, AuditHead, AuditRecord, SignedHead, chained
 from coordinator.core.errors import LogRejected, LogUnavailable, Overloaded, SearchTooLong, VersionChanged
@@ -25,8 +26,9 @@ from coordinator.log.connection import StatementResult
 from coordinator.log.connections import Connections
 from coordinator.log.failures import StatementTooLong
 from coordinator.log.rows import full_columns, record as transaction_record
+from coordinator.log.schema import HOME
 from coordinator.log.servers import History
-from coordinator.log.statements import Statement
+from coordinator.log.statements import Statement, in_cell
 from coordinator.ports.operator_log import (
     Adoption,
     AuditFilter,
@@ -57,12 +59,30 @@ _encode_report = msgspec.json.Encoder().encode
 _decode_report = msgspec.json.Decoder(CoordinatorReport).decode
 
 
-class PostgresOperatorLog:
-    """The log for operators, with its own connections. `owner` is the coordinator that reports here.
+class OperatorPool:
+    """The connections for operators to one server of the log, which the cells there share.
 
     Counts, searches and the audit chain are read on another one, so that they delay no command and no
     report, by which a coordinator hears of commands.
     """
+
+    def __init__(
+        self, url: str, *, statement_timeout_s: float = 10.0, history: History | None = None
+    ) -> None:
+        """`history`: shared with the other connections of this process to the same server."""
+        at_most = partial(
+            Connections, url, statement_timeout_s=statement_timeout_s, history=history or History()
+        )
+        self.commands = at_most(most=2)
+        self.searches = at_most(most=1)
+
+    async def close(self) -> None:
+        await self.commands.close()
+        await self.searches.close()
+
+
+class PostgresOperatorLog:
+    """The log, or a cell of it, for operators. `owner` is the coordinator that reports here."""
 
     def __init__(
         self,
@@ -72,19 +92,30 @@ class PostgresOperatorLog:
         statement_timeout_s: float = 10.0,
         count_max: int = COUNT_MAX,
         history: History | None = None,
+        cell: int = HOME,
+        pool: OperatorPool | None = None,
     ) -> None:
-        """`history`: shared with the other connections of this process to the log."""
+        """`history`: shared with the other connections of this process to the log.
+
+        `pool`: connections that others share, in place of own ones.
+        """
         self._owner = owner
         self._count_max = count_max
-        at_most = partial(
-            Connections, url, statement_timeout_s=statement_timeout_s, history=history or History()
+        self.cell = cell
+        self._own_pool = (
+            None if pool else OperatorPool(url, statement_timeout_s=statement_timeout_s, history=history)
         )
-        self._connections = at_most(most=2)
-        self._searches = at_most(most=1)
+        self.use(pool or self._own_pool)
+
+    def use(self, pool: OperatorPool | None) -> None:
+        """Use other connections from now on, because the cell was moved."""
+        assert pool is not None, "a store without connections of its own gets others'"
+        self._connections = pool.commands
+        self._searches = pool.searches
 
     async def close(self) -> None:
-        await self._connections.close()
-        await self._searches.close()
+        if self._own_pool is not None:
+            await self._own_pool.close()
 
     # --- actions ---------------------------------------------------------------------
 
@@ -107,8 +138,9 @@ class PostgresOperatorLog:
         self, statement: Statement | None, values: Mapping[str, Any], entry: AuditEntry
     ) -> AuditRecord:
         for _ in range(_CHAIN_TRIES_MAX):
-            head, now = await self._audit_end()
-            record = chained(head, entry, round(now * 1e6))
+            head, last_us, now = await self._audit_end()
+            # Times increase, so that the chains of several cells can be merged.
+            record = replace(chained(head, entry, max(round(now * 1e6), last_us + 1)), cell=self.cell)
             idle = await self._write(statement, values, record)
             if idle is None:
                 _log_done(record)
@@ -121,13 +153,13 @@ class PostgresOperatorLog:
         self, statement: Statement | None, values: Mapping[str, Any], record: AuditRecord
     ) -> int | None:
         """See `Connections.execute_all`. If the record exists afterwards, it was written."""
-        done = () if statement is None else ((statement, values),)
-        steps = ((statements.AUDIT_INSERT, _audit_values(record)), *done)
+        done = () if statement is None else ((in_cell(statement, self.cell), values),)
+        steps = ((in_cell(statements.AUDIT_INSERT, self.cell), _audit_values(record)), *done)
         try:
             return await self._connections.execute_all(steps)
         except LogUnavailable:
             found = await self._execute(statements.AUDIT_GET, sequence=record.sequence)
-            if [_audit_record(row) for row in found.rows] == [record]:
+            if [_audit_record(row, self.cell) for row in found.rows] == [record]:
                 return None
             raise
 
@@ -187,13 +219,13 @@ class PostgresOperatorLog:
 
     async def audit_head(self) -> AuditHead:
         """See `ports.OperatorLog`."""
-        head, _ = await self._audit_end()
+        head, _, _ = await self._audit_end()
         return head
 
-    async def _audit_end(self) -> tuple[AuditHead, float]:
-        """Return the end of the chain, and the time of the database."""
-        ((sequence, head, now),) = (await self._execute(statements.AUDIT_HEAD)).rows
-        return AuditHead() if sequence is None else AuditHead(sequence, head), now
+    async def _audit_end(self) -> tuple[AuditHead, int, float]:
+        """Return the end of the chain, its time (0: it is empty), and the time of the database."""
+        ((sequence, head, last_us, now),) = (await self._execute(statements.AUDIT_HEAD)).rows
+        return (AuditHead(), 0, now) if sequence is None else (AuditHead(sequence, head), last_us, now)
 
     async def audit_head_append(self, signed: SignedHead) -> None:
         """See `ports.OperatorLog`."""
@@ -217,28 +249,36 @@ class PostgresOperatorLog:
     async def audit_after(self, sequence: int, limit: int) -> list[AuditRecord]:
         """See `ports.OperatorLog`."""
         found = await self._search(statements.AUDIT_AFTER, sequence=sequence, limit=limit)
-        return [_audit_record(row) for row in found.rows]
+        return [_audit_record(row, self.cell) for row in found.rows]
 
-    async def audit_list(self, chosen: AuditFilter, *, before: int | None, limit: int) -> list[AuditRecord]:
+    def audit_list_position(self, record: AuditRecord) -> int:
         """See `ports.OperatorLog`."""
+        return record.sequence
+
+    async def audit_list(
+        self, chosen: AuditFilter, *, before: int | None, limit: int, before_us: int | None = None
+    ) -> list[AuditRecord]:
+        """See `ports.OperatorLog`. With `before_us`, those that are older than this moment."""
         values: dict[str, Any] = {
-            name: value for name, value in msgspec.structs.asdict(chosen).items() if value
+            name: value for name, value in msgspec.structs.asdict(replace(chosen, cell=None)).items() if value
         }
         if before is not None:
             values["before"] = before
+        if before_us is not None:
+            values["before_us"] = before_us
         statement = statements.audit_list_statement(frozenset(values))
         try:
             found = await self._search(statement, limit=limit, **values)
         except StatementTooLong as error:
             raise SearchTooLong("the search took too long and was given up") from error
-        return [_audit_record(row) for row in found.rows]
+        return [_audit_record(row, self.cell) for row in found.rows]
 
     async def _execute(self, statement: Statement, **values: Any) -> StatementResult:
-        return await self._connections.execute(statement, values)
+        return await self._connections.execute(in_cell(statement, self.cell), values)
 
     async def _search(self, statement: Statement, **values: Any) -> StatementResult:
         """Run a statement that may read much."""
-        return await self._searches.execute(statement, values)
+        return await self._searches.execute(in_cell(statement, self.cell), values)
 
 
 def _participant(row: tuple[Any, ...]) -> ParticipantRecord:
@@ -271,7 +311,8 @@ def _report(stored: bytes | None) -> CoordinatorReport:
 def _log_done(record: AuditRecord) -> None:
     """Log a record that is durable: a copy of it outside the database."""
     entry = msgspec.structs.asdict(record.entry)
-    logger.info("audit", outcome="DONE", sequence=record.sequence, **entry, hash=record.hash.hex())
+    place = {"cell": record.cell} if record.cell else {}
+    logger.info("audit", outcome="DONE", sequence=record.sequence, **place, **entry, hash=record.hash.hex())
 
 
 def _audit_values(record: AuditRecord) -> dict[str, Any]:
@@ -283,7 +324,7 @@ def _audit_values(record: AuditRecord) -> dict[str, Any]:
     }
 
 
-def _audit_record(row: tuple[Any, ...]) -> AuditRecord:
+def _audit_record(row: tuple[Any, ...], cell: int) -> AuditRecord:
     sequence, at_us, *entry, previous_hash, own_hash = row
     return AuditRecord(
         sequence=sequence,
@@ -291,4 +332,5 @@ def _audit_record(row: tuple[Any, ...]) -> AuditRecord:
         entry=AuditEntry(**dict(zip(AuditEntry.__struct_fields__, entry, strict=True))),
         previous_hash=previous_hash,
         hash=own_hash,
+        cell=cell,
     )

@@ -40,8 +40,17 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 # The log has a schema of its own, so that it shares a database with anything. Every connection sets it
-# as its search path (`statements.SESSION`).
+# as its search path (`statements.SESSION`). A log of several cells has one for each.
 SCHEMA = "tcc"
+# The cell that also holds what concerns no transaction: participants, reports of coordinators, secrets.
+HOME = 0
+CELLS_MAX = 256
+
+
+def cell_schema(cell: int) -> str:
+    """Return the schema of a cell."""
+    return SCHEMA if cell == HOME else f"{SCHEMA}_{cell}"
+
 
 metadata = MetaData()
 
@@ -194,6 +203,17 @@ audit_heads = Table(
     Column("signature", LargeBinary, nullable=False),
 )
 Index("audit_heads_newest", audit_heads.c.key_id, audit_heads.c.sequence, audit_heads.c.at_us)
+
+# The place of a cell among those of its log: one row, and in the home cell one for each that was made.
+cells = Table(
+    "cells",
+    metadata,
+    Column("number", SmallInteger, primary_key=True, autoincrement=False),
+    # How many the log has.
+    Column("count", SmallInteger, nullable=False),
+    # The same in all cells of a log, and in no other log.
+    Column("log_id", Text(collation="C"), nullable=False),
+)
 
 # What only the coordinators of one log know.
 coordinator_secrets = Table(

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -51,7 +52,7 @@ from sqlalchemy.types import TypeEngine
 from coordinator.core.machine import REACHABLE
 from coordinator.core.model import CancelReason, TransactionState
 from coordinator.log.parameters import TEXT, ParameterType, parameter_type
-from coordinator.log.schema import SCHEMA, coordinators, transactions
+from coordinator.log.schema import HOME, SCHEMA, cell_schema, coordinators, transactions
 
 t = transactions.c
 T = TypeVar("T")
@@ -77,12 +78,27 @@ class Statement(Struct, frozen=True, kw_only=True):
         ]
 
 
+def in_cell(statement: Statement, cell: int) -> Statement:
+    """Return the statement for the schema of another cell. All of them run on the same connections."""
+    if cell == HOME:
+        return statement
+    key = (statement.sql, cell)
+    if key not in _IN_CELLS:
+        sql = statement.sql.replace(f"{SCHEMA}.", f"{cell_schema(cell)}.")
+        _IN_CELLS[key] = replace(statement, name=f"{statement.name} of cell {cell}", sql=sql)
+    return _IN_CELLS[key]
+
+
+# By the text for the home cell.
+_IN_CELLS: dict[tuple[str, int], Statement] = {}
 _DIALECT = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call] # it has no type hints
 
 
 def compiled(name: str, statement: Executable) -> Statement:
     """Compile a statement for PostgreSQL."""
-    result = statement.compile(dialect=_DIALECT)  # type: ignore[attr-defined] # every Core construct has it
+    result = statement.compile(  # type: ignore[attr-defined] # every Core construct has it
+        dialect=_DIALECT, schema_translate_map={None: SCHEMA}, render_schema_translate=True
+    )
     assert not any(value is not None for value in result.params.values()), "constants belong in the text"
     parameters = tuple(result.positiontup or ())
     types = tuple([parameter_type(result.binds[parameter].type) for parameter in parameters])

@@ -50,8 +50,9 @@ from coordinator.log.rows import (
     record,
     row_bytes,
 )
+from coordinator.log.schema import HOME
 from coordinator.log.servers import History
-from coordinator.log.statements import Statement
+from coordinator.log.statements import Statement, in_cell
 from coordinator.ports.log import ListFilter, ListPosition, Record
 from tcc._internal.failpoint import failpoint
 
@@ -65,14 +66,42 @@ _LIST_BYTES = 8 * 2**20
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class PostgresLog:
-    """The log as the coordinator `owner` sees it. `name` is for people: where the coordinator runs.
+class LogPool:
+    """The connections of a coordinator to one server of the log, which the cells there share.
 
-    The schema must exist (`migration.migrate`). Statements share at most `connections`
-    connections; reads by gid, which callers ask for, at most half of them, so that no number of
-    reads delays a write by more. Heartbeats have a connection of their own, so that a busy log
-    costs no coordinator its lease. Lists have one, so that a slow list delays no write, and operators'
-    searches another one, so that they delay no list.
+    Statements share at most `connections` of them; reads by gid, which callers ask for, at most half
+    of those, so that no number of reads delays a write by more. Heartbeats have a connection of their
+    own, so that a busy log costs no coordinator its lease. Lists have one, so that a slow list delays
+    no write, and operators' searches another one, so that they delay no list.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        connections: int = 4,
+        statement_timeout_s: float = 10.0,
+        history: History | None = None,
+    ) -> None:
+        """`history`: shared with the other connections of this process to the same server."""
+        at_most = partial(
+            Connections, url, statement_timeout_s=statement_timeout_s, history=history or History()
+        )
+        self.statements = at_most(most=connections)
+        self.reads = asyncio.Semaphore(max(1, connections // 2))
+        self.heartbeats = at_most(most=1)
+        self.lists = at_most(most=1)
+        self.searches = at_most(most=1)
+
+    async def close(self) -> None:
+        for connections in (self.statements, self.heartbeats, self.lists, self.searches):
+            await connections.close()
+
+
+class PostgresLog:
+    """The log, or a cell of it, as the coordinator `owner` sees it.
+
+    `name` is for people: where the coordinator runs. The schema must exist (`migration.migrate`).
     """
 
     def __init__(
@@ -85,31 +114,51 @@ class PostgresLog:
         statement_timeout_s: float = 10.0,
         history: History | None = None,
         on_quarantine: Callable[[str, str], None] = lambda _gid, _why: None,
+        cell: int = HOME,
+        pool: LogPool | None = None,
     ) -> None:
         """`history`: shared with the other connections of this process to the log.
 
-        `on_quarantine`: called with the gid of a row that a claim could not use, and why.
+        `on_quarantine`: called with the gid of a row that a claim could not use, and why. `pool`:
+        connections that others share, in place of own ones.
         """
         self._owner = owner
         self.name = name
-        at_most = partial(
-            Connections, url, statement_timeout_s=statement_timeout_s, history=history or History()
+        self._cell = cell
+        self._own_pool = (
+            None
+            if pool
+            else LogPool(
+                url, connections=connections, statement_timeout_s=statement_timeout_s, history=history
+            )
         )
-        self._connections = at_most(most=connections)
-        self._reads = asyncio.Semaphore(max(1, connections // 2))
-        self._heartbeats = at_most(most=1)
-        self._lists = at_most(most=1)
-        self._searches = at_most(most=1)
+        self.use(pool or self._own_pool)
         self._lost_claims = _LostClaims()
         self._on_quarantine = on_quarantine
         # Rows that the database can neither return nor hold.
         self._unusable: set[str] = set()
 
+    def use(self, pool: LogPool | None) -> None:
+        """Use other connections from now on, because the cell was moved."""
+        assert pool is not None, "a store without connections of its own gets others'"
+        self._connections = pool.statements
+        self._reads = pool.reads
+        self._heartbeats = pool.heartbeats
+        self._lists = pool.lists
+        self._searches = pool.searches
+
     async def close(self) -> None:
-        await self._connections.close()
-        await self._heartbeats.close()
-        await self._lists.close()
-        await self._searches.close()
+        if self._own_pool is not None:
+            await self._own_pool.close()
+
+    @property
+    def cells(self) -> "Sequence[PostgresLog]":
+        """See `ports.Log`: it is one cell."""
+        return (self,)
+
+    def cell_of(self, _gid: str) -> int:
+        """See `ports.Log`."""
+        return 0
 
     # --- the three writes ----------------------------------------------------
 
@@ -217,12 +266,14 @@ class PostgresLog:
         conditions = frozenset(values) & set(statements.LIST_CONDITIONS)
         asked = {"limit": limit, **values}
         try:
-            page = await connections.execute(statements.list_statement(conditions), asked)
+            listed = in_cell(statements.list_statement(conditions), self._cell)
+            page = await connections.execute(listed, asked)
         except StatementTooLong as error:
             raise SearchTooLong("the search took too long and was given up") from error
         except LogRejected:
             # The database cannot return one of the rows. The size of the others is not known.
-            keys = await connections.execute(statements.list_statement(conditions, keys_only=True), asked)
+            listed = in_cell(statements.list_statement(conditions, keys_only=True), self._cell)
+            keys = await connections.execute(listed, asked)
             return [await self._get_or_unread(gid, created_at) for gid, created_at in keys.rows], _LIST_BYTES
         return [record(row) for row in page.rows], sum(map(row_bytes, page.rows))
 
@@ -377,7 +428,7 @@ class PostgresLog:
         """See `ports.Log`."""
         values = {"owner": self._owner, "name": self.name, "lease_s": float(lease_s)}
         failpoint("log.heartbeat.before")
-        beaten = await self._heartbeats.execute(statements.HEARTBEAT, values)
+        beaten = await self._heartbeats.execute(in_cell(statements.HEARTBEAT, self._cell), values)
         failpoint("log.heartbeat.after")
         lease_until: float = beaten.rows[0][0]
         return lease_until - lease_s
@@ -394,11 +445,13 @@ class PostgresLog:
     async def coordinator_leave(self) -> None:
         """See `ports.Log`."""
         failpoint("log.leave.before")
-        await self._heartbeats.execute(statements.LEAVE, {"owner": self._owner})
+        await self._heartbeats.execute(in_cell(statements.LEAVE, self._cell), {"owner": self._owner})
         failpoint("log.leave.after")
 
     async def _execute(self, statement: Statement, **values: Any) -> StatementResult:
-        return await self._connections.execute(statement, {"owner": self._owner, **values})
+        return await self._connections.execute(
+            in_cell(statement, self._cell), {"owner": self._owner, **values}
+        )
 
 
 class _LostClaims:

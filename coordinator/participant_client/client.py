@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import random
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Self
 
@@ -9,80 +10,47 @@ import grpc
 import structlog
 
 from coordinator.core.errors import ParticipantUnreachable, ReconciliationUnsupported, UnknownParticipant
-from coordinator.core.machine import ERROR_CHARACTERS_MAX
-from coordinator.core.model import (
-    CONTENT_TYPE_BYTES_MAX,
-    BranchCall,
-    BranchKind,
-    CallResult,
-    Operation,
-    OutcomeCode,
-)
+from coordinator.core.model import BranchCall, BranchKind, CallResult, Operation
 from coordinator.core.reconciliation import BarrierRow, BarrierState
 from coordinator.engine.dispatcher import not_configured
 from coordinator.participant_client.channel import ParticipantAddress, is_dns_name, open_channel
+from coordinator.participant_client.messages import (
+    UNREADABLE,
+    batch_request,
+    call_result,
+    failure,
+    no_answer,
+    write_call,
+)
+from coordinator.participant_client.streams import FRAME_BYTES_MAX, ReadResult, Streams
 from coordinator.ports.participants import BarrierPage, BarrierQuery, CallResults
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2 as pb, participant_pb2_grpc
 
 logger = structlog.get_logger(__name__)
 
-_UNREACHABLE = {
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.CANCELLED,
-}
-# Repeating such a call cannot succeed.
-_PERMANENT = {
-    grpc.StatusCode.UNIMPLEMENTED,
-    grpc.StatusCode.INVALID_ARGUMENT,
-    grpc.StatusCode.NOT_FOUND,
-    grpc.StatusCode.PERMISSION_DENIED,
-    grpc.StatusCode.UNAUTHENTICATED,
-}
-_OPERATIONS = {
-    Operation.TRY: common.OPERATION_TRY,
-    Operation.CONFIRM: common.OPERATION_CONFIRM,
-    Operation.CANCEL: common.OPERATION_CANCEL,
-    Operation.CHECK: common.OPERATION_CHECK,
-}
-_KINDS = {
-    BranchKind.TCC: common.BRANCH_KIND_TCC,
-    BranchKind.SAGA: common.BRANCH_KIND_SAGA,
-    BranchKind.MESSAGE: common.BRANCH_KIND_MESSAGE,
-}
-# Each call and outcome is compared with them, and the members of an enumeration are slow to look up.
-_TCC, _TRY, _SUCCEEDED = BranchKind.TCC, Operation.TRY, OutcomeCode.SUCCEEDED
-_VERDICTS = {
-    common.OUTCOME_CODE_SUCCEEDED: OutcomeCode.SUCCEEDED,
-    common.OUTCOME_CODE_REJECTED: OutcomeCode.REJECTED,
-    common.OUTCOME_CODE_FAILED: OutcomeCode.FAILED,
-}
 _STATES = {
     BarrierState.TRIED: common.BARRIER_STATE_TRIED,
     BarrierState.CONFIRMED: common.BARRIER_STATE_CONFIRMED,
     BarrierState.CANCELLED: common.BARRIER_STATE_CANCELLED,
 }
-_DONE = CallResult(code=OutcomeCode.SUCCEEDED)
-
 # A new channel has this long to connect. Then the old one is kept for another interval.
 _RENEWAL_TIMEOUT_S = 10.0
 _FILES_CHECKED_EVERY_S = 1.0
-# So that a connection to a certificate that was revoked or has expired ends.
-_TLS_AGE_MAX_S = 30 * 60.0
-# Of what a participant answers. The log stores no more of it.
-REASON_CHARACTERS_MAX = 200
-
+# How long a channel to an address is used. Then its streams are balanced again, and a connection to a
+# certificate that was revoked or has expired ends.
+_AGE_MIN_S, _AGE_MAX_S = 5 * 60.0, 10 * 60.0
 _EXECUTE_BRANCHES = f"/{pb.DESCRIPTOR.services_by_name['ParticipantService'].full_name}/ExecuteBranches"
 
 
 class _Channel:
     """The channel to one participant, until it is replaced and no calls are in flight on it."""
 
-    def __init__(self, address: ParticipantAddress) -> None:
+    def __init__(self, address: ParticipantAddress, read_result: ReadResult, *, renew_every_s: float) -> None:
         self.address = address
-        # Each call asks.
-        self._is_named = is_dns_name(address.target)
+        self._age_max_s = (
+            renew_every_s if is_dns_name(address.target) else random.uniform(_AGE_MIN_S, _AGE_MAX_S)
+        )
         # Cleared if the participant turns out not to implement ExecuteBranches.
         self.batched = address.batched
         self.opened_at = asyncio.get_running_loop().time()
@@ -98,6 +66,7 @@ class _Channel:
             request_serializer=bytes,
             response_deserializer=pb.ExecuteBranchesResponse.FromString,
         )
+        self.streams = Streams(self._channel, address, read_result)
         self._in_flight = 0
         self._free = asyncio.Event()
         self._free.set()
@@ -112,15 +81,15 @@ class _Channel:
         if not self._in_flight:
             self._free.set()
 
-    def is_due(self, now: float, renew_every_s: float) -> bool:
+    def is_due(self, now: float) -> bool:
         """Return whether a new channel should replace this one."""
-        tls, age_s = self.address.tls, now - self.opened_at
-        if self._is_named and age_s >= renew_every_s:
+        if now - self.opened_at >= self._age_max_s:
             return True
+        tls = self.address.tls
         if tls is None or now - self._checked_at < _FILES_CHECKED_EVERY_S:
             return False
         self._checked_at = now
-        return age_s >= _TLS_AGE_MAX_S or tls.content() is not self._content
+        return tls.content() is not self._content
 
     async def connect(self) -> None:
         """Wait until the name is resolved, and one of its addresses is connected."""
@@ -128,12 +97,14 @@ class _Channel:
 
     async def close_when_free(self) -> None:
         """Close the channel once nothing is in flight on it. Every call has a deadline."""
+        self.streams.retire()
         try:
             await self._free.wait()
         finally:
             await self.close()
 
     async def close(self) -> None:
+        await self.streams.close()
         await self._channel.close(None)
 
 
@@ -141,9 +112,10 @@ class ParticipantClient:
     """Channels to all configured participants.
 
     gRPC resolves a name again only if a connection fails. So that new addresses get work, a
-    channel to a name is replaced after `renew_every_s`, at its next use; and one with TLS if its
-    certificates have changed, or after half an hour. Without TLS, the new
-    channel shares the connections of the old one (gRPC's global pool); with TLS, it makes new ones.
+    channel to a name is replaced after `renew_every_s`, at its next use, and one to an address after
+    minutes; and one with TLS if its certificates have changed. Its streams end with it, after those of the
+    new one were opened. Without TLS, the new channel shares the connections of the old one (gRPC's global
+    pool); with TLS, it makes new ones.
     """
 
     def __init__(
@@ -155,7 +127,7 @@ class ParticipantClient:
     ) -> None:
         self._result_bytes_max = result_bytes_max
         self._renew_every_s = renew_every_s
-        self._channels = {name: _Channel(address) for name, address in addresses.items()}
+        self._channels = {name: self._new_channel(address) for name, address in addresses.items()}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def address_changed(self, participant: str, address: ParticipantAddress) -> bool:
@@ -167,7 +139,9 @@ class ParticipantClient:
         """Set the addresses of the participants. Calls in flight end where they were sent."""
         before = self._channels
         self._channels = {
-            name: before[name] if name in before and before[name].address == address else _Channel(address)
+            name: before[name]
+            if name in before and before[name].address == address
+            else self._new_channel(address)
             for name, address in addresses.items()
         }
         for name, channel in before.items():
@@ -183,7 +157,7 @@ class ParticipantClient:
             await channel.close()
 
     async def execute(self, participant: str, calls: Sequence[BranchCall]) -> AsyncIterator[CallResults]:
-        """See `ports.Participants.execute`. A single call is cheapest as a unary one."""
+        """See `ports.Participants.execute`. Without a stream, a single call is cheapest as a unary one."""
         channel = self._channel(participant)
         if channel is None:  # it was removed from the configuration just now
             yield [(call, not_configured(participant)) for call in calls]
@@ -230,7 +204,7 @@ class ParticipantClient:
                 reason = f"{error.code().name}: {error.details()}"
                 raise ParticipantUnreachable(f"participant {participant}: {reason}") from error
         if page is None:  # gRPC could not decode it
-            raise ParticipantUnreachable(f"participant {participant}: {_UNREADABLE.message}")
+            raise ParticipantUnreachable(f"participant {participant}: {UNREADABLE.message}")
         return page
 
     def _channel(self, participant: str) -> _Channel | None:
@@ -238,18 +212,23 @@ class ParticipantClient:
         channel = self._channels.get(participant)
         if channel is not None and not channel.renewing:
             now = asyncio.get_running_loop().time()
-            if channel.is_due(now, self._renew_every_s):
+            if channel.is_due(now):
                 channel.renewing = True
                 self._start(self._renew(participant, channel))
         return channel
 
     async def _renew(self, participant: str, old: _Channel) -> None:
         """Replace a channel by a new one, once that one is connected."""
-        new = _Channel(old.address)
+        new = self._new_channel(old.address)
+        new.batched = old.batched
         unused = new
         try:
             async with asyncio.timeout(_RENEWAL_TIMEOUT_S):
                 await new.connect()
+                if old.streams.in_use:
+                    await new.streams.search()
+                else:
+                    new.streams.search_at = old.streams.search_at
             if self._channels.get(participant) is old:
                 self._channels[participant] = new
                 unused = old
@@ -259,12 +238,19 @@ class ParticipantClient:
         finally:
             await unused.close_when_free()
 
+    def _new_channel(self, address: ParticipantAddress) -> _Channel:
+        return _Channel(address, self._answer, renew_every_s=self._renew_every_s)
+
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def _execute(self, channel: _Channel, calls: Sequence[BranchCall]) -> AsyncIterator[CallResults]:
+        if sum(len(call.spec.payload) + len(call.result) for call in calls) <= FRAME_BYTES_MAX:
+            stream = channel.streams.choose(len(calls))
+            if stream is not None:
+                return stream.execute(calls)
         if len(calls) == 1:
             return self._execute_alone(channel, calls[0])
         if channel.batched:
@@ -275,14 +261,14 @@ class ParticipantClient:
         self, channel: _Channel, calls: Sequence[BranchCall]
     ) -> AsyncIterator[CallResults]:
         missing = set(range(len(calls)))
-        failure = _no_answer("the stream ended without an outcome for this call")
+        result = no_answer("the stream ended without an outcome for this call")
         is_unary_only = False
         request = batch_request(calls).SerializeToString()
         stream = channel.execute_branches(request, timeout=channel.address.call_timeout_s)
         try:
             async for response in stream:
                 if response is None:  # gRPC could not decode it
-                    failure = _UNREADABLE
+                    result = UNREADABLE
                     break
                 # A dict: if a call has several outcomes, the last one counts.
                 answers = {
@@ -294,7 +280,7 @@ class ParticipantClient:
                 if answers:
                     yield [(calls[index], answer) for index, answer in answers.items()]
         except grpc.aio.AioRpcError as error:
-            failure = _failure(error)
+            result = failure(error)
             is_unary_only = error.code() is grpc.StatusCode.UNIMPLEMENTED
         finally:
             stream.cancel()
@@ -303,7 +289,7 @@ class ParticipantClient:
             async for singles in self._execute_singly(channel, [calls[index] for index in sorted(missing)]):
                 yield singles
         elif missing:
-            yield [(calls[index], failure) for index in sorted(missing)]
+            yield [(calls[index], result) for index in sorted(missing)]
 
     async def _execute_alone(self, channel: _Channel, call: BranchCall) -> AsyncIterator[CallResults]:
         yield [await self._execute_one(channel, call)]
@@ -321,7 +307,7 @@ class ParticipantClient:
 
     async def _execute_one(self, channel: _Channel, call: BranchCall) -> tuple[BranchCall, CallResult]:
         stub, timeout_s = channel.stub, channel.address.call_timeout_s
-        message = _write(pb.BranchCall(), call)
+        message = write_call(pb.BranchCall(), call)
         try:
             match call.operation:
                 case Operation.TRY:
@@ -333,33 +319,13 @@ class ParticipantClient:
                 case Operation.CHECK:
                     reply = await stub.CheckBranch(pb.CheckBranchRequest(call=message), timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
-            return call, _failure(error)
+            return call, failure(error)
         if reply is None:  # gRPC could not decode it
-            return call, _UNREADABLE
+            return call, UNREADABLE
         return call, self._answer(reply.result, call.operation)
 
     def _answer(self, outcome: common.CallResult, operation: Operation) -> CallResult:
-        code = _VERDICTS.get(outcome.code)
-        if code is None:
-            return _no_answer(f"the participant returned the unknown outcome {outcome.code}")
-        if code is not _SUCCEEDED:
-            return CallResult(
-                code=code,
-                reason=outcome.reason[:REASON_CHARACTERS_MAX],
-                message=outcome.message[:ERROR_CHARACTERS_MAX],
-                permanent=outcome.permanent,
-            )
-        result = outcome.result
-        if not result or operation is not _TRY:
-            return _DONE
-        if len(result) > self._result_bytes_max:
-            return _result_too_large(self._result_bytes_max)
-        if (
-            len(outcome.content_type.encode()) > CONTENT_TYPE_BYTES_MAX
-            or not outcome.content_type.isprintable()
-        ):
-            return _INVALID_CONTENT_TYPE
-        return CallResult(code=code, result=result, result_content_type=outcome.content_type)
+        return call_result(outcome, operation, self._result_bytes_max)
 
 
 def _place(address: ParticipantAddress) -> tuple[object, ...]:
@@ -393,70 +359,3 @@ def _rows(participant: str, rows: Iterable[pb.BarrierRow]) -> list[BarrierRow]:
         raise ParticipantUnreachable(
             f"participant {participant} has a row in an unknown state or of an unknown kind"
         ) from error
-
-
-def batch_request(calls: Sequence[BranchCall]) -> pb.ExecuteBranchesRequest:
-    """Return one message with all `calls`, in their order."""
-    request = pb.ExecuteBranchesRequest()
-    for call in calls:
-        _write(request.calls.add(), call)
-    return request
-
-
-def _write(message: pb.BranchCall, call: BranchCall) -> pb.BranchCall:
-    """Write `call` into the empty `message`, field by field: keyword arguments would cost twice as much."""
-    spec = call.spec
-    message.gid = call.gid
-    message.branch_id = spec.branch_id
-    message.operation = _OPERATIONS[call.operation]
-    message.action = spec.action
-    message.payload = spec.payload
-    message.content_type = spec.content_type
-    message.expires_at_ms = round(call.expires_at * 1000)
-    message.attempt = call.attempt
-    if call.result:
-        message.try_result = call.result
-        message.try_result_content_type = call.result_content_type
-    if spec.tried_by_initiator:
-        message.tried_by_initiator = True
-    if spec.kind is not _TCC:
-        message.kind = _KINDS[spec.kind]
-    trace = call.span or call.trace
-    if trace is not None:
-        message.traceparent = trace.traceparent
-        message.tracestate = trace.tracestate
-    return message
-
-
-def _result_too_large(result_bytes_max: int) -> CallResult:
-    """Return the outcome of such a result, which can not be passed on."""
-    return CallResult(
-        code=OutcomeCode.FAILED,
-        reason="RESULT_TOO_LARGE",
-        message=f"the result of a Try may have at most {result_bytes_max} bytes",
-        permanent=True,
-    )
-
-
-def _no_answer(message: str) -> CallResult:
-    return CallResult(code=OutcomeCode.FAILED, reason="BAD_ANSWER", message=message)
-
-
-def _failure(error: grpc.aio.AioRpcError) -> CallResult:
-    code = error.code()
-    return CallResult(
-        code=OutcomeCode.FAILED,
-        reason=code.name,
-        message=error.details() or "",
-        permanent=code in _PERMANENT,
-        unreachable=code in _UNREACHABLE,
-    )
-
-
-_INVALID_CONTENT_TYPE = CallResult(
-    code=OutcomeCode.FAILED,
-    reason="INVALID_RESULT",
-    message=f"the content type of a result has at most {CONTENT_TYPE_BYTES_MAX} bytes, all printable",
-    permanent=True,
-)
-_UNREADABLE = _no_answer("the participant's response could not be decoded")

@@ -75,7 +75,58 @@ class ListPosition(Struct, frozen=True, kw_only=True):
 
 
 class Log(Protocol):
-    """The durable transaction log, as one coordinator (the `owner`) sees it.
+    """The durable transaction log, as one coordinator (the `owner`) sees it: one cell or several.
+
+    A cell holds the transactions whose gids it is for, and can be unavailable alone. A caller that writes, or
+    works through what is in the log, does that cell by cell (`LogCell`).
+
+    The errors are those of `LogCell`. A call that concerns several cells fails if one of them does.
+    """
+
+    @property
+    def cells(self) -> "Sequence[LogCell]":
+        """The cells. A log of one cell is that cell."""
+        ...
+
+    def cell_of(self, gid: str) -> int:
+        """Return the position, in `cells`, of the one that holds this transaction."""
+        ...
+
+    async def transaction_get(self, gids: Sequence[str]) -> dict[str, Record]:
+        """See `LogCell`."""
+        ...
+
+    async def transaction_list(
+        self, chosen: ListFilter, *, after: ListPosition | None, limit: int
+    ) -> tuple[list[Record], ListPosition | None]:
+        """See `LogCell`. Of several cells a page may be shorter than `limit`."""
+        ...
+
+    async def transaction_search(
+        self, chosen: ListFilter, *, after: ListPosition | None, limit: int
+    ) -> tuple[list[Record], ListPosition | None]:
+        """Return the same for operators, whose slow searches delay no list of an initiator."""
+        ...
+
+    async def transaction_take(self, gid: str, *, version: int) -> Record | None:
+        """See `LogCell`."""
+        ...
+
+    async def transaction_quarantine(self, gid: str, *, version: int) -> bool:
+        """See `LogCell`."""
+        ...
+
+    async def transaction_release(self) -> int:
+        """See `LogCell`. Where it can be done it is done, before the first error is raised."""
+        ...
+
+    async def coordinator_leave(self) -> None:
+        """See `LogCell`. Where it can be done it is done, before the first error is raised."""
+        ...
+
+
+class LogCell(Protocol):
+    """A cell of the transaction log, as one coordinator (the `owner`) sees it.
 
     Every method raises `core.errors.LogUnavailable` when the log cannot be
     reached or the outcome of a write is unknown. Writes may be repeated after

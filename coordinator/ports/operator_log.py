@@ -88,6 +88,8 @@ class AuditFilter(Struct, frozen=True, kw_only=True):
     operator: str = ""
     target: str = ""
     action: str = ""
+    # None: of the chains of all cells.
+    cell: int | None = None
 
 
 class Adoption(Struct, frozen=True):
@@ -201,8 +203,12 @@ class OperatorLog(Protocol):
         """Return the records after this one, oldest first."""
         ...
 
+    def audit_list_position(self, record: AuditRecord) -> int:
+        """Return the position of a record in the lists of `audit_list`."""
+        ...
+
     async def audit_list(self, chosen: AuditFilter, *, before: int | None, limit: int) -> list[AuditRecord]:
-        """Return records newest first; with `before`, those older than that one.
+        """Return records newest first; with `before`, those behind that position.
 
         Raises:
             SearchTooLong

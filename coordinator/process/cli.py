@@ -13,8 +13,10 @@ import typer
 from coordinator.config import commands
 from coordinator.config.configuration import ConfigurationError, Source, load
 from coordinator.observability.logging import configure_logging
+from coordinator.process import cells
 from coordinator.process.checks import CheckStatus
 from coordinator.process.doctor import diagnose, to_json, to_text
+from coordinator.process.log_cells import cell_places
 from coordinator.process.supervisor import (
     StartError,
     log_url,
@@ -28,6 +30,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_e
 
 app.add_typer(commands.app, name="config")
 app.add_typer(commands.tokens, name="token")
+app.add_typer(cells.app, name="cells")
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="TOML file; TCC_* environment variables override it.")
@@ -82,7 +85,7 @@ def migrate(config: ConfigOption = None) -> None:
     """Migrate the log's schema to this version. Several may run at once."""
     settings = load(config)
     with log_url(settings) as url:
-        migrate_log(url, settings.log.owner())
+        migrate_log(cell_places(settings.log, url))
     typer.echo("the schema of the log is up to date")
 
 

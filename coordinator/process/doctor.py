@@ -23,8 +23,10 @@ from coordinator.api.server import SERVICE
 from coordinator.config.settings import ListenTlsSettings, Settings
 from coordinator.core.errors import LogUnavailable
 from coordinator.embedded_postgres.server import INSTALL, EmbeddedPostgres, is_installed
-from coordinator.log.diagnosis import LogFacts, examine
+from coordinator.log.diagnosis import LogFacts, examine, why_unusable
+from coordinator.log.migration import CellPlace
 from coordinator.log.requirements import LogUrlError
+from coordinator.log.schema import SCHEMA, cell_schema
 from coordinator.process.checks import (
     TIMEOUT_S,
     CheckResult,
@@ -34,6 +36,7 @@ from coordinator.process.checks import (
     served_certificate,
     warning,
 )
+from coordinator.process.log_cells import cell_places
 from coordinator.process.log_checks import encryption, replication
 from coordinator.process.participant_checks import check_participant
 from coordinator.process.supervisor import DATABASE
@@ -59,10 +62,12 @@ _DATE = "%Y-%m-%d"
 
 def diagnose(settings: Settings) -> Iterator[CheckResult]:
     """Yield the results of all checks, one after the other. Each takes a few seconds at most."""
-    if settings.log.url is None:
+    if settings.log.is_embedded:
         yield from _own_log(settings.log.data_dir)
     else:
-        yield from _log(settings.log.url.get_secret_value(), _WHERE_TO_LOOK)
+        yield from _cells(
+            cell_places(settings.log, settings.log.url.get_secret_value() if settings.log.url else "")
+        )
     yield from _ports(settings)
     yield from _certificates(settings)
     if settings.insecure:
@@ -144,9 +149,23 @@ def _data_dir(data_dir: Path) -> CheckResult:
     )
 
 
-def _log(url: str, where_to_look: str) -> Iterator[CheckResult]:
+def _cells(places: Sequence[CellPlace]) -> Iterator[CheckResult]:
+    """Check each server of the log by the first of its cells, and that each cell is where it should be."""
+    first = {place.url: place for place in reversed(places)}
+    for place in sorted(first.values(), key=lambda place: place.number):
+        yield from _log(place.url, _WHERE_TO_LOOK, cell_schema(place.number))
+    if len(places) == 1:
+        return
+    wrong = {place.number: why for place in places if (why := why_unusable(place))}
+    for number, why in wrong.items():
+        yield problem(f"cell {number}", why, "run tccd cells list; see docs/CELLS.md")
+    if not wrong:
+        yield ok("cells", f"{len(places)} cells at {len(first)} servers, each where it should be")
+
+
+def _log(url: str, where_to_look: str, schema: str = SCHEMA) -> Iterator[CheckResult]:
     try:
-        facts = examine(url)
+        facts = examine(url, schema)
     except LogUrlError as error:
         yield problem("log", str(error), "fix [log] url, or grant its user the missing privileges")
         return

@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -21,10 +21,11 @@ from coordinator.config.configuration import Source
 from coordinator.config.settings import Settings
 from coordinator.core.errors import LogUnavailable
 from coordinator.embedded_postgres.server import EmbeddedPostgres, EmbeddedPostgresError
-from coordinator.log.migration import LogTooNewError, migrate as migrate_log
+from coordinator.log.migration import CellPlace, CellsUnavailable, LogTooNewError, migrate_cells
 from coordinator.log.requirements import LogUrlError
 from coordinator.observability.logging import configure_logging
 from coordinator.process import event_loop
+from coordinator.process.log_cells import cell_places
 from coordinator.process.operating_system import end_with_parent, stay_on_one_cpu, warn_of_root
 from coordinator.process.worker import RELOAD_REFUSED, end_lease, reloaded, run_worker
 
@@ -51,6 +52,10 @@ class LogUnreachableError(StartError):
     status = 1
 
 
+class CellsUnreachableError(LogUnreachableError):
+    """Some cells of the log do not respond now; the others do."""
+
+
 def serve(source: Source) -> int:
     """Run a coordinator until SIGTERM or SIGINT. Return the exit status.
 
@@ -68,7 +73,7 @@ def serve(source: Source) -> int:
     _listenable(settings.admin_address()).close()
     event_loop.log_missing_uvloop()
     with log_url(settings) as url:
-        _migrate_when_there(url, settings.log.owner())
+        _migrate_when_there(cell_places(settings.log, url))
         if settings.workers == 1:
             return _serve_alone(settings, url, source)
         return _Workers(settings, url, source).run()
@@ -76,9 +81,12 @@ def serve(source: Source) -> int:
 
 @contextmanager
 def log_url(settings: Settings) -> Iterator[str]:
-    """Yield the URL of the log. If none is configured, run an own PostgreSQL for the block."""
-    if settings.log.url is not None:
-        yield settings.log.url.get_secret_value()
+    """Yield the URL of the log. If none is configured, run an own PostgreSQL for the block.
+
+    It is empty if all cells are at servers of their own.
+    """
+    if not settings.log.is_embedded:
+        yield settings.log.url.get_secret_value() if settings.log.url else ""
         return
     with own_postgres(settings.log.data_dir) as server:
         server.create_database(DATABASE)
@@ -140,28 +148,49 @@ def _start(server: EmbeddedPostgres) -> None:
         raise StartError(" ".join(str(error).split())) from error
 
 
-def migrate(url: str, owner_url: str | None = None) -> None:
-    """Migrate the log's schema to this version.
+def migrate(places: Sequence[CellPlace]) -> None:
+    """Migrate the schemas of the log's cells to this version.
 
     Raises:
+        CellsUnreachableError: some cells do not respond; the home cell and the others are migrated.
         LogUnreachableError: the database does not respond.
         StartError: the URL is wrong, or the log belongs to a newer version.
     """
     try:
-        migrate_log(url, owner_url)
+        migrate_cells(places)
+    except CellsUnavailable as error:
+        raise CellsUnreachableError(error.explained) from error
     except LogUnavailable as error:
         raise LogUnreachableError(error.explained) from error
     except (LogUrlError, LogTooNewError) as error:
         raise StartError(str(error)) from error
 
 
-def _migrate_when_there(url: str, owner_url: str | None) -> None:
+def _migrate_when_there(places: Sequence[CellPlace]) -> None:
     while True:
         try:
-            return migrate(url, owner_url)
+            return migrate(places)
+        except CellsUnreachableError as error:
+            # Only their own transactions wait for them.
+            logger.warning("cells of the log are unavailable", error=str(error))
+            threading.Thread(target=_migrate_later, args=(places,), name="tcc-cells", daemon=True).start()
+            return None
         except LogUnreachableError as error:
             logger.warning("waiting for the log", error=str(error))
             time.sleep(_LOG_POLL_S)
+
+
+def _migrate_later(places: Sequence[CellPlace]) -> None:
+    """Migrate cells that were unavailable at the start, once they respond."""
+    while True:
+        time.sleep(_LOG_POLL_S)
+        try:
+            migrate(places)
+        except LogUnreachableError:
+            continue
+        except StartError as error:
+            logger.error("a cell of the log cannot be used", error=str(error))  # noqa: TRY400 - no bug of ours
+        return
 
 
 def _serve_alone(settings: Settings, url: str, source: Source) -> int:
@@ -358,7 +387,7 @@ class _Workers:
             if child.owner is None:
                 self._pause_s = min(self._pause_s * 2, _RESTART_MAX_S)
             else:
-                event_loop.run(end_lease(self._url, child.owner))
+                event_loop.run(end_lease(cell_places(self._settings.log, self._url), child.owner))
 
     def _detach(self, child: _Child) -> None:
         """Handle a worker that ended normally, which happens only after an operator drained it."""

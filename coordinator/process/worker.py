@@ -5,8 +5,8 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from msgspec import structs
@@ -31,13 +31,12 @@ from coordinator.jobs.memory import ReturnMemory
 from coordinator.jobs.reconcile import Reconciling
 from coordinator.jobs.report import Reporting
 from coordinator.jobs.scheduler import jobs, schedule
-from coordinator.log.operator_store import PostgresOperatorLog
-from coordinator.log.servers import History
-from coordinator.log.store import PostgresLog
+from coordinator.log.migration import CellPlace
 from coordinator.observability.metrics import LogGauges
 from coordinator.observability.monitoring import Monitoring
 from coordinator.participant_client.channel import ParticipantAddress
 from coordinator.participant_client.client import ParticipantClient
+from coordinator.process.log_cells import OpenLog, cell_places
 from coordinator.process.operating_system import (
     background_threads,
     limit_memory_arenas,
@@ -77,15 +76,15 @@ class Worker:
     def __init__(self, settings: Settings, url: str, *, share_port: bool, slot: int = 0) -> None:
         self._settings = settings
         self.owner = uuid7()
-        history = History()
-        self.log = PostgresLog(
-            url,
+        self._url = url
+        self._opened = OpenLog(
+            cell_places(settings.log, url),
             owner=self.owner,
             name=f"{socket.gethostname()}:{os.getpid()}",
             connections=settings.log.connections,
-            history=history,
             on_quarantine=self._report_quarantine,
         )
+        self.log = self._opened.log
         self._channels = ParticipantClient(
             _addresses(settings), result_bytes_max=settings.limits.payload_bytes_max
         )
@@ -126,18 +125,27 @@ class Worker:
             access=self._access,
             reflect=settings.reflection,
         )
-        self._operator_log = PostgresOperatorLog(url, owner=self.owner, history=history)
+        self._operator_log = self._opened.operator_log
         reconciler = Reconciler(
             self.engine, self._operator_log, self._channels, settings.reconcile_settings()
         )
-        self.auditor = Auditor(
-            self._operator_log, settings.audit.signer(), clock=self.clock, observer=self.monitoring.metrics
-        )
+        self.auditors = [
+            Auditor(
+                cell,
+                settings.audit.signer(),
+                clock=self.clock,
+                observer=self.monitoring.metrics,
+                cell=cell.cell,
+            )
+            for cell in self._opened.operator_cells
+        ]
+        # Of the home cell, which is all of a log of one.
+        self.auditor = self.auditors[0]
         self._admin_server = AdminServer(
             self.engine,
             self._operator_log,
             reconciler,
-            self.auditor,
+            self.auditors,
             transactions=self.log,
             clock=self.clock,
             spans=self._tracing or NULL_SPANS,
@@ -164,7 +172,7 @@ class Worker:
         self._serving = False
         self._stop = asyncio.Event()
         self._bug: Exception | None = None
-        self._health: set[asyncio.Task[None]] = set()
+        self._health: set[asyncio.Task[Any]] = set()
         self._key_refresh: asyncio.Task[None] | None = None
 
     def stop(self) -> None:
@@ -187,6 +195,7 @@ class Worker:
         self.engine.configure(_policies(settings), moved=moved)
         self._channels.update_addresses(addresses)
         ours, theirs = self._settings.participants, settings.participants
+        self._move_cells(settings)
         logger.info(
             "configuration reloaded",
             added=sorted(theirs.keys() - ours.keys()),
@@ -198,6 +207,13 @@ class Worker:
         self._settings = self._settings.reloaded(settings)
         self.monitoring.metrics.certificate_files = self._settings.certificate_files()
         self._reload_access()
+
+    def _move_cells(self, settings: Settings) -> None:
+        """Follow cells to the servers where the configuration says that they are now."""
+        if self._settings.can_move_cells(settings):
+            moving = asyncio.create_task(self._opened.move(cell_places(settings.log, self._url)))
+            self._health.add(moving)
+            moving.add_done_callback(self._health.discard)
 
     def _restart_required(self, settings: Settings) -> set[str]:
         """Return the listeners whose TLS files are others than those in use."""
@@ -257,8 +273,7 @@ class Worker:
         await self._leave()
         await self._admin_server.stop(STOP_GRACE_S)
         await self._channels.close()
-        await self._operator_log.close()
-        await self.log.close()
+        await self._opened.close()
         if self._tracing is not None:
             await self._tracing.close(max(STOP_GRACE_S, drained_by - self.clock.monotonic()))
         if self._bug is not None:
@@ -282,10 +297,13 @@ class Worker:
 
     def _more_jobs(self) -> list[Job]:
         # Without a metrics port, the gauges have no reader.
-        stating = StateAuditHead(self.auditor, every_s=self._settings.audit.head_every_s)
+        every_s = self._settings.audit.head_every_s
         return [
             self._reporting(),
-            stating,
+            *(
+                StateAuditHead(auditor, every_s=every_s, cell=cell)
+                for cell, auditor in enumerate(self.auditors)
+            ),
             ReturnMemory(return_free_memory, lambda: len(self.engine.live)),
             *self._erasing(),
             *([self._log_gauges] if self._settings.metrics_address() else []),
@@ -295,7 +313,11 @@ class Worker:
         retention_s = self._settings.log.payload_retention_s
         if retention_s is None:
             return []
-        return [ErasePayloads(self._settings.recovery_settings(), log=self.log, retention_s=retention_s)]
+        settings = self._settings.recovery_settings()
+        return [
+            ErasePayloads(settings, log=cell, retention_s=retention_s, cell=number)
+            for number, cell in enumerate(self.log.cells)
+        ]
 
     def _reporting(self) -> Reporting:
         return Reporting(
@@ -317,21 +339,30 @@ class Worker:
 
     async def _first_heartbeat(self) -> None:
         """Wait for the log. Until it responds there is no clock and nothing to serve."""
-        heartbeat = Heartbeat(
-            self.engine,
-            self._settings.recovery_settings(),
-            log=self.log,
-            clock=self.clock,
-            observer=self.monitoring.metrics,
-        )
+        heartbeats = [
+            Heartbeat(
+                self.engine,
+                self._settings.recovery_settings(),
+                log=cell,
+                clock=self.clock,
+                observer=self.monitoring.metrics,
+                cell=number,
+            )
+            for number, cell in enumerate(self.log.cells)
+        ]
         while not self._stop.is_set():
-            try:
-                await heartbeat.run_once()
-            except LogError as error:
-                logger.warning("waiting for the log", error=error.explained)
-                await asyncio.sleep(_LOG_POLL_S)
-            else:
+            await asyncio.gather(*(self._beat(heartbeat) for heartbeat in heartbeats))
+            if self.clock.is_set:
                 return
+            await asyncio.sleep(_LOG_POLL_S)
+
+    async def _beat(self, heartbeat: Heartbeat) -> None:
+        try:
+            await heartbeat.run_once()
+        except LogError as error:
+            logger.warning("waiting for the log", error=error.explained)
+            if len(self.log.cells) > 1:
+                heartbeat.failed(error)
 
     async def _drain(self, deadline: float) -> None:
         """Finish what is in flight, until the deadline; accept nothing new."""
@@ -487,14 +518,14 @@ def _reload(worker: Worker, source: Source, started_with: Settings) -> None:
         worker.monitoring.metrics.anomaly(Anomaly.RELOAD_REFUSED)
 
 
-async def end_lease(url: str, owner: str) -> None:
+async def end_lease(places: Sequence[CellPlace], owner: str) -> None:
     """Mark this coordinator as dead in the log, so that others adopt its work at once."""
-    log = PostgresLog(url, owner=owner, name="")
+    opened = OpenLog(places, owner=owner, name="", connections=2, on_quarantine=lambda _gid, _why: None)
     try:
-        await log.coordinator_leave()
+        await opened.log.coordinator_leave()
     except LogError as error:
         logger.warning(
             "could not end the lease of a dead worker; it expires on its own", error=error.explained
         )
     finally:
-        await log.close()
+        await opened.close()

@@ -296,8 +296,10 @@ class Channel:
 
         return call
 
-    def stream_stream(self, path: str, **kinds: Any) -> Callable[..., "Duplex"]:
-        def call() -> Duplex:
+    def stream_stream(self, path: str, **kinds: Any) -> Callable[..., "Duplex | UnimplementedStream"]:
+        def call() -> Duplex | UnimplementedStream:
+            if not path.endswith("/StreamTransactions"):
+                return UnimplementedStream(path)
             calling = self._start(path, b"", None, is_stream=True)
             return Duplex(calling, kinds["request_serializer"], kinds["response_deserializer"])
 
@@ -377,6 +379,19 @@ class Duplex:
         if not self._call.over:
             self._call.leave()
             self._call.inbox.put_nowait(_LEFT)
+
+
+class UnimplementedStream:
+    """A stream that no server here offers."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    async def read(self) -> NoReturn:
+        raise _error((grpc.StatusCode.UNIMPLEMENTED, f"{self._path} is not simulated", ()))
+
+    def cancel(self) -> None:
+        """It has ended."""
 
 
 def _raise_unless_ok(status: Status) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import coordinator.process.worker
 from coordinator.config.settings import ListenSettings, Settings
 from coordinator.core.model import TransactionState
+from coordinator.log.migration import CellPlace
 from coordinator.log.rows import record
 from coordinator.process.worker import Worker
 from proof.history.checker import violations
@@ -143,7 +144,9 @@ class World:
         """The supervisor saw its worker die, and tells the log."""
         supervisor = Process(self.loop, dead.host, dead.life, self.kill)
         supervisor.spawn(
-            coordinator.process.worker.end_lease("postgresql://simulated", self.workers[dead.host].owner)
+            coordinator.process.worker.end_lease(
+                [CellPlace(number=0, count=1, url="postgresql://simulated")], self.workers[dead.host].owner
+            )
         )
 
     def _restart_later(self, host: str) -> None:

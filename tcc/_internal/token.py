@@ -56,11 +56,13 @@ class TokenChannel:
         return self._shown(self._channel.unary_stream(*arguments, **options))
 
     def stream_stream(self, *arguments: Any, **options: Any) -> Callable[..., Any]:
-        """Return a method that takes no requests: they are written to its call. It may get other metadata."""
+        """Return a method without requests: they are written to its call. Other metadata may be given."""
         method = self._channel.stream_stream(*arguments, **options)
 
-        def call(*, metadata: Any = None) -> Any:
-            return method(metadata=token_metadata(self._token()) if metadata is None else metadata)
+        def call(**options: Any) -> Any:
+            if "metadata" not in options:
+                options["metadata"] = token_metadata(self._token())
+            return method(**options)
 
         return call
 

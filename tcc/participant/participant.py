@@ -44,9 +44,8 @@ from tcc.participant.action import NAME_BYTES_MAX, Action, Message, build_action
 from tcc.participant.callers import CallerCheck, check_address
 from tcc.participant.inbox import Once
 from tcc.participant.sealing import Opener
-from tcc.participant.service import ParticipantServicer
+from tcc.participant.service import SERVICE, ParticipantServicer
 from tcc.participant.supervision import TaskSupervisor
-from tcc.participant.v1 import participant_pb2 as pb, participant_pb2_grpc as pb_grpc
 from tcc.participant.work import ParticipantWork
 from tcc.payload import PayloadCodec
 
@@ -67,7 +66,6 @@ logger = logging.getLogger("tcc.participant")
 
 H = TypeVar("H")
 
-SERVICE = pb.DESCRIPTOR.services_by_name["ParticipantService"].full_name
 _DAY_S = 24 * 3600.0
 # Of coordinators and health checks.
 _CONNECTIONS_MAX = 4_096
@@ -129,7 +127,7 @@ class Participant:
         self._max_batches_in_flight = max_batches_in_flight
         self._waiting_max = waiting_max
         self._rpcs_max = rpcs_max
-        self._server: tuple[grpc.aio.Server, ParticipantWork] | None = None
+        self._server: tuple[grpc.aio.Server, ParticipantServicer, ParticipantWork] | None = None
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # its stubs know no aio
         self._tasks = TaskSupervisor()
 
@@ -401,7 +399,8 @@ class Participant:
             ),
             maximum_concurrent_rpcs=self._rpcs_max,
         )
-        pb_grpc.add_ParticipantServiceServicer_to_server(ParticipantServicer(self.name, work), server)
+        servicer = ParticipantServicer(self.name, work)
+        servicer.add_to(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if callers or is_local(address):
             names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -412,7 +411,7 @@ class Participant:
         tasks.start(self._report_failure(tasks), "the watch of background tasks")
         await server.start()
         self.port = port
-        self._server = server, work
+        self._server = server, servicer, work
         await self._report(health_pb2.HealthCheckResponse.SERVING)
         logger.info("participant %s serves on port %d", self.name, port)
         return port
@@ -426,8 +425,9 @@ class Participant:
         """
         if self._server is None:
             return
-        (server, work), self._server = self._server, None
+        (server, servicer, work), self._server = self._server, None
         await self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
+        servicer.drain()
         await server.stop(grace_s)
         await work.drain(grace_s)
         await self._tasks.stop()
@@ -504,7 +504,7 @@ class Participant:
     @property
     def waiting(self) -> int:
         """The number of accepted calls that have no result yet."""
-        return self._server[1].waiting if self._server else 0
+        return self._server[2].waiting if self._server else 0
 
     async def purge_once(self) -> int:
         """Delete one bounded batch of barrier rows past their retention; return their number."""

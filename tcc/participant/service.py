@@ -1,27 +1,52 @@
 """The gRPC service of a participant: converts between the contract's messages and its work."""
 
+import asyncio
 import logging
+import secrets
 from collections.abc import AsyncIterator, Sequence
 from importlib import metadata
 from typing import Any, TypeAlias
 
 import grpc
+from google.protobuf.message import DecodeError
 from sqlalchemy.exc import DBAPIError
 
 from tcc._internal.failpoint import failpoint
+from tcc._internal.server_options import CONNECTION_AGE_MAX_MS
 from tcc.barrier import listing
 from tcc.barrier.decisions import BarrierState, Operation
 from tcc.barrier.listing import ListedRow, Listing, Position
 from tcc.common.v1 import common_pb2 as common
+from tcc.participant.stream import BranchStream
 from tcc.participant.v1 import participant_pb2 as pb, participant_pb2_grpc as pb_grpc
-from tcc.participant.work import OverloadedError, ParticipantWork, Replies
+from tcc.participant.work import TOO_MANY_WAIT, OverloadedError, ParticipantWork, Replies
 
 logger = logging.getLogger("tcc.participant")
 
 _SDK = f"tcc-python/{metadata.version('tcc')}"
 _DATABASE_UNAVAILABLE = "the participant's database is unavailable"
+SERVICE = pb.DESCRIPTOR.services_by_name["ParticipantService"].full_name
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+class _Registry:
+    """A server, for generated code: the requests of streams come as bytes.
+
+    gRPC ends a stream with a request that it cannot decode; an item must not do that.
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, _handlers: Sequence[object]) -> None:
+        """Ignore them: the same methods follow by name."""
+
+    def add_registered_method_handlers(self, service_name: str, method_handlers: dict[str, Any]) -> None:
+        stream = method_handlers["StreamBranches"]._replace(request_deserializer=None)
+        handlers = {**method_handlers, "StreamBranches": stream}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service_name, handlers),))
+        self._server.add_registered_method_handlers(service_name, handlers)  # type: ignore[attr-defined] # the stubs lack it
 
 
 class ParticipantServicer(pb_grpc.ParticipantServiceServicer):
@@ -30,6 +55,19 @@ class ParticipantServicer(pb_grpc.ParticipantServiceServicer):
     def __init__(self, name: str, work: ParticipantWork) -> None:
         self._name = name
         self._work = work
+        self._replica_id = secrets.token_hex(8)
+        self._streams: set[BranchStream] = set()
+        self._draining = False
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Serve the methods."""
+        pb_grpc.add_ParticipantServiceServicer_to_server(self, _Registry(server))
+
+    def drain(self) -> None:
+        """Ask the coordinators of all streams to send no further calls there."""
+        self._draining = True
+        for stream in self._streams:
+            stream.drain()
 
     async def TryBranch(self, request: pb.TryBranchRequest, context: Context) -> pb.TryBranchResponse:
         outcome = await self._one(request.call, Operation.TRY, context)
@@ -58,6 +96,32 @@ class ParticipantServicer(pb_grpc.ParticipantServiceServicer):
             failpoint("participant.reply.before")
             yield response
             failpoint("participant.reply.after")
+
+    async def StreamBranches(
+        self, requests: AsyncIterator[bytes], context: Context
+    ) -> AsyncIterator[pb.StreamBranchesResponse]:
+        credit = self._work.credit
+        yield pb.StreamBranchesResponse(credit=credit, replica_id=self._replica_id)
+        stream = BranchStream(self._work, credit=credit)
+        self._streams.add(stream)
+        if self._draining:
+            stream.drain()
+        reader = asyncio.create_task(stream.read(requests))
+        # A connection may not grow older, and ends only with its streams.
+        alarm = asyncio.get_running_loop().call_later(CONNECTION_AGE_MAX_MS / 1000, stream.drain)
+        try:
+            async for response in stream.responses():
+                failpoint("participant.reply.before")
+                yield response
+                failpoint("participant.reply.after")
+            if reader.done():
+                reader.result()
+        except DecodeError:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a request is no message of this method")
+        finally:
+            alarm.cancel()
+            reader.cancel()
+            self._streams.discard(stream)
 
     async def ListBranches(
         self, request: pb.ListBranchesRequest, context: Context
@@ -121,7 +185,5 @@ class ParticipantServicer(pb_grpc.ParticipantServiceServicer):
         try:
             self._work.submit(calls, replies, only=only)
         except OverloadedError:
-            await context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls are waiting; try again later"
-            )
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, TOO_MANY_WAIT)
         return replies

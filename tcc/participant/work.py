@@ -23,7 +23,7 @@ import operator
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from tcc import payload
 from tcc._internal.batcher import Batcher
@@ -61,7 +61,9 @@ T = TypeVar("T")
 
 KEY_BYTES_MAX = 128
 # The size of a response: many a client accepts 4 MiB. A result is smaller than that.
-_RESPONSE_BYTES = 2 * 2**20
+RESPONSE_BYTES = 2 * 2**20
+# The contract's number has 32 bits.
+_CREDIT_MAX = 2**31
 # What an outcome has besides its result and its message.
 _OUTCOME_BYTES = 512
 _OPERATIONS = {int(operation): operation for operation in Operation}
@@ -101,12 +103,24 @@ class Content(NamedTuple):
 
 # Of a call: its operation, kind, action, payload and content type, and whether the initiator tried it.
 ContentKey: TypeAlias = tuple[int, int, str, bytes, str, bool]
-# Those of one RPC. A result: no such call is valid.
+# Those of one request. A result: no such call is valid.
 Contents: TypeAlias = dict[ContentKey, Content | CallResult]
+
+
+# Of a call, in words and as a result.
+TOO_MANY_WAIT = "too many calls are waiting; try again later"
+_OVERLOADED = CallResult(OutcomeCode.FAILED, "OVERLOADED", TOO_MANY_WAIT)
 
 
 class OverloadedError(Exception):
     """The number of waiting calls has reached the participant's limit."""
+
+
+class ResultReceiver(Protocol):
+    """Takes the results of calls."""
+
+    def deliver(self, position: int, outcome: CallResult) -> None:
+        """Take the result of the call with this position."""
 
 
 class Replies:
@@ -122,26 +136,20 @@ class Replies:
         self._last: CallResult | None = None
         self._message = common.CallResult()
 
-    def deliver(self, index: int, outcome: CallResult) -> None:
-        code, reason, message, result, content_type, permanent = outcome
-        size = len(result) + len(message) + _OUTCOME_BYTES
-        if self._size and self._size + size > _RESPONSE_BYTES:
+    def deliver(self, position: int, outcome: CallResult) -> None:
+        size = outcome_bytes(outcome)
+        if self._size and self._size + size > RESPONSE_BYTES:
             self._ready.append(pb.ExecuteBranchesResponse())
             self._size = 0
         self._size += size
         results = self._ready[-1].results
         if outcome is self._last:
             results.append(self._message)  # a copy
-            results[-1].index = index
+            results[-1].index = position
         else:
             self._last = outcome
-            self._message = (
-                results.add(index=index, code=_CODES[code], result=result, content_type=content_type)
-                if code is OutcomeCode.SUCCEEDED
-                else results.add(
-                    index=index, code=_CODES[code], reason=reason, message=message, permanent=permanent
-                )
-            )
+            self._message = results.add(index=position)
+            write_result(self._message, outcome)
         self._missing -= 1
         self._some.set()
 
@@ -155,6 +163,24 @@ class Replies:
                 yield response
 
 
+def outcome_bytes(outcome: CallResult) -> int:
+    """Return about how many bytes a result has in a response."""
+    return len(outcome.result) + len(outcome.message) + _OUTCOME_BYTES
+
+
+def write_result(message: common.CallResult, outcome: CallResult) -> None:
+    """Write a result into the empty `message`, field by field: keyword arguments would cost twice as much."""
+    code, reason, text, result, content_type, permanent = outcome
+    message.code = _CODES[code]
+    if code is OutcomeCode.SUCCEEDED:
+        message.result = result
+        message.content_type = content_type
+        return
+    message.reason = reason
+    message.message = text
+    message.permanent = permanent
+
+
 class Delivery(NamedTuple):
     """An accepted call and the receiver of its result."""
 
@@ -162,7 +188,7 @@ class Delivery(NamedTuple):
     action: Action
     operation: Operation
     position: int
-    replies: Replies
+    replies: ResultReceiver
     # Two batches with calls of the same partition are never in flight at once.
     partition: int = 0
     # None if the call is not traced.
@@ -257,7 +283,7 @@ class ParticipantWork:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
 
     def submit(
-        self, calls: Sequence[pb.BranchCall], replies: Replies, *, only: Operation | None = None
+        self, calls: Sequence[pb.BranchCall], replies: ResultReceiver, *, only: Operation | None = None
     ) -> None:
         """Accept calls; their results go to `replies`. `only`: the only operation that the RPC allows.
 
@@ -271,6 +297,19 @@ class ParticipantWork:
             if outcome is not None:
                 replies.deliver(index, outcome)
 
+    def submit_items(self, items: Iterable[pb.StreamBranchesItem], replies: ResultReceiver) -> None:
+        """Accept the calls of a stream; their results go to `replies`, by id.
+
+        A call for which there is no room has a result that says so.
+        """
+        contents: Contents = {}
+        for item in items:
+            outcome: CallResult | None = _OVERLOADED
+            if self.waiting < self._waiting_max:
+                outcome = self._submit_one(item.call, item.id, replies, None, contents)
+            if outcome is not None:
+                replies.deliver(item.id, outcome)
+
     @asynccontextmanager
     async def transaction_slot(self) -> AsyncIterator[None]:
         """Hold one of the slots for open transactions, waiting for a free one."""
@@ -281,6 +320,11 @@ class ParticipantWork:
         """Run a plan that calls no handler, in a free slot. Raises DBAPIError."""
         async with self._transactions:
             return await self._executor.transact(plan, no_handler)
+
+    @property
+    def credit(self) -> int:
+        """How many calls of one stream may be unanswered."""
+        return min(self._waiting_max, _CREDIT_MAX)
 
     @property
     def dialect_name(self) -> str:
@@ -295,7 +339,7 @@ class ParticipantWork:
         self,
         call: pb.BranchCall,
         index: int,
-        replies: Replies,
+        replies: ResultReceiver,
         only: Operation | None,
         contents: Contents,
     ) -> CallResult | None:
@@ -563,7 +607,7 @@ def _content(key: ContentKey, only: Operation | None) -> Content | CallResult:
     """Return what such calls have in common, or the result of an invalid one."""
     number, kind_number, action, data, content_type, tried_by_initiator = key
     if number not in _OPERATIONS or (only is not None and number != only):
-        return _invalid("the operation is missing, unknown or not that of the method")
+        return invalid_call("the operation is missing, unknown or not that of the method")
     if len(action.encode()) > NAME_BYTES_MAX:
         return _INVALID_KEY
     known = _CALLS.get((number, kind_number))
@@ -621,11 +665,12 @@ def _kind_name(number: int) -> str:
     return str(number) if kind is None else kind.name
 
 
-def _invalid(message: str) -> CallResult:
+def invalid_call(message: str) -> CallResult:
+    """Return the result of a call that is malformed."""
     return CallResult(OutcomeCode.FAILED, "INVALID_CALL", message, permanent=True)
 
 
-_INVALID_KEY = _invalid(f"gid and branch_id have 1 to {KEY_BYTES_MAX} bytes and no NUL")
+_INVALID_KEY = invalid_call(f"gid and branch_id have 1 to {KEY_BYTES_MAX} bytes and no NUL")
 
 
 def _failed_outcome(error: BaseException) -> CallResult:

@@ -31,7 +31,7 @@ import grpc
 
 from tcc._internal.channel_options import conformance_options
 from tcc.participant.v1 import participant_pb2_grpc as pb_grpc
-from tcc.testing import conformance_cases as cases, conformance_kinds as kinds
+from tcc.testing import conformance_cases as cases, conformance_kinds as kinds, conformance_streams as streams
 from tcc.testing.conformance_kills import killed_half_way
 from tcc.testing.conformance_subject import (
     BreakConfirm,
@@ -105,6 +105,8 @@ CASES: tuple[Case, ...] = tuple(
         cases.concurrent_try_and_cancel,
         cases.mixed_batch,
         cases.duplicates_in_a_batch,
+        streams.stream_of_calls,
+        streams.stream_half_closed,
         cases.unknown_action,
         cases.listing_agrees,
         kinds.saga_executes_once,

@@ -1,6 +1,7 @@
 """The configuration: file, environment, mistakes."""
 
 import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from coordinator.config.settings import (
     ParticipantSettings,
     Settings,
 )
+from coordinator.process.log_cells import cell_places
 
 DEPLOYED = Path(__file__).parents[2] / "deploy" / "tcc.toml"
 
@@ -320,6 +322,46 @@ def test_a_malformed_log_url_is_refused_and_not_printed(url: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load(None, {"log": {"url": url}})
     assert str(caught.value) == "command line: log.url: must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+
+
+A, B = "postgresql://a/d", "postgresql://b/d"
+
+
+def test_each_cell_is_at_a_server_or_at_the_url() -> None:
+    log = load(
+        None, {"log": {"url": A, "cells": 8, "servers": [{"url": B, "owner_url": B, "cells": "2-3,7"}]}}
+    ).log
+    places = cell_places(log, A)
+    assert [place.url for place in places] == [A, A, B, B, A, A, A, B]
+    assert [place.owner_url for place in places] == [None, None, B, B, None, None, None, B]
+    assert [place.schema for place in places[:3]] == ["tcc", "tcc_1", "tcc_2"]
+
+
+@pytest.mark.parametrize(
+    ("table", "issue"),
+    [
+        ({"cells": 2, "servers": [{"url": B, "cells": "2"}]}, "a cell is beyond the last one, 1 (cells = 2)"),
+        ({"cells": 4, "servers": [{"url": B, "cells": "0-1,1"}]}, "a cell is at two servers"),
+    ],
+)
+def test_cells_that_are_nowhere_or_twice_are_refused(table: dict[str, object], issue: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(issue)):
+        load(None, {"log": {"url": A, **table}})
+
+
+def test_without_a_url_every_cell_needs_a_server() -> None:
+    servers = [{"url": A, "cells": "0"}, {"url": B, "cells": "1"}]
+    assert not load(None, {"log": {"cells": 2, "servers": servers}}).log.is_embedded
+    with pytest.raises(ConfigurationError, match="some cells are at none of the servers"):
+        load(None, {"log": {"cells": 2, "servers": servers[:1]}})
+
+
+def test_a_reload_moves_cells_but_does_not_change_their_number() -> None:
+    before = load(None, {"log": {"url": A, "cells": 2}})
+    moved = load(None, {"log": {"url": A, "cells": 2, "servers": [{"url": B, "cells": "1"}]}})
+    assert before.reloaded(moved).log.servers == moved.log.servers
+    more = load(None, {"log": {"url": A, "cells": 3, "servers": [{"url": B, "cells": "1"}]}})
+    assert before.reloaded(more).log == before.log
 
 
 @pytest.mark.parametrize("wanted", ["standby", "read-only", "prefer-standby"])

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from coordinator.process.log_cells import cell_places
 from coordinator.process.worker import end_lease
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2
@@ -140,7 +141,7 @@ async def test_seata_confirming_work_of_a_dead_coordinator_waits_for_its_lease(
     async with running(settings, log_url) as dead, running(settings, log_url) as other:
         await dead.stub.ExecuteTransaction(execute("g"))
         await hold.wait()
-        await end_lease(log_url, dead.worker.owner)
+        await end_lease(cell_places(settings.log, log_url), dead.worker.owner)
         assert (await other.settled("g")).state == common.TRANSACTION_STATE_CONFIRMED
     assert stock.heard("g") == ["TRY 1", "CONFIRM 1", "CONFIRM 1"]
 

@@ -41,346 +41,346 @@ COMMIT;
 ROLLBACK;
 
 -- transaction_get (parameters: gids)
-SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, transactions.payloads, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_1, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_5, transactions.adopted_from, transactions.trace, transactions.tenant
-FROM transactions
-WHERE transactions.gid = ANY ($1::TEXT[]);
+SELECT tcc.transactions.gid, tcc.transactions.version, tcc.transactions.state, tcc.transactions.owner, tcc.transactions.interactive, tcc.transactions.initiator, CAST(tcc.transactions.labels AS TEXT) AS labels, tcc.transactions.fingerprint, tcc.transactions.branches, tcc.transactions.payloads, tcc.transactions.progress, tcc.transactions.cancel_reason, tcc.transactions.cancel_branch_id, tcc.transactions.cancel_detail, tcc.transactions.cancel_message, tcc.transactions.stuck, tcc.transactions.waiting_on, CAST(EXTRACT(epoch FROM tcc.transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_1, CAST(EXTRACT(epoch FROM tcc.transactions.created_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM tcc.transactions.expires_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM tcc.transactions.decided_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM tcc.transactions.ended_at) AS DOUBLE PRECISION) AS anon_5, tcc.transactions.adopted_from, tcc.transactions.trace, tcc.transactions.tenant
+FROM tcc.transactions
+WHERE tcc.transactions.gid = ANY ($1::TEXT[]);
 
 -- transaction_begin (parameters: owner, gid, state, interactive, initiator, labels, fingerprint, branches, payloads, participants, expires_at, trace, tenant)
-INSERT INTO transactions (gid, version, state, owner, interactive, initiator, labels, fingerprint, branches, payloads, participants, created_at, expires_at, decided_at, trace, tenant) SELECT anon_1.gid, 1, anon_1.state, $1::TEXT AS anon_2, anon_1.interactive, anon_1.initiator, CAST(anon_1.labels AS JSONB) AS labels, anon_1.fingerprint, anon_1.branches, anon_1.payloads, string_to_array(anon_1.participants, chr(10)) AS string_to_array_1, clock.moment, to_timestamp(anon_1.expires_at) AS to_timestamp_1, CASE WHEN (anon_1.state != 1) THEN clock.moment END AS anon_3, anon_1.trace, anon_1.tenant
-FROM unnest($2::TEXT[], $3::SMALLINT[], $4::BOOLEAN[], $5::TEXT[], $6::TEXT[], $7::BYTEA[], $8::BYTEA[], $9::BYTEA[], $10::TEXT[], $11::DOUBLE PRECISION[], $12::TEXT[], $13::TEXT[]) AS anon_1(gid, state, interactive, initiator, labels, fingerprint, branches, payloads, participants, expires_at, trace, tenant) JOIN (SELECT now() AS moment) AS clock ON true ON CONFLICT (gid) DO NOTHING RETURNING transactions.gid;
+INSERT INTO tcc.transactions (gid, version, state, owner, interactive, initiator, labels, fingerprint, branches, payloads, participants, created_at, expires_at, decided_at, trace, tenant) SELECT anon_1.gid, 1, anon_1.state, $1::TEXT AS anon_2, anon_1.interactive, anon_1.initiator, CAST(anon_1.labels AS JSONB) AS labels, anon_1.fingerprint, anon_1.branches, anon_1.payloads, string_to_array(anon_1.participants, chr(10)) AS string_to_array_1, clock.moment, to_timestamp(anon_1.expires_at) AS to_timestamp_1, CASE WHEN (anon_1.state != 1) THEN clock.moment END AS anon_3, anon_1.trace, anon_1.tenant
+FROM unnest($2::TEXT[], $3::SMALLINT[], $4::BOOLEAN[], $5::TEXT[], $6::TEXT[], $7::BYTEA[], $8::BYTEA[], $9::BYTEA[], $10::TEXT[], $11::DOUBLE PRECISION[], $12::TEXT[], $13::TEXT[]) AS anon_1(gid, state, interactive, initiator, labels, fingerprint, branches, payloads, participants, expires_at, trace, tenant) JOIN (SELECT now() AS moment) AS clock ON true ON CONFLICT (gid) DO NOTHING RETURNING tcc.transactions.gid;
 
 -- transaction_save_plain (parameters: gid, version, state, owner)
-UPDATE transactions SET version=(transactions.version + 1), state=anon_1.state, progress=NULL, cancel_reason=0, cancel_detail='', stuck=false, waiting_on='', decided_at=CASE WHEN (anon_1.state != 1) THEN coalesce(transactions.decided_at, clock.moment) END, ended_at=CASE WHEN (anon_1.state IN (4, 5)) THEN clock.moment END FROM unnest($1::TEXT[], $2::BIGINT[], $3::SMALLINT[]) AS anon_1(gid, version, state), (SELECT now() AS moment) AS clock WHERE transactions.gid = ANY (ARRAY[anon_1.gid]) AND transactions.version = anon_1.version AND transactions.owner = $4::TEXT AND coalesce(transactions.next_attempt_at, transactions.ended_at) IS NULL AND (transactions.state = anon_1.state OR transactions.state = 1 AND anon_1.state = 2 OR transactions.state = 1 AND anon_1.state = 3 OR transactions.state = 1 AND anon_1.state = 4 OR transactions.state = 1 AND anon_1.state = 5 OR transactions.state = 2 AND anon_1.state = 4 OR transactions.state = 3 AND anon_1.state = 5);
+UPDATE tcc.transactions SET version=(tcc.transactions.version + 1), state=anon_1.state, progress=NULL, cancel_reason=0, cancel_detail='', stuck=false, waiting_on='', decided_at=CASE WHEN (anon_1.state != 1) THEN coalesce(tcc.transactions.decided_at, clock.moment) END, ended_at=CASE WHEN (anon_1.state IN (4, 5)) THEN clock.moment END FROM unnest($1::TEXT[], $2::BIGINT[], $3::SMALLINT[]) AS anon_1(gid, version, state), (SELECT now() AS moment) AS clock WHERE tcc.transactions.gid = ANY (ARRAY[anon_1.gid]) AND tcc.transactions.version = anon_1.version AND tcc.transactions.owner = $4::TEXT AND coalesce(tcc.transactions.next_attempt_at, tcc.transactions.ended_at) IS NULL AND (tcc.transactions.state = anon_1.state OR tcc.transactions.state = 1 AND anon_1.state = 2 OR tcc.transactions.state = 1 AND anon_1.state = 3 OR tcc.transactions.state = 1 AND anon_1.state = 4 OR tcc.transactions.state = 1 AND anon_1.state = 5 OR tcc.transactions.state = 2 AND anon_1.state = 4 OR tcc.transactions.state = 3 AND anon_1.state = 5);
 
 -- transaction_save_full (parameters: gid, version, state, progress, cancel_reason, cancel_branch_id, cancel_detail, cancel_message, stuck, waiting_on, next_attempt_at, branches, payloads, participants, owner)
-UPDATE transactions SET version=(transactions.version + 1), state=anon_1.state, branches=coalesce(anon_1.branches, transactions.branches), payloads=coalesce(anon_1.payloads, transactions.payloads), progress=anon_1.progress, participants=coalesce(string_to_array(anon_1.participants, chr(10)), transactions.participants), cancel_reason=anon_1.cancel_reason, cancel_branch_id=anon_1.cancel_branch_id, cancel_detail=anon_1.cancel_detail, cancel_message=anon_1.cancel_message, stuck=anon_1.stuck, waiting_on=anon_1.waiting_on, next_attempt_at=to_timestamp(anon_1.next_attempt_at), decided_at=CASE WHEN (anon_1.state != 1) THEN coalesce(transactions.decided_at, clock.moment) END, ended_at=CASE WHEN (anon_1.state IN (4, 5)) THEN clock.moment END FROM unnest($1::TEXT[], $2::BIGINT[], $3::SMALLINT[], $4::BYTEA[], $5::SMALLINT[], $6::TEXT[], $7::TEXT[], $8::TEXT[], $9::BOOLEAN[], $10::TEXT[], $11::DOUBLE PRECISION[], $12::BYTEA[], $13::BYTEA[], $14::TEXT[]) AS anon_1(gid, version, state, progress, cancel_reason, cancel_branch_id, cancel_detail, cancel_message, stuck, waiting_on, next_attempt_at, branches, payloads, participants), (SELECT now() AS moment) AS clock WHERE transactions.gid = ANY (ARRAY[anon_1.gid]) AND transactions.version = anon_1.version AND transactions.owner = $15::TEXT AND coalesce(transactions.next_attempt_at, transactions.ended_at) IS NULL AND (transactions.state = anon_1.state OR transactions.state = 1 AND anon_1.state = 2 OR transactions.state = 1 AND anon_1.state = 3 OR transactions.state = 1 AND anon_1.state = 4 OR transactions.state = 1 AND anon_1.state = 5 OR transactions.state = 2 AND anon_1.state = 4 OR transactions.state = 3 AND anon_1.state = 5);
+UPDATE tcc.transactions SET version=(tcc.transactions.version + 1), state=anon_1.state, branches=coalesce(anon_1.branches, tcc.transactions.branches), payloads=coalesce(anon_1.payloads, tcc.transactions.payloads), progress=anon_1.progress, participants=coalesce(string_to_array(anon_1.participants, chr(10)), tcc.transactions.participants), cancel_reason=anon_1.cancel_reason, cancel_branch_id=anon_1.cancel_branch_id, cancel_detail=anon_1.cancel_detail, cancel_message=anon_1.cancel_message, stuck=anon_1.stuck, waiting_on=anon_1.waiting_on, next_attempt_at=to_timestamp(anon_1.next_attempt_at), decided_at=CASE WHEN (anon_1.state != 1) THEN coalesce(tcc.transactions.decided_at, clock.moment) END, ended_at=CASE WHEN (anon_1.state IN (4, 5)) THEN clock.moment END FROM unnest($1::TEXT[], $2::BIGINT[], $3::SMALLINT[], $4::BYTEA[], $5::SMALLINT[], $6::TEXT[], $7::TEXT[], $8::TEXT[], $9::BOOLEAN[], $10::TEXT[], $11::DOUBLE PRECISION[], $12::BYTEA[], $13::BYTEA[], $14::TEXT[]) AS anon_1(gid, version, state, progress, cancel_reason, cancel_branch_id, cancel_detail, cancel_message, stuck, waiting_on, next_attempt_at, branches, payloads, participants), (SELECT now() AS moment) AS clock WHERE tcc.transactions.gid = ANY (ARRAY[anon_1.gid]) AND tcc.transactions.version = anon_1.version AND tcc.transactions.owner = $15::TEXT AND coalesce(tcc.transactions.next_attempt_at, tcc.transactions.ended_at) IS NULL AND (tcc.transactions.state = anon_1.state OR tcc.transactions.state = 1 AND anon_1.state = 2 OR tcc.transactions.state = 1 AND anon_1.state = 3 OR tcc.transactions.state = 1 AND anon_1.state = 4 OR tcc.transactions.state = 1 AND anon_1.state = 5 OR tcc.transactions.state = 2 AND anon_1.state = 4 OR tcc.transactions.state = 3 AND anon_1.state = 5);
 
 -- transaction_next_waited_for (parameters: after)
-SELECT transactions.waiting_on
-FROM transactions
-WHERE transactions.next_attempt_at IS NOT NULL AND transactions.waiting_on > $1::TEXT ORDER BY transactions.waiting_on
+SELECT tcc.transactions.waiting_on
+FROM tcc.transactions
+WHERE tcc.transactions.next_attempt_at IS NOT NULL AND tcc.transactions.waiting_on > $1::TEXT ORDER BY tcc.transactions.waiting_on
  LIMIT 1;
 
 -- transaction_take (parameters: owner, claim, gid, version)
-UPDATE transactions SET version=(transactions.version + 1), owner=$1::TEXT, claim=$2::TEXT, waiting_on='', next_attempt_at=NULL FROM (SELECT $3::TEXT AS gid) AS wanted WHERE transactions.gid = ANY (ARRAY[wanted.gid]) AND transactions.version = $4::BIGINT AND transactions.ended_at IS NULL RETURNING transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, transactions.payloads, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at - to_timestamp(0)) AS DOUBLE PRECISION) AS anon_1, CAST(EXTRACT(epoch FROM transactions.created_at - to_timestamp(0)) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.expires_at - to_timestamp(0)) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.decided_at - to_timestamp(0)) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.ended_at - to_timestamp(0)) AS DOUBLE PRECISION) AS anon_5, transactions.adopted_from, transactions.trace, transactions.tenant;
+UPDATE tcc.transactions SET version=(tcc.transactions.version + 1), owner=$1::TEXT, claim=$2::TEXT, waiting_on='', next_attempt_at=NULL FROM (SELECT $3::TEXT AS gid) AS wanted WHERE tcc.transactions.gid = ANY (ARRAY[wanted.gid]) AND tcc.transactions.version = $4::BIGINT AND tcc.transactions.ended_at IS NULL RETURNING tcc.transactions.gid, tcc.transactions.version, tcc.transactions.state, tcc.transactions.owner, tcc.transactions.interactive, tcc.transactions.initiator, CAST(tcc.transactions.labels AS TEXT) AS labels, tcc.transactions.fingerprint, tcc.transactions.branches, tcc.transactions.payloads, tcc.transactions.progress, tcc.transactions.cancel_reason, tcc.transactions.cancel_branch_id, tcc.transactions.cancel_detail, tcc.transactions.cancel_message, tcc.transactions.stuck, tcc.transactions.waiting_on, CAST(EXTRACT(epoch FROM tcc.transactions.next_attempt_at - to_timestamp(0)) AS DOUBLE PRECISION) AS anon_1, CAST(EXTRACT(epoch FROM tcc.transactions.created_at - to_timestamp(0)) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM tcc.transactions.expires_at - to_timestamp(0)) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM tcc.transactions.decided_at - to_timestamp(0)) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM tcc.transactions.ended_at - to_timestamp(0)) AS DOUBLE PRECISION) AS anon_5, tcc.transactions.adopted_from, tcc.transactions.trace, tcc.transactions.tenant;
 
 -- transaction_claim_due (parameters: owner, claim, waiting_on, most)
 WITH chosen AS
 (SELECT due.gid AS gid
-FROM unnest($3::TEXT[], $4::BIGINT[]) AS anon_1(waiting_on, most) JOIN LATERAL (SELECT transactions.gid AS gid
-FROM transactions
-WHERE transactions.next_attempt_at <= now() AND transactions.waiting_on = anon_1.waiting_on ORDER BY transactions.next_attempt_at
+FROM unnest($3::TEXT[], $4::BIGINT[]) AS anon_1(waiting_on, most) JOIN LATERAL (SELECT tcc.transactions.gid AS gid
+FROM tcc.transactions
+WHERE tcc.transactions.next_attempt_at <= now() AND tcc.transactions.waiting_on = anon_1.waiting_on ORDER BY tcc.transactions.next_attempt_at
  LIMIT anon_1.most FOR UPDATE SKIP LOCKED) AS due ON true)
- UPDATE transactions SET version=(transactions.version + 1), owner=$1::TEXT, claim=$2::TEXT, waiting_on='', next_attempt_at=NULL FROM chosen WHERE transactions.gid = ANY (ARRAY[chosen.gid]) RETURNING transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, transactions.payloads, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at - to_timestamp(0)) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.created_at - to_timestamp(0)) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.expires_at - to_timestamp(0)) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.decided_at - to_timestamp(0)) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM transactions.ended_at - to_timestamp(0)) AS DOUBLE PRECISION) AS anon_6, transactions.adopted_from, transactions.trace, transactions.tenant;
+ UPDATE tcc.transactions SET version=(tcc.transactions.version + 1), owner=$1::TEXT, claim=$2::TEXT, waiting_on='', next_attempt_at=NULL FROM chosen WHERE tcc.transactions.gid = ANY (ARRAY[chosen.gid]) RETURNING tcc.transactions.gid, tcc.transactions.version, tcc.transactions.state, tcc.transactions.owner, tcc.transactions.interactive, tcc.transactions.initiator, CAST(tcc.transactions.labels AS TEXT) AS labels, tcc.transactions.fingerprint, tcc.transactions.branches, tcc.transactions.payloads, tcc.transactions.progress, tcc.transactions.cancel_reason, tcc.transactions.cancel_branch_id, tcc.transactions.cancel_detail, tcc.transactions.cancel_message, tcc.transactions.stuck, tcc.transactions.waiting_on, CAST(EXTRACT(epoch FROM tcc.transactions.next_attempt_at - to_timestamp(0)) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM tcc.transactions.created_at - to_timestamp(0)) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM tcc.transactions.expires_at - to_timestamp(0)) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM tcc.transactions.decided_at - to_timestamp(0)) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM tcc.transactions.ended_at - to_timestamp(0)) AS DOUBLE PRECISION) AS anon_6, tcc.transactions.adopted_from, tcc.transactions.trace, tcc.transactions.tenant;
 
 -- transaction_adopt (parameters: owner, claim, limit)
 WITH dead AS
-(SELECT coordinators.id AS id
-FROM coordinators
-WHERE coordinators.lease_until <= now() AND coordinators.id != $1::TEXT),
+(SELECT tcc.coordinators.id AS id
+FROM tcc.coordinators
+WHERE tcc.coordinators.lease_until <= now() AND tcc.coordinators.id != $1::TEXT),
 chosen AS
 (SELECT left_behind.gid AS gid
-FROM dead JOIN LATERAL (SELECT transactions.gid AS gid
-FROM transactions
-WHERE transactions.owner = ANY (ARRAY[dead.id]) AND transactions.next_attempt_at IS NULL AND transactions.ended_at IS NULL
+FROM dead JOIN LATERAL (SELECT tcc.transactions.gid AS gid
+FROM tcc.transactions
+WHERE tcc.transactions.owner = ANY (ARRAY[dead.id]) AND tcc.transactions.next_attempt_at IS NULL AND tcc.transactions.ended_at IS NULL
  LIMIT $3::BIGINT FOR UPDATE SKIP LOCKED) AS left_behind ON true
  LIMIT $3::BIGINT)
- UPDATE transactions SET version=(transactions.version + 1), owner=$1::TEXT, claim=$2::TEXT, waiting_on='', next_attempt_at=NULL, adopted_at=now(), adopted_from=transactions.owner FROM chosen WHERE transactions.gid = ANY (ARRAY[chosen.gid]) RETURNING transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, transactions.payloads, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at - to_timestamp(0)) AS DOUBLE PRECISION) AS anon_1, CAST(EXTRACT(epoch FROM transactions.created_at - to_timestamp(0)) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.expires_at - to_timestamp(0)) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.decided_at - to_timestamp(0)) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.ended_at - to_timestamp(0)) AS DOUBLE PRECISION) AS anon_5, transactions.adopted_from, transactions.trace, transactions.tenant;
+ UPDATE tcc.transactions SET version=(tcc.transactions.version + 1), owner=$1::TEXT, claim=$2::TEXT, waiting_on='', next_attempt_at=NULL, adopted_at=now(), adopted_from=tcc.transactions.owner FROM chosen WHERE tcc.transactions.gid = ANY (ARRAY[chosen.gid]) RETURNING tcc.transactions.gid, tcc.transactions.version, tcc.transactions.state, tcc.transactions.owner, tcc.transactions.interactive, tcc.transactions.initiator, CAST(tcc.transactions.labels AS TEXT) AS labels, tcc.transactions.fingerprint, tcc.transactions.branches, tcc.transactions.payloads, tcc.transactions.progress, tcc.transactions.cancel_reason, tcc.transactions.cancel_branch_id, tcc.transactions.cancel_detail, tcc.transactions.cancel_message, tcc.transactions.stuck, tcc.transactions.waiting_on, CAST(EXTRACT(epoch FROM tcc.transactions.next_attempt_at - to_timestamp(0)) AS DOUBLE PRECISION) AS anon_1, CAST(EXTRACT(epoch FROM tcc.transactions.created_at - to_timestamp(0)) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM tcc.transactions.expires_at - to_timestamp(0)) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM tcc.transactions.decided_at - to_timestamp(0)) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM tcc.transactions.ended_at - to_timestamp(0)) AS DOUBLE PRECISION) AS anon_5, tcc.transactions.adopted_from, tcc.transactions.trace, tcc.transactions.tenant;
 
 -- transaction_find_claimed (parameters: owner, claims)
-SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, transactions.payloads, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_1, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_5, transactions.adopted_from, transactions.trace, transactions.tenant
-FROM transactions
-WHERE transactions.owner = $1::TEXT AND transactions.next_attempt_at IS NULL AND transactions.ended_at IS NULL AND transactions.claim = ANY ($2::TEXT[]);
+SELECT tcc.transactions.gid, tcc.transactions.version, tcc.transactions.state, tcc.transactions.owner, tcc.transactions.interactive, tcc.transactions.initiator, CAST(tcc.transactions.labels AS TEXT) AS labels, tcc.transactions.fingerprint, tcc.transactions.branches, tcc.transactions.payloads, tcc.transactions.progress, tcc.transactions.cancel_reason, tcc.transactions.cancel_branch_id, tcc.transactions.cancel_detail, tcc.transactions.cancel_message, tcc.transactions.stuck, tcc.transactions.waiting_on, CAST(EXTRACT(epoch FROM tcc.transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_1, CAST(EXTRACT(epoch FROM tcc.transactions.created_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM tcc.transactions.expires_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM tcc.transactions.decided_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM tcc.transactions.ended_at) AS DOUBLE PRECISION) AS anon_5, tcc.transactions.adopted_from, tcc.transactions.trace, tcc.transactions.tenant
+FROM tcc.transactions
+WHERE tcc.transactions.owner = $1::TEXT AND tcc.transactions.next_attempt_at IS NULL AND tcc.transactions.ended_at IS NULL AND tcc.transactions.claim = ANY ($2::TEXT[]);
 
 -- transaction_quarantine (parameters: held, gid, version)
-UPDATE transactions SET version=(transactions.version + 1), waiting_on='', next_attempt_at=to_timestamp(CAST($1 AS DOUBLE PRECISION)) WHERE transactions.gid = $2::TEXT AND transactions.version = $3::BIGINT AND transactions.ended_at IS NULL;
+UPDATE tcc.transactions SET version=(tcc.transactions.version + 1), waiting_on='', next_attempt_at=to_timestamp(CAST($1 AS DOUBLE PRECISION)) WHERE tcc.transactions.gid = $2::TEXT AND tcc.transactions.version = $3::BIGINT AND tcc.transactions.ended_at IS NULL;
 
 -- transaction_find_due (parameters: waiting_on, known, limit)
-SELECT transactions.gid, transactions.version
-FROM transactions
-WHERE transactions.next_attempt_at <= now() AND transactions.waiting_on = ANY ($1::TEXT[]) AND (transactions.gid NOT IN (SELECT unnest($2::TEXT[]) AS unnest_1)) ORDER BY transactions.next_attempt_at
+SELECT tcc.transactions.gid, tcc.transactions.version
+FROM tcc.transactions
+WHERE tcc.transactions.next_attempt_at <= now() AND tcc.transactions.waiting_on = ANY ($1::TEXT[]) AND (tcc.transactions.gid NOT IN (SELECT unnest($2::TEXT[]) AS unnest_1)) ORDER BY tcc.transactions.next_attempt_at
  LIMIT $3::BIGINT;
 
 -- transaction_find_left (parameters: owner, known, limit)
-SELECT transactions.gid, transactions.version
-FROM transactions JOIN coordinators ON transactions.owner = ANY (ARRAY[coordinators.id]) AND transactions.next_attempt_at IS NULL AND transactions.ended_at IS NULL
-WHERE coordinators.lease_until <= now() AND coordinators.id != $1::TEXT AND (transactions.gid NOT IN (SELECT unnest($2::TEXT[]) AS unnest_1))
+SELECT tcc.transactions.gid, tcc.transactions.version
+FROM tcc.transactions JOIN tcc.coordinators ON tcc.transactions.owner = ANY (ARRAY[tcc.coordinators.id]) AND tcc.transactions.next_attempt_at IS NULL AND tcc.transactions.ended_at IS NULL
+WHERE tcc.coordinators.lease_until <= now() AND tcc.coordinators.id != $1::TEXT AND (tcc.transactions.gid NOT IN (SELECT unnest($2::TEXT[]) AS unnest_1))
  LIMIT $3::BIGINT;
 
 -- transaction_release (parameters: owner)
-UPDATE transactions SET version=(transactions.version + 1), waiting_on='', next_attempt_at=now() WHERE transactions.owner = $1::TEXT AND transactions.next_attempt_at IS NULL AND transactions.ended_at IS NULL;
+UPDATE tcc.transactions SET version=(tcc.transactions.version + 1), waiting_on='', next_attempt_at=now() WHERE tcc.transactions.owner = $1::TEXT AND tcc.transactions.next_attempt_at IS NULL AND tcc.transactions.ended_at IS NULL;
 
 -- transaction_purge (parameters: ended_before_s, limit)
 WITH "old" AS
-(SELECT transactions.gid AS gid
-FROM transactions
-WHERE transactions.created_at < now() - CAST($1 AS DOUBLE PRECISION) * INTERVAL '1 second' AND transactions.ended_at < now() - CAST($1 AS DOUBLE PRECISION) * INTERVAL '1 second' AND transactions.state IN (4, 5) AND transactions.heuristic IS false ORDER BY transactions.created_at
+(SELECT tcc.transactions.gid AS gid
+FROM tcc.transactions
+WHERE tcc.transactions.created_at < now() - CAST($1 AS DOUBLE PRECISION) * INTERVAL '1 second' AND tcc.transactions.ended_at < now() - CAST($1 AS DOUBLE PRECISION) * INTERVAL '1 second' AND tcc.transactions.state IN (4, 5) AND tcc.transactions.heuristic IS false ORDER BY tcc.transactions.created_at
  LIMIT $2::BIGINT FOR UPDATE SKIP LOCKED)
- DELETE FROM transactions USING "old" WHERE transactions.gid = ANY (ARRAY["old".gid]);
+ DELETE FROM tcc.transactions USING "old" WHERE tcc.transactions.gid = ANY (ARRAY["old".gid]);
 
 -- transaction_find_old (parameters: ended_before_s, known, limit)
-SELECT transactions.gid, transactions.version
-FROM transactions
-WHERE transactions.created_at < now() - CAST($1 AS DOUBLE PRECISION) * INTERVAL '1 second' AND transactions.ended_at < now() - CAST($1 AS DOUBLE PRECISION) * INTERVAL '1 second' AND transactions.state IN (4, 5) AND transactions.heuristic IS false AND (transactions.gid NOT IN (SELECT unnest($2::TEXT[]) AS unnest_1)) ORDER BY transactions.created_at
+SELECT tcc.transactions.gid, tcc.transactions.version
+FROM tcc.transactions
+WHERE tcc.transactions.created_at < now() - CAST($1 AS DOUBLE PRECISION) * INTERVAL '1 second' AND tcc.transactions.ended_at < now() - CAST($1 AS DOUBLE PRECISION) * INTERVAL '1 second' AND tcc.transactions.state IN (4, 5) AND tcc.transactions.heuristic IS false AND (tcc.transactions.gid NOT IN (SELECT unnest($2::TEXT[]) AS unnest_1)) ORDER BY tcc.transactions.created_at
  LIMIT $3::BIGINT;
 
 -- transaction_purge_one (parameters: gid, ended_before_s)
-DELETE FROM transactions WHERE transactions.gid = $1::TEXT AND transactions.created_at < now() - CAST($2 AS DOUBLE PRECISION) * INTERVAL '1 second' AND transactions.ended_at < now() - CAST($2 AS DOUBLE PRECISION) * INTERVAL '1 second' AND transactions.state IN (4, 5) AND transactions.heuristic IS false;
+DELETE FROM tcc.transactions WHERE tcc.transactions.gid = $1::TEXT AND tcc.transactions.created_at < now() - CAST($2 AS DOUBLE PRECISION) * INTERVAL '1 second' AND tcc.transactions.ended_at < now() - CAST($2 AS DOUBLE PRECISION) * INTERVAL '1 second' AND tcc.transactions.state IN (4, 5) AND tcc.transactions.heuristic IS false;
 
 -- coordinator_forget (parameters: gone_for_s)
-DELETE FROM coordinators WHERE coordinators.lease_until < now() - CAST($1 AS DOUBLE PRECISION) * INTERVAL '1 second' AND (SELECT transactions.gid
-FROM transactions
-WHERE transactions.owner = ANY (ARRAY[coordinators.id]) AND transactions.next_attempt_at IS NULL AND transactions.ended_at IS NULL
+DELETE FROM tcc.coordinators WHERE tcc.coordinators.lease_until < now() - CAST($1 AS DOUBLE PRECISION) * INTERVAL '1 second' AND (SELECT tcc.transactions.gid
+FROM tcc.transactions
+WHERE tcc.transactions.owner = ANY (ARRAY[tcc.coordinators.id]) AND tcc.transactions.next_attempt_at IS NULL AND tcc.transactions.ended_at IS NULL
  LIMIT 1) IS NULL;
 
 -- coordinator_heartbeat (parameters: owner, name, lease_s)
-INSERT INTO coordinators (id, name, started_at, lease_until) VALUES ($1::TEXT, $2::TEXT, now(), (now() + CAST($3 AS DOUBLE PRECISION) * INTERVAL '1 second')) ON CONFLICT (id) DO UPDATE SET name = excluded.name, lease_until = excluded.lease_until RETURNING CAST(EXTRACT(epoch FROM coordinators.lease_until - to_timestamp(0)) AS DOUBLE PRECISION) AS anon_1;
+INSERT INTO tcc.coordinators (id, name, started_at, lease_until) VALUES ($1::TEXT, $2::TEXT, now(), (now() + CAST($3 AS DOUBLE PRECISION) * INTERVAL '1 second')) ON CONFLICT (id) DO UPDATE SET name = excluded.name, lease_until = excluded.lease_until RETURNING CAST(EXTRACT(epoch FROM tcc.coordinators.lease_until - to_timestamp(0)) AS DOUBLE PRECISION) AS anon_1;
 
 -- coordinator_find_unknown (parameters: none)
 WITH RECURSIVE owners(owner) AS
 (SELECT '' COLLATE "C" AS owner UNION ALL SELECT following.owner AS owner
-FROM owners JOIN LATERAL (SELECT transactions.owner AS owner
-FROM transactions
-WHERE transactions.next_attempt_at IS NULL AND transactions.ended_at IS NULL AND transactions.owner > owners.owner ORDER BY transactions.owner
+FROM owners JOIN LATERAL (SELECT tcc.transactions.owner AS owner
+FROM tcc.transactions
+WHERE tcc.transactions.next_attempt_at IS NULL AND tcc.transactions.ended_at IS NULL AND tcc.transactions.owner > owners.owner ORDER BY tcc.transactions.owner
  LIMIT 1) AS following ON true)
  SELECT owners.owner
 FROM owners
-WHERE owners.owner != '' AND (owners.owner NOT IN (SELECT coordinators.id
-FROM coordinators));
+WHERE owners.owner != '' AND (owners.owner NOT IN (SELECT tcc.coordinators.id
+FROM tcc.coordinators));
 
 -- coordinator_register_unknown (parameters: lease_s, id)
-INSERT INTO coordinators (id, name, started_at, lease_until) SELECT anon_1.id, 'unknown', now() AS now_1, now() + CAST($1 AS DOUBLE PRECISION) * INTERVAL '1 second' AS anon_2
-FROM unnest($2::TEXT[]) AS anon_1(id) ON CONFLICT (id) DO NOTHING RETURNING coordinators.id;
+INSERT INTO tcc.coordinators (id, name, started_at, lease_until) SELECT anon_1.id, 'unknown', now() AS now_1, now() + CAST($1 AS DOUBLE PRECISION) * INTERVAL '1 second' AS anon_2
+FROM unnest($2::TEXT[]) AS anon_1(id) ON CONFLICT (id) DO NOTHING RETURNING tcc.coordinators.id;
 
 -- coordinator_leave (parameters: owner)
-UPDATE coordinators SET lease_until=now() WHERE coordinators.id = $1::TEXT;
+UPDATE tcc.coordinators SET lease_until=now() WHERE tcc.coordinators.id = $1::TEXT;
 
 -- erasure_position (parameters: name)
-SELECT erasures.moment, erasures.gid
-FROM erasures
-WHERE erasures.name = $1::TEXT;
+SELECT tcc.erasures.moment, tcc.erasures.gid
+FROM tcc.erasures
+WHERE tcc.erasures.name = $1::TEXT;
 
 -- erasure_position_set (parameters: name, moment, gid)
-INSERT INTO erasures (name, moment, gid) VALUES ($1::TEXT, $2::TIMESTAMP WITH TIME ZONE, $3::TEXT) ON CONFLICT (name) DO UPDATE SET moment = excluded.moment, gid = excluded.gid WHERE (erasures.moment, erasures.gid) < (excluded.moment, excluded.gid);
+INSERT INTO tcc.erasures (name, moment, gid) VALUES ($1::TEXT, $2::TIMESTAMP WITH TIME ZONE, $3::TEXT) ON CONFLICT (name) DO UPDATE SET moment = excluded.moment, gid = excluded.gid WHERE (tcc.erasures.moment, tcc.erasures.gid) < (excluded.moment, excluded.gid);
 
 -- erasable_created (parameters: moment, gid, before_s, limit)
-SELECT transactions.gid, transactions.version, transactions.created_at, CASE WHEN (transactions.ended_at - transactions.created_at <= INTERVAL '10 minutes') THEN transactions.branches ELSE NULL END AS anon_1, CASE WHEN (transactions.ended_at - transactions.created_at <= INTERVAL '10 minutes') THEN transactions.progress ELSE NULL END AS anon_2
-FROM transactions
-WHERE (transactions.created_at, transactions.gid) > ($1::TIMESTAMP WITH TIME ZONE, $2::TEXT) AND transactions.created_at < now() - CAST($3 AS DOUBLE PRECISION) * INTERVAL '1 second' ORDER BY transactions.created_at, transactions.gid
+SELECT tcc.transactions.gid, tcc.transactions.version, tcc.transactions.created_at, CASE WHEN (tcc.transactions.ended_at - tcc.transactions.created_at <= INTERVAL '10 minutes') THEN tcc.transactions.branches ELSE NULL END AS anon_1, CASE WHEN (tcc.transactions.ended_at - tcc.transactions.created_at <= INTERVAL '10 minutes') THEN tcc.transactions.progress ELSE NULL END AS anon_2
+FROM tcc.transactions
+WHERE (tcc.transactions.created_at, tcc.transactions.gid) > ($1::TIMESTAMP WITH TIME ZONE, $2::TEXT) AND tcc.transactions.created_at < now() - CAST($3 AS DOUBLE PRECISION) * INTERVAL '1 second' ORDER BY tcc.transactions.created_at, tcc.transactions.gid
  LIMIT $4::BIGINT;
 
 -- erasable_ended_late (parameters: moment, gid, before_s, limit)
-SELECT transactions.gid, transactions.version, transactions.ended_at, CASE WHEN (transactions.ended_at - transactions.created_at > INTERVAL '10 minutes') THEN transactions.branches ELSE NULL END AS anon_1, CASE WHEN (transactions.ended_at - transactions.created_at > INTERVAL '10 minutes') THEN transactions.progress ELSE NULL END AS anon_2
-FROM transactions
-WHERE (transactions.ended_at, transactions.gid) > ($1::TIMESTAMP WITH TIME ZONE, $2::TEXT) AND transactions.ended_at < now() - CAST($3 AS DOUBLE PRECISION) * INTERVAL '1 second' AND transactions.ended_at - transactions.created_at > INTERVAL '10 minutes' ORDER BY transactions.ended_at, transactions.gid
+SELECT tcc.transactions.gid, tcc.transactions.version, tcc.transactions.ended_at, CASE WHEN (tcc.transactions.ended_at - tcc.transactions.created_at > INTERVAL '10 minutes') THEN tcc.transactions.branches ELSE NULL END AS anon_1, CASE WHEN (tcc.transactions.ended_at - tcc.transactions.created_at > INTERVAL '10 minutes') THEN tcc.transactions.progress ELSE NULL END AS anon_2
+FROM tcc.transactions
+WHERE (tcc.transactions.ended_at, tcc.transactions.gid) > ($1::TIMESTAMP WITH TIME ZONE, $2::TEXT) AND tcc.transactions.ended_at < now() - CAST($3 AS DOUBLE PRECISION) * INTERVAL '1 second' AND tcc.transactions.ended_at - tcc.transactions.created_at > INTERVAL '10 minutes' ORDER BY tcc.transactions.ended_at, tcc.transactions.gid
  LIMIT $4::BIGINT;
 
 -- payloads_erase (parameters: gid, version, branches, payloads, progress)
-UPDATE transactions SET version=(transactions.version + 1), branches=anon_1.branches, payloads=anon_1.payloads, progress=anon_1.progress FROM unnest($1::TEXT[], $2::BIGINT[], $3::BYTEA[], $4::BYTEA[], $5::BYTEA[]) AS anon_1(gid, version, branches, payloads, progress) WHERE transactions.gid = ANY (ARRAY[anon_1.gid]) AND transactions.version = anon_1.version AND transactions.ended_at IS NOT NULL;
+UPDATE tcc.transactions SET version=(tcc.transactions.version + 1), branches=anon_1.branches, payloads=anon_1.payloads, progress=anon_1.progress FROM unnest($1::TEXT[], $2::BIGINT[], $3::BYTEA[], $4::BYTEA[], $5::BYTEA[]) AS anon_1(gid, version, branches, payloads, progress) WHERE tcc.transactions.gid = ANY (ARRAY[anon_1.gid]) AND tcc.transactions.version = anon_1.version AND tcc.transactions.ended_at IS NOT NULL;
 
 -- transaction_brief (parameters: gids)
-SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, NULL AS anon_1, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, transactions.adopted_from, transactions.trace, transactions.tenant
-FROM transactions
-WHERE transactions.gid = ANY ($1::TEXT[]);
+SELECT tcc.transactions.gid, tcc.transactions.version, tcc.transactions.state, tcc.transactions.owner, tcc.transactions.interactive, tcc.transactions.initiator, CAST(tcc.transactions.labels AS TEXT) AS labels, tcc.transactions.fingerprint, tcc.transactions.branches, NULL AS anon_1, tcc.transactions.progress, tcc.transactions.cancel_reason, tcc.transactions.cancel_branch_id, tcc.transactions.cancel_detail, tcc.transactions.cancel_message, tcc.transactions.stuck, tcc.transactions.waiting_on, CAST(EXTRACT(epoch FROM tcc.transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM tcc.transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM tcc.transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM tcc.transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM tcc.transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, tcc.transactions.adopted_from, tcc.transactions.trace, tcc.transactions.tenant
+FROM tcc.transactions
+WHERE tcc.transactions.gid = ANY ($1::TEXT[]);
 
 -- transaction_command (parameters: state, progress, cancel_reason, cancel_branch_id, cancel_detail, cancel_message, stuck, waiting_on, next_attempt_at, heuristic, gid, version)
-UPDATE transactions SET version=(transactions.version + 1), state=$1::SMALLINT, owner='', progress=CAST($2 AS BYTEA), cancel_reason=$3::SMALLINT, cancel_branch_id=$4::TEXT, cancel_detail=$5::TEXT, cancel_message=$6::TEXT, stuck=CAST($7 AS BOOLEAN), waiting_on=$8::TEXT, next_attempt_at=to_timestamp(CAST($9 AS DOUBLE PRECISION)), decided_at=CASE WHEN ($1::SMALLINT != 1) THEN coalesce(transactions.decided_at, clock.moment) END, ended_at=CASE WHEN ($1::SMALLINT IN (4, 5)) THEN clock.moment END, heuristic=CAST($10 AS BOOLEAN) FROM (SELECT now() AS moment) AS clock WHERE transactions.gid = $11::TEXT AND transactions.version = $12::BIGINT AND transactions.ended_at IS NULL AND (transactions.state = $1::SMALLINT OR transactions.state = 1 AND $1::SMALLINT = 2 OR transactions.state = 1 AND $1::SMALLINT = 3 OR transactions.state = 1 AND $1::SMALLINT = 4 OR transactions.state = 1 AND $1::SMALLINT = 5 OR transactions.state = 2 AND $1::SMALLINT = 4 OR transactions.state = 3 AND $1::SMALLINT = 5);
+UPDATE tcc.transactions SET version=(tcc.transactions.version + 1), state=$1::SMALLINT, owner='', progress=CAST($2 AS BYTEA), cancel_reason=$3::SMALLINT, cancel_branch_id=$4::TEXT, cancel_detail=$5::TEXT, cancel_message=$6::TEXT, stuck=CAST($7 AS BOOLEAN), waiting_on=$8::TEXT, next_attempt_at=to_timestamp(CAST($9 AS DOUBLE PRECISION)), decided_at=CASE WHEN ($1::SMALLINT != 1) THEN coalesce(tcc.transactions.decided_at, clock.moment) END, ended_at=CASE WHEN ($1::SMALLINT IN (4, 5)) THEN clock.moment END, heuristic=CAST($10 AS BOOLEAN) FROM (SELECT now() AS moment) AS clock WHERE tcc.transactions.gid = $11::TEXT AND tcc.transactions.version = $12::BIGINT AND tcc.transactions.ended_at IS NULL AND (tcc.transactions.state = $1::SMALLINT OR tcc.transactions.state = 1 AND $1::SMALLINT = 2 OR tcc.transactions.state = 1 AND $1::SMALLINT = 3 OR tcc.transactions.state = 1 AND $1::SMALLINT = 4 OR tcc.transactions.state = 1 AND $1::SMALLINT = 5 OR tcc.transactions.state = 2 AND $1::SMALLINT = 4 OR tcc.transactions.state = 3 AND $1::SMALLINT = 5);
 
 -- transaction_adoption (parameters: gid)
-SELECT CAST(EXTRACT(epoch FROM transactions.adopted_at) AS DOUBLE PRECISION) AS anon_1, transactions.adopted_from
-FROM transactions
-WHERE transactions.gid = $1::TEXT AND transactions.adopted_at IS NOT NULL;
+SELECT CAST(EXTRACT(epoch FROM tcc.transactions.adopted_at) AS DOUBLE PRECISION) AS anon_1, tcc.transactions.adopted_from
+FROM tcc.transactions
+WHERE tcc.transactions.gid = $1::TEXT AND tcc.transactions.adopted_at IS NOT NULL;
 
 -- transaction_count_marked (parameters: most)
 SELECT CAST(EXTRACT(epoch FROM clock_timestamp()) AS DOUBLE PRECISION) AS anon_1, (SELECT count(*) AS count_1
 FROM (SELECT 1
-FROM transactions
-WHERE transactions.stuck AND transactions.ended_at IS NULL ORDER BY transactions.created_at
+FROM tcc.transactions
+WHERE tcc.transactions.stuck AND tcc.transactions.ended_at IS NULL ORDER BY tcc.transactions.created_at
  LIMIT $1::BIGINT) AS anon_3) AS anon_2, (SELECT count(*) AS count_2
 FROM (SELECT 1
-FROM transactions
-WHERE transactions.waiting_on = '' AND transactions.next_attempt_at IS NOT NULL AND transactions.next_attempt_at > now() + INTERVAL '1000 years' ORDER BY transactions.next_attempt_at
+FROM tcc.transactions
+WHERE tcc.transactions.waiting_on = '' AND tcc.transactions.next_attempt_at IS NOT NULL AND tcc.transactions.next_attempt_at > now() + INTERVAL '1000 years' ORDER BY tcc.transactions.next_attempt_at
  LIMIT $1::BIGINT) AS anon_5) AS anon_4;
 
 -- transaction_count_backlog (parameters: most)
 WITH RECURSIVE waited_for(waiting_on) AS
 (SELECT CAST('' AS TEXT) AS waiting_on UNION ALL SELECT following.waiting_on AS waiting_on
-FROM waited_for JOIN LATERAL (SELECT transactions.waiting_on AS waiting_on
-FROM transactions
-WHERE transactions.next_attempt_at IS NOT NULL AND transactions.waiting_on > waited_for.waiting_on ORDER BY transactions.waiting_on
+FROM waited_for JOIN LATERAL (SELECT tcc.transactions.waiting_on AS waiting_on
+FROM tcc.transactions
+WHERE tcc.transactions.next_attempt_at IS NOT NULL AND tcc.transactions.waiting_on > waited_for.waiting_on ORDER BY tcc.transactions.waiting_on
  LIMIT 1) AS following ON true)
- SELECT CAST(NULL AS TEXT) AS anon_1, transactions.state, count(*) AS count_1
-FROM transactions
-WHERE transactions.next_attempt_at IS NULL AND transactions.ended_at IS NULL GROUP BY transactions.state UNION ALL SELECT waited_for.waiting_on, parked.state, count(*) AS count_2
-FROM waited_for JOIN LATERAL (SELECT transactions.state AS state
-FROM transactions
-WHERE transactions.next_attempt_at IS NOT NULL AND transactions.waiting_on = waited_for.waiting_on ORDER BY transactions.next_attempt_at
+ SELECT CAST(NULL AS TEXT) AS anon_1, tcc.transactions.state, count(*) AS count_1
+FROM tcc.transactions
+WHERE tcc.transactions.next_attempt_at IS NULL AND tcc.transactions.ended_at IS NULL GROUP BY tcc.transactions.state UNION ALL SELECT waited_for.waiting_on, parked.state, count(*) AS count_2
+FROM waited_for JOIN LATERAL (SELECT tcc.transactions.state AS state
+FROM tcc.transactions
+WHERE tcc.transactions.next_attempt_at IS NOT NULL AND tcc.transactions.waiting_on = waited_for.waiting_on ORDER BY tcc.transactions.next_attempt_at
  LIMIT $1::BIGINT) AS parked ON true GROUP BY 1, 2;
 
 -- transaction_oldest_backlog (parameters: none)
 SELECT anon_1.gid, anon_1.anon_2
-FROM (SELECT transactions.gid AS gid, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_2
-FROM transactions
-WHERE transactions.next_attempt_at IS NULL AND transactions.ended_at IS NULL ORDER BY transactions.created_at + INTERVAL '0 seconds', transactions.gid
+FROM (SELECT tcc.transactions.gid AS gid, CAST(EXTRACT(epoch FROM tcc.transactions.created_at) AS DOUBLE PRECISION) AS anon_2
+FROM tcc.transactions
+WHERE tcc.transactions.next_attempt_at IS NULL AND tcc.transactions.ended_at IS NULL ORDER BY tcc.transactions.created_at + INTERVAL '0 seconds', tcc.transactions.gid
  LIMIT 1) AS anon_1 UNION ALL SELECT anon_3.gid, anon_3.anon_2
-FROM (SELECT transactions.gid AS gid, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_2
-FROM transactions
-WHERE (transactions.next_attempt_at IS NULL) IS false ORDER BY transactions.created_at
+FROM (SELECT tcc.transactions.gid AS gid, CAST(EXTRACT(epoch FROM tcc.transactions.created_at) AS DOUBLE PRECISION) AS anon_2
+FROM tcc.transactions
+WHERE (tcc.transactions.next_attempt_at IS NULL) IS false ORDER BY tcc.transactions.created_at
  LIMIT 1) AS anon_3;
 
 -- participant_list (parameters: none)
-SELECT participants.name, participants.version, participants.paused, participants.breaker_resets, participants.operator, participants.reason, CAST(EXTRACT(epoch FROM participants.changed_at) AS DOUBLE PRECISION) AS anon_1
-FROM participants;
+SELECT tcc.participants.name, tcc.participants.version, tcc.participants.paused, tcc.participants.breaker_resets, tcc.participants.operator, tcc.participants.reason, CAST(EXTRACT(epoch FROM tcc.participants.changed_at) AS DOUBLE PRECISION) AS anon_1
+FROM tcc.participants;
 
 -- participant_insert (parameters: name, paused, breaker_resets, operator, reason)
-INSERT INTO participants (name, version, paused, breaker_resets, operator, reason, changed_at) VALUES ($1::TEXT, 1, CAST($2 AS BOOLEAN), $3::BIGINT, $4::TEXT, $5::TEXT, now()) ON CONFLICT (name) DO NOTHING RETURNING participants.name;
+INSERT INTO tcc.participants (name, version, paused, breaker_resets, operator, reason, changed_at) VALUES ($1::TEXT, 1, CAST($2 AS BOOLEAN), $3::BIGINT, $4::TEXT, $5::TEXT, now()) ON CONFLICT (name) DO NOTHING RETURNING tcc.participants.name;
 
 -- participant_update (parameters: paused, breaker_resets, operator, reason, name, version)
-UPDATE participants SET version=(participants.version + 1), paused=CAST($1 AS BOOLEAN), breaker_resets=$2::BIGINT, operator=$3::TEXT, reason=$4::TEXT, changed_at=now() WHERE participants.name = $5::TEXT AND participants.version = $6::BIGINT;
+UPDATE tcc.participants SET version=(tcc.participants.version + 1), paused=CAST($1 AS BOOLEAN), breaker_resets=$2::BIGINT, operator=$3::TEXT, reason=$4::TEXT, changed_at=now() WHERE tcc.participants.name = $5::TEXT AND tcc.participants.version = $6::BIGINT;
 
 -- coordinator_list (parameters: none)
-SELECT coordinators.id, coordinators.name, CAST(EXTRACT(epoch FROM coordinators.started_at) AS DOUBLE PRECISION) AS anon_1, CAST(EXTRACT(epoch FROM coordinators.lease_until) AS DOUBLE PRECISION) AS anon_2, coordinators.lease_until > now() AS anon_3, CAST(EXTRACT(epoch FROM coordinators.drain_requested_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM coordinators.reported_at) AS DOUBLE PRECISION) AS anon_5, coordinators.report
-FROM coordinators ORDER BY coordinators.started_at, coordinators.id;
+SELECT tcc.coordinators.id, tcc.coordinators.name, CAST(EXTRACT(epoch FROM tcc.coordinators.started_at) AS DOUBLE PRECISION) AS anon_1, CAST(EXTRACT(epoch FROM tcc.coordinators.lease_until) AS DOUBLE PRECISION) AS anon_2, tcc.coordinators.lease_until > now() AS anon_3, CAST(EXTRACT(epoch FROM tcc.coordinators.drain_requested_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM tcc.coordinators.reported_at) AS DOUBLE PRECISION) AS anon_5, tcc.coordinators.report
+FROM tcc.coordinators ORDER BY tcc.coordinators.started_at, tcc.coordinators.id;
 
 -- coordinator_owned (parameters: none)
-SELECT transactions.owner, count(*) AS count_1
-FROM transactions
-WHERE transactions.next_attempt_at IS NULL AND transactions.ended_at IS NULL GROUP BY 1;
+SELECT tcc.transactions.owner, count(*) AS count_1
+FROM tcc.transactions
+WHERE tcc.transactions.next_attempt_at IS NULL AND tcc.transactions.ended_at IS NULL GROUP BY 1;
 
 -- coordinator_drain (parameters: id)
-UPDATE coordinators SET drain_requested_at=now() WHERE coordinators.id = $1::TEXT AND coordinators.lease_until > now() AND coordinators.drain_requested_at IS NULL;
+UPDATE tcc.coordinators SET drain_requested_at=now() WHERE tcc.coordinators.id = $1::TEXT AND tcc.coordinators.lease_until > now() AND tcc.coordinators.drain_requested_at IS NULL;
 
 -- coordinator_report (parameters: report, owner)
-UPDATE coordinators SET report=CAST($1 AS BYTEA), reported_at=now() WHERE coordinators.id = $2::TEXT RETURNING coordinators.drain_requested_at IS NOT NULL AS anon_1;
+UPDATE tcc.coordinators SET report=CAST($1 AS BYTEA), reported_at=now() WHERE tcc.coordinators.id = $2::TEXT RETURNING tcc.coordinators.drain_requested_at IS NOT NULL AS anon_1;
 
 -- confirmation_key (parameters: none)
-SELECT coordinator_secrets.value
-FROM coordinator_secrets
-WHERE coordinator_secrets.name = 'confirmation';
+SELECT tcc.coordinator_secrets.value
+FROM tcc.coordinator_secrets
+WHERE tcc.coordinator_secrets.name = 'confirmation';
 
 -- audit_head (parameters: none)
-SELECT anon_1.sequence, anon_1.hash, anon_2.now
-FROM (SELECT CAST(EXTRACT(epoch FROM clock_timestamp()) AS DOUBLE PRECISION) AS now) AS anon_2 LEFT OUTER JOIN (SELECT audit.sequence AS sequence, audit.hash AS hash
-FROM audit ORDER BY audit.sequence DESC
+SELECT anon_1.sequence, anon_1.hash, anon_1.at_us, anon_2.now
+FROM (SELECT CAST(EXTRACT(epoch FROM clock_timestamp()) AS DOUBLE PRECISION) AS now) AS anon_2 LEFT OUTER JOIN (SELECT tcc.audit.sequence AS sequence, tcc.audit.hash AS hash, tcc.audit.at_us AS at_us
+FROM tcc.audit ORDER BY tcc.audit.sequence DESC
  LIMIT 1) AS anon_1 ON true;
 
 -- audit_insert (parameters: sequence, at_us, operator, action, target, reason, detail, previous_hash, hash, on_behalf_of, method, peer, credential, role)
-INSERT INTO audit (sequence, at_us, operator, action, target, reason, detail, previous_hash, hash, on_behalf_of, method, peer, credential, role) VALUES ($1::BIGINT, $2::BIGINT, $3::TEXT, $4::TEXT, $5::TEXT, $6::TEXT, $7::TEXT, CAST($8 AS BYTEA), CAST($9 AS BYTEA), $10::TEXT, $11::TEXT, $12::TEXT, $13::TEXT, $14::TEXT) ON CONFLICT (sequence) DO NOTHING RETURNING audit.sequence;
+INSERT INTO tcc.audit (sequence, at_us, operator, action, target, reason, detail, previous_hash, hash, on_behalf_of, method, peer, credential, role) VALUES ($1::BIGINT, $2::BIGINT, $3::TEXT, $4::TEXT, $5::TEXT, $6::TEXT, $7::TEXT, CAST($8 AS BYTEA), CAST($9 AS BYTEA), $10::TEXT, $11::TEXT, $12::TEXT, $13::TEXT, $14::TEXT) ON CONFLICT (sequence) DO NOTHING RETURNING tcc.audit.sequence;
 
 -- audit_head_insert (parameters: sequence, hash, at_us, key_id, signature)
-INSERT INTO audit_heads (sequence, hash, at_us, key_id, signature) VALUES ($1::BIGINT, CAST($2 AS BYTEA), $3::BIGINT, $4::TEXT, CAST($5 AS BYTEA));
+INSERT INTO tcc.audit_heads (sequence, hash, at_us, key_id, signature) VALUES ($1::BIGINT, CAST($2 AS BYTEA), $3::BIGINT, $4::TEXT, CAST($5 AS BYTEA));
 
 -- audit_head_list (parameters: key_id, limit)
-SELECT audit_heads.sequence, audit_heads.hash, audit_heads.at_us, audit_heads.key_id, audit_heads.signature
-FROM audit_heads
-WHERE audit_heads.key_id = $1::TEXT ORDER BY audit_heads.sequence DESC, audit_heads.at_us DESC
+SELECT tcc.audit_heads.sequence, tcc.audit_heads.hash, tcc.audit_heads.at_us, tcc.audit_heads.key_id, tcc.audit_heads.signature
+FROM tcc.audit_heads
+WHERE tcc.audit_heads.key_id = $1::TEXT ORDER BY tcc.audit_heads.sequence DESC, tcc.audit_heads.at_us DESC
  LIMIT $2::BIGINT;
 
 -- audit_get (parameters: sequence)
-SELECT audit.sequence, audit.at_us, audit.operator, audit.action, audit.target, audit.reason, audit.detail, audit.on_behalf_of, audit.method, audit.peer, audit.credential, audit.role, audit.previous_hash, audit.hash
-FROM audit
-WHERE audit.sequence = $1::BIGINT;
+SELECT tcc.audit.sequence, tcc.audit.at_us, tcc.audit.operator, tcc.audit.action, tcc.audit.target, tcc.audit.reason, tcc.audit.detail, tcc.audit.on_behalf_of, tcc.audit.method, tcc.audit.peer, tcc.audit.credential, tcc.audit.role, tcc.audit.previous_hash, tcc.audit.hash
+FROM tcc.audit
+WHERE tcc.audit.sequence = $1::BIGINT;
 
 -- audit_after (parameters: sequence, limit)
-SELECT audit.sequence, audit.at_us, audit.operator, audit.action, audit.target, audit.reason, audit.detail, audit.on_behalf_of, audit.method, audit.peer, audit.credential, audit.role, audit.previous_hash, audit.hash
-FROM audit
-WHERE audit.sequence > $1::BIGINT ORDER BY audit.sequence
+SELECT tcc.audit.sequence, tcc.audit.at_us, tcc.audit.operator, tcc.audit.action, tcc.audit.target, tcc.audit.reason, tcc.audit.detail, tcc.audit.on_behalf_of, tcc.audit.method, tcc.audit.peer, tcc.audit.credential, tcc.audit.role, tcc.audit.previous_hash, tcc.audit.hash
+FROM tcc.audit
+WHERE tcc.audit.sequence > $1::BIGINT ORDER BY tcc.audit.sequence
  LIMIT $2::BIGINT;
 
--- audit_list (parameters: operator, target, action, before, limit)
-SELECT audit.sequence, audit.at_us, audit.operator, audit.action, audit.target, audit.reason, audit.detail, audit.on_behalf_of, audit.method, audit.peer, audit.credential, audit.role, audit.previous_hash, audit.hash
-FROM audit
-WHERE audit.operator = $1::TEXT AND audit.target = $2::TEXT AND audit.action = $3::TEXT AND audit.sequence < $4::BIGINT ORDER BY audit.sequence DESC
- LIMIT $5::BIGINT;
+-- audit_list (parameters: operator, target, action, before, before_us, limit)
+SELECT tcc.audit.sequence, tcc.audit.at_us, tcc.audit.operator, tcc.audit.action, tcc.audit.target, tcc.audit.reason, tcc.audit.detail, tcc.audit.on_behalf_of, tcc.audit.method, tcc.audit.peer, tcc.audit.credential, tcc.audit.role, tcc.audit.previous_hash, tcc.audit.hash
+FROM tcc.audit
+WHERE tcc.audit.operator = $1::TEXT AND tcc.audit.target = $2::TEXT AND tcc.audit.action = $3::TEXT AND tcc.audit.sequence < $4::BIGINT AND tcc.audit.at_us < $5::BIGINT ORDER BY tcc.audit.sequence DESC
+ LIMIT $6::BIGINT;
 
 -- transaction_list (parameters: after_created_at, after_gid, limit)
-SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, NULL AS anon_1, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, transactions.adopted_from, transactions.trace, transactions.tenant
-FROM transactions
-WHERE (transactions.created_at, transactions.gid) < ($1::TIMESTAMP WITH TIME ZONE, $2::TEXT) ORDER BY transactions.created_at DESC, transactions.gid DESC
+SELECT tcc.transactions.gid, tcc.transactions.version, tcc.transactions.state, tcc.transactions.owner, tcc.transactions.interactive, tcc.transactions.initiator, CAST(tcc.transactions.labels AS TEXT) AS labels, tcc.transactions.fingerprint, tcc.transactions.branches, NULL AS anon_1, tcc.transactions.progress, tcc.transactions.cancel_reason, tcc.transactions.cancel_branch_id, tcc.transactions.cancel_detail, tcc.transactions.cancel_message, tcc.transactions.stuck, tcc.transactions.waiting_on, CAST(EXTRACT(epoch FROM tcc.transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM tcc.transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM tcc.transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM tcc.transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM tcc.transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, tcc.transactions.adopted_from, tcc.transactions.trace, tcc.transactions.tenant
+FROM tcc.transactions
+WHERE (tcc.transactions.created_at, tcc.transactions.gid) < ($1::TIMESTAMP WITH TIME ZONE, $2::TEXT) ORDER BY tcc.transactions.created_at DESC, tcc.transactions.gid DESC
  LIMIT $3::BIGINT;
 
 -- transaction_list (parameters: created_after, limit)
-SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, NULL AS anon_1, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, transactions.adopted_from, transactions.trace, transactions.tenant
-FROM transactions
-WHERE transactions.created_at > $1::TIMESTAMP WITH TIME ZONE ORDER BY transactions.created_at DESC, transactions.gid DESC
+SELECT tcc.transactions.gid, tcc.transactions.version, tcc.transactions.state, tcc.transactions.owner, tcc.transactions.interactive, tcc.transactions.initiator, CAST(tcc.transactions.labels AS TEXT) AS labels, tcc.transactions.fingerprint, tcc.transactions.branches, NULL AS anon_1, tcc.transactions.progress, tcc.transactions.cancel_reason, tcc.transactions.cancel_branch_id, tcc.transactions.cancel_detail, tcc.transactions.cancel_message, tcc.transactions.stuck, tcc.transactions.waiting_on, CAST(EXTRACT(epoch FROM tcc.transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM tcc.transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM tcc.transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM tcc.transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM tcc.transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, tcc.transactions.adopted_from, tcc.transactions.trace, tcc.transactions.tenant
+FROM tcc.transactions
+WHERE tcc.transactions.created_at > $1::TIMESTAMP WITH TIME ZONE ORDER BY tcc.transactions.created_at DESC, tcc.transactions.gid DESC
  LIMIT $2::BIGINT;
 
 -- transaction_list (parameters: created_before, limit)
-SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, NULL AS anon_1, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, transactions.adopted_from, transactions.trace, transactions.tenant
-FROM transactions
-WHERE transactions.created_at < $1::TIMESTAMP WITH TIME ZONE ORDER BY transactions.created_at DESC, transactions.gid DESC
+SELECT tcc.transactions.gid, tcc.transactions.version, tcc.transactions.state, tcc.transactions.owner, tcc.transactions.interactive, tcc.transactions.initiator, CAST(tcc.transactions.labels AS TEXT) AS labels, tcc.transactions.fingerprint, tcc.transactions.branches, NULL AS anon_1, tcc.transactions.progress, tcc.transactions.cancel_reason, tcc.transactions.cancel_branch_id, tcc.transactions.cancel_detail, tcc.transactions.cancel_message, tcc.transactions.stuck, tcc.transactions.waiting_on, CAST(EXTRACT(epoch FROM tcc.transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM tcc.transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM tcc.transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM tcc.transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM tcc.transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, tcc.transactions.adopted_from, tcc.transactions.trace, tcc.transactions.tenant
+FROM tcc.transactions
+WHERE tcc.transactions.created_at < $1::TIMESTAMP WITH TIME ZONE ORDER BY tcc.transactions.created_at DESC, tcc.transactions.gid DESC
  LIMIT $2::BIGINT;
 
 -- transaction_list (parameters: limit)
-SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, NULL AS anon_1, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, transactions.adopted_from, transactions.trace, transactions.tenant
-FROM transactions
-WHERE transactions.ended_at IS NOT NULL ORDER BY transactions.created_at DESC, transactions.gid DESC
+SELECT tcc.transactions.gid, tcc.transactions.version, tcc.transactions.state, tcc.transactions.owner, tcc.transactions.interactive, tcc.transactions.initiator, CAST(tcc.transactions.labels AS TEXT) AS labels, tcc.transactions.fingerprint, tcc.transactions.branches, NULL AS anon_1, tcc.transactions.progress, tcc.transactions.cancel_reason, tcc.transactions.cancel_branch_id, tcc.transactions.cancel_detail, tcc.transactions.cancel_message, tcc.transactions.stuck, tcc.transactions.waiting_on, CAST(EXTRACT(epoch FROM tcc.transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM tcc.transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM tcc.transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM tcc.transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM tcc.transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, tcc.transactions.adopted_from, tcc.transactions.trace, tcc.transactions.tenant
+FROM tcc.transactions
+WHERE tcc.transactions.ended_at IS NOT NULL ORDER BY tcc.transactions.created_at DESC, tcc.transactions.gid DESC
  LIMIT $1::BIGINT;
 
 -- transaction_list (parameters: gids, limit)
-SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, NULL AS anon_1, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, transactions.adopted_from, transactions.trace, transactions.tenant
-FROM transactions
-WHERE transactions.gid = ANY ($1::TEXT[]) ORDER BY transactions.created_at DESC, transactions.gid DESC
+SELECT tcc.transactions.gid, tcc.transactions.version, tcc.transactions.state, tcc.transactions.owner, tcc.transactions.interactive, tcc.transactions.initiator, CAST(tcc.transactions.labels AS TEXT) AS labels, tcc.transactions.fingerprint, tcc.transactions.branches, NULL AS anon_1, tcc.transactions.progress, tcc.transactions.cancel_reason, tcc.transactions.cancel_branch_id, tcc.transactions.cancel_detail, tcc.transactions.cancel_message, tcc.transactions.stuck, tcc.transactions.waiting_on, CAST(EXTRACT(epoch FROM tcc.transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM tcc.transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM tcc.transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM tcc.transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM tcc.transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, tcc.transactions.adopted_from, tcc.transactions.trace, tcc.transactions.tenant
+FROM tcc.transactions
+WHERE tcc.transactions.gid = ANY ($1::TEXT[]) ORDER BY tcc.transactions.created_at DESC, tcc.transactions.gid DESC
  LIMIT $2::BIGINT;
 
 -- transaction_list (parameters: held, limit)
-SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, NULL AS anon_1, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, transactions.adopted_from, transactions.trace, transactions.tenant
-FROM transactions
-WHERE (transactions.next_attempt_at IS NOT NULL AND transactions.next_attempt_at > now() + INTERVAL '1000 years') = CAST($1 AS BOOLEAN) ORDER BY transactions.created_at DESC, transactions.gid DESC
+SELECT tcc.transactions.gid, tcc.transactions.version, tcc.transactions.state, tcc.transactions.owner, tcc.transactions.interactive, tcc.transactions.initiator, CAST(tcc.transactions.labels AS TEXT) AS labels, tcc.transactions.fingerprint, tcc.transactions.branches, NULL AS anon_1, tcc.transactions.progress, tcc.transactions.cancel_reason, tcc.transactions.cancel_branch_id, tcc.transactions.cancel_detail, tcc.transactions.cancel_message, tcc.transactions.stuck, tcc.transactions.waiting_on, CAST(EXTRACT(epoch FROM tcc.transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM tcc.transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM tcc.transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM tcc.transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM tcc.transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, tcc.transactions.adopted_from, tcc.transactions.trace, tcc.transactions.tenant
+FROM tcc.transactions
+WHERE (tcc.transactions.next_attempt_at IS NOT NULL AND tcc.transactions.next_attempt_at > now() + INTERVAL '1000 years') = CAST($1 AS BOOLEAN) ORDER BY tcc.transactions.created_at DESC, tcc.transactions.gid DESC
  LIMIT $2::BIGINT;
 
 -- transaction_list (parameters: heuristic, limit)
-SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, NULL AS anon_1, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, transactions.adopted_from, transactions.trace, transactions.tenant
-FROM transactions
-WHERE transactions.heuristic = CAST($1 AS BOOLEAN) ORDER BY transactions.created_at DESC, transactions.gid DESC
+SELECT tcc.transactions.gid, tcc.transactions.version, tcc.transactions.state, tcc.transactions.owner, tcc.transactions.interactive, tcc.transactions.initiator, CAST(tcc.transactions.labels AS TEXT) AS labels, tcc.transactions.fingerprint, tcc.transactions.branches, NULL AS anon_1, tcc.transactions.progress, tcc.transactions.cancel_reason, tcc.transactions.cancel_branch_id, tcc.transactions.cancel_detail, tcc.transactions.cancel_message, tcc.transactions.stuck, tcc.transactions.waiting_on, CAST(EXTRACT(epoch FROM tcc.transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM tcc.transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM tcc.transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM tcc.transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM tcc.transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, tcc.transactions.adopted_from, tcc.transactions.trace, tcc.transactions.tenant
+FROM tcc.transactions
+WHERE tcc.transactions.heuristic = CAST($1 AS BOOLEAN) ORDER BY tcc.transactions.created_at DESC, tcc.transactions.gid DESC
  LIMIT $2::BIGINT;
 
 -- transaction_list (parameters: initiator, limit)
-SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, NULL AS anon_1, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, transactions.adopted_from, transactions.trace, transactions.tenant
-FROM transactions
-WHERE transactions.initiator = $1::TEXT ORDER BY transactions.created_at DESC, transactions.gid DESC
+SELECT tcc.transactions.gid, tcc.transactions.version, tcc.transactions.state, tcc.transactions.owner, tcc.transactions.interactive, tcc.transactions.initiator, CAST(tcc.transactions.labels AS TEXT) AS labels, tcc.transactions.fingerprint, tcc.transactions.branches, NULL AS anon_1, tcc.transactions.progress, tcc.transactions.cancel_reason, tcc.transactions.cancel_branch_id, tcc.transactions.cancel_detail, tcc.transactions.cancel_message, tcc.transactions.stuck, tcc.transactions.waiting_on, CAST(EXTRACT(epoch FROM tcc.transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM tcc.transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM tcc.transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM tcc.transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM tcc.transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, tcc.transactions.adopted_from, tcc.transactions.trace, tcc.transactions.tenant
+FROM tcc.transactions
+WHERE tcc.transactions.initiator = $1::TEXT ORDER BY tcc.transactions.created_at DESC, tcc.transactions.gid DESC
  LIMIT $2::BIGINT;
 
 -- transaction_list (parameters: labels, limit)
-SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, NULL AS anon_1, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, transactions.adopted_from, transactions.trace, transactions.tenant
-FROM transactions
-WHERE transactions.labels @> CAST($1::TEXT AS JSONB) ORDER BY transactions.created_at DESC, transactions.gid DESC
+SELECT tcc.transactions.gid, tcc.transactions.version, tcc.transactions.state, tcc.transactions.owner, tcc.transactions.interactive, tcc.transactions.initiator, CAST(tcc.transactions.labels AS TEXT) AS labels, tcc.transactions.fingerprint, tcc.transactions.branches, NULL AS anon_1, tcc.transactions.progress, tcc.transactions.cancel_reason, tcc.transactions.cancel_branch_id, tcc.transactions.cancel_detail, tcc.transactions.cancel_message, tcc.transactions.stuck, tcc.transactions.waiting_on, CAST(EXTRACT(epoch FROM tcc.transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM tcc.transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM tcc.transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM tcc.transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM tcc.transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, tcc.transactions.adopted_from, tcc.transactions.trace, tcc.transactions.tenant
+FROM tcc.transactions
+WHERE tcc.transactions.labels @> CAST($1::TEXT AS JSONB) ORDER BY tcc.transactions.created_at DESC, tcc.transactions.gid DESC
  LIMIT $2::BIGINT;
 
 -- transaction_list (parameters: participants, limit)
-SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, NULL AS anon_1, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, transactions.adopted_from, transactions.trace, transactions.tenant
-FROM transactions
-WHERE transactions.participants @> $1::TEXT[] ORDER BY transactions.created_at DESC, transactions.gid DESC
+SELECT tcc.transactions.gid, tcc.transactions.version, tcc.transactions.state, tcc.transactions.owner, tcc.transactions.interactive, tcc.transactions.initiator, CAST(tcc.transactions.labels AS TEXT) AS labels, tcc.transactions.fingerprint, tcc.transactions.branches, NULL AS anon_1, tcc.transactions.progress, tcc.transactions.cancel_reason, tcc.transactions.cancel_branch_id, tcc.transactions.cancel_detail, tcc.transactions.cancel_message, tcc.transactions.stuck, tcc.transactions.waiting_on, CAST(EXTRACT(epoch FROM tcc.transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM tcc.transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM tcc.transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM tcc.transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM tcc.transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, tcc.transactions.adopted_from, tcc.transactions.trace, tcc.transactions.tenant
+FROM tcc.transactions
+WHERE tcc.transactions.participants @> $1::TEXT[] ORDER BY tcc.transactions.created_at DESC, tcc.transactions.gid DESC
  LIMIT $2::BIGINT;
 
 -- transaction_list (parameters: states, limit)
-SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, NULL AS anon_1, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, transactions.adopted_from, transactions.trace, transactions.tenant
-FROM transactions
-WHERE transactions.state = ANY ($1::SMALLINT[]) ORDER BY transactions.created_at DESC, transactions.gid DESC
+SELECT tcc.transactions.gid, tcc.transactions.version, tcc.transactions.state, tcc.transactions.owner, tcc.transactions.interactive, tcc.transactions.initiator, CAST(tcc.transactions.labels AS TEXT) AS labels, tcc.transactions.fingerprint, tcc.transactions.branches, NULL AS anon_1, tcc.transactions.progress, tcc.transactions.cancel_reason, tcc.transactions.cancel_branch_id, tcc.transactions.cancel_detail, tcc.transactions.cancel_message, tcc.transactions.stuck, tcc.transactions.waiting_on, CAST(EXTRACT(epoch FROM tcc.transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM tcc.transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM tcc.transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM tcc.transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM tcc.transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, tcc.transactions.adopted_from, tcc.transactions.trace, tcc.transactions.tenant
+FROM tcc.transactions
+WHERE tcc.transactions.state = ANY ($1::SMALLINT[]) ORDER BY tcc.transactions.created_at DESC, tcc.transactions.gid DESC
  LIMIT $2::BIGINT;
 
 -- transaction_list (parameters: stuck, limit)
-SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, NULL AS anon_1, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, transactions.adopted_from, transactions.trace, transactions.tenant
-FROM transactions
-WHERE transactions.stuck = CAST($1 AS BOOLEAN) ORDER BY transactions.created_at DESC, transactions.gid DESC
+SELECT tcc.transactions.gid, tcc.transactions.version, tcc.transactions.state, tcc.transactions.owner, tcc.transactions.interactive, tcc.transactions.initiator, CAST(tcc.transactions.labels AS TEXT) AS labels, tcc.transactions.fingerprint, tcc.transactions.branches, NULL AS anon_1, tcc.transactions.progress, tcc.transactions.cancel_reason, tcc.transactions.cancel_branch_id, tcc.transactions.cancel_detail, tcc.transactions.cancel_message, tcc.transactions.stuck, tcc.transactions.waiting_on, CAST(EXTRACT(epoch FROM tcc.transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM tcc.transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM tcc.transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM tcc.transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM tcc.transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, tcc.transactions.adopted_from, tcc.transactions.trace, tcc.transactions.tenant
+FROM tcc.transactions
+WHERE tcc.transactions.stuck = CAST($1 AS BOOLEAN) ORDER BY tcc.transactions.created_at DESC, tcc.transactions.gid DESC
  LIMIT $2::BIGINT;
 
 -- transaction_list (parameters: tenants, limit)
-SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, NULL AS anon_1, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, transactions.adopted_from, transactions.trace, transactions.tenant
-FROM transactions
-WHERE transactions.tenant = ANY ($1::TEXT[]) ORDER BY transactions.created_at DESC, transactions.gid DESC
+SELECT tcc.transactions.gid, tcc.transactions.version, tcc.transactions.state, tcc.transactions.owner, tcc.transactions.interactive, tcc.transactions.initiator, CAST(tcc.transactions.labels AS TEXT) AS labels, tcc.transactions.fingerprint, tcc.transactions.branches, NULL AS anon_1, tcc.transactions.progress, tcc.transactions.cancel_reason, tcc.transactions.cancel_branch_id, tcc.transactions.cancel_detail, tcc.transactions.cancel_message, tcc.transactions.stuck, tcc.transactions.waiting_on, CAST(EXTRACT(epoch FROM tcc.transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM tcc.transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM tcc.transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM tcc.transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM tcc.transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, tcc.transactions.adopted_from, tcc.transactions.trace, tcc.transactions.tenant
+FROM tcc.transactions
+WHERE tcc.transactions.tenant = ANY ($1::TEXT[]) ORDER BY tcc.transactions.created_at DESC, tcc.transactions.gid DESC
  LIMIT $2::BIGINT;
 
 -- transaction_list (parameters: limit)
-SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, NULL AS anon_1, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, transactions.adopted_from, transactions.trace, transactions.tenant
-FROM transactions
-WHERE transactions.next_attempt_at IS NOT NULL OR transactions.next_attempt_at IS NULL AND transactions.ended_at IS NULL ORDER BY transactions.created_at + INTERVAL '0 seconds' DESC, transactions.gid DESC
+SELECT tcc.transactions.gid, tcc.transactions.version, tcc.transactions.state, tcc.transactions.owner, tcc.transactions.interactive, tcc.transactions.initiator, CAST(tcc.transactions.labels AS TEXT) AS labels, tcc.transactions.fingerprint, tcc.transactions.branches, NULL AS anon_1, tcc.transactions.progress, tcc.transactions.cancel_reason, tcc.transactions.cancel_branch_id, tcc.transactions.cancel_detail, tcc.transactions.cancel_message, tcc.transactions.stuck, tcc.transactions.waiting_on, CAST(EXTRACT(epoch FROM tcc.transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM tcc.transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM tcc.transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM tcc.transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM tcc.transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, tcc.transactions.adopted_from, tcc.transactions.trace, tcc.transactions.tenant
+FROM tcc.transactions
+WHERE tcc.transactions.next_attempt_at IS NOT NULL OR tcc.transactions.next_attempt_at IS NULL AND tcc.transactions.ended_at IS NULL ORDER BY tcc.transactions.created_at + INTERVAL '0 seconds' DESC, tcc.transactions.gid DESC
  LIMIT $1::BIGINT;
 
 -- transaction_list (parameters: states, participants, labels, initiator, tenants, stuck, held, heuristic, gids, created_after, created_before, after_created_at, after_gid, limit)
-SELECT transactions.gid, transactions.version, transactions.state, transactions.owner, transactions.interactive, transactions.initiator, CAST(transactions.labels AS TEXT) AS labels, transactions.fingerprint, transactions.branches, NULL AS anon_1, transactions.progress, transactions.cancel_reason, transactions.cancel_branch_id, transactions.cancel_detail, transactions.cancel_message, transactions.stuck, transactions.waiting_on, CAST(EXTRACT(epoch FROM transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, transactions.adopted_from, transactions.trace, transactions.tenant
-FROM transactions
-WHERE transactions.state = ANY ($1::SMALLINT[]) AND transactions.participants @> $2::TEXT[] AND transactions.labels @> CAST($3::TEXT AS JSONB) AND transactions.initiator = $4::TEXT AND transactions.tenant = ANY ($5::TEXT[]) AND transactions.stuck = CAST($6 AS BOOLEAN) AND (transactions.next_attempt_at IS NOT NULL AND transactions.next_attempt_at > now() + INTERVAL '1000 years') = CAST($7 AS BOOLEAN) AND transactions.heuristic = CAST($8 AS BOOLEAN) AND transactions.gid = ANY ($9::TEXT[]) AND (transactions.next_attempt_at IS NOT NULL OR transactions.next_attempt_at IS NULL AND transactions.ended_at IS NULL) AND transactions.ended_at IS NOT NULL AND transactions.created_at + INTERVAL '0 seconds' > $10::TIMESTAMP WITH TIME ZONE AND transactions.created_at + INTERVAL '0 seconds' < $11::TIMESTAMP WITH TIME ZONE AND (transactions.created_at + INTERVAL '0 seconds', transactions.gid) < ($12::TIMESTAMP WITH TIME ZONE, $13::TEXT) ORDER BY transactions.created_at + INTERVAL '0 seconds' DESC, transactions.gid DESC
+SELECT tcc.transactions.gid, tcc.transactions.version, tcc.transactions.state, tcc.transactions.owner, tcc.transactions.interactive, tcc.transactions.initiator, CAST(tcc.transactions.labels AS TEXT) AS labels, tcc.transactions.fingerprint, tcc.transactions.branches, NULL AS anon_1, tcc.transactions.progress, tcc.transactions.cancel_reason, tcc.transactions.cancel_branch_id, tcc.transactions.cancel_detail, tcc.transactions.cancel_message, tcc.transactions.stuck, tcc.transactions.waiting_on, CAST(EXTRACT(epoch FROM tcc.transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM tcc.transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM tcc.transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM tcc.transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM tcc.transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, tcc.transactions.adopted_from, tcc.transactions.trace, tcc.transactions.tenant
+FROM tcc.transactions
+WHERE tcc.transactions.state = ANY ($1::SMALLINT[]) AND tcc.transactions.participants @> $2::TEXT[] AND tcc.transactions.labels @> CAST($3::TEXT AS JSONB) AND tcc.transactions.initiator = $4::TEXT AND tcc.transactions.tenant = ANY ($5::TEXT[]) AND tcc.transactions.stuck = CAST($6 AS BOOLEAN) AND (tcc.transactions.next_attempt_at IS NOT NULL AND tcc.transactions.next_attempt_at > now() + INTERVAL '1000 years') = CAST($7 AS BOOLEAN) AND tcc.transactions.heuristic = CAST($8 AS BOOLEAN) AND tcc.transactions.gid = ANY ($9::TEXT[]) AND (tcc.transactions.next_attempt_at IS NOT NULL OR tcc.transactions.next_attempt_at IS NULL AND tcc.transactions.ended_at IS NULL) AND tcc.transactions.ended_at IS NOT NULL AND tcc.transactions.created_at + INTERVAL '0 seconds' > $10::TIMESTAMP WITH TIME ZONE AND tcc.transactions.created_at + INTERVAL '0 seconds' < $11::TIMESTAMP WITH TIME ZONE AND (tcc.transactions.created_at + INTERVAL '0 seconds', tcc.transactions.gid) < ($12::TIMESTAMP WITH TIME ZONE, $13::TEXT) ORDER BY tcc.transactions.created_at + INTERVAL '0 seconds' DESC, tcc.transactions.gid DESC
  LIMIT $14::BIGINT;
 
 -- # The transaction log: schema
@@ -574,6 +574,26 @@ CREATE TABLE erasures (
 -- migration
 ALTER TABLE audit ADD COLUMN role TEXT DEFAULT '' NOT NULL;
 
+-- migration
+CREATE TABLE cells (
+        number SMALLINT NOT NULL,
+        count SMALLINT NOT NULL,
+        log_id TEXT COLLATE "C" NOT NULL,
+        PRIMARY KEY (number)
+);
+
+-- migration
+INSERT INTO cells (number, count, log_id) VALUES (%(number)s::SMALLINT, %(count)s::SMALLINT, %(log_id)s::VARCHAR COLLATE "C");
+
+-- migration
+UPDATE cells SET number = %(number)s, count = %(count)s, log_id = coalesce(%(log_id)s, log_id);
+
+-- migration
+SELECT number, count, log_id FROM cells WHERE number = %(number)s;
+
+-- migration
+SELECT number FROM cells;
+
 -- # The transaction log: maintenance
 
 -- migration: stand_in
@@ -597,9 +617,6 @@ CREATE TABLE IF NOT EXISTS migration_lock (id SMALLINT PRIMARY KEY);
 -- migration: lock_statements
 INSERT INTO migration_lock (id) VALUES (1) ON CONFLICT (id) DO NOTHING;
 
--- migration: make_schema
-CREATE SCHEMA IF NOT EXISTS tcc;
-
 -- migration: take_lock
 SELECT id FROM migration_lock WHERE id = 1 FOR UPDATE;
 
@@ -610,7 +627,7 @@ SELECT to_regclass('public.migration_lock') IS NOT NULL
     AND to_regclass('public.transactions') IS NOT NULL;
 
 -- migration: oldest
-SELECT oldest FROM tcc.alembic_version;
+SELECT oldest FROM alembic_version;
 
 -- migration: version_in_public
 SELECT version_num FROM public.alembic_version;
@@ -645,6 +662,18 @@ ALTER TABLE IF EXISTS public.coordinator_secrets SET SCHEMA tcc;
 -- migration: move_from_public
 ALTER TABLE IF EXISTS public.erasures SET SCHEMA tcc;
 
+-- migration: own_place
+SELECT number, count, log_id FROM cells WHERE number = :number;
+
+-- migration: set_place
+UPDATE cells SET number = :number, count = :count, log_id = coalesce(:log_id, log_id);
+
+-- migration: made
+SELECT number FROM cells;
+
+-- migration: note_made
+INSERT INTO cells (number, count, log_id) VALUES (:number, :count, :log_id) ON CONFLICT DO NOTHING;
+
 -- migration: may_rewrite
 SELECT pg_has_role(:role, relowner, 'MEMBER') FROM pg_class WHERE oid = to_regclass(:table);
 
@@ -659,6 +688,9 @@ SELECT CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION);
 
 -- diagnosis: read_settings
 SELECT name, reset_val FROM pg_settings WHERE name = ANY(:names);
+
+-- diagnosis: about
+SELECT CAST(max(reltuples) AS BIGINT) FROM pg_class WHERE oid = to_regclass(:name);
 
 -- diagnosis: read_only
 SELECT current_setting('transaction_read_only');

@@ -8,6 +8,7 @@ from sqlalchemy import LargeBinary
 
 from coordinator.core.errors import LogRejected, LogUnavailable
 from coordinator.embedded_postgres.server import EmbeddedPostgres
+from coordinator.log import connection
 from coordinator.log.connections import Connections
 from coordinator.log.parameters import TEXT, parameter_type
 from coordinator.log.statements import Statement
@@ -78,8 +79,9 @@ async def test_a_success_without_the_end_of_the_commit_is_none(
 
 
 async def test_the_server_keeps_a_bounded_number_of_statements(
-    connections: Connections, log_url: str
+    connections: Connections, log_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(connection, "_PREPARED_MAX", 100)
     numbers = range(250)
     for number in numbers:
         statement = Statement(name="number", sql=f"SELECT {number}")

@@ -56,6 +56,7 @@ async def test_another_name_of_the_same_authority_may_call_no_method_but_health(
                 other_caller.try_(make_call()),
                 other_caller.cancel(make_call(common.OPERATION_CANCEL)),
                 other_caller.execute(make_call(CONFIRM)),
+                other_caller.stub.StreamBranches().read(),
                 other_caller.stub.ListBranches(pb.ListBranchesRequest()),
                 other_caller.stub.GetParticipantInfo(pb.GetParticipantInfoRequest()),
                 _services(channel),

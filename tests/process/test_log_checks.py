@@ -18,6 +18,7 @@ def results(names: str, synchronous: int, standbys: int, behind_bytes: int | Non
         read_only=False,
         applied=frozenset(),
         wanted=frozenset(),
+        is_newer=False,
         clock_ahead_s=0.0,
         clock_error_s=0.0,
     )

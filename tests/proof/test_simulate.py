@@ -107,7 +107,7 @@ def test_a_decision_that_is_sent_before_it_is_saved_is_found(monkeypatch: pytest
 
     real = machine._decide
     monkeypatch.setattr(machine, "_decide", decide)
-    assert any("left" in broken for broken in found())
+    assert any("left" in broken for broken in found(2))
 
 
 @pytest.mark.slow

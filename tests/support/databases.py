@@ -25,8 +25,13 @@ _RENAME = "ALTER DATABASE {} RENAME TO {}"
 _RESET = "ALTER DATABASE {} RESET ALL"
 _ALLOW = "ALTER DATABASE {} ALLOW_CONNECTIONS true"
 # As a new database has it.
-_EMPTY = """
+_EMPTY = r"""
     DROP SCHEMA IF EXISTS tcc CASCADE;
+    DO $$ DECLARE name TEXT; BEGIN
+        FOR name IN SELECT nspname FROM pg_namespace WHERE nspname LIKE 'tcc\_%' LOOP
+            EXECUTE format('DROP SCHEMA %I CASCADE', name);
+        END LOOP;
+    END $$;
     DROP SCHEMA public CASCADE;
     CREATE SCHEMA public AUTHORIZATION pg_database_owner;
     GRANT USAGE ON SCHEMA public TO PUBLIC;

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2 as pb, participant_pb2_grpc as pb_grpc
-from tcc.testing import conformance
+from tcc.testing import conformance, conformance_streams
 from tests.barrier.test_barrier import make_participant
 
 TRY, CONFIRM, CANCEL = common.OPERATION_TRY, common.OPERATION_CONFIRM, common.OPERATION_CANCEL
@@ -303,8 +303,20 @@ class Careless(pb_grpc.ParticipantServiceServicer):
             place = 0 if self._fault == "mixes up its indexes" else index
             yield pb.ExecuteBranchesResponse(results=[await self.answer(call, context, place)])
 
+    async def StreamBranches(self, requests, context):  # noqa: N802 - named by the contract
+        if self._fault != "greets no stream":
+            yield pb.StreamBranchesResponse(credit=9, replica_id="one")
+        async for request in requests:
+            for item in request.items:
+                item_id = 0 if self._fault == "mixes up its ids" else item.id
+                result = await self.answer(item.call, context)
+                yield pb.StreamBranchesResponse(results=[pb.StreamBranchesResult(id=item_id, result=result)])
+        if self._fault == "never ends a stream":
+            await asyncio.Event().wait()
+
 
 # What asks for the same answer, and what asks for effects, wherever a branch goes through it.
+STREAMS = {"stream_of_calls", "stream_half_closed"}
 TRIES = {"duplicate_try", "try_after_confirm", "concurrent_duplicates", "duplicates_in_a_batch"}
 KILLED = {"killed_half_way"}
 # What must be refused BRANCH_CONFLICT.
@@ -372,6 +384,9 @@ FAULTS = {
     ),
     "skips an item": ({"mixed_batch", "duplicates_in_a_batch"}, "under the `index` of its place"),
     "mixes up its indexes": ({"mixed_batch", "duplicates_in_a_batch"}, "under the `index` of its place"),
+    "greets no stream": (STREAMS, "within 0.5 s: at once when it is opened"),
+    "mixes up its ids": ({"stream_of_calls"}, "under its `id`"),
+    "never ends a stream": ({"stream_half_closed"}, "by its end after the half-close"),
     "fails duplicates in a batch": ({"duplicates_in_a_batch"}, "return the same result twice"),
     "answers with a status": (
         {"try_then_cancel", "rejected_try", "duplicate_cancel", "try_after_cancel", "empty_cancel",
@@ -454,7 +469,9 @@ QUICK = set(list(FAULTS)[::3]) - HANGING
     [pytest.param(fault, marks=[] if fault in QUICK else [pytest.mark.slow]) for fault in FAULTS],
     ids=lambda fault: fault or "no fault",
 )
-async def test_every_fault_is_caught_and_named(fault):
+async def test_every_fault_is_caught_and_named(fault, monkeypatch):
+    if "stream" in fault:
+        monkeypatch.setattr(conformance_streams, "TIMEOUT_S", 0.5)
     servicer = Careless(fault)
     async with serving(servicer) as address:
         report = await conformance.run(

@@ -235,7 +235,8 @@ async def test_plain_unary_service_without_the_sdk_conforms(
 
     assert report.ok, str(report)
     skipped = {result.case for result in report.results if result.skipped}
-    unary = {"mixed_batch", "duplicates_in_a_batch", "listing_agrees", "check_without_try"}
+    streams = {"stream_of_calls", "stream_half_closed"}
+    unary = {"mixed_batch", "duplicates_in_a_batch", "listing_agrees", "check_without_try"} | streams
     assert skipped == unary | OF_KINDS
     assert member.kills >= 4
     assert not member.failures

@@ -119,7 +119,7 @@ class AdminCommands:
             self._spans.phase_ended(tx, began_at, self._clock.now())
         # The owner notices at its next write. There is no need to wait for that.
         self._engine.evict_stale(await self._transactions.transaction_get((tx.gid,)))
-        self._engine.schedule_due(now)
+        self._engine.schedule_due(tx.gid, now)
         return audit_record
 
 

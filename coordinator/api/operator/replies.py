@@ -155,14 +155,16 @@ def audit_record(record: AuditRecord) -> pb.AuditRecord:
         role=record.entry.role,
         previous_hash=record.previous_hash,
         hash=record.hash,
+        cell=record.cell,
     )
     reply.at.FromMicroseconds(min(max(0, record.at_us), int(HELD * 1e6)))
     return reply
 
 
-def chain_check(check: ChainCheck) -> pb.VerifyAuditChainResponse:
-    """Return the result of following the audit chain."""
+def chain_check(check: ChainCheck, cells: int) -> pb.VerifyAuditChainResponse:
+    """Return the result of following the audit chain of one of the log's cells."""
     reply = pb.VerifyAuditChainResponse(
+        cells=cells,
         intact=not check.problem,
         records=check.records,
         broken_at_sequence=check.broken_at,

@@ -125,6 +125,17 @@ def checked_page_size(number: int) -> int:
     return number or PAGE_SIZE_DEFAULT
 
 
+def checked_cell(cell: int, count: int) -> int:
+    """Return the number of a cell of the log.
+
+    Raises:
+        InvalidRequest
+    """
+    if cell >= count:
+        raise InvalidRequest("INVALID_CELL", f"there is no cell {cell}: the log has {count}, from 0")
+    return cell
+
+
 def audit_token(sequence: int) -> str:
     """Return the token of the next page, which starts before this record."""
     return base64.urlsafe_b64encode(f"audit:{sequence}".encode()).decode()

@@ -1,6 +1,6 @@
 """The gRPC server for operators: AdminService, health and reflection, on its own port."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -43,7 +43,7 @@ class AdminServer:
         engine: Engine,
         log: OperatorLog,
         reconciler: Reconciler,
-        auditor: Auditor,
+        auditors: Sequence[Auditor],
         *,
         transactions: Log,
         clock: Clock,
@@ -76,7 +76,7 @@ class AdminServer:
                 engine,
                 log,
                 reconciler,
-                auditor,
+                auditors,
                 transactions=transactions,
                 clock=clock,
                 spans=spans,

@@ -1,6 +1,6 @@
 """AdminService: operators' queries on the log, and their commands, each with an audit record."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -17,6 +17,7 @@ from coordinator.api.operator.filter import parse
 from coordinator.api.operator.requests import (
     audit_sequence,
     audit_token,
+    checked_cell,
     checked_operator_context,
     checked_outcome,
     checked_page_size,
@@ -70,7 +71,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         engine: Engine,
         log: OperatorLog,
         reconciler: Reconciler,
-        auditor: Auditor,
+        auditors: Sequence[Auditor],
         *,
         transactions: Log,
         clock: Clock,
@@ -86,7 +87,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self._transactions = transactions
         self._clock = clock
         self._reconciler = reconciler
-        self._auditor = auditor
+        self._auditors = auditors
         self._owner = owner
         self._rights = Rights(access)
         self._approvals = Approvals(log, clock, self._rights)
@@ -366,6 +367,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             operator=checked_text("operator", request.operator),
             target=checked_text("target", request.target),
             action=checked_text("action", request.action),
+            cell=checked_cell(request.cell, len(self._auditors)) if request.HasField("cell") else None,
         )
         limit = checked_page_size(request.page_size)
         records = await self._log.audit_list(
@@ -374,14 +376,16 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         page, more = records[:limit], len(records) > limit
         return pb.ListAuditRecordsResponse(
             records=[admin_replies.audit_record(record) for record in page],
-            next_page_token=audit_token(page[-1].sequence) if more else "",
+            next_page_token=audit_token(self._log.audit_list_position(page[-1])) if more else "",
         )
 
     @refusals_as_statuses
     async def VerifyAuditChain(
-        self, _request: pb.VerifyAuditChainRequest, _context: Context
+        self, request: pb.VerifyAuditChainRequest, _context: Context
     ) -> pb.VerifyAuditChainResponse:
-        return admin_replies.chain_check(await self._auditor.check())
+        cells = len(self._auditors)
+        check = await self._auditors[checked_cell(request.cell, cells)].check()
+        return admin_replies.chain_check(check, cells)
 
     # --- figures ------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from alembic import context
 
-from coordinator.log.schema import SCHEMA
-
-context.configure(connection=context.config.attributes["connection"], version_table_schema=SCHEMA)
+attributes = context.config.attributes
+context.configure(connection=attributes["connection"], version_table_schema=attributes["schema"])
 context.run_migrations()

@@ -614,7 +614,7 @@ class DrainCoordinatorResponse(_message.Message):
     def __init__(self, coordinator: _Optional[_Union[Coordinator, _Mapping]] = ..., audit_record: _Optional[_Union[AuditRecord, _Mapping]] = ...) -> None: ...
 
 class AuditRecord(_message.Message):
-    __slots__ = ("sequence", "at", "operator", "action", "target", "reason", "detail", "previous_hash", "hash", "on_behalf_of", "method", "peer", "credential", "role")
+    __slots__ = ("sequence", "at", "operator", "action", "target", "reason", "detail", "previous_hash", "hash", "on_behalf_of", "method", "peer", "credential", "role", "cell")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     AT_FIELD_NUMBER: _ClassVar[int]
     OPERATOR_FIELD_NUMBER: _ClassVar[int]
@@ -629,6 +629,7 @@ class AuditRecord(_message.Message):
     PEER_FIELD_NUMBER: _ClassVar[int]
     CREDENTIAL_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
+    CELL_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     at: _timestamp_pb2.Timestamp
     operator: str
@@ -643,21 +644,24 @@ class AuditRecord(_message.Message):
     peer: str
     credential: str
     role: str
-    def __init__(self, sequence: _Optional[int] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., operator: _Optional[str] = ..., action: _Optional[str] = ..., target: _Optional[str] = ..., reason: _Optional[str] = ..., detail: _Optional[str] = ..., previous_hash: _Optional[bytes] = ..., hash: _Optional[bytes] = ..., on_behalf_of: _Optional[str] = ..., method: _Optional[str] = ..., peer: _Optional[str] = ..., credential: _Optional[str] = ..., role: _Optional[str] = ...) -> None: ...
+    cell: int
+    def __init__(self, sequence: _Optional[int] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., operator: _Optional[str] = ..., action: _Optional[str] = ..., target: _Optional[str] = ..., reason: _Optional[str] = ..., detail: _Optional[str] = ..., previous_hash: _Optional[bytes] = ..., hash: _Optional[bytes] = ..., on_behalf_of: _Optional[str] = ..., method: _Optional[str] = ..., peer: _Optional[str] = ..., credential: _Optional[str] = ..., role: _Optional[str] = ..., cell: _Optional[int] = ...) -> None: ...
 
 class ListAuditRecordsRequest(_message.Message):
-    __slots__ = ("page_size", "page_token", "operator", "target", "action")
+    __slots__ = ("page_size", "page_token", "operator", "target", "action", "cell")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     OPERATOR_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     ACTION_FIELD_NUMBER: _ClassVar[int]
+    CELL_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     page_token: str
     operator: str
     target: str
     action: str
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., operator: _Optional[str] = ..., target: _Optional[str] = ..., action: _Optional[str] = ...) -> None: ...
+    cell: int
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., operator: _Optional[str] = ..., target: _Optional[str] = ..., action: _Optional[str] = ..., cell: _Optional[int] = ...) -> None: ...
 
 class ListAuditRecordsResponse(_message.Message):
     __slots__ = ("records", "next_page_token")
@@ -668,11 +672,13 @@ class ListAuditRecordsResponse(_message.Message):
     def __init__(self, records: _Optional[_Iterable[_Union[AuditRecord, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class VerifyAuditChainRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("cell",)
+    CELL_FIELD_NUMBER: _ClassVar[int]
+    cell: int
+    def __init__(self, cell: _Optional[int] = ...) -> None: ...
 
 class VerifyAuditChainResponse(_message.Message):
-    __slots__ = ("intact", "records", "broken_at_sequence", "problem", "head_sequence", "head_hash", "signed_head")
+    __slots__ = ("intact", "records", "broken_at_sequence", "problem", "head_sequence", "head_hash", "signed_head", "cells")
     INTACT_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
     BROKEN_AT_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
@@ -680,6 +686,7 @@ class VerifyAuditChainResponse(_message.Message):
     HEAD_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     HEAD_HASH_FIELD_NUMBER: _ClassVar[int]
     SIGNED_HEAD_FIELD_NUMBER: _ClassVar[int]
+    CELLS_FIELD_NUMBER: _ClassVar[int]
     intact: bool
     records: int
     broken_at_sequence: int
@@ -687,7 +694,8 @@ class VerifyAuditChainResponse(_message.Message):
     head_sequence: int
     head_hash: bytes
     signed_head: SignedAuditHead
-    def __init__(self, intact: bool = ..., records: _Optional[int] = ..., broken_at_sequence: _Optional[int] = ..., problem: _Optional[str] = ..., head_sequence: _Optional[int] = ..., head_hash: _Optional[bytes] = ..., signed_head: _Optional[_Union[SignedAuditHead, _Mapping]] = ...) -> None: ...
+    cells: int
+    def __init__(self, intact: bool = ..., records: _Optional[int] = ..., broken_at_sequence: _Optional[int] = ..., problem: _Optional[str] = ..., head_sequence: _Optional[int] = ..., head_hash: _Optional[bytes] = ..., signed_head: _Optional[_Union[SignedAuditHead, _Mapping]] = ..., cells: _Optional[int] = ...) -> None: ...
 
 class SignedAuditHead(_message.Message):
     __slots__ = ("sequence", "hash", "at", "key_id", "signature")

@@ -102,6 +102,44 @@ class ExecuteBranchesResponse(_message.Message):
     results: _containers.RepeatedCompositeFieldContainer[_common_pb2.CallResult]
     def __init__(self, results: _Optional[_Iterable[_Union[_common_pb2.CallResult, _Mapping]]] = ...) -> None: ...
 
+class StreamBranchesRequest(_message.Message):
+    __slots__ = ("items", "cancelled_ids")
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    CANCELLED_IDS_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[StreamBranchesItem]
+    cancelled_ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, items: _Optional[_Iterable[_Union[StreamBranchesItem, _Mapping]]] = ..., cancelled_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class StreamBranchesItem(_message.Message):
+    __slots__ = ("id", "timeout_ms", "call")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    timeout_ms: int
+    call: BranchCall
+    def __init__(self, id: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., call: _Optional[_Union[BranchCall, _Mapping]] = ...) -> None: ...
+
+class StreamBranchesResponse(_message.Message):
+    __slots__ = ("results", "credit", "draining", "replica_id")
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    CREDIT_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[StreamBranchesResult]
+    credit: int
+    draining: bool
+    replica_id: str
+    def __init__(self, results: _Optional[_Iterable[_Union[StreamBranchesResult, _Mapping]]] = ..., credit: _Optional[int] = ..., draining: bool = ..., replica_id: _Optional[str] = ...) -> None: ...
+
+class StreamBranchesResult(_message.Message):
+    __slots__ = ("id", "result")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    result: _common_pb2.CallResult
+    def __init__(self, id: _Optional[int] = ..., result: _Optional[_Union[_common_pb2.CallResult, _Mapping]] = ...) -> None: ...
+
 class BranchKey(_message.Message):
     __slots__ = ("gid", "branch_id")
     GID_FIELD_NUMBER: _ClassVar[int]

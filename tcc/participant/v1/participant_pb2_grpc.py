@@ -65,6 +65,11 @@ class ParticipantServiceStub(object):
                 request_serializer=tcc_dot_participant_dot_v1_dot_participant__pb2.ExecuteBranchesRequest.SerializeToString,
                 response_deserializer=tcc_dot_participant_dot_v1_dot_participant__pb2.ExecuteBranchesResponse.FromString,
                 _registered_method=True)
+        self.StreamBranches = channel.stream_stream(
+                '/tcc.participant.v1.ParticipantService/StreamBranches',
+                request_serializer=tcc_dot_participant_dot_v1_dot_participant__pb2.StreamBranchesRequest.SerializeToString,
+                response_deserializer=tcc_dot_participant_dot_v1_dot_participant__pb2.StreamBranchesResponse.FromString,
+                _registered_method=True)
         self.ListBranches = channel.unary_unary(
                 '/tcc.participant.v1.ParticipantService/ListBranches',
                 request_serializer=tcc_dot_participant_dot_v1_dot_participant__pb2.ListBranchesRequest.SerializeToString,
@@ -124,6 +129,17 @@ class ParticipantServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamBranches(self, request_iterator, context):
+        """The same over one stream, which stays open: each call is an item that gets one result, in any order.
+        The coordinator half-closes the stream; the participant ends it after the last result. If it ends
+        without the result of an item, the outcome of that item is unknown, and the call is repeated.
+        Optional; without it, the coordinator uses the other methods. A call that is refused because too many
+        are waiting, or that cannot be decoded, has a result, too: it never ends the stream.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListBranches(self, request, context):
         """Lists the rows of the barrier, so that they can be compared with the coordinators' log.
         Optional; without it, this participant cannot be reconciled.
@@ -167,6 +183,11 @@ def add_ParticipantServiceServicer_to_server(servicer, server):
                     servicer.ExecuteBranches,
                     request_deserializer=tcc_dot_participant_dot_v1_dot_participant__pb2.ExecuteBranchesRequest.FromString,
                     response_serializer=tcc_dot_participant_dot_v1_dot_participant__pb2.ExecuteBranchesResponse.SerializeToString,
+            ),
+            'StreamBranches': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamBranches,
+                    request_deserializer=tcc_dot_participant_dot_v1_dot_participant__pb2.StreamBranchesRequest.FromString,
+                    response_serializer=tcc_dot_participant_dot_v1_dot_participant__pb2.StreamBranchesResponse.SerializeToString,
             ),
             'ListBranches': grpc.unary_unary_rpc_method_handler(
                     servicer.ListBranches,
@@ -320,6 +341,33 @@ class ParticipantService(object):
             '/tcc.participant.v1.ParticipantService/ExecuteBranches',
             tcc_dot_participant_dot_v1_dot_participant__pb2.ExecuteBranchesRequest.SerializeToString,
             tcc_dot_participant_dot_v1_dot_participant__pb2.ExecuteBranchesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamBranches(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/tcc.participant.v1.ParticipantService/StreamBranches',
+            tcc_dot_participant_dot_v1_dot_participant__pb2.StreamBranchesRequest.SerializeToString,
+            tcc_dot_participant_dot_v1_dot_participant__pb2.StreamBranchesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,141 @@
+"""Coordinators on a log of several cells: recovery in each, and one that is unavailable."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from coordinator.config.settings import Settings
+from coordinator.embedded_postgres.server import EmbeddedPostgres
+from coordinator.engine.observer import NULL_OBSERVER
+from coordinator.jobs.heartbeat import Heartbeat
+from coordinator.jobs.scheduler import run_guarded
+from coordinator.log.cells import cell_of
+from coordinator.log.migration import migrate_cells
+from coordinator.process.log_cells import cell_places
+from tcc.common.v1 import common_pb2 as common
+from tcc.transaction.v1 import transaction_pb2 as pb
+from tests.support.errors import refused
+from tests.support.scripted_participant import ScriptedParticipant, serving
+from tests.support.worker import Running, branch, running, settings_for
+
+DATABASE = "log"
+
+
+@pytest.fixture
+async def stock() -> AsyncIterator[ScriptedParticipant]:
+    participant = ScriptedParticipant()
+    async with serving(participant) as participant.address:
+        yield participant
+
+
+def gids(cell: int, count: int, cells: int) -> list[str]:
+    """Return gids of one cell."""
+    found = (f"order-{number}" for number in range(10_000))
+    chosen = [gid for gid in found if cell_of(gid, cells) == cell]
+    return chosen[:count]
+
+
+def execute(gid: str) -> pb.ExecuteTransactionRequest:
+    return pb.ExecuteTransactionRequest(gid=gid, branches=[branch("1")], wait_for=pb.WAIT_FOR_COMPLETION)
+
+
+async def test_what_a_coordinator_leaves_is_finished_in_every_cell(
+    database_url: str, stock: ScriptedParticipant
+) -> None:
+    cells = 4
+    settings = settings_for({"stock": {"target": stock.address}}, log={"cells": cells})
+    migrate_cells(cell_places(settings.log, database_url))
+    go = stock.hold_confirms()
+    mine = [gid for cell in range(cells) for gid in gids(cell, 2, cells)]
+    async with running(settings, database_url) as survivor:
+        async with running(settings, database_url) as leaving:
+            begun = [
+                asyncio.ensure_future(
+                    leaving.stub.ExecuteTransaction(
+                        pb.ExecuteTransactionRequest(
+                            gid=gid, branches=[branch("1")], wait_for=pb.WAIT_FOR_DECISION
+                        )
+                    )
+                )
+                for gid in mine
+            ]
+            await asyncio.gather(*begun)
+        # Its drain has released what it drove, in each cell.
+        go.set()
+        for gid in mine:
+            outcome = await survivor.settled(gid)
+            assert outcome.state == common.TRANSACTION_STATE_CONFIRMED
+        assert survivor.engine.totals.confirmed == len(mine)
+
+
+@pytest.mark.slow
+async def test_an_unavailable_cell_stops_only_its_own_transactions(
+    database_url: str, own_postgres: EmbeddedPostgres, stock: ScriptedParticipant
+) -> None:
+    own_postgres.create_database(DATABASE)
+    settings = settings_for(
+        {"stock": {"target": stock.address}},
+        log={
+            "url": database_url,
+            "cells": 2,
+            "servers": [{"url": own_postgres.url(DATABASE), "cells": "1"}],
+        },
+    )
+    migrate_cells(cell_places(settings.log, database_url))
+    here, there = gids(0, 12, 2), gids(1, 12, 2)
+    async with running(settings, database_url) as tcc:
+        for gid in (here.pop(), there.pop()):
+            await tcc.stub.ExecuteTransaction(execute(gid))
+        go = stock.hold_confirms()
+        waiting = asyncio.ensure_future(tcc.stub.ExecuteTransaction(execute(interrupted := there.pop())))
+        await stock.until(lambda: stock.count(common.OPERATION_CONFIRM, gid=interrupted) > 0)
+        own_postgres.stop("immediate")
+        go.set()
+        await beat(tcc, settings)
+        async with refused("UNAVAILABLE", "LOG_UNAVAILABLE") as refusal:
+            await tcc.stub.ExecuteTransaction(execute(there[0]))
+        assert "cell 1 of the transaction log cannot be reached" in str(refusal.error.details())
+        # One batch with both: each gets its own answer.
+        mixed = [here.pop(), there[0], here.pop(), there[1]]
+        batch = pb.ExecuteTransactionsRequest(transactions=[execute(gid) for gid in mixed])
+        replies = [
+            reply
+            async for response in tcc.stub.ExecuteTransactions(batch, timeout=60)
+            for reply in response.replies
+        ]
+        said = {reply.index: reply.error.reason or reply.outcome.state for reply in replies}
+        assert said == {
+            0: common.TRANSACTION_STATE_CONFIRMED,
+            1: "LOG_UNAVAILABLE",
+            2: common.TRANSACTION_STATE_CONFIRMED,
+            3: "LOG_UNAVAILABLE",
+        }
+        for gid in here:
+            reply = await tcc.stub.ExecuteTransaction(execute(gid))
+            assert reply.outcome.state == common.TRANSACTION_STATE_CONFIRMED
+        assert tcc.engine.writer.available, "the coordinator stays in service"
+        assert not waiting.done()
+        # A coordinator that starts now serves what it can.
+        async with running(settings, database_url) as second:
+            await second.stub.ExecuteTransaction(execute(gids(0, 20, 2)[-1]))
+            async with refused("UNAVAILABLE", "LOG_UNAVAILABLE"):
+                await second.stub.ExecuteTransaction(execute(there[1]))
+        own_postgres.start()
+        assert (await waiting).outcome.state == common.TRANSACTION_STATE_CONFIRMED
+        await beat(tcc, settings)
+        await tcc.stub.ExecuteTransaction(execute(there[0]))
+        assert await tcc.state(there[0]) == "CONFIRMED"
+
+
+async def beat(tcc: Running, settings: Settings) -> None:
+    """Let the coordinator notice now whether cell 1 is available."""
+    heartbeat = Heartbeat(
+        tcc.engine,
+        settings.recovery_settings(),
+        log=tcc.worker.log.cells[1],
+        clock=tcc.worker.clock,
+        observer=NULL_OBSERVER,
+        cell=1,
+    )
+    await run_guarded(tcc.engine, heartbeat, tcc.worker.report_bug)
