@@ -49,8 +49,6 @@ class ServerLimits(Struct, frozen=True, kw_only=True):
     waits_max: int = 2_048
     # ConfirmTransaction and CancelTransaction; half of them may wait for the completion.
     decisions_max: int = 2_048
-    # StreamTransactions: about one for each process of an initiator.
-    streams_max: int = 1_024
     # Health checks, watches of the health, and reflection: of each.
     health_max: int = 1_024
     # The largest request, which is a batch.
@@ -58,12 +56,18 @@ class ServerLimits(Struct, frozen=True, kw_only=True):
     response_bytes_max: int = 32 * 2**20
     # Responses that wait until their clients read them.
     unread_bytes_max: int = 256 * 2**20
-    # Requests that arrive slowly, each counted as the largest one.
+    # Requests that arrive slowly, each counted as the largest one. As much again: open streams, whose next
+    # request may be arriving.
     arriving_bytes_max: int = 256 * 2**20
     # How long a request may take to arrive, a response to be taken, and a connection to be idle.
     request_max_s: float = 30.0
     response_max_s: float = 10.0
     idle_max_s: float = 300.0
+
+    @property
+    def slow_max(self) -> int:
+        """How many requests may arrive slowly at once, and how many streams may be open."""
+        return max(1, self.arriving_bytes_max // self.request_bytes_max)
 
 
 def limit_options(limits: ServerLimits) -> Options:
@@ -79,8 +83,7 @@ def limit_options(limits: ServerLimits) -> Options:
 
 def arrivals(limits: ServerLimits) -> Arrivals:
     """Return the reader of requests of a server with these limits."""
-    slow_max = max(1, limits.arriving_bytes_max // limits.request_bytes_max)
-    return Arrivals(request_max_s=limits.request_max_s, slow_max=slow_max)
+    return Arrivals(request_max_s=limits.request_max_s, slow_max=limits.slow_max)
 
 
 def health_methods(limits: ServerLimits) -> Callable[[str, str], Method]:
@@ -117,7 +120,7 @@ def _methods(limits: ServerLimits, requests: RequestLimits) -> Callable[[str, st
             decode=batch_decoder(requests.batch_max),
         ),
         "StreamTransactions": Method(
-            limit=CallLimit(limits.streams_max, "streams"),
+            limit=CallLimit(limits.slow_max, "streams"),
             request_bytes_max=limits.request_bytes_max,
             decode=frame_decoder(requests.batch_max),
         ),

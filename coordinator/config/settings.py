@@ -295,7 +295,8 @@ class ListenSettings(_Table):
     unread_bytes_max: int = _count(256 * 2**20, 2**20, 2**40)
     """Bytes of responses in memory that wait until their clients read them."""
     arriving_bytes_max: int = _count(256 * 2**20, 2**20, 2**40)
-    """Bytes of requests that take more than a thirtieth of `request_max_s`; each counts as the largest."""
+    """Bytes of requests that take more than a thirtieth of `request_max_s`; each counts as the largest.
+    As much again is for open streams of transactions."""
     request_max_s: float = _number(30.0, 0.1, _HOUR_S)
     """How long a request may take to arrive."""
     response_max_s: float = _number(10.0, 0.1, _HOUR_S)

@@ -205,8 +205,7 @@ class Streams:
         if stream is self._opening:
             self._opening = None
             code = failure.code() if isinstance(failure, grpc.aio.AioRpcError) else None
-            is_unknown = code is grpc.StatusCode.UNIMPLEMENTED
-            self._not_before = self._loop.time() + (_age_s() if is_unknown else REOPEN_S)
+            self._not_before = self._loop.time() + _reopen_in_s(code)
             self.owner.on_not_opened(stream.withdraw())
             return
         if stream in self._open:
@@ -396,6 +395,14 @@ class Stream:
     def _wake(self) -> None:
         if self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
+
+
+def _reopen_in_s(code: grpc.StatusCode | None) -> float:
+    """Return when to try again, after a stream could not be opened for this reason."""
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return _age_s()
+    # The coordinator has as many streams as it takes. Those of clients without work are left by then.
+    return RENEW_S if code is grpc.StatusCode.RESOURCE_EXHAUSTED else REOPEN_S
 
 
 def _age_s() -> float:

@@ -239,7 +239,7 @@ async def test_one_timer_answers_all_late_items() -> None:
 async def test_one_stream_too_many_is_refused(
     log_url: str, stock: ScriptedParticipant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bounds = replace(settings_for({}).server_limits(), streams_max=1)
+    bounds = replace(settings_for({}).server_limits(), arriving_bytes_max=1)
     monkeypatch.setattr(Settings, "server_limits", lambda _: bounds)
     async with coordinator(log_url, stock) as tcc:
         stream = await TransactionStream(tcc.channel).opened()
