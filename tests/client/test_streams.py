@@ -535,7 +535,7 @@ async def test_closing_the_client_fails_what_is_in_flight() -> None:
 
 
 def test_full_coordinators_are_asked_less_often_than_ones_that_are_gone() -> None:
-    full = streams._reopen_in_s(grpc.StatusCode.RESOURCE_EXHAUSTED)  # noqa: SLF001 - the rule alone
-    gone = streams._reopen_in_s(grpc.StatusCode.UNAVAILABLE)  # noqa: SLF001 - the rule alone
-    unknown = streams._reopen_in_s(grpc.StatusCode.UNIMPLEMENTED)  # noqa: SLF001 - the rule alone
+    full = streams._reopen_in_s(grpc.StatusCode.RESOURCE_EXHAUSTED)
+    gone = streams._reopen_in_s(grpc.StatusCode.UNAVAILABLE)
+    unknown = streams._reopen_in_s(grpc.StatusCode.UNIMPLEMENTED)
     assert gone < full < unknown
