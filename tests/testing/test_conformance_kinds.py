@@ -77,8 +77,9 @@ async def test_a_wrong_cell_is_caught(sqlite, call_participant, monkeypatch, fau
 
 
 async def test_a_participant_that_takes_any_call_is_caught(sqlite, call_participant, monkeypatch):
-    for kind in decisions.BranchKind:
-        monkeypatch.setitem(work._HAS_CALL, kind, frozenset(Operation))
+    for operation in Operation:
+        for kind in decisions.BranchKind:
+            monkeypatch.setitem(work._CALLS, (int(operation), int(kind)), (operation, kind))
     assert "kinds_apart" in await broken(sqlite, call_participant)
 
 
