@@ -248,7 +248,7 @@ class Worker:
             ),
             on_bug=self.report_bug,
             more=self._more_jobs(),
-            later=[self._reconciling] if self._settings.reconcile.every_s else [],
+            later=self._later_jobs(),
         )
         if self._access is not None:
             await self._access.authenticator.refresh()
@@ -304,10 +304,13 @@ class Worker:
                 StateAuditHead(auditor, every_s=every_s, cell=cell)
                 for cell, auditor in enumerate(self.auditors)
             ),
-            ReturnMemory(return_free_memory, lambda: len(self.engine.live)),
             *self._erasing(),
             *([self._log_gauges] if self._settings.metrics_address() else []),
         ]
+
+    def _later_jobs(self) -> list[Job]:
+        returning = ReturnMemory(return_free_memory, lambda: len(self.engine.live))
+        return [returning, *([self._reconciling] if self._settings.reconcile.every_s else [])]
 
     def _erasing(self) -> list[Job]:
         retention_s = self._settings.log.payload_retention_s

@@ -202,6 +202,7 @@ async def test_a_batch_of_millions_is_refused_before_one_item_is_decoded(
     assert decoded == []
 
 
+@pytest.mark.slow
 async def test_no_request_but_a_batch_may_have_megabytes(tcc: Running, admin: grpc.aio.Channel) -> None:
     too_large = LIMITS.transaction_request_bytes_max + 1
     # An unknown field, which every message may have.

@@ -417,6 +417,7 @@ for name, misuse in MISUSES.items():
 """
 
 
+@pytest.mark.slow
 async def test_django(shop_database: Engine, tmp_path: Path, shop: Shop) -> None:
     pytest.importorskip("django", reason="Django is not installed")
     async with _django(shop_database, tmp_path, _MISUSE) as caller:

@@ -109,6 +109,7 @@ async def test_a_result_that_could_not_be_handed_on_cancels(log_url: str, stock:
         assert (await worker.settled("large")).state == common.TRANSACTION_STATE_CANCELLED
 
 
+@pytest.mark.slow
 async def test_a_removed_participant_delays_only_its_own_transactions(
     log_url: str, stock: ScriptedParticipant
 ) -> None:
@@ -187,6 +188,7 @@ async def _raise_key_error(call: participant_pb2.BranchCall) -> common.CallResul
     return failed("HANDLER_ERROR", "KeyError: 'sku'") if call.operation == TRY else SUCCEEDED
 
 
+@pytest.mark.slow
 async def test_an_initiator_gets_the_error_of_a_participants_bug(
     log_url: str, stock: ScriptedParticipant
 ) -> None:

@@ -40,6 +40,7 @@ def execute(gid: str) -> pb.ExecuteTransactionRequest:
     return pb.ExecuteTransactionRequest(gid=gid, branches=[branch("1")], wait_for=pb.WAIT_FOR_COMPLETION)
 
 
+@pytest.mark.slow
 async def test_what_a_coordinator_leaves_is_finished_in_every_cell(
     database_url: str, stock: ScriptedParticipant
 ) -> None:

@@ -60,7 +60,9 @@ async def explained(port: int) -> admin_pb2.ExplainTransactionResponse:
         return await stub.ExplainTransaction(admin_pb2.ExplainTransactionRequest(gid="g"))
 
 
-@pytest.mark.parametrize("state", [TransactionState.TRYING, TransactionState.CONFIRMING])
+@pytest.mark.parametrize(
+    "state", [TransactionState.TRYING, pytest.param(TransactionState.CONFIRMING, marks=pytest.mark.slow)]
+)
 async def test_an_unknown_participant_is_left_to_one_that_knows_it(
     log_url: str, state: TransactionState
 ) -> None:

@@ -41,6 +41,7 @@ async def log(log_url: str) -> AsyncIterator[PostgresOperatorLog]:
     await log.close()
 
 
+@pytest.mark.slow
 async def test_a_slow_search_of_records_is_refused_as_search_too_long(log_url: str) -> None:
     log = PostgresOperatorLog(log_url, owner="ours", statement_timeout_s=2.0)
     async with await psycopg.AsyncConnection.connect(log_url, options=SEARCH_PATH) as blocker:

@@ -81,6 +81,7 @@ async def test_transactions_and_calls_are_counted(log_url: str, stock: ScriptedP
     assert 0 <= value(samples, "tcc_lease_lag_seconds") < 30
 
 
+@pytest.mark.slow
 async def test_failures_are_counted_until_stuck(
     log_url: str, stock: ScriptedParticipant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +189,7 @@ async def test_each_worker_has_a_port_and_keeps_it(log_url: str, tmp_path: Path)
             assert (await get(port + number, "/healthz"))[0] == 200
 
 
+@pytest.mark.slow
 async def test_a_metrics_port_in_use_does_not_delay_the_worker(
     log_url: str, stock: ScriptedParticipant
 ) -> None:

@@ -31,6 +31,7 @@ def test_a_coordinator_and_a_participant_killed_at_a_commit_lose_nothing() -> No
     assert not [p.info for p in psutil.process_iter(["cmdline"]) if home in str(p.info["cmdline"])]
 
 
+@pytest.mark.slow
 def test_an_unknown_failpoint_is_refused() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "proof.faults", "--points=log.nothing"],

@@ -57,6 +57,7 @@ async def worker(log_url: str) -> AsyncIterator[Running]:
         yield worker
 
 
+@pytest.mark.slow
 async def test_a_command_on_an_old_version_changes_nothing_and_exits_with_4(worker: Running) -> None:
     code, out, _ = await tccctl(worker, "tx", "hold", "order-1", "--reason", "r", "-o", "json")
     assert code == 0

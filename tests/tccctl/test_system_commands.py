@@ -327,6 +327,7 @@ def test_help_has_the_exit_codes_and_every_command_examples() -> None:
             assert f"tccctl {name}" in service.tccctl(name, "--help").stdout.partition("Examples:")[2]
 
 
+@pytest.mark.slow
 def test_a_shell_can_complete_commands_and_options() -> None:
     def offered(words: str, number: int) -> list[str]:
         asked = {"_TCCCTL_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(number)}

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import pytest
+
 from coordinator.security.tokens import new_token, token_hash
 from tests.support.identities import Tls
 from tests.support.worker import running, settings_for
 from tests.tccctl.test_real_coordinator import tccctl, tccctl_at
 
 
+@pytest.mark.slow
 async def test_a_token_from_a_file_is_the_identity(log_url: str, tmp_path: Path) -> None:
     tls, token = Tls(tmp_path, "localhost"), new_token("ana")
     (tmp_path / "token").write_text(f"{token}\n")

@@ -297,6 +297,7 @@ async def test_an_old_stream_is_asked_to_leave_and_then_ended(
         await stream.reply(2)
 
 
+@pytest.mark.slow
 async def test_coordinators_restart_under_load_without_a_failed_call(
     log_url: str, stock: ScriptedParticipant
 ) -> None:

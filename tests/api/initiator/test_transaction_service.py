@@ -524,6 +524,7 @@ async def test_a_whole_transaction_refuses_interactive_steps(
     go.set()
 
 
+@pytest.mark.slow
 async def test_an_abandoned_transaction_is_cancelled_by_its_expiry(
     tcc: Running, stock: ScriptedParticipant
 ) -> None:
