@@ -96,6 +96,15 @@ class Outcomes:
         self._database = database
         self._following = following
 
+    async def begin(self, now: datetime) -> None:
+        """Remember where to begin, unless this database knows: with what is created from now on.
+
+        Raises:
+            DBAPIError
+        """
+        async with self._database.begin() as db:
+            await outcome_store.read_to(db, otherwise=now)
+
     async def run(self) -> None:
         """Publish outcomes until cancelled."""
         while True:
@@ -223,8 +232,10 @@ async def _follow(options: argparse.Namespace, broker: Broker) -> None:
             await create_schema(database, outcome_store.metadata)
             await broker.start()
             async with Client(options.coordinator, tls=tls, token=options.token_file) as client:
+                outcomes = Outcomes(client, broker, database, following)
+                await outcomes.begin(datetime.now(UTC))
                 print(f"following {options.coordinator}", flush=True)  # noqa: T201 - a parent process may wait for it
-                await Outcomes(client, broker, database, following).run()
+                await outcomes.run()
     finally:
         await broker.close()
         await database.dispose()

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -185,8 +186,11 @@ async def test_every_confirmed_order_ships_once_under_kills(
 async def published(redis: RedisProcess, wanted: set[tuple[str, str]]) -> None:
     """Wait until the outcomes of exactly these transactions are in the stream."""
     found: set[tuple[str, str]] = set()
-    async with redis.client() as client, asyncio.timeout(60):
+    # redis-py may swallow the cancellation by a timeout: a loop that never ends hangs the suite.
+    ends = time.monotonic() + 60
+    async with redis.client() as client:
         while found != wanted:
+            assert time.monotonic() < ends, f"not published: {sorted(wanted - found)[:10]}"
             entries = await client.xrange("events:transactions")
             found = {tuple(fields[b"id"].decode().split("/")) for _, fields in entries}
             assert found <= wanted

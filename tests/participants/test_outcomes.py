@@ -98,7 +98,7 @@ async def opened(log_url: str, home: Path) -> AsyncIterator[Shop]:
             tcc.Client(coordinator.address) as client,
         ):
             shop = Shop(client, orders, ours)
-            assert not await shop.outcomes.step(datetime.now(UTC))
+            await shop.outcomes.begin(datetime.now(UTC))
             yield shop
     await ours.dispose()
     await theirs.dispose()
