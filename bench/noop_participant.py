@@ -67,7 +67,9 @@ class NoopParticipant(participant_pb2_grpc.ParticipantServiceServicer):
     async def StreamBranches(self, _requests: Any, context: Any) -> None:  # noqa: N802 - gRPC names it
         await context.write(pb.StreamBranchesResponse(credit=2**31, replica_id=self.replica_id))
         while (request := await context.read()) is not EOF:
-            await self.take(len(request.items))
+            self._count(len(request.items))
+            if self.hanging:
+                continue
             results = [
                 pb.StreamBranchesResult(id=item.id, result=_DONE)
                 for item in request.items
@@ -79,9 +81,12 @@ class NoopParticipant(participant_pb2_grpc.ParticipantServiceServicer):
     ConfirmBranch = _unary(pb.ConfirmBranchResponse(result=_DONE))
     CancelBranch = _unary(pb.CancelBranchResponse(result=_DONE))
 
-    async def take(self, items: int) -> None:
+    def _count(self, items: int) -> None:
         self.calls += 1
         self.items += items
+
+    async def take(self, items: int) -> None:
+        self._count(items)
         if self.hanging:
             await asyncio.Event().wait()
 

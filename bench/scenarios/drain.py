@@ -186,7 +186,8 @@ def _watch(
 
 def _backlog(log: psycopg.Connection[tuple[int, ...]], since: object, used: Counts) -> Round:
     done = log.execute(_DONE, {"since": since}).fetchall()
-    latencies_us = [latency for _, latency in done]
+    # A few may have ended before the clock was read.
+    latencies_us = [max(latency, 1) for _, latency in done]
     failed = Counter(f"ended in state {state}" for state, _ in done if state != _CONFIRMED)
     return Round(seconds=latencies_us[-1] / 1e6, latencies_us=latencies_us, failed=failed, used=used)
 

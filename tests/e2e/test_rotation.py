@@ -31,13 +31,13 @@ class Counting(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # generic 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         handler = await continuation(handler_call_details)
 
-        async def answer(request: Any, context: Any) -> AsyncIterator[Any]:
+        async def answer(requests: Any, context: Any) -> AsyncIterator[Any]:
             [name] = (name.decode() for name in context.auth_context()["peer_spiffe_id"])
             self.seen[name].set()
-            async for response in handler.unary_stream(request, context):
+            async for response in handler.stream_stream(requests, context):
                 yield response
 
-        return handler._replace(unary_stream=answer) if handler.unary_stream else handler
+        return handler._replace(stream_stream=answer) if handler.stream_stream else handler
 
 
 class Reserve:
