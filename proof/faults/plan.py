@@ -88,9 +88,6 @@ _HITS_MAX: Mapping[str, int] = {
     "client.call.send": 5,
     "client.call.answered": 5,
     # Calls are made only while no stream can be opened.
-    "rpc.batch.request": 1,
-    "rpc.batch.reply.before": 1,
-    "rpc.batch.reply.after": 1,
     "client.execute.send": 5,
     "client.execute.answered": 5,
     # A plan of 60 orders has about six that are local first, and some of them are refused.

@@ -135,7 +135,6 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
     @refusals_as_statuses
     async def ExecuteTransactions(self, request: Batch, context: Context) -> None:
         collected: Replies[pb.ExecuteTransactionsReply] = Replies(self._unread)
-        failpoint("rpc.batch.request")
         begun, unknown = self._begin_batch(request, collected, context.time_remaining())
         alarm = asyncio.get_running_loop().call_later(
             self._reply_in_s(context.time_remaining()), self._fail_if_branches_fail, begun
@@ -147,9 +146,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
             while missing:
                 taken = await collected.take()
                 missing -= len(taken)
-                failpoint("rpc.batch.reply.before")
                 await self._send(pb.ExecuteTransactionsResponse(replies=taken), collected, context)
-                failpoint("rpc.batch.reply.after")
         finally:
             alarm.cancel()
             collected.close()
