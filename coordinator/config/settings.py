@@ -207,6 +207,10 @@ class LogSettings(_Table):
         """Whether a coordinator runs its own PostgreSQL."""
         return self.url is None and not self.servers
 
+    def shared_url(self) -> str:
+        """Return the URL of the cells that no server has; empty: it is not set."""
+        return self.url.get_secret_value() if self.url else ""
+
     def owner(self) -> str | None:
         """Return the URL to migrate with, if it is not `url`."""
         return self.owner_url.get_secret_value() if self.owner_url else None

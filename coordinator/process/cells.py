@@ -75,7 +75,7 @@ def move(
 def _places(settings: Settings) -> list[CellPlace]:
     if settings.log.is_embedded:
         raise StartError("the embedded PostgreSQL has all cells: set [log] url, or [[log.servers]]")
-    return cell_places(settings.log, settings.log.url.get_secret_value() if settings.log.url else "")
+    return cell_places(settings.log, settings.log.shared_url())
 
 
 def _server(place: CellPlace) -> str:

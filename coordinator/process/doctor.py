@@ -65,9 +65,7 @@ def diagnose(settings: Settings) -> Iterator[CheckResult]:
     if settings.log.is_embedded:
         yield from _own_log(settings.log.data_dir)
     else:
-        yield from _cells(
-            cell_places(settings.log, settings.log.url.get_secret_value() if settings.log.url else "")
-        )
+        yield from _cells(cell_places(settings.log, settings.log.shared_url()))
     yield from _ports(settings)
     yield from _certificates(settings)
     if settings.insecure:

@@ -86,7 +86,7 @@ def log_url(settings: Settings) -> Iterator[str]:
     It is empty if all cells are at servers of their own.
     """
     if not settings.log.is_embedded:
-        yield settings.log.url.get_secret_value() if settings.log.url else ""
+        yield settings.log.shared_url()
         return
     with own_postgres(settings.log.data_dir) as server:
         server.create_database(DATABASE)
