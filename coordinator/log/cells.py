@@ -83,10 +83,6 @@ class CellsLog:
         self.cells = cells
         self.name = cells[HOME].name
 
-    async def close(self) -> None:
-        for cell in self.cells:
-            await cell.close()
-
     def cell_of(self, gid: str) -> int:
         """See `ports.Log`."""
         return cell_of(gid, len(self.cells))
@@ -163,10 +159,6 @@ class CellsOperatorLog:
     def __init__(self, cells: Sequence[PostgresOperatorLog]) -> None:
         self.cells = cells
         self._home = cells[HOME]
-
-    async def close(self) -> None:
-        for cell in self.cells:
-            await cell.close()
 
     def _of(self, gid: str) -> PostgresOperatorLog:
         return self.cells[cell_of(gid, len(self.cells))]

@@ -91,20 +91,14 @@ class PostgresOperatorLog:
         owner: str,
         statement_timeout_s: float = 10.0,
         count_max: int = COUNT_MAX,
-        history: History | None = None,
         cell: int = HOME,
         pool: OperatorPool | None = None,
     ) -> None:
-        """`history`: shared with the other connections of this process to the log.
-
-        `pool`: connections that others share, in place of own ones.
-        """
+        """`pool`: connections that others share, in place of own ones."""
         self._owner = owner
         self._count_max = count_max
         self.cell = cell
-        self._own_pool = (
-            None if pool else OperatorPool(url, statement_timeout_s=statement_timeout_s, history=history)
-        )
+        self._own_pool = None if pool else OperatorPool(url, statement_timeout_s=statement_timeout_s)
         self.use(pool or self._own_pool)
 
     def use(self, pool: OperatorPool | None) -> None:

@@ -112,25 +112,19 @@ class PostgresLog:
         name: str,
         connections: int = 4,
         statement_timeout_s: float = 10.0,
-        history: History | None = None,
         on_quarantine: Callable[[str, str], None] = lambda _gid, _why: None,
         cell: int = HOME,
         pool: LogPool | None = None,
     ) -> None:
-        """`history`: shared with the other connections of this process to the log.
+        """`on_quarantine`: called with the gid of a row that a claim could not use, and why.
 
-        `on_quarantine`: called with the gid of a row that a claim could not use, and why. `pool`:
-        connections that others share, in place of own ones.
+        `pool`: connections that others share, in place of own ones.
         """
         self._owner = owner
         self.name = name
         self._cell = cell
         self._own_pool = (
-            None
-            if pool
-            else LogPool(
-                url, connections=connections, statement_timeout_s=statement_timeout_s, history=history
-            )
+            None if pool else LogPool(url, connections=connections, statement_timeout_s=statement_timeout_s)
         )
         self.use(pool or self._own_pool)
         self._lost_claims = _LostClaims()

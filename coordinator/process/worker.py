@@ -139,8 +139,6 @@ class Worker:
             )
             for cell in self._opened.operator_cells
         ]
-        # Of the home cell, which is all of a log of one.
-        self.auditor = self.auditors[0]
         self._admin_server = AdminServer(
             self.engine,
             self._operator_log,

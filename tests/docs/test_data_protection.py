@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from coordinator.config.configuration import load
 from coordinator.embedded_postgres.server import EmbeddedPostgres
+from coordinator.log.schema import HOME
 from tcc import AesGcmCodec
 from tcc.payload import Encoded, payload_place
 from tccctl.cli import app
@@ -55,7 +56,7 @@ async def test_the_commands_make_a_key_and_verify_the_chain(log_url: str, audit:
     settings = settings_for({}, audit=audit, admin={"listen": "127.0.0.1:0"})
     with capture_logs() as logged:
         async with running(settings, log_url) as coordinator:
-            await coordinator.worker.auditor.state_head()
+            await coordinator.worker.auditors[HOME].state_head()
             write_log(logged)
             environment = NO_SETTINGS | {"TCCCTL_ADDRESS": f"127.0.0.1:{coordinator.worker.admin_port}"}
             for line in blocks("sh")[1].splitlines():

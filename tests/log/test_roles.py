@@ -12,6 +12,7 @@ from coordinator.core.audit import AuditEntry
 from coordinator.log.migration import migrate
 from coordinator.log.operator_store import PostgresOperatorLog
 from coordinator.log.requirements import LogUrlError
+from coordinator.log.schema import HOME
 from tcc.transaction.v1 import transaction_pb2 as pb
 from tests.support.scripted_participant import ScriptedParticipant, serving
 from tests.support.worker import branch, running, settings_for
@@ -54,13 +55,13 @@ async def test_a_coordinator_runs_with_the_role_that_cannot_rewrite(roles: tuple
             pb.ExecuteTransactionRequest(gid="g", branches=[branch("1")]), timeout=60
         )
         await coordinator.settled("g")
-        await coordinator.worker.auditor.state_head()
+        await coordinator.worker.auditors[HOME].state_head()
         assert await coordinator.worker.log.transaction_purge(ended_before_s=0.0, limit=10) == 1
         log = PostgresOperatorLog(url, owner="c")
         await log.audit_append(ENTRY)
         assert len(await log.confirmation_key()) == 32
-        await coordinator.worker.auditor.state_head()
-        assert (await coordinator.worker.auditor.check()).problem == ""
+        await coordinator.worker.auditors[HOME].state_head()
+        assert (await coordinator.worker.auditors[HOME].check()).problem == ""
         await log.close()
 
 

@@ -8,6 +8,7 @@ import pytest
 from coordinator.core.audit import AuditEntry
 from coordinator.core.errors import VersionChanged
 from coordinator.log.operator_store import PostgresOperatorLog
+from coordinator.log.schema import HOME
 from coordinator.ports.operator_log import AuditFilter, ParticipantRecord
 from tcc.admin.v1 import admin_pb2 as apb
 from tests.log.transactions import SEARCH_PATH
@@ -87,7 +88,7 @@ async def test_tampering_is_found(
     tcc: Running, admin: Stub, log_url: str, tampering: str, broken_at: int
 ) -> None:
     await act_often(log_url)
-    await tcc.worker.auditor.state_head()
+    await tcc.worker.auditors[HOME].state_head()
     async with await psycopg.AsyncConnection.connect(
         log_url, autocommit=True, options=SEARCH_PATH
     ) as connection:

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from coordinator.core.audit import AuditEntry, AuditHead, AuditRecord, chained
 from coordinator.log.operator_store import PostgresOperatorLog
+from coordinator.log.schema import HOME
 from tccctl.cli import app
 from tests.log.transactions import SEARCH_PATH
 from tests.support.worker import Running, running, settings_for
@@ -129,7 +130,7 @@ async def test_a_running_coordinator_finds_what_hashes_accept(
     coordinator: Running, log_url: str, key_file: Path, attack: Attack, broken_at: int
 ) -> None:
     await act_often(log_url)
-    await coordinator.worker.auditor.state_head()
+    await coordinator.worker.auditors[HOME].state_head()
     await rewrite(log_url, attack)
     hashes_alone, _ = await verify(coordinator, "--here")
     assert hashes_alone == 0
@@ -137,7 +138,7 @@ async def test_a_running_coordinator_finds_what_hashes_accept(
     assert exit_code == 6
     assert line.startswith(f"BROKEN at record {broken_at}: ")
     with capture_logs() as logged:
-        await coordinator.worker.auditor.state_head()
+        await coordinator.worker.auditors[HOME].state_head()
     events = {entry["event"] for entry in logged}
     assert "the audit chain is broken" in events
     assert "audit head" not in events
@@ -151,7 +152,7 @@ async def test_after_a_restart_the_logged_heads_find_it(
     output = tmp_path / "tccd.log"
     with capture_logs() as logged:
         async with running(signing(key_file), log_url) as worker:
-            await worker.worker.auditor.state_head()
+            await worker.worker.auditors[HOME].state_head()
     output.write_text("".join(json.dumps(entry) + "\n" for entry in logged) + "listening\n")
     await rewrite(log_url, attack)
     public = key_file.with_suffix(".pub")
@@ -170,7 +171,7 @@ async def test_a_restarted_coordinator_signs_nothing_against_a_stored_statement(
     await act_often(log_url)
     public = key_file.with_suffix(".pub")
     async with running(signing(key_file), log_url) as worker:
-        await worker.worker.auditor.state_head()
+        await worker.worker.auditors[HOME].state_head()
     await tamper(log_url, "DELETE FROM audit WHERE sequence = 12")
     async with running(signing(key_file), log_url) as restarted:
         found = await verify(restarted, "--public-key", public)
@@ -191,7 +192,7 @@ async def test_a_forged_line_of_the_log_is_found(
 ) -> None:
     await act_often(log_url)
     with capture_logs() as logged:
-        await coordinator.worker.auditor.state_head()
+        await coordinator.worker.auditors[HOME].state_head()
     (stated,) = [entry for entry in logged if entry["event"] == "audit head"]
     output = tmp_path / "tccd.log"
     output.write_text(json.dumps(stated | {"sequence": 11}))
