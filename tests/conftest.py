@@ -20,8 +20,8 @@ EXTERNAL_SERVER = "TCC_TEST_SERVER_URL"
 # memory answers at once: the databases keep their settings, fsync among them.
 MEMORY_DISK = Path("/dev/shm")
 MEMORY_DISK_BYTES_MIN = 4 * 2**30
-# Participants over every kind of database.
-pytest_plugins = ["tests.support.participant_databases"]
+# Participants over every kind of database, and one whose results are scripted.
+pytest_plugins = ["tests.support.participant_databases", "tests.support.scripted_participant"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

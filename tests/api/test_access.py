@@ -25,7 +25,7 @@ from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2
 from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc
 from tests.support.identities import AUDIENCE, ISSUER, Authority, Issuer, Pair, Tls, bearer
-from tests.support.scripted_participant import ScriptedParticipant, serving
+from tests.support.scripted_participant import ScriptedParticipant
 from tests.support.worker import Running, branch, running, settings_for
 
 SHOP, BANK = "spiffe://bank.example/shop", "spiffe://bank.example/bank"
@@ -96,13 +96,6 @@ async def guarded(
             yield made
         finally:
             await made.close()
-
-
-@pytest.fixture
-async def stock() -> AsyncIterator[ScriptedParticipant]:
-    participant = ScriptedParticipant()
-    async with serving(participant) as participant.address:
-        yield participant
 
 
 @pytest.fixture

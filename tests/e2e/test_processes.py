@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -14,18 +13,11 @@ from tcc.participant.v1 import participant_pb2
 from tcc.transaction.v1 import transaction_pb2 as pb
 from tests.support import daemon
 from tests.support.processes import run_python
-from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, serving
+from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant
 from tests.support.worker import branch
 
 TRY = common.OPERATION_TRY
 CONFIRM = common.OPERATION_CONFIRM
-
-
-@pytest.fixture
-async def stock() -> AsyncIterator[ScriptedParticipant]:
-    participant = ScriptedParticipant()
-    async with serving(participant) as participant.address:
-        yield participant
 
 
 def config(stock: ScriptedParticipant, url: str) -> str:

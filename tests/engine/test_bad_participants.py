@@ -21,13 +21,6 @@ CONFIRM = common.OPERATION_CONFIRM
 NONSENSE = b"\x0a\x04\x1a\x02\xff\xfe"
 
 
-@pytest.fixture
-async def stock() -> AsyncIterator[ScriptedParticipant]:
-    participant = ScriptedParticipant()
-    async with serving(participant) as participant.address:
-        yield participant
-
-
 def execute(gid: str, *branches: common.BranchSpec, **fields: object) -> pb.ExecuteTransactionRequest:
     return pb.ExecuteTransactionRequest(gid=gid, branches=branches or [branch("1")], **fields)
 

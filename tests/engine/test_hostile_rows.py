@@ -35,7 +35,7 @@ from tests.log.transactions import (
     sql,
 )
 from tests.support.errors import refused
-from tests.support.scripted_participant import ScriptedParticipant, serving
+from tests.support.scripted_participant import ScriptedParticipant
 from tests.support.worker import Running, branch, running, settings_for
 
 _DEEP = b"\x91" * 100_000 + b"\x00"
@@ -94,13 +94,6 @@ _NEVER_HOSTILE = {"gid"}
 
 def test_every_column_of_the_transactions_is_hostile_in_turn() -> None:
     assert HOSTILE.keys() | _NEVER_HOSTILE == set(transactions.c.keys())
-
-
-@pytest.fixture
-async def stock() -> AsyncIterator[ScriptedParticipant]:
-    participant = ScriptedParticipant()
-    async with serving(participant) as participant.address:
-        yield participant
 
 
 @pytest.fixture

@@ -1,9 +1,6 @@
 """Known bugs of other coordinators, over real gRPC and a real log. Those of the core are in tests/core."""
 
 import asyncio
-from collections.abc import AsyncIterator
-
-import pytest
 
 from coordinator.process.log_cells import cell_places
 from coordinator.process.worker import end_lease
@@ -16,13 +13,6 @@ from tests.support.worker import QUICK, branch, running, settings_for
 TRY = common.OPERATION_TRY
 CONFIRM = common.OPERATION_CONFIRM
 CANCEL = common.OPERATION_CANCEL
-
-
-@pytest.fixture
-async def stock() -> AsyncIterator[ScriptedParticipant]:
-    participant = ScriptedParticipant()
-    async with serving(participant) as participant.address:
-        yield participant
 
 
 def execute(gid: str, *branches: common.BranchSpec, **fields: object) -> pb.ExecuteTransactionRequest:

@@ -1,7 +1,6 @@
 """Coordinators on a log of several cells: recovery in each, and one that is unavailable."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -16,17 +15,10 @@ from coordinator.process.log_cells import cell_places
 from tcc.common.v1 import common_pb2 as common
 from tcc.transaction.v1 import transaction_pb2 as pb
 from tests.support.errors import refused
-from tests.support.scripted_participant import ScriptedParticipant, serving
+from tests.support.scripted_participant import ScriptedParticipant
 from tests.support.worker import Running, branch, running, settings_for
 
 DATABASE = "log"
-
-
-@pytest.fixture
-async def stock() -> AsyncIterator[ScriptedParticipant]:
-    participant = ScriptedParticipant()
-    async with serving(participant) as participant.address:
-        yield participant
 
 
 def gids(cell: int, count: int, cells: int) -> list[str]:

@@ -19,18 +19,11 @@ from tcc.participant.v1 import participant_pb2
 from tcc.transaction.v1 import transaction_pb2 as pb
 from tests.log.transactions import sql
 from tests.support.errors import refused
-from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, failed, serving
+from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, failed
 from tests.support.worker import QUICK, Running, branch, running, settings_for
 
 TRY = common.OPERATION_TRY
 CONFIRM = common.OPERATION_CONFIRM
-
-
-@pytest.fixture
-async def stock() -> AsyncIterator[ScriptedParticipant]:
-    participant = ScriptedParticipant()
-    async with serving(participant) as participant.address:
-        yield participant
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -18,18 +17,11 @@ from tcc.transaction.v1 import transaction_pb2 as pb
 from tests.observability.scraping import get, scrape, until_scraped, value
 from tests.support import daemon
 from tests.support.ports import free_port, free_ports
-from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, failed, rejected, serving
+from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, failed, rejected
 from tests.support.worker import branch, running, settings_for
 
 TRY = common.OPERATION_TRY
 CONFIRM = common.OPERATION_CONFIRM
-
-
-@pytest.fixture
-async def stock() -> AsyncIterator[ScriptedParticipant]:
-    participant = ScriptedParticipant()
-    async with serving(participant) as participant.address:
-        yield participant
 
 
 def execute(gid: str) -> pb.ExecuteTransactionRequest:

@@ -24,7 +24,7 @@ from tests.api.operator.conftest import act_on, operators_of
 from tests.log.transactions import begun, confirming, sql
 from tests.observability.collector import Collector, collecting
 from tests.support import daemon
-from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, failed, rejected, serving
+from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, failed, rejected
 from tests.support.worker import branch, running, settings_for
 
 TRY = common.OPERATION_TRY
@@ -34,13 +34,6 @@ TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 SPAN_ID = "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE_ID}-{SPAN_ID}-01"
 UNSAMPLED = f"00-{TRACE_ID}-{SPAN_ID}-00"
-
-
-@pytest.fixture
-async def stock() -> AsyncIterator[ScriptedParticipant]:
-    participant = ScriptedParticipant()
-    async with serving(participant) as participant.address:
-        yield participant
 
 
 @pytest.fixture

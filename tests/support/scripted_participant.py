@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import grpc
+import pytest
 
 from tcc._internal.server_options import server_options
 from tcc.common.v1 import common_pb2 as common
@@ -114,3 +115,11 @@ async def serving(
         yield f"{host}:{bound}"
     finally:
         await server.stop(None)
+
+
+@pytest.fixture
+async def stock() -> AsyncIterator[ScriptedParticipant]:
+    """A participant that serves, for every test that has none of its own by this name."""
+    participant = ScriptedParticipant()
+    async with serving(participant) as participant.address:
+        yield participant

@@ -31,19 +31,12 @@ from tests.api.test_access import SHOP, guarded
 from tests.support.errors import refused
 from tests.support.identities import Authority
 from tests.support.raw_http2 import connect
-from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, failed, rejected, serving
+from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, failed, rejected
 from tests.support.transaction_stream import METHOD, TransactionStream, item
 from tests.support.worker import Running, branch, running, settings_for
 
 CONFIRMED = common.TRANSACTION_STATE_CONFIRMED
 CANCELLED = common.TRANSACTION_STATE_CANCELLED
-
-
-@pytest.fixture
-async def stock() -> AsyncIterator[ScriptedParticipant]:
-    participant = ScriptedParticipant()
-    async with serving(participant) as participant.address:
-        yield participant
 
 
 @asynccontextmanager

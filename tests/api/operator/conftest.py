@@ -10,7 +10,7 @@ from tcc.admin.v1 import admin_pb2 as apb, admin_pb2_grpc
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2
 from tcc.transaction.v1 import transaction_pb2 as pb
-from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, failed, serving
+from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, failed
 from tests.support.worker import Running, branch, running, settings_for
 
 Stub = admin_pb2_grpc.AdminServiceStub
@@ -52,13 +52,6 @@ async def until(look: Callable[[], object]) -> None:
     """Poll until `look` finds something. Each poll is a call, so this is no busy loop."""
     while not await look():
         pass
-
-
-@pytest.fixture
-async def stock() -> AsyncIterator[ScriptedParticipant]:
-    participant = ScriptedParticipant()
-    async with serving(participant) as participant.address:
-        yield participant
 
 
 @pytest.fixture
