@@ -113,9 +113,9 @@ def built(directory: Path) -> Path:
     """Carry out the first stage, and return what the second one copies."""
     directory.mkdir()
     image = Image(directory)
-    for name in ("etc", "root", "work", "tmp"):
-        if Path("/", name).exists():
-            image.bind(Path("/", name), f"/{name}")
+    for path in (Path("/etc"), Path.home(), UV.parent):
+        image.bind(path, str(path))
+    image.path("/tmp").mkdir(exist_ok=True)
     workdir = only(BUILD, "WORKDIR").text
     image.path(workdir).mkdir()
     for instruction in BUILD:
