@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -36,6 +36,7 @@ from coordinator.engine.observer import Anomaly, Observer
 from coordinator.jobs.reconcile import ScanResult
 from coordinator.log.backlog import COUNT_MAX
 from coordinator.observability.certificates import validity
+from coordinator.observability.series import Counter, Histogram
 from coordinator.ports.operator_log import Backlog
 from coordinator.ports.participants import CallResults
 
@@ -182,14 +183,17 @@ _GAUGES = {spec.name: spec for spec in GAUGES}
 
 
 def _counter(spec: Spec, registry: CollectorRegistry) -> Counter:
-    counter = Counter(spec.name, spec.explanation, spec.labels, registry=registry)
+    counter = Counter(spec.name, spec.explanation, spec.labels)
+    registry.register(counter)
     for value in spec.initial:
         counter.labels(value)
     return counter
 
 
 def _histogram(spec: Spec, registry: CollectorRegistry) -> Histogram:
-    return Histogram(spec.name, spec.explanation, spec.labels, buckets=spec.buckets, registry=registry)
+    histogram = Histogram(spec.name, spec.explanation, spec.labels, spec.buckets)
+    registry.register(histogram)
+    return histogram
 
 
 class Metrics(Observer):
@@ -221,10 +225,10 @@ class Metrics(Observer):
         self._histogram("tcc_log_write_seconds", write).observe(span_s)
         self._histogram("tcc_log_batch_size", write).observe(count)
         if write == "begin":
-            self.counters["tcc_transactions_begun"].inc(count)
+            self._counter("tcc_transactions_begun").inc(count)
 
     def write_failed(self) -> None:
-        self.counters["tcc_log_write_failures"].inc()
+        self._counter("tcc_log_write_failures").inc()
 
     def changed(self, batch: Sequence[Transaction]) -> None:
         # The states that were saved. The present ones may be later.
@@ -232,7 +236,7 @@ class Metrics(Observer):
         # The decision is at once the end if no branch needs a call for it.
         at_once = [tx.saving_state for tx in batch if tx.saved_state is _TRYING and tx.state.ended]
         if parked := len(batch) - [tx.next_attempt_at for tx in batch].count(0.0):
-            self.counters["tcc_transactions_parked"].inc(parked)
+            self._counter("tcc_transactions_parked").inc(parked)
         for state, decision in _DECIDED.items():
             if count := (at_once if state.ended else states).count(state):
                 self._counter("tcc_transactions_decided", decision).inc(count)
@@ -278,7 +282,7 @@ class Metrics(Observer):
             self.purged_at = self.heartbeat_at
 
     def purged(self, count: int, *, finished: bool) -> None:
-        self.counters["tcc_transactions_purged"].inc(count)
+        self._counter("tcc_transactions_purged").inc(count)
         if finished:
             self.purged_at = self._monotonic()
 
