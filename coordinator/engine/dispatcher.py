@@ -225,8 +225,13 @@ class ParticipantDispatcher:
         batch.missing -= len(answers)
         assert batch.missing >= 0, "each call gets exactly one answer"
         self._count(-len(answers))
-        self._note(answers)
-        if any(not answer.unreachable for _, answer in answers):
+        self.answered += len(answers)
+        reached = False
+        for _, answer in answers:
+            if answer.code is _FAILED:
+                self._note_failure(answer)
+            reached = reached or not answer.unreachable
+        if reached:
             batch.reached = True
             self._set_breaker(self.breaker.succeeded())
         self._observer.answered(self.name, answers, self._clock.now() - batch.sent_at)
@@ -239,18 +244,17 @@ class ParticipantDispatcher:
         batch.ended.set_result(None)
 
     def _set_breaker(self, breaker: Breaker) -> None:
+        if breaker is self.breaker:
+            return
         was_closed, self.breaker = self.breaker.closed, breaker
         if breaker.closed is not was_closed:
             kind = Anomaly.BREAKER_CLOSED if breaker.closed else Anomaly.BREAKER_OPENED
             self._observer.anomaly(kind, participant=self.name)
 
-    def _note(self, answers: CallResults) -> None:
-        self.answered += len(answers)
-        for _, answer in answers:
-            if answer.code is _FAILED:
-                self.failed += 1
-                self.last_error = error_text(answer)
-                self.last_error_at = self._clock.now()
+    def _note_failure(self, answer: CallResult) -> None:
+        self.failed += 1
+        self.last_error = error_text(answer)
+        self.last_error_at = self._clock.now()
 
     def _count(self, started: int) -> None:
         """Count calls that were sent, or (negative) were answered: what is left is the largest batch."""

@@ -161,8 +161,7 @@ class Batcher(Generic[T]):
         """Return whether a batch must be sent now. If not, set what causes the next flush."""
         assert self._loop is not None
         waiting, now = len(self._queue), self._loop.time()
-        newest = islice(reversed(self._in_flight.values()), self._max_in_flight)
-        counted_until = [until for until in newest if until > now]
+        counted_until = self._counted_until(now) if self._in_flight else []
         if len(counted_until) >= self._max_in_flight or not self._items_max:
             self._wanted = sys.maxsize  # the end of a batch, or a change of `items_max`
             self._alarm_at(min(counted_until, default=math.inf))
@@ -177,6 +176,11 @@ class Batcher(Generic[T]):
         self._wanted = wanted
         self._alarm_at(min([due_at, *counted_until]))
         return False
+
+    def _counted_until(self, now: float) -> list[float]:
+        """Return until when each batch in flight is counted that is counted now."""
+        newest = islice(reversed(self._in_flight.values()), self._max_in_flight)
+        return [until for until in newest if until > now]
 
     def _alarm_at(self, moment: float) -> None:
         """Flush then, unless it happens before."""
@@ -199,10 +203,12 @@ class Batcher(Generic[T]):
         if self._ended.done():
             return
         error = None if flight.cancelled() else flight.exception()
-        if error is None:
+        if error is not None:
+            self._ended.set_exception(error)
+        elif self._queue:
             self._flush()
         else:
-            self._ended.set_exception(error)
+            self._wanted = 1
 
     def _take(self) -> list[T]:
         queue, size = self._queue, self._size
