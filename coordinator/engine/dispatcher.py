@@ -110,7 +110,7 @@ class ParticipantDispatcher:
         self.begun = 0
         self._batcher = Batcher[BranchCall](
             self._send,
-            items_max=self._room(),
+            items_max=min(policy.batch_max, policy.concurrency_max),
             bytes_max=policy.batch_bytes_max,
             size=_size,
             max_in_flight=MAX_IN_FLIGHT,
@@ -148,7 +148,7 @@ class ParticipantDispatcher:
         breaker = Breaker() if moved else self.breaker
         self.policy = policy
         self.breaker = replace(breaker, policy=policy.breaker)
-        self._batcher.items_max = self._room()
+        self._count(0)
 
     def retire(self) -> None:
         """Stop sending. Refuse queued calls and wait for those in flight; then `run` ends."""
@@ -259,10 +259,10 @@ class ParticipantDispatcher:
     def _count(self, started: int) -> None:
         """Count calls that were sent, or (negative) were answered: what is left is the largest batch."""
         self._in_flight += started
-        self._batcher.items_max = self._room()
-
-    def _room(self) -> int:
-        return min(self.policy.batch_max, max(0, self.policy.concurrency_max - self._in_flight))
+        policy = self.policy
+        room = min(policy.batch_max, max(0, policy.concurrency_max - self._in_flight))
+        if room != self._batcher.items_max:
+            self._batcher.change_items_max(room)
 
 
 def not_configured(participant: str) -> CallResult:

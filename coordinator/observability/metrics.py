@@ -36,7 +36,7 @@ from coordinator.engine.observer import Anomaly, Observer
 from coordinator.jobs.reconcile import ScanResult
 from coordinator.log.backlog import COUNT_MAX
 from coordinator.observability.certificates import validity
-from coordinator.observability.series import Counter, Histogram
+from coordinator.observability.series import Count, Counter, Histogram
 from coordinator.ports.operator_log import Backlog
 from coordinator.ports.participants import CallResults
 
@@ -45,6 +45,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SPANS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 _PHASES = {operation: operation.name.lower() for operation in Operation}
+_CODES = {code: code.name.lower() for code in OutcomeCode}
 _KINDS = {kind: kind.name.lower() for kind in BranchKind}
 _DECIDED = {state: decision.name.lower() for state, decision in DECISIONS.items()}
 _ENDED = {state: state.name.lower() for state in TransactionState if state.ended}
@@ -253,6 +254,11 @@ class Metrics(Observer):
             self._counter("tcc_call_retries", participant).inc(retries)
 
     def answered(self, participant: str, answers: CallResults, span_s: float) -> None:
+        if len(answers) == 1:  # as it is for a lone transaction: without lists
+            ((call, answer),) = answers
+            self._histogram("tcc_call_seconds", participant, _PHASES[call.operation]).observe(span_s)
+            self._call_counter(participant, call, answer).inc()
+            return
         operations = [call.operation for call, _ in answers]
         all_succeeded = [answer.code for _, answer in answers].count(_SUCCEEDED) == len(answers)
         all_tcc = [call.spec.kind for call, _ in answers].count(_TCC) == len(answers)
@@ -266,8 +272,11 @@ class Metrics(Observer):
                 continue
             for call, answer in answers:
                 if call.operation is operation:
-                    labels = (participant, phase, _KINDS[call.spec.kind], _outcome(answer))
-                    self._counter("tcc_calls", *labels).inc()
+                    self._call_counter(participant, call, answer).inc()
+
+    def _call_counter(self, participant: str, call: BranchCall, answer: CallResult) -> Count:
+        phase, kind = _PHASES[call.operation], _KINDS[call.spec.kind]
+        return self._counter("tcc_calls", participant, phase, kind, _outcome(answer))
 
     def not_sent(self, participant: str, count: int) -> None:
         self._counter("tcc_calls_not_sent", participant).inc(count)
@@ -298,7 +307,7 @@ class Metrics(Observer):
 
 
 def _outcome(answer: CallResult) -> str:
-    return "unreachable" if answer.unreachable else answer.code.name.lower()
+    return "unreachable" if answer.unreachable else _CODES[answer.code]
 
 
 class LogGauges:

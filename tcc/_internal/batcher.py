@@ -41,7 +41,7 @@ class Batcher(Generic[T]):
             items' owners. It returns the coroutine that sends them, a future that is done when
             they have ended, or None if nothing is to be sent. An exception from it, the coroutine
             or the future is a bug: it ends `run`, which raises it.
-        items_max: The largest number of items in a batch. 0: nothing is sent until it is set again.
+        items_max: The largest number of items in a batch. 0: nothing is sent until it is changed.
         bytes_max: The largest sum of the items' sizes.
         size: Returns the size of an item; 1 by default.
         max_in_flight: The largest number of batches in flight.
@@ -62,7 +62,8 @@ class Batcher(Generic[T]):
         flush_policy: Callable[[], FlushPolicy] = FlushPolicy,
     ) -> None:
         self._send = send
-        self._items_max = items_max
+        # Read only: see `change_items_max`.
+        self.items_max = items_max
         self._bytes_max = bytes_max
         self._size = size
         self._max_in_flight = max_in_flight
@@ -87,14 +88,9 @@ class Batcher(Generic[T]):
         """True if no item waits and none is in flight."""
         return not self._queue and not self._in_flight
 
-    @property
-    def items_max(self) -> int:
-        """The largest number of items in a batch. It may be changed at any time."""
-        return self._items_max
-
-    @items_max.setter
-    def items_max(self, items_max: int) -> None:
-        was_stopped, self._items_max = not self._items_max, items_max
+    def change_items_max(self, items_max: int) -> None:
+        """Change the largest number of items in a batch."""
+        was_stopped, self.items_max = not self.items_max, items_max
         if was_stopped and self._queue:
             self._flush_soon()
 
@@ -162,14 +158,14 @@ class Batcher(Generic[T]):
         assert self._loop is not None
         waiting, now = len(self._queue), self._loop.time()
         counted_until = self._counted_until(now) if self._in_flight else []
-        if len(counted_until) >= self._max_in_flight or not self._items_max:
+        if len(counted_until) >= self._max_in_flight or not self.items_max:
             self._wanted = sys.maxsize  # the end of a batch, or a change of `items_max`
             self._alarm_at(min(counted_until, default=math.inf))
             return False
         if self._last_was_single and not counted_until:
             return True
         flush_policy = self._flush_policy()
-        wanted = min(flush_policy.min_items, self._items_max)
+        wanted = min(flush_policy.min_items, self.items_max)
         due_at = self._last_sent_at + flush_policy.linger_s
         if now >= due_at or waiting >= wanted:
             return True
@@ -215,7 +211,7 @@ class Batcher(Generic[T]):
         if len(queue) == 1:
             return [queue.popleft()]
         count, room = 0, self._bytes_max
-        for item in islice(queue, self._items_max):
+        for item in islice(queue, self.items_max):
             room -= size(item)
             if room < 0 and count:
                 break

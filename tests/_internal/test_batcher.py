@@ -169,7 +169,7 @@ async def test_nothing_is_sent_while_a_batch_may_have_no_items() -> None:
         recorder.batcher.put_many([1, 2, 3])
         await settle()
         assert recorder.batches == []
-        recorder.batcher.items_max = 2
+        recorder.batcher.change_items_max(2)
         await settle()
         assert recorder.batches == [[1, 2], [3]]
 
