@@ -12,9 +12,10 @@ from collections.abc import Callable
 from google.protobuf.message import DecodeError
 
 from coordinator.api.calls import UnreadBytes
-from coordinator.api.initiator.batch import Item, Replies, item_id
+from coordinator.api.initiator.batch import Item, Replies
 from coordinator.api.initiator.requests import RequestLimits
 from coordinator.core.errors import Draining, InvalidRequest, Refused, TransactionTooLarge
+from tcc._internal.frames import item_id
 from tcc.common.v1 import common_pb2 as common
 from tcc.transaction.v1 import transaction_pb2 as pb
 
@@ -207,9 +208,9 @@ def streamed_item(raw: bytes, limits: RequestLimits) -> tuple[pb.StreamTransacti
     bytes_max = limits.transaction_request_bytes_max
     if len(raw) > bytes_max + _ITEM_BYTES:
         why: Refused = TransactionTooLarge(f"a transaction may have at most {bytes_max} bytes as a message")
-        return pb.StreamTransactionsItem(id=item_id(raw)), why
+        return pb.StreamTransactionsItem(id=item_id(raw) or 0), why
     try:
         return pb.StreamTransactionsItem.FromString(raw), None
     except DecodeError:
         why = InvalidRequest("INVALID_MESSAGE", "the item is not a transaction")
-        return pb.StreamTransactionsItem(id=item_id(raw)), why
+        return pb.StreamTransactionsItem(id=item_id(raw) or 0), why
