@@ -153,7 +153,7 @@ class Access:
                 raise NotAuthenticated("the certificate has expired")
             permissions.check(caller, method)
             if with_rate and caller.client is not None:
-                self.rates.take(caller.client)
+                self.rates.check(caller.client)
         except Overloaded:  # it has the permission, and would fill the log as well
             raise
         except Refused as error:
