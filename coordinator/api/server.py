@@ -120,7 +120,8 @@ def _methods(limits: ServerLimits, requests: RequestLimits) -> Callable[[str, st
             decode=batch_decoder(requests.batch_max),
         ),
         "StreamTransactions": Method(
-            limit=CallLimit(limits.slow_max, "streams"),
+            # Besides those with a place, as many may wait for one.
+            limit=CallLimit(2 * limits.slow_max, "streams"),
             request_bytes_max=limits.request_bytes_max,
             decode=frame_decoder(requests.batch_max),
         ),
@@ -190,6 +191,7 @@ class Server:
             unread=unread,
             slow_readers=slow_readers,
             response_max_s=server_limits.response_max_s,
+            streams_max=server_limits.slow_max,
             coordinator_id=coordinator_id,
             new_trace=new_trace,
             access=access,

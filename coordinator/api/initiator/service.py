@@ -32,6 +32,7 @@ from coordinator.api.initiator.requests import (
     transaction_request,
 )
 from coordinator.api.initiator.stream import StreamItem, TransactionStream, streamed_item
+from coordinator.api.initiator.stream_places import StreamPlaces
 from coordinator.api.initiator.tenancy import (
     calling_client,
     check_calls,
@@ -93,6 +94,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         unread: UnreadBytes,
         slow_readers: SlowReaders,
         response_max_s: float,
+        streams_max: int,
         coordinator_id: str = "",
         new_trace: NewTrace | None = None,
         access: Access | None = None,
@@ -100,8 +102,8 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         """`new_trace`: set if this coordinator makes spans.
 
         `completions`: the Confirms and Cancels that wait for the completion. `response_max_s`: how
-        long a client may take to read a response of a batch or a stream. `coordinator_id`: tells the
-        clients of streams which process this is.
+        long a client may take to read a response of a batch or a stream. `streams_max`: how many may
+        be open. `coordinator_id`: tells the clients of streams which process this is.
         """
         self._engine = engine
         self._log = log
@@ -110,7 +112,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         self._new_trace = new_trace
         self._access = access
         self._coordinator_id = coordinator_id
-        self._streams: set[TransactionStream] = set()
+        self._streams: StreamPlaces[TransactionStream] = StreamPlaces(streams_max)
         self._completions = completions
         self._unread = unread
         self._slow_readers = slow_readers
@@ -239,9 +241,15 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         if self._engine.draining and (refusal := self._engine.refusal()) is not None:
             raise refusal
         credit = self._limits.batch_max
-        stream = TransactionStream(self._unread, credit=credit, on_late=self._on_item_late)
-        self._streams.add(stream)
+        stream = TransactionStream(
+            self._unread,
+            credit=credit,
+            on_late=self._on_item_late,
+            holder=_holder(context),
+            on_give_way=self._slow_readers.ending_soon(),
+        )
         try:
+            await self._streams.take(stream)
             response: pb.StreamTransactionsResponse | None = pb.StreamTransactionsResponse(
                 credit=credit, coordinator_id=self._coordinator_id
             )
@@ -253,7 +261,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
                 response = await stream.take()
         finally:
             stream.close()
-            self._streams.discard(stream)
+            self._streams.leave(stream)
 
     def drain_streams(self) -> None:
         """Ask the clients of all streams to open others elsewhere."""
@@ -630,6 +638,12 @@ class _Together(NamedTuple):
     refused: common.Error | None
     # To be filled.
     unknown: list[_Unknown]
+
+
+def _holder(context: Context) -> str:
+    """Return who holds a stream: a client, or without identities the host that it comes from."""
+    client = calling_client()
+    return context.peer().rpartition(":")[0] if client is None else client.name
 
 
 def _error_of(check: Callable[[], None]) -> common.Error | None:
