@@ -107,19 +107,19 @@ class SameJobs:
         self._engine = engine
         self._jobs = jobs
         self._on_bug = on_bug
-        self._under_way: set[Job] = set()
+        self._in_flight: set[Job] = set()
 
     async def run(self) -> None:
         """Run those that are not under way."""
-        idle = [job for job in self._jobs if job not in self._under_way]
-        self._under_way.update(idle)
+        idle = [job for job in self._jobs if job not in self._in_flight]
+        self._in_flight.update(idle)
         await asyncio.gather(*map(self._run, idle))
 
     async def _run(self, job: Job) -> None:
         try:
             await run_guarded(self._engine, job, self._on_bug)
         finally:
-            self._under_way.discard(job)
+            self._in_flight.discard(job)
 
 
 async def run_guarded(engine: Engine, job: Job, on_bug: Callable[[Exception], None]) -> None:
