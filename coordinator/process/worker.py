@@ -210,10 +210,13 @@ class Worker:
 
     def _move_cells(self, settings: Settings) -> None:
         """Follow cells to the servers where the configuration says that they are now."""
-        if self._settings.can_move_cells(settings):
-            moving = asyncio.create_task(self._opened.move(cell_places(settings.log, self._url)))
-            self._health.add(moving)
-            moving.add_done_callback(self._health.discard)
+        if self._settings.can_move_cells(settings) and self._opened.move(
+            cell_places(settings.log, self._url)
+        ):
+            self.engine.writer.regroup()
+            closing = asyncio.create_task(self._opened.close_unused())
+            self._health.add(closing)
+            closing.add_done_callback(self._health.discard)
 
     def _restart_required(self, settings: Settings) -> set[str]:
         """Return the listeners whose TLS files are others than those in use."""

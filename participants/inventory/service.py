@@ -27,9 +27,9 @@ class Reserve:
     def __init__(self, gate: StockGate) -> None:
         self._gate = gate
 
-    def screen(self, branch: Branch, request: ReserveStock) -> Rejected | None:
-        """Tier 1. A repeated Try passes: its stock may already be reserved."""
-        is_refused = branch.attempt == 0 and self._gate.refuses(request.sku, request.quantity)
+    def screen(self, request: ReserveStock) -> Rejected | None:
+        """Tier 1."""
+        is_refused = self._gate.refuses(request.sku, request.quantity)
         return sold_out(request.sku, request.quantity) if is_refused else None
 
     def partition_key(self, request: ReserveStock) -> int:

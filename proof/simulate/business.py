@@ -128,12 +128,15 @@ class BatchBusiness:
             await self._business.deliver(branch, request, db)
 
 
-async def serve(participant: Participant, business: Business, address: str, *, batched: bool) -> None:
-    """A participant's process."""
+async def serve(
+    participant: Participant, business: Business, address: str, *, batched: bool, stopped: asyncio.Event
+) -> None:
+    """A participant's process, until it is asked to stop."""
     handlers = BatchBusiness(business) if batched else business
     participant.action(ACTIONS["tcc"], dict)(handlers)
     participant.saga(ACTIONS["saga"], dict)(handlers)
     participant.message(ACTIONS["message"], dict)(handlers)
     await participant.create_schema()
     await participant.start(address, insecure=True)  # the simulated network has no TLS
-    await asyncio.Event().wait()
+    await stopped.wait()
+    await participant.stop()

@@ -53,8 +53,8 @@ class Action:
     cancel_always: bool = False
     # True if Confirm and Cancel need the request; they are refused without it.
     needs_request: bool = True
-    # May reject a Try before a transaction is opened; see Participant.action.
-    screen: Callable[[Branch, Any], object] | None = None
+    # May reject the first attempt of a Try before a transaction is opened; see Participant.action.
+    screen: Callable[[Any], object] | None = None
     # May reject Trys of a batch before a transaction is opened; see Participant.action.
     screen_batch: Callable[[list[BatchItem]], Awaitable[Any]] | None = None
     # Gets the Trys that have succeeded and those that have not; see Participant.action.
@@ -136,10 +136,10 @@ def build_action(
         frozen=payload.is_frozen(kind),
         cancel_always=cancel_always,
         needs_request=needs_request,
-        screen=_hook(name, handlers, "screen", branch_kind),
+        screen=_hook(name, handlers, "screen", branch_kind, ("request",)),
         screen_batch=screen_batch,
         tried_batch=_checked(name, handlers, "tried_batch", ("succeeded", "unsuccessful"), is_async=True),
-        try_result=_hook(name, handlers, "try_result", branch_kind),
+        try_result=_hook(name, handlers, "try_result", branch_kind, ("branch", "request")),
         partition_key=_checked(name, handlers, "partition_key", ("request",), is_async=False),
     )
 
@@ -177,11 +177,13 @@ class Message:
         self.deliver = function
 
 
-def _hook(action: str, handlers: object, method: str, branch_kind: BranchKind) -> Any:
+def _hook(
+    action: str, handlers: object, method: str, branch_kind: BranchKind, parameters: tuple[str, ...]
+) -> Any:
     """Return a hook of the Try; None if there is none. A message has no Try."""
     if branch_kind is BranchKind.MESSAGE and getattr(handlers, method, None) is not None:
         raise TypeError(f"{method} of action {action!r} would never be called: a message has no Try")
-    return _checked(action, handlers, method, ("branch", "request"), is_async=False)
+    return _checked(action, handlers, method, parameters, is_async=False)
 
 
 def _checked(

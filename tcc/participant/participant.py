@@ -159,8 +159,9 @@ class Participant:
         Further methods are optional. They run on the event loop and outside of a transaction. Those that are
         no coroutines must be quick and change nothing.
 
-        - `screen(branch, request)` is called for every Try. It may return or raise Rejected if the Try
-          cannot succeed. Returning is faster, the same object for the same refusal the fastest.
+        - `screen(request)` is called for the first attempt of a Try. It may return or raise Rejected if
+          the Try cannot succeed. Returning is faster. What it returns holds for all Trys of a frozen kind
+          that arrived together with equal bytes.
         - `async screen_batch(items)` is called with Trys before they join a batch, and may wait while
           other batches are in their transactions. It returns None or one entry per item: None or a
           Rejected. It needs `try_batch`.

@@ -99,6 +99,8 @@ class Content(NamedTuple):
     # Known once an immutable request was decoded.
     action: Action | None = None
     request: Any = None
+    # Of a first attempt at it, by the action's `screen`.
+    rejection: CallResult | None = None
 
 
 # Of a call: its operation, kind, action, payload and content type, and whether the initiator tried it.
@@ -132,24 +134,22 @@ class Replies:
         # The size of the last response in `_ready`, about.
         self._size = 0
         self._some = asyncio.Event()
-        # The last outcome as a message: many calls of a batch have the same.
+        # The last outcome as a message, and its size: many calls of a batch have the same.
         self._last: CallResult | None = None
         self._message = common.CallResult()
+        self._message_size = 0
 
     def deliver(self, position: int, outcome: CallResult) -> None:
-        size = outcome_bytes(outcome)
-        if self._size and self._size + size > RESPONSE_BYTES:
+        if outcome is not self._last:
+            self._last, self._message_size = outcome, outcome_bytes(outcome)
+            self._message = common.CallResult()
+            write_result(self._message, outcome)
+        if self._size and self._size + self._message_size > RESPONSE_BYTES:
             self._ready.append(pb.ExecuteBranchesResponse())
             self._size = 0
-        self._size += size
-        results = self._ready[-1].results
-        if outcome is self._last:
-            results.append(self._message)  # a copy
-            results[-1].index = position
-        else:
-            self._last = outcome
-            self._message = results.add(index=position)
-            write_result(self._message, outcome)
+        self._size += self._message_size
+        self._message.index = position
+        self._ready[-1].results.append(self._message)  # a copy
         self._missing -= 1
         self._some.set()
 
@@ -353,16 +353,17 @@ class ParticipantWork:
         if isinstance(content, CallResult):
             return content
         gid, branch_id = call.gid, call.branch_id
-        if not (_key_fits(gid) and _key_fits(branch_id)):
+        if not _keys_fit(gid, branch_id):
             return _INVALID_KEY
+        attempt = call.attempt
+        if content.rejection is not None and not attempt:
+            return content.rejection
         operation, kind = content.operation, content.kind
-        branch = Branch(
-            gid, branch_id, name, call.expires_at_ms, call.attempt, False, b"", "", content.digest
-        )
+        branch = Branch(gid, branch_id, name, call.expires_at_ms, attempt, False, b"", "", content.digest)
         try:
             prepared = self._prepare(branch, content, key, contents)
-            if isinstance(prepared, Rejected):
-                return rejected(prepared)
+            if isinstance(prepared, CallResult):
+                return prepared
             action, item, partition = prepared
         except RefusalError as error:
             if operation is Operation.TRY:
@@ -380,8 +381,10 @@ class ParticipantWork:
 
     def _prepare(
         self, branch: Branch, content: Content, key: ContentKey, contents: Contents
-    ) -> tuple[Action, BatchItem, int] | Rejected:
+    ) -> tuple[Action, BatchItem, int] | CallResult:
         """Return a call's action, item and partition, and call the action's hooks. Raises their errors.
+
+        A result: the action rejects the Try.
 
         Only a Try and a partitioned batch need the payload now. Otherwise it is decoded when the
         barrier has decided that the handler runs.
@@ -401,10 +404,15 @@ class ParticipantWork:
             if action.frozen and self._opener is None:  # a payload is sealed for one branch
                 contents[key] = content._replace(action=action, request=request)
         if operation is Operation.TRY:
-            if action.screen is not None:
-                screened = action.screen(branch, request)
+            # A repeated Try may have taken effect before.
+            if action.screen is not None and not branch.attempt:
+                screened = action.screen(request)
                 if isinstance(screened, Rejected):
-                    return screened
+                    rejection = rejected(screened)
+                    shared = contents[key]
+                    if isinstance(shared, Content) and shared.action is not None:
+                        contents[key] = shared._replace(rejection=rejection)
+                    return rejection
                 if screened is not None:
                     raise InvalidResultError(
                         f"screen returns None or a Rejected, not {type(screened).__name__}"
@@ -640,9 +648,12 @@ def _with_result(branch: Branch, result: object) -> Branch:
     return Branch(gid, branch_id, action, expires_at_ms, attempt, tried, data, content_type, digest)
 
 
-def _key_fits(key: str) -> bool:
-    size = len(key) if key.isascii() else len(key.encode())
-    return 0 < size <= KEY_BYTES_MAX and "\0" not in key
+def _keys_fit(gid: str, branch_id: str) -> bool:
+    both = gid + branch_id
+    size, branch_size = len(gid), len(branch_id)
+    if not both.isascii():
+        size, branch_size = len(gid.encode()), len(branch_id.encode())
+    return 0 < size <= KEY_BYTES_MAX and 0 < branch_size <= KEY_BYTES_MAX and "\0" not in both
 
 
 # A Check needs no handler.

@@ -434,7 +434,7 @@ async def test_more_calls_than_the_limit_are_refused_as_a_whole(sqlite, call_par
 @pytest.mark.parametrize("how", ["raised", "returned"])
 async def test_screen_rejects_without_a_transaction(how, sqlite, call_participant):
     class Screened(AsyncSingle):
-        def screen(self, branch, request):
+        def screen(self, request):
             if how in request:
                 no = Rejected("SOLD_OUT")
                 if how == "raised":
@@ -452,9 +452,42 @@ async def test_screen_rejects_without_a_transaction(how, sqlite, call_participan
     assert (await _call(caller)).code == FAILED
 
 
+class Quantity(pydantic.BaseModel, frozen=True):
+    units: int = 1
+
+
+class CountedScreen(AsyncSingle):
+    """Rejects every other time, and counts how often it was asked."""
+
+    asked = 0
+
+    def screen(self, request):
+        self.asked += 1
+        return Rejected("SOLD_OUT") if self.asked % 2 else None
+
+
+async def test_a_repeated_try_is_not_screened(sqlite, call_participant):
+    """Its first attempt may have reserved: a rejection would leave that to be cancelled."""
+    handlers = CountedScreen()
+    caller = await call_participant(_participant(sqlite[0], handlers))
+
+    assert _answer(await _call(caller, attempt=1)) == DONE
+    assert handlers.asked == 0
+
+
+async def test_equal_calls_of_a_message_are_screened_once(sqlite, call_participant):
+    handlers = CountedScreen()
+    caller = await call_participant(_participant(sqlite[0], handlers, kind=Quantity))
+
+    calls = [make_call(action="act", branch_id=f"b{number}", payload=b"{}") for number in range(3)]
+    assert {outcome.reason for outcome in await caller.execute(*calls)} == {"SOLD_OUT"}
+    assert handlers.asked == 1
+    assert _answer(await _call(caller, payload=b"{}")) == DONE
+
+
 async def test_screen_that_returns_something_else_fails_the_call(sqlite, call_participant):
     class Screened(AsyncSingle):
-        def screen(self, branch, request):
+        def screen(self, request):
             return False
 
     caller = await call_participant(_participant(sqlite[0], Screened))
