@@ -238,8 +238,6 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
     # --- streams ----------------------------------------------------------
 
     async def StreamTransactions(self, _requests: object, context: Context) -> None:
-        if self._engine.draining and (refusal := self._engine.refusal()) is not None:
-            raise refusal
         credit = self._limits.batch_max
         stream = TransactionStream(
             self._unread,
@@ -250,6 +248,9 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         )
         try:
             await self._streams.take(stream)
+            # Not before: it may take a while.
+            if self._engine.draining and (refusal := self._engine.refusal()) is not None:
+                raise refusal
             response: pb.StreamTransactionsResponse | None = pb.StreamTransactionsResponse(
                 credit=credit, coordinator_id=self._coordinator_id
             )
