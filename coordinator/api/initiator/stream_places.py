@@ -3,7 +3,7 @@
 If all are taken, a further stream gets the place of another one, which ends:
 
 - Each *holder* of streams has an equal share of the places: a client, or without identities the host
-  that a stream comes from. Whoever has less than its share gets a place of the one that has most.
+  that a stream comes from. A holder with less than its share gets a place of the one that has most.
 - Otherwise a stream gives way that has been idle for a while, if its holder has more than its share or
   asks itself. So those who open streams and leave them idle keep no place that another one needs.
 

@@ -57,8 +57,8 @@ MUTANTS = (
         name="unavailable log ends the write",
         breaks="a write whose outcome is unknown is repeated until it is known",
         definition="LogWriter._until_known",
-        old="self.log_failed(source, error)",
-        new="self.log_failed(source, error); raise",
+        old="health.log_failed(source, error)",
+        new="health.log_failed(source, error); raise",
     ),
     _simulated(
         name="refused write counts as done",

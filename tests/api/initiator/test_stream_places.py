@@ -52,7 +52,7 @@ def test_a_holder_that_has_none_gets_a_place_of_the_one_that_has_most() -> None:
     assert ending("mill", 2, ("shop", BUSY), ("shop", BUSY)) == Open("shop", BUSY)
 
 
-def test_whoever_has_its_share_gets_only_what_is_idle() -> None:
+def test_a_holder_of_its_share_gets_only_what_is_idle() -> None:
     held = ("bank", NOW - 50), ("bank", BUSY), ("shop", BUSY), ("shop", NOW - IDLE_S + 0.1)
     assert ending("shop", 4, *held) is None
     assert ending("shop", 4, *held[:3], ("shop", NOW - IDLE_S)) == Open("shop", NOW - IDLE_S)
@@ -88,7 +88,7 @@ def test_each_holder_has_its_share_of_the_places(streams: list[Open], holder: st
         assert one is not None
         assert held[one.holder] == max(held.values())
     if one is not None:
-        # No busy one of a holder within its share, and of those no idle one either for whoever has its own.
+        # No busy one of a holder within its share, and of those no idle one either for a holder that has its own.
         assert held[one.holder] > share or (
             one.idle_since == NOW - 9 and (one.holder == holder or held[holder] < max(1, share))
         )
