@@ -127,7 +127,7 @@ async def test_a_participant_without_batches_is_a_warning_if_they_are_configured
         )
         found = await findings(table)
     one, two = found["participant one"], found["participant two"]
-    assert (one.status, "batches are not offered" in one.message) == (WARNING, True)
+    assert (one.status, "neither streams nor batches are offered" in one.message) == (WARNING, True)
     assert "set batched = false" in one.remedy
     assert two.status is OK
 
@@ -164,7 +164,8 @@ async def test_the_address_of_another_participant_is_a_problem(log_url: str, tmp
         swapped = await findings(settings(log_url, stock=coupon, coupon=stock))
     for name, address in (("stock", stock), ("coupon", coupon)):
         expected = (
-            f"{address} is SERVING; no TLS; serves {name}; batches are offered; tcc-python/{tcc.__version__}"
+            f"{address} is SERVING; no TLS; serves {name}; streams and batches are offered; "
+            f"tcc-python/{tcc.__version__}"
         )
         assert right[f"participant {name}"].message == expected
     assert swapped["participant stock"].message == f"{coupon} is participant coupon"
@@ -207,7 +208,7 @@ async def test_a_participant_whose_clock_is_wrong_is_a_warning(log_url: str) -> 
     )
     assert clock.remedy.startswith("run NTP")
     assert found["participant stock"].message.endswith(
-        "its name is not offered; batches are offered; its version is not offered"
+        "its name is not offered; batches are offered, streams are not; its version is not offered"
     )
 
 
@@ -227,7 +228,7 @@ async def test_one_without_information_about_itself_is_no_problem(log_url: str) 
     assert found["participant stock"].status is OK
     assert found["participant stock"].message == (
         f"{address} responds; it has no health service; no TLS; its name is not offered; "
-        "batches are offered; its version and clock are not offered"
+        "batches are offered, streams are not; its version and clock are not offered"
     )
 
 
