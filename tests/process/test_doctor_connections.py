@@ -22,6 +22,7 @@ from tcc.participant.v1 import participant_pb2, participant_pb2_grpc
 from tests.engine.test_unary_only import UnaryOnly
 from tests.process.test_doctor import findings, settings
 from tests.support.scripted_participant import ScriptedParticipant, serving
+from tests.support.streaming_participant import StreamingParticipant
 from tests.support.worker import running, settings_for
 from tests.tccctl.test_real_coordinator import make_certificates, needs_openssl
 
@@ -130,6 +131,16 @@ async def test_a_participant_without_batches_is_a_warning_if_they_are_configured
     assert (one.status, "neither streams nor batches are offered" in one.message) == (WARNING, True)
     assert "set batched = false" in one.remedy
     assert two.status is OK
+
+
+class StreamsOnly(StreamingParticipant, UnaryOnly):
+    """Implements no batches."""
+
+
+async def test_a_participant_with_streams_needs_no_batches(log_url: str) -> None:
+    async with serving(StreamsOnly()) as address:
+        found = (await findings(settings(log_url, stock=address)))["participant stock"]
+    assert (found.status, "streams are offered, batches are not" in found.message) == (OK, True)
 
 
 @asynccontextmanager
