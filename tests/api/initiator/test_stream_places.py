@@ -88,7 +88,7 @@ def test_each_holder_has_its_share_of_the_places(streams: list[Open], holder: st
         assert one is not None
         assert held[one.holder] == max(held.values())
     if one is not None:
-        # No busy one of a holder within its share, and of those no idle one either for a holder that has its own.
+        # No busy one of a holder within its share, nor its idle one for a holder that has its own.
         assert held[one.holder] > share or (
             one.idle_since == NOW - 9 and (one.holder == holder or held[holder] < max(1, share))
         )

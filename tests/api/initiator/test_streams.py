@@ -280,13 +280,13 @@ async def test_an_old_stream_is_asked_to_leave_and_then_ended(
     tcc: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(streams, "AGE_MAX_S", 0.05)
-    monkeypatch.setattr(streams, "LEAVING_MAX_S", 0.2)
     stream = await TransactionStream(tcc.channel).opened()
     await stream.until_draining()
     await stream.send(i1=execute("a"))
     assert (await stream.reply(1)).outcome.state == CONFIRMED
+    monkeypatch.setattr(streams, "LEAVING_MAX_S", 0.0)
     async with refused("UNAVAILABLE", "DRAINING"):
-        await stream.reply(2)
+        await (await TransactionStream(tcc.channel).opened()).reply(1)
 
 
 @pytest.mark.slow
