@@ -121,11 +121,14 @@ class Services:
         slow_readers: SlowReaders,
         unread: UnreadBytes,
         access: Access | None = None,
+        uses_tls: bool = False,
     ) -> None:
         """`method`: the bounds, by service and method.
 
-        `access`: checks who calls, before anything else; None: every caller may do everything.
+        `access`: checks who calls, before anything else; None: every caller may do everything. `uses_tls`:
+        whether all connections of the server are encrypted.
         """
+        self._uses_tls = uses_tls
         self._access = access
         self._server = server
         self._method = method
@@ -161,7 +164,7 @@ class Services:
         else:
             behaviour = _single(self._held(handler.unary_unary, encode), method.limit, self._arrivals)
         if self._access is not None:
-            behaviour = self._access.guarded(path, behaviour)
+            behaviour = self._access.guarded(path, behaviour, uses_tls=self._uses_tls)
         behaviour = self._ended(behaviour, path)
         if handler.request_streaming or handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(

@@ -120,7 +120,8 @@ def _methods(limits: ServerLimits, requests: RequestLimits) -> Callable[[str, st
             decode=batch_decoder(requests.batch_max),
         ),
         "StreamTransactions": Method(
-            limit=CallLimit(limits.slow_max, "streams"),
+            # Besides those with a place, as many may wait for one.
+            limit=CallLimit(2 * limits.slow_max, "streams"),
             request_bytes_max=limits.request_bytes_max,
             decode=frame_decoder(requests.batch_max),
         ),
@@ -153,12 +154,14 @@ class Server:
         coordinator_id: str = "",
         new_trace: NewTrace | None = None,
         access: Access | None = None,
+        tls: Tls | None = None,
         reflect: bool = False,
     ) -> None:
-        """`access`: checks every call. `reflect`: describe the services to callers.
+        """`access`: checks every call. `tls`: of the listener; None: plain text.
 
-        `coordinator_id`: of this process.
+        `reflect`: describe the services to callers. `coordinator_id`: of this process.
         """
+        self._tls = tls
         self._server = grpc.aio.server(
             options=(
                 *server_options(reuse_port=share_port),
@@ -175,6 +178,7 @@ class Server:
             arrivals=arrivals(server_limits),
             slow_readers=slow_readers,
             access=access,
+            uses_tls=tls is not None,
             unread=unread,
         )
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # the stubs lack it
@@ -187,6 +191,7 @@ class Server:
             unread=unread,
             slow_readers=slow_readers,
             response_max_s=server_limits.response_max_s,
+            streams_max=server_limits.slow_max,
             coordinator_id=coordinator_id,
             new_trace=new_trace,
             access=access,
@@ -200,13 +205,13 @@ class Server:
                 services,
             )
 
-    async def start(self, address: str, tls: Tls | None = None) -> int:
-        """Listen on `address` ("host:port"), without `tls` in plain text. Return the port.
+    async def start(self, address: str) -> int:
+        """Listen on `address` ("host:port"). Return the port.
 
         Raises:
             ListenError: the address is in use, or not an address of this machine.
         """
-        return await listen(self._server, address, tls)
+        return await listen(self._server, address, self._tls)
 
     async def set_serving(self, *, serving: bool) -> None:
         """Set what health checks report."""

@@ -5,8 +5,8 @@ transactions.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -59,6 +59,18 @@ class ParticipantPolicy(Struct, frozen=True, kw_only=True):
     cancel_in_stage_order: bool = False
 
 
+class _Batch:
+    """A batch of calls in flight. `ended` is done when each has its result; cancelled: none is wanted."""
+
+    __slots__ = ("ended", "missing", "reached", "sent_at")
+
+    def __init__(self, ended: asyncio.Future[None], missing: int, sent_at: float) -> None:
+        self.ended = ended
+        self.missing = missing
+        self.sent_at = sent_at
+        self.reached = False
+
+
 class ParticipantDispatcher:
     """Sends branch calls to one participant, and returns exactly one result for each."""
 
@@ -98,7 +110,7 @@ class ParticipantDispatcher:
         self.begun = 0
         self._batcher = Batcher[BranchCall](
             self._send,
-            items_max=self._room(),
+            items_max=min(policy.batch_max, policy.concurrency_max),
             bytes_max=policy.batch_bytes_max,
             size=_size,
             max_in_flight=MAX_IN_FLIGHT,
@@ -136,16 +148,16 @@ class ParticipantDispatcher:
         breaker = Breaker() if moved else self.breaker
         self.policy = policy
         self.breaker = replace(breaker, policy=policy.breaker)
-        self._batcher.items_max = self._room()
+        self._count(0)
 
     def retire(self) -> None:
         """Stop sending. Refuse queued calls and wait for those in flight; then `run` ends."""
         self._retired.set()
 
     async def run(self) -> None:
-        """Send until retired or cancelled. Cancellation cancels the calls in flight, too.
+        """Send until retired or cancelled. Then results of calls in flight are dropped.
 
-        An exception out of a call is a bug of the coordinator, and ends this method.
+        An exception at sending a call or at its result is a bug of the coordinator, and ends this method.
         """
         async with asyncio.TaskGroup() as tasks:
             sending = tasks.create_task(self._batcher.run())
@@ -154,7 +166,7 @@ class ParticipantDispatcher:
                 await asyncio.sleep(_RETIRED_POLL_S)
             sending.cancel()
 
-    def _send(self, batch: list[BranchCall]) -> Coroutine[Any, Any, None] | None:
+    def _send(self, batch: list[BranchCall]) -> asyncio.Future[None] | None:
         calls = self._admit([call for call in batch if self._is_wanted(call)])
         if not calls:
             return None
@@ -193,48 +205,64 @@ class ParticipantDispatcher:
             self._observer.not_sent(self.name, len(calls))
             self._on_answers([(call, answer) for call in calls])
 
-    async def _call(self, calls: list[BranchCall]) -> None:
-        reached = False
-        missing = len(calls)
-        sent_at = self._clock.now()
+    def _call(self, calls: list[BranchCall]) -> asyncio.Future[None]:
+        batch = _Batch(asyncio.get_running_loop().create_future(), len(calls), self._clock.now())
         self._observer.sent(self.name, calls)
         failpoint("call.before")
-        async for answers in self._participants.execute(self.name, calls):
-            failpoint("call.answered")
-            missing -= len(answers)
-            self._count(-len(answers))
-            self._note(answers)
-            if any(not answer.unreachable for _, answer in answers):
-                reached = True
-                self._set_breaker(self.breaker.succeeded())
-            self._observer.answered(self.name, answers, self._clock.now() - sent_at)
-            self._on_answers(answers)
+        self._participants.execute(self.name, calls, partial(self._on_results, batch))
+        return batch.ended
+
+    def _on_results(self, batch: _Batch, answers: CallResults) -> None:
+        if batch.ended.done():
+            return
+        try:
+            self._take(batch, answers)
+        except Exception as error:  # noqa: BLE001 - `run` raises it
+            batch.ended.set_exception(error)
+
+    def _take(self, batch: _Batch, answers: CallResults) -> None:
+        failpoint("call.answered")
+        batch.missing -= len(answers)
+        assert batch.missing >= 0, "each call gets exactly one answer"
+        self._count(-len(answers))
+        self.answered += len(answers)
+        reached = False
+        for _, answer in answers:
+            if answer.code is _FAILED:
+                self._note_failure(answer)
+            reached = reached or not answer.unreachable
+        if reached:
+            batch.reached = True
+            self._set_breaker(self.breaker.succeeded())
+        self._observer.answered(self.name, answers, self._clock.now() - batch.sent_at)
+        self._on_answers(answers)
+        if batch.missing:
+            return
         failpoint("call.after")
-        assert missing == 0, "each call gets exactly one answer"
-        if not reached:
+        if not batch.reached:
             self._set_breaker(self.breaker.failed(self._clock.now()))
+        batch.ended.set_result(None)
 
     def _set_breaker(self, breaker: Breaker) -> None:
+        if breaker is self.breaker:
+            return
         was_closed, self.breaker = self.breaker.closed, breaker
         if breaker.closed is not was_closed:
             kind = Anomaly.BREAKER_CLOSED if breaker.closed else Anomaly.BREAKER_OPENED
             self._observer.anomaly(kind, participant=self.name)
 
-    def _note(self, answers: CallResults) -> None:
-        self.answered += len(answers)
-        for _, answer in answers:
-            if answer.code is _FAILED:
-                self.failed += 1
-                self.last_error = error_text(answer)
-                self.last_error_at = self._clock.now()
+    def _note_failure(self, answer: CallResult) -> None:
+        self.failed += 1
+        self.last_error = error_text(answer)
+        self.last_error_at = self._clock.now()
 
     def _count(self, started: int) -> None:
         """Count calls that were sent, or (negative) were answered: what is left is the largest batch."""
         self._in_flight += started
-        self._batcher.items_max = self._room()
-
-    def _room(self) -> int:
-        return min(self.policy.batch_max, max(0, self.policy.concurrency_max - self._in_flight))
+        policy = self.policy
+        room = min(policy.batch_max, max(0, policy.concurrency_max - self._in_flight))
+        if room != self._batcher.items_max:
+            self._batcher.change_items_max(room)
 
 
 def not_configured(participant: str) -> CallResult:

@@ -10,6 +10,7 @@ the moment in which an operator cancels that orphan. Its Try finds the old reser
 its Confirm may find it cancelled. The transaction is then reported as stuck.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 from msgspec import Struct
@@ -27,7 +28,7 @@ from coordinator.core.model import BranchCall, BranchSpec, CallResult, Operation
 from coordinator.core.reconciliation import BarrierRow, BarrierState, Finding, FindingKind, compare_row
 from coordinator.engine.engine import Engine
 from coordinator.ports.operator_log import OperatorLog
-from coordinator.ports.participants import BarrierQuery, BarrierReader
+from coordinator.ports.participants import BarrierQuery, BarrierReader, CallResults
 from tcc.payload import UNKNOWN
 
 # In place of a transaction that the log does not hold.
@@ -147,10 +148,15 @@ class Reconciler:
         call = await self._call(finding, operation)
         if call.spec.content_type == UNKNOWN and (payload or content_type):
             call = replace(call, spec=replace(call.spec, payload=payload, content_type=content_type))
-        async for answers in self._barrier_reader.execute(finding.participant, [call]):
-            for _, answer in answers:
-                return answer
-        raise AssertionError("each call gets exactly one answer")
+        answered: asyncio.Future[CallResult] = asyncio.get_running_loop().create_future()
+
+        def on_results(answers: CallResults) -> None:
+            if not answered.done():  # the caller may have left
+                ((_, answer),) = answers
+                answered.set_result(answer)
+
+        self._barrier_reader.execute(finding.participant, [call], on_results)
+        return await answered
 
     async def _call(self, finding: Finding, operation: Operation) -> BranchCall:
         row = finding.row

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -36,6 +36,7 @@ from coordinator.engine.observer import Anomaly, Observer
 from coordinator.jobs.reconcile import ScanResult
 from coordinator.log.backlog import COUNT_MAX
 from coordinator.observability.certificates import validity
+from coordinator.observability.series import Count, Counter, Histogram
 from coordinator.ports.operator_log import Backlog
 from coordinator.ports.participants import CallResults
 
@@ -44,6 +45,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SPANS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 _PHASES = {operation: operation.name.lower() for operation in Operation}
+_CODES = {code: code.name.lower() for code in OutcomeCode}
 _KINDS = {kind: kind.name.lower() for kind in BranchKind}
 _DECIDED = {state: decision.name.lower() for state, decision in DECISIONS.items()}
 _ENDED = {state: state.name.lower() for state in TransactionState if state.ended}
@@ -182,14 +184,17 @@ _GAUGES = {spec.name: spec for spec in GAUGES}
 
 
 def _counter(spec: Spec, registry: CollectorRegistry) -> Counter:
-    counter = Counter(spec.name, spec.explanation, spec.labels, registry=registry)
+    counter = Counter(spec.name, spec.explanation, spec.labels)
+    registry.register(counter)
     for value in spec.initial:
         counter.labels(value)
     return counter
 
 
 def _histogram(spec: Spec, registry: CollectorRegistry) -> Histogram:
-    return Histogram(spec.name, spec.explanation, spec.labels, buckets=spec.buckets, registry=registry)
+    histogram = Histogram(spec.name, spec.explanation, spec.labels, spec.buckets)
+    registry.register(histogram)
+    return histogram
 
 
 class Metrics(Observer):
@@ -221,10 +226,10 @@ class Metrics(Observer):
         self._histogram("tcc_log_write_seconds", write).observe(span_s)
         self._histogram("tcc_log_batch_size", write).observe(count)
         if write == "begin":
-            self.counters["tcc_transactions_begun"].inc(count)
+            self._counter("tcc_transactions_begun").inc(count)
 
     def write_failed(self) -> None:
-        self.counters["tcc_log_write_failures"].inc()
+        self._counter("tcc_log_write_failures").inc()
 
     def changed(self, batch: Sequence[Transaction]) -> None:
         # The states that were saved. The present ones may be later.
@@ -232,7 +237,7 @@ class Metrics(Observer):
         # The decision is at once the end if no branch needs a call for it.
         at_once = [tx.saving_state for tx in batch if tx.saved_state is _TRYING and tx.state.ended]
         if parked := len(batch) - [tx.next_attempt_at for tx in batch].count(0.0):
-            self.counters["tcc_transactions_parked"].inc(parked)
+            self._counter("tcc_transactions_parked").inc(parked)
         for state, decision in _DECIDED.items():
             if count := (at_once if state.ended else states).count(state):
                 self._counter("tcc_transactions_decided", decision).inc(count)
@@ -249,6 +254,11 @@ class Metrics(Observer):
             self._counter("tcc_call_retries", participant).inc(retries)
 
     def answered(self, participant: str, answers: CallResults, span_s: float) -> None:
+        if len(answers) == 1:  # as it is for a lone transaction: without lists
+            ((call, answer),) = answers
+            self._histogram("tcc_call_seconds", participant, _PHASES[call.operation]).observe(span_s)
+            self._call_counter(participant, call, answer).inc()
+            return
         operations = [call.operation for call, _ in answers]
         all_succeeded = [answer.code for _, answer in answers].count(_SUCCEEDED) == len(answers)
         all_tcc = [call.spec.kind for call, _ in answers].count(_TCC) == len(answers)
@@ -262,8 +272,11 @@ class Metrics(Observer):
                 continue
             for call, answer in answers:
                 if call.operation is operation:
-                    labels = (participant, phase, _KINDS[call.spec.kind], _outcome(answer))
-                    self._counter("tcc_calls", *labels).inc()
+                    self._call_counter(participant, call, answer).inc()
+
+    def _call_counter(self, participant: str, call: BranchCall, answer: CallResult) -> Count:
+        phase, kind = _PHASES[call.operation], _KINDS[call.spec.kind]
+        return self._counter("tcc_calls", participant, phase, kind, _outcome(answer))
 
     def not_sent(self, participant: str, count: int) -> None:
         self._counter("tcc_calls_not_sent", participant).inc(count)
@@ -278,7 +291,7 @@ class Metrics(Observer):
             self.purged_at = self.heartbeat_at
 
     def purged(self, count: int, *, finished: bool) -> None:
-        self.counters["tcc_transactions_purged"].inc(count)
+        self._counter("tcc_transactions_purged").inc(count)
         if finished:
             self.purged_at = self._monotonic()
 
@@ -294,7 +307,7 @@ class Metrics(Observer):
 
 
 def _outcome(answer: CallResult) -> str:
-    return "unreachable" if answer.unreachable else answer.code.name.lower()
+    return "unreachable" if answer.unreachable else _CODES[answer.code]
 
 
 class LogGauges:

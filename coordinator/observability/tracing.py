@@ -19,7 +19,7 @@ import contextlib
 import os
 import random
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from importlib import metadata
 
@@ -58,7 +58,7 @@ from coordinator.core.model import (
 from coordinator.engine.observer import Spans
 from coordinator.ports.clock import Clock
 from coordinator.ports.log import Record
-from coordinator.ports.participants import CallResults, Participants
+from coordinator.ports.participants import CallResults, OnResults, Participants
 
 logger = structlog.get_logger(__name__)
 
@@ -263,18 +263,17 @@ class TracedParticipants:
         self._tracing = tracing
         self._clock = clock
 
-    def execute(self, participant: str, calls: Sequence[BranchCall]) -> AsyncIterator[CallResults]:
+    def execute(self, participant: str, calls: Sequence[BranchCall], on_results: OnResults) -> None:
         """See `ports.Participants.execute`."""
         if any(call.trace is not None and call.trace.sampled for call in calls):
-            return self._execute_traced(participant, calls)
-        return self._participants.execute(participant, calls)
+            self._execute_traced(participant, calls, on_results)
+        else:
+            self._participants.execute(participant, calls, on_results)
 
-    async def _execute_traced(
-        self, participant: str, calls: Sequence[BranchCall]
-    ) -> AsyncIterator[CallResults]:
+    def _execute_traced(self, participant: str, calls: Sequence[BranchCall], on_results: OnResults) -> None:
         sent_at = self._clock.now()
-        sent = [_with_span(call) for call in calls]
-        async for answers in self._participants.execute(participant, sent):
+
+        def on_traced(answers: CallResults) -> None:
             answered_at = self._clock.now()
             results: CallResults = []
             for call, answer in answers:
@@ -284,7 +283,9 @@ class TracedParticipants:
                 self._tracing.called(participant, call, answer, sent_at=sent_at, answered_at=answered_at)
                 failed = answer.code is OutcomeCode.FAILED
                 results.append((call, replace(answer, span_id=call.span.span_id) if failed else answer))
-            yield results
+            on_results(results)
+
+        self._participants.execute(participant, [_with_span(call) for call in calls], on_traced)
 
 
 def _with_span(call: BranchCall) -> BranchCall:

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import random
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import grpc
@@ -23,7 +23,7 @@ from coordinator.participant_client.messages import (
     write_call,
 )
 from coordinator.participant_client.streams import FRAME_BYTES_MAX, ReadResult, Streams
-from coordinator.ports.participants import BarrierPage, BarrierQuery, CallResults
+from coordinator.ports.participants import BarrierPage, BarrierQuery, OnResults
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2 as pb, participant_pb2_grpc
 
@@ -100,6 +100,7 @@ class _Channel:
         self.streams.retire()
         try:
             await self._free.wait()
+            await self.streams.ended()
         finally:
             await self.close()
 
@@ -156,15 +157,19 @@ class ParticipantClient:
         for channel in self._channels.values():
             await channel.close()
 
-    async def execute(self, participant: str, calls: Sequence[BranchCall]) -> AsyncIterator[CallResults]:
-        """See `ports.Participants.execute`. Without a stream, a single call is cheapest as a unary one."""
+    def execute(self, participant: str, calls: Sequence[BranchCall], on_results: OnResults) -> None:
+        """See `ports.Participants.execute`."""
         channel = self._channel(participant)
         if channel is None:  # it was removed from the configuration just now
-            yield [(call, not_configured(participant)) for call in calls]
+            on_results([(call, not_configured(participant)) for call in calls])
             return
-        with channel:
-            async for answers in self._execute(channel, calls):
-                yield answers
+        stream = None
+        if sum([len(call.spec.payload) + len(call.result) for call in calls]) <= FRAME_BYTES_MAX:
+            stream = channel.streams.choose(len(calls))
+        if stream is None:
+            self._start(self._execute(channel, calls, on_results))
+        else:
+            stream.execute(calls, on_results)
 
     async def list_branches(self, participant: str, asked: BarrierQuery, page_token: str) -> BarrierPage:
         """See `ports.BarrierReader`."""
@@ -244,22 +249,24 @@ class ParticipantClient:
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._on_done)
 
-    def _execute(self, channel: _Channel, calls: Sequence[BranchCall]) -> AsyncIterator[CallResults]:
-        if sum(len(call.spec.payload) + len(call.result) for call in calls) <= FRAME_BYTES_MAX:
-            stream = channel.streams.choose(len(calls))
-            if stream is not None:
-                return stream.execute(calls)
-        if len(calls) == 1:
-            return self._execute_alone(channel, calls[0])
-        if channel.batched:
-            return self._execute_batch(channel, calls)
-        return self._execute_singly(channel, calls)
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("calls to a participant have ended by a bug", exc_info=error)
+
+    async def _execute(self, channel: _Channel, calls: Sequence[BranchCall], on_results: OnResults) -> None:
+        """Execute calls without a stream. A single one is cheapest as a unary call."""
+        with channel:
+            if len(calls) > 1 and channel.batched:
+                await self._execute_batch(channel, calls, on_results)
+            else:
+                await self._execute_singly(channel, calls, on_results)
 
     async def _execute_batch(
-        self, channel: _Channel, calls: Sequence[BranchCall]
-    ) -> AsyncIterator[CallResults]:
+        self, channel: _Channel, calls: Sequence[BranchCall], on_results: OnResults
+    ) -> None:
         missing = set(range(len(calls)))
         result = no_answer("the stream ended without an outcome for this call")
         is_unary_only = False
@@ -278,7 +285,7 @@ class ParticipantClient:
                 }
                 missing.difference_update(answers)
                 if answers:
-                    yield [(calls[index], answer) for index, answer in answers.items()]
+                    on_results([(calls[index], answer) for index, answer in answers.items()])
         except grpc.aio.AioRpcError as error:
             result = failure(error)
             is_unary_only = error.code() is grpc.StatusCode.UNIMPLEMENTED
@@ -286,24 +293,17 @@ class ParticipantClient:
             stream.cancel()
         if missing and is_unary_only:
             _remember_unary_only(channel)
-            async for singles in self._execute_singly(channel, [calls[index] for index in sorted(missing)]):
-                yield singles
+            await self._execute_singly(channel, [calls[index] for index in sorted(missing)], on_results)
         elif missing:
-            yield [(calls[index], result) for index in sorted(missing)]
-
-    async def _execute_alone(self, channel: _Channel, call: BranchCall) -> AsyncIterator[CallResults]:
-        yield [await self._execute_one(channel, call)]
+            on_results([(calls[index], result) for index in sorted(missing)])
 
     async def _execute_singly(
-        self, channel: _Channel, calls: Sequence[BranchCall]
-    ) -> AsyncIterator[CallResults]:
-        tasks = [asyncio.ensure_future(self._execute_one(channel, call)) for call in calls]
-        try:
-            for done in asyncio.as_completed(tasks):
-                yield [await done]
-        finally:
-            for task in tasks:
-                task.cancel()
+        self, channel: _Channel, calls: Sequence[BranchCall], on_results: OnResults
+    ) -> None:
+        async def execute(call: BranchCall) -> None:
+            on_results([await self._execute_one(channel, call)])
+
+        await asyncio.gather(*[execute(call) for call in calls])
 
     async def _execute_one(self, channel: _Channel, call: BranchCall) -> tuple[BranchCall, CallResult]:
         stub, timeout_s = channel.stub, channel.address.call_timeout_s

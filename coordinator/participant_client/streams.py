@@ -9,10 +9,12 @@ streams are complete when one that is opened reaches a replica for the second ti
 """
 
 import asyncio
+import math
 import random
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Any
+from collections import defaultdict, deque
+from collections.abc import Callable, Coroutine, Sequence
+from itertools import takewhile
+from typing import Any, NamedTuple
 
 import grpc
 import structlog
@@ -21,7 +23,7 @@ from google.protobuf.message import DecodeError
 from coordinator.core.model import BranchCall, CallResult, Operation, OutcomeCode
 from coordinator.participant_client.channel import ParticipantAddress
 from coordinator.participant_client.messages import UNREADABLE, write_call
-from coordinator.ports.participants import CallResults
+from coordinator.ports.participants import CallResults, OnResults
 from tcc._internal.frames import split_items
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2 as pb
@@ -53,20 +55,20 @@ class _UnimplementedError(Exception):
     """A replica does not implement StreamBranches."""
 
 
-class _Batch:
-    """Calls that were sent together, and their results as they arrive."""
+class _Batch(NamedTuple):
+    """Calls that were sent together: what receives their results, and until when they are waited for."""
 
-    __slots__ = ("missing", "ready", "some")
+    on_results: OnResults
+    deadline: float
 
-    def __init__(self, count: int) -> None:
-        self.missing = count
-        self.ready: CallResults = []
-        self.some = asyncio.Event()
 
-    def deliver(self, call: BranchCall, result: CallResult) -> None:
-        self.missing -= 1
-        self.ready.append((call, result))
-        self.some.set()
+# Results that have come, by the callback that receives them.
+_Ready = defaultdict[OnResults, CallResults]
+
+
+def _report(ready: _Ready) -> None:
+    for on_results, results in ready.items():
+        on_results(results)
 
 
 class Stream:
@@ -81,13 +83,21 @@ class Stream:
         self._read_result = read_result
         self._timeout_s = timeout_s
         self._last_id = 0
+        # In the order of their ids, and so of their deadlines.
         self._unanswered: dict[int, tuple[_Batch, BranchCall]] = {}
         # What is to be written: serialized items, and ids.
         self._queue: deque[bytes] = deque()
         self._cancelled: list[int] = []
-        self._wake = asyncio.Event()
+        # The writer waits for it while there is nothing to write.
+        self._more: asyncio.Future[None] | None = None
+        # Since when a message is being written; inf: none is.
+        self._writing_since = math.inf
         self._retired = False
+        self._end_reason = "it ended without a result"
+        self._loop = asyncio.get_running_loop()
+        # While calls are unanswered: when the next one is given up, at the earliest.
         self._alarm: asyncio.TimerHandle | None = None
+        self._last_alarm: asyncio.TimerHandle | None = None
 
     @property
     def unanswered(self) -> int:
@@ -103,74 +113,64 @@ class Stream:
         if self._retired:
             return
         self._retired = True
-        self._wake.set()
+        self._wake_writer()
         # By then each call has a result, or was given up.
-        self._alarm = asyncio.get_running_loop().call_later(self._timeout_s, self._rpc.cancel)
+        self._last_alarm = self._loop.call_later(self._timeout_s, self._rpc.cancel)
 
-    async def execute(self, calls: Sequence[BranchCall]) -> AsyncIterator[CallResults]:
+    def execute(self, calls: Sequence[BranchCall], on_results: OnResults) -> None:
         """See `ports.Participants.execute`."""
-        batch = _Batch(len(calls))
-        ids = self._put(calls, batch)
-        alarm = asyncio.get_running_loop().call_later(self._timeout_s, self._give_up, ids)
-        try:
-            while batch.missing or batch.ready:
-                await batch.some.wait()
-                batch.some.clear()
-                ready, batch.ready = batch.ready, []
-                yield ready
-        finally:
-            alarm.cancel()
-            if batch.missing:  # the caller has left
-                self._give_up(ids)
+        batch = _Batch(on_results, self._loop.time() + self._timeout_s)
+        request = pb.StreamBranchesRequest()
+        timeout_ms = round(self._timeout_s * 1000)
+        for item_id, call in enumerate(calls, self._last_id + 1):
+            item = request.items.add()
+            item.id = item_id
+            item.timeout_ms = timeout_ms
+            write_call(item.call, call)
+            self._unanswered[item_id] = batch, call
+        self._last_id += len(calls)
+        self._queue.append(request.SerializeToString())
+        self._wake_writer()
+        if self._alarm is None:
+            self._alarm = self._loop.call_at(batch.deadline, self._give_up_late)
 
     async def run(self) -> None:
         """Write and read until the stream ends. Then each call without a result is unreachable, once."""
-        reason = "it ended without a result"
         try:
             async with asyncio.TaskGroup() as both:
                 writer = both.create_task(self._write())
                 await self._read()
                 writer.cancel()
         except* grpc.aio.AioRpcError as errors:
-            reason = _status_text(errors.exceptions[0])
-        except* TimeoutError:
-            reason = f"the participant has read nothing for {self._timeout_s:g} s"
+            self._end_reason = _status_text(errors.exceptions[0])
         except* DecodeError:
-            reason = UNREADABLE.message
+            self._end_reason = UNREADABLE.message
         finally:
             self._retired = True
-            if self._alarm is not None:
-                self._alarm.cancel()
+            for alarm in (self._alarm, self._last_alarm):
+                if alarm is not None:
+                    alarm.cancel()
             self._rpc.cancel()
-            self._break(reason)
+            self._break()
 
-    def _put(self, calls: Sequence[BranchCall], batch: _Batch) -> range:
-        """Queue calls; return their ids."""
-        request = pb.StreamBranchesRequest()
-        first = item_id = self._last_id + 1
-        timeout_ms = round(self._timeout_s * 1000)
-        for item_id, call in enumerate(calls, first):
-            item = request.items.add()
-            item.id = item_id
-            item.timeout_ms = timeout_ms
-            write_call(item.call, call)
-            self._unanswered[item_id] = batch, call
-        self._last_id = item_id
-        self._queue.append(request.SerializeToString())
-        self._wake.set()
-        return range(first, item_id + 1)
+    def _wake_writer(self) -> None:
+        if self._more is not None and not self._more.done():
+            self._more.set_result(None)
 
     async def _write(self) -> None:
         """Write what is queued, one message after another: gRPC allows one write at a time."""
-        while not (self._retired and not self._queue):
-            await self._wake.wait()
-            self._wake.clear()
+        while True:
             while self._queue or self._cancelled:
+                self._writing_since = self._loop.time()
                 try:
-                    async with asyncio.timeout(self._timeout_s):
-                        await self._rpc.write(self._frame())
+                    await self._rpc.write(self._frame())
                 except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
                     return  # the stream has ended; reading shows why
+                self._writing_since = math.inf
+            if self._retired:
+                break
+            self._more = self._loop.create_future()
+            await self._more
         await self._rpc.done_writing()
 
     def _frame(self) -> bytes:
@@ -187,52 +187,69 @@ class Stream:
 
     async def _read(self) -> None:
         while (raw := await self._rpc.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined] # the stubs lack it
+            ready = _Ready(list)
             try:
                 response = pb.StreamBranchesResponse.FromString(raw)
             except DecodeError:
-                response = self._legible(raw)
+                response = self._legible(raw, ready)
+            if response.credit:
+                self._credit = response.credit
+            if response.draining:
+                self.retire()
             for each in response.results:
                 # It may have been given up.
                 found = self._unanswered.pop(each.id, None)
                 if found is not None:
                     batch, call = found
-                    batch.deliver(call, self._read_result(each.result, call.operation))
-            if response.credit:
-                self._credit = response.credit
-            if response.draining:
-                self.retire()
+                    ready[batch.on_results].append((call, self._read_result(each.result, call.operation)))
+            _report(ready)
 
-    def _legible(self, raw: bytes) -> pb.StreamBranchesResponse:
-        """Return the results of a response that can be decoded. The others are failures."""
+    def _legible(self, raw: bytes, ready: _Ready) -> pb.StreamBranchesResponse:
+        """Return the results of a response that can be decoded. The others are failures, in `ready`."""
         response = pb.StreamBranchesResponse()
         for item_id, item in split_items(raw):
             try:
                 response.results.append(pb.StreamBranchesResult.FromString(item))
             except DecodeError:
-                found = self._unanswered.pop(item_id, None)
-                if found is not None:
-                    found[0].deliver(found[1], UNREADABLE)
+                self._end(item_id, UNREADABLE, ready)
         return response
 
-    def _give_up(self, ids: range) -> None:
-        """Wait no longer for these calls. A result that comes later is dropped."""
-        for item_id in ids:
-            found = self._unanswered.pop(item_id, None)
-            if found is not None:
-                found[0].deliver(found[1], _TIMED_OUT)
-                self._cancelled.append(item_id)
-        self._wake.set()
+    def _end(self, item_id: int, result: CallResult, ready: _Ready) -> None:
+        """End a call with a result that the participant did not send."""
+        found = self._unanswered.pop(item_id, None)
+        if found is not None:
+            batch, call = found
+            ready[batch.on_results].append((call, result))
 
-    def _break(self, reason: str) -> None:
+    def _give_up_late(self) -> None:
+        """Wait no longer for late calls, and for a participant that does not read."""
+        now = self._loop.time()
+        late = list(takewhile(lambda item_id: self._unanswered[item_id][0].deadline <= now, self._unanswered))
+        ready = _Ready(list)
+        for item_id in late:
+            self._end(item_id, _TIMED_OUT, ready)
+        self._cancelled += late
+        self._wake_writer()
+        stalled_at = self._writing_since + self._timeout_s
+        if stalled_at <= now:
+            self._end_reason = f"the participant has read nothing for {self._timeout_s:g} s"
+            self._rpc.cancel()
+        oldest = next(iter(self._unanswered.values()), None)
+        next_at = min(stalled_at, math.inf if oldest is None else oldest[0].deadline)
+        self._alarm = None if next_at == math.inf else self._loop.call_at(next_at, self._give_up_late)
+        _report(ready)
+
+    def _break(self) -> None:
         result = CallResult(
             code=OutcomeCode.FAILED,
             reason=grpc.StatusCode.UNAVAILABLE.name,
-            message=f"the stream to the participant has ended: {reason}",
+            message=f"the stream to the participant has ended: {self._end_reason}",
             unreachable=True,
         )
-        unanswered, self._unanswered = self._unanswered, {}
-        for batch, call in unanswered.values():
-            batch.deliver(call, result)
+        ready = _Ready(list)
+        for item_id in list(self._unanswered):
+            self._end(item_id, result, ready)
+        _report(ready)
 
 
 class Streams:
@@ -288,6 +305,11 @@ class Streams:
         """Half-close all streams, and open no others."""
         self._wanted = False
         self._retire_all()
+
+    async def ended(self) -> None:
+        """Wait until the streams have ended, which were retired before."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     async def close(self) -> None:
         """End all streams at once."""

@@ -1,6 +1,6 @@
 """The port for participants: branch calls, and the rows of their barriers."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -10,16 +10,18 @@ from coordinator.core.reconciliation import BarrierRow, BarrierState
 
 # Each call with its result.
 CallResults = list[tuple[BranchCall, CallResult]]
+OnResults = Callable[[CallResults], None]
 
 
 class Participants(Protocol):
     """The client of the participants."""
 
-    def execute(self, participant: str, calls: Sequence[BranchCall]) -> AsyncIterator[CallResults]:
-        """Send a batch of calls; yield their results as they arrive.
+    def execute(self, participant: str, calls: Sequence[BranchCall], on_results: OnResults) -> None:
+        """Send a batch of calls; report their results as they arrive, the first ones perhaps at once.
 
         Never raises for what a participant or the network does: each call gets
         exactly one result, FAILED where nothing better is known.
+        `on_results` raises nothing.
         """
         ...
 

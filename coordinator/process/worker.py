@@ -107,6 +107,7 @@ class Worker:
             on_availability=self._report_health,
             on_bug=self.report_bug,
         )
+        self._tls = _listeners_tls(settings)
         policy = settings.policy()
         shares = Shares(time.monotonic, LoopLoad(computed=wanted_s).is_saturated)
         self._access = (
@@ -123,6 +124,7 @@ class Worker:
             coordinator_id=self.owner,
             new_trace=self._tracing.new_trace if self._tracing else None,
             access=self._access,
+            tls=self._tls["listen"],
             reflect=settings.reflection,
         )
         self._operator_log = self._opened.operator_log
@@ -152,11 +154,11 @@ class Worker:
             limits=settings.admin_limits(),
             payload_bytes_max=settings.limits.payload_bytes_max,
             access=self._access,
+            tls=self._tls["admin"],
             reflect=settings.reflection,
         )
         # Known once it serves.
         self.admin_port = 0
-        self._tls: dict[str, Tls | None] = {}
         self._log_gauges = LogGauges(self._operator_log.backlog, self.clock.monotonic)
         self._reconciling = Reconciling(
             self.engine,
@@ -208,14 +210,17 @@ class Worker:
 
     def _move_cells(self, settings: Settings) -> None:
         """Follow cells to the servers where the configuration says that they are now."""
-        if self._settings.can_move_cells(settings):
-            moving = asyncio.create_task(self._opened.move(cell_places(settings.log, self._url)))
-            self._health.add(moving)
-            moving.add_done_callback(self._health.discard)
+        if self._settings.can_move_cells(settings) and self._opened.move(
+            cell_places(settings.log, self._url)
+        ):
+            self.engine.writer.regroup()
+            closing = asyncio.create_task(self._opened.close_unused())
+            self._health.add(closing)
+            closing.add_done_callback(self._health.discard)
 
     def _restart_required(self, settings: Settings) -> set[str]:
         """Return the listeners whose TLS files are others than those in use."""
-        return {name for name, tls in _listeners_tls(settings).items() if self._tls.get(name, tls) != tls}
+        return {name for name, tls in _listeners_tls(settings).items() if self._tls[name] != tls}
 
     async def run(self, on_ready: Callable[[int, str], None]) -> None:
         """Serve until `stop`, then drain. `on_ready` gets the port and the owner's id.
@@ -253,10 +258,9 @@ class Worker:
             self._keep_keys()
         if self._settings.insecure:
             logger.warning("insecure = true: every caller that reaches a listener may do everything")
-        self._tls = _listeners_tls(self._settings)
-        port = await self._server.start(self._settings.listen.address, self._tls["listen"])
+        port = await self._server.start(self._settings.listen.address)
         await self._server.set_serving(serving=True)
-        self.admin_port = await self._admin_server.start(self._settings.admin_address(), self._tls["admin"])
+        self.admin_port = await self._admin_server.start(self._settings.admin_address())
         logger.info("listening for operators", port=self.admin_port)
         self._serving = True
         on_ready(port, self.owner)

@@ -14,7 +14,7 @@ import contextlib
 import math
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -38,9 +38,10 @@ class Batcher(Generic[T]):
     Args:
         send: Called with 1 to `items_max` items whose sizes add up to at most `bytes_max`. A
             single larger item is sent alone. It must report results and failures to the
-            items' owners. It returns the coroutine that sends them, or None if nothing is
-            to be sent. An exception from it or the coroutine is a bug: it ends `run`, which raises it.
-        items_max: The largest number of items in a batch. 0: nothing is sent until it is set again.
+            items' owners. It returns the coroutine that sends them, a future that is done when
+            they have ended, or None if nothing is to be sent. An exception from it, the coroutine
+            or the future is a bug: it ends `run`, which raises it.
+        items_max: The largest number of items in a batch. 0: nothing is sent until it is changed.
         bytes_max: The largest sum of the items' sizes.
         size: Returns the size of an item; 1 by default.
         max_in_flight: The largest number of batches in flight.
@@ -51,25 +52,26 @@ class Batcher(Generic[T]):
 
     def __init__(
         self,
-        send: Callable[[list[T]], Coroutine[Any, Any, None] | None],
+        send: Callable[[list[T]], Coroutine[Any, Any, None] | asyncio.Future[None] | None],
         *,
         items_max: int,
         bytes_max: int = 4 * 2**20,
         size: Callable[[T], int] = _one,
         max_in_flight: int = 1,
-        counted_s: float | None = None,
+        counted_s: float = math.inf,
         flush_policy: Callable[[], FlushPolicy] = FlushPolicy,
     ) -> None:
         self._send = send
-        self._items_max = items_max
+        # Read only: see `change_items_max`.
+        self.items_max = items_max
         self._bytes_max = bytes_max
         self._size = size
         self._max_in_flight = max_in_flight
         self._counted_s = counted_s
         self._flush_policy = flush_policy
         self._queue: deque[T] = deque()
-        # The batches that are counted, and when they no longer are.
-        self._in_flight: dict[asyncio.Task[None], asyncio.TimerHandle | None] = {}
+        # The batches in flight in the order in which they were sent, and until when each is counted.
+        self._in_flight: dict[asyncio.Future[None], float] = {}
         self._last_sent_at = -math.inf
         self._last_was_single = True
         # How many items must wait to flush. While that is about to happen anyway, more than any number.
@@ -86,14 +88,9 @@ class Batcher(Generic[T]):
         """True if no item waits and none is in flight."""
         return not self._queue and not self._in_flight
 
-    @property
-    def items_max(self) -> int:
-        """The largest number of items in a batch. It may be changed at any time."""
-        return self._items_max
-
-    @items_max.setter
-    def items_max(self, items_max: int) -> None:
-        was_stopped, self._items_max = not self._items_max, items_max
+    def change_items_max(self, items_max: int) -> None:
+        """Change the largest number of items in a batch."""
+        was_stopped, self.items_max = not self.items_max, items_max
         if was_stopped and self._queue:
             self._flush_soon()
 
@@ -117,9 +114,11 @@ class Batcher(Generic[T]):
         """Send until cancelled. Batches in flight are cancelled too."""
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
-        async with asyncio.TaskGroup() as self._tasks:
+        try:
             self._flush()
             await self._ended
+        finally:
+            await _cancel(list(self._in_flight))
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -157,19 +156,33 @@ class Batcher(Generic[T]):
     def _is_due(self) -> bool:
         """Return whether a batch must be sent now. If not, set what causes the next flush."""
         assert self._loop is not None
-        waiting, in_flight = len(self._queue), len(self._in_flight)
-        if in_flight >= self._max_in_flight or not self._items_max:
+        waiting, now = len(self._queue), self._loop.time()
+        counted_until = self._counted_until(now) if self._in_flight else []
+        if len(counted_until) >= self._max_in_flight or not self.items_max:
             self._wanted = sys.maxsize  # the end of a batch, or a change of `items_max`
+            self._alarm_at(min(counted_until, default=math.inf))
             return False
+        if self._last_was_single and not counted_until:
+            return True
         flush_policy = self._flush_policy()
-        wanted = min(flush_policy.min_items, self._items_max)
-        early_s = self._last_sent_at + flush_policy.linger_s - self._loop.time()
-        goes_singly = self._last_was_single and not in_flight
-        if early_s <= 0 or goes_singly or waiting >= wanted:
+        wanted = min(flush_policy.min_items, self.items_max)
+        due_at = self._last_sent_at + flush_policy.linger_s
+        if now >= due_at or waiting >= wanted:
             return True
         self._wanted = wanted
-        self._alarm = self._loop.call_later(early_s, self._flush)
+        self._alarm_at(min([due_at, *counted_until]))
         return False
+
+    def _counted_until(self, now: float) -> list[float]:
+        """Return until when each batch in flight is counted that is counted now."""
+        newest = islice(reversed(self._in_flight.values()), self._max_in_flight)
+        return [until for until in newest if until > now]
+
+    def _alarm_at(self, moment: float) -> None:
+        """Flush then, unless it happens before."""
+        assert self._loop is not None
+        if moment < math.inf:
+            self._alarm = self._loop.call_at(moment, self._flush)
 
     def _start(self, batch: list[T]) -> None:
         assert self._loop is not None
@@ -177,27 +190,42 @@ class Batcher(Generic[T]):
         sending = self._send(batch)
         if sending is None:
             return
-        task = self._tasks.create_task(sending)
-        timer = None
-        if self._counted_s is not None:
-            timer = self._loop.call_later(self._counted_s, self._release, task)
-        self._in_flight[task] = timer
-        task.add_done_callback(self._release)
+        flight = sending if isinstance(sending, asyncio.Future) else self._loop.create_task(sending)
+        self._in_flight[flight] = self._last_sent_at + self._counted_s
+        flight.add_done_callback(self._on_done)
 
-    def _release(self, task: "asyncio.Task[None]") -> None:
-        """Count a batch no longer: it has ended, or is old."""
-        if task in self._in_flight:
-            timer = self._in_flight.pop(task)
-            if timer is not None:
-                timer.cancel()
+    def _on_done(self, flight: asyncio.Future[None]) -> None:
+        del self._in_flight[flight]
+        if self._ended.done():
+            return
+        error = None if flight.cancelled() else flight.exception()
+        if error is not None:
+            self._ended.set_exception(error)
+        elif self._queue:
             self._flush()
+        else:
+            self._wanted = 1
 
     def _take(self) -> list[T]:
         queue, size = self._queue, self._size
+        if len(queue) == 1:
+            return [queue.popleft()]
         count, room = 0, self._bytes_max
-        for item in islice(queue, self._items_max):
+        for item in islice(queue, self.items_max):
             room -= size(item)
             if room < 0 and count:
                 break
             count += 1
         return [queue.popleft() for _ in range(count)]
+
+
+async def _cancel(flights: Sequence[asyncio.Future[None]]) -> None:
+    """Cancel batches in flight. Raise the exception of one that fails at that."""
+    if not flights:
+        return
+    for flight in flights:
+        flight.cancel()
+    await asyncio.wait(flights)
+    for flight in flights:
+        if not flight.cancelled():
+            flight.result()

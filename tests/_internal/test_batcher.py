@@ -169,7 +169,7 @@ async def test_nothing_is_sent_while_a_batch_may_have_no_items() -> None:
         recorder.batcher.put_many([1, 2, 3])
         await settle()
         assert recorder.batches == []
-        recorder.batcher.items_max = 2
+        recorder.batcher.change_items_max(2)
         await settle()
         assert recorder.batches == [[1, 2], [3]]
 
@@ -196,7 +196,13 @@ def fail_at_once(batch: list[int]) -> None:
     raise RuntimeError("a bug")
 
 
-@pytest.mark.parametrize("send", [fail, fail_at_once])
+def fail_later(batch: list[int]) -> asyncio.Future[None]:
+    ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    ended.get_loop().call_soon(ended.set_exception, RuntimeError("a bug"))
+    return ended
+
+
+@pytest.mark.parametrize("send", [fail, fail_at_once, fail_later])
 @pytest.mark.parametrize("is_running", [False, True])
 async def test_a_failing_send_ends_the_batcher(send: Any, is_running: bool) -> None:  # noqa: FBT001
     batcher = Batcher[int](send, items_max=1)
@@ -205,11 +211,29 @@ async def test_a_failing_send_ends_the_batcher(send: Any, is_running: bool) -> N
     running = asyncio.create_task(batcher.run())
     await settle()
     batcher.put(1)
-    with pytest.raises(ExceptionGroup):
+    with pytest.raises(RuntimeError, match="a bug"):
         await asyncio.wait_for(running, 60)
     batcher.put(2)
     await settle()
     assert len(batcher) > 0
+
+
+async def test_a_batch_is_in_flight_until_its_future_is_done() -> None:
+    ended: list[asyncio.Future[None]] = []
+
+    def send(_: list[int]) -> asyncio.Future[None]:
+        ended.append(asyncio.get_running_loop().create_future())
+        return ended[-1]
+
+    batcher = Batcher[int](send, items_max=1)
+    async with batcher.running():
+        batcher.put_many([1, 2])
+        await settle()
+        assert len(ended) == 1
+        ended[0].set_result(None)
+        await settle()
+        assert (len(ended), len(batcher), batcher.idle) == (2, 0, False)
+    assert ended[1].cancelled()
 
 
 async def test_a_cancelled_batcher_cancels_its_batches_and_sends_no_other() -> None:

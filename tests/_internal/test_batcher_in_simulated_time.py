@@ -18,13 +18,11 @@ ENDS_AT = 80
 class Rule:
     """The rule, from what can be seen outside: what was put, sent and has ended."""
 
-    def __init__(
-        self, items_max: int, max_in_flight: int, policy: FlushPolicy, counted_s: float | None
-    ) -> None:
+    def __init__(self, items_max: int, max_in_flight: int, policy: FlushPolicy, counted_s: float) -> None:
         self.items_max = items_max
         self.max_in_flight = max_in_flight
         self.policy = policy
-        self.counted_s = math.inf if counted_s is None else counted_s
+        self.counted_s = counted_s
         self.put = 0
         self.sent: list[int] = []
         self.sent_at = -math.inf
@@ -63,7 +61,7 @@ POLICIES = st.builds(
     items_max=5,
     max_in_flight=1,
     policy=FlushPolicy(8 * TICK_S, 4),
-    counted_s=None,
+    counted_s=math.inf,
 )
 @example(
     arrivals=[(0, 2), (5, 2), (6, 1), (7, 1)],
@@ -71,7 +69,7 @@ POLICIES = st.builds(
     items_max=5,
     max_in_flight=2,
     policy=FlushPolicy(25 * TICK_S, 4),
-    counted_s=None,
+    counted_s=math.inf,
 )
 @settings(max_examples=50, deadline=None)
 @given(
@@ -80,7 +78,7 @@ POLICIES = st.builds(
     items_max=st.sampled_from([1, 4, 5]),
     max_in_flight=st.integers(1, 3),
     policy=POLICIES,
-    counted_s=st.sampled_from([None, 20 * TICK_S]),
+    counted_s=st.sampled_from([math.inf, 20 * TICK_S]),
 )
 def test_batches_are_sent_when_they_are_due(
     *,
@@ -89,7 +87,7 @@ def test_batches_are_sent_when_they_are_due(
     items_max: int,
     max_in_flight: int,
     policy: FlushPolicy,
-    counted_s: float | None,
+    counted_s: float,
 ) -> None:
     broken: list[dict[str, Any]] = []
     loop = VirtualLoop(broken.append)  # type: ignore[abstract] # the rest is not used

@@ -4,10 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+import pytest
+
 from coordinator.core.model import BranchCall, BranchSpec, CallResult, Operation, OutcomeCode
 from coordinator.engine.breaker import BreakerPolicy
 from coordinator.engine.dispatcher import ParticipantDispatcher, ParticipantPolicy
-from coordinator.ports.participants import CallResults
+from coordinator.ports.participants import CallResults, OnResults
 from tcc._internal.batcher import FlushPolicy
 
 SUCCEEDED = CallResult(code=OutcomeCode.SUCCEEDED)
@@ -29,16 +31,23 @@ class Hall:
         self.came = 0
         self.gate = asyncio.Event()
         self.news = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
 
-    async def execute(self, participant: str, calls: Sequence[BranchCall]) -> AsyncIterator[CallResults]:
+    def execute(self, participant: str, calls: Sequence[BranchCall], on_results: OnResults) -> None:
         assert participant == "stock"
         self.came += len(calls)
         self.inside += len(calls)
         self.inside_most = max(self.inside_most, self.inside)
         self.news.set()
+        self._tasks.append(asyncio.create_task(self._answer(calls, on_results)))
+
+    async def all_answered(self) -> None:
+        await asyncio.gather(*self._tasks)
+
+    async def _answer(self, calls: Sequence[BranchCall], on_results: OnResults) -> None:
         await self.gate.wait()
         self.inside -= len(calls)
-        yield [(call, self.answer) for call in calls]
+        on_results([(call, self.answer) for call in calls])
 
 
 class Noon:
@@ -119,3 +128,33 @@ async def test_calls_behind_an_open_breaker_are_rejected_as_not_sent() -> None:
     assert hall.came == 1
     assert [answer.not_sent for _, answer in answered.answers] == [False] + [True] * 5
     assert answered.answers[-1][1].retry_after_s == 5.0
+
+
+async def test_a_bug_at_a_result_ends_the_dispatcher() -> None:
+    def fail(_: CallResults) -> None:
+        raise RuntimeError("a bug")
+
+    hall = Hall()
+    hall.gate.set()
+    dispatcher = ParticipantDispatcher(
+        "stock",
+        ParticipantPolicy(),
+        participants=hall,
+        clock=Noon(),
+        is_wanted=lambda _: True,
+        on_answers=fail,
+        flush_policy=lambda _: FlushPolicy(),
+    )
+    dispatcher.put(call(0))
+    with pytest.raises(ExceptionGroup):
+        await asyncio.wait_for(dispatcher.run(), 60)
+
+
+async def test_results_that_come_after_the_end_are_dropped() -> None:
+    hall, answered = Hall(), Answered()
+    async with running(hall, answered, ParticipantPolicy()) as dispatcher:
+        dispatcher.put(call(0))
+        await hall.news.wait()
+    hall.gate.set()
+    await hall.all_answered()
+    assert answered.answers == []

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from coordinator.core.errors import LogError, LogUnavailable
 from coordinator.core.model import Transaction
-from coordinator.engine import log_writer
+from coordinator.engine import cell_health, log_writer
 from coordinator.engine.clock import LogClock
 from coordinator.engine.log_writer import LogWriter
 from coordinator.engine.observer import Anomaly, Observer
@@ -66,7 +66,7 @@ async def writing(log: PostgresLog) -> AsyncIterator[tuple[LogWriter, Written]]:
         on_saved=written.results,
         on_refused=written.on_refused,
         is_wanted=lambda _: True,
-        flush_policy=FlushPolicy,
+        flush_policy=lambda _: FlushPolicy(),
         clock=clock,
         observer=written,
     )
@@ -160,28 +160,28 @@ async def test_a_begin_that_is_durable_already_is_not_refused(log_url: str, log:
 async def test_the_log_is_available_again_only_when_what_failed_has_succeeded(log: PostgresLog) -> None:
     async with writing(log) as (writer, _):
         error = LogUnavailable("the disk is full")
-        writer.log_failed("write", error)
-        writer.log_answered("heartbeat")
+        writer.cells[0].log_failed("write", error)
+        writer.cells[0].log_answered("heartbeat")
         assert not writer.available
-        writer.log_failed("heartbeat", error)
-        writer.log_answered("write")
+        writer.cells[0].log_failed("heartbeat", error)
+        writer.cells[0].log_answered("write")
         assert not writer.available
-        writer.log_answered("heartbeat")
+        writer.cells[0].log_answered("heartbeat")
         assert writer.available
 
 
 async def test_a_log_that_fails_again_and_again_is_one_alert(
     log: PostgresLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_writer, "RECOVERED_AFTER_S", 0.2)
+    monkeypatch.setattr(cell_health, "RECOVERED_AFTER_S", 0.2)
     async with writing(log) as (writer, written):
         for _ in range(20):
-            writer.log_failed("write", LogUnavailable("the disk is full"))
-            writer.log_answered("write")
+            writer.cells[0].log_failed("write", LogUnavailable("the disk is full"))
+            writer.cells[0].log_answered("write")
         assert written.anomalies == [Anomaly.LOG_UNAVAILABLE]
         await written.until(lambda: len(written.anomalies) == 2)
         assert written.anomalies == [Anomaly.LOG_UNAVAILABLE, Anomaly.LOG_RECOVERED]
-        writer.log_failed("write", LogUnavailable("the disk is full"))
+        writer.cells[0].log_failed("write", LogUnavailable("the disk is full"))
         assert written.anomalies[2:] == [Anomaly.LOG_UNAVAILABLE]
 
 

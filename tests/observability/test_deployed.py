@@ -60,7 +60,7 @@ async def known_metrics() -> dict[str, set[str]]:
     known: dict[str, set[str]] = {"process_cpu_seconds_total": set()}
     for collector in (*metrics.counters.values(), *metrics.histograms.values(), gauges):
         for family in collector.collect():
-            labels = set(getattr(collector, "_labelnames", ()))
+            labels = set(getattr(collector, "label_names", ()))
             labels |= {label for sample in family.samples for label in sample.labels}
             suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}
             for suffix in suffixes.get(family.type, [""]):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.embedded_postgres.server import EmbeddedPostgres
-from coordinator.engine import log_writer
+from coordinator.engine import cell_health
 from coordinator.log.migration import migrate
 from coordinator.observability.metrics import LogGauges, Metrics
 from tcc.common.v1 import common_pb2 as common
@@ -126,7 +126,7 @@ async def test_a_breaker_that_opens_shows(log_url: str, stock: ScriptedParticipa
 async def test_health_follows_the_log(
     own_postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_writer, "RECOVERED_AFTER_S", 0.2)
+    monkeypatch.setattr(cell_health, "RECOVERED_AFTER_S", 0.2)
     migrate(own_postgres.url())
     port = free_port()
     table = settings_for({}, metrics={"listen": f"127.0.0.1:{port}"})

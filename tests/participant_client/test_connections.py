@@ -13,6 +13,7 @@ from coordinator.participant_client.channel import ParticipantAddress, is_dns_na
 from coordinator.participant_client.client import ParticipantClient
 from proof.proxy import Proxy, proxied_address
 from tcc.participant.v1 import participant_pb2 as pb
+from tests.support.branch_results import branch_results
 from tests.support.name_server import naming
 from tests.support.scripted_participant import ScriptedParticipant, serving
 
@@ -52,8 +53,7 @@ async def calling(
 
 async def result(client: ParticipantClient) -> CallResult:
     """Return the result of one call."""
-    (answers,) = [answers async for answers in client.execute("stock", [CALL])]
-    ((_, outcome),) = answers
+    ((_, outcome),) = await branch_results(client, "stock", [CALL])
     return outcome
 
 

@@ -15,6 +15,7 @@ from coordinator.participant_client.client import ParticipantClient
 from tcc._internal.tls import server_credentials
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2 as pb, participant_pb2_grpc
+from tests.support.branch_results import branch_results
 from tests.support.scripted_participant import serving
 from tests.support.streaming_participant import StreamingParticipant, ids_of, results
 from tests.support.tls_site import Site
@@ -51,12 +52,9 @@ async def calling(address: ParticipantAddress) -> AsyncIterator[ParticipantClien
 
 async def execute(client: ParticipantClient, *calls: BranchCall) -> dict[str, CallResult]:
     """Return the results of one batch, by gid."""
-    found: dict[str, CallResult] = {}
-    async for answers in client.execute("stock", calls or [make_call()]):
-        for call, result in answers:
-            assert call.gid not in found, "a call has one result"
-            found[call.gid] = result
-    return found
+    return {
+        call.gid: result for call, result in await branch_results(client, "stock", calls or [make_call()])
+    }
 
 
 def streams_of(client: ParticipantClient) -> streams.Streams:
@@ -254,23 +252,6 @@ async def test_a_call_is_given_up_in_time_and_a_late_result_is_dropped(stock: St
         assert (first.reason, first.unreachable, stream.unanswered) == ("DEADLINE_EXCEEDED", True, 0)
         assert await execute(client, make_call(2)) == {"g2": SUCCEEDED}
         assert (stock.opened, stock.rpcs) == (2, 0)
-
-
-async def test_a_caller_that_leaves_cancels_its_calls(stock: StreamingParticipant) -> None:
-    cancelled: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
-
-    async def note(context) -> None:
-        await stock.greet(context)
-        request = await stock.read(context)
-        cancelled.set_result(ids_of(request) + list((await stock.read(context)).cancelled_ids))
-
-    stock.on_stream = note
-    async with streaming_first(stock) as client:
-        leaving = asyncio.ensure_future(execute(client))
-        await until(lambda: bool(stock.calls))
-        leaving.cancel()
-        sent, left = await cancelled
-    assert sent == left
 
 
 async def test_a_peer_that_stops_reading_ends_its_stream(stock: StreamingParticipant) -> None:

@@ -201,10 +201,9 @@ async def test_a_participant_whose_clock_is_wrong_is_a_warning(log_url: str) -> 
     async with serving(Ahead()) as address:
         found = await findings(settings(log_url, stock=address))
     clock = found["participant stock clock"]
-    assert (clock.status, clock.message.split(" (")[0]) == (
-        WARNING,
-        "its clock differs from this machine's by +60.000 s",
-    )
+    assert clock.status is WARNING
+    # As exactly as the round trip allows.
+    assert re.match(r"its clock differs from this machine's by \+(59|6\d)\.\d{3} s", clock.message)
     assert clock.remedy.startswith("run NTP")
     assert found["participant stock"].message.endswith(
         "its name is not offered; batches are offered; its version is not offered"
