@@ -153,6 +153,11 @@ class LogServerSettings(_Table):
         """Return the URL to migrate with, if it is not `url`."""
         return self.owner_url.get_secret_value() if self.owner_url else None
 
+    def name(self) -> str:
+        """Return its URL without credentials and options."""
+        parts = urlsplit(self.url.get_secret_value())
+        return parts.netloc.rpartition("@")[2] + parts.path
+
     def numbers(self) -> list[int]:
         """Return the cells."""
         ranges = [part.partition("-") for part in self.cells.split(",")]
@@ -193,11 +198,14 @@ class LogSettings(_Table):
 
     @model_validator(mode="after")
     def _each_cell_once(self) -> Self:
-        numbers = [number for server in self.servers for number in server.numbers()]
+        places = [(number, server) for server in self.servers for number in server.numbers()]
+        numbers = [number for number, _ in places]
         if any(number >= self.cells for number in numbers):
             raise _at("servers", f"a cell is beyond the last one, {self.cells - 1} (cells = {self.cells})")
-        if len(set(numbers)) < len(numbers):
-            raise _at("servers", "a cell is at two servers")
+        twice = next((number for number in numbers if numbers.count(number) > 1), None)
+        if twice is not None:
+            first, second, *_ = (server.name() for number, server in places if number == twice)
+            raise _at("servers", f"cell {twice} is at two servers: {first} and {second}")
         if numbers and self.url is None and len(numbers) < self.cells:
             raise _at("servers", "some cells are at none of the servers, and url is not set")
         return self

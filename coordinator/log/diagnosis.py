@@ -1,6 +1,8 @@
 """Facts about the log's database for `tccd doctor`. Read-only."""
 
+import contextlib
 import time
+from collections.abc import Mapping, Sequence
 
 from alembic.script import ScriptDirectory
 from msgspec import Struct
@@ -9,15 +11,17 @@ from sqlalchemy import Connection, text
 from coordinator.core.errors import LogError
 from coordinator.log.migration import (
     CellPlace,
+    CellRecord,
     alembic_config,
     applied_revisions,
     check_place,
     database_engine,
     explained,
     is_of_newer_version,
+    recorded_cells,
 )
 from coordinator.log.requirements import LogUrlError, check_requirements
-from coordinator.log.schema import SCHEMA
+from coordinator.log.schema import HOME, SCHEMA
 
 _SETTINGS = (
     "server_version",
@@ -97,11 +101,19 @@ def _facts(connection: Connection, schema: str) -> LogFacts:
     )
 
 
-def why_unusable(place: CellPlace) -> str:
-    """Return why a cell cannot be used, from what its database says; empty: it can."""
+def why_unusable(places: Sequence[CellPlace]) -> dict[int, str]:
+    """Return which cells cannot be used, and why, from what their databases and the home cell say."""
+    recorded: Mapping[int, CellRecord] = {}
+    with contextlib.suppress(LogError, LogUrlError), explained():  # then the home cell has the cause
+        recorded = recorded_cells(places[HOME], places[HOME].url)
+    found = {place.number: _why_unusable(place, recorded.get(place.number)) for place in places}
+    return {number: why for number, why in found.items() if why}
+
+
+def _why_unusable(place: CellPlace, recorded: CellRecord | None) -> str:
     try:
         with explained():
-            check_place(database_engine(place.url, place.schema), place)
+            check_place(database_engine(place.url, place.schema), place, recorded=recorded)
     except (LogError, LogUrlError) as error:
         return str(error)
     return ""

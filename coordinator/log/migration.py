@@ -68,16 +68,26 @@ _PRIVILEGES = (
     ("SELECT, INSERT", ("audit", "audit_heads")),
     ("SELECT", ("alembic_version", "coordinator_secrets", "cells")),
 )
-_OWN_PLACE = text("SELECT number, count, log_id FROM cells WHERE number = :number")
+# Migrations may be missing: a schema that was left behind gets none.
+_CELLS = """
+    SELECT number, count, log_id,
+           CAST(coalesce(to_jsonb(cells) ->> 'generation', '1') AS BIGINT),
+           coalesce(to_jsonb(cells) ->> 'moved_at', ''),
+           coalesce(to_jsonb(cells) ->> 'moved_to', '')
+    FROM {}.cells
+"""
 _SET_PLACE = text("UPDATE cells SET number = :number, count = :count, log_id = coalesce(:log_id, log_id)")
-_MADE = text("SELECT number FROM cells")
-_NOTE_MADE = text(
-    "INSERT INTO cells (number, count, log_id) VALUES (:number, :count, :log_id) ON CONFLICT DO NOTHING"
-)
+_RECORD = text("""
+    INSERT INTO cells (number, count, log_id, generation) VALUES (:number, :count, :log_id, :generation)
+    ON CONFLICT (number) DO UPDATE SET generation = greatest(cells.generation, excluded.generation)
+""")
+_HAS_TABLE = text("SELECT to_regclass(:name) IS NOT NULL")
 # The owner of a table can give itself every privilege. A superuser is a member of every role.
 _MAY_REWRITE = text(
     "SELECT pg_has_role(:role, relowner, 'MEMBER') FROM pg_class WHERE oid = to_regclass(:table)"
 )
+# What is left of a cell that was moved away. It can be dropped once the new place is known to be good.
+MOVED = "_moved"
 _REVISION = re.compile(r"\d{4}")
 _ALREADY_EXISTS = ("42P07", "42710")
 
@@ -110,6 +120,30 @@ class CellPlace(Struct, frozen=True, kw_only=True):
     def schema(self) -> str:
         return cell_schema(self.number) + self.schema_suffix
 
+    @property
+    def migrating_url(self) -> str:
+        """The URL with the role that owns and migrates it."""
+        return self.owner_url or self.url
+
+
+class CellRecord(Struct, frozen=True, kw_only=True):
+    """What a copy of a cell says of itself, or the home cell of another one."""
+
+    number: int
+    count: int
+    log_id: str
+    # 1 where the cell was made; each move raises it.
+    generation: int
+    # When and where to the cell has left this copy; empty: it has not.
+    moved_at: str = ""
+    moved_to: str = ""
+
+    @property
+    def departure(self) -> str:
+        """When and where to the cell has left this copy, as far as that is known."""
+        at = f" at {self.moved_at}" if self.moved_at else ""
+        return f"{at} to {self.moved_to}" if self.moved_to else at
+
 
 def migrate(url: str, owner_url: str | None = None) -> None:
     """Apply the migrations that the database of a log of one cell lacks. See `migrate_cells`."""
@@ -123,6 +157,7 @@ def migrate_cells(places: Sequence[CellPlace]) -> None:
     those of a newer version, while coordinators of both run side by side.
     With `owner_url`, that role migrates, and the one of `url` gets the privileges to run, no more.
     A cell that was made once is never made again: it was moved, and this would be a second one.
+    A copy of a cell that is older than the home cell knows is refused, and one that the cell has left.
 
     Raises:
         CellsUnavailable: other cells than the home cell cannot be reached; the rest is done.
@@ -138,16 +173,18 @@ def migrate_cells(places: Sequence[CellPlace]) -> None:
     if not is_made:
         _check_new(home, others)
     with explained("the log cannot be reached: "):
-        log_id = _migrate_cell(home, None)
-        made = _made(home)
+        log_id = _migrate_cell(home, None).log_id
+        made = recorded_cells(home, home.migrating_url)
     for place in others:
+        recorded = made.get(place.number)
         try:
             with explained(f"cell {place.number} of the log cannot be reached: "):
-                if place.number in made and not _exists(place):
+                if recorded is not None and not _exists(place):
+                    _refuse_moved(place)
                     raise _misplaced(place, "it is missing there")
-                _migrate_cell(place, log_id)
-                if place.number not in made:
-                    _note_made(home, place, log_id)
+                found = _migrate_cell(place, log_id, recorded)
+                if recorded is None or found.generation > recorded.generation:
+                    record_cell(home, found)
         except LogUnavailable as error:
             unavailable[place.number] = error
     if unavailable:
@@ -156,6 +193,8 @@ def migrate_cells(places: Sequence[CellPlace]) -> None:
 
 def _check_new(home: CellPlace, others: Sequence[CellPlace]) -> None:
     """Check that a home cell may be made: all of its log is new."""
+    with explained("the log cannot be reached: "):
+        _refuse_moved(home)
     for place in others:
         with explained(f"cell {place.number} of the log cannot be reached: "):
             if _exists(place):
@@ -172,20 +211,20 @@ def migrate_new_cell(place: CellPlace) -> None:
         _migrate_cell(place, None)
 
 
-def _migrate_cell(place: CellPlace, log_id: str | None) -> str:
-    """Migrate a cell of this log (None: whichever this is). Return the log's id."""
+def _migrate_cell(place: CellPlace, log_id: str | None, recorded: CellRecord | None = None) -> CellRecord:
+    """Migrate a cell of this log (None: whichever this is). Return what it says of itself."""
     check_requirements(place.url)
     engine = _engine(place)
     if not _is_ready(engine, place.schema):
         _migrate(engine, place, log_id)
-    found = check_place(engine, place, log_id)
+    found = check_place(engine, place, log_id, recorded)
     if place.owner_url is not None:
         _grant(engine, database_engine(place.url), place.schema)
     return found
 
 
 def _engine(place: CellPlace) -> Engine:
-    return database_engine(place.owner_url or place.url, place.schema)
+    return database_engine(place.migrating_url, place.schema)
 
 
 def _exists(place: CellPlace) -> bool:
@@ -195,42 +234,130 @@ def _exists(place: CellPlace) -> bool:
         return is_old or bool(applied_revisions(connection, place.schema))
 
 
-def _made(home: CellPlace) -> frozenset[int]:
-    with _engine(home).connect() as connection:
-        return frozenset(connection.execute(_MADE).scalars())
+def recorded_cells(home: CellPlace, url: str) -> dict[int, CellRecord]:
+    """Return what the home cell knows of all cells that were made."""
+    with database_engine(url, home.schema).connect() as connection:
+        return _cells(connection, home.schema)
 
 
-def _note_made(home: CellPlace, place: CellPlace, log_id: str) -> None:
+def _cells(connection: Connection, schema: str) -> dict[int, CellRecord]:
+    return {
+        number: CellRecord(
+            number=number,
+            count=count,
+            log_id=log_id,
+            generation=generation,
+            moved_at=moved_at,
+            moved_to=moved_to,
+        )
+        for number, count, log_id, generation, moved_at, moved_to in connection.execute(
+            text(_CELLS.format(schema))
+        )
+    }
+
+
+def record_cell(home: CellPlace, found: CellRecord) -> None:
+    """Record in the home cell that a cell was made, or was moved: older copies are refused from now on."""
     with _transaction(_engine(home)) as connection:
-        values = {"number": place.number, "count": place.count, "log_id": log_id}
-        connection.execute(_NOTE_MADE, values)
+        values = {
+            "number": found.number,
+            "count": found.count,
+            "log_id": found.log_id,
+            "generation": found.generation,
+        }
+        connection.execute(_RECORD, values)
 
 
-def check_place(engine: Engine, place: CellPlace, log_id: str | None = None) -> str:
-    """Check that a cell is the one that it should be. Return its log's id.
+def cell_record(engine: Engine, place: CellPlace, schema: str) -> CellRecord | None:
+    """Return what a copy of a cell says of itself; None: this schema has no copy of it."""
+    with engine.connect() as connection:
+        if not connection.execute(_HAS_TABLE, {"name": f"{schema}.cells"}).scalar_one():
+            return None
+        return _cells(connection, schema).get(place.number)
+
+
+def check_place(
+    engine: Engine, place: CellPlace, log_id: str | None = None, recorded: CellRecord | None = None
+) -> CellRecord:
+    """Check that a cell is the one that it should be. Return what it says of itself.
+
+    `recorded`: what the home cell knows of it.
 
     Raises:
         LogUrlError
     """
     with engine.connect() as connection:
-        found = connection.execute(_OWN_PLACE, {"number": place.number}).one_or_none()
+        found = _cells(connection, place.schema).get(place.number)
     if found is None:
         raise _misplaced(place, "the schema there is one of another cell")
-    _, count, found_id = found
-    if log_id not in {None, found_id}:
+    if log_id not in {None, found.log_id}:
         raise _misplaced(place, "the schema there is one of another log")
-    if count != place.count:
+    if found.count != place.count:
         raise LogUrlError(
-            f"log.cells is {place.count}, but the log was made with {count}: the number is fixed "
+            f"log.cells is {place.count}, but the log was made with {found.count}: the number is fixed "
             "when a log is made"
         )
-    return str(found_id)
+    if found.moved_at:
+        raise _misplaced(place, f"the cell has left this copy{found.departure}")
+    if recorded is not None and found.generation < recorded.generation:
+        raise _misplaced(
+            place,
+            f"the copy there is of generation {found.generation}, but the cell was moved since, and is of "
+            f"generation {recorded.generation}",
+        )
+    return found
+
+
+def check_cells(places: Sequence[CellPlace], numbers: Sequence[int]) -> dict[int, CellRecord]:
+    """Check that cells are where `places` say, before a coordinator follows them. Block.
+
+    Return what they say of themselves. Nothing is written: the roles that coordinators run with are enough.
+
+    Raises:
+        LogUnavailable: the home cell or one of them cannot be reached.
+        LogUrlError: one of them is another copy, or not there at all.
+    """
+    home = places[HOME]
+    found: dict[int, CellRecord] = {}
+    with explained("cell 0 of the log cannot be reached: "):
+        log_id = check_place(database_engine(home.url, home.schema), home).log_id
+        made = recorded_cells(home, home.url)
+    for number in numbers:
+        place = places[number]
+        with explained(f"cell {number} of the log cannot be reached: "):
+            engine = database_engine(place.url, place.schema)
+            found[number] = check_place(engine, place, log_id, made.get(number))
+    return found
 
 
 def _misplaced(place: CellPlace, why: str) -> LogUrlError:
     return LogUrlError(
         f"log.servers: cell {place.number} (schema {place.schema}) is not where the configuration says: "
         f"{why}; if it was moved, change [[log.servers]]"
+    )
+
+
+def _refuse_moved(place: CellPlace) -> None:
+    """Check that a cell which is missing was not moved away.
+
+    Raises:
+        LogUrlError
+    """
+    with _engine(place).connect() as connection:
+        _check_not_moved(connection, place)
+
+
+def _check_not_moved(connection: Connection, place: CellPlace) -> None:
+    left = place.schema + MOVED
+    if not connection.execute(_HAS_SCHEMA, {"name": left}).scalar_one():
+        return
+    has_record = connection.execute(_HAS_TABLE, {"name": f"{left}.cells"}).scalar_one()
+    found = _cells(connection, left).get(place.number) if has_record else None
+    raise LogUrlError(
+        f"log.url: cell {place.number} of the log was moved away from here{found.departure if found else ''} "
+        f"(schema {left}): use the configuration that has its new place, in [log] url or [[log.servers]]; if "
+        "the move was interrupted, run tccd cells move again. Only if this log shall really begin from "
+        "nothing, drop or rename that schema"
     )
 
 
@@ -267,7 +394,7 @@ def _may_be_over_later(error: Exception) -> bool:
 
 
 def _migrate(engine: Engine, place: CellPlace, log_id: str | None) -> None:
-    _make_lock(engine, place.schema)
+    _make_lock(engine, place)
     with _transaction(engine) as connection:
         connection.execute(_TAKE_LOCK)
         config = alembic_config(connection, place.schema)
@@ -277,6 +404,8 @@ def _migrate(engine: Engine, place: CellPlace, log_id: str | None) -> None:
             return
         _refuse_others(connection, ours, place.schema)
         is_new = not applied_revisions(connection, place.schema)
+        if is_new:
+            _check_not_moved(connection, place)
         command.upgrade(config, "head")
         if is_new:
             values = {"number": place.number, "count": place.count, "log_id": log_id}
@@ -367,19 +496,20 @@ def _is_ready(engine: Engine, schema: str) -> bool:
         return applied == set(wanted) or is_of_newer_version(connection, schema)
 
 
-def _make_lock(engine: Engine, schema: str) -> None:
+def _make_lock(engine: Engine, place: CellPlace) -> None:
     """Create the lock's table: "if not exists" does not protect against a concurrent creation."""
     try:
-        _run_lock_statements(engine, schema)
+        _run_lock_statements(engine, place)
     except (IntegrityError, ProgrammingError):
-        _run_lock_statements(engine, schema)
+        _run_lock_statements(engine, place)
 
 
-def _run_lock_statements(engine: Engine, schema: str) -> None:
+def _run_lock_statements(engine: Engine, place: CellPlace) -> None:
     with _transaction(engine) as connection:
         # An administrator may have made it for a role that may not.
-        if not connection.execute(_HAS_SCHEMA, {"name": schema}).scalar_one():
-            connection.execute(text(_MAKE_SCHEMA.format(schema)))
+        if not connection.execute(_HAS_SCHEMA, {"name": place.schema}).scalar_one():
+            _check_not_moved(connection, place)
+            connection.execute(text(_MAKE_SCHEMA.format(place.schema)))
     for statement in _LOCK_STATEMENTS:
         with _transaction(engine) as connection:
             connection.execute(statement)

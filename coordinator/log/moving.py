@@ -3,13 +3,17 @@
 The cell is out of service from the first step to the last, and its callers get UNAVAILABLE:
 
 1. It is *closed* where it is: all of its tables are locked, which waits for what is being written, and
-   its schema is renamed in the same transaction. No coordinator finds it any more, however its
-   configuration is, and none can write to the old copy later.
+   its schema is renamed in the same transaction, with a note of when and where to it leaves. No coordinator
+   finds it any more, however its configuration is. Under its old name again, none starts on it.
 2. Its rows are copied into a new schema at the other server, which migrations have made there.
 3. Both are compared: the number of rows of each table, and a checksum over all of them.
-4. The new schema gets its name. The cell lives there from now on.
+4. The new schema gets its name, and the next generation. The cell lives there from now on.
+5. The home cell records the generation, so that older copies of the cell are refused.
 
-If anything fails before the last step, the new schema is dropped, and the old one gets its name back.
+If anything fails before the fourth step, the new schema is dropped, and the old one gets its name back. If
+this process is killed, or loses a server, the same move again finishes or undoes what it left: the cell has
+moved if it has its name at the new place. Locks keep a second process out as long as a statement of the first
+one may still take effect.
 Rows are copied by COPY and not by pg_dump: nothing has to be installed, and servers may be of different
 versions. This is for plain PostgreSQL, so it may use what the log's statements may not (table locks).
 """
@@ -22,17 +26,28 @@ import psycopg
 from msgspec import Struct
 from msgspec.structs import replace
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy.engine import Engine
 
 from coordinator.core.errors import LogUnavailable
-from coordinator.log.migration import CellPlace, explained, migrate_new_cell
+from coordinator.log.migration import (
+    MOVED,
+    CellPlace,
+    CellRecord,
+    cell_record,
+    check_place,
+    database_engine,
+    explained,
+    migrate_new_cell,
+    record_cell,
+    recorded_cells,
+)
 from coordinator.log.requirements import LogUrlError
-from coordinator.log.schema import metadata
-from coordinator.log.servers import connect
+from coordinator.log.schema import HOME, metadata
+from coordinator.log.servers import connect, libpq_url, servers
 
 # How long to wait for statements under way.
 LOCK_TIMEOUT_S = 15
-# What is left of a cell that was moved away. It can be dropped once the new place is known to be good.
-MOVED = "_moved"
 _ARRIVING = "_arriving"
 _TABLES = tuple(table.name for table in metadata.sorted_tables)
 # The order of rows does not matter; the first half of each one's MD5 is added up.
@@ -47,6 +62,12 @@ _AS_TEXT = (
     "set_config('bytea_output', 'hex', false), set_config('IntervalStyle', 'postgres', false)"
 )
 _EXISTS = "SELECT to_regnamespace(%s) IS NOT NULL"
+_LEFT = "UPDATE {}.cells SET moved_at = now(), moved_to = %s WHERE number = %s"
+_NOT_LEFT = "UPDATE {}.cells SET moved_at = NULL, moved_to = NULL WHERE number = %s"
+_ARRIVED = "UPDATE {}.cells SET generation = %s, moved_at = NULL, moved_to = NULL WHERE number = %s"
+# Locks of a session, which end with it: of the server that a cell leaves, and of that where it arrives.
+_LOCK = "SELECT pg_try_advisory_lock(hashtext(%s))"
+_LEAVING, _ARRIVES = "tcc cell leaves: ", "tcc cell arrives: "
 
 
 class MoveUnknownError(LogUnavailable):
@@ -61,41 +82,113 @@ class MovedTable(Struct, frozen=True, kw_only=True):
     checksum: int
 
 
-def move_cell(place: CellPlace, new: CellPlace) -> list[MovedTable]:
-    """Move a cell from `place` to `new`. Block. Return what was copied.
+def move_cell(place: CellPlace, new: CellPlace, *, home: CellPlace) -> list[MovedTable]:
+    """Move a cell from `place` to `new`, or finish that. Block. Return what was copied.
+
+    `home`: where the home cell is before the move.
 
     Raises:
         LogUnavailable: a server cannot be reached. The cell is where it was, unless the text says otherwise.
         LogUrlError: the cell cannot be moved there.
     """
-    with explained(), connect(_owner(place)) as here, connect(_owner(new)) as there:
+    copied: list[MovedTable] = []
+    with explained(), connect(place.migrating_url) as here, connect(new.migrating_url) as there:
         for connection in (here, there):
             connection.execute(_AS_TEXT)
-        _check(here, place, there)
-        with _made(new, there) as arriving, _closed(here, place) as moved:
-            copied = _copied(here, moved, there, arriving)
-            _open(there, arriving, place)
+        _lock(here, _LEAVING, place)
+        _lock(there, _ARRIVES, place)
+        if not _has_moved(here, place, there, new):
+            _undo_interrupted(here, place, there, new)
+            generation = _check(here, place, there, home) + 1
+            with _made(new, there) as arriving, _closed(here, place, new) as moved:
+                copied = _copied(here, moved, there, arriving)
+                _open(there, arriving, new, generation)
+    if place.number != HOME:
+        _record(home, new)
     return copied
 
 
-def _open(there: psycopg.Connection, arriving: str, place: CellPlace) -> None:
+def _lock(connection: psycopg.Connection, side: str, place: CellPlace) -> None:
+    if not _one(connection, _LOCK, f"{side}{place.schema}"):
+        raise LogUrlError(
+            f"cell {place.number} is being moved by another process, or PostgreSQL has not noticed yet that "
+            "this one has ended: wait, and try again"
+        )
+
+
+def _has_moved(here: psycopg.Connection, place: CellPlace, there: psycopg.Connection, new: CellPlace) -> bool:
+    """Return whether an earlier move to this place has opened the cell there."""
+    if _one(here, _EXISTS, place.schema) or not _one(there, _EXISTS, place.schema):
+        return False
+    left, found = _left(place), cell_record(_owner(new), new, new.schema)
+    return (
+        left is not None
+        and found is not None
+        and found.log_id == left.log_id
+        and found.generation > left.generation
+        and not found.moved_at
+    )
+
+
+def _undo_interrupted(
+    here: psycopg.Connection, place: CellPlace, there: psycopg.Connection, new: CellPlace
+) -> None:
+    """Undo a move that has closed the cell, and has not opened it at the new place."""
+    is_closed = not _one(here, _EXISTS, place.schema) and _one(here, _EXISTS, f"{place.schema}{MOVED}")
+    left = _left(place) if is_closed and not _one(there, _EXISTS, place.schema) else None
+    if left is None:
+        return
+    if left.moved_to != _name(new):
+        raise LogUrlError(
+            f"cell {place.number} has left{left.departure}. If that move was interrupted, run it again with "
+            "the configuration that has the cell there"
+        )
+    _reopen(here, place)
+
+
+def _left(place: CellPlace) -> CellRecord | None:
+    return cell_record(_owner(place), place, f"{place.schema}{MOVED}")
+
+
+def _owner(place: CellPlace) -> Engine:
+    return database_engine(place.migrating_url, place.schema)
+
+
+def _name(place: CellPlace) -> str:
+    """Return the database of a cell without its credentials: HOST:PORT/NAME."""
+    database = conninfo_to_dict(libpq_url(place.url)).get("dbname") or ""
+    return f"{','.join(server.name for server in servers(place.url))}/{database}"
+
+
+def _open(there: psycopg.Connection, arriving: str, new: CellPlace, generation: int) -> None:
     """Give the new schema its name. Nothing may be undone if it is unknown whether it has it."""
     try:
-        there.execute(_rename(arriving, place.schema))
-    except psycopg.OperationalError as error:
+        with there.transaction():
+            there.execute(sql.SQL(_ARRIVED).format(sql.Identifier(arriving)), [generation, new.number])
+            there.execute(_rename(arriving, new.schema))
+    except (psycopg.OperationalError, KeyboardInterrupt) as error:
         raise MoveUnknownError(
-            f"the connection was lost while cell {place.number} was opened. If the new server has a schema "
-            f"{place.schema}, the cell was moved. If it has {arriving}, the cell was not: drop that one, and "
-            f"rename {place.schema}{MOVED} to {place.schema} where it was",
+            f"it is unknown whether cell {new.number} was opened at the new place: run the same command "
+            "again, which finishes the move or undoes it",
             detail=" ".join(str(error).split()),
         ) from error
 
 
-def _owner(place: CellPlace) -> str:
-    return place.owner_url or place.url
+def _record(home: CellPlace, new: CellPlace) -> None:
+    """Record in the home cell that the cell was moved."""
+    try:
+        with explained():
+            record_cell(home, check_place(_owner(new), new))
+    except LogUnavailable as error:
+        raise MoveUnknownError(
+            f"cell {new.number} was moved, but the home cell could not record it, so that older copies are "
+            "not refused yet: run the same command again",
+            detail=error.explained,
+        ) from error
 
 
-def _check(here: psycopg.Connection, place: CellPlace, there: psycopg.Connection) -> None:
+def _check(here: psycopg.Connection, place: CellPlace, there: psycopg.Connection, home: CellPlace) -> int:
+    """Check that the cell can be moved. Return its generation."""
     old = f"{place.schema}{MOVED}"
     if not _one(here, _EXISTS, place.schema):
         raise LogUrlError(f"cell {place.number} is not where the configuration says")
@@ -103,38 +196,50 @@ def _check(here: psycopg.Connection, place: CellPlace, there: psycopg.Connection
         raise LogUrlError(f"the cell was moved away before: drop what is left of it, the schema {old}, first")
     if _one(there, _EXISTS, place.schema):
         raise LogUrlError(f"there is a schema {place.schema} already where the cell is to go")
+    recorded = recorded_cells(home, home.migrating_url).get(place.number)
+    return check_place(_owner(place), place, recorded=recorded).generation
 
 
 @contextmanager
 def _made(new: CellPlace, there: psycopg.Connection) -> Iterator[str]:
     """Make the new schema, under another name. Drop it if the block fails."""
     arriving = f"{new.schema}{_ARRIVING}"
+    drop = sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(arriving))
+    there.execute(drop)  # what an interrupted move has left
     try:
         migrate_new_cell(replace(new, schema_suffix=_ARRIVING))
         yield arriving
     except MoveUnknownError:
         raise
     except BaseException:
-        there.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(arriving)))
+        there.execute(drop)
         raise
 
 
 @contextmanager
-def _closed(here: psycopg.Connection, place: CellPlace) -> Iterator[str]:
+def _closed(here: psycopg.Connection, place: CellPlace, new: CellPlace) -> Iterator[str]:
     """Take the cell out of service. Undo that if the block fails."""
     moved = f"{place.schema}{MOVED}"
     tables = sql.SQL(", ").join(sql.Identifier(place.schema, name) for name in _TABLES)
     with here.transaction():
         here.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
         here.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(tables))
+        left = sql.SQL(_LEFT).format(sql.Identifier(place.schema))
+        here.execute(left, [_name(new), place.number])
         here.execute(_rename(place.schema, moved))
     try:
         yield moved
     except MoveUnknownError:
         raise
     except BaseException:
-        here.execute(_rename(moved, place.schema))
+        _reopen(here, place)
         raise
+
+
+def _reopen(here: psycopg.Connection, place: CellPlace) -> None:
+    with here.transaction():
+        here.execute(_rename(f"{place.schema}{MOVED}", place.schema))
+        here.execute(sql.SQL(_NOT_LEFT).format(sql.Identifier(place.schema)), [place.number])
 
 
 def _copied(

@@ -213,6 +213,11 @@ cells = Table(
     Column("count", SmallInteger, nullable=False),
     # The same in all cells of a log, and in no other log.
     Column("log_id", Text(collation="C"), nullable=False),
+    # Each move raises it. In the home cell: the highest that is known of each cell.
+    Column("generation", BigInteger, nullable=False, server_default="1"),
+    # In a copy that is left behind, or is being left: since when, and where to.
+    Column("moved_at", _Time),
+    Column("moved_to", Text),
 )
 
 # What only the coordinators of one log know.

@@ -13,9 +13,10 @@ from coordinator.config.configuration import load
 from coordinator.config.settings import Settings
 from coordinator.core.errors import LogUnavailable
 from coordinator.log.diagnosis import transactions_in, why_unusable
-from coordinator.log.migration import CellPlace, LogTooNewError
-from coordinator.log.moving import MOVED, move_cell
+from coordinator.log.migration import MOVED, CellPlace, LogTooNewError
+from coordinator.log.moving import move_cell
 from coordinator.log.requirements import LogUrlError
+from coordinator.log.schema import HOME
 from coordinator.log.servers import servers
 from coordinator.process.log_cells import cell_places
 from coordinator.process.supervisor import StartError
@@ -30,13 +31,13 @@ _Config = Annotated[
 @app.command("list")
 def list_(config: _Config = None) -> None:
     """Print where each cell is, and whether it can be used. Exit with 1 if one cannot."""
-    is_bad = False
-    for place in _places(load(config)):
-        why = why_unusable(place)
-        is_bad = is_bad or bool(why)
+    places = _places(load(config))
+    unusable = why_unusable(places)
+    for place in places:
+        why = unusable.get(place.number)
         state = f"UNUSABLE: {why}" if why else f"ok, about {transactions_in(place)} transactions"
         typer.echo(f"cell {place.number}  {place.schema}  {_server(place)}  {state}")
-    raise typer.Exit(int(is_bad))
+    raise typer.Exit(int(bool(unusable)))
 
 
 @app.command()
@@ -49,6 +50,7 @@ def move(
 
     Its transactions wait in the meantime, and its callers get UNAVAILABLE. All other cells go on.
     Coordinators follow when they read the new configuration (SIGHUP).
+    If this command was killed, run it again: it finishes the move, or undoes what there is and moves.
     """
     before, after = _places(load(config)), _places(load(to))
     if len(before) != len(after) or cell >= len(before):
@@ -59,9 +61,11 @@ def move(
             f"the configurations must differ in the place of cell {cell} alone, not of {different}"
         )
     try:
-        copied = move_cell(before[cell], after[cell])
+        copied = move_cell(before[cell], after[cell], home=before[HOME])
     except (LogUnavailable, LogUrlError, LogTooNewError) as error:
         raise StartError(f"cell {cell}: {getattr(error, 'explained', error)}") from error
+    if not copied:
+        typer.echo(f"cell {cell} had been moved already")
     for table in copied:
         typer.echo(f"{table.name}: {table.rows} rows, the same in both (checksum {table.checksum})")
     place = before[cell]

@@ -154,7 +154,7 @@ def _cells(places: Sequence[CellPlace]) -> Iterator[CheckResult]:
         yield from _log(place.url, _WHERE_TO_LOOK, cell_schema(place.number))
     if len(places) == 1:
         return
-    wrong = {place.number: why for place in places if (why := why_unusable(place))}
+    wrong = why_unusable(places)
     for number, why in wrong.items():
         yield problem(f"cell {number}", why, "run tccd cells list; see docs/CELLS.md")
     if not wrong:

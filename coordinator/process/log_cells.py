@@ -1,11 +1,13 @@
 """Where the cells of the log are, and the log that a coordinator opens there."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 from coordinator.config.settings import LogSettings
 from coordinator.log.cells import CellsLog, CellsOperatorLog, LogServers
-from coordinator.log.migration import CellPlace
+from coordinator.log.migration import CellPlace, check_cells
 from coordinator.log.operator_store import PostgresOperatorLog
+from coordinator.log.requirements import LogUrlError
 from coordinator.log.store import PostgresLog
 
 
@@ -36,6 +38,8 @@ class OpenLog:
         on_quarantine: Callable[[str, str], None],
     ) -> None:
         self._places = list(places)
+        # Of cells that this process has followed.
+        self._generations: dict[int, int] = {}
         self._servers = LogServers(connections=connections)
         self._cells: list[PostgresLog] = []
         self.operator_cells: list[PostgresOperatorLog] = []
@@ -58,9 +62,28 @@ class OpenLog:
         self.log = self._cells[0] if is_one else CellsLog(self._cells)
         self.operator_log = self.operator_cells[0] if is_one else CellsOperatorLog(self.operator_cells)
 
-    def move(self, places: Sequence[CellPlace]) -> list[int]:
-        """Follow cells to other servers. Return those that were moved. See `close_unused`."""
-        moved = [new.number for old, new in zip(self._places, places, strict=True) if old.url != new.url]
+    def moving_to(self, places: Sequence[CellPlace]) -> list[int]:
+        """Return the cells that other places have than those in use."""
+        return [new.number for old, new in zip(self._places, places, strict=True) if old.url != new.url]
+
+    async def move(self, places: Sequence[CellPlace]) -> list[int]:
+        """Follow cells to other servers. Return those that were moved. See `close_unused`.
+
+        Raises:
+            LogUnavailable: a server cannot be reached. Nothing has changed.
+            LogUrlError: a cell is not there, or the copy there is an older one. Nothing has changed.
+        """
+        moved = self.moving_to(places)
+        if not moved:
+            return []
+        found = await asyncio.to_thread(check_cells, places, moved)
+        for number, record in found.items():
+            if record.generation < self._generations.get(number, 0):
+                raise LogUrlError(
+                    f"log.servers: cell {number} was seen at generation {self._generations[number]}, and the "
+                    f"copy where the configuration has it is of generation {record.generation}"
+                )
+        self._generations |= {number: record.generation for number, record in found.items()}
         for number in moved:
             pool, operator_pool = self._servers.at(places[number].url)
             self._cells[number].use(pool)

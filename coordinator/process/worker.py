@@ -16,7 +16,7 @@ from coordinator.api.operator.server import AdminServer
 from coordinator.api.server import Server, ServerLimits
 from coordinator.config.configuration import ConfigurationError, Source
 from coordinator.config.settings import RELOADED, Settings, TracingSettings
-from coordinator.core.errors import Draining, LogError
+from coordinator.core.errors import Draining, LogError, LogUnavailable
 from coordinator.engine.auditor import Auditor
 from coordinator.engine.clock import LogClock, LoopLoad, wanted_s
 from coordinator.engine.dispatcher import ParticipantPolicy
@@ -32,6 +32,7 @@ from coordinator.jobs.reconcile import Reconciling
 from coordinator.jobs.report import Reporting
 from coordinator.jobs.scheduler import jobs, schedule
 from coordinator.log.migration import CellPlace
+from coordinator.log.requirements import LogUrlError
 from coordinator.observability.metrics import LogGauges, StreamLoads
 from coordinator.observability.monitoring import Monitoring
 from coordinator.participant_client.channel import ParticipantAddress
@@ -182,6 +183,7 @@ class Worker:
         self._bug: Exception | None = None
         self._health: set[asyncio.Task[Any]] = set()
         self._key_refresh: asyncio.Task[None] | None = None
+        self._cells_moving: asyncio.Task[None] | None = None
 
     def stop(self) -> None:
         """Request the drain."""
@@ -203,28 +205,53 @@ class Worker:
         self.engine.configure(_policies(settings), moved=moved)
         self._channels.update_addresses(addresses)
         ours, theirs = self._settings.participants, settings.participants
-        self._move_cells(settings)
+        moving_cells = self._move_cells(settings)
         logger.info(
             "configuration reloaded",
             added=sorted(theirs.keys() - ours.keys()),
             removed=sorted(ours.keys() - theirs.keys()),
             changed=sorted(name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name]),
             moved=sorted(moved),
+            moving_cells=moving_cells,
             needs_restart=_needs_restart(started_with, settings, self._restart_required(settings)),
         )
         self._settings = self._settings.reloaded(settings)
         self.monitoring.metrics.certificate_files = self._settings.certificate_files()
         self._reload_access()
 
-    def _move_cells(self, settings: Settings) -> None:
-        """Follow cells to the servers where the configuration says that they are now."""
-        if self._settings.can_move_cells(settings) and self._opened.move(
-            cell_places(settings.log, self._url)
-        ):
-            self.engine.writer.regroup()
-            closing = asyncio.create_task(self._opened.close_unused())
-            self._health.add(closing)
-            closing.add_done_callback(self._health.discard)
+    def _move_cells(self, settings: Settings) -> list[int]:
+        """Begin to follow cells to the servers where the configuration has them now. Return which."""
+        if self._cells_moving is not None:
+            self._cells_moving.cancel()
+        if not self._settings.can_move_cells(settings):
+            return []
+        places = cell_places(settings.log, self._url)
+        moving = self._opened.moving_to(places)
+        self._cells_moving = asyncio.create_task(self._follow_cells(places)) if moving else None
+        if self._cells_moving is not None:
+            self._cells_moving.add_done_callback(self._cells_followed)
+        return moving
+
+    async def _follow_cells(self, places: Sequence[CellPlace]) -> None:
+        while True:
+            try:
+                moved = await self._opened.move(places)
+                break
+            except LogUnavailable as error:
+                logger.warning("cells of the log are not followed yet", error=error.explained)
+            except LogUrlError as error:
+                logger.error("cells of the log are not followed", error=str(error))  # noqa: TRY400 - no bug of ours
+                self.monitoring.metrics.anomaly(Anomaly.RELOAD_REFUSED)
+                return
+            await asyncio.sleep(_LOG_POLL_S)
+        self.engine.writer.regroup()
+        logger.info("cells of the log are followed to other servers", cells=moved)
+        await self._opened.close_unused()
+
+    def _cells_followed(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
+            self.report_bug(error)
 
     def _restart_required(self, settings: Settings) -> set[str]:
         """Return the listeners whose TLS files are others than those in use."""
@@ -277,6 +304,8 @@ class Worker:
         await self._drain(drained_by)
         if self._key_refresh is not None:
             self._key_refresh.cancel()
+        if self._cells_moving is not None:
+            self._cells_moving.cancel()
         scheduler.shutdown(wait=False)
         engine_task.cancel()
         await asyncio.gather(engine_task, return_exceptions=True)
@@ -469,7 +498,11 @@ def within_open_files(limits: ServerLimits, others: int) -> ServerLimits:
 
 
 def _needs_restart(before: Settings, after: Settings, restart_required: set[str]) -> list[str]:
-    """Return the tables whose change requires a restart."""
+    """Return the tables whose change requires a restart. Cells are followed without one."""
+    if before.can_move_cells(after):
+        before = before.model_copy(
+            update={"log": before.log.model_copy(update={"servers": after.log.servers})}
+        )
     return [
         name
         for name in Settings.model_fields

@@ -341,7 +341,17 @@ def test_each_cell_is_at_a_server_or_at_the_url() -> None:
     ("table", "issue"),
     [
         ({"cells": 2, "servers": [{"url": B, "cells": "2"}]}, "a cell is beyond the last one, 1 (cells = 2)"),
-        ({"cells": 4, "servers": [{"url": B, "cells": "0-1,1"}]}, "a cell is at two servers"),
+        ({"cells": 4, "servers": [{"url": B, "cells": "0-1,1"}]}, "cell 1 is at two servers: b/d and b/d"),
+        (
+            {
+                "cells": 4,
+                "servers": [
+                    {"url": B, "cells": "0-2"},
+                    {"url": "postgresql://me:word@c:5433/d?sslmode=require", "cells": "3,2"},
+                ],
+            },
+            "cell 2 is at two servers: b/d and c:5433/d",
+        ),
     ],
 )
 def test_cells_that_are_nowhere_or_twice_are_refused(table: dict[str, object], issue: str) -> None:

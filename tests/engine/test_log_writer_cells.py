@@ -16,6 +16,7 @@ from coordinator.engine.observer import Anomaly
 from coordinator.log.cells import cell_of
 from coordinator.log.migration import CellPlace, migrate_cells
 from coordinator.log.moving import move_cell
+from coordinator.log.schema import HOME
 from coordinator.process.log_cells import OpenLog
 from proof.proxy import Fault, proxied
 from tests.engine.log_writing import Written, put, writing
@@ -274,7 +275,10 @@ async def test_a_cell_moves_while_it_is_written_to(database_url: str, databases:
         async with writing(opened.log) as (writer, written):
             moving = asyncio.create_task(
                 asyncio.to_thread(
-                    move_cell, places(database_url)[SICK], places(database_url, elsewhere)[SICK]
+                    move_cell,
+                    places(database_url)[SICK],
+                    places(database_url, elsewhere)[SICK],
+                    home=places(database_url)[HOME],
                 )
             )
             sent = []
@@ -284,7 +288,7 @@ async def test_a_cell_moves_while_it_is_written_to(database_url: str, databases:
                 sent += batch
                 await written.until(lambda others={batch[0], batch[2]}: others <= set(written.done))  # type: ignore[misc] # default binds the loop's
             await moving
-            assert opened.move(places(database_url, elsewhere)) == [SICK]
+            assert await opened.move(places(database_url, elsewhere)) == [SICK]
             writer.regroup()
             await opened.close_unused()
             last = gids.of_each()
