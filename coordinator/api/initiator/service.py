@@ -63,6 +63,7 @@ from coordinator.engine.engine import Engine
 from coordinator.engine.waiting import Milestone, Waiter
 from coordinator.ports.clock import Clock
 from coordinator.ports.log import Log
+from coordinator.ports.participants import StreamLoad
 from coordinator.security.caller import Client
 from coordinator.security.rates import Rates
 from tcc._internal.failpoint import failpoint
@@ -263,6 +264,11 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         finally:
             stream.close()
             self._streams.leave(stream)
+
+    def stream_load(self) -> StreamLoad:
+        """Return what is open to initiators."""
+        streams = [*self._streams]
+        return StreamLoad(streams=len(streams), in_flight=sum(len(stream.items) for stream in streams))
 
     def drain_streams(self) -> None:
         """Ask the clients of all streams to open others elsewhere."""
