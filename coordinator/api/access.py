@@ -5,11 +5,12 @@ checked, and the caller is None.
 """
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import structlog
+from msgspec import Struct
 from msgspec.structs import replace
 
 from coordinator.api.errors import Context, refuse
@@ -17,7 +18,7 @@ from coordinator.core.errors import NotAuthenticated, Overloaded, Refused
 from coordinator.security import permissions
 from coordinator.security.authentication import Authenticator, credential_id
 from coordinator.security.caller import CALLER, Caller
-from coordinator.security.certificates import KINDS, AuthContext, certificate_end
+from coordinator.security.certificates import KINDS, AuthContext, certificate_end, is_tls
 from coordinator.security.rates import Rates
 from tcc._internal.certificate_names import certificate_names
 from tcc._internal.line_limiter import LineLimiter
@@ -25,6 +26,11 @@ from tcc._internal.line_limiter import LineLimiter
 logger = structlog.get_logger(__name__)
 
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
+Metadata: TypeAlias = "Sequence[tuple[str, str | bytes]]"
+
+# Of the call that this task runs. gRPC makes it to find the method; from the call's context it would make
+# it again.
+METADATA: ContextVar[Metadata] = ContextVar("metadata")
 
 
 class RefusalLog:
@@ -79,13 +85,16 @@ class Access:
         self.rates = rates
         self._refusals = RefusalLog()
 
-    def guarded(self, method: str, behaviour: Behaviour) -> Behaviour:
-        """Return what runs `behaviour` if the caller may call the method, whose full name this is."""
+    def guarded(self, method: str, behaviour: Behaviour, *, uses_tls: bool) -> Behaviour:
+        """Return what runs `behaviour` if the caller may call the method, whose full name this is.
+
+        `uses_tls`: of its listener.
+        """
         if permissions.is_open(method):
             return behaviour
 
         async def answer(request: Any, context: Context) -> Any:
-            if self._admit(method, context):
+            if self._admit(method, context, uses_tls=uses_tls):
                 return await behaviour(request, context)
             return None
 
@@ -108,24 +117,26 @@ class Access:
         It sets `CALLER` of the task that runs it, and raises a Refused if the caller is to be refused. A
         certificate, which is verified with the connection, is good for as long as it is valid.
         """
-        metadata, auth_context = _credentials(context)
-        peer, valid_until = context.peer(), certificate_end(auth_context)
+        auth_context = _auth_context(context)
+        metadata = cast("Metadata", context.invocation_metadata() or ())
+        shown = _Shown(metadata, lambda: auth_context, context.peer, is_tls(auth_context))
+        valid_until = certificate_end(auth_context)
 
         def check() -> None:
-            CALLER.set(self._caller(method, metadata, auth_context, peer, valid_until=valid_until))
+            CALLER.set(self._caller(method, shown, valid_until=valid_until))
 
         return check
 
-    def _admit(self, method: str, context: Context) -> bool:
+    def _admit(self, method: str, context: Context, *, uses_tls: bool) -> bool:
         """Let this task go on as its caller, or give the call the status of a refusal."""
-        metadata, auth_context = _credentials(context)
+        shown = _Shown(METADATA.get(), lambda: _auth_context(context), context.peer, uses_tls)
         try:
-            caller = self._caller(method, metadata, auth_context, context.peer(), with_rate=True)
+            caller = self._caller(method, shown, with_rate=True)
         except Refused as error:
             refuse(context, error)
             return False
         if caller.operator is not None:
-            credential = credential_id(caller, metadata, auth_context)
+            credential = credential_id(caller, shown.metadata, shown.auth_context)
             caller = replace(caller, peer=context.peer(), credential=credential)
         CALLER.set(caller)
         REFUSALS.set(self._refusals)
@@ -134,9 +145,7 @@ class Access:
     def _caller(
         self,
         method: str,
-        metadata: Any,
-        auth_context: AuthContext,
-        peer: str,
+        shown: "_Shown",
         *,
         valid_until: float = math.inf,
         with_rate: bool = False,
@@ -148,34 +157,44 @@ class Access:
         """
         caller: Caller | None = None
         try:
-            caller = self.authenticator.authenticate(metadata, auth_context)
+            caller = self.authenticator.authenticate(
+                shown.metadata, shown.auth_context, uses_tls=shown.uses_tls
+            )
             if self.authenticator.now() >= valid_until:
                 raise NotAuthenticated("the certificate has expired")
             permissions.check(caller, method)
             if with_rate and caller.client is not None:
-                self.rates.take(caller.client)
+                self.rates.check(caller.client)
         except Overloaded:  # it has the permission, and would fill the log as well
             raise
         except Refused as error:
             self._refusals.log(
                 error,
-                identity=caller.principal if caller else _shown(metadata, auth_context),
+                identity=caller.principal if caller else shown.text(),
                 caller=caller,
                 action=method.removeprefix("/"),
                 missing=permissions.missing(caller, method) if caller else permissions.AN_IDENTITY,
-                peer=peer,
+                peer=shown.peer(),
             )
             raise
         return caller
 
 
-def _credentials(context: Context) -> tuple[Any, AuthContext]:
-    """Return the metadata of a call, and what gRPC has verified of its connection."""
-    return context.invocation_metadata() or (), cast("AuthContext", context.auth_context())
+class _Shown(Struct, frozen=True):
+    """What a call shows of its caller. gRPC copies each part when it is asked for it."""
+
+    metadata: Metadata
+    # What gRPC has verified of the connection, and its address.
+    auth_context: Callable[[], AuthContext]
+    peer: Callable[[], str]
+    uses_tls: bool
+
+    def text(self) -> str:
+        """Return what a caller that is not authenticated has shown."""
+        names = [name for name in certificate_names(self.auth_context(), KINDS) if name.isprintable()]
+        has_token = any(key == "authorization" for key, _ in self.metadata)
+        return ", ".join([*names, *(["a token"] if has_token else [])]) or "nothing"
 
 
-def _shown(metadata: Any, auth_context: AuthContext) -> str:
-    """Return what a caller that is not authenticated has shown."""
-    names = [name for name in certificate_names(auth_context, KINDS) if name.isprintable()]
-    has_token = any(key == "authorization" for key, _ in metadata)
-    return ", ".join([*names, *(["a token"] if has_token else [])]) or "nothing"
+def _auth_context(context: Context) -> AuthContext:
+    return cast("AuthContext", context.auth_context())

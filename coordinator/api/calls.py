@@ -8,13 +8,13 @@ leave room for the others (Confirms, health checks). A call that is refused has 
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import grpc
 from google.protobuf.message import DecodeError
 from msgspec import Struct
 
-from coordinator.api.access import Access
+from coordinator.api.access import METADATA, Access, Metadata
 from coordinator.api.arrivals import Arrivals, unreadable
 from coordinator.api.errors import Context, fail, refuse
 from coordinator.api.slow_readers import SlowReaders
@@ -121,11 +121,14 @@ class Services:
         slow_readers: SlowReaders,
         unread: UnreadBytes,
         access: Access | None = None,
+        uses_tls: bool = False,
     ) -> None:
         """`method`: the bounds, by service and method.
 
-        `access`: checks who calls, before anything else; None: every caller may do everything.
+        `access`: checks who calls, before anything else; None: every caller may do everything. `uses_tls`:
+        whether all connections of the server are encrypted.
         """
+        self._uses_tls = uses_tls
         self._access = access
         self._server = server
         self._method = method
@@ -138,11 +141,12 @@ class Services:
 
     def add_registered_method_handlers(self, service_name: str, method_handlers: Handlers) -> None:
         """Serve the methods of a service, each within its bounds."""
+        paths = {name: f"/{service_name}/{name}" for name in method_handlers}
         bounded = {
-            name: self._bounded(handler, self._method(service_name, name), f"/{service_name}/{name}")
-            for name, handler in method_handlers.items()
+            path: self._bounded(method_handlers[name], self._method(service_name, name), path)
+            for name, path in paths.items()
         }
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service_name, bounded),))
+        self._server.add_generic_rpc_handlers((_Finder(bounded),))
 
     def _bounded(self, handler: Any, method: Method, path: str) -> "grpc.RpcMethodHandler[Any, Any]":
         """Return a handler that counts the call before it reads the request.
@@ -161,7 +165,7 @@ class Services:
         else:
             behaviour = _single(self._held(handler.unary_unary, encode), method.limit, self._arrivals)
         if self._access is not None:
-            behaviour = self._access.guarded(path, behaviour)
+            behaviour = self._access.guarded(path, behaviour, uses_tls=self._uses_tls)
         behaviour = self._ended(behaviour, path)
         if handler.request_streaming or handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(
@@ -205,6 +209,19 @@ class Services:
             return raw
 
         return answer
+
+
+class _Finder(grpc.GenericRpcHandler):  # type: ignore[type-arg] # generic in the stubs only
+    """Finds a method by its full name, and keeps the metadata of the call for it."""
+
+    def __init__(self, handlers: Handlers) -> None:
+        self._handlers = handlers
+
+    def service(self, call: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any] | None":
+        handler = self._handlers.get(call.method)
+        if handler is not None:  # then it runs in this task
+            METADATA.set(cast("Metadata", call.invocation_metadata or ()))
+        return handler
 
 
 def _decoder(decode: Callable[[bytes], Any], bytes_max: int) -> Callable[[bytes], Any]:

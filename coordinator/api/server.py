@@ -20,6 +20,7 @@ from coordinator.api.slow_readers import SlowReaders
 from coordinator.engine.engine import Engine
 from coordinator.ports.clock import Clock
 from coordinator.ports.log import Log
+from coordinator.ports.participants import StreamLoad
 from tcc._internal.channel_options import Options
 from tcc._internal.server_options import server_options
 from tcc._internal.tls import Tls
@@ -120,7 +121,8 @@ def _methods(limits: ServerLimits, requests: RequestLimits) -> Callable[[str, st
             decode=batch_decoder(requests.batch_max),
         ),
         "StreamTransactions": Method(
-            limit=CallLimit(limits.slow_max, "streams"),
+            # Besides those with a place, as many may wait for one.
+            limit=CallLimit(2 * limits.slow_max, "streams"),
             request_bytes_max=limits.request_bytes_max,
             decode=frame_decoder(requests.batch_max),
         ),
@@ -153,12 +155,14 @@ class Server:
         coordinator_id: str = "",
         new_trace: NewTrace | None = None,
         access: Access | None = None,
+        tls: Tls | None = None,
         reflect: bool = False,
     ) -> None:
-        """`access`: checks every call. `reflect`: describe the services to callers.
+        """`access`: checks every call. `tls`: of the listener; None: plain text.
 
-        `coordinator_id`: of this process.
+        `reflect`: describe the services to callers. `coordinator_id`: of this process.
         """
+        self._tls = tls
         self._server = grpc.aio.server(
             options=(
                 *server_options(reuse_port=share_port),
@@ -175,6 +179,7 @@ class Server:
             arrivals=arrivals(server_limits),
             slow_readers=slow_readers,
             access=access,
+            uses_tls=tls is not None,
             unread=unread,
         )
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # the stubs lack it
@@ -187,6 +192,7 @@ class Server:
             unread=unread,
             slow_readers=slow_readers,
             response_max_s=server_limits.response_max_s,
+            streams_max=server_limits.slow_max,
             coordinator_id=coordinator_id,
             new_trace=new_trace,
             access=access,
@@ -200,19 +206,23 @@ class Server:
                 services,
             )
 
-    async def start(self, address: str, tls: Tls | None = None) -> int:
-        """Listen on `address` ("host:port"), without `tls` in plain text. Return the port.
+    async def start(self, address: str) -> int:
+        """Listen on `address` ("host:port"). Return the port.
 
         Raises:
             ListenError: the address is in use, or not an address of this machine.
         """
-        return await listen(self._server, address, tls)
+        return await listen(self._server, address, self._tls)
 
     async def set_serving(self, *, serving: bool) -> None:
         """Set what health checks report."""
         status = health_pb2.HealthCheckResponse.ServingStatus
         for service in ("", SERVICE):
             await self._health.set(service, status.SERVING if serving else status.NOT_SERVING)
+
+    def stream_load(self) -> StreamLoad:
+        """Return what is open to initiators."""
+        return self._service.stream_load()
 
     def start_draining(self) -> None:
         """Ask clients with streams to open others elsewhere."""

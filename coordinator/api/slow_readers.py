@@ -8,7 +8,7 @@ import asyncio
 import os
 import socket
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
@@ -23,6 +23,8 @@ logger = structlog.get_logger(__name__)
 _OPEN_FILES = Path("/dev/fd")
 # How often connections are searched for at most: in this share of the time that a client has.
 _PAUSE_SHARE = 0.1
+# How long what is being sent may take if the call is to end.
+_LAST_RESPONSE_MAX_S = 0.5
 _TCP = ("ipv4", "ipv6")
 
 
@@ -48,6 +50,26 @@ class SlowReaders:
     def ending(self, context: Context) -> None:
         """Watch the call that this task runs until it ends: what is left to do is to send."""
         self._watch(context).add_done_callback(self._forget)
+
+    def ending_soon(self) -> Callable[[], None]:
+        """Return what ends the connection of the call that this task runs if it does not send on soon."""
+        task = asyncio.current_task()
+        assert task is not None, "gRPC runs each call in a task"
+
+        def end_soon() -> None:
+            sending = self._sending.get(task)
+            if sending is not None:
+                asyncio.get_running_loop().call_later(
+                    _LAST_RESPONSE_MAX_S, self._end_if_sending, task, sending
+                )
+
+        return end_soon
+
+    def _end_if_sending(self, task: "asyncio.Task[object]", sending: tuple[float, Context]) -> None:
+        """End the connection of a call that still sends what it was sending."""
+        if self._sending.get(task) is sending:
+            del self._sending[task]
+            end_connections({sending[1].peer()})
 
     def _watch(self, context: Context) -> "asyncio.Task[object]":
         task = asyncio.current_task()

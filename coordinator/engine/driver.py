@@ -55,7 +55,7 @@ from coordinator.engine.dispatcher import (
 )
 from coordinator.engine.flush_policy import flush_policy
 from coordinator.engine.live import LiveTransaction, LiveTransactions, gid_conflict
-from coordinator.engine.log_writers import LogWriters
+from coordinator.engine.log_writer import LogWriter
 from coordinator.engine.observer import Anomaly, Observer, Spans
 from coordinator.ports.log import Log, Record, quarantined
 from coordinator.ports.participants import CallResults, Participants
@@ -118,13 +118,13 @@ class Driver:
         self._observer = observer
         self._spans = spans
         self._is_saturated = is_saturated
-        self.writer = LogWriters(
+        self.writer = LogWriter(
             log,
             on_begun=self._on_begun,
             on_saved=self._on_saved,
             on_refused=self._on_refused,
             is_wanted=self._is_change_wanted,
-            flush_policy=lambda: self._flush_policy(transactions.begun),
+            flush_policy=lambda share: self._flush_policy(round(transactions.begun * share)),
             clock=clock,
             observer=observer,
             on_availability=on_availability,

@@ -22,7 +22,7 @@ from coordinator.engine.driver import Driver, Totals
 from coordinator.engine.hand_over import HandOver
 from coordinator.engine.limits import EngineLimits, TenantLimits
 from coordinator.engine.live import LiveTransaction, LiveTransactions, gid_conflict, not_found
-from coordinator.engine.log_writers import LogWriters
+from coordinator.engine.log_writer import LogWriter
 from coordinator.engine.observer import NULL_OBSERVER, NULL_SPANS, Observer, Spans
 from coordinator.engine.waiting import Waiter
 from coordinator.ports.log import Log, Record
@@ -142,8 +142,8 @@ class Engine:
         return self._driver.cancel_in_stage_order
 
     @property
-    def writer(self) -> LogWriters:
-        """The queues to the log, by its cells."""
+    def writer(self) -> LogWriter:
+        """The queues to the log, and whether its cells can be used."""
         return self._driver.writer
 
     @property

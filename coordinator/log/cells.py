@@ -21,7 +21,7 @@ from coordinator.core.model import Transaction
 from coordinator.log.operator_store import OperatorPool, PostgresOperatorLog
 from coordinator.log.schema import HOME
 from coordinator.log.servers import History
-from coordinator.log.store import LogPool, PostgresLog
+from coordinator.log.store import LogPool, PostgresLog, Step
 from coordinator.ports.log import ListFilter, ListPosition, Record
 from coordinator.ports.operator_log import (
     Adoption,
@@ -32,6 +32,7 @@ from coordinator.ports.operator_log import (
     OperatorDirectives,
     ParticipantRecord,
 )
+from tcc._internal.failpoint import failpoint
 
 T = TypeVar("T")
 # A page of a large list has about this many rows of each cell.
@@ -86,6 +87,59 @@ class CellsLog:
     def cell_of(self, gid: str) -> int:
         """See `ports.Log`."""
         return cell_of(gid, len(self.cells))
+
+    def place_of(self, cell: int) -> object:
+        """See `ports.Log`.
+
+        A Citus cluster has cells on several machines, where a common transaction would be committed in two
+        phases. There each cell is a place of its own.
+        """
+        pool = self.cells[cell].pool
+        return (pool, cell) if pool.is_distributed else pool
+
+    async def transaction_begin_together(
+        self, by_cell: Mapping[int, Sequence[Transaction]]
+    ) -> dict[int, list[Record | None]]:
+        """See `ports.Log`."""
+        first = {
+            cell: list({tx.gid: tx for tx in reversed(begun)}.values()) for cell, begun in by_cell.items()
+        }
+        failpoint("log.begin.before")
+        counts = await self._execute(
+            {cell: self.cells[cell].step_of_begin(some) for cell, some in first.items()}
+        )
+        failpoint("log.begin.after")
+        # A cell that has a gid already reads what is there; repeating an insert changes nothing.
+        return {
+            cell: [None] * len(begun)
+            if counts[cell] == len(begun)
+            else await self.cells[cell].transaction_begin(begun)
+            for cell, begun in by_cell.items()
+        }
+
+    async def transaction_save_together(
+        self, by_cell: Mapping[int, Sequence[Transaction]]
+    ) -> dict[int, list[bool]]:
+        """See `ports.Log`."""
+        failpoint("log.save.before")
+        counts = await self._execute(
+            {cell: self.cells[cell].step_of_save(some) for cell, some in by_cell.items()}
+        )
+        failpoint("log.save.after")
+        return {
+            cell: [True] * len(changed)
+            if counts[cell] == len(changed)
+            else await self.cells[cell].transaction_save(changed)
+            for cell, changed in by_cell.items()
+        }
+
+    async def _execute(self, steps: Mapping[int, Step]) -> dict[int, int]:
+        """Run one statement in each of these cells, in one transaction. Return the number of rows of each."""
+        (pool,) = {self.cells[cell].pool for cell in steps}
+        # Batches that lock rows in one order cannot deadlock.
+        cells = sorted(steps)
+        results = await pool.statements.execute_together([steps[cell] for cell in cells])
+        return {cell: result.count for cell, result in zip(cells, results, strict=True)}
 
     def _of(self, gid: str) -> PostgresLog:
         return self.cells[self.cell_of(gid)]

@@ -1,4 +1,4 @@
-"""One connection to the log's database: one statement at a time, prepared at its first use.
+"""One connection to the log's database: one statement or one pipeline at a time, prepared at its first use.
 
 psycopg opens the connection. Statements go through its libpq layer directly: the socket is watched
 once and not for each statement, parameters have known types, and only rows are decoded.
@@ -7,7 +7,7 @@ once and not for each statement, parameters have known types, and only rows are 
 import asyncio
 import select
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import psycopg
 from msgspec import Struct
@@ -21,11 +21,15 @@ from coordinator.log.servers import CLIENT_ENCODING, Place, shut_down
 from coordinator.log.statements import Statement
 
 # Lists have a statement for each choice of conditions, and each cell has its own statements; the server keeps
-# no more of them than this.
+# no more of them than this. The statements of one pipeline are fewer: one for each cell.
 _PREPARED_MAX = 500
 _DEALLOCATE = b"DEALLOCATE ALL"
 _SUCCESSES = {ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK}
 _IDLE = TransactionStatus.IDLE
+
+
+# A statement and its parameters, in order.
+BoundStatement: TypeAlias = tuple[Statement, Sequence[Any]]
 
 
 class StatementResult(Struct, frozen=True):
@@ -49,9 +53,9 @@ class Connection:
         self._poll.register(self._socket, select.POLLIN)
         # By the text of the statement.
         self._prepared: dict[str, bytes] = {}
-        # Of the statement under way.
-        self._answer: asyncio.Future[PGresult] | None = None
-        self._result: PGresult | None = None
+        # Of what is under way.
+        self._answer: asyncio.Future[list[PGresult]] | None = None
+        self._results: list[PGresult] = []
         self._is_lost = False
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket, self._on_readable)
@@ -65,8 +69,33 @@ class Connection:
         """
         values = statement.encode(parameters)
         name = self._prepared.get(statement.sql) or await self._prepare(statement)
+        self._send(name, values)
+        (result,) = await self._until_answered()
+        return self._read(result)
+
+    async def execute_together(self, bound: Sequence[BoundStatement]) -> list[StatementResult]:
+        """Send statements back to back, and return their results. All take effect, or none.
+
+        It is one pipeline, which PostgreSQL carries out as one transaction: it commits at the end. `bound`
+        has at most `_PREPARED_MAX` of them.
+
+        Raises:
+            psycopg.Error, Exception: see `execute`.
+        """
+        encoded = [statement.encode(parameters) for statement, parameters in bound]
+        names = await self._names([statement for statement, _ in bound])
+        self._libpq.enter_pipeline_mode()
+        for name, values in zip(names, encoded, strict=True):
+            self._send(name, values)
+        self._libpq.pipeline_sync()
+        results = await self._until_answered()
+        self._libpq.exit_pipeline_mode()
+        return [self._read(result) for result in results]
+
+    def _send(self, name: bytes, values: Sequence[bytes | None]) -> None:
         self._libpq.send_query_prepared(name, values, [Format.BINARY] * len(values), Format.BINARY)
-        result = await self._until_answered()
+
+    def _read(self, result: PGresult) -> StatementResult:
         if not result.nfields:
             return StatementResult([], result.command_tuples or 0)
         # What a statement returns is counted: a server between may count otherwise (`statements`).
@@ -94,11 +123,24 @@ class Connection:
         self._stop_watching()
         self._libpq.finish()
 
+    async def _names(self, together: Sequence[Statement]) -> list[bytes]:
+        """Return the names of prepared statements that are sent together."""
+        new = {statement.sql: statement for statement in together if statement.sql not in self._prepared}
+        if len(self._prepared) + len(new) > _PREPARED_MAX:
+            await self._forget_prepared()
+            new = {statement.sql: statement for statement in together}
+        for statement in new.values():
+            await self._prepare(statement)
+        return [self._prepared[statement.sql] for statement in together]
+
+    async def _forget_prepared(self) -> None:
+        self._libpq.send_query(_DEALLOCATE)
+        await self._until_answered()
+        self._prepared.clear()
+
     async def _prepare(self, statement: Statement) -> bytes:
         if len(self._prepared) == _PREPARED_MAX:
-            self._libpq.send_query(_DEALLOCATE)
-            await self._until_answered()
-            self._prepared.clear()
+            await self._forget_prepared()
         name = b"s%d" % len(self._prepared)
         self._libpq.send_prepare(name, statement.sql.encode(), [kind.oid for kind in statement.types])
         await self._until_answered()
@@ -110,16 +152,22 @@ class Connection:
         transformer.set_pgresult(result)
         return transformer.load_rows(0, result.ntuples, tuple)
 
-    async def _until_answered(self) -> PGresult:
-        """Send what was handed to libpq, and wait for the result. Raise the error if it is one."""
+    async def _until_answered(self) -> list[PGresult]:
+        """Send what was handed to libpq, and wait for its results. Raise the first error among them."""
         self._answer = self._loop.create_future()
         self._flush()
-        result = await self._answer
-        if result.status in _SUCCESSES:
-            return result
-        error = error_from_result(result, CLIENT_ENCODING)
-        # An error of libpq itself, about the connection, has no code.
-        raise error if error.sqlstate else psycopg.OperationalError(str(error))
+        results = await self._answer
+        for result in results:
+            if result.status not in _SUCCESSES:
+                self._leave_pipeline()
+                error = error_from_result(result, CLIENT_ENCODING)
+                # An error of libpq itself, about the connection, has no code.
+                raise error if error.sqlstate else psycopg.OperationalError(str(error))
+        return results
+
+    def _leave_pipeline(self) -> None:
+        if not self._is_lost and self._libpq.pipeline_status:
+            self._libpq.exit_pipeline_mode()
 
     def _flush(self) -> None:
         if self._libpq.flush():
@@ -138,23 +186,33 @@ class Connection:
             return
         try:
             self._libpq.consume_input()
+            result: PGresult | None = None
             while not self._libpq.is_busy():
-                result = self._libpq.get_result()
-                if result is None:
+                before, result = result, self._libpq.get_result()
+                if self._is_end(result):
                     self._settle()
                     return
-                self._result = result
+                if result is not None:
+                    self._results.append(result)
+                elif before is None:
+                    return  # libpq has nothing more, and the server has not ended the pipeline yet
         except psycopg.Error as error:
             self._fail(error)
 
+    def _is_end(self, result: PGresult | None) -> bool:
+        """Return whether this is what follows all results. In a pipeline nothing follows each of them."""
+        if self._libpq.pipeline_status:
+            return result is not None and result.status == ExecStatus.PIPELINE_SYNC
+        return result is None
+
     def _settle(self) -> None:
-        """Pass the result on: the server has nothing to add."""
+        """Pass the results on: the server has nothing to add."""
         answer, self._answer = self._answer, None
-        result, self._result = self._result, None
+        results, self._results = self._results, []
         assert answer is not None
-        assert result is not None, "the end of a statement follows its result"
+        assert results, "the end of a statement follows its result"
         if not answer.done():
-            answer.set_result(result)
+            answer.set_result(results)
 
     def _fail(self, error: psycopg.Error) -> None:
         """Give the connection up. The server may have told the reason before.
@@ -162,7 +220,7 @@ class Connection:
         A success that it told is none: it commits after the result, and says so at the end.
         """
         self._stop_watching()
-        if self._result is not None and self._result.status not in _SUCCESSES:
+        if any(result.status not in _SUCCESSES for result in self._results):
             self._settle()
         elif self._answer is not None and not self._answer.done():
             self._answer.set_exception(error)

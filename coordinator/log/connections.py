@@ -9,10 +9,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from coordinator.log.connection import Connection, StatementResult
-from coordinator.log.failures import FailureKind, kind_of, refusal, unreachable
+from coordinator.log.connection import BoundStatement, Connection, StatementResult
+from coordinator.log.failures import FailureKind, is_about_names, kind_of, refusal, unreachable
 from coordinator.log.servers import History, ServerRefusedError, connect_async, look_for_promoted, servers
-from coordinator.log.statements import BEGIN, COMMIT, ROLLBACK, SESSION, Statement
+from coordinator.log.statements import BEGIN, CITUS, COMMIT, LOCK_TIMEOUT, ROLLBACK, SESSION, Statement
 
 T = TypeVar("T")
 
@@ -20,8 +20,12 @@ _CONFLICTS_MAX = 6
 _CONFLICT_PAUSE_S = 0.01
 # The share of the client's time limit after which the server gives the statement up.
 _SERVER_SHARE = 0.9
+# For how long a batch of several cells waits for a lock in one of them.
+_LOCK_TIMEOUT_MS = "200"
 # A statement that waits this long may wait for a server that hangs, while another one is promoted.
 _LOOK_EVERY_S = 1.0
+# What a connection survives.
+_HARMLESS = {FailureKind.CONFLICT, FailureKind.REJECTED}
 
 
 class Connections:
@@ -60,6 +64,23 @@ class Connections:
             statement.name, lambda connection: connection.execute(statement, parameters)
         )
 
+    async def execute_together(
+        self, steps: Sequence[tuple[Statement, Mapping[str, Any]]]
+    ) -> list[StatementResult]:
+        """Run statements of several cells in one transaction, and return their results.
+
+        None waits long for a lock: the others would wait as well.
+
+        Raises:
+            LogError: see `execute`. Nothing has changed, or it is unknown whether all has.
+        """
+        bound: list[BoundStatement] = [(LOCK_TIMEOUT, [_LOCK_TIMEOUT_MS])]
+        bound += [(statement, statement.bind(values)) for statement, values in steps]
+        _, *results = await self._until_no_conflict(
+            "a batch of several cells", lambda connection: connection.execute_together(bound)
+        )
+        return results
+
     async def execute_all(self, steps: Sequence[tuple[Statement, Mapping[str, Any]]]) -> int | None:
         """Run statements in one transaction. Each has to write one row.
 
@@ -86,14 +107,14 @@ class Connections:
         for tries_left in reversed(range(_CONFLICTS_MAX)):
             async with self._room:
                 connection = await self._taken(name)
-                failed: FailureKind | None = None
+                failed: Exception | None = None
                 try:
                     result = await self._in_time(connection, run)
                     self._check_place(connection)
                     return result
                 except Exception as error:
-                    failed = kind_of(error)
-                    if failed is not FailureKind.CONFLICT or not tries_left:
+                    failed = error
+                    if kind_of(error) is not FailureKind.CONFLICT or not tries_left:
                         raise refusal(name, error) from error
                 finally:
                     self._put_back(connection, failed)
@@ -130,7 +151,8 @@ class Connections:
         try:
             timeout_ms = str(round(self._statement_timeout_s * _SERVER_SHARE * 1_000))
             values = SESSION.bind({"statement_timeout_ms": timeout_ms})
-            await self._in_time(connection, lambda connection: connection.execute(SESSION, values))
+            settings = await self._in_time(connection, lambda connection: connection.execute(SESSION, values))
+            self._history.is_distributed = CITUS in settings.rows
         except BaseException:
             connection.close()
             raise
@@ -162,8 +184,8 @@ class Connections:
         if self._history.is_over(connection.place):
             raise ServerRefusedError("the answer came from a former primary, and counts for nothing")
 
-    def _put_back(self, connection: Connection, failed: FailureKind | None) -> None:
-        is_usable = failed in {None, FailureKind.CONFLICT, FailureKind.REJECTED}
+    def _put_back(self, connection: Connection, failed: Exception | None) -> None:
+        is_usable = failed is None or kind_of(failed) in _HARMLESS or is_about_names(failed)
         if is_usable and connection.idle and not self._closed:
             self._idle.append(connection)
             return

@@ -37,7 +37,7 @@ _KINDS = {
     "08": FailureKind.DISCONNECTED,
     "40": FailureKind.CONFLICT,
     "40003": FailureKind.DISCONNECTED,  # statement_completion_unknown
-    "55P03": FailureKind.CONFLICT,  # lock_not_available
+    "55P03": FailureKind.REJECTED,  # lock_not_available: only a batch of several cells does not wait
     "55006": FailureKind.CONFLICT,  # object_in_use
     "72000": FailureKind.CONFLICT,  # snapshot_too_old
     "26": FailureKind.DISCONNECTED,  # a prepared statement is gone: the session is not ours
@@ -78,6 +78,11 @@ def kind_of(error: Exception) -> FailureKind:
         is_lost = isinstance(error, _ABOUT_THE_CONNECTION)
         return FailureKind.DISCONNECTED if is_lost else FailureKind.REJECTED
     return _KINDS.get(sqlstate) or _KINDS.get(sqlstate[:2]) or FailureKind.REJECTED
+
+
+def is_about_names(error: Exception) -> bool:
+    """Return whether a name or a privilege is missing: of one cell, and others work over this connection."""
+    return (getattr(error, "sqlstate", None) or "").startswith(("3F", "42"))
 
 
 def refusal(name: str, error: Exception) -> LogError:

@@ -65,12 +65,15 @@ class Server(Struct, frozen=True):
 
 
 class History:
-    """The latest place where this process has seen the log. All connections of a process share one."""
+    """What this process knows of the log's server. All of its connections there share one."""
 
     def __init__(self) -> None:
+        # The latest place where it was seen.
         self.latest: Place | None = None
         # The server at that place.
         self.primary: Server | None = None
+        # A cluster of machines, each with some of the cells (Citus).
+        self.is_distributed = False
 
     def check(self, server: Server, place: Place) -> None:
         """Record a server's place.

@@ -187,7 +187,7 @@ def _interval(name: str) -> ColumnElement[Any]:
 SESSION = Statement(
     name="session",
     sql=f"""
-        SELECT set_config(known.name, wanted.value, false)
+        SELECT known.name, set_config(known.name, wanted.value, false)
         FROM pg_settings AS known
         JOIN (VALUES
             ('search_path', '{SCHEMA}'),
@@ -214,6 +214,15 @@ SESSION = Statement(
         WHERE known.name <> 'synchronous_commit' OR known.setting IN ('off', 'local')
         """,  # noqa: S608 - no value comes from outside
     parameters=("statement_timeout_ms",),
+    types=(TEXT,),
+)
+# What the session says where cells may be on several machines, which share no transaction.
+CITUS = ("plan_cache_mode", "force_custom_plan")
+# For one transaction.
+LOCK_TIMEOUT = Statement(
+    name="lock_timeout",
+    sql="SELECT set_config('lock_timeout', $1::TEXT, true)",
+    parameters=("lock_timeout_ms",),
     types=(TEXT,),
 )
 # Around several statements.

@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from time import monotonic
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -40,6 +40,7 @@ from coordinator.log.connections import Connections
 from coordinator.log.erasure import erase
 from coordinator.log.failures import StatementTooLong
 from coordinator.log.rows import (
+    Columns,
     Row,
     full_columns,
     insert_columns,
@@ -63,6 +64,8 @@ _LOST_CLAIM_KEPT_S = 60.0
 # Lists are read in pieces, and end with the piece that makes them this large: a row may have megabytes.
 _LIST_ROWS = 100
 _LIST_BYTES = 8 * 2**20
+# A statement, and its parameters by name.
+Step: TypeAlias = tuple[Statement, Mapping[str, Any]]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -84,14 +87,18 @@ class LogPool:
         history: History | None = None,
     ) -> None:
         """`history`: shared with the other connections of this process to the same server."""
-        at_most = partial(
-            Connections, url, statement_timeout_s=statement_timeout_s, history=history or History()
-        )
+        self._history = history or History()
+        at_most = partial(Connections, url, statement_timeout_s=statement_timeout_s, history=self._history)
         self.statements = at_most(most=connections)
         self.reads = asyncio.Semaphore(max(1, connections // 2))
         self.heartbeats = at_most(most=1)
         self.lists = at_most(most=1)
         self.searches = at_most(most=1)
+
+    @property
+    def is_distributed(self) -> bool:
+        """Whether the cells there are on several machines, as far as this process knows."""
+        return self._history.is_distributed
 
     async def close(self) -> None:
         for connections in (self.statements, self.heartbeats, self.lists, self.searches):
@@ -135,6 +142,7 @@ class PostgresLog:
     def use(self, pool: LogPool | None) -> None:
         """Use other connections from now on, because the cell was moved."""
         assert pool is not None, "a store without connections of its own gets others'"
+        self.pool = pool
         self._connections = pool.statements
         self._reads = pool.reads
         self._heartbeats = pool.heartbeats
@@ -153,6 +161,22 @@ class PostgresLog:
     def cell_of(self, _gid: str) -> int:
         """See `ports.Log`."""
         return 0
+
+    def place_of(self, _cell: int) -> object:
+        """See `ports.Log`."""
+        return self.pool
+
+    async def transaction_begin_together(
+        self, by_cell: Mapping[int, Sequence[Transaction]]
+    ) -> dict[int, list[Record | None]]:
+        """See `ports.Log`."""
+        return {cell: await self.transaction_begin(begun) for cell, begun in by_cell.items()}
+
+    async def transaction_save_together(
+        self, by_cell: Mapping[int, Sequence[Transaction]]
+    ) -> dict[int, list[bool]]:
+        """See `ports.Log`."""
+        return {cell: await self.transaction_save(changed) for cell, changed in by_cell.items()}
 
     # --- the three writes ----------------------------------------------------
 
@@ -195,15 +219,24 @@ class PostgresLog:
         if not rows:
             return []
         failpoint("log.save.before")
-        if all(map(is_plain, rows)):
-            saved = await self._execute(statements.SAVE_PLAIN, **plain_columns(rows))
-        else:
-            saved = await self._execute(statements.SAVE_FULL, **full_columns(rows))
+        statement, columns = _save(rows)
+        saved = await self._execute(statement, **columns)
         failpoint("log.save.after")
         if saved.count == len(rows):
             return [True] * len(rows)
         stored = await self._read([tx.gid for tx in rows])
         return [tx.gid in stored and is_saved(tx, stored[tx.gid], self._owner) for tx in changed]
+
+    def step_of_begin(self, begun: Sequence[Transaction]) -> Step:
+        """Return the insert of new transactions, each gid once, for a commit of several cells."""
+        return self._step(statements.INSERT, insert_columns(_by_gid(begun)))
+
+    def step_of_save(self, changed: Sequence[Transaction]) -> Step:
+        """Return the update of changed transactions for a commit of several cells."""
+        return self._step(*_save(_by_gid(changed)))
+
+    def _step(self, statement: Statement, columns: Columns) -> Step:
+        return in_cell(statement, self._cell), {"owner": self._owner, **columns}
 
     # --- reading ---------------------------------------------------------------
 
@@ -491,6 +524,12 @@ def _unread(gid: str, why: str, created_at: float = 0.0) -> Record:
 def _by_gid(transactions: Any) -> list[Transaction]:
     """Sort by gid: batches that lock rows in one order cannot deadlock."""
     return sorted(transactions, key=lambda tx: tx.gid)
+
+
+def _save(rows: Sequence[Transaction]) -> tuple[Statement, Columns]:
+    if all(map(is_plain, rows)):
+        return statements.SAVE_PLAIN, plain_columns(rows)
+    return statements.SAVE_FULL, full_columns(rows)
 
 
 def _list_values(chosen: ListFilter, after: ListPosition | None) -> dict[str, Any]:

@@ -92,6 +92,25 @@ class Log(Protocol):
         """Return the position, in `cells`, of the one that holds this transaction."""
         ...
 
+    def place_of(self, cell: int) -> object:
+        """Return the place of a cell, by its position. Cells at one place can be written in one commit."""
+        ...
+
+    async def transaction_begin_together(
+        self, by_cell: Mapping[int, Sequence[Transaction]]
+    ) -> dict[int, list[Record | None]]:
+        """Insert new transactions of cells at one place in one commit. See `LogCell.transaction_begin`.
+
+        If it fails because of one cell, it fails for all of them. Each can then be written alone.
+        """
+        ...
+
+    async def transaction_save_together(
+        self, by_cell: Mapping[int, Sequence[Transaction]]
+    ) -> dict[int, list[bool]]:
+        """Write changed transactions in the same way. See `LogCell.transaction_save`."""
+        ...
+
     async def transaction_get(self, gids: Sequence[str]) -> dict[str, Record]:
         """See `LogCell`."""
         ...

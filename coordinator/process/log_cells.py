@@ -58,16 +58,19 @@ class OpenLog:
         self.log = self._cells[0] if is_one else CellsLog(self._cells)
         self.operator_log = self.operator_cells[0] if is_one else CellsOperatorLog(self.operator_cells)
 
-    async def move(self, places: Sequence[CellPlace]) -> list[int]:
-        """Follow cells to other servers. Return those that were moved."""
+    def move(self, places: Sequence[CellPlace]) -> list[int]:
+        """Follow cells to other servers. Return those that were moved. See `close_unused`."""
         moved = [new.number for old, new in zip(self._places, places, strict=True) if old.url != new.url]
         for number in moved:
             pool, operator_pool = self._servers.at(places[number].url)
             self._cells[number].use(pool)
             self.operator_cells[number].use(operator_pool)
         self._places = list(places)
-        await self._servers.close(keep={place.url for place in places})
         return moved
+
+    async def close_unused(self) -> None:
+        """Close the connections to servers that cells have left."""
+        await self._servers.close(keep={place.url for place in self._places})
 
     async def close(self) -> None:
         await self._servers.close()

@@ -32,7 +32,7 @@ from coordinator.jobs.reconcile import Reconciling
 from coordinator.jobs.report import Reporting
 from coordinator.jobs.scheduler import jobs, schedule
 from coordinator.log.migration import CellPlace
-from coordinator.observability.metrics import LogGauges
+from coordinator.observability.metrics import LogGauges, StreamLoads
 from coordinator.observability.monitoring import Monitoring
 from coordinator.participant_client.channel import ParticipantAddress
 from coordinator.participant_client.client import ParticipantClient
@@ -85,12 +85,14 @@ class Worker:
             on_quarantine=self._report_quarantine,
         )
         self.log = self._opened.log
-        self._channels = ParticipantClient(
-            _addresses(settings), result_bytes_max=settings.limits.payload_bytes_max
-        )
         self.clock = LogClock()
         self.monitoring = Monitoring(
             settings, monotonic=self.clock.monotonic, coordinator=self.log.name, slot=slot
+        )
+        self._channels = ParticipantClient(
+            _addresses(settings),
+            result_bytes_max=settings.limits.payload_bytes_max,
+            on_stream_broken=self.monitoring.metrics.stream_broken,
         )
         self._tracing = _tracing(settings.tracing, self.owner)
         self.engine = Engine(
@@ -107,6 +109,7 @@ class Worker:
             on_availability=self._report_health,
             on_bug=self.report_bug,
         )
+        self._tls = _listeners_tls(settings)
         policy = settings.policy()
         shares = Shares(time.monotonic, LoopLoad(computed=wanted_s).is_saturated)
         self._access = (
@@ -123,6 +126,7 @@ class Worker:
             coordinator_id=self.owner,
             new_trace=self._tracing.new_trace if self._tracing else None,
             access=self._access,
+            tls=self._tls["listen"],
             reflect=settings.reflection,
         )
         self._operator_log = self._opened.operator_log
@@ -152,11 +156,11 @@ class Worker:
             limits=settings.admin_limits(),
             payload_bytes_max=settings.limits.payload_bytes_max,
             access=self._access,
+            tls=self._tls["admin"],
             reflect=settings.reflection,
         )
         # Known once it serves.
         self.admin_port = 0
-        self._tls: dict[str, Tls | None] = {}
         self._log_gauges = LogGauges(self._operator_log.backlog, self.clock.monotonic)
         self._reconciling = Reconciling(
             self.engine,
@@ -166,7 +170,13 @@ class Worker:
             observer=self.monitoring.metrics,
             owner=self.owner,
         )
-        self.monitoring.watch(self.engine, self.clock, self._log_gauges, lambda: self._reconciling.scans)
+        self.monitoring.watch(
+            self.engine,
+            self.clock,
+            self._log_gauges,
+            lambda: self._reconciling.scans,
+            lambda: StreamLoads(self._channels.stream_loads(), self._server.stream_load()),
+        )
         self._serving = False
         self._stop = asyncio.Event()
         self._bug: Exception | None = None
@@ -208,14 +218,17 @@ class Worker:
 
     def _move_cells(self, settings: Settings) -> None:
         """Follow cells to the servers where the configuration says that they are now."""
-        if self._settings.can_move_cells(settings):
-            moving = asyncio.create_task(self._opened.move(cell_places(settings.log, self._url)))
-            self._health.add(moving)
-            moving.add_done_callback(self._health.discard)
+        if self._settings.can_move_cells(settings) and self._opened.move(
+            cell_places(settings.log, self._url)
+        ):
+            self.engine.writer.regroup()
+            closing = asyncio.create_task(self._opened.close_unused())
+            self._health.add(closing)
+            closing.add_done_callback(self._health.discard)
 
     def _restart_required(self, settings: Settings) -> set[str]:
         """Return the listeners whose TLS files are others than those in use."""
-        return {name for name, tls in _listeners_tls(settings).items() if self._tls.get(name, tls) != tls}
+        return {name for name, tls in _listeners_tls(settings).items() if self._tls[name] != tls}
 
     async def run(self, on_ready: Callable[[int, str], None]) -> None:
         """Serve until `stop`, then drain. `on_ready` gets the port and the owner's id.
@@ -253,10 +266,9 @@ class Worker:
             self._keep_keys()
         if self._settings.insecure:
             logger.warning("insecure = true: every caller that reaches a listener may do everything")
-        self._tls = _listeners_tls(self._settings)
-        port = await self._server.start(self._settings.listen.address, self._tls["listen"])
+        port = await self._server.start(self._settings.listen.address)
         await self._server.set_serving(serving=True)
-        self.admin_port = await self._admin_server.start(self._settings.admin_address(), self._tls["admin"])
+        self.admin_port = await self._admin_server.start(self._settings.admin_address())
         logger.info("listening for operators", port=self.admin_port)
         self._serving = True
         on_ready(port, self.owner)

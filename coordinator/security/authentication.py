@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from coordinator.core.errors import NotAuthenticated
 from coordinator.security.caller import Caller, Client, Identity, Operator
-from coordinator.security.certificates import AuthContext, certificate_identity, is_tls
+from coordinator.security.certificates import AuthContext, certificate_identity
 from coordinator.security.jwt import BadToken, Issuer, JwtVerifier
 from coordinator.security.key_sets import KeySource
 from coordinator.security.tokens import PREFIX, StaticToken, verify_token
@@ -58,13 +58,13 @@ class Policy(Struct, frozen=True, kw_only=True):
 
 
 def credential_id(
-    caller: Caller, metadata: Sequence[tuple[str, str | bytes]], auth_context: AuthContext
+    caller: Caller, metadata: Sequence[tuple[str, str | bytes]], auth_context: Callable[[], AuthContext]
 ) -> str:
     """Return which credential a call was authenticated with: the id of a static token, or else a SHA-256."""
     if caller.method == "token":
         return caller.principal.removeprefix("token:")
     if caller.method == "certificate":
-        (pem,) = auth_context["x509_pem_cert"]
+        (pem,) = auth_context()["x509_pem_cert"]
         return sha256(ssl.PEM_cert_to_DER_cert(pem.decode())).hexdigest()
     (header,) = (value for key, value in metadata if key == "authorization")
     return sha256(str(header)[len(_BEARER) :].strip().encode()).hexdigest()
@@ -92,8 +92,9 @@ class Authenticator:
         self._jwt = JwtVerifier(
             {issuer.issuer: (issuer, self.sources[issuer.jwks]) for issuer in policy.issuers}, now=now
         )
-        # Verified tokens: the caller, and until when it need not be verified again.
-        self._cached: dict[bytes, tuple[Caller, float]] = {}
+        # By a verified header: the caller, and until when it need not be verified again. A guess is compared
+        # with a header only if both have the same hash, whose key is random: its time tells nothing.
+        self._cached: dict[str, tuple[Caller, float]] = {}
         # Callers by the names in their certificates, which gRPC verifies with each connection.
         self._by_names: dict[tuple[str, ...], Caller] = {}
 
@@ -107,16 +108,25 @@ class Authenticator:
         """Read the keys of all issuers once."""
         await asyncio.gather(*(source.refresh() for source in self.sources.values()))
 
-    def authenticate(self, metadata: Sequence[tuple[str, str | bytes]], auth_context: AuthContext) -> Caller:
+    def authenticate(
+        self,
+        metadata: Sequence[tuple[str, str | bytes]],
+        auth_context: Callable[[], AuthContext],
+        *,
+        uses_tls: bool,
+    ) -> Caller:
         """Return the caller.
+
+        `auth_context`: returns what gRPC has verified of the connection, which it copies each time: only a
+        certificate needs it. `uses_tls`: whether the connection is encrypted.
 
         Raises:
             NotAuthenticated
         """
         given = [value for key, value in metadata if key == "authorization"]
         if given:
-            return self._by_token(given, auth_context)
-        identity = certificate_identity(auth_context, self.policy.certificate_names)
+            return self._by_token(given, uses_tls=uses_tls)
+        identity = certificate_identity(auth_context(), self.policy.certificate_names)
         if identity is None:
             raise NotAuthenticated("the call has neither a token nor a certificate with a configured name")
         caller = self._by_names.get(identity.principals)
@@ -126,23 +136,21 @@ class Authenticator:
             caller = self._by_names[identity.principals] = self.policy.caller(identity)
         return caller
 
-    def _by_token(self, given: Sequence[str | bytes], auth_context: AuthContext) -> Caller:
-        if not is_tls(auth_context):
+    def _by_token(self, given: Sequence[str | bytes], *, uses_tls: bool) -> Caller:
+        if not uses_tls:
             raise NotAuthenticated("a token is accepted over TLS only")
         (header, *more) = given
         if more or not isinstance(header, str) or header[: len(_BEARER)].lower() != _BEARER:
             raise NotAuthenticated("the header authorization must hold one bearer token")
-        token = header[len(_BEARER) :].strip()
-        digest = sha256(token.encode()).digest()
         now = self.now()
-        caller, until = self._cached.get(digest, (None, 0.0))
+        caller, until = self._cached.get(header, (None, 0.0))
         if caller is not None and now < until:
             return caller
-        caller, until = self._verified(token, now)
+        caller, until = self._verified(header[len(_BEARER) :].strip(), now)
         if until > now:
             if len(self._cached) >= CACHED_MAX:
                 self._cached.clear()
-            self._cached[digest] = (caller, min(until, now + CACHED_MAX_S))
+            self._cached[header] = (caller, min(until, now + CACHED_MAX_S))
         return caller
 
     def _verified(self, token: str, now: float) -> tuple[Caller, float]:

@@ -8,6 +8,7 @@ loop has room, or when every tenant reaches the bound: then all have the same ra
 from collections.abc import Callable
 
 from coordinator.core.errors import Overloaded
+from coordinator.security.token_bucket import TokenBucket
 
 # How often the bound changes, and by how much.
 _WINDOW_S = 0.25
@@ -29,14 +30,13 @@ _RETRY_AFTER_MAX_S = 1.0
 class _Use:
     """The calls of one tenant."""
 
-    __slots__ = ("admitted", "called_at", "left", "left_at", "refused")
+    __slots__ = ("admitted", "bucket", "called_at", "refused")
 
     def __init__(self, left: float, now: float) -> None:
         # In this window.
         self.admitted = self.refused = 0
         self.called_at = now
-        # The calls that it may make at once, and when that was.
-        self.left, self.left_at = left, now
+        self.bucket = TokenBucket(left, now)
 
 
 class Shares:
@@ -53,11 +53,10 @@ class Shares:
         # Of all tenants together while there was none.
         self._unbounded_rate = 0.0
 
-    def take(self, tenant: str) -> None:
-        """Count one call.
+    def take(self, tenant: str, count: int = 1) -> int:
+        """Count as many of `count` calls as may be made now, and return their number.
 
-        Raises:
-            Overloaded
+        `refusal` must be called for each of the others.
         """
         now = self._monotonic()
         if now - self._began_at >= _WINDOW_S:
@@ -67,8 +66,22 @@ class Shares:
             use = self._uses[tenant] = _Use((self.rate_max or 0.0) * _BURST_S, now)
         use.called_at = now
         if self.rate_max is not None:
-            _take(use, self.rate_max, now)
-        use.admitted += 1
+            count = int(min(use.bucket.refill(self.rate_max, self.rate_max * _BURST_S, now), count))
+            use.bucket.left -= count
+        use.admitted += count
+        return count
+
+    def refusal(self, tenant: str) -> Overloaded:
+        """Return the refusal of a call that `take` did not admit just now."""
+        assert self.rate_max is not None, "without a bound every call is admitted"
+        use = self._uses[tenant]
+        # Callers that wait each for a turn of its own do not come back all at once.
+        wait_s = use.bucket.wait_s(self.rate_max, ahead=use.refused)
+        use.refused += 1
+        return Overloaded(
+            "the coordinator is busy, and this client has its share of it",
+            retry_after_s=min(wait_s, _RETRY_AFTER_MAX_S),
+        )
 
     def _begin_window(self, now: float) -> None:
         """Set the bound for the next calls from those of the window that ends."""
@@ -97,7 +110,7 @@ class Shares:
         lower = max(least, mean, (self.rate_max or 0.0) * _LOWER)
         if self.rate_max is None:
             for use in self._uses.values():
-                use.left, use.left_at = lower * _BURST_S, self._began_at
+                use.bucket = TokenBucket(lower * _BURST_S, self._began_at)
         self.rate_max = lower
 
     def _raise(self, passed_s: float) -> None:
@@ -106,17 +119,3 @@ class Shares:
 
     def _highest(self, passed_s: float) -> float:
         return max(use.admitted for use in self._uses.values()) / passed_s
-
-
-def _take(use: _Use, rate_max: float, now: float) -> None:
-    use.left = min(rate_max * _BURST_S, use.left + (now - use.left_at) * rate_max)
-    use.left_at = now
-    if use.left < 1.0:
-        # Callers that wait each for a turn of its own do not come back all at once.
-        wait_s = (1.0 - use.left + use.refused) / rate_max
-        use.refused += 1
-        raise Overloaded(
-            "the coordinator is busy, and this client has its share of it",
-            retry_after_s=min(wait_s, _RETRY_AFTER_MAX_S),
-        )
-    use.left -= 1.0

@@ -4,7 +4,8 @@ All keys begin with the same hash tag, so that they are on one node of a cluster
 
 - `{stock}:sku:SKU`, a hash: `tokens`, the units that may still be taken, and `epoch`, which changes
   whenever the database has set or corrected them.
-- `{stock}:branch:KEY`: the units that a branch has taken and not given back, and their SKU.
+- `{stock}:held:N`, a hash: the units that each branch has taken and not given back, and their SKU. N counts
+  periods of `branch_ms`. The branches of a period are forgotten together, one period after its end.
 - `{stock}:flight:SKU`, a hash: the branches that have taken units and may not have committed yet, each
   with its units and the time.
 - `{stock}:unknown:SKU`: the database has no such SKU.
@@ -34,6 +35,22 @@ local function call_in_chunks(command, key, arguments)
   end
 end
 
+-- The names of the present period's branches, and of those of the one before.
+local function held_keys(now)
+  local period = math.floor(now / request.branch_ms)
+  return name('held', period), name('held', period - 1)
+end
+
+-- What branches hold, in their order.
+local function held_by(keys, current, previous)
+  local held = redis.call('HMGET', current, unpack(keys))
+  if redis.call('EXISTS', previous) == 1 then
+    local before = redis.call('HMGET', previous, unpack(keys))
+    for i = 1, #keys do held[i] = held[i] or before[i] end
+  end
+  return held
+end
+
 -- Take units for branches in order. Return which SKUs are unknown, or not here and who is to load them.
 local function take_sku(group, now)
   local sku, wants = group.sku, group.wants
@@ -43,24 +60,27 @@ local function take_sku(group, now)
     local first = redis.call('SET', name('loading', sku), 1, 'NX', 'PX', request.loading_ms)
     return first and 'load' or 'loading'
   end
-  local keys, flights, answers, taken = {}, {}, {}, 0
-  for i, want in ipairs(wants) do keys[i] = name('branch', want[1]) end
-  local held = redis.call('MGET', unpack(keys))
+  local keys, flights, holds, answers, taken = {}, {}, {}, {}, 0
+  for i, want in ipairs(wants) do keys[i] = want[1] end
+  local current, previous = held_keys(now)
+  local held = held_by(keys, current, previous)
   for i, want in ipairs(wants) do
     local units, refusable = want[2], want[3]
     if held[i] then
       answers[i] = TAKEN
     elseif units <= tokens - taken then
       taken = taken + units
-      redis.call('SET', keys[i], units .. ':' .. sku, 'PX', request.branch_ms)
-      flights[#flights + 1] = want[1]
-      flights[#flights + 1] = units .. ':' .. now
+      local at = #flights
+      holds[at + 1], holds[at + 2] = want[1], units .. ':' .. sku
+      flights[at + 1], flights[at + 2] = want[1], units .. ':' .. now
       answers[i] = TAKEN
     else
       answers[i] = refusable and REFUSED or PASSED
     end
   end
   if taken > 0 then
+    call_in_chunks('HSET', current, holds)
+    redis.call('PEXPIRE', current, 2 * request.branch_ms)
     call_in_chunks('HSET', name('flight', sku), flights)
     redis.call('PEXPIRE', name('flight', sku), request.branch_ms)
     redis.call('HINCRBY', name('sku', sku), 'tokens', -taken)
@@ -79,9 +99,12 @@ end
 -- Give back what these branches hold. A branch that holds nothing gives nothing.
 local function give_back()
   local given = 0
+  local current, previous = held_keys(now_ms())
   for _, key in ipairs(request.branches) do
-    local held = redis.call('GETDEL', name('branch', key))
+    local held = held_by({key}, current, previous)[1]
     if held then
+      redis.call('HDEL', current, key)
+      redis.call('HDEL', previous, key)
       local units, sku = string.match(held, '^(%d+):(.*)$')
       redis.call('HDEL', name('flight', sku), key)
       if redis.call('EXISTS', name('sku', sku)) == 1 then
@@ -120,10 +143,10 @@ end
 -- Forget flights that have ended. Those that died also lose what they hold.
 local function land(change)
   call_in_chunks('HDEL', name('flight', change.sku), change.ended)
-  for _, key in ipairs(change.dead) do
-    redis.call('HDEL', name('flight', change.sku), key)
-    redis.call('DEL', name('branch', key))
-  end
+  call_in_chunks('HDEL', name('flight', change.sku), change.dead)
+  local current, previous = held_keys(now_ms())
+  call_in_chunks('HDEL', current, change.dead)
+  call_in_chunks('HDEL', previous, change.dead)
 end
 
 -- Add `units` to a SKU if it was neither set nor corrected since it was read; load it if it was absent.

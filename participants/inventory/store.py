@@ -22,6 +22,7 @@ from sqlalchemy import (
     insert,
     literal,
     select,
+    true,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
@@ -124,9 +125,14 @@ MOVE = (
     .values(state=bindparam("target", type_=Text), updated_at=func.now())
     .returning(reservation.c.sku, reservation.c.quantity)
 )
-_STATES = select(reservation.c.gid, reservation.c.branch_id, reservation.c.state).where(
-    reservation.c.gid == _keys.c.gid, reservation.c.branch_id == _keys.c.branch_id
+# LATERAL: for thousands of keys, a join would read the whole table.
+_state = (
+    select(reservation.c.gid, reservation.c.branch_id, reservation.c.state)
+    .where(reservation.c.gid == _keys.c.gid, reservation.c.branch_id == _keys.c.branch_id)
+    .limit(1)
+    .lateral("found")
 )
+_STATES = select(_state).select_from(_keys.join(_state, true()))
 # Locks in order first, because an UPDATE takes its locks in any order.
 _locked = (
     select(*_changes.c)

@@ -38,8 +38,8 @@ class Lifetimes(NamedTuple):
     """How long Redis keeps what is not used or renewed, in seconds. Those of SKUs are jittered."""
 
     sku_s: float = 600.0
-    # Longer than a transaction usually takes. The units of a branch that is cancelled later come back by a
-    # comparison with the database.
+    # Longer than a transaction usually takes; it may be twice as long. The units of a branch that is
+    # cancelled later come back by a comparison with the database.
     branch_s: float = 600.0
     unknown_s: float = 1.0
     loading_s: float = 1.0
@@ -121,7 +121,6 @@ class Tokens:
                 "take",
                 groups=groups,
                 landed={sku: [_text(branch) for branch in branches] for sku, branches in landed.items()},
-                branch_ms=_ms(self._lifetimes.branch_s),
                 loading_ms=_ms(self._lifetimes.loading_s),
             )
         )
@@ -168,6 +167,7 @@ class Tokens:
         return [bool(done) for done in await self._call("correct", changes=changes)]
 
     async def _call(self, operation: str, **request: object) -> Any:
+        request["branch_ms"] = _ms(self._lifetimes.branch_s)
         return await self._script(args=[operation, msgspec.msgpack.encode(request)])
 
 

@@ -9,7 +9,7 @@ points where they leave Python (`seams`):
 |---|---|
 | event loop, clocks | `virtual_loop`: time jumps to the next timer; processes freeze and die at any step |
 | randomness | one generator, from the seed |
-| gRPC's channels and servers | `network`: messages are lost, doubled, late, cut off by deadlines, deaths |
+| gRPC's channels and servers | `network`: messages are lost, doubled, late, cut off; streams break, stall |
 | psycopg and the log's PostgreSQL | `log_database`: its statements; a test holds it to the real one |
 | a participant's database | `participant_database`: real SQLite in memory with the SDK's own statements |
 | APScheduler | `jobs`: one loop a job |

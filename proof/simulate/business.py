@@ -17,14 +17,20 @@ from tcc.participant.participant import Participant
 ACTIONS = {"tcc": "move", "saga": "spend", "message": "notify"}
 PARTITIONS = 4
 
-_RESERVE = """UPDATE accounts SET available = available - ?2, reserved = reserved + ?2
-              WHERE name = ?1 AND available >= ?2"""
-_TAKE = "UPDATE accounts SET reserved = reserved - ?2, taken = taken + ?2 WHERE name = ?1"
-_GIVE_BACK = "UPDATE accounts SET reserved = reserved - ?2, available = available + ?2 WHERE name = ?1"
-_SPEND = """UPDATE accounts SET available = available - ?2, taken = taken + ?2
-            WHERE name = ?1 AND available >= ?2"""
-_REFUND = "UPDATE accounts SET taken = taken - ?2, available = available + ?2 WHERE name = ?1"
-_NOTE = "INSERT INTO effects (gid, branch_id, operation, account, quantity, kind) VALUES (?, ?, ?, ?, ?, ?)"
+_RESERVE = """UPDATE accounts SET available = available - :quantity, reserved = reserved + :quantity
+              WHERE name = :account AND available >= :quantity"""
+_TAKE = "UPDATE accounts SET reserved = reserved - :quantity, taken = taken + :quantity WHERE name = :account"
+_GIVE_BACK = """UPDATE accounts SET reserved = reserved - :quantity, available = available + :quantity
+                WHERE name = :account"""
+_SPEND = """UPDATE accounts SET available = available - :quantity, taken = taken + :quantity
+            WHERE name = :account AND available >= :quantity"""
+_REFUND = (
+    "UPDATE accounts SET taken = taken - :quantity, available = available + :quantity WHERE name = :account"
+)
+_NOTE = (
+    "INSERT INTO effects (gid, branch_id, operation, account, quantity, kind) "
+    "VALUES (:gid, :branch_id, :operation, :account, :quantity, :kind)"
+)
 
 
 class HandlerError(Exception):
@@ -41,29 +47,29 @@ class Business:
     async def try_(
         self, branch: Branch, request: Any, db: LocalTransaction
     ) -> dict[str, Any] | Rejected | None:
-        if not await db.execute(_RESERVE, (request["account"], request["quantity"])):
+        if not await db.execute(_RESERVE, request):
             raise Rejected("SOLD_OUT", request["account"])
         await self._note(branch, "TRY", request, db)
         return {"account": request["account"]} if request["quantity"] % 2 else None
 
     async def confirm(self, branch: Branch, request: Any, db: LocalTransaction) -> None:
-        await db.execute(_TAKE, (request["account"], request["quantity"]))
+        await db.execute(_TAKE, request)
         await self._note(branch, "CONFIRM", request, db)
 
     async def cancel(self, branch: Branch, request: Any, db: LocalTransaction) -> None:
-        await db.execute(_GIVE_BACK, (request["account"], request["quantity"]))
+        await db.execute(_GIVE_BACK, request)
         await self._note(branch, "CANCEL", request, db)
 
     async def execute(
         self, branch: Branch, request: Any, db: LocalTransaction
     ) -> dict[str, Any] | Rejected | None:
-        if not await db.execute(_SPEND, (request["account"], request["quantity"])):
+        if not await db.execute(_SPEND, request):
             raise Rejected("NO_FUNDS", request["account"])
         await self._note(branch, "TRY", request, db, "SAGA")
         return {"account": request["account"]} if request["quantity"] % 2 else None
 
     async def compensate(self, branch: Branch, request: Any, db: LocalTransaction) -> None:
-        await db.execute(_REFUND, (request["account"], request["quantity"]))
+        await db.execute(_REFUND, request)
         await self._note(branch, "CANCEL", request, db, "SAGA")
 
     async def deliver(self, branch: Branch, request: Any, db: LocalTransaction) -> None:
@@ -75,14 +81,14 @@ class Business:
     ) -> None:
         if self._rng.random() < self.fails:
             raise HandlerError("a bad day")
-        await db.execute(
-            _NOTE, (branch.gid, branch.branch_id, operation, request["account"], request["quantity"], kind)
-        )
+        values = {"gid": branch.gid, "branch_id": branch.branch_id, "operation": operation, "kind": kind}
+        await db.execute(_NOTE, values | {"account": request["account"], "quantity": request["quantity"]})
 
 
 async def note_local_change(gid: str, branch_id: str, db: LocalTransaction) -> None:
     """Note an initiator's own change, in its local transaction."""
-    await db.execute(_NOTE, (gid, branch_id, "TRY", "", 0, "LOCAL"))
+    values = {"gid": gid, "branch_id": branch_id, "operation": "TRY", "kind": "LOCAL"}
+    await db.execute(_NOTE, values | {"account": "", "quantity": 0})
 
 
 class BatchBusiness:
@@ -128,12 +134,15 @@ class BatchBusiness:
             await self._business.deliver(branch, request, db)
 
 
-async def serve(participant: Participant, business: Business, address: str, *, batched: bool) -> None:
-    """A participant's process."""
+async def serve(
+    participant: Participant, business: Business, address: str, *, batched: bool, stopped: asyncio.Event
+) -> None:
+    """A participant's process, until it is asked to stop."""
     handlers = BatchBusiness(business) if batched else business
     participant.action(ACTIONS["tcc"], dict)(handlers)
     participant.saga(ACTIONS["saga"], dict)(handlers)
     participant.message(ACTIONS["message"], dict)(handlers)
     await participant.create_schema()
     await participant.start(address, insecure=True)  # the simulated network has no TLS
-    await asyncio.Event().wait()
+    await stopped.wait()
+    await participant.stop()

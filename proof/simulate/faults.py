@@ -34,6 +34,8 @@ class Faults:
                 self.lose,
                 self.double,
                 self.delay_minutes,
+                self.break_streams,
+                self.stall,
                 self.log_down,
                 self.log_unsure,
                 self.clock_jump,
@@ -81,13 +83,14 @@ class Faults:
         self._later(lasts_s, process.wake)
 
     def drain(self) -> None:
-        """A coordinator is asked to stop, and is started again."""
-        host = self._rng.choice(self._world.coordinators)
-        worker = self._world.workers.get(host)
-        if worker is not None and self._world.processes[host].alive:
-            self._note("drain", self._world.processes[host].name)
-            self._world.down_s[host] = self._rng.uniform(0.05, 2.0)
-            self._world.processes[host].run_soon(worker.stop)
+        """A coordinator or a participant is asked to stop, and is started again."""
+        process = self._world.processes[
+            self._rng.choice([*self._world.coordinators, *self._world.participants])
+        ]
+        if process.alive:
+            self._note("drain", process.name)
+            self._world.down_s[process.host] = self._rng.uniform(0.05, 2.0)
+            self._world.drain(process)
 
     def clock_jump(self) -> None:
         """A machine's wall clock is wrong by an hour; it stays so until the next jump."""
@@ -129,6 +132,25 @@ class Faults:
 
     def delay_minutes(self) -> None:
         self._chance(self._world.network.conditions, "very_late", (0.02, 0.2))
+
+    def break_streams(self) -> None:
+        self._chance(self._world.network.conditions, "broken", (0.05, 0.5))
+
+    def stall(self) -> None:
+        """A participant reads nothing of its streams."""
+        host = self._rng.choice(self._world.participants)
+        stalled = self._world.network.conditions.stalled
+        if host in stalled:
+            return
+        resumed = stalled[host] = asyncio.Event()
+        lasts_s = self._rng.uniform(0.2, 12.0)
+        self._note("stall", host, f"{lasts_s:.1f} s")
+
+        def resume() -> None:
+            stalled.pop(host, None)
+            resumed.set()
+
+        self._later(lasts_s, resume)
 
     # --- databases -----------------------------------------------------------------------
 
@@ -179,6 +201,11 @@ class Faults:
         world = self._world
         conditions, health = world.network.conditions, world.log.health
         conditions.lost = conditions.doubled = conditions.very_late = 0.0
+        conditions.broken = 0.0
+        conditions.odd.clear()
+        for resumed in conditions.stalled.values():
+            resumed.set()
+        conditions.stalled.clear()
         conditions.cut.clear()
         conditions.slow.clear()
         health.down = False

@@ -14,11 +14,13 @@ import inspect
 import math
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import grpc
 
+from proof.simulate.odd_responses import odd_responses
 from proof.simulate.tenants import call_as
 from proof.simulate.virtual_loop import Process, VirtualLoop, context_of, current_process
 
@@ -28,6 +30,8 @@ _LEFT = (grpc.StatusCode.CANCELLED, "Locally cancelled by application!", ())
 # A stream has no deadline: both ends notice by keepalive that the other one is gone.
 _KEEPALIVE_S = 8.0
 _RESET = (grpc.StatusCode.UNAVAILABLE, "connection reset", ())
+# How many messages of a stream are written before one of them is read.
+_WINDOW = 4
 
 Status = tuple[grpc.StatusCode, str, Sequence[tuple[str, str | bytes]]]
 
@@ -42,6 +46,12 @@ class NetworkConditions:
     # Late by up to minutes.
     very_late: float = 0.0
     very_late_s: float = 150.0
+    # The connection breaks at a message of a stream, and both ends notice.
+    broken: float = 0.0
+    # Hosts whose responses in streams are odd so often.
+    odd: dict[str, float] = field(default_factory=dict)
+    # Hosts that read nothing of their streams until then.
+    stalled: dict[str, asyncio.Event] = field(default_factory=dict)
     # Pairs of hosts, from and to, between which nothing passes; dicts, for their order.
     cut: dict[tuple[str, str], None] = field(default_factory=dict)
     # How much slower a host's traffic is.
@@ -61,6 +71,8 @@ class Network:
         self.servers: dict[str, Server] = {}
         # What a target stands for, where that is several addresses.
         self.names: dict[str, list[str]] = {}
+        # Methods that a host does not implement.
+        self.unimplemented: dict[str, frozenset[str]] = {}
         self.open_calls: dict[int, Call] = {}
         self._calls = 0
 
@@ -124,6 +136,10 @@ class Call:
         self.is_stream = is_stream
         # What the server reads of a stream; None: the client has half-closed it.
         self.incoming: asyncio.Queue[bytes | None] = asyncio.Queue()
+        # Messages that were sent and not read, and whether another one may be sent.
+        self._unread = 0
+        self._room = asyncio.Event()
+        self._room.set()
         self._sent_until = 0.0
         self._arrived_at = 0.0
         self._deadline: asyncio.TimerHandle | None = None
@@ -150,6 +166,10 @@ class Call:
     def send(self, message: bytes | None) -> None:
         """Send the next message of a stream, which does not overtake others; None half-closes it."""
         travel_s = self._stream_travel_s(self.network.travel_s(self.client.host, self.host))
+        if message is not None:
+            self._unread += 1
+            if self._unread >= _WINDOW:
+                self._room.clear()
         if travel_s is None:
             self.network.note(f"a message of {self} is lost")
             self._sent_until = math.inf
@@ -158,6 +178,22 @@ class Call:
             now = self.network.loop.time()
             self._sent_until = max(self._sent_until, now + (travel_s or 0.0))
             self._at(self._sent_until - now, None, self._come_in, message)
+            self._break_by_chance()
+
+    async def wait_for_room(self) -> None:
+        """Wait until another message of a stream may be sent, or the call is over."""
+        await self._room.wait()
+
+    async def receive(self) -> bytes | None:
+        """Return the next message of a stream, at the server."""
+        message = await self.incoming.get()
+        resumed = self.network.conditions.stalled.get(self.host)
+        if resumed is not None:
+            await resumed.wait()
+        if message is not None:
+            self._unread -= 1
+            self._room.set()
+        return message
 
     def _stream_travel_s(self, travel_s: float | None) -> float | None:
         """Return the delay of a message; None: it is lost, or keepalive ends its stream before."""
@@ -194,8 +230,12 @@ class Call:
         if copy:
             return
         travel_s = self._stream_travel_s(self.network.travel_s(self.host, self.client.host))
+        if self._arrived_at == math.inf:
+            return  # an earlier message of the stream is lost
         if travel_s is None:
             self.network.note(f"an answer to {self} is lost")
+            if self.is_stream:
+                self._arrived_at = math.inf
             self._break_later()
             return
         if travel_s > 1:
@@ -203,6 +243,7 @@ class Call:
         now = self.network.loop.time()
         self._arrived_at = max(self._arrived_at, now + travel_s)
         self._at(self._arrived_at - now, self.client, self._deliver, message)
+        self._break_by_chance()
 
     # --- at the client ---------------------------------------------------------------
 
@@ -225,6 +266,7 @@ class Call:
 
     def _end(self) -> None:
         self.over = True
+        self._room.set()
         if self._deadline is not None:
             self._deadline.cancel()
         self.network.open_calls.pop(self.number, None)
@@ -247,6 +289,18 @@ class Call:
             self._at(self.network.rng.uniform(0.01, 5.0), self.client, self._deliver, _RESET)
         elif self.is_stream:
             self._at(_KEEPALIVE_S, self.client, self._deliver, _RESET)
+
+    def _break_by_chance(self) -> None:
+        """Break a stream's connection at the message just sent; it may still arrive."""
+        conditions, rng = self.network.conditions, self.network.rng
+        if not self.is_stream or not conditions.broken or rng.random() >= conditions.broken:
+            return
+        self.network.note(f"{self} breaks")
+        self._sent_until = self._arrived_at = math.inf
+        delay_s = 2 * rng.expovariate(1 / conditions.delay_s)
+        self._at(delay_s, self.client, self._deliver, _RESET)
+        if self.server_process is not None:
+            self._at(delay_s, self.server_process, self._cancel_tasks)
 
     def _cancel_at_server(self) -> None:
         process = self.server_process
@@ -296,12 +350,12 @@ class Channel:
 
         return call
 
-    def stream_stream(self, path: str, **kinds: Any) -> Callable[..., "Duplex | UnimplementedStream"]:
-        def call() -> Duplex | UnimplementedStream:
-            if not path.endswith("/StreamTransactions"):
-                return UnimplementedStream(path)
+    def stream_stream(self, path: str, **kinds: Any) -> Callable[..., "Duplex"]:
+        def call() -> Duplex:
             calling = self._start(path, b"", None, is_stream=True)
-            return Duplex(calling, kinds["request_serializer"], kinds["response_deserializer"])
+            return Duplex(
+                calling, kinds.get("request_serializer", bytes), kinds.get("response_deserializer", bytes)
+            )
 
         return call
 
@@ -355,6 +409,7 @@ class Duplex:
         self._status: Status | None = None
 
     async def write(self, message: Any) -> None:
+        await self._call.wait_for_room()
         if self._call.over:
             raise asyncio.InvalidStateError("RPC already finished.")
         self._call.send(self._serialize(message))
@@ -379,19 +434,6 @@ class Duplex:
         if not self._call.over:
             self._call.leave()
             self._call.inbox.put_nowait(_LEFT)
-
-
-class UnimplementedStream:
-    """A stream that no server here offers."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    async def read(self) -> NoReturn:
-        raise _error((grpc.StatusCode.UNIMPLEMENTED, f"{self._path} is not simulated", ()))
-
-    def cancel(self) -> None:
-        """It has ended."""
 
 
 def _raise_unless_ok(status: Status) -> None:
@@ -427,7 +469,7 @@ class Context:
     """What a servicer is given besides the request."""
 
     def __init__(self, call: Call, copy: int, request: Any, handler: Any, loop: VirtualLoop) -> None:
-        self._parse = handler.request_deserializer
+        self._parse = handler.request_deserializer or bytes
         self.status: Status = (grpc.StatusCode.OK, "", ())
         self._call = call
         self._copy = copy
@@ -445,12 +487,17 @@ class Context:
     async def read(self) -> Any:
         if not self._call.is_stream:
             return self._request
-        message = await self._call.incoming.get()
+        message = await self._call.receive()
         if message is None:
             return grpc.aio.EOF  # type: ignore[attr-defined] # the stubs lack it
         request = self._parse(message)
         self._call.network.on_request(self._call.host, self._call.path, request)
         return request
+
+    async def requests(self) -> AsyncIterator[Any]:
+        """Yield the messages of a stream."""
+        while (request := await self.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined] # the stubs lack it
+            yield request
 
     def set_code(self, code: grpc.StatusCode) -> None:
         self.status = (code, *self.status[1:])
@@ -462,8 +509,23 @@ class Context:
         self.status = (*self.status[:2], tuple(metadata))
 
     async def write(self, message: Any) -> None:
-        self._call.reply(self._serialize(message), self._copy)
+        raw = self._serialize(message)
+        if self._is_odd():
+            self._write_oddly(raw)
+        else:
+            self._call.reply(raw, self._copy)
         await asyncio.sleep(0)
+
+    def _is_odd(self) -> bool:
+        network = self._call.network
+        chance = network.conditions.odd.get(self._call.host, 0.0)
+        return self._call.path.endswith("/StreamBranches") and network.rng.random() < chance
+
+    def _write_oddly(self, raw: bytes) -> None:
+        network = self._call.network
+        network.note(f"an odd answer to {self._call}")
+        for delay_s, odd in odd_responses(raw, network.rng):
+            self._loop.call_later(delay_s, self._call.reply, odd, self._copy)
 
     async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()) -> NoReturn:
         raise AbortError((code, details, tuple(trailing_metadata)))
@@ -531,6 +593,9 @@ class Server:
         if self._calls_max is not None and len(self._tasks) > self._calls_max:
             call.reply((grpc.StatusCode.RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!", ()), copy)
             return
+        if call.path.rpartition("/")[2] in self._network.unimplemented.get(call.host, ()):
+            call.reply((grpc.StatusCode.UNIMPLEMENTED, "Method not found!", ()), copy)
+            return
         asked = _HandlerCallDetails(method=call.path)
         handler = next(found for each in self._handlers if (found := each.service(asked)) is not None)
         request = None if call.is_stream else handler.request_deserializer(call.request)
@@ -550,7 +615,11 @@ class Server:
 
 
 async def _run(handler: Any, request: Any, context: Context) -> None:
-    if handler.request_streaming:
+    if inspect.isasyncgenfunction(handler.stream_stream):
+        async with aclosing(handler.stream_stream(context.requests(), context)) as responses:
+            async for response in responses:
+                await context.write(response)
+    elif handler.request_streaming:
         response = await (handler.stream_unary or handler.stream_stream)(None, context)
         if response is not None:
             await context.write(response)

@@ -37,6 +37,7 @@ from proof.history.recorder import ListRecorder
 from proof.simulate.log_database import LogDatabase, Row
 from proof.simulate.participant_database import ParticipantDatabase
 from tcc.common.v1 import common_pb2 as common
+from tcc.participant.v1 import participant_pb2 as participant_pb
 
 _DECISIONS = {state: Decision[operation.name] for state, operation in DECISIONS.items()}
 _OPERATIONS = {
@@ -141,8 +142,7 @@ class Observer:
         """Called by the network when a server begins a call."""
         if "ParticipantService" not in path:
             return
-        calls = message.calls if path.endswith("ExecuteBranches") else [message.call]
-        for call in calls:
+        for call in _calls_in(path, message):
             operation = _OPERATIONS.get(call.operation) or _PATHS[path.rpartition("/")[2]]
             self._check_call(call.gid, call.branch_id, operation)
             self.recorder.record(
@@ -269,6 +269,13 @@ class Observer:
             )
             if completed:
                 self._promise(TransactionState(row["state"]).ended, f"{gid}: replied that all is done")
+
+
+def _calls_in(path: str, message: Any) -> list[participant_pb.BranchCall]:
+    if path.endswith("StreamBranches"):
+        request = participant_pb.StreamBranchesRequest.FromString(message)
+        return [item.call for item in request.items]
+    return list(message.calls) if path.endswith("ExecuteBranches") else [message.call]
 
 
 def as_read(row: Row) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ before a commit, and it commits although its answer is an error.
 import asyncio
 import random
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -105,7 +105,7 @@ class LocalTransaction:
     def __init__(self, database: ParticipantDatabase) -> None:
         self._database = database
 
-    async def execute(self, statement: str, parameters: tuple[Any, ...]) -> int:
+    async def execute(self, statement: str, parameters: Mapping[str, Any]) -> int:
         """Return the number of changed rows."""
         await asyncio.sleep(0)
         return self._database.sqlite.execute(statement, parameters).rowcount

@@ -33,6 +33,14 @@ LATE_MAX_S = 180.0
 # Every so many seeds, each tenant asks for branches in the other's transactions.
 _INTRUDED = 4
 ACCOUNTS = ("a", "bb", "ccc")
+# How many participants give odd responses in streams.
+ODD_SHARE = 0.3
+# What a participant does not implement; one that has two of these alternates, as versions do.
+LACKING = (
+    *[frozenset[str]()] * 3,
+    frozenset({"StreamBranches"}),
+    frozenset({"StreamBranches", "ExecuteBranches"}),
+)
 
 
 class Striking(Protocol):
@@ -68,10 +76,17 @@ class World:
         self.processes: dict[str, Process] = {}
         self.workers: dict[str, Worker] = {}
         self.served: dict[str, Participant] = {}
+        self._stopped: dict[str, asyncio.Event] = {}
         self.faults_last_s = rng.choice((5.0, 15.0, 30.0))
         self.settings = _settings(rng, self.participants)
         self.businesses = [business.Business(rng) for _ in self.participants]
         self._batched = [rng.random() < 0.5 for _ in self.participants]
+        self._lacking = {
+            host: [rng.choice(LACKING) for _ in range(rng.choice((1, 1, 2)))] for host in self.participants
+        }
+        self.network.conditions.odd = {
+            host: rng.choice((0.1, 0.5, 1.0)) for host in self.participants if rng.random() < ODD_SHARE
+        }
         self._small_queues = rng.random() < 0.3
         self.databases = {
             host: ParticipantDatabase(
@@ -140,6 +155,13 @@ class World:
             self._supervise(process)
         self._restart_later(process.host)
 
+    def drain(self, process: Process) -> None:
+        """Ask a coordinator or a participant to stop gracefully, if it has started."""
+        if process.host in self._stopped:
+            process.run_soon(self._stopped[process.host].set)
+        elif process.host in self.workers:
+            process.run_soon(self.workers[process.host].stop)
+
     def _supervise(self, dead: Process) -> None:
         """The supervisor saw its worker die, and tells the log."""
         supervisor = Process(self.loop, dead.host, dead.life, self.kill)
@@ -172,17 +194,26 @@ class World:
 
     async def _participant(self, host: str) -> None:
         number = self.participants.index(host)
+        lacking, stopped = self._lacking[host], asyncio.Event()
+        self.network.unimplemented[host] = lacking[self._lives[host] % len(lacking)]
+        self._stopped[host] = stopped
         participant = self.served[host] = Participant(
             host,
             database=self.databases[host],  # type: ignore[arg-type] # `seams` opens it
             batch_items_max=5 if self._small_queues else 256,
             waiting_max=8 if self._small_queues else 20_000,
         )
-        await business.serve(participant, self.businesses[number], f"{host}:1", batched=self._batched[number])
+        await business.serve(
+            participant,
+            self.businesses[number],
+            f"{host}:1",
+            batched=self._batched[number],
+            stopped=stopped,
+        )
 
     def _ended(self, process: Process, task: "asyncio.Task[None]") -> None:
         """A process's main function has come to its end: an initiator's work is done, a drained
-        coordinator is started again, and anything else is a bug."""
+        coordinator or participant is started again, and anything else is a bug."""
         if not process.alive or task.cancelled():
             return
         error = task.exception()
@@ -305,7 +336,7 @@ def _settings(rng: random.Random, participants: list[str]) -> Settings:
             "participants": {
                 name: {
                     "target": f"{name}:1",
-                    "batched": rng.random() < 0.7,
+                    "batched": rng.random() < 0.85,
                     "call_timeout_s": rng.choice((0.5, 2.0, 5.0)),
                     "retry_max_s": rng.choice((1.0, 5.0, 15.0)),
                     "attempts_before_stuck": rng.choice((2, 10)),

@@ -56,7 +56,8 @@ class ParticipantServicer(pb_grpc.ParticipantServiceServicer):
         self._name = name
         self._work = work
         self._replica_id = secrets.token_hex(8)
-        self._streams: set[BranchStream] = set()
+        # A dict, for its order.
+        self._streams: dict[BranchStream, None] = {}
         self._draining = False
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -103,7 +104,7 @@ class ParticipantServicer(pb_grpc.ParticipantServiceServicer):
         credit = self._work.credit
         yield pb.StreamBranchesResponse(credit=credit, replica_id=self._replica_id)
         stream = BranchStream(self._work, credit=credit)
-        self._streams.add(stream)
+        self._streams[stream] = None
         if self._draining:
             stream.drain()
         reader = asyncio.create_task(stream.read(requests))
@@ -121,7 +122,7 @@ class ParticipantServicer(pb_grpc.ParticipantServiceServicer):
         finally:
             alarm.cancel()
             reader.cancel()
-            self._streams.discard(stream)
+            self._streams.pop(stream, None)
 
     async def ListBranches(
         self, request: pb.ListBranchesRequest, context: Context

@@ -5,7 +5,7 @@
 -- # The transaction log
 
 -- session (parameters: statement_timeout_ms)
-SELECT set_config(known.name, wanted.value, false)
+SELECT known.name, set_config(known.name, wanted.value, false)
 FROM pg_settings AS known
 JOIN (VALUES
     ('search_path', 'tcc'),
@@ -30,6 +30,9 @@ JOIN (VALUES
     ('statement_timeout', $1::TEXT)
 ) AS wanted (name, value) ON wanted.name = known.name
 WHERE known.name <> 'synchronous_commit' OR known.setting IN ('off', 'local');
+
+-- lock_timeout (parameters: lock_timeout_ms)
+SELECT set_config('lock_timeout', $1::TEXT, true);
 
 -- begin (parameters: none)
 BEGIN;

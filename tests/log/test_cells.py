@@ -205,7 +205,7 @@ async def test_a_moved_cell_is_followed_without_a_restart(ours: OpenLog, made: s
         CellPlace(number=place.number, count=COUNT, url=elsewhere if place.number == home else place.url)
         for place in places(made)
     ]
-    assert await ours.move(moved) == [home]
+    assert ours.move(moved) == [home]
     assert list(await ours.log.transaction_get(["a"])) == ["a"]
 
 

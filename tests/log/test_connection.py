@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+import psycopg
 import pytest
 from sqlalchemy import LargeBinary
 
@@ -48,8 +49,9 @@ async def test_what_fails_at_the_commit_has_failed(connections: Connections, log
     assert (await connections.execute(INSERT, {"id": "a"})).count == 1
 
 
+@pytest.mark.parametrize("together", [False, True])
 async def test_a_success_without_the_end_of_the_commit_is_none(
-    postgres: EmbeddedPostgres, log_url: str
+    postgres: EmbeddedPostgres, log_url: str, *, together: bool
 ) -> None:
     """The connection ends between the two, which the server sends together."""
     await sql(log_url, "CREATE TABLE public.late (id text)")
@@ -72,10 +74,69 @@ async def test_a_success_without_the_end_of_the_commit_is_none(
     server = await asyncio.start_server(accept, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     connections = Connections(f"{log_url.partition('?')[0]}?host=127.0.0.1&port={port}", most=1)
+    values = {"id": "a"}
+    insert = (
+        connections.execute_together([(INSERT, values)]) if together else connections.execute(INSERT, values)
+    )
     with pytest.raises(LogUnavailable):
-        await connections.execute(INSERT, {"id": "a"})
+        await insert
     await connections.close()
     server.close()
+
+
+async def test_statements_together_take_effect_or_none_does(connections: Connections, log_url: str) -> None:
+    await sql(log_url, "CREATE TABLE public.late (id text PRIMARY KEY)")
+    with pytest.raises(LogRejected, match="23505"):
+        await connections.execute_together([(INSERT, {"id": each}) for each in ("a", "b", "a", "c")])
+    results = await connections.execute_together(
+        [(INSERT, {"id": "a"}), (ECHO, {"value": b"1"}), (INSERT, {"id": "b"})]
+    )
+    assert [(result.rows, result.count) for result in results] == [([], 1), ([(b"1",)], 1), ([], 1)]
+    # A statement of its own, on the same connection.
+    assert (await connections.execute(ECHO, {"value": b"2"})).rows == [(b"2",)]
+
+
+async def test_what_fails_together_at_the_commit_has_failed(connections: Connections, log_url: str) -> None:
+    await sql(log_url, "CREATE TABLE public.early (id text PRIMARY KEY)")
+    await sql(
+        log_url,
+        "CREATE TABLE public.late (id text REFERENCES public.early DEFERRABLE INITIALLY DEFERRED)",
+    )
+    with pytest.raises(LogRejected, match="23503"):
+        await connections.execute_together([(INSERT, {"id": "a"}), (ECHO, {"value": b"1"})])
+    await sql(log_url, "INSERT INTO public.early VALUES ('a')")
+    (result,) = await connections.execute_together([(INSERT, {"id": "a"})])
+    assert result.count == 1
+
+
+async def test_statements_together_larger_than_the_socket_takes(connections: Connections) -> None:
+    values = [bytes([number]) * 2**22 for number in range(8)]
+    results = await connections.execute_together([(ECHO, {"value": value}) for value in values])
+    assert [result.rows for result in results] == [[(value,)] for value in values]
+
+
+async def test_statements_together_do_not_wait_long_for_a_lock(
+    connections: Connections, log_url: str
+) -> None:
+    await sql(log_url, "CREATE TABLE public.late (id text)")
+    await connections.execute(INSERT, {"id": "a"})
+    async with await psycopg.AsyncConnection.connect(log_url) as rival:
+        await rival.execute("LOCK TABLE public.late IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(LogRejected, match="55P03"):
+            await connections.execute_together([(ECHO, {"value": b"1"}), (INSERT, {"id": "b"})])
+    # One alone waits for it.
+    kept = Statement(name="kept", sql="SELECT current_setting('lock_timeout')")
+    assert (await connections.execute(kept, {})).rows == [("0",)]
+
+
+async def test_statements_that_are_prepared_together_are_kept_together(
+    connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_PREPARED_MAX", 5)
+    numbered = [Statement(name="number", sql=f"SELECT {number}") for number in range(8)]
+    for some in (numbered[:3], numbered[2:6], numbered[4:8], numbered[:4]):
+        results = await connections.execute_together([(statement, {}) for statement in some])
+        assert [result.rows for result in results] == [[(numbered.index(each),)] for each in some]
 
 
 async def test_the_server_keeps_a_bounded_number_of_statements(

@@ -59,7 +59,7 @@ async def test_a_moved_cell_has_all_of_its_rows_and_goes_on(
         await ours.log.transaction_get(MOVING)
     others = [gid for gid in GIDS if gid not in MOVING]
     assert len(await ours.log.transaction_get(others)) == len(others), "the other cell goes on"
-    assert await ours.move(_places(database_url, elsewhere)) == [1]
+    assert ours.move(_places(database_url, elsewhere)) == [1]
     assert await ours.log.transaction_get(MOVING) == before
     # What a coordinator had in its memory goes on there, too.
     await save(ours.log.cells[1], confirming(before[MOVING[0]].tx))

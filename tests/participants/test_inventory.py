@@ -5,10 +5,18 @@ import json
 from uuid import UUID
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from participants.inventory.service import inventory
-from participants.inventory.store import StockChange, StockConflictError, restock, stock_change, stock_lock
+from participants.inventory.store import (
+    StockChange,
+    StockConflictError,
+    reserved,
+    restock,
+    stock_change,
+    stock_lock,
+)
 
 from .conftest import CANCEL, CONFIRM, TRY, Caller, Clock, call, code_or_reason
 
@@ -219,3 +227,20 @@ async def test_a_repeated_restock_puts_nothing_in_twice(database: AsyncEngine) -
         assert await restock(db, "monday", {"A": 5}) == 0
         assert await restock(db, "tuesday", {"A": 2}) == 1
         assert await stock_lock(db, ["A", "B"]) == {"A": 7, "B": 1}
+
+
+async def test_thousands_of_branches_are_found_without_a_whole_read(database: AsyncEngine) -> None:
+    keys = [(f"g{number}", "b") for number in range(2_500)]
+    async with database.begin() as db:
+        await db.execute(
+            text(
+                "INSERT INTO reservation (gid, branch_id, freeze_id, sku, quantity, state) "
+                "SELECT 'g' || n, 'b', gen_random_uuid(), 'A', 1, 'RESERVED' "
+                "FROM generate_series(1, 20000) AS n"
+            )
+        )
+        assert await reserved(db, keys) == set(keys[1:])
+        read = await db.execute(
+            text("SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'reservation'")
+        )
+        assert read.scalar_one() == 0

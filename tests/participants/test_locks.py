@@ -17,6 +17,7 @@ from participants.locks.service import locks
 from participants.serving import create_schema
 from tcc import Rejected
 from tcc.participant import work
+from tests.support.processes import TIMEOUT_S
 
 from .conftest import CANCEL, CONFIRM, TRY, Caller, code_or_reason
 
@@ -78,7 +79,9 @@ class Transactions:
 
 
 @pytest.fixture
-def transactions(caller: Caller) -> Transactions:
+def transactions(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> Transactions:
+    """None waits in vain, however slow the machine is."""
+    monkeypatch.setattr(work, "POSTPONED_MAX_S", TIMEOUT_S)
     return Transactions(caller)
 
 

@@ -14,7 +14,7 @@ from tests.support.redis_process import needs_redis
 pytestmark = needs_redis
 if not redis_server.missing():
     from participants.inventory import tokens
-    from participants.inventory.tokens import Correction, Tokens, Wanted
+    from participants.inventory.tokens import LIFETIMES, Correction, Tokens, Wanted
 
 SKUS = ["A", "B", "C"]
 BRANCHES = [(f"g{n}", "b") for n in range(6)]
@@ -91,7 +91,7 @@ def counts(run: asyncio.Runner) -> Iterator[Any]:
         run.run(counts.close())
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=40)
 @given(st.lists(STEPS, max_size=12))
 def test_the_script_does_what_the_model_does(
     run: asyncio.Runner, counts: Any, steps: list[tuple[str, Any]]
@@ -151,6 +151,33 @@ def test_a_repeated_take_of_a_branch_takes_once(run: asyncio.Runner, counts: Any
             assert await counts.take([Wanted(("g", "b"), "A", 1)]) == [tokens.TAKEN]
         [count] = await counts.read(["A"])
         assert (count.tokens, [flight.branch for flight in count.flights]) == (0, [("g", "b")])
+
+    run.run(scenario())
+
+
+def test_what_a_branch_holds_is_known_in_the_next_period(run: asyncio.Runner, counts: Any) -> None:
+    async def scenario() -> None:
+        await _load(counts, A=5)
+        wanted = [Wanted(("g", "b"), "A", 2)]
+        await counts.take(wanted)
+        [held] = await counts._redis.keys("{stock}:held:*")
+        prefix, _, period = held.decode().rpartition(":")
+        await counts._redis.rename(held, f"{prefix}:{int(period) - 1}")
+        assert await counts.take(wanted) == [tokens.TAKEN]
+        assert [await counts.give_back([("g", "b")]) for _ in range(2)] == [1, 0]
+        [count] = await counts.read(["A"])
+        assert count.tokens == 5
+
+    run.run(scenario())
+
+
+def test_what_branches_hold_is_forgotten_in_time(run: asyncio.Runner, counts: Any) -> None:
+    async def scenario() -> None:
+        await _load(counts, A=5)
+        await counts.take([Wanted(("g", "b"), "A", 2)])
+        [held] = await counts._redis.keys("{stock}:held:*")
+        period_ms = LIFETIMES.branch_s * 1000
+        assert period_ms < await counts._redis.pttl(held) <= 2 * period_ms
 
     run.run(scenario())
 

@@ -16,6 +16,7 @@ from coordinator.engine.engine import Engine
 from coordinator.engine.log_writer import LogWriter
 from coordinator.log.connection import StatementResult
 from coordinator.log.store import PostgresLog
+from coordinator.participant_client import streams
 from participants.child_process import Ended
 from proof.history.events import encode
 from proof.simulate.__main__ import main, remembered
@@ -189,6 +190,45 @@ def test_a_lost_claim_that_is_forgotten_is_found(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(PostgresLog, "_recover_lost_claims", recover)
     assert found(18)
+
+
+def test_a_result_that_is_given_to_the_oldest_call_of_its_stream_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Unanswered(dict[int, Any]):
+        """Results come in the order of the calls, as in a batch of one handler."""
+
+        def pop(self, key: int, default: Any = None) -> Any:
+            return super().pop(next(iter(self))) if key in self else default
+
+    def begin(self: streams.Stream, *args: Any) -> None:
+        real(self, *args)
+        self._unanswered = Unanswered()
+
+    real = streams.Stream.__init__
+    monkeypatch.setattr(streams.Stream, "__init__", begin)
+    assert found(12)
+
+
+@pytest.mark.slow
+def test_a_call_that_is_dropped_when_its_stream_breaks_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams.Stream, "_break", lambda self, *_: self._unanswered.clear())
+    assert found(14)
+
+
+@pytest.mark.slow
+def test_a_result_of_an_unknown_id_that_is_believed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unanswered(dict[int, Any]):
+        def pop(self, key: int, default: Any = None) -> Any:
+            return super().pop(key, None) or (self.popitem()[1] if self else default)
+
+    def begin(self: streams.Stream, *args: Any) -> None:
+        real(self, *args)
+        self._unanswered = Unanswered()
+
+    real = streams.Stream.__init__
+    monkeypatch.setattr(streams.Stream, "__init__", begin)
+    assert found(3)
 
 
 def test_a_waiting_request_that_is_never_notified_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from coordinator.core.errors import NotAuthenticated
 from coordinator.security import authentication
 from coordinator.security.authentication import Authenticator, Policy
 from coordinator.security.caller import Caller, Client, Identity, Operator, Role
+from coordinator.security.certificates import is_tls
 from coordinator.security.jwt import Issuer as TrustedIssuer
 from coordinator.security.key_sets import REFRESH_WANTED_EVERY_S, KeySource
 from coordinator.security.tokens import StaticToken, new_token, token_hash
@@ -80,7 +81,8 @@ class Setup:
         self.authenticator = Authenticator(self.policy, now=self.clock, monotonic=self.clock)
 
     def caller(self, *headers: str, tls: Any = TLS) -> Caller:
-        return self.authenticator.authenticate([("authorization", header) for header in headers], tls)
+        metadata = [("authorization", header) for header in headers]
+        return self.authenticator.authenticate(metadata, lambda: tls, uses_tls=is_tls(tls))
 
     def refused(self, token: str, tls: Any = TLS) -> NotAuthenticated:
         with pytest.raises(NotAuthenticated) as refusal:

@@ -88,9 +88,7 @@ def authenticator(tmp_path_factory: pytest.TempPathFactory) -> Authenticator:
 @given(token=_TOKENS)
 def test_no_token_that_was_not_issued_is_accepted(authenticator: Authenticator, token: str) -> None:
     with pytest.raises(NotAuthenticated) as refusal:
-        authenticator.authenticate(
-            [("authorization", f"Bearer {token}")], {"transport_security_type": [b"ssl"]}
-        )
+        authenticator.authenticate([("authorization", f"Bearer {token}")], dict, uses_tls=True)
     told = f"{refusal.value.message} {refusal.value.cause}"
     assert len(token) < 12 or token.strip() not in told
     assert authenticator._cached == {}

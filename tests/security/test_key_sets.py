@@ -77,9 +77,7 @@ async def test_a_token_is_verified_with_keys_from_an_https_url(authority: Author
         )
         authenticator = Authenticator(Policy(issuers=(trusted,)), now=time.time, monotonic=time.monotonic)
         await authenticator.refresh()
-    caller = authenticator.authenticate(
-        [("authorization", f"Bearer {issuer.token()}")], {"transport_security_type": [b"ssl"]}
-    )
+    caller = authenticator.authenticate([("authorization", f"Bearer {issuer.token()}")], dict, uses_tls=True)
     assert caller.principal == "jwt:corp:sub:shop"
 
 

@@ -19,6 +19,7 @@ from coordinator.api.initiator import replies
 from coordinator.core.errors import InvalidRequest, Refused
 from coordinator.core.model import Transaction
 from coordinator.engine.waiting import Milestone, Waiter
+from tcc._internal.frames import fields
 from tcc.common.v1 import common_pb2 as common
 from tcc.transaction.v1 import transaction_pb2 as pb
 
@@ -27,18 +28,10 @@ ERROR_BYTES = 4_096
 # The size of a response. Without an option of its own, a client accepts 4 MiB.
 _RESPONSE_BYTES = 2 * 2**20
 
-# The field of the items, in ExecuteTransactionsRequest and in StreamTransactionsRequest.
-_ITEMS = 1
-# Of StreamTransactionsItem.
-_ID = 1
 # What a request of a stream holds besides its items.
 _CANCELLED_BYTES_MAX = 64 * 2**10
 # A newer client may send fields that are not known here, but not many.
 _OTHER_FIELDS_MAX = 64
-_VARINT_BYTES_MAX = 10
-# The sizes of wire types with a fixed size.
-_VARINT, _LENGTH_DELIMITED = 0, 2
-_FIXED_SIZES = {1: 8, 5: 4}
 
 
 class Batch(Struct, frozen=True):
@@ -79,62 +72,20 @@ def frame_decoder(items_max: int) -> Callable[[bytes], Frame]:
     return decode
 
 
-def item_id(raw: bytes) -> int:
-    """Return the id of a serialized item of a stream that cannot be decoded as a whole; 0: it has none."""
-    position = 0
-    try:
-        while position < len(raw):
-            tag, position = _varint(raw, position)
-            if tag == _ID << 3 | _VARINT:
-                return _varint(raw, position)[0]
-            _, position = _value(raw, position, tag & 7)
-    except DecodeError:
-        pass  # what precedes the id cannot be read either
-    return 0
-
-
 def _split(raw: bytes, items_max: int) -> tuple[list[bytes], bytes]:
     """Return the serialized items of a request, and its other fields."""
     items: list[bytes] = []
     others: list[bytes] = []
-    end = 0
-    while end < len(raw):
-        begin = end
-        tag, position = _varint(raw, begin)
-        start, end = _value(raw, position, tag & 7)
-        if end > len(raw):
-            raise DecodeError("truncated")
-        if tag == _ITEMS << 3 | _LENGTH_DELIMITED:
-            items.append(raw[start:end])
+    for field in fields(raw):
+        if field.is_item:
+            items.append(raw[field.start : field.end])
             if len(items) > items_max:
                 raise InvalidRequest("BATCH_TOO_LARGE", f"at most {items_max} transactions per call")
         else:
-            others.append(raw[begin:end])
+            others.append(raw[field.begin : field.end])
             if len(others) > _OTHER_FIELDS_MAX:
                 raise DecodeError("too many unknown fields")
     return items, b"".join(others)
-
-
-def _value(raw: bytes, position: int, wire_type: int) -> tuple[int, int]:
-    """Return where the value of a field starts, and where it ends."""
-    if wire_type == _LENGTH_DELIMITED:
-        size, start = _varint(raw, position)
-        return start, start + size
-    if wire_type == _VARINT:
-        return position, _varint(raw, position)[1]
-    if wire_type in _FIXED_SIZES:
-        return position, position + _FIXED_SIZES[wire_type]
-    raise DecodeError("unknown wire type")
-
-
-def _varint(raw: bytes, position: int) -> tuple[int, int]:
-    """Return a varint, and the position after it."""
-    value = 0
-    for number, byte in enumerate(raw[position : position + _VARINT_BYTES_MAX]):
-        value |= (byte & 0x7F) << 7 * number
-        if byte < 0x80:
-            return value, position + number + 1
-    raise DecodeError("truncated")
 
 
 Reply = TypeVar("Reply")

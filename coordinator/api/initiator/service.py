@@ -32,6 +32,7 @@ from coordinator.api.initiator.requests import (
     transaction_request,
 )
 from coordinator.api.initiator.stream import StreamItem, TransactionStream, streamed_item
+from coordinator.api.initiator.stream_places import StreamPlaces
 from coordinator.api.initiator.tenancy import (
     calling_client,
     check_calls,
@@ -62,7 +63,9 @@ from coordinator.engine.engine import Engine
 from coordinator.engine.waiting import Milestone, Waiter
 from coordinator.ports.clock import Clock
 from coordinator.ports.log import Log
+from coordinator.ports.participants import StreamLoad
 from coordinator.security.caller import Client
+from coordinator.security.rates import Rates
 from tcc._internal.failpoint import failpoint
 from tcc.common.v1 import common_pb2 as common
 from tcc.transaction.v1 import transaction_pb2 as pb, transaction_pb2_grpc
@@ -92,6 +95,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         unread: UnreadBytes,
         slow_readers: SlowReaders,
         response_max_s: float,
+        streams_max: int,
         coordinator_id: str = "",
         new_trace: NewTrace | None = None,
         access: Access | None = None,
@@ -99,8 +103,8 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         """`new_trace`: set if this coordinator makes spans.
 
         `completions`: the Confirms and Cancels that wait for the completion. `response_max_s`: how
-        long a client may take to read a response of a batch or a stream. `coordinator_id`: tells the
-        clients of streams which process this is.
+        long a client may take to read a response of a batch or a stream. `streams_max`: how many may
+        be open. `coordinator_id`: tells the clients of streams which process this is.
         """
         self._engine = engine
         self._log = log
@@ -109,7 +113,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         self._new_trace = new_trace
         self._access = access
         self._coordinator_id = coordinator_id
-        self._streams: set[TransactionStream] = set()
+        self._streams: StreamPlaces[TransactionStream] = StreamPlaces(streams_max)
         self._completions = completions
         self._unread = unread
         self._slow_readers = slow_readers
@@ -127,7 +131,9 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         self, request: pb.ExecuteTransactionRequest, context: Context
     ) -> pb.ExecuteTransactionResponse:
         milestone = milestone_of(request.wait_for)
-        tx = self._new_transaction(request, context.time_remaining(), calling_client(), context)
+        client = calling_client()
+        limits = limits_of(client, self._limits)
+        tx = self._new_transaction(request, context.time_remaining(), client, limits, context)
         return pb.ExecuteTransactionResponse(
             outcome=replies.outcome(await self._begun(tx, milestone, context))
         )
@@ -171,11 +177,13 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         """Begin the transactions of a batch. Return their requests, and those of unknown participants."""
         together = self._together()
         begun: list[tuple[str, Waiter]] = []
+        # The call itself counts as one.
+        admitted = 1 + self._take_rate(together.client, max(0, len(request.items) - 1))
         for index, raw in enumerate(request.items):
             waiter = BatchItem(collected, index)
             try:
-                if index:  # the call itself counts as one
-                    self._take_rate(together.client)
+                if index >= admitted:
+                    raise self._over_rate(together.client)
                 item = transaction_request(raw, self._limits)
                 begun.append((self._begin_item(item, waiter, time_left_s, together), waiter))
             except Refused as error:
@@ -198,7 +206,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
             waiter.refuse(together.refused)
             return request.gid
         waiter.milestone = milestone_of(request.wait_for)
-        tx = self._new_transaction(request, time_left_s, together.client)
+        tx = self._new_transaction(request, time_left_s, together.client, together.limits)
         try:
             self._engine.begin(tx, waiter)
         except UnknownParticipant as error:
@@ -207,26 +215,43 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
 
     def _together(self) -> "_Together":
         # If all will be refused anyway, refuse them before more is spent than reading them.
-        return _Together(calling_client(), self._refused(), [])
+        client = calling_client()
+        return _Together(client, limits_of(client, self._limits), self._refused(), [])
 
     def _refused(self) -> common.Error | None:
         """Return the error of every new transaction now; None: it depends on the transaction."""
         refusal = self._engine.refusal()
         return None if refusal is None else to_error(refusal)
 
-    def _take_rate(self, client: Client | None) -> None:
-        if client is not None and self._access is not None:
-            self._access.rates.take(client)
+    def _take_rate(self, client: Client | None, count: int) -> int:
+        """Count transactions of a client; return how many of them it may execute now."""
+        return count if client is None else self._rates().take(client, count)
+
+    def _over_rate(self, client: Client | None) -> Refused:
+        """Return the refusal of a transaction that `_take_rate` did not admit."""
+        assert client is not None, "only those of clients are counted"
+        return self._rates().refusal(client)
+
+    def _rates(self) -> Rates:
+        assert self._access is not None, "it has authenticated the client"
+        return self._access.rates
 
     # --- streams ----------------------------------------------------------
 
     async def StreamTransactions(self, _requests: object, context: Context) -> None:
-        if self._engine.draining and (refusal := self._engine.refusal()) is not None:
-            raise refusal
         credit = self._limits.batch_max
-        stream = TransactionStream(self._unread, credit=credit, on_late=self._on_item_late)
-        self._streams.add(stream)
+        stream = TransactionStream(
+            self._unread,
+            credit=credit,
+            on_late=self._on_item_late,
+            holder=_holder(context),
+            on_give_way=self._slow_readers.ending_soon(),
+        )
         try:
+            await self._streams.take(stream)
+            # Not before: it may take a while.
+            if self._engine.draining and (refusal := self._engine.refusal()) is not None:
+                raise refusal
             response: pb.StreamTransactionsResponse | None = pb.StreamTransactionsResponse(
                 credit=credit, coordinator_id=self._coordinator_id
             )
@@ -238,7 +263,12 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
                 response = await stream.take()
         finally:
             stream.close()
-            self._streams.discard(stream)
+            self._streams.leave(stream)
+
+    def stream_load(self) -> StreamLoad:
+        """Return what is open to initiators."""
+        streams = [*self._streams]
+        return StreamLoad(streams=len(streams), in_flight=sum(len(stream.items) for stream in streams))
 
     def drain_streams(self) -> None:
         """Ask the clients of all streams to open others elsewhere."""
@@ -263,12 +293,15 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
                 self._engine.abandon(gid)
         not_admitted = None if check is None or not frame.items else _error_of(check)
         together = self._together()
-        for raw in frame.items:
+        admitted = 0 if not_admitted is not None else self._take_rate(together.client, len(frame.items))
+        for number, raw in enumerate(frame.items):
             item, unreadable_as = streamed_item(raw, self._limits)
             waiter = StreamItem(stream, item.id, item.transaction.gid)
             stream.begin(waiter)
             if not_admitted is not None:
                 waiter.refuse(not_admitted)
+            elif number >= admitted:
+                waiter.fail(self._over_rate(together.client))
             elif unreadable_as is not None:
                 waiter.fail(unreadable_as)
             else:
@@ -284,7 +317,6 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
     ) -> None:
         time_left_s = item.timeout_ms / 1000 if item.timeout_ms else None
         try:
-            self._take_rate(together.client)
             gid = self._begin_item(item.transaction, waiter, time_left_s, together)
         except Refused as error:
             waiter.fail(error)
@@ -309,6 +341,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         request: pb.ExecuteTransactionRequest,
         time_left_s: float | None,
         client: Client | None,
+        limits: RequestLimits,
         call: "Context | None" = None,
     ) -> Transaction:
         # Check this first: whole transactions come by the thousand, and most have no trace.
@@ -318,7 +351,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
             gid="" if request.gid else new_gid(client),
             now=self._clock.now(),
             time_left_s=time_left_s,
-            limits=limits_of(client, self._limits),
+            limits=limits,
             cancel_in_stage_order=self._engine.cancel_in_stage_order,
             trace=trace_of(request, call, self._new_trace) if traced else None,
             tenant=tenant_of(client) or "",
@@ -607,10 +640,17 @@ class _Together(NamedTuple):
     """What transactions that arrive together have in common."""
 
     client: Client | None
+    limits: RequestLimits
     # The error of each new one now.
     refused: common.Error | None
     # To be filled.
     unknown: list[_Unknown]
+
+
+def _holder(context: Context) -> str:
+    """Return who holds a stream: a client, or without identities the host that it comes from."""
+    client = calling_client()
+    return context.peer().rpartition(":")[0] if client is None else client.name
 
 
 def _error_of(check: Callable[[], None]) -> common.Error | None:

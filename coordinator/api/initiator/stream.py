@@ -12,9 +12,10 @@ from collections.abc import Callable
 from google.protobuf.message import DecodeError
 
 from coordinator.api.calls import UnreadBytes
-from coordinator.api.initiator.batch import Item, Replies, item_id
+from coordinator.api.initiator.batch import Item, Replies
 from coordinator.api.initiator.requests import RequestLimits
-from coordinator.core.errors import Draining, InvalidRequest, Refused, TransactionTooLarge
+from coordinator.core.errors import Draining, InvalidRequest, Overloaded, Refused, TransactionTooLarge
+from tcc._internal.frames import item_id
 from tcc.common.v1 import common_pb2 as common
 from tcc.transaction.v1 import transaction_pb2 as pb
 
@@ -22,8 +23,14 @@ from tcc.transaction.v1 import transaction_pb2 as pb
 AGE_MAX_S = 900.0
 # How long it may take for that.
 LEAVING_MAX_S = 60.0
+# A client whose stream gave way repeats what has no reply after this time.
+_RETRY_AFTER_S = 0.05
 # What a transaction has as an item, besides itself: id, timeout and lengths.
 _ITEM_BYTES = 64
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 class StreamItem(Item):
@@ -58,12 +65,20 @@ class TransactionStream:
     """The state of one stream. All its methods belong to one event loop."""
 
     def __init__(
-        self, unread: UnreadBytes, *, credit: int, on_late: Callable[[StreamItem], None] = lambda _: None
+        self,
+        unread: UnreadBytes,
+        *,
+        credit: int,
+        on_late: Callable[[StreamItem], None] = lambda _: None,
+        holder: str = "",
+        on_give_way: Callable[[], None] = _nothing,
     ) -> None:
         """`credit`: how many items may be in flight. No more are read until some of them are answered.
 
-        `on_late`: called with each item that has no reply shortly before its caller leaves.
+        `on_late`: called with each item that has no reply shortly before its caller leaves. `holder`: whose
+        stream it is. `on_give_way`: called when its place is to be another's.
         """
+        self.holder = holder
         self.replies: Replies[pb.StreamTransactionsReply] = Replies(unread)
         # Those without a reply, by id.
         self.items: dict[int, StreamItem] = {}
@@ -77,16 +92,24 @@ class TransactionStream:
         self._room = asyncio.Event()
         self._is_draining = False
         self._was_asked_to_leave = False
-        self._must_end = False
+        self._on_give_way = on_give_way
+        # Why it ends without an end of its items.
+        self._ends_for: Refused | None = None
         self._failure: BaseException | None = None
         # The client sends nothing more.
         self._is_read = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
+        self._active_at = self._loop.time()
         self._alarms = [
             self._loop.call_later(AGE_MAX_S, self.drain),
             self._loop.call_later(AGE_MAX_S + LEAVING_MAX_S, self._end),
         ]
+
+    @property
+    def idle_since(self) -> float:
+        """Since when no item waits for its reply, by the loop's clock; infinite: some do."""
+        return math.inf if self._outstanding else self._active_at
 
     # --- what the client sends ----------------------------------------------
 
@@ -157,8 +180,8 @@ class TransactionStream:
             replies = await self.replies.take()
             if self._failure is not None:
                 raise self._failure
-            if self._must_end:
-                raise Draining("the stream has come of age: open another one", retry_after_s=0.0)
+            if self._ends_for is not None:
+                raise self._ends_for
             if replies or self._is_draining is not self._was_asked_to_leave:
                 self._was_asked_to_leave = self._is_draining
                 self._release(len(replies))
@@ -171,8 +194,16 @@ class TransactionStream:
         self._is_draining = True
         self.replies.wake()
 
+    def give_way(self) -> None:
+        """End: another stream needs the place."""
+        self._end_for(
+            Overloaded("another client needs the place of this stream", retry_after_s=_RETRY_AFTER_S)
+        )
+        self._on_give_way()
+
     def close(self) -> None:
         """Drop what is left: the client is gone, or does not read."""
+        self._on_give_way = _nothing  # it holds the call
         for alarm in self._alarms:
             alarm.cancel()
         self._set_timer(math.inf)
@@ -183,12 +214,16 @@ class TransactionStream:
 
     def _release(self, count: int) -> None:
         self._outstanding -= count
+        self._active_at = self._loop.time()
         self._room.set()
         if self._is_read and not self._outstanding:
             self.replies.wake()
 
     def _end(self) -> None:
-        self._must_end = True
+        self._end_for(Draining("the stream has come of age: open another one", retry_after_s=0.0))
+
+    def _end_for(self, reason: Refused) -> None:
+        self._ends_for = reason
         self.replies.wake()
 
     def _on_read(self, _: asyncio.Task[None]) -> None:
@@ -207,9 +242,9 @@ def streamed_item(raw: bytes, limits: RequestLimits) -> tuple[pb.StreamTransacti
     bytes_max = limits.transaction_request_bytes_max
     if len(raw) > bytes_max + _ITEM_BYTES:
         why: Refused = TransactionTooLarge(f"a transaction may have at most {bytes_max} bytes as a message")
-        return pb.StreamTransactionsItem(id=item_id(raw)), why
+        return pb.StreamTransactionsItem(id=item_id(raw) or 0), why
     try:
         return pb.StreamTransactionsItem.FromString(raw), None
     except DecodeError:
         why = InvalidRequest("INVALID_MESSAGE", "the item is not a transaction")
-        return pb.StreamTransactionsItem(id=item_id(raw)), why
+        return pb.StreamTransactionsItem(id=item_id(raw) or 0), why

@@ -53,9 +53,14 @@ class AdminServer:
         limits: ServerLimits,
         payload_bytes_max: int,
         access: Access | None = None,
+        tls: Tls | None = None,
         reflect: bool = False,
     ) -> None:
-        """`access`: checks every call. `reflect`: describe the services to callers."""
+        """`access`: checks every call. `tls`: of the listener; None: plain text.
+
+        `reflect`: describe the services to callers.
+        """
+        self._tls = tls
         self._server = grpc.aio.server(
             options=(
                 *server_options(reuse_port=share_port),
@@ -69,6 +74,7 @@ class AdminServer:
             arrivals=arrivals(limits),
             slow_readers=SlowReaders(limits.response_max_s),
             access=access,
+            uses_tls=tls is not None,
             unread=UnreadBytes(limits.unread_bytes_max),
         )
         admin_pb2_grpc.add_AdminServiceServicer_to_server(
@@ -96,13 +102,13 @@ class AdminServer:
                 services,
             )
 
-    async def start(self, address: str, tls: Tls | None) -> int:
+    async def start(self, address: str) -> int:
         """Listen on `address` ("host:port"). Return the port.
 
         Raises:
             ListenError: the address is in use, or not an address of this machine.
         """
-        port = await listen(self._server, address, tls)
+        port = await listen(self._server, address, self._tls)
         for service in ("", SERVICE):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         return port

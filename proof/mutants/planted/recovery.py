@@ -9,7 +9,6 @@ _statement = partial(Mutant, check=selection("tests/log/test_store.py"))
 _simulated = partial(
     Mutant, check=Program(module="proof.simulate", arguments=("--seeds", "12", "--base", "1", "--jobs", "1"))
 )
-
 MUTANTS = (
     _statement(
         name="save without compare-and-set",
@@ -58,8 +57,8 @@ MUTANTS = (
         name="unavailable log ends the write",
         breaks="a write whose outcome is unknown is repeated until it is known",
         definition="LogWriter._until_known",
-        old="self.log_failed(source, error)",
-        new="self.log_failed(source, error); raise",
+        old="health.log_failed(source, error)",
+        new="health.log_failed(source, error); raise",
     ),
     _simulated(
         name="refused write counts as done",
@@ -81,6 +80,15 @@ MUTANTS = (
         definition="resume_in_chunks",
         old="engine.resume(records)",
         new="len(records)",
+    ),
+    Mutant(
+        name="results of a stream are given to its last call",
+        breaks="every call has the result that its participant gave to it",
+        definition="Stream._read",
+        old="self._unanswered.pop(each.id, None)",
+        new="self._unanswered.popitem()[1] if self._unanswered else None",
+        # A seed in which results of several calls come in another order.
+        check=Program(module="proof.simulate", arguments=("--seeds", "1", "--base", "12", "--jobs", "1")),
     ),
     Mutant(
         name="branches of other tenants are let in",

@@ -37,10 +37,10 @@ MUTANTS = (
     _credential(
         name="a certificate comes before a bad token",
         definition="Authenticator.authenticate",
-        old="if given:\n    return self._by_token(given, auth_context)",
+        old="if given:\n    return self._by_token(given, uses_tls=uses_tls)",
         new="""
-if given and certificate_identity(auth_context, self.policy.certificate_names) is None:
-    return self._by_token(given, auth_context)
+if given and certificate_identity(auth_context(), self.policy.certificate_names) is None:
+    return self._by_token(given, uses_tls=uses_tls)
 """,
     ),
     _credential(

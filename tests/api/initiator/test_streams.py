@@ -16,7 +16,6 @@ import tcc as sdk
 from coordinator.api.access import Access
 from coordinator.api.calls import UnreadBytes
 from coordinator.api.initiator import stream as streams
-from coordinator.api.initiator.batch import item_id
 from coordinator.api.initiator.stream import StreamItem
 from coordinator.config.settings import Settings
 from coordinator.core.errors import Draining, NotAuthenticated
@@ -97,12 +96,16 @@ async def test_a_bad_item_fails_alone(tcc: Running) -> None:
     good = pb.StreamTransactionsRequest(items=[item(5, execute("good"))]).SerializeToString()
     # With an id and no transaction; without an id that could be read; and one with another content.
     undecodable, illegible = b"\x0a\x05\x08\x03\x1a\x01\xff", b"\x0a\x01\xff"
+    # An id of more than 64 bits has its lowest ones, as in an item that can be decoded.
+    overlong = b"\x0a\x0c\x08" + 9 * b"\xff" + b"\x7f\xff"
     stream = await TransactionStream(tcc.channel).opened()
     await stream.send(i4=execute("good"))
-    await stream.send_raw(undecodable + illegible + good)
+    await stream.send_raw(undecodable + illegible + overlong + good)
     await stream.send(i6=execute("good", branches=[branch("other")]), i7=execute("x", branches=[]))
     await stream.send(i8=execute("y", branches=[branch("1", participant="unknown")]))
-    reasons = {number: (await stream.reply(number)).error.reason for number in (0, 3, 4, 5, 6, 7, 8)}
+    reasons = {
+        number: (await stream.reply(number)).error.reason for number in (0, 3, 4, 5, 6, 7, 8, 2**64 - 1)
+    }
     assert reasons == {
         0: "INVALID_MESSAGE",
         3: "INVALID_MESSAGE",
@@ -111,13 +114,27 @@ async def test_a_bad_item_fails_alone(tcc: Running) -> None:
         6: "GID_CONFLICT",
         7: "NO_BRANCHES",
         8: "UNKNOWN_PARTICIPANT",
+        2**64 - 1: "INVALID_MESSAGE",
     }
     await stream.end()
 
 
-def test_the_id_of_an_item_is_found_before_what_cannot_be_read() -> None:
-    assert item_id(b"\x10\x05\x08\x96\x01\xff") == 150
-    assert item_id(b"\x10\x05") == item_id(b"\xff") == item_id(b"") == 0
+async def test_an_id_that_is_used_twice_or_unknown_fails_no_item(
+    tcc: Running, stock: ScriptedParticipant
+) -> None:
+    go = stock.hold_confirms()
+    stream = await TransactionStream(tcc.channel).opened()
+    await stream.send(i1=execute("a"))
+    await stream.cancel(99)
+    await stream.send(i1=execute("b"), i2=execute("c"))
+    await stock.until(lambda: stock.count(common.OPERATION_CONFIRM) == 3)
+    go.set()
+    await stream.end()  # each item has its reply, or it would not end
+    assert {number: reply.outcome.state for number, reply in stream.replies.items()} == {
+        1: CONFIRMED,
+        2: CONFIRMED,
+    }
+    assert await stream.call.code() is grpc.StatusCode.OK
 
 
 async def test_a_message_that_is_none_ends_the_stream_alone(tcc: Running) -> None:
@@ -281,13 +298,13 @@ async def test_an_old_stream_is_asked_to_leave_and_then_ended(
     tcc: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(streams, "AGE_MAX_S", 0.05)
-    monkeypatch.setattr(streams, "LEAVING_MAX_S", 0.2)
     stream = await TransactionStream(tcc.channel).opened()
     await stream.until_draining()
     await stream.send(i1=execute("a"))
     assert (await stream.reply(1)).outcome.state == CONFIRMED
+    monkeypatch.setattr(streams, "LEAVING_MAX_S", 0.0)
     async with refused("UNAVAILABLE", "DRAINING"):
-        await stream.reply(2)
+        await (await TransactionStream(tcc.channel).opened()).reply(1)
 
 
 @pytest.mark.slow
