@@ -256,7 +256,7 @@ class GuardedConnection(Connection):
         return exchange
 
     def _wait(self, exchange: Any, statement: str, parameters: Any) -> Sequence[Any]:
-        driver: Any = self.connection.driver_connection
+        driver: Any = self._libpq.driver
         try:
             if self.dialect.is_async:
                 return await_only(_wait_async(driver, exchange))

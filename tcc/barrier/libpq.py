@@ -44,7 +44,7 @@ class LibpqStatements:
     """The statements of one connection of psycopg, sync or async. It lives as long as the connection."""
 
     def __init__(self, driver: Any) -> None:
-        self._driver = driver
+        self.driver = driver
         self._libpq = driver.pgconn
         # By the text and the types of the parameters. BEGIN is prepared first, so that the others exist while
         # it does: psycopg deallocates all of them after a rollback.
@@ -54,7 +54,7 @@ class LibpqStatements:
     @property
     def may_begin(self) -> bool:
         """True if no transaction is open, and a plain BEGIN is what the connection begins one with."""
-        driver, libpq = self._driver, self._libpq
+        driver, libpq = self.driver, self._libpq
         chosen = (driver.isolation_level, driver.read_only, driver.deferrable)
         return bool(
             _HAS_PIPELINE
@@ -119,7 +119,7 @@ class LibpqStatements:
         self, sql: bytes, values: Sequence[bytes], types: tuple[int, ...]
     ) -> list[tuple[_Key, bytes] | None]:
         """Send a statement. Return, for each of its results, the statement that it says is prepared."""
-        if self._driver.prepare_threshold is None:  # as its owner has chosen
+        if self.driver.prepare_threshold is None:  # as its owner has chosen
             self._libpq.send_query_params(sql, values, types)
             return [None]
         name = self._prepared.get((sql, types))
@@ -136,7 +136,7 @@ class LibpqStatements:
         for result in results:
             if result.status not in _SUCCESSES:
                 raise error_from_result(result)
-        rows = Transformer(self._driver)
+        rows = Transformer(self.driver)
         rows.set_pgresult(results[-1])
         return rows.load_rows(0, results[-1].ntuples, tuple)
 
