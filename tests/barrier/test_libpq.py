@@ -71,7 +71,7 @@ def test_a_handler_may_deallocate_statements(make: MakeEngine) -> None:
     guarded.finish()
 
 
-def test_a_transaction_begins_as_the_engine_says(make: MakeEngine) -> None:
+def test_a_transaction_begins_at_the_isolation_of_the_engine(make: MakeEngine) -> None:
     engine = make(isolation_level="SERIALIZABLE")
     assert once(engine, "SELECT current_setting('transaction_isolation')") == [("serializable",)]
 
