@@ -32,7 +32,7 @@ Row = dict[str, Any]
 Values = Mapping[str, Any]
 # Statements with their parameters in order.
 Bound: TypeAlias = Sequence[tuple[Statement, list[Any]]]
-Answer: TypeAlias = asyncio.Future[list[StatementResult]]
+Results: TypeAlias = asyncio.Future[list[StatementResult]]
 # The statement's name and the owner's, then the row before and after; None: there was, or is, none.
 OnChange = Callable[[str, str, Row | None, Row | None], None]
 
@@ -479,7 +479,7 @@ class SimulatedConnections:
         """See `Connections.execute_together`: all are carried out at one instant, or none is."""
         bound = [(statement, statement.bind(values)) for statement, values in steps]
         async with self._room:
-            answer: Answer = self._loop.create_future()
+            answer: Results = self._loop.create_future()
             failing = self._send(bound, answer)
             alarm = self._loop.call_later(failing, self._fail, bound, answer)
             try:
@@ -491,7 +491,7 @@ class SimulatedConnections:
     def _loop(self) -> VirtualLoop:
         return self._network.loop
 
-    def _send(self, bound: Bound, answer: Answer) -> float:
+    def _send(self, bound: Bound, answer: Results) -> float:
         """Send the statements. Return the seconds after which its sender gives up."""
         rng, health, name = self._network.rng, self._server.health, bound[0][0].name
         if health.down:
@@ -518,7 +518,7 @@ class SimulatedConnections:
         rng = self._network.rng
         return rng.uniform(0.001, 0.05) if rng.random() < 0.5 else self._statement_timeout_s
 
-    def _carry_out(self, bound: Bound, answer: Answer | None) -> None:
+    def _carry_out(self, bound: Bound, answer: Results | None) -> None:
         server, network = self._server, self._network
         fails_after_s = self._fails_after_s(bound)
         if fails_after_s is not None:
@@ -545,7 +545,7 @@ class SimulatedConnections:
             return _LOCK_TIMEOUT_S if len(bound) > 1 else _SERVER_SHARE * self._statement_timeout_s
         return 0.001 if CellTrouble.AWAY in troubles else None
 
-    def _fail(self, bound: Bound, answer: Answer) -> None:
+    def _fail(self, bound: Bound, answer: Results) -> None:
         if not answer.done():
             answer.set_exception(
                 LogUnavailable(f"the transaction log did not answer {bound[0][0].name}", retry_after_s=0.5)
@@ -558,6 +558,6 @@ class SimulatedConnections:
         self._loop.call_later(delay_s, callback, *args, context=context_of(self._process))
 
 
-def _settle(answer: Answer, outcome: list[StatementResult]) -> None:
+def _settle(answer: Results, outcome: list[StatementResult]) -> None:
     if not answer.done():
         answer.set_result(outcome)

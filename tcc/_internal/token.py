@@ -59,10 +59,10 @@ class TokenChannel:
         """Return a method without requests: they are written to its call. Other metadata may be given."""
         method = self._channel.stream_stream(*arguments, **options)
 
-        def call(**options: Any) -> Any:
+        def call(*requests: Any, **options: Any) -> Any:
             if "metadata" not in options:
                 options["metadata"] = token_metadata(self._token())
-            return method(**options)
+            return method(*requests, **options)
 
         return call
 

@@ -24,7 +24,9 @@ from tests.api.operator.conftest import act_on, operators_of
 from tests.log.transactions import begun, confirming, sql
 from tests.observability.collector import Collector, collecting
 from tests.support import daemon
-from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, failed, rejected
+from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, failed, rejected, serving
+from tests.support.streaming_participant import StreamingParticipant
+from tests.support.transaction_stream import TransactionStream
 from tests.support.worker import branch, running, settings_for
 
 TRY = common.OPERATION_TRY
@@ -97,6 +99,35 @@ async def test_a_transaction_is_one_trace(
     assert not any(span.error or span.links for span in collector.spans)
     # The parent of a participant's span is this very call.
     assert {place(call) for call in stock.calls} == {(TRACE_ID, call.span_id, "01") for call in calls}
+
+
+async def test_each_item_of_a_stream_has_its_own_trace(log_url: str, collector: Collector) -> None:
+    """Both ways: transactions of one stream of an initiator, and their calls in one of a participant."""
+    stock = StreamingParticipant()
+    traces = {f"i{number}": f"{number:032x}" for number in range(2, 5)}
+    table = {"endpoint": collector.endpoint, "ratio": 0.0}
+    async with (
+        serving(stock) as target,
+        running(settings_for({"stock": {"target": target}}, tracing=table), log_url) as worker,
+    ):
+        stream = await TransactionStream(worker.channel).opened()
+        number = 100
+        while not stock.requests:  # the first calls are RPCs, and open the participant's stream
+            await stream.send(**{f"i{number}": execute(f"g{number}", "")})
+            await stream.reply(number)
+            number += 1
+        sent = {name: execute(name, f"00-{trace}-{SPAN_ID}-01") for name, trace in traces.items()}
+        await stream.send(**sent)
+        for name in traces:
+            await stream.reply(int(name[1:]))
+        await collector.until(lambda: len(collector.named("tcc.confirm")) == len(traces))
+    calls = [item.call for request in stock.requests for item in request.items if item.call.gid in traces]
+    spans = {(span.trace_id, span.span_id) for span in collector.spans}
+    assert len(calls) == 2 * len(traces)
+    for call in calls:
+        trace_id, span_id, flags = place(call)
+        assert (trace_id, flags) == (traces[call.gid], "01")
+        assert (trace_id, span_id) in spans
 
 
 async def test_initiator_coordinator_and_participants_share_one_trace(

@@ -17,6 +17,8 @@ from sqlalchemy import make_url
 
 from tests.support.log_schema import LogSchema
 
+_CREATE = "CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'"
+_WORKERS = "SELECT nodename, nodeport FROM pg_dist_node WHERE groupid > 0 AND isactive ORDER BY groupid"
 _FORBID = "ALTER DATABASE {} ALLOW_CONNECTIONS false"
 _END_ONE_THAT_IS_CONNECTED = (
     "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = %s"
@@ -84,30 +86,49 @@ class Server(Protocol):
 
 
 class ExternalServer:
-    """A server that runs already, by the URL of a superuser."""
+    """A server that runs already, by the URL of a superuser. It may be the coordinator node of Citus."""
 
     def __init__(self, url: str) -> None:
         self._url = make_url(url)
+        with psycopg.connect(self.url(), autocommit=True) as db:
+            ((libraries,),) = db.execute("SHOW shared_preload_libraries").fetchall()
+            self.is_citus = "citus" in libraries
+            self.workers: list[tuple[str, int]] = db.execute(_WORKERS).fetchall() if self.is_citus else []
 
     def url(self, database: str = "postgres") -> str:
         return self._url.set(database=database).render_as_string(hide_password=False)
 
-    def create_database(self, name: str) -> None:
-        with psycopg.connect(self.url(), autocommit=True) as db:
-            db.execute(
-                sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'").format(sql.Identifier(name))
-            )
+    def nodes(self, database: str = "postgres") -> list[str]:
+        """Return the URLs of a database at all nodes."""
+        workers = [self._url.set(database=database, host=host, port=port) for host, port in self.workers]
+        return [self.url(database), *(url.render_as_string(hide_password=False) for url in workers)]
 
-    def prepare(self, name: str) -> None:
-        """Make a node of Citus of an empty database, where the server has it: one that holds all shards."""
+    def create_database(self, name: str) -> None:
+        for url in self.nodes():
+            with psycopg.connect(url, autocommit=True) as db:
+                db.execute(sql.SQL(_CREATE).format(sql.Identifier(name)))
+        if self.is_citus:
+            self._make_cluster(name)
+
+    def drop_database(self, name: str) -> None:
+        """Drop a database. One of a cluster can be used only once: it is known by its name at all nodes."""
+        for url in self.nodes():
+            with psycopg.connect(url, autocommit=True) as db:
+                db.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def _make_cluster(self, name: str) -> None:
+        """Make a cluster of the databases of this name. The workers have all shards, if there are any."""
+        for url in self.nodes(name):
+            with psycopg.connect(url, autocommit=True) as db:
+                db.execute("CREATE EXTENSION citus")
         with psycopg.connect(self.url(name), autocommit=True) as db:
-            ((libraries,),) = db.execute("SHOW shared_preload_libraries").fetchall()
-            if "citus" not in libraries:
-                return
             node = (self._url.host, self._url.port)
-            db.execute("CREATE EXTENSION IF NOT EXISTS citus")
             db.execute("SELECT citus_set_coordinator_host(%s, %s)", node)
-            db.execute("SELECT citus_set_node_property(%s, %s, 'shouldhaveshards', true)", node)
+            db.execute(
+                "SELECT citus_set_node_property(%s, %s, 'shouldhaveshards', %s)", (*node, not self.workers)
+            )
+            for worker in self.workers:
+                db.execute("SELECT citus_add_node(%s, %s)", worker)
 
 
 class Databases:
@@ -124,6 +145,9 @@ class Databases:
         """Yield the URL of an empty database. Connections to it are closed at the end of the block."""
         name = self._empty()
         yield self._server.url(name)
+        if isinstance(self._server, ExternalServer) and self._server.is_citus:
+            self._server.drop_database(name)
+            return
         name = self._rename(name)
         with psycopg.connect(self._server.url(name)) as db:
             db.execute(_EMPTY)
@@ -132,6 +156,11 @@ class Databases:
     @contextmanager
     def log(self, schema: LogSchema) -> Iterator[str]:
         """Yield the URL of an empty log. Connections to it are closed at the end of the block."""
+        if isinstance(self._server, ExternalServer) and self._server.is_citus:
+            with self.one() as url:
+                schema.make(url)
+                yield url
+            return
         log = self._logs.pop() if self._logs else self._make_log(schema)
         yield self._server.url(log.name)
         name = self._rename(log.name)
@@ -145,12 +174,9 @@ class Databases:
 
     def _empty(self) -> str:
         if self._wiped:
-            name = self._wiped.pop()
-        else:
-            name = next(self._names)
-            self._server.create_database(name)
-        if isinstance(self._server, ExternalServer):
-            self._server.prepare(name)
+            return self._wiped.pop()
+        name = next(self._names)
+        self._server.create_database(name)
         return name
 
     def _make_log(self, schema: LogSchema) -> _Log:
@@ -181,9 +207,7 @@ class Databases:
 
 
 def _is_unchanged(db: psycopg.Connection, log: _Log) -> bool:
-    """Return whether a database still has the log's schema as it was made. On Citus it is elsewhere."""
-    if db.execute("SELECT FROM pg_extension WHERE extname = 'citus'").fetchone() is not None:
-        return False
+    """Return whether a database still has the log's schema as it was made."""
     try:
         return _definition(db, log.kept) == log.definition
     except psycopg.errors.UndefinedTable:
