@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from coordinator.embedded_postgres.server import EmbeddedPostgres
 from tests.support.databases import Databases, ExternalServer
@@ -22,6 +23,11 @@ MEMORY_DISK = Path("/dev/shm")
 MEMORY_DISK_BYTES_MIN = 4 * 2**30
 # Participants over every kind of database, and one whose results are scripted.
 pytest_plugins = ["tests.support.participant_databases", "tests.support.scripted_participant"]
+
+
+# How long an example takes is the machine's affair.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -7,7 +7,7 @@ checked, and the caller is None.
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import structlog
 from msgspec import Struct
@@ -26,6 +26,11 @@ from tcc._internal.line_limiter import LineLimiter
 logger = structlog.get_logger(__name__)
 
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
+Metadata: TypeAlias = "Sequence[tuple[str, str | bytes]]"
+
+# Of the call that this task runs. gRPC makes it to find the method; from the call's context it would make
+# it again.
+METADATA: ContextVar[Metadata] = ContextVar("metadata")
 
 
 class RefusalLog:
@@ -113,7 +118,8 @@ class Access:
         certificate, which is verified with the connection, is good for as long as it is valid.
         """
         auth_context = _auth_context(context)
-        shown = _Shown(_metadata(context), lambda: auth_context, context.peer, is_tls(auth_context))
+        metadata = cast("Metadata", context.invocation_metadata() or ())
+        shown = _Shown(metadata, lambda: auth_context, context.peer, is_tls(auth_context))
         valid_until = certificate_end(auth_context)
 
         def check() -> None:
@@ -123,7 +129,7 @@ class Access:
 
     def _admit(self, method: str, context: Context, *, uses_tls: bool) -> bool:
         """Let this task go on as its caller, or give the call the status of a refusal."""
-        shown = _Shown(_metadata(context), lambda: _auth_context(context), context.peer, uses_tls)
+        shown = _Shown(METADATA.get(), lambda: _auth_context(context), context.peer, uses_tls)
         try:
             caller = self._caller(method, shown, with_rate=True)
         except Refused as error:
@@ -177,7 +183,7 @@ class Access:
 class _Shown(Struct, frozen=True):
     """What a call shows of its caller. gRPC copies each part when it is asked for it."""
 
-    metadata: Sequence[tuple[str, str | bytes]]
+    metadata: Metadata
     # What gRPC has verified of the connection, and its address.
     auth_context: Callable[[], AuthContext]
     peer: Callable[[], str]
@@ -188,10 +194,6 @@ class _Shown(Struct, frozen=True):
         names = [name for name in certificate_names(self.auth_context(), KINDS) if name.isprintable()]
         has_token = any(key == "authorization" for key, _ in self.metadata)
         return ", ".join([*names, *(["a token"] if has_token else [])]) or "nothing"
-
-
-def _metadata(context: Context) -> Sequence[tuple[str, str | bytes]]:
-    return cast("Sequence[tuple[str, str | bytes]]", context.invocation_metadata() or ())
 
 
 def _auth_context(context: Context) -> AuthContext:

@@ -8,13 +8,13 @@ leave room for the others (Confirms, health checks). A call that is refused has 
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import grpc
 from google.protobuf.message import DecodeError
 from msgspec import Struct
 
-from coordinator.api.access import Access
+from coordinator.api.access import METADATA, Access, Metadata
 from coordinator.api.arrivals import Arrivals, unreadable
 from coordinator.api.errors import Context, fail, refuse
 from coordinator.api.slow_readers import SlowReaders
@@ -141,11 +141,12 @@ class Services:
 
     def add_registered_method_handlers(self, service_name: str, method_handlers: Handlers) -> None:
         """Serve the methods of a service, each within its bounds."""
+        paths = {name: f"/{service_name}/{name}" for name in method_handlers}
         bounded = {
-            name: self._bounded(handler, self._method(service_name, name), f"/{service_name}/{name}")
-            for name, handler in method_handlers.items()
+            path: self._bounded(method_handlers[name], self._method(service_name, name), path)
+            for name, path in paths.items()
         }
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service_name, bounded),))
+        self._server.add_generic_rpc_handlers((_Finder(bounded),))
 
     def _bounded(self, handler: Any, method: Method, path: str) -> "grpc.RpcMethodHandler[Any, Any]":
         """Return a handler that counts the call before it reads the request.
@@ -208,6 +209,19 @@ class Services:
             return raw
 
         return answer
+
+
+class _Finder(grpc.GenericRpcHandler):  # type: ignore[type-arg] # generic in the stubs only
+    """Finds a method by its full name, and keeps the metadata of the call for it."""
+
+    def __init__(self, handlers: Handlers) -> None:
+        self._handlers = handlers
+
+    def service(self, call: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any] | None":
+        handler = self._handlers.get(call.method)
+        if handler is not None:  # then it runs in this task
+            METADATA.set(cast("Metadata", call.invocation_metadata or ()))
+        return handler
 
 
 def _decoder(decode: Callable[[bytes], Any], bytes_max: int) -> Callable[[bytes], Any]:

@@ -20,6 +20,7 @@ from coordinator.api.slow_readers import SlowReaders
 from coordinator.engine.engine import Engine
 from coordinator.ports.clock import Clock
 from coordinator.ports.log import Log
+from coordinator.ports.participants import StreamLoad
 from tcc._internal.channel_options import Options
 from tcc._internal.server_options import server_options
 from tcc._internal.tls import Tls
@@ -218,6 +219,10 @@ class Server:
         status = health_pb2.HealthCheckResponse.ServingStatus
         for service in ("", SERVICE):
             await self._health.set(service, status.SERVING if serving else status.NOT_SERVING)
+
+    def stream_load(self) -> StreamLoad:
+        """Return what is open to initiators."""
+        return self._service.stream_load()
 
     def start_draining(self) -> None:
         """Ask clients with streams to open others elsewhere."""

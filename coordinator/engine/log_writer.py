@@ -131,6 +131,8 @@ class LogWriter:
         self._queues = [self._new_queues() for _ in numbers]
         # By cell: the number of its queues.
         self._queues_of = [*numbers]
+        # Those of available cells.
+        self._common: list[_Queues] = []
         # By cell: how many of its batches are written alone after they failed together with others.
         self._alone = [0 for _ in numbers]
         self._tasks: asyncio.TaskGroup | None = None
@@ -191,6 +193,7 @@ class LogWriter:
             first.setdefault(self._log.place_of(cell), cell) if self._is_healthy(cell) else cell
             for cell in range(len(self.cells))
         ]
+        self._common = [self._queues[number] for number in set(chosen) if self.cells[number].available]
         for number, queues in enumerate(self._queues):
             queues.share = chosen.count(number) / len(chosen)
         if chosen == self._queues_of:
@@ -228,9 +231,7 @@ class LogWriter:
     @property
     def backlog_of_available(self) -> int:
         """The same without cells that are unavailable: what waits for those delays nothing else."""
-        return sum(
-            [len(queues) for queues, cell in zip(self._queues, self.cells, strict=True) if cell.available]
-        )
+        return sum([len(queues) for queues in self._common])
 
     async def run(self) -> None:
         """Write until cancelled."""

@@ -80,20 +80,46 @@ def schedule(
     """
     scheduler = AsyncIOScheduler(timezone="UTC")
     now = datetime.now(UTC)
+    by_name: dict[str, list[Job]] = {}
     for job in (*recovery, *more, *later):
+        by_name.setdefault(job.name, []).append(job)
+    for name, same in by_name.items():
+        every_s = same[0].every_s
         scheduler.add_job(
-            run_guarded,
+            SameJobs(engine, same, on_bug).run,
             "interval",
-            args=(engine, job, on_bug),
-            seconds=job.every_s,
-            name=job.name,
-            max_instances=1,
+            seconds=every_s,
+            name=name,
+            # One, and those that wait for an unavailable cell.
+            max_instances=len(same),
             coalesce=True,
-            next_run_time=now + timedelta(seconds=job.every_s) if job in later else now,
+            next_run_time=now + timedelta(seconds=every_s) if same[0] in later else now,
             misfire_grace_time=None,
         )
     scheduler.start()
     return scheduler
+
+
+class SameJobs:
+    """A job, or that of each cell: side by side, because one that is under way delays no other."""
+
+    def __init__(self, engine: Engine, jobs: Sequence[Job], on_bug: Callable[[Exception], None]) -> None:
+        self._engine = engine
+        self._jobs = jobs
+        self._on_bug = on_bug
+        self._in_flight: set[Job] = set()
+
+    async def run(self) -> None:
+        """Run those that are not under way."""
+        idle = [job for job in self._jobs if job not in self._in_flight]
+        self._in_flight.update(idle)
+        await asyncio.gather(*map(self._run, idle))
+
+    async def _run(self, job: Job) -> None:
+        try:
+            await run_guarded(self._engine, job, self._on_bug)
+        finally:
+            self._in_flight.discard(job)
 
 
 async def run_guarded(engine: Engine, job: Job, on_bug: Callable[[Exception], None]) -> None:

@@ -38,7 +38,7 @@ from coordinator.log.backlog import COUNT_MAX
 from coordinator.observability.certificates import validity
 from coordinator.observability.series import Count, Counter, Histogram
 from coordinator.ports.operator_log import Backlog
-from coordinator.ports.participants import CallResults
+from coordinator.ports.participants import CallResults, StreamLoad
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -94,6 +94,12 @@ COUNTERS = (
     Spec(
         "tcc_calls_not_sent",
         "Calls that were not sent because the participant's breaker is open.",
+        ("participant",),
+    ),
+    Spec(
+        "tcc_participant_streams_broken",
+        "Streams of branch calls that ended although neither side had asked for it, or before each call "
+        "had its result. Such calls are repeated.",
         ("participant",),
     ),
     Spec(
@@ -156,6 +162,14 @@ GAUGES = (
     Spec("tcc_purge_lag_seconds", "Time since a purge left nothing to delete, or since the start."),
     Spec("tcc_participant_queue_length", "Calls that are queued or in flight.", ("participant",)),
     Spec("tcc_participant_live_branches", "Branches of live transactions.", ("participant",)),
+    Spec(
+        "tcc_participant_streams",
+        "Open streams of branch calls: one to each replica, for seconds two. 0: calls go as RPCs.",
+        ("participant",),
+    ),
+    Spec("tcc_participant_stream_calls", "Branch calls in flight on these streams.", ("participant",)),
+    Spec("tcc_client_streams", "Open streams of initiators with the SDK."),
+    Spec("tcc_client_stream_transactions", "Transactions in flight on these streams."),
     Spec("tcc_breaker_state", "0: closed, 1: half-open, 2: open.", ("participant",)),
     Spec(
         "tcc_unfinished_transactions",
@@ -281,6 +295,10 @@ class Metrics(Observer):
     def not_sent(self, participant: str, count: int) -> None:
         self._counter("tcc_calls_not_sent", participant).inc(count)
 
+    def stream_broken(self, participant: str) -> None:
+        """Count a stream of branch calls that broke."""
+        self._counter("tcc_participant_streams_broken", participant).inc()
+
     def resumed(self, how: str, count: int) -> None:
         self._counter("tcc_transactions_resumed", how).inc(count)
 
@@ -338,6 +356,13 @@ class LogGauges:
         return 1
 
 
+class StreamLoads(NamedTuple):
+    """The open streams of a worker."""
+
+    participants: Mapping[str, StreamLoad] = {}
+    clients: StreamLoad = StreamLoad(streams=0, in_flight=0)
+
+
 class Gauges(Collector):
     """Reads engine, metrics and log gauges at each scrape."""
 
@@ -348,8 +373,11 @@ class Gauges(Collector):
         metrics: Metrics,
         log: LogGauges | None,
         scans: Callable[[], Mapping[str, ScanResult]] = dict,
+        *,
+        streams: Callable[[], StreamLoads] = StreamLoads,
     ) -> None:
         """Collect gauges; `scans`: the latest comparison of each participant with the log."""
+        self._streams = streams
         self._engine = engine
         self._clock = clock
         self._metrics = metrics
@@ -363,6 +391,7 @@ class Gauges(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from self._of_worker()
         yield from self._of_participants()
+        yield from self._of_streams(self._streams())
         if self._log is not None and self._log.reading is not None:
             yield from self._of_log(self._log.reading, self._log.read_at)
         yield from self._of_reconciliation()
@@ -401,6 +430,15 @@ class Gauges(Collector):
             live.add_metric([name], dispatcher.live)
             breaker.add_metric([name], _breaker_state(dispatcher, self._clock))
         yield from (backlog, live, breaker)
+
+    def _of_streams(self, loads: StreamLoads) -> Iterator[Metric]:
+        streams, calls = _labelled("tcc_participant_streams"), _labelled("tcc_participant_stream_calls")
+        for name, load in loads.participants.items():
+            streams.add_metric([name], load.streams)
+            calls.add_metric([name], load.in_flight)
+        yield from (streams, calls)
+        yield _gauge("tcc_client_streams", loads.clients.streams)
+        yield _gauge("tcc_client_stream_transactions", loads.clients.in_flight)
 
     def _of_log(self, reading: Backlog, read_at: float) -> Iterator[Metric]:
         states = _labelled("tcc_unfinished_transactions")

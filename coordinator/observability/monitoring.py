@@ -8,7 +8,7 @@ from coordinator.engine.clock import LogClock
 from coordinator.engine.engine import Engine
 from coordinator.jobs.reconcile import ScanResult
 from coordinator.observability.alerts import WebhookAlerts
-from coordinator.observability.metrics import CONTENT_TYPE, Gauges, LogGauges, Metrics
+from coordinator.observability.metrics import CONTENT_TYPE, Gauges, LogGauges, Metrics, StreamLoads
 from coordinator.observability.metrics_server import MetricsServer
 
 
@@ -39,9 +39,10 @@ class Monitoring:
         clock: LogClock,
         log: LogGauges | None,
         scans: Callable[[], Mapping[str, ScanResult]] = dict,
+        streams: Callable[[], StreamLoads] = StreamLoads,
     ) -> None:
-        """Export the state of this engine, of the whole log and of the barrier rows (`scans`)."""
-        self.metrics.registry.register(Gauges(engine, clock, self.metrics, log, scans))
+        """Export the state of this engine, of the whole log, of the barrier rows (`scans`) and of streams."""
+        self.metrics.registry.register(Gauges(engine, clock, self.metrics, log, scans, streams=streams))
 
     async def run(self, not_ready: Callable[[], str]) -> None:
         """Serve and alert until cancelled. `not_ready` returns why this worker is not ready; empty: it is."""

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import random
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import grpc
@@ -22,8 +22,8 @@ from coordinator.participant_client.messages import (
     no_answer,
     write_call,
 )
-from coordinator.participant_client.streams import FRAME_BYTES_MAX, ReadResult, Streams
-from coordinator.ports.participants import BarrierPage, BarrierQuery, OnResults
+from coordinator.participant_client.streams import FRAME_BYTES_MAX, OpenStreams, ReadResult, Streams
+from coordinator.ports.participants import BarrierPage, BarrierQuery, OnResults, StreamLoad
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2 as pb, participant_pb2_grpc
 
@@ -46,7 +46,14 @@ _EXECUTE_BRANCHES = f"/{pb.DESCRIPTOR.services_by_name['ParticipantService'].ful
 class _Channel:
     """The channel to one participant, until it is replaced and no calls are in flight on it."""
 
-    def __init__(self, address: ParticipantAddress, read_result: ReadResult, *, renew_every_s: float) -> None:
+    def __init__(
+        self,
+        address: ParticipantAddress,
+        read_result: ReadResult,
+        opened: OpenStreams,
+        *,
+        renew_every_s: float,
+    ) -> None:
         self.address = address
         self._age_max_s = (
             renew_every_s if is_dns_name(address.target) else random.uniform(_AGE_MIN_S, _AGE_MAX_S)
@@ -66,7 +73,7 @@ class _Channel:
             request_serializer=bytes,
             response_deserializer=pb.ExecuteBranchesResponse.FromString,
         )
-        self.streams = Streams(self._channel, address, read_result)
+        self.streams = Streams(self._channel, address, read_result, opened)
         self._in_flight = 0
         self._free = asyncio.Event()
         self._free.set()
@@ -125,11 +132,19 @@ class ParticipantClient:
         *,
         result_bytes_max: int,
         renew_every_s: float = 30.0,
+        on_stream_broken: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """`on_stream_broken`: called with the name of the participant whose stream broke."""
+        self._on_stream_broken = on_stream_broken
+        self._open_streams: dict[str, OpenStreams] = {}
         self._result_bytes_max = result_bytes_max
         self._renew_every_s = renew_every_s
-        self._channels = {name: self._new_channel(address) for name, address in addresses.items()}
+        self._channels = {name: self._new_channel(name, address) for name, address in addresses.items()}
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def stream_loads(self) -> dict[str, StreamLoad]:
+        """Return what is open to each participant."""
+        return {name: self._open_streams[name].load() for name in self._channels}
 
     def address_changed(self, participant: str, address: ParticipantAddress) -> bool:
         """Return whether `address` differs from the address of a known participant."""
@@ -142,7 +157,7 @@ class ParticipantClient:
         self._channels = {
             name: before[name]
             if name in before and before[name].address == address
-            else self._new_channel(address)
+            else self._new_channel(name, address)
             for name, address in addresses.items()
         }
         for name, channel in before.items():
@@ -224,7 +239,7 @@ class ParticipantClient:
 
     async def _renew(self, participant: str, old: _Channel) -> None:
         """Replace a channel by a new one, once that one is connected."""
-        new = self._new_channel(old.address)
+        new = self._new_channel(participant, old.address)
         new.batched = old.batched
         unused = new
         try:
@@ -243,8 +258,12 @@ class ParticipantClient:
         finally:
             await unused.close_when_free()
 
-    def _new_channel(self, address: ParticipantAddress) -> _Channel:
-        return _Channel(address, self._answer, renew_every_s=self._renew_every_s)
+    def _new_channel(self, participant: str, address: ParticipantAddress) -> _Channel:
+        if participant not in self._open_streams:
+            self._open_streams[participant] = OpenStreams(lambda: self._on_stream_broken(participant))
+        return _Channel(
+            address, self._answer, self._open_streams[participant], renew_every_s=self._renew_every_s
+        )
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.ensure_future(work)

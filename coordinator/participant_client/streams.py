@@ -12,7 +12,8 @@ import asyncio
 import math
 import random
 from collections import defaultdict, deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import takewhile
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from google.protobuf.message import DecodeError
 from coordinator.core.model import BranchCall, CallResult, Operation, OutcomeCode
 from coordinator.participant_client.channel import ParticipantAddress
 from coordinator.participant_client.messages import UNREADABLE, write_call
-from coordinator.ports.participants import CallResults, OnResults
+from coordinator.ports.participants import CallResults, OnResults, StreamLoad
 from tcc._internal.frames import split_items
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2 as pb
@@ -93,6 +94,8 @@ class Stream:
         # Since when a message is being written; inf: none is.
         self._writing_since = math.inf
         self._retired = False
+        # It ended although neither side had asked for it, or before each call had its result.
+        self.is_broken = False
         self._end_reason = "it ended without a result"
         self._loop = asyncio.get_running_loop()
         # While calls are unanswered: when the next one is given up, at the earliest.
@@ -146,6 +149,7 @@ class Stream:
         except* DecodeError:
             self._end_reason = UNREADABLE.message
         finally:
+            self.is_broken = not self._retired or bool(self._unanswered)
             self._retired = True
             for alarm in (self._alarm, self._last_alarm):
                 if alarm is not None:
@@ -252,14 +256,42 @@ class Stream:
         _report(ready)
 
 
+class OpenStreams:
+    """All open streams to one participant, over its channel and those that it replaced."""
+
+    def __init__(self, on_broken: Callable[[], None]) -> None:
+        self._streams: dict[Stream, None] = {}
+        self._on_broken = on_broken
+
+    def load(self) -> StreamLoad:
+        """Return what is open now."""
+        return StreamLoad(
+            streams=len(self._streams), in_flight=sum(stream.unanswered for stream in self._streams)
+        )
+
+    @contextmanager
+    def counted(self, stream: Stream) -> Iterator[None]:
+        """Count a stream during the block, at whose end it has ended."""
+        self._streams[stream] = None
+        try:
+            yield
+        finally:
+            del self._streams[stream]
+            if stream.is_broken:
+                self._on_broken()
+
+
 class Streams:
     """The streams over one channel."""
 
-    def __init__(self, channel: Any, address: ParticipantAddress, read_result: ReadResult) -> None:
+    def __init__(
+        self, channel: Any, address: ParticipantAddress, read_result: ReadResult, opened: OpenStreams
+    ) -> None:
         # Requests and responses are bytes: several requests are joined into one, and of a response one
         # result alone may be illegible.
         self._call = channel.stream_stream(_STREAM_BRANCHES)
         self._read_result = read_result
+        self._opened = opened
         self._target = address.target
         self._timeout_s = address.call_timeout_s
         # Streams may be opened.
@@ -313,7 +345,7 @@ class Streams:
 
     async def close(self) -> None:
         """End all streams at once."""
-        self._wanted = False
+        self.retire()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -379,7 +411,8 @@ class Streams:
 
     async def _run(self, stream: Stream) -> None:
         try:
-            await stream.run()
+            with self._opened.counted(stream):
+                await stream.run()
         finally:
             if self._streams.get(stream.replica_id) is stream:
                 del self._streams[stream.replica_id]

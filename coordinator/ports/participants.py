@@ -26,6 +26,13 @@ class Participants(Protocol):
         ...
 
 
+class StreamLoad(Struct, frozen=True, kw_only=True):
+    """How many streams are open, and how many calls or transactions on them have no answer."""
+
+    streams: int
+    in_flight: int
+
+
 class BarrierPage(Struct, frozen=True, kw_only=True):
     """Rows of a participant's barrier, and where the next page starts; empty: there is none."""
 

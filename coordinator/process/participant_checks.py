@@ -4,6 +4,7 @@ import ssl
 import time
 from collections.abc import Collection, Iterator
 from queue import Empty, SimpleQueue
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -32,6 +33,14 @@ _CLOCK_READINGS = 5
 _ASK_ITS_LOG = "check the participant's own log"
 _STATUS = health_pb2.HealthCheckResponse.ServingStatus
 _REFUSALS = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
+
+# By whether streams and batches are.
+_OFFERED = {
+    (True, True): "streams and batches are offered",
+    (True, False): "streams are offered, batches are not",
+    (False, True): "batches are offered, streams are not",
+    (False, False): "neither streams nor batches are offered",
+}
 
 Channel = grpc.Channel | TokenChannel
 
@@ -85,21 +94,21 @@ def _check_connected(
             check, f"{target} is participant {theirs}", f"correct the target in [participants.{name}]"
         )
         return
-    batches = _offers_batches(channel)
+    streams, batches = _offers_streams(channel), _offers_batches(channel)
     facts = [
         f"{target} is SERVING" if has_health else f"{target} responds; it has no health service",
         "no TLS" if participant.tls is None else "TLS",
         f"serves {theirs}" if theirs else "its name is not offered",
-        f"batches are {'' if batches else 'not '}offered",
+        _OFFERED[streams, batches],
         info.sdk if info else "its version and clock are not offered",
     ]
     remedies = []
     if theirs not in {"", name}:
         remedies.append("does the target belong to it? If so, give both the same name")
-    if participant.batched and not batches:
+    if participant.batched and not streams and not batches:
         remedies.append(
-            "is it a participant? If so, set batched = false, or implement ExecuteBranches: its branches are "
-            "called one by one"
+            "is it a participant? If so, set batched = false, or implement StreamBranches or "
+            "ExecuteBranches: its branches are called one by one"
         )
     message = "; ".join(facts)
     yield warning(check, message, "; ".join(remedies)) if remedies else ok(check, message)
@@ -180,12 +189,25 @@ def _offers_batches(channel: Channel) -> bool:
     Raise RpcError: it refuses this coordinator. Other errors are about the empty call.
     """
     stub = participant_pb2_grpc.ParticipantServiceStub(channel)
+    return _implements(stub.ExecuteBranches(pb.ExecuteBranchesRequest(), timeout=TIMEOUT_S))
+
+
+def _offers_streams(channel: Channel) -> bool:
+    """Return whether it implements StreamBranches, by a stream without calls. Raise RpcError: as above."""
+    stub = participant_pb2_grpc.ParticipantServiceStub(channel)
+    return _implements(stub.StreamBranches(iter(()), timeout=TIMEOUT_S))
+
+
+def _implements(call: Any) -> bool:
+    """Return whether a method that returns a stream is implemented. Its end is not waited for."""
     try:
-        list(stub.ExecuteBranches(pb.ExecuteBranchesRequest(), timeout=TIMEOUT_S))
+        next(call, None)
     except grpc.RpcError as error:
         if error.code() in _REFUSALS:
             raise
         return error.code() is not grpc.StatusCode.UNIMPLEMENTED
+    finally:
+        call.cancel()
     return True
 
 

@@ -32,7 +32,7 @@ from coordinator.jobs.reconcile import Reconciling
 from coordinator.jobs.report import Reporting
 from coordinator.jobs.scheduler import jobs, schedule
 from coordinator.log.migration import CellPlace
-from coordinator.observability.metrics import LogGauges
+from coordinator.observability.metrics import LogGauges, StreamLoads
 from coordinator.observability.monitoring import Monitoring
 from coordinator.participant_client.channel import ParticipantAddress
 from coordinator.participant_client.client import ParticipantClient
@@ -85,12 +85,14 @@ class Worker:
             on_quarantine=self._report_quarantine,
         )
         self.log = self._opened.log
-        self._channels = ParticipantClient(
-            _addresses(settings), result_bytes_max=settings.limits.payload_bytes_max
-        )
         self.clock = LogClock()
         self.monitoring = Monitoring(
             settings, monotonic=self.clock.monotonic, coordinator=self.log.name, slot=slot
+        )
+        self._channels = ParticipantClient(
+            _addresses(settings),
+            result_bytes_max=settings.limits.payload_bytes_max,
+            on_stream_broken=self.monitoring.metrics.stream_broken,
         )
         self._tracing = _tracing(settings.tracing, self.owner)
         self.engine = Engine(
@@ -168,7 +170,13 @@ class Worker:
             observer=self.monitoring.metrics,
             owner=self.owner,
         )
-        self.monitoring.watch(self.engine, self.clock, self._log_gauges, lambda: self._reconciling.scans)
+        self.monitoring.watch(
+            self.engine,
+            self.clock,
+            self._log_gauges,
+            lambda: self._reconciling.scans,
+            lambda: StreamLoads(self._channels.stream_loads(), self._server.stream_load()),
+        )
         self._serving = False
         self._stop = asyncio.Event()
         self._bug: Exception | None = None

@@ -45,7 +45,7 @@ async def test_awkward_texts_survive(postgresql) -> None:
         assert await read_back(engine, "text", text_array([value])) == [value]
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])) | st.none()))
 async def test_any_texts_survive(postgresql, values: list[str | None]) -> None:
     engine, _ = postgresql

@@ -150,20 +150,6 @@ async def test_a_busy_batcher_sends_when_its_linger_has_passed() -> None:
         assert await recorder.sent.get() == [3]
 
 
-async def test_a_batch_that_is_old_delays_the_next_one_no_longer() -> None:
-    async with Recorder(counted_s=0.01).running() as recorder:
-        recorder.go.clear()
-        recorder.batcher.put(1)
-        await settle()
-        recorder.batcher.put(2)
-        await settle()
-        assert recorder.batches == [[1]]
-        async with asyncio.timeout(30):
-            await recorder.sent.get()
-            await recorder.sent.get()
-        assert recorder.batches == [[1], [2]]
-
-
 async def test_nothing_is_sent_while_a_batch_may_have_no_items() -> None:
     async with Recorder(items_max=0).running() as recorder:
         recorder.batcher.put_many([1, 2, 3])

@@ -71,7 +71,7 @@ POLICIES = st.builds(
     policy=FlushPolicy(25 * TICK_S, 4),
     counted_s=math.inf,
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     arrivals=st.lists(st.tuples(TICKS, COUNTS), max_size=12),
     durations=st.lists(st.integers(1, 25), min_size=1, max_size=4),

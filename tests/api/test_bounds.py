@@ -385,7 +385,7 @@ async def test_odd_values_are_refused_with_a_reason(
 # --- errors fit into headers -----------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     message=st.text(max_size=2_000),
     metadata=st.dictionaries(st.sampled_from("abc"), st.text(max_size=3_000)),

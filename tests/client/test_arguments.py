@@ -6,7 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 import tcc
 from tcc.client.requests import execute_request
@@ -250,7 +250,6 @@ ANYTHING = st.recursive(
     labels=ANYTHING | st.dictionaries(st.text(), st.text()),
     wait_for=ANYTHING | st.just("decision"),
 )
-@settings(suppress_health_check=[HealthCheck.too_slow])  # on a busy machine the first values are
 def test_any_value_becomes_a_request_or_a_type_or_value_error(branches, gid, expiry_s, labels, wait_for):
     try:
         request = execute_request(

@@ -389,7 +389,7 @@ _COLUMNS: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
-@hypothesis_settings(max_examples=50, deadline=None)
+@hypothesis_settings(max_examples=50)
 @given(st.fixed_dictionaries(_COLUMNS))
 def test_any_row_becomes_a_record_that_can_be_shown(row: dict[str, Any]) -> None:
     assert row.keys() == RECORD.keys()

@@ -1,22 +1,16 @@
 """A batch with one bad item: that item fails, the others are durable. A trigger rejects it."""
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 
 import pytest
 from structlog.testing import capture_logs
 
-from coordinator.core.errors import LogError, LogUnavailable
-from coordinator.core.model import Transaction
+from coordinator.core.errors import LogUnavailable
 from coordinator.engine import cell_health, log_writer
-from coordinator.engine.clock import LogClock
-from coordinator.engine.log_writer import LogWriter
-from coordinator.engine.observer import Anomaly, Observer
+from coordinator.engine.observer import Anomaly
 from coordinator.log.store import PostgresLog
-from tcc._internal.batcher import FlushPolicy
-from tests.log.transactions import EXPIRES_AT, begun, cancelling, insert, landed, sql, stored
+from tests.engine.log_writing import put, writing
+from tests.log.transactions import begun, cancelling, insert, landed, sql, stored
 
 _REJECT = """
     CREATE FUNCTION reject() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -28,68 +22,11 @@ _REJECT = """
 DATA_IS_BAD = ("22P02", "23514", "54000", "P0001", "XX000", "XX001")
 
 
-class Written(Observer):
-    """What the writer reports."""
-
-    def __init__(self) -> None:
-        self.done: dict[str, object] = {}
-        self.refused: dict[str, LogError] = {}
-        self.anomalies: list[Anomaly] = []
-        self.changed_at = asyncio.Event()
-
-    def results(self, batch: object, outcomes: object) -> None:
-        self.done |= zip([tx.gid for tx in batch], outcomes, strict=True)  # type: ignore[attr-defined, call-overload]
-        self.changed_at.set()
-
-    def on_refused(self, batch: object, error: LogError) -> None:
-        self.refused |= dict.fromkeys([tx.gid for tx in batch], error)  # type: ignore[attr-defined]
-        self.changed_at.set()
-
-    def anomaly(self, kind: Anomaly, **_facts: object) -> None:
-        self.anomalies.append(kind)
-        self.changed_at.set()
-
-    async def until(self, holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(30):
-            while not holds():
-                self.changed_at.clear()
-                await self.changed_at.wait()
-
-
-@asynccontextmanager
-async def writing(log: PostgresLog) -> AsyncIterator[tuple[LogWriter, Written]]:
-    written, clock = Written(), LogClock()
-    clock.set(EXPIRES_AT - 100, asked_at=0.0, answered_at=0.0)
-    writer = LogWriter(
-        log,
-        on_begun=written.results,
-        on_saved=written.results,
-        on_refused=written.on_refused,
-        is_wanted=lambda _: True,
-        flush_policy=lambda _: FlushPolicy(),
-        clock=clock,
-        observer=written,
-    )
-    task = asyncio.create_task(writer.run())
-    try:
-        yield writer, written
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-
 @pytest.fixture
 async def log(log_url: str) -> AsyncIterator[PostgresLog]:
     log = PostgresLog(log_url, owner="ours", name="host:1")
     yield log
     await log.close()
-
-
-def put(writer: LogWriter, *batch: Transaction) -> None:
-    """Put items into the queue at once, so that they are one batch."""
-    for tx in batch:
-        writer.put(tx)
 
 
 async def test_what_is_rejected_of_a_batch_is_one_line_of_the_journal(

@@ -14,9 +14,18 @@ from coordinator.engine.dispatcher import ParticipantPolicy
 from coordinator.engine.engine import Engine
 from coordinator.jobs.reconcile import ScanResult
 from coordinator.log.store import PostgresLog
-from coordinator.observability.metrics import COUNTERS, GAUGES, HISTOGRAMS, Gauges, LogGauges, Metrics
+from coordinator.observability.metrics import (
+    COUNTERS,
+    GAUGES,
+    HISTOGRAMS,
+    Gauges,
+    LogGauges,
+    Metrics,
+    StreamLoads,
+)
 from coordinator.participant_client.client import ParticipantClient
 from coordinator.ports.operator_log import Backlog
+from coordinator.ports.participants import StreamLoad
 from participants.inventory.gate_metrics import GateMetrics
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +65,9 @@ async def known_metrics() -> dict[str, set[str]]:
         observer=metrics,
     )
     scans = {"stock": ScanResult(at=0.0, findings={FindingKind.ORPHAN: 1})}
-    gauges = Gauges(engine, clock, metrics, log, lambda: scans)
+    load = StreamLoad(streams=1, in_flight=1)
+    streams = StreamLoads({"stock": load}, load)
+    gauges = Gauges(engine, clock, metrics, log, lambda: scans, streams=lambda: streams)
     known: dict[str, set[str]] = {"process_cpu_seconds_total": set()}
     for collector in (*metrics.counters.values(), *metrics.histograms.values(), gauges):
         for family in collector.collect():

@@ -1,5 +1,6 @@
 """The metrics of a worker, as Prometheus reads them."""
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -17,7 +18,9 @@ from tcc.transaction.v1 import transaction_pb2 as pb
 from tests.observability.scraping import get, scrape, until_scraped, value
 from tests.support import daemon
 from tests.support.ports import free_port, free_ports
-from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, failed, rejected
+from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, failed, rejected, serving
+from tests.support.streaming_participant import StreamingParticipant, ids_of, results
+from tests.support.transaction_stream import TransactionStream
 from tests.support.worker import branch, running, settings_for
 
 TRY = common.OPERATION_TRY
@@ -121,6 +124,47 @@ async def test_a_breaker_that_opens_shows(log_url: str, stock: ScriptedParticipa
         assert value(samples, "tcc_anomalies_total", kind="BREAKER_OPENED") == 1
         calls = {"participant": "gone", "kind": "tcc", "phase": "try"}
         assert value(samples, "tcc_calls_total", **calls, outcome="unreachable") == 1
+
+
+async def test_streams_and_what_is_in_flight_on_them(log_url: str) -> None:
+    stock, held, breaking = StreamingParticipant(), asyncio.Event(), asyncio.Event()
+
+    async def serve(context: object) -> None:
+        """Break at the call of a transaction named "held"."""
+        await stock.greet(context)
+        while (request := await stock.read(context)) is not None:
+            if not breaking.is_set() and any(item.call.gid == "held" for item in request.items):
+                held.set()
+                await breaking.wait()
+                return
+            await context.write(results(*ids_of(request)))
+
+    stock.on_stream = serve
+    port, stock_only = free_port(), {"participant": "stock"}
+    is_open = ("tcc_participant_streams", (("participant", "stock"),))
+    async with serving(stock) as target:
+        table = settings_for({"stock": {"target": target}}, metrics={"listen": f"127.0.0.1:{port}"})
+        async with running(table, log_url) as worker:
+            stream = await TransactionStream(worker.channel).opened()
+            await stream.send(i1=execute("first"))  # by RPCs; they open streams
+            await stream.reply(1)
+            samples = await until_scraped(port, lambda now: now[is_open] == 1)
+            assert value(samples, "tcc_client_streams") == 1
+            assert value(samples, "tcc_client_stream_transactions") == 0
+            assert value(samples, "tcc_participant_stream_calls", **stock_only) == 0
+            await stream.send(i2=execute("held"))
+            await held.wait()
+            samples = await scrape(port)
+            assert value(samples, "tcc_client_stream_transactions") == 1
+            assert value(samples, "tcc_participant_stream_calls", **stock_only) == 2
+            breaking.set()
+            assert (await stream.reply(2)).outcome.state == common.TRANSACTION_STATE_CONFIRMED
+            samples = await scrape(port)
+            # Those that only searched for further replicas were asked to end.
+            assert value(samples, "tcc_participant_streams_broken_total", **stock_only) == 1
+            assert value(samples, "tcc_participant_stream_calls", **stock_only) == 0
+            await stream.end()
+            await until_scraped(port, lambda now: value(now, "tcc_client_streams") == 0)
 
 
 async def test_health_follows_the_log(

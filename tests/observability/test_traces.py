@@ -3,7 +3,7 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from opentelemetry.trace import SpanKind, get_current_span
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import tcc
-from coordinator.core.model import TraceContext
+from coordinator.core.model import BranchCall, BranchSpec, CallResult, Operation, OutcomeCode, TraceContext
+from coordinator.engine.clock import LogClock
 from coordinator.observability.tracing import Tracing, new_span, transaction_span
+from coordinator.ports.participants import CallResults, OnResults
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2
 from tcc.transaction.v1 import transaction_pb2 as pb
@@ -24,7 +26,9 @@ from tests.api.operator.conftest import act_on, operators_of
 from tests.log.transactions import begun, confirming, sql
 from tests.observability.collector import Collector, collecting
 from tests.support import daemon
-from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, failed, rejected
+from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, failed, rejected, serving
+from tests.support.streaming_participant import StreamingParticipant
+from tests.support.transaction_stream import TransactionStream
 from tests.support.worker import branch, running, settings_for
 
 TRY = common.OPERATION_TRY
@@ -97,6 +101,35 @@ async def test_a_transaction_is_one_trace(
     assert not any(span.error or span.links for span in collector.spans)
     # The parent of a participant's span is this very call.
     assert {place(call) for call in stock.calls} == {(TRACE_ID, call.span_id, "01") for call in calls}
+
+
+async def test_each_item_of_a_stream_has_its_own_trace(log_url: str, collector: Collector) -> None:
+    """Both ways: transactions of one stream of an initiator, and their calls in one of a participant."""
+    stock = StreamingParticipant()
+    traces = {f"i{number}": f"{number:032x}" for number in range(2, 5)}
+    table = {"endpoint": collector.endpoint, "ratio": 0.0}
+    async with (
+        serving(stock) as target,
+        running(settings_for({"stock": {"target": target}}, tracing=table), log_url) as worker,
+    ):
+        stream = await TransactionStream(worker.channel).opened()
+        number = 100
+        while not stock.requests:  # the first calls are RPCs, and open the participant's stream
+            await stream.send(**{f"i{number}": execute(f"g{number}", "")})
+            await stream.reply(number)
+            number += 1
+        sent = {name: execute(name, f"00-{trace}-{SPAN_ID}-01") for name, trace in traces.items()}
+        await stream.send(**sent)
+        for name in traces:
+            await stream.reply(int(name[1:]))
+        await collector.until(lambda: len(collector.named("tcc.confirm")) == len(traces))
+    calls = [item.call for request in stock.requests for item in request.items if item.call.gid in traces]
+    spans = {(span.trace_id, span.span_id) for span in collector.spans}
+    assert len(calls) == 2 * len(traces)
+    for call in calls:
+        trace_id, span_id, flags = place(call)
+        assert (trace_id, flags) == (traces[call.gid], "01")
+        assert (trace_id, span_id) in spans
 
 
 async def test_initiator_coordinator_and_participants_share_one_trace(
@@ -442,6 +475,34 @@ def test_the_ratio_is_the_share_of_new_traces(monkeypatch: pytest.MonkeyPatch) -
         endpoint="http://127.0.0.1:1", ratio=0.3, service_name="", coordinator="me", rng=lambda: next(lots)
     )
     assert [tracing.new_trace() is not None for _ in range(4)] == [True, True, False, False]
+
+
+def test_a_result_does_not_depend_on_its_span(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Answering:
+        """Participants that answer at once."""
+
+        def execute(self, participant: str, calls: Sequence[BranchCall], on_results: OnResults) -> None:
+            on_results([(call, CallResult(code=OutcomeCode.SUCCEEDED)) for call in calls])
+
+    tracing = Tracing(endpoint="http://127.0.0.1:1", ratio=0.0, service_name="", coordinator="c")
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(tracing, "called", fail)
+    clock = LogClock()
+    clock.set(0.0, asked_at=0.0, answered_at=0.0)
+    call = BranchCall(
+        gid="g",
+        index=0,
+        operation=Operation.TRY,
+        spec=BranchSpec(branch_id="b", participant="stock", action="reserve"),
+        expires_at=100.0,
+        trace=TraceContext(traceparent=TRACEPARENT),
+    )
+    results: CallResults = []
+    tracing.traced(Answering(), clock).execute("stock", [call], results.extend)
+    assert [result.code for _, result in results] == [OutcomeCode.SUCCEEDED]
 
 
 def test_every_coordinator_derives_the_same_span_of_a_transaction() -> None:

@@ -35,7 +35,7 @@ def conflicts(one: Acquire, other: Acquire) -> bool:
     return bool(one.keys & other.keys) and Mode.EXCLUSIVE in (one.mode, other.mode)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(batches)
 def test_the_queue_is_fair_and_exclusive(batches: list[Batch]) -> None:
     asyncio.run(play(batches))

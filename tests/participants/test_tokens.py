@@ -91,7 +91,7 @@ def counts(run: asyncio.Runner) -> Iterator[Any]:
         run.run(counts.close())
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=40)
 @given(st.lists(STEPS, max_size=12))
 def test_the_script_does_what_the_model_does(
     run: asyncio.Runner, counts: Any, steps: list[tuple[str, Any]]

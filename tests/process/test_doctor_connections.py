@@ -22,6 +22,7 @@ from tcc.participant.v1 import participant_pb2, participant_pb2_grpc
 from tests.engine.test_unary_only import UnaryOnly
 from tests.process.test_doctor import findings, settings
 from tests.support.scripted_participant import ScriptedParticipant, serving
+from tests.support.streaming_participant import StreamingParticipant
 from tests.support.worker import running, settings_for
 from tests.tccctl.test_real_coordinator import make_certificates, needs_openssl
 
@@ -127,9 +128,19 @@ async def test_a_participant_without_batches_is_a_warning_if_they_are_configured
         )
         found = await findings(table)
     one, two = found["participant one"], found["participant two"]
-    assert (one.status, "batches are not offered" in one.message) == (WARNING, True)
+    assert (one.status, "neither streams nor batches are offered" in one.message) == (WARNING, True)
     assert "set batched = false" in one.remedy
     assert two.status is OK
+
+
+class StreamsOnly(StreamingParticipant, UnaryOnly):
+    """Implements no batches."""
+
+
+async def test_a_participant_with_streams_needs_no_batches(log_url: str) -> None:
+    async with serving(StreamsOnly()) as address:
+        found = (await findings(settings(log_url, stock=address)))["participant stock"]
+    assert (found.status, "streams are offered, batches are not" in found.message) == (OK, True)
 
 
 @asynccontextmanager
@@ -164,7 +175,8 @@ async def test_the_address_of_another_participant_is_a_problem(log_url: str, tmp
         swapped = await findings(settings(log_url, stock=coupon, coupon=stock))
     for name, address in (("stock", stock), ("coupon", coupon)):
         expected = (
-            f"{address} is SERVING; no TLS; serves {name}; batches are offered; tcc-python/{tcc.__version__}"
+            f"{address} is SERVING; no TLS; serves {name}; streams and batches are offered; "
+            f"tcc-python/{tcc.__version__}"
         )
         assert right[f"participant {name}"].message == expected
     assert swapped["participant stock"].message == f"{coupon} is participant coupon"
@@ -206,7 +218,7 @@ async def test_a_participant_whose_clock_is_wrong_is_a_warning(log_url: str) -> 
     assert re.match(r"its clock differs from this machine's by \+(59|6\d)\.\d{3} s", clock.message)
     assert clock.remedy.startswith("run NTP")
     assert found["participant stock"].message.endswith(
-        "its name is not offered; batches are offered; its version is not offered"
+        "its name is not offered; batches are offered, streams are not; its version is not offered"
     )
 
 
@@ -226,7 +238,7 @@ async def test_one_without_information_about_itself_is_no_problem(log_url: str) 
     assert found["participant stock"].status is OK
     assert found["participant stock"].message == (
         f"{address} responds; it has no health service; no TLS; its name is not offered; "
-        "batches are offered; its version and clock are not offered"
+        "batches are offered, streams are not; its version and clock are not offered"
     )
 
 

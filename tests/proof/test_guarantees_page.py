@@ -1,16 +1,20 @@
-"""docs/GUARANTEES.md names tests, commands and properties: all of them exist."""
+"""docs/GUARANTEES.md names tests, commands and properties: all of them exist. ARCHITECTURE.md names tests."""
 
 import re
 from pathlib import Path
+
+import pytest
 
 from proof.history.checker import Property
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "GUARANTEES.md").read_text()
+ARCHITECTURE = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
 
 
-def test_every_test_that_it_names_exists() -> None:
-    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", PAGE)
+@pytest.mark.parametrize("page", [PAGE, ARCHITECTURE], ids=["guarantees", "architecture"])
+def test_every_test_that_it_names_exists(page: str) -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page)
     assert len(named) > 20
     for path, test in named:
         source = (ROOT / path).read_text()

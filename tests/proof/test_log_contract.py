@@ -283,7 +283,7 @@ _AFTER_A_REJECTION = (
 def test_every_statement_of_the_log_is_known_with_all_its_parameters() -> None:
     """But those that only concern a session, lists, whose conditions are compiled on demand, and
     those that follow a rejection, which the simulation has not."""
-    unknown = {"session", "begin", "commit", "rollback", *_AFTER_A_REJECTION}
+    unknown = {"session", "begin", "commit", "rollback", "lock_timeout", *_AFTER_A_REJECTION}
     known = {name: wanted for name, (_, wanted) in _STATEMENTS.items()}
     sent = {
         value.name: set(value.parameters)

@@ -25,6 +25,9 @@ IDLE_CONNECTIONS = 1_500
 HALF_OPEN_CONNECTIONS = 100
 SLOW_READERS = 20
 HALF_UPLOADS = 40
+# More than there are places; those that are ended or refused are opened again after this time.
+STREAMS = 48
+REOPENED_S = 10.0
 SENDS_LARGE = (("grpc.max_send_message_length", -1),)
 
 answers: Counter[str] = Counter()
@@ -77,6 +80,22 @@ async def read_nothing(channel: grpc.aio.Channel) -> None:
     await asyncio.gather(*(note(call, "slow reader") for call in calls))
 
 
+async def leave_streams_idle(channel: grpc.aio.Channel) -> None:
+    """Opens streams, and sends nothing over them."""
+    method = channel.stream_stream(f"{SERVICE}/StreamTransactions")
+
+    async def keep_open() -> None:
+        while True:
+            call = method()
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                while await call.read() is not grpc.aio.EOF:  # type: ignore[attr-defined] # the stubs lack it
+                    pass
+            await note(call, "idle stream")
+            await asyncio.sleep(REOPENED_S)
+
+    await asyncio.gather(*(keep_open() for _ in range(STREAMS)))
+
+
 async def repeat(attack: Callable[[str], Awaitable[None]], address: str) -> None:
     """Attack again whenever the coordinator has ended the connection."""
     while True:
@@ -95,6 +114,19 @@ async def upload_by_half(address: str) -> None:
     finally:
         answers["half-uploaded requests: ended"] += len(connection.ended)
         await connection.close()
+
+
+async def upload_by_half_in_streams(address: str) -> None:
+    """The same in streams that stay open."""
+    connection = await connect(address)
+    try:
+        streams = [connection.call(f"{SERVICE}/StreamTransactions") for _ in range(HALF_UPLOADS)]
+        await asyncio.gather(*(connection.upload(stream, 7 * MIB, 2 * MIB) for stream in streams))
+        await connection.until_ended(HALF_UPLOADS)
+    finally:
+        answers["half-uploaded requests of streams: ended"] += len(connection.ended)
+        await connection.close()
+    await asyncio.sleep(REOPENED_S)
 
 
 async def take_nothing(address: str) -> None:
@@ -162,7 +194,7 @@ async def main(address: str) -> None:
             await opened.channel_ready()
             return opened
 
-        large, millions, waits, slow, headers = [await channel() for _ in range(5)]
+        large, millions, waits, slow, headers, idle = [await channel() for _ in range(6)]
 
         async def on_schedule() -> None:
             while True:
@@ -177,7 +209,9 @@ async def main(address: str) -> None:
                 wait_without_end(waits),
                 read_nothing(slow),
                 send_headers_only(headers),
+                leave_streams_idle(idle),
                 repeat(upload_by_half, address),
+                repeat(upload_by_half_in_streams, address),
                 repeat(take_nothing, address),
                 connect_and_be_silent(host, int(port), HALF_OPEN_CONNECTIONS, b"PRI * HTTP/2.0\r\n"),
                 connect_and_be_silent(host, int(port), IDLE_CONNECTIONS, b""),

@@ -116,6 +116,12 @@ class Honest:
             await self._client.execute(branches, gid=f"{self._prefix}{uuid7()}")  # raises if it is cancelled
             self.done += 1
 
+    def has_stream(self) -> bool:
+        """Return whether its transactions go over a stream now."""
+        session = self._client.connection._session
+        streams = session and session.submitter._streams
+        return bool(streams and streams._open)
+
     async def close(self) -> None:
         await self._client.close()
 
@@ -167,6 +173,8 @@ class Pair(NamedTuple):
     # The attacked coordinator, in the meantime.
     alone: Used
     both: Used
+    # Whether the client's transactions went over a stream there.
+    has_stream: bool
 
     @property
     def kept(self) -> float:
@@ -179,7 +187,8 @@ async def measured_pair(it: Tccd, other: Tccd, honest: Honest, elsewhere: Honest
         measured(it, PHASE_S, None),
         measured(other, PHASE_S, elsewhere),
     )
-    return Pair(calm=calm, alone=alone, both=await measured(it, PHASE_S, honest))
+    both = await measured(it, PHASE_S, honest)
+    return Pair(calm=calm, alone=alone, both=both, has_stream=honest.has_stream())
 
 
 async def is_healthy(address: str) -> None:
@@ -232,10 +241,12 @@ async def test_an_honest_client_keeps_its_rate_and_the_memory_comes_back(
         f"CPU of the attack alone: {spread(pair.alone.cpu_share for pair in pairs)}; "
         f"with the honest client: {spread(pair.both.cpu_share for pair in pairs)}\n"
         f"kept outside the attack's share: {spread(kept)}\n"
+        f"with a stream at the end of {sum(pair.has_stream for pair in pairs)} phases\n"
         f"memory: {before_mib:.0f} MiB before, {during_mib:.0f} during, {after_mib:.0f} after; "
         f"of the other coordinator after: {other_mib:.0f} MiB; {files} open files"
     )
     assert files <= FILES_MAX
+    assert median(pair.has_stream for pair in pairs)
     assert median(kept) >= SHARE_KEPT
     assert after_mib <= before_mib + MEMORY_KEPT_MIB
 

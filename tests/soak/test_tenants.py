@@ -69,8 +69,8 @@ class CountingStock(Stock):
         return await super()._answer(call, index)
 
 
-def tenants(tls: Tls, tokens: dict[str, str]) -> str:
-    """Return their tables in the configuration."""
+def tenants(tls: Tls, tokens: dict[str, str], calls_per_s: float) -> str:
+    """Return their tables in the configuration; the last one has a limit of its calls."""
     files = "\n".join(f"{key} = {json.dumps(path)}" for key, path in tls.settings(certificates=False).items())
     tables = [f"[listen.tls]\n{files}", f"[admin.tls]\n{files}"]
     for name, token in tokens.items():
@@ -78,8 +78,7 @@ def tenants(tls: Tls, tokens: dict[str, str]) -> str:
             f'[auth.tokens.{name}]\nsha256 = "{token_hash(token)}"\nexpires_at = 2100-01-01T00:00:00Z',
             f'[clients.{name}]\nidentities = ["token:{name}"]\ncalls = {{ "*" = ["*"] }}',
         ]
-    # The last table is that of the flooding one.
-    return "\n".join([*tables, f"calls_per_s = {CALLS_PER_S}"])
+    return "\n".join([*tables, f"calls_per_s = {calls_per_s}"])
 
 
 @pytest.mark.slow
@@ -88,7 +87,7 @@ async def test_an_honest_tenant_keeps_its_share_beside_a_flooding_one(
 ) -> None:
     tls, tokens = Tls(tmp_path), {name: new_token(name) for name in ("honest", "flood")}
     shown = tcc.Tls(ca=tls.ca_file, server_name=SERVER_NAME)
-    stock, more = CountingStock(), tenants(tls, tokens)
+    stock, more = CountingStock(), tenants(tls, tokens, CALLS_PER_S)
     pairs: list[Pair] = []
     with databases.one() as other_url:
         log_schema.make(other_url)

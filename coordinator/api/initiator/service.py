@@ -63,6 +63,7 @@ from coordinator.engine.engine import Engine
 from coordinator.engine.waiting import Milestone, Waiter
 from coordinator.ports.clock import Clock
 from coordinator.ports.log import Log
+from coordinator.ports.participants import StreamLoad
 from coordinator.security.caller import Client
 from coordinator.security.rates import Rates
 from tcc._internal.failpoint import failpoint
@@ -238,8 +239,6 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
     # --- streams ----------------------------------------------------------
 
     async def StreamTransactions(self, _requests: object, context: Context) -> None:
-        if self._engine.draining and (refusal := self._engine.refusal()) is not None:
-            raise refusal
         credit = self._limits.batch_max
         stream = TransactionStream(
             self._unread,
@@ -250,6 +249,9 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         )
         try:
             await self._streams.take(stream)
+            # Not before: it may take a while.
+            if self._engine.draining and (refusal := self._engine.refusal()) is not None:
+                raise refusal
             response: pb.StreamTransactionsResponse | None = pb.StreamTransactionsResponse(
                 credit=credit, coordinator_id=self._coordinator_id
             )
@@ -262,6 +264,11 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         finally:
             stream.close()
             self._streams.leave(stream)
+
+    def stream_load(self) -> StreamLoad:
+        """Return what is open to initiators."""
+        streams = [*self._streams]
+        return StreamLoad(streams=len(streams), in_flight=sum(len(stream.items) for stream in streams))
 
     def drain_streams(self) -> None:
         """Ask the clients of all streams to open others elsewhere."""

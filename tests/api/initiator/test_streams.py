@@ -119,6 +119,24 @@ async def test_a_bad_item_fails_alone(tcc: Running) -> None:
     await stream.end()
 
 
+async def test_an_id_that_is_used_twice_or_unknown_fails_no_item(
+    tcc: Running, stock: ScriptedParticipant
+) -> None:
+    go = stock.hold_confirms()
+    stream = await TransactionStream(tcc.channel).opened()
+    await stream.send(i1=execute("a"))
+    await stream.cancel(99)
+    await stream.send(i1=execute("b"), i2=execute("c"))
+    await stock.until(lambda: stock.count(common.OPERATION_CONFIRM) == 3)
+    go.set()
+    await stream.end()  # each item has its reply, or it would not end
+    assert {number: reply.outcome.state for number, reply in stream.replies.items()} == {
+        1: CONFIRMED,
+        2: CONFIRMED,
+    }
+    assert await stream.call.code() is grpc.StatusCode.OK
+
+
 async def test_a_message_that_is_none_ends_the_stream_alone(tcc: Running) -> None:
     streams = [await TransactionStream(tcc.channel).opened() for _ in range(2)]
     await streams[0].send_raw(b"\xff\xff")
