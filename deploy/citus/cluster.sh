@@ -45,7 +45,7 @@ unix_socket_directories = ''
 CONF
     fi
     "${as_user[@]}" "$bin/pg_ctl" -D "$data" status >/dev/null ||
-        "${as_user[@]}" "$bin/pg_ctl" -D "$data" -l "node-$node/server.log" -w start >/dev/null
+        "${as_user[@]}" "$bin/pg_ctl" -D "$data" -l "node-$node/server.log" -w start >/dev/null 2>&1
 done
 
 url=postgresql://postgres@127.0.0.1:$port/postgres

@@ -209,6 +209,7 @@ def test_a_lost_claim_that_is_forgotten_is_found(monkeypatch: pytest.MonkeyPatch
     assert found(18)
 
 
+@pytest.mark.slow
 def test_a_result_that_is_given_to_the_oldest_call_of_its_stream_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -230,7 +231,7 @@ def test_a_result_that_is_given_to_the_oldest_call_of_its_stream_is_found(
 @pytest.mark.slow
 def test_a_call_that_is_dropped_when_its_stream_breaks_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams.Stream, "_break", lambda self, *_: self._unanswered.clear())
-    assert found(14)
+    assert found(4)
 
 
 @pytest.mark.slow
