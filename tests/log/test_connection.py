@@ -180,3 +180,15 @@ async def test_a_session_goes_on_when_a_node_behind_the_server_is_lost(
     with pytest.raises(LogUnavailable, match=sqlstate):
         await connections.execute(Statement(name="lost", sql=lost), {})
     assert (await connections.execute(process, {})).rows == before
+
+
+async def test_a_missing_table_of_one_cell_ends_no_connection(connections: Connections) -> None:
+    """Other cells work over it, and would have to prepare their statements again."""
+    pid = Statement(name="pid", sql="SELECT pg_backend_pid()")
+    before = (await connections.execute(pid, {})).rows
+    missing = Statement(name="missing", sql="SELECT 1 FROM tcc_9.transactions")
+    with pytest.raises(LogUnavailable, match="42P01"):
+        await connections.execute(missing, {})
+    with pytest.raises(LogUnavailable, match="42P01"):
+        await connections.execute_together([(pid, {}), (missing, {})])
+    assert (await connections.execute(pid, {})).rows == before
