@@ -1,8 +1,11 @@
 """Coordinators on a log of several cells: recovery in each, and one that is unavailable."""
 
 import asyncio
+from collections.abc import MutableMapping
+from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from coordinator.config.settings import Settings
 from coordinator.embedded_postgres.server import EmbeddedPostgres
@@ -153,6 +156,43 @@ async def test_a_coordinator_follows_a_cell_that_was_moved(
         # Its lease has ended, and the rows are at the new server.
         ((count,),) = await sql(elsewhere, "SELECT count(*) FROM tcc_1.transactions")
         assert count == len(there)
+
+
+@pytest.mark.slow
+async def test_a_reload_reports_which_cells_it_follows_and_where_it_does_not(
+    database_url: str, databases: Databases, stock: ScriptedParticipant
+) -> None:
+    targets = {"stock": {"target": stock.address}}
+    with databases.one() as elsewhere:
+        before = settings_for(targets, log={"url": database_url, "cells": 2})
+        servers = [{"url": elsewhere, "cells": "1"}]
+        after = settings_for(targets, log={"url": database_url, "cells": 2, "servers": servers})
+        here, there = cell_places(before.log, database_url), cell_places(after.log, database_url)
+        migrate_cells(here)
+        async with running(before, database_url) as tcc:
+            move_cell(here[1], there[1], home=here[0])
+            lines = await reloaded(tcc, after, before)
+            assert (lines[0]["moving_cells"], lines[0]["needs_restart"]) == ([1], [])
+            assert lines[1]["cells"] == [1]
+            await beat(tcc, before)
+            await tcc.stub.ExecuteTransaction(execute(gid := gids(1, 1, 2)[0]))
+            await sql(database_url, "ALTER SCHEMA tcc_1_moved RENAME TO tcc_1")
+            await sql(database_url, "UPDATE tcc_1.cells SET moved_at = NULL")
+            lines = await reloaded(tcc, before, before)
+            assert "of generation 1, but the cell was moved since" in lines[1]["error"]
+            assert await tcc.state(gid) == "CONFIRMED", "it stays where it was"
+
+
+async def reloaded(
+    tcc: Running, settings: Settings, started_with: Settings
+) -> list[MutableMapping[str, Any]]:
+    """Reload, and return what is logged until the cells were followed, or were not."""
+    with capture_logs() as lines:
+        tcc.worker.reload(settings, started_with)
+        moving = tcc.worker._cells_moving
+        assert moving is not None
+        await moving
+    return [line for line in lines if line["event"].startswith(("configuration", "cells of the log"))]
 
 
 async def beat(tcc: Running, settings: Settings) -> None:
