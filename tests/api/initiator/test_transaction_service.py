@@ -453,6 +453,17 @@ async def test_an_interactive_transaction_step_by_step(tcc: Running, stock: Scri
     assert await tcc.stub.ConfirmTransaction(request) == confirmed
 
 
+async def test_text_of_a_participant_is_escaped(tcc: Running, stock: ScriptedParticipant) -> None:
+    """A participant without our SDK may return what a terminal or a log would take for its own."""
+
+    async def sold_out(call: participant_pb2.BranchCall) -> common.CallResult:
+        return rejected("SOLD\x1b[2JOUT", "none\nleft") if call.operation == TRY else SUCCEEDED
+
+    stock.script = sold_out
+    outcome = (await tcc.stub.ExecuteTransaction(execute("g", branch("1")))).outcome
+    assert (outcome.cancel_detail, outcome.cancel_message) == ("SOLD\\x1b[2JOUT", "none\\nleft")
+
+
 async def test_a_rejected_try_cancels_an_interactive_transaction(
     tcc: Running, stock: ScriptedParticipant
 ) -> None:
