@@ -239,7 +239,7 @@ async def test_a_repeated_request_gets_the_same_cancel_reason(
     first = (await tcc.stub.ExecuteTransaction(request)).outcome
     await tcc.settled("g")
     later = (await tcc.stub.ExecuteTransaction(request)).outcome
-    assert first.cancel_message == ("only 2\N{REPLACEMENT CHARACTER}left " + "x" * 1_000)[:500]
+    assert first.cancel_message == ("only 2\\x00left " + "x" * 1_000)[:500]
     assert (later.cancel_detail, later.cancel_message) == (first.cancel_detail, first.cancel_message)
     stored = (await tcc.stub.GetTransaction(pb.GetTransactionRequest(gid="g"))).transaction
     assert stored.cancel_message == first.cancel_message
