@@ -280,7 +280,10 @@ class TracedParticipants:
                 if call.span is None:
                     results.append((call, answer))
                     continue
-                self._tracing.called(participant, call, answer, sent_at=sent_at, answered_at=answered_at)
+                try:
+                    self._tracing.called(participant, call, answer, sent_at=sent_at, answered_at=answered_at)
+                except Exception:  # the result does not depend on it
+                    logger.exception("the span of a branch call could not be made", gid=call.gid)
                 failed = answer.code is OutcomeCode.FAILED
                 results.append((call, replace(answer, span_id=call.span.span_id) if failed else answer))
             on_results(results)

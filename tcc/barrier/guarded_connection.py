@@ -15,19 +15,22 @@ The driver's own connection (`get_raw_connection`) is not guarded.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, Self
 
 from sqlalchemy import Connection, Dialect, Engine, RootTransaction, TextClause, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import ExecutableDDLElement
+from sqlalchemy.util import await_only
 
 from tcc.barrier.decisions import CallResult, OutcomeCode
 
 # libpq's PGTransactionStatusType.
 _IN_TRANSACTION, _IN_ERROR = 2, 3
 _SAVEPOINT = "tcc_handler"
+# Where a pooled connection keeps its statements.
+_STATEMENTS = "tcc_statements"
 
 _BLANKS = r"(?:\s|--[^\n]*\n|/\*.*?\*/)*"
 _ENDS_TRANSACTION = re.compile(
@@ -86,6 +89,11 @@ def _in_order(parameters: dict[str, Any], names: list[str] | None) -> Any:
     return parameters if names is None else [parameters[name] for name in names]
 
 
+async def _wait_async(driver: Any, exchange: Any) -> Any:
+    async with driver.lock:
+        return await driver.wait(exchange)
+
+
 class GuardedConnection(Connection):
     """A connection with one transaction. Only `finish` commits it, and only `abandon` rolls it back."""
 
@@ -94,6 +102,8 @@ class GuardedConnection(Connection):
     _begun: RootTransaction
     # The statement that undoes `limit_lock_wait`, for databases where that outlives the transaction.
     _lock_wait_before = ""
+    # Set if the transaction was begun by it, until the handler runs.
+    _libpq: Any = None
 
     @classmethod
     def begun(cls, engine: Engine) -> Self:
@@ -169,6 +179,7 @@ class GuardedConnection(Connection):
         if not self._is_libpq:
             self.run(f"SAVEPOINT {_SAVEPOINT}")
         self._in_handler = True
+        self._libpq = None  # psycopg deallocates all statements after a rollback, even to a savepoint
 
     def after_handler(self) -> None:
         """Raise TransactionLostError unless the transaction is usable and the one that was begun."""
@@ -204,10 +215,13 @@ class GuardedConnection(Connection):
     def run(
         self, statement: str, parameters: dict[str, Any] | list[dict[str, Any]] | None = None
     ) -> Sequence[Any]:
-        """Execute a statement of the barrier by the driver's cursor, and return its rows.
+        """Execute a statement of the barrier by the driver, and return its rows. Raises DBAPIError.
 
-        SQLAlchemy's own execution takes several times what the driver takes. Raises DBAPIError.
+        SQLAlchemy's own execution takes several times what the driver takes.
         """
+        exchange = self._exchange(statement, parameters or {})
+        if exchange is not None:
+            return self._wait(exchange, statement, parameters)
         sql, names, returns_rows = _driver_statement(statement, self.dialect)
         rows: Sequence[Any] = ()
         cursor = self.connection.cursor()
@@ -221,6 +235,35 @@ class GuardedConnection(Connection):
         except BaseException as error:  # noqa: BLE001 - SQLAlchemy raises it again, as its own execution does
             self._handle_dbapi_exception(error, statement, parameters, cursor, None)
         return rows
+
+    def _exchange(self, statement: str, parameters: Mapping[str, Any] | Sequence[Any]) -> Any:
+        """Return the exchange that executes a statement with psycopg; None if its cursor has to."""
+        if self.dialect.driver != "psycopg" or not isinstance(parameters, Mapping):
+            return None
+        if self._libpq is not None:
+            return self._libpq.exchange(statement, parameters, begins=False)
+        pooled = self.connection
+        statements = pooled.info.get(_STATEMENTS)
+        if statements is None:
+            from tcc.barrier.libpq import LibpqStatements  # noqa: PLC0415 - psycopg is there: it is the driver
+
+            statements = pooled.info[_STATEMENTS] = LibpqStatements(pooled.driver_connection)
+        if not statements.may_begin:
+            return None
+        exchange = statements.exchange(statement, parameters, begins=True)
+        if exchange is not None:
+            self._libpq = statements
+        return exchange
+
+    def _wait(self, exchange: Any, statement: str, parameters: Any) -> Sequence[Any]:
+        driver: Any = self._libpq.driver
+        try:
+            if self.dialect.is_async:
+                return await_only(_wait_async(driver, exchange))
+            with driver.lock:
+                return driver.wait(exchange)  # type: ignore[no-any-return] # rows
+        except BaseException as error:  # noqa: BLE001 - SQLAlchemy raises it again, as its own execution does
+            self._handle_dbapi_exception(error, statement, parameters, None, None)
 
     # SQLAlchemy's statements all pass through these three.
 

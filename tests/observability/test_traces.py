@@ -3,7 +3,7 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from opentelemetry.trace import SpanKind, get_current_span
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import tcc
-from coordinator.core.model import TraceContext
+from coordinator.core.model import BranchCall, BranchSpec, CallResult, Operation, OutcomeCode, TraceContext
+from coordinator.engine.clock import LogClock
 from coordinator.observability.tracing import Tracing, new_span, transaction_span
+from coordinator.ports.participants import CallResults, OnResults
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2
 from tcc.transaction.v1 import transaction_pb2 as pb
@@ -473,6 +475,34 @@ def test_the_ratio_is_the_share_of_new_traces(monkeypatch: pytest.MonkeyPatch) -
         endpoint="http://127.0.0.1:1", ratio=0.3, service_name="", coordinator="me", rng=lambda: next(lots)
     )
     assert [tracing.new_trace() is not None for _ in range(4)] == [True, True, False, False]
+
+
+def test_a_result_does_not_depend_on_its_span(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Answering:
+        """Participants that answer at once."""
+
+        def execute(self, participant: str, calls: Sequence[BranchCall], on_results: OnResults) -> None:
+            on_results([(call, CallResult(code=OutcomeCode.SUCCEEDED)) for call in calls])
+
+    tracing = Tracing(endpoint="http://127.0.0.1:1", ratio=0.0, service_name="", coordinator="c")
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(tracing, "called", fail)
+    clock = LogClock()
+    clock.set(0.0, asked_at=0.0, answered_at=0.0)
+    call = BranchCall(
+        gid="g",
+        index=0,
+        operation=Operation.TRY,
+        spec=BranchSpec(branch_id="b", participant="stock", action="reserve"),
+        expires_at=100.0,
+        trace=TraceContext(traceparent=TRACEPARENT),
+    )
+    results: CallResults = []
+    tracing.traced(Answering(), clock).execute("stock", [call], results.extend)
+    assert [result.code for _, result in results] == [OutcomeCode.SUCCEEDED]
 
 
 def test_every_coordinator_derives_the_same_span_of_a_transaction() -> None:
