@@ -345,8 +345,10 @@ async def test_the_same_gid_with_different_content_is_refused(
     stock.script = wait
     await tcc.stub.ExecuteTransaction(execute("g", branch("1"), wait_for=pb.WAIT_FOR_ACCEPTED))
     other = execute("g", branch("1", payload=b"other"))
-    async with refused("ALREADY_EXISTS", "GID_CONFLICT"):
+    async with refused("ALREADY_EXISTS", "GID_CONFLICT") as refusal:
         await tcc.stub.ExecuteTransaction(other)
+    for part in ("branches", "payloads", "stages", "not_before", "labels"):
+        assert part in (refusal.error.details() or "")
     go.set()
     await tcc.settled("g")
     async with refused("ALREADY_EXISTS", "GID_CONFLICT"):  # also when memory has forgotten it
