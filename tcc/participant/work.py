@@ -9,7 +9,7 @@ If a batch fails as a whole, each item is run alone, so that one invalid item do
 affect the others. A call that has started is finished even if its caller disconnects:
 the work is idempotent, and the caller will repeat the call. One that has not started is
 dropped when its turn comes: otherwise, a participant that is too slow for what it is asked
-would do nothing but work that nobody waits for. A duplicate of a running
+would do nothing but work that no caller waits for. A duplicate of a running
 call opens no transaction: it gets the running call's result.
 
 Every call gets exactly one result, whatever a handler does. Errors are caught around each

@@ -260,7 +260,7 @@ async def test_a_killed_worker_stops_only_its_own_cells(
         await load.check(database_url, stock)
     print(
         f"\ncells {lost} lost for {started_at - killed_at:.1f} s, {sum(map(len, load.refused))} refused: "
-        f"{load.refused[lost[0]][0]!r}; longest silence of the others in the meantime "
+        f"{load.refused[lost[0]][0]!r}; longest silence of the others "
         f"{load.silence_s(others, killed_at, restarted_at):.2f} s; {MORE} more in each cell "
         f"{on_at - started_at:.1f} s after the start; {len(load.states)} transactions, none lost"
     )

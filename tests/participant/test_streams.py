@@ -266,7 +266,7 @@ async def gids(engine) -> set[str]:
 
 
 async def test_an_item_that_is_cancelled_while_it_waits_is_not_run(call_participant, sqlite):
-    """A participant that is too slow would otherwise do only what nobody waits for."""
+    """A participant that is too slow would otherwise do only what no caller waits for."""
     _, handlers, _, coordinator, count = await occupied(call_participant, sqlite[0])
     await coordinator.send(item(101, "late", action="act"), item(102, "again", action="act"))
     await coordinator.send(item(103, "again", action="act"), cancelled_ids=[101, 102])
