@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import results
+from bench import capacity, results
 from bench.options import MODES, Options
 from bench.report import machine
 from bench.results import Entry, Results
@@ -72,6 +72,13 @@ def _plot(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _capacity(arguments: argparse.Namespace) -> int:
+    """Print what rates take. Return 1 if a machine has reached more than that allows."""
+    found = capacity.capacities(results.read(arguments.directory))
+    print(json.dumps(found) if arguments.json else capacity.table(found))
+    return int(max(found["measured"].values()) > 1)
+
+
 def _draw(directory: Path) -> None:
     # Loaded only here: measuring needs neither the time nor the memory of matplotlib.
     from bench import page, plots  # noqa: PLC0415
@@ -107,6 +114,10 @@ def _parser() -> argparse.ArgumentParser:
     plot = commands.add_parser("plot", help="draw what `--save` has kept")
     plot.add_argument("directory", type=Path)
     plot.set_defaults(do=_plot)
+    computed = commands.add_parser("capacity", help="what rates take, computed from what `--save` has kept")
+    computed.add_argument("directory", type=Path, nargs="?", default=_PROJECT / "docs" / "bench")
+    computed.add_argument("--json", action="store_true", help="print one JSON object")
+    computed.set_defaults(do=_capacity)
     return parser
 
 

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
+from bench import capacity
 from bench.page import machine_line
 from bench.results import Entry, Results
 
@@ -23,7 +24,6 @@ Row = Mapping[str, Any]
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v")
-_PERCENTILES = ("p50_ms", "p95_ms", "p99_ms")
 # Whose cost the size of the log could change.
 _LOG_ROLES = ("coordinator", "postgresql")
 _DPI = 120
@@ -42,7 +42,7 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """One file. `draw` gets the entries of those `scenarios` that were measured."""
+    """One file. `draw` gets the entries of its `scenarios`, if all were measured."""
 
     file: str
     about: str
@@ -56,7 +56,7 @@ def draw(results: Results, directory: Path) -> dict[str, str]:
     with mpl.rc_context(_STYLE):
         for plot in _PLOTS:
             entries = {name: results[name] for name in plot.scenarios if name in results}
-            figure = plot.draw(entries) if entries else None
+            figure = plot.draw(entries) if len(entries) == len(plot.scenarios) else None
             if figure is not None:
                 _title(figure, plot.about, list(entries.values()))
                 # Without the time of drawing: the same figures make the same file.
@@ -65,7 +65,7 @@ def draw(results: Results, directory: Path) -> dict[str, str]:
     return drawn
 
 
-# --- throughput and latency against concurrency ------------------------------
+# --- throughput against concurrency, capacity ------------------------------
 
 
 def _throughput(entries: Mapping[str, Entry]) -> Figure | None:
@@ -74,29 +74,20 @@ def _throughput(entries: Mapping[str, Entry]) -> Figure | None:
     figure, panels = _panels(len(by_mode))
     for panel, (mode, rows), colour in zip(panels, by_mode.items(), cycle(_COLOURS), strict=False):
         in_flight = [row["in_flight"] for row in rows]
+        rates = [row["per_second"] for row in rows]
         panel.errorbar(
-            in_flight,
-            [row["per_second"] for row in rows],
-            yerr=_whiskers(rows),
-            color=colour,
-            marker="o",
-            capsize=3,
-            label="coordinator",
+            in_flight, rates, _whiskers(rows), color=colour, marker="o", capsize=3, label="coordinator"
         )
         with_baseline = [row for row in rows if row["baseline"]]
         if with_baseline:
             x = [row["in_flight"] for row in with_baseline]
             ranges = [row["baseline"]["per_second_range"] for row in with_baseline]
-            panel.plot(
-                x,
+            rates, (low, high) = (
                 [row["baseline_per_second"] for row in with_baseline],
-                color="#555555",
-                ls="--",
-                label="baseline",
+                [*zip(*ranges, strict=True)],
             )
-            panel.fill_between(
-                x, [low for low, _ in ranges], [high for _, high in ranges], color="#555555", alpha=0.2, lw=0
-            )
+            panel.plot(x, rates, color="#555555", ls="--", label="baseline")
+            panel.fill_between(x, low, high, color="#555555", alpha=0.2, lw=0)
         panel.set_title(mode)
         _concurrency(panel, in_flight)
         panel.set_ylim(bottom=0)
@@ -106,25 +97,22 @@ def _throughput(entries: Mapping[str, Entry]) -> Figure | None:
     return figure
 
 
-def _latency(entries: Mapping[str, Entry]) -> Figure | None:
-    by_mode = _by(_rows(entries, "coordinator"), "mode")
-    figure, panels = _panels(len(by_mode), sharey=True)
-    for panel, (mode, rows) in zip(panels, by_mode.items(), strict=True):
-        in_flight = [row["in_flight"] for row in rows]
-        for key, colour, marker in zip(_PERCENTILES, _COLOURS, _MARKERS, strict=False):
-            panel.plot(
-                in_flight,
-                [_or_gap(row[key]) for row in rows],
-                color=colour,
-                marker=marker,
-                label=key.removesuffix("_ms"),
-            )
-        panel.set_title(mode)
-        _concurrency(panel, in_flight)
-        panel.set_yscale("log")
-        panel.yaxis.set_major_formatter(_plain())
-    panels[0].set_ylabel("latency, ms")
-    panels[0].legend(loc="upper left")
+def _capacity(entries: Mapping[str, Entry]) -> Figure | None:
+    """Cores against the rate. Dotted: what of one worker, or of one server, has no more room there."""
+    found = capacity.capacities(entries)
+    figure, panels = _panels(len(capacity.MODES), sharey=True)
+    for panel, mode in zip(panels, capacity.MODES, strict=True):
+        rows = [row for row in found["rates"] if row["mode"] == mode]
+        for role, colour, marker in zip(_LOG_ROLES, _COLOURS, _MARKERS, strict=False):
+            cores = [row[f"{role}_cores"] for row in rows]
+            panel.plot(capacity.RATES, cores, color=colour, marker=marker, label=role)
+        for (what, rate), colour in zip(found["full_at"][mode].items(), _COLOURS[2:], strict=False):
+            panel.axvline(rate, color=colour, ls=":", label=what)
+        panel.set(title=mode, xscale="log", yscale="log", xlabel="transactions per second")
+        panel.xaxis.set_major_formatter(_thousands())
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        panel.legend(loc="upper left", fontsize=7)
+    panels[0].set_ylabel("cores")
     return figure
 
 
@@ -133,7 +121,7 @@ def _latency(entries: Mapping[str, Entry]) -> Figure | None:
 
 def _history(entries: Mapping[str, Entry]) -> Figure | None:
     rows = sorted(_rows(entries, "history"), key=lambda row: row["rows"])
-    figure, (cost, rate) = _panels(2)
+    figure, (cost,) = _panels(1)
     x = [row["rows"] for row in rows]
     bottom = [0.0] * len(rows)
     for role, colour, marker in zip(_LOG_ROLES, _COLOURS, _MARKERS, strict=False):
@@ -143,22 +131,11 @@ def _history(entries: Mapping[str, Entry]) -> Figure | None:
         bottom = top
     cost.set_ylabel("CPU, µs per transaction")
     cost.legend(loc="lower left")
-    rate.errorbar(
-        x,
-        [row["per_second"] for row in rows],
-        yerr=_whiskers(rows),
-        color=_COLOURS[0],
-        marker="o",
-        capsize=3,
-    )
-    rate.set_ylabel("transactions per second")
-    for panel in (cost, rate):
-        panel.set_xscale("log")
-        panel.set_xticks(x, [_count(value) for value in x])
-        panel.xaxis.set_minor_locator(NullLocator())
-        panel.set_ylim(bottom=0)
-        panel.yaxis.set_major_formatter(_thousands())
-        panel.set_xlabel("ended transactions in the log")
+    cost.set_xscale("log")
+    cost.set_xticks(x, [_count(value) for value in x])
+    cost.xaxis.set_minor_locator(NullLocator())
+    cost.set_ylim(bottom=0)
+    cost.set_xlabel("ended transactions in the log")
     return figure
 
 
@@ -169,7 +146,7 @@ _PLOTS = (
         ("coordinator",),
         _throughput,
     ),
-    Plot("latency.png", "Latency percentiles against concurrency", ("coordinator",), _latency),
+    Plot("capacity.png", "Cores for a rate, computed from CPU times", ("coordinator", "idle"), _capacity),
     Plot("history.png", "Cost of a transaction against the size of the log", ("history",), _history),
 )
 
@@ -217,10 +194,6 @@ def _concurrency(panel: Axes, values: Sequence[int]) -> None:
     panel.set_xlabel("transactions in flight")
 
 
-def _or_gap(value: float | None) -> float:
-    return float("nan") if value is None else value
-
-
 def _count(value: int) -> str:
     """10k, 5M."""
     for size, letter in ((10**6, "M"), (10**3, "k")):
@@ -231,7 +204,3 @@ def _count(value: int) -> str:
 
 def _thousands() -> FuncFormatter:
     return FuncFormatter(lambda value, _: f"{value:,.0f}")
-
-
-def _plain() -> FuncFormatter:
-    return FuncFormatter(lambda value, _: f"{value:g}")

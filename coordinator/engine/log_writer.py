@@ -235,6 +235,8 @@ class LogWriter:
 
     async def run(self) -> None:
         """Write until cancelled."""
+        # The first connections, which found out what kind of server each one is, have been made.
+        self.regroup()
         async with asyncio.TaskGroup() as self._tasks:
             for queues in self._queues:
                 for batcher in (queues.begins, queues.saves, queues.rejected_saves):

@@ -10,7 +10,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from coordinator.log.connection import BoundStatement, Connection, StatementResult
-from coordinator.log.failures import FailureKind, is_about_names, kind_of, refusal, unreachable
+from coordinator.log.failures import (
+    FailureKind,
+    is_about_a_node,
+    is_about_names,
+    kind_of,
+    refusal,
+    unreachable,
+)
 from coordinator.log.servers import History, ServerRefusedError, connect_async, look_for_promoted, servers
 from coordinator.log.statements import BEGIN, CITUS, COMMIT, LOCK_TIMEOUT, ROLLBACK, SESSION, Statement
 
@@ -185,7 +192,12 @@ class Connections:
             raise ServerRefusedError("the answer came from a former primary, and counts for nothing")
 
     def _put_back(self, connection: Connection, failed: Exception | None) -> None:
-        is_usable = failed is None or kind_of(failed) in _HARMLESS or is_about_names(failed)
+        is_usable = (
+            failed is None
+            or kind_of(failed) in _HARMLESS
+            or is_about_names(failed)
+            or is_about_a_node(failed)
+        )
         if is_usable and connection.idle and not self._closed:
             self._idle.append(connection)
             return

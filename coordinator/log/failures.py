@@ -68,6 +68,8 @@ _KINDS = {
 }
 # Errors that psycopg raises itself, without a message of the server.
 _ABOUT_THE_CONNECTION = (psycopg.OperationalError, psycopg.InterfaceError, OSError)
+# Citus: a node was lost during a transaction, or at its commit. They have the code of internal errors.
+_NODE_LOST = ("failure on connection marked as essential", "could not commit transaction for shard")
 _QUOTED = re.compile(r"""(["']).*["']""", re.DOTALL)
 
 
@@ -77,12 +79,20 @@ def kind_of(error: Exception) -> FailureKind:
     if not sqlstate:
         is_lost = isinstance(error, _ABOUT_THE_CONNECTION)
         return FailureKind.DISCONNECTED if is_lost else FailureKind.REJECTED
+    if is_about_a_node(error):
+        return FailureKind.DISCONNECTED
     return _KINDS.get(sqlstate) or _KINDS.get(sqlstate[:2]) or FailureKind.REJECTED
 
 
 def is_about_names(error: Exception) -> bool:
     """Return whether a name or a privilege is missing: of one cell, and others work over this connection."""
     return (getattr(error, "sqlstate", None) or "").startswith(("3F", "42"))
+
+
+def is_about_a_node(error: Exception) -> bool:
+    """Return whether a server reports that one behind it is lost (Citus). The session with it goes on."""
+    sqlstate = getattr(error, "sqlstate", None) or ""
+    return sqlstate.startswith("08") or (sqlstate == "XX000" and str(error).startswith(_NODE_LOST))
 
 
 def refusal(name: str, error: Exception) -> LogError:

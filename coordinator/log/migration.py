@@ -110,6 +110,11 @@ class CellPlace(Struct, frozen=True, kw_only=True):
     def schema(self) -> str:
         return cell_schema(self.number) + self.schema_suffix
 
+    @property
+    def migrating_url(self) -> str:
+        """The URL with the role that owns and migrates it."""
+        return self.owner_url or self.url
+
 
 def migrate(url: str, owner_url: str | None = None) -> None:
     """Apply the migrations that the database of a log of one cell lacks. See `migrate_cells`."""
@@ -185,7 +190,7 @@ def _migrate_cell(place: CellPlace, log_id: str | None) -> str:
 
 
 def _engine(place: CellPlace) -> Engine:
-    return database_engine(place.owner_url or place.url, place.schema)
+    return database_engine(place.migrating_url, place.schema)
 
 
 def _exists(place: CellPlace) -> bool:

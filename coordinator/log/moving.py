@@ -68,7 +68,7 @@ def move_cell(place: CellPlace, new: CellPlace) -> list[MovedTable]:
         LogUnavailable: a server cannot be reached. The cell is where it was, unless the text says otherwise.
         LogUrlError: the cell cannot be moved there.
     """
-    with explained(), connect(_owner(place)) as here, connect(_owner(new)) as there:
+    with explained(), connect(place.migrating_url) as here, connect(new.migrating_url) as there:
         for connection in (here, there):
             connection.execute(_AS_TEXT)
         _check(here, place, there)
@@ -89,10 +89,6 @@ def _open(there: psycopg.Connection, arriving: str, place: CellPlace) -> None:
             f"rename {place.schema}{MOVED} to {place.schema} where it was",
             detail=" ".join(str(error).split()),
         ) from error
-
-
-def _owner(place: CellPlace) -> str:
-    return place.owner_url or place.url
 
 
 def _check(here: psycopg.Connection, place: CellPlace, there: psycopg.Connection) -> None:

@@ -85,31 +85,23 @@ class PostgresOperatorLog:
     """The log, or a cell of it, for operators. `owner` is the coordinator that reports here."""
 
     def __init__(
-        self,
-        url: str,
-        *,
-        owner: str,
-        statement_timeout_s: float = 10.0,
-        count_max: int = COUNT_MAX,
-        cell: int = HOME,
-        pool: OperatorPool | None = None,
+        self, pool: OperatorPool, *, owner: str, count_max: int = COUNT_MAX, cell: int = HOME
     ) -> None:
-        """`pool`: connections that others share, in place of own ones."""
+        """`pool`: the connections to its server, which other cells there may share."""
         self._owner = owner
         self._count_max = count_max
         self.cell = cell
-        self._own_pool = None if pool else OperatorPool(url, statement_timeout_s=statement_timeout_s)
-        self.use(pool or self._own_pool)
+        self.use(pool)
 
-    def use(self, pool: OperatorPool | None) -> None:
-        """Use other connections from now on, because the cell was moved."""
-        assert pool is not None, "a store without connections of its own gets others'"
+    def use(self, pool: OperatorPool) -> None:
+        """Use these connections from now on. Others, if the cell was moved."""
+        self._pool = pool
         self._connections = pool.commands
         self._searches = pool.searches
 
     async def close(self) -> None:
-        if self._own_pool is not None:
-            await self._own_pool.close()
+        """Close its connections."""
+        await self._pool.close()
 
     # --- actions ---------------------------------------------------------------------
 

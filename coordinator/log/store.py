@@ -113,35 +113,28 @@ class PostgresLog:
 
     def __init__(
         self,
-        url: str,
+        pool: LogPool,
         *,
         owner: str,
         name: str,
-        connections: int = 4,
-        statement_timeout_s: float = 10.0,
         on_quarantine: Callable[[str, str], None] = lambda _gid, _why: None,
         cell: int = HOME,
-        pool: LogPool | None = None,
     ) -> None:
         """`on_quarantine`: called with the gid of a row that a claim could not use, and why.
 
-        `pool`: connections that others share, in place of own ones.
+        `pool`: the connections to its server, which other cells there may share.
         """
         self._owner = owner
         self.name = name
         self._cell = cell
-        self._own_pool = (
-            None if pool else LogPool(url, connections=connections, statement_timeout_s=statement_timeout_s)
-        )
-        self.use(pool or self._own_pool)
+        self.use(pool)
         self._lost_claims = _LostClaims()
         self._on_quarantine = on_quarantine
         # Rows that the database can neither return nor hold.
         self._unusable: set[str] = set()
 
-    def use(self, pool: LogPool | None) -> None:
-        """Use other connections from now on, because the cell was moved."""
-        assert pool is not None, "a store without connections of its own gets others'"
+    def use(self, pool: LogPool) -> None:
+        """Use these connections from now on. Others, if the cell was moved."""
         self.pool = pool
         self._connections = pool.statements
         self._reads = pool.reads
@@ -150,8 +143,8 @@ class PostgresLog:
         self._searches = pool.searches
 
     async def close(self) -> None:
-        if self._own_pool is not None:
-            await self._own_pool.close()
+        """Close its connections."""
+        await self.pool.close()
 
     @property
     def cells(self) -> "Sequence[PostgresLog]":

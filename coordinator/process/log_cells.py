@@ -42,18 +42,9 @@ class OpenLog:
         for place in places:
             pool, operator_pool = self._servers.at(place.url)
             self._cells.append(
-                PostgresLog(
-                    place.url,
-                    owner=owner,
-                    name=name,
-                    on_quarantine=on_quarantine,
-                    cell=place.number,
-                    pool=pool,
-                )
+                PostgresLog(pool, owner=owner, name=name, on_quarantine=on_quarantine, cell=place.number)
             )
-            self.operator_cells.append(
-                PostgresOperatorLog(place.url, owner=owner, cell=place.number, pool=operator_pool)
-            )
+            self.operator_cells.append(PostgresOperatorLog(operator_pool, owner=owner, cell=place.number))
         is_one = len(places) == 1
         self.log = self._cells[0] if is_one else CellsLog(self._cells)
         self.operator_log = self.operator_cells[0] if is_one else CellsOperatorLog(self.operator_cells)

@@ -4,7 +4,7 @@
 # They listen at PORT (9701 unless given) and the two after it. Nodes that run already are left alone, so the same
 # command starts again one that was stopped. Then (the tests need a superuser):
 #   TCC_TEST_SERVER_URL=postgresql://postgres@127.0.0.1:9701/postgres pytest tests/log tests/engine tests/jobs
-# deploy/citus/cluster.sh DIRECTORY stop     ends all, and removes their data.
+# deploy/citus/cluster.sh DIRECTORY stop ends all, and removes their data.
 set -euo pipefail
 directory=$(realpath "$1") port=${2:-9701}
 bin=$directory/wheel/postgres/bin
@@ -45,7 +45,7 @@ unix_socket_directories = ''
 CONF
     fi
     "${as_user[@]}" "$bin/pg_ctl" -D "$data" status >/dev/null ||
-        "${as_user[@]}" "$bin/pg_ctl" -D "$data" -l "node-$node/server.log" -w start >/dev/null
+        "${as_user[@]}" "$bin/pg_ctl" -D "$data" -l "node-$node/server.log" -w start >/dev/null 2>&1
 done
 
 url=postgresql://postgres@127.0.0.1:$port/postgres

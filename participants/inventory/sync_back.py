@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from participants.inventory import store
 from participants.inventory.gate_metrics import GateMetrics
 from participants.inventory.store import Key
-from participants.inventory.tokens import UNAVAILABLE, Correction, Count, Tokens
+from participants.inventory.tokens import UNAVAILABLE, Correction, Count, Tokens, is_about_contents
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,25 @@ class SyncBack:
         self._flight_max_s = flight_max_s
 
     async def compare(self, skus: Sequence[str]) -> None:
-        """Compare these SKUs and correct Redis; load those that it does not have."""
+        """Compare these SKUs and correct Redis; load those that it does not have.
+
+        A SKU of which Redis holds what the gate has not written is removed, and affects no other.
+        """
+        try:
+            await self._compare(skus)
+        except (*UNAVAILABLE, ValueError) as error:
+            if not is_about_contents(error):
+                raise
+            if len(skus) > 1:
+                for sku in skus:
+                    await self.compare([sku])
+                return
+            logger.warning(
+                "SKU %s is removed from Redis, to be loaded again: its keys are wrong: %r", *skus, error
+            )
+            await self._counts.forget(*skus)
+
+    async def _compare(self, skus: Sequence[str]) -> None:
         async with self._database.begin() as db:
             available = await store.stock_lock(db, skus)
             async with asyncio.timeout(_LOCKED_MAX_S):

@@ -12,7 +12,7 @@ from participants.inventory.script import SCRIPT
 from participants.inventory.store import Key
 
 try:
-    from redis.exceptions import RedisError
+    from redis.exceptions import RedisError, ResponseError
 
     from participants.redis_client import connect
 except ModuleNotFoundError as error:
@@ -23,6 +23,13 @@ except ModuleNotFoundError as error:
 EMPTY: Mapping[str, Sequence[Key]] = MappingProxyType({})
 # What Redis may raise, when it is slow, unavailable or broken.
 UNAVAILABLE = (RedisError, OSError, TimeoutError)
+
+
+def is_about_contents(error: BaseException) -> bool:
+    """Return whether an error says that keys hold what the gate has not written."""
+    # Its subclasses are about the server: it is out of memory, read-only and so on.
+    return type(error) is ResponseError or isinstance(error, ValueError)
+
 
 # Status of a SKU of which no unit was asked for: see the script.
 UNKNOWN, LOAD, LOADING = "unknown", "load", "loading"
@@ -165,6 +172,12 @@ class Tokens:
             for each in corrections
         ]
         return [bool(done) for done in await self._call("correct", changes=changes)]
+
+    async def forget(self, sku: str) -> None:
+        """Remove a SKU. The next Try loads it again."""
+        await self._redis.delete(
+            *[f"{{stock}}:{kind}:{sku}" for kind in ("sku", "flight", "unknown", "loading")]
+        )
 
     async def _call(self, operation: str, **request: object) -> Any:
         request["branch_ms"] = _ms(self._lifetimes.branch_s)

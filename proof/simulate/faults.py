@@ -8,6 +8,7 @@ import asyncio
 import random
 from collections.abc import Callable
 
+from proof.simulate.log_database import CellTrouble
 from proof.simulate.world import World
 
 JUMP_S = 3_600.0
@@ -41,6 +42,7 @@ class Faults:
                 self.clock_jump,
                 self.bad_handlers,
                 self.bad_database,
+                *([self.cell_unavailable] if world.cells > 1 else []),
             )
             if rng.random() > _LEFT_OUT_SHARE
         }
@@ -172,6 +174,16 @@ class Faults:
         kind = self._rng.choice(("request_lost", "answer_lost", "answer_lost", "comes_late"))
         self._chance(self._world.log.health, kind, (0.05, 0.5))
 
+    def cell_unavailable(self) -> None:
+        """One cell of the log cannot be used for a while; the others can."""
+        cell, troubles = self._rng.randrange(self._world.cells), self._world.log.health.troubles
+        if cell in troubles:
+            return
+        troubles[cell] = self._rng.choice(list(CellTrouble))
+        lasts_s = self._rng.choice((self._rng.uniform(0.05, 1.0), self._rng.uniform(1.0, 15.0)))
+        self._note("cell unavailable", f"cell {cell}", f"{troubles[cell].name} for {lasts_s:.1f} s")
+        self._later(lasts_s, lambda: troubles.pop(cell, None))
+
     def bad_handlers(self) -> None:
         self._chance(self._rng.choice(self._world.businesses), "fails", (0.05, 0.5))
 
@@ -209,6 +221,7 @@ class Faults:
         conditions.cut.clear()
         conditions.slow.clear()
         health.down = False
+        health.troubles.clear()
         health.request_lost = health.answer_lost = health.comes_late = 0.0
         for business in world.businesses:
             business.fails = 0.0

@@ -1,4 +1,4 @@
-"""The log's PostgreSQL, simulated: what each statement of the log does to the two tables.
+"""The log's PostgreSQL, simulated: what each statement of the log does to the two tables of a cell.
 
 The coordinator's own `PostgresLog` runs above it, with its batches, its repeats and
 its lost claims. Below stand the rows and, in place of psycopg, `SimulatedConnections`.
@@ -14,9 +14,11 @@ may be lost, and it may arrive after its sender has given it up.
 import asyncio
 import json
 import random
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections import ChainMap
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any, TypeAlias
 
 from coordinator.core.errors import LogUnavailable
 from coordinator.core.machine import REACHABLE
@@ -28,12 +30,30 @@ from proof.simulate.virtual_loop import VirtualLoop, context_of, current_process
 
 Row = dict[str, Any]
 Values = Mapping[str, Any]
+# Statements with their parameters in order.
+Bound: TypeAlias = Sequence[tuple[Statement, list[Any]]]
+Results: TypeAlias = asyncio.Future[list[StatementResult]]
 # The statement's name and the owner's, then the row before and after; None: there was, or is, none.
 OnChange = Callable[[str, str, Row | None, Row | None], None]
 
 HOST = "postgres"
 _CONNECT_TIMEOUT_S = 5.0
 _LATE_MAX_S = 8.0
+# What `in_cell` adds to the name of a statement.
+_OF_CELL = " of cell "
+# After this time a statement of several cells waits no longer for a lock.
+_LOCK_TIMEOUT_S = 0.2
+# The share of the client's time limit after which the server gives a statement up.
+_SERVER_SHARE = 0.9
+
+
+class CellTrouble(Enum):
+    """Why a cell cannot be used."""
+
+    # Its schema has another name, or a privilege is missing.
+    AWAY = auto()
+    # Its tables are locked.
+    LOCKED = auto()
 
 
 @dataclass(kw_only=True)
@@ -45,15 +65,41 @@ class LogHealth:
     request_lost: float = 0.0
     answer_lost: float = 0.0
     comes_late: float = 0.0
+    # How long a commit takes. Writes that come in the meantime are one batch.
+    commit_s: float = 0.0
+    # By the number of a cell.
+    troubles: dict[int, CellTrouble] = field(default_factory=dict)
+
+
+class LogServer:
+    """The cells of a log, all at one server. `now` is its clock, in seconds since the Unix epoch."""
+
+    def __init__(
+        self, now: Callable[[], float], rng: random.Random, on_change: OnChange, *, cells: int = 1
+    ) -> None:
+        self.cells = [LogDatabase(now, rng, on_change) for _ in range(cells)]
+        self.health = LogHealth()
+
+    @property
+    def transactions(self) -> MutableMapping[str, Row]:
+        """Those of all cells: each is in one of them."""
+        return ChainMap(*[cell.transactions for cell in self.cells])
+
+    def execute(self, statement: Statement, parameters: list[Any]) -> StatementResult:
+        """Carries out one statement, now."""
+        return self.cells[_cell_of(statement)].execute(statement, parameters)
+
+
+def _cell_of(statement: Statement) -> int:
+    return int(statement.name.partition(_OF_CELL)[2] or 0)
 
 
 class LogDatabase:
-    """Both tables. `now` is the database's clock, in seconds since the Unix epoch."""
+    """Both tables of a cell. `now` is the database's clock, in seconds since the Unix epoch."""
 
     def __init__(self, now: Callable[[], float], rng: random.Random, on_change: OnChange) -> None:
         self.transactions: dict[str, Row] = {}
         self.coordinators: dict[str, Row] = {}
-        self.health = LogHealth()
         self._clock = now
         self._rng = rng
         self._on_change = on_change
@@ -61,10 +107,11 @@ class LogDatabase:
     def execute(self, statement: Statement, parameters: list[Any]) -> StatementResult:
         """Carries out one statement, now."""
         values = dict(zip(statement.parameters, parameters, strict=True))
-        if statement.name == "transaction_list":
+        name, _, _ = statement.name.partition(_OF_CELL)
+        if name == "transaction_list":
             return self._list(values)
-        carry_out, wanted = _STATEMENTS[statement.name]
-        assert set(values) == wanted, f"{statement.name} has other parameters now: {sorted(values)}"
+        carry_out, wanted = _STATEMENTS[name]
+        assert set(values) == wanted, f"{name} has other parameters now: {sorted(values)}"
         return carry_out(self, values)
 
     def _now(self) -> float:
@@ -409,13 +456,11 @@ def _moment(seconds: float) -> float:
 class SimulatedConnections:
     """In place of `coordinator.log.connections.Connections`: statements travel, and may come to harm."""
 
-    def __init__(
-        self, database: LogDatabase, network: Network, *, most: int, statement_timeout_s: float
-    ) -> None:
+    def __init__(self, server: LogServer, network: Network, *, most: int, statement_timeout_s: float) -> None:
         process = current_process()
         assert process is not None, "only processes connect"
         self._process = process
-        self._database = database
+        self._server = server
         self._network = network
         self._room = asyncio.Semaphore(most)
         self._statement_timeout_s = statement_timeout_s
@@ -425,11 +470,18 @@ class SimulatedConnections:
 
     async def execute(self, statement: Statement, values: Mapping[str, Any]) -> StatementResult:
         """See `Connections.execute`."""
-        parameters = statement.bind(values)
+        (result,) = await self.execute_together([(statement, values)])
+        return result
+
+    async def execute_together(
+        self, steps: Sequence[tuple[Statement, Mapping[str, Any]]]
+    ) -> list[StatementResult]:
+        """See `Connections.execute_together`: all are carried out at one instant, or none is."""
+        bound = [(statement, statement.bind(values)) for statement, values in steps]
         async with self._room:
-            answer: asyncio.Future[StatementResult] = self._loop.create_future()
-            failing = self._send(statement, parameters, answer)
-            alarm = self._loop.call_later(failing, self._fail, statement, answer)
+            answer: Results = self._loop.create_future()
+            failing = self._send(bound, answer)
+            alarm = self._loop.call_later(failing, self._fail, bound, answer)
             try:
                 return await answer
             finally:
@@ -439,28 +491,26 @@ class SimulatedConnections:
     def _loop(self) -> VirtualLoop:
         return self._network.loop
 
-    def _send(
-        self, statement: Statement, parameters: list[Any], answer: "asyncio.Future[StatementResult]"
-    ) -> float:
-        """Send the statement. Return the seconds after which its sender gives up."""
-        rng, health = self._network.rng, self._database.health
+    def _send(self, bound: Bound, answer: Results) -> float:
+        """Send the statements. Return the seconds after which its sender gives up."""
+        rng, health, name = self._network.rng, self._server.health, bound[0][0].name
         if health.down:
             return rng.uniform(0.001, 0.05)
         travel_s = self._network.travel_s(self._process.host, HOST)
         if travel_s is None:
             return self._patience_s()
         if rng.random() < health.request_lost:
-            self._network.note(f"{self._process.name} -> {HOST} {statement.name} is lost")
+            self._network.note(f"{self._process.name} -> {HOST} {name} is lost")
             return self._patience_s()
         if rng.random() < health.comes_late:
             late_s = rng.uniform(0.0, _LATE_MAX_S)
             self._network.note(
-                f"{self._process.name} -> {HOST} {statement.name} comes {late_s:.1f} s after it was given up"
+                f"{self._process.name} -> {HOST} {name} comes {late_s:.1f} s after it was given up"
             )
             patience_s = self._patience_s()
-            self._later(patience_s + late_s, self._carry_out, statement, parameters, None)
+            self._later(patience_s + late_s, self._carry_out, bound, None)
             return patience_s
-        self._later(travel_s, self._carry_out, statement, parameters, answer)
+        self._later(travel_s + health.commit_s, self._carry_out, bound, answer)
         return self._statement_timeout_s
 
     def _patience_s(self) -> float:
@@ -468,28 +518,37 @@ class SimulatedConnections:
         rng = self._network.rng
         return rng.uniform(0.001, 0.05) if rng.random() < 0.5 else self._statement_timeout_s
 
-    def _carry_out(
-        self, statement: Statement, parameters: list[Any], answer: "asyncio.Future[StatementResult] | None"
-    ) -> None:
-        database, network = self._database, self._network
-        if database.health.down:
+    def _carry_out(self, bound: Bound, answer: Results | None) -> None:
+        server, network = self._server, self._network
+        fails_after_s = self._fails_after_s(bound)
+        if fails_after_s is not None:
             if answer is not None:
-                self._tell(0.001, self._fail, statement, answer)
+                self._tell(fails_after_s, self._fail, bound, answer)
             return
-        outcome = database.execute(statement, parameters)
+        outcome = [server.execute(statement, parameters) for statement, parameters in bound]
         if answer is None:
             return
         travel_s = network.travel_s(HOST, self._process.host)
-        if travel_s is None or network.rng.random() < database.health.answer_lost:
-            network.note(f"the answer to {self._process.name}'s {statement.name} is lost")
-            self._tell(self._patience_s(), self._fail, statement, answer)
+        if travel_s is None or network.rng.random() < server.health.answer_lost:
+            network.note(f"the answer to {self._process.name}'s {bound[0][0].name} is lost")
+            self._tell(self._patience_s(), self._fail, bound, answer)
         else:
             self._tell(travel_s, _settle, answer, outcome)
 
-    def _fail(self, statement: Statement, answer: "asyncio.Future[StatementResult]") -> None:
+    def _fails_after_s(self, bound: Bound) -> float | None:
+        """Return the seconds after which the server refuses the statements; None: it carries them out."""
+        health = self._server.health
+        if health.down:
+            return 0.001
+        troubles = {health.troubles.get(_cell_of(statement)) for statement, _ in bound}
+        if CellTrouble.LOCKED in troubles:
+            return _LOCK_TIMEOUT_S if len(bound) > 1 else _SERVER_SHARE * self._statement_timeout_s
+        return 0.001 if CellTrouble.AWAY in troubles else None
+
+    def _fail(self, bound: Bound, answer: Results) -> None:
         if not answer.done():
             answer.set_exception(
-                LogUnavailable(f"the transaction log did not answer {statement.name}", retry_after_s=0.5)
+                LogUnavailable(f"the transaction log did not answer {bound[0][0].name}", retry_after_s=0.5)
             )
 
     def _later(self, delay_s: float, callback: Callable[..., None], *args: Any) -> None:
@@ -499,6 +558,6 @@ class SimulatedConnections:
         self._loop.call_later(delay_s, callback, *args, context=context_of(self._process))
 
 
-def _settle(answer: "asyncio.Future[StatementResult]", outcome: StatementResult) -> None:
+def _settle(answer: Results, outcome: list[StatementResult]) -> None:
     if not answer.done():
         answer.set_result(outcome)

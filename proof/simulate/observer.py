@@ -34,7 +34,7 @@ from proof.history.events import (
     Verb,
 )
 from proof.history.recorder import ListRecorder
-from proof.simulate.log_database import LogDatabase, Row
+from proof.simulate.log_database import LogServer, Row
 from proof.simulate.participant_database import ParticipantDatabase
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2 as participant_pb
@@ -63,7 +63,7 @@ class Observer:
         self.broken: list[str] = []
         self._now = now
         # Set when the world is built.
-        self.log: LogDatabase
+        self.log: LogServer
         self._effects_seen: dict[str, int] = {}
         # What each branch has had: gid, branch, operation.
         self._had: dict[tuple[str, str, str], None] = {}

@@ -25,7 +25,7 @@ import tcc.client.endpoint
 import tcc.participant.participant
 from coordinator.engine.clock import LogClock, LoopLoad
 from proof.simulate.jobs import schedule
-from proof.simulate.log_database import LogDatabase, SimulatedConnections
+from proof.simulate.log_database import LogServer, SimulatedConnections
 from proof.simulate.network import Channel, Network, Server
 from proof.simulate.participant_database import ParticipantDatabase, SimulatedBarrierExecutor
 from proof.simulate.virtual_loop import current_process
@@ -39,7 +39,7 @@ def installed(
     *,
     rng: random.Random,
     network: Network,
-    log: LogDatabase,
+    log: LogServer,
     wall_clock: Callable[[], float],
     monotonic: Callable[[], float],
 ) -> Iterator[None]:

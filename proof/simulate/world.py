@@ -14,7 +14,7 @@ from coordinator.process.worker import Worker
 from proof.history.checker import violations
 from proof.history.events import Final, Settled, StockTotals, TransactionState as FinalState
 from proof.simulate import business, tenants
-from proof.simulate.log_database import LogDatabase
+from proof.simulate.log_database import LogServer
 from proof.simulate.moments import EPOCH_S
 from proof.simulate.network import Network
 from proof.simulate.observer import Observer, as_read, kind_of
@@ -32,6 +32,11 @@ EMPTY_MAX_S = 60.0
 LATE_MAX_S = 180.0
 # Every so many seeds, each tenant asks for branches in the other's transactions.
 _INTRUDED = 4
+# Every so many seeds, the log has several cells.
+_WITH_CELLS = 4
+# There a batch is to have transactions of several cells: commits are slow, and orders come at once.
+_COMMIT_OF_CELLS_S = 0.2
+_ORDERS_OF_CELLS_S = 2.0
 ACCOUNTS = ("a", "bb", "ccc")
 # How many participants give odd responses in streams.
 ODD_SHARE = 0.3
@@ -61,7 +66,12 @@ class World:
         self.observer = Observer(self.loop.time)
         self.network = Network(self.loop, self.rng, self.observer.note)
         self.network.on_request = self.observer.request_arrived
-        self.log = LogDatabase(lambda: EPOCH_S + self.loop.time(), self.rng, self.observer.row_changed)
+        self.cells = 2 + seed % 3 if seed % _WITH_CELLS == _WITH_CELLS - 1 else 1
+        self.log = LogServer(
+            lambda: EPOCH_S + self.loop.time(), self.rng, self.observer.row_changed, cells=self.cells
+        )
+        if self.cells > 1:
+            self.log.health.commit_s = _COMMIT_OF_CELLS_S
         self.observer.log = self.log
         self.broken = self.observer.broken
 
@@ -78,7 +88,7 @@ class World:
         self.served: dict[str, Participant] = {}
         self._stopped: dict[str, asyncio.Event] = {}
         self.faults_last_s = rng.choice((5.0, 15.0, 30.0))
-        self.settings = _settings(rng, self.participants)
+        self.settings = _settings(rng, self.participants, cells=self.cells)
         self.businesses = [business.Business(rng) for _ in self.participants]
         self._batched = [rng.random() < 0.5 for _ in self.participants]
         self._lacking = {
@@ -103,7 +113,8 @@ class World:
         self._finished: dict[str, None] = {}
 
     def _orders_of(self, host: str) -> list[Order]:
-        orders = make_orders(self.rng, self.participants, list(ACCOUNTS), until_s=self.faults_last_s)
+        until_s = self.faults_last_s if self.cells == 1 else _ORDERS_OF_CELLS_S
+        orders = make_orders(self.rng, self.participants, list(ACCOUNTS), until_s=until_s)
         for order in orders:
             order.gid = f"{host}-{order.gid}"
         return orders
@@ -167,7 +178,11 @@ class World:
         supervisor = Process(self.loop, dead.host, dead.life, self.kill)
         supervisor.spawn(
             coordinator.process.worker.end_lease(
-                [CellPlace(number=0, count=1, url="postgresql://simulated")], self.workers[dead.host].owner
+                [
+                    CellPlace(number=cell, count=self.cells, url="postgresql://simulated")
+                    for cell in range(self.cells)
+                ],
+                self.workers[dead.host].owner,
             )
         )
 
@@ -324,7 +339,7 @@ class World:
         self.broken.append(f"{context['message']}: {_text(error) if error else context}")
 
 
-def _settings(rng: random.Random, participants: list[str]) -> Settings:
+def _settings(rng: random.Random, participants: list[str], *, cells: int) -> Settings:
     """Quick or as they are by default; roomy or so small that queues are full."""
     small = rng.random() < 0.3
     return Settings.model_validate(
@@ -332,7 +347,7 @@ def _settings(rng: random.Random, participants: list[str]) -> Settings:
             "limits": {"live_max": rng.choice((4, 8, 16)) if small else 20_000},
             "recovery": {"sweep_every_s": rng.choice((0.2, 0.5))},
             "drain_s": rng.choice((0.0, 2.0, 10.0)),
-            "log": {"connections": rng.choice((2, 4))},
+            "log": {"connections": rng.choice((2, 4)) * cells, "cells": cells},
             "participants": {
                 name: {
                     "target": f"{name}:1",

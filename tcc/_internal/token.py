@@ -2,8 +2,8 @@
 
 import logging
 import os
+import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeAlias
 
 logger = logging.getLogger("tcc.tls")
@@ -11,26 +11,41 @@ logger = logging.getLogger("tcc.tls")
 # The token itself, a file that holds it, or what returns it.
 Token: TypeAlias = str | os.PathLike[str] | Callable[[], str]
 
+# Modification times of two changes differ if they are further apart.
+_SETTLED_AFTER_NS = 2_000_000_000
+
 
 def token_source(token: Token) -> Callable[[], str]:
-    """Return what returns the token of a call. A file is read each time: it may be replaced."""
+    """Return what returns the token of a call. A file may be replaced: it is checked each time."""
     if callable(token):
         return token
     if isinstance(token, str):
         return lambda: token
-    return _TokenFile(Path(token)).read
+    return _TokenFile(os.fspath(token)).read
 
 
 class _TokenFile:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         self._path = path
         self._last = ""
+        # Of the file that was read: its modification time, its number in the file system, and its size.
+        self._read: tuple[int, int, int] | None = None
 
     def read(self) -> str:
-        """Return the token of the file; while the file cannot be read, the last one."""
+        """Return the token of the file; while the file cannot be read, the last one.
+
+        It is read again if it has changed, or has changed so lately that a further change may not show.
+        """
         try:
-            self._last = self._path.read_text(encoding="ascii").strip()
+            found = os.stat(self._path)  # noqa: PTH116 - twice as fast, and done for each call
+            signature = found.st_mtime_ns, found.st_ino, found.st_size
+            if signature != self._read:
+                with open(self._path, encoding="ascii") as file:  # noqa: PTH123 - the path is a text
+                    self._last = file.read().strip()
+                is_settled = time.time_ns() - found.st_mtime_ns > _SETTLED_AFTER_NS
+                self._read = signature if is_settled else None
         except OSError:
+            self._read = None
             if not self._last:
                 raise
             logger.warning("%s cannot be read: the last token is used", self._path, exc_info=True)

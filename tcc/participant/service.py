@@ -122,6 +122,7 @@ class ParticipantServicer(pb_grpc.ParticipantServiceServicer):
         finally:
             alarm.cancel()
             reader.cancel()
+            stream.leave()
             self._streams.pop(stream, None)
 
     async def ListBranches(

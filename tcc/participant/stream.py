@@ -54,6 +54,14 @@ class BranchStream:
         write_result(result.result, outcome)
         self._some.set()
 
+    def waits_for(self, position: int) -> bool:
+        """Return whether the item with this id has a caller that waits for its result."""
+        return position in self._unanswered
+
+    def leave(self) -> None:
+        """Wait for no result any more: the stream has ended."""
+        self._unanswered.clear()
+
     def drain(self) -> None:
         """Ask the coordinator for no further items. The stream ends once those that came are answered."""
         if self._draining:

@@ -7,7 +7,9 @@ handler runs its calls concurrently, each in its own transaction.
 
 If a batch fails as a whole, each item is run alone, so that one invalid item does not
 affect the others. A call that has started is finished even if its caller disconnects:
-the work is idempotent, and the caller will repeat the call. A duplicate of a running
+the work is idempotent, and the caller will repeat the call. One that has not started is
+dropped when its turn comes: otherwise, a participant that is too slow for what it is asked
+would do nothing but work that no caller waits for. A duplicate of a running
 call opens no transaction: it gets the running call's result.
 
 Every call gets exactly one result, whatever a handler does. Errors are caught around each
@@ -112,6 +114,8 @@ Contents: TypeAlias = dict[ContentKey, Content | CallResult]
 # Of a call, in words and as a result.
 TOO_MANY_WAIT = "too many calls are waiting; try again later"
 _OVERLOADED = CallResult(OutcomeCode.FAILED, "OVERLOADED", TOO_MANY_WAIT)
+# Of a call that was not run. Only its trace has it.
+_CALLER_LEFT = CallResult(OutcomeCode.FAILED, "CALLER_LEFT", "the caller left before the call was run")
 
 
 class OverloadedError(Exception):
@@ -124,12 +128,16 @@ class ResultReceiver(Protocol):
     def deliver(self, position: int, outcome: CallResult) -> None:
         """Take the result of the call with this position."""
 
+    def waits_for(self, position: int) -> bool:
+        """Return whether the caller still waits for the result of the call with this position."""
+
 
 class Replies:
     """The results of one RPC's calls, streamed as they arrive."""
 
     def __init__(self, count: int) -> None:
         self._missing = count
+        self._is_left = False
         self._ready = [pb.ExecuteBranchesResponse()]
         # The size of the last response in `_ready`, about.
         self._size = 0
@@ -153,14 +161,20 @@ class Replies:
         self._missing -= 1
         self._some.set()
 
+    def waits_for(self, _position: int) -> bool:
+        return not self._is_left
+
     async def __aiter__(self) -> AsyncIterator[pb.ExecuteBranchesResponse]:
         """Yield batches of results until each call has its own."""
-        while self._missing or self._size:
-            await self._some.wait()
-            self._some.clear()
-            ready, self._ready, self._size = self._ready, [pb.ExecuteBranchesResponse()], 0
-            for response in ready:
-                yield response
+        try:
+            while self._missing or self._size:
+                await self._some.wait()
+                self._some.clear()
+                ready, self._ready, self._size = self._ready, [pb.ExecuteBranchesResponse()], 0
+                for response in ready:
+                    yield response
+        finally:
+            self._is_left = True
 
 
 def outcome_bytes(outcome: CallResult) -> int:
@@ -250,7 +264,8 @@ class ParticipantWork:
         max_in_flight: int,
     ) -> Batcher[Delivery]:
         async def send(batch: list[Delivery]) -> None:
-            self._batchers[Operation.TRY][action.name].put_many(await self._screen_batch(screen, batch))
+            if wanted := self._wanted(batch):
+                self._batchers[Operation.TRY][action.name].put_many(await self._screen_batch(screen, wanted))
 
         return Batcher(send, items_max=items_max, max_in_flight=max_in_flight)
 
@@ -455,10 +470,29 @@ class ParticipantWork:
         else:
             self._tasks.start(self._settle_alone(delivery), f"{operation.name} of {action.name}")
 
+    def _wanted(self, batch: list[Delivery]) -> list[Delivery]:
+        """Return the calls whose callers still wait, and forget the others: they have had no effect."""
+        wanted = [delivery for delivery in batch if delivery.replies.waits_for(delivery.position)]
+        if len(wanted) < len(batch):
+            for delivery in batch:
+                if not delivery.replies.waits_for(delivery.position):
+                    self._forget(delivery)
+        return wanted
+
+    def _forget(self, delivery: Delivery) -> None:
+        self._deliver(delivery, _CALLER_LEFT)
+        for copy in self._running[delivery.operation].pop(delivery.item.branch.key):
+            self.waiting -= 1
+            self._enqueue(copy)
+        if not self.waiting:
+            self._idle.set()
+
     async def _settle_alone(self, delivery: Delivery) -> None:
         if delivery.span is not None:
             delivery.span.enter()
         async with self._transactions:
+            if not self._wanted([delivery]):
+                return
             outcome = await self._outcome(delivery)
         answers = [(delivery, outcome)]
         await self._report_tried(delivery.action, answers)
@@ -468,6 +502,9 @@ class ParticipantWork:
         """Run a batch in one transaction; if that fails, run each call in its own."""
         try:
             async with self._transactions:
+                batch = self._wanted(batch)
+                if not batch:
+                    return
                 outcomes = await self._transact_batch(action, operation, batch)
         except Exception as error:  # noqa: BLE001 - a handler may raise anything
             if len(batch) > 1 and not is_database_unavailable(error):

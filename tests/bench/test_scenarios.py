@@ -72,6 +72,6 @@ def test_kept_results_are_drawn_again(tmp_path: Path) -> None:
     bench("plot", str(tmp_path))
     page = (tmp_path / "README.md").read_text()
     plots = {path.name for path in tmp_path.glob("*.png")}
-    assert plots == {"history.png", "latency.png", "throughput.png"}
+    assert plots == {"capacity.png", "history.png", "throughput.png"}
     assert all(f"({name})" in page for name in plots)
     assert (KEPT / "README.md").read_text() == page

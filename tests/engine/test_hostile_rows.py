@@ -18,7 +18,7 @@ from coordinator.engine import driver
 from coordinator.log.rows import record
 from coordinator.log.schema import audit, coordinators, participants, transactions
 from coordinator.log.statements import RECORD
-from coordinator.log.store import PostgresLog
+from coordinator.log.store import LogPool, PostgresLog
 from tcc.admin.v1 import admin_pb2 as apb, admin_pb2_grpc
 from tcc.common.v1 import common_pb2 as common
 from tcc.transaction.v1 import transaction_pb2 as pb
@@ -98,7 +98,7 @@ def test_every_column_of_the_transactions_is_hostile_in_turn() -> None:
 
 @pytest.fixture
 async def log(log_url: str) -> AsyncIterator[PostgresLog]:
-    log = PostgresLog(log_url, owner="dead", name="host:1")
+    log = PostgresLog(LogPool(log_url), owner="dead", name="host:1")
     yield log
     await log.close()
 

@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 from coordinator.core.errors import LogUnavailable
 from coordinator.engine import cell_health, log_writer
 from coordinator.engine.observer import Anomaly
-from coordinator.log.store import PostgresLog
+from coordinator.log.store import LogPool, PostgresLog
 from tests.engine.log_writing import put, writing
 from tests.log.transactions import begun, cancelling, insert, landed, sql, stored
 
@@ -24,7 +24,7 @@ DATA_IS_BAD = ("22P02", "23514", "54000", "P0001", "XX000", "XX001")
 
 @pytest.fixture
 async def log(log_url: str) -> AsyncIterator[PostgresLog]:
-    log = PostgresLog(log_url, owner="ours", name="host:1")
+    log = PostgresLog(LogPool(log_url), owner="ours", name="host:1")
     yield log
     await log.close()
 

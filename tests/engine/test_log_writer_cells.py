@@ -108,6 +108,22 @@ async def test_cells_at_one_place_are_written_in_one_commit(ours: OpenLog, made:
     assert await owned(made, gids) == sorted((gid, 2) for gid in gids)
 
 
+async def test_cells_of_a_distributed_server_are_written_alone(made: str) -> None:
+    """A common commit would be one in two phases."""
+    opened = opened_at(places(made))
+    gids = Gids().of_each(2)
+    async with writing(opened.log) as (writer, written):
+        opened.log.cells[0].pool._history.is_distributed = True
+        await asyncio.sleep(0)
+        put(writer, *map(begun, gids))
+        assert writer.backlog == len(gids)
+        assert [len(queues.begins) for queues in writer._queues] == [2, 2, 2]
+        await written.until(lambda: set(gids) <= set(written.done))
+    assert written.commits == [2, 2, 2]
+    await sql(made, "TRUNCATE tcc.transactions, tcc_1.transactions, tcc_2.transactions")
+    await opened.close()
+
+
 async def test_a_begin_of_a_gid_that_is_there_returns_it_from_its_cell(ours: OpenLog) -> None:
     gids = Gids().of_each()
     other = begun(gids[SICK], fingerprint=b"another")

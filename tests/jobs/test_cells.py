@@ -11,9 +11,12 @@ from coordinator.jobs.heartbeat import Heartbeat
 from coordinator.jobs.scheduler import run_guarded
 from coordinator.log.cells import cell_of
 from coordinator.log.migration import migrate_cells
+from coordinator.log.moving import move_cell
 from coordinator.process.log_cells import cell_places
 from tcc.common.v1 import common_pb2 as common
 from tcc.transaction.v1 import transaction_pb2 as pb
+from tests.log.transactions import sql
+from tests.support.databases import Databases
 from tests.support.errors import refused
 from tests.support.scripted_participant import ScriptedParticipant
 from tests.support.worker import Running, branch, running, settings_for
@@ -119,6 +122,37 @@ async def test_an_unavailable_cell_stops_only_its_own_transactions(
         await beat(tcc, settings)
         await tcc.stub.ExecuteTransaction(execute(there[0]))
         assert await tcc.state(there[0]) == "CONFIRMED"
+
+
+@pytest.mark.slow
+async def test_a_coordinator_follows_a_cell_that_was_moved(
+    database_url: str, databases: Databases, stock: ScriptedParticipant
+) -> None:
+    with databases.one() as elsewhere:
+        before, after = (
+            settings_for(
+                {"stock": {"target": stock.address}},
+                log={"url": database_url, "cells": 2, "servers": [{"url": url, "cells": "1"}]},
+            )
+            for url in (database_url, elsewhere)
+        )
+        migrate_cells(cell_places(before.log, database_url))
+        here, there = gids(0, 2, 2), gids(1, 2, 2)
+        async with running(before, database_url) as tcc:
+            await asyncio.gather(*[tcc.stub.ExecuteTransaction(execute(mine[0])) for mine in (here, there)])
+            log = tcc.worker.log
+            assert log.place_of(0) is log.place_of(1)
+            at = [cell_places(settings.log, database_url)[1] for settings in (before, after)]
+            await asyncio.to_thread(move_cell, *at)
+            tcc.worker.reload(after, before)
+            await beat(tcc, after)
+            assert log.place_of(0) is not log.place_of(1)
+            await asyncio.gather(*[tcc.stub.ExecuteTransaction(execute(mine[1])) for mine in (here, there)])
+            for gid in (*here, *there):
+                assert await tcc.state(gid) == "CONFIRMED"
+        # Its lease has ended, and the rows are at the new server.
+        ((count,),) = await sql(elsewhere, "SELECT count(*) FROM tcc_1.transactions")
+        assert count == len(there)
 
 
 async def beat(tcc: Running, settings: Settings) -> None:

@@ -13,7 +13,7 @@ from coordinator.jobs.erase import ErasePayloads
 from coordinator.jobs.settings import RecoverySettings
 from coordinator.log.erasure import CREATED, ENDED, POSITION_GET, WRITE
 from coordinator.log.statements import Statement
-from coordinator.log.store import PostgresLog
+from coordinator.log.store import LogPool, PostgresLog
 from tcc import payload
 from tcc.common.v1 import common_pb2 as common
 from tcc.transaction.v1 import transaction_pb2 as pb
@@ -28,7 +28,7 @@ HOUR_S = 3600.0
 
 @pytest.fixture
 async def log(log_url: str) -> AsyncIterator[PostgresLog]:
-    log = PostgresLog(log_url, owner="ours", name="host:1")
+    log = PostgresLog(LogPool(log_url), owner="ours", name="host:1")
     yield log
     await log.close()
 

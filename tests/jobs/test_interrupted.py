@@ -16,7 +16,7 @@ from coordinator.jobs.heartbeat import Heartbeat
 from coordinator.jobs.job import Job
 from coordinator.jobs.retry import Retry
 from coordinator.jobs.settings import RecoverySettings
-from coordinator.log.store import PostgresLog
+from coordinator.log.store import LogPool, PostgresLog
 from coordinator.participant_client.client import ParticipantClient
 from tcc.common.v1 import common_pb2 as common
 from tests.log.transactions import begun, confirming, insert, parked, save
@@ -59,7 +59,7 @@ class Coordinator:
 
 @pytest.fixture
 async def coordinator(log_url: str) -> AsyncIterator[Coordinator]:
-    log = PostgresLog(log_url, owner="ours", name="host:1")
+    log = PostgresLog(LogPool(log_url), owner="ours", name="host:1")
     channels = ParticipantClient({}, result_bytes_max=1)
     coordinator = Coordinator(log, channels)
     await coordinator.job(Heartbeat, RecoverySettings()).run_once()
@@ -70,7 +70,7 @@ async def coordinator(log_url: str) -> AsyncIterator[Coordinator]:
 
 async def leave_behind(log_url: str, *gids: str, is_parked: bool = False) -> None:
     """Decided by a coordinator that has died since."""
-    theirs = PostgresLog(log_url, owner="theirs", name="host:2")
+    theirs = PostgresLog(LogPool(log_url), owner="theirs", name="host:2")
     await theirs.coordinator_heartbeat(lease_s=60)
     for tx in await insert(theirs, *[begun(gid, "stock") for gid in gids]):
         decided = confirming(tx)

@@ -16,7 +16,7 @@ from coordinator.engine.observer import NULL_OBSERVER
 from coordinator.jobs.heartbeat import Heartbeat
 from coordinator.jobs.retry import Retry
 from coordinator.jobs.settings import RecoverySettings
-from coordinator.log.store import PostgresLog
+from coordinator.log.store import LogPool, PostgresLog
 from coordinator.participant_client.client import ParticipantClient
 from coordinator.ports.log import Record
 from tcc.admin.v1 import admin_pb2, admin_pb2_grpc
@@ -32,7 +32,7 @@ async def left_behind(
     log_url: str, *, state: TransactionState, expires_at: float = EXPIRES_AT
 ) -> AsyncIterator[PostgresLog]:
     """A transaction of participant stock whose coordinator has died."""
-    theirs = PostgresLog(log_url, owner="theirs", name="host:2")
+    theirs = PostgresLog(LogPool(log_url), owner="theirs", name="host:2")
     await theirs.coordinator_heartbeat(lease_s=60)
     (tx,) = await insert(theirs, replace(begun("g", "stock"), expires_at=expires_at))
     if state is TransactionState.CONFIRMING:
@@ -100,7 +100,7 @@ async def test_an_expired_transaction_is_left_to_one_that_knows_it(log_url: str)
 
 async def test_what_waits_for_an_unknown_participant_is_claimed_rarely(log_url: str) -> None:
     """If it were claimed whenever it is due, a coordinator that knows the participant would come second."""
-    log = PostgresLog(log_url, owner="ours", name="host:1")
+    log = PostgresLog(LogPool(log_url), owner="ours", name="host:1")
     clock, channels = LogClock(), ParticipantClient({}, result_bytes_max=1)
     engine = Engine(log=log, participants=channels, policies={}, clock=clock)
     often = RecoverySettings(poll_every_s=0.0, unconfigured_every_s=3_600.0)

@@ -8,13 +8,13 @@ from coordinator.config.settings import Settings
 from coordinator.engine.observer import NULL_OBSERVER
 from coordinator.jobs.purge import Purge
 from coordinator.jobs.settings import RecoverySettings
-from coordinator.log.store import PostgresLog
+from coordinator.log.store import LogPool, PostgresLog
 from tests.log.transactions import begun, confirming, ended, insert, landed, sql
 
 
 @pytest.fixture
 async def log(log_url: str) -> AsyncIterator[PostgresLog]:
-    log = PostgresLog(log_url, owner="ours", name="host:1")
+    log = PostgresLog(LogPool(log_url), owner="ours", name="host:1")
     yield log
     await log.close()
 

@@ -13,7 +13,7 @@ from coordinator.core.errors import LogUnavailable, Refused
 from coordinator.core.model import Branch, BranchSpec, Transaction, TransactionState
 from coordinator.engine.waiting import Milestone, Waiter
 from coordinator.log.migration import migrate
-from coordinator.log.store import PostgresLog
+from coordinator.log.store import LogPool, PostgresLog
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2
 from tcc.transaction.v1 import transaction_pb2 as pb
@@ -143,7 +143,7 @@ async def test_a_begin_during_the_adoption_of_the_same_transaction_is_kept(
     """A client repeats its request while the coordinator that it asks adopts the transaction."""
     settings = settings_for({"stock": {"target": stock.address}})
     async with running(settings, log_url) as worker:
-        dead = PostgresLog(log_url, owner="dead", name="dead")
+        dead = PostgresLog(LogPool(log_url), owner="dead", name="dead")
         await dead.coordinator_heartbeat(lease_s=3600)
         original = Transaction(
             gid="g",
@@ -173,7 +173,7 @@ async def test_transactions_of_an_unknown_owner_are_adopted_after_a_lease(
     log_url: str, stock: ScriptedParticipant
 ) -> None:
     """As after a restore that lost the table of coordinators."""
-    lost = PostgresLog(log_url, owner="lost", name="")
+    lost = PostgresLog(LogPool(log_url), owner="lost", name="")
     spec = BranchSpec(branch_id="1", participant="stock", action="reserve")
     assert await lost.transaction_begin(
         [Transaction(gid="g", branches=(Branch(spec=spec),), expires_at=4e9, fingerprint=b"f")]

@@ -209,6 +209,32 @@ async def test_a_moved_cell_is_followed_without_a_restart(ours: OpenLog, made: s
     assert list(await ours.log.transaction_get(["a"])) == ["a"]
 
 
+async def test_cells_at_one_server_are_at_one_place(made: str) -> None:
+    elsewhere = made.replace("postgresql:", "postgresql+psycopg:")
+    opened = OpenLog(
+        places(made, elsewhere), owner="ours", name="here", connections=2, on_quarantine=lambda *_: None
+    )
+    log = opened.log
+    at = [log.place_of(cell) for cell in range(COUNT)]
+    assert at[0] is at[2]
+    assert at[1] is at[3]
+    assert at[0] is not at[1]
+    assert opened.move([*places(made)[:3], places(elsewhere)[3]]) == [1]
+    at = [log.place_of(cell) for cell in range(COUNT)]
+    assert at[0] is at[1] is at[2] is not at[3]
+    await opened.close()
+
+
+async def test_cells_of_a_distributed_server_are_at_places_of_their_own(ours: OpenLog, made: str) -> None:
+    """A common commit would be one in two phases. What a server is, its first connection finds out."""
+    at = [ours.log.place_of(cell) for cell in range(COUNT)]
+    assert at[0] is at[1] is at[2] is at[3]
+    (pool,) = {cell.pool for cell in ours.log.cells}
+    assert not pool.is_distributed
+    pool._history.is_distributed = True
+    assert len({ours.log.place_of(cell) for cell in range(COUNT)}) == COUNT
+
+
 async def test_an_error_names_the_cell(ours: OpenLog, made: str) -> None:
     await sql(made, "ALTER SCHEMA tcc_1 RENAME TO tcc_away")
     try:

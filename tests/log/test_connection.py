@@ -160,3 +160,35 @@ async def test_a_statement_that_the_session_lost_is_prepared_in_a_new_one(
     with pytest.raises(LogUnavailable, match="26000"):
         await connections.execute(ECHO, {"value": b"2"})
     assert (await connections.execute(ECHO, {"value": b"3"})).rows == [(b"3",)]
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "message"),
+    [
+        ("08006", "connection to the remote node failed"),
+        ("XX000", "failure on connection marked as essential: worker:5432"),
+        ("XX000", "could not commit transaction for shard 102008 on at least one active node"),
+    ],
+)
+async def test_a_session_goes_on_when_a_node_behind_the_server_is_lost(
+    connections: Connections, sqlstate: str, message: str
+) -> None:
+    """As Citus reports it: the outcome is unknown, and all other cells need the connection."""
+    process = Statement(name="process", sql="SELECT pg_backend_pid()")
+    before = (await connections.execute(process, {})).rows
+    lost = f"DO $$ BEGIN RAISE '{message}' USING ERRCODE = '{sqlstate}'; END $$"
+    with pytest.raises(LogUnavailable, match=sqlstate):
+        await connections.execute(Statement(name="lost", sql=lost), {})
+    assert (await connections.execute(process, {})).rows == before
+
+
+async def test_a_missing_table_of_one_cell_ends_no_connection(connections: Connections) -> None:
+    """Other cells work over it, and would have to prepare their statements again."""
+    pid = Statement(name="pid", sql="SELECT pg_backend_pid()")
+    before = (await connections.execute(pid, {})).rows
+    missing = Statement(name="missing", sql="SELECT 1 FROM tcc_9.transactions")
+    with pytest.raises(LogUnavailable, match="42P01"):
+        await connections.execute(missing, {})
+    with pytest.raises(LogUnavailable, match="42P01"):
+        await connections.execute_together([(pid, {}), (missing, {})])
+    assert (await connections.execute(pid, {})).rows == before

@@ -12,9 +12,9 @@ from coordinator.embedded_postgres.server import EmbeddedPostgres
 from coordinator.log import migration, servers
 from coordinator.log.connections import Connections
 from coordinator.log.diagnosis import examine
-from coordinator.log.operator_store import PostgresOperatorLog
+from coordinator.log.operator_store import OperatorPool, PostgresOperatorLog
 from coordinator.log.statements import GET
-from coordinator.log.store import PostgresLog
+from coordinator.log.store import LogPool, PostgresLog
 from coordinator.ports.log import ListFilter
 from proof.proxy import SOCKET_NAME, Proxy, Streams, proxied
 from tests.log.transactions import begun, insert, sql
@@ -37,8 +37,8 @@ async def test_connections_that_ended_while_idle_are_replaced(
     proxy: Proxy, log_url: str, ended_by: str
 ) -> None:
     """Of every kind: for writes, heartbeats, lists and operators. Also if several of one kind ended."""
-    log = PostgresLog(proxy.where, owner="ours", name="host:1", connections=2)
-    operators = PostgresOperatorLog(proxy.where, owner="ours")
+    log = PostgresLog(LogPool(proxy.where, connections=2), owner="ours", name="host:1")
+    operators = PostgresOperatorLog(OperatorPool(proxy.where), owner="ours")
     for round_ in ("before", "after"):
         await log.coordinator_heartbeat(lease_s=60)
         await asyncio.gather(insert(log, begun(f"a-{round_}")), insert(log, begun(f"b-{round_}")))

@@ -12,7 +12,7 @@ from coordinator.log.diagnosis import examine
 from coordinator.log.migration import migrate
 from coordinator.log.requirements import check_requirements
 from coordinator.log.servers import ServerRefusedError, servers
-from coordinator.log.store import PostgresLog
+from coordinator.log.store import LogPool, PostgresLog
 from coordinator.process.checks import CheckStatus
 from coordinator.process.log_checks import replication
 from proof.faults.replicated_postgres import ReplicatedPostgres, replicated
@@ -34,7 +34,7 @@ def pair(home: Path) -> Iterator[ReplicatedPostgres]:
 
 @pytest.fixture
 async def log(pair: ReplicatedPostgres) -> AsyncIterator[PostgresLog]:
-    log = PostgresLog(pair.url(DATABASE), owner="ours", name="host:1", statement_timeout_s=2)
+    log = PostgresLog(LogPool(pair.url(DATABASE), statement_timeout_s=2), owner="ours", name="host:1")
     yield log
     await log.close()
 
@@ -95,7 +95,7 @@ async def test_writes_go_on_at_the_standby_while_the_primary_hangs(
 
 async def test_a_statement_that_hangs_is_repeated_at_the_promoted_server(pair: ReplicatedPostgres) -> None:
     """Long before its own time limit."""
-    log = PostgresLog(pair.url(DATABASE), owner="ours", name="host:1", statement_timeout_s=3_600)
+    log = PostgresLog(LogPool(pair.url(DATABASE), statement_timeout_s=3_600), owner="ours", name="host:1")
     await write(log, "before")
     pair.freeze_primary()
     late = asyncio.create_task(write(log, "late"))
@@ -112,7 +112,7 @@ async def test_what_a_former_primary_answers_after_a_failover_counts_for_nothing
 ) -> None:
     """It has no synchronous standby here, so it does answer. The heartbeat notices the failover."""
     pair.make_asynchronous()
-    log = PostgresLog(pair.url(DATABASE), owner="ours", name="host:1", statement_timeout_s=60)
+    log = PostgresLog(LogPool(pair.url(DATABASE), statement_timeout_s=60), owner="ours", name="host:1")
     await write(log, "before")
     pair.freeze_primary()
     late = asyncio.create_task(log.transaction_begin([begun("late")])) if is_sent_before else None

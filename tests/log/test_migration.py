@@ -22,7 +22,7 @@ from coordinator.log.migration import (
     migrate,
     schema_is_current,
 )
-from coordinator.log.operator_store import PostgresOperatorLog
+from coordinator.log.operator_store import OperatorPool, PostgresOperatorLog
 from coordinator.log.schema import metadata
 
 
@@ -83,7 +83,7 @@ async def test_audit_records_from_before_the_role_still_verify(database_url: str
         )
     engine.dispose()
     migrate(database_url)
-    log = PostgresOperatorLog(database_url, owner="c")
+    log = PostgresOperatorLog(OperatorPool(database_url), owner="c")
     entry = AuditEntry(operator="ann", action="a", target="t", reason="r", method="token", role="admin")
     await log.audit_append(entry)
     records = await log.audit_after(0, 10)

@@ -20,9 +20,9 @@ from coordinator.log.operator_statements import (
     BACKLOG_OLDEST,
     COORDINATOR_OWNED,
 )
-from coordinator.log.operator_store import PostgresOperatorLog
+from coordinator.log.operator_store import OperatorPool, PostgresOperatorLog
 from coordinator.log.statements import NEXT_WAITED_FOR, Statement, list_statement
-from coordinator.log.store import PostgresLog
+from coordinator.log.store import LogPool, PostgresLog
 from coordinator.ports.operator_log import AuditFilter, CoordinatorReport, ParticipantRecord
 from tests.log.test_outcome_unknown import until_blocked
 from tests.log.transactions import SEARCH_PATH
@@ -36,14 +36,14 @@ ENTRY = AuditEntry(operator="ann", action="participant.pause", target="participa
 
 @pytest.fixture
 async def log(log_url: str) -> AsyncIterator[PostgresOperatorLog]:
-    log = PostgresOperatorLog(log_url, owner="ours")
+    log = PostgresOperatorLog(OperatorPool(log_url), owner="ours")
     yield log
     await log.close()
 
 
 @pytest.mark.slow
 async def test_a_slow_search_of_records_is_refused_as_search_too_long(log_url: str) -> None:
-    log = PostgresOperatorLog(log_url, owner="ours", statement_timeout_s=2.0)
+    log = PostgresOperatorLog(OperatorPool(log_url, statement_timeout_s=2.0), owner="ours")
     async with await psycopg.AsyncConnection.connect(log_url, options=SEARCH_PATH) as blocker:
         await blocker.execute("LOCK TABLE audit IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(SearchTooLong):
@@ -108,7 +108,7 @@ async def test_a_record_without_an_action_is_a_link_of_the_chain(log: PostgresOp
 
 
 async def test_transactions_are_read_in_brief(log: PostgresOperatorLog, log_url: str) -> None:
-    store = PostgresLog(log_url, owner="ours", name="here")
+    store = PostgresLog(LogPool(log_url), owner="ours", name="here")
     known, _ = await insert(store, begun("a"), begun("b"))
     await store.close()
     read = await log.transaction_brief(["a", "unknown"])
@@ -147,7 +147,7 @@ async def test_what_is_parked_while_figures_are_read_is_in_them(
     log: PostgresOperatorLog, log_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No transaction had waited for that participant before."""
-    store = PostgresLog(log_url, owner="ours", name="here")
+    store = PostgresLog(LogPool(log_url), owner="ours", name="here")
     (driven,) = await insert(store, begun("g"))
     really = log._searches.execute
 
@@ -184,7 +184,7 @@ async def many(log_url: str) -> AsyncIterator[PostgresOperatorLog]:
     """A log in which thousands wait, and whose counts are capped at a hundred."""
     with psycopg.connect(log_url, autocommit=True, options=SEARCH_PATH) as connection:
         connection.execute(MANY)
-    log = PostgresOperatorLog(log_url, owner="ours", count_max=BOUND)
+    log = PostgresOperatorLog(OperatorPool(log_url), owner="ours", count_max=BOUND)
     yield log
     await log.close()
 
@@ -199,7 +199,7 @@ async def test_counts_are_capped(many: PostgresOperatorLog) -> None:
 
 
 async def test_counts_below_the_cap_are_exact(log_url: str, many: PostgresOperatorLog) -> None:
-    exact = PostgresOperatorLog(log_url, owner="ours", count_max=2_001)
+    exact = PostgresOperatorLog(OperatorPool(log_url), owner="ours", count_max=2_001)
     figures = await exact.backlog()
     await exact.close()
     assert figures.waiting_on == {"coupon": 1_000, "inventory": 2_000}

@@ -16,7 +16,7 @@ from coordinator.log import statements
 from coordinator.log.connections import Connections
 from coordinator.log.migration import migrate
 from coordinator.log.statements import GET, Statement
-from coordinator.log.store import PostgresLog
+from coordinator.log.store import LogPool, PostgresLog
 from coordinator.ports.log import ListFilter
 from proof.proxy import Fault, Proxy, proxied
 from tests.log.transactions import (
@@ -49,7 +49,7 @@ async def proxy(postgres: EmbeddedPostgres, log_url: str) -> AsyncIterator[Proxy
 @pytest.fixture
 async def log(proxy: Proxy) -> AsyncIterator[PostgresLog]:
     """A log behind the proxy, which has used each of its statements once and so prepared them."""
-    log = PostgresLog(proxy.where, owner="ours", name="host:1", connections=1)
+    log = PostgresLog(LogPool(proxy.where, connections=1), owner="ours", name="host:1")
     await log.coordinator_heartbeat(lease_s=60)
     (tx,) = await insert(log, begun("warm"))
     tx = await save(log, parked(await save(log, confirming(tx))))
@@ -65,7 +65,7 @@ async def log(proxy: Proxy) -> AsyncIterator[PostgresLog]:
 
 @pytest.fixture
 async def other(log_url: str) -> AsyncIterator[PostgresLog]:
-    other = PostgresLog(log_url, owner="other", name="host:2")
+    other = PostgresLog(LogPool(log_url), owner="other", name="host:2")
     await other.coordinator_heartbeat(lease_s=60)
     yield other
     await other.close()
@@ -230,7 +230,7 @@ async def test_a_backend_that_is_terminated_while_it_writes(
 
 async def test_a_deadlock_is_over_when_it_is_reported(log_url: str) -> None:
     """A rival that locks in another order wins the deadlock; the write is repeated."""
-    log = PostgresLog(log_url, owner="ours", name="host:1")
+    log = PostgresLog(LogPool(log_url), owner="ours", name="host:1")
     one, two = await insert(log, begun("a"), begun("b"))
     # PostgreSQL checks once, after this time; by then the rival has to block it.
     async with session(log._connections) as connection:
@@ -269,7 +269,7 @@ async def test_a_crash_under_load_loses_nothing_that_was_acknowledged(own_postgr
     own_postgres.create_database("log")
     url = own_postgres.url("log")
     migrate(url)
-    log = PostgresLog(url, owner="ours", name="host:1")
+    log = PostgresLog(LogPool(url), owner="ours", name="host:1")
     numbers = count()
     inserted: list[Transaction] = []
     decided: list[Transaction] = []
@@ -312,7 +312,7 @@ async def test_a_crash_under_load_loses_nothing_that_was_acknowledged(own_postgr
 
 
 async def test_a_heartbeat_never_waits_for_the_other_statements(log_url: str) -> None:
-    log = PostgresLog(log_url, owner="ours", name="host:1", connections=1)
+    log = PostgresLog(LogPool(log_url, connections=1), owner="ours", name="host:1")
     (tx,) = await insert(log, begun("a"))
     async with await psycopg.AsyncConnection.connect(log_url, options=SEARCH_PATH) as blocker:
         await blocker.execute("SELECT 1 FROM transactions WHERE gid = 'a' FOR UPDATE")
@@ -325,7 +325,7 @@ async def test_a_heartbeat_never_waits_for_the_other_statements(log_url: str) ->
 
 
 async def test_a_write_never_waits_for_slow_lists(log_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = PostgresLog(log_url, owner="ours", name="host:1", connections=1)
+    log = PostgresLog(LogPool(log_url, connections=1), owner="ours", name="host:1")
     (tx,) = await insert(log, begun("a"))
     list_statement = statements.list_statement
 
@@ -349,7 +349,7 @@ async def test_a_write_never_waits_for_slow_lists(log_url: str, monkeypatch: pyt
 
 
 async def test_reads_leave_connections_to_writes(log_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = PostgresLog(log_url, owner="ours", name="host:1", connections=2)
+    log = PostgresLog(LogPool(log_url, connections=2), owner="ours", name="host:1")
     (tx,) = await insert(log, begun("a"))
     get = statements.GET
     slow = replace(get, sql=get.sql.replace("WHERE", "WHERE pg_advisory_xact_lock(1) IS NOT NULL AND"))

@@ -20,7 +20,7 @@ from coordinator.log.diagnosis import examine
 from coordinator.log.migration import migrate, schema_is_current
 from coordinator.log.requirements import LogUrlError
 from coordinator.log.statements import Statement
-from coordinator.log.store import PostgresLog
+from coordinator.log.store import LogPool, PostgresLog
 from tests.log.transactions import begun, cancelling, insert, parked, save, stored
 from tests.support.ports import free_port
 
@@ -56,7 +56,7 @@ def alter_database(url: str, setting: str, value: str) -> None:
 
 async def use(url: str) -> None:
     """Write and read a transaction with a gid outside ASCII, by every kind of statement."""
-    log = PostgresLog(url, owner="ours", name="host:1")
+    log = PostgresLog(LogPool(url), owner="ours", name="host:1")
     try:
         await log.coordinator_heartbeat(lease_s=60)
         (tx,) = await insert(log, begun("Bestellung 7 \u2713 \\'", initiator="\u30c6\u30b9\u30c8"))
@@ -69,7 +69,7 @@ async def use(url: str) -> None:
 
 
 async def session_value(url: str, setting: str) -> object:
-    log = PostgresLog(url, owner="ours", name="host:1")
+    log = PostgresLog(LogPool(url), owner="ours", name="host:1")
     try:
         show = Statement(name="show", sql=f"SHOW {setting}", parameters=())
         return (await log._connections.execute(show, {})).rows[0][0]
@@ -168,7 +168,7 @@ def test_another_programs_alembic_in_the_schema_of_the_log_is_named(database_url
 async def test_a_log_in_the_schema_public_is_moved(database_url: str) -> None:
     """As the first versions kept it."""
     migrate(database_url)
-    log = PostgresLog(database_url, owner="ours", name="host:1")
+    log = PostgresLog(LogPool(database_url), owner="ours", name="host:1")
     await insert(log, begun("old"))
     await log.close()
     with psycopg.connect(database_url) as db:
@@ -178,7 +178,7 @@ async def test_a_log_in_the_schema_public_is_moved(database_url: str) -> None:
             db.execute(psql.SQL("ALTER TABLE tcc.{} SET SCHEMA public").format(psql.Identifier(name)))
         db.execute("DROP SCHEMA tcc")
     migrate(database_url)
-    log = PostgresLog(database_url, owner="ours", name="host:1")
+    log = PostgresLog(LogPool(database_url), owner="ours", name="host:1")
     assert (await stored(log, "old")).gid == "old"
     await log.close()
     with psycopg.connect(database_url) as db:

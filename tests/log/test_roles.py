@@ -10,7 +10,7 @@ from sqlalchemy.engine import make_url
 
 from coordinator.core.audit import AuditEntry
 from coordinator.log.migration import migrate
-from coordinator.log.operator_store import PostgresOperatorLog
+from coordinator.log.operator_store import OperatorPool, PostgresOperatorLog
 from coordinator.log.requirements import LogUrlError
 from coordinator.log.schema import HOME
 from tcc.transaction.v1 import transaction_pb2 as pb
@@ -57,7 +57,7 @@ async def test_a_coordinator_runs_with_the_role_that_cannot_rewrite(roles: tuple
         await coordinator.settled("g")
         await coordinator.worker.auditors[HOME].state_head()
         assert await coordinator.worker.log.transaction_purge(ended_before_s=0.0, limit=10) == 1
-        log = PostgresOperatorLog(url, owner="c")
+        log = PostgresOperatorLog(OperatorPool(url), owner="c")
         await log.audit_append(ENTRY)
         assert len(await log.confirmation_key()) == 32
         await coordinator.worker.auditors[HOME].state_head()

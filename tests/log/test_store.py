@@ -27,7 +27,7 @@ from coordinator.log.statements import (
     SAVE_PLAIN,
     Statement,
 )
-from coordinator.log.store import PostgresLog
+from coordinator.log.store import LogPool, PostgresLog
 from coordinator.ports.log import ListFilter, Log
 from tests.log.transactions import (
     EXPIRES_AT,
@@ -49,7 +49,7 @@ from tests.support.plans import generic_plan
 
 @pytest.fixture
 async def ours(log_url: str) -> AsyncIterator[PostgresLog]:
-    log = PostgresLog(log_url, owner="ours", name="host:1")
+    log = PostgresLog(LogPool(log_url), owner="ours", name="host:1")
     await log.coordinator_heartbeat(lease_s=60)
     yield log
     await log.close()
@@ -57,7 +57,7 @@ async def ours(log_url: str) -> AsyncIterator[PostgresLog]:
 
 @pytest.fixture
 async def theirs(log_url: str) -> AsyncIterator[PostgresLog]:
-    log = PostgresLog(log_url, owner="theirs", name="host:2")
+    log = PostgresLog(LogPool(log_url), owner="theirs", name="host:2")
     await log.coordinator_heartbeat(lease_s=60)
     yield log
     await log.close()
@@ -448,7 +448,7 @@ async def test_unknown_owners_get_one_lease_and_live_ones_renew_it(
     ours: PostgresLog, theirs: PostgresLog, log_url: str
 ) -> None:
     await insert(ours, begun("a"))
-    lost = PostgresLog(log_url, owner="lost", name="")
+    lost = PostgresLog(LogPool(log_url), owner="lost", name="")
     await insert(lost, begun("b"), begun("c"))
     await insert(theirs, begun("d"))
     await sql(log_url, "DELETE FROM coordinators WHERE id = 'theirs'")
@@ -709,7 +709,9 @@ async def test_plans_made_for_a_small_table_are_good_for_a_large_one(
 
 
 async def test_sqlalchemy_s_form_of_the_url_is_accepted(log_url: str) -> None:
-    log: Log = PostgresLog(log_url.replace("postgresql:", "postgresql+psycopg:"), owner="o", name="n")
+    log: Log = PostgresLog(
+        LogPool(log_url.replace("postgresql:", "postgresql+psycopg:")), owner="o", name="n"
+    )
     assert await log.coordinator_heartbeat(lease_s=1) > 0
     await log.coordinator_leave()
     assert isinstance(log, PostgresLog)

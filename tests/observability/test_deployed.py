@@ -13,7 +13,7 @@ from coordinator.engine.clock import LogClock
 from coordinator.engine.dispatcher import ParticipantPolicy
 from coordinator.engine.engine import Engine
 from coordinator.jobs.reconcile import ScanResult
-from coordinator.log.store import PostgresLog
+from coordinator.log.store import LogPool, PostgresLog
 from coordinator.observability.metrics import (
     COUNTERS,
     GAUGES,
@@ -58,7 +58,7 @@ async def known_metrics() -> dict[str, set[str]]:
     log = LogGauges(ask, clock.monotonic)
     await log.run_once()
     engine = Engine(
-        log=PostgresLog("postgresql://nowhere/tcc", owner="o", name="n"),
+        log=PostgresLog(LogPool("postgresql://nowhere/tcc"), owner="o", name="n"),
         participants=ParticipantClient({}, result_bytes_max=1),
         policies={"stock": ParticipantPolicy()},
         clock=clock,

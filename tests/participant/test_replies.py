@@ -1,5 +1,7 @@
 """The responses to a batch of calls: each is small enough for a client without options of its own."""
 
+import asyncio
+
 from tcc.barrier.decisions import CallResult, OutcomeCode
 from tcc.participant.work import Replies
 
@@ -52,3 +54,13 @@ async def test_equal_and_different_results_keep_their_places() -> None:
     ]
     assert found == outcomes
     assert [each.index for each in response.results] == list(range(len(outcomes)))
+
+
+async def test_an_rpc_that_has_ended_waits_for_no_result() -> None:
+    replies = Replies(2)
+    assert replies.waits_for(0)
+    reading = asyncio.create_task(anext(aiter(replies)))
+    await asyncio.sleep(0)
+    reading.cancel()
+    await asyncio.wait([reading])
+    assert not replies.waits_for(0)

@@ -248,6 +248,53 @@ async def test_a_cancelled_item_has_no_result_and_runs_on(call_participant, sqli
         assert (await db.scalars(text("SELECT gid FROM tcc_barrier"))).all() == ["g1"]
 
 
+async def occupied(call_participant, engine) -> tuple[Participant, Held, Caller, Coordinator, int]:
+    """Return a participant whose transactions are all taken by as many items of a coordinator."""
+    participant, handlers = held(engine)
+    caller = await call_participant(participant)
+    coordinator = await open_stream(caller)
+    count = participant._executor.connections
+    await coordinator.send(*[item(number, action="act") for number in range(count)])
+    for _ in range(count):
+        await handlers.running.acquire()
+    return participant, handlers, caller, coordinator, count
+
+
+async def gids(engine) -> set[str]:
+    async with engine.connect() as db:
+        return set((await db.scalars(text("SELECT gid FROM tcc_barrier"))).all())
+
+
+async def test_an_item_that_is_cancelled_while_it_waits_is_not_run(call_participant, sqlite):
+    """A participant that is too slow would otherwise do only what no caller waits for."""
+    _, handlers, _, coordinator, count = await occupied(call_participant, sqlite[0])
+    await coordinator.send(item(101, "late", action="act"), item(102, "again", action="act"))
+    await coordinator.send(item(103, "again", action="act"), cancelled_ids=[101, 102])
+    await coordinator.send(item(104, action="none"))
+    assert set(await coordinator.results(1)) == {104}
+    handlers.go.set()
+    # The copy of a dropped call is run in its place.
+    assert (await coordinator.results(count + 1))[103] == SUCCEEDED
+    await coordinator.rpc.done_writing()
+    assert await coordinator.ends() is grpc.StatusCode.OK
+    assert await gids(sqlite[0]) == {f"g{number}" for number in range(count)} | {"again"}
+
+
+async def test_items_of_a_coordinator_that_left_are_not_run(call_participant, sqlite):
+    participant, handlers, caller, coordinator, count = await occupied(call_participant, sqlite[0])
+    leaving = await open_stream(caller)
+    await leaving.send(item(101, "late", action="act"), item(102, action="none"))
+    assert set(await leaving.results(1)) == {102}
+    leaving.rpc.cancel()
+    while len(participant._server[1]._streams) > 1:  # noqa: ASYNC110 - its end has no event
+        await asyncio.sleep(0)
+    handlers.go.set()
+    await coordinator.results(count)
+    await coordinator.send(item(103, "last", action="act"))
+    assert (await coordinator.results(1))[103] == SUCCEEDED
+    assert await gids(sqlite[0]) == {f"g{number}" for number in range(count)} | {"last"}
+
+
 async def test_an_id_in_use_keeps_its_call(call_participant, sqlite):
     participant, handlers = held(sqlite[0])
     coordinator = await open_stream(await call_participant(participant))

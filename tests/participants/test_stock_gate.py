@@ -112,6 +112,34 @@ async def test_a_confirm_keeps_the_units(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize(
+    "broken",
+    [
+        ("HSET", "{stock}:sku:A", "tokens", "5.5"),
+        ("HSET", "{stock}:sku:A", "tokens", "many"),
+        ("SET", "{stock}:sku:A", "x"),
+        ("SET", "{stock}:flight:A", "x"),
+        ("HSET", "{stock}:flight:A", "g9", "soon"),
+        ("HSET", "{stock}:flight:A", "g9\0b", b"\xff:\xff"),
+    ],
+)
+async def test_wrong_contents_of_a_sku_are_replaced_and_stop_no_other(
+    shop: Shop, database: AsyncEngine, broken: tuple[Any, ...]
+) -> None:
+    await shop.put_in(A=3, B=3)
+    assert {await shop.try_("g1"), await shop.try_("g2", sku="B")} == {"SUCCEEDED"}
+    redis = shop.counts._redis
+    if broken[0] == "SET":
+        await redis.delete(broken[1])
+    await redis.execute_command(*broken)
+    await redis.hset("{stock}:sku:B", "tokens", 9)
+    await shop.sync_back.compare(["A", "B"])
+    assert await shop.tokens("B") == 2
+    assert await shop.try_("g3") == "SUCCEEDED"
+    await shop.compare()
+    assert await shop.tokens("A") == 1
+
+
+@pytest.mark.parametrize(
     ("breaks", "reason"),
     [
         ("ALTER TABLE reservation RENAME TO gone", "HANDLER_ERROR"),

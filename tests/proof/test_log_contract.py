@@ -18,7 +18,7 @@ from coordinator.log import statements, store
 from coordinator.log.connection import StatementResult
 from coordinator.log.connections import Connections
 from coordinator.log.statements import Statement
-from coordinator.log.store import PostgresLog
+from coordinator.log.store import LogPool, PostgresLog
 from coordinator.ports.log import ListFilter, Record
 from proof.simulate.log_database import _STATEMENTS, LogDatabase
 from tests.log.transactions import (
@@ -61,12 +61,12 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> tuple[LogDatabase, dict[str, P
     database = LogDatabase(time.time, random.Random(0), lambda *_: None)
     with monkeypatch.context() as patch:
         patch.setattr(store, "Connections", lambda _url, **_: Direct(database))
-        return database, {owner: PostgresLog("", owner=owner, name=owner) for owner in OWNERS}
+        return database, {owner: PostgresLog(LogPool(""), owner=owner, name=owner) for owner in OWNERS}
 
 
 @pytest.fixture
 async def real(log_url: str) -> AsyncIterator[dict[str, PostgresLog]]:
-    logs = {owner: PostgresLog(log_url, owner=owner, name=owner, connections=2) for owner in OWNERS}
+    logs = {owner: PostgresLog(LogPool(log_url, connections=2), owner=owner, name=owner) for owner in OWNERS}
     yield logs
     for log in logs.values():
         await log.close()

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from sqlalchemy import create_engine
 
 from coordinator.core.model import BranchKind
-from coordinator.log.store import PostgresLog
+from coordinator.log.store import LogPool, PostgresLog
 from participants.coupon.store import metadata as coupon_metadata
 from participants.inventory.store import metadata as inventory_metadata
 from participants.order.store import metadata as order_metadata
@@ -38,7 +38,7 @@ def urls(databases: Databases, log_url: str) -> Iterator[dict[str, str]]:
 async def test_branches_and_the_decision_are_seen_once(urls: dict[str, str]) -> None:
     observers = Observers(urls)
     observers.install()
-    log = PostgresLog(urls["coordinator"], owner="ours", name="host:1")
+    log = PostgresLog(LogPool(urls["coordinator"]), owner="ours", name="host:1")
     await log.coordinator_heartbeat(lease_s=60)
     (tx,) = await insert(log, replace(begun("a", "inventory", "order"), tenant="red"))
     assert observers.open_transactions() == 1
@@ -96,7 +96,7 @@ def test_what_is_rolled_back_was_never_seen(urls: dict[str, str]) -> None:
 async def test_a_local_branch_and_the_tombstone_of_its_check_are_seen(urls: dict[str, str]) -> None:
     observers = Observers(urls)
     observers.install()
-    log = PostgresLog(urls["coordinator"], owner="ours", name="host:1")
+    log = PostgresLog(LogPool(urls["coordinator"]), owner="ours", name="host:1")
     await log.coordinator_heartbeat(lease_s=60)
     tx = begun("a", "inventory", "order")
     local = replace(tx.branches[1], spec=replace(tx.branches[1].spec, kind=BranchKind.SAGA, check_back=True))

@@ -144,14 +144,31 @@ def test_the_last_item_of_a_batch_that_is_dropped_is_found(monkeypatch: pytest.M
 @pytest.mark.slow
 def test_an_unknown_commit_that_is_taken_for_a_failure_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     async def save(self: LogWriter, waiting: list[Transaction]) -> None:
-        batch = [tx for tx in waiting if self._is_wanted(tx)]
-        try:
-            self._on_saved(batch, await self._log.transaction_save(batch))
-        except LogUnavailable:
-            self._on_saved(batch, [False] * len(batch))
+        for tx in filter(self._is_wanted, waiting):
+            cell = self._log.cells[self._log.cell_of(tx.gid)]
+            try:
+                self._saves.on_written([tx], await cell.transaction_save([tx]))
+            except LogUnavailable:
+                self._saves.on_written([tx], [False])
 
     monkeypatch.setattr(LogWriter, "_save", save)
     assert found(10)
+
+
+@pytest.mark.slow
+def test_a_common_commit_that_is_given_up_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If its outcome is unknown, or one of its cells is unavailable, each cell has to be written alone."""
+
+    async def give_up(self: LogWriter, kind: Any, cell: int, batch: list[Transaction]) -> None:
+        self._alone[cell] -= 1
+        self.regroup()
+        if kind is self._saves:
+            kind.on_written(batch, [False] * len(batch))
+        else:
+            self._on_refused(batch, LogUnavailable("planted"))
+
+    monkeypatch.setattr(LogWriter, "_write_after_failure", give_up)
+    assert found(11)
 
 
 @pytest.mark.slow
@@ -192,6 +209,7 @@ def test_a_lost_claim_that_is_forgotten_is_found(monkeypatch: pytest.MonkeyPatch
     assert found(18)
 
 
+@pytest.mark.slow
 def test_a_result_that_is_given_to_the_oldest_call_of_its_stream_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -213,7 +231,7 @@ def test_a_result_that_is_given_to_the_oldest_call_of_its_stream_is_found(
 @pytest.mark.slow
 def test_a_call_that_is_dropped_when_its_stream_breaks_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams.Stream, "_break", lambda self, *_: self._unanswered.clear())
-    assert found(14)
+    assert found(4)
 
 
 @pytest.mark.slow

@@ -281,33 +281,43 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         try:
             while (frame := await context.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined] # the stubs lack it
                 failpoint("rpc.stream.request")
-                self._begin_frame(stream, cast("Frame", frame), check)
+                over_rate = self._begin_frame(stream, cast("Frame", frame), check)
                 await stream.until_room()
+                if over_rate is not None:
+                    await stream.pause(over_rate.retry_after_s)
         except DecodeError:
             raise unreadable() from None
 
-    def _begin_frame(self, stream: TransactionStream, frame: Frame, check: Callable[[], None] | None) -> None:
-        """Begin the items of one request of a stream, and forget those whose callers have left."""
+    def _begin_frame(
+        self, stream: TransactionStream, frame: Frame, check: Callable[[], None] | None
+    ) -> Refused | None:
+        """Begin the items of one request of a stream, and forget those whose callers have left.
+
+        Return the refusal of what is above the client's rate. A request without items counts as one item.
+        """
         for cancelled in frame.cancelled_ids:
             if (gid := stream.cancel(cancelled)) is not None:
                 self._engine.abandon(gid)
         not_admitted = None if check is None or not frame.items else _error_of(check)
         together = self._together()
-        admitted = 0 if not_admitted is not None else self._take_rate(together.client, len(frame.items))
+        count = max(1, len(frame.items))
+        admitted = count if not_admitted is not None else self._take_rate(together.client, count)
+        over_rate = None if admitted == count else self._over_rate(together.client)
         for number, raw in enumerate(frame.items):
             item, unreadable_as = streamed_item(raw, self._limits)
             waiter = StreamItem(stream, item.id, item.transaction.gid)
             stream.begin(waiter)
             if not_admitted is not None:
                 waiter.refuse(not_admitted)
-            elif number >= admitted:
-                waiter.fail(self._over_rate(together.client))
+            elif over_rate is not None and number >= admitted:
+                waiter.fail(over_rate)
             elif unreadable_as is not None:
                 waiter.fail(unreadable_as)
             else:
                 self._begin_streamed(item, waiter, together)
         if together.unknown:
             stream.watch(asyncio.create_task(self._rejoin(together.unknown)))
+        return over_rate
 
     def _begin_streamed(
         self,

@@ -21,6 +21,8 @@ from tcc.transaction.v1 import transaction_pb2 as pb
 
 # Then the client is asked to open another one: by then the certificates and the coordinators may be others.
 AGE_MAX_S = 900.0
+# How long a client above its rate is not read at most: it may have fewer calls than one a second.
+PAUSE_MAX_S = 1.0
 # How long it may take for that.
 LEAVING_MAX_S = 60.0
 # A client whose stream gave way repeats what has no reply after this time.
@@ -128,6 +130,10 @@ class TransactionStream:
         while self._outstanding >= self._credit:
             self._room.clear()
             await self._room.wait()
+
+    async def pause(self, wait_s: float) -> None:
+        """Read nothing for a while: the client sends more than it may, and refusals cost time as well."""
+        await asyncio.sleep(min(wait_s, PAUSE_MAX_S))
 
     def begin(self, item: StreamItem) -> None:
         """Count an item that was read."""

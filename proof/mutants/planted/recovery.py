@@ -9,6 +9,7 @@ _statement = partial(Mutant, check=selection("tests/log/test_store.py"))
 _simulated = partial(
     Mutant, check=Program(module="proof.simulate", arguments=("--seeds", "12", "--base", "1", "--jobs", "1"))
 )
+
 MUTANTS = (
     _statement(
         name="save without compare-and-set",
@@ -81,14 +82,19 @@ MUTANTS = (
         old="engine.resume(records)",
         new="len(records)",
     ),
-    Mutant(
+    _simulated(
+        name="calls are dropped with their stream",
+        breaks="a call without a result is repeated until it has one",
+        definition="Stream._break",
+        old="self._end(item_id, result, ready)",
+        new="self._unanswered.pop(item_id)",
+    ),
+    _simulated(
         name="results of a stream are given to its last call",
         breaks="every call has the result that its participant gave to it",
         definition="Stream._read",
         old="self._unanswered.pop(each.id, None)",
         new="self._unanswered.popitem()[1] if self._unanswered else None",
-        # A seed in which results of several calls come in another order.
-        check=Program(module="proof.simulate", arguments=("--seeds", "1", "--base", "12", "--jobs", "1")),
     ),
     Mutant(
         name="branches of other tenants are let in",

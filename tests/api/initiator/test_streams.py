@@ -431,3 +431,31 @@ async def test_the_rate_of_a_client_counts_each_item(
         assert [each.reason for each in refusals].count("TENANT_LIMIT") >= 2
         assert all(each.retry_after_ms > 0 for each in refusals if each.reason)
         await stream.end()
+
+
+async def test_a_client_above_its_rate_is_not_read_for_a_while(
+    log_url: str, tmp_path: Path, stock: ScriptedParticipant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refusals cost time as well, which others would miss. Requests without items count, too."""
+    pauses: asyncio.Queue[float] = asyncio.Queue()
+    go = asyncio.Semaphore(0)
+
+    async def pause(_stream: streams.TransactionStream, wait_s: float) -> None:
+        pauses.put_nowait(wait_s)
+        await go.acquire()
+
+    monkeypatch.setattr(streams.TransactionStream, "pause", pause)
+    participants = {"stock": {"target": stock.address}}
+    shop = {"identities": [SHOP], "calls": {"*": ["*"]}, "calls_per_s": 0.001}
+    async with guarded(log_url, tmp_path, participants, clients={"shop": shop}, operators={}) as tcc:
+        stream = await TransactionStream(tcc.channel(tcc.tls.authority.issue(SHOP))).opened()
+        await stream.cancel(77)
+        await stream.send(i1=execute("shop-1"))
+        assert await pauses.get() > 0
+        await stream.send(i2=execute("shop-2"))
+        assert (await stream.reply(1)).error.reason == "TENANT_LIMIT"
+        go.release()
+        await pauses.get()
+        go.release()
+        assert (await stream.reply(2)).error.reason == "TENANT_LIMIT"
+        await stream.end()

@@ -7,7 +7,7 @@ import pytest
 
 from coordinator.core.audit import AuditEntry
 from coordinator.core.errors import VersionChanged
-from coordinator.log.operator_store import PostgresOperatorLog
+from coordinator.log.operator_store import OperatorPool, PostgresOperatorLog
 from coordinator.log.schema import HOME
 from coordinator.ports.operator_log import AuditFilter, ParticipantRecord
 from tcc.admin.v1 import admin_pb2 as apb
@@ -25,7 +25,7 @@ def entry(number: int) -> AuditEntry:
 
 async def act_often(log_url: str, count: int = COUNT) -> None:
     """Execute this many actions, from two coordinators at once."""
-    logs = [PostgresOperatorLog(log_url, owner=f"c{number}") for number in range(2)]
+    logs = [PostgresOperatorLog(OperatorPool(log_url), owner=f"c{number}") for number in range(2)]
     await asyncio.gather(
         *(
             logs[number % 2].participant_change(ParticipantRecord(name=f"p{number}"), entry(number))
@@ -38,7 +38,7 @@ async def act_often(log_url: str, count: int = COUNT) -> None:
 
 async def test_several_coordinators_write_one_chain(log_url: str) -> None:
     await act_often(log_url)
-    log = PostgresOperatorLog(log_url, owner="c")
+    log = PostgresOperatorLog(OperatorPool(log_url), owner="c")
     records = await log.audit_after(0, 100)
     assert [record.sequence for record in records] == list(range(1, COUNT + 1))
     assert {record.entry.target for record in records} == {f"participant/p{n}" for n in range(COUNT)}
@@ -47,7 +47,7 @@ async def test_several_coordinators_write_one_chain(log_url: str) -> None:
 
 
 async def test_what_is_refused_leaves_neither_record_nor_gap(log_url: str) -> None:
-    log = PostgresOperatorLog(log_url, owner="c")
+    log = PostgresOperatorLog(OperatorPool(log_url), owner="c")
     await log.participant_change(ParticipantRecord(name="p", paused=True), entry(1))
     for version in (0, 7):
         with pytest.raises(VersionChanged):

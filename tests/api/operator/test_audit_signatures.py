@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from coordinator.core.audit import AuditEntry, AuditHead, AuditRecord, chained
-from coordinator.log.operator_store import PostgresOperatorLog
+from coordinator.log.operator_store import OperatorPool, PostgresOperatorLog
 from coordinator.log.schema import HOME
 from tccctl.cli import app
 from tests.log.transactions import SEARCH_PATH
@@ -55,7 +55,7 @@ async def coordinator(log_url: str, key_file: Path) -> AsyncIterator[Running]:
 
 
 async def act_often(log_url: str) -> None:
-    log = PostgresOperatorLog(log_url, owner="c")
+    log = PostgresOperatorLog(OperatorPool(log_url), owner="c")
     for number in range(1, COUNT + 1):
         await log.audit_append(
             AuditEntry(operator="ann", action="transaction.hold", target=f"transaction/{number}", reason="r")
@@ -73,7 +73,7 @@ async def verify(coordinator: Running, *arguments: str | Path) -> tuple[int, str
 
 async def rewrite(log_url: str, attack: Attack) -> None:
     """Replace the chain by another one with the right hashes, and remove all statements about it."""
-    log = PostgresOperatorLog(log_url, owner="c")
+    log = PostgresOperatorLog(OperatorPool(log_url), owner="c")
     records = await log.audit_after(0, 100)
     await log.close()
     head, forged = AuditHead(), list[AuditRecord]()

@@ -16,7 +16,7 @@ from coordinator.config.settings import OperatorSettings
 from coordinator.core.errors import ApprovalRequired
 from coordinator.core.model import HELD
 from coordinator.engine.clock import LogClock
-from coordinator.log.operator_store import PostgresOperatorLog
+from coordinator.log.operator_store import OperatorPool, PostgresOperatorLog
 from coordinator.security.authentication import Authenticator, Policy
 from coordinator.security.caller import Identity, Operator, Role
 from coordinator.security.rates import Rates
@@ -230,7 +230,7 @@ async def test_commands_that_can_be_undone_need_one_person(bank: Guarded) -> Non
 
 async def test_of_two_approvals_at_once_only_the_first_counts(log_url: str) -> None:
     """Both have read the request as open; the chain has one order."""
-    log = PostgresOperatorLog(log_url, owner="ours")
+    log = PostgresOperatorLog(OperatorPool(log_url), owner="ours")
     approvals, context = Approvals(log, LogClock(), Rights(None)), OperatorContext("bea", "checked", 0)
     entry = context.entry("branch.repair", "transaction/g", {"approves": [1]})
     first, second = await log.audit_append(entry), await log.audit_append(entry)
