@@ -12,7 +12,7 @@ from tccctl.command import Reason, Yes, command, group
 from tccctl.exit_codes import ExitCode
 from tccctl.failures import Failure
 from tccctl.formatting import ago
-from tccctl.session import Session, confirmed
+from tccctl.session import OPERATE_FOR_ALL, Session, confirmed
 
 app = group("List coordinators and their leases; drain one.")
 
@@ -88,7 +88,8 @@ def _row(coordinator: admin.Coordinator, responder_id: str, now_s: float) -> lis
 
 
 def _find(session: Session, name: str) -> admin.Coordinator:
-    known = session.ask("ListCoordinators", admin.ListCoordinatorsRequest()).coordinators
+    reply = session.ask("ListCoordinators", admin.ListCoordinatorsRequest(), needs=OPERATE_FOR_ALL)
+    known = reply.coordinators
     found = [coordinator for coordinator in known if name in {coordinator.id, coordinator.name}]
     if len(found) == 1:
         return found[0]  # type: ignore[no-any-return]

@@ -12,7 +12,7 @@ from tccctl.command import Reason, Version, command, group
 from tccctl.exit_codes import ExitCode
 from tccctl.failures import Failure
 from tccctl.formatting import ago, counted, due, enum_name
-from tccctl.session import Session
+from tccctl.session import OPERATE_FOR_ALL, Session
 
 app = group("List participants as the coordinators see them; pause and resume them.")
 
@@ -123,7 +123,8 @@ def _execute(session: Session, method: str, request: Any, reason: str | None, ve
 
 def _read(session: Session, name: str) -> admin.ParticipantStatus:
     """Return the participant's current state, and show it as a note. Raises Failure."""
-    known = session.ask("ListParticipants", admin.ListParticipantsRequest()).participants
+    reply = session.ask("ListParticipants", admin.ListParticipantsRequest(), needs=OPERATE_FOR_ALL)
+    known = reply.participants
     for participant in known:
         if participant.name == name:
             paused = "paused" if participant.paused else "active"

@@ -30,6 +30,8 @@ from tccctl.termination import Calls, Terminated
 STREAM_TIMEOUT_S = 3_600.0
 # The message of such a refusal is a participant's.
 _QUOTES_PARTICIPANT = {"PARTICIPANT_UNREACHABLE"}
+# What commands on participants and coordinators need, as a coordinator names it.
+OPERATE_FOR_ALL = "the role operate for all tenants"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,9 +44,12 @@ class Session:
     stub: Any
     calls: Calls
 
-    def ask(self, method: str, request: Message) -> Any:
-        """Send a request that changes nothing. Raises Failure."""
-        return self._call(method, request, changes_state=False)
+    def ask(self, method: str, request: Message, *, needs: str = "") -> Any:
+        """Send a request that changes nothing. Raises Failure.
+
+        `needs`: what the command needs, if it needs more than this request.
+        """
+        return self._call(method, request, changes_state=False, needs=needs)
 
     def do(self, method: str, request: Message) -> Any:
         """Send a request for a change. Raises Failure."""
@@ -72,8 +77,8 @@ class Session:
         """Return the message as a record for JSON and YAML."""
         return record(message, self.payloads)
 
-    def _call(self, method: str, request: Message, *, changes_state: bool) -> Any:
-        with self._failures(changes_state=changes_state):
+    def _call(self, method: str, request: Message, *, changes_state: bool, needs: str = "") -> Any:
+        with self._failures(changes_state=changes_state, needs=needs):
             call = partial(getattr(self.stub, method), request, timeout=self.settings.timeout_s)
             return self._redacted(self.calls.run(call))
 
@@ -83,13 +88,15 @@ class Session:
         return reply
 
     @contextmanager
-    def _failures(self, *, changes_state: bool) -> Iterator[None]:
+    def _failures(self, *, changes_state: bool, needs: str = "") -> Iterator[None]:
         try:
             yield
         except grpc.RpcError as error:
             refusal = error_from_rpc(error)
             if self.settings.redact and refusal.reason in _QUOTES_PARTICIPANT:
                 refusal.message = REDACTED
+            if needs and refusal.reason == "NOT_ALLOWED":
+                refusal.message = f"{needs} is required"
             raise failure_of(refusal, address=self.settings.address, changes_state=changes_state) from error
         except KeyboardInterrupt:
             if not changes_state:

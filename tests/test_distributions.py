@@ -36,7 +36,7 @@ _NAMES = {
     "yaml": "pyyaml",
 }
 # Used where the application has it, without an extra: a payload may be a model of pydantic.
-_APPLICATION = {"tcc": {"pydantic"}}
+_APPLICATION = {"tcc": {"pydantic", "psycopg"}}
 
 
 def project(distribution: str) -> dict[str, Any]:

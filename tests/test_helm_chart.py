@@ -76,9 +76,13 @@ def container(name: str, kind: str = "Deployment") -> dict[str, Any]:
 
 
 def environment(name: str, kind: str = "Deployment") -> dict[str, str]:
-    """Return the variables; one from a Secret is a URL of the log."""
+    """Return the variables; one from a Secret is a URL of the log, or its other servers."""
     url = "postgresql://tccd:secret@db:5432/tcc"
-    return {one["name"]: one.get("value", url) for one in container(name, kind)["env"]}
+    servers = json.dumps([{"url": "postgresql://tccd:secret@db2:5432/tcc", "cells": "2-3"}])
+    return {
+        one["name"]: one.get("value", servers if one["name"] == "TCC_LOG__SERVERS" else url)
+        for one in container(name, kind)["env"]
+    }
 
 
 def ports(name: str) -> dict[str, int]:
@@ -107,6 +111,13 @@ def test_helm_renders_what_is_kept(name: str, golden: GoldenFiles) -> None:
         ("log.secretName=tcc-log", "/tls/secretName"),
         ("log.secretName=tcc-log,insecure=true,replica=3", "'replica' not allowed"),
         ("log.secretName=tcc-log,insecure=true,image.digest=sha256:1", "/image/digest"),
+        ("log.secretName=tcc-log,insecure=true,tls.secretName=tls", "exclude each other"),
+        ("log.secretName=tcc-log,insecure=true,podDisruptionBudget.maxUnavailable=0", "/maxUnavailable"),
+        ("log.secretName=tcc-log,insecure=true,podDisruptionBudget.maxUnavailable=0%", "/maxUnavailable"),
+        (
+            "log.secretName=tcc-log,insecure=true,autoscaling.enabled=true,autoscaling.minReplicas=9",
+            "more than autoscaling.maxReplicas",
+        ),
     ],
 )
 def test_helm_refuses_values_that_cannot_work(values: str, problem: str) -> None:
@@ -191,6 +202,8 @@ def test_a_coordinator_starts_with_the_configuration(
     }
     assert {port: f"0.0.0.0:{number}" for port, number in ports(name).items()} == listeners
     assert settings.workers == 1
+    assert settings.log.cells == (4 if name == "full" else 1)
+    assert [server.cells for server in settings.log.servers] == (["2-3"] if name == "full" else [])
     assert (settings.listen.tls is None) == settings.insecure == (name == "least")
 
 
@@ -259,6 +272,36 @@ def test_a_container_may_do_no_more_than_it_needs(name: str, kind: str) -> None:
         "capabilities": {"drop": ["ALL"]},
     }
     assert pod(name, kind)["automountServiceAccountToken"] is False
+
+
+def test_the_migration_reads_the_configuration_of_the_coordinators() -> None:
+    """The number of the log's cells is fixed by whichever process makes the log."""
+    coordinator, migration = container("full"), container("full", "Job")
+    assert migration["args"] == ["migrate", *coordinator["args"][1:]]
+    assert migration["volumeMounts"] == coordinator["volumeMounts"]
+    owner = [one for one in migration["env"] if one["name"] == "TCC_LOG__OWNER_URL"]
+    assert migration["env"] == [*coordinator["env"], *owner]
+    ours, theirs = (
+        {one["name"]: one for one in pod("full", kind)["volumes"]} for kind in ("Deployment", "Job")
+    )
+    # The coordinators' own is made, or changed, after the migration.
+    assert theirs.pop("config") == {"name": "config", "configMap": {"name": "tcc-migrate"}}
+    assert ours.pop("config") == {"name": "config", "configMap": {"name": "tcc"}}
+    assert theirs == ours
+    before, after = (rendered("full")["ConfigMap", name] for name in ("tcc-migrate", "tcc"))
+    assert before["data"] == after["data"]
+    hooks, weights = zip(
+        *(
+            (each["helm.sh/hook"], int(each.get("helm.sh/hook-weight", "0")))
+            for each in (
+                before["metadata"]["annotations"],
+                rendered("full")["Job", "tcc-migrate"]["metadata"]["annotations"],
+            )
+        ),
+        strict=True,
+    )
+    assert hooks[0] == hooks[1]
+    assert weights[0] < weights[1]
 
 
 def test_only_the_migration_gets_the_owner_of_the_log() -> None:

@@ -299,7 +299,11 @@ class LiveTransactions:
 
 def gid_conflict(gid: str) -> GidConflict:
     """Return the refusal of a gid that is taken."""
-    return GidConflict(f"transaction {gid!r} exists with different content", metadata={"gid": gid})
+    return GidConflict(
+        f"transaction {gid!r} exists with different content: "
+        "branches, payloads, stages, not_before or labels differ",
+        metadata={"gid": gid},
+    )
 
 
 def not_found(gid: str) -> TransactionNotFound:

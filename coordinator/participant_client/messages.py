@@ -13,6 +13,7 @@ from coordinator.core.model import (
     Operation,
     OutcomeCode,
 )
+from tcc._internal.plain_text import plain_text
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2 as pb
 
@@ -93,8 +94,9 @@ def call_result(outcome: common.CallResult, operation: Operation, result_bytes_m
     if code is not _SUCCEEDED:
         return CallResult(
             code=code,
-            reason=outcome.reason[:REASON_CHARACTERS_MAX],
-            message=outcome.message[:ERROR_CHARACTERS_MAX],
+            # Without our SDK, it may hold line breaks and escape sequences.
+            reason=plain_text(outcome.reason, REASON_CHARACTERS_MAX),
+            message=plain_text(outcome.message, ERROR_CHARACTERS_MAX),
             permanent=outcome.permanent,
         )
     result = outcome.result
@@ -128,7 +130,7 @@ def failure(error: grpc.aio.AioRpcError) -> CallResult:
     return CallResult(
         code=OutcomeCode.FAILED,
         reason=code.name,
-        message=error.details() or "",
+        message=plain_text(error.details() or "", ERROR_CHARACTERS_MAX),
         permanent=code in _PERMANENT,
         unreachable=code in _UNREACHABLE,
     )

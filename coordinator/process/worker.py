@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -213,6 +213,8 @@ class Worker:
             changed=sorted(name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name]),
             moved=sorted(moved),
             moving_cells=moving_cells,
+            clients=_changed_names(self._settings.clients, settings.clients),
+            operators=_changed_names(self._settings.operators, settings.operators),
             needs_restart=_needs_restart(started_with, settings, self._restart_required(settings)),
         )
         self._settings = self._settings.reloaded(settings)
@@ -495,6 +497,11 @@ def within_open_files(limits: ServerLimits, others: int) -> ServerLimits:
         "fewer connections than configured: raise the limit of open files", open_files=files, most=room
     )
     return structs.replace(limits, connections_max=room)
+
+
+def _changed_names(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
+    """Return the names of what was added, removed or changed."""
+    return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
 
 
 def _needs_restart(before: Settings, after: Settings, restart_required: set[str]) -> list[str]:

@@ -7,7 +7,7 @@ database how far it has read and which of them had not ended. So it costs the co
 and nothing for each transaction. A transaction is read `lag_s` after its creation, when its row is visible
 for sure: a write of the log takes at most 10 s. One that has not ended then is checked again and again.
 
-Each outcome is published at least once, before the own database commits. The order is that of no clock.
+Each outcome is published at least once, before the own database commits, in no particular order.
 """
 
 import argparse

@@ -18,7 +18,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, inspect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import QueuePool
@@ -78,7 +78,7 @@ class BarrierExecutor(Protocol):
     async def check(self) -> None:
         """Raise ValueError if the engine's connections have no transactions (AUTOCOMMIT).
 
-        Raises DBAPIError if the database cannot be reached or has no barrier table.
+        Raises RuntimeError if there is no barrier table, and DBAPIError if the database cannot be reached.
         """
 
     async def create_schema(self) -> int:
@@ -255,15 +255,27 @@ class _Transactions:
             self.check_again()
 
     def check_again(self) -> None:
-        """Raise ValueError if they have none (AUTOCOMMIT)."""
+        """Raise ValueError if they have none (AUTOCOMMIT), RuntimeError if there is no barrier table."""
         guarded = GuardedConnection.begun(self._engine)
         try:
             run_plan(_look(self._sql), guarded, no_handler)
             self._are_there = guarded.is_in_transaction()
+        except DBAPIError as error:
+            guarded.abandon()  # the pool may have one connection only
+            if error.connection_invalidated or inspect(self._engine).has_table(schema.barrier.name):
+                raise
+            raise RuntimeError(_no_table(is_async=self._engine.dialect.is_async)) from error
         finally:
             guarded.abandon()
         if not self._are_there:
             raise ValueError(_AUTOCOMMIT)
+
+
+def _no_table(*, is_async: bool) -> str:
+    create = "await participant.create_schema()"
+    if not is_async:
+        create += ", or asyncio.run(participant.create_schema()),"
+    return f"the database has no table {schema.barrier.name}: {create} creates it, and serve() does"
 
 
 def _look(sql: BarrierSql) -> Plan[None]:

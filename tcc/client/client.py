@@ -172,7 +172,8 @@ class Client:
             TransactionCancelled: The decision is CANCEL: a Try was rejected or failed permanently,
                 or the transaction expired (TryTimedOut if a branch kept failing until then).
             InvalidRequest: A field is invalid; UnknownParticipant is a subclass.
-            GidConflict: The gid belongs to a transaction with different content.
+            GidConflict: The gid belongs to a transaction with different content: branches, payloads,
+                stages, `not_before` or labels differ.
             Unavailable, ResourceExhausted: No coordinator accepted it before the timeout.
             DeadlineExceeded: It was not decided before the timeout and continues without the
                 caller. If the coordinator knows a branch that keeps failing, `metadata` has its
@@ -216,8 +217,11 @@ class Client:
             participant: As in `BranchRequest`.
             action: As in `BranchRequest`; the participant has declared it as a message.
             payload: As in `BranchRequest`.
-            gid: As in `execute`.
-            not_before: The time before which it is not delivered, with a time zone.
+            gid: As in `execute`. Without one, a repeated call is another message: give one if you
+                may repeat it.
+            not_before: The time before which it is not delivered, with a time zone. It is part of the
+                content: compute it from something fixed, such as the time of the order, and not from
+                the present time, or a repeated call is refused as GidConflict.
             labels: As in `execute`.
             wait_for: "decision" (the message is durable) or "completion" (it is delivered).
             timeout_s: As in `execute`.

@@ -45,7 +45,8 @@ class BranchRequest:
         stage: The Trys of stage n+1 are called only after every Try of stage n has succeeded. A
             message has none.
         kind: "tcc", "saga" or "message", as the participant has declared the action (docs/CHOOSING.md).
-        not_before: For a message: the time before which it is not delivered, with a time zone.
+        not_before: For a message: the time before which it is not delivered, with a time zone. It is
+            part of the transaction's content: a repeated request must have the same.
     """
 
     participant: str

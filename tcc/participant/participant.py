@@ -316,6 +316,8 @@ class Participant:
         Raises:
             TypeError, ValueError: The id is not a text, or empty; or the block is entered with
                 `with` although the database is an AsyncEngine, or the other way round.
+            RuntimeError: The database has no barrier table. A process that does not serve calls
+                `create_schema` at its start.
             sqlalchemy.exc.DBAPIError: The database failed. Nothing has taken effect, unless the
                 connection was lost during COMMIT. Handle the message again.
         """
@@ -371,7 +373,9 @@ class Participant:
                 `tls` cannot be read.
             ValueError: The database's connections are in AUTOCOMMIT mode; or the address is not
                 on loopback, and strangers could call; or `tls` or `callers` is not usable.
-            sqlalchemy.exc.DBAPIError: The database cannot be reached, or has no barrier table.
+            RuntimeError: The database has no barrier table: call `create_schema`, or `running` and
+                `serve`, which do.
+            sqlalchemy.exc.DBAPIError: The database cannot be reached.
         """
         assert self._server is None, "this participant has already been started"
         _check_bind_address(address)

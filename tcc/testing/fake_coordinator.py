@@ -341,7 +341,8 @@ class FakeCoordinator:
             if known.content != content:
                 _refuse(
                     "GID_CONFLICT",
-                    f"gid {gid!r} belongs to a transaction with different content",
+                    f"gid {gid!r} belongs to a transaction with different content: "
+                    "branches, payloads, stages, not_before or labels differ",
                     code=grpc.StatusCode.ALREADY_EXISTS,
                 )
             return known

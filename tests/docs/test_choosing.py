@@ -20,9 +20,9 @@ BLOCKS = dict(re.findall(r"```python\n# ([\w.]+)\n(.*?)```", PAGE, re.DOTALL))
 async def run(name: str, **names: object) -> FakeCoordinator:
     fake = FakeCoordinator()
     async with tcc.Client(fake) as client:
-        names |= {"tcc": tcc, "client": client, "gid": "g", "datetime": datetime, "timedelta": timedelta}
+        names |= {"tcc": tcc, "client": client, "gid": "g", "timedelta": timedelta}
         code = compile(BLOCKS[name], name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-        await eval(code, names | {"UTC": UTC})
+        await eval(code, names)
     return fake
 
 
@@ -39,12 +39,12 @@ async def test_a_transaction_of_three_kinds():
 
 
 async def test_a_message_that_waits():
-    fake = await run("reminder.py")
+    ordered_at = datetime(2100, 1, 1, tzinfo=UTC)
+    fake = await run("reminder.py", order_id="17", ordered_at=ordered_at)
 
-    [reminder] = [branch for each in fake.transactions for branch in each.branches]
+    [reminder] = fake.transaction("unpaid-17").branches
     assert reminder.kind is BranchKind.MESSAGE
-    assert reminder.not_before is not None
-    assert reminder.not_before - datetime.now(UTC) > timedelta(minutes=20)
+    assert reminder.not_before == ordered_at + timedelta(minutes=30)
 
 
 async def test_local_first(sqlite: pytest.FixtureRequest):

@@ -115,6 +115,21 @@ async def test_rows_are_purged_by_age_and_are_no_transactions(database, call_par
     assert [await handle(participant, each) for each in ("old", "new")] == [True, False]
 
 
+async def test_without_the_table_the_error_names_what_creates_it(database):
+    engine, _ = database
+    participant = Participant("orders", database=engine)
+    form = r"await participant\.create_schema\(\)"
+    if not participant.is_async:
+        form += r", or asyncio\.run\(participant\.create_schema\(\)\),"
+    with pytest.raises(RuntimeError, match=rf"no table tcc_barrier: {form} creates it"):
+        await handle(participant, "m1")
+    with pytest.raises(RuntimeError, match="no table tcc_barrier"):
+        await participant.start()
+
+    await participant.create_schema()
+    assert await handle(participant, "m1")
+
+
 async def test_participants_of_one_database_have_their_own_messages(orders):
     participant, _ = orders
     mail = Participant("mail", database=participant._executor._engine)

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
+from structlog.testing import capture_logs
 
 from coordinator.config.configuration import Source
 from coordinator.config.settings import Settings
@@ -50,8 +51,25 @@ async def test_tokens_change_without_a_restart(log_url: str, tmp_path: Path) -> 
     before, after = settings_for({}, **access(tls, old)), settings_for({}, **access(tls, new))
     async with running(before, log_url) as worker:
         assert [await answer(worker, tls, token) for token in (old, new)] == ["OK", "UNAUTHENTICATED"]
-        worker.worker.reload(after, before)
+        with capture_logs() as lines:
+            worker.worker.reload(after, before)
         assert [await answer(worker, tls, token) for token in (old, new)] == ["UNAUTHENTICATED", "OK"]
+    [line] = [line for line in lines if line["event"] == "configuration reloaded"]
+    # Their tokens are others, and the tables of who has them are the same.
+    assert (line["clients"], line["operators"]) == ([], [])
+
+
+async def test_a_reload_logs_the_clients_and_operators_that_changed(log_url: str, tmp_path: Path) -> None:
+    tables = access(Tls(tmp_path), new_token("t0"), new_token("t1"))
+    before = settings_for({}, **tables)
+    shop = {"identities": ["token:t1"], "gid_prefixes": ["shop-"], "calls": {}}
+    rights = {"operators": {"readers": {"identities": ["token:t0"]}}, "clients": {"shop": shop}}
+    after = settings_for({}, **tables | rights)
+    async with running(before, log_url) as worker:
+        with capture_logs() as lines:
+            worker.worker.reload(after, before)
+    [line] = [line for line in lines if line["event"] == "configuration reloaded"]
+    assert (line["clients"], line["operators"]) == (["shop"], ["readers"])
 
 
 async def test_a_reload_without_auth_opens_nothing(log_url: str, tmp_path: Path) -> None:

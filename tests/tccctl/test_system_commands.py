@@ -106,6 +106,22 @@ def test_an_unknown_participant_exits_with_3() -> None:
     assert "known participants: inventory, gone" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "asked"),
+    [
+        (("participant", "pause", "inventory"), "ListParticipants"),
+        (("coordinator", "drain", "c-1", "--yes"), "ListCoordinators"),
+    ],
+)
+def test_a_refused_command_names_the_role_that_it_needs(command: tuple[str, ...], asked: str) -> None:
+    """What it reads first needs less."""
+    message = "the role read for all tenants is required"
+    with scripted(**{asked: refusal(Code.PERMISSION_DENIED, "NOT_ALLOWED", message)}) as service:
+        result = service.tccctl(*command, "--reason", "r")
+    assert result.exit_code == 1
+    assert result.stderr == "tccctl: NOT_ALLOWED: the role operate for all tenants is required\n"
+
+
 def test_coordinators_are_listed_with_their_leases() -> None:
     with scripted(ListCoordinators=COORDINATORS) as service:
         _, *lines = service.tccctl("coordinator", "list").stdout.splitlines()
