@@ -4,7 +4,8 @@ The cell is out of service from the first step to the last, and its callers get 
 
 1. It is *closed* where it is: all of its tables are locked, which waits for what is being written, and
    its schema is renamed in the same transaction, with a note of when and where to it leaves. No coordinator
-   finds it any more, however its configuration is. Under its old name again, none starts on it.
+   finds it any more, however its configuration is. Under its old name again, none starts on it, and none that
+   runs can write to it.
 2. Its rows are copied into a new schema at the other server, which migrations have made there.
 3. Both are compared: the number of rows of each table, and a checksum over all of them.
 4. The new schema gets its name, and the next generation. The cell lives there from now on.
@@ -62,6 +63,9 @@ _AS_TEXT = (
     "set_config('bytea_output', 'hex', false), set_config('IntervalStyle', 'postgres', false)"
 )
 _EXISTS = "SELECT to_regnamespace(%s) IS NOT NULL"
+# Tables that have another name in a copy that is left, so that coordinators which run find none there, even
+# if its schema gets the old name back: they look at nothing else.
+_FENCED = ("transactions", "coordinators")
 _LEFT = "UPDATE {}.cells SET moved_at = now(), moved_to = %s WHERE number = %s"
 _NOT_LEFT = "UPDATE {}.cells SET moved_at = NULL, moved_to = NULL WHERE number = %s"
 _ARRIVED = "UPDATE {}.cells SET generation = %s, moved_at = NULL, moved_to = NULL WHERE number = %s"
@@ -226,6 +230,8 @@ def _closed(here: psycopg.Connection, place: CellPlace, new: CellPlace) -> Itera
         here.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(tables))
         left = sql.SQL(_LEFT).format(sql.Identifier(place.schema))
         here.execute(left, [_name(new), place.number])
+        for name in _FENCED:
+            here.execute(_rename_table(place.schema, name, _fenced(name)))
         here.execute(_rename(place.schema, moved))
     try:
         yield moved
@@ -239,6 +245,8 @@ def _closed(here: psycopg.Connection, place: CellPlace, new: CellPlace) -> Itera
 def _reopen(here: psycopg.Connection, place: CellPlace) -> None:
     with here.transaction():
         here.execute(_rename(f"{place.schema}{MOVED}", place.schema))
+        for name in _FENCED:
+            here.execute(_rename_table(place.schema, _fenced(name), name))
         here.execute(sql.SQL(_NOT_LEFT).format(sql.Identifier(place.schema)), [place.number])
 
 
@@ -249,7 +257,7 @@ def _copied(
     copied: list[MovedTable] = []
     with there.transaction():
         for name in _TABLES:
-            source, target = sql.Identifier(moved, name), sql.Identifier(arriving, name)
+            source, target = sql.Identifier(moved, _fenced(name)), sql.Identifier(arriving, name)
             columns = sql.SQL(", ").join(
                 sql.Identifier(column.name) for column in metadata.tables[name].columns
             )
@@ -283,6 +291,15 @@ def _checked(
     chosen = sql.SQL("(SELECT {} FROM {})").format(columns, table)
     ((rows, checksum),) = connection.execute(sql.SQL(_CHECK).format(chosen)).fetchall()
     return MovedTable(name=name, rows=rows, checksum=int(checksum))
+
+
+def _fenced(table: str) -> str:
+    """Return the name of a table in a copy that is left."""
+    return f"{table}{MOVED}" if table in _FENCED else table
+
+
+def _rename_table(schema: str, table: str, new: str) -> sql.Composed:
+    return sql.SQL("ALTER TABLE {} RENAME TO {}").format(sql.Identifier(schema, table), sql.Identifier(new))
 
 
 def _rename(schema: str, new: str) -> sql.Composed:

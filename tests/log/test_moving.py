@@ -189,6 +189,22 @@ async def test_a_copy_that_a_cell_has_left_is_refused_under_its_old_name(
         migrate_cells([_alone(database_url)])
 
 
+@pytest.mark.slow
+async def test_a_coordinator_that_runs_cannot_write_to_the_copy_that_was_left(
+    ours: OpenLog, database_url: str, elsewhere: str
+) -> None:
+    """Not even if its schema gets its name back: such a coordinator does not look at anything else."""
+    (tx,) = (record.tx for record in (await ours.log.transaction_get(MOVING[:1])).values())
+    move(database_url, elsewhere)
+    await sql(database_url, "ALTER SCHEMA tcc_1_moved RENAME TO tcc_1")
+    for write in (
+        ours.log.cells[1].transaction_save([confirming(tx)]),
+        ours.log.cells[1].coordinator_heartbeat(lease_s=60),
+    ):
+        with pytest.raises(LogUnavailable):
+            await write
+
+
 @pytest.mark.parametrize("times", [1, pytest.param(3, marks=pytest.mark.slow)])
 async def test_a_copy_of_an_older_generation_is_refused(
     ours: OpenLog, database_url: str, elsewhere: str, databases: Databases, times: int
