@@ -61,7 +61,10 @@ def simulate_briefly(seed: int) -> RunResult:
 def _quiet() -> Iterator[None]:
     """No logging, no warnings about what dies unfinished, and no garbage collection in between."""
     configuration = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    # A logger that is first used here must not keep this for good.
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL), cache_logger_on_first_use=False
+    )
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     unraisable = sys.unraisablehook
