@@ -392,6 +392,9 @@ WHERE tcc.transactions.state = ANY ($1::SMALLINT[]) AND tcc.transactions.partici
 SELECT to_regnamespace(%(name)s) IS NOT NULL;
 
 -- migration
+SELECT to_regnamespace(%(name)s) IS NOT NULL;
+
+-- migration
 CREATE SCHEMA IF NOT EXISTS tcc;
 
 -- migration
@@ -402,6 +405,9 @@ INSERT INTO migration_lock (id) VALUES (1) ON CONFLICT (id) DO NOTHING;
 
 -- migration
 SELECT id FROM migration_lock WHERE id = 1 FOR UPDATE;
+
+-- migration
+SELECT to_regnamespace(%(name)s) IS NOT NULL;
 
 -- migration
 CREATE TABLE transactions (
@@ -589,13 +595,30 @@ CREATE TABLE cells (
 INSERT INTO cells (number, count, log_id) VALUES (%(number)s::SMALLINT, %(count)s::SMALLINT, %(log_id)s::VARCHAR COLLATE "C");
 
 -- migration
+ALTER TABLE cells ADD COLUMN generation BIGINT DEFAULT '1' NOT NULL;
+
+-- migration
+ALTER TABLE cells ADD COLUMN moved_at TIMESTAMP WITH TIME ZONE;
+
+-- migration
+ALTER TABLE cells ADD COLUMN moved_to TEXT;
+
+-- migration
 UPDATE cells SET number = %(number)s, count = %(count)s, log_id = coalesce(%(log_id)s, log_id);
 
 -- migration
-SELECT number, count, log_id FROM cells WHERE number = %(number)s;
+SELECT number, count, log_id,
+       CAST(coalesce(to_jsonb(cells) ->> 'generation', '1') AS BIGINT),
+       coalesce(to_jsonb(cells) ->> 'moved_at', ''),
+       coalesce(to_jsonb(cells) ->> 'moved_to', '')
+FROM tcc.cells;
 
 -- migration
-SELECT number FROM cells;
+SELECT number, count, log_id,
+       CAST(coalesce(to_jsonb(cells) ->> 'generation', '1') AS BIGINT),
+       coalesce(to_jsonb(cells) ->> 'moved_at', ''),
+       coalesce(to_jsonb(cells) ->> 'moved_to', '')
+FROM tcc.cells;
 
 -- # The transaction log: maintenance
 
@@ -665,17 +688,15 @@ ALTER TABLE IF EXISTS public.coordinator_secrets SET SCHEMA tcc;
 -- migration: move_from_public
 ALTER TABLE IF EXISTS public.erasures SET SCHEMA tcc;
 
--- migration: own_place
-SELECT number, count, log_id FROM cells WHERE number = :number;
-
 -- migration: set_place
 UPDATE cells SET number = :number, count = :count, log_id = coalesce(:log_id, log_id);
 
--- migration: made
-SELECT number FROM cells;
+-- migration: record
+INSERT INTO cells (number, count, log_id, generation) VALUES (:number, :count, :log_id, :generation)
+ON CONFLICT (number) DO UPDATE SET generation = greatest(cells.generation, excluded.generation);
 
--- migration: note_made
-INSERT INTO cells (number, count, log_id) VALUES (:number, :count, :log_id) ON CONFLICT DO NOTHING;
+-- migration: has_table
+SELECT to_regclass(:name) IS NOT NULL;
 
 -- migration: may_rewrite
 SELECT pg_has_role(:role, relowner, 'MEMBER') FROM pg_class WHERE oid = to_regclass(:table);
