@@ -42,13 +42,13 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    return (
-        ", ".join(value)
-        if isinstance(value, list)
-        else f"{value:,}"
-        if isinstance(value, int)
-        else str(value)
-    )
+    match value:
+        case list():
+            return ", ".join(value)
+        case int():
+            return f"{value:,}"
+        case _:
+            return str(value)
 
 
 def full_at(results: Results, mode: str) -> dict[str, int]:
