@@ -133,9 +133,14 @@ class ParticipantClient:
         result_bytes_max: int,
         renew_every_s: float = 30.0,
         on_stream_broken: Callable[[str], None] = lambda _: None,
+        on_bug: Callable[[Exception], None] = lambda _: None,
     ) -> None:
-        """`on_stream_broken`: called with the name of the participant whose stream broke."""
+        """`on_stream_broken`: called with the name of the participant whose stream broke.
+
+        `on_bug`: called with an error after which calls may have no result, so that the process must end.
+        """
         self._on_stream_broken = on_stream_broken
+        self._on_bug = on_bug
         self._open_streams: dict[str, OpenStreams] = {}
         self._result_bytes_max = result_bytes_max
         self._renew_every_s = renew_every_s
@@ -274,6 +279,7 @@ class ParticipantClient:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("calls to a participant have ended by a bug", exc_info=error)
+            self._on_bug(error if isinstance(error, Exception) else RuntimeError(str(error)))
 
     async def _execute(self, channel: _Channel, calls: Sequence[BranchCall], on_results: OnResults) -> None:
         """Execute calls without a stream. A single one is cheapest as a unary call."""

@@ -94,6 +94,7 @@ class Worker:
             _addresses(settings),
             result_bytes_max=settings.limits.payload_bytes_max,
             on_stream_broken=self.monitoring.metrics.stream_broken,
+            on_bug=self._fail,
         )
         self._tracing = _tracing(settings.tracing, self.owner)
         self.engine = Engine(

@@ -407,6 +407,22 @@ async def test_a_participant_that_is_not_batched_is_not_asked(stock: StreamingPa
     assert stock.opened == 0
 
 
+async def test_a_bug_after_which_calls_have_no_result_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would be in flight indefinitely: the worker ends, and others take its transactions over."""
+    bug = RuntimeError("a bug")
+    reported: asyncio.Queue[Exception] = asyncio.Queue()
+
+    def fail(_: object) -> None:
+        raise bug
+
+    monkeypatch.setattr("coordinator.participant_client.client.batch_request", fail)
+    address = ParticipantAddress(target="127.0.0.1:1")
+    client = ParticipantClient({"stock": address}, result_bytes_max=100, on_bug=reported.put_nowait)
+    client.execute("stock", [make_call(), make_call()], lambda _: None)
+    assert await reported.get() is bug
+    await client.close()
+
+
 async def test_replicas_of_which_one_has_no_streams_get_none(stock: StreamingParticipant) -> None:
     old = StreamingParticipant()
     old.on_stream = refuse_stream
