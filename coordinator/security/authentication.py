@@ -92,9 +92,8 @@ class Authenticator:
         self._jwt = JwtVerifier(
             {issuer.issuer: (issuer, self.sources[issuer.jwks]) for issuer in policy.issuers}, now=now
         )
-        # By a verified header: the caller, and until when it need not be verified again. A guess is compared
-        # with a header only if both have the same hash, whose key is random: its time tells nothing.
-        self._cached: dict[str, tuple[Caller, float]] = {}
+        # By the SHA-256 of a verified header: the caller, and until when it need not be verified again.
+        self._cached: dict[bytes, tuple[Caller, float]] = {}
         # Callers by the names in their certificates, which gRPC verifies with each connection.
         self._by_names: dict[tuple[str, ...], Caller] = {}
 
@@ -143,14 +142,15 @@ class Authenticator:
         if more or not isinstance(header, str) or header[: len(_BEARER)].lower() != _BEARER:
             raise NotAuthenticated("the header authorization must hold one bearer token")
         now = self.now()
-        caller, until = self._cached.get(header, (None, 0.0))
+        key = sha256(header.encode()).digest()
+        caller, until = self._cached.get(key, (None, 0.0))
         if caller is not None and now < until:
             return caller
         caller, until = self._verified(header[len(_BEARER) :].strip(), now)
         if until > now:
             if len(self._cached) >= CACHED_MAX:
                 self._cached.clear()
-            self._cached[header] = (caller, min(until, now + CACHED_MAX_S))
+            self._cached[key] = (caller, min(until, now + CACHED_MAX_S))
         return caller
 
     def _verified(self, token: str, now: float) -> tuple[Caller, float]:
