@@ -97,20 +97,7 @@ class Worker:
             on_bug=self._fail,
         )
         self._tracing = _tracing(settings.tracing, self.owner)
-        self.engine = Engine(
-            log=self.log,
-            participants=self._tracing.traced(self._channels, self.clock)
-            if self._tracing
-            else self._channels,
-            policies=_policies(settings),
-            clock=self.clock,
-            limits=settings.engine_limits(),
-            observer=self.monitoring.metrics,
-            is_saturated=LoopLoad().is_saturated,
-            spans=self._tracing or NULL_SPANS,
-            on_availability=self._report_health,
-            on_bug=self.report_bug,
-        )
+        self.engine = self._new_engine()
         self._tls = _listeners_tls(settings)
         policy = settings.policy()
         shares = Shares(time.monotonic, LoopLoad(computed=wanted_s).is_saturated)
@@ -118,49 +105,13 @@ class Worker:
             None if policy is None else Access(_authenticator(policy), Rates(time.monotonic, shares))
         )
         self.engine.limit_tenants(settings.tenant_limits())
-        self._server = Server(
-            self.engine,
-            settings.request_limits(),
-            log=self.log,
-            clock=self.clock,
-            share_port=share_port,
-            server_limits=within_open_files(settings.server_limits(), settings.admin.connections_max),
-            coordinator_id=self.owner,
-            new_trace=self._tracing.new_trace if self._tracing else None,
-            access=self._access,
-            tls=self._tls["listen"],
-            reflect=settings.reflection,
-        )
+        self._server = self._new_server(share_port=share_port)
         self._operator_log = self._opened.operator_log
         reconciler = Reconciler(
             self.engine, self._operator_log, self._channels, settings.reconcile_settings()
         )
-        self.auditors = [
-            Auditor(
-                cell,
-                settings.audit.signer(),
-                clock=self.clock,
-                observer=self.monitoring.metrics,
-                cell=cell.cell,
-            )
-            for cell in self._opened.operator_cells
-        ]
-        self._admin_server = AdminServer(
-            self.engine,
-            self._operator_log,
-            reconciler,
-            self.auditors,
-            transactions=self.log,
-            clock=self.clock,
-            spans=self._tracing or NULL_SPANS,
-            owner=self.owner,
-            share_port=share_port,
-            limits=settings.admin_limits(),
-            payload_bytes_max=settings.limits.payload_bytes_max,
-            access=self._access,
-            tls=self._tls["admin"],
-            reflect=settings.reflection,
-        )
+        self.auditors = self._new_auditors()
+        self._admin_server = self._new_admin_server(reconciler, share_port=share_port)
         # Known once it serves.
         self.admin_port = 0
         self._log_gauges = LogGauges(self._operator_log.backlog, self.clock.monotonic)
@@ -185,6 +136,69 @@ class Worker:
         self._health: set[asyncio.Task[Any]] = set()
         self._key_refresh: asyncio.Task[None] | None = None
         self._cells_moving: asyncio.Task[None] | None = None
+
+    def _new_engine(self) -> Engine:
+        return Engine(
+            log=self.log,
+            participants=self._tracing.traced(self._channels, self.clock)
+            if self._tracing
+            else self._channels,
+            policies=_policies(self._settings),
+            clock=self.clock,
+            limits=self._settings.engine_limits(),
+            observer=self.monitoring.metrics,
+            is_saturated=LoopLoad().is_saturated,
+            spans=self._tracing or NULL_SPANS,
+            on_availability=self._report_health,
+            on_bug=self.report_bug,
+        )
+
+    def _new_server(self, *, share_port: bool) -> Server:
+        return Server(
+            self.engine,
+            self._settings.request_limits(),
+            log=self.log,
+            clock=self.clock,
+            share_port=share_port,
+            server_limits=within_open_files(
+                self._settings.server_limits(), self._settings.admin.connections_max
+            ),
+            coordinator_id=self.owner,
+            new_trace=self._tracing.new_trace if self._tracing else None,
+            access=self._access,
+            tls=self._tls["listen"],
+            reflect=self._settings.reflection,
+        )
+
+    def _new_auditors(self) -> list[Auditor]:
+        return [
+            Auditor(
+                cell,
+                self._settings.audit.signer(),
+                clock=self.clock,
+                observer=self.monitoring.metrics,
+                cell=cell.cell,
+            )
+            for cell in self._opened.operator_cells
+        ]
+
+    def _new_admin_server(self, reconciler: Reconciler, *, share_port: bool) -> AdminServer:
+        return AdminServer(
+            self.engine,
+            self._operator_log,
+            reconciler,
+            self.auditors,
+            transactions=self.log,
+            clock=self.clock,
+            spans=self._tracing or NULL_SPANS,
+            owner=self.owner,
+            share_port=share_port,
+            limits=self._settings.admin_limits(),
+            payload_bytes_max=self._settings.limits.payload_bytes_max,
+            access=self._access,
+            tls=self._tls["admin"],
+            reflect=self._settings.reflection,
+        )
 
     def stop(self) -> None:
         """Request the drain."""
