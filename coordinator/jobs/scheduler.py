@@ -113,7 +113,10 @@ class SameJobs:
         """Run those that are not under way."""
         idle = [job for job in self._jobs if job not in self._in_flight]
         self._in_flight.update(idle)
-        await asyncio.gather(*map(self._run, idle))
+        try:
+            await asyncio.gather(*map(self._run, idle))
+        except asyncio.CancelledError:
+            return  # the scheduler shuts down, and would report this as an error of the job
 
     async def _run(self, job: Job) -> None:
         try:

@@ -145,9 +145,9 @@ async def test_a_coordinator_follows_a_cell_that_was_moved(
             await asyncio.gather(*[tcc.stub.ExecuteTransaction(execute(mine[0])) for mine in (here, there)])
             log = tcc.worker.log
             assert log.place_of(0) is log.place_of(1)
-            at = [cell_places(settings.log, database_url)[1] for settings in (before, after)]
-            await asyncio.to_thread(move_cell, *at)
-            tcc.worker.reload(after, before)
+            old, new = (cell_places(settings.log, database_url) for settings in (before, after))
+            await asyncio.to_thread(move_cell, old[1], new[1], home=old[0])
+            await reloaded(tcc, after, before)
             await beat(tcc, after)
             assert log.place_of(0) is not log.place_of(1)
             await asyncio.gather(*[tcc.stub.ExecuteTransaction(execute(mine[1])) for mine in (here, there)])
