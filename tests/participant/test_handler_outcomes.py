@@ -528,11 +528,16 @@ async def test_serve_raises_when_a_background_task_has_ended(sqlite):
 
         sender.cancel()
 
-        async with asyncio.timeout(30):  # for what hangs
-            assert (await statuses.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
-            statuses.cancel()
-            with pytest.raises(BackgroundTaskError, match="CONFIRM of act"):
-                await serving
+        try:
+            async with asyncio.timeout(30):  # for what hangs
+                assert (await statuses.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+                statuses.cancel()
+                with pytest.raises(BackgroundTaskError, match="CONFIRM of act"):
+                    await serving
+        finally:
+            # gRPC does not survive the end of its event loop while it serves.
+            serving.cancel()
+            await asyncio.wait([serving])
 
 
 # H5: connections without transactions
