@@ -417,16 +417,15 @@ class ParticipantWork:
                 return action, BatchItem(branch, undecoded), 0
             request = undecoded.decode()
             if action.frozen and self._opener is None:  # a payload is sealed for one branch
-                contents[key] = content._replace(action=action, request=request)
+                contents[key] = content = content._replace(action=action, request=request)
         if operation is Operation.TRY:
             # A repeated Try may have taken effect before.
             if action.screen is not None and not branch.attempt:
                 screened = action.screen(request)
                 if isinstance(screened, Rejected):
                     rejection = rejected(screened)
-                    shared = contents[key]
-                    if isinstance(shared, Content) and shared.action is not None:
-                        contents[key] = shared._replace(rejection=rejection)
+                    if content.action is not None:  # its request is shared
+                        contents[key] = content._replace(rejection=rejection)
                     return rejection
                 if screened is not None:
                     raise InvalidResultError(

@@ -104,28 +104,23 @@ async def repeat(attack: Callable[[str], Awaitable[None]], address: str) -> None
         await asyncio.sleep(EVERY_S)
 
 
-async def upload_by_half(address: str) -> None:
+async def upload_by_half(
+    address: str, method: str = "ExecuteTransactions", name: str = "half-uploaded requests"
+) -> None:
     """Announces requests of 7 MiB, and sends a part of each."""
     connection = await connect(address)
     try:
-        streams = [connection.call(f"{SERVICE}/ExecuteTransactions") for _ in range(HALF_UPLOADS)]
+        streams = [connection.call(f"{SERVICE}/{method}") for _ in range(HALF_UPLOADS)]
         await asyncio.gather(*(connection.upload(stream, 7 * MIB, 2 * MIB) for stream in streams))
         await connection.until_ended(HALF_UPLOADS)
     finally:
-        answers["half-uploaded requests: ended"] += len(connection.ended)
+        answers[f"{name}: ended"] += len(connection.ended)
         await connection.close()
 
 
 async def upload_by_half_in_streams(address: str) -> None:
     """The same in streams that stay open."""
-    connection = await connect(address)
-    try:
-        streams = [connection.call(f"{SERVICE}/StreamTransactions") for _ in range(HALF_UPLOADS)]
-        await asyncio.gather(*(connection.upload(stream, 7 * MIB, 2 * MIB) for stream in streams))
-        await connection.until_ended(HALF_UPLOADS)
-    finally:
-        answers["half-uploaded requests of streams: ended"] += len(connection.ended)
-        await connection.close()
+    await upload_by_half(address, "StreamTransactions", "half-uploaded requests of streams")
     await asyncio.sleep(REOPENED_S)
 
 
