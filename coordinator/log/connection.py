@@ -112,7 +112,7 @@ class Connection:
 
         The server sends nothing on an idle connection but the reason for which it ends it.
         """
-        return self._is_lost or bool(self._poll.poll(0))
+        return self._is_lost or self._is_readable()
 
     def shut_down(self) -> None:
         """End the connection at its socket, so that the statement under way fails."""
@@ -154,9 +154,12 @@ class Connection:
 
     async def _until_answered(self) -> list[PGresult]:
         """Send what was handed to libpq, and wait for its results. Raise the first error among them."""
-        self._answer = self._loop.create_future()
+        answer: asyncio.Future[list[PGresult]] = self._loop.create_future()
+        self._answer = answer
         self._flush()
-        results = await self._answer
+        if self._is_readable():  # it may have failed after the previous answer, which was reported then
+            self._on_readable()
+        results = await answer
         for result in results:
             if result.status not in _SUCCESSES:
                 self._leave_pipeline()
@@ -185,19 +188,30 @@ class Connection:
             self._stop_watching()
             return
         try:
-            self._libpq.consume_input()
-            result: PGresult | None = None
-            while not self._libpq.is_busy():
-                before, result = result, self._libpq.get_result()
-                if self._is_end(result):
-                    self._settle()
-                    return
-                if result is not None:
-                    self._results.append(result)
-                elif before is None:
-                    return  # libpq has nothing more, and the server has not ended the pipeline yet
+            # uvloop reports only once that a connection has failed, whatever is still to be read on it.
+            while not self._is_answered() and self._is_readable():
+                pass
         except psycopg.Error as error:
             self._fail(error)
+
+    def _is_readable(self) -> bool:
+        """Return whether the server has sent something, or the connection has ended."""
+        return bool(self._poll.poll(0))
+
+    def _is_answered(self) -> bool:
+        """Read once. Return whether all results have been read; then they are passed on."""
+        self._libpq.consume_input()
+        result: PGresult | None = None
+        while not self._libpq.is_busy():
+            before, result = result, self._libpq.get_result()
+            if self._is_end(result):
+                self._settle()
+                return True
+            if result is not None:
+                self._results.append(result)
+            elif before is None:
+                return False  # libpq has nothing more, and the server has not ended the pipeline yet
+        return False
 
     def _is_end(self, result: PGresult | None) -> bool:
         """Return whether this is what follows all results. In a pipeline nothing follows each of them."""

@@ -1,7 +1,12 @@
 """One connection: what is sent, what counts as an answer, and what the server keeps."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import select
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psycopg
 import pytest
@@ -22,6 +27,10 @@ ECHO = Statement(
 INSERT = Statement(
     name="insert", sql="INSERT INTO public.late VALUES ($1)", parameters=("id",), types=(TEXT,)
 )
+
+ENDED_WITHIN_S = 30
+# A message of PostgreSQL: its kind, its length, and a text of one field.
+NOTICE = b"N\0\0\0\x0bMended\0\0"
 
 
 @pytest.fixture
@@ -192,3 +201,77 @@ async def test_a_missing_table_of_one_cell_ends_no_connection(connections: Conne
     with pytest.raises(LogUnavailable, match="42P01"):
         await connections.execute_together([(pid, {}), (missing, {})])
     assert (await connections.execute(pid, {})).rows == before
+
+
+class EndingServer:
+    """What a client sees of a PostgreSQL that ends in the middle: it forwards until `end` is set.
+
+    It runs in a thread, so that it can act while the client's event loop does not.
+    """
+
+    def __init__(self, directory: Path, postgres_socket: Path) -> None:
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.bind(str(directory / SOCKET_NAME))
+        self._listening.listen()
+        self._postgres_socket = postgres_socket
+        # What it does to the next message of the client, if not to forward it.
+        self.end: Callable[[socket.socket, socket.socket], None] | None = None
+        self.ended = threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        client, _ = self._listening.accept()
+        with client, socket.socket(socket.AF_UNIX) as server:
+            server.connect(str(self._postgres_socket))
+            while self._forward(client, server):
+                pass
+        # All later connections are refused.
+        self._listening.close()
+        self.ended.set()
+
+    def _forward(self, client: socket.socket, server: socket.socket) -> bool:
+        """Forward what there is in one direction. Return False at the end."""
+        [one, *_], _, _ = select.select([client, server], [], [])
+        if one is client and self.end is not None:
+            self.end(client, server)
+            return False
+        data = one.recv(2**16)
+        (server if one is client else client).sendall(data)
+        return bool(data)
+
+    def close(self) -> None:
+        self._thread.join()
+
+
+def ends_with_a_notice(client: socket.socket, _server: socket.socket) -> None:
+    client.sendall(NOTICE)
+
+
+def ends_after_the_answer(client: socket.socket, server: socket.socket) -> None:
+    server.sendall(client.recv(2**16, socket.MSG_PEEK))
+    client.sendall(server.recv(2**16))
+
+
+@pytest.mark.parametrize("end", [ends_with_a_notice, ends_after_the_answer])
+async def test_a_statement_fails_at_once_if_its_server_ends(
+    postgres: EmbeddedPostgres, log_url: str, end: Callable[[socket.socket, socket.socket], None]
+) -> None:
+    """`end`: what the server does before, while the statement is prepared.
+
+    It leaves the message unread, so that the socket reports an error beside what is to be read.
+    """
+    with TemporaryDirectory(prefix="tcc-ending-") as directory:
+        server = EndingServer(Path(directory), postgres._socket_dir / SOCKET_NAME)
+        connections = Connections(f"{log_url.partition('?')[0]}?host={directory}", most=1)
+        await connections.execute(ECHO, {"value": b"1"})
+        server.end = end
+        unprepared = Statement(name="unprepared", sql="SELECT 1")
+        failing = asyncio.create_task(connections.execute(unprepared, {}))
+        await asyncio.sleep(0)
+        # Its end comes at once, with all that the server has sent.
+        assert server.ended.wait(ENDED_WITHIN_S)
+        with pytest.raises(LogUnavailable):
+            await asyncio.wait_for(failing, ENDED_WITHIN_S)
+        await connections.close()
+        server.close()
