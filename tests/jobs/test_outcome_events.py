@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import ssl
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ from coordinator.ports.outcomes import Outcome, PublishError
 from participants.events.envelope import event_id, read, structured
 from participants.events.requests import Publish
 from tcc.transaction.v1 import transaction_pb2 as pb
+from tests.support.identities import Authority
 from tests.support.scripted_participant import ScriptedParticipant
 from tests.support.webhook import HANG, EventWebhook, event_webhook
 from tests.support.worker import Running, branch, running, settings_for
@@ -158,6 +160,27 @@ async def test_a_webhook_that_hangs_is_given_up_in_time(webhook: EventWebhook) -
         await OutcomeWebhook(webhook.url, source="/here", timeout_s=0.2).publish([CONFIRMED])
 
 
+async def test_a_webhook_over_https_must_prove_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    authority, trusted = Authority(), tmp_path / "ca.pem"
+    trusted.write_bytes(authority.own.certificate_pem)
+    for name, is_trusted in (("localhost", True), ("elsewhere", False)):
+        pair, file = authority.issue(name, client=False), tmp_path / f"{name}.pem"
+        file.write_bytes(pair.certificate_pem + pair.key_pem)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(file)
+        async with event_webhook(context) as webhook:
+            target = OutcomeWebhook(webhook.url, source="/here", ca_file=trusted)
+            if is_trusted:
+                await target.publish([CONFIRMED])
+                target = OutcomeWebhook(webhook.url, source="/here")
+            with pytest.raises(PublishError, match="CERTIFICATE_VERIFY_FAILED"):
+                await target.publish([CONFIRMED])
+            assert webhook.ids == ["order-7/confirmed"] * is_trusted
+
+
 async def test_an_unreachable_webhook_and_a_missing_token_are_errors(tmp_path: Path) -> None:
     target = OutcomeWebhook("http://127.0.0.1:1/?key=secret", source="/here")
     with pytest.raises(PublishError) as caught:
@@ -205,6 +228,7 @@ async def test_a_coordinator_publishes_to_a_webhook_and_a_participant(
     assert request.data == webhook.events[0]["data"]
 
 
+@pytest.mark.slow
 async def test_a_webhook_that_hangs_delays_no_transaction(
     log_url: str, webhook: EventWebhook, stock: ScriptedParticipant
 ) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -58,11 +59,12 @@ class EventWebhook:
 
 
 @asynccontextmanager
-async def event_webhook() -> AsyncIterator[EventWebhook]:
-    """Serve during the block."""
+async def event_webhook(tls: ssl.SSLContext | None = None) -> AsyncIterator[EventWebhook]:
+    """Serve during the block. `tls`: over https, for the name localhost."""
     hook = EventWebhook()
-    server = await asyncio.start_server(hook.answer, "127.0.0.1", 0)
-    hook.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/events?key=secret"
+    server = await asyncio.start_server(hook.answer, "127.0.0.1", 0, ssl=tls)
+    place = "https://localhost" if tls else "http://127.0.0.1"
+    hook.url = f"{place}:{server.sockets[0].getsockname()[1]}/events?key=secret"
     try:
         yield hook
     finally:
