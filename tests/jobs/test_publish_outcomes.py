@@ -210,6 +210,18 @@ async def test_a_row_that_becomes_visible_late_is_published(log_url: str, receiv
         await coordinator.log.close()
 
 
+async def test_the_second_reading_publishes_nothing_again(ours: Coordinator, receiver: Receiver) -> None:
+    tx = await decide(ours.log, "awaited")
+    await end(ours.log, "soon")
+    assert await ours.run() == 1
+    await save(ours.log, ended(tx))
+    assert await ours.run() == 1
+    # All of it is settled from now on.
+    ours.job._settings = replace(AT_ONCE, settled_s=0.0)
+    assert [await ours.run() for _ in range(2)] == [0, 0]
+    assert receiver.published == ["soon/confirmed", "awaited/confirmed"]
+
+
 async def test_another_coordinator_goes_on_after_a_crash(
     ours: Coordinator, receiver: Receiver, log_url: str
 ) -> None:
