@@ -119,7 +119,7 @@ class CellsLog:
 
     async def transaction_save_together(
         self, by_cell: Mapping[int, Sequence[Transaction]]
-    ) -> dict[int, list[bool]]:
+    ) -> dict[int, list[bool | None]]:
         """See `ports.Log`."""
         failpoint("log.save.before")
         counts = await self._execute(

@@ -167,7 +167,7 @@ class PostgresLog:
 
     async def transaction_save_together(
         self, by_cell: Mapping[int, Sequence[Transaction]]
-    ) -> dict[int, list[bool]]:
+    ) -> dict[int, list[bool | None]]:
         """See `ports.Log`."""
         return {cell: await self.transaction_save(changed) for cell, changed in by_cell.items()}
 
@@ -205,7 +205,7 @@ class PostgresLog:
             return None
         return record(row)
 
-    async def transaction_save(self, changed: Sequence[Transaction]) -> list[bool]:
+    async def transaction_save(self, changed: Sequence[Transaction]) -> list[bool | None]:
         """See `ports.Log`."""
         rows = _by_gid(changed)
         assert len({tx.gid for tx in rows}) == len(rows), "a transaction may have only one write in flight"
@@ -218,7 +218,7 @@ class PostgresLog:
         if saved.count == len(rows):
             return [True] * len(rows)
         stored = await self._read([tx.gid for tx in rows])
-        return [tx.gid in stored and is_saved(tx, stored[tx.gid], self._owner) for tx in changed]
+        return [is_saved(tx, stored[tx.gid], self._owner) if tx.gid in stored else None for tx in changed]
 
     def step_of_begin(self, begun: Sequence[Transaction]) -> Step:
         """Return the insert of new transactions, each gid once, for a commit of several cells."""
