@@ -5,15 +5,15 @@ checked, and the caller is None.
 """
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias, cast
 
 import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from coordinator.api.errors import Context, refuse
+from coordinator.api.errors import Context
 from coordinator.core.errors import NotAuthenticated, Overloaded, Refused
 from coordinator.security import permissions
 from coordinator.security.authentication import Authenticator, credential_id
@@ -25,7 +25,6 @@ from tcc._internal.line_limiter import LineLimiter
 
 logger = structlog.get_logger(__name__)
 
-Behaviour = Callable[[Any, Context], Awaitable[Any]]
 Metadata: TypeAlias = "Sequence[tuple[str, str | bytes]]"
 
 # Of the call that this task runs. gRPC makes it to find the method; from the call's context it would make
@@ -85,20 +84,14 @@ class Access:
         self.rates = rates
         self._refusals = RefusalLog()
 
-    def guarded(self, method: str, behaviour: Behaviour, *, uses_tls: bool) -> Behaviour:
-        """Return what runs `behaviour` if the caller may call the method, whose full name this is.
+    def admission(self, method: str, *, uses_tls: bool) -> Callable[[Context], None]:
+        """Return what lets a call of the method, whose full name this is, go on as its caller.
 
-        `uses_tls`: of its listener.
+        It raises a Refused if the caller may not call the method. `uses_tls`: of its listener.
         """
         if permissions.is_open(method):
-            return behaviour
-
-        async def answer(request: Any, context: Context) -> Any:
-            if self._admit(method, context, uses_tls=uses_tls):
-                return await behaviour(request, context)
-            return None
-
-        return answer
+            return lambda _: None
+        return lambda context: self._admit(method, context, uses_tls=uses_tls)
 
     def check_again(self, caller: Caller, method: str) -> Caller:
         """Return an operator that once called this method, with the rights that it has now.
@@ -127,20 +120,19 @@ class Access:
 
         return check
 
-    def _admit(self, method: str, context: Context, *, uses_tls: bool) -> bool:
-        """Let this task go on as its caller, or give the call the status of a refusal."""
+    def _admit(self, method: str, context: Context, *, uses_tls: bool) -> None:
+        """Let this task go on as its caller.
+
+        Raises:
+            Refused
+        """
         shown = _Shown(METADATA.get(), lambda: _auth_context(context), context.peer, uses_tls)
-        try:
-            caller = self._caller(method, shown, with_rate=True)
-        except Refused as error:
-            refuse(context, error)
-            return False
+        caller = self._caller(method, shown, with_rate=True)
         if caller.operator is not None:
             credential = credential_id(caller, shown.metadata, shown.auth_context)
             caller = replace(caller, peer=context.peer(), credential=credential)
         CALLER.set(caller)
         REFUSALS.set(self._refusals)
-        return True
 
     def _caller(
         self,
