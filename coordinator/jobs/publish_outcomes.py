@@ -159,7 +159,7 @@ class PublishOutcomes:
         published = 0
         for _ in range(_PAGES_MAX):
             outcomes, gone, last = await self._log.outcome_waiting(
-                self._target.name, reading.looked_at, _WAITING_SIZE
+                self._target.name, reading.checked_to, _WAITING_SIZE
             )
             published += await self._publish(outcomes)
             if gone:
@@ -167,7 +167,7 @@ class PublishOutcomes:
             ended = [one.gid for one in outcomes if one.state.ended]
             stuck = [one.gid for one in outcomes if not one.state.ended]
             await self._log.outcome_published(self._target.name, ended=[*ended, *gone], stuck=stuck)
-            reading.looked_at = last
+            reading.checked_to = last
             if not last:
                 break
         return published
@@ -196,8 +196,8 @@ class _Reading:
     def __init__(self, position: OutcomePosition) -> None:
         # In the log; read for the second time; read for the first time.
         self.written = self.settled = self.fresh = position
-        # The last gid that was looked at among those that wait; empty: start again.
-        self.looked_at = ""
+        # The last gid that was checked among those that wait; empty: start again.
+        self.checked_to = ""
         # What is between the two readings: its gids, with the times of creation.
         self.seen: dict[str, float] = {}
 

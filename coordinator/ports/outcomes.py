@@ -1,4 +1,4 @@
-"""The port for the outcomes of transactions, as the log knows them, and for whoever is notified of them."""
+"""The port for the outcomes of transactions, as the log knows them, and for the receivers of them."""
 
 from collections.abc import Sequence
 from enum import Enum
@@ -93,7 +93,7 @@ class OutcomeLog(Protocol):
         """Look at some that had not ended, in the order of their gids after this one.
 
         Return those that have an outcome that was not published yet, the gids of those that no longer
-        exist, and the last gid that was looked at; empty: there are no further ones.
+        exist, and the last gid that was checked; empty: there are no further ones.
         """
         ...
 

@@ -113,10 +113,10 @@ class Tokens:
         `landed`: branches that have committed, by SKU.
         """
         places: dict[str, list[int]] = {}
-        for place, each in enumerate(wanted):
-            if each.sku not in places:
-                places[each.sku] = []
-            places[each.sku].append(place)
+        for place, want in enumerate(wanted):
+            if want.sku not in places:
+                places[want.sku] = []
+            places[want.sku].append(place)
         groups = [
             {
                 "sku": sku,

@@ -64,7 +64,7 @@ def metrics(coordinator: Running) -> str:
     return coordinator.worker.monitoring.metrics.text().decode()
 
 
-def test_an_event_says_all_of_an_outcome_but_payloads() -> None:
+def test_an_event_has_all_of_an_outcome_but_payloads() -> None:
     assert json.loads(event_json(CANCELLED, source="/here")) == {
         "specversion": "1.0",
         "id": "order-8/cancelled",
