@@ -324,7 +324,8 @@ def stage(options: Options) -> Iterator[Stage]:
 
 
 def _postmaster(db: psycopg.Connection) -> int:
-    return psutil.Process(db.info.backend_pid).ppid()
+    parent: int = psutil.Process(db.info.backend_pid).ppid()
+    return parent
 
 
 def wait_until(done: Callable[[], bool], what: str, timeout_s: float) -> None:

@@ -371,10 +371,14 @@ async def until_blocked(url: str) -> None:
         await psycopg.AsyncConnection.connect(url, autocommit=True, options=SEARCH_PATH) as watcher,
         asyncio.timeout(60),
     ):
+        # On Citus, locks are those of workers.
+        cursor = await watcher.execute(
+            "SELECT coalesce(to_regclass('citus_stat_activity'), 'pg_stat_activity')"
+        )
+        ((activity,),) = await cursor.fetchall()
         while True:
             cursor = await watcher.execute(
-                """SELECT 1 FROM pg_stat_activity
-                   WHERE datname = current_database() AND wait_event_type = 'Lock'"""
+                f"SELECT 1 FROM {activity} WHERE datname = current_database() AND wait_event_type = 'Lock'"
             )
             if await cursor.fetchone():
                 return
