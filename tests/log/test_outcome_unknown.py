@@ -324,6 +324,7 @@ async def test_a_heartbeat_never_waits_for_the_other_statements(log_url: str) ->
     await log.close()
 
 
+@pytest.mark.not_on_citus("a lock of the test would be at another node")
 async def test_a_write_never_waits_for_slow_lists(log_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     log = PostgresLog(LogPool(log_url, connections=1), owner="ours", name="host:1")
     (tx,) = await insert(log, begun("a"))
@@ -348,6 +349,7 @@ async def test_a_write_never_waits_for_slow_lists(log_url: str, monkeypatch: pyt
     await log.close()
 
 
+@pytest.mark.not_on_citus("a lock of the test would be at another node")
 async def test_reads_leave_connections_to_writes(log_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     log = PostgresLog(LogPool(log_url, connections=2), owner="ours", name="host:1")
     (tx,) = await insert(log, begun("a"))
