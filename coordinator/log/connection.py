@@ -72,7 +72,7 @@ class Connection:
         values = statement.encode(parameters)
         name = self._prepared.get(statement.sql) or await self._prepare(statement)
         self._send(name, values)
-        (result,) = await self._until_answered()
+        (result,) = await self._flushed()
         return self._read(result)
 
     async def execute_together(self, bound: Sequence[BoundStatement]) -> list[StatementResult]:
@@ -90,7 +90,11 @@ class Connection:
         for name, values in zip(names, encoded, strict=True):
             self._send(name, values)
         self._libpq.pipeline_sync()
-        results = await self._until_answered()
+        try:
+            results = await self._flushed()
+        except psycopg.Error:
+            self._leave_pipeline()
+            raise
         self._libpq.exit_pipeline_mode()
         return [self._read(result) for result in results]
 
@@ -137,7 +141,7 @@ class Connection:
 
     async def _forget_prepared(self) -> None:
         self._libpq.send_query(_DEALLOCATE)
-        await self._until_answered()
+        await self._flushed()
         self._prepared.clear()
 
     async def _prepare(self, statement: Statement) -> bytes:
@@ -145,7 +149,7 @@ class Connection:
             await self._forget_prepared()
         name = b"s%d" % len(self._prepared)
         self._libpq.send_prepare(name, statement.sql.encode(), [kind.oid for kind in statement.types])
-        await self._until_answered()
+        await self._flushed()
         self._prepared[statement.sql] = name
         return name
 
@@ -154,21 +158,13 @@ class Connection:
         transformer.set_pgresult(result)
         return transformer.load_rows(0, result.ntuples, tuple)
 
-    async def _until_answered(self) -> list[PGresult]:
-        """Send what was handed to libpq, and wait for its results. Raise the first error among them."""
-        answer: asyncio.Future[list[PGresult]] = self._loop.create_future()
-        self._answer = answer
+    def _flushed(self) -> asyncio.Future[list[PGresult]]:
+        """Send what was handed to libpq. Return the future of its results, or of their first error."""
+        answer = self._answer = self._loop.create_future()
         self._flush()
         if self._is_readable():  # it may have failed after the previous answer, which was reported then
             self._on_readable()
-        results = await answer
-        for result in results:
-            if result.status not in _SUCCESSES:
-                self._leave_pipeline()
-                error = error_from_result(result, CLIENT_ENCODING)
-                # An error of libpq itself, about the connection, has no code.
-                raise error if error.sqlstate else psycopg.OperationalError(str(error))
-        return results
+        return answer
 
     def _leave_pipeline(self) -> None:
         if not self._is_lost and self._libpq.pipeline_status:
@@ -227,8 +223,13 @@ class Connection:
         results, self._results = self._results, []
         assert answer is not None
         assert results, "the end of a statement follows its result"
-        if not answer.done():
-            answer.set_result(results)
+        if answer.done():
+            return
+        for result in results:
+            if result.status not in _SUCCESSES:
+                answer.set_exception(_error_of(result))
+                return
+        answer.set_result(results)
 
     def _fail(self, error: psycopg.Error) -> None:
         """Give the connection up. The server may have told the reason before.
@@ -247,3 +248,9 @@ class Connection:
             self._is_lost = True
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)
+
+
+def _error_of(failed: PGresult) -> psycopg.Error:
+    error = error_from_result(failed, CLIENT_ENCODING)
+    # An error of libpq itself, about the connection, has no code.
+    return error if error.sqlstate else psycopg.OperationalError(str(error))

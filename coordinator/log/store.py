@@ -23,7 +23,7 @@ database itself cannot return a row, calls for many rows are repeated row by row
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from time import monotonic
@@ -490,10 +490,8 @@ class PostgresLog:
         await self._heartbeats.execute(in_cell(statements.LEAVE, self._cell), {"owner": self._owner})
         failpoint("log.leave.after")
 
-    async def _execute(self, statement: Statement, **values: Any) -> StatementResult:
-        return await self._connections.execute(
-            in_cell(statement, self._cell), {"owner": self._owner, **values}
-        )
+    def _execute(self, statement: Statement, **values: Any) -> Coroutine[Any, Any, StatementResult]:
+        return self._connections.execute(in_cell(statement, self._cell), {"owner": self._owner, **values})
 
 
 class _LostClaims:
