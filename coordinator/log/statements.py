@@ -182,8 +182,8 @@ def _interval(name: str) -> ColumnElement[Any]:
 # once and must suit any table size: they use the indexes. (Citus plans each statement with its values; it
 # refuses most that it knows no values of.) What is acknowledged is durable. The server
 # gives up a statement that the client has given up, and nothing else does. Only settings that the
-# server has are set, so that relatives of PostgreSQL may lack some. (`client_encoding` is a parameter
-# of the connection.)
+# server has are set, so that relatives of PostgreSQL may lack some. Citus is known by a setting of its own
+# that every role sees. (`client_encoding` is a parameter of the connection.)
 SESSION = Statement(
     name="session",
     sql=f"""
@@ -191,7 +191,7 @@ SESSION = Statement(
         FROM pg_settings AS known
         JOIN (VALUES
             ('search_path', '{SCHEMA}'),
-            ('plan_cache_mode', CASE WHEN EXISTS (SELECT FROM pg_settings WHERE name = 'citus.node_conninfo')
+            ('plan_cache_mode', CASE WHEN EXISTS (SELECT FROM pg_settings WHERE name = 'citus.shard_count')
                                 THEN 'force_custom_plan' ELSE 'force_generic_plan' END),
             ('enable_seqscan', 'off'),
             ('enable_hashjoin', 'off'),

@@ -9,7 +9,7 @@ SELECT known.name, set_config(known.name, wanted.value, false)
 FROM pg_settings AS known
 JOIN (VALUES
     ('search_path', 'tcc'),
-    ('plan_cache_mode', CASE WHEN EXISTS (SELECT FROM pg_settings WHERE name = 'citus.node_conninfo')
+    ('plan_cache_mode', CASE WHEN EXISTS (SELECT FROM pg_settings WHERE name = 'citus.shard_count')
                         THEN 'force_custom_plan' ELSE 'force_generic_plan' END),
     ('enable_seqscan', 'off'),
     ('enable_hashjoin', 'off'),

@@ -630,6 +630,7 @@ async def test_lists_carry_no_payloads(ours: PostgresLog) -> None:
 # --- purge -----------------------------------------------------------------------------
 
 
+@pytest.mark.not_on_citus("a statement of the test is refused")
 async def test_purge_is_bounded_oldest_first_and_keeps_unfinished_transactions(
     ours: PostgresLog, log_url: str
 ) -> None:
@@ -666,6 +667,7 @@ async def test_purge_deletes_long_dead_coordinators_without_transactions(
 # --- costs ------------------------------------------------------------------------
 
 
+@pytest.mark.not_on_citus("statistics of tables are at its workers")
 async def test_decisions_are_heap_only_updates(ours: PostgresLog, log_url: str) -> None:
     """With room in the page, the decision touches no index."""
     transactions = await insert(ours, *[begun(f"g{number}") for number in range(5)])
