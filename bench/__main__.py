@@ -141,6 +141,8 @@ def _load_options() -> argparse.ArgumentParser:
     add("--rows", type=_numbers, default=default.rows, metavar="N[,N...]",
         help="ended transactions in the log")  # fmt: skip
     add("--cells", type=int, default=default.cells, help="cells of the coordinator's log")
+    add("--servers", type=int, default=default.servers, help="servers of PostgreSQL that the cells are at")
+    add("--workers", type=int, default=default.workers, help="processes of the coordinator")
     add("--no-baseline", dest="baseline", action="store_false", help="leave the baseline out")
     add("--secured", action="store_true",
         help="with mutual TLS and JWT, against mutual TLS alone and the open (coordinator)")  # fmt: skip

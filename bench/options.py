@@ -26,6 +26,10 @@ class Options:
     secured: bool = False
     # Of the coordinator's log.
     cells: int = 1
+    # That the cells are spread over.
+    servers: int = 1
+    # Processes of the coordinator.
+    workers: int = 1
     # The coordinator, and its baseline, keep to one CPU.
     pinned: bool = True
     # Size of the backlog to be drained.

@@ -100,7 +100,7 @@ class Stage:
         # Runs the children's input and output.
         self._runner = cleanup.enter_context(asyncio.Runner())
         self._counters = cleanup.enter_context(psycopg.connect(postgres.url(), autocommit=True))
-        self._postmaster = psutil.Process(self._counters.info.backend_pid).ppid()
+        self._postmasters = [_postmaster(self._counters)]
         self._initiators: list[CommandedChild] = []
 
     # --- processes ----------------------------------------------------------
@@ -146,7 +146,7 @@ class Stage:
         config = self.directory / f"coordinator-{database}.toml"
         url = self._new_database(database)
         own = {"pin_workers": str(self._options.pinned).lower(), "log.cells": str(self._options.cells)}
-        settings = {**own, **(limits or {})}
+        settings = {**own, **self._further_servers(database), **(limits or {})}
         config.write_text(
             _coordinator_config(url, participants.addresses, settings=settings, policy=policy or {})
         )
@@ -159,6 +159,20 @@ class Stage:
             "--listen=127.0.0.1:0",
         )
         return self._system(process, "coordinator", database, participants)
+
+    def _further_servers(self, database: str) -> Mapping[str, str]:
+        """Start the servers that have cells besides the first one, and return the setting."""
+        cells, count, tables = self._options.cells, self._options.servers, []
+        for number in range(1, count):
+            server = EmbeddedPostgres(self.directory / f"server-{database}-{number}")
+            server.start()
+            self._cleanup.callback(server.stop)
+            server.create_database(database)
+            with psycopg.connect(server.url()) as db:
+                self._postmasters.append(_postmaster(db))
+            own = f"{cells * number // count}-{cells * (number + 1) // count - 1}"
+            tables.append(f'{{ url = "{server.url(database)}", cells = "{own}" }}')
+        return {"log.servers": f"[{', '.join(tables)}]"} if tables else {}
 
     def start_secured(self) -> tuple[System, System]:
         """Start participants that demand certificates, and two coordinators that do as well.
@@ -204,7 +218,7 @@ class Stage:
             database=database,
             pids={
                 role: [process.pid],
-                "postgresql": [self._postmaster],
+                "postgresql": self._postmasters,
                 **participants.pids,
                 "initiators": [each.pid for each in self._initiators],
             },
@@ -307,6 +321,11 @@ def stage(options: Options) -> Iterator[Stage]:
             yield Stage(directory, postgres, cleanup, options)
     finally:
         shutil.rmtree(directory)
+
+
+def _postmaster(db: psycopg.Connection) -> int:
+    parent: int = psutil.Process(db.info.backend_pid).ppid()
+    return parent
 
 
 def wait_until(done: Callable[[], bool], what: str, timeout_s: float) -> None:

@@ -41,8 +41,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rewrite", action="store_true", help="rewrite the golden files instead of failing")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Keep temporary files in memory, those of child processes too, unless TMPDIR is set."""
+    config.addinivalue_line("markers", "not_on_citus(reason): the test, not the log, does what Citus refuses")
     if "TMPDIR" not in os.environ and _is_roomy(MEMORY_DISK):
         os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY_DISK)
 
@@ -53,6 +54,13 @@ def _is_roomy(directory: Path) -> bool:
         return False
     found = os.statvfs(directory)
     return found.f_bavail * found.f_frsize >= MEMORY_DISK_BYTES_MIN and not found.f_flag & os.ST_NOEXEC
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what Citus refuses of a test, if the tests run on it."""
+    url, marker = os.environ.get(EXTERNAL_SERVER), item.get_closest_marker("not_on_citus")
+    if url and marker and ExternalServer(url).is_citus:
+        pytest.skip(f"Citus: {marker.args[0]}")
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ def run(options: Options) -> Report:
     with stage(options) as here:
         here.start_initiators(options.initiators)
         participants = here.start_participants()
-        coordinator = here.start_coordinator(participants)
+        coordinator = here.start_coordinator(participants, workers=options.workers)
         loads = [
             Load(mode=mode, in_flight=n, wait_for=options.wait_for)
             for mode, n in product(options.modes, options.in_flight or _IN_FLIGHT)

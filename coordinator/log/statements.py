@@ -182,8 +182,8 @@ def _interval(name: str) -> ColumnElement[Any]:
 # once and must suit any table size: they use the indexes. (Citus plans each statement with its values; it
 # refuses most that it knows no values of.) What is acknowledged is durable. The server
 # gives up a statement that the client has given up, and nothing else does. Only settings that the
-# server has are set, so that relatives of PostgreSQL may lack some. (`client_encoding` is a parameter
-# of the connection.)
+# server has are set, so that relatives of PostgreSQL may lack some. Citus is known by a setting of its own
+# that every role sees. (`client_encoding` is a parameter of the connection.)
 SESSION = Statement(
     name="session",
     sql=f"""
@@ -191,7 +191,7 @@ SESSION = Statement(
         FROM pg_settings AS known
         JOIN (VALUES
             ('search_path', '{SCHEMA}'),
-            ('plan_cache_mode', CASE WHEN EXISTS (SELECT FROM pg_settings WHERE name = 'citus.node_conninfo')
+            ('plan_cache_mode', CASE WHEN EXISTS (SELECT FROM pg_settings WHERE name = 'citus.shard_count')
                                 THEN 'force_custom_plan' ELSE 'force_generic_plan' END),
             ('enable_seqscan', 'off'),
             ('enable_hashjoin', 'off'),
@@ -364,7 +364,7 @@ def _insert() -> Statement:
     decided_at = case((new.c.state != constant(TransactionState.TRYING), now.c.moment))
     values = _begun_values(dict(new.c.items()), now.c.moment, decided_at)
     rows = select(*values.values()).select_from(new.join(now, true()))
-    return _begin("transaction_begin", insert(transactions).from_select(list(values), rows))
+    return _begin(insert(transactions).from_select(list(values), rows))
 
 
 @cache
@@ -381,7 +381,7 @@ def insert_values(count: int) -> Statement:
         is_decided = new["state"] != constant(TransactionState.TRYING)
         decided_at = func.now() + case((is_decided, literal_column("INTERVAL '0 seconds'", Interval)))
         rows.append(_begun_values(new, func.now(), decided_at))
-    return _begin(f"transaction_begin of {count}", insert(transactions).values(rows))
+    return _begin(insert(transactions).values(rows))
 
 
 def value_name(column_name: str, row: int) -> str:
@@ -413,9 +413,11 @@ def _begun_values(
     }
 
 
-def _begin(name: str, new_rows: Insert) -> Statement:
+def _begin(new_rows: Insert) -> Statement:
     # What is returned is counted: Citus' own count of the rows of an ON CONFLICT is wrong.
-    return compiled(name, new_rows.on_conflict_do_nothing(index_elements=["gid"]).returning(t.gid))
+    return compiled(
+        "transaction_begin", new_rows.on_conflict_do_nothing(index_elements=["gid"]).returning(t.gid)
+    )
 
 
 def _split(names: ColumnElement[str]) -> ColumnElement[Any]:

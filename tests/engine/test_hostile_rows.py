@@ -136,6 +136,7 @@ async def _pages(stub: admin_pb2_grpc.AdminServiceStub) -> list[common.Transacti
             return found
 
 
+@pytest.mark.not_on_citus("it sends on a wrong statement for one of the test")
 async def test_hostile_rows_are_quarantined_and_all_others_go_on(
     log_url: str, log: PostgresLog, stock: ScriptedParticipant
 ) -> None:
@@ -195,6 +196,7 @@ async def test_a_repaired_row_is_taken_up_again_when_it_is_released(
         assert (await worker.settled("g")).state == common.TRANSACTION_STATE_CONFIRMED
 
 
+@pytest.mark.not_on_citus("it refuses triggers")
 async def test_a_row_that_the_database_cannot_return_delays_no_other(
     log_url: str, log: PostgresLog, stock: ScriptedParticipant
 ) -> None:
@@ -219,6 +221,7 @@ async def test_a_row_that_the_database_cannot_return_delays_no_other(
         assert (await worker.settled("bad")).state == common.TRANSACTION_STATE_CONFIRMED
 
 
+@pytest.mark.not_on_citus("it refuses triggers")
 async def test_a_row_that_cannot_be_deleted_delays_no_other(log_url: str, log: PostgresLog) -> None:
     for tx in await insert(log, *(begun(gid) for gid in ("a", "bad", "c"))):
         await save(log, ended(await save(log, cancelling(tx))))

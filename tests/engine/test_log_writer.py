@@ -29,6 +29,7 @@ async def log(log_url: str) -> AsyncIterator[PostgresLog]:
     await log.close()
 
 
+@pytest.mark.not_on_citus("it refuses triggers")
 async def test_what_is_rejected_of_a_batch_is_one_line_of_the_journal(
     log_url: str, log: PostgresLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,6 +49,7 @@ async def test_what_is_rejected_of_a_batch_is_one_line_of_the_journal(
     assert [(line["count"], line["gid"]) for line in lines] == [(5, "v"), (5, "a")]
 
 
+@pytest.mark.not_on_citus("it refuses triggers")
 @pytest.mark.parametrize("sqlstate", DATA_IS_BAD)
 async def test_one_bad_begin_of_a_batch_is_refused_alone(
     log_url: str, log: PostgresLog, sqlstate: str
@@ -65,6 +67,7 @@ async def test_one_bad_begin_of_a_batch_is_refused_alone(
     assert await log.transaction_get(gids) == await log.transaction_get(["a", "b", "c", "d"])
 
 
+@pytest.mark.not_on_citus("it refuses triggers")
 async def test_one_bad_change_of_a_batch_waits_alone_until_it_can_be_written(
     log_url: str, log: PostgresLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,6 +86,7 @@ async def test_one_bad_change_of_a_batch_waits_alone_until_it_can_be_written(
     assert [(await stored(log, gid)).version for gid in gids] == [2, 2, 2]
 
 
+@pytest.mark.not_on_citus("it refuses triggers")
 async def test_a_begin_that_is_durable_already_is_not_refused(log_url: str, log: PostgresLog) -> None:
     """An earlier try, whose response was lost, has written it; the repeat is rejected."""
     tx = begun("bad")

@@ -99,6 +99,7 @@ async def owned(made: str, gids: Sequence[str]) -> list[tuple[str, int]]:
     return sorted(found)
 
 
+@pytest.mark.not_on_citus("each cell has commits of its own")
 async def test_cells_at_one_place_are_written_in_one_commit(ours: OpenLog, made: str) -> None:
     gids = Gids().of_each(2)
     async with writing(ours.log) as (writer, written):
@@ -148,6 +149,7 @@ async def test_a_save_that_another_coordinator_won_is_refused_alone(ours: OpenLo
 
 
 @pytest.mark.parametrize("trouble", ["away", "forbidden"])
+@pytest.mark.not_on_citus("each cell has commits of its own")
 async def test_a_cell_that_is_unavailable_leaves_the_common_commit(
     ours: OpenLog, made: str, trouble: str
 ) -> None:
@@ -183,6 +185,7 @@ async def test_a_cell_that_is_unavailable_leaves_the_common_commit(
         assert written.commits == [CELLS], "it is back in the common commit"
 
 
+@pytest.mark.not_on_citus("each cell has commits of its own")
 async def test_begins_that_wait_for_a_cell_are_refused_when_it_fails(ours: OpenLog) -> None:
     """Nothing of them was sent. The changes of that cell, and all of the others, are kept."""
     gids = Gids()
@@ -197,6 +200,7 @@ async def test_begins_that_wait_for_a_cell_are_refused_when_it_fails(ours: OpenL
     assert written.done == {queued[0]: None, queued[2]: None, owned: True}
 
 
+@pytest.mark.not_on_citus("each cell has commits of its own")
 async def test_a_cell_that_is_locked_delays_no_other(ours: OpenLog, made: str) -> None:
     gids = Gids()
     async with writing(ours.log) as (writer, written):
@@ -217,6 +221,7 @@ async def test_a_cell_that_is_locked_delays_no_other(ours: OpenLog, made: str) -
     assert written.anomalies == []
 
 
+@pytest.mark.not_on_citus("it refuses triggers")
 async def test_one_bad_begin_among_cells_is_refused_alone(ours: OpenLog, made: str) -> None:
     gids = Gids().of_each(2)
     bad = gids[2 * SICK]
@@ -230,6 +235,7 @@ async def test_one_bad_begin_among_cells_is_refused_alone(ours: OpenLog, made: s
     assert await owned(made, gids) == sorted((gid, 1) for gid in gids if gid != bad)
 
 
+@pytest.mark.not_on_citus("it refuses triggers")
 async def test_one_bad_change_among_cells_waits_alone(
     ours: OpenLog, made: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -225,6 +225,7 @@ async def test_cells_at_one_server_are_at_one_place(made: str) -> None:
     await opened.close()
 
 
+@pytest.mark.not_on_citus("this begins where the server is none")
 async def test_cells_of_a_distributed_server_are_at_places_of_their_own(ours: OpenLog, made: str) -> None:
     """A common commit would be one in two phases. What a server is, its first connection finds out."""
     at = [ours.log.place_of(cell) for cell in range(COUNT)]

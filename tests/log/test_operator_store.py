@@ -131,6 +131,7 @@ async def test_transactions_are_read_in_brief(log: PostgresOperatorLog, log_url:
     ],
     ids=lambda statement: statement.name,
 )
+@pytest.mark.not_on_citus("it explains no generic plans")
 async def test_ended_transactions_are_not_read_to_find_unfinished_ones(
     log: PostgresOperatorLog, statement: Statement
 ) -> None:
@@ -209,6 +210,7 @@ async def test_counts_below_the_cap_are_exact(log_url: str, many: PostgresOperat
 
 
 @pytest.mark.parametrize("statement", FIGURES, ids=lambda statement: statement.name)
+@pytest.mark.not_on_citus("it explains no generic plans")
 async def test_counts_read_no_more_rows_than_they_count(
     many: PostgresOperatorLog, statement: Statement
 ) -> None:

@@ -17,6 +17,8 @@ from tcc.transaction.v1 import transaction_pb2 as pb
 from tests.support.scripted_participant import ScriptedParticipant, serving
 from tests.support.worker import branch, running, settings_for
 
+pytestmark = pytest.mark.not_on_citus("the right to create schemas is granted at one node")
+
 OWNER, RUNNER = "tcc-owner", "tcc-runner"
 ENTRY = AuditEntry(operator="ann", action="participant.pause", target="participant/p", reason="r")
 

@@ -630,6 +630,7 @@ async def test_lists_carry_no_payloads(ours: PostgresLog) -> None:
 # --- purge -----------------------------------------------------------------------------
 
 
+@pytest.mark.not_on_citus("a statement of the test is refused")
 async def test_purge_is_bounded_oldest_first_and_keeps_unfinished_transactions(
     ours: PostgresLog, log_url: str
 ) -> None:
@@ -666,6 +667,7 @@ async def test_purge_deletes_long_dead_coordinators_without_transactions(
 # --- costs ------------------------------------------------------------------------
 
 
+@pytest.mark.not_on_citus("statistics of tables are at its workers")
 async def test_decisions_are_heap_only_updates(ours: PostgresLog, log_url: str) -> None:
     """With room in the page, the decision touches no index."""
     transactions = await insert(ours, *[begun(f"g{number}") for number in range(5)])
@@ -677,6 +679,7 @@ async def test_decisions_are_heap_only_updates(ours: PostgresLog, log_url: str) 
     assert (updates, hot) == (5, 5)
 
 
+@pytest.mark.not_on_citus("statistics of indexes are at its workers")
 async def test_adoption_reads_only_transactions_of_dead_coordinators(
     ours: PostgresLog, theirs: PostgresLog, log_url: str
 ) -> None:
@@ -700,6 +703,7 @@ async def test_adoption_reads_only_transactions_of_dead_coordinators(
     assert await index_entries_read(log_url, ours, theirs) == before + 20
 
 
+@pytest.mark.not_on_citus("it explains no generic plans")
 async def test_unknown_owners_are_found_by_one_entry_each(
     ours: PostgresLog, theirs: PostgresLog, log_url: str
 ) -> None:
@@ -729,6 +733,7 @@ async def index_entries_read(url: str, *logs: PostgresLog) -> int:
 
 
 @pytest.mark.parametrize("statement", [SAVE_PLAIN, SAVE_FULL, CLAIM_DUE, ADOPT, PURGE], ids=lambda s: s.name)
+@pytest.mark.not_on_citus("it explains no generic plans")
 async def test_plans_made_for_a_small_table_are_good_for_a_large_one(
     ours: PostgresLog, log_url: str, statement: Statement
 ) -> None:

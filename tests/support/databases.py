@@ -17,7 +17,11 @@ from sqlalchemy import make_url
 
 from tests.support.log_schema import LogSchema
 
-_CREATE = "CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'"
+_CREATE = "CREATE DATABASE {} TEMPLATE {} ENCODING 'UTF8'"
+# A database with the extension of Citus, whose creation takes seconds.
+# It is complete once nothing may connect to it.
+_CITUS = "tcc_test_citus"
+_IS_COMPLETE = "SELECT NOT datallowconn FROM pg_database WHERE datname = %s"
 _WORKERS = "SELECT nodename, nodeport FROM pg_dist_node WHERE groupid > 0 AND isactive ORDER BY groupid"
 _FORBID = "ALTER DATABASE {} ALLOW_CONNECTIONS false"
 _END_ONE_THAT_IS_CONNECTED = (
@@ -104,9 +108,11 @@ class ExternalServer:
         return [self.url(database), *(url.render_as_string(hide_password=False) for url in workers)]
 
     def create_database(self, name: str) -> None:
-        for url in self.nodes():
+        for number, url in enumerate(self.nodes()):
             with psycopg.connect(url, autocommit=True) as db:
-                db.execute(sql.SQL(_CREATE).format(sql.Identifier(name)))
+                if self.is_citus:
+                    _make_template(db, self.nodes(_CITUS)[number])
+                _create(db, name, _CITUS if self.is_citus else "template0")
         if self.is_citus:
             self._make_cluster(name)
 
@@ -118,9 +124,6 @@ class ExternalServer:
 
     def _make_cluster(self, name: str) -> None:
         """Make a cluster of the databases of this name. The workers have all shards, if there are any."""
-        for url in self.nodes(name):
-            with psycopg.connect(url, autocommit=True) as db:
-                db.execute("CREATE EXTENSION citus")
         with psycopg.connect(self.url(name), autocommit=True) as db:
             node = (self._url.host, self._url.port)
             db.execute("SELECT citus_set_coordinator_host(%s, %s)", node)
@@ -129,6 +132,23 @@ class ExternalServer:
             )
             for worker in self.workers:
                 db.execute("SELECT citus_add_node(%s, %s)", worker)
+
+
+def _create(db: psycopg.Connection, name: str, template: str) -> None:
+    db.execute(sql.SQL(_CREATE).format(sql.Identifier(name), sql.Identifier(template)))
+
+
+def _make_template(db: psycopg.Connection, url: str) -> None:
+    """Make the database with the extension of Citus, at `url`, unless it is complete."""
+    if db.execute(_IS_COMPLETE, (_CITUS,)).fetchone() == (True,):
+        return
+    template = sql.Identifier(_CITUS)
+    db.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(template))
+    _create(db, _CITUS, "template0")
+    with psycopg.connect(url, autocommit=True) as made:
+        made.execute("CREATE EXTENSION citus")
+    db.execute(sql.SQL(_FORBID).format(template))
+    db.execute(_END_ONE_THAT_IS_CONNECTED, (_CITUS,))
 
 
 class Databases:
