@@ -339,7 +339,11 @@ class Driver:
                 answer = self._with_bounded_result(entry.tx, call, answer)  # noqa: PLW2901 - it replaces it
             if answer.code is _FAILED and not answer.not_sent:
                 entry.tx = _with_note(entry.tx, call, answer, now)
-            self._advance(entry, self._completed(call, answer), now)
+            if answer.code is _SUCCEEDED:
+                completed = CallCompleted(call.index, call.operation, answer)
+            else:
+                completed = self._not_succeeded(call, answer)
+            self._advance(entry, completed, now)
             if answer.result and self.live.get(call.gid) is entry:
                 self._transactions.resize(entry)
 
@@ -354,9 +358,7 @@ class Driver:
             return no_room_for_result()
         return answer
 
-    def _completed(self, call: BranchCall, answer: CallResult) -> CallCompleted:
-        if answer.code is _SUCCEEDED:
-            return CallCompleted(call.index, call.operation, answer)
+    def _not_succeeded(self, call: BranchCall, answer: CallResult) -> CallCompleted:
         dispatcher = self.dispatchers.get(call.spec.participant)
         policy = dispatcher.policy.retry if dispatcher else _NO_POLICY
         return CallCompleted(call.index, call.operation, answer, policy, self._jitter())

@@ -378,14 +378,17 @@ class LogWriter:
 
 
 def _size(tx: Transaction) -> int:
-    # One pass: it runs at each write of each transaction.
-    return _TEXTS_BYTES + sum(
-        [
-            len(b.spec.payload)
-            + len(b.result)
-            + 4 * len(b.last_error)
-            + len(b.notes) * _NOTE_BYTES
-            + _NAMES_BYTES
-            for b in tx.branches
-        ]
+    # One pass: it runs at each write of each transaction. Few branches have errors to tell of.
+    branches = tx.branches
+    return (
+        _TEXTS_BYTES
+        + _NAMES_BYTES * len(branches)
+        + sum(
+            [
+                len(b.spec.payload)
+                + len(b.result)
+                + (4 * len(b.last_error) + _NOTE_BYTES * len(b.notes) if b.last_error or b.notes else 0)
+                for b in branches
+            ]
+        )
     )
