@@ -193,13 +193,21 @@ class Driver:
     # --- events -----------------------------------------------------------
 
     def apply(self, entry: LiveTransaction, event: Event, now: float) -> None:
-        """Apply an event, and perform its effects.
-
-        If that fails because of a bug, the transaction is quarantined: no other one has it.
+        """Apply the event of a request.
 
         Raises:
             Refused: nothing has changed.
             TransactionQuarantined: it is no longer live.
+        """
+        failure = self._advance(entry, event, now)
+        if failure is not None:
+            raise failure
+
+    def _advance(self, entry: LiveTransaction, event: Event, now: float) -> TransactionQuarantined | None:
+        """Apply an event, and perform its effects.
+
+        If that fails because of a bug, the transaction is quarantined, and that is returned: no other one
+        has the bug.
         """
         try:
             entry.tx, effects = step(entry.tx, event, now)
@@ -207,15 +215,9 @@ class Driver:
                 self._perform[type(effect)](entry, effect)
         except Refused:
             raise
-        except Exception as error:
-            raise self._quarantine(entry, error) from error
-
-    def _advance(self, entry: LiveTransaction, event: Event, now: float) -> None:
-        """Apply an event that no request brings. A bug concerns this transaction alone."""
-        try:
-            self.apply(entry, event, now)
-        except TransactionQuarantined as error:
-            logger.debug("the others go on", gid=entry.tx.gid, error=error.message)
+        except Exception as error:  # noqa: BLE001 - it is logged and reported
+            return self._quarantine(entry, error)
+        return None
 
     def _quarantine(self, entry: LiveTransaction, error: Exception) -> TransactionQuarantined:
         """Forget a transaction, and hold its row."""
