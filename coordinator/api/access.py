@@ -5,18 +5,18 @@ checked, and the caller is None.
 """
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias, cast
 
 import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from coordinator.api.errors import Context, refuse
+from coordinator.api.errors import Context
 from coordinator.core.errors import NotAuthenticated, Overloaded, Refused
 from coordinator.security import permissions
-from coordinator.security.authentication import Authenticator, credential_id
+from coordinator.security.authentication import Authenticator, Proof, credential_id
 from coordinator.security.caller import CALLER, Caller
 from coordinator.security.certificates import KINDS, AuthContext, certificate_end, is_tls
 from coordinator.security.rates import Rates
@@ -25,7 +25,6 @@ from tcc._internal.line_limiter import LineLimiter
 
 logger = structlog.get_logger(__name__)
 
-Behaviour = Callable[[Any, Context], Awaitable[Any]]
 Metadata: TypeAlias = "Sequence[tuple[str, str | bytes]]"
 
 # Of the call that this task runs. gRPC makes it to find the method; from the call's context it would make
@@ -85,20 +84,14 @@ class Access:
         self.rates = rates
         self._refusals = RefusalLog()
 
-    def guarded(self, method: str, behaviour: Behaviour, *, uses_tls: bool) -> Behaviour:
-        """Return what runs `behaviour` if the caller may call the method, whose full name this is.
+    def admission(self, method: str, *, uses_tls: bool) -> Callable[[Context], None]:
+        """Return what lets a call of the method, whose full name this is, go on as its caller.
 
-        `uses_tls`: of its listener.
+        It raises a Refused if the caller may not call the method. `uses_tls`: of its listener.
         """
         if permissions.is_open(method):
-            return behaviour
-
-        async def answer(request: Any, context: Context) -> Any:
-            if self._admit(method, context, uses_tls=uses_tls):
-                return await behaviour(request, context)
-            return None
-
-        return answer
+            return lambda _: None
+        return lambda context: self._admit(method, context, uses_tls=uses_tls)
 
     def check_again(self, caller: Caller, method: str) -> Caller:
         """Return an operator that once called this method, with the rights that it has now.
@@ -116,51 +109,60 @@ class Access:
 
         It sets `CALLER` of the task that runs it, and raises a Refused if the caller is to be refused. A
         certificate, which is verified with the connection, is good for as long as it is valid.
+
+        Who was let through is let through until rights change, or the credential is to be verified again.
         """
         auth_context = _auth_context(context)
         metadata = cast("Metadata", context.invocation_metadata() or ())
         shown = _Shown(metadata, lambda: auth_context, context.peer, is_tls(auth_context))
         valid_until = certificate_end(auth_context)
+        authenticator: Authenticator | None = None
+        good_until = -math.inf
 
         def check() -> None:
-            CALLER.set(self._caller(method, shown, valid_until=valid_until))
+            nonlocal authenticator, good_until
+            if self.authenticator is authenticator and authenticator.now() < good_until:
+                return
+            proof = self._proof(method, shown, valid_until=valid_until)
+            CALLER.set(proof.caller)
+            authenticator, good_until = self.authenticator, min(proof.good_until, valid_until)
 
         return check
 
-    def _admit(self, method: str, context: Context, *, uses_tls: bool) -> bool:
-        """Let this task go on as its caller, or give the call the status of a refusal."""
+    def _admit(self, method: str, context: Context, *, uses_tls: bool) -> None:
+        """Let this task go on as its caller.
+
+        Raises:
+            Refused
+        """
         shown = _Shown(METADATA.get(), lambda: _auth_context(context), context.peer, uses_tls)
-        try:
-            caller = self._caller(method, shown, with_rate=True)
-        except Refused as error:
-            refuse(context, error)
-            return False
+        caller = self._proof(method, shown, with_rate=True).caller
         if caller.operator is not None:
             credential = credential_id(caller, shown.metadata, shown.auth_context)
             caller = replace(caller, peer=context.peer(), credential=credential)
         CALLER.set(caller)
         REFUSALS.set(self._refusals)
-        return True
 
-    def _caller(
+    def _proof(
         self,
         method: str,
         shown: "_Shown",
         *,
         valid_until: float = math.inf,
         with_rate: bool = False,
-    ) -> Caller:
-        """Return the caller, who may call the method. `with_rate`: count one call of it.
+    ) -> Proof:
+        """Return who calls, and may call the method. `with_rate`: count one call.
 
         Raises:
             Refused: this is logged, but for Overloaded.
         """
         caller: Caller | None = None
         try:
-            caller = self.authenticator.authenticate(
+            proof = self.authenticator.authenticate(
                 shown.metadata, shown.auth_context, uses_tls=shown.uses_tls
             )
-            if self.authenticator.now() >= valid_until:
+            caller = proof.caller
+            if valid_until < math.inf and self.authenticator.now() >= valid_until:
                 raise NotAuthenticated("the certificate has expired")
             permissions.check(caller, method)
             if with_rate and caller.client is not None:
@@ -177,7 +179,7 @@ class Access:
                 peer=shown.peer(),
             )
             raise
-        return caller
+        return proof
 
 
 class _Shown(Struct, frozen=True):

@@ -28,6 +28,8 @@ _UNREAD_SHARE = 0.25
 # Shorter responses are not worth counting: their number is limited.
 _COUNTED_FROM_BYTES = 64 * 2**10
 
+# Lets a call go on, or raises a Refused.
+Admit: TypeAlias = Callable[[Context], None]
 Handlers: TypeAlias = "Mapping[str, grpc.RpcMethodHandler[Any, Any]]"
 
 
@@ -156,22 +158,33 @@ class Services:
         """
         decode = _decoder(method.decode or handler.request_deserializer, method.request_bytes_max)
         encode = handler.response_serializer
+        admit = self._admission(path, method.limit)
         if inspect.iscoroutinefunction(handler.stream_stream):
-            behaviour = _duplex(handler.stream_stream, method.limit)
+            behaviour = _duplex(handler.stream_stream, admit)
         elif handler.request_streaming:
-            behaviour = _stream(handler.stream_stream, method.limit)
+            behaviour = _stream(handler.stream_stream, admit)
         elif handler.response_streaming:
-            behaviour = _single(handler.unary_stream, method.limit, self._arrivals)
+            behaviour = _single(handler.unary_stream, admit, self._arrivals)
         else:
-            behaviour = _single(self._held(handler.unary_unary, encode), method.limit, self._arrivals)
-        if self._access is not None:
-            behaviour = self._access.guarded(path, behaviour, uses_tls=self._uses_tls)
+            behaviour = _single(self._held(handler.unary_unary, encode), admit, self._arrivals)
         behaviour = self._ended(behaviour, path)
         if handler.request_streaming or handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(
                 behaviour, request_deserializer=decode, response_serializer=encode
             )
         return grpc.stream_unary_rpc_method_handler(behaviour, request_deserializer=decode)
+
+    def _admission(self, path: str, limit: CallLimit) -> Admit:
+        """Return what checks who makes a call, and counts it."""
+        if self._access is None:
+            return lambda _: limit.admit()
+        check = self._access.admission(path, uses_tls=self._uses_tls)
+
+        def admit(context: Context) -> None:
+            check(context)
+            limit.admit()
+
+        return admit
 
     def _ended(
         self, behaviour: Callable[[Any, Context], Awaitable[Any]], path: str
@@ -234,11 +247,11 @@ def _decoder(decode: Callable[[bytes], Any], bytes_max: int) -> Callable[[bytes]
 
 
 def _single(
-    behaviour: Callable[[Any, Context], Awaitable[Any]], limit: CallLimit, arrivals: Arrivals
+    behaviour: Callable[[Any, Context], Awaitable[Any]], admit: Admit, arrivals: Arrivals
 ) -> Callable[[object, Context], Awaitable[Any]]:
     async def answer(_requests: object, context: Context) -> Any:
         try:
-            limit.admit()
+            admit(context)
             return await behaviour(await arrivals.read(context), context)
         except Refused as error:
             refuse(context, error)
@@ -248,13 +261,13 @@ def _single(
 
 
 def _duplex(
-    behaviour: Callable[[Any, Context], Awaitable[None]], limit: CallLimit
+    behaviour: Callable[[Any, Context], Awaitable[None]], admit: Admit
 ) -> Callable[[Any, Context], Awaitable[Any]]:
     """Return a method that reads and writes its stream itself, and may do both at once."""
 
     async def answer(requests: Any, context: Context) -> None:
         try:
-            limit.admit()
+            admit(context)
             await behaviour(requests, context)
         except Refused as error:
             refuse(context, error)
@@ -263,11 +276,11 @@ def _duplex(
 
 
 def _stream(
-    behaviour: Callable[[Any, Context], AsyncIterator[Any]], limit: CallLimit
+    behaviour: Callable[[Any, Context], AsyncIterator[Any]], admit: Admit
 ) -> Callable[[Any, Context], Awaitable[Any]]:
     async def answer(requests: Any, context: Context) -> None:
         try:
-            limit.admit()
+            admit(context)
             async for response in behaviour(requests, context):
                 await context.write(response)
         except DecodeError:

@@ -44,7 +44,7 @@ _NOTE_BYTES = 4 * NOTE_CHARACTERS_MAX + 64
 # Pauses between attempts while the log is unavailable.
 RETRY_FIRST_S = 0.05
 RETRY_MAX_S = 1.0
-# The pause before a rejected change is written again.
+# The pause before a change that was rejected, or whose row is missing, is written again.
 REJECTED_RETRY_S = 5.0
 
 logger = structlog.get_logger(__name__)
@@ -84,7 +84,7 @@ class LogWriter:
         log: Log,
         *,
         on_begun: Callable[[Sequence[Transaction], Sequence[Record | None]], None],
-        on_saved: Callable[[Sequence[Transaction], Sequence[bool]], None],
+        on_saved: Callable[[Sequence[Transaction], Sequence[bool | None]], None],
         on_refused: Callable[[Sequence[Transaction], LogError], None],
         is_wanted: Callable[[Transaction], bool],
         flush_policy: Callable[[float], FlushPolicy],
@@ -220,6 +220,10 @@ class LogWriter:
     def put(self, tx: Transaction) -> None:
         queues = self._queues[self._queues_of[self._log.cell_of(tx.gid)]]
         (queues.saves if tx.version else queues.begins).put(tx)
+
+    def put_later(self, tx: Transaction) -> None:
+        """Write a change again after a pause: its row may appear."""
+        asyncio.get_running_loop().call_later(REJECTED_RETRY_S, self.put, tx)
 
     @property
     def backlog(self) -> int:

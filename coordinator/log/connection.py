@@ -20,9 +20,10 @@ from psycopg.pq.abc import PGresult
 from coordinator.log.servers import CLIENT_ENCODING, Place, shut_down
 from coordinator.log.statements import Statement
 
-# Lists have a statement for each choice of conditions, and each cell has its own statements; the server keeps
-# no more of them than this. The statements of one pipeline are fewer: one for each cell.
+# Lists have a statement for each choice of conditions; the server keeps no more of them than this. Each
+# further cell has its own writes, claims and reads, which are sent again and again.
 _PREPARED_MAX = 500
+_PREPARED_OF_CELL = 16
 _DEALLOCATE = b"DEALLOCATE ALL"
 _SUCCESSES = {ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK}
 _IDLE = TransactionStatus.IDLE
@@ -43,14 +44,15 @@ class StatementResult(Struct, frozen=True):
 class Connection:
     """A connection to the server at `place`. It ends at any failure of its own: see `ended`."""
 
-    def __init__(self, opened: AsyncConnection[Any], place: Place) -> None:
-        """Take over an open connection, which no one else may use from now on."""
+    def __init__(self, opened: AsyncConnection[Any], place: Place, *, cells: int = 1) -> None:
+        """Take over an open connection, which no one else may use from now on. `cells`: those it is for."""
         self.place = place
         self._opened = opened
         self._libpq = opened.pgconn
         self._socket = self._libpq.socket
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
+        self._prepared_max = _PREPARED_MAX + _PREPARED_OF_CELL * (cells - 1)
         # By the text of the statement.
         self._prepared: dict[str, bytes] = {}
         # Of what is under way.
@@ -77,7 +79,7 @@ class Connection:
         """Send statements back to back, and return their results. All take effect, or none.
 
         It is one pipeline, which PostgreSQL carries out as one transaction: it commits at the end. `bound`
-        has at most `_PREPARED_MAX` of them.
+        has few: one for each cell.
 
         Raises:
             psycopg.Error, Exception: see `execute`.
@@ -130,7 +132,7 @@ class Connection:
     async def _names(self, together: Sequence[Statement]) -> list[bytes]:
         """Return the names of prepared statements that are sent together."""
         new = {statement.sql: statement for statement in together if statement.sql not in self._prepared}
-        if len(self._prepared) + len(new) > _PREPARED_MAX:
+        if len(self._prepared) + len(new) > self._prepared_max:
             await self._forget_prepared()
             new = {statement.sql: statement for statement in together}
         for statement in new.values():
@@ -143,7 +145,7 @@ class Connection:
         self._prepared.clear()
 
     async def _prepare(self, statement: Statement) -> bytes:
-        if len(self._prepared) == _PREPARED_MAX:
+        if len(self._prepared) == self._prepared_max:
             await self._forget_prepared()
         name = b"s%d" % len(self._prepared)
         self._libpq.send_prepare(name, statement.sql.encode(), [kind.oid for kind in statement.types])

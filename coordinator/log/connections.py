@@ -41,13 +41,20 @@ class Connections:
 
     All connections to one log share a `history`: what one of them learns of a failover holds for all.
     `statement_timeout_s` bounds a statement from sending it to its response. A server that is
-    available gives the statement up a little earlier, and reports that.
+    available gives the statement up a little earlier, and reports that. `cells`: those that it is for.
     """
 
     def __init__(
-        self, url: str, *, most: int, statement_timeout_s: float = 10.0, history: History | None = None
+        self,
+        url: str,
+        *,
+        most: int,
+        statement_timeout_s: float = 10.0,
+        history: History | None = None,
+        cells: int = 1,
     ) -> None:
         self._servers = servers(url)
+        self._cells = cells
         self._history = history or History()
         self._statement_timeout_s = statement_timeout_s
         self._room = asyncio.Semaphore(most)
@@ -170,7 +177,7 @@ class Connections:
             raise unreachable(name, error) from error
 
     async def _connect(self) -> Connection:
-        connection = Connection(*await connect_async(self._servers, self._history))
+        connection = Connection(*await connect_async(self._servers, self._history), cells=self._cells)
         try:
             timeout_ms = str(round(self._statement_timeout_s * _SERVER_SHARE * 1_000))
             values = SESSION.bind({"statement_timeout_ms": timeout_ms})

@@ -1,6 +1,7 @@
 """Authenticate a call: by its bearer token if it has one, otherwise by its client certificate."""
 
 import asyncio
+import math
 import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
@@ -70,6 +71,14 @@ def credential_id(
     return sha256(str(header)[len(_BEARER) :].strip().encode()).hexdigest()
 
 
+class Proof(Struct, frozen=True):
+    """Who has sent a call, and until when the same credential need not be verified again."""
+
+    caller: Caller
+    # Seconds since the Unix epoch.
+    good_until: float
+
+
 class Authenticator:
     """Authenticates calls by one policy."""
 
@@ -92,10 +101,10 @@ class Authenticator:
         self._jwt = JwtVerifier(
             {issuer.issuer: (issuer, self.sources[issuer.jwks]) for issuer in policy.issuers}, now=now
         )
-        # By the SHA-256 of a verified header: the caller, and until when it need not be verified again.
-        self._cached: dict[bytes, tuple[Caller, float]] = {}
-        # Callers by the names in their certificates, which gRPC verifies with each connection.
-        self._by_names: dict[tuple[str, ...], Caller] = {}
+        # By the SHA-256 of a verified header.
+        self._cached: dict[bytes, Proof] = {}
+        # By the names in certificates, which gRPC verifies with each connection.
+        self._by_names: dict[tuple[str, ...], Proof] = {}
 
     async def run(self) -> None:
         """Refresh the issuers' keys until cancelled."""
@@ -113,8 +122,8 @@ class Authenticator:
         auth_context: Callable[[], AuthContext],
         *,
         uses_tls: bool,
-    ) -> Caller:
-        """Return the caller.
+    ) -> Proof:
+        """Return who calls.
 
         `auth_context`: returns what gRPC has verified of the connection, which it copies each time: only a
         certificate needs it. `uses_tls`: whether the connection is encrypted.
@@ -128,14 +137,14 @@ class Authenticator:
         identity = certificate_identity(auth_context(), self.policy.certificate_names)
         if identity is None:
             raise NotAuthenticated("the call has neither a token nor a certificate with a configured name")
-        caller = self._by_names.get(identity.principals)
-        if caller is None:
+        proof = self._by_names.get(identity.principals)
+        if proof is None:
             if len(self._by_names) >= CACHED_MAX:
                 self._by_names.clear()
-            caller = self._by_names[identity.principals] = self.policy.caller(identity)
-        return caller
+            proof = self._by_names[identity.principals] = Proof(self.policy.caller(identity), math.inf)
+        return proof
 
-    def _by_token(self, given: Sequence[str | bytes], *, uses_tls: bool) -> Caller:
+    def _by_token(self, given: Sequence[str | bytes], *, uses_tls: bool) -> Proof:
         if not uses_tls:
             raise NotAuthenticated("a token is accepted over TLS only")
         (header, *more) = given
@@ -143,15 +152,16 @@ class Authenticator:
             raise NotAuthenticated("the header authorization must hold one bearer token")
         now = self.now()
         key = sha256(header.encode()).digest()
-        caller, until = self._cached.get(key, (None, 0.0))
-        if caller is not None and now < until:
-            return caller
-        caller, until = self._verified(header[len(_BEARER) :].strip(), now)
-        if until > now:
+        proof = self._cached.get(key)
+        if proof is not None and now < proof.good_until:
+            return proof
+        caller, expires_at = self._verified(header[len(_BEARER) :].strip(), now)
+        proof = Proof(caller, min(expires_at, now + CACHED_MAX_S))
+        if now < proof.good_until:
             if len(self._cached) >= CACHED_MAX:
                 self._cached.clear()
-            self._cached[key] = (caller, min(until, now + CACHED_MAX_S))
-        return caller
+            self._cached[key] = proof
+        return proof
 
     def _verified(self, token: str, now: float) -> tuple[Caller, float]:
         if token.startswith(PREFIX):

@@ -111,7 +111,7 @@ async def test_every_kind_of_save_is_repeated_safely(
     async def write(*changed: Transaction) -> list[Transaction]:
         # Statements are prepared per kind of parameters; the lost reply must not be the preparation's.
         absent = [replace(tx, gid=f"absent-{tx.gid}") for tx in changed]
-        assert await log.transaction_save(absent) == [False] * len(changed)
+        assert await log.transaction_save(absent) == [None] * len(changed)
         await fail(log, proxy, fault, lambda: log.transaction_save(changed))
         done = 0 if fault is Fault.LOSE_REQUEST else 1
         for tx in changed:

@@ -82,7 +82,7 @@ class Setup:
 
     def caller(self, *headers: str, tls: Any = TLS) -> Caller:
         metadata = [("authorization", header) for header in headers]
-        return self.authenticator.authenticate(metadata, lambda: tls, uses_tls=is_tls(tls))
+        return self.authenticator.authenticate(metadata, lambda: tls, uses_tls=is_tls(tls)).caller
 
     def refused(self, token: str, tls: Any = TLS) -> NotAuthenticated:
         with pytest.raises(NotAuthenticated) as refusal:

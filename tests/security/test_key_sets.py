@@ -77,7 +77,8 @@ async def test_a_token_is_verified_with_keys_from_an_https_url(authority: Author
         )
         authenticator = Authenticator(Policy(issuers=(trusted,)), now=time.time, monotonic=time.monotonic)
         await authenticator.refresh()
-    caller = authenticator.authenticate([("authorization", f"Bearer {issuer.token()}")], dict, uses_tls=True)
+    header = f"Bearer {issuer.token()}"
+    caller = authenticator.authenticate([("authorization", header)], dict, uses_tls=True).caller
     assert caller.principal == "jwt:corp:sub:shop"
 
 

@@ -46,7 +46,7 @@ if given and certificate_identity(auth_context(), self.policy.certificate_names)
     _credential(
         name="a verified token outlives its expiry",
         definition="Authenticator._by_token",
-        old="caller is not None and now < until",
-        new="caller is not None",
+        old="proof is not None and now < proof.good_until",
+        new="proof is not None",
     ),
 )

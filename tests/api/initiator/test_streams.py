@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import copy_context
@@ -18,17 +19,18 @@ from coordinator.api.calls import UnreadBytes
 from coordinator.api.initiator import stream as streams
 from coordinator.api.initiator.stream import StreamItem
 from coordinator.config.settings import Settings
-from coordinator.core.errors import Draining, NotAuthenticated
-from coordinator.security.authentication import Authenticator, Policy
-from coordinator.security.caller import Client
+from coordinator.core.errors import Draining, NotAllowed, NotAuthenticated
+from coordinator.security.authentication import CACHED_MAX_S, Authenticator, Policy
+from coordinator.security.caller import CALLER, Caller, Client
 from coordinator.security.certificates import certificate_end
+from coordinator.security.jwt import Issuer as TrustedIssuer
 from coordinator.security.rates import Rates
 from coordinator.security.tokens import StaticToken, new_token, token_hash
 from tcc.common.v1 import common_pb2 as common
 from tcc.transaction.v1 import transaction_pb2 as pb
 from tests.api.test_access import SHOP, guarded
 from tests.support.errors import refused
-from tests.support.identities import Authority
+from tests.support.identities import AUDIENCE, ISSUER, Authority, Issuer
 from tests.support.raw_http2 import connect
 from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, failed, rejected
 from tests.support.transaction_stream import METHOD, TransactionStream, item
@@ -242,7 +244,7 @@ async def test_one_timer_answers_all_late_items() -> None:
     stream.cancel(4)
     while len(late) < 2:
         await stream.take()
-    assert late == [2, 1]
+    assert sorted(late) == [1, 2]
     stream.close()
 
 
@@ -384,12 +386,24 @@ class Call:
         return "ipv4:127.0.0.1:1"
 
 
-def check_of(call: Call, policy: Policy, times: list[float]) -> Any:
-    """Return the check of an open stream whose caller has shown this; `times`: of the checks to come."""
-    authenticator = Authenticator(policy, now=lambda: times.pop(0), monotonic=lambda: 0.0)
-    check = Access(authenticator, Rates(lambda: 0.0)).rechecked(METHOD, call)  # type: ignore[arg-type] # a part of one
-    # It sets the caller of its task, which is not to be that of other tests.
-    return lambda: copy_context().run(check)
+class OpenStream:
+    """The check of an open stream whose caller has shown this."""
+
+    def __init__(self, call: Call, policy: Policy, now: float) -> None:
+        self.now = now
+        self.access = Access(self.authenticator(policy), Rates(lambda: 0.0))
+        self._check = self.access.rechecked(METHOD, call)  # type: ignore[arg-type] # a part of one
+        # It sets the caller of its task, which is not to be that of other tests.
+        self._context = copy_context()
+
+    def authenticator(self, policy: Policy) -> Authenticator:
+        return Authenticator(policy, now=lambda: self.now, monotonic=lambda: 0.0)
+
+    def check(self, now: float) -> Caller | None:
+        """Check at this time, and return the caller that the stream then has."""
+        self.now = now
+        self._context.run(self._check)
+        return self._context.run(CALLER.get)
 
 
 def client(identity: str) -> dict[str, Client]:
@@ -397,26 +411,64 @@ def client(identity: str) -> dict[str, Client]:
     return {identity: shop}
 
 
-def test_a_token_that_expires_in_an_open_stream_is_not_accepted() -> None:
+async def test_a_token_that_expires_in_an_open_stream_is_not_accepted() -> None:
     token = new_token("shop")
     known = StaticToken(sha256=token_hash(token), expires_at=100.0)
     policy = Policy(tokens={"shop": known}, clients=client("token:shop"))
-    check = check_of(Call(token), policy, [98.0, 98.0, 99.0, 99.0, 101.0, 101.0])
-    check()
-    check()
-    with pytest.raises(NotAuthenticated, match="token is not accepted"):
-        check()
+    stream = OpenStream(Call(token), policy, 98.0)
+    stream.check(98.0)
+    stream.check(99.0)
+    for _ in range(2):
+        with pytest.raises(NotAuthenticated, match="token is not accepted"):
+            stream.check(101.0)
 
 
-def test_a_certificate_that_expires_in_an_open_stream_is_not_accepted() -> None:
+async def test_new_rights_hold_at_once_in_an_open_stream() -> None:
+    token = new_token("shop")
+    known = StaticToken(sha256=token_hash(token), expires_at=100.0)
+    policy = Policy(tokens={"shop": known}, clients=client("token:shop"))
+    stream = OpenStream(Call(token), policy, 1.0)
+    first = stream.check(1.0)
+    slower = replace(policy.clients["token:shop"], calls_per_s=1.0)
+    stream.access.authenticator = stream.authenticator(replace(policy, clients={"token:shop": slower}))
+    second = stream.check(1.0)
+    assert first is not None
+    assert second is not None
+    assert (first.client, second.client) == (policy.clients["token:shop"], slower)
+    stream.access.authenticator = stream.authenticator(replace(policy, clients={}))
+    with pytest.raises(NotAllowed):
+        stream.check(1.0)
+    stream.access.authenticator = stream.authenticator(replace(policy, tokens={}))
+    with pytest.raises(NotAuthenticated):
+        stream.check(1.0)
+
+
+async def test_a_withdrawn_key_ends_the_rights_of_an_open_stream_in_a_minute(tmp_path: Path) -> None:
+    issuer = Issuer(tmp_path)
+    trusted = TrustedIssuer(
+        name="corp", issuer=ISSUER, audience=AUDIENCE, jwks=str(issuer.jwks), algorithms=("ES256",)
+    )
+    policy = Policy(issuers=(trusted,), clients=client("jwt:corp:sub:shop"))
+    now = time.time()
+    stream = OpenStream(Call(issuer.token()), policy, now)
+    await stream.access.authenticator.refresh()
+    stream.check(now)
+    Issuer(tmp_path, "another")
+    await stream.access.authenticator.refresh()
+    stream.check(now + CACHED_MAX_S - 1)
+    with pytest.raises(NotAuthenticated):
+        stream.check(now + CACHED_MAX_S)
+
+
+async def test_a_certificate_that_expires_in_an_open_stream_is_not_accepted() -> None:
     pair = Authority().issue(SHOP)
     end = certificate_end({"x509_pem_cert": [pair.certificate_pem]})
     assert end == pair.certificate.not_valid_after_utc.timestamp()
     policy = Policy(certificate_names=("spiffe",), clients=client(SHOP))
-    check = check_of(Call(certificate=pair.certificate_pem), policy, [end - 1, end])
-    check()
+    stream = OpenStream(Call(certificate=pair.certificate_pem), policy, end - 1)
+    stream.check(end - 1)
     with pytest.raises(NotAuthenticated, match="the certificate has expired"):
-        check()
+        stream.check(end)
 
 
 async def test_the_rate_of_a_client_counts_each_item(
