@@ -37,12 +37,14 @@ from coordinator.engine.breaker import BreakerPolicy
 from coordinator.engine.dispatcher import BATCH_BYTES_MAX, ParticipantPolicy
 from coordinator.engine.limits import EngineLimits, TenantLimits
 from coordinator.engine.reconciler import ReconcileSettings
+from coordinator.jobs.publish_outcomes import OutcomeSettings
 from coordinator.jobs.settings import RecoverySettings
 from coordinator.participant_client.channel import (
     OTHER_SCHEMES,
     ParticipantAddress,
     call_bytes_max,
 )
+from coordinator.ports.outcomes import OutcomeKind
 from coordinator.security.authentication import Policy
 from coordinator.security.caller import ANY, Client, Operator, Role
 from coordinator.security.jwt import Issuer
@@ -392,6 +394,48 @@ class AlertSettings(_Table):
         if url is not None and not re.match(r"https?://[^/\s]+", url.get_secret_value()):
             raise PydanticCustomError("webhook_url", "must be an http:// or https:// URL")
         return url
+
+
+class EventSettings(_Table):
+    """Where to publish the outcomes of transactions, as CloudEvents. See docs/EVENTS.md."""
+
+    url: SecretStr | None = None
+    """A webhook that accepts POSTs of events: https, or http on loopback. Tokens in it are secret."""
+    token_file: PemFile | None = None
+    """A file with a token that each POST shows (Authorization: Bearer); it is read for each POST."""
+    ca_file: PemFile | None = None
+    """The authorities that may have signed the webhook's certificate. Not set: those of the system."""
+    participant: str = ""
+    """A participant with the message `publish`, as participants.events. Empty: none."""
+    topic: str = Field(default="transactions", min_length=1, max_length=128)
+    """The topic of the events that the participant publishes."""
+    types: tuple[Literal["confirmed", "cancelled", "stuck"], ...] = ("confirmed", "cancelled", "stuck")
+    """The outcomes that are published."""
+    source: str = Field(default="/tcc/coordinator", min_length=1, max_length=1_000)
+    """The attribute `source` of events for the webhook."""
+    batch_max: int = _count(100, 1, 1_000)
+    """Events in one POST, or in one call of the participant. 1: each POST is one event and no batch."""
+
+    @field_validator("url")
+    @classmethod
+    def _protected(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not _is_protected(url.get_secret_value()):
+            raise PydanticCustomError("url", "must be an https:// URL, or an http:// URL on loopback")
+        return url
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if not self.types:
+            raise _at("types", "at least one is required")
+        for key in ("token_file", "ca_file"):
+            if getattr(self, key) is not None and self.url is None:
+                raise _at(key, f"{key} requires url")
+        return self
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a receiver."""
+        return self.url is not None or bool(self.participant)
 
 
 class TracingSettings(_Table):
@@ -786,6 +830,7 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     metrics: MetricsSettings = MetricsSettings()
     alerts: AlertSettings = AlertSettings()
+    events: EventSettings = EventSettings()
     tracing: TracingSettings = TracingSettings()
     recovery: RecoveryTable = RecoveryTable()
     reconcile: ReconcileTable = ReconcileTable()
@@ -893,6 +938,18 @@ class Settings(BaseSettings):
                     f"{address} is not on loopback, so strangers could call: configure [auth], "
                     "or set insecure = true",
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _check_events(self) -> Self:
+        """Check that events can be published before their transactions are purged."""
+        name = self.events.participant
+        if name and name not in self.participants:
+            raise _at("events.participant", f"there is no [participants.{name}]")
+        if self.events.is_on and self.log.retention_s < _HOUR_S:
+            raise _at(
+                "log.retention_s", "must be at least 3600 with [events]: what is purged is not published"
+            )
         return self
 
     @model_validator(mode="after")
@@ -1023,6 +1080,11 @@ class Settings(BaseSettings):
     def recovery_settings(self) -> RecoverySettings:
         return RecoverySettings(retention_s=self.log.retention_s, **self.recovery.model_dump())
 
+    def outcome_settings(self) -> OutcomeSettings:
+        return OutcomeSettings(
+            kinds=frozenset(OutcomeKind(name) for name in self.events.types), batch_max=self.events.batch_max
+        )
+
     def reconcile_settings(self) -> ReconcileSettings:
         return ReconcileSettings(retention_s=self.log.retention_s, **self.reconcile.model_dump())
 
@@ -1031,6 +1093,17 @@ def _is_same_place(here: str, there: str) -> bool:
     (host, _, port), (other, _, other_port) = here.rpartition(":"), there.rpartition(":")
     anywhere = {"0.0.0.0", "[::]"}  # noqa: S104 - it is looked for, not bound
     return int(port) == int(other_port) != 0 and (host == other or bool(anywhere & {host, other}))
+
+
+def _is_protected(url: str) -> bool:
+    """Return whether no stranger can read what is sent to a URL over HTTP."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return False
+    is_local = parts.scheme == "http" and is_loopback(f"{host}:{port}")
+    return bool(host) and not re.search(r"\s", url) and (parts.scheme == "https" or is_local)
 
 
 def _is_log_url(url: str) -> bool:

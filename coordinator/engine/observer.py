@@ -63,6 +63,15 @@ class Observer:
     def purged(self, count: int, *, finished: bool) -> None:
         """Observe that ended transactions were deleted; `finished`: nothing is left to delete now."""
 
+    def outcomes_published(self, target: str, count: int) -> None:
+        """Observe that a target has accepted the outcomes of `count` transactions."""
+
+    def outcomes_failed(self, target: str) -> None:
+        """Observe that a target did not accept a batch of outcomes."""
+
+    def outcomes_read(self, target: str, cell: int, reached: float | None) -> None:
+        """Observe up to which time of creation a cell was read; None: another coordinator reads it."""
+
     def anomaly(self, kind: Anomaly, **facts: object) -> None:
         """Observe an anomaly; `facts` are JSON values."""
 

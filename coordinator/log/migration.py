@@ -63,8 +63,8 @@ _MOVE_FROM_PUBLIC = (
 )
 # What a coordinator needs to run.
 _PRIVILEGES = (
-    ("SELECT, INSERT, UPDATE, DELETE", ("transactions", "coordinators")),
-    ("SELECT, INSERT, UPDATE", ("participants", "erasures")),
+    ("SELECT, INSERT, UPDATE, DELETE", ("transactions", "coordinators", "outcomes_awaited")),
+    ("SELECT, INSERT, UPDATE", ("participants", "erasures", "outcome_positions")),
     ("SELECT, INSERT", ("audit", "audit_heads")),
     ("SELECT", ("alembic_version", "coordinator_secrets", "cells")),
 )

@@ -140,6 +140,27 @@ erasures = Table(
     Column("gid", Text(collation="C"), nullable=False),
 )
 
+# Up to where the outcomes of transactions were published to a target, in the order of their creation, and
+# the coordinator that does it.
+outcome_positions = Table(
+    "outcome_positions",
+    metadata,
+    Column("target", Text(collation="C"), primary_key=True),
+    Column("moment", _Time, nullable=False),
+    Column("gid", Text(collation="C"), nullable=False),
+    Column("reader", Text(collation="C"), nullable=False),
+)
+
+# Of those before the position: the ones that had not ended when they were read.
+outcomes_awaited = Table(
+    "outcomes_awaited",
+    metadata,
+    Column("target", Text(collation="C"), primary_key=True),
+    Column("gid", Text(collation="C"), primary_key=True),
+    # That it is stuck was published.
+    Column("stuck", Boolean, nullable=False, server_default="false"),
+)
+
 coordinators = Table(
     "coordinators",
     metadata,

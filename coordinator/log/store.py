@@ -33,7 +33,7 @@ import msgspec
 
 from coordinator.core.errors import LogError, LogRejected, SearchTooLong
 from coordinator.core.model import HELD, Transaction
-from coordinator.log import statements
+from coordinator.log import outcomes, statements
 from coordinator.log.backlog import participants_waited_for
 from coordinator.log.connection import StatementResult
 from coordinator.log.connections import Connections
@@ -55,6 +55,7 @@ from coordinator.log.schema import HOME
 from coordinator.log.servers import History
 from coordinator.log.statements import Statement, in_cell
 from coordinator.ports.log import ListFilter, ListPosition, Record
+from coordinator.ports.outcomes import Outcome, OutcomePosition, OutcomeReader
 from tcc._internal.failpoint import failpoint
 
 # A coordinator that has been gone for this long, and drives nothing, is deleted.
@@ -465,6 +466,36 @@ class PostgresLog:
     async def payloads_erase(self, *, ended_before_s: float, limit: int) -> int:
         """See `ports.Log`."""
         return await erase(self._execute, ended_before_s=ended_before_s, limit=limit)
+
+    # --- outcomes ------------------------------------------------------------------
+
+    async def outcome_reader(self, target: str) -> OutcomeReader | None:
+        """See `ports.OutcomeLog`."""
+        return await outcomes.reader(self._execute, self._owner, target)
+
+    async def outcome_position_set(self, target: str, position: OutcomePosition) -> bool:
+        """See `ports.OutcomeLog`."""
+        return await outcomes.set_position(self._execute, target, position)
+
+    async def outcome_page(self, after: OutcomePosition, before: float, limit: int) -> list[Outcome]:
+        """See `ports.OutcomeLog`."""
+        return await outcomes.page(self._execute, after, before, limit)
+
+    async def outcome_wait(self, target: str, gids: Sequence[str]) -> None:
+        """See `ports.OutcomeLog`."""
+        await self._execute(outcomes.WAIT, target=target, gid=list(gids))
+
+    async def outcome_waiting(
+        self, target: str, after: str, limit: int
+    ) -> tuple[list[Outcome], list[str], str]:
+        """See `ports.OutcomeLog`."""
+        return await outcomes.waiting(self._execute, target, after, limit)
+
+    async def outcome_published(self, target: str, *, ended: Sequence[str], stuck: Sequence[str]) -> None:
+        """See `ports.OutcomeLog`."""
+        await outcomes.published(self._execute, target, ended=ended, stuck=stuck)
+
+    # --- this coordinator ------------------------------------------------------------
 
     async def coordinator_heartbeat(self, *, lease_s: float) -> float:
         """See `ports.Log`."""

@@ -114,6 +114,18 @@ COUNTERS = (
         ("outcome",),
         initial=("delivered", "failed", "dropped"),
     ),
+    Spec(
+        "tcc_events_published",
+        "Outcomes of transactions that a target of [events] has accepted: webhook or participant.",
+        ("target",),
+        initial=("webhook", "participant"),
+    ),
+    Spec(
+        "tcc_events_failed",
+        "Attempts to publish outcomes to a target that did not succeed; they are repeated.",
+        ("target",),
+        initial=("webhook", "participant"),
+    ),
 )
 HISTOGRAMS = (
     Spec(
@@ -160,6 +172,12 @@ GAUGES = (
     ),
     Spec("tcc_lease_lag_seconds", "Time since the lease was last renewed."),
     Spec("tcc_purge_lag_seconds", "Time since a purge left nothing to delete, or since the start."),
+    Spec(
+        "tcc_events_lag_seconds",
+        "How far back the outcomes of transactions are published to a target of [events], in the order of "
+        "their creation. Exported by the coordinators that publish them.",
+        ("target",),
+    ),
     Spec("tcc_participant_queue_length", "Calls that are queued or in flight.", ("participant",)),
     Spec("tcc_participant_live_branches", "Branches of live transactions.", ("participant",)),
     Spec(
@@ -219,6 +237,8 @@ class Metrics(Observer):
         # Monotonic moments; None: not yet. `purged_at`: of the last purge that left nothing, or of the start.
         self.heartbeat_at: float | None = None
         self.purged_at: float | None = None
+        # By target and cell: up to which time of creation outcomes were read.
+        self.outcomes_reached: dict[tuple[str, int], float] = {}
         self.insecure = False
         self.certificate_files: Sequence[Path] = ()
         # Receives each anomaly.
@@ -312,6 +332,18 @@ class Metrics(Observer):
         self._counter("tcc_transactions_purged").inc(count)
         if finished:
             self.purged_at = self._monotonic()
+
+    def outcomes_published(self, target: str, count: int) -> None:
+        self._counter("tcc_events_published", target).inc(count)
+
+    def outcomes_failed(self, target: str) -> None:
+        self._counter("tcc_events_failed", target).inc()
+
+    def outcomes_read(self, target: str, cell: int, reached: float | None) -> None:
+        if reached is None:
+            self.outcomes_reached.pop((target, cell), None)
+        else:
+            self.outcomes_reached[target, cell] = reached
 
     def anomaly(self, kind: Anomaly, **facts: object) -> None:
         self._counter("tcc_anomalies", kind.name).inc()
@@ -411,6 +443,15 @@ class Gauges(Collector):
             yield _gauge("tcc_lease_lag_seconds", now - metrics.heartbeat_at)
         if metrics.purged_at is not None:
             yield _gauge("tcc_purge_lag_seconds", now - metrics.purged_at)
+        yield from self._of_events()
+
+    def _of_events(self) -> Iterator[Metric]:
+        lag = _labelled("tcc_events_lag_seconds")
+        reached = self._metrics.outcomes_reached
+        for target in sorted({target for target, _ in reached}):
+            earliest = min(moment for (name, _), moment in reached.items() if name == target)
+            lag.add_metric([target], self._clock.now() - earliest)
+        yield lag
 
     def _of_certificates(self) -> Iterator[Metric]:
         expires = _labelled("tcc_certificate_expires_seconds")

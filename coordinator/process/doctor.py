@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import grpc
 import msgspec
@@ -76,6 +77,8 @@ def diagnose(settings: Settings) -> Iterator[CheckResult]:
         )
     if settings.tracing.endpoint is not None:
         yield _collector(settings.tracing.endpoint)
+    if settings.events.url is not None:
+        yield _webhook(settings.events.url.get_secret_value())
     yield from _http_proxy(settings)
     if not settings.participants:
         yield warning(
@@ -378,6 +381,22 @@ def _collector(endpoint: str) -> CheckResult:
             "start the collector, or fix [tracing] endpoint; until then only spans are lost",
         )
     return ok("tracing.endpoint", f"{endpoint} accepts connections")
+
+
+def _webhook(url: str) -> CheckResult:
+    """Check only that something listens: an event must not be sent for a test. The URL may have a secret."""
+    parts = urlsplit(url)
+    place = f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+    host, _, port = place.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), TIMEOUT_S).close()
+    except OSError as error:
+        return warning(
+            "events.url",
+            f"{place} cannot be reached: {error.strerror or error}",
+            "start the webhook's server, or fix [events] url; until then outcomes wait in the log",
+        )
+    return ok("events.url", f"{place} accepts connections")
 
 
 # --- proxies ------------------------------------------------------------------

@@ -28,6 +28,9 @@ from coordinator.jobs.erase import ErasePayloads
 from coordinator.jobs.heartbeat import Heartbeat
 from coordinator.jobs.job import Job
 from coordinator.jobs.memory import ReturnMemory
+from coordinator.jobs.outcome_participant import OutcomeParticipant
+from coordinator.jobs.outcome_webhook import OutcomeWebhook
+from coordinator.jobs.publish_outcomes import PublishOutcomes
 from coordinator.jobs.reconcile import Reconciling
 from coordinator.jobs.report import Reporting
 from coordinator.jobs.scheduler import jobs, schedule
@@ -37,6 +40,7 @@ from coordinator.observability.metrics import LogGauges, StreamLoads
 from coordinator.observability.monitoring import Monitoring
 from coordinator.participant_client.channel import ParticipantAddress
 from coordinator.participant_client.client import ParticipantClient
+from coordinator.ports.outcomes import OutcomeTarget
 from coordinator.process.log_cells import OpenLog, cell_places
 from coordinator.process.operating_system import (
     background_threads,
@@ -361,6 +365,7 @@ class Worker:
                 for cell, auditor in enumerate(self.auditors)
             ),
             *self._erasing(),
+            *self._publishing(),
             *([self._log_gauges] if self._settings.metrics_address() else []),
         ]
 
@@ -377,6 +382,50 @@ class Worker:
             ErasePayloads(settings, log=cell, retention_s=retention_s, cell=number)
             for number, cell in enumerate(self.log.cells)
         ]
+
+    def _publishing(self) -> list[Job]:
+        return [
+            PublishOutcomes(
+                self._settings.outcome_settings(),
+                target,
+                log=cell,
+                is_draining=lambda: self.engine.draining,
+                clock=self.clock,
+                observer=self.monitoring.metrics,
+                cell=number,
+            )
+            for target in self._outcome_targets()
+            for number, cell in enumerate(self.log.cells)
+        ]
+
+    def _is_paused(self, participant: str) -> bool:
+        dispatcher = self.engine.dispatchers.get(participant)
+        return dispatcher is not None and dispatcher.paused
+
+    def _outcome_targets(self) -> list[OutcomeTarget]:
+        events = self._settings.events
+        targets: list[OutcomeTarget] = []
+        if events.url is not None:
+            targets.append(
+                OutcomeWebhook(
+                    events.url.get_secret_value(),
+                    source=events.source,
+                    is_batched=events.batch_max > 1,
+                    token_file=events.token_file,
+                    ca_file=events.ca_file,
+                )
+            )
+        if events.participant:
+            targets.append(
+                OutcomeParticipant(
+                    events.participant,
+                    topic=events.topic,
+                    participants=self._channels,
+                    is_paused=lambda: self._is_paused(events.participant),
+                    clock=self.clock,
+                )
+            )
+        return targets
 
     def _reporting(self) -> Reporting:
         return Reporting(

@@ -7,9 +7,6 @@ ends in time, also if the server sends a byte now and then.
 import asyncio
 import http.client
 import json
-import ssl
-import time
-import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -19,36 +16,16 @@ import structlog
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
+from coordinator.security.https import bounded_opener
+
 logger = structlog.get_logger(__name__)
 
 REFRESH_EVERY_S = 300.0
 # A token with an unknown key asks for a refresh, at most this often.
 REFRESH_WANTED_EVERY_S = 30.0
-# For all of it: a timeout of each read alone would never end if the server sends a byte now and then.
+# For all of it.
 _FETCH_TIMEOUT_S = 10.0
 _BYTES_MAX = 2**20
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: object) -> None:
-        """Follow none: it could lead to another host, or to plain text."""
-
-
-class _BoundedSocket(ssl.SSLSocket):
-    """A connection for one fetch: its reads end `_FETCH_TIMEOUT_S` after its handshake began."""
-
-    _ends_at: float
-
-    def do_handshake(self, *arguments: Any, **options: Any) -> None:
-        self._ends_at = time.monotonic() + _FETCH_TIMEOUT_S
-        super().do_handshake(*arguments, **options)
-
-    def read(self, *arguments: Any, **options: Any) -> Any:
-        left_s = self._ends_at - time.monotonic()
-        if left_s <= 0:
-            raise _too_slow()
-        self.settimeout(left_s)
-        return super().read(*arguments, **options)
 
 
 def fetch(location: str) -> bytes:
@@ -70,10 +47,7 @@ def fetch(location: str) -> bytes:
 def _opened(location: str) -> Any:
     if not location.startswith("https://"):
         return Path(location).open("rb")
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(["http/1.1"])
-    context.sslsocket_class = _BoundedSocket
-    opener = urllib.request.build_opener(_NoRedirects, urllib.request.HTTPSHandler(context=context))
+    opener = bounded_opener(_FETCH_TIMEOUT_S)
     try:
         return opener.open(location, timeout=_FETCH_TIMEOUT_S)
     except http.client.HTTPException as error:

@@ -7,6 +7,5 @@
   NATS, and at a server that takes HTTP POSTs;
 - `publication`, `store`: publishing, and what was published lately;
 - `reconcile`: what Redis has lost is found and published again;
-- `service`: the handler;
-- `outcomes`, `outcome_store`: another process, which publishes the outcomes of all transactions.
+- `service`: the handler.
 """

@@ -21,6 +21,9 @@ local operation, request = ARGV[1], cmsgpack.unpack(ARGV[2])
 local REFUSED, TAKEN, PASSED = 0, 1, 2
 local COMPARED = '{stock}:compared'
 local CHUNK = 1000  -- of arguments: Lua limits them
+-- A value of more than 64 bytes makes Redis keep a hash as a hash table, however small it is. Otherwise it
+-- is a list of up to 512 fields, and each one written is first looked for from its beginning.
+local PADDING = string.rep(' ', 64)
 
 local function name(kind, id) return '{stock}:' .. kind .. ':' .. id end
 
@@ -53,29 +56,34 @@ end
 
 -- Take units for branches in order. Return which SKUs are unknown, or not here and who is to load them.
 local function take_sku(group, now)
-  local sku, wants = group.sku, group.wants
+  local sku = group.sku
   local tokens = tonumber(redis.call('HGET', name('sku', sku), 'tokens') or nil)
   if not tokens then
     if redis.call('EXISTS', name('unknown', sku)) == 1 then return 'unknown' end
     local first = redis.call('SET', name('loading', sku), 1, 'NX', 'PX', request.loading_ms)
     return first and 'load' or 'loading'
   end
-  local keys, flights, holds, answers, taken = {}, {}, {}, {}, 0
-  for i, want in ipairs(wants) do keys[i] = want[1] end
+  local keys, units, repeated = group.branches, group.units, group.repeated
+  local flights, holds, answers, taken = {}, {}, {}, 0
+  -- By the number of units: numbers are slow to write, and most branches want the same.
+  local hold_of, flight_of = {}, {}
   local current, previous = held_keys(now)
   local held = held_by(keys, current, previous)
-  for i, want in ipairs(wants) do
-    local units, refusable = want[2], want[3]
+  for i, key in ipairs(keys) do
+    local wanted = units[i]
     if held[i] then
       answers[i] = TAKEN
-    elseif units <= tokens - taken then
-      taken = taken + units
+    elseif wanted <= tokens - taken then
+      if not hold_of[wanted] then
+        hold_of[wanted], flight_of[wanted] = wanted .. ':' .. sku, wanted .. ':' .. now .. PADDING
+      end
+      taken = taken + wanted
       local at = #flights
-      holds[at + 1], holds[at + 2] = want[1], units .. ':' .. sku
-      flights[at + 1], flights[at + 2] = want[1], units .. ':' .. now
+      holds[at + 1], holds[at + 2] = key, hold_of[wanted]
+      flights[at + 1], flights[at + 2] = key, flight_of[wanted]
       answers[i] = TAKEN
     else
-      answers[i] = refusable and REFUSED or PASSED
+      answers[i] = repeated[i] and PASSED or REFUSED
     end
   end
   if taken > 0 then

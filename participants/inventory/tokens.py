@@ -113,15 +113,19 @@ class Tokens:
         `landed`: branches that have committed, by SKU.
         """
         places: dict[str, list[int]] = {}
-        wants: dict[str, list[tuple[str, int, bool]]] = {}
-        for place, (branch, sku, units, is_refusable) in enumerate(wanted):
-            if sku not in places:
-                places[sku], wants[sku] = [], []
-            places[sku].append(place)
-            wants[sku].append((_text(branch), units, is_refusable))
+        for place, want in enumerate(wanted):
+            if want.sku not in places:
+                places[want.sku] = []
+            places[want.sku].append(place)
         groups = [
-            {"sku": sku, "wants": wants[sku], "keep_ms": _jittered_ms(self._lifetimes.sku_s)}
-            for sku in places
+            {
+                "sku": sku,
+                "branches": [_text(wanted[place].branch) for place in group],
+                "units": [wanted[place].units for place in group],
+                "repeated": [not wanted[place].is_refusable for place in group],
+                "keep_ms": _jittered_ms(self._lifetimes.sku_s),
+            }
+            for sku, group in places.items()
         ]
         found = msgspec.msgpack.decode(
             await self._call(

@@ -39,7 +39,8 @@ def test_the_deployed_example_names_every_setting() -> None:
     told["participants"]["inventory"]["token_file"] = None
     # Not on by default.
     told["tracing"]["endpoint"] = None
-    for table in ("listen", "metrics", "tracing", "limits", "recovery"):
+    told["events"] |= {"url": None, "token_file": None, "ca_file": None}
+    for table in ("listen", "metrics", "tracing", "events", "limits", "recovery"):
         assert told[table].keys() == Settings().model_dump()[table].keys()
     assert told["participants"]["inventory"].keys() == ParticipantSettings(target="x:1").model_dump().keys()
 
@@ -444,3 +445,39 @@ def test_every_setting_has_a_description() -> None:
     found = described(Settings)
     assert {"workers", "log.url", "listen.tls.key_file", "participants.target"} <= found.keys()
     assert [place for place, description in found.items() if not description] == []
+
+
+EVENTS_REFUSED = {
+    "plain text to another machine": (
+        {"url": "http://archive.example/"},
+        "must be an https:// URL, or an http:// URL on loopback",
+    ),
+    "another scheme": ({"url": "ftp://localhost/"}, "must be an https:// URL"),
+    "no host": ({"url": "https:///tcc"}, "must be an https:// URL"),
+    "no receiver for a token": ({"token_file": "/dev/null"}, "token_file requires url"),
+    "no type": ({"participant": "stock", "types": []}, "at least one is required"),
+    "an unknown type": ({"participant": "stock", "types": ["ended"]}, "events.types"),
+    "an unknown participant": ({"participant": "stocks"}, "there is no [participants.stocks]"),
+}
+
+
+@pytest.mark.parametrize(("table", "expected"), EVENTS_REFUSED.values(), ids=EVENTS_REFUSED)
+def test_events_that_cannot_be_published_are_refused(table: dict[str, object], expected: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Settings.model_validate({"events": table, "participants": {"stock": {"target": "stock:1"}}})
+    text = str(caught.value)
+    assert expected in text, text
+
+
+@pytest.mark.parametrize(
+    "url", ["https://archive.example/tcc", "http://127.0.0.1:8080/", "http://[::1]/", "http://localhost"]
+)
+def test_events_go_over_https_or_loopback(url: str) -> None:
+    assert Settings.model_validate({"events": {"url": url}}).events.is_on
+
+
+def test_events_need_transactions_that_are_kept_for_an_hour() -> None:
+    table = {"events": {"url": "https://archive.example"}, "log": {"retention_s": 3599}}
+    with pytest.raises(ValidationError, match="must be at least 3600 with"):
+        Settings.model_validate(table)
+    assert not Settings.model_validate({"log": {"retention_s": 3599}}).events.is_on

@@ -37,7 +37,7 @@ async def test_the_example_publishes_what_shipping_consumes() -> None:
 
 @pytest.mark.slow
 def test_every_option_on_the_page_exists() -> None:
-    modules = ["events", "events.outcomes", "shipping", "audit", "inventory", "demo"]
+    modules = ["events", "shipping", "audit", "inventory", "demo"]
     helps = [
         subprocess.run(
             [sys.executable, "-m", f"participants.{name}", "--help"],

@@ -181,6 +181,50 @@ WHERE (tcc.transactions.ended_at, tcc.transactions.gid) > ($1::TIMESTAMP WITH TI
 -- payloads_erase (parameters: gid, version, branches, payloads, progress)
 UPDATE tcc.transactions SET version=(tcc.transactions.version + 1), branches=anon_1.branches, payloads=anon_1.payloads, progress=anon_1.progress FROM unnest($1::TEXT[], $2::BIGINT[], $3::BYTEA[], $4::BYTEA[], $5::BYTEA[]) AS anon_1(gid, version, branches, payloads, progress) WHERE tcc.transactions.gid = ANY (ARRAY[anon_1.gid]) AND tcc.transactions.version = anon_1.version AND tcc.transactions.ended_at IS NOT NULL;
 
+-- outcome_reader (parameters: target)
+SELECT CAST(EXTRACT(epoch FROM tcc.outcome_positions.moment) AS DOUBLE PRECISION) AS anon_1, tcc.outcome_positions.gid, tcc.outcome_positions.reader, EXISTS (SELECT *
+FROM tcc.coordinators
+WHERE tcc.coordinators.id = ANY (ARRAY[tcc.outcome_positions.reader]) AND tcc.coordinators.lease_until > now()) AS anon_2, CAST(EXTRACT(epoch FROM clock.moment) AS DOUBLE PRECISION) AS anon_3
+FROM tcc.outcome_positions JOIN (SELECT now() AS moment) AS clock ON true
+WHERE tcc.outcome_positions.target = $1::TEXT;
+
+-- outcome_position_first (parameters: target)
+INSERT INTO tcc.outcome_positions (target, moment, gid, reader) VALUES ($1::TEXT, (now() - INTERVAL '1 minute'), '', '') ON CONFLICT (target) DO NOTHING RETURNING tcc.outcome_positions.target;
+
+-- outcome_reader_set (parameters: owner, target, former)
+UPDATE tcc.outcome_positions SET reader=$1::TEXT WHERE tcc.outcome_positions.target = $2::TEXT AND tcc.outcome_positions.reader = $3::TEXT;
+
+-- outcome_position_set (parameters: moment, gid, target, owner)
+UPDATE tcc.outcome_positions SET moment=$1::TIMESTAMP WITH TIME ZONE, gid=$2::TEXT WHERE tcc.outcome_positions.target = $3::TEXT AND tcc.outcome_positions.reader = $4::TEXT;
+
+-- outcome_page (parameters: moment, gid, before, limit)
+SELECT tcc.transactions.gid, tcc.transactions.state, tcc.transactions.stuck, tcc.transactions.initiator, tcc.transactions.tenant, CAST(tcc.transactions.labels AS TEXT) AS labels, tcc.transactions.cancel_reason, tcc.transactions.cancel_branch_id, tcc.transactions.cancel_detail, CAST(EXTRACT(epoch FROM tcc.transactions.created_at) AS DOUBLE PRECISION) AS anon_1, CAST(EXTRACT(epoch FROM tcc.transactions.decided_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM tcc.transactions.ended_at) AS DOUBLE PRECISION) AS anon_3
+FROM tcc.transactions
+WHERE (tcc.transactions.created_at, tcc.transactions.gid) > ($1::TIMESTAMP WITH TIME ZONE, $2::TEXT) AND tcc.transactions.created_at < $3::TIMESTAMP WITH TIME ZONE ORDER BY tcc.transactions.created_at, tcc.transactions.gid
+ LIMIT $4::BIGINT;
+
+-- outcome_wait (parameters: target, gid)
+INSERT INTO tcc.outcomes_awaited (target, gid) SELECT $1::TEXT AS anon_1, anon_2.gid
+FROM unnest($2::TEXT[]) AS anon_2(gid) ON CONFLICT (target, gid) DO NOTHING RETURNING tcc.outcomes_awaited.gid;
+
+-- outcome_waiting_until (parameters: target, after, limit)
+SELECT max("some".gid) AS max_1
+FROM (SELECT tcc.outcomes_awaited.gid AS gid
+FROM tcc.outcomes_awaited
+WHERE tcc.outcomes_awaited.target = $1::TEXT AND tcc.outcomes_awaited.gid > $2::TEXT ORDER BY tcc.outcomes_awaited.gid
+ LIMIT $3::BIGINT) AS "some";
+
+-- outcome_waiting (parameters: target, after, until)
+SELECT tcc.outcomes_awaited.gid, tcc.transactions.gid AS gid_1, tcc.transactions.state, tcc.transactions.stuck, tcc.transactions.initiator, tcc.transactions.tenant, CAST(tcc.transactions.labels AS TEXT) AS labels, tcc.transactions.cancel_reason, tcc.transactions.cancel_branch_id, tcc.transactions.cancel_detail, CAST(EXTRACT(epoch FROM tcc.transactions.created_at) AS DOUBLE PRECISION) AS anon_1, CAST(EXTRACT(epoch FROM tcc.transactions.decided_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM tcc.transactions.ended_at) AS DOUBLE PRECISION) AS anon_3
+FROM tcc.outcomes_awaited LEFT OUTER JOIN tcc.transactions ON tcc.transactions.gid = ANY (ARRAY[tcc.outcomes_awaited.gid])
+WHERE tcc.outcomes_awaited.target = $1::TEXT AND tcc.outcomes_awaited.gid > $2::TEXT AND tcc.outcomes_awaited.gid <= $3::TEXT AND (tcc.transactions.gid IS NULL OR tcc.transactions.ended_at IS NOT NULL OR tcc.transactions.stuck AND tcc.outcomes_awaited.stuck IS false);
+
+-- outcome_ended (parameters: target, gids)
+DELETE FROM tcc.outcomes_awaited WHERE tcc.outcomes_awaited.target = $1::TEXT AND tcc.outcomes_awaited.gid = ANY ($2::TEXT[]);
+
+-- outcome_stuck (parameters: target, gids)
+UPDATE tcc.outcomes_awaited SET stuck=true WHERE tcc.outcomes_awaited.target = $1::TEXT AND tcc.outcomes_awaited.gid = ANY ($2::TEXT[]);
+
 -- transaction_brief (parameters: gids)
 SELECT tcc.transactions.gid, tcc.transactions.version, tcc.transactions.state, tcc.transactions.owner, tcc.transactions.interactive, tcc.transactions.initiator, CAST(tcc.transactions.labels AS TEXT) AS labels, tcc.transactions.fingerprint, tcc.transactions.branches, NULL AS anon_1, tcc.transactions.progress, tcc.transactions.cancel_reason, tcc.transactions.cancel_branch_id, tcc.transactions.cancel_detail, tcc.transactions.cancel_message, tcc.transactions.stuck, tcc.transactions.waiting_on, CAST(EXTRACT(epoch FROM tcc.transactions.next_attempt_at) AS DOUBLE PRECISION) AS anon_2, CAST(EXTRACT(epoch FROM tcc.transactions.created_at) AS DOUBLE PRECISION) AS anon_3, CAST(EXTRACT(epoch FROM tcc.transactions.expires_at) AS DOUBLE PRECISION) AS anon_4, CAST(EXTRACT(epoch FROM tcc.transactions.decided_at) AS DOUBLE PRECISION) AS anon_5, CAST(EXTRACT(epoch FROM tcc.transactions.ended_at) AS DOUBLE PRECISION) AS anon_6, tcc.transactions.adopted_from, tcc.transactions.trace, tcc.transactions.tenant
 FROM tcc.transactions
@@ -605,6 +649,23 @@ ALTER TABLE cells ADD COLUMN moved_at TIMESTAMP WITH TIME ZONE;
 
 -- migration
 ALTER TABLE cells ADD COLUMN moved_to TEXT;
+
+-- migration
+CREATE TABLE outcome_positions (
+        target TEXT COLLATE "C" NOT NULL,
+        moment TIMESTAMP WITH TIME ZONE NOT NULL,
+        gid TEXT COLLATE "C" NOT NULL,
+        reader TEXT COLLATE "C" NOT NULL,
+        PRIMARY KEY (target)
+);
+
+-- migration
+CREATE TABLE outcomes_awaited (
+        target TEXT COLLATE "C" NOT NULL,
+        gid TEXT COLLATE "C" NOT NULL,
+        stuck BOOLEAN DEFAULT 'false' NOT NULL,
+        PRIMARY KEY (target, gid)
+);
 
 -- migration
 UPDATE cells SET number = %(number)s, count = %(count)s, log_id = coalesce(%(log_id)s, log_id);

@@ -22,6 +22,7 @@ from tests.log.transactions import sql
 from tests.support.databases import Databases
 from tests.support.errors import refused
 from tests.support.scripted_participant import ScriptedParticipant
+from tests.support.webhook import event_webhook
 from tests.support.worker import Running, branch, running, settings_for
 
 DATABASE = "log"
@@ -66,6 +67,27 @@ async def test_what_a_coordinator_leaves_is_finished_in_every_cell(
             outcome = await survivor.settled(gid)
             assert outcome.state == common.TRANSACTION_STATE_CONFIRMED
         assert survivor.engine.totals.confirmed == len(mine)
+
+
+@pytest.mark.slow
+async def test_outcomes_of_every_cell_are_published_and_each_has_its_position(
+    database_url: str, stock: ScriptedParticipant
+) -> None:
+    async with event_webhook() as webhook:
+        settings = settings_for(
+            {"stock": {"target": stock.address}}, log={"cells": 2}, events={"url": webhook.url}
+        )
+        migrate_cells(cell_places(settings.log, database_url))
+        mine = [*gids(0, 2, 2), *gids(1, 3, 2)]
+        async with running(settings, database_url) as coordinator:
+            for gid in mine:
+                await coordinator.stub.ExecuteTransaction(execute(gid))
+            await webhook.until_has(*(f"{gid}/confirmed" for gid in mine))
+        assert len(webhook.ids) == len(mine)
+    owner = coordinator.worker.owner
+    for schema in ("tcc", "tcc_1"):
+        positions = await sql(database_url, f"SELECT target, reader FROM {schema}.outcome_positions")
+        assert positions == [("webhook", owner)]
 
 
 @pytest.mark.slow

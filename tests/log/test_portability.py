@@ -135,5 +135,5 @@ def test_the_gid_comes_first_in_the_key() -> None:
 
 def test_every_moment_has_a_time_zone(log_schema: LogSchema) -> None:
     create = "\n".join(sql for sql in log_schema.statements if "CREATE TABLE" in sql)
-    assert create.count("TIMESTAMP WITH TIME ZONE") == 9
+    assert create.count("TIMESTAMP WITH TIME ZONE") == 10
     assert "TIMESTAMP," not in create

@@ -172,7 +172,8 @@ async def test_a_log_in_the_schema_public_is_moved(database_url: str) -> None:
     await insert(log, begun("old"))
     await log.close()
     with psycopg.connect(database_url) as db:
-        db.execute("DROP TABLE tcc.cells")  # it is newer than the schema tcc
+        # They are newer than the schema tcc.
+        db.execute("DROP TABLE tcc.cells, tcc.outcome_positions, tcc.outcomes_awaited")
         db.execute("UPDATE tcc.alembic_version SET version_num = '0011'")
         for (name,) in db.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'tcc'").fetchall():
             db.execute(psql.SQL("ALTER TABLE tcc.{} SET SCHEMA public").format(psql.Identifier(name)))

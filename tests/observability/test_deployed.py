@@ -54,6 +54,7 @@ async def known_metrics() -> dict[str, set[str]]:
     metrics = Metrics(clock.monotonic)
     metrics.certificate_files = [Path("/etc/tcc/tls.crt")]
     metrics.heartbeat()
+    metrics.outcomes_read("webhook", 0, 0.0)
     metrics.purged(0, finished=True)
     log = LogGauges(ask, clock.monotonic)
     await log.run_once()

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -24,6 +25,8 @@ from tests.support.redis_process import RedisProcess, needs_redis
 IN_FLIGHT = 8
 # Orders between two kills.
 SOME = 60
+# Of services that are no participants.
+MODULES = {"webhook": "tests.support.webhook_process"}
 
 
 class Service:
@@ -33,7 +36,7 @@ class Service:
         module = name.partition("-")[0]
         self._name = name
         self._ready = ready
-        self._command = (sys.executable, "-m", f"participants.{module}", *arguments)
+        self._command = (sys.executable, "-m", MODULES.get(module, f"participants.{module}"), *arguments)
         self.log = home / f"{name}.log"
         self.child: Child | None = None
 
@@ -68,10 +71,13 @@ async def seats(home: Path) -> AsyncIterator[str]:
     await database.dispose()
 
 
-def config(log_url: str, seats_address: str, events_address: str) -> str:
+def config(log_url: str, seats_address: str, events_address: str, webhook_port: int) -> str:
     return f"""
         [log]
         url = "{log_url}"
+        [events]
+        url = "http://127.0.0.1:{webhook_port}/"
+        participant = "events"
         [participants.seats]
         target = "{seats_address}"
         [participants.events]
@@ -147,21 +153,22 @@ async def test_every_confirmed_order_ships_once_under_kills(
         ]
         await asyncio.gather(*(each.start() for each in (redis, events, *consumers)))
         seats_address = await stack.enter_async_context(seats(tmp_path))
+        webhook_port, stored = free_port(), tmp_path / "stored"
+        webhook = Service("webhook", "storing (events)", tmp_path, str(webhook_port), str(stored))
+        await webhook.start()
         coordinator = await stack.enter_async_context(
-            daemon.serving(tmp_path, config(log_url, seats_address, address))
+            daemon.serving(tmp_path, config(log_url, seats_address, address, webhook_port), workers=2)
         )
-        outcomes = Service(
-            *("events.outcomes", r"following (\S+)", tmp_path, f"--database={events_url}"),
-            *(f"--coordinator={coordinator.address}", f"--broker={redis.url}", "--lag-s=2"),
-        )
-        await outcomes.start()
         client = await stack.enter_async_context(tcc.Client(coordinator.address))
         orders = Load(client)
         placing = asyncio.create_task(orders.place_all())
-        for victim in (events, redis, consumers[0], outcomes):
+        for victim in (events, redis, consumers[0], webhook):
             await orders.some_more()
             await victim.kill()
             await victim.start()
+        await orders.some_more()
+        coordinator.kill_worker(coordinator.workers[0])
+        await coordinator.next_worker()
         # A power failure takes what was not on disk yet: events, and what consumers have acknowledged.
         await asyncio.gather(*(each.kill() for each in consumers))
         await orders.some_more()
@@ -173,9 +180,10 @@ async def test_every_confirmed_order_ships_once_under_kills(
             await client.wait(gid, wait_for="completion", timeout_s=60)
         shipments = await shipped(shipping_url, count=len(orders.confirmed))
         transactions = await asyncio.to_thread(lambda: list(list_transactions(coordinator.address)))
-        await published(redis, {(each.gid, each.end.lower()) for each in transactions})
-        for each in (*consumers, outcomes, events):
+        await published(redis, stored, {f"{each.gid}/{each.end.lower()}" for each in transactions})
+        for each in (*consumers, events):
             await each.child.stop()
+        await webhook.kill()
         await redis.stop()
     snapshot = Snapshot(stocks=[], restocked={}, reservations=[], coupons=[], orders=[], shipments=shipments)
     assert [str(violation) for violation in audit(snapshot, transactions)] == []
@@ -183,17 +191,20 @@ async def test_every_confirmed_order_ships_once_under_kills(
     assert "were lost by the broker and published again" in events.log.read_text()
 
 
-async def published(redis: RedisProcess, wanted: set[tuple[str, str]]) -> None:
-    """Wait until the outcomes of exactly these transactions are in the stream."""
-    found: set[tuple[str, str]] = set()
+async def published(redis: RedisProcess, stored: Path, wanted: set[str]) -> None:
+    """Wait until the outcomes of exactly these transactions are in the stream, and at the webhook."""
     # redis-py may swallow the cancellation by a timeout: a loop that never ends hangs the suite.
     ends = time.monotonic() + 60
+    in_stream = at_webhook = set[str]()
     async with redis.client() as client:
-        while found != wanted:
-            assert time.monotonic() < ends, f"not published: {sorted(wanted - found)[:10]}"
+        while not in_stream == at_webhook == wanted:
+            missing = sorted((wanted - in_stream) | (wanted - at_webhook))
+            assert time.monotonic() < ends, f"not published: {missing[:10]}"
             entries = await client.xrange("events:transactions")
-            found = {tuple(fields[b"id"].decode().split("/")) for _, fields in entries}
-            assert found <= wanted
+            events = [json.loads(fields[b"event"]) for _, fields in entries]
+            in_stream = {f"{each['subject']}/{each['type'].rpartition('.')[2]}" for each in events}
+            at_webhook = set((await asyncio.to_thread(stored.read_text)).split())
+            assert in_stream | at_webhook <= wanted
 
 
 async def shipped(url: str, *, count: int) -> list[Shipment]:

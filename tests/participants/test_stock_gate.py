@@ -333,3 +333,11 @@ def test_the_breaker_opens_after_failures_and_lets_one_attempt_through(clock: Cl
     assert [breaker.allows(), breaker.allows()] == [True, False]
     breaker.succeeded()
     assert breaker.allows()
+
+
+async def test_the_first_branch_in_flight_makes_a_hash_table(shop: Shop) -> None:
+    """Redis keeps a list of up to 512 short fields, and searches it for each one that is written."""
+    await shop.put_in(A=5)
+    await shop.compare()
+    await shop.counts.take([Wanted(("g", "b"), "A", 1)])
+    assert await shop.counts._redis.object("encoding", "{stock}:flight:A") == b"hashtable"

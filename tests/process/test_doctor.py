@@ -15,7 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from psycopg import sql
 from sqlalchemy import make_url
 
-from coordinator.config.settings import MetricsSettings, Settings, TracingSettings
+from coordinator.config.settings import EventSettings, MetricsSettings, Settings, TracingSettings
 from coordinator.embedded_postgres.server import EmbeddedPostgres
 from coordinator.log.diagnosis import LogFacts
 from coordinator.log.migration import migrate
@@ -254,6 +254,18 @@ async def test_an_unreachable_collector_is_a_warning(log_url: str) -> None:
     found = (await findings(away))["tracing.endpoint"]
     assert (found.status, "spans are lost" in found.remedy) == (CheckStatus.WARNING, True)
     assert "tracing.endpoint" not in await findings(settings(log_url))
+
+
+async def test_an_unreachable_webhook_of_events_is_a_warning(log_url: str) -> None:
+    async with serving(ScriptedParticipant()) as webhook:
+        there = settings(log_url).model_copy(
+            update={"events": EventSettings.model_validate({"url": f"http://{webhook}/?key=secret"})}
+        )
+        assert (await findings(there))["events.url"].status is CheckStatus.OK
+    found = (await findings(there))["events.url"]
+    assert (found.status, "wait in the log" in found.remedy) == (CheckStatus.WARNING, True)
+    assert "secret" not in found.message
+    assert "events.url" not in await findings(settings(log_url))
 
 
 async def test_participants_are_checked_for_health(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import TextClause, create_mock_engine
 
-from coordinator.log import diagnosis, erasure, migration, operator_statements, statements
+from coordinator.log import diagnosis, erasure, migration, operator_statements, outcomes, statements
 from coordinator.log.operator_statements import AUDIT_CONDITIONS, audit_list_statement
 from coordinator.log.statements import LIST_CONDITIONS, Statement, list_statement
 from tcc.barrier import plans, schema
@@ -24,6 +24,7 @@ from tcc.branch import Branch
 LOG_STATEMENTS = [
     *(value for value in vars(statements).values() if isinstance(value, Statement)),
     *(value for value in vars(erasure).values() if isinstance(value, Statement)),
+    *(value for value in vars(outcomes).values() if isinstance(value, Statement)),
     *(value for value in vars(operator_statements).values() if isinstance(value, Statement)),
     statements.insert_values(2),
     audit_list_statement(frozenset(AUDIT_CONDITIONS)),
