@@ -165,10 +165,10 @@ CANCEL_MESSAGE_CHARACTERS_MAX = 500
 
 # Each step reads them, and the members of an enumeration are slow to look up.
 _TCC, _SAGA = BranchKind.TCC, BranchKind.SAGA
-_TRY, _CHECK = Operation.TRY, Operation.CHECK
+_TRY, _CHECK, _CANCEL = Operation.TRY, Operation.CHECK, Operation.CANCEL
 _UNKNOWN, _TRIED = TryState.UNKNOWN, TryState.SUCCEEDED
 _SUCCEEDED = OutcomeCode.SUCCEEDED
-_TRYING, _CANCELLING = TransactionState.TRYING, TransactionState.CANCELLING
+_TRYING = TransactionState.TRYING
 
 Step = tuple[Transaction, tuple[Effect, ...]]
 
@@ -669,6 +669,7 @@ def _go_on_with_phase_two(tx: Transaction) -> Step:
     branches = list(tx.branches)
     in_flight = False
     all_done = True
+    is_cancel = operation is _CANCEL
     for index, branch in enumerate(tx.branches):
         if branch.done:
             continue
@@ -676,7 +677,7 @@ def _go_on_with_phase_two(tx: Transaction) -> Step:
         if (
             branch.calling is None
             and branch.next_attempt_at == NOW
-            and not _waits_for_later_stage(tx, branch)
+            and not (is_cancel and _waits_for_later_stage(tx, branch))
         ):
             branches[index] = replace(branch, calling=operation)
             calls.append(branch_call(tx, index, operation))
@@ -695,8 +696,6 @@ def _go_on_with_phase_two(tx: Transaction) -> Step:
 def _waits_for_later_stage(tx: Transaction, branch: Branch) -> bool:
     """Return whether a Cancel has to wait: that of a SAGA for SAGAs, or where the participant asks for it."""
     spec = branch.spec
-    if tx.state is not _CANCELLING:
-        return False
     if spec.cancel_in_stage_order:
         return any(not other.done and other.spec.stage > spec.stage for other in tx.branches)
     return spec.kind is _SAGA and any(

@@ -111,6 +111,7 @@ class Admission:
         Raises:
             Refused
         """
+        now = self._clock.now()
         for spec in specs:
             dispatcher = self._dispatchers.get(spec.participant)
             if dispatcher is None:
@@ -124,7 +125,6 @@ class Admission:
                     retry_after_s=PAUSED_RETRY_AFTER_S,
                     metadata={"participant": spec.participant},
                 )
-            now = self._clock.now()
             # New work may be the probe: what opened the breaker may be with another coordinator by now.
             if not dispatcher.breaker.allows(now):
                 raise ParticipantUnavailable(

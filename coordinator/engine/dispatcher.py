@@ -117,9 +117,8 @@ class ParticipantDispatcher:
             counted_s=FRESH_S,
             flush_policy=lambda: flush_policy(self.begun),
         )
-
-    def put(self, call: BranchCall) -> None:
-        self._batcher.put(call)
+        # Queue a call.
+        self.put: Callable[[BranchCall], None] = self._batcher.put
 
     @property
     def backlog(self) -> int:

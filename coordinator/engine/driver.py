@@ -196,13 +196,21 @@ class Driver:
     # --- events -----------------------------------------------------------
 
     def apply(self, entry: LiveTransaction, event: Event, now: float) -> None:
-        """Apply an event, and perform its effects.
-
-        If that fails because of a bug, the transaction is quarantined: no other one has it.
+        """Apply the event of a request.
 
         Raises:
             Refused: nothing has changed.
             TransactionQuarantined: it is no longer live.
+        """
+        failure = self._advance(entry, event, now)
+        if failure is not None:
+            raise failure
+
+    def _advance(self, entry: LiveTransaction, event: Event, now: float) -> TransactionQuarantined | None:
+        """Apply an event, and perform its effects.
+
+        If that fails because of a bug, the transaction is quarantined, and that is returned: no other one
+        has the bug.
         """
         try:
             entry.tx, effects = step(entry.tx, event, now)
@@ -210,15 +218,9 @@ class Driver:
                 self._perform[type(effect)](entry, effect)
         except Refused:
             raise
-        except Exception as error:
-            raise self._quarantine(entry, error) from error
-
-    def _advance(self, entry: LiveTransaction, event: Event, now: float) -> None:
-        """Apply an event that no request brings. A bug concerns this transaction alone."""
-        try:
-            self.apply(entry, event, now)
-        except TransactionQuarantined as error:
-            logger.debug("the others go on", gid=entry.tx.gid, error=error.message)
+        except Exception as error:  # noqa: BLE001 - it is logged and reported
+            return self._quarantine(entry, error)
+        return None
 
     def _quarantine(self, entry: LiveTransaction, error: Exception) -> TransactionQuarantined:
         """Forget a transaction, and hold its row."""
@@ -355,7 +357,11 @@ class Driver:
                 answer = self._with_bounded_result(entry.tx, call, answer)  # noqa: PLW2901 - it replaces it
             if answer.code is _FAILED and not answer.not_sent:
                 entry.tx = _with_note(entry.tx, call, answer, now)
-            self._advance(entry, self._completed(call, answer), now)
+            if answer.code is _SUCCEEDED:
+                completed = CallCompleted(call.index, call.operation, answer)
+            else:
+                completed = self._not_succeeded(call, answer)
+            self._advance(entry, completed, now)
             if answer.result and self.live.get(call.gid) is entry:
                 self._transactions.resize(entry)
 
@@ -370,9 +376,7 @@ class Driver:
             return no_room_for_result()
         return answer
 
-    def _completed(self, call: BranchCall, answer: CallResult) -> CallCompleted:
-        if answer.code is _SUCCEEDED:
-            return CallCompleted(call.index, call.operation, answer)
+    def _not_succeeded(self, call: BranchCall, answer: CallResult) -> CallCompleted:
         dispatcher = self.dispatchers.get(call.spec.participant)
         policy = dispatcher.policy.retry if dispatcher else _NO_POLICY
         return CallCompleted(call.index, call.operation, answer, policy, self._jitter())

@@ -103,7 +103,8 @@ class LogWriter:
         self._clock = clock
         self._observer = observer
         self._on_availability = on_availability
-        self._was_available = True
+        # Whether at least one cell can be used, as far as this process knows.
+        self.available = True
         self._begins = _Kind(
             "begin",
             lambda cell, batch: cell.transaction_begin(batch),
@@ -157,11 +158,6 @@ class LogWriter:
     # --- the cells ------------------------------------------------------------
 
     @property
-    def available(self) -> bool:
-        """Whether at least one cell can be used, as far as this process knows."""
-        return self.first_available is not None
-
-    @property
     def first_available(self) -> int | None:
         """The first cell that can be used; None: there is none."""
         return next((number for number, cell in enumerate(self.cells) if cell.available), None)
@@ -210,9 +206,10 @@ class LogWriter:
 
     def _note_availability(self) -> None:
         self.regroup()
-        if self.available is not self._was_available:
-            self._was_available = self.available
-            self._on_availability(self.available)
+        available = self.first_available is not None
+        if available is not self.available:
+            self.available = available
+            self._on_availability(available)
 
     def _refuse_queued(self, cell: int, error: LogError) -> None:
         """Refuse the begins that wait for an unavailable cell; keep everything else."""
@@ -382,14 +379,17 @@ class LogWriter:
 
 
 def _size(tx: Transaction) -> int:
-    # One pass: it runs at each write of each transaction.
-    return _TEXTS_BYTES + sum(
-        [
-            len(b.spec.payload)
-            + len(b.result)
-            + 4 * len(b.last_error)
-            + len(b.notes) * _NOTE_BYTES
-            + _NAMES_BYTES
-            for b in tx.branches
-        ]
+    # One pass: it runs at each write of each transaction. Few branches have errors to tell of.
+    branches = tx.branches
+    return (
+        _TEXTS_BYTES
+        + _NAMES_BYTES * len(branches)
+        + sum(
+            [
+                len(b.spec.payload)
+                + len(b.result)
+                + (4 * len(b.last_error) + _NOTE_BYTES * len(b.notes) if b.last_error or b.notes else 0)
+                for b in branches
+            ]
+        )
     )

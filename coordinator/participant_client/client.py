@@ -4,6 +4,7 @@ import asyncio
 import math
 import random
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Self
 
 import grpc
@@ -142,7 +143,8 @@ class ParticipantClient:
         self._on_stream_broken = on_stream_broken
         self._on_bug = on_bug
         self._open_streams: dict[str, OpenStreams] = {}
-        self._result_bytes_max = result_bytes_max
+        # Return what a participant answered to a call.
+        self._answer: ReadResult = partial(call_result, result_bytes_max=result_bytes_max)
         self._renew_every_s = renew_every_s
         self._channels = {name: self._new_channel(name, address) for name, address in addresses.items()}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -348,9 +350,6 @@ class ParticipantClient:
         if reply is None:  # gRPC could not decode it
             return call, UNREADABLE
         return call, self._answer(reply.result, call.operation)
-
-    def _answer(self, outcome: common.CallResult, operation: Operation) -> CallResult:
-        return call_result(outcome, operation, self._result_bytes_max)
 
 
 def _place(address: ParticipantAddress) -> tuple[object, ...]:
