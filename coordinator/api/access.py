@@ -7,6 +7,7 @@ checked, and the caller is None.
 import math
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Protocol, TypeAlias, cast
 
 import structlog
@@ -91,7 +92,7 @@ class Access:
         """
         if permissions.is_open(method):
             return lambda _: None
-        return lambda context: self._admit(method, context, uses_tls=uses_tls)
+        return partial(self._admit, method, uses_tls=uses_tls)
 
     def check_again(self, caller: Caller, method: str) -> Caller:
         """Return an operator that once called this method, with the rights that it has now.
